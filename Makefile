@@ -1,0 +1,38 @@
+# Everything runs in .venv, which is made on first use and again when what it is made from changes.
+PYTHON ?= python3
+RUN ?= runs/demo
+BIN := .venv/bin
+RESUME := $(if $(wildcard $(RUN)/config.json),--resume,)
+
+.PHONY: demo test lint format bench clean
+
+demo: .venv/ready  ## train the CAPTCHA model, draw, read back, report: about eight minutes on two cores
+	$(BIN)/jensen train captcha --out $(RUN) $(RESUME)
+
+test: .venv/dev lint  ## everything that must hold
+	$(BIN)/pytest -n 2
+
+lint: .venv/dev  ## style, types, and which package may import which
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: .venv/dev  ## side by side with peers; takes long
+	$(BIN)/python benchmarks/captcha_step.py
+
+.venv/ready: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e .
+	touch $@
+
+.venv/dev: .venv/ready
+	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv

@@ -1,0 +1,5 @@
+"""`python -m jensen`."""
+
+from jensen.cli.main import entry
+
+entry()

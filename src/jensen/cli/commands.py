@@ -1,0 +1,165 @@
+"""What each command does, once its words are read."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from jensen.cli import show
+from jensen.core.protocols import Sampleable
+from jensen.data.pictures import sheet, to_image
+from jensen.models import Diffusion
+from jensen.recipes import (
+    Captcha,
+    Recipe,
+    RunError,
+    configure,
+    draw_free,
+    draw_texts,
+    open_run,
+    read_config,
+    running,
+)
+from jensen.recipes.captcha import save_image
+from jensen.recipes.captcha_reader import read_texts
+from jensen.training.checkpoint import write_text
+from jensen.training.distributed import rank
+
+MOST = 100_000  # pictures in one `jensen sample`
+
+
+def train(
+    name: str,
+    out: Path | None,
+    minutes: float | None,
+    steps: int | None,
+    seed: int | None,
+    words: list[str],
+    resume: bool,
+    judge: bool,
+) -> None:
+    """`jensen train`."""
+    if minutes is not None and steps is not None:
+        raise ValueError("give --minutes or --steps, not both")
+    budget = [f"training.minutes={minutes}"] * (minutes is not None)
+    budget += [f"training.steps={steps}"] * (steps is not None)
+    recipe = configure(name, [*words, *budget], seed=seed)
+    folder = out if out is not None else Path("runs") / name
+    if resume:
+        recipe = _resumed(recipe, folder, changed=bool(words or budget or seed is not None))
+    with show.tracking() as track, show.watching() as watch:
+        running.train(recipe, folder, resume=resume, track=track, watch=watch)
+    if rank() != 0:
+        return
+    show.console.print(f"trained: {folder}/model.safetensors")
+    if judge:
+        evaluate(folder, None)
+
+
+def _resumed(asked: Recipe, folder: Path, changed: bool) -> Recipe:
+    """The recipe of the run to go on with, which the words may repeat but not change."""
+    recipe = read_config(folder)
+    if recipe.recipe != asked.recipe:
+        raise RunError(f"{folder} is a run of {recipe.recipe}, not of {asked.recipe}")
+    if changed and recipe != asked:
+        raise RunError(f"--resume goes on with the settings of {folder}/config.json: leave the others out")
+    return recipe
+
+
+def evaluate(folder: Path, json_file: Path | None) -> None:
+    """`jensen evaluate`."""
+    if json_file is not None:
+        _writable(json_file)
+    with show.tracking() as track:
+        recipe, evaluation = running.evaluate(folder, track=track, device=_device())
+    show.console.print()
+    show.rows(recipe.headline(evaluation))
+    if json_file is not None:
+        write_text(json_file, (folder / running.EVALUATION).read_text(encoding="utf-8"))
+    show.console.print()
+    hints = [("look at", f"{folder}/report.html"), ("numbers", f"{folder}/{running.EVALUATION}")]
+    if not (folder / "report.html").exists():
+        hints = hints[1:]
+    if isinstance(recipe, Captcha):
+        texts = " ".join(recipe.judged_texts(2))
+        hints.append(("draw", f"jensen sample {folder} --text {texts} --seed 5 --out x.png"))
+    show.rows(hints)
+
+
+def sample(
+    folder: Path,
+    texts: list[str],
+    n: int | None,
+    sampler: str | None,
+    steps: int | None,
+    guidance: float | None,
+    seed: int,
+    out: Path | None,
+    scale: int,
+) -> None:
+    """`jensen sample`."""
+    if texts and n is not None:
+        raise ValueError("give --text or -n, not both")
+    if n is not None and not 1 <= n <= MOST:
+        raise ValueError(f"-n must be from 1 to {MOST}, got {n}")
+    if not 1 <= scale <= 16:
+        raise ValueError(f"--scale must be from 1 to 16, got {scale}")
+    recipe, model = open_run(folder, _device())
+    if not isinstance(model, Sampleable) or not isinstance(recipe, Captcha):
+        raise RunError(f"{folder} is a run of {recipe.recipe}, which draws nothing")
+    assert isinstance(model, Diffusion)
+    for text in texts:
+        recipe.data.style().check(text)
+    asked = {"sampler": sampler, "steps": steps, "guidance": guidance}
+    changes = {name: value for name, value in asked.items() if value is not None}
+    out = out if out is not None else folder / "samples" / f"sample-{seed}.png"
+    _writable(out)
+    count = len(texts) or n or 16
+    with show.tracking() as track:
+        advance = track("drawing", count)
+        if texts:
+            made = draw_texts(recipe, model, texts, seed=seed, advance=advance, **changes)
+        else:
+            made = draw_free(recipe, model, count, seed=seed, advance=advance, **changes)
+    if out.suffix:
+        save_image(sheet(made, min(8, _columns(count)), scale=scale), out)
+    else:
+        out.mkdir(parents=True, exist_ok=True)
+        for k, picture in enumerate(made):
+            image = to_image(picture)
+            image = image.resize((image.width * scale, image.height * scale), 0)
+            save_image(image, out / (f"{k:05d}-{texts[k]}.png" if texts else f"{k:05d}.png"))
+    show.console.print(f"wrote {out}")
+    reader = recipe.reader()
+    if reader is not None:
+        read = recipe.data.style().decode(read_texts(reader, made)[0].numpy())
+        pairs = zip(texts, read, strict=True) if texts else ((f"no text, {k}", r) for k, r in enumerate(read))
+        show.rows([(asked_for, f"reads {found}") for asked_for, found in list(pairs)[:16]])
+
+
+def _columns(count: int) -> int:
+    """A sheet about as wide as it is high, given that pictures are wider than high."""
+    return max(1, round((count / 2) ** 0.5)) if count > 3 else count
+
+
+def _writable(path: Path) -> None:
+    """Refuse, before any work is done, a path that cannot be written."""
+    if path.is_dir() and path.suffix:
+        raise ValueError(f"{path} is a folder: give a file to write")
+    if path.suffix and path.suffix.lower() not in (".png", ".json"):
+        raise ValueError(f"{path} must end in .png, or have no ending to be a folder of pictures")
+    parent = path if path.is_dir() else path.parent
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir():
+        raise ValueError(f"cannot write {path}: {parent} is not a folder")
+    if not os.access(parent, os.W_OK):
+        raise ValueError(f"cannot write {path}: no permission in {parent}")
+    if path.suffix:
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"

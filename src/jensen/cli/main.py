@@ -1,0 +1,134 @@
+"""`jensen`: train, sample, evaluate, recipes."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import click
+import typer
+
+app = typer.Typer(
+    name="jensen",
+    help="Train, sample and judge deep generative models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="a run's folder")]
+
+
+@app.command()
+def recipes() -> None:
+    """List the recipes and their settings."""
+    from jensen.cli import show
+    from jensen.recipes import RECIPES
+
+    show.recipes(RECIPES)
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="see `jensen recipes`")],
+    out: Annotated[Path | None, typer.Option(metavar="RUN", help="folder of the run [runs/RECIPE]")] = None,
+    minutes: Annotated[float | None, typer.Option(metavar="M", help="minutes of training")] = None,
+    steps: Annotated[int | None, typer.Option(metavar="N", help="steps of training instead")] = None,
+    seed: Annotated[int | None, typer.Option(metavar="S", help="everything is a function of it")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="any setting; may be repeated")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on with the run in --out")] = False,
+    evaluate: Annotated[bool, typer.Option(help="judge it and write report.html at the end")] = True,
+) -> None:
+    """Train a recipe into a run's folder, then judge it."""
+    from jensen.cli import commands
+
+    commands.train(recipe, out, minutes, steps, seed, set_ or [], resume, evaluate)
+
+
+@app.command()
+def sample(
+    run: Run,
+    text: Annotated[list[str] | None, typer.Option(metavar="STRING ...", help="texts to draw")] = None,
+    n: Annotated[int | None, typer.Option("-n", metavar="N", help="how many, without a text [16]")] = None,
+    sampler: Annotated[str | None, typer.Option(metavar="NAME", help="ancestral, ddim, dpm++")] = None,
+    steps: Annotated[int | None, typer.Option(metavar="K", help="evaluations of the denoiser")] = None,
+    guidance: Annotated[float | None, typer.Option(metavar="W", help="1 is off")] = None,
+    seed: Annotated[int, typer.Option(metavar="S")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="a .png sheet, or a folder for single pictures")
+    ] = None,
+    scale: Annotated[int, typer.Option(metavar="K", help="enlargement in whole pixels")] = 4,
+) -> None:
+    """Draw pictures: of the texts given, or without a text."""
+    from jensen.cli import commands
+
+    commands.sample(run, text or [], n, sampler, steps, guidance, seed, out, scale)
+
+
+@app.command()
+def evaluate(
+    run: Run,
+    json_: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="also write the numbers here")] = None,
+) -> None:
+    """Judge a run; writes evaluation.json, samples and report.html below its folder."""
+    from jensen.cli import commands
+
+    commands.evaluate(run, json_)
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0, 1 (a run failed), 2 (the words are wrong)."""
+    words = _gather_texts(sys.argv[1:] if words is None else words)
+    try:
+        code = app(args=words, standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return 0
+    except click.ClickException as error:
+        return _fail(_sentence(error), 2)
+    except click.exceptions.Abort:
+        return _fail("stopped; go on with --resume", 130)
+    except KeyboardInterrupt:
+        return _fail("stopped; go on with --resume", 130)
+    except (ValueError, OSError) as error:
+        return _fail(str(error) or type(error).__name__, 2)
+    except RuntimeError as error:
+        return _fail(str(error).splitlines()[0], 1)
+
+
+def _gather_texts(words: list[str]) -> list[str]:
+    """`--text A B C` as `--text A --text B --text C`: the words up to the next option."""
+    out: list[str] = []
+    collecting = False
+    for k, word in enumerate(words):
+        if collecting and not word.startswith("-"):
+            out += ["--text", word]
+            continue
+        collecting = word == "--text"
+        followed = k + 1 < len(words) and not words[k + 1].startswith("-")
+        if not (collecting and followed):
+            out.append(word)
+    return out
+
+
+def _sentence(error: click.ClickException) -> str:
+    return " ".join(error.format_message().split()).rstrip(".")
+
+
+def _fail(message: str, code: int) -> int:
+    message = " ".join(message.split())
+    click.echo(f"jensen: {message}", err=True)
+    return code
+
+
+def entry() -> None:
+    """The console script."""
+    sys.exit(main())
+
+

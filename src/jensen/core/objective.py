@@ -1,0 +1,67 @@
+"""How a model is trained: a game whose players descend their own losses."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+
+from torch import nn
+
+from jensen.core.types import Batch, Loss, Phase
+
+
+class Objective(nn.Module, ABC):
+    """A game on a model.
+
+    The model is the product: what is averaged, sampled and exported. Whatever else has parameters (a
+    critic, a baseline, a multiplier) belongs to the objective. A subclass gives `forward`; one with more
+    than one player also gives `players` and `phases`.
+
+    Attributes:
+        model: the product.
+        phases: who moves when, in one step.
+    """
+
+    model: nn.Module
+    phases: tuple[Phase, ...] = (Phase(("model",)),)
+
+    def players(self) -> Mapping[str, Iterable[nn.Parameter]]:
+        """Each player's parameters; together a partition of those that require a gradient."""
+        return {"model": [p for p in self.parameters() if p.requires_grad]}
+
+    @abstractmethod
+    def forward(self, players: tuple[str, ...], batch: Batch, step: int) -> Mapping[str, Loss]:
+        """The loss of each of `players` on one batch, from one forward pass; changes no state."""
+
+    def after(self, player: str, loss: Loss, step: int) -> None:  # noqa: B027 (optional, not abstract)
+        """The only state change: called after `player` has moved (pools, adaptive augmentation, clipping)."""
+
+
+def partition(objective: Objective) -> dict[str, list[nn.Parameter]]:
+    """Each player's parameters as lists, checked to be a partition.
+
+    Raises:
+        ValueError: if a player has none, or one twice; if two players share one; if one that requires a
+            gradient belongs to nobody; if one is frozen; if a phase names an unknown player.
+    """
+    names = {p: name for name, p in objective.named_parameters()}
+    players = {player: list(parameters) for player, parameters in objective.players().items()}
+    owner: dict[nn.Parameter, str] = {}
+    for player, parameters in players.items():
+        if not parameters:
+            raise ValueError(f"player {player!r} has no parameters")
+        for p in parameters:
+            name = names.get(p, "a parameter outside the objective")
+            if p in owner:
+                raise ValueError(f"{name} belongs to player {owner[p]!r} and to player {player!r}")
+            if not p.requires_grad:
+                raise ValueError(f"{name} of player {player!r} is frozen: leave it out of the player")
+            owner[p] = player
+    for p, name in names.items():
+        if p.requires_grad and p not in owner:
+            raise ValueError(f"{name} requires a gradient but belongs to no player")
+    for phase in objective.phases:
+        for player in phase.players:
+            if player not in players:
+                raise ValueError(f"a phase names player {player!r}, which is not one of {sorted(players)}")
+    return players

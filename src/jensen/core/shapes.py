@@ -1,0 +1,26 @@
+"""Shapes: one number per example, aligned with events of any rank."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+def right_pad(values: Float[Tensor, "*b"], like: Float[Tensor, "..."]) -> Tensor:
+    """Append axes of size one to `values` until it has as many as `like`, so that they broadcast.
+
+    >>> import torch
+    >>> right_pad(torch.ones(2), torch.zeros(2, 3, 4)).shape
+    torch.Size([2, 1, 1])
+    """
+    return values.reshape(values.shape + (1,) * (like.ndim - values.ndim))
+
+
+def mean_per_example(x: Float[Tensor, "b ..."]) -> Float[Tensor, " b"]:
+    """Mean over all axes but the first: (B, ...) -> (B,)."""
+    return x.flatten(1).mean(dim=1)
+
+
+def sum_per_example(x: Float[Tensor, "b ..."]) -> Float[Tensor, " b"]:
+    """Sum over all axes but the first: (B, ...) -> (B,)."""
+    return x.flatten(1).sum(dim=1)

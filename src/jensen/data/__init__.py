@@ -1,0 +1,1 @@
+"""Data. (Kept empty: a drawing process imports this without loading torch.)"""

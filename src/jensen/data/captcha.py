@@ -1,0 +1,295 @@
+"""Classical CAPTCHA pictures, drawn by the `captcha` package, each a pure function of (seed, index).
+
+The package draws from `secrets`, so it cannot be seeded. `Painter` runs a *private copy* of its module
+whose `secrets` is a seeded generator: nothing global is patched and other users of the package keep
+their entropy. Many pictures at once are drawn by worker processes (`python -m jensen.data.captcha`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from types import ModuleType
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Split = Literal["train", "test"]
+Pictures = NDArray[np.uint8]
+
+NATIVE_HEIGHT = 60  # the package's own picture height; its fonts, dots and curve are made for it
+_SALT = "jensen/captcha/32"  # with this salt exactly 2,000 of the 10,000 four-digit strings are held out
+
+
+@dataclass(frozen=True)
+class Style:
+    """What a CAPTCHA looks like: alphabet, length, size, and the luminance of its ink.
+
+    Args:
+        alphabet: the characters a text is made of, each once.
+        length: characters in a text.
+        height, width: size of a picture in pixels; multiples of 8.
+        ink: lowest and highest luminance of the ink, in [0, 255]; the paper is 238 to 255.
+        colour: three channels with a random hue, or one channel.
+
+    Raises:
+        ValueError: if a value is outside its range.
+
+    >>> Style(length=5, width=80).channels
+    1
+    """
+
+    alphabet: str = "0123456789"
+    length: int = 4
+    height: int = 24
+    width: int = 64
+    ink: tuple[int, int] = (70, 140)
+    colour: bool = False
+
+    def __post_init__(self) -> None:
+        if len(set(self.alphabet)) != len(self.alphabet) or len(self.alphabet) < 2:
+            raise ValueError(f"alphabet must hold at least two characters, each once, got {self.alphabet!r}")
+        if not all(c.isascii() and c.isprintable() and not c.isspace() for c in self.alphabet):
+            raise ValueError(f"alphabet must be of printable ASCII characters, got {self.alphabet!r}")
+        if not 1 <= self.length <= 16:
+            raise ValueError(f"length must be from 1 to 16, got {self.length}")
+        if len(self.alphabet) ** self.length < 100:
+            raise ValueError(
+                f"alphabet and length must give at least 100 texts, got {len(self.alphabet) ** self.length}"
+            )
+        if min(self.height, self.width) < 16 or self.height % 8 or self.width % 8:
+            raise ValueError(
+                f"height and width must be multiples of 8, at least 16, got {self.height} and {self.width}"
+            )
+        if not 0 <= self.ink[0] <= self.ink[1] <= 200:
+            raise ValueError(f"ink must be two luminances, 0 <= low <= high <= 200, got {self.ink}")
+
+    @property
+    def channels(self) -> int:
+        return 3 if self.colour else 1
+
+    def check(self, text: str) -> str:
+        """Return `text` if it can be drawn in this style, else raise a `ValueError` that says why not."""
+        if len(text) != self.length:
+            raise ValueError(f"text {text!r} has {len(text)} characters, this style takes {self.length}")
+        for c in text:
+            if c not in self.alphabet:
+                raise ValueError(f"text {text!r} has {c!r}, which is not in the alphabet {self.alphabet!r}")
+        return text
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        """Indices into the alphabet, (N, length).
+
+        >>> Style().encode(["7038"]).tolist()
+        [[7, 0, 3, 8]]
+        """
+        return np.array([[self.alphabet.index(c) for c in self.check(t)] for t in texts], dtype=np.int64)
+
+    def decode(self, indices: NDArray[np.int64]) -> list[str]:
+        """Texts from indices (N, length), the inverse of `encode`."""
+        return ["".join(self.alphabet[i] for i in row) for row in indices]
+
+
+def held_out(text: str) -> bool:
+    """Whether `text` is kept for judging: one in five, by a hash, for every alphabet and length.
+
+    Strings of the test side are never drawn for training, neither of a generator nor of a reader.
+
+    >>> sum(held_out(f"{i:04d}") for i in range(10_000))
+    2000
+    """
+    return int.from_bytes(hashlib.sha256(f"{_SALT}/{text}".encode()).digest()[:8], "big") % 5 == 0
+
+
+def random_text(rng: random.Random, style: Style, split: Split) -> str:
+    """A uniformly random text of the given side."""
+    while True:
+        text = "".join(rng.choices(style.alphabet, k=style.length))
+        if held_out(text) == (split == "test"):
+            return text
+
+
+class _Seeded(random.Random):
+    """The part of `secrets` that the package uses, from a seeded generator."""
+
+    def randbelow(self, n: int) -> int:
+        return self.randrange(n)
+
+    def randbits(self, k: int) -> int:
+        return self.getrandbits(k)
+
+
+def _private_copy(name: str) -> ModuleType:
+    spec = importlib.util.find_spec(name)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class Painter:
+    """Draws classical CAPTCHAs: the package's picture at its own size, then reduced to the style's.
+
+    >>> painter = Painter(Style())
+    >>> text, picture = painter.paint(seed=0, index=7)
+    >>> picture.shape, painter.paint(seed=0, index=7)[0] == text
+    ((24, 64, 1), True)
+    """
+
+    def __init__(self, style: Style):
+        self.style = style
+        self._module = _private_copy("captcha.image")
+        self._image = self._module.ImageCaptcha(
+            width=round(style.width * NATIVE_HEIGHT / style.height), height=NATIVE_HEIGHT
+        )
+
+    def paint(
+        self, seed: int, index: int, *, split: Split = "train", text: str | None = None
+    ) -> tuple[str, Pictures]:
+        """Text and picture (height, width, channels) number `index` of stream `seed`."""
+        rng = _Seeded(f"{seed}/{index}")
+        chosen = random_text(rng, self.style, split)
+        text = chosen if text is None else self.style.check(text)
+        self._module.secrets = rng  # type: ignore[attr-defined]
+        ink = (*_ink(rng, self.style), 255)
+        paper = (rng.randint(238, 255),) * 3
+        image = self._image.create_captcha_image(text, ink, paper)
+        self._image.create_noise_dots(image, ink)
+        self._image.create_noise_curve(image, ink)
+        image = image.filter(self._module.SMOOTH).convert("RGB" if self.style.colour else "L")
+        image = image.resize((self.style.width, self.style.height), Image.Resampling.BOX)
+        return text, np.asarray(image, dtype=np.uint8).reshape(self.style.height, self.style.width, -1)
+
+
+def _ink(rng: random.Random, style: Style) -> tuple[int, int, int]:
+    """An ink of a luminance drawn from the style's range; grey, or with a random hue."""
+    luminance = rng.randint(*style.ink)
+    if not style.colour:
+        return (luminance,) * 3
+    hue = [rng.random() for _ in range(3)]
+    scale = luminance / max(0.299 * hue[0] + 0.587 * hue[1] + 0.114 * hue[2], 1e-3)
+    red, green, blue = (min(round(h * scale), 220) for h in hue)
+    return red, green, blue
+
+
+def draw(
+    style: Style,
+    count: int,
+    seed: int,
+    *,
+    split: Split = "train",
+    texts: Sequence[str] | None = None,
+    workers: int | None = None,
+    on_progress: Callable[[int], None] | None = None,
+) -> tuple[list[str], Pictures]:
+    """Draw `count` pictures in worker processes; the result does not depend on how many.
+
+    Args:
+        style: what they look like.
+        count: how many.
+        seed: the stream; picture i is a pure function of (style, seed, i, its text).
+        split: the side the random texts are drawn from.
+        texts: the texts to draw instead, `count` of them.
+        workers: processes, by default one a core; 0 draws in this process.
+        on_progress: called with the number of pictures that have just come.
+
+    Returns:
+        the texts, and the pictures (count, height, width, channels), uint8.
+
+    Raises:
+        ValueError: if a text does not suit the style, or their number is not `count`.
+    """
+    if count < 1:
+        raise ValueError(f"count must be at least 1, got {count}")
+    if texts is not None and len(texts) != count:
+        raise ValueError(f"texts must be {count}, one a picture, got {len(texts)}")
+    for text in texts or ():
+        style.check(text)
+    workers = min(os.cpu_count() or 1, -(-count // 256)) if workers is None else workers
+    report = on_progress or (lambda n: None)
+    if workers < 2:
+        painter, names, pictures = Painter(style), [], []
+        for i in range(count):
+            name, picture = painter.paint(seed, i, split=split, text=texts[i] if texts else None)
+            names.append(name)
+            pictures.append(picture)
+            report(1)
+        return names, np.stack(pictures)
+    return _draw_in_workers(style, count, seed, split, texts, workers, report)
+
+
+def _draw_in_workers(
+    style: Style,
+    count: int,
+    seed: int,
+    split: Split,
+    texts: Sequence[str] | None,
+    workers: int,
+    report: Callable[[int], None],
+) -> tuple[list[str], Pictures]:
+    shape = (style.height, style.width, style.channels)
+    size = style.length + int(np.prod(shape))
+    chunk = 64
+    processes = []
+    for w in range(workers):
+        job = {"style": asdict(style), "seed": seed, "split": split, "start": w, "step": workers, "count": count}
+        job["texts"] = list(texts[w::workers]) if texts else None
+        process = subprocess.Popen(
+            [sys.executable, "-m", "jensen.data.captcha"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert process.stdin is not None
+        process.stdin.write(json.dumps(job).encode())
+        process.stdin.close()
+        processes.append(process)
+    names: list[str] = [""] * count
+    pictures = np.empty((count, *shape), dtype=np.uint8)
+    try:
+        for first in range(0, count, chunk * workers):
+            for w, process in enumerate(processes):
+                indices = range(first + w, min(first + chunk * workers, count), workers)
+                if not indices:
+                    continue
+                assert process.stdout is not None
+                data = process.stdout.read(size * len(indices))
+                if len(data) != size * len(indices):
+                    raise RuntimeError(f"a drawing process stopped early, with exit code {process.wait()}")
+                for k, i in enumerate(indices):
+                    row = data[k * size : (k + 1) * size]
+                    names[i] = row[: style.length].decode("ascii")
+                    pictures[i] = np.frombuffer(row[style.length :], np.uint8).reshape(shape)
+                report(len(indices))
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
+    return names, pictures
+
+
+def _worker() -> None:
+    """Read one job from standard input, write text and picture of each of its indices."""
+    job = json.load(sys.stdin)
+    job["style"]["ink"] = tuple(job["style"]["ink"])
+    painter = Painter(Style(**job["style"]))
+    out = sys.stdout.buffer
+    for k, i in enumerate(range(job["start"], job["count"], job["step"])):
+        text = job["texts"][k] if job["texts"] else None
+        text, picture = painter.paint(job["seed"], i, split=job["split"], text=text)
+        out.write(text.encode("ascii") + picture.tobytes())
+
+
+if __name__ == "__main__":
+    try:
+        _worker()
+    except BrokenPipeError:  # the parent has gone
+        os._exit(1)

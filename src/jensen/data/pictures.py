@@ -1,0 +1,63 @@
+"""Sheets of pictures for people to look at."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+GAP = 6
+
+
+def to_image(picture: UInt8[Tensor, "c h w"]) -> Image.Image:
+    """One picture of one or three channels."""
+    array = picture.permute(1, 2, 0).cpu().numpy()
+    return Image.fromarray(np.ascontiguousarray(array[..., 0] if array.shape[2] == 1 else array))
+
+
+def sheet(
+    pictures: UInt8[Tensor, "n c h w"],
+    columns: int,
+    *,
+    scale: int = 4,
+    captions: Sequence[str] | None = None,
+    wrong: Sequence[bool] | None = None,
+) -> Image.Image:
+    """Pictures in rows, enlarged by whole pixels, each with a caption below if there are captions.
+
+    Args:
+        pictures: uint8.
+        columns: pictures a row.
+        scale: pixels of the sheet a pixel of a picture.
+        captions: one a picture.
+        wrong: which captions are set in red.
+    """
+    n, _, height, width = pictures.shape
+    columns = min(columns, n)
+    rows = -(-n // columns)
+    below = 22 if captions else 0
+    cell = (width * scale, height * scale + below)
+    size = (columns * (cell[0] + GAP) + GAP, rows * (cell[1] + GAP) + GAP)
+    page = Image.new("RGB", size, "#ffffff")
+    pen, font = ImageDraw.Draw(page), ImageFont.load_default(15)
+    for k in range(n):
+        left, top = GAP + k % columns * (cell[0] + GAP), GAP + k // columns * (cell[1] + GAP)
+        image = to_image(pictures[k]).convert("RGB")
+        page.paste(image.resize((cell[0], height * scale), Image.Resampling.NEAREST), (left, top))
+        if captions:
+            red = wrong is not None and wrong[k]
+            place = (left + cell[0] / 2, top + height * scale + 2)
+            pen.text(place, captions[k], font=font, fill="#c02020" if red else "#303030", anchor="ma")
+    return page
+
+
+def data_uri(image: Image.Image) -> str:
+    """A PNG as text that a page can hold."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -1,0 +1,56 @@
+"""Streams: batches as a pure function of a seed and a draw number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from jensen.core.types import Batch, Stream
+
+
+def pool_stream(batch_size: int, seed: int, **tensors: Tensor) -> Stream:
+    """Draws of `batch_size` rows, with replacement, from tensors of equally many rows.
+
+    Pictures of uint8 come out as float32 in [-1, 1]; draw n depends on (seed, n) alone.
+
+    Args:
+        batch_size: at least 1.
+        seed: of the draws.
+        tensors: (N, ...) each, by name.
+
+    Raises:
+        ValueError: if batch_size < 1, or the tensors differ in their number of rows.
+
+    >>> stream = pool_stream(4, seed=0, x=torch.arange(100))
+    >>> first = [b["x"].tolist() for b, _ in zip(stream(0), range(3))]
+    >>> next(stream(2))["x"].tolist() == first[2]
+    True
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    sizes = {len(v) for v in tensors.values()}
+    if len(sizes) != 1 or 0 in sizes:
+        raise ValueError(f"tensors must have equally many rows, at least one, got {sorted(sizes)}")
+    rows = sizes.pop()
+
+    def opened(start: int) -> Iterator[Batch]:
+        draw = start
+        while True:
+            rng = torch.Generator().manual_seed(seed * 1_000_003 + draw)
+            index = torch.randint(rows, (batch_size,), generator=rng)
+            yield {name: from_bytes(value[index]) for name, value in tensors.items()}
+            draw += 1
+
+    return opened
+
+
+def from_bytes(x: Tensor) -> Tensor:
+    """uint8 in [0, 255] to float32 in [-1, 1]; other types are left as they are."""
+    return x.float() / 127.5 - 1 if x.dtype == torch.uint8 else x
+
+
+def to_bytes(x: Tensor) -> Tensor:
+    """Floats in [-1, 1] to uint8, clipped and rounded: the inverse of `from_bytes`."""
+    return ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)

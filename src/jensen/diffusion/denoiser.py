@@ -1,0 +1,164 @@
+"""What a denoiser predicts, in every view, and networks wrapped as denoisers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from jensen.core.shapes import right_pad
+from jensen.diffusion.schedule import Schedule
+
+Output = Literal["x", "eps", "v", "flow", "edm"]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    r"""The denoiser's mean of x and of eps given z_t = alpha x + sigma eps; v, flow and score are derived.
+
+    Both are kept: eps recovered through x loses precision where sigma is small, x through eps where
+    alpha is. alpha and sigma broadcast against x.
+
+    Source: Kingma et al. (2021), appendix A; Salimans & Ho (2022), appendix D for v.
+    """
+
+    x: Tensor
+    eps: Tensor
+    alpha: Tensor
+    sigma: Tensor
+
+    @classmethod
+    def of_x(cls, x: Tensor, z_t: Tensor, alpha: Tensor, sigma: Tensor) -> Prediction:
+        """From the mean of x. Raises ValueError at sigma = 0, where eps is not finite."""
+        if bool((sigma == 0).any()):
+            raise ValueError("a prediction of x has no finite eps at sigma = 0: choose times above 0")
+        return cls(x, (z_t - alpha * x) / sigma, alpha, sigma)
+
+    @classmethod
+    def of_eps(cls, eps: Tensor, z_t: Tensor, alpha: Tensor, sigma: Tensor) -> Prediction:
+        """From the mean of eps. Raises ValueError at alpha = 0, where x is not finite."""
+        if bool((alpha == 0).any()):
+            raise ValueError("a prediction of eps has no finite x at alpha = 0: choose times below 1")
+        return cls((z_t - sigma * eps) / alpha, eps, alpha, sigma)
+
+    @classmethod
+    def of_v(cls, v: Tensor, z_t: Tensor, alpha: Tensor, sigma: Tensor) -> Prediction:
+        """From v = alpha eps - sigma x, finite at every time of every schedule."""
+        square = alpha**2 + sigma**2
+        return cls((alpha * z_t - sigma * v) / square, (sigma * z_t + alpha * v) / square, alpha, sigma)
+
+    @classmethod
+    def of_flow(cls, flow: Tensor, z_t: Tensor, alpha: Tensor, sigma: Tensor) -> Prediction:
+        """From eps - x, the velocity dz/dt of the rectified schedule, finite at every time."""
+        total = alpha + sigma
+        return cls((z_t - sigma * flow) / total, (z_t + alpha * flow) / total, alpha, sigma)
+
+    @property
+    def v(self) -> Tensor:
+        return self.alpha * self.eps - self.sigma * self.x
+
+    @property
+    def flow(self) -> Tensor:
+        return self.eps - self.x
+
+    @property
+    def score(self) -> Tensor:
+        """Gradient of log p(z_t) with respect to z_t, which is -eps / sigma."""
+        return -self.eps / self.sigma
+
+    def view(self, name: Literal["x", "eps", "v", "flow"]) -> Tensor:
+        views: dict[str, Tensor] = {"x": self.x, "eps": self.eps, "v": self.v, "flow": self.flow}
+        return views[name]
+
+
+class Denoiser(nn.Module, ABC):
+    """Predicts clean data and noise from z_t, t (B,) and perhaps a condition.
+
+    Attributes:
+        schedule: the noise schedule it speaks of.
+        null: one row that says "no condition"; None if there is none, and then no guidance.
+    """
+
+    schedule: Schedule
+    null: Tensor | None
+
+    @abstractmethod
+    def forward(
+        self, z_t: Float[Tensor, "b ..."], t: Float[Tensor, " b"], cond: Tensor | None = None
+    ) -> Prediction:
+        """The prediction at z_t (B, ...), times t (B,), condition (B, ...) or None for the null condition."""
+
+    def levels(self, t: Float[Tensor, " b"], z_t: Float[Tensor, "b ..."]) -> tuple[Tensor, Tensor]:
+        """alpha_t and sigma_t, shaped to broadcast against z_t."""
+        alpha, sigma = self.schedule.alpha_sigma(t)
+        return right_pad(alpha, z_t), right_pad(sigma, z_t)
+
+    def condition(self, cond: Tensor | None, rows: int) -> Tensor | None:
+        """`cond`, or the null condition for every row where it is None and there is one."""
+        if cond is None and self.null is not None:
+            return self.null.expand(rows, *self.null.shape)
+        return cond
+
+
+class NetworkDenoiser(Denoiser):
+    r"""A network net(c_in z_t, c_noise(t)[, cond]) whose output is one view of the prediction.
+
+    The input is scaled to unit variance for data of standard deviation `data_std`,
+    $c_{in} = (\alpha^2 s^2 + \sigma^2)^{-1/2}$; the noise level enters as $c_{noise} = t$. With output
+    "edm", $x = c_{skip} z + c_{out} F$, where $c_{skip} = \alpha s^2 / (\alpha^2 s^2 + \sigma^2)$ and
+    $c_{out} = \sigma s / (\alpha^2 s^2 + \sigma^2)^{1/2}$, so that a unit-variance F is asked for at all times.
+
+    Args:
+        net: called with (B, ...), (B,) and, if `null` is given, the condition.
+        schedule: of the noise.
+        output: the view the network's output is: "x", "eps", "v", "flow" (eps - x), or "edm".
+        data_std: standard deviation of the data.
+        null: a row that stands for "no condition".
+
+    Source: Karras et al. (2022), table 1, written for any alpha.
+    """
+
+    null: Tensor | None
+
+    def __init__(
+        self,
+        net: nn.Module,
+        schedule: Schedule,
+        *,
+        output: Output = "v",
+        data_std: float = 1.0,
+        null: Tensor | None = None,
+    ):
+        super().__init__()
+        if data_std <= 0:
+            raise ValueError(f"data_std must be positive, got {data_std}")
+        self.net, self.schedule, self.output, self.data_std = net, schedule, output, data_std
+        self.register_buffer("null", null, persistent=False)
+
+    def forward(
+        self, z_t: Float[Tensor, "b ..."], t: Float[Tensor, " b"], cond: Tensor | None = None
+    ) -> Prediction:
+        alpha, sigma = self.levels(t, z_t)
+        variance = (alpha * self.data_std) ** 2 + sigma**2
+        cond = self.condition(cond, len(z_t))
+        inputs = (z_t / variance.sqrt(), t) if cond is None else (z_t / variance.sqrt(), t, cond)
+        out = self.net(*inputs).to(z_t.dtype)
+        match self.output:
+            case "x":
+                return Prediction.of_x(out, z_t, alpha, sigma)
+            case "eps":
+                return Prediction.of_eps(out, z_t, alpha, sigma)
+            case "v":
+                return Prediction.of_v(out, z_t, alpha, sigma)
+            case "flow":
+                return Prediction.of_flow(out, z_t, alpha, sigma)
+            case "edm":
+                # eps is written out, not recovered through x, so that it is exact at sigma = 0 too
+                s, root = self.data_std, variance.sqrt()
+                x = alpha * s**2 / variance * z_t + sigma * s / root * out
+                eps = sigma / variance * z_t - alpha * s / root * out
+                return Prediction(x, eps, alpha, sigma)

@@ -1,0 +1,122 @@
+"""Exact denoisers: the posterior mean of x given z_t for data whose law is known."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from jensen.core.shapes import right_pad
+from jensen.diffusion.denoiser import Denoiser, Prediction
+from jensen.diffusion.schedule import Schedule
+
+
+class MixtureOracle(Denoiser):
+    r"""The exact denoiser of a mixture of Gaussians with diagonal covariances.
+
+    With data $\sum_k \pi_k N(\mu_k, \mathrm{diag}(s_k^2))$, $z_t$ is again a mixture, of means
+    $\alpha\mu_k$ and variances $\alpha^2 s_k^2 + \sigma^2$, and given component k
+    $E[x | z_t] = \mu_k + \alpha s_k^2 (z_t - \alpha\mu_k) / (\alpha^2 s_k^2 + \sigma^2)$.
+    Computed in float64 whatever comes in, and returned in the dtype of z_t.
+
+    Args:
+        weights: (K,), positive; normalised here.
+        means: (K, D).
+        variances: (K, D) or (K, 1), at least 0.
+        schedule: of the noise.
+
+    Raises:
+        ValueError: for shapes that do not fit, a weight not positive, a negative variance.
+
+    Source: Bayes' rule; the score form is Tweedie's formula (Efron 2011, equation 1.3).
+
+    >>> from jensen.diffusion import CosineSchedule
+    >>> oracle = MixtureOracle([0.5, 0.5], [[-1.0], [1.0]], [[0.0], [0.0]], CosineSchedule())
+    >>> float(oracle(torch.zeros(1, 1), torch.tensor([0.5])).x)
+    0.0
+    """
+
+    weights: Tensor
+    means: Tensor
+    variances: Tensor
+
+    def __init__(
+        self,
+        weights: Float[Tensor, " k"] | list[float],
+        means: Float[Tensor, "k d"] | list[list[float]],
+        variances: Float[Tensor, "k d"] | list[list[float]],
+        schedule: Schedule,
+    ):
+        super().__init__()
+        self.register_buffer("weights", torch.as_tensor(weights, dtype=torch.float64))
+        self.register_buffer("means", torch.as_tensor(means, dtype=torch.float64))
+        self.register_buffer("variances", torch.as_tensor(variances, dtype=torch.float64))
+        if self.means.ndim != 2 or self.weights.shape != self.means.shape[:1]:
+            raise ValueError(
+                f"weights (K,) and means (K, D) must agree, got {tuple(self.weights.shape)} and {tuple(self.means.shape)}"
+            )
+        if self.variances.ndim != 2 or self.variances.shape[0] != len(self.weights):
+            raise ValueError(f"variances must be (K, D) or (K, 1), got {tuple(self.variances.shape)}")
+        if not bool((self.weights > 0).all()) or not bool((self.variances >= 0).all()):
+            raise ValueError("weights must be positive and variances at least 0")
+        self.schedule, self.null = schedule, None
+
+    def _components(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and variances of z_t given each component, (B, K, D)."""
+        alpha, sigma = alpha[:, None, None], sigma[:, None, None]
+        variances = (alpha**2 * self.variances + sigma**2).expand(-1, -1, self.means.shape[1])
+        return alpha * self.means, variances
+
+    def _log_joint(self, z_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """log of weight times density of z_t for each component, (B, K)."""
+        mean, variance = self._components(alpha, sigma)
+        log_density = torch.distributions.Normal(mean, variance.sqrt()).log_prob(z_t[:, None]).sum(-1)
+        return log_density + torch.log(self.weights / self.weights.sum())
+
+    def log_prob(self, z_t: Float[Tensor, "b d"], t: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+        """log p(z_t) in nats, (B,)."""
+        alpha, sigma = self.schedule.alpha_sigma(t.double())
+        return self._log_joint(z_t.double(), alpha, sigma).logsumexp(1)
+
+    def forward(
+        self, z_t: Float[Tensor, "b d"], t: Float[Tensor, " b"], cond: Tensor | None = None
+    ) -> Prediction:
+        z, (alpha, sigma) = z_t.double(), self.schedule.alpha_sigma(t.double())
+        mean, variance = self._components(alpha, sigma)
+        share = torch.softmax(self._log_joint(z, alpha, sigma), dim=1)[..., None]
+        whitened = (z[:, None] - mean) / variance
+        x = (share * (self.means + right_pad(alpha, mean) * self.variances * whitened)).sum(1)
+        eps = (share * right_pad(sigma, mean) * whitened).sum(1)
+        alpha, sigma = right_pad(alpha, z), right_pad(sigma, z)
+        return Prediction(*(v.to(z_t.dtype) for v in (x, eps, alpha, sigma)))
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, "n d"]:
+        """n draws of the data, float64."""
+        k = torch.multinomial(self.weights, n, replacement=True, generator=generator)
+        noise = torch.randn(n, self.means.shape[1], generator=generator, dtype=torch.float64)
+        return self.means[k] + self.variances[k].sqrt() * noise
+
+
+class GaussianOracle(MixtureOracle):
+    """The exact denoiser of N(mean, diag(variance)): a mixture of one.
+
+    Args:
+        mean: (D,).
+        variance: (D,), at least 0.
+        schedule: of the noise.
+    """
+
+    def __init__(self, mean: Float[Tensor, " d"], variance: Float[Tensor, " d"], schedule: Schedule):
+        mean, variance = torch.as_tensor(mean), torch.as_tensor(variance)
+        super().__init__([1.0], mean[None], variance[None], schedule)
+
+    def flow(
+        self, z_t: Float[Tensor, "b d"], t: Float[Tensor, " b"], s: Float[Tensor, " b"]
+    ) -> Float[Tensor, "b d"]:
+        """Exact solution of the probability-flow ODE from time t to time s: whiten, then colour."""
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = self.schedule.alpha_sigma(t), self.schedule.alpha_sigma(s)
+        (mean_t, variance_t), (mean_s, variance_s) = (
+            self._components(alpha_t, sigma_t),
+            self._components(alpha_s, sigma_s),
+        )
+        return mean_s[:, 0] + (z_t - mean_t[:, 0]) * torch.sqrt(variance_s[:, 0] / variance_t[:, 0])

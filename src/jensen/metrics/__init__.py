@@ -1,0 +1,14 @@
+"""How good samples are, with an error on every number."""
+
+from jensen.metrics.legibility import Legibility, legibility
+from jensen.metrics.neighbours import mean_pairwise_distance, nearest_distance
+from jensen.metrics.proportion import Proportion, wilson
+
+__all__ = [
+    "Legibility",
+    "Proportion",
+    "legibility",
+    "mean_pairwise_distance",
+    "nearest_distance",
+    "wilson",
+]

@@ -1,0 +1,44 @@
+"""Does a picture say what was asked?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Int
+from torch import Tensor
+
+from jensen.metrics.proportion import Proportion, wilson
+
+
+@dataclass(frozen=True)
+class Legibility:
+    """Shares of whole texts and of single characters that were read as asked."""
+
+    exact: Proportion
+    character: Proportion
+
+
+def legibility(read: Int[Tensor, "n length"], asked: Int[Tensor, "n length"]) -> Legibility:
+    """Compare what a reader read with what was asked.
+
+    The interval of `character` takes characters as independent; those of one picture are not quite.
+
+    Args:
+        read, asked: (N, length) indices of characters.
+
+    Raises:
+        ValueError: if the shapes differ or there is nothing to compare.
+
+    >>> import torch
+    >>> print(legibility(torch.tensor([[1, 2], [3, 4]]), torch.tensor([[1, 2], [3, 0]])).exact.value)
+    0.5
+    """
+    if read.shape != asked.shape or read.ndim != 2 or read.numel() == 0:
+        raise ValueError(
+            f"read and asked must both be (N, length), got {tuple(read.shape)} and {tuple(asked.shape)}"
+        )
+    same = read == asked
+    return Legibility(
+        exact=wilson(int(same.all(1).sum()), len(same)),
+        character=wilson(int(same.sum()), same.numel()),
+    )

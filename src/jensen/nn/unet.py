@@ -1,0 +1,160 @@
+"""A U-Net that is fast on a CPU: a patched stem, so that no convolution runs at full size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from jensen.nn.embeddings import Fourier, TextEmbedding
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(silu(film(norm(conv(silu(norm(x)))))), the film from an embedding; zero at initialisation."""
+
+    def __init__(self, channels: int, out_channels: int, embedding: int):
+        super().__init__()
+        self.norm_1 = nn.GroupNorm(8, channels)
+        self.conv_1 = nn.Conv2d(channels, out_channels, 3, padding=1)
+        self.film = nn.Linear(embedding, 2 * out_channels)
+        self.norm_2 = nn.GroupNorm(8, out_channels)
+        self.conv_2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.skip = nn.Conv2d(channels, out_channels, 1) if channels != out_channels else nn.Identity()
+        nn.init.zeros_(self.conv_2.weight)
+        nn.init.zeros_(self.conv_2.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        scale, shift = self.film(embedding)[:, :, None, None].chunk(2, dim=1)
+        h = self.conv_1(F.silu(self.norm_1(x)))
+        h = torch.addcmul(shift, self.norm_2(h), 1 + scale)
+        return self.skip(x) + self.conv_2(F.silu(h))
+
+
+class TextAttention(nn.Module):
+    """Cross-attention from picture positions to characters, with a learned prior of columns.
+
+    Character l of L starts out attended to from the columns around (l + 1/2) W / L; the prior is a free
+    parameter, one number per head, character and column.
+    """
+
+    def __init__(self, channels: int, text_channels: int, length: int, columns: int, heads: int = 4):
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.GroupNorm(8, channels)
+        self.query = nn.Conv2d(channels, channels, 1)
+        self.key_value = nn.Linear(text_channels, 2 * channels)
+        self.out = nn.Conv2d(channels, channels, 1)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
+        centres = (torch.arange(length) + 0.5) / length
+        places = (torch.arange(columns) + 0.5) / columns
+        prior = -((places[:, None] - centres[None, :]) ** 2) * (2 * length**2)
+        self.prior = nn.Parameter(prior.expand(heads, columns, length).clone())
+
+    def forward(self, x: Tensor, text: Float[Tensor, "b l c"]) -> Tensor:
+        b, c, h, w = x.shape
+        query = self.query(self.norm(x)).permute(0, 2, 3, 1).reshape(b, h * w, self.heads, -1).transpose(1, 2)
+        key, value = self.key_value(text).view(b, text.shape[1], 2, self.heads, -1).unbind(2)
+        bias = self.prior.repeat(1, h, 1)  # rows of the picture share the prior of their column
+        attended = F.scaled_dot_product_attention(
+            query, key.transpose(1, 2), value.transpose(1, 2), attn_mask=bias.to(query.dtype)
+        )
+        attended = attended.transpose(1, 2).reshape(b, h, w, c).permute(0, 3, 1, 2)
+        return x + self.out(attended)
+
+
+class UNet(nn.Module):
+    """Patched U-Net conditioned on a noise level and a text: (B, C, H, W) -> (B, C, H, W).
+
+    The stem folds `patch` x `patch` pixels into channels, so the widest feature map has H W / patch^2
+    positions. Level i has `widths[i]` channels and half the positions of the level above. A bigger
+    picture or device takes more `widths` and `blocks`.
+
+    Args:
+        channels: of the picture.
+        size: (H, W) of the picture, multiples of patch 2^(levels - 1).
+        alphabet, length: of the text; index `alphabet` is "no character".
+        widths: channels of each level, multiples of 8.
+        blocks: residual blocks a level, down and up alike.
+        patch: side of a patch.
+        text_channels: size of a character's embedding.
+
+    Raises:
+        ValueError: if the size does not divide.
+
+    >>> net = UNet(1, (24, 64), alphabet=10, length=4)
+    >>> net(torch.zeros(2, 1, 24, 64), torch.zeros(2), torch.zeros(2, 4, dtype=torch.long)).shape
+    torch.Size([2, 1, 24, 64])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        size: tuple[int, int],
+        *,
+        alphabet: int,
+        length: int,
+        widths: Sequence[int] = (96, 192),
+        blocks: int = 2,
+        patch: int = 4,
+        text_channels: int = 96,
+    ):
+        super().__init__()
+        factor = patch * 2 ** (len(widths) - 1)
+        if size[0] % factor or size[1] % factor:
+            raise ValueError(f"height and width must be multiples of {factor}, got {size[0]} and {size[1]}")
+        embedding = 2 * widths[0]
+        self.patch = patch
+        self.time = nn.Sequential(
+            Fourier(64), nn.Linear(64, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
+        )
+        self.text = TextEmbedding(alphabet, length, text_channels)
+        self.pooled = nn.Linear(length * text_channels, embedding)
+        self.stem = nn.Conv2d(channels * patch**2, widths[0], 3, padding=1)
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        self.down_text, self.up_text = nn.ModuleList(), nn.ModuleList()
+        self.shrink, self.grow = nn.ModuleList(), nn.ModuleList()
+        columns = size[1] // patch
+        for i, width in enumerate(widths):
+            if i:
+                self.shrink.append(nn.Conv2d(widths[i - 1], width, 2, stride=2))
+                self.grow.append(nn.Conv2d(width, 4 * widths[i - 1], 1))
+            self.down.append(nn.ModuleList(ResidualBlock(width, width, embedding) for _ in range(blocks)))
+            self.down_text.append(TextAttention(width, text_channels, length, columns >> i))
+            if i < len(widths) - 1:
+                first = ResidualBlock(2 * width, width, embedding)
+                rest = [ResidualBlock(width, width, embedding) for _ in range(blocks - 1)]
+                self.up.append(nn.ModuleList([first, *rest]))
+                self.up_text.append(TextAttention(width, text_channels, length, columns >> i))
+        self.head = nn.Sequential(
+            nn.GroupNorm(8, widths[0]), nn.SiLU(), nn.Conv2d(widths[0], channels * patch**2, 3, padding=1)
+        )
+        nn.init.zeros_(self.head[2].weight)  # type: ignore[arg-type]
+        nn.init.zeros_(self.head[2].bias)  # type: ignore[arg-type]
+
+    def forward(
+        self, x: Float[Tensor, "b c h w"], noise: Float[Tensor, " b"], cond: Int[Tensor, "b l"]
+    ) -> Float[Tensor, "b c h w"]:
+        text = self.text(cond)
+        embedding = F.silu(self.time(noise) + self.pooled(text.flatten(1)))
+        h = self.stem(F.pixel_unshuffle(x, self.patch).contiguous(memory_format=torch.channels_last))
+        skips: list[Tensor] = []
+        for i, blocks in enumerate(self.down):
+            if i:
+                skips.append(h)
+                h = self.shrink[i - 1](h)
+            for k, block in enumerate(blocks):  # type: ignore[arg-type]
+                h = block(h, embedding)
+                if k == 0:
+                    h = self.down_text[i](h, text)
+        for i in reversed(range(len(self.up))):
+            h = F.pixel_shuffle(self.grow[i](h), 2)
+            h = torch.cat([h, skips[i]], dim=1).contiguous(memory_format=torch.channels_last)
+            for k, block in enumerate(self.up[i]):  # type: ignore[arg-type]
+                h = block(h, embedding)
+                if k == 0:
+                    h = self.up_text[i](h, text)
+        return F.pixel_shuffle(self.head(h), self.patch)

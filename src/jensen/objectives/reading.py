@@ -1,0 +1,35 @@
+"""Train a reader to read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from jensen.core.objective import Objective
+from jensen.core.types import Batch, Loss
+
+
+class Reading(Objective):
+    """Cross-entropy per character, in nats, on pictures shifted a little and with some noise.
+
+    Args:
+        model: (B, C, H, W) -> (B, length, alphabet) logits.
+        noise: largest standard deviation of the noise, uniform over rows.
+        shift: largest shift in pixels, one draw a batch.
+    """
+
+    def __init__(self, model: nn.Module, *, noise: float = 0.15, shift: int = 2):
+        super().__init__()
+        self.model, self.noise, self.shift = model, noise, shift
+
+    def forward(self, players: tuple[str, ...], batch: Batch, step: int) -> Mapping[str, Loss]:
+        x, text = batch["x"], batch["cond"]
+        x = x + torch.randn_like(x) * self.noise * torch.rand(len(x), 1, 1, 1, device=x.device)
+        down, right = torch.randint(-self.shift, self.shift + 1, (2,)).tolist()
+        logits = self.model(torch.roll(x, (down, right), (2, 3))).float()
+        loss = F.cross_entropy(logits.flatten(0, 1), text.flatten())
+        right_share = (logits.argmax(-1) == text).all(1).float()
+        return {"model": Loss.of(loss, exact=right_share)}

@@ -1,0 +1,375 @@
+"""`captcha`: a text-conditional diffusion model that draws CAPTCHA pictures for a given string."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from jensen.core.seeding import generators
+from jensen.data.captcha import random_text
+from jensen.data.pictures import sheet
+from jensen.data.pool import from_bytes, pool_stream, to_bytes
+from jensen.diffusion import SCHEDULES, NetworkDenoiser, logit_normal_times, simple
+from jensen.metrics import legibility, mean_pairwise_distance, nearest_distance, wilson
+from jensen.models import Diffusion, Sampling
+from jensen.nn import Reader, UNet
+from jensen.objectives import Denoising
+from jensen.recipes.base import Positive, Recipe, Setting, Settings, Share, Training, silent
+from jensen.recipes.captcha_data import CEILING, FRESH, GENERATOR, VARIETY, CaptchaData, Track, draw_tensors
+from jensen.recipes.captcha_reader import open_reader, read_texts, shipped_reader
+from jensen.recipes.report import write_report
+from jensen.training.checkpoint import replacing
+
+STRIP_STEPS = 8  # pictures in a denoising strip
+SURE = 0.9  # a character counts as read for sure from this probability on
+
+
+class CaptchaNetwork(Settings):
+    """The U-Net and the view of the prediction that it learns."""
+
+    widths: Annotated[tuple[int, ...], Field(min_length=1, max_length=4)] = (96, 192)
+    blocks: Positive = 2
+    patch: Literal[2, 4] = 4
+    schedule: Literal["rectified", "cosine", "linear"] = "rectified"
+    output: Literal["flow", "v", "eps", "x", "edm"] = "flow"
+    loss: Literal["flow", "v", "eps", "x"] = "flow"
+    time_mean: float = 0.5
+    time_std: Annotated[float, Field(gt=0)] = 1.0
+    drop: Share = 0.1
+
+
+class CaptchaSampling(Settings):
+    """How pictures are drawn; `jensen sample` can override sampler, steps and guidance."""
+
+    sampler: Literal["ancestral", "ddim", "dpm++"] = "ancestral"
+    steps: Positive = 16
+    guidance: Annotated[float, Field(ge=0)] = 4.0
+    shift: Annotated[float, Field(gt=0)] = 3.0
+    clip: bool = True
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+
+    def settings(self) -> Sampling:
+        return Sampling(**self.model_dump())
+
+
+class CaptchaJudging(Settings):
+    """How the evaluation is done: how many pictures, and which other guidance scales to compare."""
+
+    pictures: Annotated[int, Field(ge=16)] = 1000
+    classical: Annotated[int, Field(ge=16)] = 2000
+    unconditional: Annotated[int, Field(ge=16)] = 400
+    scales: tuple[Annotated[float, Field(ge=0)], ...] = (1.0, 2.0, 6.0)
+    scale_texts: Annotated[int, Field(ge=4)] = 32
+    scale_pictures: Annotated[int, Field(ge=2)] = 8
+    reader: Annotated[str, Field(description="a captcha-reader run, or 'shipped'")] = "shipped"
+
+
+class Captcha(Recipe):
+    """Draws, trains, samples and reads back."""
+
+    summary: ClassVar[str] = "text-conditional diffusion that draws CAPTCHA pictures"
+    recipe: Literal["captcha"] = "captcha"
+    data: CaptchaData = CaptchaData()
+    network: CaptchaNetwork = CaptchaNetwork()
+    training: Training = Training(minutes=5, precision="bfloat16")
+    sampling: CaptchaSampling = CaptchaSampling()
+    judging: CaptchaJudging = CaptchaJudging()
+
+    @model_validator(mode="after")
+    def _buildable(self) -> Captcha:
+        factor = self.network.patch * 2 ** (len(self.network.widths) - 1)
+        if self.data.height % factor or self.data.width % factor:
+            raise ValueError(
+                f"data.height and data.width must be multiples of {factor} for this network, "
+                f"got {self.data.height} and {self.data.width}"
+            )
+        if any(w < 8 or w % 8 for w in self.network.widths):
+            raise ValueError(f"network.widths must be multiples of 8, got {self.network.widths}")
+        return self
+
+    # building and training ---------------------------------------------------------------
+
+    def model(self) -> Diffusion:
+        data, network = self.data, self.network
+        channels, size = 3 if data.colour else 1, (data.height, data.width)
+        net = UNet(
+            channels,
+            size,
+            alphabet=len(data.alphabet),
+            length=data.length,
+            widths=network.widths,
+            blocks=network.blocks,
+            patch=network.patch,
+        )
+        denoiser = NetworkDenoiser(
+            net.to(memory_format=torch.channels_last),
+            SCHEDULES[network.schedule](),
+            output=network.output,
+            null=torch.full((data.length,), len(data.alphabet)),
+        )
+        return Diffusion(denoiser, (channels, *size), self.sampling.settings())
+
+    def setting(self, model: nn.Module, track: Track = silent) -> Setting:
+        assert isinstance(model, Diffusion)
+        pictures, texts = self.training_pictures(track)
+        sample = from_bytes(pictures[:5000])
+        model.centre.copy_(sample.mean())
+        model.scale.copy_(sample.std())
+        objective = Denoising(
+            model,
+            loss=partial(simple, view=self.network.loss),
+            times=logit_normal_times(self.network.time_mean, self.network.time_std),
+            drop=self.network.drop,
+        )
+        stream = pool_stream(self.training.batch_size, self.seed, x=pictures, cond=texts)
+        return Setting(objective, stream, {"pictures": pictures, "texts": texts})
+
+    def training_pictures(self, track: Track = silent) -> tuple[Tensor, Tensor]:
+        """The classical pictures that the generator is trained on."""
+        return draw_tensors(
+            self.data.style(), self.data.pictures, self.seed, GENERATOR, track, name="drawing for training"
+        )
+
+    # drawing on demand -------------------------------------------------------------------
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """Texts as conditions, (N, length); a ValueError says which text does not suit and why."""
+        return torch.from_numpy(self.data.style().encode(texts))
+
+    def judged_texts(self, n: int) -> list[str]:
+        """n random texts of the side that is never trained on, without repeats while there are enough."""
+        rng = random.Random(f"judged/{self.seed}")
+        distinct = list(dict.fromkeys(random_text(rng, self.data.style(), "test") for _ in range(20 * n)))
+        return [distinct[i % len(distinct)] for i in range(n)]
+
+    def reader(self) -> Reader | None:
+        """The reader that judges, or None if there is none for pictures of this style."""
+        if self.judging.reader == "shipped":
+            return shipped_reader() if self.data.style() == CaptchaData().style() else None
+        recipe, reader = open_reader(Path(self.judging.reader))
+        if recipe.data.style() != self.data.style():
+            raise ValueError("judging.reader must be a run trained on pictures of the same style as data")
+        return reader
+
+    def preview(self, model: nn.Module, setting: Setting, folder: Path, step: int) -> dict[str, float]:
+        assert isinstance(model, Diffusion)
+        texts = self.judged_texts(64)
+        pictures = draw_texts(self, model, texts, seed=self.seed)
+        reader = self.reader()
+        read = None if reader is None else read_texts(reader, pictures)[0]
+        wrong = None if read is None else (read != self.encode(texts)).any(1).tolist()
+        save_image(sheet(pictures[:12], 6, captions=texts[:12], wrong=wrong), folder / f"step-{step:06d}.png")
+        return {} if wrong is None else {"legibility": 1 - sum(wrong) / len(wrong)}
+
+    # judging -----------------------------------------------------------------------------
+
+    def evaluate(
+        self,
+        model: nn.Module,
+        folder: Path,
+        track: Track = silent,
+        references: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, Any]:
+        assert isinstance(model, Diffusion)
+        references = references or dict(zip(("pictures", "texts"), self.training_pictures(track), strict=True))
+        reader, pictures_folder = self.reader(), folder / "samples"
+        pictures_folder.mkdir(exist_ok=True)
+        texts = self.judged_texts(self.judging.pictures)
+        asked = self.encode(texts)
+        advance = track("drawing by the model", len(texts))
+        start = time.perf_counter()
+        made = draw_texts(self, model, texts, seed=self.seed, advance=advance)
+        seconds = time.perf_counter() - start
+        result: dict[str, Any] = {
+            "sampling": self.sampling.model_dump()
+            | {
+                "pictures": len(texts),
+                "pictures_per_second": len(texts) / seconds,
+                "parameters": sum(p.numel() for p in model.parameters()),
+            }
+        }
+        classical, classical_texts = draw_tensors(
+            self.data.style(), self.judging.classical, self.seed, CEILING, track, split="test", name="drawing ceiling"
+        )
+        if reader is not None:
+            read = read_texts(reader, made)[0]
+            ceiling = read_texts(reader, classical)[0]
+            result["legibility"] = {
+                "generated": asdict(legibility(read, asked)),
+                "ceiling": asdict(legibility(ceiling, classical_texts)),
+                "shuffled": asdict(legibility(read, asked.roll(1, 0))),
+            }
+            _save_read(self, made, texts, read, pictures_folder)
+            result["read"] = self.data.style().decode(read[:200].numpy())
+            result["asked"] = texts[:200]
+        result["guidance"] = self._guidance(model, reader, track)
+        result["memorisation"] = self._memorisation(made, classical, references["pictures"], pictures_folder)
+        result["unconditional"] = self._unconditional(model, reader, classical, pictures_folder, track)
+        self._strip(model, texts[:3], pictures_folder)
+        return result
+
+    def _guidance(self, model: Diffusion, reader: Reader | None, track: Track) -> list[dict[str, Any]]:
+        """Legibility and variety at several guidance scales, the classical pictures' variety beside them."""
+        groups, members = self.judging.scale_texts, self.judging.scale_pictures
+        texts = [text for text in self.judged_texts(groups) for _ in range(members)]
+        classical, _ = draw_tensors(
+            self.data.style(), len(texts), self.seed, VARIETY, track, texts=texts, name="drawing variety"
+        )
+
+        def spread(pictures: Tensor) -> float:
+            return float(mean_pairwise_distance(from_bytes(pictures).view(groups, members, -1)).mean())
+
+        whole = spread(classical)
+        scales = sorted({*self.judging.scales, self.sampling.guidance})
+        advance = track("comparing guidance", len(texts) * len(scales))
+        rows = []
+        for scale in scales:
+            made = draw_texts(self, model, texts, seed=self.seed + 1, advance=advance, guidance=scale)
+            row: dict[str, Any] = {"scale": scale, "variety": spread(made) / whole}
+            if reader is not None:
+                row["exact"] = asdict(legibility(read_texts(reader, made)[0], self.encode(texts)).exact)
+            rows.append(row)
+        return rows
+
+    def _memorisation(
+        self, made: Tensor, classical: Tensor, training: Tensor, folder: Path
+    ) -> dict[str, Any]:
+        """Distance to the nearest training picture, beside that of fresh classical pictures.
+
+        A copy would lie closer than fresh pictures do: the share of samples below the fresh pictures'
+        first percentile would be far above 1 percent, and is near 100 for pictures of the training set.
+        """
+        n = min(len(made), len(classical), 1000)
+        own, index = nearest_distance(from_bytes(made[:n]), from_bytes(training))
+        fresh, _ = nearest_distance(from_bytes(classical[:n]), from_bytes(training))
+        edge = torch.quantile(fresh, 0.01)
+        closest = own.argsort()[:6]
+        pairs = torch.stack([made[closest], training[index[closest]]], 1).flatten(0, 1)
+        save_image(sheet(pairs, 4, captions=["drawn", "nearest trained on"] * 6), folder / "nearest.png")
+        return {
+            "generated_median": float(own.median()),
+            "fresh_median": float(fresh.median()),
+            "closer_than_fresh_percentile": asdict(wilson(int((own < edge).sum()), n)),
+            "generated": [round(v, 4) for v in own.tolist()],
+            "fresh": [round(v, 4) for v in fresh.tolist()],
+        }
+
+    def _unconditional(
+        self, model: Diffusion, reader: Reader | None, classical: Tensor, folder: Path, track: Track
+    ) -> dict[str, Any]:
+        """Pictures drawn without a text: how many read as some text for sure, and how varied they are."""
+        n = self.judging.unconditional
+        advance = track("drawing without a text", n)
+        made = draw_free(self, model, n, seed=self.seed, advance=advance)
+        save_image(sheet(made[:32], 8, scale=3), folder / "unconditional.png")
+        same = classical[: len(made)]
+        result: dict[str, Any] = {
+            "pictures": n,
+            "variety": float(
+                mean_pairwise_distance(from_bytes(made)[None])[0]
+                / mean_pairwise_distance(from_bytes(same)[None])[0]
+            ),
+        }
+        if reader is not None:
+            read, sureness = read_texts(reader, made)
+            _, sureness_classical = read_texts(reader, same)
+            sure = (sureness >= SURE).all(1)
+            result["valid"] = asdict(wilson(int(sure.sum()), n))
+            sure_classical = (sureness_classical >= SURE).all(1)
+            result["valid_classical"] = asdict(wilson(int(sure_classical.sum()), len(same)))
+            result["distinct"] = len({tuple(row) for row in read[sure].tolist()}) / max(int(sure.sum()), 1)
+            counts = torch.bincount(read[sure].flatten(), minlength=len(self.data.alphabet)).double()
+            shares = counts / counts.sum().clamp_min(1)
+            result["character_entropy_nats"] = float(torch.special.entr(shares).sum())
+            result["character_shares"] = [round(v, 4) for v in shares.tolist()]
+        return result
+
+    def _strip(self, model: Diffusion, texts: list[str], folder: Path) -> None:
+        """z_t from noise to picture, a row a text."""
+        path: list[Tensor] = []
+        marks = torch.linspace(0, self.sampling.steps, STRIP_STEPS).round().int().tolist()
+
+        def keep(step: int, x: Tensor) -> None:
+            if step in marks:
+                path.append(to_bytes(x))
+
+        rng = generators(self.seed, texts)
+        model.sample(len(texts), cond=self.encode(texts), generator=rng, on_step=keep)
+        frames = torch.stack(path, 1).flatten(0, 1)
+        save_image(sheet(frames, len(path), scale=3), folder / "strip.png")
+
+    def headline(self, evaluation: dict[str, Any]) -> list[tuple[str, str]]:
+        rows = []
+        for name, key in (
+            ("whole strings read as asked", "generated"),
+            ("the reader on classical pictures (ceiling)", "ceiling"),
+            ("against shuffled texts (floor)", "shuffled"),
+        ):
+            if "legibility" in evaluation:
+                rows.append((name, _percent(evaluation["legibility"][key]["exact"])))
+        if "legibility" in evaluation:
+            rows.insert(1, ("single characters", _percent(evaluation["legibility"]["generated"]["character"])))
+        else:
+            rows.append(("legibility", "no reader for this style: train one (captcha-reader), set judging.reader"))
+        near = evaluation["memorisation"]
+        rows.append(
+            (
+                "nearest training picture, drawn / fresh classical",
+                f"{near['generated_median']:.3f} / {near['fresh_median']:.3f} (medians; a copy has 0)",
+            )
+        )
+        free = evaluation["unconditional"]
+        if "valid" in free:
+            rows.append(("drawn without a text: read for sure", _percent(free["valid"])))
+        return rows
+
+    def report(self, folder: Path, evaluation: dict[str, Any]) -> None:
+        write_report(self.model_dump(mode="json"), folder, evaluation, self.headline(evaluation))
+
+
+def draw_texts(
+    recipe: Captcha,
+    model: Diffusion,
+    texts: Sequence[str],
+    *,
+    seed: int,
+    advance: Any = None,
+    **changes: Any,
+) -> Tensor:
+    """Pictures of texts, uint8 (N, C, H, W); each a function of (model, seed, its text) alone."""
+    cond = recipe.encode(texts)
+    rng = generators(seed, texts)
+    return to_bytes(model.sample(len(texts), cond=cond, generator=rng, on_chunk=advance, **changes)).cpu()
+
+
+def draw_free(
+    recipe: Captcha, model: Diffusion, n: int, *, seed: int, advance: Any = None, **changes: Any
+) -> Tensor:
+    """Pictures without a text, uint8 (N, C, H, W); number i is a function of (model, seed, i) alone."""
+    rng = generators(seed, range(n))
+    return to_bytes(model.sample(n, generator=rng, on_chunk=advance, **changes)).cpu()
+
+
+def save_image(image: Any, path: Path) -> None:
+    with replacing(path) as temporary:
+        image.save(temporary, format="PNG")
+
+
+def _save_read(recipe: Captcha, made: Tensor, texts: list[str], read: Tensor, folder: Path) -> None:
+    names = recipe.data.style().decode(read[:48].numpy())
+    wrong = [a != b for a, b in zip(names, texts, strict=False)]
+    captions = [f"{a} read {b}" if a != b else a for a, b in zip(texts, names, strict=False)]
+    save_image(sheet(made[:48], 8, scale=3, captions=captions, wrong=wrong), folder / "texts.png")
+
+
+def _percent(p: Mapping[str, float]) -> str:
+    return f"{100 * p['value']:.1f}%  [{100 * p['low']:.1f}, {100 * p['high']:.1f}]  n = {p['n']:.0f}"

@@ -1,0 +1,61 @@
+"""What a run's folder holds, and reading it with clear words when something is wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from jensen.training.checkpoint import replacing
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+
+class RunError(ValueError):
+    """A run folder that is missing, in the way, or broken."""
+
+
+def read_tree(folder: Path) -> dict[str, Any]:
+    """The configuration of a run as plain values.
+
+    Raises:
+        RunError: if the folder is no run, or its configuration is no JSON object.
+    """
+    path = folder / CONFIG
+    if not folder.is_dir():
+        raise RunError(f"there is no run folder {folder}")
+    if not path.is_file():
+        raise RunError(f"{folder} is not a run: it has no {CONFIG}")
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise RunError(f"{path} is broken: {error}") from error
+    if not isinstance(tree, dict):
+        raise RunError(f"{path} is broken: a configuration is a mapping of keys to values")
+    return tree
+
+
+def load_weights(model: nn.Module, folder: Path) -> None:
+    """Fill `model` with a run's averaged weights.
+
+    Raises:
+        RunError: if there are none yet, or they do not fit.
+    """
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise RunError(f"{folder} has no {WEIGHTS} yet: finish training with --resume")
+    try:
+        model.load_state_dict(load_file(path))
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise RunError(f"{path} is broken or of another model: {str(error).splitlines()[0]}") from error
+
+
+def save_weights(model: nn.Module, folder: Path) -> None:
+    """Write a model's weights atomically."""
+    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    with replacing(folder / WEIGHTS) as temporary:
+        save_file(weights, temporary)

@@ -1,0 +1,207 @@
+"""A run is a folder: train into it, go on with it, open it, judge it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from jensen.recipes.base import Recipe, Setting, Track, Watch, silent
+from jensen.recipes.folder import CONFIG, RunError, load_weights, read_tree, save_weights
+from jensen.recipes.settings import explain, parse
+from jensen.training import Budget, TrainState, fit, warm_decay
+from jensen.training import checkpoint as checkpoints
+from jensen.training.distributed import gather_bytes, processes, rank, shard, start
+from jensen.training.journal import Journal
+
+EVALUATION = "evaluation.json"
+
+
+def read_config(folder: Path) -> Recipe:
+    """The recipe that a run was made with.
+
+    Raises:
+        RunError: if the folder is no run, or its configuration cannot be read.
+    """
+    tree = read_tree(folder)
+    try:
+        return parse(tree)
+    except ValidationError as error:
+        raise RunError(f"{folder / CONFIG} is broken: {explain(error)}") from error
+    except ValueError as error:
+        raise RunError(f"{folder / CONFIG} is broken: {error}") from error
+
+
+def open_run(folder: Path, device: str = "cpu") -> tuple[Recipe, nn.Module]:
+    """A run's recipe and its averaged model, ready to be sampled.
+
+    Raises:
+        RunError: if the folder is no run, or it has no weights yet, or they do not fit.
+    """
+    recipe = read_config(folder)
+    model = recipe.model()
+    load_weights(model, folder)
+    return recipe, model.to(device).eval().requires_grad_(False)
+
+
+def begin(recipe: Recipe, folder: Path) -> None:
+    """Make the folder of a new run.
+
+    Raises:
+        RunError: if it holds a run or other files, or cannot be written.
+    """
+    if (folder / CONFIG).exists():
+        raise RunError(f"{folder} already holds a run: give --resume to go on with it, or another --out")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RunError(f"{folder} is not empty: give another --out")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        checkpoints.write_text(folder / CONFIG, recipe.model_dump_json(indent=2) + "\n")
+    except OSError as error:
+        raise RunError(f"cannot write to {folder}: {error.strerror}") from error
+
+
+def train(
+    recipe: Recipe, folder: Path, *, resume: bool = False, track: Track = silent, watch: Watch | None = None
+) -> None:
+    """Train `recipe` into `folder`; a run that was stopped goes on bit for bit with `resume`.
+
+    Every process of a `torchrun` calls this; the first one writes.
+
+    Raises:
+        RunError: see `begin` and `read_config`.
+    """
+    mine, _ = start()
+    if not resume and mine == 0:
+        begin(recipe, folder)
+    device, training = recipe.training.torch_device(), recipe.training
+    torch.manual_seed(recipe.seed)
+    model = recipe.model()
+    setting = recipe.setting(model, track)
+    objective = setting.objective.to(device)
+    budget = training.budget()
+    state = TrainState(
+        objective,
+        recipe.players(objective, budget),
+        decay=warm_decay(training.average),
+        precision=training.autocast,
+    )
+    if training.compile:
+        objective.compile()
+    torch.manual_seed(recipe.seed + rank())  # other noise in every process, the same weights
+    saved = checkpoints.load(folder / "state") if resume else None
+    if saved is not None:
+        _restore(state, budget, saved)
+    keeper = _Keeper(recipe, folder, state, budget, setting, watch)
+    stream = _to_device(shard(setting.stream, mine, processes()), device)
+    try:
+        fit(state, stream, budget, on_step=keeper)
+    except KeyboardInterrupt:
+        keeper.save()
+        raise
+    keeper.finish()
+
+
+def _restore(state: TrainState, budget: Budget, saved: dict[str, Any]) -> None:
+    state.load_state_dict(saved)
+    budget.elapsed = saved["elapsed"]
+    if len(saved["ranks"]) == processes():
+        torch.set_rng_state(saved["ranks"][rank()])
+    else:
+        torch.manual_seed(state.step * 1009 + rank())
+
+
+def _to_device(stream: Any, device: torch.device) -> Any:
+    def opened(start: int) -> Any:
+        for batch in stream(start):
+            yield {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+
+    return opened
+
+
+class _Keeper:
+    """Called after every step: journal, checkpoints, previews, and whoever watches."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: Path,
+        state: TrainState,
+        budget: Budget,
+        setting: Setting,
+        watch: Watch | None,
+    ):
+        self.recipe, self.folder, self.state, self.budget = recipe, folder, state, budget
+        self.setting, self.watch = setting, watch
+        self.main = rank() == 0
+        self.sums: dict[str, float] = {}
+        self.count = 0
+        self.since = budget.elapsed
+        self.shown: dict[str, float] = {}
+        self.previews_done = int(budget.progress(state.step) * recipe.training.previews)
+        if self.main:
+            self.journal = Journal(folder / "journal.jsonl", after=state.step)
+
+    def __call__(self, state: TrainState, terms: dict[str, Tensor]) -> None:
+        for name, value in terms.items():
+            self.sums[name] = self.sums.get(name, 0.0) + float(value)
+        self.count += 1
+        training = self.recipe.training
+        if state.step % training.save_every == 0:
+            self.save()
+        if not self.main:
+            return
+        progress = self.budget.progress(state.step)
+        due = int(progress * training.previews)
+        if due > self.previews_done or (training.previews and progress >= 1):
+            self.previews_done = due
+            self.preview()
+        if state.step % training.log_every == 0 or progress >= 1:
+            self.log(progress)
+
+    def log(self, progress: float) -> None:
+        seconds = self.budget.seconds()
+        line = {name: total / self.count for name, total in self.sums.items()}
+        done = self.count * self.recipe.training.batch_size
+        line["pictures_per_second"] = done / max(seconds - self.since, 1e-9)
+        self.sums, self.count, self.since = {}, 0, seconds
+        self.journal.write(step=self.state.step, seconds=round(seconds, 3), progress=round(progress, 6), **line)
+        self.shown.update(line)
+        if self.watch is not None:
+            self.watch(self.state.step, progress, self.budget.remaining(self.state.step), self.shown)
+
+    def preview(self) -> None:
+        samples = self.folder / "samples"
+        samples.mkdir(exist_ok=True)
+        found = self.recipe.preview(self.state.average, self.setting, samples, self.state.step)
+        if found:
+            self.shown.update(found)
+            self.journal.write(step=self.state.step, seconds=round(self.budget.seconds(), 3), **found)
+
+    def save(self) -> None:
+        """Checkpoint: the state, the clock, and every process's random numbers."""
+        ranks = gather_bytes(torch.get_rng_state())
+        if self.main:
+            extra = {"elapsed": self.budget.seconds(), "ranks": ranks}
+            checkpoints.save(self.folder / "state", self.state.step, self.state.state_dict() | extra)
+
+    def finish(self) -> None:
+        """The last checkpoint, and the averaged weights that are sampled."""
+        self.save()
+        if self.main:
+            save_weights(self.state.average, self.folder)
+
+
+def evaluate(
+    folder: Path, *, track: Track = silent, device: str = "cpu"
+) -> tuple[Recipe, dict[str, Any]]:
+    """Judge a run: writes evaluation.json, samples and report.html below its folder."""
+    recipe, model = open_run(folder, device)
+    evaluation = recipe.evaluate(model, folder, track)
+    checkpoints.write_text(folder / EVALUATION, json.dumps(evaluation, indent=2) + "\n")
+    recipe.report(folder, evaluation)
+    return recipe, evaluation

@@ -1,0 +1,133 @@
+"""Reading configurations: from a name, from key=value words, from a file; and saying what is wrong."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Sequence
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from jensen.recipes.base import Recipe
+from jensen.recipes.captcha import Captcha
+from jensen.recipes.captcha_reader import CaptchaReader
+
+RECIPES: dict[str, type[Recipe]] = {"captcha": Captcha, "captcha-reader": CaptchaReader}
+
+
+def recipe_class(name: Any) -> type[Recipe]:
+    """The recipe of a name.
+
+    Raises:
+        ValueError: for an unknown name, with the nearest known one.
+    """
+    if name not in RECIPES:
+        raise ValueError(f"recipe must be one of {', '.join(RECIPES)}, got {name!r}{_nearest(str(name), RECIPES)}")
+    return RECIPES[name]
+
+
+def parse(tree: Any) -> Recipe:
+    """A recipe from a tree of plain values.
+
+    Raises:
+        ValueError: if it is no mapping or names no recipe. ValidationError: if a value is wrong.
+    """
+    if not isinstance(tree, dict):
+        raise ValueError("a configuration is a mapping of keys to values")
+    return recipe_class(tree.get("recipe")).model_validate(tree)
+
+
+def configure(name: str, words: Sequence[str] = (), **top: Any) -> Recipe:
+    """A recipe by name, with KEY=VALUE words laid over its defaults.
+
+    Args:
+        name: of the recipe.
+        words: "training.batch_size=32", ...; values are JSON, or else text.
+        top: keys to set besides, by dotted name with "__" for the dot; None is left out.
+
+    Raises:
+        ValueError: one sentence that names the key, what it got and what it takes.
+
+    >>> configure("captcha", ["training.batch_size=32"]).training.batch_size
+    32
+    """
+    cls = recipe_class(name)
+    tree = _defaults(cls)
+    for word in words:
+        key, separator, text = word.partition("=")
+        if not separator or not key:
+            raise ValueError(f"--set takes KEY=VALUE, got {word!r}")
+        _assign(cls, tree, key, _value(text))
+        if key in ("training.minutes", "training.steps") and _value(text) is not None:
+            other = "steps" if key == "training.minutes" else "minutes"
+            _assign(cls, tree, f"training.{other}", None)
+    for key, value in top.items():
+        if value is not None:
+            _assign(cls, tree, key.replace("__", "."), value)
+    try:
+        return cls.model_validate(tree)
+    except ValidationError as error:
+        raise ValueError(explain(error)) from error
+
+
+def _defaults(cls: type[Recipe]) -> dict[str, Any]:
+    tree: dict[str, Any] = cls().model_dump(mode="json")  # type: ignore[call-arg]
+    return tree
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _assign(cls: type[BaseModel], tree: dict[str, Any], key: str, value: Any) -> None:
+    """Set a dotted key that must exist in the tree."""
+    *path, last = key.split(".")
+    node: Any = tree
+    for part in path:
+        node = node.get(part) if isinstance(node, dict) else None
+    if not isinstance(node, dict) or last not in node:
+        raise ValueError(f"there is no setting {key!r}{_nearest(key, keys(cls))}")
+    if key == "recipe":
+        raise ValueError("the recipe is given by its name, not by --set recipe=...")
+    if isinstance(node[last], dict) and not isinstance(value, dict):
+        raise ValueError(f"setting {key!r} is a group: set one of {', '.join(f'{key}.{k}' for k in node[last])}")
+    # text fields take the word as it is, so that alphabet=0123456789 stays text
+    node[last] = str(value) if isinstance(node[last], str) and isinstance(value, int | float) else value
+
+
+def keys(cls: type[BaseModel], prefix: str = "") -> list[str]:
+    """Every dotted key of a configuration tree."""
+    found = []
+    for name, field in cls.model_fields.items():
+        nested = [a for a in (field.annotation, *get_args(field.annotation)) if _is_model(a)]
+        found += keys(nested[0], f"{prefix}{name}.") if nested else [prefix + name]
+    return found
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _nearest(name: str, known: Any) -> str:
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    if not close:  # perhaps the last part is right and the way there is not
+        close = [k for k in names if k.split(".")[-1] == name.split(".")[-1]][:1]
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def explain(error: ValidationError) -> str:
+    """The first thing that is wrong with a configuration, in one sentence."""
+    first = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        return f"there is no setting {key!r}"
+    if first["type"] == "value_error":
+        return f"{key}: {message}" if key else message
+    message = message[0].lower() + message[1:]
+    return f"setting {key!r} got {first['input']!r}: {message}"

@@ -1,0 +1,93 @@
+"""How long to train, and learning rates as functions of how far along the run is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from jensen.training.distributed import agree
+
+
+@dataclass
+class Budget:
+    """A run of so many steps, or of so many minutes of training.
+
+    A run of minutes depends on the clock (its steps are journalled); a run of steps does not. The clock
+    counts training alone: `pause` it for pictures and checkpoints, and carry `elapsed` over a resume.
+
+    Attributes:
+        steps, minutes: exactly one is given.
+        elapsed: seconds of training so far.
+
+    >>> Budget(steps=10).progress(5)
+    0.5
+    """
+
+    steps: int | None = None
+    minutes: float | None = None
+    elapsed: float = 0.0
+    _since: float | None = field(default=None, repr=False)
+    _seen: float = field(default=0.0, repr=False)
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.minutes is None):
+            raise ValueError("a budget is either steps or minutes, give one of them")
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
+        if self.minutes is not None and not self.minutes > 0:
+            raise ValueError(f"minutes must be positive, got {self.minutes}")
+
+    def start(self) -> None:
+        if self._since is None:
+            self._since = time.perf_counter()
+
+    def pause(self) -> None:
+        self.elapsed, self._since = self.seconds(), None
+
+    def seconds(self) -> float:
+        """Seconds of training so far."""
+        running = 0.0 if self._since is None else time.perf_counter() - self._since
+        return self.elapsed + running
+
+    def look(self) -> None:
+        """Read the clock once for a whole step, the first process's for all."""
+        self._seen = agree(self.seconds()) if self.minutes is not None else self.seconds()
+
+    def progress(self, step: int) -> float:
+        """The share of the budget that is used up, in [0, 1]; of minutes, when the clock was last looked at."""
+        if self.steps is not None:
+            return min(step / self.steps, 1.0)
+        assert self.minutes is not None
+        return min(self._seen / (60 * self.minutes), 1.0)
+
+    def done(self, step: int) -> bool:
+        return step > 0 and self.progress(step) >= 1
+
+    def remaining(self, step: int) -> float | None:
+        """Seconds that are left, estimated from the pace so far where the budget is of steps."""
+        if self.minutes is not None:
+            return max(60 * self.minutes - self.seconds(), 0.0)
+        progress = self.progress(step)
+        return self.seconds() * (1 - progress) / progress if progress > 0 else None
+
+
+def warm_then_decay(
+    peak: float, budget: Budget, *, warmup: int = 100, decay: float = 0.4
+) -> Callable[[int], float]:
+    """Rise linearly over `warmup` steps, stay at `peak`, fall linearly to zero over the last share `decay`.
+
+    >>> rate = warm_then_decay(1.0, Budget(steps=1000), warmup=10, decay=0.5)
+    >>> rate(0), rate(300), rate(750)
+    (0.1, 1.0, 0.5)
+    """
+    if not 0 < decay <= 1:
+        raise ValueError(f"decay must be in (0, 1], got {decay}")
+    if warmup < 0:
+        raise ValueError(f"warmup must be at least 0, got {warmup}")
+
+    def rate(step: int) -> float:
+        rising = min(1.0, (step + 1) / warmup) if warmup else 1.0
+        return peak * min(rising, (1 - budget.progress(step)) / decay)
+
+    return rate

@@ -1,0 +1,79 @@
+"""Checkpoints that are whole or not there, and atomic files in general."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+KEPT = 2
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Write to the path this gives; when the block ends well, it takes the place of `path` at once.
+
+    The data reaches the disk before the name does, so a killed process or a lost power supply leaves
+    either the old file or the new one.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Whole checkpoints in `folder`, oldest first."""
+    return sorted(folder.glob("[0-9]*.pt")) if folder.is_dir() else []
+
+
+def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
+    """Write `folder`/STEP.pt atomically and keep the last two."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{step:09d}.pt"
+    with replacing(path) as temporary:
+        torch.save(state, temporary)
+    for old in checkpoints(folder)[:-KEPT]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def load(folder: Path) -> dict[str, Any] | None:
+    """The newest checkpoint that can be read, or None if there is none.
+
+    Raises:
+        ValueError: if there are checkpoints and none can be read.
+    """
+    paths = checkpoints(folder)
+    for path in reversed(paths):
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception:  # noqa: BLE001, S112 (torch raises many kinds on a damaged file: try the older)
+            continue
+        return state
+    if paths:
+        raise ValueError(f"no checkpoint in {folder} can be read: train again without --resume")
+    return None

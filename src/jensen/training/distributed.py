@@ -1,0 +1,88 @@
+"""Data-parallel training: every process draws its rows, gradients are averaged."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from jensen.core.types import Batch, Stream
+
+
+def start() -> tuple[int, int]:
+    """Join the group that `torchrun` set up, if it did; returns (rank, number of processes)."""
+    if "RANK" not in os.environ or not dist.is_available():
+        return 0, 1
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+    return dist.get_rank(), dist.get_world_size()
+
+
+def processes() -> int:
+    """Processes that train together, 1 without a group."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    """Replace each gradient by its mean over the processes, in one message; nothing to do for one process.
+
+    DistributedDataParallel expects every parameter in every backward, which alternating phases break;
+    an explicit mean does not.
+    """
+    if processes() == 1:
+        return
+    grads = [p.grad for p in parameters if p.grad is not None]
+    flat = torch.cat([g.reshape(-1) for g in grads])
+    dist.all_reduce(flat)
+    flat /= processes()
+    for grad, mean in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
+        grad.copy_(mean.view_as(grad))
+
+
+def shard(stream: Stream, rank: int, world: int) -> Stream:
+    """The rows rank, rank + world, ... of every batch.
+
+    Raises:
+        ValueError: if a batch does not divide by the number of processes.
+    """
+    if world == 1:
+        return stream
+
+    def opened(start: int) -> Iterator[Batch]:
+        for batch in stream(start):
+            for name, value in batch.items():
+                if len(value) % world:
+                    raise ValueError(f"batch {name!r} of {len(value)} rows does not divide by {world} processes")
+            yield {name: value[rank::world] for name, value in batch.items()}
+
+    return opened
+
+
+def rank() -> int:
+    """This process's number, 0 without a group."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def gather_bytes(value: Tensor) -> list[Tensor]:
+    """The uint8 tensors of all processes, of one shape, in order of rank."""
+    if processes() == 1:
+        return [value]
+    device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
+    found = [torch.empty_like(value, device=device) for _ in range(processes())]
+    dist.all_gather(found, value.to(device))
+    return [v.cpu() for v in found]
+
+
+def agree(value: float) -> float:
+    """The first process's number, in all of them."""
+    if processes() == 1:
+        return value
+    device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
+    message = torch.tensor([value], dtype=torch.float64, device=device)
+    dist.broadcast(message, 0)
+    return message.item()

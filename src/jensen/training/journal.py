@@ -1,0 +1,45 @@
+"""journal.jsonl: a line of JSON a log step."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from jensen.training.checkpoint import write_text
+
+
+class Journal:
+    """Appends lines; opened at a step it first forgets the lines after it, which a resumed run writes anew.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> journal = Journal(folder / "journal.jsonl")
+    >>> journal.write(step=1, loss=0.5); journal.write(step=2, loss=0.25)
+    >>> [line["loss"] for line in Journal(folder / "journal.jsonl", after=1).lines()]
+    [0.5]
+    """
+
+    def __init__(self, path: Path, after: int = 0):
+        self.path = path
+        kept = [line for line in self.lines() if line.get("step", 0) <= after]
+        write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+
+    def write(self, **line: Any) -> None:
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def lines(self) -> list[dict[str, Any]]:
+        return read_journal(self.path)
+
+
+def read_journal(path: Path) -> list[dict[str, Any]]:
+    """The lines of a journal; a last line that a killed process left half written is passed over."""
+    lines = []
+    if path.exists():
+        for text in path.read_text(encoding="utf-8").splitlines():
+            try:
+                lines.append(json.loads(text))
+            except json.JSONDecodeError:
+                continue
+    return lines

@@ -1,0 +1,198 @@
+"""One step of training, for every game."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from jensen.core.objective import Objective, partition
+from jensen.core.types import Batch, Loss, NonFiniteLoss, first_non_finite
+from jensen.training.distributed import average_gradients
+from jensen.training.ema import update_average
+
+
+@dataclass
+class Player:
+    """One player's parameters and how it moves.
+
+    Attributes:
+        parameters: what it owns.
+        optimizer: over exactly these.
+        rate: learning rate as a function of the step.
+        clip: largest norm of its gradient, or None.
+    """
+
+    parameters: list[nn.Parameter]
+    optimizer: Optimizer
+    rate: Callable[[int], float]
+    clip: float | None = None
+
+    def move(self, step: int) -> None:
+        """One optimizer step with the gradients that are there, averaged over processes and clipped."""
+        average_gradients(self.parameters)
+        if self.clip is not None:
+            nn.utils.clip_grad_norm_(self.parameters, self.clip)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate(step)
+        self.optimizer.step()
+
+
+class TrainState:
+    """Everything a step changes, and so everything a bit-exact resume needs.
+
+    Attributes:
+        objective: the game.
+        players: one for each of the objective's.
+        average: averaged copy of `objective.model`, parameters and buffers.
+        decay: of the average, as a function of the step.
+        precision: torch.bfloat16 for autocast, or None for what the parameters are.
+        memory: what an update rule remembers, by name.
+        step, draws: steps done, batches drawn.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        players: Mapping[str, Player],
+        *,
+        decay: Callable[[int], float] = lambda step: 0.0,
+        precision: torch.dtype | None = None,
+    ):
+        owned = partition(objective)
+        if set(owned) != set(players):
+            raise ValueError(f"players must be {sorted(owned)}, got {sorted(players)}")
+        for name, parameters in owned.items():
+            if {id(p) for p in parameters} != {id(p) for p in players[name].parameters}:
+                raise ValueError(f"player {name!r} does not hold the parameters the objective gives it")
+        self.objective = objective
+        self.players = dict(players)
+        self.average: nn.Module = copy.deepcopy(objective.model).requires_grad_(False).eval()
+        self.decay, self.precision = decay, precision
+        self.memory: dict[str, Tensor] = {}
+        self.step = 0
+        self.draws = 0
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if self.precision is None:
+            return contextlib.nullcontext()
+        device = next(self.objective.parameters()).device.type
+        return torch.autocast(device, self.precision)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values only, so that `torch.load(weights_only=True)` reads it back."""
+        return {
+            "objective": self.objective.state_dict(),
+            "optimizers": {name: p.optimizer.state_dict() for name, p in self.players.items()},
+            "average": self.average.state_dict(),
+            "memory": dict(self.memory),
+            "step": self.step,
+            "draws": self.draws,
+            "rng": torch.get_rng_state(),
+            "rng_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.objective.load_state_dict(state["objective"])
+        for name, player in self.players.items():
+            player.optimizer.load_state_dict(state["optimizers"][name])
+        self.average.load_state_dict(state["average"])
+        self.memory = dict(state["memory"])
+        self.step, self.draws = state["step"], state["draws"]
+        torch.set_rng_state(state["rng"].cpu())
+        if torch.cuda.is_available() and len(state["rng_cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all([r.cpu() for r in state["rng_cuda"]])
+
+
+Evaluate = Callable[[], Mapping[str, Loss]]
+
+
+class Update(Protocol):
+    """Moves `players` once; `evaluate` gives their losses at the parameters of the moment, on one batch."""
+
+    def __call__(
+        self, state: TrainState, players: tuple[str, ...], evaluate: Evaluate
+    ) -> Mapping[str, Loss]: ...
+
+
+def gradients(state: TrainState, players: tuple[str, ...], losses: Mapping[str, Loss]) -> None:
+    """Leave each player's gradient of its own loss, and of nothing else, in its parameters.
+
+    Raises:
+        ValueError: if a parameter gets none: it plays no part in its player's loss.
+    """
+    for k, name in enumerate(players):
+        parameters = state.players[name].parameters
+        for p in parameters:
+            p.grad = None
+        keep = k < len(players) - 1  # the graph is shared, and the last one frees it
+        torch.autograd.backward(losses[name].total, inputs=parameters, retain_graph=keep)
+        if any(p.grad is None for p in parameters):
+            names = {p: n for n, p in state.objective.named_parameters()}
+            unused = next(names[p] for p in parameters if p.grad is None)
+            raise ValueError(f"{unused} of player {name!r} gets no gradient from its loss: freeze it or use it")
+
+
+def descend(
+    state: TrainState, players: tuple[str, ...], evaluate: Evaluate
+) -> Mapping[str, Loss]:
+    """Every player of the phase steps down its own gradient, all gradients taken before any moves."""
+    losses = evaluate()
+    gradients(state, players, losses)
+    for name in players:
+        state.players[name].move(state.step)
+    return losses
+
+
+def train_step(
+    state: TrainState, batches: Iterator[Batch], *, update: Update = descend
+) -> dict[str, Tensor]:
+    """Play every phase of the objective once, average the model, count the step.
+
+    Args:
+        state: changed in place.
+        batches: where the next draws come from.
+        update: how players move.
+
+    Returns:
+        the terms of each player's last loss: by name for a game of one, "player/name" otherwise.
+
+    Raises:
+        NonFiniteLoss: before anything moves on such a loss.
+    """
+    terms: dict[str, Tensor] = {}
+    batch: Batch | None = None
+    objective = state.objective
+    objective.train()
+    for phase in objective.phases:
+        for _ in range(phase.repeats):
+            if batch is None or phase.fresh:
+                batch = next(batches)
+                state.draws += 1
+            losses = update(state, phase.players, _evaluation(state, phase.players, batch))
+            for name in phase.players:
+                objective.after(name, losses[name], state.step)
+                prefix = f"{name}/" if len(state.players) > 1 else ""
+                terms.update({prefix + k: v for k, v in losses[name].terms.items()})
+    update_average(state.average, objective.model, state.decay(state.step))
+    state.step += 1
+    return terms
+
+
+def _evaluation(state: TrainState, players: tuple[str, ...], batch: Batch) -> Evaluate:
+    def evaluate() -> Mapping[str, Loss]:
+        with state.autocast():
+            losses = state.objective(players, batch, state.step)
+        for name in players:
+            term = first_non_finite(losses[name])
+            if term is not None:
+                raise NonFiniteLoss(state.step, name, term)
+        return losses
+
+    return evaluate

@@ -1,0 +1,118 @@
+"""Update rules that look at the whole game at once; `descend` is in step.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from jensen.core.types import Loss
+from jensen.training.step import Evaluate, TrainState, Update, descend, gradients
+
+
+def _require_all(rule: str, state: TrainState, players: tuple[str, ...]) -> None:
+    if set(players) != set(state.players):
+        raise ValueError(
+            f"{rule} moves all players at once, but this phase holds {sorted(players)} of {sorted(state.players)}"
+        )
+
+
+def extragradient(
+    state: TrainState, players: tuple[str, ...], evaluate: Evaluate
+) -> Mapping[str, Loss]:
+    """Look ahead with a plain gradient step, then step from the start with the gradient found there.
+
+    The look-ahead is x - h v(x) at the player's rate h; the step itself is the optimizer's.
+
+    Raises:
+        ValueError: unless the phase holds every player.
+
+    Source: Korpelevich (1976); Gidel et al. (2019), equation 10.
+    """
+    _require_all("extragradient", state, players)
+    gradients(state, players, evaluate())
+    before: list[tuple[Tensor, Tensor]] = []
+    with torch.no_grad():
+        for name in players:
+            player = state.players[name]
+            for p in player.parameters:
+                before.append((p, p.detach().clone()))
+                assert p.grad is not None
+                p.sub_(player.rate(state.step) * p.grad)
+    losses = evaluate()
+    gradients(state, players, losses)
+    with torch.no_grad():
+        for p, start in before:
+            p.copy_(start)
+    for name in players:
+        state.players[name].move(state.step)
+    return losses
+
+
+def optimistic(
+    state: TrainState, players: tuple[str, ...], evaluate: Evaluate
+) -> Mapping[str, Loss]:
+    """Descend 2 v_k - v_{k-1}; the last gradient is kept in `state.memory`. The first step is plain.
+
+    Raises:
+        ValueError: unless the phase holds every player.
+
+    Source: Daskalakis et al. (2018), equation 4.
+    """
+    _require_all("optimistic", state, players)
+    losses = evaluate()
+    gradients(state, players, losses)
+    for name in players:
+        for k, p in enumerate(state.players[name].parameters):
+            assert p.grad is not None
+            key, now = f"optimistic/{name}/{k}", p.grad.clone()
+            p.grad.mul_(2).sub_(state.memory.get(key, now))
+            state.memory[key] = now
+    for name in players:
+        state.players[name].move(state.step)
+    return losses
+
+
+def consensus(gamma: float) -> Callable[..., Mapping[str, Loss]]:
+    r"""Descend $v + \gamma \nabla \tfrac12 |v|^2$, with v the stacked gradients of all players.
+
+    Needs a second derivative of every loss.
+
+    Args:
+        gamma: weight of the regulariser, at least 0.
+
+    Raises:
+        ValueError: for a negative gamma, or a phase that does not hold every player.
+
+    Source: Mescheder et al. (2017), equation 6.
+    """
+    if not gamma >= 0:
+        raise ValueError(f"gamma must be at least 0, got {gamma}")
+
+    def update(
+        state: TrainState, players: tuple[str, ...], evaluate: Evaluate
+    ) -> Mapping[str, Loss]:
+        _require_all("consensus", state, players)
+        losses = evaluate()
+        field: list[tuple[torch.nn.Parameter, Tensor]] = []
+        for name in players:
+            parameters = state.players[name].parameters
+            found = torch.autograd.grad(losses[name].total, parameters, create_graph=True)
+            field += zip(parameters, found, strict=True)
+        energy = sum((0.5 * v.square().sum() for _, v in field), start=torch.zeros(()))
+        extra = torch.autograd.grad(energy, [p for p, _ in field], allow_unused=True)
+        for (p, v), e in zip(field, extra, strict=True):
+            p.grad = v.detach() if e is None else v.detach() + gamma * e
+        for name in players:
+            state.players[name].move(state.step)
+        return losses
+
+    return update
+
+
+UPDATES: dict[str, Update] = {
+    "descend": descend,
+    "extragradient": extragradient,
+    "optimistic": optimistic,
+}
