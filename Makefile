@@ -4,7 +4,7 @@ RUN ?= runs/demo
 BIN := .venv/bin
 RESUME := $(if $(wildcard $(RUN)/config.json),--resume,)
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test lint format bench reader clean
 
 demo: .venv/ready  ## train the CAPTCHA model, draw, read back, report: about eight minutes on two cores
 	$(BIN)/jensen train captcha --out $(RUN) $(RESUME)
@@ -22,8 +22,17 @@ format: .venv/dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: .venv/dev  ## side by side with peers; takes long
-	$(BIN)/python benchmarks/captcha_step.py
+bench: benchmarks/.venv/ready  ## side by side with a peer; let nothing else run
+	benchmarks/.venv/bin/python benchmarks/captcha_step.py
+
+reader: .venv/ready  ## train the shipped reader anew: about seven minutes
+	$(BIN)/jensen train captcha-reader --out runs/reader
+	$(BIN)/python -c "from pathlib import Path; from jensen.recipes.captcha_reader import ship; ship(Path('runs/reader'))"
+
+benchmarks/.venv/ready: pyproject.toml constraints.txt benchmarks/requirements.txt
+	test -x benchmarks/.venv/bin/python || $(PYTHON) -m venv benchmarks/.venv
+	benchmarks/.venv/bin/pip install --disable-pip-version-check -q -c constraints.txt -e . -r benchmarks/requirements.txt
+	touch $@
 
 .venv/ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -35,4 +44,4 @@ bench: .venv/dev  ## side by side with peers; takes long
 	touch $@
 
 clean:
-	rm -rf .venv
+	rm -rf .venv benchmarks/.venv

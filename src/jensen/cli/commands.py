@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import os
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from jensen.cli import show
 from jensen.core.protocols import Sampleable
@@ -50,12 +52,12 @@ def train(
     if resume:
         recipe = _resumed(recipe, folder, changed=bool(words or budget or seed is not None))
     with show.tracking() as track, show.watching() as watch:
-        running.train(recipe, folder, resume=resume, track=track, watch=watch)
+        references = running.train(recipe, folder, resume=resume, track=track, watch=watch)
     if rank() != 0:
         return
     show.console.print(f"trained: {folder}/model.safetensors")
     if judge:
-        evaluate(folder, None)
+        evaluate(folder, None, references)
 
 
 def _resumed(asked: Recipe, folder: Path, changed: bool) -> Recipe:
@@ -68,12 +70,12 @@ def _resumed(asked: Recipe, folder: Path, changed: bool) -> Recipe:
     return recipe
 
 
-def evaluate(folder: Path, json_file: Path | None) -> None:
+def evaluate(folder: Path, json_file: Path | None, references: Mapping[str, Tensor] | None = None) -> None:
     """`jensen evaluate`."""
     if json_file is not None:
-        _writable(json_file)
+        _writable(json_file, ".json")
     with show.tracking() as track:
-        recipe, evaluation = running.evaluate(folder, track=track, device=_device())
+        recipe, evaluation = running.evaluate(folder, track=track, device=_device(), references=references)
     show.console.print()
     show.rows(recipe.headline(evaluation))
     if json_file is not None:
@@ -122,11 +124,10 @@ def sample(
         if texts:
             made = draw_texts(recipe, model, texts, seed=seed, advance=advance, **changes)
         else:
-            made = draw_free(recipe, model, count, seed=seed, advance=advance, **changes)
+            made = draw_free(model, count, seed=seed, advance=advance, **changes)
     if out.suffix:
         save_image(sheet(made, min(8, _columns(count)), scale=scale), out)
     else:
-        out.mkdir(parents=True, exist_ok=True)
         for k, picture in enumerate(made):
             image = to_image(picture)
             image = image.resize((image.width * scale, image.height * scale), 0)
@@ -144,21 +145,22 @@ def _columns(count: int) -> int:
     return max(1, round((count / 2) ** 0.5)) if count > 3 else count
 
 
-def _writable(path: Path) -> None:
-    """Refuse, before any work is done, a path that cannot be written."""
-    if path.is_dir() and path.suffix:
-        raise ValueError(f"{path} is a folder: give a file to write")
-    if path.suffix and path.suffix.lower() not in (".png", ".json"):
-        raise ValueError(f"{path} must end in .png, or have no ending to be a folder of pictures")
-    parent = path if path.is_dir() else path.parent
-    while not parent.exists():
-        parent = parent.parent
-    if not parent.is_dir():
-        raise ValueError(f"cannot write {path}: {parent} is not a folder")
-    if not os.access(parent, os.W_OK):
-        raise ValueError(f"cannot write {path}: no permission in {parent}")
-    if path.suffix:
-        path.parent.mkdir(parents=True, exist_ok=True)
+def _writable(path: Path, ending: str = ".png") -> None:
+    """Refuse, before any work is done, a path that cannot be written; make the folders above it.
+
+    Without an ending it is a folder, for single pictures.
+    """
+    if path.suffix not in ("", ending):
+        raise ValueError(f"{path} must end in {ending}" + ", or have no ending and be a folder" * (ending == ".png"))
+    if path.suffix and path.is_dir():
+        raise ValueError(f"cannot write {path}: it is a folder")
+    folder = path.parent if path.suffix else path
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"cannot write {path}: {error.strerror}") from error
 
 
 def _device() -> str:

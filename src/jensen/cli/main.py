@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 
 app = typer.Typer(
@@ -85,19 +84,16 @@ def main(words: list[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0, 1 (a run failed), 2 (the words are wrong)."""
     words = _gather_texts(sys.argv[1:] if words is None else words)
     try:
-        code = app(args=words, standalone_mode=False)
+        code = app(args=words or ["--help"], standalone_mode=False)
         return code if isinstance(code, int) else 0
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message())
-        return 0
-    except click.ClickException as error:
-        return _fail(_sentence(error), 2)
-    except click.exceptions.Abort:
-        return _fail("stopped; go on with --resume", 130)
-    except KeyboardInterrupt:
-        return _fail("stopped; go on with --resume", 130)
-    except (ValueError, OSError) as error:
-        return _fail(str(error) or type(error).__name__, 2)
+    except (typer.Abort, KeyboardInterrupt):
+        return _fail("stopped; a training run goes on with --resume", 130)
+    except typer.TyperException as error:
+        return _fail(error.format_message().rstrip("."), 2)
+    except OSError as error:
+        return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 2)
+    except ValueError as error:
+        return _fail(str(error), 2)
     except RuntimeError as error:
         return _fail(str(error).splitlines()[0], 1)
 
@@ -117,18 +113,12 @@ def _gather_texts(words: list[str]) -> list[str]:
     return out
 
 
-def _sentence(error: click.ClickException) -> str:
-    return " ".join(error.format_message().split()).rstrip(".")
-
-
 def _fail(message: str, code: int) -> int:
     message = " ".join(message.split())
-    click.echo(f"jensen: {message}", err=True)
+    typer.echo(f"jensen: {message}", err=True)
     return code
 
 
 def entry() -> None:
     """The console script."""
     sys.exit(main())
-
-

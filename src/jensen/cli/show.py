@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.text import Text
 
 from jensen.recipes.base import Advance, Recipe, Track, Watch
 from jensen.recipes.settings import configure, keys
@@ -96,13 +96,10 @@ def _numbers(step: int, left: float | None, numbers: Mapping[str, float]) -> str
 
 
 def rows(pairs: Sequence[tuple[str, str]]) -> None:
-    """Names and values in two columns."""
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="dim")
-    table.add_column(style="bold")
+    """Names and values in two columns, never cut."""
+    width = max((len(name) for name, _ in pairs), default=0)
     for name, value in pairs:
-        table.add_row(name, value)
-    console.print(table)
+        console.print(Text.assemble((f"{name:<{width}}", "dim"), "  ", (value, "bold")))
 
 
 def recipes(known: Mapping[str, type[Recipe]]) -> None:

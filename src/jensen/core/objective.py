@@ -33,7 +33,7 @@ class Objective(nn.Module, ABC):
     def forward(self, players: tuple[str, ...], batch: Batch, step: int) -> Mapping[str, Loss]:
         """The loss of each of `players` on one batch, from one forward pass; changes no state."""
 
-    def after(self, player: str, loss: Loss, step: int) -> None:  # noqa: B027 (optional, not abstract)
+    def after(self, player: str, loss: Loss, step: int) -> None:
         """The only state change: called after `player` has moved (pools, adaptive augmentation, clipping)."""
 
 

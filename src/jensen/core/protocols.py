@@ -21,6 +21,4 @@ class Sampleable(Protocol):
 class Bounded(Protocol):
     """Gives log p(x), or a bound or estimate of it, per example in nats."""
 
-    def log_likelihood(
-        self, x: Tensor, *, cond: Tensor | None = None, generator: Rng = None
-    ) -> Likelihood: ...
+    def log_likelihood(self, x: Tensor, *, cond: Tensor | None = None, generator: Rng = None) -> Likelihood: ...

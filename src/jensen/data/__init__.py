@@ -1,1 +1,1 @@
-"""Data. (Kept empty: a drawing process imports this without loading torch.)"""
+"""Data; kept empty, since a drawing process imports it without loading torch."""

@@ -130,7 +130,8 @@ class _Seeded(random.Random):
 
 def _private_copy(name: str) -> ModuleType:
     spec = importlib.util.find_spec(name)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -152,9 +153,7 @@ class Painter:
             width=round(style.width * NATIVE_HEIGHT / style.height), height=NATIVE_HEIGHT
         )
 
-    def paint(
-        self, seed: int, index: int, *, split: Split = "train", text: str | None = None
-    ) -> tuple[str, Pictures]:
+    def paint(self, seed: int, index: int, *, split: Split = "train", text: str | None = None) -> tuple[str, Pictures]:
         """Text and picture (height, width, channels) number `index` of stream `seed`."""
         rng = _Seeded(f"{seed}/{index}")
         chosen = random_text(rng, self.style, split)
@@ -215,7 +214,7 @@ def draw(
     for text in texts or ():
         style.check(text)
     workers = min(os.cpu_count() or 1, -(-count // 256)) if workers is None else workers
-    report = on_progress or (lambda n: None)
+    report = on_progress or (lambda _: None)
     if workers < 2:
         painter, names, pictures = Painter(style), [], []
         for i in range(count):

@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -87,9 +86,7 @@ class Denoiser(nn.Module, ABC):
     null: Tensor | None
 
     @abstractmethod
-    def forward(
-        self, z_t: Float[Tensor, "b ..."], t: Float[Tensor, " b"], cond: Tensor | None = None
-    ) -> Prediction:
+    def forward(self, z_t: Float[Tensor, "b ..."], t: Float[Tensor, " b"], cond: Tensor | None = None) -> Prediction:
         """The prediction at z_t (B, ...), times t (B,), condition (B, ...) or None for the null condition."""
 
     def levels(self, t: Float[Tensor, " b"], z_t: Float[Tensor, "b ..."]) -> tuple[Tensor, Tensor]:
@@ -139,9 +136,7 @@ class NetworkDenoiser(Denoiser):
         self.net, self.schedule, self.output, self.data_std = net, schedule, output, data_std
         self.register_buffer("null", null, persistent=False)
 
-    def forward(
-        self, z_t: Float[Tensor, "b ..."], t: Float[Tensor, " b"], cond: Tensor | None = None
-    ) -> Prediction:
+    def forward(self, z_t: Float[Tensor, "b ..."], t: Float[Tensor, " b"], cond: Tensor | None = None) -> Prediction:
         alpha, sigma = self.levels(t, z_t)
         variance = (alpha * self.data_std) ** 2 + sigma**2
         cond = self.condition(cond, len(z_t))

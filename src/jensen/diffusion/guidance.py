@@ -38,12 +38,11 @@ class Guided(Denoiser):
         self.schedule = denoiser.schedule
         self.null = denoiser.null
 
-    def forward(
-        self, z_t: Float[Tensor, "b ..."], t: Float[Tensor, " b"], cond: Tensor | None = None
-    ) -> Prediction:
+    def forward(self, z_t: Float[Tensor, "b ..."], t: Float[Tensor, " b"], cond: Tensor | None = None) -> Prediction:
         inside = (t >= self.interval[0]) & (t <= self.interval[1])
         if cond is None or self.scale == 1 or not bool(inside.any()):
-            return self.denoiser(z_t, t, cond)
+            plain: Prediction = self.denoiser(z_t, t, cond)
+            return plain
         null = self.condition(None, len(z_t))
         assert null is not None
         both = self.denoiser(torch.cat([z_t, z_t]), torch.cat([t, t]), torch.cat([cond, null.to(cond)]))
@@ -73,9 +72,7 @@ class Clipped(Denoiser):
         self.schedule = denoiser.schedule
         self.null = denoiser.null
 
-    def forward(
-        self, z_t: Float[Tensor, "b ..."], t: Float[Tensor, " b"], cond: Tensor | None = None
-    ) -> Prediction:
+    def forward(self, z_t: Float[Tensor, "b ..."], t: Float[Tensor, " b"], cond: Tensor | None = None) -> Prediction:
         p = self.denoiser(z_t, t, cond)
         x = p.x.clamp(self.low, self.high)
         # z_t = alpha x + sigma eps, so a change of x by d changes eps by -(alpha / sigma) d

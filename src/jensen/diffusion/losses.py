@@ -36,7 +36,10 @@ def simple(
 
 
 def min_snr(
-    prediction: Prediction, x: Float[Tensor, "b ..."], eps: Float[Tensor, "b ..."], gamma: float = 5.0
+    prediction: Prediction,
+    x: Float[Tensor, "b ..."],
+    eps: Float[Tensor, "b ..."],  # noqa: ARG001 (every denoising loss is called with both)
+    gamma: float = 5.0,
 ) -> Float[Tensor, " b"]:
     r"""$\min(\mathrm{SNR}, \gamma)\, |\hat x - x|^2$, finite at both ends.
 

@@ -53,7 +53,8 @@ class MixtureOracle(Denoiser):
         self.register_buffer("variances", torch.as_tensor(variances, dtype=torch.float64))
         if self.means.ndim != 2 or self.weights.shape != self.means.shape[:1]:
             raise ValueError(
-                f"weights (K,) and means (K, D) must agree, got {tuple(self.weights.shape)} and {tuple(self.means.shape)}"
+                f"weights (K,) and means (K, D) must agree, got {tuple(self.weights.shape)} "
+                f"and {tuple(self.means.shape)}"
             )
         if self.variances.ndim != 2 or self.variances.shape[0] != len(self.weights):
             raise ValueError(f"variances must be (K, D) or (K, 1), got {tuple(self.variances.shape)}")
@@ -68,19 +69,20 @@ class MixtureOracle(Denoiser):
         return alpha * self.means, variances
 
     def _log_joint(self, z_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """log of weight times density of z_t for each component, (B, K)."""
+        """Log of weight times density of z_t for each component, (B, K)."""
         mean, variance = self._components(alpha, sigma)
-        log_density = torch.distributions.Normal(mean, variance.sqrt()).log_prob(z_t[:, None]).sum(-1)
-        return log_density + torch.log(self.weights / self.weights.sum())
+        log_density = (
+            torch.distributions.Normal(mean, variance.sqrt(), validate_args=False).log_prob(z_t[:, None]).sum(-1)
+        )
+        log_joint: Tensor = log_density + torch.log(self.weights / self.weights.sum())
+        return log_joint
 
     def log_prob(self, z_t: Float[Tensor, "b d"], t: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-        """log p(z_t) in nats, (B,)."""
+        """Log p(z_t) in nats, (B,)."""
         alpha, sigma = self.schedule.alpha_sigma(t.double())
         return self._log_joint(z_t.double(), alpha, sigma).logsumexp(1)
 
-    def forward(
-        self, z_t: Float[Tensor, "b d"], t: Float[Tensor, " b"], cond: Tensor | None = None
-    ) -> Prediction:
+    def forward(self, z_t: Float[Tensor, "b d"], t: Float[Tensor, " b"], cond: Tensor | None = None) -> Prediction:
         z, (alpha, sigma) = z_t.double(), self.schedule.alpha_sigma(t.double())
         mean, variance = self._components(alpha, sigma)
         share = torch.softmax(self._log_joint(z, alpha, sigma), dim=1)[..., None]
@@ -91,7 +93,7 @@ class MixtureOracle(Denoiser):
         return Prediction(*(v.to(z_t.dtype) for v in (x, eps, alpha, sigma)))
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, "n d"]:
-        """n draws of the data, float64."""
+        """N draws of the data, float64."""
         k = torch.multinomial(self.weights, n, replacement=True, generator=generator)
         noise = torch.randn(n, self.means.shape[1], generator=generator, dtype=torch.float64)
         return self.means[k] + self.variances[k].sqrt() * noise
@@ -110,9 +112,7 @@ class GaussianOracle(MixtureOracle):
         mean, variance = torch.as_tensor(mean), torch.as_tensor(variance)
         super().__init__([1.0], mean[None], variance[None], schedule)
 
-    def flow(
-        self, z_t: Float[Tensor, "b d"], t: Float[Tensor, " b"], s: Float[Tensor, " b"]
-    ) -> Float[Tensor, "b d"]:
+    def flow(self, z_t: Float[Tensor, "b d"], t: Float[Tensor, " b"], s: Float[Tensor, " b"]) -> Float[Tensor, "b d"]:
         """Exact solution of the probability-flow ODE from time t to time s: whiten, then colour."""
         (alpha_t, sigma_t), (alpha_s, sigma_s) = self.schedule.alpha_sigma(t), self.schedule.alpha_sigma(s)
         (mean_t, variance_t), (mean_s, variance_s) = (

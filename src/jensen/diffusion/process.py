@@ -35,7 +35,9 @@ class Process:
     def transition(
         self, s: Float[Tensor, "*b"], t: Float[Tensor, "*b"]
     ) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b"]]:
-        r"""$a_{t|s} = \alpha_t/\alpha_s$ and $\sigma_{t|s} = (\sigma_t^2 - a_{t|s}^2 \sigma_s^2)^{1/2}$ of $q(z_t | z_s)$.
+        r"""$a_{t|s} = \alpha_t/\alpha_s$ and $\sigma_{t|s} = (\sigma_t^2 - a_{t|s}^2 \sigma_s^2)^{1/2}$.
+
+        They are the factor and the standard deviation of $q(z_t | z_s)$.
 
         Raises:
             ValueError: unless s < t everywhere.
@@ -46,9 +48,7 @@ class Process:
         a = alpha_t / alpha_s
         return a, torch.sqrt((sigma_t**2 - a**2 * sigma_s**2).clamp_min(0))
 
-    def posterior(
-        self, z_t: Float[Tensor, "b ..."], x: Float[Tensor, "b ..."], s: Tensor, t: Tensor
-    ) -> Normal:
+    def posterior(self, z_t: Float[Tensor, "b ..."], x: Float[Tensor, "b ..."], s: Tensor, t: Tensor) -> Normal:
         r"""$q(z_s | z_t, x)$: mean $\frac{a\sigma_s^2}{\sigma_t^2} z_t + \frac{\alpha_s\sigma_{t|s}^2}{\sigma_t^2} x$,
         standard deviation $\sigma_{t|s}\sigma_s/\sigma_t$; s and t are (B,) or ().
         """

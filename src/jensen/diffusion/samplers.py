@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from jensen.diffusion.schedule import Schedule
 Memory = Any
 
 
+@runtime_checkable
 class Sampler(Protocol):
     """One step from time t to time s; `memory` is None at first and whatever the last step returned then."""
 
@@ -71,9 +72,7 @@ def integrate(
         raise ValueError(f"{type(sampler).__name__} draws noise, so it cannot encode: give decreasing times")
     memory: Memory = None
     for k in range(len(times) - 1):
-        z, memory = sampler.step(
-            denoiser, z, times[k], times[k + 1], memory, cond=cond, generator=generator
-        )
+        z, memory = sampler.step(denoiser, z, times[k], times[k + 1], memory, cond=cond, generator=generator)
         if on_step is not None:
             on_step(k + 1, z)
     return z
@@ -90,7 +89,7 @@ def _check_times(times: Tensor) -> None:
 
 
 def time_grid(
-    name: Literal["uniform", "log_snr", "quadratic"],
+    name: str,
     steps: int,
     schedule: Schedule,
     *,
@@ -128,9 +127,7 @@ def time_grid(
         case "log_snr":
             first, last = schedule.log_snr(torch.tensor([start, end], dtype=torch.float64))
             if not bool(torch.isfinite(first) & torch.isfinite(last)):
-                raise ValueError(
-                    f"log-SNR must be finite at start {start} and end {end}: choose times inside (0, 1)"
-                )
+                raise ValueError(f"log-SNR must be finite at start {start} and end {end}: choose times inside (0, 1)")
             times = schedule.time(first + (last - first) * ramp)
             times[0], times[-1] = start, end
             return times
@@ -201,7 +198,7 @@ class Ancestral:
     Source: Ho et al. (2020), equations 6, 7 and section 3.2.
     """
 
-    variance: Literal["posterior", "forward"] = "posterior"
+    variance: str = "posterior"
 
     def __post_init__(self) -> None:
         if self.variance not in ("posterior", "forward"):

@@ -21,7 +21,7 @@ class Schedule(nn.Module, ABC):
 
     @abstractmethod
     def log_snr(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        """log(alpha_t^2 / sigma_t^2) at times t in [0, 1], of the shape of t; infinite where sigma_t or alpha_t is 0."""
+        """log(alpha_t^2 / sigma_t^2) at times t in [0, 1], of the shape of t; infinite where either is 0."""
 
     def alpha_sigma(self, t: Float[Tensor, "*b"]) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b"]]:
         """alpha_t and sigma_t, each of the shape of t."""

@@ -1,4 +1,4 @@
-"""Does a picture say what was asked?"""
+"""Whether a picture says what was asked."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Legibility:
     character: Proportion
 
 
-def legibility(read: Int[Tensor, "n length"], asked: Int[Tensor, "n length"]) -> Legibility:
+def legibility(read: Int[Tensor, "..."], asked: Int[Tensor, "..."]) -> Legibility:
     """Compare what a reader read with what was asked.
 
     The interval of `character` takes characters as independent; those of one picture are not quite.
@@ -34,9 +34,7 @@ def legibility(read: Int[Tensor, "n length"], asked: Int[Tensor, "n length"]) ->
     0.5
     """
     if read.shape != asked.shape or read.ndim != 2 or read.numel() == 0:
-        raise ValueError(
-            f"read and asked must both be (N, length), got {tuple(read.shape)} and {tuple(asked.shape)}"
-        )
+        raise ValueError(f"read and asked must both be (N, length), got {tuple(read.shape)} and {tuple(asked.shape)}")
     same = read == asked
     return Legibility(
         exact=wilson(int(same.all(1).sum()), len(same)),

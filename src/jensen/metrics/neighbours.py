@@ -1,15 +1,15 @@
-"""Distances between pictures: is a sample a copy, and how varied are samples?"""
+"""Distances between pictures: whether a sample is a copy, and how varied samples are."""
 
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
 def nearest_distance(
     queries: Float[Tensor, "n ..."], references: Float[Tensor, "m ..."], chunk: int = 256
-) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"]]:
     """Root mean square distance of each query to its nearest reference, and that reference's index.
 
     Args:

@@ -12,6 +12,13 @@ from torch.nn import functional as F
 from jensen.nn.embeddings import Fourier, TextEmbedding
 
 
+def _zero(layer: nn.Conv2d) -> None:
+    """Start a layer at zero, so that what it adds to is at first left as it is."""
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
 class ResidualBlock(nn.Module):
     """x + conv(silu(film(norm(conv(silu(norm(x)))))), the film from an embedding; zero at initialisation."""
 
@@ -23,8 +30,7 @@ class ResidualBlock(nn.Module):
         self.norm_2 = nn.GroupNorm(8, out_channels)
         self.conv_2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.skip = nn.Conv2d(channels, out_channels, 1) if channels != out_channels else nn.Identity()
-        nn.init.zeros_(self.conv_2.weight)
-        nn.init.zeros_(self.conv_2.bias)  # type: ignore[arg-type]
+        _zero(self.conv_2)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         scale, shift = self.film(embedding)[:, :, None, None].chunk(2, dim=1)
@@ -47,8 +53,7 @@ class TextAttention(nn.Module):
         self.query = nn.Conv2d(channels, channels, 1)
         self.key_value = nn.Linear(text_channels, 2 * channels)
         self.out = nn.Conv2d(channels, channels, 1)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
+        _zero(self.out)
         centres = (torch.arange(length) + 0.5) / length
         places = (torch.arange(columns) + 0.5) / columns
         prior = -((places[:, None] - centres[None, :]) ** 2) * (2 * length**2)
@@ -64,6 +69,32 @@ class TextAttention(nn.Module):
         )
         attended = attended.transpose(1, 2).reshape(b, h, w, c).permute(0, 3, 1, 2)
         return x + self.out(attended)
+
+
+class Level(nn.Module):
+    """Residual blocks at one resolution, with a look at the text after the first."""
+
+    def __init__(
+        self,
+        channels: int,
+        width: int,
+        blocks: int,
+        *,
+        embedding: int,
+        text_channels: int,
+        length: int,
+        columns: int,
+    ):
+        super().__init__()
+        self.first = ResidualBlock(channels, width, embedding)
+        self.text = TextAttention(width, text_channels, length, columns)
+        self.rest = nn.ModuleList(ResidualBlock(width, width, embedding) for _ in range(blocks - 1))
+
+    def forward(self, x: Tensor, embedding: Tensor, text: Tensor) -> Tensor:
+        x = self.text(self.first(x, embedding), text)
+        for block in self.rest:
+            x = block(x, embedding)
+        return x
 
 
 class UNet(nn.Module):
@@ -108,32 +139,23 @@ class UNet(nn.Module):
             raise ValueError(f"height and width must be multiples of {factor}, got {size[0]} and {size[1]}")
         embedding = 2 * widths[0]
         self.patch = patch
-        self.time = nn.Sequential(
-            Fourier(64), nn.Linear(64, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
-        )
+        self.time = nn.Sequential(Fourier(64), nn.Linear(64, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
         self.text = TextEmbedding(alphabet, length, text_channels)
         self.pooled = nn.Linear(length * text_channels, embedding)
         self.stem = nn.Conv2d(channels * patch**2, widths[0], 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
-        self.down_text, self.up_text = nn.ModuleList(), nn.ModuleList()
         self.shrink, self.grow = nn.ModuleList(), nn.ModuleList()
-        columns = size[1] // patch
         for i, width in enumerate(widths):
-            if i:
-                self.shrink.append(nn.Conv2d(widths[i - 1], width, 2, stride=2))
-                self.grow.append(nn.Conv2d(width, 4 * widths[i - 1], 1))
-            self.down.append(nn.ModuleList(ResidualBlock(width, width, embedding) for _ in range(blocks)))
-            self.down_text.append(TextAttention(width, text_channels, length, columns >> i))
-            if i < len(widths) - 1:
-                first = ResidualBlock(2 * width, width, embedding)
-                rest = [ResidualBlock(width, width, embedding) for _ in range(blocks - 1)]
-                self.up.append(nn.ModuleList([first, *rest]))
-                self.up_text.append(TextAttention(width, text_channels, length, columns >> i))
-        self.head = nn.Sequential(
-            nn.GroupNorm(8, widths[0]), nn.SiLU(), nn.Conv2d(widths[0], channels * patch**2, 3, padding=1)
-        )
-        nn.init.zeros_(self.head[2].weight)  # type: ignore[arg-type]
-        nn.init.zeros_(self.head[2].bias)  # type: ignore[arg-type]
+            columns = size[1] // patch >> i
+            shared = {"embedding": embedding, "text_channels": text_channels, "length": length, "columns": columns}
+            self.down.append(Level(width, width, blocks, **shared))
+            if i + 1 < len(widths):
+                self.shrink.append(nn.Conv2d(width, widths[i + 1], 2, stride=2))
+                self.grow.append(nn.Conv2d(widths[i + 1], 4 * width, 1))
+                self.up.append(Level(2 * width, width, blocks, **shared))
+        self.norm = nn.GroupNorm(8, widths[0])
+        self.head = nn.Conv2d(widths[0], channels * patch**2, 3, padding=1)
+        _zero(self.head)
 
     def forward(
         self, x: Float[Tensor, "b c h w"], noise: Float[Tensor, " b"], cond: Int[Tensor, "b l"]
@@ -142,19 +164,13 @@ class UNet(nn.Module):
         embedding = F.silu(self.time(noise) + self.pooled(text.flatten(1)))
         h = self.stem(F.pixel_unshuffle(x, self.patch).contiguous(memory_format=torch.channels_last))
         skips: list[Tensor] = []
-        for i, blocks in enumerate(self.down):
-            if i:
+        for i, level in enumerate(self.down):
+            h = level(h, embedding, text)
+            if i < len(self.shrink):
                 skips.append(h)
-                h = self.shrink[i - 1](h)
-            for k, block in enumerate(blocks):  # type: ignore[arg-type]
-                h = block(h, embedding)
-                if k == 0:
-                    h = self.down_text[i](h, text)
+                h = self.shrink[i](h)
         for i in reversed(range(len(self.up))):
             h = F.pixel_shuffle(self.grow[i](h), 2)
             h = torch.cat([h, skips[i]], dim=1).contiguous(memory_format=torch.channels_last)
-            for k, block in enumerate(self.up[i]):  # type: ignore[arg-type]
-                h = block(h, embedding)
-                if k == 0:
-                    h = self.up_text[i](h, text)
-        return F.pixel_shuffle(self.head(h), self.patch)
+            h = self.up[i](h, embedding, text)
+        return F.pixel_shuffle(self.head(F.silu(self.norm(h))), self.patch)

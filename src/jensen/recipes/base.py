@@ -28,9 +28,9 @@ Watch = Callable[[int, float, float | None, Mapping[str, float]], None]
 """Told the step, the share of the budget used, the seconds left if known, and numbers to show."""
 
 
-def silent(name: str, total: int) -> Advance:
+def silent(name: str, total: int) -> Advance:  # noqa: ARG001
     """A `Track` that shows nothing."""
-    return lambda done: None
+    return lambda _: None
 
 
 class Settings(BaseModel):
@@ -56,7 +56,7 @@ class Training(Settings):
     save_every: Positive = 500
     log_every: Positive = 25
     previews: Annotated[int, Field(ge=0)] = 10
-    device: str = "auto"
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
 
     @model_validator(mode="after")
     def _one_budget(self) -> Training:
@@ -70,6 +70,8 @@ class Training(Settings):
     def torch_device(self) -> torch.device:
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if self.device.startswith("cuda") and not torch.cuda.is_available():
+            raise ValueError(f"training.device is {self.device!r}, and there is no CUDA device here")
         return torch.device(self.device)
 
     @property
@@ -97,6 +99,9 @@ class Recipe(Settings, ABC):
     recipe: str
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     training: Training
+
+    def check(self) -> None:
+        """Raise a ValueError, before anything is made, for what the settings point to and is not there."""
 
     @abstractmethod
     def model(self) -> nn.Module:
@@ -130,9 +135,7 @@ class Recipe(Settings, ABC):
         return {
             name: Player(
                 parameters,
-                torch.optim.AdamW(
-                    parameters, lr=t.rate, betas=(0.9, 0.99), weight_decay=t.weight_decay, fused=True
-                ),
+                torch.optim.AdamW(parameters, lr=t.rate, betas=(0.9, 0.99), weight_decay=t.weight_decay, fused=True),
                 rate,
                 t.clip,
             )

@@ -24,7 +24,7 @@ from jensen.models import Diffusion, Sampling
 from jensen.nn import Reader, UNet
 from jensen.objectives import Denoising
 from jensen.recipes.base import Positive, Recipe, Setting, Settings, Share, Training, silent
-from jensen.recipes.captcha_data import CEILING, FRESH, GENERATOR, VARIETY, CaptchaData, Track, draw_tensors
+from jensen.recipes.captcha_data import CEILING, GENERATOR, VARIETY, CaptchaData, Track, draw_tensors
 from jensen.recipes.captcha_reader import open_reader, read_texts, shipped_reader
 from jensen.recipes.report import write_report
 from jensen.training.checkpoint import replacing
@@ -80,7 +80,7 @@ class Captcha(Recipe):
     recipe: Literal["captcha"] = "captcha"
     data: CaptchaData = CaptchaData()
     network: CaptchaNetwork = CaptchaNetwork()
-    training: Training = Training(minutes=5, precision="bfloat16")
+    training: Training = Training(minutes=5, precision="bfloat16", previews=8)
     sampling: CaptchaSampling = CaptchaSampling()
     judging: CaptchaJudging = CaptchaJudging()
 
@@ -98,6 +98,9 @@ class Captcha(Recipe):
 
     # building and training ---------------------------------------------------------------
 
+    def check(self) -> None:
+        self.reader()
+
     def model(self) -> Diffusion:
         data, network = self.data, self.network
         channels, size = 3 if data.colour else 1, (data.height, data.width)
@@ -111,7 +114,7 @@ class Captcha(Recipe):
             patch=network.patch,
         )
         denoiser = NetworkDenoiser(
-            net.to(memory_format=torch.channels_last),
+            net.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
             SCHEDULES[network.schedule](),
             output=network.output,
             null=torch.full((data.length,), len(data.alphabet)),
@@ -146,7 +149,7 @@ class Captcha(Recipe):
         return torch.from_numpy(self.data.style().encode(texts))
 
     def judged_texts(self, n: int) -> list[str]:
-        """n random texts of the side that is never trained on, without repeats while there are enough."""
+        """N random texts of the side that is never trained on, without repeats while there are enough."""
         rng = random.Random(f"judged/{self.seed}")
         distinct = list(dict.fromkeys(random_text(rng, self.data.style(), "test") for _ in range(20 * n)))
         return [distinct[i % len(distinct)] for i in range(n)]
@@ -240,9 +243,7 @@ class Captcha(Recipe):
             rows.append(row)
         return rows
 
-    def _memorisation(
-        self, made: Tensor, classical: Tensor, training: Tensor, folder: Path
-    ) -> dict[str, Any]:
+    def _memorisation(self, made: Tensor, classical: Tensor, training: Tensor, folder: Path) -> dict[str, Any]:
         """Distance to the nearest training picture, beside that of fresh classical pictures.
 
         A copy would lie closer than fresh pictures do: the share of samples below the fresh pictures'
@@ -269,14 +270,13 @@ class Captcha(Recipe):
         """Pictures drawn without a text: how many read as some text for sure, and how varied they are."""
         n = self.judging.unconditional
         advance = track("drawing without a text", n)
-        made = draw_free(self, model, n, seed=self.seed, advance=advance)
+        made = draw_free(model, n, seed=self.seed, advance=advance)
         save_image(sheet(made[:32], 8, scale=3), folder / "unconditional.png")
         same = classical[: len(made)]
         result: dict[str, Any] = {
             "pictures": n,
             "variety": float(
-                mean_pairwise_distance(from_bytes(made)[None])[0]
-                / mean_pairwise_distance(from_bytes(same)[None])[0]
+                mean_pairwise_distance(from_bytes(made)[None])[0] / mean_pairwise_distance(from_bytes(same)[None])[0]
             ),
         }
         if reader is not None:
@@ -351,9 +351,7 @@ def draw_texts(
     return to_bytes(model.sample(len(texts), cond=cond, generator=rng, on_chunk=advance, **changes)).cpu()
 
 
-def draw_free(
-    recipe: Captcha, model: Diffusion, n: int, *, seed: int, advance: Any = None, **changes: Any
-) -> Tensor:
+def draw_free(model: Diffusion, n: int, *, seed: int, advance: Any = None, **changes: Any) -> Tensor:
     """Pictures without a text, uint8 (N, C, H, W); number i is a function of (model, seed, i) alone."""
     rng = generators(seed, range(n))
     return to_bytes(model.sample(n, generator=rng, on_chunk=advance, **changes)).cpu()

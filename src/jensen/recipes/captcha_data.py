@@ -47,7 +47,5 @@ def draw_tensors(
     name: str = "drawing pictures",
 ) -> tuple[Tensor, Tensor]:
     """Pictures (N, C, H, W) uint8 and texts (N, length) of one of the streams above."""
-    names, pictures = draw(
-        style, count, seed * 1000 + stream, split=split, texts=texts, on_progress=track(name, count)
-    )
+    names, pictures = draw(style, count, seed * 1000 + stream, split=split, texts=texts, on_progress=track(name, count))
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(style.encode(names))

@@ -20,7 +20,7 @@ from jensen.nn import Reader
 from jensen.objectives import Reading
 from jensen.recipes.base import Positive, Recipe, Setting, Training, silent
 from jensen.recipes.captcha_data import CEILING, READER, CaptchaData, Track, draw_tensors
-from jensen.recipes.folder import CONFIG, RunError, load_weights, read_tree
+from jensen.recipes.folder import CONFIG, RunError, load_weights, read_tree, save_weights
 
 SHIPPED = "captcha_reader.safetensors"
 
@@ -108,3 +108,18 @@ def read_texts(reader: Reader, x: Tensor) -> tuple[Tensor, Tensor]:
     """Characters (N, length) and their probabilities, of pictures in [-1, 1] or uint8."""
     with torch.no_grad():
         return reader.read(from_bytes(x))
+
+
+def ship(run: Path) -> Path:
+    """Put a run's reader, in half precision, where `shipped_reader` finds it; returns the file.
+
+    Raises:
+        RunError: if the run is no reader of default pictures.
+    """
+    recipe, reader = open_reader(run)
+    if recipe.data.style() != CaptchaData().style():
+        raise RunError("only a reader of pictures of the default style is shipped")
+    weights = {k: v.half() if v.is_floating_point() else v for k, v in reader.state_dict().items()}
+    path = Path(__file__).with_name(SHIPPED)
+    save_weights(weights, path)
+    return path

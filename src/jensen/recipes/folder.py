@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import nn
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
 
 from jensen.training.checkpoint import replacing
 
@@ -54,8 +55,7 @@ def load_weights(model: nn.Module, folder: Path) -> None:
         raise RunError(f"{path} is broken or of another model: {str(error).splitlines()[0]}") from error
 
 
-def save_weights(model: nn.Module, folder: Path) -> None:
-    """Write a model's weights atomically."""
-    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    with replacing(folder / WEIGHTS) as temporary:
-        save_file(weights, temporary)
+def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Write weights atomically."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(save({name: v.detach().cpu().contiguous() for name, v in weights.items()}))

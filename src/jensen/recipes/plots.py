@@ -28,7 +28,9 @@ def _axes(title: str, xlabel: str, ylabel: str) -> tuple[Figure, Any]:
 
 def _svg(figure: Figure) -> str:
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    figure.savefig(
+        buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    )
     text = buffer.getvalue()
     return text[text.index("<svg") :]
 
@@ -51,9 +53,7 @@ def curve(
     return _svg(figure)
 
 
-def intervals(
-    x: Sequence[float], rows: Sequence[dict[str, float]], *, title: str, xlabel: str, ylabel: str
-) -> str:
+def intervals(x: Sequence[float], rows: Sequence[dict[str, float]], *, title: str, xlabel: str, ylabel: str) -> str:
     """Points with intervals: rows hold value, low and high."""
     figure, axes = _axes(title, xlabel, ylabel)
     values = [r["value"] for r in rows]

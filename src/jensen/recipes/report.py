@@ -26,9 +26,7 @@ def write_report(
     journal = read_journal(folder / "journal.jsonl")
     samples = folder / "samples"
     sheets = {name: samples / f"{name}.png" for name in SHEETS}
-    environment = Environment(
-        loader=PackageLoader("jensen.recipes"), autoescape=True, undefined=StrictUndefined
-    )
+    environment = Environment(loader=PackageLoader("jensen.recipes"), autoescape=True, undefined=StrictUndefined)
     page = environment.get_template("captcha.html").render(
         name=folder.name,
         folder=folder,

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from jensen.core.objective import Objective
 from jensen.recipes.base import Recipe, Setting, Track, Watch, silent
-from jensen.recipes.folder import CONFIG, RunError, load_weights, read_tree, save_weights
+from jensen.recipes.folder import CONFIG, WEIGHTS, RunError, load_weights, read_tree, save_weights
 from jensen.recipes.settings import explain, parse
 from jensen.training import Budget, TrainState, fit, warm_decay
 from jensen.training import checkpoint as checkpoints
@@ -67,29 +73,28 @@ def begin(recipe: Recipe, folder: Path) -> None:
 
 def train(
     recipe: Recipe, folder: Path, *, resume: bool = False, track: Track = silent, watch: Watch | None = None
-) -> None:
+) -> Mapping[str, Tensor]:
     """Train `recipe` into `folder`; a run that was stopped goes on bit for bit with `resume`.
 
     Every process of a `torchrun` calls this; the first one writes.
+
+    Returns:
+        the data that judging compares with, so that `evaluate` need not draw or read it again.
 
     Raises:
         RunError: see `begin` and `read_config`.
     """
     mine, _ = start()
+    device, training = recipe.training.torch_device(), recipe.training
+    recipe.check()
     if not resume and mine == 0:
         begin(recipe, folder)
-    device, training = recipe.training.torch_device(), recipe.training
     torch.manual_seed(recipe.seed)
     model = recipe.model()
     setting = recipe.setting(model, track)
     objective = setting.objective.to(device)
     budget = training.budget()
-    state = TrainState(
-        objective,
-        recipe.players(objective, budget),
-        decay=warm_decay(training.average),
-        precision=training.autocast,
-    )
+    state = new_state(recipe, objective, budget)
     if training.compile:
         objective.compile()
     torch.manual_seed(recipe.seed + rank())  # other noise in every process, the same weights
@@ -98,17 +103,26 @@ def train(
         _restore(state, budget, saved)
     keeper = _Keeper(recipe, folder, state, budget, setting, watch)
     stream = _to_device(shard(setting.stream, mine, processes()), device)
-    try:
+    with keeper.stopping_well():
         fit(state, stream, budget, on_step=keeper)
-    except KeyboardInterrupt:
-        keeper.save()
-        raise
     keeper.finish()
+    return setting.references
+
+
+def new_state(recipe: Recipe, objective: Objective, budget: Budget) -> TrainState:
+    """What training starts from: the recipe's players, average and precision on its objective."""
+    return TrainState(
+        objective,
+        recipe.players(objective, budget),
+        decay=warm_decay(recipe.training.average),
+        precision=recipe.training.autocast,
+    )
 
 
 def _restore(state: TrainState, budget: Budget, saved: dict[str, Any]) -> None:
     state.load_state_dict(saved)
     budget.elapsed = saved["elapsed"]
+    budget.look()
     if len(saved["ranks"]) == processes():
         torch.set_rng_state(saved["ranks"][rank()])
     else:
@@ -142,6 +156,7 @@ class _Keeper:
         self.count = 0
         self.since = budget.elapsed
         self.shown: dict[str, float] = {}
+        self.stopped = False
         self.previews_done = int(budget.progress(state.step) * recipe.training.previews)
         if self.main:
             self.journal = Journal(folder / "journal.jsonl", after=state.step)
@@ -155,13 +170,33 @@ class _Keeper:
             self.save()
         if not self.main:
             return
-        progress = self.budget.progress(state.step)
-        due = int(progress * training.previews)
-        if due > self.previews_done or (training.previews and progress >= 1):
+        due = int(self.budget.progress(state.step) * training.previews)
+        if due > self.previews_done:
             self.previews_done = due
             self.preview()
-        if state.step % training.log_every == 0 or progress >= 1:
-            self.log(progress)
+        if state.step % training.log_every == 0:
+            self.log(self.budget.progress(state.step))
+        if self.stopped:
+            self.save()
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def stopping_well(self) -> Iterator[None]:
+        """An interrupt or a polite kill ends the run after the step, with a checkpoint; a second one at once."""
+
+        def stop(_number: int, _frame: FrameType | None) -> None:
+            if self.stopped:
+                raise KeyboardInterrupt
+            self.stopped = True
+
+        signals = (signal.SIGINT, signal.SIGTERM)
+        in_main = threading.current_thread() is threading.main_thread()
+        before = [signal.signal(number, stop) for number in signals] if in_main and processes() == 1 else []
+        try:
+            yield
+        finally:
+            for number, handler in zip(signals, before, strict=False):
+                signal.signal(number, handler)
 
     def log(self, progress: float) -> None:
         seconds = self.budget.seconds()
@@ -190,18 +225,23 @@ class _Keeper:
             checkpoints.save(self.folder / "state", self.state.step, self.state.state_dict() | extra)
 
     def finish(self) -> None:
-        """The last checkpoint, and the averaged weights that are sampled."""
+        """The last checkpoint, look and line, and the averaged weights that are sampled."""
         self.save()
         if self.main:
-            save_weights(self.state.average, self.folder)
+            if self.previews_done < self.recipe.training.previews:
+                self.previews_done = self.recipe.training.previews
+                self.preview()
+            if self.count:
+                self.log(1.0)
+            save_weights(self.state.average.state_dict(), self.folder / WEIGHTS)
 
 
 def evaluate(
-    folder: Path, *, track: Track = silent, device: str = "cpu"
+    folder: Path, *, track: Track = silent, device: str = "cpu", references: Mapping[str, Tensor] | None = None
 ) -> tuple[Recipe, dict[str, Any]]:
     """Judge a run: writes evaluation.json, samples and report.html below its folder."""
     recipe, model = open_run(folder, device)
-    evaluation = recipe.evaluate(model, folder, track)
+    evaluation = recipe.evaluate(model, folder, track, references)
     checkpoints.write_text(folder / EVALUATION, json.dumps(evaluation, indent=2) + "\n")
     recipe.report(folder, evaluation)
     return recipe, evaluation

@@ -94,7 +94,7 @@ def _assign(cls: type[BaseModel], tree: dict[str, Any], key: str, value: Any) ->
     if key == "recipe":
         raise ValueError("the recipe is given by its name, not by --set recipe=...")
     if isinstance(node[last], dict) and not isinstance(value, dict):
-        raise ValueError(f"setting {key!r} is a group: set one of {', '.join(f'{key}.{k}' for k in node[last])}")
+        raise ValueError(f"setting {key!r} is a group: set a key below it, as in {key}.{next(iter(node[last]))}=...")
     # text fields take the word as it is, so that alphabet=0123456789 stays text
     node[last] = str(value) if isinstance(node[last], str) and isinstance(value, int | float) else value
 

@@ -72,9 +72,7 @@ class Budget:
         return self.seconds() * (1 - progress) / progress if progress > 0 else None
 
 
-def warm_then_decay(
-    peak: float, budget: Budget, *, warmup: int = 100, decay: float = 0.4
-) -> Callable[[int], float]:
+def warm_then_decay(peak: float, budget: Budget, *, warmup: int = 100, decay: float = 0.4) -> Callable[[int], float]:
     """Rise linearly over `warmup` steps, stay at `peak`, fall linearly to zero over the last share `decay`.
 
     >>> rate = warm_then_decay(1.0, Budget(steps=1000), warmup=10, decay=0.5)

@@ -64,7 +64,7 @@ def shard(stream: Stream, rank: int, world: int) -> Stream:
 
 
 def rank() -> int:
-    """This process's number, 0 without a group."""
+    """Number of this process, 0 without a group."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 

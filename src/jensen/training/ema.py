@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 @torch.no_grad()
 def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
-    """average <- decay average + (1 - decay) model, over parameters and floating buffers; others are copied.
+    """Average <- decay average + (1 - decay) model, over parameters and floating buffers; others are copied.
 
     Both are looked at by name, buffers left out of the state dict included.
 

@@ -62,7 +62,7 @@ class TrainState:
         objective: Objective,
         players: Mapping[str, Player],
         *,
-        decay: Callable[[int], float] = lambda step: 0.0,
+        decay: Callable[[int], float] = lambda _: 0.0,
         precision: torch.dtype | None = None,
     ):
         owned = partition(objective)
@@ -116,9 +116,7 @@ Evaluate = Callable[[], Mapping[str, Loss]]
 class Update(Protocol):
     """Moves `players` once; `evaluate` gives their losses at the parameters of the moment, on one batch."""
 
-    def __call__(
-        self, state: TrainState, players: tuple[str, ...], evaluate: Evaluate
-    ) -> Mapping[str, Loss]: ...
+    def __call__(self, state: TrainState, players: tuple[str, ...], evaluate: Evaluate) -> Mapping[str, Loss]: ...
 
 
 def gradients(state: TrainState, players: tuple[str, ...], losses: Mapping[str, Loss]) -> None:
@@ -139,9 +137,7 @@ def gradients(state: TrainState, players: tuple[str, ...], losses: Mapping[str, 
             raise ValueError(f"{unused} of player {name!r} gets no gradient from its loss: freeze it or use it")
 
 
-def descend(
-    state: TrainState, players: tuple[str, ...], evaluate: Evaluate
-) -> Mapping[str, Loss]:
+def descend(state: TrainState, players: tuple[str, ...], evaluate: Evaluate) -> Mapping[str, Loss]:
     """Every player of the phase steps down its own gradient, all gradients taken before any moves."""
     losses = evaluate()
     gradients(state, players, losses)
@@ -150,9 +146,7 @@ def descend(
     return losses
 
 
-def train_step(
-    state: TrainState, batches: Iterator[Batch], *, update: Update = descend
-) -> dict[str, Tensor]:
+def train_step(state: TrainState, batches: Iterator[Batch], *, update: Update = descend) -> dict[str, Tensor]:
     """Play every phase of the objective once, average the model, count the step.
 
     Args:
@@ -188,7 +182,7 @@ def train_step(
 def _evaluation(state: TrainState, players: tuple[str, ...], batch: Batch) -> Evaluate:
     def evaluate() -> Mapping[str, Loss]:
         with state.autocast():
-            losses = state.objective(players, batch, state.step)
+            losses: Mapping[str, Loss] = state.objective(players, batch, state.step)
         for name in players:
             term = first_non_finite(losses[name])
             if term is not None:

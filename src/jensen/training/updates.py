@@ -18,9 +18,7 @@ def _require_all(rule: str, state: TrainState, players: tuple[str, ...]) -> None
         )
 
 
-def extragradient(
-    state: TrainState, players: tuple[str, ...], evaluate: Evaluate
-) -> Mapping[str, Loss]:
+def extragradient(state: TrainState, players: tuple[str, ...], evaluate: Evaluate) -> Mapping[str, Loss]:
     """Look ahead with a plain gradient step, then step from the start with the gradient found there.
 
     The look-ahead is x - h v(x) at the player's rate h; the step itself is the optimizer's.
@@ -43,16 +41,14 @@ def extragradient(
     losses = evaluate()
     gradients(state, players, losses)
     with torch.no_grad():
-        for p, start in before:
-            p.copy_(start)
+        for moved, start in before:
+            moved.copy_(start)
     for name in players:
         state.players[name].move(state.step)
     return losses
 
 
-def optimistic(
-    state: TrainState, players: tuple[str, ...], evaluate: Evaluate
-) -> Mapping[str, Loss]:
+def optimistic(state: TrainState, players: tuple[str, ...], evaluate: Evaluate) -> Mapping[str, Loss]:
     """Descend 2 v_k - v_{k-1}; the last gradient is kept in `state.memory`. The first step is plain.
 
     Raises:
@@ -90,9 +86,7 @@ def consensus(gamma: float) -> Callable[..., Mapping[str, Loss]]:
     if not gamma >= 0:
         raise ValueError(f"gamma must be at least 0, got {gamma}")
 
-    def update(
-        state: TrainState, players: tuple[str, ...], evaluate: Evaluate
-    ) -> Mapping[str, Loss]:
+    def update(state: TrainState, players: tuple[str, ...], evaluate: Evaluate) -> Mapping[str, Loss]:
         _require_all("consensus", state, players)
         losses = evaluate()
         field: list[tuple[torch.nn.Parameter, Tensor]] = []

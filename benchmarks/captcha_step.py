@@ -1,0 +1,191 @@
+"""Pictures per second of a whole training step: jensen's captcha recipe beside diffusers' recipe.
+
+A step is batch, forward, backward, clipping, optimizer and average; jensen's is its real `train_step`. The
+contenders take turns, `--steps` steps each, `--repeats` times, on the same pictures, in batches of one size.
+
+    python benchmarks/captcha_step.py --json step.json
+
+What the columns mean: "ratio" is the speed over that of diffusers in float32, the median of the turns, with the
+least and the greatest; "of peak" is operations of the matrix products, convolutions and attentions of a step, over
+the time of a step, as a share of the machine's own speed in that precision: the best that a large matrix product
+or a large convolution reached in any turn.
+"""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from typer import Option
+
+from jensen.recipes.base import Setting
+from jensen.recipes.captcha import Captcha
+from jensen.training import train_step
+from machine import count_flops, facts, matrix_speed, table, write_json
+from ours import changed
+
+try:
+    from peers.diffusers_captcha import Network, Peer, PeerSettings
+except ModuleNotFoundError as error:
+    sys.exit(f"{error}: pip install -r benchmarks/requirements.txt")
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+SCHEDULED = 100_000  # steps of the peer's schedule: far more than are taken
+
+
+@dataclass
+class Contender:
+    """One recipe in one precision.
+
+    Attributes:
+        name, precision: of it.
+        step: takes one training step.
+        parameters: of the network.
+        flops: of a step.
+        speeds: pictures per second, one a turn.
+    """
+
+    name: str
+    precision: str
+    step: Callable[[], object]
+    parameters: int
+    flops: int = 0
+    speeds: list[float] = field(default_factory=list)
+
+    @property
+    def speed(self) -> float:
+        return statistics.median(self.speeds)
+
+    def ready(self, warmup: int) -> None:
+        """Count a step's operations, then warm up."""
+        self.flops = count_flops(self.step)
+        for _ in range(warmup):
+            self.step()
+
+    def turn(self, steps: int, batch: int) -> None:
+        start = time.perf_counter()
+        for _ in range(steps):
+            self.step()
+        self.speeds.append(steps * batch / (time.perf_counter() - start))
+
+
+def ours(recipe: Captcha, setting: Setting, precision: str) -> Contender:
+    """The recipe, on an untrained copy of its model."""
+    recipe = changed(recipe, precision=precision)
+    objective = copy.deepcopy(setting.objective)
+    state, batches = new_state(recipe, objective, recipe.training.budget()), setting.stream(0)
+    size = sum(p.numel() for p in objective.parameters())
+    return Contender("jensen", precision, lambda: train_step(state, batches), size)
+
+
+def peer(recipe: Captcha, setting: Setting, settings: PeerSettings) -> Contender:
+    """The recipe of diffusers, on the same batches."""
+    made, batches = Peer(recipe, settings, SCHEDULED), setting.stream(0)
+    return Contender("diffusers", settings.precision, lambda: made.train_step(batches), made.parameters)
+
+
+def contenders(recipe: Captcha, network: Network) -> list[Contender]:
+    """The peer in float32 as documented, jensen as configured, then both in the other precision."""
+    torch.manual_seed(recipe.seed)
+    setting, batch = recipe.setting(recipe.model()), recipe.training.batch_size
+    other = "float32" if recipe.training.precision == "bfloat16" else "bfloat16"
+    return [
+        peer(recipe, setting, PeerSettings(network, batch)),
+        ours(recipe, setting, recipe.training.precision),
+        ours(recipe, setting, other),
+        peer(recipe, setting, PeerSettings(network, batch, precision="bfloat16")),
+    ]
+
+
+def measure(
+    found: list[Contender], *, batch: int, repeats: int, steps: int, warmup: int, peak: int
+) -> dict[str, float]:
+    """Let the contenders take turns; returns the best matrix speed seen in each precision."""
+    peaks = dict.fromkeys(DTYPES, 0.0)
+    for contender in found:
+        contender.ready(warmup)
+    for turn in range(repeats):
+        for name, dtype in DTYPES.items():
+            peaks[name] = max(peaks[name], matrix_speed(dtype, peak))
+        for contender in found:
+            contender.turn(steps, batch)
+        seen = ", ".join(f"{c.name} {c.precision} {c.speeds[-1]:.1f}" for c in found)
+        print(f"turn {turn + 1} of {repeats}: {seen} pictures/s", file=sys.stderr, flush=True)
+    return peaks
+
+
+def summary(found: list[Contender], batch: int, peaks: dict[str, float]) -> list[dict[str, Any]]:
+    """A row a contender."""
+    base = found[0]
+    rows = []
+    for c in found:
+        ratios = [a / b for a, b in zip(c.speeds, base.speeds, strict=True)]
+        rows.append(
+            {
+                "recipe": c.name,
+                "precision": c.precision,
+                "parameters": c.parameters,
+                "pictures_per_second": c.speed,
+                "ratio": statistics.median(ratios),
+                "ratio_low": min(ratios),
+                "ratio_high": max(ratios),
+                "flops_per_picture": c.flops / batch,
+                "share_of_peak": c.speed * c.flops / batch / peaks[c.precision],
+                "turns": c.speeds,
+            }
+        )
+    return rows
+
+
+def show(row: dict[str, Any]) -> tuple[str, ...]:
+    """A row of the table."""
+    return (
+        row["recipe"],
+        row["precision"],
+        f"{row['parameters'] / 1e6:.2f} M",
+        f"{row['pictures_per_second']:.1f}",
+        f"{row['ratio']:.2f} [{row['ratio_low']:.2f}, {row['ratio_high']:.2f}]",
+        f"{row['flops_per_picture'] / 1e9:.2f}",
+        f"{100 * row['share_of_peak']:.0f}%",
+    )
+
+
+HEADER = ("recipe", "precision", "parameters", "pictures/s", "ratio", "GFLOP/picture", "of peak")
+
+
+def main(
+    repeats: Annotated[int, Option(min=1, help="Turns of every contender.")] = 7,
+    steps: Annotated[int, Option(min=1, help="Training steps in a turn.")] = 10,
+    warmup: Annotated[int, Option(min=0, help="Steps before the first turn.")] = 5,
+    pictures: Annotated[int, Option(min=64, help="Pictures drawn to train on.")] = 4096,
+    peak: Annotated[int, Option(min=64, help="Side of the matrices for the measured peak.")] = 4096,
+    network: Annotated[Network, Option(help="How the peer is given the text.")] = "class-embedding",
+    json_file: Annotated[Path | None, Option("--json", help="Write the results here as well.")] = None,
+) -> None:
+    """Pictures per second of a training step, jensen beside diffusers."""
+    recipe = Captcha()
+    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"pictures": pictures})})
+    batch = recipe.training.batch_size
+    found = contenders(recipe, network)
+    peaks = measure(found, batch=batch, repeats=repeats, steps=steps, warmup=warmup, peak=peak)
+    rows = summary(found, batch, peaks)
+    print("\n".join(f"{name}: {value}" for name, value in facts().items()))
+    print(f"batch: {batch}; {repeats} turns of {steps} steps; peer's network: {network}")
+    print("measured peak: " + ", ".join(f"{v / 1e9:.0f} GFLOP/s {k}" for k, v in peaks.items()), end="\n\n")
+    print(table(HEADER, [show(row) for row in rows]))
+    gain = statistics.median(a / b for a, b in zip(found[1].speeds, found[2].speeds, strict=True))
+    print(f"\njensen in {found[1].precision} over jensen in {found[2].precision}: {gain:.2f}")
+    settings = {"batch": batch, "repeats": repeats, "steps": steps, "network": network}
+    write_json(json_file, {"facts": facts(), "settings": settings, "peaks": peaks, "rows": rows})
+
+
+if __name__ == "__main__":
+    typer.run(main)

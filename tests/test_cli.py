@@ -1,0 +1,345 @@
+"""The command line as its user meets it: what works, what is refused in one sentence, what survives a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from jensen.cli.main import main
+
+TINY = {
+    "data.pictures": 64,
+    "training.batch_size": 8,
+    "training.save_every": 2,
+    "training.log_every": 2,
+    "training.previews": 1,
+    "network.widths": [8, 16],
+    "network.blocks": 1,
+    "sampling.steps": 2,
+    "judging.pictures": 16,
+    "judging.classical": 16,
+    "judging.unconditional": 16,
+    "judging.scales": [1.0],
+    "judging.scale_texts": 4,
+    "judging.scale_pictures": 2,
+}
+SETTINGS = [word for key, value in TINY.items() for word in ("--set", f"{key}={json.dumps(value)}")]
+
+
+def train_words(out, *more, steps=6):
+    return ["train", "captcha", "--out", str(out), "--steps", str(steps), *SETTINGS, *more]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A tiny finished run, judged."""
+    out = tmp_path_factory.mktemp("runs") / "tiny"
+    assert main(train_words(out)) == 0
+    return out
+
+
+def refused(capsys, words, *parts):
+    """Exit code 2 and one line on standard error that says these things; nothing on standard output."""
+    capsys.readouterr()
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("jensen: ")
+    assert err.count("\n") == 1
+    for part in parts:
+        assert part in err
+
+
+def test_a_run_is_a_complete_folder(run):
+    names = {p.name for p in run.iterdir()}
+    assert names == {
+        "config.json",
+        "evaluation.json",
+        "journal.jsonl",
+        "model.safetensors",
+        "report.html",
+        "samples",
+        "state",
+    }
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    for side in ("generated", "ceiling", "shuffled"):
+        exact = evaluation["legibility"][side]["exact"]
+        assert 0 <= exact["low"] <= exact["value"] <= exact["high"] <= 1
+        assert exact["n"] == 16
+    assert evaluation["legibility"]["ceiling"]["exact"]["value"] > 0.9
+    assert evaluation["legibility"]["shuffled"]["exact"]["value"] == 0
+    assert [row["scale"] for row in evaluation["guidance"]] == [1.0, 4.0]
+    lines = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [2, 4, 6]
+    assert {p.name for p in (run / "samples").iterdir()} >= {"texts.png", "strip.png", "unconditional.png"}
+    page = (run / "report.html").read_text()
+    assert "http" not in page.replace("http://www.w3.org", "")  # one self-contained file
+    assert len(list((run / "state").iterdir())) == 2
+
+
+def test_recipes_are_listed(capsys):
+    assert main(["recipes"]) == 0
+    out = capsys.readouterr().out
+    assert "captcha-reader" in out
+    assert "training.batch_size = 64" in out
+
+
+def test_evaluate_again_gives_the_same_numbers(run, tmp_path):
+    before = json.loads((run / "evaluation.json").read_text())
+    assert main(["evaluate", str(run), "--json", str(tmp_path / "e.json")]) == 0
+    after = json.loads((tmp_path / "e.json").read_text())
+    for evaluation in (before, after):
+        evaluation["sampling"].pop("pictures_per_second")
+    assert before == after
+
+
+def sampled(run, tmp_path, *words):
+    out = tmp_path / "out.png"
+    assert main(["sample", str(run), *words, "--out", str(out), "--scale", "1"]) == 0
+    return Image.open(out)
+
+
+def cell(image, column):
+    """One picture of a sheet of one row."""
+    left = 6 + column * (64 + 6)
+    return image.crop((left, 6, left + 64, 6 + 24)).tobytes()
+
+
+def test_a_picture_depends_on_its_text_and_seed_alone(run, tmp_path):
+    both = sampled(run, tmp_path, "--text", "7038", "4411", "--seed", "5")
+    swapped = sampled(run, tmp_path, "--text", "4411", "7038", "--seed", "5")
+    alone = sampled(run, tmp_path, "--text", "7038", "--seed", "5")
+    other = sampled(run, tmp_path, "--text", "7038", "--seed", "6")
+    assert cell(both, 0) == cell(swapped, 1) == cell(alone, 0)
+    assert cell(both, 0) != cell(both, 1)
+    assert cell(alone, 0) != cell(other, 0)
+    twice = sampled(run, tmp_path, "--text", "7038", "7038", "--seed", "5")
+    assert cell(twice, 0) == cell(alone, 0) != cell(twice, 1)
+
+
+def test_samples_without_a_text_into_a_folder(run, tmp_path):
+    out = tmp_path / "pictures"
+    assert main(["sample", str(run), "-n", "3", "--seed", "1", "--out", str(out), "--scale", "2"]) == 0
+    assert [Image.open(p).size for p in sorted(out.iterdir())] == [(128, 48)] * 3
+    sheet = sampled(run, tmp_path, "-n", "2", "--seed", "1")
+    assert Image.open(sorted(out.iterdir())[1]).resize((64, 24), 0).convert("RGB").tobytes() == cell(sheet, 1)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpm++", "ancestral"])
+def test_samplers_steps_and_guidance_can_be_chosen(run, tmp_path, sampler):
+    words = ["--text", "1234", "--sampler", sampler, "--steps", "3"]
+    plain = sampled(run, tmp_path, *words, "--guidance", "1")
+    strong = sampled(run, tmp_path, *words, "--guidance", "9")
+    assert cell(plain, 0) != cell(strong, 0)
+
+
+def test_two_runs_of_one_seed_are_bit_identical_and_of_two_are_not(run, tmp_path):
+    assert main([*train_words(tmp_path / "again"), "--no-evaluate"]) == 0
+    assert main([*train_words(tmp_path / "other"), "--no-evaluate", "--seed", "1"]) == 0
+    first, again, other = (load_file(p / "model.safetensors") for p in (run, tmp_path / "again", tmp_path / "other"))
+    assert all(torch.equal(value, again[name]) for name, value in first.items())
+    assert not all(torch.equal(value, other[name]) for name, value in first.items())
+
+
+def start(words):
+    """The command in a process of its own, to be killed."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen([sys.executable, "-m", "jensen", *words], env=environment, stderr=subprocess.PIPE)
+
+
+def wait_for(condition, process, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def newest(run):
+    """The step of the newest checkpoint, 0 without one."""
+    return max([int(p.stem) for p in (run / "state").glob("[0-9]*.pt")], default=0)
+
+
+def test_killed_at_a_random_moment_and_resumed_is_the_uninterrupted_run(tmp_path):
+    """SIGKILL after a checkpoint and a random wait, three times over; the weights come out bit for bit."""
+    steps, out = 400, tmp_path / "killed"
+    words = [*train_words(out, "--no-evaluate", "--set", "training.previews=0", steps=steps)]
+    rng = torch.Generator().manual_seed(int.from_bytes(os.urandom(4), "big"))
+    process = start(words)
+    seen = 0
+    for _ in range(3):
+        wait_for(lambda seen=seen: newest(out) > seen, process)
+        time.sleep(float(torch.rand((), generator=rng)) * 0.3)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        seen = newest(out)
+        process = start(["train", "captcha", "--out", str(out), "--resume", "--no-evaluate"])
+    assert process.wait(240) == 0, process.stderr.read()
+    process.stderr.close()
+    whole = start([*train_words(tmp_path / "whole", "--no-evaluate", "--set", "training.previews=0", steps=steps)])
+    assert whole.wait(240) == 0
+    whole.stderr.close()
+    killed, uninterrupted = (load_file(p / "model.safetensors") for p in (out, tmp_path / "whole"))
+    assert all(torch.equal(value, uninterrupted[name]) for name, value in killed.items())
+    steps_seen = [json.loads(x)["step"] for x in (out / "journal.jsonl").read_text().splitlines()]
+    assert steps_seen == sorted(set(steps_seen))
+    assert steps_seen[-1] == steps
+
+
+def test_an_interrupt_ends_the_step_and_keeps_it(tmp_path):
+    out = tmp_path / "stopped"
+    process = start(train_words(out, "--no-evaluate", "--set", "training.save_every=100000", steps=100_000))
+    wait_for(lambda: (out / "journal.jsonl").exists() and (out / "journal.jsonl").stat().st_size > 0, process)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    error = process.stderr.read().decode()
+    process.stderr.close()
+    assert error == "jensen: stopped; a training run goes on with --resume\n"
+    assert len(list((out / "state").glob("[0-9]*.pt"))) == 1
+
+
+def test_resuming_a_finished_run_changes_nothing(run):
+    before = (run / "model.safetensors").read_bytes(), (run / "journal.jsonl").read_bytes()
+    assert main(["train", "captcha", "--out", str(run), "--resume", "--no-evaluate"]) == 0
+    assert ((run / "model.safetensors").read_bytes(), (run / "journal.jsonl").read_bytes()) == before
+
+
+def test_variants_train_and_say_that_no_reader_fits(tmp_path, capsys):
+    out = tmp_path / "variant"
+    more = ("data.alphabet=ABCDEFGH", "data.length=5", "data.width=80", "data.height=32", "data.colour=true")
+    assert main(train_words(out, *(w for m in more for w in ("--set", m)), steps=2)) == 0
+    assert "no reader for this style" in capsys.readouterr().out
+    assert "legibility" not in json.loads((out / "evaluation.json").read_text())
+    assert main(["sample", str(out), "--text", "HEADB", "--out", str(tmp_path / "v.png")]) == 0
+    assert Image.open(tmp_path / "v.png").size == (80 * 4 + 12, 32 * 4 + 12)
+    refused(capsys, ["sample", str(out), "--text", "HEADZ"], "'Z', which is not in the alphabet 'ABCDEFGH'")
+
+
+def test_a_reader_of_a_variant_can_be_trained_and_judges(tmp_path):
+    style = ["--set", "data.length=3", "--set", "data.width=48"]
+    reader = tmp_path / "reader"
+    words = ["train", "captcha-reader", "--out", str(reader), "--steps", "3", *style]
+    small = ["--set", "data.pictures=64", "--set", "training.batch_size=8", "--set", "pictures=20"]
+    assert main([*words, *small]) == 0
+    assert main(train_words(tmp_path / "variant", *style, "--set", f"judging.reader={reader}", steps=2)) == 0
+    evaluation = json.loads((tmp_path / "variant" / "evaluation.json").read_text())
+    assert evaluation["legibility"]["generated"]["exact"]["n"] == 16
+
+
+WRONG_TRAIN = [
+    (["capcha"], ["recipe must be one of", "'capcha'", "did you mean 'captcha'"]),
+    (["captcha", "--set", "trainin.batch_size=3"], ["no setting 'trainin.batch_size'", "'training.batch_size'"]),
+    (["captcha", "--set", "batch_size=3"], ["no setting 'batch_size'", "did you mean 'training.batch_size'"]),
+    (["captcha", "--set", "training.batch_size=0"], ["'training.batch_size' got 0", "greater than or equal to 1"]),
+    (["captcha", "--set", "training.batch_size=many"], ["'training.batch_size' got 'many'", "valid integer"]),
+    (["captcha", "--set", "training.rate=NaN"], ["'training.rate'", "finite"]),
+    (["captcha", "--set", "training.precision=float8"], ["'training.precision' got 'float8'", "'bfloat16'"]),
+    (["captcha", "--set", "training.device=tpu"], ["'training.device' got 'tpu'"]),
+    (["captcha", "--set", "training=3"], ["'training' is a group"]),
+    (["captcha", "--set", "training.batch_size"], ["--set takes KEY=VALUE"]),
+    (["captcha", "--set", "recipe=captcha-reader"], ["by its name"]),
+    (["captcha", "--minutes", "3", "--steps", "4"], ["--minutes or --steps, not both"]),
+    (["captcha", "--minutes", "soon"], ["--minutes", "valid number"]),
+    (["captcha", "--steps", "-3"], ["'training.steps' got -3"]),
+    (["captcha", "--seed", "-1"], ["'seed' got -1"]),
+    (["captcha", "--set", "data.height=20"], ["multiples of 8", "20"]),
+    (["captcha", "--set", "data.alphabet=AAB"], ["each once", "'AAB'"]),
+    (["captcha", "--set", "data.ink=[140,70]"], ["low <= high"]),
+    (["captcha", "--set", "data.length=1"], ["at least 100 texts"]),
+    (["captcha", "--set", "network.widths=[96,100]"], ["multiples of 8"]),
+    (["captcha", "--set", "network.widths=[32,32,32,32]"], ["multiples of 32"]),
+    (["captcha", "--set", "judging.reader=nowhere"], ["no run folder nowhere"]),
+    (["captcha", "--resume", "--out", "nowhere"], ["no run folder nowhere"]),
+    (["captcha", "--bogus"], ["No such option", "--bogus"]),
+    ([], ["Missing argument 'RECIPE'"]),
+]
+
+
+@pytest.mark.parametrize(("words", "parts"), WRONG_TRAIN)
+def test_wrong_words_to_train(capsys, tmp_path, monkeypatch, words, parts):
+    monkeypatch.chdir(tmp_path)
+    refused(capsys, ["train", *words], *parts)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_words_to_sample_and_evaluate(capsys, run, tmp_path):
+    here = str(run)
+    out = ["--out", str(tmp_path / "x.png")]
+    for words, parts in (
+        (["sample", "nowhere"], ["no run folder nowhere"]),
+        (["sample", str(tmp_path)], ["is not a run", "config.json"]),
+        (["sample", here, "--text", "703", *out], ["'703' has 3 characters, this style takes 4"]),
+        (["sample", here, "--text", "70a8", *out], ["'a', which is not in the alphabet '0123456789'"]),
+        (["sample", here, "--text", "7038", "-n", "2"], ["--text or -n, not both"]),
+        (["sample", here, "-n", "0"], ["-n must be from 1"]),
+        (["sample", here, "-n", "x"], ["Invalid value for '-n'"]),
+        (["sample", here, "-n", "1", "--steps", "0", *out], ["steps must be at least 1, got 0"]),
+        (["sample", here, "-n", "1", "--sampler", "euler", *out], ["sampler must be one of", "'euler'"]),
+        (["sample", here, "--text", "7038", "--guidance", "-1", *out], ["guidance must be at least 0, got -1.0"]),
+        (["sample", here, "-n", "1", "--scale", "0", *out], ["--scale must be from 1 to 16"]),
+        (["sample", here, "-n", "1", "--out", str(tmp_path / "x.jpg")], ["must end in .png"]),
+        (["sample", here, "-n", "1", "--out", here + "/config.json/x.png"], ["cannot write", "Not a directory"]),
+        (["sample", here, "-n", "1", "--out", "/proc/x.png"], ["cannot write /proc/x.png"]),
+        (["evaluate", "nowhere"], ["no run folder nowhere"]),
+        (["evaluate", here, "--json", here + "/config.json/x.json"], ["cannot write", "Not a directory"]),
+        (["frobnicate"], ["No such command 'frobnicate'"]),
+    ):
+        refused(capsys, words, *parts)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_broken_runs_are_named(capsys, run, tmp_path):
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    weights, config = (run / "model.safetensors").read_bytes(), (run / "config.json").read_text()
+    (folder / "config.json").write_text(config)
+    refused(capsys, ["sample", str(folder), "-n", "1"], "no model.safetensors yet", "--resume")
+    (folder / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    refused(capsys, ["sample", str(folder), "-n", "1"], "model.safetensors is broken")
+    (folder / "model.safetensors").write_bytes(weights)
+    (folder / "config.json").write_text(config.replace("[\n      8,\n      16\n    ]", "[8, 24]"))
+    refused(capsys, ["sample", str(folder), "-n", "1"], "of another model")
+    (folder / "config.json").write_text(config[:-20])
+    refused(capsys, ["evaluate", str(folder)], "config.json is broken")
+    (folder / "config.json").write_text(config.replace('"seed"', '"sead"'))
+    refused(capsys, ["evaluate", str(folder)], "config.json is broken", "'sead'")
+    (folder / "config.json").write_text("[]")
+    refused(capsys, ["evaluate", str(folder)], "mapping")
+
+
+def test_a_folder_in_the_way_is_left_as_it_is(capsys, run, tmp_path):
+    refused(capsys, train_words(run), "already holds a run", "--resume")
+    (tmp_path / "notes.txt").write_text("mine")
+    refused(capsys, train_words(tmp_path), "is not empty")
+    refused(capsys, train_words(tmp_path / "notes.txt"), "is not empty")
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_resume_refuses_what_it_cannot_continue(capsys, run, tmp_path):
+    refused(capsys, ["train", "captcha", "--out", str(run), "--resume", "--seed", "9"], "leave the others out")
+    refused(capsys, ["train", "captcha-reader", "--out", str(run), "--resume"], "is a run of captcha")
+    folder = tmp_path / "damaged"
+    (folder / "state").mkdir(parents=True)
+    (folder / "config.json").write_text((run / "config.json").read_text())
+    (folder / "state" / "000000004.pt").write_bytes(b"not a checkpoint")
+    refused(capsys, ["train", "captcha", "--out", str(folder), "--resume"], "no checkpoint in", "can be read")
+
+
+def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(run, tmp_path):
+    folder = tmp_path / "damaged"
+    (folder / "state").mkdir(parents=True)
+    for name in ("config.json", "journal.jsonl", "state/000000004.pt"):
+        (folder / name).write_bytes((run / name).read_bytes())
+    (folder / "state" / "000000006.pt").write_bytes((run / "state" / "000000006.pt").read_bytes()[:1000])
+    assert main(["train", "captcha", "--out", str(folder), "--resume", "--no-evaluate"]) == 0
+    ours, theirs = (load_file(p / "model.safetensors") for p in (folder, run))
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
