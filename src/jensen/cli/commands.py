@@ -155,6 +155,9 @@ def _writable(path: Path, ending: str = ".png") -> None:
     if path.suffix and path.is_dir():
         raise ValueError(f"cannot write {path}: it is a folder")
     folder = path.parent if path.suffix else path
+    above = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if not above.is_dir():
+        raise ValueError(f"cannot write {path}: {above} is not a folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -18,6 +18,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+INTERRUPTED = 130
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="a run's folder")]
 
 
@@ -85,9 +86,11 @@ def main(words: list[str] | None = None) -> int:
     words = _gather_texts(sys.argv[1:] if words is None else words)
     try:
         code = app(args=words or ["--help"], standalone_mode=False)
+        if code == INTERRUPTED:
+            raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except (typer.Abort, KeyboardInterrupt):
-        return _fail("stopped; a training run goes on with --resume", 130)
+        return _fail("stopped; a training run goes on with --resume", INTERRUPTED)
     except typer.TyperException as error:
         return _fail(error.format_message().rstrip("."), 2)
     except OSError as error:

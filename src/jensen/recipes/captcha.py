@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from jensen.core.seeding import generators
 from jensen.data.captcha import random_text
@@ -229,7 +230,7 @@ class Captcha(Recipe):
         )
 
         def spread(pictures: Tensor) -> float:
-            return float(mean_pairwise_distance(from_bytes(pictures).view(groups, members, -1)).mean())
+            return float(mean_pairwise_distance(_contrast_free(pictures).view(groups, members, -1)).mean())
 
         whole = spread(classical)
         scales = sorted({*self.judging.scales, self.sampling.guidance})
@@ -276,7 +277,8 @@ class Captcha(Recipe):
         result: dict[str, Any] = {
             "pictures": n,
             "variety": float(
-                mean_pairwise_distance(from_bytes(made)[None])[0] / mean_pairwise_distance(from_bytes(same)[None])[0]
+                mean_pairwise_distance(_contrast_free(made)[None])[0]
+                / mean_pairwise_distance(_contrast_free(same)[None])[0]
             ),
         }
         if reader is not None:
@@ -355,6 +357,11 @@ def draw_free(model: Diffusion, n: int, *, seed: int, advance: Any = None, **cha
     """Pictures without a text, uint8 (N, C, H, W); number i is a function of (model, seed, i) alone."""
     rng = generators(seed, range(n))
     return to_bytes(model.sample(n, generator=rng, on_chunk=advance, **changes)).cpu()
+
+
+def _contrast_free(pictures: Tensor) -> Tensor:
+    """Pictures each brought to mean 0 and variance 1: guidance adds contrast, which is no variety."""
+    return F.layer_norm(pictures.float(), pictures.shape[1:])
 
 
 def save_image(image: Any, path: Path) -> None:

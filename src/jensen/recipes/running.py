@@ -89,6 +89,7 @@ def train(
     recipe.check()
     if not resume and mine == 0:
         begin(recipe, folder)
+    saved = checkpoints.load(folder / "state") if resume else None
     torch.manual_seed(recipe.seed)
     model = recipe.model()
     setting = recipe.setting(model, track)
@@ -98,7 +99,6 @@ def train(
     if training.compile:
         objective.compile()
     torch.manual_seed(recipe.seed + rank())  # other noise in every process, the same weights
-    saved = checkpoints.load(folder / "state") if resume else None
     if saved is not None:
         _restore(state, budget, saved)
     keeper = _Keeper(recipe, folder, state, budget, setting, watch)
