@@ -35,6 +35,7 @@ from jensen.models import Diffusion
 from jensen.recipes.base import Setting
 from jensen.recipes.captcha import Captcha, draw_texts
 from jensen.recipes.captcha_reader import read_texts, shipped_reader
+from jensen.recipes.running import new_state
 from jensen.training import train_step
 from machine import facts, table, write_json
 from ours import changed

@@ -28,6 +28,7 @@ from typer import Option
 
 from jensen.recipes.base import Setting
 from jensen.recipes.captcha import Captcha
+from jensen.recipes.running import new_state
 from jensen.training import train_step
 from machine import count_flops, facts, matrix_speed, table, write_json
 from ours import changed

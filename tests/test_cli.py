@@ -156,16 +156,17 @@ def test_two_runs_of_one_seed_are_bit_identical_and_of_two_are_not(run, tmp_path
     assert not all(torch.equal(value, other[name]) for name, value in first.items())
 
 
-def start(words):
-    """The command in a process of its own, to be killed."""
+def start(words, log):
+    """The command in a process of its own, to be killed; what it says on standard error goes to `log`."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    return subprocess.Popen([sys.executable, "-m", "jensen", *words], env=environment, stderr=subprocess.PIPE)
+    with log.open("w") as file:
+        return subprocess.Popen([sys.executable, "-m", "jensen", *words], env=environment, stderr=file)
 
 
-def wait_for(condition, process, seconds=120):
+def wait_for(condition, process, log, seconds=120):
     end = time.monotonic() + seconds
     while not condition():
-        assert process.poll() is None, process.stderr.read()
+        assert process.poll() is None, log.read_text()
         assert time.monotonic() < end
         time.sleep(0.01)
 
@@ -177,23 +178,19 @@ def newest(run):
 
 def test_killed_at_a_random_moment_and_resumed_is_the_uninterrupted_run(tmp_path):
     """SIGKILL after a checkpoint and a random wait, three times over; the weights come out bit for bit."""
-    steps, out = 400, tmp_path / "killed"
-    words = [*train_words(out, "--no-evaluate", "--set", "training.previews=0", steps=steps)]
+    steps, out, log = 200, tmp_path / "killed", tmp_path / "log"
+    quiet = ("--no-evaluate", "--set", "training.previews=0")
     rng = torch.Generator().manual_seed(int.from_bytes(os.urandom(4), "big"))
-    process = start(words)
-    seen = 0
+    process, seen = start(train_words(out, *quiet, steps=steps), log), 0
     for _ in range(3):
-        wait_for(lambda seen=seen: newest(out) > seen, process)
+        wait_for(lambda seen=seen: newest(out) > seen, process, log)
         time.sleep(float(torch.rand((), generator=rng)) * 0.3)
         process.send_signal(signal.SIGKILL)
         process.wait()
         seen = newest(out)
-        process = start(["train", "captcha", "--out", str(out), "--resume", "--no-evaluate"])
-    assert process.wait(240) == 0, process.stderr.read()
-    process.stderr.close()
-    whole = start([*train_words(tmp_path / "whole", "--no-evaluate", "--set", "training.previews=0", steps=steps)])
-    assert whole.wait(240) == 0
-    whole.stderr.close()
+        process = start(["train", "captcha", "--out", str(out), "--resume", "--no-evaluate"], log)
+    assert process.wait(240) == 0, log.read_text()
+    assert start(train_words(tmp_path / "whole", *quiet, steps=steps), log).wait(240) == 0, log.read_text()
     killed, uninterrupted = (load_file(p / "model.safetensors") for p in (out, tmp_path / "whole"))
     assert all(torch.equal(value, uninterrupted[name]) for name, value in killed.items())
     steps_seen = [json.loads(x)["step"] for x in (out / "journal.jsonl").read_text().splitlines()]
@@ -202,14 +199,14 @@ def test_killed_at_a_random_moment_and_resumed_is_the_uninterrupted_run(tmp_path
 
 
 def test_an_interrupt_ends_the_step_and_keeps_it(tmp_path):
-    out = tmp_path / "stopped"
-    process = start(train_words(out, "--no-evaluate", "--set", "training.save_every=100000", steps=100_000))
-    wait_for(lambda: (out / "journal.jsonl").exists() and (out / "journal.jsonl").stat().st_size > 0, process)
+    out, log = tmp_path / "stopped", tmp_path / "log"
+    words = train_words(out, "--no-evaluate", "--set", "training.save_every=100000", steps=100_000)
+    process = start(words, log)
+    journal = out / "journal.jsonl"
+    wait_for(lambda: journal.exists() and journal.stat().st_size > 0, process, log)
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
-    error = process.stderr.read().decode()
-    process.stderr.close()
-    assert error == "jensen: stopped; a training run goes on with --resume\n"
+    assert log.read_text() == "jensen: stopped; a training run goes on with --resume\n"
     assert len(list((out / "state").glob("[0-9]*.pt"))) == 1
 
 
