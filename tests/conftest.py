@@ -8,7 +8,15 @@ from jaxtyping import install_import_hook
 
 torch.set_num_threads(1)
 _hook = install_import_hook(
-    ["jensen.core.shapes", "jensen.core.types", "jensen.diffusion", "jensen.nn", "jensen.metrics"],
+    [
+        "jensen.core.shapes",
+        "jensen.core.types",
+        "jensen.diffusion",
+        "jensen.nn",
+        "jensen.metrics",
+        "jensen.models",
+        "jensen.data.pictures",
+    ],
     "beartype.beartype",
 )
 
@@ -16,10 +24,3 @@ _hook = install_import_hook(
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
-
-
-@pytest.fixture
-def double():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)

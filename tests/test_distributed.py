@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from jensen.cli.main import main
 from jensen.data.pool import pool_stream
 from jensen.training.distributed import shard
+from test_cli import train_words
 
 PROGRAM = """
 import sys
@@ -20,7 +24,7 @@ from torch import nn
 from jensen.core.objective import Objective
 from jensen.core.types import Loss, Phase
 from jensen.training import Budget, TrainState, fit
-from jensen.training.distributed import gather_bytes, rank, shard, start
+from jensen.training.distributed import gather, rank, shard, start
 from games import ring_stream
 from test_training import new_state
 
@@ -42,7 +46,7 @@ mine, world = start()
 state = new_state(Square(), optimizer=torch.optim.SGD)
 fit(state, shard(ring_stream(), mine, world), Budget(steps=5))
 flat = torch.cat([p.detach().flatten() for p in state.objective.parameters()])
-same = gather_bytes(flat)
+same = gather(flat)
 assert all(torch.equal(v, flat) for v in same)
 if mine == 0:
     torch.save(flat, sys.argv[1])
@@ -71,3 +75,32 @@ def test_shards_partition_a_batch():
     assert torch.equal(torch.stack(parts, 1).flatten(), whole)
     with pytest.raises(ValueError, match="does not divide by 3 processes"):
         next(shard(stream, 0, 3)(0))
+
+
+def test_the_command_trains_on_two_processes_and_resumes_bit_for_bit(tmp_path):
+    """torchrun, gloo, on CPUs: both processes' random numbers are kept; one process writes."""
+
+    def torchrun(*words):
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "jensen"]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=300, env=environment)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def words(out, steps):
+        return [*train_words(out, "--no-evaluate", "--set", "training.previews=0", steps=steps)]
+
+    said = torchrun(*words(tmp_path / "whole", 6))
+    assert said.count("trained:") == 1
+    torchrun(*words(tmp_path / "part", 6))
+    (tmp_path / "part" / "state" / "000000006.pt").unlink()
+    torchrun("train", "captcha", "--out", str(tmp_path / "part"), "--resume", "--no-evaluate")
+    whole, part = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "part"))
+    assert all(torch.equal(value, part[name]) for name, value in whole.items())
+    alone = load_file(_one_process(tmp_path, words))
+    assert not all(torch.equal(value, alone[name]) for name, value in whole.items())  # other noise in the second
+
+
+def _one_process(tmp_path, words):
+    assert main(words(tmp_path / "alone", 6)) == 0
+    return tmp_path / "alone" / "model.safetensors"

@@ -200,6 +200,21 @@ def test_the_unet_uses_its_text_its_noise_level_and_every_parameter():
     assert all(p.grad is not None and bool((p.grad != 0).any()) for p in net.parameters())
 
 
+def test_the_unet_grows():
+    """Three levels behind a patch of 2: every level halves the last, and the gradient reaches all of it."""
+    net = UNet(3, (16, 32), alphabet=5, length=3, widths=(8, 16, 24), blocks=3, patch=2, text_channels=8)
+    for p in net.parameters():
+        nn.init.normal_(p, std=0.1)
+    sizes = []
+    for level in net.down:
+        level.register_forward_hook(lambda module, args, out: sizes.append(tuple(out.shape[1:])))
+    out = net(torch.randn(2, 3, 16, 32), torch.rand(2), torch.randint(0, 6, (2, 3)))
+    assert out.shape == (2, 3, 16, 32)
+    assert sizes == [(8, 8, 16), (16, 4, 8), (24, 2, 4)]
+    out.square().mean().backward()
+    assert all(bool((p.grad != 0).any()) for p in net.parameters())
+
+
 def test_normal_draws_a_row_from_its_generator():
     like = torch.zeros((), dtype=torch.float64)
     rows = normal((3, 4), generators(1, "abc"), like=like)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from jensen.cli import show
-from jensen.core.protocols import Sampleable
 from jensen.data.pictures import sheet, to_image
 from jensen.models import Diffusion
 from jensen.recipes import (
@@ -26,10 +25,11 @@ from jensen.recipes import (
 )
 from jensen.recipes.captcha import save_image
 from jensen.recipes.captcha_reader import read_texts
+from jensen.training import distributed
 from jensen.training.checkpoint import write_text
-from jensen.training.distributed import rank
 
 MOST = 100_000  # pictures in one `jensen sample`
+MOST_ON_A_SHEET = 512
 
 
 def train(
@@ -51,11 +51,14 @@ def train(
     folder = out if out is not None else Path("runs") / name
     if resume:
         recipe = _resumed(recipe, folder, changed=bool(words or budget or seed is not None))
+    distributed.start()
     with show.tracking() as track, show.watching() as watch:
         references = running.train(recipe, folder, resume=resume, track=track, watch=watch)
-    if rank() != 0:
+    first = distributed.rank() == 0
+    distributed.stop()
+    if not first:
         return
-    show.console.print(f"trained: {folder}/model.safetensors")
+    show.line(f"trained: {folder}/model.safetensors")
     if judge:
         evaluate(folder, None, references)
 
@@ -72,15 +75,16 @@ def _resumed(asked: Recipe, folder: Path, changed: bool) -> Recipe:
 
 def evaluate(folder: Path, json_file: Path | None, references: Mapping[str, Tensor] | None = None) -> None:
     """`jensen evaluate`."""
+    read_config(folder)
     if json_file is not None:
         _writable(json_file, ".json")
     with show.tracking() as track:
-        recipe, evaluation = running.evaluate(folder, track=track, device=_device(), references=references)
-    show.console.print()
+        recipe, evaluation = running.evaluate(folder, track=track, references=references)
+    show.line()
     show.rows(recipe.headline(evaluation))
     if json_file is not None:
         write_text(json_file, (folder / running.EVALUATION).read_text(encoding="utf-8"))
-    show.console.print()
+    show.line()
     hints = [("look at", f"{folder}/report.html"), ("numbers", f"{folder}/{running.EVALUATION}")]
     if not (folder / "report.html").exists():
         hints = hints[1:]
@@ -108,17 +112,21 @@ def sample(
         raise ValueError(f"-n must be from 1 to {MOST}, got {n}")
     if not 1 <= scale <= 16:
         raise ValueError(f"--scale must be from 1 to 16, got {scale}")
-    recipe, model = open_run(folder, _device())
-    if not isinstance(model, Sampleable) or not isinstance(recipe, Captcha):
+    recipe, model = open_run(folder)
+    if not isinstance(recipe, Captcha) or not isinstance(model, Diffusion):
         raise RunError(f"{folder} is a run of {recipe.recipe}, which draws nothing")
-    assert isinstance(model, Diffusion)
     for text in texts:
         recipe.data.style().check(text)
     asked = {"sampler": sampler, "steps": steps, "guidance": guidance}
     changes = {name: value for name, value in asked.items() if value is not None}
+    replace(model.sampling, **changes)  # refuses what is out of range
+    reader, count = recipe.reader(), len(texts) or n or 16
     out = out if out is not None else folder / "samples" / f"sample-{seed}.png"
+    if out.suffix and count > MOST_ON_A_SHEET:
+        raise ValueError(
+            f"a sheet takes up to {MOST_ON_A_SHEET} pictures: give a folder, a name without ending, to --out"
+        )
     _writable(out)
-    count = len(texts) or n or 16
     with show.tracking() as track:
         advance = track("drawing", count)
         if texts:
@@ -126,23 +134,23 @@ def sample(
         else:
             made = draw_free(model, count, seed=seed, advance=advance, **changes)
     if out.suffix:
-        save_image(sheet(made, min(8, _columns(count)), scale=scale), out)
+        save_image(sheet(made, _columns(count), scale=scale), out)
     else:
         for k, picture in enumerate(made):
             image = to_image(picture)
             image = image.resize((image.width * scale, image.height * scale), 0)
-            save_image(image, out / (f"{k:05d}-{texts[k]}.png" if texts else f"{k:05d}.png"))
-    show.console.print(f"wrote {out}")
-    reader = recipe.reader()
+            name = f"{k:05d}-{texts[k]}.png" if texts and texts[k].isalnum() else f"{k:05d}.png"
+            save_image(image, out / name)
+    show.line(f"wrote {out}")
     if reader is not None:
-        read = recipe.data.style().decode(read_texts(reader, made)[0].numpy())
-        pairs = zip(texts, read, strict=True) if texts else ((f"no text, {k}", r) for k, r in enumerate(read))
-        show.rows([(asked_for, f"reads {found}") for asked_for, found in list(pairs)[:16]])
+        read = recipe.data.style().decode(read_texts(reader, made[:16])[0].numpy())
+        names = texts or [f"no text, {k}" for k in range(len(read))]
+        show.rows([(name, f"reads {found}") for name, found in zip(names, read, strict=False)])
 
 
 def _columns(count: int) -> int:
-    """A sheet about as wide as it is high, given that pictures are wider than high."""
-    return max(1, round((count / 2) ** 0.5)) if count > 3 else count
+    """Columns of a sheet: one row of up to four pictures, then about half as many columns as rows, at most eight."""
+    return count if count <= 4 else min(8, max(4, round((count / 2) ** 0.5)))
 
 
 def _writable(path: Path, ending: str = ".png") -> None:
@@ -150,7 +158,7 @@ def _writable(path: Path, ending: str = ".png") -> None:
 
     Without an ending it is a folder, for single pictures.
     """
-    if path.suffix not in ("", ending):
+    if path.suffix != ending and (path.suffix or ending != ".png"):
         raise ValueError(f"{path} must end in {ending}" + ", or have no ending and be a folder" * (ending == ".png"))
     if path.suffix and path.is_dir():
         raise ValueError(f"cannot write {path}: it is a folder")
@@ -164,7 +172,3 @@ def _writable(path: Path, ending: str = ".png") -> None:
             pass
     except OSError as error:
         raise ValueError(f"cannot write {path}: {error.strerror}") from error
-
-
-def _device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"

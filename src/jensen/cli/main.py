@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -94,11 +95,12 @@ def main(words: list[str] | None = None) -> int:
     except typer.TyperException as error:
         return _fail(error.format_message().rstrip("."), 2)
     except OSError as error:
-        return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 2)
+        failed = error.errno in (errno.ENOSPC, errno.EIO, errno.EDQUOT)  # the machine, not the words
+        return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 1 if failed else 2)
     except ValueError as error:
         return _fail(str(error), 2)
     except RuntimeError as error:
-        return _fail(str(error).splitlines()[0], 1)
+        return _fail((str(error) or type(error).__name__).splitlines()[0], 1)
 
 
 def _gather_texts(words: list[str]) -> list[str]:

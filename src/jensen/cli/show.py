@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from jensen.recipes.base import Advance, Recipe, Track, Watch
+from jensen.recipes.base import Advance, Recipe, Track, Watch, silent
 from jensen.recipes.settings import configure, keys
+from jensen.training.distributed import rank
 
 console = Console(highlight=False, soft_wrap=True)
 PLAIN_EVERY = 15.0  # seconds between lines where there is no terminal
@@ -21,6 +22,9 @@ PLAIN_EVERY = 15.0  # seconds between lines where there is no terminal
 @contextmanager
 def tracking() -> Iterator[Track]:
     """A `Track` that shows a bar for each piece of work, or a line when it is done."""
+    if rank() != 0:
+        yield silent
+        return
     if not console.is_terminal:
         yield _plain_track
         return
@@ -49,8 +53,8 @@ def _plain_track(name: str, total: int) -> Advance:
 @contextmanager
 def watching() -> Iterator[Watch]:
     """A `Watch` that shows training: loss, pictures a second, legibility so far, time left."""
-    if not console.is_terminal:
-        yield _plain_watch()
+    if rank() != 0 or not console.is_terminal:
+        yield _plain_watch()  # which the first process alone calls
         return
     columns = (
         SpinnerColumn(),
@@ -93,6 +97,11 @@ def _numbers(step: int, left: float | None, numbers: Mapping[str, float]) -> str
     if left is not None:
         words.append(f"{int(left) // 60}:{int(left) % 60:02d} left")
     return "  ".join(words)
+
+
+def line(text: str = "") -> None:
+    """A line as it is."""
+    console.print(text, markup=False)
 
 
 def rows(pairs: Sequence[tuple[str, str]]) -> None:

@@ -19,8 +19,3 @@ def right_pad(values: Float[Tensor, "*b"], like: Float[Tensor, "..."]) -> Tensor
 def mean_per_example(x: Float[Tensor, "b ..."]) -> Float[Tensor, " b"]:
     """Mean over all axes but the first: (B, ...) -> (B,)."""
     return x.flatten(1).mean(dim=1)
-
-
-def sum_per_example(x: Float[Tensor, "b ..."]) -> Float[Tensor, " b"]:
-    """Sum over all axes but the first: (B, ...) -> (B,)."""
-    return x.flatten(1).sum(dim=1)

@@ -88,7 +88,7 @@ class NonFiniteLoss(RuntimeError):
     def __init__(self, step: int, player: str, term: str):
         super().__init__(
             f"the loss of player {player!r} is not finite at step {step} (term {term!r}): "
-            "lower the learning rate, or resume from the last checkpoint"
+            "train again with a lower learning rate"
         )
         self.step, self.player, self.term = step, player, term
 

@@ -12,6 +12,7 @@ import importlib.util
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -38,7 +39,9 @@ class Style:
         alphabet: the characters a text is made of, each once.
         length: characters in a text.
         height, width: size of a picture in pixels; multiples of 8.
-        ink: lowest and highest luminance of the ink, in [0, 255]; the paper is 238 to 255.
+        ink: lowest and highest luminance of the ink, from 60 to 200, on paper of 238 to 255. The package pastes
+            a glyph with its own luminance as the mask, so that darker ink would print fainter: 70 and 140 both
+            print at about 136, and 10 at 225.
         colour: three channels with a random hue, or one channel.
 
     Raises:
@@ -70,8 +73,8 @@ class Style:
             raise ValueError(
                 f"height and width must be multiples of 8, at least 16, got {self.height} and {self.width}"
             )
-        if not 0 <= self.ink[0] <= self.ink[1] <= 200:
-            raise ValueError(f"ink must be two luminances, 0 <= low <= high <= 200, got {self.ink}")
+        if not 60 <= self.ink[0] <= self.ink[1] <= 200:
+            raise ValueError(f"ink must be two luminances, 60 <= low <= high <= 200, got {self.ink}")
 
     @property
     def channels(self) -> int:
@@ -176,7 +179,9 @@ def _ink(rng: random.Random, style: Style) -> tuple[int, int, int]:
         return (luminance,) * 3
     hue = [rng.random() for _ in range(3)]
     scale = luminance / max(0.299 * hue[0] + 0.587 * hue[1] + 0.114 * hue[2], 1e-3)
-    red, green, blue = (min(round(h * scale), 220) for h in hue)
+    away = [h * scale - luminance for h in hue]  # from grey; a blend towards it keeps the luminance
+    share = min(1.0, (220 - luminance) / max(*away, 1e-3))
+    red, green, blue = (round(luminance + share * a) for a in away)
     return red, green, blue
 
 
@@ -213,7 +218,7 @@ def draw(
         raise ValueError(f"texts must be {count}, one a picture, got {len(texts)}")
     for text in texts or ():
         style.check(text)
-    workers = min(os.cpu_count() or 1, -(-count // 256)) if workers is None else workers
+    workers = min(_cores(), -(-count // 256)) if workers is None else workers
     report = on_progress or (lambda _: None)
     if workers < 2:
         painter, names, pictures = Painter(style), [], []
@@ -238,20 +243,16 @@ def _draw_in_workers(
     shape = (style.height, style.width, style.channels)
     size = style.length + int(np.prod(shape))
     chunk = 64
-    processes = []
+    jobs = []
     for w in range(workers):
-        job = {"style": asdict(style), "seed": seed, "split": split, "start": w, "step": workers, "count": count}
-        job["texts"] = list(texts[w::workers]) if texts else None
-        process = subprocess.Popen(
-            [sys.executable, "-m", "jensen.data.captcha"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-        assert process.stdin is not None
-        process.stdin.write(json.dumps(job).encode())
-        process.stdin.close()
-        processes.append(process)
+        job: dict[str, object] = {"style": asdict(style), "seed": seed, "split": split}
+        job |= {"start": w, "step": workers, "count": count, "texts": list(texts[w::workers]) if texts else None}
+        jobs.append(json.dumps(job).encode())
     names: list[str] = [""] * count
     pictures = np.empty((count, *shape), dtype=np.uint8)
+    processes: list[subprocess.Popen[bytes]] = []
     try:
+        processes.extend(_start(job) for job in jobs)
         for first in range(0, count, chunk * workers):
             for w, process in enumerate(processes):
                 indices = range(first + w, min(first + chunk * workers, count), workers)
@@ -275,6 +276,16 @@ def _draw_in_workers(
     return names, pictures
 
 
+def _start(job: bytes) -> subprocess.Popen[bytes]:
+    """A drawing process at work; -P keeps whatever lies in the current folder from being imported."""
+    command = [sys.executable, "-P", "-m", "jensen.data.captcha"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin is not None
+    process.stdin.write(job)
+    process.stdin.close()
+    return process
+
+
 def _worker() -> None:
     """Read one job from standard input, write text and picture of each of its indices."""
     job = json.load(sys.stdin)
@@ -287,7 +298,13 @@ def _worker() -> None:
         out.write(text.encode("ascii") + picture.tobytes())
 
 
+def _cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's to handle
     try:
         _worker()
     except BrokenPipeError:  # the parent has gone

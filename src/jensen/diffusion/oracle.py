@@ -56,7 +56,8 @@ class MixtureOracle(Denoiser):
                 f"weights (K,) and means (K, D) must agree, got {tuple(self.weights.shape)} "
                 f"and {tuple(self.means.shape)}"
             )
-        if self.variances.ndim != 2 or self.variances.shape[0] != len(self.weights):
+        k, d = self.means.shape
+        if self.variances.shape not in ((k, d), (k, 1)):
             raise ValueError(f"variances must be (K, D) or (K, 1), got {tuple(self.variances.shape)}")
         if not bool((self.weights > 0).all()) or not bool((self.variances >= 0).all()):
             raise ValueError("weights must be positive and variances at least 0")

@@ -49,7 +49,8 @@ class CosineSchedule(Schedule):
     """
 
     def log_snr(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        return -2 * torch.log(torch.tan(t * (math.pi / 2)).abs())
+        alpha, sigma = self.alpha_sigma(t)
+        return 2 * (torch.log(alpha) - torch.log(sigma))
 
     def alpha_sigma(self, t: Float[Tensor, "*b"]) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b"]]:
         return torch.sin((1 - t) * (math.pi / 2)), torch.sin(t * (math.pi / 2))

@@ -26,7 +26,7 @@ def logit_normal_times(mean: float = 0.0, std: float = 1.0, edge: float = 1e-4) 
 
     Args:
         mean, std: of the logit; a positive mean leans towards noise.
-        edge: quantile at which both tails are cut, so that times stay inside (0, 1).
+        edge: both tails are cut at this quantile and at this time, so that times stay inside (0, 1).
 
     Source: Esser et al. (2024), equation 19.
     """
@@ -35,6 +35,6 @@ def logit_normal_times(mean: float = 0.0, std: float = 1.0, edge: float = 1e-4) 
 
     def times(n: int) -> Tensor:
         quantile = uniform_times(n).clamp(edge, 1 - edge)
-        return torch.sigmoid(mean + std * torch.special.ndtri(quantile))
+        return torch.sigmoid(mean + std * torch.special.ndtri(quantile)).clamp(edge, 1 - edge)
 
     return times

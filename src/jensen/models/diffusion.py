@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,6 +26,7 @@ class Sampling:
         clip: keep the predicted x in [-1, 1].
         shift: times are t' = shift t / (1 + (shift - 1) t) of a uniform grid; above 1 it spends more
             steps where noise is high, which is where a picture's layout is decided.
+        start: the first time; below 1 for a network that predicts eps on a schedule with alpha = 0 at t = 1.
         precision: "bfloat16" for autocast, or "float32".
         chunk: rows that go through the network together; fixed, so that a row's last bits never
             depend on how many others were asked for.
@@ -35,6 +37,7 @@ class Sampling:
     guidance: float = 1.0
     clip: bool = False
     shift: float = 1.0
+    start: float = 1.0
     precision: str = "float32"
     chunk: int = 32
 
@@ -43,10 +46,12 @@ class Sampling:
             raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {self.sampler!r}")
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
-        if not self.guidance >= 0:
+        if not 0 <= self.guidance < math.inf:
             raise ValueError(f"guidance must be at least 0, got {self.guidance}")
-        if not self.shift > 0:
+        if not 0 < self.shift < math.inf:
             raise ValueError(f"shift must be positive, got {self.shift}")
+        if not 0 < self.start <= 1:
+            raise ValueError(f"start must be in (0, 1], got {self.start}")
         if self.precision not in ("float32", "bfloat16"):
             raise ValueError(f"precision must be float32 or bfloat16, got {self.precision!r}")
         if self.chunk < 1:
@@ -87,8 +92,9 @@ class Diffusion(nn.Module):
         return x * self.scale + self.centre
 
     def times(self, settings: Sampling) -> Float[Tensor, " steps_and_one"]:
+        """Decreasing times from `start` to 0, uniform but for the shift."""
         uniform = time_grid("uniform", settings.steps, self.denoiser.schedule)
-        return settings.shift * uniform / (1 + (settings.shift - 1) * uniform)
+        return settings.start * settings.shift * uniform / (1 + (settings.shift - 1) * uniform)
 
     def guided(self, settings: Sampling) -> Denoiser:
         """The denoiser as the sampler sees it: guided, then clipped."""
@@ -132,6 +138,8 @@ class Diffusion(nn.Module):
             raise ValueError(f"n must be at least 1, got {n}")
         if cond is not None and len(cond) != n:
             raise ValueError(f"conditions must be {n}, one a row, got {len(cond)}")
+        if isinstance(generator, Sequence) and len(generator) != n:
+            raise ValueError(f"generators must be {n}, one a row, got {len(generator)}")
         was_training = self.training
         self.eval()
         try:
@@ -157,7 +165,7 @@ class Diffusion(nn.Module):
         """One chunk, padded to its full size."""
         n, size, device = rows.stop - rows.start, settings.chunk, self.centre.device
         padded = _Padded(n, size, rng)
-        z = padded.normal(self.shape, like=torch.zeros((), device=device))
+        z = padded.normal(self.shape, like=self.centre)
         if cond is not None:
             cond = cond.to(device)
             cond = torch.cat([cond, cond[:1].expand(size - n, *cond.shape[1:])])

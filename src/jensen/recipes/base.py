@@ -17,7 +17,6 @@ from jensen.core.types import Stream
 from jensen.training import Budget, Player, warm_then_decay
 
 Positive = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0, le=1)]
 Advance = Callable[[int], None]
 """Told how much of a long piece of work has just been done."""
 Track = Callable[[str, int], Advance]
@@ -70,9 +69,17 @@ class Training(Settings):
     def torch_device(self) -> torch.device:
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        if self.device.startswith("cuda") and not torch.cuda.is_available():
-            raise ValueError(f"training.device is {self.device!r}, and there is no CUDA device here")
-        return torch.device(self.device)
+        device = torch.device(self.device)
+        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+            raise ValueError(f"training.device is {self.device!r}, and there is no such CUDA device here")
+        return device
+
+    def device_or_cpu(self) -> torch.device:
+        """Where it trained, or the CPU where that is not there."""
+        try:
+            return self.torch_device()
+        except ValueError:
+            return torch.device("cpu")
 
     @property
     def autocast(self) -> torch.dtype | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -24,7 +24,7 @@ from jensen.metrics import legibility, mean_pairwise_distance, nearest_distance,
 from jensen.models import Diffusion, Sampling
 from jensen.nn import Reader, UNet
 from jensen.objectives import Denoising
-from jensen.recipes.base import Positive, Recipe, Setting, Settings, Share, Training, silent
+from jensen.recipes.base import Positive, Recipe, Setting, Settings, Training, silent
 from jensen.recipes.captcha_data import CEILING, GENERATOR, VARIETY, CaptchaData, Track, draw_tensors
 from jensen.recipes.captcha_reader import open_reader, read_texts, shipped_reader
 from jensen.recipes.report import write_report
@@ -45,7 +45,7 @@ class CaptchaNetwork(Settings):
     loss: Literal["flow", "v", "eps", "x"] = "flow"
     time_mean: float = 0.5
     time_std: Annotated[float, Field(gt=0)] = 1.0
-    drop: Share = 0.1
+    drop: Annotated[float, Field(gt=0, lt=1)] = 0.1
 
 
 class CaptchaSampling(Settings):
@@ -55,6 +55,7 @@ class CaptchaSampling(Settings):
     steps: Positive = 16
     guidance: Annotated[float, Field(ge=0)] = 4.0
     shift: Annotated[float, Field(gt=0)] = 3.0
+    start: Annotated[float, Field(gt=0, le=1)] = 1.0
     clip: bool = True
     precision: Literal["float32", "bfloat16"] = "bfloat16"
 
@@ -71,7 +72,12 @@ class CaptchaJudging(Settings):
     scales: tuple[Annotated[float, Field(ge=0)], ...] = (1.0, 2.0, 6.0)
     scale_texts: Annotated[int, Field(ge=4)] = 32
     scale_pictures: Annotated[int, Field(ge=2)] = 8
-    reader: Annotated[str, Field(description="a captcha-reader run, or 'shipped'")] = "shipped"
+    reader: str = "shipped"  # or the folder of a captcha-reader run
+
+    @field_validator("reader")
+    @classmethod
+    def _from_anywhere(cls, value: str) -> str:
+        return value if value == "shipped" else str(Path(value).absolute())
 
 
 class Captcha(Recipe):
@@ -92,6 +98,11 @@ class Captcha(Recipe):
             raise ValueError(
                 f"data.height and data.width must be multiples of {factor} for this network, "
                 f"got {self.data.height} and {self.data.width}"
+            )
+        if self.network.output == "eps" and self.network.schedule != "linear" and self.sampling.start == 1:
+            raise ValueError(
+                f"network.output eps has no finite x at t = 1 of the {self.network.schedule} schedule: "
+                "set sampling.start below 1, 0.999 for example"
             )
         if any(w < 8 or w % 8 for w in self.network.widths):
             raise ValueError(f"network.widths must be multiples of 8, got {self.network.widths}")
@@ -298,7 +309,7 @@ class Captcha(Recipe):
     def _strip(self, model: Diffusion, texts: list[str], folder: Path) -> None:
         """z_t from noise to picture, a row a text."""
         path: list[Tensor] = []
-        marks = torch.linspace(0, self.sampling.steps, STRIP_STEPS).round().int().tolist()
+        marks = torch.linspace(1, self.sampling.steps, STRIP_STEPS).round().int().tolist()
 
         def keep(step: int, x: Tensor) -> None:
             if step in marks:
@@ -332,7 +343,15 @@ class Captcha(Recipe):
         free = evaluation["unconditional"]
         if "valid" in free:
             rows.append(("drawn without a text: read for sure", _percent(free["valid"])))
+            rows.append(("of these, distinct", f"{100 * free['distinct']:.0f}%"))
+        variety = f"{self._variety(evaluation):.2f} / {free['variety']:.2f} of classical pictures'"
+        rows.append(("variety, with a text / without", variety))
         return rows
+
+    def _variety(self, evaluation: dict[str, Any]) -> float:
+        """Variety at the recipe's own guidance, as a share of classical pictures'."""
+        (found,) = (row["variety"] for row in evaluation["guidance"] if row["scale"] == self.sampling.guidance)
+        return float(found)
 
     def report(self, folder: Path, evaluation: dict[str, Any]) -> None:
         write_report(self.model_dump(mode="json"), folder, evaluation, self.headline(evaluation))

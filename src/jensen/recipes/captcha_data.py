@@ -12,7 +12,7 @@ from jensen.data.captcha import Split, Style, draw
 from jensen.recipes.base import Positive, Settings, Track
 
 # streams of pictures that never meet: one for each use
-GENERATOR, READER, CEILING, FRESH, VARIETY = 1, 2, 3, 4, 5
+GENERATOR, READER, CEILING, VARIETY = 1, 2, 3, 4
 
 
 class CaptchaData(Settings):
@@ -22,7 +22,7 @@ class CaptchaData(Settings):
     length: int = 4
     height: int = 24
     width: int = 64
-    ink: tuple[Annotated[int, Field(ge=0, le=200)], Annotated[int, Field(ge=0, le=200)]] = (70, 140)
+    ink: tuple[int, int] = (70, 140)
     colour: bool = False
     pictures: Positive = 40_000
 

@@ -9,7 +9,6 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-matplotlib.rcParams["svg.fonttype"] = "none"
 BLUE, ORANGE, GREY = "#3b82f6", "#f08c2e", "#8a94a3"
 
 
@@ -28,9 +27,9 @@ def _axes(title: str, xlabel: str, ylabel: str) -> tuple[Figure, Any]:
 
 def _svg(figure: Figure) -> str:
     buffer = io.StringIO()
-    figure.savefig(
-        buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    )
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
     text = buffer.getvalue()
     return text[text.index("<svg") :]
 

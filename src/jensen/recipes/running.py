@@ -21,8 +21,9 @@ from jensen.recipes.folder import CONFIG, WEIGHTS, RunError, load_weights, read_
 from jensen.recipes.settings import explain, parse
 from jensen.training import Budget, TrainState, fit, warm_decay
 from jensen.training import checkpoint as checkpoints
-from jensen.training.distributed import gather_bytes, processes, rank, shard, start
+from jensen.training.distributed import gather, processes, rank, shard, start
 from jensen.training.journal import Journal
+from jensen.training.step import random_state, set_random_state
 
 EVALUATION = "evaluation.json"
 
@@ -42,8 +43,12 @@ def read_config(folder: Path) -> Recipe:
         raise RunError(f"{folder / CONFIG} is broken: {error}") from error
 
 
-def open_run(folder: Path, device: str = "cpu") -> tuple[Recipe, nn.Module]:
+def open_run(folder: Path, device: str | None = None) -> tuple[Recipe, nn.Module]:
     """A run's recipe and its averaged model, ready to be sampled.
+
+    Args:
+        folder: of the run.
+        device: where the model goes; by default where the run trained, or the CPU where that is not there.
 
     Raises:
         RunError: if the folder is no run, or it has no weights yet, or they do not fit.
@@ -51,7 +56,8 @@ def open_run(folder: Path, device: str = "cpu") -> tuple[Recipe, nn.Module]:
     recipe = read_config(folder)
     model = recipe.model()
     load_weights(model, folder)
-    return recipe, model.to(device).eval().requires_grad_(False)
+    where = torch.device(device) if device is not None else recipe.training.device_or_cpu()
+    return recipe, model.to(where).eval().requires_grad_(False)
 
 
 def begin(recipe: Recipe, folder: Path) -> None:
@@ -62,7 +68,7 @@ def begin(recipe: Recipe, folder: Path) -> None:
     """
     if (folder / CONFIG).exists():
         raise RunError(f"{folder} already holds a run: give --resume to go on with it, or another --out")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or any(p.suffix != ".part" for p in folder.iterdir())):
         raise RunError(f"{folder} is not empty: give another --out")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -87,6 +93,8 @@ def train(
     mine, _ = start()
     device, training = recipe.training.torch_device(), recipe.training
     recipe.check()
+    if training.batch_size % processes():
+        raise ValueError(f"training.batch_size {training.batch_size} does not divide by {processes()} processes")
     if not resume and mine == 0:
         begin(recipe, folder)
     saved = checkpoints.load(folder / "state") if resume else None
@@ -101,7 +109,7 @@ def train(
     torch.manual_seed(recipe.seed + rank())  # other noise in every process, the same weights
     if saved is not None:
         _restore(state, budget, saved)
-    keeper = _Keeper(recipe, folder, state, budget, setting, watch)
+    keeper = _Keeper(recipe, folder, state, budget, setting, watch, saved)
     stream = _to_device(shard(setting.stream, mine, processes()), device)
     with keeper.stopping_well():
         fit(state, stream, budget, on_step=keeper)
@@ -124,8 +132,8 @@ def _restore(state: TrainState, budget: Budget, saved: dict[str, Any]) -> None:
     budget.elapsed = saved["elapsed"]
     budget.look()
     if len(saved["ranks"]) == processes():
-        torch.set_rng_state(saved["ranks"][rank()])
-    else:
+        set_random_state(saved["ranks"][rank()])
+    else:  # other processes than before: new noise, the same for the same number of them
         torch.manual_seed(state.step * 1009 + rank())
 
 
@@ -148,6 +156,7 @@ class _Keeper:
         budget: Budget,
         setting: Setting,
         watch: Watch | None,
+        saved: dict[str, Any] | None,
     ):
         self.recipe, self.folder, self.state, self.budget = recipe, folder, state, budget
         self.setting, self.watch = setting, watch
@@ -155,29 +164,30 @@ class _Keeper:
         self.sums: dict[str, float] = {}
         self.count = 0
         self.since = budget.elapsed
+        if saved is not None:
+            self.sums, self.count, self.since = dict(saved["sums"]), saved["count"], saved["since"]
         self.shown: dict[str, float] = {}
         self.stopped = False
         self.previews_done = int(budget.progress(state.step) * recipe.training.previews)
         if self.main:
             self.journal = Journal(folder / "journal.jsonl", after=state.step)
+            for path in (folder / "samples").glob("step-*.png"):
+                if int(path.stem.removeprefix("step-")) > state.step:  # of a future that is lived anew
+                    path.unlink()
 
     def __call__(self, state: TrainState, terms: dict[str, Tensor]) -> None:
         for name, value in terms.items():
             self.sums[name] = self.sums.get(name, 0.0) + float(value)
         self.count += 1
-        training = self.recipe.training
-        if state.step % training.save_every == 0:
-            self.save()
-        if not self.main:
-            return
-        due = int(self.budget.progress(state.step) * training.previews)
-        if due > self.previews_done:
-            self.previews_done = due
+        training, progress = self.recipe.training, self.budget.progress(state.step)
+        if self.main and int(progress * training.previews) > self.previews_done:
+            self.previews_done = int(progress * training.previews)
             self.preview()
         if state.step % training.log_every == 0:
-            self.log(self.budget.progress(state.step))
+            self.log(progress)
+        if state.step % training.save_every == 0 or self.stopped:
+            self.save()  # last, so that whatever a checkpoint remembers has been written
         if self.stopped:
-            self.save()
             raise KeyboardInterrupt
 
     @contextmanager
@@ -199,17 +209,21 @@ class _Keeper:
                 signal.signal(number, handler)
 
     def log(self, progress: float) -> None:
+        """Write and show the means since the last line."""
         seconds = self.budget.seconds()
         line = {name: total / self.count for name, total in self.sums.items()}
         done = self.count * self.recipe.training.batch_size
         line["pictures_per_second"] = done / max(seconds - self.since, 1e-9)
         self.sums, self.count, self.since = {}, 0, seconds
+        if not self.main:
+            return
         self.journal.write(step=self.state.step, seconds=round(seconds, 3), progress=round(progress, 6), **line)
         self.shown.update(line)
         if self.watch is not None:
             self.watch(self.state.step, progress, self.budget.remaining(self.state.step), self.shown)
 
     def preview(self) -> None:
+        """Look at the averaged model."""
         samples = self.folder / "samples"
         samples.mkdir(exist_ok=True)
         found = self.recipe.preview(self.state.average, self.setting, samples, self.state.step)
@@ -218,26 +232,27 @@ class _Keeper:
             self.journal.write(step=self.state.step, seconds=round(self.budget.seconds(), 3), **found)
 
     def save(self) -> None:
-        """Checkpoint: the state, the clock, and every process's random numbers."""
-        ranks = gather_bytes(torch.get_rng_state())
+        """Checkpoint: the state, the clock, the means so far, and every process's random numbers."""
+        ranks = gather(random_state())
         if self.main:
             extra = {"elapsed": self.budget.seconds(), "ranks": ranks}
-            checkpoints.save(self.folder / "state", self.state.step, self.state.state_dict() | extra)
+            means = {"sums": self.sums, "count": self.count, "since": self.since}
+            checkpoints.save(self.folder / "state", self.state.step, self.state.state_dict() | extra | means)
 
     def finish(self) -> None:
-        """The last checkpoint, look and line, and the averaged weights that are sampled."""
+        """The last look, line and checkpoint, and the averaged weights that are sampled."""
+        if self.main and self.previews_done < self.recipe.training.previews:
+            self.previews_done = self.recipe.training.previews
+            self.preview()
+        if self.count:
+            self.log(1.0)
         self.save()
         if self.main:
-            if self.previews_done < self.recipe.training.previews:
-                self.previews_done = self.recipe.training.previews
-                self.preview()
-            if self.count:
-                self.log(1.0)
             save_weights(self.state.average.state_dict(), self.folder / WEIGHTS)
 
 
 def evaluate(
-    folder: Path, *, track: Track = silent, device: str = "cpu", references: Mapping[str, Tensor] | None = None
+    folder: Path, *, track: Track = silent, device: str | None = None, references: Mapping[str, Tensor] | None = None
 ) -> tuple[Recipe, dict[str, Any]]:
     """Judge a run: writes evaluation.json, samples and report.html below its folder."""
     recipe, model = open_run(folder, device)

@@ -38,13 +38,13 @@ def parse(tree: Any) -> Recipe:
     return recipe_class(tree.get("recipe")).model_validate(tree)
 
 
-def configure(name: str, words: Sequence[str] = (), **top: Any) -> Recipe:
+def configure(name: str, words: Sequence[str] = (), *, seed: int | None = None) -> Recipe:
     """A recipe by name, with KEY=VALUE words laid over its defaults.
 
     Args:
         name: of the recipe.
         words: "training.batch_size=32", ...; values are JSON, or else text.
-        top: keys to set besides, by dotted name with "__" for the dot; None is left out.
+        seed: the recipe's seed, or None for its default.
 
     Raises:
         ValueError: one sentence that names the key, what it got and what it takes.
@@ -58,13 +58,11 @@ def configure(name: str, words: Sequence[str] = (), **top: Any) -> Recipe:
         key, separator, text = word.partition("=")
         if not separator or not key:
             raise ValueError(f"--set takes KEY=VALUE, got {word!r}")
-        _assign(cls, tree, key, _value(text))
-        if key in ("training.minutes", "training.steps") and _value(text) is not None:
-            other = "steps" if key == "training.minutes" else "minutes"
-            _assign(cls, tree, f"training.{other}", None)
-    for key, value in top.items():
-        if value is not None:
-            _assign(cls, tree, key.replace("__", "."), value)
+        value = _assign(cls, tree, key, text)
+        if key in ("training.minutes", "training.steps") and value is not None:
+            tree["training"]["steps" if key == "training.minutes" else "minutes"] = None
+    if seed is not None:
+        tree["seed"] = seed
     try:
         return cls.model_validate(tree)
     except ValidationError as error:
@@ -83,8 +81,8 @@ def _value(text: str) -> Any:
         return text
 
 
-def _assign(cls: type[BaseModel], tree: dict[str, Any], key: str, value: Any) -> None:
-    """Set a dotted key that must exist in the tree."""
+def _assign(cls: type[BaseModel], tree: dict[str, Any], key: str, text: str) -> Any:
+    """Set a dotted key that must exist in the tree, and is no group; returns the value."""
     *path, last = key.split(".")
     node: Any = tree
     for part in path:
@@ -93,10 +91,15 @@ def _assign(cls: type[BaseModel], tree: dict[str, Any], key: str, value: Any) ->
         raise ValueError(f"there is no setting {key!r}{_nearest(key, keys(cls))}")
     if key == "recipe":
         raise ValueError("the recipe is given by its name, not by --set recipe=...")
-    if isinstance(node[last], dict) and not isinstance(value, dict):
-        raise ValueError(f"setting {key!r} is a group: set a key below it, as in {key}.{next(iter(node[last]))}=...")
-    # text fields take the word as it is, so that alphabet=0123456789 stays text
-    node[last] = str(value) if isinstance(node[last], str) and isinstance(value, int | float) else value
+    default = node[last]
+    if isinstance(default, dict):
+        raise ValueError(f"setting {key!r} is a group: set a key below it, as in {key}.{next(iter(default))}=...")
+    # what is text by default takes the word as it is: an alphabet of digits is no number
+    value = text if isinstance(default, str) else _value(text)
+    if isinstance(value, bool) and not isinstance(default, bool):
+        raise ValueError(f"setting {key!r} got {text!r}: it takes no true or false")
+    node[last] = value
+    return value
 
 
 def keys(cls: type[BaseModel], prefix: str = "") -> list[str]:

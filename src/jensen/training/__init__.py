@@ -4,10 +4,9 @@ from jensen.training.budget import Budget, warm_then_decay
 from jensen.training.ema import update_average, warm_decay
 from jensen.training.loop import fit
 from jensen.training.step import Player, TrainState, Update, descend, train_step
-from jensen.training.updates import UPDATES, consensus, extragradient, optimistic
+from jensen.training.updates import consensus, extragradient, optimistic
 
 __all__ = [
-    "UPDATES",
     "Budget",
     "Player",
     "TrainState",

@@ -14,13 +14,20 @@ from jensen.core.types import Batch, Stream
 
 def start() -> tuple[int, int]:
     """Join the group that `torchrun` set up, if it did; returns (rank, number of processes)."""
-    if "RANK" not in os.environ or not dist.is_available():
+    if not dist.is_available() or not dist.is_torchelastic_launched():
         return 0, 1
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
     return dist.get_rank(), dist.get_world_size()
+
+
+def stop() -> None:
+    """Leave the group, once every process has come this far."""
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
 
 
 def processes() -> int:
@@ -68,21 +75,19 @@ def rank() -> int:
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
-def gather_bytes(value: Tensor) -> list[Tensor]:
-    """The uint8 tensors of all processes, of one shape, in order of rank."""
+def gather(value: Tensor) -> list[Tensor]:
+    """The tensors of all processes, of one shape and on the CPU, in order of rank."""
     if processes() == 1:
         return [value]
-    device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
-    found = [torch.empty_like(value, device=device) for _ in range(processes())]
-    dist.all_gather(found, value.to(device))
-    return [v.cpu() for v in found]
+    found = [torch.empty_like(value) for _ in range(processes())]
+    dist.all_gather(found, value)
+    return found
 
 
 def agree(value: float) -> float:
     """The first process's number, in all of them."""
     if processes() == 1:
         return value
-    device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
-    message = torch.tensor([value], dtype=torch.float64, device=device)
+    message = torch.tensor([value], dtype=torch.float64)
     dist.broadcast(message, 0)
     return message.item()

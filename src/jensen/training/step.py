@@ -35,8 +35,7 @@ class Player:
     clip: float | None = None
 
     def move(self, step: int) -> None:
-        """One optimizer step with the gradients that are there, averaged over processes and clipped."""
-        average_gradients(self.parameters)
+        """One optimizer step with the gradients that are there, clipped."""
         if self.clip is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.clip)
         for group in self.optimizer.param_groups:
@@ -69,8 +68,9 @@ class TrainState:
         if set(owned) != set(players):
             raise ValueError(f"players must be {sorted(owned)}, got {sorted(players)}")
         for name, parameters in owned.items():
-            if {id(p) for p in parameters} != {id(p) for p in players[name].parameters}:
-                raise ValueError(f"player {name!r} does not hold the parameters the objective gives it")
+            theirs, moved = players[name].parameters, players[name].optimizer.param_groups
+            if not set(parameters) == set(theirs) == {p for group in moved for p in group["params"]}:
+                raise ValueError(f"player {name!r} and its optimizer must hold the parameters the objective gives it")
         self.objective = objective
         self.players = dict(players)
         self.average: nn.Module = copy.deepcopy(objective.model).requires_grad_(False).eval()
@@ -94,8 +94,7 @@ class TrainState:
             "memory": dict(self.memory),
             "step": self.step,
             "draws": self.draws,
-            "rng": torch.get_rng_state(),
-            "rng_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "rng": random_state(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -105,9 +104,23 @@ class TrainState:
         self.average.load_state_dict(state["average"])
         self.memory = dict(state["memory"])
         self.step, self.draws = state["step"], state["draws"]
-        torch.set_rng_state(state["rng"].cpu())
-        if torch.cuda.is_available() and len(state["rng_cuda"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all([r.cpu() for r in state["rng_cuda"]])
+        set_random_state(state["rng"])
+
+
+def random_state() -> Tensor:
+    """The states of this process's global generators, the CPU's and its CUDA device's, as one row of bytes."""
+    states = [torch.get_rng_state()]
+    if torch.cuda.is_available():
+        states.append(torch.cuda.get_rng_state())
+    return torch.cat(states)
+
+
+def set_random_state(state: Tensor) -> None:
+    """Restore what `random_state` gave; a CUDA device that was not there then keeps its own."""
+    size = len(torch.get_rng_state())
+    torch.set_rng_state(state[:size])
+    if torch.cuda.is_available() and len(state) > size:
+        torch.cuda.set_rng_state(state[size:])
 
 
 Evaluate = Callable[[], Mapping[str, Loss]]
@@ -120,10 +133,11 @@ class Update(Protocol):
 
 
 def gradients(state: TrainState, players: tuple[str, ...], losses: Mapping[str, Loss]) -> None:
-    """Leave each player's gradient of its own loss, and of nothing else, in its parameters.
+    """Leave each player's gradient of its own loss, and of nothing else, in its parameters, the mean over processes.
 
     Raises:
         ValueError: if a parameter gets none: it plays no part in its player's loss.
+        NonFiniteLoss: if a gradient is not finite although the loss is; nothing has moved.
     """
     for k, name in enumerate(players):
         parameters = state.players[name].parameters
@@ -135,6 +149,9 @@ def gradients(state: TrainState, players: tuple[str, ...], losses: Mapping[str, 
             names = {p: n for n, p in state.objective.named_parameters()}
             unused = next(names[p] for p in parameters if p.grad is None)
             raise ValueError(f"{unused} of player {name!r} gets no gradient from its loss: freeze it or use it")
+        average_gradients(parameters)
+        if not bool(torch.isfinite(nn.utils.get_total_norm(p.grad for p in parameters if p.grad is not None))):
+            raise NonFiniteLoss(state.step, name, "gradient")
 
 
 def descend(state: TrainState, players: tuple[str, ...], evaluate: Evaluate) -> Mapping[str, Loss]:

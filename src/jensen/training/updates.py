@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from jensen.core.types import Loss
-from jensen.training.step import Evaluate, TrainState, Update, descend, gradients
+from jensen.training.distributed import processes
+from jensen.training.step import Evaluate, TrainState, gradients
 
 
 def _require_all(rule: str, state: TrainState, players: tuple[str, ...]) -> None:
@@ -38,11 +39,13 @@ def extragradient(state: TrainState, players: tuple[str, ...], evaluate: Evaluat
                 before.append((p, p.detach().clone()))
                 assert p.grad is not None
                 p.sub_(player.rate(state.step) * p.grad)
-    losses = evaluate()
-    gradients(state, players, losses)
-    with torch.no_grad():
-        for moved, start in before:
-            moved.copy_(start)
+    try:
+        losses = evaluate()
+        gradients(state, players, losses)
+    finally:
+        with torch.no_grad():
+            for moved, start in before:
+                moved.copy_(start)
     for name in players:
         state.players[name].move(state.step)
     return losses
@@ -63,7 +66,7 @@ def optimistic(state: TrainState, players: tuple[str, ...], evaluate: Evaluate) 
         for k, p in enumerate(state.players[name].parameters):
             assert p.grad is not None
             key, now = f"optimistic/{name}/{k}", p.grad.clone()
-            p.grad.mul_(2).sub_(state.memory.get(key, now))
+            p.grad.mul_(2).sub_(state.memory.get(key, now).to(now))
             state.memory[key] = now
     for name in players:
         state.players[name].move(state.step)
@@ -88,6 +91,8 @@ def consensus(gamma: float) -> Callable[..., Mapping[str, Loss]]:
 
     def update(state: TrainState, players: tuple[str, ...], evaluate: Evaluate) -> Mapping[str, Loss]:
         _require_all("consensus", state, players)
+        if processes() > 1:  # |v|^2 is of the mean gradient, which no process has a graph of
+            raise ValueError("consensus trains on one process")
         losses = evaluate()
         field: list[tuple[torch.nn.Parameter, Tensor]] = []
         for name in players:
@@ -103,10 +108,3 @@ def consensus(gamma: float) -> Callable[..., Mapping[str, Loss]]:
         return losses
 
     return update
-
-
-UPDATES: dict[str, Update] = {
-    "descend": descend,
-    "extragradient": extragradient,
-    "optimistic": optimistic,
-}
