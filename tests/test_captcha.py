@@ -14,12 +14,11 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.spatial.distance import cdist, pdist
 
-from jensen.data.captcha import Painter, Style, draw, held_out, random_text
+from jensen.data.captcha import Painter, Style, _ink, draw, held_out, random_text
 from jensen.data.pictures import GAP, sheet
 from jensen.data.pool import from_bytes, pool_stream, to_bytes
 from jensen.metrics import legibility, mean_pairwise_distance, nearest_distance, wilson
 from jensen.recipes import configure
-from jensen.recipes.captcha_data import GENERATOR, READER
 from jensen.recipes.captcha_reader import read_texts, shipped_reader
 
 ALL = [f"{i:04d}" for i in range(10_000)]
@@ -70,9 +69,13 @@ def test_exactly_two_thousand_strings_are_kept_for_judging():
 
 
 def test_no_training_picture_shows_a_judged_string():
-    for stream in (GENERATOR, READER):
-        texts, _ = draw(Style(), 400, seed=stream)
-        assert not any(held_out(t) for t in texts)
+    small = ["data.pictures=400"]
+    _, codes = configure("captcha", small).training_pictures()
+    reader = configure("captcha-reader", small)
+    batches = reader.setting(reader.model()).stream(0)
+    codes = torch.cat([codes, *(next(batches)["cond"] for _ in range(5))])
+    assert len(codes) > 1000
+    assert not any(held_out(t) for t in Style().decode(codes.numpy()))
     rng = random.Random(0)
     assert all(held_out(random_text(rng, Style(), "test")) for _ in range(200))
     judged = configure("captcha").judged_texts(1000)
@@ -80,24 +83,28 @@ def test_no_training_picture_shows_a_judged_string():
     assert all(held_out(t) for t in judged)
 
 
-def test_ink_is_dark_enough_and_paper_light():
-    """The darkest pixels of 100 pictures lie near the ink's luminance, never above 140 plus what smoothing adds."""
-    _, pictures = draw(Style(), 100, seed=0)
-    darkest = np.percentile(pictures.reshape(100, -1), 1, axis=1)
-    assert darkest.min() >= 60
-    assert darkest.max() <= 160
-    assert np.median(pictures) >= 230
+@pytest.mark.parametrize("ink", [(60, 60), (70, 70), (100, 100), (140, 140)])
+@pytest.mark.parametrize("colour", [False, True])
+def test_glyphs_print_dark_enough_and_paper_is_light(ink, colour, monkeypatch):
+    """Without dots and curve, which would hide an invisible glyph: the darkest pixel of each of 25 pictures is at
+    least 60 below the paper."""
+    painter = Painter(Style(ink=ink, colour=colour))
+    for name in ("create_noise_dots", "create_noise_curve"):
+        monkeypatch.setattr(painter._image, name, lambda *a: None)
+    for index in range(25):
+        picture = painter.paint(0, index)[1].astype(float)
+        grey = picture @ np.array([0.299, 0.587, 0.114]) if colour else picture[..., 0]
+        assert np.median(grey) >= 230
+        assert grey.min() <= np.median(grey) - 60
 
 
-def test_colour_pictures_have_the_luminance_asked_for():
-    """The darkest percentile of 50 pictures has, on average, the luminance it has in grey ones, within 6 of 255."""
-    _, pictures = draw(Style(colour=True, ink=(80, 100)), 50, seed=0)
-    _, grey = draw(Style(ink=(80, 100)), 50, seed=0)
-    assert pictures.shape[-1] == 3
-    luminance = pictures @ np.array([0.299, 0.587, 0.114])
-    darkest = [np.percentile(p.reshape(50, -1), 1, axis=1).mean() for p in (luminance, grey)]
-    assert darkest[0] == pytest.approx(darkest[1], abs=6)
-    assert float(np.abs(pictures[..., 0].astype(int) - pictures[..., 2]).max()) > 60
+def test_coloured_inks_have_the_luminance_drawn_for_them():
+    style = Style(colour=True, ink=(60, 200))
+    for seed in range(500):
+        wanted = random.Random(seed).randint(60, 200)
+        red, green, blue = _ink(random.Random(seed), style)
+        assert 0.299 * red + 0.587 * green + 0.114 * blue == pytest.approx(wanted, abs=1)
+        assert 0 <= min(red, green, blue) <= max(red, green, blue) <= 220
 
 
 @pytest.mark.parametrize(
@@ -108,7 +115,8 @@ def test_colour_pictures_have_the_luminance_asked_for():
         ({"alphabet": "äö"}, "printable"),
         ({"length": 0}, "1 to 16"),
         ({"height": 25}, "multiples of 8"),
-        ({"ink": (10, 250)}, "high <= 200"),
+        ({"ink": (10, 100)}, "60 <= low"),
+        ({"ink": (100, 250)}, "high <= 200"),
         ({"alphabet": "ab", "length": 3}, "at least 100"),
     ],
 )
@@ -198,3 +206,15 @@ def test_a_sheet_keeps_every_pixel():
     left, top = GAP, GAP + 48 + GAP
     cell = page[top : top + 48, left : left + 128, 0]
     assert np.array_equal(cell[::2, ::2], pictures[2, 0].numpy())
+
+
+def test_planted_copies_are_found(tmp_path):
+    """The memorisation check on training pictures themselves: all lie closer than fresh ones ever do."""
+    recipe = configure("captcha", ["data.pictures=300"])
+    training, _ = recipe.training_pictures()
+    fresh = torch.from_numpy(draw(Style(), 200, seed=99)[1]).permute(0, 3, 1, 2)
+    found = recipe._memorisation(training[:150], fresh, training, tmp_path)
+    assert found["closer_than_fresh_percentile"]["value"] == 1
+    assert found["generated_median"] == 0
+    honest = recipe._memorisation(fresh[:100], fresh[100:], training, tmp_path)
+    assert honest["closer_than_fresh_percentile"]["value"] < 0.1

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 
 import pytest
 import torch
@@ -176,10 +177,61 @@ def newest(run):
     return max([int(p.stem) for p in (run / "state").glob("[0-9]*.pt")], default=0)
 
 
+def journal_of(run):
+    """The journal's lines without what the clock says."""
+    timed = ("seconds", "pictures_per_second")
+    lines = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in timed} for line in lines]
+
+
+def test_a_run_of_minutes_ends_by_the_clock_and_goes_on_by_it(tmp_path):
+    """Stopped after a while, resumed: the clock goes on where it was, and the last line and look are there."""
+    out, log = tmp_path / "minutes", tmp_path / "log"
+    words = ["train", "captcha", "--out", str(out), "--minutes", "0.1", "--no-evaluate", *SETTINGS]
+    process = start(words, log)
+    journal = out / "journal.jsonl"
+    wait_for(lambda: journal.exists() and journal.stat().st_size > 2000, process, log)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 130
+    stopped = json.loads(journal.read_text().splitlines()[-1])
+    assert start(["train", "captcha", "--out", str(out), "--resume", "--no-evaluate"], log).wait(120) == 0
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    trained = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in trained] == sorted({line["step"] for line in trained})
+    assert all(a["seconds"] <= b["seconds"] for a, b in pairwise(trained))
+    assert 6 <= trained[-1]["seconds"] < 9  # the last step may be slow; the budget was 6
+    assert trained[-1]["seconds"] > stopped["seconds"]
+    assert [line["step"] for line in lines if "legibility" in line] == [trained[-1]["step"]]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"network.output": "eps", "network.loss": "eps", "sampling.start": 0.999},
+        {"network.output": "v", "network.loss": "v", "network.schedule": "cosine"},
+        {"network.output": "eps", "network.loss": "eps", "network.schedule": "linear"},
+        {"network.output": "x", "network.loss": "x"},
+        {"network.output": "edm", "network.schedule": "cosine"},
+    ],
+)
+def test_every_view_trains_and_samples_from_the_command_line(tmp_path, changes):
+    words = [word for key, value in changes.items() for word in ("--set", f"{key}={value}")]
+    assert main(train_words(tmp_path / "run", "--no-evaluate", *words, steps=2)) == 0
+    assert main(["sample", str(tmp_path / "run"), "--text", "0123", "--out", str(tmp_path / "x.png")]) == 0
+    assert opened(tmp_path / "x.png").getextrema()[0][0] < 255
+
+
+def test_a_run_that_fails_exits_with_one(tmp_path, capsys):
+    words = train_words(tmp_path / "run", "--set", "training.rate=1e38", "--set", "training.clip=null", steps=50)
+    assert main(words) == 1
+    assert "is not finite at step" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
 def test_killed_at_a_random_moment_and_resumed_is_the_uninterrupted_run(tmp_path):
     """SIGKILL after a checkpoint and a random wait, three times over; the weights come out bit for bit."""
     steps, out, log = 200, tmp_path / "killed", tmp_path / "log"
-    quiet = ("--no-evaluate", "--set", "training.previews=0")
+    quiet = ("--no-evaluate", "--set", "training.previews=0", "--set", "training.log_every=3")
     rng = torch.Generator().manual_seed(int.from_bytes(os.urandom(4), "big"))
     process, seen = start(train_words(out, *quiet, steps=steps), log), 0
     for _ in range(3):
@@ -193,9 +245,9 @@ def test_killed_at_a_random_moment_and_resumed_is_the_uninterrupted_run(tmp_path
     assert start(train_words(tmp_path / "whole", *quiet, steps=steps), log).wait(240) == 0, log.read_text()
     killed, uninterrupted = (load_file(p / "model.safetensors") for p in (out, tmp_path / "whole"))
     assert all(torch.equal(value, uninterrupted[name]) for name, value in killed.items())
-    steps_seen = [json.loads(x)["step"] for x in (out / "journal.jsonl").read_text().splitlines()]
-    assert steps_seen == sorted(set(steps_seen))
-    assert steps_seen[-1] == steps
+    assert journal_of(out) == journal_of(tmp_path / "whole")
+    assert [line["step"] for line in journal_of(out)] == [*range(3, steps, 3), steps]
+    assert not list((out / "state").glob(".*"))  # nothing half written is left behind
 
 
 def test_an_interrupt_ends_the_step_and_keeps_it(tmp_path):
@@ -257,10 +309,15 @@ WRONG_TRAIN = [
     (["captcha", "--set", "data.height=20"], ["multiples of 8", "20"]),
     (["captcha", "--set", "data.alphabet=AAB"], ["each once", "'AAB'"]),
     (["captcha", "--set", "data.ink=[140,70]"], ["low <= high"]),
+    (["captcha", "--set", "data.ink=[0,30]"], ["60 <= low"]),
+    (["captcha", "--set", "network.output=eps"], ["no finite x at t = 1", "sampling.start"]),
+    (["captcha", "--set", "network.drop=0"], ["'network.drop' got 0"]),
+    (["captcha", "--set", "training.batch_size=true"], ["no true or false"]),
+    (["captcha", "--set", 'training={"steps":3}'], ["'training' is a group"]),
     (["captcha", "--set", "data.length=1"], ["at least 100 texts"]),
     (["captcha", "--set", "network.widths=[96,100]"], ["multiples of 8"]),
     (["captcha", "--set", "network.widths=[32,32,32,32]"], ["multiples of 32"]),
-    (["captcha", "--set", "judging.reader=nowhere"], ["no run folder nowhere"]),
+    (["captcha", "--set", "judging.reader=nowhere"], ["no run folder", "nowhere"]),
     (["captcha", "--resume", "--out", "nowhere"], ["no run folder nowhere"]),
     (["captcha", "--bogus"], ["No such option", "--bogus"]),
     ([], ["Missing argument 'RECIPE'"]),
@@ -287,6 +344,11 @@ def test_wrong_words_to_sample_and_evaluate(capsys, run, tmp_path):
         (["sample", here, "-n", "x"], ["Invalid value for '-n'"]),
         (["sample", here, "-n", "1", "--steps", "0", *out], ["steps must be at least 1, got 0"]),
         (["sample", here, "-n", "1", "--sampler", "euler", *out], ["sampler must be one of", "'euler'"]),
+        (["sample", here, "--text", "7038", "--guidance", "inf", *out], ["guidance must be at least 0, got inf"]),
+        (["sample", here, "-n", "600", *out], ["up to 512 pictures", "folder"]),
+        (["sample", here, "-n", "1", "--steps", "0", "--out", str(tmp_path / "a" / "x.png")], ["steps must be"]),
+        (["evaluate", here, "--json", str(tmp_path / "numbers")], ["must end in .json"]),
+        (["evaluate", "nowhere", "--json", str(tmp_path / "a" / "e.json")], ["no run folder nowhere"]),
         (["sample", here, "--text", "7038", "--guidance", "-1", *out], ["guidance must be at least 0, got -1.0"]),
         (["sample", here, "-n", "1", "--scale", "0", *out], ["--scale must be from 1 to 16"]),
         (["sample", here, "-n", "1", "--out", str(tmp_path / "x.jpg")], ["must end in .png"]),

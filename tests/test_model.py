@@ -96,6 +96,8 @@ def test_times_are_shifted_towards_noise():
         ({"sampler": "euler"}, "sampler must be one of"),
         ({"steps": 0}, "steps"),
         ({"guidance": -1.0}, "guidance"),
+        ({"guidance": math.inf}, "guidance"),
+        ({"start": 0.0}, "start"),
         ({"shift": 0.0}, "shift"),
         ({"precision": "half"}, "precision"),
         ({"chunk": 0}, "chunk"),
@@ -110,6 +112,8 @@ def test_refusals():
     model = unet_model()
     with pytest.raises(ValueError, match="n must be at least 1"):
         model.sample(0)
+    with pytest.raises(ValueError, match="generators must be 2, one a row, got 3"):
+        model.sample(2, generator=generators(0, range(3)))
     with pytest.raises(ValueError, match="conditions must be 2"):
         model.sample(2, cond=torch.zeros(3, 3, dtype=torch.long))
     plain = Diffusion(GaussianOracle(torch.zeros(1), torch.ones(1), CosineSchedule()), (1,))

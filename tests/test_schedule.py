@@ -42,6 +42,7 @@ def test_endpoints():
         alpha, sigma = schedule.alpha_sigma(ends)
         assert alpha.tolist() == [1.0, 0.0]
         assert sigma.tolist() == [0.0, 1.0]
+        assert schedule.log_snr(ends).tolist() == [math.inf, -math.inf]
 
 
 def test_linear_is_the_limit_of_a_thousand_betas():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 
 import pytest
 import torch
@@ -214,6 +215,42 @@ def test_a_loss_that_is_not_finite_stops_before_anything_moves():
         train_step(state, nothing())
     for key, value in state.objective.state_dict().items():
         assert torch.equal(value, before[key])
+
+
+class Steep(Bilinear):
+    """Finite losses; y's gradient is infinite."""
+
+    def forward(self, players, batch, step):
+        return {"x": Loss.of(self.model.x**2), "y": Loss.of((self.y - self.y.detach()).sqrt())}
+
+
+@pytest.mark.parametrize("rule", [descend, extragradient, optimistic])
+def test_a_gradient_that_is_not_finite_stops_before_anything_moves(rule):
+    state = new_state(Steep())
+    before = copy.deepcopy(state.objective.state_dict())
+    with pytest.raises(NonFiniteLoss, match=r"player 'y' is not finite at step 0 \(term 'gradient'\)"):
+        train_step(state, nothing(), update=rule)
+    assert all(torch.equal(value, before[key]) for key, value in state.objective.state_dict().items())
+
+
+def test_extragradient_comes_back_from_a_look_ahead_that_fails():
+    class Cliff(Bilinear):
+        def forward(self, players, batch, step):
+            wall = torch.where(self.model.x < 1, math.inf, 0.0)
+            return {"x": Loss.of(self.model.x + wall), "y": Loss.of(self.y)}
+
+    state = new_state(Cliff(), optimizer=torch.optim.SGD)
+    with pytest.raises(NonFiniteLoss):
+        train_step(state, nothing(), update=extragradient)
+    assert state.objective.model.x.item() == 1
+
+
+def test_an_optimizer_over_another_players_parameters_is_refused():
+    objective = Bilinear()
+    both = torch.optim.SGD([objective.model.x, objective.y], lr=0.1)
+    players = {name: Player(list(p), both, lambda step: 0.1) for name, p in objective.players().items()}
+    with pytest.raises(ValueError, match="player 'x' and its optimizer must hold"):
+        TrainState(objective, players)
 
 
 def test_the_partition_is_checked():

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -118,7 +119,7 @@ def sample(
     for text in texts:
         recipe.data.style().check(text)
     asked = {"sampler": sampler, "steps": steps, "guidance": guidance}
-    changes = {name: value for name, value in asked.items() if value is not None}
+    changes: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     replace(model.sampling, **changes)  # refuses what is out of range
     reader, count = recipe.reader(), len(texts) or n or 16
     out = out if out is not None else folder / "samples" / f"sample-{seed}.png"
