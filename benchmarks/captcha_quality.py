@@ -33,7 +33,8 @@ from jensen.metrics import legibility
 from jensen.metrics.proportion import Proportion
 from jensen.models import Diffusion
 from jensen.recipes.base import Setting
-from jensen.recipes.captcha import Captcha, draw_texts
+from jensen.recipes.captcha import Captcha
+from jensen.recipes.captcha_drawing import draw_texts
 from jensen.recipes.captcha_reader import read_texts, shipped_reader
 from jensen.recipes.running import new_state
 from jensen.training import train_step

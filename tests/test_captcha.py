@@ -19,6 +19,8 @@ from jensen.data.pictures import GAP, sheet
 from jensen.data.pool import from_bytes, pool_stream, to_bytes
 from jensen.metrics import legibility, mean_pairwise_distance, nearest_distance, wilson
 from jensen.recipes import configure
+from jensen.recipes.base import silent
+from jensen.recipes.captcha_judging import Judge
 from jensen.recipes.captcha_reader import read_texts, shipped_reader
 
 ALL = [f"{i:04d}" for i in range(10_000)]
@@ -213,8 +215,9 @@ def test_planted_copies_are_found(tmp_path):
     recipe = configure("captcha", ["data.pictures=300"])
     training, _ = recipe.training_pictures()
     fresh = torch.from_numpy(draw(Style(), 200, seed=99)[1]).permute(0, 3, 1, 2)
-    found = recipe._memorisation(training[:150], fresh, training, tmp_path)
+    judge = Judge(recipe, recipe.model(), None, tmp_path, silent)
+    found = judge.memorisation(training[:150], fresh, training)
     assert found["closer_than_fresh_percentile"]["value"] == 1
     assert found["generated_median"] == 0
-    honest = recipe._memorisation(fresh[:100], fresh[100:], training, tmp_path)
+    honest = judge.memorisation(fresh[:100], fresh[100:], training)
     assert honest["closer_than_fresh_percentile"]["value"] < 0.1

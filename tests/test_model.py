@@ -93,7 +93,7 @@ def test_times_are_shifted_towards_noise():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"sampler": "euler"}, "sampler must be one of"),
+        ({"sampler": "magic"}, "sampler must be one of"),
         ({"steps": 0}, "steps"),
         ({"guidance": -1.0}, "guidance"),
         ({"guidance": math.inf}, "guidance"),

@@ -7,7 +7,18 @@ import math
 import pytest
 import torch
 
-from jensen.diffusion import SCHEDULES, CosineSchedule, LinearSchedule, Process, RectifiedSchedule, Schedule
+from jensen.diffusion import (
+    SCHEDULES,
+    BetaSchedule,
+    CosineSchedule,
+    FunctionSchedule,
+    LinearSchedule,
+    Process,
+    RectifiedSchedule,
+    Schedule,
+    VarianceExploding,
+    VariancePreserving,
+)
 
 T = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
 ALL = [cls() for cls in SCHEDULES.values()]
@@ -28,7 +39,7 @@ def test_time_inverts_log_snr(schedule):
     torch.testing.assert_close(Schedule.time(schedule, schedule.log_snr(T)), T, rtol=0, atol=1e-12)  # by bisection
 
 
-@pytest.mark.parametrize("schedule", [CosineSchedule(), LinearSchedule()], ids=["cosine", "linear"])
+@pytest.mark.parametrize("schedule", [CosineSchedule(), LinearSchedule(), VariancePreserving()])
 def test_variance_is_preserved_and_equals_the_default_form(schedule):
     alpha, sigma = schedule.alpha_sigma(T)
     torch.testing.assert_close(alpha**2 + sigma**2, torch.ones_like(T), rtol=1e-14, atol=0)
@@ -96,3 +107,45 @@ def test_cosine_values():
     alpha, sigma = CosineSchedule().alpha_sigma(torch.tensor([1 / 3], dtype=torch.float64))
     assert alpha.item() == pytest.approx(math.sqrt(3) / 2, rel=1e-15)
     assert sigma.item() == pytest.approx(0.5, rel=1e-15)
+
+
+@named
+def test_slopes_are_derivatives(schedule):
+    """Central differences of step 1e-5 in float64, whose own error is of order 1e-10 of the third derivative."""
+    t = torch.linspace(0.1, 0.9, 17, dtype=torch.float64)
+    for slope, up, down in zip(
+        schedule.slopes(t), schedule.alpha_sigma(t + 1e-5), schedule.alpha_sigma(t - 1e-5), strict=True
+    ):
+        torch.testing.assert_close(slope, (up - down) / 2e-5, rtol=1e-6, atol=1e-8)
+
+
+def test_fixed_schedules_have_the_levels_they_say():
+    ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    assert VariancePreserving(10.0, -6.0).log_snr(ends).tolist() == [10.0, -6.0]
+    torch.testing.assert_close(VarianceExploding(0.01, 50.0).alpha_sigma(ends)[1], torch.tensor([0.01, 50.0]).double())
+    assert VarianceExploding().alpha_sigma(ends)[0].tolist() == [1.0, 1.0]
+
+
+def test_any_betas_give_their_product_at_every_step():
+    betas = torch.rand(50, dtype=torch.float64) * 0.2 + 1e-3
+    alpha, sigma = BetaSchedule(betas).alpha_sigma(torch.arange(1, 51, dtype=torch.float64) / 50)
+    torch.testing.assert_close(alpha**2, (1 - betas).cumprod(0), rtol=1e-12, atol=0)
+    torch.testing.assert_close(alpha**2 + sigma**2, torch.ones(50, dtype=torch.float64))
+    ddpm = BetaSchedule(torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64))
+    middle = torch.linspace(0.01, 1, 100, dtype=torch.float64)  # off the steps it lies close to the continuous one
+    gap = ddpm.log_snr(middle - 3e-4) - LinearSchedule().log_snr(middle - 3e-4)
+    assert float(gap.abs().max()) < 0.1
+
+
+def test_any_falling_function_is_a_schedule():
+    schedule = FunctionSchedule(lambda t: 8 - 14 * t**3 - t)
+    torch.testing.assert_close(schedule.time(schedule.log_snr(T)), T, rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match="must fall strictly"):
+        FunctionSchedule(lambda t: (t - 0.5) ** 2)
+    with pytest.raises(ValueError, match="lowest must be below highest"):
+        VariancePreserving(1.0, 1.0)
+    with pytest.raises(ValueError, match="0 < smallest < largest"):
+        VarianceExploding(0.0, 1.0)
+    for betas in (torch.tensor([0.1]), torch.tensor([0.1, 1.0]), torch.zeros(2, 2)):
+        with pytest.raises(ValueError, match="betas must be one row"):
+            BetaSchedule(betas)

@@ -24,7 +24,7 @@ from jensen.recipes import (
     read_config,
     running,
 )
-from jensen.recipes.captcha import save_image
+from jensen.recipes.captcha_drawing import save_image
 from jensen.recipes.captcha_reader import read_texts
 from jensen.training import distributed
 from jensen.training.checkpoint import write_text

@@ -56,7 +56,9 @@ def sample(
     run: Run,
     text: Annotated[list[str] | None, typer.Option(metavar="STRING ...", help="texts to draw")] = None,
     n: Annotated[int | None, typer.Option("-n", metavar="N", help="how many, without a text [16]")] = None,
-    sampler: Annotated[str | None, typer.Option(metavar="NAME", help="ancestral, ddim, dpm++")] = None,
+    sampler: Annotated[
+        str | None, typer.Option(metavar="NAME", help="ancestral, ddim, dpm++, dpm++3, unipc, heun, ...")
+    ] = None,
     steps: Annotated[int | None, typer.Option(metavar="K", help="evaluations of the denoiser")] = None,
     guidance: Annotated[float | None, typer.Option(metavar="W", help="1 is off")] = None,
     seed: Annotated[int, typer.Option(metavar="S")] = 0,

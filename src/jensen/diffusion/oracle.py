@@ -44,7 +44,7 @@ class MixtureOracle(Denoiser):
         self,
         weights: Float[Tensor, " k"] | list[float],
         means: Float[Tensor, "k d"] | list[list[float]],
-        variances: Float[Tensor, "k d"] | list[list[float]],
+        variances: Float[Tensor, "k _"] | list[list[float]],
         schedule: Schedule,
     ):
         super().__init__()
@@ -121,3 +121,42 @@ class GaussianOracle(MixtureOracle):
             self._components(alpha_s, sigma_s),
         )
         return mean_s[:, 0] + (z_t - mean_t[:, 0]) * torch.sqrt(variance_s[:, 0] / variance_t[:, 0])
+
+
+class EmpiricalOracle(Denoiser):
+    r"""The exact denoiser of a finite data set.
+
+    $\hat x = \sum_i \mathrm{softmax}_i(-|z_t - \alpha x_i|^2 / 2\sigma^2)\, x_i$. It is what a network trained to the
+    end without generalising would be, and it samples the data set itself.
+
+    Args:
+        data: (N, ...), N at least 1.
+        schedule: of the noise.
+
+    Source: Karras et al. (2022), appendix B.3.
+
+    >>> from jensen.diffusion import CosineSchedule
+    >>> oracle = EmpiricalOracle(torch.tensor([[-1.0], [1.0]]), CosineSchedule())
+    >>> float(oracle(torch.zeros(1, 1), torch.tensor([0.5])).x)
+    0.0
+    """
+
+    data: Tensor
+
+    def __init__(self, data: Float[Tensor, "n ..."], schedule: Schedule):
+        super().__init__()
+        if data.ndim < 2 or len(data) < 1:
+            raise ValueError(f"data must be (N, ...) with N at least 1, got {tuple(data.shape)}")
+        self.register_buffer("data", data.double())
+        self.schedule, self.null = schedule, None
+
+    def forward(self, z_t: Float[Tensor, "b ..."], t: Float[Tensor, " b"], cond: Tensor | None = None) -> Prediction:
+        z, flat = z_t.double().flatten(1), self.data.flatten(1)
+        alpha, sigma = (v[:, None] for v in self.schedule.alpha_sigma(t.double()))
+        if bool((sigma == 0).any()):
+            raise ValueError("the denoiser of a finite data set has no finite eps at sigma = 0: choose times above 0")
+        distance = (z[:, None] - alpha[:, :, None] * flat).square().sum(-1)
+        x = torch.softmax(-distance / (2 * sigma**2), dim=1) @ flat
+        eps = (z - alpha * x) / sigma
+        alpha, sigma = right_pad(alpha[:, 0], z_t), right_pad(sigma[:, 0], z_t)
+        return Prediction(*(v.to(z_t.dtype) for v in (x.view(z_t.shape), eps.view(z_t.shape), alpha, sigma)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
@@ -27,6 +28,11 @@ class Schedule(nn.Module, ABC):
         """alpha_t and sigma_t, each of the shape of t."""
         log_snr = self.log_snr(t)
         return torch.sigmoid(log_snr).sqrt(), torch.sigmoid(-log_snr).sqrt()
+
+    def slopes(self, t: Float[Tensor, "*b"]) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b"]]:
+        """Derivatives of alpha_t and sigma_t with respect to t, each of the shape of t."""
+        alpha, sigma = torch.func.jvp(self.alpha_sigma, (t,), (torch.ones_like(t),))[1]
+        return alpha, sigma
 
     def time(self, log_snr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         """The time t with `log_snr(t)` equal to the argument, clipped to [0, 1]; by bisection unless overridden."""
@@ -115,8 +121,133 @@ class RectifiedSchedule(Schedule):
         return torch.sigmoid(-log_snr / 2)
 
 
+class VariancePreserving(Schedule):
+    r"""Log-SNR linear in t, $\lambda(t) = \lambda_{max} + (\lambda_{min} - \lambda_{max})\, t$.
+
+    $\alpha_t^2 + \sigma_t^2 = 1$ exactly.
+
+    Args:
+        highest, lowest: log-SNR at t = 0 and at t = 1.
+
+    Raises:
+        ValueError: unless lowest < highest.
+
+    Source: Kingma et al., VDM (2021), appendix H: the fixed schedule, with their end points as defaults.
+
+    >>> VariancePreserving().log_snr(torch.tensor([0.0, 1.0]))
+    tensor([13.3000, -5.0000])
+    """
+
+    def __init__(self, highest: float = 13.3, lowest: float = -5.0):
+        super().__init__()
+        if not lowest < highest:
+            raise ValueError(f"log-SNR must fall with t: lowest must be below highest, got {lowest} and {highest}")
+        self.highest, self.lowest = highest, lowest
+
+    def log_snr(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        return self.highest + (self.lowest - self.highest) * t
+
+    def time(self, log_snr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        return ((log_snr - self.highest) / (self.lowest - self.highest)).clamp(0, 1)
+
+
+class VarianceExploding(Schedule):
+    r"""$\alpha_t = 1$, $\sigma_t = \sigma_{min}^{1-t} \sigma_{max}^t$: noise is added and nothing is shrunk.
+
+    Args:
+        smallest, largest: sigma at t = 0 and at t = 1.
+
+    Raises:
+        ValueError: unless 0 < smallest < largest.
+
+    Source: Song et al. (2021), equation 31, with the range of Karras et al. (2022), table 1.
+    """
+
+    def __init__(self, smallest: float = 0.002, largest: float = 80.0):
+        super().__init__()
+        if not 0 < smallest < largest:
+            raise ValueError(f"sigmas must satisfy 0 < smallest < largest, got {smallest} and {largest}")
+        self.smallest, self.largest = smallest, largest
+
+    def _log_sigma(self, t: Tensor) -> Tensor:
+        return math.log(self.smallest) * (1 - t) + math.log(self.largest) * t
+
+    def log_snr(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        return -2 * self._log_sigma(t)
+
+    def alpha_sigma(self, t: Float[Tensor, "*b"]) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b"]]:
+        return torch.ones_like(t), self._log_sigma(t).exp()
+
+    def time(self, log_snr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        low, high = math.log(self.smallest), math.log(self.largest)
+        return ((-log_snr / 2 - low) / (high - low)).clamp(0, 1)
+
+
+class BetaSchedule(Schedule):
+    r"""Any array of betas: $\alpha_{i/T}^2 = \prod_{j \le i} (1 - \beta_j)$, log-SNR linear in between.
+
+    Time i / T is step i of T; times below 1 / T count as the first step.
+
+    Args:
+        betas: (T,), each in (0, 1).
+
+    Raises:
+        ValueError: if betas are not one row of numbers in (0, 1), at least two.
+
+    Source: Ho et al. (2020), equation 4.
+
+    >>> schedule = BetaSchedule(torch.linspace(1e-4, 0.02, 1000))
+    >>> round(float(schedule.alpha_sigma(torch.tensor(1.0))[0]) ** 2, 6)
+    4e-05
+    """
+
+    levels: Tensor
+
+    def __init__(self, betas: Tensor):
+        super().__init__()
+        betas = torch.as_tensor(betas, dtype=torch.float64)
+        if betas.ndim != 1 or len(betas) < 2 or not bool(((betas > 0) & (betas < 1)).all()):
+            raise ValueError("betas must be one row of at least two numbers in (0, 1)")
+        log_alpha_square = torch.log1p(-betas).cumsum(0)
+        self.register_buffer("levels", log_alpha_square - torch.log(-torch.expm1(log_alpha_square)))
+
+    def log_snr(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        place = (t.double() * len(self.levels) - 1).clamp(0, len(self.levels) - 1)
+        below = place.floor().clamp(max=len(self.levels) - 2).long()
+        share = place - below
+        levels = self.levels.to(t.device)
+        return ((1 - share) * levels[below] + share * levels[below + 1]).to(t.dtype)
+
+
+class FunctionSchedule(Schedule):
+    """Any schedule by its log-SNR, variance preserving.
+
+    Args:
+        log_snr: a strictly decreasing function of t in [0, 1].
+
+    Raises:
+        ValueError: if it is seen not to decrease, on 1,001 equal times.
+
+    >>> schedule = FunctionSchedule(lambda t: 10 - 16 * t**2)
+    >>> round(float(schedule.time(schedule.log_snr(torch.tensor(0.3)))), 4)
+    0.3
+    """
+
+    def __init__(self, log_snr: Callable[[Tensor], Tensor]):
+        super().__init__()
+        values = log_snr(torch.linspace(0, 1, 1001, dtype=torch.float64))
+        if not bool((values.diff() < 0).all()):
+            raise ValueError("log-SNR must fall strictly with t, and this one does not")
+        self._function = log_snr
+
+    def log_snr(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        return self._function(t)
+
+
 SCHEDULES: dict[str, type[Schedule]] = {
     "cosine": CosineSchedule,
     "linear": LinearSchedule,
     "rectified": RectifiedSchedule,
+    "variance-preserving": VariancePreserving,
+    "variance-exploding": VarianceExploding,
 }

@@ -20,8 +20,9 @@ class Sampling:
     """How a diffusion model is sampled.
 
     Attributes:
-        sampler: a step, or its name: "ancestral", "ddim", "dpm++".
-        steps: evaluations of the (guided) denoiser; guidance doubles the batch of each.
+        sampler: a step, or its name in `jensen.diffusion.SAMPLERS`: "ancestral", "ddim", "dpm++", ...
+        steps: evaluations of the (guided) denoiser, for all samplers but heun (two each) and predictor-corrector;
+            guidance doubles the batch of each.
         guidance: w of classifier-free guidance; 1 is off.
         clip: keep the predicted x in [-1, 1].
         shift: times are t' = shift t / (1 + (shift - 1) t) of a uniform grid; above 1 it spends more
@@ -165,7 +166,10 @@ class Diffusion(nn.Module):
         """One chunk, padded to its full size."""
         n, size, device = rows.stop - rows.start, settings.chunk, self.centre.device
         padded = _Padded(n, size, rng)
-        z = padded.normal(self.shape, like=self.centre)
+        times = self.times(settings)
+        alpha, sigma = self.denoiser.schedule.alpha_sigma(times[:1])
+        spread = torch.sqrt(alpha**2 + sigma**2).to(self.centre)  # of z at the first time, for data of unit variance
+        z = spread * padded.normal(self.shape, like=self.centre)
         if cond is not None:
             cond = cond.to(device)
             cond = torch.cat([cond, cond[:1].expand(size - n, *cond.shape[1:])])
@@ -180,7 +184,7 @@ class Diffusion(nn.Module):
                 settings.step,
                 denoiser,
                 z,
-                self.times(settings),
+                times,
                 cond=cond,
                 generator=padded.generators,
                 on_step=report,

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -13,25 +11,20 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from jensen.core.seeding import generators
 from jensen.data.captcha import random_text
 from jensen.data.pictures import sheet
-from jensen.data.pool import from_bytes, pool_stream, to_bytes
+from jensen.data.pool import from_bytes, pool_stream
 from jensen.diffusion import SCHEDULES, NetworkDenoiser, logit_normal_times, simple
-from jensen.metrics import legibility, mean_pairwise_distance, nearest_distance, wilson
 from jensen.models import Diffusion, Sampling
 from jensen.nn import Reader, UNet
 from jensen.objectives import Denoising
 from jensen.recipes.base import Positive, Recipe, Setting, Settings, Training, silent
-from jensen.recipes.captcha_data import CEILING, GENERATOR, VARIETY, CaptchaData, Track, draw_tensors
+from jensen.recipes.captcha_data import GENERATOR, CaptchaData, Track, draw_tensors
+from jensen.recipes.captcha_drawing import draw_texts, save_image
+from jensen.recipes.captcha_judging import Judge
 from jensen.recipes.captcha_reader import open_reader, read_texts, shipped_reader
 from jensen.recipes.report import write_report
-from jensen.training.checkpoint import replacing
-
-STRIP_STEPS = 8  # pictures in a denoising strip
-SURE = 0.9  # a character counts as read for sure from this probability on
 
 
 class CaptchaNetwork(Settings):
@@ -40,7 +33,7 @@ class CaptchaNetwork(Settings):
     widths: Annotated[tuple[int, ...], Field(min_length=1, max_length=4)] = (96, 192)
     blocks: Positive = 2
     patch: Literal[2, 4] = 4
-    schedule: Literal["rectified", "cosine", "linear"] = "rectified"
+    schedule: Literal["rectified", "cosine", "linear", "variance-preserving"] = "rectified"
     output: Literal["flow", "v", "eps", "x", "edm"] = "flow"
     loss: Literal["flow", "v", "eps", "x"] = "flow"
     time_mean: float = 0.5
@@ -51,13 +44,18 @@ class CaptchaNetwork(Settings):
 class CaptchaSampling(Settings):
     """How pictures are drawn; `jensen sample` can override sampler, steps and guidance."""
 
-    sampler: Literal["ancestral", "ddim", "dpm++"] = "ancestral"
+    sampler: str = "ancestral"
     steps: Positive = 16
     guidance: Annotated[float, Field(ge=0)] = 4.0
     shift: Annotated[float, Field(gt=0)] = 3.0
     start: Annotated[float, Field(gt=0, le=1)] = 1.0
     clip: bool = True
     precision: Literal["float32", "bfloat16"] = "bfloat16"
+
+    @model_validator(mode="after")
+    def _in_range(self) -> CaptchaSampling:
+        self.settings()
+        return self
 
     def settings(self) -> Sampling:
         return Sampling(**self.model_dump())
@@ -99,7 +97,11 @@ class Captcha(Recipe):
                 f"data.height and data.width must be multiples of {factor} for this network, "
                 f"got {self.data.height} and {self.data.width}"
             )
-        if self.network.output == "eps" and self.network.schedule != "linear" and self.sampling.start == 1:
+        if (
+            self.network.output == "eps"
+            and self.network.schedule in ("rectified", "cosine")
+            and self.sampling.start == 1
+        ):
             raise ValueError(
                 f"network.output eps has no finite x at t = 1 of the {self.network.schedule} schedule: "
                 "set sampling.start below 1, 0.999 for example"
@@ -195,130 +197,10 @@ class Captcha(Recipe):
         references: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Any]:
         assert isinstance(model, Diffusion)
-        references = references or dict(zip(("pictures", "texts"), self.training_pictures(track), strict=True))
-        reader, pictures_folder = self.reader(), folder / "samples"
-        pictures_folder.mkdir(exist_ok=True)
-        texts = self.judged_texts(self.judging.pictures)
-        asked = self.encode(texts)
-        advance = track("drawing by the model", len(texts))
-        start = time.perf_counter()
-        made = draw_texts(self, model, texts, seed=self.seed, advance=advance)
-        seconds = time.perf_counter() - start
-        result: dict[str, Any] = {
-            "sampling": self.sampling.model_dump()
-            | {
-                "pictures": len(texts),
-                "pictures_per_second": len(texts) / seconds,
-                "parameters": sum(p.numel() for p in model.parameters()),
-            }
-        }
-        classical, classical_texts = draw_tensors(
-            self.data.style(), self.judging.classical, self.seed, CEILING, track, split="test", name="drawing ceiling"
-        )
-        if reader is not None:
-            read = read_texts(reader, made)[0]
-            ceiling = read_texts(reader, classical)[0]
-            result["legibility"] = {
-                "generated": asdict(legibility(read, asked)),
-                "ceiling": asdict(legibility(ceiling, classical_texts)),
-                "shuffled": asdict(legibility(read, asked.roll(1, 0))),
-            }
-            _save_read(self, made, texts, read, pictures_folder)
-            result["read"] = self.data.style().decode(read[:200].numpy())
-            result["asked"] = texts[:200]
-        result["guidance"] = self._guidance(model, reader, track)
-        result["memorisation"] = self._memorisation(made, classical, references["pictures"], pictures_folder)
-        result["unconditional"] = self._unconditional(model, reader, classical, pictures_folder, track)
-        self._strip(model, texts[:3], pictures_folder)
-        return result
-
-    def _guidance(self, model: Diffusion, reader: Reader | None, track: Track) -> list[dict[str, Any]]:
-        """Legibility and variety at several guidance scales, the classical pictures' variety beside them."""
-        groups, members = self.judging.scale_texts, self.judging.scale_pictures
-        texts = [text for text in self.judged_texts(groups) for _ in range(members)]
-        classical, _ = draw_tensors(
-            self.data.style(), len(texts), self.seed, VARIETY, track, texts=texts, name="drawing variety"
-        )
-
-        def spread(pictures: Tensor) -> float:
-            return float(mean_pairwise_distance(_contrast_free(pictures).view(groups, members, -1)).mean())
-
-        whole = spread(classical)
-        scales = sorted({*self.judging.scales, self.sampling.guidance})
-        advance = track("comparing guidance", len(texts) * len(scales))
-        rows = []
-        for scale in scales:
-            made = draw_texts(self, model, texts, seed=self.seed + 1, advance=advance, guidance=scale)
-            row: dict[str, Any] = {"scale": scale, "variety": spread(made) / whole}
-            if reader is not None:
-                row["exact"] = asdict(legibility(read_texts(reader, made)[0], self.encode(texts)).exact)
-            rows.append(row)
-        return rows
-
-    def _memorisation(self, made: Tensor, classical: Tensor, training: Tensor, folder: Path) -> dict[str, Any]:
-        """Distance to the nearest training picture, beside that of fresh classical pictures.
-
-        A copy would lie closer than fresh pictures do: the share of samples below the fresh pictures'
-        first percentile would be far above 1 percent, and is near 100 for pictures of the training set.
-        """
-        n = min(len(made), len(classical), 1000)
-        own, index = nearest_distance(from_bytes(made[:n]), from_bytes(training))
-        fresh, _ = nearest_distance(from_bytes(classical[:n]), from_bytes(training))
-        edge = torch.quantile(fresh, 0.01)
-        closest = own.argsort()[:6]
-        pairs = torch.stack([made[closest], training[index[closest]]], 1).flatten(0, 1)
-        save_image(sheet(pairs, 4, captions=["drawn", "nearest trained on"] * 6), folder / "nearest.png")
-        return {
-            "generated_median": float(own.median()),
-            "fresh_median": float(fresh.median()),
-            "closer_than_fresh_percentile": asdict(wilson(int((own < edge).sum()), n)),
-            "generated": [round(v, 4) for v in own.tolist()],
-            "fresh": [round(v, 4) for v in fresh.tolist()],
-        }
-
-    def _unconditional(
-        self, model: Diffusion, reader: Reader | None, classical: Tensor, folder: Path, track: Track
-    ) -> dict[str, Any]:
-        """Pictures drawn without a text: how many read as some text for sure, and how varied they are."""
-        n = self.judging.unconditional
-        advance = track("drawing without a text", n)
-        made = draw_free(model, n, seed=self.seed, advance=advance)
-        save_image(sheet(made[:32], 8, scale=3), folder / "unconditional.png")
-        same = classical[: len(made)]
-        result: dict[str, Any] = {
-            "pictures": n,
-            "variety": float(
-                mean_pairwise_distance(_contrast_free(made)[None])[0]
-                / mean_pairwise_distance(_contrast_free(same)[None])[0]
-            ),
-        }
-        if reader is not None:
-            read, sureness = read_texts(reader, made)
-            _, sureness_classical = read_texts(reader, same)
-            sure = (sureness >= SURE).all(1)
-            result["valid"] = asdict(wilson(int(sure.sum()), n))
-            sure_classical = (sureness_classical >= SURE).all(1)
-            result["valid_classical"] = asdict(wilson(int(sure_classical.sum()), len(same)))
-            result["distinct"] = len({tuple(row) for row in read[sure].tolist()}) / max(int(sure.sum()), 1)
-            counts = torch.bincount(read[sure].flatten(), minlength=len(self.data.alphabet)).double()
-            shares = counts / counts.sum().clamp_min(1)
-            result["character_entropy_nats"] = float(torch.special.entr(shares).sum())
-            result["character_shares"] = [round(v, 4) for v in shares.tolist()]
-        return result
-
-    def _strip(self, model: Diffusion, texts: list[str], folder: Path) -> None:
-        """z_t from noise to picture, a row a text."""
-        path: list[Tensor] = []
-        marks = torch.linspace(1, self.sampling.steps, STRIP_STEPS).round().int().tolist()
-
-        def keep(step: int, x: Tensor) -> None:
-            if step in marks:
-                path.append(to_bytes(x))
-
-        rng = generators(self.seed, texts)
-        model.sample(len(texts), cond=self.encode(texts), generator=rng, on_step=keep)
-        frames = torch.stack(path, 1).flatten(0, 1)
-        save_image(sheet(frames, len(path), scale=3), folder / "strip.png")
+        training = references["pictures"] if references else self.training_pictures(track)[0]
+        samples = folder / "samples"
+        samples.mkdir(exist_ok=True)
+        return Judge(self, model, self.reader(), samples, track).everything(training)
 
     def headline(self, evaluation: dict[str, Any]) -> list[tuple[str, str]]:
         rows = []
@@ -355,44 +237,6 @@ class Captcha(Recipe):
 
     def report(self, folder: Path, evaluation: dict[str, Any]) -> None:
         write_report(self.model_dump(mode="json"), folder, evaluation, self.headline(evaluation))
-
-
-def draw_texts(
-    recipe: Captcha,
-    model: Diffusion,
-    texts: Sequence[str],
-    *,
-    seed: int,
-    advance: Any = None,
-    **changes: Any,
-) -> Tensor:
-    """Pictures of texts, uint8 (N, C, H, W); each a function of (model, seed, its text) alone."""
-    cond = recipe.encode(texts)
-    rng = generators(seed, texts)
-    return to_bytes(model.sample(len(texts), cond=cond, generator=rng, on_chunk=advance, **changes)).cpu()
-
-
-def draw_free(model: Diffusion, n: int, *, seed: int, advance: Any = None, **changes: Any) -> Tensor:
-    """Pictures without a text, uint8 (N, C, H, W); number i is a function of (model, seed, i) alone."""
-    rng = generators(seed, range(n))
-    return to_bytes(model.sample(n, generator=rng, on_chunk=advance, **changes)).cpu()
-
-
-def _contrast_free(pictures: Tensor) -> Tensor:
-    """Pictures each brought to mean 0 and variance 1: guidance adds contrast, which is no variety."""
-    return F.layer_norm(pictures.float(), pictures.shape[1:])
-
-
-def save_image(image: Any, path: Path) -> None:
-    with replacing(path) as temporary:
-        image.save(temporary, format="PNG")
-
-
-def _save_read(recipe: Captcha, made: Tensor, texts: list[str], read: Tensor, folder: Path) -> None:
-    names = recipe.data.style().decode(read[:48].numpy())
-    wrong = [a != b for a, b in zip(names, texts, strict=False)]
-    captions = [f"{a} read {b}" if a != b else a for a, b in zip(texts, names, strict=False)]
-    save_image(sheet(made[:48], 8, scale=3, captions=captions, wrong=wrong), folder / "texts.png")
 
 
 def _percent(p: Mapping[str, float]) -> str:

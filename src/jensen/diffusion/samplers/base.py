@@ -1,0 +1,150 @@
+"""One loop, the times it goes along, and what a sampler is: a step with its memory in the open."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from jensen.core.seeding import Rng
+from jensen.diffusion.denoiser import Denoiser
+from jensen.diffusion.schedule import Schedule
+
+Memory = Any
+RHO = 7  # Karras et al.'s exponent
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """One step from time t to time s; `memory` is None at first and whatever the last step returned then."""
+
+    def step(
+        self,
+        denoiser: Denoiser,
+        z: Tensor,
+        t: Tensor,
+        s: Tensor,
+        memory: Memory,
+        *,
+        cond: Tensor | None = None,
+        generator: Rng = None,
+    ) -> tuple[Tensor, Memory]: ...
+
+
+def integrate(
+    sampler: Sampler,
+    denoiser: Denoiser,
+    z: Tensor,
+    times: Tensor,
+    *,
+    cond: Tensor | None = None,
+    generator: Rng = None,
+    on_step: Callable[[int, Tensor], None] | None = None,
+) -> Tensor:
+    """Carry z along `times`: z at times[0] in, z at times[-1] out.
+
+    Decreasing times sample, increasing times encode (deterministic samplers only).
+
+    Args:
+        sampler: a step.
+        denoiser: perhaps guided.
+        z: (B, ...), at times[0].
+        times: (N + 1,), strictly monotone, in [0, 1].
+        cond: (B, ...) or None.
+        generator: None, one, or one a row.
+        on_step: called with (number of steps done, z) after each.
+
+    Raises:
+        ValueError: if times are not strictly monotone in [0, 1], or a stochastic sampler is asked to encode.
+
+    >>> from jensen.diffusion import DDIM, CosineSchedule, GaussianOracle
+    >>> oracle = GaussianOracle(torch.zeros(1), torch.ones(1), CosineSchedule())
+    >>> z = integrate(DDIM(), oracle, torch.ones(1, 1, dtype=torch.float64), torch.linspace(1, 0, 9).double())
+    >>> abs(float(z) - math.cos(math.pi / 16) ** 8) < 1e-12  # exactly cos^N(pi / 2N)
+    True
+    """
+    _check_times(times)
+    if bool(times[-1] > times[0]) and not getattr(sampler, "deterministic", True):
+        raise ValueError(f"{type(sampler).__name__} draws noise, so it cannot encode: give decreasing times")
+    memory: Memory = None
+    for k in range(len(times) - 1):
+        z, memory = sampler.step(denoiser, z, times[k], times[k + 1], memory, cond=cond, generator=generator)
+        if on_step is not None:
+            on_step(k + 1, z)
+    return z
+
+
+def _check_times(times: Tensor) -> None:
+    if times.ndim != 1 or len(times) < 2:
+        raise ValueError(f"times must be one row of at least two, got shape {tuple(times.shape)}")
+    if not bool(((times >= 0) & (times <= 1)).all()):
+        raise ValueError(f"times must lie in [0, 1], got {times.min().item():g} to {times.max().item():g}")
+    steps = times.diff()
+    if not (bool((steps < 0).all()) or bool((steps > 0).all())):
+        raise ValueError("times must be strictly decreasing (to sample) or increasing (to encode)")
+
+
+def time_grid(
+    name: str,
+    steps: int,
+    schedule: Schedule,
+    *,
+    start: float = 1.0,
+    end: float = 0.0,
+) -> Tensor:
+    """Decreasing times (steps + 1,) from `start` to `end`, float64: take them to the dtype of z.
+
+    Args:
+        name: "uniform" in t; "log_snr": uniform in log-SNR between the schedule's values there, which must
+            be finite; "karras": uniform in (sigma / alpha)^(1/7), likewise; "quadratic": uniform in sqrt(t),
+            denser towards the data.
+        steps: at least 1.
+        schedule: gives the log-SNR.
+        start, end: 0 <= end < start <= 1.
+
+    Raises:
+        ValueError: for steps < 1, times out of order, an infinite log-SNR, or an unknown name.
+
+    Source: Song et al., DDIM (2021), appendix D.2 for quadratic; Lu et al. (2022), section 3.3 for log-SNR;
+    Karras et al. (2022), equation 5.
+
+    >>> from jensen.diffusion import RectifiedSchedule
+    >>> time_grid("uniform", 4, RectifiedSchedule()).tolist()
+    [1.0, 0.75, 0.5, 0.25, 0.0]
+    """
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    if not 0 <= end < start <= 1:
+        raise ValueError(f"times must satisfy 0 <= end < start <= 1, got start {start} and end {end}")
+    ramp = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+    match name:
+        case "uniform":
+            return start + (end - start) * ramp
+        case "quadratic":
+            return (math.sqrt(start) + (math.sqrt(end) - math.sqrt(start)) * ramp) ** 2
+        case "log_snr" | "karras":
+            first, last = schedule.log_snr(torch.tensor([start, end], dtype=torch.float64))
+            if not bool(torch.isfinite(first) & torch.isfinite(last)):
+                raise ValueError(f"log-SNR must be finite at start {start} and end {end}: choose times inside (0, 1)")
+            if name == "log_snr":
+                times = schedule.time(first + (last - first) * ramp)
+            else:
+                first, last = torch.exp(-first / 2 / RHO), torch.exp(-last / 2 / RHO)
+                times = schedule.time(-2 * RHO * torch.log(first + (last - first) * ramp))
+            times[0], times[-1] = start, end
+            return times
+    raise ValueError(f"time grid must be uniform, quadratic, log_snr or karras, got {name!r}")
+
+
+def levels(denoiser: Denoiser, t: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    """alpha_t and sigma_t at one time, (), of the dtype and device of z."""
+    alpha, sigma = denoiser.schedule.alpha_sigma(t.to(z.device))
+    return alpha.to(z.dtype), sigma.to(z.dtype)
+
+
+def rows_at(t: Tensor, z: Tensor) -> Tensor:
+    """One time for every row of z, (B,)."""
+    return t.to(z).expand(len(z))

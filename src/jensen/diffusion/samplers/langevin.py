@@ -1,0 +1,119 @@
+"""Langevin moves at a fixed time: alone they anneal, after a step they correct it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from jensen.core.seeding import Rng, normal
+from jensen.diffusion.denoiser import Denoiser, Prediction
+from jensen.diffusion.samplers.base import Memory, Sampler, levels, rows_at
+
+
+def langevin_move(
+    denoiser: Denoiser, z: Tensor, t: Tensor, *, step_size: float, cond: Tensor | None, generator: Rng
+) -> Tensor:
+    r"""$z + \delta\, \nabla \log p_t(z) + \sqrt{2 \delta}\, n$ with $\delta = \mathrm{step\_size} \cdot \sigma_t^2$.
+
+    It leaves p_t as it is up to the order of delta; no move at sigma_t = 0.
+
+    Source: Song & Ermon (2019), algorithm 1.
+    """
+    _, sigma = levels(denoiser, t, z)
+    if bool(sigma == 0):
+        return z
+    p: Prediction = denoiser(z, rows_at(t, z), cond)
+    delta = step_size * sigma**2
+    return z - delta / sigma * p.eps + torch.sqrt(2 * delta) * normal(z.shape, generator, like=z)
+
+
+def _check(moves: int, step_size: float) -> None:
+    if moves < 1:
+        raise ValueError(f"moves must be at least 1, got {moves}")
+    if not step_size > 0:
+        raise ValueError(f"step_size must be positive, got {step_size}")
+
+
+@dataclass(frozen=True)
+class PredictorCorrector:
+    r"""A step of any sampler, then Langevin moves at the time it has come to.
+
+    Args:
+        predictor: any sampler.
+        moves: corrections a step, at least 1; each costs an evaluation.
+        step_size: of a move, in units of sigma_s^2.
+
+    Source: Song et al. (2021), algorithm 1.
+    """
+
+    predictor: Sampler
+    moves: int = 1
+    step_size: float = 0.1
+
+    def __post_init__(self) -> None:
+        _check(self.moves, self.step_size)
+
+    @property
+    def deterministic(self) -> bool:
+        return False
+
+    def step(
+        self,
+        denoiser: Denoiser,
+        z: Tensor,
+        t: Tensor,
+        s: Tensor,
+        memory: Memory,
+        *,
+        cond: Tensor | None = None,
+        generator: Rng = None,
+    ) -> tuple[Tensor, Memory]:
+        z, memory = self.predictor.step(denoiser, z, t, s, memory, cond=cond, generator=generator)
+        for _ in range(self.moves):
+            z = langevin_move(denoiser, z, s, step_size=self.step_size, cond=cond, generator=generator)
+        return z, memory
+
+
+@dataclass(frozen=True)
+class AnnealedLangevin:
+    r"""No step but a change of noise level: $z_t \alpha_s/\alpha_t$ is carried to s and moved there.
+
+    Made for variance-exploding schedules with many levels, where it is the sampler of noise-conditional score networks.
+
+    Args:
+        moves: at each level, at least 1.
+        step_size: of a move, in units of sigma_s^2.
+
+    Source: Song & Ermon (2019), algorithm 1.
+    """
+
+    moves: int = 10
+    step_size: float = 0.1
+
+    def __post_init__(self) -> None:
+        _check(self.moves, self.step_size)
+
+    @property
+    def deterministic(self) -> bool:
+        return False
+
+    def step(
+        self,
+        denoiser: Denoiser,
+        z: Tensor,
+        t: Tensor,
+        s: Tensor,
+        memory: Memory,
+        *,
+        cond: Tensor | None = None,
+        generator: Rng = None,
+    ) -> tuple[Tensor, Memory]:
+        alpha_t, alpha_s = levels(denoiser, t, z)[0], levels(denoiser, s, z)[0]
+        if bool(alpha_t == 0):
+            raise ValueError("annealed Langevin cannot start where alpha is 0: choose times below 1")
+        z = z * (alpha_s / alpha_t)
+        for _ in range(self.moves):
+            z = langevin_move(denoiser, z, s, step_size=self.step_size, cond=cond, generator=generator)
+        return z, None
