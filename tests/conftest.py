@@ -11,6 +11,10 @@ _hook = install_import_hook(
     [
         "jensen.core.shapes",
         "jensen.core.types",
+        "jensen.distributions",
+        "jensen.estimators",
+        "jensen.variational",
+        "jensen.score",
         "jensen.diffusion",
         "jensen.nn",
         "jensen.metrics",

@@ -1,0 +1,1 @@
+"""Gradients of $E_q[f]$: pathwise, score function, relaxed; stochastic graphs."""

@@ -1,0 +1,1 @@
+"""Score matching, the scores of kernel densities, and Langevin dynamics."""

@@ -1,0 +1,1 @@
+"""Bounds on log p(x), marginal likelihoods, inference and mean fields."""
