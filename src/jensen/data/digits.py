@@ -1,0 +1,72 @@
+"""Scikit-learn's handwritten digits: real pictures that come with a library, 8 by 8, 17 levels of grey."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+LEVELS = 17
+SIDE = 8
+
+
+@dataclass(frozen=True)
+class Digits:
+    """The 1,797 digits, split once and for all, a fifth of every class for the test.
+
+    Attributes:
+        train: (1437, 1, 8, 8) int64 levels in 0 .. 16.
+        train_labels: (1437,) int64.
+        test: (360, 1, 8, 8).
+        test_labels: (360,).
+
+    Source: E. Alpaydin, C. Kaynak, Optical Recognition of Handwritten Digits (1998), as scikit-learn ships it.
+    """
+
+    train: Tensor
+    train_labels: Tensor
+    test: Tensor
+    test_labels: Tensor
+
+
+def digits() -> Digits:
+    """Read and split them.
+
+    >>> d = digits()
+    >>> len(d.train), len(d.test), int(d.train.max())
+    (1437, 360, 16)
+    """
+    from sklearn.datasets import load_digits  # seconds to import, and only these recipes want it
+    from sklearn.model_selection import train_test_split
+
+    found = load_digits()
+    train, test = train_test_split(np.arange(len(found.target)), test_size=0.2, stratify=found.target, random_state=0)
+    x = torch.from_numpy(found.images).long().unsqueeze(1)
+    y = torch.from_numpy(found.target).long()
+    return Digits(x[train], y[train], x[test], y[test])
+
+
+def to_unit(levels: Tensor) -> Tensor:
+    """Levels 0 .. 16 as float32 in [-1, 1]; level k lies at the middle of its cell of width 2 / 16.
+
+    >>> to_unit(torch.tensor([0, 8, 16])).tolist()
+    [-1.0, 0.0, 1.0]
+    """
+    return levels.float() / (LEVELS - 1) * 2 - 1
+
+
+def binarize(levels: Tensor) -> Tensor:
+    """Ink or no ink, float32 in {0, 1}: level 8 and above is ink. Fixed, so that log p is of one data set."""
+    return (levels >= (LEVELS - 1) // 2).float()
+
+
+def dequantize(levels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    r"""Uniform in each level's cell: $(k + u)/17 \cdot 2 - 1$, $u \sim U[0, 1)$, float32 in [-1, 1).
+
+    A density p of the result bounds the levels' mass from below: $E_u \log p + D \log(2/17) \le \log P(k)$
+    (Theis et al. 2016, eq. 5).
+    """
+    u = torch.rand(levels.shape, generator=generator, device=levels.device)
+    return (levels + u) / LEVELS * 2 - 1
