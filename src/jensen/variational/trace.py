@@ -1,0 +1,80 @@
+"""One draw of a latent-variable model on a batch, and what every bound and estimator here asks of such a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Trace:
+    r"""What K draws $z_k \sim q(z | x_b)$ of the latents of L layers left behind; every entry is (K, B), in nats.
+
+    Without analytic terms, $\log w = \log p(x | z) - \sum_l \mathrm{kl}_l = \log p(x, z) / q(z | x)$.
+
+    Attributes:
+        log_px: $\log p(x | z)$.
+        kl: one entry a layer, first the one next to x: $\log q_l / p_l$ at the draw, or, where `analytic`, the
+            divergence $\mathrm{KL}(q_l \| p_l)$ in closed form given the layers it hangs on.
+        log_q: $\log q_l$ whose gradient reaches the parameters of q and no latent: what the score function adds, and
+            sticking the landing takes away.
+        analytic: one bool a term of `kl`. A term whose prior hangs on a latent drawn later is no divergence, and
+            never analytic (the lower layers of a bottom-up hierarchy).
+        pathwise: one bool a layer: whether its draws carry a gradient (reparameterized) or not (only the score does).
+            The score of a layer that is not keeps the path through the latents it was drawn from.
+    """
+
+    log_px: Float[Tensor, "k b"]
+    kl: tuple[Float[Tensor, "k b"], ...]
+    log_q: tuple[Float[Tensor, "k b"], ...]
+    analytic: tuple[bool, ...]
+    pathwise: tuple[bool, ...]
+
+    def __post_init__(self) -> None:
+        lengths = [len(v) for v in (self.kl, self.log_q, self.analytic, self.pathwise)]
+        if len(set(lengths)) != 1:
+            raise ValueError(f"kl, log_q, analytic and pathwise need one entry a layer, got {lengths}")
+
+    @property
+    def samples(self) -> int:
+        """K."""
+        return len(self.log_px)
+
+
+@runtime_checkable
+class LatentModel(Protocol):
+    """A joint density p(x, z) over layers of latents, and a q(z | x) to draw them from.
+
+    Latents are a tuple, one entry a layer, the one next to x first, each (K, B, *event of the layer).
+    """
+
+    @property
+    def measure(self) -> Literal["mass", "density"]:
+        """Of p(x | z)."""
+        ...
+
+    def trace(self, x: Tensor, *, samples: int = 1, analytic: bool = False, reparameterized: bool = True) -> Trace:
+        """K draws for each row of x (B, *event).
+
+        Args:
+            x: data.
+            samples: K, at least 1.
+            analytic: take the divergence in closed form wherever there is one.
+            reparameterized: let the draws carry a gradient wherever the family can.
+        """
+        ...
+
+    def prior_sample(self, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
+        """Draws of p(z), each of `shape` + the layer's event."""
+        ...
+
+    def log_prior(self, z: tuple[Tensor, ...]) -> Tensor:
+        """Log p(z), (K, B)."""
+        ...
+
+    def log_px(self, x: Tensor, z: tuple[Tensor, ...]) -> Tensor:
+        """Log p(x | z), (K, B)."""
+        ...
