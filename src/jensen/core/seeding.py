@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 Rng = torch.Generator | Sequence[torch.Generator] | None
 
@@ -60,3 +63,74 @@ def generators(seed: int, keys: Sequence[object]) -> list[torch.Generator]:
         out.append(generator(int.from_bytes(digest[:8], "big") >> 1))
         seen[key] += 1
     return out
+
+
+_FACTORIES = {torch.rand, torch.randn, torch.randint, torch.randperm}
+_DRAWS = {
+    *(torch.normal, torch.bernoulli, torch.multinomial, torch.poisson, torch.binomial),
+    *(torch._standard_gamma, torch._sample_dirichlet, torch.rand_like, torch.randn_like, torch.randint_like),
+    *(torch.Tensor.bernoulli, torch.Tensor.multinomial),
+}
+_IN_PLACE = {
+    *(torch.Tensor.uniform_, torch.Tensor.normal_, torch.Tensor.exponential_, torch.Tensor.bernoulli_),
+    *(torch.Tensor.cauchy_, torch.Tensor.geometric_, torch.Tensor.log_normal_, torch.Tensor.random_),
+}
+
+
+def drawing(rng: torch.Generator | None) -> contextlib.AbstractContextManager[object]:
+    """Hand one generator to every draw inside, for code that takes none, such as `torch.distributions`.
+
+    Draws are made on the generator's device and come back on the one they were asked for. A draw that is given a
+    generator keeps its own; other threads draw as before. `F.dropout` and `F.gumbel_softmax` are not reached.
+
+    Args:
+        rng: None leaves torch's global generator.
+
+    Raises:
+        ValueError: for anything else than one generator or None.
+
+    >>> q = torch.distributions.Gamma(torch.tensor(2.0), torch.tensor(1.0))
+    >>> with drawing(generator(7)):
+    ...     a = q.rsample((3,))
+    >>> with drawing(generator(7)):
+    ...     bool((a == q.rsample((3,))).all())
+    True
+    """
+    if rng is None:
+        return contextlib.nullcontext()
+    if not isinstance(rng, torch.Generator):
+        raise ValueError(f"drawing takes one torch.Generator or None, got {type(rng).__name__}")
+    return _Drawing(rng)
+
+
+class _Drawing(TorchFunctionMode):
+    def __init__(self, rng: torch.Generator):
+        super().__init__()
+        self.rng = rng
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if kwargs.get("generator") is not None:
+            return func(*args, **kwargs)
+        if func in _FACTORIES:
+            asked = torch.device(kwargs.pop("device", None) or torch.get_default_device())
+            return func(*args, **kwargs, device=self.rng.device, generator=self.rng).to(asked)
+        if func in _DRAWS:
+            drawn = func(*(_moved(a, self.rng.device) for a in args), **kwargs, generator=self.rng)
+            return drawn.to(next((a.device for a in args if isinstance(a, Tensor)), self.rng.device))
+        if func in _IN_PLACE:
+            x = args[0]
+            if x.device == self.rng.device:
+                return func(*args, **kwargs, generator=self.rng)
+            return x.copy_(func(torch.empty_like(x, device=self.rng.device), *args[1:], **kwargs, generator=self.rng))
+        return func(*args, **kwargs)
+
+
+def _moved(x: Any, device: torch.device) -> Any:
+    return x.to(device) if isinstance(x, Tensor) else x

@@ -1,0 +1,141 @@
+"""Priors: modules that return a distribution given nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, Normal, OneHotCategorical, constraints
+from torch.distributions.kl import register_kl
+
+
+class GaussianPrior(nn.Module):
+    r"""$p(z) = N(\mu, \sigma^2 I)$ with one $\sigma$; both fixed, or both learned.
+
+    Args:
+        shape: of z.
+        mean: a number, or a tensor that broadcasts to `shape`.
+        std: positive.
+        learned: make $\mu$ (of `shape`) and $\log\sigma$ parameters that start here.
+
+    Raises:
+        ValueError: if std is not positive, or the mean does not broadcast.
+
+    >>> GaussianPrior(3, std=2.0)().variance
+    tensor([4., 4., 4.])
+    """
+
+    mean: Tensor
+    log_std: Tensor
+
+    def __init__(
+        self, shape: int | Sequence[int], mean: float | Tensor = 0.0, std: float = 1.0, *, learned: bool = False
+    ):
+        super().__init__()
+        if not (std > 0 and math.isfinite(std)):
+            raise ValueError(f"std must be positive and finite, got {std}")
+        shape, mean = _shape(shape), torch.as_tensor(mean, dtype=torch.get_default_dtype())
+        try:
+            mean = mean.expand(shape).clone()
+        except RuntimeError:
+            raise ValueError(f"mean of shape {tuple(mean.shape)} does not broadcast to {shape}") from None
+        log_std = torch.tensor(math.log(std))
+        if learned:
+            self.mean, self.log_std = nn.Parameter(mean), nn.Parameter(log_std)
+        else:
+            self.register_buffer("mean", mean)
+            self.register_buffer("log_std", log_std)
+
+    def forward(self) -> Distribution:
+        """The prior: batch shape (), event shape `shape`."""
+        std = self.log_std.exp().expand(self.mean.shape)
+        return Independent(Normal(self.mean, std, validate_args=False), self.mean.ndim, validate_args=False)
+
+
+class CategoricalPrior(nn.Module):
+    """Independent uniform one-hot variables.
+
+    Args:
+        groups: how many, at least 1.
+        classes: of each, at least 2.
+
+    Raises:
+        ValueError: if there are fewer.
+
+    >>> CategoricalPrior(3, 4)().log_prob(torch.eye(4)[:3]).exp()
+    tensor(0.0156)
+    """
+
+    logits: Tensor
+
+    def __init__(self, groups: int, classes: int):
+        super().__init__()
+        if groups < 1 or classes < 2:
+            raise ValueError(f"there must be at least 1 group of 2 classes, got {groups} of {classes}")
+        self.register_buffer("logits", torch.zeros(groups, classes))
+
+    def forward(self) -> Distribution:
+        """The prior: batch shape (), event shape (groups, classes)."""
+        return Independent(OneHotCategorical(logits=self.logits, validate_args=False), 1, validate_args=False)
+
+
+class Flat(Distribution):
+    r"""The improper $p(z) = 1$ on all of $R^d$: log density 0, no draws; $KL(q \| p) = -H(q)$.
+
+    Args:
+        shape: of z.
+        like: gives device and dtype of the log density's zeros.
+
+    >>> q = Independent(Normal(torch.zeros(2), torch.ones(2)), 1)
+    >>> bool(torch.distributions.kl_divergence(q, Flat((2,))) == -q.entropy())
+    True
+    """
+
+    arg_constraints = {}  # noqa: RUF012 (torch declares it on the instance)
+    support = constraints.real
+
+    def __init__(self, shape: int | Sequence[int]):
+        super().__init__(event_shape=torch.Size(_shape(shape)), validate_args=False)
+
+    def log_prob(self, value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Zeros, one per event."""
+        n = len(self.event_shape)
+        if tuple(value.shape[value.ndim - n :]) != tuple(self.event_shape):
+            raise ValueError(f"values must end in {tuple(self.event_shape)}, got {tuple(value.shape)}")
+        return value.new_zeros(value.shape[: value.ndim - n])
+
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        raise ValueError("a flat prior is improper and cannot be sampled: draw z from a posterior, or choose another")
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        return self.rsample(sample_shape)
+
+
+class FlatPrior(nn.Module):
+    """The improper flat prior of z: `forward()` is `Flat(shape)`.
+
+    >>> FlatPrior(2)().log_prob(torch.ones(5, 2))
+    tensor([0., 0., 0., 0., 0.])
+    """
+
+    def __init__(self, shape: int | Sequence[int]):
+        super().__init__()
+        self.shape = _shape(shape)
+
+    def forward(self) -> Flat:
+        return Flat(self.shape)
+
+
+@register_kl(Distribution, Flat)
+def _kl_flat(q: Distribution, p: Flat) -> Tensor:
+    if q.event_shape != p.event_shape:
+        raise ValueError(f"event shapes must agree, got {tuple(q.event_shape)} and {tuple(p.event_shape)}")
+    entropy: Tensor = q.entropy()
+    return -entropy
+
+
+def _shape(shape: int | Sequence[int]) -> tuple[int, ...]:
+    return (shape,) if isinstance(shape, int) else tuple(shape)
