@@ -4,28 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from jensen.cli import show
-from jensen.data.pictures import sheet, to_image
-from jensen.models import Diffusion
-from jensen.recipes import (
-    Captcha,
-    Recipe,
-    RunError,
-    configure,
-    draw_free,
-    draw_texts,
-    open_run,
-    read_config,
-    running,
-)
-from jensen.recipes.captcha_drawing import save_image
-from jensen.recipes.captcha_reader import read_texts
+from jensen.recipes import Recipe, RunError, configure, open_run, read_config, running
+from jensen.recipes.base import Drawing, Request
+from jensen.recipes.folder import save_image
 from jensen.training import distributed
 from jensen.training.checkpoint import write_text
 
@@ -89,9 +75,8 @@ def evaluate(folder: Path, json_file: Path | None, references: Mapping[str, Tens
     hints = [("look at", f"{folder}/report.html"), ("numbers", f"{folder}/{running.EVALUATION}")]
     if not (folder / "report.html").exists():
         hints = hints[1:]
-    if isinstance(recipe, Captcha):
-        texts = " ".join(recipe.judged_texts(2))
-        hints.append(("draw", f"jensen sample {folder} --text {texts} --seed 5 --out x.png"))
+    if recipe.example(folder):
+        hints.append(("draw", recipe.example(folder)))
     show.rows(hints)
 
 
@@ -99,6 +84,7 @@ def sample(
     folder: Path,
     texts: list[str],
     n: int | None,
+    between: int | None,
     sampler: str | None,
     steps: int | None,
     guidance: float | None,
@@ -111,56 +97,49 @@ def sample(
         raise ValueError("give --text or -n, not both")
     if n is not None and not 1 <= n <= MOST:
         raise ValueError(f"-n must be from 1 to {MOST}, got {n}")
+    if between is not None and not 2 <= between <= MOST_ON_A_SHEET:
+        raise ValueError(f"--interpolate must be from 2 to {MOST_ON_A_SHEET}, got {between}")
     if not 1 <= scale <= 16:
         raise ValueError(f"--scale must be from 1 to 16, got {scale}")
     recipe, model = open_run(folder)
-    if not isinstance(recipe, Captcha) or not isinstance(model, Diffusion):
-        raise RunError(f"{folder} is a run of {recipe.recipe}, which draws nothing")
-    for text in texts:
-        recipe.data.style().check(text)
     asked = {"sampler": sampler, "steps": steps, "guidance": guidance}
-    changes: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
-    replace(model.sampling, **changes)  # refuses what is out of range
-    reader, count = recipe.reader(), len(texts) or n or 16
+    changes = {name: value for name, value in asked.items() if value is not None}
+    drawing = recipe.drawing(model, Request(n, tuple(texts), seed, changes, between))
     out = out if out is not None else folder / "samples" / f"sample-{seed}.png"
-    if out.suffix and count > MOST_ON_A_SHEET:
+    if out.suffix == ".png" and drawing.count > MOST_ON_A_SHEET and recipe.what == "pictures":
         raise ValueError(
             f"a sheet takes up to {MOST_ON_A_SHEET} pictures: give a folder, a name without ending, to --out"
         )
-    _writable(out)
+    _writable(out, *((".png", "") if recipe.what == "pictures" else (".png", ".csv")))
     with show.tracking() as track:
-        advance = track("drawing", count)
-        if texts:
-            made = draw_texts(recipe, model, texts, seed=seed, advance=advance, **changes)
-        else:
-            made = draw_free(model, count, seed=seed, advance=advance, **changes)
-    if out.suffix:
-        save_image(sheet(made, _columns(count), scale=scale), out)
-    else:
-        for k, picture in enumerate(made):
-            image = to_image(picture)
-            image = image.resize((image.width * scale, image.height * scale), 0)
-            name = f"{k:05d}-{texts[k]}.png" if texts and texts[k].isalnum() else f"{k:05d}.png"
-            save_image(image, out / name)
+        made = drawing.draw(track("drawing", drawing.count))
+    _write(recipe, drawing, made, out, scale)
     show.line(f"wrote {out}")
-    if reader is not None:
-        read = recipe.data.style().decode(read_texts(reader, made[:16])[0].numpy())
-        names = texts or [f"no text, {k}" for k in range(len(read))]
-        show.rows([(name, f"reads {found}") for name, found in zip(names, read, strict=False)])
+    show.rows(drawing.comment(made))
 
 
-def _columns(count: int) -> int:
-    """Columns of a sheet: one row of up to four pictures, then about half as many columns as rows, at most eight."""
-    return count if count <= 4 else min(8, max(4, round((count / 2) ** 0.5)))
+def _write(recipe: Recipe, drawing: Drawing, made: Tensor, out: Path, scale: int) -> None:
+    """Samples as a sheet, as single pictures in a folder, or as lines of numbers."""
+    if out.suffix == ".png":
+        save_image(recipe.image(made, columns=drawing.columns, scale=scale), out)
+    elif out.suffix == ".csv":
+        lines = [",".join(f"{value:.6g}" for value in row) for row in made.tolist()]
+        write_text(out, "\n".join(lines) + "\n")
+    else:
+        for k in range(len(made)):
+            save_image(recipe.picture(made[k], scale=scale), out / f"{drawing.names(k)}.png")
 
 
-def _writable(path: Path, ending: str = ".png") -> None:
+def _writable(path: Path, *endings: str) -> None:
     """Refuse, before any work is done, a path that cannot be written; make the folders above it.
 
-    Without an ending it is a folder, for single pictures.
+    Args:
+        path: of what will be written.
+        endings: it may have; "" for a folder of single pictures.
     """
-    if path.suffix != ending and (path.suffix or ending != ".png"):
-        raise ValueError(f"{path} must end in {ending}" + ", or have no ending and be a folder" * (ending == ".png"))
+    if path.suffix not in endings:
+        files = " or ".join(ending for ending in endings if ending)
+        raise ValueError(f"{path} must end in {files}" + ", or have no ending and be a folder" * ("" in endings))
     if path.suffix and path.is_dir():
         raise ValueError(f"cannot write {path}: it is a folder")
     folder = path.parent if path.suffix else path

@@ -56,6 +56,9 @@ def sample(
     run: Run,
     text: Annotated[list[str] | None, typer.Option(metavar="STRING ...", help="texts to draw")] = None,
     n: Annotated[int | None, typer.Option("-n", metavar="N", help="how many, without a text [16]")] = None,
+    interpolate: Annotated[
+        int | None, typer.Option(metavar="K", help="rows of K pictures, each from one noise to another")
+    ] = None,
     sampler: Annotated[
         str | None, typer.Option(metavar="NAME", help="ancestral, ddim, dpm++, dpm++3, unipc, heun, ...")
     ] = None,
@@ -63,14 +66,14 @@ def sample(
     guidance: Annotated[float | None, typer.Option(metavar="W", help="1 is off")] = None,
     seed: Annotated[int, typer.Option(metavar="S")] = 0,
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="a .png sheet, or a folder for single pictures")
+        Path | None, typer.Option(metavar="FILE", help="a .png, a folder for single pictures, or a .csv of points")
     ] = None,
     scale: Annotated[int, typer.Option(metavar="K", help="enlargement in whole pixels")] = 4,
 ) -> None:
-    """Draw pictures: of the texts given, or without a text."""
+    """Draw from a run: pictures, of the texts given or without a text, or points."""
     from jensen.cli import commands
 
-    commands.sample(run, text or [], n, sampler, steps, guidance, seed, out, scale)
+    commands.sample(run, text or [], n, interpolate, sampler, steps, guidance, seed, out, scale)
 
 
 @app.command()

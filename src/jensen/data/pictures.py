@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 
 import numpy as np
@@ -55,9 +53,3 @@ def sheet(
             pen.text(place, captions[k], font=font, fill="#c02020" if red else "#303030", anchor="ma")
     return page
 
-
-def data_uri(image: Image.Image) -> str:
-    """A PNG as text that a page can hold."""
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

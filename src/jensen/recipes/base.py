@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from jensen.core.objective import Objective, partition
+from jensen.core.protocols import Sampleable
+from jensen.core.seeding import generator
 from jensen.core.types import Stream
+from jensen.data.pictures import sheet, to_image
+from jensen.data.pool import to_bytes
+from jensen.recipes import plots
 from jensen.training import Budget, Player, warm_then_decay
 
 Positive = Annotated[int, Field(ge=1)]
@@ -95,6 +101,54 @@ class Setting:
     references: Mapping[str, Tensor]
 
 
+@dataclass(frozen=True)
+class Request:
+    """What is asked of `jensen sample`.
+
+    Attributes:
+        n: how many, or None for the recipe's own number.
+        texts: what to draw, for a recipe that draws texts.
+        seed: samples are a function of the model and it.
+        changes: to the sampling: "sampler", "steps", "guidance".
+        between: so many samples a row from one noise to another, or None.
+    """
+
+    n: int | None = None
+    texts: tuple[str, ...] = ()
+    seed: int = 0
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    between: int | None = None
+
+    def only(self, recipe: str, *known: str) -> None:
+        """Raise a ValueError for what is asked of a recipe that knows only `known` of texts, changes, between."""
+        for name, option, asked in (
+            ("texts", "--text", self.texts),
+            ("between", "--interpolate", self.between),
+            *(("changes", f"--{key}", True) for key in self.changes),
+        ):
+            if asked and name not in known:
+                raise ValueError(f"{option} is not for a run of {recipe}")
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A request that was found good, ready to be carried out.
+
+    Attributes:
+        count: samples to be drawn.
+        draw: tells `Advance` as it goes on; (N, C, H, W) in [-1, 1] or uint8, or (N, 2) points.
+        columns: of a sheet, or None.
+        names: of single files, by number.
+        comment: rows to print about what was drawn.
+    """
+
+    count: int
+    draw: Callable[[Advance], Tensor]
+    columns: int | None = None
+    names: Callable[[int], str] = "{:05d}".format
+    comment: Callable[[Tensor], list[tuple[str, str]]] = lambda _: []
+
+
 class Recipe(Settings, ABC):
     """One tree of settings a recipe; `recipe` names it in config.json.
 
@@ -103,6 +157,7 @@ class Recipe(Settings, ABC):
     """
 
     summary: ClassVar[str]
+    what: ClassVar[Literal["pictures", "points"]] = "pictures"
     recipe: str
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     training: Training
@@ -128,6 +183,36 @@ class Recipe(Settings, ABC):
     ) -> dict[str, Any]:
         """Judge a trained model: JSON values, pictures below `folder`."""
 
+    def drawing(self, model: nn.Module, request: Request) -> Drawing:
+        """What `jensen sample` is to do; a ValueError for a request that does not suit."""
+        if not isinstance(model, Sampleable):
+            raise ValueError(f"a run of {self.recipe} draws nothing")
+        request.only(self.recipe)
+        count = request.n or 16
+
+        def draw(advance: Advance) -> Tensor:
+            made = model.sample(count, generator=generator(request.seed))
+            advance(count)
+            return made
+
+        return Drawing(count, draw)
+
+    def image(self, samples: Tensor, *, columns: int | None = None, scale: int = 4) -> Image.Image:
+        """Samples as people look at them: pictures on a sheet, points in the plane."""
+        if self.what == "points":
+            return plots.points(samples, scale=scale)
+        pictures = samples if samples.dtype == torch.uint8 else to_bytes(samples)
+        return sheet(pictures.cpu(), columns or _columns(len(samples)), scale=scale)
+
+    def picture(self, sample: Tensor, *, scale: int = 4) -> Image.Image:
+        """One picture, enlarged by whole pixels."""
+        image = to_image(sample if sample.dtype == torch.uint8 else to_bytes(sample))
+        return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+
+    def example(self, folder: Path) -> str:
+        """A command that draws from the run in `folder`, or "" where there is nothing to draw."""
+        return f"jensen sample {folder} -n 16 --seed 5 --out x.png"
+
     def report(self, folder: Path, evaluation: dict[str, Any]) -> None:
         """Write report.html below `folder`."""
 
@@ -148,3 +233,8 @@ class Recipe(Settings, ABC):
             )
             for name, parameters in partition(objective).items()
         }
+
+
+def _columns(count: int) -> int:
+    """Columns of a sheet: one row of up to four pictures, then about half as many columns as rows, at most eight."""
+    return count if count <= 4 else min(8, max(4, round((count / 2) ** 0.5)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -19,12 +20,13 @@ from jensen.diffusion import SCHEDULES, NetworkDenoiser, logit_normal_times, sim
 from jensen.models import Diffusion, Sampling
 from jensen.nn import Reader, UNet
 from jensen.objectives import Denoising
-from jensen.recipes.base import Positive, Recipe, Setting, Settings, Training, silent
+from jensen.recipes.base import Drawing, Positive, Recipe, Request, Setting, Settings, Training, silent
 from jensen.recipes.captcha_data import GENERATOR, CaptchaData, Track, draw_tensors
-from jensen.recipes.captcha_drawing import draw_texts, save_image
+from jensen.recipes.captcha_drawing import draw_request, draw_texts
 from jensen.recipes.captcha_judging import Judge
 from jensen.recipes.captcha_reader import open_reader, read_texts, shipped_reader
-from jensen.recipes.report import write_report
+from jensen.recipes.captcha_report import write_report
+from jensen.recipes.folder import save_image
 
 
 class CaptchaNetwork(Settings):
@@ -177,6 +179,17 @@ class Captcha(Recipe):
             raise ValueError("judging.reader must be a run trained on pictures of the same style as data")
         return reader
 
+    def drawing(self, model: nn.Module, request: Request) -> Drawing:
+        assert isinstance(model, Diffusion)
+        request.only(self.recipe, "texts", "changes")
+        for text in request.texts:
+            self.data.style().check(text)
+        replace(model.sampling, **request.changes)  # refuses what is out of range
+        return draw_request(self, model, request)
+
+    def example(self, folder: Path) -> str:
+        return f"jensen sample {folder} --text {' '.join(self.judged_texts(2))} --seed 5 --out x.png"
+
     def preview(self, model: nn.Module, setting: Setting, folder: Path, step: int) -> dict[str, float]:
         assert isinstance(model, Diffusion)
         texts = self.judged_texts(64)
@@ -236,7 +249,7 @@ class Captcha(Recipe):
         return float(found)
 
     def report(self, folder: Path, evaluation: dict[str, Any]) -> None:
-        write_report(self.model_dump(mode="json"), folder, evaluation, self.headline(evaluation))
+        write_report(self.model_dump(mode="json"), folder, evaluation)
 
 
 def _percent(p: Mapping[str, float]) -> str:

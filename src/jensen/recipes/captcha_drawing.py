@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
 from torch import Tensor
 
 from jensen.core.seeding import generators
 from jensen.data.pool import to_bytes
 from jensen.models import Diffusion
-from jensen.training.checkpoint import replacing
+from jensen.recipes.base import Advance, Drawing, Request
+from jensen.recipes.captcha_reader import read_texts
 
 if TYPE_CHECKING:
     from jensen.recipes.captcha import Captcha
@@ -39,7 +38,24 @@ def draw_free(model: Diffusion, n: int, *, seed: int, advance: Any = None, **cha
     return to_bytes(model.sample(n, generator=rng, on_chunk=advance, **changes)).cpu()
 
 
-def save_image(image: Image.Image, path: Path) -> None:
-    """Write a PNG atomically."""
-    with replacing(path) as temporary:
-        image.save(temporary, format="PNG")
+def draw_request(recipe: Captcha, model: Diffusion, request: Request) -> Drawing:
+    """A request of texts, or of so many pictures without one; what was drawn is read back where there is a reader."""
+    texts, count = list(request.texts), len(request.texts) or request.n or 16
+    reader = recipe.reader()
+
+    def draw(advance: Advance) -> Tensor:
+        if texts:
+            return draw_texts(recipe, model, texts, seed=request.seed, advance=advance, **request.changes)
+        return draw_free(model, count, seed=request.seed, advance=advance, **request.changes)
+
+    def name(k: int) -> str:
+        return f"{k:05d}-{texts[k]}" if texts and texts[k].isalnum() else f"{k:05d}"
+
+    def comment(made: Tensor) -> list[tuple[str, str]]:
+        if reader is None:
+            return []
+        read = recipe.data.style().decode(read_texts(reader, made[:16])[0].numpy())
+        names = texts or [f"no text, {k}" for k in range(len(read))]
+        return [(text, f"reads {found}") for text, found in zip(names, read, strict=False)]
+
+    return Drawing(count, draw, names=name, comment=comment)

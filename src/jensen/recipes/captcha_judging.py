@@ -19,8 +19,9 @@ from jensen.models import Diffusion
 from jensen.nn import Reader
 from jensen.recipes.base import Track
 from jensen.recipes.captcha_data import CEILING, VARIETY, draw_tensors
-from jensen.recipes.captcha_drawing import draw_free, draw_texts, save_image
+from jensen.recipes.captcha_drawing import draw_free, draw_texts
 from jensen.recipes.captcha_reader import read_texts
+from jensen.recipes.folder import save_image
 
 if TYPE_CHECKING:
     from jensen.recipes.captcha import Captcha

@@ -18,7 +18,7 @@ from jensen.data.pool import from_bytes, pool_stream
 from jensen.metrics import legibility
 from jensen.nn import Reader
 from jensen.objectives import Reading
-from jensen.recipes.base import Positive, Recipe, Setting, Training, silent
+from jensen.recipes.base import Drawing, Positive, Recipe, Request, Setting, Training, silent
 from jensen.recipes.captcha_data import CEILING, READER, CaptchaData, Track, draw_tensors
 from jensen.recipes.folder import CONFIG, RunError, load_weights, read_tree, save_weights
 
@@ -77,6 +77,12 @@ class CaptchaReader(Recipe):
         assert isinstance(model, Reader)
         read, sureness = model.cpu().read(from_bytes(pictures))
         return {"legibility": {"classical": asdict(legibility(read, texts))}, "sureness": float(sureness.mean())}
+
+    def drawing(self, model: nn.Module, request: Request) -> Drawing:
+        raise ValueError(f"a run of {self.recipe} draws nothing")
+
+    def example(self, folder: Path) -> str:
+        return ""
 
     def headline(self, evaluation: dict[str, Any]) -> list[tuple[str, str]]:
         found = evaluation["legibility"]["classical"]

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -59,3 +60,9 @@ def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
     """Write weights atomically."""
     with replacing(path) as temporary:
         temporary.write_bytes(save({name: v.detach().cpu().contiguous() for name, v in weights.items()}))
+
+
+def save_image(image: Image.Image, path: Path) -> None:
+    """Write a PNG atomically."""
+    with replacing(path) as temporary:
+        image.save(temporary, format="PNG")

@@ -7,9 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
 
 BLUE, ORANGE, GREY = "#3b82f6", "#f08c2e", "#8a94a3"
+GREEN, PURPLE = "#2f9e68", "#9b6ad8"
 
 
 def _axes(title: str, xlabel: str, ylabel: str) -> tuple[Figure, Any]:
@@ -70,3 +74,59 @@ def histograms(rows: dict[str, Sequence[float]], *, title: str, xlabel: str) -> 
         axes.hist(values, bins=40, range=span, color=colour, alpha=0.55, label=name)
     axes.legend(fontsize=8, frameon=False, labelcolor=GREY)
     return _svg(figure)
+
+
+def curves(
+    x: Sequence[float],
+    rows: dict[str, Sequence[float]],
+    *,
+    title: str,
+    xlabel: str,
+    log: bool = False,
+    markers: bool = True,
+) -> str:
+    """A few lines over one axis; with `log`, both axes are logarithmic."""
+    figure, axes = _axes(title, xlabel, "")
+    for (name, values), colour in zip(rows.items(), (BLUE, ORANGE, GREY, GREEN, PURPLE), strict=False):
+        axes.plot(x, values, color=colour, linewidth=1.5, marker="o" if markers else None, markersize=3.5, label=name)
+    if log:
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+    axes.legend(fontsize=8, frameon=False, labelcolor=GREY)
+    return _svg(figure)
+
+
+def bars(names: Sequence[str], values: Sequence[float], *, title: str, xlabel: str) -> str:
+    """Named numbers as horizontal bars, the first on top."""
+    figure, axes = _axes(title, xlabel, "")
+    axes.barh(names, values, color=BLUE, alpha=0.8)
+    axes.invert_yaxis()
+    return _svg(figure)
+
+
+def points(samples: Tensor, *, behind: Tensor | None = None, scale: int = 4, title: str = "") -> Image.Image:
+    """Points of the plane as a picture, 120 `scale` pixels wide; `behind` lies below them in grey, and sets the frame.
+
+    Args:
+        samples: (N, 2).
+        behind: (M, 2), the data to compare with.
+        scale: of the picture.
+        title: above it.
+    """
+    figure = Figure(figsize=(4, 4), dpi=30 * scale, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    if behind is not None:
+        axes.scatter(behind[:, 0].cpu(), behind[:, 1].cpu(), s=3, color="#c4cad2", linewidths=0)
+        low, high = behind.min(0).values.tolist(), behind.max(0).values.tolist()
+        axes.set_xlim(low[0] - 0.25, high[0] + 0.25)
+        axes.set_ylim(low[1] - 0.25, high[1] + 0.25)
+    axes.scatter(samples[:, 0].cpu(), samples[:, 1].cpu(), s=3.5, color=BLUE, alpha=0.65, linewidths=0)
+    axes.set_aspect("equal")
+    axes.tick_params(colors=GREY, labelsize=8)
+    axes.set_title(title, fontsize=10, color="#303030")
+    for side in axes.spines.values():
+        side.set_color("#dfe3e8")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return Image.open(buffer).convert("RGB")
