@@ -1,0 +1,98 @@
+"""Networks of fully connected layers, for points and for small pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from jensen.nn.embeddings import Fourier
+
+
+def mlp(*widths: int, activation: type[nn.Module] = nn.SiLU) -> nn.Sequential:
+    """Linear layers of these widths with an activation between two: (..., widths[0]) -> (..., widths[-1]).
+
+    Raises:
+        ValueError: for fewer than two widths, or one below 1.
+
+    >>> mlp(4, 8, 2)(torch.zeros(5, 3, 4)).shape
+    torch.Size([5, 3, 2])
+    """
+    if len(widths) < 2 or min(widths) < 1:
+        raise ValueError(f"widths must be at least two, each at least 1, got {widths}")
+    layers: list[nn.Module] = []
+    for a, b in pairwise(widths):
+        layers += [nn.Linear(a, b), activation()]
+    return nn.Sequential(*layers[:-1])
+
+
+class TimeMLP(nn.Module):
+    r"""A residual network for $(z_t, t)$ and a class, the noise level and the class modulating every block.
+
+    $h \leftarrow h + W_2\,\mathrm{silu}(W_1(\mathrm{norm}(h)(1 + a(c)) + b(c)))$ with c an embedding of t and class.
+
+    Args:
+        shape: of one event, flattened inside.
+        width: of the hidden layers.
+        blocks: of two layers each.
+        classes: numbered from 0; index `classes` stands for "no class". None: there are no classes.
+        highest: frequency of the time's embedding.
+
+    Raises:
+        ValueError: if a condition comes to a network without classes.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        *,
+        width: int = 256,
+        blocks: int = 3,
+        classes: int | None = None,
+        highest: float = 64.0,
+    ):
+        super().__init__()
+        size = math.prod(shape)
+        self.enter = nn.Linear(size, width)
+        self.time = nn.Sequential(
+            Fourier(64, highest=highest), nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width)
+        )
+        self.label = None if classes is None else nn.Embedding(classes + 1, width)
+        self.blocks = nn.ModuleList(_Block(width) for _ in range(blocks))
+        self.exit = nn.Linear(width, size)
+        nn.init.zeros_(self.exit.weight)
+        nn.init.zeros_(self.exit.bias)
+
+    def forward(
+        self, z: Float[Tensor, "b ..."], t: Float[Tensor, " b"], cond: Int[Tensor, "b ..."] | None = None
+    ) -> Float[Tensor, "b ..."]:
+        """Args: z (B, *shape); t (B,); cond (B,) or (B, 1) classes, None for "no class"."""
+        c = self.time(t)
+        if self.label is not None:
+            none = self.label.num_embeddings - 1
+            label = torch.full(t.shape, none, device=t.device) if cond is None else cond.reshape(len(t))
+            c = c + self.label(label)
+        elif cond is not None:
+            raise ValueError("this network has no classes, so it takes no condition")
+        h = self.enter(z.flatten(1))
+        for block in self.blocks:
+            h = block(h, c)
+        return self.exit(nn.functional.silu(h)).reshape(z.shape)
+
+
+class _Block(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.modulate = nn.Linear(width, 2 * width)
+        self.body = mlp(width, width, width)
+        nn.init.zeros_(self.modulate.weight)
+        nn.init.zeros_(self.modulate.bias)
+
+    def forward(self, h: Tensor, c: Tensor) -> Tensor:
+        scale, shift = self.modulate(nn.functional.silu(c)).chunk(2, dim=1)
+        return h + self.body(self.norm(h) * (1 + scale) + shift)

@@ -1,0 +1,59 @@
+"""Data that recipes share, as settings: scikit-learn's digits, the two moons."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from jensen.data.digits import Digits, binarize, digits, to_unit
+from jensen.data.moons import moons
+from jensen.recipes.base import Positive, Settings
+
+SEEN, KEPT = 11, 12  # streams of random numbers: to train on, to judge with
+
+
+@cache
+def all_digits() -> Digits:
+    """The digits, read once."""
+    return digits()
+
+
+class DigitsData(Settings):
+    """Handwritten digits, (N, 1, 8, 8): "ink" is {0, 1}, "grey" 17 levels in [-1, 1]."""
+
+    scale: Literal["ink", "grey"] = "ink"
+
+    def train(self) -> tuple[Tensor, Tensor]:
+        """Pictures and their labels to train on, 1,437."""
+        return self._scaled(all_digits().train), all_digits().train_labels
+
+    def test(self) -> tuple[Tensor, Tensor]:
+        """Pictures and their labels to judge with, 360."""
+        return self._scaled(all_digits().test), all_digits().test_labels
+
+    def _scaled(self, levels: Tensor) -> Tensor:
+        return binarize(levels) if self.scale == "ink" else to_unit(levels)
+
+
+class MoonsData(Settings):
+    """Points around two half circles, (N, 2)."""
+
+    points: Positive = 20_000
+    test: Positive = 2_000
+    noise: Annotated[float, Field(gt=0)] = 0.1
+
+    def train_points(self, seed: int) -> Tensor:
+        """Points to train on."""
+        return moons(self.points, noise=self.noise, generator=_stream(seed, SEEN))
+
+    def test_points(self, seed: int) -> Tensor:
+        """Fresh points to judge with."""
+        return moons(self.test, noise=self.noise, generator=_stream(seed, KEPT))
+
+
+def _stream(seed: int, number: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed * 1009 + number)
