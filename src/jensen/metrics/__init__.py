@@ -1,12 +1,15 @@
 """How good samples are, with an error on every number."""
 
+from jensen.metrics.energy import Distance, energy_distance
 from jensen.metrics.legibility import Legibility, legibility
 from jensen.metrics.neighbours import mean_pairwise_distance, nearest_distance
 from jensen.metrics.proportion import Proportion, wilson
 
 __all__ = [
+    "Distance",
     "Legibility",
     "Proportion",
+    "energy_distance",
     "legibility",
     "mean_pairwise_distance",
     "nearest_distance",

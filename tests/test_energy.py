@@ -1,0 +1,66 @@
+"""Energy distance: closed forms, and what its standard error is worth."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from scipy.stats import energy_distance as scipys
+
+from jensen.metrics import energy_distance
+
+
+def absolute(mean, variance):
+    """E|Z| of a Gaussian."""
+    s = math.sqrt(variance)
+    return s * math.sqrt(2 / math.pi) * math.exp(-(mean**2) / (2 * variance)) + mean * math.erf(
+        mean / (s * math.sqrt(2))
+    )
+
+
+def test_between_gaussians_within_its_error():
+    rng = torch.Generator().manual_seed(0)
+    exact = 2 * absolute(1.0, 1 + 4) - absolute(0.0, 2.0) - absolute(0.0, 8.0)
+    scores = []
+    for _ in range(60):  # n = 400 and 300, sixty times
+        x, y = torch.randn(400, 1, generator=rng), 1 + 2 * torch.randn(300, 1, generator=rng)
+        found = energy_distance(x, y)
+        scores.append((found.value - exact) / found.stderr)
+    z = torch.tensor(scores)
+    assert abs(float(z.mean())) < 4 / math.sqrt(60)
+    assert abs(float(z.var()) - 1) < 4 * math.sqrt(2 / 59)
+
+
+def test_in_one_dimension_it_is_scipys():
+    x, y = torch.randn(50), 0.3 + torch.randn(40)
+    n, m = len(x), len(y)
+    ours = energy_distance(x[:, None], y[:, None]).value
+    # scipy's counts the pairs of a point with itself, and takes a root
+    within = [float((v[:, None] - v).abs().mean()) for v in (x.double(), y.double())]
+    biased = ours + within[0] / (n - 1) + within[1] / (m - 1)
+    assert biased == pytest.approx(scipys(x.numpy(), y.numpy()) ** 2, abs=1e-9)
+
+
+def test_chunks_and_the_shape_of_an_event_do_not_matter():
+    x, y = torch.randn(37, 1, 4, 4), torch.randn(29, 1, 4, 4) + 0.5
+    whole = energy_distance(x, y)
+    assert energy_distance(x.flatten(1), y.flatten(1), chunk=5).value == pytest.approx(whole.value, abs=1e-12)
+    assert energy_distance(y, x).value == pytest.approx(whole.value, abs=1e-12)
+
+
+def test_it_is_unbiased_between_equal_distributions():
+    rng = torch.Generator().manual_seed(1)
+    values = [
+        energy_distance(torch.randn(20, 3, generator=rng), torch.randn(20, 3, generator=rng)).value for _ in range(400)
+    ]
+    z = torch.tensor(values)
+    assert abs(float(z.mean())) < 4 * float(z.std()) / 20
+    assert float(z.min()) < 0
+
+
+def test_too_few_or_unequal():
+    with pytest.raises(ValueError, match="at least 2 rows, got 1 and 5"):
+        energy_distance(torch.zeros(1, 2), torch.zeros(5, 2))
+    with pytest.raises(ValueError, match="events of one size, got 2 and 3"):
+        energy_distance(torch.zeros(4, 2), torch.zeros(5, 3))
