@@ -14,6 +14,7 @@ _hook = install_import_hook(
         "jensen.distributions",
         "jensen.estimators",
         "jensen.variational",
+        "jensen.adversarial",
         "jensen.score",
         "jensen.diffusion",
         "jensen.nn",

@@ -1,0 +1,1 @@
+"""GANs as divergences and as games: margin losses, critics, penalties, stability."""
