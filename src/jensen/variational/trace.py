@@ -7,6 +7,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
+from torch.distributions import Distribution
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,25 @@ class Trace:
     def samples(self) -> int:
         """K."""
         return len(self.log_px)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer's draws, and the laws they are judged by.
+
+    Attributes:
+        z: (K, B, *event).
+        q: the law they were drawn from, given the layers it hangs on; batch (K, B) or (B,).
+        p: the prior given the draws of the layer above; batch (K, B) or ().
+        held: q again, hanging on those draws without a gradient through them.
+        divergence: whether p hangs on nothing drawn after z, so that the layer's term is a KL.
+    """
+
+    z: Tensor
+    q: Distribution
+    p: Distribution
+    held: Distribution
+    divergence: bool
 
 
 @runtime_checkable
