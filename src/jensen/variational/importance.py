@@ -1,0 +1,227 @@
+"""Log p(x) by importance sampling: batched over data and samples, in chunks of a stated memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from operator import add
+from typing import Any, Literal, Protocol, Self, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from jensen.core.seeding import drawing
+from jensen.core.types import Likelihood
+from jensen.variational.bounds import log_weights
+from jensen.variational.posterior import Posterior, posterior_trace
+from jensen.variational.trace import LatentModel
+
+Proposal = str | Callable[[Tensor], Posterior]
+
+MEMORY = 64.0  # MiB
+ENCODED = 64  # samples a chunk has at least before it takes in more data, so that little time goes into encoding
+
+
+@dataclass(frozen=True)
+class Estimate(Likelihood):
+    r"""Log p(x) as the logarithm of a mean of weights.
+
+    Attributes:
+        stderr: (B,), of the logarithm: the weights' relative standard error (delta method); infinite for one weight.
+            It knows only the weights that were seen: believe it where the effective samples are many.
+        ess: (B,) effective samples $(\sum w)^2 / \sum w^2$, between 1 and their number.
+    """
+
+    ess: Float[Tensor, " b"] = field(kw_only=True)
+
+    @classmethod
+    def joined(cls, pieces: Sequence[Estimate], like: Tensor) -> Estimate:
+        """Estimates of pieces of the data as one, in the float dtype of the data."""
+        dtype = like.dtype if like.is_floating_point() else torch.get_default_dtype()
+        columns = zip(*((p.value, p.stderr, p.ess) for p in pieces), strict=True)
+        value, stderr, ess = (torch.cat(column).to(dtype) for column in columns)
+        return cls(value, "estimate", pieces[0].measure, stderr, ess=ess)
+
+
+@dataclass(frozen=True)
+class LogMean:
+    r"""$\log \frac1K \sum_k w_k$ and its error, of weights that come in chunks: sums of chunks are exact to rounding.
+
+    Attributes:
+        count: K so far.
+        log_sum: (B,) float64 $\log \sum w$.
+        log_squares: (B,) float64 $\log \sum w^2$.
+
+    Source: Owen (2013), chapter 9: equation 9.13 for the effective samples, section 2.7 for the delta method.
+
+    >>> chunks = torch.tensor([[1.0], [2.0]]), torch.tensor([[3.0]])
+    >>> estimate = (LogMean.of(chunks[0].log()) + LogMean.of(chunks[1].log())).estimate("density")
+    >>> round(estimate.value.exp().item(), 4), round(estimate.ess.item(), 4)  # 6 / 3 and 6^2 / (1 + 4 + 9)
+    (2.0, 2.5714)
+    """
+
+    count: int
+    log_sum: Float[Tensor, " b"]
+    log_squares: Float[Tensor, " b"]
+
+    @classmethod
+    def of(cls, log_w: Float[Tensor, "k b"]) -> LogMean:
+        log_w = log_w.double()
+        return cls(len(log_w), log_w.logsumexp(0), (2 * log_w).logsumexp(0))
+
+    def __add__(self, other: LogMean) -> LogMean:
+        return LogMean(
+            self.count + other.count,
+            torch.logaddexp(self.log_sum, other.log_sum),
+            torch.logaddexp(self.log_squares, other.log_squares),
+        )
+
+    def estimate(self, measure: Literal["mass", "density"]) -> Estimate:
+        """What the weights so far say, float64."""
+        ess = torch.where(self.log_sum.isinf(), 0.0, (2 * self.log_sum - self.log_squares).exp())
+        scatter = (self.count / ess - 1).clamp_min(0)  # the weights' squared coefficient of variation
+        stderr = (scatter / (self.count - 1)).sqrt() if self.count > 1 else torch.full_like(ess, math.inf)
+        return Estimate(self.log_sum - math.log(self.count), "estimate", measure, stderr, ess=ess)
+
+
+@torch.no_grad()
+def log_likelihood(
+    model: LatentModel,
+    x: Float[Tensor, "b ..."],
+    samples: int = 5000,
+    proposal: Proposal = "encoder",
+    generator: torch.Generator | None = None,
+    memory: float = MEMORY,
+) -> Estimate:
+    r"""Importance-sampled log p(x) per datum, in nats.
+
+    $\log \frac1K \sum_k p(x, z_k) / q(z_k|x)$ with $z_k \sim q(z|x)$: the encoder's q, as everybody reports with
+    K = 5000; the prior (plain Monte Carlo: its weights p(x|z) vary enormously beyond a few dimensions); or any other.
+    The estimate of p(x) is unbiased; that of log p(x) is low by about half its squared error.
+
+    The draws come chunk by chunk from one generator: equal generator and memory give equal numbers, another memory
+    other draws of the same law. Chunks are put together exactly, to float64 rounding.
+
+    Args:
+        model: any latent-variable model.
+        x: data, (B, ...).
+        samples: K, at least 1.
+        proposal: "encoder", "prior", or a function from x to one distribution a layer, called once a chunk of data.
+        generator: of all draws; None takes torch's global one.
+        memory: MiB for the tensors of one chunk, all counted as if none were freed: an upper bound on their peak.
+
+    Returns:
+        value, standard error and effective samples per datum.
+
+    Raises:
+        ValueError: for fewer than 1 sample, no data, an unknown proposal or one whose batch or event does not fit, a
+            memory that does not hold one sample of one datum.
+
+    Source: Burda et al. (2016), equation 8 at large K; Rezende et al. (2014), appendix E.
+
+    >>> from jensen.core.seeding import generator
+    >>> from jensen.variational import LinearGaussian
+    >>> model, x = LinearGaussian([[1.0]], [0.0], 1.0), torch.tensor([[0.0], [2.0]])
+    >>> estimate = log_likelihood(model, x, samples=1000, proposal="prior", generator=generator(0))
+    >>> bool(((estimate.value - model.log_prob(x)).abs() < 3 * estimate.stderr).all())
+    True
+    """
+    means = fold_weights(LogMean.of, model, x, samples, proposal, generator, memory)
+    return Estimate.joined([mean.estimate(model.measure) for mean in means], like=x)
+
+
+class _Summed(Protocol):
+    def __add__(self, other: Self, /) -> Self: ...
+
+
+T = TypeVar("T", bound=_Summed)
+
+
+def fold_weights(
+    of: Callable[[Tensor], T],
+    model: LatentModel,
+    x: Tensor,
+    samples: int,
+    proposal: Proposal,
+    generator: torch.Generator | None,
+    memory: float,
+) -> list[T]:
+    """The sum of `of(log_w)` over chunks (k, b) of the samples, for each chunk of the data."""
+    if samples < 1:
+        raise ValueError(f"samples must be at least 1, got {samples}")
+    if len(x) < 1:
+        raise ValueError(f"x must hold at least 1 datum, got shape {tuple(x.shape)}")
+    size = bytes_made(lambda: weighing(model, x[:1], proposal), x.device)
+    rows = rows_within(memory, size, "one sample of one datum")
+    together = min(samples, ENCODED, rows)
+    data = min(len(x), rows // together)
+    together = min(samples, rows // data)
+    totals = []
+    for part in x.split(data):
+        with drawing(generator):
+            weigh = weighing(model, part, proposal)
+            totals.append(reduce(add, (of(weigh(k)) for k in parts(samples, together))))
+    return totals
+
+
+def weighing(model: LatentModel, x: Tensor, proposal: Proposal) -> Callable[[int], Tensor]:
+    """A function from k to log p(x, z) / q(z|x) at k draws z for each datum, (k, B)."""
+    if proposal == "encoder":
+        return lambda k: log_weights(model.trace(x, samples=k, reparameterized=False))
+    if proposal == "prior":
+        return lambda k: model.log_px(x, model.prior_sample((k, len(x))))
+    if not callable(proposal):
+        raise ValueError(f"proposal must be 'encoder', 'prior' or a function of x, got {proposal!r}")
+    q = proposal(x)
+    return lambda k: log_weights(posterior_trace(model, x, q, samples=k, reparameterized=False))
+
+
+def parts(total: int, size: int) -> Iterator[int]:
+    """Total as a sum of pieces of at most `size`.
+
+    >>> list(parts(7, 3))
+    [3, 3, 1]
+    """
+    yield from (min(size, total - start) for start in range(0, total, size))
+
+
+def rows_within(memory: float, size: int, what: str) -> int:
+    """How often `size` bytes go into `memory` MiB, at least once."""
+    rows = int(memory * 2**20 // size)
+    if rows < 1:
+        raise ValueError(f"memory of {memory:g} MiB does not hold {what}, which takes {size / 2**20:.2g} MiB")
+    return rows
+
+
+class _Counting(TorchDispatchMode):
+    """Adds up the bytes of every tensor made inside; a view or a result in place makes none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes: int = 0
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        known = {_address(v) for v in tree_leaves((args, kwargs)) if isinstance(v, Tensor)}
+        made = {_address(v): v for v in tree_leaves(out) if isinstance(v, Tensor)}
+        self.bytes += sum(v.untyped_storage().nbytes() for place, v in made.items() if place not in known)
+        return out
+
+
+def _address(x: Tensor) -> int:
+    return int(x.untyped_storage().data_ptr())
+
+
+def bytes_made(work: Callable[[], object], device: torch.device) -> int:
+    """Bytes of all tensors that `work` makes, as if none were freed; its draws are taken from elsewhere."""
+    with drawing(torch.Generator(device)), _Counting() as counting:
+        work()
+    made: int = counting.bytes
+    return max(made, 1)

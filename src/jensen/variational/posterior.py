@@ -1,0 +1,72 @@
+"""Any q(z | x) in place of a model's own encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from jensen.core.seeding import drawing
+from jensen.variational.trace import LatentModel, Trace
+
+Posterior = Sequence[Distribution]
+"""One distribution a layer, independent of each other given x: batch (B,), the event of the layer's latents."""
+
+
+def posterior_trace(
+    model: LatentModel, x: Tensor, q: Posterior, *, samples: int = 1, reparameterized: bool = True
+) -> Trace:
+    r"""The trace of K draws of any q: every bound and gradient takes it as it takes the encoder's.
+
+    Its only term is $\sum_l \log q_l(z_l) - \log p(z)$ over all layers.
+
+    Args:
+        model: gives log p(z) and log p(x | z).
+        x: data, (B, ...).
+        q: one distribution a layer.
+        samples: K, at least 1.
+        reparameterized: let the draws carry a gradient.
+
+    Raises:
+        ValueError: for fewer than 1 sample, or if q's layers, batch or events do not fit.
+
+    >>> from jensen.variational import LinearGaussian
+    >>> from jensen.variational.bounds import elbo
+    >>> model, x = LinearGaussian([[1.0]], [0.0], 1.0), torch.tensor([[2.0]])
+    >>> exact = posterior_trace(model, x, (model.posterior(x),))
+    >>> bool(torch.isclose(elbo(exact), model.log_prob(x)))
+    True
+    """
+    if samples < 1:
+        raise ValueError(f"samples must be at least 1, got {samples}")
+    _check(q, model, x)
+    shape = torch.Size((samples,))
+    z = tuple(layer.rsample(shape) if reparameterized else layer.sample(shape) for layer in q)
+    ratio = _log_prob(q, z) - model.log_prior(z)
+    log_q = _log_prob(q, tuple(v.detach() for v in z))
+    return Trace(model.log_px(x, z), (ratio,), (log_q,), analytic=(False,), pathwise=(reparameterized,))
+
+
+def _log_prob(q: Posterior, z: tuple[Tensor, ...]) -> Tensor:
+    return torch.stack([layer.log_prob(v) for layer, v in zip(q, z, strict=True)]).sum(0)
+
+
+def _check(q: Posterior, model: LatentModel, x: Tensor) -> None:
+    """Refuse a q whose layers, batch or events are not the latents'."""
+    events = latent_events(model)
+    if len(q) != len(events):
+        raise ValueError(f"the posterior must have one distribution a layer, {len(events)}, got {len(q)}")
+    for layer, event in zip(q, events, strict=True):
+        got = tuple(layer.batch_shape), tuple(layer.event_shape)
+        if got != ((len(x),), event):
+            raise ValueError(
+                f"the posterior must have batch shape ({len(x)},) and event shape {event}, got {got[0]} and {got[1]}"
+            )
+
+
+def latent_events(model: LatentModel) -> list[tuple[int, ...]]:
+    """The event shape of each layer."""
+    with drawing(torch.Generator()):
+        return [tuple(z.shape[2:]) for z in model.prior_sample((1, 1))]
