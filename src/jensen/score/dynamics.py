@@ -1,0 +1,308 @@
+"""Langevin dynamics on many chains at once: unadjusted, without noise, adjusted, annealed. A row is a chain."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from jensen.core.seeding import Rng, normal
+from jensen.core.shapes import right_pad
+from jensen.score.matching import NoisyScore, Score, score_at
+
+OnStep = Callable[[int, Tensor], None]
+LogProb = Callable[[Tensor], Tensor]
+"""x (B, ...) to log p(x) + constant, (B,); a row of it depends on that row of x alone."""
+
+
+def score_of(log_prob: LogProb) -> Score:
+    """The gradient of `log_prob` in its argument, by autograd; it carries no gradient itself.
+
+    The argument need not be data: of a log-likelihood as a function of parameters, a row each, it is the gradient in
+    the parameters, which `langevin` then climbs.
+
+    >>> score_of(lambda x: -x.square().sum(1) / 2)(torch.tensor([[3.0, 1.0]]))
+    tensor([[-3., -1.]])
+    """
+    return lambda x: _value_and_score(log_prob, x)[1]
+
+
+@torch.no_grad()
+def langevin(
+    score: Score,
+    x: Float[Tensor, "b ..."],
+    step_size: float,
+    steps: int,
+    noise: bool = True,
+    *,
+    generator: Rng = None,
+    on_step: OnStep | None = None,
+) -> Float[Tensor, "b ..."]:
+    r"""Unadjusted Langevin, $x \leftarrow x + \delta\, \nabla \log p(x) + \sqrt{2\delta}\, n$.
+
+    After k steps the diffusion's time is $k\delta$. The stationary law is p up to the order of delta: on N(0, v) it is
+    a Gaussian of variance $v / (1 - \delta / 2v)$, and from $\delta = 2v$ on it diverges. Without noise it is gradient
+    ascent, to the mode of p in whose basin x starts: it climbs log p in x with the density held, as maximum likelihood
+    climbs it in the density's parameters with the data held.
+
+    Args:
+        score: the gradient of log p.
+        x: (B, ...), where the B chains start.
+        step_size: delta, positive.
+        steps: at least 1.
+        noise: False to climb.
+        generator: None, one, or one a row: then a row is a function of its generator and its start alone.
+        on_step: called with (steps done, x) after each.
+
+    Returns:
+        (B, ...), where they end; it carries no gradient.
+
+    Raises:
+        ValueError: for a step size that is not positive, steps < 1, or a score that has not the shape of x.
+
+    Source: Roberts & Tweedie (1996), equation 2 (ULA); Welling & Teh (2011) for parameters.
+
+    One and the same log N(x; m, 1), climbed in x from two starts, and in m given the data 1, 2 and 6:
+
+    >>> in_x = score_of(lambda x: -(x[:, 0] - 5.0) ** 2 / 2)
+    >>> langevin(in_x, torch.tensor([[0.0], [9.0]]), 0.5, 60, noise=False).tolist()
+    [[5.0], [5.0]]
+    >>> data = torch.tensor([1.0, 2.0, 6.0])
+    >>> in_m = score_of(lambda m: -(data - m).square().mean(1) / 2)
+    >>> langevin(in_m, torch.zeros(1, 1), 0.5, 60, noise=False).tolist()
+    [[3.0]]
+    """
+    _check(step_size, steps)
+    for k in range(steps):
+        x = x + step_size * score_at(score, x)
+        if noise:
+            x = x + math.sqrt(2 * step_size) * normal(x.shape, generator, like=x)
+        if on_step is not None:
+            on_step(k + 1, x)
+    return x
+
+
+@torch.no_grad()
+def annealed_langevin(
+    score: NoisyScore,
+    x: Float[Tensor, "b ..."],
+    sigmas: Float[Tensor, " levels"],
+    step_size: float,
+    steps: int,
+    *,
+    generator: Rng = None,
+    on_step: OnStep | None = None,
+) -> Float[Tensor, "b ..."]:
+    r"""Langevin at one noise level after another, with steps $\delta_i = \mathrm{step\_size} \cdot \sigma_i^2$.
+
+    Args:
+        score: s(x, sigma) of noise levels (B,).
+        x: (B, ...), drawn with about the first noise level.
+        sigmas: (levels,), positive and decreasing; see `geometric`.
+        step_size: in units of sigma^2, positive. (Of Song & Ermon's epsilon it is $\epsilon / 2\sigma_L^2$.)
+        steps: at each level, at least 1.
+        generator: None, one, or one a row.
+        on_step: called with (steps done in all, x) after each.
+
+    Returns:
+        (B, ...): of the density noised by the last sigma; `tweedie` takes that noise off.
+
+    Raises:
+        ValueError: for levels that are not positive and decreasing, a step size that is not positive, or steps < 1.
+
+    Source: Song & Ermon (2019), algorithm 1.
+
+    >>> x = torch.zeros(4, 1, dtype=torch.float64)
+    >>> law = lambda x, sigma: (7.0 - x) / (0.01 + sigma[:, None] ** 2)  # of N(7, 0.01)
+    >>> x = annealed_langevin(law, x, geometric(10.0, 0.01, 9), 0.1, 50, generator=torch.Generator().manual_seed(0))
+    >>> bool(((x - 7).abs() < 0.5).all())
+    True
+    """
+    if not len(sigmas) or not bool((sigmas > 0).all()) or not bool((sigmas.diff() < 0).all()):
+        raise ValueError("sigmas must be positive and decreasing")
+    _check(step_size, steps)
+    for level, sigma in enumerate(sigmas.to(x)):
+
+        def report(k: int, x: Tensor, level: int = level) -> None:
+            if on_step is not None:
+                on_step(level * steps + k, x)
+
+        rows = sigma.expand(len(x))
+        x = langevin(
+            lambda x, rows=rows: score(x, rows),  # type: ignore[misc]
+            x,
+            step_size * float(sigma) ** 2,
+            steps,
+            generator=generator,
+            on_step=report,
+        )
+    return x
+
+
+def geometric(largest: float, smallest: float, levels: int) -> Float[Tensor, " levels"]:
+    r"""Decreasing noise levels in equal ratios, (levels,), float64.
+
+    Args:
+        largest, smallest: 0 < smallest < largest; they may be equal for one level.
+        levels: at least 1; of one, it is `smallest`.
+
+    Raises:
+        ValueError: for a number out of its range.
+
+    Source: Song & Ermon (2019), section 4.2.
+
+    >>> geometric(4.0, 1.0, 3).tolist()
+    [4.0, 2.0, 1.0]
+    """
+    if levels < 1:
+        raise ValueError(f"levels must be at least 1, got {levels}")
+    if not 0 < smallest < largest and not (levels == 1 and 0 < smallest == largest):
+        raise ValueError(f"sigmas must satisfy 0 < smallest < largest, got {smallest} and {largest}")
+    share = torch.linspace(0, 1, levels, dtype=torch.float64) if levels > 1 else torch.ones(1, dtype=torch.float64)
+    return largest * (smallest / largest) ** share
+
+
+def tweedie(score: Score, x: Float[Tensor, "b ..."], sigma: float) -> Float[Tensor, "b ..."]:
+    r"""The mean of the clean datum given the noised one, $x + \sigma^2 \nabla \log q_\sigma(x)$.
+
+    Source: Efron (2011), equation 1.3; Jolicoeur-Martineau et al. (2021), section 3.1, as the last step of sampling.
+
+    >>> tweedie(lambda x: -x / 2, torch.tensor([[3.0]]), 1.0)  # N(0, 1) noised by 1
+    tensor([[1.5000]])
+    """
+    return x + sigma**2 * score_at(score, x)
+
+
+@dataclass(frozen=True)
+class Chains:
+    """Where Metropolis-adjusted chains have come to.
+
+    Attributes:
+        x: (B, ...), their last places.
+        acceptance: (B,), the share of accepted moves after the warm-up.
+        step_size: (B,), of each chain after the warm-up.
+    """
+
+    x: Tensor
+    acceptance: Float[Tensor, " b"]
+    step_size: Float[Tensor, " b"]
+
+
+@torch.no_grad()
+def mala(
+    log_prob: LogProb,
+    x: Float[Tensor, "b ..."],
+    step_size: float,
+    steps: int,
+    *,
+    warmup: int = 0,
+    target: float = 0.574,
+    generator: Rng = None,
+    on_step: OnStep | None = None,
+) -> Chains:
+    r"""Metropolis-adjusted Langevin: a step of `langevin` is proposed and taken with the chance that leaves p as it is.
+
+    $\log a = \log p(y) - \log p(x) + \log q(x|y) - \log q(y|x)$, $q(y|x) = N(x + \delta \nabla\log p(x), 2\delta I)$.
+    In the warm-up, and only there, each chain adapts its own step by dual averaging until it accepts the share
+    `target`; what is drawn there is thrown away.
+
+    Args:
+        log_prob: log p up to a constant, differentiable in x; proposals where it is not finite are refused.
+        x: (B, ...), where the B chains start.
+        step_size: delta, positive; with a warm-up, where it starts.
+        steps: after the warm-up, at least 1.
+        warmup: steps before, at least 0.
+        target: share to be accepted, in (0, 1); 0.574 is best for many dimensions.
+        generator: None, one, or one a row: then a row is a function of its generator and its start alone.
+        on_step: called with (steps done, x) after each that is kept.
+
+    Returns:
+        places, acceptance and step size of each chain.
+
+    Raises:
+        ValueError: for a number out of its range, log_prob that is not (B,), or a start where it is not finite.
+
+    Source: Roberts & Tweedie (1996), section 1.4.2; Roberts & Rosenthal (1998) for 0.574; Hoffman & Gelman (2014),
+    section 3.2.1 for the dual averaging.
+
+    >>> rng, x = torch.Generator().manual_seed(0), torch.zeros(500, 1)
+    >>> chains = mala(lambda x: -x.square().sum(1) / 2, x, 0.1, 50, warmup=200, generator=rng)
+    >>> abs(float(chains.acceptance.mean()) - 0.574) < 0.05
+    True
+    """
+    _check(step_size, steps)
+    if warmup < 0:
+        raise ValueError(f"warmup must be at least 0, got {warmup}")
+    if not 0 < target < 1:
+        raise ValueError(f"target must be in (0, 1), got {target}")
+    value, s = _value_and_score(log_prob, x)
+    if not bool(torch.isfinite(value).all()):
+        raise ValueError("every chain must start where log_prob is finite")
+    steps_of = _DualAveraging(torch.full_like(value, step_size), target)
+    delta = steps_of.start
+    accepted = torch.zeros_like(value)
+    for k in range(warmup + steps):
+        if k == warmup > 0:
+            delta = steps_of.average
+        d = right_pad(delta, x)
+        y = x + d * s + torch.sqrt(2 * d) * normal(x.shape, generator, like=x)
+        value_y, s_y = _value_and_score(log_prob, y)
+        forth, back = (
+            ((b - a - d * s_a).square() / (4 * d)).flatten(1).sum(1) for a, b, s_a in ((x, y, s), (y, x, s_y))
+        )
+        log_ratio = value_y - value + forth - back
+        log_ratio = torch.where(torch.isfinite(log_ratio), log_ratio, -math.inf)
+        taken = torch.special.log_ndtr(normal(value.shape, generator, like=value)) < log_ratio  # a uniform's log
+        x, s = (torch.where(right_pad(taken, x), new, old) for new, old in ((y, x), (s_y, s)))
+        value = torch.where(taken, value_y, value)
+        if k < warmup:
+            delta = steps_of.update(log_ratio.clamp(max=0).exp())
+            continue
+        accepted += taken
+        if on_step is not None:
+            on_step(k + 1 - warmup, x)
+    return Chains(x, accepted / steps, delta)
+
+
+class _DualAveraging:
+    """Steps that make each chain accept the share `target`, in the notation of Hoffman & Gelman (2014), equation 6."""
+
+    GAMMA, T_0, KAPPA = 0.05, 10, 0.75
+
+    def __init__(self, start: Tensor, target: float):
+        self.start, self.target, self.t = start, target, 0
+        self.mu, self.excess, self.log_average = torch.log(10 * start), torch.zeros_like(start), torch.zeros_like(start)
+
+    def update(self, acceptance: Tensor) -> Tensor:
+        """The next step size, given the probability with which the last move was accepted."""
+        self.t += 1
+        share, fade = 1 / (self.t + self.T_0), self.t**-self.KAPPA
+        self.excess = (1 - share) * self.excess + share * (self.target - acceptance)
+        log_step = self.mu - math.sqrt(self.t) / self.GAMMA * self.excess
+        self.log_average = fade * log_step + (1 - fade) * self.log_average
+        return log_step.exp()
+
+    @property
+    def average(self) -> Tensor:
+        return self.log_average.exp()
+
+
+def _value_and_score(log_prob: LogProb, x: Tensor) -> tuple[Tensor, Tensor]:
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        value = log_prob(x)
+        if value.shape != x.shape[:1]:
+            raise ValueError(f"log_prob must be one number a row, {(len(x),)}, got {tuple(value.shape)}")
+        (score,) = torch.autograd.grad(value.sum(), x)
+    return value.detach(), score
+
+
+def _check(step_size: float, steps: int) -> None:
+    if not 0 < step_size < math.inf:
+        raise ValueError(f"step_size must be positive, got {step_size}")
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")

@@ -1,0 +1,355 @@
+"""Modes: how long chains stay in each, how long they take to leave, and where ascent without noise ends."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from jensen.core.seeding import Rng
+from jensen.score.diagnostics import r_hat
+from jensen.score.dynamics import LogProb, langevin, score_of
+from jensen.score.matching import Score
+
+
+@dataclass(frozen=True)
+class Occupancy:
+    """The share of draws in each mode.
+
+    Attributes:
+        share: (K,), sums to 1.
+        stderr: (K,), standard errors from the spread between chains.
+    """
+
+    share: Float[Tensor, " k"]
+    stderr: Float[Tensor, " k"]
+
+
+def occupancy(modes: Int[Tensor, "steps chains"], count: int) -> Occupancy:
+    r"""Shares of draws in each of `count` modes, with $\mathrm{sd}_c / \sqrt{C}$ over C independent chains as errors.
+
+    Right whatever the autocorrelation within a chain; chains that never change their mode count once each.
+
+    Args:
+        modes: (steps, chains), the mode that each draw is in, 0 to count - 1; see `basin`.
+        count: of modes, K, at least 1.
+
+    Raises:
+        ValueError: for fewer than two chains, or a mode out of range.
+
+    >>> occupancy(torch.tensor([[0, 1], [0, 0]]), 2).share
+    tensor([0.7500, 0.2500])
+    """
+    if modes.shape[1] < 2 or not modes.numel():
+        raise ValueError(f"standard errors need at least two chains, got draws of shape {tuple(modes.shape)}")
+    if not bool(((modes >= 0) & (modes < count)).all()):
+        raise ValueError(f"modes must be from 0 to {count - 1}, got {int(modes.min())} to {int(modes.max())}")
+    shares = torch.stack([(modes == k).float().mean(0) for k in range(count)])  # (K, C)
+    return Occupancy(shares.mean(1), shares.std(1) / math.sqrt(modes.shape[1]))
+
+
+def basin(
+    score: Score, x: Float[Tensor, "b ..."], modes: Float[Tensor, "k ..."], *, step_size: float, steps: int
+) -> Int[Tensor, " b"]:
+    """The mode to which ascent without noise carries each row, (B,): the nearest to where `langevin` ends.
+
+    Args:
+        score: the gradient of log p.
+        x: (B, ...).
+        modes: (K, ...), where the modes are.
+        step_size: of the ascent, below the smallest variance of a mode.
+        steps: of it, enough to arrive.
+
+    >>> two = torch.distributions.Normal(torch.tensor([-2.0, 2.0]), torch.tensor([0.5, 0.5]))
+    >>> log_prob = lambda x: two.log_prob(x).logsumexp(1)
+    >>> places = torch.tensor([[-2.0], [2.0]])
+    >>> basin(score_of(log_prob), torch.tensor([[-0.1], [0.1]]), places, step_size=0.05, steps=200)
+    tensor([0, 1])
+    """
+    ends = langevin(score, x, step_size, steps, noise=False)
+    return torch.cdist(ends.flatten(1), modes.to(ends).flatten(1)).argmin(1)
+
+
+@torch.no_grad()
+def exit_times(
+    score: Score,
+    x: Float[Tensor, "b ..."],
+    left: Callable[[Tensor], Tensor],
+    step_size: float,
+    steps: int,
+    *,
+    generator: Rng = None,
+) -> Float[Tensor, " b"]:
+    r"""The diffusion's time $k \delta$ at which each chain of `langevin` is first seen outside, (B,); inf if never.
+
+    Seen only every delta, a chain leaves later than the continuous diffusion does: for a boundary, as if it lay
+    $0.5826 \sqrt{2\delta}$ further off.
+
+    Args:
+        score: the gradient of log p.
+        x: (B, ...), where the chains start, inside.
+        left: whether each row is outside, (B, ...) -> (B,) bool.
+        step_size: delta, positive.
+        steps: at most, at least 1.
+        generator: None, one, or one a row.
+
+    Raises:
+        ValueError: for a step size that is not positive, or steps < 1.
+
+    Source: Broadie, Glasserman & Kou (1997), theorem 1.1, for the shift; the constant is -zeta(1/2) / sqrt(2 pi).
+
+    >>> exit_times(lambda x: torch.ones_like(x), torch.zeros(2, 1), lambda x: x[:, 0] > 1e9, 0.1, 5)
+    tensor([inf, inf])
+    """
+    times = x.new_full((len(x),), math.inf)
+
+    def look(k: int, x: Tensor) -> None:
+        times[left(x) & times.isinf()] = k * step_size
+
+    langevin(score, x, step_size, steps, generator=generator, on_step=look)
+    return times
+
+
+@dataclass(frozen=True)
+class Escape:
+    """The mean time to leave.
+
+    Attributes:
+        mean: time spent inside over chains that left; inf if none did.
+        stderr: mean / sqrt(chains that left), which is that of an exponential law.
+        share: of the chains that left in time.
+    """
+
+    mean: float
+    stderr: float
+    share: float
+
+
+def mean_exit_time(times: Float[Tensor, " b"], horizon: float) -> Escape:
+    r"""The mean of exit times of which some were not seen: $\sum_i \min(\tau_i, T) / \#\{\tau_i \le T\}$.
+
+    Where all were seen it is their mean; else it is the maximum-likelihood mean of an exponential law, which is what
+    leaving a deep mode follows.
+
+    Args:
+        times: (B,), inf where a chain was still inside at the horizon; at least one.
+        horizon: T, how long was looked, positive.
+
+    Raises:
+        ValueError: for no times, or a horizon that is not positive.
+
+    Source: Lawless (2003), section 4.1.1.
+
+    >>> mean_exit_time(torch.tensor([1.0, 2.0, math.inf]), 3.0).mean
+    3.0
+    """
+    if not len(times) or not 0 < horizon < math.inf:
+        raise ValueError(f"there must be a time and a positive horizon, got {len(times)} times and {horizon}")
+    seen = int((times <= horizon).sum())
+    mean = float(times.double().clamp(max=horizon).sum()) / seen if seen else math.inf
+    return Escape(mean, mean / math.sqrt(seen) if seen else math.inf, seen / len(times))
+
+
+def first_passage_time(log_prob: LogProb, start: float, target: float, *, edge: float, points: int = 20_001) -> float:
+    r"""Exact mean time of $dX = (\log p)'\,dt + \sqrt2\,dW$ from `start` to `target` on the line.
+
+    $$\tau = \int_{start}^{target} \frac{dy}{p(y)} \int_{edge}^{y} p(z)\,dz$$
+
+    by the trapezoidal rule, written here for start < target; the other way round it is mirrored. There and back take
+    $\int dy/p(y)$ together (p normalised): for two modes of equal mass, each about half, however sharp either is.
+
+    Args:
+        log_prob: (B, 1) to (B,), up to a constant.
+        start, target: places, different.
+        edge: behind the start, seen from the target, where hardly any mass is left beyond; no chain goes further.
+        points: of the rule, at least 3.
+
+    Raises:
+        ValueError: for places not in order, or points < 3.
+
+    Source: Gardiner (2009), equation 5.5.23.
+
+    >>> laplace = lambda x: -x[:, 0].abs()  # from 0 to b: 2 (e^b - 1) - b
+    >>> exact = 2 * (math.e - 1) - 1
+    >>> abs(first_passage_time(laplace, 0.0, 1.0, edge=-39.0) - exact) < 1e-5
+    True
+    """
+    if not (edge <= start < target or edge >= start > target):
+        raise ValueError(f"edge, start and target must come in this order, got {edge}, {start} and {target}")
+    if points < 3:
+        raise ValueError(f"points must be at least 3, got {points}")
+    behind, ahead = _grid(edge, start, points), _grid(start, target, points)
+    top = max(float(log_prob(places[:, None]).max()) for places in (behind, ahead))
+    p_behind, p_ahead = (torch.exp(log_prob(places[:, None]) - top) for places in (behind, ahead))
+    mass = torch.trapezoid(p_behind, behind) + torch.cumulative_trapezoid(p_ahead, ahead)
+    mass = torch.cat([torch.trapezoid(p_behind, behind)[None], mass])
+    return float(torch.trapezoid(mass / p_ahead, ahead))
+
+
+def _grid(a: float, b: float, points: int) -> Tensor:
+    return torch.linspace(a, b, points, dtype=torch.float64)
+
+
+def kramers_time(log_prob: LogProb, mode: float, saddle: float) -> float:
+    r"""The asymptotic mean time over a high barrier on the line, from a mode to the mode beyond its saddle.
+
+    $$\tau \approx \frac{2\pi}{\sqrt{|U''(mode)\, U''(saddle)|}}\; e^{U(saddle) - U(mode)}, \qquad U = -\log p$$
+
+    It tends to `first_passage_time` as the barrier grows; $\sqrt{2\pi/U''(mode)}\,p(mode)$ in it is the mode's mass,
+    so again it is the mass that counts, not the sharpness.
+
+    Args:
+        log_prob: (B, 1) to (B,), up to a constant, twice differentiable.
+        mode, saddle: where the density has its maximum and its minimum.
+
+    Raises:
+        ValueError: if log p does not curve down at the mode and up at the saddle.
+
+    Source: Kramers (1940), equation 17; Gardiner (2009), equation 5.5.32.
+
+    >>> round(kramers_time(lambda x: -2 * (x[:, 0] ** 2 - 1) ** 2, -1.0, 0.0), 3)  # 2 pi / sqrt(16 * 8) e^2
+    4.104
+    """
+    value, curvature = zip(*(_curvature(log_prob, place) for place in (mode, saddle)), strict=True)
+    if not curvature[0] < 0 < curvature[1]:
+        raise ValueError(f"log p must curve down at the mode {mode} and up at the saddle {saddle}")
+    return 2 * math.pi / math.sqrt(-curvature[0] * curvature[1]) * math.exp(value[0] - value[1])
+
+
+def _curvature(log_prob: LogProb, place: float) -> tuple[float, float]:
+    with torch.enable_grad():
+        x = torch.tensor([[place]], dtype=torch.float64, requires_grad=True)
+        value = log_prob(x)
+        (slope,) = torch.autograd.grad(value.sum(), x, create_graph=True)
+        (curvature,) = torch.autograd.grad(slope.sum(), x)
+    return value.item(), curvature.item()
+
+
+@dataclass(frozen=True)
+class ModeReport:
+    """One of two modes on the line, as Langevin sees it.
+
+    Attributes:
+        place: of the mode.
+        height: log p there less log p at the saddle.
+        mass: exact, of its side of the saddle.
+        basin: share of uniform starts that end here without noise.
+        occupancy, occupancy_stderr: share of draws on its side from the same starts with noise.
+        escape: measured time to the other mode.
+        exact: `first_passage_time` to it.
+        kramers: `kramers_time` to it.
+    """
+
+    place: float
+    height: float
+    mass: float
+    basin: float
+    occupancy: float
+    occupancy_stderr: float
+    escape: Escape
+    exact: float
+    kramers: float
+
+
+@dataclass(frozen=True)
+class TwoModes:
+    """Both modes, and whether the chains that gave the occupancy have mixed between them.
+
+    Attributes:
+        left, right: the modes.
+        saddle: between them.
+        r_hat: of the sides that the occupancy's chains were on.
+    """
+
+    left: ModeReport
+    right: ModeReport
+    saddle: float
+    r_hat: float
+
+
+def two_modes(
+    log_prob: LogProb,
+    left: float,
+    right: float,
+    span: tuple[float, float],
+    *,
+    step_size: float,
+    steps: int,
+    chains: int = 400,
+    generator: torch.Generator | None = None,
+) -> TwoModes:
+    """Occupancy of, escape from, and ascent to the two modes of a density on the line.
+
+    Without noise a chain stays in the basin it starts in, so the wide basin wins; with noise a mode is occupied by its
+    mass, and left after a time that goes with its mass, not with its height or sharpness.
+
+    Args:
+        log_prob: (B, 1) to (B,), up to a constant, twice differentiable.
+        left, right: near the modes, left < right.
+        span: an interval with all but nothing of the mass; chains start at equal distances over it.
+        step_size: of the moves, well below the smallest variance of a mode.
+        steps: of each chain, at least 8; the first half is thrown away for the occupancy.
+        chains: at least 2.
+        generator: of the noise.
+
+    Raises:
+        ValueError: for places not in order, or a number out of its range.
+
+    >>> pair = torch.distributions.Normal(torch.tensor([-1.5, 1.5]), torch.tensor([0.5, 0.8]))
+    >>> log_prob = lambda x: pair.log_prob(x).logsumexp(1)
+    >>> report = two_modes(log_prob, -1.5, 1.5, (-5.0, 6.0), step_size=0.02, steps=500, chains=50)
+    >>> report.left.height > report.right.height, report.left.basin < report.right.basin
+    (True, True)
+    """
+    low, high = span
+    if not low < left < right < high:
+        raise ValueError(f"span and modes must be in order, got {low}, {left}, {right} and {high}")
+    if chains < 2 or steps < 8:
+        raise ValueError(f"chains must be at least 2 and steps at least 8, got {chains} and {steps}")
+    score = score_of(log_prob)
+    saddle = _best(lambda x: -log_prob(x), left, right)
+    left, right = _best(log_prob, low, saddle), _best(log_prob, saddle, high)
+    modes = torch.tensor([[left], [right]], dtype=torch.float64)
+
+    starts, sides = _grid(low, high, chains)[:, None], []
+    langevin(score, starts, step_size, steps, generator=generator, on_step=lambda _, x: sides.append(x[:, 0] > saddle))
+    kept = torch.stack(sides[steps // 2 :]).long()
+    occupied, ends = occupancy(kept, 2), basin(score, starts, modes, step_size=step_size, steps=steps)
+    total = _mass(log_prob, low, saddle) + _mass(log_prob, high, saddle)
+
+    def report(k: int) -> ModeReport:
+        here, there, edge, beyond = ((left, right, low, torch.ge), (right, left, high, torch.le))[k]
+        times = exit_times(
+            score, modes[k].expand(chains, 1), lambda x: beyond(x[:, 0], there), step_size, steps, generator=generator
+        )
+        return ModeReport(
+            place=here,
+            height=_value(log_prob, here) - _value(log_prob, saddle),
+            mass=_mass(log_prob, edge, saddle) / total,
+            basin=float((ends == k).double().mean()),
+            occupancy=float(occupied.share[k]),
+            occupancy_stderr=float(occupied.stderr[k]),
+            escape=mean_exit_time(times, steps * step_size),
+            exact=first_passage_time(log_prob, here, there, edge=edge),
+            kramers=kramers_time(log_prob, here, saddle),
+        )
+
+    return TwoModes(report(0), report(1), saddle, float(r_hat(kept.double())))
+
+
+def _best(value: LogProb, a: float, b: float) -> float:
+    places = _grid(a, b, 20_001)
+    return float(places[value(places[:, None]).argmax()])
+
+
+def _value(log_prob: LogProb, place: float) -> float:
+    return float(log_prob(torch.tensor([[place]], dtype=torch.float64)))
+
+
+def _mass(log_prob: LogProb, a: float, b: float) -> float:
+    places = _grid(a, b, 20_001)
+    return abs(float(torch.trapezoid(torch.exp(log_prob(places[:, None])), places)))
