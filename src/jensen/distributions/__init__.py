@@ -7,9 +7,14 @@ from jensen.distributions.conditional import (
     Conditional,
     DiagonalGaussian,
     IsotropicGaussian,
+    Levels,
     OneHotLogits,
     soft_clamp,
 )
+from jensen.distributions.discretized import Discretized, DiscretizedGaussian, DiscretizedLogistic
+from jensen.distributions.erlang import Erlang
+from jensen.distributions.gompertz import Gompertz
+from jensen.distributions.one_hot import StraightThroughOneHot, gumbel_softmax
 from jensen.distributions.priors import CategoricalPrior, Flat, FlatPrior, GaussianPrior
 
 __all__ = [
@@ -19,10 +24,18 @@ __all__ = [
     "CategoricalPrior",
     "Conditional",
     "DiagonalGaussian",
+    "Discretized",
+    "DiscretizedGaussian",
+    "DiscretizedLogistic",
+    "Erlang",
     "Flat",
     "FlatPrior",
     "GaussianPrior",
+    "Gompertz",
     "IsotropicGaussian",
+    "Levels",
     "OneHotLogits",
+    "StraightThroughOneHot",
+    "gumbel_softmax",
     "soft_clamp",
 ]

@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, Normal, OneHotCategorical
 
 from jensen.distributions.bernoulli import Bernoulli
+from jensen.distributions.checks import check_temperature
+from jensen.distributions.discretized import Discretized, DiscretizedLogistic
+from jensen.distributions.one_hot import StraightThroughOneHot
 
 
 class Conditional(nn.Module):
@@ -81,6 +84,11 @@ def _check_event_dims(event_dims: int) -> None:
         raise ValueError(f"event_dims must be at least 1, got {event_dims}")
 
 
+def _check_bounds(low: float, high: float, name: str) -> None:
+    if not 0 < low < high < math.inf:
+        raise ValueError(f"bounds must be 0 < min_{name} < max_{name}, got {low} and {high}")
+
+
 @dataclass(frozen=True)
 class DiagonalGaussian:
     r"""$N(\mu, \mathrm{diag}(\sigma^2))$; the output's first event axis is chunked into $\mu$ and a raw $\log\sigma$.
@@ -105,8 +113,7 @@ class DiagonalGaussian:
 
     def __post_init__(self) -> None:
         _check_event_dims(self.event_dims)
-        if not 0 < self.min_std < self.max_std < math.inf:
-            raise ValueError(f"bounds must be 0 < min_std < max_std, got {self.min_std} and {self.max_std}")
+        _check_bounds(self.min_std, self.max_std, "std")
 
     def __call__(self, out: Float[Tensor, "..."]) -> Distribution:
         mean, raw = _split(out, self.event_dims)
@@ -171,6 +178,11 @@ class OneHotLogits:
     Args:
         groups: at least 1.
         classes: of each, at least 2.
+        temperature: given, the distribution has a reparameterization, straight through the relaxation at this
+            temperature (`StraightThroughOneHot`), of biased gradient; its values, log-probability and KL stay exact.
+
+    Raises:
+        ValueError: for fewer groups or classes, a temperature not positive; called, if the logits are not so many.
 
     >>> OneHotLogits(3, 4)(torch.zeros(2, 12)).event_shape
     torch.Size([3, 4])
@@ -178,8 +190,11 @@ class OneHotLogits:
 
     groups: int
     classes: int
+    temperature: float | None = None
 
     def __post_init__(self) -> None:
+        if self.temperature is not None:
+            check_temperature(self.temperature)
         if self.groups < 1 or self.classes < 2:
             raise ValueError(f"there must be at least 1 group of 2 classes, got {self.groups} of {self.classes}")
 
@@ -189,7 +204,9 @@ class OneHotLogits:
                 f"the last axis must hold {self.groups} x {self.classes} logits, got shape {tuple(logits.shape)}"
             )
         logits = logits.unflatten(-1, (self.groups, self.classes))
-        return Independent(OneHotCategorical(logits=logits, validate_args=False), 1, validate_args=False)
+        if self.temperature is None:
+            return Independent(OneHotCategorical(logits=logits, validate_args=False), 1, validate_args=False)
+        return Independent(StraightThroughOneHot(self.temperature, logits), 1, validate_args=False)
 
 
 @dataclass(frozen=True)
@@ -207,3 +224,35 @@ class CategoricalLogits:
 
     def __call__(self, logits: Float[Tensor, "..."]) -> Distribution:
         return Independent(Categorical(logits=logits, validate_args=False), self.event_dims, validate_args=False)
+
+
+@dataclass(frozen=True)
+class Levels:
+    """A discretized likelihood of 8-bit data; the output's first event axis is chunked into loc and a raw log-scale.
+
+    The log-scale is bounded as `DiagonalGaussian`'s is. Data must lie on the levels: anything else is refused.
+
+    Args:
+        law: `DiscretizedLogistic` or `DiscretizedGaussian`.
+        event_dims: axes of one event.
+        levels: of the data in [-1, 1].
+        min_scale, max_scale: open bounds of the scale.
+
+    >>> Levels()(torch.zeros(2, 6)).log_prob(torch.ones(2, 3)).shape
+    torch.Size([2])
+    """
+
+    law: type[Discretized] = DiscretizedLogistic
+    event_dims: int = 1
+    levels: int = 256
+    min_scale: float = 1e-3
+    max_scale: float = 1e2
+
+    def __post_init__(self) -> None:
+        _check_event_dims(self.event_dims)
+        _check_bounds(self.min_scale, self.max_scale, "scale")
+
+    def __call__(self, out: Float[Tensor, "..."]) -> Distribution:
+        loc, raw = _split(out, self.event_dims)
+        scale = soft_clamp(raw, math.log(self.min_scale), math.log(self.max_scale)).exp()
+        return Independent(self.law(loc, scale, self.levels, False), self.event_dims, validate_args=False)

@@ -1,0 +1,178 @@
+"""Likelihoods of 8-bit data: a density's mass in each of the levels' cells."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+from torch.distributions import Distribution, constraints
+from torch.distributions.utils import broadcast_all
+from torch.types import _size
+
+from jensen.distributions.checks import check_positive
+from jensen.distributions.special import log_ndtr
+
+
+class Discretized(Distribution, ABC):
+    r"""A location-scale law observed in L cells around the levels $x_i = -1 + 2i / (L - 1)$ of [-1, 1].
+
+    $P(x_i) = F(x_i + 1/(L-1)) - F(x_i - 1/(L-1))$; the first and the last cell hold the tails, so that the L
+    probabilities sum to one. A mass, never ranked against a density.
+
+    Args:
+        loc: of the law.
+        scale: positive; broadcasts with loc.
+        levels: L, at least 2; 256 for 8-bit data scaled by x / 127.5 - 1.
+        validate_args: False skips the check of the scale.
+
+    Raises:
+        ValueError: if the scale is not positive and finite, or levels below 2; from `log_prob` and `cdf`, for values
+            that are not levels.
+
+    Source: Salimans et al. (2017), equation 2; Ho et al. (2020), equation 13.
+    """
+
+    arg_constraints = {"loc": constraints.real, "scale": constraints.positive}  # noqa: RUF012
+    support = constraints.interval(-1.0, 1.0)
+
+    def __init__(
+        self,
+        loc: int | float | Tensor,
+        scale: int | float | Tensor,
+        levels: int = 256,
+        validate_args: bool | None = None,
+    ):
+        self.loc, self.scale = broadcast_all(loc, scale)
+        self.levels = levels
+        if levels < 2:
+            raise ValueError(f"levels must be at least 2, got {levels}")
+        if validate_args is not False:
+            check_positive("scale", self.scale)
+        super().__init__(self.loc.shape, validate_args=False)
+
+    @abstractmethod
+    def _log_cdf(self, z: Tensor) -> Tensor:
+        """Log F of the standard law, which is symmetric: its log survival function is `_log_cdf(-z)`."""
+
+    @abstractmethod
+    def _log_cell(self, middle: Tensor, half: Tensor) -> Tensor:
+        """Log of F(middle + half) - F(middle - half) of the standard law."""
+
+    @abstractmethod
+    def _noise(self, shape: torch.Size) -> Tensor:
+        """Draws of the standard law."""
+
+    def expand(self, batch_shape: _size, _instance: Distribution | None = None) -> Discretized:
+        return type(self)(self.loc.expand(batch_shape), self.scale.expand(batch_shape), self.levels, False)
+
+    def _check(self, value: Tensor) -> None:
+        index = (value + 1) * ((self.levels - 1) / 2)
+        if not bool(((index - index.round()).abs() < 1e-2).all() & (value.abs() <= 1).all()):
+            raise ValueError(
+                f"data must lie on the {self.levels} levels of [-1, 1], got values in "
+                f"[{float(value.min()):.4g}, {float(value.max()):.4g}]: scale them by 2 i / {self.levels - 1} - 1"
+            )
+
+    def log_prob(self, value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Log-probability in nats, elementwise; finite in the far tails."""
+        self._check(value)
+        half = 1 / (self.levels - 1)
+        middle, reach = (value - self.loc) / self.scale, half / self.scale
+        inner = self._log_cell(middle, reach)
+        inner = torch.where(value < half - 1, self._log_cdf(middle + reach), inner)
+        return torch.where(value > 1 - half, self._log_cdf(reach - middle), inner)
+
+    def cdf(self, value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """P(X <= value) of a level."""
+        self._check(value)
+        half = 1 / (self.levels - 1)
+        inner = self._log_cdf((value + half - self.loc) / self.scale).exp()
+        return torch.where(value > 1 - half, torch.ones_like(inner), inner)
+
+    def sample(self, sample_shape: _size = ()) -> Tensor:
+        """The law's draw, moved to the nearest level."""
+        with torch.no_grad():
+            x = self.loc + self.scale * self._noise(self._extended_shape(torch.Size(sample_shape)))
+            steps = (self.levels - 1) / 2
+            return ((x.clamp(-1, 1) + 1) * steps).round() / steps - 1
+
+    has_enumerate_support = True
+
+    def enumerate_support(self, expand: bool = True) -> Tensor:
+        """The levels, (L, *batch), or (L, 1, ...) without `expand`."""
+        levels = torch.linspace(-1, 1, self.levels, dtype=self.loc.dtype, device=self.loc.device)
+        levels = levels.view(-1, *[1] * len(self.batch_shape))
+        return levels.expand(-1, *self.batch_shape) if expand else levels
+
+    def _expect(self, f: Tensor) -> Tensor:
+        """The sum over all levels of their probability times f, (L, ...)."""
+        return (self.log_prob(self.enumerate_support()).exp() * f).sum(0)
+
+    @property
+    def mean(self) -> Tensor:
+        """By enumeration: costs L log-probabilities."""
+        return self._expect(self.enumerate_support(expand=False))
+
+    @property
+    def variance(self) -> Tensor:
+        """By enumeration: costs L log-probabilities."""
+        return self._expect((self.enumerate_support(expand=False) - self.mean) ** 2)
+
+    def entropy(self) -> Tensor:
+        """In nats, by enumeration."""
+        log_p = self.log_prob(self.enumerate_support())
+        return -(log_p.exp() * log_p).sum(0)
+
+
+class DiscretizedLogistic(Discretized):
+    r"""`Discretized` logistic law: $\log P = \log\sigma(b) + \log\sigma(-a) + \log(1 - e^{a - b})$ in a cell (a, b).
+
+    >>> q = DiscretizedLogistic(0.0, 0.1)
+    >>> float(q.log_prob(q.enumerate_support()).logsumexp(0).abs()) < 1e-6
+    True
+    """
+
+    def _log_cdf(self, z: Tensor) -> Tensor:
+        return F.logsigmoid(z)
+
+    def _log_cell(self, middle: Tensor, half: Tensor) -> Tensor:
+        return F.logsigmoid(middle + half) + F.logsigmoid(half - middle) + torch.log(-torch.expm1(-2 * half))
+
+    def _noise(self, shape: torch.Size) -> Tensor:
+        e = self.loc.new_empty((2, *shape)).exponential_()
+        return e[0].log() - e[1].log()
+
+
+class DiscretizedGaussian(Discretized):
+    r"""`Discretized` Gaussian.
+
+    In a cell (a, b), reflected so that both ends lie left of its mirror image,
+    $\log P = \log\Phi(b) + \log(1 - e^{\log\Phi(a) - \log\Phi(b)})$; where the cell is so narrow that this cancels,
+    $\log\phi(m) + \log\delta + \log(1 + (m^2 - 1)\,\delta^2 / 24)$ with its middle m and width $\delta$.
+
+    >>> DiscretizedGaussian(0.0, 1.0).log_prob(torch.tensor(1.0)).exp()
+    tensor(0.1596)
+    """
+
+    def _log_cdf(self, z: Tensor) -> Tensor:
+        return log_ndtr(z)
+
+    def _log_cell(self, middle: Tensor, half: Tensor) -> Tensor:
+        m, width = middle.abs(), 2 * half
+        # The difference loses eps / width, the expansion width^4 / 1920: they are equal here.
+        edge = (1920 * torch.finfo(m.dtype).eps) ** 0.2
+        narrow = width * (1 + m) < edge
+        wide = torch.where(narrow, edge, half)
+        upper, lower = self._log_cdf(wide - m), self._log_cdf(-wide - m)
+        difference = upper + torch.log(-torch.expm1(lower - upper))
+        m, width = torch.where(narrow, m, 0), torch.where(narrow, width, edge)
+        log_density = -(m**2 + math.log(2 * math.pi)) / 2
+        expansion = log_density + width.log() + torch.log1p((m**2 - 1) * width**2 / 24)
+        return torch.where(narrow, expansion, difference)
+
+    def _noise(self, shape: torch.Size) -> Tensor:
+        return torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
