@@ -1,10 +1,25 @@
-"""Diffusion: schedules, denoisers, guidance, losses, samplers and exact oracles."""
+"""Diffusion: schedules, denoisers, guidance, losses, likelihoods, samplers and exact oracles."""
 
 from jensen.diffusion.denoiser import Denoiser, NetworkDenoiser, Prediction
-from jensen.diffusion.guidance import Clipped, Guided
-from jensen.diffusion.losses import min_snr, simple
+from jensen.diffusion.guidance import ClassifierGuided, Clipped, Guided
+from jensen.diffusion.latent import slerp
+from jensen.diffusion.learned_schedule import LearnedSchedule
+from jensen.diffusion.likelihood import (
+    Bins,
+    Bound,
+    Reconstruction,
+    Span,
+    as_mass,
+    bound,
+    default_span,
+    dequantize,
+    level_times,
+    prior_kl,
+)
+from jensen.diffusion.losses import edm, min_snr, sigmoid, simple, step_kl, vlb
+from jensen.diffusion.ode import FlowLikelihood, ode_log_likelihood
 from jensen.diffusion.oracle import EmpiricalOracle, GaussianOracle, MixtureOracle
-from jensen.diffusion.process import Process
+from jensen.diffusion.process import ImplicitProcess, Process
 from jensen.diffusion.samplers import (
     DDIM,
     SAMPLERS,
@@ -39,32 +54,52 @@ __all__ = [
     "Ancestral",
     "AnnealedLangevin",
     "BetaSchedule",
+    "Bins",
+    "Bound",
+    "ClassifierGuided",
     "Clipped",
     "CosineSchedule",
     "DPMSolver",
     "Denoiser",
     "EmpiricalOracle",
     "Euler",
+    "FlowLikelihood",
     "FunctionSchedule",
     "GaussianOracle",
     "Guided",
     "Heun",
+    "ImplicitProcess",
+    "LearnedSchedule",
     "LinearSchedule",
     "MixtureOracle",
     "NetworkDenoiser",
     "Prediction",
     "PredictorCorrector",
     "Process",
+    "Reconstruction",
     "RectifiedSchedule",
     "Sampler",
     "Schedule",
+    "Span",
     "UniPC",
     "VarianceExploding",
     "VariancePreserving",
+    "as_mass",
+    "bound",
+    "default_span",
+    "dequantize",
+    "edm",
     "integrate",
+    "level_times",
     "logit_normal_times",
     "min_snr",
+    "ode_log_likelihood",
+    "prior_kl",
+    "sigmoid",
     "simple",
+    "slerp",
+    "step_kl",
     "time_grid",
     "uniform_times",
+    "vlb",
 ]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -22,13 +23,18 @@ class Prediction:
     Both are kept: eps recovered through x loses precision where sigma is small, x through eps where
     alpha is. alpha and sigma broadcast against x.
 
-    Source: Kingma et al. (2021), appendix A; Salimans & Ho (2022), appendix D for v.
+    `fraction`, of a denoiser that learns variances, is where the log variance of a reverse step lies between
+    the posterior's (0, beta-tilde) and the forward step's (1, beta), of the shape of x.
+
+    Source: Kingma et al. (2021), appendix A; Salimans & Ho (2022), appendix D for v; Nichol & Dhariwal (2021),
+    equation 15 for the fraction.
     """
 
     x: Tensor
     eps: Tensor
     alpha: Tensor
     sigma: Tensor
+    fraction: Tensor | None = None
 
     @classmethod
     def of_x(cls, x: Tensor, z_t: Tensor, alpha: Tensor, sigma: Tensor) -> Prediction:
@@ -105,8 +111,8 @@ class NetworkDenoiser(Denoiser):
     r"""A network net(c_in z_t, c_noise(t)[, cond]) whose output is one view of the prediction.
 
     The input is scaled to unit variance for data of standard deviation `data_std`,
-    $c_{in} = (\alpha^2 s^2 + \sigma^2)^{-1/2}$; the noise level enters as $c_{noise} = t$. With output
-    "edm", $x = c_{skip} z + c_{out} F$, where $c_{skip} = \alpha s^2 / (\alpha^2 s^2 + \sigma^2)$ and
+    $c_{in} = (\alpha^2 s^2 + \sigma^2)^{-1/2}$; the noise level enters as $c_{noise} = t$ (`Schedule.clock`). With
+    output "edm", $x = c_{skip} z + c_{out} F$, where $c_{skip} = \alpha s^2 / (\alpha^2 s^2 + \sigma^2)$ and
     $c_{out} = \sigma s / (\alpha^2 s^2 + \sigma^2)^{1/2}$, so that a unit-variance F is asked for at all times.
 
     Args:
@@ -115,8 +121,10 @@ class NetworkDenoiser(Denoiser):
         output: the view the network's output is: "x", "eps", "v", "flow" (eps - x), or "edm".
         data_std: standard deviation of the data.
         null: a row that stands for "no condition".
+        learned_variance: the network's output has twice as many channels (axis 1), and the second half, u, gives the
+            prediction's `fraction` as (1 + u) / 2.
 
-    Source: Karras et al. (2022), table 1, written for any alpha.
+    Source: Karras et al. (2022), table 1, written for any alpha; Nichol & Dhariwal (2021), section 3.1.
     """
 
     null: Tensor | None
@@ -129,19 +137,32 @@ class NetworkDenoiser(Denoiser):
         output: Output = "v",
         data_std: float = 1.0,
         null: Tensor | None = None,
+        learned_variance: bool = False,
     ):
         super().__init__()
         if data_std <= 0:
             raise ValueError(f"data_std must be positive, got {data_std}")
         self.net, self.schedule, self.output, self.data_std = net, schedule, output, data_std
+        self.learned_variance = learned_variance
         self.register_buffer("null", null, persistent=False)
 
     def forward(self, z_t: Float[Tensor, "b ..."], t: Float[Tensor, " b"], cond: Tensor | None = None) -> Prediction:
         alpha, sigma = self.levels(t, z_t)
-        variance = (alpha * self.data_std) ** 2 + sigma**2
-        cond = self.condition(cond, len(z_t))
-        inputs = (z_t / variance.sqrt(), t) if cond is None else (z_t / variance.sqrt(), t, cond)
-        out = self.net(*inputs).to(z_t.dtype)
+        scaled = z_t / torch.sqrt((alpha * self.data_std) ** 2 + sigma**2)
+        cond, clock = self.condition(cond, len(z_t)), self.schedule.clock(t)
+        out = self.net(scaled, clock) if cond is None else self.net(scaled, clock, cond)
+        out = out.to(z_t.dtype)
+        if not self.learned_variance:
+            return self._prediction(out, z_t, alpha, sigma)
+        if out.shape[1] != 2 * z_t.shape[1]:
+            raise ValueError(
+                f"a network that learns variances must have {2 * z_t.shape[1]} channels out, got {out.shape[1]}"
+            )
+        out, raw = out.chunk(2, dim=1)
+        return replace(self._prediction(out, z_t, alpha, sigma), fraction=(1 + raw) / 2)
+
+    def _prediction(self, out: Tensor, z_t: Tensor, alpha: Tensor, sigma: Tensor) -> Prediction:
+        """The prediction of which `out` is a view."""
         match self.output:
             case "x":
                 return Prediction.of_x(out, z_t, alpha, sigma)
@@ -153,7 +174,9 @@ class NetworkDenoiser(Denoiser):
                 return Prediction.of_flow(out, z_t, alpha, sigma)
             case "edm":
                 # eps is written out, not recovered through x, so that it is exact at sigma = 0 too
-                s, root = self.data_std, variance.sqrt()
+                s = self.data_std
+                variance = (alpha * s) ** 2 + sigma**2
+                root = variance.sqrt()
                 x = alpha * s**2 / variance * z_t + sigma * s / root * out
                 eps = sigma / variance * z_t - alpha * s / root * out
                 return Prediction(x, eps, alpha, sigma)

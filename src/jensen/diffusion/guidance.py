@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -47,9 +50,55 @@ class Guided(Denoiser):
         assert null is not None
         both = self.denoiser(torch.cat([z_t, z_t]), torch.cat([t, t]), torch.cat([cond, null.to(cond)]))
         (x, x_0), (eps, eps_0) = both.x.chunk(2), both.eps.chunk(2)
+        fraction = None if both.fraction is None else both.fraction.chunk(2)[0]  # variances are not guided
         alpha, sigma = self.levels(t, z_t)
         w = torch.where(inside, self.scale, 1.0).to(z_t).reshape(-1, *(1,) * (z_t.ndim - 1))
-        return Prediction(x_0 + w * (x - x_0), eps_0 + w * (eps - eps_0), alpha, sigma)
+        return Prediction(x_0 + w * (x - x_0), eps_0 + w * (eps - eps_0), alpha, sigma, fraction)
+
+
+class ClassifierGuided(Denoiser):
+    r"""Guidance by a classifier's gradient: $\hat\epsilon - w\, \sigma_t \nabla_{z_t} \log p(c | z_t)$, x alike.
+
+    It is the denoiser of $p(z_t)\, p(c | z_t)^w$: with w = 1 and the true classifier that of x given c, exactly.
+    The denoiser is called without a condition; where none is asked for, nothing is guided.
+
+    Args:
+        denoiser: of p(x), unconditional or with a null condition.
+        log_prob: (z_t, t, cond) -> (B,), $\log p(c | z_t)$ in nats, differentiable in z_t; a classifier of noisy data.
+        scale: w >= 0.
+
+    Raises:
+        ValueError: if scale is negative; on a call, at alpha = 0, where the guided x is not finite.
+
+    Source: Dhariwal & Nichol (2021), algorithm 2; Song et al. (2021), equation 14.
+
+    >>> from jensen.diffusion import CosineSchedule, MixtureOracle
+    >>> oracle = MixtureOracle([0.5, 0.5], [[-1.0], [1.0]], [[0.1], [0.1]], CosineSchedule())
+    >>> guided = ClassifierGuided(oracle, lambda z, t, c: oracle.log_share(z, t)[torch.arange(len(z)), c], scale=1.0)
+    >>> z, half = torch.zeros(1, 1), torch.tensor([0.5])
+    >>> bool(guided(z, half, torch.tensor([1])).x > oracle(z, half).x)
+    True
+    """
+
+    def __init__(self, denoiser: Denoiser, log_prob: Callable[[Tensor, Tensor, Tensor], Tensor], scale: float = 1.0):
+        super().__init__()
+        if not scale >= 0:
+            raise ValueError(f"guidance scale must be at least 0, got {scale}")
+        self.denoiser, self.log_prob, self.scale = denoiser, log_prob, scale
+        self.schedule = denoiser.schedule
+        self.null = denoiser.null
+
+    def forward(self, z_t: Float[Tensor, "b ..."], t: Float[Tensor, " b"], cond: Tensor | None = None) -> Prediction:
+        p: Prediction = self.denoiser(z_t, t)
+        if cond is None or self.scale == 0:
+            return p
+        if bool((p.alpha == 0).any()):
+            raise ValueError("guidance by a classifier has no finite x at alpha = 0: choose times below 1")
+        with torch.enable_grad():
+            z = z_t.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(self.log_prob(z, t, cond).sum(), z)
+        push = self.scale * p.sigma * gradient
+        return replace(p, x=p.x + p.sigma / p.alpha * push, eps=p.eps - push)
 
 
 class Clipped(Denoiser):
@@ -77,4 +126,5 @@ class Clipped(Denoiser):
         x = p.x.clamp(self.low, self.high)
         # z_t = alpha x + sigma eps, so a change of x by d changes eps by -(alpha / sigma) d
         change = torch.where(p.sigma > 0, p.alpha / p.sigma.clamp_min(torch.finfo(x.dtype).tiny), 0.0)
-        return Prediction(x, p.eps - change * (x - p.x), p.alpha, p.sigma)
+        kept: Prediction = replace(p, x=x, eps=p.eps - change * (x - p.x))
+        return kept

@@ -1,19 +1,21 @@
 r"""Denoising losses, one number per example; noise and times come from outside.
 
-With mean squared errors over the event, and for any schedule,
-$|\hat\epsilon - \epsilon|^2 = \mathrm{SNR}\, |\hat x - x|^2$, so that every loss here is a weight on one error.
+For any schedule $|\hat\epsilon - \epsilon|^2 = \mathrm{SNR}\, |\hat x - x|^2$, so that every loss here is a weight on
+one error. Those that train are means over the event; `vlb` and `step_kl`, terms of the bound, are sums, in nats.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from jensen.core.shapes import mean_per_example
+from jensen.core.shapes import mean_per_example, right_pad
 from jensen.diffusion.denoiser import Prediction
+from jensen.diffusion.schedule import Schedule
 
 
 def simple(
@@ -50,3 +52,98 @@ def min_snr(
     snr = prediction.alpha**2 / prediction.sigma**2
     weight = torch.clamp(snr, max=gamma)
     return mean_per_example(weight * (prediction.x - x) ** 2)
+
+
+def edm(
+    prediction: Prediction,
+    x: Float[Tensor, "b ..."],
+    eps: Float[Tensor, "b ..."],
+    data_std: float = 1.0,
+) -> Float[Tensor, " b"]:
+    r"""$(\mathrm{SNR} + s^{-2})\, |\hat x - x|^2$: the error of EDM's network F, whose target has unit variance.
+
+    Args:
+        prediction, x, eps: as of every loss.
+        data_std: s, the standard deviation of the data.
+
+    Source: Karras et al. (2022), table 1: $(\sigma^2 + s^2) / (\sigma s)^2$ there, with $\sigma^2 = 1/\mathrm{SNR}$.
+    """
+    if not data_std > 0:
+        raise ValueError(f"data_std must be positive, got {data_std}")
+    return mean_per_example((prediction.eps - eps) ** 2 + (prediction.x - x) ** 2 / data_std**2)
+
+
+def sigmoid(
+    prediction: Prediction,
+    x: Float[Tensor, "b ..."],  # noqa: ARG001 (every denoising loss is called with both)
+    eps: Float[Tensor, "b ..."],
+    bias: float = 0.0,
+) -> Float[Tensor, " b"]:
+    r"""$S(b - \lambda)\, |\hat\epsilon - \epsilon|^2 = e^b S(\lambda - b)\, |\hat x - x|^2$, S the logistic function.
+
+    The bound's own weight up to the log-SNR b, less and less of it above. It weighs log-SNRs evenly: the paper's
+    loss is this one at times uniform in log-SNR, as uniform times are on `VariancePreserving`.
+
+    Args:
+        prediction, x, eps: as of every loss.
+        bias: b, a log-SNR; lower values look away from fine detail.
+
+    Source: Kingma & Gao (2023), section 4.3 and appendix D; Hoogeboom et al. (2024), section 3.1.
+    """
+    a, s = prediction.alpha**2, prediction.sigma**2 * math.exp(bias)
+    return mean_per_example(s / (a + s) * (prediction.eps - eps) ** 2)
+
+
+def vlb(
+    prediction: Prediction,
+    x: Float[Tensor, "b ..."],
+    eps: Float[Tensor, "b ..."],
+    slope: Float[Tensor, " b"],
+) -> Float[Tensor, " b"]:
+    r"""$-\frac12 \mathrm{SNR}'(t)\, |\hat x - x|^2 = -\frac12 \lambda'(t)\, |\hat\epsilon - \epsilon|^2$.
+
+    Nats per unit of time: its integral over t is the diffusion term of the bound in continuous time.
+
+    Args:
+        prediction, x, eps: as of every loss.
+        slope: $d\lambda / dt$ of the log-SNR at the times of the prediction, at most 0 (`Schedule.log_snr_slope`).
+
+    Source: Kingma et al., VDM (2021), equations 14 and 18.
+
+    >>> z, one = torch.zeros(1, 2), torch.ones(1, 1)
+    >>> vlb(Prediction(z, z, one, one), x=z + 1, eps=z - 1, slope=torch.tensor([-3.0]))  # SNR = 1, its slope -3
+    tensor([3.])
+    """
+    return ((prediction.eps - eps) ** 2).flatten(1).sum(1) * (-slope / 2).to(x)
+
+
+def step_kl(
+    prediction: Prediction,
+    x: Float[Tensor, "b ..."],
+    eps: Float[Tensor, "b ..."],
+    schedule: Schedule,
+    s: Float[Tensor, " b"],
+    t: Float[Tensor, " b"],
+) -> Float[Tensor, " b"]:
+    r"""$KL(q(z_s | z_t, x) \,\|\, p(z_s | z_t))$ of one reverse step, in nats: DDPM's $L_{t-1}$.
+
+    With the posterior's variance in p it is $\frac12 (\mathrm{SNR}(s) - \mathrm{SNR}(t))\, |\hat x - x|^2$. Where the
+    prediction has a `fraction` f, the log variance of p is higher by $\rho = f \log(\sigma_t^2 / \sigma_s^2)$, and
+    it is $\frac12 \sum [\rho + e^{-\rho} (1 + \delta^2) - 1]$, with $\delta^2$ the terms of twice the former.
+
+    Args:
+        prediction, x, eps: at time t.
+        schedule: of the process.
+        s, t: (B,), s <= t.
+
+    Source: Kingma et al., VDM (2021), equation 13; Nichol & Dhariwal (2021), equation 4 with learned variance.
+    """
+    before, after = schedule.log_snr(s.double()).exp(), schedule.log_snr(t.double()).exp()
+    # (1 + SNR) |x|^2 is |x|^2 + |eps|^2 of the errors: finite at SNR = 0, and exact in floats where SNR is high
+    gain = right_pad(((before - after) / (1 + after)).to(x), x)
+    square = gain * ((prediction.x - x) ** 2 + (prediction.eps - eps) ** 2)
+    if prediction.fraction is None:
+        return square.flatten(1).sum(1) / 2
+    ratio = 2 * (schedule.alpha_sigma(t.double())[1].log() - schedule.alpha_sigma(s.double())[1].log())
+    excess = prediction.fraction * right_pad(ratio.to(x), x)
+    return (excess + torch.expm1(-excess) + square * torch.exp(-excess)).flatten(1).sum(1) / 2

@@ -1,13 +1,17 @@
-"""Exact denoisers: the posterior mean of x given z_t for data whose law is known."""
+"""Exact answers for data whose law is known: denoisers, likelihoods, entropies, bounds."""
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from jensen.core.shapes import right_pad
 from jensen.diffusion.denoiser import Denoiser, Prediction
+from jensen.diffusion.likelihood import Bound, Span, level_times, prior_kl
 from jensen.diffusion.schedule import Schedule
 
 
@@ -83,6 +87,34 @@ class MixtureOracle(Denoiser):
         alpha, sigma = self.schedule.alpha_sigma(t.double())
         return self._log_joint(z_t.double(), alpha, sigma).logsumexp(1)
 
+    def log_share(self, z_t: Float[Tensor, "b d"], t: Float[Tensor, " b"]) -> Float[Tensor, "b k"]:
+        """Log p(component | z_t) in nats, (B, K): the exact classifier of noisy data."""
+        alpha, sigma = self.schedule.alpha_sigma(t.double())
+        return torch.log_softmax(self._log_joint(z_t.double(), alpha, sigma), dim=1)
+
+    def entropy(self, t: Float[Tensor, " b"], nodes: int = 96) -> Float[Tensor, " b"]:
+        r"""Differential entropy of z_t in nats, (B,), by Gauss-Hermite quadrature about every component.
+
+        Args:
+            t: (B,); above 0 where a variance is 0.
+            nodes: a dimension, at least 1; there are K nodes^D evaluations of the density.
+
+        Raises:
+            ValueError: for nodes < 1, or more than three dimensions.
+        """
+        dims = self.means.shape[1]
+        if nodes < 1:
+            raise ValueError(f"nodes must be at least 1, got {nodes}")
+        if dims > 3:
+            raise ValueError(f"entropy by quadrature takes at most 3 dimensions, got {dims}")
+        place, weight = (torch.from_numpy(v).to(self.means) for v in np.polynomial.hermite_e.hermegauss(nodes))
+        unit = torch.cartesian_prod(*[place] * dims).reshape(-1, dims)
+        share = torch.cartesian_prod(*[weight / weight.sum()] * dims).reshape(-1, dims).prod(1)
+        mean, variance = self._components(*self.schedule.alpha_sigma(t.double()))
+        points = mean[:, :, None] + variance.sqrt()[:, :, None] * unit  # (B, K, nodes^D, D)
+        log_p = self.log_prob(points.reshape(-1, dims), t.double().repeat_interleave(points[0].numel() // dims))
+        return -(log_p.view(points.shape[:-1]) @ share) @ (self.weights / self.weights.sum())
+
     def forward(self, z_t: Float[Tensor, "b d"], t: Float[Tensor, " b"], cond: Tensor | None = None) -> Prediction:
         z, (alpha, sigma) = z_t.double(), self.schedule.alpha_sigma(t.double())
         mean, variance = self._components(alpha, sigma)
@@ -122,6 +154,43 @@ class GaussianOracle(MixtureOracle):
         )
         return mean_s[:, 0] + (z_t - mean_t[:, 0]) * torch.sqrt(variance_s[:, 0] / variance_t[:, 0])
 
+    def entropy(self, t: Float[Tensor, " b"], nodes: int = 1) -> Float[Tensor, " b"]:
+        r"""Differential entropy of z_t, $\frac12 \sum \log 2\pi e (\alpha^2 v + \sigma^2)$, whatever the dimension."""
+        _, variance = self._components(*self.schedule.alpha_sigma(t.double()))
+        return torch.log(2 * torch.pi * torch.e * variance[:, 0]).sum(1) / 2
+
+    def bound(
+        self, x: Float[Tensor, "b d"], *, steps: int | None = None, span: Span | None = None, mean: str = "denoised"
+    ) -> Bound:
+        r"""What `jensen.diffusion.bound` estimates with this denoiser, in closed form.
+
+        With u the SNR, $E |x - \hat x|^2 = ((x - m)^2 + u v^2) / (1 + u v)^2$ a dimension. The diffusion term is
+        $\frac12 \left[\log(1 + u v) + \frac{1}{1 + u v} - \frac{(x - m)^2}{v (1 + u v)}\right]$ between the end points'
+        u in continuous time, and $\frac12 \sum_i (u_{i-1} - u_i)\, E |x - \hat x|^2$ at $u_i$ with T steps.
+
+        Args:
+            x: (B, D).
+            steps: T, or None.
+            span: times of the first level and the last.
+            mean: of the Gaussian reconstruction, "denoised" or "observed".
+
+        Returns:
+            the terms, exact: (B, T) steps, or (B, 1) in continuous time.
+        """
+        x, m, v = x.double(), self.means[0], self.variances[0]
+        times = level_times(self.schedule, span, 1 if steps is None else steps).to(x)
+        snr = self.schedule.log_snr(times).exp()[:, None, None]  # (T + 1, 1, 1) beside x
+        before, after, gap = snr[:-1], snr[1:], (x - m) ** 2
+        error = (gap + snr * v**2) / (1 + snr * v) ** 2
+        if steps is None:
+            product = (1 + before * v) * (1 + after * v)
+            kl = torch.log1p(before * v) - torch.log1p(after * v) + (gap - v) * (before - after) / product
+        else:
+            kl = (before - after) * error[1:]
+        square = snr[0] * error[0] if mean == "denoised" else torch.ones_like(x)
+        read = (torch.log(2 * torch.pi / snr[0]) + square).sum(1) / 2
+        return Bound(prior_kl(self.schedule, x, times[-1]), kl.sum(2).T / 2, read, "density")
+
 
 class EmpiricalOracle(Denoiser):
     r"""The exact denoiser of a finite data set.
@@ -149,6 +218,14 @@ class EmpiricalOracle(Denoiser):
             raise ValueError(f"data must be (N, ...) with N at least 1, got {tuple(data.shape)}")
         self.register_buffer("data", data.double())
         self.schedule, self.null = schedule, None
+
+    def log_prob(self, z_t: Float[Tensor, "b ..."], t: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+        r"""Log p(z_t) in nats, (B,): a Gaussian kernel density about the data times alpha, of bandwidth sigma > 0."""
+        z, flat = z_t.double().flatten(1), self.data.flatten(1)
+        alpha, sigma = (v[:, None] for v in self.schedule.alpha_sigma(t.double()))
+        kernel = torch.distributions.Normal(alpha[:, :, None] * flat, sigma[:, :, None], validate_args=False)
+        log_kernel: Tensor = kernel.log_prob(z[:, None]).sum(-1)
+        return log_kernel.logsumexp(1) - math.log(len(flat))
 
     def forward(self, z_t: Float[Tensor, "b ..."], t: Float[Tensor, " b"], cond: Tensor | None = None) -> Prediction:
         z, flat = z_t.double().flatten(1), self.data.flatten(1)

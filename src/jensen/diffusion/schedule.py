@@ -34,6 +34,15 @@ class Schedule(nn.Module, ABC):
         alpha, sigma = torch.func.jvp(self.alpha_sigma, (t,), (torch.ones_like(t),))[1]
         return alpha, sigma
 
+    def log_snr_slope(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        """Derivative of the log-SNR with respect to t, at most 0, of the shape of t."""
+        slope: Tensor = torch.func.jvp(self.log_snr, (t,), (torch.ones_like(t),))[1]
+        return slope
+
+    def clock(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        """What a network is told of the noise at time t: t itself, unless the schedule moves while it is learned."""
+        return t
+
     def time(self, log_snr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         """The time t with `log_snr(t)` equal to the argument, clipped to [0, 1]; by bisection unless overridden."""
         low, high = torch.zeros_like(log_snr), torch.ones_like(log_snr)

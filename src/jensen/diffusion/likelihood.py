@@ -1,0 +1,285 @@
+"""The variational bound on log p(x), term by term, with T steps or in continuous time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from jensen.core.seeding import Rng, normal
+from jensen.core.types import Likelihood
+from jensen.diffusion.denoiser import Denoiser
+from jensen.diffusion.losses import step_kl, vlb
+from jensen.diffusion.samplers.base import rows_at
+from jensen.diffusion.schedule import Schedule
+
+Span = tuple[float, float]
+"""The first level's time, at which x is read off, and the last level's, which meets the prior."""
+
+
+@dataclass(frozen=True)
+class Bins:
+    r"""Equal bins of discrete data: `count` values from `low` to `high`, each the middle of its bin.
+
+    The outer two bins are open, so that the masses of a density add up to one.
+
+    Args:
+        count: of values, at least 2.
+        low, high: the smallest value and the largest; numbers, or tensors that broadcast against x.
+
+    Source: Ho et al. (2020), equation 13, with 256 values in [-1, 1].
+    """
+
+    count: int
+    low: float | Tensor = -1.0
+    high: float | Tensor = 1.0
+
+    def __post_init__(self) -> None:
+        if self.count < 2:
+            raise ValueError(f"count must be at least 2, got {self.count}")
+        if not bool(torch.as_tensor(self.low < self.high).all()):
+            raise ValueError(f"low must be below high, got {self.low} and {self.high}")
+
+    @property
+    def width(self) -> float | Tensor:
+        return (self.high - self.low) / (self.count - 1)
+
+    def log_mass(self, x: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
+        r"""$\log \int_{bin(x)} N(u; \mu, s^2)\, du$, elementwise, x on the values; exact far out in the tails."""
+        half = torch.as_tensor(self.width).to(x) / 2
+        lower, upper = (x - half - mean) / deviation, (x + half - mean) / deviation
+        flip = lower + upper > 0  # both sides seen from the nearer tail
+        below = torch.special.log_ndtr(torch.where(flip, -upper, lower))
+        above = torch.special.log_ndtr(torch.where(flip, -lower, upper))
+        inside = above + torch.log1p(-torch.exp(below - above))
+        closed_above = torch.where(x > self.high - half, torch.special.log_ndtr(-lower), inside)
+        return torch.where(x < self.low + half, torch.special.log_ndtr(upper), closed_above)
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    r"""$p(x | z) = N(\mu, \mathrm{SNR}^{-1})$ at the first level, as a density or as the mass of x's bin.
+
+    Args:
+        mean: "denoised", $\mu = \hat x(z)$, an evaluation (DDPM); or "observed", $\mu = z / \alpha$, none (VDM).
+        bins: of discrete data; None for a density.
+
+    Source: Ho et al. (2020), section 3.3; Kingma et al., VDM (2021), section 3.3.
+    """
+
+    mean: str = "denoised"
+    bins: Bins | None = None
+
+    def __post_init__(self) -> None:
+        if self.mean not in ("denoised", "observed"):
+            raise ValueError(f"mean must be 'denoised' or 'observed', got {self.mean!r}")
+
+    @property
+    def measure(self) -> Literal["mass", "density"]:
+        return "density" if self.bins is None else "mass"
+
+    def log_prob(
+        self, denoiser: Denoiser, z: Float[Tensor, "b ..."], x: Float[Tensor, "b ..."], t: Tensor, cond: Tensor | None
+    ) -> Float[Tensor, " b"]:
+        """Log p(x | z) in nats at the first level's time t, ()."""
+        alpha, sigma = (v.to(x) for v in denoiser.schedule.alpha_sigma(t))
+        mean = denoiser(z, rows_at(t, x), cond).x if self.mean == "denoised" else z / alpha
+        deviation = sigma / alpha
+        if self.bins is not None:
+            return self.bins.log_mass(x, mean, deviation).flatten(1).sum(1)
+        log_density: Tensor = torch.distributions.Normal(mean, deviation, validate_args=False).log_prob(x)
+        return log_density.flatten(1).sum(1)
+
+
+@dataclass(frozen=True)
+class Bound:
+    r"""The negative bound $L_T + \sum_t L_{t-1} + L_0 \ge -\log p(x)$, nats per example.
+
+    Attributes:
+        prior: (B,) $L_T = KL(q(z_1 | x) \| p(z_1))$, exact.
+        steps: (B, T) $L_{t-1} = KL(q(z_s | z_t, x) \| p(z_s | z_t))$ of each step, the one nearest to data first; in
+            continuous time the diffusion term's integral over each stratum of t.
+        reconstruction: (B,) $L_0 = -E \log p(x | z_0)$.
+        measure: whether it is a mass or a density of x that is bounded.
+        stderr: (B,) standard error of the whole, or None if it was not measured.
+    """
+
+    prior: Float[Tensor, " b"]
+    steps: Float[Tensor, "b t"]
+    reconstruction: Float[Tensor, " b"]
+    measure: Literal["mass", "density"]
+    stderr: Float[Tensor, " b"] | None = None
+
+    @property
+    def diffusion(self) -> Float[Tensor, " b"]:
+        """The sum of the steps, (B,)."""
+        return self.steps.sum(1)
+
+    @property
+    def likelihood(self) -> Likelihood:
+        """The lower bound on log p(x) itself."""
+        value = -(self.prior + self.diffusion + self.reconstruction)
+        return Likelihood(value, "lower bound", self.measure, self.stderr)
+
+
+def default_span(schedule: Schedule) -> Span:
+    """From t = 0 to 1; from t = 0.001 where the SNR at 0 is infinite, so that a density of z can be had there."""
+    at_zero = schedule.log_snr(torch.zeros((), dtype=torch.float64))
+    return (0.0, 1.0) if bool(torch.isfinite(at_zero)) else (0.001, 1.0)
+
+
+def level_times(schedule: Schedule, span: Span | None, steps: int) -> Tensor:
+    """The times of steps + 1 levels, increasing, float64, checked.
+
+    Raises:
+        ValueError: for steps < 1, a span that is not two times in order, an infinite SNR at its first, or an SNR
+            that rises.
+    """
+    first, last = span or default_span(schedule)
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    if not 0 <= first < last <= 1:
+        raise ValueError(f"span must be two times, 0 <= first < last <= 1, got {first} and {last}")
+    times = torch.linspace(first, last, steps + 1, dtype=torch.float64)
+    log_snr = schedule.log_snr(times)
+    if not bool(torch.isfinite(log_snr[0])):
+        raise ValueError(f"log-SNR must be finite at the first level, t = {first}: start the span above")
+    if bool((log_snr.diff() > 0).any()):
+        raise ValueError("log-SNR must fall with t, and this schedule's rises")
+    return times
+
+
+def prior_kl(schedule: Schedule, x: Float[Tensor, "b ..."], t: Tensor) -> Float[Tensor, " b"]:
+    r"""$KL(q(z_t | x) \,\|\, N(0, \alpha_t^2 + \sigma_t^2))$ in nats, which is L_T at the last level.
+
+    $\frac12 \sum [S(\lambda)(x^2 - 1) + \log(1 + e^\lambda)]$, S the logistic function; 0 where nothing is left of x.
+    The prior's variance is that of z for data of unit variance: 1 where variance is preserved.
+
+    Args:
+        schedule: of the noise.
+        x: (B, ...).
+        t: ().
+
+    Source: Kingma et al., VDM (2021), section 3.3.
+    """
+    log_snr = schedule.log_snr(t.double()).to(x)
+    return (torch.sigmoid(log_snr) * (x**2 - 1) + F.softplus(log_snr)).flatten(1).sum(1) / 2
+
+
+def bound(
+    denoiser: Denoiser,
+    x: Float[Tensor, "b ..."],
+    *,
+    steps: int | None = None,
+    strata: int = 64,
+    samples: int = 2,
+    span: Span | None = None,
+    reconstruction: Reconstruction = Reconstruction(),
+    cond: Tensor | None = None,
+    generator: Rng = None,
+) -> Bound:
+    r"""The variational bound on log p(x), with each of its terms.
+
+    With `steps` = T the model is $p(z_1) \prod_t q(z_s | z_t, x = \hat x(z_t))\, p(x | z_0)$ on T + 1 equally spaced
+    levels, and every step's KL is estimated; its variance is the posterior's or, where the denoiser learns it, its own.
+    With None T is infinite: the diffusion term is $-\frac12 E \int \mathrm{SNR}'(t)\, |\hat x - x|^2 dt$, which depends
+    on the schedule through the SNR at both ends alone, and t is drawn in equal strata of the span. DDPM with N betas
+    is `BetaSchedule`, steps = N - 1, span = (1 / N, 1).
+
+    `samples` draws of the noise (and of the time, where that is drawn) are made in each step or stratum, one of
+    z_0 for the reconstruction each; with at least two their spread gives the standard error without bias.
+    An evaluation of the denoiser is one batch of B rows; there are (steps or strata + 1) times `samples` of them.
+
+    Args:
+        denoiser: of the scale of x.
+        x: (B, ...), data.
+        steps: T, at least 1, or None.
+        strata: of time, where steps is None.
+        samples: at least 1.
+        span: times of the first level and the last; by default 0 (or 0.001, where SNR is infinite at 0) and 1.
+        reconstruction: p(x | z) at the first level.
+        cond: (B, ...) or None.
+        generator: None, one, or B, one a row.
+
+    Raises:
+        ValueError: for counts < 1, a span that is not one, an infinite SNR at its first time, or a rising SNR.
+
+    Source: Ho et al. (2020), equation 5; Kingma et al., VDM (2021), equations 11, 13 and 15.
+
+    >>> from jensen.diffusion import GaussianOracle, VariancePreserving
+    >>> oracle = GaussianOracle(torch.zeros(1), torch.ones(1), VariancePreserving())
+    >>> found = bound(oracle, torch.zeros(1, 1), steps=4).likelihood
+    >>> found.kind, bool(found.value < -0.9189)  # log N(0; 0, 1)
+    ('lower bound', True)
+    """
+    if samples < 1:
+        raise ValueError(f"samples must be at least 1, got {samples}")
+    schedule = denoiser.schedule
+    times = level_times(schedule, span, strata if steps is None else steps)
+
+    def noised(t: Tensor) -> tuple[Tensor, Tensor]:
+        eps = normal(x.shape, generator, like=x)
+        alpha, sigma = (v.to(x) for v in denoiser.levels(t, x))
+        return alpha * x + sigma * eps, eps
+
+    def step(s: Tensor, t: Tensor) -> Tensor:
+        """The KL of the step from t to s, or the diffusion term's integral between them, from one draw."""
+        if steps is not None:
+            s, t = s.expand(len(x)), t.expand(len(x))
+            z, eps = noised(t)
+            return step_kl(denoiser(z, t.to(x), cond), x, eps, schedule, s, t)
+        draw = torch.special.ndtr(normal((len(x), 1), generator, like=times.to(x.device)))[:, 0]  # uniform, a row each
+        at = s + (t - s) * draw
+        z, eps = noised(at)
+        return vlb(denoiser(z, at.to(x), cond), x, eps, schedule.log_snr_slope(at)) * (t - s).to(x)
+
+    def read() -> Tensor:
+        z, _ = noised(times[0].to(x.device).expand(len(x)))
+        return -reconstruction.log_prob(denoiser, z, x, times[0].to(x.device), cond)
+
+    times = times.to(x.device)
+    draws = [torch.stack([read() for _ in range(samples)])]
+    draws += [torch.stack([step(s, t) for _ in range(samples)]) for s, t in pairwise(times)]
+    terms = torch.stack(draws, dim=2)  # (samples, B, 1 + steps)
+    error = None if samples == 1 else (terms.var(dim=0).sum(1) / samples).sqrt()
+    means = terms.mean(0)
+    return Bound(prior_kl(schedule, x, times[-1]), means[:, 1:], means[:, 0], reconstruction.measure, error)
+
+
+def dequantize(x: Float[Tensor, "b ..."], width: float | Tensor, generator: Rng = None) -> Float[Tensor, "b ..."]:
+    r"""Discrete data spread evenly over its bins: $x + w (u - \frac12)$, u uniform on [0, 1].
+
+    A density p of such data gives $\log P(x) \ge E_u \log p(x + w(u - \frac12)) + D \log w$ (`as_mass`).
+
+    Args:
+        x: (B, ...), on the values.
+        width: w of a bin, positive.
+        generator: None, one, or B, one a row.
+
+    Source: Theis et al. (2016), section 3.1.
+    """
+    if not bool(torch.as_tensor(width > 0).all()):
+        raise ValueError(f"width must be positive, got {width}")
+    draw = torch.special.ndtr(normal(x.shape, generator, like=x.new_zeros((), dtype=torch.float64))).to(x)
+    spread: Tensor = width * (draw - 0.5)
+    return x + spread
+
+
+def as_mass(density: Likelihood, log_volume: float | Tensor) -> Likelihood:
+    r"""The lower bound on a log mass that a log density at dequantized data is: $+ \log$ volume of x's bin.
+
+    Args:
+        density: at data that went through `dequantize`.
+        log_volume: $D \log w$ for bins of width w in D dimensions, or (B,).
+
+    Raises:
+        ValueError: if it is a mass already.
+    """
+    if density.measure != "density":
+        raise ValueError("a log mass needs no bins: give the likelihood of dequantized data")
+    return replace(density, value=density.value + log_volume, kind="lower bound", measure="mass")
