@@ -111,7 +111,8 @@ def log_likelihood(
         model: any latent-variable model.
         x: data, (B, ...).
         samples: K, at least 1.
-        proposal: "encoder", "prior", or a function from x to one distribution a layer, called once a chunk of data.
+        proposal: "encoder", "prior", or a function from x to one distribution a layer, called once
+            for one datum, to see what it takes, then once a chunk of data.
         generator: of all draws; None takes torch's global one.
         memory: MiB for the tensors of one chunk, all counted as if none were freed: an upper bound on their peak.
 
@@ -131,7 +132,7 @@ def log_likelihood(
     >>> bool(((estimate.value - model.log_prob(x)).abs() < 3 * estimate.stderr).all())
     True
     """
-    means = fold_weights(LogMean.of, model, x, samples, proposal, generator, memory)
+    means = fold_weights(LogMean.of, lambda rows: weighing(model, x[rows], proposal), x, samples, generator, memory)
     return Estimate.joined([mean.estimate(model.measure) for mean in means], like=x)
 
 
@@ -142,35 +143,45 @@ class _Summed(Protocol):
 T = TypeVar("T", bound=_Summed)
 
 
+Weigh = Callable[[int], Tensor]
+"""K to the log weights (K, B) of as many draws for each datum."""
+
+
 def fold_weights(
     of: Callable[[Tensor], T],
-    model: LatentModel,
+    weighing: Callable[[slice], Weigh],
     x: Tensor,
     samples: int,
-    proposal: Proposal,
     generator: torch.Generator | None,
     memory: float,
 ) -> list[T]:
-    """The sum of `of(log_w)` over chunks (k, b) of the samples, for each chunk of the data."""
+    """The sum of `of(log_w)` over chunks (k, b) of the samples, for each chunk of the data.
+
+    Args:
+        of: what is added up.
+        weighing: rows of the data to the function that draws and weighs for them.
+        x: the data.
+        samples, generator, memory: as of `log_likelihood`.
+    """
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}")
     if len(x) < 1:
         raise ValueError(f"x must hold at least 1 datum, got shape {tuple(x.shape)}")
-    size = bytes_made(lambda: weighing(model, x[:1], proposal), x.device)
-    rows = rows_within(memory, size, "one sample of one datum")
-    together = min(samples, ENCODED, rows)
-    data = min(len(x), rows // together)
-    together = min(samples, rows // data)
+    size = bytes_made(lambda: weighing(slice(0, 1))(1), x.device)
+    most = rows_within(memory, size, "one sample of one datum")
+    together = min(samples, ENCODED, most)
+    data = min(len(x), most // together)
+    together = min(samples, most // data)
     totals = []
-    for part in x.split(data):
+    for start in range(0, len(x), data):
         with drawing(generator):
-            weigh = weighing(model, part, proposal)
+            weigh = weighing(slice(start, start + data))
             totals.append(reduce(add, (of(weigh(k)) for k in parts(samples, together))))
     return totals
 
 
-def weighing(model: LatentModel, x: Tensor, proposal: Proposal) -> Callable[[int], Tensor]:
-    """A function from k to log p(x, z) / q(z|x) at k draws z for each datum, (k, B)."""
+def weighing(model: LatentModel, x: Tensor, proposal: Proposal) -> Weigh:
+    """Draw from the proposal, and weigh by log p(x, z) / q(z|x)."""
     if proposal == "encoder":
         return lambda k: log_weights(model.trace(x, samples=k, reparameterized=False))
     if proposal == "prior":

@@ -134,9 +134,9 @@ class LinearGaussian(nn.Module):
         return cls(weight.to(x.dtype), mean.to(x.dtype), noise.to(x.dtype))
 
     @property
-    def prior(self) -> MultivariateNormal:
+    def prior(self) -> MultivariateNormal | Flat:
         if self.flat:
-            raise ValueError("a flat prior is no distribution: it has no draws and no density")
+            return Flat(self.weight.shape[1:])
         return MultivariateNormal(self.prior_mean, scale_tril=self.prior_tril)
 
     @property
@@ -200,8 +200,7 @@ class LinearGaussian(nn.Module):
             raise ValueError(f"samples must be at least 1, got {samples}")
         q, shape = self.encode(x), torch.Size((samples,))
         z = q.rsample(shape) if reparameterized else q.sample(shape)
-        prior = Flat(self.weight.shape[1:]) if self.flat else self.prior
-        return (Layer(z, q, prior, held=q, divergence=True),)
+        return (Layer(z, q, self.prior, held=q, divergence=True),)
 
     def trace(
         self, x: Float[Tensor, "b d"], *, samples: int = 1, analytic: bool = False, reparameterized: bool = True
@@ -216,13 +215,12 @@ class LinearGaussian(nn.Module):
 
     def prior_sample(self, shape: Sequence[int]) -> tuple[Tensor, ...]:
         """Draws of p(z), (*shape, L), as the only layer."""
-        return (self.prior.sample(torch.Size(shape)),)
+        z: Tensor = self.prior.sample(torch.Size(shape))
+        return (z,)
 
     def log_prior(self, z: tuple[Tensor, ...]) -> Tensor:
         """Log p(z) in nats, (K, B); 0 if it is flat."""
         (z1,) = z
-        if self.flat:
-            return z1.new_zeros(z1.shape[:-1])
         log_prior: Tensor = self.prior.log_prob(z1)
         return log_prior
 

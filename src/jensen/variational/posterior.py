@@ -70,3 +70,13 @@ def latent_events(model: LatentModel) -> list[tuple[int, ...]]:
     """The event shape of each layer."""
     with drawing(torch.Generator()):
         return [tuple(z.shape[2:]) for z in model.prior_sample((1, 1))]
+
+
+def need_paths(who: str, model: LatentModel, x: Tensor) -> None:
+    """Refuse a model whose draws carry no gradient; x is tried with one draw."""
+    with torch.no_grad(), drawing(torch.Generator(x.device)):
+        pathwise = model.trace(x).pathwise
+    if not all(pathwise):
+        raise ValueError(
+            f"{who} moves latents along gradients, and layer {pathwise.index(False) + 1}'s draws have none"
+        )

@@ -1,0 +1,302 @@
+"""Fitting q(z | x): every datum of a batch at once, an encoder refined, a table over a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.distributions import Independent, Normal
+
+from jensen.core.seeding import drawing
+from jensen.distributions.conditional import Conditional, DiagonalGaussian
+from jensen.variational.bounds import elbo, sticking_the_landing
+from jensen.variational.importance import MEMORY, bytes_made, rows_within
+from jensen.variational.posterior import Posterior, need_paths, posterior_trace
+from jensen.variational.trace import LatentModel, Layer
+
+MOMENTS = 16  # draws of a chain of encoders that its moments are taken from: no more work than a step
+
+
+@runtime_checkable
+class Inferring(LatentModel, Protocol):
+    """A latent-variable model that shows its encoder's draws and their laws."""
+
+    def infer(self, x: Tensor, *, samples: int = 1, reparameterized: bool = True) -> tuple[Layer, ...]: ...
+
+
+# A mean-field Gaussian is the tensors (means of every layer, log standard deviations of every layer), each (B, *event).
+
+
+def gaussians(tensors: Sequence[Tensor]) -> Posterior:
+    """Independent Gaussians: from the means of every layer, then their log standard deviations."""
+    layers = len(tensors) // 2
+    return tuple(
+        Independent(Normal(mean, log_std.exp(), validate_args=False), mean.ndim - 1, validate_args=False)
+        for mean, log_std in zip(tensors[:layers], tensors[layers:], strict=True)
+    )
+
+
+def moments(q: Posterior) -> list[Tensor]:
+    """The means of every layer, then the log standard deviations of its coordinates."""
+    return [layer.mean for layer in q] + [layer.stddev.log() for layer in q]
+
+
+def fit_posterior(
+    model: LatentModel,
+    x: Float[Tensor, "b ..."],
+    *,
+    steps: int = 500,
+    rate: float = 0.05,
+    samples: int = 8,
+    start: str | Posterior = "prior",
+    generator: torch.Generator | None = None,
+    memory: float = MEMORY,
+) -> Posterior:
+    r"""The best mean-field Gaussian q of each datum, $\arg\max_q \mathrm{ELBO}(q; x_b)$, all data at once.
+
+    Adam on means and log standard deviations, its rate falling to 0, with the gradient that sticks the landing. No
+    datum's parameters feel another's, so a batch is as good as one at a time.
+
+    Args:
+        model: with latents that carry a gradient; it is not changed.
+        x: data, (B, ...), in chunks of data.
+        steps: at least 0.
+        rate: of the first step, positive.
+        samples: draws of each q in a step, at least 1.
+        start: "prior", "encoder" (then it is semi-amortized), or a q of any family: its moments are the start.
+        generator: of all draws; None takes torch's global one.
+        memory: MiB for the tensors of one step's chunk, all counted as if none were freed.
+
+    Returns:
+        one Gaussian a layer, batch (B,).
+
+    Raises:
+        ValueError: for steps or samples below their least, a rate not positive, an unknown start, latents without a
+            gradient, a memory that does not hold one datum.
+
+    Source: Hoffman et al. (2013), section 2; the gradient Roeder et al. (2017).
+
+    >>> from jensen.core.seeding import generator
+    >>> from jensen.variational import LinearGaussian
+    >>> model, x = LinearGaussian([[1.0]], [0.0], 0.25), torch.tensor([[1.0]])
+    >>> (q,) = fit_posterior(model, x, generator=generator(0))
+    >>> q.mean, q.variance  # precision 1 + 1 / 0.25 = 5, mean 4 / 5
+    (tensor([[0.8000]]), tensor([[0.2000]]))
+    """
+    if steps < 0:
+        raise ValueError(f"steps must be at least 0, got {steps}")
+    if samples < 1:
+        raise ValueError(f"samples must be at least 1, got {samples}")
+    if not rate > 0:
+        raise ValueError(f"rate must be positive, got {rate}")
+    need_paths("fitting a posterior", model, x[:1])
+
+    def begin(rows: slice) -> list[Tensor]:
+        return _start(model, x[rows], start) if isinstance(start, str) else [v[rows] for v in moments(start)]
+
+    with drawing(generator):
+        one = begin(slice(0, 1))
+        size = bytes_made(lambda: _ascend(model, x[:1], one, samples=1, steps=1, rate=rate), x.device)
+        data = rows_within(memory, samples * size, f"{samples} samples of one datum")
+        chunks = [slice(i, i + data) for i in range(0, len(x), data)]
+        pieces = [_ascend(model, x[rows], begin(rows), samples, steps, rate) for rows in chunks]
+    return gaussians([torch.cat(v) for v in zip(*pieces, strict=True)])
+
+
+@torch.no_grad()
+def _start(model: LatentModel, x: Tensor, start: str) -> list[Tensor]:
+    """Means and log standard deviations to begin with."""
+    if start == "prior":
+        draws = [z.flatten(0, 1) for z in model.prior_sample((256, 1))]
+        found = [z.mean(0) for z in draws] + [z.std(0).log() for z in draws]
+        return [v.expand(len(x), *v.shape) for v in found]
+    if start == "encoder" and isinstance(model, Inferring):
+        layers = model.infer(x, samples=MOMENTS)
+        return [_mean(layer) for layer in layers] + [_log_std(layer) for layer in layers]
+    raise ValueError(f"start must be 'prior', 'encoder' of a model that can infer, or a posterior, got {start!r}")
+
+
+def _mean(layer: Layer) -> Tensor:
+    """(B, *event): of q, averaged over the draws that it hangs on."""
+    return layer.q.mean if layer.q.mean.ndim < layer.z.ndim else layer.q.mean.mean(0)
+
+
+def _log_std(layer: Layer) -> Tensor:
+    """By the law of total variance over the draws that q hangs on."""
+    if layer.q.mean.ndim < layer.z.ndim:
+        return layer.q.stddev.log()
+    return (layer.q.variance.mean(0) + layer.q.mean.var(0, correction=0)).log() / 2
+
+
+@torch.enable_grad()
+def _ascend(
+    model: LatentModel, x: Tensor, begin: Sequence[Tensor], samples: int, steps: int, rate: float
+) -> list[Tensor]:
+    tensors = [v.detach().clone().requires_grad_() for v in begin]
+    optimizer = torch.optim.Adam(tensors, lr=rate)
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = rate * (1 - step / steps)
+        trace = posterior_trace(model, x, gaussians(tensors), samples=samples)
+        optimizer.zero_grad()
+        (-elbo(sticking_the_landing(trace)).sum()).backward(inputs=tensors)
+        optimizer.step()
+    return [v.detach() for v in tensors]
+
+
+def refine(
+    model: LatentModel,
+    x: Float[Tensor, "b ..."],
+    q: Posterior,
+    *,
+    steps: int = 10,
+    rate: float = 0.1,
+    samples: int = 1,
+    differentiable: bool = False,
+    generator: torch.Generator | None = None,
+) -> Posterior:
+    r"""A few steps of plain gradient ascent from q; with an encoder's q it is semi-amortized inference.
+
+    $\lambda \leftarrow \lambda + \eta \nabla_\lambda \mathrm{ELBO}(\lambda)$ on means and log standard deviations, so
+    that a mean-field Gaussian comes out, whatever went in.
+
+    Args:
+        model: with latents that carry a gradient; it is not changed.
+        x: data, (B, ...).
+        q: one distribution a layer, for instance `(model.encoder(x),)`.
+        steps: at least 0.
+        rate: eta, positive; ascent diverges above two over the posterior's largest precision.
+        samples: draws in a step, at least 1.
+        differentiable: keep the graph through all steps, so that the refined bound trains encoder and decoder.
+        generator: of all draws; None takes torch's global one.
+
+    Raises:
+        ValueError: for steps or samples below their least, a rate not positive, a q that does not fit.
+
+    Source: Kim et al. (2018), algorithm 1.
+
+    >>> from jensen.core.seeding import generator
+    >>> from jensen.variational import LinearGaussian
+    >>> model, x = LinearGaussian([[1.0]], [0.0], 1.0), torch.zeros(1, 1)
+    >>> far = (Independent(Normal(torch.ones(1, 1), torch.ones(1, 1)), 1),)
+    >>> (near,) = refine(model, x, far, steps=50, samples=64, generator=generator(0))
+    >>> bool(model.kl(near, x) < 0.01 * model.kl(far[0], x))
+    True
+    """
+    if steps < 0:
+        raise ValueError(f"steps must be at least 0, got {steps}")
+    if not rate > 0:
+        raise ValueError(f"rate must be positive, got {rate}")
+    tensors = moments(q)
+    with torch.enable_grad(), drawing(generator):
+        for _ in range(steps):
+            tensors = [v if differentiable and v.requires_grad else v.detach().requires_grad_() for v in tensors]
+            bound = elbo(posterior_trace(model, x, gaussians(tensors), samples=samples)).sum()
+            slopes = torch.autograd.grad(bound, tensors, create_graph=differentiable)
+            tensors = [v + rate * slope for v, slope in zip(tensors, slopes, strict=True)]
+    return gaussians(tensors if differentiable else [v.detach() for v in tensors])
+
+
+def posterior_table(data: int, latents: int) -> Conditional:
+    """A Gaussian for each datum of a data set, about N(0, I) at first: index (B,) to q, batch (B,), event (L,).
+
+    Its gradients are sparse, so that a step moves the rows of its own data alone: Adam with dense gradients, whose
+    averages live on, would move all the others as well.
+
+    Args:
+        data: N, at least 1.
+        latents: L, at least 1.
+
+    >>> posterior_table(100, 2)(torch.tensor([3, 7])).mean
+    tensor([[0., 0.],
+            [0., 0.]], grad_fn=<SplitBackward0>)
+    """
+    if data < 1 or latents < 1:
+        raise ValueError(f"a table needs at least 1 datum and 1 latent, got {data} and {latents}")
+    net = nn.Embedding(data, 2 * latents, sparse=True)
+    nn.init.zeros_(net.weight)
+    return Conditional(net, DiagonalGaussian())
+
+
+def stochastic_vi(
+    model: LatentModel,
+    x: Float[Tensor, "n ..."],
+    tables: Sequence[nn.Module],
+    *,
+    steps: int = 1000,
+    batch: int = 64,
+    rate: float = 0.05,
+    samples: int = 1,
+    learn: Iterable[nn.Parameter] = (),
+    generator: torch.Generator | None = None,
+) -> Float[Tensor, " steps"]:
+    r"""Stochastic variational inference: raise $\sum_n \mathrm{ELBO}_n$ by batches of B of the N data.
+
+    Each step's $\frac NB \sum_{b} \mathrm{ELBO}_b$ is an unbiased estimate of the sum. The rows of a table that are
+    in the batch move by Adam with sparse gradients, the parameters in `learn` (of the model) by plain Adam; both rates
+    fall to 0. Batches run through the data in random order, again and again.
+
+    Args:
+        model: with latents that carry a gradient.
+        x: the whole data set, (N, ...).
+        tables: one a layer, index (B,) to a distribution, as `posterior_table` makes; moved in place.
+        steps: at least 1.
+        batch: B, between 1 and N.
+        rate: of the first step, positive.
+        samples: draws of each q in a step, at least 1.
+        learn: parameters of the model to move as well; none leaves it as it is.
+        generator: of all draws; None takes torch's global one.
+
+    Returns:
+        each step's estimate of the mean bound of a datum, nats.
+
+    Raises:
+        ValueError: for numbers out of range, or a table whose gradients are dense.
+
+    Source: Hoffman et al. (2013), section 2.3; Ranganath et al. (2014), section 5 for the doubly stochastic sum.
+    """
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    if not 1 <= batch <= len(x):
+        raise ValueError(f"batch must be between 1 and {len(x)}, the data, got {batch}")
+    if not rate > 0:
+        raise ValueError(f"rate must be positive, got {rate}")
+    for table in tables:
+        _check_table(table, len(x))
+    rows = [p for table in tables for p in table.parameters()]
+    learned = list(learn)
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.SparseAdam(rows, lr=rate)]
+    if learned:
+        optimizers.append(torch.optim.Adam(learned, lr=rate))
+    history = []
+    with drawing(generator):
+        batches = _batches(len(x), batch, x.device)
+        for step in range(steps):
+            index = next(batches)
+            q = tuple(table(index) for table in tables)
+            trace = posterior_trace(model, x[index], q, samples=samples)
+            total = len(x) / batch * elbo(sticking_the_landing(trace)).sum()
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+                optimizer.param_groups[0]["lr"] = rate * (1 - step / steps)
+            (-total).backward(inputs=rows + learned)
+            for optimizer in optimizers:
+                optimizer.step()
+            history.append(total.detach() / len(x))
+    return torch.stack(history)
+
+
+def _check_table(table: nn.Module, data: int) -> None:
+    owners = [m for m in table.modules() if next(m.parameters(recurse=False), None) is not None]
+    if not owners or not all(isinstance(m, nn.Embedding) and m.sparse for m in owners):
+        raise ValueError("a table must be an embedding with sparse gradients: dense ones move the rows of absent data")
+    if any(m.num_embeddings != data for m in owners):
+        raise ValueError(f"a table must have a row for each datum, {data}, got {[m.num_embeddings for m in owners]}")
+
+
+def _batches(n: int, batch: int, device: torch.device) -> Iterator[Tensor]:
+    """Whole batches of shuffled indices, without end; what is left over waits for the next order."""
+    while True:
+        yield from torch.randperm(n, device=device)[: n // batch * batch].split(batch)
