@@ -1,0 +1,70 @@
+"""The deterministic autoencoder, which a VAE becomes when its q shrinks to a point under a flat prior."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from jensen.core.seeding import Rng
+from jensen.distributions import Conditional, FlatPrior, IsotropicGaussian
+from jensen.models.hvae import draw_rows, expect_rows, expect_samples
+from jensen.models.vae import VAE
+from jensen.variational.trace import Trace
+
+
+class Autoencoder(nn.Module):
+    r"""$x \mapsto p(x | z = e(x))$: its trace has no latent to pay for, so that its ELBO is $\log p(x | e(x))$.
+
+    It is the limit of `noisy(std)`, the VAE with $q = N(e(x), \mathrm{std}^2 I)$ under the flat prior $p(z) = 1$:
+    as std falls to 0, $\mathrm{KL}(q \| p) = -H(q)$ goes to infinity, while the bound less q's entropy converges to
+    $\log p(x | e(x))$: of a Gaussian decoder, a squared error and a constant.
+
+    Args:
+        encoder: module from x (B, *event) to z (B, *event of z).
+        decoder: module that returns p(x | z).
+        prior: module whose `forward()` returns the p(z) to draw from; training has no use for it. `FlatPrior` says
+            that there is none.
+
+    >>> import torch
+    >>> model = Autoencoder(nn.Linear(5, 2), Conditional(nn.Linear(2, 5), IsotropicGaussian(1.0)), FlatPrior(2))
+    >>> x = torch.ones(3, 5)
+    >>> model.trace(x).log_px.shape, model.reconstruct(x).shape
+    (torch.Size([1, 3]), torch.Size([3, 5]))
+    """
+
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, prior: nn.Module):
+        super().__init__()
+        self.encoder, self.decoder, self.prior = encoder, decoder, prior
+
+    def trace(self, x: Tensor, *, samples: int = 1, analytic: bool = False, reparameterized: bool = True) -> Trace:
+        r"""K equal rows of $\log p(x | e(x))$: there is nothing to draw.
+
+        Raises:
+            ValueError: for samples < 1, or an x of another shape than the decoder's.
+        """
+        expect_samples(samples)
+        law = self.decoder(self.encoder(x))
+        expect_rows(x, tuple(law.event_shape))
+        return Trace(law.log_prob(x).expand(samples, -1), kl=(), log_q=(), analytic=(), pathwise=())
+
+    def decode(self, z: Tensor) -> Tensor:
+        """The mean of p(x | z)."""
+        mean: Tensor = self.decoder(z).mean
+        return mean
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """The mean of p(x | e(x))."""
+        return self.decode(self.encoder(x))
+
+    def sample(self, n: int, *, cond: Tensor | None = None, generator: Rng = None) -> Tensor:
+        """N draws of x, (n, *event), with z from the prior.
+
+        Raises:
+            ValueError: if the prior is improper; for n < 1, a condition, or generators that are not n.
+        """
+        return draw_rows(self, lambda rows: self.decoder(self.prior().sample((rows,))), n, cond, generator)
+
+    def noisy(self, std: float) -> VAE:
+        """The VAE of which this is the limit as `std` falls to 0; it shares encoder and decoder."""
+        event = tuple(self.prior().event_shape)
+        family = IsotropicGaussian(std, event_dims=len(event))
+        return VAE(Conditional(self.encoder, family), self.decoder, FlatPrior(event))

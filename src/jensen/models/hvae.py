@@ -1,0 +1,428 @@
+"""Chains of latent variables: what they have in common, and two ways to infer them."""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, Normal, kl_divergence
+
+from jensen.core.seeding import Rng, drawing
+from jensen.core.types import Likelihood
+from jensen.variational.importance import log_likelihood
+from jensen.variational.trace import Layer, Trace
+
+
+class LatentChain(nn.Module, ABC):
+    r"""$p(x, z) = p(x | z_1)\, p(z_1 | z_2) \cdots p(z_{L-1} | z_L)\, p(z_L)$, with a q(z | x) that subclasses give.
+
+    It is tried on one row when it is made, so that parts that do not fit are refused there.
+
+    Args:
+        decoders: L modules that return distributions: $p(x | z_1)$, then $p(z_l | z_{l+1})$ from the data up.
+        prior: module whose `forward()` returns $p(z_L)$.
+
+    Attributes:
+        event: shape of one x.
+        events: shape of one $z_l$, for each layer.
+        measure: of $p(x | z_1)$.
+    """
+
+    event: tuple[int, ...]
+    events: tuple[tuple[int, ...], ...]
+    measure: Literal["mass", "density"]
+
+    def __init__(self, decoders: Sequence[nn.Module], prior: nn.Module):
+        super().__init__()
+        self.decoders, self.prior = nn.ModuleList(decoders), prior
+
+    @abstractmethod
+    def infer(self, x: Tensor, *, samples: int = 1, reparameterized: bool = True) -> tuple[Layer, ...]:
+        """K draws of every layer for each row of x (B, *event)."""
+
+    @abstractmethod
+    def encoding(self) -> list[nn.Parameter]:
+        """The parameters of q alone.
+
+        Raises:
+            ValueError: if q shares some with p.
+        """
+
+    def trace(self, x: Tensor, *, samples: int = 1, analytic: bool = False, reparameterized: bool = True) -> Trace:
+        """K draws for each row of x, as `jensen.variational.Trace`.
+
+        Args:
+            x: (B, *event).
+            samples: K, at least 1.
+            analytic: take a layer's divergence in closed form where it is one and torch knows it.
+            reparameterized: let draws carry a gradient where the family can; False leaves them to the score function.
+
+        Raises:
+            ValueError: for an x of another shape, data outside the decoder's range, or samples < 1.
+        """
+        layers = self.infer(x, samples=samples, reparameterized=reparameterized)
+        shape = (samples, len(x))
+        divergences = [_divergence(layer) if analytic else None for layer in layers]
+        return Trace(
+            log_px=self.log_px(x, tuple(layer.z for layer in layers)),
+            kl=tuple(
+                layer.q.log_prob(layer.z) - layer.p.log_prob(layer.z) if kl is None else kl.expand(shape)
+                for layer, kl in zip(layers, divergences, strict=True)
+            ),
+            log_q=tuple(layer.held.log_prob(layer.z.detach()) for layer in layers),
+            analytic=tuple(kl is not None for kl in divergences),
+            pathwise=tuple(reparameterized and layer.q.has_rsample for layer in layers),
+        )
+
+    def law(self, layer: int, above: Tensor | None = None) -> Distribution:
+        """$p(z_l | z_{l+1})$ for layer l = 1 ... L - 1 given `above`; the prior for l = L."""
+        law: Distribution = self.prior() if layer == len(self.decoders) else self.decoders[layer](above)
+        return law
+
+    def prior_sample(self, shape: tuple[int, ...], given: tuple[Tensor, ...] = ()) -> tuple[Tensor, ...]:
+        """Draws of p(z), one tensor a layer, the one next to x first.
+
+        Args:
+            shape: of the draws, before each layer's event.
+            given: draws of the topmost layers, which are kept.
+        """
+        z = list(given)
+        for layer in range(len(self.decoders) - len(given), 0, -1):
+            z.insert(0, self.law(layer, z[0]).sample() if z else self.law(layer).sample(shape))
+        return tuple(z)
+
+    def log_prior(self, z: tuple[Tensor, ...]) -> Tensor:
+        """Log p(z) in nats, of the shape of the draws."""
+        laws = [self.law(layer, above) for layer, above in enumerate((*z[1:], None), start=1)]
+        log_prior: Tensor = sum(
+            (law.log_prob(value) for law, value in zip(laws, z, strict=True)),
+            start=torch.zeros((), device=z[0].device, dtype=z[0].dtype),
+        )
+        return log_prior
+
+    def log_px(self, x: Tensor, z: tuple[Tensor, ...]) -> Tensor:
+        """Log p(x | z) in nats, (K, B), for x (B, *event).
+
+        Raises:
+            ValueError: for an x of another shape, or data outside the decoder's range.
+        """
+        self._check(x)
+        log_px: Tensor = self.decoders[0](z[0]).log_prob(x)
+        return log_px
+
+    def decode(self, z: Tensor) -> Tensor:
+        """The mean of p(x | z_1)."""
+        mean: Tensor = self.decoders[0](z).mean
+        return mean
+
+    def sample(self, n: int, *, cond: Tensor | None = None, generator: Rng = None) -> Tensor:
+        """N draws of x, (n, *event).
+
+        Args:
+            n: at least 1.
+            cond: None; there is nothing to condition on.
+            generator: None, one, or n of them, one a row.
+
+        Raises:
+            ValueError: for n < 1, a condition, an improper prior, or generators that are not n.
+        """
+        return draw_rows(self, lambda rows: self.decoders[0](self.prior_sample((rows,))[0]), n, cond, generator)
+
+    def log_likelihood(
+        self,
+        x: Tensor,
+        *,
+        cond: Tensor | None = None,
+        samples: int = 5000,
+        proposal: str = "encoder",
+        generator: torch.Generator | None = None,
+    ) -> Likelihood:
+        """Importance-sampled log p(x) with its standard error: `jensen.variational.log_likelihood`.
+
+        Raises:
+            ValueError: for a condition, samples < 1, an unknown proposal, an x of another shape or out of range.
+        """
+        _refuse_condition(cond)
+        self._check(x, samples)
+        return log_likelihood(self, x, samples=samples, proposal=proposal, generator=generator)
+
+    def _check(self, x: Tensor, samples: int = 1) -> None:
+        expect_rows(x, self.event)
+        expect_samples(samples)
+
+    @torch.no_grad()
+    def _try(self) -> None:
+        """Run every part on one row, and remember the shapes."""
+        like = next(iter(self.parameters()), torch.zeros(()))
+        with evaluating(self), drawing(torch.Generator(like.device).manual_seed(0)):
+            events = [tuple(self.prior().event_shape)]
+            z = like.new_zeros(1, 1, *events[0])  # one draw of one row
+            for decoder in reversed(self.decoders):
+                law = _fitting("decoder", decoder, z, 2)
+                z = law.sample()
+                events.insert(0, tuple(law.event_shape))
+            self.event, self.events = events[0], tuple(events[1:])
+            self.measure = "mass" if law.support is not None and law.support.is_discrete else "density"
+            self._try_q(z[0])
+
+    @abstractmethod
+    def _try_q(self, x: Tensor) -> None:
+        """Refuse a q that does not fit; x is one row."""
+
+    def _expect(self, layer: int, law: Distribution) -> None:
+        if tuple(law.event_shape) != self.events[layer]:
+            raise ValueError(
+                f"layer {layer + 1} has latents of shape {self.events[layer]} in the decoder or prior, "
+                f"and {tuple(law.event_shape)} in the encoder"
+            )
+
+
+class HVAE(LatentChain):
+    r"""A hierarchy inferred from the bottom up: $q(z | x) = q(z_1 | x)\, q(z_2 | z_1) \cdots q(z_L | z_{L-1})$.
+
+    Only the top layer's term is a KL: the others, $E_q \log q(z_l | z_{l-1}) / p(z_l | z_{l+1})$, hang on a
+    $z_{l+1}$ that is drawn from $z_l$, and may be negative.
+
+    Args:
+        encoders: L modules that return distributions: $q(z_1 | x)$, then $q(z_{l+1} | z_l)$.
+        decoders: L modules: $p(x | z_1)$, then $p(z_l | z_{l+1})$.
+        prior: module whose `forward()` returns $p(z_L)$.
+
+    Raises:
+        ValueError: if there are not L of both, or parts do not fit.
+
+    Source: Burda et al. (2016), section 2.
+
+    >>> from jensen.distributions import Conditional, DiagonalGaussian, GaussianPrior
+    >>> def part(a, b):
+    ...     return Conditional(nn.Linear(a, 2 * b), DiagonalGaussian())
+    >>> model = HVAE([part(5, 3), part(3, 2)], [part(3, 5), part(2, 3)], GaussianPrior(2))
+    >>> trace = model.trace(torch.zeros(7, 5), samples=4, analytic=True)
+    >>> trace.analytic, trace.log_px.shape
+    ((False, True), torch.Size([4, 7]))
+    """
+
+    def __init__(self, encoders: Sequence[nn.Module], decoders: Sequence[nn.Module], prior: nn.Module):
+        super().__init__(decoders, prior)
+        if not len(encoders) == len(decoders) > 0:
+            raise ValueError(f"there must be an encoder for each decoder, got {len(encoders)} and {len(decoders)}")
+        self.encoders = nn.ModuleList(encoders)
+        self._try()
+
+    def infer(self, x: Tensor, *, samples: int = 1, reparameterized: bool = True) -> tuple[Layer, ...]:
+        self._check(x, samples)
+        z: list[Tensor] = []
+        laws: list[Distribution] = []
+        held: list[Distribution] = []
+        for encoder in self.encoders:
+            laws.append(encoder(z[-1] if z else x))
+            held.append(_hold(encoder, z[-1], laws[-1], reparameterized) if z else laws[-1])
+            z.append(_draw(laws[-1], () if z else (samples,), reparameterized))
+        priors = [self.law(layer, above) for layer, above in enumerate((*z[1:], None), start=1)]
+        last = len(z) - 1
+        return tuple(
+            Layer(*parts, divergence=layer == last)
+            for layer, parts in enumerate(zip(z, laws, priors, held, strict=True))
+        )
+
+    def encoding(self) -> list[nn.Parameter]:
+        return _alone(self, self.encoders)
+
+    def _try_q(self, x: Tensor) -> None:
+        z = x
+        for layer, encoder in enumerate(self.encoders):
+            law = _fitting("encoder", encoder, z, 2 if layer else 1)
+            self._expect(layer, law)
+            z = law.sample(() if layer else (1,))
+
+
+class LadderVAE(LatentChain):
+    r"""A hierarchy inferred from the top down, along the same path that generates.
+
+    A deterministic pass up, $h_l = \mathrm{up}_l(h_{l-1})$ with $h_0 = x$, reads a Gaussian
+    $\hat q_l = N(\hat\mu_l, \hat\sigma_l^2)$ from every level; the pass down multiplies it with the prior:
+    $q(z_l | z_{l+1}, x) \propto \hat q_l(z_l)\, p(z_l | z_{l+1})$ and $q(z_L | x) = \hat q_L$. Every term is a KL given
+    the layers above. If x is linear in Gaussian latents of diagonal covariances the true posterior is of this form.
+
+    Args:
+        ups: L modules, tensor to tensor.
+        heads: L modules that return Gaussians of independent coordinates: $\hat q_l$ given $h_l$.
+        decoders: L modules: $p(x | z_1)$, then Gaussians $p(z_l | z_{l+1})$.
+        prior: module whose `forward()` returns $p(z_L)$.
+
+    Raises:
+        ValueError: if there are not L of each, parts do not fit, or a factor is no diagonal Gaussian.
+
+    Source: Sonderby et al. (2016), equations 8 to 17.
+
+    >>> from jensen.distributions import Conditional, DiagonalGaussian, GaussianPrior
+    >>> def part(a, b):
+    ...     return Conditional(nn.Linear(a, 2 * b), DiagonalGaussian())
+    >>> ups = [nn.Linear(5, 4), nn.Linear(4, 4)]
+    >>> model = LadderVAE(ups, [part(4, 3), part(4, 2)], [part(3, 5), part(2, 3)], GaussianPrior(2))
+    >>> model.trace(torch.zeros(7, 5), analytic=True).analytic
+    (True, True)
+    """
+
+    def __init__(
+        self, ups: Sequence[nn.Module], heads: Sequence[nn.Module], decoders: Sequence[nn.Module], prior: nn.Module
+    ):
+        super().__init__(decoders, prior)
+        if not len(ups) == len(heads) == len(decoders) > 0:
+            raise ValueError(
+                f"there must be as many ups and heads as decoders, got {len(ups)}, {len(heads)} and {len(decoders)}"
+            )
+        self.ups, self.heads = nn.ModuleList(ups), nn.ModuleList(heads)
+        self._try()
+
+    def _read(self, x: Tensor) -> list[Distribution]:
+        """The Gaussian of every level, from the data up."""
+        read, h = [], x
+        for up, head in zip(self.ups, self.heads, strict=True):
+            h = up(h)
+            read.append(head(h))
+        return read
+
+    def infer(self, x: Tensor, *, samples: int = 1, reparameterized: bool = True) -> tuple[Layer, ...]:
+        self._check(x, samples)
+        read = self._read(x)
+        q = read.pop()
+        layers = [Layer(_draw(q, (samples,), reparameterized), q, self.prior(), q, divergence=True)]
+        while read:
+            seen, above = read.pop(), layers[0].z
+            p = self.law(len(read) + 1, above)
+            q = _product(seen, p)
+            held = q
+            if reparameterized and above.requires_grad:
+                held = _product(seen, self.law(len(read) + 1, above.detach()))
+            layers.insert(0, Layer(_draw(q, (), reparameterized), q, p, held, divergence=True))
+        return tuple(layers)
+
+    def encoding(self) -> list[nn.Parameter]:
+        if len(self.decoders) > 1:
+            raise ValueError(
+                "a ladder's q shares the parameters of the pass down with p: it has none of its own to move"
+            )
+        return _alone(self, nn.ModuleList([self.ups, self.heads]))
+
+    def _try_q(self, x: Tensor) -> None:
+        h = x
+        for layer, (up, head) in enumerate(zip(self.ups, self.heads, strict=True)):
+            h = up(h)
+            law = _fitting("head", head, h, 1)
+            self._expect(layer, law)
+            _need_gaussian(law)
+        z = torch.zeros(1, *self.events[-1]).to(h)
+        for layer in range(len(self.decoders) - 1, 0, -1):
+            law = self.law(layer, z)
+            _need_gaussian(law)
+            z = law.mean
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for every module inside, and back to what each was."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@torch.no_grad()
+def draw_rows(
+    model: nn.Module, law: Callable[[int], Distribution], n: int, cond: Tensor | None, generator: Rng
+) -> Tensor:
+    """N draws of a model in evaluation mode: one of each of n rows of p(x | z), z drawn inside `law`."""
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}")
+    _refuse_condition(cond)
+    if isinstance(generator, Sequence):
+        if len(generator) != n:
+            raise ValueError(f"generators must be {n}, one a row, got {len(generator)}")
+        return torch.cat([draw_rows(model, law, 1, None, one) for one in generator])
+    with evaluating(model), drawing(generator):
+        x: Tensor = law(n).sample()
+        return x
+
+
+def expect_rows(x: Tensor, event: tuple[int, ...]) -> None:
+    """Refuse an x that is not rows of the event."""
+    if x.ndim == 0 or tuple(x.shape[1:]) != event:
+        raise ValueError(f"x must be rows of shape {event}, got shape {tuple(x.shape)}")
+
+
+def expect_samples(samples: int) -> None:
+    if samples < 1:
+        raise ValueError(f"samples must be at least 1, got {samples}")
+
+
+def _refuse_condition(cond: Tensor | None) -> None:
+    if cond is not None:
+        raise ValueError("this model has no condition: leave cond away")
+
+
+def _draw(law: Distribution, shape: tuple[int, ...], reparameterized: bool) -> Tensor:
+    z: Tensor = law.rsample(shape) if reparameterized and law.has_rsample else law.sample(shape)
+    return z
+
+
+def _hold(encoder: nn.Module, below: Tensor, law: Distribution, reparameterized: bool) -> Distribution:
+    """The law given a `below` without a gradient; itself where there is none, or where only the score moves it."""
+    if not (below.requires_grad and reparameterized and law.has_rsample):
+        return law
+    held: Distribution = encoder(below.detach())
+    return held
+
+
+def _divergence(layer: Layer) -> Tensor | None:
+    """KL(q || p) where it is one and torch knows it."""
+    if not layer.divergence:
+        return None
+    try:
+        kl: Tensor = kl_divergence(layer.q, layer.p)
+    except NotImplementedError:
+        return None
+    return kl
+
+
+def _product(a: Distribution, b: Distribution) -> Distribution:
+    """The normalised product of two diagonal Gaussians."""
+    precision = 1 / a.variance + 1 / b.variance
+    mean = (a.mean / a.variance + b.mean / b.variance) / precision
+    return Independent(Normal(mean, precision.rsqrt(), validate_args=False), len(a.event_shape), validate_args=False)
+
+
+def _need_gaussian(law: Distribution) -> None:
+    if not (isinstance(law, Independent) and isinstance(law.base_dist, Normal)):
+        raise ValueError(f"a ladder's factors must be diagonal Gaussians, got {type(law).__name__}")
+
+
+def _fitting(name: str, part: nn.Module, given: Tensor, axes: int) -> Distribution:
+    """The part's law on one row, which has so many batch axes."""
+    event = tuple(given.shape[axes:])
+    try:
+        law: Distribution = part(given)
+    except RuntimeError as error:
+        raise ValueError(f"the {name} cannot take events of shape {event} after {axes} batch axes: {error}") from error
+    if tuple(law.batch_shape) != (1,) * axes:
+        raise ValueError(
+            f"the {name} must return one event for each of {(1,) * axes} rows, got batch {tuple(law.batch_shape)} "
+            f"and event {tuple(law.event_shape)}: its family says which axes are the event"
+        )
+    return law
+
+
+def _alone(model: LatentChain, encoders: nn.Module) -> list[nn.Parameter]:
+    parameters = [p for p in encoders.parameters() if p.requires_grad]
+    shared = {*model.decoders.parameters(), *model.prior.parameters()} & set(parameters)
+    if shared:
+        name = next(name for name, p in model.named_parameters() if p in shared)
+        raise ValueError(f"q shares {name} with p: it is not q's own to move")
+    return parameters
