@@ -1,5 +1,6 @@
 """Bounds on log p(x), marginal likelihoods, inference and mean fields."""
 
+from jensen.variational.ais import ais_log_likelihood
 from jensen.variational.annealing import Constraint, Scheduled, annealed, cyclical, linear
 from jensen.variational.bounds import (
     Bound,
@@ -12,7 +13,17 @@ from jensen.variational.bounds import (
     scored,
     sticking_the_landing,
 )
+from jensen.variational.gaps import Gap, GapSplit, ThetaPath, amortization_gap, ascend_theta, gap_split, lower_bound
 from jensen.variational.importance import Estimate, log_likelihood
+from jensen.variational.inference import Inferring, fit_posterior, posterior_table, refine, stochastic_vi
+from jensen.variational.mean_field import (
+    GaussianMixtureVI,
+    MixturePrior,
+    coordinate_ascent,
+    gaussian_mean_field,
+    mixture_log_evidence,
+    table_mean_field,
+)
 from jensen.variational.oracle import LinearGaussian
 from jensen.variational.posterior import Posterior, posterior_trace
 from jensen.variational.trace import LatentModel, Layer, Trace
@@ -21,23 +32,42 @@ __all__ = [
     "Bound",
     "Constraint",
     "Estimate",
+    "Gap",
+    "GapSplit",
+    "GaussianMixtureVI",
+    "Inferring",
     "LatentModel",
     "Layer",
     "LinearGaussian",
+    "MixturePrior",
     "Posterior",
     "Scheduled",
+    "ThetaPath",
     "Trace",
+    "ais_log_likelihood",
+    "amortization_gap",
     "annealed",
+    "ascend_theta",
     "beta",
+    "coordinate_ascent",
     "cyclical",
     "dreg",
     "elbo",
+    "fit_posterior",
     "free_bits",
+    "gap_split",
+    "gaussian_mean_field",
     "iwae",
     "linear",
     "log_likelihood",
     "log_weights",
+    "lower_bound",
+    "mixture_log_evidence",
+    "posterior_table",
     "posterior_trace",
+    "refine",
     "scored",
     "sticking_the_landing",
+    "stochastic_vi",
+    "table_mean_field",
 ]

@@ -1,0 +1,549 @@
+"""A Bayesian mixture of Gaussians by mean field: on the whole data, or by natural gradients on batches of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.distributions import Categorical, Dirichlet, kl_divergence
+
+from jensen.core.seeding import drawing
+from jensen.core.types import Likelihood
+from jensen.variational.mean_field.cavi import Ascent, coordinate_ascent, rounding
+from jensen.variational.mean_field.normal_wishart import LOG_2PI, NormalWishart
+from jensen.variational.mean_field.quadratic import Frame, features, forms, normalised, row_chunks, unpacked
+from jensen.variational.mean_field.seeds import k_means, nearest, seeds
+
+
+@dataclass(frozen=True)
+class MixturePrior:
+    r"""$\pi \sim \mathrm{Dir}(a, \dots, a)$, and each component's mean and precision from one Normal-Wishart law.
+
+    Attributes:
+        concentration: a, positive; below 1 it lets components empty.
+        component: one NormalWishart, without batch axes.
+
+    Raises:
+        ValueError: if component has batch axes, concentration or strength are not positive, degrees not above D - 1,
+            or scatter not symmetric and positive definite.
+    """
+
+    concentration: float
+    component: NormalWishart
+
+    def __post_init__(self) -> None:
+        law = self.component
+        if law.mean.ndim != 1:
+            raise ValueError(f"component must be one law, of mean (D,), got {tuple(law.mean.shape)}")
+        if not self.concentration > 0 or not bool(law.strength > 0):
+            raise ValueError(
+                f"concentration and strength must be positive, got {self.concentration} and {float(law.strength)}"
+            )
+        if not bool(law.degrees > law.dims - 1):
+            raise ValueError(f"degrees must be above D - 1 = {law.dims - 1}, got {float(law.degrees)}")
+        if not torch.allclose(law.scatter, law.scatter.T) or bool(torch.linalg.cholesky_ex(law.scatter).info):
+            raise ValueError("scatter must be symmetric and positive definite: is a column of x constant?")
+
+    @classmethod
+    def around(cls, x: Tensor, components: int) -> MixturePrior:
+        """A weak prior from the data: a = 1/K, m = mean of x, kappa = 1, nu = D, S = covariance of x (over N - 1).
+
+        These are scikit-learn's defaults. In float64.
+
+        Args:
+            x: (N, D), N at least 2.
+            components: K.
+
+        Raises:
+            ValueError: if x is not (N, D) with N at least 2, components below 1, or x varies in fewer directions.
+
+        >>> MixturePrior.around(torch.tensor([[0.0], [2.0]]), components=4).component.scatter
+        tensor([[2.]], dtype=torch.float64)
+        """
+        if x.ndim != 2 or len(x) < 2:
+            raise ValueError(f"x must be (N, D) with N at least 2, got {tuple(x.shape)}")
+        _at_least_one("components", components)
+        mean, covariance = _mean_and_covariance(x)
+        one = mean.new_ones(())
+        return cls(1 / components, NormalWishart(mean, one, one * x.shape[1], covariance * len(x) / (len(x) - 1)))
+
+
+@dataclass(frozen=True)
+class MixtureFactors:
+    r"""$q(\pi) = \mathrm{Dir}(a_1, \dots, a_K)$ and $q(\mu_k, \Lambda_k)$, the factors of the parameters.
+
+    Attributes:
+        concentration: (K,).
+        components: a NormalWishart of batch (K,).
+    """
+
+    concentration: Float[Tensor, " k"]
+    components: NormalWishart
+
+    @classmethod
+    def given(cls, prior: MixturePrior, sums: Float[Tensor, "k f"]) -> MixtureFactors:
+        """The best ones given the responsibilities, of which only the sums of r, r y and r y y' matter."""
+        count, first, second = unpacked(sums, prior.component.dims)
+        return cls(prior.concentration + count, prior.component.given(count, first, second))
+
+    def kl(self, prior: MixturePrior) -> Tensor:
+        """KL(q(pi, mu, Lambda) || p(pi, mu, Lambda)) in nats, ()."""
+        a = self.concentration
+        weights: Tensor = kl_divergence(Dirichlet(a), Dirichlet(torch.full_like(a, prior.concentration)))
+        return weights + self.components.kl(prior.component).sum()
+
+    @cached_property
+    def expected_log_joint(self) -> Tensor:
+        r"""$E_q[\log \pi_k + \log N(y; \mu_k, \Lambda_k^{-1})]$, a quadratic form in y, (K, F)."""
+        law, a = self.components, self.concentration
+        log_weights = torch.digamma(a) - torch.digamma(a.sum())
+        constant = log_weights + 0.5 * (law.expected_log_det - law.dims * (LOG_2PI + 1 / law.strength))
+        return forms(constant, law.mean, -0.5 * law.degrees[:, None, None] * law.scatter_inverse)
+
+    @cached_property
+    def distance(self) -> Tensor:
+        r"""$(y - m_k)^\top S_k^{-1} (y - m_k)$, a quadratic form in y, (K, F)."""
+        law = self.components
+        return forms(torch.zeros_like(law.strength), law.mean, law.scatter_inverse)
+
+    def log_predictive(self, distance: Float[Tensor, "k b"]) -> Float[Tensor, "k b"]:
+        r"""$\log E[\pi_k] + \log \mathrm{St}(y; m_k, \tfrac{\kappa+1}{\kappa(\nu-D+1)} S_k, \nu-D+1)$ from `distance`.
+
+        Source: Bishop (2006), equations 10.81 and 10.82.
+        """
+        law, d, nu = self.components, self.components.dims, self.components.degrees
+        shrink, weights = law.strength / (law.strength + 1), self.concentration / self.concentration.sum()
+        constant = torch.lgamma((nu + 1) / 2) - torch.lgamma((nu + 1 - d) / 2) - 0.5 * d * math.log(math.pi)
+        constant = constant + 0.5 * (d * shrink.log() - law.log_det_scatter) + weights.log()
+        shrink, half, constant = (v[:, None].to(distance.dtype) for v in (shrink, (nu + 1) / 2, constant))
+        return constant - half * torch.log1p(shrink * distance.clamp_min(0))
+
+
+@dataclass(frozen=True)
+class MixtureState:
+    """All factors at one moment of coordinate ascent.
+
+    Attributes:
+        factors: of the parameters.
+        sums: (K, F), what the responsibilities leave: sums of r, r y and r y y'.
+        entropy: of the responsibilities, summed over the data, nats.
+    """
+
+    factors: MixtureFactors
+    sums: Float[Tensor, "k f"]
+    entropy: Float[Tensor, ""]
+
+    def elbo(self, prior: MixturePrior) -> Tensor:
+        r"""$E_q \log p(y, z \mid \theta) + H(q(z)) - \mathrm{KL}(q(\theta) \| p(\theta))$ in nats, ().
+
+        The first is linear in the sums, so that the bound at any pair of factors needs no look at the data.
+        """
+        return (self.sums * self.factors.expected_log_joint).sum() + self.entropy - self.factors.kl(prior)
+
+
+@dataclass(frozen=True)
+class RobbinsMonro:
+    r"""The step size $\rho_t = (t + \tau)^{-\kappa}$ of step t = 1, 2, ...
+
+    Attributes:
+        delay: tau, at least 0; it slows the first steps.
+        forgetting: kappa, in (0.5, 1]: only there the sum of the steps is infinite and that of their squares finite.
+
+    Raises:
+        ValueError: if they are out of range.
+
+    Source: Hoffman, Blei, Wang & Paisley (2013), equation 26; Robbins & Monro (1951).
+
+    >>> RobbinsMonro(delay=0.0, forgetting=1.0)(4)
+    0.25
+    """
+
+    delay: float = 1.0
+    forgetting: float = 0.7
+
+    def __post_init__(self) -> None:
+        if not self.delay >= 0 or not 0.5 < self.forgetting <= 1:
+            raise ValueError(
+                f"delay must be at least 0 and forgetting in (0.5, 1], got {self.delay} and {self.forgetting}"
+            )
+
+    def __call__(self, step: int) -> float:
+        rate: float = (step + self.delay) ** -self.forgetting
+        return rate
+
+
+class GaussianMixtureVI(nn.Module):
+    r"""The mean-field posterior of a Bayesian mixture of K Gaussians with full covariances.
+
+    $\pi \sim \mathrm{Dir}(a)$, $\Lambda_k \sim W(\nu, S^{-1})$, $\mu_k \sim N(m, (\kappa \Lambda_k)^{-1})$,
+    $z_n \sim \pi$, $x_n \sim N(\mu_{z_n}, \Lambda_{z_n}^{-1})$, and
+    $q = q(\pi) \prod_k q(\mu_k, \Lambda_k) \prod_n q(z_n)$. The best q(pi) and q(mu, Lambda) are of the prior's kind
+    and given by the prior and the sums of r, r x and r x x' alone, r being the responsibilities: so these (K, F) sums
+    are the whole state. `fit` replaces them by those of the whole data, a `natural_step` moves them a part of the way
+    to those of a batch, scaled to the data's size. Responsibilities are never held for more than a chunk of rows.
+
+    Sums, bounds and factors are in float64; passes over the data in the dtype of the data. In float32 they take half
+    the time, and log-densities are right to about 1e-6 times the squared ratio of the data's spread to the width of
+    the narrowest component: below a hundredth, use float64.
+
+    Args:
+        components: K, at least 1.
+        prior: its law; `MixturePrior.around(x, components)` makes a weak one from data.
+
+    Raises:
+        ValueError: if components is below 1.
+
+    Source: Attias (2000); Bishop (2006), section 10.2; the batches are Hoffman et al. (2013).
+
+    >>> x = torch.cat([torch.randn(200, 1) - 5, torch.randn(100, 1) + 5])
+    >>> mixture = GaussianMixtureVI(2, MixturePrior.around(x, 2))
+    >>> ascent = mixture.fit(x, generator=torch.Generator().manual_seed(0))
+    >>> mixture.factors.concentration.sort().values.int()  # the counts, and 1/2 of the prior
+    tensor([100, 200], dtype=torch.int32)
+    """
+
+    concentration: Tensor
+    mean: Tensor
+    strength: Tensor
+    degrees: Tensor
+    scatter: Tensor
+    shift: Tensor
+    matrix: Tensor
+    sums: Tensor
+
+    def __init__(self, components: int, prior: MixturePrior):
+        super().__init__()
+        _at_least_one("components", components)
+        law, dims = prior.component, prior.component.dims
+        frame = Frame.whitening(law.mean.double(), law.scatter.double() / law.degrees)
+        for name, value in {
+            "concentration": torch.tensor(prior.concentration),
+            "mean": law.mean,
+            "strength": law.strength,
+            "degrees": law.degrees,
+            "scatter": law.scatter,
+            "shift": frame.shift,
+            "matrix": frame.matrix,
+            "sums": torch.zeros(components, (dims + 1) * (dims + 2) // 2),
+        }.items():
+            self.register_buffer(name, value.to(law.mean.device, torch.float64))
+
+    # What is known ------------------------------------------------------------------------------------------------
+
+    @property
+    def prior(self) -> MixturePrior:
+        return MixturePrior(
+            float(self.concentration), NormalWishart(self.mean, self.strength, self.degrees, self.scatter)
+        )
+
+    @property
+    def factors(self) -> MixtureFactors:
+        """q(pi) and q(mu, Lambda); the prior's before anything was seen."""
+        found, inverse = self._factors, torch.linalg.inv(self.matrix)
+        return replace(found, components=found.components.moved(self.shift, inverse))
+
+    def responsibilities(self, x: Tensor, *, chunk: int | None = None) -> Float[Tensor, "b k"]:
+        r"""The best q(z_n), (B, K): $r_{nk} \propto \exp E_q[\log \pi_k + \log N(x_n; \mu_k, \Lambda_k^{-1})]$."""
+        weights = self._factors.expected_log_joint.to(x.dtype)
+        return self._per_row(x, lambda phi: torch.softmax(weights @ phi, 0), chunk).T
+
+    def posterior(self, x: Tensor, *, chunk: int | None = None) -> Categorical:
+        """p(z|x, data), a Categorical of batch (B,) and K values, under the predictive density."""
+        return Categorical(logits=self._per_row(x, self._log_joint(x.dtype), chunk).T)
+
+    def log_prob(self, x: Tensor, *, chunk: int | None = None) -> Float[Tensor, " b"]:
+        r"""The predictive $\log \int p(x | \theta)\, q(\theta)\, d\theta$ in nats, (B,): a mixture of Student's t.
+
+        Args:
+            x: (B, D); gradients flow.
+            chunk: rows held at a time; by default what the device is quickest with.
+
+        Raises:
+            ValueError: if x is not (B, D), or chunk is below 1.
+        """
+        log_joint, log_det = self._log_joint(x.dtype), self._frame.log_det.to(x.dtype)
+        return self._per_row(x, lambda phi: log_joint(phi).logsumexp(0) + log_det, chunk)
+
+    def log_likelihood(
+        self, x: Tensor, *, cond: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> Likelihood:
+        """`log_prob`, exact for the predictive density."""
+        return Likelihood(self.log_prob(x), "exact", "density")
+
+    def sample(
+        self, n: int, *, cond: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> Float[Tensor, "n d"]:
+        """N draws from the predictive density, float64."""
+        law, weights = self.factors.components, self.factors.concentration
+        nu = law.degrees - law.dims + 1
+        scale = ((law.strength + 1) / law.strength).sqrt()[:, None, None] * law.tril
+        with drawing(generator):
+            k = Categorical(weights / weights.sum()).sample((n,))
+            noise = torch.randn(n, law.dims, dtype=scale.dtype, device=scale.device)
+            spread = torch.distributions.Chi2(nu[k]).sample()
+        return law.mean[k] + (scale[k] @ noise[..., None])[..., 0] / spread.sqrt()[:, None]
+
+    @torch.no_grad()
+    def elbo(self, x: Tensor, *, chunk: int | None = None) -> Float[Tensor, ""]:
+        r"""The bound on $\log p(x_1, \dots, x_N)$ with the best responsibilities, every term of it, in nats.
+
+        $\sum_n \log \sum_k \exp E_q[\log \pi_k + \log N(x_n; \mu_k, \Lambda_k^{-1})]
+        - \mathrm{KL}(q(\theta) \| p(\theta))$.
+
+        Args:
+            x: (N, D), all the data.
+            chunk: as in `log_prob`.
+        """
+        x = self._checked(x, chunk)
+        return self._pass(x, self._factors, chunk)[1] + len(x) * self._frame.log_det - self._factors.kl(self._prior)
+
+    # How it learns ------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def start(
+        self,
+        x: Tensor,
+        responsibilities: Tensor | None = None,
+        *,
+        rows: int = 20_000,
+        generator: torch.Generator | None = None,
+        chunk: int | None = None,
+    ) -> None:
+        """Forget what was learned and start anew on these data.
+
+        Args:
+            x: (N, D).
+            responsibilities: (N, K), at least 0, each row of sum 1; if None, k-means++ and ten rounds of k-means on a
+                part of the data, in the data's own units, and each row wholly its nearest centre's.
+            rows: so many rows, drawn at random, are that part.
+            generator: of the drawing.
+            chunk: as in `log_prob`.
+
+        Raises:
+            ValueError: if x or responsibilities do not fit.
+        """
+        x, size = self._checked(x, chunk), len(x)
+        _at_least_one("rows", rows)
+        frame = Frame.whitening(*_mean_and_covariance(x))
+        self.shift, self.matrix = frame.shift, frame.matrix
+        if responsibilities is None:
+            x = x[_shuffled(size, generator)[:rows].to(x.device)]
+            centred = x - frame.shift.to(x.dtype)
+            labels = nearest(centred, k_means(centred, seeds(centred, len(self.sums), generator), rounds=10))
+            responsibilities = torch.nn.functional.one_hot(labels, len(self.sums)).to(x.dtype)
+        if responsibilities.shape != (len(x), len(self.sums)) or not _are_probabilities(responsibilities):
+            raise ValueError(
+                f"responsibilities must be probabilities of shape {(len(x), len(self.sums))}, "
+                f"got {tuple(responsibilities.shape)}"
+            )
+        found = torch.zeros_like(self.sums)
+        for part in row_chunks(x, chunk):
+            found += responsibilities[part].to(x.dtype).T @ features(frame(x[part])).T
+        self.sums = found * (size / len(x))
+
+    @torch.no_grad()
+    def fit(
+        self,
+        x: Tensor,
+        *,
+        sweeps: int = 200,
+        tolerance: float = 1e-6,
+        generator: torch.Generator | None = None,
+        on_sweep: Callable[[int, float], object] | None = None,
+        chunk: int | None = None,
+    ) -> Ascent[MixtureState]:
+        """Coordinate ascent on the whole data, from where the mixture is, or from `start` if it is nowhere yet.
+
+        A sweep updates the factors of the parameters, then those of the assignments, and is one pass over the data.
+        After it the mixture is the posterior whose bound is the last one of the trace.
+
+        Args:
+            x: (N, D).
+            sweeps: at most so many; one pass more gives the bound at the start.
+            tolerance: nats a datum; a sweep that gains less is the last one.
+            generator: of the start.
+            on_sweep: called after each sweep with its number and the bound.
+            chunk: as in `log_prob`.
+
+        Returns:
+            The factors in the mixture's own coordinates, and the bound after every update.
+
+        Raises:
+            ValueError: if x is not (N, D) or not finite, or a number is out of range.
+        """
+        x = self._started(x, generator, chunk)
+        prior, constant = self._prior, len(x) * self._frame.log_det
+
+        def assignments(state: MixtureState) -> MixtureState:
+            sums, log_normaliser = self._pass(x, state.factors, chunk)
+            return MixtureState(state.factors, sums, log_normaliser - (sums * state.factors.expected_log_joint).sum())
+
+        def parameters(state: MixtureState) -> MixtureState:
+            self.sums = state.sums
+            return replace(state, factors=self._factors)
+
+        return coordinate_ascent(
+            assignments(MixtureState(self._factors, self.sums, self.sums.new_zeros(()))),
+            (parameters, assignments),
+            lambda state: state.elbo(prior) + constant,
+            sweeps=sweeps,
+            tolerance=tolerance * len(x),
+            slack=rounding(x.dtype),
+            on_sweep=on_sweep,
+        )
+
+    @torch.no_grad()
+    def natural_step(self, batch: Tensor, size: int, rate: float, *, chunk: int | None = None) -> Float[Tensor, ""]:
+        r"""Move the natural parameters by `rate` times the natural gradient of the bound, estimated on a batch.
+
+        $\lambda \leftarrow (1 - \rho)\lambda + \rho\,(\lambda_0 + \tfrac NB \sum_{n \in B} E_q[t(x_n, z_n)])$; as the
+        prior's part $\lambda_0$ stays, the sums alone are moved.
+
+        Args:
+            batch: (B, D), drawn uniformly from the data.
+            size: N, of the data.
+            rate: rho, in (0, 1]; 1 on the whole data is a sweep of `fit`.
+            chunk: as in `log_prob`.
+
+        Returns:
+            An unbiased estimate of the bound before the step, nats.
+
+        Raises:
+            ValueError: if nothing was started, batch is not (B, D) or not finite, or size or rate are out of range.
+
+        Source: Hoffman et al. (2013), equations 22, 25 and 33.
+        """
+        batch = self._checked(batch, chunk)
+        if not bool(self.sums.any()):
+            raise ValueError("start the mixture first: components that are all alike stay alike")
+        if size < len(batch) or not 0 < rate <= 1:
+            raise ValueError(f"size must be at least {len(batch)} and rate in (0, 1], got {size} and {rate}")
+        scale, factors = size / len(batch), self._factors
+        sums, log_normaliser = self._pass(batch, factors, chunk)
+        self.sums = torch.lerp(self.sums, scale * sums, rate)
+        return scale * log_normaliser + size * self._frame.log_det - factors.kl(self._prior)
+
+    @torch.no_grad()
+    def fit_stochastic(
+        self,
+        x: Tensor,
+        *,
+        steps: int,
+        batch: int = 4096,
+        rate: Callable[[int], float] | None = None,
+        generator: torch.Generator | None = None,
+        on_step: Callable[[int, float], object] | None = None,
+        chunk: int | None = None,
+    ) -> Float[Tensor, " steps"]:
+        """Natural-gradient steps on batches, each pass over the data in a new order.
+
+        Args:
+            x: (N, D).
+            steps: at least 1.
+            batch: rows a step, at most N.
+            rate: from the step's number, from 1, to its size; `RobbinsMonro()` if None.
+            generator: of the start and the order.
+            on_step: called after each step with its number and its estimate of the bound.
+            chunk: as in `log_prob`.
+
+        Returns:
+            (steps,) unbiased estimates of the bound before each step, nats.
+
+        Raises:
+            ValueError: if x is not (N, D) or not finite, or a number is out of range.
+
+        Source: Hoffman et al. (2013), figure 4.
+        """
+        _at_least_one("steps", steps)
+        x, rate = self._started(x, generator, chunk), rate or RobbinsMonro()
+        if not 1 <= batch <= len(x):
+            raise ValueError(f"batch must be from 1 to {len(x)}, got {batch}")
+        found = []
+        for step, index in zip(range(1, steps + 1), _batches(len(x), batch, generator), strict=False):
+            found.append(self.natural_step(x[index.to(x.device)], len(x), rate(step), chunk=chunk))
+            if on_step is not None:
+                on_step(step, float(found[-1]))
+        return torch.stack(found)
+
+    # In the frame -------------------------------------------------------------------------------------------------
+
+    @property
+    def _frame(self) -> Frame:
+        return Frame(self.shift, self.matrix)
+
+    @property
+    def _prior(self) -> MixturePrior:
+        prior = self.prior
+        return replace(prior, component=prior.component.moved(-self.shift @ self.matrix, self.matrix))
+
+    @property
+    def _factors(self) -> MixtureFactors:
+        return MixtureFactors.given(self._prior, self.sums)
+
+    def _pass(self, x: Tensor, factors: MixtureFactors, chunk: int | None) -> tuple[Tensor, Tensor]:
+        """Sums that the best responsibilities leave, (K, F), and the sum of their log normalisers, ()."""
+        weights, frame = factors.expected_log_joint.to(x.dtype), self._frame
+        sums, total = torch.zeros_like(self.sums), self.sums.new_zeros(())
+        for part in row_chunks(x, chunk):
+            phi = features(frame(x[part]))
+            responsibilities, log_normaliser = normalised(weights @ phi)
+            sums += responsibilities @ phi.T
+            total += log_normaliser.sum(dtype=total.dtype)
+        return sums, total
+
+    def _log_joint(self, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+        """From features to log p(y, z = k | data), (K, B)."""
+        factors = self._factors
+        distance = factors.distance.to(dtype)
+        return lambda phi: factors.log_predictive(distance @ phi)
+
+    def _per_row(self, x: Tensor, of: Callable[[Tensor], Tensor], chunk: int | None) -> Tensor:
+        """Of the features of a chunk, (..., B), for all rows."""
+        x, frame = self._checked(x, chunk), self._frame
+        return torch.cat([of(features(frame(x[part]))) for part in row_chunks(x, chunk)], dim=-1)
+
+    def _started(self, x: Tensor, generator: torch.Generator | None, chunk: int | None) -> Tensor:
+        x = self._checked(x, chunk)
+        if not bool(self.sums.any()):
+            self.start(x, generator=generator, chunk=chunk)
+        return x
+
+    def _checked(self, x: Tensor, chunk: int | None) -> Tensor:
+        if x.ndim != 2 or x.shape[1] != len(self.mean) or len(x) == 0 or not x.is_floating_point():
+            raise ValueError(f"x must be floats (B, {len(self.mean)}), B at least 1, got {x.dtype} {tuple(x.shape)}")
+        if not bool(torch.isfinite(x).all()):
+            raise ValueError("x must be finite")
+        if chunk is not None:
+            _at_least_one("chunk", chunk)
+        return x
+
+
+def _at_least_one(name: str, value: int) -> None:
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+
+
+def _are_probabilities(r: Tensor) -> bool:
+    return bool((r >= 0).all()) and torch.allclose(r.sum(1), r.new_ones(()), atol=1e-4)
+
+
+def _mean_and_covariance(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Over N, in float64 and in chunks."""
+    mean = x.mean(0, dtype=torch.float64)
+    centred = ((part - mean) for part in x.split(65_536))
+    covariance: Tensor = sum((c.T @ c for c in centred), start=mean.new_zeros(len(mean), len(mean))) / len(x)
+    return mean, covariance
+
+
+def _shuffled(n: int, generator: torch.Generator | None) -> Tensor:
+    return torch.randperm(n, generator=generator, device="cpu" if generator is None else generator.device)
+
+
+def _batches(n: int, size: int, generator: torch.Generator | None) -> Iterator[Tensor]:
+    while True:
+        yield from (part for part in _shuffled(n, generator).split(size) if len(part) == size)

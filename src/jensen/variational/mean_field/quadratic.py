@@ -1,0 +1,102 @@
+r"""Sums and quadratic forms of x, packed: both are inner products with $\phi(y) = (1, y_i, y_i y_j)_{i \le j}$.
+
+A Gaussian mixture asks of its data, for every row and component, a quadratic form, and for every component, sums of
+1, y and y y' weighted by responsibilities. With phi laid out (F, B), F = (D + 1)(D + 2) / 2, each is one matrix
+product, with half the operations of a product with a factor of every component, and nothing (B, K, D) is ever held.
+The price is that forms are sums of terms that cancel: far from the origin, compared with a component's width, digits
+are lost. So y is x in a frame in which the data have mean 0 and covariance I.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Coordinates y = (x - shift) @ matrix.
+
+    Attributes:
+        shift: (D,).
+        matrix: (D, D), invertible.
+    """
+
+    shift: Float[Tensor, " d"]
+    matrix: Float[Tensor, "d d"]
+
+    @classmethod
+    def whitening(cls, mean: Float[Tensor, " d"], covariance: Float[Tensor, "d d"]) -> Frame:
+        """In which a law of this mean and covariance has mean 0 and covariance I; thin directions stay thin."""
+        values, vectors = torch.linalg.eigh(covariance)
+        floor = torch.where(values[-1] > 0, 1e-12 * values[-1], 1.0)
+        return cls(mean, vectors / values.clamp_min(floor).sqrt())
+
+    def __call__(self, x: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
+        return (x - self.shift.to(x.dtype)) @ self.matrix.to(x.dtype)
+
+    @property
+    def log_det(self) -> Tensor:
+        """Log of |dy/dx|."""
+        log_det: Tensor = torch.linalg.slogdet(self.matrix).logabsdet
+        return log_det
+
+
+def features(y: Float[Tensor, "b d"]) -> Float[Tensor, "f b"]:
+    """Phi, a column a row of y.
+
+    >>> features(torch.tensor([[2.0, 3.0]])).flatten()
+    tensor([1., 2., 3., 4., 6., 9.])
+    """
+    columns = y.T.contiguous()
+    products = (columns[i] * columns[i:] for i in range(len(columns)))
+    return torch.cat([torch.ones_like(columns[:1]), columns, *products])
+
+
+def forms(
+    constant: Float[Tensor, " k"], centre: Float[Tensor, "k d"], matrix: Float[Tensor, "k d d"]
+) -> Float[Tensor, "k f"]:
+    """Rows that give c + (y - m)' Q (y - m) when multiplied with `features(y)`; each Q symmetric.
+
+    >>> y, one = torch.tensor([[2.0, 3.0]]), torch.ones(1)
+    >>> forms(one, torch.ones(1, 2), torch.tensor([[[1.0, 0.5], [0.5, 3.0]]])) @ features(y)  # 1 + 1 + 2 + 12
+    tensor([[16.]])
+    """
+    pull = (matrix @ centre[..., None])[..., 0]
+    rows, columns = torch.triu_indices(*matrix.shape[-2:], device=matrix.device)
+    doubled = torch.where(rows == columns, 1.0, 2.0).to(matrix)
+    constant = constant + (pull * centre).sum(-1)
+    return torch.cat([constant[:, None], -2 * pull, doubled * matrix[:, rows, columns]], dim=1)
+
+
+def unpacked(sums: Float[Tensor, "k f"], dims: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums of 1, (K,), of y, (K, D), and of y y', (K, D, D), from `weights @ features(y).T`."""
+    count, first, packed = sums[:, 0], sums[:, 1 : dims + 1], sums[:, dims + 1 :]
+    rows, columns = torch.triu_indices(dims, dims, device=sums.device)
+    second = sums.new_empty(len(sums), dims, dims)
+    second[:, rows, columns] = packed
+    second[:, columns, rows] = packed
+    return count, first, second
+
+
+def normalised(log_joint: Float[Tensor, "k b"]) -> tuple[Float[Tensor, "k b"], Float[Tensor, " b"]]:
+    """Softmax over components and its log normaliser; the argument is overwritten."""
+    top = log_joint.amax(0)
+    weights = log_joint.sub_(top).exp_()
+    total = weights.sum(0)
+    return weights.div_(total), top + total.log()
+
+
+def row_chunks(x: Tensor, rows: int | None) -> Iterator[slice]:
+    """Slices of so many rows; by default as many as work is quickest for.
+
+    On a CPU that is what a core's cache holds of the features, elsewhere 512 MiB of them.
+    """
+    size = (x.shape[1] + 1) * (x.shape[1] + 2) // 2 * x.element_size()
+    held = min(2048, 2**26 // size) if x.device.type == "cpu" else 2**29 // size
+    step = rows or max(16, held)
+    return (slice(start, start + step) for start in range(0, len(x), step))

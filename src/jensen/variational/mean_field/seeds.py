@@ -1,0 +1,53 @@
+"""Where components start: k-means++ and a few rounds of k-means."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+def nearest(x: Float[Tensor, "n d"], centres: Float[Tensor, "k d"]) -> Int[Tensor, " n"]:
+    """Index of the nearest centre, (N,)."""
+    return (centres.square().sum(1) - 2 * x @ centres.T).argmin(1)
+
+
+def seeds(x: Float[Tensor, "n d"], count: int, generator: torch.Generator | None = None) -> Float[Tensor, "k d"]:
+    r"""Rows far apart: each next one drawn in proportion to its squared distance from those there are.
+
+    The greedy variant: of $2 + \lfloor\log K\rfloor$ draws the one is taken that leaves the smallest sum of squared
+    distances.
+
+    Source: Arthur & Vassilvitskii (2007), algorithm 2.2 and the remark in its section 5.
+
+    >>> x = torch.tensor([[0.0], [0.1], [9.0], [9.1]])
+    >>> bool((seeds(x, 2, torch.Generator().manual_seed(0)) > 5).sum() == 1)
+    True
+    """
+    trials = 2 + int(math.log(count))
+    chosen = [x[_draw(x.new_ones(len(x)), 1, generator)]]
+    far = (x - chosen[0]).square().sum(1)
+    for _ in range(count - 1):
+        candidates = x[_draw(far if bool(far.sum() > 0) else torch.ones_like(far), trials, generator)]
+        left = torch.minimum(far[:, None], torch.cdist(x, candidates).square())
+        best = left.sum(0).argmin()
+        chosen.append(candidates[best, None])
+        far = left[:, best]
+    return torch.cat(chosen)
+
+
+def k_means(x: Float[Tensor, "n d"], centres: Float[Tensor, "k d"], rounds: int) -> Float[Tensor, "k d"]:
+    """Centres after so many rounds of Lloyd's algorithm; one that no row is nearest to stays where it is."""
+    for _ in range(rounds):
+        labels = nearest(x, centres)
+        counts = labels.bincount(minlength=len(centres))[:, None]
+        means = torch.zeros_like(centres).index_add_(0, labels, x) / counts.clamp_min(1)
+        centres = torch.where(counts > 0, means, centres)
+    return centres
+
+
+def _draw(weights: Tensor, n: int, generator: torch.Generator | None) -> Tensor:
+    device = weights.device if generator is None else generator.device
+    return torch.multinomial(weights.to(device), n, replacement=True, generator=generator).to(weights.device)
