@@ -1,5 +1,8 @@
 """Things you sample."""
 
+from jensen.models.autoencoder import Autoencoder
 from jensen.models.diffusion import Diffusion, Sampling
+from jensen.models.hvae import HVAE, LadderVAE, LatentChain
+from jensen.models.vae import VAE
 
-__all__ = ["Diffusion", "Sampling"]
+__all__ = ["HVAE", "VAE", "Autoencoder", "Diffusion", "LadderVAE", "LatentChain", "Sampling"]
