@@ -2,5 +2,6 @@
 
 from jensen.objectives.denoising import Denoising
 from jensen.objectives.reading import Reading
+from jensen.objectives.variational import Variational
 
-__all__ = ["Denoising", "Reading"]
+__all__ = ["Denoising", "Reading", "Variational"]
