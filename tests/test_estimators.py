@@ -1,0 +1,799 @@
+"""Estimators against exact gradients and exact variances: by quadrature, by enumeration, and at a million draws."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import scipy.integrate
+import torch
+from torch import distributions as D
+from torch import nn
+
+from jensen.core.seeding import drawing, generator
+from jensen.distributions import Erlang, Gompertz
+from jensen.estimators import (
+    Graph,
+    MovingAverage,
+    Pathwise,
+    Relaxed,
+    ScoreFunction,
+    baseline_loss,
+    compare_estimators,
+    expectation,
+    leave_one_out,
+    pathwise,
+    relaxed,
+    score_function,
+    score_surrogate,
+    subsampled_sum,
+)
+
+F64 = torch.float64
+MILLION = 1_000_000
+
+
+def T(value, grad=False):  # noqa: N802
+    return torch.tensor(value, dtype=F64, requires_grad=grad)
+
+
+# -- exact laws of an estimator: its noise is put on the nodes of a quadrature -------------------------------
+
+
+@dataclass(frozen=True)
+class At:
+    """An estimator whose draws are given: standard normal noise for a `Normal`, the draws themselves otherwise."""
+
+    inner: object
+    noise: torch.Tensor
+    unbiased = True
+
+    def draw(self, q, shape):
+        z = q.loc + q.scale * self.noise if isinstance(q, D.Normal) else self.noise
+        return z if isinstance(self.inner, Pathwise) else z.detach()
+
+    def correction(self, q, z, cost):
+        return self.inner.correction(q, z, cost)
+
+
+def hermite(samples, nodes=9):
+    """Nodes (K, R) and weights (R,) of the K-fold normal law: exact for polynomials up to degree 17."""
+    x, w = np.polynomial.hermite_e.hermegauss(nodes)
+    grid = np.stack(np.meshgrid(*[x] * samples), -1).reshape(-1, samples)
+    weights = np.stack(np.meshgrid(*[w / w.sum()] * samples), -1).reshape(-1, samples).prod(1)
+    return torch.from_numpy(grid.T.copy()), torch.from_numpy(weights)
+
+
+def law(estimator, f, mean, std, samples):
+    """Exact mean and variance of the gradient in the mean and the standard deviation, (2,) each."""
+    noise, weights = hermite(samples)
+    m, s = (torch.full((len(weights),), v, dtype=F64, requires_grad=True) for v in (mean, std))
+    value = expectation(D.Normal(m, s), f, At(estimator, noise), samples)
+    g = torch.stack(torch.autograd.grad(value.sum(), (m, s)))
+    first = g @ weights
+    return first, (g - first[:, None]) ** 2 @ weights
+
+
+MU, SIGMA = 0.8, 1.3
+MEAN_F = MU**2 + SIGMA**2
+SCORES = {
+    "none": 0.0,
+    "constant": 2.5,
+    "best constant": MU**2 + 3 * SIGMA**2,
+    "mean": MEAN_F,
+}
+
+
+def test_pathwise_variance_is_closed_form():
+    """F(z) = z^2 under N(mu, sigma^2): 2z has mean 2 mu and variance 4 sigma^2, over K."""
+    for k in (1, 3):
+        mean, variance = law(Pathwise(), torch.square, MU, SIGMA, k)
+        assert mean.tolist() == pytest.approx([2 * MU, 2 * SIGMA])
+        assert float(variance[0]) == pytest.approx(4 * SIGMA**2 / k)
+
+
+@pytest.mark.parametrize("b", SCORES.values(), ids=SCORES)
+def test_score_function_variance_is_closed_form(b):
+    """With a = mu^2 - b: a^2 / sigma^2 + 6 a + 8 mu^2 + 15 sigma^2, over K; unbiased whatever b."""
+    a = MU**2 - b
+    for k in (1, 3):
+        mean, variance = law(ScoreFunction(b), torch.square, MU, SIGMA, k)
+        assert mean.tolist() == pytest.approx([2 * MU, 2 * SIGMA])
+        assert float(variance[0]) == pytest.approx((a**2 / SIGMA**2 + 6 * a + 8 * MU**2 + 15 * SIGMA**2) / k)
+
+
+@pytest.mark.parametrize("k", [2, 3, 4])
+def test_leave_one_out_variance_is_closed_form(k):
+    """A U-statistic: V_b / K + (Var f Var s + Cov(f, s)^2) / (K (K - 1)), V_b that of the baseline E[f]."""
+    mean, variance = law(ScoreFunction(leave_one_out), torch.square, MU, SIGMA, k)
+    assert mean.tolist() == pytest.approx([2 * MU, 2 * SIGMA])
+    of_mean = 8 * MU**2 + 10 * SIGMA**2
+    var_f, var_s, cov = 2 * SIGMA**4 + 4 * MU**2 * SIGMA**2, 1 / SIGMA**2, 2 * MU
+    assert float(variance[0]) == pytest.approx(of_mean / k + (var_f * var_s + cov**2) / (k * (k - 1)))
+
+
+def test_variances_are_in_the_order_of_theory():
+    k = 3
+    estimators = [
+        Pathwise(),
+        *(ScoreFunction(b) for b in (SCORES["best constant"], SCORES["mean"], leave_one_out, SCORES["none"])),
+    ]
+    variances = [float(law(e, torch.square, MU, SIGMA, k)[1][0]) for e in estimators]
+    assert variances == sorted(variances)
+    assert len(set(variances)) == 5
+
+
+def test_a_biased_baseline_is_seen():
+    """The mean of all values, the draw's own among them, loses 1 / K of the gradient: the quadrature shows it."""
+    mean, _ = law(ScoreFunction(lambda v: v.mean(0)), torch.square, MU, SIGMA, 3)
+    assert float(mean[0]) == pytest.approx(2 * MU * (1 - 1 / 3))
+
+
+def test_moving_average():
+    """Its closed form without the start's bias; it reads earlier batches only."""
+    b, means = MovingAverage(0.8), [3.0, -1.0, 2.0, 5.0]
+    assert float(b(torch.zeros(4))) == 0
+    for t, m in enumerate(means, 1):
+        b.update(torch.tensor([m - 1, m + 1]))
+        exact = 0.2 * sum(0.8 ** (t - s) * v for s, v in enumerate(means[:t], 1)) / (1 - 0.8**t)
+        assert float(b(torch.full((4,), 99.0))) == pytest.approx(exact, rel=1e-6)
+    assert set(b.state_dict()) == {"total", "weight"}
+
+
+def test_moving_average_settles_at_the_mean():
+    """Its variance is Var(batch mean) (1 - d) / (1 + d): 5,000 steps, 4 standard errors, correlation counted."""
+    b, d, n = MovingAverage(0.5), 0.5, 5000
+    seen = []
+    values = torch.randn(n, 4, generator=generator(0)) * 2 + 1
+    for v in values:
+        b.update(v)
+        seen.append(float(b(v)))
+    seen = torch.tensor(seen[50:])
+    assert float(seen.mean()) == pytest.approx(1, abs=4 / math.sqrt(n))
+    # of an autoregression the squares have correlations d^2k, a factor (1 + d^2) / (1 - d^2)
+    assert float(seen.var()) == pytest.approx((1 - d) / (1 + d), rel=4 * math.sqrt(2 / n * (1 + d**2) / (1 - d**2)))
+
+
+def test_learned_baseline():
+    """Its loss is least at E[f | x], which one Newton step of a table finds; the variance falls to the closed form."""
+    noise, weights = hermite(1)
+    means = T([-1.0, 0.5, 2.0])
+    table = nn.Embedding(3, 1, dtype=F64)
+    values = (means + 1.0 * noise[0, :, None]) ** 2  # (R, 3)
+    b = table(torch.arange(3)).squeeze(-1)
+    loss = torch.stack([baseline_loss(b, v) for v in values])
+    (slope,) = torch.autograd.grad((weights @ loss).sum(), table.weight)
+    exact = means**2 + 1
+    torch.testing.assert_close(table.weight - slope / 2, exact[:, None])
+    several = baseline_loss(b, values)
+    torch.testing.assert_close(several, ((values - b) ** 2).mean(0))
+    for baseline, of in ((0.0, lambda m: m**4 + 14 * m**2 + 15), (exact, lambda m: 8 * m**2 + 10)):
+        m = means.expand(len(weights), 3).clone().requires_grad_()
+        value = expectation(D.Normal(m, T(1.0)), torch.square, At(ScoreFunction(baseline), noise[..., None]), 1)
+        (g,) = torch.autograd.grad(value.sum(), m)
+        torch.testing.assert_close(weights @ g, 2 * means)
+        torch.testing.assert_close(weights @ (g - weights @ g) ** 2, of(means))
+
+
+def test_the_value_is_the_monte_carlo_mean():
+    """Bit for bit, whatever the estimator; and the gradient of f's own parameters is kept."""
+    q, w = D.Normal(T([0.3, 1.0], grad=True), T(1.0)), T(1.7, grad=True)
+    seen = []
+
+    def f(z):
+        seen.append(z)
+        return w * z**3
+
+    for value in (
+        pathwise(q, f, 5, generator=generator(1)),
+        score_function(q, f, 5, generator=generator(1)),
+        score_function(q, f, 5, baseline=leave_one_out, generator=generator(1)),
+        score_function(q, f, 5, baseline=T([3.0, 2.0]), generator=generator(1)),
+        score_function(q, f, 5, baseline=MovingAverage(), generator=generator(1)),
+    ):
+        z = seen[-1].detach()
+        assert torch.equal(value, (w * z**3).mean(0))
+        (slope,) = torch.autograd.grad(value.sum(), w)
+        torch.testing.assert_close(slope, (z**3).mean(0).sum())
+    bits = D.Bernoulli(logits=T([0.3, -1.0]))
+    for hard in (True, False):
+        value = relaxed(bits, f, 5, temperature=0.5, hard=hard, generator=generator(2))
+        assert torch.equal(value, (w * seen[-1] ** 3).mean(0))
+        assert set(seen[-1].unique().tolist()) == {0.0, 1.0} if hard else seen[-1].min() > 0
+
+
+def test_draws_follow_the_generator():
+    q = D.Normal(T(0.0), T(1.0))
+    for estimate in (pathwise, score_function):
+        a, b, c = (estimate(q, torch.square, 4, generator=generator(s)) for s in (1, 1, 2))
+        assert a == b != c
+    before = torch.get_rng_state()
+    pathwise(q, torch.square, 4, generator=generator(1))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_score_surrogate():
+    """Value kept, gradient (f - b) grad log q plus f's own."""
+    log_q, f = T([-1.0, -2.0], grad=True), T([[3.0, 4.0], [5.0, 6.0]], grad=True)
+    surrogate = score_surrogate(f, log_q, baseline=T([1.0, 2.0]))
+    assert torch.equal(surrogate, f)
+    g_q, g_f = torch.autograd.grad(surrogate.sum(), (log_q, f))
+    assert g_q.tolist() == [2 + 4, 2 + 4]
+    assert (g_f == 1).all()
+
+
+# -- a million draws --------------------------------------------------------------------------------------
+
+
+def assert_unbiased(table, limit=4.0):
+    for row in table.rows:
+        assert row.bias.abs().max() < limit, str(table)
+
+
+def test_gaussian_at_a_million_draws():
+    """All estimators within 4 standard errors of the exact gradient, variances near those of the quadrature."""
+    estimators = {
+        "pathwise": Pathwise(),
+        "none": ScoreFunction(),
+        "constant": ScoreFunction(2.5),
+        "mean": ScoreFunction(MEAN_F),
+        "leave-one-out": ScoreFunction(leave_one_out),
+    }
+    table = compare_estimators(
+        D.Normal,
+        torch.square,
+        [T(MU), T(SIGMA)],
+        estimators,
+        exact=[T(2 * MU), T(2 * SIGMA)],
+        samples=4,
+        repeats=MILLION // 4,
+        chunk=50_000,
+        generator=generator(0),
+    )
+    assert_unbiased(table)
+    for name, estimator in estimators.items():
+        exact = law(estimator, torch.square, MU, SIGMA, 4)[1].sum()
+        assert table[name].variance == pytest.approx(float(exact), rel=0.05)
+
+
+def test_discrete_at_a_million_draws():
+    """Three classes, the exact gradient by enumeration."""
+    w = T([[1.0, 0.2, -0.5], [0.2, -2.0, 0.7], [-0.5, 0.7, 3.0]])
+    table = compare_estimators(
+        lambda logits: D.OneHotCategorical(logits=logits),
+        lambda z: (z @ w * z).sum(-1),
+        T([0.3, -0.5, 1.0]),
+        {
+            "none": ScoreFunction(),
+            "constant": ScoreFunction(1.0),
+            "leave-one-out": ScoreFunction(leave_one_out),
+        },
+        samples=4,
+        repeats=MILLION // 4,
+        chunk=50_000,
+        generator=generator(0),
+    )
+    p = torch.softmax(T([0.3, -0.5, 1.0]), 0)
+    torch.testing.assert_close(table.exact, p * (w.diagonal() - p @ w.diagonal()))
+    assert table.reference == "the exact gradient, by enumeration"
+    assert_unbiased(table)
+
+
+@pytest.mark.parametrize(
+    ("q", "at", "exact"),
+    [
+        (Gompertz, (0.7, 2.0), lambda q: q.mean),
+        (lambda rate: Erlang(3, rate), (2.0,), lambda q: q.mean**2 + q.variance),
+    ],
+    ids=["Gompertz", "Erlang"],
+)
+def test_new_distributions_at_a_million_draws(q, at, exact):
+    """E[x] of a Gompertz, E[x^2] of an Erlang: pathwise and score function against the closed form's gradient."""
+    f = torch.square if len(at) == 1 else lambda x: x
+    parameters = [T(v, grad=True) for v in at]
+    truth = torch.autograd.grad(exact(q(*parameters)), parameters)
+    table = compare_estimators(
+        q, f, parameters, exact=truth, samples=4, repeats=MILLION // 4, chunk=50_000, generator=generator(0)
+    )
+    assert len(table.rows) == 4
+    assert_unbiased(table)
+    assert table["pathwise"].variance < table["score function, leave-one-out"].variance
+    assert table["score function, leave-one-out"].variance < table["score function"].variance
+
+
+# -- relaxed: biased, as theory says -----------------------------------------------------------------------
+
+LOGIT = 1.0
+S = 1 / (1 + math.exp(-LOGIT))
+CUBE = 0.3
+
+
+def quadratic(z):
+    return (z - CUBE) ** 2
+
+
+EXACT = S * (1 - S) * (1 - 2 * CUBE)  # of d/dl [s (1 - t)^2 + (1 - s) t^2]
+
+
+def by_quadrature(temperature, hard, slope):
+    """The estimator's mean, E[f'(z) dy/dl], over logistic noise: y = sigmoid(u / tau), u = l + noise."""
+
+    def integrand(v):  # u = tau v
+        s = 1 / (1 + math.exp(-temperature * v + LOGIT))
+        y = 1 / (1 + math.exp(-v))
+        return slope(float(v > 0) if hard else y) * y * (1 - y) * s * (1 - s)
+
+    halves = [scipy.integrate.quad(integrand, *ends, epsabs=1e-13)[0] for ends in ((-40, 0), (0, 40))]
+    return sum(halves)
+
+
+def of_quadratic(z):
+    return 2 * (z - CUBE)
+
+
+@pytest.mark.parametrize("hard", [False, True], ids=["soft", "straight-through"])
+def test_bias_of_a_relaxation_shrinks_with_the_temperature(hard):
+    """A million draws at each temperature are within 4 standard errors of the quadrature, and off the exact gradient
+    by what the quadrature says: to first order tau s (1 - s) (2s - 1), times 2 log 2 for straight-through."""
+    rate = S * (1 - S) * (2 * S - 1) * (2 * math.log(2) if hard else 1)
+    biases = []
+    for temperature in (0.5, 0.2, 0.1):
+        table = compare_estimators(
+            lambda l: D.Bernoulli(logits=l),  # noqa: E741
+            quadratic,
+            T(LOGIT),
+            {"it": Relaxed(temperature, hard)},
+            samples=1,
+            repeats=MILLION,
+            chunk=100_000,
+            generator=generator(0),
+        )
+        row, mean = table["it"], by_quadrature(temperature, hard, of_quadratic)
+        assert abs(float(row.mean) - mean) < 4 * float(row.stderr)
+        assert float(table.exact) == pytest.approx(EXACT)
+        biases.append(float(row.mean) - EXACT)
+    assert biases[0] > biases[1] > biases[2] > 4 * float(row.stderr)
+    errors = [abs((by_quadrature(t, hard, of_quadratic) - EXACT) / t - rate) for t in (0.1, 0.05, 0.025)]
+    assert errors[0] < 0.05 * rate
+    assert errors[2] < errors[1] / 2 < errors[0] / 4 * 1.3  # what is left of it is of higher order
+
+
+def test_straight_through_stays_biased_where_the_trapezoid_rule_is_not_exact():
+    """On f = z^3 its limit is s (1 - s) (f'(0) + f'(1)) / 2, 3/2 of the exact gradient; soft draws converge."""
+    exact = S * (1 - S)
+    assert by_quadrature(1e-3, True, lambda z: 3 * z**2) == pytest.approx(1.5 * exact, rel=2e-3)
+    estimators = {"soft": Relaxed(0.05), "straight-through": Relaxed(0.05, hard=True)}
+    table = compare_estimators(
+        lambda l: D.Bernoulli(logits=l),  # noqa: E741
+        lambda z: z**3,
+        T(LOGIT),
+        estimators,
+        samples=1,
+        repeats=MILLION,
+        chunk=100_000,
+        generator=generator(0),
+    )
+    for name, row in ((row.estimator, row) for row in table.rows):
+        mean = by_quadrature(0.05, name != "soft", lambda z: 3 * z**2)
+        assert abs(float(row.mean) - mean) < 4 * float(row.stderr)
+    assert float(table["straight-through"].bias) > 50
+    assert float(table["straight-through"].mean) == pytest.approx(1.5 * exact, rel=0.05)
+
+
+def test_relaxed_one_hot_and_its_bernoulli_agree():
+    """Two classes are a Bernoulli: equal means at equal temperature; three classes approach the exact gradient."""
+    table = compare_estimators(
+        lambda l: D.OneHotCategorical(logits=torch.stack([l, torch.zeros_like(l)], -1)),  # noqa: E741
+        lambda z: quadratic(z[..., 0]),
+        T(LOGIT),
+        {"soft": Relaxed(0.5), "hard": Relaxed(0.5, hard=True)},
+        repeats=100_000,
+        generator=generator(1),
+    )
+    for name, hard in (("soft", False), ("hard", True)):
+        mean = by_quadrature(0.5, hard, of_quadratic)
+        assert abs(float(table[name].mean) - mean) < 4 * float(table[name].stderr)
+    logits, w = T([0.3, -0.5, 1.0]), T([1.0, -2.0, 3.0])
+    biases = []
+    for temperature in (1.0, 0.1):
+        table = compare_estimators(
+            lambda l: D.Independent(D.OneHotCategorical(logits=l[..., None, :]), 1),  # noqa: E741
+            lambda z: (z[..., 0, :] @ w) ** 2,
+            logits,
+            {"soft": Relaxed(temperature)},
+            exact=torch.softmax(logits, 0) * (w**2 - torch.softmax(logits, 0) @ w**2),
+            samples=1,
+            repeats=300_000,
+            chunk=100_000,
+            generator=generator(1),
+        )
+        biases.append(float((table["soft"].mean - table.exact).norm()))
+        assert table["soft"].bias.abs().max() > 4
+    assert biases[1] < biases[0] / 3
+
+
+# -- stochastic graphs -------------------------------------------------------------------------------------
+
+THETA = {"a": 0.4, "b": -0.3, "w": 1.2, "c": 0.5, "d": -0.8}
+
+
+def costs(a, b, c, d):
+    """What is paid by each node: of a, of a and b, of c (below b), of d alone."""
+    return 2 * a + 1, (a - 2 * b) ** 2, (c - 1) ** 2, 5 * d
+
+
+def outcomes():
+    """All (a, b, d) and nodes of c's noise, (R,) each; c's weights."""
+    x, w = np.polynomial.hermite_e.hermegauss(5)
+    rows = list(itertools.product((0.0, 1.0), (0.0, 1.0), (0.0, 1.0), range(5)))
+    a, b, d, i = (np.array(v) for v in zip(*rows, strict=True))
+    i = i.astype(int)
+    return (*(torch.from_numpy(v) for v in (a, b, d, x[i])), torch.from_numpy((w / w.sum())[i]))
+
+
+def program(theta, draws, *, pruned, baseline=0.0):
+    """The surrogate of a -> b -> c and d, on given draws; with `pruned`, only true parents are named."""
+    a0, b0, d0, e0 = draws
+    g = Graph()
+
+    def given(*names):
+        return list(names) if pruned else None
+
+    score = ScoreFunction(baseline)
+    a = g.sample("a", D.Bernoulli(logits=theta["a"]), At(score, a0), given=given())
+    first = g.cost(costs(a, 0, 0, 0)[0], given=given("a"))
+    b = g.sample("b", D.Bernoulli(logits=theta["w"] * a + theta["b"]), At(score, b0), given=given("a"))
+    c = g.sample("c", D.Normal(theta["c"] + b, T(1.0)), At(Pathwise(), e0), given=given("b"))
+    d = g.sample("d", D.Bernoulli(logits=theta["d"]), At(score, d0), given=given())
+    _, second, third, fourth = costs(a, b, c, d)
+    g.cost(second, given=given("a", "b"))
+    g.cost(third, given=given("c"))
+    g.cost(fourth, given=given("d"))
+    value = g.surrogate()
+    assert torch.equal(value.detach(), (first + second + third + fourth).detach())
+    return value
+
+
+def probability(theta, a, b, d):
+    """Of discrete outcomes, differentiable."""
+    return (
+        D.Bernoulli(logits=theta["a"]).log_prob(a)
+        + D.Bernoulli(logits=theta["w"] * a + theta["b"]).log_prob(b)
+        + D.Bernoulli(logits=theta["d"]).log_prob(d)
+    ).exp()
+
+
+def exact_graph():
+    """Gradient of the expected cost, by enumeration and quadrature."""
+    theta = {k: T(v, grad=True) for k, v in THETA.items()}
+    a, b, d, e, w = outcomes()
+    mean = (w * probability(theta, a, b, d) * sum(costs(a, b, theta["c"] + b + e, d))).sum()
+    return torch.stack(torch.autograd.grad(mean, list(theta.values())))
+
+
+def law_of_graph(**options):
+    """Exact mean and variance of the graph's gradient, (5,) each."""
+    a, b, d, e, w = outcomes()
+    theta = {k: torch.full((len(a),), v, dtype=F64, requires_grad=True) for k, v in THETA.items()}
+    value = program(theta, (a, b, d, e), **options)
+    g = torch.stack(torch.autograd.grad(value.sum(), list(theta.values())))
+    weights = w * probability({k: T(v) for k, v in THETA.items()}, a, b, d)
+    mean = g @ weights
+    return mean, (g - mean[:, None]) ** 2 @ weights
+
+
+@pytest.mark.parametrize("baseline", [0.0, 3.0])
+@pytest.mark.parametrize("pruned", [True, False])
+def test_a_graph_is_unbiased(pruned, baseline):
+    """Exactly, over all outcomes: with true parents named, and with none named."""
+    mean, _ = law_of_graph(pruned=pruned, baseline=baseline)
+    torch.testing.assert_close(mean, exact_graph(), rtol=1e-10, atol=1e-12)
+
+
+def test_costs_that_are_not_downstream_only_cost_variance():
+    """Every scored parameter's exact variance falls when they are dropped; c's, pathwise, stays."""
+    pruned, full = law_of_graph(pruned=True)[1], law_of_graph(pruned=False)[1]
+    names = list(THETA)
+    for name in ("b", "w", "d"):
+        assert pruned[names.index(name)] < 0.8 * full[names.index(name)]
+    assert float(pruned[names.index("c")]) == pytest.approx(float(full[names.index("c")]))
+    # d: of its own cost alone, (5 d (d - s))^2 in closed form
+    s = 1 / (1 + math.exp(-THETA["d"]))
+    own = 25 * s * (1 - s) ** 2 - (5 * s * (1 - s)) ** 2
+    assert float(pruned[names.index("d")]) == pytest.approx(own)
+
+
+def test_a_cost_denied_its_parent_gives_no_score():
+    """So the laws above would see a dependence lost."""
+    logit = T([0.3, 0.3], grad=True)
+    for given, slope in (([], [0.0, 0.0]), (["z"], [0.0, 5 * (1 - 1 / (1 + math.exp(-0.3)))])):
+        g = Graph()
+        z = g.sample("z", D.Bernoulli(logits=logit), At(ScoreFunction(), T([0.0, 1.0])))
+        g.cost(5 * z, given=given)
+        g.cost(0 * z)
+        assert torch.autograd.grad(g.surrogate().sum(), logit)[0].tolist() == pytest.approx(slope)
+
+
+def test_a_pathwise_parent_moves_a_scored_child():
+    """Z ~ N(mu, 1), bit ~ Bernoulli(logit 2z), cost (bit - z)^2: mu's gradient runs through log q(bit | z)."""
+    x, w = np.polynomial.hermite_e.hermegauss(60)
+    noise, weights = torch.from_numpy(x).repeat(2), torch.from_numpy(w / w.sum()).repeat(2)
+    bits = torch.cat([torch.zeros(60), torch.ones(60)]).double()
+    mu = torch.full((120,), 0.4, dtype=F64, requires_grad=True)
+    g = Graph()
+    z = g.sample("z", D.Normal(mu, T(1.0)), At(Pathwise(), noise))
+    bit = g.sample("bit", D.Bernoulli(logits=2 * z), At(ScoreFunction(), bits))
+    g.cost((bit - z) ** 2)
+    (slope,) = torch.autograd.grad(g.surrogate().sum(), mu)
+    chosen = D.Bernoulli(logits=2 * (0.4 + noise)).log_prob(bits).exp()
+    m = T(0.4, grad=True)
+    zs = m + noise
+    mean = (weights * D.Bernoulli(logits=2 * zs).log_prob(bits).exp() * (bits - zs) ** 2).sum()
+    (exact,) = torch.autograd.grad(mean, m)
+    torch.testing.assert_close((weights * chosen * slope).sum(), exact, rtol=1e-9, atol=0)
+
+
+def test_a_graph_at_a_million_draws():
+    """Draws of its own, batch (K, B), leave-one-out along K, within 4 standard errors of the enumeration."""
+    k, n = 4, MILLION // 4
+    theta = {name: torch.full((n,), v, dtype=F64, requires_grad=True) for name, v in THETA.items()}
+    g, score = Graph(generator(0)), ScoreFunction(leave_one_out)
+    a = g.sample("a", D.Bernoulli(logits=theta["a"]), score, shape=(k,))
+    b = g.sample("b", D.Bernoulli(logits=theta["w"] * a + theta["b"]), score, given=["a"])
+    c = g.sample("c", D.Normal(theta["c"] + b, T(1.0)), given=["b"])
+    d = g.sample("d", D.Bernoulli(logits=theta["d"]), score, given=[], shape=(k,))
+    parents = (["a"], ["a", "b"], ["c"], ["d"])
+    for value, given in zip(costs(a, b, c, d), parents, strict=True):
+        g.cost(value, given=given)
+    assert g.surrogate().shape == (k, n)
+    slopes = torch.stack(torch.autograd.grad(g.surrogate().mean(0).sum(), list(theta.values())))
+    error = (slopes.mean(1) - exact_graph()) / (slopes.std(1) / math.sqrt(n))
+    assert error.abs().max() < 4
+
+
+def test_a_relaxed_node_in_a_graph():
+    logits = torch.zeros(5, 3, dtype=F64, requires_grad=True)
+    g = Graph(generator(0))
+    z = g.sample("z", D.OneHotCategorical(logits=logits), Relaxed(0.5, hard=True))
+    g.cost(z @ T([1.0, 2.0, 3.0]))
+    with drawing(generator(0)):
+        w = Relaxed(0.5, hard=True).draw(D.OneHotCategorical(logits=logits), torch.Size())
+    (ours,) = torch.autograd.grad(g.surrogate().sum(), logits)
+    (direct,) = torch.autograd.grad((w @ T([1.0, 2.0, 3.0])).sum(), logits)
+    torch.testing.assert_close(ours, direct)
+
+
+def test_a_shared_node_serves_every_example():
+    """One global draw (), costs (B,): the gradient of the mean cost, exactly, by enumeration of the bit."""
+    weights = T([1.0, 3.0, -2.0])
+    total = 0.0
+    for bit in (0.0, 1.0):
+        logit = T(0.3, grad=True)
+        g = Graph()
+        z = g.sample("z", D.Bernoulli(logits=logit), At(ScoreFunction(), T(bit)))
+        g.cost(weights * z)
+        (slope,) = torch.autograd.grad(g.surrogate().mean(), logit)
+        total += float(D.Bernoulli(logits=T(0.3)).log_prob(T(bit)).exp() * slope)
+    s = 1 / (1 + math.exp(-0.3))
+    assert total == pytest.approx(s * (1 - s) * 2 / 3)
+
+
+# -- doubly stochastic sums --------------------------------------------------------------------------------
+
+
+def test_subsampled_sum_is_unbiased():
+    """The mean over all 15 batches of 2 out of 6 is the sum over 6, of values and of estimated gradients."""
+    values = torch.randn(6, dtype=F64)
+    batches = list(itertools.combinations(range(6), 2))
+    sums = [subsampled_sum(values[list(b)], 6) for b in batches]
+    torch.testing.assert_close(torch.stack(sums).mean(), values.sum())
+    noise, weights = hermite(1)
+    means = torch.linspace(-1, 1, 6, dtype=F64)
+    total = T(0.0)
+    for b in batches:
+        for e, w in zip(noise[0], weights, strict=True):
+            m = means.clone().requires_grad_()
+            value = expectation(D.Normal(m[list(b)], T(1.0)), torch.square, At(ScoreFunction(), e.expand(1, 2)), 1)
+            total = total + w * torch.autograd.grad(subsampled_sum(value, 6), m)[0]
+    torch.testing.assert_close(total / len(batches), 2 * means)
+
+
+# -- the table --------------------------------------------------------------------------------------------
+
+
+def test_table_has_the_moments_of_the_gradients():
+    """Chunks of any size give one answer, that of numpy on the gradients themselves."""
+    seen = []
+
+    class Watched(Pathwise):
+        def draw(self, q, shape):
+            z = super().draw(q, shape)
+            seen.append(z.detach())
+            return z
+
+    def table(chunk):
+        return compare_estimators(
+            D.Normal, torch.square, [T(0.5), T(1.0)], {"it": Watched()}, exact=T([1.0, 2.0]), repeats=1000,
+            chunk=chunk, samples=3, generator=generator(0),
+        )  # fmt: skip
+
+    row = table(1000)["it"]
+    z = seen[-1]
+    g = torch.stack([(2 * z).mean(0), (2 * z * (z - 0.5)).mean(0)], 1).numpy()
+    np.testing.assert_allclose(row.mean, g.mean(0))
+    np.testing.assert_allclose(row.stderr, g.std(0, ddof=1) / math.sqrt(1000))
+    np.testing.assert_allclose(row.bias, (g.mean(0) - [1, 2]) / (g.std(0, ddof=1) / math.sqrt(1000)))
+    assert row.variance == pytest.approx(g.var(0, ddof=1).sum())
+    assert row.evaluations == 3
+    assert row.seconds > 0
+    seen.clear()
+    row = table(300)["it"]
+    z = torch.cat(seen[1:], 1)
+    assert z.shape == (3, 1000)
+    g = torch.stack([(2 * z).mean(0), (2 * z * (z - 0.5)).mean(0)], 1).numpy()
+    np.testing.assert_allclose(row.mean, g.mean(0))
+    assert row.variance == pytest.approx(g.var(0, ddof=1).sum())
+
+
+def test_table_without_an_exact_gradient():
+    """The unbiased estimator of least variance is the reference, its own error counted; a wrong one is found out."""
+
+    class Doubled(Pathwise):
+        def correction(self, q, z, cost):
+            return cost - cost.detach()
+
+    table = compare_estimators(
+        D.Normal,
+        torch.square,
+        [T(0.5), T(1.0)],
+        {"score": ScoreFunction(), "pathwise": Pathwise(), "doubled": Doubled(), "soft": ScoreFunction(leave_one_out)},
+        generator=generator(3),
+    )
+    assert table.reference == "'pathwise', unbiased and of the least variance"
+    assert (table["pathwise"].bias == 0).all()
+    assert table["score"].bias.abs().max() < 4
+    spread = (table["score"].stderr ** 2 + table["pathwise"].stderr ** 2).sqrt()
+    torch.testing.assert_close(table["score"].bias, (table["score"].mean - table.exact) / spread, rtol=1e-6, atol=1e-9)
+    assert table["doubled"].bias.abs().min() > 20
+
+
+def test_table_of_a_gradient_without_variance():
+    """Pathwise on a linear f is exact: no standard error to divide by, and still no bias."""
+    mean = torch.tensor(3.1)
+    table = compare_estimators(
+        lambda m: D.Normal(m, 1.0), lambda z: 0.1 * z, mean, {"it": Pathwise()}, exact=torch.tensor(0.1)
+    )
+    assert table["it"].bias.abs().max() <= 1
+
+
+def test_table_reads():
+    table = compare_estimators(
+        lambda logits: D.OneHotCategorical(logits=logits), lambda z: z[..., 0], torch.zeros(5), repeats=100
+    )
+    lines = str(table).splitlines()
+    assert lines[0].split("  ")[0] == "estimator"
+    assert [row.estimator for row in table.rows] == [
+        "score function",
+        "score function, constant",
+        "score function, leave-one-out",
+        "relaxed, tau = 0.5",
+        "straight-through, tau = 0.5",
+    ]
+    assert len(lines) == 7
+    assert len({len(line) for line in lines[:-1]}) == 1
+    assert lines[-1] == "bias is against the exact gradient, by enumeration: [0.16, -0.04, -0.04, ... 5]"
+
+
+def test_table_with_a_batch_is_of_the_sum():
+    """Q with a batch of its own: the gradient of the sum over it."""
+    table = compare_estimators(
+        lambda m: D.Normal(m[..., None] + T([0.0, 1.0, 2.0]), T(1.0)),
+        torch.square,
+        T(0.5),
+        {"pathwise": Pathwise()},
+        exact=T(2 * (0.5 + 1.5 + 2.5)),
+        generator=generator(0),
+    )
+    assert_unbiased(table)
+
+
+# -- bad input --------------------------------------------------------------------------------------------
+
+NORMAL, BIT = D.Normal(torch.zeros(2), 1.0), D.Bernoulli(logits=torch.zeros(2))
+
+
+def graph_with(name, q, **options):
+    g = Graph()
+    g.sample(name, q, ScoreFunction(), **options)
+    return g
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: pathwise(NORMAL, torch.square, 0), "samples must be at least 1, got 0"),
+        (lambda: score_function(NORMAL, torch.square, -1), "samples must be at least 1, got -1"),
+        (
+            lambda: pathwise(NORMAL, lambda z: z.sum(-1), 3),
+            "f must return one value per draw, shape (3, 2), got (3,)",
+        ),
+        (
+            lambda: pathwise(D.Independent(BIT, 1), lambda z: z.sum(-1)),
+            "Bernoulli has no pathwise gradient: use the score function, or relax it",
+        ),
+        (
+            lambda: relaxed(NORMAL, torch.square, temperature=0.5),
+            "only a OneHotCategorical or a Bernoulli can be relaxed, got Normal",
+        ),
+        (lambda: relaxed(BIT, torch.square, temperature=0.0), "temperature must be positive, got 0.0"),
+        (
+            lambda: score_function(NORMAL, torch.square, baseline=leave_one_out),
+            "leave-one-out needs at least 2 samples, got 1",
+        ),
+        (
+            lambda: score_function(NORMAL, torch.square, 3, baseline=torch.zeros(2, 1)),
+            "a baseline must broadcast to the values, (3, 2), got (2, 1)",
+        ),
+        (
+            lambda: score_surrogate(torch.zeros(2), torch.zeros(3, 2)),
+            "log q must broadcast to the values, (2,), got (3, 2)",
+        ),
+        (
+            lambda: baseline_loss(torch.zeros(3), torch.zeros(4, 2)),
+            "a learned baseline must give one number per example of values (4, 2), got (3,)",
+        ),
+        (lambda: MovingAverage(1.0), "decay must be in [0, 1), got 1.0"),
+        (lambda: subsampled_sum(torch.zeros(3), 2), "a batch must hold between 1 and 2 of the population, got 3"),
+        (lambda: subsampled_sum(torch.zeros(0), 2), "a batch must hold between 1 and 2 of the population, got 0"),
+        (
+            lambda: graph_with("z", BIT).sample("z", BIT),
+            "node 'z' is there already: every node needs a name of its own",
+        ),
+        (
+            lambda: graph_with("z", BIT).sample("y", BIT, given=["x"]),
+            "node 'y' is given 'x', which is not one of ['z']",
+        ),
+        (
+            lambda: graph_with("z", BIT).cost(torch.zeros(2), given=["x"]),
+            "a cost is given 'x', which is not one of ['z']",
+        ),
+        (
+            lambda: graph_with("z", BIT).cost(torch.zeros(())),
+            "a cost of shape () cannot depend on node 'z' of shape (2,): there must be one value per example",
+        ),
+        (
+            lambda: graph_with("z", BIT).sample("y", D.Normal(0.0, 1.0)),
+            "node 'y' of shape () cannot depend on node 'z' of shape (2,): there must be one value per example",
+        ),
+        (lambda: graph_with("z", BIT).surrogate(), "a graph without a cost has no gradient: call cost first"),
+        (lambda: compare_estimators(D.Normal, abs, [T(0.0), T(1.0)], samples=0), "samples must be at least 1, got 0"),
+        (
+            lambda: compare_estimators(D.Normal, abs, [T(0.0), T(1.0)], repeats=1),
+            "repeats must be at least 2 and chunk at least 1, got 1 and 10000",
+        ),
+        (
+            lambda: compare_estimators(D.Normal, abs, [T(0.0), T(1.0)], exact=T(0.0), repeats=2),
+            "the exact gradient must have 2 components, got 1",
+        ),
+        (
+            lambda: compare_estimators(lambda m: D.Normal(m.mean(), 1.0), torch.square, T(0.0)),
+            "q must keep the repeats' axis in front, batch shape (2, ...), got ()",
+        ),
+        (
+            lambda: compare_estimators(
+                lambda l: D.Independent(D.Bernoulli(logits=l), 1),  # noqa: E741
+                lambda z: z.sum(-1),
+                torch.zeros(2),
+                {"soft": Relaxed(1.0)},
+            ),
+            "there is nothing to measure bias against: give the exact gradient or an unbiased estimator",
+        ),
+    ],
+)
+def test_bad_input_is_one_sentence(make, message):
+    with pytest.raises(ValueError) as caught:
+        make()
+    assert str(caught.value) == message
