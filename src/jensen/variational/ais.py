@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jensen.core.seeding import drawing
-from jensen.variational.importance import MEMORY, Estimate, LogMean, bytes_made, rows_within
+from jensen.variational.importance import MEMORY, Estimate, LogMean, bytes_made, require
 from jensen.variational.posterior import latent_events, need_paths
 from jensen.variational.trace import LatentModel
 
@@ -27,7 +27,7 @@ def ais_log_likelihood(
     x: Float[Tensor, "b ..."],
     steps: int = 500,
     chains: int = 16,
-    leapfrog: int = 10,
+    leapfrog: int = 5,
     generator: torch.Generator | None = None,
     memory: float = MEMORY,
 ) -> Estimate:
@@ -70,8 +70,9 @@ def ais_log_likelihood(
             raise ValueError(f"{name} must be at least 1, got {value}")
     need_paths("annealed importance sampling", model, x[:1])
     betas = temperatures(steps).tolist()
-    size = bytes_made(lambda: _one_move(model, x[:1]), x.device)
-    data = rows_within(memory, max(chains, PILOTS) * size, f"{max(chains, PILOTS)} chains of one datum")
+    most = max(chains, PILOTS)
+    size = bytes_made(lambda: _one_move(model, x[:1], most), x)
+    data = require(memory * 2**20, size, f"{most} chains of one datum")
     pieces = []
     for part in x.split(data):
         with drawing(generator):
@@ -185,8 +186,8 @@ def _anneal(
     return log_w
 
 
-def _one_move(model: LatentModel, x: Tensor) -> None:
-    """What is measured: a leapfrog step of one chain."""
+def _one_move(model: LatentModel, x: Tensor, chains: int) -> None:
+    """What is measured: a move of one leapfrog step, after which the gradient's tensors are free again."""
     tempered = _Tempered(model, x)
-    state = tempered.start(1)
+    state = tempered.start(chains)
     _move(tempered, state, 1.0, torch.ones_like(state.log_px[0]), leapfrog=1)

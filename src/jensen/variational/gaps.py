@@ -15,7 +15,7 @@ from jensen.variational.bounds import log_weights
 from jensen.variational.importance import MEMORY, Weigh, fold_weights, log_likelihood, weighing
 from jensen.variational.inference import fit_posterior, gaussians, moments
 from jensen.variational.oracle import LinearGaussian
-from jensen.variational.posterior import Posterior, posterior_trace
+from jensen.variational.posterior import Posterior, check_posterior, draw
 from jensen.variational.trace import LatentModel
 
 
@@ -113,11 +113,12 @@ def _weighing(model: LatentModel, x: Tensor, q: str | Posterior) -> Callable[[sl
         raise ValueError(f"q must be 'encoder' or one distribution a layer, got {q!r}")
     if not all(isinstance(layer, Independent) and isinstance(layer.base_dist, Normal) for layer in q):
         raise ValueError(f"q must be mean-field Gaussians, Independent(Normal), got {[type(v).__name__ for v in q]}")
+    check_posterior(q, model, x)
     tensors = moments(q)
 
     def of(rows: slice) -> Weigh:
         part = gaussians([v[rows] for v in tensors])
-        return lambda k: log_weights(posterior_trace(model, x[rows], part, samples=k, reparameterized=False))
+        return lambda k: log_weights(draw(model, x[rows], part, k, reparameterized=False))
 
     return of
 

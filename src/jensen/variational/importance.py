@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import partial, reduce
 from operator import add
-from typing import Any, Literal, Protocol, Self, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from jensen.core.seeding import drawing
 from jensen.core.types import Likelihood
 from jensen.variational.bounds import log_weights
-from jensen.variational.posterior import Posterior, posterior_trace
+from jensen.variational.posterior import Posterior, check_posterior, draw
 from jensen.variational.trace import LatentModel
 
 Proposal = str | Callable[[Tensor], Posterior]
@@ -112,7 +112,7 @@ def log_likelihood(
         x: data, (B, ...).
         samples: K, at least 1.
         proposal: "encoder", "prior", or a function from x to one distribution a layer, called once
-            for one datum, to see what it takes, then once a chunk of data.
+            for two data, to see what they take, then once a chunk of data.
         generator: of all draws; None takes torch's global one.
         memory: MiB for the tensors of one chunk, all counted as if none were freed: an upper bound on their peak.
 
@@ -136,11 +136,8 @@ def log_likelihood(
     return Estimate.joined([mean.estimate(model.measure) for mean in means], like=x)
 
 
-class _Summed(Protocol):
-    def __add__(self, other: Self, /) -> Self: ...
-
-
-T = TypeVar("T", bound=_Summed)
+T = TypeVar("T")  # a sum of its kind is of its kind
+R = TypeVar("R")
 
 
 Weigh = Callable[[int], Tensor]
@@ -167,17 +164,30 @@ def fold_weights(
         raise ValueError(f"samples must be at least 1, got {samples}")
     if len(x) < 1:
         raise ValueError(f"x must hold at least 1 datum, got shape {tuple(x.shape)}")
-    size = bytes_made(lambda: weighing(slice(0, 1))(1), x.device)
-    most = rows_within(memory, size, "one sample of one datum")
-    together = min(samples, ENCODED, most)
-    data = min(len(x), most // together)
-    together = min(samples, most // data)
+    datum, sample = _cost(weighing, x)
+    data, together = _shape(memory * 2**20, datum, sample, len(x), samples)
     totals = []
     for start in range(0, len(x), data):
         with drawing(generator):
             weigh = weighing(slice(start, start + data))
             totals.append(reduce(add, (of(weigh(k)) for k in parts(samples, together))))
     return totals
+
+
+def _cost(weighing: Callable[[slice], Weigh], x: Tensor) -> tuple[int | float, int | float]:
+    """Bytes of a datum, whatever its samples, and of each of its samples."""
+    trial = min(len(x), 2)  # with one datum, or one sample, some copies are views
+    weigh = _elsewhere(x, lambda: weighing(slice(0, trial)))
+    two, three = (bytes_made(partial(weigh, k), x) / trial for k in (2, 3))
+    return max(3 * two - 2 * three, 0), max(three - two, 1)
+
+
+def _shape(memory: float, datum: int | float, sample: int | float, data: int, samples: int) -> tuple[int, int]:
+    """Data and samples of a chunk, where k samples of b data take at most b (datum + k sample) bytes of the memory."""
+    require(memory, datum + sample, "one sample of one datum")
+    together = min(samples, ENCODED, int((memory - datum) // sample))
+    data = min(data, int(memory // (datum + together * sample)))
+    return data, min(samples, int((memory / data - datum) // sample))
 
 
 def weighing(model: LatentModel, x: Tensor, proposal: Proposal) -> Weigh:
@@ -189,7 +199,8 @@ def weighing(model: LatentModel, x: Tensor, proposal: Proposal) -> Weigh:
     if not callable(proposal):
         raise ValueError(f"proposal must be 'encoder', 'prior' or a function of x, got {proposal!r}")
     q = proposal(x)
-    return lambda k: log_weights(posterior_trace(model, x, q, samples=k, reparameterized=False))
+    check_posterior(q, model, x)
+    return lambda k: log_weights(draw(model, x, q, k, reparameterized=False))
 
 
 def parts(total: int, size: int) -> Iterator[int]:
@@ -201,12 +212,12 @@ def parts(total: int, size: int) -> Iterator[int]:
     yield from (min(size, total - start) for start in range(0, total, size))
 
 
-def rows_within(memory: float, size: int, what: str) -> int:
-    """How often `size` bytes go into `memory` MiB, at least once."""
-    rows = int(memory * 2**20 // size)
-    if rows < 1:
-        raise ValueError(f"memory of {memory:g} MiB does not hold {what}, which takes {size / 2**20:.2g} MiB")
-    return rows
+def require(memory: float, size: int | float, what: str) -> int:
+    """How often `size` goes into so many bytes of memory: at least once."""
+    times = int(memory // size)
+    if times < 1:
+        raise ValueError(f"memory of {memory / 2**20:g} MiB does not hold {what}: {size / 2**20:.2g} MiB")
+    return times
 
 
 class _Counting(TorchDispatchMode):
@@ -230,9 +241,15 @@ def _address(x: Tensor) -> int:
     return int(x.untyped_storage().data_ptr())
 
 
-def bytes_made(work: Callable[[], object], device: torch.device) -> int:
-    """Bytes of all tensors that `work` makes, as if none were freed; its draws are taken from elsewhere."""
-    with drawing(torch.Generator(device)), _Counting() as counting:
-        work()
+def bytes_made(work: Callable[[], object], x: Tensor) -> int:
+    """Bytes of all tensors that `work` makes, as if none were freed; its draws are not the caller's."""
+    with _Counting() as counting:
+        _elsewhere(x, work)
     made: int = counting.bytes
-    return max(made, 1)
+    return made
+
+
+def _elsewhere(x: Tensor, work: Callable[[], R]) -> R:
+    """What `work` gives on draws of a generator of its own, on the device of x."""
+    with drawing(torch.Generator(x.device)):
+        return work()

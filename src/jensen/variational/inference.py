@@ -13,8 +13,8 @@ from torch.distributions import Independent, Normal
 from jensen.core.seeding import drawing
 from jensen.distributions.conditional import Conditional, DiagonalGaussian
 from jensen.variational.bounds import elbo, sticking_the_landing
-from jensen.variational.importance import MEMORY, bytes_made, rows_within
-from jensen.variational.posterior import Posterior, need_paths, posterior_trace
+from jensen.variational.importance import MEMORY, bytes_made, require
+from jensen.variational.posterior import Posterior, check_posterior, draw, need_paths
 from jensen.variational.trace import LatentModel, Layer
 
 MOMENTS = 16  # draws of a chain of encoders that its moments are taken from: no more work than a step
@@ -94,13 +94,16 @@ def fit_posterior(
         raise ValueError(f"rate must be positive, got {rate}")
     need_paths("fitting a posterior", model, x[:1])
 
+    if not isinstance(start, str):
+        check_posterior(start, model, x)
+
     def begin(rows: slice) -> list[Tensor]:
         return _start(model, x[rows], start) if isinstance(start, str) else [v[rows] for v in moments(start)]
 
     with drawing(generator):
         one = begin(slice(0, 1))
-        size = bytes_made(lambda: _ascend(model, x[:1], one, samples=1, steps=1, rate=rate), x.device)
-        data = rows_within(memory, samples * size, f"{samples} samples of one datum")
+        size = bytes_made(lambda: _ascend(model, x[:1], one, samples, steps=1, rate=rate), x)
+        data = require(memory * 2**20, size, f"{samples} samples of one datum")
         chunks = [slice(i, i + data) for i in range(0, len(x), data)]
         pieces = [_ascend(model, x[rows], begin(rows), samples, steps, rate) for rows in chunks]
     return gaussians([torch.cat(v) for v in zip(*pieces, strict=True)])
@@ -139,7 +142,7 @@ def _ascend(
     optimizer = torch.optim.Adam(tensors, lr=rate)
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = rate * (1 - step / steps)
-        trace = posterior_trace(model, x, gaussians(tensors), samples=samples)
+        trace = draw(model, x, gaussians(tensors), samples)
         optimizer.zero_grad()
         (-elbo(sticking_the_landing(trace)).sum()).backward(inputs=tensors)
         optimizer.step()
@@ -189,11 +192,15 @@ def refine(
         raise ValueError(f"steps must be at least 0, got {steps}")
     if not rate > 0:
         raise ValueError(f"rate must be positive, got {rate}")
+    if samples < 1:
+        raise ValueError(f"samples must be at least 1, got {samples}")
+    check_posterior(q, model, x)
+    need_paths("refining a posterior", model, x[:1])
     tensors = moments(q)
     with torch.enable_grad(), drawing(generator):
         for _ in range(steps):
             tensors = [v if differentiable and v.requires_grad else v.detach().requires_grad_() for v in tensors]
-            bound = elbo(posterior_trace(model, x, gaussians(tensors), samples=samples)).sum()
+            bound = elbo(draw(model, x, gaussians(tensors), samples)).sum()
             slopes = torch.autograd.grad(bound, tensors, create_graph=differentiable)
             tensors = [v + rate * slope for v, slope in zip(tensors, slopes, strict=True)]
     return gaussians(tensors if differentiable else [v.detach() for v in tensors])
@@ -263,8 +270,12 @@ def stochastic_vi(
         raise ValueError(f"batch must be between 1 and {len(x)}, the data, got {batch}")
     if not rate > 0:
         raise ValueError(f"rate must be positive, got {rate}")
+    if samples < 1:
+        raise ValueError(f"samples must be at least 1, got {samples}")
+    need_paths("stochastic inference", model, x[:1])
     for table in tables:
         _check_table(table, len(x))
+    check_posterior([table(torch.zeros(1, dtype=torch.long, device=x.device)) for table in tables], model, x[:1])
     rows = [p for table in tables for p in table.parameters()]
     learned = list(learn)
     optimizers: list[torch.optim.Optimizer] = [torch.optim.SparseAdam(rows, lr=rate)]
@@ -276,7 +287,7 @@ def stochastic_vi(
         for step in range(steps):
             index = next(batches)
             q = tuple(table(index) for table in tables)
-            trace = posterior_trace(model, x[index], q, samples=samples)
+            trace = draw(model, x[index], q, samples)
             total = len(x) / batch * elbo(sticking_the_landing(trace)).sum()
             for optimizer in optimizers:
                 optimizer.zero_grad()

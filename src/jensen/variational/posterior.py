@@ -41,7 +41,12 @@ def posterior_trace(
     """
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}")
-    _check(q, model, x)
+    check_posterior(q, model, x)
+    return draw(model, x, q, samples, reparameterized)
+
+
+def draw(model: LatentModel, x: Tensor, q: Posterior, samples: int, reparameterized: bool = True) -> Trace:
+    """`posterior_trace` of a q that was checked before."""
     shape = torch.Size((samples,))
     z = tuple(layer.rsample(shape) if reparameterized else layer.sample(shape) for layer in q)
     ratio = _log_prob(q, z) - model.log_prior(z)
@@ -53,7 +58,7 @@ def _log_prob(q: Posterior, z: tuple[Tensor, ...]) -> Tensor:
     return torch.stack([layer.log_prob(v) for layer, v in zip(q, z, strict=True)]).sum(0)
 
 
-def _check(q: Posterior, model: LatentModel, x: Tensor) -> None:
+def check_posterior(q: Posterior, model: LatentModel, x: Tensor) -> None:
     """Refuse a q whose layers, batch or events are not the latents'."""
     events = latent_events(model)
     if len(q) != len(events):
