@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 
 import numpy as np
 import pytest
 import torch
+from torchdiffeq import odeint
 
 from jensen.core.seeding import generators
 from jensen.diffusion import (
@@ -31,6 +33,7 @@ from jensen.diffusion import (
     time_grid,
 )
 from jensen.diffusion.samplers.langevin import langevin_move
+from jensen.diffusion.samplers.probability_flow import velocity
 
 F64 = torch.float64
 SCHEDULES = {"cosine": CosineSchedule(), "linear": LinearSchedule(), "rectified": RectifiedSchedule()}
@@ -40,11 +43,23 @@ def mixture(schedule):
     return MixtureOracle([0.3, 0.7], [[-1.2, 0.4], [0.8, -0.6]], [[0.3, 0.5], [0.4, 0.2]], schedule)
 
 
-def measured_order(sampler, schedule, grid="uniform", counts=(32, 64, 128)) -> float:
-    """Least-squares slope of log error against log step, inside (0, 1), against 4,096 steps of the best sampler."""
-    oracle, z = mixture(schedule), torch.randn(64, 2, dtype=F64, generator=torch.Generator().manual_seed(0))
+def exact_path(oracle, z, times):
+    """The probability-flow ODE's solution at all times, by an adaptive solver to ten digits: (N, B, D)."""
+    return odeint(lambda t, y: velocity(oracle, y, t), z, times, rtol=1e-10, atol=1e-10)
+
+
+@functools.cache
+def start_and_end(name):
+    """Where the measured paths start, at t = 0.9, and where exactly they are at t = 0.1."""
+    z = torch.randn(64, 2, dtype=F64, generator=torch.Generator().manual_seed(0))
+    return z, exact_path(mixture(SCHEDULES[name]), z, torch.tensor([0.9, 0.1], dtype=F64))[-1]
+
+
+def measured_order(sampler, name, grid="uniform", counts=(32, 64, 128)) -> float:
+    """Least-squares slope of log error against log step, inside (0, 1)."""
+    schedule = SCHEDULES[name]
+    oracle, (z, exact) = mixture(schedule), start_and_end(name)
     span = {"start": 0.9, "end": 0.1}
-    exact = integrate(DPMSolver(), oracle, z, time_grid("log_snr", 4096, schedule, **span))
     errors = [
         (integrate(sampler, oracle, z, time_grid(grid, n, schedule, **span)) - exact).abs().mean().log().item()
         for n in counts
@@ -59,8 +74,8 @@ def measured_order(sampler, schedule, grid="uniform", counts=(32, 64, 128)) -> f
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("grid", ["uniform", "log_snr", "quadratic"])
 def test_orders_of_convergence(name, grid):
-    assert measured_order(DDIM(), SCHEDULES[name], grid) == pytest.approx(1, abs=0.12)
-    assert measured_order(DPMSolver(), SCHEDULES[name], grid) == pytest.approx(2, abs=0.2)
+    assert measured_order(DDIM(), name, grid) == pytest.approx(1, abs=0.12)
+    assert measured_order(DPMSolver(), name, grid) == pytest.approx(2, abs=0.2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +100,7 @@ class WrongHalf(DPMSolver):
 
 @pytest.mark.parametrize("broken", [WrongIndex(), WrongHalf()])
 def test_the_law_catches_a_broken_sampler(broken):
-    order = measured_order(broken, CosineSchedule())
+    order = measured_order(broken, "cosine")
     assert not order > 1.7  # also false for nan
 
 
@@ -95,10 +110,10 @@ def test_the_ode_is_that_of_the_gaussian(schedule, sampler):
     """On N(m, v) the flow is affine and known: whiten at t, colour at s."""
     oracle = GaussianOracle(torch.tensor([1.0, -2.0]), torch.tensor([0.25, 4.0]), schedule)
     z = torch.randn(8, 2, dtype=F64)
-    times = time_grid("uniform", 2000, schedule, start=0.9, end=0.1)
+    times = time_grid("uniform", 400, schedule, start=0.9, end=0.1)
     exact = oracle.flow(z, times[:1].expand(8), times[-1:].expand(8))
     assert float((integrate(sampler, oracle, z, times) - exact).abs().max()) < (
-        4e-3 if sampler in (DDIM(), Euler()) else 2e-5
+        2e-2 if sampler in (DDIM(), Euler()) else 5e-4
     )
 
 
@@ -195,6 +210,45 @@ def test_the_forward_variance_is_exact_for_a_unit_gaussian():
     for variance, expected in (("forward", 1.0), ("posterior", float(a**2 + (spread * sigma_s / sigma_t) ** 2))):
         made, _ = Ancestral(variance).step(oracle, z, t, s, None, generator=torch.Generator().manual_seed(12))
         assert made.var().item() == pytest.approx(expected, abs=4 * expected * (2 / n) ** 0.5)
+
+
+class Spread(GaussianOracle):
+    """The Gaussian's denoiser, with a learned fraction on top."""
+
+    def __init__(self, variance, schedule, fraction):
+        super().__init__(torch.zeros(1), torch.tensor([variance]), schedule)
+        self.fraction = fraction
+
+    def forward(self, z_t, t, cond=None):
+        return dataclasses.replace(super().forward(z_t, t, cond), fraction=torch.full_like(z_t, self.fraction))
+
+
+def test_the_learned_variance_lies_between_and_can_be_exact():
+    """Fraction 0 is the posterior's variance, 1 the forward one; at the f for which beta^f beta-tilde^(1-f) is the
+    true variance of z_s given z_t, a large step keeps the marginal of N(0, v): n = 40,000, 4 standard errors."""
+    schedule, n, v = CosineSchedule(), 40_000, 0.3
+    t, s = torch.tensor(0.8, dtype=F64), torch.tensor(0.4, dtype=F64)
+    z = torch.randn(n, 1, dtype=F64, generator=torch.Generator().manual_seed(11))
+    for fraction, fixed in ((0.0, "posterior"), (1.0, "forward")):
+        runs = [
+            Ancestral(variance).step(Spread(v, schedule, fraction), z, t, s, None, generator=generators(0, range(n)))
+            for variance in ("learned", fixed)
+        ]
+        torch.testing.assert_close(runs[0][0], runs[1][0])
+    (alpha_s, sigma_s), (alpha_t, sigma_t) = schedule.alpha_sigma(s), schedule.alpha_sigma(t)
+    a, forward = Process(schedule).transition(s, t)
+    before, after = alpha_s**2 * v + sigma_s**2, alpha_t**2 * v + sigma_t**2
+    true = before - (a * before) ** 2 / after  # of z_s given z_t, jointly Gaussian
+    tilde = (forward * sigma_s / sigma_t) ** 2
+    fraction = float(torch.log(true / tilde) / torch.log(forward**2 / tilde))
+    assert 0 < fraction < 1
+    start = z * after.sqrt()
+    made, _ = Ancestral("learned").step(
+        Spread(v, schedule, fraction), start, t, s, None, generator=torch.Generator().manual_seed(12)
+    )
+    assert made.var().item() == pytest.approx(float(before), abs=4 * float(before) * (2 / n) ** 0.5)
+    with pytest.raises(ValueError, match="learned_variance=True"):
+        Ancestral("learned").step(mixture(schedule), torch.zeros(1, 2), t, s, None)
 
 
 EVERY = [DDIM(), DDIM(1.0), Ancestral(), DPMSolver(), DPMSolver(3), DPMSolver(noise=True), UniPC(), Euler(), Heun()]
@@ -297,11 +351,10 @@ def test_other_refusals():
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_orders_of_the_other_samplers(name):
     """Inside (0, 1): Euler 1, Heun 2; UniPC-p one above p."""
-    schedule = SCHEDULES[name]
-    assert measured_order(Euler(), schedule) == pytest.approx(1, abs=0.12)
-    assert measured_order(Heun(), schedule) == pytest.approx(2, abs=0.2)
-    assert measured_order(UniPC(order=1), schedule, "log_snr") == pytest.approx(2, abs=0.3)
-    assert measured_order(UniPC(order=2), schedule, "log_snr") == pytest.approx(3, abs=0.4)
+    assert measured_order(Euler(), name) == pytest.approx(1, abs=0.12)
+    assert measured_order(Heun(), name) == pytest.approx(2, abs=0.2)
+    assert measured_order(UniPC(order=1), name, "log_snr") == pytest.approx(2, abs=0.3)
+    assert measured_order(UniPC(order=2), name, "log_snr") == pytest.approx(3, abs=0.4)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -327,12 +380,7 @@ def order_after_an_exact_start(sampler, schedule, counts=(24, 48, 96)) -> float:
     errors = []
     for n in counts:
         times = time_grid("log_snr", n, schedule, start=0.9, end=0.1)
-        points = [z]
-        for k in (0, 1):
-            fine = time_grid("log_snr", 400, schedule, start=float(times[k]), end=float(times[k + 1]))
-            points.append(integrate(UniPC(3), oracle, points[-1], fine))
-        fine = time_grid("log_snr", 3000, schedule, start=float(times[2]), end=0.1)
-        exact = integrate(UniPC(3), oracle, points[2], fine)
+        *points, exact = exact_path(oracle, z, times[[0, 1, 2, -1]])
         memory = []
         for k in (1, 0):
             alpha, sigma = schedule.alpha_sigma(times[k])
