@@ -1,5 +1,18 @@
 """How good samples are, with an error on every number."""
 
+from jensen.metrics.disentangle import (
+    DCI,
+    MIG,
+    BoostedTrees,
+    Lasso,
+    completeness,
+    dci,
+    disentanglement,
+    entropy,
+    factor_vae_score,
+    mig,
+    mutual_information,
+)
 from jensen.metrics.energy import Distance, energy_distance
 from jensen.metrics.legibility import Legibility, legibility
 from jensen.metrics.likelihood import bits_per_dim
@@ -7,13 +20,24 @@ from jensen.metrics.neighbours import mean_pairwise_distance, nearest_distance
 from jensen.metrics.proportion import Proportion, wilson
 
 __all__ = [
+    "DCI",
+    "MIG",
+    "BoostedTrees",
     "Distance",
+    "Lasso",
     "Legibility",
     "Proportion",
     "bits_per_dim",
+    "completeness",
+    "dci",
+    "disentanglement",
     "energy_distance",
+    "entropy",
+    "factor_vae_score",
     "legibility",
     "mean_pairwise_distance",
+    "mig",
+    "mutual_information",
     "nearest_distance",
     "wilson",
 ]
