@@ -116,6 +116,7 @@ def test_the_start_decides_between_two_maxima():
     up, down = (table_mean_field(log_p, (t, t)).state[0][0] for t in (tilt, tilt.flip(0)))
     assert up > 0.9
     torch.testing.assert_close(up, 1 - down)
+    torch.testing.assert_close(*(table_mean_field(log_p, (s * tilt, tilt), sweeps=1).elbo for s in (1, 2)))
 
 
 def test_the_driver_refuses_what_is_not_optimal():
