@@ -118,6 +118,8 @@ def test_draws_come_back_on_the_device_they_were_asked_for():
     state = g.get_state()
     with drawing(g):
         assert torch.rand(3, device="meta").device.type == "meta"
+        assert torch.rand_like(torch.zeros(3), device="meta").device.type == "meta"
+        assert torch.normal(0.0, 1.0, (3,), device="meta").device.type == "meta"
         assert torch.empty(3, device="meta").normal_().device.type == "meta"
     assert not torch.equal(g.get_state(), state)
 
@@ -295,6 +297,13 @@ def test_kl_to_the_priors():
     torch.testing.assert_close(kl_divergence(q, prior()), exact, rtol=1e-6, atol=1e-6)
     q = OneHotLogits(2, 4)(torch.randn(5, 8))
     torch.testing.assert_close(kl_divergence(q, CategoricalPrior(2, 4)()), 2 * math.log(4) - q.entropy())
+
+
+def test_kl_of_bernoullis_is_that_of_torch():
+    """A subclass keeps its parent's closed forms."""
+    a, b = torch.randn(4), torch.randn(4)
+    ours = kl_divergence(BernoulliLogits()(a[None]), BernoulliLogits()(b[None]))
+    torch.testing.assert_close(ours, kl_divergence(D.Bernoulli(logits=a), D.Bernoulli(logits=b)).sum()[None])
 
 
 def test_flat_prior():

@@ -417,7 +417,7 @@ def test_relaxed_one_hot_and_its_bernoulli_agree():
 
 # -- stochastic graphs -------------------------------------------------------------------------------------
 
-THETA = {"a": 0.4, "b": -0.3, "w": 1.2, "c": 0.5, "d": -0.8}
+THETA = {"a": 0.4, "b": -0.3, "w": 1.2, "c": 0.9, "d": -0.8}
 
 
 def costs(a, b, c, d):
@@ -661,12 +661,11 @@ def test_table_without_an_exact_gradient():
 
 
 def test_table_of_a_gradient_without_variance():
-    """Pathwise on a linear f is exact: no standard error to divide by, and still no bias."""
-    mean = torch.tensor(3.1)
+    """Pathwise on a linear f is exact but for rounding: no standard error to divide by, and still no bias."""
     table = compare_estimators(
-        lambda m: D.Normal(m, 1.0), lambda z: 0.1 * z, mean, {"it": Pathwise()}, exact=torch.tensor(0.1)
+        lambda m: D.Normal(m, 1.0), lambda z: 0.1 * z, torch.tensor(3.1), {"it": Pathwise()}, exact=T(0.1)
     )
-    assert table["it"].bias.abs().max() <= 1
+    assert 0 < table["it"].bias.abs().max() < 1
 
 
 def test_table_reads():

@@ -122,8 +122,10 @@ class _Drawing(TorchFunctionMode):
             asked = torch.device(kwargs.pop("device", None) or torch.get_default_device())
             return func(*args, **kwargs, device=self.rng.device, generator=self.rng).to(asked)
         if func in _DRAWS:
-            drawn = func(*(_moved(a, self.rng.device) for a in args), **kwargs, generator=self.rng)
-            return drawn.to(next((a.device for a in args if isinstance(a, Tensor)), self.rng.device))
+            asked = kwargs.get("device") or next((a.device for a in args if isinstance(a, Tensor)), self.rng.device)
+            if "device" in kwargs:
+                kwargs["device"] = self.rng.device
+            return func(*(_moved(a, self.rng.device) for a in args), **kwargs, generator=self.rng).to(asked)
         if func in _IN_PLACE:
             x = args[0]
             if x.device == self.rng.device:
