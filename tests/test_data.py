@@ -12,7 +12,7 @@ from scipy import integrate
 from sklearn.datasets import load_digits, make_moons
 from torch import tensor
 
-from jensen.data.digits import LEVELS, binarize, dequantize, digits, to_unit
+from jensen.data.digits import LEVELS, binarize, digits, to_unit
 from jensen.data.idx import read_idx
 from jensen.data.moons import moons, moons_log_prob
 
@@ -33,11 +33,6 @@ def test_digits_in_other_scales():
     levels = torch.arange(LEVELS)
     assert torch.allclose(to_unit(levels).diff(), torch.full((16,), 2 / 16))
     assert binarize(levels).tolist() == [0.0] * 8 + [1.0] * 9
-    spread = dequantize(levels.expand(1000, LEVELS), torch.Generator().manual_seed(0))
-    assert bool((((spread + 1) / 2 * LEVELS).floor() == levels).all())
-    # uniform in a cell of width 2 / 17: the mean within four standard errors
-    error = (2 / 17) / math.sqrt(12 * 1000)
-    assert torch.allclose(spread.mean(0), (levels + 0.5) / LEVELS * 2 - 1, atol=4 * error)
 
 
 @pytest.mark.parametrize("noise", [0.05, 0.1, 0.3])

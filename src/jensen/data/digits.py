@@ -61,12 +61,3 @@ def binarize(levels: Tensor) -> Tensor:
     """Ink or no ink, float32 in {0, 1}: level 8 and above is ink. Fixed, so that log p is of one data set."""
     return (levels >= (LEVELS - 1) // 2).float()
 
-
-def dequantize(levels: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    r"""Uniform in each level's cell: $(k + u)/17 \cdot 2 - 1$, $u \sim U[0, 1)$, float32 in [-1, 1).
-
-    A density p of the result bounds the levels' mass from below: $E_u \log p + D \log(2/17) \le \log P(k)$
-    (Theis et al. 2016, eq. 5).
-    """
-    u = torch.rand(levels.shape, generator=generator, device=levels.device)
-    return (levels + u) / LEVELS * 2 - 1

@@ -41,6 +41,7 @@ class TimeMLP(nn.Module):
         blocks: of two layers each.
         classes: numbered from 0; index `classes` stands for "no class". None: there are no classes.
         highest: frequency of the time's embedding.
+        dropout: share of a block's hidden units that training leaves out, in [0, 1).
 
     Raises:
         ValueError: if a condition comes to a network without classes.
@@ -54,6 +55,7 @@ class TimeMLP(nn.Module):
         blocks: int = 3,
         classes: int | None = None,
         highest: float = 64.0,
+        dropout: float = 0.0,
     ):
         super().__init__()
         size = math.prod(shape)
@@ -62,7 +64,7 @@ class TimeMLP(nn.Module):
             Fourier(64, highest=highest), nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width)
         )
         self.label = None if classes is None else nn.Embedding(classes + 1, width)
-        self.blocks = nn.ModuleList(_Block(width) for _ in range(blocks))
+        self.blocks = nn.ModuleList(_Block(width, dropout) for _ in range(blocks))
         self.exit = nn.Linear(width, size)
         nn.init.zeros_(self.exit.weight)
         nn.init.zeros_(self.exit.bias)
@@ -85,11 +87,11 @@ class TimeMLP(nn.Module):
 
 
 class _Block(nn.Module):
-    def __init__(self, width: int):
+    def __init__(self, width: int, dropout: float):
         super().__init__()
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.modulate = nn.Linear(width, 2 * width)
-        self.body = mlp(width, width, width)
+        self.body = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Dropout(dropout), nn.Linear(width, width))
         nn.init.zeros_(self.modulate.weight)
         nn.init.zeros_(self.modulate.bias)
 

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from jensen.data.digits import Digits, binarize, digits, to_unit
-from jensen.data.moons import moons
+from jensen.data.moons import moons, moons_log_prob
 from jensen.recipes.base import Positive, Settings
 
 SEEN, KEPT = 11, 12  # streams of random numbers: to train on, to judge with
@@ -49,6 +49,10 @@ class MoonsData(Settings):
     def train_points(self, seed: int) -> Tensor:
         """Points to train on."""
         return moons(self.points, noise=self.noise, generator=_stream(seed, SEEN))
+
+    def log_p(self, x: Tensor) -> Tensor:
+        """Log density of the points' own law, (N,) nats."""
+        return moons_log_prob(x.double(), noise=self.noise)
 
     def test_points(self, seed: int) -> Tensor:
         """Fresh points to judge with."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,3 +66,11 @@ def save_image(image: Image.Image, path: Path) -> None:
     """Write a PNG atomically."""
     with replacing(path) as temporary:
         image.save(temporary, format="PNG")
+
+
+def save_film(frames: Sequence[Image.Image], path: Path, *, milliseconds: int = 80) -> None:
+    """Write frames as a GIF that runs for ever and rests on its last, atomically."""
+    first, *others = [frame.convert("P", palette=Image.Palette.ADAPTIVE, colors=64) for frame in frames]
+    durations = [milliseconds] * len(others) + [1500]
+    with replacing(path) as temporary:
+        first.save(temporary, format="GIF", save_all=True, append_images=others, duration=durations, loop=0)

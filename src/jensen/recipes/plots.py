@@ -92,6 +92,8 @@ def curves(
     if log:
         axes.set_xscale("log")
         axes.set_yscale("log")
+        axes.set_xticks(x, labels=[f"{value:g}" for value in x])
+        axes.minorticks_off()
     axes.legend(fontsize=8, frameon=False, labelcolor=GREY)
     return _svg(figure)
 
@@ -113,7 +115,7 @@ def points(samples: Tensor, *, behind: Tensor | None = None, scale: int = 4, tit
         scale: of the picture.
         title: above it.
     """
-    figure = Figure(figsize=(4, 4), dpi=30 * scale, layout="constrained", facecolor="white")
+    figure = Figure(figsize=(4, 3), dpi=30 * scale, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     if behind is not None:

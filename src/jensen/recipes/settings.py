@@ -12,8 +12,22 @@ from pydantic import BaseModel, ValidationError
 from jensen.recipes.base import Recipe
 from jensen.recipes.captcha import Captcha
 from jensen.recipes.captcha_reader import CaptchaReader
+from jensen.recipes.diffusion import DigitsDDPM, DigitsVDM, MoonsDiffusion
+from jensen.recipes.latent import DigitsBetaVAE, DigitsCategorical, DigitsHVAE, DigitsIWAE, DigitsVAE, MnistVAE
 
-RECIPES: dict[str, type[Recipe]] = {"captcha": Captcha, "captcha-reader": CaptchaReader}
+RECIPES: dict[str, type[Recipe]] = {
+    "captcha": Captcha,
+    "captcha-reader": CaptchaReader,
+    "digits-vae": DigitsVAE,
+    "digits-iwae": DigitsIWAE,
+    "digits-hvae": DigitsHVAE,
+    "digits-beta-vae": DigitsBetaVAE,
+    "digits-categorical": DigitsCategorical,
+    "mnist-vae": MnistVAE,
+    "moons-diffusion": MoonsDiffusion,
+    "digits-ddpm": DigitsDDPM,
+    "digits-vdm": DigitsVDM,
+}
 
 
 def recipe_class(name: Any) -> type[Recipe]:

@@ -1,0 +1,343 @@
+"""Diffusion models of points and of handwritten digits: one recipe, whose settings are the family.
+
+`moons-diffusion`, `digits-ddpm` and `digits-vdm` differ in their data and in their defaults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field, field_validator, model_validator
+from torch import Tensor, nn
+
+from jensen.core.objective import Objective
+from jensen.core.seeding import generator, generators
+from jensen.data.digits import LEVELS
+from jensen.data.pool import pool_stream
+from jensen.diffusion import (
+    SCHEDULES,
+    Bins,
+    LearnedSchedule,
+    NetworkDenoiser,
+    Reconstruction,
+    Schedule,
+    edm,
+    logit_normal_times,
+    min_snr,
+    sigmoid,
+    simple,
+    uniform_times,
+)
+from jensen.models import Diffusion, Sampling
+from jensen.nn import TimeMLP
+from jensen.objectives import Denoising, VariationalDiffusion
+from jensen.objectives.denoising import DenoisingLoss
+from jensen.recipes.base import (
+    Advance,
+    Drawing,
+    Positive,
+    Recipe,
+    Request,
+    Setting,
+    Settings,
+    Track,
+    Training,
+    silent,
+)
+from jensen.recipes.data import DigitsData, MoonsData
+from jensen.recipes.diffusion_judging import Judge, write_report
+from jensen.recipes.folder import save_image
+
+LOSSES: dict[str, DenoisingLoss] = {
+    "eps": partial(simple, view="eps"),
+    "v": partial(simple, view="v"),
+    "x": partial(simple, view="x"),
+    "flow": partial(simple, view="flow"),
+    "min-snr": min_snr,
+    "sigmoid": sigmoid,
+    "edm": edm,
+}
+
+
+class DiffusionNetwork(Settings):
+    """A residual network of fully connected layers, and the view of the prediction that it learns."""
+
+    width: Positive = 256
+    blocks: Positive = 3
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    schedule: Literal["rectified", "cosine", "linear", "variance-preserving", "learned"] = "cosine"
+    highest: float = 9.0  # log-SNR at t = 0 of a learned schedule
+    lowest: float = -6.0  # and at t = 1
+    learn_ends: bool = True
+    output: Literal["flow", "v", "eps", "x", "edm"] = "v"
+
+
+class DiffusionLoss(Settings):
+    """What is descended: a weighted denoising loss, or the variational bound itself."""
+
+    name: Literal["eps", "v", "x", "flow", "min-snr", "sigmoid", "edm", "bound"] = "v"
+    times: Literal["uniform", "logit-normal"] = "uniform"
+    drop: Annotated[float, Field(ge=0, lt=1)] = 0.1  # share of rows trained without their class
+
+
+class DiffusionSampling(Settings):
+    """How samples are drawn; `jensen sample` can override sampler, steps and guidance."""
+
+    sampler: str = "dpm++"
+    steps: Positive = 32
+    guidance: Annotated[float, Field(ge=0)] = 1.0
+    start: Annotated[float, Field(gt=0, le=1)] = 0.999
+    clip: bool = False
+
+    @model_validator(mode="after")
+    def _in_range(self) -> DiffusionSampling:
+        self.settings()
+        return self
+
+    def settings(self) -> Sampling:
+        return Sampling(**self.model_dump(), chunk=256)
+
+
+class DiffusionJudging(Settings):
+    """How a model is judged."""
+
+    samples: Annotated[int, Field(ge=16)] = 2000
+    steps: tuple[Positive, ...] = (4, 8, 16, 32, 64)  # at which samples are compared
+    bound_steps: Positive = 200  # T of the discrete bound
+    ode_rows: Annotated[int, Field(ge=2)] = 400
+    first: Annotated[float, Field(gt=0, lt=1)] = 0.03  # time of the first level, whose noise is the decoder's
+
+
+class DiffusionRecipe(Recipe):
+    """A denoiser, how it is trained, drawn from and judged."""
+
+    network: DiffusionNetwork = DiffusionNetwork()
+    loss: DiffusionLoss = DiffusionLoss()
+    sampling: DiffusionSampling = DiffusionSampling()
+    judging: DiffusionJudging = DiffusionJudging()
+
+    @model_validator(mode="after")
+    def _trainable(self) -> DiffusionRecipe:
+        if self.network.schedule == "learned" and self.loss.name != "bound":
+            raise ValueError(f"network.schedule learned is trained by loss.name bound, not by {self.loss.name}")
+        if not self.network.lowest < self.network.highest:
+            raise ValueError("network.lowest must be below network.highest: log-SNR falls")
+        return self
+
+    # what a subclass says ----------------------------------------------------------------
+
+    def shape(self) -> tuple[int, ...]:
+        """Of one x."""
+        raise NotImplementedError
+
+    def classes(self) -> int | None:
+        """How many conditions there are, or None."""
+        return None
+
+    def bins(self) -> Bins | None:
+        """The values of discrete data, or None for data with a density."""
+        return None
+
+    def training_data(self) -> dict[str, Tensor]:
+        """X, and cond where there are classes."""
+        raise NotImplementedError
+
+    def test_data(self) -> dict[str, Tensor]:
+        """The same, never trained on."""
+        raise NotImplementedError
+
+    def known_log_p(self, x: Tensor) -> Tensor | None:
+        """Log p(x) of the data's own law, where it is known."""
+        return None
+
+    # building and training ---------------------------------------------------------------
+
+    def schedule(self) -> Schedule:
+        network = self.network
+        if network.schedule == "learned":
+            return LearnedSchedule(network.highest, network.lowest, learn_ends=network.learn_ends)
+        return SCHEDULES[network.schedule]()
+
+    def model(self) -> Diffusion:
+        network, classes = self.network, self.classes()
+        net = TimeMLP(
+            self.shape(), width=network.width, blocks=network.blocks, classes=classes, dropout=network.dropout
+        )
+        denoiser = NetworkDenoiser(
+            net,
+            self.schedule(),
+            output=network.output,
+            null=None if classes is None else torch.full((1,), classes),
+        )
+        return Diffusion(denoiser, self.shape(), self.sampling.settings())
+
+    def setting(self, model: nn.Module, track: Track = silent) -> Setting:
+        assert isinstance(model, Diffusion)
+        data = self.training_data()
+        model.centre.copy_(data["x"].mean())
+        model.scale.copy_(data["x"].std())
+        stream = pool_stream(self.training.batch_size, self.seed, **data)
+        return Setting(self._objective(model), stream, {})
+
+    def _objective(self, model: Diffusion) -> Objective:
+        drop = 0.0 if self.classes() is None else self.loss.drop
+        if self.loss.name == "bound":
+            return VariationalDiffusion(model, reconstruction=Reconstruction("observed", self.bins()), drop=drop)
+        times = uniform_times if self.loss.times == "uniform" else logit_normal_times()
+        return Denoising(model, loss=LOSSES[self.loss.name], times=times, drop=drop)
+
+    # looking and judging -----------------------------------------------------------------
+
+    def preview(self, model: nn.Module, setting: Setting, folder: Path, step: int) -> dict[str, float]:
+        assert isinstance(model, Diffusion)
+        made = self.draw(model, 500 if self.what == "points" else 32, self.seed)
+        save_image(self.image(made, columns=16), folder / f"step-{step:06d}.png")
+        return {}
+
+    def draw(self, model: Diffusion, n: int, seed: int, advance: Advance | None = None, **changes: Any) -> Tensor:
+        """N samples, the classes in turn where there are classes; number i is a function of (model, seed, i) alone."""
+        cond = self.asked(n)
+        return model.sample(n, cond=cond, generator=generators(seed, range(n)), on_chunk=advance, **changes)
+
+    def asked(self, n: int) -> Tensor | None:
+        """The classes of n samples in turn, (n, 1), or None."""
+        classes = self.classes()
+        return None if classes is None else (torch.arange(n) % classes)[:, None]
+
+    def drawing(self, model: nn.Module, request: Request) -> Drawing:
+        assert isinstance(model, Diffusion)
+        request.only(self.recipe, "changes", "between", *(["texts"] if self.classes() else []))
+        replace(model.sampling, **request.changes)  # refuses what is out of range
+        if request.between is not None:
+            return self._between(model, request, request.between)
+        labels = self._labels(request.texts)
+        count = len(request.texts) or request.n or (1000 if self.what == "points" else 16)
+
+        def draw(advance: Advance) -> Tensor:
+            if labels is None:
+                return self.draw(model, count, request.seed, advance, **request.changes)
+            rng = generators(request.seed, request.texts)
+            return model.sample(count, cond=labels, generator=rng, on_chunk=advance, **request.changes)
+
+        return Drawing(count, draw)
+
+    def _labels(self, texts: tuple[str, ...]) -> Tensor | None:
+        """Classes by name, (N, 1)."""
+        known = [str(k) for k in range(self.classes() or 0)]
+        for text in texts:
+            if text not in known:
+                raise ValueError(f"--text takes classes, {known[0]} to {known[-1]}, got {text!r}")
+        return torch.tensor([[known.index(text)] for text in texts]) if texts else None
+
+    def _between(self, model: Diffusion, request: Request, between: int) -> Drawing:
+        changes = {"sampler": "ddim", **request.changes}
+        labels = self._labels(request.texts)
+        rows = len(request.texts) or request.n or 8
+        model.interpolate(generator(0), generator(1), 2, **{**changes, "steps": 1})  # refuses what cannot
+
+        def draw(advance: Advance) -> Tensor:
+            made = []
+            for row in range(rows):
+                first, second = generators(request.seed, [(row, "from"), (row, "to")])
+                cond = None if labels is None else labels[row : row + 1]
+                made.append(model.interpolate(first, second, between, cond=cond, **changes))
+                advance(between)
+            return torch.cat(made)
+
+        return Drawing(rows * between, draw, columns=between)
+
+    def evaluate(
+        self, model: nn.Module, folder: Path, track: Track = silent, references: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Any]:
+        assert isinstance(model, Diffusion)
+        samples = folder / "samples"
+        samples.mkdir(exist_ok=True)
+        return Judge(self, model, samples, track).everything()
+
+    def headline(self, evaluation: dict[str, Any]) -> list[tuple[str, str]]:
+        return Judge.headline(evaluation)
+
+    def report(self, folder: Path, evaluation: dict[str, Any]) -> None:
+        write_report(self, folder, evaluation)
+
+
+_TRAINING = partial(Training, batch_size=256, rate=2e-3, average=0.998, save_every=2000, log_every=100, previews=6)
+
+
+class MoonsDiffusion(DiffusionRecipe):
+    """Points, whose density is known."""
+
+    summary: ClassVar[str] = "diffusion model of two moons, whose density is known"
+    what: ClassVar[Literal["pictures", "points"]] = "points"
+    recipe: Literal["moons-diffusion"] = "moons-diffusion"
+    data: MoonsData = MoonsData()
+    network: DiffusionNetwork = DiffusionNetwork(width=128)
+    training: Training = _TRAINING(steps=6000)
+
+    def shape(self) -> tuple[int, ...]:
+        return (2,)
+
+    def training_data(self) -> dict[str, Tensor]:
+        return {"x": self.data.train_points(self.seed)}
+
+    def test_data(self) -> dict[str, Tensor]:
+        return {"x": self.data.test_points(self.seed)}
+
+    def known_log_p(self, x: Tensor) -> Tensor:
+        return self.data.log_p(x)
+
+
+class _Digits(DiffusionRecipe):
+    data: DigitsData = DigitsData(scale="grey")
+
+    @field_validator("data")
+    @classmethod
+    def _in_grey(cls, value: DigitsData) -> DigitsData:
+        if value.scale != "grey":
+            raise ValueError(f"data.scale must be grey for this model, got {value.scale}")
+        return value
+
+    def shape(self) -> tuple[int, ...]:
+        return 1, 8, 8
+
+    def classes(self) -> int:
+        return 10
+
+    def bins(self) -> Bins:
+        return Bins(LEVELS)
+
+    def training_data(self) -> dict[str, Tensor]:
+        x, labels = self.data.train()
+        return {"x": x, "cond": labels[:, None]}
+
+    def test_data(self) -> dict[str, Tensor]:
+        x, labels = self.data.test()
+        return {"x": x, "cond": labels[:, None]}
+
+
+class DigitsDDPM(_Digits):
+    """Weighted denoising."""
+
+    summary: ClassVar[str] = "class-conditional diffusion model of scikit-learn's handwritten digits"
+    recipe: Literal["digits-ddpm"] = "digits-ddpm"
+    network: DiffusionNetwork = DiffusionNetwork(dropout=0.2)
+    sampling: DiffusionSampling = DiffusionSampling(sampler="ancestral", guidance=2.0, clip=True)
+    judging: DiffusionJudging = DiffusionJudging(samples=1000, ode_rows=360)
+    training: Training = _TRAINING(steps=4000)
+
+
+class DigitsVDM(_Digits):
+    """The bound itself, on a schedule of its own."""
+
+    summary: ClassVar[str] = "variational diffusion model of digits: trained on its bound, its schedule learned"
+    recipe: Literal["digits-vdm"] = "digits-vdm"
+    network: DiffusionNetwork = DiffusionNetwork(schedule="learned", output="v", dropout=0.2)
+    loss: DiffusionLoss = DiffusionLoss(name="bound")
+    sampling: DiffusionSampling = DiffusionSampling(sampler="ancestral", start=1.0, clip=True)
+    judging: DiffusionJudging = DiffusionJudging(samples=1000, ode_rows=360)
+    training: Training = _TRAINING(steps=1500)

@@ -1,0 +1,399 @@
+"""How a diffusion model is judged: the terms of its bound, its ODE's likelihood, its samples at each number of steps,
+what comes back from encoding; and pictures of its ways.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from jensen.core.seeding import generator
+from jensen.core.types import Likelihood
+from jensen.diffusion import Reconstruction, as_mass, dequantize
+from jensen.metrics import bits_per_dim, energy_distance
+from jensen.models import Diffusion
+from jensen.models.diffusion import round_trip
+from jensen.recipes import plots
+from jensen.recipes.base import Track
+from jensen.recipes.digit_reader import ceiling, share_read
+from jensen.recipes.folder import save_film, save_image
+from jensen.recipes.page import Card, Picture, Section, Table, previews, training_curves, write_page
+
+if TYPE_CHECKING:
+    from jensen.recipes.diffusion import DiffusionRecipe
+
+CHUNK = 200  # rows between two moves of the progress bar
+STRIP = 7  # states of a denoising strip
+TRIPS = (8, 16, 32, 64, 128)  # numbers of steps of the way there and back
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A trained model under judgement."""
+
+    recipe: DiffusionRecipe
+    model: Diffusion
+    samples: Path
+    track: Track
+
+    def everything(self) -> dict[str, Any]:
+        """The evaluation: JSON values; pictures beside it."""
+        test = {name: v.to(self.model.centre.device) for name, v in self.recipe.test_data().items()}
+        x, cond = test["x"], test.get("cond")
+        rng = generator(self.recipe.seed, x.device)
+        found: dict[str, Any] = {"rows": len(x), "dims": x[0].numel()}
+        found["likelihood"] = self._likelihood(x, cond, rng)
+        found["samples"] = self._by_steps(x)
+        found["round_trip"] = self._round_trip(x[:100], None if cond is None else cond[:100])
+        self._draw()
+        return found
+
+    # likelihood --------------------------------------------------------------------------
+
+    def _likelihood(self, x: Tensor, cond: Tensor | None, rng: torch.Generator) -> dict[str, Any]:
+        """Every estimate of the test data's log p in the same measure."""
+        judging, bins = self.recipe.judging, self.recipe.bins()
+        dims, reconstruction = x[0].numel(), Reconstruction("denoised", bins)
+        discrete = self._bounds("bound in steps", x, cond, judging.bound_steps, reconstruction, rng)
+        continuous = self._bounds("bound in continuous time", x, cond, None, reconstruction, rng)
+        rows = x[: judging.ode_rows]
+        ode, evaluations = self._ode(rows, None if cond is None else cond[: len(rows)], rng)
+        found: dict[str, Any] = {
+            "measure": "density" if bins is None else "mass",
+            "discrete": {"steps": judging.bound_steps, **discrete},
+            "continuous": continuous,
+            "ode": {"rows": len(rows), "evaluations": evaluations, **_mean(ode)},
+        }
+        known = self.recipe.known_log_p(x)
+        if known is not None:
+            found["known"] = _mean(Likelihood(known, "exact", "density"))
+        for name in ("discrete", "continuous", "ode"):
+            found[name]["bits_per_dim"] = float(bits_per_dim(torch.tensor(found[name]["mean"]), dims))
+        return found
+
+    def _bounds(
+        self,
+        name: str,
+        x: Tensor,
+        cond: Tensor | None,
+        steps: int | None,
+        reconstruction: Reconstruction,
+        rng: torch.Generator,
+    ) -> dict[str, Any]:
+        advance = self.track(name, len(x))
+        parts = []
+        for start in range(0, len(x), CHUNK):
+            rows = slice(start, start + CHUNK)
+            given = None if cond is None else cond[rows]
+            parts.append(
+                self.model.bound(
+                    x[rows],
+                    steps=steps,
+                    span=(self.recipe.judging.first, 1.0),
+                    reconstruction=reconstruction,
+                    cond=given,
+                    generator=rng,
+                )
+            )
+            advance(len(parts[-1].prior))
+        value = torch.cat([p.likelihood.value for p in parts])
+        error = torch.cat([p.stderr for p in parts if p.stderr is not None])
+        terms = {
+            "prior": float(torch.cat([p.prior for p in parts]).mean()),
+            "diffusion": float(torch.cat([p.diffusion for p in parts]).mean()),
+            "reconstruction": float(torch.cat([p.reconstruction for p in parts]).mean()),
+            "each": torch.cat([p.steps for p in parts]).mean(0).tolist(),
+        }
+        return {**_mean(Likelihood(value, "lower bound", parts[0].measure, error)), "terms": terms}
+
+    def _ode(self, x: Tensor, cond: Tensor | None, rng: torch.Generator) -> tuple[Likelihood, int]:
+        """The ODE's log p; of discrete data a bound on their mass, through data spread over their bins."""
+        judging, bins, dims = self.recipe.judging, self.recipe.bins(), x[0].numel()
+        advance = self.track("likelihood of the ODE", len(x))
+        values, errors, evaluations = [], [], 0
+        for start in range(0, len(x), CHUNK):
+            rows = slice(start, start + CHUNK)
+            given = None if cond is None else cond[rows]
+            spread = x[rows] if bins is None else dequantize(x[rows], bins.width, rng)
+            flow = self.model.ode_log_likelihood(
+                spread,
+                trace="exact" if dims <= 16 else "hutchinson",
+                span=(judging.first, 1.0),
+                rtol=1e-4,
+                atol=1e-4,
+                cond=given,
+                generator=rng,
+            )
+            likelihood = flow.likelihood
+            if bins is not None:
+                likelihood = as_mass(likelihood, dims * float(torch.as_tensor(bins.width).log()))
+            values.append(likelihood.value)
+            if likelihood.stderr is not None:
+                errors.append(likelihood.stderr)
+            evaluations = max(evaluations, flow.evaluations)
+            advance(len(spread))
+        return replace(likelihood, value=torch.cat(values), stderr=torch.cat(errors) if errors else None), evaluations
+
+    # samples -----------------------------------------------------------------------------
+
+    def _by_steps(self, x: Tensor) -> dict[str, Any]:
+        """Samples at each number of steps, beside as many training data."""
+        recipe, judging = self.recipe, self.recipe.judging
+        asked = recipe.asked(judging.samples)
+        training = recipe.training_data()["x"]
+        real = training[: judging.samples]
+        floor = energy_distance(real, x.cpu())
+        found: dict[str, Any] = {
+            "n": judging.samples,
+            "floor": {"n": len(real), "energy": floor.value, "stderr": floor.stderr},
+            "rows": [],
+        }
+        if asked is not None:
+            found["ceiling"] = vars(ceiling("grey"))
+        for steps in judging.steps:
+            advance = self.track(f"drawing in {steps} steps", judging.samples)
+            made = recipe.draw(self.model, judging.samples, recipe.seed, advance, steps=steps).cpu()
+            distance = energy_distance(made, x.cpu())
+            row: dict[str, Any] = {"steps": steps, "energy": distance.value, "stderr": distance.stderr}
+            if asked is not None:
+                row["read"] = vars(share_read(made, asked[:, 0], "grey"))
+            known = recipe.known_log_p(made)
+            if known is not None:
+                row["log_p_of_samples"] = float(known.mean())
+            found["rows"].append(row)
+        return found
+
+    def _round_trip(self, x: Tensor, cond: Tensor | None) -> dict[str, Any]:
+        """Root mean square error of a number after encoding and decoding by DDIM."""
+        advance = self.track("there and back", len(TRIPS))
+        errors = []
+        for steps in TRIPS:
+            changes: dict[str, Any] = {"sampler": "ddim", "guidance": 1.0, "clip": False}
+            errors.append(float(round_trip(self.model, x, [steps], cond=cond, **changes).mean()))
+            advance(1)
+        return {"sampler": "ddim", "rows": len(x), "steps": list(TRIPS), "error": errors}
+
+    # pictures ----------------------------------------------------------------------------
+
+    def _draw(self) -> None:
+        recipe, points = self.recipe, self.recipe.what == "points"
+        n = 1000 if points else 60
+        states: list[Tensor] = []
+        made = self.model.sample(
+            n,
+            cond=recipe.asked(n),
+            generator=generator(recipe.seed, self.model.centre.device),
+            on_step=lambda _, z: states.append(z.cpu()),
+            chunk=1024 if points else 64,
+        )
+        save_image(self._look(made), self.samples / "samples.png")
+        chosen = [states[round(k * (len(states) - 1) / (STRIP - 1))] for k in range(STRIP)]
+        if points:
+            strip = _side_by_side([self._look(state, scale=2) for state in chosen])
+        else:
+            strip = recipe.image(torch.stack([state[:10] for state in chosen], 1).flatten(0, 1), columns=STRIP)
+        save_image(strip, self.samples / "strip.png")
+        save_film([self._look(state, scale=3) for state in states], self.samples / "film.gif")
+        if not points:
+            rows = torch.cat(
+                [
+                    self.model.interpolate(
+                        generator(2 * k), generator(2 * k + 1), 11, cond=torch.tensor([[k]]), sampler="ddim"
+                    )
+                    for k in range(6)
+                ]
+            )
+            save_image(recipe.image(rows, columns=11), self.samples / "interpolations.png")
+
+    def _look(self, x: Tensor, scale: int = 4) -> Image.Image:
+        if self.recipe.what == "points":
+            return plots.points(x, behind=self.recipe.test_data()["x"], scale=scale)
+        return self.recipe.image(x, columns=10 if len(x) % 10 == 0 else None, scale=scale)
+
+    @staticmethod
+    def headline(found: dict[str, Any]) -> list[tuple[str, str]]:
+        """Rows to print."""
+        likelihood = found["likelihood"]
+        rows = []
+        if "known" in likelihood:
+            rows.append(("log p of test data under their own law", _nats(likelihood["known"])))
+        discrete, continuous, ode = (likelihood[name] for name in ("discrete", "continuous", "ode"))
+        terms = discrete["terms"]
+        rows += [
+            (f"bound in {discrete['steps']} steps", f"{_nats(discrete)}, {_bits(discrete)}"),
+            (
+                "  L_T + sum of L_(t-1) + L_0",
+                f"{terms['prior']:.3f} + {terms['diffusion']:.3f} + {terms['reconstruction']:.3f}",
+            ),
+            ("bound in continuous time", f"{_nats(continuous)}, {_bits(continuous)}"),
+            (
+                f"the ODE's own, {ode['evaluations']} evaluations, {ode['rows']} rows",
+                f"{_nats(ode)}, {_bits(ode)}",
+            ),
+        ]
+        drawn = found["samples"]
+        for row in drawn["rows"]:
+            words = f"energy distance to test data {row['energy']:.5f} ± {row['stderr']:.5f}"
+            if "read" in row:
+                words += f", {100 * row['read']['value']:.1f}% read as asked"
+            rows.append((f"drawn in {row['steps']} steps", words))
+        rows.append((f"{drawn['floor']['n']} training data instead", f"energy distance {drawn['floor']['energy']:.5f}"))
+        if "ceiling" in drawn:
+            rows.append(("real test digits read right", f"{100 * drawn['ceiling']['value']:.1f}%"))
+        trip = found["round_trip"]
+        rows.append(
+            (
+                "encoded and decoded, error a number",
+                ", ".join(f"{e:.4f} in {s}" for s, e in zip(trip["steps"], trip["error"], strict=True)),
+            )
+        )
+        return rows
+
+
+def _side_by_side(images: list[Image.Image]) -> Image.Image:
+    page = Image.new("RGB", (sum(i.width for i in images), images[0].height), "white")
+    left = 0
+    for image in images:
+        page.paste(image, (left, 0))
+        left += image.width
+    return page
+
+
+def _mean(of: Likelihood) -> dict[str, float]:
+    """The mean over data, its error over the choice of data, and the part of it that is Monte Carlo noise."""
+    n = len(of.value)
+    noise = 0.0 if of.stderr is None else float(of.stderr.square().sum().sqrt()) / n
+    return {"mean": float(of.value.mean()), "stderr": float(of.value.std()) / n**0.5, "noise": noise}
+
+
+def _nats(found: dict[str, Any]) -> str:
+    return f"{found['mean']:.3f} ± {found['stderr']:.3f} nats"
+
+
+def _bits(found: dict[str, Any]) -> str:
+    return f"{found['bits_per_dim']:.4f} bits a dimension"
+
+
+def write_report(recipe: DiffusionRecipe, folder: Path, found: dict[str, Any]) -> None:
+    """Write report.html below a run's folder."""
+    samples, likelihood, drawn, trip = folder / "samples", found["likelihood"], found["samples"], found["round_trip"]
+    discrete, continuous, ode = (likelihood[name] for name in ("discrete", "continuous", "ode"))
+    best = min(drawn["rows"], key=lambda row: row["energy"])
+    steps = [row["steps"] for row in drawn["rows"]]
+    quality = [
+        plots.curves(
+            steps,
+            {
+                "drawn": [max(row["energy"], 1e-6) for row in drawn["rows"]],
+                "training data": [max(drawn["floor"]["energy"], 1e-6)] * len(steps),
+            },
+            title="energy distance to test data",
+            xlabel="evaluations of the denoiser",
+            log=True,
+        )
+    ]
+    head = ["steps", "energy distance", "standard error"]
+    rows = [[str(r["steps"]), f"{r['energy']:.5f}", f"{r['stderr']:.5f}"] for r in drawn["rows"]]
+    if "ceiling" in drawn:
+        head.append("read as asked")
+        for cells, row in zip(rows, drawn["rows"], strict=True):
+            p = row["read"]
+            cells.append(f"{100 * p['value']:.1f}% ({100 * p['low']:.1f} to {100 * p['high']:.1f})")
+    if "log_p_of_samples" in drawn["rows"][0]:
+        head.append("log p of the samples under the data's own law")
+        for cells, row in zip(rows, drawn["rows"], strict=True):
+            cells.append(f"{row['log_p_of_samples']:.3f}")
+    table = [
+        ("the data's own law", likelihood["known"], "exact") if "known" in likelihood else None,
+        (f"bound in {discrete['steps']} steps", discrete, "lower bound of the reverse chain"),
+        ("bound in continuous time", continuous, "lower bound of the reverse diffusion"),
+        ("the ODE", ode, f"another model of the same denoiser; {ode['rows']} rows, {ode['evaluations']} evaluations"),
+    ]
+    terms = discrete["terms"]
+    sections = [
+        Section("Drawn", "", [Picture(samples / "samples.png", "samples")]),
+        Section(
+            "From noise to data",
+            "The sampler's state, from noise to the finished sample; then all of it as a film.",
+            [Picture(samples / "strip.png", "denoising strip"), Picture(samples / "film.gif", "the way, animated")],
+        ),
+        Section(
+            "How likely are data it never saw",
+            f"Mean log {likelihood['measure']} of {found['rows']} test data in nats, with its standard error over the "
+            "choice of data. Neither the bound nor the ODE bounds the other: they are two models of one denoiser. "
+            f"The bound in {discrete['steps']} steps is L_T + the sum of L_(t-1) + L_0 = {terms['prior']:.3f} + "
+            f"{terms['diffusion']:.3f} + {terms['reconstruction']:.3f} nats.",
+            plots=[
+                plots.curve(
+                    [(k + 1) / discrete["steps"] for k in range(len(terms["each"]))],
+                    terms["each"],
+                    title="nats of each step, L_(t-1)",
+                    xlabel="t",
+                )
+            ],
+            table=Table(
+                ("", "nats", "standard error", "bits a dimension", "what it is"),
+                [
+                    (
+                        name,
+                        f"{row['mean']:.3f}",
+                        f"{row['stderr']:.3f}",
+                        f"{row['bits_per_dim']:.4f}" if "bits_per_dim" in row else "",
+                        what,
+                    )
+                    for name, row, what in (line for line in table if line is not None)
+                ],
+            ),
+        ),
+        Section(
+            "Samples against evaluations",
+            f"Energy distance between {drawn['n']} samples and the test data; {drawn['floor']['n']} training data "
+            f"score {drawn['floor']['energy']:.5f}.",
+            plots=quality,
+            table=Table(head, rows),
+        ),
+        Section(
+            "There and back",
+            "Root mean square error of a number after a test datum was carried to noise by DDIM and back.",
+            plots=[
+                plots.curves(
+                    trip["steps"],
+                    {"error": trip["error"]},
+                    title="error",
+                    xlabel="steps each way",
+                    log=True,
+                )
+            ],
+        ),
+        Section(
+            "From one noise to another",
+            "DDIM samples on the sphere's way between two draws of noise, one class a row.",
+            [Picture(samples / "interpolations.png", "interpolations")],
+        )
+        if recipe.what == "pictures"
+        else None,
+        Section("Training", plots=training_curves(folder, ("model/diffusion", "diffusion term, nats"))),
+        Section("Samples over training", "The same noise, carried by the averaged weights.", previews(folder)),
+        Section("Next", code=f"{recipe.example(folder)}\njensen evaluate {folder}"),
+    ]
+    cards = [
+        Card("nats, bound in continuous time", f"{continuous['mean']:.3f}", f"± {continuous['stderr']:.3f}"),
+        Card("nats, the ODE's likelihood", f"{ode['mean']:.3f}", f"± {ode['stderr']:.3f}"),
+        Card(
+            "energy distance",
+            f"{best['energy']:.5f}",
+            f"{best['steps']} steps; training data {drawn['floor']['energy']:.5f}",
+        ),
+    ]
+    if "known" in likelihood:
+        cards.insert(0, Card("nats, the data's own law", f"{likelihood['known']['mean']:.3f}", "the most there is"))
+    if "ceiling" in drawn:
+        p, most = max((row["read"] for row in drawn["rows"]), key=lambda r: r["value"]), drawn["ceiling"]
+        cards.append(Card("digits read as asked", f"{100 * p['value']:.1f}%", f"real ones {100 * most['value']:.1f}%"))
+    lead = f"A {recipe.summary}, judged on {found['rows']} of them that it was not trained on."
+    write_page(folder, lead, cards, [s for s in sections if s is not None], recipe.model_dump(mode="json"))

@@ -1,0 +1,407 @@
+"""Variational autoencoders on small pictures: one recipe, whose settings are the family.
+
+`digits-vae`, `digits-iwae`, `digits-hvae`, `digits-beta-vae`, `digits-categorical` and `mnist-vae` differ in their
+defaults alone: each setting works in all of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field, field_validator, model_validator
+from torch import Tensor, nn
+
+from jensen.core.objective import partition
+from jensen.core.seeding import generator
+from jensen.data.idx import read_idx
+from jensen.data.pool import pool_stream
+from jensen.distributions import (
+    BernoulliLogits,
+    CategoricalPrior,
+    Conditional,
+    DiagonalGaussian,
+    GaussianPrior,
+    OneHotLogits,
+)
+from jensen.models import HVAE, VAE, LadderVAE, LatentChain
+from jensen.nn import mlp
+from jensen.objectives import Variational
+from jensen.recipes.base import (
+    Advance,
+    Drawing,
+    Positive,
+    Recipe,
+    Request,
+    Setting,
+    Settings,
+    Track,
+    Training,
+    silent,
+)
+from jensen.recipes.data import DigitsData
+from jensen.recipes.digit_reader import read_digits
+from jensen.recipes.folder import save_image
+from jensen.recipes.latent_judging import Judge, interpolations, write_report
+from jensen.training import Budget, Player
+from jensen.variational import Constraint, annealed, beta, cyclical, elbo, free_bits, iwae, linear
+
+NonNegative = Annotated[float, Field(ge=0)]
+
+
+class LatentNetwork(Settings):
+    """The latents of each layer, and the fully connected networks between them."""
+
+    latents: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=4)] = (16,)  # from the data up
+    kind: Literal["gaussian", "categorical"] = "gaussian"
+    classes: Annotated[int, Field(ge=2)] = 10  # of each categorical latent
+    direction: Literal["bottom-up", "ladder"] = "bottom-up"  # of inference, where there are layers
+    hidden: Positive = 256
+    depth: Positive = 2  # hidden layers of each network
+    decoder_hidden: Positive | None = None  # of p(x | z), to weaken it; None: as hidden
+
+    @model_validator(mode="after")
+    def _fitting(self) -> LatentNetwork:
+        if self.kind == "categorical" and len(self.latents) > 1:
+            raise ValueError(f"categorical latents come in one layer, got network.latents {list(self.latents)}")
+        if self.direction == "ladder" and len(self.latents) == 1:
+            raise ValueError("a ladder needs at least two layers in network.latents")
+        return self
+
+
+class LatentBound(Settings):
+    """What is raised, and with which gradient."""
+
+    name: Literal["elbo", "iwae"] = "elbo"
+    samples: Positive = 1
+    gradient: Literal["standard", "score", "stl", "dreg"] = "standard"
+    beta: NonNegative = 1.0
+    free_bits: NonNegative = 0.0  # nats a layer
+    kl_limit: Annotated[float, Field(gt=0)] | None = None  # nats; beta is then the constraint's multiplier
+    warm: Literal["none", "linear", "cyclical"] = "none"  # how the weight of the KL rises to 1
+    warm_steps: Positive = 1000
+
+    @model_validator(mode="after")
+    def _one_way(self) -> LatentBound:
+        changed = {
+            "bound.beta": self.beta != 1,
+            "bound.free_bits": self.free_bits > 0,
+            "bound.kl_limit": self.kl_limit is not None,
+            "bound.warm": self.warm != "none",
+            "bound.name iwae": self.name == "iwae",
+        }
+        chosen = [name for name, is_so in changed.items() if is_so]
+        if len(chosen) > 1:
+            raise ValueError(f"one of {' and '.join(chosen)} can be chosen, not both")
+        return self
+
+    def function(self) -> Any:
+        """Of a trace, or of a step."""
+        if self.name == "iwae":
+            return iwae
+        if self.kl_limit is not None:
+            return Constraint(self.kl_limit)
+        if self.warm != "none":
+            return annealed((linear if self.warm == "linear" else cyclical)(self.warm_steps))
+        if self.free_bits > 0:
+            return free_bits(self.free_bits)
+        return elbo if self.beta == 1 else beta(self.beta)
+
+    @property
+    def analytic(self) -> bool:
+        return self.name == "elbo" and self.gradient in ("standard", "score")
+
+
+class LatentJudging(Settings):
+    """How a model is judged."""
+
+    samples: Positive = 5000  # K of log p(x)
+    rows: Annotated[int, Field(ge=2)] = 360  # pictures never trained on, at most
+    refine_rows: Annotated[int, Field(ge=2)] = 100  # of them, for the split of the gap
+    refine_steps: Positive = 300
+
+
+class LatentRecipe(Recipe):
+    """An encoder, a decoder and a prior, on pictures in {0, 1}."""
+
+    network: LatentNetwork = LatentNetwork()
+    bound: LatentBound = LatentBound()
+    judging: LatentJudging = LatentJudging()
+
+    @model_validator(mode="after")
+    def _trainable(self) -> LatentRecipe:
+        if self.network.kind == "categorical" and self.bound.gradient in ("stl", "dreg"):
+            raise ValueError(f"bound.gradient {self.bound.gradient} needs Gaussian latents")
+        if self.network.kind == "categorical" and self.bound.samples < 2:
+            raise ValueError("categorical latents need bound.samples of at least 2: each draw is the others' baseline")
+        if self.bound.gradient == "dreg" and self.bound.name != "iwae":
+            raise ValueError("bound.gradient dreg goes with bound.name iwae")
+        if self.bound.gradient == "dreg" and self.network.direction == "ladder":
+            raise ValueError("bound.gradient dreg needs an encoder of its own, which a ladder has not")
+        return self
+
+    # data --------------------------------------------------------------------------------
+
+    def shape(self) -> tuple[int, int, int]:
+        """Of one picture."""
+        raise NotImplementedError
+
+    def pictures(self) -> tuple[Tensor, Tensor]:
+        """Pictures in {0, 1} to train on and to judge with."""
+        raise NotImplementedError
+
+    def labels(self) -> Tensor | None:
+        """Of the pictures to judge with, or None."""
+        return None
+
+    def classify(self, x: Tensor) -> Tensor:
+        """Pictures to scores, (N, classes); for a recipe that has labels."""
+        raise NotImplementedError
+
+    # building and training ---------------------------------------------------------------
+
+    def model(self) -> LatentChain:
+        network, shape = self.network, self.shape()
+        inside = [network.hidden] * network.depth
+        weak = [network.decoder_hidden or network.hidden] * network.depth
+        size, first = math.prod(shape), self._size(0)
+        flatten = nn.Flatten()
+        draw = nn.Sequential(mlp(first, *weak, size), nn.Unflatten(-1, shape))
+        one_hot = network.kind == "categorical"
+        decoders: list[nn.Module] = [
+            Conditional(
+                nn.Sequential(flatten, draw) if one_hot else draw,
+                BernoulliLogits(event_dims=3),
+                input_dims=2 if one_hot else None,
+            )
+        ]
+        for k, above in enumerate(network.latents[1:], start=1):
+            decoders.append(self._gaussian(above, inside, network.latents[k - 1]))
+        if one_hot:
+            groups, classes = network.latents[0], network.classes
+            body = nn.Sequential(flatten, mlp(size, *inside, first))
+            encoder = Conditional(body, OneHotLogits(groups, classes))
+            return VAE(encoder, decoders[0], CategoricalPrior(groups, classes))
+        prior = GaussianPrior(network.latents[-1])
+        if network.direction == "ladder":
+            ups: list[nn.Module] = [nn.Sequential(flatten, mlp(size, *inside), nn.SiLU())]
+            ups += [nn.Sequential(mlp(network.hidden, *inside), nn.SiLU()) for _ in network.latents[1:]]
+            heads = [self._gaussian(network.hidden, [], latents) for latents in network.latents]
+            return LadderVAE(ups, heads, decoders, prior)
+        below = nn.Sequential(flatten, mlp(size, *inside, 2 * first))
+        encoders: list[nn.Module] = [Conditional(below, DiagonalGaussian())]
+        for k, latents in enumerate(network.latents[1:], start=1):
+            encoders.append(self._gaussian(network.latents[k - 1], inside, latents))
+        return VAE(encoders[0], decoders[0], prior) if len(encoders) == 1 else HVAE(encoders, decoders, prior)
+
+    def _size(self, layer: int) -> int:
+        """Numbers in one draw of a layer."""
+        return self.network.latents[layer] * (self.network.classes if self.network.kind == "categorical" else 1)
+
+    def _gaussian(self, given: int, inside: list[int], latents: int) -> Conditional:
+        return Conditional(mlp(given, *inside, 2 * latents), DiagonalGaussian())
+
+    def setting(self, model: nn.Module, track: Track = silent) -> Setting:
+        pictures, _ = self.pictures()
+        bound = self.bound
+        objective = Variational(
+            model,
+            bound.function(),
+            samples=bound.samples,
+            gradient=bound.gradient,
+            analytic=bound.analytic,
+        )
+        return Setting(objective, pool_stream(self.training.batch_size, self.seed, x=pictures), {})
+
+    def players(self, objective: Any, budget: Budget) -> dict[str, Player]:
+        """As everywhere, but for a multiplier, which moves steadily: it follows the model."""
+        players = super().players(objective, budget)
+        if "multiplier" in players:
+            parameters = partition(objective)["multiplier"]
+            adam = torch.optim.Adam(parameters, lr=1e-2)
+            players["multiplier"] = Player(parameters, adam, lambda _: 1e-2, None)
+        return players
+
+    # looking and judging -----------------------------------------------------------------
+
+    def preview(self, model: nn.Module, setting: Setting, folder: Path, step: int) -> dict[str, float]:
+        assert isinstance(model, LatentChain)
+        drawn = model.sample(32, generator=generator(self.seed, model_device(model)))
+        save_image(self.image(drawn, columns=16), folder / f"step-{step:06d}.png")
+        return {}
+
+    def image(self, samples: Tensor, *, columns: int | None = None, scale: int = 4) -> Any:
+        return super().image(_ink(samples), columns=columns, scale=scale)
+
+    def picture(self, sample: Tensor, *, scale: int = 4) -> Any:
+        return super().picture(_ink(sample), scale=scale)
+
+    def drawing(self, model: nn.Module, request: Request) -> Drawing:
+        assert isinstance(model, LatentChain)
+        request.only(self.recipe, "between")
+        if request.between is None:
+            return super().drawing(model, request)
+        if self.network.kind == "categorical":
+            raise ValueError("--interpolate is not for categorical latents: there is nothing between two classes")
+        rows, between = request.n or 8, request.between
+
+        def draw(advance: Advance) -> Tensor:
+            made = interpolations(model, rows, between, generator(request.seed, model_device(model)))
+            advance(rows * between)
+            return made
+
+        return Drawing(rows * between, draw, columns=between)
+
+    def evaluate(
+        self, model: nn.Module, folder: Path, track: Track = silent, references: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Any]:
+        assert isinstance(model, LatentChain)
+        samples = folder / "samples"
+        samples.mkdir(exist_ok=True)
+        return Judge(self, model, samples, track).everything()
+
+    def headline(self, evaluation: dict[str, Any]) -> list[tuple[str, str]]:
+        return Judge.headline(evaluation)
+
+    def report(self, folder: Path, evaluation: dict[str, Any]) -> None:
+        write_report(self, folder, evaluation)
+
+
+def model_device(model: nn.Module) -> torch.device:
+    """Where its parameters are."""
+    return next(model.parameters()).device
+
+
+def _ink(x: Tensor) -> Tensor:
+    """{0, 1} as pictures in [-1, 1], ink dark."""
+    return 1 - 2 * x
+
+
+_TRAINING = partial(Training, batch_size=128, rate=2e-3, average=0.99, save_every=1000, log_every=50, previews=6)
+
+
+class _Digits(LatentRecipe):
+    data: DigitsData = DigitsData(scale="ink")
+
+    @field_validator("data")
+    @classmethod
+    def _in_ink(cls, value: DigitsData) -> DigitsData:
+        if value.scale != "ink":
+            raise ValueError(f"data.scale must be ink for this decoder, got {value.scale}")
+        return value
+
+    def shape(self) -> tuple[int, int, int]:
+        return 1, 8, 8
+
+    def pictures(self) -> tuple[Tensor, Tensor]:
+        return self.data.train()[0], self.data.test()[0]
+
+    def labels(self) -> Tensor:
+        return self.data.test()[1]
+
+    def classify(self, x: Tensor) -> Tensor:
+        return torch.nn.functional.one_hot(read_digits(x, "ink"), 10).to(x)
+
+
+class DigitsVAE(_Digits):
+    """The plain one."""
+
+    summary: ClassVar[str] = "variational autoencoder of scikit-learn's handwritten digits"
+    recipe: Literal["digits-vae"] = "digits-vae"
+    training: Training = _TRAINING(steps=3000)
+
+
+class DigitsIWAE(_Digits):
+    """Ten draws a picture, their mean weight bounded, the encoder moved by the doubly reparameterized gradient."""
+
+    summary: ClassVar[str] = "the same under the importance-weighted bound"
+    recipe: Literal["digits-iwae"] = "digits-iwae"
+    bound: LatentBound = LatentBound(name="iwae", samples=10, gradient="dreg")
+    training: Training = _TRAINING(steps=3000)
+
+
+class DigitsHVAE(_Digits):
+    """Two layers."""
+
+    summary: ClassVar[str] = "hierarchical variational autoencoder of digits, two layers"
+    recipe: Literal["digits-hvae"] = "digits-hvae"
+    network: LatentNetwork = LatentNetwork(latents=(16, 8), direction="ladder")
+    bound: LatentBound = LatentBound(warm="linear", warm_steps=1000)
+    training: Training = _TRAINING(steps=3000)
+
+
+class DigitsBetaVAE(_Digits):
+    """A dearer KL."""
+
+    summary: ClassVar[str] = "variational autoencoder of digits whose KL costs four times as much"
+    recipe: Literal["digits-beta-vae"] = "digits-beta-vae"
+    bound: LatentBound = LatentBound(beta=4.0)
+    training: Training = _TRAINING(steps=3000)
+
+
+class DigitsCategorical(_Digits):
+    """Classes for latents."""
+
+    summary: ClassVar[str] = "variational autoencoder of digits with categorical latents"
+    recipe: Literal["digits-categorical"] = "digits-categorical"
+    network: LatentNetwork = LatentNetwork(latents=(12,), kind="categorical")
+    bound: LatentBound = LatentBound(samples=8)
+    training: Training = _TRAINING(steps=3000)
+
+
+class IdxData(Settings):
+    """Pictures of an IDX file, ink where a pixel is 128 or above; the last ones are kept for judging."""
+
+    images: str = ""
+    height: Positive = 28
+    width: Positive = 28
+    test: Positive = 1000
+
+    @field_validator("images")
+    @classmethod
+    def _from_anywhere(cls, value: str) -> str:
+        return str(Path(value).absolute()) if value else ""
+
+    def read(self) -> Tensor:
+        """(N, 1, H, W) uint8.
+
+        Raises:
+            ValueError: if no file is given, or it holds no pictures, or no more than are kept.
+        """
+        if not self.images:
+            raise ValueError("data.images is not set: give the IDX file of pictures with --set data.images=PATH")
+        found = read_idx(self.images)
+        if found.ndim != 3 or found.dtype != torch.uint8:
+            raise ValueError(f"{self.images} holds no pictures: they are bytes on three axes, N x H x W")
+        if found.shape[1:] != (self.height, self.width):
+            raise ValueError(
+                f"{self.images} holds pictures of {found.shape[1]} x {found.shape[2]}: "
+                f"set data.height and data.width, which are {self.height} and {self.width}"
+            )
+        if len(found) <= self.test:
+            raise ValueError(f"data.test keeps {self.test} pictures, and {self.images} has only {len(found)}")
+        return found.unsqueeze(1)
+
+
+class MnistVAE(LatentRecipe):
+    """Pictures of a file that the user points at."""
+
+    summary: ClassVar[str] = "variational autoencoder of the pictures in an IDX file (data.images=PATH), MNIST's say"
+    recipe: Literal["mnist-vae"] = "mnist-vae"
+    data: IdxData = IdxData()
+    network: LatentNetwork = LatentNetwork(latents=(32,), hidden=512)
+    training: Training = _TRAINING(steps=8000, rate=1e-3)
+
+    def check(self) -> None:
+        self.data.read()
+
+    def shape(self) -> tuple[int, int, int]:
+        return 1, self.data.height, self.data.width
+
+    def pictures(self) -> tuple[Tensor, Tensor]:
+        ink = (self.data.read() >= 128).float()
+        return ink[: -self.data.test], ink[-self.data.test :]
