@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, Normal, kl_divergence
+from torch.distributions import Distribution, Independent, Normal
 
 from jensen.core.seeding import Rng, drawing
 from jensen.core.types import Likelihood
@@ -65,16 +66,12 @@ class LatentChain(nn.Module, ABC):
             ValueError: for an x of another shape, data outside the decoder's range, or samples < 1.
         """
         layers = self.infer(x, samples=samples, reparameterized=reparameterized)
-        shape = (samples, len(x))
-        divergences = [_divergence(layer) if analytic else None for layer in layers]
+        terms, closed = zip(*(layer.term(analytic) for layer in layers), strict=True)
         return Trace(
             log_px=self.log_px(x, tuple(layer.z for layer in layers)),
-            kl=tuple(
-                layer.q.log_prob(layer.z) - layer.p.log_prob(layer.z) if kl is None else kl.expand(shape)
-                for layer, kl in zip(layers, divergences, strict=True)
-            ),
+            kl=tuple(term.expand(samples, len(x)) for term in terms),
             log_q=tuple(layer.held.log_prob(layer.z.detach()) for layer in layers),
-            analytic=tuple(kl is not None for kl in divergences),
+            analytic=closed,
             pathwise=tuple(reparameterized and layer.q.has_rsample for layer in layers),
         )
 
@@ -157,7 +154,7 @@ class LatentChain(nn.Module, ABC):
     @torch.no_grad()
     def _try(self) -> None:
         """Run every part on one row, and remember the shapes."""
-        like = next(iter(self.parameters()), torch.zeros(()))
+        like = next(chain(self.parameters(), self.buffers()), torch.zeros(()))
         with evaluating(self), drawing(torch.Generator(like.device).manual_seed(0)):
             events = [tuple(self.prior().event_shape)]
             z = like.new_zeros(1, 1, *events[0])  # one draw of one row
@@ -379,17 +376,6 @@ def _hold(encoder: nn.Module, below: Tensor, law: Distribution, reparameterized:
         return law
     held: Distribution = encoder(below.detach())
     return held
-
-
-def _divergence(layer: Layer) -> Tensor | None:
-    """KL(q || p) where it is one and torch knows it."""
-    if not layer.divergence:
-        return None
-    try:
-        kl: Tensor = kl_divergence(layer.q, layer.p)
-    except NotImplementedError:
-        return None
-    return kl
 
 
 def _product(a: Distribution, b: Distribution) -> Distribution:

@@ -7,7 +7,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, kl_divergence
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,18 @@ class Layer:
     p: Distribution
     held: Distribution
     divergence: bool
+
+    def term(self, analytic: bool) -> tuple[Tensor, bool]:
+        """What the layer costs in nats, (K, B) or (B,), and whether that is KL(q || p) in closed form.
+
+        Log q / p at the draws, unless `analytic` asks for the closed form, the term is a divergence, and torch has it.
+        """
+        if analytic and self.divergence:
+            try:
+                return kl_divergence(self.q, self.p), True
+            except NotImplementedError:
+                pass
+        return self.q.log_prob(self.z) - self.p.log_prob(self.z), False
 
 
 @runtime_checkable

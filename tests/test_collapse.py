@@ -1,0 +1,256 @@
+"""The collapse report on models whose every entry is known."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.distributions import Independent, Normal
+
+from jensen.core.seeding import generator
+from jensen.distributions import (
+    BernoulliLogits,
+    CategoricalPrior,
+    Conditional,
+    FlatPrior,
+    GaussianPrior,
+    IsotropicGaussian,
+    OneHotLogits,
+)
+from jensen.models import HVAE, VAE, LadderVAE
+from jensen.variational import collapse_report
+
+F64 = torch.float64
+
+
+class Linear(nn.Module):
+    """N(W c + offset, diag(variance))."""
+
+    def __init__(self, weight, offset, variance):
+        super().__init__()
+        self.weight, self.offset, self.variance = (torch.tensor(v, dtype=F64) for v in (weight, offset, variance))
+
+    def forward(self, c):
+        mean = c @ self.weight.T + self.offset
+        return Independent(Normal(mean, self.variance.sqrt().expand_as(mean)), 1)
+
+
+def whitened(n, dims):
+    """N points of mean 0 and covariance I (over n - 1), exactly."""
+    x = torch.randn(n, dims, dtype=F64, generator=generator(0))
+    x = x - x.mean(0)
+    return torch.linalg.solve_triangular(torch.linalg.cholesky(x.T @ x / (n - 1)), x.T, upper=False).T
+
+
+def close(measured, expected, errors=4.0):
+    assert abs(measured.value - expected) <= errors * measured.stderr + 1e-12, (measured, expected)
+
+
+def test_an_encoder_that_ignores_x():
+    """q = p: nothing in the KL, the aggregated posterior is the prior, no unit is active, nothing is lost."""
+    model = VAE(
+        Linear([[0.0, 0.0], [0.0, 0.0]], [0.0, 0.0], [1.0, 1.0]),
+        Linear([[1.0, 0.5], [0.2, -1.0]], [0.1, 0.2], [0.5, 0.5]),
+        GaussianPrior(2).double(),
+    )
+    report = collapse_report(model, whitened(500, 2), generator=generator(0))
+    (layer,) = report.layers
+    assert (layer.kl.value, layer.kl.stderr, layer.active, layer.units) == (0, 0, 0, 2)
+    assert abs(layer.divergence.value) < 1e-12
+    close(layer.log_px_lost, 0.0)
+    assert report.ignored == (1,)
+    assert "ignored: it says nothing about x" in str(report)
+    assert str(report).endswith("The decoder ignores its latents.")
+
+
+def test_a_linear_gaussian():
+    """n = 1,000 data of covariance I; q = N((x1, 0.12 x1, 0.08 x2), S): two units' means vary by more than 0.01.
+
+    KL: 1/2 sum (s + Var + mean^2 - 1 - log s), of the data's own second moments. Lost of log p(x | z) with unit
+    noise: 1/2 (E_p - E_q) |x - W z|^2. All but the KL, which is exact, within 4 standard errors.
+    """
+    n, slopes, variances = 1000, torch.tensor([1.0, 0.12, 0.08], dtype=F64), torch.tensor([0.1, 0.5, 0.9], dtype=F64)
+    x = whitened(n, 2)
+    weight = [[0.9, 0.3, 0.0], [0.0, 0.5, 1.0]]
+    encoder = Linear([[1.0, 0.0], [0.12, 0.0], [0.0, 0.08]], [0.0, 0.0, 0.0], variances.tolist())
+    model = VAE(encoder, Linear(weight, [0.0, 0.0], [1.0, 1.0]), GaussianPrior(3).double())
+    (layer,) = collapse_report(model, x, chunk=300, generator=generator(0)).layers
+    moment = (n - 1) / n
+    kl = float((variances + slopes**2 * moment - 1 - variances.log()).sum()) / 2
+    assert layer.kl.value == pytest.approx(kl, rel=1e-9)
+    assert (layer.active, layer.units, layer.ignored, layer.verdict) == (2, 3, False, "used")
+    w = torch.tensor(weight, dtype=F64)
+    means = x @ encoder.weight.T
+    from_q = (x - means @ w.T).square().sum(1).mean() + (w**2 * variances).sum()
+    from_p = x.square().sum(1).mean() + (w**2).sum()
+    close(layer.log_px_lost, float(from_p - from_q) / 2)
+
+
+def test_the_aggregated_posterior_by_quadrature():
+    """Two data, x = -1 and 1, each 600 times, q = N(0.8 x, 0.3): a mixture against N(0, 1), to 4 standard errors.
+
+    The mean KL is larger, by the information about x, which is at most log 2.
+    """
+    model = VAE(Linear([[0.8]], [0.0], [0.3]), Linear([[1.0]], [0.0], [1.0]), GaussianPrior(1).double())
+    x = torch.tensor([[-1.0], [1.0]], dtype=F64).repeat(600, 1)
+    (layer,) = collapse_report(model, x, chunk=500, generator=generator(0)).layers
+    grid = np.linspace(-9, 9, 20001)
+    q = sum(np.exp(-((grid - m) ** 2) / 0.6) for m in (-0.8, 0.8)) / (2 * math.sqrt(2 * math.pi * 0.3))
+    p = np.exp(-(grid**2) / 2) / math.sqrt(2 * math.pi)
+    close(layer.divergence, float(np.trapezoid(q * np.log(q / p), grid)))
+    assert layer.divergence.stderr < 0.03
+    assert 0 < layer.kl.value - layer.divergence.value < math.log(2)
+
+
+def chain(up, down):
+    return HVAE(
+        [Linear([[a]], [b], [s]) for a, b, s in up],
+        [Linear([[a]], [b], [s]) for a, b, s in down],
+        GaussianPrior(1).double(),
+    )
+
+
+def test_a_hierarchy_layer_by_layer():
+    """What log p(x | z) loses without layer 1, and then without layer 2, in closed form; n = 2,000, 4 standard errors.
+
+    z1 = 0.9 x + e, z2 = 0.7 z1 + f. E (x - w z1 - c)^2 with z1 from q; from p(z1 | z2), z2 from q; from the prior.
+    """
+    (a, s1), (b, s2) = (0.9, 0.2), (0.7, 0.3)
+    w, c, v, d, t = 0.8, 0.1, 0.6, -0.2, 0.4
+    model = chain(((a, 0.0, s1), (b, 0.0, s2)), ((w, c, 0.5), (v, d, t)))
+    n, x = 2000, whitened(2000, 1)
+    second = (n - 1) / n  # the mean square of the data, whose mean is 0
+    kept = (1 - w * a) ** 2 * second + w**2 * s1 + c**2
+    above = (1 - w * v * b * a) ** 2 * second + w**2 * (t + v**2 * (s2 + b**2 * s1)) + (w * d + c) ** 2
+    nothing = second + w**2 * (t + v**2) + (w * d + c) ** 2
+    report = collapse_report(model, x, samples=16, generator=generator(1))
+    close(report.layers[0].log_px_lost, (above - kept) / (2 * 0.5))
+    close(report.layers[1].log_px_lost, (nothing - above) / (2 * 0.5))
+    assert [layer.active for layer in report.layers] == [1, 1]
+    # E log q(z1 | x) / p(z1 | z2): -(1 + log s1)/2 + (E (z1 - v z2 - d)^2 / t + log t)/2
+    spread = (1 - v * b) ** 2 * (a**2 * second + s1) + v**2 * s2 + d**2
+    close(report.layers[0].kl, (-1 - math.log(s1) + spread / t + math.log(t)) / 2)
+    z2 = b**2 * (a**2 * second + s1)
+    close(report.layers[1].kl, (s2 + z2 - 1 - math.log(s2)) / 2)
+    assert report.ignored == ()
+    assert str(report).endswith("Every layer is used.")
+
+
+def test_the_aggregated_posteriors_of_a_hierarchy():
+    """x = -1 or 1: both layers' marginals are mixtures of two Gaussians against one; n = 3,000.
+
+    Mixtures of draws stand in for the marginals: within 4 standard errors plus 0.02 of quadrature.
+    """
+    (a, s1), (b, s2) = (0.9, 0.2), (0.7, 0.3)
+    v, d, t = 0.6, -0.2, 0.4
+    model = chain(((a, 0.0, s1), (b, 0.0, s2)), ((0.8, 0.1, 0.5), (v, d, t)))
+    x = torch.tensor([[-1.0], [1.0]], dtype=F64).repeat(1500, 1)
+    report = collapse_report(model, x, samples=2, generator=generator(0))
+    grid = np.linspace(-9, 9, 20001)
+
+    def density(mean, variance):
+        return np.exp(-((grid - mean) ** 2) / (2 * variance)) / math.sqrt(2 * math.pi * variance)
+
+    laws = (
+        ((a, s1), density(d, t + v**2)),
+        ((b * a, s2 + b**2 * s1), density(0.0, 1.0)),
+    )
+    for layer, ((mean, variance), p) in zip(report.layers, laws, strict=True):
+        q = (density(-mean, variance) + density(mean, variance)) / 2
+        expected = float(np.trapezoid(q * np.log(q / p), grid))
+        assert abs(layer.divergence.value - expected) < 4 * layer.divergence.stderr + 0.02
+        assert layer.divergence.stderr < 0.03
+
+
+@pytest.mark.parametrize("ladder", [False, True])
+def test_a_top_layer_that_is_ignored_is_named(ladder):
+    """q(z2 | .) = p(z2), and p(z1 | z2) hangs on nothing: layer 2 is ignored, layer 1 is not."""
+    down = [Linear([[0.9]], [0.0], [0.2]), Linear([[0.0]], [0.0], [1.0])]
+    if ladder:
+        heads = [Linear([[1.0]], [0.0], [0.3]), Linear([[0.0]], [0.0], [1.0])]
+        model = LadderVAE([nn.Identity(), nn.Identity()], heads, down, GaussianPrior(1).double())
+    else:
+        model = HVAE([Linear([[0.9]], [0.0], [0.2]), Linear([[0.0]], [0.0], [1.0])], down, GaussianPrior(1).double())
+    report = collapse_report(model, whitened(1000, 1), generator=generator(0))
+    assert report.ignored == (2,)
+    assert report.layers[1].active == 0
+    assert abs(report.layers[1].kl.value) < 1e-12
+    assert abs(report.layers[1].divergence.value) < 1e-12
+    assert report.layers[0].verdict == "used"
+    lines = str(report).splitlines()
+    assert lines[0] == "1000 data, 8 draws each; nats"
+    assert lines[-1] == "Layer 2 is ignored."
+    assert lines[3].startswith("2      0 of 1")
+
+
+def test_the_noise_of_draws_is_no_activity():
+    """z1 is noise that ignores x, and the mean of q(z2 | z1) is z1: over 8 draws the plain variance would be 1/8."""
+    model = chain(((0.0, 0.0, 1.0), (1.0, 0.0, 0.5)), ((0.9, 0.0, 0.2), (0.5, 0.0, 1.0)))
+    report = collapse_report(model, whitened(2000, 1), threshold=0.02, generator=generator(0))
+    assert [layer.active for layer in report.layers] == [0, 0]
+    assert str(report).endswith("The decoder ignores every latent.")
+
+
+def test_a_layer_that_is_written_and_not_read():
+    """Free bits can buy a KL that the decoder has no use for."""
+    model = VAE(Linear([[1.0]], [0.0], [0.1]), Linear([[0.0]], [0.0], [1.0]), GaussianPrior(1).double())
+    report = collapse_report(model, whitened(500, 1), generator=generator(0))
+    assert report.layers[0].active == 1
+    assert report.layers[0].kl.value > 1
+    assert report.layers[0].verdict == "ignored: it is written but not read"
+    assert report.ignored == (1,)
+
+
+def test_accuracy_lost_with_a_layer():
+    """Three patterns, each the code of its class: read back without fault, and one time in three from the prior."""
+    patterns = torch.tensor([[1.0, 1, 0, 0, 0, 0], [0, 0, 1, 1, 0, 0], [0, 0, 0, 0, 1, 1]])
+    encoder = Conditional(nn.Linear(6, 3), OneHotLogits(1, 3))
+    decoder = Conditional(nn.Sequential(nn.Flatten(-2), nn.Linear(3, 6)), BernoulliLogits())
+    with torch.no_grad():
+        encoder.net.weight.copy_(60 * patterns)
+        decoder.net[1].weight.copy_(20 * (2 * patterns.T - 1))
+        for layer in (encoder.net, decoder.net[1]):
+            layer.bias.zero_()
+    model = VAE(encoder, decoder, CategoricalPrior(1, 3))
+    labels = torch.arange(3).repeat(500)
+    report = collapse_report(
+        model,
+        patterns[labels],
+        classifier=lambda x: x @ patterns.T,
+        labels=labels,
+        generator=generator(0),
+    )
+    (layer,) = report.layers
+    close(layer.accuracy_lost, 2 / 3)
+    assert layer.accuracy_lost.stderr < 0.02
+    assert layer.kl.value == pytest.approx(math.log(3), abs=1e-5)
+    assert abs(layer.divergence.value) < 1e-5
+    assert "accuracy lost" in str(report)
+
+
+def test_refusals():
+    model = VAE(Linear([[1.0]], [0.0], [0.1]), Linear([[1.0]], [0.0], [1.0]), GaussianPrior(1).double())
+    x = torch.zeros(4, 1, dtype=F64)
+    labels = torch.zeros(4, dtype=torch.long)
+    for settings, message in (
+        ({"samples": 0}, "samples must be even and at least 2, got 0"),
+        ({"samples": 3}, "samples must be even and at least 2, got 3"),
+        ({"chunk": 0}, "chunk must be at least 1"),
+        ({"threshold": -1.0}, "threshold and least must be at least 0"),
+        ({"least": -1.0}, "threshold and least must be at least 0"),
+        ({"labels": labels}, "both a classifier and labels"),
+        ({"classifier": lambda x: x}, "both a classifier and labels"),
+        ({"classifier": lambda x: x, "labels": labels[:3]}, "labels must be 4, one a datum, got 3"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            collapse_report(model, x, **settings)
+    with pytest.raises(ValueError, match="data must be at least 2, got 1"):
+        collapse_report(model, x[:1])
+    with pytest.raises(ValueError, match=r"x must be rows of shape \(1,\)"):
+        collapse_report(model, torch.zeros(4, 2, dtype=F64))
+    narrow = Conditional(nn.Linear(1, 1), IsotropicGaussian(1.0)).double()
+    with pytest.raises(ValueError, match="flat prior is improper"):
+        collapse_report(VAE(narrow, Linear([[1.0]], [0.0], [1.0]), FlatPrior(1)), x)
