@@ -45,7 +45,7 @@ from jensen.diffusion.schedule import (
     VarianceExploding,
     VariancePreserving,
 )
-from jensen.diffusion.times import logit_normal_times, uniform_times
+from jensen.diffusion.times import discrete_times, logit_normal_times, uniform_times
 
 __all__ = [
     "DDIM",
@@ -88,6 +88,7 @@ __all__ = [
     "bound",
     "default_span",
     "dequantize",
+    "discrete_times",
     "edm",
     "integrate",
     "level_times",

@@ -48,6 +48,7 @@ def _row_norm(state: tuple[Tensor, ...]) -> Tensor:
     return torch.stack([part.flatten(1).square().mean(1).max() for part in state]).max().sqrt()
 
 
+@torch.no_grad()
 def ode_log_likelihood(
     denoiser: Denoiser,
     x: Float[Tensor, "b ..."],
@@ -70,6 +71,7 @@ def ode_log_likelihood(
 
     The trace of the velocity's Jacobian is exact from D vector-Jacobian products, or Hutchinson's
     $v^\top J v$ with `probes` vectors of signs drawn once for the whole path, whose spread gives the standard error.
+    The result carries no gradient.
 
     Args:
         denoiser: of the scale of x, differentiable in z.

@@ -21,6 +21,21 @@ def uniform_times(n: int) -> Float[Tensor, " n"]:
     return (torch.randperm(n) + torch.rand(n)) / n
 
 
+def discrete_times(steps: int) -> Times:
+    r"""The times of DDPM's T levels, $i / T$ with $i \in \{1, \ldots, T\}$ evenly likely, stratified.
+
+    Args:
+        steps: T, at least 1.
+    """
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+
+    def times(n: int) -> Tensor:
+        return (1 + (uniform_times(n) * steps).floor().clamp(max=steps - 1)) / steps
+
+    return times
+
+
 def logit_normal_times(mean: float = 0.0, std: float = 1.0, edge: float = 1e-4) -> Times:
     r"""Times whose logit is $N(\mu, s^2)$, stratified: most weight where neither data nor noise is clear.
 

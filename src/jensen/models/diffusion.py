@@ -1,4 +1,4 @@
-"""A diffusion model: a denoiser, the scale of its data, and how it is sampled."""
+"""A diffusion model: a denoiser and the scale of its data; how it is sampled, encodes, and what it holds likely."""
 
 from __future__ import annotations
 
@@ -12,7 +12,24 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from jensen.core.seeding import Rng, normal
-from jensen.diffusion import SAMPLERS, Clipped, Denoiser, Guided, Sampler, integrate, time_grid
+from jensen.core.shapes import mean_per_example
+from jensen.core.types import Likelihood
+from jensen.diffusion import (
+    SAMPLERS,
+    Bound,
+    Clipped,
+    Denoiser,
+    FlowLikelihood,
+    Guided,
+    Reconstruction,
+    Sampler,
+    Span,
+    bound,
+    integrate,
+    ode_log_likelihood,
+    slerp,
+    time_grid,
+)
 
 
 @dataclass(frozen=True)
@@ -28,6 +45,7 @@ class Sampling:
         shift: times are t' = shift t / (1 + (shift - 1) t) of a uniform grid; above 1 it spends more
             steps where noise is high, which is where a picture's layout is decided.
         start: the first time; below 1 for a network that predicts eps on a schedule with alpha = 0 at t = 1.
+        end: the last time, below start; above 0 to encode with a network that predicts x, which has no eps at t = 0.
         precision: "bfloat16" for autocast, or "float32".
         chunk: rows that go through the network together; fixed, so that a row's last bits never
             depend on how many others were asked for.
@@ -39,6 +57,7 @@ class Sampling:
     clip: bool = False
     shift: float = 1.0
     start: float = 1.0
+    end: float = 0.0
     precision: str = "float32"
     chunk: int = 32
 
@@ -53,6 +72,8 @@ class Sampling:
             raise ValueError(f"shift must be positive, got {self.shift}")
         if not 0 < self.start <= 1:
             raise ValueError(f"start must be in (0, 1], got {self.start}")
+        if not 0 <= self.end < self.start:
+            raise ValueError(f"end must be in [0, start), got {self.end} with start {self.start}")
         if self.precision not in ("float32", "bfloat16"):
             raise ValueError(f"precision must be float32 or bfloat16, got {self.precision!r}")
         if self.chunk < 1:
@@ -67,7 +88,7 @@ class Diffusion(nn.Module):
     """Draws x by carrying noise back to data.
 
     The denoiser works on (x - centre) / scale, which has zero mean and unit variance over the data;
-    `sample` gives x.
+    `sample` gives x, and likelihoods are those of x.
 
     Args:
         denoiser: of standardised data.
@@ -93,9 +114,10 @@ class Diffusion(nn.Module):
         return x * self.scale + self.centre
 
     def times(self, settings: Sampling) -> Float[Tensor, " steps_and_one"]:
-        """Decreasing times from `start` to 0, uniform but for the shift."""
+        """Decreasing times from `start` to `end`, uniform but for the shift."""
         uniform = time_grid("uniform", settings.steps, self.denoiser.schedule)
-        return settings.start * settings.shift * uniform / (1 + (settings.shift - 1) * uniform)
+        shifted = settings.shift * uniform / (1 + (settings.shift - 1) * uniform)
+        return settings.end + (settings.start - settings.end) * shifted
 
     def guided(self, settings: Sampling) -> Denoiser:
         """The denoiser as the sampler sees it: guided, then clipped."""
@@ -135,6 +157,206 @@ class Diffusion(nn.Module):
             ValueError: for n < 1, conditions that are not n, or a setting out of its range.
         """
         settings = replace(self.sampling, **changes)
+
+        def latents(padded: _Padded) -> Tensor:
+            return self._spread(settings) * padded.normal(self.shape, like=self.centre)
+
+        times = self.times(settings)
+        z = self._carry(latents, n, times, settings, cond, generator, on_step=on_step, on_chunk=on_chunk)
+        return self.restore(z / self._alpha(times[-1]))
+
+    # encoding ----------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def encode(
+        self, x: Float[Tensor, "n ..."], *, cond: Tensor | None = None, **changes: Any
+    ) -> Float[Tensor, "n ..."]:
+        """The latents that x comes from: the way of a deterministic sampler backwards, from `end` to `start`.
+
+        Args:
+            x: (n, *shape), of the scale of the data.
+            cond: (n, ...) or None.
+            changes: to the default `Sampling`: sampler="ddim", steps=64, ...
+
+        Raises:
+            ValueError: for a sampler that draws noise, conditions that are not n, or a setting out of its range.
+
+        Source: Song et al., DDIM (2021), section 4.3 and equation 14.
+        """
+        settings = self._deterministic(changes)
+        times = self.times(settings).flip(0)
+        start = self._alpha(times[0]) * self.standardize(x.to(self.centre))
+        return self._carry(lambda padded: padded.fill(start[padded.rows]), len(x), times, settings, cond, None)
+
+    @torch.no_grad()
+    def decode(
+        self, z: Float[Tensor, "n ..."], *, cond: Tensor | None = None, **changes: Any
+    ) -> Float[Tensor, "n ..."]:
+        """What a deterministic sampler makes of latents z, (n, *shape): the inverse of `encode`, but for the steps.
+
+        Raises:
+            ValueError: for a sampler that draws noise, conditions that are not n, or a setting out of its range.
+        """
+        settings, z = self._deterministic(changes), z.to(self.centre)
+        times = self.times(settings)
+        made = self._carry(lambda padded: padded.fill(z[padded.rows]), len(z), times, settings, cond, None)
+        return self.restore(made / self._alpha(times[-1]))
+
+    def interpolate(
+        self,
+        first: Tensor | torch.Generator,
+        second: Tensor | torch.Generator,
+        n: int,
+        *,
+        cond: Tensor | None = None,
+        **changes: Any,
+    ) -> Float[Tensor, "n ..."]:
+        """Samples of n latents on the sphere's way from one to another, both ends among them.
+
+        Args:
+            first, second: a latent each, of the shape of one x (from `encode`), or a generator that draws it.
+            n: at least 2.
+            cond: one condition, (1, ...), for the whole way: conditions are not interpolated; or None.
+            changes: to the default `Sampling`, which must be deterministic.
+
+        Returns:
+            (n, *shape), of the scale of the data.
+
+        Raises:
+            ValueError: for n < 2, several conditions, latents of another shape, or a sampler that draws noise.
+
+        Source: Song et al., DDIM (2021), section 5.3 and appendix D.5.
+        """
+        if n < 2:
+            raise ValueError(f"n must be at least 2, got {n}")
+        if cond is not None and len(cond) != 1:
+            raise ValueError(f"conditions are not interpolated: give one, (1, ...), got {len(cond)}")
+        settings = self._deterministic(changes)
+        a, b = (self._latent(end, settings) for end in (first, second))
+        way = slerp(a, b, torch.linspace(0, 1, n, device=a.device))
+        return self.decode(way, cond=None if cond is None else cond.expand(n, *cond.shape[1:]), **changes)
+
+    def _latent(self, end: Tensor | torch.Generator, settings: Sampling) -> Tensor:
+        if isinstance(end, torch.Generator):
+            return self._spread(settings) * normal((1, *self.shape), end, like=self.centre)[0]
+        if tuple(end.shape) != self.shape:
+            raise ValueError(f"a latent must have the shape {self.shape}, got {tuple(end.shape)}")
+        return end.to(self.centre)
+
+    def _deterministic(self, changes: dict[str, Any]) -> Sampling:
+        settings = replace(self.sampling, **changes)
+        if not getattr(settings.step, "deterministic", True):
+            able = ", ".join(name for name, step in SAMPLERS.items() if getattr(step, "deterministic", True))
+            raise ValueError(
+                f"{type(settings.step).__name__} draws noise, so it cannot encode or decode: choose one of {able}"
+            )
+        return settings
+
+    # likelihood --------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def bound(
+        self,
+        x: Float[Tensor, "b ..."],
+        *,
+        steps: int | None = None,
+        strata: int = 64,
+        samples: int = 2,
+        span: Span | None = None,
+        reconstruction: Reconstruction = Reconstruction(),
+        cond: Tensor | None = None,
+        generator: Rng = None,
+    ) -> Bound:
+        """`jensen.diffusion.bound` of data on its own scale: standardising is counted in the reconstruction's term.
+
+        Args:
+            x: (B, *shape), of the scale of the data.
+            steps, strata, samples, span, cond, generator: as of `jensen.diffusion.bound`.
+            reconstruction: with bins of the data's own values, if any.
+        """
+        found = bound(
+            self.denoiser,
+            self.standardize(x),
+            steps=steps,
+            strata=strata,
+            samples=samples,
+            span=span,
+            reconstruction=self.standardized(reconstruction),
+            cond=cond,
+            generator=generator,
+        )
+        if found.measure == "mass":  # a mass is the same on every scale
+            return found
+        return replace(found, reconstruction=found.reconstruction + self.log_scale())
+
+    @torch.no_grad()
+    def ode_log_likelihood(
+        self,
+        x: Float[Tensor, "b ..."],
+        *,
+        trace: str = "exact",
+        probes: int = 8,
+        span: Span | None = None,
+        rtol: float = 1e-5,
+        atol: float = 1e-5,
+        cond: Tensor | None = None,
+        generator: Rng = None,
+    ) -> FlowLikelihood:
+        """`jensen.diffusion.ode_log_likelihood` of data on its own scale: standardising is counted in `scale`."""
+        found = ode_log_likelihood(
+            self.denoiser,
+            self.standardize(x),
+            trace=trace,
+            probes=probes,
+            span=span,
+            rtol=rtol,
+            atol=atol,
+            cond=cond,
+            generator=generator,
+        )
+        return replace(found, scale=found.scale - self.log_scale())
+
+    def log_likelihood(
+        self, x: Float[Tensor, "b ..."], *, cond: Tensor | None = None, generator: Rng = None
+    ) -> Likelihood:
+        """The bound in continuous time on the log density of x, in nats, with its standard error."""
+        return self.bound(x, cond=cond, generator=generator).likelihood
+
+    def standardized(self, reconstruction: Reconstruction) -> Reconstruction:
+        """The reconstruction as the denoiser sees it: its bins, if any, standardised as the data are."""
+        bins = reconstruction.bins
+        if bins is None:
+            return reconstruction
+        low, high = (self.standardize(torch.as_tensor(v).to(self.centre)[None])[0] for v in (bins.low, bins.high))
+        return replace(reconstruction, bins=replace(bins, low=low, high=high))
+
+    def log_scale(self) -> Float[Tensor, ""]:
+        """The logarithm of what standardising divides volumes by: a density's price for it, in nats."""
+        return self.scale.log().expand(self.shape).sum()
+
+    # the loop over chunks ----------------------------------------------------------------
+
+    def _spread(self, settings: Sampling) -> Tensor:
+        """Standard deviation of z at the first time, for data of unit variance."""
+        alpha, sigma = self.denoiser.schedule.alpha_sigma(self.times(settings)[:1].to(self.centre.device))
+        return torch.sqrt(alpha**2 + sigma**2).to(self.centre)
+
+    def _alpha(self, t: Tensor) -> Tensor:
+        return self.denoiser.schedule.alpha_sigma(t.to(self.centre.device))[0].to(self.centre)
+
+    def _carry(
+        self,
+        latents: Callable[[_Padded], Tensor],
+        n: int,
+        times: Tensor,
+        settings: Sampling,
+        cond: Tensor | None,
+        generator: Rng,
+        *,
+        on_step: Callable[[int, Tensor], None] | None = None,
+        on_chunk: Callable[[int], None] | None = None,
+    ) -> Tensor:
+        """Carry n rows along `times`, a full chunk at a time; `latents` gives a chunk's at the first time."""
         if n < 1:
             raise ValueError(f"n must be at least 1, got {n}")
         if cond is not None and len(cond) != n:
@@ -148,7 +370,10 @@ class Diffusion(nn.Module):
             for first in range(0, n, settings.chunk):
                 rows = slice(first, min(first + settings.chunk, n))
                 rng = generator[rows] if isinstance(generator, Sequence) else generator
-                chunks.append(self._chunk(rows, None if cond is None else cond[rows], rng, settings, on_step))
+                padded = _Padded(rows, settings.chunk, rng)
+                chunks.append(
+                    self._chunk(latents(padded), padded, times, None if cond is None else cond[rows], settings, on_step)
+                )
                 if on_chunk is not None:
                     on_chunk(len(chunks[-1]))
             return torch.cat(chunks)
@@ -157,51 +382,72 @@ class Diffusion(nn.Module):
 
     def _chunk(
         self,
-        rows: slice,
+        z: Tensor,
+        padded: _Padded,
+        times: Tensor,
         cond: Tensor | None,
-        rng: Rng,
         settings: Sampling,
         on_step: Callable[[int, Tensor], None] | None,
     ) -> Tensor:
         """One chunk, padded to its full size."""
-        n, size, device = rows.stop - rows.start, settings.chunk, self.centre.device
-        padded = _Padded(n, size, rng)
-        times = self.times(settings)
-        alpha, sigma = self.denoiser.schedule.alpha_sigma(times[:1])
-        spread = torch.sqrt(alpha**2 + sigma**2).to(self.centre)  # of z at the first time, for data of unit variance
-        z = spread * padded.normal(self.shape, like=self.centre)
-        if cond is not None:
-            cond = cond.to(device)
-            cond = torch.cat([cond, cond[:1].expand(size - n, *cond.shape[1:])])
-        denoiser = self.guided(settings)
+        device = self.centre.device
 
         def report(step: int, z: Tensor) -> None:
             if on_step is not None:
-                on_step(step, self.restore(z[:n]))
+                on_step(step, self.restore(z[: padded.n]))
 
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
             z = integrate(
                 settings.step,
-                denoiser,
+                self.guided(settings),
                 z,
                 times,
-                cond=cond,
+                cond=None if cond is None else padded.fill(cond.to(device)),
                 generator=padded.generators,
                 on_step=report,
             )
-        return self.restore(z[:n])
+        return z[: padded.n]
+
+
+def round_trip(
+    model: Diffusion, x: Float[Tensor, "b ..."], steps: Sequence[int], *, cond: Tensor | None = None, **changes: Any
+) -> Float[Tensor, "k b"]:
+    """How far x comes back from where it was after encoding and decoding: root mean square error a pixel.
+
+    Args:
+        model: with a deterministic sampler, by default or among the changes.
+        x: (B, *shape), of the scale of the data.
+        steps: K numbers of steps, each way.
+        cond: (B, ...) or None.
+        changes: to the model's `Sampling`.
+
+    Returns:
+        (K, B), in the units of x.
+
+    Source: Song et al., DDIM (2021), table 2.
+    """
+    errors = []
+    for count in steps:
+        z = model.encode(x, cond=cond, steps=count, **changes)
+        back = model.decode(z, cond=cond, steps=count, **changes)
+        errors.append(mean_per_example((back - x.to(back)) ** 2).sqrt())
+    return torch.stack(errors)
 
 
 class _Padded:
-    """Generators for a chunk whose last rows are padding, which draws from a generator of its own."""
+    """A chunk of fixed size whose last rows are padding: copies of the first row, with noise of their own."""
 
-    def __init__(self, n: int, size: int, rng: Rng):
-        self.size = size
+    def __init__(self, rows: slice, size: int, rng: Rng):
+        self.rows, self.n, self.size = rows, rows.stop - rows.start, size
         if isinstance(rng, Sequence):
             spare = torch.Generator(rng[0].device).manual_seed(0)
-            self.generators: Rng = [*rng, *[spare] * (size - n)]
+            self.generators: Rng = [*rng, *[spare] * (size - self.n)]
         else:
             self.generators = rng
+
+    def fill(self, rows: Tensor) -> Tensor:
+        """N rows and the padding after them."""
+        return torch.cat([rows, rows[:1].expand(self.size - self.n, *rows.shape[1:])])
 
     def normal(self, shape: Sequence[int], *, like: Tensor) -> Tensor:
         return normal((self.size, *shape), self.generators, like=like)

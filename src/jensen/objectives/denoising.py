@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from jensen.core.objective import Objective
 from jensen.core.types import Batch, Loss
-from jensen.diffusion import Prediction, simple, uniform_times
+from jensen.diffusion import Denoiser, Prediction, discrete_times, simple, step_kl, uniform_times
 from jensen.diffusion.times import Times
 from jensen.models.diffusion import Diffusion
 
@@ -27,7 +28,8 @@ class Denoising(Objective):
         drop: probability with which a row's condition is replaced by the null condition.
 
     Raises:
-        ValueError: if `drop` is outside [0, 1], or positive for a denoiser without a null condition.
+        ValueError: if `drop` is outside [0, 1], or positive for a denoiser without a null condition; if the schedule
+            would train too, since a weighted loss has its least value at some noise level and not at the best schedule.
 
     Source: Ho et al. (2020), algorithm 1; Ho & Salimans (2022), algorithm 1 for `drop`.
     """
@@ -43,10 +45,9 @@ class Denoising(Objective):
         drop: float = 0.0,
     ):
         super().__init__()
-        if not 0 <= drop <= 1:
-            raise ValueError(f"drop must be in [0, 1], got {drop}")
-        if drop > 0 and model.denoiser.null is None:
-            raise ValueError("drop needs a denoiser with a null condition, and this one has none")
+        check_drop(model, drop)
+        if any(p.requires_grad for p in model.denoiser.schedule.parameters()):
+            raise ValueError("a weighted loss cannot train the schedule: freeze it, or use VariationalDiffusion")
         self.model, self.loss, self.times, self.drop = model, loss, times, drop
 
     def forward(self, players: tuple[str, ...], batch: Batch, step: int) -> Mapping[str, Loss]:
@@ -55,12 +56,71 @@ class Denoising(Objective):
         t = self.times(len(x)).to(x)
         eps = torch.randn_like(x)
         alpha, sigma = denoiser.levels(t, x)
-        prediction = denoiser(alpha * x + sigma * eps, t, self._condition(batch.get("cond")))
-        return {"model": Loss.of(self.loss(prediction, x, eps).mean())}
+        prediction = denoiser(alpha * x + sigma * eps, t, drop_conditions(denoiser, batch.get("cond"), self.drop))
+        return {"model": self._loss(prediction, x, eps, t)}
 
-    def _condition(self, cond: Tensor | None) -> Tensor | None:
-        null = self.model.denoiser.null
-        if cond is None or null is None or self.drop == 0:
-            return cond
-        dropped = torch.rand(len(cond), device=cond.device) < self.drop
-        return torch.where(dropped.reshape(-1, *(1,) * (cond.ndim - 1)), null.to(cond), cond)
+    def _loss(self, prediction: Prediction, x: Tensor, eps: Tensor, t: Tensor) -> Loss:
+        return Loss.of(self.loss(prediction, x, eps).mean())
+
+
+class Hybrid(Denoising):
+    r"""$L_{simple} + w L_{vlb}$: the variances learn from the bound, the mean from the simple loss alone.
+
+    $L_{vlb} = T\, E_i\, KL(q(z_{i-1} | z_i, x) \| p(z_{i-1} | z_i))$ over the T levels i / T, in nats a dimension, with
+    no gradient through the mean. The first level's own term learns no variance and is left out.
+
+    Args:
+        model: of a denoiser that learns variances.
+        steps: T, at least 2; sample on the grid of as many steps, or on a part of it.
+        weight: w.
+        loss: (prediction, x, eps) -> (B,).
+        drop: as of `Denoising`.
+
+    Raises:
+        ValueError: for steps < 2, a weight not positive, and as `Denoising`; on a step, if the denoiser learns no
+            variances.
+
+    Source: Nichol & Dhariwal (2021), equation 16 and section 3.1.
+    """
+
+    def __init__(
+        self,
+        model: Diffusion,
+        *,
+        steps: int,
+        weight: float = 1e-3,
+        loss: DenoisingLoss = partial(simple, view="eps"),
+        drop: float = 0.0,
+    ):
+        if steps < 2:
+            raise ValueError(f"steps must be at least 2, got {steps}")
+        if not weight > 0:
+            raise ValueError(f"weight must be positive, got {weight}")
+        super().__init__(model, loss=loss, times=discrete_times(steps), drop=drop)
+        self.steps, self.weight = steps, weight
+
+    def _loss(self, prediction: Prediction, x: Tensor, eps: Tensor, t: Tensor) -> Loss:
+        if prediction.fraction is None:
+            raise ValueError("the hybrid loss needs a denoiser that learns variances (learned_variance=True)")
+        error = self.loss(prediction, x, eps)
+        fixed = replace(prediction, x=prediction.x.detach(), eps=prediction.eps.detach())
+        before = (t - 1 / self.steps).clamp_min(1 / self.steps)
+        kl = step_kl(fixed, x, eps, self.model.denoiser.schedule, torch.minimum(before, t), t)
+        bound = self.steps * kl / x[0].numel()
+        return Loss.of((error + self.weight * bound).mean(), error=error, bound=bound)
+
+
+def check_drop(model: Diffusion, drop: float) -> None:
+    """Refuse a probability that is none, and to drop conditions where there is no null condition."""
+    if not 0 <= drop <= 1:
+        raise ValueError(f"drop must be in [0, 1], got {drop}")
+    if drop > 0 and model.denoiser.null is None:
+        raise ValueError("drop needs a denoiser with a null condition, and this one has none")
+
+
+def drop_conditions(denoiser: Denoiser, cond: Tensor | None, probability: float) -> Tensor | None:
+    """Conditions, each replaced by the null condition with this probability."""
+    if cond is None or denoiser.null is None or probability == 0:
+        return cond
+    dropped = torch.rand(len(cond), device=cond.device) < probability
+    return torch.where(dropped.reshape(-1, *(1,) * (cond.ndim - 1)), denoiser.null.to(cond), cond)
