@@ -13,6 +13,7 @@ from jensen.variational.bounds import (
     scored,
     sticking_the_landing,
 )
+from jensen.variational.collapse import CollapseReport, LayerUse, Measured, collapse_report
 from jensen.variational.gaps import Gap, GapSplit, ThetaPath, amortization_gap, ascend_theta, gap_split, lower_bound
 from jensen.variational.importance import Estimate, log_likelihood
 from jensen.variational.inference import Inferring, fit_posterior, posterior_table, refine, stochastic_vi
@@ -30,6 +31,7 @@ from jensen.variational.trace import LatentModel, Layer, Trace
 
 __all__ = [
     "Bound",
+    "CollapseReport",
     "Constraint",
     "Estimate",
     "Gap",
@@ -38,7 +40,9 @@ __all__ = [
     "Inferring",
     "LatentModel",
     "Layer",
+    "LayerUse",
     "LinearGaussian",
+    "Measured",
     "MixturePrior",
     "Posterior",
     "Scheduled",
@@ -49,6 +53,7 @@ __all__ = [
     "annealed",
     "ascend_theta",
     "beta",
+    "collapse_report",
     "coordinate_ascent",
     "cyclical",
     "dreg",
