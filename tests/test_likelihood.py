@@ -11,18 +11,15 @@ from scipy import integrate, stats
 from torch import nn
 from torch.distributions import Independent, MultivariateNormal, Normal
 
+from gaussians import draws, hierarchy
 from jensen.core.seeding import drawing, generator
-from jensen.distributions import Conditional, DiagonalGaussian, Flat, GaussianPrior, IsotropicGaussian, OneHotLogits
+from jensen.distributions import CategoricalPrior, Conditional, Flat, IsotropicGaussian, OneHotLogits
 from jensen.models import HVAE
 from jensen.variational import LinearGaussian, ais_log_likelihood, elbo, iwae, log_likelihood, log_weights
 from jensen.variational.ais import _move, _Tempered, temperatures
 from jensen.variational.importance import LogMean, bytes_made, parts
 
 F64 = torch.float64
-
-
-def draws(*shape, seed=0):
-    return torch.randn(*shape, dtype=F64, generator=generator(seed))
 
 
 def gaussian(latents, seed=5):
@@ -391,25 +388,6 @@ def test_temperatures_are_a_sigmoid_from_end_to_end():
     np.testing.assert_allclose(t, (s - s[0]) / (s[-1] - s[0]), rtol=1e-12)
 
 
-def linear(weight, bias, family):
-    layer = nn.Linear(*weight.T.shape).double()
-    with torch.no_grad():
-        layer.weight.copy_(weight)
-        layer.bias.copy_(bias)
-    return Conditional(layer, family)
-
-
-def hierarchy():
-    """z2 ~ N(0, I), z1 ~ N(A z2 + a, 0.5^2), x ~ N(W z1 + b, 0.4^2), and the same with z2 integrated out."""
-    a, w, shift, bias = draws(3, 2, seed=1), draws(5, 3, seed=2), draws(3, seed=3), draws(5, seed=4)
-    encoders = [linear(torch.zeros(6, 5), torch.zeros(6), DiagonalGaussian())]
-    encoders.append(linear(torch.zeros(4, 3), torch.zeros(4), DiagonalGaussian()))
-    decoders = [linear(w, bias, IsotropicGaussian(0.4)), linear(a, shift, IsotropicGaussian(0.5))]
-    model = HVAE(encoders, decoders, GaussianPrior(2).double())
-    prior = MultivariateNormal(shift, a @ a.T + 0.25 * torch.eye(3, dtype=F64))
-    return model, LinearGaussian(w, bias, 0.16, prior)
-
-
 def test_annealing_moves_all_layers_of_a_hierarchy():
     """20 data, 4 standard errors each; the encoders know nothing."""
     model, exact = hierarchy()
@@ -473,8 +451,6 @@ def test_annealing_refuses(options, message):
 
 
 def test_annealing_refuses_discrete_latents():
-    from jensen.distributions import CategoricalPrior
-
     flatten = nn.Sequential(nn.Flatten(-2), nn.Linear(6, 4))
     encoder = Conditional(nn.Linear(4, 6), OneHotLogits(2, 3))
     model = HVAE([encoder], [Conditional(flatten, IsotropicGaussian())], CategoricalPrior(2, 3))
