@@ -15,13 +15,14 @@ from torch import Tensor
 from jensen.core.seeding import generator
 from jensen.core.types import Likelihood
 from jensen.diffusion import Reconstruction, as_mass, dequantize
-from jensen.metrics import bits_per_dim, energy_distance
+from jensen.metrics import bits_per_dim, energy_distance, nearest_distance
 from jensen.models import Diffusion
 from jensen.models.diffusion import round_trip
 from jensen.recipes import plots
 from jensen.recipes.base import Track
 from jensen.recipes.digit_reader import ceiling, share_read
 from jensen.recipes.folder import save_film, save_image
+from jensen.recipes.judging import bits, chosen, mean_of, nats, side_by_side
 from jensen.recipes.page import Card, Picture, Section, Table, previews, training_curves, write_page
 
 if TYPE_CHECKING:
@@ -67,11 +68,11 @@ class Judge:
             "measure": "density" if bins is None else "mass",
             "discrete": {"steps": judging.bound_steps, **discrete},
             "continuous": continuous,
-            "ode": {"rows": len(rows), "evaluations": evaluations, **_mean(ode)},
+            "ode": {"rows": len(rows), "evaluations": evaluations, **mean_of(ode)},
         }
         known = self.recipe.known_log_p(x)
         if known is not None:
-            found["known"] = _mean(Likelihood(known, "exact", "density"))
+            found["known"] = mean_of(Likelihood(known, "exact", "density"))
         for name in ("discrete", "continuous", "ode"):
             found[name]["bits_per_dim"] = float(bits_per_dim(torch.tensor(found[name]["mean"]), dims))
         return found
@@ -109,7 +110,7 @@ class Judge:
             "reconstruction": float(torch.cat([p.reconstruction for p in parts]).mean()),
             "each": torch.cat([p.steps for p in parts]).mean(0).tolist(),
         }
-        return {**_mean(Likelihood(value, "lower bound", parts[0].measure, error)), "terms": terms}
+        return {**mean_of(Likelihood(value, "lower bound", parts[0].measure, error)), "terms": terms}
 
     def _ode(self, x: Tensor, cond: Tensor | None, rng: torch.Generator) -> tuple[Likelihood, int]:
         """The ODE's log p; of discrete data a bound on their mass, through data spread over their bins."""
@@ -166,6 +167,9 @@ class Judge:
             if known is not None:
                 row["log_p_of_samples"] = float(known.mean())
             found["rows"].append(row)
+        if recipe.what == "pictures":
+            near, fresh = (nearest_distance(rows, training)[0] for rows in (made, x.cpu()))
+            found["nearest"] = {"drawn": float(near.median()), "fresh": float(fresh.median())}
         return found
 
     def _round_trip(self, x: Tensor, cond: Tensor | None) -> dict[str, Any]:
@@ -192,11 +196,11 @@ class Judge:
             chunk=1024 if points else 64,
         )
         save_image(self._look(made), self.samples / "samples.png")
-        chosen = [states[round(k * (len(states) - 1) / (STRIP - 1))] for k in range(STRIP)]
+        shown = chosen(states, STRIP)
         if points:
-            strip = _side_by_side([self._look(state, scale=2) for state in chosen])
+            strip = side_by_side([self._look(state, scale=2) for state in shown])
         else:
-            strip = recipe.image(torch.stack([state[:10] for state in chosen], 1).flatten(0, 1), columns=STRIP)
+            strip = recipe.image(torch.stack([state[:10] for state in shown], 1).flatten(0, 1), columns=len(shown))
         save_image(strip, self.samples / "strip.png")
         save_film([self._look(state, scale=3) for state in states], self.samples / "film.gif")
         if not points:
@@ -221,19 +225,19 @@ class Judge:
         likelihood = found["likelihood"]
         rows = []
         if "known" in likelihood:
-            rows.append(("log p of test data under their own law", _nats(likelihood["known"])))
+            rows.append(("log p of test data under their own law", nats(likelihood["known"])))
         discrete, continuous, ode = (likelihood[name] for name in ("discrete", "continuous", "ode"))
         terms = discrete["terms"]
         rows += [
-            (f"bound in {discrete['steps']} steps", f"{_nats(discrete)}, {_bits(discrete)}"),
+            (f"bound in {discrete['steps']} steps", f"{nats(discrete)}, {bits(discrete)}"),
             (
                 "  L_T + sum of L_(t-1) + L_0",
                 f"{terms['prior']:.3f} + {terms['diffusion']:.3f} + {terms['reconstruction']:.3f}",
             ),
-            ("bound in continuous time", f"{_nats(continuous)}, {_bits(continuous)}"),
+            ("bound in continuous time", f"{nats(continuous)}, {bits(continuous)}"),
             (
                 f"the ODE's own, {ode['evaluations']} evaluations, {ode['rows']} rows",
-                f"{_nats(ode)}, {_bits(ode)}",
+                f"{nats(ode)}, {bits(ode)}",
             ),
         ]
         drawn = found["samples"]
@@ -245,6 +249,10 @@ class Judge:
         rows.append((f"{drawn['floor']['n']} training data instead", f"energy distance {drawn['floor']['energy']:.5f}"))
         if "ceiling" in drawn:
             rows.append(("real test digits read right", f"{100 * drawn['ceiling']['value']:.1f}%"))
+        if "nearest" in drawn:
+            near = drawn["nearest"]
+            words = f"{near['drawn']:.3f} / {near['fresh']:.3f} (medians; a copy has 0)"
+            rows.append(("nearest training datum, drawn / test", words))
         trip = found["round_trip"]
         rows.append(
             (
@@ -253,30 +261,6 @@ class Judge:
             )
         )
         return rows
-
-
-def _side_by_side(images: list[Image.Image]) -> Image.Image:
-    page = Image.new("RGB", (sum(i.width for i in images), images[0].height), "white")
-    left = 0
-    for image in images:
-        page.paste(image, (left, 0))
-        left += image.width
-    return page
-
-
-def _mean(of: Likelihood) -> dict[str, float]:
-    """The mean over data, its error over the choice of data, and the part of it that is Monte Carlo noise."""
-    n = len(of.value)
-    noise = 0.0 if of.stderr is None else float(of.stderr.square().sum().sqrt()) / n
-    return {"mean": float(of.value.mean()), "stderr": float(of.value.std()) / n**0.5, "noise": noise}
-
-
-def _nats(found: dict[str, Any]) -> str:
-    return f"{found['mean']:.3f} ± {found['stderr']:.3f} nats"
-
-
-def _bits(found: dict[str, Any]) -> str:
-    return f"{found['bits_per_dim']:.4f} bits a dimension"
 
 
 def write_report(recipe: DiffusionRecipe, folder: Path, found: dict[str, Any]) -> None:
@@ -395,5 +379,9 @@ def write_report(recipe: DiffusionRecipe, folder: Path, found: dict[str, Any]) -
     if "ceiling" in drawn:
         p, most = max((row["read"] for row in drawn["rows"]), key=lambda r: r["value"]), drawn["ceiling"]
         cards.append(Card("digits read as asked", f"{100 * p['value']:.1f}%", f"real ones {100 * most['value']:.1f}%"))
+    if "nearest" in drawn:
+        near = drawn["nearest"]
+        note = f"test pictures {near['fresh']:.3f}"
+        cards.append(Card("to the nearest training picture", f"{near['drawn']:.3f}", note))
     lead = f"A {recipe.summary}, judged on {found['rows']} of them that it was not trained on."
     write_page(folder, lead, cards, [s for s in sections if s is not None], recipe.model_dump(mode="json"))

@@ -19,8 +19,9 @@ from jensen.models import LatentChain
 from jensen.recipes import plots
 from jensen.recipes.base import Track
 from jensen.recipes.folder import save_image
+from jensen.recipes.judging import mean_of, nats
 from jensen.recipes.page import Card, Picture, Section, Table, previews, training_curves, write_page
-from jensen.variational import Gap, gap_split, log_likelihood, lower_bound
+from jensen.variational import gap_split, log_likelihood, lower_bound
 from jensen.variational.collapse import CollapseReport, LayerUse, collapse_report
 
 if TYPE_CHECKING:
@@ -55,11 +56,11 @@ class Judge:
             "rows": len(x),
             "dims": dims,
             "samples": settings.samples,
-            "log_p": _mean(log_p),
-            "log_p_training": _mean(trained),
+            "log_p": mean_of(log_p),
+            "log_p_training": mean_of(trained),
             "bits_per_dim": float(bits_per_dim(log_p.value.mean(), dims)),
             "effective_samples": {"median": float(ess.median()), "least": float(ess.min())},
-            "elbo": _mean(bound),
+            "elbo": mean_of(bound),
         }
         if self.recipe.network.kind == "gaussian" and len(self.recipe.network.latents) == 1:
             found["gap"] = self._gap(x[: settings.refine_rows], rng)
@@ -83,7 +84,7 @@ class Judge:
         split = gap_split(self.model, x, steps=self.recipe.judging.refine_steps, generator=rng)
         advance(1)
         parts = {"whole": split.total, "approximation": split.approximation, "amortization": split.amortization}
-        return {"rows": len(x), **{name: _mean(gap) for name, gap in parts.items()}}
+        return {"rows": len(x), **{name: mean_of(gap) for name, gap in parts.items()}}
 
     def _collapse(self, x: Tensor, labels: Tensor | None, rng: torch.Generator) -> CollapseReport:
         advance = self.track("looking at the latents", 1)
@@ -116,37 +117,26 @@ class Judge:
         rows = [
             (
                 f"log p of {found['rows']} pictures never trained on, K = {found['samples']}",
-                f"{_nats(log_p)}, {found['bits_per_dim']:.4f} bits a dimension",
+                f"{nats(log_p)}, {found['bits_per_dim']:.4f} bits a dimension",
             ),
             (
                 "  its own noise; effective samples",
                 f"{log_p['noise']:.4f} nats; {ess['median']:.0f} of the median picture",
             ),
-            ("log p of as many that it was trained on", _nats(found["log_p_training"])),
-            ("evidence lower bound", _nats(found["elbo"])),
+            ("log p of as many that it was trained on", nats(found["log_p_training"])),
+            ("evidence lower bound", nats(found["elbo"])),
         ]
         if "gap" in found:
             gap = found["gap"]
             rows += [
-                (f"log p less the bound, of {gap['rows']}", _nats(gap["whole"])),
-                ("  of which the family of q loses", _nats(gap["approximation"])),
-                ("  and the encoder within it", _nats(gap["amortization"])),
+                (f"log p less the bound, of {gap['rows']}", nats(gap["whole"])),
+                ("  of which the family of q loses", nats(gap["approximation"])),
+                ("  and the encoder within it", nats(gap["amortization"])),
             ]
         for number, layer in enumerate(found["collapse"]["layers"], start=1):
             rows.append((f"layer {number}: {layer['verdict']}", _layer_words(layer)))
         rows.append(("collapse", found["collapse"]["words"]))
         return rows
-
-
-def _mean(of: Likelihood | Gap) -> dict[str, float]:
-    """The mean over data, its error over the choice of data, and the part of it that is Monte Carlo noise."""
-    n = len(of.value)
-    noise = 0.0 if of.stderr is None else float(of.stderr.square().sum().sqrt()) / n
-    return {"mean": float(of.value.mean()), "stderr": float(of.value.std()) / n**0.5, "noise": noise}
-
-
-def _nats(found: dict[str, float]) -> str:
-    return f"{found['mean']:.3f} ± {found['stderr']:.3f} nats"
 
 
 def interpolations(model: LatentChain, rows: int, between: int, rng: torch.Generator) -> Tensor:

@@ -14,6 +14,7 @@ from jensen.recipes.captcha import Captcha
 from jensen.recipes.captcha_reader import CaptchaReader
 from jensen.recipes.diffusion import DigitsDDPM, DigitsVDM, MoonsDiffusion
 from jensen.recipes.latent import DigitsBetaVAE, DigitsCategorical, DigitsHVAE, DigitsIWAE, DigitsVAE, MnistVAE
+from jensen.recipes.score import DigitsScore, MoonsScore
 
 RECIPES: dict[str, type[Recipe]] = {
     "captcha": Captcha,
@@ -27,6 +28,8 @@ RECIPES: dict[str, type[Recipe]] = {
     "moons-diffusion": MoonsDiffusion,
     "digits-ddpm": DigitsDDPM,
     "digits-vdm": DigitsVDM,
+    "moons-score": MoonsScore,
+    "digits-score": DigitsScore,
 }
 
 

@@ -1,0 +1,259 @@
+"""How a score model is judged: its scores where they are known, the likelihood of its ODE, its samples at each number
+of moves; and pictures of the way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from jensen.core.seeding import generator
+from jensen.core.types import Likelihood
+from jensen.data.digits import LEVELS
+from jensen.diffusion import Bins, as_mass, dequantize
+from jensen.metrics import bits_per_dim, energy_distance, nearest_distance
+from jensen.models.score import ScoreModel
+from jensen.models.score_diffusion import as_diffusion
+from jensen.recipes import plots
+from jensen.recipes.base import Track
+from jensen.recipes.folder import save_film, save_image
+from jensen.recipes.judging import bits, chosen, mean_of, nats, side_by_side
+from jensen.recipes.page import Card, Picture, Section, Table, previews, training_curves, write_page
+from jensen.score import relative_score_error, score_of
+
+if TYPE_CHECKING:
+    from jensen.recipes.score import ScoreRecipe
+
+CHUNK = 200  # rows between two moves of the progress bar
+STRIP = 7  # states of a strip
+FILM = 60  # frames of a film
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A trained model under judgement."""
+
+    recipe: ScoreRecipe
+    model: ScoreModel
+    samples: Path
+    track: Track
+
+    def everything(self) -> dict[str, Any]:
+        """The evaluation: JSON values; pictures beside it."""
+        x = self.recipe.test_data().to(self.model.centre)
+        found: dict[str, Any] = {"rows": len(x), "dims": x[0].numel()}
+        if self.recipe.noised_log_p(x[:1], 1.0) is not None:
+            found["scores"] = self._scores(x)
+        found["ode"] = self._ode(x[: self.recipe.judging.ode_rows])
+        found["samples"] = self._by_moves(x)
+        self._draw()
+        return found
+
+    def _scores(self, x: Tensor) -> list[dict[str, float]]:
+        """At each level, the relative squared error of the score where the noised data are."""
+        rows = []
+        rng = generator(self.recipe.seed, x.device)
+        for level, sigma in enumerate((self.model.sigmas * self.model.scale).tolist()):
+            noised = x + sigma * torch.randn(x.shape, generator=rng, device=x.device)
+
+            def exact(z: Tensor, sigma: float = sigma) -> Tensor:
+                log_p = self.recipe.noised_log_p(z, sigma)
+                assert log_p is not None
+                return log_p
+
+            def ours(z: Tensor, level: int = level) -> Tensor:
+                return self.model.score(z, level)
+
+            with torch.no_grad():
+                error = relative_score_error(ours, noised, score_of(exact))
+            rows.append({"sigma": sigma, "error": error})
+        return rows
+
+    def _ode(self, x: Tensor) -> dict[str, Any]:
+        """The likelihood of the probability-flow ODE of the same network."""
+        advance, rng = self.track("likelihood of the ODE", len(x)), generator(self.recipe.seed, x.device)
+        model, dims = as_diffusion(self.model), x[0].numel()
+        bins = None if self.recipe.what == "points" else Bins(LEVELS)
+        parts, evaluations = [], 0
+        for rows in x.split(CHUNK):
+            spread = rows if bins is None else dequantize(rows, bins.width, rng)
+            trace = "exact" if dims <= 16 else "hutchinson"
+            flow = model.ode_log_likelihood(spread, trace=trace, span=(0.0, 1.0), rtol=1e-4, atol=1e-4, generator=rng)
+            likelihood = flow.likelihood
+            if bins is not None:
+                likelihood = as_mass(likelihood, dims * float(torch.as_tensor(bins.width).log()))
+            parts.append(likelihood)
+            evaluations = max(evaluations, flow.evaluations)
+            advance(len(rows))
+        errors = [p.stderr for p in parts if p.stderr is not None]
+        whole = replace(
+            parts[0], value=torch.cat([p.value for p in parts]), stderr=torch.cat(errors) if errors else None
+        )
+        found: dict[str, Any] = {
+            "rows": len(x),
+            "evaluations": evaluations,
+            "measure": whole.measure,
+            **mean_of(whole),
+        }
+        found["bits_per_dim"] = float(bits_per_dim(torch.tensor(found["mean"]), dims))
+        known = self.recipe.noised_log_p(x.double(), 0.0)
+        if known is not None:
+            found["known"] = mean_of(Likelihood(known, "exact", "density"))
+        return found
+
+    def _by_moves(self, x: Tensor) -> dict[str, Any]:
+        """Samples at each number of moves a level, beside as many training data."""
+        recipe, judging = self.recipe, self.recipe.judging
+        training = recipe.training_data()
+        real = training[: judging.samples]
+        floor = energy_distance(real, x.cpu())
+        found: dict[str, Any] = {
+            "n": judging.samples,
+            "levels": len(self.model.sigmas),
+            "floor": {"n": len(real), "energy": floor.value, "stderr": floor.stderr},
+            "rows": [],
+        }
+        for steps in judging.steps:
+            advance = self.track(f"drawing with {steps} moves", judging.samples)
+            made = recipe.draw(self.model, judging.samples, recipe.seed, advance, steps=steps).cpu()
+            distance = energy_distance(made, x.cpu())
+            found["rows"].append({"steps": steps, "energy": distance.value, "stderr": distance.stderr})
+        if recipe.what == "pictures":
+            near, fresh = (nearest_distance(rows, training)[0] for rows in (made, x.cpu()))
+            found["nearest"] = {"drawn": float(near.median()), "fresh": float(fresh.median())}
+        return found
+
+    def _draw(self) -> None:
+        recipe, points = self.recipe, self.recipe.what == "points"
+        n = 1000 if points else 60
+        states: list[Tensor] = []
+        rng = generator(recipe.seed, self.model.centre.device)
+        made = self.model.sample(
+            n, generator=rng, on_step=lambda _, z: states.append(z.cpu()), chunk=1024 if points else 64
+        )
+        save_image(self._look(made), self.samples / "samples.png")
+        shown = chosen(states, STRIP)
+        if points:
+            strip = side_by_side([self._look(state, scale=2) for state in shown])
+        else:
+            strip = recipe.image(torch.stack([state[:10] for state in shown], 1).flatten(0, 1), columns=len(shown))
+        save_image(strip, self.samples / "strip.png")
+        save_film([self._look(state, scale=3) for state in chosen(states, FILM)], self.samples / "film.gif")
+
+    def _look(self, x: Tensor, scale: int = 4) -> Image.Image:
+        if self.recipe.what == "points":
+            return plots.points(x, behind=self.recipe.test_data(), scale=scale)
+        return self.recipe.image(x, columns=10, scale=scale)
+
+    @staticmethod
+    def headline(found: dict[str, Any]) -> list[tuple[str, str]]:
+        """Rows to print."""
+        ode, drawn = found["ode"], found["samples"]
+        rows = []
+        if "known" in ode:
+            rows.append(("log p of test data under their own law", nats(ode["known"])))
+        name = f"the ODE's, {ode['evaluations']} evaluations, {ode['rows']} rows"
+        rows.append((name, f"{nats(ode)}, {bits(ode)}"))
+        rows += [
+            (f"score at noise {level['sigma']:.3f}", f"relative squared error {level['error']:.5f}")
+            for level in found.get("scores", [])
+        ]
+        for row in drawn["rows"]:
+            words = f"energy distance to test data {row['energy']:.5f} ± {row['stderr']:.5f}"
+            rows.append((f"drawn with {row['steps']} moves a level", words))
+        rows.append((f"{drawn['floor']['n']} training data instead", f"energy distance {drawn['floor']['energy']:.5f}"))
+        if "nearest" in drawn:
+            near = drawn["nearest"]
+            words = f"{near['drawn']:.3f} / {near['fresh']:.3f} (medians; a copy has 0)"
+            rows.append(("nearest training datum, drawn / test", words))
+        return rows
+
+
+def write_report(recipe: ScoreRecipe, folder: Path, found: dict[str, Any]) -> None:
+    """Write report.html below a run's folder."""
+    samples, ode, drawn = folder / "samples", found["ode"], found["samples"]
+    best = min(drawn["rows"], key=lambda row: row["energy"])
+    moves = [row["steps"] for row in drawn["rows"]]
+    table = [("the ODE", ode)]
+    if "known" in ode:
+        table.insert(0, ("the data's own law", ode["known"]))
+    sections = [
+        Section("Drawn", "", [Picture(samples / "samples.png", "samples")]),
+        Section(
+            "From noise to data",
+            "Annealed Langevin: the state at seven moments from the largest noise level to the smallest; then as a "
+            "film.",
+            [Picture(samples / "strip.png", "states of the chain"), Picture(samples / "film.gif", "the way, animated")],
+        ),
+        Section(
+            "How good are its scores",
+            "E|s - score|^2 / E|score|^2 where the data noised by each level are: 0 is exact, 1 is what saying nothing "
+            "costs. The exact score is the gradient of the moons' density, known by quadrature.",
+            plots=[
+                plots.curves(
+                    [level["sigma"] for level in found["scores"]],
+                    {"relative squared error": [level["error"] for level in found["scores"]]},
+                    title="error of the score",
+                    xlabel="noise",
+                    log=True,
+                )
+            ],
+        )
+        if "scores" in found
+        else None,
+        Section(
+            "How likely are data it never saw",
+            f"Mean log {ode['measure']} of {ode['rows']} test data under the probability-flow ODE of the same network, "
+            "in nats with its standard error over the choice of data.",
+            table=Table(
+                ("", "nats", "standard error"),
+                [(name, f"{row['mean']:.3f}", f"{row['stderr']:.3f}") for name, row in table],
+            ),
+        ),
+        Section(
+            "Samples against moves",
+            f"Energy distance between {drawn['n']} samples and the test data, {drawn['levels']} noise levels; "
+            f"{drawn['floor']['n']} training data score {drawn['floor']['energy']:.5f}.",
+            plots=[
+                plots.curves(
+                    moves,
+                    {
+                        "drawn": [max(row["energy"], 1e-6) for row in drawn["rows"]],
+                        "training data": [max(drawn["floor"]["energy"], 1e-6)] * len(moves),
+                    },
+                    title="energy distance to test data",
+                    xlabel="moves a level",
+                    log=True,
+                )
+            ],
+            table=Table(
+                ("moves a level", "energy distance", "standard error"),
+                [[str(r["steps"]), f"{r['energy']:.5f}", f"{r['stderr']:.5f}"] for r in drawn["rows"]],
+            ),
+        ),
+        Section("Training", plots=training_curves(folder)),
+        Section("Samples over training", "The same noise, carried by the averaged weights.", previews(folder)),
+        Section("Next", code=f"{recipe.example(folder)}\njensen evaluate {folder}"),
+    ]
+    cards = [
+        Card("nats, the ODE's likelihood", f"{ode['mean']:.3f}", f"± {ode['stderr']:.3f}"),
+        Card(
+            "energy distance",
+            f"{best['energy']:.5f}",
+            f"{best['steps']} moves a level; training data {drawn['floor']['energy']:.5f}",
+        ),
+    ]
+    if "known" in ode:
+        cards.insert(0, Card("nats, the data's own law", f"{ode['known']['mean']:.3f}", "the most there is"))
+    if "nearest" in drawn:
+        near = drawn["nearest"]
+        cards.append(
+            Card("to the nearest training picture", f"{near['drawn']:.3f}", f"test pictures {near['fresh']:.3f}")
+        )
+    lead = f"A {recipe.summary}, judged on {found['rows']} of them that it was not trained on."
+    write_page(folder, lead, cards, [s for s in sections if s is not None], recipe.model_dump(mode="json"))
