@@ -25,8 +25,8 @@ from jensen.variational.mean_field import (
     mixture_log_evidence,
     table_mean_field,
 )
-from jensen.variational.mean_field.quadratic import features, forms, row_chunks, unpacked
-from jensen.variational.mean_field.seeds import k_means, nearest, seeds
+from jensen.variational.mean_field.quadratic import Frame, features, forms, row_chunks, unpacked
+from jensen.variational.mean_field.seeds import best_centres, k_means, nearest, seeds
 
 F64 = torch.float64
 
@@ -249,10 +249,16 @@ def test_a_scatter_that_rounding_spoils_is_put_back():
     far = NormalWishart(row, *(getattr(prior, n) for n in ("strength", "degrees", "scatter")))
     spoilt = 1e8 * torch.outer(row, row) * (1 - 1e-12)  # off by far more than the scatter
     after = far.given(torch.tensor(1e8, dtype=F64), 1e8 * row, spoilt)
-    low = torch.linalg.eigvalsh(torch.linalg.solve(prior.scatter, after.scatter).mT @ torch.eye(3, dtype=F64)).min()
     assert math.isfinite(float(after.log_normaliser))
     assert float(torch.linalg.eigvals(torch.linalg.solve(prior.scatter, after.scatter)).real.min()) > 1 - 1e-3
-    assert math.isfinite(float(low))
+    # sums that no data have: half the prior's scatter taken away, in one direction or in all
+    zero, axis = torch.zeros(3, dtype=F64), torch.linalg.cholesky(prior.scatter)[:, :1]
+    centred = NormalWishart(zero, *(getattr(prior, n) for n in ("strength", "degrees", "scatter")))
+    for taken in (0.5 * prior.scatter, 0.5 * axis @ axis.T):
+        after = centred.given(torch.tensor(0.0, dtype=F64), zero, -taken)
+        torch.testing.assert_close(after.scatter, prior.scatter, rtol=1e-5, atol=1e-5)
+    more = centred.given(torch.tensor(0.0, dtype=F64), zero, axis @ axis.T - 0.5 * 1e-7 * prior.scatter)
+    torch.testing.assert_close(more.scatter, prior.scatter + axis @ axis.T, rtol=1e-6, atol=1e-6)
 
 
 def test_packed_forms_and_sums():
@@ -261,6 +267,18 @@ def test_packed_forms_and_sums():
     torch.testing.assert_close((forms(c, m[None], q[None]) @ phi)[0], c + ((gap @ q) * gap).sum(1))
     count, first, second = unpacked(torch.ones(1, 5, dtype=F64) @ phi.T, 4)
     torch.testing.assert_close((count[0], first[0], second[0]), sums_of(y))
+
+
+def test_the_frame_whitens():
+    """Mean 0 and covariance I; along a constant direction it stays invertible."""
+    x = blobs(200, d=3) + 50
+    frame = Frame.whitening(x.mean(0), x.T.cov(correction=0))
+    torch.testing.assert_close(frame(x).T.cov(correction=0), torch.eye(3, dtype=F64), rtol=0, atol=1e-10)
+    torch.testing.assert_close(frame(x).mean(0), torch.zeros(3, dtype=F64), rtol=0, atol=1e-10)
+    torch.testing.assert_close(frame.log_det, -0.5 * torch.logdet(x.T.cov(correction=0)))
+    flat = Frame.whitening(torch.zeros(2), torch.diag(torch.tensor([4.0, 0.0])))
+    assert math.isfinite(float(flat.log_det))
+    assert math.isfinite(float(Frame.whitening(torch.zeros(2), torch.zeros(2, 2)).log_det))
 
 
 # The mixture --------------------------------------------------------------------------------------------------------
@@ -434,8 +452,7 @@ def test_predictive_density_integrates_to_one():
 
 
 def test_draws_follow_the_density():
-    """n = 100,000: weight of a half-plane, mean and covariance within 4 standard errors, probability transform in one
-    dimension by Kolmogorov's test."""
+    """n = 100,000 from a mixture: mean and covariance within 4 standard errors."""
     _, mixture = fitted()
     found, n = mixture.factors, 100_000
     laws, w = found.components, found.concentration / found.concentration.sum()
@@ -450,22 +467,30 @@ def test_draws_follow_the_density():
     assert bool(((x.mean(0) - mean).abs() < 4 * (covariance.diagonal() / n).sqrt()).all())
     products = torch.einsum("ni,nj->nij", x - mean, x - mean)
     assert bool(((products.mean(0) - covariance).abs() < 4 * products.std(0) / n**0.5).all())
-    _, line = fitted(d=1)
-    found = line.factors
-    draws = line.sample(20_000, generator=generator(4))[:, 0].numpy()
-    cdf = sum(
-        float(w) * stats.t(float(nu), float(m), math.sqrt(float(s * (c + 1) / (c * nu)))).cdf(draws)
-        for w, m, c, nu, s in zip(
-            found.concentration / found.concentration.sum(),
-            found.components.mean[:, 0],
-            found.components.strength,
-            found.components.degrees,
-            found.components.scatter[:, 0, 0],
-            strict=True,
-        )
-    )
-    assert stats.kstest(cdf, "uniform").pvalue > 1e-3
     torch.testing.assert_close(mixture.sample(5, generator=generator(3)), mixture.sample(5, generator=generator(3)))
+
+
+def test_draws_have_the_tails_of_the_density():
+    """n = 20,000 from the prior's predictive density, 2.3 degrees of freedom: each coordinate by Kolmogorov's test
+    against scipy's Student."""
+    prior = law()
+    draws = GaussianMixtureVI(2, MixturePrior(0.4, prior)).sample(20_000, generator=generator(4))
+    nu = float(prior.degrees) - 2
+    for i in range(3):
+        scale = math.sqrt(float(prior.scatter[i, i] * (prior.strength + 1) / (prior.strength * nu)))
+        assert stats.kstest(draws[:, i], stats.t(nu, float(prior.mean[i]), scale).cdf).pvalue > 1e-3
+
+
+def test_tolerance_is_a_datums():
+    """The last sweep is the first that gains less than 0.002 nat a datum."""
+    x = blobs()
+    mixture = GaussianMixtureVI(4, MixturePrior.around(x, 4))
+    ascent = mixture.fit(x, tolerance=0.002, generator=generator(0))
+    gains = ascent.elbo[::2].diff() / len(x)
+    assert ascent.converged
+    assert len(gains) > 2
+    assert bool((gains[:-1] >= 0.002).all())
+    assert float(gains[-1]) < 0.002
 
 
 def test_the_fit_moves_with_the_coordinates():
@@ -563,6 +588,15 @@ def test_k_means_goes_down_and_keeps_lost_centres():
     assert costs[-1] < 0.9 * costs[0]
     assert k_means(x, centres, 3)[3].tolist() == [1e4, 1e4]
     assert len(seeds(torch.zeros(5, 2), 3)) == 3  # fewer places than seeds
+
+
+def test_the_best_of_several_tries():
+    """Ten tries from one generator, and the one of least cost by torch's distances."""
+    x, rng = blobs(k=8), generator(0)
+    found = [k_means(x, seeds(x, 5, rng), 4) for _ in range(10)]
+    costs = torch.stack([torch.cdist(x, c).square().amin(1).sum() for c in found])
+    assert costs.max() > 1.05 * costs.min()
+    torch.testing.assert_close(best_centres(x, 5, tries=10, rounds=4, generator=generator(0)), found[costs.argmin()])
 
 
 def test_a_start_on_a_part_of_the_data_counts_for_all():
@@ -731,6 +765,7 @@ def test_bad_input(call, match):
         (lambda m, x: m.start(x, soft(9, 3)), "responsibilities must be probabilities"),
         (lambda m, x: m.start(x, 2 * soft(10, 3)), "responsibilities must be probabilities"),
         (lambda m, x: m.start(x, rows=0), "rows must be at least 1, got 0"),
+        (lambda m, x: m.start(x, tries=0), "tries must be at least 1, got 0"),
         (lambda m, x: m.natural_step(x, 10, 0.5), "start the mixture first"),
         (lambda m, x: m.fit_stochastic(x, steps=0), "steps must be at least 1, got 0"),
         (lambda m, x: m.fit_stochastic(x, steps=1, batch=11), "batch must be from 1 to 10, got 11"),
@@ -748,5 +783,6 @@ def test_chunks_by_themselves_stay_small():
     for d in (2, 16, 200):
         x = torch.zeros(5000, d)
         sizes = [s.stop - s.start for s in row_chunks(x, None)]
+        assert sizes[0] == min(2048, 2**26 // ((d + 1) * (d + 2) * 2))
         assert max(sizes) * (d + 1) * (d + 2) / 2 * 4 <= 2**26
         assert sum(len(x[s]) for s in row_chunks(x, None)) == 5000

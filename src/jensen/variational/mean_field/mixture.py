@@ -17,7 +17,7 @@ from jensen.core.types import Likelihood
 from jensen.variational.mean_field.cavi import Ascent, coordinate_ascent, rounding
 from jensen.variational.mean_field.normal_wishart import LOG_2PI, NormalWishart
 from jensen.variational.mean_field.quadratic import Frame, features, forms, normalised, row_chunks, unpacked
-from jensen.variational.mean_field.seeds import k_means, nearest, seeds
+from jensen.variational.mean_field.seeds import best_centres, nearest
 
 
 @dataclass(frozen=True)
@@ -311,6 +311,7 @@ class GaussianMixtureVI(nn.Module):
         responsibilities: Tensor | None = None,
         *,
         rows: int = 20_000,
+        tries: int = 5,
         generator: torch.Generator | None = None,
         chunk: int | None = None,
     ) -> None:
@@ -321,6 +322,7 @@ class GaussianMixtureVI(nn.Module):
             responsibilities: (N, K), at least 0, each row of sum 1; if None, k-means++ and ten rounds of k-means on a
                 part of the data, in the data's own units, and each row wholly its nearest centre's.
             rows: so many rows, drawn at random, are that part.
+            tries: of k-means; the best is taken.
             generator: of the drawing.
             chunk: as in `log_prob`.
 
@@ -329,12 +331,14 @@ class GaussianMixtureVI(nn.Module):
         """
         x, size = self._checked(x, chunk), len(x)
         _at_least_one("rows", rows)
+        _at_least_one("tries", tries)
         frame = Frame.whitening(*_mean_and_covariance(x))
         self.shift, self.matrix = frame.shift, frame.matrix
         if responsibilities is None:
             x = x[_shuffled(size, generator)[:rows].to(x.device)]
             centred = x - frame.shift.to(x.dtype)
-            labels = nearest(centred, k_means(centred, seeds(centred, len(self.sums), generator), rounds=10))
+            centres = best_centres(centred, len(self.sums), tries=tries, rounds=10, generator=generator)
+            labels = nearest(centred, centres)
             responsibilities = torch.nn.functional.one_hot(labels, len(self.sums)).to(x.dtype)
         if responsibilities.shape != (len(x), len(self.sums)) or not _are_probabilities(responsibilities):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Where components start: k-means++ and a few rounds of k-means."""
+"""Where components start: k-means from k-means++, a few times over."""
 
 from __future__ import annotations
 
@@ -36,6 +36,15 @@ def seeds(x: Float[Tensor, "n d"], count: int, generator: torch.Generator | None
         chosen.append(candidates[best, None])
         far = left[:, best]
     return torch.cat(chosen)
+
+
+def best_centres(
+    x: Float[Tensor, "n d"], count: int, *, tries: int, rounds: int, generator: torch.Generator | None = None
+) -> Float[Tensor, "k d"]:
+    """Of several tries of k-means++ and k-means, the centres with the least sum of squared distances to rows."""
+    found = [k_means(x, seeds(x, count, generator), rounds) for _ in range(tries)]
+    costs = [(x - c[nearest(x, c)]).square().sum() for c in found]
+    return found[int(torch.stack(costs).argmin())]
 
 
 def k_means(x: Float[Tensor, "n d"], centres: Float[Tensor, "k d"], rounds: int) -> Float[Tensor, "k d"]:
