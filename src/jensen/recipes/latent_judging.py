@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -206,8 +207,8 @@ def _measured(found: dict[str, float]) -> str:
     return f"{found['value']:.2f} ± {found['stderr']:.2f}"
 
 
-def write_report(recipe: LatentRecipe, folder: Path, found: dict[str, Any]) -> None:
-    """Write report.html below a run's folder."""
+def write_report(recipe: LatentRecipe, folder: Path, found: dict[str, Any], extra: Sequence[Section] = ()) -> None:
+    """Write report.html below a run's folder; `extra` follows what the layers hold."""
     samples = folder / "samples"
     log_p, layers = found["log_p"], found["collapse"]["layers"]
     names = ["kl"] if len(layers) == 1 else [f"kl_{k}" for k in range(1, len(layers) + 1)]
@@ -235,6 +236,7 @@ def write_report(recipe: LatentRecipe, folder: Path, found: dict[str, Any]) -> N
         ),
         *_gap_sections(found.get("gap")),
         Section("What its layers hold", f"{found['collapse']['words']} {_AGGREGATED}", table=_layers(layers)),
+        *extra,
         Section("Training", plots=training_curves(folder, *curves)),
         Section("Draws over training", "The same random numbers, drawn as training went on.", previews(folder)),
         Section("Next", code=_next(recipe, folder)),
