@@ -1,0 +1,66 @@
+"""azula's deterministic samplers on an exact denoiser, along jensen's time grids.
+
+azula samples along equal steps of its schedule's own time. The grids are handed to it as if its schedule were written
+in another time, through the property `timesteps`; nothing else of a sampler is touched. Its multistep samplers take any
+order and are given up to 5, and not 1 where that is Euler's method again. Stochastic samplers have no path to compare.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+from azula.denoise import Denoiser as AzulaDenoiser
+from azula.denoise import DiracPosterior
+from azula.sample import (
+    DDIMSampler,
+    EulerSampler,
+    HeunSampler,
+    REABSampler,
+    Sampler,
+    vABSampler,
+    xEABSampler,
+    zABSampler,
+    zEABSampler,
+)
+from torch import Tensor
+
+from exact import GRIDS, Run, times
+from jensen.diffusion import Denoiser
+
+SINGLE = {DDIMSampler: 1, EulerSampler: 1, HeunSampler: 2}  # evaluations a step
+MULTISTEP = {
+    zABSampler: range(2, 6),
+    vABSampler: range(2, 6),
+    zEABSampler: range(2, 6),
+    xEABSampler: range(2, 6),
+    REABSampler: range(1, 6),
+}
+
+
+class Exact(AzulaDenoiser):
+    """One of jensen's denoisers as one of azula's."""
+
+    def __init__(self, denoiser: Denoiser):
+        super().__init__()
+        self.denoiser, self.schedule = denoiser, denoiser.schedule.alpha_sigma
+
+    def forward(self, x_t: Tensor, t: Tensor) -> DiracPosterior:
+        return DiracPosterior(self.denoiser(x_t, t.expand(len(x_t))).x)
+
+
+def _run(kind: type[Sampler], grid: Tensor, options: dict[str, int], denoiser: Denoiser, z: Tensor) -> Tensor:
+    along = type(kind.__name__, (kind,), {"timesteps": property(lambda _: grid)})
+    return along(Exact(denoiser), silent=True, **options)(z)
+
+
+def runs(evaluations: int) -> Iterator[tuple[str, str, Run]]:
+    """(method, grid, run) with at most so many evaluations."""
+    for grid in GRIDS:
+        for kind, each in SINGLE.items():
+            name = kind.__name__.removesuffix("Sampler")
+            yield name, grid, partial(_run, kind, times(grid, evaluations // each), {})
+        for kind, orders in MULTISTEP.items():
+            for order in orders:
+                name = f"{kind.__name__.removesuffix('Sampler')} {order}"
+                yield name, grid, partial(_run, kind, times(grid, evaluations), {"order": order})

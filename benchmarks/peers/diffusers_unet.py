@@ -1,0 +1,41 @@
+"""diffusers' UNet2DModel with as many parameters as jensen's captcha network.
+
+Its shape is that of `diffusers_captcha`: four levels (24 rows halve three times), two layers a block as in the
+library's training example, attention at the two lower levels; of a dozen shapes of this size it has the fewest
+operations a picture. It is given no text, so that it has less to do than jensen's.
+"""
+
+from __future__ import annotations
+
+from diffusers import UNet2DModel
+from torch import Tensor, nn
+
+from jensen.recipes.captcha import Captcha
+
+WIDTHS = (32, 32, 64, 96)
+LEVELS = ("Block2D", "Block2D", "AttnBlock2D", "AttnBlock2D")
+
+
+def _kinds(way: str) -> tuple[str, ...]:
+    """DownBlock2D, AttnDownBlock2D, ..."""
+    return tuple(level.replace("Block2D", f"{way}Block2D") for level in LEVELS)
+
+
+class Network(nn.Module):
+    """(B, C, H, W), times in [0, 1] (B,), text (unused) -> (B, C, H, W)."""
+
+    def __init__(self, recipe: Captcha):
+        super().__init__()
+        channels = 3 if recipe.data.colour else 1
+        self.unet = UNet2DModel(
+            sample_size=(recipe.data.height, recipe.data.width),
+            in_channels=channels,
+            out_channels=channels,
+            layers_per_block=2,
+            block_out_channels=WIDTHS,
+            down_block_types=_kinds("Down"),
+            up_block_types=_kinds("Up")[::-1],
+        )
+
+    def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        return self.unet(x, 1000 * t).sample
