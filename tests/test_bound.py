@@ -70,9 +70,10 @@ def times(value: float, rows: int) -> torch.Tensor:
 def moved(seed: int, highest: float, lowest: float, **settings) -> LearnedSchedule:
     """A learned schedule somewhere on its way."""
     schedule = LearnedSchedule(highest, lowest, **settings)
+    rng = generator(seed)
     with torch.no_grad():
         for p in schedule.interior():
-            p.add_(torch.randn(p.shape, generator=generator(seed)))
+            p.add_(torch.randn(p.shape, generator=rng))
     return schedule
 
 

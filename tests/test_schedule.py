@@ -32,9 +32,10 @@ T = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
 def learned(seed: int, size: float = 1.0, **settings) -> LearnedSchedule:
     """A learned schedule somewhere on its way: every parameter of the interior moved by a normal draw."""
     schedule = LearnedSchedule(9.0, -6.0, **settings)
+    rng = generator(seed)
     with torch.no_grad():
         for p in schedule.interior():
-            p.add_(size * torch.randn(p.shape, generator=generator(seed)))
+            p.add_(size * torch.randn(p.shape, generator=rng))
     return schedule
 
 

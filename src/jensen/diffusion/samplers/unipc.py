@@ -70,7 +70,7 @@ class UniPC:
             start = memory.history[0][0]
             z = sigma_t / memory.sigma * memory.z + alpha_t * integral(history[: self.order + 1], start, here)
         ratio = sigma_s / sigma_t
-        if bool(sigma_s == 0):
-            return ratio * z + alpha_s * p.x, None
+        if bool(sigma_s == 0) or bool(alpha_s == 0):  # nothing to integrate the polynomial over: first order
+            return ratio * z + (alpha_s - alpha_t * ratio) * p.x, None
         past = _Past(z, alpha_t, sigma_t, history[: self.order])
         return ratio * z + alpha_s * integral(past.history, here, ahead), past
