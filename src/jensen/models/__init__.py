@@ -3,6 +3,18 @@
 from jensen.models.autoencoder import Autoencoder
 from jensen.models.diffusion import Diffusion, Sampling
 from jensen.models.hvae import HVAE, LadderVAE, LatentChain
+from jensen.models.score import Annealing, NoiseConditional, ScoreModel
 from jensen.models.vae import VAE
 
-__all__ = ["HVAE", "VAE", "Autoencoder", "Diffusion", "LadderVAE", "LatentChain", "Sampling"]
+__all__ = [
+    "HVAE",
+    "VAE",
+    "Annealing",
+    "Autoencoder",
+    "Diffusion",
+    "LadderVAE",
+    "LatentChain",
+    "NoiseConditional",
+    "Sampling",
+    "ScoreModel",
+]

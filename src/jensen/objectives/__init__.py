@@ -2,7 +2,8 @@
 
 from jensen.objectives.denoising import Denoising, Hybrid
 from jensen.objectives.reading import Reading
+from jensen.objectives.score_matching import MATCHING, ScoreMatching
 from jensen.objectives.variational import Variational
 from jensen.objectives.variational_diffusion import VariationalDiffusion
 
-__all__ = ["Denoising", "Hybrid", "Reading", "Variational", "VariationalDiffusion"]
+__all__ = ["MATCHING", "Denoising", "Hybrid", "Reading", "ScoreMatching", "Variational", "VariationalDiffusion"]

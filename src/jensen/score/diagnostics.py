@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Draws = Float[Tensor, "steps chains ..."]
+Draws = Float[Tensor, "..."]  # (steps, chains, ...)
 
 
 def r_hat(draws: Draws) -> Float[Tensor, "..."]:

@@ -269,7 +269,7 @@ def dimension_curse(
     All data are about $\sqrt{2D}$ from a query, and the differences of their squared distances grow, so one datum has
     all the weight whatever the bandwidth of use, and the score $(x_i - x) / h^2$ points at a stranger: the error
     $(1 - h^{-2})^2 + h^{-4}$ tends to 1/2 even with the best bandwidth, $h^2 = 2$, wider than the density itself. On
-    the same data a Gaussian fitted by maximum likelihood is wrong by about D / M.
+    the same data a Gaussian fitted by maximum likelihood is wrong by about D / M while that is small.
 
     Args:
         dimensions: each at least 1.

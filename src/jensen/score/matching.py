@@ -161,7 +161,7 @@ def slices(
 
 
 def denoising(
-    score: Score, x: Float[Tensor, "b ..."], eps: Float[Tensor, "b ..."], sigma: float | Tensor
+    score: Score, x: Float[Tensor, "b ..."], eps: Float[Tensor, "..."], sigma: float | Tensor
 ) -> Float[Tensor, " b"]:
     r"""Denoising score matching, $\frac12 |s(x + \sigma\epsilon) + \epsilon/\sigma|^2$.
 
@@ -192,7 +192,7 @@ def denoising(
 
 
 def noise_conditional(
-    score: NoisyScore, x: Float[Tensor, "b ..."], eps: Float[Tensor, "b ..."], sigma: Float[Tensor, "..."]
+    score: NoisyScore, x: Float[Tensor, "b ..."], eps: Float[Tensor, "..."], sigma: Float[Tensor, "..."]
 ) -> Float[Tensor, " b"]:
     r"""Denoising score matching of every noise level, $\frac12 |\sigma\, s(x + \sigma\epsilon, \sigma) + \epsilon|^2$.
 

@@ -1,0 +1,223 @@
+"""A score model: the score of data noised at a ladder of levels, sampled by annealed Langevin."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from jensen.core.seeding import Rng, normal
+from jensen.core.shapes import right_pad
+from jensen.score import annealed_langevin, tweedie
+
+
+class NoiseConditional(nn.Module):
+    r"""A network as the score of noised data, $s(x, \sigma) = -F(x / \sqrt{1 + \sigma^2}, c)\, /\, \sigma$.
+
+    For data of unit variance the network's input has unit variance, and so has what it is asked for, the noise, at
+    every level; $c \in [0, 1]$ is the level's place on the ladder, $\log(\sigma/\sigma_{min}) /
+    \log(\sigma_{max}/\sigma_{min})$.
+
+    Args:
+        net: called with (B, ...), (B,) and, if there is one, the condition.
+        largest, smallest: noise levels, 0 < smallest <= largest.
+
+    Raises:
+        ValueError: for levels not in order.
+
+    Source: Song & Ermon (2020), technique 3.
+
+    >>> score = NoiseConditional(lambda z, c: torch.ones_like(z), 4.0, 1.0)
+    >>> score(torch.zeros(2, 1), torch.tensor([1.0, 4.0])).tolist()
+    [[-1.0], [-0.25]]
+    """
+
+    def __init__(self, net: Callable[..., Tensor], largest: float, smallest: float):
+        super().__init__()
+        if not 0 < smallest <= largest < math.inf:
+            raise ValueError(f"sigmas must satisfy 0 < smallest <= largest, got {smallest} and {largest}")
+        self.net, self.largest, self.smallest = net, largest, smallest
+
+    def forward(
+        self, x: Float[Tensor, "b ..."], sigma: Float[Tensor, " b"], cond: Tensor | None = None
+    ) -> Float[Tensor, "b ..."]:
+        span = math.log(self.largest / self.smallest) or 1.0
+        place, level = torch.log(sigma / self.smallest) / span, right_pad(sigma, x)
+        inputs = (x / torch.sqrt(1 + level**2), place, *(() if cond is None else (cond,)))
+        return -self.net(*inputs).to(x.dtype) / level
+
+
+@dataclass(frozen=True)
+class Annealing:
+    """How a score model is sampled.
+
+    Attributes:
+        step_size: of a Langevin move, in units of its level's sigma^2; at the last level it should stay well below
+            the data's smallest variance there.
+        steps: moves at each level.
+        denoise: end with the mean of the clean datum given the noised one.
+        chunk: rows that go through the network together; fixed, so that a row's last bits never depend on how many
+            others were asked for.
+    """
+
+    step_size: float = 0.1
+    steps: int = 20
+    denoise: bool = True
+    chunk: int = 256
+
+    def __post_init__(self) -> None:
+        if not 0 < self.step_size < math.inf:
+            raise ValueError(f"step_size must be positive, got {self.step_size}")
+        for name, number in (("steps", self.steps), ("chunk", self.chunk)):
+            if number < 1:
+                raise ValueError(f"{name} must be at least 1, got {number}")
+
+
+class ScoreModel(nn.Module):
+    """Draws x by annealed Langevin along the scores of noised data.
+
+    The network works on (x - centre) / scale, which has zero mean and unit variance over the data, and the noise
+    levels are of that; `sample` and `score` speak of x.
+
+    Args:
+        network: (z, sigma) or (z, sigma, cond) to the score of standardised data noised by sigma; see
+            `NoiseConditional`.
+        shape: of one x.
+        sigmas: noise levels, positive and decreasing, at least one; see `jensen.score.geometric`.
+        sampling: how to sample by default.
+
+    Raises:
+        ValueError: for levels that are not positive and decreasing.
+
+    Source: Song & Ermon (2019).
+    """
+
+    centre: Tensor
+    scale: Tensor
+    sigmas: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        shape: Sequence[int],
+        sigmas: Sequence[float] | Float[Tensor, " levels"],
+        sampling: Annealing | None = None,
+    ):
+        super().__init__()
+        levels = torch.as_tensor(sigmas, dtype=torch.get_default_dtype())
+        if levels.ndim != 1 or not len(levels) or not bool((levels > 0).all() & (levels.diff() < 0).all()):
+            raise ValueError("sigmas must be one row of positive, decreasing numbers, at least one")
+        self.network, self.shape, self.sampling = network, tuple(shape), sampling or Annealing()
+        self.register_buffer("sigmas", levels)
+        self.register_buffer("centre", torch.zeros(()))
+        self.register_buffer("scale", torch.ones(()))
+
+    def standardize(self, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
+        """Data as the network sees it."""
+        return (x - self.centre) / self.scale
+
+    def restore(self, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
+        """The inverse of `standardize`."""
+        return x * self.scale + self.centre
+
+    def score(
+        self, x: Float[Tensor, "b ..."], level: int = -1, *, cond: Tensor | None = None
+    ) -> Float[Tensor, "b ..."]:
+        """The model's gradient of log density in x, of data noised by `scale` times the level's sigma.
+
+        Args:
+            x: (B, *shape), of the scale of the data.
+            level: index of the noise level; the last is the smallest.
+            cond: (B, ...) conditions, or None.
+        """
+        return self._score(cond)(self.standardize(x), self.sigmas[level].expand(len(x))) / self.scale
+
+    def _score(self, cond: Tensor | None) -> Callable[[Tensor, Tensor], Tensor]:
+        extra = () if cond is None else (cond,)
+        return lambda z, sigma: self.network(z, sigma, *extra)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        n: int,
+        *,
+        cond: Tensor | None = None,
+        generator: Rng = None,
+        on_step: Callable[[int, Tensor], None] | None = None,
+        **changes: Any,
+    ) -> Float[Tensor, "n ..."]:
+        """Draw n.
+
+        Args:
+            n: at least 1.
+            cond: (n, ...) conditions, or None.
+            generator: None, one, or n of them, one a row: then a row is a function of its generator alone.
+            on_step: called with (moves done, x so far (n or fewer, ...)) in each chunk.
+            changes: to the default `Annealing`: steps=5, ...
+
+        Returns:
+            (n, *shape), of the scale of the data.
+
+        Raises:
+            ValueError: for n < 1, conditions or generators that are not n, or a setting out of its range.
+        """
+        settings = replace(self.sampling, **changes)
+        if n < 1:
+            raise ValueError(f"n must be at least 1, got {n}")
+        if cond is not None and len(cond) != n:
+            raise ValueError(f"conditions must be {n}, one a row, got {len(cond)}")
+        if isinstance(generator, Sequence) and len(generator) != n:
+            raise ValueError(f"generators must be {n}, one a row, got {len(generator)}")
+        was_training = self.training
+        self.eval()
+        try:
+            chunks = []
+            for first in range(0, n, settings.chunk):
+                rows = slice(first, min(first + settings.chunk, n))
+                rng = generator[rows] if isinstance(generator, Sequence) else generator
+                part = None if cond is None else cond[rows]
+                chunks.append(self._chunk(rows.stop - first, part, rng, settings, on_step))
+            return torch.cat(chunks)
+        finally:
+            self.train(was_training)
+
+    def _chunk(
+        self,
+        n: int,
+        cond: Tensor | None,
+        rng: Rng,
+        settings: Annealing,
+        on_step: Callable[[int, Tensor], None] | None,
+    ) -> Tensor:
+        """One chunk, padded to its full size with copies of its first condition and noise of their own."""
+        size = settings.chunk
+        if isinstance(rng, Sequence):
+            rng = [*rng, *[torch.Generator(rng[0].device).manual_seed(0)] * (size - n)]
+        if cond is not None:
+            cond = cond.to(self.centre.device)
+            cond = torch.cat([cond, cond[:1].expand(size - n, *cond.shape[1:])])
+        score = self._score(cond)
+
+        def report(step: int, z: Tensor) -> None:
+            if on_step is not None:
+                on_step(step, self.restore(z[:n]))
+
+        z = torch.sqrt(1 + self.sigmas[0] ** 2) * normal((size, *self.shape), rng, like=self.centre)
+        z = annealed_langevin(
+            score,
+            z,
+            self.sigmas,
+            settings.step_size,
+            settings.steps,
+            generator=rng,
+            on_step=report,
+        )
+        if settings.denoise:
+            last = self.sigmas[-1]
+            z = tweedie(lambda z: score(z, last.expand(len(z))), z, float(last))
+        return self.restore(z[:n])

@@ -1,0 +1,497 @@
+"""Langevin dynamics against exact answers: stationary laws, acceptance, passage times; diagnostics against AR(1)."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from scipy.integrate import quad
+from scipy.special import ndtr
+
+from jensen.core.seeding import generators
+from jensen.diffusion import AnnealedLangevin, MixtureOracle, VarianceExploding, integrate, time_grid
+from jensen.score import (
+    annealed_langevin,
+    basin,
+    effective_sample_size,
+    exit_times,
+    first_passage_time,
+    geometric,
+    kramers_time,
+    langevin,
+    mala,
+    mean_error,
+    mean_exit_time,
+    occupancy,
+    r_hat,
+    score_of,
+    tweedie,
+    two_modes,
+)
+
+F64 = torch.float64
+
+
+def rng(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def randn(*shape, seed=0):
+    return torch.randn(*shape, dtype=F64, generator=rng(seed))
+
+
+def normal_log_prob(x):
+    return -x.square().flatten(1).sum(1) / 2
+
+
+def pair(left, right, s, w):
+    """log of an equal mixture of N(left, s^2) and N(right, w^2) on the line."""
+    both = torch.distributions.Normal(torch.tensor([left, right], dtype=F64), torch.tensor([s, w], dtype=F64))
+    return lambda x: both.log_prob(x).logsumexp(1) - math.log(2)
+
+
+# moves -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("variance", "step"), [(1.0, 0.05), (1.0, 0.5), (1.0, 1.5), (4.0, 2.0)])
+def test_unadjusted_langevin_settles_at_a_known_variance(variance, step):
+    """v / (1 - step / 2v) on N(0, v), which for N(0, 1) is 1 / (1 - step / 2). n = 40,000 chains from N(0, v),
+    120 steps, 4 standard errors."""
+    n = 40_000
+    x = langevin(lambda x: -x / variance, variance**0.5 * randn(n, 1), step, 120, generator=rng(1))
+    exact = variance / (1 - step / (2 * variance))
+    assert x.var().item() == pytest.approx(exact, abs=4 * exact * (2 / n) ** 0.5)
+
+
+@pytest.mark.parametrize("step", [0.05, 0.5, 1.5])
+def test_adjusted_langevin_settles_at_the_variance_itself(step):
+    """1 on N(0, 1) where unadjusted gives up to 4; the share accepted is its exact value by quadrature,
+    E min(1, exp(step (x^2 - y^2) / 4)). n = 40,000 chains of 60 steps, 4 standard errors."""
+    n, steps = 40_000, 60
+    chains = mala(normal_log_prob, randn(n, 1), step, steps, generator=rng(1))
+    assert chains.x.var().item() == pytest.approx(1, abs=4 * (2 / n) ** 0.5)
+    axis = torch.arange(-8, 8, 0.02, dtype=F64)
+    density = torch.exp(-(axis**2) / 2) / math.sqrt(2 * math.pi) * 0.02
+    y = (1 - step) * axis[:, None] + math.sqrt(2 * step) * axis
+    chance = torch.exp(step * (axis[:, None] ** 2 - y**2) / 4).clamp(max=1)
+    exact = float(density @ chance @ density)
+    share = chains.acceptance
+    assert share.mean().item() == pytest.approx(exact, abs=4 * share.std().item() / n**0.5)
+    torch.testing.assert_close(chains.step_size, torch.full((n,), step, dtype=F64))
+
+
+def test_adjusted_langevin_leaves_a_skew_law_as_it_is():
+    """x = log of a Gamma(3) draw in two dimensions, with large steps: mean and variance stay digamma(3), trigamma(3).
+    n = 40,000, 50 steps, 4 standard errors (fourth moment from the draws)."""
+    n = 40_000
+    x = torch.distributions.Gamma(torch.tensor(3.0, dtype=F64), 1.0).sample((n, 2)).log()
+    chains = mala(lambda x: (3 * x - x.exp()).sum(1), x, 0.4, 50, generator=rng(2))
+    three = torch.tensor(3.0, dtype=F64)
+    mean, variance = torch.digamma(three).item(), torch.polygamma(1, three).item()
+    assert 0.3 < chains.acceptance.mean() < 0.9
+    for column in chains.x.T:
+        assert column.mean().item() == pytest.approx(mean, abs=4 * (variance / n) ** 0.5)
+        square = (column - mean) ** 2
+        assert square.mean().item() == pytest.approx(variance, abs=4 * square.std().item() / n**0.5)
+
+
+@pytest.mark.parametrize("target", [0.574, 0.8])
+@pytest.mark.parametrize("start", [1e-3, 30.0])
+def test_steps_adapt_to_the_share_to_be_accepted(start, target):
+    """Eight dimensions of two scales, 300 chains, from steps far too small and far too large: the mean share within
+    0.02 after 200 moves, and all chains' steps of one size."""
+    scale = torch.tensor([1.0] * 4 + [2.0] * 4, dtype=F64)
+    x = scale * randn(300, 8)
+    chains = mala(lambda x: normal_log_prob(x / scale), x, start, 200, warmup=200, target=target, generator=rng(3))
+    assert chains.acceptance.mean().item() == pytest.approx(target, abs=0.02)
+    assert chains.step_size.std() < 0.15 * chains.step_size.mean()
+
+
+def test_adaptation_ends_with_the_warm_up():
+    """Stopped one step after the warm-up and taken on with the steps it had, a run is the uninterrupted one."""
+    x, one, two = randn(6, 2), rng(4), rng(4)
+    kept = []
+    whole = mala(normal_log_prob, x, 0.1, 40, warmup=30, generator=one, on_step=lambda k, x: kept.append((k, x)))
+    first = mala(normal_log_prob, x, 0.1, 1, warmup=30, generator=two)
+    rest = mala(normal_log_prob, first.x, first.step_size, 39, generator=two)
+    assert [k for k, _ in kept] == list(range(1, 41))
+    assert torch.equal(kept[0][1], first.x)
+    assert torch.equal(rest.x, whole.x)
+    assert torch.equal(kept[-1][1], whole.x)
+    torch.testing.assert_close(whole.acceptance * 40, first.acceptance + 39 * rest.acceptance)
+    assert not torch.allclose(first.step_size, torch.tensor(0.1, dtype=F64))
+
+
+def test_proposals_outside_the_support_are_refused():
+    """An exponential law: chains stay positive and keep mean 1. n = 20,000, 5 standard errors."""
+    n = 20_000
+    x = torch.distributions.Exponential(torch.tensor(1.0, dtype=F64)).sample((n, 1))
+    law = mala(lambda x: torch.where(x > 0, -x, -math.inf)[:, 0], x, 0.5, 30, generator=rng(5))
+    assert bool((law.x > 0).all())
+    assert law.x.mean().item() == pytest.approx(1, abs=5 / n**0.5)
+
+
+def test_rows_are_chains_of_their_own():
+    x = randn(4, 2)
+    score = score_of(normal_log_prob)
+    for run in (
+        lambda x, g: langevin(score, x, 0.1, 9, generator=g),
+        lambda x, g: mala(normal_log_prob, x, 0.1, 9, warmup=9, generator=g).x,
+        lambda x, g: annealed_langevin(
+            lambda x, s: -x / (1 + s[:, None] ** 2), x, geometric(2.0, 1.0, 3), 0.1, 3, generator=g
+        ),
+    ):
+        together, alone = run(x, generators(0, range(4))), run(x[2:3], generators(0, range(4))[2:3])
+        torch.testing.assert_close(together[2:3], alone, rtol=1e-12, atol=1e-12)
+        assert not torch.equal(together, run(x, generators(1, range(4))))
+
+
+def test_annealed_langevin_is_that_of_the_denoisers():
+    """On the mixture oracle, noise levels of the variance-exploding schedule and the same noise: the same to 1e-9."""
+    schedule = VarianceExploding(0.05, 20.0)
+    oracle = MixtureOracle([0.3, 0.7], [[-1.2, 0.4], [0.8, -0.6]], [[0.3, 0.5], [0.4, 0.2]], schedule)
+    times = time_grid("log_snr", 12, schedule)
+    theirs = integrate(AnnealedLangevin(5, step_size=0.2), oracle, 20 * randn(7, 2), times, generator=rng(6))
+    sigmas = schedule.alpha_sigma(times[1:])[1]
+
+    def score(x, sigma):
+        return oracle(x, schedule.time(-2 * sigma.log())).score
+
+    seen = []
+    ours = annealed_langevin(
+        score, 20 * randn(7, 2), sigmas, 0.2, 5, generator=rng(6), on_step=lambda k, x: seen.append(k)
+    )
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+    assert seen == list(range(1, 61))
+    torch.testing.assert_close(geometric(20.0, 0.05, 13)[1:], sigmas)
+    noised = oracle(ours, times[-1:].expand(7))
+    torch.testing.assert_close(tweedie(lambda x: noised.score, ours, 0.05), noised.x)
+
+
+# without noise ---------------------------------------------------------------------------
+
+
+def test_without_noise_it_climbs_to_a_mode():
+    """On N(0, 4) the distance shrinks by 1 - step/4 a move, exactly; on a mixture every row ends where the gradient
+    vanishes and log p curves down, never lower than it began."""
+    x = langevin(lambda x: -x / 4, torch.full((1, 1), 3.0, dtype=F64), 0.5, 7, noise=False)
+    assert x.item() == pytest.approx(3 * (1 - 0.5 / 4) ** 7, rel=1e-12)
+    log_prob = pair(-1.5, 1.5, 0.5, 0.8)
+    start = torch.linspace(-5, 5, 60, dtype=F64)[:, None]
+    heights = []
+    ends = langevin(score_of(log_prob), start, 0.05, 800, noise=False, on_step=lambda _, x: heights.append(log_prob(x)))
+    assert float(score_of(log_prob)(ends).abs().max()) < 1e-10
+    assert bool((torch.stack(heights).diff(dim=0) >= -1e-14).all())
+    assert len(ends.round(decimals=6).unique()) == 2
+    shifted = score_of(log_prob)(ends + 1e-4) - score_of(log_prob)(ends - 1e-4)
+    assert bool((shifted < 0).all())
+
+
+def test_it_climbs_in_x_where_maximum_likelihood_climbs_in_the_parameters():
+    """One log p(x; m) of a mixture with means m, climbed by the same function. In x, m held: to a mode of p, wherever
+    the data are. In m, the data held: to the means that fit the data, a fixed point of EM, with the likelihood rising
+    and no change of x at all."""
+    deviation = torch.tensor([0.5, 0.8], dtype=F64)
+
+    def log_density(x, means):
+        """(B, N) of x (B, N) or (N,) under means (B, 2)."""
+        z = (x[..., None] - means[:, None]) / deviation
+        return (-z.square() / 2 - deviation.log()).logsumexp(-1)
+
+    true = torch.tensor([[-1.5, 1.5]], dtype=F64)
+    data = torch.cat([-1.5 + 0.5 * randn(300), 1.5 + 0.8 * randn(300, seed=1)])
+
+    means = torch.tensor([[-1.0, 0.5]], dtype=F64)
+    in_x = score_of(lambda x: log_density(x, means)[:, 0])
+    modes = langevin(in_x, data[:50, None], 0.05, 2000, noise=False)
+    assert float(in_x(modes).abs().max()) < 1e-10  # modes of p(. ; m), not of the data
+
+    in_means = score_of(lambda m: log_density(data, m).mean(1))
+    fitted = langevin(in_means, means, 0.5, 2000, noise=False)
+    z = (data[:, None] - fitted) / deviation
+    share = torch.softmax(-z.square() / 2 - deviation.log(), 1)
+    em = (share * data[:, None]).sum(0) / share.sum(0)
+    torch.testing.assert_close(fitted[0], em, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(fitted, true, rtol=0, atol=5 * 0.8 / 300**0.5)
+    assert log_density(data, fitted).mean() > log_density(data, true).mean() > log_density(data, means).mean()
+    assert float((modes - fitted[0]).abs().min()) > 0.1
+
+
+def test_refusals_of_the_moves():
+    x = torch.zeros(2, 1)
+    for step in (0.0, -0.1, math.nan, math.inf):
+        with pytest.raises(ValueError, match="step_size must be positive"):
+            langevin(torch.neg, x, step, 1)
+        with pytest.raises(ValueError, match="step_size must be positive"):
+            mala(normal_log_prob, x, step, 1)
+        with pytest.raises(ValueError, match="step_size must be positive"):
+            annealed_langevin(lambda x, s: x, x, torch.ones(1), step, 1)
+    for run in (
+        lambda: langevin(torch.neg, x, 0.1, 0),
+        lambda: mala(normal_log_prob, x, 0.1, 0),
+        lambda: annealed_langevin(lambda x, s: x, x, torch.ones(1), 0.1, 0),
+    ):
+        with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
+            run()
+    with pytest.raises(ValueError, match=r"shape of x, \(2, 1\), got \(2,\)"):
+        langevin(lambda x: x[:, 0], x, 0.1, 1)
+    with pytest.raises(ValueError, match="one number a row"):
+        mala(lambda x: -x.square(), x, 0.1, 1)
+    with pytest.raises(ValueError, match="one a chain, 2"):
+        mala(normal_log_prob, x, torch.ones(3), 1)
+    with pytest.raises(ValueError, match="warmup must be"):
+        mala(normal_log_prob, x, 0.1, 1, warmup=-1)
+    for target in (0.0, 1.0):
+        with pytest.raises(ValueError, match="target must be"):
+            mala(normal_log_prob, x, 0.1, 1, target=target)
+    with pytest.raises(ValueError, match="must start where log_prob is finite"):
+        mala(lambda x: x[:, 0].log(), x, 0.1, 1)
+    for sigmas in (torch.ones(0), torch.tensor([1.0, 2.0]), torch.tensor([1.0, 0.0])):
+        with pytest.raises(ValueError, match="positive and decreasing"):
+            annealed_langevin(lambda x, s: x, x, sigmas, 0.1, 1)
+    with pytest.raises(ValueError, match="levels must be"):
+        geometric(2.0, 1.0, 0)
+    for largest, smallest, levels in ((1.0, 2.0, 3), (1.0, 0.0, 3), (1.0, 1.0, 2)):
+        with pytest.raises(ValueError, match="0 < smallest < largest"):
+            geometric(largest, smallest, levels)
+    assert geometric(1.0, 1.0, 1).tolist() == [1.0]
+    assert geometric(2.0, 1.0, 1).tolist() == [1.0]
+
+
+# diagnostics -----------------------------------------------------------------------------
+
+
+def autoregressive(rho, steps, chains, seed=0):
+    """x' = rho x + sqrt(1 - rho^2) n, stationary, of variance 1."""
+    noise = randn(steps, chains, seed=seed)
+    x = [noise[0]]
+    for n in noise[1:]:
+        x.append(rho * x[-1] + math.sqrt(1 - rho**2) * n)
+    return torch.stack(x)
+
+
+@pytest.mark.parametrize("kind", ["bulk", "mean"])
+@pytest.mark.parametrize("rho", [-0.5, 0.0, 0.5, 0.9])
+def test_effective_sample_size_of_an_autoregression(rho, kind):
+    """N (1 - rho) / (1 + rho), of 24 runs of four chains of 2,000: the mean within 4 standard errors, and 2% for the
+    truncation of the sum."""
+    x = autoregressive(rho, 2000, 4 * 24).view(2000, 24, 4).transpose(1, 2)
+    sizes = effective_sample_size(x, kind)
+    exact = 8000 * (1 - rho) / (1 + rho)
+    assert sizes.shape == (24,)
+    assert sizes.mean().item() == pytest.approx(exact, abs=4 * sizes.std().item() / 24**0.5 + 0.02 * exact)
+    error = mean_error(x)
+    torch.testing.assert_close(error, x.flatten(0, 1).std(0) / effective_sample_size(x, "mean").sqrt())
+
+
+def fixed_draws():
+    """101 steps of three autocorrelated chains of two coordinates, rounded so that some are equal; of a generator
+    written out (Park & Miller 1988), so that they are the same everywhere."""
+    state, noise = 1, []
+    for _ in range(101 * 6):
+        state = 16807 * state % (2**31 - 1)
+        noise.append(state / 2**31 - 0.5)
+    noise = torch.tensor(noise, dtype=F64).view(101, 3, 2)
+    x = [noise[0]]
+    for n in noise[1:]:
+        x.append(0.4 * x[-1] + n)
+    return (torch.stack(x) * 20).round() / 20
+
+
+def test_diagnostics_are_those_of_arviz():
+    """Values of arviz 0.23.4 (rhat; ess bulk, tail, mean; mcse) on the same draws, to 1e-8."""
+    x = fixed_draws()
+    expected = {
+        "r_hat": [1.0126282652045575, 1.0353456818351934],
+        "mcse": [0.025667264733920444, 0.026065154662222506],
+        "bulk": [133.57047882580167, 136.24829826679937],
+        "tail": [179.84203064875433, 189.02057849564093],
+        "mean": [135.6490781381079, 139.73779484902866],
+    }
+    found = {"r_hat": r_hat(x), "mcse": mean_error(x)}
+    found |= {kind: effective_sample_size(x, kind) for kind in ("bulk", "tail", "mean")}
+    for name, values in expected.items():
+        assert found[name].tolist() == pytest.approx(values, rel=1e-8), name
+
+
+def test_r_hat_sees_chains_in_different_places_and_of_different_spread():
+    """Chains that agree have 1; a chain elsewhere, one of another width, and one that drifts are each seen."""
+    x = randn(1000, 4)
+    assert r_hat(x).item() == pytest.approx(1, abs=0.005)
+    assert r_hat(x + torch.tensor([0.0, 0.0, 0.0, 1.0])) > 1.05
+    assert r_hat(x * torch.tensor([1.0, 1.0, 1.0, 3.0])) > 1.05  # equal means: only the folded draws tell
+    assert r_hat(x + torch.linspace(0, 2, 1000, dtype=F64)[:, None]) > 1.05  # chains alike: only the halves tell
+    heavy = (torch.pi * (torch.rand(1000, 4, dtype=F64, generator=rng(7)) - 0.5)).tan()
+    assert r_hat(heavy).item() == pytest.approx(1, abs=0.01)  # Cauchy: only ranks can tell
+    assert r_hat(heavy + torch.tensor([0.0, 0.0, 0.0, 3.0])) > 1.05
+
+
+def test_diagnostics_of_each_coordinate_and_of_constants():
+    x = randn(50, 3, 2, 2)
+    for f in (r_hat, effective_sample_size, mean_error, lambda x: effective_sample_size(x, "tail")):
+        torch.testing.assert_close(f(x)[1, 0], f(x[:, :, 1, 0]))
+    assert effective_sample_size(torch.ones(10, 2)).item() == 20
+    assert effective_sample_size(torch.arange(8.0)[:, None].expand(8, 2)).item() > 0
+    assert r_hat(x.float()).dtype == torch.float32
+
+
+def test_refusals_of_the_diagnostics():
+    for bad in (torch.zeros(3, 2), torch.zeros(10)):
+        for f in (r_hat, effective_sample_size):
+            with pytest.raises(ValueError, match="at least 4 steps"):
+                f(bad)
+    with pytest.raises(ValueError, match="bulk, tail or mean, got 'median'"):
+        effective_sample_size(torch.zeros(9, 2), "median")
+    with pytest.raises(ValueError, match="draws must be finite"):
+        r_hat(torch.full((9, 2), math.nan))
+
+
+# modes -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("start", "target"), [(0.0, 1.5), (-1.0, 2.0), (0.5, -1.5)])
+def test_passage_times_of_a_gaussian(start, target):
+    """sqrt(2 pi) times the integral of Phi(y) exp(y^2 / 2), mirrored where the target is on the left."""
+    sign = 1 if target > start else -1
+    exact = quad(lambda y: math.sqrt(2 * math.pi) * ndtr(y) * math.exp(y**2 / 2), sign * start, sign * target)[0]
+    found = first_passage_time(normal_log_prob, start, target, edge=-sign * 10.0)
+    assert found == pytest.approx(exact, rel=1e-6)
+    assert first_passage_time(lambda x: normal_log_prob(x) - 700, start, target, edge=-sign * 10.0) == pytest.approx(
+        found
+    )
+
+
+def test_there_and_back_takes_the_integral_of_one_over_p():
+    """Exactly, for any two places; so two modes of equal mass are left equally fast, up to what Kramers leaves out."""
+    log_prob = pair(-2.0, 2.0, 0.3, 1.0)
+    there = first_passage_time(log_prob, -2.0, 2.0, edge=-8.0)
+    back = first_passage_time(log_prob, 2.0, -2.0, edge=10.0)
+    both = quad(lambda y: math.exp(-log_prob(torch.tensor([[y]], dtype=F64)).item()), -2, 2)[0]
+    assert there + back == pytest.approx(both, rel=1e-6)
+    assert there == pytest.approx(back, rel=0.05)
+
+
+def test_kramers_time_is_the_limit_of_high_barriers():
+    """U = b (x^2 - 1)^2: the relative error to the exact time falls as 1/b, here by four from b = 24 to 96."""
+
+    def error(b):
+        def log_prob(x):
+            return -b * (x[:, 0] ** 2 - 1) ** 2
+
+        exact = first_passage_time(log_prob, -1.0, 1.0, edge=-3.0)
+        assert kramers_time(log_prob, -1.0, 0.0) == pytest.approx(math.pi / (2 * math.sqrt(2) * b) * math.exp(b))
+        return kramers_time(log_prob, -1.0, 0.0) / exact - 1
+
+    assert abs(error(24.0)) < 0.02
+    assert error(24.0) / error(96.0) == pytest.approx(4, rel=0.1)
+
+
+@pytest.mark.parametrize("step", [0.002, 0.02])
+def test_chains_leave_when_theory_says(step):
+    """On N(0, 1) from 0 to 1, 2,000 chains: within 4 standard errors of the exact time to a place 0.5826 sqrt(2 step)
+    further off, the shift of looking every step only; the unshifted time is far outside."""
+    steps = int(25 / step)
+    times = exit_times(
+        torch.neg, torch.zeros(2000, 1, dtype=F64), lambda x: x[:, 0] >= 1, step, steps, generator=rng(8)
+    )
+    found = mean_exit_time(times, steps * step)
+    shifted = first_passage_time(normal_log_prob, 0.0, 1 + 0.5826 * math.sqrt(2 * step), edge=-8.0)
+    assert found.share > 0.99
+    assert found.mean == pytest.approx(shifted, abs=4 * found.stderr)
+    if step == 0.02:
+        assert found.mean - first_passage_time(normal_log_prob, 0.0, 1.0, edge=-8.0) > 4 * found.stderr
+    torch.testing.assert_close(times / step, (times / step).round())
+
+
+def test_the_mean_of_times_not_all_seen():
+    """Exponential times of mean 2 cut off at 1.5: n = 40,000, 4 of the stated errors; uncut, the plain mean."""
+    times = 2 * torch.distributions.Exponential(torch.tensor(1.0, dtype=F64)).sample((40_000,))
+    cut = mean_exit_time(torch.where(times <= 1.5, times, math.inf), 1.5)
+    assert cut.mean == pytest.approx(2, abs=4 * cut.stderr)
+    assert cut.stderr == pytest.approx(2 / math.sqrt(40_000 * -math.expm1(-0.75)), rel=0.02)
+    assert cut.share == pytest.approx(-math.expm1(-0.75), abs=0.01)
+    assert mean_exit_time(times, 1e9).mean == pytest.approx(times.mean().item())
+    assert mean_exit_time(torch.full((3,), math.inf), 1.0).mean == math.inf
+
+
+def test_occupancy_and_its_error():
+    """Shares of independent chains: 400 chains that sit in mode 1 with chance 0.3 for good. The stated error is the
+    binomial one, not that of 400 x 50 draws."""
+    sits = (torch.rand(400, generator=rng(9)) < 0.3).long().expand(50, 400)
+    found = occupancy(sits, 2)
+    assert found.share.sum().item() == pytest.approx(1)
+    assert found.share[1].item() == pytest.approx(0.3, abs=4 * found.stderr[1].item())
+    assert found.stderr[1].item() == pytest.approx((0.3 * 0.7 / 400) ** 0.5, rel=0.05)
+
+
+def test_basins_in_the_plane():
+    """Four modes on a square: every start ends in its quadrant's."""
+    corners = torch.tensor([[1.0, 1.0], [-1.0, 1.0], [-1.0, -1.0], [1.0, -1.0]], dtype=F64)
+
+    def log_prob(x):
+        return (-(x[:, None] - corners).square().sum(2) / 0.18).logsumexp(1)
+
+    x = randn(200, 2)
+    ends = basin(score_of(log_prob), x, corners, step_size=0.02, steps=600)
+    quadrant = torch.where(x[:, 1] > 0, torch.where(x[:, 0] > 0, 0, 1), torch.where(x[:, 0] > 0, 3, 2))
+    assert torch.equal(ends, quadrant)
+
+
+def test_a_sharp_and_a_flat_mode_of_equal_mass():
+    """N(-1.2, 0.35^2) and N(1.4, 0.8^2), half each. The sharp one is higher, yet with noise both are occupied alike
+    (4 standard errors) and left after times that are equal within 15%, each as measured (4 standard errors, and 5% for
+    the step) and as Kramers has it up to a factor of 3. Without noise the flat one, whose basin is wider, gets more of
+    the same starts: exactly those on its side of the saddle."""
+    log_prob, low, high = pair(-1.2, 1.4, 0.35, 0.8), -4.0, 5.0
+    report = two_modes(log_prob, -1.0, 1.0, (low, high), step_size=0.01, steps=3000, chains=300, generator=rng(10))
+    sharp, flat = report.left, report.right
+    assert sharp.height > flat.height + 0.5
+    assert sharp.mass + flat.mass == pytest.approx(1)
+    assert sharp.mass == pytest.approx(0.5, abs=0.02)
+    for mode in (sharp, flat):
+        assert mode.occupancy == pytest.approx(mode.mass, abs=4 * mode.occupancy_stderr + 0.01)
+        assert mode.occupancy_stderr < 0.02
+        assert mode.escape.share > 0.9
+        assert mode.escape.mean == pytest.approx(mode.exact, abs=4 * mode.escape.stderr + 0.05 * mode.exact)
+        assert 1 / 3 < mode.kramers / mode.exact < 3
+        assert abs(score_of(log_prob)(torch.tensor([[mode.place]], dtype=F64)).item()) < 0.01
+    assert sharp.exact == pytest.approx(flat.exact, rel=0.15)
+    assert sharp.basin == pytest.approx((report.saddle - low) / (high - low), abs=1 / 299)
+    assert flat.basin == pytest.approx(1 - sharp.basin)
+    assert flat.basin > flat.occupancy + 4 * flat.occupancy_stderr
+    assert report.r_hat < 2
+
+
+def test_chains_too_short_to_mix_are_seen():
+    """Two deep modes: chains stay where they begin, so occupancy is that of the starts, and R-hat says so."""
+    report = two_modes(pair(-3.0, 3.0, 0.4, 0.4), -3.0, 3.0, (-5.0, 9.0), step_size=0.02, steps=100, chains=50)
+    assert report.r_hat > 2
+    assert report.left.escape.mean == math.inf
+    assert report.left.escape.share == 0
+    assert report.left.occupancy == pytest.approx(5 / 14, abs=0.06)
+
+
+def test_refusals_of_modes():
+    flat = normal_log_prob
+    for arguments in ((0.0, 0.0), (1.0, 2.0)):
+        with pytest.raises(ValueError, match="must come in this order"):
+            first_passage_time(flat, *arguments, edge=1.5)
+    with pytest.raises(ValueError, match="points must be"):
+        first_passage_time(flat, 0.0, 1.0, edge=-5.0, points=2)
+    with pytest.raises(ValueError, match="curve down at the mode"):
+        kramers_time(flat, 0.0, 1.0)
+    with pytest.raises(ValueError, match="at least two chains"):
+        occupancy(torch.zeros(5, 1, dtype=torch.long), 2)
+    with pytest.raises(ValueError, match="modes must be from 0 to 1, got 0 to 2"):
+        occupancy(torch.tensor([[0, 2]]), 2)
+    for times, horizon in ((torch.zeros(0), 1.0), (torch.ones(1), 0.0)):
+        with pytest.raises(ValueError, match="a time and a positive horizon"):
+            mean_exit_time(times, horizon)
+    with pytest.raises(ValueError, match="step_size must be"):
+        exit_times(torch.neg, torch.zeros(1, 1), lambda x: x[:, 0] > 1, 0.0, 5)
+    settings = {"step_size": 0.1, "steps": 10}
+    with pytest.raises(ValueError, match="must be in order"):
+        two_modes(flat, 1.0, -1.0, (-5.0, 5.0), **settings)
+    with pytest.raises(ValueError, match="chains must be at least 2"):
+        two_modes(flat, -1.0, 1.0, (-5.0, 5.0), chains=1, **settings)
