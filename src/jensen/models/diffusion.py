@@ -183,7 +183,7 @@ class Diffusion(nn.Module):
 
         Source: Song et al., DDIM (2021), section 4.3 and equation 14.
         """
-        settings = self._deterministic(changes)
+        settings = self.deterministic(**changes)
         times = self.times(settings).flip(0)
         start = self._alpha(times[0]) * self.standardize(x.to(self.centre))
         return self._carry(lambda padded: padded.fill(start[padded.rows]), len(x), times, settings, cond, None)
@@ -197,7 +197,7 @@ class Diffusion(nn.Module):
         Raises:
             ValueError: for a sampler that draws noise, conditions that are not n, or a setting out of its range.
         """
-        settings, z = self._deterministic(changes), z.to(self.centre)
+        settings, z = self.deterministic(**changes), z.to(self.centre)
         times = self.times(settings)
         made = self._carry(lambda padded: padded.fill(z[padded.rows]), len(z), times, settings, cond, None)
         return self.restore(made / self._alpha(times[-1]))
@@ -231,7 +231,7 @@ class Diffusion(nn.Module):
             raise ValueError(f"n must be at least 2, got {n}")
         if cond is not None and len(cond) != 1:
             raise ValueError(f"conditions are not interpolated: give one, (1, ...), got {len(cond)}")
-        settings = self._deterministic(changes)
+        settings = self.deterministic(**changes)
         a, b = (self._latent(end, settings) for end in (first, second))
         way = slerp(a, b, torch.linspace(0, 1, n, device=a.device))
         return self.decode(way, cond=None if cond is None else cond.expand(n, *cond.shape[1:]), **changes)
@@ -243,7 +243,8 @@ class Diffusion(nn.Module):
             raise ValueError(f"a latent must have the shape {self.shape}, got {tuple(end.shape)}")
         return end.to(self.centre)
 
-    def _deterministic(self, changes: dict[str, Any]) -> Sampling:
+    def deterministic(self, **changes: Any) -> Sampling:
+        """The default `Sampling` with these changes; a ValueError for one that draws noise, and so cannot encode."""
         settings = replace(self.sampling, **changes)
         if not getattr(settings.step, "deterministic", True):
             able = ", ".join(name for name, step in SAMPLERS.items() if getattr(step, "deterministic", True))

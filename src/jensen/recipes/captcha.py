@@ -181,7 +181,7 @@ class Captcha(Recipe):
 
     def drawing(self, model: nn.Module, request: Request) -> Drawing:
         assert isinstance(model, Diffusion)
-        request.only(self.recipe, "texts", "changes")
+        request.only(self.recipe, "texts", "changes", "between")
         for text in request.texts:
             self.data.style().check(text)
         replace(model.sampling, **request.changes)  # refuses what is out of range
@@ -239,6 +239,9 @@ class Captcha(Recipe):
         if "valid" in free:
             rows.append(("drawn without a text: read for sure", _percent(free["valid"])))
             rows.append(("of these, distinct", f"{100 * free['distinct']:.0f}%"))
+        trip = evaluation["round_trip"]
+        errors = ", ".join(f"{e:.4f} in {n}" for n, e in zip(trip["steps"], trip["error"], strict=True))
+        rows.append(("encoded and decoded, error a pixel in [-1, 1]", errors))
         variety = f"{self._variety(evaluation):.2f} / {free['variety']:.2f} of classical pictures'"
         rows.append(("variety, with a text / without", variety))
         return rows

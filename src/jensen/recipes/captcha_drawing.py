@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from jensen.core.seeding import generators
@@ -42,6 +43,8 @@ def draw_request(recipe: Captcha, model: Diffusion, request: Request) -> Drawing
     """A request of texts, or of so many pictures without one; what was drawn is read back where there is a reader."""
     texts, count = list(request.texts), len(request.texts) or request.n or 16
     reader = recipe.reader()
+    if request.between is not None:
+        return _between(recipe, model, request, request.between)
 
     def draw(advance: Advance) -> Tensor:
         if texts:
@@ -59,3 +62,21 @@ def draw_request(recipe: Captcha, model: Diffusion, request: Request) -> Drawing
         return [(text, f"reads {found}") for text, found in zip(names, read, strict=False)]
 
     return Drawing(count, draw, names=name, comment=comment)
+
+
+def _between(recipe: Captcha, model: Diffusion, request: Request, between: int) -> Drawing:
+    """A row a text, or without one, from one noise to another on the sphere's way, by a deterministic sampler."""
+    texts: list[str | None] = [*request.texts] or [None] * (request.n or 4)
+    changes = {"sampler": "ddim", **request.changes}
+    model.deterministic(**changes)  # refuses a sampler that cannot
+
+    def draw(advance: Advance) -> Tensor:
+        rows = []
+        for k, text in enumerate(texts):
+            first, second = generators(request.seed, [(k, text, "from"), (k, text, "to")])
+            cond = None if text is None else recipe.encode([text])
+            rows.append(model.interpolate(first, second, between, cond=cond, **changes))
+            advance(between)
+        return to_bytes(torch.cat(rows)).cpu()
+
+    return Drawing(len(texts) * between, draw, columns=between)

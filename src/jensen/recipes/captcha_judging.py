@@ -16,6 +16,7 @@ from jensen.data.pictures import sheet
 from jensen.data.pool import from_bytes, to_bytes
 from jensen.metrics import legibility, mean_pairwise_distance, nearest_distance, wilson
 from jensen.models import Diffusion
+from jensen.models.diffusion import round_trip
 from jensen.nn import Reader
 from jensen.recipes.base import Track
 from jensen.recipes.captcha_data import CEILING, VARIETY, draw_tensors
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from jensen.recipes.captcha import Captcha
 
 STRIP_STEPS = 8  # pictures in a denoising strip
+ENCODED = 32  # classical pictures that go to noise and back
+TRIPS = (4, 8, 16, 32, 64)  # steps each way
 SURE = 0.9  # a character counts as read for sure from this probability on
 
 
@@ -76,6 +79,7 @@ class Judge:
         result["guidance"] = self.guidance()
         result["memorisation"] = self.memorisation(made, classical, training)
         result["unconditional"] = self.unconditional(classical)
+        result["round_trip"] = self.round_trip(classical[:ENCODED], classical_texts[:ENCODED])
         self.strip(texts[:3])
         return result
 
@@ -178,6 +182,17 @@ class Judge:
             result["character_entropy_nats"] = float(torch.special.entr(shares).sum())
             result["character_shares"] = [round(v, 4) for v in shares.tolist()]
         return result
+
+    def round_trip(self, classical: Tensor, texts: Tensor) -> dict[str, Any]:
+        """Root mean square error a pixel of classical pictures carried to noise by DDIM and back, given their texts."""
+        advance = self.track("there and back", len(TRIPS))
+        errors = []
+        for steps in TRIPS:
+            way: dict[str, Any] = {"sampler": "ddim", "guidance": 1.0, "clip": False, "shift": 1.0, "end": 1e-3}
+            error = round_trip(self.model, from_bytes(classical), [steps], cond=texts, precision="float32", **way)
+            errors.append(float(error.mean()))
+            advance(1)
+        return {"sampler": "ddim", "pictures": len(classical), "steps": list(TRIPS), "error": errors}
 
     def strip(self, texts: list[str]) -> None:
         """z_t from noise to picture, a row a text."""

@@ -30,6 +30,7 @@ COPYING = (
 def write_report(config: dict[str, Any], folder: Path, evaluation: dict[str, Any]) -> None:
     """Write report.html below `folder` from what is there."""
     samples, sampling = folder / "samples", evaluation["sampling"]
+    trip = evaluation["round_trip"]
     near, example = evaluation["memorisation"], evaluation["asked"][0] if "asked" in evaluation else "TEXT"
     sections = [
         Section(
@@ -74,6 +75,16 @@ def write_report(config: dict[str, Any], folder: Path, evaluation: dict[str, Any
                     {"drawn": near["generated"], "fresh classical": near["fresh"]},
                     title="distance to the nearest training picture",
                     xlabel="root mean square, pictures in [-1, 1]",
+                )
+            ],
+        ),
+        Section(
+            "There and back",
+            f"Root mean square error a pixel, in [-1, 1], of {trip['pictures']} classical pictures that DDIM carried "
+            "to noise and back, given their texts and without guidance.",
+            plots=[
+                plots.curves(
+                    trip["steps"], {"error a pixel": trip["error"]}, title="error", xlabel="steps each way", log=True
                 )
             ],
         ),

@@ -16,7 +16,7 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from jensen.core.objective import Objective
-from jensen.core.seeding import generator, generators
+from jensen.core.seeding import generators
 from jensen.data.digits import LEVELS
 from jensen.data.pool import pool_stream
 from jensen.diffusion import (
@@ -238,7 +238,7 @@ class DiffusionRecipe(Recipe):
         changes = {"sampler": "ddim", **request.changes}
         labels = self._labels(request.texts)
         rows = len(request.texts) or request.n or 8
-        model.interpolate(generator(0), generator(1), 2, **{**changes, "steps": 1})  # refuses what cannot
+        model.deterministic(**changes)  # refuses a sampler that cannot
 
         def draw(advance: Advance) -> Tensor:
             made = []

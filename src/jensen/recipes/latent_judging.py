@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 CHUNK = 40  # rows between two moves of the progress bar
 SPAN = 2.5  # standard deviations either way, in a traversal
+PAIRS = 12  # pictures a row, above their reconstructions
 STEPS = 11  # pictures a row of a traversal
 
 
@@ -99,11 +100,13 @@ class Judge:
     def _draw(self, x: Tensor, rng: torch.Generator) -> None:
         model, recipe = self.model, self.recipe
         save_image(recipe.image(model.sample(64, generator=rng), columns=16), self.samples / "samples.png")
+        columns = min(PAIRS, len(x))
+        x_shown = x[: min(2, len(x) // columns) * columns]
         with torch.no_grad(), drawing(rng):
-            z = model.infer(x[:24], samples=1)[0].z[0]
-            rebuilt = model.decode(z)
-        pairs = torch.stack([x[:24].reshape(2, 12, *x.shape[1:]), rebuilt.reshape(2, 12, *x.shape[1:])], 1)
-        save_image(recipe.image(pairs.flatten(0, 2), columns=12), self.samples / "reconstructions.png")
+            rebuilt = model.decode(model.infer(x_shown, samples=1)[0].z[0])
+        pairs = zip(x_shown.split(columns), rebuilt.split(columns), strict=True)
+        rows = torch.cat([part for pair in pairs for part in pair])
+        save_image(recipe.image(rows, columns=columns), self.samples / "reconstructions.png")
         grid, names = traversal(model, x, rng)
         labels = [name if k % STEPS == STEPS // 2 else "" for name in names for k in range(STEPS)]
         ink = to_bytes(1 - 2 * grid)

@@ -15,6 +15,7 @@ from jensen.recipes.captcha_reader import CaptchaReader
 from jensen.recipes.diffusion import DigitsDDPM, DigitsVDM, MoonsDiffusion
 from jensen.recipes.latent import DigitsBetaVAE, DigitsCategorical, DigitsHVAE, DigitsIWAE, DigitsVAE, MnistVAE
 from jensen.recipes.score import DigitsScore, MoonsScore
+from jensen.recipes.sprites import SpritesBetaVAE, SpritesVAE
 
 RECIPES: dict[str, type[Recipe]] = {
     "captcha": Captcha,
@@ -25,6 +26,8 @@ RECIPES: dict[str, type[Recipe]] = {
     "digits-beta-vae": DigitsBetaVAE,
     "digits-categorical": DigitsCategorical,
     "mnist-vae": MnistVAE,
+    "sprites-vae": SpritesVAE,
+    "sprites-beta-vae": SpritesBetaVAE,
     "moons-diffusion": MoonsDiffusion,
     "digits-ddpm": DigitsDDPM,
     "digits-vdm": DigitsVDM,

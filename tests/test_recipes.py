@@ -1,0 +1,313 @@
+"""Every small recipe from the command line: trained, judged, drawn from; and what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+
+from jensen.cli.main import main
+from jensen.core.seeding import generator
+from jensen.diffusion import Reconstruction
+from jensen.recipes import RECIPES, configure, open_run
+from jensen.recipes.data import DigitsData
+from jensen.recipes.digit_reader import ceiling, share_read
+from jensen.recipes.latent_judging import STEPS, interpolations, traversal
+from jensen.variational import elbo, log_likelihood
+
+LATENT = {
+    "network.hidden": 16,
+    "judging.samples": 20,
+    "judging.rows": 12,
+    "judging.refine_rows": 4,
+    "judging.refine_steps": 5,
+}
+DIFFUSION = {
+    "network.width": 16,
+    "network.blocks": 1,
+    "judging.samples": 20,
+    "judging.steps": [2, 3],
+    "judging.ode_rows": 4,
+}
+SMALL = {
+    "digits-vae": LATENT,
+    "digits-iwae": LATENT,
+    "digits-hvae": LATENT,
+    "digits-beta-vae": LATENT,
+    "digits-categorical": LATENT,
+    "moons-diffusion": DIFFUSION | {"data.points": 100, "data.test": 20, "judging.bound_steps": 5},
+    "digits-ddpm": DIFFUSION | {"judging.bound_steps": 5},
+    "digits-vdm": DIFFUSION | {"judging.bound_steps": 5},
+    "moons-score": DIFFUSION | {"data.points": 100, "data.test": 20, "network.levels": 4},
+    "digits-score": DIFFUSION | {"network.levels": 4},
+}
+POINTS = ("moons-diffusion", "moons-score")
+
+
+def words_of(settings):
+    said = {key: value if isinstance(value, str) else json.dumps(value) for key, value in settings.items()}
+    return [word for key, value in said.items() for word in ("--set", f"{key}={value}")]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A tiny run of a recipe, trained and judged on first use."""
+    folder, made = tmp_path_factory.mktemp("runs"), {}
+
+    def run(name):
+        if name not in made:
+            more = words_of(SMALL[name] | {"training.batch_size": 8, "training.previews": 1, "training.log_every": 2})
+            assert main(["train", name, "--out", str(folder / name), "--steps", "4", *more]) == 0
+            made[name] = folder / name
+        return made[name]
+
+    return run
+
+
+def refused(capsys, words, *parts):
+    """Exit code 2 and one line on standard error that says these things."""
+    capsys.readouterr()
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("jensen: ")
+    assert err.count("\n") == 1
+    for part in parts:
+        assert part in err
+
+
+def test_no_recipe_is_left_out():
+    elsewhere = {"captcha", "captcha-reader", "mnist-vae", "sprites-vae", "sprites-beta-vae"}
+    assert set(SMALL) == set(RECIPES) - elsewhere
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_run_is_trained_judged_and_has_its_page(runs, name):
+    folder = runs(name)
+    names = {p.name for p in folder.iterdir()}
+    assert names == {
+        "config.json",
+        "evaluation.json",
+        "journal.jsonl",
+        "model.safetensors",
+        "report.html",
+        "samples",
+        "state",
+    }
+    page = (folder / "report.html").read_text()
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert page.count("data:image/png;base64,") >= 3
+    assert "nan" not in json.dumps(json.loads((folder / "evaluation.json").read_text())).lower().split()
+    film = folder / "samples" / "film.gif"
+    assert film.exists() == ("judging.ode_rows" in SMALL[name])
+    if film.exists():
+        with Image.open(film) as frames:
+            assert frames.is_animated
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_samples_are_a_function_of_the_seed(runs, tmp_path, name):
+    folder = runs(name)
+    ending = ".csv" if name in POINTS else ".png"
+    for out, seed in (("a", 1), ("b", 1), ("c", 2)):
+        path = tmp_path / (out + ending)
+        assert main(["sample", str(folder), "-n", "5", "--seed", str(seed), "--out", str(path)]) == 0
+    a, b, c = ((tmp_path / (name + ending)).read_bytes() for name in "abc")
+    assert a == b
+    assert a != c
+
+
+def test_points_are_written_as_numbers_and_as_a_picture(runs, tmp_path):
+    folder = runs("moons-diffusion")
+    out = tmp_path / "x.csv"
+    assert main(["sample", str(folder), "-n", "7", "--out", str(out)]) == 0
+    with out.open() as file:
+        rows = [[float(v) for v in row] for row in csv.reader(file)]
+    recipe, model = open_run(folder)
+    assert torch.allclose(torch.tensor(rows), recipe.draw(model, 7, 0), atol=1e-4)
+    assert main(["sample", str(folder), "-n", "7", "--out", str(tmp_path / "x.png"), "--scale", "2"]) == 0
+    with Image.open(tmp_path / "x.png") as picture:
+        assert picture.width == 240
+
+
+@pytest.mark.parametrize("name", ["digits-vae", "digits-hvae", "digits-ddpm"])
+def test_interpolations_have_a_row_a_pair(runs, tmp_path, name):
+    out = tmp_path / "x.png"
+    words = ["sample", str(runs(name)), "-n", "3", "--interpolate", "5", "--scale", "1", "--out", str(out)]
+    assert main(words) == 0
+    with Image.open(out) as picture:
+        assert picture.size == (5 * (8 + 6) + 6, 3 * (8 + 6) + 6)
+
+
+def test_classes_can_be_asked_for(runs, tmp_path):
+    folder = runs("digits-ddpm")
+    _, model = open_run(folder)
+    out = tmp_path / "some"
+    assert main(["sample", str(folder), "--text", "3", "7", "--seed", "4", "--out", str(out)]) == 0
+    assert len(list(out.iterdir())) == 2
+    with torch.no_grad():  # the network is told the class: its answer changes once its weights see it
+        torch.nn.init.normal_(model.denoiser.net.exit.weight)
+        a, b = (model.sample(1, cond=torch.tensor([[k]]), generator=[generator(0)]) for k in (3, 7))
+    assert not torch.equal(a, b)
+
+
+def test_ends_of_an_interpolation_are_draws_of_the_prior(runs):
+    _, model = open_run(runs("digits-vae"))
+    made = interpolations(model, 2, 5, generator(3)).reshape(2, 5, 1, 8, 8)
+    z = model.prior().sample  # the same draws, by hand
+    torch.manual_seed(3)
+    ends = z((2, 2))
+    assert torch.allclose(model.decode(ends[0]), made[:, 0], atol=1e-5)
+    assert torch.allclose(model.decode(ends[1]), made[:, -1], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["digits-vae", "digits-hvae", "digits-categorical"])
+def test_a_traversal_moves_one_coordinate_a_row(runs, name):
+    recipe, model = open_run(runs(name))
+    x = recipe.pictures()[1][:10]
+    grid, names = traversal(model, x, generator(0), most=3)
+    assert grid.shape == (3 * STEPS, 1, 8, 8)
+    assert len(names) == 3
+    if name == "digits-categorical":
+        assert torch.allclose(grid[0], grid[10])  # eleven steps through ten classes: the first comes back
+    rows = grid.reshape(3, STEPS, -1)
+    assert bool((rows.diff(dim=1).abs().sum(2) > 0).all())
+
+
+def test_judged_numbers_are_those_of_the_model(runs):
+    folder = runs("digits-vae")
+    recipe, model = open_run(folder)
+    found = json.loads((folder / "evaluation.json").read_text())
+    x = recipe.pictures()[1][:12]
+    again = log_likelihood(model, x, samples=20_000, generator=generator(9))
+    error = (found["log_p"]["noise"] ** 2 + float(again.stderr.square().mean()) / 12) ** 0.5
+    # K = 20 is low by about half its squared error, which counts here too
+    assert abs(found["log_p"]["mean"] - float(again.value.mean())) < 4 * error + found["log_p"]["noise"] ** 2 * 12
+    bound = elbo(model.trace(x, samples=2000)).mean()
+    assert found["elbo"]["mean"] == pytest.approx(float(bound), abs=0.2)
+    gap = found["gap"]
+    assert gap["whole"]["mean"] == pytest.approx(gap["approximation"]["mean"] + gap["amortization"]["mean"], abs=1e-5)
+    assert found["bits_per_dim"] == pytest.approx(-found["log_p"]["mean"] / 64 / 0.6931471805599453, abs=1e-6)
+
+
+def test_the_bound_that_is_printed_is_the_sum_of_its_terms(runs):
+    folder = runs("digits-vdm")
+    found = json.loads((folder / "evaluation.json").read_text())["likelihood"]
+    for name in ("discrete", "continuous"):
+        terms = found[name]["terms"]
+        total = terms["prior"] + terms["diffusion"] + terms["reconstruction"]
+        assert found[name]["mean"] == pytest.approx(-total, rel=1e-5)
+        assert sum(terms["each"]) == pytest.approx(terms["diffusion"], rel=1e-5)
+    assert found["measure"] == "mass"
+    recipe, model = open_run(folder)
+    data = recipe.test_data()
+    kept = {"cond": data["cond"], "reconstruction": Reconstruction("denoised", recipe.bins())}
+    again = model.bound(data["x"], span=(recipe.judging.first, 1.0), generator=generator(1), **kept).likelihood
+    error = (found["continuous"]["noise"] ** 2 + float(again.stderr.square().mean()) / len(data["x"])) ** 0.5
+    assert abs(found["continuous"]["mean"] - float(again.value.mean())) < 4 * error
+
+
+def test_the_reader_of_digits_reads_real_ones_and_not_noise():
+    assert ceiling("grey").value > 0.98
+    assert ceiling("ink").value > 0.95
+    x, labels = DigitsData(scale="grey").test()
+    assert share_read(x[torch.randperm(len(x))], labels, "grey").high < 0.25
+
+
+def test_a_run_stopped_and_gone_on_with_is_the_same(tmp_path):
+    words = words_of(SMALL["digits-iwae"] | {"training.batch_size": 8, "training.previews": 0})
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    more = ["--no-evaluate", "--set", "training.save_every=3"]
+    assert main(["train", "digits-iwae", "--out", str(whole), "--steps", "6", *words, *more]) == 0
+    shutil.copytree(whole, parts)
+    later = max((parts / "state").glob("*"), key=lambda p: p.name)
+    assert len(list((parts / "state").glob("*"))) >= 2
+    shutil.rmtree(later) if later.is_dir() else later.unlink()
+    (parts / "model.safetensors").unlink()
+    assert main(["train", "digits-iwae", "--out", str(parts), "--resume", "--no-evaluate"]) == 0
+    assert (parts / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def write_idx(path, array):
+    shape = b"".join(int(n).to_bytes(4, "big") for n in array.shape)
+    path.write_bytes(bytes([0, 0, 8, array.ndim]) + shape + bytes(array.flatten().tolist()))
+
+
+def test_pictures_of_an_idx_file(tmp_path, capsys):
+    pictures = (torch.rand(40, 6, 5, generator=generator(0)) * 255).int()
+    write_idx(tmp_path / "pictures.idx", pictures)
+    settings = LATENT | {
+        "data.images": str(tmp_path / "pictures.idx"),
+        "data.height": 6,
+        "data.width": 5,
+        "data.test": 12,
+        "network.latents": [3],
+        "training.batch_size": 8,
+        "training.previews": 1,
+    }
+    out = tmp_path / "run"
+    assert main(["train", "mnist-vae", "--out", str(out), "--steps", "3", *words_of(settings)]) == 0
+    found = json.loads((out / "evaluation.json").read_text())
+    assert (found["rows"], found["dims"]) == (12, 30)
+    recipe, _ = open_run(out)
+    assert torch.equal(recipe.pictures()[1][:, 0], (pictures[-12:] >= 128).float())
+    (tmp_path / "pictures.idx").unlink()  # a run can be drawn from without its data, but not judged
+    assert main(["sample", str(out), "-n", "2", "--out", str(tmp_path / "x.png")]) == 0
+    refused(capsys, ["evaluate", str(out)], "there is no file")
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "parts"),
+    [
+        ("mnist-vae", {}, ["data.images is not set", "--set data.images=PATH"]),
+        ("mnist-vae", {"data.images": "nowhere"}, ["there is no file", "nowhere"]),
+        ("digits-vae", {"bound.beta": 2, "bound.free_bits": 1}, ["bound.beta and bound.free_bits", "not both"]),
+        ("digits-vae", {"bound.gradient": "dreg"}, ["dreg goes with bound.name iwae"]),
+        ("digits-vae", {"bound.samples": 0}, ["bound.samples", "greater than or equal to 1"]),
+        ("digits-vae", {"network.direction": "ladder"}, ["at least two layers in network.latents"]),
+        ("digits-vae", {"data.scale": "grey"}, ["data.scale must be ink"]),
+        ("digits-categorical", {"bound.samples": 1}, ["bound.samples of at least 2"]),
+        ("digits-categorical", {"network.latents": [4, 4]}, ["one layer"]),
+        ("digits-ddpm", {"network.schedule": "learned"}, ["learned is trained by loss.name bound"]),
+        ("digits-vdm", {"network.lowest": 20}, ["network.lowest must be below network.highest"]),
+        ("moons-score", {"network.smallest": 9}, ["smallest must be below largest"]),
+        ("moons-diffusion", {"data.noise": 0}, ["data.noise", "greater than 0"]),
+    ],
+)
+def test_wrong_settings(capsys, tmp_path, monkeypatch, name, settings, parts):
+    monkeypatch.chdir(tmp_path)
+    refused(capsys, ["train", name, "--out", "run", *words_of(settings)], *parts)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "part"),
+    [
+        ("digits-vae", ["--steps", "3"], "--steps is not for a run of digits-vae"),
+        ("digits-vae", ["--text", "3"], "--text is not for a run of digits-vae"),
+        ("digits-categorical", ["--interpolate", "3"], "nothing between two classes"),
+        ("digits-ddpm", ["--text", "x"], "--text takes classes, 0 to 9, got 'x'"),
+        ("digits-ddpm", ["--interpolate", "5", "--sampler", "ancestral"], "draws noise"),
+        ("digits-ddpm", ["--interpolate", "1"], "--interpolate must be from 2"),
+        ("moons-diffusion", ["--text", "3"], "--text is not for a run of moons-diffusion"),
+        ("moons-diffusion", ["--guidance", "2"], "also trained without a condition"),
+        ("moons-diffusion", ["--out", "folder"], "must end in .png or .csv"),
+        ("moons-score", ["--sampler", "ddim"], "--sampler is not for a run of moons-score"),
+        ("moons-score", ["--steps", "0"], "steps must be at least 1, got 0"),
+    ],
+)
+def test_wrong_requests(capsys, runs, tmp_path, monkeypatch, name, words, part):
+    folder = runs(name)
+    monkeypatch.chdir(tmp_path)
+    out = [] if "--out" in words else ["--out", "x.png"]
+    refused(capsys, ["sample", str(folder), *words, *out], part)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_recipe_can_be_configured_by_its_defaults():
+    for name in RECIPES:
+        assert configure(name).recipe == name
