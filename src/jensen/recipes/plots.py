@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 BLUE, ORANGE, GREY = "#3b82f6", "#f08c2e", "#8a94a3"
+MOST_TICKS = 6
 GREEN, PURPLE = "#2f9e68", "#9b6ad8"
 
 
@@ -92,7 +93,8 @@ def curves(
     if log:
         axes.set_xscale("log")
         axes.set_yscale("log")
-        axes.set_xticks(x, labels=[f"{value:g}" for value in x])
+        every = -(-len(x) // MOST_TICKS)
+        axes.set_xticks(x[::every], labels=[f"{value:.3g}" for value in x[::every]])
         axes.minorticks_off()
     axes.legend(fontsize=8, frameon=False, labelcolor=GREY)
     return _svg(figure)
