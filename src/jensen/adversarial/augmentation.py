@@ -1,0 +1,200 @@
+r"""Augmentation of what the critic sees: differentiable, of one law for real and generated.
+
+A transform takes pictures (B, C, H, W), changes each by a draw of its own, and keeps the gradient: the generator learns
+through it. Applied to real pictures alone it would teach the generator the augmented ones; applied to both, and
+never to all pictures of one kind, what the generator must match is still the data (as long as the law of T(x)
+determines that of x: Karras et al. find it so for probabilities up to 0.8).
+
+Draws come from torch's global generator, or from that of an enclosing `drawing`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from jensen.core.seeding import drawing
+
+Transform = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Brightness:
+    """x + b, b uniform on [-amount, amount], one number a picture. For pictures in [-1, 1]."""
+
+    amount: float = 0.5
+
+    def __call__(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        return x + self.amount * (2 * _uniform(x) - 1)
+
+
+@dataclass(frozen=True)
+class Saturation:
+    """Distance from a pixel's grey (the mean of its channels), times a number uniform on [0, 2]."""
+
+    def __call__(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        return _about(x.mean(1, keepdim=True), x, 2 * _uniform(x))
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Distance from the picture's mean, times a number uniform on [0.5, 1.5]."""
+
+    def __call__(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        return _about(x.mean((1, 2, 3), keepdim=True), x, 0.5 + _uniform(x))
+
+
+@dataclass(frozen=True)
+class Translation:
+    """A shift by whole pixels, up to `ratio` of each side either way; what comes in is 0."""
+
+    ratio: float = 0.125
+
+    def __call__(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        rows, seen_rows = self._sources(len(x), x.shape[2], x)
+        columns, seen_columns = self._sources(len(x), x.shape[3], x)
+        picture = torch.arange(len(x), device=x.device)[:, None, None]
+        moved = x.movedim(1, -1)[picture, rows[:, :, None], columns[:, None, :]].movedim(-1, 1)
+        return moved * (seen_rows[:, None, :, None] & seen_columns[:, None, None, :])
+
+    def _sources(self, batch: int, size: int, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Where each row or column comes from, (B, size), and whether that is inside."""
+        reach = round(self.ratio * size)
+        source = torch.arange(size, device=x.device) + torch.randint(-reach, reach + 1, (batch, 1), device=x.device)
+        return source.clamp(0, size - 1), (source >= 0) & (source < size)
+
+
+@dataclass(frozen=True)
+class Cutout:
+    """A rectangle of `ratio` of each side set to 0; its centre is any pixel, so part of it may lie outside."""
+
+    ratio: float = 0.5
+
+    def __call__(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        rows, columns = self._hidden(len(x), x.shape[2], x), self._hidden(len(x), x.shape[3], x)
+        return x * ~(rows[:, None, :, None] & columns[:, None, None, :])
+
+    def _hidden(self, batch: int, size: int, x: Tensor) -> Tensor:
+        """Which rows or columns are hidden, (B, size)."""
+        length = round(self.ratio * size)
+        start = torch.randint(0, size, (batch, 1), device=x.device) - length // 2
+        place = torch.arange(size, device=x.device)
+        return (place >= start) & (place < start + length)
+
+
+TRANSFORMS: tuple[Transform, ...] = (Brightness(), Saturation(), Contrast(), Translation(), Cutout())
+"""Colour, translation and cutout, with the ranges of Zhao et al. (2020), section 4."""
+
+
+def augment(
+    x: Float[Tensor, "..."],
+    transforms: Sequence[Transform] = TRANSFORMS,
+    probability: float = 1.0,
+    *,
+    generator: torch.Generator | None = None,
+) -> Float[Tensor, "..."]:
+    """Each transform in turn, on each picture with this probability; real and generated are both passed through it.
+
+    Equal generators give equal draws, so that two batches can share theirs.
+
+    Args:
+        x: (B, C, H, W).
+        transforms: each from (B, C, H, W) to the same.
+        probability: of each transform for each picture.
+        generator: of all draws.
+
+    Raises:
+        ValueError: for x of another rank, or a probability outside [0, 1].
+
+    Source: Zhao et al. (2020), equations 6 and 7 (DiffAugment).
+
+    >>> augment(torch.ones(2, 1, 4, 4), [Translation(0.0)]).mean()
+    tensor(1.)
+    """
+    if x.ndim != 4:
+        raise ValueError(f"pictures to augment must be (B, C, H, W), got {tuple(x.shape)}")
+    if not 0 <= probability <= 1:
+        raise ValueError(f"probability must be from 0 to 1, got {probability}")
+    with drawing(generator):
+        for transform in transforms:
+            chosen = torch.rand(len(x), device=x.device) < probability
+            x = torch.where(chosen[:, None, None, None], transform(x), x)
+    return x
+
+
+class AdaptiveAugment(nn.Module):
+    r"""Augmentation whose probability follows the critic's overfitting.
+
+    With $r_t = E\,\mathrm{sign}\,D(x)$ on real pictures, the probability rises by (pictures seen) / ramp while $r_t$ is
+    above the target, and falls while it is below. Forward only reads it; `update`, for `Objective.after` of the
+    critic, changes it. All state is in integer buffers, so that a resumed run goes on exactly, in any precision.
+
+    Args:
+        transforms: each from (B, C, H, W) to the same.
+        target: of r_t, in (-1, 1).
+        ramp: pictures in which the probability can go from 0 to 1.
+        interval: pictures between two adjustments.
+
+    Raises:
+        ValueError: for a target outside (-1, 1), or a ramp or interval below 1.
+
+    Source: Karras et al. (2020), section 3.1 (ADA); their ramp is 500,000 and their interval four minibatches of 64.
+
+    >>> ada = AdaptiveAugment(ramp=100, interval=10)
+    >>> ada.update(torch.ones(10))
+    >>> ada.probability
+    0.1
+    """
+
+    level: Tensor
+    signs: Tensor
+    seen: Tensor
+
+    def __init__(
+        self,
+        transforms: Sequence[Transform] = TRANSFORMS,
+        *,
+        target: float = 0.6,
+        ramp: int = 500_000,
+        interval: int = 256,
+    ):
+        super().__init__()
+        if not -1 < target < 1:
+            raise ValueError(f"target must be between -1 and 1, got {target}")
+        if ramp < 1 or interval < 1:
+            raise ValueError(f"ramp and interval must be at least 1 picture, got {ramp} and {interval}")
+        self.transforms, self.target, self.ramp, self.interval = tuple(transforms), target, ramp, interval
+        for name in ("level", "signs", "seen"):
+            self.register_buffer(name, torch.zeros((), dtype=torch.long))
+
+    @property
+    def probability(self) -> float:
+        """Of each transform, for each picture."""
+        return int(self.level) / self.ramp
+
+    def forward(self, x: Float[Tensor, "..."], generator: torch.Generator | None = None) -> Float[Tensor, "..."]:
+        return augment(x, self.transforms, self.probability, generator=generator)
+
+    @torch.no_grad()
+    def update(self, real: Float[Tensor, "b ..."]) -> None:
+        """Count the signs of the critic's logits on real pictures (of a patch critic: of their mean), and adjust."""
+        self.signs += real.reshape(len(real), -1).mean(1).sign().sum().long()
+        self.seen += len(real)
+        if self.seen >= self.interval:
+            step = self.seen * torch.sign(self.signs / self.seen - self.target).long()
+            self.level.copy_((self.level + step).clamp(0, self.ramp))
+            self.signs.zero_()
+            self.seen.zero_()
+
+
+def _uniform(x: Tensor) -> Tensor:
+    """On [0, 1], one number a picture, (B, 1, 1, 1)."""
+    return torch.rand(len(x), 1, 1, 1, device=x.device, dtype=x.dtype)
+
+
+def _about(centre: Tensor, x: Tensor, factor: Tensor) -> Tensor:
+    return centre + factor * (x - centre)

@@ -1,0 +1,297 @@
+r"""The risk of a critic, the least risk of all critics, and the divergences they measure.
+
+Between distributions that have a density: exact sums where the values can be enumerated, adaptive quadrature in one
+dimension, Monte Carlo elsewhere. From samples, through a critic: a lower bound. Conventions are those of `margin`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.distributions import Bernoulli, Categorical, Distribution, OneHotCategorical
+from torch.distributions.constraints import Constraint
+
+from jensen.adversarial.margin import MARGIN_LOSSES, MarginLoss, zero_one
+from jensen.adversarial.quadrature import integrate_line
+from jensen.core.seeding import drawing
+from jensen.core.seeding import generator as seeded
+
+DIVERGENCES: dict[str, MarginLoss] = {
+    **{m.divergence: m for m in MARGIN_LOSSES.values() if m.divergence is not None},
+    "total-variation": zero_one,
+}
+"""By name, the loss whose best critic measures it."""
+
+SAMPLES, MARKS, EVERY = 100_000, 2048, 16
+OFF_ONE = 1e-5  # how far from 1 a density's integral may come out
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number and its error.
+
+    Attributes:
+        value: the number.
+        stderr: a standard error of Monte Carlo; for a sum or quadrature the size of the last correction.
+    """
+
+    value: float
+    stderr: float
+
+    def __float__(self) -> float:
+        return self.value
+
+
+Value = Callable[[Tensor, Tensor], Tensor]
+"""From points (N, *event) and log p/q there (N,) to values (N,)."""
+
+
+def bayes_risk(
+    loss: MarginLoss,
+    p: Distribution,
+    q: Distribution,
+    *,
+    samples: int = SAMPLES,
+    generator: torch.Generator | None = None,
+) -> Estimate:
+    r"""$\inf_D E\, l(y D(x)) = -\frac12 \int f(p/q)\, q$, over every function D.
+
+    At p = q it is `loss.chance`: 1/2 for zero-one, log 2 for logistic, 1 for squared, exponential and hinge. Between
+    distributions of disjoint support it is 0 for all five.
+
+    Args:
+        loss: one of the five, or from `margin_loss`.
+        p, q: of real and of generated, each one distribution (no batch), over the same events.
+        samples: of Monte Carlo, half from each; unused where there is an exact way.
+        generator: of the Monte Carlo draws.
+
+    Raises:
+        ValueError: for distributions with a batch, over different events, or whose densities do not integrate to 1;
+            for fewer than 4 samples.
+
+    >>> from torch.distributions import Normal
+    >>> p, q = Normal(0.0, 1.0), Normal(2.0, 1.0)
+    >>> round(bayes_risk(zero_one, p, q).value, 6)  # the tail beyond 1 of a standard normal
+    0.158655
+    """
+    return _mean(lambda _, ratio: loss.conditional_risk(ratio), None, p, q, samples, generator)
+
+
+def divergence(
+    name: str | MarginLoss,
+    p: Distribution,
+    q: Distribution,
+    *,
+    samples: int = SAMPLES,
+    generator: torch.Generator | None = None,
+) -> Estimate:
+    r"""$c\,(\mathrm{chance} - R)$: what the best critic gains over guessing. Zero if p = q, at least 0.
+
+    "total-variation" $\frac12 \int |p - q|$, "le-cam" $\int (p-q)^2/(p+q)$, "hellinger" (squared)
+    $1 - \int\sqrt{pq}$, "jensen-shannon" $\frac12 KL(p|m) + \frac12 KL(q|m)$ with $m = (p+q)/2$, in nats. They are
+    symmetric, and reach 1, 2, 1 and log 2 where the supports are disjoint.
+
+    Args:
+        name: one of these, or a margin loss for the divergence of its own.
+        p, q, samples, generator: as in `bayes_risk`.
+
+    Raises:
+        ValueError: for an unknown name, and as in `bayes_risk`.
+
+    Source: Nguyen, Wainwright & Jordan (2009), section 3; Le Cam (1986) for the squared loss.
+
+    >>> from torch.distributions import Normal
+    >>> round(divergence("hellinger", Normal(0.0, 1.0), Normal(2.0, 1.0)).value, 6)  # 1 - exp(-1/2)
+    0.393469
+    """
+    loss = _loss(name)
+    chance = loss.chance
+    gain = _mean(lambda _, ratio: chance - loss.conditional_risk(ratio), None, p, q, samples, generator)
+    return Estimate(loss.scale * gain.value, loss.scale * gain.stderr)
+
+
+def risk(
+    loss: MarginLoss,
+    critic: Callable[[Tensor], Tensor],
+    p: Distribution,
+    q: Distribution,
+    *,
+    samples: int = SAMPLES,
+    generator: torch.Generator | None = None,
+) -> Estimate:
+    r"""$\frac12 E_p\, l(D(x)) + \frac12 E_q\, l(-D(x))$ of one critic: at least the Bayes risk.
+
+    Only the infimum over *all* functions may be taken inside the integral. Over a smaller class, such as linear
+    critics, the least risk is larger, and is no f-divergence.
+
+    Args:
+        loss: a margin loss.
+        critic: from events (N, *event) to (N,).
+        p, q, samples, generator: as in `bayes_risk`.
+
+    Raises:
+        ValueError: as in `bayes_risk`; if the critic does not give one number an example, or quadrature does not
+            settle (an infinite risk).
+
+    >>> from torch.distributions import Normal
+    >>> p, q = Normal(0.0, 1.0), Normal(0.0, 3.0)  # no line tells them apart
+    >>> from jensen.adversarial import logistic
+    >>> round(risk(logistic, lambda x: 0 * x, p, q).value, 4), round(bayes_risk(logistic, p, q).value, 4)
+    (0.6931, 0.5067)
+    """
+
+    def values(x: Tensor) -> Tensor:
+        d = critic(x)
+        if d.shape != x.shape[:1]:
+            raise ValueError(f"a critic must give one number an example, ({len(x)},), got {tuple(d.shape)}")
+        return d
+
+    return _mean(lambda x, _: loss(values(x)), lambda x, _: loss(-values(x)), p, q, samples, generator)
+
+
+def critic_divergence(name: str | MarginLoss, real: Float[Tensor, "..."], fake: Float[Tensor, "..."]) -> Estimate:
+    r"""$c\,(\mathrm{chance} - \hat R)$ from a critic's values on samples: on average a lower bound of the divergence.
+
+    Hold the samples out: on those the critic was trained with it is too high, and no bound. Equal to the divergence
+    for the optimal critic; below 0 for one that is worse than guessing.
+
+    Args:
+        name: a divergence's name ("total-variation" is by the critic's sign), or the margin loss to judge by.
+        real, fake: (N,) and (M,) critic's values, at least 2 each.
+
+    Raises:
+        ValueError: for an unknown name, or values that are not one row of at least 2.
+
+    >>> critic_divergence("total-variation", torch.tensor([3.0, 2.0]), torch.tensor([-1.0, -4.0]))
+    Estimate(value=1.0, stderr=0.0)
+    """
+    loss = _loss(name)
+    for values in (real, fake):
+        if values.ndim != 1 or len(values) < 2:
+            raise ValueError(f"a critic's values must be one row of at least 2, got {tuple(values.shape)}")
+    half = _half_and_half(loss(real.detach().double()), loss(-fake.detach().double()))
+    return Estimate(loss.scale * (loss.chance - half.value), loss.scale * half.stderr)
+
+
+def _loss(name: str | MarginLoss) -> MarginLoss:
+    if isinstance(name, MarginLoss):
+        return name
+    if name not in DIVERGENCES:
+        raise ValueError(f"divergence must be one of {', '.join(sorted(DIVERGENCES))}, got {name!r}")
+    return DIVERGENCES[name]
+
+
+def _half_and_half(a: Tensor, b: Tensor) -> Estimate:
+    """Mean of two means and its standard error."""
+    variance = a.var() / len(a) + b.var() / len(b)
+    return Estimate(float(a.mean() + b.mean()) / 2, float(variance.sqrt()) / 2)
+
+
+def _mean(
+    under_p: Value, under_q: Value | None, p: Distribution, q: Distribution, samples: int, rng: torch.Generator | None
+) -> Estimate:
+    """Half the mean of `under_p` over p and half that of `under_q` over q; None is the same."""
+    under_q = under_q or under_p
+    for name, d in (("p", p), ("q", q)):
+        if d.batch_shape:
+            raise ValueError(f"{name} must be one distribution, got a batch {tuple(d.batch_shape)}: see Independent")
+    if p.event_shape != q.event_shape:
+        raise ValueError(f"p and q must be over equal events, got {tuple(p.event_shape)} and {tuple(q.event_shape)}")
+    if p.has_enumerate_support and q.has_enumerate_support:
+        return _sum(under_p, under_q, p, q)
+    if _support(p).is_discrete != _support(q).is_discrete:
+        raise ValueError("p and q must both be discrete or both have a density, got one of each")
+    if p.event_shape.numel() == 1 and not _support(p).is_discrete:
+        return _quadrature(under_p, under_q, p, q)
+    return _monte_carlo(under_p, under_q, p, q, samples, rng)
+
+
+def _sum(under_p: Value, under_q: Value, p: Distribution, q: Distribution) -> Estimate:
+    x, same = p.enumerate_support(), q.enumerate_support()
+    if not torch.equal(x, same):
+        raise ValueError(f"p and q must be over the same values, got {len(x)} and {len(same)}")
+    value = _joint(under_p, under_q, x, _log_masses(p, x), _log_masses(q, x)).sum()
+    return Estimate(float(value), 0.0)
+
+
+def _log_masses(d: Distribution, x: Tensor) -> Tensor:
+    """Of all values of d; torch's own log_prob takes a probability of 0 for the smallest step from 1."""
+    if isinstance(d, Categorical | OneHotCategorical):
+        return d.probs.double().log()
+    if isinstance(d, Bernoulli):
+        return torch.stack([1 - d.probs, d.probs]).double().log()
+    return d.log_prob(x).double()
+
+
+def _quadrature(under_p: Value, under_q: Value, p: Distribution, q: Distribution) -> Estimate:
+    with drawing(seeded(0)):  # draws say where the mass is
+        draws = [d.sample((MARKS,)).reshape(-1).double().sort().values[EVERY // 2 :: EVERY] for d in (p, q)]
+    marks = torch.cat([*draws, *(_ends(_support(d)).to(draws[0]) for d in (p, q))])
+
+    def integrands(t: Tensor) -> Tensor:
+        x = t.reshape(-1, *p.event_shape)
+        log_p, log_q = (_log_prob(d, x) for d in (p, q))
+        log_p, log_q = (v.masked_fill(v == math.inf, -math.inf) for v in (log_p, log_q))  # rounded onto a pole
+        return torch.stack([_joint(under_p, under_q, x, log_p, log_q), log_p.exp(), log_q.exp()], 1)
+
+    value, error = integrate_line(integrands, marks)
+    for name, integral in zip("pq", value[1:].tolist(), strict=True):
+        if not abs(integral - 1) < OFF_ONE:
+            raise ValueError(
+                f"{name} integrates to {integral:.6f} by quadrature, not 1: in single precision, or with a pole?"
+            )
+    result, stderr = float(value[0]), float(error[0]) + float((value[1:] - 1).abs().max())
+    if not error[0] <= OFF_ONE * max(1, abs(result)):
+        raise ValueError(f"quadrature did not settle, at {result:.6g} after an error of {float(error[0]):.2g}")
+    return Estimate(result, stderr)
+
+
+def _monte_carlo(
+    under_p: Value, under_q: Value, p: Distribution, q: Distribution, samples: int, rng: torch.Generator | None
+) -> Estimate:
+    if samples < 4:
+        raise ValueError(f"samples must be at least 4, got {samples}")
+    with drawing(rng):
+        x, y = p.sample((samples // 2,)), q.sample((samples // 2,))
+    return _half_and_half(
+        under_p(x, _log_prob(p, x) - _log_prob(q, x)).double(), under_q(y, _log_prob(p, y) - _log_prob(q, y)).double()
+    )
+
+
+def _joint(under_p: Value, under_q: Value, x: Tensor, log_p: Tensor, log_q: Tensor) -> Tensor:
+    """The integrand at x, (N,); 0 where a density is, whatever is measured there."""
+    possible = (log_p > -math.inf) | (log_q > -math.inf)
+    ratio = torch.where(possible, log_p - log_q, 0.0)
+    a = under_p(x, ratio)
+    b = a if under_q is under_p else under_q(x, ratio)
+    p, q = log_p.exp(), log_q.exp()
+    return torch.where(p > 0, p * a, 0.0) / 2 + torch.where(q > 0, q * b, 0.0) / 2
+
+
+def _log_prob(d: Distribution, x: Tensor) -> Tensor:
+    """Log density in float64, -inf outside the support."""
+    if d.event_shape:  # linear algebra wants one dtype
+        x = x.to(d.mean.dtype)
+    inside = _support(d).check(x)
+    out = torch.full(inside.shape, -math.inf, dtype=torch.float64, device=x.device)
+    out[inside] = d.log_prob(x[inside]).double()
+    return out
+
+
+def _support(d: Distribution) -> Constraint:
+    if d.support is None:
+        raise ValueError(f"{type(d).__name__} must say what its support is")
+    return d.support
+
+
+def _ends(support: Constraint) -> Tensor:
+    """Finite ends of a support, which are jumps or poles of the density."""
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    ends = [torch.as_tensor(getattr(support, end, ())).reshape(-1).double() for end in ("lower_bound", "upper_bound")]
+    return torch.cat(ends)

@@ -1,0 +1,167 @@
+r"""What critic and generator descend, from logits: one value per example, nothing reduced over the batch.
+
+A critic returns logits: D > 0 says real. The critic of a margin loss l descends $l(D(x)) + l(-D(G(z)))$, twice the risk
+of `margin`. What the generator does with $t = D(G(z))$ is said by name, never by default:
+
+| form           | generator descends | its slope in t  |                                                       |
+| -------------- | ------------------ | --------------- | ----------------------------------------------------- |
+| saturating     | -l(-t)             | l'(-t)          | zero-sum; vanishes where the critic is sure of a fake |
+| non-saturating | l(t)               | l'(t)           | largest there                                         |
+| linear         | -t                 | -1              | the same everywhere                                   |
+
+Logits may be one an example, (B,), or many, (B, ...), as a patch critic's: losses are then means over an example's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from jaxtyping import Float
+from torch import Tensor
+
+from jensen.adversarial.margin import MarginLoss, exponential, hinge, logistic, squared
+from jensen.core.shapes import mean_per_example
+
+
+class GameLoss(Protocol):
+    """Losses of both sides, (B,) each, from the logits of B real and B generated examples."""
+
+    def critic(self, real: Float[Tensor, "..."], fake: Float[Tensor, "..."]) -> Float[Tensor, " b"]: ...
+
+    def generator(self, real: Float[Tensor, "..."], fake: Float[Tensor, "..."]) -> Float[Tensor, " b"]: ...
+
+
+FORMS: dict[str, Callable[[MarginLoss, Tensor], Tensor]] = {
+    "saturating": lambda loss, t: -loss(-t),
+    "non-saturating": lambda loss, t: loss(t),
+    "linear": lambda _, t: -t,
+}
+
+
+@dataclass(frozen=True)
+class MarginGame:
+    r"""The critic descends $l(D(x)) + l(-D(G(z)))$; the generator follows `form`.
+
+    Args:
+        loss: l. Logistic is the original GAN, squared least squares (targets +1 and -1), hinge that of SAGAN.
+        form: "saturating", "non-saturating" or "linear".
+
+    Raises:
+        ValueError: for a loss without a gradient, or an unknown form; called, for logits of different shapes.
+
+    Source: Goodfellow et al. (2014), section 3; Mao et al. (2017), equation 2 with b = c = 1, a = -1 and twice its
+    size; Lim & Ye (2017), and Zhang et al. (2019), equation 4 (hinge, linear).
+
+    >>> import torch
+    >>> game, real, fake = MarginGame(hinge, "linear"), torch.tensor([0.5]), torch.tensor([-3.0])
+    >>> game.critic(real, fake), game.generator(real, fake)
+    (tensor([0.5000]), tensor([3.]))
+    """
+
+    loss: MarginLoss
+    form: str
+
+    def __post_init__(self) -> None:
+        _check(self.loss, self.form)
+
+    def critic(self, real: Float[Tensor, "..."], fake: Float[Tensor, "..."]) -> Float[Tensor, " b"]:
+        return _per_example(self.loss(_alike(real, fake)) + self.loss(-fake))
+
+    def generator(self, real: Float[Tensor, "..."], fake: Float[Tensor, "..."]) -> Float[Tensor, " b"]:
+        return _per_example(FORMS[self.form](self.loss, fake))
+
+
+@dataclass(frozen=True)
+class RelativisticGame:
+    r"""Relativistic pairing: l on the difference of a real and a generated example.
+
+    The critic descends $l(D(x) - D(G(z)))$ and the generator `form` at $t = D(G(z)) - D(x)$. A constant added to D
+    changes nothing. Real examples take part in the generator's loss, so both logits are needed.
+
+    Args:
+        loss: l; logistic and non-saturating are the published ones.
+        form: "saturating", "non-saturating" or "linear".
+
+    Raises:
+        ValueError: for a loss without a gradient, or an unknown form; called, for logits of different shapes.
+
+    Source: Jolicoeur-Martineau (2019), section 4 (RpGAN); Huang et al. (2024), equation 2.
+
+    >>> import torch
+    >>> game = RelativisticGame(logistic, "non-saturating")
+    >>> game.critic(torch.tensor([7.0]), torch.tensor([7.0]))
+    tensor([0.6931])
+    """
+
+    loss: MarginLoss
+    form: str
+
+    def __post_init__(self) -> None:
+        _check(self.loss, self.form)
+
+    def critic(self, real: Float[Tensor, "..."], fake: Float[Tensor, "..."]) -> Float[Tensor, " b"]:
+        return _per_example(self.loss(_alike(real, fake) - fake))
+
+    def generator(self, real: Float[Tensor, "..."], fake: Float[Tensor, "..."]) -> Float[Tensor, " b"]:
+        return _per_example(FORMS[self.form](self.loss, fake - _alike(real, fake)))
+
+
+@dataclass(frozen=True)
+class WassersteinGame:
+    r"""The critic descends $D(G(z)) - D(x)$, the generator $-D(G(z))$.
+
+    Over 1-Lipschitz critics the least critic's loss is minus the Wasserstein-1 distance; over all critics there is
+    none. So clip the weights, penalise the gradient, or normalise.
+
+    Raises:
+        ValueError: called, for logits of different shapes.
+
+    Source: Arjovsky et al. (2017), equations 2 and 3.
+
+    >>> import torch
+    >>> WassersteinGame().critic(torch.tensor([2.0]), torch.tensor([-1.0]))
+    tensor([-3.])
+    """
+
+    def critic(self, real: Float[Tensor, "..."], fake: Float[Tensor, "..."]) -> Float[Tensor, " b"]:
+        return _per_example(fake - _alike(real, fake))
+
+    def generator(self, real: Float[Tensor, "..."], fake: Float[Tensor, "..."]) -> Float[Tensor, " b"]:
+        return _per_example(-fake)
+
+
+def _check(loss: MarginLoss, form: str) -> None:
+    if not loss.trainable:
+        raise ValueError(
+            f"the {loss.name} loss has no gradient to train with and is for analysis: "
+            "train with hinge, which has the same best critic"
+        )
+    if form not in FORMS:
+        raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
+
+
+def _alike(real: Tensor, fake: Tensor) -> Tensor:
+    """Real, if of the shape of fake: (B,) and (B, 1) would broadcast to all pairs."""
+    if real.shape != fake.shape or real.ndim < 1:
+        raise ValueError(
+            f"logits of real and generated must be (B, ...) alike, got {tuple(real.shape)} and {tuple(fake.shape)}"
+        )
+    return real
+
+
+def _per_example(values: Tensor) -> Tensor:
+    return values if values.ndim == 1 else mean_per_example(values)
+
+
+GAME_LOSSES: dict[str, GameLoss] = {
+    "saturating": MarginGame(logistic, "saturating"),
+    "non-saturating": MarginGame(logistic, "non-saturating"),
+    "least-squares": MarginGame(squared, "non-saturating"),
+    "hinge": MarginGame(hinge, "linear"),
+    "exponential": MarginGame(exponential, "saturating"),
+    "relativistic": RelativisticGame(logistic, "non-saturating"),
+    "wasserstein": WassersteinGame(),
+}
+"""By the names used in settings. Exponential is zero-sum: e^-t would grow without bound where the critic is sure."""

@@ -1,0 +1,268 @@
+r"""Margin losses l(y D(x)), and the f-divergence that the best critic of each one measures.
+
+Conventions, here and wherever the adversarial family speaks: y = +1 for real, -1 for generated, equally often;
+$u = p_d(x)/p_g(x)$. With no limit on D the infimum enters the integral, point by point:
+
+$$R = \inf_D E\, l(y D(x)) = -\tfrac12 \int f(p_d/p_g)\, p_g, \qquad f(u) = -\inf_d\,[u\, l(d) + l(-d)].$$
+
+| loss        | l(m)           | f(u)                          | D*(u)             | R            |
+| ----------- | -------------- | ----------------------------- | ----------------- | ------------ |
+| zero-one    | 1 for m <= 0   | -min(u, 1)                    | sign(u - 1)       | (1 - TV) / 2 |
+| squared     | (1 - m)^2      | -4u / (u + 1)                 | (u - 1) / (u + 1) | 1 - LC / 2   |
+| logistic    | log(1 + e^-m)  | u log u - (u + 1) log(u + 1)  | log u             | log 2 - JS   |
+| exponential | e^-m           | -2 sqrt(u)                    | (log u) / 2       | 1 - H^2      |
+| hinge       | max(0, 1 - m)  | -2 min(u, 1)                  | sign(u - 1)       | 1 - TV       |
+
+Zero-one has l(0) = 1, and a tie u = 1 is decided for +1. Total variation is half the L1 distance, Le Cam
+$\int (p-q)^2/(p+q)$, squared Hellinger $1 - \int\sqrt{pq}$, Jensen-Shannon in nats. Chance is where p = q: there the
+risk is 1/2, 1, log 2, 1 and 1, not zero.
+
+Source: Nguyen, Wainwright & Jordan (2009), sections 2 and 3.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+Elementwise = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class MarginLoss:
+    r"""A loss l(m) of the margin m = y D(x), with its f and its optimal critic.
+
+    Attributes:
+        name: of the loss.
+        loss: l, elementwise, at least 0.
+        ratio_f: f as a function of u.
+        ratio_critic: D* as a function of u.
+        divergence: what $c\,(\mathrm{chance} - R)$ is called; None if it has no name.
+        scale: c.
+        trainable: whether l has a gradient to descend.
+
+    >>> logistic.f(torch.tensor([1.0, 3.0])), logistic.optimal(torch.tensor([1.0, 3.0]))
+    (tensor([-1.3863, -2.2493]), tensor([0.0000, 1.0986]))
+    """
+
+    name: str
+    loss: Elementwise = field(repr=False)
+    ratio_f: Elementwise = field(repr=False)
+    ratio_critic: Elementwise = field(repr=False)
+    divergence: str | None = None
+    scale: float = 1.0
+    trainable: bool = True
+
+    def __call__(self, margin: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
+        """l(m), of the shape of m."""
+        return self.loss(margin)
+
+    def f(self, u: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
+        r"""$-\inf_d [u l(d) + l(-d)]$ at ratios u >= 0, convex and never increasing. Raises ValueError below 0."""
+        return self.ratio_f(_ratio(u))
+
+    def optimal(self, u: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
+        """The best critic's value where p_d / p_g = u >= 0, infinite where the infimum is not attained."""
+        return self.ratio_critic(_ratio(u))
+
+    def conditional_risk(self, log_ratio: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
+        r"""$\inf_d [\eta\, l(d) + (1 - \eta)\, l(-d)]$ with $\eta = P(y = 1|x) = \mathrm{sigmoid}(\log u)$, by log u.
+
+        It is even in log u, since d and -d trade places, so that f is only ever needed on [0, 1]. Its mean over
+        $(p_d + p_g)/2$ is R.
+
+        >>> hinge.conditional_risk(torch.tensor([0.0, float("inf")]))
+        tensor([1., 0.])
+        """
+        u = torch.exp(-log_ratio.abs())
+        return -self.ratio_f(u) / (1 + u)
+
+    @property
+    def chance(self) -> float:
+        """The risk where real and generated are alike, $-f(1)/2$."""
+        return -float(self.ratio_f(torch.ones((), dtype=torch.float64))) / 2
+
+
+def _ratio(u: Tensor) -> Tensor:
+    if not bool((u >= 0).all()):
+        raise ValueError(f"a density ratio must be at least 0, got {u.min().item():g}")
+    return u
+
+
+def _sign(u: Tensor) -> Tensor:
+    return torch.where(u >= 1, 1.0, -1.0).to(u)
+
+
+zero_one = MarginLoss(
+    "zero-one",
+    loss=lambda m: (m <= 0).to(m),
+    ratio_f=lambda u: -u.clamp(max=1),
+    ratio_critic=_sign,
+    divergence="total-variation",
+    scale=2.0,
+    trainable=False,
+)
+squared = MarginLoss(
+    "squared",
+    loss=lambda m: (1 - m).square(),
+    ratio_f=lambda u: -4 / (1 + 1 / u),
+    ratio_critic=lambda u: 1 - 2 / (u + 1),
+    divergence="le-cam",
+    scale=2.0,
+)
+logistic = MarginLoss(
+    "logistic",
+    loss=lambda m: F.softplus(-m),
+    ratio_f=lambda u: -u * torch.log1p(1 / u.clamp(min=torch.finfo(u.dtype).tiny)) - torch.log1p(u),
+    ratio_critic=torch.log,
+    divergence="jensen-shannon",
+)
+exponential = MarginLoss(
+    "exponential",
+    loss=lambda m: torch.exp(-m),
+    ratio_f=lambda u: -2 * u.sqrt(),
+    ratio_critic=lambda u: u.log() / 2,
+    divergence="hellinger",
+)
+hinge = MarginLoss(
+    "hinge",
+    loss=lambda m: F.relu(1 - m),
+    ratio_f=lambda u: -2 * u.clamp(max=1),
+    ratio_critic=_sign,
+    divergence="total-variation",
+)
+
+MARGIN_LOSSES: dict[str, MarginLoss] = {m.name: m for m in (zero_one, squared, logistic, exponential, hinge)}
+
+
+def margin_loss(loss: Elementwise, name: str = "custom") -> MarginLoss:
+    r"""Any l >= 0, with f and D* by numerical minimisation over all of d.
+
+    l need be neither convex nor continuous. The candidates are the four lowest local minima of $u\,l(d) + l(-d)$ on a
+    grid of 2,001 points, d = sinh(s) for |s| <= 20 (0.02 apart at 0, two hundredths of d far out), each then refined;
+    a basin narrower than the grid may be missed. f is differentiable in u: $f'(u) = -l(D^*(u))$, by the envelope
+    theorem. Of several minimisers `optimal` is one near 0, in an exact tie the positive one.
+
+    Args:
+        loss: l, elementwise on float64 tensors of any shape.
+        name: for reports.
+
+    Raises:
+        ValueError: if l changes the shape, is not a number or is below 0 somewhere on the grid, or if the f that is
+            found is not convex or increases (see `check_f`).
+
+    Source: Nguyen, Wainwright & Jordan (2009), section 3.
+
+    >>> sigmoid = margin_loss(lambda m: torch.sigmoid(-m), "sigmoid")  # not convex
+    >>> sigmoid.f(torch.tensor([0.5, 1.0, 2.0]))  # total variation, as zero-one
+    tensor([-0.5000, -1.0000, -1.0000])
+    """
+    grid = _grid(torch.float64).requires_grad_()
+    values = loss(grid)
+    if values.shape != grid.shape:
+        raise ValueError(
+            f"a margin loss must keep the shape of its margins, {tuple(grid.shape)}, got {tuple(values.shape)}"
+        )
+    wrong = ~(values >= 0)  # nan too
+    if bool(wrong.any()):
+        k = int(wrong.nonzero()[0, 0])
+        raise ValueError(f"a margin loss must be at least 0, got {values[k].item():g} at margin {grid[k].item():g}")
+
+    def critic(u: Tensor) -> Tensor:
+        parts = [_minimiser(loss, part) for part in u.detach().double().reshape(-1).split(256)]
+        return torch.cat(parts).reshape(u.shape).to(u) if parts else u.clone()
+
+    def f(u: Tensor) -> Tensor:
+        d = critic(u.double())
+        return -_weighed(loss, u.double(), d).to(u)
+
+    check_f(f)
+    return MarginLoss(name, loss, f, critic, trainable=_slopes(values, grid))
+
+
+def check_f(f: Elementwise, tolerance: float = 1e-9) -> None:
+    """Refuse an f that increases, or lies above a chord, at u = 0, 1 and 400 ratios from 1e-4 to 1e4.
+
+    The f of a loss l >= 0 does neither, being an upper limit of lines of slope -l(d); one that does was not minimised
+    over all of d.
+
+    Args:
+        f: elementwise.
+        tolerance: of the comparison, relative to 1 + |f|.
+
+    Raises:
+        ValueError: saying where.
+
+    >>> check_f(lambda u: (u - 1) ** 2)
+    Traceback (most recent call last):
+    ...
+    ValueError: f must never increase, but f(1.023) = 0.0005453 > f(1) = 0
+    """
+    u = torch.cat([torch.zeros(1, dtype=torch.float64), torch.logspace(-4, 4, 400, dtype=torch.float64)])
+    u = torch.cat([u, torch.ones(1, dtype=torch.float64)]).sort().values.unique()
+    values = f(u)
+    slack = tolerance * (1 + values.abs())
+    rises = values[1:] > values[:-1] + slack[1:]
+    if bool(rises.any()):
+        k = int(rises.nonzero()[0, 0])
+        raise ValueError(
+            f"f must never increase, but f({u[k + 1].item():.4g}) = {values[k + 1].item():.4g} "
+            f"> f({u[k].item():.4g}) = {values[k].item():.4g}"
+        )
+    share = (u[1:-1] - u[:-2]) / (u[2:] - u[:-2])
+    chord = (1 - share) * values[:-2] + share * values[2:]
+    above = values[1:-1] > chord + slack[1:-1]
+    if bool(above.any()):
+        k = int(above.nonzero()[0, 0])
+        raise ValueError(
+            f"f must be convex, but f({u[k + 1].item():.4g}) lies {(values[k + 1] - chord[k]).item():.2g} above the "
+            f"chord from {u[k].item():.4g} to {u[k + 2].item():.4g}"
+        )
+
+
+def _grid(dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
+    """Values of d from large to small, symmetric about 0."""
+    half = torch.sinh(torch.linspace(0, 20, 1001, dtype=dtype, device=device))
+    return torch.cat([half.flip(0), -half[1:]])
+
+
+def _slopes(values: Tensor, margins: Tensor) -> bool:
+    """Whether values have a gradient that is not 0 everywhere."""
+    return values.requires_grad and bool((torch.autograd.grad(values.sum(), margins)[0] != 0).any())
+
+
+def _weighed(loss: Elementwise, u: Tensor, d: Tensor) -> Tensor:
+    """The weighed loss u l(d) + l(-d), with an overflowing l as the largest float, so that 0 l is 0."""
+    largest = torch.finfo(d.dtype).max
+    return u * loss(d).clamp(max=largest) + loss(-d).clamp(max=largest)
+
+
+STARTS, POINTS, LEVELS = 4, 9, 20  # a level shrinks the bracket fourfold: 4^20 = 1e12
+
+
+@torch.no_grad()
+def _minimiser(loss: Elementwise, u: Tensor) -> Tensor:
+    """The d of least u l(d) + l(-d) for each u (N,), over all of d; of equals, the nearest to 0, then the positive."""
+    grid = _grid(u.dtype, u.device)
+    values = F.pad(_weighed(loss, u[:, None], grid), (1, 1), value=math.inf)
+    here, left, right = values[:, 1:-1], values[:, :-2], values[:, 2:]
+    lowest = (here <= left) & (here <= right) & ((here < left) | (here < right))  # of a plateau its ends
+    start = torch.where(lowest, here, math.inf).topk(STARTS, largest=False).indices
+    start = start.sort().values  # positive first
+    start = start.gather(1, grid[start].abs().argsort(stable=True))
+    gaps = -grid.diff()
+    centre, radius = grid[start], torch.maximum(F.pad(gaps, (0, 1)), F.pad(gaps, (1, 0)))[start]
+    offsets = torch.linspace(1, -1, POINTS, dtype=u.dtype, device=u.device)
+    offsets = offsets[offsets.abs().argsort(stable=True)]  # the centre first: in a tie it stays
+    for _ in range(LEVELS):
+        d = centre[..., None] + radius[..., None] * offsets
+        best = _weighed(loss, u[:, None, None], d).argmin(-1, keepdim=True)
+        centre, radius = d.gather(-1, best).squeeze(-1), radius * (2 / (POINTS - 1))
+    best = _weighed(loss, u[:, None], centre).argmin(1, keepdim=True)
+    return centre.gather(1, best).squeeze(1)

@@ -1,0 +1,203 @@
+r"""What keeps a critic smooth: penalties on its gradient, spectral normalisation, clipped weights.
+
+Penalties are (B,), one per example: the norm is over all axes but the first, of events of any shape. They ask for one
+logit an example, from a critic that treats examples apart (no batch norm); a patch critic is passed as
+`lambda x: critic(x).flatten(1).mean(1)`. They are the critic's alone: its inputs are detached. Under autocast they are
+made in float32, and all their derivatives are finite where the gradient is 0. They need a second derivative.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+from jensen.core.seeding import drawing, normal
+from jensen.core.shapes import right_pad
+
+Critic = Callable[[Tensor], Tensor]
+
+
+def r1(critic: Critic, real: Float[Tensor, "b ..."], gamma: float = 1.0) -> Float[Tensor, " b"]:
+    r"""$\frac\gamma2 |\nabla D(x)|^2$ at real examples. The half belongs to the convention: weigh by gamma alone.
+
+    Args:
+        critic: D, from (B, ...) to one logit an example.
+        real: (B, ...).
+        gamma: at least 0.
+
+    Raises:
+        ValueError: for a negative gamma, or if the critic does not give one logit an example.
+
+    Source: Mescheder et al. (2018), equation 9.
+
+    >>> r1(lambda x: x @ torch.tensor([3.0, 4.0]), torch.zeros(2, 2), gamma=10.0)
+    tensor([125., 125.])
+    """
+    return _weight("gamma", gamma) / 2 * _squared_norm(critic, real)
+
+
+def r2(critic: Critic, fake: Float[Tensor, "b ..."], gamma: float = 1.0) -> Float[Tensor, " b"]:
+    r"""$\frac\gamma2 |\nabla D(G(z))|^2$ at generated examples, by the convention of `r1`.
+
+    Args:
+        critic: D, from (B, ...) to one logit an example.
+        fake: (B, ...); no gradient goes back to the generator.
+        gamma: at least 0.
+
+    Raises:
+        ValueError: for a negative gamma, or if the critic does not give one logit an example.
+
+    Source: Mescheder et al. (2018), equation 10.
+    """
+    return _weight("gamma", gamma) / 2 * _squared_norm(critic, fake)
+
+
+def gradient_penalty(
+    critic: Critic,
+    real: Float[Tensor, "b ..."],
+    fake: Float[Tensor, "b ..."],
+    weight: float = 10.0,
+    *,
+    sides: int = 2,
+    generator: torch.Generator | None = None,
+) -> Float[Tensor, " b"]:
+    r"""WGAN-GP: $\lambda (|\nabla D(\hat x)| - 1)^2$ between real and generated, or of one side $\max(0, .)^2$.
+
+    $\hat x = \epsilon x + (1 - \epsilon) G(z)$ with one $\epsilon \sim U[0, 1]$ an example. There is no half here.
+
+    Args:
+        critic: D, from (B, ...) to one logit an example.
+        real, fake: (B, ...), of one shape.
+        weight: lambda, at least 0.
+        sides: 2 pulls the norm to 1, 1 only pushes it down from above 1.
+        generator: of epsilon.
+
+    Raises:
+        ValueError: for a negative weight, other sides, examples of different shapes, or more than one logit each.
+
+    Source: Gulrajani et al. (2017), equation 3 and section 4; Petzka et al. (2018), equation 8 for one side.
+
+    >>> gradient_penalty(lambda x: x @ torch.tensor([3.0, 4.0]), torch.ones(1, 2), torch.zeros(1, 2))
+    tensor([160.])
+    """
+    if real.shape != fake.shape:
+        raise ValueError(f"real and fake must be of one shape, got {tuple(real.shape)} and {tuple(fake.shape)}")
+    real = _single(real)
+    with drawing(generator):
+        share = right_pad(torch.rand(len(real), device=real.device, dtype=real.dtype), real)
+    return _towards_one(critic, torch.lerp(_single(fake).to(real), real, share), weight, sides)
+
+
+def dragan(
+    critic: Critic,
+    real: Float[Tensor, "b ..."],
+    std: float,
+    weight: float = 10.0,
+    *,
+    sides: int = 2,
+    generator: torch.Generator | None = None,
+) -> Float[Tensor, " b"]:
+    r"""$\lambda (|\nabla D(x + \delta)| - 1)^2$ around real examples, $\delta \sim N(0, \mathrm{std}^2 I)$.
+
+    Args:
+        critic: D, from (B, ...) to one logit an example.
+        real: (B, ...).
+        std: of the noise, in the unit of x, at least 0.
+        weight: lambda, at least 0.
+        sides: 2 pulls the norm to 1, 1 only pushes it down from above 1.
+        generator: of the noise.
+
+    Raises:
+        ValueError: for a negative weight or std, other sides, or more than one logit each.
+
+    Source: Kodali et al. (2017), equation 1, with k = 1 and c = std^2.
+    """
+    real = _single(real)
+    x = real + _weight("std", std) * normal(real.shape, generator, like=real)
+    return _towards_one(critic, x, weight, sides)
+
+
+def spectral_norm(critic: nn.Module, iterations: int = 1) -> nn.Module:
+    """Divide the weight of every linear and convolutional layer by its largest singular value; returns the critic.
+
+    By torch's parametrization, with so many power iterations a forward in training mode: so forward changes buffers,
+    as batch norm's does. A layer's weight counts as the matrix (out, everything else). For a convolution that is not
+    the norm of the map itself, which can exceed 1, up to the root of its taps (3 for 3 x 3).
+
+    Raises:
+        ValueError: if there is no such layer, or one is normalised already.
+
+    Source: Miyato et al. (2018), section 2.1 and appendix A.
+
+    >>> spectral_norm(nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU()))[0].parametrizations
+    ModuleDict(
+      (weight): ParametrizationList(
+        (0): _SpectralNorm()
+      )
+    )
+    """
+    layers = [m for m in critic.modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)]
+    if not layers or any(nn.utils.parametrize.is_parametrized(m, "weight") for m in layers):
+        raise ValueError("a critic to normalise must have linear or convolutional layers, none of them normalised yet")
+    for layer in layers:
+        parametrizations.spectral_norm(layer, n_power_iterations=iterations)
+    return critic
+
+
+@torch.no_grad()
+def clip_weights(critic: nn.Module, bound: float = 0.01) -> None:
+    """Clamp every parameter to [-bound, bound], in place: for `Objective.after`, when the critic has moved.
+
+    Raises:
+        ValueError: unless the bound is positive.
+
+    Source: Arjovsky et al. (2017), algorithm 1.
+    """
+    if not bound > 0:
+        raise ValueError(f"bound must be positive, got {bound}")
+    for p in critic.parameters():
+        p.clamp_(-bound, bound)
+
+
+def _weight(name: str, value: float) -> float:
+    if not value >= 0:
+        raise ValueError(f"{name} must be at least 0, got {value}")
+    return value
+
+
+def _single(x: Tensor) -> Tensor:
+    """Detached, in single precision at least."""
+    x = x.detach()
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def _squared_norm(critic: Critic, x: Tensor) -> Tensor:
+    """Of the critic's gradient at each example, (B,), differentiable in the critic's parameters."""
+    training = torch.is_grad_enabled()
+    x = _single(x).requires_grad_()
+    with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
+        logits = critic(x)
+        if logits.numel() != len(x) or logits.shape[:1] != x.shape[:1]:
+            raise ValueError(
+                f"a critic must give one logit an example, ({len(x)},), got {tuple(logits.shape)}: "
+                "pass a mean over patches"
+            )
+        if not logits.requires_grad:  # a constant
+            return x.new_zeros(len(x))
+        (gradient,) = torch.autograd.grad(logits.sum(), x, create_graph=training, materialize_grads=True)
+    return gradient.flatten(1).square().sum(1)
+
+
+def _towards_one(critic: Critic, x: Tensor, weight: float, sides: int) -> Tensor:
+    if sides not in (1, 2):
+        raise ValueError(f"sides must be 1 or 2, got {sides}")
+    _weight("weight", weight)
+    square = _squared_norm(critic, x)
+    # the root's slope is infinite at 0: there the norm is taken as a constant 0
+    norm = torch.where(square > 0, square, 1.0).sqrt() * (square > 0)
+    excess = norm - 1
+    return weight * (excess if sides == 2 else excess.relu()).square()

@@ -1,0 +1,74 @@
+"""A pool of generated pictures: the critic keeps seeing what the generator made earlier."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class ImagePool(nn.Module):
+    """The last `size` generated pictures, or so: some of them stand in for fresh ones before the critic.
+
+    `forward` only draws and `push`, for `Objective.after` of the generator, stores: an objective's forward changes no
+    state. Pictures, and how many there are, are buffers; draws come from torch's global generator: so a resumed run
+    goes on exactly.
+
+    Args:
+        size: pictures held, at least 0; 0 hands everything through.
+        event_shape: of one picture.
+
+    Raises:
+        ValueError: for a negative size; called, for pictures of another shape.
+
+    Source: Shrivastava et al. (2017), section 2.3; Zhu et al. (2017), section 4, with 50 pictures.
+
+    >>> pool = ImagePool(50, (1, 2, 2))
+    >>> pool.push(torch.zeros(4, 1, 2, 2))
+    >>> int(pool.count), pool(torch.ones(3, 1, 2, 2)).shape
+    (4, torch.Size([3, 1, 2, 2]))
+    """
+
+    images: Tensor
+    count: Tensor
+
+    def __init__(self, size: int, event_shape: Sequence[int]):
+        super().__init__()
+        if size < 0:
+            raise ValueError(f"size must be at least 0, got {size}")
+        self.size = size
+        self.register_buffer("images", torch.zeros(size, *event_shape))
+        self.register_buffer("count", torch.zeros((), dtype=torch.long))
+
+    def forward(self, fresh: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Each picture with probability 1/2 replaced by one of the pool, any of them; fresh ones while it is empty."""
+        self._check(fresh)
+        held = int(self.count)
+        if not held:
+            return fresh
+        old = torch.rand(len(fresh), device=fresh.device) < 0.5
+        place = torch.randint(held, (len(fresh),), device=fresh.device)
+        return torch.where(old.reshape(-1, *[1] * (fresh.ndim - 1)), self.images[place].to(fresh), fresh)
+
+    @torch.no_grad()
+    def push(self, fresh: Float[Tensor, "..."]) -> None:
+        """Store pictures: the first ones until the pool is full, of the others each with probability 1/2 in some place.
+
+        No two of one call come to the same place.
+        """
+        self._check(fresh)
+        held = int(self.count)
+        first, rest = fresh[: self.size - held], fresh[self.size - held :]
+        self.images[held : held + len(first)] = first.detach().to(self.images)
+        self.count += len(first)
+        if not len(rest) or not self.size:
+            return
+        kept = rest[torch.rand(len(rest), device=rest.device) < 0.5][: self.size]
+        place = torch.randperm(self.size, device=self.images.device)[: len(kept)]
+        self.images[place] = kept.detach().to(self.images)
+
+    def _check(self, fresh: Tensor) -> None:
+        if fresh.shape[1:] != self.images.shape[1:]:
+            raise ValueError(f"pictures must be of shape {tuple(self.images.shape[1:])}, got {tuple(fresh.shape[1:])}")

@@ -1,0 +1,81 @@
+"""The Wasserstein-1 distance between two samples, exactly."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy import sparse
+from scipy.optimize import linear_sum_assignment, linprog
+from torch import Tensor
+
+
+def wasserstein1(x: Float[Tensor, "n ..."], y: Float[Tensor, "m ..."]) -> Float[Tensor, ""]:
+    r"""$\min_\pi \sum_{ij} \pi_{ij} |x_i - y_j|$ over plans with equal shares for every point of a sample.
+
+    In one dimension by sorting; otherwise by assignment (equal sizes, some thousands of points) or a linear programme
+    (any sizes, some hundreds). Differentiable: the gradient is that of the cost at the best plan. As an estimate of the
+    distance between distributions it is too large, by about $n^{-1/d}$ in d > 2 dimensions.
+
+    Args:
+        x: (N, ...), events flattened to vectors; |.| is Euclidean.
+        y: (M, ...) of the same event.
+
+    Returns:
+        (), in the unit of x.
+
+    Raises:
+        ValueError: for no points, or events of different sizes.
+
+    Source: Peyre & Cuturi (2019), Computational Optimal Transport, equation 2.11, and remark 2.30 for one dimension.
+
+    >>> wasserstein1(torch.tensor([0.0, 1.0]), torch.tensor([5.0, 3.0, 4.0]))
+    tensor(3.5000)
+    """
+    a, b = x.reshape(len(x), -1), y.reshape(len(y), -1)
+    if not (len(a) and len(b)) or a.shape[1] != b.shape[1]:
+        raise ValueError(
+            f"samples must hold points of one size, at least one each, got {tuple(x.shape)} and {tuple(y.shape)}"
+        )
+    if a.shape[1] == 1:
+        i, j, share = _sorted_plan(a.detach()[:, 0], b.detach()[:, 0])
+    else:
+        with torch.no_grad():
+            cost = torch.cdist(a.double(), b.double(), compute_mode="donot_use_mm_for_euclid_dist").cpu().numpy()
+        i, j, share = (v.to(x.device) for v in (_assignment if len(a) == len(b) else _programme)(cost))
+    distance: Tensor = torch.linalg.vector_norm(a[i] - b[j], dim=1)
+    return (share.to(x) * distance).sum()
+
+
+Plan = tuple[Tensor, Tensor, Tensor]
+"""Which i goes to which j, and how much of it."""
+
+
+def _sorted_plan(x: Tensor, y: Tensor) -> Plan:
+    """Quantile to quantile; levels are counted in units of 1 / (N M), so that no rounding misplaces one."""
+    n, m = len(x), len(y)
+    levels = torch.cat([torch.arange(n, device=x.device) * m, torch.arange(m, device=x.device) * n]).unique()
+    share = torch.cat([levels, levels.new_tensor([n * m])]).diff().double() / (n * m)
+    return x.argsort()[levels // m], y.argsort()[levels // n], share
+
+
+def _assignment(cost: np.ndarray) -> Plan:
+    i, j = (torch.from_numpy(v) for v in linear_sum_assignment(cost))
+    return i, j, torch.full((len(i),), 1 / len(i), dtype=torch.float64)
+
+
+def _programme(cost: np.ndarray) -> Plan:
+    n, m = cost.shape
+    leaving = sparse.kron(sparse.eye_array(n), np.ones((1, m)))
+    arriving = sparse.kron(np.ones((1, n)), sparse.eye_array(m))
+    solution = linprog(
+        cost.reshape(-1),
+        A_eq=sparse.vstack([leaving, arriving]).tocsr(),
+        b_eq=np.concatenate([np.full(n, 1 / n), np.full(m, 1 / m)]),
+        method="highs",
+    )
+    if solution.status != 0:
+        raise RuntimeError(f"the linear programme of {n} x {m} points was not solved: {solution.message}")
+    plan = torch.from_numpy(solution.x).reshape(n, m)
+    i, j = plan.nonzero(as_tuple=True)
+    return i, j, plan[i, j]
