@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -131,9 +132,9 @@ class DiffusionRecipe(Recipe):
 
     # what a subclass says ----------------------------------------------------------------
 
+    @abstractmethod
     def shape(self) -> tuple[int, ...]:
         """Of one x."""
-        raise NotImplementedError
 
     def classes(self) -> int | None:
         """How many conditions there are, or None."""
@@ -143,13 +144,13 @@ class DiffusionRecipe(Recipe):
         """The values of discrete data, or None for data with a density."""
         return None
 
+    @abstractmethod
     def training_data(self) -> dict[str, Tensor]:
         """X, and cond where there are classes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def test_data(self) -> dict[str, Tensor]:
         """The same, never trained on."""
-        raise NotImplementedError
 
     def known_log_p(self, x: Tensor) -> Tensor | None:
         """Log p(x) of the data's own law, where it is known."""

@@ -7,6 +7,7 @@ defaults alone: each setting works in all of them.
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -49,6 +50,7 @@ from jensen.recipes.folder import save_image
 from jensen.recipes.latent_judging import Judge, interpolations, write_report
 from jensen.training import Budget, Player
 from jensen.variational import Constraint, annealed, beta, cyclical, elbo, free_bits, iwae, linear
+from jensen.variational.collapse import Classifier
 
 NonNegative = Annotated[float, Field(ge=0)]
 
@@ -146,21 +148,17 @@ class LatentRecipe(Recipe):
 
     # data --------------------------------------------------------------------------------
 
+    @abstractmethod
     def shape(self) -> tuple[int, int, int]:
         """Of one picture."""
-        raise NotImplementedError
 
+    @abstractmethod
     def pictures(self) -> tuple[Tensor, Tensor]:
         """Pictures in {0, 1} to train on and to judge with."""
-        raise NotImplementedError
 
-    def labels(self) -> Tensor | None:
-        """Of the pictures to judge with, or None."""
+    def classes(self) -> tuple[Classifier, Tensor] | None:
+        """What reads a picture's class, and the labels of the pictures to judge with; or None."""
         return None
-
-    def classify(self, x: Tensor) -> Tensor:
-        """Pictures to scores, (N, classes); for a recipe that has labels."""
-        raise NotImplementedError
 
     # building and training ---------------------------------------------------------------
 
@@ -300,11 +298,8 @@ class _Digits(LatentRecipe):
     def pictures(self) -> tuple[Tensor, Tensor]:
         return self.data.train()[0], self.data.test()[0]
 
-    def labels(self) -> Tensor:
-        return self.data.test()[1]
-
-    def classify(self, x: Tensor) -> Tensor:
-        return torch.nn.functional.one_hot(read_digits(x, "ink"), 10).to(x)
+    def classes(self) -> tuple[Classifier, Tensor]:
+        return lambda x: nn.functional.one_hot(read_digits(x, "ink"), 10).to(x), self.data.test()[1]
 
 
 class DigitsVAE(_Digits):

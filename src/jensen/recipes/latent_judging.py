@@ -46,7 +46,6 @@ class Judge:
     def everything(self) -> dict[str, Any]:
         """The evaluation: JSON values; pictures beside it."""
         seen, kept = self.recipe.pictures()
-        labels = self.recipe.labels()
         settings, device = self.recipe.judging, next(self.model.parameters()).device
         x = kept[: settings.rows].to(device)
         rng = generator(self.recipe.seed, device)
@@ -66,7 +65,7 @@ class Judge:
         }
         if self.recipe.network.kind == "gaussian" and len(self.recipe.network.latents) == 1:
             found["gap"] = self._gap(x[: settings.refine_rows], rng)
-        report = self._collapse(x, None if labels is None else labels[: len(x)].to(device), rng)
+        report = self._collapse(x, rng)
         found["collapse"] = {"words": report.sentence, "layers": [_layer(layer) for layer in report.layers]}
         self._draw(x, rng)
         return found
@@ -88,9 +87,10 @@ class Judge:
         parts = {"whole": split.total, "approximation": split.approximation, "amortization": split.amortization}
         return {"rows": len(x), **{name: mean_of(gap) for name, gap in parts.items()}}
 
-    def _collapse(self, x: Tensor, labels: Tensor | None, rng: torch.Generator) -> CollapseReport:
+    def _collapse(self, x: Tensor, rng: torch.Generator) -> CollapseReport:
         advance = self.track("looking at the latents", 1)
-        classifier = None if labels is None else self.recipe.classify
+        classifier, labels = self.recipe.classes() or (None, None)
+        labels = None if labels is None else labels[: len(x)].to(x.device)
         report = collapse_report(self.model, x, classifier=classifier, labels=labels, generator=rng)
         advance(1)
         return report

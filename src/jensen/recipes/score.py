@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -79,17 +80,17 @@ class ScoreRecipe(Recipe):
     sampling: LangevinSampling = LangevinSampling()
     judging: ScoreJudging = ScoreJudging()
 
+    @abstractmethod
     def shape(self) -> tuple[int, ...]:
         """Of one x."""
-        raise NotImplementedError
 
+    @abstractmethod
     def training_data(self) -> Tensor:
         """Of the scale that the model draws."""
-        raise NotImplementedError
 
+    @abstractmethod
     def test_data(self) -> Tensor:
         """The same, never trained on."""
-        raise NotImplementedError
 
     def noised_log_p(self, x: Tensor, sigma: float) -> Tensor | None:
         """Log density of the data's own law, noised by sigma, where it is known."""

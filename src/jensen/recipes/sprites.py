@@ -8,13 +8,14 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from jensen.core.seeding import drawing, generator
 from jensen.data.sprites import FACTORS, sprites
-from jensen.metrics.disentangle import dci, factor_vae_score, mig
+from jensen.metrics.disentangle import BoostedTrees, Rows, dci, factor_vae_score, mig
 from jensen.models import LatentChain
 from jensen.recipes import plots
 from jensen.recipes.base import Positive, Settings, Track, Training, silent
@@ -98,7 +99,7 @@ class _Sprites(LatentRecipe):
         codes, (_, factors) = self.codes(model), self.data.grid()
         gaps = mig(codes, factors, BINS)
         advance(1)
-        probes = dci(codes, factors, generator=generator(self.seed))
+        probes = dci(codes, factors, _trees, generator=generator(self.seed))
         advance(1)
         votes = factor_vae_score(codes, factors, generator=generator(self.seed))
         advance(1)
@@ -139,6 +140,12 @@ class _Sprites(LatentRecipe):
         write_report(self, folder, evaluation, [_section(evaluation)])
 
 
+def _trees(seen: Rows, kept: Rows, seed: int) -> tuple[np.ndarray, float]:
+    """Boosted trees whose importances, by rounding a little below 0 sometimes, are at least 0."""
+    importance, score = BoostedTrees()(seen, kept, seed)
+    return importance.clip(0), score
+
+
 def _scores(evaluation: dict[str, Any]) -> list[tuple[str, str, str]]:
     """Name, value and what it is measured on."""
     found = evaluation["disentanglement"]
@@ -167,13 +174,13 @@ def _section(evaluation: dict[str, Any]) -> Section:
     for factor in factors:
         best = max(range(len(factor["shares"])), key=factor["shares"].__getitem__)
         share, told = factor["shares"][best], factor["told"]
-        words = f"latent {best + 1} knows {share:.2f} of it; told right {told:.2f} of the time, by chance "
+        words = f"coordinate {best + 1} knows {share:.2f} of it; told right {told:.2f} of the time, by chance "
         rows.append((f"gap of {factor['name']}", f"{factor['gap']:.3f}", f"{words}{1 / factor['levels']:.2f}"))
     drawn = [
         plots.bars(
             [str(d + 1) for d in range(len(factor["shares"]))],
             factor["shares"],
-            title=f"what each latent knows of the {_PLAIN.get(factor['name'], factor['name'])}",
+            title=f"what each coordinate knows of the {_PLAIN.get(factor['name'], factor['name'])}",
             xlabel="share of its entropy",
         )
         for factor in factors
