@@ -162,8 +162,8 @@ def _scores(evaluation: dict[str, Any]) -> list[tuple[str, str, str]]:
 _MEANING = (
     "Posterior means of the top layer against the factors that the pictures were drawn from, over the whole grid of "
     "factors. Each score is 1 where every factor has one latent and every latent one factor. The plots show each "
-    "latent's mutual information with a factor as a share of the factor's entropy; a factor's gap is the largest less "
-    "the second."
+    "coordinate's mutual information with a factor as a share of the factor's entropy; a factor's gap is the "
+    "largest less the second."
 )
 
 
