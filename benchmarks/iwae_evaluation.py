@@ -1,0 +1,182 @@
+"""Seconds a datum of log p(x) with 5,000 importance samples: jensen's `log_likelihood` beside pythae's `get_nll`.
+
+The same weights for both: the networks of the recipes `digits-vae` and `mnist-vae`, untrained, on bits drawn at random.
+pythae goes through its data one by one and through the samples in batches of `batch_size`, 100 by default, encoding
+the datum anew for each sample; it also takes part with all 5,000 in one batch. Both run without gradients. The
+contenders take turns, `--repeats` times.
+
+    python benchmarks/iwae_evaluation.py --json iwae.json
+
+What the columns mean: "jensen is" is jensen's speed over the row's, the median of the turns, with the least and the
+greatest; "log p" is the mean over the data that all judge, with its standard error where the library gives one;
+"of the work" is the operations of jensen's matrix products as a share of the row's: what the machine alone would give.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from torch import Tensor
+from typer import Option
+
+from jensen.distributions import soft_clamp
+from jensen.recipes.latent import DigitsVAE, LatentRecipe, MnistVAE
+from jensen.variational import log_likelihood
+from machine import count_flops, facts, table, write_json
+
+try:
+    from peers import pythae_vae
+except ModuleNotFoundError as error:
+    sys.exit(f"{error}: pip install -r benchmarks/requirements.txt")
+
+RECIPES: tuple[type[LatentRecipe], ...] = (DigitsVAE, MnistVAE)
+
+
+@dataclass
+class Contender:
+    """One way to estimate the mean log p of some data.
+
+    Attributes:
+        name: of it.
+        data: how many it takes in a turn: enough to fill some time.
+        judge: data to mean log p and its standard error, if known.
+        flops: of the matrix products, a datum.
+        seconds: a datum, one a turn.
+        value, stderr: of the data that all judge.
+    """
+
+    name: str
+    data: int
+    judge: Callable[[Tensor], tuple[float, float | None]]
+    flops: float = 0.0
+    seconds: list[float] = field(default_factory=list)
+    value: float = math.nan
+    stderr: float | None = None
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+    def ready(self, x: Tensor, shared: int) -> None:
+        """Judge what all judge, and count the operations."""
+        self.value, self.stderr = self.judge(x[:shared])
+        self.flops = count_flops(lambda: self.judge(x[:shared])) / shared
+
+    def turn(self, x: Tensor) -> None:
+        start = time.perf_counter()
+        self.judge(x[: self.data])
+        self.seconds.append((time.perf_counter() - start) / self.data)
+
+
+def contenders(recipe: LatentRecipe, samples: int, theirs: int, ours: int) -> list[Contender]:
+    """Of one model; so many data in a turn of theirs and of ours."""
+    model = recipe.model().eval()
+    bounds = math.log(model.encoder.family.min_std), math.log(model.encoder.family.max_std)
+    latents, shape = recipe.network.latents[0], recipe.shape()
+    peer = pythae_vae.model(
+        model.encoder.net, model.decoder.net, latents, shape, lambda raw: soft_clamp(raw, *bounds)
+    ).eval()
+
+    def jensen(x: Tensor) -> tuple[float, float | None]:
+        estimate = log_likelihood(model, x, samples)
+        return float(estimate.value.mean()), float(estimate.stderr.square().sum().sqrt()) / len(x)
+
+    def pythae(batch: int) -> Callable[[Tensor], tuple[float, float | None]]:
+        return lambda x: (float(peer.get_nll(x, n_samples=samples, batch_size=batch)), None)
+
+    return [
+        Contender("jensen", ours, jensen),
+        Contender("pythae, batches of 100", theirs, pythae(100)),
+        Contender("pythae, one batch", theirs, pythae(samples)),
+    ]
+
+
+@torch.no_grad()
+def measure(recipe: LatentRecipe, found: list[Contender], x: Tensor, *, repeats: int, shared: int) -> None:
+    """Let the contenders take turns."""
+    for c in found:
+        c.ready(x, shared)
+    for turn in range(1, repeats + 1):
+        for c in found:
+            c.turn(x)
+        seen = ", ".join(f"{c.name} {1000 * c.seconds[-1]:.1f}" for c in found)
+        print(f"{recipe.recipe}, turn {turn} of {repeats}: {seen} ms a datum", file=sys.stderr, flush=True)
+
+
+def summary(recipe: LatentRecipe, found: list[Contender]) -> list[dict[str, Any]]:
+    """A row a contender."""
+    rows = []
+    for c in found:
+        ratios = [b / a for a, b in zip(found[0].seconds, c.seconds, strict=True)]
+        rows.append(
+            {
+                "networks": recipe.recipe,
+                "library": c.name,
+                "seconds_per_datum": c.median,
+                "log_p": c.value,
+                "stderr": c.stderr,
+                "flops_per_datum": c.flops,
+                "gflops_per_second": c.flops / c.median / 1e9,
+                "work": found[0].flops / c.flops,
+                "ratio": statistics.median(ratios),
+                "ratio_low": min(ratios),
+                "ratio_high": max(ratios),
+                "turns": c.seconds,
+            }
+        )
+    return rows
+
+
+def show(row: dict[str, Any]) -> tuple[str, ...]:
+    """A row of the table."""
+    ours = row["library"] == "jensen"
+    return (
+        row["networks"],
+        row["library"],
+        f"{1000 * row['seconds_per_datum']:.1f}",
+        f"{row['log_p']:.3f}" + (f" +- {row['stderr']:.3f}" if row["stderr"] is not None else ""),
+        f"{row['gflops_per_second']:.0f}",
+        "" if ours else f"{100 * row['work']:.0f}%",
+        "" if ours else f"{row['ratio']:.2f}x [{row['ratio_low']:.2f}, {row['ratio_high']:.2f}]",
+    )
+
+
+HEADER = ("networks of", "library", "ms/datum", "log p, nats", "GFLOP/s", "of the work", "jensen is")
+
+
+def main(
+    repeats: Annotated[int, Option(min=1, help="Turns of every contender.")] = 5,
+    samples: Annotated[int, Option(min=100, help="Importance samples of a datum.")] = 5000,
+    theirs: Annotated[int, Option(min=1, help="Data in a turn of pythae.")] = 4,
+    ours: Annotated[int, Option(min=1, help="Data in a turn of jensen.")] = 16,
+    json_file: Annotated[Path | None, Option("--json", help="Write the results here as well.")] = None,
+) -> None:
+    """Seconds a datum of log p(x) by importance sampling, jensen beside pythae."""
+    rows: list[dict[str, Any]] = []
+    for kind in RECIPES:
+        recipe = kind()
+        torch.manual_seed(recipe.seed)
+        x = (torch.rand(max(theirs, ours), *recipe.shape()) < 0.3).float()
+        found = contenders(recipe, samples, theirs, ours)
+        measure(recipe, found, x, repeats=repeats, shared=theirs)
+        rows += summary(recipe, found)
+    about = {**facts(), "pythae": version("pythae")}
+    print("\n".join(f"{name}: {value}" for name, value in about.items()))
+    print(f"{samples} samples of a datum; {repeats} turns", end="\n\n")
+    print(table(HEADER, [show(row) for row in rows]))
+    settings = {"repeats": repeats, "samples": samples, "theirs": theirs, "ours": ours}
+    write_json(json_file, {"facts": about, "settings": settings, "rows": rows})
+
+
+if __name__ == "__main__":
+    typer.run(main)
