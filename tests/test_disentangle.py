@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from sklearn.metrics import mutual_info_score
+from sklearn.linear_model import LassoCV
+from sklearn.metrics import mutual_info_score, r2_score
 
 from jensen.core.seeding import generator
 from jensen.data.sprites import FACTORS, SHAPES, sprites
@@ -191,6 +192,19 @@ def test_probes_are_scored_on_rows_kept_back():
     assert abs(found.informativeness - 0.5) < 4 * (0.25 / 400) ** 0.5
     again = dci(randn(400, 2), factors, BoostedTrees(rounds=30, depth=10), kept=0.5, generator=generator(1))
     torch.testing.assert_close(found.importance, again.importance, rtol=0, atol=0)
+
+
+def test_lasso_is_scored_by_the_variance_explained_of_rows_kept_back():
+    """Against scikit-learn's pieces put together by hand, the level a line in the codes and noise."""
+    codes = randn(200, 3).numpy()
+    levels = (codes @ np.array([2.0, -1.0, 0.0]) + randn(200, seed=1).numpy()).round()
+    seen, kept = (codes[:150], levels[:150]), (codes[150:], levels[150:])
+    mean, scale = seen[0].mean(0), seen[0].std(0)
+    model = LassoCV(cv=5).fit((seen[0] - mean) / scale, seen[1])
+    importance, score = Lasso()(seen, kept, 0)
+    np.testing.assert_allclose(importance, np.abs(model.coef_))
+    assert score == pytest.approx(r2_score(kept[1], model.predict((kept[0] - mean) / scale)))
+    assert Lasso()(seen, (kept[0], -kept[1]), 0)[1] == 0  # worse than their mean
 
 
 # Sprites
