@@ -404,6 +404,20 @@ def test_chains_leave_when_theory_says(step):
     torch.testing.assert_close(times / step, (times / step).round())
 
 
+def test_times_count_from_the_first_move():
+    """A drift of 10 and noise of deviation 0.14 a move: 5 is passed on the first move, 25 and 28 on the third."""
+    for place, moves in ((5.0, 1), (25.0, 3), (28.0, 3)):
+        times = exit_times(
+            lambda x: torch.full_like(x, 1000.0),
+            torch.zeros(50, 1, dtype=F64),
+            lambda x, place=place: x[:, 0] > place,
+            0.01,
+            9,
+            generator=rng(),
+        )
+        torch.testing.assert_close(times, torch.full((50,), 0.01 * moves, dtype=F64))
+
+
 def test_the_mean_of_times_not_all_seen():
     """Exponential times of mean 2 cut off at 1.5: n = 40,000, 4 of the stated errors; uncut, the plain mean."""
     times = 2 * torch.distributions.Exponential(torch.tensor(1.0, dtype=F64)).sample((40_000,))

@@ -185,8 +185,8 @@ def first_passage_time(log_prob: LogProb, start: float, target: float, *, edge: 
     behind, ahead = _grid(edge, start, points), _grid(start, target, points)
     top = max(float(log_prob(places[:, None]).max()) for places in (behind, ahead))
     p_behind, p_ahead = (torch.exp(log_prob(places[:, None]) - top) for places in (behind, ahead))
-    mass = torch.trapezoid(p_behind, behind) + torch.cumulative_trapezoid(p_ahead, ahead)
-    mass = torch.cat([torch.trapezoid(p_behind, behind)[None], mass])
+    gained = torch.cumulative_trapezoid(torch.cat([p_ahead[:1], p_ahead]), torch.cat([ahead[:1], ahead]))  # from 0
+    mass = torch.trapezoid(p_behind, behind) + gained
     return float(torch.trapezoid(mass / p_ahead, ahead))
 
 

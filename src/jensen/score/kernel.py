@@ -195,7 +195,7 @@ def leave_one_out(data: Float[Tensor, "..."], *, tolerance: float = 1e-5) -> flo
     def value(log_h: float) -> float:
         return float(leave_one_out_log_prob(data, math.exp(log_h)).mean())
 
-    grid = torch.linspace(math.log(low), math.log(high), 21, dtype=torch.float64).tolist()
+    grid = torch.linspace(math.log(low), math.log(high), 11, dtype=torch.float64).tolist()
     best = max(range(len(grid)), key=lambda k: value(grid[k]))
     return math.exp(_golden(value, grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)], tolerance))
 
