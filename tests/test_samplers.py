@@ -14,9 +14,11 @@ from torchdiffeq import odeint
 from jensen.core.seeding import generators
 from jensen.diffusion import (
     DDIM,
+    Adams,
     Ancestral,
     AnnealedLangevin,
     CosineSchedule,
+    Denoiser,
     DPMSolver,
     EmpiricalOracle,
     Euler,
@@ -24,6 +26,7 @@ from jensen.diffusion import (
     Heun,
     LinearSchedule,
     MixtureOracle,
+    Prediction,
     PredictorCorrector,
     Process,
     RectifiedSchedule,
@@ -105,7 +108,7 @@ def test_the_law_catches_a_broken_sampler(broken):
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
-@pytest.mark.parametrize("sampler", [DDIM(), Euler(), DPMSolver(), DPMSolver(3), UniPC(), Heun()])
+@pytest.mark.parametrize("sampler", [DDIM(), Euler(), DPMSolver(), DPMSolver(3), UniPC(), Adams(), Heun()])
 def test_the_ode_is_that_of_the_gaussian(schedule, sampler):
     """On N(m, v) the flow is affine and known: whiten at t, colour at s."""
     oracle = GaussianOracle(torch.tensor([1.0, -2.0]), torch.tensor([0.25, 4.0]), schedule)
@@ -154,6 +157,7 @@ def test_ddim_with_eta_one_is_ancestral(schedule):
         DPMSolver(3),
         DPMSolver(noise=True),
         UniPC(),
+        Adams(),
         Euler(),
         Heun(),
         PredictorCorrector(DDIM(), step_size=0.05),
@@ -251,7 +255,18 @@ def test_the_learned_variance_lies_between_and_can_be_exact():
         Ancestral("learned").step(mixture(schedule), torch.zeros(1, 2), t, s, None)
 
 
-EVERY = [DDIM(), DDIM(1.0), Ancestral(), DPMSolver(), DPMSolver(3), DPMSolver(noise=True), UniPC(), Euler(), Heun()]
+EVERY = [
+    DDIM(),
+    DDIM(1.0),
+    Ancestral(),
+    DPMSolver(),
+    DPMSolver(3),
+    DPMSolver(noise=True),
+    UniPC(),
+    Adams(),
+    Euler(),
+    Heun(),
+]
 
 
 @pytest.mark.parametrize("sampler", [*EVERY, PredictorCorrector(DDIM()), AnnealedLangevin(2)])
@@ -263,7 +278,7 @@ def test_a_row_does_not_depend_on_its_neighbours(sampler):
     torch.testing.assert_close(together[2:3], alone, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("sampler", [DDIM(), DPMSolver(), DPMSolver(3), UniPC(), Euler(), Heun()])
+@pytest.mark.parametrize("sampler", [DDIM(), DPMSolver(), DPMSolver(3), UniPC(), Adams(), Euler(), Heun()])
 def test_encoding_is_sampling_backwards(sampler):
     """Encode to t = 0.9 and back: the error falls with the steps, and is small with many."""
     schedule = CosineSchedule()
@@ -332,6 +347,8 @@ def test_other_refusals():
         DPMSolver(3, noise=True)
     with pytest.raises(ValueError, match="order must be"):
         UniPC(0)
+    with pytest.raises(ValueError, match="order must be from 1 to 5, got 6"):
+        Adams(6)
     with pytest.raises(ValueError, match="moves must be"):
         AnnealedLangevin(moves=0)
     with pytest.raises(ValueError, match="step_size must be"):
@@ -400,7 +417,13 @@ def test_the_third_order_needs_twice_the_divided_difference(name):
 
 
 def test_unipc_makes_one_evaluation_a_step_and_heun_two():
-    for sampler, each in ((UniPC(3), 1), (DPMSolver(3), 1), (Heun(), 2), (PredictorCorrector(DDIM(), moves=2), 3)):
+    for sampler, each in (
+        (UniPC(3), 1),
+        (Adams(), 1),
+        (DPMSolver(3), 1),
+        (Heun(), 2),
+        (PredictorCorrector(DDIM(), moves=2), 3),
+    ):
         oracle = mixture(CosineSchedule())
         calls = []
         oracle.register_forward_hook(lambda *a, calls=calls: calls.append(1))
@@ -470,3 +493,57 @@ def test_karras_grid_is_uniform_in_a_root_of_sigma():
     # Karras et al.'s own formula, equation 5
     k = torch.arange(19, dtype=F64) / 18
     torch.testing.assert_close(roots**7, (80 ** (1 / 7) + k * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_orders_of_adams_methods(name):
+    """Inside (0, 1): p without the correction, p + 1 with it, as far as the start lets it be seen."""
+    schedule, span = SCHEDULES[name], {"start": 0.9, "end": 0.1}
+    oracle, z = mixture(schedule), torch.randn(64, 2, dtype=F64, generator=torch.Generator().manual_seed(0))
+    exact = integrate(UniPC(3), oracle, z, time_grid("log_snr", 1000, schedule, **span))
+    for sampler, order in ((Adams(2, corrected=False), 2), (Adams(1), 2), (Adams(2), 3)):
+        errors = [
+            float((integrate(sampler, oracle, z, time_grid("uniform", n, schedule, **span)) - exact).abs().mean())
+            for n in (48, 96)
+        ]
+        assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.15)
+
+
+def test_adams_of_order_one_without_correction_is_ddim():
+    oracle, z = mixture(CosineSchedule()), torch.randn(5, 2, dtype=F64)
+    times = time_grid("uniform", 9, CosineSchedule())
+    torch.testing.assert_close(
+        integrate(Adams(1, corrected=False), oracle, z, times), integrate(DDIM(), oracle, z, times)
+    )
+
+
+@dataclasses.dataclass(eq=False)
+class Polynomial(Denoiser):
+    """A velocity that is a power of u whatever z is, on the straight schedule, where u = t."""
+
+    power: int
+
+    def __post_init__(self):
+        super().__init__()
+        self.schedule, self.null = RectifiedSchedule(), None
+
+    def forward(self, z_t, t, cond=None):
+        flow = (t**self.power)[:, None].expand_as(z_t)
+        return Prediction.of_flow(flow, z_t, *self.levels(t, z_t))
+
+
+@pytest.mark.parametrize("order", range(1, 6))
+def test_adams_integrates_the_polynomials_of_its_order(order):
+    """Degree p - 1 exactly by the explicit step, degree p by the corrected one, on unequal steps to both ends."""
+    times = torch.tensor([1.0, 0.85, 0.75, 0.6, 0.5, 0.3, 0.15, 0.0], dtype=F64)
+    for power, corrected in ((order - 1, False), (order, True)):
+        denoiser, memory = Polynomial(power), None
+        exact = (times ** (power + 1) / (power + 1))[:, None]
+        sampler = Adams(order, corrected)
+        for k in range(len(times) - 1):
+            made, memory = sampler.step(denoiser, exact[k : k + 1], times[k], times[k + 1], memory)
+            if k >= order:
+                reached = memory.y if corrected else made
+                expected = exact[k] if corrected else exact[k + 1]
+                torch.testing.assert_close(reached[0], expected, rtol=0, atol=1e-12)
+            memory = dataclasses.replace(memory, y=exact[k : k + 1])

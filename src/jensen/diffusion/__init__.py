@@ -23,6 +23,7 @@ from jensen.diffusion.process import ImplicitProcess, Process
 from jensen.diffusion.samplers import (
     DDIM,
     SAMPLERS,
+    Adams,
     Ancestral,
     AnnealedLangevin,
     DPMSolver,
@@ -51,6 +52,7 @@ __all__ = [
     "DDIM",
     "SAMPLERS",
     "SCHEDULES",
+    "Adams",
     "Ancestral",
     "AnnealedLangevin",
     "BetaSchedule",

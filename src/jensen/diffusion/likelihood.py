@@ -192,9 +192,9 @@ def bound(
     on the schedule through the SNR at both ends alone, and t is drawn in equal strata of the span. DDPM with N betas
     is `BetaSchedule`, steps = N - 1, span = (1 / N, 1).
 
-    `samples` draws of the noise (and of the time, where that is drawn) are made in each step or stratum, one of
-    z_0 for the reconstruction each; with at least two their spread gives the standard error without bias.
-    An evaluation of the denoiser is one batch of B rows; there are (steps or strata + 1) times `samples` of them.
+    Each step or stratum gets `samples` draws of the noise (and of the time, where that is drawn), and so does the
+    reconstruction; with at least two their spread gives the standard error without bias. The denoiser is evaluated on
+    batches of B rows, `samples` times for each.
 
     Args:
         denoiser: of the scale of x.
@@ -221,7 +221,7 @@ def bound(
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}")
     schedule = denoiser.schedule
-    times = level_times(schedule, span, strata if steps is None else steps)
+    times = level_times(schedule, span, strata if steps is None else steps).to(x.device)
 
     def noised(t: Tensor) -> tuple[Tensor, Tensor]:
         eps = normal(x.shape, generator, like=x)
@@ -234,16 +234,15 @@ def bound(
             s, t = s.expand(len(x)), t.expand(len(x))
             z, eps = noised(t)
             return step_kl(denoiser(z, t.to(x), cond), x, eps, schedule, s, t)
-        draw = torch.special.ndtr(normal((len(x), 1), generator, like=times.to(x.device)))[:, 0]  # uniform, a row each
+        draw = torch.special.ndtr(normal((len(x), 1), generator, like=times))[:, 0]  # uniform, a row each
         at = s + (t - s) * draw
         z, eps = noised(at)
         return vlb(denoiser(z, at.to(x), cond), x, eps, schedule.log_snr_slope(at)) * (t - s).to(x)
 
     def read() -> Tensor:
-        z, _ = noised(times[0].to(x.device).expand(len(x)))
-        return -reconstruction.log_prob(denoiser, z, x, times[0].to(x.device), cond)
+        z, _ = noised(times[0].expand(len(x)))
+        return -reconstruction.log_prob(denoiser, z, x, times[0], cond)
 
-    times = times.to(x.device)
     draws = [torch.stack([read() for _ in range(samples)])]
     draws += [torch.stack([step(s, t) for _ in range(samples)]) for s, t in pairwise(times)]
     terms = torch.stack(draws, dim=2)  # (samples, B, 1 + steps)

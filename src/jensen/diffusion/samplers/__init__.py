@@ -1,5 +1,6 @@
 """Samplers: each a step in a file of its own, over one loop."""
 
+from jensen.diffusion.samplers.adams import Adams
 from jensen.diffusion.samplers.ancestral import Ancestral
 from jensen.diffusion.samplers.base import Memory, Sampler, integrate, time_grid
 from jensen.diffusion.samplers.ddim import DDIM
@@ -13,6 +14,8 @@ SAMPLERS: dict[str, Sampler] = {
     "dpm++3": DPMSolver(order=3),
     "dpm++sde": DPMSolver(noise=True),
     "unipc": UniPC(),
+    "adams": Adams(),
+    "adams-bashforth": Adams(corrected=False),
     "ddim": DDIM(),
     "euler": Euler(),
     "heun": Heun(),
@@ -23,6 +26,7 @@ SAMPLERS: dict[str, Sampler] = {
 __all__ = [
     "DDIM",
     "SAMPLERS",
+    "Adams",
     "Ancestral",
     "AnnealedLangevin",
     "DPMSolver",
