@@ -59,7 +59,7 @@ def r2(critic: Critic, fake: Float[Tensor, "b ..."], gamma: float = 1.0) -> Floa
 def gradient_penalty(
     critic: Critic,
     real: Float[Tensor, "b ..."],
-    fake: Float[Tensor, "b ..."],
+    fake: Float[Tensor, "..."],
     weight: float = 10.0,
     *,
     sides: int = 2,
@@ -189,7 +189,7 @@ def _squared_norm(critic: Critic, x: Tensor) -> Tensor:
         if not logits.requires_grad:  # a constant
             return x.new_zeros(len(x))
         (gradient,) = torch.autograd.grad(logits.sum(), x, create_graph=training, materialize_grads=True)
-    return gradient.flatten(1).square().sum(1)
+    return gradient.reshape(len(x), -1).square().sum(1)
 
 
 def _towards_one(critic: Critic, x: Tensor, weight: float, sides: int) -> Tensor:

@@ -32,11 +32,11 @@ def wasserstein1(x: Float[Tensor, "n ..."], y: Float[Tensor, "m ..."]) -> Float[
     >>> wasserstein1(torch.tensor([0.0, 1.0]), torch.tensor([5.0, 3.0, 4.0]))
     tensor(3.5000)
     """
-    a, b = x.reshape(len(x), -1), y.reshape(len(y), -1)
-    if not (len(a) and len(b)) or a.shape[1] != b.shape[1]:
+    if not (len(x) and len(y)) or x[0].numel() != y[0].numel():
         raise ValueError(
             f"samples must hold points of one size, at least one each, got {tuple(x.shape)} and {tuple(y.shape)}"
         )
+    a, b = x.reshape(len(x), -1), y.reshape(len(y), -1)
     if a.shape[1] == 1:
         i, j, share = _sorted_plan(a.detach()[:, 0], b.detach()[:, 0])
     else:

@@ -16,6 +16,7 @@ from jensen.metrics.disentangle import (
 from jensen.metrics.energy import Distance, energy_distance
 from jensen.metrics.legibility import Legibility, legibility
 from jensen.metrics.likelihood import bits_per_dim
+from jensen.metrics.modes import ClassCoverage, ModeCoverage, class_coverage, mode_coverage
 from jensen.metrics.neighbours import mean_pairwise_distance, nearest_distance
 from jensen.metrics.proportion import Proportion, wilson
 
@@ -23,11 +24,14 @@ __all__ = [
     "DCI",
     "MIG",
     "BoostedTrees",
+    "ClassCoverage",
     "Distance",
     "Lasso",
     "Legibility",
+    "ModeCoverage",
     "Proportion",
     "bits_per_dim",
+    "class_coverage",
     "completeness",
     "dci",
     "disentanglement",
@@ -37,6 +41,7 @@ __all__ = [
     "legibility",
     "mean_pairwise_distance",
     "mig",
+    "mode_coverage",
     "mutual_information",
     "nearest_distance",
     "wilson",
