@@ -7,6 +7,7 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ FUSED = {  # the fused attention of a CPU, which torch's own table leaves out; e
 }
 
 
+PEERS = ("diffusers",)
+
+
 def facts() -> dict[str, str]:
     """Versions, processor and number of threads."""
     return {
@@ -36,8 +40,8 @@ def facts() -> dict[str, str]:
         "threads": str(torch.get_num_threads()),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "diffusers": version("diffusers"),
         "jensen": version("jensen"),
+        **{name: version(name) for name in PEERS if find_spec(name.replace("-", "_")) is not None},
     }
 
 

@@ -146,7 +146,7 @@ class BoostedTrees:
 
         model = GradientBoostingClassifier(n_estimators=self.rounds, max_depth=self.depth, random_state=seed)
         model.fit(*seen)
-        return model.feature_importances_, float(model.score(*kept))
+        return model.feature_importances_.clip(0), float(model.score(*kept))  # rounding may leave them below 0
 
 
 @dataclass(frozen=True)

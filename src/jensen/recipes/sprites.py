@@ -8,14 +8,13 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from jensen.core.seeding import drawing, generator
 from jensen.data.sprites import FACTORS, sprites
-from jensen.metrics.disentangle import BoostedTrees, Rows, dci, factor_vae_score, mig
+from jensen.metrics.disentangle import dci, factor_vae_score, mig
 from jensen.models import LatentChain
 from jensen.recipes import plots
 from jensen.recipes.base import Positive, Settings, Track, Training, silent
@@ -99,7 +98,7 @@ class _Sprites(LatentRecipe):
         codes, (_, factors) = self.codes(model), self.data.grid()
         gaps = mig(codes, factors, BINS)
         advance(1)
-        probes = dci(codes, factors, _trees, generator=generator(self.seed))
+        probes = dci(codes, factors, generator=generator(self.seed))
         advance(1)
         votes = factor_vae_score(codes, factors, generator=generator(self.seed))
         advance(1)
@@ -138,12 +137,6 @@ class _Sprites(LatentRecipe):
 
     def report(self, folder: Path, evaluation: dict[str, Any]) -> None:
         write_report(self, folder, evaluation, [_section(evaluation)])
-
-
-def _trees(seen: Rows, kept: Rows, seed: int) -> tuple[np.ndarray, float]:
-    """Boosted trees whose importances, by rounding a little below 0 sometimes, are at least 0."""
-    importance, score = BoostedTrees()(seen, kept, seed)
-    return importance.clip(0), score
 
 
 def _scores(evaluation: dict[str, Any]) -> list[tuple[str, str, str]]:
