@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def pack(x: Float[Tensor, "b c ..."], m: int) -> Float[Tensor, "p d ..."]:
+def pack(x: Float[Tensor, "..."], m: int) -> Float[Tensor, "..."]:
     r"""Every m neighbours of a batch as one event, along the first event axis: (B, C, ...) -> (B / m, m C, ...).
 
     A critic of packs tells $p_d^m$ from $p_g^m$: a lost mode, which one example hardly betrays, shows in m of them.
