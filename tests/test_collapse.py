@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import count
 
 import numpy as np
 import pytest
@@ -12,16 +13,20 @@ from torch.distributions import Independent, Normal
 
 from jensen.core.seeding import generator
 from jensen.distributions import (
+    AutoregressiveBits,
     BernoulliLogits,
     CategoricalPrior,
     Conditional,
+    DiagonalGaussian,
     FlatPrior,
     GaussianPrior,
     IsotropicGaussian,
     OneHotLogits,
 )
 from jensen.models import HVAE, VAE, LadderVAE
-from jensen.variational import collapse_report
+from jensen.objectives import Variational
+from jensen.training import Budget, Player, TrainState, fit, warm_then_decay
+from jensen.variational import collapse_report, elbo, free_bits
 
 F64 = torch.float64
 
@@ -231,6 +236,81 @@ def test_accuracy_lost_with_a_layer():
     assert "accuracy lost" in str(report)
 
 
+def bits(dims):
+    return torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * dims)
+
+
+@pytest.mark.parametrize("window", [0, 2, None])
+def test_autoregressive_bits_by_enumeration(window):
+    """All 32 events: the probabilities sum to one, and the draws follow them; n = 100,000, 4.5 standard errors.
+
+    Each logit is moved by the bits of its window and by no other.
+    """
+    family = AutoregressiveBits(5, 6, window)
+    law = family(torch.randn(3, 11))
+    log_p = law.log_prob(bits(5)[:, None])
+    assert log_p.shape == (32, 3)
+    torch.testing.assert_close(log_p.exp().sum(0), torch.ones(3))
+    with torch.no_grad():
+        x = law.sample((100_000,))
+    index = (x @ 2.0 ** torch.arange(4, -1, -1)).long()
+    for row in range(3):
+        p = log_p[:, row].exp().detach()
+        frequency = torch.bincount(index[:, row], minlength=32) / len(x)
+        assert bool(((frequency - p).abs() < 4.5 * (p * (1 - p) / len(x)).sqrt()).all())
+    moved = torch.autograd.functional.jacobian(lambda x: law.logits(x[None, None])[0, 0], torch.rand(5)).abs() > 1e-6
+    seen = 4 if window is None else window
+    assert moved.tolist() == [[j < d and j >= d - seen for j in range(5)] for d in range(5)]
+
+
+def markov(n, dims, stay):
+    """Bits of which each is its predecessor with probability `stay`."""
+    flips = torch.rand(n, dims, generator=generator(0)) > torch.tensor([0.5, *[stay] * (dims - 1)])
+    return flips.long().cumsum(1).remainder(2).float()
+
+
+def batches(x, size):
+    for start in count(step=size):
+        yield {"x": x[start % len(x) :][:size]}
+
+
+def trained_on_chain(window, bound):
+    torch.manual_seed(0)
+    encoder = Conditional(nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 4)), DiagonalGaussian())
+    decoder = Conditional(
+        nn.Sequential(nn.Linear(2, 32), nn.Tanh(), nn.Linear(32, 16)), AutoregressiveBits(8, 8, window)
+    )
+    model, x = VAE(encoder, decoder, GaussianPrior(2)), markov(4000, 8, 0.85)
+    objective = Variational(model, bound, analytic=True)
+    parameters, budget = list(model.parameters()), Budget(steps=400)
+    rate = warm_then_decay(0.03, budget, warmup=1, decay=0.7)
+    state = TrainState(objective, {"model": Player(parameters, torch.optim.Adam(parameters), rate)})
+    fit(state, lambda _: batches(x, 250), budget)
+    with torch.no_grad():
+        bound = float(elbo(model.trace(x, samples=8, analytic=True)).mean())
+    return collapse_report(model, x[:1000], generator=generator(0)), bound
+
+
+def test_a_strong_decoder_ignores_its_latents_and_a_weakened_one_or_free_bits_bring_them_back():
+    """A chain of bits whose entropy is log 2 + 7 H(0.85): one bit back explains it, so the latents are left unused.
+
+    Without that bit the chain has to come through the latents. Free bits are paid, whether or not they are read.
+    """
+    entropy = math.log(2) - 7 * (0.85 * math.log(0.85) + 0.15 * math.log(0.15))
+    strong, bound = trained_on_chain(1, elbo)
+    assert strong.ignored == (1,)
+    assert strong.layers[0].kl.value < 0.05
+    assert bound == pytest.approx(-entropy, abs=0.1)
+    weak, weaker = trained_on_chain(0, elbo)
+    assert weak.ignored == ()
+    assert weak.layers[0].kl.value > 0.5
+    assert weak.layers[0].log_px_lost.value > 0.5
+    assert weaker < bound - 0.2
+    paid, _ = trained_on_chain(1, free_bits(1.0))
+    assert paid.layers[0].kl.value == pytest.approx(1.0, abs=0.3)
+    assert paid.layers[0].active > 0
+
+
 def test_refusals():
     model = VAE(Linear([[1.0]], [0.0], [0.1]), Linear([[1.0]], [0.0], [1.0]), GaussianPrior(1).double())
     x = torch.zeros(4, 1, dtype=F64)
@@ -247,6 +327,15 @@ def test_refusals():
     ):
         with pytest.raises(ValueError, match=message):
             collapse_report(model, x, **settings)
+    for build, message in (
+        (lambda: AutoregressiveBits(1, 3), "dims must be at least 2"),
+        (lambda: AutoregressiveBits(3, 0), "hidden at least 1"),
+        (lambda: AutoregressiveBits(3, 3, 3), r"window must be in \[0, 2\], got 3"),
+        (lambda: AutoregressiveBits(3, 3)(torch.zeros(2, 5)), r"the last axis must be 3 \+ 3 long"),
+        (lambda: AutoregressiveBits(3, 3)(torch.zeros(2, 6)).log_prob(torch.full((2, 3), 0.5)), "must be 0 or 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            build()
     with pytest.raises(ValueError, match="data must be at least 2, got 1"):
         collapse_report(model, x[:1])
     with pytest.raises(ValueError, match=r"x must be rows of shape \(1,\)"):

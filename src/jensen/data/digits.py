@@ -60,4 +60,3 @@ def to_unit(levels: Tensor) -> Tensor:
 def binarize(levels: Tensor) -> Tensor:
     """Ink or no ink, float32 in {0, 1}: level 8 and above is ink. Fixed, so that log p is of one data set."""
     return (levels >= (LEVELS - 1) // 2).float()
-

@@ -52,4 +52,3 @@ def sheet(
             place = (left + cell[0] / 2, top + height * scale + 2)
             pen.text(place, captions[k], font=font, fill="#c02020" if red else "#303030", anchor="ma")
     return page
-

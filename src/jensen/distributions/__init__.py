@@ -1,5 +1,6 @@
 """What `torch.distributions` lacks, and modules that return distributions."""
 
+from jensen.distributions.autoregressive import AutoregressiveBernoulli, AutoregressiveBits
 from jensen.distributions.bernoulli import Bernoulli
 from jensen.distributions.conditional import (
     BernoulliLogits,
@@ -18,6 +19,8 @@ from jensen.distributions.one_hot import StraightThroughOneHot, gumbel_softmax
 from jensen.distributions.priors import CategoricalPrior, Flat, FlatPrior, GaussianPrior
 
 __all__ = [
+    "AutoregressiveBernoulli",
+    "AutoregressiveBits",
     "Bernoulli",
     "BernoulliLogits",
     "CategoricalLogits",
