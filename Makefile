@@ -23,15 +23,16 @@ format: .venv/dev
 	$(BIN)/ruff check --fix .
 
 bench: benchmarks/.venv/ready  ## side by side with a peer; let nothing else run
-	benchmarks/.venv/bin/python benchmarks/captcha_step.py
+	for name in captcha_step unet_step sampler_error vae_step iwae_evaluation; do benchmarks/.venv/bin/python benchmarks/$$name.py || exit; done
 
 reader: .venv/ready  ## train the shipped reader anew: about seven minutes
 	$(BIN)/jensen train captcha-reader --out runs/reader
 	$(BIN)/python -c "from pathlib import Path; from jensen.recipes.captcha_reader import ship; ship(Path('runs/reader'))"
 
-benchmarks/.venv/ready: pyproject.toml constraints.txt benchmarks/requirements.txt
+benchmarks/.venv/ready: pyproject.toml constraints.txt benchmarks/requirements.txt benchmarks/requirements-alone.txt
 	test -x benchmarks/.venv/bin/python || $(PYTHON) -m venv benchmarks/.venv
 	benchmarks/.venv/bin/pip install --disable-pip-version-check -q -c constraints.txt -e . -r benchmarks/requirements.txt
+	benchmarks/.venv/bin/pip install --disable-pip-version-check -q --no-deps -r benchmarks/requirements-alone.txt
 	touch $@
 
 .venv/ready: pyproject.toml constraints.txt
