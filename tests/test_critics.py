@@ -177,8 +177,8 @@ def spread(loss, w, x, y):
 @pytest.mark.parametrize("loss", [squared, logistic, exponential, hinge], ids=lambda v: v.name)
 def test_a_trained_critic_is_the_optimal_one_and_finds_the_divergence(loss):
     """Two Gaussians, 20,000 draws of each to train and as many to judge: the divergence within 4 standard errors; D
-    within 4 of its own where it has some (hinge's is a step, whose edge moves as n^(-1/3), 0.04 here: right on all but 3
-    percent of the data)."""
+    within 4 of its own where it has some (hinge's is a step, whose edge moves as n^(-1/3), 0.04 here: right on all but
+    3 percent of the data)."""
     p, q, rng, n = normal(0.0, 1.0), normal(1.0, 1.5), generator(0), 20_000
     x, kept_x = torch.randn(2, n, dtype=F64, generator=rng)
     y, kept_y = 1 + 1.5 * torch.randn(2, n, dtype=F64, generator=rng)
