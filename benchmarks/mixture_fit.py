@@ -263,9 +263,9 @@ def main(
     components: Annotated[int, Option(min=1)] = 50,
     spread: Annotated[float, Option(min=0, help="Of the true centres; components are about 1 wide.")] = 1.5,
     test_points: Annotated[int, Option("--test", min=100, help="Held out.")] = 50_000,
-    shared: Annotated[int, Option(min=0, help="Sweeps of each from the same start; 0: leave that comparison out.")] = 5,
-    iterations: Annotated[int, Option(min=0, help="Of scikit-learn from its own; 0: leave it out.")] = 16,
-    sweeps: Annotated[int, Option(min=2, help="Of jensen from its own start.")] = 30,
+    shared: Annotated[int, Option(min=0, help="Sweeps of each from the same start; 0: leave that comparison out.")] = 4,
+    iterations: Annotated[int, Option(min=0, help="Of scikit-learn from its own; 0: leave it out.")] = 8,
+    sweeps: Annotated[int, Option(min=2, help="Of jensen from its own start.")] = 20,
     json_file: Annotated[Path | None, Option("--json", help="Write the results here as well.")] = None,
 ) -> None:
     """Seconds of a mixture's fit, jensen beside scikit-learn."""
