@@ -150,7 +150,7 @@ def test_the_aggregated_posteriors_of_a_hierarchy():
     Mixtures of draws stand in for the marginals: within 4 standard errors plus 0.02 of quadrature.
     """
     (a, s1), (b, s2) = (0.9, 0.2), (0.7, 0.3)
-    v, d, t = 0.6, -0.2, 0.4
+    v, d, t = 1.2, -0.8, 0.4
     model = chain(((a, 0.0, s1), (b, 0.0, s2)), ((0.8, 0.1, 0.5), (v, d, t)))
     x = torch.tensor([[-1.0], [1.0]], dtype=F64).repeat(1500, 1)
     report = collapse_report(model, x, samples=2, generator=generator(0))

@@ -39,6 +39,7 @@ from jensen.variational import (
     iwae,
     linear,
     log_weights,
+    scored,
     sticking_the_landing,
 )
 
@@ -236,6 +237,7 @@ def test_an_autoencoder_is_the_limit_of_a_vae_with_a_flat_prior():
     with pytest.raises(ValueError, match="flat prior is improper and cannot be sampled"):
         model.noisy(0.1).sample(3)
     model.prior = GaussianPrior(2).double()
+    assert float(model.noisy(0.1).double().log_prior((torch.ones(1, 1, 2, dtype=F64),))) == 0
     assert model.sample(3, generator=generator(0)).shape == (3, 3)
 
 
@@ -260,7 +262,9 @@ def test_a_categorical_divergence_is_exact():
 
 
 @pytest.mark.parametrize(
-    ("bound", "samples", "temperature"), [(elbo, 4, None), (iwae, 4, None), (elbo, 1, 0.7)], ids=str
+    ("bound", "samples", "temperature"),
+    [(elbo, 4, None), (iwae, 4, None), (elbo, 1, 0.7)],
+    ids=["elbo", "iwae", "relaxed"],
 )
 def test_a_categorical_vae_learns_the_entropy_of_three_patterns(bound, samples, temperature):
     """No model beats log p = -log 3; the score function and straight-through draws come within 0.03 of it."""
@@ -343,6 +347,10 @@ def test_the_objective_descends_the_bound_and_reports_the_elbo(bound, step, plai
     torch.manual_seed(5)
     trace = model.trace(x, samples=3, reparameterized=gradient != "score")
     torch.testing.assert_close(loss.total, -plain(trace).mean(), rtol=0, atol=1e-12)
+    by_hand = {"standard": plain, "score": scored(plain), "stl": lambda t: plain(sticking_the_landing(t))}[gradient]
+    parameters = list(model.parameters())
+    found, expected = (torch.autograd.grad(v, parameters) for v in (loss.total, -by_hand(trace).mean()))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
     assert set(loss.terms) == {"loss", "elbo", "log_px", "kl"}
     torch.testing.assert_close(loss.terms["elbo"], elbo(trace).mean().detach())
     torch.testing.assert_close(loss.terms["kl"], trace.kl[0].mean().detach())
