@@ -313,7 +313,7 @@ class DigitsVAE(_Digits):
 class DigitsIWAE(_Digits):
     """Ten draws a picture, their mean weight bounded, the encoder moved by the doubly reparameterized gradient."""
 
-    summary: ClassVar[str] = "the same under the importance-weighted bound"
+    summary: ClassVar[str] = "variational autoencoder of digits under the importance-weighted bound"
     recipe: Literal["digits-iwae"] = "digits-iwae"
     bound: LatentBound = LatentBound(name="iwae", samples=10, gradient="dreg")
     training: Training = _TRAINING(steps=3000)
