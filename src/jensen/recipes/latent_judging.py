@@ -138,7 +138,8 @@ class Judge:
                 ("  and the encoder within it", nats(gap["amortization"])),
             ]
         for number, layer in enumerate(found["collapse"]["layers"], start=1):
-            rows.append((f"layer {number}: {layer['verdict']}", _layer_words(layer)))
+            top = number == len(found["collapse"]["layers"])
+            rows.append((f"layer {number}: {layer['verdict']}", _layer_words(layer, top)))
         rows.append(("collapse", found["collapse"]["words"]))
         return rows
 
@@ -196,11 +197,12 @@ def _layer(layer: LayerUse) -> dict[str, Any]:
     return {**asdict(layer), "verdict": layer.verdict}
 
 
-def _layer_words(layer: dict[str, Any]) -> str:
-    words = (
-        f"{layer['active']} of {layer['units']} units active, KL {_measured(layer['kl'])}, KL(q(z) || p(z)) "
-        f"{_measured(layer['divergence'])}, log p(x | z) lost without it {_measured(layer['log_px_lost'])} nats"
-    )
+def _layer_words(layer: dict[str, Any], top: bool) -> str:
+    """What a layer is used for; the aggregated posterior of the top layer alone, whose prior has a closed form."""
+    words = f"{layer['active']} of {layer['units']} units active, KL {_measured(layer['kl'])}"
+    if top:
+        words += f", KL(q(z) || p(z)) {_measured(layer['divergence'])}"
+    words += f", log p(x | z) lost without it {_measured(layer['log_px_lost'])} nats"
     if layer["accuracy_lost"] is not None:
         words += f", digits read {100 * layer['accuracy_lost']['value']:.0f} points worse"
     return words
@@ -299,7 +301,7 @@ def _gap_sections(gap: dict[str, Any] | None) -> list[Section]:
 
 _AGGREGATED = (
     "Active units are those whose posterior mean varies by more than 0.01 over the data. KL(q(z) || p(z)) compares all "
-    "posteriors together with the prior; below the top layer it is estimated from as many draws as pictures, and high."
+    "posteriors together with the prior: of the top layer, whose prior has a closed form."
 )
 _GAPS = ("whole", "approximation", "amortization")
 
@@ -311,7 +313,9 @@ def _layers(layers: list[dict[str, Any]]) -> Table:
         [
             str(number),
             f"{layer['active']} of {layer['units']}",
-            *(_measured(layer[name]) for name in ("kl", "divergence", "log_px_lost")),
+            _measured(layer["kl"]),
+            _measured(layer["divergence"]) if number == len(layers) else "",
+            _measured(layer["log_px_lost"]),
         ]
         for number, layer in enumerate(layers, start=1)
     ]
