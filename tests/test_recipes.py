@@ -211,6 +211,15 @@ def test_the_bound_that_is_printed_is_the_sum_of_its_terms(runs):
     assert abs(found["continuous"]["mean"] - float(again.value.mean())) < 4 * error
 
 
+@pytest.mark.parametrize("name", ["moons-score", "digits-score"])
+def test_a_score_models_bound_is_the_sum_of_its_terms(runs, name):
+    found = json.loads((runs(name) / "evaluation.json").read_text())
+    terms = found["bound"]["terms"]
+    assert found["bound"]["mean"] == pytest.approx(-sum(terms.values()), rel=1e-5)
+    assert found["bound"]["measure"] == found["ode"]["measure"] == ("mass" if name == "digits-score" else "density")
+    assert all(error > 0 for error in found["round_trip"]["error"])
+
+
 def test_the_reader_of_digits_reads_real_ones_and_not_noise():
     assert ceiling("grey").value > 0.98
     assert ceiling("ink").value > 0.95

@@ -15,8 +15,9 @@ from torch import Tensor
 from jensen.core.seeding import generator
 from jensen.core.types import Likelihood
 from jensen.data.digits import LEVELS
-from jensen.diffusion import Bins, as_mass, dequantize
+from jensen.diffusion import Bins, Reconstruction, as_mass, dequantize
 from jensen.metrics import bits_per_dim, energy_distance, nearest_distance
+from jensen.models.diffusion import round_trip
 from jensen.models.score import ScoreModel
 from jensen.models.score_diffusion import as_diffusion
 from jensen.recipes import plots
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 CHUNK = 200  # rows between two moves of the progress bar
 STRIP = 7  # states of a strip
 FILM = 60  # frames of a film
+TRIPS = (8, 16, 32, 64, 128)  # numbers of steps of the way there and back
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,9 @@ class Judge:
         if self.recipe.noised_log_p(x[:1], 1.0) is not None:
             found["scores"] = self._scores(x)
         found["ode"] = self._ode(x[: self.recipe.judging.ode_rows])
+        found["bound"] = self._bound(x)
         found["samples"] = self._by_moves(x)
+        found["round_trip"] = self._round_trip(x[:100])
         self._draw()
         return found
 
@@ -106,6 +110,37 @@ class Judge:
             found["known"] = mean_of(Likelihood(known, "exact", "density"))
         return found
 
+    def _bound(self, x: Tensor) -> dict[str, Any]:
+        """The variational bound of the reverse diffusion, in continuous time, and its terms."""
+        advance, rng = self.track("bound in continuous time", len(x)), generator(self.recipe.seed, x.device)
+        model, bins = as_diffusion(self.model), None if self.recipe.what == "points" else Bins(LEVELS)
+        parts = []
+        for rows in x.split(CHUNK):
+            parts.append(model.bound(rows, reconstruction=Reconstruction("denoised", bins), generator=rng))
+            advance(len(rows))
+        terms = {
+            "prior": float(torch.cat([p.prior for p in parts]).mean()),
+            "diffusion": float(torch.cat([p.diffusion for p in parts]).mean()),
+            "reconstruction": float(torch.cat([p.reconstruction for p in parts]).mean()),
+        }
+        whole = replace(
+            parts[0].likelihood,
+            value=torch.cat([p.likelihood.value for p in parts]),
+            stderr=torch.cat([p.stderr for p in parts if p.stderr is not None]),
+        )
+        found: dict[str, Any] = {"measure": whole.measure, **mean_of(whole), "terms": terms}
+        found["bits_per_dim"] = float(bits_per_dim(torch.tensor(found["mean"]), x[0].numel()))
+        return found
+
+    def _round_trip(self, x: Tensor) -> dict[str, Any]:
+        """Root mean square error of a number after encoding and decoding by DDIM, as the diffusion model that it is."""
+        advance, model = self.track("there and back", len(TRIPS)), as_diffusion(self.model)
+        errors = []
+        for steps in TRIPS:
+            errors.append(float(round_trip(model, x, [steps], sampler="ddim").mean()))
+            advance(1)
+        return {"sampler": "ddim", "rows": len(x), "steps": list(TRIPS), "error": errors}
+
     def _by_moves(self, x: Tensor) -> dict[str, Any]:
         """Samples at each number of moves a level, beside as many training data."""
         recipe, judging = self.recipe, self.recipe.judging
@@ -159,6 +194,14 @@ class Judge:
             rows.append(("log p of test data under their own law", nats(ode["known"])))
         name = f"the ODE's, {ode['evaluations']} evaluations, {ode['rows']} rows"
         rows.append((name, f"{nats(ode)}, {bits(ode)}"))
+        bound, terms = found["bound"], found["bound"]["terms"]
+        rows += [
+            ("bound in continuous time", f"{nats(bound)}, {bits(bound)}"),
+            (
+                "  L_T + diffusion + L_0",
+                f"{terms['prior']:.3f} + {terms['diffusion']:.3f} + {terms['reconstruction']:.3f}",
+            ),
+        ]
         rows += [
             (f"score at noise {level['sigma']:.3f}", f"relative squared error {level['error']:.5f}")
             for level in found.get("scores", [])
@@ -171,6 +214,9 @@ class Judge:
             near = drawn["nearest"]
             words = f"{near['drawn']:.3f} / {near['fresh']:.3f} (medians; a copy has 0)"
             rows.append(("nearest training datum, drawn / test", words))
+        trip = found["round_trip"]
+        errors = ", ".join(f"{e:.4f} in {n}" for n, e in zip(trip["steps"], trip["error"], strict=True))
+        rows.append(("encoded and decoded, error a number", errors))
         return rows
 
 
@@ -179,7 +225,7 @@ def write_report(recipe: ScoreRecipe, folder: Path, found: dict[str, Any]) -> No
     samples, ode, drawn = folder / "samples", found["ode"], found["samples"]
     best = min(drawn["rows"], key=lambda row: row["energy"])
     moves = [row["steps"] for row in drawn["rows"]]
-    table = [("the ODE", ode)]
+    table, trip, terms = [("the ODE", ode), ("bound", found["bound"])], found["round_trip"], found["bound"]["terms"]
     if "known" in ode:
         table.insert(0, ("the data's own law", ode["known"]))
     sections = [
@@ -209,7 +255,9 @@ def write_report(recipe: ScoreRecipe, folder: Path, found: dict[str, Any]) -> No
         Section(
             "How likely are data it never saw",
             f"Mean log {ode['measure']} of {ode['rows']} test data under the probability-flow ODE of the same network, "
-            "in nats with its standard error over the choice of data.",
+            f"and the bound of its reverse diffusion on {found['rows']}: L_T + diffusion + L_0 is "
+            f"{terms['prior']:.3f} + {terms['diffusion']:.3f} + {terms['reconstruction']:.3f}. Nats, standard errors "
+            "over the choice of data.",
             table=Table(
                 ("", "nats", "standard error"),
                 [(name, f"{row['mean']:.3f}", f"{row['stderr']:.3f}") for name, row in table],
@@ -235,6 +283,13 @@ def write_report(recipe: ScoreRecipe, folder: Path, found: dict[str, Any]) -> No
                 ("moves a level", "energy distance", "standard error"),
                 [[str(r["steps"]), f"{r['energy']:.5f}", f"{r['stderr']:.5f}"] for r in drawn["rows"]],
             ),
+        ),
+        Section(
+            "There and back",
+            "Root mean square error of a number after a test datum was carried to noise by DDIM and back.",
+            plots=[
+                plots.curves(trip["steps"], {"error": trip["error"]}, title="error", xlabel="steps each way", log=True)
+            ],
         ),
         Section("Training", plots=training_curves(folder)),
         Section("Samples over training", "The same noise, carried by the averaged weights.", previews(folder)),
