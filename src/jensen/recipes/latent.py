@@ -332,9 +332,9 @@ class DigitsHVAE(_Digits):
 class DigitsBetaVAE(_Digits):
     """A dearer KL."""
 
-    summary: ClassVar[str] = "variational autoencoder of digits whose KL costs four times as much"
+    summary: ClassVar[str] = "variational autoencoder of digits whose KL costs twice as much"
     recipe: Literal["digits-beta-vae"] = "digits-beta-vae"
-    bound: LatentBound = LatentBound(beta=4.0)
+    bound: LatentBound = LatentBound(beta=2.0)
     training: Training = _TRAINING(steps=3000)
 
 
