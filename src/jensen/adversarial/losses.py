@@ -26,11 +26,17 @@ from jensen.core.shapes import mean_per_example
 
 
 class GameLoss(Protocol):
-    """Losses of both sides, (B,) each, from the logits of B real and B generated examples."""
+    """Losses of both sides, (B,) each, from the logits of B real and B generated examples.
+
+    `paired` says whether the generator's loss needs the real ones; otherwise they may be None there.
+    """
+
+    @property
+    def paired(self) -> bool: ...
 
     def critic(self, real: Float[Tensor, "..."], fake: Float[Tensor, "..."]) -> Float[Tensor, " b"]: ...
 
-    def generator(self, real: Float[Tensor, "..."], fake: Float[Tensor, "..."]) -> Float[Tensor, " b"]: ...
+    def generator(self, real: Float[Tensor, "..."] | None, fake: Float[Tensor, "..."]) -> Float[Tensor, " b"]: ...
 
 
 FORMS: dict[str, Callable[[MarginLoss, Tensor], Tensor]] = {
@@ -66,10 +72,14 @@ class MarginGame:
     def __post_init__(self) -> None:
         _check(self.loss, self.form)
 
+    @property
+    def paired(self) -> bool:
+        return False
+
     def critic(self, real: Float[Tensor, "..."], fake: Float[Tensor, "..."]) -> Float[Tensor, " b"]:
         return _per_example(self.loss(_alike(real, fake)) + self.loss(-fake))
 
-    def generator(self, real: Float[Tensor, "..."], fake: Float[Tensor, "..."]) -> Float[Tensor, " b"]:
+    def generator(self, real: Float[Tensor, "..."] | None, fake: Float[Tensor, "..."]) -> Float[Tensor, " b"]:
         return _per_example(FORMS[self.form](self.loss, fake))
 
 
@@ -101,10 +111,14 @@ class RelativisticGame:
     def __post_init__(self) -> None:
         _check(self.loss, self.form)
 
+    @property
+    def paired(self) -> bool:
+        return True
+
     def critic(self, real: Float[Tensor, "..."], fake: Float[Tensor, "..."]) -> Float[Tensor, " b"]:
         return _per_example(self.loss(_alike(real, fake) - fake))
 
-    def generator(self, real: Float[Tensor, "..."], fake: Float[Tensor, "..."]) -> Float[Tensor, " b"]:
+    def generator(self, real: Float[Tensor, "..."] | None, fake: Float[Tensor, "..."]) -> Float[Tensor, " b"]:
         return _per_example(FORMS[self.form](self.loss, fake - _alike(real, fake)))
 
 
@@ -125,10 +139,14 @@ class WassersteinGame:
     tensor([-3.])
     """
 
+    @property
+    def paired(self) -> bool:
+        return False
+
     def critic(self, real: Float[Tensor, "..."], fake: Float[Tensor, "..."]) -> Float[Tensor, " b"]:
         return _per_example(fake - _alike(real, fake))
 
-    def generator(self, real: Float[Tensor, "..."], fake: Float[Tensor, "..."]) -> Float[Tensor, " b"]:
+    def generator(self, real: Float[Tensor, "..."] | None, fake: Float[Tensor, "..."]) -> Float[Tensor, " b"]:
         return _per_example(-fake)
 
 
@@ -142,8 +160,10 @@ def _check(loss: MarginLoss, form: str) -> None:
         raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
 
 
-def _alike(real: Tensor, fake: Tensor) -> Tensor:
+def _alike(real: Tensor | None, fake: Tensor) -> Tensor:
     """Real, if of the shape of fake: (B,) and (B, 1) would broadcast to all pairs."""
+    if real is None:
+        raise ValueError("this loss compares with real examples: their logits must be given, got None")
     if real.shape != fake.shape or real.ndim < 1:
         raise ValueError(
             f"logits of real and generated must be (B, ...) alike, got {tuple(real.shape)} and {tuple(fake.shape)}"

@@ -2,11 +2,13 @@
 
 from jensen.models.autoencoder import Autoencoder
 from jensen.models.diffusion import Diffusion, Sampling
+from jensen.models.gan import GAN
 from jensen.models.hvae import HVAE, LadderVAE, LatentChain
 from jensen.models.score import Annealing, NoiseConditional, ScoreModel
 from jensen.models.vae import VAE
 
 __all__ = [
+    "GAN",
     "HVAE",
     "VAE",
     "Annealing",

@@ -1,9 +1,21 @@
 """Ways to train."""
 
+from jensen.objectives.adversarial import SIMULTANEOUS, Adversarial, alternating
 from jensen.objectives.denoising import Denoising, Hybrid
 from jensen.objectives.reading import Reading
 from jensen.objectives.score_matching import MATCHING, ScoreMatching
 from jensen.objectives.variational import Variational
 from jensen.objectives.variational_diffusion import VariationalDiffusion
 
-__all__ = ["MATCHING", "Denoising", "Hybrid", "Reading", "ScoreMatching", "Variational", "VariationalDiffusion"]
+__all__ = [
+    "MATCHING",
+    "SIMULTANEOUS",
+    "Adversarial",
+    "Denoising",
+    "Hybrid",
+    "Reading",
+    "ScoreMatching",
+    "Variational",
+    "VariationalDiffusion",
+    "alternating",
+]

@@ -1,0 +1,100 @@
+"""The generator of an adversarial game: noise to data, in one pass."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from jensen.core.seeding import Rng, normal
+
+CHUNK = 256
+
+
+class GAN(nn.Module):
+    r"""$x = G(z)$, $z \sim N(0, I)$. The critic is the objective's: it is no part of what is sampled.
+
+    A batch's size changes the last bits of a matrix product, so `decode` runs rows in padded chunks of one size:
+    a row is then a function of its noise alone.
+
+    Args:
+        network: G, from (B, *shape) to (B, *event).
+        shape: of z.
+
+    Raises:
+        ValueError: for an empty shape, or one with an axis below 1.
+
+    Source: Goodfellow et al. (2014).
+
+    >>> model = GAN(nn.Linear(3, 2), [3])
+    >>> a = model.sample(5, generator=torch.Generator().manual_seed(0))
+    >>> b = model.sample(7, generator=torch.Generator().manual_seed(0))
+    >>> a.shape, bool((a == model.decode(model.latent(5, torch.Generator().manual_seed(0)))).all())
+    (torch.Size([5, 2]), True)
+    """
+
+    def __init__(self, network: nn.Module, shape: Sequence[int]):
+        super().__init__()
+        if not shape or min(shape) < 1:
+            raise ValueError(f"the shape of z must have axes of at least 1, got {tuple(shape)}")
+        self.network = network
+        self.shape = tuple(shape)
+
+    def forward(self, z: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """G(z), with its gradient: what an objective calls."""
+        x: Tensor = self.network(z)
+        return x
+
+    def latent(self, n: int, generator: Rng = None) -> Float[Tensor, "n ..."]:
+        """Draws of z, (n, *shape).
+
+        Args:
+            n: at least 1.
+            generator: None, one, or n of them, one a row.
+
+        Raises:
+            ValueError: for n < 1, or generators that are not n.
+        """
+        if n < 1:
+            raise ValueError(f"n must be at least 1, got {n}")
+        if isinstance(generator, Sequence) and len(generator) != n:
+            raise ValueError(f"generators must be {n}, one a row, got {len(generator)}")
+        return normal((n, *self.shape), generator, like=next(self.network.parameters()))
+
+    @torch.no_grad()
+    def decode(self, z: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """G(z) in evaluation mode, without a gradient.
+
+        Raises:
+            ValueError: unless z is rows of the shape.
+        """
+        if not len(z) or tuple(z.shape[1:]) != self.shape:
+            raise ValueError(f"z must be rows of shape {self.shape}, got shape {tuple(z.shape)}")
+        was_training = self.training
+        self.eval()
+        try:
+            padded = torch.cat([z, z[:1].expand(-len(z) % CHUNK, *self.shape)])
+            return torch.cat([self(part) for part in padded.split(CHUNK)])[: len(z)]
+        finally:
+            self.train(was_training)
+
+    def sample(self, n: int, *, cond: Tensor | None = None, generator: Rng = None) -> Float[Tensor, "n ..."]:
+        """N draws of x, (n, *event), without a gradient.
+
+        Args:
+            n: at least 1.
+            cond: None; there is nothing to condition on.
+            generator: None, one, or n of them, one a row: then a row is a function of its generator alone.
+
+        Raises:
+            ValueError: for n < 1, a condition, or generators that are not n.
+        """
+        if cond is not None:
+            raise ValueError("this model has no condition: leave cond away")
+        return self.decode(self.latent(n, generator))
+
+    def extra_repr(self) -> str:
+        return f"z of {math.prod(self.shape)}"

@@ -1,0 +1,136 @@
+"""Train a generator against a critic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from jensen.adversarial import GAME_LOSSES, AdaptiveAugment, GameLoss, clip_weights, instance_noise, pack
+from jensen.core.objective import Objective
+from jensen.core.types import Batch, Loss, Phase
+from jensen.models.gan import GAN
+
+Critic = Callable[[Tensor], Tensor]
+Penalty = Callable[[Critic, Tensor, Tensor], Tensor]
+"""(critic, real, generated), as the critic sees them, to (B,): `r1` of the first, `gradient_penalty` of both, ..."""
+
+SIMULTANEOUS = (Phase(("critic", "generator")),)
+
+
+def alternating(critic_steps: int = 1) -> tuple[Phase, ...]:
+    """The critic `critic_steps` times, each on a new batch, then the generator once.
+
+    Raises:
+        ValueError: for fewer than 1 step.
+    """
+    return Phase(("critic",), repeats=critic_steps), Phase(("generator",), fresh=False)
+
+
+class Adversarial(Objective):
+    r"""The game of a generator and a critic: each descends its side of `loss`, the critic its penalty as well.
+
+    What the critic sees, of real and generated examples alike, is $\mathrm{pack}_m(T(x) + \sigma_k\epsilon)$: with an
+    augmentation T, instance noise of $\sigma_k$ at step k, and m to a pack; each part is left out by default.
+
+    Players are "critic" and "generator". A phase of one player makes only what its loss needs.
+
+    Args:
+        model: the generator.
+        critic: D, from what it sees to logits, (B / m,) or (B / m, ...).
+        loss: a name of `GAME_LOSSES`, or a `GameLoss`.
+        phases: who moves when: `alternating(5)`, `SIMULTANEOUS`, ...
+        penalty: added to the critic's loss; (critic, real, fake) -> (B / m,).
+        packing: m; it divides the batch.
+        noise: step -> sigma, see `annealed`.
+        augmentation: of pictures; an `AdaptiveAugment` is adjusted after the critic's moves.
+        clip: bound of the critic's weights after each of its moves.
+
+    Raises:
+        ValueError: for an unknown loss, or a clip that is not positive; called, for a batch that m does not divide.
+
+    Source: Goodfellow et al. (2014), algorithm 1; Arjovsky et al. (2017), algorithm 1, with clip and alternating(5).
+
+    >>> game = Adversarial(GAN(nn.Linear(3, 2), [3]), nn.Linear(2, 1), loss="hinge")
+    >>> losses = game(("critic",), {"x": torch.zeros(4, 2)}, 0)
+    >>> sorted(losses), sorted(losses["critic"].terms)
+    (['critic'], ['fake', 'loss', 'real'])
+    """
+
+    model: GAN
+
+    def __init__(
+        self,
+        model: GAN,
+        critic: nn.Module,
+        *,
+        loss: str | GameLoss = "non-saturating",
+        phases: tuple[Phase, ...] | None = None,
+        penalty: Penalty | None = None,
+        packing: int = 1,
+        noise: Callable[[int], float] | None = None,
+        augmentation: Callable[[Tensor], Tensor] | None = None,
+        clip: float | None = None,
+    ):
+        super().__init__()
+        if isinstance(loss, str) and loss not in GAME_LOSSES:
+            raise ValueError(f"loss must be one of {', '.join(GAME_LOSSES)}, or a GameLoss, got {loss!r}")
+        if clip is not None and not clip > 0:
+            raise ValueError(f"clip must be positive, got {clip}")
+        self.model = model
+        self.critic = critic
+        self.loss: GameLoss = GAME_LOSSES[loss] if isinstance(loss, str) else loss
+        self.phases = alternating() if phases is None else phases
+        self.penalty, self.packing, self.noise, self.clip = penalty, packing, noise, clip
+        self.augmentation = augmentation
+
+    def players(self) -> Mapping[str, Iterable[nn.Parameter]]:
+        return {
+            "critic": [p for p in self.critic.parameters() if p.requires_grad],
+            "generator": [p for p in self.model.parameters() if p.requires_grad],
+        }
+
+    def seen(self, x: Tensor, step: int) -> Tensor:
+        """What the critic sees of x."""
+        if self.augmentation is not None:
+            x = self.augmentation(x)
+        if self.noise is not None:
+            x = instance_noise(x, self.noise(step))
+        return pack(x, self.packing)
+
+    def forward(self, players: tuple[str, ...], batch: Batch, step: int) -> Mapping[str, Loss]:
+        x = batch["x"]
+        z = self.model.latent(len(x))
+        with torch.set_grad_enabled("generator" in players and torch.is_grad_enabled()):
+            made = self.seen(self.model(z), step)
+        fake = self.critic(made)
+        real, data = None, made
+        if "critic" in players or self.loss.paired:
+            data = self.seen(x, step)
+            real = self.critic(data)
+        losses = {}
+        for player in players:
+            if player == "critic":
+                assert real is not None
+                losses[player] = self._critic(real, fake, data, made)
+            else:
+                losses[player] = Loss.of(self.loss.generator(real, fake).mean())
+        return losses
+
+    def _critic(self, real: Tensor, fake: Tensor, data: Tensor, made: Tensor) -> Loss:
+        total = self.loss.critic(real, fake).mean()
+        terms = {"real": real, "fake": fake}
+        if self.penalty is not None:
+            terms["penalty"] = self.penalty(self.critic, data, made)
+            total = total + terms["penalty"].mean()
+        loss = Loss.of(total, **terms)
+        return Loss(loss.total, loss.terms, {"real": real.detach()})
+
+    def after(self, player: str, loss: Loss, step: int) -> None:
+        if player != "critic":
+            return
+        if isinstance(self.augmentation, AdaptiveAugment):
+            self.augmentation.update(loss.aux["real"])
+        if self.clip is not None:
+            clip_weights(self.critic, self.clip)
