@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from jensen.core.seeding import Rng, normal
+from jensen.diffusion import slerp
 
 CHUNK = 256
 
@@ -95,6 +96,17 @@ class GAN(nn.Module):
         if cond is not None:
             raise ValueError("this model has no condition: leave cond away")
         return self.decode(self.latent(n, generator))
+
+    def interpolate(self, first: torch.Generator, second: torch.Generator, n: int) -> Float[Tensor, "n ..."]:
+        """G along the great circle from the z of one generator to that of another, n rows, both ends among them.
+
+        Raises:
+            ValueError: for n < 2.
+        """
+        if n < 2:
+            raise ValueError(f"n must be at least 2, got {n}")
+        a, b = self.latent(1, first)[0], self.latent(1, second)[0]
+        return self.decode(slerp(a, b, torch.linspace(0, 1, n, device=a.device)))
 
     def extra_repr(self) -> str:
         return f"z of {math.prod(self.shape)}"

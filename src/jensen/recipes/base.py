@@ -20,7 +20,7 @@ from jensen.core.types import Stream
 from jensen.data.pictures import sheet, to_image
 from jensen.data.pool import to_bytes
 from jensen.recipes import plots
-from jensen.training import Budget, Player, warm_then_decay
+from jensen.training import Budget, Player, Update, descend, warm_then_decay
 
 Positive = Annotated[int, Field(ge=1)]
 Advance = Callable[[int], None]
@@ -219,6 +219,10 @@ class Recipe(Settings, ABC):
     @abstractmethod
     def headline(self, evaluation: dict[str, Any]) -> list[tuple[str, str]]:
         """Rows of (name, value) to print after an evaluation."""
+
+    def update(self) -> Update:
+        """The rule by which players move."""
+        return descend
 
     def players(self, objective: Objective, budget: Budget) -> dict[str, Player]:
         """AdamW for every player, warmed up and decayed to zero over the budget."""

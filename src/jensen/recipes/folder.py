@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from jensen.training import checkpoint as checkpoints
 from jensen.training.checkpoint import replacing
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -54,6 +55,21 @@ def load_weights(model: nn.Module, folder: Path) -> None:
         model.load_state_dict(load_file(path))
     except (SafetensorError, RuntimeError, OSError) as error:
         raise RunError(f"{path} is broken or of another model: {str(error).splitlines()[0]}") from error
+
+
+def load_game(objective: nn.Module, folder: Path) -> None:
+    """Fill `objective` with the state of a run's newest checkpoint: what the averaged weights leave out.
+
+    Raises:
+        RunError: if there is none, or it does not fit.
+    """
+    saved = checkpoints.load(folder / "state")
+    if saved is None:
+        raise RunError(f"{folder} has no checkpoint in state/, and only that has the critic")
+    try:
+        objective.load_state_dict(saved["objective"])
+    except (KeyError, RuntimeError) as error:
+        raise RunError(f"{folder / 'state'} is of another game: {str(error).splitlines()[0]}") from error
 
 
 def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:

@@ -112,7 +112,7 @@ def train(
     keeper = _Keeper(recipe, folder, state, budget, setting, watch, saved)
     stream = _to_device(shard(setting.stream, mine, processes()), device)
     with keeper.stopping_well():
-        fit(state, stream, budget, on_step=keeper)
+        fit(state, stream, budget, update=recipe.update(), on_step=keeper)
     keeper.finish()
     return setting.references
 

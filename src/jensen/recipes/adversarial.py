@@ -1,0 +1,208 @@
+"""Generators against critics: the settings of the game, which every GAN recipe shares."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from jensen.adversarial import TRANSFORMS, AdaptiveAugment, annealed, augment, dragan, gradient_penalty, r1, r2
+from jensen.core.objective import partition
+from jensen.core.seeding import generators
+from jensen.core.types import Phase
+from jensen.data.pool import pool_stream
+from jensen.models.gan import CHUNK, GAN
+from jensen.objectives.adversarial import SIMULTANEOUS, Adversarial, Penalty, alternating
+from jensen.recipes.base import (
+    Advance,
+    Drawing,
+    Positive,
+    Recipe,
+    Request,
+    Setting,
+    Settings,
+    Track,
+    silent,
+)
+from jensen.recipes.folder import load_game, save_image
+from jensen.training import Budget, Player, Update, consensus, descend, extragradient, optimistic, warm_then_decay
+
+NonNegative = Annotated[float, Field(ge=0)]
+ROWS_SEEN = 1000  # of points in a preview
+
+
+class Game(Settings):
+    """What the two players descend, in which order and by which rule; each remedy is off at 0, 1 or "none"."""
+
+    loss: Literal[
+        "saturating", "non-saturating", "least-squares", "hinge", "exponential", "relativistic", "wasserstein"
+    ] = "non-saturating"
+    order: Literal["alternating", "simultaneous"] = "alternating"
+    critic_steps: Positive = 1  # for each of the generator's
+    update: Literal["descend", "extragradient", "optimistic", "consensus"] = "descend"
+    consensus: NonNegative = 0.1  # gamma of that rule
+    packing: Positive = 1
+    penalty: Literal["none", "r1", "r2", "r1+r2", "wgan-gp", "dragan"] = "none"
+    penalty_weight: NonNegative = 1.0
+    noise: NonNegative = 0.0  # instance noise at the first step
+    noise_steps: Positive = 2000  # after which it is 0
+    augmentation: Literal["none", "fixed", "adaptive"] = "none"
+    augmentation_share: Annotated[float, Field(ge=0, le=1)] = 0.5  # of pictures, where fixed
+    clip: Annotated[float, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _fitting(self) -> Game:
+        if self.order == "simultaneous" and self.critic_steps > 1:
+            raise ValueError(f"simultaneous players move once each, got critic_steps {self.critic_steps}")
+        if self.update != "descend" and self.order != "simultaneous":
+            raise ValueError(f"{self.update} moves all players at once: set order to simultaneous")
+        return self
+
+    def phases(self) -> tuple[Phase, ...]:
+        return SIMULTANEOUS if self.order == "simultaneous" else alternating(self.critic_steps)
+
+    def rule(self) -> Update:
+        rules: dict[str, Update] = {"descend": descend, "extragradient": extragradient, "optimistic": optimistic}
+        return rules[self.update] if self.update in rules else consensus(self.consensus)
+
+    def penalised(self) -> Penalty | None:
+        weight = self.penalty_weight
+        rules: dict[str, Penalty] = {
+            "r1": lambda critic, real, _: r1(critic, real, weight),
+            "r2": lambda critic, _, fake: r2(critic, fake, weight),
+            "r1+r2": lambda critic, real, fake: r1(critic, real, weight) + r2(critic, fake, weight),
+            "wgan-gp": lambda critic, real, fake: gradient_penalty(critic, real, fake, weight),
+            "dragan": lambda critic, real, _: dragan(critic, real, 0.5 * float(real.std()), weight),
+        }
+        return rules.get(self.penalty)
+
+    def augmented(self) -> Callable[[Tensor], Tensor] | None:
+        if self.augmentation == "none":
+            return None
+        if self.augmentation == "adaptive":
+            return AdaptiveAugment(TRANSFORMS, ramp=50_000)
+        return partial(augment, transforms=TRANSFORMS, probability=self.augmentation_share)
+
+    def on(self, model: GAN, critic: nn.Module) -> Adversarial:
+        """The game of these two."""
+        return Adversarial(
+            model,
+            critic,
+            loss=self.loss,
+            phases=self.phases(),
+            penalty=self.penalised(),
+            packing=self.packing,
+            noise=annealed(self.noise, self.noise_steps) if self.noise else None,
+            augmentation=self.augmented(),
+            clip=self.clip,
+        )
+
+
+class Rates(Settings):
+    """Adam's learning rates and momenta, a rate for each player."""
+
+    generator: Annotated[float, Field(gt=0)] = 1e-3
+    critic: Annotated[float, Field(gt=0)] = 1e-3
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.5, 0.999)
+
+
+class GANRecipe(Recipe):
+    """A generator, its critic, the game they play, and how it is judged."""
+
+    game: Game = Game()
+    rates: Rates = Rates()
+
+    @abstractmethod
+    def critic(self) -> nn.Module:
+        """Untrained; from packs of what the critic sees to logits."""
+
+    @abstractmethod
+    def training_data(self) -> Tensor:
+        """Of the scale that the model draws."""
+
+    @abstractmethod
+    def test_data(self) -> Tensor:
+        """The same, never trained on."""
+
+    # building and training ---------------------------------------------------------------
+
+    def setting(self, model: nn.Module, track: Track = silent) -> Setting:
+        assert isinstance(model, GAN)
+        stream = pool_stream(self.training.batch_size, self.seed, x=self.training_data())
+        return Setting(self.game.on(model, self.critic()), stream, {})
+
+    def update(self) -> Update:
+        return self.game.rule()
+
+    def players(self, objective: Any, budget: Budget) -> dict[str, Player]:
+        """Adam for both, each with its own rate, warmed up and decayed to zero over the budget."""
+        t, rates = self.training, {"generator": self.rates.generator, "critic": self.rates.critic}
+        return {
+            name: Player(
+                parameters,
+                torch.optim.Adam(parameters, lr=rates[name], betas=self.rates.betas, fused=True),
+                warm_then_decay(rates[name], budget, warmup=t.warmup, decay=t.decay),
+                t.clip,
+            )
+            for name, parameters in partition(objective).items()
+        }
+
+    # looking -----------------------------------------------------------------------------
+
+    def preview(self, model: nn.Module, setting: Setting, folder: Path, step: int) -> dict[str, float]:
+        assert isinstance(model, GAN)
+        made = self.draw(model, ROWS_SEEN if self.what == "points" else 32, self.seed)
+        save_image(self.image(made, columns=16), folder / f"step-{step:06d}.png")
+        return {}
+
+    def draw(self, model: GAN, n: int, seed: int, advance: Advance | None = None) -> Tensor:
+        """N samples; number i is a function of (model, seed, i) alone."""
+        rng, made = generators(seed, range(n)), []
+        for start in range(0, n, CHUNK):
+            rows = rng[start : start + CHUNK]
+            made.append(model.sample(len(rows), generator=rows))
+            if advance is not None:
+                advance(len(rows))
+        return torch.cat(made)
+
+    def drawing(self, model: nn.Module, request: Request) -> Drawing:
+        assert isinstance(model, GAN)
+        request.only(self.recipe, "between")
+        if request.between is not None:
+            return self._between(model, request, request.between)
+        count = request.n or (ROWS_SEEN if self.what == "points" else 16)
+        return Drawing(count, lambda advance: self.draw(model, count, request.seed, advance))
+
+    def _between(self, model: GAN, request: Request, between: int) -> Drawing:
+        """Rows of samples, each from one noise to another."""
+        if between < 2:
+            raise ValueError(f"--interpolate must be at least 2, got {between}")
+        rows = request.n or 8
+
+        def draw(advance: Advance) -> Tensor:
+            made = []
+            for row in range(rows):
+                first, second = generators(request.seed, [(row, "from"), (row, "to")])
+                made.append(model.interpolate(first, second, between))
+                advance(between)
+            return torch.cat(made)
+
+        return Drawing(rows * between, draw, columns=between)
+
+    def trained(self, folder: Path) -> Adversarial:
+        """The game as training left it: the critic, and the generator without averaging.
+
+        Raises:
+            RunError: if the run has no checkpoint, or one of another game.
+        """
+        model = self.model()
+        objective = self.setting(model).objective
+        assert isinstance(objective, Adversarial)
+        load_game(objective, folder)
+        return objective.eval().requires_grad_(False)
