@@ -16,11 +16,7 @@ greatest.
 from __future__ import annotations
 
 import copy
-import statistics
 import sys
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -36,6 +32,7 @@ from jensen.recipes.latent import DigitsVAE, LatentRecipe, MnistVAE
 from jensen.recipes.running import new_state
 from jensen.training import train_step
 from machine import facts, table, write_json
+from turns import HEADER, Contender, show, summary, take_turns
 
 try:
     from peers import pyro_vae, pythae_vae
@@ -44,32 +41,6 @@ except ModuleNotFoundError as error:
 
 RECIPES: tuple[type[LatentRecipe], ...] = (DigitsVAE, MnistVAE)
 BATCHES = 12  # of the data: an epoch of the digits
-
-
-@dataclass
-class Contender:
-    """One library's step.
-
-    Attributes:
-        name: of it.
-        go: takes some steps, and says how many.
-        speeds: steps per second, one a turn.
-    """
-
-    name: str
-    go: Callable[[], int]
-    speeds: list[float] = field(default_factory=list)
-
-    @property
-    def speed(self) -> float:
-        return statistics.median(self.speeds)
-
-    def turn(self, seconds: float) -> None:
-        """As many steps as it takes to fill the time."""
-        start, steps = time.perf_counter(), 0
-        while (passed := time.perf_counter() - start) < seconds:
-            steps += self.go()
-        self.speeds.append(steps / passed)
 
 
 def ours(recipe: LatentRecipe, x: Tensor) -> Contender:
@@ -116,47 +87,6 @@ def contenders(recipe: LatentRecipe) -> list[Contender]:
     return [ours(recipe, x), pythae(recipe, x, ready=False), pythae(recipe, x, ready=True), pyro(recipe, x)]
 
 
-def measure(recipe: LatentRecipe, found: list[Contender], *, repeats: int, seconds: float) -> None:
-    """Let the contenders take turns, after one that does not count."""
-    for turn in range(repeats + 1):
-        for c in found:
-            c.turn(seconds)
-        seen = ", ".join(f"{c.name} {c.speeds[-1]:.0f}" for c in found)
-        print(f"{recipe.recipe}, turn {turn} of {repeats}: {seen} steps/s", file=sys.stderr, flush=True)
-    for c in found:
-        del c.speeds[0]
-
-
-def summary(recipe: LatentRecipe, found: list[Contender]) -> list[dict[str, Any]]:
-    """A row a contender."""
-    rows = []
-    for c in found:
-        ratios = [a / b for a, b in zip(found[0].speeds, c.speeds, strict=True)]
-        rows.append(
-            {
-                "networks": recipe.recipe,
-                "library": c.name,
-                "steps_per_second": c.speed,
-                "ratio": statistics.median(ratios),
-                "ratio_low": min(ratios),
-                "ratio_high": max(ratios),
-                "turns": c.speeds,
-            }
-        )
-    return rows
-
-
-def show(row: dict[str, Any]) -> tuple[str, ...]:
-    """A row of the table."""
-    ratio = (
-        "" if row["library"] == "jensen" else f"{row['ratio']:.2f}x [{row['ratio_low']:.2f}, {row['ratio_high']:.2f}]"
-    )
-    return row["networks"], row["library"], f"{row['steps_per_second']:.0f}", ratio
-
-
-HEADER = ("networks of", "library", "steps/s", "jensen is")
-
-
 def main(
     repeats: Annotated[int, Option(min=1, help="Turns of every contender.")] = 7,
     seconds: Annotated[float, Option(min=0.1, help="Of a turn.")] = 1.0,
@@ -167,8 +97,8 @@ def main(
     for kind in RECIPES:
         recipe = kind()
         found = contenders(recipe)
-        measure(recipe, found, repeats=repeats, seconds=seconds)
-        rows += summary(recipe, found)
+        take_turns(recipe.recipe, found, repeats=repeats, seconds=seconds)
+        rows += summary(recipe.recipe, found)
     about = {**facts(), "pythae": version("pythae"), "pyro-ppl": version("pyro-ppl")}
     print("\n".join(f"{name}: {value}" for name, value in about.items()))
     print(f"batch: {RECIPES[0]().training.batch_size}; {repeats} turns of {seconds:g} s", end="\n\n")

@@ -180,7 +180,8 @@ def train_step(state: TrainState, batches: Iterator[Batch], *, update: Update = 
     terms: dict[str, Tensor] = {}
     batch: Batch | None = None
     objective = state.objective
-    objective.train()
+    if not objective.training:
+        objective.train()
     for phase in objective.phases:
         for _ in range(phase.repeats):
             if batch is None or phase.fresh:
