@@ -1,6 +1,7 @@
 """Things you sample."""
 
 from jensen.models.autoencoder import Autoencoder
+from jensen.models.cyclegan import CycleGAN
 from jensen.models.diffusion import Diffusion, Sampling
 from jensen.models.gan import GAN
 from jensen.models.hvae import HVAE, LadderVAE, LatentChain
@@ -13,6 +14,7 @@ __all__ = [
     "VAE",
     "Annealing",
     "Autoencoder",
+    "CycleGAN",
     "Diffusion",
     "LadderVAE",
     "LatentChain",

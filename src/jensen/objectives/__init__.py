@@ -1,6 +1,7 @@
 """Ways to train."""
 
 from jensen.objectives.adversarial import SIMULTANEOUS, Adversarial, alternating
+from jensen.objectives.cycle import CycleConsistent, Paired
 from jensen.objectives.denoising import Denoising, Hybrid
 from jensen.objectives.reading import Reading
 from jensen.objectives.score_matching import MATCHING, ScoreMatching
@@ -11,8 +12,10 @@ __all__ = [
     "MATCHING",
     "SIMULTANEOUS",
     "Adversarial",
+    "CycleConsistent",
     "Denoising",
     "Hybrid",
+    "Paired",
     "Reading",
     "ScoreMatching",
     "Variational",

@@ -1,0 +1,144 @@
+"""Digits printed in several fonts, scanned as the handwritten ones of scikit-learn were: ink counted block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torch.nn import functional as F
+
+BLOCK = 4  # dots of the bitmap along a pixel's side: 0 .. 16 of them inked
+BUILT_IN = "pillow"
+"""The font that pillow carries itself."""
+
+FONTS = (
+    *("DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSans-BoldOblique"),
+    *("DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSerif-Italic", "DejaVuSerif-BoldItalic"),
+    *("STIXGeneralBol", "STIXGeneralItalic", "cmb10", "cmss10", "cmtt10"),
+)
+"""To train on; they come with matplotlib."""
+
+UNSEEN_FONTS = ("DroidSansMono", "STIXGeneral", "cmr10", BUILT_IN)
+"""To test with: of captcha, matplotlib and pillow."""
+
+
+@dataclass(frozen=True)
+class Printed:
+    """Renderings of digits.
+
+    Attributes:
+        levels: (N, 1, side, side) int64 in 0 .. 16.
+        labels: (N,) int64, every digit equally often, or nearly.
+        fonts: (N,) int64, places in the list of fonts that was asked for.
+    """
+
+    levels: Tensor
+    labels: Tensor
+    fonts: Tensor
+
+
+def printed(
+    n: int,
+    *,
+    side: int = 16,
+    fonts: Sequence[str] = FONTS,
+    generator: torch.Generator | None = None,
+) -> Printed:
+    """N digits, each in a font, a size, a weight and a place of its own.
+
+    A digit is drawn as a bitmap of 4 side by 4 side dots, and the inked ones of each 4 x 4 block are counted: the
+    way in which the handwritten digits came from 32 x 32 bitmaps to 8 x 8 levels. Its height is from 3/4 to 15/16 of
+    the side, its strokes are thickened by up to half a pixel, and its place is any that keeps it inside, up to
+    1/16 of the side from the middle.
+
+    Args:
+        n: at least 1.
+        side: of a picture in pixels, at least 8.
+        fonts: names of `FONTS` and `UNSEEN_FONTS`, equally often, or nearly.
+        generator: of all draws; None is torch's global one.
+
+    Raises:
+        ValueError: for n < 1, a side below 8, no font, or one that is not there.
+
+    >>> some = printed(20, generator=torch.Generator().manual_seed(0))
+    >>> some.levels.shape, int(some.levels.max()), some.labels.bincount().tolist()
+    (torch.Size([20, 1, 16, 16]), 16, [2, 2, 2, 2, 2, 2, 2, 2, 2, 2])
+    """
+    if n < 1 or side < 8:
+        raise ValueError(f"n must be at least 1 and side at least 8, got {n} and {side}")
+    if not fonts:
+        raise ValueError("fonts must be at least one")
+    dots = BLOCK * side
+    order = torch.randperm(n, generator=generator)
+    labels, which = order % 10, order // 10 % len(fonts)
+    draws = torch.rand(n, 4, generator=generator)
+    heights = (dots * (0.75 + 0.1875 * draws[:, 0])).round().int().tolist()
+    strokes = (draws[:, 1] * (dots // 32 + 1)).int().tolist()
+    places = (2 * draws[:, 2:] - 1).tolist()
+    bitmaps = np.stack(
+        [
+            _bitmap(str(label), fonts[font], height, stroke, place, dots)
+            for label, font, height, stroke, place in zip(
+                labels.tolist(), which.tolist(), heights, strokes, places, strict=True
+            )
+        ]
+    )
+    blocks = torch.from_numpy(bitmaps).view(n, 1, side, BLOCK, side, BLOCK)
+    return Printed(blocks.long().sum((3, 5)), labels, which)
+
+
+def _bitmap(text: str, name: str, height: int, stroke: int, place: Sequence[float], dots: int) -> np.ndarray:
+    """A digit as (dots, dots) of 0 and 1."""
+    font = _fitting(name, height - 2 * stroke)
+    left, top, right, bottom = font.getbbox(text, stroke_width=stroke)
+    page = Image.new("1", (dots, dots))
+    room = [max(0, dots - (right - left)), max(0, dots - (bottom - top))]
+    x, y = (round(r / 2 + p * min(r / 2, dots / 16)) for r, p in zip(room, place, strict=True))
+    ImageDraw.Draw(page).text((x - left, y - top), text, font=font, fill=1, stroke_width=stroke)
+    return np.asarray(page, dtype=np.uint8)
+
+
+@cache
+def _fitting(name: str, height: int) -> ImageFont.FreeTypeFont:
+    """The font at the size at which its 0 is so many dots high."""
+    trial = 256
+    _, top, _, bottom = _font(name, trial).getbbox("0")
+    return _font(name, max(1, round(trial * height / (bottom - top))))
+
+
+def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
+    if name == BUILT_IN:
+        font = ImageFont.load_default(size)
+        assert isinstance(font, ImageFont.FreeTypeFont)  # since a size is asked for
+        return font
+    return ImageFont.truetype(_path(name), size)
+
+
+@cache
+def _path(name: str) -> Path:
+    """Of a font's file, in the packages that carry fonts; these are not imported."""
+    for package, folder in (("matplotlib", "mpl-data/fonts/ttf"), ("captcha", "data")):
+        spec = find_spec(package)
+        if spec is not None and spec.origin is not None:
+            path = Path(spec.origin).parent / folder / f"{name}.ttf"
+            if path.is_file():
+                return path
+    raise ValueError(f"fonts must be among {', '.join((*FONTS, *UNSEEN_FONTS))}, got {name!r}")
+
+
+def enlarge(pictures: Tensor, side: int) -> Tensor:
+    """Pictures (N, C, H, W) of floats at `side` by `side`, by bilinear interpolation; those of this side as they are.
+
+    >>> enlarge(torch.ones(2, 1, 8, 8), 16).shape
+    torch.Size([2, 1, 16, 16])
+    """
+    if pictures.shape[-2:] == (side, side):
+        return pictures
+    return F.interpolate(pictures, (side, side), mode="bilinear", align_corners=False)

@@ -1,0 +1,51 @@
+"""Two translators between two kinds of pictures, there and back."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+SIDES = ("a", "b")
+
+
+class CycleGAN(nn.Module):
+    r"""$G: A \to B$ and $F: B \to A$: the product of cycle-consistent training, and of its paired form.
+
+    Args:
+        a_to_b: module from pictures of side a (B, *event of a) to pictures of side b (B, *event of b).
+        b_to_a: the other way.
+
+    Source: Zhu et al. (2017), section 3.
+
+    >>> import torch
+    >>> model = CycleGAN(nn.Softplus(), nn.Identity())
+    >>> model.translate(torch.zeros(1), to="b")
+    tensor([0.6931])
+    """
+
+    def __init__(self, a_to_b: nn.Module, b_to_a: nn.Module):
+        super().__init__()
+        self.a_to_b, self.b_to_a = a_to_b, b_to_a
+
+    def translate(self, x: Tensor, to: str = "b") -> Tensor:
+        """Pictures of the other side as pictures of the side `to`.
+
+        Args:
+            x: (B, *event).
+            to: "b" for pictures of a, "a" for pictures of b.
+
+        Raises:
+            ValueError: for another side.
+        """
+        if to not in SIDES:
+            raise ValueError(f"to must be a or b, got {to!r}")
+        made: Tensor = (self.a_to_b if to == "b" else self.b_to_a)(x)
+        return made
+
+    def round_trip(self, x: Tensor, via: str = "b") -> Tensor:
+        """There and back: F(G(x)) for x of side a, via "b"; G(F(x)) for x of side b, via "a".
+
+        Raises:
+            ValueError: for another side.
+        """
+        there = self.translate(x, to=via)
+        return self.translate(there, to="a" if via == "b" else "b")

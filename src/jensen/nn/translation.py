@@ -1,0 +1,120 @@
+"""Networks that translate pictures into pictures, and the critic that judges them patch by patch.
+
+Neither couples the pictures of a batch: norms are over groups of channels of one picture, so that a penalty on each
+picture's gradient means what it says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+GROUPS = 8
+
+
+class Translator(nn.Module):
+    r"""Pictures to pictures of the same size: $x \mapsto x + f(x)$, f residual, on patches folded into channels.
+
+    f is zero at initialisation: a translator starts as the identity, which keeps what it does not learn to change.
+
+    Args:
+        channels: of a picture.
+        width: channels inside, a multiple of 8.
+        blocks: of two 3 x 3 convolutions each, on the grid of patches.
+        patch: side of a patch; a picture's sides are multiples of it.
+
+    Raises:
+        ValueError: for a width that is no multiple of 8; called, for a picture whose sides are no multiples of patch.
+
+    Source: Johnson et al. (2016), residual blocks; Zhu et al. (2017), section 4.
+
+    >>> import torch
+    >>> x = torch.rand(2, 1, 16, 16)
+    >>> bool((Translator(1)(x) == x).all())
+    True
+    """
+
+    def __init__(self, channels: int, *, width: int = 48, blocks: int = 4, patch: int = 2):
+        super().__init__()
+        if width < 1 or width % GROUPS:
+            raise ValueError(f"width must be a multiple of {GROUPS}, got {width}")
+        self.patch = patch
+        self.enter = nn.Conv2d(channels * patch**2, width, 3, padding=1)
+        self.blocks = nn.ModuleList(_Block(width) for _ in range(blocks))
+        self.norm = nn.GroupNorm(GROUPS, width)
+        self.leave = nn.Conv2d(width, channels * patch**2, 3, padding=1)
+        nn.init.zeros_(self.leave.weight)
+        assert self.leave.bias is not None
+        nn.init.zeros_(self.leave.bias)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        if x.shape[2] % self.patch or x.shape[3] % self.patch:
+            raise ValueError(f"height and width must be multiples of {self.patch}, got {tuple(x.shape[2:])}")
+        h = self.enter(F.pixel_unshuffle(x, self.patch))
+        for block in self.blocks:
+            h = block(h)
+        return x + F.pixel_shuffle(self.leave(F.silu(self.norm(h))), self.patch)
+
+
+class _Block(nn.Module):
+    """x + conv(silu(norm(conv(silu(norm(x))))))."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.body = nn.Sequential(
+            *(nn.GroupNorm(GROUPS, width), nn.SiLU(), nn.Conv2d(width, width, 3, padding=1)),
+            *(nn.GroupNorm(GROUPS, width), nn.SiLU(), nn.Conv2d(width, width, 3, padding=1)),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)
+
+
+class PatchCritic(nn.Module):
+    r"""Logits (B, 1, h, w), each of a patch of the picture: convolutions alone, so that what one logit sees is bounded.
+
+    Each width is a 4 x 4 convolution with stride 2, the last layer a 3 x 3 convolution. A logit sees
+    $r = 1 + \sum_l (k_l - 1) \prod_{m < l} s_m$ pixels a side: 8, 18, 38 for one, two, three widths. No norm: it
+    would let a logit see the whole picture.
+
+    Args:
+        channels: of a picture; of source and target together where the critic is conditional.
+        widths: of the layers.
+
+    Raises:
+        ValueError: for no widths.
+
+    Source: Isola et al. (2017), section 3.2.2 (PatchGAN).
+
+    >>> import torch
+    >>> critic = PatchCritic(1, widths=(16,))
+    >>> critic(torch.zeros(2, 1, 16, 16)).shape, critic.receptive_field
+    (torch.Size([2, 1, 8, 8]), 8)
+    """
+
+    def __init__(self, channels: int, *, widths: Sequence[int] = (32, 64)):
+        super().__init__()
+        if not widths:
+            raise ValueError("widths must be at least one")
+        layers: list[nn.Module] = []
+        for a, b in pairwise((channels, *widths)):
+            layers += [nn.Conv2d(a, b, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        self.net = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 3, padding=1))
+
+    @property
+    def receptive_field(self) -> int:
+        """Pixels a side that one logit sees."""
+        seen, jump = 1, 1
+        for layer in self.net:
+            if isinstance(layer, nn.Conv2d):
+                seen += (layer.kernel_size[0] - 1) * jump
+                jump *= layer.stride[0]
+        return seen
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 1 i j"]:
+        logits: Tensor = self.net(x)
+        return logits

@@ -1,0 +1,228 @@
+"""Translation between two kinds of pictures as a game of two: both translators, both critics."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from jensen.adversarial import GAME_LOSSES, AdaptiveAugment, GameLoss, ImagePool
+from jensen.core.objective import Objective
+from jensen.core.shapes import mean_per_example
+from jensen.core.types import Batch, Loss, Phase
+from jensen.models.cyclegan import CycleGAN
+
+TOGETHER = (Phase(("translators", "critics")),)
+"""Both move on losses of one forward pass, as the published algorithm does."""
+
+
+class _Translation(Objective):
+    """What the unpaired and the paired game share: who plays, what a critic is shown, what it says."""
+
+    model: CycleGAN
+
+    def __init__(
+        self,
+        model: CycleGAN,
+        critic_a: nn.Module,
+        critic_b: nn.Module,
+        *,
+        loss: str | GameLoss,
+        augmentation: Callable[[Tensor], Tensor] | None,
+        phases: tuple[Phase, ...],
+    ):
+        super().__init__()
+        if isinstance(loss, str) and loss not in GAME_LOSSES:
+            raise ValueError(f"loss must be one of {', '.join(GAME_LOSSES)}, or a GameLoss, got {loss!r}")
+        self.model, self.critic_a, self.critic_b = model, critic_a, critic_b
+        self.loss: GameLoss = GAME_LOSSES[loss] if isinstance(loss, str) else loss
+        self.augmentation, self.phases = augmentation, phases
+
+    def players(self) -> Mapping[str, Iterable[nn.Parameter]]:
+        critics = (*self.critic_a.parameters(), *self.critic_b.parameters())
+        return {
+            "translators": [p for p in self.model.parameters() if p.requires_grad],
+            "critics": [p for p in critics if p.requires_grad],
+        }
+
+    def forward(self, players: tuple[str, ...], batch: Batch, step: int) -> Mapping[str, Loss]:
+        a, b = batch["a"], batch["b"]
+        if len(a) != len(b):
+            raise ValueError(f"a and b must be equally many, got {len(a)} and {len(b)}")
+        with torch.set_grad_enabled("translators" in players and torch.is_grad_enabled()):
+            made = self.made(a, b)
+        descended = {"translators": self.translators, "critics": self.critics}
+        return {player: descended[player](a, b, made) for player in players}
+
+    @abstractmethod
+    def made(self, a: Tensor, b: Tensor) -> dict[str, Tensor]:
+        """What the translators make of a batch."""
+
+    @abstractmethod
+    def translators(self, a: Tensor, b: Tensor, made: Mapping[str, Tensor]) -> Loss:
+        """What they descend."""
+
+    @abstractmethod
+    def critics(self, a: Tensor, b: Tensor, made: Mapping[str, Tensor]) -> Loss:
+        """What the critics descend."""
+
+    def after(self, player: str, loss: Loss, step: int) -> None:
+        if player == "critics" and isinstance(self.augmentation, AdaptiveAugment):
+            self.augmentation.update(loss.aux["real"])
+
+    def fooling(self, critic: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+        """The translator's loss in the game on one side, (B,)."""
+        return self.loss.generator(critic(self.shown(real)) if self.loss.paired else None, critic(self.shown(fake)))
+
+    def telling(self, sides: Iterable[tuple[str, nn.Module, Tensor, Tensor]]) -> Loss:
+        """The critics' loss: (name, critic, real, fake) of each side; no gradient goes to who made the fake ones."""
+        terms, logits = {}, []
+        for name, critic, real, fake in sides:
+            logits.append(critic(self.shown(real)))
+            terms[name] = self.loss.critic(logits[-1], critic(self.shown(fake.detach())))
+        loss = Loss.of(sum(terms.values(), torch.zeros(())).mean(), **terms)
+        return Loss(loss.total, loss.terms, {"real": torch.cat(logits).detach()})
+
+    def shown(self, x: Tensor) -> Tensor:
+        return x if self.augmentation is None else self.augmentation(x)
+
+
+class CycleConsistent(_Translation):
+    r"""Unpaired translation: each side's critic, and what comes back must be what went.
+
+    With G: A -> B, F: B -> A and critics $D_A, D_B$, the translators descend
+    $L(G, D_B) + L(F, D_A) + \lambda (|F(G(a)) - a| + |G(F(b)) - b|) + \iota (|F(a) - a| + |G(b) - b|)$,
+    absolute errors a pixel; the critics tell b from G(a) and a from F(b), or from earlier ones of a pool.
+
+    Args:
+        model: G and F.
+        critic_a, critic_b: modules from pictures to logits, (B, ...).
+        loss: a name of `GAME_LOSSES`, or a `GameLoss`.
+        cycle: $\lambda$, at least 0.
+        identity: $\iota$, at least 0; above 0 both sides are of one shape.
+        pools: of pictures of a and of b, which only critics see; None: fresh ones alone.
+        augmentation: of the pictures that critics see, real and translated; an `AdaptiveAugment` is adjusted.
+        phases: who moves when.
+
+    Raises:
+        ValueError: for a negative weight or an unknown loss; called, for sides of different numbers of pictures.
+
+    Source: Zhu et al. (2017), equations 1 to 3 and section 5.2 (identity); 10 and 5 are their weights, 50 their pools.
+    """
+
+    def __init__(
+        self,
+        model: CycleGAN,
+        critic_a: nn.Module,
+        critic_b: nn.Module,
+        *,
+        loss: str | GameLoss = "least-squares",
+        cycle: float = 10.0,
+        identity: float = 5.0,
+        pools: tuple[ImagePool, ImagePool] | None = None,
+        augmentation: Callable[[Tensor], Tensor] | None = None,
+        phases: tuple[Phase, ...] = TOGETHER,
+    ):
+        super().__init__(model, critic_a, critic_b, loss=loss, augmentation=augmentation, phases=phases)
+        if not (cycle >= 0 and identity >= 0):
+            raise ValueError(f"cycle and identity must be at least 0, got {cycle} and {identity}")
+        self.cycle, self.identity = cycle, identity
+        self.pools = None if pools is None else nn.ModuleList(pools)
+
+    def made(self, a: Tensor, b: Tensor) -> dict[str, Tensor]:
+        if not self.identity:
+            return {"fake_b": self.model.a_to_b(a), "fake_a": self.model.b_to_a(b)}
+        fake_b, same_b = self.model.a_to_b(torch.cat([a, b])).chunk(2)  # one pass is faster than two
+        fake_a, same_a = self.model.b_to_a(torch.cat([b, a])).chunk(2)
+        return {"fake_a": fake_a, "fake_b": fake_b, "same_a": same_a, "same_b": same_b}
+
+    def translators(self, a: Tensor, b: Tensor, made: Mapping[str, Tensor]) -> Loss:
+        fake_a, fake_b = made["fake_a"], made["fake_b"]
+        game = self.fooling(self.critic_a, a, fake_a) + self.fooling(self.critic_b, b, fake_b)
+        cycle = distance(self.model.b_to_a(fake_b), a) + distance(self.model.a_to_b(fake_a), b)
+        total, terms = game + self.cycle * cycle, {"game": game, "cycle": cycle}
+        if self.identity:
+            terms["identity"] = distance(made["same_a"], a) + distance(made["same_b"], b)
+            total = total + self.identity * terms["identity"]
+        found = Loss.of(total.mean(), **terms)
+        return Loss(found.total, found.terms, {"fake_a": fake_a.detach(), "fake_b": fake_b.detach()})
+
+    def critics(self, a: Tensor, b: Tensor, made: Mapping[str, Tensor]) -> Loss:
+        fake_a, fake_b = made["fake_a"].detach(), made["fake_b"].detach()
+        if self.pools is not None:
+            fake_a, fake_b = self.pools[0](fake_a), self.pools[1](fake_b)
+        return self.telling((("a", self.critic_a, a, fake_a), ("b", self.critic_b, b, fake_b)))
+
+    def after(self, player: str, loss: Loss, step: int) -> None:
+        super().after(player, loss, step)
+        if player == "translators" and self.pools is not None:
+            for pool, name in zip(self.pools, ("fake_a", "fake_b"), strict=True):
+                assert isinstance(pool, ImagePool)
+                pool.push(loss.aux[name])
+
+
+class Paired(_Translation):
+    r"""Paired translation (pix2pix), both ways: critics see source and target together, and the target is known.
+
+    The translators descend $L(G, D_B) + L(F, D_A) + \lambda (|G(a) - b| + |F(b) - a|)$, where $D_B$ tells (a, b) from
+    (a, G(a)) and $D_A$ tells (b, a) from (b, F(b)), the source first, stacked along the channels.
+
+    Args:
+        model: G and F.
+        critic_a, critic_b: modules from stacked pictures to logits, (B, ...).
+        loss: a name of `GAME_LOSSES`, or a `GameLoss`.
+        distance: $\lambda$, at least 0.
+        augmentation: of the pairs that critics see, both pictures of a pair alike; an `AdaptiveAugment` is adjusted.
+        phases: who moves when.
+
+    Raises:
+        ValueError: for a negative weight or an unknown loss; called, for sides of different numbers of pictures.
+
+    Source: Isola et al. (2017), equations 1, 3 and 4, with the weight 100; there is no noise z here.
+    """
+
+    def __init__(
+        self,
+        model: CycleGAN,
+        critic_a: nn.Module,
+        critic_b: nn.Module,
+        *,
+        loss: str | GameLoss = "least-squares",
+        distance: float = 100.0,
+        augmentation: Callable[[Tensor], Tensor] | None = None,
+        phases: tuple[Phase, ...] = TOGETHER,
+    ):
+        super().__init__(model, critic_a, critic_b, loss=loss, augmentation=augmentation, phases=phases)
+        if not distance >= 0:
+            raise ValueError(f"distance must be at least 0, got {distance}")
+        self.distance = distance
+
+    def made(self, a: Tensor, b: Tensor) -> dict[str, Tensor]:
+        return {"fake_a": self.model.b_to_a(b), "fake_b": self.model.a_to_b(a)}
+
+    def translators(self, a: Tensor, b: Tensor, made: Mapping[str, Tensor]) -> Loss:
+        fake_a, fake_b = made["fake_a"], made["fake_b"]
+        game = self.fooling(self.critic_a, _stack(b, a), _stack(b, fake_a))
+        game = game + self.fooling(self.critic_b, _stack(a, b), _stack(a, fake_b))
+        apart = distance(fake_a, a) + distance(fake_b, b)
+        return Loss.of((game + self.distance * apart).mean(), game=game, distance=apart)
+
+    def critics(self, a: Tensor, b: Tensor, made: Mapping[str, Tensor]) -> Loss:
+        pairs_a = _stack(b, a), _stack(b, made["fake_a"])
+        pairs_b = _stack(a, b), _stack(a, made["fake_b"])
+        return self.telling((("a", self.critic_a, *pairs_a), ("b", self.critic_b, *pairs_b)))
+
+
+def distance(x: Tensor, y: Tensor) -> Tensor:
+    """Mean absolute error a pixel, (B,).
+
+    >>> distance(torch.zeros(1, 1, 2, 2), torch.tensor([[[[1.0, -1.0], [0.0, 2.0]]]]))
+    tensor([1.])
+    """
+    return mean_per_example((x - y).abs())
+
+
+def _stack(source: Tensor, target: Tensor) -> Tensor:
+    return torch.cat([source, target], 1)
