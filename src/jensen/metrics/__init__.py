@@ -14,35 +14,58 @@ from jensen.metrics.disentangle import (
     mutual_information,
 )
 from jensen.metrics.energy import Distance, energy_distance
+from jensen.metrics.features import floor, gathered
+from jensen.metrics.frechet import FeatureStatistics, extrapolated_frechet_distance, frechet_distance
+from jensen.metrics.kernel import kernel_distance
 from jensen.metrics.legibility import Legibility, legibility
 from jensen.metrics.likelihood import bits_per_dim
 from jensen.metrics.modes import ClassCoverage, ModeCoverage, class_coverage, mode_coverage
-from jensen.metrics.neighbours import mean_pairwise_distance, nearest_distance
+from jensen.metrics.neighbours import Memorisation, mean_pairwise_distance, memorisation, nearest_distance
+from jensen.metrics.prdc import PRDC, expected_coverage, prdc
 from jensen.metrics.proportion import Proportion, wilson
+from jensen.metrics.sharpness import Sharpness, high_frequency_power, sharpness
+from jensen.metrics.two_sample import C2ST, Learner, c2st
 
 __all__ = [
+    "C2ST",
     "DCI",
     "MIG",
+    "PRDC",
     "BoostedTrees",
     "ClassCoverage",
     "Distance",
+    "FeatureStatistics",
     "Lasso",
+    "Learner",
     "Legibility",
+    "Memorisation",
     "ModeCoverage",
     "Proportion",
+    "Sharpness",
     "bits_per_dim",
+    "c2st",
     "class_coverage",
     "completeness",
     "dci",
     "disentanglement",
     "energy_distance",
     "entropy",
+    "expected_coverage",
+    "extrapolated_frechet_distance",
     "factor_vae_score",
+    "floor",
+    "frechet_distance",
+    "gathered",
+    "high_frequency_power",
+    "kernel_distance",
     "legibility",
     "mean_pairwise_distance",
+    "memorisation",
     "mig",
     "mode_coverage",
     "mutual_information",
     "nearest_distance",
+    "prdc",
+    "sharpness",
     "wilson",
 ]

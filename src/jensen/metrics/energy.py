@@ -15,6 +15,9 @@ class Distance:
     value: float
     stderr: float
 
+    def __float__(self) -> float:
+        return self.value
+
 
 def energy_distance(x: Tensor, y: Tensor, *, chunk: int = 2048) -> Distance:
     r"""$2 E|X - Y| - E|X - X'| - E|Y - Y'|$: zero if and only if the two distributions are equal.

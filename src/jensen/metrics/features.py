@@ -1,0 +1,84 @@
+"""What samples are compared by: rows of features, checked, and gathered over processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+def checked(features: Tensor, least: int = 2, name: str = "features") -> Tensor:
+    """Features as float64, (N, d), without gradient.
+
+    Raises:
+        ValueError: if they are not (N, d) floating-point and finite, or fewer than `least` rows.
+
+    >>> checked(torch.zeros(3, 2)).dtype
+    torch.float64
+    """
+    if features.ndim != 2 or features.shape[1] < 1:
+        raise ValueError(f"{name} must be (N, d), a row a sample, got shape {tuple(features.shape)}")
+    if not features.is_floating_point():
+        raise ValueError(f"{name} must be floating-point, got {str(features.dtype).removeprefix('torch.')}")
+    if len(features) < least:
+        raise ValueError(f"{name} must have at least {least} rows, got {len(features)}")
+    if not bool(features.isfinite().all()):
+        raise ValueError(f"{name} must be finite, and some are not")
+    return features.detach().double()
+
+
+def pair(real: Tensor, fake: Tensor, least: int = 2) -> tuple[Tensor, Tensor]:
+    """Two samples of features, as `checked`, of one width.
+
+    Raises:
+        ValueError: as in `checked`, or if the widths differ.
+    """
+    x, y = checked(real, least, "real features"), checked(fake, least, "fake features")
+    if x.shape[1] != y.shape[1]:
+        raise ValueError(f"real and fake features must be of one width, got {x.shape[1]} and {y.shape[1]}")
+    return x, y
+
+
+def gathered(features: Float[Tensor, "n d"]) -> Float[Tensor, "all d"]:
+    """Every process's rows, in order of rank; of one process its own.
+
+    The processes may hold different numbers of rows. What compares pairs (kernel distance, PRDC, two-sample tests)
+    needs all rows in one place; what needs moments alone sends `FeatureStatistics.reduced` instead.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return features
+    rows = torch.zeros(dist.get_world_size(), dtype=torch.long, device=features.device)
+    rows[dist.get_rank()] = len(features)
+    dist.all_reduce(rows)
+    padded = features.new_zeros(int(rows.max()), *features.shape[1:])
+    padded[: len(features)] = features
+    found = [torch.empty_like(padded) for _ in rows]
+    dist.all_gather(found, padded)
+    return torch.cat([part[:n] for part, n in zip(found, rows.tolist(), strict=True)])
+
+
+def floor(metric: Callable[[Tensor, Tensor], T], real: Tensor, n: int, generator: torch.Generator | None = None) -> T:
+    """What a perfect model would get: `metric` of real against real, n of them, drawn without replacement, as the fake.
+
+    Args:
+        metric: of (real, fake).
+        real: (N, ...), more than n.
+        n: as many as there were samples; the other N - n are compared with.
+        generator: chooses the n.
+
+    Raises:
+        ValueError: if n is not from 1 to N - 1.
+
+    >>> floor(lambda a, b: (len(a), len(b)), torch.zeros(10, 2), 4)
+    (6, 4)
+    """
+    if not 1 <= n < len(real):
+        raise ValueError(f"n must be from 1 to {len(real) - 1}, fewer than the real samples, got {n}")
+    order = torch.randperm(len(real), generator=generator).to(real.device)
+    return metric(real[order[n:]], real[order[:n]])
