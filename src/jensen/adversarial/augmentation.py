@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from jensen.core.seeding import drawing
 
@@ -84,6 +85,61 @@ class Cutout:
         start = torch.randint(0, size, (batch, 1), device=x.device) - length // 2
         place = torch.arange(size, device=x.device)
         return (place >= start) & (place < start + length)
+
+
+@dataclass(frozen=True)
+class Flip:
+    """Left and right exchanged in this share of the pictures. Not for what a mirror changes: digits, letters.
+
+    >>> Flip(1.0)(torch.tensor([[[[1.0, 2.0]]]]))
+    tensor([[[[2., 1.]]]])
+    """
+
+    share: float = 0.5
+
+    def __call__(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        return torch.where(_uniform(x) < self.share, x.flip(3), x)
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A window of the picture, enlarged to the whole: its sides are a share of the picture's, uniform on [least, 1].
+
+    Its place is any inside; between pixels, bilinear.
+    """
+
+    least: float = 0.75
+
+    def __call__(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        share = self.least + (1 - self.least) * _uniform(x)[:, 0]
+        place = (1 - share) * (2 * torch.rand(len(x), 2, 1, device=x.device, dtype=x.dtype) - 1)
+        window = torch.cat([share * torch.eye(2, device=x.device, dtype=x.dtype), place], 2)
+        grid = F.affine_grid(window, list(x.shape), align_corners=False)
+        return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
+
+
+@dataclass(frozen=True)
+class Mosaic:
+    """Four pictures in one: each is cut at a point of its own and keeps its upper left part.
+
+    Each other part is that of any picture of the batch, at the same place, so that every pixel stays where it was.
+    Pictures of a batch are coupled: not for penalties on each one's gradient.
+
+    Source: Bochkovskiy et al. (2020), section 3.3, without their rescaling.
+    """
+
+    def __call__(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        batch, _, height, width = x.shape
+        lower, right = self._beyond(batch, height, x)[:, None, :, None], self._beyond(batch, width, x)[:, None, None]
+        made = x
+        for part in (lower & ~right, ~lower & right, lower & right):
+            made = torch.where(part, x[torch.randint(batch, (batch,), device=x.device)], made)
+        return made
+
+    def _beyond(self, batch: int, size: int, x: Tensor) -> Tensor:
+        """Which rows or columns lie beyond the cut, (B, size)."""
+        cut = torch.randint(0, size + 1, (batch, 1), device=x.device)
+        return torch.arange(size, device=x.device) >= cut
 
 
 TRANSFORMS: tuple[Transform, ...] = (Brightness(), Saturation(), Contrast(), Translation(), Cutout())
