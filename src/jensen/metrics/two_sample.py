@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -14,12 +14,15 @@ from jensen.metrics.features import pair
 from jensen.metrics.proportion import Proportion, wilson
 
 
+@runtime_checkable
 class Learner(Protocol):
     """What scikit-learn calls a classifier."""
 
-    def fit(self, x: np.ndarray, labels: np.ndarray) -> Any: ...
+    def fit(self, x: np.ndarray, labels: np.ndarray) -> Any:
+        """Learn labels (n,) of rows (n, d)."""
 
-    def predict(self, x: np.ndarray) -> np.ndarray: ...
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """Labels of rows."""
 
 
 @dataclass(frozen=True)

@@ -29,11 +29,14 @@ class Units:
 def never_positive(network: nn.Module, run: Callable[[], Any]) -> list[Units]:
     """Units behind each ReLU and LeakyReLU that are positive for no input of `run`, which calls the network.
 
-    Of a convolution a unit is a channel, positive if it is so at some place. An activation that is called for several
-    layers is listed once for each.
+    Of a convolution a unit is a channel, positive if it is so at some place. An activation is listed once for each of
+    its calls, so all inputs belong in one.
 
-    Raises:
-        ValueError: if an activation gets a varying number of calls or units.
+    Args:
+        network: whose modules are watched.
+        run: calls it, in evaluation mode, on (N, ...).
+
+    Source: Lu et al. (2020), section 1, for units that are dead for all inputs.
 
     >>> layer = nn.Linear(1, 3)
     >>> layer.weight.data, layer.bias.data = torch.tensor([[1.0], [0.0], [0.0]]), torch.tensor([0.0, 1.0, -1.0])
