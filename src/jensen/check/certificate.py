@@ -1,0 +1,129 @@
+"""Every law on jensen itself: which to run, running them, and what they found."""
+
+from __future__ import annotations
+
+import difflib
+import multiprocessing
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from jensen.check.evidence import Report
+from jensen.check.law import Law
+
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a law.
+
+    Attributes:
+        law: its name.
+        report: the evidence; empty if the trial broke off.
+        seconds: it took.
+        error: why it broke off, or "".
+    """
+
+    law: str
+    report: Report
+    seconds: float
+    error: str = ""
+
+    @property
+    def holds(self) -> bool:
+        return not self.error and self.report.holds
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return {
+            "law": self.law,
+            "holds": self.holds,
+            "seconds": round(self.seconds, 3),
+            "error": self.error,
+            "evidence": [e.as_dict() for e in self.report.evidence],
+        }
+
+
+def select(families: Mapping[str, Sequence[Law]], names: Sequence[str]) -> dict[str, list[Law]]:
+    """The laws of these names, by family; each may be a family, a topic, or a law's whole name. None: all of them.
+
+    Raises:
+        ValueError: for an unknown name, with the nearest known one.
+    """
+    known = {name for family, laws in families.items() for law in laws for name in (family, law.topic, law.name)}
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"there is no law or family of laws {name!r}{hint}")
+    wanted = set(names)
+    chosen = {
+        family: [law for law in laws if not names or wanted & {family, law.topic, law.name}]
+        for family, laws in families.items()
+    }
+    return {family: laws for family, laws in chosen.items() if laws}
+
+
+def run(law: Law, precision: float = 1.0) -> Outcome:
+    """Put one law to the test; a trial that raises is an outcome too. The global generator is left as it was."""
+    start = time.perf_counter()
+    with torch.random.fork_rng():
+        torch.manual_seed(SEED)
+        try:
+            report, error = law(precision), ""
+        except Exception as broken:  # noqa: BLE001 (whatever a trial raises says that its law was not shown)
+            report, error = Report(()), f"{type(broken).__name__}: {broken}"
+    return Outcome(law.name, report, time.perf_counter() - start, error)
+
+
+def run_all(
+    laws: Iterable[Law],
+    *,
+    precision: float = 1.0,
+    processes: int = 1,
+    on_outcome: Callable[[Outcome], None] = lambda _: None,
+) -> list[Outcome]:
+    """Put laws to the test, each in a process of one thread if there are several.
+
+    Args:
+        laws: of jensen, by name known to `jensen.check.laws`, if there are several processes.
+        precision: numbers of draws are multiplied by it, positive.
+        processes: at least 1.
+        on_outcome: told of each as it comes.
+
+    Returns:
+        outcomes in the order of the laws.
+
+    Raises:
+        ValueError: for a precision that is not positive, or processes below 1.
+    """
+    if not precision > 0:
+        raise ValueError(f"precision must be positive, got {precision}")
+    if processes < 1:
+        raise ValueError(f"processes must be at least 1, got {processes}")
+    laws = list(laws)
+    found: dict[str, Outcome] = {}
+    if processes == 1 or len(laws) < 2:
+        for law in laws:
+            found[law.name] = run(law, precision)
+            on_outcome(found[law.name])
+        return [found[law.name] for law in laws]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        waiting = [pool.submit(_run_named, law.name, precision) for law in laws]
+        for done in as_completed(waiting):
+            outcome = done.result()
+            found[outcome.law] = outcome
+            on_outcome(outcome)
+    return [found[law.name] for law in laws]
+
+
+def _run_named(name: str, precision: float) -> Outcome:
+    from jensen.check.laws import FAMILIES  # in a process of its own
+
+    return next(run(law, precision) for laws in FAMILIES.values() for law in laws if law.name == name)
