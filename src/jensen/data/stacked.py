@@ -1,0 +1,138 @@
+"""Stacked digits: three digits as the three channels of a picture, a thousand modes whose shares are known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from jensen.core.types import Batch, Stream
+
+DIGITS, CHANNELS = 10, 3
+MODES = DIGITS**CHANNELS
+
+
+def digit_shares(ratio: float = 1.0) -> Tensor:
+    r"""Shares of the ten digits, $s_k \propto \rho^{-k/9}$: (10,) float64, the share of 0 that of 9 times rho.
+
+    Args:
+        ratio: rho, at least 1, where all are equal.
+
+    Raises:
+        ValueError: for a ratio below 1.
+
+    >>> digit_shares().tolist() == [0.1] * 10, float(digit_shares(8.0)[0] / digit_shares(8.0)[9])
+    (True, 8.0)
+    """
+    if not ratio >= 1:
+        raise ValueError(f"ratio must be at least 1, got {ratio}")
+    shares = ratio ** -(torch.arange(DIGITS, dtype=torch.float64) / (DIGITS - 1))
+    return shares / shares.sum()
+
+
+def mode_shares(ratio: float = 1.0) -> Tensor:
+    r"""Shares of the thousand modes, $w_{100a + 10b + c} = s_a s_b s_c$: (1000,) float64.
+
+    >>> bool(torch.isclose(mode_shares(8.0)[123], digit_shares(8.0)[1:4].prod()))
+    True
+    """
+    s = digit_shares(ratio)
+    return torch.einsum("a,b,c->abc", s, s, s).flatten()
+
+
+def expected_modes(n: int, shares: Tensor) -> float:
+    r"""$\sum_k 1 - (1 - w_k)^n$: modes that n draws of the data themselves reach, in the mean.
+
+    Args:
+        n: at least 1.
+        shares: w, of each mode, (K,), summing to 1.
+
+    Raises:
+        ValueError: for n below 1.
+
+    >>> expected_modes(2, torch.tensor([0.5, 0.5]))
+    1.5
+    """
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}")
+    return float((1 - (1 - shares.double()) ** n).sum())
+
+
+def stacked(
+    pictures: Tensor, labels: Tensor, n: int, *, ratio: float = 1.0, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """Draw n of them: each channel a digit of the shares of `digit_shares`, written by any of its pictures.
+
+    Args:
+        pictures: (N, 1, H, W), of all ten digits.
+        labels: (N,), 0 to 9.
+        n: at least 1.
+        ratio: of the most frequent digit's share to the rarest one's.
+        generator: of all draws.
+
+    Returns:
+        pictures (n, 3, H, W) and their modes (n,), 100 a + 10 b + c for digits a, b, c in the channels.
+
+    Raises:
+        ValueError: for n below 1, a ratio below 1, pictures of more channels than one, or without one of the digits.
+
+    Source: Metz et al. (2017), section 3.3.1, and Srivastava et al. (2017), section 4.1, of MNIST's digits.
+    """
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}")
+    return _draw(pictures, _Pool(pictures, labels), digit_shares(ratio), n, generator)
+
+
+def stacked_stream(pictures: Tensor, labels: Tensor, batch_size: int, seed: int, *, ratio: float = 1.0) -> Stream:
+    """Batches {"x": (B, 3, H, W)} of new draws; draw n depends on (seed, n) alone.
+
+    Raises:
+        ValueError: see `stacked`.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    pool, shares = _Pool(pictures, labels), digit_shares(ratio)
+
+    def opened(start: int) -> Iterator[Batch]:
+        draw = start
+        while True:
+            rng = torch.Generator().manual_seed(seed * 1_000_003 + draw)
+            yield {"x": _draw(pictures, pool, shares, batch_size, rng)[0]}
+            draw += 1
+
+    return opened
+
+
+class _Pool:
+    """Where each digit's pictures are: rows in the order of their labels, where each begins and how many it has."""
+
+    def __init__(self, pictures: Tensor, labels: Tensor):
+        if pictures.ndim != 4 or pictures.shape[1] != 1 or labels.shape != pictures.shape[:1]:
+            raise ValueError(
+                f"pictures must be (N, 1, H, W) with a label each, got {tuple(pictures.shape)} and "
+                f"{tuple(labels.shape)}"
+            )
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < DIGITS:
+            raise ValueError(f"labels must be from 0 to 9, got {int(labels.min())} to {int(labels.max())}")
+        self.counts = labels.bincount(minlength=DIGITS)
+        if not bool((self.counts > 0).all()):
+            raise ValueError(
+                f"there must be a picture of every digit, and there is none of {int(self.counts.argmin())}"
+            )
+        self.rows = labels.argsort(stable=True)
+        self.starts = self.counts.cumsum(0) - self.counts
+
+    def row(self, digits: Tensor, u: Tensor) -> Tensor:
+        """The picture of each digit that u, uniform on [0, 1), picks."""
+        counts = self.counts[digits]
+        return self.rows[self.starts[digits] + (u * counts).long().clamp(max=counts - 1)]
+
+
+def _draw(
+    pictures: Tensor, pool: _Pool, shares: Tensor, n: int, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    digits = torch.multinomial(shares, n * CHANNELS, replacement=True, generator=generator).reshape(n, CHANNELS)
+    u = torch.rand(n, CHANNELS, generator=generator, dtype=torch.float64)
+    modes = digits @ torch.tensor([100, 10, 1])
+    return pictures[pool.row(digits, u), 0], modes
