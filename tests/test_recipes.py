@@ -33,6 +33,8 @@ DIFFUSION = {
     "judging.steps": [2, 3],
     "judging.ode_rows": 4,
 }
+ADVERSARIAL = {"judging.samples": 20, "judging.critic_steps": 3, "judging.critic_batch": 8}
+POINTS_GAN = ADVERSARIAL | {"data.points": 100, "data.test": 20, "network.width": 16, "network.critic_width": 16}
 SMALL = {
     "digits-vae": LATENT,
     "digits-iwae": LATENT,
@@ -44,8 +46,11 @@ SMALL = {
     "digits-vdm": DIFFUSION | {"judging.bound_steps": 5},
     "moons-score": DIFFUSION | {"data.points": 100, "data.test": 20, "network.levels": 4},
     "digits-score": DIFFUSION | {"network.levels": 4},
+    "ring-gan": POINTS_GAN,
+    "grid-gan": POINTS_GAN,
+    "grid-pacgan": POINTS_GAN,
 }
-POINTS = ("moons-diffusion", "moons-score")
+POINTS = ("moons-diffusion", "moons-score", "ring-gan", "grid-gan", "grid-pacgan")
 
 
 def words_of(settings):

@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
+from PIL import Image
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from jensen.adversarial import TRANSFORMS, AdaptiveAugment, annealed, augment, dragan, gradient_penalty, r1, r2
+from jensen.adversarial import (
+    GAME_LOSSES,
+    TRANSFORMS,
+    AdaptiveAugment,
+    MarginGame,
+    MarginLoss,
+    annealed,
+    augment,
+    dragan,
+    gradient_penalty,
+    logistic,
+    r1,
+    r2,
+)
 from jensen.core.objective import partition
 from jensen.core.seeding import generators
 from jensen.core.types import Phase
 from jensen.data.pool import pool_stream
 from jensen.models.gan import CHUNK, GAN
 from jensen.objectives.adversarial import SIMULTANEOUS, Adversarial, Penalty, alternating
+from jensen.recipes import plots
+from jensen.recipes.adversarial_judging import Judge, write_report
 from jensen.recipes.base import (
     Advance,
     Drawing,
@@ -31,6 +47,7 @@ from jensen.recipes.base import (
     silent,
 )
 from jensen.recipes.folder import load_game, save_image
+from jensen.recipes.page import Card, Section
 from jensen.training import Budget, Player, Update, consensus, descend, extragradient, optimistic, warm_then_decay
 
 NonNegative = Annotated[float, Field(ge=0)]
@@ -70,6 +87,11 @@ class Game(Settings):
     def rule(self) -> Update:
         rules: dict[str, Update] = {"descend": descend, "extragradient": extragradient, "optimistic": optimistic}
         return rules[self.update] if self.update in rules else consensus(self.consensus)
+
+    def margin(self) -> MarginLoss:
+        """What a fresh critic measures by: the loss's own, or the logistic one where there is none."""
+        game = GAME_LOSSES[self.loss]
+        return game.loss if isinstance(game, MarginGame) else logistic
 
     def penalised(self) -> Penalty | None:
         weight = self.penalty_weight
@@ -112,11 +134,22 @@ class Rates(Settings):
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.5, 0.999)
 
 
+class GANJudging(Settings):
+    """How a generator is judged."""
+
+    samples: Annotated[int, Field(ge=16)] = 2000
+    critic_steps: Positive = 1500  # of a fresh critic, from nothing
+    critic_batch: Positive = 256
+    critic_rate: Annotated[float, Field(gt=0)] = 1e-3
+    transport: Annotated[int, Field(ge=2)] = 1000  # rows between which mass is moved, exactly
+
+
 class GANRecipe(Recipe):
-    """A generator, its critic, the game they play, and how it is judged."""
+    """A generator, its critic, the game they play, and how it is judged; see `adversarial_judging` for the hooks."""
 
     game: Game = Game()
     rates: Rates = Rates()
+    judging: GANJudging = GANJudging()
 
     @abstractmethod
     def critic(self) -> nn.Module:
@@ -158,8 +191,14 @@ class GANRecipe(Recipe):
     def preview(self, model: nn.Module, setting: Setting, folder: Path, step: int) -> dict[str, float]:
         assert isinstance(model, GAN)
         made = self.draw(model, ROWS_SEEN if self.what == "points" else 32, self.seed)
-        save_image(self.image(made, columns=16), folder / f"step-{step:06d}.png")
+        save_image(self.look(made, columns=16), folder / f"step-{step:06d}.png")
         return {}
+
+    def look(self, samples: Tensor, *, columns: int | None = None, scale: int = 4) -> Image.Image:
+        """Samples as the report shows them: points on the data, pictures on a sheet."""
+        if self.what == "points":
+            return plots.points(samples, behind=self.test_data(), scale=scale)
+        return self.image(samples, columns=columns, scale=scale)
 
     def draw(self, model: GAN, n: int, seed: int, advance: Advance | None = None) -> Tensor:
         """N samples; number i is a function of (model, seed, i) alone."""
@@ -194,6 +233,37 @@ class GANRecipe(Recipe):
             return torch.cat(made)
 
         return Drawing(rows * between, draw, columns=between)
+
+    # judging -----------------------------------------------------------------------------
+
+    def evaluate(
+        self, model: nn.Module, folder: Path, track: Track = silent, references: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Any]:
+        assert isinstance(model, GAN)
+        (folder / "samples").mkdir(exist_ok=True)
+        return Judge(self, model, folder, track).everything()
+
+    def headline(self, evaluation: dict[str, Any]) -> list[tuple[str, str]]:
+        return Judge.headline(self, evaluation)
+
+    def report(self, folder: Path, evaluation: dict[str, Any]) -> None:
+        write_report(self, folder, evaluation)
+
+    def judged(self, made: Tensor, model: GAN, samples: Path, track: Track) -> dict[str, Any]:
+        """What only this family measures of samples, as JSON values; pictures go below `samples`."""
+        return {}
+
+    def own_rows(self, own: dict[str, Any]) -> list[tuple[str, str]]:
+        """Rows to print of what `judged` gave."""
+        return []
+
+    def own_cards(self, own: dict[str, Any]) -> list[Card]:
+        """Cards of it, which come first on the page."""
+        return []
+
+    def own_sections(self, own: dict[str, Any], samples: Path) -> list[Section]:
+        """Sections of it, after the samples."""
+        return []
 
     def trained(self, folder: Path) -> Adversarial:
         """The game as training left it: the critic, and the generator without averaging.

@@ -14,6 +14,7 @@ from jensen.recipes.captcha import Captcha
 from jensen.recipes.captcha_reader import CaptchaReader
 from jensen.recipes.diffusion import DigitsDDPM, DigitsVDM, MoonsDiffusion
 from jensen.recipes.latent import DigitsBetaVAE, DigitsCategorical, DigitsHVAE, DigitsIWAE, DigitsVAE, MnistVAE
+from jensen.recipes.points_gan import GridGAN, GridPacGAN, RingGAN
 from jensen.recipes.score import DigitsScore, MoonsScore
 from jensen.recipes.sprites import SpritesBetaVAE, SpritesVAE
 
@@ -33,6 +34,9 @@ RECIPES: dict[str, type[Recipe]] = {
     "digits-vdm": DigitsVDM,
     "moons-score": MoonsScore,
     "digits-score": DigitsScore,
+    "ring-gan": RingGAN,
+    "grid-gan": GridGAN,
+    "grid-pacgan": GridPacGAN,
 }
 
 

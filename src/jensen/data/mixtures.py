@@ -1,0 +1,115 @@
+"""Points around known modes: a ring and a grid of Gaussians, the usual test of mode collapse."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
+
+
+@dataclass(frozen=True)
+class Modes:
+    r"""$\sum_k w_k N(c_k, \sigma^2 I)$.
+
+    Attributes:
+        centres: (K, D).
+        std: sigma.
+        weights: (K,), of sum 1.
+    """
+
+    centres: Tensor
+    std: float
+    weights: Tensor
+
+    def law(self) -> MixtureSameFamily:
+        """The distribution itself, in the dtype of the centres."""
+        parts = Independent(Normal(self.centres, torch.full_like(self.centres, self.std)), 1)
+        return MixtureSameFamily(Categorical(self.weights), parts)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log density at x (..., D), nats."""
+        found: Tensor = self.law().log_prob(x)
+        return found
+
+    def draw(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """N points, (n, D).
+
+        Raises:
+            ValueError: for n < 1.
+        """
+        if n < 1:
+            raise ValueError(f"n must be at least 1, got {n}")
+        which = torch.multinomial(self.weights, n, replacement=True, generator=generator)
+        noise = torch.randn(n, self.centres.shape[1], generator=generator, dtype=self.centres.dtype)
+        return self.centres[which] + self.std * noise
+
+
+def ring(modes: int = 8, *, radius: float = 1.0, std: float = 0.01, balance: float = 1.0) -> Modes:
+    """Gaussians evenly on a circle, the first at angle 0, float32.
+
+    Args:
+        modes: how many.
+        radius: of the circle.
+        std: of each, in each direction.
+        balance: weight of the last mode over that of the first, geometric between; 1 is balanced.
+
+    Raises:
+        ValueError: for no modes, a radius or std that is not positive, or a balance outside (0, 1].
+
+    Source: Srivastava et al. (2017), section 4.1, with the sizes of Lin et al. (2018), section 4.1.
+
+    >>> ring(4, radius=2.0).centres.round(decimals=4).tolist()
+    [[2.0, 0.0], [-0.0, 2.0], [-2.0, -0.0], [0.0, -2.0]]
+    """
+    _check(modes, radius=radius, std=std)
+    angle = torch.arange(modes, dtype=torch.float64) * (2 * math.pi / modes)
+    return Modes((radius * torch.stack([angle.cos(), angle.sin()], 1)).float(), std, geometric_weights(modes, balance))
+
+
+def grid(side: int = 5, *, spacing: float = 2.0, std: float = 0.05, balance: float = 1.0) -> Modes:
+    """Gaussians on a square grid around the origin, row by row, float32.
+
+    Args:
+        side: modes in a row.
+        spacing: between neighbours.
+        std: of each, in each direction.
+        balance: as in `ring`.
+
+    Raises:
+        ValueError: as in `ring`.
+
+    Source: Srivastava et al. (2017), section 4.1, with the sizes of Lin et al. (2018), section 4.1.
+
+    >>> grid(2).centres.tolist()
+    [[-1.0, -1.0], [1.0, -1.0], [-1.0, 1.0], [1.0, 1.0]]
+    """
+    _check(side, spacing=spacing, std=std)
+    line = spacing * (torch.arange(side) - (side - 1) / 2)
+    centres = torch.stack([line.repeat(side), line.repeat_interleave(side)], 1)
+    return Modes(centres, std, geometric_weights(side**2, balance))
+
+
+def geometric_weights(modes: int, balance: float) -> Tensor:
+    """(K,) of sum 1, from the most frequent to the rarest, whose weights are in the ratio `balance`.
+
+    Raises:
+        ValueError: for a balance outside (0, 1].
+
+    >>> geometric_weights(3, 0.25)
+    tensor([0.5714, 0.2857, 0.1429])
+    """
+    if not 0 < balance <= 1:
+        raise ValueError(f"balance must be above 0 and at most 1, got {balance}")
+    weights = torch.tensor(balance, dtype=torch.float64) ** torch.linspace(0, 1, modes, dtype=torch.float64)
+    return (weights / weights.sum()).float()
+
+
+def _check(modes: int, **sizes: float) -> None:
+    if modes < 1:
+        raise ValueError(f"there must be at least 1 mode, got {modes}")
+    for name, size in sizes.items():
+        if not 0 < size < math.inf:
+            raise ValueError(f"{name} must be positive, got {size}")

@@ -1,0 +1,252 @@
+"""GANs of points in the plane, around modes that can be counted: a ring of eight, a grid of twenty-five."""
+
+from __future__ import annotations
+
+import io
+from abc import abstractmethod
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from matplotlib import colormaps
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+from pydantic import Field
+from torch import Tensor, nn
+
+from jensen.core.seeding import generator
+from jensen.data.mixtures import Modes, grid, ring
+from jensen.metrics import mode_coverage
+from jensen.models.gan import GAN
+from jensen.recipes import plots
+from jensen.recipes.adversarial import Game, GANRecipe
+from jensen.recipes.base import Positive, Settings, Track, Training
+from jensen.recipes.folder import save_image
+from jensen.recipes.page import Card, Picture, Section, Table
+
+PLANE = 8000  # points of the noise on its picture
+SEEN, KEPT = 11, 12  # streams of random numbers: to train on, to judge with
+
+
+class RingData(Settings):
+    """Points around modes on a circle."""
+
+    modes: Positive = 8
+    radius: Annotated[float, Field(gt=0)] = 1.0
+    std: Annotated[float, Field(gt=0)] = 0.01
+    balance: Annotated[float, Field(gt=0, le=1)] = 1.0  # weight of the rarest mode over that of the commonest
+    points: Positive = 100_000
+    test: Annotated[int, Field(ge=16)] = 2_500
+
+    def law(self) -> Modes:
+        return ring(self.modes, radius=self.radius, std=self.std, balance=self.balance)
+
+
+class GridData(Settings):
+    """Points around modes on a square grid."""
+
+    side: Positive = 5
+    spacing: Annotated[float, Field(gt=0)] = 2.0
+    std: Annotated[float, Field(gt=0)] = 0.05
+    balance: Annotated[float, Field(gt=0, le=1)] = 1.0
+    points: Positive = 100_000
+    test: Annotated[int, Field(ge=16)] = 2_500
+
+    def law(self) -> Modes:
+        return grid(self.side, spacing=self.spacing, std=self.std, balance=self.balance)
+
+
+class PointsNetwork(Settings):
+    """Fully connected layers of both players."""
+
+    latent: Positive = 2
+    width: Positive = 128
+    layers: Positive = 3  # hidden ones
+    critic_width: Positive = 128
+    critic_layers: Positive = 3
+    activation: Literal["relu", "leaky-relu"] = "relu"
+    slope: Annotated[float, Field(gt=0, lt=1)] = 0.2  # of a LeakyReLU below 0
+
+    def stack(self, inputs: int, width: int, layers: int, outputs: int) -> nn.Sequential:
+        sizes = [inputs, *[width] * layers]
+        parts: list[nn.Module] = []
+        for a, b in pairwise(sizes):
+            parts += [nn.Linear(a, b), nn.ReLU() if self.activation == "relu" else nn.LeakyReLU(self.slope)]
+        return nn.Sequential(*parts, nn.Linear(sizes[-1], outputs))
+
+
+class PointsGAN(GANRecipe):
+    """Points whose law is known, mode by mode."""
+
+    what: ClassVar[Literal["pictures", "points"]] = "points"
+    network: PointsNetwork = PointsNetwork()
+
+    @abstractmethod
+    def law(self) -> Modes:
+        """Of the data."""
+
+    @abstractmethod
+    def sizes(self) -> tuple[int, int]:
+        """Numbers of training and of test data."""
+
+    def model(self) -> GAN:
+        network = self.network
+        return GAN(network.stack(network.latent, network.width, network.layers, 2), [network.latent])
+
+    def critic(self) -> nn.Module:
+        network = self.network
+        return network.stack(2 * self.game.packing, network.critic_width, network.critic_layers, 1)
+
+    def training_data(self) -> Tensor:
+        return self.law().draw(self.sizes()[0], generator(self.seed * 1009 + SEEN))
+
+    def test_data(self) -> Tensor:
+        return self.law().draw(self.sizes()[1], generator(self.seed * 1009 + KEPT))
+
+    # judging -----------------------------------------------------------------------------
+
+    def judged(self, made: Tensor, model: GAN, samples: Path, track: Track) -> dict[str, Any]:
+        """Which modes are reached, of what weight each, and the same of as many test data."""
+        if self.network.latent == 2:
+            z = model.latent(PLANE, generator(self.seed, next(model.parameters()).device))
+            save_image(noise_and_data(z.cpu(), model.decode(z).cpu(), self.law().centres), samples / "noise.png")
+        return {"drawn": self._modes(made), "data": self._modes(self.test_data()[: len(made)])}
+
+    def _modes(self, x: Tensor) -> dict[str, Any]:
+        law = self.law()
+        found = mode_coverage(x, law.centres, law.std, law.weights)
+        share = found.high_quality_interval
+        nearest = torch.cdist(x.double(), law.centres.double()).argmin(1)
+        return {
+            "n": found.n,
+            "recovered": found.recovered,
+            "of": found.of,
+            "high_quality": {"value": share.value, "low": share.low, "high": share.high},
+            "reverse_kl": found.reverse_kl,
+            "floor": found.floor,
+            "shares": (nearest.bincount(minlength=found.of) / len(x)).tolist(),
+        }
+
+    def own_rows(self, own: dict[str, Any]) -> list[tuple[str, str]]:
+        drawn, data = own["drawn"], own["data"]
+        return [
+            ("modes recovered", f"{drawn['recovered']} of {drawn['of']}, n = {drawn['n']}"),
+            ("high quality", f"{_percent(drawn['high_quality'])} (data {_percent(data['high_quality'])})"),
+            ("reverse KL of modes", f"{drawn['reverse_kl']:.4f} (draws of the data: {drawn['floor']:.4f} on average)"),
+        ]
+
+    def own_cards(self, own: dict[str, Any]) -> list[Card]:
+        drawn, data = own["drawn"], own["data"]
+        share = drawn["high_quality"]
+        return [
+            Card("modes recovered", f"{drawn['recovered']} of {drawn['of']}", f"by {drawn['n']} samples"),
+            Card(
+                "high quality",
+                f"{share['value']:.1%}",
+                f"[{share['low']:.1%}, {share['high']:.1%}]; data {data['high_quality']['value']:.1%}",
+            ),
+            Card("reverse KL of modes", f"{drawn['reverse_kl']:.4f}", f"nats; data would show {drawn['floor']:.4f}"),
+        ]
+
+    def own_sections(self, own: dict[str, Any], samples: Path) -> list[Section]:
+        drawn, weights = own["drawn"], self.law().weights.tolist()
+        numbers = list(range(1, len(weights) + 1))
+        return [
+            Section(
+                "From noise to modes",
+                "Each point of the noise in the colour of the mode that its sample is nearest to.",
+                [Picture(samples / "noise.png", "noise and samples, coloured by mode")],
+            ),
+            Section(
+                "Modes",
+                "Share of samples nearest to each mode, beside its weight in the data. A sample within 3 standard "
+                "deviations of its mode is of high quality, and a mode with such a sample is recovered. Reverse KL is "
+                "of these shares to the weights; that of whole densities is at least as large.",
+                plots=[
+                    plots.curves(
+                        numbers,
+                        {"samples": drawn["shares"], "data": weights},
+                        title="share of each mode",
+                        xlabel="mode",
+                    )
+                ],
+                table=Table(
+                    ("", "recovered", "high quality", "reverse KL, nats"),
+                    [
+                        [
+                            name,
+                            f"{row['recovered']} of {row['of']}",
+                            _percent(row["high_quality"]),
+                            f"{row['reverse_kl']:.4f}",
+                        ]
+                        for name, row in (("samples", drawn), ("test data", own["data"]))
+                    ],
+                ),
+            ),
+        ]
+
+
+def noise_and_data(z: Tensor, x: Tensor, centres: Tensor) -> Image.Image:
+    """Noise on the left and what becomes of it on the right, each point in the colour of the mode it comes to."""
+    nearest = torch.cdist(x, centres).argmin(1)
+    colours = colormaps["hsv"]((nearest / len(centres)).numpy())
+    figure = Figure(figsize=(8, 4), dpi=100, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    for axes, points, title in zip(figure.subplots(1, 2), (z, x), ("noise", "samples"), strict=True):
+        axes.scatter(points[:, 0], points[:, 1], s=2.5, c=colours, linewidths=0)
+        axes.set_aspect("equal", adjustable="datalim")
+        axes.set_title(title, fontsize=10, color="#303030")
+        axes.tick_params(colors=plots.GREY, labelsize=8)
+        for side in axes.spines.values():
+            side.set_color("#dfe3e8")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return Image.open(buffer).convert("RGB")
+
+
+def _percent(share: dict[str, float]) -> str:
+    return f"{share['value']:.1%} [{share['low']:.1%}, {share['high']:.1%}]"
+
+
+_TRAINING = partial(Training, batch_size=256, average=0.99, save_every=2000, log_every=100, previews=6, clip=None)
+
+
+class RingGAN(PointsGAN):
+    """Eight modes on a circle."""
+
+    summary: ClassVar[str] = "GAN of points on a ring of eight modes"
+    recipe: Literal["ring-gan"] = "ring-gan"
+    data: RingData = RingData()
+    training: Training = _TRAINING(steps=5000)
+
+    def law(self) -> Modes:
+        return self.data.law()
+
+    def sizes(self) -> tuple[int, int]:
+        return self.data.points, self.data.test
+
+
+class GridGAN(PointsGAN):
+    """Twenty-five modes on a square grid."""
+
+    summary: ClassVar[str] = "GAN of points on a grid of twenty-five modes"
+    recipe: Literal["grid-gan"] = "grid-gan"
+    data: GridData = GridData()
+    training: Training = _TRAINING(steps=5000)
+
+    def law(self) -> Modes:
+        return self.data.law()
+
+    def sizes(self) -> tuple[int, int]:
+        return self.data.points, self.data.test
+
+
+class GridPacGAN(GridGAN):
+    """The same with a critic of packs."""
+
+    summary: ClassVar[str] = "GAN of points on a grid of twenty-five modes, its critic seeing two at a time"
+    recipe: Literal["grid-pacgan"] = "grid-pacgan"  # type: ignore[assignment]
+    game: Game = Game(packing=2)
