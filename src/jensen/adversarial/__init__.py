@@ -13,7 +13,10 @@ from jensen.adversarial.augmentation import (
     Translation,
     augment,
 )
+from jensen.adversarial.dirac import DiracGAN
 from jensen.adversarial.divergences import DIVERGENCES, Estimate, bayes_risk, critic_divergence, divergence, risk
+from jensen.adversarial.dynamics import change_along_flow, trajectory
+from jensen.adversarial.field import vector_field
 from jensen.adversarial.losses import GAME_LOSSES, GameLoss, MarginGame, RelativisticGame, WassersteinGame
 from jensen.adversarial.margin import (
     MARGIN_LOSSES,
@@ -30,6 +33,7 @@ from jensen.adversarial.noise import annealed, instance_noise
 from jensen.adversarial.packing import pack
 from jensen.adversarial.penalties import clip_weights, dragan, gradient_penalty, r1, r2, spectral_norm
 from jensen.adversarial.pool import ImagePool
+from jensen.adversarial.spectrum import Stability, eigenvalues, stability
 from jensen.adversarial.wasserstein import wasserstein1
 
 __all__ = [
@@ -42,6 +46,7 @@ __all__ = [
     "Contrast",
     "Crop",
     "Cutout",
+    "DiracGAN",
     "Estimate",
     "Flip",
     "GameLoss",
@@ -51,16 +56,19 @@ __all__ = [
     "Mosaic",
     "RelativisticGame",
     "Saturation",
+    "Stability",
     "Translation",
     "WassersteinGame",
     "annealed",
     "augment",
     "bayes_risk",
+    "change_along_flow",
     "check_f",
     "clip_weights",
     "critic_divergence",
     "divergence",
     "dragan",
+    "eigenvalues",
     "exponential",
     "gradient_penalty",
     "hinge",
@@ -73,6 +81,9 @@ __all__ = [
     "risk",
     "spectral_norm",
     "squared",
+    "stability",
+    "trajectory",
+    "vector_field",
     "wasserstein1",
     "zero_one",
 ]

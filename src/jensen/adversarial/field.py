@@ -1,0 +1,248 @@
+"""A game as a vector field: the players' gradients as a function of all their weights, with chance held still."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from jensen.core.objective import Objective, partition
+from jensen.core.types import Batch, Loss, Phase
+
+Product = Callable[[Tensor], Tensor]
+"""A direction (n,) to the derivative along it (m,)."""
+Point = Sequence[float] | Tensor
+
+
+class Frozen(Objective):
+    """A copy of a game in double precision, on one batch, with the same draws of torch's generators every time.
+
+    Its losses are then functions of the weights: the sample-average game. The weights are one vector, the players'
+    one after another in the order in which the game names them. The game itself is left as it is.
+
+    Args:
+        game: any.
+        batch: what every phase sees; nothing by default.
+        at: the weights; the game's own by default.
+        seed: of the draws.
+        step: what the game is told, for whatever is annealed.
+        phases: who moves when; the game's own by default.
+
+    Raises:
+        ValueError: if `at` is not one vector of all weights, or a phase names an unknown player.
+    """
+
+    def __init__(
+        self,
+        game: Objective,
+        batch: Batch | None = None,
+        *,
+        at: Point | None = None,
+        seed: int = 0,
+        step: int = 0,
+        phases: tuple[Phase, ...] | None = None,
+    ):
+        super().__init__()
+        self.game = copy.deepcopy(game).double().train()
+        self.model = self.game.model
+        self.phases = game.phases if phases is None else phases
+        self.owned = partition(self)
+        self.batch = {k: x.double() if x.is_floating_point() else x for k, x in (batch or {}).items()}
+        self.seed, self.when = seed, step
+        self.at_start = {name: b.clone() for name, b in self.game.named_buffers()}
+        if at is not None:
+            self.put(torch.as_tensor(at, dtype=torch.float64))
+
+    @property
+    def flat(self) -> list[nn.Parameter]:
+        """All parameters, player after player."""
+        return [p for parameters in self.owned.values() for p in parameters]
+
+    @property
+    def weights(self) -> Tensor:
+        """(n,), a copy."""
+        return torch.cat([p.detach().reshape(-1) for p in self.flat])
+
+    @torch.no_grad()
+    def put(self, weights: Tensor) -> None:
+        """Set all weights, and every buffer as it was at first."""
+        total = sum(p.numel() for p in self.flat)
+        if weights.shape != (total,):
+            raise ValueError(f"the weights of {', '.join(self.owned)} are ({total},), got {tuple(weights.shape)}")
+        for p, part in zip(self.flat, split(weights, self.flat), strict=True):
+            p.copy_(part)
+        for name, value in self.at_start.items():
+            self.game.get_buffer(name).copy_(value)
+
+    def players(self) -> Mapping[str, Iterable[nn.Parameter]]:
+        return self.game.players()
+
+    def forward(self, players: tuple[str, ...], batch: Batch, step: int) -> Mapping[str, Loss]:
+        with self._still():
+            losses: Mapping[str, Loss] = self.game(players, self.batch, self.when)
+        return losses
+
+    def after(self, player: str, loss: Loss, step: int) -> None:
+        with self._still():
+            self.game.after(player, loss, self.when)
+
+    def gradients(self, create_graph: bool = False) -> list[Tensor]:
+        """Of each player's own loss by its own parameters, all from one forward pass."""
+        with torch.enable_grad():
+            losses = self(tuple(self.owned), self.batch, self.when)
+            return [
+                g
+                for name, parameters in self.owned.items()
+                for g in torch.autograd.grad(
+                    losses[name].total,
+                    parameters,
+                    create_graph=create_graph,
+                    retain_graph=True,
+                    materialize_grads=True,
+                )
+            ]
+
+    def field(self, weights: Tensor) -> Tensor:
+        """v, (n,), at these weights."""
+        self.put(weights)
+        return torch.cat([g.reshape(-1) for g in self.gradients()])
+
+    @contextlib.contextmanager
+    def _still(self) -> Iterator[None]:
+        """Draws that begin at the seed, and what is drawn without a dtype in double; both put back afterwards."""
+        dtype, device = torch.get_default_dtype(), self.flat[0].device
+        sources = [torch.default_generator]
+        if device.type == "cuda":
+            sources.append(torch.cuda.default_generators[device.index])
+        states = [source.get_state() for source in sources]
+        torch.set_default_dtype(torch.float64)
+        try:
+            for source in sources:
+                source.manual_seed(self.seed)
+            yield
+        finally:
+            torch.set_default_dtype(dtype)
+            for source, state in zip(sources, states, strict=True):
+                source.set_state(state)
+
+
+def split(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """The vector in parts of these shapes."""
+    return [part.view_as(x) for part, x in zip(vector.split([x.numel() for x in like]), like, strict=True)]
+
+
+def vector_field(
+    game: Objective, batch: Batch | None = None, *, at: Point | None = None, seed: int = 0, step: int = 0
+) -> Tensor:
+    r"""$v(w) = (\nabla_{w_i} L_i)_i$, each player's gradient of its own loss, stacked; the flow is $w' = -v$.
+
+    Args:
+        game: any, of any number of players.
+        batch: what the losses are of.
+        at: (n,), the players' weights one after another in the order of `game.players()`; by default its own.
+        seed: of the draws inside the losses.
+        step: what the game is told.
+
+    Returns:
+        (n,), double precision.
+
+    Raises:
+        ValueError: if `at` is not one vector of all weights.
+
+    Source: Mescheder et al. (2017), equation 2.
+
+    >>> from jensen.adversarial import DiracGAN
+    >>> vector_field(DiracGAN("wasserstein"), at=[2.0, 3.0])  # L = -theta psi, which the critic ascends
+    tensor([-3.,  2.], dtype=torch.float64)
+    """
+    frozen = Frozen(game, batch, at=at, seed=seed, step=step)
+    return frozen.field(frozen.weights)
+
+
+def derivative(function: Callable[[Tensor], Tensor], at: Tensor, size: float) -> Product:
+    """Derivatives of a function from (n,) to (m,) along any direction, by four differences: an error of size^4."""
+
+    def product(direction: Tensor) -> Tensor:
+        length = direction.norm()
+        unit = size * direction / length if length > 0 else direction
+
+        def ahead(k: float) -> Tensor:
+            return function(at + k * unit)
+
+        found: Tensor = (8 * (ahead(1) - ahead(-1)) - (ahead(2) - ahead(-2))) * (length / (12 * size))
+        return found
+
+    return product
+
+
+def exact_product(game: Frozen) -> Product:
+    """Derivatives of v along any direction, where the game stands: $u \\mapsto J^T u$ is linear, and differentiated.
+
+    The graph is made once; a product is one backward pass. The game's weights must stay as they are. What a loss
+    detaches is taken for constant, as autograd does.
+    """
+    parameters = game.flat
+    found = game.gradients(create_graph=True)
+    moving = [k for k, g in enumerate(found) if g.requires_grad]
+    weights = [torch.zeros_like(found[k], requires_grad=True) for k in moving]
+    back = torch.autograd.grad(
+        [found[k] for k in moving], parameters, weights, create_graph=True, materialize_grads=True
+    )
+    used = [k for k, b in enumerate(back) if b.requires_grad]
+
+    def product(direction: Tensor) -> Tensor:
+        out = [torch.zeros_like(p) for p in parameters]
+        if used:
+            parts = split(direction, parameters)
+            rows = torch.autograd.grad(
+                [back[k] for k in used],
+                weights,
+                [parts[k] for k in used],
+                retain_graph=True,
+                materialize_grads=True,
+            )
+            for k, row in zip(moving, rows, strict=True):
+                out[k] = row.detach()
+        return torch.cat([x.reshape(-1) for x in out])
+
+    return product
+
+
+AGREE = 1e-4  # of the exact product and of differences, relative
+
+
+def field_product(game: Frozen, size: float) -> Product:
+    """Derivatives of v along any direction: exact where differences along a random one agree, differences elsewhere.
+
+    They disagree where a loss detaches what it depends on (a penalty at generated examples, say): there autograd
+    differentiates something else than the field that players follow.
+    """
+    at = game.weights
+    probe = _direction(at, game.seed)
+    rough = derivative(game.field, at, size)
+    seen = rough(probe)
+    game.put(at)
+    exact = exact_product(game)
+    agrees = float((exact(probe) - seen).norm()) <= AGREE * float(seen.norm()) + AGREE**2 * float(probe.norm())
+    return exact if agrees else rough
+
+
+def refuse_jump(game: Frozen, size: float) -> None:
+    """Refuse a field whose differences grow as they are taken closer, ten times for a tenth.
+
+    Raises:
+        ValueError: if the field jumps where the game stands.
+    """
+    at = game.weights
+    probe = _direction(at, game.seed)
+    wide, close = (float(derivative(game.field, at, s)(probe).norm()) for s in (size, size / 10))
+    game.put(at)
+    if close > 5 * wide and close > AGREE * float(probe.norm()):
+        raise ValueError("the vector field jumps here and has no linearisation: look at trajectories")
+
+
+def _direction(like: Tensor, seed: int) -> Tensor:
+    return torch.randn(len(like), dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).to(like)
