@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
 
 from jensen.cli import show
+from jensen.cli.files import writable
 from jensen.recipes import Recipe, RunError, configure, open_run, read_config, running
 from jensen.recipes.base import Drawing, Request
 from jensen.recipes.folder import save_image
@@ -64,7 +64,7 @@ def evaluate(folder: Path, json_file: Path | None, references: Mapping[str, Tens
     """`jensen evaluate`."""
     read_config(folder)
     if json_file is not None:
-        _writable(json_file, ".json")
+        writable(json_file, ".json")
     with show.tracking() as track:
         recipe, evaluation = running.evaluate(folder, track=track, references=references)
     show.line()
@@ -110,7 +110,7 @@ def sample(
         raise ValueError(
             f"a sheet takes up to {MOST_ON_A_SHEET} pictures: give a folder, a name without ending, to --out"
         )
-    _writable(out, *((".png", "") if recipe.what == "pictures" else (".png", ".csv")))
+    writable(out, *((".png", "") if recipe.what == "pictures" else (".png", ".csv")))
     with show.tracking() as track:
         made = drawing.draw(track("drawing", drawing.count))
     _write(recipe, drawing, made, out, scale)
@@ -128,27 +128,3 @@ def _write(recipe: Recipe, drawing: Drawing, made: Tensor, out: Path, scale: int
     else:
         for k in range(len(made)):
             save_image(recipe.picture(made[k], scale=scale), out / f"{drawing.names(k)}.png")
-
-
-def _writable(path: Path, *endings: str) -> None:
-    """Refuse, before any work is done, a path that cannot be written; make the folders above it.
-
-    Args:
-        path: of what will be written.
-        endings: it may have; "" for a folder of single pictures.
-    """
-    if path.suffix not in endings:
-        files = " or ".join(ending for ending in endings if ending)
-        raise ValueError(f"{path} must end in {files}" + ", or have no ending and be a folder" * ("" in endings))
-    if path.suffix and path.is_dir():
-        raise ValueError(f"cannot write {path}: it is a folder")
-    folder = path.parent if path.suffix else path
-    above = next(p for p in (folder, *folder.absolute().parents) if p.exists())
-    if not above.is_dir():
-        raise ValueError(f"cannot write {path}: {above} is not a folder")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ValueError(f"cannot write {path}: {error.strerror}") from error

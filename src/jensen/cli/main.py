@@ -1,4 +1,4 @@
-"""`jensen`: train, sample, evaluate, recipes."""
+"""`jensen`: train, sample, evaluate, check, recipes."""
 
 from __future__ import annotations
 
@@ -85,6 +85,23 @@ def evaluate(
     from jensen.cli import commands
 
     commands.evaluate(run, json_)
+
+
+@app.command()
+def check(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME ...]", help="families, topics or laws [all of them]")
+    ] = None,
+    json_: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="write the evidence here")] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="write a page of formulas, plots, evidence")] = None,
+    precision: Annotated[float, typer.Option(metavar="P", help="times the draws of statistical claims")] = 1.0,
+    processes: Annotated[int | None, typer.Option(metavar="N", help="to run laws in [one a core]")] = None,
+    list_: Annotated[bool, typer.Option("--list", help="name the laws and run none")] = False,
+) -> None:
+    """Put the theory that jensen stands on to the test; exit code 1 if a law fails."""
+    from jensen.cli import checking
+
+    checking.check(names or [], json_, html, precision, processes, list_)
 
 
 def main(words: list[str] | None = None) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from jensen.recipes import plots
@@ -94,13 +94,18 @@ def write_page(
         sections: in order.
         config: of the run, folded away at the end.
     """
-    environment = Environment(loader=PackageLoader("jensen.recipes"), autoescape=True, undefined=StrictUndefined)
-    environment.filters["svg"] = Markup  # our own plots
-    environment.filters["there"] = lambda pictures: [p for p in pictures if p.path.exists()]
-    page = environment.get_template("page.html").render(
-        name=folder.name, lead=lead, cards=cards, sections=sections, config=json.dumps(config, indent=2)
-    )
+    text = json.dumps(config, indent=2)
+    page = render("page.html", name=folder.name, lead=lead, cards=cards, sections=sections, config=text)
     write_text(folder / "report.html", page)
+
+
+def render(template: str, *, package: str = "jensen.recipes", **values: Any) -> str:
+    """A template of a package, filled; it may extend `base.html`, whose block is `main`."""
+    loaders = [PackageLoader(name) for name in dict.fromkeys((package, "jensen.recipes"))]
+    environment = Environment(loader=ChoiceLoader(loaders), autoescape=True, undefined=StrictUndefined)
+    environment.filters["trusted"] = Markup  # of our own drawing
+    environment.filters["there"] = lambda pictures: [p for p in pictures if p.path.exists()]
+    return environment.get_template(template).render(**values)
 
 
 def training_curves(folder: Path, *extra: tuple[str, str]) -> list[str]:

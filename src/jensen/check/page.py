@@ -1,0 +1,71 @@
+"""The certificate as a page: per law its formula, its derivation, a plot and the evidence."""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from latex2mathml.converter import convert
+
+from jensen.check.certificate import Outcome
+from jensen.check.evidence import SIGNS, Evidence
+from jensen.check.law import Law
+from jensen.recipes.page import Card, render
+from jensen.training.checkpoint import write_text
+
+
+def write_certificate(path: Path, families: Mapping[str, Sequence[Law]], found: Mapping[str, Outcome]) -> None:
+    """Write what laws found as one self-contained file.
+
+    Args:
+        path: of the page.
+        families: the laws that were run.
+        found: the outcome of each, by its name.
+    """
+    outcomes = [found[law.name] for laws in families.values() for law in laws]
+    claims = sum(len(o.report.evidence) for o in outcomes)
+    failed = [o for o in outcomes if not o.holds]
+    cards = [
+        Card("laws hold", f"{len(outcomes) - len(failed)} of {len(outcomes)}", "each on jensen's own code"),
+        Card("claims", str(claims), "numbers compared with exact ones"),
+        Card("seconds of work", f"{sum(o.seconds for o in outcomes):.0f}", f"torch {torch.__version__}"),
+    ]
+    page = render(
+        "certificate.html",
+        package="jensen.check",
+        name="certificate",
+        lead="Propositions put to the test on jensen's own code: what theory says beside what was measured. "
+        f"jensen {version('jensen')}, Python {platform.python_version()}.",
+        cards=cards,
+        families=families,
+        found=found,
+        failed=[o.law for o in failed],
+        mathematics=mathematics,
+        plot=lambda law: law.plot() if law.plot is not None else "",
+        sign=lambda e: SIGNS[e.relation],
+        within=within,
+        number=number,
+    )
+    write_text(path, page)
+
+
+def mathematics(formula: str) -> str:
+    """LaTeX as MathML, which browsers set themselves."""
+    made: str = convert(formula, display="block")
+    return made
+
+
+def number(value: float) -> str:
+    """Six digits, with a true minus."""
+    return "not finite" if not math.isfinite(value) else f"{value:.6g}".replace("-", "\N{MINUS SIGN}")
+
+
+def within(evidence: Evidence) -> str:
+    """What a claim was allowed, in words."""
+    if evidence.stderr:
+        return f"{evidence.tolerance / evidence.stderr:.2g} standard errors of {evidence.stderr:.2g}"
+    return f"{evidence.tolerance:.2g}" if evidence.tolerance else "exactly"

@@ -1,0 +1,118 @@
+"""`jensen check`: run laws, show what they found."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from rich.table import Table
+from rich.text import Text
+
+from jensen.check.certificate import Outcome, run_all, select
+from jensen.check.law import Law
+from jensen.check.laws import FAMILIES
+from jensen.check.page import write_certificate
+from jensen.cli import show
+from jensen.cli.files import writable
+from jensen.training.checkpoint import write_text
+
+
+def check(
+    names: list[str],
+    json_file: Path | None,
+    html: Path | None,
+    precision: float,
+    processes: int | None,
+    names_only: bool,
+) -> None:
+    """`jensen check`.
+
+    Raises:
+        ValueError: for an unknown name, a precision or number of processes out of range, or a file that cannot be.
+        RuntimeError: if a law fails.
+    """
+    families = select(FAMILIES, names)
+    if names_only:
+        _list(families)
+        return
+    for file, suffix in ((json_file, ".json"), (html, ".html")):
+        if file is not None:
+            writable(file, suffix)
+    laws = [law for found in families.values() for law in found]
+    with show.tracking() as track:
+        advance = track("laws", len(laws))
+        outcomes = run_all(
+            laws,
+            precision=precision,
+            processes=processes if processes is not None else min(os.cpu_count() or 1, len(laws)),
+            on_outcome=lambda _: advance(1),
+        )
+    by_name = {outcome.law: outcome for outcome in outcomes}
+    show.line()
+    show.console.print(_by_claim(families, by_name) if names else _by_family(families, by_name))
+    for outcome in outcomes:
+        if not outcome.holds:
+            _say_why(outcome)
+    if json_file is not None:
+        write_text(json_file, json.dumps([outcome.as_dict() for outcome in outcomes], indent=2) + "\n")
+    if html is not None:
+        write_certificate(html, families, by_name)
+        show.line(f"page: {html}")
+    claims, failed = sum(len(o.report.evidence) for o in outcomes), [o.law for o in outcomes if not o.holds]
+    if failed:
+        raise RuntimeError(f"{len(failed)} of {len(outcomes)} laws fail: {', '.join(failed)}")
+    seconds = sum(outcome.seconds for outcome in outcomes)
+    show.line(f"all {len(outcomes)} laws hold: {claims} claims, {seconds:.0f} s of work")
+
+
+def _list(families: dict[str, list[Law]]) -> None:
+    for family, laws in families.items():
+        show.console.print(Text(family, "bold"))
+        for law in laws:
+            show.console.print(Text.assemble(f"  {law.name:<44}", (law.claim, "dim")))
+
+
+def _verdict(holds: bool) -> Text:
+    return Text("holds", "green") if holds else Text("FAILS", "bold red")
+
+
+def _by_family(families: dict[str, list[Law]], found: dict[str, Outcome]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name, right in (("family", False), ("laws", True), ("claims", True), ("hold", True), ("seconds", True)):
+        table.add_column(name, justify="right" if right else "left")
+    for family, laws in families.items():
+        outcomes = [found[law.name] for law in laws]
+        holding = sum(o.holds for o in outcomes)
+        table.add_row(
+            family,
+            str(len(outcomes)),
+            str(sum(len(o.report.evidence) for o in outcomes)),
+            Text(str(holding), "green" if holding == len(outcomes) else "bold red"),
+            f"{sum(o.seconds for o in outcomes):.1f}",
+        )
+    return table
+
+
+def _by_claim(families: dict[str, list[Law]], found: dict[str, Outcome]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("claim", overflow="fold", max_width=76)
+    for name in ("theory", "measured", "within"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for laws in families.values():
+        for law in laws:
+            table.add_row(Text(f"{law.name}: {law.claim}", "bold"))
+            for e in found[law.name].report.evidence:
+                sign = {"equal": "", "at most": "≤ ", "at least": "≥ "}[e.relation]
+                numbers = (f"{sign}{e.expected:.6g}", f"{e.measured:.6g}", f"{e.tolerance:.2g}")
+                table.add_row(Text(f"  {e.claim}"), *numbers, _verdict(e.holds))
+    return table
+
+
+def _say_why(outcome: Outcome) -> None:
+    show.console.print(Text(f"{outcome.law} fails", "bold red"))
+    if outcome.error:
+        show.line(f"  {outcome.error}")
+    for evidence in outcome.report.failed:
+        show.line(f"  {evidence}")

@@ -1,0 +1,30 @@
+"""Files that a command will write."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+
+def writable(path: Path, *endings: str) -> None:
+    """Refuse, before any work is done, a path that cannot be written; make the folders above it.
+
+    Args:
+        path: of what will be written.
+        endings: it may have; "" for a folder of single pictures.
+    """
+    if path.suffix not in endings:
+        files = " or ".join(ending for ending in endings if ending)
+        raise ValueError(f"{path} must end in {files}" + ", or have no ending and be a folder" * ("" in endings))
+    if path.suffix and path.is_dir():
+        raise ValueError(f"cannot write {path}: it is a folder")
+    folder = path.parent if path.suffix else path
+    above = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if not above.is_dir():
+        raise ValueError(f"cannot write {path}: {above} is not a folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"cannot write {path}: {error.strerror}") from error
