@@ -14,9 +14,9 @@ from jensen.metrics.features import pair
 def kernel_distance(real: Tensor, fake: Tensor, *, chunk: int = 1024) -> Distance:
     r"""$E k(X, X') + E k(Y, Y') - 2 E k(X, Y)$ with $k(x, y) = (x^T y / d + 1)^3$, over all pairs of different rows.
 
-    Unbiased, so it may come out below zero. Its standard error holds far from and at equality alike: the variance of
-    the first-order projections as they are found is too large by twice the second-order term V, hence it less V, and
-    at least V (Hoeffding's decomposition of a U-statistic).
+    Unbiased, so it may come out below zero. The standard error is of first and second order (Hoeffding's decomposition
+    of a U-statistic): the variance F of the projections as they are found holds twice the second-order term V too much,
+    hence F - V, and at least V. Near equality it is on the safe side, by at most the root of 2.
 
     Args:
         real: (N, d), N at least 3.

@@ -17,7 +17,7 @@ class Sharpness:
     stderr: float
 
 
-def high_frequency_power(pictures: Float[Tensor, "n c h w"], cutoff: float = 0.25) -> Float[Tensor, " n"]:
+def high_frequency_power(pictures: Tensor, cutoff: float = 0.25) -> Float[Tensor, " n"]:
     r"""Mean of $|\hat x(f)|^2$ over frequencies with $|f| \ge$ cutoff, (N,): 1 for white noise of variance 1.
 
     Args:
@@ -47,7 +47,7 @@ def high_frequency_power(pictures: Float[Tensor, "n c h w"], cutoff: float = 0.2
     return found
 
 
-def sharpness(real: Float[Tensor, "n c h w"], fake: Float[Tensor, "m c h w"], cutoff: float = 0.25) -> Sharpness:
+def sharpness(real: Tensor, fake: Tensor, cutoff: float = 0.25) -> Sharpness:
     """Ratio of the mean high-frequency power of fake pictures to that of real ones, its error to first order.
 
     Args:
