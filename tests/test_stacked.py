@@ -8,7 +8,7 @@ import torch
 from jensen.core.seeding import generator
 from jensen.data.stacked import digit_shares, expected_modes, mode_shares, stacked, stacked_stream
 
-RATIO = 8.0
+BALANCE = 0.125
 
 
 def pool():
@@ -28,24 +28,24 @@ def test_channels_are_what_the_mode_says():
     assert torch.equal(x, x[:, :, :1, :1].expand_as(x))  # no picture is mixed with another
 
 
-@pytest.mark.parametrize("ratio", [1.0, RATIO])
-def test_modes_come_as_often_as_they_should(ratio):
-    n, shares = 200_000, mode_shares(ratio)
-    modes = stacked(*pool(), n, ratio=ratio, generator=generator(1))[1]
+@pytest.mark.parametrize("balance", [1.0, BALANCE])
+def test_modes_come_as_often_as_they_should(balance):
+    n, shares = 200_000, mode_shares(balance)
+    modes = stacked(*pool(), n, balance=balance, generator=generator(1))[1]
     counts = modes.bincount(minlength=1000).double()
     error = (counts - n * shares) / (n * shares * (1 - shares)).sqrt()
-    assert error.abs().max() < 6  # the rarest mode of ratio 8 is expected 4.7 times: its tail is a Poisson's
+    assert error.abs().max() < 6  # the rarest mode of balance 1/8 is expected 4.7 times: its tail is a Poisson's
     # the thousand squared errors, of mean 1 and variance about 2: the mean within 4 standard errors
     assert abs(float(error.square().mean()) - 1) < 4 * (2 / 1000) ** 0.5
-    if ratio == 1:
+    if balance == 1:
         assert bool((counts > 0).all())
 
 
 def test_channels_are_independent_and_their_digits_of_the_shares():
     n = 100_000
-    modes = stacked(*pool(), n, ratio=RATIO, generator=generator(2))[1]
+    modes = stacked(*pool(), n, balance=BALANCE, generator=generator(2))[1]
     digits = torch.stack([modes // 100, modes // 10 % 10, modes % 10], 1)
-    shares = digit_shares(RATIO)
+    shares = digit_shares(BALANCE)
     for channel in digits.T:
         found = channel.bincount(minlength=10) / n
         assert bool(((found - shares).abs() < 4 * (shares * (1 - shares) / n).sqrt()).all())
@@ -66,18 +66,18 @@ def test_every_picture_of_a_digit_is_drawn_alike():
 
 
 def test_shares_fall_by_a_constant_factor():
-    assert torch.equal(digit_shares(), torch.full((10,), 0.1, dtype=torch.float64))
-    s = digit_shares(RATIO)
-    assert torch.allclose(s[1:] / s[:-1], torch.tensor(RATIO ** (-1 / 9), dtype=torch.float64))
+    assert torch.allclose(digit_shares(), torch.full((10,), 0.1, dtype=torch.float64), rtol=1e-12)
+    s = digit_shares(BALANCE)
+    assert torch.allclose(s[1:] / s[:-1], torch.tensor(BALANCE ** (1 / 9), dtype=torch.float64), rtol=1e-6)
     assert float(s.sum()) == pytest.approx(1, abs=1e-12)
-    w = mode_shares(RATIO)
+    w = mode_shares(BALANCE)
     assert float(w.sum()) == pytest.approx(1, abs=1e-12)
     assert float(w[297]) == pytest.approx(float(s[2] * s[9] * s[7]), rel=1e-12)
-    assert float(w.max() / w.min()) == pytest.approx(RATIO**3, rel=1e-9)
+    assert float(w.min() / w.max()) == pytest.approx(BALANCE**3, rel=1e-6)
 
 
 def test_modes_that_draws_of_the_data_reach():
-    n, trials, w = 3000, 40, mode_shares(RATIO)
+    n, trials, w = 3000, 40, mode_shares(BALANCE)
     reached = torch.tensor(
         [len(torch.multinomial(w, n, replacement=True, generator=generator(k)).unique()) for k in range(trials)]
     ).double()
@@ -91,7 +91,7 @@ def test_a_stream_opens_anywhere_and_each_draw_is_new():
     assert torch.equal(first[2], again)
     assert not torch.equal(first[1], first[2])
     assert not torch.equal(first[0], next(stacked_stream(*pool(), 8, seed=4)(0))["x"])
-    rare = [next(stacked_stream(*pool(), 4000, seed=0, ratio=r)(0))["x"] // 100 == 9 for r in (1.0, RATIO)]
+    rare = [next(stacked_stream(*pool(), 4000, seed=0, balance=b)(0))["x"] // 100 == 9 for b in (1.0, BALANCE)]
     assert float(rare[0].float().mean()) > 2 * float(rare[1].float().mean())
 
 
@@ -99,7 +99,8 @@ def test_a_stream_opens_anywhere_and_each_draw_is_new():
     ("wrong", "message"),
     [
         ({"n": 0}, "n must be at least 1, got 0"),
-        ({"ratio": 0.5}, "ratio must be at least 1, got 0.5"),
+        ({"balance": 0.0}, "balance must be above 0 and at most 1, got 0.0"),
+        ({"balance": 1.5}, "balance must be above 0 and at most 1, got 1.5"),
         ({"pictures": torch.zeros(55, 3, 2, 3)}, r"\(N, 1, H, W\) with a label each, got \(55, 3, 2, 3\)"),
         ({"labels": torch.zeros(54, dtype=torch.long)}, r"with a label each, .* and \(54,\)"),
         ({"labels": torch.arange(55) % 9}, "there is none of 9"),

@@ -8,36 +8,35 @@ import torch
 from torch import Tensor
 
 from jensen.core.types import Batch, Stream
+from jensen.data.mixtures import geometric_weights
 
 DIGITS, CHANNELS = 10, 3
 MODES = DIGITS**CHANNELS
 
 
-def digit_shares(ratio: float = 1.0) -> Tensor:
-    r"""Shares of the ten digits, $s_k \propto \rho^{-k/9}$: (10,) float64, the share of 0 that of 9 times rho.
+def digit_shares(balance: float = 1.0) -> Tensor:
+    r"""Shares of the ten digits, $s_k \propto \beta^{k/9}$: (10,) float64, that of 9 being beta times that of 0.
 
     Args:
-        ratio: rho, at least 1, where all are equal.
+        balance: beta, above 0 and up to 1, where all are equal.
 
     Raises:
-        ValueError: for a ratio below 1.
+        ValueError: for a balance outside (0, 1].
 
-    >>> digit_shares().tolist() == [0.1] * 10, float(digit_shares(8.0)[0] / digit_shares(8.0)[9])
-    (True, 8.0)
+    >>> float(digit_shares(0.125)[9] / digit_shares(0.125)[0])
+    0.125
     """
-    if not ratio >= 1:
-        raise ValueError(f"ratio must be at least 1, got {ratio}")
-    shares = ratio ** -(torch.arange(DIGITS, dtype=torch.float64) / (DIGITS - 1))
+    shares = geometric_weights(DIGITS, balance).double()
     return shares / shares.sum()
 
 
-def mode_shares(ratio: float = 1.0) -> Tensor:
+def mode_shares(balance: float = 1.0) -> Tensor:
     r"""Shares of the thousand modes, $w_{100a + 10b + c} = s_a s_b s_c$: (1000,) float64.
 
-    >>> bool(torch.isclose(mode_shares(8.0)[123], digit_shares(8.0)[1:4].prod()))
+    >>> bool(torch.isclose(mode_shares(0.125)[123], digit_shares(0.125)[1:4].prod()))
     True
     """
-    s = digit_shares(ratio)
+    s = digit_shares(balance)
     return torch.einsum("a,b,c->abc", s, s, s).flatten()
 
 
@@ -60,7 +59,7 @@ def expected_modes(n: int, shares: Tensor) -> float:
 
 
 def stacked(
-    pictures: Tensor, labels: Tensor, n: int, *, ratio: float = 1.0, generator: torch.Generator | None = None
+    pictures: Tensor, labels: Tensor, n: int, *, balance: float = 1.0, generator: torch.Generator | None = None
 ) -> tuple[Tensor, Tensor]:
     """Draw n of them: each channel a digit of the shares of `digit_shares`, written by any of its pictures.
 
@@ -68,23 +67,24 @@ def stacked(
         pictures: (N, 1, H, W), of all ten digits.
         labels: (N,), 0 to 9.
         n: at least 1.
-        ratio: of the most frequent digit's share to the rarest one's.
+        balance: of the rarest digit's share to the most frequent one's, 1 if all are equal.
         generator: of all draws.
 
     Returns:
         pictures (n, 3, H, W) and their modes (n,), 100 a + 10 b + c for digits a, b, c in the channels.
 
     Raises:
-        ValueError: for n below 1, a ratio below 1, pictures of more channels than one, or without one of the digits.
+        ValueError: for n below 1, a balance outside (0, 1], pictures of more channels than one, or without one of the
+            digits.
 
     Source: Metz et al. (2017), section 3.3.1, and Srivastava et al. (2017), section 4.1, of MNIST's digits.
     """
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
-    return _draw(pictures, _Pool(pictures, labels), digit_shares(ratio), n, generator)
+    return _draw(pictures, _Pool(pictures, labels), digit_shares(balance), n, generator)
 
 
-def stacked_stream(pictures: Tensor, labels: Tensor, batch_size: int, seed: int, *, ratio: float = 1.0) -> Stream:
+def stacked_stream(pictures: Tensor, labels: Tensor, batch_size: int, seed: int, *, balance: float = 1.0) -> Stream:
     """Batches {"x": (B, 3, H, W)} of new draws; draw n depends on (seed, n) alone.
 
     Raises:
@@ -92,7 +92,7 @@ def stacked_stream(pictures: Tensor, labels: Tensor, batch_size: int, seed: int,
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    pool, shares = _Pool(pictures, labels), digit_shares(ratio)
+    pool, shares = _Pool(pictures, labels), digit_shares(balance)
 
     def opened(start: int) -> Iterator[Batch]:
         draw = start

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from jensen.nn.embeddings import Fourier
 
 
-def mlp(*widths: int, activation: type[nn.Module] = nn.SiLU) -> nn.Sequential:
+def mlp(*widths: int, activation: Callable[[], nn.Module] = nn.SiLU) -> nn.Sequential:
     """Linear layers of these widths with an activation between two: (..., widths[0]) -> (..., widths[-1]).
 
     Raises:

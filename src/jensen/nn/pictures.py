@@ -1,0 +1,90 @@
+"""A generator and a critic of small pictures: convolutions from a coarse grid, and fully connected layers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from jensen.nn.mlp import mlp
+
+SLOPE = 0.2  # of a LeakyReLU below 0
+
+
+class ChannelNorm(nn.Module):
+    r"""$h / \sqrt{\mathrm{mean}_c\, h_c^2 + \epsilon}$ at every place: keeps a generator's features from growing.
+
+    Source: Karras et al. (2018), section 4.2.
+
+    >>> h = ChannelNorm()(torch.tensor([3.0, 4.0]).reshape(1, 2, 1, 1))
+    >>> torch.allclose(h.square().mean(), torch.tensor(1.0))
+    True
+    """
+
+    def forward(self, h: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        return h * torch.rsqrt(h.square().mean(1, keepdim=True) + 1e-6)
+
+
+class PictureGenerator(nn.Module):
+    """Noise to a picture in (-1, 1): a coarse grid of features, convolved, then twice as fine, once a doubling.
+
+    Args:
+        latents: numbers of noise.
+        shape: (C, H, W) of a picture, sides multiples of 2^doublings.
+        width: channels of the features at full size; twice as many a doubling before.
+        doublings: from the coarse grid to the picture, at least 1.
+
+    Raises:
+        ValueError: for sides that do not divide, or no doubling.
+
+    >>> PictureGenerator(16, (3, 8, 8), width=4)(torch.zeros(2, 16)).shape
+    torch.Size([2, 3, 8, 8])
+    """
+
+    def __init__(self, latents: int, shape: Sequence[int], *, width: int = 32, doublings: int = 1):
+        super().__init__()
+        channels, height, wide = shape
+        factor = 2**doublings
+        if doublings < 1 or height % factor or wide % factor:
+            raise ValueError(
+                f"doublings must be at least 1 and halve height and width evenly, got {doublings} for {height} x {wide}"
+            )
+        c = width * factor
+        grid = (c, height // factor, wide // factor)
+        layers: list[nn.Module] = [
+            *(nn.Linear(latents, math.prod(grid)), nn.Unflatten(1, grid), ChannelNorm(), nn.LeakyReLU(SLOPE)),
+            *(nn.Conv2d(c, c, 3, padding=1), ChannelNorm(), nn.LeakyReLU(SLOPE)),
+        ]
+        for _ in range(doublings):
+            finer = nn.ConvTranspose2d(c, c // 2, 4, stride=2, padding=1)
+            layers += [finer, ChannelNorm(), nn.LeakyReLU(SLOPE)]
+            c //= 2
+        self.body = nn.Sequential(*layers, nn.Conv2d(c, channels, 3, padding=1), nn.Tanh())
+
+    def forward(self, z: Float[Tensor, "b latents"]) -> Float[Tensor, "b c h w"]:
+        return cast(Tensor, self.body(z))
+
+
+class PictureCritic(nn.Module):
+    """Pictures to logits, (B, C, H, W) -> (B,): fully connected, each row by itself (nothing is normalised).
+
+    Args:
+        shape: (C, H, W) of what it sees; a pack of m pictures has m C channels.
+        width: of the hidden layers.
+        layers: hidden ones.
+
+    >>> PictureCritic((1, 8, 8), width=16)(torch.zeros(2, 1, 8, 8)).shape
+    torch.Size([2])
+    """
+
+    def __init__(self, shape: Sequence[int], *, width: int = 256, layers: int = 2):
+        super().__init__()
+        widths = [math.prod(shape), *[width] * layers, 1]
+        self.body = mlp(*widths, activation=lambda: nn.LeakyReLU(SLOPE))
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
+        return cast(Tensor, self.body(x.flatten(1))[:, 0])
