@@ -60,15 +60,17 @@ def _resumed(asked: Recipe, folder: Path, changed: bool) -> Recipe:
     return recipe
 
 
-def evaluate(folder: Path, json_file: Path | None, references: Mapping[str, Tensor] | None = None) -> None:
+def evaluate(
+    folder: Path, json_file: Path | None, references: Mapping[str, Tensor] | None = None, *, stable: bool = False
+) -> None:
     """`jensen evaluate`."""
     read_config(folder)
     if json_file is not None:
         writable(json_file, ".json")
     with show.tracking() as track:
-        recipe, evaluation = running.evaluate(folder, track=track, references=references)
+        recipe, evaluation = running.evaluate(folder, track=track, references=references, stable=stable)
     show.line()
-    show.rows(recipe.headline(evaluation))
+    show.rows(recipe.headline(evaluation) + show.stability(evaluation.get("stability")))
     if json_file is not None:
         write_text(json_file, (folder / running.EVALUATION).read_text(encoding="utf-8"))
     show.line()

@@ -80,11 +80,14 @@ def sample(
 def evaluate(
     run: Run,
     json_: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="also write the numbers here")] = None,
+    stability: Annotated[
+        bool, typer.Option("--stability", help="also the eigenvalues of its game where training left it")
+    ] = False,
 ) -> None:
     """Judge a run; writes evaluation.json, samples and report.html below its folder."""
     from jensen.cli import commands
 
-    commands.evaluate(run, json_)
+    commands.evaluate(run, json_, stable=stability)
 
 
 @app.command()

@@ -111,6 +111,22 @@ def rows(pairs: Sequence[tuple[str, str]]) -> None:
         console.print(Text.assemble((f"{name:<{width}}", "dim"), "  ", (value, "bold")))
 
 
+def stability(found: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """Rows about the eigenvalues of a game."""
+    if found is None:
+        return []
+    seen = "all" if found["complete"] else f"{len(found['eigenvalues'])} found in {found['products']} products"
+    leading = "none" if found["leading"] is None else f"largest real part {found['leading']:.4g}"
+    missed = "" if found["converged"] else ", those that decide not among them"
+    rows = [
+        ("stability of the flow", f"{found['verdict']}; {found['weights']:,} weights, |v| = {found['speed']:.3g}"),
+        (f"  eigenvalues, {seen}", f"{leading}{missed}"),
+    ]
+    if found["step_size_below"] is not None:
+        rows.append(("  simultaneous steps converge below", f"{found['step_size_below']:.3g}"))
+    return rows
+
+
 def recipes(known: Mapping[str, type[Recipe]]) -> None:
     """Each recipe with its settings and their defaults."""
     for name, cls in known.items():

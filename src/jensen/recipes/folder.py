@@ -57,8 +57,11 @@ def load_weights(model: nn.Module, folder: Path) -> None:
         raise RunError(f"{path} is broken or of another model: {str(error).splitlines()[0]}") from error
 
 
-def load_game(objective: nn.Module, folder: Path) -> None:
+def load_game(objective: nn.Module, folder: Path) -> int:
     """Fill `objective` with the state of a run's newest checkpoint: what the averaged weights leave out.
+
+    Returns:
+        the step it was written at.
 
     Raises:
         RunError: if there is none, or it does not fit.
@@ -70,6 +73,8 @@ def load_game(objective: nn.Module, folder: Path) -> None:
         objective.load_state_dict(saved["objective"])
     except (KeyError, RuntimeError) as error:
         raise RunError(f"{folder / 'state'} is of another game: {str(error).splitlines()[0]}") from error
+    step: int = saved["step"]
+    return step
 
 
 def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
