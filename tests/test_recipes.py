@@ -35,6 +35,7 @@ DIFFUSION = {
 }
 ADVERSARIAL = {"judging.samples": 20, "judging.critic_steps": 3, "judging.critic_batch": 8}
 POINTS_GAN = ADVERSARIAL | {"data.points": 100, "data.test": 20, "network.width": 16, "network.critic_width": 16}
+DIGITS_GAN = ADVERSARIAL | {"network.width": 4, "network.critic_width": 16}
 SMALL = {
     "digits-vae": LATENT,
     "digits-iwae": LATENT,
@@ -49,6 +50,10 @@ SMALL = {
     "ring-gan": POINTS_GAN,
     "grid-gan": POINTS_GAN,
     "grid-pacgan": POINTS_GAN,
+    "digits-gan": DIGITS_GAN,
+    "digits-wgan": DIGITS_GAN,
+    "digits-exponential-gan": DIGITS_GAN,
+    "stacked-digits-gan": DIGITS_GAN | {"judging.read": 40, "data.points": 100, "data.test": 20},
 }
 POINTS = ("moons-diffusion", "moons-score", "ring-gan", "grid-gan", "grid-pacgan")
 

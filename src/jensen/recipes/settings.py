@@ -13,6 +13,7 @@ from jensen.recipes.base import Recipe
 from jensen.recipes.captcha import Captcha
 from jensen.recipes.captcha_reader import CaptchaReader
 from jensen.recipes.diffusion import DigitsDDPM, DigitsVDM, MoonsDiffusion
+from jensen.recipes.digits_gan import DigitsExponentialGAN, DigitsGAN, DigitsWGAN, StackedDigitsGAN
 from jensen.recipes.latent import DigitsBetaVAE, DigitsCategorical, DigitsHVAE, DigitsIWAE, DigitsVAE, MnistVAE
 from jensen.recipes.points_gan import GridGAN, GridPacGAN, RingGAN
 from jensen.recipes.score import DigitsScore, MoonsScore
@@ -37,6 +38,10 @@ RECIPES: dict[str, type[Recipe]] = {
     "ring-gan": RingGAN,
     "grid-gan": GridGAN,
     "grid-pacgan": GridPacGAN,
+    "digits-gan": DigitsGAN,
+    "digits-wgan": DigitsWGAN,
+    "digits-exponential-gan": DigitsExponentialGAN,
+    "stacked-digits-gan": StackedDigitsGAN,
 }
 
 

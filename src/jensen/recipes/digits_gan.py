@@ -1,0 +1,190 @@
+"""GANs of handwritten digits, one a picture or three stacked as its channels: a thousand modes to lose."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from PIL import Image
+from pydantic import Field, field_validator
+from torch import Tensor, nn
+
+from jensen.core.seeding import generator
+from jensen.data.stacked import CHANNELS, mode_shares, stacked, stacked_stream
+from jensen.models.gan import GAN
+from jensen.nn import PictureCritic, PictureGenerator
+from jensen.recipes.adversarial import Game, GANJudging, GANRecipe, Rates
+from jensen.recipes.base import Positive, Setting, Settings, Track, Training, silent
+from jensen.recipes.data import KEPT, SEEN, DigitsData
+from jensen.recipes.digits_gan_judging import Single, Stacked, Wasserstein
+from jensen.recipes.page import Card, Section
+
+SIDE = 8
+
+
+class DigitsNetwork(Settings):
+    """A convolutional generator and a fully connected critic."""
+
+    latents: Positive = 32
+    width: Positive = 32  # channels of the generator at full size
+    critic_width: Positive = 256
+    critic_layers: Positive = 2  # hidden ones
+
+
+class DigitsGANRecipe(GANRecipe):
+    """Pictures of 8 by 8 pixels, of one channel or more."""
+
+    channels: ClassVar[int] = 1
+    network: DigitsNetwork = DigitsNetwork()
+
+    def model(self) -> GAN:
+        network = self.network
+        net = PictureGenerator(network.latents, (self.channels, SIDE, SIDE), width=network.width)
+        return GAN(net, [network.latents])
+
+    def critic(self) -> nn.Module:
+        network = self.network
+        shape = (self.channels * self.game.packing, SIDE, SIDE)
+        return PictureCritic(shape, width=network.critic_width, layers=network.critic_layers)
+
+
+class SingleDigits(DigitsGANRecipe):
+    """One handwritten digit a picture."""
+
+    data: DigitsData = DigitsData(scale="grey")
+
+    @field_validator("data")
+    @classmethod
+    def _in_grey(cls, value: DigitsData) -> DigitsData:
+        if value.scale != "grey":
+            raise ValueError(f"data.scale must be grey for this model, got {value.scale}")
+        return value
+
+    def training_data(self) -> Tensor:
+        return self.data.train()[0]
+
+    def test_data(self) -> Tensor:
+        return self.data.test()[0]
+
+    def judged(self, made: Tensor, model: GAN, samples: Path, track: Track) -> dict[str, Any]:
+        return Single(self).judged(made, model, samples)
+
+    def own_rows(self, own: dict[str, Any]) -> list[tuple[str, str]]:
+        return Single.rows(own)
+
+    def own_cards(self, own: dict[str, Any]) -> list[Card]:
+        return Single.cards(own)
+
+    def own_sections(self, own: dict[str, Any], samples: Path) -> list[Section]:
+        return Single.sections(own, samples)
+
+
+_TRAINING = partial(Training, batch_size=64, average=0.999, save_every=2000, log_every=100, previews=6, clip=None)
+_RATES = Rates(generator=2e-3, critic=2e-3, betas=(0.0, 0.99))
+
+
+class DigitsGAN(SingleDigits):
+    """The logistic game, non-saturating, with R1."""
+
+    summary: ClassVar[str] = "GAN of scikit-learn's handwritten digits"
+    recipe: Literal["digits-gan"] = "digits-gan"
+    game: Game = Game(penalty="r1", penalty_weight=0.3)
+    rates: Rates = _RATES
+    training: Training = _TRAINING(steps=8000)
+
+
+class DigitsExponentialGAN(SingleDigits):
+    """The exponential game, whose divergence is Hellinger's."""
+
+    summary: ClassVar[str] = "GAN of handwritten digits by the exponential loss: Hellinger's distance"
+    recipe: Literal["digits-exponential-gan"] = "digits-exponential-gan"
+    game: Game = Game(loss="exponential", penalty="r1", penalty_weight=1.0)
+    rates: Rates = _RATES
+    training: Training = _TRAINING(steps=8000)
+
+
+class DigitsWGAN(SingleDigits):
+    """The Wasserstein game with a gradient penalty, five moves of the critic for each of the generator's."""
+
+    summary: ClassVar[str] = "Wasserstein GAN of handwritten digits"
+    recipe: Literal["digits-wgan"] = "digits-wgan"
+    game: Game = Game(loss="wasserstein", critic_steps=5, penalty="wgan-gp", penalty_weight=10.0)
+    rates: Rates = Rates(generator=1e-3, critic=1e-3, betas=(0.0, 0.9))
+    training: Training = _TRAINING(steps=3000)
+
+    def judged(self, made: Tensor, model: GAN, samples: Path, track: Track) -> dict[str, Any]:
+        found = super().judged(made, model, samples, track)
+        return found | {"wasserstein": Wasserstein(self).judged(made, samples.parent)}
+
+    def own_rows(self, own: dict[str, Any]) -> list[tuple[str, str]]:
+        return super().own_rows(own) + Wasserstein.rows(own["wasserstein"])
+
+    def own_sections(self, own: dict[str, Any], samples: Path) -> list[Section]:
+        return [*super().own_sections(own, samples), Wasserstein.section(own["wasserstein"])]
+
+
+class StackedData(Settings):
+    """Three random digits as the channels of a picture, (N, 3, 8, 8)."""
+
+    balance: Annotated[float, Field(gt=0, le=1)] = 1.0  # share of the rarest digit over that of the commonest
+    points: Positive = 20_000  # draws of the training digits, to judge with; training draws its own
+    test: Annotated[int, Field(ge=16)] = 2_500  # of the test digits
+
+    def shares(self) -> Tensor:
+        """Of the thousand modes."""
+        return mode_shares(self.balance)
+
+    def draw(self, part: Literal["train", "test"], n: int, seed: int) -> tuple[Tensor, Tensor]:
+        """N of them with their modes, from the digits of one part."""
+        digits = DigitsData(scale="grey")
+        pictures, labels = digits.train() if part == "train" else digits.test()
+        return stacked(pictures, labels, n, balance=self.balance, generator=generator(seed))
+
+
+class StackedJudging(GANJudging):
+    """How a generator of stacked digits is judged."""
+
+    read: Annotated[int, Field(ge=16)] = 26_000  # samples whose modes are counted
+
+
+class StackedDigitsGAN(DigitsGANRecipe):
+    """A thousand modes, counted by a reader of digits."""
+
+    channels: ClassVar[int] = CHANNELS
+    summary: ClassVar[str] = "GAN of three handwritten digits stacked as channels: a thousand modes"
+    recipe: Literal["stacked-digits-gan"] = "stacked-digits-gan"
+    data: StackedData = StackedData()
+    game: Game = Game(packing=2, penalty="r1", penalty_weight=0.3)
+    rates: Rates = _RATES
+    judging: StackedJudging = StackedJudging()
+    training: Training = _TRAINING(steps=8000, batch_size=128)
+
+    def setting(self, model: nn.Module, track: Track = silent) -> Setting:
+        assert isinstance(model, GAN)
+        pictures, labels = DigitsData(scale="grey").train()
+        stream = stacked_stream(pictures, labels, self.training.batch_size, self.seed, balance=self.data.balance)
+        return Setting(self.game.on(model, self.critic()), stream, {})
+
+    def training_data(self) -> Tensor:
+        return self.data.draw("train", self.data.points, self.seed * 1009 + SEEN)[0]
+
+    def test_data(self) -> Tensor:
+        return self.data.draw("test", self.data.test, self.seed * 1009 + KEPT)[0]
+
+    def look(self, samples: Tensor, *, columns: int | None = None, scale: int = 4) -> Image.Image:
+        """The three channels side by side, so that each can be read."""
+        side_by_side = samples.movedim(1, 2).flatten(2).unsqueeze(1)
+        return self.image(side_by_side, columns=max(1, columns // 2) if columns else 6, scale=scale)
+
+    def judged(self, made: Tensor, model: GAN, samples: Path, track: Track) -> dict[str, Any]:
+        return Stacked(self).judged(made, model, samples, track)
+
+    def own_rows(self, own: dict[str, Any]) -> list[tuple[str, str]]:
+        return Stacked.rows(own)
+
+    def own_cards(self, own: dict[str, Any]) -> list[Card]:
+        return Stacked.cards(own)
+
+    def own_sections(self, own: dict[str, Any], samples: Path) -> list[Section]:
+        return Stacked.sections(own, samples)
