@@ -1,0 +1,140 @@
+"""Exact means on the line, and whether rows of a batch keep to themselves: what several checks need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from jensen.check.evidence import Evidence, close
+
+F64 = torch.float64
+
+
+class HasLogProb(Protocol):
+    """Whatever has a log density: of `torch.distributions`, of jensen, of anybody."""
+
+    def log_prob(self, value: Any, /) -> Tensor: ...
+
+
+Density = HasLogProb | Callable[[Tensor], Tensor]
+"""Log p(x) up to a constant, of x (B, 1): an object with `log_prob`, or a function; (B,) or (B, 1)."""
+
+
+def log_prob_of(density: Density) -> Callable[[Tensor], Tensor]:
+    """Log p(x), (B,), of x (B, 1)."""
+    function = density.log_prob if hasattr(density, "log_prob") else density
+    return lambda x: function(x).reshape(len(x))
+
+
+@dataclass(frozen=True)
+class Line:
+    """A density on the line by the trapezoidal rule, which is exact to rounding for a smooth one that falls to 0.
+
+    Attributes:
+        places: (N,), equally spaced.
+        mass: (N,), sums to 1.
+        log_total: log of the integral of what was given, 0 if it was normalised.
+    """
+
+    places: Tensor
+    mass: Tensor
+    log_total: float
+
+    @classmethod
+    def of(cls, density: Density, span: tuple[float, float], points: int = 4001) -> Line:
+        """Of a density whose mass lies inside the span; the places keep to where it has some.
+
+        Raises:
+            ValueError: if it does not.
+        """
+        low, high = span
+        if not low < high:
+            raise ValueError(f"span must be two places in order, got {low} and {high}")
+        log_prob = log_prob_of(density)
+
+        def values(places: Tensor) -> Tensor:
+            return log_prob(places[:, None]).detach().double()
+
+        places = torch.linspace(low, high, 4001, dtype=F64)
+        log_p = values(places)
+        if not float(torch.softmax(log_p, 0)[[0, -1]].sum()) < 1e-8:
+            raise ValueError(f"span must hold all but nothing of the mass, got {low} and {high}: widen it")
+        live = (log_p > log_p.max() - 45).nonzero()[:, 0]  # e^-45 of the mode is nothing
+        first, last = places[(live[0] - 1).clamp(min=0)], places[(live[-1] + 1).clamp(max=4000)]
+        places = torch.linspace(float(first), float(last), points, dtype=F64)
+        log_p = values(places)
+        return cls(places, torch.softmax(log_p, 0), float(log_p.logsumexp(0) + (places[1] - places[0]).log()))
+
+    @property
+    def x(self) -> Tensor:
+        """The places as rows, (N, 1)."""
+        return self.places[:, None]
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Of a function's values at the places, (N,)."""
+        return self.mass @ values
+
+    def cdf(self, x: Tensor) -> Tensor:
+        """P(X <= x) for x (B, 1), (B,), linear between the places."""
+        below = self.mass.cumsum(0) - self.mass / 2
+        step = self.places[1] - self.places[0]
+        place = ((x[:, 0].double() - self.places[0]) / step).clamp(0, len(self.places) - 1.001)
+        k = place.floor().nan_to_num(0).long()
+        return below[k] + (place - k) * (below[k + 1] - below[k])
+
+    def quantile(self, u: Tensor) -> Tensor:
+        """Where the distribution function is u (B,): rows (B, 1)."""
+        below = self.mass.cumsum(0) - self.mass / 2
+        k = torch.searchsorted(below, u).clamp(1, len(below) - 1)
+        share = (u - below[k - 1]) / (below[k] - below[k - 1])
+        return (self.places[k - 1] + share.clamp(0, 1) * (self.places[k] - self.places[k - 1]))[:, None]
+
+    def noised_score(self, x: Tensor, sigma: float) -> Tensor:
+        r"""The gradient of $\log \int p(y)\, N(x; y, \sigma^2)\, dy$ at x (B, 1): $(E[y | x] - x) / \sigma^2$."""
+        share = torch.softmax(self.mass.log() - (x - self.places) ** 2 / (2 * sigma**2), 1)
+        return (share @ self.x - x) / sigma**2
+
+
+def rows_alone(claim: str, run: Callable[[Tensor], Tensor], rows: int = 8, tolerance: float = 1e-9) -> Evidence:
+    """The first row of a batch stays as it is when all the others change.
+
+    Args:
+        claim: a sentence.
+        run: takes the indices of the rows to put together, (4,), and gives a result a row; whatever it draws must be
+            the same each time.
+        rows: that there are, at least 7.
+        tolerance: relative to the row, or to 1 if that is larger.
+    """
+    first, second = run(torch.tensor([0, 1, 2, 3])), run(torch.tensor([0, *range(rows - 3, rows)]))
+    return close(claim, first[0], second[0], tolerance * max(1.0, float(first[0].detach().abs().max())))
+
+
+def uniform_evidence(what: str, u: Tensor, bias: float = 0.0, errors: float = 5.0) -> list[Evidence]:
+    r"""That draws u (N,) are uniform on [0, 1]: their mean, their spread, the largest gap of distribution functions.
+
+    Args:
+        what: is said of them.
+        u: independent draws, put through the distribution function that they should have.
+        bias: allowed on top.
+        errors: standard errors allowed; the gap may be half as many over the root of N (the chance of more at five is
+            $2 e^{-2 \cdot 2.5^2}$).
+    """
+    n = len(u)
+    mean = Evidence(f"{what}: mean of the quantiles", 0.5, float(u.mean()), errors * (1 / 12 / n) ** 0.5 + bias)
+    square = (2 * u - 1) ** 2
+    spread = Evidence(
+        f"{what}: spread of the quantiles", 1 / 3, float(square.mean()), errors * (4 / 45 / n) ** 0.5 + bias
+    )
+    ordered, k = u.sort().values, torch.arange(n, dtype=u.dtype)
+    gap = torch.maximum(ordered - k / n, (k + 1) / n - ordered).max()
+    return [
+        mean,
+        spread,
+        Evidence(
+            f"{what}: largest gap to the law's distribution function", 0.0, float(gap), errors / 2 / n**0.5 + bias
+        ),
+    ]

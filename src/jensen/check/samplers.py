@@ -1,0 +1,203 @@
+"""Samplers of diffusion models against exact paths and exact laws."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jensen.check.evidence import Evidence, Report, bounded, close
+from jensen.check.line import F64, rows_alone, uniform_evidence
+from jensen.diffusion import CosineSchedule, Denoiser, MixtureOracle, Sampler, integrate, time_grid
+
+Path = Callable[[Denoiser, Tensor, Tensor, torch.Generator], Tensor]
+"""(denoiser, z at times[0], times, generator) to z at times[-1]."""
+
+EXACT = 1e-9  # below it errors are rounding and have no order
+
+
+def two_modes() -> MixtureOracle:
+    """The exact denoiser of two unequal modes on the line, with the cosine schedule."""
+    return MixtureOracle([0.3, 0.7], [[-1.2], [0.8]], [[0.3], [0.2]], CosineSchedule())
+
+
+def quantile(oracle: MixtureOracle, z: Tensor, t: float) -> Tensor:
+    """P(Z_t <= z) for z (B, 1), (B,): a sum of normal distribution functions."""
+    mean, deviation, weight = _law(oracle, t)
+    return torch.special.ndtr((z.double() - mean) / deviation) @ weight
+
+
+def place(oracle: MixtureOracle, u: Tensor, t: float) -> Tensor:
+    """The quantiles u (B,) of the law at time t, (B, 1), by bisection."""
+    mean, deviation, _ = _law(oracle, t)
+    low, high = (
+        torch.full((len(u), 1), float(edge), dtype=F64)
+        for edge in ((mean - 10 * deviation).min(), (mean + 10 * deviation).max())
+    )
+    for _ in range(80):
+        middle = (low + high) / 2
+        below = quantile(oracle, middle, t)[:, None] < u[:, None]
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    return (low + high) / 2
+
+
+def _law(oracle: MixtureOracle, t: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Means, deviations and weights of z_t's components, (K,)."""
+    alpha, sigma = oracle.schedule.alpha_sigma(torch.tensor(t, dtype=F64))
+    deviation = torch.sqrt(alpha**2 * oracle.variances[:, 0] + sigma**2)
+    return alpha * oracle.means[:, 0], deviation, oracle.weights / oracle.weights.sum()
+
+
+def order_of(errors: Sequence[float], counts: Sequence[int]) -> float:
+    """The least-squares slope of log error against log step; not a number where an error is not finite."""
+    x, y = (torch.tensor(v, dtype=F64).log() for v in (counts, errors))
+    x, y = x - x.mean(), y - y.mean()
+    return -float((x * y).sum() / (x * x).sum())
+
+
+def sampler(
+    sampler: Sampler | Path,
+    oracle: MixtureOracle | None = None,
+    *,
+    order: float = 1.0,
+    deterministic: bool | None = None,
+    encodes: bool = True,
+    start: float = 0.9,
+    end: float = 0.1,
+    counts: Sequence[int] = (32, 64, 128),
+    steps: int = 200,
+    draws: int = 10_000,
+    bias: float | None = None,
+    grid: str = "uniform",
+) -> Report:
+    r"""Whether a sampler carries the law of $z_t$ from one time to another, on data whose denoiser is exact.
+
+    On the line the probability-flow ODE keeps quantiles: $z_s = F_s^{-1}(F_t(z_t))$ with $F_t$ a sum of normal
+    distribution functions, so that every path is known without solving anything. A deterministic sampler must converge
+    to it with its order, and come back from where it encodes to; one that draws must carry the marginal $F_t$ to $F_s$.
+    For both: the same generator gives the same draws, and no row depends on another.
+
+    Args:
+        sampler: one of jensen's (its `step`), or a function (denoiser, z, times, generator) -> z, which gets a
+            denoiser `denoiser(z, t)` of z (B, 1) and t (B,) that returns `.x`, `.eps`, `.v` and `.score`, and
+            decreasing times (increasing ones to encode).
+        oracle: exact denoiser of one dimension; by default two unequal modes under the cosine schedule.
+        order: of convergence that is claimed; a larger one passes too.
+        deterministic: whether it is claimed to draw nothing; None: as it is found to be.
+        encodes: whether it claims to run backwards as well, if it is deterministic.
+        start, end: times of the path, 0 <= end < start <= 1.
+        counts: of steps, increasing, by which the order is measured.
+        steps: of the path whose marginal is looked at.
+        draws: on that path, at least 1,000.
+        bias: of a quantile, that so many steps leave; 2 / steps by default.
+        grid: of `jensen.diffusion.time_grid`.
+
+    Raises:
+        ValueError: for an oracle of more than one dimension, fewer than two counts, or fewer than 1,000 draws.
+
+    Source: Song et al. (2021), section 4.3 for the flow; Hairer, Norsett & Wanner (1993), section II.3 for orders.
+
+    >>> from jensen.diffusion import DDIM
+    >>> sampler(DDIM()).holds
+    True
+
+    A sampler of ten lines, with alpha at t where alpha at s belongs:
+
+    >>> def mine(denoiser, z, times, generator):
+    ...     for t, s in zip(times[:-1], times[1:]):
+    ...         p = denoiser(z, t.expand(len(z)))
+    ...         (alpha, _), (_, sigma) = denoiser.schedule.alpha_sigma(t), denoiser.schedule.alpha_sigma(s)
+    ...         z = alpha * p.x + sigma * p.eps
+    ...     return z
+    >>> sampler(mine).failed[0].claim
+    'order of convergence to the exact path'
+
+    One of azula's (its `Denoiser` has schedule(t) and returns a posterior of that mean):
+
+    >>> def path(denoiser, z, times, generator):
+    ...     from azula.sample import DDIMSampler
+    ...     ends = {"start": float(times[0]), "stop": float(times[-1]), "steps": len(times) - 1}
+    ...     return DDIMSampler(adapted(denoiser), **ends)(z)
+    """
+    oracle = oracle or two_modes()
+    if oracle.means.shape[1] != 1:
+        raise ValueError(f"the oracle must be of one dimension, got {oracle.means.shape[1]}")
+    if len(counts) < 2 or draws < 1000:
+        raise ValueError(f"counts must be at least two and draws at least 1,000, got {len(counts)} and {draws}")
+    path = _path_of(sampler)
+
+    def times(n: int) -> Tensor:
+        return time_grid(grid, n, oracle.schedule, start=start, end=end)
+
+    return Report.of(
+        _evidence(path, oracle, times, order, deterministic, encodes, start, end, counts, steps, draws, bias)
+    )
+
+
+def _path_of(sampler: Any) -> Path:
+    if not hasattr(sampler, "step"):
+        path: Path = sampler
+        return path
+    return lambda denoiser, z, times, generator: integrate(sampler, denoiser, z, times, generator=generator)
+
+
+def _evidence(
+    path: Path,
+    oracle: MixtureOracle,
+    times: Callable[[int], Tensor],
+    order: float,
+    claimed: bool | None,
+    encodes: bool,
+    start: float,
+    end: float,
+    counts: Sequence[int],
+    steps: int,
+    draws: int,
+    bias: float | None,
+) -> Iterator[Evidence]:
+    def run(z: Tensor, grid: Tensor, seed: int = 0, outside: int = 0) -> Tensor:
+        """With this generator, whatever is drawn outside of it."""
+        with torch.no_grad(), torch.random.fork_rng():
+            torch.manual_seed(outside)
+            return path(oracle, z, grid, torch.Generator().manual_seed(seed))
+
+    u = (torch.arange(64, dtype=F64) + 0.5) / 64
+    above, below = place(oracle, u, start), place(oracle, u, end)
+    few = times(counts[0])
+    one, again, other = run(above, few, 1, 1), run(above, few, 1, 2), run(above, few, 2, 1)
+    drawn = float((one - other).abs().max())
+    if claimed is True:
+        yield Evidence("it draws nothing: another generator changes nothing", 0.0, drawn, 0.0)
+    deterministic = claimed is True or (claimed is None and drawn == 0)
+    if deterministic:
+        ends = [run(above, times(n)) for n in counts]
+        yield from _converges("order of convergence to the exact path", ends, below, counts, order)
+    if claimed is False:
+        yield bounded("it draws: another generator gives other draws", drawn, 1e-6, relation="at least")
+    generator = torch.Generator().manual_seed(3)
+    v = torch.rand(draws, dtype=F64, generator=generator)
+    many = run(place(oracle, v, start), times(steps), 4)
+    allowed = 2 / steps if bias is None else bias
+    yield from uniform_evidence(f"the marginal after {steps} steps", quantile(oracle, many, end), allowed)
+    yield close("the same generator gives the same draws", one, again, 0.0)
+    yield rows_alone("a row does not depend on its neighbours", lambda rows: run(above[8 * rows], few, 5))
+    if deterministic and encodes:
+        there = [run(below, times(n).flip(0)) for n in counts]
+        yield from _converges("order of convergence of encoding", there, above, counts, order)
+        back = [run(z, times(n)) for z, n in zip(there, counts, strict=True)]
+        error = float((back[-1] - below).abs().mean())
+        yield Evidence(f"encoded and decoded in {counts[-1]} steps", 0.0, error, 2 / counts[-1], "at most")
+
+
+def _converges(
+    claim: str, made: Sequence[Tensor], exact: Tensor, counts: Sequence[int], order: float
+) -> Iterator[Evidence]:
+    errors = [float((z - exact).abs().mean()) for z in made]
+    if errors[-1] < EXACT:
+        yield Evidence(f"{claim}: exact", 0.0, errors[-1], EXACT)
+        return
+    finite = all(math.isfinite(e) for e in errors)
+    yield Evidence(claim, order, order_of(errors, counts) if finite else math.nan, 0.25, "at least")
