@@ -41,6 +41,11 @@ class Law:
     def topic(self) -> str:
         return self.name.partition("/")[0]
 
+    @property
+    def paragraphs(self) -> list[str]:
+        """Of the derivation, without the line breaks of its source."""
+        return [" ".join(part.split()) for part in self.derivation.split("\n\n") if part.strip()]
+
     def __call__(self, precision: float = 1.0) -> Report:
         """Put it to the test.
 

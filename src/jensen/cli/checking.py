@@ -50,7 +50,11 @@ def check(
         )
     by_name = {outcome.law: outcome for outcome in outcomes}
     show.line()
-    show.console.print(_by_claim(families, by_name) if names else _by_family(families, by_name))
+    if names:
+        for law in laws:
+            _claims(law, by_name[law.name])
+    else:
+        show.console.print(_by_family(families, by_name))
     for outcome in outcomes:
         if not outcome.holds:
             _say_why(outcome)
@@ -94,20 +98,18 @@ def _by_family(families: dict[str, list[Law]], found: dict[str, Outcome]) -> Tab
     return table
 
 
-def _by_claim(families: dict[str, list[Law]], found: dict[str, Outcome]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("claim", overflow="fold", max_width=76)
-    for name in ("theory", "measured", "within"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
-    for laws in families.values():
-        for law in laws:
-            table.add_row(Text(f"{law.name}: {law.claim}", "bold"))
-            for e in found[law.name].report.evidence:
-                sign = {"equal": "", "at most": "≤ ", "at least": "≥ "}[e.relation]
-                numbers = (f"{sign}{e.expected:.6g}", f"{e.measured:.6g}", f"{e.tolerance:.2g}")
-                table.add_row(Text(f"  {e.claim}"), *numbers, _verdict(e.holds))
-    return table
+def _claims(law: Law, outcome: Outcome) -> None:
+    """A law and each of its claims."""
+    show.console.print(Text.assemble((law.name, "bold"), f"  {law.claim}"))
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for name in ("  claim", "theory", "measured", "within", ""):
+        table.add_column(name, justify="left" if name in ("  claim", "") else "right", overflow="fold")
+    for e in outcome.report.evidence:
+        sign = {"equal": "", "at most": "≤ ", "at least": "≥ "}[e.relation]
+        numbers = (f"{sign}{e.expected:.6g}", f"{e.measured:.6g}", f"{e.tolerance:.2g}")
+        table.add_row(Text(f"  {e.claim}"), *numbers, _verdict(e.holds))
+    show.console.print(table)
+    show.line()
 
 
 def _say_why(outcome: Outcome) -> None:
