@@ -61,7 +61,7 @@ def mathematics(formula: str) -> str:
 
 def number(value: float) -> str:
     """Six digits, with a true minus."""
-    return "not finite" if not math.isfinite(value) else f"{value:.6g}".replace("-", "\N{MINUS SIGN}")
+    return "not finite" if not math.isfinite(value) else f"{value + 0.0:.6g}".replace("-", "\N{MINUS SIGN}")
 
 
 def within(evidence: Evidence) -> str:

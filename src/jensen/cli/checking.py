@@ -106,7 +106,7 @@ def _claims(law: Law, outcome: Outcome) -> None:
         table.add_column(name, justify="left" if name in ("  claim", "") else "right", overflow="fold")
     for e in outcome.report.evidence:
         sign = {"equal": "", "at most": "≤ ", "at least": "≥ "}[e.relation]
-        numbers = (f"{sign}{e.expected:.6g}", f"{e.measured:.6g}", f"{e.tolerance:.2g}")
+        numbers = (f"{sign}{e.expected:.6g}", f"{e.measured + 0.0:.6g}", f"{e.tolerance:.2g}")
         table.add_row(Text(f"  {e.claim}"), *numbers, _verdict(e.holds))
     show.console.print(table)
     show.line()
