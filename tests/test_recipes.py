@@ -36,6 +36,13 @@ DIFFUSION = {
 ADVERSARIAL = {"judging.samples": 20, "judging.critic_steps": 3, "judging.critic_batch": 8}
 POINTS_GAN = ADVERSARIAL | {"data.points": 100, "data.test": 20, "network.width": 16, "network.critic_width": 16}
 DIGITS_GAN = ADVERSARIAL | {"network.width": 4, "network.critic_width": 16}
+TRANSLATION = {
+    "network.width": 8,
+    "network.blocks": 1,
+    "network.critic": [8],
+    "data.printed": 60,
+    "data.test": 40,
+}
 SMALL = {
     "digits-vae": LATENT,
     "digits-iwae": LATENT,
@@ -54,6 +61,8 @@ SMALL = {
     "digits-wgan": DIGITS_GAN,
     "digits-exponential-gan": DIGITS_GAN,
     "stacked-digits-gan": DIGITS_GAN | {"judging.read": 40, "data.points": 100, "data.test": 20},
+    "digits-cyclegan": TRANSLATION | {"weights.pool": 4},
+    "digits-pix2pix": TRANSLATION,
 }
 POINTS = ("moons-diffusion", "moons-score", "ring-gan", "grid-gan", "grid-pacgan")
 

@@ -51,12 +51,12 @@ def printed(
     fonts: Sequence[str] = FONTS,
     generator: torch.Generator | None = None,
 ) -> Printed:
-    """N digits, each in a font, a size, a weight and a place of its own.
+    """N digits, each in a font, a size, a width, a weight and a place of its own.
 
     A digit is drawn as a bitmap of 4 side by 4 side dots, and the inked ones of each 4 x 4 block are counted: the
-    way in which the handwritten digits came from 32 x 32 bitmaps to 8 x 8 levels. Its height is from 3/4 to 15/16 of
-    the side, its strokes are thickened by up to half a pixel, and its place is any that keeps it inside, up to
-    1/16 of the side from the middle.
+    way in which the handwritten digits came from 32 x 32 bitmaps to 8 x 8 levels. Like those it fills the height:
+    7/8 to all of it; it is 3/4 to 1 times as wide as the font has it, its strokes are thickened by up to half a
+    pixel, and its place is any that keeps it inside, up to 1/16 of the side from the middle.
 
     Args:
         n: at least 1.
@@ -78,31 +78,37 @@ def printed(
     dots = BLOCK * side
     order = torch.randperm(n, generator=generator)
     labels, which = order % 10, order // 10 % len(fonts)
-    draws = torch.rand(n, 4, generator=generator)
-    heights = (dots * (0.75 + 0.1875 * draws[:, 0])).round().int().tolist()
-    strokes = (draws[:, 1] * (dots // 32 + 1)).int().tolist()
-    places = (2 * draws[:, 2:] - 1).tolist()
+    draws = torch.rand(n, 5, generator=generator)
+    heights = (dots * (0.875 + 0.125 * draws[:, 0])).round().int().tolist()
+    widths = (0.75 + 0.25 * draws[:, 1]).tolist()
+    strokes = (draws[:, 2] * (dots // 32 + 1)).int().tolist()
+    places = (2 * draws[:, 3:] - 1).tolist()
+    drawn = zip(labels.tolist(), which.tolist(), heights, widths, strokes, places, strict=True)
     bitmaps = np.stack(
-        [
-            _bitmap(str(label), fonts[font], height, stroke, place, dots)
-            for label, font, height, stroke, place in zip(
-                labels.tolist(), which.tolist(), heights, strokes, places, strict=True
-            )
-        ]
+        [_bitmap(str(k), fonts[f], height, width, stroke, place, dots) for k, f, height, width, stroke, place in drawn]
     )
     blocks = torch.from_numpy(bitmaps).view(n, 1, side, BLOCK, side, BLOCK)
     return Printed(blocks.long().sum((3, 5)), labels, which)
 
 
-def _bitmap(text: str, name: str, height: int, stroke: int, place: Sequence[float], dots: int) -> np.ndarray:
+def _bitmap(
+    text: str, name: str, height: int, width: float, stroke: int, place: Sequence[float], dots: int
+) -> np.ndarray:
     """A digit as (dots, dots) of 0 and 1."""
     font = _fitting(name, height - 2 * stroke)
-    left, top, right, bottom = font.getbbox(text, stroke_width=stroke)
-    page = Image.new("1", (dots, dots))
-    room = [max(0, dots - (right - left)), max(0, dots - (bottom - top))]
-    x, y = (round(r / 2 + p * min(r / 2, dots / 16)) for r, p in zip(room, place, strict=True))
-    ImageDraw.Draw(page).text((x - left, y - top), text, font=font, fill=1, stroke_width=stroke)
-    return np.asarray(page, dtype=np.uint8)
+    left, top, right, bottom = (round(edge) for edge in font.getbbox(text, stroke_width=stroke))
+    glyph = Image.new("L", (right - left, bottom - top))
+    ImageDraw.Draw(glyph).text((-left, -top), text, font=font, fill=255, stroke_width=stroke)
+    glyph = glyph.resize((min(dots, round(width * glyph.width)), min(dots, glyph.height)))
+    page = Image.new("L", (dots, dots))
+    x, y = (_place(dots - size, p, dots / 16) for size, p in zip(glyph.size, place, strict=True))
+    page.paste(glyph, (x, y))
+    return (np.asarray(page) >= 128).astype(np.uint8)
+
+
+def _place(room: int, share: float, most: float) -> int:
+    """From the edge, with so much room: the middle, and a share in [-1, 1] of what is allowed to either side."""
+    return round(room / 2 + share * min(room / 2, most))
 
 
 @cache

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from jensen.adversarial import GAME_LOSSES, AdaptiveAugment, GameLoss, ImagePool
+from jensen.adversarial import GAME_LOSSES, AdaptiveAugment, GameLoss, ImagePool, instance_noise
 from jensen.core.objective import Objective
 from jensen.core.shapes import mean_per_example
 from jensen.core.types import Batch, Loss, Phase
 from jensen.models.cyclegan import CycleGAN
+from jensen.objectives.adversarial import Penalty
 
 TOGETHER = (Phase(("translators", "critics")),)
 """Both move on losses of one forward pass, as the published algorithm does."""
@@ -28,9 +29,10 @@ class _Translation(Objective):
         model: CycleGAN,
         critic_a: nn.Module,
         critic_b: nn.Module,
-        *,
         loss: str | GameLoss,
         augmentation: Callable[[Tensor], Tensor] | None,
+        noise: Callable[[int], float] | None,
+        penalty: Penalty | None,
         phases: tuple[Phase, ...],
     ):
         super().__init__()
@@ -38,7 +40,7 @@ class _Translation(Objective):
             raise ValueError(f"loss must be one of {', '.join(GAME_LOSSES)}, or a GameLoss, got {loss!r}")
         self.model, self.critic_a, self.critic_b = model, critic_a, critic_b
         self.loss: GameLoss = GAME_LOSSES[loss] if isinstance(loss, str) else loss
-        self.augmentation, self.phases = augmentation, phases
+        self.augmentation, self.noise, self.penalty, self.phases = augmentation, noise, penalty, phases
 
     def players(self) -> Mapping[str, Iterable[nn.Parameter]]:
         critics = (*self.critic_a.parameters(), *self.critic_b.parameters())
@@ -54,39 +56,46 @@ class _Translation(Objective):
         with torch.set_grad_enabled("translators" in players and torch.is_grad_enabled()):
             made = self.made(a, b)
         descended = {"translators": self.translators, "critics": self.critics}
-        return {player: descended[player](a, b, made) for player in players}
+        return {player: descended[player](a, b, made, step) for player in players}
 
     @abstractmethod
     def made(self, a: Tensor, b: Tensor) -> dict[str, Tensor]:
         """What the translators make of a batch."""
 
     @abstractmethod
-    def translators(self, a: Tensor, b: Tensor, made: Mapping[str, Tensor]) -> Loss:
+    def translators(self, a: Tensor, b: Tensor, made: Mapping[str, Tensor], step: int) -> Loss:
         """What they descend."""
 
     @abstractmethod
-    def critics(self, a: Tensor, b: Tensor, made: Mapping[str, Tensor]) -> Loss:
+    def critics(self, a: Tensor, b: Tensor, made: Mapping[str, Tensor], step: int) -> Loss:
         """What the critics descend."""
 
     def after(self, player: str, loss: Loss, step: int) -> None:
         if player == "critics" and isinstance(self.augmentation, AdaptiveAugment):
             self.augmentation.update(loss.aux["real"])
 
-    def fooling(self, critic: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+    def fooling(self, critic: nn.Module, real: Tensor, fake: Tensor, step: int) -> Tensor:
         """The translator's loss in the game on one side, (B,)."""
-        return self.loss.generator(critic(self.shown(real)) if self.loss.paired else None, critic(self.shown(fake)))
+        told = critic(self.shown(real, step)) if self.loss.paired else None
+        return self.loss.generator(told, critic(self.shown(fake, step)))
 
-    def telling(self, sides: Iterable[tuple[str, nn.Module, Tensor, Tensor]]) -> Loss:
-        """The critics' loss: (name, critic, real, fake) of each side; no gradient goes to who made the fake ones."""
+    def telling(self, sides: Mapping[str, tuple[nn.Module, Tensor, Tensor]], step: int) -> Loss:
+        """The critics' loss on (critic, real, fake) of each side; no gradient goes to who made the fake ones."""
         terms, logits = {}, []
-        for name, critic, real, fake in sides:
-            logits.append(critic(self.shown(real)))
-            terms[name] = self.loss.critic(logits[-1], critic(self.shown(fake.detach())))
-        loss = Loss.of(sum(terms.values(), torch.zeros(())).mean(), **terms)
-        return Loss(loss.total, loss.terms, {"real": torch.cat(logits).detach()})
+        for name, (critic, real, fake) in sides.items():
+            real, fake = self.shown(real, step), self.shown(fake.detach(), step)
+            logits.append(critic(real))
+            terms[name] = self.loss.critic(logits[-1], critic(fake))
+            if self.penalty is not None:
+                terms[f"penalty_{name}"] = self.penalty(critic, real, fake)
+        found = Loss.of(torch.stack([term.mean() for term in terms.values()]).sum(), **terms)
+        return Loss(found.total, found.terms, {"real": torch.cat(logits).detach()})
 
-    def shown(self, x: Tensor) -> Tensor:
-        return x if self.augmentation is None else self.augmentation(x)
+    def shown(self, x: Tensor, step: int) -> Tensor:
+        """What a critic sees of x."""
+        if self.augmentation is not None:
+            x = self.augmentation(x)
+        return x if self.noise is None else instance_noise(x, self.noise(step))
 
 
 class CycleConsistent(_Translation):
@@ -104,6 +113,8 @@ class CycleConsistent(_Translation):
         identity: $\iota$, at least 0; above 0 both sides are of one shape.
         pools: of pictures of a and of b, which only critics see; None: fresh ones alone.
         augmentation: of the pictures that critics see, real and translated; an `AdaptiveAugment` is adjusted.
+        noise: step -> sigma of the noise on whatever critics see, see `annealed`.
+        penalty: of a critic at what it sees, added to the critics' loss; (critic, real, fake) -> (B,).
         phases: who moves when.
 
     Raises:
@@ -123,9 +134,11 @@ class CycleConsistent(_Translation):
         identity: float = 5.0,
         pools: tuple[ImagePool, ImagePool] | None = None,
         augmentation: Callable[[Tensor], Tensor] | None = None,
+        noise: Callable[[int], float] | None = None,
+        penalty: Penalty | None = None,
         phases: tuple[Phase, ...] = TOGETHER,
     ):
-        super().__init__(model, critic_a, critic_b, loss=loss, augmentation=augmentation, phases=phases)
+        super().__init__(model, critic_a, critic_b, loss, augmentation, noise, penalty, phases)
         if not (cycle >= 0 and identity >= 0):
             raise ValueError(f"cycle and identity must be at least 0, got {cycle} and {identity}")
         self.cycle, self.identity = cycle, identity
@@ -138,9 +151,9 @@ class CycleConsistent(_Translation):
         fake_a, same_a = self.model.b_to_a(torch.cat([b, a])).chunk(2)
         return {"fake_a": fake_a, "fake_b": fake_b, "same_a": same_a, "same_b": same_b}
 
-    def translators(self, a: Tensor, b: Tensor, made: Mapping[str, Tensor]) -> Loss:
+    def translators(self, a: Tensor, b: Tensor, made: Mapping[str, Tensor], step: int) -> Loss:
         fake_a, fake_b = made["fake_a"], made["fake_b"]
-        game = self.fooling(self.critic_a, a, fake_a) + self.fooling(self.critic_b, b, fake_b)
+        game = self.fooling(self.critic_a, a, fake_a, step) + self.fooling(self.critic_b, b, fake_b, step)
         cycle = distance(self.model.b_to_a(fake_b), a) + distance(self.model.a_to_b(fake_a), b)
         total, terms = game + self.cycle * cycle, {"game": game, "cycle": cycle}
         if self.identity:
@@ -149,11 +162,11 @@ class CycleConsistent(_Translation):
         found = Loss.of(total.mean(), **terms)
         return Loss(found.total, found.terms, {"fake_a": fake_a.detach(), "fake_b": fake_b.detach()})
 
-    def critics(self, a: Tensor, b: Tensor, made: Mapping[str, Tensor]) -> Loss:
+    def critics(self, a: Tensor, b: Tensor, made: Mapping[str, Tensor], step: int) -> Loss:
         fake_a, fake_b = made["fake_a"].detach(), made["fake_b"].detach()
         if self.pools is not None:
             fake_a, fake_b = self.pools[0](fake_a), self.pools[1](fake_b)
-        return self.telling((("a", self.critic_a, a, fake_a), ("b", self.critic_b, b, fake_b)))
+        return self.telling({"a": (self.critic_a, a, fake_a), "b": (self.critic_b, b, fake_b)}, step)
 
     def after(self, player: str, loss: Loss, step: int) -> None:
         super().after(player, loss, step)
@@ -175,6 +188,8 @@ class Paired(_Translation):
         loss: a name of `GAME_LOSSES`, or a `GameLoss`.
         distance: $\lambda$, at least 0.
         augmentation: of the pairs that critics see, both pictures of a pair alike; an `AdaptiveAugment` is adjusted.
+        noise: step -> sigma of the noise on whatever critics see, see `annealed`.
+        penalty: of a critic at what it sees, added to the critics' loss; (critic, real, fake) -> (B,).
         phases: who moves when.
 
     Raises:
@@ -192,9 +207,11 @@ class Paired(_Translation):
         loss: str | GameLoss = "least-squares",
         distance: float = 100.0,
         augmentation: Callable[[Tensor], Tensor] | None = None,
+        noise: Callable[[int], float] | None = None,
+        penalty: Penalty | None = None,
         phases: tuple[Phase, ...] = TOGETHER,
     ):
-        super().__init__(model, critic_a, critic_b, loss=loss, augmentation=augmentation, phases=phases)
+        super().__init__(model, critic_a, critic_b, loss, augmentation, noise, penalty, phases)
         if not distance >= 0:
             raise ValueError(f"distance must be at least 0, got {distance}")
         self.distance = distance
@@ -202,17 +219,17 @@ class Paired(_Translation):
     def made(self, a: Tensor, b: Tensor) -> dict[str, Tensor]:
         return {"fake_a": self.model.b_to_a(b), "fake_b": self.model.a_to_b(a)}
 
-    def translators(self, a: Tensor, b: Tensor, made: Mapping[str, Tensor]) -> Loss:
+    def translators(self, a: Tensor, b: Tensor, made: Mapping[str, Tensor], step: int) -> Loss:
         fake_a, fake_b = made["fake_a"], made["fake_b"]
-        game = self.fooling(self.critic_a, _stack(b, a), _stack(b, fake_a))
-        game = game + self.fooling(self.critic_b, _stack(a, b), _stack(a, fake_b))
+        game = self.fooling(self.critic_a, _stack(b, a), _stack(b, fake_a), step)
+        game = game + self.fooling(self.critic_b, _stack(a, b), _stack(a, fake_b), step)
         apart = distance(fake_a, a) + distance(fake_b, b)
         return Loss.of((game + self.distance * apart).mean(), game=game, distance=apart)
 
-    def critics(self, a: Tensor, b: Tensor, made: Mapping[str, Tensor]) -> Loss:
+    def critics(self, a: Tensor, b: Tensor, made: Mapping[str, Tensor], step: int) -> Loss:
         pairs_a = _stack(b, a), _stack(b, made["fake_a"])
         pairs_b = _stack(a, b), _stack(a, made["fake_b"])
-        return self.telling((("a", self.critic_a, *pairs_a), ("b", self.critic_b, *pairs_b)))
+        return self.telling({"a": (self.critic_a, *pairs_a), "b": (self.critic_b, *pairs_b)}, step)
 
 
 def distance(x: Tensor, y: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from jensen.recipes.base import Recipe
 from jensen.recipes.captcha import Captcha
 from jensen.recipes.captcha_reader import CaptchaReader
+from jensen.recipes.cyclegan import DigitsCycleGAN, DigitsPix2Pix
 from jensen.recipes.diffusion import DigitsDDPM, DigitsVDM, MoonsDiffusion
 from jensen.recipes.digits_gan import DigitsExponentialGAN, DigitsGAN, DigitsWGAN, StackedDigitsGAN
 from jensen.recipes.latent import DigitsBetaVAE, DigitsCategorical, DigitsHVAE, DigitsIWAE, DigitsVAE, MnistVAE
@@ -42,6 +43,8 @@ RECIPES: dict[str, type[Recipe]] = {
     "digits-wgan": DigitsWGAN,
     "digits-exponential-gan": DigitsExponentialGAN,
     "stacked-digits-gan": StackedDigitsGAN,
+    "digits-cyclegan": DigitsCycleGAN,
+    "digits-pix2pix": DigitsPix2Pix,
 }
 
 
