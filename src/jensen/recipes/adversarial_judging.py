@@ -17,7 +17,8 @@ it learnt, the number is on average a lower bound of the divergence between the 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,7 +41,7 @@ from jensen.metrics.units import never_positive
 from jensen.models.gan import GAN
 from jensen.objectives.adversarial import Adversarial
 from jensen.recipes import plots
-from jensen.recipes.base import Request, Track
+from jensen.recipes.base import Advance, Request, Track
 from jensen.recipes.folder import save_image
 from jensen.recipes.page import Card, Picture, Section, Table, previews, write_page
 from jensen.training.journal import read_journal
@@ -123,7 +124,16 @@ class Judge:
         with torch.random.fork_rng():
             torch.manual_seed(recipe.seed + FRESH)
             critic = single.critic().to(self.device)
-            best = self._learn(critic, loss, recipe.training_data().to(self.device))
+            best = learn_critic(
+                critic,
+                loss,
+                recipe.training_data().to(self.device),
+                self.model.sample,
+                steps=judging.critic_steps,
+                batch=judging.critic_batch,
+                rate=judging.critic_rate,
+                advance=self.track("a fresh critic", judging.critic_steps),
+            )
         made = self._sampled(len(x), FRESH)
         real, fake = (logits(critic, v.to(self.device)).cpu() for v in (x, made))
         return {
@@ -134,33 +144,6 @@ class Judge:
             "estimate": estimate(loss, real, fake),
             "apart": estimate(DIVERGENCES["total-variation"], real, fake),
         }
-
-    def _learn(self, critic: nn.Module, loss: MarginLoss, data: Tensor) -> int:
-        """Train `critic`, leave it as it was when best on the tenth it did not learn from, and say at which step."""
-        judging = self.recipe.judging
-        steps, batch = judging.critic_steps, judging.critic_batch
-        data = data[torch.randperm(len(data))]
-        kept = max(len(data) // 10, 2)
-        kept_fake = self.model.sample(kept)
-        adam = torch.optim.Adam(critic.parameters(), lr=judging.critic_rate, betas=(0.9, 0.999))
-        slower = torch.optim.lr_scheduler.LambdaLR(adam, lambda k: 1 - k / steps)
-        best, state, at = -torch.inf, copy.deepcopy(critic.state_dict()), 0
-        advance = self.track("a fresh critic", steps)
-        for step in range(1, steps + 1):
-            real = data[kept:][torch.randint(len(data) - kept, (batch,))]
-            critic.train()
-            risk = loss(flat(critic(real))).mean() + loss(-flat(critic(self.model.sample(batch)))).mean()
-            adam.zero_grad()
-            risk.backward()
-            adam.step()
-            slower.step()
-            advance(1)
-            if step % max(steps // LOOKS, 1) == 0 or step == steps:
-                gain = critic_divergence(loss, logits(critic, data[:kept]), logits(critic, kept_fake)).value
-                if gain > best:
-                    best, state, at = gain, copy.deepcopy(critic.state_dict()), step
-        critic.load_state_dict(state)
-        return at
 
     def _units(self, game: Adversarial, x: Tensor) -> dict[str, list[dict[str, Any]]]:
         """Hidden units of both players that are positive for no input."""
@@ -194,8 +177,6 @@ class Judge:
             rows.append((f"{ours['name']}, training's critic", said(ours) + in_packs(found)))
         rows.append(("total variation, a fresh critic", f"at least {said(found['fresh']['apart'])}"))
         rows += [(f"{player}'s units never positive", share_of(found, player)) for player in ("generator", "critic")]
-        if "stability" in found:
-            rows.append(("stability", str(found["stability"].get("verdict", ""))))
         return rows
 
 
@@ -205,6 +186,44 @@ class Judge:
 def flat(values: Tensor) -> Tensor:
     """Logits one a pack, (B,); of a patch critic their means."""
     return values.reshape(len(values), -1).mean(1)
+
+
+def learn_critic(
+    critic: nn.Module,
+    loss: MarginLoss,
+    data: Tensor,
+    sample: Callable[[int], Tensor],
+    *,
+    steps: int,
+    batch: int,
+    rate: float,
+    advance: Advance = lambda _: None,
+) -> int:
+    """Train `critic` to tell data from samples, and leave it as it was when best on a tenth that it did not learn from.
+
+    Draws come from torch's global generator. Returns the step at which it was best.
+    """
+    data = data[torch.randperm(len(data))]
+    kept = max(len(data) // 10, 2)
+    kept_samples = sample(kept)
+    adam = torch.optim.Adam(critic.parameters(), lr=rate)
+    slower = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
+    best, state, at = -math.inf, copy.deepcopy(critic.state_dict()), 0
+    for step in range(1, steps + 1):
+        real = data[kept:][torch.randint(len(data) - kept, (batch,))]
+        critic.train()
+        total = loss(flat(critic(real))).mean() + loss(-flat(critic(sample(batch)))).mean()
+        adam.zero_grad()
+        total.backward()
+        adam.step()
+        slower.step()
+        advance(1)
+        if step % max(steps // LOOKS, 1) == 0 or step == steps:
+            gain = critic_divergence(loss, logits(critic, data[:kept]), logits(critic, kept_samples)).value
+            if gain > best:
+                best, state, at = gain, copy.deepcopy(critic.state_dict()), step
+    critic.load_state_dict(state)
+    return at
 
 
 @torch.no_grad()
@@ -297,6 +316,7 @@ def write_report(recipe: GANRecipe, folder: Path, found: dict[str, Any]) -> None
                 ],
             ),
         ),
+        stability_section(found.get("stability")),
         Section(
             "Hidden units",
             "Those that are positive for no input: dead behind a ReLU, no more than linear behind a LeakyReLU.",
@@ -354,3 +374,23 @@ def game_curves(folder: Path) -> list[str]:
         if rows:
             drawn.append(plots.curves(steps, rows, title=title, xlabel="step", markers=len(steps) <= 12))
     return drawn
+
+
+def stability_section(found: dict[str, Any] | None) -> Section | None:
+    """What the eigenvalues of the game say, if they were asked for."""
+    if found is None:
+        return None
+    seen = "all of them" if found["complete"] else f"{len(found['eigenvalues'])} of the leading ones"
+    missed = "" if found["converged"] else " Those that decide were not found, so this verdict is of the others."
+    below = found["step_size_below"]
+    steps = "" if below is None else f" Simultaneous plain steps below {below:.3g} would converge."
+    return Section(
+        "Stability",
+        f"The flow of plain gradients where training left the {found['weights']:,} weights, linearised on one batch: "
+        f"{found['verdict']}. Eigenvalues left of 0 draw neighbouring paths together, one right of 0 drives them "
+        f"apart, and those on the axis prove nothing; here are {seen}.{missed}{steps} The field's norm is "
+        f"{found['speed']:.3g}: only where it is 0 is this an equilibrium.",
+        plots=[plots.complex_plane(found["eigenvalues"], title="eigenvalues", tolerance=found["tolerance"])]
+        if found["eigenvalues"]
+        else (),
+    )

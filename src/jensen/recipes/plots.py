@@ -109,6 +109,15 @@ def curves(
     return _svg(figure)
 
 
+def complex_plane(values: Sequence[Sequence[float]], *, title: str, tolerance: float = 0.0) -> str:
+    """Numbers as [real, imaginary], those right of the imaginary axis in another colour."""
+    figure, axes = _axes(title, "real part", "imaginary part")
+    axes.axvline(0, color=GREY, linewidth=1.0)
+    colours = [ORANGE if real > tolerance else BLUE for real, _ in values]
+    axes.scatter([v[0] for v in values], [v[1] for v in values], s=22, c=colours, linewidths=0)
+    return _svg(figure)
+
+
 def bars(names: Sequence[str], values: Sequence[float], *, title: str, xlabel: str) -> str:
     """Named numbers as horizontal bars, the first on top."""
     figure, axes = _axes(title, xlabel, "")
