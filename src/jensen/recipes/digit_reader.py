@@ -42,10 +42,14 @@ def clarity(pictures: Tensor, scale: Literal["ink", "grey"]) -> Tensor:
     return margins[torch.arange(len(read)), read].amin(1)
 
 
+def clear(pictures: Tensor, scale: Literal["ink", "grey"]) -> Tensor:
+    """Which pictures are as clear as 95 percent of the real test digits, (N,) bool."""
+    return clarity(pictures, scale) >= clarity(DigitsData(scale=scale).test()[0], scale).quantile(0.05)
+
+
 def share_clear(pictures: Tensor, scale: Literal["ink", "grey"]) -> Proportion:
-    """How many are as clear as 95 percent of the real test digits, with an interval."""
-    least = clarity(DigitsData(scale=scale).test()[0], scale).quantile(0.05)
-    return wilson(int((clarity(pictures, scale) >= least).sum()), len(pictures))
+    """How many of them are, with an interval."""
+    return wilson(int(clear(pictures, scale).sum()), len(pictures))
 
 
 def read_stacked(pictures: Tensor) -> Tensor:

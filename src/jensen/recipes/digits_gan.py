@@ -20,7 +20,7 @@ from jensen.recipes.data import KEPT, SEEN, DigitsData
 from jensen.recipes.digits_gan_judging import Single, Stacked, Wasserstein
 from jensen.recipes.page import Card, Section
 
-SIDE = 8
+SIDE, COLUMNS = 8, 16
 
 
 class DigitsNetwork(Settings):
@@ -48,6 +48,9 @@ class DigitsGANRecipe(GANRecipe):
         shape = (self.channels * self.game.packing, SIDE, SIDE)
         return PictureCritic(shape, width=network.critic_width, layers=network.critic_layers)
 
+    def look(self, samples: Tensor, *, columns: int | None = None, scale: int = 4) -> Image.Image:
+        return super().look(samples, columns=columns or COLUMNS, scale=scale)
+
 
 class SingleDigits(DigitsGANRecipe):
     """One handwritten digit a picture."""
@@ -68,7 +71,7 @@ class SingleDigits(DigitsGANRecipe):
         return self.data.test()[0]
 
     def judged(self, made: Tensor, model: GAN, samples: Path, track: Track) -> dict[str, Any]:
-        return Single(self).judged(made, model, samples)
+        return Single(self).judged(made, samples)
 
     def own_rows(self, own: dict[str, Any]) -> list[tuple[str, str]]:
         return Single.rows(own)
@@ -175,7 +178,7 @@ class StackedDigitsGAN(DigitsGANRecipe):
     def look(self, samples: Tensor, *, columns: int | None = None, scale: int = 4) -> Image.Image:
         """The three channels side by side, so that each can be read."""
         side_by_side = samples.movedim(1, 2).flatten(2).unsqueeze(1)
-        return self.image(side_by_side, columns=max(1, columns // 2) if columns else 6, scale=scale)
+        return super().look(side_by_side, columns=columns or COLUMNS // 2, scale=scale)
 
     def judged(self, made: Tensor, model: GAN, samples: Path, track: Track) -> dict[str, Any]:
         return Stacked(self).judged(made, model, samples, track)
