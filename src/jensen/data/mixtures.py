@@ -34,6 +34,19 @@ class Modes:
         found: Tensor = self.law().log_prob(x)
         return found
 
+    def rings(self, edges: Tensor) -> Tensor:
+        r"""Probability of each mode's rings between radii of `edges` standard deviations, the last without end, (K, R).
+
+        $w_k (e^{-a^2/2} - e^{-b^2/2})$ in the plane, where modes are so far apart that none reaches into another.
+        """
+        beyond = torch.cat([(-edges.double().square() / 2).exp(), torch.zeros(1, dtype=torch.float64)])
+        return self.weights.double()[:, None] * -beyond.diff()
+
+    def which_ring(self, x: Tensor, edges: Tensor) -> Tensor:
+        """The number of the ring that each x (N, 2) lies in, k R + r with k its nearest mode, (N,)."""
+        distance, mode = torch.cdist(x.double(), self.centres.double()).min(1)
+        return mode * len(edges) + torch.bucketize(distance / self.std, edges.double(), right=True) - 1
+
     def draw(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """N points, (n, D).
 

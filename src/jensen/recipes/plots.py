@@ -109,6 +109,17 @@ def curves(
     return _svg(figure)
 
 
+def shares(found: Sequence[float], expected: Sequence[float], *, title: str, xlabel: str) -> str:
+    """Shares of numbered classes as bars, with a line where each should end."""
+    figure, axes = _axes(title, xlabel, "")
+    numbers = range(1, len(found) + 1)
+    axes.bar(numbers, found, width=0.8, color=BLUE, alpha=0.8, label="samples")
+    axes.hlines(expected, [k - 0.5 for k in numbers], [k + 0.5 for k in numbers], color=ORANGE, label="data")
+    axes.set_ylim(0, 1.25 * max(*found, *expected))
+    axes.legend(fontsize=8, frameon=False, labelcolor=GREY, ncols=2, loc="upper right")
+    return _svg(figure)
+
+
 def complex_plane(values: Sequence[Sequence[float]], *, title: str, tolerance: float = 0.0) -> str:
     """Numbers as [real, imaginary], those right of the imaginary axis in another colour."""
     figure, axes = _axes(title, "real part", "imaginary part")
