@@ -15,7 +15,7 @@ from jensen.metrics.disentangle import (
 )
 from jensen.metrics.energy import Distance, energy_distance
 from jensen.metrics.features import floor, gathered
-from jensen.metrics.frechet import FeatureStatistics, extrapolated_frechet_distance, frechet_distance
+from jensen.metrics.frechet import FeatureStatistics, FrechetDistance, extrapolated_frechet_distance, frechet_distance
 from jensen.metrics.kernel import kernel_distance
 from jensen.metrics.legibility import Legibility, legibility
 from jensen.metrics.likelihood import bits_per_dim
@@ -35,6 +35,7 @@ __all__ = [
     "ClassCoverage",
     "Distance",
     "FeatureStatistics",
+    "FrechetDistance",
     "Lasso",
     "Learner",
     "Legibility",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 import torch.distributed as dist
@@ -68,15 +70,52 @@ class FeatureStatistics:
         return self.scatter / (self.count - 1)
 
 
-def frechet_distance(real: Tensor | FeatureStatistics, fake: Tensor | FeatureStatistics) -> Distance:
+Source = Tensor | FeatureStatistics
+Side = tuple[Source, FeatureStatistics]
+
+
+@dataclass(frozen=True)
+class FrechetDistance:
+    """A distance and its standard error, which is found when it is asked for: it costs as much again, or more.
+
+    Attributes:
+        value: at least 0.
+        real, fake: what was compared.
+    """
+
+    value: float
+    real: Source = field(repr=False)
+    fake: Source = field(repr=False)
+
+    def __float__(self) -> float:
+        return self.value
+
+    @cached_property
+    def stderr(self) -> float:
+        r"""Of first order: the spread of the two Kantorovich potentials.
+
+        $\varphi(x) = |x - \mu|^2 - (x - \mu)^T A (x - \mu) + 2 (\mu - \mu')^T (x - \mu)$, with A the linear map that
+        carries one Gaussian to the other. Between equal distributions it vanishes: compare with the floor then. From
+        statistics alone it is that of Gaussian features.
+        """
+        (x, p), (y, q) = _sides(self.real, self.fake)
+        root, back = _root(p.covariance)
+        values, vectors = torch.linalg.eigh(root.T @ q.covariance @ root)
+        kept = values > _least(values)
+        values, vectors = values[kept], vectors[:, kept]
+        there = (vectors * values.pow(0.25)).T @ back  # A = there^T there; the way back likewise
+        again = (vectors * values.pow(-0.25)).T @ root.T
+        gap = p.mean - q.mean
+        return math.sqrt(_variance(x, p, there, gap) + _variance(y, q, again, -gap))
+
+
+def frechet_distance(real: Source, fake: Source) -> FrechetDistance:
     r"""$|\mu - \mu'|^2 + \mathrm{tr}(\Sigma + \Sigma' - 2 (\Sigma^{1/2} \Sigma' \Sigma^{1/2})^{1/2})$, at least 0.
 
     The squared Wasserstein distance between the Gaussians of the two means and covariances. It is too large, by about
     (a constant)/N: `extrapolated_frechet_distance` takes that away, and the value between two samples of the data is
-    the floor. The standard error is of first order: the spread of the two Kantorovich potentials
-    $\varphi(x) = (x - \mu)^T (I - A) (x - \mu) + 2 (\mu - \mu')^T (x - \mu)$, with A the linear map that carries one
-    Gaussian to the other. Between equal distributions it vanishes; from statistics alone it is that of Gaussian
-    features. The square root of $L^T \Sigma' L$, with $L L^T = \Sigma$, is taken by its eigenvectors, in float64.
+    the floor. The trace of the root is the sum over the roots of the eigenvalues of $L^T \Sigma' L$, symmetric, with
+    $L L^T = \Sigma$: by Cholesky, or from eigenvectors where Sigma is singular; all in float64.
 
     Args:
         real: (N, d), or statistics of at least two rows.
@@ -92,24 +131,21 @@ def frechet_distance(real: Tensor | FeatureStatistics, fake: Tensor | FeatureSta
     >>> frechet_distance(x, 3 * x + 1).value  # (1 - 3)^2 + 1
     5.0
     """
-    sides = [(v, v if isinstance(v, FeatureStatistics) else FeatureStatistics.of(v)) for v in (real, fake)]
-    if len({len(s.mean) for _, s in sides}) > 1:
-        widths = [len(s.mean) for _, s in sides]
-        raise ValueError(f"real and fake features must be of one width, got {widths[0]} and {widths[1]}")
-    if min(s.count for _, s in sides) < 2:
-        raise ValueError(f"features must have at least 2 rows, got {sides[0][1].count} and {sides[1][1].count}")
-    (x, p), (y, q) = sorted(sides, key=lambda side: side[1].count)  # the lower rank first: its null space drops out
-    root, inverse = _root(p.covariance)
-    values, vectors = torch.linalg.eigh(root.T @ q.covariance @ root)
-    values = values.clamp_min(0)
-    gap = p.mean - q.mean
-    apart = gap @ gap + p.covariance.trace() + q.covariance.trace() - 2 * values.sqrt().sum()
-    there = inverse.T @ (vectors * values.sqrt()) @ vectors.T @ inverse
-    kept = values > _least(values)
-    ways = root @ vectors[:, kept]
-    back = (ways / values[kept].sqrt()) @ ways.T
-    variance = _variance(x, p, there, gap) + _variance(y, q, back, -gap)
-    return Distance(max(float(apart), 0.0), variance**0.5)
+    (_, p), (_, q) = _sides(real, fake)
+    root, _ = _root(p.covariance)
+    roots = torch.linalg.eigvalsh(root.T @ q.covariance @ root).clamp_min(0).sqrt().sum()
+    apart = (p.mean - q.mean).square().sum() + p.covariance.trace() + q.covariance.trace() - 2 * roots
+    return FrechetDistance(max(float(apart), 0.0), real, fake)
+
+
+def _sides(real: Source, fake: Source) -> tuple[Side, Side]:
+    """Both with their statistics, that of lower rank first: its null space then drops out."""
+    a, b = ((v, v if isinstance(v, FeatureStatistics) else FeatureStatistics.of(v)) for v in (real, fake))
+    if len(a[1].mean) != len(b[1].mean):
+        raise ValueError(f"real and fake features must be of one width, got {len(a[1].mean)} and {len(b[1].mean)}")
+    if min(a[1].count, b[1].count) < 2:
+        raise ValueError(f"features must have at least 2 rows, got {a[1].count} and {b[1].count}")
+    return (a, b) if a[1].count <= b[1].count else (b, a)
 
 
 def _least(values: Tensor) -> Tensor:
@@ -128,15 +164,14 @@ def _root(covariance: Tensor) -> tuple[Tensor, Tensor]:
     return vectors[:, kept] * scale, (vectors[:, kept] / scale).T
 
 
-def _variance(source: Tensor | FeatureStatistics, p: FeatureStatistics, carried: Tensor, gap: Tensor) -> float:
+def _variance(source: Source, p: FeatureStatistics, carried: Tensor, gap: Tensor) -> float:
     """Of the mean of the potential over a sample."""
-    curve = torch.eye(len(carried)).to(carried) - carried
     if isinstance(source, FeatureStatistics):
-        turned = curve @ p.covariance
-        spread = 2 * (turned * turned.T).sum() + 4 * gap @ p.covariance @ gap
+        curve = p.covariance - carried.T @ (carried @ p.covariance)
+        spread = 2 * (curve * curve.T).sum() + 4 * gap @ p.covariance @ gap
     else:
         x = source.detach().double() - p.mean
-        spread = ((x @ curve) * x).sum(1).add(2 * x @ gap).var()
+        spread = (x.square().sum(1) - (x @ carried.T).square().sum(1) + 2 * x @ gap).var()
     return float(spread.clamp_min(0)) / p.count
 
 
