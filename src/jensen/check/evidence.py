@@ -196,7 +196,7 @@ class Report:
 
 
 def _alike(expected: Tensor | float, measured: Tensor | float) -> tuple[Tensor, Tensor]:
-    values = (torch.as_tensor(v).detach().double().cpu() for v in (expected, measured))
+    values = (torch.as_tensor(v, dtype=torch.float64).detach().cpu() for v in (expected, measured))
     a, b = torch.broadcast_tensors(*values)
     if not a.numel():
         raise ValueError("there must be at least one number to compare, got none")

@@ -5,6 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from jensen.check.law import Law
-from jensen.check.laws import dirac_gan
+from jensen.check.laws import diffusion, dirac_gan
 
-FAMILIES: Mapping[str, Sequence[Law]] = {"dirac-gan": dirac_gan.LAWS}
+FAMILIES: Mapping[str, Sequence[Law]] = {"dirac-gan": dirac_gan.LAWS, "diffusion": diffusion.LAWS}
