@@ -1,0 +1,196 @@
+"""Your estimator of the gradient of E_q[f], held to the exact gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, constraints
+
+from jensen.check.evidence import ERRORS, Evidence, Report
+from jensen.core.seeding import drawing
+
+Function = Callable[[Tensor], Tensor]
+NODES = 2**14
+BATCHES, DRAWS = 100, 10_000
+
+
+def gradient(
+    estimator: Callable[[Any, Any], Tensor],
+    q: Distribution,
+    f: Function,
+    exact: Tensor | Sequence[Tensor] | None = None,
+    *,
+    parameters: Sequence[Tensor] | None = None,
+    repeats: int = 2000,
+    generator: torch.Generator | None = None,
+) -> Report:
+    r"""Whether an estimator of $\nabla_\lambda E_{q_\lambda}[f]$ is unbiased, and what its variance is.
+
+    $E[\hat g] = \nabla_\lambda \int q_\lambda(z) f(z)\, dz$: the estimator is called so many times, each time its value
+    is differentiated, and the mean of these gradients must lie within 5 standard errors of the exact one. Without an
+    `exact`, that is found by summing over q's support, by quadrature of one real variable, or else by $100 \times 10^4$
+    draws of $\nabla f + (f - b) \nabla\log q$ of this function's own.
+
+    Args:
+        estimator: (q, f) to one value for each distribution of q's batch, whose gradient in q's parameters is the
+            estimate. Its value does not matter, nor how many draws it takes.
+        q: made from parameters that require a gradient.
+        f: draws (K, *batch, *event) to values (K, *batch), of each draw alone.
+        exact: the gradient of E_q[f], summed over the batch: a tensor a parameter.
+        parameters: leaves to differentiate in, as `exact` counts them; by default all that log q depends on.
+        repeats: gradients, at least 2; each is a call and a backward pass.
+        generator: handed to every draw of torch and `torch.distributions`; None for torch's global one.
+
+    Returns:
+        A parameter: its mean gradient against the exact one; and the variance of one gradient, which is finite.
+
+    Raises:
+        ValueError: for fewer than 2 repeats, a q without parameters, exact gradients that do not fit; without an
+            `exact`, for a q whose support moves with its parameters.
+
+    An estimator of your own passes, and one that weighs by the mean of all values, the draw's own among them, does not:
+    a baseline may not know the draw that it serves (here it takes away half of the gradient).
+
+    >>> mean = torch.tensor(1.0, requires_grad=True)
+    >>> q = torch.distributions.Normal(mean, 1.0)
+    >>> def mine(q, f, baseline=lambda v: v.flip(0)):  # of two draws: the other one's value
+    ...     z = q.sample((2,))
+    ...     return ((f(z) - baseline(f(z))) * q.log_prob(z)).mean(0)
+    >>> rng = torch.Generator().manual_seed(0)
+    >>> gradient(mine, q, torch.square, exact=torch.tensor(2.0), repeats=1000, generator=rng).holds
+    True
+    >>> biased = gradient(lambda q, f: mine(q, f, lambda v: v.mean(0)), q, torch.square, repeats=1000, generator=rng)
+    >>> biased.holds, biased.failed[0].expected
+    (False, 2.0)
+    """
+    if repeats < 2:
+        raise ValueError(f"repeats must be at least 2, got {repeats}")
+    with drawing(generator):
+        leaves = _leaves(q) if parameters is None else list(parameters)
+        truths, doubts = _given(exact, leaves, parameters) if exact is not None else _reference(q, f, leaves)
+        draws = [_slopes(estimator(q, f), leaves) for _ in range(repeats)]
+    columns = [torch.stack(column).double() for column in zip(*draws, strict=True)]
+    what = [f"the mean gradient in parameter {i} of {len(leaves)}" for i in range(1, len(leaves) + 1)]
+    evidence = [
+        _unbiased(f"{name} is that of E_q[f]", truth, doubt, column, torch.finfo(leaf.dtype).eps)
+        for name, truth, doubt, column, leaf in zip(what, truths, doubts, columns, leaves, strict=True)
+    ]
+    variance = float(sum(column.var(0).sum() for column in columns))
+    return Report((*evidence, Evidence("the variance of one gradient is finite", 0.0, variance, 0.0, "at least")))
+
+
+def _leaves(q: Distribution) -> list[Tensor]:
+    """All that log q depends on, in the order of its formula."""
+    log_q = q.log_prob(q.sample())
+    found: list[Tensor] = []
+    seen, waiting = set(), [log_q.grad_fn]
+    while waiting:
+        node = waiting.pop(0)
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found.append(node.variable)
+        waiting.extend(parent for parent, _ in node.next_functions)
+    if not found:
+        raise ValueError("q must be made from parameters that require a gradient, and its log-probability has none")
+    return found
+
+
+def _slopes(value: Tensor, leaves: Sequence[Tensor]) -> list[Tensor]:
+    """The gradient of the sum; zeros where nothing reaches a leaf."""
+    if not value.requires_grad:
+        return [torch.zeros_like(leaf) for leaf in leaves]
+    slopes = torch.autograd.grad(value.sum(), leaves, retain_graph=True, allow_unused=True)
+    return [torch.zeros_like(leaf) if s is None else s for s, leaf in zip(slopes, leaves, strict=True)]
+
+
+def _unbiased(claim: str, truth: Tensor, doubt: Tensor, draws: Tensor, eps: float) -> Evidence:
+    """The entry that is furthest off, in errors of the difference."""
+    mean, stderr = draws.mean(0), draws.std(0) / len(draws) ** 0.5
+    spread = torch.sqrt(stderr**2 + doubt**2)
+    allowed = ERRORS * spread + 64 * eps * (truth.abs() + draws.abs().amax(0)) + torch.finfo(torch.float64).tiny
+    worst = int(torch.nan_to_num((mean - truth).abs() / allowed, nan=torch.inf).argmax())
+    e, m, t, s = (v.reshape(-1)[worst].item() for v in (truth, mean, allowed, spread))
+    return Evidence(claim, e, m, t if t < torch.inf else 0.0, stderr=s if t < 2 * ERRORS * s else None)
+
+
+def _given(
+    exact: Tensor | Sequence[Tensor], leaves: Sequence[Tensor], parameters: Sequence[Tensor] | None
+) -> tuple[list[Tensor], list[Tensor]]:
+    given = [exact] if isinstance(exact, Tensor) else list(exact)
+    if parameters is None and len(leaves) > 1:
+        raise ValueError(f"q has {len(leaves)} parameters: say in which order exact counts them, by parameters=[...]")
+    if [g.shape for g in given] != [leaf.shape for leaf in leaves]:
+        wanted, got = ([tuple(v.shape) for v in values] for values in (leaves, given))
+        raise ValueError(f"the exact gradient must have the parameters' shapes, {wanted}, got {got}")
+    truths = [g.detach().double() for g in given]
+    return truths, [torch.zeros_like(t) for t in truths]
+
+
+# -- the exact gradient, where none is given ---------------------------------------------------------------------------
+
+
+def _reference(q: Distribution, f: Function, leaves: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Exact gradients, and their standard or quadrature errors."""
+    if q.has_enumerate_support:
+        z = q.enumerate_support()
+        truths = _slopes((q.log_prob(z).exp() * f(z)).sum(0), leaves)
+        return [t.double() for t in truths], [torch.zeros_like(t).double() for t in truths]
+    _refuse_moving_support(q)
+    if not q.event_shape and _ends(q.support) is not None:
+        fine, coarse = (_slopes(_integral(q, f, nodes), leaves) for nodes in (NODES, NODES // 2))
+        return [a.double() for a in fine], [(a - b).abs().double() for a, b in zip(fine, coarse, strict=True)]
+    with torch.no_grad():
+        pilot = f(q.sample(torch.Size((1000,)))).mean(0)
+    rows = [_slopes(_scored(q, f, pilot), leaves) for _ in range(BATCHES)]
+    columns = [torch.stack(column).double() for column in zip(*rows, strict=True)]
+    return [c.mean(0) for c in columns], [c.std(0) / BATCHES**0.5 for c in columns]
+
+
+def _scored(q: Distribution, f: Function, baseline: Tensor) -> Tensor:
+    z = q.sample(torch.Size((DRAWS,)))
+    value = f(z)
+    return (value + (value - baseline).detach() * q.log_prob(z)).mean(0)
+
+
+def _refuse_moving_support(q: Distribution) -> None:
+    support = q.support
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    bounds = (getattr(support, name, None) for name in ("lower_bound", "upper_bound"))
+    if any(isinstance(b, Tensor) and b.requires_grad for b in bounds):
+        raise ValueError(f"the support of {type(q).__name__} moves with its parameters: give the exact gradient")
+
+
+def _ends(support: Any) -> tuple[Any, Any] | None:
+    """Of an interval, as numbers or tensors; None for an end at infinity, and for anything else."""
+    if support is constraints.real:
+        return None, None
+    low, high = getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
+    return (low, high) if low is not None and not support.is_discrete else None
+
+
+def _integral(q: Distribution, f: Function, nodes: int) -> Tensor:
+    """E_q[f] by the midpoint rule in a variable t of (0, 1) or (-1, 1) that stretches to q's support."""
+    ends = _ends(q.support)
+    assert ends is not None
+    low, high = ends
+    with torch.no_grad():
+        pilot = q.sample(torch.Size((1001,)))
+        centre = pilot.median(0).values
+        scale = (pilot - centre).abs().median(0).values + torch.finfo(pilot.dtype).tiny
+        t = ((torch.arange(nodes).double() + 0.5) / nodes).to(pilot).view(-1, *[1] * centre.ndim)
+        if low is None:
+            t = 2 * t - 1
+            z, width = centre + 2 * scale * t / (1 - t**2), 4 * scale * (1 + t**2) / (1 - t**2) ** 2
+        elif high is None:
+            z, width = low + (centre - low) * t / (1 - t), (centre - low) / (1 - t) ** 2
+        else:
+            z, width = low + (high - low) * t, (high - low) * torch.ones_like(t)
+        seen = q.log_prob(z).exp() > 0
+        z = torch.where(seen, z, centre)
+    return (torch.where(seen, q.log_prob(z).exp() * width, 0.0) * f(z)).sum(0) / nodes
