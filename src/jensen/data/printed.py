@@ -96,9 +96,9 @@ def _bitmap(
 ) -> np.ndarray:
     """A digit as (dots, dots) of 0 and 1."""
     font = _fitting(name, height - 2 * stroke)
-    left, top, right, bottom = (round(edge) for edge in font.getbbox(text, stroke_width=stroke))
-    glyph = Image.new("L", (right - left, bottom - top))
-    ImageDraw.Draw(glyph).text((-left, -top), text, font=font, fill=255, stroke_width=stroke)
+    glyph = Image.new("L", (2 * dots, 2 * dots))
+    ImageDraw.Draw(glyph).text((dots // 2, dots // 4), text, font=font, fill=255, stroke_width=stroke)
+    glyph = glyph.crop(glyph.getbbox())  # to the ink: a font's own box has its margins
     glyph = glyph.resize((min(dots, round(width * glyph.width)), min(dots, glyph.height)))
     page = Image.new("L", (dots, dots))
     x, y = (_place(dots - size, p, dots / 16) for size, p in zip(glyph.size, place, strict=True))
