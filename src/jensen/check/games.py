@@ -1,0 +1,226 @@
+"""Whether a game is played as its losses say: its vector field, who moves by whose loss, its eigenvalues."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+
+from jensen.adversarial.field import Frozen, split
+from jensen.check.evidence import Evidence, Report, close
+from jensen.core.objective import Objective, partition
+from jensen.core.types import Batch, Loss, Phase
+from jensen.training import Player, TrainState, train_step
+
+Losses = Callable[[], Mapping[str, Tensor]]
+Players = Mapping[str, Iterable[nn.Parameter]]
+SIZE, DIRECTIONS = 1e-3, 4  # of differences; random directions a player
+
+
+def game(
+    game: Objective | Losses,
+    batch: Batch | None = None,
+    *,
+    players: Players | None = None,
+    step: Callable[[], object] | None = None,
+    phases: tuple[Phase, ...] | None = None,
+    rate: float = 0.1,
+    eigenvalues: Sequence[complex] | Tensor | None = None,
+    seed: int = 0,
+    tolerance: float = 1e-6,
+) -> Report:
+    r"""Hold a game, and a step of its training, to its losses.
+
+    With weights $w = (w_1, ..., w_n)$ and losses $L_i$: the losses are functions of the weights (asked twice, they say
+    the same); the field $v_i = \nabla_{w_i} L_i$ is the numerical derivative of $L_i$ in $w_i$ (what a loss detaches
+    shows here); a step of plain gradient descent moves $w_i$ by $-h v_i$ and by nothing else, phase after phase (a
+    gradient that leaks from another player's loss shows here); the eigenvalues of the flow $w' = -v(w)$ are those of
+    the field's numerical Jacobian.
+
+    Args:
+        game: a `jensen.core.Objective`, looked at in double precision on a copy and trained by `jensen.training`; or a
+            function that gives each player's loss () at the weights of the moment.
+        batch: what an objective's losses are of.
+        players: of a function: whose weights are whose, in double precision.
+        step: of a function: one step of gradient descent in place, with the rate below; the weights are put back.
+            Chance in the losses of such a game must begin anew at every call.
+        phases: who moves when; an objective's own, or all at once.
+        rate: h.
+        eigenvalues: claimed, of $-v'(w)$ at these weights, in any order; for games of some hundred weights.
+        seed: of the draws inside the losses.
+        tolerance: relative to the size of what is compared.
+
+    Raises:
+        ValueError: for a function without players, or players that are not in double precision.
+
+    Source: Mescheder et al. (2017), equation 2.
+
+    >>> x, y = (nn.Parameter(torch.tensor(v, dtype=torch.float64)) for v in (1.0, 2.0))
+    >>> def step():  # forgets that y's loss has a gradient in x too
+    ...     for p in (x, y):
+    ...         p.grad = None
+    ...     (x * y).backward(); (-x * y).backward()
+    ...     with torch.no_grad():
+    ...         x.sub_(0.1 * x.grad); y.sub_(0.1 * y.grad)
+    >>> report = game(lambda: {"x": x * y, "y": -x * y}, players={"x": [x], "y": [y]}, step=step, eigenvalues=(1j, -1j))
+    >>> [e.claim for e in report.failed]
+    ['a step moves x by its own gradient alone', 'a step moves y by its own gradient alone']
+    """
+    if isinstance(game, Objective):
+        frozen = Frozen(game, batch, seed=seed, phases=phases)
+        return Report.of(_evidence(frozen, _trained(frozen, rate), rate, eigenvalues, seed, tolerance))
+    if players is None:
+        raise ValueError("a game that is a function needs its players: a name and parameters for each")
+    plain = _Plain(game, players, phases, seed)
+    return Report.of(_evidence(plain, step, rate, eigenvalues, seed, tolerance))
+
+
+class _Plain(Objective):
+    """A function as an objective."""
+
+    def __init__(self, losses: Losses, players: Players, phases: tuple[Phase, ...] | None, seed: int):
+        super().__init__()
+        self.losses, self.owned, self.seed = losses, {name: list(p) for name, p in players.items()}, seed
+        self.phases = (Phase(tuple(self.owned)),) if phases is None else phases
+        if any(p.dtype != torch.float64 for parameters in self.owned.values() for p in parameters):
+            raise ValueError("players must be in double precision: call .double() on their modules")
+
+    def players(self) -> Players:
+        return self.owned
+
+    def forward(self, players: tuple[str, ...], batch: Batch, step: int) -> Mapping[str, Loss]:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return {name: Loss.of(total) for name, total in self.losses().items()}
+
+
+def _trained(frozen: Frozen, rate: float) -> Callable[[], object]:
+    players = {name: Player(p, torch.optim.SGD(p, lr=rate), lambda _: rate) for name, p in frozen.owned.items()}
+    state = TrainState(frozen, players)
+    return lambda: train_step(state, itertools.repeat(frozen.batch))
+
+
+def _evidence(
+    game: Objective,
+    step: Callable[[], object] | None,
+    rate: float,
+    eigenvalues: Sequence[complex] | Tensor | None,
+    seed: int,
+    tolerance: float,
+) -> Iterator[Evidence]:
+    owned = partition(game)
+    start = _weights(owned)
+    first, again = (_totals(game) for _ in range(2))
+    for name in owned:
+        yield close(f"the loss of {name}, asked twice", first[name].total, again[name].total, 0.0)
+    rng = torch.Generator().manual_seed(seed)
+    for name, parameters in owned.items():
+        exact, found = _slopes(game, name, parameters, rng)
+        size = 1 + float(exact.abs().max())
+        yield close(f"the field of {name} is the numerical derivative of its loss", exact, found, tolerance * size)
+    if step is not None:
+        expected = _stepped(game, owned, rate)
+        _put(owned, start)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            step()
+        moves = [_parts(owned, w - start) for w in (expected, _weights(owned))]
+        _put(owned, start)
+        for name, exact, found in zip(owned, *moves, strict=True):
+            allowed = tolerance * (rate + float(exact.abs().max()))
+            yield close(f"a step moves {name} by its own gradient alone", exact, found, allowed)
+    if eigenvalues is not None:
+        found = torch.linalg.eigvals(-_jacobian(game, owned))
+        _put(owned, start)
+        yield _matched(torch.as_tensor(eigenvalues, dtype=torch.complex128), found, tolerance)
+
+
+def _totals(game: Objective) -> Mapping[str, Loss]:
+    losses: Mapping[str, Loss] = game(tuple(game.players()), getattr(game, "batch", {}), 0)
+    return losses
+
+
+def _gradient(game: Objective, name: str, parameters: list[nn.Parameter]) -> Tensor:
+    with torch.enable_grad():
+        total = _totals(game)[name].total
+        if not total.requires_grad:
+            return torch.zeros(sum(p.numel() for p in parameters), dtype=torch.float64)
+        found = torch.autograd.grad(total, parameters, materialize_grads=True, allow_unused=True)
+    return torch.cat([g.reshape(-1) for g in found])
+
+
+def _slopes(game: Objective, name: str, parameters: list[nn.Parameter], rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Along random directions of one player's weights: by four differences of its loss, and by autograd."""
+    own = {name: parameters}
+    start = _weights(own)
+    field = _gradient(game, name, parameters)
+
+    @torch.no_grad()
+    def at(weights: Tensor) -> Tensor:
+        _put(own, weights)
+        return _totals(game)[name].total
+
+    exact, found = [], []
+    for _ in range(DIRECTIONS):
+        r = torch.randn(len(start), dtype=torch.float64, generator=rng).to(start)
+        r = r / r.norm()
+        ahead = [at(start + k * SIZE * r) for k in (1, -1, 2, -2)]
+        exact.append((8 * (ahead[0] - ahead[1]) - (ahead[2] - ahead[3])) / (12 * SIZE))
+        found.append(field @ r)
+    _put(own, start)
+    return torch.stack(exact).detach(), torch.stack(found)
+
+
+def _stepped(game: Objective, owned: Mapping[str, list[nn.Parameter]], rate: float) -> Tensor:
+    """The weights after every phase, each player by its own gradient."""
+    for phase in game.phases:
+        for _ in range(phase.repeats):
+            moves = {name: _gradient(game, name, owned[name]) for name in phase.players}
+            losses = _totals(game)
+            for name, v in moves.items():
+                own = {name: owned[name]}
+                _put(own, _weights(own) - rate * v)
+            for name in phase.players:
+                game.after(name, losses[name], 0)
+    return _weights(owned)
+
+
+def _jacobian(game: Objective, owned: Mapping[str, list[nn.Parameter]]) -> Tensor:
+    start = _weights(owned)
+
+    def field(weights: Tensor) -> Tensor:
+        _put(owned, weights)
+        return torch.cat([_gradient(game, name, parameters) for name, parameters in owned.items()])
+
+    columns = []
+    for e in torch.eye(len(start), dtype=start.dtype, device=start.device):
+        ahead = [field(start + k * SIZE * e) for k in (1, -1, 2, -2)]
+        columns.append((8 * (ahead[0] - ahead[1]) - (ahead[2] - ahead[3])) / (12 * SIZE))
+    return torch.stack(columns, 1)
+
+
+def _matched(claimed: Tensor, found: Tensor, tolerance: float) -> Evidence:
+    claim = "the eigenvalues of the flow are those of the field's numerical Jacobian: largest distance"
+    if len(claimed) != len(found):
+        raise ValueError(f"eigenvalues must be {len(found)}, one a weight, got {len(claimed)}")
+    apart = (claimed.cpu()[:, None] - found.cpu()).abs()
+    rows, columns = linear_sum_assignment(apart.numpy())
+    return close(claim, 0.0, apart[rows, columns].max(), tolerance * (1 + float(found.abs().max())))
+
+
+def _weights(owned: Mapping[str, list[nn.Parameter]]) -> Tensor:
+    return torch.cat([p.detach().reshape(-1) for parameters in owned.values() for p in parameters])
+
+
+@torch.no_grad()
+def _put(owned: Mapping[str, list[nn.Parameter]], weights: Tensor) -> None:
+    flat = [p for parameters in owned.values() for p in parameters]
+    for p, part in zip(flat, split(weights, flat), strict=True):
+        p.copy_(part)
+
+
+def _parts(owned: Mapping[str, list[nn.Parameter]], weights: Tensor) -> tuple[Tensor, ...]:
+    return weights.split([sum(p.numel() for p in parameters) for parameters in owned.values()])

@@ -1,0 +1,174 @@
+r"""Is a penalty on a critic's gradient what it is said to be? Against critics whose gradient is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from jensen.check.evidence import Evidence, Report, close, mean_is
+
+Critic = Callable[[Tensor], Tensor]
+Penalty = Callable[[Critic, Tensor, Tensor], Tensor]
+PLACES = ("real", "fake", "between", "anywhere")
+EVENTS = ((3,), (2, 3, 2))
+NORMS = (0.5, 1.0, 2.0)
+DRAWS = 20_000
+SEED = 0
+
+
+def penalty(
+    penalty: Penalty, of_norm: Callable[[Tensor], Tensor], *, at: str = "anywhere", tolerance: float = 1e-9
+) -> Report:
+    r"""Hold a penalty $h(|\nabla D|)$ to critics whose gradient is known, in double precision.
+
+    On $D(x) = a \cdot x$ the norm, over all axes of an event, is |a| wherever it is taken: the penalty is h(|a|) for
+    every example, of batches of 1 and of 5, of vectors and of pictures, and its derivative in a is
+    $h'(|a|)\, a/|a|$; at a = 0 value and derivative are finite. On $D(x) = |x|^2/2$ the norm is |x|: it says where the
+    gradient is taken. What an example pays does not depend on the others of its batch.
+
+    Args:
+        penalty: from (critic, real, fake) to one number an example (B,), or to the batch's mean (). It may draw from
+            torch's global generator. The critic gives one logit an example, (B,).
+        of_norm: h, elementwise; `lambda g: 10 * (g - 1) ** 2` for WGAN-GP.
+        at: where the gradient is taken: "real", "fake", "between" (at $\epsilon x + (1 - \epsilon) G$, one uniform
+            epsilon an example), or "anywhere" if that is not to be judged.
+        tolerance: absolute; 5 standard errors of 20,000 draws for "between".
+
+    Raises:
+        ValueError: for another place, or a penalty of another shape.
+
+    Source: Gulrajani et al. (2017), section 4; Mescheder et al. (2018), equation 9.
+
+    >>> def whole_batch(critic, real, fake):  # the norm of the batch's gradient, not of each example's
+    ...     x = real.clone().requires_grad_()
+    ...     (g,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
+    ...     return (g.norm() - 1).square()
+    >>> report = penalty(whole_batch, lambda g: (g - 1) ** 2, at="real")
+    >>> print(report.failed[0])
+    FAILS: h(|a|) on a linear critic, batch of 5, events (3,): 12.0557 = 1 (± 1e-09)
+    """
+    if at not in PLACES:
+        raise ValueError(f"at must be one of {', '.join(PLACES)}, got {at!r}")
+    return Report.of(_evidence(penalty, of_norm, at, tolerance))
+
+
+def _evidence(penalty: Penalty, of_norm: Callable[[Tensor], Tensor], at: str, tolerance: float) -> Iterator[Evidence]:
+    for event in EVENTS:
+        for n in (1, 5):
+            yield _on_a_line(penalty, of_norm, event, n, tolerance)
+        yield from _derivative(penalty, of_norm, event, tolerance)
+    yield _apart(penalty, tolerance)
+    if at in ("real", "fake"):
+        yield _place(penalty, of_norm, at, tolerance)
+    elif at == "between":
+        yield _between(penalty, of_norm)
+
+
+def _on_a_line(
+    penalty: Penalty, of_norm: Callable[[Tensor], Tensor], event: tuple[int, ...], n: int, tolerance: float
+) -> Evidence:
+    found, exact = [], []
+    for norm in NORMS:
+        a = _direction(event) * norm
+        value = _paid(penalty, _linear(a), *_examples(n, event))
+        found.append(value)
+        exact.append(of_norm(torch.tensor(norm, dtype=a.dtype)).expand(value.shape))
+    claim = f"h(|a|) on a linear critic, batch of {n}, events {event}"
+    return close(claim, torch.stack(exact), torch.stack(found), tolerance)
+
+
+def _derivative(
+    penalty: Penalty, of_norm: Callable[[Tensor], Tensor], event: tuple[int, ...], tolerance: float
+) -> Iterator[Evidence]:
+    """In the critic's weights: what a critic that pays the penalty learns from it."""
+    for norm in (*NORMS, 0.0):
+        a = (_direction(event) * norm).requires_grad_()
+        value = _paid(penalty, _linear(a), *_examples(4, event)).mean()
+        found = _slope(value, a)
+        if norm == 0:
+            yield close(f"derivative and value are finite at |a| = 0, events {event}", 1.0, _finite(found, value), 0.0)
+            continue
+        size = torch.tensor(norm, dtype=a.dtype).requires_grad_()
+        (slope,) = torch.autograd.grad(of_norm(size), size)
+        claim = f"derivative in a is h'(|a|) a/|a| at |a| = {norm:g}, events {event}"
+        yield close(claim, slope * _direction(event), found, tolerance)
+
+
+def _slope(value: Tensor, a: Tensor) -> Tensor:
+    """Zero where no gradient leads back."""
+    if not value.requires_grad:
+        return torch.zeros_like(a)
+    return torch.autograd.grad(value, a, allow_unused=True, materialize_grads=True)[0]
+
+
+def _finite(*values: Tensor) -> Tensor:
+    return torch.stack([v.isfinite().all() for v in values]).double()
+
+
+def _apart(penalty: Penalty, tolerance: float) -> Evidence:
+    """Mixed differences are zero for whatever is a sum over examples, or one number for each."""
+
+    def paid(one: Tensor, others: Tensor) -> Tensor:
+        x = torch.cat([one, others])
+        return _paid(penalty, _cubic, x, x.flip(1)).mean()
+
+    a, b = _examples(5, (3,))
+    mixed = paid(a[:1], a[1:]) - paid(b[:1], a[1:]) - paid(a[:1], b[1:]) + paid(b[:1], b[1:])
+    return close("what an example pays does not depend on the others", 0.0, mixed, tolerance)
+
+
+def _place(penalty: Penalty, of_norm: Callable[[Tensor], Tensor], at: str, tolerance: float) -> Evidence:
+    real, fake = _examples(5, (3,))
+    x = real if at == "real" else fake
+    exact = of_norm(x.norm(dim=1))
+    value = _paid(penalty, _half_square, real, fake)
+    claim = f"h(|x|) of |x|^2/2: taken at the {at} examples"
+    return close(claim, exact if value.ndim else exact.mean(), value, tolerance)
+
+
+def _between(penalty: Penalty, of_norm: Callable[[Tensor], Tensor]) -> Evidence:
+    """From 0 to a point at distance 2 the norm is 2 epsilon, as often near either end."""
+    share = (torch.arange(2000, dtype=torch.float64) + 0.5) / 2000
+    exact = float(of_norm(2 * share).mean())
+    whole = _paid(penalty, _cubic, *_examples(4, (3,))).ndim == 0
+    runs, n = (DRAWS // 40, 1) if whole else (1, DRAWS)
+    fake = _direction((3,)).expand(n, 3) * 2
+    draws = [_paid(penalty, _half_square, 0 * fake, fake, seed).detach().reshape(-1) for seed in range(runs)]
+    return mean_is("mean of h(|x|) of |x|^2/2: one uniform epsilon an example", exact, torch.cat(draws))
+
+
+def _half_square(x: Tensor) -> Tensor:
+    return x.square().flatten(1).sum(1) / 2
+
+
+def _linear(a: Tensor) -> Critic:
+    return lambda x: (x * a).flatten(1).sum(1)
+
+
+def _cubic(x: Tensor) -> Tensor:
+    return (x**3 / 3 + x).flatten(1).sum(1)
+
+
+def _direction(event: tuple[int, ...]) -> Tensor:
+    """A vector of length 1 without symmetry."""
+    a = torch.arange(1.0, 1 + torch.Size(event).numel(), dtype=torch.float64).reshape(event)
+    return a / a.norm()
+
+
+def _examples(n: int, event: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    rng = torch.Generator().manual_seed(SEED)
+    real, fake = torch.randn(2, n, *event, dtype=torch.float64, generator=rng)
+    return real, fake
+
+
+def _paid(penalty: Penalty, critic: Critic, real: Tensor, fake: Tensor, seed: int = SEED) -> Tensor:
+    """With the same draws every time; the global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        torch.manual_seed(seed)
+        value = penalty(critic, real, fake)
+    if value.shape not in ((), (len(real),)):
+        wanted = f"one number an example, ({len(real)},), or their mean"
+        raise ValueError(f"a penalty must be {wanted}, got {tuple(value.shape)}")
+    return value

@@ -1,0 +1,294 @@
+"""Training that goes on exactly after an interruption, and many processes that train as one."""
+
+from __future__ import annotations
+
+import copy
+import io
+import itertools
+import multiprocessing
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from jensen.adversarial.field import Frozen
+from jensen.check.evidence import Evidence, Report, bounded, close
+from jensen.core.objective import Objective, partition
+from jensen.core.types import Batch, Stream
+from jensen.training import Player, TrainState, Update, descend, train_step, warm_decay
+from jensen.training.step import gradients
+
+PATIENCE = 120  # seconds for all processes together
+
+
+@runtime_checkable
+class Run(Protocol):
+    """A training run: one step at a time, and everything that a resume needs, as tensors and plain values."""
+
+    def step(self) -> object: ...
+
+    def state_dict(self) -> Mapping[str, Any]: ...
+
+    def load_state_dict(self, state: Any) -> object: ...
+
+
+def resume(
+    make: Callable[[], Run | Objective],
+    stream: Stream | None = None,
+    *,
+    update: Update = descend,
+    before: int = 3,
+    after: int = 4,
+    seed: int = 0,
+) -> Report:
+    """Hold a run to itself: interrupted and resumed it is, bit for bit, the uninterrupted one.
+
+    The state is written by `torch.save` after some steps and loaded into a run made anew, with torch's global
+    generator somewhere else in between. Two uninterrupted runs from one seed agree; steps change the state; what is
+    loaded is what was saved; at the end no entry of the state differs.
+
+    Args:
+        make: a new run (`step`, `state_dict`, `load_state_dict`); or an objective, which `jensen.training` then trains
+            by AdamW with averaged weights.
+        stream: of an objective's batches; empty ones by default.
+        update: how an objective's players move.
+        before: steps before the interruption, at least 1.
+        after: steps after it, at least 1.
+        seed: of torch's global generator, which is left as it was.
+
+    Raises:
+        ValueError: for fewer steps.
+
+    >>> class Noisy:  # its momentum is not in its state
+    ...     def __init__(self):
+    ...         self.w = torch.zeros(2, requires_grad=True)
+    ...         self.optimizer = torch.optim.SGD([self.w], lr=0.1, momentum=0.9)
+    ...     def step(self):
+    ...         self.optimizer.zero_grad()
+    ...         (self.w - 1).square().sum().backward()
+    ...         self.optimizer.step()
+    ...     def state_dict(self):
+    ...         return {"w": self.w.detach()}
+    ...     def load_state_dict(self, state):
+    ...         self.w.data = state["w"]
+    >>> [e.claim for e in resume(Noisy).failed]
+    ['entries that differ: resumed and uninterrupted']
+    """
+    if before < 1 or after < 1:
+        raise ValueError(f"before and after must be at least 1 step, got {before} and {after}")
+
+    def made() -> Run:
+        found = make()
+        return _Training(found, stream, update) if isinstance(found, Objective) else found
+
+    with torch.random.fork_rng():
+        return Report.of(list(_resumed(made, before, after, seed)))
+
+
+def _resumed(make: Callable[[], Run], before: int, after: int, seed: int) -> Iterator[Evidence]:
+    def uninterrupted() -> dict[str, Any]:
+        torch.manual_seed(seed)
+        run = make()
+        for _ in range(before + after):
+            run.step()
+        return _entries(run.state_dict())
+
+    whole, again = uninterrupted(), uninterrupted()
+    yield close("entries that differ: two uninterrupted runs", 0.0, _differing(whole, again), 0.0)
+    torch.manual_seed(seed)
+    first = make()
+    for _ in range(before):
+        first.step()
+    file = io.BytesIO()
+    torch.save(first.state_dict(), file)
+    saved = _entries(first.state_dict())
+    yield bounded("entries that later steps change", _differing(saved, whole), 1.0, relation="at least")
+    torch.manual_seed(seed + 1)
+    torch.randn(7)  # whatever happens in between
+    second = make()
+    file.seek(0)
+    second.load_state_dict(torch.load(file, weights_only=True))
+    loaded = _entries(second.state_dict())
+    yield close("entries that differ: saved and loaded", 0.0, _differing(saved, loaded), 0.0)
+    for _ in range(after):
+        second.step()
+    resumed = _entries(second.state_dict())
+    yield close("entries that differ: resumed and uninterrupted", 0.0, _differing(whole, resumed), 0.0)
+
+
+class _Training:
+    """An objective trained by `jensen.training`."""
+
+    def __init__(self, objective: Objective, stream: Stream | None, update: Update):
+        players = {
+            name: Player(parameters, torch.optim.AdamW(parameters, lr=1e-2), lambda _: 1e-2, clip=1.0)
+            for name, parameters in partition(objective).items()
+        }
+        self.state = TrainState(objective, players, decay=warm_decay(0.9))
+        self.stream: Stream = stream or (lambda _: itertools.repeat({}))
+        self.update = update
+        self.batches: Iterator[Batch] | None = None
+
+    def step(self) -> None:
+        if self.batches is None:
+            self.batches = self.stream(self.state.draws)
+        train_step(self.state, self.batches, update=self.update)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.state.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.state.load_state_dict(state)
+        self.batches = None
+
+
+def _entries(state: Any, path: str = "") -> dict[str, Any]:
+    """Leaves by path, tensors copied."""
+    if isinstance(state, Mapping):
+        return {k: v for name, part in state.items() for k, v in _entries(part, f"{path}/{name}").items()}
+    if isinstance(state, list | tuple):
+        return {k: v for j, part in enumerate(state) for k, v in _entries(part, f"{path}/{j}").items()}
+    return {path: state.detach().clone() if isinstance(state, Tensor) else copy.copy(state)}
+
+
+def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> float:
+    return float(sum(not (k in a and k in b and _same(a[k], b[k])) for k in {*a, *b}))
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    return type(a) is type(b) and bool(a == b)
+
+
+def data_parallel(
+    gradient: Objective | Callable[[Batch], Tensor],
+    batch: Batch,
+    *,
+    processes: int = 2,
+    tolerance: float | None = None,
+) -> Report:
+    r"""Hold a gradient to its batch: n processes on a share of the rows each find that of one process on all of them.
+
+    $\frac1n \sum_r g(\text{rows } r, r + n, ...) = g(\text{all rows})$, which wants a loss that is a mean over
+    independent rows; and in a group of n gloo processes each of them ends with it.
+
+    Args:
+        gradient: from rows to a vector (N,): of this process alone where there is no group, of the group where one is
+            initialised (as `DistributedDataParallel`, or an explicit mean, leaves it in `.grad`); or an objective,
+            whose gradients `jensen.training` takes. Without draws.
+        batch: rows; their number divides by that of the processes, which are forked from this one, on the CPU.
+        processes: n, at least 2.
+        tolerance: relative to the largest entry; 1e-12 for an objective, which is looked at in double precision, and
+            1e-5 otherwise.
+
+    Raises:
+        ValueError: for fewer than 2 processes, rows that do not divide, or a group that is there already.
+        RuntimeError: if a process fails.
+
+    >>> w = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
+    >>> def summed(rows):  # a sum over rows where a mean is wanted
+    ...     loss = (rows["x"] @ w).square().sum()
+    ...     (g,) = torch.autograd.grad(loss, w)
+    ...     if dist.is_initialized():
+    ...         dist.all_reduce(g)
+    ...         g /= dist.get_world_size()
+    ...     return g
+    >>> data_parallel(summed, {"x": torch.eye(2).repeat(2, 1)}).holds
+    False
+    """
+    if processes < 2:
+        raise ValueError(f"processes must be at least 2, got {processes}")
+    if dist.is_initialized():
+        raise ValueError("this process is in a group already: check from one that is not")
+    for name, value in batch.items():
+        if len(value) % processes:
+            raise ValueError(f"batch {name!r} of {len(value)} rows does not divide by {processes} processes")
+    if isinstance(gradient, Objective):
+        return Report.of(_parallel(_gradient_of(gradient), batch, processes, tolerance or 1e-12))
+    return Report.of(_parallel(gradient, batch, processes, tolerance or 1e-5))
+
+
+def _gradient_of(objective: Objective) -> Callable[[Batch], Tensor]:
+    """All players' gradients of one forward pass, as a step of training takes them."""
+
+    def gradient(batch: Batch) -> Tensor:
+        game = Frozen(objective, batch)
+        players = {name: Player(p, torch.optim.SGD(p, lr=1.0), lambda _: 1.0) for name, p in game.owned.items()}
+        names = tuple(players)
+        gradients(TrainState(game, players), names, game(names, game.batch, 0))
+        return torch.cat([p.grad.reshape(-1) for p in game.flat if p.grad is not None])
+
+    return gradient
+
+
+def _parallel(
+    gradient: Callable[[Batch], Tensor], batch: Batch, processes: int, tolerance: float
+) -> Iterator[Evidence]:
+    shares = [{name: value[r::processes] for name, value in batch.items()} for r in range(processes)]
+    whole = gradient(batch).detach().cpu()
+    allowed = tolerance * float(whole.abs().max())
+    apart = torch.stack([gradient(rows).detach().cpu() for rows in shares]).mean(0)
+    yield close("the mean of the shares' gradients is that of all rows", whole, apart, allowed)
+    for rank, found in enumerate(_together(gradient, shares)):
+        yield close(f"process {rank} of {processes} ends with the gradient of all rows", whole, found, allowed)
+
+
+def _together(gradient: Callable[[Batch], Tensor], shares: list[dict[str, Tensor]]) -> list[Tensor]:
+    """In a group of processes, one a share."""
+    context = multiprocessing.get_context("fork")  # so that any function will do
+    with tempfile.TemporaryDirectory() as folder:
+        store, ends, started = Path(folder) / "store", [], []
+        for rank, rows in enumerate(shares):
+            here, there = context.Pipe(duplex=False)
+            process = context.Process(target=_work, args=(gradient, rows, rank, len(shares), store, there), daemon=True)
+            process.start()
+            there.close()
+            ends.append(here)
+            started.append(process)
+        try:
+            return [_received(rank, end) for rank, end in enumerate(ends)]
+        finally:
+            for process in started:
+                process.join(5)
+                process.kill()
+                process.join()
+
+
+def _received(rank: int, end: Connection) -> Tensor:
+    if not end.poll(PATIENCE):
+        raise RuntimeError(f"process {rank} said nothing for {PATIENCE} seconds")
+    try:
+        found, error = end.recv()
+    except EOFError:
+        raise RuntimeError(f"process {rank} ended without a word") from None
+    if error:
+        raise RuntimeError(f"process {rank} failed: {error}")
+    return torch.from_numpy(found)
+
+
+def _work(
+    gradient: Callable[[Batch], Tensor], rows: Batch, rank: int, world: int, store: Path, end: Connection
+) -> None:
+    torch.set_num_threads(1)  # a forked process has no other
+    try:
+        dist.init_process_group(
+            "gloo",
+            init_method=f"file://{store}",
+            rank=rank,
+            world_size=world,
+            timeout=timedelta(seconds=PATIENCE / 2),
+        )
+        found, error = gradient(rows).detach().cpu().numpy(), ""
+        dist.barrier()
+    except Exception as broken:  # noqa: BLE001 (whatever it was, the other side wants to know)
+        found, error = None, f"{type(broken).__name__}: {broken}"
+    end.send((found, error))
+    if dist.is_initialized():
+        dist.destroy_process_group()
