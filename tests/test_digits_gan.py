@@ -208,8 +208,8 @@ def test_stacks_are_shown_channel_beside_channel():
     x = -torch.ones(1, 3, 8, 8)
     x[0, 1] = 1  # the second digit is white
     image = recipe.look(x, columns=1, scale=1).convert("L")
-    row = [image.getpixel((6 + k, 6 + 4)) for k in range(24)]
-    assert row == [0] * 8 + [255] * 8 + [0] * 8
+    row = [image.getpixel((6 + k, 6 + 4)) for k in range(26)]
+    assert row == [0] * 8 + [102] + [255] * 8 + [102] + [0] * 8
 
 
 def test_a_seed_decides_all(tmp_path):

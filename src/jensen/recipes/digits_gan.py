@@ -9,18 +9,20 @@ from typing import Annotated, Any, ClassVar, Literal
 from PIL import Image
 from pydantic import Field, field_validator
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from jensen.core.seeding import generator
 from jensen.data.stacked import CHANNELS, mode_shares, stacked, stacked_stream
 from jensen.models.gan import GAN
 from jensen.nn import PictureCritic, PictureGenerator
 from jensen.recipes.adversarial import Game, GANJudging, GANRecipe, Rates
-from jensen.recipes.base import Positive, Setting, Settings, Track, Training, silent
+from jensen.recipes.base import Positive, Real, Setting, Settings, Track, Training, silent
 from jensen.recipes.data import KEPT, SEEN, DigitsData
 from jensen.recipes.digits_gan_judging import Single, Stacked, Wasserstein
 from jensen.recipes.page import Card, Section
 
 SIDE, COLUMNS = 8, 16
+BETWEEN = -0.2  # grey of the line between two channels
 
 
 class DigitsNetwork(Settings):
@@ -70,6 +72,9 @@ class SingleDigits(DigitsGANRecipe):
     def test_data(self) -> Tensor:
         return self.data.test()[0]
 
+    def real(self) -> Real:
+        return self.data.real()
+
     def judged(self, made: Tensor, model: GAN, samples: Path, track: Track) -> dict[str, Any]:
         return Single(self).judged(made, samples)
 
@@ -94,7 +99,7 @@ class DigitsGAN(SingleDigits):
     recipe: Literal["digits-gan"] = "digits-gan"
     game: Game = Game(penalty="r1", penalty_weight=0.3)
     rates: Rates = _RATES
-    training: Training = _TRAINING(steps=8000)
+    training: Training = _TRAINING(steps=6000)
 
 
 class DigitsExponentialGAN(SingleDigits):
@@ -104,7 +109,7 @@ class DigitsExponentialGAN(SingleDigits):
     recipe: Literal["digits-exponential-gan"] = "digits-exponential-gan"
     game: Game = Game(loss="exponential", penalty="r1", penalty_weight=1.0)
     rates: Rates = _RATES
-    training: Training = _TRAINING(steps=8000)
+    training: Training = _TRAINING(steps=6000)
 
 
 class DigitsWGAN(SingleDigits):
@@ -114,7 +119,7 @@ class DigitsWGAN(SingleDigits):
     recipe: Literal["digits-wgan"] = "digits-wgan"
     game: Game = Game(loss="wasserstein", critic_steps=5, penalty="wgan-gp", penalty_weight=10.0)
     rates: Rates = Rates(generator=1e-3, critic=1e-3, betas=(0.0, 0.9))
-    training: Training = _TRAINING(steps=3000)
+    training: Training = _TRAINING(steps=2500)
 
     def judged(self, made: Tensor, model: GAN, samples: Path, track: Track) -> dict[str, Any]:
         found = super().judged(made, model, samples, track)
@@ -155,7 +160,7 @@ class StackedDigitsGAN(DigitsGANRecipe):
     """A thousand modes, counted by a reader of digits."""
 
     channels: ClassVar[int] = CHANNELS
-    summary: ClassVar[str] = "GAN of three handwritten digits stacked as channels: a thousand modes"
+    summary: ClassVar[str] = "GAN of stacked handwritten digits, three to a picture, with a thousand modes"
     recipe: Literal["stacked-digits-gan"] = "stacked-digits-gan"
     data: StackedData = StackedData()
     game: Game = Game(packing=2, penalty="r1", penalty_weight=0.3)
@@ -176,8 +181,8 @@ class StackedDigitsGAN(DigitsGANRecipe):
         return self.data.draw("test", self.data.test, self.seed * 1009 + KEPT)[0]
 
     def look(self, samples: Tensor, *, columns: int | None = None, scale: int = 4) -> Image.Image:
-        """The three channels side by side, so that each can be read."""
-        side_by_side = samples.movedim(1, 2).flatten(2).unsqueeze(1)
+        """The three channels side by side, a grey line between two, so that each can be read."""
+        side_by_side = F.pad(samples, (0, 1), value=BETWEEN).movedim(1, 2).flatten(2)[:, None, :, :-1]
         return super().look(side_by_side, columns=columns or COLUMNS // 2, scale=scale)
 
     def judged(self, made: Tensor, model: GAN, samples: Path, track: Track) -> dict[str, Any]:

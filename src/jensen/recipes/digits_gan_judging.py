@@ -247,7 +247,7 @@ class Stacked:
         drawn, data = own["drawn"], own["data"]
         return [
             (
-                f"modes reached by {own['n']} samples",
+                f"modes reached by {own['n']:,} samples",
                 f"{drawn['recovered']} of {drawn['of']} (data {data['recovered']}, {own['expected']:.1f} expected)",
             ),
             ("modes reached by clear samples", f"{drawn['reached_clearly']} (data {data['reached_clearly']})"),
@@ -264,9 +264,9 @@ class Stacked:
         drawn, data, clear = own["drawn"], own["data"], Proportion(**own["drawn"]["clear"])
         return [
             Card(
-                "modes reached",
-                f"{drawn['recovered']} of {drawn['of']}",
-                f"by {own['n']} samples; data {data['recovered']}",
+                f"modes reached of {drawn['of']:,}",
+                f"{drawn['recovered']}",
+                f"by {own['n']:,} samples; data {data['recovered']}",
             ),
             Card(
                 "reverse KL of modes",
@@ -283,7 +283,7 @@ class Stacked:
         return [
             Section(
                 "A thousand modes",
-                f"A reader of digits reads each channel of {own['n']} samples, and of as many stacked test digits, "
+                f"A reader of digits reads each channel of {own['n']:,} samples, and of as many stacked test digits, "
                 f"of which it reads {reader} right in all three. Draws of the law itself reach {own['expected']:.1f} "
                 f"modes on average, and their reverse KL is {drawn['floor']:.4f} nats: a finite sample never shows 0. "
                 "Whatever is drawn is read as something, so modes are also counted of samples alone whose channels are "
