@@ -30,7 +30,8 @@ from torch import Tensor
 from typer import Option
 
 from jensen.distributions import soft_clamp
-from jensen.recipes.latent import DigitsVAE, LatentRecipe, MnistVAE
+from jensen.recipes.latent import DigitsVAE, LatentRecipe
+from jensen.recipes.mnist import MnistVAE
 from jensen.variational import log_likelihood
 from machine import count_flops, facts, table, write_json
 

@@ -28,7 +28,8 @@ from typer import Option
 
 from jensen.data.pool import pool_stream
 from jensen.objectives import Variational
-from jensen.recipes.latent import DigitsVAE, LatentRecipe, MnistVAE
+from jensen.recipes.latent import DigitsVAE, LatentRecipe
+from jensen.recipes.mnist import MnistVAE
 from jensen.recipes.running import new_state
 from jensen.training import train_step
 from machine import facts, table, write_json

@@ -49,6 +49,7 @@ SMALL = {
     "digits-hvae": LATENT,
     "digits-beta-vae": LATENT,
     "digits-categorical": LATENT,
+    "digits-grey-vae": LATENT,
     "moons-diffusion": DIFFUSION | {"data.points": 100, "data.test": 20, "judging.bound_steps": 5},
     "digits-ddpm": DIFFUSION | {"judging.bound_steps": 5},
     "digits-vdm": DIFFUSION | {"judging.bound_steps": 5},

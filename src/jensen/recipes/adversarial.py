@@ -34,11 +34,13 @@ from jensen.data.pool import pool_stream
 from jensen.models.gan import CHUNK, GAN
 from jensen.objectives.adversarial import SIMULTANEOUS, Adversarial, Penalty, alternating
 from jensen.recipes import plots
-from jensen.recipes.adversarial_judging import Judge, write_report
+from jensen.recipes.adversarial_judging import Judge, logits, write_report
 from jensen.recipes.base import (
     Advance,
+    Critic,
     Drawing,
     Positive,
+    Real,
     Recipe,
     Request,
     Setting,
@@ -46,6 +48,7 @@ from jensen.recipes.base import (
     Track,
     silent,
 )
+from jensen.recipes.data import described
 from jensen.recipes.folder import load_game, save_image
 from jensen.recipes.page import Card, Section
 from jensen.training import Budget, Player, Update, consensus, descend, extragradient, optimistic, warm_then_decay
@@ -264,6 +267,15 @@ class GANRecipe(Recipe):
     def own_sections(self, own: dict[str, Any], samples: Path) -> list[Section]:
         """Sections of it, after the samples."""
         return []
+
+    data: Settings
+
+    def real(self) -> Real:
+        return Real(described(self.recipe, self.data), self.training_data(), self.test_data())
+
+    def trained_critic(self, folder: Path) -> Critic:
+        critic, packing = self.trained(folder).critic, self.game.packing
+        return lambda x: logits(critic, x, packing).detach()
 
     def trained(self, folder: Path) -> Adversarial:
         """The game as training left it: the critic, and the generator without averaging.

@@ -149,6 +149,59 @@ class Drawing:
     comment: Callable[[Tensor], list[tuple[str, str]]] = lambda _: []
 
 
+@dataclass(frozen=True)
+class Real:
+    """Real data of the scale that a model draws, which its samples can be compared with.
+
+    Attributes:
+        name: runs on data of one name can be compared.
+        train: (N, ...), which may have been learned from.
+        test: (M, ...), never trained on.
+        labels: of the two, where there are classes.
+        levels: of a number in [-1, 1], where it takes so many values.
+    """
+
+    name: str
+    train: Tensor
+    test: Tensor
+    labels: tuple[Tensor, Tensor] | None = None
+    levels: int | None = None
+
+    def settled(self, x: Tensor) -> Tensor:
+        """Samples on the levels of the data, as they would be stored: between the levels none could be real."""
+        if self.levels is None:
+            return x
+        steps = (self.levels - 1) / 2
+        return ((x.clamp(-1, 1) + 1) * steps).round() / steps - 1
+
+
+Kind = Literal["exact", "lower bound", "estimate"]
+
+
+@dataclass(frozen=True)
+class Likely:
+    """What an evaluation says of log p of the test data: a mean in nats, with what it may be ranked against.
+
+    Attributes:
+        name: of the estimate.
+        mean, stderr: nats, over the test data.
+        kind: exact, lower bound or estimate.
+        measure: mass or density: the two are never ranked against each other.
+        dims: numbers in a datum.
+    """
+
+    name: str
+    mean: float
+    stderr: float
+    kind: Kind
+    measure: Literal["mass", "density"]
+    dims: int
+
+
+Critic = Callable[[Tensor], Tensor]
+"""What a run was trained against: the higher, the more real, (N, ...) -> (N,)."""
+
+
 class Recipe(Settings, ABC):
     """One tree of settings a recipe; `recipe` names it in config.json.
 
@@ -196,6 +249,18 @@ class Recipe(Settings, ABC):
             return made
 
         return Drawing(count, draw)
+
+    def real(self) -> Real:
+        """What samples are compared with; a ValueError where there is nothing to compare them with."""
+        raise ValueError(f"a run of {self.recipe} draws nothing that could be compared with data")
+
+    def likelihoods(self, evaluation: dict[str, Any]) -> list[Likely]:
+        """What its evaluation says of log p of the test data."""
+        return []
+
+    def trained_critic(self, folder: Path) -> Critic | None:
+        """The critic that the run in `folder` trained against, where there was one."""
+        return None
 
     def image(self, samples: Tensor, *, columns: int | None = None, scale: int = 4) -> Image.Image:
         """Samples as people look at them: pictures on a sheet, points in the plane."""

@@ -9,9 +9,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from jensen.data.digits import Digits, binarize, digits, to_unit
+from jensen.data.digits import LEVELS, Digits, binarize, digits, to_unit
 from jensen.data.moons import moons, moons_log_prob
-from jensen.recipes.base import Positive, Settings
+from jensen.recipes.base import Positive, Real, Settings
 
 SEEN, KEPT = 11, 12  # streams of random numbers: to train on, to judge with
 
@@ -35,6 +35,12 @@ class DigitsData(Settings):
         """Pictures and their labels to judge with, 360."""
         return self._scaled(all_digits().test), all_digits().test_labels
 
+    def real(self) -> Real:
+        labels = all_digits().train_labels, all_digits().test_labels
+        name = "scikit-learn's digits, " + ("ink in {0, 1}" if self.scale == "ink" else "grey levels in [-1, 1]")
+        levels = None if self.scale == "ink" else LEVELS
+        return Real(name, self.train()[0], self.test()[0], labels, levels)
+
     def _scaled(self, levels: Tensor) -> Tensor:
         return binarize(levels) if self.scale == "ink" else to_unit(levels)
 
@@ -50,6 +56,10 @@ class MoonsData(Settings):
         """Points to train on."""
         return moons(self.points, noise=self.noise, generator=_stream(seed, SEEN))
 
+    def real(self, seed: int) -> Real:
+        name = described("two moons", self)
+        return Real(name, self.train_points(seed), self.test_points(seed))
+
     def log_p(self, x: Tensor) -> Tensor:
         """Log density of the points' own law, (N,) nats."""
         return moons_log_prob(x.double(), noise=self.noise)
@@ -57,6 +67,12 @@ class MoonsData(Settings):
     def test_points(self, seed: int) -> Tensor:
         """Fresh points to judge with."""
         return moons(self.test, noise=self.noise, generator=_stream(seed, KEPT))
+
+
+def described(name: str, settings: Settings) -> str:
+    """Data by name and by their settings: two that are described alike follow one law."""
+    said = ", ".join(f"{key} {value}" for key, value in settings.model_dump(mode="json").items())
+    return f"{name} ({said})" if said else name
 
 
 def _stream(seed: int, number: int) -> torch.Generator:

@@ -41,7 +41,10 @@ from jensen.objectives.denoising import DenoisingLoss
 from jensen.recipes.base import (
     Advance,
     Drawing,
+    Kind,
+    Likely,
     Positive,
+    Real,
     Recipe,
     Request,
     Setting,
@@ -151,6 +154,23 @@ class DiffusionRecipe(Recipe):
     @abstractmethod
     def test_data(self) -> dict[str, Tensor]:
         """The same, never trained on."""
+
+    @abstractmethod
+    def real(self) -> Real: ...
+
+    def likelihoods(self, evaluation: dict[str, Any]) -> list[Likely]:
+        found, dims = evaluation["likelihood"], evaluation["dims"]
+        measure = found["measure"]
+        # of discrete data, which are spread over their bins, the ODE gives a bound
+        through: Kind = "lower bound" if measure == "mass" else "estimate"
+        kinds: tuple[tuple[str, str, Kind], ...] = (
+            (f"bound in {found['discrete']['steps']} steps", "discrete", "lower bound"),
+            ("bound in continuous time", "continuous", "lower bound"),
+            ("its ODE", "ode", through),
+        )
+        return [
+            Likely(name, found[key]["mean"], found[key]["stderr"], kind, measure, dims) for name, key, kind in kinds
+        ]
 
     def known_log_p(self, x: Tensor) -> Tensor | None:
         """Log p(x) of the data's own law, where it is known."""
@@ -289,6 +309,9 @@ class MoonsDiffusion(DiffusionRecipe):
     def test_data(self) -> dict[str, Tensor]:
         return {"x": self.data.test_points(self.seed)}
 
+    def real(self) -> Real:
+        return self.data.real(self.seed)
+
     def known_log_p(self, x: Tensor) -> Tensor:
         return self.data.log_p(x)
 
@@ -319,6 +342,9 @@ class _Digits(DiffusionRecipe):
     def test_data(self) -> dict[str, Tensor]:
         x, labels = self.data.test()
         return {"x": x, "cond": labels[:, None]}
+
+    def real(self) -> Real:
+        return self.data.real()
 
 
 class DigitsDDPM(_Digits):

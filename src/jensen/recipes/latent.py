@@ -1,14 +1,14 @@
 """Variational autoencoders on small pictures: one recipe, whose settings are the family.
 
-`digits-vae`, `digits-iwae`, `digits-hvae`, `digits-beta-vae`, `digits-categorical` and `mnist-vae` differ in their
-defaults alone: each setting works in all of them.
+`digits-vae`, `digits-iwae`, `digits-hvae`, `digits-beta-vae`, `digits-categorical` and, in files of their own,
+`digits-grey-vae` and `mnist-vae` differ in their data and defaults alone: each setting works in all of them.
 """
 
 from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -16,10 +16,10 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from jensen.core.objective import partition
 from jensen.core.seeding import generator
-from jensen.data.idx import read_idx
 from jensen.data.pool import pool_stream
 from jensen.distributions import (
     BernoulliLogits,
@@ -35,7 +35,9 @@ from jensen.objectives import Variational
 from jensen.recipes.base import (
     Advance,
     Drawing,
+    Likely,
     Positive,
+    Real,
     Recipe,
     Request,
     Setting,
@@ -44,7 +46,7 @@ from jensen.recipes.base import (
     Training,
     silent,
 )
-from jensen.recipes.data import DigitsData
+from jensen.recipes.data import DigitsData, described
 from jensen.recipes.digit_reader import read_digits
 from jensen.recipes.folder import save_image
 from jensen.recipes.latent_judging import Judge, interpolations, write_report
@@ -130,6 +132,7 @@ class LatentJudging(Settings):
 class LatentRecipe(Recipe):
     """An encoder, a decoder and a prior, on pictures in {0, 1}."""
 
+    data: Settings
     network: LatentNetwork = LatentNetwork()
     bound: LatentBound = LatentBound()
     judging: LatentJudging = LatentJudging()
@@ -156,6 +159,26 @@ class LatentRecipe(Recipe):
     def pictures(self) -> tuple[Tensor, Tensor]:
         """Pictures in {0, 1} to train on and to judge with."""
 
+    def real(self) -> Real:
+        seen, kept = self.pictures()
+        return Real(described("pictures", self.data), seen, kept)
+
+    def law(self) -> tuple[int, Callable[[Tensor], Distribution]]:
+        """How many numbers the decoder gives for a pixel, and the distribution that they are of."""
+        return 1, BernoulliLogits(event_dims=3)
+
+    def shown(self, pictures: Tensor) -> Tensor:
+        """In [-1, 1], ink dark."""
+        return 1 - 2 * pictures
+
+    def likelihoods(self, evaluation: dict[str, Any]) -> list[Likely]:
+        dims, log_p, elbo = evaluation["dims"], evaluation["log_p"], evaluation["elbo"]
+        name = f"importance sampling, K = {evaluation['samples']}"
+        return [
+            Likely(name, log_p["mean"], log_p["stderr"], "estimate", "mass", dims),
+            Likely("evidence lower bound", elbo["mean"], elbo["stderr"], "lower bound", "mass", dims),
+        ]
+
     def classes(self) -> tuple[Classifier, Tensor] | None:
         """What reads a picture's class, and the labels of the pictures to judge with; or None."""
         return None
@@ -167,13 +190,14 @@ class LatentRecipe(Recipe):
         inside = [network.hidden] * network.depth
         weak = [network.decoder_hidden or network.hidden] * network.depth
         size, first = math.prod(shape), self._size(0)
+        numbers, law = self.law()
         flatten = nn.Flatten()
-        draw = nn.Sequential(mlp(first, *weak, size), nn.Unflatten(-1, shape))
+        draw = nn.Sequential(mlp(first, *weak, numbers * size), nn.Unflatten(-1, (numbers * shape[0], *shape[1:])))
         one_hot = network.kind == "categorical"
         decoders: list[nn.Module] = [
             Conditional(
                 nn.Sequential(flatten, draw) if one_hot else draw,
-                BernoulliLogits(event_dims=3),
+                law,
                 input_dims=2 if one_hot else None,
             )
         ]
@@ -233,10 +257,10 @@ class LatentRecipe(Recipe):
         return {}
 
     def image(self, samples: Tensor, *, columns: int | None = None, scale: int = 4) -> Any:
-        return super().image(_ink(samples), columns=columns, scale=scale)
+        return super().image(self.shown(samples), columns=columns, scale=scale)
 
     def picture(self, sample: Tensor, *, scale: int = 4) -> Any:
-        return super().picture(_ink(sample), scale=scale)
+        return super().picture(self.shown(sample), scale=scale)
 
     def drawing(self, model: nn.Module, request: Request) -> Drawing:
         assert isinstance(model, LatentChain)
@@ -274,11 +298,6 @@ def model_device(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
-def _ink(x: Tensor) -> Tensor:
-    """{0, 1} as pictures in [-1, 1], ink dark."""
-    return 1 - 2 * x
-
-
 _TRAINING = partial(Training, batch_size=128, rate=2e-3, average=0.99, save_every=1000, log_every=50, previews=6)
 
 
@@ -297,6 +316,9 @@ class _Digits(LatentRecipe):
 
     def pictures(self) -> tuple[Tensor, Tensor]:
         return self.data.train()[0], self.data.test()[0]
+
+    def real(self) -> Real:
+        return self.data.real()
 
     def classes(self) -> tuple[Classifier, Tensor]:
         return lambda x: nn.functional.one_hot(read_digits(x, "ink"), 10).to(x), self.data.test()[1]
@@ -346,57 +368,3 @@ class DigitsCategorical(_Digits):
     network: LatentNetwork = LatentNetwork(latents=(12,), kind="categorical")
     bound: LatentBound = LatentBound(samples=8)
     training: Training = _TRAINING(steps=3000)
-
-
-class IdxData(Settings):
-    """Pictures of an IDX file, ink where a pixel is 128 or above; the last ones are kept for judging."""
-
-    images: str = ""
-    height: Positive = 28
-    width: Positive = 28
-    test: Positive = 1000
-
-    @field_validator("images")
-    @classmethod
-    def _from_anywhere(cls, value: str) -> str:
-        return str(Path(value).absolute()) if value else ""
-
-    def read(self) -> Tensor:
-        """(N, 1, H, W) uint8.
-
-        Raises:
-            ValueError: if no file is given, or it holds no pictures, or no more than are kept.
-        """
-        if not self.images:
-            raise ValueError("data.images is not set: give the IDX file of pictures with --set data.images=PATH")
-        found = read_idx(self.images)
-        if found.ndim != 3 or found.dtype != torch.uint8:
-            raise ValueError(f"{self.images} holds no pictures: they are bytes on three axes, N x H x W")
-        if found.shape[1:] != (self.height, self.width):
-            raise ValueError(
-                f"{self.images} holds pictures of {found.shape[1]} x {found.shape[2]}: "
-                f"set data.height and data.width, which are {self.height} and {self.width}"
-            )
-        if len(found) <= self.test:
-            raise ValueError(f"data.test keeps {self.test} pictures, and {self.images} has only {len(found)}")
-        return found.unsqueeze(1)
-
-
-class MnistVAE(LatentRecipe):
-    """Pictures of a file that the user points at."""
-
-    summary: ClassVar[str] = "variational autoencoder of the pictures in an IDX file (data.images=PATH), MNIST's say"
-    recipe: Literal["mnist-vae"] = "mnist-vae"
-    data: IdxData = IdxData()
-    network: LatentNetwork = LatentNetwork(latents=(32,), hidden=512)
-    training: Training = _TRAINING(steps=8000, rate=1e-3)
-
-    def check(self) -> None:
-        self.data.read()
-
-    def shape(self) -> tuple[int, int, int]:
-        return 1, self.data.height, self.data.width
-
-    def pictures(self) -> tuple[Tensor, Tensor]:
-        ink = (self.data.read() >= 128).float()
-        return ink[: -self.data.test], ink[-self.data.test :]

@@ -109,8 +109,8 @@ class Judge:
         save_image(recipe.image(rows, columns=columns), self.samples / "reconstructions.png")
         grid, names = traversal(model, x, rng)
         labels = [name if k % STEPS == STEPS // 2 else "" for name in names for k in range(STEPS)]
-        ink = to_bytes(1 - 2 * grid)
-        save_image(sheet(ink.cpu(), grid.shape[0] // len(names), captions=labels), self.samples / "traversal.png")
+        rows = to_bytes(recipe.shown(grid)).cpu()
+        save_image(sheet(rows, grid.shape[0] // len(names), captions=labels), self.samples / "traversal.png")
         if recipe.network.kind == "gaussian":
             made = interpolations(model, 6, STEPS, rng)
             save_image(recipe.image(made, columns=STEPS), self.samples / "interpolations.png")

@@ -21,7 +21,10 @@ from jensen.objectives import ScoreMatching
 from jensen.recipes.base import (
     Advance,
     Drawing,
+    Kind,
+    Likely,
     Positive,
+    Real,
     Recipe,
     Request,
     Setting,
@@ -91,6 +94,18 @@ class ScoreRecipe(Recipe):
     @abstractmethod
     def test_data(self) -> Tensor:
         """The same, never trained on."""
+
+    @abstractmethod
+    def real(self) -> Real: ...
+
+    def likelihoods(self, evaluation: dict[str, Any]) -> list[Likely]:
+        dims, ode, bound = evaluation["dims"], evaluation["ode"], evaluation["bound"]
+        # of discrete data, which are spread over their bins, the ODE gives a bound
+        bounded: Kind = "lower bound" if ode["measure"] == "mass" else "estimate"
+        return [
+            Likely("bound in continuous time", bound["mean"], bound["stderr"], "lower bound", bound["measure"], dims),
+            Likely("its ODE", ode["mean"], ode["stderr"], bounded, ode["measure"], dims),
+        ]
 
     def noised_log_p(self, x: Tensor, sigma: float) -> Tensor | None:
         """Log density of the data's own law, noised by sigma, where it is known."""
@@ -182,6 +197,9 @@ class MoonsScore(ScoreRecipe):
     def test_data(self) -> Tensor:
         return self.data.test_points(self.seed)
 
+    def real(self) -> Real:
+        return self.data.real(self.seed)
+
     def noised_log_p(self, x: Tensor, sigma: float) -> Tensor:
         return moons_log_prob(x, noise=(self.data.noise**2 + sigma**2) ** 0.5)
 
@@ -211,3 +229,6 @@ class DigitsScore(ScoreRecipe):
 
     def test_data(self) -> Tensor:
         return self.data.test()[0]
+
+    def real(self) -> Real:
+        return self.data.real()

@@ -15,7 +15,9 @@ from jensen.recipes.captcha_reader import CaptchaReader
 from jensen.recipes.cyclegan import DigitsCycleGAN, DigitsPix2Pix
 from jensen.recipes.diffusion import DigitsDDPM, DigitsVDM, MoonsDiffusion
 from jensen.recipes.digits_gan import DigitsExponentialGAN, DigitsGAN, DigitsWGAN, StackedDigitsGAN
-from jensen.recipes.latent import DigitsBetaVAE, DigitsCategorical, DigitsHVAE, DigitsIWAE, DigitsVAE, MnistVAE
+from jensen.recipes.grey import DigitsGreyVAE
+from jensen.recipes.latent import DigitsBetaVAE, DigitsCategorical, DigitsHVAE, DigitsIWAE, DigitsVAE
+from jensen.recipes.mnist import MnistVAE
 from jensen.recipes.points_gan import GridGAN, GridPacGAN, RingGAN
 from jensen.recipes.score import DigitsScore, MoonsScore
 from jensen.recipes.sprites import SpritesBetaVAE, SpritesVAE
@@ -28,6 +30,7 @@ RECIPES: dict[str, type[Recipe]] = {
     "digits-hvae": DigitsHVAE,
     "digits-beta-vae": DigitsBetaVAE,
     "digits-categorical": DigitsCategorical,
+    "digits-grey-vae": DigitsGreyVAE,
     "mnist-vae": MnistVAE,
     "sprites-vae": SpritesVAE,
     "sprites-beta-vae": SpritesBetaVAE,
