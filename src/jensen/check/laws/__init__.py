@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from jensen.check.law import Law
-from jensen.check.laws import diffusion, dirac_gan
+from jensen.check.laws import diffusion, dirac_gan, distributions, estimators, likelihood
 
-FAMILIES: Mapping[str, Sequence[Law]] = {"dirac-gan": dirac_gan.LAWS, "diffusion": diffusion.LAWS}
+FAMILIES: Mapping[str, Sequence[Law]] = {
+    "dirac-gan": dirac_gan.LAWS,
+    "diffusion": diffusion.LAWS,
+    "variational": likelihood.LAWS,
+    "estimators": estimators.LAWS,
+    "distributions": distributions.LAWS,
+}

@@ -1,0 +1,311 @@
+"""Laws of distributions: which reparameterize and how, Gumbel's trick and its limit, decoders, closed divergences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import scipy.special
+import scipy.stats
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch import distributions as D
+
+from jensen.check.evidence import Evidence, bounded, close, mean_is, means_are
+from jensen.check.law import draws, law
+from jensen.core.seeding import drawing, generator
+from jensen.distributions import BernoulliLogits, Erlang, Gompertz, IsotropicGaussian, gumbel_softmax
+from jensen.estimators import pathwise
+from jensen.recipes import plots
+from jensen.variational import Layer
+
+F64 = torch.float64
+
+
+def moves(
+    name: str,
+    q: Callable[..., D.Distribution],
+    at: tuple[float, ...],
+    f: Callable[[Tensor], Tensor],
+    exact: tuple[float, ...],
+    n: int,
+) -> Evidence:
+    """The path's gradient of E f in each parameter, from n rows of one draw each, against the closed form."""
+    rows = [torch.full((n,), v, dtype=F64, requires_grad=True) for v in at]
+    value = pathwise(q(*rows), f, generator=generator(0))
+    slopes = torch.stack(torch.autograd.grad(value.sum(), rows), 1)
+    return means_are(f"{name}: mean gradient of the path", torch.tensor(exact, dtype=F64), slopes)
+
+
+def falls(name: str, x: Tensor, cdf: Callable[..., np.ndarray]) -> Iterator[Evidence]:
+    """Draws (N,) follow a distribution function: u = F(x) has the mean 1/2 and the mean square 1/3."""
+    u = torch.from_numpy(cdf(x.detach().numpy()))
+    yield mean_is(f"{name}: mean of F(x)", 1 / 2, u)
+    yield mean_is(f"{name}: mean of F(x)^2", 1 / 3, u**2)
+
+
+def drawn(q: D.Distribution, n: int) -> Tensor:
+    with drawing(generator(1)):
+        x: Tensor = q.rsample(torch.Size((n,)))
+    return x
+
+
+@law(
+    "reparameterization/location-scale",
+    formula=r"z = \mu + \sigma\epsilon,\quad \nabla_{\mu,\sigma} E z^2 = (2\mu,\ 2\sigma\,E\epsilon^2)",
+    source="Kingma & Welling (2014), section 2.4, case 2; Rezende et al. (2014)",
+    assumptions="E eps = 0; E eps^2 = 1 for a normal, 2 for a Laplace, 1/3 for a uniform one on (-1, 1)",
+)
+def location_scale(precision: float) -> Iterator[Evidence]:
+    """A location and a scale move every draw along: the standard draw times the scale, plus the location.
+
+    E z^2 = mu^2 + sigma^2 E eps^2.
+    """
+    n = draws(40_000, precision)
+    for name, family, second in (("normal", D.Normal, 1.0), ("Laplace", D.Laplace, 2.0)):
+        yield moves(name, family, (0.8, 1.3), torch.square, (1.6, 2.6 * second), n)
+
+
+@law(
+    "reparameterization/uniform",
+    formula=r"z = a + (b - a)u,\quad \nabla_{a,b} E z^2 = \tfrac13(2a + b,\ a + 2b)",
+    source="Devroye (1986), section II.2",
+)
+def uniform(precision: float) -> Iterator[Evidence]:
+    """A uniform variable reparameterizes by its ends, though its support moves, where the score function fails.
+
+    E z^2 = (a^2 + a b + b^2) / 3. The density's logarithm -log(b - a) has a gradient of mean 1 / (b - a), not 0: mass
+    enters and leaves at the ends.
+    """
+    n, a, b = draws(40_000, precision), 0.5, 2.0
+    yield moves("uniform", D.Uniform, (a, b), torch.square, ((2 * a + b) / 3, (a + 2 * b) / 3), n)
+    low, high = (torch.tensor(v, dtype=F64, requires_grad=True) for v in (a, b))
+    q = D.Uniform(low, high)
+    (score,) = torch.autograd.grad(q.log_prob(drawn(q, 100).detach()).mean(), low)
+    yield close("the mean of the score is 1 / (b - a)", 1 / (b - a), score, 1e-12)
+
+
+@law(
+    "reparameterization/log-normal",
+    formula=r"z = e^{\mu + \sigma\epsilon},\quad \nabla_{\mu,\sigma} E z = (1, \sigma)\,e^{\mu + \sigma^2/2}",
+    source="Kingma & Welling (2014), section 2.4, case 3",
+)
+def log_normal(precision: float) -> Iterator[Evidence]:
+    """A function of a reparameterized variable is one: the exponential of a Gaussian."""
+    n, mu, sigma = draws(40_000, precision), 0.3, 0.5
+    mean = math.exp(mu + sigma**2 / 2)
+    yield moves("log-normal", D.LogNormal, (mu, sigma), lambda z: z, (mean, sigma * mean), n)
+
+
+@law(
+    "reparameterization/gompertz",
+    formula=r"z = \tfrac1b\log\big(1 - \tfrac1\eta\log(1-u)\big),\quad F(z) = 1 - e^{-\eta(e^{bz} - 1)}",
+    source="Gompertz (1825); Kingma & Welling (2014), section 2.4, case 1",
+)
+def gompertz(precision: float) -> Iterator[Evidence]:
+    """A Gompertz variable reparameterizes by its inverse distribution function.
+
+    F(z) is uniform, so z = F^-1(u). E z = e^eta E_1(eta) / b, whose gradient in b is -E z / b and in eta
+    (e^eta E_1(eta) - 1 / eta) / b.
+    """
+    n, eta, b = draws(40_000, precision), 0.7, 2.0
+    scaled = math.exp(eta) * float(scipy.special.exp1(eta))
+    slopes = ((scaled - 1 / eta) / b, -scaled / b**2)
+    yield moves("Gompertz", Gompertz, (eta, b), lambda z: z, slopes, n)
+    q = Gompertz(torch.tensor(eta, dtype=F64), torch.tensor(b, dtype=F64))
+    theirs = scipy.stats.gompertz(eta, scale=1 / b)
+    yield from falls("Gompertz", drawn(q, n), theirs.cdf)
+    u = torch.linspace(0.01, 0.99, 99, dtype=F64)
+    yield close("inverse of scipy's distribution function", u, torch.from_numpy(theirs.cdf(q.icdf(u).numpy())), 1e-10)
+    yield close("log density is scipy's", torch.from_numpy(theirs.logpdf(q.icdf(u))), q.log_prob(q.icdf(u)), 1e-10)
+
+
+@law(
+    "reparameterization/erlang",
+    formula=r"z = -\tfrac1\lambda\sum_{i=1}^k \log u_i \sim \mathrm{Gamma}(k, \lambda)",
+    source="Devroye (1986), section IX.3; Kingma & Welling (2014), section 2.4, case 3",
+    assumptions="k an integer: the shape carries no gradient",
+)
+def erlang(precision: float) -> Iterator[Evidence]:
+    """A Gamma of integer shape is a sum of exponentials of one rate, and moves with it.
+
+    Exponentials are -log(u) / lambda by the inverse distribution function; Laplace transforms multiply to
+    (1 + s / lambda)^-k. E z^2 = k (k + 1) / lambda^2.
+    """
+    n, k, rate = draws(40_000, precision), 3, 2.0
+    slope = -2 * k * (k + 1) / rate**3
+    yield moves("Erlang", lambda r: Erlang(k, r), (rate,), torch.square, (slope,), n)
+    q = Erlang(k, torch.tensor(rate, dtype=F64))
+    theirs = scipy.stats.gamma(k, scale=1 / rate)
+    yield from falls("Erlang", drawn(q, n), theirs.cdf)
+    z = torch.linspace(0.1, 6, 60, dtype=F64)
+    yield close("log density is scipy's", torch.from_numpy(theirs.logpdf(z)), q.log_prob(z), 1e-10)
+
+
+# -- Gumbel ------------------------------------------------------------------------------------------------------------
+
+SHARES = (0.05, 0.15, 0.2, 0.6)
+
+
+@law(
+    "gumbel/max",
+    formula=r"P\big(\arg\max_i(\log\pi_i + G_i) = j\big) = \pi_j",
+    source="Gumbel (1954); Maddison et al. (2014); Jang et al. (2017), section 2.1",
+)
+def gumbel_max(precision: float) -> Iterator[Evidence]:
+    """The largest of log pi + Gumbel noise is a draw of pi, exactly, whatever the temperature.
+
+    -log of a unit exponential is Gumbel, and the first of exponential clocks of rates pi_i to ring is i with
+    probability pi_i.
+    """
+    n, shares = draws(40_000, precision), torch.tensor(SHARES, dtype=F64)
+    for temperature in (0.1, 1.0, 5.0):
+        with drawing(generator(0)):
+            y = gumbel_softmax(shares.log().expand(n, -1), temperature)
+            hard = gumbel_softmax(shares.log().expand(n, -1), temperature, hard=True)
+        wins = F.one_hot(y.argmax(-1), len(SHARES)).double()
+        yield means_are(f"shares of the largest entries, temperature {temperature}", shares, wins)
+        yield means_are(f"shares of the one-hot vectors, temperature {temperature}", shares, hard)
+
+
+def distance(temperature: float) -> float:
+    """E min(y, 1 - y) for classes of (.6, .4), y = sigmoid(v), tau v = log 1.5 + logistic noise: trapezoids in v."""
+    v = torch.linspace(-60, 60, 200_001, dtype=F64)
+    s = torch.sigmoid(temperature * v - math.log(1.5))
+    return float(torch.trapezoid(torch.sigmoid(-v.abs()) * s * (1 - s) * temperature, v))
+
+
+def measured_distance(temperature: float, n: int) -> Tensor:
+    with drawing(generator(2)):
+        y = gumbel_softmax(torch.tensor([0.6, 0.4], dtype=F64).log().expand(n, -1), temperature)
+    return y.min(-1).values
+
+
+@law(
+    "gumbel/softmax-limit",
+    formula=r"\lim_{\tau\to0}\mathrm{softmax}\big((\log\pi + G)/\tau\big) = \mathrm{onehot}\,\arg\max(\log\pi + G)",
+    source="Jang et al. (2017), section 2.2; Maddison et al. (2017), proposition 1",
+    assumptions="pi = (.6, .4)",
+)
+def softmax_limit(precision: float) -> Iterator[Evidence]:
+    """As the temperature falls to 0 relaxed draws become one-hot ones, to first order; as it rises they become equal.
+
+    With two classes y = sigmoid(u / tau), u = log(pi_1 / pi_2) + a logistic variable of density p: the mean distance
+    from a corner is the integral of sigmoid(-|v|) tau p(tau v), which tends to 2 log 2 p(0) tau, p(0) = pi_1 pi_2.
+    """
+    n = draws(40_000, precision)
+    for temperature in (1.0, 0.3, 0.1, 0.03):
+        yield mean_is(
+            f"mean distance from a corner, temperature {temperature}",
+            distance(temperature),
+            measured_distance(temperature, n),
+        )
+    yield close("its rate", 2 * math.log(2) * 0.24, distance(1e-3) / 1e-3, 1e-4)
+    with drawing(generator(0)):
+        y = gumbel_softmax(torch.tensor([0.6, 0.4], dtype=F64).log().expand(1000, -1), 1e4)
+    yield close("shares at temperature 10,000", 0.5, y, 1e-2)
+
+
+@softmax_limit.drawn
+def _limit_plot() -> str:
+    at = [3.0, 1.0, 0.3, 0.1, 0.03, 0.01]
+    rows = {
+        "exact": [distance(t) for t in at],
+        "measured": [float(measured_distance(t, 20_000).mean()) for t in at],
+        "2 log 2 p(0) tau": [2 * math.log(2) * 0.24 * t for t in at],
+    }
+    return plots.curves(at, rows, title="mean distance of a relaxed draw from one-hot", xlabel="temperature", log=True)
+
+
+# -- decoders and divergences ------------------------------------------------------------------------------------------
+
+
+@law(
+    "decoder/bernoulli",
+    formula=r"-\log p(x|z) = -\sum_i x_i\log p_i + (1 - x_i)\log(1 - p_i)",
+    source="Kingma & Welling (2014), appendix C.1",
+)
+def bernoulli_decoder(_: float) -> Iterator[Evidence]:
+    """A Bernoulli decoder's negative log-likelihood is the binary cross-entropy, and its gradient p - x.
+
+    log p^x (1 - p)^(1 - x), and dp/dl = p (1 - p) for a logit l.
+    """
+    logits = torch.linspace(-4, 4, 12, dtype=F64).reshape(3, 4).requires_grad_()
+    x = torch.tensor([[0.0, 1, 1, 0], [1, 0, 1, 0], [1, 1, 0, 0]], dtype=F64)
+    p = 1 / (1 + torch.exp(-logits.detach()))
+    entropy = -(x * p.log() + (1 - x) * (1 - p).log()).sum(-1)
+    log_px = BernoulliLogits()(logits).log_prob(x)
+    yield close("minus log p(x|z) is the cross-entropy", entropy, -log_px, 1e-12)
+    (slope,) = torch.autograd.grad(-log_px.sum(), logits)
+    yield close("its gradient is p - x", p - x, slope, 1e-12)
+    bits = torch.cartesian_prod(*[torch.tensor([0.0, 1.0], dtype=F64)] * 4)
+    total = BernoulliLogits()(logits[:1].detach()).log_prob(bits).exp().sum()
+    yield close("probabilities of all 16 pictures of 4 bits", 1.0, total, 1e-12)
+
+
+@law(
+    "decoder/gaussian",
+    formula=r"-\log p(x|z) = \frac{|x - \mu(z)|^2}{2\sigma^2} + \frac D2\log(2\pi\sigma^2)",
+    source="Kingma & Welling (2014), appendix C.2",
+    assumptions="sigma fixed, the same for all coordinates",
+)
+def gaussian_decoder(_: float) -> Iterator[Evidence]:
+    """A Gaussian decoder of fixed isotropic variance is a squared error over 2 sigma^2 and a constant.
+
+    Only the constant is a matter of the scale: the decoder's gradient is (mu - x) / sigma^2.
+    """
+    x, mu = torch.linspace(-1, 2, 12, dtype=F64).reshape(3, 4), torch.linspace(2, -1, 12, dtype=F64).reshape(3, 4)
+    for std in (0.5, 2.0):
+        mean = mu.clone().requires_grad_()
+        log_px = IsotropicGaussian(std).double()(mean).log_prob(x)
+        error = (x - mu).square().sum(-1) / (2 * std**2)
+        constant = 4 / 2 * math.log(2 * math.pi * std**2)
+        yield close(f"minus log p(x|z) less the squared error, std {std}", constant, -log_px - error, 1e-6)
+        (slope,) = torch.autograd.grad(-log_px.sum(), mean)
+        yield close(f"its gradient, std {std}", (mu - x) / std**2, slope, 1e-6)
+
+
+@law(
+    "gaussian-kl/closed-form",
+    formula=r"\mathrm{KL} = \log\tfrac s\sigma + \tfrac{\sigma^2 + (\mu - m)^2}{2s^2} - \tfrac12",
+    source="Kingma & Welling (2014), appendix B",
+)
+def gaussian_kl(precision: float) -> Iterator[Evidence]:
+    """The divergence of Gaussians in closed form is the integral of q log(q/p), and the mean of log-ratios of draws.
+
+    E_q of two quadratic forms. It is 0 for equal laws alone, and not symmetric.
+    """
+    cases = ((0.7, 0.4, 0.0, 1.0), (-1.0, 2.0, 0.5, 0.8), (0.3, 1.1, 0.3, 1.1))
+    grid = torch.linspace(-30, 30, 600_001, dtype=F64)
+    for mean, std, m, s in cases:
+        q, p = (D.Normal(torch.tensor([a], dtype=F64), torch.tensor([b], dtype=F64)) for a, b in ((mean, std), (m, s)))
+        q, p = D.Independent(q, 1), D.Independent(p, 1)
+        log_q, log_p = (-((grid - a) ** 2) / (2 * b**2) - math.log(b) for a, b in ((mean, std), (m, s)))
+        density = log_q.exp() / math.sqrt(2 * math.pi)
+        integral = torch.trapezoid(density * (log_q - log_p), grid)
+        with drawing(generator(0)):
+            z = q.sample(torch.Size((draws(20_000, precision),)))
+        layer = Layer(z, q, p, q, divergence=True)
+        name = f"KL(N({mean}, {std}^2) || N({m}, {s}^2))"
+        closed, analytic = layer.term(analytic=True)
+        assert analytic
+        yield close(f"{name}, in closed form", integral, closed, 1e-8)
+        ratio, _ = layer.term(analytic=False)
+        yield mean_is(f"{name}, by draws", float(integral), ratio) if std != s else close(name, 0.0, ratio, 0.0)
+        yield bounded(f"{name} is at least 0", closed, 0.0, relation="at least")
+
+
+LAWS = (
+    location_scale,
+    uniform,
+    log_normal,
+    gompertz,
+    erlang,
+    gumbel_max,
+    softmax_limit,
+    bernoulli_decoder,
+    gaussian_decoder,
+    gaussian_kl,
+)

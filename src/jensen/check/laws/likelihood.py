@@ -1,0 +1,220 @@
+"""Laws of the marginal likelihood: by Monte Carlo, by importance sampling, and on which scale."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, Independent, Normal
+
+from jensen.check.evidence import Evidence, bounded, close, mean_is
+from jensen.check.law import draws, law
+from jensen.core.seeding import drawing, generator
+from jensen.recipes import plots
+from jensen.variational import LinearGaussian, ais_log_likelihood, elbo, iwae, log_likelihood
+
+F64 = torch.float64
+W, B, S2, X = 0.9, 0.2, 0.5, 1.3  # p(x|z) = N(W z + B, S2) with z ~ N(0, 1), one latent; and a datum
+VARIANCE = W**2 + S2
+LOG_P = -((X - B) ** 2) / (2 * VARIANCE) - math.log(2 * math.pi * VARIANCE) / 2  # log N(X; B, W^2 + S2)
+PRECISION = 1 + W**2 / S2
+MEAN = W * (X - B) / S2 / PRECISION  # of p(z|x) = N(MEAN, 1 / PRECISION)
+DIMS = (1, 2, 4, 8)
+
+
+def model(encoder: partial[Distribution] | None = None) -> LinearGaussian:
+    """The model of the constants above."""
+    return LinearGaussian(torch.tensor([[W]], dtype=F64), [B], S2, encoder=encoder)
+
+
+def data(rows: int) -> Tensor:
+    return torch.full((rows, 1), X, dtype=F64)
+
+
+def gaussian(mean: float, std: float, x: Tensor) -> Distribution:
+    """A q(z | x) that does not depend on x."""
+    return Independent(Normal(torch.full_like(x, mean), torch.full_like(x, std)), 1)
+
+
+@law(
+    "marginal-likelihood/monte-carlo",
+    formula=r"p(x) = E_{p(z)}\,p(x|z) \approx \frac1K\sum_k p(x|z_k),\quad z_k \sim p(z)",
+    source="Bishop (2006), equation 11.2; the model is its 2.115",
+)
+def monte_carlo(precision: float) -> Iterator[Evidence]:
+    """The mean of p(x|z) over the prior is p(x), without bias.
+
+    The integral of p(x|z) p(z) over z is p(x), and a mean of draws of p(z) is an unbiased estimate of it. Its logarithm
+    is not unbiased: it is low, by Jensen's inequality. Here z ~ N(0, 1) and x|z ~ N(0.9 z + 0.2, 0.5), so that
+    x ~ N(0.2, 1.31).
+    """
+    estimate = log_likelihood(model(), data(draws(2000, precision)), 50, "prior", generator(0))
+    yield mean_is("estimates of 50 draws have mean p(x)", math.exp(LOG_P), estimate.value.exp())
+    yield mean_is("their logarithms have a mean below log p(x)", LOG_P, estimate.value, relation="at most", errors=0.0)
+
+
+def square_ratio(dims: int) -> float:
+    r"""E p(x|z)^2 / p(x)^2 for x = 0, x|z ~ N(z, I), z ~ N(0, I): 1.1547 to the number of dimensions.
+
+    N(0; z, 1)^2 = N(0; z, 1/2) / (2 sqrt(pi)), whose mean over z is N(0; 0, 3/2) / (2 sqrt(pi)); p(0) = N(0; 0, 2).
+    """
+    one = (2 * math.pi * 1.5) ** -0.5 / (2 * math.sqrt(math.pi)) / (2 * math.pi * 2) ** -1.0
+    return float(one**dims)
+
+
+def effective_share(dims: int, rows: int, samples: int) -> Tensor:
+    """K over the effective samples of plain Monte Carlo, of each row."""
+    eye = torch.eye(dims, dtype=F64)
+    flat = LinearGaussian(eye, torch.zeros(dims, dtype=F64), 1.0)
+    estimate = log_likelihood(flat, torch.zeros(rows, dims, dtype=F64), samples, "prior", generator(dims))
+    return samples / estimate.ess
+
+
+@law(
+    "marginal-likelihood/variance",
+    formula=r"\frac{\mathrm{Var}_{p(z)}\,p(x|z)}{p(x)^2} = \Big(\frac{2}{\sqrt3}\Big)^d - 1",
+    source="Owen (2013), section 9.1; Gaussian integrals",
+    assumptions="x = 0, x|z ~ N(z, I), z ~ N(0, I) in d dimensions",
+)
+def variance_problem(precision: float) -> Iterator[Evidence]:
+    """Plain Monte Carlo's relative variance grows exponentially with the number of latents.
+
+    p(x|z) is a product over dimensions, and so is its mean square: E p(x|z)^2 / p(x)^2 is the one dimension's ratio,
+    2/sqrt(3) = 1.155, to the power d. So many draws as there are effective ones in one are lost: K over the effective
+    samples tends to this ratio.
+    """
+    rows, samples = draws(40, precision), 10_000
+    for dims in DIMS:
+        share = effective_share(dims, rows, samples)
+        e = mean_is(f"draws per effective draw, d = {dims}", square_ratio(dims), share)
+        bias = 3 * square_ratio(dims) ** 3 / samples  # of a ratio of means
+        yield Evidence(e.claim, e.expected, e.measured, e.tolerance + bias, stderr=e.stderr)
+
+
+@variance_problem.drawn
+def _variance_plot() -> str:
+    dims = [1, 2, 4, 8, 16]
+    measured = [float(effective_share(d, 10, 10_000).mean()) for d in dims]
+    rows = {"exact": [square_ratio(d) for d in dims], "measured": measured}
+    return plots.curves(dims, rows, title="draws of the prior per effective draw", xlabel="latents", log=True)
+
+
+PROPOSALS = {"N(0.5, 1)": (0.5, 1.0), "N(0, 1), the prior": (0.0, 1.0), "N(1, 0.8^2)": (1.0, 0.8)}
+
+
+@law(
+    "importance-sampling/unbiased",
+    formula=r"p(x) = E_{q(z)}\,\frac{p(x|z)\,p(z)}{q(z)}",
+    source="Owen (2013), equation 9.3; Burda et al. (2016), equation 8",
+    assumptions="q > 0 wherever p(x, z) > 0",
+)
+def importance_sampling(precision: float) -> Iterator[Evidence]:
+    """The mean of p(x, z) / q(z) over any q is p(x).
+
+    q cancels in the integral of q(z) p(x, z) / q(z).
+    """
+    x = data(draws(2000, precision))
+    for name, (mean, std) in PROPOSALS.items():
+        estimate = log_likelihood(
+            model(), x, 50, lambda rows, m=mean, s=std: (gaussian(m, s, rows),), generator=generator(1)
+        )
+        yield mean_is(f"weights of draws of {name} have mean p(x)", math.exp(LOG_P), estimate.value.exp())
+
+
+def chi_square(mean: float, std: float) -> float:
+    r"""E_q w^2 / p(x)^2 = the integral of p(z|x)^2 / q(z), of the Gaussians N(MEAN, 1/PRECISION) and N(mean, std^2).
+
+    The exponent is a quadratic form of precision 2 PRECISION - 1/std^2, which must be positive.
+    """
+    a = 1 / std**2
+    total = 2 * PRECISION - a
+    centre = (2 * PRECISION * MEAN - a * mean) / total
+    exponent = -PRECISION * (centre - MEAN) ** 2 + a * (centre - mean) ** 2 / 2
+    return float(PRECISION * std * math.sqrt(1 / total) * math.exp(exponent))
+
+
+@law(
+    "importance-sampling/optimal-proposal",
+    formula=r"E_q\Big[\frac{p(x,z)^2}{q(z)^2}\Big] = p(x)^2\,\big(1 + \chi^2(p(z|x)\,\|\,q)\big)",
+    source="Owen (2013), section 9.1; Kahn & Marshall (1953)",
+)
+def optimal_proposal(precision: float) -> Iterator[Evidence]:
+    """The best proposal is the posterior: with it every weight is p(x).
+
+    p(x, z) / p(z|x) = p(x) whatever z is, so that the weights do not vary; with any other q they do, by the chi-square
+    divergence, which the number of effective samples shows.
+    """
+    exact = log_likelihood(model(), data(5), 100, "encoder", generator(0))
+    yield close("every estimate is log p(x)", LOG_P, exact.value, 1e-10)
+    yield close("its standard error is 0", 0.0, torch.as_tensor(exact.stderr), 1e-7)
+    yield close("all 100 samples are effective", 100.0, exact.ess, 1e-6)
+    x, samples = data(draws(40, precision)), 10_000
+    for name, (mean, std) in PROPOSALS.items():
+        estimate = log_likelihood(
+            model(), x, samples, lambda rows, m=mean, s=std: (gaussian(m, s, rows),), generator=generator(1)
+        )
+        e = mean_is(f"draws per effective draw of {name}", chi_square(mean, std), samples / estimate.ess)
+        yield Evidence(e.claim, e.expected, e.measured, e.tolerance + 0.005 * e.expected, stderr=e.stderr)
+        scatter = torch.as_tensor(estimate.stderr).square().mean() * samples + 1
+        yield close("the standard error of the logarithm says the same", chi_square(mean, std), scatter, 0.05)
+
+
+@law(
+    "importance-sampling/annealed",
+    formula=r"E\prod_t p(x|z_{t-1})^{\beta_t - \beta_{t-1}} = p(x)",
+    source="Neal (2001), equations 3 to 11",
+)
+def annealed(precision: float) -> Iterator[Evidence]:
+    """Annealed importance sampling's weights have mean p(x), however few the temperatures.
+
+    Each move leaves its tempered density as it is, so that the weight of a chain is an importance weight on the space
+    of paths, and the normaliser of the last density is p(x).
+    """
+    estimate = ais_log_likelihood(model(), data(draws(400, precision)), steps=4, chains=8, generator=generator(0))
+    yield mean_is("estimates of 8 chains through 4 temperatures", math.exp(LOG_P), estimate.value.exp())
+
+
+@law(
+    "log-domain/underflow",
+    formula=r"\log\prod_i p_i = \sum_i \log p_i,\quad \log\tfrac1K\sum_k w_k = \mathrm{logsumexp}_k \log w_k - \log K",
+    source="Bishop (2006), section 1.2.4; Goodfellow et al. (2016), section 4.1",
+)
+def underflow(precision: float) -> Iterator[Evidence]:
+    """Log p, not p: a product of a few hundred densities is 0 in floating point, and its logarithm an ordinary number.
+
+    In single precision numbers below 1e-45 are 0. The density of 1000 coordinates near their means is about
+    (2 pi e)^-500 = 1e-616. Sums of logarithms, and means of weights by logsumexp, lose nothing.
+    """
+    dims = 1000
+    single = LinearGaussian(torch.ones(dims, 1), torch.zeros(dims), 1.0)
+    x = torch.sin(torch.arange(dims).float())[None]
+    # N(0, I + 1 1'): |I + 1 1'| = 1 + D, inverse I - 1 1' / (1 + D)
+    v = x[0].double()
+    exact = float(-(v @ v - v.sum() ** 2 / (1 + dims)) / 2 - math.log(1 + dims) / 2 - dims * math.log(2 * math.pi) / 2)
+    with drawing(generator(0)):
+        trace = single.trace(x, samples=50)
+    densities = torch.distributions.Normal(0.0, 1.0).log_prob(x[0]).exp()
+    yield Evidence("the product of 1000 densities is 0 in single precision", 0.0, float(densities.prod()), 0.0)
+    naive = (trace.log_px - trace.kl[0]).exp().mean()
+    yield Evidence("so is a mean of weights", 0.0, float(naive), 0.0)
+    for name, value in (
+        ("log p(x)", single.log_prob(x)),
+        ("the ELBO at the posterior", elbo(trace)),
+        ("IWAE of 50 draws at the posterior", iwae(trace)),
+        ("importance sampling", log_likelihood(single, x, 50, generator=generator(0)).value),
+    ):
+        yield close(f"{name} is right to 1e-5 of itself", exact, value, 1e-5 * abs(exact))
+    yield bounded("log p(x) is far below what p(x) can hold", exact, -103.3, relation="at most")
+
+
+LAWS = (
+    monte_carlo,
+    variance_problem,
+    importance_sampling,
+    optimal_proposal,
+    annealed,
+    underflow,
+)
