@@ -84,12 +84,13 @@ class _Translation(Objective):
         terms, logits = {}, []
         for name, (critic, real, fake) in sides.items():
             real, fake = self.shown(real, step), self.shown(fake.detach(), step)
-            logits.append(critic(real))
-            terms[name] = self.loss.critic(logits[-1], critic(fake))
+            told = critic(real)
+            logits.append(told.detach().reshape(len(told), -1).mean(1))
+            terms[name] = self.loss.critic(told, critic(fake))
             if self.penalty is not None:
                 terms[f"penalty_{name}"] = self.penalty(critic, real, fake)
         found = Loss.of(torch.stack([term.mean() for term in terms.values()]).sum(), **terms)
-        return Loss(found.total, found.terms, {"real": torch.cat(logits).detach()})
+        return Loss(found.total, found.terms, {"real": torch.cat(logits)})
 
     def shown(self, x: Tensor, step: int) -> Tensor:
         """What a critic sees of x."""

@@ -1,0 +1,463 @@
+"""Translation there and back: the games, the networks, what critics are shown, and who reads the result."""
+
+from __future__ import annotations
+
+import copy
+import io
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from jensen.adversarial import GAME_LOSSES, AdaptiveAugment, Crop, Flip, ImagePool, Mosaic, augment, r1
+from jensen.core.seeding import drawing, generator
+from jensen.core.types import Phase
+from jensen.data.unpaired import unpaired_stream
+from jensen.models import CycleGAN
+from jensen.nn import PatchCritic, Translator
+from jensen.objectives import CycleConsistent, Paired
+from jensen.training import Budget, Player, TrainState, fit, train_step
+
+F64 = torch.float64
+
+
+class Scale(nn.Module):
+    """x times one number."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(factor, dtype=F64))
+
+    def forward(self, x):
+        return self.factor * x
+
+
+class Means(nn.Module):
+    """The channels' means of a picture, weighted: (B,) logits."""
+
+    def __init__(self, *weights):
+        super().__init__()
+        self.weights = nn.Parameter(torch.tensor(weights, dtype=F64))
+
+    def forward(self, x):
+        return x.mean((2, 3)) @ self.weights
+
+
+def pictures(seed, n=5, side=4):
+    return torch.randn(n, 1, side, side, dtype=F64, generator=generator(seed))
+
+
+A, B = pictures(1), pictures(2) + 1
+BATCH = {"a": A, "b": B}
+size = lambda x: x.abs().mean((1, 2, 3))  # noqa: E731
+
+
+def unpaired(there=2.0, back=0.5, **settings):
+    return CycleConsistent(CycleGAN(Scale(there), Scale(back)), Means(0.3), Means(-0.7), **settings)
+
+
+# -- the unpaired game ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("there", "back", "cycle"),
+    [(2.0, 0.5, 0.0), (1.0, 1.0, 0.0), (2.0, 1.0, 1.0), (3.0, 0.5, 0.5), (0.0, 5.0, 1.0), (-1.0, 1.0, 2.0)],
+)
+def test_cycle_and_identity_errors_of_scaling(there, back, cycle):
+    """F(G(a)) - a = (back there - 1) a, and the same for b; F(a) - a = (back - 1) a, G(b) - b = (there - 1) b."""
+    terms = unpaired(there, back)(("translators",), BATCH, 0)["translators"].terms
+    assert float(terms["cycle"]) == pytest.approx(cycle * float((size(A) + size(B)).mean()), abs=1e-15)
+    identity = abs(back - 1) * size(A) + abs(there - 1) * size(B)
+    assert float(terms["identity"]) == pytest.approx(float(identity.mean()), abs=1e-15)
+
+
+def test_cycle_of_a_bijection_that_is_no_scaling():
+    class Turned(nn.Module):
+        def __init__(self, turns, factor):
+            super().__init__()
+            self.turns, self.factor = turns, nn.Parameter(torch.tensor(factor, dtype=F64))
+
+        def forward(self, x):
+            return (
+                self.factor * x.rot90(self.turns, (2, 3)).exp()
+                if self.turns > 0
+                else (x / self.factor).log().rot90(self.turns, (2, 3))
+            )
+
+    positive = {"a": A.abs() + 1, "b": B.abs() + 3}
+    objective = CycleConsistent(CycleGAN(Turned(1, 2.0), Turned(-1, 2.0)), Means(0.0), Means(0.0), identity=0.0)
+    terms = objective(("translators",), positive, 0)["translators"].terms
+    assert float(terms["cycle"]) < 1e-12
+    wrong = CycleConsistent(CycleGAN(Turned(1, 2.0), Turned(-1, 2.5)), Means(0.0), Means(0.0), identity=0.0)
+    # log(2 e^a / 2.5) = a - log 1.25; on the other side 2 (b / 2.5) = b / 1.25
+    expected = math.log(1.25) + float((positive["b"] * (1 - 1 / 1.25)).mean())
+    found = float(wrong(("translators",), positive, 0)["translators"].terms["cycle"])
+    assert found == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", GAME_LOSSES)
+def test_losses_are_the_games_and_the_errors_weighted(name):
+    objective = unpaired(0.8, 1.1, loss=name, cycle=3.0, identity=0.7)
+    game, fake_a, fake_b = GAME_LOSSES[name], 1.1 * B, 0.8 * A
+    real = {"a": 0.3 * A.mean((1, 2, 3)), "b": -0.7 * B.mean((1, 2, 3))}
+    fake = {"a": 0.3 * fake_a.mean((1, 2, 3)), "b": -0.7 * fake_b.mean((1, 2, 3))}
+    losses = objective(("translators", "critics"), BATCH, 0)
+    critics = sum(game.critic(real[side], fake[side]).mean() for side in "ab")
+    assert float(losses["critics"].total.detach()) == pytest.approx(float(critics), rel=1e-12)
+    for side in "ab":
+        found = float(losses["critics"].terms[side])
+        assert found == pytest.approx(float(game.critic(real[side], fake[side]).mean()), rel=1e-12)
+    fooled = sum(game.generator(real[side], fake[side]).mean() for side in "ab")
+    cycle = abs(0.88 - 1) * (size(A) + size(B)).mean()
+    identity = (0.1 * size(A) + 0.2 * size(B)).mean()
+    expected = float(fooled + 3.0 * cycle + 0.7 * identity)
+    assert float(losses["translators"].total.detach()) == pytest.approx(expected, rel=1e-12)
+    assert float(losses["translators"].terms["game"]) == pytest.approx(float(fooled), rel=1e-12)
+
+
+def test_gradients_by_hand_and_none_that_leaks():
+    """Least squares: the translators descend (1 - D(G(a)))^2 + ... in their factors, the critics in their weights."""
+    objective = unpaired(0.8, 1.1, cycle=3.0, identity=0.7)
+    losses = objective(("translators", "critics"), BATCH, 0)
+    owned = {name: list(p) for name, p in objective.players().items()}
+    assert [p.numel() for p in owned["translators"] + owned["critics"]] == [1] * 4
+    there, back = torch.autograd.grad(losses["translators"].total, owned["translators"], retain_graph=True)
+    mean_a, mean_b = A.mean((1, 2, 3)), B.mean((1, 2, 3))
+    by_there = (-2 * (1 + 0.7 * 0.8 * mean_a) * -0.7 * mean_a).mean() - 3.0 * 1.1 * (size(A) + size(B)).mean()
+    by_there = by_there - 0.7 * size(B).mean()  # 0.8 < 1: |0.8 b - b| falls
+    by_back = (-2 * (1 - 0.3 * 1.1 * mean_b) * 0.3 * mean_b).mean() - 3.0 * 0.8 * (size(A) + size(B)).mean()
+    by_back = by_back + 0.7 * size(A).mean()
+    assert float(there) == pytest.approx(float(by_there), rel=1e-12)
+    assert float(back) == pytest.approx(float(by_back), rel=1e-12)
+    leaked = torch.autograd.grad(losses["critics"].total, owned["translators"], retain_graph=True, allow_unused=True)
+    assert leaked == (None, None)
+    of_a, of_b = torch.autograd.grad(losses["critics"].total, owned["critics"])
+    fake = 1.1 * mean_b
+    by_hand = (-2 * (1 - 0.3 * mean_a) * mean_a + 2 * (1 + 0.3 * fake) * fake).mean()
+    assert float(of_a) == pytest.approx(float(by_hand), rel=1e-12)
+    assert float(of_b) != 0
+
+
+def test_sides_of_different_shapes_translate_without_identity():
+    model = CycleGAN(nn.Upsample(scale_factor=2), nn.AvgPool2d(2))
+    objective = CycleConsistent(model, PatchCritic(1, widths=(4,)), PatchCritic(1, widths=(4,)), identity=0.0)
+    batch = {"a": torch.randn(3, 1, 8, 8), "b": torch.randn(3, 1, 16, 16)}
+    losses = objective(("translators", "critics"), batch, 0)
+    known = (batch["b"] - nn.Upsample(scale_factor=2)(nn.AvgPool2d(2)(batch["b"]))).abs().mean()
+    assert float(losses["translators"].terms["cycle"]) == pytest.approx(float(known), rel=1e-5)  # a comes back whole
+    assert "identity" not in losses["translators"].terms
+
+
+# -- what critics are shown -------------------------------------------------------------------------------------------
+
+
+def test_only_critics_see_the_pool_and_only_after_translators_moved_it_grows():
+    pools = ImagePool(6, (1, 4, 4)).double(), ImagePool(6, (1, 4, 4)).double()
+    objective = unpaired(0.8, 1.1, pools=pools)
+    for pool, value in zip(pools, (10.0, -10.0), strict=True):
+        pool.push(torch.full((6, 1, 4, 4), value, dtype=F64))
+    before = copy.deepcopy(objective.state_dict())
+    torch.manual_seed(4)
+    losses = objective(("translators", "critics"), BATCH, 0)
+    assert all(torch.equal(v, before[k]) for k, v in objective.state_dict().items())  # forward changes nothing
+    plain = unpaired(0.8, 1.1)(("translators",), BATCH, 0)["translators"].total
+    assert torch.equal(losses["translators"].total, plain)
+    torch.manual_seed(4)
+    seen_a, seen_b = pools[0](1.1 * B), pools[1](0.8 * A)
+    assert (seen_a == 10).any()
+    assert (seen_a != 10).any()
+    game = GAME_LOSSES["least-squares"]
+    expected = game.critic(Means(0.3)(A), Means(0.3)(seen_a)) + game.critic(Means(-0.7)(B), Means(-0.7)(seen_b))
+    assert float(losses["critics"].total.detach()) == pytest.approx(float(expected.mean().detach()), rel=1e-12)
+    objective.after("critics", losses["critics"], 0)
+    assert all(torch.equal(v, before[k]) for k, v in objective.state_dict().items())
+    fresh = unpaired(0.8, 1.1, pools=(ImagePool(50, (1, 4, 4)).double(), ImagePool(50, (1, 4, 4)).double()))
+    fresh.after("translators", fresh(("translators",), BATCH, 0)["translators"], 0)
+    stored = [pool.images[: int(pool.count)] for pool in fresh.pools]
+    assert torch.allclose(stored[0], 1.1 * B)
+    assert torch.allclose(stored[1], 0.8 * A)
+
+
+@pytest.mark.parametrize("kind", [CycleConsistent, Paired])
+def test_noise_penalty_and_augmentation_are_of_what_critics_see(kind):
+    channels = 1 if kind is CycleConsistent else 2
+
+    def made(**settings):
+        model, weights = CycleGAN(Scale(0.8), Scale(1.1)), (0.4, -0.6)[:channels]
+        return kind(model, Means(*weights), Means(*weights), **settings)
+
+    def losses(step=0, **settings):
+        found = made(**settings)(("translators", "critics"), BATCH, step)
+        return float(found["critics"].total.detach()), float(found["translators"].terms["game"])
+
+    plain = losses()
+    gamma = 0.9
+    # the gradient of a weighted mean of 16 pixels is w / 16 at each; R1 is gamma / 2 its squared norm, on both sides
+    norm = sum(w**2 for w in (0.4, -0.6)[:channels]) / 16
+    penalised = losses(penalty=lambda critic, real, _: r1(critic, real, gamma))
+    assert penalised[0] == pytest.approx(plain[0] + 2 * gamma / 2 * norm, rel=1e-12)
+    assert penalised[1] == plain[1]
+    assert losses(noise=lambda step: 0.5 * (step < 3), step=3) == plain
+    assert losses(noise=lambda step: 0.5 * (step < 3), step=2)[0] != plain[0]
+    doubled = losses(augmentation=lambda x: 2 * x)
+    twice = kind(CycleGAN(Scale(0.8), Scale(1.1)), *(Means(*[2 * w for w in (0.4, -0.6)[:channels]]) for _ in "ab"))
+    found = twice(("translators", "critics"), BATCH, 0)
+    assert doubled[0] == pytest.approx(float(found["critics"].total.detach()), rel=1e-12)
+    assert doubled[1] == pytest.approx(float(found["translators"].terms["game"]), rel=1e-12)
+
+
+def test_adaptive_augmentation_follows_both_critics():
+    ada = AdaptiveAugment([Flip()], target=0.0, ramp=100, interval=10)
+    objective = CycleConsistent(CycleGAN(Scale(1.0), Scale(1.0)), Means(1.0), Means(1.0), augmentation=ada)
+    sure = {"a": A.abs(), "b": B.abs()}
+    found = objective(("critics",), sure, 0)["critics"]
+    assert ada.probability == 0
+    objective.after("critics", found, 0)
+    assert ada.probability == pytest.approx(0.1)  # ten pictures, all taken for real
+
+
+# -- pairs ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["least-squares", "hinge", "relativistic"])
+def test_paired_losses_by_hand(name):
+    """Critics that weigh source and target differently tell which comes first."""
+    model = CycleGAN(Scale(0.8), Scale(1.1))
+    objective = Paired(model, Means(0.4, -0.6), Means(-0.2, 0.9), loss=name, distance=7.0)
+    losses = objective(("translators", "critics"), BATCH, 0)
+    game, a, b = GAME_LOSSES[name], A.mean((1, 2, 3)), B.mean((1, 2, 3))
+    real = {"a": 0.4 * b - 0.6 * a, "b": -0.2 * a + 0.9 * b}
+    fake = {"a": 0.4 * b - 0.6 * 1.1 * b, "b": -0.2 * a + 0.9 * 0.8 * a}
+    critics = sum(game.critic(real[side], fake[side]).mean() for side in "ab")
+    assert float(losses["critics"].total.detach()) == pytest.approx(float(critics), rel=1e-12)
+    fooled = sum(game.generator(real[side], fake[side]).mean() for side in "ab")
+    apart = (1.1 * B - A).abs().mean() + (0.8 * A - B).abs().mean()
+    assert float(losses["translators"].terms["distance"]) == pytest.approx(float(apart), rel=1e-12)
+    total = float(fooled + 7.0 * apart)
+    assert float(losses["translators"].total.detach()) == pytest.approx(total, rel=1e-12)
+    leaked = torch.autograd.grad(losses["critics"].total, list(model.parameters()), allow_unused=True)
+    assert leaked == (None, None)
+
+
+def test_a_true_pair_has_no_distance():
+    objective = Paired(CycleGAN(Scale(2.0), Scale(0.5)), Means(0.0, 0.0), Means(0.0, 0.0), distance=7.0)
+    loss = objective(("translators",), {"a": A, "b": 2 * A}, 0)["translators"]
+    assert float(loss.terms["distance"]) == 0
+    assert float(loss.total.detach()) == float(loss.terms["game"]) == 2.0  # (1 - 0)^2 a side
+
+
+# -- training ---------------------------------------------------------------------------------------------------------
+
+
+def state_of(objective):
+    rates = {"translators": 1e-3, "critics": 2e-3}
+    players = {}
+    for name, parameters in objective.players().items():
+        own = list(parameters)
+        players[name] = Player(own, torch.optim.Adam(own, lr=rates[name]), lambda _, rate=rates[name]: rate)
+    return TrainState(objective, players)
+
+
+def small(**settings):
+    torch.manual_seed(0)
+    translators = (Translator(1, width=8, blocks=1, patch=2) for _ in "ab")
+    critics = (PatchCritic(1, widths=(4,)) for _ in "ab")
+    pools = ImagePool(5, (1, 8, 8)), ImagePool(5, (1, 8, 8))
+    return CycleConsistent(CycleGAN(*translators), *critics, pools=pools, noise=lambda _: 0.1, **settings)
+
+
+ALTERNATING = (Phase(("critics",), repeats=2), Phase(("translators",), fresh=False))
+
+
+@pytest.mark.parametrize("phases", [None, ALTERNATING])
+def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(phases):
+    settings = {} if phases is None else {"phases": phases}
+    stream = unpaired_stream(4, 0, a=torch.rand(20, 1, 8, 8), b=-torch.rand(7, 1, 8, 8))
+    whole = state_of(small(**settings))
+    torch.manual_seed(9)
+    fit(whole, stream, Budget(steps=9))
+    first = state_of(small(**settings))
+    torch.manual_seed(9)
+    batches = stream(0)
+    for _ in range(4):
+        train_step(first, batches)
+    file = io.BytesIO()
+    torch.save(first.state_dict(), file)
+    torch.manual_seed(1)
+    second = state_of(small(**settings))
+    file.seek(0)
+    second.load_state_dict(torch.load(file, weights_only=True))
+    fit(second, stream, Budget(steps=9))
+    ours, theirs = second.objective.state_dict(), whole.objective.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert "pools.0.images" in ours
+    assert int(ours["pools.0.count"]) == 5
+    assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
+
+
+def test_a_shift_between_two_kinds_is_found_without_pairs():
+    """A is uniform around -0.5, B the same around 0.5: the translators must learn to add and to take away one."""
+    a, b = (torch.rand(200, 1, 4, 4, generator=generator(k)) * 0.6 + shift for k, shift in ((1, -0.8), (2, 0.2)))
+
+    class Shift(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.by = nn.Parameter(torch.zeros(()))
+
+        def forward(self, x):
+            return x + self.by
+
+    torch.manual_seed(0)
+    critics = (PatchCritic(1, widths=(8,)) for _ in "ab")
+    objective = CycleConsistent(CycleGAN(Shift(), Shift()), *critics, identity=0.0, cycle=1.0)
+    players = {
+        name: Player(own, torch.optim.Adam(own, lr=0.03, betas=(0.5, 0.9)), lambda k: 0.03 * (1 - k / 150))
+        for name, own in ((n, list(p)) for n, p in objective.players().items())
+    }
+    fit(TrainState(objective, players), unpaired_stream(16, 0, a=a, b=b), Budget(steps=150))
+    # the means of 200 pictures differ from the laws' by about 0.6 / sqrt(12 * 3200) = 0.003
+    assert float(objective.model.a_to_b.by.detach()) == pytest.approx(1.0, abs=0.15)
+    assert float(objective.model.b_to_a.by.detach()) == pytest.approx(-1.0, abs=0.15)
+
+
+# -- networks ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("widths", "seen"), [((3,), 8), ((3, 4), 18), ((3, 4, 5), 38)])
+def test_a_logit_sees_its_patch_and_no_more(widths, seen):
+    critic = PatchCritic(2, widths=widths).double()
+    assert critic.receptive_field == seen
+    x = torch.randn(1, 2, 96, 96, dtype=F64, requires_grad=True)
+    logits = critic(x)
+    stride = 2 ** len(widths)
+    assert logits.shape == (1, 1, 96 // stride, 96 // stride)
+    middle = logits.shape[2] // 2
+    (gradient,) = torch.autograd.grad(logits[0, 0, middle, middle], x)
+    touched = gradient[0].abs().sum(0) > 0
+    rows, columns = touched.any(1).nonzero()[:, 0], touched.any(0).nonzero()[:, 0]
+    for places in (rows, columns):
+        assert int(places[-1] - places[0]) + 1 == len(places) == seen
+    moved = critic(x.detach().roll((stride, 2 * stride), (2, 3)))
+    inner = slice(middle - 1, middle + 2)
+    expected = logits[0, 0, middle - 2 : middle + 1, middle - 3 : middle].detach()
+    assert torch.allclose(moved[0, 0, inner, inner], expected)  # the same judgement everywhere
+
+
+def test_pictures_of_a_batch_do_not_meet():
+    x = torch.randn(3, 1, 16, 16, dtype=F64)
+    translator = Translator(1, width=8, blocks=2).double()
+    nn.init.normal_(translator.leave.weight)
+    for net in (translator, PatchCritic(1, widths=(4, 4)).double()):
+        one, all_ = net(x[:1]), net(x * torch.tensor([1.0, 50.0, -3.0], dtype=F64).view(3, 1, 1, 1))
+        assert torch.allclose(one, all_[:1], atol=1e-12)
+        assert not torch.allclose(net(x[1:2]), all_[1:2])
+
+
+def test_a_translator_starts_as_the_identity_and_sees_far():
+    translator = Translator(2, width=16, blocks=2, patch=4).double()
+    x = torch.randn(2, 2, 16, 16, dtype=F64, requires_grad=True)
+    assert torch.equal(translator(x), x)
+    nn.init.normal_(translator.leave.weight)
+    (gradient,) = torch.autograd.grad(translator(x)[0, 0, 0, 0], x)
+    assert bool((gradient[0].abs().sum(0) > 0).all())  # a corner depends on the whole picture
+    assert float(gradient[1].abs().sum()) == 0
+    with pytest.raises(ValueError, match=r"height and width must be multiples of 4, got \(16, 10\)"):
+        translator(torch.zeros(1, 2, 16, 10, dtype=F64))
+    with pytest.raises(ValueError, match="width must be a multiple of 8, got 12"):
+        Translator(1, width=12)
+    with pytest.raises(ValueError, match="widths must be at least one"):
+        PatchCritic(1, widths=())
+
+
+def test_the_model_translates_both_ways():
+    model = CycleGAN(Scale(3.0), Scale(0.5))
+    assert torch.equal(model.translate(A, to="b"), 3 * A)
+    assert torch.equal(model.translate(A, to="a"), 0.5 * A)
+    assert torch.equal(model.round_trip(A), 1.5 * A)
+    assert torch.equal(model.round_trip(B, via="a"), 1.5 * B)
+    for call in (lambda: model.translate(A, to="c"), lambda: model.round_trip(A, via="c")):
+        with pytest.raises(ValueError, match="to must be a or b, got 'c'"):
+            call()
+
+
+def test_what_makes_no_sense_is_refused():
+    with pytest.raises(ValueError, match=r"cycle and identity must be at least 0, got -1\.0 and 5\.0"):
+        unpaired(cycle=-1.0)
+    with pytest.raises(ValueError, match=r"cycle and identity must be at least 0, got 10\.0 and nan"):
+        unpaired(identity=math.nan)
+    with pytest.raises(ValueError, match=r"loss must be one of saturating, .*, or a GameLoss, got 'best'"):
+        unpaired(loss="best")
+    with pytest.raises(ValueError, match=r"distance must be at least 0, got -2\.0"):
+        Paired(CycleGAN(Scale(1.0), Scale(1.0)), Means(1.0, 1.0), Means(1.0, 1.0), distance=-2.0)
+    with pytest.raises(ValueError, match="a and b must be equally many, got 5 and 4"):
+        unpaired()(("critics",), {"a": A, "b": B[:4]}, 0)
+
+
+# -- crops, flips and mosaics -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("transform", [Flip(), Crop(0.5), Mosaic()], ids=lambda t: type(t).__name__)
+def test_new_transforms_are_differentiable(transform):
+    x = torch.randn(3, 2, 5, 4, dtype=F64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda v: augment(v, [transform], generator=generator(3)), x)
+
+
+def test_a_flip_of_a_flip_is_nothing_and_half_are_flipped():
+    """n = 4,000, four standard errors."""
+    x = torch.rand(4000, 2, 3, 5)
+    assert torch.equal(Flip(1.0)(Flip(1.0)(x)), x)
+    assert torch.equal(Flip(1.0)(x)[:, :, :, 0], x[:, :, :, -1])
+    assert torch.equal(Flip(0.0)(x), x)
+    flipped = Flip()(x)
+    whole = (flipped == x.flip(3)).flatten(1).all(1)
+    assert bool((whole | (flipped == x).flatten(1).all(1)).all())
+    assert whole.double().mean().item() == pytest.approx(0.5, abs=4 * 0.5 / math.sqrt(4000))
+
+
+def test_a_crop_enlarges_a_window_that_lies_inside():
+    """On a ramp x, the window from p with share s is p + s x: slope s, uniform on [least, 1], and both ends inside."""
+    n, side = 4000, 32
+    ramp = ((torch.arange(side, dtype=F64) + 0.5) / side).expand(n, 1, side, side)
+    with drawing(generator(0)):
+        found = Crop(0.5)(ramp)
+    inner = found[:, 0, 0, 1:-1]  # between the outermost pixels' middles nothing is known but the edge
+    slope = inner.diff(dim=1) * side
+    assert torch.allclose(slope, slope[:, :1].expand_as(slope), atol=1e-9)
+    share = slope[:, 0]
+    assert 0.5 < float(share.min()) < 0.51
+    assert 0.99 < float(share.max()) < 1
+    assert share.mean().item() == pytest.approx(0.75, abs=4 * 0.5 / math.sqrt(12 * n))
+    start = inner[:, 0] - share * 1.5 / side
+    assert float(start.min()) > -1e-9
+    assert float((start + share).max()) < 1 + 1e-9
+    free = start / (1 - share)  # uniform on [0, 1], whatever the share
+    assert free.mean().item() == pytest.approx(0.5, abs=4 / math.sqrt(12 * n))
+    x = torch.rand(3, 2, 6, 7, dtype=F64)
+    assert torch.allclose(Crop(1.0)(x), x, atol=1e-12)
+    assert torch.allclose(Crop(0.3)(torch.ones_like(x)), torch.ones_like(x))
+
+
+def test_a_mosaic_keeps_pixels_at_their_places():
+    """Every picture has a number of its own in its pixels, so that sources can be read off."""
+    n, height, width = 400, 6, 5
+    place = torch.arange(height * width).view(1, 1, height, width)
+    x = (torch.arange(n).view(-1, 1, 1, 1) * 1000 + place).double()
+    with drawing(generator(1)):
+        found = Mosaic()(x)
+    source = (found // 1000).long()[:, 0]
+    assert torch.equal((found % 1000).long()[:, 0], place[0].expand(n, 1, height, width)[:, 0])
+    cuts = set()
+    for k in range(n):
+        own = source[k] == k
+        rows, columns = own.any(1).sum().item(), own.any(0).sum().item()
+        kinds = source[k].unique()
+        assert len(kinds) <= 4
+        if rows and columns and len(kinds) == 4:
+            assert bool(own[:rows, :columns].all())  # its own upper left part
+            for part in (source[k][:rows, columns:], source[k][rows:, :columns], source[k][rows:, columns:]):
+                assert len(part.unique()) == 1
+            cuts.add((rows, columns))
+    assert cuts == {(r, c) for r in range(1, height) for c in range(1, width)}
+    one = torch.rand(1, 1, 4, 4)
+    assert torch.equal(Mosaic()(one), one)
