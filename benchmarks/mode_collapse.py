@@ -1,0 +1,258 @@
+"""Which modes a GAN loses, and what packing gives back: the ring of 8 and the grid of 25, over several seeds.
+
+    python benchmarks/mode_collapse.py --json mode_collapse.json
+
+Each row is trained `--seeds` times by the recipes `ring-gan` and `grid-gan`, with one setting changed: packs of m, the
+balance of the modes (the rarest a tenth as frequent as the commonest, geometric between), or the activation. A mode is
+recovered if one of 2,500 samples is within 3 standard deviations of it; that share of all samples is of high quality;
+reverse KL is of the shares of modes, in nats, and a finite sample of the data themselves would show its floor. A dead
+unit is a hidden one that is positive for no input. Steps to quality: when the weights of the moment first gave half of
+all samples high quality, looked at every 250 steps. After ± stands a standard error over seeds.
+
+What a seed gives is a function of the seed, so that parts may run beside each other (`--only ring`, `--only grid`) and
+`--join` shows the table of several JSON files.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Annotated, Any
+
+import torch
+import typer
+from torch import Tensor
+from typer import Option
+
+from jensen.core.seeding import generator
+from jensen.metrics import ModeCoverage, mode_coverage
+from jensen.metrics.units import never_positive
+from jensen.models import GAN
+from jensen.objectives.adversarial import Adversarial
+from jensen.recipes import configure
+from jensen.recipes.points_gan import PointsGAN
+from jensen.recipes.running import new_state
+from jensen.training import TrainState, fit
+from machine import table, write_json
+
+SAMPLES, LOOK = 2500, 250
+RARE = 0.1
+PUBLISHED = {  # Lin et al. (2018), table 1: means over 10 trainings and their standard errors
+    ("ring", 1): ("6.3 ± 0.5", "98.2% ± 0.2", "0.45 ± 0.09"),
+    ("ring", 2): ("7.9 ± 0.1", "95.6% ± 2.0", "0.07 ± 0.03"),
+    ("ring", 4): ("7.8 ± 0.1", "95.9% ± 1.4", "0.07 ± 0.02"),
+    ("grid", 1): ("17.3 ± 0.8", "94.8% ± 0.7", "0.70 ± 0.07"),
+    ("grid", 2): ("23.8 ± 0.7", "91.3% ± 0.8", "0.13 ± 0.04"),
+    ("grid", 4): ("24.8 ± 0.2", "93.6% ± 0.6", "0.04 ± 0.01"),
+}
+SETTINGS = {
+    "ring": (
+        "data.std=0.05",
+        "network.width=64",
+        "network.critic_width=64",
+        "network.layers=2",
+        "network.critic_layers=2",
+        "training.batch_size=128",
+        "rates.critic=2e-4",
+        "training.steps=3000",
+    ),
+    "grid": ("training.steps=5000",),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row: what is trained.
+
+    Attributes:
+        data: "ring" or "grid".
+        packing: m.
+        balance: of the rarest mode to the commonest.
+        activation: of both players.
+    """
+
+    data: str
+    packing: int = 1
+    balance: float = 1.0
+    activation: str = "relu"
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        return (
+            *SETTINGS[self.data],
+            "training.average=0",  # what is judged is the generator of the last step
+            f"game.packing={self.packing}",
+            f"data.balance={self.balance}",
+            f"network.activation={self.activation}",
+        )
+
+
+CASES = (
+    *(Case(data, m) for data in ("ring", "grid") for m in (1, 2, 4)),
+    *(Case(data, m, RARE) for data in ("ring", "grid") for m in (1, 2)),
+    *(Case("ring", m, activation="leaky-relu") for m in (1, 2)),
+)
+
+
+@dataclass(frozen=True)
+class Found:
+    """One training.
+
+    Attributes:
+        case: what was trained.
+        seed: of it.
+        recovered: modes.
+        of: so many.
+        high_quality: share of samples.
+        reverse_kl, floor: in nats.
+        dead: shares of hidden units, of the generator and of the critic.
+        steps: to half of the samples in high quality, or None.
+        seconds: of training.
+    """
+
+    case: Case
+    seed: int
+    recovered: int
+    of: int
+    high_quality: float
+    reverse_kl: float
+    floor: float
+    dead: tuple[float, float]
+    steps: int | None
+    seconds: float
+
+
+def trained(case: Case, seed: int) -> Found:
+    """One training, judged by the weights of its last step."""
+    recipe = configure(f"{case.data}-gan", case.words, seed=seed)
+    assert isinstance(recipe, PointsGAN)
+    torch.manual_seed(seed)
+    model = recipe.model()
+    setting, budget = recipe.setting(model), recipe.training.budget()
+    state = new_state(recipe, setting.objective, budget)
+    first: list[int] = []
+
+    def look(state: TrainState, _: dict[str, Tensor]) -> None:
+        if not first and state.step % LOOK == 0 and covered(recipe, state.average, seed).high_quality >= 0.5:
+            first.append(state.step)
+
+    start = time.perf_counter()
+    fit(state, setting.stream, budget, update=recipe.update(), on_step=look)
+    seconds = time.perf_counter() - start
+    found = covered(recipe, state.average, seed)
+    game = state.objective
+    assert isinstance(game, Adversarial)
+    one = Found(
+        case,
+        seed,
+        found.recovered,
+        found.of,
+        found.high_quality,
+        found.reverse_kl,
+        found.floor,
+        dead(game, recipe),
+        first[0] if first else None,
+        seconds,
+    )
+    print(
+        f"{case}, seed {seed}: {one.recovered} of {one.of}, {one.high_quality:.1%}, "
+        f"reverse KL {one.reverse_kl:.3f}, {seconds:.0f} s",
+        file=sys.stderr,
+    )
+    return one
+
+
+def covered(recipe: PointsGAN, model: Any, seed: int) -> ModeCoverage:
+    """Modes that samples reach."""
+    law = recipe.law()
+    return mode_coverage(model.sample(SAMPLES, generator=generator(seed)), law.centres, law.std, law.weights)
+
+
+def dead(game: Adversarial, recipe: PointsGAN) -> tuple[float, float]:
+    """Shares of hidden units that are positive for no input, of the generator and of the critic."""
+    game.eval()
+    assert isinstance(game.model, GAN)
+    z, m = game.model.latent(SAMPLES // 4 * 4, generator(0)), recipe.game.packing
+    x = torch.cat([recipe.test_data()[: len(z) // m * m], game.model.decode(z)[: len(z) // m * m]])
+    layers = (
+        never_positive(game.model, lambda: game.model(z)),
+        never_positive(game.critic, lambda: game.critic(x.reshape(-1, 2 * m))),
+    )
+    generator_share, critic_share = (sum(v.never for v in of) / sum(v.of for v in of) for of in layers)
+    return generator_share, critic_share
+
+
+def spread(values: Sequence[float], digits: int = 1, percent: bool = False) -> str:
+    """Mean and standard error in words."""
+    scale, unit = (100, "%") if percent else (1, "")
+    error = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return f"{scale * mean(values):.{digits}f}{unit} ± {scale * error:.{digits}f}"
+
+
+def rows(found: Sequence[Found]) -> list[list[str]]:
+    """A case a row."""
+    shown = []
+    for case in CASES:
+        runs = [one for one in found if one.case == case]
+        if not runs:
+            continue
+        reached = [one.steps for one in runs if one.steps is not None]
+        plain = case.balance == 1 and case.activation == "relu"
+        shown.append(
+            [
+                case.data,
+                str(case.packing),
+                "balanced" if case.balance == 1 else "unbalanced",
+                case.activation,
+                f"{spread([one.recovered for one in runs])} of {runs[0].of}",
+                spread([one.high_quality for one in runs], percent=True),
+                f"{spread([one.reverse_kl for one in runs], 3)} ({runs[0].floor:.3f})",
+                spread([one.dead[0] for one in runs], percent=True),
+                spread([one.dead[1] for one in runs], percent=True),
+                f"{spread(reached, 0)} ({len(reached)} of {len(runs)})" if reached else f"none of {len(runs)}",
+                *(PUBLISHED[case.data, case.packing] if plain else ("", "", "")),
+            ]
+        )
+    return shown
+
+
+HEADER = (
+    *("data", "m", "modes", "activation", "recovered", "high quality", "reverse KL (floor)"),
+    *("dead, generator", "dead, critic", "steps to quality"),
+    *("published recovered", "published quality", "published reverse KL"),
+)
+
+
+def main(
+    seeds: Annotated[int, Option(min=1, help="Trainings of each.")] = 5,
+    first: Annotated[int, Option(min=0, help="The first seed.")] = 0,
+    only: Annotated[str | None, Option(help="ring or grid alone.")] = None,
+    packing: Annotated[int | None, Option(min=1, help="Packs of so many alone.")] = None,
+    join: Annotated[list[Path] | None, Option(help="Train nothing: the table of these JSON files.")] = None,
+    json_file: Annotated[Path | None, Option("--json", help="Write the results here as well.")] = None,
+) -> None:
+    """Modes lost and recovered."""
+    torch.set_num_threads(1)
+    if join:
+        found = [read(one) for path in join for one in json.loads(path.read_text(encoding="utf-8"))["found"]]
+    else:
+        wanted = [c for c in CASES if only in (None, c.data) and packing in (None, c.packing)]
+        found = [trained(case, seed) for seed in range(first, first + seeds) for case in wanted]
+    print(f"torch {torch.__version__}, {sum(one.seconds for one in found):.0f} s of training in all\n")
+    print(table(HEADER, rows(found)))
+    write_json(json_file, {"torch": torch.__version__, "settings": SETTINGS, "found": [asdict(one) for one in found]})
+
+
+def read(one: dict[str, Any]) -> Found:
+    """A training from JSON."""
+    return Found(**{**one, "case": Case(**one["case"]), "dead": tuple(one["dead"])})
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,459 @@
+"""The game of a generator and a critic: its losses by hand, what each remedy touches, and each rule's step."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from jensen.adversarial import (
+    GAME_LOSSES,
+    AdaptiveAugment,
+    Brightness,
+    MarginGame,
+    annealed,
+    gradient_penalty,
+    margin_loss,
+    r1,
+    r2,
+    squared,
+)
+from jensen.core.objective import partition
+from jensen.core.types import Phase
+from jensen.models import GAN
+from jensen.objectives.adversarial import SIMULTANEOUS, Adversarial, alternating
+from jensen.training import Player, TrainState, consensus, descend, extragradient, optimistic, train_step
+
+F64 = torch.float64
+RATE = 0.1
+
+
+@pytest.fixture(autouse=True)
+def _double():
+    """Everything here is in double precision, from one seed."""
+    torch.set_default_dtype(F64)
+    torch.manual_seed(0)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def game(loss="non-saturating", packing=1, **settings):
+    """A generator of points from three numbers, and a critic with one hidden layer."""
+    generator = GAN(nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)), [3])
+    critic = nn.Sequential(nn.Linear(2 * packing, 4), nn.Tanh(), nn.Linear(4, 1))
+    return Adversarial(generator, critic, loss=loss, packing=packing, **settings)
+
+
+def played(objective, players, x, step=0, seed=5):
+    """Losses under fixed noise."""
+    torch.manual_seed(seed)
+    return objective(players, {"x": x}, step)
+
+
+def noise(n, seed=5):
+    """The z of `played`."""
+    torch.manual_seed(seed)
+    return torch.randn(n, 3)
+
+
+X = torch.tensor([[0.5, -1.0], [2.0, 0.3], [-0.4, 0.9], [1.5, 1.5]], dtype=F64)
+
+
+# losses by hand ------------------------------------------------------------------------------------------------------
+
+BY_HAND = {
+    "saturating": (lambda r, t: F.softplus(-r) + F.softplus(t), lambda r, t: -F.softplus(t)),
+    "non-saturating": (lambda r, t: F.softplus(-r) + F.softplus(t), lambda r, t: F.softplus(-t)),
+    "least-squares": (lambda r, t: (1 - r) ** 2 + (1 + t) ** 2, lambda r, t: (1 - t) ** 2),
+    "hinge": (lambda r, t: (1 - r).clamp(min=0) + (1 + t).clamp(min=0), lambda r, t: -t),
+    "exponential": (lambda r, t: torch.exp(-r) + torch.exp(t), lambda r, t: -torch.exp(t)),
+    "relativistic": (lambda r, t: F.softplus(t - r), lambda r, t: F.softplus(r - t)),
+    "wasserstein": (lambda r, t: t - r, lambda r, t: -t),
+}
+
+
+@pytest.mark.parametrize("name", GAME_LOSSES)
+@pytest.mark.parametrize("packing", [1, 2])
+def test_losses_and_gradients_by_hand(name, packing):
+    objective = game(name, packing)
+    losses = played(objective, ("critic", "generator"), X)
+    real = objective.critic(X.reshape(-1, 2 * packing))
+    fake = objective.critic(objective.model.network(noise(4)).reshape(-1, 2 * packing))
+    for player, rule in zip(("critic", "generator"), BY_HAND[name], strict=True):
+        expected = rule(real, fake).mean()
+        assert losses[player].total.item() == pytest.approx(expected.item(), abs=1e-12)
+        mine = list(objective.players()[player])
+        ours = torch.autograd.grad(losses[player].total, mine, retain_graph=True)
+        theirs = torch.autograd.grad(expected, mine, retain_graph=True)
+        torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=0)
+    assert losses["critic"].terms["real"].item() == pytest.approx(real.mean().item())
+    assert losses["critic"].terms["fake"].item() == pytest.approx(fake.mean().item())
+
+
+def test_a_users_own_loss():
+    """l = (1 - m)^2 found by hand gives the game of the built-in squared one."""
+    own = MarginGame(margin_loss(lambda m: (1 - m) ** 2, "mine"), "non-saturating")
+    torch.manual_seed(1)
+    ours = played(game(own), ("critic", "generator"), X)
+    torch.manual_seed(1)
+    theirs = played(game(MarginGame(squared, "non-saturating")), ("critic", "generator"), X)
+    for player in ours:
+        assert ours[player].total.item() == pytest.approx(theirs[player].total.item(), abs=1e-12)
+
+
+def test_what_is_refused():
+    with pytest.raises(ValueError, match=r"loss must be one of saturating.*or a GameLoss, got 'minimax'"):
+        game("minimax")
+    with pytest.raises(ValueError, match=r"clip must be positive, got 0"):
+        game(clip=0.0)
+    with pytest.raises(ValueError, match="repeats must be at least 1, got 0"):
+        alternating(0)
+    with pytest.raises(ValueError, match=r"B a multiple of 3, got \(4, 2\)"):
+        played(game(packing=3), ("critic",), X)
+
+
+# who needs what ------------------------------------------------------------------------------------------------------
+
+
+class Counting(nn.Module):
+    """Counts the calls of what it wraps."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net, self.calls = net, 0
+
+    def forward(self, x):
+        self.calls += 1
+        return self.net(x)
+
+
+def test_a_phase_makes_only_what_its_loss_needs():
+    for name, calls in (("non-saturating", 1), ("relativistic", 2)):
+        objective = game(name)
+        objective.critic = Counting(objective.critic)
+        broken = torch.full((4, 2), math.nan)  # the generator of an unpaired game never looks at x
+        losses = played(objective, ("generator",), broken)
+        assert objective.critic.calls == calls
+        assert bool(losses["generator"].total.isfinite()) == (calls == 1)
+        assert set(losses) == {"generator"}
+    objective = game()
+    losses = played(objective, ("critic",), X)
+    with pytest.raises(RuntimeError, match="not have been used in the graph"):  # no graph was made of G
+        torch.autograd.grad(losses["critic"].total, list(objective.model.parameters()))
+
+
+@pytest.mark.parametrize("player", ["critic", "generator"])
+def test_a_players_phase_moves_that_player_alone(player):
+    objective = game(penalty=lambda c, real, _: r1(c, real), phases=(Phase((player,)),))
+    state = state_of(objective)
+    before = copy.deepcopy(objective.state_dict())
+    train_step(state, batches())
+    moved = {name for name, value in objective.state_dict().items() if not torch.equal(value, before[name])}
+    prefix = {"critic": "critic.", "generator": "model."}[player]
+    assert moved == {name for name in before if name.startswith(prefix)}
+
+
+def test_forward_changes_no_state():
+    objective = game(
+        noise=annealed(0.5, 10), penalty=lambda c, real, fake: gradient_penalty(c, real, fake), packing=2, clip=0.01
+    )
+    before = copy.deepcopy(objective.state_dict())
+    losses = played(objective, ("critic", "generator"), X)
+    assert all(torch.equal(v, before[k]) for k, v in objective.state_dict().items())
+    assert all(p.grad is None for p in objective.parameters())
+    again = played(objective, ("critic", "generator"), X)
+    assert all(torch.equal(losses[k].total, again[k].total) for k in losses)
+
+
+# remedies: exactly where they should ---------------------------------------------------------------------------------
+
+
+def test_noise_falls_on_both_sides_and_is_annealed():
+    """What the critic sees is x + sigma eps, with other eps for each side; at the end of annealing x itself."""
+    objective = game(noise=annealed(0.8, 10))
+    seen = []
+    objective.critic.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach().clone()))
+    for step, sigma in ((0, 0.8), (5, 0.4), (10, 0.0), (50, 0.0)):
+        seen.clear()
+        played(objective, ("critic",), X, step)
+        z = noise(4)
+        first, second = (torch.randn(4, 2), torch.randn(4, 2)) if sigma else (0.0, 0.0)
+        torch.testing.assert_close(seen[0], objective.model(z).detach() + sigma * first)
+        torch.testing.assert_close(seen[1], X + sigma * second)
+
+
+def test_augmentation_falls_on_both_sides_and_keeps_the_generators_gradient():
+    """T(x) = 3x: the critic sees it of both, and the generator's gradient has the 3."""
+    torch.manual_seed(2)
+    plain = game("wasserstein")
+    tripled = copy.deepcopy(plain)
+    tripled.augmentation = lambda x: 3 * x
+    tripled.critic = plain.critic = nn.Linear(2, 1)
+    a, b = (played(g, ("critic", "generator"), X) for g in (plain, tripled))
+    assert b["critic"].total.item() == pytest.approx(3 * a["critic"].total.item(), abs=1e-12)
+    for p, q in zip(plain.model.parameters(), tripled.model.parameters(), strict=True):
+        ours = torch.autograd.grad(b["generator"].total, q, retain_graph=True)[0]
+        theirs = torch.autograd.grad(a["generator"].total, p, retain_graph=True)[0]
+        torch.testing.assert_close(ours, 3 * theirs)
+
+
+def test_augmentation_comes_before_noise_and_noise_before_packing():
+    objective = game(packing=2, noise=lambda _: 0.5, augmentation=lambda x: 10 * x)
+    torch.manual_seed(3)
+    seen = objective.seen(X, 0)
+    torch.manual_seed(3)
+    assert torch.equal(seen, (10 * X + 0.5 * torch.randn(4, 2)).reshape(2, 4))
+
+
+@pytest.mark.parametrize("packing", [1, 2])
+def test_penalties_are_of_what_the_critic_sees(packing):
+    """R1 and R2 of a linear critic are gamma/2 |w|^2 of its packed weight, whatever it is shown, on its loss alone."""
+    rules = {"r1": lambda c, real, _: r1(c, real, 3.0), "r2": lambda c, _, fake: r2(c, fake, 3.0)}
+    for rule in rules.values():
+        plain = game("wasserstein", packing)
+        plain.critic = nn.Linear(2 * packing, 1)
+        penalised = copy.deepcopy(plain)
+        penalised.penalty = rule
+        a, b = (played(g, ("critic", "generator"), X) for g in (plain, penalised))
+        square = 1.5 * plain.critic.weight.square().sum().item()
+        assert b["critic"].terms["penalty"].item() == pytest.approx(square, abs=1e-12)
+        assert b["critic"].total.item() - a["critic"].total.item() == pytest.approx(square, abs=1e-12)
+        assert b["generator"].total.item() == a["generator"].total.item()
+
+
+def test_where_each_penalty_is_taken():
+    """D(x) = |x|^2 / 2 has gradient x: R1 is gamma/2 |x|^2 of the real, R2 of the generated, noise included."""
+
+    class Square(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(()))
+
+        def forward(self, x):
+            return self.weight * x.square().sum(1) / 2
+
+    shown = {}
+    for name, rule in (("real", lambda c, real, _: r1(c, real, 2.0)), ("fake", lambda c, _, fake: r2(c, fake, 2.0))):
+        objective = game("wasserstein", penalty=rule, noise=lambda _: 0.3)
+        objective.critic = Square()
+        loss = played(objective, ("critic",), X)["critic"]
+        z = noise(4)
+        made, data = objective.model(z) + 0.3 * torch.randn(4, 2), X + 0.3 * torch.randn(4, 2)
+        expected = {"real": data, "fake": made.detach()}[name].square().sum(1).mean()
+        shown[name] = loss.terms["penalty"].item()
+        assert shown[name] == pytest.approx(expected.item(), abs=1e-12)
+    assert shown["real"] != pytest.approx(shown["fake"])
+
+
+def test_the_gradient_penalty_is_an_examples_own():
+    """WGAN-GP inside a game of four is the mean of four games of one: norms are of examples, not of the batch."""
+    objective = game("wasserstein")
+    torch.manual_seed(4)
+    fake = objective.model(torch.randn(4, 3)).detach()
+    torch.manual_seed(9)
+    whole = gradient_penalty(objective.critic, X, fake)
+    torch.manual_seed(9)
+    share = torch.rand(4)
+    for k in range(4):
+        between = (share[k] * X[k] + (1 - share[k]) * fake[k]).requires_grad_()
+        (gradient,) = torch.autograd.grad(objective.critic(between), between)
+        assert whole[k].item() == pytest.approx(10 * (gradient.norm().item() - 1) ** 2, abs=1e-12)
+    objective.penalty = lambda critic, real, made: gradient_penalty(critic, real, made)
+    loss = played(objective, ("critic",), X)["critic"]
+    made = objective.model(noise(4)).detach()  # leaves the random numbers where the game draws its shares
+    assert loss.terms["penalty"].item() == pytest.approx(
+        gradient_penalty(objective.critic, X, made).mean().item(), abs=1e-12
+    )
+
+
+def test_clipping_follows_the_critics_move_alone():
+    objective = game("wasserstein", clip=0.05)
+    with torch.no_grad():
+        for p in objective.parameters():
+            p.fill_(0.2)
+    losses = played(objective, ("critic", "generator"), X)
+    objective.after("generator", losses["generator"], 0)
+    assert all(bool((p == 0.2).all()) for p in objective.parameters())
+    objective.after("critic", losses["critic"], 0)
+    assert all(bool((p == 0.05).all()) for p in objective.critic.parameters())
+    assert all(bool((p == 0.2).all()) for p in objective.model.parameters())
+
+
+def test_adaptive_augmentation_follows_the_critics_moves_and_is_saved():
+    def pictures():
+        augmentation = AdaptiveAugment([Brightness()], ramp=100, interval=4)
+        generator = GAN(nn.Sequential(nn.Linear(3, 4), nn.Unflatten(1, (1, 2, 2))), [3])
+        critic = nn.Sequential(nn.Flatten(), nn.Linear(4, 1))
+        return Adversarial(generator, critic, augmentation=augmentation)
+
+    objective = pictures()
+    with torch.no_grad():
+        objective.critic[1].weight.zero_()
+        objective.critic[1].bias.fill_(5.0)  # sure of everything: it overfits, as far as signs can tell
+    losses = objective(("critic", "generator"), {"x": torch.zeros(4, 1, 2, 2)}, 0)
+    objective.after("generator", losses["generator"], 0)
+    assert objective.augmentation.probability == 0
+    objective.after("critic", losses["critic"], 0)
+    assert objective.augmentation.probability == 0.04
+    resumed = pictures()
+    resumed.load_state_dict(objective.state_dict())
+    assert resumed.augmentation.probability == 0.04
+    assert set(objective.players()) == {"critic", "generator"}  # and it belongs to neither
+    assert sum(len(p) for p in partition(objective).values()) == 4
+
+
+# each rule's step, by hand -------------------------------------------------------------------------------------------
+
+
+def state_of(objective):
+    players = {
+        name: Player(parameters, torch.optim.SGD(parameters, lr=RATE), lambda _: RATE)
+        for name, parameters in objective.players().items()
+    }
+    return TrainState(objective, players)
+
+
+def batches(seed=7):
+    """A batch, then others."""
+    rng = torch.Generator().manual_seed(seed)
+    while True:
+        yield {"x": torch.randn(4, 2, generator=rng, dtype=F64)}
+
+
+class Quiet(nn.Module):
+    """A generator whose noise is always the same, so that a step can be repeated by hand."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.network = model.network
+
+    def latent(self, n):
+        return torch.linspace(-1, 1, 3 * n).reshape(n, 3)
+
+    def forward(self, z):
+        return self.network(z)
+
+
+def quiet(phases, **settings):
+    torch.manual_seed(11)
+    objective = game("saturating", phases=phases, **settings)
+    objective.model = Quiet(objective.model)
+    return objective
+
+
+ORDER = ("critic", "generator")
+
+
+def weights(objective):
+    """All weights as one vector, the critic's first."""
+    players = objective.players()
+    return torch.cat([p.detach().reshape(-1) for name in ORDER for p in players[name]])
+
+
+def field(objective, at, x, players=ORDER):
+    """v at the weights `at`: the gradient of each player's loss written out; 0 for who does not play."""
+    names = [n for which in ("critic", "model") for n, _ in objective.named_parameters() if n.startswith(which)]
+    shapes = [objective.get_parameter(n).shape for n in names]
+    values = dict(
+        zip(names, [v.reshape(s) for v, s in zip(at.split([s.numel() for s in shapes]), shapes, strict=True)],
+            strict=True)
+    )  # fmt: skip
+
+    def net(prefix, h):
+        h = torch.tanh(h @ values[prefix + "0.weight"].T + values[prefix + "0.bias"])
+        return h @ values[prefix + "2.weight"].T + values[prefix + "2.bias"]
+
+    made = net("model.network.", torch.linspace(-1, 1, 12).reshape(4, 3))
+    real, fake = net("critic.", x), net("critic.", made)
+    losses = {
+        "critic": (F.softplus(-real) + F.softplus(fake)).mean(),
+        "generator": -F.softplus(fake).mean(),
+    }
+    parts = []
+    for player, prefix in (("critic", "critic."), ("generator", "model.")):
+        mine = [values[n] for n in names if n.startswith(prefix)]
+        if player in players:
+            found = torch.autograd.grad(losses[player], mine, retain_graph=True, create_graph=True)
+        else:
+            found = [torch.zeros_like(v) for v in mine]
+        parts += [g.reshape(-1) for g in found]
+    return torch.cat(parts)
+
+
+def at(objective):
+    return weights(objective).clone().requires_grad_()
+
+
+def test_simultaneous_alternating_and_several_to_one_by_hand():
+    h = RATE
+    objective, stream = quiet(SIMULTANEOUS), batches()
+    w, x = at(objective), next(batches())["x"]
+    train_step(state_of(objective), stream)
+    torch.testing.assert_close(weights(objective), (w - h * field(objective, w, x)).detach(), atol=1e-13, rtol=0)
+
+    objective, stream = quiet(alternating()), batches()
+    w, x = at(objective), next(batches())["x"]
+    train_step(state_of(objective), stream)
+    half = w - h * field(objective, w, x, ("critic",))
+    whole = half - h * field(objective, half, x, ("generator",))
+    torch.testing.assert_close(weights(objective), whole.detach(), atol=1e-13, rtol=0)
+
+    objective, again = quiet(alternating(5)), batches()
+    state, w = state_of(objective), at(objective)
+    train_step(state, batches())
+    for _ in range(5):
+        x = next(again)["x"]
+        w = (w - h * field(objective, w, x, ("critic",))).detach().requires_grad_()
+    w = w - h * field(objective, w, x, ("generator",))  # on the last of the critic's batches
+    torch.testing.assert_close(weights(objective), w.detach(), atol=1e-13, rtol=0)
+    assert state.draws == 5
+
+
+def test_extragradient_by_hand():
+    objective = quiet(SIMULTANEOUS)
+    w, x = at(objective), next(batches())["x"]
+    train_step(state_of(objective), batches(), update=extragradient)
+    ahead = w - RATE * field(objective, w, x)
+    expected = w - RATE * field(objective, ahead, x)
+    torch.testing.assert_close(weights(objective), expected.detach(), atol=1e-13, rtol=0)
+
+
+def test_optimistic_by_hand():
+    objective, stream, again = quiet(SIMULTANEOUS), batches(), batches()
+    w, state = at(objective), state_of(objective)
+    last = None
+    for _ in range(3):
+        train_step(state, stream, update=optimistic)
+        v = field(objective, w, next(again)["x"])
+        w = (w - RATE * (2 * v - (v if last is None else last))).detach().requires_grad_()
+        last = v.detach()
+        torch.testing.assert_close(weights(objective), w.detach(), atol=1e-13, rtol=0)
+
+
+def test_consensus_by_hand():
+    """v + gamma J^T v, with J written out row by row."""
+    gamma = 0.3
+    objective = quiet(SIMULTANEOUS)
+    w, x = at(objective), next(batches())["x"]
+    train_step(state_of(objective), batches(), update=consensus(gamma))
+    v = field(objective, w, x)
+    jacobian = torch.autograd.functional.jacobian(lambda u: field(objective, u, x), w)
+    expected = w - RATE * (v + gamma * jacobian.T @ v)
+    torch.testing.assert_close(weights(objective), expected.detach(), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("rule", [extragradient, optimistic, consensus(0.1)])
+def test_rules_of_the_whole_game_refuse_a_part_of_it(rule):
+    with pytest.raises(ValueError, match="moves all players at once"):
+        train_step(state_of(quiet(alternating())), batches(), update=rule)
+
+
+def test_descending_is_what_no_rule_means():
+    objectives = [quiet(SIMULTANEOUS), quiet(SIMULTANEOUS)]
+    train_step(state_of(objectives[0]), batches())
+    train_step(state_of(objectives[1]), batches(), update=descend)
+    assert torch.equal(*(weights(o) for o in objectives))
