@@ -1,0 +1,283 @@
+"""Handwritten digits as printed ones: the data, the readers that judge, and what the recipes refuse."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from jensen.cli.main import main
+from jensen.core.seeding import generator
+from jensen.models import CycleGAN
+from jensen.recipes import configure, open_run
+from jensen.recipes.cyclegan_data import PairedKinds, UnpairedKinds
+from jensen.recipes.cyclegan_judging import Reader, best_renaming, chosen, confusion, directions
+
+SMALL = {
+    "network.width": 8,
+    "network.blocks": 1,
+    "network.critic": [8],
+    "data.printed": 200,
+    "data.test": 60,
+    "training.batch_size": 8,
+    "training.previews": 1,
+}
+
+
+def words_of(settings):
+    said = {key: value if isinstance(value, str) else json.dumps(value) for key, value in settings.items()}
+    return [word for key, value in said.items() for word in ("--set", f"{key}={value}")]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Tiny runs, trained but not judged, on first use."""
+    folder, made = tmp_path_factory.mktemp("runs"), {}
+
+    def run(name, *more):
+        if name not in made:
+            words = ["train", name, "--out", str(folder / name), "--steps", "3", "--no-evaluate", *more]
+            assert main(words) == 0
+            made[name] = folder / name
+        return made[name]
+
+    return run
+
+
+# -- data -------------------------------------------------------------------------------------------------------------
+
+
+def test_pairs_share_their_label_and_use_everything_evenly():
+    data = PairedKinds(printed=300, partners=3)
+    training = data.training()
+    a, b = data.pairs()
+    assert len(a) == len(b) == 3 * len(training["a"])
+    label = {"a": {}, "b": {}}
+    for side in "ab":
+        for x, y in zip(training[side], training[f"{side}_labels"].tolist(), strict=True):
+            label[side].setdefault(x.numpy().tobytes(), set()).add(y)
+    for x, y in zip(a, b, strict=True):
+        assert label["a"][x.numpy().tobytes()] & label["b"][y.numpy().tobytes()]
+    for side, pictures in (("a", a), ("b", b)):
+        times = {}
+        for x in pictures:
+            key = x.numpy().tobytes()
+            times[key] = times.get(key, 0) + 1
+        assert len(times) == len(label[side])
+        if side == "b":  # of each class, all equally often or once more; classes differ a little in size
+            assert max(times.values()) - min(times.values()) <= 5
+    again = data.pairs()
+    assert torch.equal(a, again[0])
+    assert torch.equal(b, again[1])
+
+
+def test_data_is_split_and_scaled():
+    data = UnpairedKinds(printed=100, test=50)
+    train, test = data.training(), data.held_out()
+    assert [len(train[side]) for side in "ab"] == [1437, 100]
+    assert [len(test[side]) for side in "ab"] == [360, 50]
+    assert test["b_unseen"].tolist() == [False] * 25 + [True] * 25
+    for kind in (train, test):
+        for side in "ab":
+            assert kind[side].shape[1:] == (1, 16, 16)
+            assert (float(kind[side].min()), float(kind[side].max())) == (-1, 1)
+    held = {x.numpy().tobytes() for x in test["b"]}
+    assert not held & {x.numpy().tobytes() for x in train["b"]}
+    a, b = data.heaps()
+    assert torch.equal(a, train["a"])
+    assert torch.equal(b, train["b"])
+    places = chosen(test, "b", 2)
+    assert test["b_labels"][places].tolist() == [k for k in range(10) for _ in "ab"]
+    assert test["b_unseen"][places].tolist() == [False, True] * 10
+
+
+def test_a_small_side_is_enlarged_by_what_a_run_draws(runs, capsys, tmp_path):
+    drawer = runs(
+        "digits-score", *words_of({"network.width": 16, "network.blocks": 1, "network.levels": 2, "sampling.steps": 1})
+    )
+    data = UnpairedKinds(printed=50, enlarge_a=str(drawer), share=0.02)
+    data.check()
+    a, b = data.heaps()
+    assert len(b) == 50
+    added = round(1437 * 0.02 / 0.98)
+    assert len(a) == 1437 + added
+    assert added / len(a) == pytest.approx(0.02, abs=1e-3)
+    _, model = open_run(drawer, "cpu")
+    drawn = model.sample(added, generator=generator(13)).clamp(-1, 1)
+    assert torch.allclose(a[1437:].mean((1, 2, 3)), drawn.mean((1, 2, 3)), atol=1e-5)  # enlarged: the mean is kept
+    points = runs(
+        "moons-score", *words_of({"network.width": 16, "network.blocks": 1, "data.points": 50, "data.test": 9})
+    )
+    ink = runs("digits-vae", *words_of({"network.hidden": 16}))
+    other = runs("digits-cyclegan", *words_of(SMALL))
+    for key, folder, part in (
+        ("data.enlarge_a", "nowhere", "data.enlarge_a: there is no run folder nowhere"),
+        ("data.enlarge_b", str(drawer), "draws pictures of shape (1, 8, 8), and (1, 16, 16) is wanted"),
+        ("data.enlarge_a", str(points), "draws pictures of shape (2,), and (1, 8, 8) is wanted"),
+        ("data.enlarge_a", str(ink), "draws pictures from 0 on, and [-1, 1] is wanted"),
+        ("data.enlarge_a", str(other), "is a run of digits-cyclegan, which draws nothing"),
+    ):
+        capsys.readouterr()
+        words = words_of(SMALL | {key: folder})
+        assert main(["train", "digits-cyclegan", "--out", str(tmp_path / "run"), "--steps", "1", *words]) == 2
+        _, err = capsys.readouterr()
+        assert part in err
+        assert err.count("\n") == 1
+        assert not (tmp_path / "run").exists()
+
+
+# -- judging ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_best_renaming_is_the_permutation():
+    order = torch.randperm(10, generator=generator(0))
+    labels = torch.arange(10).repeat(7)
+    read = order[labels]
+    read[:5] = labels[:5]  # five that were not renamed
+    renaming, right = best_renaming(confusion(labels, read))
+    assert renaming == order.tolist()
+    assert right == 70 - int((order[labels[:5]] != labels[:5]).sum())
+    assert confusion(torch.tensor([1, 1, 2]), torch.tensor([3, 3, 0]))[1].tolist() == [0, 0, 0, 2, 0, 0, 0, 0, 0, 0]
+
+
+class Renamer(nn.Module):
+    """Gives for a picture of one kind one of the other kind, whose label is the picture's after a renaming."""
+
+    def __init__(self, sources, labels, targets, target_labels, renaming):
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(()))
+        by_label = [targets[target_labels == k] for k in range(10)]
+        self.known = {
+            x.numpy().tobytes(): by_label[renaming[y]][k % len(by_label[renaming[y]])]
+            for k, (x, y) in enumerate(zip(sources, labels.tolist(), strict=True))
+        }
+
+    def forward(self, x):
+        return torch.stack([self.known[row.numpy().tobytes()] for row in x])
+
+
+def test_readings_of_translators_that_are_known():
+    """One that renames classes is read wrong and, after the best renaming, right; one that keeps them, right."""
+    data = UnpairedKinds(printed=600, test=200)
+    train, test = data.training(), data.held_out()
+    readers = {side: Reader(train[side], train[f"{side}_labels"]) for side in "ab"}
+    nothing = directions(CycleGAN(Empty(), Empty()), readers, train, test)
+    for side in "ab":
+        way = nothing[side]
+        assert way["translated"] == way["untranslated"]
+        assert way["cycle"]["error"] == way["moved"] == 0
+        x = test[side]
+        grid = [(level - x).abs().mean(0) for level in torch.linspace(-1, 1, 33)]
+        least = torch.stack(grid).amin(0).mean()  # of the training pictures' median, on others
+        assert float(least) - 1e-6 <= way["cycle"]["one"] < 1.05 * float(least)
+    for renaming in (list(range(10)), [1, 2, 3, 4, 5, 6, 7, 8, 9, 0]):
+        there = Renamer(test["a"], test["a_labels"], train["b"], train["b_labels"], renaming)
+        # the way back from those is by nearest label again: rename back
+        back = Renamer(
+            train["b"], train["b_labels"], train["a"], train["a_labels"], [renaming.index(k) for k in range(10)]
+        )
+        back.known.update(Renamer(test["b"], test["b_labels"], train["a"], train["a_labels"], renaming).known)
+        there.known.update(
+            Renamer(
+                train["a"], train["a_labels"], train["b"], train["b_labels"], [renaming.index(k) for k in range(10)]
+            ).known
+        )
+        found = directions(CycleGAN(there, back), readers, train, test)
+        for side in "ab":
+            way, kept = found[side], renaming[0] == 0
+            assert way["renamed"]["value"] > 0.99
+            assert way["renaming"] == renaming
+            assert (way["translated"]["value"] > 0.99) == kept
+            if not kept:
+                assert way["translated"]["value"] < 0.01
+            assert way["kept"]["value"] > 0.99
+            assert sum(map(sum, way["confusion"])) == way["n"] == len(test[side])
+
+
+class Empty(nn.Module):
+    """The identity."""
+
+    def __init__(self):
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x):
+        return x
+
+
+# -- the command line -------------------------------------------------------------------------------------------------
+
+
+def test_samples_are_held_out_pictures_and_their_translations(runs, tmp_path, capsys):
+    folder = runs("digits-cyclegan", *words_of(SMALL))
+    out = tmp_path / "some"
+    assert main(["sample", str(folder), "-n", "3", "--seed", "1", "--out", str(out), "--scale", "1"]) == 0
+    assert "handwritten, as printed; printed, as handwritten" in capsys.readouterr().out
+    names = sorted(path.name for path in out.iterdir())
+    assert names[:4] == [f"00000-{part}.png" for part in ("as-handwritten", "as-printed", "handwritten", "printed")]
+    assert len(names) == 12
+    recipe, model = open_run(folder)
+    test = recipe.test_data()
+    whole = {side: {bytes(to_bytes_of(x)) for x in test[side]} for side in "ab"}
+    for k in range(3):
+        for part, side, to in (("handwritten", "a", "printed"), ("printed", "b", "handwritten")):
+            with Image.open(out / f"{k:05d}-{part}.png") as picture:
+                source = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
+            assert bytes(source.numpy()) in whole[side]
+            x = next(x for x in test[side] if bytes(to_bytes_of(x)) == bytes(source.numpy()))
+            with torch.no_grad():
+                made = model.translate(x[None], "b" if side == "a" else "a")[0]
+            with Image.open(out / f"{k:05d}-as-{to}.png") as picture:
+                found = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).int()
+            assert int((found - torch.frombuffer(to_bytes_of(made), dtype=torch.uint8).int()).abs().max()) <= 1
+    sheet = tmp_path / "x.png"
+    assert main(["sample", str(folder), "-n", "5", "--out", str(sheet), "--scale", "1"]) == 0
+    with Image.open(sheet) as picture:
+        assert picture.size == (16 * 22 + 6, 2 * 22 + 6)
+    capsys.readouterr()
+    assert main(["sample", str(folder), "-n", "61", "--out", str(sheet)]) == 2
+    assert "-n must be at most 60, the held-out pictures of a kind, got 61" in capsys.readouterr().err
+
+
+def to_bytes_of(x):
+    return bytearray(((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy().tobytes())
+
+
+def test_another_run_is_judged_beside(runs, tmp_path, capsys):
+    other = runs("digits-pix2pix", *words_of(SMALL))
+    words = words_of(SMALL | {"judging.beside": str(other)})
+    out = tmp_path / "run"
+    assert main(["train", "digits-cyclegan", "--out", str(out), "--steps", "2", *words]) == 0
+    found = json.loads((out / "evaluation.json").read_text())
+    recipe, model = open_run(other)
+    train, test = recipe.training_data(), recipe.test_data()
+    readers = {side: Reader(train[side], train[f"{side}_labels"]) for side in "ab"}
+    assert found["beside"]["directions"] == json.loads(json.dumps(directions(model, readers, train, test)))
+    assert "digits-pix2pix: handwritten as printed" in (out / "report.html").read_text()
+    vae = runs("digits-vae", *words_of({"network.hidden": 16}))
+    for wrong, part in ((str(vae), "a run of digits-vae"), ("nowhere", "there is no run folder nowhere")):
+        capsys.readouterr()
+        words = words_of(SMALL | {"judging.beside": wrong})
+        assert main(["train", "digits-cyclegan", "--out", str(tmp_path / "no"), "--steps", "1", *words]) == 2
+        assert part in capsys.readouterr().err
+        assert not (tmp_path / "no").exists()
+
+
+def test_settings_reach_the_game():
+    words = ["shown.loss=hinge", "shown.noise=0.4", "shown.noise_end=0.2", "shown.noise_steps=10", "shown.penalty=2"]
+    recipe = configure("digits-cyclegan", [*words, 'shown.augmentation=["crop","mosaic"]', "weights.pool=0"])
+    game = recipe.objective(recipe.model())
+    assert game.noise(5) == pytest.approx(0.3)
+    assert game.pools is None
+    assert game.penalty is not None
+    assert len(game.augmentation.keywords["transforms"]) == 2
+    x = torch.ones(1, 1, 2, 2)
+    linear = lambda x: x.sum((1, 2, 3))  # noqa: E731
+    assert float(game.penalty(linear, x, x)) == pytest.approx(4.0)  # 2/2 |gradient|^2, four ones
+    plain = configure("digits-cyclegan").objective(recipe.model())
+    assert "flip" not in str(plain.augmentation).lower()
+    with pytest.raises(ValueError, match=r"data\.side must be a multiple of network\.patch, got 17"):
+        configure("digits-cyclegan", ["data.side=17"])
