@@ -101,8 +101,8 @@ def test_the_seed_decides():
 
 
 def test_c2st_refusals():
-    with pytest.raises(ValueError, match="fake features must have at least 8 rows, got 7"):
-        c2st(torch.randn(20, 2), torch.randn(7, 2))
+    with pytest.raises(ValueError, match="fake features must have at least 20 rows, got 19"):
+        c2st(torch.randn(20, 2), torch.randn(19, 2))
     with pytest.raises(ValueError, match="of one width"):
         c2st(torch.randn(20, 2), torch.randn(20, 3))
 

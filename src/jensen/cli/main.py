@@ -1,4 +1,4 @@
-"""`jensen`: train, sample, evaluate, check, recipes."""
+"""`jensen`: train, sample, evaluate, compare, check, recipes."""
 
 from __future__ import annotations
 
@@ -88,6 +88,25 @@ def evaluate(
     from jensen.cli import commands
 
     commands.evaluate(run, json_, stable=stability)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN ...", help="folders of two runs or more, of one data")],
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="write a page: samples, numbers, plots")] = None,
+    json_: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="write the numbers here")] = None,
+    features: Annotated[
+        str | None, typer.Option(metavar="NAME", help="classifier, random or raw [the first that suits the data]")
+    ] = None,
+    n: Annotated[
+        int | None, typer.Option("-n", metavar="N", help="samples of each run [as training data, to 1000]")
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="S", help="of the samples, the splits and the judges")] = 0,
+) -> None:
+    """Judge runs of any family side by side: metrics with errors and floors, likelihoods, costs, a fresh judge."""
+    from jensen.cli import comparing
+
+    comparing.compare(runs, features, n, seed, html, json_)
 
 
 @app.command()

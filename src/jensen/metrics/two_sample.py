@@ -55,14 +55,14 @@ def c2st(real: Tensor, fake: Tensor, generator: torch.Generator | None = None, l
     of the smaller.
 
     Args:
-        real: (N, d), N at least 8.
-        fake: (M, d), M at least 8.
+        real: (N, d), N at least 20.
+        fake: (M, d), M at least 20.
         generator: splits, and seeds the default learner.
         learner: by default scikit-learn's network with one hidden layer of 64, on standardised features, stopped when
             its error on a tenth of the rows it trains on no longer falls.
 
     Raises:
-        ValueError: for features that are not (N, d) floating-point and finite, fewer than 8 rows, or two widths.
+        ValueError: for features that are not (N, d) floating-point and finite, fewer than 20 rows, or two widths.
 
     Source: Lopez-Paz & Oquab (2017), section 3.
 
@@ -71,7 +71,7 @@ def c2st(real: Tensor, fake: Tensor, generator: torch.Generator | None = None, l
     >>> found.accuracy > 0.95, found.p_value < 1e-9
     (True, True)
     """
-    x, y = pair(real, fake, least=8)
+    x, y = pair(real, fake, least=20)
     rng = torch.default_generator if generator is None else generator
     seed = int(torch.randint(2**31 - 1, (), generator=rng, device=rng.device))
     order = np.random.default_rng(seed)
@@ -81,7 +81,7 @@ def c2st(real: Tensor, fake: Tensor, generator: torch.Generator | None = None, l
         rows = features.cpu().numpy()[order.permutation(len(features))[:n]]
         seen.append(rows[: n // 2])
         kept.append(rows[n // 2 :])
-    learner = _network(seed) if learner is None else learner
+    learner = _network(seed, n) if learner is None else learner
     learner.fit(np.concatenate(seen), np.repeat([0, 1], n // 2))
     tried = n - n // 2
     right = int((learner.predict(np.concatenate(kept)) == np.repeat([0, 1], tried)).sum())
@@ -89,11 +89,20 @@ def c2st(real: Tensor, fake: Tensor, generator: torch.Generator | None = None, l
     return C2ST(share.value, float(binom.sf(right - 1, 2 * tried, 0.5)), share.low, share.high, 2 * tried)
 
 
-def _network(seed: int) -> Learner:
+def _network(seed: int, rows: int) -> Learner:
     from sklearn.neural_network import MLPClassifier  # seconds to import
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    network = MLPClassifier((64,), alpha=1e-3, early_stopping=True, max_iter=1000, random_state=seed)
+    batch = min(200, max(16, rows // 32))  # of few rows too, enough steps before patience ends
+    network = MLPClassifier(
+        (64,),
+        alpha=1e-3,
+        batch_size=min(batch, rows // 2),
+        early_stopping=True,
+        n_iter_no_change=15,
+        max_iter=1000,
+        random_state=seed,
+    )
     learner: Learner = make_pipeline(StandardScaler(), network)
     return learner

@@ -271,7 +271,7 @@ class GANRecipe(Recipe):
     data: Settings
 
     def real(self) -> Real:
-        return Real(described(self.recipe, self.data), self.training_data(), self.test_data())
+        return Real(described(self.data), self.training_data(), self.test_data())
 
     def trained_critic(self, folder: Path) -> Critic:
         critic, packing = self.trained(folder).critic, self.game.packing

@@ -57,7 +57,7 @@ class MoonsData(Settings):
         return moons(self.points, noise=self.noise, generator=_stream(seed, SEEN))
 
     def real(self, seed: int) -> Real:
-        name = described("two moons", self)
+        name = described(self)
         return Real(name, self.train_points(seed), self.test_points(seed))
 
     def log_p(self, x: Tensor) -> Tensor:
@@ -69,8 +69,9 @@ class MoonsData(Settings):
         return moons(self.test, noise=self.noise, generator=_stream(seed, KEPT))
 
 
-def described(name: str, settings: Settings) -> str:
-    """Data by name and by their settings: two that are described alike follow one law."""
+def described(settings: Settings) -> str:
+    """Data by kind and by their settings: two that are described alike follow one law."""
+    name = type(settings).__name__.removesuffix("Data").lower()
     said = ", ".join(f"{key} {value}" for key, value in settings.model_dump(mode="json").items())
     return f"{name} ({said})" if said else name
 

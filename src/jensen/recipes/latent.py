@@ -161,7 +161,7 @@ class LatentRecipe(Recipe):
 
     def real(self) -> Real:
         seen, kept = self.pictures()
-        return Real(described("pictures", self.data), seen, kept)
+        return Real(described(self.data), seen, kept)
 
     def law(self) -> tuple[int, Callable[[Tensor], Distribution]]:
         """How many numbers the decoder gives for a pixel, and the distribution that they are of."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from itertools import cycle
 from typing import Any
 
 import matplotlib
@@ -163,3 +164,24 @@ def points(samples: Tensor, *, behind: Tensor | None = None, scale: int = 4, tit
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return Image.open(buffer).convert("RGB")
+
+
+def rivals(
+    names: Sequence[str], values: Sequence[tuple[float, float]], *, title: str, floor: tuple[float, float] | None = None
+) -> str:
+    """A number of each of a few, with twice its error either way, the first on top; `floor` as a band behind them."""
+    figure = Figure(figsize=(4.8, 0.9 + 0.34 * len(names)), layout="constrained")
+    axes = figure.subplots()
+    axes.set_title(title, fontsize=10, color=GREY, loc="left")
+    axes.tick_params(colors=GREY, labelsize=8)
+    axes.grid(color=GREY, alpha=0.18, linewidth=0.6, axis="x")
+    for side in axes.spines.values():
+        side.set_visible(False)
+    if floor is not None:
+        axes.axvspan(floor[0] - 2 * floor[1], floor[0] + 2 * floor[1], color=GREEN, alpha=0.18, linewidth=0)
+        axes.axvline(floor[0], color=GREEN, linewidth=1.2)
+    for k, ((value, error), colour) in enumerate(zip(values, cycle((BLUE, ORANGE, PURPLE, GREY)))):
+        axes.errorbar(value, k, xerr=2 * error, color=colour, marker="o", markersize=5, capsize=3, linewidth=1.4)
+    axes.set_yticks(range(len(names)), labels=list(names))
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    return _svg(figure)
