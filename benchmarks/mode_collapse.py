@@ -83,6 +83,11 @@ class Case:
     activation: str = "relu"
 
     @property
+    def name(self) -> str:
+        """As `--only` takes its beginning."""
+        return f"{self.data}-{self.packing}-{'balanced' if self.balance == 1 else 'unbalanced'}-{self.activation}"
+
+    @property
     def words(self) -> tuple[str, ...]:
         return (
             *SETTINGS[self.data],
@@ -161,7 +166,7 @@ def trained(case: Case, seed: int) -> Found:
         seconds,
     )
     print(
-        f"{case}, seed {seed}: {one.recovered} of {one.of}, {one.high_quality:.1%}, "
+        f"{case.name}, seed {seed}: {one.recovered} of {one.of}, {one.high_quality:.1%}, "
         f"reverse KL {one.reverse_kl:.3f}, {seconds:.0f} s",
         file=sys.stderr,
     )
@@ -232,8 +237,7 @@ HEADER = (
 def main(
     seeds: Annotated[int, Option(min=1, help="Trainings of each.")] = 5,
     first: Annotated[int, Option(min=0, help="The first seed.")] = 0,
-    only: Annotated[str | None, Option(help="ring or grid alone.")] = None,
-    packing: Annotated[int | None, Option(min=1, help="Packs of so many alone.")] = None,
+    only: Annotated[str, Option(help="Rows whose name begins so, as in grid-2-balanced-relu.")] = "",
     join: Annotated[list[Path] | None, Option(help="Train nothing: the table of these JSON files.")] = None,
     json_file: Annotated[Path | None, Option("--json", help="Write the results here as well.")] = None,
 ) -> None:
@@ -242,7 +246,7 @@ def main(
     if join:
         found = [read(one) for path in join for one in json.loads(path.read_text(encoding="utf-8"))["found"]]
     else:
-        wanted = [c for c in CASES if only in (None, c.data) and packing in (None, c.packing)]
+        wanted = [case for case in CASES if case.name.startswith(only)]
         found = [trained(case, seed) for seed in range(first, first + seeds) for case in wanted]
     print(f"torch {torch.__version__}, {sum(one.seconds for one in found):.0f} s of training in all\n")
     print(table(HEADER, rows(found)))
