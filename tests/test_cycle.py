@@ -207,6 +207,20 @@ def test_noise_penalty_and_augmentation_are_of_what_critics_see(kind):
     assert doubled[1] == pytest.approx(float(found["translators"].terms["game"]), rel=1e-12)
 
 
+def test_a_penalty_of_a_patch_critic_is_of_its_mean():
+    critic = PatchCritic(1, widths=(4,)).double()
+    settings = {"penalty": lambda critic, real, _: r1(critic, real, 2.0), "identity": 0.0}
+    objective = CycleConsistent(CycleGAN(Scale(0.8), Scale(1.1)), critic, copy.deepcopy(critic), **settings)
+    batch = {"a": pictures(1, side=8), "b": pictures(2, side=8)}
+    terms = objective(("critics",), batch, 0)["critics"].terms
+    for side in "ab":
+        x = batch[side].clone().requires_grad_(True)
+        (gradient,) = torch.autograd.grad(critic(x).mean((1, 2, 3)).sum(), x)
+        assert float(terms[f"penalty_{side}"]) == pytest.approx(
+            float(gradient.square().sum((1, 2, 3)).mean()), rel=1e-10
+        )
+
+
 def test_adaptive_augmentation_follows_both_critics():
     ada = AdaptiveAugment([Flip()], target=0.0, ramp=100, interval=10)
     objective = CycleConsistent(CycleGAN(Scale(1.0), Scale(1.0)), Means(1.0), Means(1.0), augmentation=ada)

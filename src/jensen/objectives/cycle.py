@@ -85,10 +85,10 @@ class _Translation(Objective):
         for name, (critic, real, fake) in sides.items():
             real, fake = self.shown(real, step), self.shown(fake.detach(), step)
             told = critic(real)
-            logits.append(told.detach().reshape(len(told), -1).mean(1))
+            logits.append(_one(told.detach()))
             terms[name] = self.loss.critic(told, critic(fake))
             if self.penalty is not None:
-                terms[f"penalty_{name}"] = self.penalty(critic, real, fake)
+                terms[f"penalty_{name}"] = self.penalty(lambda x, critic=critic: _one(critic(x)), real, fake)
         found = Loss.of(torch.stack([term.mean() for term in terms.values()]).sum(), **terms)
         return Loss(found.total, found.terms, {"real": torch.cat(logits)})
 
@@ -115,7 +115,7 @@ class CycleConsistent(_Translation):
         pools: of pictures of a and of b, which only critics see; None: fresh ones alone.
         augmentation: of the pictures that critics see, real and translated; an `AdaptiveAugment` is adjusted.
         noise: step -> sigma of the noise on whatever critics see, see `annealed`.
-        penalty: of a critic at what it sees, added to the critics' loss; (critic, real, fake) -> (B,).
+        penalty: of the mean of a critic's logits at what it sees, for its loss; (critic, real, fake) -> (B,).
         phases: who moves when.
 
     Raises:
@@ -190,7 +190,7 @@ class Paired(_Translation):
         distance: $\lambda$, at least 0.
         augmentation: of the pairs that critics see, both pictures of a pair alike; an `AdaptiveAugment` is adjusted.
         noise: step -> sigma of the noise on whatever critics see, see `annealed`.
-        penalty: of a critic at what it sees, added to the critics' loss; (critic, real, fake) -> (B,).
+        penalty: of the mean of a critic's logits at what it sees, for its loss; (critic, real, fake) -> (B,).
         phases: who moves when.
 
     Raises:
@@ -240,6 +240,11 @@ def distance(x: Tensor, y: Tensor) -> Tensor:
     tensor([1.])
     """
     return mean_per_example((x - y).abs())
+
+
+def _one(logits: Tensor) -> Tensor:
+    """Of an example's logits, the mean, (B,)."""
+    return logits.reshape(len(logits), -1).mean(1)
 
 
 def _stack(source: Tensor, target: Tensor) -> Tensor:
