@@ -115,7 +115,7 @@ class Single:
                 ],
             ),
             Section(
-                "Not copies",
+                "Beside what it learnt from",
                 "Samples, and below each the training digit nearest to it. A sample is nearer to its nearest training "
                 f"digit than a test digit is to its own with probability {copies['nearer']:.3f} ± "
                 f"{copies['stderr']:.3f}: 1/2 for draws of the data, 1 for copies.",
@@ -195,7 +195,8 @@ class Wasserstein:
         return Section(
             "How far it is",
             "The critic's difference of means is a lower bound of the distance between the laws as far as its slope is "
-            f"at most 1 (it is off 1 by {own['slope_off']:.3f}, root mean square, between data and samples). Between "
+            f"at most 1 (it is off 1 by {own['slope_off']:.3f}, root mean square, between data and samples); what it "
+            "claims of training digits and not of test digits, it has learnt by heart. Between "
             f"{own['n']} samples and as many data the distance is computed exactly; in 64 dimensions nearly all of it "
             "is that two samples never meet, as training digits against test digits show.",
             table=Table(
