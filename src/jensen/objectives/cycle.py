@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -88,7 +89,7 @@ class _Translation(Objective):
             logits.append(_one(told.detach()))
             terms[name] = self.loss.critic(told, critic(fake))
             if self.penalty is not None:
-                terms[f"penalty_{name}"] = self.penalty(lambda x, critic=critic: _one(critic(x)), real, fake)
+                terms[f"penalty_{name}"] = self.penalty(partial(_mean_logit, critic), real, fake)
         found = Loss.of(torch.stack([term.mean() for term in terms.values()]).sum(), **terms)
         return Loss(found.total, found.terms, {"real": torch.cat(logits)})
 
@@ -240,6 +241,10 @@ def distance(x: Tensor, y: Tensor) -> Tensor:
     tensor([1.])
     """
     return mean_per_example((x - y).abs())
+
+
+def _mean_logit(critic: nn.Module, x: Tensor) -> Tensor:
+    return _one(critic(x))
 
 
 def _one(logits: Tensor) -> Tensor:
