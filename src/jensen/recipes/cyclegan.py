@@ -59,10 +59,10 @@ TRANSFORMS: dict[str, tuple[Callable[[Tensor], Tensor], ...]] = {
 class TranslationNetwork(Settings):
     """Two translators, and the layers of the two critics."""
 
-    width: Annotated[int, Field(ge=8, multiple_of=8)] = 32
+    width: Annotated[int, Field(ge=8, multiple_of=8)] = 48
     blocks: Positive = 3
-    patch: Positive = 2
-    critic: Annotated[tuple[Positive, ...], Field(min_length=1)] = (32, 64)
+    patch: Positive = 4
+    critic: Annotated[tuple[Positive, ...], Field(min_length=1)] = (32, 64, 128)
 
 
 class Shown(Settings):
@@ -71,10 +71,10 @@ class Shown(Settings):
     loss: LossName = "least-squares"
     augmentation: tuple[Transforms, ...] = ()  # flips and crops change what a digit is
     augmentation_share: Share = 0.5  # of pictures, for each transform
-    noise: NonNegative = 0.0  # on whatever critics see, at the first step
-    noise_end: NonNegative = 0.0  # after noise_steps
-    noise_steps: Positive = 2000
-    penalty: NonNegative = 0.0  # gamma of R1
+    noise: NonNegative = 0.3  # on whatever critics see, at the first step
+    noise_end: NonNegative = 0.1  # after noise_steps
+    noise_steps: Positive = 2400
+    penalty: NonNegative = 0.05  # gamma of R1
 
     def settings(self) -> dict[str, Any]:
         """Of either objective."""
@@ -93,15 +93,15 @@ class Shown(Settings):
 class Weights(Settings):
     """Of what binds the unpaired translators, beside the game."""
 
-    cycle: NonNegative = 10.0
-    identity: NonNegative = 5.0
+    cycle: NonNegative = 2.0
+    identity: NonNegative = 0.5
     pool: Annotated[int, Field(ge=0)] = 500  # earlier translations that critics go on seeing
 
 
 class TranslationRates(Settings):
     """Adam's learning rates and momenta, a rate for each player."""
 
-    translators: Annotated[float, Field(gt=0)] = 1e-3
+    translators: Annotated[float, Field(gt=0)] = 2e-3
     critics: Annotated[float, Field(gt=0)] = 1e-3
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.5, 0.99)
 
@@ -253,7 +253,7 @@ class DigitsCycleGAN(TranslationRecipe):
     recipe: Literal["digits-cyclegan"] = "digits-cyclegan"
     data: UnpairedKinds = UnpairedKinds()
     weights: Weights = Weights()
-    training: Training = _TRAINING(steps=2000)
+    training: Training = _TRAINING(steps=2400)
 
     def objective(self, model: CycleGAN) -> CycleConsistent:
         a, b = (PatchCritic(1, widths=self.network.critic) for _ in "ab")
