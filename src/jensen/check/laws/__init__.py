@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from jensen.check.law import Law
-from jensen.check.laws import diffusion, dirac_gan, distributions, estimators, likelihood
+from jensen.check.laws import adversarial, diffusion, dirac_gan, distributions, estimators, likelihood, training
 
 FAMILIES: Mapping[str, Sequence[Law]] = {
+    "adversarial": adversarial.LAWS,
     "dirac-gan": dirac_gan.LAWS,
     "diffusion": diffusion.LAWS,
     "variational": likelihood.LAWS,
     "estimators": estimators.LAWS,
     "distributions": distributions.LAWS,
+    "training": training.LAWS,
 }
