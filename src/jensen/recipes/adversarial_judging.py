@@ -147,9 +147,9 @@ class Judge:
 
     def _units(self, game: Adversarial, x: Tensor) -> dict[str, list[dict[str, Any]]]:
         """Hidden units of both players that are positive for no input."""
-        z = self.model.latent(len(x), generator(self.recipe.seed + SEEN, self.device))
-        seen = pack(x[: len(x) // game.packing * game.packing].to(self.device), game.packing)
-        both = torch.cat([seen, pack(self.model.decode(z), game.packing)[: len(seen)]])
+        whole = len(x) // game.packing * game.packing
+        z = self.model.latent(whole, generator(self.recipe.seed + SEEN, self.device))
+        both = pack(torch.cat([x[:whole].to(self.device), self.model.decode(z)]), game.packing)
         self.model.eval()
         game.critic.eval()
         found = {

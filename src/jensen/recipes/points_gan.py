@@ -250,7 +250,7 @@ class GridGAN(PointsGAN):
     summary: ClassVar[str] = "GAN of points on a grid of twenty-five modes"
     recipe: Literal["grid-gan"] = "grid-gan"
     data: GridData = GridData()
-    training: Training = _TRAINING(steps=5000)
+    training: Training = _TRAINING(steps=10_000)
 
     def law(self) -> Modes:
         return self.data.law()
