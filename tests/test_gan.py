@@ -358,6 +358,8 @@ def test_a_fresh_critic_finds_the_divergence(loss, squash):
     assert found.value == pytest.approx(divergence(loss, *laws).value, abs=4 * found.stderr)
     said = estimate(loss, real, fake)
     assert (said["value"], said["name"]) == (found.value, loss.divergence)
+    apart = torch.full((4,), 1e3 if loss is logistic or loss is exponential else 1.0)  # supports that do not meet
+    assert said["most"] == pytest.approx(estimate(loss, apart, -apart)["value"])
 
 
 def test_a_fresh_critic_rests_where_it_was_best():

@@ -14,6 +14,7 @@ from jensen.cli.main import main
 from jensen.core.seeding import generator
 from jensen.diffusion import Reconstruction
 from jensen.recipes import RECIPES, configure, open_run
+from jensen.recipes.base import Request
 from jensen.recipes.data import DigitsData
 from jensen.recipes.digit_reader import ceiling, share_read
 from jensen.recipes.latent_judging import STEPS, interpolations, traversal
@@ -127,6 +128,20 @@ def test_a_run_is_trained_judged_and_has_its_page(runs, name):
     if film.exists():
         with Image.open(film) as frames:
             assert frames.is_animated
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_what_a_comparison_asks(runs, name):
+    """Data never trained on, of the scale that is drawn; log p by kind and measure as the evaluation has it."""
+    recipe, model = open_run(runs(name))
+    real, made = recipe.real(), recipe.drawing(model, Request(n=2)).draw(lambda _: None)
+    assert real.test.shape[1:] == real.train.shape[1:] == made.shape[1:]
+    assert real.settled(real.test[:5]).equal(real.test[:5])
+    assert name in POINTS or name == "digits-score" or bool((made.abs() <= real.test.abs().max() + 1e-5).all())
+    found = recipe.likelihoods(json.loads((runs(name) / "evaluation.json").read_text()))
+    assert {v.measure for v in found} == {"density" if name in POINTS else "mass"}
+    assert all(v.stderr > 0 and v.dims == real.test[0].numel() for v in found)
+    assert len({v.name for v in found}) == len(found) >= 2
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -327,6 +342,8 @@ def test_wrong_settings(capsys, tmp_path, monkeypatch, name, settings, parts):
         ("moons-diffusion", ["--out", "folder"], "must end in .png or .csv"),
         ("moons-score", ["--sampler", "ddim"], "--sampler is not for a run of moons-score"),
         ("moons-score", ["--steps", "0"], "steps must be at least 1, got 0"),
+        ("ring-gan", ["--steps", "3"], "--steps is not for a run of ring-gan"),
+        ("grid-pacgan", ["--interpolate", "1"], "--interpolate must be from 2"),
     ],
 )
 def test_wrong_requests(capsys, runs, tmp_path, monkeypatch, name, words, part):
