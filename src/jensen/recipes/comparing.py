@@ -203,6 +203,7 @@ def compare(
             f"n must be from {LEAST} to the {len(real.train)} training data, with which the floor is drawn, got {n}"
         )
     found = Features("features of the user's own", features) if callable(features) else features_of(features, real)
+    likelihoods = [_likelihoods(recipe, folder) for folder, (recipe, _) in zip(folders, opened, strict=True)]
     drawn = []
     for name, (recipe, model) in zip(names, opened, strict=True):
         advance = track(f"drawing from {name}", n)
@@ -214,7 +215,7 @@ def compare(
         for name, folder, (recipe, _) in zip(names, folders, opened, strict=True)
         if (folder / "state").is_dir() and (critic := recipe.trained_critic(folder)) is not None
     }
-    kept = min(len(real.test), len(real.train) // 5)
+    kept = min(len(real.test), len(real.train) // 5, n // 3)
     seen = min((len(real.train) - kept) // 2, n - kept)
     shuffled = real.train[torch.randperm(len(real.train), generator=generator(seed))]
     fresh = partial(judge, (shuffled[:seen], real.test[:kept]), steps=judge_steps, seed=seed)  # the same for everybody
@@ -223,7 +224,8 @@ def compare(
     judged_floor = fresh((shuffled[seen : 2 * seen], shuffled[2 * seen : 2 * seen + kept]))
     advance(1)
     contestants = []
-    for name, folder, (recipe, model), (made, milliseconds) in zip(names, folders, opened, drawn, strict=True):
+    everything = zip(names, folders, opened, drawn, likelihoods, strict=True)
+    for name, folder, (recipe, model), (made, milliseconds), likely in everything:
         contestants.append(
             Contestant(
                 name=name,
@@ -231,7 +233,7 @@ def compare(
                 samples=made[:SHOWN],
                 between=_between(recipe, model, seed),
                 metrics=measured(real, made, found, seed),
-                likelihoods=_likelihoods(recipe, folder),
+                likelihoods=likely,
                 cost=_cost(folder, recipe, model, milliseconds, n),
                 judgement=fresh((made[:seen], made[seen : seen + kept])),
                 fooled_critics={owner: fools(critic, real.test, made) for owner, critic in critics.items()},

@@ -57,7 +57,7 @@ def features_of(name: str | None, real: Real) -> Features:
     raise ValueError(f"features must be one of {', '.join(NAMES)}, got {name!r}")
 
 
-def _classifier(real: Real, steps: int = 600, batch: int = 64) -> Features:
+def _classifier(real: Real, steps: int = 400, batch: int = 64) -> Features:
     """The last hidden layer of a small network, trained on the labels of the same data: a function of the data."""
     if real.labels is None:
         raise ValueError(f"{real.name} have no labels for a classifier to learn: take features random or raw")
