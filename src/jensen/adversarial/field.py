@@ -169,7 +169,7 @@ def derivative(function: Callable[[Tensor], Tensor], at: Tensor, size: float) ->
         length = direction.norm()
         unit = size * direction / length if length > 0 else direction
 
-        def ahead(k: float) -> Tensor:
+        def ahead(k: int) -> Tensor:
             return function(at + k * unit)
 
         found: Tensor = (8 * (ahead(1) - ahead(-1)) - (ahead(2) - ahead(-2))) * (length / (12 * size))
@@ -211,7 +211,21 @@ def exact_product(game: Frozen) -> Product:
     return product
 
 
-AGREE = 1e-4  # of the exact product and of differences, relative
+AGREE = 1e-4  # of derivatives found in two ways, relative
+CLOSE, NEAR = 1e-3, 1e-8  # steps of differences: where all is smooth, and where kinks may be near
+
+
+def difference_step(function: Callable[[Tensor], Tensor], at: Tensor, seed: int) -> float:
+    """How wide to take differences: `CLOSE`, which is the most precise, unless kinks within it make it wrong.
+
+    Raises:
+        ValueError: if the function jumps here: its differences grow as they are taken closer.
+    """
+    probe = _direction(at, seed)
+    wide, close = (derivative(function, at, size)(probe) for size in (CLOSE, NEAR))
+    if float(close.norm()) > 100 * float(wide.norm()) + AGREE * float(probe.norm()):
+        raise ValueError("the vector field jumps here and has no linearisation: look at trajectories")
+    return CLOSE if float((wide - close).norm()) <= AGREE * float(close.norm()) + 1e-6 * float(probe.norm()) else NEAR
 
 
 def field_product(game: Frozen, size: float) -> Product:
@@ -226,22 +240,8 @@ def field_product(game: Frozen, size: float) -> Product:
     seen = rough(probe)
     game.put(at)
     exact = exact_product(game)
-    agrees = float((exact(probe) - seen).norm()) <= AGREE * float(seen.norm()) + AGREE**2 * float(probe.norm())
+    agrees = float((exact(probe) - seen).norm()) <= AGREE * float(seen.norm()) + 1e-6 * float(probe.norm())
     return exact if agrees else rough
-
-
-def refuse_jump(game: Frozen, size: float) -> None:
-    """Refuse a field whose differences grow as they are taken closer, ten times for a tenth.
-
-    Raises:
-        ValueError: if the field jumps where the game stands.
-    """
-    at = game.weights
-    probe = _direction(at, game.seed)
-    wide, close = (float(derivative(game.field, at, s)(probe).norm()) for s in (size, size / 10))
-    game.put(at)
-    if close > 5 * wide and close > AGREE * float(probe.norm()):
-        raise ValueError("the vector field jumps here and has no linearisation: look at trajectories")
 
 
 def _direction(like: Tensor, seed: int) -> Tensor:

@@ -21,12 +21,11 @@ from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigs
 from torch import Tensor
 
 from jensen.adversarial.dynamics import Rates, Rule, Step, rule
-from jensen.adversarial.field import Frozen, Point, Product, derivative, field_product, refuse_jump
+from jensen.adversarial.field import NEAR, Frozen, Point, Product, derivative, difference_step, field_product
 from jensen.core.objective import Objective
 from jensen.core.types import Batch
 
 DENSE = 400  # weights up to which all eigenvalues are found
-CLOSE, NEAR = 1e-3, 1e-6  # steps of differences: dense, where all is smooth; among many weights, where kinks are many
 EXACT, ROUGH = 1e-8, 1e-5  # what counts as on the axis or on the circle, relative to the largest modulus
 
 
@@ -149,16 +148,15 @@ def stability(
     frozen.put(start)
     if how is None or step_size is None:
         complete = len(start) <= dense
-        if complete:
-            refuse_jump(frozen, CLOSE)
-        forward = field_product(frozen, CLOSE if complete else NEAR)
-        matrix: Product = partial(_negative, forward)
-        kinds = ["LR", "LI", "LM"]
+        size = difference_step(frozen.field, start, seed) if complete else NEAR
+        frozen.put(start)
+        matrix: Product = partial(_negative, field_product(frozen, size))
+        kinds = ["LM", "LI", "LR"]
     else:
-        map_ = Step(frozen, how, step_size)
-        start = map_.start
+        once = Step(frozen, how, step_size)
+        start = once.start
         complete = len(start) <= dense
-        matrix, kinds = derivative(map_, start, CLOSE if complete else NEAR), ["LM"]
+        matrix, kinds = derivative(once, start, difference_step(once, start, seed) if complete else NEAR), ["LM"]
     if complete:
         columns = [matrix(e) for e in torch.eye(len(start), dtype=torch.float64, device=start.device)]
         found, taken, converged = torch.linalg.eigvals(torch.stack(columns, 1)).cpu(), len(start), True
@@ -219,26 +217,26 @@ def _name(update: Rule | None) -> str:
 def _arnoldi(
     matrix: Product, like: Tensor, kinds: list[str], top: int, products: int, seed: int
 ) -> tuple[Tensor, int, bool]:
-    """Leading eigenvalues without the matrix, products that took, and whether all of the first kind were found."""
+    """Leading eigenvalues without the matrix, products that took, and whether all of the last kind were found."""
     n, taken, converged = len(like), 0, True
     top = min(top, n - 2)
-    basis = min(max(4 * top, 20), n)
-    restarts = max(1, (products // len(kinds) - basis) // (basis - top))
+    basis = min(max(6 * top, 40), n)
 
-    def times(vector: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    def times(vector: Any) -> Any:
         nonlocal taken
         taken += 1
-        out: np.ndarray[Any, Any] = matrix(torch.from_numpy(vector.reshape(-1).copy()).to(like)).cpu().numpy()
-        return out
+        return matrix(torch.from_numpy(vector.reshape(-1).copy()).to(like)).cpu().numpy()
 
     operator = LinearOperator((n, n), matvec=times, dtype=np.float64)
     start = np.random.default_rng(seed).standard_normal(n)
     found: list[complex] = []
-    for kind in kinds:
+    for k, kind in enumerate(kinds):
+        share = (products - taken) // (len(kinds) - k)  # what one kind spares, the next may use
+        restarts = max(1, (share - basis) // (basis - top))
         try:
             values = eigs(operator, top, which=kind, v0=start, ncv=basis, maxiter=restarts, return_eigenvectors=False)
         except ArpackNoConvergence as short:
-            values, converged = short.eigenvalues, converged and kind != kinds[0]
+            values, converged = short.eigenvalues, kind != kinds[-1]
         found += [complex(v) for v in values if not any(_same(v, other) for other in found)]
     return torch.tensor(found, dtype=torch.complex128), taken, converged
 

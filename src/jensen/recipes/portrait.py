@@ -1,0 +1,159 @@
+"""Phase portraits of games of two weights: the field as arrows, and orbits by the flow or by training."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+from jensen.adversarial import DiracGAN, stability, trajectory
+from jensen.adversarial.dynamics import Rule
+from jensen.adversarial.field import Frozen
+from jensen.core.objective import Objective
+from jensen.recipes.plots import GREY, _svg
+from jensen.training import consensus
+
+INK = "#2b3440"
+TIME = LinearSegmentedColormap.from_list("time", ["#9cc3fb", "#3b82f6", "#14356f"])
+ARROWS = 13  # along each axis
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One portrait.
+
+    Attributes:
+        title: above it.
+        game: of two weights.
+        update: None for the flow, or how players move; see `jensen.adversarial.trajectory`.
+        step_size: of the players, or the time between points of the flow.
+        steps: of each orbit.
+        starts: where orbits begin.
+    """
+
+    title: str
+    game: Objective
+    update: Rule | None = None
+    step_size: float = 0.1
+    steps: int = 200
+    starts: Sequence[tuple[float, float]] = ((1.5, 0.0),)
+
+    def verdict(self) -> str:
+        """What the linearisation at the equilibrium says, in a line."""
+        try:
+            found = stability(self.game, update=self.update, step_size=None if self.update is None else self.step_size)
+        except ValueError:
+            return "the field jumps: no linearisation"
+        name = r"Re$\,\lambda$" if self.update is None else r"$|\lambda|$"
+        return f"{name} = {round(found.leading, 3) + 0.0:g}: {found.verdict}"
+
+
+def dirac_panels() -> list[Panel]:
+    """The Dirac-GAN by eight ways to play it; the logistic f but for WGAN-GP."""
+    circles = ((0.6, 0.0), (1.2, 0.0), (1.8, 0.0))
+    far = ((1.8, 0.0),)
+    gp = DiracGAN("wasserstein", gradient_penalty=0.2)
+    return [
+        Panel("flow", DiracGAN(), None, 0.1, 190, circles),
+        Panel("simultaneous, $h = 0.3$", DiracGAN(), "simultaneous", 0.3, 150, ((0.3, 0.0),)),
+        Panel("alternating, $h = 0.3$", DiracGAN(), "alternating", 0.3, 125, circles),
+        Panel("extragradient, $h = 0.6$", DiracGAN(), "extragradient", 0.6, 125, far),
+        Panel(r"instance noise, $\sigma = 1$, flow", DiracGAN(instance_noise=1.0), None, 0.1, 300, far),
+        Panel(r"R1, $\gamma = 0.3$, $h = 0.3$", DiracGAN(r1=0.3), "simultaneous", 0.3, 200, far),
+        Panel(r"consensus, $\gamma = 0.3$, $h = 0.3$", DiracGAN(), consensus(0.3), 0.3, 300, ((1.2, 0.0),)),
+        Panel(r"WGAN-GP, $\lambda = 0.2$, $h = 0.1$", gp, "alternating", 0.1, 500, ((1.8, 0.0), (0.1, 0.1))),
+    ]
+
+
+def phase_portrait(panels: Sequence[Panel], *, columns: int = 4, extent: float = 2.2, scale: int = 2) -> Image.Image:
+    """Panels side by side as a picture, each 260 `scale` pixels wide.
+
+    Args:
+        panels: at least one.
+        columns: panels in a row.
+        extent: both axes go from -extent to extent.
+        scale: of the picture.
+
+    Raises:
+        ValueError: for no panel, or a game that has not two weights.
+    """
+    figure = _drawn(panels, columns, extent)
+    figure.set_dpi(100 * scale)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return Image.open(buffer).convert("RGB")
+
+
+def phase_portrait_svg(panels: Sequence[Panel], *, columns: int = 4, extent: float = 2.2) -> str:
+    """The same as inline SVG, for a page."""
+    return _svg(_drawn(panels, columns, extent))
+
+
+def _drawn(panels: Sequence[Panel], columns: int, extent: float) -> Figure:
+    if not panels:
+        raise ValueError("a phase portrait needs at least one panel")
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(2.6 * min(columns, len(panels)), 2.95 * rows), facecolor="white")
+    figure.set_layout_engine("constrained", h_pad=0.1)
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, min(columns, len(panels)), squeeze=False, sharex=True, sharey=True).flatten()
+    for k, (panel, place) in enumerate(zip(panels, axes, strict=False)):
+        _panel(place, panel, extent)
+        if k % columns == 0:
+            place.set_ylabel("critic ψ", fontsize=8, color=GREY)
+        if k >= len(panels) - columns:
+            place.set_xlabel("generator θ", fontsize=8, color=GREY)
+    for place in axes[len(panels) :]:
+        place.set_visible(False)
+    return figure
+
+
+def _panel(axes: Any, panel: Panel, extent: float) -> None:
+    _arrows(axes, panel.game, extent)
+    for start in panel.starts:
+        path = trajectory(panel.game, panel.update, panel.step_size, panel.steps, start=start)
+        _orbit(axes, path, dots=panel.update is not None)
+    axes.plot(0, 0, marker="+", color=INK, markersize=7, markeredgewidth=1.1, zorder=5)
+    axes.set_title(panel.title, fontsize=9.5, color=INK, loc="left", pad=16)
+    axes.text(0, 1.02, panel.verdict(), transform=axes.transAxes, fontsize=7.5, color=GREY)
+    axes.set_xlim(-extent, extent)
+    axes.set_ylim(-extent, extent)
+    axes.set_aspect("equal")
+    axes.set_xticks([-2, -1, 0, 1, 2])
+    axes.set_yticks([-2, -1, 0, 1, 2])
+    axes.tick_params(colors=GREY, labelsize=7, length=2)
+    for side in axes.spines.values():
+        side.set_color("#dfe3e8")
+
+
+def _arrows(axes: Any, game: Objective, extent: float) -> None:
+    """Where the flow goes, all arrows of one length."""
+    frozen = Frozen(game)
+    if len(frozen.weights) != 2:
+        raise ValueError(f"a phase portrait is of two weights, got {len(frozen.weights)}")
+    line = torch.linspace(-extent, extent, ARROWS + 2, dtype=torch.float64)[1:-1]
+    points = torch.cartesian_prod(line, line)
+    v = -torch.stack([frozen.field(w) for w in points])
+    v = v / v.norm(dim=1, keepdim=True).clamp(min=1e-9)
+    axes.quiver(*points.T, *v.T, color="#cfd5dd", angles="xy", pivot="mid", width=0.0045, headwidth=4, scale=24)
+
+
+def _orbit(axes: Any, path: Tensor, *, dots: bool) -> None:
+    """A line that darkens with time; the steps of training as dots on it."""
+    points = path.numpy()
+    shade = np.linspace(0, 1, len(points))
+    pieces = np.stack([points[:-1], points[1:]], 1)
+    axes.add_collection(LineCollection(pieces, colors=TIME(shade[:-1]), linewidths=0.9 if dots else 1.4, zorder=3))
+    if dots:
+        axes.scatter(*points.T, c=shade, cmap=TIME, s=3.2, linewidths=0, zorder=4)
+    axes.plot(*points[0], marker="o", color="white", markeredgecolor=TIME(0.5), markersize=4.5, zorder=6)

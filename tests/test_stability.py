@@ -1,0 +1,384 @@
+"""Linearisations of games: autograd, differences, dense and Arnoldi agree; nothing is moved, nothing is random."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from jensen.adversarial import (
+    DiracGAN,
+    Stability,
+    change_along_flow,
+    eigenvalues,
+    gradient_penalty,
+    r1,
+    r2,
+    stability,
+    trajectory,
+    vector_field,
+)
+from jensen.adversarial.dynamics import Step
+from jensen.adversarial.field import NEAR, Frozen, derivative, exact_product, field_product
+from jensen.core.objective import Objective
+from jensen.core.types import Loss, Phase
+from jensen.models.gan import GAN
+from jensen.objectives.adversarial import SIMULTANEOUS, Adversarial, alternating
+from jensen.training import Player, TrainState, consensus, descend, train_step
+
+F64 = torch.float64
+PENALTIES = {
+    "none": None,
+    "r1": lambda critic, real, fake: r1(critic, real, 2.0),
+    "r2": lambda critic, real, fake: r2(critic, fake, 2.0),
+    "wgan-gp": lambda critic, real, fake: gradient_penalty(critic, real, fake, 0.5),
+}
+
+
+def net(*layers):
+    return nn.Sequential(*layers)
+
+
+def gan(act=nn.Tanh, width=4, **words):
+    """A GAN of the plane: 9 width + 3 weights; noise z, and instance noise besides."""
+    torch.manual_seed(1)
+    generator = net(nn.Linear(2, width), act(), nn.Linear(width, 2))
+    critic = net(nn.Linear(2, width), act(), nn.Linear(width, 1), nn.Flatten(0))
+    return Adversarial(GAN(generator, [2]), critic, noise=lambda step: 0.3, **words)
+
+
+def data(n=24):
+    return {"x": torch.randn(n, 2, generator=torch.Generator().manual_seed(5))}
+
+
+def weights(game):
+    return Frozen(game).weights
+
+
+def matrix(product, n):
+    return torch.stack([product(e) for e in torch.eye(n, dtype=F64)], 1)
+
+
+def nearest(found, among):
+    return max(float((among - value).abs().min()) for value in found)
+
+
+class Quadratic(Objective):
+    """Players a and b of two weights each, every loss a quadratic: the field is K w with any K."""
+
+    phases = (Phase(("a",)), Phase(("b",)))
+
+    def __init__(self, k):
+        super().__init__()
+        self.register_buffer("k", k)
+        self.model = nn.Module()
+        self.model.a = nn.Parameter(torch.zeros(2, dtype=F64))
+        self.b = nn.Parameter(torch.zeros(2, dtype=F64))
+
+    def players(self):
+        return {"a": [self.model.a], "b": [self.b]}
+
+    def forward(self, players, batch, step):
+        a, b = self.model.a, self.b
+        k = self.k
+        losses = {
+            "a": a @ k[:2, :2] @ a / 2 + a @ k[:2, 2:] @ b,
+            "b": b @ k[2:, 2:] @ b / 2 + b @ k[2:, :2] @ a,
+        }
+        return {name: Loss.of(losses[name]) for name in players}
+
+
+def symmetric_blocks(seed):
+    k = torch.randn(4, 4, dtype=F64, generator=torch.Generator().manual_seed(seed))
+    k[:2, :2] = k[:2, :2] @ k[:2, :2].T
+    k[2:, 2:] = k[2:, 2:] @ k[2:, 2:].T
+    return k
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_linear_field_of_two_players(seed):
+    """Every operator of a quadratic game against its matrix by hand, to 1e-10."""
+    k, h = symmetric_blocks(seed), 0.2
+    game, eye = Quadratic(k), torch.eye(4, dtype=F64)
+    w = torch.tensor([0.3, -1.0, 2.0, 0.7], dtype=F64)
+    torch.testing.assert_close(vector_field(game, at=w), k @ w)
+    first, second = torch.diag(torch.tensor([h, h, 0, 0], dtype=F64)), torch.diag(torch.tensor([0, 0, h, h], dtype=F64))
+    alternating_step = (eye - second @ k) @ (eye - first @ k)
+    own = {"a": 0.1, "b": 0.4}
+    rates = torch.diag(torch.tensor([0.1, 0.1, 0.4, 0.4], dtype=F64))
+    optimistic = torch.cat([torch.cat([eye - 2 * h * k, h * eye], 1), torch.cat([k, 0 * eye], 1)])
+    cases = (
+        (None, None, -k),
+        ("simultaneous", h, eye - h * k),
+        ("simultaneous", own, eye - rates @ k),
+        ("alternating", h, alternating_step),
+        ("phases", h, alternating_step),
+        ((Phase(("b",)), Phase(("a",), repeats=2)), h, (eye - first @ k) @ (eye - first @ k) @ (eye - second @ k)),
+        ("extragradient", h, eye - h * k @ (eye - h * k)),
+        ("optimistic", h, optimistic),
+        (consensus(0.3), h, eye - h * (k + 0.3 * k.T @ k)),
+    )
+    for update, size, expected in cases:
+        found = eigenvalues(game, update, step_size=size)
+        exact = torch.linalg.eigvals(expected)
+        assert len(found) == len(exact)
+        assert nearest(exact, found) < 1e-9, update
+        assert nearest(found, exact) < 1e-9, update
+
+
+def test_verdicts_of_known_spectra():
+    """A sink, a source, a centre, a saddle: by the flow, and by simultaneous steps below and above the step limit."""
+
+    def spiral(real, imaginary):
+        return torch.tensor(
+            [[-real, 0, -imaginary, 0], [0, 1, 0, 0], [imaginary, 0, -real, 0], [0, 0, 0, 2]], dtype=F64
+        )
+
+    found = stability(Quadratic(spiral(-0.5, 2.0)))  # eigenvalues -0.5 +- 2i, -1, -2
+    assert found.verdict == "converges linearly"
+    assert found.leading == pytest.approx(-0.5)
+    limit = min(2 * 0.5 / (0.25 + 4), 2.0, 1.0)
+    assert found.step_size_below == pytest.approx(limit)
+    for share, verdict in ((0.99, "converges linearly"), (1.0, "undecided"), (1.01, "diverges")):
+        step = stability(Quadratic(spiral(-0.5, 2.0)), update="simultaneous", step_size=share * limit)
+        assert step.verdict == verdict
+    for real, verdict in ((0.1, "diverges"), (0.0, "undecided")):
+        found = stability(Quadratic(spiral(real, 2.0)))
+        assert found.verdict == verdict
+        assert found.step_size_below is None
+    assert stability(Quadratic(torch.diag(torch.tensor([1.0, 1, 1, 0], dtype=F64)))).verdict == "undecided"
+
+
+@pytest.mark.parametrize("penalty", PENALTIES)
+@pytest.mark.parametrize("act", [nn.Tanh, nn.LeakyReLU])
+def test_the_field_is_the_numerical_derivative_of_each_players_own_loss(act, penalty):
+    game, batch = gan(act, penalty=PENALTIES[penalty]), data()
+    frozen = Frozen(game, batch, seed=3)
+    at = frozen.weights
+
+    def loss(player):
+        def value(w):
+            frozen.put(w)
+            return frozen((player,), {}, 0)[player].total.detach()[None]
+
+        return value
+
+    n = {name: sum(p.numel() for p in parameters) for name, parameters in frozen.owned.items()}
+    gradients = {name: matrix(derivative(loss(name), at, 1e-7), len(at))[0] for name in n}
+    expected = torch.cat([gradients["critic"][: n["critic"]], gradients["generator"][n["critic"] :]])
+    torch.testing.assert_close(vector_field(game, batch, seed=3), expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("act", [nn.Tanh, nn.LeakyReLU])
+@pytest.mark.parametrize("penalty", PENALTIES)
+def test_the_jacobian_is_the_numerical_derivative_of_the_field(act, penalty):
+    """Also where a penalty detaches the generated examples it is taken at, which autograd alone gets wrong."""
+    game, batch = gan(act, penalty=PENALTIES[penalty]), data()
+    frozen = Frozen(game, batch)
+    at = frozen.weights
+    expected = matrix(derivative(frozen.field, at, 1e-7), len(at))
+    frozen.put(at)
+    found = matrix(field_product(frozen, NEAR), len(at))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=2e-6)
+    frozen.put(at)
+    alone = matrix(exact_product(frozen), len(at))
+    straight = act is nn.LeakyReLU  # the critic's slope is then the same on either side of where it is taken
+    assert ((alone - expected).abs().max() < 1e-4) == (straight or penalty in ("none", "r1"))
+    assert nearest(torch.linalg.eigvals(-expected), eigenvalues(game, batch=batch)) < 2e-3
+
+
+@pytest.mark.parametrize("update", ["simultaneous", "alternating", "phases", "extragradient", "optimistic"])
+def test_a_steps_jacobian_is_the_product_of_its_players_moves(update):
+    """Of a network GAN at no equilibrium, through second derivatives by autograd where the step is made of them."""
+    game, batch, h = gan(phases=alternating(2)), data(), 0.3
+    found = eigenvalues(game, update, step_size=h, batch=batch)
+    frozen = Frozen(game, batch)
+    at, m = frozen.weights, sum(p.numel() for p in frozen.owned["critic"])
+    eye = torch.eye(len(at), dtype=F64)
+    critic, generator = eye.clone(), eye.clone()
+    critic[m:], generator[:m] = 0, 0
+
+    def jacobian(w):
+        frozen.put(w)
+        return matrix(exact_product(frozen), len(w)), frozen.field(w)
+
+    def move(state, who):
+        w, total = state
+        j, v = jacobian(w)
+        return w - h * who @ v, (eye - h * who @ j) @ total
+
+    state = (at, eye)
+    if update == "simultaneous":
+        _, total = move(state, eye)
+    elif update in ("alternating", "phases"):
+        for who in (critic, *([critic] if update == "phases" else []), generator):
+            state = move(state, who)
+        total = state[1]
+    elif update == "extragradient":
+        ahead, inner = move(state, eye)
+        total = eye - h * jacobian(ahead)[0] @ inner
+    else:
+        j = jacobian(at)[0]
+        total = torch.cat([torch.cat([eye - 2 * h * j, h * eye], 1), torch.cat([j, 0 * eye], 1)])
+    exact = torch.linalg.eigvals(total)
+    assert len(found) == len(exact)
+    large = exact[exact.abs() > 1e-3]  # an eigenvalue 0 of many is known to the root of the rounding only
+    assert nearest(large, found) < 1e-6
+
+
+def test_the_consensus_field_is_a_numerical_derivative():
+    """One step of consensus moves by -h (v + gamma grad |v|^2 / 2), the gradient by differences."""
+    game, batch, gamma, h = gan(phases=SIMULTANEOUS), data(), 0.7, 0.1
+    frozen = Frozen(game, batch)
+    at = frozen.weights
+    energy = matrix(derivative(lambda w: frozen.field(w).square().sum()[None] / 2, at, 1e-3), len(at))[0]
+    expected = frozen.field(at) + gamma * energy
+    frozen.put(at)
+    after = Step(frozen, consensus(gamma), h)(at)
+    torch.testing.assert_close((at - after) / h, expected, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize(("update", "h"), [(None, None), ("alternating", 0.5), ("optimistic", 0.5)])
+@pytest.mark.parametrize("penalty", ["none", "r2"])
+def test_krylov_equals_dense(update, h, penalty):
+    """On a GAN of 57 weights: those that Arnoldi finds are eigenvalues, and the deciding ones are among them."""
+    game, batch = gan(width=6, penalty=PENALTIES[penalty]), data()
+    whole = stability(game, batch, update, step_size=h)
+    some = stability(game, batch, update, step_size=h, top=3, dense=0)
+    assert whole.complete
+    assert not some.complete
+    assert some.converged
+    assert some.weights == whole.weights == (57 if update != "optimistic" else 2 * 57)
+    assert nearest(some.eigenvalues, whole.eigenvalues) < 1e-6
+    assert some.leading == pytest.approx(whole.leading, abs=1e-6)
+    assert some.verdict == whole.verdict
+    largest = whole.eigenvalues[whole.eigenvalues.abs().argmax()]
+    assert nearest([largest], torch.cat([some.eigenvalues, some.eigenvalues.conj()])) < 1e-6
+    assert len(some.eigenvalues) < 12
+    assert some.speed == whole.speed > 0
+
+
+def test_arnoldi_that_runs_out_says_so():
+    found = stability(gan(width=40), data(), dense=0, top=20, products=1)
+    assert not found.converged
+    assert found.verdict in ("diverges", "undecided")
+
+
+def test_nothing_is_random_and_nothing_is_moved():
+    """The game, its buffers and torch's generator stay; a seed decides; single precision is no matter."""
+    game, batch = gan(penalty=PENALTIES["wgan-gp"]), data()
+    before, state = copy.deepcopy(game.state_dict()), torch.get_rng_state()
+    first = eigenvalues(game, "alternating", step_size=0.1, batch=batch, seed=1)
+    torch.randn(3)
+    again = eigenvalues(game, "alternating", step_size=0.1, batch=batch, seed=1)
+    other = eigenvalues(game, "alternating", step_size=0.1, batch=batch, seed=2)
+    torch.set_rng_state(state)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    stability(game, batch)
+    trajectory(game, "optimistic", 0.1, 2, batch=batch)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.get_default_dtype() == torch.float32
+    assert all(torch.equal(value, before[key]) for key, value in game.state_dict().items())
+    assert next(game.parameters()).dtype == torch.float32
+    double = eigenvalues(copy.deepcopy(game).double(), "alternating", step_size=0.1, batch=batch, seed=1)
+    assert torch.equal(first, double)
+
+
+def test_buffers_that_a_forward_changes_begin_anew():
+    """Batch norm and spectral norm change in forward: every evaluation must see them as they were."""
+    torch.manual_seed(0)
+    critic = net(
+        nn.utils.parametrizations.spectral_norm(nn.Linear(2, 4)), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 1)
+    )
+    game = Adversarial(GAN(nn.Linear(2, 2), [2]), net(*critic, nn.Flatten(0)))
+    frozen = Frozen(game, data())
+    at = frozen.weights
+    v = frozen.field(at)
+    for _ in range(3):
+        frozen.field(at + 0.1)
+    assert torch.equal(frozen.field(at), v)
+    step = Step(Frozen(game, data()), descend, 0.1)
+    assert torch.equal(step(at), step(at))
+
+
+def test_no_gradient_leaks_between_players():
+    """Scaling one player's loss scales its part of the field alone."""
+
+    class Louder(Adversarial):
+        def forward(self, players, batch, step):
+            losses = super().forward(players, batch, step)
+            return {k: Loss.of(3 * v.total) if k == "critic" else v for k, v in losses.items()}
+
+    game, batch = gan(), data()
+    loud = Louder(game.model, game.critic, noise=game.noise)
+    v, louder = vector_field(game, batch), vector_field(loud, batch)
+    m = sum(p.numel() for p in game.critic.parameters())
+    torch.testing.assert_close(louder[:m], 3 * v[:m])
+    assert torch.equal(louder[m:], v[m:])
+
+
+def test_a_trajectory_is_training():
+    """Against `train_step` by hand on a game without noise; and the flow against small steps of it."""
+    game = Quadratic(symmetric_blocks(4))
+    start = torch.tensor([1.0, -0.5, 0.2, 0.8], dtype=F64)
+    path = trajectory(game, "phases", {"a": 0.1, "b": 0.2}, 5, start=start)
+    by_hand = copy.deepcopy(game)
+    by_hand.model.a.data.copy_(start[:2])
+    by_hand.b.data.copy_(start[2:])
+    players = {
+        name: Player(list(p), torch.optim.SGD(p, lr=rate), lambda _, rate=rate: rate)
+        for (name, p), rate in zip(by_hand.players().items(), (0.1, 0.2), strict=True)
+    }
+    state = TrainState(by_hand, players)
+    for k in range(1, 6):
+        train_step(state, iter(dict, None))
+        assert torch.equal(path[k], torch.cat([by_hand.model.a, by_hand.b]).detach())
+    assert torch.equal(path[0], start)
+    flow = trajectory(game, None, 0.3, 4, start=start)
+    exact = torch.stack([torch.linalg.matrix_exp(-0.3 * k * game.k) @ start for k in range(5)])
+    torch.testing.assert_close(flow, exact, rtol=0, atol=1e-9)
+
+
+def test_change_along_the_flow_is_a_derivative_of_the_trajectory():
+    game, start = DiracGAN(r1=0.5), [1.0, 0.4]
+    quantity = lambda w: w[0] ** 3 + w[0] * w[1]  # noqa: E731
+    path = trajectory(game, None, 1e-3, 2, start=start)
+    slope = (quantity(path[2]) - quantity(path[0])) / 2e-3
+    assert change_along_flow(game, quantity, at=path[1]) == pytest.approx(slope.item(), abs=1e-6)
+
+
+def test_what_is_said_about_a_run_is_plain_values():
+    found = stability(gan(), data(), "alternating", step_size={"critic": 0.1, "generator": 0.2})
+    words = json.loads(json.dumps(found.as_dict()))
+    assert words["verdict"] == found.verdict
+    assert words["eigenvalues"][0] == [found.eigenvalues[0].real.item(), found.eigenvalues[0].imag.item()]
+    assert words["step_size"] == {"critic": 0.1, "generator": 0.2}
+    assert (words["weights"], words["complete"], words["update"]) == (39, True, "alternating")
+    nothing = Stability("flow", None, torch.zeros(0, dtype=torch.complex128), 9, False, False, 0.0, 1e-5, 3)
+    assert nothing.verdict == "undecided"
+    assert json.loads(json.dumps(nothing.as_dict()))["leading"] is None
+
+
+def test_what_is_refused():
+    game = DiracGAN()
+    for call, message in (
+        (lambda: eigenvalues(game, "simultaneous"), "an update needs a step_size"),
+        (lambda: eigenvalues(game, step_size=0.1), "the flow .update=None. has none"),
+        (lambda: eigenvalues(game, "sideways", step_size=0.1), "update must be one of simultaneous, .*got 'sideways'"),
+        (lambda: eigenvalues(game, "simultaneous", step_size=0.0), "step_size must be positive, got 0"),
+        (lambda: eigenvalues(game, "simultaneous", step_size={"critic": 1.0}), "one for player 'generator'"),
+        (lambda: eigenvalues(game, (Phase(("x",)),), step_size=1.0), "a phase names player 'x'"),
+        (lambda: stability(game, top=0), "top and products must be at least 1, got 0 and 400"),
+        (lambda: stability(game, at=[1.0]), r"the weights of generator, critic are \(2,\), got \(1,\)"),
+        (lambda: trajectory(game, None, 0.1, 0), "steps must be at least 1, got 0"),
+        (lambda: trajectory(game, None, -0.1, 5), "one positive time between points of the flow, got -0.1"),
+        (lambda: trajectory(game, None, {"critic": 1.0}, 5), "one positive time"),
+        (lambda: trajectory(game, "simultaneous", math.nan, 5), "step_size must be positive, got nan"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
