@@ -58,6 +58,7 @@ class SingleDigits(DigitsGANRecipe):
     """One handwritten digit a picture."""
 
     data: DigitsData = DigitsData(scale="grey")
+    judging: GANJudging = GANJudging(critic_steps=500)  # 1,293 digits are soon learnt by heart
 
     @field_validator("data")
     @classmethod
@@ -163,10 +164,11 @@ class StackedDigitsGAN(DigitsGANRecipe):
     summary: ClassVar[str] = "GAN of stacked handwritten digits, three to a picture, with a thousand modes"
     recipe: Literal["stacked-digits-gan"] = "stacked-digits-gan"
     data: StackedData = StackedData()
-    game: Game = Game(packing=2, penalty="r1", penalty_weight=0.3)
+    network: DigitsNetwork = DigitsNetwork(latents=64, width=16, critic_width=512)
+    game: Game = Game(penalty="r1", penalty_weight=0.3)
     rates: Rates = _RATES
-    judging: StackedJudging = StackedJudging()
-    training: Training = _TRAINING(steps=8000, batch_size=128)
+    judging: StackedJudging = StackedJudging(critic_steps=1000, critic_batch=128)
+    training: Training = _TRAINING(steps=5000, batch_size=128)
 
     def setting(self, model: nn.Module, track: Track = silent) -> Setting:
         assert isinstance(model, GAN)
