@@ -182,7 +182,7 @@ def annealed(precision: float) -> Iterator[Evidence]:
     formula=r"\log\prod_i p_i = \sum_i \log p_i,\quad \log\tfrac1K\sum_k w_k = \mathrm{logsumexp}_k \log w_k - \log K",
     source="Bishop (2006), section 1.2.4; Goodfellow et al. (2016), section 4.1",
 )
-def underflow(precision: float) -> Iterator[Evidence]:
+def underflow(_: float) -> Iterator[Evidence]:
     """Log p, not p: a product of a few hundred densities is 0 in floating point, and its logarithm an ordinary number.
 
     In single precision numbers below 1e-45 are 0. The density of 1000 coordinates near their means is about

@@ -1,0 +1,155 @@
+"""Laws of the price of the KL: beta as a multiplier, posterior collapse and what undoes it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from jensen.check.evidence import Evidence, close
+from jensen.check.law import law
+from jensen.check.laws.likelihood import F64, S2, B, W, X, data, model
+from jensen.check.laws.variational import Affine
+from jensen.core.seeding import generator
+from jensen.distributions import GaussianPrior
+from jensen.models import VAE
+from jensen.recipes import plots
+from jensen.variational import Bound, Constraint, Trace, beta, collapse_report, elbo, free_bits
+
+
+def price(weight: float) -> tuple[float, float, float]:
+    """Mean, standard deviation and KL of the best q where the KL costs so much, for the model and the datum above."""
+    p = 1 + W**2 / (weight * S2)
+    mean, variance = W * (X - B) / (weight * S2) / p, 1 / p
+    return mean, math.sqrt(variance), (variance + mean**2 - 1 - math.log(variance)) / 2
+
+
+def price_of(nats: float) -> float:
+    """The weight at which the best q has so many nats, by bisection: the KL falls with its price."""
+    low, high = 1e-3, 1e3
+    for _ in range(200):
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if price(middle)[2] > nats else (low, middle)
+    return low
+
+
+def rebuilt(mean: float, std: float) -> float:
+    return -((X - W * mean - B) ** 2 + W**2 * std**2) / (2 * S2) - math.log(2 * math.pi * S2) / 2
+
+
+def exact_trace(mean: Tensor, log_std: Tensor, log_px: Callable[[Tensor], Tensor]) -> Trace:
+    """Of q = N(mean, std^2), (B,), against N(0, 1): two draws at mean +- std have the exact mean of a quadratic."""
+    std = log_std.exp().expand_as(mean)
+    z = torch.stack([mean - std, mean + std])
+    kl = (std**2 + mean**2 - 1 - 2 * std.log()) / 2
+    return Trace(log_px(z), (kl.expand(2, -1),), (torch.zeros_like(z),), (True,), (True,))
+
+
+@law(
+    "beta/constraint",
+    formula=r"\max_q\{E_q\log p(x|z) : \mathrm{KL} \le \epsilon\} = R(\epsilon),\quad \beta = R'(\epsilon)",
+    source="Higgins et al. (2017), equations 1 to 4; Rezende & Viola (2018)",
+)
+def beta_constraint(_: float) -> Iterator[Evidence]:
+    """The weight of a beta-VAE is the multiplier of a constraint on the KL, and its price in likelihood.
+
+    The best q of weight beta has the precision 1 + w^2 / (beta v). At the beta for which it has epsilon nats the
+    Lagrangian is stationary in q and in beta, and a nat more would be worth beta. Descent and ascent come there.
+    """
+    nats = 0.25
+    weight = price_of(nats)
+    mean, std, _kl = price(weight)
+    leaves = [torch.tensor([v], dtype=F64, requires_grad=True) for v in (mean, math.log(std))]
+
+    def trace() -> Trace:
+        return exact_trace(*leaves, lambda z: model().log_px(data(1), (z[..., None],)))
+
+    constraint = Constraint(nats, start=weight).double()
+    lagrangian = constraint(trace()).sum()
+    slopes = torch.autograd.grad(lagrangian, [*leaves, constraint.log_multiplier])
+    yield close("slopes of the Lagrangian at the solution", 0.0, torch.cat([s.reshape(1) for s in slopes]), 1e-6)
+    yield close("its value is the likelihood term's", rebuilt(mean, std), lagrangian, 1e-6)
+    slopes = torch.autograd.grad(beta(weight)(trace()).sum(), leaves)
+    yield close("slopes of the beta bound there", 0.0, torch.cat(slopes), 1e-6)
+    value = rebuilt(mean, std) - weight * nats
+    yield close("the beta bound's value", value, beta(weight)(trace()), 1e-6)
+    h = 1e-4
+    better, worse = (rebuilt(*price(price_of(nats + step))[:2]) for step in (h, -h))
+    yield close("what a nat more is worth", weight, (better - worse) / (2 * h), 1e-3)
+    constraint, moving = Constraint(nats, start=1.0).double(), leaves
+    for _step in range(400):
+        value = constraint(trace()).sum()
+        *ups, down = torch.autograd.grad(value, [*moving, constraint.log_multiplier])
+        with torch.no_grad():
+            for v, up in zip(moving, ups, strict=True):
+                v += 0.1 * up
+            constraint.log_multiplier -= 0.5 * down
+    yield close("the multiplier that descent and ascent find", weight, constraint.multiplier, 1e-3)
+    yield close("and its KL", nats, trace().kl[0], 1e-3)
+
+
+def linear_vae(bound: Bound, variance: float, steps: int = 200) -> tuple[float, float, float, float]:
+    """Slopes of decoder and encoder, std of q and KL that raise a bound; x = -1 and 1, x|z ~ N(w z, variance)."""
+    x = torch.tensor([-1.0, 1.0], dtype=F64)
+    leaves = [torch.tensor(v, dtype=F64, requires_grad=True) for v in (0.6, 0.6, -0.3)]
+    w, a, log_std = leaves
+    optimizer = torch.optim.Adam(leaves, betas=(0.8, 0.9))
+
+    def trace() -> Trace:
+        noise = math.log(2 * math.pi * variance) / 2
+        return exact_trace(a * x, log_std, lambda z: -((x - w * z) ** 2) / (2 * variance) - noise)
+
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = 0.08 * (1 - step / steps)
+        optimizer.zero_grad()
+        (-bound(trace()).mean()).backward()
+        optimizer.step()
+    return w.item(), a.item(), log_std.exp().item(), trace().kl[0].mean().item()
+
+
+@law(
+    "collapse/remedies",
+    formula=r"w^2 = \max(v - \beta\sigma^2, 0),\quad \mathrm{KL} = \tfrac12\log\frac{v}{\beta\sigma^2}\ \mathrm{or}\ 0",
+    source="Lucas et al. (2019), section 4; Kingma et al. (2016), equation 15; Bowman et al. (2016), section 3.1",
+    assumptions="x = +-1 (v = 1), z ~ N(0, 1), x|z ~ N(w z, sigma^2), linear encoder",
+)
+def collapse(_: float) -> Iterator[Evidence]:
+    """Where the decoder explains the data without z the posterior collapses; free bits and a lower weight undo it.
+
+    The bound of a linear VAE is that of probabilistic PCA: with sigma^2 >= v its maximum is w = 0 and KL = 0. A weight
+    beta < 1 (the start of an annealing) moves the threshold to beta sigma^2; lambda free nats are spent, and bring the
+    error to v e^(-2 lambda), the rate-distortion function. So does a decoder of less variance.
+    """
+    for name, bound, variance, kl in (
+        ("sigma^2 = 2, the ELBO", elbo, 2.0, 0.0),
+        ("sigma^2 = 1/4, the ELBO", elbo, 0.25, math.log(4) / 2),
+        ("sigma^2 = 2, beta = 1/4", beta(0.25), 2.0, math.log(2) / 2),
+        ("sigma^2 = 2, 1/2 free nats", free_bits(0.5), 2.0, 0.5),
+    ):
+        w, a, std, found = linear_vae(bound, variance)
+        yield close(f"nats of the KL, {name}", kl, found, 2e-2)
+        error = (1 - w * a) ** 2 + w**2 * std**2
+        yield close(f"mean squared error, {name}", math.exp(-2 * kl), error, 2e-2)
+        vae = VAE(Affine(a, 0.0, std), Affine(w, 0.0, math.sqrt(variance)), GaussianPrior(1).double())
+        for part in (vae.encoders[0], vae.decoders[0]):
+            part.theta = nn.Parameter(part.theta.detach().expand(200, 3))
+        x = torch.tensor([[-1.0], [1.0]], dtype=F64).repeat(100, 1)
+        report = collapse_report(vae, x, samples=4, generator=generator(0))
+        yield Evidence(
+            f"layers that the report calls silent, {name}", float(kl == 0), float(report.layers[0].silent), 0.0
+        )
+
+
+@collapse.drawn
+def _collapse_plot() -> str:
+    at = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8]
+    rows = {
+        "1/2 log(v / (beta sigma^2))": [max(-math.log(2 * b) / 2, 0.0) for b in at],
+        "trained": [linear_vae(beta(b), 2.0)[3] for b in at],
+    }
+    return plots.curves(at, rows, title="nats of the KL against its weight, sigma^2 = 2 v", xlabel="beta")
+
+
+LAWS = (beta_constraint, collapse)

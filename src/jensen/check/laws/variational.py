@@ -1,0 +1,298 @@
+"""Laws of bounds on log p(x): Jensen's gap, K draws, gradients, two layers, the price of the KL, collapse."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, Normal
+
+from jensen.check.bounds import bound as check_bound
+from jensen.check.evidence import Evidence, Report, bounded, close, mean_is, means_are
+from jensen.check.law import draws, law
+from jensen.check.laws.likelihood import F64, LOG_P, MEAN, PRECISION, S2, B, W, X, data, gaussian, model
+from jensen.core.seeding import drawing, generator
+from jensen.distributions import GaussianPrior
+from jensen.models import HVAE, VAE
+from jensen.recipes import plots
+from jensen.variational import (
+    Bound,
+    LinearGaussian,
+    Trace,
+    ascend_theta,
+    dreg,
+    elbo,
+    iwae,
+    log_weights,
+    posterior_trace,
+    scored,
+)
+
+M, S = 0.2, 0.9  # mean and standard deviation of a q(z|x) that is not the posterior
+GAP = (S**2 * PRECISION + (M - MEAN) ** 2 * PRECISION - 1 - math.log(S**2 * PRECISION)) / 2  # KL(q || p(z|x))
+
+
+class Affine(nn.Module):
+    """N(slope c + offset, std^2) with parameters of each row's own, so that each row's gradient is seen."""
+
+    def __init__(self, slope: float, offset: float, std: float, rows: int = 1):
+        super().__init__()
+        theta = torch.tensor([slope, offset, math.log(std)], dtype=F64).expand(rows, 3)
+        self.theta = nn.Parameter(theta.clone())
+
+    def forward(self, c: Tensor) -> Distribution:
+        slope, offset, log_std = self.theta[: c.shape[-2]].split(1, dim=1)
+        mean = slope * c + offset
+        return Independent(Normal(mean, log_std.exp().expand_as(mean)), 1)
+
+
+def off_trace(rows: int, samples: int = 1, seed: int = 0, reparameterized: bool = True) -> Trace:
+    """Draws of the q above."""
+    x = data(rows)
+    with drawing(generator(seed)), torch.no_grad():
+        return posterior_trace(model(), x, (gaussian(M, S, x),), samples=samples, reparameterized=reparameterized)
+
+
+@law(
+    "elbo/kl-gap",
+    formula=r"\log p(x) = E_q\log\frac{p(x,z)}{q(z|x)} + \mathrm{KL}\big(q(z|x)\,\|\,p(z|x)\big)",
+    source="Jordan et al. (1999); Kingma & Welling (2014), equations 1 and 2",
+)
+def kl_gap(precision: float) -> Iterator[Evidence]:
+    """The bound is under log p(x), by the divergence of q from the posterior: there is none exactly at the posterior.
+
+    log p(x) = log p(x, z) - log p(z|x) for every z: take the mean over q. Or by Jensen: E log w <= log E w.
+    """
+    oracle, x = model(), data(1)
+    q = gaussian(M, S, x)
+    yield close("log p(x)", LOG_P, oracle.log_prob(x), 1e-10)
+    yield close("the divergence of q from the posterior", GAP, oracle.kl(q, x), 1e-10)
+    yield close("the bound, expectations in closed form", LOG_P - GAP, oracle.elbo(q, x), 1e-10)
+    yield mean_is("the bound of draws", LOG_P - GAP, elbo(off_trace(draws(40_000, precision))))
+    exact = posterior_trace(oracle, x, (oracle.posterior(x),), samples=100)
+    yield close("at the posterior every draw is log p(x)", LOG_P, log_weights(exact), 1e-10)
+
+
+def iwae_exact(samples: int, nodes: int = 40) -> float:
+    """E log mean_k w_k for q = N(M, S^2), by Gauss-Hermite quadrature over the K noises."""
+    x, w = np.polynomial.hermite_e.hermegauss(nodes)
+    z = M + S * x
+    log_w = -((X - W * z - B) ** 2) / (2 * S2) - math.log(2 * math.pi * S2) / 2 - z**2 / 2 + x**2 / 2 + math.log(S)
+    grids = np.meshgrid(*[log_w] * samples)
+    weights = np.stack(np.meshgrid(*[w / w.sum()] * samples)).prod(0)
+    return float((weights * np.log(np.exp(np.stack(grids)).mean(0))).sum())
+
+
+@law(
+    "iwae/rises-with-k",
+    formula=r"\mathrm{ELBO} = \mathcal L_1 \le \mathcal L_m \le \mathcal L_k \le \log p(x)\quad (k \ge m)",
+    source="Burda et al. (2016), theorem 1",
+)
+def iwae_rises(precision: float) -> Iterator[Evidence]:
+    """More draws never loosen the bound.
+
+    The mean of k weights is the mean, over subsets of m, of the subsets' means: Jensen's inequality for the logarithm.
+    """
+    last = LOG_P - GAP
+    for k in (1, 2, 3, 4):
+        exact = iwae_exact(k, 40 if k < 4 else 24)
+        yield mean_is(f"the bound of {k} draws", exact, iwae(off_trace(draws(40_000, precision), k)))
+        yield bounded(f"its exact value, {k} draws, against one fewer", exact, last, 1e-9, relation="at least")
+        last = exact
+    e = mean_is("the bound of 256 draws", LOG_P, iwae(off_trace(draws(4000, precision), 256)), relation="at most")
+    yield e
+    yield bounded("comes within 0.01 nats of log p(x)", e.measured, LOG_P - 0.01, relation="at least")
+
+
+@iwae_rises.drawn
+def _iwae_plot() -> str:
+    counts = [1, 2, 4, 8, 16, 32, 64]
+    rows = {
+        "IWAE": [float(iwae(off_trace(20_000, k)).mean()) for k in counts],
+        "log p(x)": [LOG_P] * len(counts),
+        "ELBO": [LOG_P - GAP] * len(counts),
+    }
+    return plots.curves(
+        [math.log2(k) for k in counts], rows, title="bounds against the number of draws", xlabel="log2 K"
+    )
+
+
+def oracle3() -> LinearGaussian:
+    weight = torch.tensor([[1.0, 0.8], [0.6, -0.3], [0.2, 1.1]], dtype=F64)
+    return LinearGaussian(weight, torch.tensor([0.1, -0.2, 0.3], dtype=F64), 0.6)
+
+
+BOUNDS: dict[str, tuple[Bound, bool]] = {
+    "ELBO": (elbo, True),
+    "IWAE": (iwae, True),
+    "ELBO, by the score function": (scored(elbo), False),
+    "IWAE, by the score function": (scored(iwae), False),
+    "IWAE, doubly reparameterized": (dreg, True),
+}
+
+
+@law(
+    "bounds/claims",
+    formula=r"\mathcal L_K \le \mathcal L_{K'} \le \log p(x),\quad E\nabla\hat L_K = \nabla\mathcal L_K",
+    source="Burda et al. (2016), theorem 1; Mnih & Rezende (2016); Tucker et al. (2019), equation 8",
+)
+def claims(precision: float) -> Report:
+    """Every bound and every gradient of one passes `check.bound`: under log p, rising with K, tight, its own gradient.
+
+    Three observations of two latents; q half a posterior standard deviation off and 1.3 times too wide.
+    """
+    x = torch.tensor([[0.5, -1.0, 0.3]], dtype=F64)
+    found: list[Evidence] = []
+    for name, (bound, path) in BOUNDS.items():
+        report = check_bound(
+            bound,
+            oracle3(),
+            x,
+            samples=(1, 5),
+            repeats=draws(3000, precision),
+            reparameterized=path,
+            generator=generator(0),
+        )
+        found += [
+            Evidence(f"{name}: {e.claim}", e.expected, e.measured, e.tolerance, e.relation, e.stderr)
+            for e in report.evidence
+        ]
+    return Report(tuple(found))
+
+
+@law(
+    "elbo/gradient-theta",
+    formula=r"\nabla_\theta E_q\log p_\theta(x,z) = E_q\,\nabla_\theta\log p_\theta(x,z)",
+    source="Kingma & Welling (2014), section 2.3",
+)
+def gradient_theta(precision: float) -> Iterator[Evidence]:
+    """For the parameters of p the gradient goes under the mean, and plain Monte Carlo estimates it.
+
+    q does not hang on theta. With x|z ~ N(w z + b, v = e^(2l)), q = N(m, s^2) and r = x - w m - b it is
+    (r m - w s^2) / v in w, r / v in b, and (r^2 + w^2 s^2) / v - 1 in l.
+    """
+    rows = draws(40_000, precision)
+    vae = VAE(Affine(0.0, M, S), Affine(W, B, math.sqrt(S2)), GaussianPrior(1).double())
+    vae.encoders[0], vae.decoders[0] = Affine(0.0, M, S, rows), Affine(W, B, math.sqrt(S2), rows)
+    with drawing(generator(0)):
+        elbo(vae.trace(data(rows))).sum().backward()
+    r = X - W * M - B
+    exact = torch.tensor([(r * M - W * S**2) / S2, r / S2, (r**2 + W**2 * S**2) / S2 - 1], dtype=F64)
+    yield means_are("in the decoder's slope, offset and log std", exact, vae.decoder.theta.grad)
+
+
+@law(
+    "elbo/gradient-lambda",
+    formula=r"\nabla\mathcal L = E_\epsilon\nabla\log\tfrac pq(z_\lambda(\epsilon)) = E_q[\log\tfrac pq\,\nabla\log q]",
+    source="Paisley et al. (2012); Ranganath et al. (2014); Kingma & Welling (2014), equation 6",
+)
+def gradient_lambda(precision: float) -> Iterator[Evidence]:
+    """For the parameters of q the path and the score function have one mean, and the path the lower variance.
+
+    In m: w (x - w m - b) / v - m, in log s: 1 - s^2 (1 + w^2 / v), of the closed form.
+    """
+    rows = draws(40_000, precision)
+    exact = torch.tensor([W * (X - W * M - B) / S2 - M, 1 - S**2 * PRECISION], dtype=F64)
+    x, variances = data(rows), {}
+    for name, path, bound in (("path", True, elbo), ("score function", False, scored(elbo))):
+        leaves = [torch.full((rows, 1), v, dtype=F64, requires_grad=True) for v in (M, math.log(S))]
+        q = Independent(Normal(leaves[0], leaves[1].exp()), 1)
+        with drawing(generator(0)):
+            value = bound(posterior_trace(model(), x, (q,), reparameterized=path))
+        slopes = torch.cat(torch.autograd.grad(value.sum(), leaves), 1)
+        variances[name] = slopes.var(0)
+        yield means_are(f"{name}, in m and log s", exact, slopes)
+    ratio = variances["score function"] / variances["path"]
+    yield bounded("variance of the score function over the path's", ratio, 2.0, relation="at least")
+
+
+@law(
+    "elbo/theta-alone",
+    formula=r"\mathrm{ELBO}(\theta, q) = \log p_\theta(x) - \mathrm{KL}(q\,\|\,p_\theta(z|x))",
+    source="Turner & Sahani (2011), section 3; Neal & Hinton (1998) for the alternation",
+    assumptions="x = 2, z ~ N(0, 1), x|z ~ N(w z, 1), q = N(0, 1) held",
+)
+def theta_alone(_: float) -> Iterator[Evidence]:
+    """Raising the bound over theta alone is not enough: it can lose likelihood; with q = p(z|x) anew it cannot.
+
+    The ascent may pull the posterior towards q instead of p towards x. The bound is -log(2 pi)/2 - (4 + w^2)/2, best at
+    w = 0; log p = log N(2; 0, 1 + w^2) is best at sqrt 3. From there 1.5 nats of bound are won and 3/2 - log 2 of
+    likelihood lost.
+    """
+    x = torch.tensor([[2.0]], dtype=F64)
+    start = LinearGaussian(torch.tensor([[3**0.5]], dtype=F64), [0.0], 1.0)
+    path = ascend_theta(start, x, Independent(Normal(torch.zeros(1, 1, dtype=F64), 1.0), 1), steps=120, rate=0.1)
+    yield close("bound won", 1.5, path.elbo[-1] - path.elbo[0], 1e-8)
+    yield close("likelihood lost", 1.5 - math.log(2), path.log_p[0] - path.log_p[-1], 1e-8)
+    w = 3**0.5 * 0.9 ** torch.arange(121, dtype=F64)
+    yield close("w goes to 0 as (1 - rate)^t", w, path.weight.flatten(), 1e-10)
+    at = LinearGaussian(torch.tensor([[0.5]], dtype=F64), [0.0], 1.0)
+    heights = []
+    for _step in range(40):
+        step = ascend_theta(at, x, at.posterior(x), steps=2, rate=0.5)
+        heights.append(step.log_p[0])
+        at = LinearGaussian(step.weight[-1], [0.0], 1.0)
+    yield bounded(
+        "likelihood won in each step with the posterior", torch.stack(heights).diff(), -1e-12, relation="at least"
+    )
+    yield close("and where it ends, w = sqrt 3", 3**0.5, at.weight, 1e-3)
+
+
+UP = ((0.4, 0.1, 0.6), (0.7, -0.3, 0.5))  # slope, offset, std of q(z1|x), q(z2|z1)
+DOWN = ((0.9, 0.2, 0.7), (0.8, 0.1, 0.4))  # of p(x|z1), p(z1|z2)
+
+
+def two_layers(up: tuple[tuple[float, float, float], ...], down: tuple[tuple[float, float, float], ...]) -> HVAE:
+    return HVAE([Affine(*v) for v in up], [Affine(*v) for v in down], GaussianPrior(1).double())
+
+
+def three_terms(
+    up: tuple[tuple[float, float, float], ...], down: tuple[tuple[float, float, float], ...], x: float
+) -> tuple[float, float, float]:
+    """E log p(x|z1), E log q(z1|x) / p(z1|z2), and E KL(q(z2|z1) || p(z2)), of Gaussians."""
+    (a, b, s1), (c, d, s2) = up
+    (w, e, t1), (v, f, t2) = down
+    m1 = a * x + b
+    rebuilt = -((x - w * m1 - e) ** 2 + w**2 * s1**2) / (2 * t1**2) - math.log(2 * math.pi * t1**2) / 2
+    spread = ((1 - v * c) * m1 - v * d - f) ** 2 + (1 - v * c) ** 2 * s1**2 + v**2 * s2**2
+    between = math.log(t2 / s1) - 1 / 2 + spread / (2 * t2**2)
+    top = (s2**2 + (c * m1 + d) ** 2 + c**2 * s1**2 - 1 - 2 * math.log(s2)) / 2
+    return rebuilt, between, top
+
+
+@law(
+    "two-layer/three-terms",
+    formula=r"\mathcal L = E\log p(x|z_1) - E\log\tfrac{q(z_1|x)}{p(z_1|z_2)} - E\,\mathrm{KL}(q(z_2|z_1)\|p(z_2))",
+    source="Burda et al. (2016), section 2; Sonderby et al. (2016), equation 6",
+    assumptions="inference from the bottom up, q(z1|x) q(z2|z1)",
+)
+def two_layer_terms(precision: float) -> Iterator[Evidence]:
+    """A two-layer bound has three terms; only the top one is a divergence.
+
+    log p(x, z) / q(z|x) by factors. z1's prior hangs on a z2 that is drawn from z1, so that its term is no KL. Sums of
+    Gaussians give all three in closed form.
+    """
+    hvae, x = two_layers(UP, DOWN), data(draws(40_000, precision))
+    with drawing(generator(0)), torch.no_grad():
+        trace, closed = hvae.trace(x), hvae.trace(x, analytic=True)
+    rebuilt, between, top = three_terms(UP, DOWN, X)
+    yield mean_is("E log p(x|z1)", rebuilt, trace.log_px[0])
+    yield mean_is("E log q(z1|x) / p(z1|z2)", between, trace.kl[0][0])
+    yield mean_is("E log q(z2|z1) / p(z2)", top, trace.kl[1][0])
+    yield mean_is("the same, a KL in closed form", top, closed.kl[1][0])
+    yield mean_is("the bound", rebuilt - between - top, elbo(trace))
+    yield Evidence("terms that are divergences", 1.0, float(sum(closed.analytic)), 0.0)
+
+
+LAWS = (
+    kl_gap,
+    iwae_rises,
+    claims,
+    gradient_theta,
+    gradient_lambda,
+    theta_alone,
+    two_layer_terms,
+)
