@@ -28,7 +28,7 @@ _here = sys.path.pop(0)  # this file has the peer's name
 try:
     from prdc import compute_prdc
 except ModuleNotFoundError as error:
-    sys.exit(f"{error}: pip install -e '.[dev]'")
+    sys.exit(f"{error}: pip install -r benchmarks/requirements.txt")
 finally:
     sys.path.insert(0, _here)
 
