@@ -9,7 +9,7 @@ reverse KL is of the shares of modes, in nats, and a finite sample of the data t
 unit is a hidden one that is positive for no input. Steps to quality: when the weights of the moment first gave half of
 all samples high quality, looked at every 250 steps. After ± stands a standard error over seeds.
 
-What a seed gives is a function of the seed, so that parts may run beside each other (`--only ring`, `--only grid`) and
+What a seed gives is a function of the seed, so that parts may run beside each other (`--only ring`, `--only grid`, `--first 3 --seeds 2`) and
 `--join` shows the table of several JSON files.
 """
 
@@ -237,7 +237,7 @@ HEADER = (
 def main(
     seeds: Annotated[int, Option(min=1, help="Trainings of each.")] = 5,
     first: Annotated[int, Option(min=0, help="The first seed.")] = 0,
-    only: Annotated[str, Option(help="Rows whose name begins so, as in grid-2-balanced-relu.")] = "",
+    only: Annotated[list[str] | None, Option(help="Rows whose names begin so, as grid-2-balanced-relu does.")] = None,
     join: Annotated[list[Path] | None, Option(help="Train nothing: the table of these JSON files.")] = None,
     json_file: Annotated[Path | None, Option("--json", help="Write the results here as well.")] = None,
 ) -> None:
@@ -246,11 +246,20 @@ def main(
     if join:
         found = [read(one) for path in join for one in json.loads(path.read_text(encoding="utf-8"))["found"]]
     else:
-        wanted = [case for case in CASES if case.name.startswith(only)]
-        found = [trained(case, seed) for seed in range(first, first + seeds) for case in wanted]
+        wanted = [case for case in CASES if case.name.startswith(tuple(only or [""]))]
+        found = []
+        for seed in range(first, first + seeds):
+            for case in wanted:
+                found.append(trained(case, seed))
+                keep(json_file, found)
     print(f"torch {torch.__version__}, {sum(one.seconds for one in found):.0f} s of training in all\n")
     print(table(HEADER, rows(found)))
-    write_json(json_file, {"torch": torch.__version__, "settings": SETTINGS, "found": [asdict(one) for one in found]})
+    keep(json_file, found)
+
+
+def keep(path: Path | None, found: Sequence[Found]) -> None:
+    """What is there so far, so that an interrupted run can be joined with others."""
+    write_json(path, {"torch": torch.__version__, "settings": SETTINGS, "found": [asdict(one) for one in found]})
 
 
 def read(one: dict[str, Any]) -> Found:
