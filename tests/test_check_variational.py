@@ -11,6 +11,7 @@ from torch import distributions as D
 from torch import nn
 
 from jensen import check
+from jensen.check.laws import FAMILIES
 from jensen.core.seeding import generator
 from jensen.distributions import Conditional, DiagonalGaussian, Erlang, GaussianPrior, Gompertz, IsotropicGaussian
 from jensen.estimators import leave_one_out, pathwise, relaxed, score_function
@@ -276,5 +277,18 @@ def test_a_model_without_a_posterior_shows_the_rest():
     report = check.bound(iwae, vae(), X, samples=(1, 4), repeats=1000, generator=generator(0))
     report.require()
     assert len(report.evidence) == 1 + 3 + 2
-    assert not check.bound(WRONG["exceeds log p by log K"][0], vae(), X, samples=(1, 4), repeats=1000, generator=generator(0)).holds
+    assert not check.bound(
+        WRONG["exceeds log p by log K"][0], vae(), X, samples=(1, 4), repeats=1000, generator=generator(0)
+    ).holds
     check.bound(beta(4.0), vae(), claims=("under", "gradient"), repeats=500, generator=generator(0)).require()
+
+
+# -- the laws ----------------------------------------------------------------------------------------------------------
+
+LAWS = [law for family in ("variational", "estimators", "distributions") for law in FAMILIES[family]]
+
+
+@pytest.mark.parametrize("law", LAWS, ids=[law.name for law in LAWS])
+def test_every_law_holds(law):
+    """At a quarter of the draws; what is exact is as exact as ever."""
+    check.run(law, 0.25).report.require()

@@ -8,13 +8,16 @@ from jensen.check.law import Law
 from jensen.check.laws import (
     adversarial,
     diffusion,
+    diffusion_more,
     dirac_gan,
     distributions,
     errata_variational,
     estimators,
+    gumbel,
     inference,
     kl_price,
     likelihood,
+    metrics,
     score,
     training,
     variational,
@@ -23,7 +26,7 @@ from jensen.check.laws import (
 FAMILIES: Mapping[str, Sequence[Law]] = {
     "adversarial": adversarial.LAWS,
     "dirac-gan": dirac_gan.LAWS,
-    "diffusion": diffusion.LAWS,
+    "diffusion": (*diffusion.LAWS, *diffusion_more.LAWS),
     "score": score.LAWS,
     "variational": (
         *likelihood.LAWS,
@@ -33,6 +36,7 @@ FAMILIES: Mapping[str, Sequence[Law]] = {
         *errata_variational.LAWS,
     ),
     "estimators": estimators.LAWS,
-    "distributions": distributions.LAWS,
+    "distributions": (*distributions.LAWS, *gumbel.LAWS),
     "training": training.LAWS,
+    "metrics": metrics.LAWS,
 }

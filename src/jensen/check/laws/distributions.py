@@ -9,16 +9,14 @@ import numpy as np
 import scipy.special
 import scipy.stats
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch import distributions as D
 
 from jensen.check.evidence import Evidence, bounded, close, mean_is, means_are
 from jensen.check.law import draws, law
 from jensen.core.seeding import drawing, generator
-from jensen.distributions import BernoulliLogits, Erlang, Gompertz, IsotropicGaussian, gumbel_softmax
+from jensen.distributions import BernoulliLogits, Erlang, Gompertz, IsotropicGaussian
 from jensen.estimators import pathwise
-from jensen.recipes import plots
 from jensen.variational import Layer
 
 F64 = torch.float64
@@ -120,6 +118,8 @@ def gompertz(precision: float) -> Iterator[Evidence]:
     u = torch.linspace(0.01, 0.99, 99, dtype=F64)
     yield close("inverse of scipy's distribution function", u, torch.from_numpy(theirs.cdf(q.icdf(u).numpy())), 1e-10)
     yield close("log density is scipy's", torch.from_numpy(theirs.logpdf(q.icdf(u))), q.log_prob(q.icdf(u)), 1e-10)
+    yield close("mean is e^eta E_1(eta) / b", scaled / b, q.mean, 1e-9)
+    yield close("entropy is scipy's", theirs.entropy(), q.entropy(), 1e-6)
 
 
 @law(
@@ -140,83 +140,10 @@ def erlang(precision: float) -> Iterator[Evidence]:
     q = Erlang(k, torch.tensor(rate, dtype=F64))
     theirs = scipy.stats.gamma(k, scale=1 / rate)
     yield from falls("Erlang", drawn(q, n), theirs.cdf)
+    several = Erlang(torch.tensor([1.0, 2.0, 5.0], dtype=F64), torch.tensor(rate, dtype=F64))
+    yield means_are("means of shapes 1, 2 and 5 at once", torch.tensor([0.5, 1.0, 2.5], dtype=F64), drawn(several, n))
     z = torch.linspace(0.1, 6, 60, dtype=F64)
     yield close("log density is scipy's", torch.from_numpy(theirs.logpdf(z)), q.log_prob(z), 1e-10)
-
-
-# -- Gumbel ------------------------------------------------------------------------------------------------------------
-
-SHARES = (0.05, 0.15, 0.2, 0.6)
-
-
-@law(
-    "gumbel/max",
-    formula=r"P\big(\arg\max_i(\log\pi_i + G_i) = j\big) = \pi_j",
-    source="Gumbel (1954); Maddison et al. (2014); Jang et al. (2017), section 2.1",
-)
-def gumbel_max(precision: float) -> Iterator[Evidence]:
-    """The largest of log pi + Gumbel noise is a draw of pi, exactly, whatever the temperature.
-
-    -log of a unit exponential is Gumbel, and the first of exponential clocks of rates pi_i to ring is i with
-    probability pi_i.
-    """
-    n, shares = draws(40_000, precision), torch.tensor(SHARES, dtype=F64)
-    for temperature in (0.1, 1.0, 5.0):
-        with drawing(generator(0)):
-            y = gumbel_softmax(shares.log().expand(n, -1), temperature)
-            hard = gumbel_softmax(shares.log().expand(n, -1), temperature, hard=True)
-        wins = F.one_hot(y.argmax(-1), len(SHARES)).double()
-        yield means_are(f"shares of the largest entries, temperature {temperature}", shares, wins)
-        yield means_are(f"shares of the one-hot vectors, temperature {temperature}", shares, hard)
-
-
-def distance(temperature: float) -> float:
-    """E min(y, 1 - y) for classes of (.6, .4), y = sigmoid(v), tau v = log 1.5 + logistic noise: trapezoids in v."""
-    v = torch.linspace(-60, 60, 200_001, dtype=F64)
-    s = torch.sigmoid(temperature * v - math.log(1.5))
-    return float(torch.trapezoid(torch.sigmoid(-v.abs()) * s * (1 - s) * temperature, v))
-
-
-def measured_distance(temperature: float, n: int) -> Tensor:
-    with drawing(generator(2)):
-        y = gumbel_softmax(torch.tensor([0.6, 0.4], dtype=F64).log().expand(n, -1), temperature)
-    return y.min(-1).values
-
-
-@law(
-    "gumbel/softmax-limit",
-    formula=r"\lim_{\tau\to0}\mathrm{softmax}\big((\log\pi + G)/\tau\big) = \mathrm{onehot}\,\arg\max(\log\pi + G)",
-    source="Jang et al. (2017), section 2.2; Maddison et al. (2017), proposition 1",
-    assumptions="pi = (.6, .4)",
-)
-def softmax_limit(precision: float) -> Iterator[Evidence]:
-    """As the temperature falls to 0 relaxed draws become one-hot ones, to first order; as it rises they become equal.
-
-    With two classes y = sigmoid(u / tau), u = log(pi_1 / pi_2) + a logistic variable of density p: the mean distance
-    from a corner is the integral of sigmoid(-|v|) tau p(tau v), which tends to 2 log 2 p(0) tau, p(0) = pi_1 pi_2.
-    """
-    n = draws(40_000, precision)
-    for temperature in (1.0, 0.3, 0.1, 0.03):
-        yield mean_is(
-            f"mean distance from a corner, temperature {temperature}",
-            distance(temperature),
-            measured_distance(temperature, n),
-        )
-    yield close("its rate", 2 * math.log(2) * 0.24, distance(1e-3) / 1e-3, 1e-4)
-    with drawing(generator(0)):
-        y = gumbel_softmax(torch.tensor([0.6, 0.4], dtype=F64).log().expand(1000, -1), 1e4)
-    yield close("shares at temperature 10,000", 0.5, y, 1e-2)
-
-
-@softmax_limit.drawn
-def _limit_plot() -> str:
-    at = [3.0, 1.0, 0.3, 0.1, 0.03, 0.01]
-    rows = {
-        "exact": [distance(t) for t in at],
-        "measured": [float(measured_distance(t, 20_000).mean()) for t in at],
-        "2 log 2 p(0) tau": [2 * math.log(2) * 0.24 * t for t in at],
-    }
-    return plots.curves(at, rows, title="mean distance of a relaxed draw from one-hot", xlabel="temperature", log=True)
 
 
 # -- decoders and divergences ------------------------------------------------------------------------------------------
@@ -303,8 +230,6 @@ LAWS = (
     log_normal,
     gompertz,
     erlang,
-    gumbel_max,
-    softmax_limit,
     bernoulli_decoder,
     gaussian_decoder,
     gaussian_kl,

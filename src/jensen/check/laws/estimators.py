@@ -5,14 +5,16 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch import distributions as D
 
-from jensen.check.evidence import Evidence, bounded, close
+from jensen.check.evidence import Evidence, Report, bounded, close
+from jensen.check.gradients import gradient
 from jensen.check.law import draws, law
 from jensen.core.seeding import generator
 from jensen.estimators import (
@@ -20,12 +22,12 @@ from jensen.estimators import (
     Graph,
     MovingAverage,
     Pathwise,
-    Relaxed,
     ScoreFunction,
     baseline_loss,
-    compare_estimators,
     expectation,
     leave_one_out,
+    pathwise,
+    score_function,
     subsampled_sum,
 )
 from jensen.recipes import plots
@@ -157,6 +159,32 @@ def _baselines_plot() -> str:
     }
     variances = [float(moments(e, 3)[1][0]) for e in estimators.values()]
     return plots.bars(list(estimators), variances, title="exact variance, 3 draws", xlabel="of the gradient in mu")
+
+
+@law(
+    "gradient/claims",
+    formula=r"E\,\hat g = \nabla_\lambda E_{q_\lambda} f",
+    source="Kingma & Welling (2014); Williams (1992); Kool et al. (2019)",
+)
+def claims(precision: float) -> Report:
+    """The functions that estimate gradients pass `check.gradient`, draws and all.
+
+    A normal, whose integral is a quadrature, and a one-hot variable, by enumeration.
+    """
+    estimators = {
+        "pathwise": pathwise,
+        "score function": score_function,
+        "score function, leave-one-out": partial(score_function, samples=3, baseline=leave_one_out),
+    }
+    mean, logits = (torch.tensor(v, dtype=F64, requires_grad=True) for v in (MU, [0.3, -0.5, 1.0]))
+    costs_of_class = torch.tensor([1.0, 0.0, 9.0], dtype=F64)
+    found = []
+    for name, estimator in estimators.items():
+        for q, f in ((D.Normal(mean, SIGMA), torch.square), (D.OneHotCategorical(logits=logits), costs_of_class.inner)):
+            if q.has_rsample or estimator is not pathwise:
+                report = gradient(estimator, q, f, repeats=draws(400, precision), generator=generator(0))
+                found += [replace(e, claim=f"{name}, {type(q).__name__}: {e.claim}") for e in report.evidence]
+    return Report(tuple(found))
 
 
 @law(
@@ -306,67 +334,13 @@ def doubly_stochastic(_: float) -> Iterator[Evidence]:
     yield close("mean gradient over all batches and draws", 2 * means, total, 1e-9)
 
 
-# -- relaxed -----------------------------------------------------------------------------------------------------------
-
-LOGIT, CENTRE = 1.0, 0.3
-S = 1 / (1 + math.exp(-LOGIT))
-EXACT = S * (1 - S) * (1 - 2 * CENTRE)  # of s (1 - t)^2 + (1 - s) t^2 in the logit
-
-
-def quadratic(z: Tensor) -> Tensor:
-    return (z - CENTRE) ** 2
-
-
-def relaxed_mean(temperature: float, hard: bool) -> float:
-    """E[f'(z) dy/dl] over logistic noise, y = sigmoid(u / tau) and u = l + noise: the midpoint rule in v = u / tau."""
-    v = torch.linspace(-40, 40, 400_001, dtype=F64)
-    s, y = torch.sigmoid(temperature * v - LOGIT), torch.sigmoid(v)
-    z = (v > 0).double() + (v == 0).double() / 2 if hard else y
-    integrand = 2 * (z - CENTRE) * y * (1 - y) * s * (1 - s)
-    return float(torch.trapezoid(integrand, v))
-
-
-@law(
-    "relaxation/bias",
-    formula=r"\nabla E f(y_\tau) - \nabla E f(z) = \tau\, s(1-s)(2s-1)\,[1\ \mathrm{or}\ 2\log 2] + O(\tau^2)",
-    source="Jang et al. (2017); Maddison et al. (2017); the rate by expansion of the logistic integral",
-    assumptions="a bit with s = sigmoid(l), f(z) = (z - t)^2; 2 log 2 straight-through",
-)
-def relaxation_bias(precision: float) -> Iterator[Evidence]:
-    """A relaxed gradient is biased, and its bias falls with the temperature to first order.
-
-    y = sigmoid((l + logistic noise) / tau) is between the classes for a share of about tau of the noise.
-    """
-    q = lambda logit: D.Bernoulli(logits=logit)  # noqa: E731
-    repeats = draws(60_000, precision)
-    for hard, name in ((False, "soft"), (True, "straight-through")):
-        rate = S * (1 - S) * (2 * S - 1) * (2 * math.log(2) if hard else 1)
-        for temperature in (0.5, 0.1):
-            table = compare_estimators(
-                q,
-                quadratic,
-                torch.tensor(LOGIT, dtype=F64),
-                {name: Relaxed(temperature, hard)},
-                samples=2,
-                repeats=repeats,
-                generator=generator(0),
-            )
-            row = table[name]
-            stderr = float(row.stderr)
-            mean = relaxed_mean(temperature, hard)
-            claim = f"mean gradient, {name} at temperature {temperature}"
-            yield Evidence(claim, mean, float(row.mean), 5 * stderr, stderr=stderr)
-        slope = (relaxed_mean(0.02, hard) - EXACT) / 0.02
-        yield close(f"bias over the temperature, {name}", rate, slope, 0.1 * rate)
-
-
 LAWS = (
     pathwise_gradient,
     score_gradient,
+    claims,
     baselines,
     learned_baseline,
     biased_baseline,
     stochastic_graph,
     doubly_stochastic,
-    relaxation_bias,
 )
