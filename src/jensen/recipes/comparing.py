@@ -4,82 +4,28 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from jensen.core.seeding import generator
-from jensen.metrics import (
-    Proportion,
-    bits_per_dim,
-    c2st,
-    class_coverage,
-    extrapolated_frechet_distance,
-    frechet_distance,
-    kernel_distance,
-    memorisation,
-    prdc,
-    sharpness,
-    wilson,
-)
-from jensen.recipes.base import Likely, Real, Recipe, Request, Track, silent
+from jensen.metrics import Proportion, bits_per_dim
+from jensen.recipes.base import Critic, Likely, Real, Recipe, Request, Track, silent
 from jensen.recipes.features import Features, features_of
 from jensen.recipes.folder import RunError
 from jensen.recipes.fresh_judge import Judgement, judge
 from jensen.recipes.running import EVALUATION, open_run
+from jensen.recipes.sample_metrics import METRICS, Value, fools, measured, no_copies, share_of
 from jensen.training.journal import read_journal
 
-NORMAL = 1.959963984540054  # a 95 percent interval reaches so many standard errors
 MOST, LEAST = 1000, 40  # samples of each contestant
 SHOWN, BETWEEN, ROWS = 32, 9, 4  # samples of a sheet; pictures of a row from one to another, and rows
-
-
-@dataclass(frozen=True)
-class Value:
-    """A number and its standard error."""
-
-    value: float
-    stderr: float
-
-    def __str__(self) -> str:
-        return f"{self.value:.3g} ± {self.stderr:.1g}"
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A number of samples.
-
-    Attributes:
-        name: as it is read.
-        best: "low", "high", or the number that real data have in the long run.
-    """
-
-    name: str
-    best: Literal["low", "high"] | float
-
-    def loss(self, value: float) -> float:
-        """The less, the better."""
-        return value if self.best == "low" else -value if self.best == "high" else abs(value - self.best)
-
-
-METRICS = {
-    "frechet": Metric("Frechet distance", "low"),
-    "frechet_extrapolated": Metric("Frechet, without bias", "low"),
-    "kernel": Metric("kernel distance", "low"),
-    "precision": Metric("precision", "high"),
-    "recall": Metric("recall", "high"),
-    "density": Metric("density", 1.0),
-    "coverage": Metric("coverage", "high"),
-    "c2st": Metric("two-sample accuracy", 0.5),
-    "classes": Metric("KL of classes, nats", "low"),
-    "copies": Metric("copies", 0.5),
-    "sharpness": Metric("sharpness", 1.0),
-}
 
 
 @dataclass(frozen=True)
@@ -190,51 +136,40 @@ def compare(
     Raises:
         ValueError: for fewer than two runs, one given twice, data that cannot be compared, or n out of range.
     """
-    names = _names(folders)
-    opened = [open_run(folder) for folder in folders]
-    reals = [recipe.real() for recipe, _ in opened]
-    real = reals[0]
-    for name, other in zip(names[1:], reals[1:], strict=True):
-        if other.test.shape[1:] != real.test.shape[1:] or other.name != real.name:
-            raise ValueError(f"{names[0]} and {name} cannot be compared: {_of(real)}, and {_of(other)}")
+    entries = _entered(folders)
+    real = _shared(entries)
     n = min(MOST, len(real.train)) if n is None else n
     if not LEAST <= n <= len(real.train):
         raise ValueError(
             f"n must be from {LEAST} to the {len(real.train)} training data, with which the floor is drawn, got {n}"
         )
     found = Features("features of the user's own", features) if callable(features) else features_of(features, real)
-    likelihoods = [_likelihoods(recipe, folder) for folder, (recipe, _) in zip(folders, opened, strict=True)]
-    drawn = []
-    for name, (recipe, model) in zip(names, opened, strict=True):
-        advance = track(f"drawing from {name}", n)
-        start = time.perf_counter()
-        made = recipe.drawing(model, Request(n=n, seed=seed)).draw(advance).cpu()
-        drawn.append((real.settled(made), 1000 * (time.perf_counter() - start) / n))
-    critics = {
-        name: critic
-        for name, folder, (recipe, _) in zip(names, folders, opened, strict=True)
-        if (folder / "state").is_dir() and (critic := recipe.trained_critic(folder)) is not None
-    }
+    critics = {e.name: critic for e in entries if (critic := e.critic()) is not None}
+    costs, drawn = [], []
+    for e in entries:
+        evaluations = _evaluations(e)  # which also warms it up
+        made, seconds = _drawn(e, n, seed, track)
+        costs.append(_cost(e, 1000 * seconds / n, evaluations, n))
+        drawn.append(real.settled(made))
     kept = min(len(real.test), len(real.train) // 5, n // 3)
     seen = min((len(real.train) - kept) // 2, n - kept)
     shuffled = real.train[torch.randperm(len(real.train), generator=generator(seed))]
     fresh = partial(judge, (shuffled[:seen], real.test[:kept]), steps=judge_steps, seed=seed)  # the same for everybody
-    advance = track("judging", len(names) + 1)
-    floor = measured(real, shuffled[:n], found, seed) | {"copies": _no_copies(real)}
+    advance = track("judging", len(entries) + 1)
+    floor = measured(real, shuffled[:n], found, seed) | {"copies": no_copies(real)}
     judged_floor = fresh((shuffled[seen : 2 * seen], shuffled[2 * seen : 2 * seen + kept]))
     advance(1)
     contestants = []
-    everything = zip(names, folders, opened, drawn, likelihoods, strict=True)
-    for name, folder, (recipe, model), (made, milliseconds), likely in everything:
+    for e, made, cost in zip(entries, drawn, costs, strict=True):
         contestants.append(
             Contestant(
-                name=name,
-                recipe=recipe,
+                name=e.name,
+                recipe=e.recipe,
                 samples=made[:SHOWN],
-                between=_between(recipe, model, seed),
+                between=_between(e, seed),
                 metrics=measured(real, made, found, seed),
-                likelihoods=likely,
-                cost=_cost(folder, recipe, model, milliseconds, n),
+                likelihoods=e.likelihoods,
+                cost=cost,
                 judgement=fresh((made[:seen], made[seen : seen + kept])),
                 fooled_critics={owner: fools(critic, real.test, made) for owner, critic in critics.items()},
             )
@@ -243,47 +178,53 @@ def compare(
     return Comparison(real, found.name, n, seed, floor, judged_floor, contestants)
 
 
-def measured(real: Real, samples: Tensor, features: Features, seed: int) -> dict[str, Value]:
-    """Every metric that suits the data, of samples against data never trained on."""
-    x, y = features(real.test), features(samples)
-    near, told = prdc(x, y), c2st(x, y, generator(seed))
-    distance, kernel = frechet_distance(x, y), kernel_distance(x, y)
-    extrapolated = extrapolated_frechet_distance(x, y, generator=generator(seed))
-    found = {
-        "frechet": Value(distance.value, distance.stderr),
-        "frechet_extrapolated": Value(extrapolated.value, extrapolated.stderr),
-        "kernel": Value(kernel.value, kernel.stderr),
-        "precision": _share(near.precision_interval),
-        "recall": _share(near.recall_interval),
-        "density": Value(near.density, near.density_stderr),
-        "coverage": _share(near.coverage_interval),
-        "c2st": _share(told.interval),
-    }
-    if features.read is not None and real.labels is not None:
-        weights, read = real.labels[0].bincount().double(), features.read(samples)
-        share = read.bincount(minlength=len(weights)).double() / len(read)
-        gain = (share / weights * weights.sum())[read].log()
-        reverse = class_coverage(read, len(weights), weights).reverse_kl
-        found["classes"] = Value(reverse, float(gain.std()) / len(read) ** 0.5)
-    copies = memorisation(samples, real.train, real.test)
-    found["copies"] = Value(copies.nearer, copies.stderr)
-    if samples.ndim == 4:
-        sharp = sharpness(real.test, samples)
-        found["sharpness"] = Value(sharp.value, sharp.stderr)
-    return found
+@dataclass(frozen=True)
+class _Entry:
+    """A run that takes part."""
+
+    name: str
+    folder: Path
+    recipe: Recipe
+    model: nn.Module
+    likelihoods: Sequence[Likely]
+
+    def critic(self) -> Critic | None:
+        """The one it trained against, if that was kept."""
+        return self.recipe.trained_critic(self.folder) if (self.folder / "state").is_dir() else None
 
 
-def _no_copies(real: Real) -> Value:
-    """Training data would be copies of themselves: one half of the test data against the other."""
-    half = len(real.test) // 2
-    found = memorisation(real.test[:half], real.train, real.test[half:])
-    return Value(found.nearer, found.stderr)
+def _entered(folders: Sequence[Path]) -> list[_Entry]:
+    if len(folders) < 2:
+        raise ValueError(f"there must be at least two runs to compare, got {len(folders)}")
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise ValueError("a run cannot be compared with itself: each must be given once")
+    names = [folder.resolve().name for folder in folders]
+    names = names if len(set(names)) == len(names) else [str(folder) for folder in folders]
+    entries = []
+    for name, folder in zip(names, folders, strict=True):
+        recipe, model = open_run(folder)
+        entries.append(_Entry(name, folder, recipe, model, _likelihoods(recipe, folder)))
+    return entries
 
 
-def fools(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor) -> Proportion:
-    """Share of fake rows that a critic finds more real than the median of real ones: 1/2 of real rows themselves."""
-    scores = critic(fake)
-    return wilson(int((scores > critic(real).median()).sum()), len(scores))
+def _shared(entries: Sequence[_Entry]) -> Real:
+    """The first run's data, if all others draw the same."""
+    real = entries[0].recipe.real()
+    for e in entries[1:]:
+        other = e.recipe.real()
+        if other.test.shape[1:] != real.test.shape[1:] or other.name != real.name:
+            raise ValueError(f"{entries[0].name} and {e.name} cannot be compared: {_of(real)}, and {_of(other)}")
+    return real
+
+
+def _drawn(e: _Entry, n: int, seed: int, track: Track) -> tuple[Tensor, float]:
+    """Samples, and the seconds they took."""
+    advance, start = track(f"drawing from {e.name}", n), time.perf_counter()
+    made = e.recipe.drawing(e.model, Request(n=n, seed=seed)).draw(advance).cpu()
+    seconds = time.perf_counter() - start
+    if not bool(made.isfinite().all()):
+        raise ValueError(f"{e.name} draws numbers that are not finite: it cannot be compared")
+    return made, seconds
 
 
 def line(comparison: Comparison, contestant: Contestant) -> str:
@@ -310,27 +251,13 @@ def _axes(comparison: Comparison) -> list[tuple[str, dict[str, tuple[float, floa
             losses = {name: (metric.loss(v.value), v.stderr) for name, v in values.items()}
             axes.append((metric.name, losses, {name: f"{v.value:.3g}" for name, v in values.items()}))
     fooled = {c.name: c.judgement.fooled for c in runs}
-    losses = {name: (-p.value, _share(p).stderr) for name, p in fooled.items()}
+    losses = {name: (-p.value, share_of(p).stderr) for name, p in fooled.items()}
     axes.append(("fooling a fresh judge", losses, {name: f"{100 * p.value:.0f}%" for name, p in fooled.items()}))
     speeds = {c.name: c.cost.milliseconds for c in runs}
     # clocks vary: twice as fast counts
     speed = {name: (2 * torch.tensor(v).log().item(), torch.tensor(2.0).log().item()) for name, v in speeds.items()}
     axes.append(("time to draw", speed, {name: f"{v:.2g} ms a sample" for name, v in speeds.items()}))
     return axes
-
-
-def _share(found: Proportion) -> Value:
-    """A share whose error is that of its interval, so that 0 and 1 have one too."""
-    return Value(found.value, (found.high - found.low) / (2 * NORMAL))
-
-
-def _names(folders: Sequence[Path]) -> list[str]:
-    if len(folders) < 2:
-        raise ValueError(f"there must be at least two runs to compare, got {len(folders)}")
-    if len({folder.resolve() for folder in folders}) < len(folders):
-        raise ValueError("a run cannot be compared with itself: each must be given once")
-    names = [folder.resolve().name for folder in folders]
-    return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
 
 
 def _of(real: Real) -> str:
@@ -348,41 +275,41 @@ def _likelihoods(recipe: Recipe, folder: Path) -> list[Likely]:
         raise RunError(f"{path} is broken or of another version: jensen evaluate {folder} writes it anew") from error
 
 
-def _cost(folder: Path, recipe: Recipe, model: nn.Module, milliseconds: float, n: int) -> Cost:
-    lines = [line for line in read_journal(folder / "journal.jsonl") if "seconds" in line and "step" in line]
+def _cost(e: _Entry, milliseconds: float, evaluations: int, drawn: int) -> Cost:
+    lines = [line for line in read_journal(e.folder / "journal.jsonl") if "seconds" in line and "step" in line]
     return Cost(
         seconds=lines[-1]["seconds"] if lines else None,
         steps=lines[-1]["step"] if lines else None,
-        parameters=sum(p.numel() for p in model.parameters()),
+        parameters=sum(p.numel() for p in e.model.parameters()),
         milliseconds=milliseconds,
-        evaluations=_evaluations(recipe, model),
-        drawn=n,
+        evaluations=evaluations,
+        drawn=drawn,
     )
 
 
-def _evaluations(recipe: Recipe, model: nn.Module) -> int:
+def _evaluations(e: _Entry) -> int:
     """Calls of the layer that is called most often, as one sample is drawn."""
-    calls: dict[int, int] = {}
+    calls: Counter[int] = Counter()
 
     def count(module: nn.Module, *_: Any) -> None:
-        calls[id(module)] = calls.get(id(module), 0) + 1
+        calls[id(module)] += 1
 
-    leaves = [m for m in model.modules() if next(m.parameters(recurse=False), None) is not None]
+    leaves = [m for m in e.model.modules() if next(m.parameters(recurse=False), None) is not None]
     hooks = [leaf.register_forward_hook(count) for leaf in leaves]
     try:
-        recipe.drawing(model, Request(n=1)).draw(lambda _: None)
+        e.recipe.drawing(e.model, Request(n=1)).draw(lambda _: None)
     finally:
         for hook in hooks:
             hook.remove()
     return max(calls.values(), default=0)
 
 
-def _between(recipe: Recipe, model: nn.Module, seed: int) -> Tensor | None:
+def _between(e: _Entry, seed: int) -> Tensor | None:
     """Rows of samples from one noise to another, where the model has them."""
-    if recipe.what == "points":
+    if e.recipe.what == "points":
         return None
     try:
-        drawing = recipe.drawing(model, Request(n=ROWS, seed=seed, between=BETWEEN))
+        drawing = e.recipe.drawing(e.model, Request(n=ROWS, seed=seed, between=BETWEEN))
     except ValueError:
         return None
     return drawing.draw(lambda _: None).cpu()

@@ -8,9 +8,10 @@ from tempfile import TemporaryDirectory
 
 from jensen.recipes import plots
 from jensen.recipes.base import Likely
-from jensen.recipes.comparing import METRICS, Comparison, Contestant, bits, line
+from jensen.recipes.comparing import Comparison, Contestant, bits, line
 from jensen.recipes.folder import save_image
 from jensen.recipes.page import Card, Picture, Section, Table, render
+from jensen.recipes.sample_metrics import METRICS
 from jensen.training.checkpoint import write_text
 
 DRAWN = ("frechet", "kernel", "precision", "coverage", "density", "c2st", "sharpness", "copies")
