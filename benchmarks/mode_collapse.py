@@ -9,8 +9,8 @@ reverse KL is of the shares of modes, in nats, and a finite sample of the data t
 unit is a hidden one that is positive for no input. Steps to quality: when the weights of the moment first gave half of
 all samples high quality, looked at every 250 steps. After ± stands a standard error over seeds.
 
-What a seed gives is a function of the seed, so that parts may run beside each other (`--only ring`, `--only grid`, `--first 3 --seeds 2`) and
-`--join` shows the table of several JSON files.
+What a seed gives is a function of the seed, so that parts may run beside each other (`--only ring`, `--only grid`,
+`--first 3 --seeds 2`), and `--join` shows the table of several JSON files.
 """
 
 from __future__ import annotations
