@@ -72,9 +72,9 @@ class Shown(Settings):
     augmentation: tuple[Transforms, ...] = ()  # flips and crops change what a digit is
     augmentation_share: Share = 0.5  # of pictures, for each transform
     noise: NonNegative = 0.3  # on whatever critics see, at the first step
-    noise_end: NonNegative = 0.1  # after noise_steps
-    noise_steps: Positive = 4000
-    penalty: NonNegative = 0.05  # gamma of R1
+    noise_end: NonNegative = 0.05  # after noise_steps
+    noise_steps: Positive = 1500
+    penalty: NonNegative = 0.0  # gamma of R1
 
     def settings(self) -> dict[str, Any]:
         """Of either objective."""
@@ -242,7 +242,7 @@ PARTS = ("handwritten", "as-printed", "printed", "as-handwritten")
 
 
 _TRAINING = partial(
-    Training, batch_size=16, warmup=50, decay=0.5, clip=None, average=0.995, save_every=500, log_every=25, previews=6
+    Training, batch_size=32, warmup=50, decay=0.5, clip=None, average=0.99, save_every=500, log_every=25, previews=6
 )
 
 
@@ -253,7 +253,7 @@ class DigitsCycleGAN(TranslationRecipe):
     recipe: Literal["digits-cyclegan"] = "digits-cyclegan"
     data: UnpairedKinds = UnpairedKinds()
     weights: Weights = Weights()
-    training: Training = _TRAINING(steps=4000)
+    training: Training = _TRAINING(steps=1500)
 
     def objective(self, model: CycleGAN) -> CycleConsistent:
         a, b = (PatchCritic(1, widths=self.network.critic) for _ in "ab")
@@ -279,7 +279,7 @@ class DigitsPix2Pix(TranslationRecipe):
     recipe: Literal["digits-pix2pix"] = "digits-pix2pix"
     data: PairedKinds = PairedKinds()
     weights: PairedWeights = PairedWeights()
-    training: Training = _TRAINING(steps=1500)
+    training: Training = _TRAINING(steps=600)
 
     def objective(self, model: CycleGAN) -> Paired:
         a, b = (PatchCritic(2, widths=self.network.critic) for _ in "ab")
