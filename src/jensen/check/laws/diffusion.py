@@ -9,6 +9,7 @@ from jensen.check.laws import (
     diffusion_predictions,
     diffusion_process,
     diffusion_samplers,
+    errata_diffusion,
 )
 
 LAWS: tuple[Law, ...] = (
@@ -17,4 +18,5 @@ LAWS: tuple[Law, ...] = (
     *diffusion_implicit.LAWS,
     *diffusion_samplers.LAWS,
     *diffusion_predictions.LAWS,
+    *errata_diffusion.LAWS,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -30,7 +31,7 @@ from jensen.diffusion import (
 )
 
 TIGHT = 1e-9
-VIEWS = ("x", "eps", "v", "flow")
+VIEWS: tuple[Literal["x", "eps", "v", "flow"], ...] = ("x", "eps", "v", "flow")
 
 
 def log_density(z: Tensor, t: Tensor) -> Tensor:
@@ -83,13 +84,14 @@ def views(_: float) -> Iterator[Evidence]:
     yield close("eps of it", eps, told.eps, 1e-7)
     data, noise, turn = 0.7, -0.4, math.pi / 2
     half = torch.tensor([0.37], dtype=F64)
-    rows = [torch.full((1, 1), value, dtype=F64) for value in (data, noise)]
+    x, eps = (torch.full((1, 1), value, dtype=F64) for value in (data, noise))
+    alpha, sigma = (v[:, None] for v in cos_sin(half))
     a, s = CosineSchedule().slopes(half)
     speed = (a * data + s * noise) / turn
-    truth_v = Prediction(*rows, *(v[:, None] for v in cos_sin(half))).v
+    truth_v = Prediction(x, eps, alpha, sigma).v
     yield close("v is dz/dphi on the cosine schedule", speed, truth_v[:, 0], TIGHT)
     a, s = RectifiedSchedule().slopes(half)
-    flow = Prediction(*rows, 1 - half[:, None], half[:, None]).flow
+    flow = Prediction(x, eps, 1 - half[:, None], half[:, None]).flow
     yield close("flow is dz/dt on the straight line", a * data + s * noise, flow[:, 0], TIGHT)
 
 

@@ -85,9 +85,12 @@ def _plot() -> str:
     )
 
 
-def _checked(sampler: Sampler, precision: float, **settings: float) -> Iterator[Evidence]:
+def _checked(sampler: Sampler, precision: float, deterministic: bool, order: float = 1.0) -> Iterator[Evidence]:
     count = draws(3000, precision, least=1000)
-    yield from check_sampler(sampler, counts=(16, 32, 64), steps=100, draws=count, **settings).evidence
+    report = check_sampler(
+        sampler, order=order, deterministic=deterministic, counts=(16, 32, 64), steps=100, draws=count
+    )
+    yield from report.evidence
 
 
 @law(
@@ -100,7 +103,7 @@ def keeps(precision: float) -> Iterator[Evidence]:
 
     The user-facing check, on the second-order multistep solver.
     """
-    yield from _checked(DPMSolver(), precision, order=2.0, deterministic=True)
+    yield from _checked(DPMSolver(), precision, deterministic=True, order=2.0)
 
 
 @law(
