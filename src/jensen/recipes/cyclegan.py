@@ -62,7 +62,7 @@ class TranslationNetwork(Settings):
     width: Annotated[int, Field(ge=8, multiple_of=8)] = 48
     blocks: Positive = 3
     patch: Positive = 4
-    critic: Annotated[tuple[Positive, ...], Field(min_length=1)] = (32, 64, 128)
+    critic: Annotated[tuple[Positive, ...], Field(min_length=1)] = (32, 64, 128)  # a logit sees 38 pixels: shapes count
 
 
 class Shown(Settings):
@@ -278,6 +278,7 @@ class DigitsPix2Pix(TranslationRecipe):
     summary: ClassVar[str] = "handwritten digits as printed ones and back, from pairs of one label"
     recipe: Literal["digits-pix2pix"] = "digits-pix2pix"
     data: PairedKinds = PairedKinds()
+    shown: Shown = Shown(noise=0.0, noise_end=0.0)  # the known target holds the translators, and noise would show
     weights: PairedWeights = PairedWeights()
     training: Training = _TRAINING(steps=600)
 
