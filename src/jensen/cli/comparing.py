@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.console import Console
 from rich.table import Table as Grid
 
 from jensen.cli import show
@@ -37,11 +38,12 @@ def compare(
         f"judges; a fresh one learns from {found.judged_floor.seen} of each": judge_table(found),
         "costs": cost_table(found.contestants),
     }
+    console = show.console if show.console.is_terminal else Console(highlight=False, width=WIDE)
     for title, table in tables.items():
         if table.rows:
             show.line()
             show.line(title)
-            show.console.print(_grid(table), width=None if show.console.is_terminal else WIDE)
+            console.print(_grid(table))
     show.line()
     show.rows([(c.name, line(found, c)) for c in found.contestants])
     if json_file is not None:

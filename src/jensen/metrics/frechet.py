@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -103,7 +104,7 @@ class FrechetDistance:
         values, vectors = torch.linalg.eigh(root.T @ q.covariance @ root)
         kept = values > _least(values)
         values, vectors = values[kept], vectors[:, kept]
-        there = (vectors * values.pow(0.25)).T @ back  # A = there^T there; the way back likewise
+        there = (vectors * values.pow(0.25)).T @ back()  # A = there^T there; the way back likewise
         again = (vectors * values.pow(-0.25)).T @ root.T
         gap = p.mean - q.mean
         return math.sqrt(_variance(x, p, there, gap) + _variance(y, q, again, -gap))
@@ -153,15 +154,15 @@ def _least(values: Tensor) -> Tensor:
     return len(values) * torch.finfo(values.dtype).eps * values.max() if len(values) else values.new_zeros(())
 
 
-def _root(covariance: Tensor) -> tuple[Tensor, Tensor]:
-    """L (d, r) of full rank with L L^T the covariance, and its left inverse (r, d)."""
+def _root(covariance: Tensor) -> tuple[Tensor, Callable[[], Tensor]]:
+    """L (d, r) of full rank with L L^T the covariance, and what makes its left inverse (r, d)."""
     lower, failed = torch.linalg.cholesky_ex(covariance)
     if not bool(failed):
-        return lower, torch.linalg.solve_triangular(lower, torch.eye(len(lower)).to(lower), upper=False)
+        return lower, lambda: torch.linalg.solve_triangular(lower, torch.eye(len(lower)).to(lower), upper=False)
     values, vectors = torch.linalg.eigh(covariance)
     kept = values > _least(values)
     scale = values[kept].sqrt()
-    return vectors[:, kept] * scale, (vectors[:, kept] / scale).T
+    return vectors[:, kept] * scale, lambda: (vectors[:, kept] / scale).T
 
 
 def _variance(source: Source, p: FeatureStatistics, carried: Tensor, gap: Tensor) -> float:

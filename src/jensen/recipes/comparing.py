@@ -249,7 +249,8 @@ def _axes(comparison: Comparison) -> list[tuple[str, dict[str, tuple[float, floa
         if key in comparison.floor:
             metric, values = METRICS[key], {c.name: c.metrics[key] for c in runs}
             losses = {name: (metric.loss(v.value), v.stderr) for name, v in values.items()}
-            axes.append((metric.name, losses, {name: f"{v.value:.3g}" for name, v in values.items()}))
+            said = "neither copying nor straying" if key == "copies" else metric.name
+            axes.append((said, losses, {name: f"{v.value:.3g}" for name, v in values.items()}))
     fooled = {c.name: c.judgement.fooled for c in runs}
     losses = {name: (-p.value, share_of(p).stderr) for name, p in fooled.items()}
     axes.append(("fooling a fresh judge", losses, {name: f"{100 * p.value:.0f}%" for name, p in fooled.items()}))
