@@ -78,7 +78,7 @@ def amortization(precision: float) -> Iterator[Evidence]:
     samples = draws(3000, precision)
     yield close("log p(x)", log_p(x), at.log_prob(x), 1e-9)
     yield close("the encoder's whole loss", FAMILY + AMORTIZED, at.log_prob(x) - at.elbo(off(x), x), 1e-9)
-    gap = amortization_gap(at, x, samples=samples, steps=200, generator=generator(0))
+    gap = amortization_gap(at, x, samples=samples, steps=120, generator=generator(0))
     stderr = float(gap.stderr.square().sum().sqrt()) / len(x)
     mean = float(gap.value.mean())
     yield Evidence("what the encoder loses within its family", AMORTIZED, mean, 5 * stderr + 3e-3, stderr=stderr)
@@ -103,7 +103,7 @@ def stochastic(precision: float) -> Iterator[Evidence]:
     still = stochastic_vi(model(), x, [table], steps=draws(200, precision), batch=5, rate=1e-12, generator=generator(0))
     epochs = still[: len(still) // 4 * 4].view(-1, 4).mean(1)  # each goes once through the data
     yield mean_is("estimates of the sum where nothing moves", start, epochs)
-    stochastic_vi(model(), x, [table], steps=500, batch=10, rate=0.1, samples=4, generator=generator(1))
+    stochastic_vi(model(), x, [table], steps=300, batch=10, rate=0.15, samples=4, generator=generator(1))
     with torch.no_grad():
         q = table(torch.arange(20))
         yield close("means of the factors", means(x), q.mean, 0.1)

@@ -196,17 +196,25 @@ def gradient_lambda(precision: float) -> Iterator[Evidence]:
     """
     rows = draws(40_000, precision)
     exact = torch.tensor([W * (X - W * M - B) / S2 - M, 1 - S**2 * PRECISION], dtype=F64)
-    x, variances = data(rows), {}
-    for name, path, bound in (("path", True, elbo), ("score function", False, scored(elbo))):
-        leaves = [torch.full((rows, 1), v, dtype=F64, requires_grad=True) for v in (M, math.log(S))]
-        q = Independent(Normal(leaves[0], leaves[1].exp()), 1)
-        with drawing(generator(0)):
-            value = bound(posterior_trace(model(), x, (q,), reparameterized=path))
-        slopes = torch.cat(torch.autograd.grad(value.sum(), leaves), 1)
-        variances[name] = slopes.var(0)
-        yield means_are(f"{name}, in m and log s", exact, slopes)
-    ratio = variances["score function"] / variances["path"]
+    path, score = slopes(elbo, rows, path=True), slopes(scored(elbo), rows, path=False)
+    yield means_are("path, in m and log s", exact, path)
+    yield means_are("score function, in m and log s", exact, score)
+    ratio = score.var(0) / path.var(0)
     yield bounded("variance of the score function over the path's", ratio, 2.0, relation="at least")
+    others = slopes(scored(elbo), rows, path=False, samples=4)
+    yield means_are("score function of 4 draws, each with the others as its baseline", exact, others)
+    alone = slopes(scored(elbo, torch.zeros(rows, dtype=F64)), rows, path=False, samples=4)
+    ratio = others.var(0) / alone.var(0)
+    yield bounded("their variance over that without a baseline", ratio, 0.6, relation="at most")
+
+
+def slopes(bound: Bound, rows: int, *, path: bool, samples: int = 1) -> Tensor:
+    """Gradients in m and log s, (rows, 2)."""
+    leaves = [torch.full((rows, 1), v, dtype=F64, requires_grad=True) for v in (M, math.log(S))]
+    q = Independent(Normal(leaves[0], leaves[1].exp()), 1)
+    with drawing(generator(0)):
+        trace = posterior_trace(model(), data(rows), (q,), samples=samples, reparameterized=path)
+    return torch.cat(torch.autograd.grad(bound(trace).sum(), leaves), 1)
 
 
 @law(
