@@ -26,6 +26,8 @@ def test_printed_digits_are_a_function_of_the_generator_and_balanced():
     assert a.fonts.bincount().tolist() == [20] * len(FONTS)
     both = torch.bincount(a.labels * len(FONTS) + a.fonts, minlength=10 * len(FONTS))
     assert both.tolist() == [2] * (10 * len(FONTS))  # every digit in every font
+    few = printed(80, fonts=UNSEEN_FONTS, generator=generator(1))  # four, which has a divisor in common with ten
+    assert torch.bincount(few.labels * 4 + few.fonts, minlength=40).tolist() == [2] * 40
     assert not set(FONTS) & set(UNSEEN_FONTS)
 
 
