@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -115,26 +115,52 @@ def sampler(
     >>> sampler(mine).failed[0].claim
     'order of convergence to the exact path'
 
-    One of azula's (its `Denoiser` has schedule(t) and returns a posterior of that mean):
+    A diffusers scheduler, along as many of its own times (start = 1, end = 1/1000, encodes = False, an oracle of its
+    betas, `BetaSchedule`):
 
-    >>> def path(denoiser, z, times, generator):
-    ...     from azula.sample import DDIMSampler
+    >>> def scheduled(denoiser, z, times, generator, scheduler):
+    ...     scheduler.set_timesteps(len(times))  # the last of these steps goes below the first beta, and is not made
+    ...     for t in scheduler.timesteps[:-1]:
+    ...         eps = denoiser(z, ((t + 1) / 1000).expand(len(z))).eps
+    ...         z = scheduler.step(eps, t, z, generator=generator).prev_sample
+    ...     return z
+
+    An azula sampler, given one of its denoisers whose `schedule` is `denoiser.schedule.alpha_sigma` and whose posterior
+    has the mean `denoiser(z, t).x`; it draws from torch's global generator, to which `drawing` hands the check's:
+
+    >>> def sampled(kind, denoiser, z, times, generator):
+    ...     from jensen.core.seeding import drawing
     ...     ends = {"start": float(times[0]), "stop": float(times[-1]), "steps": len(times) - 1}
-    ...     return DDIMSampler(adapted(denoiser), **ends)(z)
+    ...     with drawing(generator):
+    ...         return kind(denoiser, **ends)(z)
     """
     oracle = oracle or two_modes()
     if oracle.means.shape[1] != 1:
         raise ValueError(f"the oracle must be of one dimension, got {oracle.means.shape[1]}")
     if len(counts) < 2 or draws < 1000:
         raise ValueError(f"counts must be at least two and draws at least 1,000, got {len(counts)} and {draws}")
-    path = _path_of(sampler)
-
-    def times(n: int) -> Tensor:
-        return time_grid(grid, n, oracle.schedule, start=start, end=end)
-
-    return Report.of(
-        _evidence(path, oracle, times, order, deterministic, encodes, start, end, counts, steps, draws, bias)
-    )
+    trial = _Trial(_path_of(sampler), oracle, start, end, grid, tuple(counts))
+    u = (torch.arange(64, dtype=F64) + 0.5) / 64
+    above, below = place(oracle, u, start), place(oracle, u, end)
+    few = trial.times(counts[0])
+    one, again, other = (trial.run(above, few, *seeds) for seeds in ((1, 1), (1, 2), (2, 1)))
+    drawn = float((one - other).abs().max())
+    settled = drawn == 0 if deterministic is None else deterministic
+    out: list[Evidence] = []
+    if deterministic is True:
+        out.append(Evidence("it draws nothing: another generator changes nothing", 0.0, drawn, 0.0))
+    if deterministic is False:
+        out.append(bounded("it draws: another generator gives other draws", drawn, 1e-6, relation="at least"))
+    if settled:
+        out += trial.path_evidence(above, below, order)
+    v = torch.rand(draws, dtype=F64, generator=torch.Generator().manual_seed(3))
+    made = quantile(oracle, trial.run(place(oracle, v, start), trial.times(steps), 4), end)
+    out += uniform_evidence(f"the marginal after {steps} steps", made, 2 / steps if bias is None else bias)
+    out.append(close("the same generator gives the same draws", one, again, 0.0))
+    out.append(rows_alone("a row does not depend on its neighbours", lambda rows: trial.run(above[8 * rows], few, 5)))
+    if settled and encodes:
+        out += trial.encoding_evidence(above, below, order)
+    return Report.of(out)
 
 
 def _path_of(sampler: Any) -> Path:
@@ -144,60 +170,39 @@ def _path_of(sampler: Any) -> Path:
     return lambda denoiser, z, times, generator: integrate(sampler, denoiser, z, times, generator=generator)
 
 
-def _evidence(
-    path: Path,
-    oracle: MixtureOracle,
-    times: Callable[[int], Tensor],
-    order: float,
-    claimed: bool | None,
-    encodes: bool,
-    start: float,
-    end: float,
-    counts: Sequence[int],
-    steps: int,
-    draws: int,
-    bias: float | None,
-) -> Iterator[Evidence]:
-    def run(z: Tensor, grid: Tensor, seed: int = 0, outside: int = 0) -> Tensor:
-        """With this generator, whatever is drawn outside of it."""
+@dataclass(frozen=True)
+class _Trial:
+    """A sampler, the data, and where its paths lead."""
+
+    path: Path
+    oracle: MixtureOracle
+    start: float
+    end: float
+    grid: str
+    counts: tuple[int, ...]
+
+    def times(self, n: int) -> Tensor:
+        return time_grid(self.grid, n, self.oracle.schedule, start=self.start, end=self.end)
+
+    def run(self, z: Tensor, times: Tensor, seed: int = 0, outside: int = 0) -> Tensor:
+        """With a generator of this seed, whatever is drawn outside of it."""
         with torch.no_grad(), torch.random.fork_rng():
             torch.manual_seed(outside)
-            return path(oracle, z, grid, torch.Generator().manual_seed(seed))
+            return self.path(self.oracle, z, times, torch.Generator().manual_seed(seed))
 
-    u = (torch.arange(64, dtype=F64) + 0.5) / 64
-    above, below = place(oracle, u, start), place(oracle, u, end)
-    few = times(counts[0])
-    one, again, other = run(above, few, 1, 1), run(above, few, 1, 2), run(above, few, 2, 1)
-    drawn = float((one - other).abs().max())
-    if claimed is True:
-        yield Evidence("it draws nothing: another generator changes nothing", 0.0, drawn, 0.0)
-    deterministic = claimed is True or (claimed is None and drawn == 0)
-    if deterministic:
-        ends = [run(above, times(n)) for n in counts]
-        yield from _converges("order of convergence to the exact path", ends, below, counts, order)
-    if claimed is False:
-        yield bounded("it draws: another generator gives other draws", drawn, 1e-6, relation="at least")
-    generator = torch.Generator().manual_seed(3)
-    v = torch.rand(draws, dtype=F64, generator=generator)
-    many = run(place(oracle, v, start), times(steps), 4)
-    allowed = 2 / steps if bias is None else bias
-    yield from uniform_evidence(f"the marginal after {steps} steps", quantile(oracle, many, end), allowed)
-    yield close("the same generator gives the same draws", one, again, 0.0)
-    yield rows_alone("a row does not depend on its neighbours", lambda rows: run(above[8 * rows], few, 5))
-    if deterministic and encodes:
-        there = [run(below, times(n).flip(0)) for n in counts]
-        yield from _converges("order of convergence of encoding", there, above, counts, order)
-        back = [run(z, times(n)) for z, n in zip(there, counts, strict=True)]
-        error = float((back[-1] - below).abs().mean())
-        yield Evidence(f"encoded and decoded in {counts[-1]} steps", 0.0, error, 2 / counts[-1], "at most")
+    def path_evidence(self, above: Tensor, below: Tensor, order: float) -> Iterator[Evidence]:
+        ends = [self.run(above, self.times(n)) for n in self.counts]
+        yield self._converges("order of convergence to the exact path", ends, below, order)
 
+    def encoding_evidence(self, above: Tensor, below: Tensor, order: float) -> Iterator[Evidence]:
+        there = [self.run(below, self.times(n).flip(0)) for n in self.counts]
+        yield self._converges("order of convergence of encoding", there, above, order)
+        n = self.counts[-1]
+        error = float((self.run(there[-1], self.times(n)) - below).abs().mean())
+        yield Evidence(f"encoded and decoded in {n} steps", 0.0, error, 2 / n, "at most")
 
-def _converges(
-    claim: str, made: Sequence[Tensor], exact: Tensor, counts: Sequence[int], order: float
-) -> Iterator[Evidence]:
-    errors = [float((z - exact).abs().mean()) for z in made]
-    if errors[-1] < EXACT:
-        yield Evidence(f"{claim}: exact", 0.0, errors[-1], EXACT)
-        return
-    finite = all(math.isfinite(e) for e in errors)
-    yield Evidence(claim, order, order_of(errors, counts) if finite else math.nan, 0.25, "at least")
+    def _converges(self, claim: str, made: Sequence[Tensor], exact: Tensor, order: float) -> Evidence:
+        errors = [float((z - exact).abs().mean()) for z in made]
+        if errors[-1] < EXACT:
+            return Evidence(f"{claim}: it is exact", 0.0, errors[-1], EXACT)
+        return Evidence(claim, order, order_of(errors, self.counts), 0.25, "at least")

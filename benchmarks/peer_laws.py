@@ -1,0 +1,90 @@
+"""The laws of `jensen check` on the installed peers: what holds, and what does not, with the evidence.
+
+Each peer's objects go through an adapter of a few lines (`peers/*_laws.py`) into the same user-facing checks that
+jensen's own laws run. Nothing is timed. A claim that fails is a difference between what an object does and what the
+check's claim says, on this version and through this adapter: read the adapter before calling it a defect.
+
+    python benchmarks/peer_laws.py --json laws.json
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from typer import Option
+
+from jensen.check import Evidence
+from machine import table, write_json
+
+PEERS = ("azula", "diffusers")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One object of one library.
+
+    Attributes:
+        library, version: of it.
+        what: the object and its options.
+        evidence: all of it; empty if the object raised.
+        error: what it raised, or "".
+    """
+
+    library: str
+    version: str
+    what: str
+    evidence: tuple[Evidence, ...]
+    error: str = ""
+
+    @property
+    def failed(self) -> tuple[Evidence, ...]:
+        return tuple(e for e in self.evidence if not e.holds)
+
+
+def findings(library: str) -> Iterator[Finding]:
+    """On every object of one library's adapters; nothing where it is not installed."""
+    try:
+        adapters = import_module(f"peers.{library}_laws")
+    except ModuleNotFoundError as error:
+        print(f"{library} is left out: {error}", file=sys.stderr)
+        return
+    for what, report in adapters.reports():
+        yield Finding(library, version(library), what, report.evidence)
+
+
+def rows(found: Finding) -> Iterator[tuple[str, ...]]:
+    """A row if all holds, else one for each claim that fails."""
+    head = (f"{found.library} {found.version}", found.what)
+    if not found.failed:
+        yield (*head, f"{len(found.evidence)} claims", "hold")
+    for e in found.failed:
+        yield (*head, e.claim, f"fails: {e.measured:.4g}, expected {e.relation} {e.expected:.4g} ± {e.tolerance:.2g}")
+
+
+def main(
+    peer: Annotated[list[str] | None, Option(help="Of these alone.")] = None,
+    json_file: Annotated[Path | None, Option("--json", help="Write all evidence here as well.")] = None,
+) -> None:
+    """The laws on peers, as a table."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    found = [f for library in peer or PEERS for f in findings(library)]
+    print(table(["version", "what", "claim", "evidence"], [row for f in found for row in rows(f)]))
+    entries = [
+        {"library": f.library, "version": f.version, "what": f.what, "evidence": [e.as_dict() for e in f.evidence]}
+        for f in found
+    ]
+    write_json(json_file, {"torch": torch.__version__, "findings": entries})
+
+
+if __name__ == "__main__":
+    typer.run(main)
