@@ -237,7 +237,7 @@ def _arnoldi(
             values = eigs(operator, top, which=kind, v0=start, ncv=basis, maxiter=restarts, return_eigenvectors=False)
         except ArpackNoConvergence as short:
             values, converged = short.eigenvalues, kind != kinds[-1]
-        found += [complex(v) for v in values if not any(_same(v, other) for other in found)]
+        found += [value for value in values.tolist() if not any(_same(value, other) for other in found)]
     return torch.tensor(found, dtype=torch.complex128), taken, converged
 
 

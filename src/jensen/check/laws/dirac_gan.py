@@ -141,10 +141,10 @@ def simultaneous(_: float, make: Make = DiracGAN) -> Iterator[Evidence]:
         for h in STEPS:
             found = eigenvalues(game, "simultaneous", step_size=h)
             yield from _pair(f"{name}, h = {h}", simultaneous_eigenvalues(flow_eigenvalues(payoff.slope), h), found)
-            path = trajectory(game, "simultaneous", h, 50, start=START)
+            path = trajectory(game, "simultaneous", h, 30, start=START)
             growth = _norms(path[1:]) / _norms(path[:-1])
             expected = (1 + (h * payoff.derivative(path[:-1].prod(1))).square()).sqrt()
-            yield close(f"{name}, h = {h}: growth at each of 50 steps", expected, growth, TIGHT)
+            yield close(f"{name}, h = {h}: growth at each of 30 steps", expected, growth, TIGHT)
             yield bounded(f"{name}, h = {h}: least growth", growth, 1.0, relation="at least")
 
 
@@ -206,8 +206,8 @@ def rules(_: float, make: Make = DiracGAN) -> Iterator[Evidence]:
                 yield from _pair(claim, theory(flows, h), found)
                 side: Relation = "at most" if share < 1 else "at least"
                 yield bounded(f"{claim}: modulus", found.abs().max(), 1.0, relation=side)
-            path = trajectory(game, rule, 0.3 * limit / abs(payoff.slope), 400, start=START)
-            yield bounded(f"{name}, {rule}: norm after 400 steps", _norms(path)[-1], 0.01, relation="at most")
+            path = trajectory(game, rule, 0.6 * limit / abs(payoff.slope), 120, start=START)
+            yield bounded(f"{name}, {rule}: norm after 120 steps", _norms(path)[-1], 0.1, relation="at most")
 
 
 @law(
@@ -344,13 +344,13 @@ def wgan_gp(_: float, make: Make = DiracGAN) -> Iterator[Evidence]:
         yield close(f"jump at theta = {place}", -4 * weight, sides[0] - sides[1], TIGHT)
     for rule in ("simultaneous", "alternating"):
         for h in STEPS:
-            path = trajectory(game, rule, h, 250, start=(0.1, 0.1))
+            path = trajectory(game, rule, h, 180, start=(0.1, 0.1))
             theta, psi = path[:, 0], path[:, 1]
             crossing = (psi[1:] * psi[:-1]) < 0
             seen = theta[:-1] if rule == "simultaneous" else theta[1:]  # what the critic's move saw
             where = seen[crossing].abs() if bool(crossing.any()) else theta.new_zeros(1)
             yield bounded(f"{rule}, h = {h}: |theta| where psi changes sign", where, 2 * weight, relation="at least")
-            yield bounded(f"{rule}, h = {h}: changes in the last 150 steps", _turns(psi[100:]), 2, relation="at least")
+            yield bounded(f"{rule}, h = {h}: changes in the last 100 steps", _turns(psi[80:]), 2, relation="at least")
 
 
 def _turns(values: Tensor) -> float:

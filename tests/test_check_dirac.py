@@ -1,0 +1,132 @@
+"""The Dirac-GAN's laws hold for ours, and catch implementations with one thing wrong."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+
+from jensen.adversarial import DiracGAN
+from jensen.check import Report
+from jensen.check.laws.dirac_gan import LAWS
+from jensen.core.types import Loss
+from jensen.recipes.portrait import Panel, dirac_panels, phase_portrait, phase_portrait_svg
+
+BY_NAME = {law.name.split("/")[1]: law for law in LAWS}
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_it_holds(name):
+    BY_NAME[name]().require()
+
+
+class LouderGenerator(DiracGAN):
+    def forward(self, players, batch, step):
+        losses = super().forward(players, batch, step)
+        return {k: Loss.of(2 * v.total) if k == "generator" else v for k, v in losses.items()}
+
+
+class FlippedCritic(DiracGAN):
+    def forward(self, players, batch, step):
+        losses = super().forward(players, batch, step)
+        return {k: Loss.of(-v.total) if k == "critic" else v for k, v in losses.items()}
+
+
+class PenaltyWithoutItsHalf(DiracGAN):
+    def penalty(self):
+        return 2 * super().penalty()
+
+
+class RewardedSlope(DiracGAN):
+    def penalty(self):
+        return -super().penalty()
+
+
+class NoiseOnOneSide(DiracGAN):
+    def value(self):
+        fake = self.model() + self.noise
+        return (self.shares * self.f(self.critic(fake))).sum() + self.f(torch.zeros_like(self.shares[0]))
+
+
+class NoClip(DiracGAN):
+    def after(self, player, loss, step):
+        pass
+
+
+class OneSided(DiracGAN):
+    def penalty(self):
+        weight = self.penalties["gradient_penalty"]
+        return weight * (self.critic.psi.abs() - 1).relu().square() if weight else super().penalty()
+
+
+class SharedStep(DiracGAN):
+    """The generator's loss moves with a penalty that is the critic's alone."""
+
+    def forward(self, players, batch, step):
+        losses = super().forward(players, batch, step)
+        extra = 0.05 * self.model.theta.square()
+        return {k: Loss.of(v.total + extra) if k == "generator" else v for k, v in losses.items()}
+
+
+@pytest.mark.parametrize(
+    ("broken", "law"),
+    [
+        (LouderGenerator, "equilibrium"),
+        (LouderGenerator, "flow"),
+        (FlippedCritic, "equilibrium"),
+        (FlippedCritic, "flow"),
+        (SharedStep, "flow"),
+        (SharedStep, "simultaneous"),
+        (PenaltyWithoutItsHalf, "gradient-penalty"),
+        (RewardedSlope, "gradient-penalty"),
+        (NoiseOnOneSide, "instance-noise"),
+        (NoClip, "wgan"),
+        (OneSided, "wgan-gp"),
+        (LouderGenerator, "alternating"),
+        (LouderGenerator, "consensus"),
+        (LouderGenerator, "rules"),
+    ],
+    ids=lambda v: v if isinstance(v, str) else v.__name__,
+)
+def test_it_catches(broken, law):
+    """Only the first claim that fails is waited for."""
+    evidence = BY_NAME[law].trial(1.0, broken)
+    assert any(not e.holds for e in evidence)
+
+
+def test_a_rule_of_its_own_is_another_game():
+    """A loss scaled by 2 is no Dirac-GAN of the payoff that it claims."""
+    report = Report.of(BY_NAME["equilibrium"].trial(1.0, lambda f: DiracGAN(partial(twice, f))))
+    assert not report.holds
+
+
+def twice(f, t):
+    return 2 * DiracGAN(f).f(t)
+
+
+def test_a_portrait_is_a_picture_of_its_panels():
+    names = [panel.title.split(",")[0] for panel in dirac_panels()]
+    assert names[:3] == ["flow", "simultaneous", "alternating"]
+    panels = [
+        Panel("circle", DiracGAN(), None, 0.2, 5),
+        Panel("alternating", DiracGAN(), "alternating", 0.5, 3),
+        Panel("gp", DiracGAN("wasserstein", gradient_penalty=1.0), "simultaneous", 0.5, 3),
+    ]
+    assert [panel.verdict().split(": ")[1] for panel in panels] == ["undecided", "undecided", "no linearisation"]
+    picture = phase_portrait(panels[:2], columns=2, scale=1)
+    assert picture.size == (520, 295)
+    assert len(picture.getcolors(1 << 16)) > 50
+    svg = phase_portrait_svg(panels[:1])
+    assert svg.startswith("<svg")
+    assert "undecided" in svg
+
+
+def test_what_a_portrait_refuses():
+    with pytest.raises(ValueError, match="at least one panel"):
+        phase_portrait([])
+    three = DiracGAN()
+    three.players = lambda: {"generator": [three.model.theta], "critic": [three.critic.psi, three.extra]}
+    three.extra = torch.nn.Parameter(torch.zeros((), dtype=torch.float64))
+    with pytest.raises(ValueError, match="of two weights, got 3"):
+        phase_portrait([Panel("three", three)])
