@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from jensen.check.evidence import Evidence, close, means_are
 from jensen.check.law import Law, draws, law
 from jensen.diffusion import CosineSchedule, Denoiser, GaussianOracle, ImplicitProcess, Prediction, Process
-from jensen.diffusion.samplers import Ancestral
+from jensen.diffusion.samplers import Ancestral, AnnealedLangevin
 
 F64 = torch.float64
 
@@ -73,4 +74,22 @@ def learned_variance(precision: float) -> Iterator[Evidence]:
         yield means_are(f"variance of a step, f = {f}", square.reshape(1), (low - known.mean).square())
 
 
-LAWS: tuple[Law, ...] = (implicit_forward, learned_variance)
+@law(
+    "samplers/annealed-carry",
+    formula=r"z_s = \frac{\alpha_s}{\alpha_t}\,z_t \text{ and Langevin moves at } s",
+    source="Song & Ermon (2019), algorithm 1, where alpha = 1",
+)
+def annealed_carry(_: float) -> Iterator[Evidence]:
+    """Annealed Langevin carries a sample to the next level by the factor of its data, and only then moves it.
+
+    With a step size that moves nothing what is left is the factor, which is not 1 where variance is preserved.
+    """
+    denoiser, z = _Sure(0.0), torch.linspace(-2, 2, 5, dtype=F64)[:, None]
+    for first, second in ((0.7, 0.4), (0.3, 0.1)):
+        t, s = (torch.tensor(v, dtype=F64) for v in (first, second))
+        moved, _ = AnnealedLangevin(moves=1, step_size=1e-24).step(denoiser, z, t, s, None)
+        factor = math.cos(math.pi * second / 2) / math.cos(math.pi * first / 2)
+        yield close(f"from t = {first} to {second}", factor * z, moved, 1e-9)
+
+
+LAWS: tuple[Law, ...] = (implicit_forward, learned_variance, annealed_carry)
