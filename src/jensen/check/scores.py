@@ -160,8 +160,9 @@ def score_function(
 
     The score of M kernels without the 1/M of the numerator is M times too large:
 
-    >>> [e.measured.__round__(6) for e in score_function(lambda x: 3 * kernels.score(x), kernels).failed][-1]
-    -3.0
+    >>> wrong = score_function(lambda x: 3 * kernels.score(x), kernels).failed[-1]
+    >>> wrong.claim, round(wrong.measured, 6)
+    ('the mean of x s(x) is -1', -3.0)
     """
     line = Line.of(density, span)
     live = line.mass > 1e-12
