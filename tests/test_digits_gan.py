@@ -123,13 +123,13 @@ def test_draws_of_the_data_reach_what_they_should(balance):
     n = 4000
     recipe = stacked_recipe(balance=balance)
     x, modes = recipe.data.draw("train", n, seed=0)
-    found = Stacked(recipe)._modes(x)
+    found = Stacked(recipe).modes(x)
     assert abs(found["recovered"] - len(modes.unique())) <= 2  # the reader errs on few training digits
     # reverse KL is about half a chi-square of 999: mean (the floor) and standard deviation sqrt(2 * 999) / 2n
     assert abs(found["reverse_kl"] - found["floor"]) < 5 * math.sqrt(2 * 999) / (2 * n)
     assert found["clear"]["value"] > 0.95
     other = stacked_recipe(balance=1.2 - balance)
-    assert Stacked(other)._modes(x)["reverse_kl"] > found["reverse_kl"] + 0.2
+    assert Stacked(other).modes(x)["reverse_kl"] > found["reverse_kl"] + 0.2
 
 
 def test_a_collapsed_generator_is_seen_through():
@@ -137,12 +137,12 @@ def test_a_collapsed_generator_is_seen_through():
     x, labels = GREY.train()
     x, labels = x[clear(x, "grey")], labels[clear(x, "grey")]
     three, seven = (x[(labels == k) & (read_digits(x, "grey") == k)][:50] for k in (3, 7))
-    found = Stacked(recipe)._modes(torch.cat([three, seven, three], 1))
+    found = Stacked(recipe).modes(torch.cat([three, seven, three], 1))
     assert (found["recovered"], found["reached_clearly"]) == (1, 1)
     assert found["reverse_kl"] == pytest.approx(math.log(1000))
     assert [row.index(1.0) for row in found["digits"]] == [3, 7, 3]
     blurred = torch.cat([(three + seven) / 2] * 3, 1)
-    assert Stacked(recipe)._modes(blurred)["reached_clearly"] < Stacked(recipe)._modes(blurred)["of"]
+    assert Stacked(recipe).modes(blurred)["reached_clearly"] < Stacked(recipe).modes(blurred)["of"]
 
 
 class Linear(nn.Module):

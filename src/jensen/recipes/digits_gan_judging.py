@@ -229,11 +229,12 @@ class Stacked:
             "balance": recipe.data.balance,
             "reader": asdict(wilson(right, n)),
             "expected": expected_modes(n, recipe.data.shares()),
-            "drawn": self._modes(drawn),
-            "data": self._modes(real),
+            "drawn": self.modes(drawn),
+            "data": self.modes(real),
         }
 
-    def _modes(self, x: Tensor) -> dict[str, Any]:
+    def modes(self, x: Tensor) -> dict[str, Any]:
+        """Which modes the reader finds in x, how often, and which among those whose channels are all clear."""
         read = read_stacked(x)
         found = asdict(class_coverage(read, MODES, self.recipe.data.shares()))
         digits = torch.stack([read // 100, read // 10 % 10, read % 10])
