@@ -25,7 +25,11 @@ from typer import Option
 from jensen.check import Evidence
 from machine import table, write_json
 
-PEERS = ("azula", "diffusers")
+PEERS = {  # adapters in `peers`, and the package they adapt
+    "azula": "azula",
+    "diffusers": "diffusers",
+    "ddpm_pytorch": "denoising-diffusion-pytorch",
+}
 
 
 @dataclass(frozen=True)
@@ -35,30 +39,28 @@ class Finding:
     Attributes:
         library, version: of it.
         what: the object and its options.
-        evidence: all of it; empty if the object raised.
-        error: what it raised, or "".
+        evidence: all of it.
     """
 
     library: str
     version: str
     what: str
     evidence: tuple[Evidence, ...]
-    error: str = ""
 
     @property
     def failed(self) -> tuple[Evidence, ...]:
         return tuple(e for e in self.evidence if not e.holds)
 
 
-def findings(library: str) -> Iterator[Finding]:
-    """On every object of one library's adapters; nothing where it is not installed."""
+def findings(peer: str) -> Iterator[Finding]:
+    """On every object of one peer's adapters; nothing where it is not installed."""
     try:
-        adapters = import_module(f"peers.{library}_laws")
+        adapters = import_module(f"peers.{peer}_laws")
     except ModuleNotFoundError as error:
-        print(f"{library} is left out: {error}", file=sys.stderr)
+        print(f"{PEERS[peer]} is left out: {error}", file=sys.stderr)
         return
     for what, report in adapters.reports():
-        yield Finding(library, version(library), what, report.evidence)
+        yield Finding(PEERS[peer], version(PEERS[peer]), what, report.evidence)
 
 
 def rows(found: Finding) -> Iterator[tuple[str, ...]]:
@@ -75,9 +77,12 @@ def main(
     json_file: Annotated[Path | None, Option("--json", help="Write all evidence here as well.")] = None,
 ) -> None:
     """The laws on peers, as a table."""
+    for name in peer or ():
+        if name not in PEERS:
+            raise typer.BadParameter(f"peer must be one of {', '.join(PEERS)}, got {name!r}")
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    found = [f for library in peer or PEERS for f in findings(library)]
+    found = [f for name in peer or PEERS for f in findings(name)]
     print(table(["version", "what", "claim", "evidence"], [row for f in found for row in rows(f)]))
     entries = [
         {"library": f.library, "version": f.version, "what": f.what, "evidence": [e.as_dict() for e in f.evidence]}

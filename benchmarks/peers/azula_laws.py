@@ -19,6 +19,7 @@ from azula.sample import (
     EulerSampler,
     HeunSampler,
     ItoSampler,
+    PCSampler,
     REABSampler,
     Sampler,
     vABSampler,
@@ -32,8 +33,6 @@ from jensen import check
 from jensen.core.seeding import drawing
 from jensen.diffusion import Denoiser
 from peers.azula_samplers import Exact
-
-LIBRARY = "azula"
 
 
 @dataclass(frozen=True)
@@ -56,6 +55,7 @@ SAMPLERS: tuple[tuple[type[Sampler], dict[str, Any], dict[str, Any]], ...] = (
     (EulerSampler, {}, {"deterministic": True}),
     (HeunSampler, {}, {"deterministic": True, "order": 2}),
     (ItoSampler, {}, {"deterministic": False}),
+    (PCSampler, {"delta": 0.05}, {"deterministic": False}),
     *((kind, {"order": 2}, {"deterministic": True, "order": 2}) for kind in (zABSampler, vABSampler)),
     *((kind, {"order": 2}, {"deterministic": True, "order": 2}) for kind in (zEABSampler, xEABSampler)),
     *((REABSampler, {"order": n}, {"deterministic": True, "order": n}) for n in (1, 2)),

@@ -1,7 +1,7 @@
 """diffusers' schedulers as `jensen check` takes them: their levels, and their steps along their own times.
 
-A path starts at the last of the betas and ends at the first (t = 1/1000). "linspace" asks for whole steps from 999 down
-to 0, and the step below 0, to data, is not made; the multistep schedulers leave 0 out of their times and are told to
+A path starts at the last of the betas and ends at the first (t = 1/1000). "linspace" asks for whole steps from 999
+down to 0, and the step below 0, to data, is not made; the multistep schedulers leave 0 out of their times and are told to
 end at the first beta's level (`final_sigmas_type`). Between the two a scheduler takes its own times, as many as the check
 asks for. It keeps its levels in float32, which moves an end by about 1e-6.
 
@@ -35,7 +35,6 @@ from exact import BETAS, SCHEDULE
 from jensen import check
 from jensen.diffusion import Denoiser, MixtureOracle
 
-LIBRARY = "diffusers"
 FIRST = 1 / len(BETAS)
 TO_SIGMA_MIN = (DEISMultistepScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler)
 SCALED = (EulerDiscreteScheduler, EulerAncestralDiscreteScheduler, LMSDiscreteScheduler)
@@ -88,7 +87,11 @@ SAMPLERS: tuple[tuple[str, Path, dict[str, Any]], ...] = (
     ("EulerDiscreteScheduler", Path(EulerDiscreteScheduler), SOLVES),
     ("EulerAncestralDiscreteScheduler", Path(EulerAncestralDiscreteScheduler), DRAWS),
     ("LMSDiscreteScheduler", Path(LMSDiscreteScheduler), SOLVES),
-    ("DEISMultistepScheduler, order 2", Path(DEISMultistepScheduler, {"solver_order": 2, "lower_order_final": False}), {**SOLVES, "order": 2}),
+    (
+        "DEISMultistepScheduler, order 2",
+        Path(DEISMultistepScheduler, {"solver_order": 2, "lower_order_final": False}),
+        {**SOLVES, "order": 2},
+    ),
     *(
         (f"DPMSolverMultistepScheduler, {kind}, order {n}", Path(DPMSolverMultistepScheduler, options), claims)
         for kind, n, claims in (
