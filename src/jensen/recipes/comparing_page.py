@@ -156,7 +156,8 @@ def _likelihoods(contestants: Sequence[Contestant]) -> list[Section]:
         table = likelihood_table(contestants, measure)
         if table.rows:
             text = (
-                f"Mean log p of test data, {words}: higher is better; a bound's model may do better than it says.{left}"
+                f"Mean log p of test data, {words}: higher is better; a bound's model may do better than it "
+                f"says, and a model that is told the class knows up to log C nats more of C classes.{left}"
             )
             sections.append(Section(f"Likelihood, {measure}", text, table=table))
     return sections

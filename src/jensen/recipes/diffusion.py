@@ -168,8 +168,10 @@ class DiffusionRecipe(Recipe):
             ("bound in continuous time", "continuous", "lower bound"),
             ("its ODE", "ode", through),
         )
+        given = "" if self.classes() is None else ", given the class"
         return [
-            Likely(name, found[key]["mean"], found[key]["stderr"], kind, measure, dims) for name, key, kind in kinds
+            Likely(name + given, found[key]["mean"], found[key]["stderr"], kind, measure, dims)
+            for name, key, kind in kinds
         ]
 
     def known_log_p(self, x: Tensor) -> Tensor | None:

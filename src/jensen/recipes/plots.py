@@ -180,7 +180,7 @@ def rivals(
     if floor is not None:
         axes.axvspan(floor[0] - 2 * floor[1], floor[0] + 2 * floor[1], color=GREEN, alpha=0.18, linewidth=0)
         axes.axvline(floor[0], color=GREEN, linewidth=1.2)
-    for k, ((value, error), colour) in enumerate(zip(values, cycle((BLUE, ORANGE, PURPLE, GREY)))):
+    for k, ((value, error), colour) in enumerate(zip(values, cycle((BLUE, ORANGE, GREY, PURPLE)))):
         axes.errorbar(value, k, xerr=2 * error, color=colour, marker="o", markersize=5, capsize=3, linewidth=1.4)
     axes.set_yticks(range(len(names)), labels=list(names))
     axes.set_ylim(len(names) - 0.5, -0.5)
