@@ -1,9 +1,9 @@
 """denoising-diffusion-pytorch's `GaussianDiffusion` as `jensen check` takes it: its levels, its losses, its steps.
 
-The network is a stand-in that says what the check's denoiser predicts, for events of one channel, row and column. Its
-buffers are float32. Its sampler clips the prediction of x to [-1, 1], so that the data here lie inside; it makes all
-its steps, whatever number the check asks for, and the last one, to data, is left out. The package imports torchvision, for
-loading and saving pictures alone: `stand_in_for_torchvision` lets the import pass where there is none.
+The network is a stand-in that says what the check's denoiser predicts, for events of one channel, row and column.
+Its buffers are float32. Its sampler clips the prediction of x to [-1, 1], so that the data here lie inside; it makes
+all its steps, whatever number the check asks for, and the last one, to data, is left out. The package imports
+torchvision, for loading and saving pictures alone: `stand_in_for_torchvision` lets the import pass where there is none.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """diffusers' schedulers as `jensen check` takes them: their levels, and their steps along their own times.
 
 A path starts at the last of the betas and ends at the first (t = 1/1000). "linspace" asks for whole steps from 999
-down to 0, and the step below 0, to data, is not made; the multistep schedulers leave 0 out of their times and are told to
-end at the first beta's level (`final_sigmas_type`). Between the two a scheduler takes its own times, as many as the check
-asks for. It keeps its levels in float32, which moves an end by about 1e-6.
+down to 0, and the step below 0, to data, is not made; the multistep schedulers leave 0 out of their times and are told
+to end at the first beta's level (`final_sigmas_type`). Between the two a scheduler takes its own times, as many as the
+check asks for. It keeps its levels in float32, which moves an end by about 1e-6.
 
 Schedulers that keep x / alpha (`EulerDiscreteScheduler` and its like) are given z / alpha and their own
 `scale_model_input`. The denoiser is asked at the scheduler's own noise level, from its `sigmas` where it has them: some
