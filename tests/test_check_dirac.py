@@ -122,11 +122,24 @@ def test_a_portrait_is_a_picture_of_its_panels():
     assert "undecided" in svg
 
 
+def test_laws_are_drawn_by_their_own_panel():
+    drawn = {name: law.plot() for name, law in BY_NAME.items() if law.plot is not None and name in ("flow", "wgan-gp")}
+    assert ">flow<" in drawn["flow"]
+    assert "WGAN-GP" in drawn["wgan-gp"]
+    assert [name for name, law in BY_NAME.items() if law.plot is None] == ["equilibrium", "wgan"]
+
+
+class OfThree(DiracGAN):
+    def __init__(self):
+        super().__init__()
+        self.extra = torch.nn.Parameter(torch.zeros((), dtype=torch.float64))
+
+    def players(self):
+        return {"generator": [self.model.theta, self.extra], "critic": [self.critic.psi]}
+
+
 def test_what_a_portrait_refuses():
     with pytest.raises(ValueError, match="at least one panel"):
         phase_portrait([])
-    three = DiracGAN()
-    three.players = lambda: {"generator": [three.model.theta], "critic": [three.critic.psi, three.extra]}
-    three.extra = torch.nn.Parameter(torch.zeros((), dtype=torch.float64))
     with pytest.raises(ValueError, match="of two weights, got 3"):
-        phase_portrait([Panel("three", three)])
+        phase_portrait([Panel("three", OfThree())])

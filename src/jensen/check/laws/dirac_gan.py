@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -232,11 +233,11 @@ def noise(_: float, make: Make = DiracGAN) -> Iterator[Evidence]:
         )
         linear = torch.stack([torch.linalg.matrix_exp(0.5 * k * matrix) @ path[0] for k in range(11)])
         yield close(f"{name}, sigma = 1.2: the linear orbit from 0.001", linear, path, 1e-8)
-        norms = _norms(trajectory(game, None, 5.0, 6 if payoff.curvature else 2, start=START))
+        norms = _norms(trajectory(game, None, 2.5, 6 if payoff.curvature else 2, start=START))
         if payoff.curvature:
-            yield bounded(f"{name}, sigma = 1.2: norm at t = 30", norms[-1], 1e-3, relation="at most")
+            yield bounded(f"{name}, sigma = 1.2: norm at t = 15", norms[-1], 0.02, relation="at most")
         else:
-            yield close(f"{name}, sigma = 1.2: norm at t = 10", norms[0], norms, TIGHT)
+            yield close(f"{name}, sigma = 1.2: norm until t = 5", norms[0], norms, TIGHT)
 
 
 @law(
@@ -357,6 +358,16 @@ def _turns(values: Tensor) -> float:
     """How often the sign changes."""
     return float((values[1:] * values[:-1] < 0).sum())
 
+
+def _portrait(k: int) -> str:
+    """The orbits of panel number k."""
+    from jensen.recipes.portrait import dirac_panels, phase_portrait_svg  # draws: not for every trial's process
+
+    return phase_portrait_svg(dirac_panels()[k : k + 1])
+
+
+for _k, _law in enumerate((flow, simultaneous, alternating, rules, noise, penalties, agreement, wgan_gp)):
+    _law.drawn(partial(_portrait, _k))
 
 LAWS: tuple[Law, ...] = (
     equilibrium,
