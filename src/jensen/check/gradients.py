@@ -14,7 +14,7 @@ from jensen.core.seeding import drawing
 
 Function = Callable[[Tensor], Tensor]
 NODES = 2**14
-BATCHES, DRAWS = 100, 10_000
+BATCHES, DRAWS = 50, 10_000
 
 
 def gradient(
@@ -31,7 +31,7 @@ def gradient(
 
     $E[\hat g] = \nabla_\lambda \int q_\lambda(z) f(z)\, dz$: the estimator is called so many times, each time its value
     is differentiated, and the mean of these gradients must lie within 5 standard errors of the exact one. Without an
-    `exact`, that is found by summing over q's support, by quadrature of one real variable, or else by $100 \times 10^4$
+    `exact`, that is found by summing over q's support, by quadrature of one real variable, or else by $50 \times 10^4$
     draws of $\nabla f + (f - b) \nabla\log q$ of this function's own.
 
     Args:
