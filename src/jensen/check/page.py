@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from latex2mathml.converter import convert
+from markupsafe import escape
 
 from jensen.check.certificate import Outcome
 from jensen.check.evidence import SIGNS, Evidence
@@ -45,6 +46,7 @@ def write_certificate(path: Path, families: Mapping[str, Sequence[Law]], found: 
         found=found,
         failed=[o.law for o in failed],
         mathematics=mathematics,
+        prose=prose,
         plot=lambda law: law.plot() if law.plot is not None else "",
         sign=lambda e: SIGNS[e.relation],
         within=within,
@@ -57,6 +59,12 @@ def mathematics(formula: str) -> str:
     """LaTeX as MathML, which browsers set themselves."""
     made: str = convert(formula, display="block")
     return made
+
+
+def prose(text: str) -> str:
+    """Text for the page, with what stands between dollars as mathematics."""
+    parts = text.split("$")
+    return "".join(convert(part) if k % 2 else str(escape(part)) for k, part in enumerate(parts))
 
 
 def number(value: float) -> str:
