@@ -22,6 +22,7 @@ from jensen.recipes.digits_gan_judging import Single, Stacked, Wasserstein
 from jensen.recipes.page import Card, Section
 
 SIDE, COLUMNS = 8, 16
+WIDEST = 10  # columns of three digits each on a page
 BETWEEN = -0.2  # grey of the line between two channels
 
 
@@ -185,7 +186,8 @@ class StackedDigitsGAN(DigitsGANRecipe):
     def look(self, samples: Tensor, *, columns: int | None = None, scale: int = 4) -> Image.Image:
         """The three channels side by side, a grey line between two, so that each can be read."""
         side_by_side = F.pad(samples, (0, 1), value=BETWEEN).movedim(1, 2).flatten(2)[:, None, :, :-1]
-        return super().look(side_by_side, columns=columns or COLUMNS // 2, scale=scale)
+        columns = COLUMNS // 2 if columns is None or columns > WIDEST else columns
+        return super().look(side_by_side, columns=columns, scale=scale)
 
     def judged(self, made: Tensor, model: GAN, samples: Path, track: Track) -> dict[str, Any]:
         return Stacked(self).judged(made, model, samples, track)
