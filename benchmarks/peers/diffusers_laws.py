@@ -52,7 +52,7 @@ class Path:
 
     kind: type
     options: dict[str, Any] = field(default_factory=dict)
-    step: dict[str, Any] = field(default_factory=dict)
+    stepping: dict[str, Any] = field(default_factory=dict)
 
     def __call__(self, denoiser: Denoiser, z: Tensor, times: Tensor, generator: torch.Generator) -> Tensor:
         scheduler = self.kind(trained_betas=BETAS.numpy(), timestep_spacing="linspace", **self.options)
@@ -66,7 +66,7 @@ class Path:
             place = self._place(scheduler, denoiser, k, t)
             seen = scheduler.scale_model_input(z, t)
             eps = denoiser(seen.to(z), place.to(z).expand(len(z))).eps
-            z = scheduler.step(eps, t, z, **self.step, **noisy).prev_sample
+            z = scheduler.step(eps, t, z, **self.stepping, **noisy).prev_sample
         return z * alpha[1] if scaled else z
 
     def _place(self, scheduler: Any, denoiser: Denoiser, k: int, t: Tensor) -> Tensor:

@@ -164,7 +164,7 @@ def sampler(
 
 
 def _path_of(sampler: Any) -> Path:
-    if not hasattr(sampler, "step"):
+    if not callable(getattr(sampler, "step", None)):
         path: Path = sampler
         return path
     return lambda denoiser, z, times, generator: integrate(sampler, denoiser, z, times, generator=generator)
