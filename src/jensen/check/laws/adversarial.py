@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -31,9 +30,10 @@ from jensen.adversarial import (
     zero_one,
 )
 from jensen.adversarial import margin_loss as numerical
-from jensen.check.evidence import Evidence, Report, bounded, close, mean_is
+from jensen.check.evidence import Evidence, bounded, close, mean_is
 from jensen.check.law import Law, draws, law
 from jensen.check.laws import critics, errata_adversarial, transport
+from jensen.check.laws.naming import named
 from jensen.check.margins import infimum, margin_loss
 
 NGUYEN = "Nguyen, Wainwright & Jordan (2009)"
@@ -53,11 +53,6 @@ def trapezoid(
 ) -> float:
     x = torch.linspace(low, high, points, dtype=torch.float64)
     return float(torch.trapezoid(integrand(x), x))
-
-
-def named(name: str, report: Report) -> Iterator[Evidence]:
-    """The evidence of one implementation of several."""
-    return (replace(e, claim=f"{name}: {e.claim}") for e in report.evidence)
 
 
 def _masses(measure: Callable[[Distribution, Distribution], object]) -> Callable[[Tensor, Tensor], float]:

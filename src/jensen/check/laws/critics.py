@@ -26,6 +26,7 @@ from jensen.adversarial import (
 from jensen.check.evidence import Evidence, bounded, close
 from jensen.check.law import Law, law
 from jensen.check.laws.bilinear import started
+from jensen.check.laws.naming import named
 from jensen.check.penalties import penalty
 from jensen.core.objective import Objective
 from jensen.core.types import Loss
@@ -111,8 +112,7 @@ def zero_centred(_: float) -> Iterator[Evidence]:
         ("R1", "real", lambda c, x, _: r1(c, x, 3.0)),
         ("R2", "fake", lambda c, _, y: r2(c, y, 3.0)),
     ):
-        for e in penalty(found, lambda g: 1.5 * g**2, at=at).evidence:
-            yield Evidence(f"{name}: {e.claim}", e.expected, e.measured, e.tolerance, e.relation, e.stderr)
+        yield from named(name, penalty(found, lambda g: 1.5 * g**2, at=at))
 
 
 @law(
@@ -136,8 +136,7 @@ def one_centred(_: float) -> Iterator[Evidence]:
         ("DRAGAN", "anywhere", lambda c, x, _: dragan(c, x, 0.3), lambda g: 10 * (g - 1) ** 2),
     )
     for name, at, found, of_norm in cases:
-        for e in penalty(found, of_norm, at=at).evidence:
-            yield Evidence(f"{name}: {e.claim}", e.expected, e.measured, e.tolerance, e.relation, e.stderr)
+        yield from named(name, penalty(found, of_norm, at=at))
     x = torch.zeros(4000, 1, dtype=F64)
     rng, same = (torch.Generator().manual_seed(2) for _ in range(2))
     paid = dragan(lambda v: v[:, 0] ** 2 / 2 + v[:, 0], x, 0.3, 10.0, generator=rng)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from jensen.adversarial import AdaptiveAugment, Brightness, ImagePool, gradient_penalty, r1
-from jensen.check.evidence import Evidence, Report, bounded, close
+from jensen.check.evidence import Evidence, bounded, close
 from jensen.check.games import game
 from jensen.check.law import Law, law
 from jensen.check.laws import bilinear
 from jensen.check.laws.bilinear import started
+from jensen.check.laws.naming import named
 from jensen.check.runs import data_parallel, resume
 from jensen.core.objective import Objective
 from jensen.core.types import Batch, Loss, Phase
@@ -36,10 +36,6 @@ from jensen.training import (
 from jensen.training.distributed import shard
 
 F64 = torch.float64
-
-
-def named(name: str, report: Report) -> Iterator[Evidence]:
-    return (replace(e, claim=f"{name}: {e.claim}") for e in report.evidence)
 
 
 def _batch(*shape: int, seed: int = 0) -> Tensor:
