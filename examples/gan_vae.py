@@ -151,8 +151,8 @@ tabulate(table_of(found))
 # ## Likelihood, where there is one
 #
 # Probabilities of the same discrete pictures, so that they can be ranked; a bound may be below what its model could
-# claim, and the diffusion model was told the class, which is worth up to log 10 = 2.3 nats. The GAN is not in this table:
-# it has nothing to say of how likely a picture is.
+# claim, and the diffusion model was told the class, which is worth up to log 10 = 2.3 nats. The GAN is not in this
+# table: it has nothing to say of how likely a picture is.
 
 # %%
 tabulate(likelihood_table(found.contestants, "mass"))
@@ -182,8 +182,9 @@ tabulate(cost_table(found.contestants))
 # %% [markdown]
 # ## In one line each
 #
-# Drawn from the numbers: what is best or worst beyond two errors. Behind the diffusion model's are its guidance of 2, which
-# draws samples to where each class is clearest: precision and density gain by it, recall loses, and the judge can tell.
+# Drawn from the numbers: what is best or worst beyond two errors. The diffusion model is drawn from with guidance 2,
+# which moves samples to where each class is clearest: precision and density gain by it, recall loses, and the judge
+# can tell.
 
 # %%
 for contestant in found.contestants:
