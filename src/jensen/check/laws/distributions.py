@@ -207,8 +207,10 @@ def gaussian_kl(precision: float) -> Iterator[Evidence]:
     cases = ((0.7, 0.4, 0.0, 1.0), (-1.0, 2.0, 0.5, 0.8), (0.3, 1.1, 0.3, 1.1))
     grid = torch.linspace(-30, 30, 600_001, dtype=F64)
     for mean, std, m, s in cases:
-        q, p = (D.Normal(torch.tensor([a], dtype=F64), torch.tensor([b], dtype=F64)) for a, b in ((mean, std), (m, s)))
-        q, p = D.Independent(q, 1), D.Independent(p, 1)
+        q, p = (
+            D.Independent(D.Normal(torch.tensor([a], dtype=F64), torch.tensor([b], dtype=F64)), 1)
+            for a, b in ((mean, std), (m, s))
+        )
         log_q, log_p = (-((grid - a) ** 2) / (2 * b**2) - math.log(b) for a, b in ((mean, std), (m, s)))
         density = log_q.exp() / math.sqrt(2 * math.pi)
         integral = torch.trapezoid(density * (log_q - log_p), grid)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,7 @@ from torch.distributions import Independent, Normal
 from jensen.check.evidence import Evidence, bounded, close, mean_is, means_are
 from jensen.check.law import draws, law
 from jensen.check.laws.distributions import drawn
-from jensen.check.laws.likelihood import F64, LOG_P, W, X, data, gaussian, model
+from jensen.check.laws.likelihood import F64, LOG_P, W, X, data, gaussian, model, proposed
 from jensen.check.laws.variational import three_terms, two_layers
 from jensen.core.seeding import drawing, generator
 from jensen.distributions import Erlang, gumbel_softmax
@@ -54,7 +55,7 @@ def weights_without_prior(precision: float) -> Iterator[Evidence]:
     The integral over z of N(x; w z + b, v) is 1 / w, whatever x is; p(x) is N(x; b, w^2 + v), 0.22 here.
     """
     x, q = data(draws(1000, precision)), (0.5, 1.0)
-    estimate = log_likelihood(model(), x, 100, lambda rows: (gaussian(*q, rows),), generator=generator(0))
+    estimate = log_likelihood(model(), x, 100, partial(proposed, *q), generator=generator(0))
     yield mean_is("the mean weight", math.exp(LOG_P), estimate.value.exp())
     proposal = gaussian(*q, x)
     with drawing(generator(0)):
@@ -197,7 +198,7 @@ def unequal_rates(precision: float) -> Iterator[Evidence]:
     n, mean = draws(100_000, precision), 4 / 3
     z = drawn(Erlang(2, torch.tensor(2 / mean, dtype=F64)), n)
     yield mean_is("mean square deviation of a Gamma of mean 4/3", mean**2 / 2, (z - mean) ** 2)
-    wrong = sum(drawn(Erlang(1, torch.tensor([1.0, 3.0], dtype=F64)), n).unbind(-1))
+    wrong = drawn(Erlang(1, torch.tensor([1.0, 3.0], dtype=F64)), n).sum(-1)
     yield mean_is("mean square deviation of the sum of rates 1 and 3", 10 / 9, (wrong - mean) ** 2)
     yield bounded("which is off by", ((wrong - mean) ** 2).mean() - mean**2 / 2, 0.15, relation="at least")
 

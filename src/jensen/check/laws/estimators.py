@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -171,7 +171,7 @@ def claims(precision: float) -> Report:
 
     A normal, whose integral is a quadrature, and a one-hot variable, by enumeration.
     """
-    estimators = {
+    estimators: dict[str, Callable[..., Tensor]] = {
         "pathwise": pathwise,
         "score function": score_function,
         "score function, leave-one-out": partial(score_function, samples=3, baseline=leave_one_out),
@@ -224,7 +224,7 @@ def biased_baseline(_: float) -> Iterator[Evidence]:
     Of the mean's K terms only the draw's own is correlated with its score.
     """
     for k in (2, 3):
-        mean, _ = moments(ScoreFunction(lambda v: v.mean(0)), k)
+        mean = moments(ScoreFunction(lambda v: v.mean(0)), k)[0]
         yield close(f"mean with {k} draws, in mu", (1 - 1 / k) * 2 * MU, mean[0], 1e-10)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -83,7 +83,7 @@ def softmax_limit(precision: float) -> Iterator[Evidence]:
 @softmax_limit.drawn
 def _limit_plot() -> str:
     at = [3.0, 1.0, 0.3, 0.1, 0.03, 0.01]
-    rows = {
+    rows: dict[str, Sequence[float]] = {
         "exact": [distance(t) for t in at],
         "measured": [float(measured_distance(t, 20_000).mean()) for t in at],
         "2 log 2 p(0) tau": [2 * math.log(2) * 0.24 * t for t in at],

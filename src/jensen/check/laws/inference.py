@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -195,7 +195,7 @@ def _limit_plot() -> str:
             entropy = 2 * (math.log(2 * math.pi * math.e) / 2 + math.log(std))
             noisy = whole.noisy(std).double()
             measured.append(limit - float((elbo(noisy.trace(x.expand(200_000, 3), analytic=True)) - entropy).mean()))
-    rows = {"sigma^2 |W|^2 / (2 v)": [s**2 * excess for s in stds], "measured": measured}
+    rows: dict[str, Sequence[float]] = {"sigma^2 |W|^2 / (2 v)": [s**2 * excess for s in stds], "measured": measured}
     return plots.curves(stds, rows, title="log p(x|e(x)) less the bound without H(q)", xlabel="std of q", log=True)
 
 

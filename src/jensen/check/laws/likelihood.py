@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import torch
@@ -37,6 +37,11 @@ def data(rows: int) -> Tensor:
 def gaussian(mean: float, std: float, x: Tensor) -> Distribution:
     """A q(z | x) that does not depend on x."""
     return Independent(Normal(torch.full_like(x, mean), torch.full_like(x, std)), 1)
+
+
+def proposed(mean: float, std: float, x: Tensor) -> tuple[Distribution]:
+    """That q as a proposal: one distribution a layer."""
+    return (gaussian(mean, std, x),)
 
 
 @law(
@@ -100,7 +105,7 @@ def variance_problem(precision: float) -> Iterator[Evidence]:
 def _variance_plot() -> str:
     dims = [1, 2, 4, 8, 16]
     measured = [float(effective_share(d, 10, 10_000).mean()) for d in dims]
-    rows = {"exact": [square_ratio(d) for d in dims], "measured": measured}
+    rows: dict[str, Sequence[float]] = {"exact": [square_ratio(d) for d in dims], "measured": measured}
     return plots.curves(dims, rows, title="draws of the prior per effective draw", xlabel="latents", log=True)
 
 
@@ -120,9 +125,7 @@ def importance_sampling(precision: float) -> Iterator[Evidence]:
     """
     x = data(draws(2000, precision))
     for name, (mean, std) in PROPOSALS.items():
-        estimate = log_likelihood(
-            model(), x, 50, lambda rows, m=mean, s=std: (gaussian(m, s, rows),), generator=generator(1)
-        )
+        estimate = log_likelihood(model(), x, 50, partial(proposed, mean, std), generator=generator(1))
         yield mean_is(f"weights of draws of {name} have mean p(x)", math.exp(LOG_P), estimate.value.exp())
 
 
@@ -155,9 +158,7 @@ def optimal_proposal(precision: float) -> Iterator[Evidence]:
     yield close("all 100 samples are effective", 100.0, exact.ess, 1e-6)
     x, samples = data(draws(40, precision)), 10_000
     for name, (mean, std) in PROPOSALS.items():
-        estimate = log_likelihood(
-            model(), x, samples, lambda rows, m=mean, s=std: (gaussian(m, s, rows),), generator=generator(1)
-        )
+        estimate = log_likelihood(model(), x, samples, partial(proposed, mean, std), generator=generator(1))
         e = mean_is(f"draws per effective draw of {name}", chi_square(mean, std), samples / estimate.ess)
         yield Evidence(e.claim, e.expected, e.measured, e.tolerance + 0.005 * e.expected, stderr=e.stderr)
         scatter = torch.as_tensor(estimate.stderr).square().mean() * samples + 1
