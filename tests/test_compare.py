@@ -211,12 +211,17 @@ def test_a_line_says_what_is_beyond_the_errors(found):
     assert line(even, plain[0]) == "Apart from the others in nothing beyond the errors."
     close = replace(plain[0], metrics=plain[0].metrics | {"frechet": Value(0.75, 0.1)})
     assert "Apart" in line(replace(found, contestants=[close, *plain[1:]]), close)
-    changed = {"frechet": Value(0.5, 0.1), "sharpness": Value(1.9, 0.1), "copies": Value(0.9, 0.001)}
+    changed = {
+        "frechet": Value(0.5, 0.1),
+        "sharpness": Value(0.1, 0.1),
+        "precision": Value(0.5, 0.1),
+        "copies": Value(0.9, 0.001),
+    }
     better = replace(plain[0], metrics=plain[0].metrics | changed, cost=replace(plain[0].cost, milliseconds=50.0))
     uneven = replace(found, contestants=[better, *plain[1:]])
     assert line(uneven, better) == (
         "Best at: Frechet distance (0.5), neither copying nor straying (0.9). "
-        "Worst at: sharpness (1.9), time to draw (50 ms a sample)."
+        "Worst at: precision (0.5), sharpness (0.1), time to draw (50 ms a sample)."
     )
 
 
