@@ -95,7 +95,7 @@ def energy(_: float) -> Iterator[Evidence]:
 
     def exact(x: Tensor, y: Tensor, p: Tensor, q: Tensor) -> float:
         gap = p - q
-        return -float(gap @ torch.cdist(x, y) @ gap)
+        return 0.0 - float(gap @ torch.cdist(x, y) @ gap)
 
     yield from _unbiased(lambda x, y: energy_distance(x, y).value, exact)
 
@@ -113,7 +113,7 @@ def neighbourhoods(precision: float) -> Iterator[Evidence]:
     neighbours among all are rows of its own sample.
     """
     rng = torch.Generator().manual_seed(0)
-    x, y, k = torch.randn(13, 2, dtype=F64, generator=rng), torch.randn(17, 2, dtype=F64, generator=rng) + 0.5, 3
+    x, y, k = torch.randn(13, 2, dtype=F64, generator=rng), torch.randn(17, 2, dtype=F64, generator=rng) + 1.5, 3
     radius = [torch.cdist(v, v).sort(1).values[:, k].tolist() for v in (x, y)]
     apart = torch.cdist(x, y).tolist()
     pairs = list(itertools.product(range(len(x)), range(len(y))))
