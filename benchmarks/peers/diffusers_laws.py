@@ -3,7 +3,9 @@
 A path starts at the last of the betas and ends at the first (t = 1/1000). "linspace" asks for whole steps from 999
 down to 0, and the step below 0, to data, is not made; the multistep schedulers leave 0 out of their times and are told
 to end at the first beta's level (`final_sigmas_type`). Between the two a scheduler takes its own times, as many as the
-check asks for. It keeps its levels in float32, which moves an end by about 1e-6.
+check asks for. It keeps its levels in float32, which moves an end by about 1e-6. "trailing" is asked for as well of
+`DDIMScheduler`, whose step goes to t - 1000 // N whatever its spacing: that is the next of its "trailing" times where N
+divides 1000, and not of its "linspace" ones.
 
 Schedulers that keep x / alpha (`EulerDiscreteScheduler` and its like) are given z / alpha and their own
 `scale_model_input`. The denoiser is asked at the scheduler's own noise level, from its `sigmas` where it has them: some
@@ -48,16 +50,18 @@ def levels(scheduler: Any, t: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Path:
-    """A scheduler of this kind, from the last of the betas to the first."""
+    """A scheduler of this kind, from the last of the betas to the first, along its times of this spacing."""
 
     kind: type
     options: dict[str, Any] = field(default_factory=dict)
     stepping: dict[str, Any] = field(default_factory=dict)
+    spacing: str = "linspace"
 
     def __call__(self, denoiser: Denoiser, z: Tensor, times: Tensor, generator: torch.Generator) -> Tensor:
-        scheduler = self.kind(trained_betas=BETAS.numpy(), timestep_spacing="linspace", **self.options)
+        scheduler = self.kind(trained_betas=BETAS.numpy(), timestep_spacing=self.spacing, **self.options)
         steps = len(times) - 1
-        scheduler.set_timesteps(steps if isinstance(scheduler, TO_SIGMA_MIN) else steps + 1)
+        whole = self.spacing == "trailing" or isinstance(scheduler, TO_SIGMA_MIN)
+        scheduler.set_timesteps(steps if whole else steps + 1)
         scaled = isinstance(scheduler, SCALED)
         noisy = {"generator": generator} if "generator" in signature(scheduler.step).parameters else {}
         alpha = denoiser.schedule.alpha_sigma(times[[0, -1]])[0]
@@ -76,14 +80,16 @@ class Path:
 
 
 PLAIN = {"clip_sample": False}
+TO_FIRST = {**PLAIN, "set_alpha_to_one": False}
 LAST = {"final_sigmas_type": "sigma_min"}
 DRAWS: dict[str, Any] = {"deterministic": False}
 SOLVES: dict[str, Any] = {"deterministic": True}
 SAMPLERS: tuple[tuple[str, Path, dict[str, Any]], ...] = (
     ("DDPMScheduler, fixed_small", Path(DDPMScheduler, {**PLAIN, "variance_type": "fixed_small"}), DRAWS),
     ("DDPMScheduler, fixed_large", Path(DDPMScheduler, {**PLAIN, "variance_type": "fixed_large"}), DRAWS),
-    ("DDIMScheduler", Path(DDIMScheduler, {**PLAIN, "set_alpha_to_one": False}), SOLVES),
-    ("DDIMScheduler, eta = 1", Path(DDIMScheduler, {**PLAIN, "set_alpha_to_one": False}, {"eta": 1.0}), DRAWS),
+    ("DDIMScheduler, linspace", Path(DDIMScheduler, TO_FIRST), SOLVES),
+    ("DDIMScheduler, trailing", Path(DDIMScheduler, TO_FIRST, {}, "trailing"), {**SOLVES, "counts": (50, 100, 200)}),
+    ("DDIMScheduler, trailing, eta = 1", Path(DDIMScheduler, TO_FIRST, {"eta": 1.0}, "trailing"), DRAWS),
     ("EulerDiscreteScheduler", Path(EulerDiscreteScheduler), SOLVES),
     ("EulerAncestralDiscreteScheduler", Path(EulerAncestralDiscreteScheduler), DRAWS),
     ("LMSDiscreteScheduler", Path(LMSDiscreteScheduler), SOLVES),
@@ -120,4 +126,7 @@ def reports() -> Iterator[tuple[str, check.Report]]:
         made = DDIMScheduler(rescale_betas_zero_snr=rescaled)
         yield f"DDIMScheduler, zero SNR {rescaled}", check.schedule(partial(levels, made), times=times)
     for name, path, claims in SAMPLERS:
-        yield name, check.sampler(path, oracle, start=1.0, end=FIRST, encodes=False, counts=(64, 128, 256), **claims)
+        yield (
+            name,
+            check.sampler(path, oracle, start=1.0, end=FIRST, encodes=False, **{"counts": (50, 125, 250), **claims}),
+        )
