@@ -71,9 +71,9 @@ class Shown(Settings):
     loss: LossName = "least-squares"
     augmentation: tuple[Transforms, ...] = ()  # flips and crops change what a digit is
     augmentation_share: Share = 0.5  # of pictures, for each transform
-    noise: NonNegative = 0.5  # on whatever critics see, at the first step
-    noise_end: NonNegative = 0.25  # after noise_steps
-    noise_steps: Positive = 2000
+    noise: NonNegative = 0.3  # on whatever critics see, at the first step
+    noise_end: NonNegative = 0.1  # after noise_steps
+    noise_steps: Positive = 1500
     penalty: NonNegative = 0.0  # gamma of R1
 
     def settings(self) -> dict[str, Any]:
@@ -102,7 +102,7 @@ class TranslationRates(Settings):
     """Adam's learning rates and momenta, a rate for each player."""
 
     translators: Annotated[float, Field(gt=0)] = 2e-3
-    critics: Annotated[float, Field(gt=0)] = 5e-4
+    critics: Annotated[float, Field(gt=0)] = 1e-3
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.5, 0.99)
 
 
@@ -252,8 +252,9 @@ class DigitsCycleGAN(TranslationRecipe):
     summary: ClassVar[str] = "handwritten digits as printed ones and back, from unpaired pictures"
     recipe: Literal["digits-cyclegan"] = "digits-cyclegan"
     data: UnpairedKinds = UnpairedKinds()
+    network: TranslationNetwork = TranslationNetwork(width=64, critic=(64, 128, 128))
     weights: Weights = Weights()
-    training: Training = _TRAINING(steps=2000)
+    training: Training = _TRAINING(steps=1500)
 
     def objective(self, model: CycleGAN) -> CycleConsistent:
         a, b = (PatchCritic(1, widths=self.network.critic) for _ in "ab")
@@ -279,7 +280,6 @@ class DigitsPix2Pix(TranslationRecipe):
     recipe: Literal["digits-pix2pix"] = "digits-pix2pix"
     data: PairedKinds = PairedKinds()
     shown: Shown = Shown(noise=0.0, noise_end=0.0)  # the known target holds the translators, and noise would show
-    rates: TranslationRates = TranslationRates(critics=1e-3)
     weights: PairedWeights = PairedWeights()
     training: Training = _TRAINING(steps=600)
 
