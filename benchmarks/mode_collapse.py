@@ -62,7 +62,15 @@ SETTINGS = {
         "rates.critic=2e-4",
         "training.steps=3000",
     ),
-    "grid": ("training.steps=5000",),
+    "grid": (
+        "data.std=0.1",
+        "network.width=64",
+        "network.critic_width=64",
+        "training.batch_size=128",
+        "rates.generator=2e-3",
+        "rates.critic=2e-3",
+        "training.steps=8000",
+    ),
 }
 
 
