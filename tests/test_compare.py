@@ -171,6 +171,7 @@ def test_everything_of_everyone(found):
         assert set(c.fooled_critics) == {"gan"}
         assert c.between.shape == (36, 1, 8, 8)
         assert c.cost.steps == 4
+        assert torch.equal(DIGITS.settled(c.samples), c.samples)
     vae, gan, ddpm = found.contestants
     assert (vae.cost.evaluations, gan.cost.evaluations) == (1, 1)
     assert ddpm.cost.evaluations == 6  # steps; guided, with the class and without in one call

@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
-from prdc import compute_prdc
 
 from jensen.metrics import expected_coverage, prdc, wilson
+from prdc import compute_prdc
 
 
 def by_brute_force(x, y, k):
