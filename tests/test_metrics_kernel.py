@@ -56,7 +56,7 @@ def test_its_error_far_from_equality_and_at_it(dims, shift, most):
 def test_far_from_equality_its_error_is_the_jackknifes():
     """Each row left out in turn, n = 150 and 120: the two variances differ by terms of order 1/n."""
     rng = torch.Generator().manual_seed(0)
-    x, y = torch.rand(150, 2, generator=rng).double(), 2 + torch.rand(120, 2, generator=rng).double()
+    x, y = 2 * torch.rand(150, 2, generator=rng).double(), 1 + torch.rand(120, 2, generator=rng).double()
     jackknife = 0.0
     for rows, value in ((x, lambda v: kernel_distance(v, y).value), (y, lambda v: kernel_distance(x, v).value)):
         found = [value(torch.cat([rows[:i], rows[i + 1 :]])) for i in range(len(rows))]
