@@ -57,14 +57,19 @@ def write_certificate(path: Path, families: Mapping[str, Sequence[Law]], found: 
 
 def mathematics(formula: str) -> str:
     """LaTeX as MathML, which browsers set themselves."""
-    made: str = convert(formula, display="block")
-    return made
+    return _mathml(formula, "block")
 
 
 def prose(text: str) -> str:
     """Text for the page, with what stands between dollars as mathematics."""
     parts = text.split("$")
-    return "".join(convert(part) if k % 2 else str(escape(part)) for k, part in enumerate(parts))
+    return "".join(_mathml(part, "inline") if k % 2 else str(escape(part)) for k, part in enumerate(parts))
+
+
+def _mathml(formula: str, display: str) -> str:
+    known = formula.replace(r"\arg", r"\operatorname{arg}")  # which the converter does not know
+    made: str = convert(known, display=display)
+    return made
 
 
 def number(value: float) -> str:
