@@ -356,6 +356,9 @@ def test_change_along_the_flow_is_a_derivative_of_the_trajectory():
 
 def test_what_is_said_about_a_run_is_plain_values():
     found = stability(gan(), data(), "alternating", step_size={"critic": 0.1, "generator": 0.2})
+    assert found.eigenvalues.abs().diff().max() <= 1e-12  # those that decide come first
+    assert found.eigenvalues.abs()[0] == found.leading
+    assert stability(gan(), data()).eigenvalues.real.diff().max() <= 0
     words = json.loads(json.dumps(found.as_dict()))
     assert words["verdict"] == found.verdict
     assert words["eigenvalues"][0] == [found.eigenvalues[0].real.item(), found.eigenvalues[0].imag.item()]

@@ -153,7 +153,9 @@ def _orbit(axes: Any, path: Tensor, *, dots: bool) -> None:
     points = path.numpy()
     shade = np.linspace(0, 1, len(points))
     pieces = np.stack([points[:-1], points[1:]], 1)
-    axes.add_collection(LineCollection(list(pieces), colors=TIME(shade[:-1]), linewidths=0.9 if dots else 1.4, zorder=3))
+    axes.add_collection(
+        LineCollection(list(pieces), colors=TIME(shade[:-1]), linewidths=0.9 if dots else 1.4, zorder=3)
+    )
     if dots:
         axes.scatter(*points.T, c=shade, cmap=TIME, s=3.2, linewidths=0, zorder=4)
     axes.plot(*points[0], marker="o", color="white", markeredgecolor=TIME(0.5), markersize=4.5, zorder=6)
