@@ -69,7 +69,7 @@ SETTINGS = {
         "training.batch_size=128",
         "rates.generator=2e-3",
         "rates.critic=2e-3",
-        "training.steps=8000",
+        "training.steps=5000",
     ),
 }
 
