@@ -23,7 +23,7 @@ format: .venv/dev
 	$(BIN)/ruff check --fix .
 
 bench: benchmarks/.venv/ready  ## side by side with a peer; let nothing else run
-	for name in captcha_step unet_step sampler_error vae_step iwae_evaluation; do benchmarks/.venv/bin/python benchmarks/$$name.py || exit; done
+	for name in captcha_step unet_step sampler_error vae_step iwae_evaluation gan_step prdc frechet; do benchmarks/.venv/bin/python benchmarks/$$name.py || exit; done
 
 reader: .venv/ready  ## train the shipped reader anew: about seven minutes
 	$(BIN)/jensen train captcha-reader --out runs/reader

@@ -204,8 +204,8 @@ def dead(game: Adversarial, recipe: PointsGAN) -> tuple[float, float]:
 def spread(values: Sequence[float], digits: int = 1, percent: bool = False) -> str:
     """Mean and standard error in words."""
     scale, unit = (100, "%") if percent else (1, "")
-    error = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return f"{scale * mean(values):.{digits}f}{unit} ± {scale * error:.{digits}f}"
+    shown = f"{scale * mean(values):.{digits}f}{unit}"
+    return shown if len(values) < 2 else f"{shown} ± {scale * stdev(values) / math.sqrt(len(values)):.{digits}f}"
 
 
 def rows(found: Sequence[Found]) -> list[list[str]]:

@@ -195,6 +195,7 @@ def test_a_law_that_fails_ends_with_one(monkeypatch, capsys):
         (["dirac-gan", "--precision", "0"], "precision must be positive, got 0.0"),
         (["dirac-gan", "--processes", "0"], "processes must be at least 1, got 0"),
         (["dirac-gan", "--json", "x.txt"], "x.txt must end in .json"),
+        (["dirac-gan", "--portrait", "x.svg"], "x.svg must end in .png"),
     ],
 )
 def test_what_the_command_refuses(words, said, capsys):

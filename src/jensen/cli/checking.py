@@ -15,6 +15,8 @@ from jensen.check.laws import FAMILIES
 from jensen.check.page import write_certificate
 from jensen.cli import show
 from jensen.cli.files import writable
+from jensen.recipes.folder import save_image
+from jensen.recipes.portrait import dirac_panels, phase_portrait
 from jensen.training.checkpoint import write_text
 
 
@@ -25,6 +27,7 @@ def check(
     precision: float,
     processes: int | None,
     names_only: bool,
+    portrait: Path | None = None,
 ) -> None:
     """`jensen check`.
 
@@ -36,7 +39,7 @@ def check(
     if names_only:
         _list(families)
         return
-    for file, suffix in ((json_file, ".json"), (html, ".html")):
+    for file, suffix in ((json_file, ".json"), (html, ".html"), (portrait, ".png")):
         if file is not None:
             writable(file, suffix)
     laws = [law for found in families.values() for law in found]
@@ -63,6 +66,9 @@ def check(
     if html is not None:
         write_certificate(html, families, by_name)
         show.line(f"page: {html}")
+    if portrait is not None:
+        save_image(phase_portrait(dirac_panels()), portrait)
+        show.line(f"portraits: {portrait}")
     claims, failed = sum(len(o.report.evidence) for o in outcomes), [o.law for o in outcomes if not o.holds]
     if failed:
         raise RuntimeError(f"{len(failed)} of {len(outcomes)} laws fail: {', '.join(failed)}")

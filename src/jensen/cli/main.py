@@ -119,11 +119,14 @@ def check(
     precision: Annotated[float, typer.Option(metavar="P", help="times the draws of statistical claims")] = 1.0,
     processes: Annotated[int | None, typer.Option(metavar="N", help="to run laws in [one a core]")] = None,
     list_: Annotated[bool, typer.Option("--list", help="name the laws and run none")] = False,
+    portrait: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="draw the Dirac-GAN's phase portraits as a .png")
+    ] = None,
 ) -> None:
     """Put the theory that jensen stands on to the test; exit code 1 if a law fails."""
     from jensen.cli import checking
 
-    checking.check(names or [], json_, html, precision, processes, list_)
+    checking.check(names or [], json_, html, precision, processes, list_, portrait)
 
 
 def main(words: list[str] | None = None) -> int:

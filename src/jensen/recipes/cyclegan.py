@@ -73,7 +73,7 @@ class Shown(Settings):
     augmentation_share: Share = 0.5  # of pictures, for each transform
     noise: NonNegative = 0.3  # on whatever critics see, at the first step
     noise_end: NonNegative = 0.1  # after noise_steps
-    noise_steps: Positive = 1500
+    noise_steps: Positive = 3000
     penalty: NonNegative = 0.0  # gamma of R1
 
     def settings(self) -> dict[str, Any]:
@@ -254,7 +254,7 @@ class DigitsCycleGAN(TranslationRecipe):
     data: UnpairedKinds = UnpairedKinds()
     network: TranslationNetwork = TranslationNetwork(width=64, critic=(64, 128, 128))
     weights: Weights = Weights()
-    training: Training = _TRAINING(steps=1500)
+    training: Training = _TRAINING(steps=3000)
 
     def objective(self, model: CycleGAN) -> CycleConsistent:
         a, b = (PatchCritic(1, widths=self.network.critic) for _ in "ab")
