@@ -29,6 +29,9 @@ PEERS = {  # adapters in `peers`, and the package they adapt
     "azula": "azula",
     "diffusers": "diffusers",
     "ddpm_pytorch": "denoising-diffusion-pytorch",
+    "pyro": "pyro-ppl",
+    "pythae": "pythae",
+    "torchgan": "torchgan",
 }
 
 
