@@ -47,6 +47,40 @@ def test_eigenvalues_of_the_dirac_gan():
         check.game(game, eigenvalues=[0j])
 
 
+def dirac():
+    """Away from its equilibrium, where every rule would rest."""
+    game = DiracGAN(r1=0.3)
+    game.model.theta.data.fill_(0.7)
+    game.critic.psi.data.fill_(0.4)
+    return game
+
+
+@pytest.mark.parametrize("update", ["descend", "extragradient", "optimistic", "consensus"])
+def test_every_rule_moves_as_it_says(update):
+    report = check.game(dirac(), update=update, gamma=0.5)
+    report.require()
+    assert len(report.evidence) == 6
+
+
+@pytest.mark.parametrize("update", ["extragradient", "optimistic", "consensus"])
+def test_a_rule_that_is_plain_descent_is_caught(update):
+    x, y = (nn.Parameter(torch.tensor(v, dtype=F64)) for v in (1.0, 2.0))
+
+    def step():
+        u, v = y.item(), -x.item()
+        with torch.no_grad():
+            x.sub_(0.1 * u)
+            y.sub_(0.1 * v)
+
+    losses = lambda: {"x": x * y, "y": -x * y}  # noqa: E731
+    players = {"x": [x], "y": [y]}
+    check.game(losses, players=players, step=step).require()
+    report = check.game(losses, players=players, step=step, update=update)
+    assert failed(report) == [f"a step moves {name} by the rule of {update}" for name in players]
+    with pytest.raises(ValueError, match="update must be one of descend, extragradient, optimistic, consensus"):
+        check.game(losses, players=players, update="newton")
+
+
 def loop(leak=False, simultaneous=False):
     """A GAN by hand: losses, players, and a step of the critic and then of the generator."""
     torch.manual_seed(0)

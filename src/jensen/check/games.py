@@ -13,11 +13,17 @@ from jensen.adversarial.field import Frozen, split
 from jensen.check.evidence import Evidence, Report, close
 from jensen.core.objective import Objective, partition
 from jensen.core.types import Batch, Loss, Phase
-from jensen.training import Player, TrainState, train_step
+from jensen.training import Player, TrainState, Update, consensus, descend, extragradient, optimistic, train_step
 
 Losses = Callable[[], Mapping[str, Tensor]]
 Players = Mapping[str, Iterable[nn.Parameter]]
 SIZE, DIRECTIONS = 1e-3, 4  # of differences; random directions a player
+RULES: dict[str, Callable[[float], Update]] = {  # of gamma
+    "descend": lambda _: descend,
+    "extragradient": lambda _: extragradient,
+    "optimistic": lambda _: optimistic,
+    "consensus": consensus,
+}
 
 
 def game(
@@ -27,6 +33,8 @@ def game(
     players: Players | None = None,
     step: Callable[[], object] | None = None,
     phases: tuple[Phase, ...] | None = None,
+    update: str = "descend",
+    gamma: float = 0.1,
     rate: float = 0.1,
     eigenvalues: Sequence[complex] | Tensor | None = None,
     seed: int = 0,
@@ -37,7 +45,8 @@ def game(
     With weights $w = (w_1, ..., w_n)$ and losses $L_i$: the losses are functions of the weights (asked twice, they say
     the same); the field $v_i = \nabla_{w_i} L_i$ is the numerical derivative of $L_i$ in $w_i$ (what a loss detaches
     shows here); a step of plain gradient descent moves $w_i$ by $-h v_i$ and by nothing else, phase after phase (a
-    gradient that leaks from another player's loss shows here); the eigenvalues of the flow $w' = -v(w)$ are those of
+    gradient that leaks from another player's loss shows here), or by the rule of
+    `update`; the eigenvalues of the flow $w' = -v(w)$ are those of
     the field's numerical Jacobian.
 
     Args:
@@ -48,13 +57,17 @@ def game(
         step: of a function: one step of gradient descent in place, with the rate below; the weights are put back.
             Chance in the losses of such a game must begin anew at every call.
         phases: who moves when; an objective's own, or all at once.
+        update: by which rule: "descend"; or of all players at once "extragradient", $w - h v(w - h v(w))$;
+            "optimistic", whose second step is $-h(2 v(w_1) - v(w_0))$, so that two are made; "consensus",
+            $w - h (v + \gamma v'^T v)$.
+        gamma: of consensus.
         rate: h.
         eigenvalues: claimed, of $-v'(w)$ at these weights, in any order; for games of some hundred weights.
         seed: of the draws inside the losses.
         tolerance: relative to the size of what is compared.
 
     Raises:
-        ValueError: for a function without players, or players that are not in double precision.
+        ValueError: for a function without players, players that are not in double precision, or an unknown rule.
 
     Source: Mescheder et al. (2017), equation 2.
 
@@ -69,13 +82,18 @@ def game(
     >>> [e.claim for e in report.failed]
     ['a step moves x by its own gradient alone', 'a step moves y by its own gradient alone']
     """
+    if update not in RULES:
+        raise ValueError(f"update must be one of {', '.join(RULES)}, got {update!r}")
     if isinstance(game, Objective):
+        if update != "descend":
+            phases = (Phase(tuple(game.players())),)
         frozen = Frozen(game, batch, seed=seed, phases=phases)
-        return Report.of(_evidence(frozen, _trained(frozen, rate), rate, eigenvalues, seed, tolerance))
+        step = _trained(frozen, rate, RULES[update](gamma))
+        return Report.of(_evidence(frozen, step, update, gamma, rate, eigenvalues, seed, tolerance))
     if players is None:
         raise ValueError("a game that is a function needs its players: a name and parameters for each")
     plain = _Plain(game, players, phases, seed)
-    return Report.of(_evidence(plain, step, rate, eigenvalues, seed, tolerance))
+    return Report.of(_evidence(plain, step, update, gamma, rate, eigenvalues, seed, tolerance))
 
 
 class _Plain(Objective):
@@ -97,15 +115,17 @@ class _Plain(Objective):
             return {name: Loss.of(total) for name, total in self.losses().items()}
 
 
-def _trained(frozen: Frozen, rate: float) -> Callable[[], object]:
+def _trained(frozen: Frozen, rate: float, update: Update) -> Callable[[], object]:
     players = {name: Player(p, torch.optim.SGD(p, lr=rate), lambda _: rate) for name, p in frozen.owned.items()}
     state = TrainState(frozen, players)
-    return lambda: train_step(state, itertools.repeat(frozen.batch))
+    return lambda: train_step(state, itertools.repeat(frozen.batch), update=update)
 
 
 def _evidence(
     game: Objective,
     step: Callable[[], object] | None,
+    update: str,
+    gamma: float,
     rate: float,
     eigenvalues: Sequence[complex] | Tensor | None,
     seed: int,
@@ -122,16 +142,18 @@ def _evidence(
         size = 1 + float(exact.abs().max())
         yield close(f"the field of {name} is the numerical derivative of its loss", exact, found, tolerance * size)
     if step is not None:
-        expected = _stepped(game, owned, rate)
+        expected = _stepped(game, owned, rate) if update == "descend" else _ruled(game, owned, update, gamma, rate)
         _put(owned, start)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            step()
+        for _ in range(2 if update == "optimistic" else 1):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                step()
         moves = [_parts(owned, w - start) for w in (expected, _weights(owned))]
         _put(owned, start)
         for name, exact, found in zip(owned, *moves, strict=True):
             allowed = tolerance * (rate + float(exact.abs().max()))
-            yield close(f"a step moves {name} by its own gradient alone", exact, found, allowed)
+            claim = "its own gradient alone" if update == "descend" else f"the rule of {update}"
+            yield close(f"a step moves {name} by {claim}", exact, found, allowed)
     if eigenvalues is not None:
         found = torch.linalg.eigvals(-_jacobian(game, owned))
         _put(owned, start)
@@ -188,16 +210,28 @@ def _stepped(game: Objective, owned: Mapping[str, list[nn.Parameter]], rate: flo
     return _weights(owned)
 
 
+def _ruled(game: Objective, owned: Mapping[str, list[nn.Parameter]], update: str, gamma: float, rate: float) -> Tensor:
+    """The weights after the rule's step, or its first two where it remembers."""
+    start = _weights(owned)
+    v = _field(game, owned, start)
+    if update == "extragradient":
+        return start - rate * _field(game, owned, start - rate * v)
+    if update == "optimistic":
+        first = start - rate * v
+        return first - rate * (2 * _field(game, owned, first) - v)
+    return start - rate * (v + gamma * _jacobian(game, owned).T @ v)
+
+
+def _field(game: Objective, owned: Mapping[str, list[nn.Parameter]], weights: Tensor) -> Tensor:
+    _put(owned, weights)
+    return torch.cat([_gradient(game, name, parameters) for name, parameters in owned.items()])
+
+
 def _jacobian(game: Objective, owned: Mapping[str, list[nn.Parameter]]) -> Tensor:
     start = _weights(owned)
-
-    def field(weights: Tensor) -> Tensor:
-        _put(owned, weights)
-        return torch.cat([_gradient(game, name, parameters) for name, parameters in owned.items()])
-
     columns = []
     for e in torch.eye(len(start), dtype=start.dtype, device=start.device):
-        ahead = [field(start + k * SIZE * e) for k in (1, -1, 2, -2)]
+        ahead = [_field(game, owned, start + k * SIZE * e) for k in (1, -1, 2, -2)]
         columns.append((8 * (ahead[0] - ahead[1]) - (ahead[2] - ahead[3])) / (12 * SIZE))
     return torch.stack(columns, 1)
 
