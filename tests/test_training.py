@@ -302,6 +302,16 @@ def test_the_average_is_the_recursion_and_takes_buffers_along():
         torch.testing.assert_close(value, expected[key])
 
 
+def test_the_average_moves_tied_weights_once():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    model[1].weight = model[0].weight
+    average, start = copy.deepcopy(model), model[0].weight.detach().clone()
+    with torch.no_grad():
+        model[0].weight.add_(1)
+    update_average(average, model, 0.75)
+    torch.testing.assert_close(average[1].weight.detach(), start + 0.25)
+
+
 def test_gradient_clipping_is_per_player():
     state = made("gan-simultaneous")
     state.players["critic"].clip = 1e-3

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -95,9 +95,9 @@ class NonFiniteLoss(RuntimeError):
 
 def first_non_finite(loss: Loss) -> str | None:
     """Name of the first term that is not finite, or "total", or None if the total is finite."""
-    if bool(torch.isfinite(loss.total)):
+    if math.isfinite(loss.total.detach()):
         return None
     for name, value in loss.terms.items():
-        if name != "loss" and not bool(torch.isfinite(value)):
+        if name != "loss" and not math.isfinite(value):
             return name
     return "total"

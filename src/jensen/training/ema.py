@@ -3,34 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 
 @torch.no_grad()
 def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
     """Average <- decay average + (1 - decay) model, over parameters and floating buffers; others are copied.
 
-    Both are looked at by name, buffers left out of the state dict included.
+    Both are modules of one structure; buffers left out of the state dict are averaged as well.
 
     Raises:
         ValueError: unless 0 <= decay <= 1.
     """
     if not 0 <= decay <= 1:
         raise ValueError(f"decay must be in [0, 1], got {decay}")
-    ours: list[Tensor] = []
-    theirs: list[Tensor] = []
-    named_ours = dict(average.named_parameters()) | dict(average.named_buffers())
-    named_theirs = dict(model.named_parameters()) | dict(model.named_buffers())
-    for name, tensor in named_ours.items():
-        if tensor.is_floating_point():
-            ours.append(tensor)
-            theirs.append(named_theirs[name])
-        else:
-            tensor.copy_(named_theirs[name])
+    modules = zip(average.modules(), model.modules(), strict=True)
+    pairs = {  # once each, tied ones too
+        mine: getattr(other, name)
+        for one, other in modules
+        for name, mine in chain(one._parameters.items(), one._buffers.items())
+        if mine is not None
+    }
+    ours = [mine for mine in pairs if mine.is_floating_point()]
     if ours:
-        torch._foreach_lerp_(ours, theirs, 1 - decay)
+        torch._foreach_lerp_(ours, [pairs[mine] for mine in ours], 1 - decay)
+    for mine, now in pairs.items():
+        if not mine.is_floating_point():
+            mine.copy_(now)
 
 
 def warm_decay(decay: float) -> Callable[[int], float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -150,8 +151,14 @@ def gradients(state: TrainState, players: tuple[str, ...], losses: Mapping[str, 
             unused = next(names[p] for p in parameters if p.grad is None)
             raise ValueError(f"{unused} of player {name!r} gets no gradient from its loss: freeze it or use it")
         average_gradients(parameters)
-        if not bool(torch.isfinite(nn.utils.get_total_norm(p.grad for p in parameters if p.grad is not None))):
+        if not _finite([p.grad for p in parameters if p.grad is not None]):
             raise NonFiniteLoss(state.step, name, "gradient")
+
+
+def _finite(gradients: list[Tensor]) -> bool:
+    """Whether all their norms are finite, in one message from the device."""
+    norms = torch._foreach_norm(gradients)
+    return math.isfinite(torch.stack([norm.to(norms[0].device) for norm in norms]).sum())
 
 
 def descend(state: TrainState, players: tuple[str, ...], evaluate: Evaluate) -> Mapping[str, Loss]:
