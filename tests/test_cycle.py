@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from jensen.adversarial import GAME_LOSSES, AdaptiveAugment, Crop, Flip, ImagePool, Mosaic, augment, r1
+from jensen.adversarial import GAME_LOSSES, AdaptiveAugment, Crop, Flip, ImagePool, Jitter, Mosaic, augment, r1
 from jensen.core.seeding import drawing, generator
 from jensen.core.types import Phase
 from jensen.data.unpaired import unpaired_stream
@@ -411,7 +411,7 @@ def test_what_makes_no_sense_is_refused():
 # -- crops, flips and mosaics -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("transform", [Flip(), Crop(0.5), Mosaic()], ids=lambda t: type(t).__name__)
+@pytest.mark.parametrize("transform", [Flip(), Crop(0.5), Jitter(0.1), Mosaic()], ids=lambda t: type(t).__name__)
 def test_new_transforms_are_differentiable(transform):
     x = torch.randn(3, 2, 5, 4, dtype=F64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda v: augment(v, [transform], generator=generator(3)), x)
@@ -450,6 +450,28 @@ def test_a_crop_enlarges_a_window_that_lies_inside():
     x = torch.rand(3, 2, 6, 7, dtype=F64)
     assert torch.allclose(Crop(1.0)(x), x, atol=1e-12)
     assert torch.allclose(Crop(0.3)(torch.ones_like(x)), torch.ones_like(x))
+
+
+def test_jitter_is_an_affine_map_with_normal_coefficients():
+    """On x = p_1 and x = p_2 it gives a row of (I + aE) p + ae; n = 4,000, four standard errors, a = 0.05."""
+    n, side, amount = 4000, 32, 0.05
+    p = (torch.arange(side, dtype=F64) + 0.5) * 2 / side - 1
+    columns = p.expand(side, side)
+    with drawing(generator(0)):
+        found = Jitter(amount)(torch.stack([columns, columns.T]).expand(n, 2, side, side))
+    inner = found[:, :, 8:-8, 8:-8]  # where nothing comes in from outside, be a coefficient 8 standard deviations off
+    right, down = inner.diff(dim=3) * side / 2, inner.diff(dim=2) * side / 2
+    middle = inner[:, :, 7:9, 7:9].mean((2, 3))
+    coefficients = torch.cat([right[:, :, 0, 0], down[:, :, 0, 0], middle], 1)
+    for slope, column in ((right, 0), (down, 2)):  # one slope over all the picture
+        assert torch.allclose(slope, coefficients[:, column : column + 2, None, None].expand_as(slope), atol=1e-9)
+    normal = (coefficients - torch.tensor([1.0, 0.0, 0.0, 1.0, 0.0, 0.0])) / amount
+    assert normal.mean(0).abs().max() < 4 / math.sqrt(n)
+    assert (normal.T.cov() - torch.eye(6)).abs().max() < 4 * math.sqrt(2 / n)
+    assert normal.pow(4).mean().item() == pytest.approx(3, abs=4 * math.sqrt(96 / (6 * n)))  # normal, not uniform
+    x = torch.rand(3, 2, 6, 7, dtype=F64)
+    assert torch.allclose(Jitter(0.0)(x), x, atol=1e-12)
+    assert torch.allclose(Jitter(0.3, fill=0.25)(torch.full_like(x, 0.25)), torch.tensor(0.25, dtype=F64))
 
 
 def test_a_mosaic_keeps_pixels_at_their_places():

@@ -132,6 +132,23 @@ def test_unpaired_sides_come_in_orders_of_their_own():
     assert not torch.equal(drawn(1, a=torch.arange(10))["a"], found["a"])
 
 
+def test_a_transform_of_unpaired_draws_is_a_function_of_the_draw():
+    """5,000 normal numbers, four standard errors: added to draws that stay what they were, on either side its own."""
+    noisy = lambda x: x + torch.randn(x.shape)  # noqa: E731
+    sides = {"a": torch.arange(50.0), "b": torch.arange(7.0)}
+    plain, moved = (unpaired_stream(4, 3, transform=t, **sides) for t in (None, noisy))
+    first = list(islice(moved(0), 1250))
+    torch.manual_seed(1)
+    assert all(torch.equal(next(moved(7))[name], first[7][name]) for name in "ab")
+    added = {
+        name: torch.cat([one[name] - other[name] for one, other in zip(first, plain(0), strict=False)]) for name in "ab"
+    }
+    both = torch.stack([added["a"], added["b"]])
+    assert both.mean(1).abs().max() < 4 / math.sqrt(5000)
+    assert (both.cov() - torch.eye(2)).abs().max() < 4 * math.sqrt(2 / 5000)
+    assert len(added["a"].unique()) > 4990  # no draw's numbers come again
+
+
 def test_unpaired_streams_open_anywhere_and_refuse_nothing_to_draw():
     stream = unpaired_stream(4, 3, a=torch.arange(50), b=torch.rand(7, 2))
     first = list(islice(stream(0), 5))

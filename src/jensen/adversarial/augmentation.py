@@ -119,6 +119,24 @@ class Crop:
 
 
 @dataclass(frozen=True)
+class Jitter:
+    r"""The picture seen at $(I + aE)p + ae$, with p from -1 to 1 a side and every number of E, e standard normal.
+
+    So it is turned, stretched, slanted and shifted a little: `amount` is a. Between pixels, bilinear; what comes in
+    from outside is `fill`, the empty -1 of pictures in [-1, 1].
+    """
+
+    amount: float = 0.05
+    fill: float = -1.0
+
+    def __call__(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        straight = torch.eye(2, 3, device=x.device, dtype=x.dtype)
+        seen = straight + self.amount * torch.randn(len(x), 2, 3, device=x.device, dtype=x.dtype)
+        grid = F.affine_grid(seen, list(x.shape), align_corners=False)
+        return F.grid_sample(x - self.fill, grid, align_corners=False) + self.fill
+
+
+@dataclass(frozen=True)
 class Mosaic:
     """Four pictures in one: each is cut at a point of its own and keeps its upper left part.
 

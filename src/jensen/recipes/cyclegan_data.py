@@ -92,6 +92,7 @@ class UnpairedKinds(TwoKinds):
     enlarge_a: str | None = None  # run folder of a generator of handwritten digits, 8 x 8 in [-1, 1]
     enlarge_b: str | None = None  # of printed ones, of this side
     share: Annotated[float, Field(gt=0, lt=1)] = 0.5  # of generated pictures in a heap that is enlarged
+    jitter: Annotated[float, Field(ge=0)] = 0.07  # each draw turned, stretched, slanted and shifted: see `Jitter`
 
     def check(self) -> None:
         for name, folder, side in (("enlarge_a", self.enlarge_a, SIDE), ("enlarge_b", self.enlarge_b, self.side)):
