@@ -11,18 +11,11 @@ from torch.distributions import Normal, Uniform
 
 from jensen.adversarial import (
     GAME_LOSSES,
-    AdaptiveAugment,
-    Brightness,
-    Contrast,
-    Cutout,
     ImagePool,
     MarginGame,
     RelativisticGame,
-    Saturation,
-    Translation,
     WassersteinGame,
     annealed,
-    augment,
     critic_divergence,
     divergence,
     exponential,
@@ -35,7 +28,7 @@ from jensen.adversarial import (
     wasserstein1,
     zero_one,
 )
-from jensen.core.seeding import drawing, generator
+from jensen.core.seeding import generator
 
 F64 = torch.float64
 
@@ -340,137 +333,6 @@ def test_annealing():
     for start, steps in ((-1.0, 10), (1.0, 0)):
         with pytest.raises(ValueError, match="annealing must go from and to at least 0"):
             annealed(start, steps)
-
-
-# -- augmentation -----------------------------------------------------------------------------------------------------
-
-ALL = [Brightness(), Saturation(), Contrast(), Translation(0.3), Cutout()]
-
-
-@pytest.mark.parametrize("transform", ALL, ids=lambda v: type(v).__name__)
-def test_transforms_are_differentiable_and_treat_pictures_apart(transform):
-    x = torch.randn(2, 3, 5, 4, dtype=F64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda v: augment(v, [transform], generator=generator(3)), x)
-    with torch.no_grad():
-        changed = augment(
-            x + torch.tensor([0.0, 5.0], dtype=F64).reshape(2, 1, 1, 1), [transform], generator=generator(3)
-        )
-        assert torch.equal(changed[0], augment(x, [transform], generator=generator(3))[0])
-        same = augment(x[:1].expand(8, -1, -1, -1), [transform], generator=generator(3))
-        assert bool((same != same[:1]).any())  # a draw each
-
-
-def test_what_each_transform_keeps_and_changes():
-    """Exact identities on every picture, and the range of the draws over 4,000."""
-    x = torch.rand(4000, 3, 4, 4, dtype=F64) - 0.5
-
-    def run(transform):
-        with drawing(generator(4)):
-            return transform(x)
-
-    def around(centre):
-        return x - centre
-
-    shift = run(Brightness(0.5)) - x
-    assert bool(((shift - shift[:, :1, :1, :1]).abs() < 1e-12).all())
-    grey = x.mean(1, keepdim=True)
-    factor = (run(Saturation()) - grey) / around(grey)
-    mean = x.mean((1, 2, 3), keepdim=True)
-    stretch = (run(Contrast()) - mean) / around(mean)
-    for found, low, high in ((shift, -0.5, 0.5), (factor, 0.0, 2.0), (stretch, 0.5, 1.5)):
-        of_picture = found[:, 0, 0, 0]
-        assert float((found - of_picture.reshape(-1, 1, 1, 1)).abs().median()) < 1e-12
-        width = high - low
-        assert low < float(of_picture.min()) < low + 0.01 * width
-        assert high - 0.01 * width < float(of_picture.max()) < high
-        assert of_picture.mean().item() == pytest.approx((low + high) / 2, abs=4 * width / math.sqrt(12 * 4000))
-
-
-def test_translation_moves_and_cutout_hides():
-    x = torch.rand(3000, 2, 8, 6, dtype=F64) + 1
-    moved = augment(x, [Translation(0.25)], generator=generator(5))
-    seen = set()
-    for k in range(200):
-        matches = []
-        for dy in range(-2, 3):
-            for dx in range(-2, 3):
-                rolled = torch.zeros_like(x[k])
-                rows, columns = slice(max(dy, 0), 8 + min(dy, 0)), slice(max(dx, 0), 6 + min(dx, 0))
-                from_rows, from_columns = slice(max(-dy, 0), 8 + min(-dy, 0)), slice(max(-dx, 0), 6 + min(-dx, 0))
-                rolled[:, rows, columns] = x[k, :, from_rows, from_columns]
-                if torch.equal(rolled, moved[k]):
-                    matches.append((dy, dx))
-        assert len(matches) == 1
-        seen.add(matches[0])
-    assert {v for v, _ in seen} == {-2, -1, 0, 1, 2}
-    assert {v for _, v in seen} == {-2, -1, 0, 1, 2}
-    hidden = augment(x, [Cutout(0.5)], generator=generator(6)) == 0
-    assert torch.equal(hidden[:, 0], hidden[:, 1])
-    rows, columns = hidden[:, 0].any(2).sum(1), hidden[:, 0].any(1).sum(1)
-    assert torch.equal(hidden[:, 0].sum((1, 2)), rows * columns)  # a rectangle
-    assert (rows.max().item(), columns.max().item()) == (4, 3)
-    # of a centre uniform over 8 rows, 4 rows are hidden less what falls outside: 2, 3, 4, 4, 4, 4, 4, 3
-    assert rows.double().mean().item() == pytest.approx(28 / 8, abs=4 * rows.double().std().item() / math.sqrt(3000))
-
-
-def test_probability_and_equal_draws():
-    """The share of pictures changed, n = 20,000 and 4 standard errors; one generator, one augmentation."""
-    x = torch.ones(20_000, 1, 2, 2)
-    changed = (augment(x, [Brightness()], 0.3, generator=generator(7)) != 1).flatten(1).any(1)
-    assert changed.double().mean().item() == pytest.approx(0.3, abs=4 * math.sqrt(0.21 / 20_000))
-    assert torch.equal(augment(x, probability=0.0), x)
-    real, fake = torch.randn(9, 3, 4, 4), torch.randn(9, 3, 4, 4)
-    both = [augment(v, [Translation(), Brightness()], 0.5, generator=generator(8)) for v in (real, fake, real + fake)]
-    tint = augment(torch.zeros(9, 3, 4, 4), [Translation(), Brightness()], 0.5, generator=generator(8))
-    torch.testing.assert_close(both[0] + both[1] - tint, both[2])  # affine, and the same for all
-    with pytest.raises(ValueError, match=r"probability must be from 0 to 1, got 1\.5"):
-        augment(x, probability=1.5)
-    with pytest.raises(ValueError, match=r"must be \(B, C, H, W\), got \(3, 4\)"):
-        augment(torch.zeros(3, 4))
-
-
-def test_adaptive_probability_follows_the_signs():
-    ada = AdaptiveAugment(target=0.6, ramp=1000, interval=100)
-    for _ in range(3):
-        ada.update(torch.ones(50))
-    assert ada.probability == pytest.approx(0.1)  # 100 pictures counted, 50 wait
-    ada.update(torch.ones(50))
-    assert ada.probability == pytest.approx(0.2)
-    ada.update(torch.cat([torch.ones(79), -torch.ones(21)]))  # r = 0.58, just below the target
-    assert ada.probability == pytest.approx(0.1)
-    ada.update(torch.cat([torch.ones(81), -torch.ones(19)]))  # r = 0.62, just above
-    assert ada.probability == pytest.approx(0.2)
-    ada.update(-torch.ones(5000))
-    assert ada.probability == 0
-    ada.update(torch.ones(5000))
-    assert ada.probability == 1
-    ada.update(
-        torch.tensor([[3.0, -1.0], [1.0, -3.0]]).reshape(2, 1, 1, 2).repeat(50, 1, 1, 1)
-    )  # patches: 0 on average
-    assert ada.probability == pytest.approx(0.9)
-
-
-def test_adaptive_augmentation_resumes_exactly():
-    def run(ada, steps):
-        made = []
-        for k in steps:
-            made.append(ada(torch.ones(8, 1, 4, 4)))
-            ada.update(torch.randn(7) + 0.1 * k)
-        return made
-
-    straight, before, after = (AdaptiveAugment(ramp=50, interval=10) for _ in range(3))
-    torch.manual_seed(1)
-    whole = run(straight, range(20))
-    torch.manual_seed(1)
-    first = run(before, range(9))
-    after.load_state_dict(before.state_dict())
-    second = run(after, range(9, 20))
-    assert all(torch.equal(a, b) for a, b in zip(whole, first + second, strict=True))
-    assert 0 < straight.probability == after.probability
-    with pytest.raises(ValueError, match=r"target must be between -1 and 1, got 1\.0"):
-        AdaptiveAugment(target=1.0)
-    with pytest.raises(ValueError, match="at least 1 picture, got 0 and 256"):
-        AdaptiveAugment(ramp=0)
 
 
 # -- the pool ---------------------------------------------------------------------------------------------------------

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from jensen.adversarial import GAME_LOSSES, AdaptiveAugment, Crop, Flip, ImagePool, Jitter, Mosaic, augment, r1
-from jensen.core.seeding import drawing, generator
+from jensen.adversarial import GAME_LOSSES, AdaptiveAugment, Flip, ImagePool, r1
+from jensen.core.seeding import generator
 from jensen.core.types import Phase
 from jensen.data.unpaired import unpaired_stream
 from jensen.models import CycleGAN
@@ -335,53 +335,7 @@ def test_a_shift_between_two_kinds_is_found_without_pairs():
     assert float(objective.model.b_to_a.by.detach()) == pytest.approx(-1.0, abs=0.15)
 
 
-# -- networks ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("widths", "seen"), [((3,), 8), ((3, 4), 18), ((3, 4, 5), 38)])
-def test_a_logit_sees_its_patch_and_no_more(widths, seen):
-    critic = PatchCritic(2, widths=widths).double()
-    assert critic.receptive_field == seen
-    x = torch.randn(1, 2, 96, 96, dtype=F64, requires_grad=True)
-    logits = critic(x)
-    stride = 2 ** len(widths)
-    assert logits.shape == (1, 1, 96 // stride, 96 // stride)
-    middle = logits.shape[2] // 2
-    (gradient,) = torch.autograd.grad(logits[0, 0, middle, middle], x)
-    touched = gradient[0].abs().sum(0) > 0
-    rows, columns = touched.any(1).nonzero()[:, 0], touched.any(0).nonzero()[:, 0]
-    for places in (rows, columns):
-        assert int(places[-1] - places[0]) + 1 == len(places) == seen
-    moved = critic(x.detach().roll((stride, 2 * stride), (2, 3)))
-    inner = slice(middle - 1, middle + 2)
-    expected = logits[0, 0, middle - 2 : middle + 1, middle - 3 : middle].detach()
-    assert torch.allclose(moved[0, 0, inner, inner], expected)  # the same judgement everywhere
-
-
-def test_pictures_of_a_batch_do_not_meet():
-    x = torch.randn(3, 1, 16, 16, dtype=F64)
-    translator = Translator(1, width=8, blocks=2).double()
-    nn.init.normal_(translator.leave.weight)
-    for net in (translator, PatchCritic(1, widths=(4, 4)).double()):
-        one, all_ = net(x[:1]), net(x * torch.tensor([1.0, 50.0, -3.0], dtype=F64).view(3, 1, 1, 1))
-        assert torch.allclose(one, all_[:1], atol=1e-12)
-        assert not torch.allclose(net(x[1:2]), all_[1:2])
-
-
-def test_a_translator_starts_as_the_identity_and_sees_far():
-    translator = Translator(2, width=16, blocks=2, patch=4).double()
-    x = torch.randn(2, 2, 16, 16, dtype=F64, requires_grad=True)
-    assert torch.equal(translator(x), x)
-    nn.init.normal_(translator.leave.weight)
-    (gradient,) = torch.autograd.grad(translator(x)[0, 0, 0, 0], x)
-    assert bool((gradient[0].abs().sum(0) > 0).all())  # a corner depends on the whole picture
-    assert float(gradient[1].abs().sum()) == 0
-    with pytest.raises(ValueError, match=r"height and width must be multiples of 4, got \(16, 10\)"):
-        translator(torch.zeros(1, 2, 16, 10, dtype=F64))
-    with pytest.raises(ValueError, match="width must be a multiple of 8, got 12"):
-        Translator(1, width=12)
-    with pytest.raises(ValueError, match="widths must be at least one"):
-        PatchCritic(1, widths=())
+# -- the model, and what is refused ----------------------------------------------------------------------------------
 
 
 def test_the_model_translates_both_ways():
@@ -406,94 +360,3 @@ def test_what_makes_no_sense_is_refused():
         Paired(CycleGAN(Scale(1.0), Scale(1.0)), Means(1.0, 1.0), Means(1.0, 1.0), distance=-2.0)
     with pytest.raises(ValueError, match="a and b must be equally many, got 5 and 4"):
         unpaired()(("critics",), {"a": A, "b": B[:4]}, 0)
-
-
-# -- crops, flips and mosaics -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("transform", [Flip(), Crop(0.5), Jitter(0.1), Mosaic()], ids=lambda t: type(t).__name__)
-def test_new_transforms_are_differentiable(transform):
-    x = torch.randn(3, 2, 5, 4, dtype=F64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda v: augment(v, [transform], generator=generator(3)), x)
-
-
-def test_a_flip_of_a_flip_is_nothing_and_half_are_flipped():
-    """n = 4,000, four standard errors."""
-    x = torch.rand(4000, 2, 3, 5)
-    assert torch.equal(Flip(1.0)(Flip(1.0)(x)), x)
-    assert torch.equal(Flip(1.0)(x)[:, :, :, 0], x[:, :, :, -1])
-    assert torch.equal(Flip(0.0)(x), x)
-    flipped = Flip()(x)
-    whole = (flipped == x.flip(3)).flatten(1).all(1)
-    assert bool((whole | (flipped == x).flatten(1).all(1)).all())
-    assert whole.double().mean().item() == pytest.approx(0.5, abs=4 * 0.5 / math.sqrt(4000))
-
-
-def test_a_crop_enlarges_a_window_that_lies_inside():
-    """On a ramp x, the window from p with share s is p + s x: slope s, uniform on [least, 1], and both ends inside."""
-    n, side = 4000, 32
-    ramp = ((torch.arange(side, dtype=F64) + 0.5) / side).expand(n, 1, side, side)
-    with drawing(generator(0)):
-        found = Crop(0.5)(ramp)
-    inner = found[:, 0, 0, 1:-1]  # between the outermost pixels' middles nothing is known but the edge
-    slope = inner.diff(dim=1) * side
-    assert torch.allclose(slope, slope[:, :1].expand_as(slope), atol=1e-9)
-    share = slope[:, 0]
-    assert 0.5 < float(share.min()) < 0.51
-    assert 0.99 < float(share.max()) < 1
-    assert share.mean().item() == pytest.approx(0.75, abs=4 * 0.5 / math.sqrt(12 * n))
-    start = inner[:, 0] - share * 1.5 / side
-    assert float(start.min()) > -1e-9
-    assert float((start + share).max()) < 1 + 1e-9
-    free = start / (1 - share)  # uniform on [0, 1], whatever the share
-    assert free.mean().item() == pytest.approx(0.5, abs=4 / math.sqrt(12 * n))
-    x = torch.rand(3, 2, 6, 7, dtype=F64)
-    assert torch.allclose(Crop(1.0)(x), x, atol=1e-12)
-    assert torch.allclose(Crop(0.3)(torch.ones_like(x)), torch.ones_like(x))
-
-
-def test_jitter_is_an_affine_map_with_normal_coefficients():
-    """On x = p_1 and x = p_2 it gives a row of (I + aE) p + ae; n = 4,000, four standard errors, a = 0.05."""
-    n, side, amount = 4000, 32, 0.05
-    p = (torch.arange(side, dtype=F64) + 0.5) * 2 / side - 1
-    columns = p.expand(side, side)
-    with drawing(generator(0)):
-        found = Jitter(amount)(torch.stack([columns, columns.T]).expand(n, 2, side, side))
-    inner = found[:, :, 8:-8, 8:-8]  # where nothing comes in from outside, be a coefficient 8 standard deviations off
-    right, down = inner.diff(dim=3) * side / 2, inner.diff(dim=2) * side / 2
-    middle = inner[:, :, 7:9, 7:9].mean((2, 3))
-    coefficients = torch.cat([right[:, :, 0, 0], down[:, :, 0, 0], middle], 1)
-    for slope, column in ((right, 0), (down, 2)):  # one slope over all the picture
-        assert torch.allclose(slope, coefficients[:, column : column + 2, None, None].expand_as(slope), atol=1e-9)
-    normal = (coefficients - torch.tensor([1.0, 0.0, 0.0, 1.0, 0.0, 0.0])) / amount
-    assert normal.mean(0).abs().max() < 4 / math.sqrt(n)
-    assert (normal.T.cov() - torch.eye(6)).abs().max() < 4 * math.sqrt(2 / n)
-    assert normal.pow(4).mean().item() == pytest.approx(3, abs=4 * math.sqrt(96 / (6 * n)))  # normal, not uniform
-    x = torch.rand(3, 2, 6, 7, dtype=F64)
-    assert torch.allclose(Jitter(0.0)(x), x, atol=1e-12)
-    assert torch.allclose(Jitter(0.3, fill=0.25)(torch.full_like(x, 0.25)), torch.tensor(0.25, dtype=F64))
-
-
-def test_a_mosaic_keeps_pixels_at_their_places():
-    """Every picture has a number of its own in its pixels, so that sources can be read off."""
-    n, height, width = 400, 6, 5
-    place = torch.arange(height * width).view(1, 1, height, width)
-    x = (torch.arange(n).view(-1, 1, 1, 1) * 1000 + place).double()
-    with drawing(generator(1)):
-        found = Mosaic()(x)
-    source = (found // 1000).long()[:, 0]
-    assert torch.equal((found % 1000).long()[:, 0], place[0].expand(n, 1, height, width)[:, 0])
-    cuts = set()
-    for k in range(n):
-        own = source[k] == k
-        rows, columns = own.any(1).sum().item(), own.any(0).sum().item()
-        kinds = source[k].unique()
-        assert len(kinds) <= 4
-        if rows and columns and len(kinds) == 4:
-            assert bool(own[:rows, :columns].all())  # its own upper left part
-            for part in (source[k][:rows, columns:], source[k][rows:, :columns], source[k][rows:, columns:]):
-                assert len(part.unique()) == 1
-            cuts.add((rows, columns))
-    assert cuts == {(r, c) for r in range(1, height) for c in range(1, width)}
-    one = torch.rand(1, 1, 4, 4)
-    assert torch.equal(Mosaic()(one), one)
