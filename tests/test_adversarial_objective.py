@@ -17,6 +17,7 @@ from jensen.adversarial import (
     MarginGame,
     annealed,
     gradient_penalty,
+    hinge,
     margin_loss,
     r1,
     r2,
@@ -304,6 +305,25 @@ def test_adaptive_augmentation_follows_the_critics_moves_and_is_saved():
     assert resumed.augmentation.probability == 0.04
     assert set(objective.players()) == {"critic", "generator"}  # and it belongs to neither
     assert sum(len(p) for p in partition(objective).values()) == 4
+
+
+def test_adaptive_augmentation_counts_pictures_not_packs():
+    augmentation = AdaptiveAugment([Brightness()], ramp=100, interval=8)
+    generator = GAN(nn.Sequential(nn.Linear(3, 4), nn.Unflatten(1, (1, 2, 2))), [3])
+    critic = nn.Sequential(nn.Flatten(), nn.Linear(16, 1))
+    objective = Adversarial(generator, critic, augmentation=augmentation, packing=4)
+    with torch.no_grad():
+        critic[1].weight.zero_()
+        critic[1].bias.fill_(5.0)
+    objective.after("critic", objective(("critic",), {"x": torch.zeros(8, 1, 2, 2)}, 0)["critic"], 0)
+    assert augmentation.probability == 0.08  # eight pictures of a hundred, in two packs
+
+
+def test_a_margin_loss_alone_is_no_game():
+    with pytest.raises(ValueError, match=r"generator descends too: MarginGame\(hinge, 'non-saturating'\)"):
+        Adversarial(GAN(nn.Linear(3, 2), [3]), nn.Linear(2, 1), loss=hinge)
+    with pytest.raises(ValueError, match=r"loss must be one of saturating, .* got 3"):
+        Adversarial(GAN(nn.Linear(3, 2), [3]), nn.Linear(2, 1), loss=3)
 
 
 # each rule's step, by hand -------------------------------------------------------------------------------------------

@@ -270,7 +270,7 @@ def test_settings_reach_the_game():
     words = ["shown.loss=hinge", "shown.noise=0.4", "shown.noise_end=0.2", "shown.noise_steps=10", "shown.penalty=2"]
     recipe = configure("digits-cyclegan", [*words, 'shown.augmentation=["crop","mosaic"]', "weights.pool=0"])
     game = recipe.objective(recipe.model())
-    assert game.noise(5) == pytest.approx(0.3)
+    assert [game.noise(step) for step in (5, 10, 99)] == pytest.approx([0.3, 0.2, 0.2])
     assert game.pools is None
     assert game.penalty is not None
     assert len(game.augmentation.keywords["transforms"]) == 2
@@ -281,3 +281,21 @@ def test_settings_reach_the_game():
     assert "flip" not in str(plain.augmentation).lower()
     with pytest.raises(ValueError, match=r"data\.side must be a multiple of network\.patch, got 17"):
         configure("digits-cyclegan", ["data.side=17"])
+    for words in (["training.rate=0.1"], ["training.weight_decay=0.5"]):
+        with pytest.raises(ValueError, match=r"moves nobody here: set rates\.translators and rates\.critics"):
+            configure("digits-cyclegan", words)
+
+
+def test_jitter_is_of_what_is_trained_on():
+    """64 pictures of either kind: as they are without jitter, and of no heap with it."""
+    still, moved = (configure("digits-cyclegan", [f"data.jitter={amount}"]) for amount in (0, 0.07))
+    for side, heap in zip("ab", still.data.heaps(), strict=True):
+        drawn = {
+            name: torch.cat([next(recipe.stream()(k))[side] for k in (0, 1)])
+            for name, recipe in {"still": still, "moved": moved}.items()
+        }
+        inside = {
+            name: (torch.cdist(x.flatten(1), heap.flatten(1)).amin(1) < 1e-3).sum().item() for name, x in drawn.items()
+        }
+        assert inside == {"still": 64, "moved": 0}
+        assert 0.02 < (drawn["moved"] - drawn["still"]).abs().mean() < 0.3  # the same pictures, moved a little

@@ -141,6 +141,21 @@ def test_every_loss_trains_the_ring(loss):
 
 
 @pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["game.packing=3"], "training.batch_size must be a multiple of game.packing, got 256 and 3"),
+        (["game.augmentation=fixed"], "game.augmentation is of pictures, and ring-gan draws points: set it to none"),
+        (["training.rate=0.1"], "training.rate moves nobody here: set rates.generator and rates.critic"),
+    ],
+)
+def test_what_cannot_be_played_is_refused_before_a_folder_is_made(words, message, tmp_path, capsys):
+    sets = [part for word in words for part in ("--set", word)]
+    assert main(["train", "ring-gan", "--out", str(tmp_path / "run"), *sets]) == 2
+    assert message in capsys.readouterr().err.replace("\n", " ")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
     "words",
     [
         ("game.order=simultaneous",),

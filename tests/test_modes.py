@@ -98,17 +98,27 @@ def test_a_thousand_classes():
     assert (half.recovered, half.reverse_kl) == (500, pytest.approx(math.log(2)))
 
 
+def test_whole_numbers_are_no_grid_for_the_modes():
+    modes, samples = torch.tensor([[0.5, 0.0], [10.0, 0.0]]), torch.tensor([[0, 0], [10, 0]])
+    assert mode_coverage(samples, modes, 0.1) == mode_coverage(samples.double(), modes, 0.1)
+    assert mode_coverage(samples, modes, 0.1).recovered == 1
+
+
 def test_what_does_not_fit_is_refused():
     modes = torch.zeros(3, 2)
-    with pytest.raises(ValueError, match=r"must agree and N be at least 1, got \(4, 3\) and \(3, 2\)"):
+    with pytest.raises(ValueError, match=r"must agree and N and K be at least 1, got \(4, 3\) and \(3, 2\)"):
         mode_coverage(torch.zeros(4, 3), modes, 1.0)
-    with pytest.raises(ValueError, match="N be at least 1"):
+    with pytest.raises(ValueError, match="N and K be at least 1"):
         mode_coverage(torch.zeros(0, 2), modes, 1.0)
     with pytest.raises(ValueError, match="std must be positive, got 0"):
         mode_coverage(torch.zeros(4, 2), modes, 0.0)
     with pytest.raises(ValueError, match="samples must be finite"):
         mode_coverage(torch.full((4, 2), math.nan), modes, 1.0)
-    for weights in (torch.ones(2), torch.tensor([1.0, 0.0, 1.0])):
+    with pytest.raises(ValueError, match="modes must be finite"):
+        mode_coverage(torch.zeros(4, 2), modes / 0, 1.0)
+    with pytest.raises(ValueError, match=r"N and K be at least 1, got \(4, 2\) and \(0, 2\)"):
+        mode_coverage(torch.zeros(4, 2), modes[:0], 1.0)
+    for weights in (torch.ones(2), torch.tensor([1.0, 0.0, 1.0]), [1.0, math.inf, 1.0]):
         with pytest.raises(ValueError, match="weights must be 3 positive numbers"):
             mode_coverage(torch.zeros(4, 2), modes, 1.0, weights)
     with pytest.raises(ValueError, match="labels must be from 0 to 2, got 0 to 3"):

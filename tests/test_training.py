@@ -224,13 +224,32 @@ class Steep(Bilinear):
         return {"x": Loss.of(self.model.x**2), "y": Loss.of((self.y - self.y.detach()).sqrt())}
 
 
-@pytest.mark.parametrize("rule", [descend, extragradient, optimistic])
+@pytest.mark.parametrize("rule", [descend, extragradient, optimistic, consensus(0.1)])
 def test_a_gradient_that_is_not_finite_stops_before_anything_moves(rule):
     state = new_state(Steep())
     before = copy.deepcopy(state.objective.state_dict())
     with pytest.raises(NonFiniteLoss, match=r"player 'y' is not finite at step 0 \(term 'gradient'\)"):
         train_step(state, nothing(), update=rule)
     assert all(torch.equal(value, before[key]) for key, value in state.objective.state_dict().items())
+
+
+def test_consensus_of_linear_losses_is_descent_and_names_what_is_unused():
+    class Linear(Bilinear):
+        def forward(self, players, batch, step):
+            return {"x": Loss.of(2 * self.model.x), "y": Loss.of(self.model.x.detach() - 3 * self.y)}
+
+    state = new_state(Linear(), rate=0.1, optimizer=torch.optim.SGD)
+    for player in state.players.values():
+        player.clip = None
+    train_step(state, nothing(), update=consensus(5.0))  # a constant field has no |v|^2 to lower
+    assert (state.objective.model.x.item(), state.objective.y.item()) == pytest.approx((1 - 0.2, 0.3))
+
+    class Unused(Bilinear):
+        def forward(self, players, batch, step):
+            return {"x": Loss.of(self.model.x**2), "y": Loss.of(self.model.x**2)}
+
+    with pytest.raises(ValueError, match="y of player 'y' gets no gradient from its loss"):
+        train_step(new_state(Unused()), nothing(), update=consensus(0.1))
 
 
 def test_extragradient_comes_back_from_a_look_ahead_that_fails():

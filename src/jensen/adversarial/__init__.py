@@ -18,7 +18,7 @@ from jensen.adversarial.dirac import DiracGAN
 from jensen.adversarial.divergences import DIVERGENCES, Estimate, bayes_risk, critic_divergence, divergence, risk
 from jensen.adversarial.dynamics import change_along_flow, trajectory
 from jensen.adversarial.field import vector_field
-from jensen.adversarial.losses import GAME_LOSSES, GameLoss, MarginGame, RelativisticGame, WassersteinGame
+from jensen.adversarial.losses import GAME_LOSSES, GameLoss, MarginGame, RelativisticGame, WassersteinGame, game_loss
 from jensen.adversarial.margin import (
     MARGIN_LOSSES,
     MarginLoss,
@@ -72,6 +72,7 @@ __all__ = [
     "dragan",
     "eigenvalues",
     "exponential",
+    "game_loss",
     "gradient_penalty",
     "hinge",
     "instance_noise",

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -25,6 +25,7 @@ from jensen.adversarial.margin import MarginLoss, exponential, hinge, logistic, 
 from jensen.core.shapes import mean_per_example
 
 
+@runtime_checkable
 class GameLoss(Protocol):
     """Losses of both sides, (B,) each, from the logits of B real and B generated examples.
 
@@ -185,3 +186,21 @@ GAME_LOSSES: dict[str, GameLoss] = {
     "wasserstein": WassersteinGame(),
 }
 """By the names used in settings. Exponential is zero-sum: e^-t would grow without bound where the critic is sure."""
+
+
+def game_loss(loss: object) -> GameLoss:
+    """The loss of this name, or the one given.
+
+    Raises:
+        ValueError: for another name, or what has no loss for each side.
+
+    >>> game_loss("hinge").form
+    'linear'
+    """
+    if isinstance(loss, GameLoss):
+        return loss
+    if isinstance(loss, str) and loss in GAME_LOSSES:
+        return GAME_LOSSES[loss]
+    if isinstance(loss, MarginLoss):
+        raise ValueError(f"loss must say what the generator descends too: MarginGame({loss.name}, 'non-saturating')")
+    raise ValueError(f"loss must be one of {', '.join(GAME_LOSSES)}, or a GameLoss, got {loss!r}")

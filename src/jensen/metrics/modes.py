@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int, Num
 from torch import Tensor
 
 from jensen.metrics.proportion import Proportion, wilson
@@ -51,10 +52,10 @@ class ModeCoverage(ClassCoverage):
 
 
 def mode_coverage(
-    samples: Float[Tensor, "..."],
-    modes: Float[Tensor, "..."],
+    samples: Num[Tensor, "..."],
+    modes: Num[Tensor, "..."],
     std: float,
-    weights: Float[Tensor, "..."] | None = None,
+    weights: Num[Tensor, "..."] | Sequence[float] | None = None,
 ) -> ModeCoverage:
     r"""Assign each sample to its nearest mode, by Euclidean distance.
 
@@ -69,8 +70,8 @@ def mode_coverage(
         weights: (K,), positive, share of each mode; normalised here. None is equal shares.
 
     Raises:
-        ValueError: for no samples or modes, sizes that do not fit, a std or weight not positive, a sample that is not
-            finite.
+        ValueError: for no samples or modes, sizes that do not fit, a std or weight not positive, a sample, mode or
+            weight that is not finite.
 
     Source: Srivastava et al. (2017), section 4.1; Lin et al. (2018), section 4.1 (reverse KL).
 
@@ -79,16 +80,18 @@ def mode_coverage(
     >>> found.recovered, found.high_quality, round(found.reverse_kl, 4)
     (1, 0.75, 0.1308)
     """
-    if samples.ndim != 2 or modes.ndim != 2 or samples.shape[1] != modes.shape[1] or not len(samples):
+    fit = samples.ndim == modes.ndim == 2 and samples.shape[1] == modes.shape[1]
+    if not (fit and len(samples) and len(modes)):
         raise ValueError(
-            f"samples (N, D) and modes (K, D) must agree and N be at least 1, "
+            f"samples (N, D) and modes (K, D) must agree and N and K be at least 1, "
             f"got {tuple(samples.shape)} and {tuple(modes.shape)}"
         )
     if not std > 0:
         raise ValueError(f"std must be positive, got {std}")
-    if not bool(samples.isfinite().all()):
-        raise ValueError("samples must be finite, and some are not")
-    distance, nearest = _nearest(samples.double(), modes.to(samples).double())
+    for name, x in (("samples", samples), ("modes", modes)):
+        if not bool(x.isfinite().all()):
+            raise ValueError(f"{name} must be finite, and some are not")
+    distance, nearest = _nearest(samples.double(), modes.to(samples.device).double())
     near = distance <= STANDARD_DEVIATIONS * std
     classes = class_coverage(nearest, len(modes), weights)
     return ModeCoverage(
@@ -108,7 +111,7 @@ def _nearest(x: Tensor, centres: Tensor, chunk: int = 4096) -> tuple[Tensor, Ten
 
 
 def class_coverage(
-    labels: Int[Tensor, "..."], classes: int, weights: Float[Tensor, "..."] | None = None
+    labels: Int[Tensor, "..."], classes: int, weights: Num[Tensor, "..."] | Sequence[float] | None = None
 ) -> ClassCoverage:
     """How labels, such as a classifier's of generated pictures, spread over the classes.
 
@@ -129,8 +132,8 @@ def class_coverage(
         raise ValueError(f"there must be at least 1 sample, (N,), got shape {tuple(labels.shape)}")
     if int(labels.min()) < 0 or int(labels.max()) >= classes:
         raise ValueError(f"labels must be from 0 to {classes - 1}, got {int(labels.min())} to {int(labels.max())}")
-    w = torch.ones(classes) if weights is None else weights
-    if w.shape != (classes,) or not bool((w > 0).all()):
+    w = torch.ones(classes) if weights is None else torch.as_tensor(weights)
+    if w.shape != (classes,) or not bool((w > 0).all() and w.isfinite().all()):
         raise ValueError(f"weights must be {classes} positive numbers, got {w.tolist() if w.ndim else w.item()}")
     w = w.double().cpu() / w.double().cpu().sum()
     counts = labels.cpu().bincount(minlength=classes).double()

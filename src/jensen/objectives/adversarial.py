@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from jensen.adversarial import GAME_LOSSES, AdaptiveAugment, GameLoss, clip_weights, instance_noise, pack
+from jensen.adversarial import AdaptiveAugment, GameLoss, clip_weights, game_loss, instance_noise, pack
 from jensen.core.objective import Objective
 from jensen.core.types import Batch, Loss, Phase
 from jensen.models.gan import GAN
@@ -74,13 +74,11 @@ class Adversarial(Objective):
         clip: float | None = None,
     ):
         super().__init__()
-        if isinstance(loss, str) and loss not in GAME_LOSSES:
-            raise ValueError(f"loss must be one of {', '.join(GAME_LOSSES)}, or a GameLoss, got {loss!r}")
         if clip is not None and not clip > 0:
             raise ValueError(f"clip must be positive, got {clip}")
         self.model = model
         self.critic = critic
-        self.loss: GameLoss = GAME_LOSSES[loss] if isinstance(loss, str) else loss
+        self.loss = game_loss(loss)
         self.phases = alternating() if phases is None else phases
         self.penalty, self.packing, self.noise, self.clip = penalty, packing, noise, clip
         self.augmentation = augmentation
@@ -131,6 +129,6 @@ class Adversarial(Objective):
         if player != "critic":
             return
         if isinstance(self.augmentation, AdaptiveAugment):
-            self.augmentation.update(loss.aux["real"])
+            self.augmentation.update(loss.aux["real"].repeat_interleave(self.packing, 0))  # a logit for each picture
         if self.clip is not None:
             clip_weights(self.critic, self.clip)

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from jensen.adversarial import GAME_LOSSES, AdaptiveAugment, GameLoss, ImagePool, instance_noise
+from jensen.adversarial import AdaptiveAugment, GameLoss, ImagePool, game_loss, instance_noise
 from jensen.core.objective import Objective
 from jensen.core.shapes import mean_per_example
 from jensen.core.types import Batch, Loss, Phase
@@ -37,10 +37,8 @@ class _Translation(Objective):
         phases: tuple[Phase, ...],
     ):
         super().__init__()
-        if isinstance(loss, str) and loss not in GAME_LOSSES:
-            raise ValueError(f"loss must be one of {', '.join(GAME_LOSSES)}, or a GameLoss, got {loss!r}")
         self.model, self.critic_a, self.critic_b = model, critic_a, critic_b
-        self.loss: GameLoss = GAME_LOSSES[loss] if isinstance(loss, str) else loss
+        self.loss = game_loss(loss)
         self.augmentation, self.noise, self.penalty, self.phases = augmentation, noise, penalty, phases
 
     def players(self) -> Mapping[str, Iterable[nn.Parameter]]:

@@ -154,6 +154,18 @@ class GANRecipe(Recipe):
     rates: Rates = Rates()
     judging: GANJudging = GANJudging()
 
+    @model_validator(mode="after")
+    def _playable(self) -> GANRecipe:
+        self.training.without_rate("rates.generator and rates.critic")
+        if self.training.batch_size % self.game.packing:
+            raise ValueError(
+                f"training.batch_size must be a multiple of game.packing, "
+                f"got {self.training.batch_size} and {self.game.packing}"
+            )
+        if self.game.augmentation != "none" and self.what == "points":
+            raise ValueError(f"game.augmentation is of pictures, and {self.recipe} draws points: set it to none")
+        return self
+
     @abstractmethod
     def critic(self) -> nn.Module:
         """Untrained; from packs of what the critic sees to logits."""

@@ -69,6 +69,12 @@ class Training(Settings):
             raise ValueError("training takes either minutes or steps")
         return self
 
+    def without_rate(self, instead: str) -> None:
+        """Raise a ValueError if a rate was set that moves nobody, in games whose players have rates of their own."""
+        for name in ("rate", "weight_decay"):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"training.{name} moves nobody here: set {instead}")
+
     def budget(self) -> Budget:
         return Budget(steps=self.steps, minutes=self.minutes)
 

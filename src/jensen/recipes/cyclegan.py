@@ -123,9 +123,10 @@ class TranslationRecipe(Recipe):
     judging: TranslationJudging = TranslationJudging()
 
     @model_validator(mode="after")
-    def _whole_patches(self) -> TranslationRecipe:
+    def _playable(self) -> TranslationRecipe:
         if self.data.side % self.network.patch:
             raise ValueError(f"data.side must be a multiple of network.patch, got {self.data.side}")
+        self.training.without_rate("rates.translators and rates.critics")
         return self
 
     # data --------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -146,19 +146,25 @@ def gradients(state: TrainState, players: tuple[str, ...], losses: Mapping[str, 
             p.grad = None
         keep = k < len(players) - 1  # the graph is shared, and the last one frees it
         torch.autograd.backward(losses[name].total, inputs=parameters, retain_graph=keep)
-        if any(p.grad is None for p in parameters):
-            names = {p: n for n, p in state.objective.named_parameters()}
-            unused = next(names[p] for p in parameters if p.grad is None)
-            raise ValueError(f"{unused} of player {name!r} gets no gradient from its loss: freeze it or use it")
+        refuse_unused(state, name, [p.grad for p in parameters])
         average_gradients(parameters)
-        if not _finite([p.grad for p in parameters if p.grad is not None]):
-            raise NonFiniteLoss(state.step, name, "gradient")
+        refuse_infinite(state, name)
 
 
-def _finite(gradients: list[Tensor]) -> bool:
-    """Whether all their norms are finite, in one message from the device."""
-    norms = torch._foreach_norm(gradients)
-    return math.isfinite(torch.stack([norm.to(norms[0].device) for norm in norms]).sum())
+def refuse_unused(state: TrainState, name: str, found: Sequence[Tensor | None]) -> None:
+    """Raise a ValueError if one of the player's parameters got no gradient: it plays no part in the loss."""
+    if any(gradient is None for gradient in found):
+        names = {p: n for n, p in state.objective.named_parameters()}
+        owned = state.players[name].parameters
+        unused = next(names[p] for p, gradient in zip(owned, found, strict=True) if gradient is None)
+        raise ValueError(f"{unused} of player {name!r} gets no gradient from its loss: freeze it or use it")
+
+
+def refuse_infinite(state: TrainState, name: str) -> None:
+    """Raise a NonFiniteLoss unless the player's gradient is finite; one message from the device."""
+    norms = torch._foreach_norm([p.grad for p in state.players[name].parameters if p.grad is not None])
+    if not math.isfinite(torch.stack([norm.to(norms[0].device) for norm in norms]).sum()):
+        raise NonFiniteLoss(state.step, name, "gradient")
 
 
 def descend(state: TrainState, players: tuple[str, ...], evaluate: Evaluate) -> Mapping[str, Loss]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from jensen.core.types import Loss
 from jensen.training.distributed import processes
-from jensen.training.step import Evaluate, TrainState, gradients
+from jensen.training.step import Evaluate, TrainState, gradients, refuse_infinite, refuse_unused
 
 
 def _require_all(rule: str, state: TrainState, players: tuple[str, ...]) -> None:
@@ -82,7 +82,8 @@ def consensus(gamma: float) -> Callable[..., Mapping[str, Loss]]:
         gamma: weight of the regulariser, at least 0.
 
     Raises:
-        ValueError: for a negative gamma, or a phase that does not hold every player.
+        ValueError: for a negative gamma, a phase that does not hold every player, or a parameter its loss does not use.
+        NonFiniteLoss: for a gradient that is not finite, before anything moves.
 
     Source: Mescheder et al. (2017), equation 6.
     """
@@ -97,12 +98,17 @@ def consensus(gamma: float) -> Callable[..., Mapping[str, Loss]]:
         field: list[tuple[torch.nn.Parameter, Tensor]] = []
         for name in players:
             parameters = state.players[name].parameters
-            found = torch.autograd.grad(losses[name].total, parameters, create_graph=True)
+            found = torch.autograd.grad(losses[name].total, parameters, create_graph=True, allow_unused=True)
+            refuse_unused(state, name, found)
             field += zip(parameters, found, strict=True)
         energy = sum((0.5 * v.square().sum() for _, v in field), start=torch.zeros(()))
-        extra = torch.autograd.grad(energy, [p for p, _ in field], allow_unused=True)
+        owned = [p for p, _ in field]
+        constant = not energy.requires_grad  # of a linear game: nothing to regularise
+        extra = [None] * len(owned) if constant else torch.autograd.grad(energy, owned, allow_unused=True)
         for (p, v), e in zip(field, extra, strict=True):
             p.grad = v.detach() if e is None else v.detach() + gamma * e
+        for name in players:
+            refuse_infinite(state, name)
         for name in players:
             state.players[name].move(state.step)
         return losses
