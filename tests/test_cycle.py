@@ -139,6 +139,20 @@ def test_gradients_by_hand_and_none_that_leaks():
     assert float(of_b) != 0
 
 
+def test_critics_alone_keep_no_graph_of_the_translators():
+    class Watched(Scale):
+        def forward(self, x):
+            seen.append(torch.is_grad_enabled())
+            return super().forward(x)
+
+    seen = []
+    objective = CycleConsistent(CycleGAN(Watched(2.0), Watched(0.5)), Means(0.3), Means(-0.7), identity=0.0)
+    objective(("critics",), BATCH, 0)
+    assert seen == [False, False]
+    objective(("translators",), BATCH, 0)
+    assert seen[2:] == [True] * 4
+
+
 def test_sides_of_different_shapes_translate_without_identity():
     model = CycleGAN(nn.Upsample(scale_factor=2), nn.AvgPool2d(2))
     objective = CycleConsistent(model, PatchCritic(1, widths=(4,)), PatchCritic(1, widths=(4,)), identity=0.0)

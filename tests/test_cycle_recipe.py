@@ -286,6 +286,12 @@ def test_settings_reach_the_game():
             configure("digits-cyclegan", words)
 
 
+def test_so_many_are_added_that_they_are_their_share_of_the_whole():
+    real = torch.zeros(80, 1, 8, 8)
+    for share, added in ((0.2, 20), (0.5, 80), (0.75, 240)):
+        assert UnpairedKinds(share=share)._added(real) == added
+
+
 def test_jitter_is_of_what_is_trained_on():
     """64 pictures of either kind: as they are without jitter, and of no heap with it."""
     still, moved = (configure("digits-cyclegan", [f"data.jitter={amount}"]) for amount in (0, 0.07))
