@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from itertools import pairwise, product
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 import torch
 from scipy import integrate, optimize, stats
 from scipy.special import beta, gamma
+from torch import nn
 from torch.distributions import (
     Bernoulli,
     Beta,
@@ -21,8 +24,10 @@ from torch.distributions import (
     MultivariateNormal,
     Normal,
     Poisson,
+    TransformedDistribution,
     Uniform,
 )
+from torch.distributions.transforms import AffineTransform
 
 from jensen.adversarial import (
     MARGIN_LOSSES,
@@ -191,6 +196,105 @@ def test_what_is_no_margin_loss_is_refused():
         hinge.optimal(torch.tensor([math.nan]))
 
 
+@pytest.mark.parametrize(
+    "loss",
+    [lambda m: (m <= 0).float(), lambda m: (m <= 0) * 1.0, lambda m: m <= 0, lambda m: (m <= 0).long()],
+    ids=["float", "times 1", "bool", "long"],
+)
+def test_a_loss_of_any_dtype(loss):
+    found = margin_loss(loss)
+    torch.testing.assert_close(found.f(RATIOS), zero_one.f(RATIOS), atol=1e-13, rtol=0)
+    assert found(torch.tensor([-1.0, 1.0], dtype=F64)).dtype == F64
+    assert not found.trainable
+
+
+def test_a_loss_in_single_precision_keeps_its_graph():
+    found = margin_loss(lambda m: torch.exp(-m.float()))
+    torch.testing.assert_close(found.f(RATIOS), exponential.f(RATIOS), atol=0, rtol=1e-6)
+    assert found.trainable
+    assert margin_loss(lambda m: torch.ones(m.shape)).f(RATIOS).tolist() == (-1 - RATIOS).tolist()
+
+
+def test_of_several_minimisers_the_nearest_to_0_then_the_positive():
+    def best(loss, *u):
+        return margin_loss(loss).optimal(torch.tensor(u, dtype=F64)).tolist()
+
+    def half(m):
+        return torch.where(m == 0, 0.5, (m < 0).to(m))
+
+    for loss in (lambda m: ((1 - m) / 2).clamp(0, 1), lambda m: torch.sigmoid(-m), half, hinge.loss):
+        assert best(loss, 1.0) == [0]
+    assert best(lambda m: 1 + torch.sin(m), 0.5, 1.0, 2.0) == pytest.approx([math.pi / 2, 0, -math.pi / 2], abs=1e-6)
+    assert best(lambda m: (m.abs() - 1).square(), 0.3, 1.0, 7.0) == pytest.approx([1, 1, 1], abs=1e-6)  # not -1
+    assert best(hinge.loss, 0.0, 0.5, 2.0) == pytest.approx([-1, -1, 1], abs=0.03)
+    far = best(logistic.loss, 0.0, math.inf)  # an infimum at infinity
+    assert -math.inf < far[0] < -20
+    assert 20 < far[1] < math.inf
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64], ids=str)
+def test_closed_forms_at_both_ends(dtype):
+    """Values at 0 and infinity, and the slopes there (that of logistic and exponential at 0 is infinite)."""
+    ends = {
+        "zero-one": ([0, -1], [-1, 0], [-1, 1]),
+        "squared": ([0, -4], [-4, 0], [-1, 1]),
+        "logistic": ([0, -math.inf], [None, 0], [-math.inf, math.inf]),
+        "exponential": ([0, -math.inf], [None, 0], [-math.inf, math.inf]),
+        "hinge": ([0, -2], [-2, 0], [-1, 1]),
+    }
+    for loss in LOSSES:
+        values, slopes, critics = ends[loss.name]
+        u = torch.tensor([0.0, math.inf], dtype=dtype, requires_grad=True)
+        f = loss.f(u)
+        assert f.tolist() == values, loss.name
+        found = torch.autograd.grad(f.sum(), u)[0].tolist()
+        assert all(a == b for a, b in zip(found, slopes, strict=True) if b is not None), loss.name
+        assert loss.optimal(u).tolist() == critics, loss.name
+    assert margin_loss(zero_one.loss).f(u).tolist() == [0, -1]
+
+
+def test_ratios_may_be_numbers_and_whole():
+    for loss in (*LOSSES, margin_loss(logistic.loss)):
+        for of in (loss.f, loss.optimal):
+            expected = of(torch.tensor([1.0, 2.0]))
+            assert of(torch.tensor([1, 2])).tolist() == expected.tolist()
+            assert [of(1).item(), of(2.0).item()] == expected.tolist()
+    with pytest.raises(ValueError, match="ratio must be at least 0, got -1"):
+        squared.f(-1)
+
+
+WRONG = """
+from torch.distributions import Normal
+from jensen.adversarial import bayes_risk, divergence, margin_loss, risk
+
+p = Normal(0.0, 1.0)
+for call in (
+    lambda: margin_loss("hinge"),
+    lambda: margin_loss(lambda m: 1.0),
+    lambda: bayes_risk(lambda m: m.exp(), p, p),
+    lambda: risk(lambda m: m.exp(), lambda x: x, p, p),
+    lambda: divergence(lambda m: m.exp(), p, p),
+):
+    try:
+        call()
+    except ValueError as error:
+        print(error)
+"""
+
+
+def test_wrong_types_are_refused_in_a_sentence():
+    """In a process of its own, where signatures are not checked."""
+    done = subprocess.run([sys.executable, "-c", WRONG], capture_output=True, text=True, timeout=300, check=True)
+    wrap = "must be a name or a margin loss, got a function: wrap it with margin_loss"
+    assert done.stdout.splitlines() == [
+        "a margin loss must be a function from margins to a tensor of their shape, got 'hinge'",
+        "a margin loss must give a tensor and keep the shape of its margins, (2001,), got float",
+        f"loss {wrap}",
+        f"loss {wrap}",
+        f"divergence {wrap}",
+    ]
+
+
 # -- divergences ------------------------------------------------------------------------------------------------------
 
 
@@ -281,6 +385,32 @@ def test_monte_carlo_and_its_error():
     assert divergence("le-cam", p, p).value == 0
 
 
+def test_a_transformed_distribution_of_several_dimensions():
+    """Against the same Gaussian without a transform; the caller's generator only gives the draws."""
+    one = MultivariateNormal(torch.zeros(2), torch.eye(2))
+    moved = TransformedDistribution(one, [AffineTransform(torch.ones(2), 2 * torch.ones(2))])
+    plain = MultivariateNormal(torch.ones(2), 4 * torch.eye(2))
+    state = torch.get_rng_state()
+    found, exact = (
+        divergence("jensen-shannon", p, one, samples=2000, generator=torch.Generator().manual_seed(0))
+        for p in (moved, plain)
+    )
+    assert found.value == pytest.approx(exact.value, abs=1e-6)
+    assert torch.equal(state, torch.get_rng_state())
+    line = MultivariateNormal(torch.zeros(1), torch.eye(1))
+    shifted = TransformedDistribution(line, [AffineTransform(torch.ones(1), torch.ones(1))])
+    assert float(divergence("hellinger", shifted, line)) == pytest.approx(1 - math.exp(-1 / 8), abs=1e-6)
+
+
+def test_a_loss_by_its_name():
+    p, q = normal(0.0, 1.0), normal(1.0, 2.0)
+    for name, loss in MARGIN_LOSSES.items():
+        assert bayes_risk(name, p, q) == bayes_risk(loss, p, q)
+    assert risk("squared", torch.tanh, p, q) == risk(squared, torch.tanh, p, q)
+    with pytest.raises(ValueError, match=r"loss must be one of exponential, .*, got 'le-cam'"):
+        bayes_risk("le-cam", p, q)
+
+
 # -- critics of limited and unlimited capacity ------------------------------------------------------------------------
 
 
@@ -336,6 +466,22 @@ def test_a_quadratic_critic_is_enough_for_gaussians():
         assert risk(loss, lambda x, s=share: s * log_ratio(x), p, q).value == pytest.approx(
             bayes_risk(loss, p, q).value, abs=1e-9
         )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64], ids=str)
+def test_a_critic_gets_the_dtype_of_the_distributions(dtype):
+    """By quadrature in one dimension and by Monte Carlo in two, where only the first coordinate counts."""
+    seen, found = set(), []
+    for n in (1, 2):
+        net = nn.Sequential(nn.Linear(n, 1), nn.Flatten(0)).to(dtype)
+        net.load_state_dict({"0.weight": torch.tensor([[-1.0, 0.0][:n]]), "0.bias": torch.tensor([0.5])})
+        net.register_forward_pre_hook(lambda _, x: seen.add(x[0].dtype))
+        p, q = (MultivariateNormal(torch.full((n,), m, dtype=dtype), torch.eye(n, dtype=dtype)) for m in (0.0, 1.0))
+        found.append(risk(logistic, net, p, q))
+    line = risk(logistic, lambda x: 0.5 - x, normal(0.0, 1.0), normal(1.0, 1.0)).value
+    assert seen == {dtype}
+    assert found[0].value == pytest.approx(line, abs=1e-6)
+    assert found[1].value == pytest.approx(line, abs=4 * found[1].stderr)
 
 
 # -- packing: a critic of m at a time measures p^m against q^m --------------------------------------------------------

@@ -52,7 +52,7 @@ Value = Callable[[Tensor, Tensor], Tensor]
 
 
 def bayes_risk(
-    loss: MarginLoss,
+    loss: str | MarginLoss,
     p: Distribution,
     q: Distribution,
     *,
@@ -65,21 +65,22 @@ def bayes_risk(
     distributions of disjoint support it is 0 for all five.
 
     Args:
-        loss: one of the five, or from `margin_loss`.
+        loss: one of the five or its name, or from `margin_loss`.
         p, q: of real and of generated, each one distribution (no batch), over the same events.
         samples: of Monte Carlo, half from each; unused where there is an exact way.
         generator: of the Monte Carlo draws.
 
     Raises:
-        ValueError: for distributions with a batch, over different events, or whose densities do not integrate to 1;
-            for fewer than 4 samples.
+        ValueError: for an unknown loss; for distributions with a batch, over different events, or whose densities do
+            not integrate to 1; for fewer than 4 samples.
 
     >>> from torch.distributions import Normal
     >>> p, q = Normal(0.0, 1.0), Normal(2.0, 1.0)
     >>> round(bayes_risk(zero_one, p, q).value, 6)  # the tail beyond 1 of a standard normal
     0.158655
     """
-    return _mean(lambda _, ratio: loss.conditional_risk(ratio), None, p, q, samples, generator)
+    margin = _named(loss, MARGIN_LOSSES, "loss")
+    return _mean(lambda _, ratio: margin.conditional_risk(ratio), None, p, q, samples, generator)
 
 
 def divergence(
@@ -109,14 +110,14 @@ def divergence(
     >>> round(divergence("hellinger", Normal(0.0, 1.0), Normal(2.0, 1.0)).value, 6)  # 1 - exp(-1/2)
     0.393469
     """
-    loss = _loss(name)
+    loss = _named(name, DIVERGENCES, "divergence")
     chance = loss.chance
     gain = _mean(lambda _, ratio: chance - loss.conditional_risk(ratio), None, p, q, samples, generator)
     return Estimate(loss.scale * gain.value, loss.scale * gain.stderr)
 
 
 def risk(
-    loss: MarginLoss,
+    loss: str | MarginLoss,
     critic: Callable[[Tensor], Tensor],
     p: Distribution,
     q: Distribution,
@@ -130,8 +131,8 @@ def risk(
     critics, the least risk is larger, and is no f-divergence.
 
     Args:
-        loss: a margin loss.
-        critic: from events (N, *event) to (N,).
+        loss: as in `bayes_risk`.
+        critic: from events (N, *event) to (N,). Events are of the distributions' own dtype.
         p, q, samples, generator: as in `bayes_risk`.
 
     Raises:
@@ -144,14 +145,15 @@ def risk(
     >>> round(risk(logistic, lambda x: 0 * x, p, q).value, 4), round(bayes_risk(logistic, p, q).value, 4)
     (0.6931, 0.5067)
     """
+    margin = _named(loss, MARGIN_LOSSES, "loss")
 
     def values(x: Tensor) -> Tensor:
         d = critic(x)
         if d.shape != x.shape[:1]:
             raise ValueError(f"a critic must give one number an example, ({len(x)},), got {tuple(d.shape)}")
-        return d
+        return d.detach().double()
 
-    return _mean(lambda x, _: loss(values(x)), lambda x, _: loss(-values(x)), p, q, samples, generator)
+    return _mean(lambda x, _: margin(values(x)), lambda x, _: margin(-values(x)), p, q, samples, generator)
 
 
 def critic_divergence(name: str | MarginLoss, real: Float[Tensor, "..."], fake: Float[Tensor, "..."]) -> Estimate:
@@ -170,7 +172,7 @@ def critic_divergence(name: str | MarginLoss, real: Float[Tensor, "..."], fake: 
     >>> critic_divergence("total-variation", torch.tensor([3.0, 2.0]), torch.tensor([-1.0, -4.0]))
     Estimate(value=1.0, stderr=0.0)
     """
-    loss = _loss(name)
+    loss = _named(name, DIVERGENCES, "divergence")
     for values in (real, fake):
         if values.ndim != 1 or len(values) < 2:
             raise ValueError(f"a critic's values must be one row of at least 2, got {tuple(values.shape)}")
@@ -178,12 +180,14 @@ def critic_divergence(name: str | MarginLoss, real: Float[Tensor, "..."], fake: 
     return Estimate(loss.scale * (loss.chance - half.value), loss.scale * half.stderr)
 
 
-def _loss(name: str | MarginLoss) -> MarginLoss:
+def _named(name: str | MarginLoss, known: dict[str, MarginLoss], what: str) -> MarginLoss:
     if isinstance(name, MarginLoss):
         return name
-    if name not in DIVERGENCES:
-        raise ValueError(f"divergence must be one of {', '.join(sorted(DIVERGENCES))}, got {name!r}")
-    return DIVERGENCES[name]
+    if callable(name):
+        raise ValueError(f"{what} must be a name or a margin loss, got a function: wrap it with margin_loss")
+    if name not in known:
+        raise ValueError(f"{what} must be one of {', '.join(sorted(known))}, got {name!r}")
+    return known[name]
 
 
 def _half_and_half(a: Tensor, b: Tensor) -> Estimate:
@@ -215,7 +219,7 @@ def _sum(under_p: Value, under_q: Value, p: Distribution, q: Distribution) -> Es
     x, same = p.enumerate_support(), q.enumerate_support()
     if not torch.equal(x, same):
         raise ValueError(f"p and q must be over the same values, got {len(x)} and {len(same)}")
-    value = _joint(under_p, under_q, x, _log_masses(p, x), _log_masses(q, x)).sum()
+    value = _joint(under_p, under_q, x, same, _log_masses(p, x), _log_masses(q, x)).sum()
     return Estimate(float(value), 0.0)
 
 
@@ -230,14 +234,17 @@ def _log_masses(d: Distribution, x: Tensor) -> Tensor:
 
 def _quadrature(under_p: Value, under_q: Value, p: Distribution, q: Distribution) -> Estimate:
     with drawing(seeded(0)):  # draws say where the mass is
-        draws = [d.sample((MARKS,)).reshape(-1).double().sort().values[EVERY // 2 :: EVERY] for d in (p, q)]
-    marks = torch.cat([*draws, *(_ends(_support(d)).to(draws[0]) for d in (p, q))])
+        draws = [d.sample((MARKS,)).reshape(-1) for d in (p, q)]
+    own = [v.dtype for v in draws]
+    spread = [v.double().sort().values[EVERY // 2 :: EVERY] for v in draws]
+    marks = torch.cat([*spread, *(_ends(_support(d)).to(spread[0]) for d in (p, q))])
 
     def integrands(t: Tensor) -> Tensor:
         x = t.reshape(-1, *p.event_shape)
-        log_p, log_q = (_log_prob(d, x) for d in (p, q))
+        log_p, log_q = (_log_prob(d, x, dtype) for d, dtype in zip((p, q), own, strict=True))
         log_p, log_q = (v.masked_fill(v == math.inf, -math.inf) for v in (log_p, log_q))  # rounded onto a pole
-        return torch.stack([_joint(under_p, under_q, x, log_p, log_q), log_p.exp(), log_q.exp()], 1)
+        joint = _joint(under_p, under_q, x.to(own[0]), x.to(own[1]), log_p, log_q)
+        return torch.stack([joint, log_p.exp(), log_q.exp()], 1)
 
     value, error = integrate_line(integrands, marks)
     for name, integral in zip("pq", value[1:].tolist(), strict=True):
@@ -258,25 +265,24 @@ def _monte_carlo(
         raise ValueError(f"samples must be at least 4, got {samples}")
     with drawing(rng):
         x, y = p.sample((samples // 2,)), q.sample((samples // 2,))
-    return _half_and_half(
-        under_p(x, _log_prob(p, x) - _log_prob(q, x)).double(), under_q(y, _log_prob(p, y) - _log_prob(q, y)).double()
-    )
+    a, b = (_log_prob(p, v, x.dtype) - _log_prob(q, v, y.dtype) for v in (x, y))
+    return _half_and_half(under_p(x, a).double(), under_q(y, b).double())
 
 
-def _joint(under_p: Value, under_q: Value, x: Tensor, log_p: Tensor, log_q: Tensor) -> Tensor:
-    """The integrand at x, (N,); 0 where a density is, whatever is measured there."""
+def _joint(under_p: Value, under_q: Value, x: Tensor, y: Tensor, log_p: Tensor, log_q: Tensor) -> Tensor:
+    """The integrand at x, (N,), y being x in the dtype of q; 0 where a density is, whatever is measured there."""
     possible = (log_p > -math.inf) | (log_q > -math.inf)
     ratio = torch.where(possible, log_p - log_q, 0.0)
     a = under_p(x, ratio)
-    b = a if under_q is under_p else under_q(x, ratio)
+    b = a if under_q is under_p else under_q(y, ratio)
     p, q = log_p.exp(), log_q.exp()
     return torch.where(p > 0, p * a, 0.0) / 2 + torch.where(q > 0, q * b, 0.0) / 2
 
 
-def _log_prob(d: Distribution, x: Tensor) -> Tensor:
-    """Log density in float64, -inf outside the support."""
+def _log_prob(d: Distribution, x: Tensor, own: torch.dtype) -> Tensor:
+    """Log density in float64, -inf outside the support; `own` is the dtype of what d draws."""
     if d.event_shape:  # linear algebra wants one dtype
-        x = x.to(d.mean.dtype)
+        x = x.to(own)
     inside = _support(d).check(x)
     out = torch.full(inside.shape, -math.inf, dtype=torch.float64, device=x.device)
     out[inside] = d.log_prob(x[inside]).double()

@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Num
 from torch import Tensor
 
 Elementwise = Callable[[Tensor], Tensor]
@@ -63,12 +63,16 @@ class MarginLoss:
         """l(m), of the shape of m."""
         return self.loss(margin)
 
-    def f(self, u: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
+    def f(self, u: Num[Tensor, "*s"] | float | int) -> Float[Tensor, "*s"]:
         r"""$-\inf_d [u l(d) + l(-d)]$ at ratios u >= 0, convex and never increasing. Raises ValueError below 0."""
         return self.ratio_f(_ratio(u))
 
-    def optimal(self, u: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
-        """The best critic's value where p_d / p_g = u >= 0, infinite where the infimum is not attained."""
+    def optimal(self, u: Num[Tensor, "*s"] | float | int) -> Float[Tensor, "*s"]:
+        """The best critic's value where p_d / p_g = u >= 0.
+
+        Where the infimum is only approached, as d grows, it is infinite for the five, and some large finite d for a
+        numerical `margin_loss`.
+        """
         return self.ratio_critic(_ratio(u))
 
     def conditional_risk(self, log_ratio: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
@@ -89,10 +93,20 @@ class MarginLoss:
         return -float(self.ratio_f(torch.ones((), dtype=torch.float64))) / 2
 
 
-def _ratio(u: Tensor) -> Tensor:
+def _ratio(u: Tensor | float | int) -> Tensor:
+    u = _floating(torch.as_tensor(u))
     if not bool((u >= 0).all()):
         raise ValueError(f"a density ratio must be at least 0, got {u.min().item():g}")
     return u
+
+
+def _floating(x: Tensor) -> Tensor:
+    return x if x.is_floating_point() else x.to(torch.get_default_dtype())
+
+
+def _finite(u: Tensor) -> Tensor:
+    """u, the largest float for infinity."""
+    return u.clamp(max=torch.finfo(u.dtype).max)
 
 
 def _sign(u: Tensor) -> Tensor:
@@ -111,7 +125,7 @@ zero_one = MarginLoss(
 squared = MarginLoss(
     "squared",
     loss=lambda m: (1 - m).square(),
-    ratio_f=lambda u: -4 / (1 + 1 / u),
+    ratio_f=lambda u: -4 * (_finite(u) / (1 + _finite(u))),
     ratio_critic=lambda u: 1 - 2 / (u + 1),
     divergence="le-cam",
     scale=2.0,
@@ -119,7 +133,7 @@ squared = MarginLoss(
 logistic = MarginLoss(
     "logistic",
     loss=lambda m: F.softplus(-m),
-    ratio_f=lambda u: -u * torch.log1p(1 / u.clamp(min=torch.finfo(u.dtype).tiny)) - torch.log1p(u),
+    ratio_f=lambda u: -_finite(u) * torch.log1p(1 / u.clamp(min=torch.finfo(u.dtype).tiny)) - torch.log1p(u),
     ratio_critic=torch.log,
     divergence="jensen-shannon",
 )
@@ -147,15 +161,19 @@ def margin_loss(loss: Elementwise, name: str = "custom") -> MarginLoss:
     l need be neither convex nor continuous. The candidates are the four lowest local minima of $u\,l(d) + l(-d)$ on a
     grid of 2,001 points, d = sinh(s) for |s| <= 20 (0.02 apart at 0, two hundredths of d far out), each then refined;
     a basin narrower than the grid may be missed. f is differentiable in u: $f'(u) = -l(D^*(u))$, by the envelope
-    theorem. Of several minimisers `optimal` is one near 0, in an exact tie the positive one.
+    theorem. u = inf is taken as the largest float.
+
+    For `optimal` the four local minima next to 0 are candidates too. Of all candidates and grid points within 1e-12
+    (relative) of the minimum it is the one of least |d|, and of d and -d the positive one. An infimum at infinity
+    so comes out as a finite d beyond which no more is gained.
 
     Args:
-        loss: l, elementwise on float64 tensors of any shape.
+        loss: l, elementwise on float64 tensors of any shape; of any dtype, its values are taken to that of the margins.
         name: for reports.
 
     Raises:
-        ValueError: if l changes the shape, is not a number or is below 0 somewhere on the grid, or if the f that is
-            found is not convex or increases (see `check_f`).
+        ValueError: if l is no function or does not give a tensor of the margins' shape, is not a number or is below 0
+            somewhere on the grid, or if the f that is found is not convex or increases (see `check_f`).
 
     Source: Nguyen, Wainwright & Jordan (2009), section 3.
 
@@ -163,27 +181,45 @@ def margin_loss(loss: Elementwise, name: str = "custom") -> MarginLoss:
     >>> sigmoid.f(torch.tensor([0.5, 1.0, 2.0]))  # total variation, as zero-one
     tensor([-0.5000, -1.0000, -1.0000])
     """
+    loss = _alike(loss)
     grid = _grid(torch.float64).requires_grad_()
     values = loss(grid)
-    if values.shape != grid.shape:
-        raise ValueError(
-            f"a margin loss must keep the shape of its margins, {tuple(grid.shape)}, got {tuple(values.shape)}"
-        )
     wrong = ~(values >= 0)  # nan too
     if bool(wrong.any()):
         k = int(wrong.nonzero()[0, 0])
         raise ValueError(f"a margin loss must be at least 0, got {values[k].item():g} at margin {grid[k].item():g}")
 
+    def best(u: Tensor, slack: float) -> Tensor:
+        parts = [_minimiser(loss, part, slack) for part in u.detach().reshape(-1).split(256)]
+        return torch.cat(parts).reshape(u.shape)
+
     def critic(u: Tensor) -> Tensor:
-        parts = [_minimiser(loss, part) for part in u.detach().double().reshape(-1).split(256)]
-        return torch.cat(parts).reshape(u.shape).to(u) if parts else u.clone()
+        return best(_finite(u.double()), TIE).to(u)
 
     def f(u: Tensor) -> Tensor:
-        d = critic(u.double())
-        return -_weighed(loss, u.double(), d).to(u)
+        ratio = _finite(u.double())
+        return -_weighed(loss, ratio, best(ratio, 0.0)).to(u)
 
     check_f(f)
     return MarginLoss(name, loss, f, critic, trainable=_slopes(values, grid))
+
+
+def _alike(loss: Elementwise) -> Elementwise:
+    """The loss with values of the dtype of its margins, or ValueError."""
+    if not callable(loss):
+        raise ValueError(f"a margin loss must be a function from margins to a tensor of their shape, got {loss!r}")
+
+    def alike(margin: Tensor) -> Tensor:
+        margin = _floating(margin)
+        values = loss(margin)
+        got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        if got != tuple(margin.shape):
+            raise ValueError(
+                f"a margin loss must give a tensor and keep the shape of its margins, {tuple(margin.shape)}, got {got}"
+            )
+        return values.to(margin)
+
+    return alike
 
 
 def check_f(f: Elementwise, tolerance: float = 1e-9) -> None:
@@ -244,18 +280,21 @@ def _weighed(loss: Elementwise, u: Tensor, d: Tensor) -> Tensor:
 
 
 STARTS, POINTS, LEVELS = 4, 9, 20  # a level shrinks the bracket fourfold: 4^20 = 1e12
+TIE = 1e-12
 
 
 @torch.no_grad()
-def _minimiser(loss: Elementwise, u: Tensor) -> Tensor:
-    """The d of least u l(d) + l(-d) for each u (N,), over all of d; of equals, the nearest to 0, then the positive."""
+def _minimiser(loss: Elementwise, u: Tensor, slack: float) -> Tensor:
+    """For each u (N,) the d of least u l(d) + l(-d), over all of d.
+
+    Of those within `slack`, relative, of the minimum: the nearest to 0, then the positive.
+    """
     grid = _grid(u.dtype, u.device)
     values = F.pad(_weighed(loss, u[:, None], grid), (1, 1), value=math.inf)
     here, left, right = values[:, 1:-1], values[:, :-2], values[:, 2:]
     lowest = (here <= left) & (here <= right) & ((here < left) | (here < right))  # of a plateau its ends
-    start = torch.where(lowest, here, math.inf).topk(STARTS, largest=False).indices
-    start = start.sort().values  # positive first
-    start = start.gather(1, grid[start].abs().argsort(stable=True))
+    keys = (here, grid.abs()) if slack else (here,)
+    start = torch.cat([torch.where(lowest, v, math.inf).topk(STARTS, largest=False).indices for v in keys], 1)
     gaps = -grid.diff()
     centre, radius = grid[start], torch.maximum(F.pad(gaps, (0, 1)), F.pad(gaps, (1, 0)))[start]
     offsets = torch.linspace(1, -1, POINTS, dtype=u.dtype, device=u.device)
@@ -264,5 +303,10 @@ def _minimiser(loss: Elementwise, u: Tensor) -> Tensor:
         d = centre[..., None] + radius[..., None] * offsets
         best = _weighed(loss, u[:, None, None], d).argmin(-1, keepdim=True)
         centre, radius = d.gather(-1, best).squeeze(-1), radius * (2 / (POINTS - 1))
-    best = _weighed(loss, u[:, None], centre).argmin(1, keepdim=True)
-    return centre.gather(1, best).squeeze(1)
+    d = torch.cat([centre, grid.expand(len(u), -1)], 1)
+    values = torch.cat([_weighed(loss, u[:, None], centre), here], 1)
+    least = values.amin(1, keepdim=True)
+    enough = least + slack * least.abs()
+    nearest = torch.where(values <= enough, d.abs(), math.inf).argmin(1, keepdim=True)
+    d = d.gather(1, nearest)
+    return torch.where(_weighed(loss, u[:, None], d.abs()) <= enough, d.abs(), d).squeeze(1)

@@ -252,8 +252,8 @@ class DigitsCycleGAN(TranslationRecipe):
     """From two heaps of pictures that nobody has paired.
 
     Nothing says which digit is which: any exchange of classes that comes back plays the game as well. What helps a 4
-    to stay a 4 is a translator with few layers, noise that at first leaves only coarse shapes to compare, and jitter of
-    what is trained on (`benchmarks/README.md` takes each away).
+    to stay a 4 are a translator with few layers and jitter of what is trained on; `benchmarks/README.md` takes each
+    away.
     """
 
     summary: ClassVar[str] = "handwritten digits as printed ones and back, from unpaired pictures"
