@@ -6,6 +6,7 @@ import copy
 import json
 import math
 
+import jaxtyping
 import pytest
 import torch
 from torch import nn
@@ -23,7 +24,7 @@ from jensen.adversarial import (
     vector_field,
 )
 from jensen.adversarial.dynamics import Step
-from jensen.adversarial.field import NEAR, Frozen, derivative, exact_product, field_product
+from jensen.adversarial.field import CLOSE, NEAR, Frozen, derivative, difference_step, exact_product, field_product
 from jensen.core.objective import Objective
 from jensen.core.types import Loss, Phase
 from jensen.models.gan import GAN
@@ -92,6 +93,28 @@ class Quadratic(Objective):
         return {name: Loss.of(losses[name]) for name in players}
 
 
+class Kinked(Objective):
+    """x descends (x - a)(y - a), y ascends it; both with kinks `near` a, and x's loss may hide y from autograd."""
+
+    phases = (Phase(("x",)), Phase(("y",)))
+
+    def __init__(self, a, near=2e-4, hidden=False):
+        super().__init__()
+        self.a, self.near, self.hidden = a, near, hidden
+        self.model = nn.Module()
+        self.model.x = nn.Parameter(torch.tensor(a, dtype=F64))
+        self.y = nn.Parameter(torch.tensor(a, dtype=F64))
+
+    def players(self):
+        return {"x": [self.model.x], "y": [self.y]}
+
+    def forward(self, players, batch, step):
+        x, y = self.model.x - self.a, self.y - self.a
+        beside = y.detach() if self.hidden else y
+        losses = {"x": x * beside + (x.abs() - self.near).relu(), "y": -x * y + (y.abs() - self.near).relu()}
+        return {name: Loss.of(losses[name]) for name in players}
+
+
 def symmetric_blocks(seed):
     k = torch.randn(4, 4, dtype=F64, generator=torch.Generator().manual_seed(seed))
     k[:2, :2] = k[:2, :2] @ k[:2, :2].T
@@ -153,6 +176,49 @@ def test_verdicts_of_known_spectra():
     assert stability(Quadratic(torch.diag(torch.tensor([1.0, 1, 1, 0], dtype=F64)))).verdict == "undecided"
 
 
+@pytest.mark.parametrize("near", [2e-4, 2e-6, 5e-8])
+@pytest.mark.parametrize("a", [0.0, 11.1, 33.3, -777.7, 3333.3, 1e6])
+def test_rounding_beside_a_kink_proves_nothing(a, near):
+    """Alternating steps of xy stay on the circle, its flow on the axis, however coarse the numbers around a."""
+    found = stability(Kinked(a, near), update="alternating", step_size=0.1)
+    assert found.verdict == "undecided", (found.leading - 1, found.tolerance)
+    assert abs(found.leading - 1) < found.tolerance < 1e-6 * (1 + abs(a))
+    if near == 2e-4 and abs(a) < 1e6:
+        assert found.tolerance < 1e-9 * (1 + abs(a)) + 2e-8  # wider differences than the closest are more precise
+        assert stability(Kinked(a, near), update="simultaneous", step_size=0.1).verdict == "diverges"
+    for hidden in (False, True):  # by autograd, and by differences
+        flow = stability(Kinked(a, near, hidden))
+        assert flow.verdict == "undecided"
+        if not hidden and abs(a) < 1e6:
+            assert flow.tolerance == pytest.approx(1e-8)
+
+
+def test_differences_are_as_wide_as_kinks_allow():
+    """No column may reach a kink that the probe did not, in any of 40 directions."""
+    w = torch.linspace(-1, 1, 40, dtype=F64)
+    for kink, expected in ((1e-2, CLOSE), (1.9e-3, 1e-4), (1.1e-3, 1e-4), (1.9e-5, 1e-6), (5e-8, NEAR)):
+
+        def field(v, kink=kink):
+            return v + (v - w - kink).relu()
+
+        size = difference_step(field, w, 0)
+        assert size == expected
+        torch.testing.assert_close(matrix(derivative(field, w, size), 40), torch.eye(40, dtype=F64), rtol=0, atol=1e-5)
+
+
+def test_differences_of_a_field_that_bends_prove_less():
+    """A step of exactly 2 on a curvature of 1 flips x: on the circle, where differences see a modulus below 1."""
+
+    class Wave(Kinked):
+        def forward(self, players, batch, step):
+            losses = {"x": -(40 * self.model.x).cos() / 1600, "y": self.y.square() / 4}
+            return {name: Loss.of(losses[name]) for name in players}
+
+    found = stability(Wave(0.0), update="simultaneous", step_size=2.0)
+    assert 1e-8 < 1 - found.leading < found.tolerance < 1e-5
+    assert found.verdict == "undecided"
+
+
 @pytest.mark.parametrize("penalty", PENALTIES)
 @pytest.mark.parametrize("act", [nn.Tanh, nn.LeakyReLU])
 def test_the_field_is_the_numerical_derivative_of_each_players_own_loss(act, penalty):
@@ -182,7 +248,7 @@ def test_the_jacobian_is_the_numerical_derivative_of_the_field(act, penalty):
     at = frozen.weights
     expected = matrix(derivative(frozen.field, at, 1e-7), len(at))
     frozen.put(at)
-    found = matrix(field_product(frozen, NEAR), len(at))
+    found = matrix(field_product(frozen, NEAR)[0], len(at))
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=2e-6)
     frozen.put(at)
     alone = matrix(exact_product(frozen), len(at))
@@ -262,6 +328,14 @@ def test_krylov_equals_dense(update, h, penalty):
     assert nearest([largest], torch.cat([some.eigenvalues, some.eigenvalues.conj()])) < 1e-6
     assert len(some.eigenvalues) < 12
     assert some.speed == whole.speed > 0
+
+
+@pytest.mark.parametrize("dense", [0, 1, 2])
+def test_two_weights_are_too_few_for_arnoldi(dense):
+    found = stability(DiracGAN(r1=0.6), dense=dense)
+    assert found.complete
+    assert torch.equal(found.eigenvalues, eigenvalues(DiracGAN(r1=0.6)))
+    assert len(eigenvalues(DiracGAN(), "optimistic", step_size=0.1, dense=dense)) in (2, 4)
 
 
 def test_arnoldi_that_runs_out_says_so():
@@ -378,12 +452,36 @@ def test_what_is_refused():
         (lambda: eigenvalues(game, "simultaneous", step_size=0.0), "step_size must be positive, got 0"),
         (lambda: eigenvalues(game, "simultaneous", step_size={"critic": 1.0}), "one for player 'generator'"),
         (lambda: eigenvalues(game, (Phase(("x",)),), step_size=1.0), "a phase names player 'x'"),
+        (
+            lambda: eigenvalues(game, (), step_size=0.1),
+            r"alternating, phases; a tuple of one Phase or more; .*got \(\)",
+        ),
+        (
+            lambda: eigenvalues(game, "simultaneous", step_size={"critic": 1.0, "generator": 1.0, "foo": 3.0}),
+            r"step_size names \['foo'\], and the players are \['critic', 'generator'\]",
+        ),
+        (lambda: stability(gan()), "the game needs a batch with 'x', got none"),
+        (lambda: trajectory(gan(), batch={"y": torch.ones(2)}), r"the game needs a batch with 'x', got \['y'\]"),
         (lambda: stability(game, top=0), "top and products must be at least 1, got 0 and 400"),
         (lambda: stability(game, at=[1.0]), r"the weights of generator, critic are \(2,\), got \(1,\)"),
         (lambda: trajectory(game, None, 0.1, 0), "steps must be at least 1, got 0"),
         (lambda: trajectory(game, None, -0.1, 5), "one positive time between points of the flow, got -0.1"),
         (lambda: trajectory(game, None, {"critic": 1.0}, 5), "one positive time"),
         (lambda: trajectory(game, "simultaneous", math.nan, 5), "step_size must be positive, got nan"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_what_is_of_another_type_is_refused(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as where nobody checks types
+    other, game = nn.Linear(2, 2), DiracGAN()
+    for call, message in (
+        (lambda: eigenvalues(other), "game must be an Objective, got Linear"),
+        (lambda: eigenvalues(other, "simultaneous", step_size=0.1), "game must be an Objective, got Linear"),
+        (lambda: eigenvalues(game, ("critic",), step_size=0.1), r"a tuple of one Phase or more; .*got \('critic',\)"),
+        (lambda: eigenvalues(game, 3, step_size=0.1), "update must be one of simultaneous, .*got 3"),
+        (lambda: DiracGAN(3), "f must be a margin loss, 'wasserstein' or a function, got 3"),
     ):
         with pytest.raises(ValueError, match=message):
             call()

@@ -146,10 +146,10 @@ def _payoff(f: MarginLoss | str | Callable[[Tensor], Tensor]) -> Callable[[Tenso
             raise ValueError(f"the {f.name} loss has no gradient to play with")
         loss = f
         return lambda t: -loss(-t)
-    if isinstance(f, str):
-        if f != "wasserstein":
-            raise ValueError(f"f must be a margin loss, 'wasserstein' or a function, got {f!r}")
+    if f == "wasserstein":
         return torch.neg
+    if not callable(f):
+        raise ValueError(f"f must be a margin loss, 'wasserstein' or a function, got {f!r}")
     return f
 
 

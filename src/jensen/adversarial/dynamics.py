@@ -32,21 +32,24 @@ def rule(game: Objective, update: Rule) -> tuple[tuple[Phase, ...], Callable[...
     """The phases and the update that `train_step` is to use.
 
     Raises:
-        ValueError: for an unknown name.
+        ValueError: for a game that is no objective, an unknown update, or one of no phases.
     """
+    if not isinstance(game, Objective):
+        raise ValueError(f"game must be an Objective, got {type(game).__name__}")
     together = (Phase(tuple(game.players())),)
-    if isinstance(update, tuple):
+    if isinstance(update, tuple) and update and all(isinstance(phase, Phase) for phase in update):
         return update, descend
-    if not isinstance(update, str):
+    if callable(update):
         return together, update
-    if update in WHOLE:
+    if isinstance(update, str) and update in WHOLE:
         return together, WHOLE[update]
     if update == "alternating":
         return tuple(Phase((player,)) for player in game.players()), descend
     if update == "phases":
         return game.phases, descend
     raise ValueError(
-        f"update must be one of {', '.join(NAMES)}, phases or an update of jensen.training, got {update!r}"
+        f"update must be one of {', '.join(NAMES)}; a tuple of one Phase or more; or an update of jensen.training, "
+        f"got {update!r}"
     )
 
 
@@ -61,11 +64,14 @@ class Step:
         step_size: of all players, or of each by name.
 
     Raises:
-        ValueError: for a step size that is not positive, or not one for each player.
+        ValueError: for a step size that is not positive, or not one for each player and nobody else.
     """
 
     def __init__(self, game: Frozen, update: Callable[..., Mapping[str, Loss]], step_size: Rates):
         self.game, self.update = game, update
+        unknown = sorted(set(step_size) - set(game.owned)) if isinstance(step_size, Mapping) else []
+        if unknown:
+            raise ValueError(f"step_size names {unknown}, and the players are {sorted(game.owned)}")
         self.state = TrainState(game, {name: _player(name, p, step_size) for name, p in game.owned.items()})
         weights = game.weights
         self.play()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
@@ -32,7 +33,8 @@ class Frozen(Objective):
         phases: who moves when; the game's own by default.
 
     Raises:
-        ValueError: if `at` is not one vector of all weights, or a phase names an unknown player.
+        ValueError: if the game is no objective, `at` is not one vector of all weights, or a phase names an unknown
+            player; from its losses, if they read what the batch has not.
     """
 
     def __init__(
@@ -46,11 +48,13 @@ class Frozen(Objective):
         phases: tuple[Phase, ...] | None = None,
     ):
         super().__init__()
+        if not isinstance(game, Objective):
+            raise ValueError(f"game must be an Objective, got {type(game).__name__}")
         self.game = copy.deepcopy(game).double().train()
         self.model = self.game.model
         self.phases = game.phases if phases is None else phases
         self.owned = partition(self)
-        self.batch = {k: x.double() if x.is_floating_point() else x for k, x in (batch or {}).items()}
+        self.batch = _Given({k: x.double() if x.is_floating_point() else x for k, x in (batch or {}).items()})
         self.seed, self.when = seed, step
         self.at_start = {name: b.clone() for name, b in self.game.named_buffers()}
         if at is not None:
@@ -127,6 +131,13 @@ class Frozen(Objective):
             torch.set_default_dtype(dtype)
             for source, state in zip(sources, states, strict=True):
                 source.set_state(state)
+
+
+class _Given(dict[str, Tensor]):
+    """A batch that says what it lacks."""
+
+    def __missing__(self, key: str) -> Tensor:
+        raise ValueError(f"the game needs a batch with {key!r}, got {sorted(self) if self else 'none'}")
 
 
 def split(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
@@ -213,26 +224,50 @@ def exact_product(game: Frozen) -> Product:
 
 AGREE = 1e-4  # of derivatives found in two ways, relative
 CLOSE, NEAR = 1e-3, 1e-8  # steps of differences: where all is smooth, and where kinks may be near
+SIZES = (CLOSE, 1e-4, 1e-5, 1e-6, 1e-7, NEAR)
 
 
 def difference_step(function: Callable[[Tensor], Tensor], at: Tensor, seed: int) -> float:
-    """How wide to take differences: `CLOSE`, which is the most precise, unless kinks within it make it wrong.
+    """How wide to take differences: the widest of `SIZES`, the most precise, that agrees with all closer ones.
+
+    A wider one is wrong where kinks are within it; its probe reaches as far along every axis as a column will.
 
     Raises:
         ValueError: if the function jumps here: its differences grow as they are taken closer.
     """
     probe = _direction(at, seed)
-    wide, close = (derivative(function, at, size)(probe) for size in (CLOSE, NEAR))
-    if float(close.norm()) > 100 * float(wide.norm()) + AGREE * float(probe.norm()):
+    probe = probe + probe.sign()  # no coordinate below half the root mean square
+    length, reach = float(probe.norm()), 2 * math.sqrt(len(at))
+    tried = [NEAR if size == NEAR else reach * size for size in SIZES]
+    found, noise = [derivative(function, at, size)(probe) for size in tried], [_rounding(at, size) for size in tried]
+    if float(found[-1].norm()) > 100 * float(found[0].norm()) + (AGREE + noise[-1]) * length:
         raise ValueError("the vector field jumps here and has no linearisation: look at trajectories")
-    return CLOSE if float((wide - close).norm()) <= AGREE * float(close.norm()) + 1e-6 * float(probe.norm()) else NEAR
+
+    def agree(wide: int, close: int) -> bool:
+        apart, size = float((found[wide] - found[close]).norm()), float(found[close].norm())
+        return apart <= AGREE * size + 1e-6 * length + noise[close] * (size + length)
+
+    return next(size for k, size in enumerate(SIZES) if all(agree(k, j) for j in range(k + 1, len(SIZES))))
 
 
-def field_product(game: Frozen, size: float) -> Product:
-    """Derivatives of v along any direction: exact where differences along a random one agree, differences elsewhere.
+def difference_error(function: Callable[[Tensor], Tensor], at: Tensor, size: float, seed: int) -> float:
+    """How wrong a matrix of differences may be: by rounding, and by what half the size changes along a random one."""
+    probe = _direction(at, seed)
+    found, half = (derivative(function, at, s)(probe) for s in (size, size / 2))
+    measured, scale = (float(x.norm() / probe.norm()) for x in (found - half, found))
+    return max(4 * measured, _rounding(at, size) * scale)
+
+
+def _rounding(at: Tensor, size: float) -> float:
+    """Error of differences of this size in double precision, relative to the function's own derivative."""
+    return 4 * torch.finfo(torch.float64).eps * (1 + float(at.norm())) / size
+
+
+def field_product(game: Frozen, size: float) -> tuple[Product, bool]:
+    """Derivatives of v along any direction, and whether they are exact: where differences along a random one agree.
 
     They disagree where a loss detaches what it depends on (a penalty at generated examples, say): there autograd
-    differentiates something else than the field that players follow.
+    differentiates something else than the field that players follow, and differences are what is given.
     """
     at = game.weights
     probe = _direction(at, game.seed)
@@ -241,7 +276,7 @@ def field_product(game: Frozen, size: float) -> Product:
     game.put(at)
     exact = exact_product(game)
     agrees = float((exact(probe) - seen).norm()) <= AGREE * float(seen.norm()) + 1e-6 * float(probe.norm())
-    return exact if agrees else rough
+    return (exact, True) if agrees else (rough, False)
 
 
 def _direction(like: Tensor, seed: int) -> Tensor:

@@ -21,7 +21,16 @@ from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigs
 from torch import Tensor
 
 from jensen.adversarial.dynamics import Rates, Rule, Step, rule
-from jensen.adversarial.field import NEAR, Frozen, Point, Product, derivative, difference_step, field_product
+from jensen.adversarial.field import (
+    NEAR,
+    Frozen,
+    Point,
+    Product,
+    derivative,
+    difference_error,
+    difference_step,
+    field_product,
+)
 from jensen.core.objective import Objective
 from jensen.core.types import Batch
 
@@ -41,7 +50,7 @@ class Stability:
         complete: whether these are all eigenvalues; if not, the leading ones that Arnoldi found.
         converged: whether Arnoldi found those that decide, as many as it was asked for.
         speed: |v| here: at an equilibrium 0. Elsewhere the eigenvalues say whether neighbouring paths draw together.
-        tolerance: how near to the axis, or to the circle, proves nothing.
+        tolerance: how near to the axis, or to the circle, proves nothing; more where differences are less precise.
         products: matrix-vector products taken.
     """
 
@@ -126,11 +135,12 @@ def stability(
         top: how many eigenvalues of each kind Arnoldi finds.
         products: about how many matrix-vector products Arnoldi may take in all. One costs about three evaluations of
             all gradients for the flow, four steps of training for an update.
-        dense: up to how many weights all eigenvalues are found.
+        dense: up to how many weights all eigenvalues are found; those of one or two always are.
 
     Raises:
-        ValueError: for a step size without an update, or the reverse; an unknown update; top or products below 1;
-            a small game whose field jumps at these weights.
+        ValueError: for what is no game; a step size without an update, or the reverse; an unknown update; a step size
+            for nobody; top or products below 1; a batch without what the losses read; a small game whose field jumps
+            at these weights.
 
     >>> from jensen.adversarial import DiracGAN
     >>> found = stability(DiracGAN("wasserstein", r1=1.0))
@@ -146,17 +156,18 @@ def stability(
     start = frozen.weights
     speed = float(frozen.field(start).norm())
     frozen.put(start)
-    if how is None or step_size is None:
-        complete = len(start) <= dense
-        size = difference_step(frozen.field, start, seed) if complete else NEAR
+    once = None if how is None or step_size is None else Step(frozen, how, step_size)
+    start, function = (start, frozen.field) if once is None else (once.start, once)
+    complete = len(start) <= max(dense, 2)  # Arnoldi needs three
+    size = difference_step(function, start, seed) if complete else NEAR
+    matrix: Product
+    if once is None:
         frozen.put(start)
-        matrix: Product = partial(_negative, field_product(frozen, size))
-        kinds = ["LM", "LI", "LR"]
+        product, exact = field_product(frozen, size)
+        matrix, kinds = partial(_negative, product), ["LM", "LI", "LR"]
     else:
-        once = Step(frozen, how, step_size)
-        start = once.start
-        complete = len(start) <= dense
-        matrix, kinds = derivative(once, start, difference_step(once, start, seed) if complete else NEAR), ["LM"]
+        exact, kinds = False, ["LM"]
+        matrix = derivative(once, start, size)
     if complete:
         columns = [matrix(e) for e in torch.eye(len(start), dtype=torch.float64, device=start.device)]
         found, taken, converged = torch.linalg.eigvals(torch.stack(columns, 1)).cpu(), len(start), True
@@ -164,6 +175,7 @@ def stability(
         found, taken, converged = _arnoldi(matrix, start, kinds, top, products, seed)
     order = (found.real if update is None else found.abs()).argsort(descending=True, stable=True)
     scale = float(found.abs().max()) if len(found) else 1.0
+    error = 0.0 if exact else difference_error(function, start, size, seed)
     return Stability(
         update=_name(update),
         step_size=step_size,
@@ -172,7 +184,7 @@ def stability(
         complete=complete,
         converged=converged,
         speed=speed,
-        tolerance=(EXACT if complete else ROUGH) * scale,
+        tolerance=max((EXACT if complete else ROUGH) * scale, error),
         products=taken,
     )
 
@@ -211,7 +223,7 @@ def _name(update: Rule | None) -> str:
         return "flow"
     if isinstance(update, tuple):
         return ", ".join(f"{phase.repeats} x {'+'.join(phase.players)}" for phase in update)
-    return update if isinstance(update, str) else update.__qualname__.split(".")[0]
+    return update if isinstance(update, str) else getattr(update, "__qualname__", type(update).__name__).split(".")[0]
 
 
 def _arnoldi(
