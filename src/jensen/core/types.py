@@ -26,6 +26,7 @@ class Loss:
         terms: named numbers for the journal, (), detached.
         aux: named tensors for `Objective.after`, detached.
 
+    >>> import torch
     >>> Loss.of(torch.tensor(2.0), kl=torch.tensor([1.0, 3.0])).terms["kl"]
     tensor(2.)
     """
