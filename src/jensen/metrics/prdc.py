@@ -122,9 +122,10 @@ def _memberships(x: Tensor, y: Tensor, ours: Tensor, theirs: Tensor, chunk: int)
     """Chunk by chunk of x, (B, M): whether y lies in the ball of x, and x in the ball of y."""
     left, right = _expanded(x, y)
     slack = _rounding(x, y)
+    room = x.new_empty(min(chunk, len(x)), len(y))  # used again: fresh memory costs as much as the product
     for start in range(0, len(x), chunk):
         rows = slice(start, start + chunk)
-        squares = left[rows] @ right.T
+        squares = torch.mm(left[rows], right.T, out=room[: len(left[rows])])
         limits = ours[rows, None].square(), theirs[None].square()
         surely = tuple(squares < limit - slack for limit in limits)
         if all(torch.equal(s, squares < limit + slack) for s, limit in zip(surely, limits, strict=True)):
@@ -137,9 +138,10 @@ def _memberships(x: Tensor, y: Tensor, ours: Tensor, theirs: Tensor, chunk: int)
 def _radii(x: Tensor, k: int, chunk: int) -> Float[Tensor, " n"]:
     """Distance of each row to the k-th nearest other row."""
     left, right = _expanded(x, x)
-    found = []
+    found, room = [], x.new_empty(min(chunk, len(x)), len(x))
     for start in range(0, len(x), chunk):
-        squares = left[start : start + chunk] @ right.T
+        rows = left[start : start + chunk]
+        squares = torch.mm(rows, right.T, out=room[: len(rows)])
         squares.diagonal(start).fill_(torch.inf)
         found.append(squares.topk(k, dim=1, largest=False).indices[:, -1])
     return _distances(x[:, None], x[torch.cat(found)][:, None])[:, 0, 0]
