@@ -78,7 +78,8 @@ def prdc(real: Tensor, fake: Tensor, k: int = 5, *, chunk: int = 256) -> PRDC:
         real: (N, d), N above k.
         fake: (M, d), M above k.
         k: at least 1.
-        chunk: rows whose distances are held at once; memory beside the features is about 12 chunk max(N, M) bytes.
+        chunk: rows whose distances are held at once; memory is about 20 chunk max(N, M) bytes and a few copies of the
+            features.
 
     Raises:
         ValueError: for features that are not (N, d) floating-point and finite, two widths, or k that does not fit.

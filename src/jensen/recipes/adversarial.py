@@ -27,7 +27,7 @@ from jensen.adversarial import (
     r1,
     r2,
 )
-from jensen.core.objective import partition
+from jensen.core.objective import Objective
 from jensen.core.seeding import generators
 from jensen.core.types import Phase
 from jensen.data.pool import pool_stream
@@ -46,12 +46,13 @@ from jensen.recipes.base import (
     Setting,
     Settings,
     Track,
+    players_with,
     silent,
 )
 from jensen.recipes.data import described
 from jensen.recipes.folder import load_game, save_image
 from jensen.recipes.page import Card, Section
-from jensen.training import Budget, Player, Update, consensus, descend, extragradient, optimistic, warm_then_decay
+from jensen.training import Budget, Player, Update, consensus, descend, extragradient, optimistic
 
 NonNegative = Annotated[float, Field(ge=0)]
 ROWS_SEEN = 1000  # of points in a preview
@@ -188,18 +189,9 @@ class GANRecipe(Recipe):
     def update(self) -> Update:
         return self.game.rule()
 
-    def players(self, objective: Any, budget: Budget) -> dict[str, Player]:
-        """Adam for both, each with its own rate, warmed up and decayed to zero over the budget."""
-        t, rates = self.training, {"generator": self.rates.generator, "critic": self.rates.critic}
-        return {
-            name: Player(
-                parameters,
-                torch.optim.Adam(parameters, lr=rates[name], betas=self.rates.betas, fused=True),
-                warm_then_decay(rates[name], budget, warmup=t.warmup, decay=t.decay),
-                t.clip,
-            )
-            for name, parameters in partition(objective).items()
-        }
+    def players(self, objective: Objective, budget: Budget) -> dict[str, Player]:
+        rates = {"generator": self.rates.generator, "critic": self.rates.critic}
+        return players_with(rates, self.rates.betas, self.training, objective, budget)
 
     # looking -----------------------------------------------------------------------------
 

@@ -310,6 +310,21 @@ class Recipe(Settings, ABC):
         }
 
 
+def players_with(
+    rates: Mapping[str, float], betas: tuple[float, float], training: Training, objective: Objective, budget: Budget
+) -> dict[str, Player]:
+    """Adam for every player, each with its own rate, warmed up and decayed to zero over the budget."""
+    return {
+        name: Player(
+            parameters,
+            torch.optim.Adam(parameters, lr=rates[name], betas=betas, fused=True),
+            warm_then_decay(rates[name], budget, warmup=training.warmup, decay=training.decay),
+            training.clip,
+        )
+        for name, parameters in partition(objective).items()
+    }
+
+
 def _columns(count: int) -> int:
     """Columns of a sheet: one row of up to four pictures, then about half as many columns as rows, at most eight."""
     return count if count <= 4 else min(8, max(4, round((count / 2) ** 0.5)))

@@ -27,7 +27,7 @@ from jensen.adversarial import (
     augment,
     r1,
 )
-from jensen.core.objective import Objective, partition
+from jensen.core.objective import Objective
 from jensen.core.seeding import generator
 from jensen.core.types import Stream
 from jensen.data.pool import pool_stream
@@ -35,11 +35,23 @@ from jensen.data.unpaired import unpaired_stream
 from jensen.models import CycleGAN
 from jensen.nn import PatchCritic, Translator
 from jensen.objectives import CycleConsistent, Paired
-from jensen.recipes.base import Advance, Drawing, Positive, Recipe, Request, Setting, Settings, Track, Training, silent
+from jensen.recipes.base import (
+    Advance,
+    Drawing,
+    Positive,
+    Recipe,
+    Request,
+    Setting,
+    Settings,
+    Track,
+    Training,
+    players_with,
+    silent,
+)
 from jensen.recipes.cyclegan_data import PairedKinds, TwoKinds, UnpairedKinds
 from jensen.recipes.cyclegan_judging import Judge, strip, there_and_back, write_report
 from jensen.recipes.folder import save_image
-from jensen.training import Budget, Player, warm_then_decay
+from jensen.training import Budget, Player
 
 NonNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -72,7 +84,7 @@ class Shown(Settings):
     loss: LossName = "least-squares"
     augmentation: tuple[Transforms, ...] = ()  # flips and crops change what a digit is
     augmentation_share: Share = 0.5  # of pictures, for each transform
-    noise: NonNegative = 2.0  # on whatever critics see, at the first step: kinds are matched before pictures are
+    noise: NonNegative = 2.0  # on whatever critics see, at the first step, in the unit of pictures in [-1, 1]
     noise_end: NonNegative = 0.05  # after noise_steps
     noise_steps: Positive = 1500
     penalty: NonNegative = 0.0  # gamma of R1
@@ -166,17 +178,8 @@ class TranslationRecipe(Recipe):
         return Setting(self.objective(model), self.stream(), {})
 
     def players(self, objective: Objective, budget: Budget) -> dict[str, Player]:
-        """Adam for both, each with its own rate, warmed up and decayed to zero over the budget."""
-        t, rates = self.training, self.rates.model_dump()
-        return {
-            name: Player(
-                parameters,
-                torch.optim.Adam(parameters, lr=rates[name], betas=self.rates.betas, fused=True),
-                warm_then_decay(rates[name], budget, warmup=t.warmup, decay=t.decay),
-                t.clip,
-            )
-            for name, parameters in partition(objective).items()
-        }
+        rates = {"translators": self.rates.translators, "critics": self.rates.critics}
+        return players_with(rates, self.rates.betas, self.training, objective, budget)
 
     # looking and judging -----------------------------------------------------------------
 
