@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterator, Sequence
 
@@ -13,20 +14,31 @@ from jensen.core.types import Batch, Stream
 
 
 def start() -> tuple[int, int]:
-    """Join the group that `torchrun` set up, if it did; returns (rank, number of processes)."""
+    """Join the group that `torchrun` set up, if it did; returns (rank, number of processes).
+
+    The group is left when the interpreter ends, however it ends: a group that outlives it has threads of
+    gloo's that drop their last tensors without an interpreter, and now and then abort the process.
+    """
     if not dist.is_available() or not dist.is_torchelastic_launched():
         return 0, 1
     if not dist.is_initialized():
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+        atexit.register(leave)
     return dist.get_rank(), dist.get_world_size()
 
 
 def stop() -> None:
     """Leave the group, once every process has come this far."""
-    if dist.is_available() and dist.is_initialized():
+    if processes() > 1:
         dist.barrier()
+    leave()
+
+
+def leave() -> None:
+    """Leave the group at once, if there is one: the others may be gone."""
+    if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 
 
