@@ -1,4 +1,4 @@
-"""The game of a generator and a critic: its losses by hand, what each remedy touches, and each rule's step."""
+"""The game of a generator and a critic: its losses by hand, and what each remedy touches."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from jensen.adversarial import (
 from jensen.core.objective import partition
 from jensen.core.types import Phase
 from jensen.models import GAN
-from jensen.objectives.adversarial import SIMULTANEOUS, Adversarial, alternating
-from jensen.training import Player, TrainState, consensus, descend, extragradient, optimistic, train_step
+from jensen.objectives.adversarial import Adversarial, alternating
+from jensen.training import Player, TrainState, train_step
 
 F64 = torch.float64
 RATE = 0.1
@@ -59,6 +59,21 @@ def noise(n, seed=5):
     """The z of `played`."""
     torch.manual_seed(seed)
     return torch.randn(n, 3)
+
+
+def state_of(objective):
+    players = {
+        name: Player(parameters, torch.optim.SGD(parameters, lr=RATE), lambda _: RATE)
+        for name, parameters in objective.players().items()
+    }
+    return TrainState(objective, players)
+
+
+def batches(seed=7):
+    """A batch, then others."""
+    rng = torch.Generator().manual_seed(seed)
+    while True:
+        yield {"x": torch.randn(4, 2, generator=rng, dtype=F64)}
 
 
 X = torch.tensor([[0.5, -1.0], [2.0, 0.3], [-0.4, 0.9], [1.5, 1.5]], dtype=F64)
@@ -324,156 +339,3 @@ def test_a_margin_loss_alone_is_no_game():
         Adversarial(GAN(nn.Linear(3, 2), [3]), nn.Linear(2, 1), loss=hinge)
     with pytest.raises(ValueError, match=r"loss must be one of saturating, .* got 3"):
         Adversarial(GAN(nn.Linear(3, 2), [3]), nn.Linear(2, 1), loss=3)
-
-
-# each rule's step, by hand -------------------------------------------------------------------------------------------
-
-
-def state_of(objective):
-    players = {
-        name: Player(parameters, torch.optim.SGD(parameters, lr=RATE), lambda _: RATE)
-        for name, parameters in objective.players().items()
-    }
-    return TrainState(objective, players)
-
-
-def batches(seed=7):
-    """A batch, then others."""
-    rng = torch.Generator().manual_seed(seed)
-    while True:
-        yield {"x": torch.randn(4, 2, generator=rng, dtype=F64)}
-
-
-class Quiet(nn.Module):
-    """A generator whose noise is always the same, so that a step can be repeated by hand."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.network = model.network
-
-    def latent(self, n):
-        return torch.linspace(-1, 1, 3 * n).reshape(n, 3)
-
-    def forward(self, z):
-        return self.network(z)
-
-
-def quiet(phases, **settings):
-    torch.manual_seed(11)
-    objective = game("saturating", phases=phases, **settings)
-    objective.model = Quiet(objective.model)
-    return objective
-
-
-ORDER = ("critic", "generator")
-
-
-def weights(objective):
-    """All weights as one vector, the critic's first."""
-    players = objective.players()
-    return torch.cat([p.detach().reshape(-1) for name in ORDER for p in players[name]])
-
-
-def field(objective, at, x, players=ORDER):
-    """v at the weights `at`: the gradient of each player's loss written out; 0 for who does not play."""
-    names = [n for which in ("critic", "model") for n, _ in objective.named_parameters() if n.startswith(which)]
-    shapes = [objective.get_parameter(n).shape for n in names]
-    values = dict(
-        zip(names, [v.reshape(s) for v, s in zip(at.split([s.numel() for s in shapes]), shapes, strict=True)],
-            strict=True)
-    )  # fmt: skip
-
-    def net(prefix, h):
-        h = torch.tanh(h @ values[prefix + "0.weight"].T + values[prefix + "0.bias"])
-        return h @ values[prefix + "2.weight"].T + values[prefix + "2.bias"]
-
-    made = net("model.network.", torch.linspace(-1, 1, 12).reshape(4, 3))
-    real, fake = net("critic.", x), net("critic.", made)
-    losses = {
-        "critic": (F.softplus(-real) + F.softplus(fake)).mean(),
-        "generator": -F.softplus(fake).mean(),
-    }
-    parts = []
-    for player, prefix in (("critic", "critic."), ("generator", "model.")):
-        mine = [values[n] for n in names if n.startswith(prefix)]
-        if player in players:
-            found = torch.autograd.grad(losses[player], mine, retain_graph=True, create_graph=True)
-        else:
-            found = [torch.zeros_like(v) for v in mine]
-        parts += [g.reshape(-1) for g in found]
-    return torch.cat(parts)
-
-
-def at(objective):
-    return weights(objective).clone().requires_grad_()
-
-
-def test_simultaneous_alternating_and_several_to_one_by_hand():
-    h = RATE
-    objective, stream = quiet(SIMULTANEOUS), batches()
-    w, x = at(objective), next(batches())["x"]
-    train_step(state_of(objective), stream)
-    torch.testing.assert_close(weights(objective), (w - h * field(objective, w, x)).detach(), atol=1e-13, rtol=0)
-
-    objective, stream = quiet(alternating()), batches()
-    w, x = at(objective), next(batches())["x"]
-    train_step(state_of(objective), stream)
-    half = w - h * field(objective, w, x, ("critic",))
-    whole = half - h * field(objective, half, x, ("generator",))
-    torch.testing.assert_close(weights(objective), whole.detach(), atol=1e-13, rtol=0)
-
-    objective, again = quiet(alternating(5)), batches()
-    state, w = state_of(objective), at(objective)
-    train_step(state, batches())
-    for _ in range(5):
-        x = next(again)["x"]
-        w = (w - h * field(objective, w, x, ("critic",))).detach().requires_grad_()
-    w = w - h * field(objective, w, x, ("generator",))  # on the last of the critic's batches
-    torch.testing.assert_close(weights(objective), w.detach(), atol=1e-13, rtol=0)
-    assert state.draws == 5
-
-
-def test_extragradient_by_hand():
-    objective = quiet(SIMULTANEOUS)
-    w, x = at(objective), next(batches())["x"]
-    train_step(state_of(objective), batches(), update=extragradient)
-    ahead = w - RATE * field(objective, w, x)
-    expected = w - RATE * field(objective, ahead, x)
-    torch.testing.assert_close(weights(objective), expected.detach(), atol=1e-13, rtol=0)
-
-
-def test_optimistic_by_hand():
-    objective, stream, again = quiet(SIMULTANEOUS), batches(), batches()
-    w, state = at(objective), state_of(objective)
-    last = None
-    for _ in range(3):
-        train_step(state, stream, update=optimistic)
-        v = field(objective, w, next(again)["x"])
-        w = (w - RATE * (2 * v - (v if last is None else last))).detach().requires_grad_()
-        last = v.detach()
-        torch.testing.assert_close(weights(objective), w.detach(), atol=1e-13, rtol=0)
-
-
-def test_consensus_by_hand():
-    """v + gamma J^T v, with J written out row by row."""
-    gamma = 0.3
-    objective = quiet(SIMULTANEOUS)
-    w, x = at(objective), next(batches())["x"]
-    train_step(state_of(objective), batches(), update=consensus(gamma))
-    v = field(objective, w, x)
-    jacobian = torch.autograd.functional.jacobian(lambda u: field(objective, u, x), w)
-    expected = w - RATE * (v + gamma * jacobian.T @ v)
-    torch.testing.assert_close(weights(objective), expected.detach(), atol=1e-12, rtol=0)
-
-
-@pytest.mark.parametrize("rule", [extragradient, optimistic, consensus(0.1)])
-def test_rules_of_the_whole_game_refuse_a_part_of_it(rule):
-    with pytest.raises(ValueError, match="moves all players at once"):
-        train_step(state_of(quiet(alternating())), batches(), update=rule)
-
-
-def test_descending_is_what_no_rule_means():
-    objectives = [quiet(SIMULTANEOUS), quiet(SIMULTANEOUS)]
-    train_step(state_of(objectives[0]), batches())
-    train_step(state_of(objectives[1]), batches(), update=descend)
-    assert torch.equal(*(weights(o) for o in objectives))

@@ -1,8 +1,7 @@
-"""GANs of points: their data's law, training by every loss and rule, resuming, and how they are judged."""
+"""GANs of points: their data's law, training by every loss and rule, resuming."""
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 
@@ -10,16 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from jensen.adversarial import GAME_LOSSES, critic_divergence, divergence, exponential, hinge, logistic, squared
+from jensen.adversarial import GAME_LOSSES
 from jensen.cli.main import main
 from jensen.core.seeding import generator
 from jensen.data.mixtures import Modes, geometric_weights, grid, ring
-from jensen.metrics import energy_distance, mode_coverage, wilson
-from jensen.metrics.units import Units, never_positive
-from jensen.models import GAN
 from jensen.recipes import RECIPES, configure, open_run
-from jensen.recipes.adversarial_judging import estimate, histogram, learn_critic, logits, stability_section
-from jensen.recipes.folder import RunError
 from jensen.recipes.points_gan import EDGES, ring_divergences
 from jensen.recipes.running import new_state
 from jensen.training import fit
@@ -239,185 +233,3 @@ def test_recipes_are_what_their_names_say():
     kinds = [m for m in leaky.critic().modules() if isinstance(m, nn.LeakyReLU)]
     assert len(kinds) == leaky.network.critic_layers
     assert kinds[0].negative_slope == 0.1
-
-
-# judging -------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A run of `grid-pacgan`, trained for a moment and judged; its 50 test data are no whole number of packs."""
-    folder = tmp_path_factory.mktemp("runs") / "grid"
-    words = (
-        *TINY,
-        "game.packing=4",
-        "judging.samples=200",
-        "judging.critic_steps=20",
-        "training.previews=2",
-        "training.log_every=5",
-    )
-    said = [w for word in words for w in ("--set", word)]
-    assert main(["train", "grid-pacgan", "--out", str(folder), "--steps", "20", *said]) == 0
-    return folder
-
-
-def test_judged_numbers_are_those_of_the_run(run):
-    recipe, model = open_run(run)
-    found = json.loads((run / "evaluation.json").read_text())
-    made, x = recipe.draw(model, 200, 0), recipe.test_data()
-    modes = mode_coverage(made, recipe.law().centres, recipe.law().std, recipe.law().weights)
-    own = found["own"]["drawn"]
-    assert (own["recovered"], own["of"], own["n"]) == (modes.recovered, 25, 200)
-    assert own["high_quality"]["value"] == modes.high_quality
-    interval = wilson(round(200 * modes.high_quality), 200)
-    assert (own["high_quality"]["low"], own["high_quality"]["high"]) == (interval.low, interval.high)
-    assert own["reverse_kl"] == pytest.approx(modes.reverse_kl)
-    assert found["samples"]["drawn"]["energy"] == pytest.approx(energy_distance(made, x).value, abs=1e-9)
-    assert found["critic"]["packing"] == 4
-    assert found["critic"]["packs"] == 12
-    assert sum(found["critic"]["logits"]["real"]) == 12
-    assert found["fresh"]["estimate"]["name"] == "jensen-shannon"
-    assert found["fresh"]["estimate"]["most"] == pytest.approx(math.log(2))
-    for layer in (*found["units"]["generator"], *found["units"]["critic"]):
-        assert 0 <= layer["never"] <= layer["of"] == 16
-
-
-def test_the_critic_that_is_judged_is_trainings(run):
-    recipe, _ = open_run(run)
-    game = recipe.trained(run)
-    saved = torch.load(max((run / "state").rglob("*.pt")), weights_only=True)["objective"]
-    assert all(torch.equal(v, saved[k]) for k, v in game.state_dict().items())
-    assert not any(p.requires_grad for p in game.parameters())
-
-
-def test_the_page_shows_what_was_found(run):
-    page = (run / "report.html").read_text()
-    for part in ("modes recovered", "From noise to modes", "What critics tell apart", "of packs of 4", "Hidden units"):
-        assert part in page
-    assert "Stability" not in page
-    assert main(["evaluate", str(run), "--stability"]) == 0
-    assert "Stability" in (run / "report.html").read_text()
-
-
-def test_a_run_without_its_checkpoint_says_so(run, tmp_path, capsys):
-    bare = tmp_path / "bare"
-    shutil.copytree(run, bare)
-    shutil.rmtree(bare / "state")
-    capsys.readouterr()
-    assert main(["evaluate", str(bare)]) == 2
-    assert "no checkpoint in state/, and only that has the critic" in capsys.readouterr().err
-    recipe, _ = open_run(bare)
-    with pytest.raises(RunError, match="no checkpoint"):
-        recipe.trained(bare)
-
-
-def test_points_drawn_depend_on_seed_and_number_alone(run):
-    recipe, model = open_run(run)
-    assert torch.equal(recipe.draw(model, 5, 3), recipe.draw(model, 300, 3)[:5])
-    assert not torch.equal(recipe.draw(model, 5, 3), recipe.draw(model, 5, 4))
-
-
-def test_stability_in_words():
-    found = {
-        "verdict": "undecided",
-        "complete": False,
-        "converged": False,
-        "eigenvalues": [[-1.0, 2.0], [-1.0, -2.0]],
-        "weights": 1234,
-        "speed": 0.5,
-        "tolerance": 1e-6,
-        "step_size_below": None,
-    }
-    section = stability_section(found)
-    for part in ("1,234 weights", "undecided", "2 of the leading ones", "Those that decide were not found", "0.5"):
-        assert part in section.text
-    assert "<svg" in section.plots[0]
-    settled = stability_section(found | {"converged": True, "complete": True, "step_size_below": 0.25})
-    assert "not found" not in settled.text
-    assert "below 0.25" in settled.text
-    assert stability_section(None) is None
-
-
-class Features(nn.Module):
-    """A linear critic of the modes' indicators: enough for two laws that differ in their weights alone."""
-
-    def __init__(self, law, squash):
-        super().__init__()
-        self.centres, self.squash = law.centres, squash
-        self.weight = nn.Parameter(torch.zeros(len(law.centres)))
-
-    def forward(self, x):
-        return self.squash(self.weight[torch.cdist(x, self.centres).argmin(1)])
-
-
-@pytest.mark.parametrize(
-    ("loss", "squash"),
-    [
-        (logistic, lambda t: t),
-        (exponential, lambda t: t),
-        (squared, lambda t: torch.tanh(t / 2)),
-        (hinge, lambda t: torch.tanh(10 * t)),
-    ],
-    ids=lambda v: getattr(v, "name", ""),
-)
-def test_a_fresh_critic_finds_the_divergence(loss, squash):
-    """Of two rings that differ in their modes' weights: within 4 standard errors of the exact one, n = 20,000 each."""
-    p, q = ring(6, balance=0.2), ring(6)
-    torch.manual_seed(0)
-    critic = Features(p, squash)
-    at = learn_critic(critic, loss, p.draw(20_000), q.draw, steps=150, batch=500, rate=0.05)
-    assert 0 < at <= 150
-    real, fake = (logits(critic, law.draw(20_000)) for law in (p, q))
-    found = critic_divergence(loss, real, fake)
-    laws = [torch.distributions.Categorical(law.weights.double()) for law in (p, q)]
-    assert found.value == pytest.approx(divergence(loss, *laws).value, abs=4 * found.stderr)
-    said = estimate(loss, real, fake)
-    assert (said["value"], said["name"]) == (found.value, loss.divergence)
-    apart = torch.full((4,), 1e3 if loss is logistic or loss is exponential else 1.0)  # supports that do not meet
-    assert said["most"] == pytest.approx(estimate(loss, apart, -apart)["value"])
-
-
-def test_a_fresh_critic_rests_where_it_was_best():
-    """One that only ever gets worse (its rate is absurd) is left as it was at the best look."""
-    torch.manual_seed(1)
-    p, q = ring(6, balance=0.2), ring(6)
-    critic = Features(p, lambda t: t)
-    at = learn_critic(critic, logistic, p.draw(5000), q.draw, steps=60, batch=200, rate=30.0)
-    real, fake = logits(critic, p.draw(5000)), logits(critic, q.draw(5000))
-    torch.manual_seed(1)
-    assert at < 60 or critic_divergence(logistic, real, fake).value > 0
-    assert bool(critic.weight.abs().sum() > 0)
-
-
-def test_packs_of_logits_and_their_histogram():
-    critic = nn.Linear(4, 1)
-    x = torch.randn(7, 2)
-    found = logits(critic, x, 2)
-    torch.testing.assert_close(found, critic(x[:6].reshape(3, 4))[:, 0].detach())
-    patches = logits(nn.Conv2d(1, 1, 2), torch.randn(3, 1, 4, 4))
-    assert patches.shape == (3,)
-    counted = histogram(torch.tensor([0.0, 1.0, 1.0]), torch.tensor([0.0, 0.5]))
-    assert (sum(counted["real"]), sum(counted["generated"])) == (3, 2)
-    assert counted["real"][0] == 1
-    assert counted["real"][-1] == 2
-    assert len(counted["edges"]) == len(counted["real"]) + 1
-    same = histogram(torch.zeros(3), torch.zeros(3))
-    assert sum(same["real"]) == 3
-
-
-def test_units_that_are_never_positive():
-    """By hand: of three channels one is dead, one alive at one place of one input alone."""
-    conv = nn.Conv2d(1, 3, 1)
-    conv.weight.data = torch.tensor([1.0, -1.0, 1.0]).reshape(3, 1, 1, 1)
-    conv.bias.data = torch.tensor([0.0, 0.0, -4.5])
-    x = torch.ones(2, 1, 2, 2)
-    x[1, 0, 0, 1] = 5.0
-    for activation in (nn.ReLU(), nn.LeakyReLU(0.2)):
-        net = nn.Sequential(conv, activation, nn.Flatten(), nn.Linear(12, 2), nn.Tanh())
-        assert never_positive(net, lambda net=net: net(x)) == [Units("1", 1, 3)]
-        assert not net[1]._forward_hooks
-    assert never_positive(nn.Tanh(), lambda: None) == []
-    model = GAN(nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2)), [2])
-    model.network[0].bias.data = torch.tensor([99.0, -99.0, -99.0, 0.0])
-    z = model.latent(200, generator(0))
-    assert [(u.never, u.of) for u in never_positive(model, lambda: model(z))] == [(2, 4)]
