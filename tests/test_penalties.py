@@ -166,14 +166,22 @@ def test_single_precision_under_autocast():
     assert torch.equal(half["two-sided"], rounded["two-sided"])
 
 
-def test_no_gradient_goes_back_to_the_generator():
-    fake = torch.randn(3, 2, dtype=F64, requires_grad=True)
-    critic = Quadratic(2)
-    for penalty in (r2(critic, fake), gradient_penalty(critic, fake, fake), dragan(critic, fake, 0.1)):
-        assert torch.autograd.grad(penalty.sum(), fake, allow_unused=True)[0] is None
-    assert fake.grad is None
-    r2(critic, fake).sum().backward()
-    assert critic.a.grad is not None
+def test_penalties_are_functions_of_the_examples_too():
+    """By numerical derivatives; whether examples are detached changes nothing for the critic."""
+    net = nn.Sequential(nn.Linear(2, 5), nn.Tanh(), nn.Linear(5, 1)).double()
+    real, fake = (torch.randn(3, 2, dtype=F64, requires_grad=True) for _ in range(2))
+    kinds = {
+        "r1": lambda x, y: r1(net, x, 3.0),
+        "r2": lambda x, y: r2(net, y, 3.0),
+        "wgan-gp": lambda x, y: gradient_penalty(net, x, y, generator=generator(5)),
+        "dragan": lambda x, y: dragan(net, x, 0.1, generator=generator(5)),
+    }
+    for name, penalty in kinds.items():
+        assert torch.autograd.gradcheck(penalty, (real, fake)), name
+        attached, detached = penalty(real, fake), penalty(real.detach(), fake.detach())
+        assert torch.equal(attached, detached)
+        moves = [torch.autograd.grad(p.sum(), net[0].weight)[0] for p in (attached, detached)]
+        torch.testing.assert_close(*moves, rtol=1e-12, atol=1e-14)
 
 
 def test_between_real_and_generated():
@@ -186,6 +194,28 @@ def test_between_real_and_generated():
     noise = dragan(lambda x: x[:, 0] ** 2 / 2 + x[:, 0], zeros, 0.5, 1.0, generator=generator(5))  # |1 + delta| - 1
     exact = torch.randn(20_000, 1, dtype=F64, generator=generator(5)) * 0.5
     torch.testing.assert_close(noise, ((1 + exact).abs() - 1).square()[:, 0])
+
+
+def test_no_examples_are_no_penalty():
+    critic = nn.Sequential(nn.Linear(3, 1), nn.Flatten(0))
+    x = torch.zeros(0, 3)
+    for found in (r1(critic, x), r2(critic, x), gradient_penalty(critic, x, x), dragan(critic, x, 0.1)):
+        assert found.shape == (0,)
+
+
+def test_dragan_of_one_side_pushes_down_only():
+    flat = dragan(lambda x: x @ torch.tensor([0.3, 0.4]), torch.zeros(2, 2), 0.1, sides=1)
+    steep = dragan(lambda x: x @ torch.tensor([3.0, 4.0]), torch.zeros(2, 2), 0.1, sides=1)
+    assert flat.tolist() == [0, 0]
+    assert steep.tolist() == [160, 160]
+
+
+def test_power_iterations_are_those_asked_for():
+    """From a start that is far off, more iterations come nearer to the largest singular value."""
+    layer = nn.Linear(8, 8, bias=False)
+    assert spectral_norm(nn.Sequential(layer), iterations=7)[0].parametrizations.weight[0].n_power_iterations == 7
+    with pytest.raises(ValueError, match="none of them normalised yet"):
+        spectral_norm(nn.utils.spectral_norm(nn.Linear(2, 2)))
 
 
 def test_what_is_no_penalty_is_refused():

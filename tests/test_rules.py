@@ -7,8 +7,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from jensen.adversarial import gradient_penalty, r1, r2, vector_field
+from jensen.core.objective import Objective
+from jensen.core.types import Loss, Phase
 from jensen.objectives.adversarial import SIMULTANEOUS, alternating
-from jensen.training import consensus, descend, extragradient, optimistic, train_step
+from jensen.training import Player, TrainState, consensus, descend, extragradient, optimistic, train_step
 from test_adversarial_objective import RATE, batches, game, state_of
 
 F64 = torch.float64
@@ -121,6 +124,71 @@ def test_extragradient_by_hand():
     torch.testing.assert_close(weights(objective), expected.detach(), atol=1e-13, rtol=0)
 
 
+def test_extragradient_is_every_optimizers_own():
+    """With Adam it is ExtraAdam, whose memory takes both gradients; clip and rate are those of both moves."""
+    objective, b1, b2, clip = quiet(SIMULTANEOUS), 0.5, 0.9, 0.05
+    players = {
+        name: Player(ps, torch.optim.Adam(ps, betas=(b1, b2)), lambda step: RATE / (1 + step), clip)
+        for name, ps in objective.players().items()
+    }
+    state, w = TrainState(objective, players), weights(objective)
+    stream, again = batches(), batches()
+    first = second = torch.zeros_like(w)
+    taken, sizes = 0, [sum(p.numel() for p in players[name].parameters) for name in ORDER]
+
+    def move(start, where, x, rate):
+        nonlocal first, second, taken
+        v = field(objective, where.requires_grad_(), x).detach()
+        v = torch.cat([part * min(1, clip / (float(part.norm()) + 1e-6)) for part in v.split(sizes)])
+        first, second, taken = b1 * first + (1 - b1) * v, b2 * second + (1 - b2) * v**2, taken + 1
+        return start - rate * (first / (1 - b1**taken)) / ((second / (1 - b2**taken)).sqrt() + 1e-8)
+
+    for step in range(3):
+        x = next(again)["x"]
+        train_step(state, stream, update=extragradient)
+        ahead = move(w, w.clone(), x, RATE / (1 + step))
+        w = move(w, ahead, x, RATE / (1 + step))
+        torch.testing.assert_close(weights(objective), w, atol=1e-12, rtol=0)
+
+
+def test_extragradient_converges_with_adam_where_descent_does_not():
+    """L = c x y: Adam does not feel c, and the look-ahead must not either."""
+
+    def last(rule, c):
+        objective = Bilinear(c)
+        players = {
+            name: Player(ps, torch.optim.Adam(ps, betas=(0.0, 0.9), eps=1e-12), lambda _: 0.01)
+            for name, ps in objective.players().items()
+        }
+        state, norms = TrainState(objective, players), []
+        for step in range(2000):
+            train_step(state, iter(dict, None), update=rule)
+            if step >= 1000:
+                norms.append(float(nn.utils.parameters_to_vector(objective.parameters()).norm()))
+        return max(norms)
+
+    for c in (1.0, 0.01):
+        assert last(extragradient, c) < 0.3 * last(descend, c), c
+
+
+class Bilinear(Objective):
+    """x descends c x y, y ascends it."""
+
+    phases = (Phase(("x", "y")),)
+
+    def __init__(self, c):
+        super().__init__()
+        self.c, self.model, self.y = c, nn.Linear(1, 1, bias=False), nn.Parameter(torch.ones(()))
+        nn.init.ones_(self.model.weight)
+
+    def players(self):
+        return {"x": list(self.model.parameters()), "y": [self.y]}
+
+    def forward(self, players, batch, step):
+        value = self.c * self.model.weight.sum() * self.y
+        return {name: Loss.of(value if name == "x" else -value) for name in players}
+
+
 def test_optimistic_by_hand():
     objective, stream, again = quiet(SIMULTANEOUS), batches(), batches()
     w, state = at(objective), state_of(objective)
@@ -143,6 +211,31 @@ def test_consensus_by_hand():
     jacobian = torch.autograd.functional.jacobian(lambda u: field(objective, u, x), w)
     expected = w - RATE * (v + gamma * jacobian.T @ v)
     torch.testing.assert_close(weights(objective), expected.detach(), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("penalty", ["r1", "r2", "wgan-gp"])
+def test_consensus_with_a_penalty_is_a_numerical_derivative(penalty):
+    """v + gamma grad |v|^2 / 2 by central differences: a penalty at generated examples depends on the generator."""
+    penalties = {
+        "r1": lambda critic, real, fake: r1(critic, real, 2.0),
+        "r2": lambda critic, real, fake: r2(critic, fake, 2.0),
+        "wgan-gp": lambda critic, real, fake: gradient_penalty(critic, real, fake, 2.0),
+    }
+    gamma, h = 0.3, 1e-5
+    objective = quiet(SIMULTANEOUS, penalty=penalties[penalty])
+    w, batch = weights(objective), next(batches())
+
+    def v(at):
+        return vector_field(objective, batch, at=at)  # its draws begin at seed 0
+
+    def energy(at):
+        return v(at).square().sum() / 2
+
+    slope = torch.stack([(energy(w + h * e) - energy(w - h * e)) / (2 * h) for e in torch.eye(len(w))])
+    expected = w - RATE * (v(w) + gamma * slope)
+    torch.manual_seed(0)
+    train_step(state_of(objective), batches(), update=consensus(gamma))
+    torch.testing.assert_close(weights(objective), expected, atol=1e-8, rtol=0)
 
 
 @pytest.mark.parametrize("rule", [extragradient, optimistic, consensus(0.1)])

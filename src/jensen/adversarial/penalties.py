@@ -2,8 +2,11 @@ r"""What keeps a critic smooth: penalties on its gradient, spectral normalisatio
 
 Penalties are (B,), one per example: the norm is over all axes but the first, of events of any shape. They ask for one
 logit an example, from a critic that treats examples apart (no batch norm); a patch critic is passed as
-`lambda x: critic(x).flatten(1).mean(1)`. They are the critic's alone: its inputs are detached. Under autocast they are
-made in float32, and all their derivatives are finite where the gradient is 0. They need a second derivative.
+`lambda x: critic(x).flatten(1).mean(1)`. Under autocast they are made in float32, and all their derivatives are finite
+where the gradient is 0. They need a second derivative.
+
+They are functions of the examples too. In a game that changes nothing, since each player descends its own loss by its
+own parameters; a loop that calls `backward` on the critic's loss detaches what the generator made.
 """
 
 from __future__ import annotations
@@ -16,9 +19,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from jensen.core.seeding import drawing, normal
-from jensen.core.shapes import right_pad
+from jensen.core.shapes import right_pad, single
 
 Critic = Callable[[Tensor], Tensor]
+GAME = "as the penalty of a game, pass lambda critic, real, fake: r1(critic, real, gamma)"
 
 
 def r1(critic: Critic, real: Float[Tensor, "b ..."], gamma: float = 1.0) -> Float[Tensor, " b"]:
@@ -45,13 +49,16 @@ def r2(critic: Critic, fake: Float[Tensor, "b ..."], gamma: float = 1.0) -> Floa
 
     Args:
         critic: D, from (B, ...) to one logit an example.
-        fake: (B, ...); no gradient goes back to the generator.
+        fake: (B, ...).
         gamma: at least 0.
 
     Raises:
         ValueError: for a negative gamma, or if the critic does not give one logit an example.
 
     Source: Mescheder et al. (2018), equation 10.
+
+    >>> r2(lambda x: x @ torch.tensor([3.0, 4.0]), torch.zeros(1, 2), gamma=2.0)
+    tensor([25.])
     """
     return _weight("gamma", gamma) / 2 * _squared_norm(critic, fake)
 
@@ -86,10 +93,10 @@ def gradient_penalty(
     """
     if real.shape != fake.shape:
         raise ValueError(f"real and fake must be of one shape, got {tuple(real.shape)} and {tuple(fake.shape)}")
-    real = _single(real)
+    real = single(real)
     with drawing(generator):
         share = right_pad(torch.rand(len(real), device=real.device, dtype=real.dtype), real)
-    return _towards_one(critic, torch.lerp(_single(fake).to(real), real, share), weight, sides)
+    return _towards_one(critic, torch.lerp(single(fake).to(real), real, share), weight, sides)
 
 
 def dragan(
@@ -115,8 +122,11 @@ def dragan(
         ValueError: for a negative weight or std, other sides, or more than one logit each.
 
     Source: Kodali et al. (2017), equation 1, with k = 1 and c = std^2.
+
+    >>> dragan(lambda x: x @ torch.tensor([3.0, 4.0]), torch.zeros(1, 2), std=0.5)
+    tensor([160.])
     """
-    real = _single(real)
+    real = single(real)
     x = real + _weight("std", std) * normal(real.shape, generator, like=real)
     return _towards_one(critic, x, weight, sides)
 
@@ -125,7 +135,8 @@ def spectral_norm(critic: nn.Module, iterations: int = 1) -> nn.Module:
     """Divide the weight of every linear and convolutional layer by its largest singular value; returns the critic.
 
     By torch's parametrization, with so many power iterations a forward in training mode: so forward changes buffers,
-    as batch norm's does. A layer's weight counts as the matrix (out, everything else). For a convolution that is not
+    as batch norm's does. Other weights, such as an attention's in-projection, stay as they are. A layer's weight counts
+    as the matrix (out, everything else). For a convolution that is not
     the norm of the map itself, which can exceed 1, up to the root of its taps (3 for 3 x 3).
 
     Raises:
@@ -141,11 +152,16 @@ def spectral_norm(critic: nn.Module, iterations: int = 1) -> nn.Module:
     )
     """
     layers = [m for m in critic.modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)]
-    if not layers or any(nn.utils.parametrize.is_parametrized(m, "weight") for m in layers):
+    if not layers or any(_normalised(m) for m in layers):
         raise ValueError("a critic to normalise must have linear or convolutional layers, none of them normalised yet")
     for layer in layers:
         parametrizations.spectral_norm(layer, n_power_iterations=iterations)
     return critic
+
+
+def _normalised(layer: nn.Module) -> bool:
+    """By torch's parametrizations, or by its older hooks."""
+    return nn.utils.parametrize.is_parametrized(layer, "weight") or hasattr(layer, "weight_orig")
 
 
 @torch.no_grad()
@@ -156,6 +172,11 @@ def clip_weights(critic: nn.Module, bound: float = 0.01) -> None:
         ValueError: unless the bound is positive.
 
     Source: Arjovsky et al. (2017), algorithm 1.
+
+    >>> critic = nn.Linear(2, 1)
+    >>> clip_weights(critic, 0.01)
+    >>> bool(critic.weight.abs().max() <= 0.01)
+    True
     """
     if not bound > 0:
         raise ValueError(f"bound must be positive, got {bound}")
@@ -164,21 +185,18 @@ def clip_weights(critic: nn.Module, bound: float = 0.01) -> None:
 
 
 def _weight(name: str, value: float) -> float:
+    if isinstance(value, Tensor) and value.ndim:
+        raise ValueError(f"{name} must be one number, got a tensor {tuple(value.shape)}: {GAME}")
     if not value >= 0:
         raise ValueError(f"{name} must be at least 0, got {value}")
     return value
 
 
-def _single(x: Tensor) -> Tensor:
-    """Detached, in single precision at least."""
-    x = x.detach()
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
 def _squared_norm(critic: Critic, x: Tensor) -> Tensor:
-    """Of the critic's gradient at each example, (B,), differentiable in the critic's parameters."""
+    """Of the critic's gradient at each example, (B,), differentiable in its parameters, and in x if x is."""
     training = torch.is_grad_enabled()
-    x = _single(x).requires_grad_()
+    x = single(x)
+    x = x if training and x.requires_grad else x.detach().requires_grad_()
     with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
         logits = critic(x)
         if logits.numel() != len(x) or logits.shape[:1] != x.shape[:1]:
@@ -189,7 +207,7 @@ def _squared_norm(critic: Critic, x: Tensor) -> Tensor:
         if not logits.requires_grad:  # a constant
             return x.new_zeros(len(x))
         (gradient,) = torch.autograd.grad(logits.sum(), x, create_graph=training, materialize_grads=True)
-    return gradient.reshape(len(x), -1).square().sum(1)
+    return gradient.reshape(len(x), x.shape[1:].numel()).square().sum(1)
 
 
 def _towards_one(critic: Critic, x: Tensor, weight: float, sides: int) -> Tensor:

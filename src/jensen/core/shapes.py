@@ -16,6 +16,16 @@ def right_pad(values: Float[Tensor, "*b"], like: Float[Tensor, "..."]) -> Tensor
     return values.reshape(values.shape + (1,) * (like.ndim - values.ndim))
 
 
+def single(x: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
+    """The same numbers in single precision at least: half precisions become float32, others stay.
+
+    >>> import torch
+    >>> single(torch.ones(1, dtype=torch.bfloat16)).dtype, single(torch.ones(1, dtype=torch.float64)).dtype
+    (torch.float32, torch.float64)
+    """
+    return x.float() if x.dtype.itemsize < 4 else x
+
+
 def mean_per_example(x: Float[Tensor, "b ..."]) -> Float[Tensor, " b"]:
     """Mean over all axes but the first: (B, ...) -> (B,)."""
     return x.flatten(1).mean(dim=1)

@@ -20,25 +20,21 @@ def _require_all(rule: str, state: TrainState, players: tuple[str, ...]) -> None
 
 
 def extragradient(state: TrainState, players: tuple[str, ...], evaluate: Evaluate) -> Mapping[str, Loss]:
-    """Look ahead with a plain gradient step, then step from the start with the gradient found there.
+    """Look ahead by a step of each player's own, then step from the start with the gradients found there.
 
-    The look-ahead is x - h v(x) at the player's rate h; the step itself is the optimizer's.
+    Plain gradient descent looks ahead to w - h v(w). An optimizer that remembers takes both gradients into its
+    memory, one after the other: with Adam this is ExtraAdam, on one batch.
 
     Raises:
         ValueError: unless the phase holds every player.
 
-    Source: Korpelevich (1976); Gidel et al. (2019), equation 10.
+    Source: Korpelevich (1976); Gidel et al. (2019), equation 10 and algorithm 4.
     """
     _require_all("extragradient", state, players)
     gradients(state, players, evaluate())
-    before: list[tuple[Tensor, Tensor]] = []
-    with torch.no_grad():
-        for name in players:
-            player = state.players[name]
-            for p in player.parameters:
-                before.append((p, p.detach().clone()))
-                assert p.grad is not None
-                p.sub_(player.rate(state.step) * p.grad)
+    before = [(p, p.detach().clone()) for name in players for p in state.players[name].parameters]
+    for name in players:
+        state.players[name].move(state.step)
     try:
         losses = evaluate()
         gradients(state, players, losses)
@@ -53,6 +49,9 @@ def extragradient(state: TrainState, players: tuple[str, ...], evaluate: Evaluat
 
 def optimistic(state: TrainState, players: tuple[str, ...], evaluate: Evaluate) -> Mapping[str, Loss]:
     """Descend 2 v_k - v_{k-1}; the last gradient is kept in `state.memory`. The first step is plain.
+
+    The gradient is extrapolated, and handed to each player's optimizer: with Adam that is not Optimistic Adam, which
+    extrapolates the step instead.
 
     Raises:
         ValueError: unless the phase holds every player.
