@@ -24,12 +24,15 @@ from torch.distributions import (
     Poisson,
     TransformedDistribution,
     Uniform,
+    constraints,
 )
 from torch.distributions.transforms import AffineTransform
 
 from jensen.adversarial import (
     MARGIN_LOSSES,
+    Estimate,
     bayes_risk,
+    critic_divergence,
     divergence,
     exponential,
     logistic,
@@ -204,6 +207,73 @@ def test_a_transformed_distribution_of_several_dimensions():
     assert float(divergence("hellinger", shifted, line)) == pytest.approx(1 - math.exp(-1 / 8), abs=1e-6)
 
 
+def test_a_mixture_of_different_supports():
+    """Two overlapping boxes, and two apart, against sums by hand; torch's own support of them is what they share."""
+
+    def boxes(low, event):
+        low = torch.tensor(low, dtype=F64)
+        parts = Uniform(low, low + 1)
+        return MixtureSameFamily(Categorical(torch.ones(2, dtype=F64)), Independent(parts, 1) if event else parts)
+
+    def root(a, b):
+        """The integral of the root of a standard normal density from a to b."""
+        share = stats.norm.cdf(b, scale=math.sqrt(2)) - stats.norm.cdf(a, scale=math.sqrt(2))
+        return math.sqrt(2) * (2 * math.pi) ** 0.25 * share
+
+    for second in (0.5, 5.0):
+        line, ends = boxes([0.0, second], event=False), sorted({0.0, 1.0, second, second + 1})
+
+        def gain(x, s=second):
+            return max(((0 < x < 1) + (s < x < s + 1)) / 2 - stats.norm.pdf(x), 0)
+
+        gains = by_quad(gain, ends)
+        assert divergence("total-variation", line, normal(0.0, 1.0)).value == pytest.approx(gains, abs=1e-9)
+        plane = boxes([[0.0, 0.0], [second, second]], event=True)
+        two = Independent(Normal(torch.zeros(2, dtype=F64), 1.0), 1)
+        found = divergence("hellinger", plane, two, generator=torch.Generator().manual_seed(0))
+        one, other = root(0, 1) ** 2, root(second, second + 1) ** 2
+        shared = root(second, 1) ** 2 if second < 1 else 0.0
+        affinity = math.sqrt(0.5) * (one + other - 2 * shared) + shared
+        assert found.value == pytest.approx(1 - affinity, abs=4 * found.stderr)
+        assert divergence("jensen-shannon", plane, plane) == Estimate(0.0, 0.0)
+
+
+def test_a_narrow_peak_of_a_mixture_has_marks_of_its_own():
+    thin = mixture([0.995, 0.005], [0.0, 500.0], [1.0, 1e-4])
+    exact = 1 - math.sqrt(0.995)
+    assert divergence("hellinger", thin, normal(0.0, 1.0)).value == pytest.approx(exact, abs=1e-9)
+
+
+class Misplaced(Normal):
+    """Says that it lies above 10."""
+
+    support = constraints.greater_than(10.0)
+
+
+def test_a_density_that_does_not_belong_to_its_draws_is_refused():
+    wrong = Independent(Misplaced(torch.zeros(2), torch.ones(2), validate_args=False), 1, validate_args=False)
+    right = Independent(Normal(torch.zeros(2), torch.ones(2)), 1)
+    for p, q, name in ((wrong, right, "p"), (right, wrong, "q")):
+        with pytest.raises(ValueError, match=f"{name} draws where its density is 0"):
+            divergence("hellinger", p, q)
+
+
+def test_a_critic_that_gives_no_number_is_refused():
+    """Zero-one would take nan for a correct side."""
+    x = torch.tensor([1.0, math.nan])
+    with pytest.raises(ValueError, match="values must be numbers, got nan in 1 of 2"):
+        critic_divergence("total-variation", x, torch.zeros(2))
+    with pytest.raises(ValueError, match="values must be numbers, got nan"):
+        risk("zero-one", lambda x: x * math.nan, normal(0.0, 1.0), normal(1.0, 1.0))
+    assert zero_one(x).isnan().tolist() == [False, True]
+
+
+def test_parameters_that_are_trained_change_nothing():
+    mean = torch.zeros((), dtype=F64, requires_grad=True)
+    found = divergence("hellinger", Normal(mean, torch.ones((), dtype=F64)), normal(2.0, 1.0))
+    assert found.value == pytest.approx(1 - math.exp(-0.5), abs=1e-9)
+
+
 def test_a_loss_by_its_name():
     p, q = normal(0.0, 1.0), normal(1.0, 2.0)
     for name, loss in MARGIN_LOSSES.items():
@@ -333,7 +403,7 @@ def test_what_cannot_be_compared_is_refused():
         divergence("hellinger", one, Poisson(1.0))
     with pytest.raises(ValueError, match="over the same values, got 2 and 3"):
         divergence("hellinger", Categorical(torch.ones(2)), Categorical(torch.ones(3)))
-    with pytest.raises(ValueError, match="samples must be at least 4, got 3"):
+    with pytest.raises(ValueError, match="samples must be a whole number of at least 4, got 3"):
         divergence("hellinger", two, two, samples=3)
     with pytest.raises(ValueError, match=r"one number an example, \(.*,\), got"):
         risk(logistic, lambda x: x.sum(), one, one)

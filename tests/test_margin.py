@@ -183,9 +183,23 @@ def test_ratios_may_be_numbers_and_whole():
         squared.f(-1)
 
 
+def test_margins_may_be_numbers():
+    for loss in LOSSES:
+        assert [loss(0.5).item(), loss(1).item()] == loss(torch.tensor([0.5, 1.0])).tolist()
+
+
+def test_a_loss_that_falls_beyond_the_grid_is_refused():
+    """Its f would be wrong; one that is flat there, or only creeps, is not."""
+    with pytest.raises(ValueError, match=r"minima within margins of 2\.43e\+08, and this one falls beyond"):
+        margin_loss(lambda m: torch.relu(1 - m / 1e9))
+    near = margin_loss(lambda m: torch.relu(1 - m / 1e7))
+    assert near.f(torch.tensor([0.5, 1.0, 2.0])).tolist() == pytest.approx([-1, -2, -2], abs=1e-6)
+    margin_loss(lambda m: 1 / (1 + torch.relu(m)))
+
+
 WRONG = """
-from torch.distributions import Normal
-from jensen.adversarial import bayes_risk, divergence, margin_loss, risk
+from torch.distributions import Independent, Normal
+from jensen.adversarial import bayes_risk, divergence, margin_loss, r1, risk
 
 p = Normal(0.0, 1.0)
 for call in (
@@ -194,6 +208,9 @@ for call in (
     lambda: bayes_risk(lambda m: m.exp(), p, p),
     lambda: risk(lambda m: m.exp(), lambda x: x, p, p),
     lambda: divergence(lambda m: m.exp(), p, p),
+    lambda: divergence("hellinger", p.sample((5,)), p),
+    lambda: divergence("hellinger", Independent(p.expand((2,)), 1), Independent(p.expand((2,)), 1), samples=1e4),
+    lambda: r1(lambda x: x[:, 0], p.sample((4, 2)), p.sample((4, 2))),
 ):
     try:
         call()
@@ -212,4 +229,8 @@ def test_wrong_types_are_refused_in_a_sentence():
         f"loss {wrap}",
         f"loss {wrap}",
         f"divergence {wrap}",
+        "p must be a distribution, got Tensor: from samples, see critic_divergence",
+        "samples must be a whole number of at least 4, got 10000.0",
+        "gamma must be one number, got a tensor (4, 2): "
+        "as the penalty of a game, pass lambda critic, real, fake: r1(critic, real, gamma)",
     ]

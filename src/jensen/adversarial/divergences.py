@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.distributions import Bernoulli, Categorical, Distribution, OneHotCategorical
+from torch.distributions import Bernoulli, Categorical, Distribution, MixtureSameFamily, OneHotCategorical
 from torch.distributions.constraints import Constraint
 
 from jensen.adversarial.margin import MARGIN_LOSSES, MarginLoss, zero_one
@@ -37,7 +37,11 @@ class Estimate:
 
     Attributes:
         value: the number.
-        stderr: a standard error of Monte Carlo; for a sum or quadrature the size of the last correction.
+        stderr: a standard error of Monte Carlo; of quadrature the size of the last correction; of a sum 0, whatever
+            the precision of the distribution's own masses.
+
+    >>> float(Estimate(0.5, 0.01))
+    0.5
     """
 
     value: float
@@ -71,8 +75,9 @@ def bayes_risk(
         generator: of the Monte Carlo draws.
 
     Raises:
-        ValueError: for an unknown loss; for distributions with a batch, over different events, or whose densities do
-            not integrate to 1; for fewer than 4 samples.
+        ValueError: for an unknown loss; for what is no distribution (samples go to `critic_divergence`); for
+            distributions with a batch, over different events, or whose densities do not integrate to 1; for fewer than
+            4 samples.
 
     >>> from torch.distributions import Normal
     >>> p, q = Normal(0.0, 1.0), Normal(2.0, 1.0)
@@ -136,8 +141,8 @@ def risk(
         p, q, samples, generator: as in `bayes_risk`.
 
     Raises:
-        ValueError: as in `bayes_risk`; if the critic does not give one number an example, or quadrature does not
-            settle (an infinite risk).
+        ValueError: as in `bayes_risk`; if the critic does not give one number an example (nan is none), or quadrature
+            does not settle (an infinite risk).
 
     >>> from torch.distributions import Normal
     >>> p, q = Normal(0.0, 1.0), Normal(0.0, 3.0)  # no line tells them apart
@@ -151,7 +156,7 @@ def risk(
         d = critic(x)
         if d.shape != x.shape[:1]:
             raise ValueError(f"a critic must give one number an example, ({len(x)},), got {tuple(d.shape)}")
-        return d.detach().double()
+        return _numbers(d)
 
     return _mean(lambda x, _: margin(values(x)), lambda x, _: margin(-values(x)), p, q, samples, generator)
 
@@ -167,7 +172,7 @@ def critic_divergence(name: str | MarginLoss, real: Float[Tensor, "..."], fake: 
         real, fake: (N,) and (M,) critic's values, at least 2 each.
 
     Raises:
-        ValueError: for an unknown name, or values that are not one row of at least 2.
+        ValueError: for an unknown name, or values that are not one row of at least 2 numbers.
 
     >>> critic_divergence("total-variation", torch.tensor([3.0, 2.0]), torch.tensor([-1.0, -4.0]))
     Estimate(value=1.0, stderr=0.0)
@@ -176,7 +181,7 @@ def critic_divergence(name: str | MarginLoss, real: Float[Tensor, "..."], fake: 
     for values in (real, fake):
         if values.ndim != 1 or len(values) < 2:
             raise ValueError(f"a critic's values must be one row of at least 2, got {tuple(values.shape)}")
-    half = _half_and_half(loss(real.detach().double()), loss(-fake.detach().double()))
+    half = _half_and_half(loss(_numbers(real)), loss(-_numbers(fake)))
     return Estimate(loss.scale * (loss.chance - half.value), loss.scale * half.stderr)
 
 
@@ -190,18 +195,30 @@ def _named(name: str | MarginLoss, known: dict[str, MarginLoss], what: str) -> M
     return known[name]
 
 
+def _numbers(d: Tensor) -> Tensor:
+    """A critic's values in double precision; nan, which some losses would take for a margin, is refused."""
+    if bool(d.isnan().any()):
+        raise ValueError(f"a critic's values must be numbers, got nan in {int(d.isnan().sum())} of {d.numel()}")
+    return d.detach().double()
+
+
 def _half_and_half(a: Tensor, b: Tensor) -> Estimate:
     """Mean of two means and its standard error."""
     variance = a.var() / len(a) + b.var() / len(b)
     return Estimate(float(a.mean() + b.mean()) / 2, float(variance.sqrt()) / 2)
 
 
+@torch.no_grad()
 def _mean(
     under_p: Value, under_q: Value | None, p: Distribution, q: Distribution, samples: int, rng: torch.Generator | None
 ) -> Estimate:
     """Half the mean of `under_p` over p and half that of `under_q` over q; None is the same."""
     under_q = under_q or under_p
     for name, d in (("p", p), ("q", q)):
+        if not isinstance(d, Distribution):
+            raise ValueError(
+                f"{name} must be a distribution, got {type(d).__name__}: from samples, see critic_divergence"
+            )
         if d.batch_shape:
             raise ValueError(f"{name} must be one distribution, got a batch {tuple(d.batch_shape)}: see Independent")
     if p.event_shape != q.event_shape:
@@ -234,9 +251,9 @@ def _log_masses(d: Distribution, x: Tensor) -> Tensor:
 
 def _quadrature(under_p: Value, under_q: Value, p: Distribution, q: Distribution) -> Estimate:
     with drawing(seeded(0)):  # draws say where the mass is
-        draws = [d.sample((MARKS,)).reshape(-1) for d in (p, q)]
+        draws = [_parts(d) for d in (p, q)]
     own = [v.dtype for v in draws]
-    spread = [v.double().sort().values[EVERY // 2 :: EVERY] for v in draws]
+    spread = [v.double().sort(0).values[EVERY // 2 :: EVERY].reshape(-1) for v in draws]
     marks = torch.cat([*spread, *(_ends(_support(d)).to(spread[0]) for d in (p, q))])
 
     def integrands(t: Tensor) -> Tensor:
@@ -250,7 +267,8 @@ def _quadrature(under_p: Value, under_q: Value, p: Distribution, q: Distribution
     for name, integral in zip("pq", value[1:].tolist(), strict=True):
         if not abs(integral - 1) < OFF_ONE:
             raise ValueError(
-                f"{name} integrates to {integral:.6f} by quadrature, not 1: in single precision, or with a pole?"
+                f"{name} integrates to {integral:.6f} by quadrature, not 1: parameters in single precision, a pole, a "
+                "peak that is too narrow, or a density of another range than its support says"
             )
     result, stderr = float(value[0]), float(error[0]) + float((value[1:] - 1).abs().max())
     if not error[0] <= OFF_ONE * max(1, abs(result)):
@@ -261,12 +279,25 @@ def _quadrature(under_p: Value, under_q: Value, p: Distribution, q: Distribution
 def _monte_carlo(
     under_p: Value, under_q: Value, p: Distribution, q: Distribution, samples: int, rng: torch.Generator | None
 ) -> Estimate:
-    if samples < 4:
-        raise ValueError(f"samples must be at least 4, got {samples}")
+    if not (isinstance(samples, int) and samples >= 4):
+        raise ValueError(f"samples must be a whole number of at least 4, got {samples}")
     with drawing(rng):
         x, y = p.sample((samples // 2,)), q.sample((samples // 2,))
-    a, b = (_log_prob(p, v, x.dtype) - _log_prob(q, v, y.dtype) for v in (x, y))
-    return _half_and_half(under_p(x, a).double(), under_q(y, b).double())
+    p_x, p_y = (_log_prob(p, v, x.dtype) for v in (x, y))
+    q_x, q_y = (_log_prob(q, v, y.dtype) for v in (x, y))
+    for name, at_own in (("p", p_x), ("q", q_y)):
+        if bool((at_own == -math.inf).any()):
+            raise ValueError(f"{name} draws where its density is 0: its support or its density is wrong")
+    return _half_and_half(under_p(x, p_x - q_x).double(), under_q(y, p_y - q_y).double())
+
+
+def _parts(d: Distribution) -> Tensor:
+    """Draws (n, k) of one dimension, of a mixture from each component alike: so that no peak goes without a mark."""
+    if not isinstance(d, MixtureSameFamily):
+        return d.sample((MARKS,)).reshape(MARKS, 1)
+    parts = d.component_distribution
+    n = max(EVERY, MARKS // parts.batch_shape[-1])
+    return parts.sample((n,)).reshape(n, -1)
 
 
 def _joint(under_p: Value, under_q: Value, x: Tensor, y: Tensor, log_p: Tensor, log_q: Tensor) -> Tensor:
@@ -283,10 +314,25 @@ def _log_prob(d: Distribution, x: Tensor, own: torch.dtype) -> Tensor:
     """Log density in float64, -inf outside the support; `own` is the dtype of what d draws."""
     if d.event_shape:  # linear algebra wants one dtype
         x = x.to(own)
+    if isinstance(d, MixtureSameFamily):
+        return _log_mixture(d, x)
     inside = _support(d).check(x)
     out = torch.full(inside.shape, -math.inf, dtype=torch.float64, device=x.device)
-    out[inside] = d.log_prob(x[inside]).double()
+    if bool(inside.any()):  # torch cannot sum over the axes of no rows
+        out[inside] = d.log_prob(x[inside]).double()
     return out
+
+
+def _log_mixture(d: MixtureSameFamily, x: Tensor) -> Tensor:
+    """As `_log_prob`: each component has its own support, of which torch takes the intersection."""
+    parts, events = d.component_distribution, len(d.event_shape)
+    x = x.unsqueeze(-1 - events)
+    inside = _support(parts).check(x)
+    with drawing(seeded(0)):
+        allowed = parts.sample().to(x)
+    x = torch.where(inside.reshape(*inside.shape, *[1] * events), x, allowed)
+    each = torch.where(inside, parts.log_prob(x).double(), -math.inf)
+    return torch.logsumexp(each + d.mixture_distribution.probs.double().log(), -1)
 
 
 def _support(d: Distribution) -> Constraint:

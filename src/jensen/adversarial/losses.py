@@ -3,11 +3,13 @@ r"""What critic and generator descend, from logits: one value per example, nothi
 A critic returns logits: D > 0 says real. The critic of a margin loss l descends $l(D(x)) + l(-D(G(z)))$, twice the risk
 of `margin`. What the generator does with $t = D(G(z))$ is said by name, never by default:
 
-| form           | generator descends | its slope in t  |                                                       |
-| -------------- | ------------------ | --------------- | ----------------------------------------------------- |
-| saturating     | -l(-t)             | l'(-t)          | zero-sum; vanishes where the critic is sure of a fake |
-| non-saturating | l(t)               | l'(t)           | largest there                                         |
-| linear         | -t                 | -1              | the same everywhere                                   |
+| form           | generator descends | its slope in t  |                                                             |
+| -------------- | ------------------ | --------------- | ----------------------------------------------------------- |
+| saturating     | -l(-t)             | l'(-t)          | zero-sum; of a falling l it vanishes where D is sure: t < 0 |
+| non-saturating | l(t)               | l'(t)           | largest there                                               |
+| linear         | -t                 | -1              | the same everywhere                                         |
+
+The squared loss rises beyond its target: saturating, it drives generated examples below t = -1 away from the real ones.
 
 Logits may be one an example, (B,), or many, (B, ...), as a patch critic's: losses are then means over an example's.
 """
@@ -173,6 +175,8 @@ def _alike(real: Tensor | None, fake: Tensor) -> Tensor:
 
 
 def _per_example(values: Tensor) -> Tensor:
+    if not values.ndim:
+        raise ValueError("logits must be (B, ...), one an example at least, got a single number")
     return values if values.ndim == 1 else mean_per_example(values)
 
 
@@ -197,7 +201,7 @@ def game_loss(loss: object) -> GameLoss:
     >>> game_loss("hinge").form
     'linear'
     """
-    if isinstance(loss, GameLoss):
+    if isinstance(loss, GameLoss) and not isinstance(loss, type):
         return loss
     if isinstance(loss, str) and loss in GAME_LOSSES:
         return GAME_LOSSES[loss]

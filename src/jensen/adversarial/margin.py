@@ -59,9 +59,9 @@ class MarginLoss:
     scale: float = 1.0
     trainable: bool = True
 
-    def __call__(self, margin: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
+    def __call__(self, margin: Num[Tensor, "*s"] | float | int) -> Float[Tensor, "*s"]:
         """l(m), of the shape of m."""
-        return self.loss(margin)
+        return self.loss(_floating(torch.as_tensor(margin)))
 
     def f(self, u: Num[Tensor, "*s"] | float | int) -> Float[Tensor, "*s"]:
         r"""$-\inf_d [u l(d) + l(-d)]$ at ratios u >= 0, convex and never increasing. Raises ValueError below 0."""
@@ -115,7 +115,7 @@ def _sign(u: Tensor) -> Tensor:
 
 zero_one = MarginLoss(
     "zero-one",
-    loss=lambda m: (m <= 0).to(m),
+    loss=lambda m: torch.where(m.isnan(), m, (m <= 0).to(m)),
     ratio_f=lambda u: -u.clamp(max=1),
     ratio_critic=_sign,
     divergence="total-variation",
@@ -173,7 +173,8 @@ def margin_loss(loss: Elementwise, name: str = "custom") -> MarginLoss:
 
     Raises:
         ValueError: if l is no function or does not give a tensor of the margins' shape, is not a number or is below 0
-            somewhere on the grid, or if the f that is found is not convex or increases (see `check_f`).
+            somewhere on the grid, if it is still falling at the grid's ends, or if the f that is found is not convex or
+            increases (see `check_f`).
 
     Source: Nguyen, Wainwright & Jordan (2009), section 3.
 
@@ -200,6 +201,7 @@ def margin_loss(loss: Elementwise, name: str = "custom") -> MarginLoss:
         ratio = _finite(u.double())
         return -_weighed(loss, ratio, best(ratio, 0.0)).to(u)
 
+    _refuse_beyond(loss)
     check_f(f)
     return MarginLoss(name, loss, f, critic, trainable=_slopes(values, grid))
 
@@ -262,6 +264,19 @@ def check_f(f: Elementwise, tolerance: float = 1e-9) -> None:
         )
 
 
+def _refuse_beyond(loss: Elementwise) -> None:
+    """Refuse a loss that gains more beyond the grid than on it."""
+    u = RATIOS.to(torch.float64)[:, None]
+    grid = _grid(torch.float64)
+    least = _weighed(loss, u, grid).amin(1)
+    beyond = _weighed(loss, u, BEYOND * grid[[0, -1]]).amin(1)
+    if bool((beyond < least - FALLING * (1 + least.abs())).any()):
+        raise ValueError(
+            f"a margin loss must have its minima within margins of {grid[0].item():.3g}, and this one falls beyond: "
+            "scale it"
+        )
+
+
 def _grid(dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
     """Values of d from large to small, symmetric about 0."""
     half = torch.sinh(torch.linspace(0, 20, 1001, dtype=dtype, device=device))
@@ -279,6 +294,8 @@ def _weighed(loss: Elementwise, u: Tensor, d: Tensor) -> Tensor:
     return u * loss(d).clamp(max=largest) + loss(-d).clamp(max=largest)
 
 
+RATIOS = torch.tensor([0.0, 0.01, 0.1, 0.5, 1.0, 2.0, 10.0, 100.0])
+BEYOND, FALLING = 10.0, 1e-6  # how far beyond the grid is looked, and what counts as falling there
 STARTS, POINTS, LEVELS = 4, 9, 20  # a level shrinks the bracket fourfold: 4^20 = 1e12
 TIE = 1e-12
 
