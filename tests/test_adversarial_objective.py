@@ -15,6 +15,7 @@ from jensen.adversarial import (
     AdaptiveAugment,
     Brightness,
     MarginGame,
+    WassersteinGame,
     annealed,
     gradient_penalty,
     hinge,
@@ -130,6 +131,30 @@ def test_what_is_refused():
         alternating(0)
     with pytest.raises(ValueError, match=r"B a multiple of 3, got \(4, 2\)"):
         played(game(packing=3), ("critic",), X)
+
+
+def test_what_goes_wrong_in_a_game_is_said():
+    x = torch.zeros(4, 2)
+    with pytest.raises(ValueError, match=r"the batch must hold 'x', got \['y'\]"):
+        game()(("critic",), {"y": x}, 0)
+    with pytest.raises(ValueError, match=r"a penalty must give a tensor, one value an example, got 0\.0"):
+        game(penalty=lambda critic, real, fake: 0.0)(("critic",), {"x": x}, 0)
+    with pytest.raises(ValueError, match="loss must be one of"):
+        game(WassersteinGame)
+
+
+def test_noise_may_be_one_number():
+    objective, found = game(), []
+    for objective.noise in (0.5, lambda step: 0.5, None):
+        found.append(played(objective, ("critic",), X)["critic"].total)
+    assert found[0] == found[1] != found[2]
+
+
+def test_losses_are_in_single_precision_under_autocast():
+    objective = game().float()
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = objective(("critic", "generator"), {"x": X.float()}, 0)
+    assert {loss.total.dtype for loss in losses.values()} == {torch.float32}
 
 
 # who needs what ------------------------------------------------------------------------------------------------------

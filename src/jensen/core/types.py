@@ -83,6 +83,26 @@ class Likelihood:
     stderr: Float[Tensor, " b"] | None = None
 
 
+def entry(batch: Batch, name: str) -> Tensor:
+    """What the batch holds under this name.
+
+    Raises:
+        ValueError: if it holds nothing there, or is no mapping.
+
+    >>> import torch
+    >>> entry({"x": torch.ones(2)}, "y")
+    Traceback (most recent call last):
+    ...
+    ValueError: the batch must hold 'y', got ['x']
+    """
+    if not isinstance(batch, Mapping):
+        raise ValueError(f"a batch must map names to tensors, got {type(batch).__name__}")
+    try:
+        return batch[name]
+    except KeyError:
+        raise ValueError(f"the batch must hold {name!r}, got {sorted(batch)}") from None
+
+
 class NonFiniteLoss(RuntimeError):
     """A loss became infinite or not a number; training stops and the last checkpoint stays as it is."""
 

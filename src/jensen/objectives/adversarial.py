@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from jensen.adversarial import AdaptiveAugment, GameLoss, clip_weights, game_loss, instance_noise, pack
 from jensen.core.objective import Objective
-from jensen.core.types import Batch, Loss, Phase
+from jensen.core.shapes import single
+from jensen.core.types import Batch, Loss, Phase, entry
 from jensen.models.gan import GAN
 
 Critic = Callable[[Tensor], Tensor]
@@ -43,19 +44,22 @@ class Adversarial(Objective):
         phases: who moves when: `alternating(5)`, `SIMULTANEOUS`, ...
         penalty: added to the critic's loss; (critic, real, fake) -> (B / m,).
         packing: m; it divides the batch.
-        noise: step -> sigma, see `annealed`.
+        noise: step -> sigma, see `annealed`, or one sigma for all steps.
         augmentation: of pictures; an `AdaptiveAugment` is adjusted after the critic's moves.
         clip: bound of the critic's weights after each of its moves.
 
     Raises:
-        ValueError: for an unknown loss, or a clip that is not positive; called, for a batch that m does not divide.
+        ValueError: for an unknown loss, or a clip that is not positive; called, for a batch without "x", one that m
+            does not divide, or a penalty that gives no tensor.
 
     Source: Goodfellow et al. (2014), algorithm 1; Arjovsky et al. (2017), algorithm 1, with clip and alternating(5).
 
-    >>> game = Adversarial(GAN(nn.Linear(3, 2), [3]), nn.Linear(2, 1), loss="hinge")
+    >>> from jensen.adversarial import r1
+    >>> penalty = lambda critic, real, fake: r1(critic, real, gamma=1.0)
+    >>> game = Adversarial(GAN(nn.Linear(3, 2), [3]), nn.Linear(2, 1), loss="hinge", penalty=penalty)
     >>> losses = game(("critic",), {"x": torch.zeros(4, 2)}, 0)
     >>> sorted(losses), sorted(losses["critic"].terms)
-    (['critic'], ['fake', 'loss', 'real'])
+    (['critic'], ['fake', 'loss', 'penalty', 'real'])
     """
 
     model: GAN
@@ -69,7 +73,7 @@ class Adversarial(Objective):
         phases: tuple[Phase, ...] | None = None,
         penalty: Penalty | None = None,
         packing: int = 1,
-        noise: Callable[[int], float] | None = None,
+        noise: Callable[[int], float] | float | None = None,
         augmentation: Callable[[Tensor], Tensor] | None = None,
         clip: float | None = None,
     ):
@@ -94,19 +98,19 @@ class Adversarial(Objective):
         if self.augmentation is not None:
             x = self.augmentation(x)
         if self.noise is not None:
-            x = instance_noise(x, self.noise(step))
+            x = instance_noise(x, self.noise(step) if callable(self.noise) else self.noise)
         return pack(x, self.packing)
 
     def forward(self, players: tuple[str, ...], batch: Batch, step: int) -> Mapping[str, Loss]:
-        x = batch["x"]
+        x = entry(batch, "x")
         z = self.model.latent(len(x))
         with torch.set_grad_enabled("generator" in players and torch.is_grad_enabled()):
             made = self.seen(self.model(z), step)
-        fake = self.critic(made)
+        fake = single(self.critic(made))
         real, data = None, made
         if "critic" in players or self.loss.paired:
             data = self.seen(x, step)
-            real = self.critic(data)
+            real = single(self.critic(data))
         losses = {}
         for player in players:
             if player == "critic":
@@ -120,7 +124,10 @@ class Adversarial(Objective):
         total = self.loss.critic(real, fake).mean()
         terms = {"real": real, "fake": fake}
         if self.penalty is not None:
-            terms["penalty"] = self.penalty(self.critic, data, made)
+            found = self.penalty(self.critic, data, made)
+            if not isinstance(found, Tensor):
+                raise ValueError(f"a penalty must give a tensor, one value an example, got {found!r}")
+            terms["penalty"] = found
             total = total + terms["penalty"].mean()
         loss = Loss.of(total, **terms)
         return Loss(loss.total, loss.terms, {"real": real.detach()})

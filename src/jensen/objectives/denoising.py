@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from jensen.core.objective import Objective
-from jensen.core.types import Batch, Loss
+from jensen.core.types import Batch, Loss, entry
 from jensen.diffusion import Denoiser, Prediction, discrete_times, simple, step_kl, uniform_times
 from jensen.diffusion.times import Times
 from jensen.models.diffusion import Diffusion
@@ -52,7 +52,7 @@ class Denoising(Objective):
 
     def forward(self, players: tuple[str, ...], batch: Batch, step: int) -> Mapping[str, Loss]:
         denoiser = self.model.denoiser
-        x = self.model.standardize(batch["x"])
+        x = self.model.standardize(entry(batch, "x"))
         t = self.times(len(x)).to(x)
         eps = torch.randn_like(x)
         alpha, sigma = denoiser.levels(t, x)

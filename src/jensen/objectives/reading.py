@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from jensen.core.objective import Objective
-from jensen.core.types import Batch, Loss
+from jensen.core.types import Batch, Loss, entry
 
 
 class Reading(Objective):
@@ -26,7 +26,7 @@ class Reading(Objective):
         self.model, self.noise, self.shift = model, noise, shift
 
     def forward(self, players: tuple[str, ...], batch: Batch, step: int) -> Mapping[str, Loss]:
-        x, text = batch["x"], batch["cond"]
+        x, text = entry(batch, "x"), entry(batch, "cond")
         x = x + torch.randn_like(x) * self.noise * torch.rand(len(x), 1, 1, 1, device=x.device)
         down, right = torch.randint(-self.shift, self.shift + 1, (2,)).tolist()
         logits = self.model(torch.roll(x, (down, right), (2, 3))).float()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from jensen.core.objective import Objective
 from jensen.core.shapes import right_pad
-from jensen.core.types import Batch, Loss
+from jensen.core.types import Batch, Loss, entry
 from jensen.models.score import ScoreModel
 from jensen.score import NoisyScore, implicit, noise_conditional, sliced, sliced_vr, slices
 
@@ -67,7 +67,7 @@ class ScoreMatching(Objective):
         self.loss: MatchingLoss = MATCHING[loss] if isinstance(loss, str) else loss
 
     def forward(self, players: tuple[str, ...], batch: Batch, step: int) -> Mapping[str, Loss]:
-        x, cond = self.model.standardize(batch["x"]), batch.get("cond")
+        x, cond = self.model.standardize(entry(batch, "x")), batch.get("cond")
         sigmas = self.model.sigmas
         sigma = sigmas[torch.randint(len(sigmas), (len(x),), device=sigmas.device)].to(x)
         eps = torch.randn_like(x)

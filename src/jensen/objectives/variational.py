@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from jensen.core.objective import Objective
-from jensen.core.types import Batch, Loss, Phase
+from jensen.core.types import Batch, Loss, Phase, entry
 from jensen.models.hvae import LatentChain
 from jensen.variational.annealing import Constraint, Scheduled
 from jensen.variational.bounds import Bound, dreg, elbo, iwae, scored, sticking_the_landing
@@ -89,7 +89,7 @@ class Variational(Objective):
         return {name: [p for p in parameters if p.requires_grad] for name, parameters in players.items()}
 
     def forward(self, players: tuple[str, ...], batch: Batch, step: int) -> Mapping[str, Loss]:
-        x = batch["x"]
+        x = entry(batch, "x")
         trace = cast(Traced, self.model).trace(
             x, samples=self.samples, analytic=self.analytic, reparameterized=self.gradient != "score"
         )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from jensen.core.objective import Objective
-from jensen.core.types import Batch, Loss, Phase
+from jensen.core.types import Batch, Loss, Phase, entry
 from jensen.diffusion import LearnedSchedule, Reconstruction, Span, level_times, prior_kl, step_kl, uniform_times, vlb
 from jensen.models.diffusion import Diffusion
 from jensen.objectives.denoising import check_drop, drop_conditions
@@ -68,7 +68,7 @@ class VariationalDiffusion(Objective):
 
     def forward(self, players: tuple[str, ...], batch: Batch, step: int) -> Mapping[str, Loss]:
         denoiser = self.model.denoiser
-        x = self.model.standardize(batch["x"])
+        x = self.model.standardize(entry(batch, "x"))
         cond = drop_conditions(denoiser, batch.get("cond"), self.drop)
         edges = level_times(denoiser.schedule, self.span, self.steps or 1).to(x.device)
         diffusion = self._diffusion(x, edges, cond)
