@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -10,8 +11,9 @@ import torch
 from jensen.adversarial import DiracGAN
 from jensen.check import Report
 from jensen.check.laws.dirac_gan import LAWS
-from jensen.core.types import Loss
-from jensen.recipes.portrait import Panel, dirac_panels, phase_portrait, phase_portrait_svg
+from jensen.core.objective import Objective
+from jensen.core.types import Loss, Phase
+from jensen.recipes.portrait import Panel, _drawn, dirac_panels, phase_portrait, phase_portrait_svg
 
 BY_NAME = {law.name.split("/")[1]: law for law in LAWS}
 
@@ -120,6 +122,35 @@ def test_a_portrait_is_a_picture_of_its_panels():
     svg = phase_portrait_svg(panels[:1])
     assert svg.startswith("<svg")
     assert "undecided" in svg
+
+
+class Elsewhere(Objective):
+    """Players x and y meet at (1, -0.5); at the origin, where they start, x's loss bends the other way."""
+
+    phases = (Phase(("x", "y")),)
+
+    def __init__(self):
+        super().__init__()
+        self.model, self.y = torch.nn.Linear(1, 1, bias=False), torch.nn.Parameter(torch.zeros(1))
+        torch.nn.init.zeros_(self.model.weight)
+
+    def players(self):
+        return {"x": self.model.parameters(), "y": [self.y]}
+
+    def forward(self, players, batch, step):
+        x, y = self.model.weight.sum(), self.y.sum()
+        losses = {"x": (x - 1) ** 2 * (x + 1) ** 2 / 8, "y": (y + 0.5) ** 2 / 2}
+        return {name: Loss.of(losses[name]) for name in players}
+
+
+def test_a_portrait_is_of_the_equilibrium_it_is_given():
+    panel = Panel("elsewhere", Elsewhere(), at=(1.0, -0.5))
+    assert "converges linearly" in panel.verdict()
+    assert "diverges" in replace(panel, at=(0.0, 0.0)).verdict()
+    (axes,) = _drawn([panel], 1, 2.2).axes
+    (cross,) = (line for line in axes.lines if line.get_marker() == "+")
+    assert cross.get_xydata().tolist() == [[1.0, -0.5]]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("x", "y")
 
 
 def test_laws_are_drawn_by_their_own_panel():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from torch import Tensor
 
@@ -39,6 +41,8 @@ class Panel:
         step_size: of the players, or the time between points of the flow.
         steps: of each orbit.
         starts: where orbits begin.
+        at: the equilibrium, which is marked, and where the verdict is taken.
+        labels: of the axes; by default the players that own the weights.
     """
 
     title: str
@@ -47,15 +51,26 @@ class Panel:
     step_size: float = 0.1
     steps: int = 200
     starts: Sequence[tuple[float, float]] = ((1.5, 0.0),)
+    at: tuple[float, float] = (0.0, 0.0)
+    labels: tuple[str, str] | None = None
 
     def verdict(self) -> str:
         """What the linearisation at the equilibrium says, in a line."""
+        size = None if self.update is None else self.step_size
         try:
-            found = stability(self.game, update=self.update, step_size=None if self.update is None else self.step_size)
+            found = stability(self.game, update=self.update, step_size=size, at=self.at)
         except ValueError:
             return "the field jumps: no linearisation"
         name = r"Re$\,\lambda$" if self.update is None else r"$|\lambda|$"
         return f"{name} = {round(found.leading, 3) + 0.0:g}: {found.verdict}"
+
+    def names(self) -> tuple[str, str]:
+        """What stands at the axes."""
+        if self.labels is not None:
+            return self.labels
+        owners = [(name, p.numel()) for name, ps in self.game.players().items() for p in ps]
+        across, up = (name for name, n in owners for _ in range(n))
+        return across, up
 
 
 def dirac_panels() -> list[Panel]:
@@ -63,15 +78,16 @@ def dirac_panels() -> list[Panel]:
     circles = ((0.6, 0.0), (1.2, 0.0), (1.8, 0.0))
     far = ((1.8, 0.0),)
     gp = DiracGAN("wasserstein", gradient_penalty=0.2)
+    dirac = partial(Panel, labels=("generator θ", "critic ψ"))
     return [
-        Panel("flow", DiracGAN(), None, 0.1, 190, circles),
-        Panel("simultaneous, $h = 0.3$", DiracGAN(), "simultaneous", 0.3, 150, ((0.3, 0.0),)),
-        Panel("alternating, $h = 0.3$", DiracGAN(), "alternating", 0.3, 125, circles),
-        Panel("extragradient, $h = 0.6$", DiracGAN(), "extragradient", 0.6, 125, far),
-        Panel(r"instance noise, $\sigma = 1$, flow", DiracGAN(instance_noise=1.0), None, 0.1, 300, far),
-        Panel(r"R1, $\gamma = 0.3$, $h = 0.3$", DiracGAN(r1=0.3), "simultaneous", 0.3, 200, far),
-        Panel(r"consensus, $\gamma = 0.3$, $h = 0.3$", DiracGAN(), consensus(0.3), 0.3, 300, ((1.2, 0.0),)),
-        Panel(r"WGAN-GP, $\lambda = 0.2$, $h = 0.1$", gp, "alternating", 0.1, 500, ((1.8, 0.0), (0.1, 0.1))),
+        dirac("flow", DiracGAN(), None, 0.1, 190, circles),
+        dirac("simultaneous, $h = 0.3$", DiracGAN(), "simultaneous", 0.3, 150, ((0.3, 0.0),)),
+        dirac("alternating, $h = 0.3$", DiracGAN(), "alternating", 0.3, 125, circles),
+        dirac("extragradient, $h = 0.6$", DiracGAN(), "extragradient", 0.6, 125, far),
+        dirac(r"instance noise, $\sigma = 1$, flow", DiracGAN(instance_noise=1.0), None, 0.1, 300, far),
+        dirac(r"R1, $\gamma = 0.3$, $h = 0.3$", DiracGAN(r1=0.3), "simultaneous", 0.3, 200, far),
+        dirac(r"consensus, $\gamma = 0.3$, $h = 0.3$", DiracGAN(), consensus(0.3), 0.3, 300, ((1.2, 0.0),)),
+        dirac(r"WGAN-GP, $\lambda = 0.2$, $h = 0.1$", gp, "alternating", 0.1, 500, ((1.8, 0.0), (0.1, 0.1))),
     ]
 
 
@@ -109,10 +125,11 @@ def _drawn(panels: Sequence[Panel], columns: int, extent: float) -> Figure:
     axes = figure.subplots(rows, min(columns, len(panels)), squeeze=False, sharex=True, sharey=True).flatten()
     for k, (panel, place) in enumerate(zip(panels, axes, strict=False)):
         _panel(place, panel, extent)
+        across, up = panel.names()
         if k % columns == 0:
-            place.set_ylabel("critic ψ", fontsize=8, color=GREY)
+            place.set_ylabel(up, fontsize=8, color=GREY)
         if k >= len(panels) - columns:
-            place.set_xlabel("generator θ", fontsize=8, color=GREY)
+            place.set_xlabel(across, fontsize=8, color=GREY)
     for place in axes[len(panels) :]:
         place.set_visible(False)
     return figure
@@ -123,14 +140,14 @@ def _panel(axes: Any, panel: Panel, extent: float) -> None:
     for start in panel.starts:
         path = trajectory(panel.game, panel.update, panel.step_size, panel.steps, start=start)
         _orbit(axes, path, dots=panel.update is not None)
-    axes.plot(0, 0, marker="+", color=INK, markersize=7, markeredgewidth=1.1, zorder=5)
+    axes.plot(*panel.at, marker="+", color=INK, markersize=7, markeredgewidth=1.1, zorder=5)
     axes.set_title(panel.title, fontsize=9.5, color=INK, loc="left", pad=16)
     axes.text(0, 1.02, panel.verdict(), transform=axes.transAxes, fontsize=7.5, color=GREY)
     axes.set_xlim(-extent, extent)
     axes.set_ylim(-extent, extent)
     axes.set_aspect("equal")
-    axes.set_xticks([-2, -1, 0, 1, 2])
-    axes.set_yticks([-2, -1, 0, 1, 2])
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     axes.tick_params(colors=GREY, labelsize=7, length=2)
     for side in axes.spines.values():
         side.set_color("#dfe3e8")
