@@ -94,6 +94,10 @@ def test_recipes_are_listed(capsys):
     out = capsys.readouterr().out
     assert "captcha-reader" in out
     assert "training.batch_size = 64" in out
+    of = {part.split(" ", 1)[0]: part for part in re.split(r"\n(?=\S)", out)}
+    assert "training.rate" in of["captcha"]
+    assert "training.rate" not in of["ring-gan"]
+    assert "rates.critic" in of["ring-gan"]
 
 
 def test_evaluate_again_gives_the_same_numbers(run, tmp_path):

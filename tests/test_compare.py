@@ -273,7 +273,12 @@ def test_points_of_two_families(runs, tmp_path, monkeypatch):
 
 def test_refusals(runs, tmp_path, capsys):
     vae, ink, moons = (str(runs / name) for name in ("vae", "ink", "moons"))
-    refused(capsys, ["compare", vae, ink], "vae and ink cannot be compared", "grey levels in [-1, 1]", "ink in {0, 1}")
+    refused(
+        capsys,
+        ["compare", vae, ink],
+        "vae and ink cannot be compared: vae draws grey levels in [-1, 1]",
+        "and ink draws",
+    )
     refused(capsys, ["compare", vae, moons], "cannot be compared", "(1, 8, 8)", "(2,)")
     refused(capsys, ["compare", vae], "at least two runs to compare, got 1")
     refused(capsys, ["compare", vae, str(Path(vae) / ".." / "vae")], "cannot be compared with itself")

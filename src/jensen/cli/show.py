@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from jensen.recipes.base import Advance, Recipe, Track, Watch, silent
+from jensen.recipes.base import Advance, Recipe, Track, Training, Watch, silent
 from jensen.recipes.settings import configure, keys
 from jensen.training.distributed import rank
 
@@ -111,28 +111,15 @@ def rows(pairs: Sequence[tuple[str, str]]) -> None:
         console.print(Text.assemble((f"{name:<{width}}", "dim"), "  ", (value, "bold")))
 
 
-def stability(found: Mapping[str, Any] | None) -> list[tuple[str, str]]:
-    """Rows about the eigenvalues of a game."""
-    if found is None:
-        return []
-    seen = "all" if found["complete"] else f"{len(found['eigenvalues'])} found in {found['products']} products"
-    leading = "none" if found["leading"] is None else f"largest real part {found['leading']:.4g}"
-    missed = "" if found["converged"] else ", those that decide not among them"
-    rows = [
-        ("stability of the flow", f"{found['verdict']}; {found['weights']:,} weights, |v| = {found['speed']:.3g}"),
-        (f"  eigenvalues, {seen}", f"{leading}{missed}"),
-    ]
-    if found["step_size_below"] is not None:
-        rows.append(("  simultaneous steps converge below", f"{found['step_size_below']:.3g}"))
-    return rows
-
-
 def recipes(known: Mapping[str, type[Recipe]]) -> None:
     """Each recipe with its settings and their defaults."""
     for name, cls in known.items():
         console.print(f"[bold]{name}[/bold]  {cls.summary}")
         tree: Any = configure(name).model_dump(mode="json")
+        idle = {f"training.{name}" for name in Training.RATES} if "rates" in cls.model_fields else set()
         for key in keys(cls):
+            if key in idle:
+                continue
             node = tree
             for part in key.split("."):
                 node = node[part]

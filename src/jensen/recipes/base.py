@@ -47,6 +47,8 @@ class Settings(BaseModel):
 class Training(Settings):
     """How long and how a recipe trains."""
 
+    RATES: ClassVar = ("rate", "weight_decay")  # of recipes whose players have no rates of their own
+
     minutes: Annotated[float, Field(gt=0)] | None = None
     steps: Positive | None = None
     batch_size: Positive = 64
@@ -71,7 +73,7 @@ class Training(Settings):
 
     def without_rate(self, instead: str) -> None:
         """Raise a ValueError if a rate was set that moves nobody, in games whose players have rates of their own."""
-        for name in ("rate", "weight_decay"):
+        for name in self.RATES:
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"training.{name} moves nobody here: set {instead}")
 

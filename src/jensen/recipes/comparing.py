@@ -213,7 +213,8 @@ def _shared(entries: Sequence[_Entry]) -> Real:
     for e in entries[1:]:
         other = e.recipe.real()
         if other.test.shape[1:] != real.test.shape[1:] or other.name != real.name:
-            raise ValueError(f"{entries[0].name} and {e.name} cannot be compared: {_of(real)}, and {_of(other)}")
+            said = f"{_of(entries[0], real)}, and {_of(e, other)}"
+            raise ValueError(f"{entries[0].name} and {e.name} cannot be compared: {said}")
     return real
 
 
@@ -261,8 +262,8 @@ def _axes(comparison: Comparison) -> list[tuple[str, dict[str, tuple[float, floa
     return axes
 
 
-def _of(real: Real) -> str:
-    return f"one draws {real.name} of shape {tuple(real.test.shape[1:])}"
+def _of(entry: _Entry, real: Real) -> str:
+    return f"{entry.name} draws {real.name} of shape {tuple(real.test.shape[1:])}"
 
 
 def _likelihoods(recipe: Recipe, folder: Path) -> list[Likely]:
