@@ -276,8 +276,8 @@ def test_refusals(runs, tmp_path, capsys):
     refused(
         capsys,
         ["compare", vae, ink],
-        "vae and ink cannot be compared: vae draws grey levels in [-1, 1]",
-        "and ink draws",
+        "vae and ink cannot be compared: vae draws scikit-learn's digits, grey levels in [-1, 1]",
+        "and ink draws scikit-learn's digits, ink in {0, 1}",
     )
     refused(capsys, ["compare", vae, moons], "cannot be compared", "(1, 8, 8)", "(2,)")
     refused(capsys, ["compare", vae], "at least two runs to compare, got 1")
