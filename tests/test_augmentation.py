@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import pytest
 import torch
 
 from jensen.adversarial import (
+    TRANSFORMS,
     AdaptiveAugment,
     Brightness,
     Contrast,
@@ -21,6 +23,7 @@ from jensen.adversarial import (
     augment,
 )
 from jensen.core.seeding import drawing, generator
+from jensen.recipes import cyclegan
 
 F64 = torch.float64
 
@@ -91,8 +94,91 @@ def test_translation_moves_and_cutout_hides():
     rows, columns = hidden[:, 0].any(2).sum(1), hidden[:, 0].any(1).sum(1)
     assert torch.equal(hidden[:, 0].sum((1, 2)), rows * columns)  # a rectangle
     assert (rows.max().item(), columns.max().item()) == (4, 3)
-    # of a centre uniform over 8 rows, 4 rows are hidden less what falls outside: 2, 3, 4, 4, 4, 4, 4, 3
-    assert rows.double().mean().item() == pytest.approx(28 / 8, abs=4 * rows.double().std().item() / math.sqrt(3000))
+    # of a middle uniform over the 9 edges of 8 rows, 4 are hidden less what falls outside: 2, 3, 4, 4, 4, 4, 4, 3, 2
+    assert rows.double().mean().item() == pytest.approx(30 / 9, abs=4 * rows.double().std().item() / math.sqrt(3000))
+
+
+@pytest.mark.parametrize(
+    ("size", "shares"),
+    [
+        (8, [3 / 9, *[4 / 9] * 6, 3 / 9]),  # 4 hidden: the first is -2 to 6
+        (7, [3 / 8, *[4 / 8] * 5, 3 / 8]),  # 3.5 rounded to 4: -2 to 5
+        (6, [2 / 6, *[3 / 6] * 4, 2 / 6]),  # 3 hidden: -1 to 4
+        (5, [2 / 5, *[3 / 5] * 3, 2 / 5]),  # 2.5 rounded to 3: -1 to 3
+    ],
+)
+def test_cutout_hides_each_row_and_column_as_often_as_the_one_opposite(size, shares):
+    """Exact probabilities, n = 40,000, four standard errors."""
+    n, expected = 40_000, torch.tensor(shares, dtype=F64)
+    assert torch.equal(expected, expected.flip(0))
+    with drawing(generator(9)):
+        hidden = Cutout()(torch.ones(n, 1, size, size))[:, 0] == 0
+    for found in (hidden.any(2), hidden.any(1)):
+        assert bool(((found.double().mean(0) - expected).abs() < 4 * (expected * (1 - expected) / n).sqrt()).all())
+
+
+@pytest.mark.parametrize(
+    ("ratio", "size", "pixels"),
+    [(0.125, 4, 1), (0.125, 12, 2), (0.125, 20, 3), (0.125, 3, 0), (0.3, 8, 2), (0.35, 8, 3), (0.0, 9, 0), (0.5, 5, 3)],
+)
+def test_lengths_are_to_the_nearest_pixel_and_halves_up(ratio, size, pixels):
+    """Every shift up to so many pixels is seen among 400 pictures, and a cutout of so many at most."""
+    numbers = 1 + torch.arange(size, dtype=F64).expand(400, 1, size, size)
+    middle = Translation(ratio)(numbers)[:, 0, size // 2, size // 2]  # shows the number of its source, or 0
+    shifts = {int(v) - 1 - size // 2 for v in middle if v}
+    assert shifts == {v for v in range(-pixels, pixels + 1) if 0 <= size // 2 + v < size}
+    assert (Cutout(ratio)(numbers) == 0).any(3).sum(2).max().item() == pixels
+
+
+def test_defaults_are_those_of_the_paper_and_reach_the_recipes():
+    published = (Brightness(0.5), Saturation(), Contrast(), Translation(0.125), Cutout(0.5))
+    assert published == TRANSFORMS
+    assert AdaptiveAugment().transforms == TRANSFORMS
+    assert (Flip(), Crop(), Jitter()) == (Flip(share=0.5), Crop(least=0.75), Jitter(amount=0.05, fill=-1.0))
+    x = torch.rand(20, 3, 8, 8)
+    assert torch.equal(augment(x, generator=generator(1)), augment(x, TRANSFORMS, 1.0, generator=generator(1)))
+    named = cyclegan.TRANSFORMS
+    assert set(named) == set(get_args(cyclegan.Transforms))
+    assert named["colour"] + named["translation"] + named["cutout"] == TRANSFORMS
+    assert named["crop"] + named["mosaic"] + named["flip"] == (Crop(), Mosaic(), Flip())
+
+
+EVERY = [*ALL, Flip(), Crop(), Jitter(), Mosaic()]
+
+
+@pytest.mark.parametrize("transform", EVERY, ids=lambda t: type(t).__name__)
+def test_no_pictures_pass_through(transform):
+    nothing = torch.zeros(0, 3, 6, 5, requires_grad=True)
+    for found in (transform(nothing), augment(nothing, [transform], 0.5)):
+        assert found.shape == (0, 3, 6, 5)
+        assert found.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "wanted", "wrong"),
+    [
+        (Brightness, "amount", "finite and at least 0", (-0.1, math.inf, math.nan)),
+        (Translation, "ratio", "from 0 to 1", (-0.1, 2.0, math.nan)),
+        (Cutout, "ratio", "from 0 to 1", (-1.0, 1.1, math.nan)),
+        (Flip, "share", "from 0 to 1", (-0.1, 7.0, math.nan)),
+        (Crop, "least", "from 0 to 1", (-1.0, 3.0, math.nan)),
+        (Jitter, "amount", "finite and at least 0", (-0.1, math.inf, math.nan)),
+        (Jitter, "fill", "finite", (-math.inf, math.nan)),
+        (
+            lambda probability: augment(torch.ones(1, 1, 2, 2), [], probability),
+            "probability",
+            "from 0 to 1",
+            (math.nan,),
+        ),
+    ],
+)
+def test_wrong_settings_are_refused_by_name(kind, name, wanted, wrong):
+    for value in wrong:
+        with pytest.raises(ValueError) as refusal:
+            kind(**{name: value})
+        assert str(refusal.value) == f"{name} must be {wanted}, got {value}"
+    for value in (0.0, 1.0):
+        kind(**{name: value})
 
 
 def test_probability_and_equal_draws():
@@ -130,6 +216,23 @@ def test_adaptive_probability_follows_the_signs():
         torch.tensor([[3.0, -1.0], [1.0, -3.0]]).reshape(2, 1, 1, 2).repeat(50, 1, 1, 1)
     )  # patches: 0 on average
     assert ada.probability == pytest.approx(0.9)
+
+
+def test_adaptive_probability_counts_every_picture():
+    """In half precision, where 257 is not a number; logits of 0, which are of no sign; and none at all."""
+    for dtype in (torch.bfloat16, torch.float32):
+        ada = AdaptiveAugment(target=0.998, ramp=257, interval=257)
+        ada.update(torch.ones(257, dtype=dtype))  # r = 1, and 256 / 257 = 0.996
+        assert ada.probability == 1
+        ada.update(-torch.ones(257, dtype=dtype))
+        assert ada.probability == 0
+    ada = AdaptiveAugment(target=0.4, ramp=10, interval=10)
+    ada.update(torch.tensor([1.0] * 6 + [0.0] * 3 + [-1.0]))  # r = 0.5
+    assert ada.probability == 1
+    state = {name: v.clone() for name, v in ada.state_dict().items()}
+    for nothing in (torch.zeros(0), torch.zeros(0, 1, 3, 3)):
+        ada.update(nothing)
+    assert all(torch.equal(v, ada.state_dict()[name]) for name, v in state.items())
 
 
 def test_adaptive_augmentation_resumes_exactly():

@@ -103,6 +103,13 @@ def test_the_critics_loss_is_twice_the_risk():
         assert losses.mean().item() == pytest.approx(exact, abs=4 * losses.std().item() / 200)
 
 
+def test_one_number_is_no_row_of_logits():
+    one = torch.tensor(0.5)
+    for loss in GAME_LOSSES.values():
+        with pytest.raises(ValueError, match="logits"):
+            loss.generator(one, one)
+
+
 def test_what_cannot_train_is_refused():
     for game in (MarginGame, RelativisticGame):
         with pytest.raises(ValueError, match="zero-one loss has no gradient to train with and is for analysis"):
@@ -245,10 +252,42 @@ def test_wassersteins_gradient_is_a_numerical_one():
         assert torch.autograd.gradcheck(
             lambda x, y=y: wasserstein1(x, y), torch.randn(5, *event, dtype=F64).requires_grad_()
         )
-    with pytest.raises(ValueError, match=r"points of one size, at least one each, got \(2, 3\) and \(2, 2\)"):
+
+
+@pytest.mark.parametrize("event", [(), (2,)], ids=["line", "plane"])
+def test_wasserstein_takes_whole_numbers(event):
+    x, y = torch.randint(-9, 9, (6, *event)), torch.randint(-9, 9, (4, *event))
+    for other in (y, x.flip(0) + 3):
+        exact = wasserstein1(x.double(), other.double()).item()
+        assert wasserstein1(x, other).dtype == torch.float32
+        assert wasserstein1(x, other).item() == pytest.approx(exact, rel=1e-6)
+        assert wasserstein1(x, other.double()).item() == pytest.approx(exact, abs=1e-12)  # in the finer precision
+        assert wasserstein1(x.bool(), x.bool()).item() == 0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (torch.tensor(1.0), r"must be \(N, ...\) with at least one point, got \(\)"),
+        (torch.zeros(0, 3), r"must be \(N, ...\) with at least one point, got \(0, 3\)"),
+        (torch.zeros(2, 0), r"must be \(N, ...\) with at least one point, got \(2, 0\)"),
+        (torch.tensor([0.0, math.nan]), "must hold real and finite numbers, got torch.float32 with 1 not finite"),
+        (torch.tensor([[0.0, math.nan, 0.0]] * 2), "must hold real and finite numbers, got torch.float32 with 2 not"),
+        (torch.full((1, 3), -math.inf), "must hold real and finite numbers, got torch.float32 with 3 not finite"),
+        (torch.zeros(2, 3, dtype=torch.complex64), "must hold real and finite numbers, got torch.complex64 with 0 not"),
+    ],
+)
+def test_wasserstein_names_the_sample_that_is_wrong(wrong, words):
+    right = torch.zeros(2, 3)
+    with pytest.raises(ValueError, match=f"^x {words}"):
+        wasserstein1(wrong, right)
+    with pytest.raises(ValueError, match=f"^y {words}"):
+        wasserstein1(right, wrong)
+
+
+def test_wasserstein_wants_points_of_one_size():
+    with pytest.raises(ValueError, match=r"^x and y must hold points of one size, got \(2, 3\) and \(2, 2\)"):
         wasserstein1(torch.zeros(2, 3), torch.zeros(2, 2))
-    with pytest.raises(ValueError, match="at least one each"):
-        wasserstein1(torch.zeros(0, 3), torch.zeros(2, 3))
 
 
 def test_parallel_lines():

@@ -1,15 +1,17 @@
 r"""Augmentation of what the critic sees: differentiable, of one law for real and generated.
 
 A transform takes pictures (B, C, H, W), changes each by a draw of its own, and keeps the gradient: the generator learns
-through it. Applied to real pictures alone it would teach the generator the augmented ones; applied to both, and
-never to all pictures of one kind, what the generator must match is still the data (as long as the law of T(x)
-determines that of x: Karras et al. find it so for probabilities up to 0.8).
+through it. Applied to real pictures alone it would teach the generator the augmented ones. Applied to both, what the
+generator must match is still the data, as long as the law of T(x) determines that of x. A probability below 1 of each
+transform helps, as some pictures stay as they are: Karras et al. find it so up to 0.8. At 1, the default of `augment`
+and the way of Zhao et al., it rests on the transforms alone: a flip of every second picture hides which way it was.
 
 Draws come from torch's global generator, or from that of an enclosing `drawing`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -23,11 +25,36 @@ from jensen.core.seeding import drawing
 Transform = Callable[[Tensor], Tensor]
 
 
+def _check_share(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must be from 0 to 1, got {value}")
+
+
+def _check_finite(name: str, value: float, least: float = -math.inf) -> None:
+    if not (math.isfinite(value) and value >= least):
+        wanted = "finite" if least == -math.inf else f"finite and at least {least:g}"
+        raise ValueError(f"{name} must be {wanted}, got {value}")
+
+
 @dataclass(frozen=True)
 class Brightness:
-    """x + b, b uniform on [-amount, amount], one number a picture. For pictures in [-1, 1]."""
+    """x + b, b uniform on [-amount, amount], one number a picture. For pictures in [-1, 1].
+
+    Raises:
+        ValueError: for an amount below 0 or not finite.
+
+    Source: Zhao et al. (2020), section 4.
+
+    >>> import torch
+    >>> lighter = Brightness()(torch.zeros(2, 1, 3, 3))
+    >>> bool((lighter == lighter[:, :, :1, :1]).all())
+    True
+    """
 
     amount: float = 0.5
+
+    def __post_init__(self) -> None:
+        _check_finite("amount", self.amount, least=0.0)
 
     def __call__(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         return x + self.amount * (2 * _uniform(x) - 1)
@@ -35,7 +62,15 @@ class Brightness:
 
 @dataclass(frozen=True)
 class Saturation:
-    """Distance from a pixel's grey (the mean of its channels), times a number uniform on [0, 2]."""
+    """Distance from a pixel's grey (the mean of its channels), times a number uniform on [0, 2].
+
+    Source: Zhao et al. (2020), section 4.
+
+    >>> import torch
+    >>> x = torch.rand(2, 3, 4, 4)
+    >>> torch.allclose(Saturation()(x).mean(1), x.mean(1))
+    True
+    """
 
     def __call__(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         return _about(x.mean(1, keepdim=True), x, 2 * _uniform(x))
@@ -43,7 +78,15 @@ class Saturation:
 
 @dataclass(frozen=True)
 class Contrast:
-    """Distance from the picture's mean, times a number uniform on [0.5, 1.5]."""
+    """Distance from the picture's mean, times a number uniform on [0.5, 1.5].
+
+    Source: Zhao et al. (2020), section 4.
+
+    >>> import torch
+    >>> x = torch.rand(2, 3, 4, 4)
+    >>> torch.allclose(Contrast()(x).mean((1, 2, 3)), x.mean((1, 2, 3)))
+    True
+    """
 
     def __call__(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         return _about(x.mean((1, 2, 3), keepdim=True), x, 0.5 + _uniform(x))
@@ -51,9 +94,26 @@ class Contrast:
 
 @dataclass(frozen=True)
 class Translation:
-    """A shift by whole pixels, up to `ratio` of each side either way; what comes in is 0."""
+    """A shift by whole pixels, up to `ratio` of each side either way; what comes in is 0.
+
+    The reach is rounded to whole pixels, halves up: at 1/8, sides of 4 to 11 pixels move by at most one.
+
+    Raises:
+        ValueError: for a ratio outside [0, 1].
+
+    Source: Zhao et al. (2020), section 4.
+
+    >>> import torch
+    >>> dot = torch.zeros(2, 1, 3, 3)
+    >>> dot[:, :, 1, 1] = 1.0  # a step leaves it inside
+    >>> Translation(0.25)(dot).sum((1, 2, 3))
+    tensor([1., 1.])
+    """
 
     ratio: float = 0.125
+
+    def __post_init__(self) -> None:
+        _check_share("ratio", self.ratio)
 
     def __call__(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         rows, seen_rows = self._sources(len(x), x.shape[2], x)
@@ -64,16 +124,32 @@ class Translation:
 
     def _sources(self, batch: int, size: int, x: Tensor) -> tuple[Tensor, Tensor]:
         """Where each row or column comes from, (B, size), and whether that is inside."""
-        reach = round(self.ratio * size)
+        reach = _pixels(self.ratio, size)
         source = torch.arange(size, device=x.device) + torch.randint(-reach, reach + 1, (batch, 1), device=x.device)
         return source.clamp(0, size - 1), (source >= 0) & (source < size)
 
 
 @dataclass(frozen=True)
 class Cutout:
-    """A rectangle of `ratio` of each side set to 0; its centre is any pixel, so part of it may lie outside."""
+    """A rectangle of `ratio` of each side (in whole pixels, halves up) set to 0; part of it may lie outside.
+
+    Its middle is any pixel where its length is odd; where it is even, any line between pixels, and either border of
+    the picture. So a row is hidden as often as the one opposite.
+
+    Raises:
+        ValueError: for a ratio outside [0, 1].
+
+    Source: Zhao et al. (2020), section 4, and their code for the places.
+
+    >>> import torch
+    >>> Cutout()(torch.ones(3, 1, 2, 2)).sum((1, 2, 3))  # one pixel of four
+    tensor([3., 3., 3.])
+    """
 
     ratio: float = 0.5
+
+    def __post_init__(self) -> None:
+        _check_share("ratio", self.ratio)
 
     def __call__(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         rows, columns = self._hidden(len(x), x.shape[2], x), self._hidden(len(x), x.shape[3], x)
@@ -81,8 +157,8 @@ class Cutout:
 
     def _hidden(self, batch: int, size: int, x: Tensor) -> Tensor:
         """Which rows or columns are hidden, (B, size)."""
-        length = round(self.ratio * size)
-        start = torch.randint(0, size, (batch, 1), device=x.device) - length // 2
+        length = _pixels(self.ratio, size)
+        start = torch.randint(0, size + 1 - length % 2, (batch, 1), device=x.device) - length // 2
         place = torch.arange(size, device=x.device)
         return (place >= start) & (place < start + length)
 
@@ -91,11 +167,18 @@ class Cutout:
 class Flip:
     """Left and right exchanged in this share of the pictures. Not for what a mirror changes: digits, letters.
 
+    Raises:
+        ValueError: for a share outside [0, 1].
+
+    >>> import torch
     >>> Flip(1.0)(torch.tensor([[[[1.0, 2.0]]]]))
     tensor([[[[2., 1.]]]])
     """
 
     share: float = 0.5
+
+    def __post_init__(self) -> None:
+        _check_share("share", self.share)
 
     def __call__(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         return torch.where(_uniform(x) < self.share, x.flip(3), x)
@@ -106,16 +189,26 @@ class Crop:
     """A window of the picture, enlarged to the whole: its sides are a share of the picture's, uniform on [least, 1].
 
     Its place is any inside; between pixels, bilinear.
+
+    Raises:
+        ValueError: for a least share outside [0, 1].
+
+    >>> import torch
+    >>> x = torch.rand(2, 3, 4, 4)
+    >>> torch.allclose(Crop(1.0)(x), x, atol=1e-6)
+    True
     """
 
     least: float = 0.75
+
+    def __post_init__(self) -> None:
+        _check_share("least", self.least)
 
     def __call__(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         share = self.least + (1 - self.least) * _uniform(x)[:, 0]
         place = (1 - share) * (2 * torch.rand(len(x), 2, 1, device=x.device, dtype=x.dtype) - 1)
         window = torch.cat([share * torch.eye(2, device=x.device, dtype=x.dtype), place], 2)
-        grid = F.affine_grid(window, list(x.shape), align_corners=False)
-        return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
+        return _seen(x, window, padding="border")
 
 
 @dataclass(frozen=True)
@@ -124,16 +217,27 @@ class Jitter:
 
     So it is turned, stretched, slanted and shifted a little: `amount` is a. Between pixels, bilinear; what comes in
     from outside is `fill`, the empty -1 of pictures in [-1, 1].
+
+    Raises:
+        ValueError: for an amount below 0 or not finite, or a fill not finite.
+
+    >>> import torch
+    >>> Jitter()(torch.full((1, 1, 2, 2), -1.0))  # what is empty stays so
+    tensor([[[[-1., -1.],
+              [-1., -1.]]]])
     """
 
     amount: float = 0.05
     fill: float = -1.0
 
+    def __post_init__(self) -> None:
+        _check_finite("amount", self.amount, least=0.0)
+        _check_finite("fill", self.fill)
+
     def __call__(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         straight = torch.eye(2, 3, device=x.device, dtype=x.dtype)
         seen = straight + self.amount * torch.randn(len(x), 2, 3, device=x.device, dtype=x.dtype)
-        grid = F.affine_grid(seen, list(x.shape), align_corners=False)
-        return F.grid_sample(x - self.fill, grid, align_corners=False) + self.fill
+        return _seen(x - self.fill, seen, padding="zeros") + self.fill
 
 
 @dataclass(frozen=True)
@@ -144,6 +248,12 @@ class Mosaic:
     Pictures of a batch are coupled: not for penalties on each one's gradient.
 
     Source: Bochkovskiy et al. (2020), section 3.3, without their rescaling.
+
+    >>> import torch
+    >>> row = torch.arange(4.0)
+    >>> x = row + 10 * torch.arange(3.0).reshape(3, 1, 1, 1)  # three pictures, of numbers of their own
+    >>> bool((Mosaic()(x) % 10 == row).all())
+    True
     """
 
     def __call__(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
@@ -151,7 +261,7 @@ class Mosaic:
         lower, right = self._beyond(batch, height, x)[:, None, :, None], self._beyond(batch, width, x)[:, None, None]
         made = x
         for part in (lower & ~right, ~lower & right, lower & right):
-            made = torch.where(part, x[torch.randint(batch, (batch,), device=x.device)], made)
+            made = torch.where(part, x[torch.randint(max(batch, 1), (batch,), device=x.device)], made)
         return made
 
     def _beyond(self, batch: int, size: int, x: Tensor) -> Tensor:
@@ -186,13 +296,14 @@ def augment(
 
     Source: Zhao et al. (2020), equations 6 and 7 (DiffAugment).
 
+    >>> import torch
+    >>> from jensen.adversarial import Translation
     >>> augment(torch.ones(2, 1, 4, 4), [Translation(0.0)]).mean()
     tensor(1.)
     """
     if x.ndim != 4:
         raise ValueError(f"pictures to augment must be (B, C, H, W), got {tuple(x.shape)}")
-    if not 0 <= probability <= 1:
-        raise ValueError(f"probability must be from 0 to 1, got {probability}")
+    _check_share("probability", probability)
     with drawing(generator):
         for transform in transforms:
             chosen = torch.rand(len(x), device=x.device) < probability
@@ -218,6 +329,7 @@ class AdaptiveAugment(nn.Module):
 
     Source: Karras et al. (2020), section 3.1 (ADA); their ramp is 500,000 and their interval four minibatches of 64.
 
+    >>> import torch
     >>> ada = AdaptiveAugment(ramp=100, interval=10)
     >>> ada.update(torch.ones(10))
     >>> ada.probability
@@ -239,7 +351,7 @@ class AdaptiveAugment(nn.Module):
         super().__init__()
         if not -1 < target < 1:
             raise ValueError(f"target must be between -1 and 1, got {target}")
-        if ramp < 1 or interval < 1:
+        if not (ramp >= 1 and interval >= 1):
             raise ValueError(f"ramp and interval must be at least 1 picture, got {ramp} and {interval}")
         self.transforms, self.target, self.ramp, self.interval = tuple(transforms), target, ramp, interval
         for name in ("level", "signs", "seen"):
@@ -256,13 +368,27 @@ class AdaptiveAugment(nn.Module):
     @torch.no_grad()
     def update(self, real: Float[Tensor, "b ..."]) -> None:
         """Count the signs of the critic's logits on real pictures (of a patch critic: of their mean), and adjust."""
-        self.signs += real.reshape(len(real), -1).mean(1).sign().sum().long()
+        logit = real[:, None].flatten(1).mean(1)
+        self.signs += (logit > 0).sum() - (logit < 0).sum()  # whole numbers: half precision counts to 256
         self.seen += len(real)
         if self.seen >= self.interval:
             step = self.seen * torch.sign(self.signs / self.seen - self.target).long()
             self.level.copy_((self.level + step).clamp(0, self.ramp))
             self.signs.zero_()
             self.seen.zero_()
+
+
+def _pixels(ratio: float, size: int) -> int:
+    """To the nearest, halves up: Python's `round` would take 0.5 to 0 and 1.5 to 2."""
+    return int(ratio * size + 0.5)
+
+
+def _seen(x: Tensor, window: Tensor, padding: str) -> Tensor:
+    """Pictures at affine maps (B, 2, 3) of the square from -1 to 1; between pixels, bilinear."""
+    if not len(x):
+        return x  # affine_grid wants a picture
+    grid = F.affine_grid(window, list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, padding_mode=padding, align_corners=False)
 
 
 def _uniform(x: Tensor) -> Tensor:

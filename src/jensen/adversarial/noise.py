@@ -35,7 +35,7 @@ def instance_noise(x: Float[Tensor, "b ..."], sigma: float, generator: Rng = Non
 
 
 def annealed(start: float, steps: int, end: float = 0.0) -> Callable[[int], float]:
-    """A straight line from `start` at step 0 to `end` at `steps`, constant afterwards: step -> sigma.
+    """A straight line from `start` at step 0 to `end` at `steps`, constant before and afterwards: step -> sigma.
 
     Raises:
         ValueError: for a negative start or end, or fewer than 1 step.

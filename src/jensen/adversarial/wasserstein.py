@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from scipy import sparse
 from scipy.optimize import linear_sum_assignment, linprog
 from torch import Tensor
 
 
-def wasserstein1(x: Float[Tensor, "n ..."], y: Float[Tensor, "m ..."]) -> Float[Tensor, ""]:
+def wasserstein1(x: Shaped[Tensor, "..."], y: Shaped[Tensor, "..."]) -> Float[Tensor, ""]:
     r"""$\min_\pi \sum_{ij} \pi_{ij} |x_i - y_j|$ over plans with equal shares for every point of a sample.
 
     In one dimension by sorting; otherwise by assignment (equal sizes, some thousands of points) or a linear programme
@@ -18,25 +18,24 @@ def wasserstein1(x: Float[Tensor, "n ..."], y: Float[Tensor, "m ..."]) -> Float[
     distance between distributions it is too large, by about $n^{-1/d}$ in d > 2 dimensions.
 
     Args:
-        x: (N, ...), events flattened to vectors; |.| is Euclidean.
+        x: (N, ...), events flattened to vectors; |.| is Euclidean. Whole numbers are taken as floating ones.
         y: (M, ...) of the same event.
 
     Returns:
         (), in the unit of x.
 
     Raises:
-        ValueError: for no points, or events of different sizes.
+        ValueError: for no points, numbers that are not real and finite, or events of different sizes.
 
     Source: Peyre & Cuturi (2019), Computational Optimal Transport, equation 2.11, and remark 2.30 for one dimension.
 
+    >>> import torch
     >>> wasserstein1(torch.tensor([0.0, 1.0]), torch.tensor([5.0, 3.0, 4.0]))
     tensor(3.5000)
     """
-    if not (len(x) and len(y)) or x[0].numel() != y[0].numel():
-        raise ValueError(
-            f"samples must hold points of one size, at least one each, got {tuple(x.shape)} and {tuple(y.shape)}"
-        )
-    a, b = x.reshape(len(x), -1), y.reshape(len(y), -1)
+    a, b = _points("x", x), _points("y", y)
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(f"x and y must hold points of one size, got {tuple(x.shape)} and {tuple(y.shape)}")
     if a.shape[1] == 1:
         i, j, share = _sorted_plan(a.detach()[:, 0], b.detach()[:, 0])
     else:
@@ -44,7 +43,18 @@ def wasserstein1(x: Float[Tensor, "n ..."], y: Float[Tensor, "m ..."]) -> Float[
             cost = torch.cdist(a.double(), b.double(), compute_mode="donot_use_mm_for_euclid_dist").cpu().numpy()
         i, j, share = (v.to(x.device) for v in (_assignment if len(a) == len(b) else _programme)(cost))
     distance: Tensor = torch.linalg.vector_norm(a[i] - b[j], dim=1)
-    return (share.to(x) * distance).sum()
+    return (share.to(distance) * distance).sum()
+
+
+def _points(name: str, sample: Tensor) -> Tensor:
+    """(N, d), floating."""
+    if not sample.ndim or not sample.numel():
+        raise ValueError(f"{name} must be (N, ...) with at least one point, got {tuple(sample.shape)}")
+    wrong = int((~sample.isfinite()).sum())
+    if sample.is_complex() or wrong:
+        raise ValueError(f"{name} must hold real and finite numbers, got {sample.dtype} with {wrong} not finite")
+    floating = sample if sample.is_floating_point() else sample.to(torch.get_default_dtype())
+    return floating.flatten(1) if sample.ndim > 1 else floating[:, None]
 
 
 Plan = tuple[Tensor, Tensor, Tensor]
