@@ -17,6 +17,12 @@ def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
 
     Raises:
         ValueError: unless 0 <= decay <= 1.
+
+    >>> average, model = nn.BatchNorm1d(1), nn.BatchNorm1d(1)
+    >>> _ = nn.init.constant_(model.weight, 3.0)
+    >>> update_average(average, model, decay=0.75)
+    >>> average.weight.item()
+    1.5
     """
     if not 0 <= decay <= 1:
         raise ValueError(f"decay must be in [0, 1], got {decay}")

@@ -27,6 +27,20 @@ def fit(
         budget: steps or minutes of training.
         update: how players move.
         on_step: called after each step with the state and the step's terms.
+
+    >>> import torch
+    >>> from jensen.adversarial import DiracGAN
+    >>> from jensen.core.objective import partition
+    >>> from jensen.training import Player
+    >>> game = DiracGAN(r1=1.0)
+    >>> players = {
+    ...     name: Player(parameters, torch.optim.SGD(parameters), lambda step: 0.5)
+    ...     for name, parameters in partition(game).items()
+    ... }
+    >>> state = TrainState(game, players)
+    >>> fit(state, lambda start: iter(lambda: {}, None), Budget(steps=100))
+    >>> state.step, all(bool(p.abs() < 1e-6) for p in game.parameters())
+    (100, True)
     """
     batches = stream(state.draws)
     while True:

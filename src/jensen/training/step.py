@@ -28,6 +28,10 @@ class Player:
         optimizer: over exactly these.
         rate: learning rate as a function of the step.
         clip: largest norm of its gradient, or None.
+
+    >>> net = nn.Linear(2, 1)
+    >>> parameters = list(net.parameters())
+    >>> player = Player(parameters, torch.optim.Adam(parameters), rate=lambda step: 1e-3 / (1 + step), clip=1.0)
     """
 
     parameters: list[nn.Parameter]
@@ -168,7 +172,12 @@ def refuse_infinite(state: TrainState, name: str) -> None:
 
 
 def descend(state: TrainState, players: tuple[str, ...], evaluate: Evaluate) -> Mapping[str, Loss]:
-    """Every player of the phase steps down its own gradient, all gradients taken before any moves."""
+    """Every player of the phase steps down its own gradient, all gradients taken before any moves.
+
+    >>> from jensen.adversarial import DiracGAN, stability
+    >>> stability(DiracGAN(), update=descend, step_size=0.5).verdict
+    'diverges'
+    """
     losses = evaluate()
     gradients(state, players, losses)
     for name in players:
@@ -189,6 +198,17 @@ def train_step(state: TrainState, batches: Iterator[Batch], *, update: Update = 
 
     Raises:
         NonFiniteLoss: before anything moves on such a loss.
+
+    >>> from jensen.models import GAN
+    >>> from jensen.objectives import Adversarial
+    >>> game = Adversarial(GAN(nn.Linear(3, 2), [3]), nn.Linear(2, 1))
+    >>> players = {
+    ...     name: Player(parameters, torch.optim.Adam(parameters), lambda step: 1e-3)
+    ...     for name, parameters in partition(game).items()
+    ... }
+    >>> state = TrainState(game, players)
+    >>> sorted(train_step(state, iter([{"x": torch.zeros(4, 2)}])))
+    ['critic/fake', 'critic/loss', 'critic/real', 'generator/loss']
     """
     terms: dict[str, Tensor] = {}
     batch: Batch | None = None

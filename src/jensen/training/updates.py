@@ -29,6 +29,10 @@ def extragradient(state: TrainState, players: tuple[str, ...], evaluate: Evaluat
         ValueError: unless the phase holds every player.
 
     Source: Korpelevich (1976); Gidel et al. (2019), equation 10 and algorithm 4.
+
+    >>> from jensen.adversarial import DiracGAN, stability
+    >>> stability(DiracGAN(), update=extragradient, step_size=0.5).verdict
+    'converges linearly'
     """
     _require_all("extragradient", state, players)
     gradients(state, players, evaluate())
@@ -57,6 +61,10 @@ def optimistic(state: TrainState, players: tuple[str, ...], evaluate: Evaluate) 
         ValueError: unless the phase holds every player.
 
     Source: Daskalakis et al. (2018), equation 4.
+
+    >>> from jensen.adversarial import DiracGAN, stability
+    >>> round(stability(DiracGAN(), update=optimistic, step_size=0.5).leading, 4)
+    0.9659
     """
     _require_all("optimistic", state, players)
     losses = evaluate()
@@ -85,6 +93,10 @@ def consensus(gamma: float) -> Callable[..., Mapping[str, Loss]]:
         NonFiniteLoss: for a gradient that is not finite, before anything moves.
 
     Source: Mescheder et al. (2017), equation 6.
+
+    >>> from jensen.adversarial import DiracGAN, stability
+    >>> round(stability(DiracGAN(), update=consensus(0.5), step_size=0.5).leading, 4)
+    0.9703
     """
     if not gamma >= 0:
         raise ValueError(f"gamma must be at least 0, got {gamma}")
