@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
 from jensen.adversarial import (
     eigenvalues,
+    r2,
     stability,
+    trajectory,
     vector_field,
 )
 from jensen.adversarial.field import CLOSE, NEAR, Frozen, derivative, difference_step, exact_product, field_product
 from jensen.core.objective import Objective
 from jensen.core.types import Loss, Phase
-from test_stability import PENALTIES, data, gan, matrix, nearest
+from test_stability import PENALTIES, Small, data, gan, matrix, nearest
 
 F64 = torch.float64
 
@@ -107,16 +111,110 @@ def test_the_field_is_the_numerical_derivative_of_each_players_own_loss(act, pen
 @pytest.mark.parametrize("act", [nn.Tanh, nn.LeakyReLU])
 @pytest.mark.parametrize("penalty", PENALTIES)
 def test_the_jacobian_is_the_numerical_derivative_of_the_field(act, penalty):
-    """Also where a penalty detaches the generated examples it is taken at, which autograd alone gets wrong."""
+    """By autograd alone: a penalty at generated examples depends on the generator, and says so."""
     game, batch = gan(act, penalty=PENALTIES[penalty]), data()
     frozen = Frozen(game, batch)
     at = frozen.weights
     expected = matrix(derivative(frozen.field, at, 1e-7), len(at))
-    frozen.put(at)
-    found = matrix(field_product(frozen, NEAR)[0], len(at))
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=2e-6)
-    frozen.put(at)
-    alone = matrix(exact_product(frozen), len(at))
-    straight = act is nn.LeakyReLU  # the critic's slope is then the same on either side of where it is taken
-    assert ((alone - expected).abs().max() < 1e-4) == (straight or penalty in ("none", "r1"))
+    product, exact = field_product(frozen, NEAR)
+    assert exact
+    torch.testing.assert_close(matrix(product, len(at)), expected, rtol=1e-5, atol=2e-6)
     assert nearest(torch.linalg.eigvals(-expected), eigenvalues(game, batch=batch)) < 2e-3
+
+
+def test_what_a_loss_detaches_is_found_by_differences():
+    """The generated examples of a penalty, cut off by hand: autograd takes them for constant, the field does not."""
+    game, batch = gan(penalty=lambda critic, real, fake: r2(critic, fake.detach(), 2.0)), data()
+    frozen = Frozen(game, batch)
+    at = frozen.weights
+    expected = matrix(derivative(frozen.field, at, 1e-7), len(at))
+    frozen.put(at)
+    product, exact = field_product(frozen, CLOSE)
+    assert not exact
+    torch.testing.assert_close(matrix(product, len(at)), expected, rtol=1e-5, atol=2e-6)
+    frozen.put(at)
+    assert (matrix(exact_product(frozen), len(at)) - expected).abs().max() > 1e-2
+    whole = gan(penalty=PENALTIES["r2"])  # the same field, and all of it
+    torch.testing.assert_close(eigenvalues(game, batch=batch), eigenvalues(whole, batch=batch), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("stiff", [1.0, 1e3, 1e5])
+@pytest.mark.parametrize("apart", [True, False])
+def test_what_is_detached_is_found_beside_a_stiff_player(stiff, apart):
+    """a and b drive each other apart, v = (0.1 a + b, 0.1 b + a), unseen by autograd, beside a stiff y."""
+    first, second, third = (
+        lambda a, b: 0.05 * a**2 + a * b.detach(),
+        lambda a, b: 0.05 * b**2 + b * a.detach(),
+        lambda y: stiff / 2 * y**2,
+    )
+    if apart:
+        game = Small([1, 1, 1], [lambda a, b, y: first(a, b), lambda a, b, y: second(a, b), lambda a, b, y: third(y)])
+    else:  # y is b's second weight
+        game = Small([1, 2], [lambda a, b: first(a, b[:1]), lambda a, b: second(a, b[:1]) + third(b[1:])])
+    found = stability(game)
+    assert found.verdict == "diverges"
+    assert found.leading == pytest.approx(0.9, abs=1e-6)
+
+
+def _dirac(slope):
+    """A Wasserstein Dirac-GAN whose critic is psi leaky_relu(x) and is damped."""
+    critic = lambda x, psi: psi * nn.functional.leaky_relu(x, slope)  # noqa: E731
+    return Small([1, 1], [lambda x, psi: -critic(x, psi), lambda x, psi: critic(x, psi) + psi**2 / 2])
+
+
+def _bent(x):
+    """Its gradient is -x on the right and 3x on the left."""
+    return -(x.relu() ** 2) / 2 + 3 * (-x).relu() ** 2 / 2
+
+
+KINKS = {
+    "one weight": lambda: Small([1], [_bent]),
+    "of many": lambda: Small([5], [lambda x: torch.tensor([1.0, 0, 0, 0, 0], dtype=F64) * _bent(x) + x**2]),
+    "one of two players": lambda: Small([1, 1], [lambda x, y: _bent(x) + x * y, lambda x, y: y**2 / 2 - x * y]),
+    "beside a stiff one": lambda: Small([1, 1], [lambda x, y: _bent(x), lambda x, y: 5e5 * y**2]),
+    "relu critic": lambda: _dirac(0.0),
+    "leaky critic": lambda: _dirac(0.2),
+    "the same from both sides": lambda: Small([1, 1], [lambda x, y: (x * y).abs(), lambda x, y: y**2]),
+}
+
+
+@pytest.mark.parametrize("update", [None, "simultaneous"])
+@pytest.mark.parametrize("dense", [0, 400])
+@pytest.mark.parametrize("name", KINKS)
+def test_a_kink_on_the_point_has_no_linearisation(name, dense, update):
+    """Beside it there is one."""
+    game = KINKS[name]()
+    with pytest.raises(ValueError, match="has a kink here and no linearisation: look at trajectories"):
+        stability(game, update=update, step_size=update and 0.1, dense=dense)
+    n = sum(p.numel() for p in game.parameters())
+    stability(game, at=torch.linspace(0.1, 0.2, n, dtype=F64), update=update, step_size=update and 0.1, dense=dense)
+
+
+def test_beside_a_kink_each_side_has_its_own_eigenvalue():
+    game = KINKS["one weight"]()
+    for at, expected in ((1e-5, 1.0), (-1e-5, -3.0)):
+        assert eigenvalues(game, at=[at]).item().real == pytest.approx(expected, rel=1e-6)
+    assert trajectory(game, None, 0.5, 10, start=[0.01])[-1].item() == pytest.approx(0.01 * math.exp(5), rel=1e-6)
+
+
+@pytest.mark.parametrize("act", [nn.ReLU, nn.LeakyReLU])
+@pytest.mark.parametrize("penalty", ["none", "r1"])
+@pytest.mark.parametrize("seed", range(4))
+def test_networks_with_kinks_are_linear_between_them(act, penalty, seed):
+    """No unit of a trained network sits on its kink: the flow is differentiable, and autograd right."""
+    game, batch = gan(act, width=24, penalty=PENALTIES[penalty]), data()
+    with torch.no_grad():
+        for p in game.parameters():
+            p.copy_(torch.randn(p.shape, generator=torch.Generator().manual_seed(seed)) / 2)
+    frozen = Frozen(game, batch, seed=seed)
+    at = frozen.weights
+    size = difference_step(frozen.field, at, seed)
+    frozen.put(at)
+    assert field_product(frozen, size)[1]
+
+
+@pytest.mark.parametrize("update", [None, "simultaneous"])
+@pytest.mark.parametrize("dense", [0, 400])
+def test_a_jump_has_no_linearisation(dense, update):
+    with pytest.raises(ValueError, match="the vector field jumps here and has no linearisation: look at trajectories"):
+        stability(Small([3], [torch.abs]), update=update, step_size=update and 0.1, dense=dense)

@@ -18,7 +18,7 @@ from jensen.metrics import energy_distance, mode_coverage, wilson
 from jensen.metrics.units import Units, never_positive
 from jensen.models import GAN
 from jensen.recipes import open_run
-from jensen.recipes.adversarial_judging import estimate, histogram, learn_critic, logits, stability_section
+from jensen.recipes.adversarial_judging import estimate, histogram, learn_critic, logits
 from jensen.recipes.folder import RunError
 from test_gan import TINY
 
@@ -74,8 +74,6 @@ def test_the_page_shows_what_was_found(run):
     for part in ("modes recovered", "From noise to modes", "What critics tell apart", "of packs of 4", "Hidden units"):
         assert part in page
     assert "Stability" not in page
-    assert main(["evaluate", str(run), "--stability"]) == 0
-    assert "Stability" in (run / "report.html").read_text()
 
 
 def test_a_run_without_its_checkpoint_says_so(run, tmp_path, capsys):
@@ -94,27 +92,6 @@ def test_points_drawn_depend_on_seed_and_number_alone(run):
     recipe, model = open_run(run)
     assert torch.equal(recipe.draw(model, 5, 3), recipe.draw(model, 300, 3)[:5])
     assert not torch.equal(recipe.draw(model, 5, 3), recipe.draw(model, 5, 4))
-
-
-def test_stability_in_words():
-    found = {
-        "verdict": "undecided",
-        "complete": False,
-        "converged": False,
-        "eigenvalues": [[-1.0, 2.0], [-1.0, -2.0]],
-        "weights": 1234,
-        "speed": 0.5,
-        "tolerance": 1e-6,
-        "step_size_below": None,
-    }
-    section = stability_section(found)
-    for part in ("1,234 weights", "undecided", "2 of the leading ones", "Those that decide were not found", "0.5"):
-        assert part in section.text
-    assert "<svg" in section.plots[0]
-    settled = stability_section(found | {"converged": True, "complete": True, "step_size_below": 0.25})
-    assert "not found" not in settled.text
-    assert "below 0.25" in settled.text
-    assert stability_section(None) is None
 
 
 class Features(nn.Module):

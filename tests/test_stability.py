@@ -93,6 +93,35 @@ class Quadratic(Objective):
         return {name: Loss.of(losses[name]) for name in players}
 
 
+class Small(Objective):
+    """Players p0, p1, ... of one vector each, which start at 0, with any losses of them all."""
+
+    def __init__(self, sizes, losses):
+        super().__init__()
+        self.model = nn.ParameterList([nn.Parameter(torch.zeros(n, dtype=F64)) for n in sizes])
+        self.losses = {f"p{k}": loss for k, loss in enumerate(losses)}
+        self.phases = (Phase(tuple(self.losses)),)
+
+    def players(self):
+        return {name: [p] for name, p in zip(self.losses, self.model, strict=True)}
+
+    def forward(self, players, batch, step):
+        return {name: Loss.of(self.losses[name](*self.model).sum()) for name in players}
+
+
+def bilinear():
+    return Small([1, 1], [lambda x, y: x * y, lambda x, y: -x * y])
+
+
+def linear(k):
+    """One weight a player, and the field K w."""
+
+    def loss(i):
+        return lambda *w: sum(k[i, j] * w[i] * w[j] / (1 + (i == j)) for j in range(len(k)))
+
+    return Small([1] * len(k), [loss(i) for i in range(len(k))])
+
+
 def symmetric_blocks(seed):
     k = torch.randn(4, 4, dtype=F64, generator=torch.Generator().manual_seed(seed))
     k[:2, :2] = k[:2, :2] @ k[:2, :2].T
@@ -241,6 +270,105 @@ def test_arnoldi_that_runs_out_says_so():
     assert found.verdict in ("diverges", "undecided")
 
 
+def damped_and_stiff():
+    """-0.001 ten times, -5 +- 3i eight times, -0.01 +- 0.9i, and -0.0015 +- 0.4i, which sets the step."""
+    damping = torch.tensor([0.001] * 10 + [5.0] * 8 + [0.01, 0.0015], dtype=F64)
+    turning = torch.tensor([0.0] * 10 + [3.0] * 8 + [0.9, 0.4], dtype=F64)
+    return Small(
+        [20, 20],
+        [
+            lambda x, y: damping * x**2 / 2 + turning * x * y,
+            lambda x, y: damping * y**2 / 2 - turning * x * y,
+        ],
+    )
+
+
+@pytest.mark.parametrize("top", [1, 6])
+def test_the_step_limit_of_a_large_game_is_set_by_eigenvalues_that_do_not_lead(top):
+    """2 |Re| / |lambda|^2 of -0.0015 +- 0.4i: Arnoldi meets it only where steps that suit the others blow it up.
+
+    With one eigenvalue at a time that takes two rounds: -0.01 +- 0.9i grows faster, and hides it in the first.
+    """
+    limit = 2 * 0.0015 / (0.0015**2 + 0.4**2)
+    some = stability(damped_and_stiff(), dense=0, top=top, products=600)
+    assert not some.complete
+    assert some.confirmed
+    assert some.step_size_below == pytest.approx(limit, rel=1e-6)
+    assert nearest([complex(-0.0015, 0.4)], torch.cat([some.eigenvalues, some.eigenvalues.conj()])) < 1e-8
+    for share, verdict in ((0.99, "converges linearly"), (1.01, "diverges")):
+        step = stability(damped_and_stiff(), update="simultaneous", step_size=share * some.step_size_below)
+        assert step.verdict == verdict
+    short = stability(damped_and_stiff(), dense=0, top=top, products=some.products // 3)  # enough for the verdict alone
+    assert short.verdict == "converges linearly"
+    assert (short.confirmed, short.step_size_below, short.as_dict()["step_size_below"]) == (False, None, None)
+
+
+def test_the_step_limit_of_a_small_game_is_set_by_all_eigenvalues():
+    assert stability(damped_and_stiff()).step_size_below == pytest.approx(2 * 0.0015 / (0.0015**2 + 0.4**2), rel=1e-9)
+
+
+@pytest.mark.parametrize("update", [None, "simultaneous"])
+@pytest.mark.parametrize("dense", [0, 400])
+def test_where_nothing_moves_nothing_is_decided(dense, update):
+    """A constant field, whose derivative is 0."""
+    game = Small([2, 3], [lambda x, y: x, lambda x, y: y])
+    found = stability(game, update=update, step_size=update and 0.1, dense=dense)
+    assert found.verdict == "undecided"
+    assert found.leading == pytest.approx(float(update is not None))
+
+
+FIVE_TO_ONE = (Phase(("p1",), repeats=5), Phase(("p0",), fresh=False))
+
+
+@pytest.mark.parametrize(("update", "h"), [("alternating", 2.0), (FIVE_TO_ONE, 2 / math.sqrt(5))])
+def test_a_double_eigenvalue_on_the_circle_is_undecided(update, h):
+    """Both are -1 and one Jordan block: rounding of size e puts one outside by the root of e."""
+    found = stability(bilinear(), update=update, step_size=h)
+    assert found.verdict == "undecided"
+    assert abs(found.leading - 1) < found.tolerance < 1e-3
+    assert stability(bilinear(), update=update, step_size=1.01 * h).verdict == "diverges"
+
+
+@pytest.mark.parametrize("n", [2, 3, 4])
+def test_rounding_of_a_nilpotent_jacobian_is_undecided(n):
+    """All eigenvalues are 0, in a rotated basis in which a computer finds the n-th root of its rounding."""
+    turn = torch.linalg.qr(torch.randn(n, n, dtype=F64, generator=torch.Generator().manual_seed(0)))[0]
+    shift = torch.diag(torch.ones(n - 1, dtype=F64), 1)
+    for scale in (1.0, 1e-3, 1e3):
+        game = linear(scale * turn @ shift @ turn.T)
+        for update in (None, "simultaneous"):
+            found = stability(game, update=update, step_size=update and 0.1 / scale)
+            assert found.verdict == "undecided", (found.leading, found.tolerance)
+    shifted = stability(linear(turn @ (shift + torch.eye(n, dtype=F64)) @ turn.T))
+    assert shifted.verdict == "converges linearly"  # -1, n times
+    assert stability(linear(turn @ (shift - torch.eye(n, dtype=F64)) @ turn.T)).verdict == "diverges"
+
+
+def test_products_are_told_and_time_is_a_bound(monkeypatch):
+    told = []
+    whole = stability(gan(), data(), advance=told.append)
+    assert told == [1] * whole.products == [1] * whole.weights
+    told.clear()
+    some = stability(gan(), data(), dense=0, advance=told.append)
+    assert told == [1] * some.products
+
+    now = [0.0]
+    monkeypatch.setattr("jensen.adversarial.spectrum.time.monotonic", lambda: now[0])
+
+    def tick(done):
+        now[0] += done
+
+    stopped = stability(gan(), data(), dense=0, products=1000, advance=tick, seconds=some.products / 2)
+    assert some.products / 2 < stopped.products <= some.products / 2 + 1
+    assert not stopped.converged
+    assert stopped.verdict in ("diverges", "undecided")
+    assert 0 < len(stopped.eigenvalues) < len(some.eigenvalues)
+    assert nearest(stopped.eigenvalues, some.eigenvalues) < 1e-9  # what it had
+    now[0] = 0.0
+    nothing = stability(gan(), data(), dense=0, advance=tick, seconds=3.5)
+    assert (nothing.products, len(nothing.eigenvalues), nothing.verdict) == (4, 0, "undecided")
+
+
 def test_nothing_is_random_and_nothing_is_moved():
     """The game, its buffers and torch's generator stay; a seed decides; single precision is no matter."""
     game, batch = gan(width=2, penalty=PENALTIES["wgan-gp"]), data()
@@ -335,7 +463,7 @@ def test_what_is_said_about_a_run_is_plain_values():
     assert words["eigenvalues"][0] == [found.eigenvalues[0].real.item(), found.eigenvalues[0].imag.item()]
     assert words["step_size"] == {"critic": 0.1, "generator": 0.2}
     assert (words["weights"], words["complete"], words["update"]) == (39, True, "alternating")
-    nothing = Stability("flow", None, torch.zeros(0, dtype=torch.complex128), 9, False, False, 0.0, 1e-5, 3)
+    nothing = Stability("flow", None, torch.zeros(0, dtype=torch.complex128), 9, False, False, False, 0.0, 1e-5, 3)
     assert nothing.verdict == "undecided"
     assert json.loads(json.dumps(nothing.as_dict()))["leading"] is None
 
@@ -360,6 +488,7 @@ def test_what_is_refused():
         (lambda: stability(gan()), "the game needs a batch with 'x', got none"),
         (lambda: trajectory(gan(), batch={"y": torch.ones(2)}), r"the game needs a batch with 'x', got \['y'\]"),
         (lambda: stability(game, top=0), "top and products must be at least 1, got 0 and 400"),
+        (lambda: stability(game, seconds=0.0), "seconds must be positive, got 0.0"),
         (lambda: stability(game, at=[1.0]), r"the weights of generator, critic are \(2,\), got \(1,\)"),
         (lambda: trajectory(game, None, 0.1, 0), "steps must be at least 1, got 0"),
         (lambda: trajectory(game, None, -0.1, 5), "one positive time between points of the flow, got -0.1"),

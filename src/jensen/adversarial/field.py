@@ -198,6 +198,8 @@ def exact_product(game: Frozen) -> Product:
     parameters = game.flat
     found = game.gradients(create_graph=True)
     moving = [k for k, g in enumerate(found) if g.requires_grad]
+    if not moving:
+        return torch.zeros_like
     weights = [torch.zeros_like(found[k], requires_grad=True) for k in moving]
     back = torch.autograd.grad(
         [found[k] for k in moving], parameters, weights, create_graph=True, materialize_grads=True
@@ -233,21 +235,43 @@ def difference_step(function: Callable[[Tensor], Tensor], at: Tensor, seed: int)
     A wider one is wrong where kinks are within it; its probe reaches as far along every axis as a column will.
 
     Raises:
-        ValueError: if the function jumps here: its differences grow as they are taken closer.
+        ValueError: if the function jumps here: its differences grow as they are taken closer; or has a kink here.
     """
-    probe = _direction(at, seed)
-    probe = probe + probe.sign()  # no coordinate below half the root mean square
+    probe = _probe(at, seed)
     length, reach = float(probe.norm()), 2 * math.sqrt(len(at))
     tried = [NEAR if size == NEAR else reach * size for size in SIZES]
-    found, noise = [derivative(function, at, size)(probe) for size in tried], [_rounding(at, size) for size in tried]
-    if float(found[-1].norm()) > 100 * float(found[0].norm()) + (AGREE + noise[-1]) * length:
+    found = [derivative(function, at, size)(probe) for size in tried]
+    if float(found[-1].norm()) > 100 * float(found[0].norm()) + (AGREE + _rounding(at, NEAR)) * length:
         raise ValueError("the vector field jumps here and has no linearisation: look at trajectories")
+    if kinked(function, at, seed):
+        raise ValueError("the vector field has a kink here and no linearisation: look at trajectories")
 
     def agree(wide: int, close: int) -> bool:
-        apart, size = float((found[wide] - found[close]).norm()), float(found[close].norm())
-        return apart <= AGREE * size + 1e-6 * length + noise[close] * (size + length)
+        return _agree(found[wide], found[close], _rounding(at, tried[close]), length)
 
     return next(size for k, size in enumerate(SIZES) if all(agree(k, j) for j in range(k + 1, len(SIZES))))
+
+
+def kinked(function: Callable[[Tensor], Tensor], at: Tensor, seed: int) -> bool:
+    r"""Whether the function has a kink here: $\sum_k f(w + s d_k) - f(w)$ is not $o(s)$, though $\sum_k d_k = 0$.
+
+    Where f is linear near w the sum over these three directions is 0. A bend leaves $s^2$, rounding the same at every
+    s; a kink leaves s. Every row of f counts by its own size, so that no stiff one hides another.
+
+    >>> kinked(torch.relu, torch.zeros(2, dtype=torch.float64), 0), kinked(torch.relu, torch.ones(2).double(), 0)
+    (True, False)
+    """
+    first, second = (_direction(at, seed + k) for k in (0, 1))
+    triangle = torch.stack([first, second, -first - second])
+    triangle, middle = triangle / triangle.norm(dim=1).max(), function(at)
+
+    def gap(size: float) -> tuple[Tensor, Tensor]:
+        sides = torch.stack([function(at + size * d) - middle for d in triangle]) / size
+        found = sides.sum(0).abs()
+        return found, found > AGREE * sides.abs().sum(0) + _rounding(at, size) * (1 + sides.norm())
+
+    (close, seen), (wide, still) = gap(NEAR), gap(100 * NEAR)
+    return bool((seen & still & (wide < 10 * close)).any())
 
 
 def difference_error(function: Callable[[Tensor], Tensor], at: Tensor, size: float, seed: int) -> float:
@@ -263,20 +287,33 @@ def _rounding(at: Tensor, size: float) -> float:
     return 4 * torch.finfo(torch.float64).eps * (1 + float(at.norm())) / size
 
 
+def _agree(found: Tensor, other: Tensor, rounding: float, length: float) -> bool:
+    """Whether two derivatives along a direction of this length are the same but for rounding, each row by itself."""
+    floor = rounding * (float(other.norm()) + length)
+    return bool(((found - other).abs() <= AGREE * other.abs() + floor).all())
+
+
 def field_product(game: Frozen, size: float) -> tuple[Product, bool]:
     """Derivatives of v along any direction, and whether they are exact: where differences along a random one agree.
 
-    They disagree where a loss detaches what it depends on (a penalty at generated examples, say): there autograd
-    differentiates something else than the field that players follow, and differences are what is given.
+    They disagree where a loss detaches what it depends on: there autograd differentiates something else than the
+    field that players follow, and differences are what is given. Every weight's row counts by its own size.
     """
     at = game.weights
-    probe = _direction(at, game.seed)
+    probe = _probe(at, game.seed)
     rough = derivative(game.field, at, size)
     seen = rough(probe)
     game.put(at)
     exact = exact_product(game)
-    agrees = float((exact(probe) - seen).norm()) <= AGREE * float(seen.norm()) + 1e-6 * float(probe.norm())
-    return (exact, True) if agrees else (rough, False)
+    if _agree(exact(probe), seen, _rounding(at, size), float(probe.norm())):
+        return exact, True
+    return rough, False
+
+
+def _probe(like: Tensor, seed: int) -> Tensor:
+    """A random direction with no coordinate below half the root mean square."""
+    direction = _direction(like, seed)
+    return direction + direction.sign()
 
 
 def _direction(like: Tensor, seed: int) -> Tensor:

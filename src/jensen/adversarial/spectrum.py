@@ -11,18 +11,18 @@ Source: Mescheder et al. (2017), proposition 3 and lemma 4; Mescheder et al. (20
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import partial
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigs
+from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator, eigs
 from torch import Tensor
 
 from jensen.adversarial.dynamics import Rates, Rule, Step, rule
 from jensen.adversarial.field import (
-    NEAR,
     Frozen,
     Point,
     Product,
@@ -35,7 +35,8 @@ from jensen.core.objective import Objective
 from jensen.core.types import Batch
 
 DENSE = 400  # weights up to which all eigenvalues are found
-EXACT, ROUGH = 1e-8, 1e-5  # what counts as on the axis or on the circle, relative to the largest modulus
+EXACT, ROUGH = 1e-8, 1e-5  # what counts as on the axis or on the circle, relative to the matrix's norm
+DISTURBED = 4  # how often a matrix is disturbed to see how far rounding moves what decides
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,10 @@ class Stability:
         weights: how many the game has, and the update remembers.
         complete: whether these are all eigenvalues; if not, the leading ones that Arnoldi found.
         converged: whether Arnoldi found those that decide, as many as it was asked for.
+        confirmed: whether `step_size_below` holds for those that it did not find, too.
         speed: |v| here: at an equilibrium 0. Elsewhere the eigenvalues say whether neighbouring paths draw together.
-        tolerance: how near to the axis, or to the circle, proves nothing; more where differences are less precise.
+        tolerance: how near to the axis, or to the circle, proves nothing; more where differences are less precise, and
+            where eigenvalues that belong together come apart by rounding.
         products: matrix-vector products taken.
     """
 
@@ -60,6 +63,7 @@ class Stability:
     weights: int
     complete: bool
     converged: bool
+    confirmed: bool
     speed: float
     tolerance: float
     products: int
@@ -67,9 +71,7 @@ class Stability:
     @property
     def leading(self) -> float:
         """The largest real part, or for a step the largest modulus; not a number if none was found."""
-        if not len(self.eigenvalues):
-            return math.nan
-        return float((self.eigenvalues.real if self.update == "flow" else self.eigenvalues.abs()).max())
+        return _leading(self.eigenvalues, self.update == "flow")
 
     @property
     def verdict(self) -> str:
@@ -81,10 +83,10 @@ class Stability:
 
     @property
     def step_size_below(self) -> float | None:
-        """Below this, simultaneous steps converge, by the eigenvalues found; None where the flow does not."""
-        if self.update != "flow" or self.verdict != "converges linearly":
+        """Below this, simultaneous steps converge; None where the flow does not, or where it was not confirmed."""
+        if self.update != "flow" or self.verdict != "converges linearly" or not self.confirmed:
             return None
-        return float((2 * self.eigenvalues.real.abs() / self.eigenvalues.abs().square()).min())
+        return _step_limit(self.eigenvalues)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values; an eigenvalue is [real, imaginary]."""
@@ -98,6 +100,7 @@ class Stability:
             "weights": self.weights,
             "complete": self.complete,
             "converged": self.converged,
+            "confirmed": self.confirmed,
             "speed": self.speed,
             "tolerance": self.tolerance,
             "products": self.products,
@@ -116,13 +119,16 @@ def stability(
     top: int = 6,
     products: int = 400,
     dense: int = DENSE,
+    advance: Callable[[int], None] | None = None,
+    seconds: float | None = None,
 ) -> Stability:
     r"""The eigenvalues that decide, and the verdict, of the flow or of the training of any game.
 
     The flow's derivatives come from autograd, those of a step of training from differences through `train_step`
     itself with plain gradient descent. Games of up to `dense` weights are solved completely; of larger ones Arnoldi
-    finds the eigenvalues of largest real part, imaginary part and modulus (of a step: of largest modulus). All in
-    double precision, on a copy, with the batch and every random draw held still.
+    finds the eigenvalues of largest real part, imaginary part and modulus (of a step: of largest modulus), and then
+    those that steps of the size found would blow up. All in double precision, on a copy, with the batch and every
+    random draw held still.
 
     Args:
         game: any, trained or not; left as it is.
@@ -136,19 +142,20 @@ def stability(
         products: about how many matrix-vector products Arnoldi may take in all. One costs about three evaluations of
             all gradients for the flow, four steps of training for an update.
         dense: up to how many weights all eigenvalues are found; those of one or two always are.
+        advance: told 1 after every product; there are about `products` at most, or of a small game as many as weights.
+        seconds: after which Arnoldi stops, with what it has found until then; as long as it takes by default.
 
     Raises:
         ValueError: for what is no game; a step size without an update, or the reverse; an unknown update; a step size
-            for nobody; top or products below 1; a batch without what the losses read; a small game whose field jumps
-            at these weights.
+            for nobody; top, products or seconds that are not positive; a batch without what the losses read; a field
+            that jumps or has a kink at these weights.
 
     >>> from jensen.adversarial import DiracGAN
     >>> found = stability(DiracGAN("wasserstein", r1=1.0))
     >>> found.verdict, round(found.step_size_below, 6)
     ('converges linearly', 1.0)
     """
-    if top < 1 or products < 1:
-        raise ValueError(f"top and products must be at least 1, got {top} and {products}")
+    until = _until(top, products, seconds)
     if (update is None) != (step_size is None):
         raise ValueError("an update needs a step_size, and the flow (update=None) has none")
     phases, how = (None, None) if update is None else rule(game, update)
@@ -157,36 +164,27 @@ def stability(
     speed = float(frozen.field(start).norm())
     frozen.put(start)
     once = None if how is None or step_size is None else Step(frozen, how, step_size)
-    start, function = (start, frozen.field) if once is None else (once.start, once)
-    complete = len(start) <= max(dense, 2)  # Arnoldi needs three
-    size = difference_step(function, start, seed) if complete else NEAR
-    matrix: Product
-    if once is None:
-        frozen.put(start)
-        product, exact = field_product(frozen, size)
-        matrix, kinds = partial(_negative, product), ["LM", "LI", "LR"]
-    else:
-        exact, kinds = False, ["LM"]
-        matrix = derivative(once, start, size)
-    if complete:
-        columns = [matrix(e) for e in torch.eye(len(start), dtype=torch.float64, device=start.device)]
-        found, taken, converged = torch.linalg.eigvals(torch.stack(columns, 1)).cpu(), len(start), True
-    else:
-        found, taken, converged = _arnoldi(matrix, start, kinds, top, products, seed)
-    order = (found.real if update is None else found.abs()).argsort(descending=True, stable=True)
-    scale = float(found.abs().max()) if len(found) else 1.0
-    error = 0.0 if exact else difference_error(function, start, size, seed)
-    return Stability(
+    start, product, error = _linearised(frozen, once, seed)
+    matrix = _Matrix(product, start, advance or (lambda _: None), until)
+    small, flow = len(start) <= max(dense, 2), update is None  # Arnoldi needs three
+    search = (top, products, seed)
+    found, converged, tolerance = _all(matrix, flow, error) if small else _some(matrix, flow, error, *search)
+    order = (found.real if flow else found.abs()).argsort(descending=True, stable=True)
+    seen = Stability(
         update=_name(update),
         step_size=step_size,
         eigenvalues=found[order],
         weights=len(start),
-        complete=complete,
+        complete=small,
         converged=converged,
+        confirmed=small,
         speed=speed,
-        tolerance=max((EXACT if complete else ROUGH) * scale, error),
-        products=taken,
+        tolerance=tolerance,
+        products=matrix.taken,
     )
+    if small or not flow or seen.verdict != "converges linearly":
+        return seen
+    return _confirmed(seen, matrix, error, *search)
 
 
 def eigenvalues(
@@ -214,8 +212,13 @@ def eigenvalues(
     return found.eigenvalues
 
 
-def _negative(product: Product, direction: Tensor) -> Tensor:
-    return -product(direction)
+def _until(top: int, products: int, seconds: float | None) -> float:
+    """When time is up."""
+    if top < 1 or products < 1:
+        raise ValueError(f"top and products must be at least 1, got {top} and {products}")
+    if seconds is not None and not seconds > 0:
+        raise ValueError(f"seconds must be positive, got {seconds}")
+    return math.inf if seconds is None else time.monotonic() + seconds
 
 
 def _name(update: Rule | None) -> str:
@@ -226,31 +229,125 @@ def _name(update: Rule | None) -> str:
     return update if isinstance(update, str) else getattr(update, "__qualname__", type(update).__name__).split(".")[0]
 
 
-def _arnoldi(
-    matrix: Product, like: Tensor, kinds: list[str], top: int, products: int, seed: int
-) -> tuple[Tensor, int, bool]:
-    """Leading eigenvalues without the matrix, products that took, and whether all of the last kind were found."""
-    n, taken, converged = len(like), 0, True
-    top = min(top, n - 2)
-    basis = min(max(6 * top, 40), n)
+def _linearised(game: Frozen, once: Step | None, seed: int) -> tuple[Tensor, Product, float]:
+    """Where the game stands, the derivative of its flow or of one step there, and how wrong that may be."""
+    if once is not None:
+        size = difference_step(once, once.start, seed)
+        return once.start, derivative(once, once.start, size), difference_error(once, once.start, size, seed)
+    start = game.weights
+    size = difference_step(game.field, start, seed)
+    game.put(start)
+    product, exact = field_product(game, size)
+    return start, lambda v: -product(v), 0.0 if exact else difference_error(game.field, start, size, seed)
 
-    def times(vector: Any) -> Any:
-        nonlocal taken
-        taken += 1
-        return matrix(torch.from_numpy(vector.reshape(-1).copy()).to(like)).cpu().numpy()
 
-    operator = LinearOperator((n, n), matvec=times, dtype=np.float64)
-    start = np.random.default_rng(seed).standard_normal(n)
-    found: list[complex] = []
-    for k, kind in enumerate(kinds):
-        share = (products - taken) // (len(kinds) - k)  # what one kind spares, the next may use
-        restarts = max(1, (share - basis) // (basis - top))
+def _leading(values: Tensor, flow: bool) -> float:
+    """What decides: the largest real part, or modulus; not a number of none."""
+    return float((values.real if flow else values.abs()).max()) if len(values) else math.nan
+
+
+def _step_limit(values: Tensor) -> float:
+    return float((2 * values.real.abs() / values.abs().square()).min())
+
+
+class _OutOfTime(Exception):
+    pass
+
+
+class _Matrix:
+    """A matrix by its products with vectors, which are counted until time is up."""
+
+    def __init__(self, product: Product, like: Tensor, advance: Callable[[int], None], until: float):
+        self.product, self.like, self.advance, self.until = product, like, advance, until
+        self.taken, self.stretch = 0, 0.0  # the norm is at least the largest |A v| / |v| seen
+
+    def __call__(self, direction: Tensor) -> Tensor:
+        found = self.product(direction)
+        self.taken += 1
+        self.advance(1)
+        self.stretch = max(self.stretch, float(found.norm() / direction.norm()))
+        return found
+
+    def whole(self) -> Tensor:
+        eye = torch.eye(len(self.like), dtype=torch.float64, device=self.like.device)
+        return torch.stack([self(e) for e in eye], 1)
+
+    def largest(self, kind: str, top: int, products: int, seed: int, step: float | None = None) -> tuple[Tensor, bool]:
+        """Eigenvalues of one kind by Arnoldi, and whether they are as many as asked for; of I + step A for a step."""
+        n = len(self.like)
+        top = min(top, n - 2)
+        basis = min(max(6 * top, 40), n)
+        restarts = max(1, (products - basis) // (basis - top))
+
+        def times(vector: Any) -> Any:
+            if time.monotonic() > self.until:
+                raise _OutOfTime
+            v = torch.from_numpy(vector.reshape(-1).copy()).to(self.like)
+            return (self(v) if step is None else v + step * self(v)).cpu().numpy()
+
+        operator = LinearOperator((n, n), matvec=times, dtype=np.float64)
+        start = np.random.default_rng(seed).standard_normal(n)
+        converged = True
         try:
             values = eigs(operator, top, which=kind, v0=start, ncv=basis, maxiter=restarts, return_eigenvectors=False)
         except ArpackNoConvergence as short:
-            values, converged = short.eigenvalues, kind != kinds[-1]
-        found += [value for value in values.tolist() if not any(_same(value, other) for other in found)]
-    return torch.tensor(found, dtype=torch.complex128), taken, converged
+            values, converged = short.eigenvalues, False
+        except ArpackError:
+            if self.stretch:
+                raise
+            values = [0.0]  # a matrix of zeros, which ARPACK refuses
+        except _OutOfTime:
+            values, converged = [], False
+        return torch.as_tensor(np.asarray(values), dtype=torch.complex128), converged
+
+
+def _all(matrix: _Matrix, flow: bool, error: float) -> tuple[Tensor, bool, float]:
+    """All eigenvalues, that they are what decides, and a tolerance.
+
+    Rounding of size e moves an eigenvalue of k that coincide by the k-th root of e: so the matrix is disturbed by what
+    it may be wrong by, and one sees how far that moves what decides.
+    """
+    whole = matrix.whole().cpu()
+    found, norm = torch.linalg.eigvals(whole), float(torch.linalg.matrix_norm(whole, 2))
+    wrong, generator = max(error, 10 * torch.finfo(torch.float64).eps * norm), torch.Generator().manual_seed(0)
+    noises = (torch.randn(whole.shape, dtype=torch.float64, generator=generator) for _ in range(DISTURBED))
+    disturbed = (torch.linalg.eigvals(whole + wrong * noise) for noise in noises)
+    moved = max(abs(_leading(values, flow) - _leading(found, flow)) for values in disturbed)
+    return found, True, max(EXACT * norm, error, 2 * moved)
+
+
+def _some(matrix: _Matrix, flow: bool, error: float, top: int, products: int, seed: int) -> tuple[Tensor, bool, float]:
+    """Leading eigenvalues, whether Arnoldi found all of those that decide, and a tolerance."""
+    found, converged = torch.zeros(0, dtype=torch.complex128), False
+    kinds = ["LM", "LI", "LR"] if flow else ["LM"]
+    for k, kind in enumerate(kinds):
+        share = (products - matrix.taken) // (len(kinds) - k)  # what one kind spares, the next may use
+        values, converged = matrix.largest(kind, top, share, seed)
+        found = _joined(found, values)
+    return found, converged, max(ROUGH * matrix.stretch, error)
+
+
+def _confirmed(seen: Stability, matrix: _Matrix, error: float, top: int, products: int, seed: int) -> Stability:
+    """With what limits the step size, if products suffice: at the limit h no eigenvalue of I + hA is off the disc."""
+    found, confirmed = seen.eigenvalues, False
+    while len(found) and not confirmed and matrix.taken < products:
+        h = _step_limit(found)
+        values, converged = matrix.largest("LM", top, products - matrix.taken, seed, step=h)
+        outside = (values[values.abs() > 1 + max(EXACT, h * error)] - 1) / h
+        found, before = _joined(found, outside), len(found)
+        confirmed = converged and len(found) == before
+        if not confirmed and len(found) == before:
+            break
+    order = found.real.argsort(descending=True, stable=True)
+    return replace(seen, eigenvalues=found[order], confirmed=confirmed, products=matrix.taken)
+
+
+def _joined(found: Tensor, others: Tensor) -> Tensor:
+    """With those of the others that are not among them."""
+    for value in others:
+        if not any(_same(complex(value), complex(other)) for other in found):
+            found = torch.cat([found, value[None]])
+    return found
 
 
 def _same(a: complex, b: complex) -> bool:

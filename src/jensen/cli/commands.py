@@ -9,7 +9,7 @@ from torch import Tensor
 
 from jensen.cli import show
 from jensen.cli.files import writable
-from jensen.recipes import Recipe, RunError, configure, open_run, read_config, running
+from jensen.recipes import Recipe, RunError, configure, open_run, read_config, running, stability
 from jensen.recipes.base import Drawing, Request
 from jensen.recipes.folder import save_image
 from jensen.training import distributed
@@ -70,7 +70,7 @@ def evaluate(
     with show.tracking() as track:
         recipe, evaluation = running.evaluate(folder, track=track, references=references, stable=stable)
     show.line()
-    show.rows(recipe.headline(evaluation) + show.stability(evaluation.get("stability")))
+    show.rows(recipe.headline(evaluation) + stability.rows(evaluation.get("stability")))
     if json_file is not None:
         write_text(json_file, (folder / running.EVALUATION).read_text(encoding="utf-8"))
     show.line()

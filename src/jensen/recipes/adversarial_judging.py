@@ -5,11 +5,12 @@ Every GAN recipe gets this from `GANRecipe`, whose subclasses add what only thei
 - `look(samples, columns=, scale=)`: samples as a PNG shows them;
 - `judged(made, model, samples, track)`: a dict of JSON values measured on `judging.samples` draws (kept under "own");
   it may write pictures below `samples` and open a progress bar with `track(name, total)`;
+- `fresh_critic()`, if there is one (`Sharper`): an untrained critic of single examples, to judge with;
 - `own_rows(own)`, `own_cards(own)`, `own_sections(own, samples)`: what is said of that dict, in `jensen evaluate`'s
   rows, and first on the page.
 
 Two critics are asked. The one of training sees packs, and was trained against the generator as it moved. The fresh one
-has the same shape without packing, starts from nothing, learns from nine tenths of the training data against new
+has the same shape without packing or that of `fresh_critic()`, starts from nothing, learns from nine tenths of the training data against new
 samples, rests at the moment that was best on the last tenth, and is judged on the test data and other samples: whatever
 it learnt, the number is on average a lower bound of the divergence between the data and the samples.
 """
@@ -21,7 +22,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +41,7 @@ from jensen.metrics import energy_distance
 from jensen.metrics.units import never_positive
 from jensen.models.gan import GAN
 from jensen.objectives.adversarial import Adversarial
-from jensen.recipes import plots
+from jensen.recipes import plots, stability
 from jensen.recipes.base import Advance, Request, Track
 from jensen.recipes.folder import save_image
 from jensen.recipes.page import Card, Picture, Section, Table, previews, write_page
@@ -54,6 +55,13 @@ LOOKS = 30  # at a fresh critic while it learns
 SHOWN = 1000  # points on a picture
 STRIP = 10  # pictures from one noise to another
 TRAINED, FRESH, SEEN = 21, 22, 23  # streams of random numbers
+
+
+@runtime_checkable
+class Sharper(Protocol):
+    """A recipe that judges by a critic of another shape than the one it trains against."""
+
+    def fresh_critic(self) -> nn.Module: ...
 
 
 @dataclass(frozen=True)
@@ -123,7 +131,7 @@ class Judge:
         single = recipe.model_copy(update={"game": recipe.game.model_copy(update={"packing": 1})})
         with torch.random.fork_rng():
             torch.manual_seed(recipe.seed + FRESH)
-            critic = single.critic().to(self.device)
+            critic = (single.fresh_critic() if isinstance(single, Sharper) else single.critic()).to(self.device)
             best = learn_critic(
                 critic,
                 loss,
@@ -316,7 +324,7 @@ def write_report(recipe: GANRecipe, folder: Path, found: dict[str, Any]) -> None
                 ],
             ),
         ),
-        stability_section(found.get("stability")),
+        stability.section(found.get("stability")),
         Section(
             "Hidden units",
             "Those that are positive for no input: dead behind a ReLU, no more than linear behind a LeakyReLU.",
@@ -324,7 +332,7 @@ def write_report(recipe: GANRecipe, folder: Path, found: dict[str, Any]) -> None
         ),
         Section("Training", plots=game_curves(folder)),
         Section("Samples over training", "The same noise, by the averaged weights.", previews(folder)),
-        Section("Next", code=f"{recipe.example(folder)}\njensen evaluate {folder}"),
+        Section("Next", code=f"{recipe.example(folder)}\njensen evaluate {folder} --stability"),
     ]
     cards = [
         *recipe.own_cards(own),
@@ -374,23 +382,3 @@ def game_curves(folder: Path) -> list[str]:
         if rows:
             drawn.append(plots.curves(steps, rows, title=title, xlabel="step", markers=len(steps) <= 12))
     return drawn
-
-
-def stability_section(found: dict[str, Any] | None) -> Section | None:
-    """What the eigenvalues of the game say, if they were asked for."""
-    if found is None:
-        return None
-    seen = "all of them" if found["complete"] else f"{len(found['eigenvalues'])} of the leading ones"
-    missed = "" if found["converged"] else " Those that decide were not found, so this verdict is of the others."
-    below = found["step_size_below"]
-    steps = "" if below is None else f" Simultaneous plain steps below {below:.3g} would converge."
-    return Section(
-        "Stability",
-        f"The flow of plain gradients where training left the {found['weights']:,} weights, linearised on one batch: "
-        f"{found['verdict']}. Eigenvalues left of 0 draw neighbouring paths together, one right of 0 drives them "
-        f"apart, and those on the axis prove nothing; here are {seen}.{missed}{steps} The field's norm is "
-        f"{found['speed']:.3g}: only where it is 0 is this an equilibrium.",
-        plots=[plots.complex_plane(found["eigenvalues"], title="eigenvalues", tolerance=found["tolerance"])]
-        if found["eigenvalues"]
-        else (),
-    )

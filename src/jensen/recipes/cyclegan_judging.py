@@ -17,6 +17,7 @@ from jensen.data.pictures import sheet
 from jensen.data.pool import to_bytes
 from jensen.metrics import Proportion, wilson
 from jensen.models import CycleGAN
+from jensen.recipes import stability
 from jensen.recipes.base import Track
 from jensen.recipes.folder import save_image
 from jensen.recipes.page import Card, Picture, Section, Table, previews, training_curves, write_page
@@ -235,7 +236,7 @@ def write_report(recipe: TranslationRecipe, folder: Path, found: dict[str, Any])
         )
         for side, way in ways.items()
     ]
-    sections = [
+    sections: list[Section | None] = [
         *(
             Section(
                 f"{NAMES[side].capitalize()} as {NAMES[OTHER[side]]}, and back",
@@ -270,6 +271,7 @@ def write_report(recipe: TranslationRecipe, folder: Path, found: dict[str, Any])
             )
             for side, way in ways.items()
         ),
+        stability.section(found.get("stability")),
         Section("Training", plots=training_curves(folder, *CURVES)),
         Section(
             "Over training",
@@ -277,13 +279,13 @@ def write_report(recipe: TranslationRecipe, folder: Path, found: dict[str, Any])
             "these the way back.",
             previews(folder),
         ),
-        Section("Next", code=f"{recipe.example(folder)}\njensen evaluate {folder}"),
+        Section("Next", code=f"{recipe.example(folder)}\njensen evaluate {folder} --stability"),
     ]
     lead = (
         f"{recipe.summary[0].upper()}{recipe.summary[1:]}: {found['training']['a']} handwritten and "
         f"{found['training']['b']} printed ones to train on, judged on {ways['a']['n']} and {ways['b']['n']} others."
     )
-    write_page(folder, lead, cards, sections, recipe.model_dump(mode="json"))
+    write_page(folder, lead, cards, [s for s in sections if s is not None], recipe.model_dump(mode="json"))
 
 
 CURVES = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from itertools import cycle
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Circle
 from PIL import Image
 from torch import Tensor
 
@@ -121,11 +123,18 @@ def shares(found: Sequence[float], expected: Sequence[float], *, title: str, xla
     return _svg(figure)
 
 
-def complex_plane(values: Sequence[Sequence[float]], *, title: str, tolerance: float = 0.0) -> str:
-    """Numbers as [real, imaginary], those right of the imaginary axis in another colour."""
+def complex_plane(
+    values: Sequence[Sequence[float]], *, title: str, tolerance: float = 0.0, circle: bool = False
+) -> str:
+    """Numbers as [real, imaginary], those right of the axis, or outside the unit circle, in another colour."""
     figure, axes = _axes(title, "real part", "imaginary part")
-    axes.axvline(0, color=GREY, linewidth=1.0)
-    colours = [ORANGE if real > tolerance else BLUE for real, _ in values]
+    if circle:
+        axes.add_patch(Circle((0, 0), 1, fill=False, color=GREY, linewidth=1.0))
+        axes.set_aspect("equal", adjustable="datalim")
+    else:
+        axes.axvline(0, color=GREY, linewidth=1.0)
+    beyond = [math.hypot(*v) - 1 if circle else v[0] for v in values]
+    colours = [ORANGE if b > tolerance else BLUE for b in beyond]
     axes.scatter([v[0] for v in values], [v[1] for v in values], s=22, c=colours, linewidths=0)
     return _svg(figure)
 

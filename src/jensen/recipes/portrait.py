@@ -60,7 +60,7 @@ class Panel:
         try:
             found = stability(self.game, update=self.update, step_size=size, at=self.at)
         except ValueError:
-            return "the field jumps: no linearisation"
+            return "a jump or a kink: no linearisation"
         name = r"Re$\,\lambda$" if self.update is None else r"$|\lambda|$"
         return f"{name} = {round(found.leading, 3) + 0.0:g}: {found.verdict}"
 

@@ -15,10 +15,10 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from jensen.adversarial import stability
 from jensen.core.objective import Objective
+from jensen.recipes import stability
 from jensen.recipes.base import Recipe, Setting, Track, Watch, silent
-from jensen.recipes.folder import CONFIG, WEIGHTS, RunError, load_game, load_weights, read_tree, save_weights
+from jensen.recipes.folder import CONFIG, WEIGHTS, RunError, load_weights, read_tree, save_weights
 from jensen.recipes.settings import explain, parse
 from jensen.training import Budget, TrainState, fit, warm_decay
 from jensen.training import checkpoint as checkpoints
@@ -270,24 +270,8 @@ def evaluate(
         stable: also ask whether its game is stable where training left it, as "stability".
     """
     recipe, model = open_run(folder, device)
-    found = {"stability": stability_of(recipe, folder, track)} if stable else {}
+    found = {"stability": stability.of_run(recipe, folder, track)} if stable else {}
     evaluation = recipe.evaluate(model, folder, track, references) | found
     checkpoints.write_text(folder / EVALUATION, json.dumps(evaluation, indent=2) + "\n")
     recipe.report(folder, evaluation)
     return recipe, evaluation
-
-
-def stability_of(recipe: Recipe, folder: Path, track: Track = silent) -> dict[str, Any]:
-    """The leading eigenvalues of a run's game, by its flow, at the weights where training left it and on one batch.
-
-    The flow is of plain gradients: Adam moves by others, though its equilibria are the same.
-
-    Raises:
-        RunError: if the run has no checkpoint.
-    """
-    advance = track("stability", 1)
-    setting = recipe.setting(recipe.model(), track)
-    step = load_game(setting.objective, folder)
-    found = stability(setting.objective, next(setting.stream(0)), seed=recipe.seed, step=step)
-    advance(1)
-    return found.as_dict() | {"step": step, "batch": recipe.training.batch_size}
