@@ -36,6 +36,7 @@ from jensen.core.types import Batch
 
 DENSE = 400  # weights up to which all eigenvalues are found
 EXACT, ROUGH = 1e-8, 1e-5  # what counts as on the axis or on the circle, relative to the matrix's norm
+CLOSE = ROUGH / 10  # how well Arnoldi's are found, relative to themselves
 DISTURBED = 4  # how often a matrix is disturbed to see how far rounding moves what decides
 
 
@@ -260,13 +261,22 @@ class _Matrix:
     def __init__(self, product: Product, like: Tensor, advance: Callable[[int], None], until: float):
         self.product, self.like, self.advance, self.until = product, like, advance, until
         self.taken, self.stretch = 0, 0.0  # the norm is at least the largest |A v| / |v| seen
+        self.spent = 0.0  # seconds
 
     def __call__(self, direction: Tensor) -> Tensor:
+        begun = time.monotonic()
         found = self.product(direction)
-        self.taken += 1
+        self.taken, self.spent = self.taken + 1, self.spent + time.monotonic() - begun
         self.advance(1)
         self.stretch = max(self.stretch, float(found.norm() / direction.norm()))
         return found
+
+    def left(self, products: int) -> int:
+        """How many of these products there is time for, at the pace so far."""
+        if not self.taken or self.until == math.inf:
+            return products - self.taken
+        pace = max(self.spent / self.taken, 1e-9)
+        return max(0, min(products - self.taken, int((self.until - time.monotonic()) / pace)))
 
     def whole(self) -> Tensor:
         eye = torch.eye(len(self.like), dtype=torch.float64, device=self.like.device)
@@ -289,7 +299,9 @@ class _Matrix:
         start = np.random.default_rng(seed).standard_normal(n)
         converged = True
         try:
-            values = eigs(operator, top, which=kind, v0=start, ncv=basis, maxiter=restarts, return_eigenvectors=False)
+            values = eigs(
+                operator, top, which=kind, v0=start, ncv=basis, maxiter=restarts, tol=CLOSE, return_eigenvectors=False
+            )
         except ArpackNoConvergence as short:
             values, converged = short.eigenvalues, False
         except ArpackError:
@@ -320,8 +332,9 @@ def _some(matrix: _Matrix, flow: bool, error: float, top: int, products: int, se
     """Leading eigenvalues, whether Arnoldi found all of those that decide, and a tolerance."""
     found, converged = torch.zeros(0, dtype=torch.complex128), False
     kinds = ["LM", "LI", "LR"] if flow else ["LM"]
+    matrix(torch.ones_like(matrix.like))  # to know its pace
     for k, kind in enumerate(kinds):
-        share = (products - matrix.taken) // (len(kinds) - k)  # what one kind spares, the next may use
+        share = matrix.left(products) // (len(kinds) - k)  # what one kind spares, the next may use
         values, converged = matrix.largest(kind, top, share, seed)
         found = _joined(found, values)
     return found, converged, max(ROUGH * matrix.stretch, error)

@@ -19,12 +19,16 @@ from jensen.recipes.folder import load_game
 from jensen.recipes.page import Section
 from jensen.training import descend
 
-PRODUCTS, DENSE, SECONDS = 400, 400, 60.0  # of the flow, and again of the training
+PRODUCTS, DENSE, SECONDS = 400, 400, 120.0  # of the flow, and again of the training
+LARGE, FEW = 100_000, 16  # weights above which no more rows than a few are looked at
 WAYS = {"flow": "the flow", "training": "its training"}
 
 
 def of_run(recipe: Recipe, folder: Path, track: Track = silent) -> dict[str, Any]:
     """The leading eigenvalues of a run's game on one batch, by its flow and by a step of its training.
+
+    Of a large game on the first `FEW` rows of the batch alone, since each product costs some passes over it in double
+    precision.
 
     The step is in the run's own order of players and by its own rule, with plain gradients at the rates of its
     settings. Each of the two takes at most `PRODUCTS` matrix-vector products, and about `SECONDS`.
@@ -39,12 +43,14 @@ def of_run(recipe: Recipe, folder: Path, track: Track = silent) -> dict[str, Any
     objective = setting.objective
     step = load_game(objective, folder)
     batch = next(setting.stream(0))
+    if sum(p.numel() for ps in objective.players().values() for p in ps) > LARGE:
+        batch = {name: rows[:FEW] for name, rows in batch.items()}
     players = recipe.players(objective, recipe.training.budget())
     rates = {name: player.optimizer.param_groups[0]["lr"] for name, player in players.items()}
     own: Rule = "phases" if recipe.update() is descend else recipe.update()
     return {
         "step": step,
-        "batch": recipe.training.batch_size,
+        "batch": len(next(iter(batch.values()))),
         "flow": _linearised(objective, batch, recipe.seed, step, None, None, track),
         "training": _linearised(objective, batch, recipe.seed, step, own, rates, track),
     }
