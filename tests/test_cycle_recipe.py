@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,10 +12,12 @@ from torch import nn
 
 from jensen.cli.main import main
 from jensen.core.seeding import generator
+from jensen.data.printed import enlarge
 from jensen.models import CycleGAN
 from jensen.recipes import configure, open_run
-from jensen.recipes.cyclegan_data import PairedKinds, UnpairedKinds
+from jensen.recipes.cyclegan_data import HANDWRITTEN, PairedKinds, UnpairedKinds, handwritten
 from jensen.recipes.cyclegan_judging import Reader, best_renaming, chosen, confusion, directions
+from jensen.recipes.data import all_digits
 
 SMALL = {
     "network.width": 8,
@@ -127,6 +130,104 @@ def test_a_small_side_is_enlarged_by_what_a_run_draws(runs, capsys, tmp_path):
         assert part in err
         assert err.count("\n") == 1
         assert not (tmp_path / "run").exists()
+
+
+def rows_of(pictures):
+    return {x.numpy().tobytes() for x in pictures}
+
+
+def test_a_small_side_is_the_first_pictures_of_it_evenly_and_readers_know_the_whole():
+    assert len(all_digits().train) == HANDWRITTEN
+    whole, labels = handwritten(None)
+    for n in (10, 57, 1437):
+        x, y = handwritten(n)
+        assert len(x) == len(y) == n
+        assert rows_of(x) <= rows_of(whole)
+        assert torch.equal(x[:10], handwritten(10)[0])  # a smaller one is the beginning of a larger one
+        counts = y.bincount(minlength=10)
+        assert n == 1437 or counts.max() - counts.min() <= 1
+        for k in range(10):
+            assert torch.equal(x[y == k], whole[labels == k][: int(counts[k])])
+    data = UnpairedKinds(handwritten=57, printed=40)
+    assert [len(heap) for heap in data.heaps()] == [57, 40]
+    known = data.known()
+    assert [len(known[side]) for side in "ab"] == [1437, 2000]
+    assert all(torch.equal(known[key], x) for key, x in UnpairedKinds().training().items())
+    a, b = PairedKinds(handwritten=20, printed=30, partners=3).pairs()
+    assert len(a) == len(b) == 60
+    assert len(rows_of(a)) == 20
+    recipe = configure("digits-cyclegan", ["data.handwritten=57", "data.jitter=0"])
+    drawn = torch.cat([next(recipe.stream()(k))["a"] for k in range(4)])
+    assert rows_of(drawn) <= rows_of(data.training()["a"])
+
+
+@pytest.mark.parametrize(("kind", "side"), [("handwritten", "a"), ("printed", "b")])
+def test_a_gan_of_a_small_side_sees_that_side_and_nothing_else(kind, side):
+    """The 50 pictures that the translators see of it, in the same order: no other of training, none of the test."""
+    gan = configure("digits-gan", [f"data.kind={kind}", "data.pictures=50", *TINY_GAN])
+    data = UnpairedKinds(**{kind: 50})
+    pictures = gan.training_data()
+    assert torch.equal(enlarge(pictures, data.side), data.training()[side])
+    streamed = gan.setting(gan.model()).stream(0)
+    seen = rows_of(torch.cat([next(streamed)["x"] for _ in range(20)]))
+    assert seen <= rows_of(pictures)
+    assert len(seen) > 30
+    test = gan.test_data()
+    assert len(test) == (360 if side == "a" else 600)
+    assert not rows_of(test) & rows_of(pictures)
+    assert torch.equal(enlarge(test, data.side), data.held_out()[side])
+    real = gan.real()
+    assert torch.equal(real.train, pictures)
+    assert torch.equal(real.labels[0], data.training()[f"{side}_labels"])
+    assert "50 to train on" in real.name
+    assert gan.model().sample(2).shape[1:] == pictures.shape[1:]
+    assert gan.critic()(pictures).shape == (50,)
+
+
+TINY_GAN = ["network.width=4", "network.critic_width=16", "training.batch_size=8", "training.previews=0"]
+TINY_GAN += ["judging.samples=40", "judging.critic_steps=2"]
+
+
+def test_a_small_side_and_its_gan_from_the_command_line(tmp_path, capsys):
+    folders = {}
+    for kind in ("handwritten", "printed"):
+        folders[kind] = str(tmp_path / kind)
+        words = [w for v in (*TINY_GAN, f"data.kind={kind}", "data.pictures=50") for w in ("--set", v)]
+        assert main(["train", "digits-gan", "--out", folders[kind], "--steps", "3", *words]) == 0
+        own = json.loads((tmp_path / kind / "evaluation.json").read_text())["own"]
+        assert 0 <= own["copies"]["nearer"] <= 1
+        assert "nearer" in capsys.readouterr().out
+        assert (tmp_path / kind / "report.html").exists()
+    more = {"data.handwritten": 50, "data.printed": 50, "data.share": 0.2}
+    more |= {"data.enlarge_a": folders["handwritten"], "data.enlarge_b": folders["printed"]}
+    out = tmp_path / "run"
+    assert main(["train", "digits-cyclegan", "--out", str(out), "--steps", "2", *words_of(SMALL | more)]) == 0
+    assert json.loads((out / "evaluation.json").read_text())["training"] == {"a": 50, "b": 50}
+    assert "50 handwritten and 50 printed ones to train on" in (out / "report.html").read_text()
+    recipe, _ = open_run(out)
+    for heap, (side, folder) in zip(recipe.data.heaps(), zip("ab", folders.values(), strict=True), strict=True):
+        assert torch.equal(heap[:50], recipe.data.training()[side])
+        drawn = open_run(Path(folder), "cpu")[1].sample(12, generator=generator(13))  # 12 of 62 are a share of 0.2
+        assert torch.equal(heap[50:], enlarge(drawn.clamp(-1, 1), 16))
+    wrong = (
+        ({"data.handwritten": 40}, "data.enlarge_a", "not among the 40 of this side: train it on these alone"),
+        ({"data.printed": 51}, "data.enlarge_b", "as digits-gan does with data.pictures=51"),
+        ({"data.side": 32}, "data.enlarge_b", "draws pictures of shape (1, 16, 16), and (1, 32, 32) is wanted"),
+        ({"data.handwritten": 1438}, "data.handwritten", "less than or equal to 1437"),
+        ({"data.handwritten": 9}, "data.handwritten", "greater than or equal to 10"),
+    )
+    for change, key, part in wrong:
+        capsys.readouterr()
+        words = words_of(SMALL | more | change)
+        assert main(["train", "digits-cyclegan", "--out", str(tmp_path / "no"), "--steps", "1", *words]) == 2
+        err = capsys.readouterr().err
+        assert key in err
+        assert part in err
+        assert err.count("\n") == 1
+        assert not (tmp_path / "no").exists()
+    with pytest.raises(ValueError, match="pictures must be at most 1437 of handwritten digits, got 1500"):
+        configure("digits-gan", ["data.pictures=1500"])
+    assert len(configure("digits-gan", ["data.kind=printed", "data.pictures=1500"]).training_data()) == 1500
 
 
 # -- judging ----------------------------------------------------------------------------------------------------------
@@ -279,6 +380,15 @@ def test_settings_reach_the_game():
     assert float(game.penalty(linear, x, x)) == pytest.approx(4.0)  # 2/2 |gradient|^2, four ones
     plain = configure("digits-cyclegan").objective(recipe.model())
     assert "flip" not in str(plain.augmentation).lower()
+    for words in ("[rotate]", "crop"):
+        with pytest.raises(ValueError) as refused:
+            configure("digits-cyclegan", [f"shown.augmentation={words}"])
+        assert str(refused.value) == (
+            "shown.augmentation: a list of crop, mosaic, flip, colour, translation, cutout is wanted, "
+            f'written as in ["crop"], got {words}'
+        )
+    with pytest.raises(ValueError, match=r"'rotate'.*'crop', 'mosaic'"):
+        configure("digits-cyclegan", ['shown.augmentation=["rotate"]'])
     with pytest.raises(ValueError, match=r"data\.side must be a multiple of network\.patch, got 17"):
         configure("digits-cyclegan", ["data.side=17"])
     for words in (["training.rate=0.1"], ["training.weight_decay=0.5"]):

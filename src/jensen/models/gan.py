@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Integral
 
 import torch
 from jaxtyping import Float
@@ -23,7 +24,7 @@ class GAN(nn.Module):
 
     Args:
         network: G, from (B, *shape) to (B, *event).
-        shape: of z.
+        shape: of z, or one number, its length.
 
     Raises:
         ValueError: for an empty shape, or one with an axis below 1.
@@ -35,14 +36,17 @@ class GAN(nn.Module):
     >>> b = model.sample(7, generator=torch.Generator().manual_seed(0))
     >>> a.shape, bool((a == model.decode(model.latent(5, torch.Generator().manual_seed(0)))).all())
     (torch.Size([5, 2]), True)
+    >>> GAN(nn.Identity(), 3).sample(2).shape  # a length is a shape, and a network needs no parameters
+    torch.Size([2, 3])
     """
 
-    def __init__(self, network: nn.Module, shape: Sequence[int]):
+    def __init__(self, network: nn.Module, shape: int | Sequence[int]):
         super().__init__()
-        if not shape or min(shape) < 1:
-            raise ValueError(f"the shape of z must have axes of at least 1, got {tuple(shape)}")
+        axes = tuple(shape) if isinstance(shape, Iterable) else (shape,)
+        if not axes or not all(isinstance(k, Integral) and k >= 1 for k in axes):
+            raise ValueError(f"the shape of z must have axes of at least 1, got {shape!r}")
         self.network = network
-        self.shape = tuple(shape)
+        self.shape = tuple(int(k) for k in axes)
 
     def forward(self, z: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """G(z), with its gradient: what an objective calls."""
@@ -63,7 +67,8 @@ class GAN(nn.Module):
             raise ValueError(f"n must be at least 1, got {n}")
         if isinstance(generator, Sequence) and len(generator) != n:
             raise ValueError(f"generators must be {n}, one a row, got {len(generator)}")
-        return normal((n, *self.shape), generator, like=next(self.network.parameters()))
+        like = next(self.network.parameters(), torch.empty(()))  # without parameters: torch's default
+        return normal((n, *self.shape), generator, like=like)
 
     @torch.no_grad()
     def decode(self, z: Float[Tensor, "..."]) -> Float[Tensor, "..."]:

@@ -11,10 +11,14 @@ from torch import Tensor, nn
 
 from jensen.adversarial import AdaptiveAugment, GameLoss, ImagePool, game_loss, instance_noise
 from jensen.core.objective import Objective
+from jensen.core.seeding import drawing, generator
 from jensen.core.shapes import mean_per_example
 from jensen.core.types import Batch, Loss, Phase
 from jensen.models.cyclegan import CycleGAN
 from jensen.objectives.adversarial import Penalty
+
+Seen = tuple[Tensor, ...]
+"""Pictures that a critic sees as one, stacked along their channels."""
 
 TOGETHER = (Phase(("translators", "critics")),)
 """Both move on losses of one forward pass, as the published algorithm does."""
@@ -49,13 +53,24 @@ class _Translation(Objective):
         }
 
     def forward(self, players: tuple[str, ...], batch: Batch, step: int) -> Mapping[str, Loss]:
+        if not {"a", "b"} <= set(batch):
+            raise ValueError(f"the game needs a batch with 'a' and 'b', the pictures of its sides, got {sorted(batch)}")
         a, b = batch["a"], batch["b"]
         if len(a) != len(b):
             raise ValueError(f"a and b must be equally many, got {len(a)} and {len(b)}")
+        self.refuse(a, b)
         with torch.set_grad_enabled("translators" in players and torch.is_grad_enabled()):
             made = self.made(a, b)
+        for side, real in (("a", a), ("b", b)):
+            shape, got = tuple(real.shape), tuple(made[f"fake_{side}"].shape)
+            if got != shape:
+                raise ValueError(f"translations to side {side} must be of its shape, {shape}, got {got}")
         descended = {"translators": self.translators, "critics": self.critics}
         return {player: descended[player](a, b, made, step) for player in players}
+
+    @abstractmethod
+    def refuse(self, a: Tensor, b: Tensor) -> None:
+        """Raise a ValueError for sides of shapes that it cannot play with."""
 
     @abstractmethod
     def made(self, a: Tensor, b: Tensor) -> dict[str, Tensor]:
@@ -73,16 +88,16 @@ class _Translation(Objective):
         if player == "critics" and isinstance(self.augmentation, AdaptiveAugment):
             self.augmentation.update(loss.aux["real"])
 
-    def fooling(self, critic: nn.Module, real: Tensor, fake: Tensor, step: int) -> Tensor:
+    def fooling(self, critic: nn.Module, real: Seen, fake: Seen, step: int) -> Tensor:
         """The translator's loss in the game on one side, (B,)."""
         told = critic(self.shown(real, step)) if self.loss.paired else None
         return self.loss.generator(told, critic(self.shown(fake, step)))
 
-    def telling(self, sides: Mapping[str, tuple[nn.Module, Tensor, Tensor]], step: int) -> Loss:
-        """The critics' loss on (critic, real, fake) of each side; no gradient goes to who made the fake ones."""
+    def telling(self, sides: Mapping[str, tuple[nn.Module, Seen, Seen]], step: int) -> Loss:
+        """The critics' loss on (critic, real, fake) of each side."""
         terms, logits = {}, []
-        for name, (critic, real, fake) in sides.items():
-            real, fake = self.shown(real, step), self.shown(fake.detach(), step)
+        for name, (critic, *both) in sides.items():
+            real, fake = (self.shown(x, step) for x in both)
             told = critic(real)
             logits.append(_one(told.detach()))
             terms[name] = self.loss.critic(told, critic(fake))
@@ -91,10 +106,11 @@ class _Translation(Objective):
         found = Loss.of(torch.stack([term.mean() for term in terms.values()]).sum(), **terms)
         return Loss(found.total, found.terms, {"real": torch.cat(logits)})
 
-    def shown(self, x: Tensor, step: int) -> Tensor:
-        """What a critic sees of x."""
+    def shown(self, pictures: Seen, step: int) -> Tensor:
+        """What a critic sees of pictures that belong together: all augmented by the same draws, then stacked."""
         if self.augmentation is not None:
-            x = self.augmentation(x)
+            pictures = _alike(self.augmentation, pictures)
+        x = pictures[0] if len(pictures) == 1 else torch.cat(pictures, 1)
         return x if self.noise is None else instance_noise(x, self.noise(step))
 
 
@@ -118,7 +134,9 @@ class CycleConsistent(_Translation):
         phases: who moves when.
 
     Raises:
-        ValueError: for a negative weight or an unknown loss; called, for sides of different numbers of pictures.
+        ValueError: for a negative weight or an unknown loss; called, for a batch without "a" or "b", for sides of
+            different numbers of pictures, or of different shapes with an identity weight, or for a translation that
+            is not of its side's shape.
 
     Source: Zhu et al. (2017), equations 1 to 3 and section 5.2 (identity); 10 and 5 are their weights, 50 their pools.
     """
@@ -144,6 +162,13 @@ class CycleConsistent(_Translation):
         self.cycle, self.identity = cycle, identity
         self.pools = None if pools is None else nn.ModuleList(pools)
 
+    def refuse(self, a: Tensor, b: Tensor) -> None:
+        if self.identity and a.shape[1:] != b.shape[1:]:
+            raise ValueError(
+                "the identity loss wants pictures of one shape on both sides, "
+                f"got {tuple(a.shape[1:])} and {tuple(b.shape[1:])}: set identity=0 to do without it"
+            )
+
     def made(self, a: Tensor, b: Tensor) -> dict[str, Tensor]:
         if not self.identity:
             return {"fake_b": self.model.a_to_b(a), "fake_a": self.model.b_to_a(b)}
@@ -153,7 +178,7 @@ class CycleConsistent(_Translation):
 
     def translators(self, a: Tensor, b: Tensor, made: Mapping[str, Tensor], step: int) -> Loss:
         fake_a, fake_b = made["fake_a"], made["fake_b"]
-        game = self.fooling(self.critic_a, a, fake_a, step) + self.fooling(self.critic_b, b, fake_b, step)
+        game = self.fooling(self.critic_a, (a,), (fake_a,), step) + self.fooling(self.critic_b, (b,), (fake_b,), step)
         cycle = distance(self.model.b_to_a(fake_b), a) + distance(self.model.a_to_b(fake_a), b)
         total, terms = game + self.cycle * cycle, {"game": game, "cycle": cycle}
         if self.identity:
@@ -163,10 +188,10 @@ class CycleConsistent(_Translation):
         return Loss(found.total, found.terms, {"fake_a": fake_a.detach(), "fake_b": fake_b.detach()})
 
     def critics(self, a: Tensor, b: Tensor, made: Mapping[str, Tensor], step: int) -> Loss:
-        fake_a, fake_b = made["fake_a"].detach(), made["fake_b"].detach()
+        fake_a, fake_b = made["fake_a"], made["fake_b"]
         if self.pools is not None:
             fake_a, fake_b = self.pools[0](fake_a), self.pools[1](fake_b)
-        return self.telling({"a": (self.critic_a, a, fake_a), "b": (self.critic_b, b, fake_b)}, step)
+        return self.telling({"a": (self.critic_a, (a,), (fake_a,)), "b": (self.critic_b, (b,), (fake_b,))}, step)
 
     def after(self, player: str, loss: Loss, step: int) -> None:
         super().after(player, loss, step)
@@ -193,7 +218,9 @@ class Paired(_Translation):
         phases: who moves when.
 
     Raises:
-        ValueError: for a negative weight or an unknown loss; called, for sides of different numbers of pictures.
+        ValueError: for a negative weight or an unknown loss; called, for a batch without "a" or "b", for sides of
+            different numbers of pictures or different heights and widths, or for a translation that is not of its
+            side's shape.
 
     Source: Isola et al. (2017), equations 1, 3 and 4, with the weight 100; there is no noise z here.
     """
@@ -216,19 +243,25 @@ class Paired(_Translation):
             raise ValueError(f"distance must be at least 0, got {distance}")
         self.distance = distance
 
+    def refuse(self, a: Tensor, b: Tensor) -> None:
+        if a.shape[2:] != b.shape[2:]:
+            raise ValueError(
+                "pairs are stacked along their channels and want one height and width, "
+                f"got {tuple(a.shape[1:])} and {tuple(b.shape[1:])}"
+            )
+
     def made(self, a: Tensor, b: Tensor) -> dict[str, Tensor]:
         return {"fake_a": self.model.b_to_a(b), "fake_b": self.model.a_to_b(a)}
 
     def translators(self, a: Tensor, b: Tensor, made: Mapping[str, Tensor], step: int) -> Loss:
         fake_a, fake_b = made["fake_a"], made["fake_b"]
-        game = self.fooling(self.critic_a, _stack(b, a), _stack(b, fake_a), step)
-        game = game + self.fooling(self.critic_b, _stack(a, b), _stack(a, fake_b), step)
+        game = self.fooling(self.critic_a, (b, a), (b, fake_a), step)
+        game = game + self.fooling(self.critic_b, (a, b), (a, fake_b), step)
         apart = distance(fake_a, a) + distance(fake_b, b)
         return Loss.of((game + self.distance * apart).mean(), game=game, distance=apart)
 
     def critics(self, a: Tensor, b: Tensor, made: Mapping[str, Tensor], step: int) -> Loss:
-        pairs_a = _stack(b, a), _stack(b, made["fake_a"])
-        pairs_b = _stack(a, b), _stack(a, made["fake_b"])
+        pairs_a, pairs_b = ((b, a), (b, made["fake_a"])), ((a, b), (a, made["fake_b"]))
         return self.telling({"a": (self.critic_a, *pairs_a), "b": (self.critic_b, *pairs_b)}, step)
 
 
@@ -241,6 +274,18 @@ def distance(x: Tensor, y: Tensor) -> Tensor:
     return mean_per_example((x - y).abs())
 
 
+def _alike(augmentation: Callable[[Tensor], Tensor], pictures: Seen) -> Seen:
+    """Each augmented by itself, so that none is mixed with another; all by the same draws."""
+    if len(pictures) == 1:
+        return (augmentation(pictures[0]),)
+    seed = int(torch.randint(2**62, ()))
+    made = []
+    for x in pictures:
+        with drawing(generator(seed, x.device)):
+            made.append(augmentation(x))
+    return tuple(made)
+
+
 def _mean_logit(critic: nn.Module, x: Tensor) -> Tensor:
     return _one(critic(x))
 
@@ -248,7 +293,3 @@ def _mean_logit(critic: nn.Module, x: Tensor) -> Tensor:
 def _one(logits: Tensor) -> Tensor:
     """Of an example's logits, the mean, (B,)."""
     return logits.reshape(len(logits), -1).mean(1)
-
-
-def _stack(source: Tensor, target: Tensor) -> Tensor:
-    return torch.cat([source, target], 1)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from jensen.adversarial import (
@@ -89,6 +89,13 @@ class Shown(Settings):
     noise_steps: Positive = 1500
     penalty: NonNegative = 0.0  # gamma of R1
 
+    @field_validator("augmentation", mode="before")
+    @classmethod
+    def _a_list(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            raise ValueError(f'a list of {", ".join(TRANSFORMS)} is wanted, written as in ["crop"], got {value}')
+        return value
+
     def settings(self) -> dict[str, Any]:
         """Of either objective."""
         transforms = [t for name in self.augmentation for t in TRANSFORMS[name]]
@@ -149,8 +156,11 @@ class TranslationRecipe(Recipe):
             self.beside()
 
     def training_data(self) -> dict[str, Tensor]:
-        """Pictures "a" and "b" in [-1, 1], as many of each as there are, and their labels, which judges read."""
-        return self.data.training()
+        """Pictures "a" and "b" in [-1, 1], as many of each as there are, and their labels, which readers learn from.
+
+        A side that `data` makes small in training is whole here: all runs are judged by the same readers.
+        """
+        return self.data.known()
 
     def test_data(self) -> dict[str, Tensor]:
         """The same, never trained on, and "b_unseen": which of b are in fonts never trained on."""
@@ -234,7 +244,8 @@ class TranslationRecipe(Recipe):
         assert isinstance(model, CycleGAN)
         samples = folder / "samples"
         samples.mkdir(exist_ok=True)
-        return Judge(self, model, samples, track).everything()
+        seen = self.data.training()
+        return Judge(self, model, samples, track).everything() | {"training": {side: len(seen[side]) for side in "ab"}}
 
     def headline(self, evaluation: dict[str, Any]) -> list[tuple[str, str]]:
         return Judge.headline(evaluation)

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from PIL import Image
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from jensen.core.seeding import generator
+from jensen.data.digits import LEVELS
 from jensen.data.stacked import CHANNELS, mode_shares, stacked, stacked_stream
+from jensen.metrics import memorisation
 from jensen.models.gan import GAN
 from jensen.nn import PictureCritic, PictureGenerator
 from jensen.recipes.adversarial import Game, GANJudging, GANRecipe, Rates
 from jensen.recipes.base import Positive, Real, Setting, Settings, Track, Training, silent
+from jensen.recipes.cyclegan_data import HANDWRITTEN, Kind, TwoKinds, handwritten, print_to_test, print_to_train
 from jensen.recipes.data import KEPT, SEEN, DigitsData
 from jensen.recipes.digits_gan_judging import Single, Stacked, Wasserstein
 from jensen.recipes.page import Card, Section
@@ -36,19 +40,25 @@ class DigitsNetwork(Settings):
 
 
 class DigitsGANRecipe(GANRecipe):
-    """Pictures of 8 by 8 pixels, of one channel or more."""
+    """Pictures of 8 by 8 pixels or 16 by 16, of one channel or more."""
 
     channels: ClassVar[int] = 1
     network: DigitsNetwork = DigitsNetwork()
 
+    @property
+    def side(self) -> int:
+        """Pixels of a picture: 8, or 16."""
+        return SIDE
+
     def model(self) -> GAN:
-        network = self.network
-        net = PictureGenerator(network.latents, (self.channels, SIDE, SIDE), width=network.width)
+        network, side = self.network, self.side
+        shape = (self.channels, side, side)
+        net = PictureGenerator(network.latents, shape, width=network.width, doublings=side // SIDE)
         return GAN(net, [network.latents])
 
     def critic(self) -> nn.Module:
         network = self.network
-        shape = (self.channels * self.game.packing, SIDE, SIDE)
+        shape = (self.channels * self.game.packing, self.side, self.side)
         return PictureCritic(shape, width=network.critic_width, layers=network.critic_layers)
 
     def look(self, samples: Tensor, *, columns: int | None = None, scale: int = 4) -> Image.Image:
@@ -94,14 +104,73 @@ _TRAINING = partial(Training, batch_size=64, average=0.999, save_every=2000, log
 _RATES = Rates(generator=2e-3, critic=2e-3, betas=(0.0, 0.99))
 
 
+class KindsData(DigitsData):
+    """Handwritten digits, or the printed ones of `digits-cyclegan`, or few of them: a side of it that is small."""
+
+    kind: Kind = "handwritten"  # 8 x 8; printed ones are 16 x 16
+    pictures: Annotated[int, Field(ge=10)] | None = None  # to train on, those of a translation's data; all there are
+
+    @model_validator(mode="after")
+    def _there(self) -> KindsData:
+        if self.kind == "handwritten" and (self.pictures or 0) > HANDWRITTEN:
+            raise ValueError(f"pictures must be at most {HANDWRITTEN} of handwritten digits, got {self.pictures}")
+        return self
+
+    @property
+    def side(self) -> int:
+        """Pixels of a picture."""
+        return SIDE if self.kind == "handwritten" else TwoKinds().side
+
+    def train(self) -> tuple[Tensor, Tensor]:
+        """Pictures (N, 1, side, side) and their labels to train on."""
+        if self.kind == "printed":
+            return print_to_train(self.pictures or TwoKinds().printed, self.side)
+        return super().train() if self.pictures is None else handwritten(self.pictures)
+
+    def test(self) -> tuple[Tensor, Tensor]:
+        """Others, to judge with."""
+        return print_to_test(TwoKinds().test, self.side) if self.kind == "printed" else super().test()
+
+    def real(self) -> Real:
+        if self == KindsData(scale=self.scale):
+            return super().real()
+        (train, train_labels), (test, test_labels) = self.train(), self.test()
+        what = "scikit-learn's digits" if self.kind == "handwritten" else "digits printed in several fonts"
+        name = f"{what}, grey levels in [-1, 1], {len(train)} to train on"
+        return Real(name, train, test, (train_labels, test_labels), LEVELS)
+
+
 class DigitsGAN(SingleDigits):
     """The logistic game, non-saturating, with R1."""
 
     summary: ClassVar[str] = "GAN of scikit-learn's handwritten digits"
     recipe: Literal["digits-gan"] = "digits-gan"
+    data: KindsData = KindsData(scale="grey")
     game: Game = Game(penalty="r1", penalty_weight=0.3)
     rates: Rates = _RATES
     training: Training = _TRAINING(steps=6000)
+
+    @property
+    def side(self) -> int:
+        return self.data.side
+
+    def judged(self, made: Tensor, model: GAN, samples: Path, track: Track) -> dict[str, Any]:
+        if self.data.kind == "handwritten":
+            return super().judged(made, model, samples, track)
+        return {"copies": asdict(memorisation(made, self.training_data(), self.test_data()))}  # no reader knows print
+
+    def own_rows(self, own: dict[str, Any]) -> list[tuple[str, str]]:
+        if self.data.kind == "handwritten":
+            return super().own_rows(own)
+        copies = own["copies"]
+        nearer = f"{copies['nearer']:.3f} ± {copies['stderr']:.3f} (1/2 for the data, 1 for copies)"
+        return [("nearer to a training digit than a test digit", nearer)]
+
+    def own_cards(self, own: dict[str, Any]) -> list[Card]:
+        return super().own_cards(own) if self.data.kind == "handwritten" else []
+
+    def own_sections(self, own: dict[str, Any], samples: Path) -> list[Section]:
+        return super().own_sections(own, samples) if self.data.kind == "handwritten" else []
 
 
 class DigitsExponentialGAN(SingleDigits):
