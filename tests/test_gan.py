@@ -14,7 +14,7 @@ from jensen.cli.main import main
 from jensen.core.seeding import generator
 from jensen.data.mixtures import Modes, geometric_weights, grid, ring
 from jensen.recipes import RECIPES, configure, open_run
-from jensen.recipes.points_gan import EDGES, ring_divergences
+from jensen.recipes.points_gan import EDGES, Waves, ring_divergences
 from jensen.recipes.running import new_state
 from jensen.training import fit
 
@@ -221,7 +221,10 @@ def test_games_that_are_refused(words, part):
 
 
 def test_recipes_are_what_their_names_say():
-    assert (RECIPES["grid-pacgan"]().game.packing, RECIPES["grid-gan"]().game.packing) == (2, 1)
+    plain, packed = (RECIPES[name]().model_dump() for name in ("grid-gan", "grid-pacgan"))
+    assert (plain["game"].pop("packing"), packed["game"].pop("packing")) == (1, 2)
+    assert (plain.pop("recipe"), packed.pop("recipe")) == ("grid-gan", "grid-pacgan")
+    assert plain == packed  # a fair comparison
     for name, modes in (("ring-gan", 8), ("grid-gan", 25), ("grid-pacgan", 25)):
         recipe = configure(name, ["data.points=50", "data.test=20"])
         assert len(recipe.law().centres) == modes
@@ -233,3 +236,23 @@ def test_recipes_are_what_their_names_say():
     kinds = [m for m in leaky.critic().modules() if isinstance(m, nn.LeakyReLU)]
     assert len(kinds) == leaky.network.critic_layers
     assert kinds[0].negative_slope == 0.1
+
+
+def test_waves_are_of_each_point_of_a_pack():
+    """By hand, and the same for every point; they are kept with the critic's weights and no player moves them."""
+    torch.manual_seed(0)
+    waves = Waves(3, 2.0, packing=2)
+    x = torch.randn(5, 4)
+    found = waves(x)
+    for k in (0, 1):
+        point = x[:, 2 * k : 2 * k + 2]
+        phase = point @ waves.frequencies
+        torch.testing.assert_close(found[:, 8 * k : 8 * k + 8], torch.cat([point, phase.sin(), phase.cos()], 1))
+    spread = Waves(5000, 2.0).frequencies.std().item()
+    assert spread == pytest.approx(2, abs=4 * 2 / math.sqrt(2 * 10_000))
+    recipe = configure("grid-pacgan", [*TINY, "network.waves=4"])
+    critic = recipe.critic()
+    assert critic(torch.zeros(3, 4)).shape == (3, 1)
+    assert "0.frequencies" in critic.state_dict()
+    assert "0.frequencies" not in dict(critic.named_parameters())
+    assert not any(isinstance(m, Waves) for m in configure("ring-gan").critic().modules())

@@ -171,6 +171,10 @@ class GANRecipe(Recipe):
     def critic(self) -> nn.Module:
         """Untrained; from packs of what the critic sees to logits."""
 
+    def fresh_critic(self) -> nn.Module:
+        """Another, of single examples, to judge with; asked of a recipe without packing."""
+        return self.critic()
+
     @abstractmethod
     def training_data(self) -> Tensor:
         """Of the scale that the model draws."""

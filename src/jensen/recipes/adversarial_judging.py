@@ -5,14 +5,15 @@ Every GAN recipe gets this from `GANRecipe`, whose subclasses add what only thei
 - `look(samples, columns=, scale=)`: samples as a PNG shows them;
 - `judged(made, model, samples, track)`: a dict of JSON values measured on `judging.samples` draws (kept under "own");
   it may write pictures below `samples` and open a progress bar with `track(name, total)`;
-- `fresh_critic()`, if there is one (`Sharper`): an untrained critic of single examples, to judge with;
+- `fresh_critic()`: an untrained critic of single examples, to judge with;
 - `own_rows(own)`, `own_cards(own)`, `own_sections(own, samples)`: what is said of that dict, in `jensen evaluate`'s
   rows, and first on the page.
 
 Two critics are asked. The one of training sees packs, and was trained against the generator as it moved. The fresh one
-has the same shape without packing or that of `fresh_critic()`, starts from nothing, learns from nine tenths of the training data against new
-samples, rests at the moment that was best on the last tenth, and is judged on the test data and other samples: whatever
-it learnt, the number is on average a lower bound of the divergence between the data and the samples.
+has the same shape without packing, unless the recipe has a sharper one. It starts from nothing, learns from nine tenths
+of the training data against new samples, rests at the moment that was best on the last tenth, and is judged on the test
+data and other samples: whatever it learnt, the number is on average a lower bound of the divergence between the data
+and the samples.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -55,13 +56,6 @@ LOOKS = 30  # at a fresh critic while it learns
 SHOWN = 1000  # points on a picture
 STRIP = 10  # pictures from one noise to another
 TRAINED, FRESH, SEEN = 21, 22, 23  # streams of random numbers
-
-
-@runtime_checkable
-class Sharper(Protocol):
-    """A recipe that judges by a critic of another shape than the one it trains against."""
-
-    def fresh_critic(self) -> nn.Module: ...
 
 
 @dataclass(frozen=True)
@@ -131,7 +125,7 @@ class Judge:
         single = recipe.model_copy(update={"game": recipe.game.model_copy(update={"packing": 1})})
         with torch.random.fork_rng():
             torch.manual_seed(recipe.seed + FRESH)
-            critic = (single.fresh_critic() if isinstance(single, Sharper) else single.critic()).to(self.device)
+            critic = single.fresh_critic().to(self.device)
             best = learn_critic(
                 critic,
                 loss,
