@@ -164,7 +164,7 @@ def test_extragradient_converges_with_adam_where_descent_does_not():
         for step in range(2000):
             train_step(state, iter(dict, None), update=rule)
             if step >= 1000:
-                norms.append(float(nn.utils.parameters_to_vector(objective.parameters()).norm()))
+                norms.append(float(nn.utils.parameters_to_vector(objective.parameters()).detach().norm()))
         return max(norms)
 
     for c in (1.0, 0.01):
