@@ -521,3 +521,18 @@ def test_what_makes_no_sense_is_refused():
         unpaired(identity=0.0)(("critics",), wide, 0)
     with pytest.raises(ValueError, match=r"want one height and width, got \(1, 4, 4\) and \(1, 8, 8\)"):
         paired_with(None)(("critics",), wide, 0)
+
+
+def test_games_are_in_single_precision_under_autocast():
+    a, b = torch.rand(2, 1, 4, 4), torch.rand(2, 1, 4, 4)
+
+    def critic(channels):
+        return nn.Sequential(nn.Flatten(), nn.Linear(16 * channels, 1))
+
+    for kind, channels in ((CycleConsistent, 1), (Paired, 2)):
+        model = CycleGAN(nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, 1))
+        objective = kind(model, critic(channels), critic(channels), loss="relativistic").float()
+        with torch.autocast("cpu", torch.bfloat16):
+            losses = objective(("translators", "critics"), {"a": a, "b": b}, 0)
+        assert losses["critics"].total.dtype == torch.float32
+        assert losses["translators"].terms["game"].dtype == torch.float32

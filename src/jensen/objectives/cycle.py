@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from jensen.adversarial import AdaptiveAugment, GameLoss, ImagePool, game_loss, instance_noise
 from jensen.core.objective import Objective
 from jensen.core.seeding import drawing, generator
-from jensen.core.shapes import mean_per_example
+from jensen.core.shapes import mean_per_example, single
 from jensen.core.types import Batch, Loss, Phase
 from jensen.models.cyclegan import CycleGAN
 from jensen.objectives.adversarial import Penalty
@@ -90,17 +90,17 @@ class _Translation(Objective):
 
     def fooling(self, critic: nn.Module, real: Seen, fake: Seen, step: int) -> Tensor:
         """The translator's loss in the game on one side, (B,)."""
-        told = critic(self.shown(real, step)) if self.loss.paired else None
-        return self.loss.generator(told, critic(self.shown(fake, step)))
+        told = single(critic(self.shown(real, step))) if self.loss.paired else None
+        return self.loss.generator(told, single(critic(self.shown(fake, step))))
 
     def telling(self, sides: Mapping[str, tuple[nn.Module, Seen, Seen]], step: int) -> Loss:
         """The critics' loss on (critic, real, fake) of each side."""
         terms, logits = {}, []
         for name, (critic, *both) in sides.items():
             real, fake = (self.shown(x, step) for x in both)
-            told = critic(real)
+            told = single(critic(real))
             logits.append(_one(told.detach()))
-            terms[name] = self.loss.critic(told, critic(fake))
+            terms[name] = self.loss.critic(told, single(critic(fake)))
             if self.penalty is not None:
                 terms[f"penalty_{name}"] = self.penalty(partial(_mean_logit, critic), real, fake)
         found = Loss.of(torch.stack([term.mean() for term in terms.values()]).sum(), **terms)
