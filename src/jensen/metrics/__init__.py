@@ -23,10 +23,12 @@ from jensen.metrics.modes import ClassCoverage, ModeCoverage, class_coverage, mo
 from jensen.metrics.neighbours import Memorisation, mean_pairwise_distance, memorisation, nearest_distance
 from jensen.metrics.prdc import PRDC, expected_coverage, prdc
 from jensen.metrics.proportion import Proportion, wilson
+from jensen.metrics.ranks import AUC, auc
 from jensen.metrics.sharpness import Sharpness, high_frequency_power, sharpness
 from jensen.metrics.two_sample import C2ST, Learner, c2st
 
 __all__ = [
+    "AUC",
     "C2ST",
     "DCI",
     "MIG",
@@ -43,6 +45,7 @@ __all__ = [
     "ModeCoverage",
     "Proportion",
     "Sharpness",
+    "auc",
     "bits_per_dim",
     "c2st",
     "class_coverage",
