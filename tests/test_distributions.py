@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from itertools import pairwise
 
 import mpmath
@@ -43,115 +42,6 @@ from jensen.distributions.special import log_ndtr, scaled_exp1, scaled_upper_gam
 
 F64 = torch.float64
 T = torch.tensor
-
-
-# -- drawing ------------------------------------------------------------------------------------------------
-
-
-def everything():
-    """One of each distribution that torch can sample."""
-    a, b, p = T([1.5, 2.5]), T([0.7, 1.3]), T([0.3, 0.6])
-    eye = torch.eye(2)
-    return [
-        *(D.Bernoulli(p), D.Beta(a, b), D.Binomial(5, p), D.Categorical(p), D.Cauchy(a, b), D.Chi2(a)),
-        *(D.ContinuousBernoulli(p), D.Dirichlet(a), D.Exponential(b), D.FisherSnedecor(a, b), D.Gamma(a, b)),
-        *(D.Geometric(p), D.Gumbel(a, b), D.HalfCauchy(b), D.HalfNormal(b), D.InverseGamma(a, b), D.Kumaraswamy(a, b)),
-        *(D.Laplace(a, b), D.LKJCholesky(3, 1.5), D.LogNormal(a, b), D.LogisticNormal(a, b), D.Multinomial(9, p)),
-        *(D.LowRankMultivariateNormal(a, torch.ones(2, 1), b), D.MultivariateNormal(a, eye), D.Normal(a, b)),
-        *(D.MixtureSameFamily(D.Categorical(p), D.Normal(a, b)), D.NegativeBinomial(5.0, p), D.OneHotCategorical(p)),
-        *(D.OneHotCategoricalStraightThrough(p), D.Pareto(a, b), D.Poisson(a), D.RelaxedBernoulli(T(0.5), p)),
-        *(D.RelaxedOneHotCategorical(T(0.5), p), D.StudentT(a, a, b), D.Uniform(-a, b), D.VonMises(a, b)),
-        *(D.Weibull(a, b), D.Wishart(T(4.0), eye), D.GeneralizedPareto(a, b, T(0.3)), D.Independent(D.Normal(a, b), 1)),
-        D.TransformedDistribution(D.Normal(a, b), [D.ExpTransform()]),
-    ]
-
-
-def test_the_list_has_every_distribution_of_torch():
-    abstract = {"Distribution", "ExponentialFamily"}
-    known = {c.__name__ for q in everything() for c in type(q).__mro__}
-    assert {n for n in D.__all__ if isinstance(getattr(D, n), type)} - known - abstract - set(
-        D.transforms.__all__
-    ) == set()
-
-
-@pytest.mark.filterwarnings("ignore:Singular sample")  # torch's Wishart warns of its own draws
-@pytest.mark.parametrize("q", everything(), ids=lambda q: type(q).__name__)
-def test_one_generator_makes_every_draw(q):
-    """Equal generators give equal draws, a moved-on one others, and torch's own generator does not move."""
-    before, g = torch.get_rng_state(), generator(3)
-    draws = []
-    for rng in (g, generator(3), g):
-        with drawing(rng):
-            draws.append(q.sample((20,)))
-            if q.has_rsample:
-                draws[-1] = draws[-1], q.rsample((20,))
-    torch.testing.assert_close(draws[0], draws[1], rtol=0, atol=0)
-    first, third = (d[0] if isinstance(d, tuple) else d for d in (draws[0], draws[2]))
-    assert not torch.equal(first, third)
-    assert torch.equal(before, torch.get_rng_state())
-
-
-def test_without_a_generator_the_global_one_draws():
-    q = D.Normal(T(0.0), T(1.0))
-    torch.manual_seed(5)
-    with drawing(None):
-        inside = q.sample((4,))
-    torch.manual_seed(5)
-    assert torch.equal(inside, q.sample((4,)))
-
-
-def test_a_draw_with_its_own_generator_keeps_it():
-    outer = generator(1)
-    state = outer.get_state()
-    with drawing(outer):
-        x = torch.randn(3, generator=generator(2))
-        nested = []
-        with drawing(generator(4)):
-            nested.append(torch.rand(3))
-    assert torch.equal(outer.get_state(), state)
-    assert torch.equal(x, torch.randn(3, generator=generator(2)))
-    assert torch.equal(nested[0], torch.rand(3, generator=generator(4)))
-
-
-def test_draws_come_back_on_the_device_they_were_asked_for():
-    g = generator(1)
-    state = g.get_state()
-    with drawing(g):
-        assert torch.rand(3, device="meta").device.type == "meta"
-        assert torch.rand_like(torch.zeros(3), device="meta").device.type == "meta"
-        assert torch.normal(0.0, 1.0, (3,), device="meta").device.type == "meta"
-        assert torch.empty(3, device="meta").normal_().device.type == "meta"
-    assert not torch.equal(g.get_state(), state)
-
-
-def test_gradients_flow_through_a_draw():
-    shape = T([1.5, 2.5], requires_grad=True)
-    with drawing(generator(0)):
-        D.Gamma(shape, 1.0).rsample().sum().backward()
-    assert (shape.grad > 0).all()
-
-
-def test_threads_draw_from_their_own_generators():
-    q, out, barrier = D.Gamma(T(2.0), T(1.0)), {}, threading.Barrier(4)
-
-    def work(seed):
-        with drawing(generator(seed)):
-            barrier.wait()
-            out[seed] = torch.stack([q.sample() for _ in range(50)])
-
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
-    for seed in range(4):
-        with drawing(generator(seed)):
-            assert torch.equal(out[seed], torch.stack([q.sample() for _ in range(50)]))
-
-
-def test_drawing_wants_one_generator():
-    with pytest.raises(ValueError, match=r"^drawing takes one torch.Generator or None, got list$"):
-        drawing([generator(0)])
 
 
 # -- conditional families ----------------------------------------------------------------------------------

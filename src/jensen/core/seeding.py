@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils.data import get_worker_info
 
 Rng = torch.Generator | Sequence[torch.Generator] | None
 
@@ -74,6 +75,11 @@ _DRAWS = {
 _IN_PLACE = {
     *(torch.Tensor.uniform_, torch.Tensor.normal_, torch.Tensor.exponential_, torch.Tensor.bernoulli_),
     *(torch.Tensor.cauchy_, torch.Tensor.geometric_, torch.Tensor.log_normal_, torch.Tensor.random_),
+    *(
+        torch.nn.init.uniform_,
+        torch.nn.init.normal_,
+        torch.nn.init.kaiming_uniform_,
+    ),  # a mode sees these, not what is in
 }
 
 
@@ -81,10 +87,20 @@ def drawing(rng: torch.Generator | None) -> contextlib.AbstractContextManager[ob
     """Hand one generator to every draw inside, for code that takes none, such as `torch.distributions`.
 
     Draws are made on the generator's device and come back on the one they were asked for. A draw that is given a
-    generator keeps its own; other threads draw as before. `F.dropout` and `F.gumbel_softmax` are not reached.
+    generator keeps its own; given None it takes this one. Other threads draw as before, and so do the worker processes
+    of a `DataLoader`, from seeds of their own that are drawn here. Compiled code draws as it would uncompiled.
+
+    Not reached is what torch does not show to a function mode:
+
+    - dropout of every kind, `F.rrelu`, `F.fractional_max_pool2d` and its like, `F.gumbel_softmax`, and modules with
+      one inside (attention, recurrent networks);
+    - code under `torch.jit.script`, and calls of `torch.ops`;
+    - what asks for torch's own generator by name, as `torch.utils.data.random_split` does;
+    - the backward pass: activation checkpointing draws again there, and its gradient is of other draws;
+    - draws that are not torch's (`random`, NumPy).
 
     Args:
-        rng: None leaves torch's global generator.
+        rng: None leaves the generator in place: that of a `drawing` around, or else torch's global one.
 
     Raises:
         ValueError: for anything else than one generator or None.
@@ -106,7 +122,7 @@ def drawing(rng: torch.Generator | None) -> contextlib.AbstractContextManager[ob
 class _Drawing(TorchFunctionMode):
     def __init__(self, rng: torch.Generator):
         super().__init__()
-        self.rng = rng
+        self.rng, self.worker = rng, get_worker_info()
 
     def __torch_function__(
         self,
@@ -116,22 +132,31 @@ class _Drawing(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = dict(kwargs or {})
-        if kwargs.get("generator") is not None:
+        drawn = func in _FACTORIES or func in _DRAWS or func in _IN_PLACE
+        own = any(isinstance(v, torch.Generator) for v in (*args, *kwargs.values()))
+        if not drawn or own or get_worker_info() is not self.worker:
             return func(*args, **kwargs)
+        args, home = (
+            tuple(a for a in args if a is not None),
+            self.rng.device,
+        )  # a generator that is None may be in either
+        kwargs["generator"] = self.rng
         if func in _FACTORIES:
             asked = torch.device(kwargs.pop("device", None) or torch.get_default_device())
-            return func(*args, **kwargs, device=self.rng.device, generator=self.rng).to(asked)
+            return func(*args, **kwargs, device=home).to(asked)
         if func in _DRAWS:
-            asked = kwargs.get("device") or next((a.device for a in args if isinstance(a, Tensor)), self.rng.device)
+            given = [*args, *kwargs.values()]
+            asked = kwargs.get("device") or next((v.device for v in given if isinstance(v, Tensor)), home)
             if "device" in kwargs:
-                kwargs["device"] = self.rng.device
-            return func(*(_moved(a, self.rng.device) for a in args), **kwargs, generator=self.rng).to(asked)
-        if func in _IN_PLACE:
-            x = args[0]
-            if x.device == self.rng.device:
-                return func(*args, **kwargs, generator=self.rng)
-            return x.copy_(func(torch.empty_like(x, device=self.rng.device), *args[1:], **kwargs, generator=self.rng))
-        return func(*args, **kwargs)
+                kwargs["device"] = home
+            moved = {name: _moved(v, home) for name, v in kwargs.items()}
+            return func(*(_moved(a, home) for a in args), **moved).to(asked)
+        x, *rest = args or [kwargs.pop("tensor")]
+        if x.device == home:
+            return func(x, *rest, **kwargs)
+        drawn = func(torch.empty_like(x, device=home), *(_moved(a, home) for a in rest), **kwargs)
+        with torch.no_grad() if x.is_leaf else contextlib.nullcontext():
+            return x.copy_(drawn)
 
 
 def _moved(x: Any, device: torch.device) -> Any:
