@@ -470,6 +470,10 @@ def test_annealing_refuses_discrete_latents():
         (lambda: LinearGaussian.fit(torch.randn(9, 3), 0), "latent must be at least 1 and below 3"),
         (lambda: LinearGaussian.fit(torch.randn(9, 3), 3), "latent must be at least 1 and below 3"),
         (lambda: LinearGaussian.fit(torch.randn(9, 1) @ torch.ones(1, 3), 1), "x lies in 1 dimensions"),
+        (
+            lambda: LinearGaussian.fit(1e3 + torch.randn(20, 1) * torch.tensor([1.0, 0.3, 0.7]), 1),
+            "x lies in 1 dimensions",
+        ),
         (lambda: oracle().log_prob(torch.zeros(2, 3, dtype=F64)), r"x must be \(B, 4\), got \(2, 3\)"),
         (lambda: oracle().trace(draws(2, 4), samples=0), "samples must be at least 1, got 0"),
         (

@@ -737,7 +737,9 @@ def test_robbins_monro():
             "above D - 1",
         ),
         (lambda: MixturePrior(1.0, NormalWishart(*(torch.ones(s) for s in ((1,), (), ())), -torch.eye(1))), "scatter"),
-        (lambda: MixturePrior.around(torch.ones(5, 2), 2), "is a column of x constant"),
+        (lambda: MixturePrior.around(torch.ones(5, 2), 2), "must vary in all its 2 directions"),
+        (lambda: MixturePrior.around(torch.ones(5, 2, dtype=torch.int), 2), "x must be finite floats"),
+        (lambda: MixturePrior.around(torch.full((5, 2), math.nan), 2), "x must be finite floats"),
         (lambda: MixturePrior.around(torch.ones(5), 2), "x must be"),
         (lambda: MixturePrior.around(randn(5, 2), 0), "components must be at least 1, got 0"),
         (lambda: GaussianMixtureVI(0, MixturePrior(1.0, law())), "components must be at least 1, got 0"),
@@ -750,6 +752,66 @@ def test_robbins_monro():
 def test_bad_input(call, match):
     with pytest.raises(ValueError, match=match):
         call()
+
+
+def degenerate(name, dtype):
+    """Data that lie in a plane, before their last digit is rounded."""
+    x, y = randn(500, 1), randn(500, 2, seed=1)
+    z = {
+        "a column twice": torch.cat([x, x], 1),
+        "a column in other units": torch.cat([x, 0.3 * x + 1], 1),
+        "a column that is a sum": torch.cat([y, 0.7 * y.sum(1, keepdim=True) - 3], 1),
+        "a constant column": torch.cat([x, torch.full_like(x, 0.1)], 1),
+        "a constant far from 0": torch.cat([x, torch.full_like(x, 1e4 + 0.1)], 1),
+        "as many rows as columns": randn(5, 5),
+    }[name]
+    return z.to(dtype)
+
+
+DEGENERATE = (
+    "a column twice",
+    "a column in other units",
+    "a column that is a sum",
+    "a constant column",
+    "a constant far from 0",
+    "as many rows as columns",
+)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize("name", DEGENERATE)
+def test_data_in_a_plane_are_refused(name, dtype):
+    """Rounding leaves some a positive definite scatter of 1e-17, and a bound of thousands of nats."""
+    with pytest.raises(ValueError, match="must vary in all its"):
+        MixturePrior.around(degenerate(name, dtype), 3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_thin_data_are_not_in_a_plane(dtype):
+    """Another unit adds its logarithm a row, whatever it is; a thin direction and a far origin are fitted."""
+    x = randn(500, 2).to(dtype)
+
+    def bound(x):
+        ascent = GaussianMixtureVI(1, MixturePrior.around(x, 1)).fit(x, generator=generator(0))
+        return float(ascent.elbo[-1])
+
+    scale = torch.tensor([1.0, 1e-9], dtype=dtype)
+    assert bound(x * scale) - bound(x) == pytest.approx(500 * math.log(1e9), rel=1e-5)
+    thin = torch.stack([x[:, 0], x[:, 0] + 1e-4 * x[:, 1]], 1)
+    assert bound(thin) - bound(x) == pytest.approx(500 * math.log(1e4), rel=1e-3)
+    assert bound(x + 1e4) == pytest.approx(bound(x), rel=1e-3)
+
+
+def test_singular_matrices_are_refused_however_they_round():
+    """A D x L with L < D: A A' is singular, and rounding makes every fourth or so pass a Cholesky factorisation."""
+    for seed in range(20):
+        a = randn(3, 2, seed=seed)
+        with pytest.raises(ValueError, match="beyond rounding"):
+            gaussian_mean_field(torch.zeros(3, dtype=F64), a @ a.T)
+        with pytest.raises(ValueError, match="beyond rounding"):
+            MixturePrior(
+                1.0, NormalWishart(*(torch.ones(s, dtype=F64) for s in ((3,), ())), torch.tensor(3.0), a @ a.T)
+            )
 
 
 @pytest.mark.parametrize(

@@ -109,8 +109,8 @@ class LinearGaussian(nn.Module):
             latent: L, at least 1 and below D.
 
         Raises:
-            ValueError: if L is out of range, or if x lies in an affine subspace of L dimensions: the likelihood
-                is then unbounded.
+            ValueError: if L is out of range, or if x lies in an affine subspace of L dimensions up to the rounding
+                of its dtype: the likelihood is then unbounded.
 
         Source: Tipping & Bishop (1999), equations 7 and 8.
 
@@ -127,7 +127,8 @@ class LinearGaussian(nn.Module):
         centred = x.double() - mean
         values, vectors = torch.linalg.eigh(centred.T @ centred / len(x))  # ascending
         noise = values[: dims - latent].clamp_min(0).mean()
-        if not bool(noise > 1e-12 * values[-1]):
+        rounding = torch.finfo(x.dtype).eps / 2 * x.abs().max().double()
+        if not bool(noise > torch.maximum(1e-12 * values[-1], rounding.square())):
             raise ValueError(f"x lies in {latent} dimensions: its likelihood has no maximum, choose a smaller latent")
         scale = (values[dims - latent :] - noise).clamp_min(0).sqrt()
         weight = (vectors[:, dims - latent :] * scale).flip(1)

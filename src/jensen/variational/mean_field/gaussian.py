@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jensen.variational.mean_field.cavi import Ascent, coordinate_ascent, rounding
+from jensen.variational.mean_field.quadratic import is_definite
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def gaussian_mean_field(
         sweeps, tolerance: as in `coordinate_ascent`.
 
     Raises:
-        ValueError: if the shapes do not fit, or precision is not symmetric and positive definite.
+        ValueError: if the shapes do not fit, or precision is not symmetric and positive definite beyond rounding.
 
     Source: Bishop (2006), equations 10.12 to 10.15.
 
@@ -76,8 +77,8 @@ def gaussian_mean_field(
         raise ValueError(
             f"mean (D,) and precision (D, D) must agree, got {tuple(mean.shape)} and {tuple(precision.shape)}"
         )
-    if not torch.allclose(precision, precision.T) or bool(torch.linalg.cholesky_ex(precision).info):
-        raise ValueError("precision must be symmetric and positive definite")
+    if not is_definite(precision):
+        raise ValueError("precision must be symmetric and positive definite beyond rounding, got a singular one")
     start = start or FactorisedGaussian(torch.zeros_like(mean), torch.ones_like(mean))
     if start.mean.shape != mean.shape or not bool((start.variance > 0).all()):
         raise ValueError(f"start must have {dims} means and positive variances, got {start}")

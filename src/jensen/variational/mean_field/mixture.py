@@ -16,7 +16,15 @@ from jensen.core.seeding import drawing
 from jensen.core.types import Likelihood
 from jensen.variational.mean_field.cavi import Ascent, coordinate_ascent, rounding
 from jensen.variational.mean_field.normal_wishart import LOG_2PI, NormalWishart
-from jensen.variational.mean_field.quadratic import Frame, features, forms, normalised, row_chunks, unpacked
+from jensen.variational.mean_field.quadratic import (
+    Frame,
+    features,
+    forms,
+    is_definite,
+    normalised,
+    row_chunks,
+    unpacked,
+)
 from jensen.variational.mean_field.seeds import best_centres, nearest
 
 
@@ -30,7 +38,7 @@ class MixturePrior:
 
     Raises:
         ValueError: if component has batch axes, concentration or strength are not positive, degrees not above D - 1,
-            or scatter not symmetric and positive definite.
+            or scatter not symmetric and positive definite beyond rounding.
     """
 
     concentration: float
@@ -46,8 +54,8 @@ class MixturePrior:
             )
         if not bool(law.degrees > law.dims - 1):
             raise ValueError(f"degrees must be above D - 1 = {law.dims - 1}, got {float(law.degrees)}")
-        if not torch.allclose(law.scatter, law.scatter.T) or bool(torch.linalg.cholesky_ex(law.scatter).info):
-            raise ValueError("scatter must be symmetric and positive definite: is a column of x constant?")
+        if not is_definite(law.scatter):
+            raise ValueError("scatter must be symmetric and positive definite beyond rounding, got a singular one")
 
     @classmethod
     def around(cls, x: Tensor, components: int) -> MixturePrior:
@@ -60,15 +68,22 @@ class MixturePrior:
             components: K.
 
         Raises:
-            ValueError: if x is not (N, D) with N at least 2, components below 1, or x varies in fewer directions.
+            ValueError: if x is not (N, D) with N at least 2, components below 1, or x varies in fewer than D
+                directions by more than the rounding of its dtype: the likelihood then has no maximum.
 
         >>> MixturePrior.around(torch.tensor([[0.0], [2.0]]), components=4).component.scatter
         tensor([[2.]], dtype=torch.float64)
         """
-        if x.ndim != 2 or len(x) < 2:
-            raise ValueError(f"x must be (N, D) with N at least 2, got {tuple(x.shape)}")
+        if x.ndim != 2 or len(x) < 2 or not x.is_floating_point() or not bool(torch.isfinite(x).all()):
+            raise ValueError(f"x must be finite floats (N, D) with N at least 2, got {x.dtype} {tuple(x.shape)}")
         _at_least_one("components", components)
         mean, covariance = _mean_and_covariance(x)
+        half_spacing = torch.finfo(x.dtype).eps / 2 * x.abs().amax(0).double()
+        if not is_definite(covariance, half_spacing):
+            raise ValueError(
+                f"x must vary in all its {x.shape[1]} directions, got data in a plane up to rounding: is a column "
+                "constant or a sum of others, or are there too few rows?"
+            )
         one = mean.new_ones(())
         return cls(1 / components, NormalWishart(mean, one, one * x.shape[1], covariance * len(x) / (len(x) - 1)))
 
@@ -537,8 +552,9 @@ def _are_probabilities(r: Tensor) -> bool:
 
 
 def _mean_and_covariance(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Over N, in float64 and in chunks."""
-    mean = x.mean(0, dtype=torch.float64)
+    """Over N, in float64 and in chunks; of a constant column exactly that constant and zero."""
+    first = x[0].double()
+    mean = first + sum((part - first).sum(0) for part in x.split(65_536)) / len(x)
     centred = ((part - mean) for part in x.split(65_536))
     covariance: Tensor = sum((c.T @ c for c in centred), start=mean.new_zeros(len(mean), len(mean))) / len(x)
     return mean, covariance

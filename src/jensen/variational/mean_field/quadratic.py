@@ -46,6 +46,28 @@ class Frame:
         return log_det
 
 
+def is_definite(matrix: Float[Tensor, "d d"], rounding: Tensor | float = 0.0) -> bool:
+    r"""Whether it is symmetric and positive definite beyond rounding, in whatever units its coordinates are.
+
+    The matrix is put to a unit diagonal; its smallest eigenvalue must be above $D \epsilon$ times the largest, and
+    above what errors of the coordinates would leave where the true matrix is singular.
+
+    Args:
+        matrix: (D, D).
+        rounding: of a covariance, the error of each coordinate of the data, (D,).
+
+    >>> thin = torch.tensor([[1.0, 1e-9], [1e-9, 1e-12]])  # correlation 1e-3
+    >>> is_definite(thin), is_definite(torch.tensor([[1.0, 3.0], [3.0, 9.0]]))
+    (True, False)
+    """
+    std = matrix.diagonal().clamp_min(0).sqrt()
+    if not torch.allclose(matrix, matrix.T) or not bool((std > rounding).all()):
+        return False
+    values = torch.linalg.eigvalsh(matrix / std[:, None] / std)
+    floor = len(std) * torch.finfo(matrix.dtype).eps * values[-1]
+    return bool(values[0] > floor + (rounding / std).square().max())
+
+
 def features(y: Float[Tensor, "b d"]) -> Float[Tensor, "f b"]:
     """Phi, a column a row of y.
 
