@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -14,6 +13,8 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+from jensen.training.strict_json import dumps
 
 
 def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
@@ -96,4 +97,4 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 def write_json(path: Path | None, result: dict[str, Any]) -> None:
     """The result as JSON, if a file was asked for."""
     if path is not None:
-        path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        path.write_text(dumps(result, indent=2) + "\n", encoding="utf-8")

@@ -17,7 +17,6 @@ What a seed gives is a function of the seed, so that parts may run beside each o
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 import time
@@ -43,6 +42,7 @@ from jensen.recipes import configure
 from jensen.recipes.points_gan import GridGAN, PointsGAN
 from jensen.recipes.running import new_state
 from jensen.training import TrainState, fit
+from jensen.training.strict_json import loads
 from machine import table, write_json
 
 SAMPLES, LOOK = 2500, 250
@@ -286,7 +286,7 @@ def main(
     """Modes lost and recovered."""
     torch.set_num_threads(1)
     if join:
-        found = [read(one) for path in join for one in json.loads(path.read_text(encoding="utf-8"))["found"]]
+        found = [read(one) for path in join for one in loads(path.read_text(encoding="utf-8"))["found"]]
     else:
         wanted = [case for case in CASES if case.name.startswith(tuple(only or [""]))]
         found = []

@@ -18,7 +18,6 @@ and `--join` shows the table of several JSON files.
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 import time
@@ -39,6 +38,7 @@ from jensen.recipes.digits_gan import StackedDigitsGAN
 from jensen.recipes.digits_gan_judging import Stacked
 from jensen.recipes.running import new_state
 from jensen.training import fit
+from jensen.training.strict_json import loads
 from machine import table, write_json
 
 RARE = 0.1
@@ -190,7 +190,7 @@ def main(
     found: list[Found] = []
     if join:
         for path in join:
-            told = json.loads(path.read_text(encoding="utf-8"))
+            told = loads(path.read_text(encoding="utf-8"))
             found += [Found(**{**one, "case": Case(**one["case"])}) for one in told["found"]]
     else:
         for seed in range(first, first + seeds):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from jensen.cli.files import writable
 from jensen.recipes.folder import save_image
 from jensen.recipes.portrait import dirac_panels, phase_portrait
 from jensen.training.checkpoint import write_text
+from jensen.training.strict_json import dumps
 
 
 def check(
@@ -62,7 +62,7 @@ def check(
         if not outcome.holds:
             _say_why(outcome)
     if json_file is not None:
-        write_text(json_file, json.dumps([outcome.as_dict() for outcome in outcomes], indent=2) + "\n")
+        write_text(json_file, dumps([outcome.as_dict() for outcome in outcomes], indent=2) + "\n")
     if html is not None:
         write_certificate(html, families, by_name)
         show.line(f"page: {html}")

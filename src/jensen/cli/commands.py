@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from jensen.cli import show
 from jensen.cli.files import writable
+from jensen.data.pool import refuse_nonfinite
 from jensen.recipes import Recipe, RunError, configure, open_run, read_config, running, stability
 from jensen.recipes.base import Drawing, Request
 from jensen.recipes.folder import save_image
@@ -74,9 +76,8 @@ def evaluate(
     if json_file is not None:
         write_text(json_file, (folder / running.EVALUATION).read_text(encoding="utf-8"))
     show.line()
-    hints = [("look at", f"{folder}/report.html"), ("numbers", f"{folder}/{running.EVALUATION}")]
-    if not (folder / "report.html").exists():
-        hints = hints[1:]
+    files = {"look at": folder / "report.html", "numbers": folder / running.EVALUATION}
+    hints = [(name, shlex.quote(str(path))) for name, path in files.items() if path.exists()]
     if recipe.example(folder):
         hints.append(("draw", recipe.example(folder)))
     show.rows(hints)
@@ -115,6 +116,7 @@ def sample(
     writable(out, *((".png", "") if recipe.what == "pictures" else (".png", ".csv")))
     with show.tracking() as track:
         made = drawing.draw(track("drawing", drawing.count))
+    refuse_nonfinite(made)
     _write(recipe, drawing, made, out, scale)
     show.line(f"wrote {out}")
     show.rows(drawing.comment(made))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from jensen.recipes.comparing import line
 from jensen.recipes.comparing_page import cost_table, judge_table, likelihood_table, table_of, write_comparison
 from jensen.recipes.page import Table
 from jensen.training.checkpoint import write_text
+from jensen.training.strict_json import dumps
 
 WIDE = 200  # columns where there is no terminal
 
@@ -38,7 +38,7 @@ def compare(
         f"judges; a fresh one learns from {found.judged_floor.seen} of each": judge_table(found),
         "costs": cost_table(found.contestants),
     }
-    console = show.console if show.console.is_terminal else Console(highlight=False, width=WIDE)
+    console = show.console if show.console.is_terminal else Console(width=WIDE, **show.PLAIN)
     for title, table in tables.items():
         if table.rows:
             show.line()
@@ -47,7 +47,7 @@ def compare(
     show.line()
     show.rows([(c.name, line(found, c)) for c in found.contestants])
     if json_file is not None:
-        write_text(json_file, json.dumps(found.as_dict(), indent=2) + "\n")
+        write_text(json_file, dumps(found.as_dict(), indent=2) + "\n")
         show.line(f"numbers: {json_file}")
     if html is not None:
         write_comparison(found, html)

@@ -15,7 +15,12 @@ from jensen.recipes.base import Advance, Recipe, Track, Training, Watch, silent
 from jensen.recipes.settings import configure, keys
 from jensen.training.distributed import rank
 
-console = Console(highlight=False, soft_wrap=True)
+PLAIN = {
+    "markup": False,
+    "emoji": False,
+    "highlight": False,
+}  # names are the user's: no bracket or colon is ours to read
+console = Console(soft_wrap=True, **PLAIN)
 PLAIN_EVERY = 15.0  # seconds between lines where there is no terminal
 
 
@@ -28,7 +33,7 @@ def tracking() -> Iterator[Track]:
     if not console.is_terminal:
         yield _plain_track
         return
-    columns = (SpinnerColumn(), TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn())
+    columns = (SpinnerColumn(), TextColumn("{task.description:<24}", markup=False), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=False) as progress:
 
         def track(name: str, total: int) -> Advance:
@@ -58,10 +63,10 @@ def watching() -> Iterator[Watch]:
         return
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.description:<24}"),
+        TextColumn("{task.description:<24}", markup=False),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f}%"),
-        TextColumn("{task.fields[numbers]}"),
+        TextColumn("{task.fields[numbers]}", markup=False),
     )
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("training", total=1.0, numbers="")
@@ -101,7 +106,7 @@ def _numbers(step: int, left: float | None, numbers: Mapping[str, float]) -> str
 
 def line(text: str = "") -> None:
     """A line as it is."""
-    console.print(text, markup=False)
+    console.print(text)
 
 
 def rows(pairs: Sequence[tuple[str, str]]) -> None:
@@ -114,7 +119,7 @@ def rows(pairs: Sequence[tuple[str, str]]) -> None:
 def recipes(known: Mapping[str, type[Recipe]]) -> None:
     """Each recipe with its settings and their defaults."""
     for name, cls in known.items():
-        console.print(f"[bold]{name}[/bold]  {cls.summary}")
+        console.print(Text.assemble((name, "bold"), f"  {cls.summary}"))
         tree: Any = configure(name).model_dump(mode="json")
         idle = {f"training.{name}" for name in Training.RATES} if "rates" in cls.model_fields else set()
         for key in keys(cls):
@@ -124,4 +129,4 @@ def recipes(known: Mapping[str, type[Recipe]]) -> None:
             for part in key.split("."):
                 node = node[part]
             if key != "recipe":
-                console.print(f"    {key} = {node}", markup=False)
+                console.print(f"    {key} = {node}")

@@ -52,5 +52,19 @@ def from_bytes(x: Tensor) -> Tensor:
 
 
 def to_bytes(x: Tensor) -> Tensor:
-    """Floats in [-1, 1] to uint8, clipped and rounded: the inverse of `from_bytes`."""
+    """Floats in [-1, 1] to uint8, clipped and rounded: the inverse of `from_bytes`.
+
+    Raises:
+        ValueError: if a number is not finite, which would come out as black or white.
+
+    >>> to_bytes(torch.tensor([-1.0, 0.0, 3.0])).tolist()
+    [0, 128, 255]
+    """
+    refuse_nonfinite(x)
     return ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def refuse_nonfinite(x: Tensor) -> None:
+    """Raise a ValueError if samples hold a number that is not finite: no picture could show it."""
+    if wrong := int((~x.isfinite()).sum()):
+        raise ValueError(f"samples must be finite numbers to be shown, got {wrong} of {x.numel()} that are not")

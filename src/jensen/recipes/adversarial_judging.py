@@ -44,7 +44,7 @@ from jensen.models.gan import GAN
 from jensen.objectives.adversarial import Adversarial
 from jensen.recipes import plots, stability
 from jensen.recipes.base import Advance, Request, Track
-from jensen.recipes.folder import save_image
+from jensen.recipes.folder import command, save_image
 from jensen.recipes.page import Card, Picture, Section, Table, previews, write_page
 from jensen.training.journal import read_journal
 
@@ -326,7 +326,7 @@ def write_report(recipe: GANRecipe, folder: Path, found: dict[str, Any]) -> None
         ),
         Section("Training", plots=game_curves(folder)),
         Section("Samples over training", "The same noise, by the averaged weights.", previews(folder)),
-        Section("Next", code=f"{recipe.example(folder)}\njensen evaluate {folder} --stability"),
+        Section("Next", code=f"{recipe.example(folder)}\n{command('evaluate', folder, '--stability')}"),
     ]
     cards = [
         *recipe.own_cards(own),

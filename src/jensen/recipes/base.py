@@ -20,6 +20,7 @@ from jensen.core.types import Stream
 from jensen.data.pictures import sheet, to_image
 from jensen.data.pool import to_bytes
 from jensen.recipes import plots
+from jensen.recipes.folder import command
 from jensen.training import Budget, Player, Update, descend, warm_then_decay
 
 Positive = Annotated[int, Field(ge=1)]
@@ -284,7 +285,7 @@ class Recipe(Settings, ABC):
 
     def example(self, folder: Path) -> str:
         """A command that draws from the run in `folder`, or "" where there is nothing to draw."""
-        return f"jensen sample {folder} -n 16 --seed 5 --out x.png"
+        return command("sample", folder, "-n", 16, "--seed", 5, "--out", "x.png")
 
     def report(self, folder: Path, evaluation: dict[str, Any]) -> None:
         """Write report.html below `folder`."""

@@ -26,7 +26,7 @@ from jensen.recipes.captcha_drawing import draw_request, draw_texts
 from jensen.recipes.captcha_judging import Judge
 from jensen.recipes.captcha_reader import open_reader, read_texts, shipped_reader
 from jensen.recipes.captcha_report import write_report
-from jensen.recipes.folder import save_image
+from jensen.recipes.folder import command, save_image
 
 
 class CaptchaNetwork(Settings):
@@ -188,7 +188,7 @@ class Captcha(Recipe):
         return draw_request(self, model, request)
 
     def example(self, folder: Path) -> str:
-        return f"jensen sample {folder} --text {' '.join(self.judged_texts(2))} --seed 5 --out x.png"
+        return command("sample", folder, "--text", *self.judged_texts(2), "--seed", 5, "--out", "x.png")
 
     def preview(self, model: nn.Module, setting: Setting, folder: Path, step: int) -> dict[str, float]:
         assert isinstance(model, Diffusion)

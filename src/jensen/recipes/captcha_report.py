@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from jensen.recipes import plots
+from jensen.recipes.folder import command
 from jensen.recipes.page import Card, Picture, Section, Table, previews, training_curves, write_page
 
 LEAD = (
@@ -95,8 +96,13 @@ def write_report(config: dict[str, Any], folder: Path, evaluation: dict[str, Any
         ),
         Section(
             "Next",
-            code=f"jensen sample {folder} --text {example} --seed 5 --out x.png\n"
-            f"jensen sample {folder} -n 16\njensen evaluate {folder}",
+            code="\n".join(
+                [
+                    command("sample", folder, "--text", example, "--seed", 5, "--out", "x.png"),
+                    command("sample", folder, "-n", 16),
+                    command("evaluate", folder),
+                ]
+            ),
         ),
     ]
     write_page(folder, LEAD.format(**sampling), _cards(evaluation), sections, config)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -18,11 +17,12 @@ from jensen.core.seeding import generator
 from jensen.metrics import Proportion, bits_per_dim
 from jensen.recipes.base import Critic, Likely, Real, Recipe, Request, Track, silent
 from jensen.recipes.features import Features, features_of
-from jensen.recipes.folder import RunError
+from jensen.recipes.folder import RunError, command
 from jensen.recipes.fresh_judge import Judgement, judge
 from jensen.recipes.running import EVALUATION, open_run
 from jensen.recipes.sample_metrics import METRICS, Value, fools, measured, no_copies, share_of
 from jensen.training.journal import read_journal
+from jensen.training.strict_json import loads
 
 MOST, LEAST = 1000, 40  # samples of each contestant
 SHOWN, BETWEEN, ROWS = 32, 9, 4  # samples of a sheet; pictures of a row from one to another, and rows
@@ -272,9 +272,11 @@ def _likelihoods(recipe: Recipe, folder: Path) -> list[Likely]:
     if not path.is_file():
         return []
     try:
-        return recipe.likelihoods(json.loads(path.read_text(encoding="utf-8")))
+        return recipe.likelihoods(loads(path.read_text(encoding="utf-8")))
     except (ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path} is broken or of another version: jensen evaluate {folder} writes it anew") from error
+        raise RunError(
+            f"{path} is broken or of another version: {command('evaluate', folder)} writes it anew"
+        ) from error
 
 
 def _cost(e: _Entry, milliseconds: float, evaluations: int, drawn: int) -> Cost:

@@ -217,9 +217,6 @@ class TranslationRecipe(Recipe):
         what = [("in fours", "handwritten, as printed; printed, as handwritten")]
         return Drawing(4 * n, draw, 4 * min(n, 4), lambda k: f"{k // 4:05d}-{PARTS[k % 4]}", lambda _: what)
 
-    def example(self, folder: Path) -> str:
-        return f"jensen sample {folder} -n 16 --seed 5 --out x.png"
-
     def beside(self) -> CycleGAN:
         """The translators of the other run.
 

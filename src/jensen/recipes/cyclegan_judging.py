@@ -19,7 +19,7 @@ from jensen.metrics import Proportion, wilson
 from jensen.models import CycleGAN
 from jensen.recipes import stability
 from jensen.recipes.base import Track
-from jensen.recipes.folder import save_image
+from jensen.recipes.folder import command, save_image
 from jensen.recipes.page import Card, Picture, Section, Table, previews, training_curves, write_page
 
 if TYPE_CHECKING:
@@ -279,7 +279,7 @@ def write_report(recipe: TranslationRecipe, folder: Path, found: dict[str, Any])
             "these the way back.",
             previews(folder),
         ),
-        Section("Next", code=f"{recipe.example(folder)}\njensen evaluate {folder} --stability"),
+        Section("Next", code=f"{recipe.example(folder)}\n{command('evaluate', folder, '--stability')}"),
     ]
     lead = (
         f"{recipe.summary[0].upper()}{recipe.summary[1:]}: {found['training']['a']} handwritten and "

@@ -21,7 +21,7 @@ from jensen.models.diffusion import round_trip
 from jensen.recipes import plots
 from jensen.recipes.base import Track
 from jensen.recipes.digit_reader import ceiling, share_read
-from jensen.recipes.folder import save_film, save_image
+from jensen.recipes.folder import command, save_film, save_image
 from jensen.recipes.judging import bits, chosen, mean_of, nats, side_by_side
 from jensen.recipes.page import Card, Picture, Section, Table, previews, training_curves, write_page
 
@@ -363,7 +363,7 @@ def write_report(recipe: DiffusionRecipe, folder: Path, found: dict[str, Any]) -
         else None,
         Section("Training", plots=training_curves(folder, ("model/diffusion", "diffusion term, nats"))),
         Section("Samples over training", "The same noise, carried by the averaged weights.", previews(folder)),
-        Section("Next", code=f"{recipe.example(folder)}\njensen evaluate {folder}"),
+        Section("Next", code=f"{recipe.example(folder)}\n{command('evaluate', folder)}"),
     ]
     cards = [
         Card("nats, bound in continuous time", f"{continuous['mean']:.3f}", f"± {continuous['stderr']:.3f}"),

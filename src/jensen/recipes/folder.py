@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,15 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 class RunError(ValueError):
     """A run folder that is missing, in the way, or broken."""
+
+
+def command(*words: object) -> str:
+    """A line of `jensen` to type into a shell, each word quoted where a shell would read it otherwise.
+
+    >>> command("sample", Path("runs/two moons"), "-n", 16)
+    "jensen sample 'runs/two moons' -n 16"
+    """
+    return shlex.join(["jensen", *map(str, words)])
 
 
 def read_tree(folder: Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from jensen.metrics import bits_per_dim
 from jensen.models import LatentChain
 from jensen.recipes import plots
 from jensen.recipes.base import Track
-from jensen.recipes.folder import save_image
+from jensen.recipes.folder import command, save_image
 from jensen.recipes.judging import mean_of, nats
 from jensen.recipes.page import Card, Picture, Section, Table, previews, training_curves, write_page
 from jensen.variational import gap_split, log_likelihood, lower_bound
@@ -270,7 +270,7 @@ def _curves(names: list[str]) -> list[tuple[str, str]]:
 
 
 def _next(recipe: LatentRecipe, folder: Path) -> str:
-    lines = [recipe.example(folder), f"jensen sample {folder} --interpolate 11", f"jensen evaluate {folder}"]
+    lines = [recipe.example(folder), command("sample", folder, "--interpolate", 11), command("evaluate", folder)]
     return "\n".join(lines if recipe.network.kind == "gaussian" else [lines[0], lines[2]])
 
 

@@ -95,7 +95,7 @@ def write_page(
         config: of the run, folded away at the end.
     """
     text = json.dumps(config, indent=2)
-    page = render("page.html", name=folder.name, lead=lead, cards=cards, sections=sections, config=text)
+    page = render("page.html", name=folder.resolve().name, lead=lead, cards=cards, sections=sections, config=text)
     write_text(folder / "report.html", page)
 
 

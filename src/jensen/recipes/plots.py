@@ -15,6 +15,8 @@ from matplotlib.patches import Circle
 from PIL import Image
 from torch import Tensor
 
+from jensen.data.pool import refuse_nonfinite
+
 BLUE, ORANGE, GREY = "#3b82f6", "#f08c2e", "#8a94a3"
 MOST_TICKS = 6
 GREEN, PURPLE = "#2f9e68", "#9b6ad8"
@@ -31,6 +33,11 @@ def _axes(title: str, xlabel: str, ylabel: str) -> tuple[Figure, Any]:
     for side in axes.spines.values():
         side.set_visible(False)
     return figure, axes
+
+
+def _as_it_is(name: str) -> str:
+    """A name that a user gave, none of which is mathematics."""
+    return name.replace("$", r"\$")
 
 
 def _svg(figure: Figure) -> str:
@@ -100,15 +107,17 @@ def curves(
 ) -> str:
     """A few lines over one axis; with `log`, both axes are logarithmic."""
     figure, axes = _axes(title, xlabel, "")
-    for (name, values), colour in zip(rows.items(), (BLUE, ORANGE, GREY, GREEN, PURPLE), strict=False):
-        axes.plot(x, values, color=colour, linewidth=1.5, marker="o" if markers else None, markersize=3.5, label=name)
+    lines = [
+        axes.plot(x, values, color=colour, linewidth=1.5, marker="o" if markers else None, markersize=3.5)[0]
+        for values, colour in zip(rows.values(), cycle((BLUE, ORANGE, GREY, GREEN, PURPLE)))
+    ]
     if log:
         axes.set_xscale("log")
         axes.set_yscale("log")
         every = -(-len(x) // MOST_TICKS)
         axes.set_xticks(x[::every], labels=[f"{value:.3g}" for value in x[::every]])
         axes.minorticks_off()
-    axes.legend(fontsize=8, frameon=False, labelcolor=GREY)
+    axes.legend(lines, [_as_it_is(name) for name in rows], fontsize=8, frameon=False, labelcolor=GREY)
     return _svg(figure)
 
 
@@ -155,7 +164,11 @@ def points(samples: Tensor, *, behind: Tensor | None = None, scale: int = 4, tit
         behind: (M, 2), the data to compare with.
         scale: of the picture.
         title: above it.
+
+    Raises:
+        ValueError: for a point that is not finite, which would be left out.
     """
+    refuse_nonfinite(samples)
     figure = Figure(figsize=(4, 3), dpi=30 * scale, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
@@ -191,6 +204,6 @@ def rivals(
         axes.axvline(floor[0], color=GREEN, linewidth=1.2)
     for k, ((value, error), colour) in enumerate(zip(values, cycle((BLUE, ORANGE, GREY, PURPLE)))):
         axes.errorbar(value, k, xerr=2 * error, color=colour, marker="o", markersize=5, capsize=3, linewidth=1.4)
-    axes.set_yticks(range(len(names)), labels=list(names))
+    axes.set_yticks(range(len(names)), labels=[_as_it_is(name) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
     return _svg(figure)

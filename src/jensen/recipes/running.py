@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import threading
 from collections.abc import Iterator, Mapping
@@ -25,6 +24,7 @@ from jensen.training import checkpoint as checkpoints
 from jensen.training.distributed import gather, processes, rank, shard, start
 from jensen.training.journal import Journal
 from jensen.training.step import random_state, set_random_state
+from jensen.training.strict_json import dumps
 
 EVALUATION = "evaluation.json"
 
@@ -272,6 +272,6 @@ def evaluate(
     recipe, model = open_run(folder, device)
     found = {"stability": stability.of_run(recipe, folder, track)} if stable else {}
     evaluation = recipe.evaluate(model, folder, track, references) | found
-    checkpoints.write_text(folder / EVALUATION, json.dumps(evaluation, indent=2) + "\n")
+    checkpoints.write_text(folder / EVALUATION, dumps(evaluation, indent=2) + "\n")
     recipe.report(folder, evaluation)
     return recipe, evaluation

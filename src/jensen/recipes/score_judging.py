@@ -22,7 +22,7 @@ from jensen.models.score import ScoreModel
 from jensen.models.score_diffusion import as_diffusion
 from jensen.recipes import plots
 from jensen.recipes.base import Track
-from jensen.recipes.folder import save_film, save_image
+from jensen.recipes.folder import command, save_film, save_image
 from jensen.recipes.judging import bits, chosen, mean_of, nats, side_by_side
 from jensen.recipes.page import Card, Picture, Section, Table, previews, training_curves, write_page
 from jensen.score import relative_score_error, score_of
@@ -293,7 +293,7 @@ def write_report(recipe: ScoreRecipe, folder: Path, found: dict[str, Any]) -> No
         ),
         Section("Training", plots=training_curves(folder)),
         Section("Samples over training", "The same noise, carried by the averaged weights.", previews(folder)),
-        Section("Next", code=f"{recipe.example(folder)}\njensen evaluate {folder}"),
+        Section("Next", code=f"{recipe.example(folder)}\n{command('evaluate', folder)}"),
     ]
     cards = [
         Card("nats, the ODE's likelihood", f"{ode['mean']:.3f}", f"± {ode['stderr']:.3f}"),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jensen.training.checkpoint import write_text
+from jensen.training.strict_json import dumps, loads
 
 
 class Journal:
@@ -23,11 +24,11 @@ class Journal:
     def __init__(self, path: Path, after: int = 0):
         self.path = path
         kept = [line for line in self.lines() if line.get("step", 0) <= after]
-        write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+        write_text(path, "".join(dumps(line) + "\n" for line in kept))
 
     def write(self, **line: Any) -> None:
         with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(dumps(line) + "\n")
 
     def lines(self) -> list[dict[str, Any]]:
         return read_journal(self.path)
@@ -39,7 +40,7 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
     if path.exists():
         for text in path.read_text(encoding="utf-8").splitlines():
             try:
-                lines.append(json.loads(text))
+                lines.append(loads(text))
             except json.JSONDecodeError:
                 continue
     return lines

@@ -1,0 +1,179 @@
+"""What people see and read back, whatever they call a run and whatever comes out of it: names, commands, numbers,
+pictures."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+import shlex
+from functools import partial
+from html import unescape
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from jensen.cli import comparing, show
+from jensen.cli.comparing import _grid
+from jensen.cli.main import main
+from jensen.data.pool import from_bytes, to_bytes
+from jensen.models import Diffusion
+from jensen.recipes import plots, running
+from jensen.recipes.comparing import compare
+from jensen.recipes.diffusion_judging import Judge
+from jensen.recipes.folder import command
+from jensen.recipes.page import Table
+from jensen.training.journal import Journal, read_journal
+from jensen.training.strict_json import dumps, loads
+from test_recipes import DIFFUSION, words_of
+
+ODD = "[/b] :fire: $x$ it's[red]"  # closes a tag that nobody opened, names an emoji, is mathematics, needs quotes
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of an odd name, trained but not judged."""
+    out = tmp_path_factory.mktemp("runs") / ODD.replace("/", "|")
+    settings = DIFFUSION | {"data.points": 100, "data.test": 60, "judging.bound_steps": 2, "training.batch_size": 8}
+    words = words_of(settings | {"training.previews": 0, "sampling.steps": 2})
+    assert main(["train", "moons-diffusion", "--out", str(out), "--steps", "2", "--no-evaluate", *words]) == 0
+    return out
+
+
+def strict(text):
+    """JSON read by a reader that knows no NaN and no Infinity."""
+
+    def never(word):
+        raise AssertionError(f"{word} is no JSON")
+
+    return json.loads(text, parse_constant=never)
+
+
+# names ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_name_is_shown_as_it_is(monkeypatch, terminal):
+    """Lines, rows, tables and bars: no bracket, colon or dollar of a name is a command."""
+    out = io.StringIO()
+    settings = {"file": out, "width": 200, "soft_wrap": True, "force_terminal": terminal, "color_system": None}
+    monkeypatch.setattr(show, "console", Console(**settings, **show.PLAIN))
+    show.line(ODD)
+    show.rows([(ODD, ODD)])
+    show.console.print(_grid(Table((ODD,), [(ODD,)])))
+    with show.tracking() as track:
+        track(ODD, 1)(1)
+    with show.watching() as watch:
+        watch(1, 1.0, None, {ODD: 0.5})
+    assert out.getvalue().count(ODD) >= 7
+
+
+def test_a_run_of_an_odd_name_is_judged_and_drawn_by_its_own_hints(run, tmp_path, capsys):
+    """What is printed as a command is split by a shell into the words that work."""
+    capsys.readouterr()
+    assert main(["evaluate", str(run)]) == 0
+    said = dict(re.findall(r"^(look at|numbers|draw) +(.*)$", capsys.readouterr().out, re.MULTILINE))
+    assert all(Path(*shlex.split(said[name])).is_file() for name in ("look at", "numbers"))
+    words = shlex.split(said["draw"])
+    assert words[:3] == ["jensen", "sample", str(run)]
+    assert main([*words[1:-1], str(tmp_path / "x.png")]) == 0
+    assert command("evaluate", run) in unescape((run / "report.html").read_text())
+
+
+def test_runs_of_odd_names_are_compared(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(comparing, "compared", partial(compare, judge_steps=2))
+    folders = [run, tmp_path / "_[bold]", tmp_path / "a["]
+    for folder in folders[1:]:
+        folder.mkdir()
+        for name in ("config.json", "model.safetensors"):
+            (folder / name).write_bytes((run / name).read_bytes())
+    page = tmp_path / "page.html"
+    capsys.readouterr()
+    assert main(["compare", *(str(folder) for folder in folders), "-n", "40", "--html", str(page)]) == 0
+    out, drawn = capsys.readouterr().out, unescape(page.read_text())
+    for folder in folders:
+        assert out.count(folder.name) >= 5  # drawn, a column, a row, a cost, a line
+        assert drawn.count(f"{folder.name}</text>") == drawn.count("<svg")  # a bar of each metric, a curve of the judge
+
+
+def test_every_line_of_a_plot_is_in_its_legend():
+    """Names as they are; as many as there are."""
+    names = ["_hidden", "a $b$ c", r"$\frac", *"defg"]
+    drawn = plots.curves([1, 2], {name: [1.0, 2.0] for name in names}, title="t", xlabel="x")
+    assert re.findall(r"<text[^>]*>([^<]*)</text>", drawn)[-len(names) :] == names
+    drawn = plots.rivals(names, [(1.0, 0.1)] * len(names), title="t")
+    assert set(names) <= set(re.findall(r"<text[^>]*>([^<]*)</text>", drawn))
+
+
+# numbers --------------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_written_as_json_is_json_and_comes_back():
+    tree = {"a": [1, 2.5, None, True, "x"], "b": {"mean": math.inf, "low": (-math.inf, 0.1)}, "c": math.nan}
+    text = dumps(tree, indent=2)
+    assert strict(text) == {
+        "a": [1, 2.5, None, True, "x"],
+        "b": {"mean": "Infinity", "low": ["-Infinity", 0.1]},
+        "c": "NaN",
+    }
+    back = loads(text)
+    assert back["b"] == {"mean": math.inf, "low": [-math.inf, 0.1]}
+    assert math.isnan(back["c"])
+    assert back["a"] == tree["a"]
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        dumps({"a": torch.zeros(())})
+
+
+def test_a_journal_is_json_and_comes_back(tmp_path):
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.write(step=1, loss=math.inf)
+    Journal(tmp_path / "journal.jsonl", after=1).write(step=2, loss=-math.inf)
+    for text in (tmp_path / "journal.jsonl").read_text().splitlines():
+        strict(text)
+    assert [line["loss"] for line in read_journal(tmp_path / "journal.jsonl")] == [math.inf, -math.inf]
+
+
+def test_an_evaluation_with_an_infinity_is_json_and_can_be_compared(run, tmp_path, monkeypatch):
+    """A bound of minus infinity is one, on disk, in `compare`'s table and in its own JSON."""
+    everything = Judge.everything
+
+    def diverged(judge):
+        found = everything(judge)
+        found["likelihood"]["continuous"]["mean"] = -math.inf
+        return found
+
+    monkeypatch.setattr(Judge, "everything", diverged)
+    monkeypatch.setattr(comparing, "compared", partial(compare, judge_steps=2))
+    folder = tmp_path / "diverged"
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).write_bytes((run / name).read_bytes())
+    assert main(["evaluate", str(folder), "--json", str(tmp_path / "e.json")]) == 0
+    for path in (folder / running.EVALUATION, tmp_path / "e.json"):
+        assert strict(path.read_text())["likelihood"]["continuous"]["mean"] == "-Infinity"
+    assert main(["compare", str(run), str(folder), "-n", "40", "--json", str(tmp_path / "c.json")]) == 0
+    said = strict((tmp_path / "c.json").read_text())["runs"][1]["likelihoods"]
+    assert "-Infinity" in [likely["mean"] for likely in said]
+
+
+# pictures -------------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_not_finite_is_no_picture(run, tmp_path, capsys, monkeypatch):
+    """NaN as black, infinity as white and points left out: refused, and nothing is written."""
+    x = torch.zeros(2, 1, 4, 4)
+    assert torch.equal(to_bytes(from_bytes(torch.arange(256, dtype=torch.uint8))), torch.arange(256, dtype=torch.uint8))
+    for wrong in (math.nan, math.inf, -math.inf):
+        x[1, 0, 2, 3] = wrong
+        with pytest.raises(ValueError, match=r"samples must be finite numbers to be shown, got 1 of 32 that are not"):
+            to_bytes(x)
+        with pytest.raises(ValueError, match=r"got 1 of 4 that are not"):
+            plots.points(torch.tensor([[0.0, 1.0], [wrong, 0.0]]))
+    monkeypatch.setattr(Diffusion, "restore", lambda self, z: z * math.nan)
+    for name in ("x.png", "x.csv"):
+        assert main(["sample", str(run), "-n", "3", "--out", str(tmp_path / name)]) == 2
+        assert "finite numbers to be shown, got 6 of 6" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
