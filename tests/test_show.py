@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from rich.console import Console
 
 from jensen.cli import comparing, show
 from jensen.cli.comparing import _grid
@@ -60,7 +59,7 @@ def test_a_name_is_shown_as_it_is(monkeypatch, terminal):
     """Lines, rows, tables and bars: no bracket, colon or dollar of a name is a command."""
     out = io.StringIO()
     settings = {"file": out, "width": 200, "soft_wrap": True, "force_terminal": terminal, "color_system": None}
-    monkeypatch.setattr(show, "console", Console(**settings, **show.PLAIN))
+    monkeypatch.setattr(show, "console", show.plain_console(**settings))
     show.line(ODD)
     show.rows([(ODD, ODD)])
     show.console.print(_grid(Table((ODD,), [(ODD,)])))

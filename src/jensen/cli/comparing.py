@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table as Grid
 
 from jensen.cli import show
@@ -38,7 +37,7 @@ def compare(
         f"judges; a fresh one learns from {found.judged_floor.seen} of each": judge_table(found),
         "costs": cost_table(found.contestants),
     }
-    console = show.console if show.console.is_terminal else Console(width=WIDE, **show.PLAIN)
+    console = show.console if show.console.is_terminal else show.plain_console(width=WIDE)
     for title, table in tables.items():
         if table.rows:
             show.line()

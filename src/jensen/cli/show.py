@@ -15,13 +15,15 @@ from jensen.recipes.base import Advance, Recipe, Track, Training, Watch, silent
 from jensen.recipes.settings import configure, keys
 from jensen.training.distributed import rank
 
-PLAIN = {
-    "markup": False,
-    "emoji": False,
-    "highlight": False,
-}  # names are the user's: no bracket or colon is ours to read
-console = Console(soft_wrap=True, **PLAIN)
 PLAIN_EVERY = 15.0  # seconds between lines where there is no terminal
+
+
+def plain_console(**settings: Any) -> Console:
+    """A console that shows text as it is: no bracket or colon in the name of a run is ours to read."""
+    return Console(markup=False, emoji=False, highlight=False, **settings)
+
+
+console = plain_console(soft_wrap=True)
 
 
 @contextmanager
