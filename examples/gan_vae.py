@@ -160,8 +160,8 @@ tabulate(likelihood_table(found.contestants, "mass"))
 # %% [markdown]
 # ## The judge
 #
-# For each contestant a fresh discriminator, all with the same network, budget and real data: how often is it fooled by
-# samples that it has not seen? Below it the critic that the GAN trained against. It knows its own generator, and was
+# For each contestant a fresh discriminator, all with the same network, budget and real data: how well does it tell
+# samples that it has not seen from data? AUC 1/2 is not at all. Below it the critic that the GAN trained against. It knows its own generator, and was
 # trained for that alone: what the others do, it may never have seen.
 
 # %%

@@ -138,7 +138,8 @@ class Judge:
         """Distance to the nearest training picture, beside that of fresh classical pictures.
 
         A copy would lie closer than fresh pictures do: the share of samples below the fresh pictures'
-        first percentile would be far above 1 percent, and is near 100 for pictures of the training set.
+        first percentile would be far above 1 percent, and is near 100 for pictures of the training set. So it may be
+        for samples concentrated where pictures are dense: a low share clears of copying, a high one does not convict.
         """
         n = min(len(made), len(classical), 1000)
         own, index = nearest_distance(from_bytes(made[:n]), from_bytes(training))

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from jensen.core.seeding import generator
-from jensen.metrics import Proportion, bits_per_dim
+from jensen.metrics import AUC, auc, bits_per_dim
 from jensen.recipes.base import Critic, Likely, Real, Recipe, Request, Track, silent
 from jensen.recipes.features import Features, features_of
 from jensen.recipes.folder import RunError, command
 from jensen.recipes.fresh_judge import Judgement, judge
 from jensen.recipes.running import EVALUATION, open_run
-from jensen.recipes.sample_metrics import METRICS, Value, fools, measured, no_copies, share_of
+from jensen.recipes.sample_metrics import METRICS, Value, area_of, measured, no_copies
 from jensen.training.journal import read_journal
 from jensen.training.strict_json import loads
 
@@ -59,7 +59,7 @@ class Contestant:
     likelihoods: Sequence[Likely]
     cost: Cost
     judgement: Judgement
-    fooled_critics: Mapping[str, Proportion]
+    critics: Mapping[str, AUC]
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Comparison:
                     "likelihoods": [asdict(v) | {"bits_per_dim": bits(v)} for v in c.likelihoods],
                     "cost": asdict(c.cost),
                     "judge": asdict(c.judgement),
-                    "critics": {name: asdict(v) for name, v in c.fooled_critics.items()},
+                    "critics": {name: asdict(v) for name, v in c.critics.items()},
                     "line": line(self, c),
                 }
                 for c in self.contestants
@@ -171,7 +171,7 @@ def compare(
                 likelihoods=e.likelihoods,
                 cost=cost,
                 judgement=fresh((made[:seen], made[seen : seen + kept])),
-                fooled_critics={owner: fools(critic, real.test, made) for owner, critic in critics.items()},
+                critics={owner: auc(critic(made), critic(real.test)) for owner, critic in critics.items()},
             )
         )
         advance(1)
@@ -252,9 +252,9 @@ def _axes(comparison: Comparison) -> list[tuple[str, dict[str, tuple[float, floa
             losses = {name: (metric.loss(v.value), v.stderr) for name, v in values.items()}
             said = "neither copying nor straying" if key == "copies" else metric.name
             axes.append((said, losses, {name: f"{v.value:.3g}" for name, v in values.items()}))
-    fooled = {c.name: c.judgement.fooled for c in runs}
-    losses = {name: (-p.value, share_of(p).stderr) for name, p in fooled.items()}
-    axes.append(("fooling a fresh judge", losses, {name: f"{100 * p.value:.0f}%" for name, p in fooled.items()}))
+    told = {c.name: area_of(c.judgement.auc) for c in runs}
+    losses = {name: (v.value, v.stderr) for name, v in told.items()}
+    axes.append(("fooling a fresh judge", losses, {name: f"AUC {v.value:.2f}" for name, v in told.items()}))
     speeds = {c.name: c.cost.milliseconds for c in runs}
     # clocks vary: twice as fast counts
     speed = {name: (2 * torch.tensor(v).log().item(), torch.tensor(2.0).log().item()) for name, v in speeds.items()}

@@ -10,8 +10,9 @@ from jensen.recipes import plots
 from jensen.recipes.base import Likely
 from jensen.recipes.comparing import Comparison, Contestant, bits, line
 from jensen.recipes.folder import save_image
+from jensen.recipes.judging import NEARER
 from jensen.recipes.page import Card, Picture, Section, Table, render
-from jensen.recipes.sample_metrics import METRICS
+from jensen.recipes.sample_metrics import METRICS, area_of, share_of
 from jensen.training.checkpoint import write_text
 
 DRAWN = ("frechet", "kernel", "precision", "coverage", "density", "c2st", "sharpness", "copies")
@@ -26,7 +27,8 @@ def write_comparison(found: Comparison, path: Path) -> None:
             name=", ".join(c.name for c in found.contestants),
             lead=f"{len(found.contestants)} models of {found.real.name}, judged by {found.n} samples of each beside "
             f"{len(found.real.test)} data that none of them was trained on. Every number has its standard error, and "
-            "beside it stands the floor: the same number for training data in the samples' place.",
+            "beside it stands the floor: the same number for training data in the samples' place; of copies, which "
+            "training data are, for one half of the test data beside the other.",
             cards=_cards(found),
             sections=[
                 *_samples(found, Path(folder)),
@@ -55,17 +57,16 @@ def table_of(found: Comparison) -> Table:
 
 
 def judge_table(found: Comparison) -> Table:
-    """How often each fools a fresh judge, and whatever critics the contestants trained against."""
-    names = [c.name for c in found.contestants]
-    fresh = [("a fresh judge", str(found.judged_floor.fooled), *(str(c.judgement.fooled) for c in found.contestants))]
-    fresh.append(
-        ("its accuracy", str(found.judged_floor.accuracy), *(str(c.judgement.accuracy) for c in found.contestants))
-    )
-    critics = [
-        (f"the critic of {owner}", "50%", *(str(c.fooled_critics[owner]) for c in found.contestants))
-        for owner in found.contestants[0].fooled_critics
+    """How well a fresh judge tells each from data, and whatever critics the contestants trained against."""
+    judged = [found.judged_floor, *(c.judgement for c in found.contestants)]
+    rows = [
+        ("a fresh judge: AUC", *(str(area_of(j.auc)) for j in judged)),
+        ("a fresh judge: accuracy", *(str(share_of(j.accuracy)) for j in judged)),
     ]
-    return Table(("who is fooled", "by real data", *(f"by {name}" for name in names)), fresh + critics)
+    for owner in found.contestants[0].critics:
+        told = (str(area_of(c.critics[owner])) for c in found.contestants)
+        rows.append((f"the critic of {owner}: AUC", "", *told))
+    return Table(("1/2: it cannot tell them from data", "real data", *(c.name for c in found.contestants)), rows)
 
 
 def likelihood_table(contestants: Sequence[Contestant], measure: str) -> Table:
@@ -138,7 +139,7 @@ def _metrics(found: Comparison) -> Section:
         "Metrics",
         f"By {found.features}. By the numbers themselves: sharpness, power at high frequencies over that of real "
         "pictures; and copies, the chance that a sample is nearer to its nearest training datum than a fresh datum is "
-        "to its own: 1 for copies, below 1/2 for what lies off the data. Two-sample accuracy is a classifier's, on "
+        f"to its own: {NEARER}, below 1/2 for what lies off the data. Two-sample accuracy is a classifier's, on "
         "rows that it was not trained on. Bars are two standard errors either way; green is the floor, which a perfect "
         "model would reach. A Frechet distance is too large by its bias, the floor's as well; the one without bias and "
         "the kernel distance may come out below 0.",
@@ -171,9 +172,10 @@ def _judged(found: Comparison) -> Section:
     return Section(
         "The judge",
         f"A fresh discriminator for each, all of one recipe: two hidden layers, {floor.steps[-1]} steps, {floor.seen} "
-        f"real rows and as many samples to learn from, {floor.fooled.n} of each to be tried on that it had not seen. "
-        "Fooled is the share of samples that it calls real. A critic that a contestant trained against is fooled by a "
-        "sample that it finds more real than the median of real data.",
+        f"real rows and as many samples to learn from, {floor.accuracy.n // 2} of each to be tried on that it had not "
+        "seen. AUC is the chance that a datum is found more real than a sample, whatever the threshold: 1/2 if they "
+        "cannot be told apart, 1 if always, below 1/2 if samples look the more real. So it is of a critic that a "
+        "contestant trained against, which knows that one contestant alone.",
         plots=[plots.curves(floor.steps, curves, title="accuracy of the fresh judge", xlabel="steps of its training")],
         table=judge_table(found),
     )

@@ -23,6 +23,7 @@ from jensen.recipes.base import Positive, Real, Setting, Settings, Track, Traini
 from jensen.recipes.cyclegan_data import HANDWRITTEN, Kind, TwoKinds, handwritten, print_to_test, print_to_train
 from jensen.recipes.data import KEPT, SEEN, DigitsData
 from jensen.recipes.digits_gan_judging import Single, Stacked, Wasserstein
+from jensen.recipes.judging import NEARER
 from jensen.recipes.page import Card, Section
 
 SIDE, COLUMNS = 8, 16
@@ -163,7 +164,7 @@ class DigitsGAN(SingleDigits):
         if self.data.kind == "handwritten":
             return super().own_rows(own)
         copies = own["copies"]
-        nearer = f"{copies['nearer']:.3f} ± {copies['stderr']:.3f} (1/2 for the data, 1 for copies)"
+        nearer = f"{copies['nearer']:.3f} ± {copies['stderr']:.3f} ({NEARER})"
         return [("nearer to a training digit than a test digit", nearer)]
 
     def own_cards(self, own: dict[str, Any]) -> list[Card]:

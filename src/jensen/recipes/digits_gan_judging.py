@@ -19,6 +19,7 @@ from jensen.recipes.adversarial_judging import logits
 from jensen.recipes.base import Track
 from jensen.recipes.digit_reader import ceiling, clear, read_digits, read_stacked, share_clear
 from jensen.recipes.folder import save_image
+from jensen.recipes.judging import NEARER
 from jensen.recipes.page import Card, Picture, Section, Table
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class Single:
             ),
             (
                 "nearer to it than a test digit",
-                f"{copies['nearer']:.3f} ± {copies['stderr']:.3f} (1/2 for the data, 1 for copies)",
+                f"{copies['nearer']:.3f} ± {copies['stderr']:.3f} ({NEARER})",
             ),
         ]
 
@@ -118,7 +119,7 @@ class Single:
                 "Beside what it learnt from",
                 "Samples, and below each the training digit nearest to it. A sample is nearer to its nearest training "
                 f"digit than a test digit is to its own with probability {copies['nearer']:.3f} ± "
-                f"{copies['stderr']:.3f}: 1/2 for draws of the data, 1 for copies. "
+                f"{copies['stderr']:.3f}: {NEARER}. "
                 f"{Proportion(**copies['copied'])} of the samples are nearer than all but 5 percent of test digits.",
                 [Picture(samples / "nearest.png", "samples and their nearest training digits")],
             ),

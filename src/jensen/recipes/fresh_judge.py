@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from jensen.metrics import Proportion, wilson
+from jensen.metrics import AUC, Proportion, auc, wilson
 from jensen.nn import mlp
 
 WIDTH, RATE, DECAY, BATCH = 256, 1e-3, 0.1, 64
@@ -19,14 +19,15 @@ class Judgement:
     """What one discriminator came to, on rows that it was not trained on, as many real as fake.
 
     Attributes:
-        accuracy: 1/2 if it was fooled throughout.
-        fooled: share of fake rows that it calls real.
+        accuracy: share of right answers: 1/2 if it cannot tell them apart.
+        auc: probability that it finds a real row more real than a fake one: that is 1/2 then too, wherever its
+            threshold stands.
         steps, curve: its accuracy after so many steps.
         seen: rows of each kind that it learned from.
     """
 
     accuracy: Proportion
-    fooled: Proportion
+    auc: AUC
     steps: list[int]
     curve: list[float]
     seen: int
@@ -63,8 +64,7 @@ def judge(real: tuple[Tensor, Tensor], fake: tuple[Tensor, Tensor], *, steps: in
             loss.backward()
             adam.step()
             if step in looks:
-                told = [(network(rows) > 0).squeeze(1) for rows in (x_kept, y_kept)]
-                curve.append(float(torch.cat([told[0], ~told[1]]).double().mean()))
-    called_real, n = int(told[1].sum()), len(y_kept)
-    right = int(told[0].sum()) + n - called_real
-    return Judgement(wilson(right, 2 * n), wilson(called_real, n), looks, curve, len(x))
+                told = [network(rows).detach().squeeze(1) for rows in (x_kept, y_kept)]
+                right = int((told[0] > 0).sum() + (told[1] <= 0).sum())
+                curve.append(right / (2 * len(y_kept)))
+    return Judgement(wilson(right, 2 * len(y_kept)), auc(told[1], told[0]), looks, curve, len(x))

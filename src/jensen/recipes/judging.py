@@ -43,3 +43,7 @@ def chosen(states: Sequence[Any], most: int) -> list[Any]:
     if len(states) <= most:
         return list(states)
     return [states[round(k * (len(states) - 1) / (most - 1))] for k in range(most)]
+
+
+NEARER = "1/2 for draws of the data, towards 1 for copies or for samples concentrated where data are dense"
+"""How to read the chance that a sample is nearer to a training datum than fresh data are."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from jensen.core.seeding import generator
 from jensen.metrics import (
+    AUC,
     Proportion,
     c2st,
     class_coverage,
@@ -19,7 +19,6 @@ from jensen.metrics import (
     memorisation,
     prdc,
     sharpness,
-    wilson,
 )
 from jensen.recipes.base import Real
 from jensen.recipes.features import Features
@@ -64,6 +63,7 @@ METRICS = {
     "density": Metric("density", 1.0),
     "coverage": Metric("coverage", "high"),
     "c2st": Metric("two-sample accuracy", 0.5),
+    "c2st_auc": Metric("two-sample AUC", 0.5),
     "classes": Metric("KL of classes, nats", "low"),
     "copies": Metric("copies", 0.5),
     "sharpness": Metric("sharpness", 1.0),
@@ -85,6 +85,7 @@ def measured(real: Real, samples: Tensor, features: Features, seed: int) -> dict
         "density": Value(near.density, near.density_stderr),
         "coverage": share_of(near.coverage_interval),
         "c2st": share_of(told.interval),
+        "c2st_auc": area_of(told.auc),
     }
     if features.read is not None and real.labels is not None:
         weights, read = real.labels[0].bincount().double(), features.read(samples)
@@ -107,10 +108,9 @@ def no_copies(real: Real) -> Value:
     return Value(found.nearer, found.stderr)
 
 
-def fools(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor) -> Proportion:
-    """Share of fake rows that a critic finds more real than the median of real ones: 1/2 of real rows themselves."""
-    scores = critic(fake)
-    return wilson(int((scores > critic(real).median()).sum()), len(scores))
+def area_of(found: AUC) -> Value:
+    """An area under a curve, with an error where nothing overlaps too."""
+    return share_of(found.interval)
 
 
 def share_of(found: Proportion) -> Value:
