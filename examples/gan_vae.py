@@ -161,8 +161,8 @@ tabulate(likelihood_table(found.contestants, "mass"))
 # ## The judge
 #
 # For each contestant a fresh discriminator, all with the same network, budget and real data: how well does it tell
-# samples that it has not seen from data? AUC 1/2 is not at all. Below it the critic that the GAN trained against. It knows its own generator, and was
-# trained for that alone: what the others do, it may never have seen.
+# samples that it has not seen from data? With an AUC of 1/2 not at all. Below it the critic that the GAN trained
+# against. It knows its own generator, and was trained for that alone: what the others do, it may never have seen.
 
 # %%
 tabulate(judge_table(found))
