@@ -23,7 +23,6 @@ from jensen.training import (
     fit,
     optimistic,
     train_step,
-    update_average,
     warm_decay,
     warm_then_decay,
 )
@@ -302,33 +301,6 @@ def test_a_parameter_without_a_gradient_is_named():
 
     with pytest.raises(ValueError, match="spare of player 'y' gets no gradient"):
         train_step(new_state(Unused()), nothing())
-
-
-def test_the_average_is_the_recursion_and_takes_buffers_along():
-    model = nn.BatchNorm1d(2)
-    average = copy.deepcopy(model)
-    expected = {k: v.clone() for k, v in model.state_dict().items()}
-    for step in range(5):
-        with torch.no_grad():
-            for value in model.state_dict().values():
-                value.add_(1)
-        decay = warm_decay(0.4)(step)
-        update_average(average, model, decay)
-        for key, value in model.state_dict().items():
-            same = not value.is_floating_point()
-            expected[key] = value.clone() if same else decay * expected[key] + (1 - decay) * value
-    for key, value in average.state_dict().items():
-        torch.testing.assert_close(value, expected[key])
-
-
-def test_the_average_moves_tied_weights_once():
-    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
-    model[1].weight = model[0].weight
-    average, start = copy.deepcopy(model), model[0].weight.detach().clone()
-    with torch.no_grad():
-        model[0].weight.add_(1)
-    update_average(average, model, 0.75)
-    torch.testing.assert_close(average[1].weight.detach(), start + 0.25)
 
 
 def test_gradient_clipping_is_per_player():

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from jensen.core.objective import Objective, partition
+from jensen.core.objective import Objective, copied, partition
 from jensen.core.types import Batch, Loss, Phase
 
 Product = Callable[[Tensor], Tensor]
@@ -50,7 +49,7 @@ class Frozen(Objective):
         super().__init__()
         if not isinstance(game, Objective):
             raise ValueError(f"game must be an Objective, got {type(game).__name__}")
-        self.game = copy.deepcopy(game).double().train()
+        self.game = copied(game).double().train()
         self.model = self.game.model
         self.phases = game.phases if phases is None else phases
         self.owned = partition(self)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from jensen.core.types import Batch, Loss, Phase
 
@@ -65,3 +67,18 @@ def partition(objective: Objective) -> dict[str, list[nn.Parameter]]:
             if player not in players:
                 raise ValueError(f"a phase names player {player!r}, which is not one of {sorted(players)}")
     return players
+
+
+Net = TypeVar("Net", bound=nn.Module)
+
+
+def copied(module: Net) -> Net:
+    """A deep copy, also of a module whose weights older hooks (`nn.utils.weight_norm`, ...) leave with a graph.
+
+    >>> net = nn.utils.spectral_norm(nn.Linear(2, 1))
+    >>> _ = net(net.weight)
+    >>> copied(net).weight.requires_grad
+    False
+    """
+    computed = [v for part in module.modules() for v in vars(part).values() if isinstance(v, Tensor)]
+    return copy.deepcopy(module, {id(v): v.detach().clone() for v in computed})

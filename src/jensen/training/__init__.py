@@ -1,7 +1,7 @@
 """One trainer for every game."""
 
 from jensen.training.budget import Budget, warm_then_decay
-from jensen.training.ema import update_average, warm_decay
+from jensen.training.ema import begin_average, update_average, warm_decay
 from jensen.training.loop import fit
 from jensen.training.step import Player, TrainState, Update, descend, train_step
 from jensen.training.updates import consensus, extragradient, optimistic
@@ -11,6 +11,7 @@ __all__ = [
     "Player",
     "TrainState",
     "Update",
+    "begin_average",
     "consensus",
     "descend",
     "extragradient",

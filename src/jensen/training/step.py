@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from torch.optim import Optimizer
 from jensen.core.objective import Objective, partition
 from jensen.core.types import Batch, Loss, NonFiniteLoss, first_non_finite
 from jensen.training.distributed import average_gradients
-from jensen.training.ema import update_average
+from jensen.training.ema import begin_average, update_average
 
 
 @dataclass
@@ -54,7 +53,7 @@ class TrainState:
     Attributes:
         objective: the game.
         players: one for each of the objective's.
-        average: averaged copy of `objective.model`, parameters and buffers.
+        average: averaged copy of `objective.model`, in float32 or above, see `update_average`.
         decay: of the average, as a function of the step.
         precision: torch.bfloat16 for autocast, or None for what the parameters are.
         memory: what an update rule remembers, by name.
@@ -78,7 +77,7 @@ class TrainState:
                 raise ValueError(f"player {name!r} and its optimizer must hold the parameters the objective gives it")
         self.objective = objective
         self.players = dict(players)
-        self.average: nn.Module = copy.deepcopy(objective.model).requires_grad_(False).eval()
+        self.average = begin_average(objective.model)
         self.decay, self.precision = decay, precision
         self.memory: dict[str, Tensor] = {}
         self.step = 0
@@ -198,6 +197,7 @@ def train_step(state: TrainState, batches: Iterator[Batch], *, update: Update = 
 
     Raises:
         NonFiniteLoss: before anything moves on such a loss.
+        ValueError: if the batches end.
 
     >>> from jensen.models import GAN
     >>> from jensen.objectives import Adversarial
@@ -218,7 +218,7 @@ def train_step(state: TrainState, batches: Iterator[Batch], *, update: Update = 
     for phase in objective.phases:
         for _ in range(phase.repeats):
             if batch is None or phase.fresh:
-                batch = next(batches)
+                batch = _next(batches, state.draws)
                 state.draws += 1
             losses = update(state, phase.players, _evaluation(state, phase.players, batch))
             for name in phase.players:
@@ -228,6 +228,13 @@ def train_step(state: TrainState, batches: Iterator[Batch], *, update: Update = 
     update_average(state.average, objective.model, state.decay(state.step))
     state.step += 1
     return terms
+
+
+def _next(batches: Iterator[Batch], draws: int) -> Batch:
+    try:
+        return next(batches)
+    except StopIteration:
+        raise ValueError(f"the stream ended after {draws} draws: a stream must go on for ever") from None
 
 
 def _evaluation(state: TrainState, players: tuple[str, ...], batch: Batch) -> Evaluate:

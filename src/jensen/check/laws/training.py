@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 
 from jensen.adversarial import AdaptiveAugment, Brightness, ImagePool, gradient_penalty, r1
 from jensen.check.evidence import Evidence, bounded, close
@@ -27,6 +29,7 @@ from jensen.objectives.adversarial import SIMULTANEOUS, Adversarial, alternating
 from jensen.objectives.cycle import CycleConsistent
 from jensen.training import (
     Budget,
+    begin_average,
     optimistic,
     train_step,
     update_average,
@@ -196,7 +199,9 @@ def average(_: float) -> Iterator[Evidence]:
     r"""Averaged weights follow $a \leftarrow \beta a + (1 - \beta) w$, after every step.
 
     On the loss $\sum w$ every step subtracts h. The lag $e = a - w$ obeys $e \leftarrow \beta(e + h)$ from 0, hence
-    the sum of a geometric series. Buffers are averaged as well, whole numbers are copied.
+    the sum of a geometric series. Buffers are state, and are copied. Between 1 and 2 in bfloat16 the average is
+    $2 - \beta^n$: it is kept in float32, where $(1 - \beta)$ is not lost. A rotating weight divided by its norm is a
+    rotation; the average of the weights is one too, times a number, which the singular vectors must follow.
     """
 
     class Sum(Objective):
@@ -221,8 +226,23 @@ def average(_: float) -> Iterator[Evidence]:
         theirs.state_dict() | {"running_mean": torch.ones(2), "num_batches_tracked": torch.tensor(7)}
     )
     update_average(ours, theirs, 0.75)
-    yield close("a buffer, beta = 3/4", 0.25, ours.state_dict()["running_mean"], 1e-7)
+    yield close("a buffer, beta = 3/4", 1.0, ours.state_dict()["running_mean"], 1e-7)
     yield close("a whole number", 7.0, ours.state_dict()["num_batches_tracked"], 0.0)
+    low = nn.Linear(1, 1, bias=False).bfloat16()
+    low.weight.data.fill_(1.0)
+    raised = begin_average(low)
+    low.weight.data.fill_(2.0)
+    turning = parametrizations.spectral_norm(nn.Linear(2, 2, bias=False).double())
+    turning.weight = torch.eye(2, dtype=F64)
+    turned = begin_average(turning)
+    for k in range(200):
+        update_average(raised, low, 0.999)
+        c, s = math.cos(0.05 * k), math.sin(0.05 * k)
+        turning.weight = torch.tensor([[c, -s], [s, c]], dtype=F64)
+        update_average(turned, turning, 0.99)
+    yield close("bfloat16 weights, 200 updates", 2 - 0.999**200, next(raised.parameters()), 1e-5)
+    rotation = turned(torch.eye(2, dtype=F64))
+    yield close("spectral norm, averaged over a turn", torch.ones(2, dtype=F64), torch.linalg.svdvals(rotation), 1e-12)
     decays = torch.tensor([warm_decay(0.9)(step) for step in (0, 8, 10_000)], dtype=F64)
     yield close("min(0.9, (1 + k)/(10 + k)) at 0, 8, 10,000", torch.tensor([0.1, 0.5, 0.9], dtype=F64), decays, 1e-12)
 
