@@ -1,9 +1,25 @@
-"""What the distributions here say of parameters that make no sense."""
+"""Parameters of the distributions here: of one kind of number, and refused where they make no sense."""
 
 from __future__ import annotations
 
+from functools import reduce
+
 import torch
 from torch import Tensor
+
+
+def parameters(*values: int | float | Tensor) -> tuple[Tensor, ...]:
+    """The same numbers as tensors of one shape and one floating dtype, single precision at least.
+
+    >>> [p.dtype for p in parameters(torch.tensor([1, 2]), 0.5)]
+    [torch.float32, torch.float32]
+    """
+    tensors = [v for v in values if isinstance(v, Tensor)]
+    floating = [v.dtype for v in tensors if v.is_floating_point()] or [torch.get_default_dtype()]
+    dtype, device = reduce(torch.promote_types, floating, torch.float32), tensors[0].device if tensors else None
+    same = [v.to(dtype) if isinstance(v, Tensor) else torch.tensor(v, dtype=dtype, device=device) for v in values]
+    broadcast: tuple[Tensor, ...] = torch.broadcast_tensors(*same)
+    return broadcast
 
 
 def check_positive(name: str, value: Tensor) -> None:
@@ -12,9 +28,22 @@ def check_positive(name: str, value: Tensor) -> None:
     Raises:
         ValueError: with the first value that is not.
     """
-    wrong = ~((value > 0) & torch.isfinite(value))
-    if bool(wrong.any()):
-        raise ValueError(f"{name} must be positive and finite, got {float(value[wrong][0]):.4g}")
+    check(name, "positive and finite", value, (value > 0) & torch.isfinite(value))
+
+
+def check_finite(name: str, value: Tensor) -> None:
+    """Refuse a parameter unless all of it is finite."""
+    check(name, "finite", value, torch.isfinite(value))
+
+
+def check(name: str, wanted: str, value: Tensor, right: Tensor) -> None:
+    """Refuse values that are not right.
+
+    Raises:
+        ValueError: with the first value that is not.
+    """
+    if not bool(right.all()):
+        raise ValueError(f"{name} must be {wanted}, got {value[~right][0].item():.4g}")
 
 
 def check_temperature(temperature: float) -> None:

@@ -10,10 +10,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Distribution, constraints
-from torch.distributions.utils import broadcast_all
 from torch.types import _size
 
-from jensen.distributions.checks import check_positive
+from jensen.distributions.checks import check_finite, check_positive, parameters
 from jensen.distributions.special import log_ndtr
 
 
@@ -46,11 +45,12 @@ class Discretized(Distribution, ABC):
         levels: int = 256,
         validate_args: bool | None = None,
     ):
-        self.loc, self.scale = broadcast_all(loc, scale)
+        self.loc, self.scale = parameters(loc, scale)
         self.levels = levels
         if levels < 2:
             raise ValueError(f"levels must be at least 2, got {levels}")
         if validate_args is not False:
+            check_finite("loc", self.loc)
             check_positive("scale", self.scale)
         super().__init__(self.loc.shape, validate_args=False)
 

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Distribution, Gamma, constraints
-from torch.distributions.utils import broadcast_all
+from torch.distributions.kl import register_kl
 from torch.types import _size
 
-from jensen.distributions.checks import check_positive
+from jensen.distributions.checks import check, check_positive, parameters
+from jensen.distributions.special import excess, log_less_digamma, log_ratio, stirling
+
+MANY = 100
+"""Exponentials a draw may cost."""
 
 
 class Erlang(Gamma):
     r"""Gamma with an integer shape k: $x = (E_1 + \dots + E_k) / \mathrm{rate}$ for unit exponentials $E_i$.
 
     The sum is the reparameterization: $\partial x / \partial \mathrm{rate} = -x / \mathrm{rate}$, exactly. A draw costs
-    the largest k. Density, moments, entropy and KL are Gamma's.
+    the largest k, up to 100; beyond, a Gamma variable is drawn, which moves with the rate as the sum does. Density,
+    entropy and KL are Gamma's to rounding at any k, where differences of $\log\Gamma$ lose all digits at large ones.
 
     Args:
         shape: k, an integer of at least 1, of any dtype; carries no gradient.
-        rate: positive; broadcasts with the shape.
+        rate: positive; broadcasts with the shape. Integers and half precision are taken in single precision.
         validate_args: False skips the check of both.
 
     Raises:
@@ -32,14 +40,10 @@ class Erlang(Gamma):
     arg_constraints = {"concentration": constraints.positive, "rate": constraints.positive}  # noqa: RUF012
 
     def __init__(self, shape: int | float | Tensor, rate: int | float | Tensor, validate_args: bool | None = None):
-        if isinstance(shape, Tensor):
-            rate = torch.as_tensor(rate, dtype=None if isinstance(rate, Tensor) else torch.get_default_dtype())
-            shape = shape.detach().to(rate.dtype)
-        shape, rate = broadcast_all(shape, rate)
+        shape, rate = parameters(shape.detach() if isinstance(shape, Tensor) else shape, rate)
         if validate_args is not False:
-            wrong = ~((shape >= 1) & (shape == shape.round()) & torch.isfinite(shape))
-            if bool(wrong.any()):
-                raise ValueError(f"shape must be an integer of at least 1, got {float(shape[wrong][0]):.4g}")
+            right = (shape >= 1) & (shape == shape.round()) & torch.isfinite(shape)
+            check("shape", "an integer of at least 1", shape, right)
             check_positive("rate", rate)
         super().__init__(shape, rate, validate_args=False)
 
@@ -47,7 +51,51 @@ class Erlang(Gamma):
         return Erlang(self.concentration.expand(batch_shape), self.rate.expand(batch_shape), validate_args=False)
 
     def rsample(self, sample_shape: _size = ()) -> Tensor:
-        most = int(self.concentration.max())
-        waits = self.rate.new_empty((most, *self._extended_shape(torch.Size(sample_shape)))).exponential_()
+        shape, most = self._extended_shape(torch.Size(sample_shape)), int(self.concentration.max())
+        if most > MANY:
+            return torch._standard_gamma(self.concentration.expand(shape)) / self.rate
+        waits = self.rate.new_empty((most, *shape)).exponential_()
         order = torch.arange(most, device=waits.device).view(-1, *[1] * (waits.ndim - 1))
         return (waits * (order < self.concentration)).sum(0) / self.rate
+
+    def log_prob(self, value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        r"""In nats; $-\infty$ below 0 and at infinity.
+
+        With n = k - 1 and $\lambda$ = rate x it is log rate plus that of a Poisson count,
+        $-n\,(\rho - 1 - \log\rho) - \frac12\log 2\pi n - \mathrm{stirling}(n)$ with $\rho = \lambda / n$.
+
+        Source: Loader (2000), "Fast and accurate computation of binomial probabilities".
+        """
+        value = torch.as_tensor(value, device=self.rate.device)
+        inside = (value >= 0) & (value < torch.inf)
+        events, n = self.rate * torch.where(inside, value, 0.0), self.concentration - 1
+        first, zero = n == 0, inside & (value == 0)
+        n, positive = torch.where(first, 1.0, n), torch.where(events == 0, 1.0, events)
+        gap = (positive - n) / n
+        distance = torch.where(gap.abs() < 0.1, excess(torch.log1p(gap.clamp(-0.1, 0.1))), gap - (positive / n).log())
+        log_p = self.rate.log() - n * distance - (2 * math.pi * n).log() / 2 - stirling(n)
+        log_p = torch.where(first, self.rate.log() - events, torch.where(zero, -torch.inf, log_p))
+        return torch.where(inside, log_p, torch.where(value.isnan(), torch.nan, -torch.inf))
+
+    def cdf(self, value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        inside: Tensor = super().cdf(value.clamp(min=0))
+        return inside
+
+    def entropy(self) -> Tensor:
+        r"""$k + \log\Gamma(k) + (1 - k)\psi(k) - \log\mathrm{rate}$ in nats."""
+        k = self.concentration
+        return (2 * math.pi * k).log() / 2 + stirling(k) + (k - 1) * log_less_digamma(k) - self.rate.log()
+
+
+@register_kl(Erlang, Erlang)
+@register_kl(Erlang, Gamma)
+@register_kl(Gamma, Erlang)
+def _kl_gamma(p: Gamma, q: Gamma) -> Tensor:
+    r"""$b\,(\rho - 1 - \log\rho)$ for shapes a, b and means of ratio $\rho$, and what means that are equal leave.
+
+    That is $\frac12\log\frac ab - (a - b)(\log a - \psi(a)) + \mathrm{stirling}(b) - \mathrm{stirling}(a)$.
+    """
+    a, b = p.concentration, q.concentration
+    log_rho = log_ratio(a, b) + log_ratio(q.rate, p.rate)
+    rest = log_ratio(a, b) / 2 - (a - b) * log_less_digamma(a) + stirling(b) - stirling(a)
+    return b * excess(log_rho) + rest

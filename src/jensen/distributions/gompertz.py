@@ -7,11 +7,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 from torch.distributions.kl import register_kl
-from torch.distributions.utils import broadcast_all
 from torch.types import _size
 
-from jensen.distributions.checks import check_positive
-from jensen.distributions.special import scaled_exp1, scaled_upper_gamma
+from jensen.distributions.checks import check, check_positive, parameters
+from jensen.distributions.special import excess, exponential_rule, log_ratio
 
 
 class Gompertz(Distribution):
@@ -21,12 +20,12 @@ class Gompertz(Distribution):
     $x = \log(1 + E / \eta) / b$ with $E = -\log(1 - u)$ is the inverse CDF and the reparameterization.
 
     Args:
-        shape: $\eta$, positive.
+        shape: $\eta$, positive; integers and half precision are taken in single precision.
         rate: b, positive; broadcasts with the shape.
         validate_args: False skips the check of both.
 
     Raises:
-        ValueError: if either is not positive and finite.
+        ValueError: if either is not positive and finite; from `icdf`, for what is no probability.
 
     Source: Gompertz (1825); Lenart (2014), "The moments of the Gompertz distribution", for the mean.
 
@@ -40,7 +39,7 @@ class Gompertz(Distribution):
     has_rsample = True
 
     def __init__(self, shape: int | float | Tensor, rate: int | float | Tensor, validate_args: bool | None = None):
-        self.shape, self.rate = broadcast_all(shape, rate)
+        self.shape, self.rate = parameters(shape, rate)
         if validate_args is not False:
             check_positive("shape", self.shape)
             check_positive("rate", self.rate)
@@ -56,23 +55,43 @@ class Gompertz(Distribution):
         hazard = self.shape.new_empty(self._extended_shape(torch.Size(sample_shape))).exponential_()
         return self._quantile_of_hazard(hazard)
 
+    def _hazard(self, x: Tensor) -> Tensor:
+        r"""$\eta (e^x - 1)$ of x = b times the value, which overflows where it does, not where $e^x$ does."""
+        return torch.where(
+            x < 1, self.shape * torch.expm1(x.clamp(max=1)), torch.exp(x.clamp(min=1) + self.shape.log()) - self.shape
+        )
+
     def log_prob(self, value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        r"""$\log(\eta b) + b x - \eta (e^{b x} - 1)$ in nats; $-\infty$ below 0."""
-        x = self.rate * value
-        inside = self.shape.log() + self.rate.log() + x - self.shape * torch.expm1(x)
-        return torch.where(value < 0, -torch.inf, inside)
+        r"""$\log(\eta b) + b x - \eta (e^{b x} - 1)$ in nats; $-\infty$ below 0 and at infinity."""
+        inside = (value >= 0) & (value < torch.inf)
+        x = self.rate * torch.where(inside, value, 0.0)
+        log_p = self.shape.log() + self.rate.log() + x - self._hazard(x)
+        return torch.where(inside, log_p, torch.where(value.isnan(), torch.nan, -torch.inf))
 
     def cdf(self, value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        return -torch.expm1(-self.shape * torch.expm1(self.rate * value.clamp(min=0)))
+        return -torch.expm1(-self._hazard(self.rate * value.clamp(min=0)))
 
     def icdf(self, value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Quantile of a probability in [0, 1]."""
+        check("a probability", "in [0, 1]", value, (value >= 0) & (value <= 1))
         return self._quantile_of_hazard(-torch.log1p(-value))
+
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance of b x, in double precision."""
+        t, log_w = exponential_rule(self.shape)
+        x, w = torch.log1p(t / self.shape.double()[..., None]), log_w.exp()
+        mean = (w * x).sum(-1)
+        return mean, (w * (x - mean[..., None]) ** 2).sum(-1)
 
     @property
     def mean(self) -> Tensor:
         r"""$e^\eta E_1(\eta) / b$."""
-        return scaled_exp1(self.shape) / self.rate
+        return self._moments()[0].to(self.rate) / self.rate
+
+    @property
+    def variance(self) -> Tensor:
+        r"""$\mathrm{Var}\log(1 + E / \eta) / b^2$, by quadrature."""
+        return self._moments()[1].to(self.rate) / self.rate**2
 
     @property
     def mode(self) -> Tensor:
@@ -81,13 +100,21 @@ class Gompertz(Distribution):
 
     def entropy(self) -> Tensor:
         r"""$1 - \log(\eta b) - e^\eta E_1(\eta)$ in nats."""
-        return 1 - self.shape.log() - self.rate.log() - scaled_exp1(self.shape)
+        return 1 - self.shape.log() - self.rate.log() - self._moments()[0].to(self.rate)
 
 
 @register_kl(Gompertz, Gompertz)
 def _kl_gompertz(p: Gompertz, q: Gompertz) -> Tensor:
-    r"""With $r = b_q / b_p$: $E_p e^{b_q x} = E (1 + E/\eta_p)^r = e^{\eta_p} \eta_p^{-r}\, \Gamma(r + 1, \eta_p)$."""
-    eta, ratio, eta_q = torch.broadcast_tensors(p.shape, q.rate / p.rate, q.shape)
-    growth = eta * scaled_upper_gamma(ratio + 1, eta) - 1
-    log_q: Tensor = q.shape.log() + q.rate.log() + q.rate * p.mean - eta_q * growth
-    return -p.entropy() - log_q
+    r"""Two terms that are 0 at least, where differences of numbers of the size of the shapes would lose all digits.
+
+    Of $r = b_q / b_p$ and $L = \log(1 + E / \eta_p)$: by parts $E_p[e^{b_q x} - 1] = r\, E e^{(r - 1) L} / \eta_p$, and
+    KL = $\rho - 1 - \log\rho + \log E e^{(r - 1)(L - E L)}$ with $\rho = r\,(\eta_q / \eta_p)\, E e^{(r - 1) L}$.
+    """
+    eta, b, eta_q, b_q = (v.double() for v in torch.broadcast_tensors(p.shape, p.rate, q.shape, q.rate))
+    t, log_w = exponential_rule(eta)
+    log_growth = torch.log1p(t / eta[..., None])
+    mean = (log_w.exp() * log_growth).sum(-1)
+    power = ((b_q - b) / b)[..., None]
+    above = torch.logsumexp(log_w + power * (log_growth - mean[..., None]), -1)
+    log_rho = log_ratio(b_q, b) + log_ratio(eta_q, eta) + above + power[..., 0] * mean
+    return (excess(log_rho) + above).to(torch.promote_types(p.shape.dtype, q.shape.dtype))
