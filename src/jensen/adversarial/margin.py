@@ -7,15 +7,15 @@ $$R = \inf_D E\, l(y D(x)) = -\tfrac12 \int f(p_d/p_g)\, p_g, \qquad f(u) = -\in
 
 | loss        | l(m)           | f(u)                          | D*(u)             | R            |
 | ----------- | -------------- | ----------------------------- | ----------------- | ------------ |
-| zero-one    | 1 for m <= 0   | -min(u, 1)                    | sign(u - 1)       | (1 - TV) / 2 |
+| zero-one    | 1 for m < 0    | -min(u, 1)                    | sign(u - 1)       | (1 - TV) / 2 |
 | squared     | (1 - m)^2      | -4u / (u + 1)                 | (u - 1) / (u + 1) | 1 - LC / 2   |
 | logistic    | log(1 + e^-m)  | u log u - (u + 1) log(u + 1)  | log u             | log 2 - JS   |
 | exponential | e^-m           | -2 sqrt(u)                    | (log u) / 2       | 1 - H^2      |
 | hinge       | max(0, 1 - m)  | -2 min(u, 1)                  | sign(u - 1)       | 1 - TV       |
 
-Zero-one has l(0) = 1, and a tie u = 1 is decided for +1. Total variation is half the L1 distance, Le Cam
-$\int (p-q)^2/(p+q)$, squared Hellinger $1 - \int\sqrt{pq}$, Jensen-Shannon in nats. Chance is where p = q: there the
-risk is 1/2, 1, log 2, 1 and 1, not zero.
+Zero-one has l(0) = 1/2: a critic that is 0 everywhere guesses, and D* decides a tie u = 1 for +1. Total variation is
+half the L1 distance, Le Cam $\int (p-q)^2/(p+q)$, squared Hellinger $1 - \int\sqrt{pq}$, Jensen-Shannon in nats. Chance
+is where p = q: there the risk is 1/2, 1, log 2, 1 and 1, not zero.
 
 Source: Nguyen, Wainwright & Jordan (2009), sections 2 and 3.
 """
@@ -115,7 +115,7 @@ def _sign(u: Tensor) -> Tensor:
 
 zero_one = MarginLoss(
     "zero-one",
-    loss=lambda m: torch.where(m.isnan(), m, (m <= 0).to(m)),
+    loss=lambda m: torch.where(m.isnan(), m, (1 - m.sign()) / 2),
     ratio_f=lambda u: -u.clamp(max=1),
     ratio_critic=_sign,
     divergence="total-variation",
