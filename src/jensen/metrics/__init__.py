@@ -1,5 +1,6 @@
 """How good samples are, with an error on every number."""
 
+from jensen.metrics.discrepancy import Distance
 from jensen.metrics.disentangle import (
     DCI,
     MIG,
@@ -13,7 +14,7 @@ from jensen.metrics.disentangle import (
     mig,
     mutual_information,
 )
-from jensen.metrics.energy import Distance, energy_distance
+from jensen.metrics.energy import energy_distance
 from jensen.metrics.features import floor, gathered
 from jensen.metrics.frechet import FeatureStatistics, FrechetDistance, extrapolated_frechet_distance, frechet_distance
 from jensen.metrics.kernel import kernel_distance

@@ -2,58 +2,41 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
+from jaxtyping import Num
 from torch import Tensor
 
-
-@dataclass(frozen=True)
-class Distance:
-    """An estimate of a distance and its standard error."""
-
-    value: float
-    stderr: float
-
-    def __float__(self) -> float:
-        return self.value
+from jensen.metrics.discrepancy import Distance, discrepancy
+from jensen.metrics.features import numbers
 
 
-def energy_distance(x: Tensor, y: Tensor, *, chunk: int = 2048) -> Distance:
+def energy_distance(x: Num[Tensor, "..."], y: Num[Tensor, "..."], *, chunk: int = 2048) -> Distance:
     r"""$2 E|X - Y| - E|X - X'| - E|Y - Y'|$: zero if and only if the two distributions are equal.
 
-    Unbiased (pairs of one sample leave out the pair of a point with itself), so it may come out below zero. The
-    standard error is that of its first-order projection; between equal distributions that term vanishes, the
-    estimate is of order 1/n, and the error to compare with is the value between two samples of the data.
+    Unbiased (pairs of one sample leave out the pair of a point with itself), so it may come out below zero. It is the
+    squared distance in the space of the kernel $-|x - y|$, and its standard error is made as that of
+    `kernel_distance`: value +- 2 stderr covers the distance of the laws at least about as often as 95 percent (92 in
+    the worst case that was found, one dimension and laws two errors apart; all but always between equal laws).
 
     Args:
-        x: (N, ...), N at least 2, flattened to vectors.
+        x: (N, ...), N at least 2, flattened to vectors; (N,) are N numbers. Whole numbers are taken as they are.
         y: (M, ...) of the same event, M at least 2.
         chunk: rows whose distances are held at once.
 
     Raises:
-        ValueError: for fewer than two rows, or events of different sizes.
+        ValueError: for fewer than two rows, events of different sizes, or numbers that are not finite.
 
-    Source: Szekely & Rizzo (2013), Energy statistics, eq. 2.5.
+    Source: Szekely & Rizzo (2013), Energy statistics, eq. 2.5; Sejdinovic et al. (2013), theorem 22, for the kernel.
 
     >>> x = torch.zeros(4, 1)
     >>> energy_distance(x, x + 3).value
     6.0
     """
-    x, y = x.flatten(1).double(), y.flatten(1).double()
-    if min(len(x), len(y)) < 2:
-        raise ValueError(f"samples must have at least 2 rows, got {len(x)} and {len(y)}")
+    x, y = numbers(x, 2, "x"), numbers(y, 2, "y")
     if x.shape[1] != y.shape[1]:
         raise ValueError(f"samples must be of events of one size, got {x.shape[1]} and {y.shape[1]}")
-    xy, yx = _mean_distances(x, y, chunk), _mean_distances(y, x, chunk)
-    xx = _mean_distances(x, x, chunk) * len(x) / (len(x) - 1)
-    yy = _mean_distances(y, y, chunk) * len(y) / (len(y) - 1)
-    value = 2 * xy.mean() - xx.mean() - yy.mean()
-    variance = (2 * (xy - xx)).var() / len(x) + (2 * (yx - yy)).var() / len(y)
-    return Distance(float(value), float(variance.sqrt()))
+    return discrepancy(_nearness, x, y, (x.new_zeros(len(x)), y.new_zeros(len(y))), chunk)
 
 
-def _mean_distances(x: Tensor, y: Tensor, chunk: int) -> Tensor:
-    """(N,): of each row of x, its mean distance from the rows of y."""
-    rows = [torch.cdist(part, y, compute_mode="donot_use_mm_for_euclid_dist").mean(1) for part in x.split(chunk)]
-    return torch.cat(rows)
+def _nearness(x: Tensor, y: Tensor) -> Tensor:
+    return -torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")

@@ -33,6 +33,23 @@ def checked(features: Tensor, least: int = 2, name: str = "features") -> Tensor:
     return features.detach().double()
 
 
+def numbers(x: Tensor, least: int, name: str) -> Tensor:
+    """Rows of any event and any real dtype as float64, (N, d), without gradient; (N,) are N numbers.
+
+    Raises:
+        ValueError: for fewer than `least` rows, empty events, complex numbers, or some that are not finite.
+
+    >>> numbers(torch.zeros(3, 2, 2, dtype=torch.uint8), 1, "samples").shape
+    torch.Size([3, 4])
+    """
+    if x.ndim < 1 or len(x) < least or x[:1].numel() < 1 or x.is_complex():
+        shape = tuple(x.shape)
+        raise ValueError(f"{name} must be (N, ...), real numbers, with at least {least} rows, got {x.dtype} {shape}")
+    if not bool(x.isfinite().all()):
+        raise ValueError(f"{name} must be finite, and some are not")
+    return x.detach().double().reshape(len(x), -1)
+
+
 def pair(real: Tensor, fake: Tensor, least: int = 2) -> tuple[Tensor, Tensor]:
     """Two samples of features, as `checked`, of one width.
 

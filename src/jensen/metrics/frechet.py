@@ -12,7 +12,7 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 
-from jensen.metrics.energy import Distance
+from jensen.metrics.discrepancy import Distance
 from jensen.metrics.features import checked
 
 
