@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from jensen.core.shapes import right_pad
+from jensen.core.shapes import right_pad, single
 from jensen.diffusion.schedule import Schedule
 
 Output = Literal["x", "eps", "v", "flow", "edm"]
@@ -147,11 +147,11 @@ class NetworkDenoiser(Denoiser):
         self.register_buffer("null", null, persistent=False)
 
     def forward(self, z_t: Float[Tensor, "b ..."], t: Float[Tensor, " b"], cond: Tensor | None = None) -> Prediction:
-        alpha, sigma = self.levels(t, z_t)
-        scaled = z_t / torch.sqrt((alpha * self.data_std) ** 2 + sigma**2)
-        cond, clock = self.condition(cond, len(z_t)), self.schedule.clock(t)
+        alpha, sigma = (v.to(single(z_t)) for v in self.levels(t, z_t))
+        scaled = (z_t / torch.sqrt((alpha * self.data_std) ** 2 + sigma**2)).to(z_t)
+        cond, clock = self.condition(cond, len(z_t)), self.schedule.clock(t).to(z_t)
         out = self.net(scaled, clock) if cond is None else self.net(scaled, clock, cond)
-        out = out.to(z_t.dtype)
+        out = out.to(alpha)
         if not self.learned_variance:
             return self._prediction(out, z_t, alpha, sigma)
         if out.shape[1] != 2 * z_t.shape[1]:

@@ -57,8 +57,11 @@ class Process:
         """
         a, spread = self.transition(s, t)
         (alpha_s, sigma_s), (_, sigma_t) = self.schedule.alpha_sigma(s), self.schedule.alpha_sigma(t)
-        mean = right_pad(a * sigma_s**2 / sigma_t**2, x) * z_t + right_pad(alpha_s * spread**2 / sigma_t**2, x) * x
-        return Normal(mean, right_pad(spread * sigma_s / sigma_t, x).expand_as(x), validate_args=False)
+        of_z, of_x, deviation = (
+            right_pad(v.to(x), x)
+            for v in (a * sigma_s**2 / sigma_t**2, alpha_s * spread**2 / sigma_t**2, spread * sigma_s / sigma_t)
+        )
+        return Normal(of_z * z_t + of_x * x, deviation.expand_as(x), validate_args=False)
 
 
 @dataclass(frozen=True, eq=False)

@@ -106,7 +106,7 @@ class LinearSchedule(Schedule):
         return torch.exp(-integral / 2), torch.sqrt(-torch.expm1(-integral))
 
     def time(self, log_snr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        integral = nn.functional.softplus(-log_snr)
+        integral = nn.functional.softplus(-log_snr).clamp(max=(self.beta_0 + self.beta_1) / 2)
         slope = self.beta_1 - self.beta_0
         return 2 * integral / (self.beta_0 + torch.sqrt(self.beta_0**2 + 2 * slope * integral))
 
@@ -193,9 +193,10 @@ class VarianceExploding(Schedule):
 
 
 class BetaSchedule(Schedule):
-    r"""Any array of betas: $\alpha_{i/T}^2 = \prod_{j \le i} (1 - \beta_j)$, log-SNR linear in between.
+    r"""Any array of betas: $\alpha_{i/T}^2 = \prod_{j \le i} (1 - \beta_j)$, $\log \alpha^2$ linear in between.
 
-    Time i / T is step i of T; times below 1 / T count as the first step.
+    Time i / T is step i of T, and t = 0 is the data: $\alpha_0^2 = 1$. T equal steps from t = 1 to 0 are DDPM's chain,
+    its last step, from the first level to the data, among them.
 
     Args:
         betas: (T,), each in (0, 1).
@@ -203,29 +204,35 @@ class BetaSchedule(Schedule):
     Raises:
         ValueError: if betas are not one row of numbers in (0, 1), at least two.
 
-    Source: Ho et al. (2020), equation 4.
+    Source: Ho et al. (2020), equation 4; Lu et al., DPM-Solver (2022), appendix D.1, for times in between.
 
     >>> schedule = BetaSchedule(torch.linspace(1e-4, 0.02, 1000))
     >>> round(float(schedule.alpha_sigma(torch.tensor(1.0))[0]) ** 2, 6)
     4e-05
     """
 
-    levels: Tensor
+    log_alpha_square: Tensor
 
     def __init__(self, betas: Tensor):
         super().__init__()
         betas = torch.as_tensor(betas, dtype=torch.float64)
         if betas.ndim != 1 or len(betas) < 2 or not bool(((betas > 0) & (betas < 1)).all()):
             raise ValueError("betas must be one row of at least two numbers in (0, 1)")
-        log_alpha_square = torch.log1p(-betas).cumsum(0)
-        self.register_buffer("levels", log_alpha_square - torch.log(-torch.expm1(log_alpha_square)))
+        self.register_buffer("log_alpha_square", torch.log1p(-torch.nn.functional.pad(betas, (1, 0))).cumsum(0))
+
+    def _log_alpha_square(self, t: Tensor) -> Tensor:
+        steps, known = len(self.log_alpha_square) - 1, self.log_alpha_square.to(t.device, torch.float64)
+        place = t.double() * steps
+        below = place.detach().floor().clamp(0, steps - 1).long()
+        return torch.lerp(known[below], known[below + 1], place - below)
 
     def log_snr(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        place = (t.double() * len(self.levels) - 1).clamp(0, len(self.levels) - 1)
-        below = place.floor().clamp(max=len(self.levels) - 2).long()
-        share = place - below
-        levels = self.levels.to(t.device)
-        return ((1 - share) * levels[below] + share * levels[below + 1]).to(t.dtype)
+        log_alpha_square = self._log_alpha_square(t)
+        return (log_alpha_square - torch.log(-torch.expm1(log_alpha_square))).to(t.dtype)
+
+    def alpha_sigma(self, t: Float[Tensor, "*b"]) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b"]]:
+        log_alpha_square = self._log_alpha_square(t)
+        return torch.exp(log_alpha_square / 2).to(t), torch.sqrt(-torch.expm1(log_alpha_square)).to(t)
 
 
 class FunctionSchedule(Schedule):

@@ -24,7 +24,7 @@ class ScoreDenoiser(Denoiser):
 
     def forward(self, z_t: Float[Tensor, "b ..."], t: Float[Tensor, " b"], cond: Tensor | None = None) -> Prediction:
         alpha, sigma = self.levels(t, z_t)
-        score = self.network(z_t, sigma.flatten(), *(() if cond is None else (cond,)))
+        score = self.network(z_t, sigma.flatten().to(z_t), *(() if cond is None else (cond,)))
         return Prediction.of_eps(-sigma * score, z_t, alpha, sigma)
 
 

@@ -33,9 +33,7 @@ def integral(history: Sequence[Velocity], start: Tensor, end: Tensor) -> Tensor:
     places = torch.stack([(u - start).double() / h for u, _ in history])
     powers = torch.arange(len(history), device=h.device)
     weights = torch.linalg.solve(places[None] ** powers[:, None], h / (powers + 1))
-    return sum(
-        (w.to(v.dtype) * v for w, (_, v) in zip(weights, history, strict=True)), start=torch.zeros(()).to(history[0][1])
-    )
+    return sum((w * v for w, (_, v) in zip(weights, history, strict=True)), start=torch.zeros(()).to(history[0][1]))
 
 
 @dataclass(frozen=True)

@@ -48,11 +48,11 @@ class Ancestral:
     ) -> tuple[Tensor, Memory]:
         p = denoiser(z, rows_at(t, z), cond)
         process = Process(denoiser.schedule)
-        posterior = process.posterior(z, p.x, s.to(z), t.to(z))
+        posterior = process.posterior(z, p.x, s.double(), t.double())
         if bool(levels(denoiser, s, z)[1] == 0):
             return posterior.mean, None
         noise = normal(z.shape, generator, like=z)
-        return posterior.mean + self._deviation(p, process, posterior, s.to(z), t.to(z)) * noise, None
+        return posterior.mean + self._deviation(p, process, posterior, s.double(), t.double()) * noise, None
 
     def _deviation(self, p: Prediction, process: Process, posterior: Normal, s: Tensor, t: Tensor) -> Tensor:
         if self.variance == "posterior":

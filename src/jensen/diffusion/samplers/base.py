@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from jensen.core.seeding import Rng
-from jensen.diffusion.denoiser import Denoiser
+from jensen.core.shapes import single
+from jensen.diffusion.denoiser import Denoiser, Prediction
 from jensen.diffusion.schedule import Schedule
 
 Memory = Any
@@ -46,19 +49,22 @@ def integrate(
 ) -> Tensor:
     """Carry z along `times`: z at times[0] in, z at times[-1] out.
 
-    Decreasing times sample, increasing times encode (deterministic samplers only).
+    Decreasing times sample, increasing times encode (deterministic samplers only). Between equal levels, on a plateau
+    of the schedule, z and the sampler's memory stay as they are. A path in half precision is carried in float32: the
+    denoiser alone sees z rounded, and z comes out in the dtype it came in.
 
     Args:
         sampler: a step.
         denoiser: perhaps guided.
         z: (B, ...), at times[0].
-        times: (N + 1,), strictly monotone, in [0, 1].
+        times: (N + 1,), strictly monotone in the precision that z is carried in, in [0, 1].
         cond: (B, ...) or None.
         generator: None, one, or one a row.
         on_step: called with (number of steps done, z) after each.
 
     Raises:
-        ValueError: if times are not strictly monotone in [0, 1], or a stochastic sampler is asked to encode.
+        ValueError: if times are not strictly monotone in [0, 1] or z has no floating dtype, or a stochastic sampler is
+            asked to encode.
 
     >>> from jensen.diffusion import DDIM, CosineSchedule, GaussianOracle
     >>> oracle = GaussianOracle(torch.zeros(1), torch.ones(1), CosineSchedule())
@@ -66,25 +72,46 @@ def integrate(
     >>> abs(float(z) - math.cos(math.pi / 16) ** 8) < 1e-12  # exactly cos^N(pi / 2N)
     True
     """
-    _check_times(times)
+    if not z.is_floating_point():
+        raise ValueError(f"z must be of a floating dtype, got {z.dtype}")
+    given, z = z.dtype, single(z)
+    if z.dtype != given:
+        denoiser = _Rounded(denoiser, given)
+    _check_times(times, z.dtype)
     if bool(times[-1] > times[0]) and not getattr(sampler, "deterministic", True):
         raise ValueError(f"{type(sampler).__name__} draws noise, so it cannot encode: give decreasing times")
     memory: Memory = None
-    for k in range(len(times) - 1):
-        z, memory = sampler.step(denoiser, z, times[k], times[k + 1], memory, cond=cond, generator=generator)
+    for k, (t, s) in enumerate(pairwise(times)):
+        if levels(denoiser, t, z) != levels(denoiser, s, z):
+            z, memory = sampler.step(denoiser, z, t, s, memory, cond=cond, generator=generator)
         if on_step is not None:
-            on_step(k + 1, z)
-    return z
+            on_step(k + 1, z.to(given))
+    return z.to(given)
 
 
-def _check_times(times: Tensor) -> None:
+class _Rounded(Denoiser):
+    """A denoiser of half precision on a path in single: it sees z rounded and the time as it is."""
+
+    def __init__(self, denoiser: Denoiser, dtype: torch.dtype):
+        super().__init__()
+        self.denoiser, self.dtype = denoiser, dtype
+        self.schedule, self.null = denoiser.schedule, denoiser.null
+
+    def forward(self, z_t: Float[Tensor, "b ..."], t: Float[Tensor, " b"], cond: Tensor | None = None) -> Prediction:
+        p = self.denoiser(z_t.to(self.dtype), t, cond)
+        x, eps, alpha, sigma = (single(v) for v in (p.x, p.eps, p.alpha, p.sigma))
+        return Prediction(x, eps, alpha, sigma, None if p.fraction is None else single(p.fraction))
+
+
+def _check_times(times: Tensor, dtype: torch.dtype) -> None:
     if times.ndim != 1 or len(times) < 2:
         raise ValueError(f"times must be one row of at least two, got shape {tuple(times.shape)}")
     if not bool(((times >= 0) & (times <= 1)).all()):
         raise ValueError(f"times must lie in [0, 1], got {times.min().item():g} to {times.max().item():g}")
-    steps = times.diff()
+    steps = times.to(dtype).diff()
     if not (bool((steps < 0).all()) or bool((steps > 0).all())):
-        raise ValueError("times must be strictly decreasing (to sample) or increasing (to encode)")
+        word = str(dtype).removeprefix("torch.")
+        raise ValueError(f"times must be strictly decreasing (to sample) or increasing (to encode) in {word}")
 
 
 def time_grid(
@@ -95,7 +122,7 @@ def time_grid(
     start: float = 1.0,
     end: float = 0.0,
 ) -> Tensor:
-    """Decreasing times (steps + 1,) from `start` to `end`, float64: take them to the dtype of z.
+    """Decreasing times (steps + 1,) from `start` to `end`, float64.
 
     Args:
         name: "uniform" in t; "log_snr": uniform in log-SNR between the schedule's values there, which must
@@ -140,11 +167,10 @@ def time_grid(
 
 
 def levels(denoiser: Denoiser, t: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-    """alpha_t and sigma_t at one time, (), of the dtype and device of z."""
-    alpha, sigma = denoiser.schedule.alpha_sigma(t.to(z.device))
-    return alpha.to(z.dtype), sigma.to(z.dtype)
+    """alpha_t and sigma_t at one time, (), float64 on the device of z: what they multiply keeps its dtype."""
+    return denoiser.schedule.alpha_sigma(t.to(z.device, torch.float64))
 
 
 def rows_at(t: Tensor, z: Tensor) -> Tensor:
-    """One time for every row of z, (B,)."""
-    return t.to(z).expand(len(z))
+    """One time for every row of z, (B,), in single precision at least."""
+    return t.to(single(z)).expand(len(z))

@@ -51,7 +51,7 @@ class DDIM:
         alpha_s, sigma_s = levels(denoiser, s, z)
         if self.deterministic:
             return alpha_s * p.x + sigma_s * p.eps, None
-        posterior = Process(denoiser.schedule).posterior(z, p.x, s.to(z), t.to(z))
+        posterior = Process(denoiser.schedule).posterior(z, p.x, s.double(), t.double())
         deviation = self.eta * posterior.stddev
         kept = torch.sqrt((sigma_s**2 - deviation**2).clamp_min(0))
         return alpha_s * p.x + kept * p.eps + deviation * normal(z.shape, generator, like=z), None

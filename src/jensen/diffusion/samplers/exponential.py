@@ -34,6 +34,4 @@ def integral(history: Sequence[Prediction], start: Tensor, end: Tensor) -> Tenso
     density = h * torch.exp(h * (v - 1)) * (_WEIGHTS / 2).to(h.device)
     moments = (v[None] ** powers[:, None] * density).sum(1)
     weights = torch.linalg.solve(places[None] ** powers[:, None], moments)
-    return sum(
-        (w.to(x.dtype) * x for w, (_, x) in zip(weights, history, strict=True)), start=torch.zeros(()).to(history[0][1])
-    )
+    return sum((w * x for w, (_, x) in zip(weights, history, strict=True)), start=torch.zeros(()).to(history[0][1]))

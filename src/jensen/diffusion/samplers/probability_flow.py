@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from jensen.core.seeding import Rng
@@ -17,14 +18,19 @@ def velocity(denoiser: Denoiser, z: Tensor, t: Tensor, cond: Tensor | None = Non
     Args:
         denoiser: gives x and eps.
         z: (B, ...) at time t.
-        t: (), strictly inside (0, 1) where the schedule's slope is not finite at an end.
+        t: (), where the schedule's slope is finite: not 0 where sigma starts like a square root of t.
         cond: (B, ...) or None.
+
+    Raises:
+        ValueError: if the slope is not finite.
 
     Source: Song et al. (2021), equation 13, in terms of a prediction.
     """
     p: Prediction = denoiser(z, rows_at(t, z), cond)
-    alpha_slope, sigma_slope = denoiser.schedule.slopes(t.to(z.device))
-    return alpha_slope.to(z) * p.x + sigma_slope.to(z) * p.eps
+    alpha_slope, sigma_slope = denoiser.schedule.slopes(t.to(z.device, torch.float64))
+    if not bool(torch.isfinite(alpha_slope) & torch.isfinite(sigma_slope)):
+        raise ValueError(f"the velocity must be finite, and this schedule's slope is not at t = {float(t):g}")
+    return alpha_slope * p.x + sigma_slope * p.eps
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ class Euler:
         cond: Tensor | None = None,
         generator: Rng = None,
     ) -> tuple[Tensor, Memory]:
-        return z + (s - t).to(z) * velocity(denoiser, z, t, cond), None
+        return z + (s.double() - t.double()) * velocity(denoiser, z, t, cond), None
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,7 @@ class Heun:
         cond: Tensor | None = None,
         generator: Rng = None,
     ) -> tuple[Tensor, Memory]:
-        h = (s - t).to(z)
+        h = s.double() - t.double()
         first = velocity(denoiser, z, t, cond)
         ahead = z + h * first
         if bool(levels(denoiser, s, z)[1] == 0):
