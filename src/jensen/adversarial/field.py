@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from jensen.core.objective import Objective, copied, partition
+from jensen.core.seeding import begin, generator
 from jensen.core.types import Batch, Loss, Phase
 
 Product = Callable[[Tensor], Tensor]
@@ -124,7 +125,7 @@ class Frozen(Objective):
         torch.set_default_dtype(torch.float64)
         try:
             for source in sources:
-                source.manual_seed(self.seed)
+                begin(source, self.seed)
             yield
         finally:
             torch.set_default_dtype(dtype)
@@ -316,4 +317,4 @@ def _probe(like: Tensor, seed: int) -> Tensor:
 
 
 def _direction(like: Tensor, seed: int) -> Tensor:
-    return torch.randn(len(like), dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).to(like)
+    return torch.randn(len(like), dtype=torch.float64, generator=generator(seed)).to(like)

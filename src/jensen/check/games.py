@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from jensen.adversarial.field import Frozen, split
 from jensen.check.evidence import Evidence, Report, close
 from jensen.core.objective import Objective, partition
+from jensen.core.seeding import begin_globally, generator
 from jensen.core.types import Batch, Loss, Phase
 from jensen.training import Player, TrainState, Update, consensus, descend, extragradient, optimistic, train_step
 
@@ -111,7 +112,7 @@ class _Plain(Objective):
 
     def forward(self, players: tuple[str, ...], batch: Batch, step: int) -> Mapping[str, Loss]:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
+            begin_globally(self.seed)
             return {name: Loss.of(total) for name, total in self.losses().items()}
 
 
@@ -136,7 +137,7 @@ def _evidence(
     first, again = (_totals(game) for _ in range(2))
     for name in owned:
         yield close(f"the loss of {name}, asked twice", first[name].total, again[name].total, 0.0)
-    rng = torch.Generator().manual_seed(seed)
+    rng = generator(seed)
     for name, parameters in owned.items():
         exact, found = _slopes(game, name, parameters, rng)
         size = 1 + float(exact.abs().max())
@@ -146,7 +147,7 @@ def _evidence(
         _put(owned, start)
         for _ in range(2 if update == "optimistic" else 1):
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
+                begin_globally(seed)
                 step()
         moves = [_parts(owned, w - start) for w in (expected, _weights(owned))]
         _put(owned, start)

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -42,26 +43,100 @@ def normal(shape: Sequence[int], rng: Rng = None, *, like: Tensor) -> Tensor:
     return torch.stack(rows).to(like.device) if rows else torch.empty(shape, dtype=like.dtype, device=like.device)
 
 
+def checked_seed(seed: int) -> int:
+    """The seed, if it is one.
+
+    Raises:
+        ValueError: unless it is from 0 to 2^64 - 1.
+    """
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed must be from 0 to 2^64 - 1, got {seed}")
+    return seed
+
+
 def generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator that starts at `seed`."""
-    return torch.Generator(device).manual_seed(seed)
+    """A generator that starts at `seed`; every seed from 0 to 2^64 - 1 has draws of its own, see `begin`.
+
+    >>> a, b = (torch.rand(1, generator=generator(seed)) for seed in (0, 2**32))
+    >>> bool(a == b)
+    False
+    """
+    return begin(torch.Generator(device), seed)
+
+
+def begin(rng: torch.Generator, seed: int) -> torch.Generator:
+    """Let a generator start again, at `seed`, and return it.
+
+    Torch's CPU generator is a Mersenne Twister, of whose seed `manual_seed` takes 32 bits. Above them its state is that
+    of the Twister's initialisation by an array, here of the seed's two halves, as in NumPy's `RandomState`.
+
+    Raises:
+        ValueError: unless the seed is from 0 to 2^64 - 1.
+
+    Source: Matsumoto & Nishimura (2002), init_by_array.
+    """
+    rng.manual_seed(checked_seed(seed))
+    if rng.device.type == "cpu" and seed >= 2**32:
+        words = np.random.RandomState([seed % 2**32, seed >> 32]).get_state(legacy=False)["state"]["key"]
+        state = rng.get_state()
+        state[_TWISTER] = torch.from_numpy(words.astype(np.int64)).view(torch.uint8)
+        rng.set_state(state)
+    return rng
+
+
+_TWISTER = slice(24, 24 + 624 * 8)  # of the state's bytes: after the seed, two counts and a place, 624 words
+
+
+def begin_globally(seed: int) -> None:
+    """Let torch's global generators start at `seed`, the CPU's and CUDA's: `torch.manual_seed` of all 64 bits.
+
+    Raises:
+        ValueError: unless the seed is from 0 to 2^64 - 1.
+    """
+    torch.manual_seed(checked_seed(seed))
+    begin(torch.default_generator, seed)
+
+
+def numbered(seed: int, n: int, stride: int = 1_000_003) -> torch.Generator:
+    """The generator that starts at seed * stride + n, in 32 bits above which the seed's own upper half stands.
+
+    So number n of a stream is a function of (seed, n) alone.
+
+    >>> numbered(3, 1).initial_seed(), numbered(2**32, 1).initial_seed() == 2**32 + 1
+    (3000010, True)
+    """
+    upper = checked_seed(seed) >> 32 << 32
+    return generator(upper + (seed * stride + n) % 2**32)
+
+
+def derived(seed: int, *keys: object) -> int:
+    """A seed of 64 bits for what these keys name: a hash of them all.
+
+    >>> derived(0, "noise", 1) != derived(1, "noise", 0)
+    True
+    """
+    digest = hashlib.sha256("/".join(map(str, (seed, *keys))).encode()).digest()
+    return int.from_bytes(digest[:8], "big")
 
 
 def generators(seed: int, keys: Sequence[object]) -> list[torch.Generator]:
     """One generator a key, each a pure function of (seed, key, how often the key came before).
 
-    So the picture of a text does not depend on what else is asked for, nor on the order. Torch's CPU generator
-    takes 32 bits of a seed: among n keys about n^2 / 2^33 pairs share their draws.
+    So the picture of a text does not depend on what else is asked for, nor on the order. Of the hash that a generator
+    starts at, 32 bits are taken: among n keys about n^2 / 2^33 pairs share their draws.
+
+    Raises:
+        ValueError: unless the seed is from 0 to 2^64 - 1.
 
     >>> a, b = generators(5, ["7038", "4411"])[0], generators(5, ["9", "7038"])[1]
     >>> a.initial_seed() == b.initial_seed()
     True
     """
+    checked_seed(seed)
     seen: Counter[object] = Counter()
     out = []
     for key in keys:
-        digest = hashlib.sha256(f"{seed}/{key}/{seen[key]}".encode()).digest()
-        out.append(generator(int.from_bytes(digest[:8], "big") >> 1))
+        out.append(generator((derived(seed, key, seen[key]) >> 1) % 2**32))
         seen[key] += 1
     return out
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from jensen.core.seeding import checked_seed, numbered
 from jensen.core.types import Batch, Stream
 
 
@@ -21,13 +22,14 @@ def pool_stream(batch_size: int, seed: int, **tensors: Tensor) -> Stream:
         tensors: (N, ...) each, by name.
 
     Raises:
-        ValueError: if batch_size < 1, or the tensors differ in their number of rows.
+        ValueError: if batch_size < 1, the seed is beyond 64 bits, or the tensors differ in their number of rows.
 
     >>> stream = pool_stream(4, seed=0, x=torch.arange(100))
     >>> first = [b["x"].tolist() for b, _ in zip(stream(0), range(3))]
     >>> next(stream(2))["x"].tolist() == first[2]
     True
     """
+    checked_seed(seed)
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     sizes = {len(v) for v in tensors.values()}
@@ -38,7 +40,7 @@ def pool_stream(batch_size: int, seed: int, **tensors: Tensor) -> Stream:
     def opened(start: int) -> Iterator[Batch]:
         draw = start
         while True:
-            rng = torch.Generator().manual_seed(seed * 1_000_003 + draw)
+            rng = numbered(seed, draw)
             index = torch.randint(rows, (batch_size,), generator=rng)
             yield {name: from_bytes(value[index]) for name, value in tensors.items()}
             draw += 1

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from jensen.core.seeding import checked_seed, numbered
 from jensen.core.types import Batch, Stream
 from jensen.data.mixtures import geometric_weights
 
@@ -90,6 +91,7 @@ def stacked_stream(pictures: Tensor, labels: Tensor, batch_size: int, seed: int,
     Raises:
         ValueError: see `stacked`.
     """
+    checked_seed(seed)
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     pool, shares = _Pool(pictures, labels), digit_shares(balance)
@@ -97,7 +99,7 @@ def stacked_stream(pictures: Tensor, labels: Tensor, batch_size: int, seed: int,
     def opened(start: int) -> Iterator[Batch]:
         draw = start
         while True:
-            rng = torch.Generator().manual_seed(seed * 1_000_003 + draw)
+            rng = numbered(seed, draw)
             yield {"x": _draw(pictures, pool, shares, batch_size, rng)[0]}
             draw += 1
 

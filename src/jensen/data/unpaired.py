@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from torch import Tensor
 
-from jensen.core.seeding import drawing, generator, generators
+from jensen.core.seeding import drawing, generators, numbered
 from jensen.core.types import Batch, Stream
 from jensen.data.pool import pool_stream
 
@@ -39,7 +39,7 @@ def unpaired_stream(
         for draw, parts in enumerate(zip(*(stream(start) for stream in streams), strict=True), start):
             batch = {name: x for part in parts for name, x in part.items()}
             if transform is not None:
-                with drawing(generator(last * 1_000_003 + draw)):
+                with drawing(numbered(last, draw)):
                     batch = {name: transform(x) for name, x in batch.items()}
             yield batch
 

@@ -278,7 +278,7 @@ def _alike(augmentation: Callable[[Tensor], Tensor], pictures: Seen) -> Seen:
     """Each augmented by itself, so that none is mixed with another; all by the same draws."""
     if len(pictures) == 1:
         return (augmentation(pictures[0]),)
-    seed = int(torch.randint(2**62, ()))
+    seed = int(torch.randint(2**62, ())) % 2**32
     made = []
     for x in pictures:
         with drawing(generator(seed, x.device)):

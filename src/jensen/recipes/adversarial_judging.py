@@ -37,7 +37,7 @@ from jensen.adversarial import (
     pack,
     wasserstein1,
 )
-from jensen.core.seeding import generator, generators
+from jensen.core.seeding import begin_globally, generator, generators
 from jensen.metrics import energy_distance
 from jensen.metrics.units import never_positive
 from jensen.models.gan import GAN
@@ -124,7 +124,7 @@ class Judge:
         loss = recipe.game.margin()
         single = recipe.model_copy(update={"game": recipe.game.model_copy(update={"packing": 1})})
         with torch.random.fork_rng():
-            torch.manual_seed(recipe.seed + FRESH)
+            begin_globally(recipe.seed + FRESH)
             critic = single.fresh_critic().to(self.device)
             best = learn_critic(
                 critic,

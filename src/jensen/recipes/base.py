@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from jensen.core.objective import Objective, partition
 from jensen.core.protocols import Sampleable
-from jensen.core.seeding import generator
+from jensen.core.seeding import checked_seed, generator
 from jensen.core.types import Stream
 from jensen.data.pictures import sheet, to_image
 from jensen.data.pool import to_bytes
@@ -117,7 +117,7 @@ class Request:
     Attributes:
         n: how many, or None for the recipe's own number.
         texts: what to draw, for a recipe that draws texts.
-        seed: samples are a function of the model and it.
+        seed: samples are a function of the model and it; from 0 to 2^64 - 1.
         changes: to the sampling: "sampler", "steps", "guidance".
         between: so many samples a row from one noise to another, or None.
     """
@@ -127,6 +127,9 @@ class Request:
     seed: int = 0
     changes: Mapping[str, Any] = field(default_factory=dict)
     between: int | None = None
+
+    def __post_init__(self) -> None:
+        checked_seed(self.seed)
 
     def only(self, recipe: str, *known: str) -> None:
         """Raise a ValueError for what is asked of a recipe that knows only `known` of texts, changes, between."""

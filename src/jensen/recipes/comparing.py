@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from jensen.core.seeding import generator
+from jensen.core.seeding import checked_seed, generator
 from jensen.metrics import AUC, auc, bits_per_dim
 from jensen.recipes.base import Critic, Likely, Real, Recipe, Request, Track, silent
 from jensen.recipes.features import Features, features_of
@@ -134,8 +134,9 @@ def compare(
         track: told how far it has come.
 
     Raises:
-        ValueError: for fewer than two runs, one given twice, data that cannot be compared, or n out of range.
+        ValueError: for fewer than two runs, one given twice, data that cannot be compared, or n or a seed out of range.
     """
+    checked_seed(seed)
     entries = _entered(folders)
     real = _shared(entries)
     n = min(MOST, len(real.train)) if n is None else n

@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from jensen.core.seeding import numbered
 from jensen.data.digits import LEVELS, Digits, binarize, digits, to_unit
 from jensen.data.moons import moons, moons_log_prob
 from jensen.recipes.base import Positive, Real, Settings
@@ -77,4 +78,4 @@ def described(settings: Settings) -> str:
 
 
 def _stream(seed: int, number: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed * 1009 + number)
+    return numbered(seed, number, 1009)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from jensen.core.seeding import begin_globally
 from jensen.metrics import AUC, Proportion, auc, wilson
 from jensen.nn import mlp
 
@@ -54,7 +55,7 @@ def judge(real: tuple[Tensor, Tensor], fake: tuple[Tensor, Tensor], *, steps: in
     looks = sorted({max(1, round(steps ** (k / (LOOKS - 1)))) for k in range(LOOKS)})
     curve = []
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        torch.manual_seed(seed)
+        begin_globally(seed)
         network = mlp(x.shape[1], WIDTH, WIDTH, 1).to(x)
         adam = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=DECAY)
         for step in range(1, steps + 1):

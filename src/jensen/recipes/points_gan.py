@@ -17,7 +17,7 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor, nn
 
-from jensen.core.seeding import generator
+from jensen.core.seeding import generator, numbered
 from jensen.data.mixtures import Modes, grid, ring
 from jensen.metrics import mode_coverage
 from jensen.models.gan import GAN
@@ -162,10 +162,10 @@ class PointsGAN(GANRecipe):
         return nn.Sequential(Nearest(law), self.network.stack(len(law.centres) + 5, JUDGE, 2, 1))
 
     def training_data(self) -> Tensor:
-        return self.law().draw(self.sizes()[0], generator(self.seed * 1009 + SEEN))
+        return self.law().draw(self.sizes()[0], numbered(self.seed, SEEN, 1009))
 
     def test_data(self) -> Tensor:
-        return self.law().draw(self.sizes()[1], generator(self.seed * 1009 + KEPT))
+        return self.law().draw(self.sizes()[1], numbered(self.seed, KEPT, 1009))
 
     # judging -----------------------------------------------------------------------------
 
