@@ -38,8 +38,9 @@ def integral(history: Sequence[Velocity], start: Tensor, end: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Past:
-    """Where the last step began, and the velocities known there, newest first."""
+    """Where the last step led and where it began, and the velocities known there, newest first."""
 
+    made: Tensor
     y: Tensor
     history: list[Velocity]
 
@@ -52,7 +53,7 @@ class Adams:
     $dy/du = \hat\epsilon - \hat x$, and $y_s = y_t + \int_{u_t}^{u_s} P(u)\, du$ for the polynomial P through the last
     p velocities. u is finite at both ends, so that no step there is of lower order. Before it goes on from $y_t$, a
     corrected step redoes the last one with the velocity found at $y_t$ among its nodes; the velocity itself is not
-    made again. Order 1 without correction is DDIM.
+    made again. Order 1 without correction is DDIM. A z that is not the one the last step made is gone on from as it is.
 
     Args:
         order: p, 1 to 5.
@@ -89,9 +90,9 @@ class Adams:
         (alpha_t, sigma_t), (alpha_s, sigma_s) = levels(denoiser, t, z), levels(denoiser, s, z)
         here, ahead = sigma_t / (alpha_t + sigma_t), sigma_s / (alpha_s + sigma_s)
         y, history = z / (alpha_t + sigma_t), [(here, p.flow)]
-        if memory is not None:
+        if memory is not None and torch.equal(memory.made, z):
             history += memory.history[: self.order]
             if self.corrected:
                 y = memory.y + integral(history, memory.history[0][0], here)
-        forward = y + integral(history[: self.order], here, ahead)
-        return (alpha_s + sigma_s) * forward, _Past(y, history[: self.order])
+        made = (alpha_s + sigma_s) * (y + integral(history[: self.order], here, ahead))
+        return made, _Past(made, y, history[: self.order])

@@ -22,7 +22,10 @@ RHO = 7  # Karras et al.'s exponent
 
 @runtime_checkable
 class Sampler(Protocol):
-    """One step from time t to time s; `memory` is None at first and whatever the last step returned then."""
+    """One step from time t to time s; `memory` is None at first, and then what the last step returned with this z.
+
+    It describes the path to that z. Whoever moves z between two steps passes None on, and the next step starts afresh.
+    """
 
     def step(
         self,

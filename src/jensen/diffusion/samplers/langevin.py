@@ -40,8 +40,11 @@ def _check(moves: int, step_size: float) -> None:
 class PredictorCorrector:
     r"""A step of any sampler, then Langevin moves at the time it has come to.
 
+    Moves lead off the path that a multistep predictor remembers, so that each of its steps starts afresh and is of
+    first order; Heun's stays of second order.
+
     Args:
-        predictor: any sampler.
+        predictor: any sampler; its memory is kept only where nothing moves, at sigma_s = 0.
         moves: corrections a step, at least 1; each costs an evaluation.
         step_size: of a move, in units of sigma_s^2.
 
@@ -71,9 +74,10 @@ class PredictorCorrector:
         generator: Rng = None,
     ) -> tuple[Tensor, Memory]:
         z, memory = self.predictor.step(denoiser, z, t, s, memory, cond=cond, generator=generator)
+        made = z
         for _ in range(self.moves):
             z = langevin_move(denoiser, z, s, step_size=self.step_size, cond=cond, generator=generator)
-        return z, memory
+        return z, memory if z is made else None
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ from jensen.diffusion.samplers.exponential import Prediction, integral
 
 @dataclass(frozen=True)
 class _Past:
-    """Where the last step began: z, its levels, and the predictions it used, newest first."""
+    """Where the last step led and where it began: z, its levels, and the predictions it used, newest first."""
 
+    made: Tensor
     z: Tensor
     alpha: Tensor
     sigma: Tensor
@@ -30,6 +31,7 @@ class UniPC:
     Before it goes on from z_t, a step redoes the last one with the prediction made at z_t among its nodes, which
     raises the order by one; the prediction itself is not made again. The weights are the exact integrals of the
     interpolating polynomial: the paper's B(h) drops out of its equation 12 wherever that is solved in full.
+    A z that is not the one the last step made is gone on from as it is, as at the start.
 
     Args:
         order: p, 1 to 3.
@@ -65,12 +67,12 @@ class UniPC:
             return alpha_s * p.x + sigma_s * p.eps, None
         here, ahead = torch.log(alpha_t / sigma_t), torch.log(alpha_s / sigma_s)
         history = [(here, p.x)]
-        if memory is not None:
+        if memory is not None and torch.equal(memory.made, z):
             history += memory.history[: self.order]
             start = memory.history[0][0]
             z = sigma_t / memory.sigma * memory.z + alpha_t * integral(history[: self.order + 1], start, here)
         ratio = sigma_s / sigma_t
         if bool(sigma_s == 0) or bool(alpha_s == 0):  # nothing to integrate the polynomial over: first order
             return ratio * z + (alpha_s - alpha_t * ratio) * p.x, None
-        past = _Past(z, alpha_t, sigma_t, history[: self.order])
-        return ratio * z + alpha_s * integral(past.history, here, ahead), past
+        made = ratio * z + alpha_s * integral(history[: self.order], here, ahead)
+        return made, _Past(made, z, alpha_t, sigma_t, history[: self.order])
