@@ -546,4 +546,4 @@ def test_adams_integrates_the_polynomials_of_its_order(order):
                 reached = memory.y if corrected else made
                 expected = exact[k] if corrected else exact[k + 1]
                 torch.testing.assert_close(reached[0], expected, rtol=0, atol=1e-12)
-            memory = dataclasses.replace(memory, y=exact[k : k + 1])
+            memory = dataclasses.replace(memory, made=exact[k + 1 : k + 2], y=exact[k : k + 1])
