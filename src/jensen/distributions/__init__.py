@@ -2,6 +2,7 @@
 
 from jensen.distributions.autoregressive import AutoregressiveBernoulli, AutoregressiveBits
 from jensen.distributions.bernoulli import Bernoulli
+from jensen.distributions.categorical import Categorical, OneHot
 from jensen.distributions.conditional import (
     BernoulliLogits,
     CategoricalLogits,
@@ -23,6 +24,7 @@ __all__ = [
     "AutoregressiveBits",
     "Bernoulli",
     "BernoulliLogits",
+    "Categorical",
     "CategoricalLogits",
     "CategoricalPrior",
     "Conditional",
@@ -37,6 +39,7 @@ __all__ = [
     "Gompertz",
     "IsotropicGaussian",
     "Levels",
+    "OneHot",
     "OneHotLogits",
     "StraightThroughOneHot",
     "gumbel_softmax",

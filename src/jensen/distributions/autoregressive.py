@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
+from torch.types import _size
 
 from jensen.distributions.bernoulli import Bernoulli
 
@@ -67,6 +68,10 @@ class AutoregressiveBernoulli(Distribution):
     def __init__(self, a: Tensor, b: Tensor, read: Tensor, write: Tensor, window: int):
         self.a, self.b, self.read, self.write, self.window = a, b, read, write, window
         super().__init__(b.shape[:-1], b.shape[-1:], validate_args=False)
+
+    def expand(self, batch_shape: _size, _instance: Distribution | None = None) -> AutoregressiveBernoulli:
+        a, b = (v.expand(*batch_shape, v.shape[-1]) for v in (self.a, self.b))
+        return AutoregressiveBernoulli(a, b, self.read, self.write, self.window)
 
     def logits(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*c d"]:
         """Of every bit, given the bits of x before it."""

@@ -16,6 +16,26 @@ from jensen.distributions.checks import check_finite, check_positive, parameters
 from jensen.distributions.special import log_ndtr
 
 
+def check_levels(levels: int) -> None:
+    """Refuse fewer than two levels."""
+    if levels < 2:
+        raise ValueError(f"levels must be at least 2, got {levels}")
+
+
+class _OnLevels(constraints.Constraint):
+    """One of the levels, within a hundredth of a step."""
+
+    is_discrete = True
+    event_dim = 0
+
+    def __init__(self, levels: int):
+        self.levels = levels
+
+    def check(self, value: Tensor) -> Tensor:
+        index = (value + 1) * ((self.levels - 1) / 2)
+        return ((index - index.round()).abs() < 1e-2) & (value.abs() <= 1)
+
+
 class Discretized(Distribution, ABC):
     r"""A location-scale law observed in L cells around the levels $x_i = -1 + 2i / (L - 1)$ of [-1, 1].
 
@@ -29,14 +49,17 @@ class Discretized(Distribution, ABC):
         validate_args: False skips the check of the scale.
 
     Raises:
-        ValueError: if the scale is not positive and finite, or levels below 2; from `log_prob` and `cdf`, for values
-            that are not levels.
+        ValueError: if the scale is not positive and finite, loc not finite, or levels below 2; from `log_prob` and
+            `cdf`, for values that are not levels.
 
     Source: Salimans et al. (2017), equation 2; Ho et al. (2020), equation 13.
     """
 
     arg_constraints = {"loc": constraints.real, "scale": constraints.positive}  # noqa: RUF012
-    support = constraints.interval(-1.0, 1.0)
+
+    @constraints.dependent_property(is_discrete=True, event_dim=0)
+    def support(self) -> constraints.Constraint:
+        return _OnLevels(self.levels)
 
     def __init__(
         self,
@@ -47,8 +70,7 @@ class Discretized(Distribution, ABC):
     ):
         self.loc, self.scale = parameters(loc, scale)
         self.levels = levels
-        if levels < 2:
-            raise ValueError(f"levels must be at least 2, got {levels}")
+        check_levels(levels)
         if validate_args is not False:
             check_finite("loc", self.loc)
             check_positive("scale", self.scale)
@@ -70,8 +92,7 @@ class Discretized(Distribution, ABC):
         return type(self)(self.loc.expand(batch_shape), self.scale.expand(batch_shape), self.levels, False)
 
     def _check(self, value: Tensor) -> None:
-        index = (value + 1) * ((self.levels - 1) / 2)
-        if not bool(((index - index.round()).abs() < 1e-2).all() & (value.abs() <= 1).all()):
+        if not bool(self.support.check(value).all()):
             raise ValueError(
                 f"data must lie on the {self.levels} levels of [-1, 1], got values in "
                 f"[{float(value.min()):.4g}, {float(value.max()):.4g}]: scale them by 2 i / {self.levels - 1} - 1"
@@ -125,7 +146,7 @@ class Discretized(Distribution, ABC):
     def entropy(self) -> Tensor:
         """In nats, by enumeration."""
         log_p = self.log_prob(self.enumerate_support())
-        return -(log_p.exp() * log_p).sum(0)
+        return -torch.where(log_p.exp() > 0, log_p.exp() * log_p, 0.0).sum(0)
 
 
 class DiscretizedLogistic(Discretized):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.distributions import Distribution, OneHotCategorical
+from torch.distributions import Distribution
 from torch.types import _size
 
+from jensen.core.shapes import single
+from jensen.distributions.categorical import OneHot
 from jensen.distributions.checks import check_temperature
 
 
@@ -18,7 +20,7 @@ def gumbel_softmax(logits: Float[Tensor, "*b c"], temperature: float, *, hard: b
     to equal shares as $\tau \to \infty$.
 
     Args:
-        logits: $\log\pi$ up to a constant.
+        logits: $\log\pi$ up to a constant. In half precision the noise is single all the same: rounded, it would tie.
         temperature: $\tau$, positive.
         hard: straight-through: the one-hot vector of y's largest entry, with the gradient of y.
 
@@ -31,16 +33,17 @@ def gumbel_softmax(logits: Float[Tensor, "*b c"], temperature: float, *, hard: b
     tensor([0., 1.])
     """
     check_temperature(temperature)
-    perturbed = logits - torch.empty_like(logits, memory_format=torch.contiguous_format).exponential_().log()
-    soft = torch.softmax(perturbed / temperature, dim=-1)
+    exact = single(logits)
+    perturbed = exact - torch.empty_like(exact, memory_format=torch.contiguous_format).exponential_().log()
+    soft = torch.softmax(perturbed / temperature, dim=-1).to(logits)
     if not hard:
         return soft
     one_hot = torch.zeros_like(soft).scatter_(-1, perturbed.argmax(-1, keepdim=True), 1.0)
     return one_hot + (soft - soft.detach())
 
 
-class StraightThroughOneHot(OneHotCategorical):
-    r"""`OneHotCategorical` whose `rsample` is exact in value and carries the gradient of $y_\tau$, of `gumbel_softmax`.
+class StraightThroughOneHot(OneHot):
+    r"""`OneHot` whose `rsample` is exact in value and carries the gradient of $y_\tau$, of `gumbel_softmax`.
 
     So its log-probability, entropy and KL are those of the discrete variable, while a decoder's gradient reaches the
     logits: a biased one.

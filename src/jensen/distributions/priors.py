@@ -8,8 +8,11 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, Normal, OneHotCategorical, constraints
+from torch.distributions import Distribution, Independent, Normal, constraints
 from torch.distributions.kl import register_kl
+
+from jensen.distributions.categorical import OneHot
+from jensen.distributions.checks import check_finite
 
 
 class GaussianPrior(nn.Module):
@@ -22,7 +25,7 @@ class GaussianPrior(nn.Module):
         learned: make $\mu$ (of `shape`) and $\log\sigma$ parameters that start here.
 
     Raises:
-        ValueError: if std is not positive, or the mean does not broadcast.
+        ValueError: if std is not positive, the mean not finite, or does not broadcast.
 
     >>> GaussianPrior(3, std=2.0)().variance
     tensor([4., 4., 4.])
@@ -42,6 +45,7 @@ class GaussianPrior(nn.Module):
             mean = mean.expand(shape).clone()
         except RuntimeError:
             raise ValueError(f"mean of shape {tuple(mean.shape)} does not broadcast to {shape}") from None
+        check_finite("mean", mean)
         log_std = torch.tensor(math.log(std))
         if learned:
             self.mean, self.log_std = nn.Parameter(mean), nn.Parameter(log_std)
@@ -79,15 +83,18 @@ class CategoricalPrior(nn.Module):
 
     def forward(self) -> Distribution:
         """The prior: batch shape (), event shape (groups, classes)."""
-        return Independent(OneHotCategorical(logits=self.logits, validate_args=False), 1, validate_args=False)
+        return Independent(OneHot(logits=self.logits, validate_args=False), 1, validate_args=False)
 
 
 class Flat(Distribution):
     r"""The improper $p(z) = 1$ on all of $R^d$: log density 0, no draws; $KL(q \| p) = -H(q)$.
 
     Args:
-        shape: of z.
-        like: gives device and dtype of the log density's zeros.
+        shape: of z, at least 1 an axis.
+
+    Raises:
+        ValueError: for another shape; from `log_prob`, for values of another; from `sample`; from the divergence, if
+            the event shapes differ.
 
     >>> q = Independent(Normal(torch.zeros(2), torch.ones(2)), 1)
     >>> bool(torch.distributions.kl_divergence(q, Flat((2,))) == -q.entropy())
@@ -95,10 +102,13 @@ class Flat(Distribution):
     """
 
     arg_constraints = {}  # noqa: RUF012 (torch declares it on the instance)
-    support = constraints.real
 
     def __init__(self, shape: int | Sequence[int]):
         super().__init__(event_shape=torch.Size(_shape(shape)), validate_args=False)
+
+    @constraints.dependent_property(is_discrete=False)
+    def support(self) -> constraints.Constraint:
+        return constraints.independent(constraints.real, len(self.event_shape))
 
     def log_prob(self, value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Zeros, one per event."""
@@ -138,4 +148,7 @@ def _kl_flat(q: Distribution, p: Flat) -> Tensor:
 
 
 def _shape(shape: int | Sequence[int]) -> tuple[int, ...]:
-    return (shape,) if isinstance(shape, int) else tuple(shape)
+    axes = (shape,) if isinstance(shape, int) else tuple(shape)
+    if not all(n >= 1 for n in axes):
+        raise ValueError(f"shape must be at least 1 an axis, got {axes}")
+    return axes
