@@ -336,11 +336,22 @@ def losses(objective, x, step=0):
     return objective(tuple(objective.players()), {"x": x}, step)
 
 
+@pytest.mark.filterwarnings("ignore:sticking the landing is biased")
 @pytest.mark.parametrize(
-    ("bound", "step", "plain"),
-    [(elbo, 0, elbo), (iwae, 0, iwae), (free_bits(0.5), 0, free_bits(0.5)), (annealed(linear(10)), 3, beta(0.3))],
+    ("bound", "step", "plain", "gradient"),
+    [
+        (*bound, gradient)
+        for bound in (
+            (elbo, 0, elbo),
+            (iwae, 0, iwae),
+            (free_bits(0.5), 0, free_bits(0.5)),
+            (annealed(linear(10)), 3, beta(0.3)),
+            (annealed(linear(10), free_bits(0.5, "dimension")), 3, beta(0.3, free_bits(0.5, "dimension"))),
+        )
+        for gradient in ("standard", "stl", "score")
+        if gradient != "stl" or bound[2] in (elbo, iwae, beta(0.3))
+    ],
 )
-@pytest.mark.parametrize("gradient", ["standard", "stl", "score"])
 def test_the_objective_descends_the_bound_and_reports_the_elbo(bound, step, plain, gradient):
     model, x = small(), torch.randn(5, 3, dtype=F64)
     loss = losses(Variational(model, bound, samples=3, gradient=gradient), x, step)["model"]
@@ -355,6 +366,17 @@ def test_the_objective_descends_the_bound_and_reports_the_elbo(bound, step, plai
     torch.testing.assert_close(loss.terms["elbo"], elbo(trace).mean().detach())
     torch.testing.assert_close(loss.terms["kl"], trace.kl[0].mean().detach())
     torch.testing.assert_close(loss.terms["log_px"], trace.log_px.mean().detach())
+
+
+def test_what_is_legitimate_and_needs_care_is_said():
+    """Once, when the objective is made; not of what is unbiased and of usual variance."""
+    with pytest.warns(UserWarning, match="biased for the encoder under IWAE with 3 draws: dreg is the unbiased"):
+        Variational(small(), iwae, samples=3, gradient="stl")
+    with pytest.warns(UserWarning, match="one draw and no baseline is unbiased, but its variance grows"):
+        Variational(small(), gradient="score")
+    Variational(small(), iwae, gradient="stl")  # of one draw it is the ELBO
+    Variational(small(), gradient="score", samples=2)
+    Variational(small(), gradient="score", baseline=nn.Linear(3, 1))
 
 
 def test_a_hierarchys_terms_are_named_by_layer():
@@ -465,6 +487,8 @@ def test_bad_input_of_the_objective():
         (lambda: Variational(model, iwae, analytic=True), "need sampled terms"),
         (lambda: Variational(model, gradient="stl", analytic=True), "need sampled terms"),
         (lambda: Variational(model, gradient="stl", baseline=nn.Linear(3, 1)), "a baseline is for the score function"),
+        (lambda: Variational(model, free_bits(1.0), gradient="stl"), "stl is biased under free bits"),
+        (lambda: Variational(model, annealed(linear(9), free_bits(1.0)), gradient="stl"), "stl is biased under free"),
         (lambda: Variational(ladder, iwae, gradient="dreg"), "a ladder's q shares"),
         (lambda: Variational(tied, iwae, gradient="dreg"), "q shares decoders.0.extra with p"),
         (lambda: Variational(nn.Linear(1, 1), iwae, gradient="dreg"), "which parameters are q's, not a Linear"),

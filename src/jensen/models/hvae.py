@@ -66,13 +66,14 @@ class LatentChain(nn.Module, ABC):
             ValueError: for an x of another shape, data outside the decoder's range, or samples < 1.
         """
         layers = self.infer(x, samples=samples, reparameterized=reparameterized)
-        terms, closed = zip(*(layer.term(analytic) for layer in layers), strict=True)
+        terms, closed = zip(*(layer.coordinates(analytic) for layer in layers), strict=True)
         return Trace(
             log_px=self.log_px(x, tuple(layer.z for layer in layers)),
-            kl=tuple(term.expand(samples, len(x)) for term in terms),
+            kl=tuple(term.sum(-1).expand(samples, len(x)) for term in terms),
             log_q=tuple(layer.held.log_prob(layer.z.detach()) for layer in layers),
             analytic=closed,
             pathwise=tuple(reparameterized and layer.q.has_rsample for layer in layers),
+            coordinates=tuple(term.expand(samples, len(x), -1) for term in terms),
         )
 
     def law(self, layer: int, above: Tensor | None = None) -> Distribution:

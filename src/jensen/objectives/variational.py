@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Protocol, cast
 
@@ -11,11 +12,15 @@ from torch import Tensor, nn
 from jensen.core.objective import Objective
 from jensen.core.types import Batch, Loss, Phase, entry
 from jensen.models.hvae import LatentChain
-from jensen.variational.annealing import Constraint, Scheduled
-from jensen.variational.bounds import Bound, dreg, elbo, iwae, scored, sticking_the_landing
+from jensen.variational.annealing import Constraint, Scheduled, at_step
+from jensen.variational.bounds import Bound, dreg, elbo, has_floor, iwae, scored, sticking_the_landing
+from jensen.variational.inference import Inferring
+from jensen.variational.relaxed import Relaxation
 from jensen.variational.trace import Trace
 
 GRADIENTS = ("standard", "score", "stl", "dreg")
+RELAXED = {"concrete": "relaxed_elbo", "gumbel-softmax": "no_bound", "straight-through": "elbo"}
+"""What the ELBO of a relaxed trace is reported as."""
 
 
 class Traced(Protocol):
@@ -31,9 +36,15 @@ class Variational(Objective):
 
     - "standard": through the draws where a layer's family has a path, by the score function where it has none
       (each of the K draws with the others as its baseline);
-    - "score": by the score function everywhere;
-    - "stl": sticking the landing; biased for `iwae` with more than one sample;
+    - "score": by the score function everywhere; with one draw and no baseline its variance grows with the square of
+      the bound;
+    - "stl": sticking the landing; biased for `iwae` with more than one sample; under free bits, biased too, refused;
     - "dreg": doubly reparameterized, for `iwae`: the encoder is then a player of its own.
+
+    One-hot latents may be relaxed for training instead (`Relaxation`, which says what each kind bounds): "standard",
+    and for "concrete" "stl" and "dreg" too, are then gradients of the relaxed trace's bound.
+
+    What is legitimate but biased, or of large variance, is warned of when the objective is made.
 
     Players: "model"; with "dreg" "encoder", the parameters of q, and "model", all others; with a `Constraint` for
     a bound, "multiplier"; with a learned baseline, "baseline", which descends its squared error. All move at once.
@@ -45,6 +56,7 @@ class Variational(Objective):
         gradient: one of the above.
         analytic: take divergences in closed form where there is one; not for `iwae`, "stl" or "dreg".
         baseline: module from x to (B, ...) of one number a row, the score function's instead of the other draws.
+        relaxation: of one-hot latents; the temperature is of the step.
 
     Raises:
         ValueError: if a setting is out of its range or does not go with another.
@@ -61,6 +73,7 @@ class Variational(Objective):
         gradient: str = "standard",
         analytic: bool = False,
         baseline: nn.Module | None = None,
+        relaxation: Relaxation | None = None,
     ):
         super().__init__()
         if samples < 1:
@@ -73,6 +86,15 @@ class Variational(Objective):
             raise ValueError("iwae and stl need sampled terms: choose analytic=False")
         if baseline is not None and gradient not in ("standard", "score"):
             raise ValueError(f"a baseline is for the score function, and gradient {gradient!r} has none")
+        if gradient == "stl" and has_floor(at_step(bound, 0)):
+            raise ValueError(
+                "stl is biased under free bits, whose weights depend on the draws: choose another gradient"
+            )
+        if relaxation is not None:
+            _refuse_relaxed(relaxation, bound is iwae, gradient, analytic, baseline is not None)
+        for caution in cautions(bound is iwae, samples, gradient, baseline is not None):
+            warnings.warn(caution, stacklevel=2)
+        self.relaxation = relaxation
         self.model, self.bound, self.baseline = model, bound, baseline
         self.samples, self.gradient, self.analytic = samples, gradient, analytic
         self.phases = (Phase(tuple(self.players())),)
@@ -90,12 +112,10 @@ class Variational(Objective):
 
     def forward(self, players: tuple[str, ...], batch: Batch, step: int) -> Mapping[str, Loss]:
         x = entry(batch, "x")
-        trace = cast(Traced, self.model).trace(
-            x, samples=self.samples, analytic=self.analytic, reparameterized=self.gradient != "score"
-        )
+        trace = self._trace(x, step)
         baseline = None if self.baseline is None else self.baseline(x).reshape(len(x))
         value = self._estimate(step, baseline)(trace)
-        losses = {"model": Loss.of(-value.mean(), **report(trace))}
+        losses = {"model": Loss.of(-value.mean(), **self._terms(trace, step))}
         if "encoder" in players:
             losses["encoder"] = Loss.of(-dreg(trace).mean())
         if isinstance(self.bound, Constraint):
@@ -104,9 +124,24 @@ class Variational(Objective):
             losses["baseline"] = Loss.of((value.detach() - baseline).square().mean())
         return {player: losses[player] for player in players}
 
+    def _trace(self, x: Tensor, step: int) -> Trace:
+        if self.relaxation is not None:
+            return self.relaxation.trace(cast(Inferring, self.model), x, samples=self.samples, step=step)
+        return cast(Traced, self.model).trace(
+            x, samples=self.samples, analytic=self.analytic, reparameterized=self.gradient != "score"
+        )
+
+    def _terms(self, trace: Trace, step: int) -> dict[str, Tensor]:
+        """What is reported, under the name of what it bounds."""
+        terms = report(trace)
+        if self.relaxation is None:
+            return terms
+        elbo = terms.pop("elbo")
+        return {RELAXED[self.relaxation.kind]: elbo, **terms, "temperature": elbo.new_tensor(self.relaxation.at(step))}
+
     def _estimate(self, step: int, baseline: Tensor | None) -> Bound:
         """The bound of this step, with its gradient."""
-        bound = self.bound.at(step) if isinstance(self.bound, Scheduled) else self.bound
+        bound = at_step(self.bound, step)
         if self.gradient == "stl":
             return lambda trace: bound(sticking_the_landing(trace))
         return bound if self.gradient == "dreg" else scored(bound, baseline)
@@ -117,6 +152,31 @@ class Variational(Objective):
                 f"dreg needs a model that says which parameters are q's, not a {type(self.model).__name__}"
             )
         return self.model.encoding()
+
+
+def cautions(is_iwae: bool, samples: int, gradient: str, baseline: bool) -> list[str]:
+    """What to know of a gradient that is legitimate but biased, or of large variance: sentences."""
+    found = []
+    if gradient == "stl" and is_iwae and samples > 1:
+        found.append(
+            f"sticking the landing is biased for the encoder under IWAE with {samples} draws: dreg is the unbiased "
+            "gradient that also leaves the score out (Tucker et al. 2019, section 4)"
+        )
+    if gradient == "score" and samples == 1 and not baseline:
+        found.append(
+            "the score function with one draw and no baseline is unbiased, but its variance grows with the square of "
+            "the bound: with more draws each is the others' baseline"
+        )
+    return found
+
+
+def _refuse_relaxed(how: Relaxation, is_iwae: bool, gradient: str, analytic: bool, baseline: bool) -> None:
+    if gradient == "score" or baseline:
+        raise ValueError("relaxed draws have a path: choose gradient 'standard' and no baseline, or no relaxation")
+    if analytic:
+        raise ValueError("a relaxation says itself which terms are in closed form: choose analytic=False")
+    if how.kind != "concrete" and (is_iwae or gradient != "standard"):
+        raise ValueError(f"{how.kind} has its KL in closed form: iwae, stl and dreg need sampled terms, as concrete's")
 
 
 @torch.no_grad()

@@ -1,9 +1,10 @@
 """Bounds on log p(x), marginal likelihoods, inference and mean fields."""
 
 from jensen.variational.ais import ais_log_likelihood
-from jensen.variational.annealing import Constraint, Scheduled, annealed, cyclical, linear
+from jensen.variational.annealing import Constraint, Scheduled, annealed, cooling, cyclical, linear
 from jensen.variational.bounds import (
     Bound,
+    Penalized,
     beta,
     dreg,
     elbo,
@@ -27,6 +28,7 @@ from jensen.variational.mean_field import (
 )
 from jensen.variational.oracle import LinearGaussian
 from jensen.variational.posterior import Posterior, posterior_trace
+from jensen.variational.relaxed import Relaxation
 from jensen.variational.trace import LatentModel, Layer, Trace
 
 __all__ = [
@@ -44,7 +46,9 @@ __all__ = [
     "LinearGaussian",
     "Measured",
     "MixturePrior",
+    "Penalized",
     "Posterior",
+    "Relaxation",
     "Scheduled",
     "ThetaPath",
     "Trace",
@@ -54,6 +58,7 @@ __all__ = [
     "ascend_theta",
     "beta",
     "collapse_report",
+    "cooling",
     "coordinate_ascent",
     "cyclical",
     "dreg",

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from jensen.variational.bounds import Bound, beta
+from jensen.variational.bounds import Bound, beta, elbo
 from jensen.variational.trace import Trace
 
 
@@ -19,15 +19,37 @@ class Scheduled:
     """A bound for every step.
 
     Attributes:
-        at: step -> bound.
+        at: step -> bound: `Scheduled(lambda step: free_bits(8 * (1 - linear(1000)(step))))`.
     """
 
     at: Callable[[int], Bound]
 
 
-def annealed(weight: Callable[[int], float]) -> Scheduled:
-    """`beta` with a weight of the step: `annealed(linear(1000))`."""
-    return Scheduled(lambda step: beta(weight(step)))
+def annealed(weight: Callable[[int], float], bound: Bound | Scheduled = elbo) -> Scheduled:
+    r"""$E_q \log p(x | z) - w_t\, C$ of a bound $E_q \log p(x | z) - C$: `beta` with a weight of the step t.
+
+    It weighs the whole cost, and so what is below a floor too: `annealed(linear(1000), beta(4.0, free_bits(0.5)))` is
+    $E_q \log p(x | z) - 4 \min(\tfrac t{1000}, 1) \sum_l \max(\tfrac12, \mathrm{kl}_l)$.
+
+    Args:
+        weight: step -> a number, at least 0.
+        bound: `elbo`, `beta`, `free_bits`, or what these gave; or one for each step.
+
+    Raises:
+        ValueError: for another bound; at a step, if the weight is negative or not finite.
+
+    >>> one = torch.ones(2, 1)
+    >>> trace = Trace(-3 * one, kl=(one,), log_q=(one,), analytic=(False,), pathwise=(True,))
+    >>> annealed(linear(4), beta(8.0)).at(1)(trace)
+    tensor([-5.])
+    """
+    beta(1.0, at_step(bound, 0))  # refuses a bound that has no weight
+    return Scheduled(lambda step: beta(weight(step), at_step(bound, step)))
+
+
+def at_step(bound: Bound | Scheduled, step: int) -> Bound:
+    """The bound of a step."""
+    return bound.at(step) if isinstance(bound, Scheduled) else bound
 
 
 def linear(steps: int, *, start: float = 0.0) -> Callable[[int], float]:
@@ -74,6 +96,32 @@ def cyclical(period: int, *, rise: float = 0.5) -> Callable[[int], float]:
     if not 0 < rise <= 1:
         raise ValueError(f"rise must be in (0, 1], got {rise}")
     return lambda step: min((step % period) / (rise * period), 1.0)
+
+
+def cooling(start: float, end: float, steps: int) -> Callable[[int], float]:
+    r"""From `start` to `end` by equal factors over so many steps, then `end`: a temperature's way.
+
+    $\tau_t = \max(\tau_0 e^{-rt}, \tau_1)$ with $r = \log(\tau_0 / \tau_1) / T$.
+
+    Args:
+        start: positive and finite.
+        end: positive, at most `start`.
+        steps: at least 1.
+
+    Raises:
+        ValueError: if one is out of its range.
+
+    Source: Jang et al. (2017), section 4.1.
+
+    >>> temperature = cooling(1.0, 0.25, 4)
+    >>> [temperature(step) for step in (0, 2, 4, 9)]
+    [1.0, 0.5, 0.25, 0.25]
+    """
+    if not 0 < end <= start < math.inf:
+        raise ValueError(f"cooling must go from start down to a positive end, got {start} and {end}")
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    return lambda step: start * (end / start) ** min(step / steps, 1.0)
 
 
 class Constraint(nn.Module):

@@ -1,14 +1,16 @@
 r"""Bounds on log p(x), one number per example in nats, and the gradients to raise them with.
 
 A bound is a function of a trace. A trick for its gradient is a function around it that keeps the value: the number
-reported is always the bound's own.
+reported is always the bound's own. Bounds $E_q \log p(x | z) - C$ compose: `free_bits` makes a cost C, `beta`
+multiplies it by a number, `annealed` by a function of the step: `annealed(linear(1000), beta(4.0, free_bits(0.5)))`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import TypeGuard
 
 import torch
 from jaxtyping import Float
@@ -35,10 +37,14 @@ def log_weights(trace: Trace) -> Float[Tensor, "k b"]:
 
 
 def _joint(trace: Trace) -> Tensor:
+    joint: Tensor = _likelihood(trace) - sum(trace.kl)
+    return joint
+
+
+def _likelihood(trace: Trace) -> Tensor:
     if trace.samples < 1:
         raise ValueError(f"samples must be at least 1, got {trace.samples}")
-    joint: Tensor = trace.log_px - sum(trace.kl)
-    return joint
+    return trace.log_px
 
 
 def elbo(trace: Trace) -> Float[Tensor, " b"]:
@@ -71,39 +77,100 @@ def iwae(trace: Trace) -> Float[Tensor, " b"]:
     return log_weights(trace).logsumexp(0) - math.log(trace.samples)
 
 
-def beta(weight: float) -> Bound:
-    r"""$E_q \log p(x | z) - \beta\, \mathrm{KL}$; a bound on log p(x) for $\beta \ge 1$.
+@dataclass(frozen=True)
+class Penalized:
+    r"""$E_q \log p(x | z) - \beta \sum_g \max(\lambda, \mathrm{mean}_{B, K}\, \mathrm{kl}_g)$, on average over a batch.
+
+    What `beta`, `free_bits` and all they compose to are. A row's own value has its own $\mathrm{kl}_g$ where the mean
+    is above $\lambda$, and $\lambda$ where it is not. A bound on $\log p(x)$ for $\beta \ge 1$.
+
+    Attributes:
+        weight: beta, at least 0.
+        floor: lambda of each group, nats; -inf for none (a term that is no divergence may be negative).
+        per: what a group is: a "layer", or a "dimension" of one (`Trace.coordinates`).
+    """
+
+    weight: float = 1.0
+    floor: float = -math.inf
+    per: str = "layer"
+
+    def __call__(self, trace: Trace) -> Float[Tensor, " b"]:
+        if self.floor == -math.inf:
+            return elbo(replace(trace, kl=tuple(self.weight * kl for kl in trace.kl)))
+        kl = self.groups(trace)
+        paid = torch.where(kl.mean((0, 1)) > self.floor, kl, self.floor).sum(-1)
+        return (_likelihood(trace) - self.weight * paid).mean(0)
+
+    def groups(self, trace: Trace) -> Float[Tensor, "k b g"]:
+        """The terms that have a floor of their own.
+
+        Raises:
+            ValueError: if they are of single dimensions, which the trace does not hold.
+        """
+        if self.per == "layer":
+            return torch.stack(trace.kl, -1)
+        if not trace.coordinates:
+            raise ValueError("free bits of each dimension need a trace that holds the coordinates of its terms")
+        return torch.cat(trace.coordinates, -1)
+
+    @torch.no_grad()
+    def worth(self, trace: Trace, *, of_rows: bool) -> Float[Tensor, "_ b"]:
+        """What the sum over the batch, of at least two rows, loses without a row (1, B), or without a draw (K, B).
+
+        A draw's place is taken by the others of its row. Through the floor the other rows' values change too.
+        """
+        kl, log_px, (k, b) = self.groups(trace), trace.log_px, trace.log_px.shape
+        mean, rows = kl.mean((0, 1)), kl.mean(0, keepdim=True)
+        if of_rows:
+            own, left, count = log_px.mean(0, keepdim=True), (b * mean - rows) / (b - 1), b - 1
+        else:
+            own, left, count = (log_px - log_px.mean(0)) / (k - 1), mean + (rows - kl) / (b * (k - 1)), b
+        paid = b * mean.clamp_min(self.floor) - count * left.clamp_min(self.floor)
+        return own - self.weight * paid.sum(-1)
+
+
+def beta(weight: float, bound: Bound = elbo) -> Bound:
+    r"""$E_q \log p(x | z) - \beta\, C$ of a bound $E_q \log p(x | z) - C$; under log p(x) for $\beta \ge 1$.
 
     Args:
         weight: beta, at least 0.
+        bound: `elbo`, `free_bits` or another `beta`: `beta(4.0, free_bits(0.5))` is
+            $E_q \log p(x | z) - 4 \sum_l \max(\tfrac12, \mathrm{kl}_l)$.
 
     Raises:
-        ValueError: if it is negative or not finite.
+        ValueError: if the weight is negative or not finite, or for another bound.
 
     Source: Higgins et al. (2017), equation 4.
 
     >>> one = torch.ones(2, 1)
-    >>> beta(4.0)(Trace(-3 * one, kl=(one,), log_q=(one,), analytic=(False,), pathwise=(True,)))
-    tensor([-7.])
+    >>> trace = Trace(-3 * one, kl=(one,), log_q=(one,), analytic=(False,), pathwise=(True,))
+    >>> beta(4.0)(trace), beta(4.0, free_bits(1.5))(trace)
+    (tensor([-7.]), tensor([-9.]))
     """
     if not 0 <= weight < math.inf:
         raise ValueError(f"beta must be at least 0 and finite, got {weight}")
-    return lambda trace: elbo(replace(trace, kl=tuple(weight * kl for kl in trace.kl)))
+    if bound is elbo:
+        return Penalized(weight)
+    if not isinstance(bound, Penalized):
+        raise ValueError(f"beta must weigh elbo, free_bits or beta, got {getattr(bound, '__name__', bound)}")
+    return replace(bound, weight=weight * bound.weight)
 
 
-def free_bits(nats: float) -> Bound:
-    r"""$E_q \log p(x | z) - \sum_l \max(\lambda, \mathrm{mean}_B\, \mathrm{kl}_l)$: a layer's first nats cost the same.
+def free_bits(nats: float, per: str = "layer") -> Bound:
+    r"""$E_q \log p(x | z) - \sum_g \max(\lambda, \mathrm{mean}_B\, \mathrm{kl}_g)$: a group's first nats cost the same.
 
-    The maximum is of each layer's mean over the batch, as published: below $\lambda$ the whole layer's term is the
-    constant, and has no gradient, whatever single examples need. Above it every example keeps its own term.
+    The maximum is of each group's mean over the batch, as published: below $\lambda$ the whole group's term is the
+    constant, and has no gradient, whatever single examples need. Above it every example keeps its own term. So a row
+    hangs on all rows: with sampled terms `scored` knows it, and sticking the landing is biased.
 
     Args:
-        nats: lambda of each layer, at least 0.
+        nats: lambda of each group, at least 0.
+        per: "layer", or "dimension" for a floor under each independent coordinate of each layer.
 
     Raises:
-        ValueError: if it is negative or not finite.
+        ValueError: if nats is negative or not finite, or for another group.
 
-    Source: Kingma et al. (2016), equation 15, with a layer as the group.
+    Source: Kingma et al. (2016), equation 15 and appendix C.8.
 
     >>> kl = torch.tensor([[1.0, 2.0]])
     >>> trace = Trace(torch.zeros(1, 2), kl=(kl,), log_q=(kl,), analytic=(True,), pathwise=(True,))
@@ -112,11 +179,9 @@ def free_bits(nats: float) -> Bound:
     """
     if not 0 <= nats < math.inf:
         raise ValueError(f"free bits must be at least 0 nats and finite, got {nats}")
-
-    def bound(trace: Trace) -> Tensor:
-        return elbo(replace(trace, kl=tuple(torch.where(kl.mean() > nats, kl, nats) for kl in trace.kl)))
-
-    return bound
+    if per not in ("layer", "dimension"):
+        raise ValueError(f"free bits must be per layer or dimension, got {per!r}")
+    return Penalized(floor=nats, per=per)
 
 
 def scored(bound: Bound, baseline: Float[Tensor, " b"] | None = None) -> Bound:
@@ -124,10 +189,15 @@ def scored(bound: Bound, baseline: Float[Tensor, " b"] | None = None) -> Bound:
 
     $\nabla E_q F = E_q[\nabla F + \sum_k (F - b_k)\, \nabla\log q(z_k | x)]$ for a bound F of K draws. By default each
     draw's $b_k$ is the bound of the other K - 1: for the ELBO the leave-one-out baseline, for IWAE the signal of
-    VIMCO (0 for K = 1). Unbiased. Where every layer has a path it changes nothing.
+    VIMCO (0 for K = 1, whose variance grows with the square of the bound). Unbiased. Where every layer has a path it
+    changes nothing.
+
+    Under free bits a row's draws move the other rows too, through the mean that has the floor: then F is the sum over
+    the batch, b is that sum without the draw or, for K = 1 or with a baseline, without the row, and the gradient is of
+    the batch's sum, not row by row.
 
     Args:
-        bound: what is raised.
+        bound: what is raised; a row of your own hangs on its own draws alone.
         baseline: (B,), made without the draws, instead of the other draws.
 
     Source: Mnih & Rezende (2016), equations 5 to 7, holding a draw out rather than replacing it; Kool et al. (2019).
@@ -144,10 +214,19 @@ def scored(bound: Bound, baseline: Float[Tensor, " b"] | None = None) -> Bound:
         scores = [log_q for log_q, pathwise in zip(trace.log_q, trace.pathwise, strict=True) if not pathwise]
         if not scores:
             return value
-        signal = value.detach() - (_of_the_others(bound, trace) if baseline is None else baseline.detach())
+        if has_floor(bound) and len(value) > 1:
+            worth = bound.worth(trace, of_rows=baseline is not None or trace.samples == 1)
+            signal = worth if baseline is None else worth - baseline.detach()
+        else:
+            signal = value.detach() - (_of_the_others(bound, trace) if baseline is None else baseline.detach())
         return _with_gradient(value, (signal * sum(scores)).sum(0))
 
     return estimate
+
+
+def has_floor(bound: object) -> TypeGuard[Penalized]:
+    """Whether a row's value hangs on the other rows', through the floor under a mean."""
+    return isinstance(bound, Penalized) and bound.floor > -math.inf
 
 
 @torch.no_grad()
@@ -166,6 +245,7 @@ def _draws(trace: Trace, rows: list[int]) -> Trace:
         log_px=trace.log_px[rows],
         kl=tuple(kl[rows] for kl in trace.kl),
         log_q=tuple(log_q[rows] for log_q in trace.log_q),
+        coordinates=tuple(c[rows] for c in trace.coordinates),
     )
 
 
@@ -177,8 +257,8 @@ def _with_gradient(value: Tensor, surrogate: Tensor) -> Tensor:
 def sticking_the_landing(trace: Trace) -> Trace:
     r"""The same trace without the score of q, whose mean is zero: only the path moves the encoder.
 
-    With $q = p(z | x)$ the ELBO's gradient for q is then zero draw by draw. Unbiased for the ELBO and its weighted
-    kin; biased for IWAE with K > 1, whose weights depend on q too (there use `dreg`).
+    With $q = p(z | x)$ the ELBO's gradient for q is then zero draw by draw. Unbiased for the ELBO and `beta`; biased
+    where a term's weight depends on the draws: for IWAE with K > 1 (there use `dreg`), and under free bits.
 
     Raises:
         ValueError: if a layer has no path, or a term is analytic (its gradient has no score to take away).
@@ -189,7 +269,7 @@ def sticking_the_landing(trace: Trace) -> Trace:
     if any(trace.analytic):
         raise ValueError("sticking the landing needs sampled terms: make the trace with analytic=False")
     kl = tuple(kl - (log_q - log_q.detach()) for kl, log_q in zip(trace.kl, trace.log_q, strict=True))
-    return replace(trace, kl=kl)
+    return replace(trace, kl=kl, coordinates=())
 
 
 def dreg(trace: Trace) -> Float[Tensor, " b"]:

@@ -7,7 +7,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
-from torch.distributions import Distribution, kl_divergence
+from torch.distributions import Distribution, Independent, kl_divergence
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class Trace:
             never analytic (the lower layers of a bottom-up hierarchy).
         pathwise: one bool a layer: whether its draws carry a gradient (reparameterized) or not (only the score does).
             The score of a layer that is not keeps the path through the latents it was drawn from.
+        coordinates: each entry of `kl` before its sum over the layer's independent coordinates (K, B, D), as
+            `Layer.coordinates` has it; none where the model does not say.
     """
 
     log_px: Float[Tensor, "k b"]
@@ -33,10 +35,11 @@ class Trace:
     log_q: tuple[Float[Tensor, "k b"], ...]
     analytic: tuple[bool, ...]
     pathwise: tuple[bool, ...]
+    coordinates: tuple[Float[Tensor, "k b _"], ...] = ()
 
     def __post_init__(self) -> None:
         lengths = [len(v) for v in (self.kl, self.log_q, self.analytic, self.pathwise)]
-        if len(set(lengths)) != 1:
+        if len({*lengths, len(self.coordinates) or lengths[0]}) != 1:
             raise ValueError(f"kl, log_q, analytic and pathwise need one entry a layer, got {lengths}")
 
     @property
@@ -68,12 +71,28 @@ class Layer:
 
         Log q / p at the draws, unless `analytic` asks for the closed form, the term is a divergence, and torch has it.
         """
+        term, closed = self.coordinates(analytic)
+        return term.sum(-1), closed
+
+    def coordinates(self, analytic: bool) -> tuple[Tensor, bool]:
+        """The same before it is summed over coordinates that are independent under q and p: (K, B, D) or (B, D).
+
+        A one-hot variable is one coordinate; D is 1 where q or p does not factorise.
+        """
+        q, p, axes = self.q, self.p, 0
+        if isinstance(q, Independent) and isinstance(p, Independent):
+            same = q.reinterpreted_batch_ndims == p.reinterpreted_batch_ndims
+            q, p, axes = (q.base_dist, p.base_dist, q.reinterpreted_batch_ndims) if same else (q, p, 0)
+        term, closed = self._between(q, p, analytic)
+        return term.flatten(-axes) if axes else term.unsqueeze(-1), closed
+
+    def _between(self, q: Distribution, p: Distribution, analytic: bool) -> tuple[Tensor, bool]:
         if analytic and self.divergence:
             try:
-                return kl_divergence(self.q, self.p), True
+                return kl_divergence(q, p), True
             except NotImplementedError:
                 pass
-        return self.q.log_prob(self.z) - self.p.log_prob(self.z), False
+        return q.log_prob(self.z) - p.log_prob(self.z), False
 
 
 @runtime_checkable
