@@ -215,3 +215,22 @@ def test_refusals():
     ):
         with pytest.raises(ValueError, match=message):
             ode_log_likelihood(oracle, x, **settings)
+
+
+@named
+def test_the_denoiser_is_asked_inside_the_span_alone(name):
+    """Data that do not move in time (N(0, 1) where variance is preserved) tempt the solver to steps beyond the end,
+    where a network was never trained and a schedule goes on as it likes."""
+    asked = []
+
+    class Watched(GaussianOracle):
+        def forward(self, z_t, t, cond=None):
+            asked.extend(t.tolist())
+            return super().forward(z_t, t, cond)
+
+    oracle = Watched(torch.zeros(2), torch.ones(2), SCHEDULES[name])
+    for span in ((0.03, 0.9), (0.5, 1.0)):
+        asked.clear()
+        ode_log_likelihood(oracle, torch.ones(3, 2, dtype=F64), span=span)
+        assert span[0] <= min(asked) <= max(asked) <= span[1]
+        assert (min(asked), max(asked)) == pytest.approx(span, abs=1e-12)

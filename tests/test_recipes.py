@@ -346,7 +346,7 @@ def test_wrong_settings(capsys, tmp_path, monkeypatch, name, settings, parts):
         ("digits-ddpm", ["--interpolate", "5", "--sampler", "ancestral"], "draws noise"),
         ("digits-ddpm", ["--interpolate", "1"], "--interpolate must be from 2"),
         ("moons-diffusion", ["--text", "3"], "--text is not for a run of moons-diffusion"),
-        ("moons-diffusion", ["--guidance", "2"], "also trained without a condition"),
+        ("moons-diffusion", ["--guidance", "2"], "--guidance is not for this run: there are no classes"),
         ("moons-diffusion", ["--out", "folder"], "must end in .png or .csv"),
         ("moons-score", ["--sampler", "ddim"], "--sampler is not for a run of moons-score"),
         ("moons-score", ["--steps", "0"], "steps must be at least 1, got 0"),

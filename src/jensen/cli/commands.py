@@ -19,6 +19,7 @@ from jensen.training.checkpoint import write_text
 
 MOST = 100_000  # pictures in one `jensen sample`
 MOST_ON_A_SHEET = 512
+SCALE = 4  # pixels of a picture's pixel
 
 
 def train(
@@ -93,7 +94,7 @@ def sample(
     guidance: float | None,
     seed: int,
     out: Path | None,
-    scale: int,
+    scale: int | None,
 ) -> None:
     """`jensen sample`."""
     if texts and n is not None:
@@ -102,7 +103,7 @@ def sample(
         raise ValueError(f"-n must be from 1 to {MOST}, got {n}")
     if between is not None and not 2 <= between <= MOST_ON_A_SHEET:
         raise ValueError(f"--interpolate must be from 2 to {MOST_ON_A_SHEET}, got {between}")
-    if not 1 <= scale <= 16:
+    if scale is not None and not 1 <= scale <= 16:
         raise ValueError(f"--scale must be from 1 to 16, got {scale}")
     recipe, model = open_run(folder)
     asked = {"sampler": sampler, "steps": steps, "guidance": guidance}
@@ -114,10 +115,13 @@ def sample(
             f"a sheet takes up to {MOST_ON_A_SHEET} pictures: give a folder, a name without ending, to --out"
         )
     writable(out, *((".png", "") if recipe.what == "pictures" else (".png", ".csv")))
+    idle = ("--scale does nothing to the numbers of a .csv",) if scale is not None and out.suffix == ".csv" else ()
+    for note in (*drawing.notes, *idle):
+        show.note(note)
     with show.tracking() as track:
         made = drawing.draw(track("drawing", drawing.count))
     refuse_nonfinite(made)
-    _write(recipe, drawing, made, out, scale)
+    _write(recipe, drawing, made, out, SCALE if scale is None else scale)
     show.line(f"wrote {out}")
     show.rows(drawing.comment(made))
 

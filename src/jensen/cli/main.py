@@ -68,7 +68,7 @@ def sample(
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="a .png, a folder for single pictures, or a .csv of points")
     ] = None,
-    scale: Annotated[int, typer.Option(metavar="K", help="enlargement in whole pixels")] = 4,
+    scale: Annotated[int | None, typer.Option(metavar="K", help="enlargement in whole pixels [4]")] = None,
 ) -> None:
     """Draw from a run: pictures, of the texts given or without a text, or points."""
     from jensen.cli import commands

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
@@ -109,6 +110,11 @@ def _numbers(step: int, left: float | None, numbers: Mapping[str, float]) -> str
 def line(text: str = "") -> None:
     """A line as it is."""
     console.print(text)
+
+
+def note(text: str) -> None:
+    """A line beside the results, on standard error."""
+    typer.echo(f"jensen: {text}", err=True)
 
 
 def rows(pairs: Sequence[tuple[str, str]]) -> None:

@@ -95,6 +95,10 @@ class Denoiser(nn.Module, ABC):
     def forward(self, z_t: Float[Tensor, "b ..."], t: Float[Tensor, " b"], cond: Tensor | None = None) -> Prediction:
         """The prediction at z_t (B, ...), times t (B,), condition (B, ...) or None for the null condition."""
 
+    def defined(self, t: Float[Tensor, "*b"]) -> bool:
+        """Whether it can be asked at all of these times: some views of the prediction are singular at an end."""
+        return True
+
     def levels(self, t: Float[Tensor, " b"], z_t: Float[Tensor, "b ..."]) -> tuple[Tensor, Tensor]:
         """alpha_t and sigma_t, shaped to broadcast against z_t."""
         alpha, sigma = self.schedule.alpha_sigma(t)
@@ -145,6 +149,20 @@ class NetworkDenoiser(Denoiser):
         self.net, self.schedule, self.output, self.data_std = net, schedule, output, data_std
         self.learned_variance = learned_variance
         self.register_buffer("null", null, persistent=False)
+
+    def defined(self, t: Float[Tensor, "*b"]) -> bool:
+        r"""Whether x and eps are both finite at all of these times, as levels are in the precision of t.
+
+        An output x has no finite eps where $\sigma = 0$, an output eps no finite x where $\alpha = 0$.
+
+        >>> from jensen.diffusion import CosineSchedule
+        >>> both_ends = torch.tensor([0.0, 1.0])
+        >>> [NetworkDenoiser(nn.Identity(), CosineSchedule(), output=o).defined(both_ends) for o in ("x", "eps", "v")]
+        [False, False, True]
+        """
+        alpha, sigma = self.schedule.alpha_sigma(t)
+        where = {"x": sigma, "eps": alpha}.get(self.output)
+        return where is None or bool((where != 0).all())
 
     def forward(self, z_t: Float[Tensor, "b ..."], t: Float[Tensor, " b"], cond: Tensor | None = None) -> Prediction:
         alpha, sigma = (v.to(single(z_t)) for v in self.levels(t, z_t))

@@ -41,6 +41,9 @@ class Guided(Denoiser):
         self.schedule = denoiser.schedule
         self.null = denoiser.null
 
+    def defined(self, t: Float[Tensor, "*b"]) -> bool:
+        return self.denoiser.defined(t)
+
     def forward(self, z_t: Float[Tensor, "b ..."], t: Float[Tensor, " b"], cond: Tensor | None = None) -> Prediction:
         inside = (t >= self.interval[0]) & (t <= self.interval[1])
         if cond is None or self.scale == 1 or not bool(inside.any()):
@@ -88,6 +91,9 @@ class ClassifierGuided(Denoiser):
         self.schedule = denoiser.schedule
         self.null = denoiser.null
 
+    def defined(self, t: Float[Tensor, "*b"]) -> bool:
+        return self.denoiser.defined(t) and bool((self.schedule.alpha_sigma(t)[0] != 0).all())
+
     def forward(self, z_t: Float[Tensor, "b ..."], t: Float[Tensor, " b"], cond: Tensor | None = None) -> Prediction:
         p: Prediction = self.denoiser(z_t, t)
         if cond is None or self.scale == 0:
@@ -120,6 +126,9 @@ class Clipped(Denoiser):
         self.denoiser, self.low, self.high = denoiser, low, high
         self.schedule = denoiser.schedule
         self.null = denoiser.null
+
+    def defined(self, t: Float[Tensor, "*b"]) -> bool:
+        return self.denoiser.defined(t)
 
     def forward(self, z_t: Float[Tensor, "b ..."], t: Float[Tensor, " b"], cond: Tensor | None = None) -> Prediction:
         p = self.denoiser(z_t, t, cond)

@@ -109,13 +109,14 @@ def ode_log_likelihood(
         evaluations += 1
         with torch.enable_grad():
             z = state[0].detach().requires_grad_()
-            speed = velocity(denoiser, z, t, cond)
+            speed = velocity(denoiser, z, t.clamp(ends[0], ends[1]), cond)  # the solver tries its first step blindly
             traces = [_quadratic(speed, z, v, keep=k < len(directions) - 1) for k, v in enumerate(directions)]
         return speed.detach(), torch.stack(traces, dim=1)
 
     alpha, _ = denoiser.schedule.alpha_sigma(ends[0])
     start = (alpha * x, x.new_zeros(len(x), len(directions)))
-    path = odeint(slope, start, ends, rtol=rtol, atol=atol, method="dopri5", options={"norm": _row_norm})
+    options = {"norm": _row_norm, "step_t": ends[1:]}  # a last step that ends where the path does, never beyond
+    path = odeint(slope, start, ends, rtol=rtol, atol=atol, method="dopri5", options=options)
     latent, traces = (part[-1].detach() for part in path)
     spread = torch.stack(denoiser.schedule.alpha_sigma(ends[1])).norm()
     prior = torch.distributions.Normal(torch.zeros_like(spread), spread).log_prob(latent).flatten(1).sum(1)

@@ -152,6 +152,7 @@ class Drawing:
         columns: of a sheet, or None.
         names: of single files, by number.
         comment: rows to print about what was drawn.
+        notes: sentences, each of something asked for that does nothing.
     """
 
     count: int
@@ -159,6 +160,13 @@ class Drawing:
     columns: int | None = None
     names: Callable[[int], str] = "{:05d}".format
     comment: Callable[[Tensor], list[tuple[str, str]]] = lambda _: []
+    notes: tuple[str, ...] = ()
+
+
+def without_text(request: Request) -> tuple[str, ...]:
+    """A note if guidance is asked for and no text to be guided by."""
+    idle = request.changes.get("guidance", 1) != 1 and not request.texts
+    return ("--guidance does nothing without --text: there is nothing to be guided by",) if idle else ()
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from jensen.recipes.captcha_drawing import draw_request, draw_texts
 from jensen.recipes.captcha_judging import Judge
 from jensen.recipes.captcha_reader import open_reader, read_texts, shipped_reader
 from jensen.recipes.captcha_report import write_report
+from jensen.recipes.ends import check_start
 from jensen.recipes.folder import command, save_image
 
 
@@ -99,15 +100,8 @@ class Captcha(Recipe):
                 f"data.height and data.width must be multiples of {factor} for this network, "
                 f"got {self.data.height} and {self.data.width}"
             )
-        if (
-            self.network.output == "eps"
-            and self.network.schedule in ("rectified", "cosine")
-            and self.sampling.start == 1
-        ):
-            raise ValueError(
-                f"network.output eps has no finite x at t = 1 of the {self.network.schedule} schedule: "
-                "set sampling.start below 1, 0.999 for example"
-            )
+        network = self.network
+        check_start(network.output, network.schedule, SCHEDULES[network.schedule](), self.sampling.start)
         if any(w < 8 or w % 8 for w in self.network.widths):
             raise ValueError(f"network.widths must be multiples of 8, got {self.network.widths}")
         return self

@@ -11,7 +11,7 @@ from torch import Tensor
 from jensen.core.seeding import generators
 from jensen.data.pool import to_bytes
 from jensen.models import Diffusion
-from jensen.recipes.base import Advance, Drawing, Request
+from jensen.recipes.base import Advance, Drawing, Request, without_text
 from jensen.recipes.captcha_reader import read_texts
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def draw_request(recipe: Captcha, model: Diffusion, request: Request) -> Drawing
         names = texts or [f"no text, {k}" for k in range(len(read))]
         return [(text, f"reads {found}") for text, found in zip(names, read, strict=False)]
 
-    return Drawing(count, draw, names=name, comment=comment)
+    return Drawing(count, draw, names=name, comment=comment, notes=without_text(request))
 
 
 def _between(recipe: Captcha, model: Diffusion, request: Request, between: int) -> Drawing:
@@ -79,4 +79,4 @@ def _between(recipe: Captcha, model: Diffusion, request: Request, between: int) 
             advance(between)
         return to_bytes(torch.cat(rows)).cpu()
 
-    return Drawing(len(texts) * between, draw, columns=between)
+    return Drawing(len(texts) * between, draw, columns=between, notes=without_text(request))

@@ -27,7 +27,10 @@ from jensen.diffusion import (
     NetworkDenoiser,
     Reconstruction,
     Schedule,
+    Span,
+    default_span,
     edm,
+    level_times,
     logit_normal_times,
     min_snr,
     sigmoid,
@@ -52,10 +55,13 @@ from jensen.recipes.base import (
     Track,
     Training,
     silent,
+    without_text,
 )
 from jensen.recipes.data import DigitsData, MoonsData
 from jensen.recipes.diffusion_judging import Judge, write_report
+from jensen.recipes.ends import check_start, ends_of
 from jensen.recipes.folder import save_image
+from jensen.recipes.judging import since
 
 LOSSES: dict[str, DenoisingLoss] = {
     "eps": partial(simple, view="eps"),
@@ -131,6 +137,16 @@ class DiffusionRecipe(Recipe):
             raise ValueError(f"network.schedule learned is trained by loss.name bound, not by {self.loss.name}")
         if not self.network.lowest < self.network.highest:
             raise ValueError("network.lowest must be below network.highest: log-SNR falls")
+        if self.loss.name == "bound" and self.loss.times != "uniform":
+            raise ValueError("loss.times is of weighted losses: the bound says itself at which times it is taken")
+        if self.what == "points" and self.sampling.clip:
+            raise ValueError("sampling.clip is for pictures, which are in [-1, 1]")
+        if self.sampling.guidance != 1 and (why := self.unguided()):
+            raise ValueError(f"sampling.guidance must be 1, got {self.sampling.guidance:g}: {why}")
+        schedule = self.schedule()
+        check_start(self.network.output, self.network.schedule, schedule, self.sampling.start)
+        for span in (self.judged_span(), self.trained_span()):
+            level_times(schedule, span, 1)  # refuses a first level that is not below the last
         return self
 
     # what a subclass says ----------------------------------------------------------------
@@ -142,6 +158,12 @@ class DiffusionRecipe(Recipe):
     def classes(self) -> int | None:
         """How many conditions there are, or None."""
         return None
+
+    def unguided(self) -> str:
+        """Why guidance is not to be had, or "" where it is."""
+        if self.classes() is None:
+            return "there are no classes to guide by"
+        return "" if self.loss.drop > 0 else "with loss.drop 0 nothing is trained without a class to guide away from"
 
     def bins(self) -> Bins | None:
         """The values of discrete data, or None for data with a density."""
@@ -166,12 +188,13 @@ class DiffusionRecipe(Recipe):
         kinds: tuple[tuple[str, str, Kind], ...] = (
             (f"bound in {found['discrete']['steps']} steps", "discrete", "lower bound"),
             ("bound in continuous time", "continuous", "lower bound"),
+            ("the bound trained on", "trained", "lower bound"),
             ("its ODE", "ode", through),
         )
         given = "" if self.classes() is None else ", given the class"
         return [
-            Likely(name + given, found[key]["mean"], found[key]["stderr"], kind, measure, dims)
-            for name, key, kind in kinds
+            Likely(f"{name}, {since(row)}{given}", row["mean"], row["stderr"], kind, measure, dims)
+            for name, row, kind in ((name, found[key], kind) for name, key, kind in kinds if key in found)
         ]
 
     def known_log_p(self, x: Tensor) -> Tensor | None:
@@ -185,6 +208,26 @@ class DiffusionRecipe(Recipe):
         if network.schedule == "learned":
             return LearnedSchedule(network.highest, network.lowest, learn_ends=network.learn_ends)
         return SCHEDULES[network.schedule]()
+
+    def ends(self) -> NetworkDenoiser:
+        """To be asked at which times the model is defined."""
+        return ends_of(self.network.output, self.schedule())
+
+    def judged_span(self) -> Span:
+        """The levels of the bounds and of the ODE that judge."""
+        return self.judging.first, self._last()
+
+    def trained_span(self) -> Span:
+        """The levels of the bound that `loss.name=bound` trains on."""
+        return default_span(self.schedule())[0], self._last()
+
+    def _last(self) -> float:
+        """The last level: pure noise, or where sampling starts for an output that is not defined there."""
+        return 1.0 if self.ends().defined(torch.ones(())) else self.sampling.start
+
+    def round_trip_end(self) -> float:
+        """Where encoding starts: at the data, or at the first level for an output that is not defined there."""
+        return 0.0 if self.ends().defined(torch.zeros(())) else self.judging.first
 
     def model(self) -> Diffusion:
         network, classes = self.network, self.classes()
@@ -207,10 +250,16 @@ class DiffusionRecipe(Recipe):
         stream = pool_stream(self.training.batch_size, self.seed, **data)
         return Setting(self._objective(model), stream, {})
 
+    def trained_reconstruction(self) -> Reconstruction:
+        """What `loss.name=bound` reads x off the first level by."""
+        return Reconstruction("observed", self.bins())
+
     def _objective(self, model: Diffusion) -> Objective:
         drop = 0.0 if self.classes() is None else self.loss.drop
         if self.loss.name == "bound":
-            return VariationalDiffusion(model, reconstruction=Reconstruction("observed", self.bins()), drop=drop)
+            return VariationalDiffusion(
+                model, span=self.trained_span(), reconstruction=self.trained_reconstruction(), drop=drop
+            )
         times = uniform_times if self.loss.times == "uniform" else logit_normal_times()
         return Denoising(model, loss=LOSSES[self.loss.name], times=times, drop=drop)
 
@@ -236,9 +285,12 @@ class DiffusionRecipe(Recipe):
         assert isinstance(model, Diffusion)
         request.only(self.recipe, "changes", "between", *(["texts"] if self.classes() else []))
         replace(model.sampling, **request.changes)  # refuses what is out of range
-        if request.between is not None:
-            return self._between(model, request, request.between)
+        guided = request.changes.get("guidance", 1) != 1
+        if guided and (why := self.unguided()):
+            raise ValueError(f"--guidance is not for this run: {why}")
         labels = self._labels(request.texts)
+        if request.between is not None:
+            return self._between(model, request, request.between, labels)
         count = len(request.texts) or request.n or (1000 if self.what == "points" else 16)
 
         def draw(advance: Advance) -> Tensor:
@@ -257,9 +309,10 @@ class DiffusionRecipe(Recipe):
                 raise ValueError(f"--text takes classes, {known[0]} to {known[-1]}, got {text!r}")
         return torch.tensor([[known.index(text)] for text in texts]) if texts else None
 
-    def _between(self, model: Diffusion, request: Request, between: int) -> Drawing:
+    def _between(self, model: Diffusion, request: Request, between: int, labels: Tensor | None) -> Drawing:
         changes = {"sampler": "ddim", **request.changes}
-        labels = self._labels(request.texts)
+        if labels is None and self.classes() and self.loss.drop == 0:
+            raise ValueError("--interpolate wants --text here: with loss.drop 0 nothing is trained without a class")
         rows = len(request.texts) or request.n or 8
         model.deterministic(**changes)  # refuses a sampler that cannot
 
@@ -272,7 +325,7 @@ class DiffusionRecipe(Recipe):
                 advance(between)
             return torch.cat(made)
 
-        return Drawing(rows * between, draw, columns=between)
+        return Drawing(rows * between, draw, columns=between, notes=without_text(request) if self.classes() else ())
 
     def evaluate(
         self, model: nn.Module, folder: Path, track: Track = silent, references: Mapping[str, Tensor] | None = None

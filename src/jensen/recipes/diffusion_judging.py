@@ -14,7 +14,7 @@ from torch import Tensor
 
 from jensen.core.seeding import generator
 from jensen.core.types import Likelihood
-from jensen.diffusion import Reconstruction, as_mass, dequantize
+from jensen.diffusion import Reconstruction, Span, as_mass, dequantize
 from jensen.metrics import bits_per_dim, energy_distance, nearest_distance
 from jensen.models import Diffusion
 from jensen.models.diffusion import round_trip
@@ -22,7 +22,7 @@ from jensen.recipes import plots
 from jensen.recipes.base import Track
 from jensen.recipes.digit_reader import ceiling, share_read
 from jensen.recipes.folder import command, save_film, save_image
-from jensen.recipes.judging import bits, chosen, mean_of, nats, side_by_side
+from jensen.recipes.judging import bits, chosen, first_level, mean_of, nats, side_by_side, since
 from jensen.recipes.page import Card, Picture, Section, Table, previews, training_curves, write_page
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 CHUNK = 200  # rows between two moves of the progress bar
 STRIP = 7  # states of a denoising strip
 TRIPS = (8, 16, 32, 64, 128)  # numbers of steps of the way there and back
+ESTIMATES = ("discrete", "continuous", "trained", "ode")  # of log p, as an evaluation names them
+TRAINED = "lower bound of the reverse diffusion, x read off the first level by its noise alone"
 
 
 @dataclass(frozen=True)
@@ -60,21 +62,28 @@ class Judge:
         """Every estimate of the test data's log p in the same measure."""
         judging, bins = self.recipe.judging, self.recipe.bins()
         dims, reconstruction = x[0].numel(), Reconstruction("denoised", bins)
-        discrete = self._bounds("bound in steps", x, cond, judging.bound_steps, reconstruction, rng)
-        continuous = self._bounds("bound in continuous time", x, cond, None, reconstruction, rng)
+        span, steps = self.recipe.judged_span(), judging.bound_steps
+        discrete = self._bounds("bound in steps", x, cond, steps, span, reconstruction, rng)
+        continuous = self._bounds("bound in continuous time", x, cond, None, span, reconstruction, rng)
         rows = x[: judging.ode_rows]
         ode, evaluations = self._ode(rows, None if cond is None else cond[: len(rows)], rng)
+        level = {"first": first_level(self.model.denoiser.schedule, span[0])}
         found: dict[str, Any] = {
             "measure": "density" if bins is None else "mass",
-            "discrete": {"steps": judging.bound_steps, **discrete},
-            "continuous": continuous,
-            "ode": {"rows": len(rows), "evaluations": evaluations, **mean_of(ode)},
+            "discrete": {"steps": steps, **level, **discrete},
+            "continuous": {**level, **continuous},
+            "ode": {"rows": len(rows), "evaluations": evaluations, **level, **mean_of(ode)},
         }
+        if self.recipe.loss.name == "bound":
+            span, reconstruction = self.recipe.trained_span(), self.recipe.trained_reconstruction()
+            trained = self._bounds("bound as trained", x, cond, None, span, reconstruction, rng)
+            found["trained"] = {"first": first_level(self.model.denoiser.schedule, span[0]), **trained}
         known = self.recipe.known_log_p(x)
         if known is not None:
             found["known"] = mean_of(Likelihood(known, "exact", "density"))
-        for name in ("discrete", "continuous", "ode"):
-            found[name]["bits_per_dim"] = float(bits_per_dim(torch.tensor(found[name]["mean"]), dims))
+        for name in ESTIMATES:
+            if name in found:
+                found[name]["bits_per_dim"] = float(bits_per_dim(torch.tensor(found[name]["mean"]), dims))
         return found
 
     def _bounds(
@@ -83,6 +92,7 @@ class Judge:
         x: Tensor,
         cond: Tensor | None,
         steps: int | None,
+        span: Span,
         reconstruction: Reconstruction,
         rng: torch.Generator,
     ) -> dict[str, Any]:
@@ -95,7 +105,7 @@ class Judge:
                 self.model.bound(
                     x[rows],
                     steps=steps,
-                    span=(self.recipe.judging.first, 1.0),
+                    span=span,
                     reconstruction=reconstruction,
                     cond=given,
                     generator=rng,
@@ -114,7 +124,7 @@ class Judge:
 
     def _ode(self, x: Tensor, cond: Tensor | None, rng: torch.Generator) -> tuple[Likelihood, int]:
         """The ODE's log p; of discrete data a bound on their mass, through data spread over their bins."""
-        judging, bins, dims = self.recipe.judging, self.recipe.bins(), x[0].numel()
+        span, bins, dims = self.recipe.judged_span(), self.recipe.bins(), x[0].numel()
         advance = self.track("likelihood of the ODE", len(x))
         values, errors, evaluations = [], [], 0
         for start in range(0, len(x), CHUNK):
@@ -124,7 +134,7 @@ class Judge:
             flow = self.model.ode_log_likelihood(
                 spread,
                 trace="exact" if dims <= 16 else "hutchinson",
-                span=(judging.first, 1.0),
+                span=span,
                 rtol=1e-4,
                 atol=1e-4,
                 cond=given,
@@ -151,12 +161,13 @@ class Judge:
         floor = energy_distance(real, x.cpu())
         found: dict[str, Any] = {
             "n": judging.samples,
+            "default": {"sampler": recipe.sampling.sampler, "steps": recipe.sampling.steps},
             "floor": {"n": len(real), "energy": floor.value, "stderr": floor.stderr},
             "rows": [],
         }
         if asked is not None:
             found["ceiling"] = vars(ceiling("grey"))
-        for steps in judging.steps:
+        for steps in sorted({*judging.steps, recipe.sampling.steps}):
             advance = self.track(f"drawing in {steps} steps", judging.samples)
             made = recipe.draw(self.model, judging.samples, recipe.seed, advance, steps=steps).cpu()
             distance = energy_distance(made, x.cpu())
@@ -167,20 +178,20 @@ class Judge:
             if known is not None:
                 row["log_p_of_samples"] = float(known.mean())
             found["rows"].append(row)
-        if recipe.what == "pictures":
-            near, fresh = (nearest_distance(rows, training)[0] for rows in (made, x.cpu()))
-            found["nearest"] = {"drawn": float(near.median()), "fresh": float(fresh.median())}
+            if recipe.what == "pictures" and steps == recipe.sampling.steps:
+                near, fresh = (nearest_distance(rows, training)[0] for rows in (made, x.cpu()))
+                found["nearest"] = {"drawn": float(near.median()), "fresh": float(fresh.median())}
         return found
 
     def _round_trip(self, x: Tensor, cond: Tensor | None) -> dict[str, Any]:
         """Root mean square error of a number after encoding and decoding by DDIM."""
-        advance = self.track("there and back", len(TRIPS))
+        advance, end = self.track("there and back", len(TRIPS)), self.recipe.round_trip_end()
         errors = []
         for steps in TRIPS:
-            changes: dict[str, Any] = {"sampler": "ddim", "guidance": 1.0, "clip": False}
+            changes: dict[str, Any] = {"sampler": "ddim", "guidance": 1.0, "clip": False, "end": end}
             errors.append(float(round_trip(self.model, x, [steps], cond=cond, **changes).mean()))
             advance(1)
-        return {"sampler": "ddim", "rows": len(x), "steps": list(TRIPS), "error": errors}
+        return {"sampler": "ddim", "rows": len(x), "end": end, "steps": list(TRIPS), "error": errors}
 
     # pictures ----------------------------------------------------------------------------
 
@@ -229,16 +240,19 @@ class Judge:
         discrete, continuous, ode = (likelihood[name] for name in ("discrete", "continuous", "ode"))
         terms = discrete["terms"]
         rows += [
-            (f"bound in {discrete['steps']} steps", f"{nats(discrete)}, {bits(discrete)}"),
+            (f"bound in {discrete['steps']} steps, {since(discrete)}", f"{nats(discrete)}, {bits(discrete)}"),
             (
                 "  L_T + sum of L_(t-1) + L_0",
                 f"{terms['prior']:.3f} + {terms['diffusion']:.3f} + {terms['reconstruction']:.3f}",
             ),
-            ("bound in continuous time", f"{nats(continuous)}, {bits(continuous)}"),
-            (
-                f"the ODE's own, {ode['evaluations']} evaluations, {ode['rows']} rows",
-                f"{nats(ode)}, {bits(ode)}",
-            ),
+            (f"bound in continuous time, {since(continuous)}", f"{nats(continuous)}, {bits(continuous)}"),
+        ]
+        if "trained" in likelihood:
+            trained = likelihood["trained"]
+            rows.append((f"the bound trained on, {since(trained)}", f"{nats(trained)}, {bits(trained)}"))
+        rows += [
+            (f"the ODE's own, {since(ode)}", f"{nats(ode)}, {bits(ode)}"),
+            ("  evaluations, rows", f"{ode['evaluations']}, {ode['rows']}"),
         ]
         drawn = found["samples"]
         for row in drawn["rows"]:
@@ -267,7 +281,7 @@ def write_report(recipe: DiffusionRecipe, folder: Path, found: dict[str, Any]) -
     """Write report.html below a run's folder."""
     samples, likelihood, drawn, trip = folder / "samples", found["likelihood"], found["samples"], found["round_trip"]
     discrete, continuous, ode = (likelihood[name] for name in ("discrete", "continuous", "ode"))
-    best = min(drawn["rows"], key=lambda row: row["energy"])
+    default = next(row for row in drawn["rows"] if row["steps"] == drawn["default"]["steps"])
     steps = [row["steps"] for row in drawn["rows"]]
     quality = [
         plots.curves(
@@ -296,6 +310,7 @@ def write_report(recipe: DiffusionRecipe, folder: Path, found: dict[str, Any]) -
         ("the data's own law", likelihood["known"], "exact") if "known" in likelihood else None,
         (f"bound in {discrete['steps']} steps", discrete, "lower bound of the reverse chain"),
         ("bound in continuous time", continuous, "lower bound of the reverse diffusion"),
+        ("the bound trained on", likelihood["trained"], TRAINED) if "trained" in likelihood else None,
         ("the ODE", ode, f"another model of the same denoiser; {ode['rows']} rows, {ode['evaluations']} evaluations"),
     ]
     terms = discrete["terms"]
@@ -309,7 +324,8 @@ def write_report(recipe: DiffusionRecipe, folder: Path, found: dict[str, Any]) -
         Section(
             "How likely are data it never saw",
             f"Mean log {likelihood['measure']} of {found['rows']} test data in nats, with its standard error over the "
-            "choice of data. Neither the bound nor the ODE bounds the other: they are two models of one denoiser. "
+            "choice of data. A model reads x off its first level, whose noise is the decoder's: bounds from two levels "
+            "are of two models. Neither the bound nor the ODE bounds the other: they are two models of one denoiser. "
             f"The bound in {discrete['steps']} steps is L_T + the sum of L_(t-1) + L_0 = {terms['prior']:.3f} + "
             f"{terms['diffusion']:.3f} + {terms['reconstruction']:.3f} nats.",
             plots=[
@@ -321,10 +337,11 @@ def write_report(recipe: DiffusionRecipe, folder: Path, found: dict[str, Any]) -
                 )
             ],
             table=Table(
-                ("", "nats", "standard error", "bits a dimension", "what it is"),
+                ("", "first level", "nats", "standard error", "bits a dimension", "what it is"),
                 [
                     (
                         name,
+                        since(row).removeprefix("from ") if "first" in row else "",
                         f"{row['mean']:.3f}",
                         f"{row['stderr']:.3f}",
                         f"{row['bits_per_dim']:.4f}" if "bits_per_dim" in row else "",
@@ -343,7 +360,8 @@ def write_report(recipe: DiffusionRecipe, folder: Path, found: dict[str, Any]) -
         ),
         Section(
             "There and back",
-            "Root mean square error of a number after a test datum was carried to noise by DDIM and back.",
+            "Root mean square error of a number after a test datum was carried to noise by DDIM and back"
+            + (f", from its first level, t = {trip['end']:g}." if trip["end"] else "."),
             plots=[
                 plots.curves(
                     trip["steps"],
@@ -366,18 +384,24 @@ def write_report(recipe: DiffusionRecipe, folder: Path, found: dict[str, Any]) -
         Section("Next", code=f"{recipe.example(folder)}\n{command('evaluate', folder)}"),
     ]
     cards = [
-        Card("nats, bound in continuous time", f"{continuous['mean']:.3f}", f"± {continuous['stderr']:.3f}"),
-        Card("nats, the ODE's likelihood", f"{ode['mean']:.3f}", f"± {ode['stderr']:.3f}"),
+        Card(f"nats, {name}", f"{row['mean']:.3f}", f"± {row['stderr']:.3f}; {since(row)}")
+        for name, row in (
+            ("bound in continuous time", continuous),
+            *((("the bound trained on", likelihood["trained"]),) if "trained" in likelihood else ()),
+            ("the ODE's likelihood", ode),
+        )
+    ]
+    cards.append(
         Card(
             "energy distance",
-            f"{best['energy']:.5f}",
-            f"{best['steps']} steps; training data {drawn['floor']['energy']:.5f}",
-        ),
-    ]
+            f"{default['energy']:.5f}",
+            f"{drawn['default']['sampler']}, {default['steps']} steps; training data {drawn['floor']['energy']:.5f}",
+        )
+    )
     if "known" in likelihood:
         cards.insert(0, Card("nats, the data's own law", f"{likelihood['known']['mean']:.3f}", "the most there is"))
     if "ceiling" in drawn:
-        p, most = max((row["read"] for row in drawn["rows"]), key=lambda r: r["value"]), drawn["ceiling"]
+        p, most = default["read"], drawn["ceiling"]
         cards.append(Card("digits read as asked", f"{100 * p['value']:.1f}%", f"real ones {100 * most['value']:.1f}%"))
     if "nearest" in drawn:
         near = drawn["nearest"]

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from PIL import Image
 
 from jensen.core.types import Likelihood
+from jensen.diffusion import Schedule
 from jensen.variational import Gap
 
 
@@ -26,6 +28,16 @@ def nats(found: dict[str, Any]) -> str:
 def bits(found: dict[str, Any]) -> str:
     """Its bits a dimension in words."""
     return f"{found['bits_per_dim']:.4f} bits a dimension"
+
+
+def first_level(schedule: Schedule, t: float) -> dict[str, float]:
+    """Where a bound or an ODE starts: the time of its first level, and the log-SNR there."""
+    return {"time": t, "log_snr": schedule.log_snr(torch.tensor(t, dtype=torch.float64)).item()}
+
+
+def since(found: dict[str, Any]) -> str:
+    """The first level of a bound, or of an ODE, in words."""
+    return f"from log-SNR {found['first']['log_snr']:.2f} (t = {found['first']['time']:g})"
 
 
 def side_by_side(images: Sequence[Image.Image]) -> Image.Image:

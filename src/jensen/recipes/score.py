@@ -35,6 +35,7 @@ from jensen.recipes.base import (
 )
 from jensen.recipes.data import DigitsData, MoonsData
 from jensen.recipes.folder import save_image
+from jensen.recipes.judging import since
 from jensen.recipes.score_judging import Judge, write_report
 from jensen.score import geometric
 
@@ -102,9 +103,13 @@ class ScoreRecipe(Recipe):
         dims, ode, bound = evaluation["dims"], evaluation["ode"], evaluation["bound"]
         # of discrete data, which are spread over their bins, the ODE gives a bound
         bounded: Kind = "lower bound" if ode["measure"] == "mass" else "estimate"
+        kinds: tuple[tuple[str, dict[str, Any], Kind], ...] = (
+            ("bound in continuous time", bound, "lower bound"),
+            ("its ODE", ode, bounded),
+        )
         return [
-            Likely("bound in continuous time", bound["mean"], bound["stderr"], "lower bound", bound["measure"], dims),
-            Likely("its ODE", ode["mean"], ode["stderr"], bounded, ode["measure"], dims),
+            Likely(f"{name}, {since(row)}", row["mean"], row["stderr"], kind, row["measure"], dims)
+            for name, row, kind in kinds
         ]
 
     def noised_log_p(self, x: Tensor, sigma: float) -> Tensor | None:

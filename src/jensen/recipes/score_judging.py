@@ -23,7 +23,7 @@ from jensen.models.score_diffusion import as_diffusion
 from jensen.recipes import plots
 from jensen.recipes.base import Track
 from jensen.recipes.folder import command, save_film, save_image
-from jensen.recipes.judging import bits, chosen, mean_of, nats, side_by_side
+from jensen.recipes.judging import bits, chosen, first_level, mean_of, nats, side_by_side, since
 from jensen.recipes.page import Card, Picture, Section, Table, previews, training_curves, write_page
 from jensen.score import relative_score_error, score_of
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from jensen.recipes.score import ScoreRecipe
 
 CHUNK = 200  # rows between two moves of the progress bar
+SPAN = (0.0, 1.0)  # of the bound and of the ODE: the whole ladder, from the smallest sigma to the largest
 STRIP = 7  # states of a strip
 FILM = 60  # frames of a film
 TRIPS = (8, 16, 32, 64, 128)  # numbers of steps of the way there and back
@@ -87,7 +88,7 @@ class Judge:
         for rows in x.split(CHUNK):
             spread = rows if bins is None else dequantize(rows, bins.width, rng)
             trace = "exact" if dims <= 16 else "hutchinson"
-            flow = model.ode_log_likelihood(spread, trace=trace, span=(0.0, 1.0), rtol=1e-4, atol=1e-4, generator=rng)
+            flow = model.ode_log_likelihood(spread, trace=trace, span=SPAN, rtol=1e-4, atol=1e-4, generator=rng)
             likelihood = flow.likelihood
             if bins is not None:
                 likelihood = as_mass(likelihood, dims * float(torch.as_tensor(bins.width).log()))
@@ -101,6 +102,7 @@ class Judge:
         found: dict[str, Any] = {
             "rows": len(x),
             "evaluations": evaluations,
+            "first": first_level(model.denoiser.schedule, SPAN[0]),
             "measure": whole.measure,
             **mean_of(whole),
         }
@@ -116,7 +118,7 @@ class Judge:
         model, bins = as_diffusion(self.model), None if self.recipe.what == "points" else Bins(LEVELS)
         parts = []
         for rows in x.split(CHUNK):
-            parts.append(model.bound(rows, reconstruction=Reconstruction("denoised", bins), generator=rng))
+            parts.append(model.bound(rows, span=SPAN, reconstruction=Reconstruction("denoised", bins), generator=rng))
             advance(len(rows))
         terms = {
             "prior": float(torch.cat([p.prior for p in parts]).mean()),
@@ -128,7 +130,8 @@ class Judge:
             value=torch.cat([p.likelihood.value for p in parts]),
             stderr=torch.cat([p.stderr for p in parts if p.stderr is not None]),
         )
-        found: dict[str, Any] = {"measure": whole.measure, **mean_of(whole), "terms": terms}
+        first = first_level(model.denoiser.schedule, SPAN[0])
+        found: dict[str, Any] = {"measure": whole.measure, "first": first, **mean_of(whole), "terms": terms}
         found["bits_per_dim"] = float(bits_per_dim(torch.tensor(found["mean"]), x[0].numel()))
         return found
 
@@ -150,17 +153,18 @@ class Judge:
         found: dict[str, Any] = {
             "n": judging.samples,
             "levels": len(self.model.sigmas),
+            "default": {"steps": recipe.sampling.steps},
             "floor": {"n": len(real), "energy": floor.value, "stderr": floor.stderr},
             "rows": [],
         }
-        for steps in judging.steps:
+        for steps in sorted({*judging.steps, recipe.sampling.steps}):
             advance = self.track(f"drawing with {steps} moves", judging.samples)
             made = recipe.draw(self.model, judging.samples, recipe.seed, advance, steps=steps).cpu()
             distance = energy_distance(made, x.cpu())
             found["rows"].append({"steps": steps, "energy": distance.value, "stderr": distance.stderr})
-        if recipe.what == "pictures":
-            near, fresh = (nearest_distance(rows, training)[0] for rows in (made, x.cpu()))
-            found["nearest"] = {"drawn": float(near.median()), "fresh": float(fresh.median())}
+            if recipe.what == "pictures" and steps == recipe.sampling.steps:
+                near, fresh = (nearest_distance(rows, training)[0] for rows in (made, x.cpu()))
+                found["nearest"] = {"drawn": float(near.median()), "fresh": float(fresh.median())}
         return found
 
     def _draw(self) -> None:
@@ -192,11 +196,11 @@ class Judge:
         rows = []
         if "known" in ode:
             rows.append(("log p of test data under their own law", nats(ode["known"])))
-        name = f"the ODE's, {ode['evaluations']} evaluations, {ode['rows']} rows"
-        rows.append((name, f"{nats(ode)}, {bits(ode)}"))
+        rows.append((f"the ODE's, {since(ode)}", f"{nats(ode)}, {bits(ode)}"))
+        rows.append(("  evaluations, rows", f"{ode['evaluations']}, {ode['rows']}"))
         bound, terms = found["bound"], found["bound"]["terms"]
         rows += [
-            ("bound in continuous time", f"{nats(bound)}, {bits(bound)}"),
+            (f"bound in continuous time, {since(bound)}", f"{nats(bound)}, {bits(bound)}"),
             (
                 "  L_T + diffusion + L_0",
                 f"{terms['prior']:.3f} + {terms['diffusion']:.3f} + {terms['reconstruction']:.3f}",
@@ -223,7 +227,7 @@ class Judge:
 def write_report(recipe: ScoreRecipe, folder: Path, found: dict[str, Any]) -> None:
     """Write report.html below a run's folder."""
     samples, ode, drawn = folder / "samples", found["ode"], found["samples"]
-    best = min(drawn["rows"], key=lambda row: row["energy"])
+    default = next(row for row in drawn["rows"] if row["steps"] == drawn["default"]["steps"])
     moves = [row["steps"] for row in drawn["rows"]]
     table, trip, terms = [("the ODE", ode), ("bound", found["bound"])], found["round_trip"], found["bound"]["terms"]
     if "known" in ode:
@@ -259,8 +263,16 @@ def write_report(recipe: ScoreRecipe, folder: Path, found: dict[str, Any]) -> No
             f"{terms['prior']:.3f} + {terms['diffusion']:.3f} + {terms['reconstruction']:.3f}. Nats, standard errors "
             "over the choice of data.",
             table=Table(
-                ("", "nats", "standard error"),
-                [(name, f"{row['mean']:.3f}", f"{row['stderr']:.3f}") for name, row in table],
+                ("", "first level", "nats", "standard error"),
+                [
+                    (
+                        name,
+                        since(row).removeprefix("from ") if "first" in row else "",
+                        f"{row['mean']:.3f}",
+                        f"{row['stderr']:.3f}",
+                    )
+                    for name, row in table
+                ],
             ),
         ),
         Section(
@@ -296,11 +308,11 @@ def write_report(recipe: ScoreRecipe, folder: Path, found: dict[str, Any]) -> No
         Section("Next", code=f"{recipe.example(folder)}\n{command('evaluate', folder)}"),
     ]
     cards = [
-        Card("nats, the ODE's likelihood", f"{ode['mean']:.3f}", f"± {ode['stderr']:.3f}"),
+        Card("nats, the ODE's likelihood", f"{ode['mean']:.3f}", f"± {ode['stderr']:.3f}; {since(ode)}"),
         Card(
             "energy distance",
-            f"{best['energy']:.5f}",
-            f"{best['steps']} moves a level; training data {drawn['floor']['energy']:.5f}",
+            f"{default['energy']:.5f}",
+            f"{default['steps']} moves a level; training data {drawn['floor']['energy']:.5f}",
         ),
     ]
     if "known" in ode:
