@@ -848,3 +848,12 @@ def test_chunks_by_themselves_stay_small():
         assert sizes[0] == min(2048, 2**26 // ((d + 1) * (d + 2) * 2))
         assert max(sizes) * (d + 1) * (d + 2) / 2 * 4 <= 2**26
         assert sum(len(x[s]) for s in row_chunks(x, None)) == 5000
+
+
+def test_the_nearest_centre_is_found_far_from_0():
+    """Centres 1 apart at 1e4, single precision: each row of either goes to its own, as it would at 0."""
+    centres = torch.tensor([[0.0, 0.0], [1.0, 0.0]])
+    labels = torch.arange(200) % 2
+    x = centres[labels] + 0.1 * torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
+    for offset in (0.0, 1e4):
+        assert torch.equal(nearest(offset + x, offset + centres), labels)

@@ -1,4 +1,4 @@
-"""Two-sample tests, copies, sharpness, floors, rows from several processes."""
+"""Two-sample tests, sharpness, floors, rows from several processes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from scipy.stats import binom, kstest, mannwhitneyu, norm
+from scipy.stats import binom, kstest, norm
 
 from jensen.core.seeding import generator
 from jensen.metrics import (
@@ -18,7 +18,6 @@ from jensen.metrics import (
     frechet_distance,
     high_frequency_power,
     kernel_distance,
-    memorisation,
     prdc,
     sharpness,
 )
@@ -105,60 +104,6 @@ def test_c2st_refusals():
         c2st(torch.randn(20, 2), torch.randn(19, 2))
     with pytest.raises(ValueError, match="of one width"):
         c2st(torch.randn(20, 2), torch.randn(20, 3))
-
-
-# copies ---------------------------------------------------------------------------------------------------------------
-
-
-def test_an_overfitted_model_is_found_and_a_good_one_is_not():
-    """Training data and a Gaussian's width: a kernel density estimate 100 times too narrow is found, the law itself
-    has 1/2 within 4 standard errors, and one twice as wide lies farther off than fresh data."""
-    rng = generator(0)
-    training, fresh, good = torch.randn(3, 400, 4, generator=rng)
-    chosen = training[torch.randint(400, (400,), generator=rng)]
-    overfitted = chosen + 0.01 * torch.randn(400, 4, generator=rng)
-    found = memorisation(overfitted, training, fresh)
-    assert found.nearer > 0.98
-    assert found.p_value < 1e-12
-    assert found.copied.low > 0.9
-    assert found.drawn < 0.1 * found.fresh
-    fair = memorisation(good, training, fresh)
-    assert abs(fair.nearer - 0.5) < 4 * fair.stderr
-    assert fair.p_value > 1e-3
-    assert fair.copied.low < 0.05 < fair.copied.high
-    assert memorisation(2 * good, training, fresh).p_value > 0.999
-
-
-def test_it_is_mann_and_whitneys():
-    training, fresh, samples = torch.zeros(1, 1), torch.randn(50, 1).double(), 0.8 * torch.randn(70, 1).double()
-    samples[:20] = fresh[:20]  # ties
-    found = memorisation(samples, training.double(), fresh)
-    theirs = mannwhitneyu(fresh.abs().flatten().numpy(), samples.abs().flatten().numpy())
-    assert found.nearer == pytest.approx(theirs.statistic / (50 * 70), abs=1e-12)
-
-
-def test_its_error_is_that_of_repetition():
-    """200 times, n = 60 and m = 40, the training data fixed: variance over that found, within 4 standard errors."""
-    rng = generator(2)
-    training = torch.randn(100, 2, generator=rng)
-    found = [
-        memorisation(1.3 * torch.randn(60, 2, generator=rng), training, torch.randn(40, 2, generator=rng))
-        for _ in range(200)
-    ]
-    spread = torch.tensor([f.nearer for f in found]).var() / torch.tensor([f.stderr**2 for f in found]).mean()
-    assert float(spread) == pytest.approx(1, abs=4 * math.sqrt(2 / 199))
-
-
-def test_copies_and_constants_have_numbers():
-    training, fresh = torch.randn(30, 2), torch.randn(30, 2)
-    exact = memorisation(training, training, fresh)
-    assert (exact.nearer, exact.stderr, exact.p_value, exact.drawn) == (1.0, 0.0, 0.0, 0.0)
-    same = memorisation(torch.ones(5, 2), torch.ones(5, 2), torch.ones(20, 2))
-    assert (same.nearer, same.p_value) == (0.5, 0.5)
-    with pytest.raises(ValueError, match="2 samples and 20 fresh data, got 30 and 19"):
-        memorisation(training, training, fresh[:19])
-    with pytest.raises(ValueError, match="fresh data must be finite"):
-        memorisation(training, training, fresh * math.inf)
 
 
 # sharpness ------------------------------------------------------------------------------------------------------------

@@ -3,40 +3,27 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 
 import pytest
 import torch
-from scipy.optimize import minimize_scalar
-from scipy.stats import gaussian_kde
-from sklearn.neighbors import KernelDensity as TheirKernelDensity
 from torch import nn
 
 from jensen.core.protocols import Sampleable
 from jensen.core.seeding import generators
 from jensen.data.pool import pool_stream
-from jensen.diffusion import EmpiricalOracle, MixtureOracle, VarianceExploding
+from jensen.diffusion import MixtureOracle, VarianceExploding
 from jensen.models import Annealing, NoiseConditional, ScoreModel
 from jensen.objectives import MATCHING, ScoreMatching
 from jensen.score import (
-    KernelDensity,
     denoising,
-    dimension_curse,
     explicit,
     geometric,
     implicit,
-    leave_one_out,
-    leave_one_out_log_prob,
     noise_conditional,
-    relative_score_error,
-    score_of,
-    scott,
-    silverman,
     sliced,
     sliced_vr,
     slices,
 )
-from jensen.score import kernel as kernel_module
 from jensen.training import Budget, fit, warm_then_decay
 from test_training import new_state
 
@@ -232,182 +219,6 @@ def test_refusals_of_the_losses():
         slices(x, law="sphere")
 
 
-# kernel densities ------------------------------------------------------------------------
-
-
-def points(n=60, d=2, seed=3):
-    return torch.randn(n, d, dtype=F64, generator=torch.Generator().manual_seed(seed))
-
-
-@pytest.mark.parametrize("bandwidth", [0.05, 0.4, 3.0])
-def test_the_score_is_the_gradient_and_the_empirical_oracle(bandwidth):
-    density, x = KernelDensity(points(), bandwidth), points(40, seed=4)
-    torch.testing.assert_close(density.score(x), score_of(density.log_prob)(x), rtol=1e-9, atol=1e-9)
-    schedule = VarianceExploding()
-    t = schedule.time(torch.tensor(-2 * math.log(bandwidth), dtype=F64)).expand(40)
-    oracle = EmpiricalOracle(points(), schedule)(x, t)
-    torch.testing.assert_close(density.score(x), oracle.score, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(x + bandwidth**2 * density.score(x), oracle.x, rtol=1e-9, atol=1e-9)
-
-
-def test_the_density_is_that_of_other_libraries():
-    data, x = points(), points(40, seed=4)
-    theirs = TheirKernelDensity(bandwidth=0.4).fit(data.numpy()).score_samples(x.numpy())
-    torch.testing.assert_close(KernelDensity(data, 0.4).log_prob(x), torch.from_numpy(theirs))
-    flat = data[:, 0]
-    scipys = gaussian_kde(flat.numpy())  # its bandwidth is Scott's factor times the deviation
-    ours = KernelDensity(data[:, :1], scott(data[:, :1]))
-    torch.testing.assert_close(ours.log_prob(x[:, :1]), torch.from_numpy(scipys.logpdf(x[:, 0].numpy())))
-
-
-def test_the_number_of_data_cancels_in_the_score_and_normalises_the_density():
-    data, (x, volume) = points(7), nodes(2, reach=7.05)
-    density, twice = KernelDensity(data, 0.5), KernelDensity(torch.cat([data, data]), 0.5)
-    assert float(density.log_prob(x).exp().sum()) * volume == pytest.approx(1, abs=1e-9)
-    torch.testing.assert_close(twice.log_prob(x), density.log_prob(x))
-    torch.testing.assert_close(twice.score(x), density.score(x))
-
-
-def test_chunks_pictures_and_precision(monkeypatch):
-    """Chunks change nothing; float32 pictures far from the origin come out to float32's last digits."""
-    data, x = points(50, 12).view(50, 3, 2, 2), points(100, 12, seed=5).view(100, 3, 2, 2)
-    whole = KernelDensity(data, 0.9)
-    expected = whole.score(x), whole.log_prob(x), leave_one_out_log_prob(data, 0.9)
-    monkeypatch.setattr(kernel_module, "PAIRS", 200)
-    for a, b in zip((whole.score(x), whole.log_prob(x), leave_one_out_log_prob(data, 0.9)), expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
-    far, near = (data + 1000).float(), (x + 1000).float()
-    moved = KernelDensity(far, 0.9)
-    assert moved.score(near).dtype == moved.log_prob(near).dtype == torch.float32
-    same = KernelDensity(far.double() - 1000, 0.9)
-    torch.testing.assert_close(moved.score(near), same.score(near.double() - 1000).float())
-
-
-def test_bandwidths_of_silverman_and_scott():
-    """Scipy's factors; and for Gaussian data Silverman's is the exact minimiser of the mean integrated squared error,
-    in closed form (Wand & Jones 1995, equation 2.20), at n = 10^6 to 1% in 1 and 2 dimensions and to 5% in 5."""
-    data = 1.7 * points(80, 3)
-    theirs, spread = gaussian_kde(data.T.numpy()), float(data.var(0).mean().sqrt())
-    assert silverman(data) == pytest.approx(theirs.silverman_factor() * spread)
-    assert scott(data) == pytest.approx(theirs.scotts_factor() * spread)
-    n = 10**6
-    for d in (1, 2, 5):
-
-        def error(log_h, d=d):
-            h = math.exp(log_h) ** 2
-            return 1 / (n * h ** (d / 2)) + (1 - 1 / n) * (1 + h) ** (-d / 2) - 2 * (1 + h / 2) ** (-d / 2)
-
-        best = math.exp(minimize_scalar(error, bounds=(-5, 1), options={"xatol": 1e-8}).x)
-        unit = silverman_of_unit_variance(n, d)
-        assert unit == pytest.approx(best, rel=0.01 if d < 5 else 0.05)
-
-
-def silverman_of_unit_variance(n, d):
-    """Silverman's bandwidth of n unit-variance data, from one of four data by its known dependence on their number."""
-    four = torch.tensor([[1.0], [1.0], [-1.0], [-1.0]], dtype=F64).expand(4, d) * math.sqrt(3 / 4)
-    return silverman(four) * (4 / n) ** (1 / (d + 4))
-
-
-def test_leaving_one_out_is_leaving_one_out():
-    data = points(25)
-    left = [KernelDensity(torch.cat([data[:i], data[i + 1 :]]), 0.3).log_prob(data[i : i + 1])[0] for i in range(25)]
-    torch.testing.assert_close(leave_one_out_log_prob(data, 0.3), torch.stack(left))
-
-
-def clusters():
-    """Six clusters of eight whose likelihood has two maxima: of the size of a cluster and of the distance of two."""
-    centres = 10 * torch.arange(6, dtype=F64)[:, None]
-    return (centres + 0.01 * points(48, 1).view(6, 8)).reshape(-1, 1)
-
-
-@pytest.mark.parametrize("data", [points(), points(40, 5), 1e3 * points(30, 1), clusters()])
-def test_the_likeliest_bandwidth(data):
-    """Within 1e-4 of the best of a fine grid refined by scipy, also where there are several maxima."""
-
-    def loss(log_h):
-        return -float(leave_one_out_log_prob(data, math.exp(log_h)).mean())
-
-    scale = math.log(float(data.std()))
-    grid = torch.linspace(scale - 9, scale + 3, 300).tolist()
-    best = min(range(300), key=lambda k: loss(grid[k]))
-    theirs = minimize_scalar(loss, bounds=(grid[best - 1], grid[best + 1]), options={"xatol": 1e-9})
-    assert leave_one_out(data) == pytest.approx(math.exp(theirs.x), rel=1e-4)
-
-
-def test_draws_of_a_kernel_density():
-    """Mean and covariance are the data's with h^2 more: n = 40,000, 5 standard errors; a row is its generator's."""
-    data, n = points(5), 40_000
-    density = KernelDensity(data, 0.6)
-    x = density.sample(n, generator=torch.Generator().manual_seed(0))
-    covariance = data.T.cov(correction=0) + 0.36 * torch.eye(2)
-    scale = covariance.diagonal()
-    torch.testing.assert_close(x.mean(0), data.mean(0), rtol=0, atol=5 * float(scale.max() / n) ** 0.5)
-    torch.testing.assert_close(x.T.cov(), covariance, rtol=0, atol=5 * float(scale.max()) * (2 / n) ** 0.5)
-    together = density.sample(6, generator=generators(0, range(6)))
-    assert torch.equal(together[2:4], density.sample(2, generator=generators(0, range(6))[2:4]))
-    assert isinstance(density, Sampleable)
-
-
-def test_the_failure_in_high_dimension():
-    """500 data from N(0, I): the best bandwidth's error rises with every dimension, the likelihood's is no better, and
-    the density falls short by ever more nats; a Gaussian fitted to as many data stays far better throughout."""
-    rng = torch.Generator().manual_seed(0)
-    errors = dimension_curse([1, 2, 4, 8, 16, 32, 64], 500, queries=500, generator=rng)
-    for a, b in pairwise(errors):
-        assert a.error < b.error
-        assert a.shortfall < b.shortfall
-    assert errors[0].error < 0.06
-    assert errors[-1].error > 0.35
-    assert errors[-1].shortfall > 10
-    assert 0 < errors[0].shortfall < 0.05
-    for e in errors:
-        assert e.error <= e.likely + 1e-3
-        data, x = (torch.randn(500, e.dimension, dtype=F64, generator=rng) for _ in range(2))
-        precision = torch.linalg.inv(data.T.cov().reshape(e.dimension, e.dimension))
-        fitted = relative_score_error(lambda z, m=data.mean(0), p=precision: (m - z) @ p, x, torch.neg)
-        assert fitted < 0.7 * e.error
-
-
-def test_the_limit_of_that_failure_is_one_half():
-    """50 data in 10,000 dimensions: one datum has all the weight, so the best is h^2 = 2 and half of the score is
-    lost; within 3%."""
-    (e,) = dimension_curse([10_000], 50, queries=50, generator=torch.Generator().manual_seed(0))
-    assert e.error == pytest.approx(0.5, rel=0.03)
-    assert e.bandwidth == pytest.approx(math.sqrt(2), rel=0.03)
-
-
-def test_refusals_of_kernel_densities():
-    data = points(4)
-    for bandwidth in (0.0, -1.0, math.nan, math.inf):
-        with pytest.raises(ValueError, match="bandwidth must be positive"):
-            KernelDensity(data, bandwidth)
-        with pytest.raises(ValueError, match="bandwidth must be positive"):
-            leave_one_out_log_prob(data, bandwidth)
-    for bad in (data[:0], data[0], torch.zeros(3, 0)):
-        with pytest.raises(ValueError, match="data must be"):
-            KernelDensity(bad, 1.0)
-    for choose in (silverman, scott, leave_one_out):
-        with pytest.raises(ValueError, match="M at least 2"):
-            choose(data[:1])
-    for choose in (silverman, scott):
-        with pytest.raises(ValueError, match="all equal"):
-            choose(torch.ones(5, 2))
-    with pytest.raises(ValueError, match="every datum comes twice"):
-        leave_one_out(torch.cat([data, data]) + 100)
-    assert leave_one_out(torch.cat([data, data[:3]])) > 0
-    with pytest.raises(ValueError, match="tolerance must be positive"):
-        leave_one_out(data, tolerance=0.0)
-    with pytest.raises(ValueError, match="as the data are"):
-        KernelDensity(data, 1.0).score(torch.zeros(2, 3))
-    with pytest.raises(ValueError, match="n must be at least 1"):
-        KernelDensity(data, 1.0).sample(0)
-    for arguments, message in ((([0], 9), "dimensions"), (([1], 1), "data"), (([], 9), "dimensions")):
-        with pytest.raises(ValueError, match=message):
-            dimension_curse(*arguments)
-    with pytest.raises(ValueError, match="queries"):
-        dimension_curse([1], 9, queries=0)
-
-
 # the model and how it is trained ---------------------------------------------------------
 
 
@@ -556,6 +367,7 @@ def test_the_local_mixture_is_the_library_s():
     """The exact answers of this file are those of the denoiser oracle, computed another way."""
     p, schedule = plane(sigma=0.3), VarianceExploding()
     oracle = MixtureOracle([0.3, 0.7], plane().means, plane().variances, schedule)
-    x, t = points(9), schedule.time(torch.tensor(-2 * math.log(0.3), dtype=F64)).expand(9)
+    x = torch.randn(9, 2, dtype=F64, generator=torch.Generator().manual_seed(3))
+    t = schedule.time(torch.tensor(-2 * math.log(0.3), dtype=F64)).expand(9)
     torch.testing.assert_close(p.score(x), oracle(x, t).score)
     torch.testing.assert_close(p.log_prob(x), oracle.log_prob(x, t))

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
+from jensen.core.distances import squared_distances
+
 
 @dataclass(frozen=True)
 class Modes:
@@ -44,8 +46,8 @@ class Modes:
 
     def which_ring(self, x: Tensor, edges: Tensor) -> Tensor:
         """The number of the ring that each x (N, 2) lies in, k R + r with k its nearest mode, (N,)."""
-        distance, mode = torch.cdist(x.double(), self.centres.double()).min(1)
-        return mode * len(edges) + torch.bucketize(distance / self.std, edges.double(), right=True) - 1
+        square, mode = next(squared_distances(x, self.centres, len(x))).min(1)
+        return mode * len(edges) + torch.bucketize(square.sqrt() / self.std, edges.double(), right=True) - 1
 
     def draw(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """N points, (n, D).

@@ -6,55 +6,71 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 from torch import Tensor
 
+from jensen.core.distances import squared_distances
 from jensen.metrics.proportion import Proportion, wilson
+from jensen.metrics.ranks import auc
 
 
 def nearest_distance(
-    queries: Float[Tensor, "n ..."], references: Float[Tensor, "m ..."], chunk: int = 256
+    queries: Num[Tensor, "n ..."], references: Num[Tensor, "m ..."], chunk: int = 1024
 ) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"]]:
     """Root mean square distance of each query to its nearest reference, and that reference's index.
 
+    Found in float64 without cancellation, whatever the dtypes: of a copy the distance is exactly 0, wherever the data
+    lie. Whole numbers are taken as they are.
+
     Args:
-        queries: (N, ...).
+        queries: (N, ...); (N,) are N numbers.
         references: (M, ...) of the same event shape.
-        chunk: queries compared at a time; memory is chunk M floats.
+        chunk: rows of each that are compared at a time; memory is about 8 chunk (chunk + 4 D) bytes.
+
+    Returns:
+        (N,) distances, float64 if the queries are, else float32; and (N,) indices.
 
     Raises:
-        ValueError: if there are no references or the event shapes differ.
+        ValueError: if there are no references, the event shapes differ, or numbers are not finite.
 
     >>> nearest_distance(torch.tensor([[0.0, 2.0]]), torch.tensor([[0.0, 0.0], [0.0, 1.0]]))
     (tensor([0.7071]), tensor([1]))
     """
-    if len(references) == 0 or queries.shape[1:] != references.shape[1:]:
+    if references.ndim < 1 or len(references) == 0 or queries.shape[1:] != references.shape[1:]:
         raise ValueError(
-            f"references must be at least one of shape {tuple(queries.shape[1:])}, "
-            f"got {len(references)} of {tuple(references.shape[1:])}"
+            f"references must be at least one of shape {tuple(queries.shape[1:])}, got shape {tuple(references.shape)}"
         )
-    flat = references.flatten(1).float()
-    half_norms = flat.square().sum(1) / 2
-    indices = torch.cat([(half_norms - q @ flat.T).argmin(1) for q in queries.flatten(1).float().split(chunk)])
-    # the distance itself is computed without the cancellation of the expanded square
-    gaps = queries.flatten(1).double() - references[indices].flatten(1).double()
-    return gaps.square().mean(1).sqrt().to(queries.dtype), indices
+    for name, rows in (("queries", queries), ("references", references)):
+        if not bool(rows.isfinite().all()):
+            raise ValueError(f"{name} must be finite, and some are not")
+    x, y = (rows.detach().reshape(len(rows), math.prod(rows.shape[1:])) for rows in (queries, references))
+    least = torch.full((len(x),), math.inf, dtype=torch.float64, device=x.device)
+    index = torch.zeros(len(x), dtype=torch.long, device=x.device)
+    for first in range(0, len(y), chunk):
+        found = [d.min(1) for d in squared_distances(x, y[first : first + chunk], chunk)]
+        values, places = (torch.cat([f[k] for f in found]) for k in (0, 1))
+        nearer = values < least
+        least, index = torch.where(nearer, values, least), torch.where(nearer, places + first, index)
+    return (least / x.shape[1]).sqrt().to(torch.promote_types(queries.dtype, torch.float32)), index
 
 
-def mean_pairwise_distance(groups: Float[Tensor, "g m ..."]) -> Float[Tensor, " g"]:
+def mean_pairwise_distance(groups: Num[Tensor, "g m ..."]) -> Float[Tensor, " g"]:
     """Root mean square distance between two different members, per group: (G, M, ...) -> (G,).
 
     It equals (2 s^2)^(1/2) with s^2 the unbiased variance of the members, averaged over the event.
 
     Raises:
-        ValueError: for groups of fewer than two.
+        ValueError: for groups of fewer than two, empty events, or numbers that are not finite.
 
     >>> mean_pairwise_distance(torch.tensor([[[0.0], [3.0]]]))
     tensor([3.])
     """
-    if groups.ndim < 2 or groups.shape[1] < 2:
+    if groups.ndim < 2 or groups.shape[1] < 2 or 0 in groups.shape[2:]:
         raise ValueError(f"groups must be (G, M, ...) with M at least 2, got {tuple(groups.shape)}")
-    return (2 * groups.flatten(2).var(dim=1).mean(dim=1)).sqrt()
+    if not bool(groups.isfinite().all()):
+        raise ValueError("groups must be finite, and some are not")
+    variance = groups.double().reshape(*groups.shape[:2], math.prod(groups.shape[2:])).var(dim=1)
+    return (2 * variance.mean(dim=1)).sqrt().to(torch.promote_types(groups.dtype, torch.float32))
 
 
 @dataclass(frozen=True)
@@ -64,9 +80,10 @@ class Memorisation:
     Attributes:
         nearer: probability that a sample is nearer to its nearest training datum than a fresh datum to its own, ties
             half: 1/2 for a model that knows the law and not the data, 1 for copies, below 1/2 for samples that lie off
-            the data.
+            the data. Samples concentrated where data are dense are nearer too: a high number says copied or
+            concentrated (of exact copies `drawn` is 0).
         stderr: of it, over the choice of samples and of fresh data, the training data as they are.
-        p_value: of `nearer` above 1/2, one-sided, normal.
+        p_value: of as large a number if samples and fresh data had one law, one-sided.
         copied: share of samples nearer than all but 5 percent of fresh data: 5 percent is expected.
         drawn, fresh: medians of the two distances, root mean square a number.
     """
@@ -80,15 +97,16 @@ class Memorisation:
 
 
 def memorisation(
-    samples: Float[Tensor, "n ..."], training: Float[Tensor, "t ..."], fresh: Float[Tensor, "m ..."]
+    samples: Num[Tensor, "n ..."], training: Num[Tensor, "t ..."], fresh: Num[Tensor, "m ..."]
 ) -> Memorisation:
     r"""Compare distances to the nearest training datum, of samples and of data that were never trained on.
 
-    $P(d(x, T) < d(x', T)) + \frac12 P(=)$, the statistic of Mann and Whitney, with DeLong's error. Small means of
-    either distance say nothing by themselves: fresh data are the baseline.
+    $P(d(x, T) < d(x', T)) + \frac12 P(=)$: `auc`, the statistic of Mann and Whitney, with DeLong's error. Small means
+    of either distance say nothing by themselves: fresh data are the baseline. It finds copies wherever the data lie,
+    and samples that are merely concentrated: of N(0, I), samples of half the width have more than 1/2 as well.
 
     Args:
-        samples: (N, ...), N at least 2.
+        samples: (N, ...), N at least 2, of any real dtype.
         training: (T, ...).
         fresh: (M, ...), M at least 20, of the same event.
 
@@ -101,20 +119,18 @@ def memorisation(
     >>> memorisation(train[:30], train, fresh).nearer
     1.0
     """
-    if len(samples) < 2 or len(fresh) < 20:
-        raise ValueError(f"there must be at least 2 samples and 20 fresh data, got {len(samples)} and {len(fresh)}")
+    if min(samples.ndim, fresh.ndim) < 1 or len(samples) < 2 or len(fresh) < 20:
+        shapes = f"{tuple(samples.shape)} and {tuple(fresh.shape)}"
+        raise ValueError(f"samples must be at least 2 and fresh data at least 20, got shapes {shapes}")
     for name, rows in (("samples", samples), ("training data", training), ("fresh data", fresh)):
         if not bool(rows.isfinite().all()):
             raise ValueError(f"{name} must be finite, and some are not")
-    drawn, baseline = (nearest_distance(rows, training)[0].double() for rows in (samples, fresh))
-    earlier = (drawn[:, None] < baseline).double() + (drawn[:, None] == baseline).double() / 2
-    nearer = float(earlier.mean())
-    stderr = math.sqrt(float(earlier.mean(1).var()) / len(drawn) + float(earlier.mean(0).var()) / len(baseline))
-    score = (nearer - 0.5) / stderr if stderr > 0 else (nearer - 0.5) * math.inf if nearer != 0.5 else 0.0
+    drawn, baseline = (nearest_distance(rows.double(), training)[0] for rows in (samples, fresh))
+    found = auc(drawn, baseline)
     return Memorisation(
-        nearer=nearer,
-        stderr=stderr,
-        p_value=math.erfc(score / math.sqrt(2)) / 2,
+        nearer=found.value,
+        stderr=found.stderr,
+        p_value=found.p_value,
         copied=wilson(int((drawn < baseline.quantile(0.05)).sum()), len(drawn)),
         drawn=float(drawn.median()),
         fresh=float(baseline.median()),

@@ -17,6 +17,7 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor, nn
 
+from jensen.core.distances import squared_distances
 from jensen.core.seeding import generator, numbered
 from jensen.data.mixtures import Modes, grid, ring
 from jensen.metrics import mode_coverage
@@ -180,7 +181,7 @@ class PointsGAN(GANRecipe):
         law = self.law()
         found = mode_coverage(x, law.centres, law.std, law.weights)
         share = found.high_quality_interval
-        nearest = torch.cdist(x.double(), law.centres.double()).argmin(1)
+        nearest = next(squared_distances(x, law.centres, len(x))).argmin(1)
         return {
             "n": found.n,
             "recovered": found.recovered,
@@ -267,7 +268,7 @@ def ring_divergences(x: Tensor, law: Modes) -> dict[str, float]:
 
 def noise_and_data(z: Tensor, x: Tensor, centres: Tensor) -> Image.Image:
     """Noise on the left and what becomes of it on the right, each point in the colour of the mode it comes to."""
-    nearest = torch.cdist(x, centres).argmin(1)
+    nearest = next(squared_distances(x, centres, len(x))).argmin(1)
     colours = colormaps["hsv"]((nearest / len(centres)).numpy())
     figure = Figure(figsize=(8, 4), dpi=100, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)

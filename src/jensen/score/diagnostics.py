@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Num
 from torch import Tensor
 
-Draws = Float[Tensor, "..."]  # (steps, chains, ...)
+Draws = Num[Tensor, "..."]  # (steps, chains, ...)
 
 
 def r_hat(draws: Draws) -> Float[Tensor, "..."]:
@@ -23,7 +23,9 @@ def r_hat(draws: Draws) -> Float[Tensor, "..."]:
         draws: (steps, chains, ...), at least 4 steps.
 
     Returns:
-        (...), one for each coordinate; nan where all draws are equal.
+        (...), one for each coordinate: of draws that are whole numbers float64, else of their precision, but single
+        at least. Infinite where every chain's halves stay in one place and not all in the same, nan where all draws
+        are equal.
 
     Raises:
         ValueError: for fewer than 4 steps, or draws that are not finite.
@@ -36,7 +38,8 @@ def r_hat(draws: Draws) -> Float[Tensor, "..."]:
     """
     x = _halves(draws)
     folded = (x - _median(x)).abs()
-    return torch.maximum(_plain_r_hat(_normal_ranks(x)), _plain_r_hat(_normal_ranks(folded))).to(draws.dtype)
+    # where one has nothing to say, as of distances to the median that are all alike, the other is taken
+    return _as(draws, torch.fmax(_plain_r_hat(_normal_ranks(x)), _plain_r_hat(_normal_ranks(folded))))
 
 
 def effective_sample_size(draws: Draws, kind: str = "bulk") -> Float[Tensor, "..."]:
@@ -74,7 +77,7 @@ def effective_sample_size(draws: Draws, kind: str = "bulk") -> Float[Tensor, "..
             size = _plain_size(x)
         case _:
             raise ValueError(f"kind must be bulk, tail or mean, got {kind!r}")
-    return size.to(draws.dtype)
+    return _as(draws, size)
 
 
 def mean_error(draws: Draws) -> Float[Tensor, "..."]:
@@ -85,17 +88,23 @@ def mean_error(draws: Draws) -> Float[Tensor, "..."]:
 
     Source: Vehtari et al. (2021), equation 15.
     """
-    return draws.flatten(0, 1).std(0) / effective_sample_size(draws, "mean").sqrt()
+    size = effective_sample_size(draws.double(), "mean")
+    return _as(draws, draws.double().flatten(0, 1).std(0) / size.sqrt())
 
 
 def _halves(draws: Tensor) -> Tensor:
     """Each chain as two, (S // 2, 2C, ...), float64; the middle draw of an odd number is left out."""
-    if draws.ndim < 2 or len(draws) < 4:
+    if draws.ndim < 2 or len(draws) < 4 or not draws.numel():
         raise ValueError(f"draws must be (steps, chains, ...) with at least 4 steps, got {tuple(draws.shape)}")
     if not bool(torch.isfinite(draws).all()):
         raise ValueError("draws must be finite")
     half = len(draws) // 2
     return torch.cat([draws[:half], draws[-half:]], 1).double()
+
+
+def _as(draws: Tensor, found: Tensor) -> Tensor:
+    """In the precision of the draws, single at least; of whole numbers in float64."""
+    return found.to(torch.promote_types(draws.dtype, torch.float32)) if draws.is_floating_point() else found
 
 
 def _each(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -131,8 +140,10 @@ def _normal_ranks(x: Tensor) -> Tensor:
 
 
 def _plain_r_hat(x: Tensor) -> Tensor:
-    n = len(x)
-    return torch.sqrt((n - 1) / n + x.mean(0).var(0) / x.var(0).mean(0))
+    n, low, high = len(x), x.amin(0), x.amax(0)
+    within = torch.where(high > low, x.var(0), 0.0).mean(0)  # of equal draws exactly 0, not its rounding
+    between = torch.where(high.amax(0) > low.amin(0), x.mean(0).var(0), 0.0)
+    return torch.sqrt((n - 1) / n + between / within)
 
 
 def _plain_size(x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from jensen.core.distances import squared_distances
 from jensen.core.seeding import Rng
 from jensen.score.diagnostics import r_hat
 from jensen.score.dynamics import LogProb, langevin, score_of
@@ -71,7 +72,7 @@ def basin(
     tensor([0, 1])
     """
     ends = langevin(score, x, step_size, steps, noise=False)
-    return torch.cdist(ends.flatten(1), modes.to(ends).flatten(1)).argmin(1)
+    return next(squared_distances(ends.flatten(1), modes.to(ends).flatten(1), len(x))).argmin(1)
 
 
 @torch.no_grad()

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Num
 from torch import Tensor
 
+from jensen.core.distances import squared_distances
 from jensen.core.seeding import Rng, normal
 from jensen.score.matching import Score, explicit
 
@@ -20,15 +21,15 @@ PAIRS = 2**18  # of a query and a datum held at a time: squared distances that f
 class KernelDensity:
     r"""The density of a data point drawn at random plus noise, $\frac1M \sum_i N(x; x_i, h^2 I)$.
 
-    Computed in float64 whatever comes in, and returned in the dtype of x; queries go in chunks, so memory does not
-    grow with their number.
+    Computed in float64 whatever comes in, without cancellation wherever the data lie, and returned in the dtype of x
+    (of whole numbers in float64); queries go in chunks, so memory does not grow with their number.
 
     Args:
         data: (M, ...), M at least 1.
         bandwidth: h, positive; see `silverman`, `scott` and `leave_one_out`.
 
     Raises:
-        ValueError: for no data, or a bandwidth that is not positive.
+        ValueError: for no data, some that are not finite, or a bandwidth that is not positive.
 
     Source: Parzen (1962); Vincent (2011), equation 1.
 
@@ -37,21 +38,21 @@ class KernelDensity:
     ([[0.0]], [[-8.0]])
     """
 
-    data: Float[Tensor, "..."]
+    data: Num[Tensor, "..."]
     bandwidth: float
 
     def __post_init__(self) -> None:
         _check_data(self.data)
         _check_bandwidth(self.bandwidth)
 
-    def log_prob(self, x: Float[Tensor, "b ..."]) -> Float[Tensor, " b"]:
+    def log_prob(self, x: Num[Tensor, "b ..."]) -> Float[Tensor, " b"]:
         """Log p(x) in nats, (B,)."""
         size, h = self.data[:1].numel(), self.bandwidth
         constant = math.log(len(self.data)) + size / 2 * math.log(2 * math.pi * h**2)
         values = [torch.logsumexp(-d / (2 * h**2), 1) - constant for _, _, d in self._distances(x)]
-        return torch.cat(values).to(x.dtype)
+        return _as(x, torch.cat(values))
 
-    def score(self, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
+    def score(self, x: Num[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         r"""The gradient of log p, $h^{-2} (\sum_i w_i x_i - x)$ with $w = \mathrm{softmax}_i(-|x - x_i|^2 / 2h^2)$.
 
         1/M cancels in it. The weighted mean is the optimal denoiser of the data set at noise h, so this is Tweedie's
@@ -67,7 +68,7 @@ class KernelDensity:
         """
         h = self.bandwidth
         values = [(torch.softmax(-d / (2 * h**2), 1) @ y - z) / h**2 for z, y, d in self._distances(x)]
-        return torch.cat(values).view(x.shape).to(x.dtype)
+        return _as(x, torch.cat(values).view(x.shape))
 
     def sample(self, n: int, *, cond: None = None, generator: Rng = None) -> Float[Tensor, "n ..."]:
         """Draw n: a data point each, plus noise of deviation h.
@@ -84,8 +85,8 @@ class KernelDensity:
             raise ValueError(f"n must be at least 1, got {n}")
         place = torch.special.ndtr(normal((n,), generator, like=torch.zeros((), dtype=torch.float64)))  # uniform
         index = (place * len(self.data)).long().clamp(max=len(self.data) - 1)
-        noise = normal((n, *self.data.shape[1:]), generator, like=self.data)
-        return self.data[index.to(self.data.device)] + self.bandwidth * noise
+        chosen = _as(self.data, self.data[index.to(self.data.device)].double())
+        return chosen + self.bandwidth * normal((n, *self.data.shape[1:]), generator, like=chosen)
 
     def _distances(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         if x.shape[1:] != self.data.shape[1:]:
@@ -94,22 +95,21 @@ class KernelDensity:
 
 
 def _pairs(x: Tensor, data: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Queries (b, D), data (M, D) and their squared distances (b, M), float64, about the data's mean."""
-    y = data.double().flatten(1)
-    centre = y.mean(0)
-    y = y - centre
-    for z in (x.double().flatten(1) - centre).split(max(16, PAIRS // len(y))):
-        yield z, y, z.square().sum(1, keepdim=True) - 2 * z @ y.T + y.square().sum(1)
+    """Queries (b, D), data (M, D) and their squared distances (b, M), float64."""
+    x, y = x.double().flatten(1), data.double().flatten(1)
+    chunk = max(16, PAIRS // len(y))
+    for z, distances in zip(x.split(chunk), squared_distances(x, y, chunk), strict=True):
+        yield z, y, distances
 
 
-def scott(data: Float[Tensor, "..."]) -> float:
+def scott(data: Num[Tensor, "..."]) -> float:
     r"""Scott's bandwidth, $s\, M^{-1/(D+4)}$, with s the root of the mean variance over dimensions.
 
     Args:
         data: (M, ...), M at least 2, not all equal.
 
     Raises:
-        ValueError: for fewer than two data, or data that are all equal.
+        ValueError: for fewer than two data, some that are not finite, or data that are all equal.
 
     Source: Scott (1992), equation 6.42.
     """
@@ -117,7 +117,7 @@ def scott(data: Float[Tensor, "..."]) -> float:
     return float(spread * len(data) ** (-1 / (size + 4)))
 
 
-def silverman(data: Float[Tensor, "..."]) -> float:
+def silverman(data: Num[Tensor, "..."]) -> float:
     r"""Silverman's bandwidth, $s\, (4 / (M (D + 2)))^{1/(D+4)}$, with s the root of the mean variance over dimensions.
 
     For data from N(m, s^2 I) it minimises the integrated squared error of the density as M grows.
@@ -126,7 +126,7 @@ def silverman(data: Float[Tensor, "..."]) -> float:
         data: (M, ...), M at least 2, not all equal.
 
     Raises:
-        ValueError: for fewer than two data, or data that are all equal.
+        ValueError: for fewer than two data, some that are not finite, or data that are all equal.
 
     Source: Silverman (1986), equation 4.14.
 
@@ -137,7 +137,7 @@ def silverman(data: Float[Tensor, "..."]) -> float:
     return float(spread * (4 / (len(data) * (size + 2))) ** (1 / (size + 4)))
 
 
-def leave_one_out_log_prob(data: Float[Tensor, "m ..."], bandwidth: float) -> Float[Tensor, " m"]:
+def leave_one_out_log_prob(data: Num[Tensor, "m ..."], bandwidth: float) -> Float[Tensor, " m"]:
     r"""Log density in nats of each datum under the others, $\log \frac1{M-1} \sum_{j \ne i} N(x_i; x_j, h^2 I)$.
 
     Args:
@@ -145,7 +145,7 @@ def leave_one_out_log_prob(data: Float[Tensor, "m ..."], bandwidth: float) -> Fl
         bandwidth: h, positive.
 
     Raises:
-        ValueError: for fewer than two data, or a bandwidth that is not positive.
+        ValueError: for fewer than two data, some that are not finite, or a bandwidth that is not positive.
 
     Source: Duin (1976), equation 5.
     """
@@ -158,10 +158,10 @@ def leave_one_out_log_prob(data: Float[Tensor, "m ..."], bandwidth: float) -> Fl
         values.append(torch.logsumexp(-d / (2 * bandwidth**2), 1))
         first += len(z)
     constant = math.log(len(data) - 1) + size / 2 * math.log(2 * math.pi * bandwidth**2)
-    return (torch.cat(values) - constant).to(data.dtype)
+    return _as(data, torch.cat(values) - constant)
 
 
-def leave_one_out(data: Float[Tensor, "..."], *, tolerance: float = 1e-5) -> float:
+def leave_one_out(data: Num[Tensor, "..."], *, tolerance: float = 1e-5) -> float:
     r"""The bandwidth of the largest leave-one-out likelihood.
 
     At the maximum $D h^2 = \frac1M \sum_i \sum_{j \ne i} w_{ij} |x_i - x_j|^2$ with softmax weights w, so $D h^2$ lies
@@ -173,8 +173,8 @@ def leave_one_out(data: Float[Tensor, "..."], *, tolerance: float = 1e-5) -> flo
         tolerance: relative, of h; positive.
 
     Raises:
-        ValueError: for fewer than two data, or data of which every one comes twice (the likelihood is then largest
-            at h = 0).
+        ValueError: for fewer than two data, some that are not finite, or data of which every one comes twice (the
+            likelihood is then largest at h = 0).
 
     Source: Duin (1976), equation 6.
 
@@ -207,10 +207,7 @@ def _reach(data: Tensor) -> tuple[float, float]:
         rows = torch.arange(len(z), device=d.device)
         far += float(d.max(1).values.sum())
         d[rows, first + rows] = math.inf
-        # equal points are at a distance of rounding, not of 0
-        same = 64 * torch.finfo(d.dtype).eps * z.square().sum(1)
-        nearest = d.min(1).values
-        near += float(torch.where(nearest > same, nearest, 0.0).sum())
+        near += float(d.min(1).values.sum())
         first += len(z)
     scale = len(data) * data[:1].numel()
     return math.sqrt(near / scale), math.sqrt(far / scale)
@@ -317,6 +314,10 @@ def _spread(data: Tensor) -> tuple[int, float]:
     return flat.shape[1], spread
 
 
+def _as(x: Tensor, found: Tensor) -> Tensor:
+    return found.to(x.dtype) if x.is_floating_point() else found
+
+
 def _event(data: Tensor) -> str:
     return ", ".join(str(n) for n in data.shape[1:])
 
@@ -324,6 +325,8 @@ def _event(data: Tensor) -> str:
 def _check_data(data: Tensor, least: int = 1) -> None:
     if data.ndim < 2 or len(data) < least or not data.numel():
         raise ValueError(f"data must be (M, ...) with M at least {least}, got {tuple(data.shape)}")
+    if not bool(data.isfinite().all()):
+        raise ValueError("data must be finite, and some are not")
 
 
 def _check_bandwidth(bandwidth: float) -> None:

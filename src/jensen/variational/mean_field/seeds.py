@@ -8,10 +8,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from jensen.core.distances import squared_distances
+
 
 def nearest(x: Float[Tensor, "n d"], centres: Float[Tensor, "k d"]) -> Int[Tensor, " n"]:
     """Index of the nearest centre, (N,)."""
-    return (centres.square().sum(1) - 2 * x @ centres.T).argmin(1)
+    return next(squared_distances(x, centres, len(x))).argmin(1)
 
 
 def seeds(x: Float[Tensor, "n d"], count: int, generator: torch.Generator | None = None) -> Float[Tensor, "k d"]:
@@ -31,7 +33,7 @@ def seeds(x: Float[Tensor, "n d"], count: int, generator: torch.Generator | None
     far = (x - chosen[0]).square().sum(1)
     for _ in range(count - 1):
         candidates = x[_draw(far if bool(far.sum() > 0) else torch.ones_like(far), trials, generator)]
-        left = torch.minimum(far[:, None], torch.cdist(x, candidates).square())
+        left = torch.minimum(far[:, None], next(squared_distances(x, candidates, len(x))).to(x))
         best = left.sum(0).argmin()
         chosen.append(candidates[best, None])
         far = left[:, best]

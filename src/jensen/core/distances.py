@@ -1,0 +1,72 @@
+"""Distances of many rows from many others, none of them lost to cancellation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float, Num
+from torch import Tensor
+
+DIRECT = 16  # up to so many numbers a row, differences cost no more than a matrix product
+RELATIVE = 1e-8
+
+
+def squared_distances(x: Num[Tensor, "n d"], y: Num[Tensor, "m d"], chunk: int) -> Iterator[Float[Tensor, "b m"]]:
+    r"""$|x_i - y_j|^2$ in float64, each to a relative error of 1e-8 wherever the rows lie; of equal rows exactly 0.
+
+    Long rows go through the expanded square $|x|^2 - 2 x^T y + |y|^2$ about the mean of y, which is off by some
+    $\epsilon (|x|^2 + |y|^2)$: what is too small to bear that is taken again from the differences themselves. Copies,
+    and clusters far from each other or from 0, are such.
+
+    Args:
+        x: (N, D), of any real dtype.
+        y: (M, D), M at least 1.
+        chunk: rows of x at a time, at least 1.
+
+    Yields:
+        the distances of `chunk` rows from all of y, in the order of x.
+
+    Source: Higham (2002), Accuracy and Stability of Numerical Algorithms, sections 1.7 and 3.1.
+
+    >>> x, y = torch.tensor([[1e8 + 1], [0.0]], dtype=torch.float64), torch.tensor([[1e8], [0.0]])
+    >>> next(squared_distances(x, y, 2))
+    tensor([[1.0000e+00, 1.0000e+16],
+            [1.0000e+16, 0.0000e+00]], dtype=torch.float64)
+    """
+    y = y.double()
+    if x.shape[1] <= DIRECT or not len(x):
+        for part in x.split(max(chunk, 1)):
+            yield _direct(part.double(), y)
+        return
+    eps, centre = torch.finfo(torch.float64).eps, y.mean(0)
+    b = y - centre
+    squares, longest = _squares(b), _longest(y)
+    for part in x.split(chunk):
+        x = part.double()
+        a = x - centre
+        own = _squares(a)
+        found = torch.addmm(squares + own[:, None], a, b.T, alpha=-2)
+        # below these a square is off by more than it may be: through the product, or through centring
+        product = 8 * (x.shape[1] + 4) * eps * float(max(own.max(), squares.max())) / RELATIVE
+        centring = 16 * (eps / RELATIVE) ** 2 * max(_longest(x), longest)
+        rows, columns = (found < product + centring).nonzero(as_tuple=True)
+        if len(rows) * 16 > found.numel():
+            yield _direct(x, y)
+        else:
+            found[rows, columns] = (x[rows] - y[columns]).square().sum(1)
+            yield found
+
+
+def _direct(x: Tensor, y: Tensor) -> Tensor:
+    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()
+
+
+def _squares(rows: Tensor) -> Tensor:
+    found: Tensor = torch.linalg.vector_norm(rows, dim=1).square()
+    return found
+
+
+def _longest(rows: Tensor) -> float:
+    """At least the largest square of a row's length, in one pass."""
+    return rows.shape[1] * max(float(v) ** 2 for v in rows.aminmax())
