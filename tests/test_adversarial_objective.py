@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 
 import pytest
 import torch
@@ -139,8 +140,49 @@ def test_what_goes_wrong_in_a_game_is_said():
         game()(("critic",), {"y": x}, 0)
     with pytest.raises(ValueError, match=r"a penalty must give a tensor, one value an example, got 0\.0"):
         game(penalty=lambda critic, real, fake: 0.0)(("critic",), {"x": x}, 0)
+    with pytest.raises(ValueError, match=r"one value an example, \(4,\), got \(4, 1\)"):
+        game(penalty=lambda critic, real, fake: critic(real))(("critic",), {"x": x}, 0)
     with pytest.raises(ValueError, match="loss must be one of"):
         game(WassersteinGame)
+
+
+@pytest.mark.parametrize("player", ["critic", "generator"])
+def test_what_is_generated_and_what_is_real_have_one_shape(player):
+    """Rows that broadcast, a transposed picture, a critic that is blind to shapes: nothing is played in silence."""
+    for made, real in (((2,), (1,)), ((1,), (2,)), ((2, 3), (3, 2)), ((2,), (1, 2))):
+        generator = GAN(nn.Sequential(nn.Linear(3, math.prod(made)), nn.Unflatten(1, made)), [3])
+        critic = nn.Sequential(nn.Flatten(), nn.LazyLinear(1))
+        shapes = f"of the real ones, {(4, *real)}, got {(4, *made)}"
+        with pytest.raises(ValueError, match=re.escape(f"generated examples must be of the shape {shapes}")):
+            Adversarial(generator, critic)((player,), {"x": torch.zeros(4, *real)}, 0)
+
+
+class Blind(nn.Module):
+    """A critic that says something else than a logit for each example."""
+
+    def __init__(self, say):
+        super().__init__()
+        self.weight, self.say = nn.Parameter(torch.ones(())), say
+
+    def forward(self, x):
+        return self.say(self.weight * x)
+
+
+@pytest.mark.parametrize("player", ["critic", "generator"])
+@pytest.mark.parametrize(
+    ("say", "got"),
+    [
+        (lambda x: x.mean(), r"got shape \(\)"),
+        (lambda x: x.mean(0, keepdim=True), r"got shape \(1, 2\)"),
+        (lambda x: x.T, r"got shape \(2, 4\)"),
+        (lambda x: x[:, :0], r"got shape \(4, 0\)"),
+    ],
+)
+def test_a_critic_says_something_of_each_example(say, got, player):
+    objective = game()
+    objective.critic = Blind(say)
+    with pytest.raises(ValueError, match="a critic must give each of 4 examples its logits, " + got):
+        objective((player,), {"x": torch.zeros(4, 2)}, 0)
 
 
 def test_noise_may_be_one_number():

@@ -521,6 +521,13 @@ def test_what_makes_no_sense_is_refused():
         unpaired(identity=0.0)(("critics",), wide, 0)
     with pytest.raises(ValueError, match=r"want one height and width, got \(1, 4, 4\) and \(1, 8, 8\)"):
         paired_with(None)(("critics",), wide, 0)
+    for player in ("critics", "translators"):
+        objective = unpaired()
+        objective.critic_b = nn.Sequential(nn.Flatten(0), nn.Linear(80, 1)).to(A)  # one logit for a batch of five
+        with pytest.raises(ValueError, match=r"each of 5 examples its logits, got shape \(1,\)"):
+            objective((player,), {"a": A, "b": B}, 0)
+    with pytest.raises(ValueError, match=r"a penalty must give one value an example, \(5,\), got \(5, 1\)"):
+        unpaired(penalty=lambda critic, real, fake: critic(real)[:, None])(("critics",), {"a": A, "b": B}, 0)
 
 
 def test_games_are_in_single_precision_under_autocast():

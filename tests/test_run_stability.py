@@ -73,7 +73,13 @@ def test_the_step_is_the_runs_own(run):
 
 def test_the_page_shows_both(run):
     page = (run / "report.html").read_text()
-    for part in ("Stability", "eigenvalues of the flow", "eigenvalues of its training", "--stability"):
+    for part in (
+        "Stability",
+        ": not an equilibrium; linearised: ",
+        "eigenvalues of the flow",
+        "eigenvalues of its training",
+        "--stability",
+    ):
         assert part in page
     assert main(["evaluate", str(run)]) == 0
     assert "eigenvalues of the flow" not in (run / "report.html").read_text()
@@ -92,7 +98,12 @@ def test_in_words():
         "step_size_below": None,
         "products": 77,
     }
-    settled = way | {"verdict": "converges linearly", "complete": True, "converged": True, "step_size_below": 0.25}
+    settled = way | {
+        "verdict": "not an equilibrium; linearised: converges linearly",
+        "complete": True,
+        "converged": True,
+        "step_size_below": 0.25,
+    }
     found = {"batch": 64, "flow": settled, "training": way}
     text = section(found).text
     for part in ("one batch of 64", "1,234 weights: undecided", "largest real part -1, of all", "0.25 would converge"):
@@ -100,7 +111,10 @@ def test_in_words():
     assert "largest modulus -1, those that decide not among them, of 2 found in 77 products" in text
     assert len(section(found).plots) == 2
     said = dict(rows(found))
-    assert said["stability of the flow"] == "converges linearly, |v| = 0.5: 0 at an equilibrium"
+    assert said["stability of the flow"] == (
+        "not an equilibrium; linearised: converges linearly, |v| = 0.5: 0 at an equilibrium"
+    )
+    assert "The flow, of 1,234 weights: not an equilibrium; linearised: converges linearly" in text
     assert said["  simultaneous plain steps converge below"] == "0.25"
     refused = section(found | {"flow": {"refused": "the vector field jumps here"}})
     assert "The flow: the vector field jumps here." in refused.text

@@ -267,7 +267,7 @@ def test_two_weights_are_too_few_for_arnoldi(dense):
 def test_arnoldi_that_runs_out_says_so():
     found = stability(gan(width=40), data(), dense=0, products=1)
     assert not found.converged
-    assert found.verdict in ("diverges", "undecided")
+    assert found.linearised in ("diverges", "undecided")
 
 
 def damped_and_stiff():
@@ -310,11 +310,30 @@ def test_the_step_limit_of_a_small_game_is_set_by_all_eigenvalues():
 @pytest.mark.parametrize("update", [None, "simultaneous"])
 @pytest.mark.parametrize("dense", [0, 400])
 def test_where_nothing_moves_nothing_is_decided(dense, update):
-    """A constant field, whose derivative is 0."""
+    """A constant field, whose derivative is 0: no equilibrium, and that is said first."""
     game = Small([2, 3], [lambda x, y: x, lambda x, y: y])
     found = stability(game, update=update, step_size=update and 0.1, dense=dense)
-    assert found.verdict == "undecided"
+    assert found.verdict == "not an equilibrium; linearised: undecided"
     assert found.leading == pytest.approx(float(update is not None))
+
+
+def test_away_from_an_equilibrium_no_verdict_stands_alone():
+    """The field is w - 1 and 2 (w - 1): at w = 0 it is sqrt(5) long, at w = 1 nothing."""
+    game = Small([1, 1], [lambda x, y: (x - 1) ** 2 / 2, lambda x, y: (y - 1) ** 2])
+    for update, h in ((None, None), ("simultaneous", 0.1)):
+        start = stability(game, update=update, step_size=h)
+        there = stability(game, update=update, step_size=h, at=(1.0, 1.0))
+        near = stability(game, update=update, step_size=h, at=(1.0, 1.001))
+        assert start.speed == pytest.approx(math.sqrt(5))
+        assert (start.verdict, start.linearised) == (
+            "not an equilibrium; linearised: converges linearly",
+            "converges linearly",
+        )
+        assert (start.equilibrium, near.equilibrium, there.equilibrium) == (False, False, True)
+        assert near.verdict.startswith("not an equilibrium")
+        assert there.verdict == "converges linearly"
+        assert start.as_dict()["verdict"] == start.verdict
+        assert start.as_dict()["equilibrium"] is False
 
 
 FIVE_TO_ONE = (Phase(("p1",), repeats=5), Phase(("p0",), fresh=False))
@@ -361,12 +380,12 @@ def test_products_are_told_and_time_is_a_bound(monkeypatch):
     stopped = stability(gan(), data(), dense=0, products=1000, advance=tick, seconds=some.products / 2)
     assert some.products / 2 < stopped.products <= some.products / 2 + 1
     assert not stopped.converged
-    assert stopped.verdict in ("diverges", "undecided")
+    assert stopped.linearised in ("diverges", "undecided")
     assert 0 < len(stopped.eigenvalues) < len(some.eigenvalues)
     assert nearest(stopped.eigenvalues, some.eigenvalues) < 1e-9  # what it had
     now[0] = 0.0
     nothing = stability(gan(), data(), dense=0, advance=tick, seconds=3.5)
-    assert (nothing.products, len(nothing.eigenvalues), nothing.verdict) == (4, 0, "undecided")
+    assert (nothing.products, len(nothing.eigenvalues), nothing.linearised) == (4, 0, "undecided")
 
 
 def test_nothing_is_random_and_nothing_is_moved():
@@ -463,7 +482,9 @@ def test_what_is_said_about_a_run_is_plain_values():
     assert words["eigenvalues"][0] == [found.eigenvalues[0].real.item(), found.eigenvalues[0].imag.item()]
     assert words["step_size"] == {"critic": 0.1, "generator": 0.2}
     assert (words["weights"], words["complete"], words["update"]) == (39, True, "alternating")
-    nothing = Stability("flow", None, torch.zeros(0, dtype=torch.complex128), 9, False, False, False, 0.0, 1e-5, 3)
+    nothing = Stability(
+        "flow", None, torch.zeros(0, dtype=torch.complex128), 9, False, False, False, 0.0, True, 1e-5, 3
+    )
     assert nothing.verdict == "undecided"
     assert json.loads(json.dumps(nothing.as_dict()))["leading"] is None
 

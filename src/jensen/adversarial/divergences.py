@@ -1,7 +1,8 @@
 r"""The risk of a critic, the least risk of all critics, and the divergences they measure.
 
-Between distributions that have a density: exact sums where the values can be enumerated, adaptive quadrature in one
-dimension, Monte Carlo elsewhere. From samples, through a critic: a lower bound. Conventions are those of `margin`.
+Between distributions that have a density: exact sums where the values can be enumerated, over those of both, adaptive
+quadrature in one dimension, Monte Carlo elsewhere. From samples, through a critic: a lower bound. Conventions are those
+of `margin`.
 """
 
 from __future__ import annotations
@@ -233,11 +234,14 @@ def _mean(
 
 
 def _sum(under_p: Value, under_q: Value, p: Distribution, q: Distribution) -> Estimate:
-    x, same = p.enumerate_support(), q.enumerate_support()
-    if not torch.equal(x, same):
-        raise ValueError(f"p and q must be over the same values, got {len(x)} and {len(same)}")
-    value = _joint(under_p, under_q, x, same, _log_masses(p, x), _log_masses(q, x)).sum()
-    return Estimate(float(value), 0.0)
+    """Over every value that either can take: one has no mass where only the other has."""
+    own = [d.enumerate_support() for d in (p, q)]
+    values, place = torch.cat([v.double() for v in own]).unique(dim=0, return_inverse=True)
+    log_mass = torch.full((2, len(values)), -math.inf, dtype=torch.float64, device=values.device)
+    log_mass[0, place[: len(own[0])]] = _log_masses(p, own[0])
+    log_mass[1, place[len(own[0]) :]] = _log_masses(q, own[1])
+    x, y = (values.to(v.dtype) for v in own)
+    return Estimate(float(_joint(under_p, under_q, x, y, log_mass[0], log_mass[1]).sum()), 0.0)
 
 
 def _log_masses(d: Distribution, x: Tensor) -> Tensor:

@@ -53,6 +53,7 @@ class Stability:
         converged: whether Arnoldi found those that decide, as many as it was asked for.
         confirmed: whether `step_size_below` holds for those that it did not find, too.
         speed: |v| here: at an equilibrium 0. Elsewhere the eigenvalues say whether neighbouring paths draw together.
+        equilibrium: whether |v| is as good as 0: at most 1e-5 of what the matrix makes of a vector of length 1.
         tolerance: how near to the axis, or to the circle, proves nothing; more where differences are less precise, and
             where eigenvalues that belong together come apart by rounding.
         products: matrix-vector products taken.
@@ -66,6 +67,7 @@ class Stability:
     converged: bool
     confirmed: bool
     speed: float
+    equilibrium: bool
     tolerance: float
     products: int
 
@@ -76,7 +78,15 @@ class Stability:
 
     @property
     def verdict(self) -> str:
-        """One of "converges linearly", "diverges", "undecided"; without all eigenvalues, as far as Arnoldi saw."""
+        """One of "converges linearly", "diverges", "undecided"; without all eigenvalues, as far as Arnoldi saw.
+
+        Elsewhere than at an equilibrium "not an equilibrium" comes first, since nothing converges there.
+        """
+        return self.linearised if self.equilibrium else f"not an equilibrium; linearised: {self.linearised}"
+
+    @property
+    def linearised(self) -> str:
+        """The verdict on the linearisation alone, wherever it was taken."""
         excess = self.leading - (0 if self.update == "flow" else 1)
         if excess > self.tolerance:
             return "diverges"
@@ -84,8 +94,11 @@ class Stability:
 
     @property
     def step_size_below(self) -> float | None:
-        """Below this, simultaneous steps converge; None where the flow does not, or where it was not confirmed."""
-        if self.update != "flow" or self.verdict != "converges linearly" or not self.confirmed:
+        """Below this, simultaneous steps converge; None where the flow does not, or where it was not confirmed.
+
+        Elsewhere than at an equilibrium, steps on the linearisation.
+        """
+        if self.update != "flow" or self.linearised != "converges linearly" or not self.confirmed:
             return None
         return _step_limit(self.eigenvalues)
 
@@ -103,6 +116,7 @@ class Stability:
             "converged": self.converged,
             "confirmed": self.confirmed,
             "speed": self.speed,
+            "equilibrium": self.equilibrium,
             "tolerance": self.tolerance,
             "products": self.products,
         }
@@ -180,10 +194,11 @@ def stability(
         converged=converged,
         confirmed=small,
         speed=speed,
+        equilibrium=speed <= ROUGH * matrix.stretch,
         tolerance=tolerance,
         products=matrix.taken,
     )
-    if small or not flow or seen.verdict != "converges linearly":
+    if small or not flow or seen.linearised != "converges linearly":
         return seen
     return _confirmed(seen, matrix, error, *search)
 
@@ -321,7 +336,7 @@ def _all(matrix: _Matrix, flow: bool, error: float) -> tuple[Tensor, bool, float
     """
     whole = matrix.whole().cpu()
     found, norm = torch.linalg.eigvals(whole), float(torch.linalg.matrix_norm(whole, 2))
-    wrong, generator = max(error, 10 * torch.finfo(torch.float64).eps * norm), torch.Generator().manual_seed(0)
+    wrong, generator = max(error, 100 * torch.finfo(torch.float64).eps * norm), torch.Generator().manual_seed(0)
     noises = (torch.randn(whole.shape, dtype=torch.float64, generator=generator) for _ in range(DISTURBED))
     disturbed = (torch.linalg.eigvals(whole + wrong * noise) for noise in noises)
     moved = max(abs(_leading(values, flow) - _leading(found, flow)) for values in disturbed)

@@ -29,6 +29,37 @@ def alternating(critic_steps: int = 1) -> tuple[Phase, ...]:
     return Phase(("critic",), repeats=critic_steps), Phase(("generator",), fresh=False)
 
 
+def logits(critic: Critic, x: Tensor) -> Tensor:
+    """What a critic says of x (B, ...), in single precision at least: (B,), or (B, ...) of patches.
+
+    Raises:
+        ValueError: for anything but B rows of at least one logit.
+
+    >>> logits(nn.Linear(2, 1), torch.zeros(4, 2)).shape
+    torch.Size([4, 1])
+    """
+    said = critic(x)
+    if not isinstance(said, Tensor):
+        raise ValueError(f"a critic must give a tensor of logits, got {type(said).__name__}")
+    if said.shape[:1] != x.shape[:1] or not said.numel():
+        raise ValueError(f"a critic must give each of {len(x)} examples its logits, got shape {tuple(said.shape)}")
+    return single(said)
+
+
+def paid(penalty: Penalty, critic: Critic, real: Tensor, fake: Tensor) -> Tensor:
+    """What a penalty costs, (B,), or () of one that is a mean already.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    found = penalty(critic, real, fake)
+    if not isinstance(found, Tensor):
+        raise ValueError(f"a penalty must give a tensor, one value an example, got {found!r}")
+    if found.shape not in ((), (len(real),)):
+        raise ValueError(f"a penalty must give one value an example, ({len(real)},), got {tuple(found.shape)}")
+    return found
+
+
 class Adversarial(Objective):
     r"""The game of a generator and a critic: each descends its side of `loss`, the critic its penalty as well.
 
@@ -50,7 +81,8 @@ class Adversarial(Objective):
 
     Raises:
         ValueError: for an unknown loss, or a clip that is not positive; called, for a batch without "x", one that m
-            does not divide, or a penalty that gives no tensor.
+            does not divide, generated examples of another shape than the real ones, a critic without logits for each
+            example, or a penalty that gives no tensor.
 
     Source: Goodfellow et al. (2014), algorithm 1; Arjovsky et al. (2017), algorithm 1, with clip and alternating(5).
 
@@ -105,12 +137,16 @@ class Adversarial(Objective):
         x = entry(batch, "x")
         z = self.model.latent(len(x))
         with torch.set_grad_enabled("generator" in players and torch.is_grad_enabled()):
-            made = self.seen(self.model(z), step)
-        fake = single(self.critic(made))
+            generated = self.model(z)
+            if generated.shape != x.shape:
+                shapes = f"{tuple(x.shape)}, got {tuple(generated.shape)}"
+                raise ValueError(f"generated examples must be of the shape of the real ones, {shapes}")
+            made = self.seen(generated, step)
+        fake = logits(self.critic, made)
         real, data = None, made
         if "critic" in players or self.loss.paired:
             data = self.seen(x, step)
-            real = single(self.critic(data))
+            real = logits(self.critic, data)
         losses = {}
         for player in players:
             if player == "critic":
@@ -124,10 +160,7 @@ class Adversarial(Objective):
         total = self.loss.critic(real, fake).mean()
         terms = {"real": real, "fake": fake}
         if self.penalty is not None:
-            found = self.penalty(self.critic, data, made)
-            if not isinstance(found, Tensor):
-                raise ValueError(f"a penalty must give a tensor, one value an example, got {found!r}")
-            terms["penalty"] = found
+            terms["penalty"] = paid(self.penalty, self.critic, data, made)
             total = total + terms["penalty"].mean()
         loss = Loss.of(total, **terms)
         return Loss(loss.total, loss.terms, {"real": real.detach()})

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from jensen.adversarial import AdaptiveAugment, GameLoss, ImagePool, game_loss, instance_noise
 from jensen.core.objective import Objective
 from jensen.core.seeding import drawing, generator
-from jensen.core.shapes import mean_per_example, single
+from jensen.core.shapes import mean_per_example
 from jensen.core.types import Batch, Loss, Phase
 from jensen.models.cyclegan import CycleGAN
-from jensen.objectives.adversarial import Penalty
+from jensen.objectives.adversarial import Penalty, logits, paid
 
 Seen = tuple[Tensor, ...]
 """Pictures that a critic sees as one, stacked along their channels."""
@@ -90,21 +90,21 @@ class _Translation(Objective):
 
     def fooling(self, critic: nn.Module, real: Seen, fake: Seen, step: int) -> Tensor:
         """The translator's loss in the game on one side, (B,)."""
-        told = single(critic(self.shown(real, step))) if self.loss.paired else None
-        return self.loss.generator(told, single(critic(self.shown(fake, step))))
+        told = logits(critic, self.shown(real, step)) if self.loss.paired else None
+        return self.loss.generator(told, logits(critic, self.shown(fake, step)))
 
     def telling(self, sides: Mapping[str, tuple[nn.Module, Seen, Seen]], step: int) -> Loss:
         """The critics' loss on (critic, real, fake) of each side."""
-        terms, logits = {}, []
+        terms, of_real = {}, []
         for name, (critic, *both) in sides.items():
             real, fake = (self.shown(x, step) for x in both)
-            told = single(critic(real))
-            logits.append(_one(told.detach()))
-            terms[name] = self.loss.critic(told, single(critic(fake)))
+            told = logits(critic, real)
+            of_real.append(_one(told.detach()))
+            terms[name] = self.loss.critic(told, logits(critic, fake))
             if self.penalty is not None:
-                terms[f"penalty_{name}"] = self.penalty(partial(_mean_logit, critic), real, fake)
+                terms[f"penalty_{name}"] = paid(self.penalty, partial(_mean_logit, critic), real, fake)
         found = Loss.of(torch.stack([term.mean() for term in terms.values()]).sum(), **terms)
-        return Loss(found.total, found.terms, {"real": torch.cat(logits)})
+        return Loss(found.total, found.terms, {"real": torch.cat(of_real)})
 
     def shown(self, pictures: Seen, step: int) -> Tensor:
         """What a critic sees of pictures that belong together: all augmented by the same draws, then stacked."""
