@@ -317,7 +317,7 @@ def test_pictures_of_an_idx_file(tmp_path, capsys):
     [
         ("mnist-vae", {}, ["data.images is not set", "--set data.images=PATH"]),
         ("mnist-vae", {"data.images": "nowhere"}, ["there is no file", "nowhere"]),
-        ("digits-vae", {"bound.beta": 2, "bound.free_bits": 1}, ["bound.beta and bound.free_bits", "not both"]),
+        ("digits-vae", {"bound.beta": 2, "bound.kl_limit": 1}, ["bound.kl_limit does not go with bound.beta"]),
         ("digits-vae", {"bound.gradient": "dreg"}, ["dreg goes with bound.name iwae"]),
         ("digits-vae", {"bound.samples": 0}, ["bound.samples", "greater than or equal to 1"]),
         ("digits-vae", {"network.direction": "ladder"}, ["at least two layers in network.latents"]),

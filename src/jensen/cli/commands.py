@@ -42,6 +42,9 @@ def train(
     if resume:
         recipe = _resumed(recipe, folder, changed=bool(words or budget or seed is not None))
     distributed.start()
+    if distributed.rank() == 0:
+        for note in recipe.notes():
+            show.line(f"note: {note}")
     with show.tracking() as track, show.watching() as watch:
         references = running.train(recipe, folder, resume=resume, track=track, watch=watch)
     first = distributed.rank() == 0

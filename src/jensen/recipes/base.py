@@ -238,6 +238,10 @@ class Recipe(Settings, ABC):
     def check(self) -> None:
         """Raise a ValueError, before anything is made, for what the settings point to and is not there."""
 
+    def notes(self) -> list[str]:
+        """Sentences about settings that work and need care, said before training and beside the evaluation."""
+        return []
+
     @abstractmethod
     def model(self) -> nn.Module:
         """The product, untrained."""

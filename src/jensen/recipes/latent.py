@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -32,6 +33,7 @@ from jensen.distributions import (
 from jensen.models import HVAE, VAE, LadderVAE, LatentChain
 from jensen.nn import mlp
 from jensen.objectives import Variational
+from jensen.objectives.variational import cautions
 from jensen.recipes.base import (
     Advance,
     Drawing,
@@ -51,8 +53,9 @@ from jensen.recipes.digit_reader import read_digits
 from jensen.recipes.folder import save_image
 from jensen.recipes.latent_judging import Judge, interpolations, write_report
 from jensen.training import Budget, Player
-from jensen.variational import Constraint, annealed, beta, cyclical, elbo, free_bits, iwae, linear
+from jensen.variational import Constraint, Relaxation, annealed, beta, cooling, cyclical, elbo, free_bits, iwae, linear
 from jensen.variational.collapse import Classifier
+from jensen.variational.relaxed import KINDS
 
 NonNegative = Annotated[float, Field(ge=0)]
 
@@ -78,30 +81,51 @@ class LatentNetwork(Settings):
 
 
 class LatentBound(Settings):
-    """What is raised, and with which gradient."""
+    """What is raised, and with which gradient: beta, free bits and warm-up multiply one another."""
 
     name: Literal["elbo", "iwae"] = "elbo"
     samples: Positive = 1
     gradient: Literal["standard", "score", "stl", "dreg"] = "standard"
     beta: NonNegative = 1.0
-    free_bits: NonNegative = 0.0  # nats a layer
+    free_bits: NonNegative = 0.0  # nats, under the batch's mean of each
+    free_bits_per: Literal["layer", "dimension"] = "layer"
     kl_limit: Annotated[float, Field(gt=0)] | None = None  # nats; beta is then the constraint's multiplier
-    warm: Literal["none", "linear", "cyclical"] = "none"  # how the weight of the KL rises to 1
+    warm: Literal["none", "linear", "cyclical"] = "none"  # how the weight of the KL rises to beta
     warm_steps: Positive = 1000
+    relaxation: Literal["none", "concrete", "gumbel-softmax", "straight-through"] = "none"  # of categorical latents
+    temperature: Annotated[float, Field(gt=0)] = 1.0  # of the relaxation, at first
+    coldest: Annotated[float, Field(gt=0)] = 0.5  # and from cooling_steps on
+    cooling_steps: Positive = 1000
 
     @model_validator(mode="after")
     def _one_way(self) -> LatentBound:
-        changed = {
-            "bound.beta": self.beta != 1,
-            "bound.free_bits": self.free_bits > 0,
-            "bound.kl_limit": self.kl_limit is not None,
-            "bound.warm": self.warm != "none",
-            "bound.name iwae": self.name == "iwae",
-        }
-        chosen = [name for name, is_so in changed.items() if is_so]
-        if len(chosen) > 1:
-            raise ValueError(f"one of {' and '.join(chosen)} can be chosen, not both")
+        weighed = self._changed("beta", "free_bits", "warm")
+        alone = ["bound.name iwae"] * (self.name == "iwae") + self._changed("kl_limit")
+        if alone and len(alone + weighed) > 1:
+            raise ValueError(f"{alone[0]} does not go with {(alone + weighed)[1]}: choose one of them")
+        for needed, idle in (
+            ("free_bits", ("free_bits_per",)),
+            ("warm", ("warm_steps",)),
+            ("relaxation", ("temperature", "coldest", "cooling_steps")),
+        ):
+            if not self._changed(needed) and self._changed(*idle):
+                raise ValueError(f"{self._changed(*idle)[0]} does nothing without bound.{needed}")
+        if self.gradient == "dreg" and self.name != "iwae":
+            raise ValueError("bound.gradient dreg goes with bound.name iwae")
+        if self.gradient == "stl" and self.free_bits > 0:
+            raise ValueError("bound.gradient stl is biased under bound.free_bits: choose another gradient")
+        if self.coldest > self.temperature:
+            raise ValueError(f"bound.coldest must be at most bound.temperature, {self.temperature}, got {self.coldest}")
+        if self.relaxation != "none" and self.gradient == "score":
+            raise ValueError("bound.relaxation gives draws a path: choose bound.gradient standard, or no relaxation")
+        if self.relaxation not in ("none", "concrete") and (self.name == "iwae" or self.gradient != "standard"):
+            raise ValueError(f"bound.relaxation {self.relaxation} goes with bound.name elbo, bound.gradient standard")
         return self
+
+    def _changed(self, *names: str) -> list[str]:
+        """Those of the settings that are not at their defaults."""
+        fields = type(self).model_fields
+        return [f"bound.{name}" for name in names if getattr(self, name) != fields[name].default]
 
     def function(self) -> Any:
         """Of a trace, or of a step."""
@@ -109,15 +133,29 @@ class LatentBound(Settings):
             return iwae
         if self.kl_limit is not None:
             return Constraint(self.kl_limit)
-        if self.warm != "none":
-            return annealed((linear if self.warm == "linear" else cyclical)(self.warm_steps))
-        if self.free_bits > 0:
-            return free_bits(self.free_bits)
-        return elbo if self.beta == 1 else beta(self.beta)
+        bound = elbo if self.free_bits == 0 else free_bits(self.free_bits, self.free_bits_per)
+        if self.beta != 1:
+            bound = beta(self.beta, bound)
+        if self.warm == "none":
+            return bound
+        return annealed((linear if self.warm == "linear" else cyclical)(self.warm_steps), bound)
 
     @property
     def analytic(self) -> bool:
-        return self.name == "elbo" and self.gradient in ("standard", "score")
+        return self.name == "elbo" and self.gradient in ("standard", "score") and self.relaxation == "none"
+
+    def relaxed(self) -> Relaxation | None:
+        """How categorical latents are drawn in training, if not as they are."""
+        if self.relaxation == "none":
+            return None
+        return Relaxation(cooling(self.temperature, self.coldest, self.cooling_steps), self.relaxation)
+
+    def notes(self) -> list[str]:
+        """What to know of this bound and its gradient: sentences."""
+        found = cautions(self.name == "iwae", self.samples, self.gradient, baseline=False)
+        if self.relaxation != "none":
+            found.append(f"{self.relaxation} raises {KINDS[self.relaxation]}")
+        return found
 
 
 class LatentJudging(Settings):
@@ -139,12 +177,19 @@ class LatentRecipe(Recipe):
 
     @model_validator(mode="after")
     def _trainable(self) -> LatentRecipe:
-        if self.network.kind == "categorical" and self.bound.gradient in ("stl", "dreg"):
-            raise ValueError(f"bound.gradient {self.bound.gradient} needs Gaussian latents")
-        if self.network.kind == "categorical" and self.bound.samples < 2:
-            raise ValueError("categorical latents need bound.samples of at least 2: each draw is the others' baseline")
-        if self.bound.gradient == "dreg" and self.bound.name != "iwae":
-            raise ValueError("bound.gradient dreg goes with bound.name iwae")
+        bound = self.bound
+        if self.network.kind == "categorical" and bound.relaxation == "none":
+            if bound.gradient in ("stl", "dreg"):
+                raise ValueError(
+                    f"bound.gradient {bound.gradient} needs Gaussian latents, or bound.relaxation concrete"
+                )
+            if bound.samples < 2:
+                raise ValueError(
+                    "categorical latents need bound.samples of at least 2, each draw the others' baseline, or a "
+                    "bound.relaxation"
+                )
+        if self.network.kind == "gaussian" and bound.relaxation != "none":
+            raise ValueError("bound.relaxation is of categorical latents: set network.kind")
         if self.bound.gradient == "dreg" and self.network.direction == "ladder":
             raise ValueError("bound.gradient dreg needs an encoder of its own, which a ladder has not")
         return self
@@ -182,6 +227,9 @@ class LatentRecipe(Recipe):
     def classes(self) -> tuple[Classifier, Tensor] | None:
         """What reads a picture's class, and the labels of the pictures to judge with; or None."""
         return None
+
+    def notes(self) -> list[str]:
+        return self.bound.notes()
 
     # building and training ---------------------------------------------------------------
 
@@ -230,13 +278,16 @@ class LatentRecipe(Recipe):
     def setting(self, model: nn.Module, track: Track = silent) -> Setting:
         pictures, _ = self.pictures()
         bound = self.bound
-        objective = Variational(
-            model,
-            bound.function(),
-            samples=bound.samples,
-            gradient=bound.gradient,
-            analytic=bound.analytic,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # `notes` say it
+            objective = Variational(
+                model,
+                bound.function(),
+                samples=bound.samples,
+                gradient=bound.gradient,
+                analytic=bound.analytic,
+                relaxation=bound.relaxed(),
+            )
         return Setting(objective, pool_stream(self.training.batch_size, self.seed, x=pictures), {})
 
     def players(self, objective: Any, budget: Budget) -> dict[str, Player]:
@@ -287,7 +338,7 @@ class LatentRecipe(Recipe):
         return Judge(self, model, samples, track).everything()
 
     def headline(self, evaluation: dict[str, Any]) -> list[tuple[str, str]]:
-        return Judge.headline(evaluation)
+        return [*Judge.headline(evaluation), *(("note", note) for note in self.notes())]
 
     def report(self, folder: Path, evaluation: dict[str, Any]) -> None:
         write_report(self, folder, evaluation)

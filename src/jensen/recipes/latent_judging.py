@@ -242,7 +242,7 @@ def write_report(recipe: LatentRecipe, folder: Path, found: dict[str, Any], extr
         *_gap_sections(found.get("gap")),
         Section("What its layers hold", f"{found['collapse']['words']} {_AGGREGATED}", table=_layers(layers)),
         *extra,
-        Section("Training", plots=training_curves(folder, *curves)),
+        Section("Training", _sentences(recipe.notes()), plots=training_curves(folder, *curves)),
         Section("Draws over training", "The same random numbers, drawn as training went on.", previews(folder)),
         Section("Next", code=_next(recipe, folder)),
     ]
@@ -266,7 +266,17 @@ def write_report(recipe: LatentRecipe, folder: Path, found: dict[str, Any], extr
 
 def _curves(names: list[str]) -> list[tuple[str, str]]:
     kl = [(name, "KL" if name == "kl" else f"term of layer {name[3:]}") for name in names]
-    return [("elbo", "evidence lower bound, nats"), *((name, f"{words}, nats") for name, words in kl)]
+    return [
+        ("elbo", "evidence lower bound, nats"),
+        ("relaxed_elbo", "evidence lower bound of the relaxed model, nats"),
+        ("no_bound", "log p(x | z) less the categorical KL at relaxed draws, nats"),
+        *((name, f"{words}, nats") for name, words in kl),
+        ("temperature", "temperature"),
+    ]
+
+
+def _sentences(notes: Sequence[str]) -> str:
+    return " ".join(f"{note[0].upper()}{note[1:]}." for note in notes)
 
 
 def _next(recipe: LatentRecipe, folder: Path) -> str:
