@@ -26,7 +26,7 @@ from jensen.distributions import (
 from jensen.models import HVAE, VAE, LadderVAE
 from jensen.objectives import Variational
 from jensen.training import Budget, Player, TrainState, fit, warm_then_decay
-from jensen.variational import collapse_report, elbo, free_bits
+from jensen.variational import LayerUse, Measured, collapse_report, elbo, free_bits
 
 F64 = torch.float64
 
@@ -186,7 +186,7 @@ def test_a_top_layer_that_is_ignored_is_named(ladder):
     assert abs(report.layers[1].divergence.value) < 1e-12
     assert report.layers[0].verdict == "used"
     lines = str(report).splitlines()
-    assert lines[0] == "1000 data, 8 draws each; nats"
+    assert lines[0] == "1000 data, 8 draws each; nats; log 1000 = 6.91"
     assert lines[-1] == "Layer 2 is ignored."
     assert lines[3].startswith("2      0 of 1")
 
@@ -343,3 +343,73 @@ def test_refusals():
     narrow = Conditional(nn.Linear(1, 1), IsotropicGaussian(1.0)).double()
     with pytest.raises(ValueError, match="flat prior is improper"):
         collapse_report(VAE(narrow, Linear([[1.0]], [0.0], [1.0]), FlatPrior(1)), x)
+
+
+def test_information_is_the_logarithm_of_how_many_posteriors_lie_apart():
+    """N = 16 points a hundred standard deviations apart: I(x; z) = log 16, so that KL(q(z) || p(z)) is KL - log 16.
+
+    Four points each 4 times: log 4. A q without x: 0. The KL, in closed form, is both together; to 1e-9.
+    """
+    model = VAE(Linear([[1.0]], [0.0], [1e-4]), Linear([[1.0]], [0.0], [1.0]), GaussianPrior(1).double())
+    x = torch.arange(16, dtype=F64)[:, None]
+    for data, apart in ((x, 16), (x[:4].repeat(4, 1), 4)):
+        report = collapse_report(model, data, generator=generator(0))
+        (layer,) = report.layers
+        assert layer.information.value == pytest.approx(math.log(apart), abs=1e-9)
+        assert report.log_data == pytest.approx(math.log(16))
+        kl = float((1e-4 + data.square() - 1 - math.log(1e-4)).mean()) / 2
+        total = layer.information.value + layer.divergence.value
+        assert abs(total - kl) < 4 * math.hypot(layer.divergence.stderr, layer.information.stderr)
+    assert "log 16 = 2.77" in str(report)
+    assert "I(x; z)" in str(report)
+    blind = VAE(Linear([[0.0]], [0.0], [1.0]), Linear([[1.0]], [0.0], [1.0]), GaussianPrior(1).double())
+    (layer,) = collapse_report(blind, x, generator=generator(0)).layers
+    assert abs(layer.information.value) < 1e-12
+
+
+def test_information_by_quadrature():
+    """Two points, 600 times each, q = N(0.8 x, 0.3): the mixture's entropy less the Gaussian's; 4 standard errors."""
+    model = VAE(Linear([[0.8]], [0.0], [0.3]), Linear([[1.0]], [0.0], [1.0]), GaussianPrior(1).double())
+    x = torch.tensor([[-1.0], [1.0]], dtype=F64).repeat(600, 1)
+    (layer,) = collapse_report(model, x, generator=generator(0)).layers
+    grid = np.linspace(-9, 9, 20001)
+    q = sum(np.exp(-((grid - m) ** 2) / 0.6) for m in (-0.8, 0.8)) / (2 * math.sqrt(2 * math.pi * 0.3))
+    entropy = -float(np.trapezoid(q * np.log(q), grid))
+    close(layer.information, entropy - math.log(2 * math.pi * math.e * 0.3) / 2)
+    assert layer.information.stderr < 0.03
+
+
+def use(active, doubtful, lost, stderr):
+    nothing = Measured(0.0, 0.0)
+    return LayerUse(nothing, 3, active, doubtful, nothing, nothing, Measured(lost, stderr), None, least=0.1)
+
+
+@pytest.mark.parametrize(
+    ("layer", "verdict"),
+    [
+        (use(1, 0, 0.05, 0.02), "ignored: it is written but not read"),
+        (use(1, 0, 0.05, 0.03), "undecided: more data or draws would tell"),
+        (use(1, 0, 3.0, 1.6), "undecided: more data or draws would tell"),
+        (use(1, 0, 3.0, 1.4), "used"),
+        (use(1, 0, -0.5, 0.4), "undecided: more data or draws would tell"),
+        (use(0, 0, 3.0, 5.0), "ignored: it says nothing about x"),
+        (use(0, 1, 3.0, 1.0), "undecided: more data or draws would tell"),
+        (use(0, 1, 0.0, 0.01), "ignored: it is written but not read"),
+        (use(1, 0, math.nan, 0.1), "undecided: more data or draws would tell"),
+    ],
+)
+def test_verdicts(layer, verdict):
+    """Used or ignored by 2 standard errors from 0.1 nats, or neither."""
+    assert layer.verdict == verdict
+    assert (layer.used, layer.ignored) == (verdict == "used", verdict.startswith("ignored"))
+
+
+def test_few_data_leave_it_undecided():
+    """Lost are (0.9^2 + 1) / 2 (1 - 1 / 2) or so nats, told by 1,000 data and not by 6."""
+    model = VAE(Linear([[0.9]], [0.0], [0.1]), Linear([[0.5]], [0.0], [1.0]), GaussianPrior(1).double())
+    few, many = (collapse_report(model, whitened(n, 1), samples=2, generator=generator(0)) for n in (6, 1000))
+    assert few.undecided == (1,)
+    assert few.ignored == ()
+    assert str(few).endswith("Layer 1 is undecided.")
+    assert many.undecided == ()
+    assert str(many).endswith("Every layer is used.")

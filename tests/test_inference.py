@@ -394,7 +394,6 @@ FULL = MultivariateNormal(draws(4, 2), torch.eye(2, dtype=F64))
         (lambda: fit_posterior(model(), X, rate=0.0), "rate must be positive, got 0.0"),
         (lambda: fit_posterior(model(), X, start="data"), "start must be 'prior', 'encoder' .* got 'data'"),
         (lambda: fit_posterior(model(), X, start=(WRONG,)), r"event shape \(2,\), got \(4,\) and \(5,\)"),
-        (lambda: fit_posterior(model(), X, memory=1e-6), "memory of 1e-06 MiB does not hold 8 samples of one datum"),
         (
             lambda: fit_posterior(discrete(), X.float()),
             "fitting a posterior moves latents along gradients, and layer 1",

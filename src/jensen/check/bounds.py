@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from jensen.check.evidence import ERRORS, Evidence, Relation, Report, close
+from jensen.core.modes import evaluating
 from jensen.core.protocols import Sampleable
 from jensen.core.seeding import drawing
 from jensen.variational.bounds import Bound
@@ -50,8 +51,8 @@ def bound(
     - "gradient": $E[\nabla_\lambda L_K] = \nabla_\lambda E[L_K]$ for a Gaussian q's means and log standard deviations
       $\lambda$, the right side by central differences along a random direction, on the same noise.
 
-    All but "tight" within 5 standard errors of so many repeats. A bound of the kind of a beta-VAE's claims
-    `("under", "gradient")` alone: it is not tight.
+    All but "tight" within 5 standard errors of so many repeats, the model in evaluation mode. A bound of the kind of a
+    beta-VAE's claims `("under", "gradient")` alone: it is not tight.
 
     Args:
         bound: what K draws left behind, a `Trace` of tensors (K, B), to (B,) nats.
@@ -102,7 +103,7 @@ def bound(
         if not isinstance(model, Sampleable):
             raise ValueError(f"x must be given: {type(model).__name__} does not sample")
         x = model.sample(3, generator=generator)
-    with drawing(generator):
+    with evaluating(model), drawing(generator):
         return Report(tuple(_Trial(bound, model, x, samples, repeats, reparameterized).evidence(claims)))
 
 

@@ -26,6 +26,16 @@ def single(x: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
     return x.float() if x.dtype.itemsize < 4 else x
 
 
+def sum_per_example(x: Float[Tensor, "b ..."]) -> Float[Tensor, " b"]:
+    """Sum over all axes but the first, (B, ...) -> (B,), in single precision at least.
+
+    >>> import torch
+    >>> sum_per_example(torch.full((1, 1003), 0.5, dtype=torch.bfloat16))  # bfloat16 would say 502
+    tensor([501.5000])
+    """
+    return single(x).flatten(1).sum(1)
+
+
 def mean_per_example(x: Float[Tensor, "b ..."]) -> Float[Tensor, " b"]:
     """Mean over all axes but the first: (B, ...) -> (B,)."""
     return x.flatten(1).mean(dim=1)

@@ -13,6 +13,9 @@ from torch import Tensor
 Batch = Mapping[str, Tensor]
 """Named tensors of one draw of data: "x", "cond", "index"; or "a" and "b" for unpaired data."""
 
+Measure = Literal["mass", "density"]
+"""What a log-likelihood is the logarithm of: a Bernoulli's mass is never ranked against a Gaussian's density."""
+
 Stream = Callable[[int], Iterator[Batch]]
 """Opened at draw number n; what comes is a pure function of (seed, n), so that a resumed run goes on exactly."""
 
@@ -79,7 +82,7 @@ class Likelihood:
 
     value: Float[Tensor, " b"]
     kind: Literal["exact", "lower bound", "estimate"]
-    measure: Literal["mass", "density"]
+    measure: Measure
     stderr: Float[Tensor, " b"] | None = None
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from jensen.core.modes import evaluating
 from jensen.core.seeding import Rng, normal
-from jensen.core.types import Likelihood
+from jensen.core.shapes import sum_per_example
+from jensen.core.types import Likelihood, Measure
 from jensen.diffusion.denoiser import Denoiser
 from jensen.diffusion.losses import step_kl, vlb
 from jensen.diffusion.samplers.base import rows_at
@@ -81,7 +82,7 @@ class Reconstruction:
             raise ValueError(f"mean must be 'denoised' or 'observed', got {self.mean!r}")
 
     @property
-    def measure(self) -> Literal["mass", "density"]:
+    def measure(self) -> Measure:
         return "density" if self.bins is None else "mass"
 
     def log_prob(
@@ -92,9 +93,9 @@ class Reconstruction:
         mean = denoiser(z, rows_at(t, x), cond).x if self.mean == "denoised" else z / alpha
         deviation = sigma / alpha
         if self.bins is not None:
-            return self.bins.log_mass(x, mean, deviation).flatten(1).sum(1)
+            return sum_per_example(self.bins.log_mass(x, mean, deviation))
         log_density: Tensor = torch.distributions.Normal(mean, deviation, validate_args=False).log_prob(x)
-        return log_density.flatten(1).sum(1)
+        return sum_per_example(log_density)
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ class Bound:
     prior: Float[Tensor, " b"]
     steps: Float[Tensor, "b t"]
     reconstruction: Float[Tensor, " b"]
-    measure: Literal["mass", "density"]
+    measure: Measure
     stderr: Float[Tensor, " b"] | None = None
 
     @property
@@ -169,7 +170,7 @@ def prior_kl(schedule: Schedule, x: Float[Tensor, "b ..."], t: Tensor) -> Float[
     Source: Kingma et al., VDM (2021), section 3.3.
     """
     log_snr = schedule.log_snr(t.double()).to(x)
-    return (torch.sigmoid(log_snr) * (x**2 - 1) + F.softplus(log_snr)).flatten(1).sum(1) / 2
+    return sum_per_example(torch.sigmoid(log_snr) * (x**2 - 1) + F.softplus(log_snr)) / 2
 
 
 def bound(
@@ -194,7 +195,7 @@ def bound(
 
     Each step or stratum gets `samples` draws of the noise (and of the time, where that is drawn), and so does the
     reconstruction; with at least two their spread gives the standard error without bias. The denoiser is evaluated on
-    batches of B rows, `samples` times for each.
+    batches of B rows, `samples` times for each, in evaluation mode.
 
     Args:
         denoiser: of the scale of x.
@@ -237,14 +238,16 @@ def bound(
         draw = torch.special.ndtr(normal((len(x), 1), generator, like=times))[:, 0]  # uniform, a row each
         at = s + (t - s) * draw
         z, eps = noised(at)
-        return vlb(denoiser(z, at.to(x), cond), x, eps, schedule.log_snr_slope(at)) * (t - s).to(x)
+        rate = vlb(denoiser(z, at.to(x), cond), x, eps, schedule.log_snr_slope(at))
+        return rate * (t - s).to(rate)
 
     def read() -> Tensor:
         z, _ = noised(times[0].expand(len(x)))
         return -reconstruction.log_prob(denoiser, z, x, times[0], cond)
 
-    draws = [torch.stack([read() for _ in range(samples)])]
-    draws += [torch.stack([step(s, t) for _ in range(samples)]) for s, t in pairwise(times)]
+    with evaluating(denoiser):
+        draws = [torch.stack([read() for _ in range(samples)])]
+        draws += [torch.stack([step(s, t) for _ in range(samples)]) for s, t in pairwise(times)]
     terms = torch.stack(draws, dim=2)  # (samples, B, 1 + steps)
     error = None if samples == 1 else (terms.var(dim=0).sum(1) / samples).sqrt()
     means = terms.mean(0)

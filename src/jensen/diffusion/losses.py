@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from jensen.core.shapes import mean_per_example, right_pad
+from jensen.core.shapes import mean_per_example, right_pad, single, sum_per_example
 from jensen.diffusion.denoiser import Prediction
 from jensen.diffusion.schedule import Schedule
 
@@ -114,7 +114,7 @@ def vlb(
     >>> vlb(Prediction(z, z, one, one), x=z + 1, eps=z - 1, slope=torch.tensor([-3.0]))  # SNR = 1, its slope -3
     tensor([3.])
     """
-    return ((prediction.eps - eps) ** 2).flatten(1).sum(1) * (-slope / 2).to(x)
+    return sum_per_example((prediction.eps - eps) ** 2) * (-slope / 2).to(single(x))
 
 
 def step_kl(
@@ -143,7 +143,7 @@ def step_kl(
     gain = right_pad(((before - after) / (1 + after)).to(x), x)
     square = gain * ((prediction.x - x) ** 2 + (prediction.eps - eps) ** 2)
     if prediction.fraction is None:
-        return square.flatten(1).sum(1) / 2
+        return sum_per_example(square) / 2
     ratio = 2 * (schedule.alpha_sigma(t.double())[1].log() - schedule.alpha_sigma(s.double())[1].log())
     excess = prediction.fraction * right_pad(ratio.to(x), x)
-    return (excess + torch.expm1(-excess) + square * torch.exp(-excess)).flatten(1).sum(1) / 2
+    return sum_per_example(excess + torch.expm1(-excess) + square * torch.exp(-excess)) / 2

@@ -9,7 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torchdiffeq import odeint
 
+from jensen.core.modes import evaluating
 from jensen.core.seeding import Rng, normal
+from jensen.core.shapes import sum_per_example
 from jensen.core.types import Likelihood
 from jensen.diffusion.denoiser import Denoiser
 from jensen.diffusion.likelihood import Span, level_times
@@ -71,7 +73,7 @@ def ode_log_likelihood(
 
     The trace of the velocity's Jacobian is exact from D vector-Jacobian products, or Hutchinson's
     $v^\top J v$ with `probes` vectors of signs drawn once for the whole path, whose spread gives the standard error.
-    The result carries no gradient.
+    The result carries no gradient; the denoiser is in evaluation mode.
 
     Args:
         denoiser: of the scale of x, differentiable in z.
@@ -116,10 +118,12 @@ def ode_log_likelihood(
     alpha, _ = denoiser.schedule.alpha_sigma(ends[0])
     start = (alpha * x, x.new_zeros(len(x), len(directions)))
     options = {"norm": _row_norm, "step_t": ends[1:]}  # a last step that ends where the path does, never beyond
-    path = odeint(slope, start, ends, rtol=rtol, atol=atol, method="dopri5", options=options)
+    with evaluating(denoiser):
+        path = odeint(slope, start, ends, rtol=rtol, atol=atol, method="dopri5", options=options)
     latent, traces = (part[-1].detach() for part in path)
     spread = torch.stack(denoiser.schedule.alpha_sigma(ends[1])).norm()
-    prior = torch.distributions.Normal(torch.zeros_like(spread), spread).log_prob(latent).flatten(1).sum(1)
+    log_prior = torch.distributions.Normal(torch.zeros_like(spread), spread).log_prob(latent)
+    prior = sum_per_example(log_prior)
     scale = (dims * alpha.log()).expand(len(x))
     if trace == "exact":
         return FlowLikelihood(prior, traces.sum(1), scale, latent, evaluations)
@@ -130,7 +134,7 @@ def ode_log_likelihood(
 def _quadratic(speed: Tensor, z: Tensor, v: Tensor, *, keep: bool) -> Tensor:
     r"""$v^\top J v$ of each row, (B,), J the Jacobian of the speed at z."""
     (product,) = torch.autograd.grad(speed, z, v, retain_graph=keep)
-    return (product * v).flatten(1).sum(1)
+    return sum_per_example(product * v)
 
 
 def _axes(x: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from jensen.distributions.conditional import (
 from jensen.distributions.discretized import Discretized, DiscretizedGaussian, DiscretizedLogistic
 from jensen.distributions.erlang import Erlang
 from jensen.distributions.gompertz import Gompertz
+from jensen.distributions.measure import measure
 from jensen.distributions.one_hot import StraightThroughOneHot, gumbel_softmax
 from jensen.distributions.priors import CategoricalPrior, Flat, FlatPrior, GaussianPrior
 
@@ -43,5 +44,6 @@ __all__ = [
     "OneHotLogits",
     "StraightThroughOneHot",
     "gumbel_softmax",
+    "measure",
     "soft_clamp",
 ]

@@ -6,14 +6,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def subsampled_sum(values: Float[Tensor, " b"], population: int) -> Float[Tensor, ""]:
+def subsampled_sum(values: Float[Tensor, "*k b"], population: int) -> Float[Tensor, "*k"]:
     r"""$\frac{N}{B} \sum_{i \in \mathrm{batch}} v_i$: unbiased for the sum over all N, if each is as likely drawn.
 
     The values may themselves be Monte Carlo estimates: the two errors are independent, so the sum stays unbiased.
 
     Args:
-        values: (B,), one per example of the batch.
+        values: (B,), one per example of the batch, or (K, B) of K draws.
         population: N, at least B.
+
+    Returns:
+        (), or (K,): a sum for each draw.
 
     Raises:
         ValueError: for an empty batch, or one larger than the population.
@@ -24,7 +27,8 @@ def subsampled_sum(values: Float[Tensor, " b"], population: int) -> Float[Tensor
     >>> subsampled_sum(torch.tensor([1.0, 3.0]), 10)
     tensor(20.)
     """
-    if not 1 <= len(values) <= population:
-        raise ValueError(f"a batch must hold between 1 and {population} of the population, got {len(values)}")
-    total: Tensor = values.sum() * (population / len(values))
+    batch = values.shape[-1]
+    if not 1 <= batch <= population:
+        raise ValueError(f"a batch must hold between 1 and {population} of the population, got {batch}")
+    total: Tensor = values.sum(-1) * (population / batch)
     return total

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from jensen.core.modes import evaluating
 from jensen.core.seeding import Rng
 from jensen.distributions import Conditional, FlatPrior, IsotropicGaussian
 from jensen.models.hvae import draw_rows, expect_rows, expect_samples
 from jensen.models.vae import VAE
-from jensen.variational.trace import Trace
+from jensen.variational.trace import Trace, log_prob
 
 
 class Autoencoder(nn.Module):
@@ -44,16 +45,18 @@ class Autoencoder(nn.Module):
         expect_samples(samples)
         law = self.decoder(self.encoder(x))
         expect_rows(x, tuple(law.event_shape))
-        return Trace(law.log_prob(x).expand(samples, -1), kl=(), log_q=(), analytic=(), pathwise=())
+        return Trace(log_prob(law, x).expand(samples, -1), kl=(), log_q=(), analytic=(), pathwise=())
 
     def decode(self, z: Tensor) -> Tensor:
-        """The mean of p(x | z)."""
-        mean: Tensor = self.decoder(z).mean
+        """The mean of p(x | z), in evaluation mode."""
+        with evaluating(self):
+            mean: Tensor = self.decoder(z).mean
         return mean
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """The mean of p(x | e(x))."""
-        return self.decode(self.encoder(x))
+        """The mean of p(x | e(x)), in evaluation mode."""
+        with evaluating(self):
+            return self.decode(self.encoder(x))
 
     def sample(self, n: int, *, cond: Tensor | None = None, generator: Rng = None) -> Tensor:
         """N draws of x, (n, *event), with z from the prior.

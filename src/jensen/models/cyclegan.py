@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from jensen.core.modes import evaluating
+
 SIDES = ("a", "b")
 
 
@@ -27,7 +29,7 @@ class CycleGAN(nn.Module):
         self.a_to_b, self.b_to_a = a_to_b, b_to_a
 
     def translate(self, x: Tensor, to: str = "b") -> Tensor:
-        """Pictures of the other side as pictures of the side `to`.
+        """Pictures of the other side as pictures of the side `to`, in evaluation mode.
 
         Args:
             x: (B, *event).
@@ -38,7 +40,8 @@ class CycleGAN(nn.Module):
         """
         if to not in SIDES:
             raise ValueError(f"to must be a or b, got {to!r}")
-        made: Tensor = (self.a_to_b if to == "b" else self.b_to_a)(x)
+        with evaluating(self):
+            made: Tensor = (self.a_to_b if to == "b" else self.b_to_a)(x)
         return made
 
     def round_trip(self, x: Tensor, via: str = "b") -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from jensen.core.modes import evaluating
 from jensen.core.seeding import Rng, normal
 from jensen.core.shapes import mean_per_example
 from jensen.core.types import Likelihood
@@ -364,9 +365,7 @@ class Diffusion(nn.Module):
             raise ValueError(f"conditions must be {n}, one a row, got {len(cond)}")
         if isinstance(generator, Sequence) and len(generator) != n:
             raise ValueError(f"generators must be {n}, one a row, got {len(generator)}")
-        was_training = self.training
-        self.eval()
-        try:
+        with evaluating(self):
             chunks = []
             for first in range(0, n, settings.chunk):
                 rows = slice(first, min(first + settings.chunk, n))
@@ -378,8 +377,6 @@ class Diffusion(nn.Module):
                 if on_chunk is not None:
                     on_chunk(len(chunks[-1]))
             return torch.cat(chunks)
-        finally:
-            self.train(was_training)
 
     def _chunk(
         self,

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from jensen.core.modes import evaluating
 from jensen.core.seeding import Rng, normal
 from jensen.diffusion import slerp
 
@@ -79,13 +80,9 @@ class GAN(nn.Module):
         """
         if not len(z) or tuple(z.shape[1:]) != self.shape:
             raise ValueError(f"z must be rows of shape {self.shape}, got shape {tuple(z.shape)}")
-        was_training = self.training
-        self.eval()
-        try:
+        with evaluating(self):
             padded = torch.cat([z, z[:1].expand(-len(z) % CHUNK, *self.shape)])
             return torch.cat([self(part) for part in padded.split(CHUNK)])[: len(z)]
-        finally:
-            self.train(was_training)
 
     def sample(self, n: int, *, cond: Tensor | None = None, generator: Rng = None) -> Float[Tensor, "n ..."]:
         """N draws of x, (n, *event), without a gradient.

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
+from jensen.core.modes import evaluating
 from jensen.core.seeding import Rng, drawing
-from jensen.core.types import Likelihood
-from jensen.variational.importance import log_likelihood
-from jensen.variational.trace import Layer, Trace
+from jensen.core.types import Measure
+from jensen.distributions.measure import measure
+from jensen.variational.importance import Estimate, log_likelihood
+from jensen.variational.trace import Layer, Trace, log_prob
 
 
 class LatentChain(nn.Module, ABC):
@@ -30,12 +30,12 @@ class LatentChain(nn.Module, ABC):
     Attributes:
         event: shape of one x.
         events: shape of one $z_l$, for each layer.
-        measure: of $p(x | z_1)$.
+        measure: whether $p(x | z_1)$ is a mass or a density, as its family says.
     """
 
     event: tuple[int, ...]
     events: tuple[tuple[int, ...], ...]
-    measure: Literal["mass", "density"]
+    measure: Measure
 
     def __init__(self, decoders: Sequence[nn.Module], prior: nn.Module):
         super().__init__()
@@ -70,7 +70,7 @@ class LatentChain(nn.Module, ABC):
         return Trace(
             log_px=self.log_px(x, tuple(layer.z for layer in layers)),
             kl=tuple(term.sum(-1).expand(samples, len(x)) for term in terms),
-            log_q=tuple(layer.held.log_prob(layer.z.detach()) for layer in layers),
+            log_q=tuple(log_prob(layer.held, layer.z.detach()) for layer in layers),
             analytic=closed,
             pathwise=tuple(reparameterized and layer.q.has_rsample for layer in layers),
             coordinates=tuple(term.expand(samples, len(x), -1) for term in terms),
@@ -96,11 +96,7 @@ class LatentChain(nn.Module, ABC):
     def log_prior(self, z: tuple[Tensor, ...]) -> Tensor:
         """Log p(z) in nats, of the shape of the draws."""
         laws = [self.law(layer, above) for layer, above in enumerate((*z[1:], None), start=1)]
-        log_prior: Tensor = sum(
-            (law.log_prob(value) for law, value in zip(laws, z, strict=True)),
-            start=torch.zeros((), device=z[0].device, dtype=z[0].dtype),
-        )
-        return log_prior
+        return torch.stack([log_prob(law, value) for law, value in zip(laws, z, strict=True)]).sum(0)
 
     def log_px(self, x: Tensor, z: tuple[Tensor, ...]) -> Tensor:
         """Log p(x | z) in nats, (K, B), for x (B, *event).
@@ -109,16 +105,16 @@ class LatentChain(nn.Module, ABC):
             ValueError: for an x of another shape, or data outside the decoder's range.
         """
         self._check(x)
-        log_px: Tensor = self.decoders[0](z[0]).log_prob(x)
-        return log_px
+        return log_prob(self.decoders[0](z[0]), x)
 
     def decode(self, z: Tensor) -> Tensor:
-        """The mean of p(x | z_1)."""
-        mean: Tensor = self.decoders[0](z).mean
+        """The mean of p(x | z_1), in evaluation mode."""
+        with evaluating(self):
+            mean: Tensor = self.decoders[0](z).mean
         return mean
 
     def sample(self, n: int, *, cond: Tensor | None = None, generator: Rng = None) -> Tensor:
-        """N draws of x, (n, *event).
+        """N draws of x, (n, *event), in evaluation mode.
 
         Args:
             n: at least 1.
@@ -138,7 +134,7 @@ class LatentChain(nn.Module, ABC):
         samples: int = 5000,
         proposal: str = "encoder",
         generator: torch.Generator | None = None,
-    ) -> Likelihood:
+    ) -> Estimate:
         """Importance-sampled log p(x) with its standard error: `jensen.variational.log_likelihood`.
 
         Raises:
@@ -164,7 +160,7 @@ class LatentChain(nn.Module, ABC):
                 z = law.sample()
                 events.insert(0, tuple(law.event_shape))
             self.event, self.events = events[0], tuple(events[1:])
-            self.measure = "mass" if law.support is not None and law.support.is_discrete else "density"
+            self.measure = measure(law)
             self._try_q(z[0])
 
     @abstractmethod
@@ -319,18 +315,6 @@ class LadderVAE(LatentChain):
             law = self.law(layer, z)
             _need_gaussian(law)
             z = law.mean
-
-
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for every module inside, and back to what each was."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from jensen.core.modes import evaluating
 from jensen.core.seeding import Rng, normal
 from jensen.core.shapes import right_pad
 from jensen.score import annealed_langevin, tweedie
@@ -128,14 +129,15 @@ class ScoreModel(nn.Module):
     def score(
         self, x: Float[Tensor, "b ..."], level: int = -1, *, cond: Tensor | None = None
     ) -> Float[Tensor, "b ..."]:
-        """The model's gradient of log density in x, of data noised by `scale` times the level's sigma.
+        """The gradient in x of the log density of data noised by `scale` times the level's sigma, in evaluation mode.
 
         Args:
             x: (B, *shape), of the scale of the data.
             level: index of the noise level; the last is the smallest.
             cond: (B, ...) conditions, or None.
         """
-        return self._score(cond)(self.standardize(x), self.sigmas[level].expand(len(x))) / self.scale
+        with evaluating(self):
+            return self._score(cond)(self.standardize(x), self.sigmas[level].expand(len(x))) / self.scale
 
     def _score(self, cond: Tensor | None) -> Callable[[Tensor, Tensor], Tensor]:
         extra = () if cond is None else (cond,)
@@ -173,9 +175,7 @@ class ScoreModel(nn.Module):
             raise ValueError(f"conditions must be {n}, one a row, got {len(cond)}")
         if isinstance(generator, Sequence) and len(generator) != n:
             raise ValueError(f"generators must be {n}, one a row, got {len(generator)}")
-        was_training = self.training
-        self.eval()
-        try:
+        with evaluating(self):
             chunks = []
             for first in range(0, n, settings.chunk):
                 rows = slice(first, min(first + settings.chunk, n))
@@ -183,8 +183,6 @@ class ScoreModel(nn.Module):
                 part = None if cond is None else cond[rows]
                 chunks.append(self._chunk(rows.stop - first, part, rng, settings, on_step))
             return torch.cat(chunks)
-        finally:
-            self.train(was_training)
 
     def _chunk(
         self,

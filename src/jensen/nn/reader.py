@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from jensen.core.modes import evaluating
+
 
 def _block(channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(
@@ -55,9 +57,7 @@ class Reader(nn.Module):
         self, x: Float[Tensor, "b c h w"], chunk: int = 500
     ) -> tuple[Int[Tensor, "b length"], Float[Tensor, "b length"]]:
         """The likeliest character at each place, and its probability; in evaluation mode."""
-        was_training = self.training
-        self.eval()
-        logits = torch.cat([self(part) for part in x.split(chunk)])
-        self.train(was_training)
+        with evaluating(self):
+            logits = torch.cat([self(part) for part in x.split(chunk)])
         best = logits.softmax(-1).max(-1)
         return best.indices, best.values

@@ -218,10 +218,10 @@ class LatentRecipe(Recipe):
 
     def likelihoods(self, evaluation: dict[str, Any]) -> list[Likely]:
         dims, log_p, elbo = evaluation["dims"], evaluation["log_p"], evaluation["elbo"]
-        name = f"importance sampling, K = {evaluation['samples']}"
+        name, measure = f"importance sampling, K = {evaluation['samples']}", evaluation["measure"]
         return [
-            Likely(name, log_p["mean"], log_p["stderr"], "estimate", "mass", dims),
-            Likely("evidence lower bound", elbo["mean"], elbo["stderr"], "lower bound", "mass", dims),
+            Likely(name, log_p["mean"], log_p["stderr"], "estimate", measure, dims),
+            Likely("evidence lower bound", elbo["mean"], elbo["stderr"], "lower bound", measure, dims),
         ]
 
     def classes(self) -> tuple[Classifier, Tensor] | None:

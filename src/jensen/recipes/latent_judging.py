@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +12,6 @@ import torch
 from torch import Tensor
 
 from jensen.core.seeding import drawing, generator
-from jensen.core.types import Likelihood
 from jensen.data.pictures import sheet
 from jensen.data.pool import to_bytes
 from jensen.diffusion import slerp
@@ -22,7 +22,7 @@ from jensen.recipes.base import Track
 from jensen.recipes.folder import command, save_image
 from jensen.recipes.judging import mean_of, nats
 from jensen.recipes.page import Card, Picture, Section, Table, previews, training_curves, write_page
-from jensen.variational import gap_split, log_likelihood, lower_bound
+from jensen.variational import Estimate, gap_split, log_likelihood, lower_bound, pareto_limit
 from jensen.variational.collapse import CollapseReport, LayerUse, collapse_report
 
 if TYPE_CHECKING:
@@ -49,18 +49,20 @@ class Judge:
         settings, device = self.recipe.judging, next(self.model.parameters()).device
         x = kept[: settings.rows].to(device)
         rng = generator(self.recipe.seed, device)
-        log_p, ess = self._log_p(x, f"log p, K = {settings.samples}", rng)
-        trained, _ = self._log_p(seen[: len(x)].to(device), "log p of training data", rng)
+        log_p = self._log_p(x, f"log p, K = {settings.samples}", rng)
+        trained = self._log_p(seen[: len(x)].to(device), "log p of training data", rng)
         bound = lower_bound(self.model, x, samples=100, generator=rng)
         dims = x[0].numel()
         found: dict[str, Any] = {
             "rows": len(x),
             "dims": dims,
             "samples": settings.samples,
+            "measure": log_p.measure,
             "log_p": mean_of(log_p),
             "log_p_training": mean_of(trained),
             "bits_per_dim": float(bits_per_dim(log_p.value.mean(), dims)),
-            "effective_samples": {"median": float(ess.median()), "least": float(ess.min())},
+            "effective_samples": {"median": float(log_p.ess.median()), "least": float(log_p.ess.min())},
+            "pareto_k": _tails(log_p, settings.samples),
             "elbo": mean_of(bound),
         }
         if self.recipe.network.kind == "gaussian" and len(self.recipe.network.latents) == 1:
@@ -70,22 +72,21 @@ class Judge:
         self._draw(x, rng)
         return found
 
-    def _log_p(self, x: Tensor, name: str, rng: torch.Generator) -> tuple[Likelihood, Tensor]:
+    def _log_p(self, x: Tensor, name: str, rng: torch.Generator) -> Estimate:
         advance = self.track(name, len(x))
         parts = []
         for rows in x.split(CHUNK):
             parts.append(log_likelihood(self.model, rows, samples=self.recipe.judging.samples, generator=rng))
             advance(len(rows))
-        first, errors = parts[0], [p.stderr for p in parts if p.stderr is not None]
-        value, ess = torch.cat([p.value for p in parts]), torch.cat([p.ess for p in parts])
-        return Likelihood(value, first.kind, first.measure, torch.cat(errors)), ess
+        return Estimate.joined(parts, like=x)
 
     def _gap(self, x: Tensor, rng: torch.Generator) -> dict[str, Any]:
         advance = self.track("splitting the gap", 1)
         split = gap_split(self.model, x, steps=self.recipe.judging.refine_steps, generator=rng)
         advance(1)
         parts = {"whole": split.total, "approximation": split.approximation, "amortization": split.amortization}
-        return {"rows": len(x), **{name: mean_of(gap) for name, gap in parts.items()}}
+        left = {"mean": float(split.left.mean()), "most": float(split.left.max())}
+        return {"rows": len(x), "left": left, **{name: mean_of(gap) for name, gap in parts.items()}}
 
     def _collapse(self, x: Tensor, rng: torch.Generator) -> CollapseReport:
         advance = self.track("looking at the latents", 1)
@@ -123,10 +124,8 @@ class Judge:
                 f"log p of {found['rows']} pictures never trained on, K = {found['samples']}",
                 f"{nats(log_p)}, {found['bits_per_dim']:.4f} bits a dimension",
             ),
-            (
-                "  its own noise; effective samples",
-                f"{log_p['noise']:.4f} nats; {ess['median']:.0f} of the median picture",
-            ),
+            ("  its own noise; effective samples", f"{_noise(log_p)}; {ess['median']:.0f} of the median picture"),
+            ("  tails of its weights, Pareto k", _tail_words(found)),
             ("log p of as many that it was trained on", nats(found["log_p_training"])),
             ("evidence lower bound", nats(found["elbo"])),
         ]
@@ -136,12 +135,39 @@ class Judge:
                 (f"log p less the bound, of {gap['rows']}", nats(gap["whole"])),
                 ("  of which the family of q loses", nats(gap["approximation"])),
                 ("  and the encoder within it", nats(gap["amortization"])),
+                ("  what the best q found may lack", _left_words(gap)),
             ]
         for number, layer in enumerate(found["collapse"]["layers"], start=1):
             top = number == len(found["collapse"]["layers"])
             rows.append((f"layer {number}: {layer['verdict']}", _layer_words(layer, top)))
         rows.append(("collapse", found["collapse"]["words"]))
         return rows
+
+
+def _tails(found: Estimate, samples: int) -> dict[str, Any]:
+    """Pareto k of the weights: the median picture's, the largest, and how many are beyond what is believed."""
+    k, limit = found.pareto_k, pareto_limit(samples)
+    told = k[~k.isnan()]
+    if not len(told):
+        return {"median": None, "largest": None, "limit": limit, "beyond": None}
+    beyond = int((told > limit).sum())
+    return {"median": float(told.median()), "largest": float(told.max()), "limit": limit, "beyond": beyond}
+
+
+def _tail_words(found: dict[str, Any]) -> str:
+    k = found["pareto_k"]
+    if k["largest"] is None:
+        return f"not to be told of {found['samples']} weights"
+    words = f"median {k['median']:.2f}, largest {k['largest']:.2f}; "
+    return words + f"{k['beyond']} of {found['rows']} above {k['limit']:.2f}, where log p is not to be believed"
+
+
+def _noise(log_p: dict[str, float]) -> str:
+    return f"{log_p['noise']:.4f} nats" if math.isfinite(log_p["noise"]) else "not known"
+
+
+def _left_words(gap: dict[str, Any]) -> str:
+    return f"{gap['left']['mean']:.4f} nats, {gap['left']['most']:.4f} for the worst picture"
 
 
 def interpolations(model: LatentChain, rows: int, between: int, rng: torch.Generator) -> Tensor:
@@ -200,6 +226,7 @@ def _layer(layer: LayerUse) -> dict[str, Any]:
 def _layer_words(layer: dict[str, Any], top: bool) -> str:
     """What a layer is used for; the aggregated posterior of the top layer alone, whose prior has a closed form."""
     words = f"{layer['active']} of {layer['units']} units active, KL {_measured(layer['kl'])}"
+    words += f", I(x; z) {_measured(layer['information'])}"
     if top:
         words += f", KL(q(z) || p(z)) {_measured(layer['divergence'])}"
     words += f", log p(x | z) lost without it {_measured(layer['log_px_lost'])} nats"
@@ -240,7 +267,7 @@ def write_report(recipe: LatentRecipe, folder: Path, found: dict[str, Any], extr
             [Picture(samples / "interpolations.png", "latent interpolations")],
         ),
         *_gap_sections(found.get("gap")),
-        Section("What its layers hold", f"{found['collapse']['words']} {_AGGREGATED}", table=_layers(layers)),
+        Section("What its layers hold", f"{found['collapse']['words']} {_aggregated(found)}", table=_layers(layers)),
         *extra,
         Section("Training", _sentences(recipe.notes()), plots=training_curves(folder, *curves)),
         Section("Draws over training", "The same random numbers, drawn as training went on.", previews(folder)),
@@ -250,7 +277,7 @@ def write_report(recipe: LatentRecipe, folder: Path, found: dict[str, Any], extr
         Card(
             "nats, log p of a picture never trained on",
             f"{log_p['mean']:.2f}",
-            f"± {log_p['stderr']:.2f}, n = {found['rows']}, K = {found['samples']}",
+            f"± {log_p['stderr']:.2f}, n = {found['rows']}, K = {found['samples']}; Pareto k: {_tail_words(found)}",
         ),
         Card("bits a dimension", f"{found['bits_per_dim']:.4f}", f"{found['dims']} dimensions"),
         Card("nats, the evidence lower bound", f"{found['elbo']['mean']:.2f}", f"± {found['elbo']['stderr']:.2f}"),
@@ -292,7 +319,8 @@ def _gap_sections(gap: dict[str, Any] | None) -> list[Section]:
             "Where the bound loses",
             f"log p(x) - ELBO, on {gap['rows']} of the pictures, is what inference loses: a part because no "
             "independent Gaussian is the posterior, a part because the encoder is not the best one for each picture. "
-            "Errors are standard errors over pictures.",
+            "Errors are standard errors over pictures. A further step from the best Gaussian found would win "
+            f"{_left_words(gap)}: so much of the family's part may be the search's.",
             plots=[
                 plots.bars(
                     ["the family", "the encoder"],
@@ -309,21 +337,29 @@ def _gap_sections(gap: dict[str, Any] | None) -> list[Section]:
     ]
 
 
-_AGGREGATED = (
-    "Active units are those whose posterior mean varies by more than 0.01 over the data. KL(q(z) || p(z)) compares all "
-    "posteriors together with the prior: of the top layer, whose prior has a closed form."
-)
+def _aggregated(found: dict[str, Any]) -> str:
+    rows = found["rows"]
+    return (
+        "Active units are those whose posterior mean varies by more than 0.01 over the data. KL(q(z) || p(z)) compares "
+        "all posteriors together with the prior: of the top layer, whose prior has a closed form. I(x; z) is what a "
+        f"layer knows of which picture it sees, of {rows} at most log {rows} = {math.log(rows):.2f} nats: where it is "
+        f"near, KL(q(z) || p(z)) is the KL less {math.log(rows):.2f}, and falls with more pictures."
+    )
+
+
 _GAPS = ("whole", "approximation", "amortization")
 
 
 def _layers(layers: list[dict[str, Any]]) -> Table:
     """What each layer of latents is used for."""
-    head = ["layer", "active units", "KL, nats", "KL(q(z) || p(z)), nats", "log p(x | z) lost without it, nats"]
+    head = ["layer", "active units", "KL, nats", "I(x; z), nats", "KL(q(z) || p(z)), nats"]
+    head.append("log p(x | z) lost without it, nats")
     rows = [
         [
             str(number),
             f"{layer['active']} of {layer['units']}",
             _measured(layer["kl"]),
+            _measured(layer["information"]),
             _measured(layer["divergence"]) if number == len(layers) else "",
             _measured(layer["log_px_lost"]),
         ]

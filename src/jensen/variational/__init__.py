@@ -17,7 +17,7 @@ from jensen.variational.bounds import (
 from jensen.variational.collapse import CollapseReport, LayerUse, Measured, collapse_report
 from jensen.variational.gaps import Gap, GapSplit, ThetaPath, amortization_gap, ascend_theta, gap_split, lower_bound
 from jensen.variational.importance import Estimate, log_likelihood
-from jensen.variational.inference import Inferring, fit_posterior, posterior_table, refine, stochastic_vi
+from jensen.variational.inference import Fitted, Inferring, fit_posterior, posterior_table, refine, stochastic_vi
 from jensen.variational.mean_field import (
     GaussianMixtureVI,
     MixturePrior,
@@ -27,6 +27,7 @@ from jensen.variational.mean_field import (
     table_mean_field,
 )
 from jensen.variational.oracle import LinearGaussian
+from jensen.variational.pareto import pareto_k, pareto_limit
 from jensen.variational.posterior import Posterior, posterior_trace
 from jensen.variational.relaxed import Relaxation
 from jensen.variational.trace import LatentModel, Layer, Trace
@@ -36,6 +37,7 @@ __all__ = [
     "CollapseReport",
     "Constraint",
     "Estimate",
+    "Fitted",
     "Gap",
     "GapSplit",
     "GaussianMixtureVI",
@@ -73,6 +75,8 @@ __all__ = [
     "log_weights",
     "lower_bound",
     "mixture_log_evidence",
+    "pareto_k",
+    "pareto_limit",
     "posterior_table",
     "posterior_trace",
     "refine",

@@ -10,9 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from jensen.core.modes import evaluating
 from jensen.core.seeding import drawing
-from jensen.variational.importance import MEMORY, Estimate, LogMean, bytes_made, require
-from jensen.variational.posterior import latent_events, need_paths
+from jensen.variational.importance import MEMORY, Estimate, LogMean, bytes_made, fits
+from jensen.variational.posterior import as_layers, as_vector, latent_events, need_paths
 from jensen.variational.trace import LatentModel
 
 ACCEPTED = 0.65  # of the moves: the best cost per independent draw (Neal 2011, section 5.4.4)
@@ -37,7 +38,7 @@ def ais_log_likelihood(
     $0 = \beta_0 < \dots < \beta_T = 1$, with one Hamiltonian move that leaves $\pi_t$ as it is at each; a chain's
     weight is $\prod_t p(x|z_{t-1})^{\beta_t - \beta_{t-1}}$, and $E w = p(x)$ exactly, however badly chains mix.
     Step sizes are chosen per datum and temperature by a pilot of 8 chains that accepts 65% of its moves; the chains
-    that count are drawn anew with those sizes held, so that adapting biases nothing.
+    that count are drawn anew with those sizes held, so that adapting biases nothing. The model is in evaluation mode.
 
     Args:
         model: with latents that carry a gradient, on the whole of $R^d$.
@@ -46,14 +47,15 @@ def ais_log_likelihood(
         chains: weights of each datum, at least 1; at least 2 for an error.
         leapfrog: steps of a move, at least 1; a run costs about (chains + 8) T leapfrog gradients a datum.
         generator: of all draws; None takes torch's global one.
-        memory: MiB for the tensors of one chunk's move, all counted as if none were freed.
+        memory: MiB for the tensors of one chunk's move, all counted as if none were freed; a chunk is one datum at
+            least.
 
     Returns:
-        value, standard error and effective chains per datum.
+        value, standard error, effective chains and, with 100 chains, the Pareto k of their weights, per datum.
 
     Raises:
-        ValueError: for steps, chains or leapfrog below 1, no data, latents without a gradient, a prior that cannot
-            be sampled, or a memory that does not hold the chains of one datum.
+        ValueError: for steps, chains or leapfrog below 1, no data, latents without a gradient, or a prior that cannot
+            be sampled.
 
     Source: Neal (2001), equations 3 to 11; the sigmoid temperatures and the use for decoders Wu et al. (2017), which
         adapts step sizes inside the chains that count, as this does not.
@@ -71,15 +73,15 @@ def ais_log_likelihood(
     need_paths("annealed importance sampling", model, x[:1])
     betas = temperatures(steps).tolist()
     most = max(chains, PILOTS)
-    size = bytes_made(lambda: _one_move(model, x[:1], most), x)
-    data = require(memory * 2**20, size, f"{most} chains of one datum")
     pieces = []
-    for part in x.split(data):
-        with drawing(generator):
-            tempered = _Tempered(model, part)
-            sizes = _pilot(tempered, betas, leapfrog)
-            log_w = _anneal(tempered, betas, sizes, chains, leapfrog)
-        pieces.append(LogMean.of(log_w).estimate(model.measure))
+    with evaluating(model):
+        size = bytes_made(lambda: _one_move(model, x[:1], most), x)
+        for part in x.split(fits(memory * 2**20, size)):
+            with drawing(generator):
+                tempered = _Tempered(model, part)
+                sizes = _pilot(tempered, betas, leapfrog)
+                log_w = _anneal(tempered, betas, sizes, chains, leapfrog)
+            pieces.append(LogMean.of(log_w).estimate(model.measure))
     return Estimate.joined(pieces, like=x)
 
 
@@ -130,14 +132,12 @@ class _Tempered:
         self.model, self.x, self.events = model, x, latent_events(model)
 
     def start(self, chains: int) -> _State:
-        z = self.model.prior_sample((chains, len(self.x)))
-        return self.at(torch.cat([layer.flatten(2) for layer in z], dim=2))
+        return self.at(as_vector(self.model.prior_sample((chains, len(self.x)))))
 
     def at(self, z: Tensor) -> _State:
         with torch.enable_grad():
             z = z.detach().requires_grad_()
-            sizes = [math.prod(event) for event in self.events]
-            layers = tuple(v.unflatten(2, event) for v, event in zip(z.split(sizes, 2), self.events, strict=True))
+            layers = as_layers(z, self.events)
             log_prior, log_px = self.model.log_prior(layers), self.model.log_px(self.x, layers)
             (slope_prior,) = torch.autograd.grad(log_prior.sum(), z, retain_graph=True)
             (slope_px,) = torch.autograd.grad(log_px.sum(), z)

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from jensen.core.shapes import single
 from jensen.variational.trace import Trace
 
 Bound = Callable[[Trace], Tensor]
@@ -37,14 +38,14 @@ def log_weights(trace: Trace) -> Float[Tensor, "k b"]:
 
 
 def _joint(trace: Trace) -> Tensor:
-    joint: Tensor = _likelihood(trace) - sum(trace.kl)
+    joint: Tensor = _likelihood(trace) - sum(single(kl) for kl in trace.kl)
     return joint
 
 
 def _likelihood(trace: Trace) -> Tensor:
     if trace.samples < 1:
         raise ValueError(f"samples must be at least 1, got {trace.samples}")
-    return trace.log_px
+    return single(trace.log_px)
 
 
 def elbo(trace: Trace) -> Float[Tensor, " b"]:
@@ -286,7 +287,9 @@ def dreg(trace: Trace) -> Float[Tensor, " b"]:
     """
     value = iwae(trace).detach()
     log_w = log_weights(sticking_the_landing(trace))
-    return _with_gradient(value, (log_w.detach().softmax(0).square() * log_w).sum(0))
+    seen = log_w.detach() > -math.inf  # a draw of weight 0 moves nothing
+    weight = torch.where(seen, log_w.detach().softmax(0), 0)
+    return _with_gradient(value, (weight.square() * torch.where(seen, log_w, 0)).sum(0))
 
 
 def _need_paths(who: str, trace: Trace) -> None:

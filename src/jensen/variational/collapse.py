@@ -12,8 +12,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.distributions import Distribution
 
+from jensen.core.modes import evaluating
 from jensen.core.seeding import drawing
-from jensen.variational.trace import Layer
+from jensen.variational.trace import Layer, log_prob
 
 Classifier = Callable[[Tensor], Tensor]
 """Rows of x to scores, (N, classes)."""
@@ -61,6 +62,8 @@ class LayerUse:
         kl: its term of the bound.
         units: latent numbers.
         active: those whose posterior mean varies over the data by more than the threshold.
+        doubtful: of the others, those of which so few data cannot tell.
+        information: what it knows of which datum x is, I(x; z), at most log N.
         divergence: of its aggregated posterior from its prior.
         log_px_lost: how much log p(x | z) falls when its draws are replaced by its prior's.
         accuracy_lost: how much the accuracy of a classifier falls on what is decoded; None without one.
@@ -70,6 +73,8 @@ class LayerUse:
     kl: Measured
     units: int
     active: int
+    doubtful: int
+    information: Measured
     divergence: Measured
     log_px_lost: Measured
     accuracy_lost: Measured | None
@@ -77,23 +82,31 @@ class LayerUse:
 
     @property
     def silent(self) -> bool:
-        """Whether it says nothing about x."""
-        return self.active == 0
+        """Whether it says nothing about x: no unit is active, nor may be."""
+        return self.active == self.doubtful == 0
 
     @property
     def unread(self) -> bool:
-        """Whether the decoder does as well without it, to 2 standard errors or `least` nats."""
-        return self.log_px_lost.value <= max(2 * self.log_px_lost.stderr, self.least)
+        """Whether the decoder does as well without it: it loses at most `least` nats, and 2 standard errors more."""
+        return self.log_px_lost.value + 2 * self.log_px_lost.stderr <= self.least
 
     @property
     def ignored(self) -> bool:
         return self.silent or self.unread
 
     @property
+    def used(self) -> bool:
+        """Whether some unit is active and the decoder loses more than `least` nats, by 2 standard errors."""
+        return self.active > 0 and self.log_px_lost.value - 2 * self.log_px_lost.stderr > self.least
+
+    @property
     def verdict(self) -> str:
+        """Used, ignored, or undecided, where neither is beyond the errors."""
         if self.silent:
             return "ignored: it says nothing about x"
-        return "ignored: it is written but not read" if self.unread else "used"
+        if self.unread:
+            return "ignored: it is written but not read"
+        return "used" if self.used else "undecided: more data or draws would tell"
 
 
 @dataclass(frozen=True)
@@ -116,25 +129,40 @@ class CollapseReport:
 
     def __str__(self) -> str:
         judged = any(layer.accuracy_lost is not None for layer in self.layers)
-        head = ["layer", "active", "KL", "KL(q(z) || p(z))", "log p(x|z) lost", *["accuracy lost"] * judged, ""]
+        head = ["layer", "active", "KL", "I(x; z)", "KL(q(z) || p(z))", "log p(x|z) lost"]
+        head += [*["accuracy lost"] * judged, ""]
         rows = [head, *(_row(number, layer, judged) for number, layer in enumerate(self.layers, start=1))]
         widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
         lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
-        return "\n".join([f"{self.data} data, {self.samples} draws each; nats", *lines, self.sentence])
+        first = f"{self.data} data, {self.samples} draws each; nats; log {self.data} = {self.log_data:.2f}"
+        return "\n".join([first, *lines, self.sentence])
+
+    @property
+    def undecided(self) -> tuple[int, ...]:
+        """The layers that are neither ignored nor used beyond the errors, counted from 1 next to x."""
+        return tuple(n for n, layer in enumerate(self.layers, start=1) if not layer.ignored and not layer.used)
+
+    @property
+    def log_data(self) -> float:
+        """Log N, the most that a layer can be seen to know of which datum x is."""
+        return math.log(self.data)
 
     @property
     def sentence(self) -> str:
-        """Which layers are ignored, in words."""
-        if not self.ignored:
-            return "Every layer is used."
+        """Which layers are ignored and which undecided, in words."""
         if len(self.ignored) == len(self.layers):
             return "The decoder ignores every latent." if len(self.layers) > 1 else "The decoder ignores its latents."
-        names = " and ".join(map(str, self.ignored))
-        return f"Layers {names} are ignored." if len(self.ignored) > 1 else f"Layer {names} is ignored."
+        told = [_named(n, which) for n, which in ((self.ignored, "ignored"), (self.undecided, "undecided")) if n]
+        return " ".join(told) or "Every layer is used."
+
+
+def _named(layers: tuple[int, ...], which: str) -> str:
+    names = " and ".join(map(str, layers))
+    return f"Layers {names} are {which}." if len(layers) > 1 else f"Layer {names} is {which}."
 
 
 def _row(number: int, layer: LayerUse, judged: bool) -> list[str]:
-    measured = [layer.kl, layer.divergence, layer.log_px_lost, *[layer.accuracy_lost] * judged]
+    measured = [layer.kl, layer.information, layer.divergence, layer.log_px_lost, *[layer.accuracy_lost] * judged]
     return [str(number), f"{layer.active} of {layer.units}", *map(str, measured), layer.verdict]
 
 
@@ -151,19 +179,25 @@ def collapse_report(
     chunk: int = 256,
     generator: torch.Generator | None = None,
 ) -> CollapseReport:
-    r"""What every layer of latents is used for; the model stays in the mode it is in, so call `eval()` first.
+    r"""What every layer of latents is used for, the model in evaluation mode.
 
     - KL: the layer's term of the bound, in closed form where it has one.
     - Active units: $\mathrm{Var}_x(E_{q(z|x)} z) > 0.01$. The mean given the layer below is exact; over the draws
       below it is a mean of `samples`, and the variance the covariance of two halves' means, so that the draws' own
-      noise does not count as activity.
-    - Aggregated posterior: $\mathrm{KL}(q(z) \| p(z))$ with $q(z) = \frac1N \sum_n q(z | x_n)$ of the data given
-      (they are the population), over one draw of each $q(z | x_n)$: unbiased for the layer that sees x and a prior
-      of closed form. A layer above the first is conditioned on one draw of the layer below per datum, and the prior
-      of a layer below the top is a mixture over N draws from above: both push the estimate up, less with more data.
+      noise does not count as activity. A unit within 2 standard errors of the threshold is doubtful.
+    - Information and aggregated posterior: of $q(z) = \frac1N \sum_n q(z | x_n)$ of the data given (they are the
+      population), over one draw of each $q(z | x_n)$, $I(x; z) = E \log q(z | x) / q(z)$ and
+      $\mathrm{KL}(q(z) \| p(z)) = \mathrm{KL} - I(x; z)$: unbiased for the layer that sees x and a prior of closed
+      form. $I \le \log N$: where it is near, the N posteriors lie apart, and the second is the KL less log N,
+      whatever the prior and for all that more data would show. A layer above the first is conditioned on one draw of
+      the layer below per datum, and the prior of a layer below the top is a mixture over N draws from above: both
+      push the estimates up, less with more data.
     - Loss of $\log p(x | z)$ (and accuracy): layers above l keep their draws and those below are drawn from the
       model in both cases; layer l once from q, once from its prior given the layers above. Summed over l this is
       the loss when all latents come from the prior.
+
+    A layer is ignored if no unit is active or at most `least` nats are lost, used if some is and more are, each by 2
+    standard errors; else it is undecided.
 
     Args:
         model: a VAE, a hierarchy.
@@ -194,25 +228,26 @@ def collapse_report(
     if labels is not None and len(labels) != len(data):
         raise ValueError(f"labels must be {len(data)}, one a datum, got {len(labels)}")
     labelled = data.new_zeros(len(data)) if labels is None else labels
-    with drawing(generator):
+    with evaluating(model), drawing(generator):
         pieces = [
             _measure(model, x, samples, None if classifier is None else _Judge(model, classifier, y))
             for x, y in zip(data.split(chunk), labelled.split(chunk), strict=True)
         ]
-        divergences = _aggregated_divergences(model, data, chunk)
+        aggregated = _aggregated(model, data, chunk)
     columns = [[torch.cat(parts) for parts in zip(*layer, strict=True)] for layer in zip(*pieces, strict=True)]
     return CollapseReport(
         tuple(
             LayerUse(
                 kl=Measured.of(term),
                 units=first[0].numel(),
-                active=int((_covariance(first, second) > threshold).sum()),
+                **_activity(first, second, threshold),
+                information=information,
                 divergence=divergence,
                 log_px_lost=Measured.of(lost),
                 accuracy_lost=Measured.of(wrong[0]) if wrong else None,
                 least=least,
             )
-            for (term, first, second, lost, *wrong), divergence in zip(columns, divergences, strict=True)
+            for (term, first, second, lost, *wrong), (information, divergence) in zip(columns, aggregated, strict=True)
         ),
         len(data),
         samples,
@@ -252,29 +287,33 @@ def _measure(model: Hierarchy, x: Tensor, samples: int, judge: _Judge | None) ->
     return measured
 
 
-def _covariance(a: Tensor, b: Tensor) -> Tensor:
-    """Of every coordinate, over rows."""
-    return ((a - a.mean(0)) * (b - b.mean(0))).sum(0) / (len(a) - 1)
+def _activity(a: Tensor, b: Tensor, threshold: float) -> dict[str, int]:
+    """Coordinates whose covariance over rows is above the threshold, and of the others those that may be."""
+    products = (a - a.mean(0)) * (b - b.mean(0))
+    covariance, stderr = products.sum(0) / (len(a) - 1), products.std(0) / len(a) ** 0.5
+    active = covariance > threshold
+    return {"active": int(active.sum()), "doubtful": int((~active & (covariance + 2 * stderr > threshold)).sum())}
 
 
-def _aggregated_divergences(model: Hierarchy, data: Tensor, chunk: int) -> list[Measured]:
-    """KL(q(z_l) || p(z_l)) of every layer, over one draw for each datum."""
+def _aggregated(model: Hierarchy, data: Tensor, chunk: int) -> list[tuple[Measured, Measured]]:
+    """I(x; z_l) and KL(q(z_l) || p(z_l)) of every layer, over one draw for each datum."""
     pieces = [model.infer(x, samples=1) for x in data.split(chunk)]
     top = len(pieces[0])
     prior = model.prior_sample((len(data),)) if top > 1 else ()
-    divergences = []
+    found = []
     for number, parts in enumerate(zip(*pieces, strict=True), start=1):
         z = torch.cat([part.z[0] for part in parts])
+        own = torch.cat([log_prob(part.q, part.z).squeeze(0) for part in parts])
         log_q = _log_mixture([part.q for part in parts], z, chunk)
         if number == top:
-            log_p = model.law(top).log_prob(z)
+            log_p = log_prob(model.law(top), z)
         else:
             log_p = _log_mixture([model.law(number, above) for above in prior[number].split(chunk)], z, chunk)
-        divergences.append(Measured.of(log_q - log_p))
-    return divergences
+        found.append((Measured.of(own - log_q), Measured.of(log_q - log_p)))
+    return found
 
 
 def _log_mixture(laws: Sequence[Distribution], z: Tensor, chunk: int) -> Tensor:
     """Log density at z (N, *event) of the equal mixture of all the laws, whose batches have N in all, (N,)."""
-    rows = [torch.cat([law.log_prob(some[:, None]) for law in laws], 1).logsumexp(1) for some in z.split(chunk)]
+    rows = [torch.cat([log_prob(law, some[:, None]) for law in laws], 1).logsumexp(1) for some in z.split(chunk)]
     return torch.cat(rows) - math.log(len(z))

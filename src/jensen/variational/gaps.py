@@ -10,9 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
+from jensen.core.modes import evaluating
 from jensen.core.types import Likelihood
 from jensen.variational.bounds import log_weights
-from jensen.variational.importance import MEMORY, Weigh, fold_weights, log_likelihood, weighing
+from jensen.variational.importance import MEMORY, Weigh, fold_weights, log_likelihood, precision, weighing
 from jensen.variational.inference import fit_posterior, gaussians, moments
 from jensen.variational.oracle import LinearGaussian
 from jensen.variational.posterior import Posterior, check_posterior, draw
@@ -26,17 +27,19 @@ class Gap:
     Attributes:
         value: (B,) nats; its noise may make it negative.
         stderr: (B,), that noise.
+        left: (B,) nats by which a best q in it may fall short of the best, as `fit_posterior` says; None without one.
     """
 
     value: Float[Tensor, " b"]
     stderr: Float[Tensor, " b"]
+    left: Float[Tensor, " b"] | None = None
 
     @classmethod
-    def between(cls, higher: Likelihood, lower: Likelihood) -> Gap:
+    def between(cls, higher: Likelihood, lower: Likelihood, left: Tensor | None = None) -> Gap:
         """Of independent estimates; one without an error counts as exact."""
         errors = [e for e in (higher.stderr, lower.stderr) if e is not None]
         square = torch.stack([e.square() for e in errors]).sum(0) if errors else torch.zeros_like(lower.value)
-        return cls(higher.value - lower.value, square.sqrt())
+        return cls(higher.value - lower.value, square.sqrt(), left)
 
 
 @dataclass(frozen=True)
@@ -49,21 +52,23 @@ class GapSplit:
         log_p: of each datum.
         best: the bound of the best mean-field Gaussian q*.
         encoder: the bound of the encoder's q.
+        left: (B,) nats that a step from q* would still win: what is wrongly put down to the family.
     """
 
     log_p: Likelihood
     best: Likelihood
     encoder: Likelihood
+    left: Float[Tensor, " b"]
 
     @property
     def approximation(self) -> Gap:
         """What the family loses: KL(q* || p(z|x))."""
-        return Gap.between(self.log_p, self.best)
+        return Gap.between(self.log_p, self.best, self.left)
 
     @property
     def amortization(self) -> Gap:
         """What the encoder loses within it; negative if the encoder's family is richer."""
-        return Gap.between(self.best, self.encoder)
+        return Gap.between(self.best, self.encoder, self.left)
 
     @property
     def total(self) -> Gap:
@@ -79,7 +84,7 @@ def lower_bound(
     generator: torch.Generator | None = None,
     memory: float = MEMORY,
 ) -> Likelihood:
-    r"""The ELBO per datum with its standard error: the mean of log p(x, z) / q(z|x) over K draws.
+    r"""The ELBO per datum with its standard error: the mean of log p(x, z) / q(z|x) over K draws, in evaluation mode.
 
     Args:
         model: any latent-variable model.
@@ -98,11 +103,11 @@ def lower_bound(
     """
     if samples < 2:
         raise ValueError(f"samples must be at least 2, for an error, got {samples}")
-    with torch.no_grad():
+    with torch.no_grad(), evaluating(model):
         means = fold_weights(_Mean.of, _weighing(model, x, q), x, samples, generator, memory)
     value = torch.cat([m.mean for m in means])
     stderr = torch.cat([(m.squares / (m.count - 1) / m.count).sqrt() for m in means])
-    dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
+    dtype = precision(x)
     return Likelihood(value.to(dtype), "lower bound", model.measure, stderr.to(dtype))
 
 
@@ -164,7 +169,7 @@ def amortization_gap(
         model: with latents that carry a gradient.
         x: data, (B, ...).
         samples: draws that each bound is judged by, at least 2.
-        steps: of `fit_posterior`.
+        steps: of `fit_posterior`, which warns where it did not come to the best q.
         start: of `fit_posterior`; "prior" for a model that cannot show its encoder.
         generator: of all draws; None takes torch's global one.
         memory: MiB for the tensors of one chunk.
@@ -181,8 +186,8 @@ def amortization_gap(
     True
     """
     best = fit_posterior(model, x, steps=steps, start=start, generator=generator, memory=memory)
-    bounds = [lower_bound(model, x, samples, q, generator, memory) for q in (best, "encoder")]
-    return Gap.between(*bounds)
+    of_best, of_encoder = (lower_bound(model, x, samples, q, generator, memory) for q in (best, "encoder"))
+    return Gap.between(of_best, of_encoder, best.left)
 
 
 def gap_split(
@@ -212,8 +217,8 @@ def gap_split(
     if log_p is None:
         log_p = log_likelihood(model, x, generator=generator, memory=memory)
     best = fit_posterior(model, x, steps=steps, start=start, generator=generator, memory=memory)
-    bounds = [lower_bound(model, x, samples, q, generator, memory) for q in (best, "encoder")]
-    return GapSplit(log_p, *bounds)
+    of_best, of_encoder = (lower_bound(model, x, samples, q, generator, memory) for q in (best, "encoder"))
+    return GapSplit(log_p, of_best, of_encoder, best.left)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial, reduce
 from operator import add
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -15,9 +15,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from jensen.core.modes import evaluating
 from jensen.core.seeding import drawing
-from jensen.core.types import Likelihood
+from jensen.core.shapes import single
+from jensen.core.types import Likelihood, Measure
 from jensen.variational.bounds import log_weights
+from jensen.variational.pareto import pareto_k, pareto_limit, tail_length
 from jensen.variational.posterior import Posterior, check_posterior, draw
 from jensen.variational.trace import LatentModel
 
@@ -32,20 +35,23 @@ class Estimate(Likelihood):
     r"""Log p(x) as the logarithm of a mean of weights.
 
     Attributes:
-        stderr: (B,), of the logarithm: the weights' relative standard error (delta method); infinite for one weight.
-            It knows only the weights that were seen: believe it where the effective samples are many.
+        stderr: (B,), of the logarithm: the weights' relative standard error (delta method). It knows only the weights
+            that were seen; so it is infinite where their tail is too heavy for it, k above $\min(1 - 1/\log_{10} K,
+            0.7)$, and, where k cannot be told, with no more than $\sqrt K$ effective samples.
         ess: (B,) effective samples $(\sum w)^2 / \sum w^2$, between 1 and their number.
+        pareto_k: (B,), k of the weights' tail (`jensen.variational.pareto`): $-\infty$ of equal weights, nan where it
+            cannot be told.
     """
 
     ess: Float[Tensor, " b"] = field(kw_only=True)
+    pareto_k: Float[Tensor, " b"] = field(kw_only=True)
 
     @classmethod
     def joined(cls, pieces: Sequence[Estimate], like: Tensor) -> Estimate:
-        """Estimates of pieces of the data as one, in the float dtype of the data."""
-        dtype = like.dtype if like.is_floating_point() else torch.get_default_dtype()
-        columns = zip(*((p.value, p.stderr, p.ess) for p in pieces), strict=True)
-        value, stderr, ess = (torch.cat(column).to(dtype) for column in columns)
-        return cls(value, "estimate", pieces[0].measure, stderr, ess=ess)
+        """Estimates of pieces of the data as one, in the float dtype of the data, in single precision at least."""
+        columns = zip(*((p.value, p.stderr, p.ess, p.pareto_k) for p in pieces), strict=True)
+        value, stderr, ess, k = (torch.cat(column).to(precision(like)) for column in columns)
+        return cls(value, "estimate", pieces[0].measure, stderr, ess=ess, pareto_k=k)
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,8 @@ class LogMean:
         count: K so far.
         log_sum: (B,) float64 $\log \sum w$.
         log_squares: (B,) float64 $\log \sum w^2$.
+        largest: (m, B) float64, the largest of the $\log w$, the largest first.
+        keep: how many of them at most; None for all.
 
     Source: Owen (2013), chapter 9: equation 9.13 for the effective samples, section 2.7 for the delta method.
 
@@ -68,25 +76,46 @@ class LogMean:
     count: int
     log_sum: Float[Tensor, " b"]
     log_squares: Float[Tensor, " b"]
+    largest: Float[Tensor, "m b"]
+    keep: int | None = None
 
     @classmethod
-    def of(cls, log_w: Float[Tensor, "k b"]) -> LogMean:
+    def of(cls, log_w: Float[Tensor, "k b"], keep: int | None = None) -> LogMean:
         log_w = log_w.double()
-        return cls(len(log_w), log_w.logsumexp(0), (2 * log_w).logsumexp(0))
+        return cls(len(log_w), log_w.logsumexp(0), (2 * log_w).logsumexp(0), _largest(log_w, keep), keep)
 
     def __add__(self, other: LogMean) -> LogMean:
         return LogMean(
             self.count + other.count,
             torch.logaddexp(self.log_sum, other.log_sum),
             torch.logaddexp(self.log_squares, other.log_squares),
+            _largest(torch.cat([self.largest, other.largest]), self.keep),
+            self.keep,
         )
 
-    def estimate(self, measure: Literal["mass", "density"]) -> Estimate:
+    def estimate(self, measure: Measure) -> Estimate:
         """What the weights so far say, float64."""
         ess = torch.where(self.log_sum.isinf(), 0.0, (2 * self.log_sum - self.log_squares).exp())
         scatter = (self.count / ess - 1).clamp_min(0)  # the weights' squared coefficient of variation
-        stderr = (scatter / (self.count - 1)).sqrt() if self.count > 1 else torch.full_like(ess, math.inf)
-        return Estimate(self.log_sum - math.log(self.count), "estimate", measure, stderr, ess=ess)
+        k = pareto_k(self.largest, self.count)
+        doubted = torch.where(k.isnan(), ess <= self.count**0.5, k > pareto_limit(self.count))
+        stderr = torch.where(doubted, math.inf, (scatter / (self.count - 1 or 1)).sqrt())
+        value = self.log_sum - math.log(self.count)
+        return Estimate(value, "estimate", measure, stderr, ess=ess, pareto_k=k)
+
+
+def _largest(log_w: Tensor, keep: int | None) -> Tensor:
+    """The largest of each column, the largest first."""
+    return log_w.topk(min(keep or len(log_w), len(log_w)), dim=0).values
+
+
+def precision(x: Tensor) -> torch.dtype:
+    """What likelihoods of x are told in: its own float dtype, single precision at least.
+
+    >>> precision(torch.ones(1, dtype=torch.bfloat16)), precision(torch.ones(1, dtype=torch.long))
+    (torch.float32, torch.float32)
+    """
+    return single(x).dtype if x.is_floating_point() else torch.get_default_dtype()
 
 
 @torch.no_grad()
@@ -102,7 +131,8 @@ def log_likelihood(
 
     $\log \frac1K \sum_k p(x, z_k) / q(z_k|x)$ with $z_k \sim q(z|x)$: the encoder's q, as everybody reports with
     K = 5000; the prior (plain Monte Carlo: its weights p(x|z) vary enormously beyond a few dimensions); or any other.
-    The estimate of p(x) is unbiased; that of log p(x) is low by about half its squared error.
+    The estimate of p(x) is unbiased; that of log p(x) is low by about half its squared error. A proposal that misses
+    where the posterior is leaves a heavy tail of weights, and an infinite error. The model is in evaluation mode.
 
     The draws come chunk by chunk from one generator: equal generator and memory give equal numbers, another memory
     other draws of the same law. Chunks are put together exactly, to float64 rounding.
@@ -114,16 +144,16 @@ def log_likelihood(
         proposal: "encoder", "prior", or a function from x to one distribution a layer, called once
             for two data, to see what they take, then once a chunk of data.
         generator: of all draws; None takes torch's global one.
-        memory: MiB for the tensors of one chunk, all counted as if none were freed: an upper bound on their peak.
+        memory: MiB for the tensors of one chunk, all counted as if none were freed: an upper bound on their peak,
+            unless one sample of one datum is more.
 
     Returns:
-        value, standard error and effective samples per datum.
+        value, standard error, effective samples and the Pareto k of the weights, per datum.
 
     Raises:
-        ValueError: for fewer than 1 sample, no data, an unknown proposal or one whose batch or event does not fit, a
-            memory that does not hold one sample of one datum.
+        ValueError: for fewer than 1 sample, no data, an unknown proposal or one whose batch or event does not fit.
 
-    Source: Burda et al. (2016), equation 8 at large K; Rezende et al. (2014), appendix E.
+    Source: Burda et al. (2016), equation 8 at large K; Rezende et al. (2014), appendix E; Vehtari et al. (2024) for k.
 
     >>> from jensen.core.seeding import generator
     >>> from jensen.variational import LinearGaussian
@@ -132,7 +162,9 @@ def log_likelihood(
     >>> bool(((estimate.value - model.log_prob(x)).abs() < 3 * estimate.stderr).all())
     True
     """
-    means = fold_weights(LogMean.of, lambda rows: weighing(model, x[rows], proposal), x, samples, generator, memory)
+    of = partial(LogMean.of, keep=tail_length(samples) + 1)
+    with evaluating(model, proposal):
+        means = fold_weights(of, lambda rows: weighing(model, x[rows], proposal), x, samples, generator, memory)
     return Estimate.joined([mean.estimate(model.measure) for mean in means], like=x)
 
 
@@ -183,11 +215,13 @@ def _cost(weighing: Callable[[slice], Weigh], x: Tensor) -> tuple[int | float, i
 
 
 def _shape(memory: float, datum: int | float, sample: int | float, data: int, samples: int) -> tuple[int, int]:
-    """Data and samples of a chunk, where k samples of b data take at most b (datum + k sample) bytes of the memory."""
-    require(memory, datum + sample, "one sample of one datum")
-    together = min(samples, ENCODED, int((memory - datum) // sample))
-    data = min(data, int(memory // (datum + together * sample)))
-    return data, min(samples, int((memory / data - datum) // sample))
+    """Data and samples of a chunk, where k samples of b data take at most b (datum + k sample) bytes of the memory.
+
+    One of each where that is more than there is.
+    """
+    together = min(samples, ENCODED, max(int((memory - datum) // sample), 1))
+    data = min(data, fits(memory, datum + together * sample))
+    return data, min(samples, max(int((memory / data - datum) // sample), 1))
 
 
 def weighing(model: LatentModel, x: Tensor, proposal: Proposal) -> Weigh:
@@ -212,12 +246,9 @@ def parts(total: int, size: int) -> Iterator[int]:
     yield from (min(size, total - start) for start in range(0, total, size))
 
 
-def require(memory: float, size: int | float, what: str) -> int:
-    """How often `size` goes into so many bytes of memory: at least once."""
-    times = int(memory // size)
-    if times < 1:
-        raise ValueError(f"memory of {memory / 2**20:g} MiB does not hold {what}: {size / 2**20:.2g} MiB")
-    return times
+def fits(memory: float, size: int | float) -> int:
+    """How often `size` goes into so many bytes of memory; once where it does not, since one has to be done."""
+    return max(int(memory // size), 1)
 
 
 class _Counting(TorchDispatchMode):

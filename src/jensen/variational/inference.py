@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol, runtime_checkable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Protocol, overload, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.distributions import Independent, Normal
+from torch.distributions import Distribution, Independent, Normal
 
+from jensen.core.modes import evaluating
 from jensen.core.seeding import drawing
 from jensen.distributions.conditional import Conditional, DiagonalGaussian
+from jensen.variational.ascent import Objective, ascend, climb, left_to_win, noise
 from jensen.variational.bounds import elbo, sticking_the_landing
-from jensen.variational.importance import MEMORY, bytes_made, require
-from jensen.variational.posterior import Posterior, check_posterior, draw, need_paths
+from jensen.variational.importance import MEMORY, bytes_made, fits
+from jensen.variational.posterior import Posterior, as_layers, check_posterior, draw, latent_events, need_paths
 from jensen.variational.trace import LatentModel, Layer
 
 MOMENTS = 16  # draws of a chain of encoders that its moments are taken from: no more work than a step
+NEAR = 0.05  # nats left to win, up to which a q counts as stationary
 
 
 @runtime_checkable
@@ -44,40 +51,75 @@ def moments(q: Posterior) -> list[Tensor]:
     return [layer.mean for layer in q] + [layer.stddev.log() for layer in q]
 
 
+@dataclass(frozen=True)
+class Fitted(Sequence[Distribution]):
+    """One mean-field Gaussian a layer, as a sequence of them, and how well they were found.
+
+    Attributes:
+        layers: one a layer, batch (B,).
+        left: (B,) nats that a step of natural gradient would still win, 0 where q is stationary: half the slope's
+            square in q's Fisher metric, from two independent sets of draws; its noise may make it negative.
+    """
+
+    layers: tuple[Distribution, ...]
+    left: Float[Tensor, " b"]
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    @overload
+    def __getitem__(self, index: int) -> Distribution: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Distribution, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> Distribution | tuple[Distribution, ...]:
+        return self.layers[index]
+
+    @property
+    def stationary(self) -> Bool[Tensor, " b"]:
+        """Where no more than 0.05 nats are left to win."""
+        return self.left <= NEAR
+
+
 def fit_posterior(
     model: LatentModel,
     x: Float[Tensor, "b ..."],
     *,
     steps: int = 500,
-    rate: float = 0.05,
-    samples: int = 8,
+    rate: float = 1.0,
+    samples: int = 128,
     start: str | Posterior = "prior",
     generator: torch.Generator | None = None,
     memory: float = MEMORY,
-) -> Posterior:
+) -> Fitted:
     r"""The best mean-field Gaussian q of each datum, $\arg\max_q \mathrm{ELBO}(q; x_b)$, all data at once.
 
-    Adam on means and log standard deviations, its rate falling to 0, with the gradient that sticks the landing. No
-    datum's parameters feel another's, so a batch is as good as one at a time.
+    L-BFGS on means and log standard deviations, preconditioned by q's Fisher information and the curvature that the
+    slope tells, with a line search for each datum, on fixed draws whose first two moments are exact: a Gaussian model's
+    optimum is met to rounding. No datum's parameters feel another's, so a batch is as good as one at a time. The model
+    is in evaluation mode.
 
     Args:
         model: with latents that carry a gradient; it is not changed.
         x: data, (B, ...), in chunks of data.
-        steps: at least 0.
-        rate: of the first step, positive.
-        samples: draws of each q in a step, at least 1.
+        steps: at most, at least 0; a datum whose step promises nothing stops before.
+        rate: of a full step, the first that a line search tries, positive.
+        samples: draws of each q, at least 1; rounded up to twice the number of latents, or a multiple of it.
         start: "prior", "encoder" (then it is semi-amortized), or a q of any family: its moments are the start.
         generator: of all draws; None takes torch's global one.
-        memory: MiB for the tensors of one step's chunk, all counted as if none were freed.
+        memory: MiB for the tensors of one step's chunk, all counted as if none were freed; a chunk is one datum at
+            least.
 
     Returns:
-        one Gaussian a layer, batch (B,).
+        one Gaussian a layer, batch (B,), and the nats that are left to win. A warning says where they are many.
 
     Raises:
         ValueError: for steps or samples below their least, a rate not positive, an unknown start, latents without a
-            gradient, a memory that does not hold one datum.
+            gradient.
 
-    Source: Hoffman et al. (2013), section 2; the gradient Roeder et al. (2017).
+    Source: Hoffman et al. (2013), section 2, for the problem; Nocedal & Wright (2006), algorithms 3.1 and 7.4; Khan &
+        Lin (2017), section 3, for the metric.
 
     >>> from jensen.core.seeding import generator
     >>> from jensen.variational import LinearGaussian
@@ -93,20 +135,39 @@ def fit_posterior(
     if not rate > 0:
         raise ValueError(f"rate must be positive, got {rate}")
     need_paths("fitting a posterior", model, x[:1])
-
     if not isinstance(start, str):
         check_posterior(start, model, x)
+    events = latent_events(model)
+    dims = sum(math.prod(event) for event in events)
 
-    def begin(rows: slice) -> list[Tensor]:
-        return _start(model, x[rows], start) if isinstance(start, str) else [v[rows] for v in moments(start)]
+    def begin(rows: slice) -> Tensor:
+        tensors = _start(model, x[rows], start) if isinstance(start, str) else [v[rows] for v in moments(start)]
+        return torch.cat([v.detach().reshape(len(v), -1) for v in tensors], 1)
 
-    with drawing(generator):
-        one = begin(slice(0, 1))
-        size = bytes_made(lambda: _ascend(model, x[:1], one, samples, steps=1, rate=rate), x)
-        data = require(memory * 2**20, size, f"{samples} samples of one datum")
-        chunks = [slice(i, i + data) for i in range(0, len(x), data)]
-        pieces = [_ascend(model, x[rows], begin(rows), samples, steps, rate) for rows in chunks]
-    return gaussians([torch.cat(v) for v in zip(*pieces, strict=True)])
+    def joint(rows: slice) -> Objective:
+        def log_joint(z: Tensor) -> Tensor:
+            parts = as_layers(z, events)
+            return model.log_px(x[rows], parts) + model.log_prior(parts)
+
+        return log_joint
+
+    with evaluating(model), drawing(generator):
+        one = slice(0, 1)
+        first = begin(one)
+        eps, other, third = (noise(samples, dims, first) for _ in range(3))
+        data = fits(memory * 2**20, bytes_made(lambda: climb(joint(one), first, eps), x))
+        found, left = [], []
+        for rows in (slice(i, i + data) for i in range(0, len(x), data)):
+            at = ascend(joint(rows), begin(rows), eps, steps, rate)
+            slopes = climb(joint(rows), at, other)[1], climb(joint(rows), at, third)[1]
+            found.append(at)
+            left.append(left_to_win(slopes, at))
+    means, log_stds = torch.cat(found)[None].chunk(2, dim=2)
+    q = gaussians([v[0] for half in (means, log_stds) for v in as_layers(half, events)])
+    fitted = Fitted(tuple(q), torch.cat(left).to(means.dtype))
+    if steps:
+        _warn(fitted)
+    return fitted
 
 
 @torch.no_grad()
@@ -134,19 +195,15 @@ def _log_std(layer: Layer) -> Tensor:
     return (layer.q.variance.mean(0) + layer.q.mean.var(0, correction=0)).log() / 2
 
 
-@torch.enable_grad()
-def _ascend(
-    model: LatentModel, x: Tensor, begin: Sequence[Tensor], samples: int, steps: int, rate: float
-) -> list[Tensor]:
-    tensors = [v.detach().clone().requires_grad_() for v in begin]
-    optimizer = torch.optim.Adam(tensors, lr=rate)
-    for step in range(steps):
-        optimizer.param_groups[0]["lr"] = rate * (1 - step / steps)
-        trace = draw(model, x, gaussians(tensors), samples)
-        optimizer.zero_grad()
-        (-elbo(sticking_the_landing(trace)).sum()).backward(inputs=tensors)
-        optimizer.step()
-    return [v.detach() for v in tensors]
+def _warn(fitted: Fitted) -> None:
+    """Say so if data are not at their best q."""
+    off = ~fitted.stationary
+    if bool(off.any()):
+        warnings.warn(
+            f"the best q of {int(off.sum())} of {len(off)} data was not reached: a step would still win "
+            f"{float(fitted.left[off].max()):.3g} nats; allow more steps, or start elsewhere",
+            stacklevel=3,
+        )
 
 
 def refine(
@@ -163,7 +220,8 @@ def refine(
     r"""A few steps of plain gradient ascent from q; with an encoder's q it is semi-amortized inference.
 
     $\lambda \leftarrow \lambda + \eta \nabla_\lambda \mathrm{ELBO}(\lambda)$ on means and log standard deviations, so
-    that a mean-field Gaussian comes out, whatever went in.
+    that a mean-field Gaussian comes out, whatever went in; `fit_posterior` goes on to the best. Where the result is not
+    differentiable the model is in evaluation mode.
 
     Args:
         model: with latents that carry a gradient; it is not changed.
@@ -197,7 +255,7 @@ def refine(
     check_posterior(q, model, x)
     need_paths("refining a posterior", model, x[:1])
     tensors = moments(q)
-    with torch.enable_grad(), drawing(generator):
+    with nullcontext() if differentiable else evaluating(model), torch.enable_grad(), drawing(generator):
         for _ in range(steps):
             tensors = [v if differentiable and v.requires_grad else v.detach().requires_grad_() for v in tensors]
             bound = elbo(draw(model, x, gaussians(tensors), samples)).sum()
@@ -253,7 +311,7 @@ def stochastic_vi(
         batch: B, between 1 and N.
         rate: of the first step, positive.
         samples: draws of each q in a step, at least 1.
-        learn: parameters of the model to move as well; none leaves it as it is.
+        learn: parameters of the model to move as well; none leaves it as it is, in evaluation mode.
         generator: of all draws; None takes torch's global one.
 
     Returns:
@@ -282,7 +340,7 @@ def stochastic_vi(
     if learned:
         optimizers.append(torch.optim.Adam(learned, lr=rate))
     history = []
-    with drawing(generator):
+    with nullcontext() if learned else evaluating(model), drawing(generator):
         batches = _batches(len(x), batch, x.device)
         for step in range(steps):
             index = next(batches)

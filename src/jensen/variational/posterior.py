@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from jensen.core.modes import evaluating
 from jensen.core.seeding import drawing
-from jensen.variational.trace import LatentModel, Trace
+from jensen.variational.trace import LatentModel, Trace, log_prob
 
 Posterior = Sequence[Distribution]
 """One distribution a layer, independent of each other given x: batch (B,), the event of the layer's latents."""
@@ -55,7 +57,7 @@ def draw(model: LatentModel, x: Tensor, q: Posterior, samples: int, reparameteri
 
 
 def _log_prob(q: Posterior, z: tuple[Tensor, ...]) -> Tensor:
-    return torch.stack([layer.log_prob(v) for layer, v in zip(q, z, strict=True)]).sum(0)
+    return torch.stack([log_prob(layer, v) for layer, v in zip(q, z, strict=True)]).sum(0)
 
 
 def check_posterior(q: Posterior, model: LatentModel, x: Tensor) -> None:
@@ -73,13 +75,24 @@ def check_posterior(q: Posterior, model: LatentModel, x: Tensor) -> None:
 
 def latent_events(model: LatentModel) -> list[tuple[int, ...]]:
     """The event shape of each layer."""
-    with drawing(torch.Generator()):
+    with evaluating(model), drawing(torch.Generator()):
         return [tuple(z.shape[2:]) for z in model.prior_sample((1, 1))]
+
+
+def as_vector(z: Sequence[Tensor]) -> Tensor:
+    """Layers (K, B, *event) as one (K, B, M)."""
+    return torch.cat([layer.reshape(*layer.shape[:2], -1) for layer in z], dim=2)
+
+
+def as_layers(z: Tensor, events: Sequence[tuple[int, ...]]) -> tuple[Tensor, ...]:
+    """The inverse of `as_vector`."""
+    parts = z.split([math.prod(event) for event in events], dim=2)
+    return tuple(part.reshape(*z.shape[:2], *event) for part, event in zip(parts, events, strict=True))
 
 
 def need_paths(who: str, model: LatentModel, x: Tensor) -> None:
     """Refuse a model whose draws carry no gradient; x is tried with one draw."""
-    with torch.no_grad(), drawing(torch.Generator(x.device)):
+    with torch.no_grad(), evaluating(model), drawing(torch.Generator(x.device)):
         pathwise = model.trace(x).pathwise
     if not all(pathwise):
         raise ValueError(

@@ -80,7 +80,7 @@ def one_encoder(_: float) -> Iterator[Evidence]:
     x = torch.tensor([[-2.0], [2.0]], dtype=F64)
     oracle = LinearGaussian(torch.ones(1, 1, dtype=F64), [0.0], 0.5)
     log_p = -(x.flatten() ** 2) / 3 - math.log(2 * math.pi * 1.5) / 2
-    (best,) = fit_posterior(oracle, x, steps=150, rate=0.2, generator=generator(0))
+    (best,) = fit_posterior(oracle, x, generator=generator(0))
     each = oracle.elbo(best, x)
     yield close("the bound of each datum's best q is log p", log_p, each, 2e-3)
     leaves = [torch.zeros(1, dtype=F64, requires_grad=True) for _ in range(2)]

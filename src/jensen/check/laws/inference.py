@@ -78,7 +78,7 @@ def amortization(precision: float) -> Iterator[Evidence]:
     samples = draws(3000, precision)
     yield close("log p(x)", log_p(x), at.log_prob(x), 1e-9)
     yield close("the encoder's whole loss", FAMILY + AMORTIZED, at.log_prob(x) - at.elbo(off(x), x), 1e-9)
-    gap = amortization_gap(at, x, samples=samples, steps=120, generator=generator(0))
+    gap = amortization_gap(at, x, samples=samples, generator=generator(0))
     stderr = float(gap.stderr.square().sum().sqrt()) / len(x)
     mean = float(gap.value.mean())
     yield Evidence("what the encoder loses within its family", AMORTIZED, mean, 5 * stderr + 3e-3, stderr=stderr)
