@@ -49,7 +49,9 @@ class At:
 
     inner: object
     noise: torch.Tensor
-    unbiased = True
+
+    def unbiased(self, q):
+        return True
 
     def draw(self, q, shape):
         z = q.loc + q.scale * self.noise if isinstance(q, D.Normal) else self.noise
@@ -581,6 +583,40 @@ def test_a_shared_node_serves_every_example():
     assert total == pytest.approx(s * (1 - s) * 2 / 3)
 
 
+def test_leave_one_out_wants_draws_of_the_node_it_serves():
+    """One draw for a batch: the baselines of its B values sum to the values, and the gradient would be 0. A draw shared
+    by the examples of its own draws axis is served: exact, by enumeration of both bits."""
+    for logit, shape in ((T(0.3, grad=True), ()), (T([0.3, 0.1, 0.2], grad=True), ())):
+        g = Graph()
+        z = g.sample("z", D.Bernoulli(logits=logit), ScoreFunction(leave_one_out), shape=shape)
+        g.cost(z * T([[1.0, 3.0, -2.0]] * 2)[: 2 - (logit.ndim == 0), ...].squeeze(0))
+        with pytest.raises(ValueError, match="needs axis 0 of the values"):
+            g.surrogate()
+    s, total = 1 / (1 + math.exp(-0.3)), 0.0
+    for bits in itertools.product((0.0, 1.0), repeat=2):
+        logit = T(0.3, grad=True)
+        g = Graph()
+        z = g.sample("z", D.Bernoulli(logits=logit), At(ScoreFunction(leave_one_out), T(bits)[:, None]), shape=(2, 1))
+        g.cost(T([1.0, 3.0, -2.0]) * z)
+        (slope,) = torch.autograd.grad(g.surrogate().sum(1).mean(), logit)
+        total += float(D.Bernoulli(logits=T(0.3)).log_prob(T(bits)).sum().exp() * slope)
+    assert total == pytest.approx(s * (1 - s) * 2)
+
+
+@pytest.mark.parametrize("baseline", [2.5, MovingAverage(), lambda v: T(1.0), lambda v: nn.Parameter(T(1.0))])
+def test_a_baseline_that_reads_no_values_serves_a_shared_draw(baseline):
+    """Of one bit for three examples: exactly, by enumeration."""
+    s, total = 1 / (1 + math.exp(-0.3)), 0.0
+    for bit in (0.0, 1.0):
+        logit = T(0.3, grad=True)
+        g = Graph()
+        z = g.sample("z", D.Bernoulli(logits=logit), At(ScoreFunction(baseline), T(bit)))
+        g.cost(T([1.0, 3.0, -2.0]) * z)
+        (slope,) = torch.autograd.grad(g.surrogate().sum(), logit)
+        total += float(D.Bernoulli(logits=T(0.3)).log_prob(T(bit)).exp() * slope)
+    assert total == pytest.approx(s * (1 - s) * 2)
+
+
 # -- doubly stochastic sums --------------------------------------------------------------------------------
 
 
@@ -601,107 +637,14 @@ def test_subsampled_sum_is_unbiased():
     torch.testing.assert_close(total / len(batches), 2 * means)
 
 
-# -- the table --------------------------------------------------------------------------------------------
-
-
-def test_table_has_the_moments_of_the_gradients():
-    """Chunks of any size give one answer, that of numpy on the gradients themselves."""
-    seen = []
-
-    class Watched(Pathwise):
-        def draw(self, q, shape):
-            z = super().draw(q, shape)
-            seen.append(z.detach())
-            return z
-
-    def table(chunk):
-        return compare_estimators(
-            D.Normal, torch.square, [T(0.5), T(1.0)], {"it": Watched()}, exact=T([1.0, 2.0]), repeats=1000,
-            chunk=chunk, samples=3, generator=generator(0),
-        )  # fmt: skip
-
-    row = table(1000)["it"]
-    z = seen[-1]
-    g = torch.stack([(2 * z).mean(0), (2 * z * (z - 0.5)).mean(0)], 1).numpy()
-    np.testing.assert_allclose(row.mean, g.mean(0))
-    np.testing.assert_allclose(row.stderr, g.std(0, ddof=1) / math.sqrt(1000))
-    np.testing.assert_allclose(row.bias, (g.mean(0) - [1, 2]) / (g.std(0, ddof=1) / math.sqrt(1000)))
-    assert row.variance == pytest.approx(g.var(0, ddof=1).sum())
-    assert row.evaluations == 3
-    assert row.seconds > 0
-    seen.clear()
-    row = table(300)["it"]
-    z = torch.cat(seen[1:], 1)
-    assert z.shape == (3, 1000)
-    g = torch.stack([(2 * z).mean(0), (2 * z * (z - 0.5)).mean(0)], 1).numpy()
-    np.testing.assert_allclose(row.mean, g.mean(0))
-    assert row.variance == pytest.approx(g.var(0, ddof=1).sum())
-
-
-def test_table_without_an_exact_gradient():
-    """The unbiased estimator of least variance is the reference, its own error counted; a wrong one is found out."""
-
-    class Doubled(Pathwise):
-        def correction(self, q, z, cost):
-            return cost - cost.detach()
-
-    table = compare_estimators(
-        D.Normal,
-        torch.square,
-        [T(0.5), T(1.0)],
-        {"score": ScoreFunction(), "pathwise": Pathwise(), "doubled": Doubled(), "soft": ScoreFunction(leave_one_out)},
-        generator=generator(3),
-    )
-    assert table.reference == "'pathwise', unbiased and of the least variance"
-    assert (table["pathwise"].bias == 0).all()
-    assert table["score"].bias.abs().max() < 4
-    spread = (table["score"].stderr ** 2 + table["pathwise"].stderr ** 2).sqrt()
-    torch.testing.assert_close(table["score"].bias, (table["score"].mean - table.exact) / spread, rtol=1e-6, atol=1e-9)
-    assert table["doubled"].bias.abs().min() > 20
-
-
-def test_table_of_a_gradient_without_variance():
-    """Pathwise on a linear f is exact but for rounding: no standard error to divide by, and still no bias."""
-    table = compare_estimators(
-        lambda m: D.Normal(m, 1.0), lambda z: 0.1 * z, torch.tensor(3.1), {"it": Pathwise()}, exact=T(0.1)
-    )
-    assert 0 < table["it"].bias.abs().max() < 1
-
-
-def test_table_reads():
-    table = compare_estimators(
-        lambda logits: D.OneHotCategorical(logits=logits), lambda z: z[..., 0], torch.zeros(5), repeats=100
-    )
-    lines = str(table).splitlines()
-    assert lines[0].split("  ")[0] == "estimator"
-    assert [row.estimator for row in table.rows] == [
-        "score function",
-        "score function, constant",
-        "score function, leave-one-out",
-        "relaxed, tau = 0.5",
-        "straight-through, tau = 0.5",
-    ]
-    assert len(lines) == 7
-    assert len({len(line) for line in lines[:-1]}) == 1
-    assert lines[-1] == "bias is against the exact gradient, by enumeration: [0.16, -0.04, -0.04, ... 5]"
-
-
-def test_table_with_a_batch_is_of_the_sum():
-    """Q with a batch of its own: the gradient of the sum over it."""
-    table = compare_estimators(
-        lambda m: D.Normal(m[..., None] + T([0.0, 1.0, 2.0]), T(1.0)),
-        torch.square,
-        T(0.5),
-        {"pathwise": Pathwise()},
-        exact=T(2 * (0.5 + 1.5 + 2.5)),
-        generator=generator(0),
-    )
-    assert_unbiased(table)
-
-
 # -- bad input --------------------------------------------------------------------------------------------
 
 NORMAL, BIT = D.Normal(torch.zeros(2), 1.0), D.Bernoulli(logits=torch.zeros(2))
+
+
+SHARED = (
+    "a baseline of other draws' values needs axis 0 of the values, {}, to be draws of the node: got draws of shape {}"
+)
 
 
 def graph_with(name, q, **options):
@@ -768,27 +711,14 @@ def graph_with(name, q, **options):
             "node 'y' of shape () cannot depend on node 'z' of shape (2,): there must be one value per example",
         ),
         (lambda: graph_with("z", BIT).surrogate(), "a graph without a cost has no gradient: call cost first"),
-        (lambda: compare_estimators(D.Normal, abs, [T(0.0), T(1.0)], samples=0), "samples must be at least 1, got 0"),
         (
-            lambda: compare_estimators(D.Normal, abs, [T(0.0), T(1.0)], repeats=1),
-            "repeats must be at least 2 and chunk at least 1, got 1 and 10000",
+            lambda: score_surrogate(torch.zeros(4, 3), torch.zeros(3), leave_one_out),
+            SHARED.format("(4, 3)", "(3,)"),
         ),
+        (lambda: score_surrogate(torch.zeros(4), torch.zeros(1), leave_one_out), SHARED.format("(4,)", "(1,)")),
         (
-            lambda: compare_estimators(D.Normal, abs, [T(0.0), T(1.0)], exact=T(0.0), repeats=2),
-            "the exact gradient must have 2 components, got 1",
-        ),
-        (
-            lambda: compare_estimators(lambda m: D.Normal(m.mean(), 1.0), torch.square, T(0.0)),
-            "q must keep the repeats' axis in front, batch shape (2, ...), got ()",
-        ),
-        (
-            lambda: compare_estimators(
-                lambda l: D.Independent(D.Bernoulli(logits=l), 1),  # noqa: E741
-                lambda z: z.sum(-1),
-                torch.zeros(2),
-                {"soft": Relaxed(1.0)},
-            ),
-            "there is nothing to measure bias against: give the exact gradient or an unbiased estimator",
+            lambda: score_surrogate(torch.zeros(4), torch.zeros(()), lambda v: v.flip(0)),
+            SHARED.format("(4,)", "()"),
         ),
     ],
 )

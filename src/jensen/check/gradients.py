@@ -7,13 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import Distribution
 
 from jensen.check.evidence import ERRORS, Evidence, Report
 from jensen.core.seeding import drawing
+from jensen.estimators.exact import Function, exact_gradient, moves, slopes
 
-Function = Callable[[Tensor], Tensor]
-NODES = 2**14
 BATCHES, DRAWS = 50, 10_000
 
 
@@ -71,8 +70,8 @@ def gradient(
     with drawing(generator):
         leaves = _leaves(q) if parameters is None else list(parameters)
         truths, doubts = _given(exact, leaves, parameters) if exact is not None else _reference(q, f, leaves)
-        draws = [_slopes(estimator(q, f), leaves) for _ in range(repeats)]
-    columns = [torch.stack(column).double() for column in zip(*draws, strict=True)]
+        draws = [slopes(estimator(q, f), leaves) for _ in range(repeats)]
+    columns = [torch.stack(column) for column in zip(*draws, strict=True)]
     what = [f"the mean gradient in parameter {i} of {len(leaves)}" for i in range(1, len(leaves) + 1)]
     evidence = [
         _unbiased(f"{name} is that of E_q[f]", truth, doubt, column, torch.finfo(leaf.dtype).eps)
@@ -98,14 +97,6 @@ def _leaves(q: Distribution) -> list[Tensor]:
     if not found:
         raise ValueError("q must be made from parameters that require a gradient, and its log-probability has none")
     return found
-
-
-def _slopes(value: Tensor, leaves: Sequence[Tensor]) -> list[Tensor]:
-    """The gradient of the sum; zeros where nothing reaches a leaf."""
-    if not value.requires_grad:
-        return [torch.zeros_like(leaf) for leaf in leaves]
-    slopes = torch.autograd.grad(value.sum(), leaves, retain_graph=True, allow_unused=True)
-    return [torch.zeros_like(leaf) if s is None else s for s, leaf in zip(slopes, leaves, strict=True)]
 
 
 def _unbiased(claim: str, truth: Tensor, doubt: Tensor, draws: Tensor, eps: float) -> Evidence:
@@ -136,18 +127,15 @@ def _given(
 
 def _reference(q: Distribution, f: Function, leaves: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     """Exact gradients, and their standard or quadrature errors."""
-    if q.has_enumerate_support:
-        z = q.enumerate_support()
-        truths = _slopes((q.log_prob(z).exp() * f(z)).sum(0), leaves)
-        return [t.double() for t in truths], [torch.zeros_like(t).double() for t in truths]
-    _refuse_moving_support(q)
-    if not q.event_shape and _ends(q.support) is not None:
-        fine, coarse = (_slopes(_integral(q, f, nodes), leaves) for nodes in (NODES, NODES // 2))
-        return [a.double() for a in fine], [(a - b).abs().double() for a, b in zip(fine, coarse, strict=True)]
+    found = exact_gradient(q, f, leaves)
+    if found is not None:
+        return found[1:]
+    if moves(q):
+        raise ValueError(f"the support of {type(q).__name__} moves with its parameters: give the exact gradient")
     with torch.no_grad():
         pilot = f(q.sample(torch.Size((1000,)))).mean(0)
-    rows = [_slopes(_scored(q, f, pilot), leaves) for _ in range(BATCHES)]
-    columns = [torch.stack(column).double() for column in zip(*rows, strict=True)]
+    rows = [slopes(_scored(q, f, pilot), leaves) for _ in range(BATCHES)]
+    columns = [torch.stack(column) for column in zip(*rows, strict=True)]
     return [c.mean(0) for c in columns], [c.std(0) / BATCHES**0.5 for c in columns]
 
 
@@ -155,42 +143,3 @@ def _scored(q: Distribution, f: Function, baseline: Tensor) -> Tensor:
     z = q.sample(torch.Size((DRAWS,)))
     value = f(z)
     return (value + (value - baseline).detach() * q.log_prob(z)).mean(0)
-
-
-def _refuse_moving_support(q: Distribution) -> None:
-    support = q.support
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
-    bounds = (getattr(support, name, None) for name in ("lower_bound", "upper_bound"))
-    if any(isinstance(b, Tensor) and b.requires_grad for b in bounds):
-        raise ValueError(f"the support of {type(q).__name__} moves with its parameters: give the exact gradient")
-
-
-def _ends(support: Any) -> tuple[Any, Any] | None:
-    """Of an interval, as numbers or tensors; None for an end at infinity, and for anything else."""
-    if support is constraints.real:
-        return None, None
-    low, high = getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
-    return (low, high) if low is not None and not support.is_discrete else None
-
-
-def _integral(q: Distribution, f: Function, nodes: int) -> Tensor:
-    """E_q[f] by the midpoint rule in a variable t of (0, 1) or (-1, 1) that stretches to q's support."""
-    ends = _ends(q.support)
-    assert ends is not None
-    low, high = ends
-    with torch.no_grad():
-        pilot = q.sample(torch.Size((1001,)))
-        centre = pilot.median(0).values
-        scale = (pilot - centre).abs().median(0).values + torch.finfo(pilot.dtype).tiny
-        t = ((torch.arange(nodes).double() + 0.5) / nodes).to(pilot).view(-1, *[1] * centre.ndim)
-        if low is None:
-            t = 2 * t - 1
-            z, width = centre + 2 * scale * t / (1 - t**2), 4 * scale * (1 + t**2) / (1 - t**2) ** 2
-        elif high is None:
-            z, width = low + (centre - low) * t / (1 - t), (centre - low) / (1 - t) ** 2
-        else:
-            z, width = low + (high - low) * t, (high - low) * torch.ones_like(t)
-        seen = q.log_prob(z).exp() > 0
-        z = torch.where(seen, z, centre)
-    return (torch.where(seen, q.log_prob(z).exp() * width, 0.0) * f(z)).sum(0) / nodes

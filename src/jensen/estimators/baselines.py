@@ -2,7 +2,7 @@ r"""Baselines: what is subtracted from the cost before it weighs the score, $E_q
 
 A number or a tensor that broadcasts to the values is a baseline as it is: a constant, or a network's B(x) of shape
 (B,), which `baseline_loss` fits. A function of the values is one too, if its answer for one draw does not depend on
-that draw.
+that draw. Where values along axis 0 share a draw (a node drawn once for a batch) none can: that is refused.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def leave_one_out(values: Float[Tensor, "k ..."]) -> Float[Tensor, "k ..."]:
     r"""The mean of the other draws' values, $b_k = \frac{1}{K - 1} \sum_{j \ne k} f_j$; no parameters, no state.
 
     Args:
-        values: (K, ...), K at least 2.
+        values: (K, ...), K at least 2, of K draws of the node that is scored.
 
     Raises:
         ValueError: for one draw.

@@ -13,7 +13,8 @@ from torch.distributions import Bernoulli, Distribution, Independent, OneHotCate
 
 from jensen.core.seeding import drawing
 from jensen.estimators.baselines import leave_one_out
-from jensen.estimators.expectation import Estimator, Function, Pathwise, Relaxed, ScoreFunction, expectation
+from jensen.estimators.exact import Function, exact_gradient, is_discrete, slopes
+from jensen.estimators.expectation import Estimator, Pathwise, Relaxed, ScoreFunction, expectation
 
 
 @dataclass(frozen=True)
@@ -100,8 +101,9 @@ def compare_estimators(
         parameters: one tensor or several.
         estimators: named; by default all that apply, the score function also with a pilot's mean as constant
             baseline and leave-one-out, discrete variables also relaxed at temperature 0.5.
-        exact: the gradient, shaped as the parameters. Unsaid, it is found by enumeration where q allows it; else the
-            unbiased estimator of the smallest variance is the reference.
+        exact: the gradient, shaped as the parameters. Unsaid, it is found by enumeration of up to 16,384 outcomes, or
+            by quadrature in one dimension; else the reference is an estimator that is unbiased for this q: of the
+            score functions, which ask nothing of f, and only then of the others, that of the smallest variance.
         samples: K per gradient, at least 1 (2 for the defaults).
         repeats: independent gradients per estimator, at least 2.
         chunk: repeats at a time, at least 1, which bounds the memory.
@@ -138,8 +140,9 @@ def compare_estimators(
         return moments
 
     measured = {name: measure(estimator) for name, estimator in estimators.items()}
-    unbiased = {name: m for name, m in measured.items() if estimators[name].unbiased}
-    label, truth, doubt = _reference(q, f, parameters, exact, unbiased)
+    label, truth, doubt = (
+        _given(exact, parameters) if exact is not None else _reference(q, f, parameters, estimators, measured)
+    )
     rounding = torch.finfo(parameters[0].dtype).eps * truth.abs()
     rows = []
     for name, m in measured.items():
@@ -193,44 +196,48 @@ def _gradients(
             f"q must keep the repeats' axis in front, batch shape ({n}, ...), got {tuple(distribution.batch_shape)}"
         )
     value = expectation(distribution, f, estimator, samples, generator=generator)
-    gradients = torch.autograd.grad(value.sum(), copies)
+    gradients = slopes(value, copies)
     if value.is_cuda:
         torch.cuda.synchronize(value.device)
     return torch.cat([g.reshape(n, -1) for g in gradients], dim=1)
+
+
+def _given(exact: Tensor | Sequence[Tensor], parameters: Sequence[Tensor]) -> tuple[str, Tensor, Tensor]:
+    size = sum(p.numel() for p in parameters)
+    given = torch.cat([e.flatten() for e in ([exact] if isinstance(exact, Tensor) else exact)]).double()
+    if given.numel() != size:
+        raise ValueError(f"the exact gradient must have {size} components, got {given.numel()}")
+    return "the exact gradient", given, torch.zeros_like(given)
 
 
 def _reference(
     q: Callable[..., Distribution],
     f: Function,
     parameters: Sequence[Tensor],
-    exact: Tensor | Sequence[Tensor] | None,
-    unbiased: Mapping[str, _Moments],
+    estimators: Mapping[str, Estimator],
+    measured: Mapping[str, _Moments],
 ) -> tuple[str, Tensor, Tensor]:
-    """Its name, the gradient (D,), and that gradient's standard error."""
-    size = sum(p.numel() for p in parameters)
-    if exact is not None:
-        given = torch.cat([e.flatten() for e in ([exact] if isinstance(exact, Tensor) else exact)]).double()
-        if given.numel() != size:
-            raise ValueError(f"the exact gradient must have {size} components, got {given.numel()}")
-        return "the exact gradient", given, torch.zeros_like(given)
+    """Its name, the gradient (D,), and that gradient's standard or quadrature error."""
     leaves = [p.clone().requires_grad_() for p in parameters]
     distribution = q(*leaves)
-    if distribution.has_enumerate_support:
-        z = distribution.enumerate_support()
-        mean = (distribution.log_prob(z).exp() * f(z)).sum()
-        found = torch.cat([g.flatten() for g in torch.autograd.grad(mean, leaves)]).double()
-        return "the exact gradient, by enumeration", found, torch.zeros_like(found)
+    found = exact_gradient(distribution, f, leaves)
+    if found is not None:
+        how, *both = found
+        truth, doubt = (torch.cat([v.flatten() for v in values]) for values in both)
+        return f"the exact gradient, by {how}", truth, doubt
+    unbiased = [name for name in measured if estimators[name].unbiased(distribution)]
     if not unbiased:
         raise ValueError("there is nothing to measure bias against: give the exact gradient or an unbiased estimator")
-    best = min(unbiased, key=lambda name: unbiased[name].variance)
-    return f"{best!r}, unbiased and of the least variance", unbiased[best].mean, unbiased[best].stderr
+    best = min(unbiased, key=lambda name: (not isinstance(estimators[name], ScoreFunction), measured[name].variance))
+    return f"{best!r}, unbiased for this q", measured[best].mean, measured[best].stderr
 
 
 def _applicable(q: Distribution, f: Function, generator: torch.Generator | None) -> dict[str, Estimator]:
     """The estimators that q admits; the constant baseline is the mean of 1,000 draws."""
     with drawing(generator), torch.no_grad():
         pilot = float(f(q.sample(torch.Size((1000,)))).mean())
-    found: dict[str, Estimator] = {"pathwise": Pathwise()} if q.has_rsample else {}
+    path = "straight-through, its own" if is_discrete(q) else "pathwise"
+    found: dict[str, Estimator] = {path: Pathwise()} if q.has_rsample else {}
     found["score function"] = ScoreFunction()
     found["score function, constant"] = ScoreFunction(pilot)
     found["score function, leave-one-out"] = ScoreFunction(leave_one_out)

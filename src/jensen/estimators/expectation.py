@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -19,17 +19,15 @@ from jensen.core.seeding import drawing
 from jensen.distributions import gumbel_softmax
 from jensen.distributions.checks import check_temperature
 from jensen.estimators.baselines import Baseline, evaluate, fits
-
-Function = Callable[[Tensor], Tensor]
-"""f: draws (K, *batch, *event) to values (K, *batch), one for each draw alone."""
+from jensen.estimators.exact import Function, is_discrete, moves
 
 
 @runtime_checkable
 class Estimator(Protocol):
     """A way to differentiate through a sampling node."""
 
-    @property
-    def unbiased(self) -> bool: ...
+    def unbiased(self, q: Distribution) -> bool:
+        """Whether the mean of the gradient is that of E_q[f], for this q and any f the estimator takes."""
 
     def draw(self, q: Distribution, shape: torch.Size) -> Tensor:
         """Draws z, (*shape, *batch, *event)."""
@@ -51,7 +49,8 @@ def score_surrogate(
         baseline: a number, a tensor that broadcasts to the value, or a function of the values.
 
     Raises:
-        ValueError: if log_q or the baseline would enlarge the value.
+        ValueError: if log_q or the baseline would enlarge the value, or a baseline of other draws' values meets values
+            that share one draw.
 
     Source: Williams (1992); Schulman et al. (2015), equation 6.
 
@@ -67,14 +66,31 @@ def score_surrogate(
 def _score(cost: Tensor, log_q: Tensor, baseline: Baseline) -> Tensor:
     if not fits(log_q.shape, cost.shape):
         raise ValueError(f"log q must broadcast to the values, {tuple(cost.shape)}, got {tuple(log_q.shape)}")
+    if callable(baseline) and (*log_q.shape[:1], log_q.ndim) != (*cost.shape[:1], cost.ndim) and _reads(baseline, cost):
+        raise ValueError(
+            f"a baseline of other draws' values needs axis 0 of the values, {tuple(cost.shape)}, to be draws of the "
+            f"node: got draws of shape {tuple(log_q.shape)}"
+        )
     return (cost.detach() - evaluate(baseline, cost)) * (log_q - log_q.detach())
+
+
+def _reads(baseline: Callable[[Tensor], Tensor], values: Tensor) -> bool:
+    """Whether a baseline hangs on the values."""
+    with torch.enable_grad():
+        at = values.detach().requires_grad_()
+        b = baseline(at)
+        return b.requires_grad and torch.autograd.grad(b.sum(), at, allow_unused=True)[0] is not None
 
 
 @dataclass(frozen=True)
 class Pathwise:
-    """The draw is a differentiable function of q's parameters and of noise without any: q must have `rsample`."""
+    """The draw is a differentiable function of q's parameters and of noise without any: q must have `rsample`.
 
-    unbiased: ClassVar[bool] = True
+    Unbiased where f has no jumps and the draws move: those of a discrete q with an `rsample` are straight-through.
+    """
+
+    def unbiased(self, q: Distribution) -> bool:
+        return q.has_rsample and not is_discrete(q)
 
     def draw(self, q: Distribution, shape: torch.Size) -> Tensor:
         if not q.has_rsample:
@@ -91,10 +107,14 @@ class ScoreFunction:
 
     Args:
         baseline: 0 for none, a number, a tensor B(x), `leave_one_out`, a `MovingAverage`, or a function of the values.
+
+    Unbiased whatever f is, unless q's support moves with its parameters, as a uniform one's does.
     """
 
     baseline: Baseline = 0.0
-    unbiased: ClassVar[bool] = True
+
+    def unbiased(self, q: Distribution) -> bool:
+        return not moves(q)
 
     def draw(self, q: Distribution, shape: torch.Size) -> Tensor:
         return q.sample(shape).detach()
@@ -124,10 +144,12 @@ class Relaxed:
 
     temperature: float
     hard: bool = False
-    unbiased: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_temperature(self.temperature)
+
+    def unbiased(self, q: Distribution) -> bool:
+        return False
 
     def draw(self, q: Distribution, shape: torch.Size) -> Tensor:
         base: Distribution = q

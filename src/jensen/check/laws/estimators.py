@@ -44,7 +44,9 @@ class At:
 
     inner: Estimator
     noise: Tensor
-    unbiased = True
+
+    def unbiased(self, q: D.Distribution) -> bool:
+        return True
 
     def draw(self, q: D.Distribution, shape: torch.Size) -> Tensor:
         z = q.loc + q.scale * self.noise if isinstance(q, D.Normal) else self.noise
