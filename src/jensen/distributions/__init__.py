@@ -17,6 +17,7 @@ from jensen.distributions.discretized import Discretized, DiscretizedGaussian, D
 from jensen.distributions.erlang import Erlang
 from jensen.distributions.gompertz import Gompertz
 from jensen.distributions.measure import measure
+from jensen.distributions.noise import DiagonalNoise
 from jensen.distributions.one_hot import StraightThroughOneHot, gumbel_softmax
 from jensen.distributions.priors import CategoricalPrior, Flat, FlatPrior, GaussianPrior
 
@@ -30,6 +31,7 @@ __all__ = [
     "CategoricalPrior",
     "Conditional",
     "DiagonalGaussian",
+    "DiagonalNoise",
     "Discretized",
     "DiscretizedGaussian",
     "DiscretizedLogistic",
