@@ -146,6 +146,19 @@ def test_samples_without_a_text_into_a_folder(run, tmp_path):
     assert opened(sorted(out.iterdir())[1]).resize((64, 24), 0).convert("RGB").tobytes() == cell(sheet, 1)
 
 
+def test_guidance_without_a_text_is_said_to_do_nothing(run, tmp_path, capsys):
+    """One line on standard error, and the same picture; with a text, or where it is off, no line."""
+    plain = sampled(run, tmp_path, "-n", "1", "--guidance", "1")
+    assert capsys.readouterr().err == ""
+    for words in (["-n", "1"], ["-n", "1", "--interpolate", "2"]):
+        strong = sampled(run, tmp_path, *words, "--guidance", "9")
+        err = capsys.readouterr().err
+        assert err == "jensen: --guidance does nothing without --text: there is nothing to be guided by\n"
+        assert words[2:] or cell(strong, 0) == cell(plain, 0)
+    sampled(run, tmp_path, "--text", "1234", "--guidance", "9")
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_samplers_steps_and_guidance_can_be_chosen(run, tmp_path, sampler):
     words = ["--text", "1234", "--sampler", sampler, "--steps", "3"]

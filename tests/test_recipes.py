@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import math
+import re
 import shutil
 
 import pytest
@@ -13,10 +15,12 @@ from PIL import Image
 from jensen.cli.main import main
 from jensen.core.seeding import generator
 from jensen.diffusion import Reconstruction
+from jensen.models.score_diffusion import as_diffusion
 from jensen.recipes import RECIPES, configure, open_run
 from jensen.recipes.base import Request
 from jensen.recipes.data import DigitsData
 from jensen.recipes.digit_reader import ceiling, share_read
+from jensen.recipes.judging import nats
 from jensen.recipes.latent_judging import STEPS, interpolations, traversal
 from jensen.variational import elbo, log_likelihood
 
@@ -254,6 +258,65 @@ def test_the_bound_that_is_printed_is_the_sum_of_its_terms(runs):
     assert abs(found["continuous"]["mean"] - float(again.value.mean())) < 4 * error
 
 
+@pytest.mark.parametrize("name", ["moons-diffusion", "digits-ddpm", "digits-vdm", "moons-score", "digits-score"])
+def test_a_bound_says_where_it_starts_and_a_card_how_it_is_drawn(runs, capsys, name):
+    """The first level beside every bound, in JSON, terminal, page and comparison; the energy and the digits read are
+    those of the recipe's own number of steps, which is none of `judging.steps`; a VDM's bound is its training's too."""
+    recipe, model = open_run(runs(name))
+    found = json.loads((runs(name) / "evaluation.json").read_text())
+    page = (runs(name) / "report.html").read_text().replace("&#39;", "'")
+    cards = dict(reversed(card) for card in re.findall(r"<b>(.*?)</b><span>(.*?)</span>", page))
+    diffusion = as_diffusion(model) if name.endswith("score") else model
+    said = found.get("likelihood", found)
+    bounds = {key: said[key] for key in ("discrete", "continuous", "trained", "bound", "ode") if key in said}
+    assert ("trained" in bounds) == (name == "digits-vdm")
+    for key, bound in bounds.items():
+        start = 0.0 if key == "trained" or name.endswith("score") else 0.03
+        level = float(diffusion.denoiser.schedule.log_snr(torch.tensor(start)))
+        assert bound["first"] == pytest.approx({"time": start, "log_snr": level}, rel=1e-4)
+        words = f"log-SNR {level:.2f} (t = {start:g})"
+        assert page.count(words) >= 2
+        assert any(words in line and nats(bound) in value for line, value in recipe.headline(found))
+        assert any(words in likely.name and likely.mean == bound["mean"] for likely in recipe.likelihoods(found))
+    drawn, steps = found["samples"], recipe.sampling.steps
+    assert [row["steps"] for row in drawn["rows"]] == [2, 3, steps]
+    assert steps not in recipe.judging.steps
+    assert cards["energy distance"] == f"{drawn['rows'][-1]['energy']:.5f}"
+    if "ceiling" in drawn:
+        assert cards["digits read as asked"] == f"{100 * drawn['rows'][-1]['read']['value']:.1f}%"
+
+
+def test_the_bound_a_vdm_is_trained_on_is_its_objectives(runs):
+    """The objective's loss over the test data, its mean over 60 passes, within 4 standard errors of both."""
+    recipe, model = open_run(runs("digits-vdm"))
+    found = json.loads((runs("digits-vdm") / "evaluation.json").read_text())["likelihood"]["trained"]
+    objective = recipe.setting(model).objective
+    objective.drop = 0.0  # the class is told to every row of the test data
+    torch.manual_seed(0)
+    with torch.no_grad():
+        losses = torch.stack([objective(("model",), recipe.test_data(), 0)["model"].total for _ in range(60)])
+    error = math.hypot(float(losses.std()) / 60**0.5, found["noise"])
+    assert found["mean"] == pytest.approx(-float(losses.mean()), abs=4 * error)
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "said"),
+    [
+        ("digits-ddpm", ["-n", "1", "--interpolate", "2", "--guidance", "3"], "--guidance does nothing without --text"),
+        ("digits-ddpm", ["-n", "1", "--guidance", "3"], ""),  # digits without a text are of all classes in turn
+        ("digits-ddpm", ["--text", "3", "--interpolate", "2", "--guidance", "3"], ""),
+        ("moons-diffusion", ["-n", "1", "--scale", "2", "--out", "x.csv"], "--scale does nothing"),
+    ],
+)
+def test_what_does_nothing_is_said(runs, tmp_path, capsys, monkeypatch, name, words, said):
+    folder = runs(name)
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    assert main(["sample", str(folder), *words, *([] if "--out" in words else ["--out", "x.png"])]) == 0
+    err = capsys.readouterr().err
+    assert err.startswith(f"jensen: {said}") if said else err == ""
+
+
 @pytest.mark.parametrize("name", ["moons-score", "digits-score"])
 def test_a_score_models_bound_is_the_sum_of_its_terms(runs, name):
     found = json.loads((runs(name) / "evaluation.json").read_text())
@@ -326,6 +389,17 @@ def test_pictures_of_an_idx_file(tmp_path, capsys):
         ("digits-categorical", {"network.latents": [4, 4]}, ["one layer"]),
         ("digits-ddpm", {"network.schedule": "learned"}, ["learned is trained by loss.name bound"]),
         ("digits-vdm", {"network.lowest": 20}, ["network.lowest must be below network.highest"]),
+        ("digits-vdm", {"loss.times": "logit-normal"}, ["loss.times is of weighted losses"]),
+        ("digits-ddpm", {"loss.drop": 0}, ["sampling.guidance must be 1, got 2", "loss.drop 0"]),
+        ("digits-ddpm", {"network.output": "eps", "sampling.start": 1}, ["no finite x at t = 1", "sampling.start"]),
+        ("digits-ddpm", {"network.output": "eps", "sampling.start": 0.99999999}, ["no finite x at t = 1"]),  # float32
+        (
+            "digits-ddpm",
+            {"network.output": "eps", "sampling.start": 0.01},
+            ["judging.first must be below", "t = 0.01, got 0.03"],
+        ),
+        ("moons-diffusion", {"sampling.clip": True}, ["sampling.clip is for pictures"]),
+        ("moons-diffusion", {"sampling.guidance": 2}, ["sampling.guidance must be 1, got 2", "no classes"]),
         ("moons-score", {"network.smallest": 9}, ["smallest must be below largest"]),
         ("moons-diffusion", {"data.noise": 0}, ["data.noise", "greater than 0"]),
     ],

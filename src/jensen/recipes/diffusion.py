@@ -145,8 +145,10 @@ class DiffusionRecipe(Recipe):
             raise ValueError(f"sampling.guidance must be 1, got {self.sampling.guidance:g}: {why}")
         schedule = self.schedule()
         check_start(self.network.output, self.network.schedule, schedule, self.sampling.start)
-        for span in (self.judged_span(), self.trained_span()):
-            level_times(schedule, span, 1)  # refuses a first level that is not below the last
+        first, last = self.judged_span()
+        if not first < last:
+            raise ValueError(f"judging.first must be below the last level, t = {last:g}, got {first:g}")
+        level_times(schedule, self.trained_span(), 1)
         return self
 
     # what a subclass says ----------------------------------------------------------------
