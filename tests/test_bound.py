@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -196,7 +197,8 @@ def test_every_term_of_the_bound_is_estimated_without_bias(name, steps, mean):
         (found.diffusion, exact.diffusion),
         (found.likelihood.value, exact.likelihood.value),
     ):
-        assert estimate.mean().item() == pytest.approx(truth.item(), abs=4.5 * estimate.std().item() / n**0.5)
+        error = 4.5 * estimate.std().item() / n**0.5 + 1e-12  # "observed" is exact but for rounding
+        assert estimate.mean().item() == pytest.approx(truth.item(), abs=error)
     if steps is not None:
         error = found.steps.std(0) / n**0.5
         assert bool(((found.steps.mean(0) - exact.steps[0]).abs() < 4.5 * error).all())
@@ -204,15 +206,36 @@ def test_every_term_of_the_bound_is_estimated_without_bias(name, steps, mean):
     assert found.stderr.square().mean().sqrt().item() == pytest.approx(spread, rel=0.1)
 
 
-def test_strata_add_up_and_each_is_its_own_integral():
-    """Every stratum's integral, on n = 4,000, within 4.5 standard errors of the closed form between its two times."""
-    oracle, n = gaussian(SCHEDULES["vdm"]), 4000
-    x = torch.tensor([[1.2, -2.0]], dtype=F64)
+@named
+def test_strata_add_up_and_each_is_its_own_integral(name):
+    """Every equal stratum of log(1 + SNR), the first nearest to data, on n = 4,000: within 4.5 standard errors of the
+    closed form between its two times."""
+    schedule, n = SCHEDULES[name], 4000
+    oracle, x = gaussian(schedule), torch.tensor([[1.2, -2.0]], dtype=F64)
+    first, last = default_span(schedule)
     found = bound(oracle, x.expand(n, 2), strata=5, generator=generator(5))
-    for k in range(5):
-        exact = oracle.bound(x, span=(k / 5, (k + 1) / 5)).diffusion.item()
-        column = found.steps[:, k]
+    y = torch.log1p(schedule.log_snr(torch.tensor([first, last], dtype=F64)).exp())
+    edges = schedule.time(torch.expm1(torch.linspace(*y.tolist(), 6, dtype=F64)).log()).tolist()
+    edges[0], edges[-1] = first, last
+    for k, span in enumerate(pairwise(edges)):
+        exact, column = oracle.bound(x, span=span).diffusion.item(), found.steps[:, k]
         assert column.mean().item() == pytest.approx(exact, abs=4.5 * column.std().item() / n**0.5)
+
+
+def test_the_error_of_the_bound_is_small_and_honest():
+    """2,000 rows, 64 strata of two draws, in two dimensions. On every schedule the standard deviation of a row is near
+    that of 128 chi-squares over the whole way in y (draws even in t have 7.8 on the cosine), what is reported is its
+    root mean square within 5 percent, and 2 reported errors cover the closed form 92 to 96 percent of the time."""
+    n, x = 2000, torch.tensor([[0.7, -1.1]], dtype=F64)
+    for schedule in SCHEDULES.values():
+        oracle = GaussianOracle(torch.zeros(2), torch.ones(2), schedule)
+        found = bound(oracle, x.expand(n, 2), generator=generator(1)).likelihood
+        way = float(torch.logaddexp(schedule.log_snr(torch.tensor(default_span(schedule)[0])), torch.zeros(())))
+        expected = way / 128 * (128 * 2 / 2) ** 0.5  # D / 2 a unit of y is half a chi-square of D where alpha = 1
+        assert 0.75 * expected < found.value.std().item() < 1.05 * expected
+        assert found.stderr.square().mean().sqrt().item() == pytest.approx(found.value.std().item(), rel=0.05)
+        covered = ((found.value - oracle.bound(x).likelihood.value).abs() < 2 * found.stderr).double().mean().item()
+        assert 0.92 < covered < 0.96
 
 
 def test_the_bound_of_a_mixture_is_below_its_log_likelihood_and_near_it():
@@ -516,10 +539,12 @@ class Net(torch.nn.Module):
 
 
 class Straight(VariancePreserving):
-    """Linear between the ends of a learned schedule, with its clock: the network is told the same log-SNR."""
+    """Linear between the ends of a learned schedule, with its clock: the network is told the same log-SNR. It has
+    something to learn, so that its times are drawn evenly too."""
 
     def __init__(self, learned):
         super().__init__(*learned.log_snr(torch.tensor([0.0, 1.0])).tolist())
+        self.unused = torch.nn.Parameter(torch.zeros(()))
         self.reference = learned.reference
 
     def clock(self, t):
@@ -663,7 +688,7 @@ class Rising(Schedule):
     ("schedule", "settings", "message"),
     [
         (VariancePreserving(), {"steps": 0}, "steps must be at least 1"),
-        (VariancePreserving(), {"strata": 0}, "steps must be at least 1"),
+        (VariancePreserving(), {"strata": 0}, "strata must be at least 1"),
         (VariancePreserving(), {"samples": 0}, "samples must be at least 1"),
         (VariancePreserving(), {"span": (0.5, 0.5)}, "span must be two times"),
         (VariancePreserving(), {"span": (0.0, 1.5)}, "span must be two times"),

@@ -72,7 +72,9 @@ class Prediction:
 
     @property
     def score(self) -> Tensor:
-        """Gradient of log p(z_t) with respect to z_t, which is -eps / sigma."""
+        """Gradient of log p(z_t) with respect to z_t, which is -eps / sigma. Raises ValueError at sigma = 0."""
+        if bool((self.sigma == 0).any()):
+            raise ValueError("the score at sigma = 0 cannot be had from a prediction of eps: choose times above 0")
         return -self.eps / self.sigma
 
     def view(self, name: Literal["x", "eps", "v", "flow"]) -> Tensor:
@@ -98,6 +100,20 @@ class Denoiser(nn.Module, ABC):
     def defined(self, t: Float[Tensor, "*b"]) -> bool:
         """Whether it can be asked at all of these times: some views of the prediction are singular at an end."""
         return True
+
+    def check_times(self, t: Float[Tensor, " b"]) -> None:
+        """Refuse times of which it cannot be asked (`defined`).
+
+        Raises:
+            ValueError: if x or eps is not finite at one of them, whatever is predicted.
+        """
+        if not self.defined(t):
+            wrong = next(v for v in t if not self.defined(v))
+            alpha, sigma = (float(v) for v in self.schedule.alpha_sigma(wrong))
+            raise ValueError(
+                f"times must be where the network's view gives a finite x and eps, got t = {float(wrong):g}, "
+                f"where alpha = {alpha:g} and sigma = {sigma:g}"
+            )
 
     def levels(self, t: Float[Tensor, " b"], z_t: Float[Tensor, "b ..."]) -> tuple[Tensor, Tensor]:
         """alpha_t and sigma_t, shaped to broadcast against z_t."""

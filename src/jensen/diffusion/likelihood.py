@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -14,10 +13,11 @@ from jensen.core.modes import evaluating
 from jensen.core.seeding import Rng, normal
 from jensen.core.shapes import sum_per_example
 from jensen.core.types import Likelihood, Measure
-from jensen.diffusion.denoiser import Denoiser
-from jensen.diffusion.losses import step_kl, vlb
+from jensen.diffusion.denoiser import Denoiser, Prediction
+from jensen.diffusion.losses import edm, step_kl
 from jensen.diffusion.samplers.base import rows_at
 from jensen.diffusion.schedule import Schedule
+from jensen.diffusion.times import rounded_down
 from jensen.distributions import DiscretizedGaussian
 
 Span = tuple[float, float]
@@ -105,7 +105,7 @@ class Bound:
     Attributes:
         prior: (B,) $L_T = KL(q(z_1 | x) \| p(z_1))$, exact.
         steps: (B, T) $L_{t-1} = KL(q(z_s | z_t, x) \| p(z_s | z_t))$ of each step, the one nearest to data first; in
-            continuous time the diffusion term's integral over each stratum of t.
+            continuous time the diffusion term's integral over each equal stratum of log(1 + SNR).
         reconstruction: (B,) $L_0 = -E \log p(x | z_0)$.
         measure: whether it is a mass or a density of x that is bounded.
         stderr: (B,) standard error of the whole, or None if it was not measured.
@@ -173,6 +173,55 @@ def prior_kl(schedule: Schedule, x: Float[Tensor, "b ..."], t: Tensor) -> Float[
     return sum_per_example(torch.sigmoid(log_snr) * (x**2 - 1) + F.softplus(log_snr)) / 2
 
 
+def check_rows(x: Tensor, cond: Tensor | None) -> None:
+    """Refuse rows whose likelihood cannot be had.
+
+    Raises:
+        ValueError: for x in another dtype than float32 or float64, none of it, a row not finite, or conditions that are
+            not one a row.
+    """
+    if x.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"x must be float32 or float64, got {str(x.dtype).removeprefix('torch.')}")
+    if x.ndim < 2 or x.numel() == 0:
+        raise ValueError(f"x must be (B, ...) with a row at least, got shape {tuple(x.shape)}")
+    wrong = int((~torch.isfinite(x)).flatten(1).any(1).sum())
+    if wrong:
+        raise ValueError(f"x must be finite, got {wrong} of {len(x)} rows that are not")
+    if cond is not None and (cond.ndim == 0 or len(cond) != len(x)):
+        raise ValueError(f"cond must be {len(x)}, one a row, got shape {tuple(cond.shape)}")
+
+
+def snr_times(
+    schedule: Schedule, ends: Float[Tensor, " k"], place: Float[Tensor, "*b"]
+) -> tuple[Float[Tensor, "*b"], Float[Tensor, ""]]:
+    r"""Times at which $y = \log(1 + \mathrm{SNR})$ is at `place` of its way from the last level to the first.
+
+    In y the diffusion term is $\frac12 \int E[|\hat x - x|^2 + |\hat\epsilon - \epsilon|^2]\, dy$ whatever the
+    schedule, and for data N(0, I) the integrand is the same at every y: D / 2. An infinite range of log-SNRs, as down
+    to alpha = 0, is a finite one of y.
+
+    Args:
+        schedule: of the noise.
+        ends: times, of which the first and the last count; a finite SNR at the first.
+        place: in [0, 1]; 0 is the last level.
+
+    Returns:
+        the times, and the whole way's length in y. They carry no gradient to the schedule.
+
+    Source: Kingma et al., VDM (2021), equation 18 and section 5.1, in y.
+    """
+    with torch.no_grad():
+        first, last = schedule.log_snr(ends[[0, -1]])
+        high, low = (torch.logaddexp(v, torch.zeros_like(v)) for v in (first, last))
+        y = low + (high - low) * place
+        return schedule.time(y + torch.log(-torch.expm1(-y))), high - low
+
+
+def snr_rate(prediction: Prediction, x: Float[Tensor, "b ..."], eps: Float[Tensor, "b ..."]) -> Float[Tensor, " b"]:
+    r"""$\frac12 (|\hat x - x|^2 + |\hat\epsilon - \epsilon|^2)$: nats per unit of $\log(1 + \mathrm{SNR})$."""
+    return edm(prediction, x, eps) * (x[0].numel() / 2)
+
+
 def bound(
     denoiser: Denoiser,
     x: Float[Tensor, "b ..."],
@@ -190,18 +239,20 @@ def bound(
     With `steps` = T the model is $p(z_1) \prod_t q(z_s | z_t, x = \hat x(z_t))\, p(x | z_0)$ on T + 1 equally spaced
     levels, and every step's KL is estimated; its variance is the posterior's or, where the denoiser learns it, its own.
     With None T is infinite: the diffusion term is $-\frac12 E \int \mathrm{SNR}'(t)\, |\hat x - x|^2 dt$, which depends
-    on the schedule through the SNR at both ends alone, and t is drawn in equal strata of the span. DDPM with N betas
-    is `BetaSchedule`, steps = N - 1, span = (1 / N, 1).
+    on the schedule through the SNR at both ends alone, and so does its estimate's error: it is drawn in equal strata of
+    log(1 + SNR) (`snr_times`), where the integrand of data of unit variance is even. DDPM with N betas is
+    `BetaSchedule`, steps = N - 1, span = (1 / N, 1).
 
     Each step or stratum gets `samples` draws of the noise (and of the time, where that is drawn), and so does the
-    reconstruction; with at least two their spread gives the standard error without bias. The denoiser is evaluated on
-    batches of B rows, `samples` times for each, in evaluation mode.
+    reconstruction; with at least two their spread gives the standard error without bias. A density's reconstruction is
+    drawn less $\frac12 (|\epsilon|^2 - D)$, whose mean is 0: most of its noise at a high SNR, and all of it where its
+    mean is "observed". The denoiser is evaluated on batches of B rows, `samples` times for each, in evaluation mode.
 
     Args:
         denoiser: of the scale of x.
         x: (B, ...), data.
         steps: T, at least 1, or None.
-        strata: of time, where steps is None.
+        strata: of log(1 + SNR), where steps is None; at least 1.
         samples: at least 1.
         span: times of the first level and the last; by default 0 (or 0.001, where SNR is infinite at 0) and 1.
         reconstruction: p(x | z) at the first level.
@@ -209,7 +260,9 @@ def bound(
         generator: None, one, or B, one a row.
 
     Raises:
-        ValueError: for counts < 1, a span that is not one, an infinite SNR at its first time, or a rising SNR.
+        ValueError: for counts < 1, a span that is not one, an infinite SNR at its first time, a rising SNR, a network
+            of eps where alpha = 0 at the last level (its bound is infinite), x of no floating type of single or double
+            precision, empty or not finite, or conditions that are not one a row.
 
     Source: Ho et al. (2020), equation 5; Kingma et al., VDM (2021), equations 11, 13 and 15.
 
@@ -221,33 +274,41 @@ def bound(
     """
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}")
+    if strata < 1:
+        raise ValueError(f"strata must be at least 1, got {strata}")
+    check_rows(x, cond)
     schedule = denoiser.schedule
     times = level_times(schedule, span, strata if steps is None else steps).to(x.device)
+    denoiser.check_times(times)
 
     def noised(t: Tensor) -> tuple[Tensor, Tensor]:
         eps = normal(x.shape, generator, like=x)
         alpha, sigma = (v.to(x) for v in denoiser.levels(t, x))
         return alpha * x + sigma * eps, eps
 
-    def step(s: Tensor, t: Tensor) -> Tensor:
-        """The KL of the step from t to s, or the diffusion term's integral between them, from one draw."""
+    def step(k: int) -> Tensor:
+        """The KL of step k, or the diffusion term's integral over stratum k, from one draw."""
         if steps is not None:
-            s, t = s.expand(len(x)), t.expand(len(x))
+            s, t = (v.expand(len(x)) for v in times[k : k + 2])
             z, eps = noised(t)
             return step_kl(denoiser(z, t.to(x), cond), x, eps, schedule, s, t)
-        draw = torch.special.ndtr(normal((len(x), 1), generator, like=times))[:, 0]  # uniform, a row each
-        at = s + (t - s) * draw
-        z, eps = noised(at)
-        rate = vlb(denoiser(z, at.to(x), cond), x, eps, schedule.log_snr_slope(at))
-        return rate * (t - s).to(rate)
+        draw = torch.special.ndtr(normal((len(x), 1), generator, like=times))[:, 0]  # uniform on (0, 1], a row each
+        at, width = snr_times(schedule, times, (strata - 1 - k + draw) / strata)
+        at = rounded_down(at, x.dtype)
+        z, eps = noised(at.to(times))
+        rate = snr_rate(denoiser(z, at, cond), x, eps)
+        return rate * (width / strata).to(rate)
 
     def read() -> Tensor:
-        z, _ = noised(times[0].expand(len(x)))
-        return -reconstruction.log_prob(denoiser, z, x, times[0], cond)
+        z, eps = noised(times[0].expand(len(x)))
+        value = -reconstruction.log_prob(denoiser, z, x, times[0], cond)
+        if reconstruction.measure == "mass":
+            return value
+        return value - sum_per_example(eps**2 - 1) / 2
 
     with evaluating(denoiser):
         draws = [torch.stack([read() for _ in range(samples)])]
-        draws += [torch.stack([step(s, t) for _ in range(samples)]) for s, t in pairwise(times)]
+        draws += [torch.stack([step(k) for _ in range(samples)]) for k in range(len(times) - 1)]
     terms = torch.stack(draws, dim=2)  # (samples, B, 1 + steps)
     error = None if samples == 1 else (terms.var(dim=0).sum(1) / samples).sqrt()
     means = terms.mean(0)

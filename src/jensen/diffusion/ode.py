@@ -14,7 +14,7 @@ from jensen.core.seeding import Rng, normal
 from jensen.core.shapes import sum_per_example
 from jensen.core.types import Likelihood
 from jensen.diffusion.denoiser import Denoiser
-from jensen.diffusion.likelihood import Span, level_times
+from jensen.diffusion.likelihood import Span, check_rows, level_times
 from jensen.diffusion.samplers.probability_flow import velocity
 
 
@@ -86,7 +86,8 @@ def ode_log_likelihood(
         generator: of Hutchinson's signs: None, one, or B, one a row.
 
     Raises:
-        ValueError: for an unknown trace, fewer than 2 probes, tolerances not positive, or a span that is not one.
+        ValueError: for an unknown trace, fewer than 2 probes, tolerances not positive, a span that is not one, a
+            network whose view is singular at one of its ends, or rows that `bound` refuses.
 
     Source: Song et al. (2021), appendix D.2, equation 39; Grathwohl et al. (2019), section 3.1.
 
@@ -101,7 +102,9 @@ def ode_log_likelihood(
         raise ValueError(f"probes must be at least 2, got {probes}")
     if not (rtol > 0 and atol > 0):
         raise ValueError(f"rtol and atol must be positive, got {rtol} and {atol}")
+    check_rows(x, cond)
     ends = level_times(denoiser.schedule, span, 1).to(x)
+    denoiser.check_times(ends)
     dims = x[0].numel()
     directions = _signs(x, probes, generator) if trace == "hutchinson" else _axes(x)
     evaluations = 0

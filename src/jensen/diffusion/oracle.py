@@ -30,7 +30,8 @@ class MixtureOracle(Denoiser):
         schedule: of the noise.
 
     Raises:
-        ValueError: for shapes that do not fit, a weight not positive, a negative variance.
+        ValueError: for shapes that do not fit, a weight not positive, a negative variance; called, at sigma = 0 where
+            a variance is 0.
 
     Source: Bayes' rule; the score form is Tweedie's formula (Efron 2011, equation 1.3).
 
@@ -76,6 +77,8 @@ class MixtureOracle(Denoiser):
     def _log_joint(self, z_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         """Log of weight times density of z_t for each component, (B, K)."""
         mean, variance = self._components(alpha, sigma)
+        if bool((variance == 0).any()):
+            raise ValueError("a component of variance 0 has no density at sigma = 0: choose times above 0")
         log_density = (
             torch.distributions.Normal(mean, variance.sqrt(), validate_args=False).log_prob(z_t[:, None]).sum(-1)
         )
@@ -146,12 +149,18 @@ class GaussianOracle(MixtureOracle):
         super().__init__([1.0], mean[None], variance[None], schedule)
 
     def flow(self, z_t: Float[Tensor, "b d"], t: Float[Tensor, " b"], s: Float[Tensor, " b"]) -> Float[Tensor, "b d"]:
-        """Exact solution of the probability-flow ODE from time t to time s: whiten, then colour."""
+        """Exact solution of the probability-flow ODE from time t to time s: whiten, then colour.
+
+        Raises:
+            ValueError: for a t at which z_t has a variance of 0.
+        """
         (alpha_t, sigma_t), (alpha_s, sigma_s) = self.schedule.alpha_sigma(t), self.schedule.alpha_sigma(s)
         (mean_t, variance_t), (mean_s, variance_s) = (
             self._components(alpha_t, sigma_t),
             self._components(alpha_s, sigma_s),
         )
+        if bool((variance_t == 0).any()):
+            raise ValueError("no path starts from a variance of 0: choose t above 0")
         return mean_s[:, 0] + (z_t - mean_t[:, 0]) * torch.sqrt(variance_s[:, 0] / variance_t[:, 0])
 
     def entropy(self, t: Float[Tensor, " b"], nodes: int = 1) -> Float[Tensor, " b"]:
@@ -219,19 +228,28 @@ class EmpiricalOracle(Denoiser):
         self.register_buffer("data", data.double())
         self.schedule, self.null = schedule, None
 
-    def log_prob(self, z_t: Float[Tensor, "b ..."], t: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-        r"""Log p(z_t) in nats, (B,): a Gaussian kernel density about the data times alpha, of bandwidth sigma > 0."""
-        z, flat = z_t.double().flatten(1), self.data.flatten(1)
+    def _levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Both levels, (B, 1)."""
         alpha, sigma = (v[:, None] for v in self.schedule.alpha_sigma(t.double()))
+        if bool((sigma == 0).any()):
+            raise ValueError("a finite data set has no density and no finite eps at sigma = 0: choose times above 0")
+        return alpha, sigma
+
+    def log_prob(self, z_t: Float[Tensor, "b ..."], t: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+        r"""Log p(z_t) in nats, (B,): a Gaussian kernel density about the data times alpha, of bandwidth sigma.
+
+        Raises:
+            ValueError: at sigma = 0.
+        """
+        z, flat = z_t.double().flatten(1), self.data.flatten(1)
+        alpha, sigma = self._levels(t)
         kernel = torch.distributions.Normal(alpha[:, :, None] * flat, sigma[:, :, None], validate_args=False)
         log_kernel: Tensor = kernel.log_prob(z[:, None]).sum(-1)
         return log_kernel.logsumexp(1) - math.log(len(flat))
 
     def forward(self, z_t: Float[Tensor, "b ..."], t: Float[Tensor, " b"], cond: Tensor | None = None) -> Prediction:
         z, flat = z_t.double().flatten(1), self.data.flatten(1)
-        alpha, sigma = (v[:, None] for v in self.schedule.alpha_sigma(t.double()))
-        if bool((sigma == 0).any()):
-            raise ValueError("the denoiser of a finite data set has no finite eps at sigma = 0: choose times above 0")
+        alpha, sigma = self._levels(t)
         distance = (z[:, None] - alpha[:, :, None] * flat).square().sum(-1)
         x = torch.softmax(-distance / (2 * sigma**2), dim=1) @ flat
         eps = (z - alpha * x) / sigma

@@ -151,9 +151,12 @@ class ImplicitProcess:
         r"""q(z_t | z_s, x) up to t = times[level] from the level below, by Bayes' rule.
 
         Mean $\alpha_t x + \frac{\sigma_t}{\sigma_s^2} \sqrt{\sigma_s^2 - d_t^2}\, (z_s - \alpha_s x)$, deviation
-        $\sigma_t d_t / \sigma_s$. It depends on x, so that the process is no Markov chain, but for one d.
+        $\sigma_t d_t / \sigma_s$. It depends on x, so that the process is no Markov chain, but for one d. Where
+        $\sigma_s = 0$, $z_s = \alpha_s x$ says nothing that x does not, and it is $N(\alpha_t x, \sigma_t^2)$.
         """
         alpha_s, sigma_s, alpha_t, sigma_t, deviation, kept = self._levels(level, x)
+        if bool(sigma_s == 0):
+            return Normal(alpha_t * x, sigma_t.expand_as(x), validate_args=False)
         mean = alpha_t * x + sigma_t * kept / sigma_s**2 * (z_s - alpha_s * x)
         return Normal(mean, (sigma_t * deviation / sigma_s).expand_as(x), validate_args=False)
 

@@ -10,15 +10,37 @@ from torch import Tensor
 
 Times = Callable[[int], Float[Tensor, " b"]]
 
+HALF_A_DRAW = 2.0**-25  # torch draws multiples of 2^-24 in [0, 1): their middles are inside (0, 1)
+
+
+def rounded_down(t: Float[Tensor, "*b"], dtype: torch.dtype) -> Float[Tensor, "*b"]:
+    """The largest numbers of this dtype that are not above t: what is below 1 stays below 1.
+
+    >>> late = torch.tensor(1 - 1e-9, dtype=torch.float64)
+    >>> bool(late.float() == 1), bool(rounded_down(late, torch.float32) < 1)
+    (True, True)
+    """
+    near = t.to(dtype)
+    return torch.where(near > t, torch.nextafter(near, torch.full_like(near, -torch.inf)), near)
+
 
 def uniform_times(n: int) -> Float[Tensor, " n"]:
-    """One uniform draw in each of n equal strata of [0, 1], in a random order.
+    """One uniform draw in each of n equal strata of [0, 1], in a random order; never 0 or 1 itself.
 
     Their mean has a variance of 1 / (12 n^3), where n independent draws have 1 / (12 n).
 
     Source: Kingma et al. (2021), appendix I.1, in its stratified form.
+
+    >>> t = uniform_times(8)
+    >>> sorted((8 * t).int().tolist()), bool(((t > 0) & (t < 1)).all())
+    ([0, 1, 2, 3, 4, 5, 6, 7], True)
     """
-    return (torch.randperm(n) + torch.rand(n)) / n
+    return rounded_down(_stratified(n), torch.get_default_dtype())
+
+
+def _stratified(n: int) -> Tensor:
+    """`uniform_times` in double precision."""
+    return (torch.randperm(n) + (torch.rand(n).double() + HALF_A_DRAW)) / n
 
 
 def discrete_times(steps: int) -> Times:
@@ -31,7 +53,7 @@ def discrete_times(steps: int) -> Times:
         raise ValueError(f"steps must be at least 1, got {steps}")
 
     def times(n: int) -> Tensor:
-        return (1 + (uniform_times(n) * steps).floor().clamp(max=steps - 1)) / steps
+        return ((1 + (_stratified(n) * steps).floor()) / steps).to(torch.get_default_dtype())
 
     return times
 
@@ -43,10 +65,15 @@ def logit_normal_times(mean: float = 0.0, std: float = 1.0, edge: float = 1e-4) 
         mean, std: of the logit; a positive mean leans towards noise.
         edge: both tails are cut at this quantile and at this time, so that times stay inside (0, 1).
 
+    Raises:
+        ValueError: for a std not positive, or an edge outside (0, 1/2).
+
     Source: Esser et al. (2024), equation 19.
     """
     if not std > 0:
         raise ValueError(f"std must be positive, got {std}")
+    if not 1e-7 <= edge < 0.5:
+        raise ValueError(f"edge must be in [1e-7, 0.5), got {edge}")
 
     def times(n: int) -> Tensor:
         quantile = uniform_times(n).clamp(edge, 1 - edge)

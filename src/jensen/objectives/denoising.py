@@ -10,10 +10,13 @@ import torch
 from torch import Tensor
 
 from jensen.core.objective import Objective
+from jensen.core.shapes import single
 from jensen.core.types import Batch, Loss, entry
 from jensen.diffusion import Denoiser, Prediction, discrete_times, simple, step_kl, uniform_times
 from jensen.diffusion.times import Times
 from jensen.models.diffusion import Diffusion
+
+LOOKED_AT = 2**14  # times, which none of a few thousand levels escapes
 
 DenoisingLoss = Callable[[Prediction, Tensor, Tensor], Tensor]
 
@@ -24,12 +27,14 @@ class Denoising(Objective):
     Args:
         model: what is trained.
         loss: (prediction, x, eps) -> (B,); the mean squared error of eps by default.
-        times: n -> (n,) training times.
+        times: n -> (n,) training times. `uniform_times` and `logit_normal_times` never draw 0 or 1, where some
+            networks predict nothing finite; `discrete_times` draws 1.
         drop: probability with which a row's condition is replaced by the null condition.
 
     Raises:
         ValueError: if `drop` is outside [0, 1], or positive for a denoiser without a null condition; if the schedule
-            would train too, since a weighted loss has its least value at some noise level and not at the best schedule.
+            would train too, since a weighted loss has its least value at some noise level and not at the best schedule;
+            if the network's view is singular at one of the times, as eps is at alpha = 0 and x at sigma = 0.
 
     Source: Ho et al. (2020), algorithm 1; Ho & Salimans (2022), algorithm 1 for `drop`.
     """
@@ -48,15 +53,19 @@ class Denoising(Objective):
         check_drop(model, drop)
         if any(p.requires_grad for p in model.denoiser.schedule.parameters()):
             raise ValueError("a weighted loss cannot train the schedule: freeze it, or use VariationalDiffusion")
+        with torch.random.fork_rng(devices=[]):
+            model.denoiser.check_times(times(LOOKED_AT))
         self.model, self.loss, self.times, self.drop = model, loss, times, drop
 
     def forward(self, players: tuple[str, ...], batch: Batch, step: int) -> Mapping[str, Loss]:
         denoiser = self.model.denoiser
         x = self.model.standardize(entry(batch, "x"))
-        t = self.times(len(x)).to(x)
+        t = self.times(len(x)).to(single(x))
         eps = torch.randn_like(x)
         alpha, sigma = denoiser.levels(t, x)
-        prediction = denoiser(alpha * x + sigma * eps, t, drop_conditions(denoiser, batch.get("cond"), self.drop))
+        prediction = denoiser(
+            (alpha * x + sigma * eps).to(x), t, drop_conditions(denoiser, batch.get("cond"), self.drop)
+        )
         return {"model": self._loss(prediction, x, eps, t)}
 
     def _loss(self, prediction: Prediction, x: Tensor, eps: Tensor, t: Tensor) -> Loss:

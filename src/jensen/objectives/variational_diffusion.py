@@ -8,8 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from jensen.core.objective import Objective
+from jensen.core.shapes import single
 from jensen.core.types import Batch, Loss, Phase, entry
 from jensen.diffusion import LearnedSchedule, Reconstruction, Span, level_times, prior_kl, step_kl, uniform_times, vlb
+from jensen.diffusion.likelihood import snr_rate, snr_times
+from jensen.diffusion.times import rounded_down
 from jensen.models.diffusion import Diffusion
 from jensen.objectives.denoising import check_drop, drop_conditions
 
@@ -22,6 +25,10 @@ class VariationalDiffusion(Objective):
     estimate varies, descends the mean square of the diffusion term, hence its variance. Both losses come from one
     forward pass. With interior = "bound" everything descends the bound, which makes sense for finite T.
 
+    In continuous time a schedule that does not learn is drawn from evenly in log(1 + SNR) (`snr_times`), which lets the
+    term vary least where data have unit variance; one that learns is drawn from evenly in t, since there it is the
+    schedule that lowers the variance.
+
     Args:
         model: what is trained.
         steps: T, or None for continuous time.
@@ -32,7 +39,8 @@ class VariationalDiffusion(Objective):
         drop: probability with which a row's condition is replaced by the null condition.
 
     Raises:
-        ValueError: for another word than these, a `drop` that cannot be, or as `jensen.diffusion.bound`.
+        ValueError: for another word than these, a `drop` that cannot be, a network of eps where alpha = 0 at the last
+            level (an infinite bound), or as `jensen.diffusion.bound`.
 
     Source: Kingma et al., VDM (2021), equations 11, 13 and 17; appendix I for the square and the times.
     """
@@ -53,7 +61,7 @@ class VariationalDiffusion(Objective):
         if interior not in ("variance", "bound"):
             raise ValueError(f"interior must be 'variance' or 'bound', got {interior!r}")
         check_drop(model, drop)
-        level_times(model.denoiser.schedule, span, 1 if steps is None else steps)
+        model.denoiser.check_times(level_times(model.denoiser.schedule, span, 1 if steps is None else steps))
         self.model, self.steps, self.span, self.reconstruction = model, steps, span, reconstruction
         self.interior, self.drop = interior, drop
         self.phases = (Phase(tuple(self.players()) or ("model",)),)
@@ -87,15 +95,19 @@ class VariationalDiffusion(Objective):
     def _diffusion(self, x: Tensor, edges: Tensor, cond: Tensor | None) -> Tensor:
         """One draw of the diffusion term for each example, at times of low discrepancy."""
         schedule = self.model.denoiser.schedule
-        place = uniform_times(len(x)).to(edges).clamp(max=1 - 1e-6)  # never t = 1 itself, where a slope may be infinite
+        place = uniform_times(len(x)).to(edges)
         if self.steps is None:
-            t = edges[0] + (edges[-1] - edges[0]) * place
+            learns = any(p.requires_grad for p in schedule.parameters())
+            span = edges[-1] - edges[0]
+            t, width = (edges[0] + span * place, span) if learns else snr_times(schedule, edges, place)
+            t = rounded_down(t, single(x).dtype).to(edges)
             z, eps = self._noised(x, t)
-            rate = vlb(self.model.denoiser(z, t.to(x), cond), x, eps, schedule.log_snr_slope(t))
-            return rate * (edges[-1] - edges[0]).to(x)
+            p = self.model.denoiser(z, t.to(single(x)), cond)
+            rate = vlb(p, x, eps, schedule.log_snr_slope(t)) if learns else snr_rate(p, x, eps)
+            return rate * width.to(x)
         k = (place * self.steps).long()
         z, eps = self._noised(x, edges[k + 1])
-        p = self.model.denoiser(z, edges[k + 1].to(x), cond)
+        p = self.model.denoiser(z, edges[k + 1].to(single(x)), cond)
         return self.steps * step_kl(p, x, eps, schedule, edges[k], edges[k + 1])
 
     def _noised(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
