@@ -25,7 +25,15 @@ import jensen
 from jensen.check.laws import FAMILIES
 
 SOURCE = Path(jensen.__file__).parent
-REFUSALS = ("ValueError", "NonFiniteLoss", "RuntimeError", "LinAlgError", "ZeroDivisionError", "OverflowError")
+REFUSALS = (
+    "ValueError",
+    "UserWarning",
+    "NonFiniteLoss",
+    "RuntimeError",
+    "LinAlgError",
+    "ZeroDivisionError",
+    "OverflowError",
+)
 FAMILY_FOLDERS = {
     "distributions",
     "estimators",

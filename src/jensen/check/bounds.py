@@ -57,7 +57,8 @@ def bound(
     Args:
         bound: what K draws left behind, a `Trace` of tensors (K, B), to (B,) nats.
         model: an oracle, such as `LinearGaussian`; or any latent-variable model, whose log p(x) is then estimated by
-            50,000 importance samples, and which shows all but "tight".
+            50,000 importance samples of its q, or of its prior if their weights' tail is too heavy, and which shows
+            all but "tight".
         x: data, (B, ...); by default 3 draws of the model.
         claims: some of the four; by default all that the model can show.
         samples: numbers of draws K, rising.
@@ -67,7 +68,8 @@ def bound(
 
     Raises:
         ValueError: for claims that are unknown or that the model cannot show, numbers of draws that do not rise from
-            at least 1, fewer than 2 repeats, or no x from a model that does not sample.
+            at least 1, fewer than 2 repeats, no x from a model that does not sample, or an x whose log p importance
+            sampling cannot tell.
 
     Source: Burda et al. (2016), theorem 1; Kingma & Welling (2014), equation 2.
 
@@ -160,9 +162,15 @@ class _Trial:
         if isinstance(self.model, Oracle):
             exact = self.model.log_prob(self.x).detach().double()
             return exact, torch.zeros_like(exact)
-        estimate = log_likelihood(self.model, self.x, samples=50_000)
-        assert estimate.stderr is not None
-        return estimate.value.double(), estimate.stderr.double()
+        for proposal in ("encoder", "prior"):
+            estimate = log_likelihood(self.model, self.x, 50_000, proposal)
+            assert estimate.stderr is not None
+            if bool(estimate.stderr.isfinite().all()):
+                return estimate.value.double(), estimate.stderr.double()
+        raise ValueError(
+            "x must be data whose log p 50,000 draws of the model's q or prior can tell: their weights have a tail of "
+            f"Pareto k = {float(estimate.pareto_k.max()):.2f}, so that their mean has no error"
+        )
 
     @torch.no_grad()
     def _values(self, whose: str, draw: Callable[[int], Trace], claims: Sequence[str]) -> list[Evidence]:

@@ -7,9 +7,11 @@ import math
 from jaxtyping import Float
 from torch import Tensor
 
+from jensen.core.shapes import single
+
 
 def bits_per_dim(nats: Float[Tensor, "*b"], dims: int, bin_width: float = 1.0) -> Float[Tensor, "*b"]:
-    r"""$-\log p(x) / (D \log 2) - \log_2 w$: lower is better.
+    r"""$-\log p(x) / (D \log 2) - \log_2 w$: lower is better. In single precision at least.
 
     Args:
         nats: log-likelihoods, of a mass (width 1), or of a density of data dequantized over bins of this width.
@@ -29,4 +31,4 @@ def bits_per_dim(nats: Float[Tensor, "*b"], dims: int, bin_width: float = 1.0) -
         raise ValueError(f"dims must be at least 1, got {dims}")
     if not bin_width > 0:
         raise ValueError(f"bin_width must be positive, got {bin_width}")
-    return -nats / (dims * math.log(2)) - math.log2(bin_width)
+    return -single(nats) / (dims * math.log(2)) - math.log2(bin_width)

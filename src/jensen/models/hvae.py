@@ -240,7 +240,9 @@ class LadderVAE(LatentChain):
     A deterministic pass up, $h_l = \mathrm{up}_l(h_{l-1})$ with $h_0 = x$, reads a Gaussian
     $\hat q_l = N(\hat\mu_l, \hat\sigma_l^2)$ from every level; the pass down multiplies it with the prior:
     $q(z_l | z_{l+1}, x) \propto \hat q_l(z_l)\, p(z_l | z_{l+1})$ and $q(z_L | x) = \hat q_L$. Every term is a KL given
-    the layers above. If x is linear in Gaussian latents of diagonal covariances the true posterior is of this form.
+    the layers above. In a linear-Gaussian chain the true posterior is of this form if the coordinates of each layer are
+    independent given x and the layer above: with one latent a layer, or x of variance $\Sigma$ and columns W for which
+    $W^\top \Sigma^{-1} W$ is diagonal, layer after layer. If they are correlated no ladder is exact.
 
     Args:
         ups: L modules, tensor to tensor.

@@ -166,6 +166,32 @@ def optimal_proposal(precision: float) -> Iterator[Evidence]:
 
 
 @law(
+    "importance-sampling/tail",
+    formula=r"P(w > t) \sim t^{-1/k},\quad k = 1 - c^2\ \mathrm{for}\ q = N(\mu, c^2 \sigma^2)",
+    source="Vehtari et al. (2024), section 3; Zhang & Stephens (2009)",
+    assumptions="the posterior is N(mu, sigma^2)",
+)
+def tail(precision: float) -> Iterator[Evidence]:
+    """Too narrow a proposal leaves weights of a heavy tail, whose shape k tells whether their mean can be believed.
+
+    w = c exp(y^2 (1/c^2 - 1) / 2) with y = c e, e ~ N(0, 1): w > t where |e| > sqrt(2 log(t / c) / (1 - c^2)), of
+    probability t^(-1 / (1 - c^2)) but for a factor sqrt(log t), which draws estimates of k down by 0.1 at most. From
+    k = 1/2 on weights have no variance. A wide proposal's are bounded.
+    """
+    x, samples, std = data(draws(20, precision)), 10_000, PRECISION**-0.5
+    for share in (0.25, 0.5, 0.75):
+        q = partial(proposed, MEAN, share**0.5 * std)
+        k = log_likelihood(model(), x, samples, q, generator(1)).pareto_k.mean()
+        yield Evidence(f"k of a q of {share} of the variance", 1 - share, float(k), 0.12)
+    wide = log_likelihood(model(), x, samples, partial(proposed, MEAN, 2 * std), generator(2))
+    yield bounded("k of a q of 4 times the variance", wide.pareto_k, 0.0, relation="at most")
+    far = log_likelihood(model(), x, samples, partial(proposed, MEAN + 40 * std, std / 10), generator(3))
+    yield bounded("nats by which a q 40 deviations off is wrong", LOG_P - far.value, 100.0, relation="at least")
+    told = torch.as_tensor(far.stderr).isfinite().double().mean()
+    yield Evidence("share of its estimates that claim an error", 0.0, float(told), 0.0)
+
+
+@law(
     "importance-sampling/annealed",
     formula=r"E\prod_t p(x|z_{t-1})^{\beta_t - \beta_{t-1}} = p(x)",
     source="Neal (2001), equations 3 to 11",
@@ -218,6 +244,7 @@ LAWS = (
     variance_problem,
     importance_sampling,
     optimal_proposal,
+    tail,
     annealed,
     underflow,
 )
