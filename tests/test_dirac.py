@@ -5,14 +5,17 @@ from __future__ import annotations
 import cmath
 import math
 
+import numpy as np
 import pytest
 import torch
+from scipy import integrate, stats
 
 from jensen.adversarial import (
     MARGIN_LOSSES,
     DiracGAN,
     change_along_flow,
     eigenvalues,
+    exponential,
     hinge,
     logistic,
     squared,
@@ -22,7 +25,7 @@ from jensen.adversarial import (
     zero_one,
 )
 from jensen.adversarial.dirac import consensus_step_limit, penalty_step_limit
-from jensen.adversarial.quadrature import integrate_line
+from jensen.adversarial.quadrature import breaks, integrate_line
 from jensen.core.types import Phase
 from jensen.training import consensus
 
@@ -282,3 +285,64 @@ def test_what_is_refused():
         with pytest.raises(ValueError, match=message):
             DiracGAN(**words)
     assert DiracGAN(hinge).value().item() == -2
+
+
+def relu_mean(m, s):
+    """E max(0, m + s n), n ~ N(0, 1): m Phi(m / s) + s phi(m / s)."""
+    return m * torch.special.ndtr(m / s) + s * torch.exp(-((m / s) ** 2) / 2) / math.sqrt(2 * math.pi)
+
+
+CLOSED = {
+    "hinge": (hinge, lambda m, s: -relu_mean(1 + m, s)),
+    "a user's kinks": (
+        lambda t: torch.relu(t - 0.37) - 2 * (t + 5).abs(),
+        lambda m, s: relu_mean(m - 0.37, s) - 2 * (2 * relu_mean(m + 5, s) - m - 5),
+    ),
+    "squared": (squared, lambda m, s: -((1 + m) ** 2) - s**2),
+    "exponential": (exponential, lambda m, s: -torch.exp(m + s**2 / 2)),
+}
+
+
+@pytest.mark.parametrize("name", CLOSED)
+@pytest.mark.parametrize(
+    ("theta", "psi", "sigma"), [(0.7, 1.2, 0.8), (-1.0, 1.0, 0.3), (0.5, -2.0, 4.0), (2.0, 0.02, 50.0)]
+)
+def test_noise_is_exact_whatever_the_payoff(name, theta, psi, sigma):
+    """Value, field and its Jacobian against closed forms: what a kink adds to it, too, and where psi sigma is large."""
+    f, exact = CLOSED[name]
+    game = DiracGAN(f, instance_noise=sigma)
+    at = torch.tensor([theta, psi], dtype=F64)
+    game.model.theta.data, game.critic.psi.data = at.clone()
+
+    def closed(w):
+        s = (w[1] * sigma).abs()
+        return exact(w[1] * w[0], s) + exact(0 * w[1], s)
+
+    assert game.value().item() == pytest.approx(closed(at).item(), rel=1e-11)
+    signs = torch.tensor([1.0, -1.0], dtype=F64)  # the generator descends, the critic ascends
+    field = signs * torch.autograd.functional.jacobian(closed, at)
+    torch.testing.assert_close(vector_field(game, at=at), field, rtol=1e-10, atol=1e-10)
+    jacobian = -signs[:, None] * torch.autograd.functional.hessian(closed, at)
+    assert_spectrum(eigenvalues(game, at=at), torch.linalg.eigvals(jacobian).tolist())
+
+
+@pytest.mark.parametrize("spread", [0.5, 30.0, 1e3, 1e5])
+def test_a_wide_noise_on_the_logistic_payoff(spread):
+    """E log(1 + e^t) = E max(0, t) + E log(1 + e^-|t|), the latter by quadrature over t, where it lives."""
+    game = DiracGAN(instance_noise=spread)
+    game.critic.psi.data.fill_(1.0)
+    game.model.theta.data.fill_(0.4)
+    tail, _ = integrate.quad(
+        lambda t: np.log1p(np.exp(-abs(t))) * stats.norm.pdf(t, 0.4, spread), -60, 60, points=[0.0], epsabs=1e-14
+    )
+    exact = -float(relu_mean(torch.tensor(0.4, dtype=F64), spread)) - tail
+    assert game.expected(torch.tensor(0.4, dtype=F64)).item() == pytest.approx(exact, rel=1e-11)
+
+
+def test_kinks_of_a_payoff_are_found():
+    """Where the slope or the value jumps, to rounding; nothing of what is smooth, however steep."""
+    kinked = lambda t: (t - 0.3).abs() + torch.relu(t - 7.123) + (t > 2).double()  # noqa: E731
+    assert breaks(kinked).tolist() == pytest.approx([0.3, 2.0, 7.123], abs=1e-13)
+    assert breaks(lambda t: -hinge(-t)).tolist() == pytest.approx([-1.0], abs=1e-13)
+    for smooth in (torch.neg, torch.exp, lambda t: torch.tanh(1e4 * t), lambda t: t**7, lambda t: 0 * t.detach()):
+        assert not len(breaks(smooth))

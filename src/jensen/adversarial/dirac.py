@@ -17,17 +17,16 @@ import cmath
 import math
 from collections.abc import Callable, Iterable, Mapping
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from jensen.adversarial.margin import MarginLoss, logistic
 from jensen.adversarial.penalties import clip_weights, gradient_penalty, r1, r2
+from jensen.adversarial.quadrature import breaks, normal_mean
 from jensen.core.objective import Objective
 from jensen.core.types import Batch, Loss, Phase
 
 Pair = tuple[complex, complex]
-NODES = 40  # of Gauss-Hermite
 
 
 class Atom(nn.Module):
@@ -57,9 +56,9 @@ class Slope(nn.Module):
 class DiracGAN(Objective):
     r"""A point that learns to lie at 0, in double precision; players "generator" (theta) and "critic" (psi).
 
-    Both stand at the equilibrium 0. Noise $N(0, \sigma^2)$ on both sides enters as an expectation, by Gauss-Hermite
-    quadrature: nothing here is random. Penalties are the library's, at what the critic sees; since the critic's slope
-    is psi everywhere, R1 and R2 are $\frac\gamma2\psi^2$ and the gradient penalty $\lambda(|\psi| - 1)^2$.
+    Both stand at the equilibrium 0. Noise $N(0, \sigma^2)$ on both sides enters as an expectation, by quadrature
+    between the kinks of f: nothing here is random. Penalties are the library's, at theta and 0; since the critic's
+    slope is psi everywhere, R1 and R2 are $\frac\gamma2\psi^2$ and the gradient penalty $\lambda(|\psi| - 1)^2$.
 
     Args:
         f: a margin loss l, for $f(t) = -l(-t)$; "wasserstein", for f(t) = -t, which is l(m) = -m; or f itself,
@@ -103,23 +102,26 @@ class DiracGAN(Objective):
         self.f = _payoff(f)
         self.model, self.critic = Atom(), Slope()
         self.penalties, self.clip, self.phases = weights, clip, phases
-        nodes, shares = np.polynomial.hermite.hermgauss(NODES if instance_noise else 1)
-        self.register_buffer("noise", instance_noise * math.sqrt(2) * torch.from_numpy(nodes))
-        self.register_buffer("shares", torch.from_numpy(shares / shares.sum()))
-        self.noise: Tensor
-        self.shares: Tensor
+        self.register_buffer("kinks", breaks(self.f) if instance_noise else torch.zeros(0, dtype=torch.float64))
+        self.kinks: Tensor
 
     def players(self) -> Mapping[str, Iterable[nn.Parameter]]:
         return {"generator": [self.model.theta], "critic": [self.critic.psi]}
 
     def value(self) -> Tensor:
         """L(theta, psi), ()."""
-        real, fake = self.noise, self.model() + self.noise
-        return (self.shares * (self.f(self.critic(fake)) + self.f(-self.critic(real)))).sum()
+        fake = self.model()
+        return self.expected(self.critic(fake)) + self.expected(-self.critic(0 * fake))
+
+    def expected(self, t: Tensor) -> Tensor:
+        r"""$E f(t + \psi\sigma n)$ over the noise, (): of a critic's value t, ()."""
+        sigma = self.penalties["instance_noise"]
+        return normal_mean(self.f, t, sigma * self.critic.psi, self.kinks) if sigma else self.f(t)
 
     def penalty(self) -> Tensor:
         """What the critic pays besides, ()."""
-        real, fake, weights = self.noise, self.model() + self.noise, self.penalties
+        fake, weights = self.model()[None], self.penalties
+        real = 0 * fake
         each = torch.zeros_like(real)
         if weights["r1"]:
             each = each + r1(self.critic, real, weights["r1"])
@@ -127,7 +129,7 @@ class DiracGAN(Objective):
             each = each + r2(self.critic, fake, weights["r2"])
         if weights["gradient_penalty"]:
             each = each + gradient_penalty(self.critic, real, fake, weights["gradient_penalty"])
-        return (self.shares * each).sum()
+        return each.sum()
 
     def forward(self, players: tuple[str, ...], batch: Batch, step: int) -> Mapping[str, Loss]:
         value = self.value()
