@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from jensen.cli import comparing, show
 from jensen.cli.comparing import _grid
@@ -27,7 +28,7 @@ from jensen.recipes.folder import command
 from jensen.recipes.page import Table
 from jensen.training.journal import Journal, read_journal
 from jensen.training.strict_json import dumps, loads
-from test_recipes import DIFFUSION, words_of
+from test_recipes import DIFFUSION, refused, words_of
 
 ODD = "[/b] :fire: $x$ it's[red]"  # closes a tag that nobody opened, names an emoji, is mathematics, needs quotes
 
@@ -176,3 +177,14 @@ def test_what_is_not_finite_is_no_picture(run, tmp_path, capsys, monkeypatch):
         assert main(["sample", str(run), "-n", "3", "--out", str(tmp_path / name)]) == 2
         assert "finite numbers to be shown, got 6 of 6" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_of_nan_is_neither_drawn_nor_judged(run, tmp_path, capsys):
+    (tmp_path / "config.json").write_bytes((run / "config.json").read_bytes())
+    weights = load_file(run / "model.safetensors")
+    weights["denoiser.net.exit.weight"][0, 0] = math.nan
+    save_file(weights, tmp_path / "model.safetensors")
+    before = sorted(tmp_path.iterdir())
+    for words in (["sample", str(tmp_path)], ["evaluate", str(tmp_path)], ["compare", str(run), str(tmp_path)]):
+        refused(capsys, words, "model.safetensors has weights that are not finite: denoiser.net.exit.weight")
+    assert sorted(tmp_path.iterdir()) == before

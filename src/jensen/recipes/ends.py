@@ -23,5 +23,5 @@ def check_start(output: Output, name: str, schedule: Schedule, start: float) -> 
     if not ends_of(output, schedule).defined(torch.tensor(start)):
         raise ValueError(
             f"network.output {output} has no finite x at t = {start:g} of the {name} schedule: "
-            "set sampling.start below, 0.999 for example"
+            "set sampling.start lower, to 0.999 for example"
         )

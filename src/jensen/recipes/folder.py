@@ -56,15 +56,18 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     """Fill `model` with a run's averaged weights.
 
     Raises:
-        RunError: if there are none yet, or they do not fit.
+        RunError: if there are none yet, they do not fit, or one is not finite.
     """
     path = folder / WEIGHTS
     if not path.is_file():
         raise RunError(f"{folder} has no {WEIGHTS} yet: finish training with --resume")
     try:
-        model.load_state_dict(load_file(path))
+        weights = load_file(path)
+        model.load_state_dict(weights)
     except (SafetensorError, RuntimeError, OSError) as error:
         raise RunError(f"{path} is broken or of another model: {str(error).splitlines()[0]}") from error
+    if wrong := [name for name, value in weights.items() if not bool(value.isfinite().all())]:
+        raise RunError(f"{path} has weights that are not finite: {wrong[0]}")
 
 
 def load_game(objective: nn.Module, folder: Path) -> int:
