@@ -105,6 +105,19 @@ def test_divergence_of_bits_at_extreme_logits(dtype):
     )
 
 
+def test_bits_that_are_certain():
+    """Of infinite logits: log-probabilities 0 and -inf, entropy 0, divergences 0, -l and infinite; torch's are nan."""
+    q = Bernoulli(logits=T([math.inf, -math.inf]))
+    assert q.log_prob(T([1.0, 0.0])).tolist() == [0, 0]
+    assert q.log_prob(T([0.0, 1.0])).tolist() == [-math.inf, -math.inf]
+    assert q.entropy().tolist() == [0, 0]
+    assert kl_divergence(q, q).tolist() == [0, 0]
+    assert kl_divergence(q, Bernoulli(logits=T(0.0))).tolist() == pytest.approx([math.log(2)] * 2)
+    assert kl_divergence(Bernoulli(logits=T(0.0)), q).tolist() == [math.inf] * 2
+    x = torch.linspace(-30, 30, 121, dtype=F64)
+    torch.testing.assert_close(Bernoulli(logits=x).entropy(), D.Bernoulli(logits=x).entropy())
+
+
 @pytest.mark.parametrize("kind", [Categorical, OneHot])
 def test_divergence_of_classes_at_extreme_logits(kind):
     """Sum of p log(p / q) with q's logit at -200: torch's is infinite in single precision, ours where q is 0."""

@@ -40,7 +40,7 @@ def test_levels_hold_the_mass_of_their_cells(law, loc, scale):
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
 def test_far_tails_and_narrow_cells(law, dtype):
     """Sixty digits of mpmath, scales from 0.001 to 100: within 2 eps^0.8 / 4.5 of every formula, which is what the
-    switch from the difference to the expansion promises, and relative rounding."""
+    switch from the difference to the expansion promises, relative rounding, and that of an edge."""
     mpmath.mp.dps, eps = 60, torch.finfo(dtype).eps
 
     def cdf(z):
@@ -50,8 +50,9 @@ def test_far_tails_and_narrow_cells(law, dtype):
         for loc in (-1.2, -0.3, 0.0, 2.0):
             q = law(T(loc, dtype=dtype), T(scale, dtype=dtype))
             levels = q.enumerate_support()[[0, 1, 50, 126, 127, 128, 133, 254, 255]]
-            for x, ours in zip(levels.tolist(), q.log_prob(levels).tolist(), strict=True):
+            for level, ours in zip(levels.tolist(), q.log_prob(levels).tolist(), strict=True):
                 s, m, h = (mpmath.mpf(v) for v in (float(q.scale), float(q.loc), mpmath.mpf(1) / 255))
+                x = round((level + 1) * 127.5) * 2 * h - 1
                 a, b = (x - h - m) / s, (x + h - m) / s
                 if x == -1:
                     exact = mpmath.log(cdf(b))
@@ -59,7 +60,8 @@ def test_far_tails_and_narrow_cells(law, dtype):
                     exact = mpmath.log(cdf(-a))
                 else:
                     exact = mpmath.log(cdf(-a) - cdf(-b) if a > 0 else cdf(b) - cdf(a))
-                assert abs(ours - exact) < 2 * eps / (1920 * eps) ** 0.2 + 10 * eps * abs(exact)
+                moved = 2 * eps * (abs(x) + abs(m)) * (abs(x - m) / s + 1) / s  # by the rounding of an edge
+                assert abs(ours - exact) < 2 * eps / (1920 * eps) ** 0.2 + 10 * eps * abs(exact) + moved
 
 
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
@@ -116,3 +118,60 @@ def test_levels_family():
         scale = soft_clamp(out[:, :, 3:], math.log(1e-3), math.log(1e2)).exp()
         x = q.sample()
         torch.testing.assert_close(q.log_prob(x), law(out[:, :, :3], scale).log_prob(x).sum((2, 3, 4)))
+
+
+@pytest.mark.parametrize("dtype", [F64, torch.float32])
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+@pytest.mark.parametrize("levels", [2, 3, 256, 2048])
+def test_extreme_parameters(law, dtype, levels):
+    """Probabilities sum to one from a scale of 1e-30 to 1e30, wherever loc is: neighbours share an edge to the bit. No
+    number is none: moments, entropy, and log-probabilities, which are -inf only where they are no numbers."""
+    for scale in (1e-30, 1e-6, 1e-3, 1.0, 1e6, 1e30):
+        for loc in (-1e3, -1.0, 0.0, 1 / 255, 0.7, 5.0, 1e30):
+            q = law(T(loc, dtype=dtype), T(scale, dtype=dtype), levels=levels)
+            log_p = q.log_prob(q.enumerate_support())
+            assert float(log_p.double().exp().sum()) == pytest.approx(1, abs=2e-5 if dtype is not F64 else 1e-11)
+            assert not log_p.isnan().any()
+            for number in (q.mean, q.variance, q.entropy(), q.cdf(q.enumerate_support()).diff().min() + 1):
+                assert torch.isfinite(number)
+            assert float(q.entropy()) <= math.log(levels) * (1 + 1e-5)
+            assert -1 - 1e-6 <= float(q.mean) <= 1 + 1e-6
+
+
+def test_the_far_tail_of_a_gaussian_in_single_precision():
+    """Cells too near each other, or too far out, for the difference of two logarithms: mpmath's sixty digits."""
+    mpmath.mp.dps = 60
+    for levels, loc, scale in ((65_536, 1e3, 1e-3), (65_536, 1e3, 0.1), (256, 50.0, 0.02), (256, -7.0, 1e-4)):
+        q = DiscretizedGaussian(T(loc), T(scale), levels=levels)
+        for i in (1, levels // 3, levels - 2):
+            m, s = (mpmath.mpf(float(v)) for v in (q.loc, q.scale))
+            a, b = ((mpmath.mpf(2 * i + side) / (levels - 1) - 1 - m) / s for side in (-1, 1))
+            near, far = sorted((abs(a), abs(b)))
+            ratio = mpmath.erfc(far / mpmath.sqrt(2)) / mpmath.erfc(near / mpmath.sqrt(2)) if near < 1e4 else 0
+            upper = -(near**2) / 2 - mpmath.log(near * mpmath.sqrt(2 * mpmath.pi)) if near >= 1e4 else None
+            exact = upper if upper is not None else mpmath.log(mpmath.erfc(near / mpmath.sqrt(2)) / 2)
+            exact += mpmath.log(1 - (ratio or mpmath.exp(-(far**2 - near**2) / 2)))
+            assert float(q.log_prob(q.enumerate_support()[i])) == pytest.approx(float(exact), rel=2e-6)
+
+
+def test_parameters_of_any_dtype():
+    """Integers beside floats, and half precision in single."""
+    assert DiscretizedLogistic(T(0), 0.5).scale.item() == 0.5
+    for dtype in (torch.bfloat16, torch.float16):
+        q = DiscretizedGaussian(T([0.25, -0.5], dtype=dtype), T([0.5, 0.25], dtype=dtype))
+        exact = DiscretizedGaussian(T([0.25, -0.5]), T([0.5, 0.25]))
+        x = q.sample((100,))
+        assert x.dtype == torch.float32
+        assert torch.equal(q.log_prob(x), exact.log_prob(x))
+        assert torch.equal(q.entropy(), exact.entropy())
+
+
+def test_they_say_that_they_are_discrete():
+    for q in (
+        DiscretizedGaussian(0.0, 1.0),
+        Levels()(torch.zeros(2, 6)),
+        Levels(event_dims=3)(torch.zeros(1, 2, 4, 4)),
+    ):
+        assert q.support.is_discrete
+        assert q.support.check(q.sample()).all()
+    assert not DiscretizedGaussian(0.0, 1.0).support.check(T([0.3, 1.1, math.nan])).any()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from itertools import pairwise
 
@@ -13,8 +14,10 @@ from torch.distributions import kl_divergence
 
 from jensen.core.seeding import drawing, generator
 from jensen.distributions import (
+    AutoregressiveBits,
     Bernoulli,
     BernoulliLogits,
+    Categorical,
     CategoricalLogits,
     CategoricalPrior,
     Conditional,
@@ -28,6 +31,7 @@ from jensen.distributions import (
     Gompertz,
     IsotropicGaussian,
     Levels,
+    OneHot,
     OneHotLogits,
     StraightThroughOneHot,
     gumbel_softmax,
@@ -136,6 +140,12 @@ IMPROPER = "a flat prior is improper and cannot be sampled: draw z from a poster
         (lambda: Erlang(0, 1.0), "shape must be an integer of at least 1, got 0"),
         (lambda: Erlang(2, 0.0), "rate must be positive and finite, got 0"),
         (lambda: DiscretizedGaussian(0.0, 0.0), "scale must be positive and finite, got 0"),
+        (lambda: DiscretizedGaussian(math.inf, 1.0), "loc must be finite, got inf"),
+        (lambda: Levels(levels=1), "levels must be at least 2, got 1"),
+        (lambda: GaussianPrior(2, mean=math.nan), "mean must be finite, got nan"),
+        (lambda: GaussianPrior((2, 0)), "shape must be at least 1 an axis, got (2, 0)"),
+        (lambda: FlatPrior(-1), "shape must be at least 1 an axis, got (-1,)"),
+        (lambda: Gompertz(1.0, 1.0).icdf(T([0.5, 1.5])), "a probability must be in [0, 1], got 1.5"),
         (lambda: DiscretizedGaussian(0.0, 1.0, levels=1), "levels must be at least 2, got 1"),
         (lambda: DiscretizedGaussian(0.0, 1.0).log_prob(T([0.3])), OFF.format("0.3, 0.3")),
         (lambda: DiscretizedLogistic(0.0, 1.0).log_prob(T([1 + 2 / 255, 1.0])), OFF.format("1, 1.008")),
@@ -199,6 +209,32 @@ def test_flat_prior():
     torch.testing.assert_close(kl_divergence(q, p), -q.entropy())
 
 
+def test_flat_priors_of_a_batch():
+    p = Flat((2,)).expand((5, 1))
+    assert (p.batch_shape, p.event_shape) == ((5, 1), (2,))
+    assert p.log_prob(torch.zeros(3, 2)).shape == (5, 3)
+    assert p.support.event_dim == 1
+    q = D.Independent(D.Normal(torch.zeros(3, 2), 1.0), 1)
+    torch.testing.assert_close(kl_divergence(q, p), -q.entropy().expand(5, 3))
+
+
+@pytest.mark.parametrize(
+    "prior", [GaussianPrior(400, mean=0.3, std=2.0), CategoricalPrior(100, 7)], ids=["normal", "one-hot"]
+)
+def test_priors_in_half_precision_are_single_in_density(prior):
+    """Of the numbers a bfloat16 copy holds, which are rounded; what is made of them is not, nor summed in bfloat16."""
+    half = copy.deepcopy(prior).bfloat16()
+    z = prior().sample((3,))
+    exact = copy.deepcopy(half).double()().log_prob(z.double())
+    assert half().log_prob(z).dtype == torch.float32
+    torch.testing.assert_close(half().log_prob(z), exact.float(), rtol=2e-6, atol=0)
+    noise = Conditional(nn.Identity(), IsotropicGaussian(0.3)).bfloat16()
+    x = torch.zeros(400, dtype=torch.bfloat16)
+    exact = IsotropicGaussian(0.3)
+    exact.log_std.copy_(noise.family.log_std)
+    torch.testing.assert_close(noise(x).log_prob(torch.ones(400)), exact(x.float()).log_prob(torch.ones(400)))
+
+
 # -- what all share ----------------------------------------------------------------------------------------
 
 
@@ -210,6 +246,10 @@ def test_flat_prior():
         DiscretizedGaussian(T([0.1, 0.4]), 0.2),
         DiscretizedLogistic(T([0.1, 0.4]), 0.2, levels=16),
         StraightThroughOneHot(0.5, torch.randn(2, 3)),
+        Categorical(logits=torch.randn(2, 3)),
+        OneHot(logits=torch.randn(2, 3)),
+        Bernoulli(logits=torch.randn(2)),
+        AutoregressiveBits(3, 4)(torch.randn(2, 7)),
     ],
     ids=lambda q: type(q).__name__,
 )

@@ -117,6 +117,13 @@ def test_leave_one_out_variance_is_closed_form(k):
     assert float(variance[0]) == pytest.approx(of_mean / k + (var_f * var_s + cov**2) / (k * (k - 1)))
 
 
+def test_leave_one_out_keeps_the_digits_of_small_values():
+    """One value of 1e8 leaves the others' mean at 1.5, which a difference of sums in single precision makes 0 or 4."""
+    b = leave_one_out(torch.tensor([1e8, 1.0, 2.0]))
+    assert b.dtype == torch.float32
+    assert b.tolist() == torch.tensor([1.5, 50_000_001.0, 50_000_000.5]).tolist()
+
+
 def test_variances_are_in_the_order_of_theory():
     k = 3
     estimators = [

@@ -27,15 +27,20 @@ class Bernoulli(distributions.Bernoulli):
         if not bool(((value == 0) | (value == 1)).all()):
             low, high = float(value.min()), float(value.max())
             raise ValueError(f"a Bernoulli's data must be 0 or 1, got values in [{low:.4g}, {high:.4g}]: binarize them")
-        log_prob: Tensor = super().log_prob(value.to(self.logits.dtype))
-        return log_prob
+        return F.logsigmoid(torch.where(value == 1, self.logits, -self.logits))
+
+    def entropy(self) -> Tensor:
+        """In nats, elementwise."""
+        return -_expect(self, F.logsigmoid(self.logits), F.logsigmoid(-self.logits))
+
+
+def _expect(p: Bernoulli, one: Tensor, zero: Tensor) -> Tensor:
+    """The mean of what a bit is worth; what has no probability counts nothing, be it infinite."""
+    up, down = torch.sigmoid(p.logits), torch.sigmoid(-p.logits)
+    return torch.where(up > 0, up * one, 0.0) + torch.where(down > 0, down * zero, 0.0)
 
 
 @register_kl(Bernoulli, Bernoulli)
 def _kl_bernoulli(p: Bernoulli, q: Bernoulli) -> Tensor:
     """By logits: where q's probability rounds to 0 or 1, which is from a logit of 17 on, torch says infinity."""
-    sides = [
-        torch.where(b > 0, b * (F.logsigmoid(s * p.logits) - F.logsigmoid(s * q.logits)), 0.0)
-        for s, b in ((1, torch.sigmoid(p.logits)), (-1, torch.sigmoid(-p.logits)))
-    ]
-    return sides[0] + sides[1]
+    return _expect(p, *(F.logsigmoid(s * p.logits) - F.logsigmoid(s * q.logits) for s in (1, -1)))

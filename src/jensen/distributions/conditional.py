@@ -173,7 +173,7 @@ class IsotropicGaussian(nn.Module):
             self.register_buffer("log_std", log_std)
 
     def forward(self, mean: Float[Tensor, "..."]) -> Distribution:
-        std = self.log_std.exp().to(mean.dtype).expand(mean.shape)
+        std = single(self.log_std).exp().to(mean.dtype).expand(mean.shape)
         return Independent(Normal(mean, std, validate_args=False), self.event_dims, validate_args=False)
 
 

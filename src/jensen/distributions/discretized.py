@@ -15,6 +15,8 @@ from torch.types import _size
 from jensen.distributions.checks import check_finite, check_positive, parameters
 from jensen.distributions.special import log_ndtr
 
+SQRT2 = math.sqrt(2)
+
 
 def check_levels(levels: int) -> None:
     """Refuse fewer than two levels."""
@@ -81,8 +83,8 @@ class Discretized(Distribution, ABC):
         """Log F of the standard law, which is symmetric: its log survival function is `_log_cdf(-z)`."""
 
     @abstractmethod
-    def _log_cell(self, middle: Tensor, half: Tensor) -> Tensor:
-        """Log of F(middle + half) - F(middle - half) of the standard law."""
+    def _log_cell(self, low: Tensor, high: Tensor, width: Tensor) -> Tensor:
+        """Log of F(high) - F(low) of the standard law; the width is exact where the ends are too near to tell."""
 
     @abstractmethod
     def _noise(self, shape: torch.Size) -> Tensor:
@@ -98,21 +100,26 @@ class Discretized(Distribution, ABC):
                 f"[{float(value.min()):.4g}, {float(value.max()):.4g}]: scale them by 2 i / {self.levels - 1} - 1"
             )
 
-    def log_prob(self, value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """Log-probability in nats, elementwise; finite in the far tails."""
+    def _index(self, value: Tensor) -> Tensor:
         self._check(value)
-        half = 1 / (self.levels - 1)
-        middle, reach = (value - self.loc) / self.scale, half / self.scale
-        inner = self._log_cell(middle, reach)
-        inner = torch.where(value < half - 1, self._log_cdf(middle + reach), inner)
-        return torch.where(value > 1 - half, self._log_cdf(reach - middle), inner)
+        return ((value + 1) * ((self.levels - 1) / 2)).round().to(self.loc)
+
+    def _edge(self, index: Tensor) -> Tensor:
+        """The upper end of a cell, and so the lower one of the next: the same number to the bit."""
+        return ((2 * index + 2 - self.levels) / (self.levels - 1) - self.loc) / self.scale
+
+    def log_prob(self, value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Log-probability in nats, elementwise; finite in the far tails, until its size is no number."""
+        i = self._index(value)
+        low, high = self._edge(i - 1), self._edge(i)
+        inner = self._log_cell(low, high, 2 / (self.levels - 1) / self.scale)
+        inner = torch.where(i == 0, self._log_cdf(high), inner)
+        return torch.where(i == self.levels - 1, self._log_cdf(-low), inner)
 
     def cdf(self, value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """P(X <= value) of a level."""
-        self._check(value)
-        half = 1 / (self.levels - 1)
-        inner = self._log_cdf((value + half - self.loc) / self.scale).exp()
-        return torch.where(value > 1 - half, torch.ones_like(inner), inner)
+        i = self._index(value)
+        return torch.where(i == self.levels - 1, 1.0, self._log_cdf(self._edge(i)).exp())
 
     def sample(self, sample_shape: _size = ()) -> Tensor:
         """The law's draw, moved to the nearest level."""
@@ -160,8 +167,8 @@ class DiscretizedLogistic(Discretized):
     def _log_cdf(self, z: Tensor) -> Tensor:
         return F.logsigmoid(z)
 
-    def _log_cell(self, middle: Tensor, half: Tensor) -> Tensor:
-        return F.logsigmoid(middle + half) + F.logsigmoid(half - middle) + torch.log(-torch.expm1(-2 * half))
+    def _log_cell(self, low: Tensor, high: Tensor, width: Tensor) -> Tensor:
+        return F.logsigmoid(high) + F.logsigmoid(-low) + torch.log(-torch.expm1(-width))
 
     def _noise(self, shape: torch.Size) -> Tensor:
         e = self.loc.new_empty((2, *shape)).exponential_()
@@ -171,9 +178,10 @@ class DiscretizedLogistic(Discretized):
 class DiscretizedGaussian(Discretized):
     r"""`Discretized` Gaussian.
 
-    In a cell (a, b), reflected so that both ends lie left of its mirror image,
-    $\log P = \log\Phi(b) + \log(1 - e^{\log\Phi(a) - \log\Phi(b)})$; where the cell is so narrow that this cancels,
-    $\log\phi(m) + \log\delta + \log(1 + (m^2 - 1)\,\delta^2 / 24)$ with its middle m and width $\delta$.
+    In a cell (a, b), reflected so that its middle m is not left of 0,
+    $\log P = \log\Phi(-a) + \log(1 - e^{\log\Phi(-b) - \log\Phi(-a)})$, whose exponent right of 0 is $-m\delta$ and a
+    ratio of `erfcx`; where the cell is so narrow that this cancels,
+    $\log\phi(m) + \log\delta + \log(1 + (m^2 - 1)\,\delta^2 / 24)$ with its width $\delta$.
 
     >>> DiscretizedGaussian(0.0, 1.0).log_prob(torch.tensor(1.0)).exp()
     tensor(0.1596)
@@ -182,18 +190,27 @@ class DiscretizedGaussian(Discretized):
     def _log_cdf(self, z: Tensor) -> Tensor:
         return log_ndtr(z)
 
-    def _log_cell(self, middle: Tensor, half: Tensor) -> Tensor:
-        m, width = middle.abs(), 2 * half
+    def _log_cell(self, low: Tensor, high: Tensor, width: Tensor) -> Tensor:
+        right = low + high >= 0
+        near, far = torch.where(right, low, -high), torch.where(right, high, -low)
+        m = (near + far) / 2
         # The difference loses eps / width, the expansion width^4 / 1920: they are equal here.
         edge = (1920 * torch.finfo(m.dtype).eps) ** 0.2
         narrow = width * (1 + m) < edge
-        wide = torch.where(narrow, edge, half)
-        upper, lower = self._log_cdf(wide - m), self._log_cdf(-wide - m)
-        difference = upper + torch.log(-torch.expm1(lower - upper))
-        m, width = torch.where(narrow, m, 0), torch.where(narrow, width, edge)
+        difference = _log_difference(torch.where(narrow, 0.0, near), torch.where(narrow, 1.0, far), width)
+        m, width = torch.where(narrow, m, 0.0), torch.where(narrow, width, edge)
         log_density = -(m**2 + math.log(2 * math.pi)) / 2
         expansion = log_density + width.log() + torch.log1p((m**2 - 1) * width**2 / 24)
         return torch.where(narrow, expansion, difference)
 
     def _noise(self, shape: torch.Size) -> Tensor:
         return torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
+
+
+def _log_difference(near: Tensor, far: Tensor, width: Tensor) -> Tensor:
+    r"""$\log(\Phi(-a) - \Phi(-b))$ of a < b, b right of 0 and the middle not left of it."""
+    a, b = (torch.where(near > 0, v, 1.0) for v in (near, far))
+    beside, beyond = (torch.special.erfcx(v.clamp(max=1e30) / SQRT2) for v in (a, b))
+    fall = -(a + b) / 2 * width + torch.log(beyond / beside)
+    across = log_ndtr(-far) - log_ndtr(-torch.where(near > 0, 0.0, near))
+    return log_ndtr(-near) + torch.log(-torch.expm1(torch.where(near > 0, fall, across)))

@@ -10,7 +10,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal, constraints
 from torch.distributions.kl import register_kl
+from torch.types import _size
 
+from jensen.core.shapes import single
 from jensen.distributions.categorical import OneHot
 from jensen.distributions.checks import check_finite
 
@@ -55,8 +57,8 @@ class GaussianPrior(nn.Module):
 
     def forward(self) -> Distribution:
         """The prior: batch shape (), event shape `shape`."""
-        std = self.log_std.exp().expand(self.mean.shape)
-        return Independent(Normal(self.mean, std, validate_args=False), self.mean.ndim, validate_args=False)
+        mean, std = single(self.mean), single(self.log_std).exp()
+        return Independent(Normal(mean, std.expand(mean.shape), validate_args=False), mean.ndim, validate_args=False)
 
 
 class CategoricalPrior(nn.Module):
@@ -83,7 +85,7 @@ class CategoricalPrior(nn.Module):
 
     def forward(self) -> Distribution:
         """The prior: batch shape (), event shape (groups, classes)."""
-        return Independent(OneHot(logits=self.logits, validate_args=False), 1, validate_args=False)
+        return Independent(OneHot(logits=single(self.logits), validate_args=False), 1, validate_args=False)
 
 
 class Flat(Distribution):
@@ -91,6 +93,7 @@ class Flat(Distribution):
 
     Args:
         shape: of z, at least 1 an axis.
+        batch_shape: of as many alike.
 
     Raises:
         ValueError: for another shape; from `log_prob`, for values of another; from `sample`; from the divergence, if
@@ -103,8 +106,11 @@ class Flat(Distribution):
 
     arg_constraints = {}  # noqa: RUF012 (torch declares it on the instance)
 
-    def __init__(self, shape: int | Sequence[int]):
-        super().__init__(event_shape=torch.Size(_shape(shape)), validate_args=False)
+    def __init__(self, shape: int | Sequence[int], batch_shape: _size = ()):
+        super().__init__(torch.Size(batch_shape), torch.Size(_shape(shape)), validate_args=False)
+
+    def expand(self, batch_shape: _size, _instance: Distribution | None = None) -> Flat:
+        return Flat(self.event_shape, batch_shape)
 
     @constraints.dependent_property(is_discrete=False)
     def support(self) -> constraints.Constraint:
@@ -115,7 +121,7 @@ class Flat(Distribution):
         n = len(self.event_shape)
         if tuple(value.shape[value.ndim - n :]) != tuple(self.event_shape):
             raise ValueError(f"values must end in {tuple(self.event_shape)}, got {tuple(value.shape)}")
-        return value.new_zeros(value.shape[: value.ndim - n])
+        return value.new_zeros(torch.broadcast_shapes(value.shape[: value.ndim - n], self.batch_shape))
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         raise ValueError("a flat prior is improper and cannot be sampled: draw z from a posterior, or choose another")
@@ -144,7 +150,7 @@ def _kl_flat(q: Distribution, p: Flat) -> Tensor:
     if q.event_shape != p.event_shape:
         raise ValueError(f"event shapes must agree, got {tuple(q.event_shape)} and {tuple(p.event_shape)}")
     entropy: Tensor = q.entropy()
-    return -entropy
+    return (-entropy).expand(torch.broadcast_shapes(q.batch_shape, p.batch_shape))
 
 
 def _shape(shape: int | Sequence[int]) -> tuple[int, ...]:

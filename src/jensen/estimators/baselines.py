@@ -53,7 +53,8 @@ def leave_one_out(values: Float[Tensor, "k ..."]) -> Float[Tensor, "k ..."]:
     """
     if len(values) < 2:
         raise ValueError(f"leave-one-out needs at least 2 samples, got {len(values)}")
-    return (values.sum(0) - values) / (len(values) - 1)
+    wide = values.double()  # a value far above the others leaves them their digits
+    return ((wide.sum(0) - wide) / (len(values) - 1)).to(values)
 
 
 class MovingAverage(nn.Module):
