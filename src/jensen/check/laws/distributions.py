@@ -120,6 +120,12 @@ def gompertz(precision: float) -> Iterator[Evidence]:
     yield close("log density is scipy's", torch.from_numpy(theirs.logpdf(q.icdf(u))), q.log_prob(q.icdf(u)), 1e-10)
     yield close("mean is e^eta E_1(eta) / b", scaled / b, q.mean, 1e-9)
     yield close("entropy is scipy's", theirs.entropy(), q.entropy(), 1e-6)
+    x = torch.linspace(0, float(q.icdf(torch.tensor(1 - 1e-15, dtype=F64))), 200_001, dtype=F64)
+    for p, name in ((Gompertz(eta, 1.5 * b), "another rate"), (Gompertz(3 * eta, b), "another shape")):
+        integral = torch.trapezoid(q.log_prob(x).exp() * (q.log_prob(x) - p.log_prob(x)), x)
+        yield close(f"divergence from {name} is the integral", integral, D.kl_divergence(q, p), 1e-6)
+    large = (Gompertz(torch.tensor(v), torch.tensor(b)) for v in (1e6, 1.1e6))
+    yield close("divergence of shapes of a million", 0.1 - math.log(1.1), D.kl_divergence(*large), 1e-7)
 
 
 @law(
@@ -144,6 +150,12 @@ def erlang(precision: float) -> Iterator[Evidence]:
     yield means_are("means of shapes 1, 2 and 5 at once", torch.tensor([0.5, 1.0, 2.5], dtype=F64), drawn(several, n))
     z = torch.linspace(0.1, 6, 60, dtype=F64)
     yield close("log density is scipy's", torch.from_numpy(theirs.logpdf(z)), q.log_prob(z), 1e-10)
+    p = Erlang(5, torch.tensor(1.2, dtype=F64))
+    theirs_p, x = scipy.stats.gamma(5, scale=1 / 1.2), np.linspace(0, 40, 400_001)[1:]
+    integrand = theirs.pdf(x) * (theirs.logpdf(x) - theirs_p.logpdf(x))
+    yield close("divergence is the integral", np.trapezoid(integrand, x), D.kl_divergence(q, p), 1e-6)
+    large = (Erlang(10**6, torch.tensor(v)) for v in (1.0, 1.1))
+    yield close("divergence at a million, a million", 0.1 - math.log(1.1), D.kl_divergence(*large) / 10**6, 1e-7)
 
 
 # -- decoders and divergences ------------------------------------------------------------------------------------------
