@@ -389,6 +389,8 @@ def test_pictures_of_an_idx_file(tmp_path, capsys):
         ("digits-categorical", {"network.latents": [4, 4]}, ["one layer"]),
         ("digits-ddpm", {"network.schedule": "learned"}, ["learned is trained by loss.name bound"]),
         ("digits-vdm", {"network.lowest": 20}, ["network.lowest must be below network.highest"]),
+        ("digits-ddpm", {"network.highest": 12}, ["network.highest is of network.schedule learned, not of cosine"]),
+        ("moons-diffusion", {"loss.drop": 0.3}, ["loss.drop is of models that are told a class"]),
         ("digits-vdm", {"loss.times": "logit-normal"}, ["loss.times is of weighted losses"]),
         ("digits-ddpm", {"loss.drop": 0}, ["sampling.guidance must be 1, got 2", "loss.drop 0"]),
         ("digits-ddpm", {"network.output": "eps", "sampling.start": 1}, ["no finite x at t = 1", "sampling.start"]),

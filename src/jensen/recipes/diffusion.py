@@ -137,6 +137,11 @@ class DiffusionRecipe(Recipe):
             raise ValueError(f"network.schedule learned is trained by loss.name bound, not by {self.loss.name}")
         if not self.network.lowest < self.network.highest:
             raise ValueError("network.lowest must be below network.highest: log-SNR falls")
+        for key in ("highest", "lowest", "learn_ends") if self.network.schedule != "learned" else ():
+            if getattr(self.network, key) != DiffusionNetwork.model_fields[key].default:
+                raise ValueError(f"network.{key} is of network.schedule learned, not of {self.network.schedule}")
+        if self.classes() is None and self.loss.drop != DiffusionLoss.model_fields["drop"].default:
+            raise ValueError("loss.drop is of models that are told a class, and this one is told none")
         if self.loss.name == "bound" and self.loss.times != "uniform":
             raise ValueError("loss.times is of weighted losses: the bound says itself at which times it is taken")
         if self.what == "points" and self.sampling.clip:
