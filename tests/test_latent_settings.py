@@ -82,6 +82,7 @@ def test_what_does_nothing_or_does_not_go_together_is_refused(settings, message)
     ("recipe", "words", "message"),
     [
         ("digits-vae", ["bound.relaxation=concrete"], "bound.relaxation is of categorical latents"),
+        ("digits-vae", ["network.classes=5"], "network.classes is of categorical latents"),
         ("digits-categorical", ["bound.gradient=stl"], "needs Gaussian latents, or bound.relaxation concrete"),
         ("digits-categorical", ["bound.samples=1"], "bound.samples of at least 2"),
     ],

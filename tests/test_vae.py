@@ -374,6 +374,9 @@ def test_what_is_legitimate_and_needs_care_is_said():
         Variational(small(), iwae, samples=3, gradient="stl")
     with pytest.warns(UserWarning, match="one draw and no baseline is unbiased, but its variance grows"):
         Variational(small(), gradient="score")
+    with pytest.warns(UserWarning, match="one draw and no baseline is unbiased, but its variance grows"):
+        losses(Variational(categorical()), PATTERNS)  # no layer has a path
+    losses(Variational(categorical(), samples=2), PATTERNS)
     Variational(small(), iwae, gradient="stl")  # of one draw it is the ELBO
     Variational(small(), gradient="score", samples=2)
     Variational(small(), gradient="score", baseline=nn.Linear(3, 1))

@@ -19,6 +19,10 @@ from jensen.variational.relaxed import Relaxation
 from jensen.variational.trace import Trace
 
 GRADIENTS = ("standard", "score", "stl", "dreg")
+ONE_DRAW = (
+    "the score function with one draw and no baseline is unbiased, but its variance grows with the square of the "
+    "bound: with more draws each is the others' baseline"
+)
 RELAXED = {"concrete": "relaxed_elbo", "gumbel-softmax": "no_bound", "straight-through": "elbo"}
 """What the ELBO of a relaxed trace is reported as."""
 
@@ -44,7 +48,8 @@ class Variational(Objective):
     One-hot latents may be relaxed for training instead (`Relaxation`, which says what each kind bounds): "standard",
     and for "concrete" "stl" and "dreg" too, are then gradients of the relaxed trace's bound.
 
-    What is legitimate but biased, or of large variance, is warned of when the objective is made.
+    What is legitimate but biased, or of large variance, is warned of when the objective is made; that a layer without
+    a path has one draw and no baseline, at its first trace.
 
     Players: "model"; with "dreg" "encoder", the parameters of q, and "model", all others; with a `Constraint` for
     a bound, "multiplier"; with a learned baseline, "baseline", which descends its squared error. All move at once.
@@ -113,6 +118,8 @@ class Variational(Objective):
     def forward(self, players: tuple[str, ...], batch: Batch, step: int) -> Mapping[str, Loss]:
         x = entry(batch, "x")
         trace = self._trace(x, step)
+        if self.gradient == "standard" and self.samples == 1 and self.baseline is None and not all(trace.pathwise):
+            warnings.warn(ONE_DRAW, stacklevel=2)
         baseline = None if self.baseline is None else self.baseline(x).reshape(len(x))
         value = self._estimate(step, baseline)(trace)
         losses = {"model": Loss.of(-value.mean(), **self._terms(trace, step))}
@@ -163,10 +170,7 @@ def cautions(is_iwae: bool, samples: int, gradient: str, baseline: bool) -> list
             "gradient that also leaves the score out (Tucker et al. 2019, section 4)"
         )
     if gradient == "score" and samples == 1 and not baseline:
-        found.append(
-            "the score function with one draw and no baseline is unbiased, but its variance grows with the square of "
-            "the bound: with more draws each is the others' baseline"
-        )
+        found.append(ONE_DRAW)
     return found
 
 

@@ -75,6 +75,8 @@ class LatentNetwork(Settings):
     def _fitting(self) -> LatentNetwork:
         if self.kind == "categorical" and len(self.latents) > 1:
             raise ValueError(f"categorical latents come in one layer, got network.latents {list(self.latents)}")
+        if self.kind == "gaussian" and self.classes != type(self).model_fields["classes"].default:
+            raise ValueError("network.classes is of categorical latents: set network.kind")
         if self.direction == "ladder" and len(self.latents) == 1:
             raise ValueError("a ladder needs at least two layers in network.latents")
         return self

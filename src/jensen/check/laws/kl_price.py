@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from jensen.check.evidence import Evidence, close
@@ -16,7 +17,7 @@ from jensen.core.seeding import generator
 from jensen.distributions import GaussianPrior
 from jensen.models import VAE
 from jensen.recipes import plots
-from jensen.variational import Bound, Constraint, Trace, beta, collapse_report, elbo, free_bits
+from jensen.variational import Bound, Constraint, Trace, beta, collapse_report, elbo, free_bits, scored
 
 
 def price(weight: float) -> tuple[float, float, float]:
@@ -149,4 +150,36 @@ def _collapse_plot() -> str:
     return plots.curves(at, rows, title="nats of the KL against its weight, sigma^2 = 2 v", xlabel="beta")
 
 
-LAWS = (beta_constraint, collapse)
+def all_bits(odds: Tensor, samples: int) -> Iterator[tuple[Tensor, Trace]]:
+    """Every outcome of K bits a row, with its probability; log p(x|z) = -(z - row)^2 and p(z = 1) = 0.9."""
+    size = samples * len(odds)
+    for bits in torch.cartesian_prod(*[torch.tensor([0.0, 1.0], dtype=F64)] * size).view(-1, samples, len(odds)):
+        log_q = F.logsigmoid((2 * bits - 1) * odds)
+        kl = log_q - torch.where(bits == 1, math.log(0.9), math.log(0.1))
+        log_px = -((bits - torch.arange(len(odds)).double()) ** 2)
+        yield log_q.sum().exp(), Trace(log_px, (kl,), (log_q,), (False,), (False,))
+
+
+@law(
+    "free-bits/score-function",
+    formula=r"\nabla E \sum_b F_b = E\big[\sum_b \nabla F_b + \sum_{k, b} (F - F_{-kb})\, \nabla\log q(z_{kb})\big]",
+    source="Kingma et al. (2016), equation 15; Mnih & Rezende (2016), equations 5 to 7",
+    assumptions="F the batch's sum, F_{-kb} without the draw",
+)
+def free_bits_scored(_: float) -> Iterator[Evidence]:
+    """The floor of free bits is under a mean of the batch: a row's draws move the bound of every row.
+
+    So its score is weighed by the sum over the batch, less what does not hang on the draw. With the row's own value in
+    its place the mean is off: the other rows pay or spare their terms as this one's draw lifts the mean over the floor.
+    """
+    odds = torch.tensor([1.2, -0.4, 0.3], dtype=F64, requires_grad=True)
+    for samples, rows in ((1, 3), (2, 2)):
+        for bound in (free_bits(0.4), beta(2.0, free_bits(0.1))):
+            outcomes = list(all_bits(odds[:rows], samples))
+            value = torch.stack([p * bound(trace).sum() for p, trace in outcomes]).sum()
+            found = torch.stack([p.detach() * scored(bound)(trace).sum() for p, trace in outcomes]).sum()
+            expected, got = (torch.autograd.grad(v, odds, retain_graph=True)[0] for v in (value, found))
+            yield close(f"mean gradient, {samples} draws of {rows} rows", expected, got, 1e-12)
+
+
+LAWS = (beta_constraint, collapse, free_bits_scored)
