@@ -58,8 +58,8 @@ SMALL = {
     "moons-diffusion": DIFFUSION | {"data.points": 100, "data.test": 20, "judging.bound_steps": 5},
     "digits-ddpm": DIFFUSION | {"judging.bound_steps": 5},
     "digits-vdm": DIFFUSION | {"judging.bound_steps": 5},
-    "moons-score": DIFFUSION | {"data.points": 100, "data.test": 20, "network.levels": 4},
-    "digits-score": DIFFUSION | {"network.levels": 4},
+    "moons-score": DIFFUSION | {"data.points": 100, "data.test": 20, "network.levels": 4, "sampling.steps": 3},
+    "digits-score": DIFFUSION | {"network.levels": 4, "sampling.steps": 3},
     "ring-gan": POINTS_GAN,
     "grid-gan": POINTS_GAN,
     "grid-pacgan": POINTS_GAN,
@@ -324,6 +324,19 @@ def test_a_score_models_bound_is_the_sum_of_its_terms(runs, name):
     assert found["bound"]["mean"] == pytest.approx(-sum(terms.values()), rel=1e-5)
     assert found["bound"]["measure"] == found["ode"]["measure"] == ("mass" if name == "digits-score" else "density")
     assert all(error > 0 for error in found["round_trip"]["error"])
+
+
+@pytest.mark.parametrize("name", ["moons-score", "digits-score"])
+def test_a_score_models_samples_stand_beside_those_of_the_exact_score(runs, name):
+    found = json.loads((runs(name) / "evaluation.json").read_text())["samples"]
+    assert [row["steps"] for row in found["rows"]] == [2, 3]
+    assert all(row["exact_variance"] > found["equilibrium"] > 0.5 for row in found["rows"])  # 12 moves: far from it
+    assert found["rows"][0]["exact_variance"] > found["rows"][1]["exact_variance"]
+    assert all(row["variance_stderr"] > 0 for row in found["rows"])
+    assert ("exact" in found) == (name == "moons-score")
+    page = (runs(name) / "report.html").read_text()
+    assert f"{found['rows'][1]['exact_variance']:.3f}" in page
+    assert f"{found['equilibrium']:.3f}, is the sampler" in page
 
 
 def test_the_reader_of_digits_reads_real_ones_and_not_noise():

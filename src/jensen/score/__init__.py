@@ -1,7 +1,16 @@
 """Score matching, the scores of kernel densities, and Langevin dynamics."""
 
 from jensen.score.diagnostics import effective_sample_size, mean_error, r_hat
-from jensen.score.dynamics import Chains, annealed_langevin, geometric, langevin, mala, score_of, tweedie
+from jensen.score.dynamics import (
+    Chains,
+    annealed_langevin,
+    annealed_variance,
+    geometric,
+    langevin,
+    mala,
+    score_of,
+    tweedie,
+)
 from jensen.score.escape import (
     Escape,
     ModeReport,
@@ -48,6 +57,7 @@ __all__ = [
     "ScoreError",
     "TwoModes",
     "annealed_langevin",
+    "annealed_variance",
     "basin",
     "denoising",
     "dimension_curse",
