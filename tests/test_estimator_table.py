@@ -245,6 +245,7 @@ def test_what_is_neither_a_sum_nor_an_integral_has_no_exact_gradient():
     for q, leaf in (
         (D.Independent(D.Normal(mean, 1.0), 1), mean),
         (D.Uniform(T(0.0), end), end),
+        (D.Uniform(end, end + 1), end),
         (scaled, end),  # it says that all reals are its support
         (D.Poisson(end), end),
         (D.Independent(D.Bernoulli(logits=mean.expand(10, 2)), 2), mean),
@@ -252,6 +253,14 @@ def test_what_is_neither_a_sum_nor_an_integral_has_no_exact_gradient():
         assert (
             exact_gradient(q, lambda z, n=len(q.event_shape): z.flatten(z.ndim - n).sum(-1) if n else z, [leaf]) is None
         )
+
+
+class Unsaid(D.Distribution):
+    """A coin of a user's, straight-through, that does not say its support."""
+
+    has_enumerate_support = True
+    has_rsample = True
+    arg_constraints = {}  # noqa: RUF012
 
 
 @pytest.mark.parametrize(
@@ -268,6 +277,7 @@ def test_what_is_neither_a_sum_nor_an_integral_has_no_exact_gradient():
         (OneHotLogits(2, 3, 0.5)(torch.zeros(6)), False, True),
         (DiscretizedLogistic(0.0, 1.0), False, True),
         (D.Poisson(T(3.0)), False, True),
+        (Unsaid(), False, True),
     ],
     ids=lambda v: type(v).__name__ if isinstance(v, D.Distribution) else "",
 )
