@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -224,7 +224,7 @@ def snr_rate(prediction: Prediction, x: Float[Tensor, "b ..."], eps: Float[Tenso
 
 def bound(
     denoiser: Denoiser,
-    x: Float[Tensor, "b ..."],
+    x: Shaped[Tensor, "b ..."],
     *,
     steps: int | None = None,
     strata: int = 64,

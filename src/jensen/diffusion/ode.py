@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 from torchdiffeq import odeint
 
@@ -53,7 +53,7 @@ def _row_norm(state: tuple[Tensor, ...]) -> Tensor:
 @torch.no_grad()
 def ode_log_likelihood(
     denoiser: Denoiser,
-    x: Float[Tensor, "b ..."],
+    x: Shaped[Tensor, "b ..."],
     *,
     trace: str = "exact",
     probes: int = 8,

@@ -235,6 +235,39 @@ class BetaSchedule(Schedule):
         return torch.exp(log_alpha_square / 2).to(t), torch.sqrt(-torch.expm1(log_alpha_square)).to(t)
 
 
+class ImprovedCosineSchedule(BetaSchedule):
+    r"""Improved DDPM's betas: $\beta_i = \min(1 - f(i/T) / f((i-1)/T),\ b)$, so that $\alpha^2_{i/T} = f(i/T) / f(0)$.
+
+    $f(t) = \cos^2\left(\frac{\pi}{2} \frac{t + s}{1 + s}\right)$. The bound b keeps the last level, where f is 0,
+    above 0, so that a network may predict eps there. Times in between are those of `BetaSchedule`.
+
+    Args:
+        steps: T, at least 2.
+        offset: s, at least 0; it keeps the first beta from being too small.
+        largest: b, in (0, 1), which the last beta would exceed.
+
+    Raises:
+        ValueError: for a setting out of its range.
+
+    Source: Nichol & Dhariwal (2021), equation 17 and section 3.2.
+
+    >>> alpha, _ = ImprovedCosineSchedule(steps=1000).alpha_sigma(torch.tensor([0.5, 1.0]))
+    >>> [round(float(v), 6) for v in alpha]
+    [0.70274, 4.9e-05]
+    """
+
+    def __init__(self, steps: int = 1000, offset: float = 0.008, largest: float = 0.999):
+        if steps < 2:
+            raise ValueError(f"steps must be at least 2, got {steps}")
+        if not 0 <= offset < math.inf:
+            raise ValueError(f"offset must be at least 0, got {offset}")
+        if not 0 < largest < 1:
+            raise ValueError(f"largest must be in (0, 1), got {largest}")
+        t = torch.arange(steps + 1, dtype=torch.float64) / steps
+        level = torch.cos((t + offset) / (1 + offset) * (math.pi / 2)) ** 2
+        super().__init__((1 - level[1:] / level[:-1]).clamp(max=largest))
+
+
 class FunctionSchedule(Schedule):
     """Any schedule by its log-SNR, variance preserving.
 
@@ -262,6 +295,7 @@ class FunctionSchedule(Schedule):
 
 SCHEDULES: dict[str, type[Schedule]] = {
     "cosine": CosineSchedule,
+    "improved-cosine": ImprovedCosineSchedule,
     "linear": LinearSchedule,
     "rectified": RectifiedSchedule,
     "variance-preserving": VariancePreserving,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from jensen.core.modes import evaluating
@@ -31,6 +31,8 @@ from jensen.diffusion import (
     slerp,
     time_grid,
 )
+from jensen.diffusion.likelihood import check_rows
+from jensen.diffusion.samplers.base import levels, rows_at
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class Sampling:
             steps where noise is high, which is where a picture's layout is decided.
         start: the first time; below 1 for a network that predicts eps on a schedule with alpha = 0 at t = 1.
         end: the last time, below start; above 0 to encode with a network that predicts x, which has no eps at t = 0.
+        denoise: take the noise that is left at `end` away: the last z gives its denoised mean, for one more evaluation;
+            nothing changes where sigma is 0 there.
         precision: "bfloat16" for autocast, or "float32".
         chunk: rows that go through the network together; fixed, so that a row's last bits never
             depend on how many others were asked for.
@@ -59,6 +63,7 @@ class Sampling:
     shift: float = 1.0
     start: float = 1.0
     end: float = 0.0
+    denoise: bool = False
     precision: str = "float32"
     chunk: int = 32
 
@@ -119,6 +124,12 @@ class Diffusion(nn.Module):
         uniform = time_grid("uniform", settings.steps, self.denoiser.schedule)
         shifted = settings.shift * uniform / (1 + (settings.shift - 1) * uniform)
         return settings.end + (settings.start - settings.end) * shifted
+
+    def _rows(self, x: Tensor) -> Tensor:
+        """X itself, if it is rows of the model's shape."""
+        if tuple(x.shape[1:]) != self.shape:
+            raise ValueError(f"rows must have the shape {self.shape}, got {tuple(x.shape[1:])}")
+        return x
 
     def guided(self, settings: Sampling) -> Denoiser:
         """The denoiser as the sampler sees it: guided, then clipped."""
@@ -186,7 +197,7 @@ class Diffusion(nn.Module):
         """
         settings = self.deterministic(**changes)
         times = self.times(settings).flip(0)
-        start = self._alpha(times[0]) * self.standardize(x.to(self.centre))
+        start = self._alpha(times[0]) * self.standardize(self._rows(x).to(self.centre))
         return self._carry(lambda padded: padded.fill(start[padded.rows]), len(x), times, settings, cond, None)
 
     @torch.no_grad()
@@ -198,7 +209,7 @@ class Diffusion(nn.Module):
         Raises:
             ValueError: for a sampler that draws noise, conditions that are not n, or a setting out of its range.
         """
-        settings, z = self.deterministic(**changes), z.to(self.centre)
+        settings, z = self.deterministic(**changes), self._rows(z).to(self.centre)
         times = self.times(settings)
         made = self._carry(lambda padded: padded.fill(z[padded.rows]), len(z), times, settings, cond, None)
         return self.restore(made / self._alpha(times[-1]))
@@ -259,7 +270,7 @@ class Diffusion(nn.Module):
     @torch.no_grad()
     def bound(
         self,
-        x: Float[Tensor, "b ..."],
+        x: Shaped[Tensor, "b ..."],
         *,
         steps: int | None = None,
         strata: int = 64,
@@ -276,6 +287,7 @@ class Diffusion(nn.Module):
             steps, strata, samples, span, cond, generator: as of `jensen.diffusion.bound`.
             reconstruction: with bins of the data's own values, if any.
         """
+        check_rows(self._rows(x), cond)
         found = bound(
             self.denoiser,
             self.standardize(x),
@@ -294,7 +306,7 @@ class Diffusion(nn.Module):
     @torch.no_grad()
     def ode_log_likelihood(
         self,
-        x: Float[Tensor, "b ..."],
+        x: Shaped[Tensor, "b ..."],
         *,
         trace: str = "exact",
         probes: int = 8,
@@ -305,6 +317,7 @@ class Diffusion(nn.Module):
         generator: Rng = None,
     ) -> FlowLikelihood:
         """`jensen.diffusion.ode_log_likelihood` of data on its own scale: standardising is counted in `scale`."""
+        check_rows(self._rows(x), cond)
         found = ode_log_likelihood(
             self.denoiser,
             self.standardize(x),
@@ -361,8 +374,8 @@ class Diffusion(nn.Module):
         """Carry n rows along `times`, a full chunk at a time; `latents` gives a chunk's at the first time."""
         if n < 1:
             raise ValueError(f"n must be at least 1, got {n}")
-        if cond is not None and len(cond) != n:
-            raise ValueError(f"conditions must be {n}, one a row, got {len(cond)}")
+        if cond is not None and (cond.ndim == 0 or len(cond) != n):
+            raise ValueError(f"conditions must be {n}, one a row, got shape {tuple(cond.shape)}")
         if isinstance(generator, Sequence) and len(generator) != n:
             raise ValueError(f"generators must be {n}, one a row, got {len(generator)}")
         with evaluating(self):
@@ -388,22 +401,17 @@ class Diffusion(nn.Module):
         on_step: Callable[[int, Tensor], None] | None,
     ) -> Tensor:
         """One chunk, padded to its full size."""
-        device = self.centre.device
+        device, denoiser = self.centre.device, self.guided(settings)
+        given = None if cond is None else padded.fill(cond.to(device))
 
         def report(step: int, z: Tensor) -> None:
             if on_step is not None:
                 on_step(step, self.restore(z[: padded.n]))
 
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-            z = integrate(
-                settings.step,
-                self.guided(settings),
-                z,
-                times,
-                cond=None if cond is None else padded.fill(cond.to(device)),
-                generator=padded.generators,
-                on_step=report,
-            )
+            z = integrate(settings.step, denoiser, z, times, cond=given, generator=padded.generators, on_step=report)
+            if settings.denoise and bool(times[-1] < times[0]) and bool(levels(denoiser, times[-1], z)[1] > 0):
+                z = (self._alpha(times[-1]) * denoiser(z, rows_at(times[-1], z), given).x).to(z)
         return z[: padded.n]
 
 

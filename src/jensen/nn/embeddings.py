@@ -5,8 +5,24 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
+
+
+def check_labels(labels: Tensor, highest: int, *shapes: tuple[int, ...]) -> None:
+    """Refuse what is no table of indices.
+
+    Raises:
+        ValueError: for another dtype than an integer's, another shape than these, or a number outside [0, highest].
+    """
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise ValueError(f"conditions must be integers, got {str(labels.dtype).removeprefix('torch.')}")
+    if tuple(labels.shape) not in shapes:
+        wanted = " or ".join(str(shape) for shape in shapes)
+        raise ValueError(f"conditions must have the shape {wanted}, got {tuple(labels.shape)}")
+    if labels.numel() and not (bool((labels >= 0).all()) and bool((labels <= highest).all())):
+        low, high = int(labels.min()), int(labels.max())
+        raise ValueError(f"conditions must be from 0 to {highest}, which stands for none, got {low} to {high}")
 
 
 class Fourier(nn.Module):
@@ -35,12 +51,20 @@ class TextEmbedding(nn.Module):
     """A learned vector per character plus one per place: (B, length) -> (B, length, channels).
 
     Index `alphabet` stands for "no character" and has a vector of its own.
+
+    Raises:
+        ValueError: for a size below 1; called, for a text of another length, or with a character that is none.
     """
 
     def __init__(self, alphabet: int, length: int, channels: int):
         super().__init__()
+        if min(alphabet, length, channels) < 1:
+            raise ValueError(
+                f"alphabet, length and channels must be at least 1, got {alphabet}, {length} and {channels}"
+            )
         self.character = nn.Embedding(alphabet + 1, channels)
         self.place = nn.Parameter(torch.randn(length, channels) / math.sqrt(2))
 
-    def forward(self, text: Int[Tensor, "b length"]) -> Float[Tensor, "b length channels"]:
+    def forward(self, text: Shaped[Tensor, "b ..."]) -> Float[Tensor, "b length channels"]:
+        check_labels(text, self.character.num_embeddings - 1, (len(text), len(self.place)))
         return self.character(text) + self.place

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from jensen.nn.embeddings import Fourier
+from jensen.nn.embeddings import Fourier, check_labels
 
 
 def mlp(*widths: int, activation: Callable[[], nn.Module] = nn.SiLU) -> nn.Sequential:
@@ -37,14 +37,19 @@ class TimeMLP(nn.Module):
 
     Args:
         shape: of one event, flattened inside.
-        width: of the hidden layers.
-        blocks: of two layers each.
+        width: of the hidden layers, at least 1.
+        blocks: of two layers each, at least 1.
         classes: numbered from 0; index `classes` stands for "no class". None: there are no classes.
         highest: frequency of the time's embedding.
         dropout: share of a block's hidden units that training leaves out, in [0, 1).
+        outputs: numbers out for each one in, along axis 1; 2 for a `NetworkDenoiser` that learns variances.
 
     Raises:
-        ValueError: if a condition comes to a network without classes.
+        ValueError: for a setting out of its range; called, for conditions that are no classes of it, one a row, or for
+            any where it has no classes.
+
+    >>> TimeMLP((3, 4, 4), outputs=2)(torch.zeros(5, 3, 4, 4), torch.zeros(5)).shape
+    torch.Size([5, 6, 4, 4])
     """
 
     def __init__(
@@ -56,26 +61,35 @@ class TimeMLP(nn.Module):
         classes: int | None = None,
         highest: float = 64.0,
         dropout: float = 0.0,
+        outputs: int = 1,
     ):
         super().__init__()
         size = math.prod(shape)
+        if min(size, width, blocks, outputs) < 1 or (classes is not None and classes < 1):
+            raise ValueError(
+                "shape, width, blocks, classes and outputs must be at least 1, "
+                f"got {tuple(shape)}, {width}, {blocks}, {classes} and {outputs}"
+            )
+        self.outputs = outputs
         self.enter = nn.Linear(size, width)
         self.time = nn.Sequential(
             Fourier(64, highest=highest), nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width)
         )
         self.label = None if classes is None else nn.Embedding(classes + 1, width)
         self.blocks = nn.ModuleList(_Block(width, dropout) for _ in range(blocks))
-        self.exit = nn.Linear(width, size)
+        self.exit = nn.Linear(width, outputs * size)
         nn.init.zeros_(self.exit.weight)
         nn.init.zeros_(self.exit.bias)
 
     def forward(
-        self, z: Float[Tensor, "b ..."], t: Float[Tensor, " b"], cond: Int[Tensor, "b ..."] | None = None
+        self, z: Float[Tensor, "b ..."], t: Float[Tensor, " b"], cond: Shaped[Tensor, "..."] | None = None
     ) -> Float[Tensor, "b ..."]:
         """Args: z (B, *shape); t (B,); cond (B,) or (B, 1) classes, None for "no class"."""
         c = self.time(t)
         if self.label is not None:
             none = self.label.num_embeddings - 1
+            if cond is not None:
+                check_labels(cond, none, (len(t),), (len(t), 1))
             label = torch.full(t.shape, none, device=t.device) if cond is None else cond.reshape(len(t))
             c = c + self.label(label)
         elif cond is not None:
@@ -83,7 +97,7 @@ class TimeMLP(nn.Module):
         h = self.enter(z.flatten(1))
         for block in self.blocks:
             h = block(h, c)
-        return self.exit(nn.functional.silu(h)).reshape(z.shape)
+        return self.exit(nn.functional.silu(h)).reshape(len(z), self.outputs * z.shape[1], *z.shape[2:])
 
 
 class _Block(nn.Module):

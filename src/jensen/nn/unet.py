@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -98,7 +98,7 @@ class Level(nn.Module):
 
 
 class UNet(nn.Module):
-    """Patched U-Net conditioned on a noise level and a text: (B, C, H, W) -> (B, C, H, W).
+    """Patched U-Net conditioned on a noise level and a text: (B, C, H, W) -> (B, outputs C, H, W).
 
     The stem folds `patch` x `patch` pixels into channels, so the widest feature map has H W / patch^2
     positions. Level i has `widths[i]` channels and half the positions of the level above. A bigger
@@ -108,13 +108,15 @@ class UNet(nn.Module):
         channels: of the picture.
         size: (H, W) of the picture, multiples of patch 2^(levels - 1).
         alphabet, length: of the text; index `alphabet` is "no character".
-        widths: channels of each level, multiples of 8.
-        blocks: residual blocks a level, down and up alike.
+        widths: channels of each level, at least one, multiples of 8.
+        blocks: residual blocks a level, down and up alike, at least 1.
         patch: side of a patch.
         text_channels: size of a character's embedding.
+        outputs: numbers out for each one in; 2 for a `NetworkDenoiser` that learns variances.
 
     Raises:
-        ValueError: if the size does not divide.
+        ValueError: for a setting out of its range, or a size that does not divide; called, for texts of another length
+            or with a character that is none.
 
     >>> net = UNet(1, (24, 64), alphabet=10, length=4)
     >>> net(torch.zeros(2, 1, 24, 64), torch.zeros(2), torch.zeros(2, 4, dtype=torch.long)).shape
@@ -132,8 +134,16 @@ class UNet(nn.Module):
         blocks: int = 2,
         patch: int = 4,
         text_channels: int = 96,
+        outputs: int = 1,
     ):
         super().__init__()
+        if not widths or any(width < 1 or width % 8 for width in widths):
+            raise ValueError(f"widths must be at least one, each a multiple of 8, got {tuple(widths)}")
+        if min(channels, blocks, patch, outputs) < 1:
+            raise ValueError(
+                "channels, blocks, patch and outputs must be at least 1, "
+                f"got {channels}, {blocks}, {patch} and {outputs}"
+            )
         factor = patch * 2 ** (len(widths) - 1)
         if size[0] % factor or size[1] % factor:
             raise ValueError(f"height and width must be multiples of {factor}, got {size[0]} and {size[1]}")
@@ -154,12 +164,12 @@ class UNet(nn.Module):
                 self.grow.append(nn.Conv2d(widths[i + 1], 4 * width, 1))
                 self.up.append(Level(2 * width, width, blocks, **shared))
         self.norm = nn.GroupNorm(8, widths[0])
-        self.head = nn.Conv2d(widths[0], channels * patch**2, 3, padding=1)
+        self.head = nn.Conv2d(widths[0], outputs * channels * patch**2, 3, padding=1)
         _zero(self.head)
 
     def forward(
-        self, x: Float[Tensor, "b c h w"], noise: Float[Tensor, " b"], cond: Int[Tensor, "b l"]
-    ) -> Float[Tensor, "b c h w"]:
+        self, x: Float[Tensor, "b c h w"], noise: Float[Tensor, " b"], cond: Shaped[Tensor, "b ..."]
+    ) -> Float[Tensor, "b c_out h w"]:
         text = self.text(cond)
         embedding = F.silu(self.time(noise) + self.pooled(text.flatten(1)))
         h = self.stem(F.pixel_unshuffle(x, self.patch).contiguous(memory_format=torch.channels_last))

@@ -1,0 +1,117 @@
+"""What a diffusion model and its networks are asked that makes no sense: one sentence, before anything is computed."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from jensen.diffusion import CosineSchedule, GaussianOracle, NetworkDenoiser, VariancePreserving
+from jensen.models import Diffusion
+from jensen.nn import TimeMLP, UNet
+
+UNIT = GaussianOracle(torch.zeros(2), torch.ones(2), VariancePreserving())
+
+
+def unet(**changes):
+    settings = {"alphabet": 5, "length": 3, "widths": (8, 16), "blocks": 1, "text_channels": 8}
+    return UNet(1, (16, 32), **{**settings, **changes})
+
+
+@pytest.mark.parametrize("ask", ["bound", "ode_log_likelihood"])
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (
+            torch.tensor([[0.0, math.nan], [1.0, 1.0], [math.inf, 0.0]]),
+            "x must be finite, got 2 of 3 rows that are not",
+        ),
+        (torch.tensor([[0.0, -math.inf]]), "x must be finite, got 1 of 1 rows"),
+        (torch.zeros(0, 2), r"x must be \(B, ...\) with a row at least, got shape \(0, 2\)"),
+        (torch.zeros(3, 2, dtype=torch.long), "x must be float32 or float64, got int64"),
+        (torch.zeros(3, 2, dtype=torch.uint8), "x must be float32 or float64, got uint8"),
+        (torch.zeros(3, 2).half(), "x must be float32 or float64, got float16"),
+        (torch.zeros(3, 2).bfloat16(), "x must be float32 or float64, got bfloat16"),
+        (torch.zeros(3, 3), r"rows must have the shape \(2,\), got \(3,\)"),
+    ],
+)
+def test_rows_without_a_likelihood(ask, x, message):
+    with pytest.raises(ValueError, match=message):
+        getattr(Diffusion(UNIT, (2,)), ask)(x)
+
+
+@pytest.mark.parametrize("ask", ["bound", "ode_log_likelihood"])
+@pytest.mark.parametrize("cond", [torch.zeros(3, 1, dtype=torch.long), torch.tensor(1)])
+def test_conditions_are_one_a_row(ask, cond):
+    model, x = Diffusion(UNIT, (2,)), torch.zeros(4, 2)
+    with pytest.raises(ValueError, match="cond must be 4, one a row, got shape"):
+        getattr(model, ask)(x, cond=cond)
+    for carry in (lambda: model.sample(4, cond=cond), lambda: model.encode(x, cond=cond)):
+        with pytest.raises(ValueError, match="conditions must be 4, one a row, got shape"):
+            carry()
+    for wrong in (lambda: model.encode(x[:, :1]), lambda: model.decode(x[:, :1])):
+        with pytest.raises(ValueError, match=r"rows must have the shape \(2,\), got \(1,\)"):
+            wrong()
+
+
+@pytest.mark.parametrize(
+    ("cond", "message"),
+    [
+        (torch.tensor([0, 4]), "conditions must be from 0 to 3, which stands for none, got 0 to 4"),
+        (torch.tensor([-1, 2]), "conditions must be from 0 to 3, which stands for none, got -1 to 2"),
+        (torch.tensor([[0, 1], [1, 2]]), r"conditions must have the shape \(2,\) or \(2, 1\), got \(2, 2\)"),
+        (torch.tensor([0]), r"conditions must have the shape \(2,\) or \(2, 1\), got \(1,\)"),
+        (torch.tensor(0), r"conditions must have the shape \(2,\) or \(2, 1\), got \(\)"),
+        (torch.tensor([0.0, 1.0]), "conditions must be integers, got float32"),
+        (torch.tensor([True, False]), "conditions must be integers, got bool"),
+    ],
+)
+def test_classes_that_are_none(cond, message):
+    net = TimeMLP((2,), width=8, blocks=1, classes=3)
+    with pytest.raises(ValueError, match=message):
+        net(torch.zeros(2, 2), torch.zeros(2), cond)
+    model = Diffusion(NetworkDenoiser(net, CosineSchedule(), null=torch.tensor([3])), (2,))
+    if cond.ndim and len(cond) == 2:
+        with pytest.raises(ValueError, match=message.split(" or ")[0].replace(r"\(2,\)", "")):
+            model.sample(2, cond=cond, steps=2, chunk=2)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (torch.full((2, 3), 6), "conditions must be from 0 to 5, which stands for none, got 6 to 6"),
+        (torch.full((2, 4), 1), r"conditions must have the shape \(2, 3\), got \(2, 4\)"),
+        (torch.tensor([1, 2]), r"conditions must have the shape \(2, 3\), got \(2,\)"),
+        (torch.full((2, 3), 1.0), "conditions must be integers, got float32"),
+    ],
+)
+def test_texts_that_are_none(text, message):
+    with pytest.raises(ValueError, match=message):
+        unet()(torch.zeros(2, 1, 16, 32), torch.zeros(2), text)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: unet(blocks=0), "blocks, patch and outputs must be at least 1, got 1, 0, 4 and 1"),
+        (lambda: unet(patch=0), "blocks, patch and outputs must be at least 1, got 1, 1, 0 and 1"),
+        (lambda: unet(outputs=0), "outputs must be at least 1"),
+        (lambda: unet(widths=()), r"widths must be at least one, each a multiple of 8, got \(\)"),
+        (lambda: unet(widths=(8, 12)), r"widths must be at least one, each a multiple of 8, got \(8, 12\)"),
+        (lambda: unet(widths=(0,)), r"widths must be at least one, each a multiple of 8, got \(0,\)"),
+        (lambda: unet(length=0), "alphabet, length and channels must be at least 1, got 5, 0 and 8"),
+        (lambda: TimeMLP((2,), blocks=0), r"must be at least 1, got \(2,\), 256, 0, None and 1"),
+        (lambda: TimeMLP((2, 0)), r"must be at least 1, got \(2, 0\), 256, 3, None and 1"),
+        (lambda: TimeMLP((2,), classes=0), "must be at least 1"),
+    ],
+)
+def test_networks_of_nothing(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_no_condition_and_the_last_index_are_allowed():
+    net, z, t = TimeMLP((2,), width=8, blocks=1, classes=3), torch.randn(2, 2), torch.rand(2)
+    assert torch.equal(net(z, t), net(z, t, torch.tensor([[3], [3]])))
+    assert unet()(torch.zeros(2, 1, 16, 32), torch.zeros(2), torch.full((2, 3), 5)).shape == (2, 1, 16, 32)
