@@ -401,6 +401,11 @@ def test_pictures_of_an_idx_file(tmp_path, capsys):
         ("digits-categorical", {"bound.samples": 1}, ["bound.samples of at least 2"]),
         ("digits-categorical", {"network.latents": [4, 4]}, ["one layer"]),
         ("digits-ddpm", {"network.schedule": "learned"}, ["learned is trained by loss.name bound"]),
+        (
+            "digits-vdm",
+            {"network.output": "x", "network.highest": 300},
+            ["finite x and eps, got t = 0.03", "sigma = 0"],
+        ),
         ("digits-vdm", {"network.lowest": 20}, ["network.lowest must be below network.highest"]),
         ("digits-ddpm", {"network.highest": 12}, ["network.highest is of network.schedule learned, not of cosine"]),
         ("moons-diffusion", {"loss.drop": 0.3}, ["loss.drop is of models that are told a class"]),

@@ -109,9 +109,9 @@ class Denoiser(nn.Module, ABC):
         """
         if not self.defined(t):
             wrong = next(v for v in t if not self.defined(v))
-            alpha, sigma = (float(v) for v in self.schedule.alpha_sigma(wrong))
+            alpha, sigma = (v.item() for v in self.schedule.alpha_sigma(wrong))
             raise ValueError(
-                f"times must be where the network's view gives a finite x and eps, got t = {float(wrong):g}, "
+                f"times must be where the network's view gives a finite x and eps, got t = {wrong.item():g}, "
                 f"where alpha = {alpha:g} and sigma = {sigma:g}"
             )
 

@@ -154,6 +154,7 @@ class DiffusionRecipe(Recipe):
         if not first < last:
             raise ValueError(f"judging.first must be below the last level, t = {last:g}, got {first:g}")
         level_times(schedule, self.trained_span(), 1)
+        self.ends().check_times(torch.tensor([first, last, *self.trained_span()]))
         return self
 
     # what a subclass says ----------------------------------------------------------------
