@@ -236,6 +236,8 @@ def test_a_table_comes_to_the_best_factors():
     history = stochastic_vi(model(), x, [table], steps=1000, batch=10, samples=4, generator=generator(0))
     gap = model().log_prob(x) - KL - model().elbo(table(torch.arange(40)), x)
     assert float(gap.detach().max()) < 0.01
+    left = fit_posterior(model(), x, steps=0, start=(table(torch.arange(40)),), generator=generator(1)).left
+    assert float((left - gap.detach()).abs().max()) < 0.01
     assert history.shape == (1000,)
     tail = history[-100:]
     exact = float((model().log_prob(x) - KL).mean())

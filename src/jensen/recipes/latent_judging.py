@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from jensen.recipes.judging import mean_of, nats
 from jensen.recipes.page import Card, Picture, Section, Table, previews, training_curves, write_page
 from jensen.variational import Estimate, gap_split, log_likelihood, lower_bound, pareto_limit
 from jensen.variational.collapse import CollapseReport, LayerUse, collapse_report
+from jensen.variational.inference import NEAR
 
 if TYPE_CHECKING:
     from jensen.recipes.latent import LatentRecipe
@@ -82,10 +84,12 @@ class Judge:
 
     def _gap(self, x: Tensor, rng: torch.Generator) -> dict[str, Any]:
         advance = self.track("splitting the gap", 1)
-        split = gap_split(self.model, x, steps=self.recipe.judging.refine_steps, generator=rng)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # what it may lack is a number of its own
+            split = gap_split(self.model, x, steps=self.recipe.judging.refine_steps, generator=rng)
         advance(1)
         parts = {"whole": split.total, "approximation": split.approximation, "amortization": split.amortization}
-        left = {"mean": float(split.left.mean()), "most": float(split.left.max())}
+        left = {"mean": float(split.left.mean()), "most": float(split.left.max()), "near": NEAR}
         return {"rows": len(x), "left": left, **{name: mean_of(gap) for name, gap in parts.items()}}
 
     def _collapse(self, x: Tensor, rng: torch.Generator) -> CollapseReport:
@@ -167,7 +171,9 @@ def _noise(log_p: dict[str, float]) -> str:
 
 
 def _left_words(gap: dict[str, Any]) -> str:
-    return f"{gap['left']['mean']:.4f} nats, {gap['left']['most']:.4f} for the worst picture"
+    left = gap["left"]
+    words = f"{left['mean']:.4f} nats, {left['most']:.4f} for the worst picture"
+    return words if left["most"] <= left["near"] else f"{words}: judging.refine_steps were too few"
 
 
 def interpolations(model: LatentChain, rows: int, between: int, rng: torch.Generator) -> Tensor:

@@ -220,8 +220,8 @@ def refine(
     r"""A few steps of plain gradient ascent from q; with an encoder's q it is semi-amortized inference.
 
     $\lambda \leftarrow \lambda + \eta \nabla_\lambda \mathrm{ELBO}(\lambda)$ on means and log standard deviations, so
-    that a mean-field Gaussian comes out, whatever went in; `fit_posterior` goes on to the best. Where the result is not
-    differentiable the model is in evaluation mode.
+    that a mean-field Gaussian comes out, whatever went in; `fit_posterior` goes on to the best, and says with 0 steps
+    how far off it is. Where the result is not differentiable the model is in evaluation mode.
 
     Args:
         model: with latents that carry a gradient; it is not changed.
@@ -301,7 +301,8 @@ def stochastic_vi(
 
     Each step's $\frac NB \sum_{b} \mathrm{ELBO}_b$ is an unbiased estimate of the sum. The rows of a table that are
     in the batch move by Adam with sparse gradients, the parameters in `learn` (of the model) by plain Adam; both rates
-    fall to 0. Batches run through the data in random order, again and again.
+    fall to 0. Batches run through the data in random order, again and again. What is left to win at its end is
+    `fit_posterior(model, x, steps=0, start=q).left`, of the tables' q.
 
     Args:
         model: with latents that carry a gradient.
