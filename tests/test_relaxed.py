@@ -237,3 +237,14 @@ def test_rounded_relaxed_draws_follow_the_logits():
     shares = nn.functional.one_hot(seen[0].argmax(-1), 4).double().flatten(0, 1).mean(0)
     expected = model.encoder(x[:1]).base_dist.probs[0].detach().double()
     assert float(((shares - expected).abs() / (expected * (1 - expected) / 60_000).sqrt()).max()) < 5
+
+
+def test_densities_of_several_classes_are_normalised():
+    """E p(z) / q(z) = 1 for each of three variables of four classes: n = 60,000, 4 standard errors."""
+    model, _ = pictures()
+    x = (torch.arange(5) % 2.0).expand(60_000, 5)
+    with torch.no_grad():
+        weights = (-Relaxation(0.6).trace(model, x).coordinates[0][0]).double().exp()
+    for variable in weights.T:
+        assert_mean(variable, 1.0)
+        assert float(variable.std()) > 0.1
