@@ -26,7 +26,7 @@ from torch import nn
 from jensen.core.objective import Objective
 from jensen.core.types import Loss, Phase
 from jensen.training import Budget, TrainState, fit
-from jensen.training.distributed import gather, rank, shard, start
+from jensen.training.distributed import collect, rank, shard, start
 from games import ring_stream
 from test_training import new_state
 
@@ -50,9 +50,10 @@ mine, world = start()
 state = new_state(Square(), optimizer=torch.optim.SGD)
 fit(state, shard(ring_stream(), mine, world), Budget(steps=5))
 flat = torch.cat([p.detach().flatten() for p in state.objective.parameters()])
-same = gather(flat)
+same = collect(flat)
 assert all(torch.equal(v, flat) for v in same)
 if mine == 0:
+    assert len(same) == world
     torch.save(flat, sys.argv[1])
 """
 

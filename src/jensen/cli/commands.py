@@ -40,7 +40,7 @@ def train(
     recipe = configure(name, [*words, *budget], seed=seed)
     folder = out if out is not None else Path("runs") / name
     if resume:
-        recipe = _resumed(recipe, folder, changed=bool(words or budget or seed is not None))
+        recipe = _resumed(recipe, folder, [*words, *budget, *["seed"] * (seed is not None)])
     distributed.start()
     if distributed.rank() == 0:
         for note in recipe.notes():
@@ -56,14 +56,17 @@ def train(
         evaluate(folder, None, references)
 
 
-def _resumed(asked: Recipe, folder: Path, changed: bool) -> Recipe:
-    """The recipe of the run to go on with, which the words may repeat but not change."""
+def _resumed(asked: Recipe, folder: Path, words: list[str]) -> Recipe:
+    """The recipe of the run to go on with, which the words may repeat but not change, save how long it trains."""
     recipe = read_config(folder)
     if recipe.recipe != asked.recipe:
         raise RunError(f"{folder} is a run of {recipe.recipe}, not of {asked.recipe}")
-    if changed and recipe != asked:
-        raise RunError(f"--resume goes on with the settings of {folder}/config.json: leave the others out")
-    return recipe
+    length = ("training.minutes=", "training.steps=")
+    if any(word.startswith(length) for word in words):
+        recipe = recipe.lasting(asked.training)
+    if all(word.startswith(length) for word in words):
+        return recipe
+    return asked.lasting(recipe.training)
 
 
 def evaluate(

@@ -53,6 +53,7 @@ from jensen.recipes.data import described
 from jensen.recipes.folder import load_game, save_image
 from jensen.recipes.page import Card, Section
 from jensen.training import Budget, Player, Update, consensus, descend, extragradient, optimistic
+from jensen.training.distributed import processes
 
 NonNegative = Annotated[float, Field(ge=0)]
 ROWS_SEEN = 1000  # of points in a preview
@@ -184,6 +185,14 @@ class GANRecipe(Recipe):
         """The same, never trained on."""
 
     # building and training ---------------------------------------------------------------
+
+    def check(self) -> None:
+        super().check()
+        if self.training.rows() % self.game.packing:
+            raise ValueError(
+                f"game.packing must divide the rows of each process, got {self.game.packing} and "
+                f"{self.training.rows()} rows in each of {processes()} processes"
+            )
 
     def setting(self, model: nn.Module, track: Track = silent) -> Setting:
         assert isinstance(model, GAN)

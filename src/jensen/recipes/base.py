@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 from PIL import Image
@@ -22,6 +22,7 @@ from jensen.data.pool import to_bytes
 from jensen.recipes import plots
 from jensen.recipes.folder import command
 from jensen.training import Budget, Player, Update, descend, warm_then_decay
+from jensen.training.distributed import processes
 
 Positive = Annotated[int, Field(ge=1)]
 Advance = Callable[[int], None]
@@ -80,6 +81,20 @@ class Training(Settings):
 
     def budget(self) -> Budget:
         return Budget(steps=self.steps, minutes=self.minutes)
+
+    def length(self) -> str:
+        """In words."""
+        return f"{self.steps} steps" if self.steps is not None else f"{self.minutes:g} minutes"
+
+    def rows(self) -> int:
+        """Of a batch, for each process.
+
+        Raises:
+            ValueError: if they cannot be shared out.
+        """
+        if self.batch_size % processes():
+            raise ValueError(f"training.batch_size {self.batch_size} does not divide by {processes()} processes")
+        return self.batch_size // processes()
 
     def torch_device(self) -> torch.device:
         if self.device == "auto":
@@ -236,7 +251,13 @@ class Recipe(Settings, ABC):
     training: Training
 
     def check(self) -> None:
-        """Raise a ValueError, before anything is made, for what the settings point to and is not there."""
+        """Raise a ValueError, before anything is made, for what cannot be: of what is pointed to, of the processes."""
+        self.training.rows()
+
+    def lasting(self, training: Training) -> Self:
+        """The same recipe, trained for another's steps or minutes."""
+        length = {"steps": training.steps, "minutes": training.minutes}
+        return self.model_copy(update={"training": self.training.model_copy(update=length)})
 
     def notes(self) -> list[str]:
         """Sentences about settings that work and need care, said before training and beside the evaluation."""

@@ -109,6 +109,7 @@ class Captcha(Recipe):
     # building and training ---------------------------------------------------------------
 
     def check(self) -> None:
+        super().check()
         self.reader()
 
     def model(self) -> Diffusion:

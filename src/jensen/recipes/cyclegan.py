@@ -151,6 +151,7 @@ class TranslationRecipe(Recipe):
     # data --------------------------------------------------------------------------------
 
     def check(self) -> None:
+        super().check()
         self.data.check()
         if self.judging.beside is not None:
             self.beside()

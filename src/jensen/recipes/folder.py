@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,18 @@ def read_tree(folder: Path) -> dict[str, Any]:
     return tree
 
 
+def refuse_unwritable(folder: Path) -> None:
+    """Raise a RunError if nothing can be written below a folder, which need not be there yet; leaves no trace."""
+    above = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    if not above.is_dir():
+        raise RunError(f"cannot write to {folder}: {above} is not a folder")
+    try:
+        with tempfile.TemporaryFile(dir=above):
+            pass
+    except OSError as error:
+        raise RunError(f"cannot write to {folder}: {error.strerror}") from error
+
+
 def load_weights(model: nn.Module, folder: Path) -> None:
     """Fill `model` with a run's averaged weights.
 
@@ -63,11 +76,25 @@ def load_weights(model: nn.Module, folder: Path) -> None:
         raise RunError(f"{folder} has no {WEIGHTS} yet: finish training with --resume")
     try:
         weights = load_file(path)
-        model.load_state_dict(weights)
-    except (SafetensorError, RuntimeError, OSError) as error:
-        raise RunError(f"{path} is broken or of another model: {str(error).splitlines()[0]}") from error
+    except (SafetensorError, OSError) as error:
+        raise RunError(f"{path} is broken: {' '.join(str(error).split())}") from error
+    refuse_misfit(model, weights, path)
     if wrong := [name for name, value in weights.items() if not bool(value.isfinite().all())]:
         raise RunError(f"{path} has weights that are not finite: {wrong[0]}")
+    model.load_state_dict(weights)
+
+
+def refuse_misfit(module: nn.Module, weights: Mapping[str, Any], path: Path) -> None:
+    """Raise a RunError that names the first entry in which weights are of another module, with both shapes."""
+    own = module.state_dict()
+    for name in dict.fromkeys([*own, *weights]):
+        there, here = (_shape(state[name]) if name in state else "missing" for state in (weights, own))
+        if there != here:
+            raise RunError(f"{path} is of another model than {CONFIG} builds: {name} is {there} there and {here} here")
+
+
+def _shape(value: Any) -> str:
+    return str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__
 
 
 def load_game(objective: nn.Module, folder: Path) -> int:
@@ -82,18 +109,17 @@ def load_game(objective: nn.Module, folder: Path) -> int:
     saved = checkpoints.load(folder / "state")
     if saved is None:
         raise RunError(f"{folder} has no checkpoint in state/, and only that has the critic")
-    try:
-        objective.load_state_dict(saved["objective"])
-    except (KeyError, RuntimeError) as error:
-        raise RunError(f"{folder / 'state'} is of another game: {str(error).splitlines()[0]}") from error
+    refuse_misfit(objective, saved["objective"], folder / "state")
+    objective.load_state_dict(saved["objective"])
     step: int = saved["step"]
     return step
 
 
 def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
-    """Write weights atomically."""
+    """Write weights atomically; tied ones under each of their names, so that `load_state_dict` finds them all."""
+    whole = {name: v.detach().cpu().contiguous().clone() for name, v in weights.items()}  # safetensors shares none
     with replacing(path) as temporary:
-        temporary.write_bytes(save({name: v.detach().cpu().contiguous() for name, v in weights.items()}))
+        temporary.write_bytes(save(whole))
 
 
 def save_image(image: Image.Image, path: Path) -> None:

@@ -60,6 +60,7 @@ class MnistVAE(LatentRecipe):
     )
 
     def check(self) -> None:
+        super().check()
         self.data.read()
 
     def shape(self) -> tuple[int, int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import threading
 from collections.abc import Iterator, Mapping
@@ -15,18 +16,28 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from jensen.core.objective import Objective
+from jensen.core.seeding import begin_globally, derived
 from jensen.recipes import stability
 from jensen.recipes.base import Recipe, Setting, Track, Watch, silent
-from jensen.recipes.folder import CONFIG, WEIGHTS, RunError, load_weights, read_tree, save_weights
+from jensen.recipes.folder import (
+    CONFIG,
+    WEIGHTS,
+    RunError,
+    load_weights,
+    read_tree,
+    refuse_misfit,
+    refuse_unwritable,
+    save_weights,
+)
 from jensen.recipes.settings import explain, parse
-from jensen.training import Budget, TrainState, fit, warm_decay
+from jensen.training import Budget, TrainState, begin_average, fit, warm_decay
 from jensen.training import checkpoint as checkpoints
-from jensen.training.distributed import gather, processes, rank, shard, start
+from jensen.training.distributed import collect, processes, rank, shard, start
 from jensen.training.journal import Journal
 from jensen.training.step import random_state, set_random_state
 from jensen.training.strict_json import dumps
 
-EVALUATION = "evaluation.json"
+EVALUATION, REPORT = "evaluation.json", "report.html"
 
 
 def read_config(folder: Path) -> Recipe:
@@ -45,7 +56,7 @@ def read_config(folder: Path) -> Recipe:
 
 
 def open_run(folder: Path, device: str | None = None) -> tuple[Recipe, nn.Module]:
-    """A run's recipe and its averaged model, ready to be sampled.
+    """A run's recipe and its averaged model, ready to be sampled: in float32 or above, as it was averaged.
 
     Args:
         folder: of the run.
@@ -55,27 +66,42 @@ def open_run(folder: Path, device: str | None = None) -> tuple[Recipe, nn.Module
         RunError: if the folder is no run, or it has no weights yet, or they do not fit.
     """
     recipe = read_config(folder)
-    model = recipe.model()
+    model = begin_average(recipe.model())
     load_weights(model, folder)
     where = torch.device(device) if device is not None else recipe.training.device_or_cpu()
     return recipe, model.to(where).eval().requires_grad_(False)
 
 
-def begin(recipe: Recipe, folder: Path) -> None:
+def begin(recipe: Recipe, folder: Path) -> list[Path]:
     """Make the folder of a new run.
 
+    Returns:
+        the folders that were not there before, innermost first.
+
     Raises:
-        RunError: if it holds a run or other files, or cannot be written.
+        RunError: see `refuse_taken`.
     """
-    if (folder / CONFIG).exists():
-        raise RunError(f"{folder} already holds a run: give --resume to go on with it, or another --out")
-    if folder.exists() and (not folder.is_dir() or any(p.suffix != ".part" for p in folder.iterdir())):
-        raise RunError(f"{folder} is not empty: give another --out")
+    refuse_taken(folder)
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         checkpoints.write_text(folder / CONFIG, recipe.model_dump_json(indent=2) + "\n")
     except OSError as error:
         raise RunError(f"cannot write to {folder}: {error.strerror}") from error
+    return made
+
+
+def refuse_taken(folder: Path) -> None:
+    """Look, and leave no trace, whether a run can be made here.
+
+    Raises:
+        RunError: if the folder holds a run or other files, or cannot be written.
+    """
+    if (folder / CONFIG).exists():
+        raise RunError(f"{folder} already holds a run: give --resume to go on with it, or another --out")
+    if folder.exists() and (not folder.is_dir() or any(p.suffix != ".part" for p in folder.iterdir())):
+        raise RunError(f"{folder} is not empty: give another --out")
+    refuse_unwritable(folder)
 
 
 def train(
@@ -83,23 +109,30 @@ def train(
 ) -> Mapping[str, Tensor]:
     """Train `recipe` into `folder`; a run that was stopped goes on bit for bit with `resume`.
 
-    Every process of a `torchrun` calls this; the first one writes.
+    With more steps or minutes than it has had, a run goes on too: what was trained stays, and from there on learning
+    rates are those that the longer run has at that step. The journal says so, and its settings are rewritten.
+
+    Every process of a `torchrun` calls this; the first one writes. Where there are as many of them as before, each has
+    its own buffers and random numbers back; of another number, each takes the buffers of one of the former, in turn,
+    and new random numbers, which depend on the seed, the step and the processes. The journal says that as well.
+
+    Whatever can be refused is, before the folder is made; a run that fails before its first step leaves none.
 
     Returns:
         the data that judging compares with, so that `evaluate` need not draw or read it again.
 
     Raises:
-        RunError: see `begin` and `read_config`.
+        RunError: see `begin`, `read_config`; to resume, if settings differ in more than the length of training, if it
+            has been trained for so long already, or if there are weights and no checkpoint.
+        ValueError: see `Recipe.check`.
     """
-    mine, _ = start()
+    mine, world = start()
     device, training = recipe.training.torch_device(), recipe.training
     recipe.check()
-    if training.batch_size % processes():
-        raise ValueError(f"training.batch_size {training.batch_size} does not divide by {processes()} processes")
-    if not resume and mine == 0:
-        begin(recipe, folder)
-    saved = checkpoints.load(folder / "state") if resume else None
-    torch.manual_seed(recipe.seed)
+    saved = _saved(recipe, folder) if resume else None
+    if mine == 0 and not resume:
+        refuse_taken(folder)
+    begin_globally(recipe.seed)
     model = recipe.model()
     setting = recipe.setting(model, track)
     objective = setting.objective.to(device)
@@ -107,15 +140,57 @@ def train(
     state = new_state(recipe, objective, budget)
     if training.compile:
         objective.compile()
-    torch.manual_seed(recipe.seed + rank())  # other noise in every process, the same weights
-    if saved is not None:
-        _restore(state, budget, saved)
+    begin_globally(derived(recipe.seed, "process", mine) if mine else recipe.seed)  # the same weights, other noise
+    notes = [] if saved is None else _restore(recipe, state, budget, saved, folder)
+    made: list[Path] = []
+    if mine == 0 and not resume:
+        made = begin(recipe, folder)
+    elif mine == 0 and (kept := read_config(folder)) != recipe:
+        notes.append(f"goes on to {training.length()}, of {kept.training.length()}")
+        checkpoints.write_text(folder / CONFIG, recipe.model_dump_json(indent=2) + "\n")
     keeper = _Keeper(recipe, folder, state, budget, setting, watch, saved)
-    stream = _to_device(shard(setting.stream, mine, processes()), device)
-    with keeper.stopping_well():
-        fit(state, stream, budget, update=recipe.update(), on_step=keeper)
+    keeper.note(notes)
+    stream = _to_device(shard(setting.stream, mine, world), device)
+    try:
+        with keeper.stopping_well():
+            fit(state, stream, budget, update=recipe.update(), on_step=keeper)
+    except Exception:
+        if state.step == 0 and mine == 0 and not resume:
+            _unmake(folder, made)
+        raise
     keeper.finish()
     return setting.references
+
+
+def _saved(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
+    """The checkpoint to go on from, or None if the run was stopped before the first."""
+    kept = read_config(folder)
+    if kept.lasting(recipe.training) != recipe:
+        raise RunError(
+            f"--resume goes on with the settings of {folder / CONFIG}, for more steps or minutes: leave the others out"
+        )
+    refuse_unwritable(folder)
+    saved = checkpoints.load(folder / "state")
+    if saved is None:
+        if (folder / WEIGHTS).exists():
+            raise RunError(f"{folder} has {WEIGHTS} and no checkpoint in state/ to go on from: give another --out")
+        return None
+    if "processes" not in saved:
+        raise RunError(f"{folder / 'state'} is of another version of jensen: train again, with another --out")
+    budget = Budget(recipe.training.steps, recipe.training.minutes, saved["elapsed"])
+    budget.look()
+    if recipe != kept and budget.done(saved["step"]):
+        had = f"{saved['step']} steps and {saved['elapsed'] / 60:.3g} minutes"
+        raise RunError(f"{folder} has been trained for {had} already, got {recipe.training.length()}: give more")
+    return saved
+
+
+def _unmake(folder: Path, made: list[Path]) -> None:
+    """Take away a run of no steps, and the folders that were made for it."""
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for path in made:
+        path.rmdir()
 
 
 def new_state(recipe: Recipe, objective: Objective, budget: Budget) -> TrainState:
@@ -128,14 +203,43 @@ def new_state(recipe: Recipe, objective: Objective, budget: Budget) -> TrainStat
     )
 
 
-def _restore(state: TrainState, budget: Budget, saved: dict[str, Any]) -> None:
+def _restore(recipe: Recipe, state: TrainState, budget: Budget, saved: dict[str, Any], folder: Path) -> list[str]:
+    """Go on from a checkpoint; returns what the journal should say of it."""
+    own = saved["processes"][rank() % len(saved["processes"])]
+    saved["objective"].update(own["buffers"])
+    refuse_misfit(state.objective, saved["objective"], folder / "state")
     state.load_state_dict(saved)
     budget.elapsed = saved["elapsed"]
     budget.look()
-    if len(saved["ranks"]) == processes():
-        set_random_state(saved["ranks"][rank()])
-    else:  # other processes than before: new noise, the same for the same number of them
-        torch.manual_seed(state.step * 1009 + rank())
+    before, now = len(saved["processes"]), processes()
+    if before == now:
+        set_random_state(own["rng"])
+        return []
+    begin_globally(derived(recipe.seed, "resumed", state.step, now, rank()))
+    differing = [k for k, process in enumerate(saved["processes"]) if process["buffers"]]
+    said = [f"{now} processes after {before}: new random numbers in all of them"]
+    if differing and now < before:
+        said.append(f"buffers of processes {now} to {before - 1} are left out")
+    if differing and now > before:
+        said.append(f"processes {before} to {now - 1} begin with copies of the others' buffers")
+    return ["; ".join(said)]
+
+
+def _buffers(objective: Objective) -> dict[str, Any]:
+    """What a process may have for itself, on the CPU: the state without the parameters, which all have alike."""
+    weights = {name for name, _ in objective.named_parameters(remove_duplicate=False)}
+    kept = {name: value for name, value in objective.state_dict().items() if name not in weights}
+    return {name: value.cpu() if isinstance(value, Tensor) else value for name, value in kept.items()}
+
+
+def _apart(processes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of each process's buffers those that differ from the first one's, which the state has."""
+    first = processes[0]["buffers"]
+
+    def own(buffers: dict[str, Any]) -> dict[str, Any]:
+        return {k: v for k, v in buffers.items() if not (isinstance(v, Tensor) and torch.equal(v, first[k]))}
+
+    return [process | {"buffers": own(process["buffers"]) if k else {}} for k, process in enumerate(processes)]
 
 
 def _to_device(stream: Any, device: torch.device) -> Any:
@@ -169,6 +273,7 @@ class _Keeper:
             self.sums, self.count, self.since = dict(saved["sums"]), saved["count"], saved["since"]
         self.shown: dict[str, float] = {}
         self.stopped = False
+        self.began = state.step
         self.previews_done = int(budget.progress(state.step) * recipe.training.previews)
         if self.main:
             self.journal = Journal(folder / "journal.jsonl", after=state.step)
@@ -223,6 +328,13 @@ class _Keeper:
         if self.watch is not None:
             self.watch(self.state.step, progress, self.budget.remaining(self.state.step), self.shown)
 
+    def note(self, notes: list[str]) -> None:
+        """Write in words what a reader of the journal should know at this step."""
+        if self.main:
+            for words in notes:
+                seconds = round(self.budget.elapsed, 3)
+                self.journal.write(step=self.state.step, seconds=seconds, note=words)
+
     def preview(self) -> None:
         """Look at the averaged model."""
         samples = self.folder / "samples"
@@ -233,10 +345,10 @@ class _Keeper:
             self.journal.write(step=self.state.step, seconds=round(self.budget.seconds(), 3), **found)
 
     def save(self) -> None:
-        """Checkpoint: the state, the clock, the means so far, and every process's random numbers."""
-        ranks = gather(random_state())
+        """Checkpoint: the state, the clock, the means so far, every process's random numbers and buffers."""
+        every = collect({"rng": random_state(), "buffers": _buffers(self.state.objective)})
         if self.main:
-            extra = {"elapsed": self.budget.seconds(), "ranks": ranks}
+            extra = {"elapsed": self.budget.seconds(), "processes": _apart(every)}
             means = {"sums": self.sums, "count": self.count, "since": self.since}
             checkpoints.save(self.folder / "state", self.state.step, self.state.state_dict() | extra | means)
 
@@ -249,6 +361,9 @@ class _Keeper:
             self.log(1.0)
         self.save()
         if self.main:
+            if self.state.step > self.began:  # what was judged are other weights
+                for name in (EVALUATION, REPORT):
+                    (self.folder / name).unlink(missing_ok=True)
             save_weights(self.state.average.state_dict(), self.folder / WEIGHTS)
 
 
@@ -268,7 +383,11 @@ def evaluate(
         device: of the model.
         references: data that training has read already.
         stable: also ask whether its game is stable where training left it, as "stability".
+
+    Raises:
+        RunError: if the folder cannot be written, or see `open_run`.
     """
+    refuse_unwritable(folder)
     recipe, model = open_run(folder, device)
     found = {"stability": stability.of_run(recipe, folder, track)} if stable else {}
     evaluation = recipe.evaluate(model, folder, track, references) | found

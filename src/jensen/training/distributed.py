@@ -5,10 +5,11 @@ from __future__ import annotations
 import atexit
 import os
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
 from jensen.core.types import Batch, Stream
 
@@ -87,12 +88,12 @@ def rank() -> int:
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
-def gather(value: Tensor) -> list[Tensor]:
-    """The tensors of all processes, of one shape and on the CPU, in order of rank."""
+def collect(value: object) -> list[Any]:
+    """What all processes have, in order of rank, for the first of them; the others get nothing."""
     if processes() == 1:
         return [value]
-    found = [torch.empty_like(value) for _ in range(processes())]
-    dist.all_gather(found, value)
+    found: list[Any] = [None] * processes() if rank() == 0 else []
+    dist.gather_object(value, found or None)
     return found
 
 
