@@ -11,9 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import jensen.recipes.base
 from jensen.cli.main import main
 from jensen.data.pool import pool_stream
+from jensen.recipes import configure, running
 from jensen.training.distributed import shard
+from jensen.training.journal import read_journal
 from test_cli import train_words
 
 PROGRAM = """
@@ -58,18 +61,19 @@ if mine == 0:
 """
 
 
-def launch(program: Path, out: Path, processes: int) -> torch.Tensor:
+def launch(program: Path, out: Path, processes: int) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command = command if processes > 1 else [sys.executable]
     done = subprocess.run([*command, str(program), str(out)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    return torch.load(out, weights_only=True)
 
 
 def test_two_processes_give_the_one_process_training(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(PROGRAM.format(tests=str(Path(__file__).parent)))
-    one, two = (launch(program, tmp_path / f"{n}.pt", n) for n in (1, 2))
+    for n in (1, 2):
+        launch(program, tmp_path / f"{n}.pt", n)
+    one, two = (torch.load(tmp_path / f"{n}.pt", weights_only=True) for n in (1, 2))
     torch.testing.assert_close(one, two, rtol=1e-6, atol=1e-7)
 
 
@@ -104,6 +108,105 @@ def test_the_command_trains_on_two_processes_and_resumes_bit_for_bit(tmp_path):
     assert all(torch.equal(value, part[name]) for name, value in whole.items())
     alone = load_file(_one_process(tmp_path, words))
     assert not all(torch.equal(value, alone[name]) for name, value in whole.items())  # other noise in the second
+
+
+RESUMES = """
+import sys
+from pathlib import Path
+import shutil
+import torch
+import torch.distributed as dist
+sys.path.insert(0, {tests!r})
+from jensen.recipes import configure, running
+from jensen.training.distributed import rank, start, stop
+from test_distributed import apart
+
+torch.set_num_threads(1)
+start()
+out = Path(sys.argv[1])
+for name, words in apart.items():
+    recipe = configure(name, words)
+    running.train(recipe, out / name)
+    if rank() == 0:
+        shutil.copytree(out / name, out / f"{{name}}-resumed")
+        (out / f"{{name}}-resumed" / "state" / "000000008.pt").unlink()
+    dist.barrier()
+    running.train(recipe, out / f"{{name}}-resumed", resume=True)
+longer = configure("ring-gan", [*apart["digits-cyclegan"][:5], "data.points=100", "training.steps=12"])
+running.train(longer, out / "alone", resume=True)
+stop()
+"""
+_BRIEF = ["training.steps=8", "training.save_every=4", "training.previews=0", "training.batch_size=8"]
+apart = {  # recipes whose processes differ in more than their random numbers, tiny
+    "digits-cyclegan": [
+        *_BRIEF,
+        "training.log_every=4",
+        *("weights.pool=6", "network.width=8", "network.blocks=1", "network.critic=[8]", "data.printed=60"),
+    ],
+    "digits-gan": [
+        *_BRIEF,
+        "training.batch_size=40",
+        "game.augmentation=adaptive",
+        "network.width=4",
+        "network.critic_width=16",
+    ],
+}
+
+
+def test_pools_and_adaptive_augmentation_of_two_processes_resume_bit_for_bit(tmp_path):
+    """Each has buffers of its own: all are kept. One process takes over the first's, two begin with copies of one's."""
+    program = tmp_path / "program.py"
+    program.write_text(RESUMES.format(tests=str(Path(__file__).parent)))
+    alone = configure("ring-gan", [*apart["digits-cyclegan"][:5], "data.points=100"])
+    running.train(alone, tmp_path / "alone")
+    launch(program, tmp_path, 2)
+    for name in apart:
+        whole, part = (tmp_path / name, tmp_path / f"{name}-resumed")
+        ours, theirs = (load_file(run / "model.safetensors") for run in (whole, part))
+        assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
+        ours, theirs = (torch.load(run / "state" / "000000008.pt", weights_only=True) for run in (whole, part))
+        assert same(ours["objective"], theirs["objective"])
+        assert len(ours["processes"]) == 2
+        for mine, other in zip(ours["processes"], theirs["processes"], strict=True):
+            assert torch.equal(mine["rng"], other["rng"])
+            assert same(mine["buffers"], other["buffers"])
+        assert ours["processes"][1]["buffers"]  # they did differ
+    notes = [line["note"] for line in read_journal(tmp_path / "alone" / "journal.jsonl") if "note" in line]
+    assert notes == ["2 processes after 1: new random numbers in all of them", "goes on to 12 steps, of 8 steps"]
+    _goes_on_alone(tmp_path / "digits-cyclegan")
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(value, b[key]) for key, value in a.items())
+
+
+def _goes_on_alone(folder):
+    """What two processes left: the first one's pool goes on, the other's is left out, and the journal says so."""
+    (folder / "state" / "000000008.pt").unlink()
+    before = torch.load(folder / "state" / "000000004.pt", weights_only=True)
+    recipe = running.read_config(folder)
+    running.train(recipe, folder, resume=True)
+    (note,) = [line for line in read_journal(folder / "journal.jsonl") if "note" in line]
+    assert note["step"] == 4
+    assert note["note"].endswith("; buffers of processes 1 to 1 are left out")
+    after = torch.load(folder / "state" / "000000008.pt", weights_only=True)
+    assert len(after["processes"]) == 1
+    (pool,) = {key for key in before["objective"] if key.endswith("images")} & {"pools.0.images"}
+    kept = {x.numpy().tobytes() for x in before["objective"][pool]}
+    assert kept & {x.numpy().tobytes() for x in after["objective"][pool]}
+
+
+def test_packs_that_do_not_divide_a_processes_rows_are_refused_at_the_start(tmp_path, monkeypatch):
+    recipe = configure("grid-pacgan", ["training.batch_size=8", "game.packing=8", "data.points=100"])
+    recipe.check()
+    monkeypatch.setattr(jensen.recipes.base, "processes", lambda: 2)
+    with pytest.raises(
+        ValueError, match=r"game\.packing must divide the rows of each process, got 8 and 4 rows in each"
+    ):
+        running.train(recipe, tmp_path / "run")
+    with pytest.raises(ValueError, match="batch_size 9 does not divide by 2 processes"):
+        running.train(configure("ring-gan", ["training.batch_size=9"]), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def _one_process(tmp_path, words):

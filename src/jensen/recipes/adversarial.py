@@ -193,6 +193,8 @@ class GANRecipe(Recipe):
                 f"game.packing must divide the rows of each process, got {self.game.packing} and "
                 f"{self.training.rows()} rows in each of {processes()} processes"
             )
+        if self.game.packing > 1 and (rows := len(self.test_data())) < 2 * self.game.packing:
+            raise ValueError(f"game.packing {self.game.packing} leaves fewer than 2 packs of the {rows} test data")
 
     def setting(self, model: nn.Module, track: Track = silent) -> Setting:
         assert isinstance(model, GAN)

@@ -70,6 +70,7 @@ class Judge:
     def everything(self) -> dict[str, Any]:
         """The evaluation: JSON values; pictures beside it."""
         recipe, samples = self.recipe, self.folder / "samples"
+        game = recipe.trained(self.folder).to(self.device)
         x = recipe.test_data()
         n = recipe.judging.samples
         made = recipe.draw(self.model, n, recipe.seed, self.track("drawing", n)).cpu()
@@ -77,7 +78,6 @@ class Judge:
         if recipe.what == "pictures":
             between = recipe.drawing(self.model, Request(n=6, seed=recipe.seed, between=STRIP))
             save_image(recipe.look(between.draw(lambda _: None), columns=STRIP), samples / "between.png")
-        game = recipe.trained(self.folder).to(self.device)
         return {
             "rows": len(x),
             "dims": x[0].numel(),

@@ -12,7 +12,7 @@ from torch import Tensor
 from jensen.core.seeding import numbered
 from jensen.data.digits import LEVELS, Digits, binarize, digits, to_unit
 from jensen.data.moons import moons, moons_log_prob
-from jensen.recipes.base import Positive, Real, Settings
+from jensen.recipes.base import Real, Settings
 
 SEEN, KEPT = 11, 12  # streams of random numbers: to train on, to judge with
 
@@ -49,8 +49,8 @@ class DigitsData(Settings):
 class MoonsData(Settings):
     """Points around two half circles, (N, 2)."""
 
-    points: Positive = 20_000
-    test: Positive = 2_000
+    points: Annotated[int, Field(ge=16)] = 20_000
+    test: Annotated[int, Field(ge=16)] = 2_000
     noise: Annotated[float, Field(gt=0)] = 0.1
 
     def train_points(self, seed: int) -> Tensor:

@@ -208,7 +208,7 @@ class StackedData(Settings):
     """Three random digits as the channels of a picture, (N, 3, 8, 8)."""
 
     balance: Annotated[float, Field(gt=0, le=1)] = 1.0  # share of the rarest digit over that of the commonest
-    points: Positive = 20_000  # draws of the training digits, to judge with; training draws its own
+    points: Annotated[int, Field(ge=16)] = 20_000  # draws of the training digits, to judge with; training draws its own
     test: Annotated[int, Field(ge=16)] = 2_500  # of the test digits
 
     def shares(self) -> Tensor:

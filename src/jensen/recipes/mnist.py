@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import field_validator
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from jensen.data.idx import read_idx
@@ -20,7 +20,7 @@ class IdxData(Settings):
     images: str = ""
     height: Positive = 28
     width: Positive = 28
-    test: Positive = 1000
+    test: Annotated[int, Field(ge=2)] = 1000
 
     @field_validator("images")
     @classmethod

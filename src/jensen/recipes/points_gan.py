@@ -41,7 +41,7 @@ class RingData(Settings):
     radius: Annotated[float, Field(gt=0)] = 1.0
     std: Annotated[float, Field(gt=0)] = 0.01
     balance: Annotated[float, Field(gt=0, le=1)] = 1.0  # weight of the rarest mode over that of the commonest
-    points: Positive = 100_000
+    points: Annotated[int, Field(ge=16)] = 100_000
     test: Annotated[int, Field(ge=16)] = 2_500
 
     def law(self) -> Modes:
@@ -55,7 +55,7 @@ class GridData(Settings):
     spacing: Annotated[float, Field(gt=0)] = 2.0
     std: Annotated[float, Field(gt=0)] = 0.1
     balance: Annotated[float, Field(gt=0, le=1)] = 1.0
-    points: Positive = 100_000
+    points: Annotated[int, Field(ge=16)] = 100_000
     test: Annotated[int, Field(ge=16)] = 2_500
 
     def law(self) -> Modes:
