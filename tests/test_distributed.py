@@ -145,15 +145,13 @@ apart = {  # recipes whose processes differ in more than their random numbers, t
     ],
     "digits-gan": [
         *_BRIEF,
-        "training.batch_size=40",
-        "game.augmentation=adaptive",
-        "network.width=4",
-        "network.critic_width=16",
+        *("training.batch_size=48", "game.augmentation=adaptive", "rates.critic=0.05", "rates.generator=0.05"),
+        *("network.width=4", "network.critic_width=16"),
     ],
 }
 
 
-def test_pools_and_adaptive_augmentation_of_two_processes_resume_bit_for_bit(tmp_path):
+def test_pools_and_adaptive_augmentation_of_two_processes_resume_bit_for_bit(tmp_path, monkeypatch):
     """Each has buffers of its own: all are kept. One process takes over the first's, two begin with copies of one's."""
     program = tmp_path / "program.py"
     program.write_text(RESUMES.format(tests=str(Path(__file__).parent)))
@@ -173,27 +171,29 @@ def test_pools_and_adaptive_augmentation_of_two_processes_resume_bit_for_bit(tmp
         assert ours["processes"][1]["buffers"]  # they did differ
     notes = [line["note"] for line in read_journal(tmp_path / "alone" / "journal.jsonl") if "note" in line]
     assert notes == ["2 processes after 1: new random numbers in all of them", "goes on to 12 steps, of 8 steps"]
-    _goes_on_alone(tmp_path / "digits-cyclegan")
+    for now, mine, takes, said in (
+        (1, 0, 0, "1 processes after 2: new random numbers in all of them; buffers of processes 1 to 1 are left out"),
+        (3, 1, 1, "3 processes after 2: new random numbers in all of them; processes 2 to 2 begin with copies of the"),
+        (3, 2, 0, "3 processes after 2: "),
+    ):
+        monkeypatch.setattr(running, "processes", lambda now=now: now)
+        monkeypatch.setattr(running, "rank", lambda mine=mine: mine)
+        _takes_over(tmp_path / "digits-cyclegan", takes, said)
 
 
 def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(value, b[key]) for key, value in a.items())
 
 
-def _goes_on_alone(folder):
-    """What two processes left: the first one's pool goes on, the other's is left out, and the journal says so."""
-    (folder / "state" / "000000008.pt").unlink()
-    before = torch.load(folder / "state" / "000000004.pt", weights_only=True)
+def _takes_over(folder, takes, said):
+    """With another number of processes, one of them has the pools of number `takes` of the former."""
+    saved = torch.load(folder / "state" / "000000008.pt", weights_only=True)
+    kept = saved["objective"] | saved["processes"][takes]["buffers"]
     recipe = running.read_config(folder)
-    running.train(recipe, folder, resume=True)
-    (note,) = [line for line in read_journal(folder / "journal.jsonl") if "note" in line]
-    assert note["step"] == 4
-    assert note["note"].endswith("; buffers of processes 1 to 1 are left out")
-    after = torch.load(folder / "state" / "000000008.pt", weights_only=True)
-    assert len(after["processes"]) == 1
-    (pool,) = {key for key in before["objective"] if key.endswith("images")} & {"pools.0.images"}
-    kept = {x.numpy().tobytes() for x in before["objective"][pool]}
-    assert kept & {x.numpy().tobytes() for x in after["objective"][pool]}
+    objective, budget = recipe.setting(recipe.model()).objective, recipe.training.budget()
+    (note,) = running._restore(recipe, running.new_state(recipe, objective, budget), budget, saved, folder)
+    assert note.startswith(said)
+    assert same(dict(kept), dict(objective.state_dict()))
 
 
 def test_packs_that_do_not_divide_a_processes_rows_are_refused_at_the_start(tmp_path, monkeypatch):
