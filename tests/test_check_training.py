@@ -16,7 +16,7 @@ from jensen.adversarial import DiracGAN, eigenvalues
 from jensen.check.laws import training
 from jensen.core.objective import Objective
 from jensen.core.types import Loss, Phase
-from jensen.training import consensus, extragradient, optimistic
+from jensen.training import TrainState, consensus, extragradient, optimistic
 
 F64 = torch.float64
 
@@ -238,9 +238,45 @@ def test_a_loop_that_keeps_all_its_state_resumes():
     check.resume(Loop).require()
 
 
+RESUMED = [f"{what} that differ: resumed and uninterrupted" for what in ("entries", "tensors held")]
+
+
 @pytest.mark.parametrize("forgotten", ["optimizer", "count", "rng"])
 def test_what_a_state_forgets_is_caught(forgotten):
-    assert failed(check.resume(lambda: Loop((forgotten,)))) == ["entries that differ: resumed and uninterrupted"]
+    assert failed(check.resume(lambda: Loop((forgotten,)))) == RESUMED
+
+
+def test_an_average_that_a_state_forgets_is_caught_although_no_step_depends_on_it():
+    """As an attribute, in a container, in a closure; weights that only an average has are missed by no entry."""
+    assert failed(check.resume(lambda: Loop(("average",)))) == RESUMED[1:]
+
+    class Aside(Loop):
+        def __init__(self, how):
+            super().__init__()
+            average = [p.detach().clone() for p in self.net.parameters()]
+
+            def follow():
+                torch._foreach_lerp_(average, [p.detach() for p in self.net.parameters()], 0.1)
+
+            self.aside = follow if how == "closure" else {"averages": average, "follow": follow}
+            self.follow = follow
+
+        def step(self):
+            super().step()
+            self.follow()
+
+    for how in ("closure", "container"):
+        assert failed(check.resume(lambda how=how: Aside(how))) == RESUMED[1:]
+
+
+def test_an_objective_whose_average_is_lost_is_caught(monkeypatch):
+    """The trainer's own state without its average, which a resumed run then begins anew."""
+    load, save = TrainState.load_state_dict, TrainState.state_dict
+    monkeypatch.setattr(TrainState, "state_dict", lambda s: {k: v for k, v in save(s).items() if k != "average"})
+    monkeypatch.setattr(
+        TrainState, "load_state_dict", lambda s, saved: load(s, {**saved, "average": s.average.state_dict()})
+    )
+    assert failed(check.resume(GAMES["vae"], ring_stream())) == RESUMED[1:]
 
 
 def test_what_is_saved_and_not_loaded_is_caught():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
 import math
 
 import pytest
@@ -197,6 +198,15 @@ def test_optimistic_memory_survives_a_resume():
     for s in (state, again):
         train_step(s, nothing(), update=optimistic)
     assert torch.equal(state.objective.y, again.objective.y)
+
+
+def test_a_stream_that_ends_says_after_how_many_draws():
+    state = made("gan-5:1")
+    with pytest.raises(ValueError, match="the stream ended after 7 draws"):
+        fit(state, lambda start: itertools.islice(ring_stream()(start), 7), Budget(steps=5))
+    assert state.step == 1
+    with pytest.raises(ValueError, match="the stream ended after 7 draws"):  # resumed beyond its end
+        fit(state, lambda start: itertools.islice(ring_stream()(0), start, 7), Budget(steps=5))
 
 
 class Diverging(Bilinear):

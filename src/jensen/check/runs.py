@@ -7,12 +7,15 @@ import io
 import itertools
 import multiprocessing
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import CellType, FunctionType, MethodType, ModuleType
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -20,6 +23,7 @@ from torch import Tensor
 from jensen.adversarial.field import Frozen
 from jensen.check.evidence import Evidence, Report, bounded, close
 from jensen.core.objective import Objective, partition
+from jensen.core.seeding import begin_globally, checked_seed, derived
 from jensen.core.types import Batch, Stream
 from jensen.training import Player, TrainState, Update, descend, train_step, warm_decay
 from jensen.training.step import gradients
@@ -51,7 +55,9 @@ def resume(
 
     The state is written by `torch.save` after some steps and loaded into a run made anew, with torch's global
     generator somewhere else in between. Two uninterrupted runs from one seed agree; steps change the state; what is
-    loaded is what was saved; at the end no entry of the state differs.
+    loaded is what was saved; at the end no entry of the state differs, and no tensor that the run holds, in the state
+    or not: in its attributes and theirs, modules, optimizers, containers, and in what its functions close over. So
+    averaged weights that nobody saved are missed, although nothing in the state depends on them.
 
     Args:
         make: a new run (`step`, `state_dict`, `load_state_dict`); or an objective, which `jensen.training` then trains
@@ -78,7 +84,7 @@ def resume(
     ...     def load_state_dict(self, state):
     ...         self.w.data = state["w"]
     >>> [e.claim for e in resume(Noisy).failed]
-    ['entries that differ: resumed and uninterrupted']
+    ['entries that differ: resumed and uninterrupted', 'tensors held that differ: resumed and uninterrupted']
     """
     if before < 1 or after < 1:
         raise ValueError(f"before and after must be at least 1 step, got {before} and {after}")
@@ -87,21 +93,22 @@ def resume(
         found = make()
         return _Training(found, stream, update) if isinstance(found, Objective) else found
 
+    checked_seed(seed)
     with torch.random.fork_rng():
         return Report.of(list(_resumed(made, before, after, seed)))
 
 
 def _resumed(make: Callable[[], Run], before: int, after: int, seed: int) -> Iterator[Evidence]:
-    def uninterrupted() -> dict[str, Any]:
-        torch.manual_seed(seed)
+    def uninterrupted() -> tuple[dict[str, Any], dict[str, Any]]:
+        begin_globally(seed)
         run = make()
         for _ in range(before + after):
             run.step()
-        return _entries(run.state_dict())
+        return _entries(run.state_dict()), _held(run)
 
-    whole, again = uninterrupted(), uninterrupted()
+    (whole, holds), (again, _) = uninterrupted(), uninterrupted()
     yield close("entries that differ: two uninterrupted runs", 0.0, _differing(whole, again), 0.0)
-    torch.manual_seed(seed)
+    begin_globally(seed)
     first = make()
     for _ in range(before):
         first.step()
@@ -109,7 +116,7 @@ def _resumed(make: Callable[[], Run], before: int, after: int, seed: int) -> Ite
     torch.save(first.state_dict(), file)
     saved = _entries(first.state_dict())
     yield bounded("entries that later steps change", _differing(saved, whole), 1.0, relation="at least")
-    torch.manual_seed(seed + 1)
+    begin_globally(derived(seed, "in between"))
     torch.randn(7)  # whatever happens in between
     second = make()
     file.seek(0)
@@ -120,6 +127,7 @@ def _resumed(make: Callable[[], Run], before: int, after: int, seed: int) -> Ite
         second.step()
     resumed = _entries(second.state_dict())
     yield close("entries that differ: resumed and uninterrupted", 0.0, _differing(whole, resumed), 0.0)
+    yield close("tensors held that differ: resumed and uninterrupted", 0.0, _differing(holds, _held(second)), 0.0)
 
 
 class _Training:
@@ -155,6 +163,54 @@ def _entries(state: Any, path: str = "") -> dict[str, Any]:
     if isinstance(state, list | tuple):
         return {k: v for j, part in enumerate(state) for k, v in _entries(part, f"{path}/{j}").items()}
     return {path: state.detach().clone() if isinstance(state, Tensor) else copy.copy(state)}
+
+
+def _held(run: object) -> dict[str, Tensor]:
+    """Every tensor that can be reached from a run, by its path; copies."""
+    found: dict[str, Tensor] = {}
+    met: dict[int, object] = {}  # kept alive, so that no address is used twice
+
+    def walk(value: Any, path: str) -> None:
+        if id(value) in met or isinstance(value, str | bytes | int | float | type | ModuleType):
+            return
+        met[id(value)] = value
+        for name, part in _parts(value):
+            walk(part, f"{path}/{name}")
+        if isinstance(value, Tensor):
+            found[path] = value.detach().clone()
+        elif isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
+            found[path] = torch.from_numpy(value.copy())
+        elif isinstance(value, torch.Generator):
+            found[path] = value.get_state()
+
+    walk(run, "")
+    return found
+
+
+def _parts(value: Any) -> Iterable[tuple[object, Any]]:
+    """What a value consists of."""
+    if isinstance(value, Tensor | np.ndarray | torch.Generator):
+        return []
+    if isinstance(value, torch.optim.Optimizer):
+        return [("state", value.state_dict())]
+    if isinstance(value, Mapping):
+        return list(value.items())
+    if isinstance(value, list | tuple | set | deque):
+        return list(enumerate(value))
+    if isinstance(value, MethodType):
+        return [("self", value.__self__)]
+    if isinstance(value, FunctionType):
+        cells = zip(value.__code__.co_freevars, value.__closure__ or (), strict=True)
+        return [(name, cell.cell_contents) for name, cell in cells if _filled(cell)]
+    return list(getattr(value, "__dict__", {}).items())
+
+
+def _filled(cell: CellType) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018 (asked for its error)
+    except ValueError:
+        return False
+    return True
 
 
 def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> float:

@@ -217,12 +217,16 @@ def _restore(recipe: Recipe, state: TrainState, budget: Budget, saved: dict[str,
         return []
     begin_globally(derived(recipe.seed, "resumed", state.step, now, rank()))
     differing = [k for k, process in enumerate(saved["processes"]) if process["buffers"]]
-    said = [f"{now} processes after {before}: new random numbers in all of them"]
+    said = [f"{now} process{'es' * (now > 1)} after {before}: new random numbers"]
     if differing and now < before:
-        said.append(f"buffers of processes {now} to {before - 1} are left out")
+        said.append(f"buffers of {_named(now, before)} are left out")
     if differing and now > before:
-        said.append(f"processes {before} to {now - 1} begin with copies of the others' buffers")
+        said.append(f"copies of the others' buffers in {_named(before, now)}")
     return ["; ".join(said)]
+
+
+def _named(first: int, end: int) -> str:
+    return f"process {first}" if end == first + 1 else f"processes {first} to {end - 1}"
 
 
 def _buffers(objective: Objective) -> dict[str, Any]:
