@@ -118,7 +118,7 @@ def test_a_wrong_schedule_is_caught(broken, claim):
 
 
 def test_wrong_levels_are_caught():
-    assert "SNR falls from each time to the next: its angle rises" in claims(check.schedule(Rising()))
+    assert any(claim.startswith("log-SNR falls") for claim in claims(check.schedule(Rising())))
     assert claims(check.schedule(lambda t: levels(0.9 * t))) == ["data left at the last time"]
     assert "noise over data at the first time" in claims(check.schedule(lambda t: levels(0.1 + 0.9 * t)))
     doubled = lambda t: (levels(t)[0], 2 * levels(t)[1])  # noqa: E731

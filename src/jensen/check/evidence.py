@@ -13,6 +13,9 @@ from torch import Tensor
 ERRORS = 5.0
 """Standard errors that a statistical claim is allowed: one of 1.7 million true claims would miss it."""
 
+POWER = 2.0
+"""Standard errors beyond the tolerance from which on an error is seen 98 times of 100."""
+
 Relation = Literal["equal", "at most", "at least"]
 SIGNS: dict[str, str] = {"equal": "=", "at most": "≤", "at least": "≥"}
 
@@ -35,8 +38,9 @@ class Evidence:
     Raises:
         ValueError: for an unknown relation, a negative tolerance, or an expected value that is not finite.
 
-    >>> Evidence("the ELBO is below log p", expected=-1.5, measured=-1.7, tolerance=0.0, relation="at most").holds
-    True
+    >>> below = Evidence("the ELBO is below log p", expected=-1.5, measured=-1.7, tolerance=0.0, relation="at most")
+    >>> below.holds, below.detectable
+    (True, 0.0)
     """
 
     claim: str
@@ -66,10 +70,16 @@ class Evidence:
     def holds(self) -> bool:
         return self.excess <= self.tolerance
 
+    @property
+    def detectable(self) -> float:
+        """The smallest error of the number that this would have seen: t; with draws t + 2 stderr, 98 times of 100."""
+        return self.tolerance + POWER * (self.stderr or 0.0)
+
     def __str__(self) -> str:
         within = f"± {self.tolerance:.2g}"
         if self.stderr:
             within = f"within {self.tolerance / self.stderr:.3g} standard errors of {self.stderr:.2g}"
+            within += f", sees errors from {self.detectable:.2g}"
         verdict = "holds" if self.holds else "FAILS"
         return f"{verdict}: {self.claim}: {self.measured:.6g} {SIGNS[self.relation]} {self.expected:.6g} ({within})"
 
@@ -83,6 +93,7 @@ class Evidence:
             "measured": self.measured if finite else str(self.measured),
             "tolerance": self.tolerance,
             "stderr": self.stderr,
+            "detectable": self.detectable,
             "holds": self.holds,
         }
 

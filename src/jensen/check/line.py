@@ -125,19 +125,17 @@ def uniform_evidence(what: str, u: Tensor, bias: float = 0.0, errors: float = 5.
             $2 e^{-2 \cdot 2.5^2}$).
     """
     n = len(u)
-    mean = Evidence(f"{what}: mean of the quantiles", 0.5, float(u.mean()), errors * (1 / 12 / n) ** 0.5 + bias)
-    square = (2 * u - 1) ** 2
-    spread = Evidence(
-        f"{what}: spread of the quantiles", 1 / 3, float(square.mean()), errors * (4 / 45 / n) ** 0.5 + bias
-    )
     ordered, k = u.sort().values, torch.arange(n, dtype=u.dtype)
     gap = torch.maximum(ordered - k / n, (k + 1) / n - ordered).max()
+
+    def near(claim: str, expected: float, measured: Tensor, variance: float) -> Evidence:
+        stderr = (variance / n) ** 0.5
+        return Evidence(f"{what}: {claim}", expected, float(measured), errors * stderr + bias, stderr=stderr)
+
     return [
-        mean,
-        spread,
-        Evidence(
-            f"{what}: largest gap to the law's distribution function", 0.0, float(gap), errors / 2 / n**0.5 + bias
-        ),
+        near("mean of the quantiles", 0.5, u.mean(), 1 / 12),
+        near("spread of the quantiles", 1 / 3, ((2 * u - 1) ** 2).mean(), 4 / 45),
+        near("largest gap to the law's distribution function", 0.0, gap, 1 / 4),
     ]
 
 

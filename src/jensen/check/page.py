@@ -50,6 +50,7 @@ def write_certificate(path: Path, families: Mapping[str, Sequence[Law]], found: 
         plot=lambda law: law.plot() if law.plot is not None else "",
         sign=lambda e: SIGNS[e.relation],
         within=within,
+        sees=lambda e: f"{e.detectable:.2g}" if e.detectable else "any",
         number=number,
     )
     write_text(path, page)

@@ -25,8 +25,9 @@ def penalty(
 
     On $D(x) = a \cdot x$ the norm, over all axes of an event, is |a| wherever it is taken: the penalty is h(|a|) for
     every example, of batches of 1 and of 5, of vectors and of pictures, and its derivative in a is
-    $h'(|a|)\, a/|a|$; at a = 0 value and derivative are finite. On $D(x) = |x|^2/2$ the norm is |x|: it says where the
-    gradient is taken. What an example pays does not depend on the others of its batch.
+    $h'(|a|)\, a/|a|$; at a = 0 value and derivative are finite. On $D(x) = |x - c|^2/2$ the norm is |x - c|: it says
+    where the gradient is taken; of points between real and generated ones, with c at either end and aside, that they
+    are between, and spread evenly. What an example pays does not depend on the others of its batch.
 
     Args:
         penalty: from (critic, real, fake) to one number an example (B,), or to the batch's mean (). It may draw from
@@ -64,7 +65,7 @@ def _evidence(penalty: Penalty, of_norm: Callable[[Tensor], Tensor], at: str, to
     if at in ("real", "fake"):
         yield _place(penalty, of_norm, at, tolerance)
     elif at == "between":
-        yield _between(penalty, of_norm)
+        yield from _between(penalty, of_norm)
 
 
 def _on_a_line(
@@ -129,15 +130,24 @@ def _place(penalty: Penalty, of_norm: Callable[[Tensor], Tensor], at: str, toler
     return close(claim, exact if value.ndim else exact.mean(), value, tolerance)
 
 
-def _between(penalty: Penalty, of_norm: Callable[[Tensor], Tensor]) -> Evidence:
-    """From 0 to a point at distance 2 the norm is 2 epsilon, as often near either end."""
-    share = (torch.arange(2000, dtype=torch.float64) + 0.5) / 2000
-    exact = float(of_norm(2 * share).mean())
+def _between(penalty: Penalty, of_norm: Callable[[Tensor], Tensor]) -> Iterator[Evidence]:
+    """From b to b + 2d, by distances from either end and from a place beside: no point passes for another."""
+    base, along = torch.tensor([0.5, -1.0, 0.25], dtype=torch.float64), 2 * _direction((3,))
     whole = _paid(penalty, _cubic, *_examples(4, (3,))).ndim == 0
     runs, n = (DRAWS // 100, 1) if whole else (1, DRAWS)
-    fake = _direction((3,)).expand(n, 3) * 2
-    draws = [_paid(penalty, _half_square, 0 * fake, fake, seed).detach().reshape(-1) for seed in range(runs)]
-    return mean_is("mean of h(|x|) of |x|^2/2: one uniform epsilon an example", exact, torch.cat(draws))
+    real, fake = base.expand(n, 3), (base + along).expand(n, 3)
+    share = torch.linspace(0, 1, 4001, dtype=torch.float64)[:, None]  # every other one is in the middle of a cell
+    for name, centre in {"real": base, "generated": base + along, "neither": base + along / 4 - 1}.items():
+        exact = of_norm((base + share * along - centre).norm(dim=1))
+        draws = torch.cat([_paid(penalty, _distance(centre), real, fake, k).detach().reshape(-1) for k in range(runs)])
+        claim = f"h(|x - c|) of |x - c|^2/2, c at the {name} one"
+        yield mean_is(f"{claim}: one uniform epsilon an example", float(exact[1::2].mean()), draws)
+        beyond = torch.maximum(draws - exact.max(), exact.min() - draws).max()
+        yield Evidence(f"{claim}: none beyond what there is between", 0.0, float(beyond), 1e-6, "at most")
+
+
+def _distance(centre: Tensor) -> Critic:
+    return lambda x: _half_square(x - centre)
 
 
 def _half_square(x: Tensor) -> Tensor:

@@ -15,6 +15,11 @@ Levels = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Times (B,) to alpha and sigma, (B,) each."""
 
 
+FALL = 1e-9  # of the log-SNR, from one time to the next: less is rounding
+HALVINGS = 40
+FEWEST = 3  # times with data and noise, to look at transitions between
+
+
 class HasLevels(Protocol):
     """A schedule as an object; its `log_snr` and `time` are checked too, where it has them."""
 
@@ -39,7 +44,9 @@ def schedule(
     The process is $q(z_t|x) = N(\alpha_t x, \sigma_t^2)$ at every time.
 
     - ends: $\sigma/\alpha$ is small at the first time, and $\alpha/\sqrt{\alpha^2+\sigma^2}$ at the last;
-    - the SNR falls; $\alpha^2 + \sigma^2 = 1$ where that is claimed;
+    - the SNR falls from each time to the next, and without a jump: no change of the angle $\arctan(\sigma/\alpha)$ is
+      left where the time between two times is halved 40 times;
+    - $\alpha^2 + \sigma^2 = 1$ where that is claimed;
     - `log_snr` is $\log(\alpha^2/\sigma^2)$, and `time` its inverse;
     - `transition` gives $(a_{t|s}, \sigma_{t|s})$ with $a_{t|s}\alpha_s = \alpha_t$ and
       $a_{t|s}^2\sigma_s^2 + \sigma_{t|s}^2 = \sigma_t^2$, and two of them compose to one (Chapman-Kolmogorov);
@@ -54,7 +61,8 @@ def schedule(
         time: (B,) log-SNRs to (B,) times.
         transition: (s, t), each (B,) and s < t, to (a, deviation) of q(z_t | z_s).
         posterior: (z_t, x, s, t), all (B, 1) and (B,), to (mean, deviation), or to an object with `mean` and `stddev`.
-        times: (N,), increasing, where it is looked at; 1,001 equal ones of [0, 1] by default.
+        times: (N,), increasing, where it is looked at, and only there, so that jumps between them are none; 1,001 equal
+            ones of [0, 1] by default: what is shorter than a plateau of two of them may be missed.
         clean, noise: what is left of noise at the first time and of the data at the last, at most.
         tolerance: relative, of everything that should be equal.
 
@@ -66,6 +74,11 @@ def schedule(
     >>> cosine = lambda t: (torch.cos(t * torch.pi / 2), torch.sin(t * torch.pi / 2))
     >>> schedule(cosine).holds
     True
+
+    Ten levels instead of a curve:
+
+    >>> [e.claim.partition(":")[0] for e in schedule(lambda t: cosine((10 * t).ceil() / 10)).failed]
+    ['log-SNR falls from each of 1001 times to the next', 'no jump']
 
     One that says alpha / sigma^2 is the SNR:
 
@@ -95,8 +108,14 @@ def schedule(
             f"levels must be one a time, {tuple(t.shape)}, got {tuple(alpha.shape)} and {tuple(sigma.shape)}"
         )
     out = list(_level_evidence(alpha, sigma, variance_preserving, clean, noise, tolerance))
+    if times is None:
+        out.append(_jump(levels, t, torch.atan2(sigma, alpha), tolerance))
     inside = (alpha > 0) & (sigma > 0)
     inside[[0, -1]] = False
+    inner = len(t) - 2
+    out.append(Evidence("data and noise at every time between", float(inner), float(inside.sum()), 0.0, "at least"))
+    if int(inside.sum()) < FEWEST:
+        return Report.of(out)
     t, alpha, sigma = t[inside], alpha[inside], sigma[inside]
     exact = 2 * (alpha.log() - sigma.log())
     scale = float(exact.abs().max())
@@ -104,7 +123,7 @@ def schedule(
         out.append(close("log_snr is log(alpha^2 / sigma^2)", exact, log_snr(t), 10 * tolerance * scale))
     if time is not None:
         out.append(close("time is the inverse of log_snr", t, time(exact), 10 * tolerance))
-    picked = torch.linspace(0, len(t) - 1, 12).long()
+    picked = torch.linspace(0, len(t) - 1, 12).long().unique()
     pairs = [(i, j) for n, i in enumerate(picked.tolist()) for j in picked.tolist()[n + 1 :]]
     s, u = (torch.tensor(side) for side in zip(*pairs, strict=True))
     if transition is not None:
@@ -121,10 +140,31 @@ def _level_evidence(
     yield bounded("alpha and sigma are at least 0", torch.minimum(alpha, sigma), 0.0, relation="at least")
     yield bounded("noise over data at the first time", sigma[0] / alpha[0], clean, relation="at most")
     yield bounded("data left at the last time", alpha[-1] / total[-1], noise, relation="at most")
-    angle = torch.atan2(sigma, alpha)  # falls and rises against the SNR, and is finite at both ends
-    yield bounded("SNR falls from each time to the next: its angle rises", angle.diff(), 0.0, relation="at least")
+    fall = 2 * (sigma / alpha).log().diff()
+    claim = f"log-SNR falls from each of {len(alpha)} times to the next: by more than rounding"
+    yield bounded(claim, fall, FALL, relation="at least")
     if preserving:
         yield close("variance is preserved: alpha^2 + sigma^2 = 1", 1.0, total**2, tolerance)
+
+
+def _jump(levels: Levels, t: Tensor, angle: Tensor, tolerance: float) -> Evidence:
+    """Between any two times the half in which it changes more, again and again: of a curve nothing is left."""
+    (start, end), (low, high) = ((v[:-1], v[1:]) for v in (t, angle))
+    for _ in range(HALVINGS):
+        middle = (start + end) / 2
+        alpha, sigma = (v.detach().double() for v in levels(middle))
+        at = torch.atan2(sigma, alpha)
+        first = (at - low).abs() > (high - at).abs()
+        start, low = torch.where(first, start, middle), torch.where(first, low, at)
+        end, high = torch.where(first, middle, end), torch.where(first, at, high)
+    rest = (high - low).abs()
+    return bounded(
+        "no jump: what is left of the angle's changes, halved again and again",
+        rest,
+        0.0,
+        max(tolerance, 1e-6),
+        relation="at most",
+    )
 
 
 def _transition_evidence(

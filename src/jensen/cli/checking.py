@@ -108,11 +108,12 @@ def _claims(law: Law, outcome: Outcome) -> None:
     """A law and each of its claims."""
     show.console.print(Text.assemble((law.name, "bold"), f"  {law.claim}"))
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for name in ("  claim", "theory", "measured", "within", ""):
+    for name in ("  claim", "theory", "measured", "within", "sees from", ""):
         table.add_column(name, justify="left" if name in ("  claim", "") else "right", overflow="fold")
     for e in outcome.report.evidence:
         sign = {"equal": "", "at most": "≤ ", "at least": "≥ "}[e.relation]
-        numbers = (f"{sign}{e.expected:.6g}", f"{e.measured + 0.0:.6g}", f"{e.tolerance:.2g}")
+        found = (f"{sign}{e.expected:.6g}", f"{e.measured + 0.0:.6g}")
+        numbers = (*found, f"{e.tolerance:.2g}", f"{e.detectable:.2g}")
         table.add_row(Text(f"  {e.claim}"), *numbers, _verdict(e.holds))
     show.console.print(table)
     show.line()

@@ -1,0 +1,140 @@
+"""What checks of users' code must see: plateaus, jumps, extrapolation, lost steps, lost corrections, 5% of noise."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+
+from jensen import check
+from jensen.check.evidence import Evidence
+from jensen.cli.main import main
+
+F64 = torch.float64
+
+
+def claims(report):
+    return [e.claim.partition(":")[0] for e in report.failed]
+
+
+# evidence --------------------------------------------------------------------------------
+
+
+def test_evidence_says_the_smallest_error_it_could_have_seen(tmp_path, capsys):
+    """The tolerance; of draws two standard errors more, from which on 98 of 100 are seen."""
+    draws = torch.randn(400, dtype=F64, generator=torch.Generator().manual_seed(0))
+    found = check.mean_is("mean", 0.0, draws)
+    stderr = float(draws.std()) / 20
+    assert found.detectable == pytest.approx(7 * stderr)
+    many = torch.randn(300, 400, dtype=F64, generator=torch.Generator().manual_seed(1))
+    seen = [not check.mean_is("mean", 0.35, row).holds for row in many]  # 7 / 20
+    assert sum(seen) / 300 == pytest.approx(0.977, abs=0.03)
+    assert found.as_dict()["detectable"] == found.detectable
+    assert str(found).endswith(f"within 5 standard errors of {stderr:.2g}, sees errors from {7 * stderr:.2g})")
+    assert Evidence("c", 1.0, 1.0, 0.25).detectable == 0.25
+    words = ["check", "dirac-gan/equilibrium", "--json", str(tmp_path / "a.json"), "--html", str(tmp_path / "b.html")]
+    assert main(words) == 0
+    assert "sees from" in capsys.readouterr().out
+    (row,) = json.loads((tmp_path / "a.json").read_text())
+    assert [e["detectable"] for e in row["evidence"]] == [e["tolerance"] for e in row["evidence"]]
+    assert "<th>sees errors from</th>" in (tmp_path / "b.html").read_text()
+
+
+# schedules -------------------------------------------------------------------------------
+
+
+def cosine(t):
+    return torch.cos(t * math.pi / 2), torch.sin(t * math.pi / 2)
+
+
+FALLS, JUMPS, BETWEEN = (
+    "log-SNR falls from each of 1001 times to the next",
+    "no jump",
+    "data and noise at every time between",
+)
+WRONG = {
+    "plateau": (lambda t: t.clamp(max=0.4) + (t - 0.405).clamp(min=0) / 0.595 * 0.6, {FALLS}),
+    "stairs": (lambda t: (20 * t).ceil() / 20, {FALLS, JUMPS}),
+    "jump": (lambda t: 0.9 * t + 0.1 * (t > 0.37).double(), {JUMPS}),
+    "small jump": (lambda t: 0.99999 * t**3 + 0.00001 * (t > 0.0701234).double(), {JUMPS}),
+    "back and forth": (lambda t: t + 0.02 * torch.sin(20 * t * math.pi), {FALLS}),
+    "no noise until 0.1": (lambda t: ((t - 0.1) / 0.9).clamp(min=0), {FALLS, BETWEEN}),
+    "all or nothing": (lambda t: (t > 0.5).double(), {FALLS, JUMPS, BETWEEN}),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_schedule_that_rests_or_jumps_is_caught(name):
+    warp, wanted = WRONG[name]
+    found = claims(check.schedule(lambda t: cosine(warp(t))))
+    if name == "all or nothing":  # exactly (1, 0) and (0, 1), as cosine itself is not
+        found = claims(check.schedule(lambda t: (1 - warp(t), warp(t))))
+    assert set(found) == wanted
+
+
+@pytest.mark.parametrize(
+    "warp",
+    [torch.sqrt, torch.square, lambda t: t**6, lambda t: (t + t**8) / 2, lambda t: torch.expm1(7 * t) / math.expm1(7)],
+)
+def test_a_steep_or_a_slow_schedule_passes(warp):
+    """An infinite slope at 0 is no jump, a slope of 0 there no plateau."""
+    check.schedule(lambda t: cosine(warp(t))).require()
+
+
+def test_few_times_are_enough():
+    check.schedule(cosine, times=torch.linspace(0, 1, 8), transition=lambda s, t: transition(s, t)).require()
+
+
+def transition(s, t):
+    a = cosine(t)[0] / cosine(s)[0]
+    return a, torch.sqrt(cosine(t)[1] ** 2 - a**2 * cosine(s)[1] ** 2)
+
+
+# penalties -------------------------------------------------------------------------------
+
+
+def taken_at(share, add=0.0):
+    """A penalty at points share(eps) of the way from the generated to the real ones."""
+
+    def penalty(critic, real, fake):
+        eps = share(torch.rand(len(real), 1, dtype=real.dtype))
+        x = (fake + eps * (real - fake) + add).detach().requires_grad_()
+        (g,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
+        norm = (g.square().flatten(1).sum(1) + 1e-30).sqrt()
+        return (norm - 1).square()
+
+    return lambda critic, real, fake: (
+        penalty(critic, real.flatten(1), fake.flatten(1))
+        if real.ndim == 2
+        else penalty(lambda x: critic(x.reshape(real.shape)), real.flatten(1), fake.flatten(1))
+    )
+
+
+OUTSIDE = {
+    "a sign": lambda eps: -eps,  # fake + eps (fake - real)
+    "the other side": lambda eps: 1 + eps,
+    "both sides": lambda eps: 2 * eps - 0.5,
+    "a little beyond": lambda eps: 1.001 * eps,
+    "a little before": lambda eps: 1.001 * eps - 0.001,
+    "the middle": lambda eps: 0 * eps + 0.5,
+    "near the middle": lambda eps: 0.1 + 0.8 * eps,
+    "near the real ones": lambda eps: eps.sqrt(),
+    "one for all": lambda eps: eps[:1].expand_as(eps),
+}
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_a_penalty_that_extrapolates_is_caught(name):
+    square = lambda g: (g - 1) ** 2  # noqa: E731
+    assert claims(check.penalty(taken_at(OUTSIDE[name]), square, at="between")), name
+
+
+def test_a_penalty_beside_the_segment_is_caught_and_one_on_it_passes():
+    square = lambda g: (g - 1) ** 2  # noqa: E731
+    check.penalty(taken_at(lambda eps: eps), square, at="between").require()
+    check.penalty(taken_at(lambda eps: 1 - eps), square, at="between").require()
+    assert claims(check.penalty(taken_at(lambda eps: eps, add=0.05), square, at="between"))
+    mean = lambda *args: taken_at(OUTSIDE["a sign"])(*args).mean()  # noqa: E731 (of a batch: 200 draws)
+    assert claims(check.penalty(mean, square, at="between"))
