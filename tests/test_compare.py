@@ -33,7 +33,15 @@ KINDS = {
     "moons": ("moons-score", DIFFUSION | {"data.points": 100, "data.test": 60, "network.levels": 4}),
     "moons-2": ("moons-diffusion", DIFFUSION | {"data.points": 100, "data.test": 60, "judging.bound_steps": 5}),
 }
-SAID = {"dims": 64, "samples": 20, "log_p": {"mean": -99.0, "stderr": 0.5}, "elbo": {"mean": -101.0, "stderr": 0.5}}
+SAID = {
+    "dims": 64,
+    "rows": 30,
+    "samples": 20,
+    "measure": "mass",
+    "pareto_k": {"beyond": 4},
+    "log_p": {"mean": -99.0, "stderr": 0.5},
+    "elbo": {"mean": -101.0, "stderr": 0.5},
+}
 
 
 @pytest.fixture(scope="module")
