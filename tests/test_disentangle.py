@@ -207,6 +207,34 @@ def test_lasso_is_scored_by_the_variance_explained_of_rows_kept_back():
     assert Lasso()(seen, (kept[0], -kept[1]), 0)[1] == 0  # worse than their mean
 
 
+def test_rare_levels_are_learned_and_scored():
+    """One row of a level among 40: whichever the division, it is learned from, and the rest is told right; two rows of
+    a level and 38 of another, and three levels of which one is rare."""
+    for counts in ([39, 1], [38, 2], [36, 3, 1]):
+        level = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+        factors = torch.stack([level, torch.arange(40) % 2], 1)
+        for seed in range(8):
+            found = dci(factors.double(), factors, generator=generator(seed))
+            assert found.informativeness == 1
+            assert found.disentanglement == pytest.approx(1, abs=1e-9)
+    rows = torch.arange(10)[:, None].expand(10, 2)
+    with pytest.raises(ValueError, match=r"rows on either side, got 0\.25 of 10 rows, 10 levels"):
+        dci(rows.double(), rows)
+
+
+def test_as_many_rows_of_a_level_are_kept_back_as_its_share():
+    """A probe that notes what it sees: of 60 and 20 rows with kept = 1/4, 15 and 5, and the rest to learn from."""
+    seen = []
+
+    def probe(learned, kept, seed):
+        seen.append([np.bincount(rows[1]).tolist() for rows in (learned, kept)])
+        return np.ones(2), 1.0
+
+    level = (torch.arange(80) % 4 == 0).long()
+    dci(randn(80, 2), torch.stack([level, level.flip(0)], 1), probe, generator=generator(0))
+    assert seen == [[[45, 15], [15, 5]]] * 2
+
+
 # Sprites
 
 
@@ -303,10 +331,12 @@ CODES, LEVELS = randn(20, 3), torch.arange(40).view(20, 2) % 4
         (lambda: mig(CODES, LEVELS, bins=1), "bins must be at least 2, got 1"),
         (lambda: dci(CODES[:, :1], LEVELS), "at least 2 each, got 1 and 2"),
         (lambda: dci(CODES, LEVELS[:, :1]), "at least 2 each, got 3 and 1"),
-        (lambda: dci(CODES, LEVELS, kept=0.0), "kept must leave rows on either side, got 0"),
-        (lambda: dci(CODES, LEVELS, kept=1.0), "kept must leave rows on either side, got 1"),
+        (lambda: dci(CODES, LEVELS, kept=0.0), "kept must be a share between 0 and 1, got 0"),
+        (lambda: dci(CODES, LEVELS, kept=1.0), "kept must be a share between 0 and 1, got 1"),
         (lambda: disentanglement(-torch.eye(2)), "not negative"),
         (lambda: completeness(torch.ones(1, 2)), "at least 2"),
+        (lambda: completeness(torch.eye(2) / 0), "finite"),
+        (lambda: entropy(LEVELS[:0]), "factors must be integers"),
         (lambda: factor_vae_score(torch.ones(20, 2), LEVELS), "must not all be constant"),
         (lambda: factor_vae_score(CODES, LEVELS, votes=0), "votes must be at least 1"),
         (lambda: factor_vae_score(CODES, LEVELS, batch=1), "batch at least 2"),

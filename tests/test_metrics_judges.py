@@ -154,12 +154,19 @@ def test_sharpness_refusals():
     ):
         with pytest.raises(ValueError, match=words):
             sharpness(x, bad)
-    with pytest.raises(ValueError, match=r"no power at 0.25 cycles a pixel"):
-        sharpness(torch.ones(4, 1, 8, 8), x)
+    for constant in (1.0, 0.1, 1 / 3, 1e8):
+        for size in (8, 7):  # what a transform rounds to is no power
+            pictures = torch.full((4, 1, size, size), constant)
+            with pytest.raises(ValueError, match=r"no power at 0.25 cycles a pixel"):
+                sharpness(pictures, torch.randn(4, 1, size, size))
+    assert sharpness(x, torch.full_like(x, 0.1)).value < 1e-25
     with pytest.raises(ValueError, match=r"cutoff must be above 0 and at most 0.5, got 0"):
         high_frequency_power(x, 0.0)
     with pytest.raises(ValueError, match=r"2 by 2 or more, got shape \(4, 64\)"):
         high_frequency_power(x.flatten(1))
+    for empty in (x[:0], x[:, :0]):
+        with pytest.raises(ValueError, match="pictures must be"):
+            high_frequency_power(empty)
 
 
 # floors and shards ----------------------------------------------------------------------------------------------------

@@ -50,6 +50,17 @@ def test_ties_are_decided_exactly(offset):
         assert four(prdc(x, y, k, chunk=16)) == pytest.approx(by_brute_force(x, y, k), abs=1e-12)
 
 
+@pytest.mark.parametrize("k", [1, 3, 5])
+def test_ties_are_the_published_packages(k, capsys):
+    """Whole numbers, many rows twice or more: a row at the radius is outside, in the package too."""
+    rng = torch.Generator().manual_seed(k)
+    x, y = (torch.randint(4, (n, 3), generator=rng).double() for n in (90, 70))
+    theirs = compute_prdc(x.numpy(), y.numpy(), nearest_k=k)
+    assert four(prdc(x, y, k)) == pytest.approx(
+        tuple(theirs[n] for n in ("precision", "recall", "density", "coverage"))
+    )
+
+
 def test_a_copy_of_the_data():
     """Every ball holds its centre and the k - 1 rows that are strictly nearer than the k-th: density is 1."""
     x = torch.randn(200, 30) * 100

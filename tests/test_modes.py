@@ -43,6 +43,23 @@ def test_within_three_deviations_in_every_direction():
     assert mode_coverage(torch.tensor([[2.1, 2.1]]), modes, 1.0).high_quality == 1
 
 
+def test_modes_of_different_widths():
+    """A narrow mode beside a wide one, four samples: one 2 std from the narrow one is its own, though in standard
+    deviations it lies nearer to the wide one; one 10 std from it is the wide one's, though in space it lies nearer to
+    the narrow one; and so are two beyond, one within 3 std of it and one not."""
+    modes, std = torch.tensor([[0.0, 0.0], [3.0, 0.0]]), [0.1, 2.0]
+    samples = torch.tensor([[0.0, 0.2], [0.0, 1.0], [-2.9, 0.0], [-3.1, 0.0]])
+    found = mode_coverage(samples, modes, std)
+    assert (found.recovered, found.high_quality) == (2, 0.75)
+    assert found.reverse_kl == pytest.approx(0.25 * math.log(0.25 / 0.5) + 0.75 * math.log(0.75 / 0.5), abs=1e-12)
+    assert mode_coverage(samples, modes, torch.tensor([0.1, 0.1])) == mode_coverage(samples, modes, 0.1)
+    for bad, words in (([0.1, 0.0], "std must be positive"), ([0.1], r"one for each of 2 modes, got \(1,\)")):
+        with pytest.raises(ValueError, match=words):
+            mode_coverage(samples, modes, bad)
+    with pytest.raises(ValueError, match="of integers, got float32"):
+        class_coverage(torch.zeros(3), 2)
+
+
 @pytest.mark.parametrize("modes", [RING, GRID], ids=["ring", "grid"])
 @pytest.mark.parametrize("balanced", [True, False])
 def test_the_data_themselves(modes, balanced):

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from jensen.metrics.proportion import Proportion, wilson
 
+TIE = 1e-6  # variances as near as this, relatively, are alike but for the rounding of single precision: a coin decides
+
 Rows = tuple[np.ndarray, np.ndarray]
 """Codes (n, D) and levels (n,) of one factor."""
 
@@ -232,8 +234,14 @@ def completeness(importance: Float[Tensor, "..."]) -> float:
 def _certainty(importance: Tensor) -> tuple[Tensor, Tensor]:
     """One minus the entropy of each row, to the base of its length, 0 for a row of zeros; and rows' shares."""
     importance = importance.double()
-    if importance.ndim != 2 or importance.shape[1] < 2 or not bool((importance >= 0).all()):
-        raise ValueError(f"importance must be (D, F), D and F at least 2, not negative, got {tuple(importance.shape)}")
+    if (
+        importance.ndim != 2
+        or importance.shape[1] < 2
+        or not bool((importance >= 0).all() & importance.isfinite().all())
+    ):
+        raise ValueError(
+            f"importance must be (D, F), D and F at least 2, finite, not negative, got {tuple(importance.shape)}"
+        )
     totals = importance.sum(1)
     shares = importance / torch.where(totals > 0, totals, 1.0)[:, None]
     certain = 1 + torch.xlogy(shares, shares).sum(1) / math.log(importance.shape[1])
@@ -250,16 +258,19 @@ def dci(
 ) -> DCI:
     """Train a probe for each factor, and ask which codes it uses and how well it tells rows it has not seen.
 
+    Each factor's rows are divided level by level, so that its probe sees every level, however rare, and is scored on
+    about as many of each as there are; a level of one row is learned from only.
+
     Args:
         codes: (N, D), D at least 2.
         factors: (N, F), integers, F at least 2.
         probe: `BoostedTrees()` if None; or `Lasso()`.
         kept: share of the rows that probes are scored on, in (0, 1).
-        generator: of the division, and of the probes' seeds.
+        generator: of the divisions, and of the probes' seeds.
 
     Raises:
         ValueError: if shapes or types do not fit, codes are not finite, a factor has one value, or kept leaves no rows
-            on either side.
+            on either side, as where every row is a level of its own.
 
     Source: Eastwood & Williams (2018), section 2; trees for their lasso are Locatello et al. (2019)'s.
 
@@ -271,20 +282,32 @@ def dci(
     codes, factors = _checked(codes, factors)
     if codes.shape[1] < 2 or factors.shape[1] < 2:
         raise ValueError(f"codes and factors must be at least 2 each, got {codes.shape[1]} and {factors.shape[1]}")
-    size = round(kept * len(codes))
-    if not 0 < size < len(codes):
-        raise ValueError(f"kept must leave rows on either side, got {kept} of {len(codes)}")
+    if not 0 < kept < 1:
+        raise ValueError(f"kept must be a share between 0 and 1, got {kept}")
     device = "cpu" if generator is None else generator.device
     order = torch.randperm(len(codes), generator=generator, device=device).to(codes.device)
     seeds = torch.randint(2**31 - 1, (factors.shape[1],), generator=generator, device=device).tolist()
-    rows = order[size:], order[:size]
     found = []
     for factor, seed in zip(factors.T, seeds, strict=True):
+        rows = _divided(factor, order, kept)
         seen, back = ((codes[r].cpu().numpy(), factor[r].cpu().numpy()) for r in rows)
         found.append((probe or BoostedTrees())(seen, back, seed))
     importance = torch.stack([torch.as_tensor(r, dtype=torch.float64) for r, _ in found], 1)
     scores = torch.tensor([score for _, score in found], dtype=torch.float64)
     return DCI(disentanglement(importance), completeness(importance), float(scores.mean()), importance, scores)
+
+
+def _divided(factor: Tensor, order: Tensor, kept: float) -> tuple[Tensor, Tensor]:
+    """Rows to learn from and rows kept back, every 1 / kept-th in the order of levels, of each level some to learn."""
+    rows = order[factor[order].argsort(stable=True)]
+    place = torch.arange(1, len(rows) + 1, dtype=torch.float64, device=rows.device) * kept
+    back = place.floor() > (place - kept + 1e-9).floor()
+    levels = factor[rows]
+    some = torch.bincount(levels[~back], minlength=int(levels.max()) + 1) > 0
+    back &= some[levels]
+    if not bool(back.any()):
+        raise ValueError(f"kept must leave rows on either side, got {kept} of {len(rows)} rows, {len(some)} levels")
+    return rows[~back], rows[back]
 
 
 # FactorVAE ----------------------------------------------------------------------------------------------------------
@@ -301,7 +324,8 @@ def factor_vae_score(
     r"""How often the code that moves least says which factor was held.
 
     A vote: a factor and a row are drawn, then `batch` rows that share the factor's value in that row; it is for the
-    code of least variance among them, each as a share of its variance in all the data (constant codes have none). A
+    code of least variance among them (of two alike, by a coin), each as a share of its variance in all the data
+    (constant codes have none). A
     code is taken to mean the factor that got it most of its votes; the score is the share of as many new votes that
     this gets right. 1 if each code moves with one factor; chance is 1 / F.
 
@@ -348,6 +372,7 @@ def _votes(
     held = torch.randint(factors.shape[1], (votes,), generator=generator, device=device).to(codes.device)
     row = torch.randint(len(codes), (votes,), generator=generator, device=device).to(codes.device)
     place = torch.rand(votes, batch, generator=generator, device=device, dtype=torch.float64).to(codes.device)
+    coin = torch.rand(votes, codes.shape[1], generator=generator, device=device, dtype=torch.float64).to(codes.device)
     least = torch.empty_like(held)
     for j, factor in enumerate(factors.T):
         mine = held == j
@@ -355,7 +380,7 @@ def _votes(
         value = factor[row[mine]]
         within = (place[mine] * sizes[value, None]).long()
         rows = order[(sizes.cumsum(0) - sizes)[value, None] + within]
-        least[mine] = codes[rows].var(1).argmin(1)
+        least[mine] = (codes[rows].var(1) * (1 + TIE * coin[mine])).argmin(1)
     return held, least
 
 
@@ -376,7 +401,7 @@ def _checked(codes: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
 
 def _levels(factors: Tensor) -> Tensor:
     """Each column's values numbered from 0 in their order."""
-    if factors.ndim != 2 or factors.shape[1] < 1 or factors.is_floating_point():
+    if factors.ndim != 2 or not factors.numel() or factors.is_floating_point():
         raise ValueError(f"factors must be integers (N, F), got {factors.dtype} {tuple(factors.shape)}")
     levels = torch.stack([f.unique(return_inverse=True)[1] for f in factors.T], 1)
     for j, most in enumerate(levels.amax(0).tolist()):

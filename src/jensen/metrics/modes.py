@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int, Num
+from jaxtyping import Num
 from torch import Tensor
 
+from jensen.core.distances import squared_distances
 from jensen.metrics.proportion import Proportion, wilson
 
 STANDARD_DEVIATIONS = 3.0
@@ -40,7 +41,7 @@ class ModeCoverage(ClassCoverage):
 
     Attributes:
         recovered: modes with a sample of high quality.
-        high_quality: share of samples within 3 standard deviations of the nearest mode.
+        high_quality: share of samples within 3 standard deviations of their mode.
     """
 
     high_quality: float
@@ -54,10 +55,12 @@ class ModeCoverage(ClassCoverage):
 def mode_coverage(
     samples: Num[Tensor, "..."],
     modes: Num[Tensor, "..."],
-    std: float,
+    std: float | Num[Tensor, "..."] | Sequence[float],
     weights: Num[Tensor, "..."] | Sequence[float] | None = None,
 ) -> ModeCoverage:
     r"""Assign each sample to its nearest mode, by Euclidean distance.
+
+    Of modes of different widths, to that under which it is likeliest, $\arg\min_k d_k^2 / 2 s_k^2 + D \log s_k$.
 
     A sample within 3 std is of high quality, and a mode with such a sample is recovered; reverse KL is of the shares
     of all samples. Of the data themselves, with isotropic Gaussian modes in two dimensions, a share of $1 - e^{-9/2}$
@@ -66,7 +69,7 @@ def mode_coverage(
     Args:
         samples: (N, D).
         modes: (K, D), their centres.
-        std: standard deviation of a mode, in each direction, positive.
+        std: standard deviation of a mode, in each direction, positive: one for all, or one a mode, (K,).
         weights: (K,), positive, share of each mode; normalised here. None is equal shares.
 
     Raises:
@@ -86,13 +89,23 @@ def mode_coverage(
             f"samples (N, D) and modes (K, D) must agree and N and K be at least 1, "
             f"got {tuple(samples.shape)} and {tuple(modes.shape)}"
         )
-    if not std > 0:
-        raise ValueError(f"std must be positive, got {std}")
+    spread = torch.as_tensor(std, dtype=torch.float64, device=samples.device)
+    if spread.shape not in ((), (len(modes),)):
+        raise ValueError(f"std must be one number or one for each of {len(modes)} modes, got {tuple(spread.shape)}")
+    if not bool((spread > 0).all() & spread.isfinite().all()):
+        raise ValueError(f"std must be positive, got {spread.tolist()}")
     for name, x in (("samples", samples), ("modes", modes)):
         if not bool(x.isfinite().all()):
             raise ValueError(f"{name} must be finite, and some are not")
-    distance, nearest = _nearest(samples.double(), modes.to(samples.device).double())
-    near = distance <= STANDARD_DEVIATIONS * std
+    centres = modes.to(samples.device).double()
+    spread = spread.expand(len(modes))
+    width, modes_of, near_of = centres.shape[1] * spread.log(), [], []
+    for squares in squared_distances(samples, centres, 4096):
+        mode = (squares / (2 * spread**2) + width).argmin(1)
+        own = squares.gather(1, mode[:, None])[:, 0].sqrt()
+        modes_of.append(mode)
+        near_of.append(own <= STANDARD_DEVIATIONS * spread[mode])
+    nearest, near = torch.cat(modes_of), torch.cat(near_of)
     classes = class_coverage(nearest, len(modes), weights)
     return ModeCoverage(
         recovered=len(nearest[near].unique()),
@@ -104,14 +117,8 @@ def mode_coverage(
     )
 
 
-def _nearest(x: Tensor, centres: Tensor, chunk: int = 4096) -> tuple[Tensor, Tensor]:
-    """Distance to the nearest centre, and which it is, (N,) each."""
-    found = [torch.cdist(part, centres, compute_mode="donot_use_mm_for_euclid_dist").min(1) for part in x.split(chunk)]
-    return torch.cat([v.values for v in found]), torch.cat([v.indices for v in found])
-
-
 def class_coverage(
-    labels: Int[Tensor, "..."], classes: int, weights: Num[Tensor, "..."] | Sequence[float] | None = None
+    labels: Num[Tensor, "..."], classes: int, weights: Num[Tensor, "..."] | Sequence[float] | None = None
 ) -> ClassCoverage:
     """How labels, such as a classifier's of generated pictures, spread over the classes.
 
@@ -128,8 +135,9 @@ def class_coverage(
     >>> class_coverage(torch.tensor([0, 0, 2]), 4).recovered
     2
     """
-    if labels.ndim != 1 or not len(labels):
-        raise ValueError(f"there must be at least 1 sample, (N,), got shape {tuple(labels.shape)}")
+    if labels.ndim != 1 or not len(labels) or labels.is_floating_point():
+        kind = str(labels.dtype).removeprefix("torch.")
+        raise ValueError(f"there must be at least 1 sample, (N,) of integers, got {kind} {tuple(labels.shape)}")
     if int(labels.min()) < 0 or int(labels.max()) >= classes:
         raise ValueError(f"labels must be from 0 to {classes - 1}, got {int(labels.min())} to {int(labels.max())}")
     w = torch.ones(classes) if weights is None else torch.as_tensor(weights)

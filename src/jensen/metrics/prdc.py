@@ -16,7 +16,7 @@ from jensen.metrics.proportion import Proportion, wilson
 
 @dataclass(frozen=True)
 class PRDC:
-    """The four numbers; a ball is that of a row and the k-th nearest other row of its own sample.
+    """The four numbers; a ball is open, about a row and as wide as to the k-th nearest other row of its own sample.
 
     Attributes:
         precision: share of fake rows in a ball of the real ones.
@@ -71,8 +71,11 @@ def expected_coverage(real: int, fake: int, k: int = 5) -> float:
 def prdc(real: Tensor, fake: Tensor, k: int = 5, *, chunk: int = 256) -> PRDC:
     """Precision, recall, density and coverage by the k nearest neighbours, Euclidean, in float64.
 
-    A row lies in a ball if it is strictly nearer than its radius. Distances come from a matrix product; where that
-    could not tell a distance from a radius (duplicates, copies, whole numbers) they are taken directly.
+    A row lies in a ball if it is nearer than its radius: <, as Naeem et al. publish it with their package, where
+    Kynkaanniemi et al. write <=. The two differ by ties alone: of rows that come k + 1 times or more the ball is empty
+    (radius 0), and features that take few values lose neighbours at the very radius. Distances come from a matrix
+    product; where that could not tell a distance from a radius (duplicates, copies, whole numbers) they are taken
+    directly.
 
     Args:
         real: (N, d), N above k.

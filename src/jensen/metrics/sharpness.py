@@ -31,7 +31,7 @@ def high_frequency_power(pictures: Tensor, cutoff: float = 0.25) -> Float[Tensor
     >>> float(high_frequency_power(board.view(1, 1, 4, 4), cutoff=0.5))  # one of the 7 such frequencies has all of it
     2.2857142857142856
     """
-    if pictures.ndim != 4 or min(pictures.shape[2:]) < 2:
+    if pictures.ndim != 4 or min(pictures.shape[2:]) < 2 or not pictures.numel():
         raise ValueError(f"pictures must be (N, C, H, W) of 2 by 2 or more, got shape {tuple(pictures.shape)}")
     if not pictures.is_floating_point() or not bool(pictures.isfinite().all()):
         raise ValueError(
@@ -68,7 +68,8 @@ def sharpness(real: Tensor, fake: Tensor, cutoff: float = 0.25) -> Sharpness:
             f"and {tuple(fake.shape)}"
         )
     p, q = high_frequency_power(real, cutoff), high_frequency_power(fake, cutoff)
-    if not float(p.mean()) > 0:
+    x = real.double()  # below this is the rounding of a transform of it
+    if not float(p.mean()) > (64 * torch.finfo(x.dtype).eps) ** 2 * float(x.square().mean()) * x[0, 0].numel():
         raise ValueError(f"real pictures have no power at {cutoff} cycles a pixel and above: nothing to compare with")
     ratio = q.mean() / p.mean()
     variance = q.var() / len(q) + ratio.square() * p.var() / len(p)

@@ -45,7 +45,7 @@ def occupancy(modes: Int[Tensor, "steps chains"], count: int) -> Occupancy:
     >>> occupancy(torch.tensor([[0, 1], [0, 0]]), 2).share
     tensor([0.7500, 0.2500])
     """
-    if modes.shape[1] < 2 or not modes.numel():
+    if modes.ndim != 2 or modes.shape[1] < 2 or not modes.numel():
         raise ValueError(f"standard errors need at least two chains, got draws of shape {tuple(modes.shape)}")
     if not bool(((modes >= 0) & (modes < count)).all()):
         raise ValueError(f"modes must be from 0 to {count - 1}, got {int(modes.min())} to {int(modes.max())}")
@@ -148,7 +148,7 @@ def mean_exit_time(times: Float[Tensor, " b"], horizon: float) -> Escape:
     >>> mean_exit_time(torch.tensor([1.0, 2.0, math.inf]), 3.0).mean
     3.0
     """
-    if not len(times) or not 0 < horizon < math.inf:
+    if not len(times) or bool(times.isnan().any()) or not 0 < horizon < math.inf:
         raise ValueError(f"there must be a time and a positive horizon, got {len(times)} times and {horizon}")
     seen = int((times <= horizon).sum())
     mean = float(times.double().clamp(max=horizon).sum()) / seen if seen else math.inf
