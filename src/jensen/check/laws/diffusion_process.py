@@ -22,6 +22,7 @@ from jensen.diffusion import (
     BetaSchedule,
     CosineSchedule,
     FunctionSchedule,
+    ImprovedCosineSchedule,
     LearnedSchedule,
     LinearSchedule,
     Process,
@@ -226,8 +227,10 @@ def conditions(_: float) -> Iterator[Evidence]:
         for p in learned.interior():
             p.add_(torch.randn(p.shape, generator=rng))
     third = 0.3 * math.pi / 2
+    bar = (math.cos(third * 0.308 / 0.3 / 1.008) / math.cos(0.004 * math.pi / 1.008)) ** 2
     every: dict[str, tuple[Schedule, bool, float | None]] = {
         "cosine": (CosineSchedule(), True, -2 * math.log(math.tan(third))),
+        "improved cosine": (ImprovedCosineSchedule(), True, math.log(bar / (1 - bar))),
         "linear": (LinearSchedule(), True, -math.log(math.expm1(0.1 * 0.3 + 19.9 * 0.09 / 2))),
         "rectified": (RectifiedSchedule(), False, 2 * math.log(0.7 / 0.3)),
         "linear log-SNR": (VariancePreserving(), True, 13.3 - 18.3 * 0.3),
