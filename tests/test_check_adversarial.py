@@ -166,7 +166,10 @@ def test_a_root_of_zero_is_caught():
 @pytest.mark.parametrize("share", ["batch", "pixel"])
 def test_an_epsilon_that_is_not_one_an_example_is_caught(share):
     claims = failed(check.penalty(by_hand(share), wgan_gp, at="between"))
-    assert claims == ["mean of h(|x|) of |x|^2/2: one uniform epsilon an example"]
+    assert claims == [
+        f"h(|x - c|) of |x - c|^2/2, c {place}: one uniform epsilon an example"
+        for place in ("at the real one", "at the generated one", "beside")
+    ]
 
 
 def test_factors_and_places_are_caught():
@@ -175,7 +178,7 @@ def test_factors_and_places_are_caught():
     swapped = check.penalty(lambda c, x, y: r1(c, y, 1.0), lambda g: g**2 / 2, at="real")
     assert failed(swapped) == ["h(|x|) of |x|^2/2: taken at the real examples"]
     ends = check.penalty(lambda c, x, y: 10 * (math.sqrt(2) * r1(c, x).sqrt() - 1) ** 2, wgan_gp, at="between")
-    assert "mean of h(|x|) of |x|^2/2: one uniform epsilon an example" in failed(ends)
+    assert "h(|x - c|) of |x - c|^2/2, c at the real one: one uniform epsilon an example" in failed(ends)
 
 
 def test_a_critic_with_batch_statistics_couples_examples():

@@ -137,10 +137,14 @@ def _between(penalty: Penalty, of_norm: Callable[[Tensor], Tensor]) -> Iterator[
     runs, n = (DRAWS // 100, 1) if whole else (1, DRAWS)
     real, fake = base.expand(n, 3), (base + along).expand(n, 3)
     share = torch.linspace(0, 1, 4001, dtype=torch.float64)[:, None]  # every other one is in the middle of a cell
-    for name, centre in {"real": base, "generated": base + along, "neither": base + along / 4 - 1}.items():
+    for name, centre in {
+        "at the real one": base,
+        "at the generated one": base + along,
+        "beside": base + along / 4 - 1,
+    }.items():
         exact = of_norm((base + share * along - centre).norm(dim=1))
         draws = torch.cat([_paid(penalty, _distance(centre), real, fake, k).detach().reshape(-1) for k in range(runs)])
-        claim = f"h(|x - c|) of |x - c|^2/2, c at the {name} one"
+        claim = f"h(|x - c|) of |x - c|^2/2, c {name}"
         yield mean_is(f"{claim}: one uniform epsilon an example", float(exact[1::2].mean()), draws)
         beyond = torch.maximum(draws - exact.max(), exact.min() - draws).max()
         yield Evidence(f"{claim}: none beyond what there is between", 0.0, float(beyond), 1e-6, "at most")
