@@ -22,6 +22,7 @@ from jensen.recipes.data import DigitsData
 from jensen.recipes.digit_reader import ceiling, share_read
 from jensen.recipes.judging import nats
 from jensen.recipes.latent_judging import STEPS, interpolations, traversal
+from jensen.training.strict_json import loads
 from jensen.variational import elbo, log_likelihood
 
 LATENT = {
@@ -226,14 +227,14 @@ def test_a_traversal_moves_one_coordinate_a_row(runs, name):
 
 
 def test_judged_numbers_are_those_of_the_model(runs):
+    """Log p is one of the estimates by K = 20 draws, within 4 standard deviations of 50 others."""
     folder = runs("digits-vae")
     recipe, model = open_run(folder)
-    found = json.loads((folder / "evaluation.json").read_text())
+    found = loads((folder / "evaluation.json").read_text())
     x = recipe.pictures()[1][:12]
-    again = log_likelihood(model, x, samples=20_000, generator=generator(9))
-    error = (found["log_p"]["noise"] ** 2 + float(again.stderr.square().mean()) / 12) ** 0.5
-    # K = 20 is low by about half its squared error, which counts here too
-    assert abs(found["log_p"]["mean"] - float(again.value.mean())) < 4 * error + found["log_p"]["noise"] ** 2 * 12
+    others = [log_likelihood(model, x, samples=20, generator=generator(k)).value.mean() for k in range(9, 59)]
+    error = float(torch.stack(others).std()) * (1 + 1 / 50) ** 0.5
+    assert found["log_p"]["mean"] == pytest.approx(float(torch.stack(others).mean()), abs=4 * error)
     bound = elbo(model.trace(x, samples=2000)).mean()
     assert found["elbo"]["mean"] == pytest.approx(float(bound), abs=0.2)
     gap = found["gap"]
@@ -261,7 +262,7 @@ def test_the_bound_that_is_printed_is_the_sum_of_its_terms(runs):
 @pytest.mark.parametrize("name", ["moons-diffusion", "digits-ddpm", "digits-vdm", "moons-score", "digits-score"])
 def test_a_bound_says_where_it_starts_and_a_card_how_it_is_drawn(runs, capsys, name):
     """The first level beside every bound, in JSON, terminal, page and comparison; the energy and the digits read are
-    those of the recipe's own number of steps, which is none of `judging.steps`; a VDM's bound is its training's too."""
+    those of the recipe's own number of steps, whatever `judging.steps` are; a VDM's bound is its training's too."""
     recipe, model = open_run(runs(name))
     found = json.loads((runs(name) / "evaluation.json").read_text())
     page = (runs(name) / "report.html").read_text().replace("&#39;", "'")
@@ -279,11 +280,11 @@ def test_a_bound_says_where_it_starts_and_a_card_how_it_is_drawn(runs, capsys, n
         assert any(words in line and nats(bound) in value for line, value in recipe.headline(found))
         assert any(words in likely.name and likely.mean == bound["mean"] for likely in recipe.likelihoods(found))
     drawn, steps = found["samples"], recipe.sampling.steps
-    assert [row["steps"] for row in drawn["rows"]] == [2, 3, steps]
-    assert steps not in recipe.judging.steps
-    assert cards["energy distance"] == f"{drawn['rows'][-1]['energy']:.5f}"
+    assert [row["steps"] for row in drawn["rows"]] == sorted({2, 3, steps})
+    (own,) = (row for row in drawn["rows"] if row["steps"] == steps)
+    assert cards["energy distance"] == f"{own['energy']:.5f}"
     if "ceiling" in drawn:
-        assert cards["digits read as asked"] == f"{100 * drawn['rows'][-1]['read']['value']:.1f}%"
+        assert cards["digits read as asked"] == f"{100 * own['read']['value']:.1f}%"
 
 
 def test_the_bound_a_vdm_is_trained_on_is_its_objectives(runs):
