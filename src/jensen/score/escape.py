@@ -149,7 +149,7 @@ def mean_exit_time(times: Float[Tensor, " b"], horizon: float) -> Escape:
     3.0
     """
     if not len(times) or bool(times.isnan().any()) or not 0 < horizon < math.inf:
-        raise ValueError(f"there must be a time and a positive horizon, got {len(times)} times and {horizon}")
+        raise ValueError(f"there must be times, none nan, and a positive horizon, got {len(times)} and {horizon}")
     seen = int((times <= horizon).sum())
     mean = float(times.double().clamp(max=horizon).sum()) / seen if seen else math.inf
     return Escape(mean, mean / math.sqrt(seen) if seen else math.inf, seen / len(times))
