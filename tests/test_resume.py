@@ -245,6 +245,33 @@ def test_a_folder_that_cannot_be_written_is_refused_at_the_start(capsys, copy_of
     refused(capsys, words(tmp_path / "notes.txt" / "run"), "cannot write to", "notes.txt is not a folder")
 
 
+@pytest.mark.parametrize(
+    ("recipe", "word", "part"),
+    [
+        ("moons-diffusion", "data.test=1", "'data.test' got 1: input should be greater than or equal to 16"),
+        ("moons-score", "data.points=1", "'data.points' got 1: input should be greater than or equal to 16"),
+        ("ring-gan", "data.test=1", "'data.test' got 1"),
+        ("grid-gan", "data.points=2", "'data.points' got 2"),
+        ("stacked-digits-gan", "data.points=1", "'data.points' got 1"),
+        ("mnist-vae", "data.test=1", "'data.test' got 1: input should be greater than or equal to 2"),
+        ("sprites-vae", "data.test=1", "'data.test' got 1"),
+        ("digits-cyclegan", "data.test=1", "'data.test' got 1"),
+        ("grid-pacgan", "data.test=16,game.packing=16", "packing 16 leaves fewer than 2 packs of the 16 test data"),
+    ],
+)
+def test_data_too_few_to_judge_by_are_refused_at_the_start(capsys, tmp_path, recipe, word, part):
+    out = tmp_path / "runs" / "new"
+    sets = [w for one in [*word.split(","), "training.batch_size=32"] for w in ("--set", one)]
+    refused(capsys, ["train", recipe, "--out", str(out), *sets], part)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_fewest_data_that_are_taken_are_enough_to_judge_by(tmp_path):
+    few = POINTS_GAN | {"data.points": 16, "data.test": 16, "training.batch_size": 8, "training.previews": 0}
+    assert main(["train", "ring-gan", "--out", str(tmp_path / "run"), "--steps", "2", *words_of(few)]) == 0
+    assert (tmp_path / "run" / "evaluation.json").exists()
+
+
 @pytest.mark.parametrize("where", ["model", "setting", "players", "update"])
 @pytest.mark.parametrize("there", [False, True])
 def test_a_run_that_fails_before_its_first_step_leaves_no_folder(capsys, tmp_path, monkeypatch, where, there):
