@@ -67,7 +67,7 @@ def auc(below: Num[Tensor, "..."], above: Num[Tensor, "..."]) -> AUC:
         if bool(rows.isnan().any()):
             raise ValueError("numbers must not be nan, and some are")
     b, a = (rows.detach().cpu().double().contiguous() for rows in (below, above))
-    under, over = _share_below(a, b), 1 - _share_below(b, a)
+    under, over = _share_below(a, b), _share_below(b, a)
     value, n = float(under.mean()), (len(b), len(a))
     stderr = math.sqrt(float(over.var()) / n[0] + float(under.var()) / n[1])
     p_value = float(mannwhitneyu(a.numpy(), b.numpy(), alternative="greater").pvalue)
