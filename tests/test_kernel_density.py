@@ -242,3 +242,22 @@ def test_whole_numbers_have_densities_that_are_none():
     for refused in (lambda: KernelDensity(torch.tensor([[math.nan]]), 1.0), lambda: silverman(torch.ones(3, 1) / 0)):
         with pytest.raises(ValueError, match="data must be finite"):
             refused()
+
+
+@pytest.mark.parametrize("dims", [1, 20])
+def test_the_score_can_be_differentiated_twice(dims):
+    """Data at -a and a along the first axis: s(x) = (a tanh(a x / h^2) - x) / h^2, so s'(0) = a^2 / h^4 - 1 / h^2, and
+    s'' = -2 (a / h^2)^3 tanh sech^2; along the other axes s' = -1 / h^2."""
+    a, h = 1.5, 0.9
+    data = torch.zeros(2, dims, dtype=F64)
+    data[:, 0] = torch.tensor([-a, a])
+    x = torch.zeros(1, dims, dtype=F64)
+    x[0, 0] = 0.3
+    x.requires_grad_()
+    (first,) = torch.autograd.grad(KernelDensity(data, h).log_prob(x).sum(), x, create_graph=True)
+    (second,) = torch.autograd.grad(first[0, 0], x, create_graph=True)
+    (third,) = torch.autograd.grad(second[0, 0], x)
+    t = math.tanh(a * 0.3 / h**2)
+    assert first[0, 0].item() == pytest.approx((a * t - 0.3) / h**2, abs=1e-12)
+    assert second[0, 0].item() == pytest.approx((a / h**2) ** 2 * (1 - t**2) - 1 / h**2, abs=1e-12)
+    assert third[0, 0].item() == pytest.approx(-2 * (a / h**2) ** 3 * t * (1 - t**2), abs=1e-12)

@@ -48,7 +48,7 @@ def squared_distances(x: Num[Tensor, "n d"], y: Num[Tensor, "m d"], chunk: int) 
         own = _squares(a)
         found = torch.addmm(squares + own[:, None], a, b.T, alpha=-2)
         # below these a square is off by more than it may be: through the product, or through centring
-        product = 8 * (x.shape[1] + 4) * eps * float(max(own.max(), squares.max())) / RELATIVE
+        product = 8 * (x.shape[1] + 4) * eps * float(torch.maximum(own.max(), squares.max()).detach()) / RELATIVE
         centring = 16 * (eps / RELATIVE) ** 2 * max(_longest(x), longest)
         rows, columns = (found < product + centring).nonzero(as_tuple=True)
         if len(rows) * 16 > found.numel():
@@ -59,6 +59,9 @@ def squared_distances(x: Num[Tensor, "n d"], y: Num[Tensor, "m d"], chunk: int) 
 
 
 def _direct(x: Tensor, y: Tensor) -> Tensor:
+    """From the differences; `torch.cdist` needs no memory for them, and can be differentiated once only."""
+    if torch.is_grad_enabled() and (x.requires_grad or y.requires_grad):
+        return (x[:, None] - y).square().sum(-1)
     return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()
 
 
@@ -69,4 +72,4 @@ def _squares(rows: Tensor) -> Tensor:
 
 def _longest(rows: Tensor) -> float:
     """At least the largest square of a row's length, in one pass."""
-    return rows.shape[1] * max(float(v) ** 2 for v in rows.aminmax())
+    return rows.shape[1] * max(float(v) ** 2 for v in rows.detach().aminmax())
