@@ -73,6 +73,15 @@ def test_complex_weights_are_averaged_too():
     torch.testing.assert_close(average.w, torch.tensor([0.5 + 1j]))
 
 
+def test_whole_numbers_among_the_parameters_are_copied():
+    model = nn.Module()
+    model.places = nn.Parameter(torch.tensor([1, 2]), requires_grad=False)
+    average = begin_average(model)
+    model.places.data.add_(5)
+    update_average(average, model, 0.9)
+    assert average.places.tolist() == [6, 7]
+
+
 # -- low precision ----------------------------------------------------------------------------------------------------
 
 
@@ -140,22 +149,24 @@ def test_the_spectral_norm_of_an_averaged_rotation_is_one(kind):
 
 
 @spectral
-@pytest.mark.parametrize("shape", [(5, 3), (48, 40)])
-def test_the_spectral_norm_of_averaged_weights_is_one_wherever_they_go(kind, shape):
-    """Largest singular values cross, and weights jump; of the live layer the norm is off by a tenth."""
+@pytest.mark.parametrize(("shape", "speed", "error"), [((5, 3), 1, 1e-6), ((48, 40), 1, 1e-6), ((96, 80), 0.1, 1e-4)])
+def test_the_spectral_norm_of_averaged_weights_is_one_wherever_they_go(kind, shape, speed, error):
+    """Largest singular values cross, and weights jump; of a live layer at full speed the norm is off by a tenth."""
+    torch.manual_seed(0)
     layer, raw = SPECTRAL[kind]
     model = layer(nn.Linear(*shape[::-1]))
     average = begin_average(model)
     for _ in range(60):
-        raw(model).data.add_(0.05 * torch.randn(shape))
+        raw(model).data.add_(0.05 * speed * torch.randn(shape))
         model(torch.ones(1, shape[1]))
         update_average(average, model, 0.9)
-    assert norm(average.weight) == pytest.approx(1, abs=2e-5)
-    with torch.no_grad():  # one that the old vectors are orthogonal to
-        raw(model).zero_()
-        raw(model).fill_diagonal_(1.0)[-1, min(shape) - 1] = 3.0
-    update_average(average, model, 0.0)
-    assert shape == (48, 40) or norm(average.weight) == pytest.approx(1, abs=1e-6)
+    assert norm(average.weight) == pytest.approx(1, abs=error)
+    one_sided = torch.zeros(shape).fill_diagonal_(1.0)
+    one_sided[-1, -1] = 3.0
+    for jumped in (one_sided, torch.randn(shape[0], 1) @ torch.randn(1, shape[1])):  # the second of rank one
+        raw(model).data.copy_(jumped)
+        update_average(average, model, 0.0)
+        assert norm(average.weight) == pytest.approx(1, abs=1e-6)
 
 
 def test_spectral_norm_of_convolutions_and_upon_another_parametrisation():

@@ -16,7 +16,8 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from jensen.core.objective import copied
 
-KRYLOV = 16  # dimensions in which singular vectors are looked for
+SMALL = 64  # rows or columns: singular vectors of no more are computed, of more they are followed
+TURNS = 16  # power iterations a step in following
 
 
 def begin_average(model: nn.Module) -> nn.Module:
@@ -45,8 +46,9 @@ def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
 
     Weights that are computed from others, through torch's parametrisations and its older hooks:
 
-    - spectral norm: singular vectors are found anew, those of the averaged weight, so that its largest singular value
-      is 1; the live model's vectors belong to another matrix;
+    - spectral norm: singular vectors are those of the averaged weight, so that its largest singular value is 1; the
+      live model's belong to another matrix. They are computed for up to 64 rows or columns. Of larger weights they are
+      followed by power iterations from where they were, as the live model does it, and more of them;
     - weight norm: direction and norm g are averaged, and the norm is the averaged g;
     - orthogonal: coordinates are averaged about one base. Where the live model has been given a new base, its
       coordinates are taken over; Householder's signs are copied.
@@ -76,9 +78,11 @@ def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
         for name, mine in one._parameters.items()
         if mine is not None
     }
-    moved: list[Tensor] = [mine for mine in weights if mine.is_floating_point() or mine.is_complex()]
+    moved = [mine for mine in weights if mine.is_floating_point() or mine.is_complex()]
     if moved:
         torch._foreach_lerp_(moved, [weights[mine].to(mine.dtype) for mine in moved], 1 - decay)
+    for mine in weights.keys() - moved:  # whole numbers
+        mine.copy_(weights[mine])
     for one, other in modules:
         if isinstance(one, ParametrizationList):
             _keep_chart(one, other)
@@ -146,22 +150,15 @@ def _turn(norm: nn.Module, weight: tuple[Tensor]) -> None:
 
 
 def _point(matrix: Tensor, u: Tensor, v: Tensor) -> None:
-    """Leading singular vectors, in place: of a small matrix exactly, else the best in a Krylov space of v.
-
-    The weight moves little from step to step, so that the space is soon about the vector itself.
-    """
-    basis = None
-    if min(matrix.shape) > KRYLOV:
-        basis = F.normalize(v, dim=0)[None]
-        while len(basis) < KRYLOV:
-            x = matrix.mH @ (matrix @ basis[-1])
-            for _ in range(2):  # once leaves rounding's share
-                x = x - (basis.conj() @ x) @ basis
-            basis = torch.cat([basis, F.normalize(x, dim=0)[None]])
-    seen = matrix if basis is None else matrix @ basis.mT
-    leading = torch.linalg.svd(seen, full_matrices=False).Vh[0].conj()
-    v.copy_(leading if basis is None else leading @ basis)
-    u.copy_(F.normalize(matrix @ v, dim=0))
+    """Leading singular vectors, in place; of a matrix that is not finite, nan."""
+    if min(matrix.shape) <= SMALL and bool(matrix.isfinite().all()):
+        left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+        u.copy_(left[:, 0])
+        v.copy_(right[0].conj())
+        return
+    for _ in range(TURNS):
+        u.copy_(F.normalize(matrix @ v, dim=0))
+        v.copy_(F.normalize(matrix.mH @ u, dim=0))
 
 
 def warm_decay(decay: float) -> Callable[[int], float]:
