@@ -276,7 +276,7 @@ def test_an_interrupt_ends_the_step_and_keeps_it(tmp_path):
     wait_for(lambda: journal.exists() and journal.stat().st_size > 0, process, log)
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
-    assert log.read_text() == "jensen: stopped; a training run goes on with --resume\n"
+    assert log.read_text() == f"jensen: stopped; jensen train captcha --out {out} --resume goes on with it\n"
     assert len(list((out / "state").glob("[0-9]*.pt"))) == 1
 
 

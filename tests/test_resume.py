@@ -18,7 +18,7 @@ from jensen.models import GAN
 from jensen.recipes import RunError, configure, open_run, running
 from jensen.recipes.folder import load_weights, save_weights
 from jensen.recipes.points_gan import RingGAN
-from jensen.training import Budget, warm_then_decay
+from jensen.training import Budget, descend, warm_then_decay
 from test_cli import journal_of, refused
 from test_recipes import POINTS_GAN, words_of
 
@@ -40,6 +40,10 @@ def weights(run):
 
 def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(value, b[name]) for name, value in a.items())
+
+
+def stop(*_):
+    raise KeyboardInterrupt
 
 
 def files(folder):
@@ -102,6 +106,41 @@ def test_what_was_judged_goes_with_the_weights_that_were(copy_of):
     assert main(going_on(copy_of, "--steps", "6")) == 0
     assert not (copy_of / "evaluation.json").exists()
     assert not (copy_of / "report.html").exists()
+
+
+@pytest.mark.parametrize("reached", [6, 8])
+def test_a_longer_run_that_is_stopped_keeps_the_weights_and_what_was_judged(capsys, copy_of, monkeypatch, reached):
+    """In the middle, and between its last checkpoint and its weights; the end replaces them, the evaluation too."""
+
+    def until_six(state, *more):
+        return descend(state, *more) if state.step < 6 else stop()
+
+    if reached == 6:
+        monkeypatch.setattr(RingGAN, "update", lambda _: until_six)
+    else:
+        monkeypatch.setattr(running, "weights_step", stop)
+    kept = ("model.safetensors", "evaluation.json", "report.html")
+    before = [(copy_of / name).read_bytes() for name in kept]
+    capsys.readouterr()
+    assert main(going_on(copy_of, "--steps", "8")) == 130
+    on = f"jensen train ring-gan --out {copy_of} --resume goes on with it"
+    assert capsys.readouterr().err == f"jensen: stopped; {on}\n"
+    monkeypatch.undo()
+    assert [(copy_of / name).read_bytes() for name in kept] == before
+    assert main(["sample", str(copy_of), "-n", "1"]) == 0
+    said = f"is of step 4, and training was stopped at {reached}: --resume finishes it"
+    assert said in capsys.readouterr().err
+    assert main(going_on(copy_of)) == 0
+    assert not (copy_of / "evaluation.json").exists()
+    assert main(["sample", str(copy_of), "-n", "1"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_an_interrupt_before_the_first_step_leaves_nothing_and_says_so(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(RingGAN, "training_data", stop)
+    assert main(words(tmp_path / "runs" / "ring")) == 130
+    assert capsys.readouterr().err == "jensen: stopped; nothing was trained, and no run is left\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_minutes_and_steps_change_places(copy_of):

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
+from typer import Abort
 
 from jensen.cli import show
 from jensen.cli.files import writable
 from jensen.data.pool import refuse_nonfinite
 from jensen.recipes import Recipe, RunError, configure, open_run, read_config, running, stability
 from jensen.recipes.base import Drawing, Request
-from jensen.recipes.folder import save_image
+from jensen.recipes.folder import CONFIG, behind, command, save_image
 from jensen.training import distributed
 from jensen.training.checkpoint import write_text
 
@@ -45,8 +46,12 @@ def train(
     if distributed.rank() == 0:
         for note in recipe.notes():
             show.line(f"note: {note}")
-    with show.tracking() as track, show.watching() as watch:
-        references = running.train(recipe, folder, resume=resume, track=track, watch=watch)
+    try:
+        with show.tracking() as track, show.watching() as watch:
+            references = running.train(recipe, folder, resume=resume, track=track, watch=watch)
+    except KeyboardInterrupt:
+        on = f"{command('train', name, '--out', folder, '--resume')} goes on with it"
+        raise Abort(on if (folder / CONFIG).exists() else "nothing was trained, and no run is left") from None
     first = distributed.rank() == 0
     distributed.stop()
     if not first:
@@ -76,6 +81,8 @@ def evaluate(
     read_config(folder)
     if json_file is not None:
         writable(json_file, ".json")
+    for note in behind(folder):
+        show.note(note)
     with show.tracking() as track:
         recipe, evaluation = running.evaluate(folder, track=track, references=references, stable=stable)
     show.line()
@@ -122,7 +129,7 @@ def sample(
         )
     writable(out, *((".png", "") if recipe.what == "pictures" else (".png", ".csv")))
     idle = ("--scale does nothing to the numbers of a .csv",) if scale is not None and out.suffix == ".csv" else ()
-    for note in (*drawing.notes, *idle):
+    for note in (*behind(folder), *drawing.notes, *idle):
         show.note(note)
     with show.tracking() as track:
         made = drawing.draw(track("drawing", drawing.count))

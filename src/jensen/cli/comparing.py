@@ -12,6 +12,7 @@ from jensen.cli.files import writable
 from jensen.recipes.comparing import compare as compared
 from jensen.recipes.comparing import line
 from jensen.recipes.comparing_page import cost_table, judge_table, likelihood_table, table_of, write_comparison
+from jensen.recipes.folder import behind
 from jensen.recipes.page import Table
 from jensen.training.checkpoint import write_text
 from jensen.training.strict_json import dumps
@@ -26,6 +27,8 @@ def compare(
     for file, ending in ((html, ".html"), (json_file, ".json")):
         if file is not None:
             writable(file, ending)
+    for note in (note for folder in folders for note in behind(folder)):
+        show.note(note)
     with show.tracking() as track:
         found = compared(folders, features=features, n=n, seed=seed, track=track)
     tables = {

@@ -137,8 +137,8 @@ def main(words: list[str] | None = None) -> int:
         if code == INTERRUPTED:
             raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
-    except (typer.Abort, KeyboardInterrupt):
-        return _fail("stopped; a training run goes on with --resume", INTERRUPTED)
+    except (typer.Abort, KeyboardInterrupt) as stopped:
+        return _fail("; ".join(["stopped", *stopped.args]), INTERRUPTED)
     except typer.TyperException as error:
         return _fail(error.format_message().rstrip("."), 2)
     except OSError as error:

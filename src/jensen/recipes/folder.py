@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -115,11 +115,33 @@ def load_game(objective: nn.Module, folder: Path) -> int:
     return step
 
 
-def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
-    """Write weights atomically; tied ones under each of their names, so that `load_state_dict` finds them all."""
+def save_weights(weights: Mapping[str, Tensor], path: Path, step: int | None = None) -> None:
+    """Write weights atomically, and the step of training that they are of.
+
+    Tied ones are under each of their names, so that `load_state_dict` finds them all.
+    """
     whole = {name: v.detach().cpu().contiguous().clone() for name, v in weights.items()}  # safetensors shares none
     with replacing(path) as temporary:
-        temporary.write_bytes(save(whole))
+        temporary.write_bytes(save(whole, None if step is None else {"step": str(step)}))
+
+
+def weights_step(folder: Path) -> int | None:
+    """The step of training that a run's weights are of, or None where that is not written."""
+    try:
+        with safe_open(folder / WEIGHTS, "pt") as file:
+            said: dict[str, str] = file.metadata() or {}
+    except (SafetensorError, OSError):
+        return None
+    return int(said["step"]) if "step" in said else None
+
+
+def behind(folder: Path) -> tuple[str, ...]:
+    """A note if training has gone on since a run's weights were written, and was interrupted."""
+    written, newest = weights_step(folder), checkpoints.checkpoints(folder / "state")[-1:]
+    if written is None or not newest or int(newest[0].stem) <= written:
+        return ()
+    until = int(newest[0].stem)
+    return (f"{folder / WEIGHTS} is of step {written}, and training was stopped at {until}: --resume finishes it",)
 
 
 def save_image(image: Image.Image, path: Path) -> None:

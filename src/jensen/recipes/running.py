@@ -28,6 +28,7 @@ from jensen.recipes.folder import (
     refuse_misfit,
     refuse_unwritable,
     save_weights,
+    weights_step,
 )
 from jensen.recipes.settings import explain, parse
 from jensen.training import Budget, TrainState, begin_average, fit, warm_decay
@@ -110,7 +111,8 @@ def train(
     """Train `recipe` into `folder`; a run that was stopped goes on bit for bit with `resume`.
 
     With more steps or minutes than it has had, a run goes on too: what was trained stays, and from there on learning
-    rates are those that the longer run has at that step. The journal says so, and its settings are rewritten.
+    rates are those that the longer run has at that step. The journal says so, and its settings are rewritten. Its
+    weights, and what was judged of them, stay until the longer run ends.
 
     Every process of a `torchrun` calls this; the first one writes. Where there are as many of them as before, each has
     its own buffers and random numbers back; of another number, each takes the buffers of one of the former, in turn,
@@ -277,7 +279,6 @@ class _Keeper:
             self.sums, self.count, self.since = dict(saved["sums"]), saved["count"], saved["since"]
         self.shown: dict[str, float] = {}
         self.stopped = False
-        self.began = state.step
         self.previews_done = int(budget.progress(state.step) * recipe.training.previews)
         if self.main:
             self.journal = Journal(folder / "journal.jsonl", after=state.step)
@@ -365,10 +366,10 @@ class _Keeper:
             self.log(1.0)
         self.save()
         if self.main:
-            if self.state.step > self.began:  # what was judged are other weights
+            if weights_step(self.folder) != self.state.step:  # what was judged are other weights
                 for name in (EVALUATION, REPORT):
                     (self.folder / name).unlink(missing_ok=True)
-            save_weights(self.state.average.state_dict(), self.folder / WEIGHTS)
+            save_weights(self.state.average.state_dict(), self.folder / WEIGHTS, self.state.step)
 
 
 def evaluate(
