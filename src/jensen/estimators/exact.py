@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent, constraints
+from torch.distributions import Distribution, Independent, MixtureSameFamily, TransformedDistribution, constraints
 
 Function = Callable[[Tensor], Tensor]
 """f: draws (K, *batch, *event) to values (K, *batch), one for each draw alone."""
@@ -24,6 +24,8 @@ def is_discrete(q: Distribution) -> bool:
     >>> is_discrete(torch.distributions.OneHotCategoricalStraightThrough(torch.ones(3)))
     True
     """
+    if _is_image(q):
+        return is_discrete(q.base_dist)
     return q.has_enumerate_support or bool(getattr(_support(q), "is_discrete", False))
 
 
@@ -33,11 +35,13 @@ def moves(q: Distribution) -> bool:
     >>> moves(torch.distributions.Uniform(0.0, torch.tensor(1.0, requires_grad=True)))
     True
     """
-    support = _support(q)
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
-    bounds = (getattr(support, name, None) for name in ("lower_bound", "upper_bound"))
-    return any(isinstance(b, Tensor) and b.requires_grad for b in bounds)
+    if isinstance(q, Independent):
+        return moves(q.base_dist)
+    if isinstance(q, MixtureSameFamily):
+        return moves(q.component_distribution)
+    if _is_image(q):
+        return moves(q.base_dist) or any(_moves_with(q, end) for end in _bounds(q.base_dist))
+    return any(b.requires_grad for b in _bounds(q))
 
 
 def exact_gradient(
@@ -61,16 +65,21 @@ def exact_gradient(
     """
     z = _outcomes(q)
     if z is not None:
-        found = slopes((q.log_prob(z).exp() * f(z)).sum(0), leaves)
+        found = slopes(_centred(q.log_prob(z).exp(), f(z)), leaves)
         return "enumeration", found, [torch.zeros_like(g) for g in found]
     if q.event_shape or moves(q) or _ends(_support(q)) is None:
         return None
     (z, w), (few, v) = (_rule(q, nodes) for nodes in (NODES, NODES // 2))
-    fine, coarse = slopes((w * f(z)).sum(0), leaves), slopes((v * f(few)).sum(0), leaves)
+    fine, coarse = slopes(_centred(w, f(z)), leaves), slopes(_centred(v, f(few)), leaves)
     lost = slopes(w.sum(0), leaves)  # of the mass, which is 1: a support that moves unsaid
     if not all(bool(g.isfinite().all()) for g in fine) or any(bool((g.abs() > 0.02).any()) for g in lost):
         return None
     return "quadrature", fine, [(a - b).abs() for a, b in zip(fine, coarse, strict=True)]
+
+
+def _centred(mass: Tensor, values: Tensor) -> Tensor:
+    """The mean less a constant: as the mass has no gradient, one of f's values should not cancel in the slope."""
+    return (mass * (values - (mass * values).sum(0).detach())).sum(0)
 
 
 def slopes(value: Tensor, leaves: Sequence[Tensor]) -> list[Tensor]:
@@ -81,7 +90,38 @@ def slopes(value: Tensor, leaves: Sequence[Tensor]) -> list[Tensor]:
     return [(torch.zeros_like(leaf) if g is None else g).double() for g, leaf in zip(found, leaves, strict=True)]
 
 
+def _is_image(q: Distribution) -> TypeGuard[TransformedDistribution]:
+    """Whether q's support is what its transforms make of the base's; torch names their codomain, which may be more."""
+    return isinstance(q, TransformedDistribution) and type(q).support is TransformedDistribution.support
+
+
+def _bounds(q: Distribution) -> list[Tensor]:
+    """The finite ends of an interval that is the support of each of q's numbers."""
+    support = _support(q)
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    found = [getattr(support, name, None) for name in ("lower_bound", "upper_bound")]
+    return [torch.as_tensor(b) for b in found if b is not None]
+
+
+def _moves_with(q: TransformedDistribution, end: Tensor) -> bool:
+    """Whether an end of the base's support goes where a parameter takes it: a shift takes it, the scale of 0 does not."""
+    for transform in q.transforms:
+        if transform.domain.event_dim:
+            return False
+        end = transform(end)
+    leaves, nodes = [], [end.grad_fn]
+    while nodes:
+        node = nodes.pop()
+        if node is not None:
+            leaves += [node.variable] if hasattr(node, "variable") else []
+            nodes += [before for before, _ in node.next_functions]
+    return bool(leaves) and any(bool(g.abs().sum() > 0) for g in slopes(end, leaves))
+
+
 def _support(q: Distribution) -> Any:
+    if _is_image(q) and _support(q.base_dist) is not constraints.real:
+        return None
     try:
         return q.support
     except NotImplementedError:  # of a law that does not say
