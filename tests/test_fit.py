@@ -17,6 +17,7 @@ from jensen.distributions import BernoulliLogits
 from jensen.models import VAE
 from jensen.variational import LinearGaussian, amortization_gap, fit_posterior, gap_split, posterior_trace
 from jensen.variational.ascent import noise
+from jensen.variational.inference import Fitted
 
 F64 = torch.float64
 
@@ -92,6 +93,24 @@ def test_a_fit_that_did_not_arrive_says_so():
         warnings.simplefilter("error")
         assert float(fit_posterior(model, x, generator=generator(0)).left.max()) < 1e-6
         fit_posterior(model, x, steps=0)
+
+
+def test_a_fit_where_there_is_no_bound_says_so():
+    """log(z + 1/2) is no number for a third of a standard normal's draws, though it has a slope there."""
+
+    class Logarithm(LinearGaussian):
+        def log_px(self, x, z):
+            return (z[0][..., 0] + 0.5).log()
+
+    model = Logarithm(torch.ones(1, 1, dtype=F64), [0.0], 1.0)
+    with pytest.warns(UserWarning, match="the best q of 2 of 2 data was not reached: a step would still win inf nats"):
+        fitted = fit_posterior(model, torch.zeros(2, 1, dtype=F64), generator=generator(0))
+    assert fitted.left.tolist() == [math.inf] * 2
+
+
+def test_what_noise_hides_is_not_stationary():
+    (q,) = fit_posterior(LinearGaussian([[1.0]], [0.0], 1.0), torch.zeros(1, 1), generator=generator(0))
+    assert Fitted((q,), torch.tensor([-3.0, 0.04, -0.04, 3.0])).stationary.tolist() == [False, True, True, False]
 
 
 def test_a_fit_is_a_sequence_of_layers():

@@ -58,7 +58,8 @@ class Fitted(Sequence[Distribution]):
     Attributes:
         layers: one a layer, batch (B,).
         left: (B,) nats that a step of natural gradient would still win, 0 where q is stationary: half the slope's
-            square in q's Fisher metric, from two independent sets of draws; its noise may make it negative.
+            square in q's Fisher metric, from two independent sets of draws; its noise may make it negative. Infinite
+            where the bound is no number: q has draws where the model has no density.
     """
 
     layers: tuple[Distribution, ...]
@@ -78,8 +79,8 @@ class Fitted(Sequence[Distribution]):
 
     @property
     def stationary(self) -> Bool[Tensor, " b"]:
-        """Where no more than 0.05 nats are left to win."""
-        return self.left <= NEAR
+        """Where no more than 0.05 nats are left to win, and the noise of that is no larger."""
+        return self.left.abs() <= NEAR
 
 
 def fit_posterior(
@@ -159,9 +160,9 @@ def fit_posterior(
         found, left = [], []
         for rows in (slice(i, i + data) for i in range(0, len(x), data)):
             at = ascend(joint(rows), begin(rows), eps, steps, rate)
-            slopes = climb(joint(rows), at, other)[1], climb(joint(rows), at, third)[1]
+            (value, slope), (another, again) = (climb(joint(rows), at, draws) for draws in (other, third))
             found.append(at)
-            left.append(left_to_win(slopes, at))
+            left.append(torch.where((value + another).isfinite(), left_to_win((slope, again), at), math.inf))
     means, log_stds = torch.cat(found)[None].chunk(2, dim=2)
     q = gaussians([v[0] for half in (means, log_stds) for v in as_layers(half, events)])
     fitted = Fitted(tuple(q), torch.cat(left).to(means.dtype))
@@ -201,7 +202,7 @@ def _warn(fitted: Fitted) -> None:
     if bool(off.any()):
         warnings.warn(
             f"the best q of {int(off.sum())} of {len(off)} data was not reached: a step would still win "
-            f"{float(fitted.left[off].max()):.3g} nats; allow more steps, or start elsewhere",
+            f"{float(fitted.left[off].abs().max()):.3g} nats; allow more steps or draws, or start elsewhere",
             stacklevel=3,
         )
 
