@@ -149,21 +149,20 @@ class Judge:
 
 
 def _tails(found: Estimate, samples: int) -> dict[str, Any]:
-    """Pareto k of the weights: the median picture's, the largest, and how many are beyond what is believed."""
-    k, limit = found.pareto_k, pareto_limit(samples)
-    told = k[~k.isnan()]
-    if not len(told):
-        return {"median": None, "largest": None, "limit": limit, "beyond": None}
-    beyond = int((told > limit).sum())
-    return {"median": float(told.median()), "largest": float(told.max()), "limit": limit, "beyond": beyond}
+    """Pareto k of the weights: the median picture's, the largest, its limit; and how many log p have no error."""
+    told = found.pareto_k[~found.pareto_k.isnan()]
+    median, largest = (float(told.median()), float(told.max())) if len(told) else (None, None)
+    beyond = int(found.stderr.isinf().sum())
+    return {"median": median, "largest": largest, "limit": pareto_limit(samples), "beyond": beyond}
 
 
 def _tail_words(found: dict[str, Any]) -> str:
     k = found["pareto_k"]
-    if k["largest"] is None:
-        return f"not to be told of {found['samples']} weights"
-    words = f"median {k['median']:.2f}, largest {k['largest']:.2f}; "
-    return words + f"{k['beyond']} of {found['rows']} above {k['limit']:.2f}, where log p is not to be believed"
+    words = f"not to be told of {found['samples']} weights"
+    if k["largest"] is not None:
+        words = f"median {k['median']:.2f}, largest {k['largest']:.2f}"
+    words += f"; {k['beyond']} of {found['rows']} above {k['limit']:.2f} or of few effective samples"
+    return f"{words}, where log p is not to be believed"
 
 
 def _noise(log_p: dict[str, float]) -> str:

@@ -63,9 +63,9 @@ def pareto_k(largest: Float[Tensor, "m b"], count: int) -> Float[Tensor, " b"]:
     if count < TOLD:
         return torch.where(flat, -math.inf, math.nan)
     excess = (log_w[:-1].exp() - log_w[-1].exp()).flip(0)
-    told = excess[_quartile(n)] > 0
+    told, tied = excess[_quartile(n)] > 0, log_w.flip(0)[_quartile(n) + 1] == log_w[-1]
     k = generalized_pareto(torch.where(told & ~flat, excess, 1.0))
-    k = torch.where(told, (n * k + 5) / (n + 10), math.nan)
+    k = torch.where(told, (n * k + 5) / (n + 10), torch.where(tied, math.nan, math.inf))
     return torch.where(flat, -math.inf, k)
 
 
