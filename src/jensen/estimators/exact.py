@@ -105,7 +105,7 @@ def _bounds(q: Distribution) -> list[Tensor]:
 
 
 def _moves_with(q: TransformedDistribution, end: Tensor) -> bool:
-    """Whether an end of the base's support goes where a parameter takes it: a shift takes it, the scale of 0 does not."""
+    """Whether an end of the base's support goes where a parameter takes it: by a shift, not by a scale of 0."""
     for transform in q.transforms:
         if transform.domain.event_dim:
             return False

@@ -152,6 +152,7 @@ def _tails(found: Estimate, samples: int) -> dict[str, Any]:
     """Pareto k of the weights: the median picture's, the largest, its limit; and how many log p have no error."""
     told = found.pareto_k[~found.pareto_k.isnan()]
     median, largest = (float(told.median()), float(told.max())) if len(told) else (None, None)
+    assert found.stderr is not None
     beyond = int(found.stderr.isinf().sum())
     return {"median": median, "largest": largest, "limit": pareto_limit(samples), "beyond": beyond}
 
