@@ -76,7 +76,7 @@ def test_other_data_of_the_same_law_are_at_the_floor(features):
     assert set(values) == set(METRICS)
     for key, exact in (("kernel", 0), ("density", 1), ("c2st", 0.5), ("sharpness", 1)):
         assert values[key].value == pytest.approx(exact, abs=4 * values[key].stderr), key
-    assert values["copies"].value == 1  # they are
+    assert values["copies"].value == 1 > 1 - values["copies"].stderr  # they are
     assert values["classes"].value < 0.02
 
 

@@ -178,7 +178,7 @@ def test_the_limit_of_that_failure_is_one_half():
 
 def test_refusals_of_kernel_densities():
     data = points(4)
-    for bandwidth in (0.0, -1.0, math.nan, math.inf):
+    for bandwidth in (0.0, -1.0, 1e-200, 1e200, math.nan, math.inf):
         with pytest.raises(ValueError, match="bandwidth must be positive"):
             KernelDensity(data, bandwidth)
         with pytest.raises(ValueError, match="bandwidth must be positive"):
@@ -197,6 +197,8 @@ def test_refusals_of_kernel_densities():
     assert leave_one_out(torch.cat([data, data[:3]])) > 0
     with pytest.raises(ValueError, match="tolerance must be positive"):
         leave_one_out(data, tolerance=0.0)
+    with pytest.raises(ValueError, match="x must be at least one row, got none"):
+        relative_score_error(torch.neg, torch.zeros(0, 2), torch.neg)
     with pytest.raises(ValueError, match="as the data are"):
         KernelDensity(data, 1.0).score(torch.zeros(2, 3))
     with pytest.raises(ValueError, match="n must be at least 1"):

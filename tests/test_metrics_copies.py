@@ -54,12 +54,14 @@ def test_whole_numbers_are_not_cut_off():
 def test_what_has_no_distance_is_refused():
     x = torch.zeros(3, 2)
     for refs, words in (
-        (torch.zeros(0, 2), r"at least one of shape \(2,\), got shape \(0, 2\)"),
-        (torch.zeros(3), r"of shape \(2,\), got shape \(3,\)"),
+        (torch.zeros(0, 2), r"at least one of shape \(2,\), not empty, got shape \(0, 2\)"),
+        (torch.zeros(3), r"of shape \(2,\), not empty, got shape \(3,\)"),
         (x / 0, "references must be finite"),
     ):
         with pytest.raises(ValueError, match=words):
             nearest_distance(x, refs)
+    with pytest.raises(ValueError, match="not empty, got shape"):
+        nearest_distance(torch.zeros(3, 0), torch.zeros(3, 0))
     for groups, words in ((torch.zeros(2, 1, 3), "M at least 2"), (torch.full((1, 2, 1), math.nan), "must be finite")):
         with pytest.raises(ValueError, match=words):
             mean_pairwise_distance(groups)
@@ -130,6 +132,11 @@ def test_copies_and_constants_have_numbers():
     training, fresh = torch.randn(30, 2), torch.randn(30, 2)
     exact = memorisation(training, training, fresh)
     assert (exact.nearer, exact.stderr, exact.drawn) == (1.0, 0.0, 0.0)
+    # Newcombe: (1 - t)^2 = z^2 t (1 - t) (1 + 29 (1 - t) / (2 - t) + 29 t / (1 + t)) / 900
+    low, z = exact.interval.low, 1.959963984540054
+    variance = low * (1 - low) * (1 + 29 * (1 - low) / (2 - low) + 29 * low / (1 + low)) / 900
+    assert 1 - low == pytest.approx(z * math.sqrt(variance), rel=1e-9)
+    assert exact.interval.high == 1 > low > 0.8
     assert exact.p_value < 1e-12
     same = memorisation(torch.ones(5, 2), torch.ones(5, 2), torch.ones(20, 2))
     assert (same.nearer, same.p_value) == (0.5, 1)

@@ -95,7 +95,7 @@ def test_diagnostics_of_each_coordinate_and_of_constants():
 
 
 def test_refusals_of_the_diagnostics():
-    for bad in (torch.zeros(3, 2), torch.zeros(10), torch.zeros(9, 0)):
+    for bad in (torch.zeros(3, 2), torch.zeros(10), torch.zeros(9, 0), torch.zeros(9, 2, dtype=torch.cfloat)):
         for f in (r_hat, effective_sample_size):
             with pytest.raises(ValueError, match="at least 4 steps"):
                 f(bad)

@@ -22,6 +22,7 @@ from jensen.recipes.data import DigitsData
 from jensen.recipes.digit_reader import ceiling, share_read
 from jensen.recipes.judging import nats
 from jensen.recipes.latent_judging import STEPS, interpolations, traversal
+from jensen.recipes.score_judging import exact_score
 from jensen.training.strict_json import loads
 from jensen.variational import elbo, log_likelihood
 
@@ -334,10 +335,23 @@ def test_a_score_models_samples_stand_beside_those_of_the_exact_score(runs, name
     assert all(row["exact_variance"] > found["equilibrium"] > 0.5 for row in found["rows"])  # 12 moves: far from it
     assert found["rows"][0]["exact_variance"] > found["rows"][1]["exact_variance"]
     assert all(row["variance_stderr"] > 0 for row in found["rows"])
-    assert ("exact" in found) == (name == "moons-score")
+    law = "data" if name == "moons-score" else "training data"
+    assert found["exact"]["of"] == law
     page = (runs(name) / "report.html").read_text()
+    assert f"Along the exact score of the {law}, 3 moves a level, " in page
+    assert f"{found['exact']['energy']:.5f} ± {found['exact']['stderr']:.5f}" in page
     assert f"{found['rows'][1]['exact_variance']:.3f}" in page
     assert f"{found['equilibrium']:.3f}, is the sampler" in page
+
+
+def test_the_exact_score_of_digits_is_that_of_their_mixture():
+    """Of data whose law is not known: the gradient of log mean_i N(x; x_i, sigma^2 I) over the training data."""
+    recipe = configure("digits-score")
+    data, sigma = recipe.training_data().double(), 0.7
+    x = recipe.test_data()[:3].double().requires_grad_(True)
+    log_p = torch.logsumexp(-(x[:, None] - data).square().flatten(2).sum(2) / (2 * sigma**2), 1)
+    (score,) = torch.autograd.grad(log_p.sum(), x)
+    torch.testing.assert_close(exact_score(recipe, sigma)(x.detach()), score)
 
 
 def test_the_reader_of_digits_reads_real_ones_and_not_noise():

@@ -36,9 +36,10 @@ def nearest_distance(
     >>> nearest_distance(torch.tensor([[0.0, 2.0]]), torch.tensor([[0.0, 0.0], [0.0, 1.0]]))
     (tensor([0.7071]), tensor([1]))
     """
-    if references.ndim < 1 or len(references) == 0 or queries.shape[1:] != references.shape[1:]:
+    if references.ndim < 1 or not references.numel() or queries.shape[1:] != references.shape[1:]:
         raise ValueError(
-            f"references must be at least one of shape {tuple(queries.shape[1:])}, got shape {tuple(references.shape)}"
+            f"references must be at least one of shape {tuple(queries.shape[1:])}, not empty, "
+            f"got shape {tuple(references.shape)}"
         )
     for name, rows in (("queries", queries), ("references", references)):
         if not bool(rows.isfinite().all()):
@@ -82,7 +83,9 @@ class Memorisation:
             half: 1/2 for a model that knows the law and not the data, 1 for copies, below 1/2 for samples that lie off
             the data. Samples concentrated where data are dense are nearer too: a high number says copied or
             concentrated (of exact copies `drawn` is 0).
-        stderr: of it, over the choice of samples and of fresh data, the training data as they are.
+        stderr: of it, over the choice of samples and of fresh data, the training data as they are; 0 where no two
+            distances overlap, where `interval` still has a width.
+        interval: of `nearer`, 95 percent, as that of `auc`.
         p_value: of as large a number if samples and fresh data had one law, one-sided.
         copied: share of samples nearer than all but 5 percent of fresh data: 5 percent is expected.
         drawn, fresh: medians of the two distances, root mean square a number.
@@ -90,6 +93,7 @@ class Memorisation:
 
     nearer: float
     stderr: float
+    interval: Proportion
     p_value: float
     copied: Proportion
     drawn: float
@@ -130,6 +134,7 @@ def memorisation(
     return Memorisation(
         nearer=found.value,
         stderr=found.stderr,
+        interval=found.interval,
         p_value=found.p_value,
         copied=wilson(int((drawn < baseline.quantile(0.05)).sum()), len(drawn)),
         drawn=float(drawn.median()),

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from jensen.core.seeding import generator
 from jensen.data.digits import LEVELS
 from jensen.data.stacked import CHANNELS, mode_shares, stacked, stacked_stream
-from jensen.metrics import memorisation
+from jensen.metrics import Proportion, memorisation
 from jensen.models.gan import GAN
 from jensen.nn import PictureCritic, PictureGenerator
 from jensen.recipes.adversarial import Game, GANJudging, GANRecipe, Rates
@@ -164,7 +164,7 @@ class DigitsGAN(SingleDigits):
         if self.data.kind == "handwritten":
             return super().own_rows(own)
         copies = own["copies"]
-        nearer = f"{copies['nearer']:.3f} ± {copies['stderr']:.3f} ({NEARER})"
+        nearer = f"{Proportion(**copies['interval'])} ({NEARER})"
         return [("nearer to a training digit than a test digit", nearer)]
 
     def own_cards(self, own: dict[str, Any]) -> list[Card]:

@@ -77,7 +77,7 @@ class Single:
             ),
             (
                 "nearer to it than a test digit",
-                f"{copies['nearer']:.3f} ± {copies['stderr']:.3f} ({NEARER})",
+                f"{Proportion(**copies['interval'])} ({NEARER})",
             ),
         ]
 
@@ -118,8 +118,7 @@ class Single:
             Section(
                 "Beside what it learnt from",
                 "Samples, and below each the training digit nearest to it. A sample is nearer to its nearest training "
-                f"digit than a test digit is to its own with probability {copies['nearer']:.3f} ± "
-                f"{copies['stderr']:.3f}: {NEARER}. "
+                f"digit than a test digit is to its own with probability {Proportion(**copies['interval'])}: {NEARER}. "
                 f"{Proportion(**copies['copied'])} of the samples are nearer than all but 5 percent of test digits.",
                 [Picture(samples / "nearest.png", "samples and their nearest training digits")],
             ),

@@ -93,8 +93,7 @@ def measured(real: Real, samples: Tensor, features: Features, seed: int) -> dict
         gain = (share / weights * weights.sum())[read].log()
         reverse = class_coverage(read, len(weights), weights).reverse_kl
         found["classes"] = Value(reverse, float(gain.std()) / len(read) ** 0.5)
-    copies = memorisation(samples, real.train, real.test)
-    found["copies"] = Value(copies.nearer, copies.stderr)
+    found["copies"] = share_of(memorisation(samples, real.train, real.test).interval)
     if samples.ndim == 4:
         sharp = sharpness(real.test, samples)
         found["sharpness"] = Value(sharp.value, sharp.stderr)
@@ -104,8 +103,7 @@ def measured(real: Real, samples: Tensor, features: Features, seed: int) -> dict
 def no_copies(real: Real) -> Value:
     """Training data would be copies of themselves: one half of the test data against the other."""
     half = len(real.test) // 2
-    found = memorisation(real.test[:half], real.train, real.test[half:])
-    return Value(found.nearer, found.stderr)
+    return share_of(memorisation(real.test[:half], real.train, real.test[half:]).interval)
 
 
 def area_of(found: AUC) -> Value:

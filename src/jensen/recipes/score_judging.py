@@ -25,7 +25,7 @@ from jensen.recipes.base import Track
 from jensen.recipes.folder import command, save_film, save_image
 from jensen.recipes.judging import bits, chosen, first_level, mean_of, nats, side_by_side, since
 from jensen.recipes.page import Card, Picture, Section, Table, previews, training_curves, write_page
-from jensen.score import Score, annealed_variance, relative_score_error, score_of
+from jensen.score import KernelDensity, Score, annealed_variance, relative_score_error, score_of
 
 if TYPE_CHECKING:
     from jensen.recipes.score import ScoreRecipe
@@ -144,8 +144,8 @@ class Judge:
         """Samples at each number of moves a level, beside as many training data, and what the exact score would give.
 
         The total variance over that of the training data is the run's; beside it stands that of a Gaussian with the
-        data's covariance, annealed alike with its exact score. Where the data's own score is known, it is drawn with
-        as well.
+        data's covariance, annealed alike with its exact score. Some are drawn along an exact score as well: of the
+        data's own law where it is known, else of the training data's.
         """
         recipe, judging = self.recipe, self.recipe.judging
         training = recipe.training_data()
@@ -176,15 +176,15 @@ class Judge:
             if recipe.what == "pictures" and steps == recipe.sampling.steps:
                 near, fresh = (nearest_distance(rows, training)[0] for rows in (made, x.cpu()))
                 found["nearest"] = {"drawn": float(near.median()), "fresh": float(fresh.median())}
-        if recipe.noised_log_p(x[:1], 1.0) is not None:
-            n = min(judging.samples, EXACT)
-            advance = self.track("drawing with the exact score", n)
-            distance = energy_distance(recipe.draw(self._exact(n), n, recipe.seed, advance).cpu(), x.cpu())
-            found["exact"] = {"n": n, "energy": distance.value, "stderr": distance.stderr}
+        n = min(judging.samples, EXACT)
+        advance = self.track("drawing with the exact score", n)
+        distance = energy_distance(recipe.draw(self._exact(n), n, recipe.seed, advance).cpu(), x.cpu())
+        law = "data" if recipe.noised_log_p(x[:1], 1.0) is not None else "training data"
+        found["exact"] = {"of": law, "n": n, "energy": distance.value, "stderr": distance.stderr}
         return found
 
     def _exact(self, chunk: int) -> ScoreModel:
-        """The same ladder and annealing, along the exact score of the data's law."""
+        """The same ladder and annealing, along the exact score."""
         network, ours = _ExactNetwork(self.recipe, self.model), self.model
         sampling = replace(self.recipe.sampling.settings(), chunk=chunk)
         model = ScoreModel(network, ours.shape, ours.sigmas, sampling).to(ours.centre)
@@ -239,9 +239,9 @@ class Judge:
             words = f"energy distance to test data {row['energy']:.5f} ± {row['stderr']:.5f}, variance {spread(row)}"
             rows.append((f"drawn with {row['steps']} moves a level", words))
         rows.append((f"{drawn['floor']['n']} training data instead", f"energy distance {drawn['floor']['energy']:.5f}"))
-        if "exact" in drawn:
-            words = f"energy distance {drawn['exact']['energy']:.5f} ± {drawn['exact']['stderr']:.5f}"
-            rows.append((f"{drawn['exact']['n']} drawn along the exact score", words))
+        exact = drawn["exact"]
+        words = f"energy distance {exact['energy']:.5f} ± {exact['stderr']:.5f}"
+        rows.append((f"{exact['n']} drawn along the exact score of the {exact['of']}", words))
         if "nearest" in drawn:
             near = drawn["nearest"]
             words = f"{near['drawn']:.3f} / {near['fresh']:.3f} (medians; a copy has 0)"
@@ -253,7 +253,7 @@ class Judge:
 
 
 class _ExactNetwork(nn.Module):
-    """(z, sigma) to the score of standardised data, by their own law."""
+    """(z, sigma) to the exact score of standardised data."""
 
     def __init__(self, recipe: ScoreRecipe, model: ScoreModel):
         super().__init__()
@@ -266,7 +266,9 @@ class _ExactNetwork(nn.Module):
 
 
 def exact_score(recipe: ScoreRecipe, sigma: float) -> Score:
-    """Of data noised by sigma, where their law is known."""
+    """Of data noised by sigma; where their law is not known, of the training data, which no other score fits better."""
+    if recipe.noised_log_p(torch.zeros(1, *recipe.shape()), sigma) is None:
+        return lambda x: KernelDensity(recipe.training_data().to(x), sigma).score(x)
 
     def log_p(x: Tensor) -> Tensor:
         found = recipe.noised_log_p(x, sigma)
@@ -291,12 +293,10 @@ def exactly(drawn: dict[str, Any]) -> str:
         "covariance, annealed alike along its exact score, in closed form: its distance from the equilibrium, "
         f"{drawn['equilibrium']:.3f}, is the sampler's error, which no network mends."
     )
-    if "exact" not in drawn:
-        return words
     found, steps = drawn["exact"], drawn["default"]["steps"]
     return (
-        f"{words} Along the exact score of the data, {steps} moves a level, {found['n']} samples have an energy "
-        f"distance of {found['energy']:.5f} ± {found['stderr']:.5f}."
+        f"{words} Along the exact score of the {found['of']}, {steps} moves a level, {found['n']} samples have an "
+        f"energy distance of {found['energy']:.5f} ± {found['stderr']:.5f}."
     )
 
 

@@ -94,8 +94,10 @@ def mean_error(draws: Draws) -> Float[Tensor, "..."]:
 
 def _halves(draws: Tensor) -> Tensor:
     """Each chain as two, (S // 2, 2C, ...), float64; the middle draw of an odd number is left out."""
-    if draws.ndim < 2 or len(draws) < 4 or not draws.numel():
-        raise ValueError(f"draws must be (steps, chains, ...) with at least 4 steps, got {tuple(draws.shape)}")
+    if draws.ndim < 2 or len(draws) < 4 or not draws.numel() or draws.is_complex():
+        raise ValueError(
+            f"draws must be (steps, chains, ...), real, with at least 4 steps, got {draws.dtype} {tuple(draws.shape)}"
+        )
     if not bool(torch.isfinite(draws).all()):
         raise ValueError("draws must be finite")
     half = len(draws) // 2

@@ -233,9 +233,14 @@ def _golden(value: Callable[[float], float], low: float, high: float, tolerance:
 def relative_score_error(score: Score, x: Float[Tensor, "b ..."], target_score: Score) -> float:
     r"""$E|s - \nabla\log p|^2 / E|\nabla\log p|^2$ over the given x: 0 is exact, 1 is what saying 0 costs.
 
+    Raises:
+        ValueError: for no x.
+
     >>> relative_score_error(lambda x: -x / 2, torch.tensor([[1.0], [3.0]]), lambda x: -x)
     0.25
     """
+    if not len(x):
+        raise ValueError("x must be at least one row, got none")
     return float(explicit(score, x, target_score).mean() / explicit(torch.zeros_like, x, target_score).mean())
 
 
@@ -330,5 +335,5 @@ def _check_data(data: Tensor, least: int = 1) -> None:
 
 
 def _check_bandwidth(bandwidth: float) -> None:
-    if not 0 < bandwidth < math.inf:
-        raise ValueError(f"bandwidth must be positive, got {bandwidth}")
+    if not (bandwidth > 0 and 0 < bandwidth * bandwidth < math.inf):
+        raise ValueError(f"bandwidth must be positive and finite, and its square too, got {bandwidth}")
