@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import torch
@@ -247,25 +249,28 @@ def test_what_a_state_forgets_is_caught(forgotten):
 
 
 def test_an_average_that_a_state_forgets_is_caught_although_no_step_depends_on_it():
-    """As an attribute, in a container, in a closure; weights that only an average has are missed by no entry."""
+    """As an attribute, in a container, a closure, a partial, a slot; no entry misses weights that only it has."""
     assert failed(check.resume(lambda: Loop(("average",)))) == RESUMED[1:]
+
+    averages = {}  # of a run, found by no way that is not in question
+
+    @dataclass(slots=True)
+    class Slotted:
+        average: list
 
     class Aside(Loop):
         def __init__(self, how):
             super().__init__()
-            average = [p.detach().clone() for p in self.net.parameters()]
-
-            def follow():
-                torch._foreach_lerp_(average, [p.detach() for p in self.net.parameters()], 0.1)
-
-            self.aside = follow if how == "closure" else {"averages": average, "follow": follow}
-            self.follow = follow
+            average = averages[self] = [p.detach().clone() for p in self.net.parameters()]
+            ways = {"closure": lambda: average, "container": {"average": average}, "partial": partial(len, average)}
+            self.aside = (ways | {"slots": Slotted(average), "nowhere": None})[how]
 
         def step(self):
             super().step()
-            self.follow()
+            torch._foreach_lerp_(averages[self], [p.detach() for p in self.net.parameters()], 0.1)
 
-    for how in ("closure", "container"):
+    check.resume(lambda: Aside("nowhere")).require()
+    for how in ("closure", "container", "partial", "slots"):
         assert failed(check.resume(lambda how=how: Aside(how))) == RESUMED[1:]
 
 

@@ -280,6 +280,13 @@ def test_a_folder_that_cannot_be_written_is_refused_at_the_start(capsys, copy_of
             folder.chmod(0o755)
     assert files(copy_of) == before
     assert [p.name for p in tmp_path.iterdir()] == ["copy"]
+    for locked, open_ in (("state", "samples"), ("samples", "state")):
+        for folder, mode in ((copy_of, 0o777), (copy_of / open_, 0o777), (copy_of / locked, 0o755)):
+            folder.chmod(mode)
+        with anybody():
+            for wanted in (going_on(copy_of, "--steps", "8"), ["evaluate", str(copy_of)]):
+                refused(capsys, wanted, f"cannot write to {copy_of / locked}: Permission denied")
+    assert files(copy_of) == before
     (tmp_path / "notes.txt").write_text("mine")
     refused(capsys, words(tmp_path / "notes.txt" / "run"), "cannot write to", "notes.txt is not a folder")
 

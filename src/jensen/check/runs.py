@@ -10,6 +10,7 @@ import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import CellType, FunctionType, MethodType, ModuleType
@@ -202,7 +203,16 @@ def _parts(value: Any) -> Iterable[tuple[object, Any]]:
     if isinstance(value, FunctionType):
         cells = zip(value.__code__.co_freevars, value.__closure__ or (), strict=True)
         return [(name, cell.cell_contents) for name, cell in cells if _filled(cell)]
-    return list(getattr(value, "__dict__", {}).items())
+    if isinstance(value, partial):
+        return [("function", value.func), ("arguments", value.args), ("keywords", value.keywords)]
+    slots = [name for cls in type(value).__mro__ for name in _slots(cls) if hasattr(value, name)]
+    return [*getattr(value, "__dict__", {}).items(), *((name, getattr(value, name)) for name in slots)]
+
+
+def _slots(cls: type) -> tuple[str, ...]:
+    """Attributes that are in no `__dict__`, as of `dataclass(slots=True)`."""
+    names = vars(cls).get("__slots__", ())
+    return tuple(n for n in ((names,) if isinstance(names, str) else names) if n not in ("__dict__", "__weakref__"))
 
 
 def _filled(cell: CellType) -> bool:

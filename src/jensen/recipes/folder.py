@@ -54,15 +54,16 @@ def read_tree(folder: Path) -> dict[str, Any]:
 
 
 def refuse_unwritable(folder: Path) -> None:
-    """Raise a RunError if nothing can be written below a folder, which need not be there yet; leaves no trace."""
-    above = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
-    if not above.is_dir():
-        raise RunError(f"cannot write to {folder}: {above} is not a folder")
-    try:
-        with tempfile.TemporaryFile(dir=above):
-            pass
-    except OSError as error:
-        raise RunError(f"cannot write to {folder}: {error.strerror}") from error
+    """Raise a RunError if a run cannot be written to a folder, which need not be there yet; leaves no trace."""
+    for place in (folder, folder / "state", folder / "samples"):
+        above = next(p for p in (place.absolute(), *place.absolute().parents) if p.exists())
+        if not above.is_dir():
+            raise RunError(f"cannot write to {place}: {above} is not a folder")
+        try:
+            with tempfile.TemporaryFile(dir=above):
+                pass
+        except OSError as error:
+            raise RunError(f"cannot write to {place}: {error.strerror}") from error
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:
