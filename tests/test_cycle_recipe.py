@@ -112,7 +112,7 @@ def test_a_small_side_is_enlarged_by_what_a_run_draws(runs, capsys, tmp_path):
     drawn = model.sample(added, generator=generator(13)).clamp(-1, 1)
     assert torch.allclose(a[1437:].mean((1, 2, 3)), drawn.mean((1, 2, 3)), atol=1e-5)  # enlarged: the mean is kept
     points = runs(
-        "moons-score", *words_of({"network.width": 16, "network.blocks": 1, "data.points": 50, "data.test": 9})
+        "moons-score", *words_of({"network.width": 16, "network.blocks": 1, "data.points": 50, "data.test": 16})
     )
     ink = runs("digits-vae", *words_of({"network.hidden": 16}))
     other = runs("digits-cyclegan", *words_of(SMALL))
