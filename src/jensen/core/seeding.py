@@ -150,11 +150,7 @@ _DRAWS = {
 _IN_PLACE = {
     *(torch.Tensor.uniform_, torch.Tensor.normal_, torch.Tensor.exponential_, torch.Tensor.bernoulli_),
     *(torch.Tensor.cauchy_, torch.Tensor.geometric_, torch.Tensor.log_normal_, torch.Tensor.random_),
-    *(
-        torch.nn.init.uniform_,
-        torch.nn.init.normal_,
-        torch.nn.init.kaiming_uniform_,
-    ),  # a mode sees these, not what is in
+    *(torch.nn.init.uniform_, torch.nn.init.normal_, torch.nn.init.kaiming_uniform_),  # a mode sees them, not inside
 }
 
 
@@ -211,10 +207,8 @@ class _Drawing(TorchFunctionMode):
         own = any(isinstance(v, torch.Generator) for v in (*args, *kwargs.values()))
         if not drawn or own or get_worker_info() is not self.worker:
             return func(*args, **kwargs)
-        args, home = (
-            tuple(a for a in args if a is not None),
-            self.rng.device,
-        )  # a generator that is None may be in either
+        home = self.rng.device
+        args = tuple(a for a in args if a is not None)  # a generator that is None may be given by position
         kwargs["generator"] = self.rng
         if func in _FACTORIES:
             asked = torch.device(kwargs.pop("device", None) or torch.get_default_device())
