@@ -199,12 +199,14 @@ def test_lost_corrections_are_caught(predictor, claim):
 
 @dataclasses.dataclass(frozen=True)
 class Short:
-    """A sampler that makes all its steps but the last."""
+    """A sampler that makes all its steps but the last, on paths of more than `least` steps."""
 
     sampler: Sampler
+    least: int = 0
 
     def __call__(self, denoiser, z, times, generator):
-        return integrate(self.sampler, denoiser, z, times[:-1], generator=generator) if len(times) > 2 else z
+        made = times[: len(times) - (len(times) > self.least + 1)]
+        return integrate(self.sampler, denoiser, z, made, generator=generator) if len(made) > 1 else z
 
 
 @pytest.mark.parametrize("sampler", [DDIM(), DPMSolver(), Ancestral()])
@@ -212,3 +214,15 @@ def test_a_sampler_that_skips_its_last_step_is_caught(sampler):
     quick = {"counts": (8, 16), "steps": 64, "draws": 1000, "encodes": False}
     check.sampler(sampler, **quick).require()
     assert "a path of one step moves z" in claims(check.sampler(Short(sampler), **quick))
+    for least in (1, 7):
+        failed = claims(check.sampler(Short(sampler, least), **quick))
+        assert {f"the last of {n} steps is made" for n in (8, 16)} <= set(failed)
+
+
+def test_a_sampler_of_its_own_times_is_not_asked_for_another_last_one():
+    def by_its_own(denoiser, z, times, generator):
+        return integrate(DDIM(), denoiser, z, torch.linspace(0.9, 0.1, len(times), dtype=torch.float64))
+
+    report = check.sampler(by_its_own, counts=(8, 16), steps=64, draws=1000, encodes=False)
+    report.require()
+    assert not any("the last of" in e.claim for e in report.evidence)

@@ -25,9 +25,9 @@ def unet(**changes):
     [
         (
             torch.tensor([[0.0, math.nan], [1.0, 1.0], [math.inf, 0.0]]),
-            "x must be finite, got 2 of 3 rows that are not",
+            "must be finite, got 2 of 3",
         ),
-        (torch.tensor([[0.0, -math.inf]]), "x must be finite, got 1 of 1 rows"),
+        (torch.tensor([[0.0, -math.inf]]), "must be finite, got 1 of 1"),
         (torch.zeros(0, 2), r"x must be \(B, ...\) with a row at least, got shape \(0, 2\)"),
         (torch.zeros(3, 2, dtype=torch.long), "x must be float32 or float64, got int64"),
         (torch.zeros(3, 2, dtype=torch.uint8), "x must be float32 or float64, got uint8"),
@@ -83,6 +83,7 @@ def test_classes_that_are_none(cond, message):
         (torch.full((2, 3), 6), "conditions must be from 0 to 5, which stands for none, got 6 to 6"),
         (torch.full((2, 4), 1), r"conditions must have the shape \(2, 3\), got \(2, 4\)"),
         (torch.tensor([1, 2]), r"conditions must have the shape \(2, 3\), got \(2,\)"),
+        (torch.full((3, 3), 1), r"conditions must have the shape \(2, 3\), got \(3, 3\)"),
         (torch.full((2, 3), 1.0), "conditions must be integers, got float32"),
     ],
 )
@@ -100,6 +101,8 @@ def test_texts_that_are_none(text, message):
         (lambda: unet(widths=()), r"widths must be at least one, each a multiple of 8, got \(\)"),
         (lambda: unet(widths=(8, 12)), r"widths must be at least one, each a multiple of 8, got \(8, 12\)"),
         (lambda: unet(widths=(0,)), r"widths must be at least one, each a multiple of 8, got \(0,\)"),
+        (lambda: UNet(1, (0, 32), alphabet=5, length=3), r"a height and a width, multiples of 8, got \(0, 32\)"),
+        (lambda: TimeMLP((2,), dropout=1.0), r"dropout must be in \[0, 1\), got 1.0"),
         (lambda: unet(length=0), "alphabet, length and channels must be at least 1, got 5, 0 and 8"),
         (lambda: TimeMLP((2,), blocks=0), r"must be at least 1, got \(2,\), 256, 0, None and 1"),
         (lambda: TimeMLP((2, 0)), r"must be at least 1, got \(2, 0\), 256, 3, None and 1"),
@@ -109,6 +112,43 @@ def test_texts_that_are_none(text, message):
 def test_networks_of_nothing(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("null", [torch.tensor(3), torch.tensor([3])])
+def test_guidance_takes_the_conditions_that_its_network_takes(null):
+    """Classes (B,) and (B, 1) are the same draws, guided too; what is of another shape than the null is refused."""
+    net = TimeMLP((2,), width=8, blocks=1, classes=3)
+    torch.nn.init.normal_(net.exit.weight)
+    model, labels = Diffusion(NetworkDenoiser(net, CosineSchedule(), null=null), (2,)), torch.tensor([0, 1, 3])
+
+    def drawn(cond):
+        rng = torch.Generator().manual_seed(0)
+        return model.sample(3, cond=cond, steps=2, guidance=2.0, chunk=3, generator=rng)
+
+    torch.testing.assert_close(drawn(labels), drawn(labels[:, None]), rtol=0, atol=0)
+    for wrong in (labels[:, None].expand(3, 2), labels[:, None, None].expand(3, 1, 2)):
+        with pytest.raises(ValueError, match="conditions must have the shape"):
+            drawn(wrong)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
+def test_labels_of_any_whole_dtype(dtype):
+    net, z, t = TimeMLP((2,), width=8, blocks=1, classes=3), torch.randn(2, 2), torch.rand(2)
+    labels, text = torch.tensor([0, 3]), torch.tensor([[0, 1, 5], [2, 2, 2]])
+    assert torch.equal(net(z, t, labels.to(dtype)), net(z, t, labels))
+    picture, unit = torch.randn(2, 1, 16, 32), unet()
+    assert torch.equal(unit(picture, t, text.to(dtype)), unit(picture, t, text))
+
+
+def test_an_ode_that_cannot_be_solved():
+    with pytest.raises(ValueError, match="the velocity must be finite along the path from x, and no step"):
+        Diffusion(UNIT, (2,)).ode_log_likelihood(torch.full((1, 2), 3e38))
+
+
+@pytest.mark.parametrize("ask", ["encode", "decode"])
+def test_only_finite_rows_are_carried(ask):
+    with pytest.raises(ValueError, match="rows must be finite, got 1 of 2 that are not"):
+        getattr(Diffusion(UNIT, (2,)), ask)(torch.tensor([[0.0, math.nan], [1.0, 2.0]]), sampler="ddim")
 
 
 def test_no_condition_and_the_last_index_are_allowed():

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
+from scipy import integrate, stats
 from torch import nn
 
 from jensen.diffusion import (
@@ -360,6 +363,23 @@ def test_entropies():
         MixtureOracle([1.0], torch.zeros(1, 4), torch.ones(1, 4), schedule).entropy(t)
     with pytest.raises(ValueError, match="nodes must be at least 1"):
         near.entropy(t, nodes=0)
+
+
+@pytest.mark.parametrize("variance", [1e-1, 1e-2, 1e-4, 1e-8, 1e-12])
+def test_the_entropy_of_a_narrow_mode_inside_a_wide_one(variance):
+    """By scipy's adaptive quadrature between the modes' edges, to 1e-8."""
+    oracle = MixtureOracle([0.5, 0.5], [[0.0], [0.3]], [[1.0], [variance]], CosineSchedule())
+    law = [stats.norm(0, 1), stats.norm(0.3, variance**0.5)]
+
+    def surprise(x):
+        log_p = np.logaddexp(*(each.logpdf(x) for each in law)) - math.log(2)
+        return -log_p * math.exp(log_p)
+
+    steps = variance**0.5 * np.array([1.0, 3, 6, 9, 12, 20])
+    edges = np.unique(np.concatenate([np.linspace(-12, 12, 13), 0.3 - steps, [0.3], 0.3 + steps]))
+    exact = math.fsum(integrate.quad(surprise, a, b, epsabs=1e-13, limit=200)[0] for a, b in pairwise(edges))
+    found = oracle.entropy(torch.zeros(1, dtype=F64))
+    assert found.item() == pytest.approx(exact, abs=1e-8)
 
 
 def test_a_finite_data_set_has_the_density_of_its_kernels():

@@ -76,6 +76,24 @@ def test_a_step_between_equal_levels_is_the_identity(name):
     assert torch.equal(path, whole)
 
 
+class Rounded(Plateau):
+    """The same plateau, its log-SNR within a few roundings of one value and not always falling."""
+
+    def log_snr(self, t):
+        return super().log_snr(t) + torch.where((t > 0.4) & (t < 0.6), 1e-15 * torch.sin(1e3 * t), 0)
+
+
+@named
+def test_levels_that_differ_by_rounding_are_equal(name):
+    """No method divides by what rounding leaves of a plateau: the path is that over an exact one to 1e-9."""
+    z, times = torch.randn(4, 2, dtype=F64), torch.linspace(0.9, 0.1, 41, dtype=F64)
+    made = [
+        integrate(SAMPLERS[name], oracle, z, times, generator=generator(0))
+        for oracle in (GaussianOracle(torch.zeros(2), torch.ones(2) / 2, s) for s in (Plateau(), Rounded()))
+    ]
+    torch.testing.assert_close(*made, rtol=0, atol=1e-9)
+
+
 @named
 def test_half_precision_rounds_z_and_nothing_else(name):
     """150 steps, the same noise, float32 beside half: the draws differ by a few roundings of one number. DDIM, which

@@ -57,7 +57,7 @@ def model(output, schedule=None, **settings):
 @pytest.mark.parametrize("u", [0.0, 0.5, HIGHEST])
 @pytest.mark.parametrize("n", [1, 2, 3, 7, 256, 1000, 4096, 100_003])
 def test_no_draw_is_an_end_and_each_stays_in_its_stratum(monkeypatch, n, u):
-    monkeypatch.setattr(torch, "rand", lambda n: torch.full((n,), u))
+    monkeypatch.setattr(torch, "rand", lambda n, dtype: torch.full((n,), u, dtype=dtype))
     times = uniform_times(n)
     assert times.dtype == torch.float32
     assert bool(((times > 0) & (times < 1)).all())
@@ -68,6 +68,25 @@ def test_no_draw_is_an_end_and_each_stays_in_its_stratum(monkeypatch, n, u):
     levels = discrete_times(n)(n).sort().values  # one draw a level, n of n
     torch.testing.assert_close(levels, edges[1:].float(), rtol=0, atol=0)
     assert bool(((logit_normal_times()(n) > 0) & (logit_normal_times()(n) < 1)).all())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_the_default_dtype_changes_no_draw_but_its_precision(monkeypatch, dtype):
+    """T levels i / T, none of them lost in half precision; a draw of 1 - 2^-53 is none in double."""
+    n, single = 1000, [times(1000) for times in (discrete_times(1000), uniform_times, logit_normal_times(2.0, 3.0))]
+    monkeypatch.setattr(torch, "rand", lambda n, dtype: torch.full((n,), HIGHEST, dtype=dtype))
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        made = [times(n) for times in (discrete_times(n), uniform_times, logit_normal_times(2.0, 3.0))]
+    finally:
+        torch.set_default_dtype(before)
+    for t, as_before in zip(made, single, strict=True):
+        assert t.dtype == torch.promote_types(dtype, torch.float32)
+        assert bool((t > 0).all())
+        assert len(t.unique()) == len(as_before.unique())
+    torch.testing.assert_close(made[0].sort().values, (torch.arange(n) + 1).to(made[0]) / n, rtol=1e-7, atol=0)
+    assert bool((made[1] < 1).all())
 
 
 def test_rounding_down():

@@ -18,7 +18,7 @@ from torch.distributions import Bernoulli, Categorical, Distribution, MixtureSam
 from torch.distributions.constraints import Constraint
 
 from jensen.adversarial.margin import MARGIN_LOSSES, MarginLoss, zero_one
-from jensen.adversarial.quadrature import integrate_line
+from jensen.core.quadrature import integrate_line
 from jensen.core.seeding import drawing
 from jensen.core.seeding import generator as seeded
 

@@ -89,7 +89,8 @@ def sampler(
     distribution functions, so that every path is known without solving anything. A deterministic sampler must converge
     to it with its order, and come back from where it encodes to; one that draws must carry the marginal $F_t$ to $F_s$,
     and in each mode the spread. The numbers of draws and steps see 5% more noise than an ancestral step has. For both:
-    a path of one step is a step, the same generator gives the same draws, and no row depends on another.
+    a path of one step is a step, and the last of several is made; the same generator gives the same draws; and no row
+    depends on another.
 
     Args:
         sampler: one of jensen's (its `step`), or a function (denoiser, z, times, generator) -> z, which gets a
@@ -172,6 +173,7 @@ def sampler(
     out.append(_spread(f"the marginal after {steps} steps", oracle, made, end, 5 * bias))
     moved = (trial.run(above, trial.times(1), 6) - above).abs().max()
     out.append(bounded("a path of one step moves z", moved, 1e-6, relation="at least"))
+    out += trial.last_evidence(above)
     out.append(close("the same generator gives the same draws", one, again, 0.0))
     out.append(rows_alone("a row does not depend on its neighbours", lambda rows: trial.run(above[8 * rows], few, 5)))
     if settled and encodes:
@@ -205,6 +207,18 @@ class _Trial:
         with torch.no_grad(), torch.random.fork_rng():
             torch.manual_seed(outside)
             return self.path(self.oracle, z, times, torch.Generator().manual_seed(seed))
+
+    def last_evidence(self, above: Tensor) -> Iterator[Evidence]:
+        """Whether the last of several steps is made; nothing of a path that goes by times of its own."""
+        for n in (self.counts[0], self.counts[-1]):
+            times = self.times(n)
+            first, last = times.clone(), times.clone()
+            first[1], last[-1] = (times[0] + times[1]) / 2, (times[-2] + times[-1]) / 2
+            made, by_first, by_last = (self.run(above, t, 6) for t in (times, first, last))
+            moved = float((by_last - made).abs().max())
+            if moved or not torch.equal(by_first, made):
+                claim = f"the last of {n} steps is made: half of it ends elsewhere"
+                yield bounded(claim, moved, 1e-6, relation="at least")
 
     def path_evidence(self, above: Tensor, below: Tensor, order: float) -> Iterator[Evidence]:
         ends = [self.run(above, self.times(n)) for n in self.counts]

@@ -24,7 +24,8 @@ class Guided(Denoiser):
         interval: (low, high) times between which guidance acts.
 
     Raises:
-        ValueError: if the denoiser has no null condition, scale is negative, or the interval is not one.
+        ValueError: if the denoiser has no null condition, scale is negative, or the interval is not one;
+            called, for conditions of another shape than the null condition's, one a row.
 
     Source: Ho & Salimans (2022), equation 6, with w = 1 + their weight; Kynkaanniemi et al. (2024).
     """
@@ -51,7 +52,9 @@ class Guided(Denoiser):
             return plain
         null = self.condition(None, len(z_t))
         assert null is not None
-        both = self.denoiser(torch.cat([z_t, z_t]), torch.cat([t, t]), torch.cat([cond, null.to(cond)]))
+        if cond.numel() != null.numel():
+            raise ValueError(f"conditions must have the shape {tuple(null.shape)}, got {tuple(cond.shape)}")
+        both = self.denoiser(torch.cat([z_t, z_t]), torch.cat([t, t]), torch.cat([cond, null.to(cond).view_as(cond)]))
         (x, x_0), (eps, eps_0) = both.x.chunk(2), both.eps.chunk(2)
         fraction = None if both.fraction is None else both.fraction.chunk(2)[0]  # variances are not guided
         alpha, sigma = self.levels(t, z_t)

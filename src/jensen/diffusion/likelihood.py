@@ -108,7 +108,10 @@ class Bound:
             continuous time the diffusion term's integral over each equal stratum of log(1 + SNR).
         reconstruction: (B,) $L_0 = -E \log p(x | z_0)$.
         measure: whether it is a mass or a density of x that is bounded.
-        stderr: (B,) standard error of the whole, or None if it was not measured.
+        stderr: (B,) standard error of the whole, or None if it was not measured. Its square is unbiased, so that the
+            error of a mean over rows is right. A single row's is itself rough where all error sits in a few rare draws:
+            of data of two values in one dimension, whose exact denoiser errs in a narrow range of SNRs alone, +-2 cover
+            75 percent, of 17 values 90.
     """
 
     prior: Float[Tensor, " b"]

@@ -87,7 +87,8 @@ def ode_log_likelihood(
 
     Raises:
         ValueError: for an unknown trace, fewer than 2 probes, tolerances not positive, a span that is not one, a
-            network whose view is singular at one of its ends, or rows that `bound` refuses.
+            network whose view is singular at one of its ends, rows that `bound` refuses, or a velocity that is not
+            finite.
 
     Source: Song et al. (2021), appendix D.2, equation 39; Grathwohl et al. (2019), section 3.1.
 
@@ -122,7 +123,12 @@ def ode_log_likelihood(
     start = (alpha * x, x.new_zeros(len(x), len(directions)))
     options = {"norm": _row_norm, "step_t": ends[1:]}  # a last step that ends where the path does, never beyond
     with evaluating(denoiser):
-        path = odeint(slope, start, ends, rtol=rtol, atol=atol, method="dopri5", options=options)
+        try:
+            path = odeint(slope, start, ends, rtol=rtol, atol=atol, method="dopri5", options=options)
+        except AssertionError as stuck:  # torchdiffeq's word for a step that has no size left
+            raise ValueError(
+                f"the velocity must be finite along the path from x, and no step is small enough: {stuck}"
+            ) from stuck
     latent, traces = (part[-1].detach() for part in path)
     spread = torch.stack(denoiser.schedule.alpha_sigma(ends[1])).norm()
     log_prior = torch.distributions.Normal(torch.zeros_like(spread), spread).log_prob(latent)

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from jensen.core.quadrature import integrate_line
 from jensen.core.shapes import right_pad
 from jensen.diffusion.denoiser import Denoiser, Prediction
 from jensen.diffusion.likelihood import Bound, Span, level_times, prior_kl
@@ -96,11 +97,15 @@ class MixtureOracle(Denoiser):
         return torch.log_softmax(self._log_joint(z_t.double(), alpha, sigma), dim=1)
 
     def entropy(self, t: Float[Tensor, " b"], nodes: int = 96) -> Float[Tensor, " b"]:
-        r"""Differential entropy of z_t in nats, (B,), by Gauss-Hermite quadrature about every component.
+        r"""Differential entropy of z_t in nats, (B,), by quadrature.
+
+        In one dimension it is adaptive, and right however narrow one mode lies inside another. In two and three it is
+        Gauss-Hermite's about every component, which sees little of such a mode: of one with a tenth of the other's
+        deviation 96 nodes are 0.01 nats off in two dimensions.
 
         Args:
             t: (B,); above 0 where a variance is 0.
-            nodes: a dimension, at least 1; there are K nodes^D evaluations of the density.
+            nodes: a dimension, of two or three, at least 1; there are K nodes^D evaluations of the density.
 
         Raises:
             ValueError: for nodes < 1, or more than three dimensions.
@@ -110,6 +115,8 @@ class MixtureOracle(Denoiser):
             raise ValueError(f"nodes must be at least 1, got {nodes}")
         if dims > 3:
             raise ValueError(f"entropy by quadrature takes at most 3 dimensions, got {dims}")
+        if dims == 1:
+            return torch.stack([self._entropy_on_the_line(v) for v in t.double()])
         place, weight = (torch.from_numpy(v).to(self.means) for v in np.polynomial.hermite_e.hermegauss(nodes))
         unit = torch.cartesian_prod(*[place] * dims).reshape(-1, dims)
         share = torch.cartesian_prod(*[weight / weight.sum()] * dims).reshape(-1, dims).prod(1)
@@ -117,6 +124,14 @@ class MixtureOracle(Denoiser):
         points = mean[:, :, None] + variance.sqrt()[:, :, None] * unit  # (B, K, nodes^D, D)
         log_p = self.log_prob(points.reshape(-1, dims), t.double().repeat_interleave(points[0].numel() // dims))
         return -(log_p.view(points.shape[:-1]) @ share) @ (self.weights / self.weights.sum())
+
+    def _entropy_on_the_line(self, t: Tensor) -> Tensor:
+        mean, variance = self._components(*(v[None] for v in self.schedule.alpha_sigma(t)))
+        marks = mean + variance.sqrt() * torch.arange(-8, 9, 2).to(mean)
+        found, _ = integrate_line(
+            lambda z: torch.special.entr(self.log_prob(z[:, None], t.expand(len(z))).exp())[:, None], marks.reshape(-1)
+        )
+        return found[0]
 
     def forward(self, z_t: Float[Tensor, "b d"], t: Float[Tensor, " b"], cond: Tensor | None = None) -> Prediction:
         z, (alpha, sigma) = z_t.double(), self.schedule.alpha_sigma(t.double())

@@ -35,12 +35,17 @@ def uniform_times(n: int) -> Float[Tensor, " n"]:
     >>> sorted((8 * t).int().tolist()), bool(((t > 0) & (t < 1)).all())
     ([0, 1, 2, 3, 4, 5, 6, 7], True)
     """
-    return rounded_down(_stratified(n), torch.get_default_dtype())
+    return rounded_down(_stratified(n), _dtype())
+
+
+def _dtype() -> torch.dtype:
+    """The default dtype, single precision at least: half has no number for most of a thousand levels."""
+    return torch.promote_types(torch.get_default_dtype(), torch.float32)
 
 
 def _stratified(n: int) -> Tensor:
     """`uniform_times` in double precision."""
-    return (torch.randperm(n) + (torch.rand(n).double() + HALF_A_DRAW)) / n
+    return (torch.randperm(n) + (torch.rand(n, dtype=torch.float32).double() + HALF_A_DRAW)) / n
 
 
 def discrete_times(steps: int) -> Times:
@@ -53,7 +58,7 @@ def discrete_times(steps: int) -> Times:
         raise ValueError(f"steps must be at least 1, got {steps}")
 
     def times(n: int) -> Tensor:
-        return ((1 + (_stratified(n) * steps).floor()) / steps).to(torch.get_default_dtype())
+        return ((1 + (_stratified(n) * steps).floor()) / steps).to(_dtype())
 
     return times
 

@@ -126,9 +126,12 @@ class Diffusion(nn.Module):
         return settings.end + (settings.start - settings.end) * shifted
 
     def _rows(self, x: Tensor) -> Tensor:
-        """X itself, if it is rows of the model's shape."""
+        """X itself, if it is finite rows of the model's shape."""
         if tuple(x.shape[1:]) != self.shape:
             raise ValueError(f"rows must have the shape {self.shape}, got {tuple(x.shape[1:])}")
+        wrong = int((~torch.isfinite(x)).flatten(1).any(1).sum())
+        if wrong:
+            raise ValueError(f"rows must be finite, got {wrong} of {len(x)} that are not")
         return x
 
     def guided(self, settings: Sampling) -> Denoiser:

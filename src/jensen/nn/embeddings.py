@@ -53,7 +53,8 @@ class TextEmbedding(nn.Module):
     Index `alphabet` stands for "no character" and has a vector of its own.
 
     Raises:
-        ValueError: for a size below 1; called, for a text of another length, or with a character that is none.
+        ValueError: for a size below 1; called, for texts that are not one a row, of another length, or with a character
+            that is none.
     """
 
     def __init__(self, alphabet: int, length: int, channels: int):
@@ -65,6 +66,6 @@ class TextEmbedding(nn.Module):
         self.character = nn.Embedding(alphabet + 1, channels)
         self.place = nn.Parameter(torch.randn(length, channels) / math.sqrt(2))
 
-    def forward(self, text: Shaped[Tensor, "b ..."]) -> Float[Tensor, "b length channels"]:
-        check_labels(text, self.character.num_embeddings - 1, (len(text), len(self.place)))
-        return self.character(text) + self.place
+    def forward(self, text: Shaped[Tensor, "..."], rows: int) -> Float[Tensor, "b length channels"]:
+        check_labels(text, self.character.num_embeddings - 1, (rows, len(self.place)))
+        return self.character(text.long()) + self.place

@@ -70,6 +70,8 @@ class TimeMLP(nn.Module):
                 "shape, width, blocks, classes and outputs must be at least 1, "
                 f"got {tuple(shape)}, {width}, {blocks}, {classes} and {outputs}"
             )
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {dropout}")
         self.outputs = outputs
         self.enter = nn.Linear(size, width)
         self.time = nn.Sequential(
@@ -91,7 +93,7 @@ class TimeMLP(nn.Module):
             if cond is not None:
                 check_labels(cond, none, (len(t),), (len(t), 1))
             label = torch.full(t.shape, none, device=t.device) if cond is None else cond.reshape(len(t))
-            c = c + self.label(label)
+            c = c + self.label(label.long())
         elif cond is not None:
             raise ValueError("this network has no classes, so it takes no condition")
         h = self.enter(z.flatten(1))

@@ -115,8 +115,8 @@ class UNet(nn.Module):
         outputs: numbers out for each one in; 2 for a `NetworkDenoiser` that learns variances.
 
     Raises:
-        ValueError: for a setting out of its range, or a size that does not divide; called, for texts of another length
-            or with a character that is none.
+        ValueError: for a setting out of its range, or a size that does not divide; called, for texts
+            that are not one a row, of another length or with a character that is none.
 
     >>> net = UNet(1, (24, 64), alphabet=10, length=4)
     >>> net(torch.zeros(2, 1, 24, 64), torch.zeros(2), torch.zeros(2, 4, dtype=torch.long)).shape
@@ -145,8 +145,8 @@ class UNet(nn.Module):
                 f"got {channels}, {blocks}, {patch} and {outputs}"
             )
         factor = patch * 2 ** (len(widths) - 1)
-        if size[0] % factor or size[1] % factor:
-            raise ValueError(f"height and width must be multiples of {factor}, got {size[0]} and {size[1]}")
+        if any(side < 1 or side % factor for side in size):
+            raise ValueError(f"size must be a height and a width, multiples of {factor}, got {tuple(size)}")
         embedding = 2 * widths[0]
         self.patch = patch
         self.time = nn.Sequential(Fourier(64), nn.Linear(64, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
@@ -168,9 +168,9 @@ class UNet(nn.Module):
         _zero(self.head)
 
     def forward(
-        self, x: Float[Tensor, "b c h w"], noise: Float[Tensor, " b"], cond: Shaped[Tensor, "b ..."]
+        self, x: Float[Tensor, "b c h w"], noise: Float[Tensor, " b"], cond: Shaped[Tensor, "..."]
     ) -> Float[Tensor, "b c_out h w"]:
-        text = self.text(cond)
+        text = self.text(cond, len(x))
         embedding = F.silu(self.time(noise) + self.pooled(text.flatten(1)))
         h = self.stem(F.pixel_unshuffle(x, self.patch).contiguous(memory_format=torch.channels_last))
         skips: list[Tensor] = []

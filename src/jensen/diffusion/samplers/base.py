@@ -18,13 +18,15 @@ from jensen.diffusion.schedule import Schedule
 
 Memory = Any
 RHO = 7  # Karras et al.'s exponent
+ROUNDING = 1e-12  # relative: levels that differ by less are equal
 
 
 @runtime_checkable
 class Sampler(Protocol):
     """One step from time t to time s; `memory` is None at first, and then what the last step returned with this z.
 
-    It describes the path to that z. Whoever moves z between two steps passes None on, and the next step starts afresh.
+    The levels at t and s differ: between equal ones `integrate` makes no step. The memory describes the path to that z.
+    Whoever moves z between two steps passes None on, and the next step starts afresh.
     """
 
     def step(
@@ -52,9 +54,9 @@ def integrate(
 ) -> Tensor:
     """Carry z along `times`: z at times[0] in, z at times[-1] out.
 
-    Decreasing times sample, increasing times encode (deterministic samplers only). Between equal levels, on a plateau
-    of the schedule, z and the sampler's memory stay as they are. A path in half precision is carried in float32: the
-    denoiser alone sees z rounded, and z comes out in the dtype it came in.
+    Decreasing times sample, increasing times encode (deterministic samplers only). Between levels that are equal but
+    for rounding, on a plateau of the schedule, z and the sampler's memory stay as they are. A path in half precision is
+    carried in float32: the denoiser alone sees z rounded, and z comes out in the dtype it came in.
 
     Args:
         sampler: a step.
@@ -85,7 +87,7 @@ def integrate(
         raise ValueError(f"{type(sampler).__name__} draws noise, so it cannot encode: give decreasing times")
     memory: Memory = None
     for k, (t, s) in enumerate(pairwise(times)):
-        if levels(denoiser, t, z) != levels(denoiser, s, z):
+        if not _equal(levels(denoiser, t, z), levels(denoiser, s, z)):
             z, memory = sampler.step(denoiser, z, t, s, memory, cond=cond, generator=generator)
         if on_step is not None:
             on_step(k + 1, z.to(given))
@@ -104,6 +106,11 @@ class _Rounded(Denoiser):
         p = self.denoiser(z_t.to(self.dtype), t, cond)
         x, eps, alpha, sigma = (single(v) for v in (p.x, p.eps, p.alpha, p.sigma))
         return Prediction(x, eps, alpha, sigma, None if p.fraction is None else single(p.fraction))
+
+
+def _equal(before: tuple[Tensor, Tensor], after: tuple[Tensor, Tensor]) -> bool:
+    """Whether two pairs of levels differ by rounding alone, of which multistep methods would take differences."""
+    return all(torch.allclose(a, b, rtol=ROUNDING, atol=0) for a, b in zip(before, after, strict=True))
 
 
 def _check_times(times: Tensor, dtype: torch.dtype) -> None:
