@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import random
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -272,6 +274,29 @@ def test_an_average_that_a_state_forgets_is_caught_although_no_step_depends_on_i
     check.resume(lambda: Aside("nowhere")).require()
     for how in ("closure", "container", "partial", "slots"):
         assert failed(check.resume(lambda how=how: Aside(how))) == RESUMED[1:]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: np.random.default_rng(0).normal,
+        lambda: np.random.RandomState(0).normal,
+        lambda: random.Random(0).random,
+    ],
+)
+def test_a_generator_that_a_state_forgets_is_caught(make):
+    """Numpy's and Python's, reached through the method that draws."""
+
+    class Also(Loop):
+        def __init__(self):
+            super().__init__()
+            self.also = make()
+
+        def step(self):
+            super().step()
+            self.also()
+
+    assert failed(check.resume(Also)) == RESUMED[1:]
 
 
 def test_an_objective_whose_average_is_lost_is_caught(monkeypatch):

@@ -6,6 +6,8 @@ import copy
 import io
 import itertools
 import multiprocessing
+import pickle
+import random
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,7 +15,7 @@ from datetime import timedelta
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import CellType, FunctionType, MethodType, ModuleType
+from types import BuiltinMethodType, CellType, FunctionType, MethodType, ModuleType
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -57,8 +59,9 @@ def resume(
     The state is written by `torch.save` after some steps and loaded into a run made anew, with torch's global
     generator somewhere else in between. Two uninterrupted runs from one seed agree; steps change the state; what is
     loaded is what was saved; at the end no entry of the state differs, and no tensor that the run holds, in the state
-    or not: in its attributes and theirs, modules, optimizers, containers, and in what its functions close over. So
-    averaged weights that nobody saved are missed, although nothing in the state depends on them.
+    or not, and no generator of random numbers: in its attributes and theirs, modules, optimizers, containers, and in
+    what its functions close over. So averaged weights that nobody saved are missed, although nothing in the state
+    depends on them.
 
     Args:
         make: a new run (`step`, `state_dict`, `load_state_dict`); or an objective, which `jensen.training` then trains
@@ -167,7 +170,7 @@ def _entries(state: Any, path: str = "") -> dict[str, Any]:
 
 
 def _held(run: object) -> dict[str, Tensor]:
-    """Every tensor that can be reached from a run, by its path; copies."""
+    """Every tensor that can be reached from a run, and the state of every generator, by its path; copies."""
     found: dict[str, Tensor] = {}
     met: dict[int, object] = {}  # kept alive, so that no address is used twice
 
@@ -183,6 +186,8 @@ def _held(run: object) -> dict[str, Tensor]:
             found[path] = torch.from_numpy(value.copy())
         elif isinstance(value, torch.Generator):
             found[path] = value.get_state()
+        elif isinstance(value, np.random.Generator | np.random.RandomState | random.Random):
+            found[path] = torch.frombuffer(bytearray(pickle.dumps(value)), dtype=torch.uint8)
 
     walk(run, "")
     return found
@@ -190,7 +195,7 @@ def _held(run: object) -> dict[str, Tensor]:
 
 def _parts(value: Any) -> Iterable[tuple[object, Any]]:
     """What a value consists of."""
-    if isinstance(value, Tensor | np.ndarray | torch.Generator):
+    if isinstance(value, Tensor | np.ndarray | torch.Generator | np.random.Generator | random.Random):
         return []
     if isinstance(value, torch.optim.Optimizer):
         return [("state", value.state_dict())]
@@ -198,7 +203,7 @@ def _parts(value: Any) -> Iterable[tuple[object, Any]]:
         return list(value.items())
     if isinstance(value, list | tuple | set | deque):
         return list(enumerate(value))
-    if isinstance(value, MethodType):
+    if isinstance(value, MethodType | BuiltinMethodType):
         return [("self", value.__self__)]
     if isinstance(value, FunctionType):
         cells = zip(value.__code__.co_freevars, value.__closure__ or (), strict=True)
