@@ -624,6 +624,17 @@ def test_a_baseline_that_reads_no_values_serves_a_shared_draw(baseline):
     assert total == pytest.approx(s * (1 - s) * 2)
 
 
+@pytest.mark.parametrize(
+    "baseline", [leave_one_out, lambda v: v.detach().mean(), torch.median, lambda v: float(v.max())]
+)
+def test_a_baseline_of_the_values_does_not_serve_a_shared_draw(baseline):
+    """By autograd or not: a mean that is detached, or a number, hangs on the values all the same."""
+    logit = T(0.3, grad=True)
+    z = D.Bernoulli(logits=logit).sample()
+    with pytest.raises(ValueError, match="needs axis 0 of the values"):
+        score_surrogate(T([1.0, 3.0, -2.0]) * z, D.Bernoulli(logits=logit).log_prob(z), baseline)
+
+
 # -- doubly stochastic sums --------------------------------------------------------------------------------
 
 

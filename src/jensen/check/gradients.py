@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 
 from jensen.check.evidence import ERRORS, Evidence, Report
 from jensen.core.seeding import drawing
-from jensen.estimators.exact import Function, exact_gradient, moves, slopes
+from jensen.estimators.exact import Function, exact_gradient, leaves_of, moves, slopes
 
 BATCHES, DRAWS = 50, 10_000
 
@@ -83,17 +83,7 @@ def gradient(
 
 def _leaves(q: Distribution) -> list[Tensor]:
     """All that log q depends on, in the order of its formula."""
-    log_q = q.log_prob(q.sample())
-    found: list[Tensor] = []
-    seen, waiting = set(), [log_q.grad_fn]
-    while waiting:
-        node = waiting.pop(0)
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable"):
-            found.append(node.variable)
-        waiting.extend(parent for parent, _ in node.next_functions)
+    found = leaves_of(q.log_prob(q.sample()))
     if not found:
         raise ValueError("q must be made from parameters that require a gradient, and its log-probability has none")
     return found

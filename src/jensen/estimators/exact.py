@@ -70,16 +70,30 @@ def exact_gradient(
     if q.event_shape or moves(q) or _ends(_support(q)) is None:
         return None
     (z, w), (few, v) = (_rule(q, nodes) for nodes in (NODES, NODES // 2))
-    fine, coarse = slopes(_centred(w, f(z)), leaves), slopes(_centred(v, f(few)), leaves)
     lost = slopes(w.sum(0), leaves)  # of the mass, which is 1: a support that moves unsaid
-    if not all(bool(g.isfinite().all()) for g in fine) or any(bool((g.abs() > 0.02).any()) for g in lost):
+    if any(bool((g.abs() > 0.02).any()) for g in lost):
         return None
-    return "quadrature", fine, [(a - b).abs() for a, b in zip(fine, coarse, strict=True)]
+    # A constant in f cancels in the slope, and takes digits with it; where the density is infinite the mass does not
+    # quite, and the constant is better left: the nodes say which.
+    found = []
+    for mean in (_mean, _centred):
+        fine, coarse = slopes(mean(w, f(z)), leaves), slopes(mean(v, f(few)), leaves)
+        found.append((fine, [(a - b).abs() for a, b in zip(fine, coarse, strict=True)]))
+    (plain, doubt), (centred, other) = found
+    better = [b < a for a, b in zip(doubt, other, strict=True)]
+    value = [torch.where(c, b, a) for a, b, c in zip(plain, centred, better, strict=True)]
+    if not all(bool(g.isfinite().all()) for g in value):
+        return None
+    return "quadrature", value, [torch.where(c, b, a) for a, b, c in zip(doubt, other, better, strict=True)]
+
+
+def _mean(mass: Tensor, values: Tensor) -> Tensor:
+    return (mass * values).sum(0)
 
 
 def _centred(mass: Tensor, values: Tensor) -> Tensor:
-    """The mean less a constant: as the mass has no gradient, one of f's values should not cancel in the slope."""
-    return (mass * (values - (mass * values).sum(0).detach())).sum(0)
+    """The mean of what values have more than their mean: of the same slope, as the whole mass has none."""
+    return _mean(mass, values - _mean(mass, values).detach())
 
 
 def slopes(value: Tensor, leaves: Sequence[Tensor]) -> list[Tensor]:
@@ -110,13 +124,27 @@ def _moves_with(q: TransformedDistribution, end: Tensor) -> bool:
         if transform.domain.event_dim:
             return False
         end = transform(end)
-    leaves, nodes = [], [end.grad_fn]
-    while nodes:
-        node = nodes.pop()
-        if node is not None:
-            leaves += [node.variable] if hasattr(node, "variable") else []
-            nodes += [before for before, _ in node.next_functions]
-    return bool(leaves) and any(bool(g.abs().sum() > 0) for g in slopes(end, leaves))
+    return any(bool((g != 0).any()) for g in slopes(end, leaves_of(end)))
+
+
+def leaves_of(value: Tensor) -> list[Tensor]:
+    """All that require a gradient and that a value which is none of them depends on, in the order of its formula.
+
+    >>> a, b = (torch.tensor(v, requires_grad=True) for v in (2.0, 3.0))
+    >>> leaves_of(a * b + a)
+    [tensor(2., requires_grad=True), tensor(3., requires_grad=True)]
+    """
+    found: list[Tensor] = []
+    seen, waiting = set(), [value.grad_fn]
+    while waiting:
+        node = waiting.pop(0)
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found.append(node.variable)
+        waiting.extend(parent for parent, _ in node.next_functions)
+    return found
 
 
 def _support(q: Distribution) -> Any:
