@@ -89,7 +89,7 @@ class Judge:
             split = gap_split(self.model, x, steps=self.recipe.judging.refine_steps, generator=rng)
         advance(1)
         parts = {"whole": split.total, "approximation": split.approximation, "amortization": split.amortization}
-        left = {"mean": float(split.left.mean()), "most": float(split.left.max()), "near": NEAR}
+        left = {"mean": float(split.left.mean()), "most": float(split.left.abs().max()), "near": NEAR}
         return {"rows": len(x), "left": left, **{name: mean_of(gap) for name, gap in parts.items()}}
 
     def _collapse(self, x: Tensor, rng: torch.Generator) -> CollapseReport:
@@ -143,7 +143,7 @@ class Judge:
             ]
         for number, layer in enumerate(found["collapse"]["layers"], start=1):
             top = number == len(found["collapse"]["layers"])
-            rows.append((f"layer {number}: {layer['verdict']}", _layer_words(layer, top)))
+            rows.append((f"layer {number}: {layer['verdict']}", _layer_words(layer, top, found["rows"])))
         rows.append(("collapse", found["collapse"]["words"]))
         return rows
 
@@ -229,10 +229,10 @@ def _layer(layer: LayerUse) -> dict[str, Any]:
     return {**asdict(layer), "verdict": layer.verdict}
 
 
-def _layer_words(layer: dict[str, Any], top: bool) -> str:
+def _layer_words(layer: dict[str, Any], top: bool, rows: int) -> str:
     """What a layer is used for; the aggregated posterior of the top layer alone, whose prior has a closed form."""
     words = f"{layer['active']} of {layer['units']} units active, KL {_measured(layer['kl'])}"
-    words += f", I(x; z) {_measured(layer['information'])}"
+    words += f", I(x; z) {_measured(layer['information'])} of at most log {rows} = {math.log(rows):.2f}"
     if top:
         words += f", KL(q(z) || p(z)) {_measured(layer['divergence'])}"
     words += f", log p(x | z) lost without it {_measured(layer['log_px_lost'])} nats"
