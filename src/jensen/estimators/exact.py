@@ -75,11 +75,11 @@ def exact_gradient(
         return None
     # A constant in f cancels in the slope, and takes digits with it; where the density is infinite the mass does not
     # quite, and the constant is better left: the nodes say which.
-    found = []
+    both = []
     for mean in (_mean, _centred):
         fine, coarse = slopes(mean(w, f(z)), leaves), slopes(mean(v, f(few)), leaves)
-        found.append((fine, [(a - b).abs() for a, b in zip(fine, coarse, strict=True)]))
-    (plain, doubt), (centred, other) = found
+        both.append((fine, [(a - b).abs() for a, b in zip(fine, coarse, strict=True)]))
+    (plain, doubt), (centred, other) = both
     better = [b < a for a, b in zip(doubt, other, strict=True)]
     value = [torch.where(c, b, a) for a, b, c in zip(plain, centred, better, strict=True)]
     if not all(bool(g.isfinite().all()) for g in value):
