@@ -22,7 +22,8 @@ from jensen.training import Budget, descend, warm_then_decay
 from test_cli import journal_of, refused
 from test_recipes import POINTS_GAN, words_of
 
-TINY = words_of(POINTS_GAN | {"training.batch_size": 8, "training.log_every": 2, "training.save_every": 2})
+QUICK = {"training.batch_size": 8, "training.log_every": 2, "training.save_every": 2, "training.previews": 0}
+TINY = words_of(POINTS_GAN | QUICK)
 ON = ["--resume", "--no-evaluate"]
 
 
@@ -68,7 +69,7 @@ def copy_of(run, tmp_path):
 
 def test_a_run_that_goes_on_is_the_longer_run_where_their_rates_agree(tmp_path):
     """Warmed up and constant until the very end: 4 steps and then up to 10 are, bit for bit, 10."""
-    flat = ("--no-evaluate", "--set", "training.decay=1e-9", "--set", "training.previews=0")
+    flat = ("--no-evaluate", "--set", "training.decay=1e-9")
     assert main(words(tmp_path / "long", *flat, steps=10)) == 0
     assert main(words(tmp_path / "short", *flat)) == 0
     before = journal_of(tmp_path / "short")
@@ -281,7 +282,7 @@ def test_a_folder_that_cannot_be_written_is_refused_at_the_start(capsys, copy_of
     assert files(copy_of) == before
     assert [p.name for p in tmp_path.iterdir()] == ["copy"]
     for locked, open_ in (("state", "samples"), ("samples", "state")):
-        for folder, mode in ((copy_of, 0o777), (copy_of / open_, 0o777), (copy_of / locked, 0o755)):
+        for folder, mode in ((copy_of, 0o777), (copy_of / open_, 0o777), (copy_of / locked, 0o555)):
             folder.chmod(mode)
         with anybody():
             for wanted in (going_on(copy_of, "--steps", "8"), ["evaluate", str(copy_of)]):
