@@ -2,79 +2,99 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import socket
 import subprocess
 import sys
-from pathlib import Path
+import traceback
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 import jensen.recipes.base
+from games import ring_stream
 from jensen.cli.main import main
-from jensen.data.pool import pool_stream
-from jensen.recipes import configure, running
-from jensen.training.distributed import shard
-from jensen.training.journal import read_journal
-from test_cli import train_words
-
-PROGRAM = """
-import atexit
-import os
-import sys
-sys.path.insert(0, {tests!r})
-import torch
-from torch import nn
 from jensen.core.objective import Objective
 from jensen.core.types import Loss, Phase
-from jensen.training import Budget, TrainState, fit
-from jensen.training.distributed import collect, rank, shard, start
-from games import ring_stream
+from jensen.data.pool import pool_stream
+from jensen.recipes import configure, running
+from jensen.training import Budget, fit
+from jensen.training.distributed import collect, rank, shard, start, stop
+from jensen.training.journal import read_journal
+from test_cli import train_words
 from test_training import new_state
 
+
 class Square(Objective):
-    # deterministic: (critic and model) so that one process and two must agree
+    """Without draws, so that one process and two must agree."""
+
     phases = (Phase(("a",)), Phase(("b",)))
+
     def __init__(self):
         super().__init__()
         torch.manual_seed(0)
         self.model, self.b = nn.Linear(2, 3), nn.Linear(3, 1)
+
     def players(self):
-        return {{"a": self.model.parameters(), "b": self.b.parameters()}}
+        return {"a": self.model.parameters(), "b": self.b.parameters()}
+
     def forward(self, players, batch, step):
         total = self.b(self.model(batch["x"]).tanh()).square().mean()
-        return {{name: Loss.of(total) for name in players}}
-
-# registered before the group is joined, so that it runs last: no group is left by then
-atexit.register(lambda: os._exit(3) if torch.distributed.is_initialized() else None)
-torch.set_num_threads(1)
-mine, world = start()
-state = new_state(Square(), optimizer=torch.optim.SGD)
-fit(state, shard(ring_stream(), mine, world), Budget(steps=5))
-flat = torch.cat([p.detach().flatten() for p in state.objective.parameters()])
-same = collect(flat)
-assert all(torch.equal(v, flat) for v in same)
-if mine == 0:
-    assert len(same) == world
-    torch.save(flat, sys.argv[1])
-"""
+        return {name: Loss.of(total) for name in players}
 
 
-def launch(program: Path, out: Path, processes: int) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command = command if processes > 1 else [sys.executable]
-    done = subprocess.run([*command, str(program), str(out)], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+def trained(mine, world):
+    state = new_state(Square(), optimizer=torch.optim.SGD)
+    fit(state, shard(ring_stream(), mine, world), Budget(steps=5))
+    return torch.cat([p.detach().flatten() for p in state.objective.parameters()])
 
 
-def test_two_processes_give_the_one_process_training(tmp_path):
-    program = tmp_path / "program.py"
-    program.write_text(PROGRAM.format(tests=str(Path(__file__).parent)))
-    for n in (1, 2):
-        launch(program, tmp_path / f"{n}.pt", n)
-    one, two = (torch.load(tmp_path / f"{n}.pt", weights_only=True) for n in (1, 2))
-    torch.testing.assert_close(one, two, rtol=1e-6, atol=1e-7)
+def together(work):
+    """Run it in two forked processes, which have all modules at hand, in the environment that torchrun gives them.
+
+    It returns nothing, or an exit code.
+    """
+    with socket.create_server(("localhost", 0)) as free:
+        port = free.getsockname()[1]
+    said = {"WORLD_SIZE": 2, "MASTER_ADDR": "localhost", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "here"}
+    pids = []
+    for mine in range(2):
+        pids.append(os.fork())
+        if pids[-1] == 0:
+            code = 1
+            try:
+                torch.set_num_threads(1)
+                os.environ.update({name: str(value) for name, value in (said | {"RANK": mine}).items()})
+                atexit._clear()
+                code = work() or 0
+                atexit._run_exitfuncs()
+            except BaseException:  # noqa: BLE001 (a child that went on would run the other tests)
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+    assert codes == [0, 0]
+
+
+def test_two_processes_give_the_one_process_training_and_leave_their_group_at_the_end(tmp_path):
+    def work():
+        # registered before the group is joined, so that it runs last: no group is left by then
+        atexit.register(lambda: os._exit(3) if torch.distributed.is_initialized() else None)
+        mine, world = start()
+        flat = trained(mine, world)
+        found = collect(flat)
+        assert all(torch.equal(v, flat) for v in found)
+        if mine == 0:
+            assert len(found) == world == 2
+            torch.save(flat, tmp_path / "two.pt")
+
+    together(work)
+    two = torch.load(tmp_path / "two.pt", weights_only=True)
+    torch.testing.assert_close(trained(0, 1), two, rtol=1e-6, atol=1e-7)
 
 
 def test_shards_partition_a_batch():
@@ -86,57 +106,35 @@ def test_shards_partition_a_batch():
         next(shard(stream, 0, 3)(0))
 
 
+def torchrun(*words):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, *map(str, words)], capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def test_the_command_trains_on_two_processes_and_resumes_bit_for_bit(tmp_path):
     """torchrun, gloo, on CPUs: both processes' random numbers are kept; one process writes."""
 
-    def torchrun(*words):
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "jensen"]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=300, env=environment)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+    def words(name):
+        return train_words(tmp_path / name, "--no-evaluate", "--set", "training.previews=0")
 
-    def words(out, steps):
-        return [*train_words(out, "--no-evaluate", "--set", "training.previews=0", steps=steps)]
-
-    said = torchrun(*words(tmp_path / "whole", 6))
+    said = torchrun("-m", "jensen", *words("whole"))
     assert said.count("trained:") == 1
-    torchrun(*words(tmp_path / "part", 6))
+    shutil.copytree(tmp_path / "whole", tmp_path / "part")
     (tmp_path / "part" / "state" / "000000006.pt").unlink()
-    torchrun("train", "captcha", "--out", str(tmp_path / "part"), "--resume", "--no-evaluate")
-    whole, part = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "part"))
-    assert all(torch.equal(value, part[name]) for name, value in whole.items())
-    alone = load_file(_one_process(tmp_path, words))
-    assert not all(torch.equal(value, alone[name]) for name, value in whole.items())  # other noise in the second
+    (tmp_path / "part" / "model.safetensors").unlink()
+    goes_on = ["train", "captcha", "--out", str(tmp_path / "part"), "--resume", "--no-evaluate"]
+    together(lambda: main(goes_on))
+    assert main(words("alone")) == 0
+    whole, part, alone = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "part", "alone"))
+    assert same(whole, part)
+    assert not same(whole, alone)  # other noise in the second
 
 
-RESUMES = """
-import sys
-from pathlib import Path
-import shutil
-import torch
-import torch.distributed as dist
-sys.path.insert(0, {tests!r})
-from jensen.recipes import configure, running
-from jensen.training.distributed import rank, start, stop
-from test_distributed import apart
-
-torch.set_num_threads(1)
-start()
-out = Path(sys.argv[1])
-for name, words in apart.items():
-    recipe = configure(name, words)
-    running.train(recipe, out / name)
-    if rank() == 0:
-        shutil.copytree(out / name, out / f"{{name}}-resumed")
-        (out / f"{{name}}-resumed" / "state" / "000000008.pt").unlink()
-    dist.barrier()
-    running.train(recipe, out / f"{{name}}-resumed", resume=True)
-longer = configure("ring-gan", [*apart["digits-cyclegan"][:5], "data.points=100", "training.steps=12"])
-running.train(longer, out / "alone", resume=True)
-stop()
-"""
 _BRIEF = ["training.steps=8", "training.save_every=4", "training.previews=0", "training.batch_size=8"]
+ALONE = [*_BRIEF, "training.log_every=4", "data.points=100"]
 apart = {  # recipes whose processes differ in more than their random numbers, tiny
     "digits-cyclegan": [
         *_BRIEF,
@@ -151,13 +149,25 @@ apart = {  # recipes whose processes differ in more than their random numbers, t
 }
 
 
+def _resumes(out):
+    """Train each, and again from the middle on; train longer what one process began."""
+    start()
+    for name, words in apart.items():
+        recipe = configure(name, words)
+        running.train(recipe, out / name)
+        if rank() == 0:
+            shutil.copytree(out / name, out / f"{name}-resumed")
+            (out / f"{name}-resumed" / "state" / "000000008.pt").unlink()
+        torch.distributed.barrier()
+        running.train(recipe, out / f"{name}-resumed", resume=True)
+    running.train(configure("ring-gan", [*ALONE, "training.steps=12"]), out / "alone", resume=True)
+    stop()
+
+
 def test_pools_and_adaptive_augmentation_of_two_processes_resume_bit_for_bit(tmp_path, monkeypatch):
     """Each has buffers of its own: all are kept. One process takes over the first's, two begin with copies of one's."""
-    program = tmp_path / "program.py"
-    program.write_text(RESUMES.format(tests=str(Path(__file__).parent)))
-    alone = configure("ring-gan", [*apart["digits-cyclegan"][:5], "data.points=100"])
-    running.train(alone, tmp_path / "alone")
-    launch(program, tmp_path, 2)
+    running.train(configure("ring-gan", ALONE), tmp_path / "alone")
+    together(lambda: _resumes(tmp_path))
     for name in apart:
         whole, part = (tmp_path / name, tmp_path / f"{name}-resumed")
         ours, theirs = (load_file(run / "model.safetensors") for run in (whole, part))
@@ -207,8 +217,3 @@ def test_packs_that_do_not_divide_a_processes_rows_are_refused_at_the_start(tmp_
     with pytest.raises(ValueError, match="batch_size 9 does not divide by 2 processes"):
         running.train(configure("ring-gan", ["training.batch_size=9"]), tmp_path / "run")
     assert not (tmp_path / "run").exists()
-
-
-def _one_process(tmp_path, words):
-    assert main(words(tmp_path / "alone", 6)) == 0
-    return tmp_path / "alone" / "model.safetensors"
