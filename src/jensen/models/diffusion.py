@@ -73,7 +73,7 @@ class Sampling:
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
         if not 0 <= self.guidance < math.inf:
-            raise ValueError(f"guidance must be at least 0, got {self.guidance}")
+            raise ValueError(f"guidance must be at least 0 and finite, got {self.guidance}")
         if not 0 < self.shift < math.inf:
             raise ValueError(f"shift must be positive, got {self.shift}")
         if not 0 < self.start <= 1:
