@@ -85,6 +85,17 @@ def test_a_games_draws_depend_on_all_bits():
     assert not torch.equal(*drawn)
 
 
+def test_whole_numbers_of_numpy_and_torch_are_seeds_and_others_are_refused():
+    for seed in (np.int64(5), np.uint8(5), torch.tensor(5)):
+        assert torch.equal(words(generator(seed)), words(generator(5)))
+        assert torch.equal(words(generators(seed, "a")[0]), words(generators(5, "a")[0]))
+        assert torch.equal(words(numbered(seed, 1)), words(numbered(5, 1)))
+    assert generator(np.uint64(2**63 + 1)).initial_seed() == 2**63 + 1
+    for seed in (1.0, "3", None, torch.tensor(1.5)):
+        with pytest.raises(ValueError, match="seed must be a whole number, got "):
+            generator(seed)
+
+
 @pytest.mark.parametrize("seed", BAD)
 def test_what_is_no_seed_is_refused_in_one_sentence(seed, capsys, tmp_path):
     message = rf"seed must be from 0 to 2\^64 - 1, got {seed}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import operator
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -44,14 +45,18 @@ def normal(shape: Sequence[int], rng: Rng = None, *, like: Tensor) -> Tensor:
 
 
 def checked_seed(seed: int) -> int:
-    """The seed, if it is one.
+    """The seed as Python's own integer, if it is one: NumPy's and torch's are taken as well.
 
     Raises:
-        ValueError: unless it is from 0 to 2^64 - 1.
+        ValueError: unless it is a whole number from 0 to 2^64 - 1.
     """
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"seed must be from 0 to 2^64 - 1, got {seed}")
-    return seed
+    try:
+        whole = int(operator.index(seed))
+    except TypeError:
+        raise ValueError(f"seed must be a whole number, got {seed!r}") from None
+    if not 0 <= whole < 2**64:
+        raise ValueError(f"seed must be from 0 to 2^64 - 1, got {whole}")
+    return whole
 
 
 def generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
@@ -75,7 +80,8 @@ def begin(rng: torch.Generator, seed: int) -> torch.Generator:
 
     Source: Matsumoto & Nishimura (2002), init_by_array.
     """
-    rng.manual_seed(checked_seed(seed))
+    seed = checked_seed(seed)
+    rng.manual_seed(seed)
     if rng.device.type == "cpu" and seed >= 2**32:
         words = np.random.RandomState([seed % 2**32, seed >> 32]).get_state(legacy=False)["state"]["key"]
         state = rng.get_state()
@@ -105,8 +111,8 @@ def numbered(seed: int, n: int, stride: int = 1_000_003) -> torch.Generator:
     >>> numbered(3, 1).initial_seed(), numbered(2**32, 1).initial_seed() == 2**32 + 1
     (3000010, True)
     """
-    upper = checked_seed(seed) >> 32 << 32
-    return generator(upper + (seed * stride + n) % 2**32)
+    seed = checked_seed(seed)
+    return generator((seed >> 32 << 32) + (seed * stride + n) % 2**32)
 
 
 def derived(seed: int, *keys: object) -> int:
@@ -132,7 +138,7 @@ def generators(seed: int, keys: Sequence[object]) -> list[torch.Generator]:
     >>> a.initial_seed() == b.initial_seed()
     True
     """
-    checked_seed(seed)
+    seed = checked_seed(seed)
     seen: Counter[object] = Counter()
     out = []
     for key in keys:

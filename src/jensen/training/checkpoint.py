@@ -75,5 +75,5 @@ def load(folder: Path) -> dict[str, Any] | None:
             continue
         return state
     if paths:
-        raise ValueError(f"no checkpoint in {folder} can be read: train again without --resume")
+        raise ValueError(f"no checkpoint in {folder} can be read: train again, with another --out")
     return None
