@@ -155,3 +155,17 @@ def test_no_condition_and_the_last_index_are_allowed():
     net, z, t = TimeMLP((2,), width=8, blocks=1, classes=3), torch.randn(2, 2), torch.rand(2)
     assert torch.equal(net(z, t), net(z, t, torch.tensor([[3], [3]])))
     assert unet()(torch.zeros(2, 1, 16, 32), torch.zeros(2), torch.full((2, 3), 5)).shape == (2, 1, 16, 32)
+
+
+@pytest.mark.parametrize(("outputs", "learned"), [(1, False), (3, False), (2, True), (1, True)])
+def test_a_network_of_another_shape_is_not_broadcast(outputs, learned):
+    """One column beside two of z_t would broadcast, train and sample."""
+
+    class Net(torch.nn.Module):
+        def forward(self, z, t):
+            return z.new_zeros(len(z), outputs)
+
+    denoiser = NetworkDenoiser(Net(), CosineSchedule(), learned_variance=learned)
+    wanted = rf"the network's output must be \(5, {4 if learned else 2}\), .*, got \(5, {outputs}\)"
+    with pytest.raises(ValueError, match=wanted):
+        denoiser(torch.zeros(5, 2), torch.full((5,), 0.5))

@@ -185,13 +185,14 @@ class NetworkDenoiser(Denoiser):
         scaled = (z_t / torch.sqrt((alpha * self.data_std) ** 2 + sigma**2)).to(z_t)
         cond, clock = self.condition(cond, len(z_t)), self.schedule.clock(t).to(z_t)
         out = self.net(scaled, clock) if cond is None else self.net(scaled, clock, cond)
+        shape, twice = tuple(z_t.shape), self.learned_variance
+        wanted = (shape[0], 2 * shape[1], *shape[2:]) if twice else shape
+        if out.shape != wanted:
+            why = "two outputs a channel, to learn variances" if twice else "as its input"
+            raise ValueError(f"the network's output must be {wanted}, {why}, got {tuple(out.shape)}")
         out = out.to(alpha)
-        if not self.learned_variance:
+        if not twice:
             return self._prediction(out, z_t, alpha, sigma)
-        if out.shape[1] != 2 * z_t.shape[1]:
-            raise ValueError(
-                f"a network that learns variances must have {2 * z_t.shape[1]} channels out, got {out.shape[1]}"
-            )
         out, raw = out.chunk(2, dim=1)
         return replace(self._prediction(out, z_t, alpha, sigma), fraction=(1 + raw) / 2)
 
