@@ -152,7 +152,7 @@ def test_an_evaluation_counts_every_log_p_without_an_error():
     tails = _tails(found, 5000)
     assert (tails["largest"], tails["limit"], tails["beyond"]) == (inf, 0.7, 2)
     words = _tail_words({"pareto_k": tails, "rows": 4, "samples": 5000})
-    assert words.endswith("2 of 4 above 0.70 or of few effective samples, where log p is not to be believed")
+    assert words.endswith("2 of 4 above 0.70 or of few effective samples, where log p is unreliable")
     few = Estimate(
         torch.zeros(1), "estimate", "mass", torch.tensor([inf]), ess=torch.ones(1), pareto_k=torch.tensor([nan])
     )

@@ -222,7 +222,7 @@ class LatentRecipe(Recipe):
         dims, log_p, elbo = evaluation["dims"], evaluation["log_p"], evaluation["elbo"]
         name, measure = f"importance sampling, K = {evaluation['samples']}", evaluation["measure"]
         if beyond := evaluation["pareto_k"]["beyond"]:
-            name += f", not to be believed of {beyond} of {evaluation['rows']}"
+            name += f", unreliable for {beyond} of {evaluation['rows']} data (Pareto k)"
         return [
             Likely(name, log_p["mean"], log_p["stderr"], "estimate", measure, dims),
             Likely("evidence lower bound", elbo["mean"], elbo["stderr"], "lower bound", measure, dims),

@@ -163,7 +163,7 @@ def _tail_words(found: dict[str, Any]) -> str:
     if k["largest"] is not None:
         words = f"median {k['median']:.2f}, largest {k['largest']:.2f}"
     words += f"; {k['beyond']} of {found['rows']} above {k['limit']:.2f} or of few effective samples"
-    return f"{words}, where log p is not to be believed"
+    return f"{words}, where log p is unreliable"
 
 
 def _noise(log_p: dict[str, float]) -> str:
