@@ -25,7 +25,8 @@ from jensen.adversarial import (
     zero_one,
 )
 from jensen.adversarial.dirac import consensus_step_limit, penalty_step_limit
-from jensen.adversarial.quadrature import breaks, integrate_line
+from jensen.adversarial.quadrature import breaks
+from jensen.core.quadrature import integrate_line
 from jensen.core.types import Phase
 from jensen.training import consensus
 
