@@ -11,9 +11,9 @@ import torch
 from jensen.adversarial import DiracGAN
 from jensen.check import Report
 from jensen.check.laws.dirac_gan import LAWS
+from jensen.check.portrait import Panel, _drawn, dirac_panels, phase_portrait, phase_portrait_svg
 from jensen.core.objective import Objective
 from jensen.core.types import Loss, Phase
-from jensen.recipes.portrait import Panel, _drawn, dirac_panels, phase_portrait, phase_portrait_svg
 
 BY_NAME = {law.name.split("/")[1]: law for law in LAWS}
 

@@ -17,12 +17,13 @@ from jensen.core.seeding import generator
 from jensen.data.pool import refuse_nonfinite
 from jensen.diffusion import SAMPLERS
 from jensen.models import Diffusion
-from jensen.recipes import captcha_judging, configure, diffusion_judging, plots, score_judging
+from jensen.recipes import captcha_judging, configure, diffusion_judging, score_judging
 from jensen.recipes.base import Request, silent
 from jensen.recipes.captcha import Captcha, CaptchaNetwork
 from jensen.recipes.diffusion import DiffusionLoss, DiffusionNetwork
 from jensen.recipes.running import new_state
 from jensen.recipes.score import ScoreNetwork
+from jensen.report import plots
 from jensen.training import fit
 
 

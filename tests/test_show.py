@@ -21,11 +21,12 @@ from jensen.cli.comparing import _grid
 from jensen.cli.main import main
 from jensen.data.pool import from_bytes, to_bytes
 from jensen.models import Diffusion
-from jensen.recipes import plots, running
+from jensen.recipes import running
 from jensen.recipes.comparing import compare
 from jensen.recipes.diffusion_judging import Judge
 from jensen.recipes.folder import command
-from jensen.recipes.page import Table
+from jensen.report import plots
+from jensen.report.page import Table
 from jensen.training.journal import Journal, read_journal
 from jensen.training.strict_json import dumps, loads
 from test_recipes import DIFFUSION, refused, words_of

@@ -15,7 +15,7 @@ from markupsafe import escape
 from jensen.check.certificate import Outcome
 from jensen.check.evidence import SIGNS, Evidence
 from jensen.check.law import Law
-from jensen.recipes.page import Card, render
+from jensen.report.page import Card, render
 from jensen.training.checkpoint import write_text
 
 

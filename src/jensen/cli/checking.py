@@ -12,10 +12,10 @@ from jensen.check.certificate import Outcome, run_all, select
 from jensen.check.law import Law
 from jensen.check.laws import FAMILIES
 from jensen.check.page import write_certificate
+from jensen.check.portrait import dirac_panels, phase_portrait
 from jensen.cli import show
 from jensen.cli.files import writable
 from jensen.recipes.folder import save_image
-from jensen.recipes.portrait import dirac_panels, phase_portrait
 from jensen.training.checkpoint import write_text
 from jensen.training.strict_json import dumps
 

@@ -13,7 +13,7 @@ from jensen.recipes.comparing import compare as compared
 from jensen.recipes.comparing import line
 from jensen.recipes.comparing_page import cost_table, judge_table, likelihood_table, table_of, write_comparison
 from jensen.recipes.folder import behind
-from jensen.recipes.page import Table
+from jensen.report.page import Table
 from jensen.training.checkpoint import write_text
 from jensen.training.strict_json import dumps
 

@@ -33,7 +33,6 @@ from jensen.core.types import Phase
 from jensen.data.pool import pool_stream
 from jensen.models.gan import CHUNK, GAN
 from jensen.objectives.adversarial import SIMULTANEOUS, Adversarial, Penalty, alternating
-from jensen.recipes import plots
 from jensen.recipes.adversarial_judging import Judge, logits, write_report
 from jensen.recipes.base import (
     Advance,
@@ -51,7 +50,8 @@ from jensen.recipes.base import (
 )
 from jensen.recipes.data import described
 from jensen.recipes.folder import load_game, save_image
-from jensen.recipes.page import Card, Section
+from jensen.report import plots
+from jensen.report.page import Card, Section
 from jensen.training import Budget, Player, Update, consensus, descend, extragradient, optimistic
 from jensen.training.distributed import processes
 

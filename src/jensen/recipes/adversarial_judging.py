@@ -42,10 +42,11 @@ from jensen.metrics import energy_distance
 from jensen.metrics.units import never_positive
 from jensen.models.gan import GAN
 from jensen.objectives.adversarial import Adversarial
-from jensen.recipes import plots, stability
+from jensen.recipes import stability
 from jensen.recipes.base import Advance, Request, Track
 from jensen.recipes.folder import command, save_image
-from jensen.recipes.page import Card, Picture, Section, Table, previews, write_page
+from jensen.report import plots
+from jensen.report.page import Card, Picture, Section, Table, previews, write_page
 from jensen.training.journal import read_journal
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from jensen.core.seeding import checked_seed, generator
 from jensen.core.types import Stream
 from jensen.data.pictures import sheet, to_image
 from jensen.data.pool import to_bytes
-from jensen.recipes import plots
 from jensen.recipes.folder import command
+from jensen.report import plots
 from jensen.training import Budget, Player, Update, descend, warm_then_decay
 from jensen.training.distributed import processes
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from jensen.recipes import plots
 from jensen.recipes.folder import command
-from jensen.recipes.page import Card, Picture, Section, Table, previews, training_curves, write_page
+from jensen.report import plots
+from jensen.report.page import Card, Picture, Section, Table, previews, training_curves, write_page
 
 LEAD = (
     "A text-conditional diffusion model that draws CAPTCHA pictures, read back by a network that was trained on "

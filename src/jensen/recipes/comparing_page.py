@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from jensen.recipes import plots
 from jensen.recipes.base import Likely
 from jensen.recipes.comparing import Comparison, Contestant, bits, line
 from jensen.recipes.folder import save_image
 from jensen.recipes.judging import NEARER
-from jensen.recipes.page import Card, Picture, Section, Table, render
 from jensen.recipes.sample_metrics import METRICS, area_of, share_of
+from jensen.report import plots
+from jensen.report.page import Card, Picture, Section, Table, render
 from jensen.training.checkpoint import write_text
 
 DRAWN = ("frechet", "kernel", "precision", "coverage", "density", "c2st", "sharpness", "copies")

@@ -20,7 +20,7 @@ from jensen.models import CycleGAN
 from jensen.recipes import stability
 from jensen.recipes.base import Track
 from jensen.recipes.folder import command, save_image
-from jensen.recipes.page import Card, Picture, Section, Table, previews, training_curves, write_page
+from jensen.report.page import Card, Picture, Section, Table, previews, training_curves, write_page
 
 if TYPE_CHECKING:
     from jensen.recipes.cyclegan import TranslationRecipe

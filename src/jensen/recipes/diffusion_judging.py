@@ -18,12 +18,12 @@ from jensen.diffusion import Reconstruction, Span, as_mass, dequantize
 from jensen.metrics import bits_per_dim, energy_distance, nearest_distance
 from jensen.models import Diffusion
 from jensen.models.diffusion import round_trip
-from jensen.recipes import plots
 from jensen.recipes.base import Track
 from jensen.recipes.digit_reader import ceiling, share_read
 from jensen.recipes.folder import command, save_film, save_image
 from jensen.recipes.judging import bits, chosen, first_level, mean_of, nats, side_by_side, since
-from jensen.recipes.page import Card, Picture, Section, Table, previews, training_curves, write_page
+from jensen.report import plots
+from jensen.report.page import Card, Picture, Section, Table, previews, training_curves, write_page
 
 if TYPE_CHECKING:
     from jensen.recipes.diffusion import DiffusionRecipe

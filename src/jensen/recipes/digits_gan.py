@@ -24,7 +24,7 @@ from jensen.recipes.cyclegan_data import HANDWRITTEN, Kind, TwoKinds, handwritte
 from jensen.recipes.data import KEPT, SEEN, DigitsData
 from jensen.recipes.digits_gan_judging import Single, Stacked, Wasserstein
 from jensen.recipes.judging import NEARER
-from jensen.recipes.page import Card, Section
+from jensen.report.page import Card, Section
 
 SIDE, COLUMNS = 8, 16
 WIDEST = 10  # columns of three digits each on a page

@@ -14,13 +14,13 @@ from jensen.core.seeding import generator
 from jensen.data.stacked import MODES, expected_modes
 from jensen.metrics import Proportion, class_coverage, memorisation, nearest_distance, prdc, wilson
 from jensen.models.gan import GAN
-from jensen.recipes import plots
 from jensen.recipes.adversarial_judging import logits
 from jensen.recipes.base import Track
 from jensen.recipes.digit_reader import ceiling, clear, read_digits, read_stacked, share_clear
 from jensen.recipes.folder import save_image
 from jensen.recipes.judging import NEARER
-from jensen.recipes.page import Card, Picture, Section, Table
+from jensen.report import plots
+from jensen.report.page import Card, Picture, Section, Table
 
 if TYPE_CHECKING:
     from jensen.recipes.digits_gan import SingleDigits, StackedDigitsGAN

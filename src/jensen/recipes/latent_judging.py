@@ -18,11 +18,11 @@ from jensen.data.pool import to_bytes
 from jensen.diffusion import slerp
 from jensen.metrics import bits_per_dim
 from jensen.models import LatentChain
-from jensen.recipes import plots
 from jensen.recipes.base import Track
 from jensen.recipes.folder import command, save_image
 from jensen.recipes.judging import mean_of, nats
-from jensen.recipes.page import Card, Picture, Section, Table, previews, training_curves, write_page
+from jensen.report import plots
+from jensen.report.page import Card, Picture, Section, Table, previews, training_curves, write_page
 from jensen.variational import Estimate, gap_split, log_likelihood, lower_bound, pareto_limit
 from jensen.variational.collapse import CollapseReport, LayerUse, collapse_report
 from jensen.variational.inference import NEAR

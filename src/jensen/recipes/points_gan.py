@@ -22,11 +22,11 @@ from jensen.core.seeding import generator, numbered
 from jensen.data.mixtures import Modes, grid, ring
 from jensen.metrics import mode_coverage
 from jensen.models.gan import GAN
-from jensen.recipes import plots
 from jensen.recipes.adversarial import Game, GANRecipe, Rates
 from jensen.recipes.base import Positive, Settings, Track, Training
 from jensen.recipes.folder import save_image
-from jensen.recipes.page import Card, Picture, Section, Table
+from jensen.report import plots
+from jensen.report.page import Card, Picture, Section, Table
 
 PLANE = 8000  # points of the noise on its picture
 EDGES = torch.arange(0, 3.5, 0.5)  # of rings around a mode, in its standard deviations

@@ -20,11 +20,11 @@ from jensen.metrics import bits_per_dim, energy_distance, nearest_distance
 from jensen.models.diffusion import round_trip
 from jensen.models.score import ScoreModel
 from jensen.models.score_diffusion import as_diffusion
-from jensen.recipes import plots
 from jensen.recipes.base import Track
 from jensen.recipes.folder import command, save_film, save_image
 from jensen.recipes.judging import bits, chosen, first_level, mean_of, nats, side_by_side, since
-from jensen.recipes.page import Card, Picture, Section, Table, previews, training_curves, write_page
+from jensen.report import plots
+from jensen.report.page import Card, Picture, Section, Table, previews, training_curves, write_page
 from jensen.score import KernelDensity, Score, annealed_variance, relative_score_error, score_of
 
 if TYPE_CHECKING:

@@ -16,11 +16,11 @@ from jensen.core.seeding import drawing, generator
 from jensen.data.sprites import FACTORS, sprites
 from jensen.metrics.disentangle import dci, factor_vae_score, mig
 from jensen.models import LatentChain
-from jensen.recipes import plots
 from jensen.recipes.base import Positive, Settings, Track, Training, silent
 from jensen.recipes.latent import LatentBound, LatentJudging, LatentNetwork, LatentRecipe, model_device
 from jensen.recipes.latent_judging import write_report
-from jensen.recipes.page import Section, Table
+from jensen.report import plots
+from jensen.report.page import Section, Table
 
 BINS = 20
 """Of a code, in the mutual information; a factor of more levels could not reach 1."""

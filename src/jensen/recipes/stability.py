@@ -13,10 +13,10 @@ from jensen.adversarial import stability
 from jensen.adversarial.dynamics import Rates, Rule
 from jensen.core.objective import Objective
 from jensen.core.types import Batch
-from jensen.recipes import plots
 from jensen.recipes.base import Recipe, Track, silent
 from jensen.recipes.folder import load_game
-from jensen.recipes.page import Section
+from jensen.report import plots
+from jensen.report.page import Section
 from jensen.training import descend
 
 PRODUCTS, DENSE, SECONDS = 400, 400, 120.0  # of the flow, and again of the training

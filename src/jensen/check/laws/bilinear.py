@@ -13,7 +13,7 @@ from jensen.check.evidence import Evidence, bounded, close
 from jensen.check.law import Law, law
 from jensen.core.objective import Objective, partition
 from jensen.core.types import Batch, Loss, Phase
-from jensen.recipes import plots
+from jensen.report import plots
 from jensen.training import Player, TrainState, Update, consensus, descend, extragradient, optimistic, train_step
 
 F64 = torch.float64

@@ -33,7 +33,7 @@ from jensen.diffusion import (
     step_kl,
     vlb,
 )
-from jensen.recipes import plots
+from jensen.report import plots
 
 TIGHT = 1e-9
 VDM = "Kingma et al., VDM (2021)"

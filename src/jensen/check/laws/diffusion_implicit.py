@@ -20,7 +20,7 @@ from jensen.check.line import F64
 from jensen.check.samplers import place, quantile, two_modes
 from jensen.core.seeding import generator
 from jensen.diffusion import DDIM, CosineSchedule, GaussianOracle, ImplicitProcess, integrate, time_grid
-from jensen.recipes import plots
+from jensen.report import plots
 
 TIGHT = 1e-9
 DDIM_PAPER = "Song et al., DDIM (2021)"

@@ -32,7 +32,7 @@ from jensen.diffusion import (
     time_grid,
 )
 from jensen.diffusion.samplers.langevin import langevin_move
-from jensen.recipes import plots
+from jensen.report import plots
 
 COUNTS = (16, 32, 64)
 ORDERS: dict[str, tuple[Sampler, float, str]] = {

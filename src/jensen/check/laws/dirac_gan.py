@@ -361,7 +361,7 @@ def _turns(values: Tensor) -> float:
 
 def _portrait(k: int) -> str:
     """The orbits of panel number k."""
-    from jensen.recipes.portrait import dirac_panels, phase_portrait_svg  # draws: not for every trial's process
+    from jensen.check.portrait import dirac_panels, phase_portrait_svg  # draws: not for every trial's process
 
     return phase_portrait_svg(dirac_panels()[k : k + 1])
 

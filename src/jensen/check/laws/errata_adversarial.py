@@ -17,7 +17,7 @@ from jensen.check.law import Law, law
 from jensen.check.laws.bilinear import started
 from jensen.core.objective import Objective
 from jensen.core.types import Loss, Phase
-from jensen.recipes import plots
+from jensen.report import plots
 from jensen.training import train_step
 
 F64 = torch.float64

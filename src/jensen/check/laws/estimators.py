@@ -30,7 +30,7 @@ from jensen.estimators import (
     score_function,
     subsampled_sum,
 )
-from jensen.recipes import plots
+from jensen.report import plots
 
 F64 = torch.float64
 MU, SIGMA = 0.8, 1.3

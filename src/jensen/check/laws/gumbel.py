@@ -16,7 +16,7 @@ from jensen.core.seeding import drawing, generator
 from jensen.distributions import Conditional, IsotropicGaussian, OneHotLogits, gumbel_softmax
 from jensen.estimators import Relaxed, compare_estimators
 from jensen.models import VAE
-from jensen.recipes import plots
+from jensen.report import plots
 from jensen.variational import Relaxation
 
 F64 = torch.float64

@@ -15,7 +15,7 @@ from jensen.check.laws.likelihood import F64
 from jensen.core.seeding import drawing, generator
 from jensen.distributions import Conditional, FlatPrior, IsotropicGaussian
 from jensen.models import Autoencoder
-from jensen.recipes import plots
+from jensen.report import plots
 from jensen.variational import (
     LinearGaussian,
     amortization_gap,

@@ -16,7 +16,7 @@ from jensen.check.laws.variational import Affine
 from jensen.core.seeding import generator
 from jensen.distributions import GaussianPrior
 from jensen.models import VAE
-from jensen.recipes import plots
+from jensen.report import plots
 from jensen.variational import Bound, Constraint, Trace, beta, collapse_report, elbo, free_bits, scored
 
 

@@ -13,7 +13,7 @@ from torch.distributions import Distribution, Independent, Normal
 from jensen.check.evidence import Evidence, bounded, close, mean_is
 from jensen.check.law import draws, law
 from jensen.core.seeding import drawing, generator
-from jensen.recipes import plots
+from jensen.report import plots
 from jensen.variational import LinearGaussian, ais_log_likelihood, elbo, iwae, log_likelihood
 
 F64 = torch.float64

@@ -13,7 +13,7 @@ from jensen.check.evidence import Evidence, bounded, close, mean_is
 from jensen.check.law import Law, draws, law
 from jensen.check.line import F64, Line
 from jensen.core.seeding import generator
-from jensen.recipes import plots
+from jensen.report import plots
 from jensen.score import (
     annealed_langevin,
     basin,

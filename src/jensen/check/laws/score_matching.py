@@ -15,7 +15,7 @@ from jensen.check.line import F64, Line, normal_nodes
 from jensen.check.scores import score as check_score
 from jensen.check.scores import score_function as check_score_function
 from jensen.diffusion import EmpiricalOracle, VarianceExploding
-from jensen.recipes import plots
+from jensen.report import plots
 from jensen.score import (
     KernelDensity,
     denoising,

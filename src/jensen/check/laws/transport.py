@@ -23,7 +23,7 @@ from jensen.adversarial import (
 )
 from jensen.check.evidence import Evidence, bounded, close, mean_is
 from jensen.check.law import Law, draws, law
-from jensen.recipes import plots
+from jensen.report import plots
 
 F64 = torch.float64
 

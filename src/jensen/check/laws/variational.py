@@ -17,7 +17,7 @@ from jensen.check.laws.likelihood import F64, LOG_P, MEAN, PRECISION, S2, B, W, 
 from jensen.core.seeding import drawing, generator
 from jensen.distributions import GaussianPrior
 from jensen.models import HVAE, VAE
-from jensen.recipes import plots
+from jensen.report import plots
 from jensen.variational import (
     Bound,
     LinearGaussian,

@@ -22,7 +22,7 @@ from jensen.adversarial import DiracGAN, stability, trajectory
 from jensen.adversarial.dynamics import Rule
 from jensen.adversarial.field import Frozen
 from jensen.core.objective import Objective
-from jensen.recipes.plots import GREY, _svg
+from jensen.report.plots import GREY, _svg
 from jensen.training import consensus
 
 INK = "#2b3440"

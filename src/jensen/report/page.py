@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from jensen.recipes import plots
+from jensen.report import plots
 from jensen.training.checkpoint import write_text
 from jensen.training.journal import read_journal
 
@@ -99,9 +99,9 @@ def write_page(
     write_text(folder / "report.html", page)
 
 
-def render(template: str, *, package: str = "jensen.recipes", **values: Any) -> str:
+def render(template: str, *, package: str = "jensen.report", **values: Any) -> str:
     """A template of a package, filled; it may extend `base.html`, whose block is `main`."""
-    loaders = [PackageLoader(name) for name in dict.fromkeys((package, "jensen.recipes"))]
+    loaders = [PackageLoader(name) for name in dict.fromkeys((package, "jensen.report"))]
     environment = Environment(loader=ChoiceLoader(loaders), autoescape=True, undefined=StrictUndefined)
     environment.filters["trusted"] = Markup  # of our own drawing
     environment.filters["there"] = lambda pictures: [p for p in pictures if p.path.exists()]

@@ -1,0 +1,1 @@
+"""Findings made visible: pages, tables and plots. Sees no model and no recipe."""
