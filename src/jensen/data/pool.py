@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -29,20 +29,29 @@ def pool_stream(batch_size: int, seed: int, **tensors: Tensor) -> Stream:
     >>> next(stream(2))["x"].tolist() == first[2]
     True
     """
-    checked_seed(seed)
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     sizes = {len(v) for v in tensors.values()}
     if len(sizes) != 1 or 0 in sizes:
         raise ValueError(f"tensors must have equally many rows, at least one, got {sorted(sizes)}")
-    rows = sizes.pop()
+    return drawn_rows(
+        lambda index: {k: from_bytes(v[index]) for k, v in tensors.items()}, sizes.pop(), batch_size, seed
+    )
+
+
+def drawn_rows(take: Callable[[Tensor], Batch], rows: int, batch_size: int, seed: int) -> Stream:
+    """Draws of `batch_size` of so many rows, with replacement: `take` of their numbers.
+
+    Raises:
+        ValueError: if batch_size < 1, or the seed is beyond 64 bits.
+    """
+    checked_seed(seed)
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
 
     def opened(start: int) -> Iterator[Batch]:
         draw = start
         while True:
             rng = numbered(seed, draw)
-            index = torch.randint(rows, (batch_size,), generator=rng)
-            yield {name: from_bytes(value[index]) for name, value in tensors.items()}
+            yield take(torch.randint(rows, (batch_size,), generator=rng))
             draw += 1
 
     return opened

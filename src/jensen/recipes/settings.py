@@ -1,171 +1,127 @@
-"""Reading configurations: from a name, from key=value words, from a file; and saying what is wrong."""
+"""How a recipe trains, as settings."""
 
 from __future__ import annotations
 
-import difflib
-import json
-from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ValidationError
+import torch
+from pydantic import Field, model_validator
 
-from jensen.recipes.base import Recipe
-from jensen.recipes.captcha import Captcha
-from jensen.recipes.captcha_reader import CaptchaReader
-from jensen.recipes.cyclegan import DigitsCycleGAN, DigitsPix2Pix
-from jensen.recipes.diffusion import DigitsDDPM, DigitsVDM, MoonsDiffusion
-from jensen.recipes.digits_gan import DigitsExponentialGAN, DigitsGAN, DigitsWGAN, StackedDigitsGAN
-from jensen.recipes.grey import DigitsGreyVAE
-from jensen.recipes.latent import DigitsBetaVAE, DigitsCategorical, DigitsHVAE, DigitsIWAE, DigitsVAE
-from jensen.recipes.mnist import MnistVAE
-from jensen.recipes.points_gan import GridGAN, GridPacGAN, RingGAN
-from jensen.recipes.score import DigitsScore, MoonsScore
-from jensen.recipes.sprites import SpritesBetaVAE, SpritesVAE
+from jensen.core.objective import Objective, partition
+from jensen.core.settings import Settings
+from jensen.training import Budget, Player, warm_then_decay
+from jensen.training.distributed import processes
 
-RECIPES: dict[str, type[Recipe]] = {
-    "captcha": Captcha,
-    "captcha-reader": CaptchaReader,
-    "digits-vae": DigitsVAE,
-    "digits-iwae": DigitsIWAE,
-    "digits-hvae": DigitsHVAE,
-    "digits-beta-vae": DigitsBetaVAE,
-    "digits-categorical": DigitsCategorical,
-    "digits-grey-vae": DigitsGreyVAE,
-    "mnist-vae": MnistVAE,
-    "sprites-vae": SpritesVAE,
-    "sprites-beta-vae": SpritesBetaVAE,
-    "moons-diffusion": MoonsDiffusion,
-    "digits-ddpm": DigitsDDPM,
-    "digits-vdm": DigitsVDM,
-    "moons-score": MoonsScore,
-    "digits-score": DigitsScore,
-    "ring-gan": RingGAN,
-    "grid-gan": GridGAN,
-    "grid-pacgan": GridPacGAN,
-    "digits-gan": DigitsGAN,
-    "digits-wgan": DigitsWGAN,
-    "digits-exponential-gan": DigitsExponentialGAN,
-    "stacked-digits-gan": StackedDigitsGAN,
-    "digits-cyclegan": DigitsCycleGAN,
-    "digits-pix2pix": DigitsPix2Pix,
-}
+Positive = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 
-def recipe_class(name: Any) -> type[Recipe]:
-    """The recipe of a name.
+class Training(Settings):
+    """How long and how a recipe trains: AdamW, warmed up, then constant, then decayed to zero over the budget."""
 
-    Raises:
-        ValueError: for an unknown name, with the nearest known one.
-    """
-    if name not in RECIPES:
-        raise ValueError(f"recipe must be one of {', '.join(RECIPES)}, got {name!r}{_nearest(str(name), RECIPES)}")
-    return RECIPES[name]
+    minutes: Rate | None = None
+    """minutes of training; either these or steps"""
+    steps: Positive | None = None
+    """steps of training"""
+    batch_size: Positive = 64
+    """examples a step, of all processes together"""
+    rate: Rate = 2e-3
+    """learning rate"""
+    rates: dict[str, Rate] = Field(default_factory=dict)
+    """learning rates of single players of a game, where they differ"""
+    betas: tuple[Momentum, Momentum] = (0.9, 0.99)
+    """momenta of AdamW"""
+    weight_decay: NonNegative = 0.01
+    """weight decay of AdamW"""
+    warmup: Annotated[int, Field(ge=0)] = 100
+    """steps over which the learning rate rises"""
+    decay: Annotated[float, Field(gt=0, le=1)] = 0.4
+    """last share of the budget over which the learning rate falls to zero"""
+    clip: Rate | None = 1.0
+    """largest norm of a player's gradient"""
+    average: Momentum = 0.998
+    """decay of the averaged weights, which are sampled"""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """of the forward pass; bfloat16 is mixed precision"""
+    compile: bool = False
+    """compile the objective with torch.compile"""
+    save_every: Positive = 500
+    """steps between checkpoints"""
+    log_every: Positive = 25
+    """steps between lines of the journal"""
+    previews: Annotated[int, Field(ge=0)] = 10
+    """previews of samples over training"""
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    """where to train; auto: CUDA where there is any"""
 
+    @model_validator(mode="after")
+    def _one_budget(self) -> Training:
+        if (self.minutes is None) == (self.steps is None):
+            raise ValueError("training takes either minutes or steps")
+        return self
 
-def parse(tree: Any) -> Recipe:
-    """A recipe from a tree of plain values.
+    def budget(self) -> Budget:
+        return Budget(steps=self.steps, minutes=self.minutes)
 
-    Raises:
-        ValueError: if it is no mapping or names no recipe. ValidationError: if a value is wrong.
-    """
-    if not isinstance(tree, dict):
-        raise ValueError("a configuration is a mapping of keys to values")
-    return recipe_class(tree.get("recipe")).model_validate(tree)
+    def length(self) -> str:
+        """In words."""
+        return f"{self.steps} steps" if self.steps is not None else f"{self.minutes:g} minutes"
 
+    def lasting(self, other: Training) -> Training:
+        """The same, for as long as `other`."""
+        return self.model_copy(update={"steps": other.steps, "minutes": other.minutes})
 
-def configure(name: str, words: Sequence[str] = (), *, seed: int | None = None) -> Recipe:
-    """A recipe by name, with KEY=VALUE words laid over its defaults.
+    def rows(self) -> int:
+        """Examples of a batch for each process.
 
-    Args:
-        name: of the recipe.
-        words: "training.batch_size=32", ...; values are JSON, or else text.
-        seed: the recipe's seed, or None for its default.
+        Raises:
+            ValueError: if they cannot be shared out equally.
+        """
+        if self.batch_size % processes():
+            raise ValueError(f"training.batch_size {self.batch_size} does not divide by {processes()} processes")
+        return self.batch_size // processes()
 
-    Raises:
-        ValueError: one sentence that names the key, what it got and what it takes.
+    def torch_device(self) -> torch.device:
+        """Where to train.
 
-    >>> configure("captcha", ["training.batch_size=32"]).training.batch_size
-    32
-    """
-    cls = recipe_class(name)
-    tree = _defaults(cls)
-    for word in words:
-        key, separator, text = word.partition("=")
-        if not separator or not key:
-            raise ValueError(f"--set takes KEY=VALUE, got {word!r}")
-        value = _assign(cls, tree, key, text)
-        if key in ("training.minutes", "training.steps") and value is not None:
-            tree["training"]["steps" if key == "training.minutes" else "minutes"] = None
-    if seed is not None:
-        tree["seed"] = seed
-    try:
-        return cls.model_validate(tree)
-    except ValidationError as error:
-        raise ValueError(explain(error)) from error
+        Raises:
+            ValueError: for a CUDA device that is not there.
+        """
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = torch.device(self.device)
+        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+            raise ValueError(f"training.device is {self.device!r}, and there is no such CUDA device here")
+        return device
 
+    def device_or_cpu(self) -> torch.device:
+        """Where it trained, or the CPU where that is not there."""
+        try:
+            return self.torch_device()
+        except ValueError:
+            return torch.device("cpu")
 
-def _defaults(cls: type[Recipe]) -> dict[str, Any]:
-    tree: dict[str, Any] = cls().model_dump(mode="json")  # type: ignore[call-arg]
-    return tree
+    @property
+    def autocast(self) -> torch.dtype | None:
+        return torch.bfloat16 if self.precision == "bfloat16" else None
 
+    def players(self, objective: Objective, budget: Budget) -> dict[str, Player]:
+        """AdamW for every player of the objective, at its own learning rate where `rates` has one.
 
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
+        Raises:
+            ValueError: for a rate of a player that is none.
+        """
+        owned = partition(objective)
+        if unknown := set(self.rates) - set(owned):
+            raise ValueError(f"training.rates must name players, {', '.join(sorted(owned))}, got {min(unknown)!r}")
+        return {
+            name: self.player(parameters, self.rates.get(name, self.rate), budget) for name, parameters in owned.items()
+        }
 
-
-def _assign(cls: type[BaseModel], tree: dict[str, Any], key: str, text: str) -> Any:
-    """Set a dotted key that must exist in the tree, and is no group; returns the value."""
-    *path, last = key.split(".")
-    node: Any = tree
-    for part in path:
-        node = node.get(part) if isinstance(node, dict) else None
-    if not isinstance(node, dict) or last not in node:
-        raise ValueError(f"there is no setting {key!r}{_nearest(key, keys(cls))}")
-    if key == "recipe":
-        raise ValueError("the recipe is given by its name, not by --set recipe=...")
-    default = node[last]
-    if isinstance(default, dict):
-        raise ValueError(f"setting {key!r} is a group: set a key below it, as in {key}.{next(iter(default))}=...")
-    # what is text by default takes the word as it is: an alphabet of digits is no number
-    value = text if isinstance(default, str) else _value(text)
-    if isinstance(value, bool) and not isinstance(default, bool):
-        raise ValueError(f"setting {key!r} got {text!r}: it takes no true or false")
-    node[last] = value
-    return value
-
-
-def keys(cls: type[BaseModel], prefix: str = "") -> list[str]:
-    """Every dotted key of a configuration tree."""
-    found = []
-    for name, field in cls.model_fields.items():
-        nested = [a for a in (field.annotation, *get_args(field.annotation)) if _is_model(a)]
-        found += keys(nested[0], f"{prefix}{name}.") if nested else [prefix + name]
-    return found
-
-
-def _is_model(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
-
-
-def _nearest(name: str, known: Any) -> str:
-    names = list(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    if not close:  # perhaps the last part is right and the way there is not
-        close = [k for k in names if k.split(".")[-1] == name.split(".")[-1]][:1]
-    return f"; did you mean {close[0]!r}?" if close else ""
-
-
-def explain(error: ValidationError) -> str:
-    """The first thing that is wrong with a configuration, in one sentence."""
-    first = error.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
-        return f"there is no setting {key!r}"
-    if first["type"] == "value_error":
-        return f"{key}: {message}" if key else message
-    message = message[0].lower() + message[1:]
-    return f"setting {key!r} got {first['input']!r}: {message}"
+    def player(self, parameters: list[torch.nn.Parameter], rate: float, budget: Budget) -> Player:
+        """AdamW of one player."""
+        adam = torch.optim.AdamW(parameters, lr=rate, betas=self.betas, weight_decay=self.weight_decay, fused=True)
+        return Player(parameters, adam, warm_then_decay(rate, budget, warmup=self.warmup, decay=self.decay), self.clip)

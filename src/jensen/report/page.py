@@ -1,102 +1,40 @@
-"""A run's page: one self-contained file of cards, pictures, plots and tables, the same for every recipe."""
+"""One renderer: parts of a report as a self-contained page."""
 
 from __future__ import annotations
 
-import base64
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from PIL import Image
 
 from jensen.report import plots
+from jensen.report.findings import Finding, Part, Picture
+from jensen.report.gallery import data_uri
 from jensen.training.checkpoint import write_text
 from jensen.training.journal import read_journal
 
-TYPES = {".png": "image/png", ".gif": "image/gif"}
 
-
-@dataclass(frozen=True)
-class Card:
-    """A number to see first.
-
-    Attributes:
-        name: what it is.
-        value: as it is read, with its unit.
-        note: its error, its size of sample, what it is compared with.
-    """
-
-    name: str
-    value: str
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A PNG or GIF file, which goes into the page; one that is not there is left out.
-
-    Attributes:
-        path: of the file.
-        alt: what is on it.
-        caption: below it.
-    """
-
-    path: Path
-    alt: str
-    caption: str = ""
-
-    @property
-    def uri(self) -> str:
-        return f"data:{TYPES[self.path.suffix]};base64,{base64.b64encode(self.path.read_bytes()).decode('ascii')}"
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows below a head, of text as it is read."""
-
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of the page, shown in this order; what is empty is left out.
-
-    Attributes:
-        title: of the section.
-        text: what is to be seen and what it means.
-        pictures: one below the other.
-        plots: SVG of `plots`, side by side where there is room.
-        table: numbers.
-        code: commands to type next.
-    """
-
-    title: str
-    text: str = ""
-    pictures: Sequence[Picture] = ()
-    plots: Sequence[str] = ()
-    table: Table | None = None
-    code: str = ""
-
-
-def write_page(
-    folder: Path, lead: str, cards: Sequence[Card], sections: Sequence[Section], config: dict[str, Any]
-) -> None:
-    """Write report.html below a run's folder.
+def write_page(path: Path, name: str, lead: str, parts: Sequence[Part], config: Mapping[str, Any] | str) -> None:
+    """Write a report.
 
     Args:
-        folder: of the run, whose name is the page's title.
-        lead: what this run is, in a sentence.
-        cards: the first is the headline.
-        sections: in order.
-        config: of the run, folded away at the end.
+        path: of the .html file.
+        name: the page's title.
+        lead: what is judged, in a sentence.
+        parts: in order; findings that are cards are shown first of all, as in `cards`.
+        config: settings, folded away at the end.
     """
-    text = json.dumps(config, indent=2)
-    page = render("page.html", name=folder.resolve().name, lead=lead, cards=cards, sections=sections, config=text)
-    write_text(folder / "report.html", page)
+    text = config if isinstance(config, str) else json.dumps(config, indent=2)
+    write_text(path, render("page.html", name=name, lead=lead, cards=cards(parts), parts=parts, config=text))
+
+
+def cards(parts: Sequence[Part]) -> list[Finding]:
+    """The findings to see first, in order; the first is the headline."""
+    return [finding for part in parts for finding in part.findings if finding.card]
 
 
 def render(template: str, *, package: str = "jensen.report", **values: Any) -> str:
@@ -104,25 +42,34 @@ def render(template: str, *, package: str = "jensen.report", **values: Any) -> s
     loaders = [PackageLoader(name) for name in dict.fromkeys((package, "jensen.report"))]
     environment = Environment(loader=ChoiceLoader(loaders), autoescape=True, undefined=StrictUndefined)
     environment.filters["trusted"] = Markup  # of our own drawing
-    environment.filters["there"] = lambda pictures: [p for p in pictures if p.path.exists()]
+    environment.filters["uri"] = data_uri
     return environment.get_template(template).render(**values)
 
 
-def training_curves(folder: Path, *extra: tuple[str, str]) -> list[str]:
-    """The journal as plots: the loss, then each of `extra` (its key, its title) that was written, then the speed."""
+def training_curves(folder: Path, extra: Mapping[str, str]) -> list[str]:
+    """The journal as plots: the loss, each of `extra` (its key, its title) that was written, and the speed.
+
+    Keys of `extra` may join several entries with a space: they share a plot, and are named by their last part.
+    """
     journal = read_journal(folder / "journal.jsonl")
     drawn = []
-    for key, title in (("loss", "loss"), *extra, ("pictures_per_second", "examples a second")):
-        lines = [line for line in journal if key in line]
-        if not lines:
+    for keys, title in {"loss": "loss", **extra, "examples_per_second": "examples per second"}.items():
+        rows = {key: [line for line in journal if key in line] for key in keys.split()}
+        known = {key: lines for key, lines in rows.items() if lines}
+        if not known:
             continue
-        values = [line[key] for line in lines]
-        limits = (0.0, 1.1 * max(values)) if key == "pictures_per_second" else None
-        seconds = [line["seconds"] for line in lines]
-        few = len(values) <= 12
-        drawn.append(
-            plots.curve(seconds, values, title=title, xlabel="seconds of training", limits=limits, markers=few)
-        )
+        first = next(iter(known.values()))
+        seconds = [line["seconds"] for line in first]
+        values = {key: [line[key] for line in lines] for key, lines in known.items() if len(lines) == len(first)}
+        few = len(seconds) <= 12
+        if len(values) == 1:
+            (single,) = values.values()
+            limits = (0.0, 1.1 * max(single)) if keys == "examples_per_second" else None
+            drawn.append(
+                plots.curve(seconds, single, title=title, xlabel="seconds of training", limits=limits, markers=few)
+            )
+        else:
+            drawn.append(plots.curves(seconds, values, title=title, xlabel="seconds of training", markers=few))
     return drawn
 
 
@@ -132,4 +79,7 @@ def previews(folder: Path, *, most: int = 6) -> list[Picture]:
     if len(paths) > most:
         paths = [paths[round(i * (len(paths) - 1) / (most - 1))] for i in range(most)]
     steps = [int(path.stem.removeprefix("step-")) for path in paths]
-    return [Picture(p, f"samples at step {n}", f"step {n}") for p, n in zip(paths, steps, strict=True)]
+    return [
+        Picture(path.stem, Image.open(path), f"samples at step {n}", f"step {n}")
+        for path, n in zip(paths, steps, strict=True)
+    ]

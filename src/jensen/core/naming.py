@@ -1,0 +1,19 @@
+"""Names that a user mistyped."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The nearest known name as the end of a sentence, or "" where none is near.
+
+    >>> nearest("digit-vae", ["digits-vae", "captcha"])
+    "; did you mean 'digits-vae'?"
+    """
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    if not close:  # perhaps only the last part of a dotted key is right
+        close = [k for k in names if k.split(".")[-1] == name.split(".")[-1]][:1]
+    return f"; did you mean {close[0]!r}?" if close else ""

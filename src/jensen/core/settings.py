@@ -1,0 +1,80 @@
+"""Nodes of a configuration: frozen, complete, validated; and nodes that are chosen by their kind."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+
+from jensen.core.naming import nearest
+
+
+class Settings(BaseModel):
+    """A node of a configuration tree: frozen, and without keys that it does not know.
+
+    The string below an attribute is what `jensen recipes NAME` shows of it.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True, use_attribute_docstrings=True
+    )
+
+
+class Kind(Settings):
+    """A node whose class is chosen by the name of its kind, such as a data source or a model family.
+
+    A direct subclass is a family of kinds and keeps a register of its own; each concrete class below it is one kind,
+    named by its class attribute `kind`, or after its class: `class TwoMoons` is "two-moons". So a class that a user
+    defines is known as soon as its module is imported, and configurations name it as they name jensen's own.
+
+    >>> class Shape(Kind): ...
+    >>> class Square(Shape):
+    ...     side: float = 1.0
+    >>> Shape.parse({"kind": "square", "side": 2.0})
+    Square(side=2.0)
+    >>> Square().model_dump()
+    {'kind': 'square', 'side': 1.0}
+    """
+
+    kind: ClassVar[str] = ""
+    what: ClassVar[str] = ""
+    """What such a node is called in a sentence: "data source", "family"."""
+    kinds: ClassVar[dict[str, type[Kind]]] = {}
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        if Kind in cls.__bases__:
+            cls.kinds = {}
+            cls.what = cls.what or cls.__name__.lower()
+        elif not inspect.isabstract(cls):
+            if "kind" not in cls.__dict__:
+                cls.kind = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", cls.__name__).lower()
+            cls.kinds[cls.kind] = cls
+
+    @classmethod
+    def parse(cls, value: Any) -> Self:
+        """A node from a mapping that names its kind; nodes are returned as they are.
+
+        Raises:
+            ValueError: for a mapping without a kind, or with an unknown one: the nearest known one is named.
+        """
+        if isinstance(value, cls):
+            return value
+        if not isinstance(value, Mapping) or "kind" not in value:
+            raise ValueError(f"a {cls.what} must be a mapping with a kind, got {value!r}")
+        name = value["kind"]
+        if name not in cls.kinds:
+            raise ValueError(
+                f"{cls.what} must be one of {', '.join(cls.kinds)}, got {name!r}{nearest(str(name), cls.kinds)}; "
+                "one of your own is given by --use FILE.py, or jensen.open(path, use=[...])"
+            )
+        found = cls.kinds[name].model_validate({key: v for key, v in value.items() if key != "kind"})
+        assert isinstance(found, cls)
+        return found
+
+    @model_serializer(mode="wrap")
+    def _with_kind(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {"kind": self.kind, **handler(self)}

@@ -1,0 +1,5 @@
+"""To be written."""
+
+
+def strip(model, data):
+    """To be written."""

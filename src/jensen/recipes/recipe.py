@@ -1,0 +1,64 @@
+"""A recipe: data, family, training and judging as one value; and the only file that knows all of its kinds."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Self
+
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
+
+from jensen.core.settings import Settings
+from jensen.data.space import Space
+from jensen.judging.settings import COMMON, Judging
+from jensen.recipes.families import diffusion, gan, kernel, mixture, reader, score, translation, vae  # noqa: F401
+from jensen.recipes.families.base import Family
+from jensen.recipes.settings import Training
+from jensen.recipes.sources import arrays, captcha, digits, points, sprites, stacked, two  # noqa: F401
+from jensen.recipes.sources.base import Source
+
+AnySource = Annotated[SerializeAsAny[Source], BeforeValidator(Source.parse)]
+AnyFamily = Annotated[SerializeAsAny[Family], BeforeValidator(Family.parse)]
+
+
+class Recipe(Settings):
+    """Everything that a run needs to be made again."""
+
+    name: str
+    """of the recipe"""
+    about: str = ""
+    """the recipe in a line"""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """random seed of data, weights, batches and samples"""
+    data: AnySource
+    family: AnyFamily
+    training: Training
+    judging: Judging = Judging()
+    space: Space | None = None
+    """of the data, filled in when they are opened"""
+
+    @model_validator(mode="after")
+    def _suits(self) -> Self:
+        unused = set(Judging.model_fields) - COMMON - self.family.judged
+        for key in sorted(unused):
+            if getattr(self.judging, key) != Judging.model_fields[key].default:
+                raise ValueError(f"judging.{key} is not used by family {self.family.kind}: leave it out")
+        space = self.space or self.data.known()
+        if space is not None:
+            self.family.refuse(space, self.training)
+        return self
+
+    def lasting(self, training: Training) -> Self:
+        """The same recipe, trained for another's steps or minutes."""
+        return self.model_copy(update={"training": self.training.lasting(training)})
+
+    def on(self, space: Space) -> Self:
+        """The same recipe on opened data.
+
+        Raises:
+            ValueError: if the family does not suit the data.
+        """
+        self.family.refuse(space, self.training)
+        return self.model_copy(update={"space": space})
+
+    def tree(self) -> dict[str, Any]:
+        """As JSON values."""
+        return self.model_dump(mode="json")

@@ -1,0 +1,93 @@
+"""What a data source is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from jensen.core.progress import Track, silent
+from jensen.core.settings import Kind
+from jensen.data.dataset import Data, Reader
+from jensen.data.space import Space
+
+
+@dataclass(frozen=True)
+class OpenedRun:
+    """Another run, for a source or a judge that relies on one.
+
+    Attributes:
+        folder: of the run.
+        name: of its recipe.
+        family: kind of its family.
+        model: averaged, on the CPU.
+        space: of its data.
+        open_data: opens its data.
+    """
+
+    folder: Path
+    name: str
+    family: str
+    model: nn.Module
+    space: Space
+    open_data: Callable[[], Data]
+
+
+Opener = Callable[[str], OpenedRun]
+"""Opens the run in a folder; a ValueError says what is wrong with it."""
+
+
+def no_runs(folder: str) -> OpenedRun:
+    """An `Opener` where none is to be had."""
+    raise ValueError(f"the run {folder} cannot be opened here")
+
+
+class Source(Kind, ABC):
+    """Where data come from, as settings. A concrete subclass is known by its `kind`.
+
+    `open` reads or draws the data; `known` says what can be said without.
+    """
+
+    what = "data source"
+
+    @abstractmethod
+    def open(self, seed: int, track: Track = silent, runs: Opener = no_runs) -> Data:
+        """Read or draw the data, split into training and held-out rows.
+
+        Args:
+            seed: of what is drawn.
+            track: shows progress.
+            runs: opens other runs that the settings name.
+
+        Raises:
+            ValueError: for what is pointed to and is not there, or is no such data.
+        """
+
+    def known(self) -> Space | None:
+        """The space as far as the settings tell (shape, levels, conditions), or None: misfits are refused early."""
+        return None
+
+    def reader(self, runs: Opener = no_runs) -> Reader | None:
+        """What reads such pictures, without opening the data; None where there is none."""
+        return None
+
+    def absolute(self) -> Source:
+        """The same with absolute paths, so that a run can be opened from anywhere."""
+        return self
+
+
+def fingerprint(source: Kind, *content: Any, without: tuple[str, ...] = ()) -> str:
+    """Of a source's settings and whatever else its data depend on: equal for data that can be compared.
+
+    Args:
+        source: its settings count, but for those named in `without`.
+        content: JSON values, such as a seed or a hash of files.
+    """
+    settings = {k: v for k, v in source.model_dump(mode="json").items() if k not in without}
+    return hashlib.sha256(json.dumps([settings, *content], sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,139 @@
+"""Reading recipes: from a name, from key=value words, from a file; and saying what is wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from jensen.core.naming import nearest
+from jensen.judging.settings import COMMON
+from jensen.recipes.families.base import Family
+from jensen.recipes.presets import PRESETS
+from jensen.recipes.recipe import Recipe
+from jensen.recipes.sources.base import Source
+
+
+def preset(name: str) -> Recipe:
+    """The preset of a name.
+
+    Raises:
+        ValueError: for an unknown name, with the nearest known one.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"recipe must be one of {', '.join(PRESETS)}, got {name!r}{nearest(name, PRESETS)}")
+    return PRESETS[name]
+
+
+def parse(tree: Any) -> Recipe:
+    """A recipe from a tree of plain values.
+
+    Raises:
+        ValueError: one sentence: the key, what it got and what it takes.
+    """
+    if not isinstance(tree, dict):
+        raise ValueError("a configuration is a mapping of keys to values")
+    if "recipe" in tree and "family" not in tree:
+        raise ValueError(f"it is of an older version of jensen: train it anew with jensen train {tree['recipe']}")
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise ValueError(explain(error)) from error
+
+
+def configure(name: str, words: Sequence[str] = (), *, seed: int | None = None) -> Recipe:
+    """A preset by name, with KEY=VALUE words laid over it.
+
+    Keys are dotted; those of the family are found without its name: "network.width" is "family.network.width".
+
+    Args:
+        name: of the preset.
+        words: "training.batch_size=32", ...; values are JSON, or else text.
+        seed: the recipe's random seed, or None for its default.
+
+    Raises:
+        ValueError: one sentence that names the key, what it got and what it takes.
+
+    >>> configure("digits-vae", ["training.batch_size=32", "bound.beta=2"]).family.bound.beta
+    2.0
+    """
+    recipe = preset(name)
+    tree = recipe.tree()
+    for word in words:
+        key, separator, text = word.partition("=")
+        if not separator or not key:
+            raise ValueError(f"--set takes KEY=VALUE, got {word!r}")
+        value = _assign(recipe, tree, key, text)
+        if key in ("training.minutes", "training.steps") and value is not None:
+            tree["training"]["steps" if key == "training.minutes" else "minutes"] = None
+    if seed is not None:
+        tree["seed"] = seed
+    return parse(tree)
+
+
+FIXED = ("name", "about", "space")
+
+
+def settings(recipe: Recipe) -> dict[str, tuple[Any, str]]:
+    """Every setting by its dotted key, the family's without its name: its value and a line of meaning."""
+    found: dict[str, tuple[Any, str]] = {}
+
+    def walk(node: BaseModel, prefix: str) -> None:
+        if isinstance(node, Source | Family):
+            found[f"{prefix}kind"] = (node.kind, f"the {node.what}")
+        for name, field in type(node).model_fields.items():
+            value = getattr(node, name)
+            inside = "" if isinstance(value, Family) else f"{prefix}{name}."
+            if isinstance(value, BaseModel):
+                walk(value, inside)
+            elif prefix or name not in FIXED:
+                found[f"{prefix}{name}"] = (value, field.description or "")
+
+    walk(recipe, "")
+    unused = set(type(recipe.judging).model_fields) - COMMON - recipe.family.judged
+    return {key: v for key, v in found.items() if key.removeprefix("judging.") not in unused or "judging." not in key}
+
+
+def _assign(recipe: Recipe, tree: dict[str, Any], key: str, text: str) -> Any:
+    """Set a dotted key that exists in the tree, and is no group; returns the value."""
+    *path, last = key.split(".")
+    node: Any = tree["family"] if (path or [last])[0] in tree["family"] and (path or [last])[0] != "kind" else tree
+    for part in path:
+        node = node.get(part) if isinstance(node, dict) else None
+    if node is not None and path == ["training", "rates"]:
+        node.setdefault(last, 0.0)  # by the name of a player
+    if not isinstance(node, dict) or last not in node or key in FIXED:
+        raise ValueError(f"there is no setting {key!r} of {recipe.name}{nearest(key, settings(recipe))}")
+    if last == "kind":
+        raise ValueError(f"{key} belongs to the recipe and cannot be set: choose another recipe")
+    default = node[last]
+    if isinstance(default, dict) and default:
+        raise ValueError(f"setting {key!r} is a group: set a key below it, as in {key}.{next(iter(default))}=...")
+    # what is text by default takes the word as it is: an alphabet of digits is no number
+    value = text if isinstance(default, str) else _value(text)
+    if isinstance(value, bool) and not isinstance(default, bool):
+        raise ValueError(f"setting {key!r} got {text!r}: it takes no true or false")
+    node[last] = value
+    return value
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def explain(error: ValidationError) -> str:
+    """The first thing that is wrong with a configuration, in one sentence."""
+    first = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in first["loc"] if part != "family")
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        return f"there is no setting {key!r}"
+    if first["type"] == "value_error":
+        return f"{key}: {message}" if key and not message.startswith(key) else message
+    message = message[0].lower() + message[1:]
+    return f"setting {key!r} got {first['input']!r}: {message}"
