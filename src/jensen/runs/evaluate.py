@@ -1,0 +1,186 @@
+"""Judging a run: every judge that applies, then evaluation.json, pictures and report.html below its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from jensen.core.progress import Track, silent
+from jensen.data.dataset import Data
+from jensen.judging import JUDGES
+from jensen.judging.case import Case, Played
+from jensen.report.findings import Evaluation, Part
+from jensen.report.page import previews, training_curves, write_page
+from jensen.runs.folder import (
+    EVALUATION,
+    REPORT,
+    RunError,
+    command,
+    load_game,
+    refuse_unwritable,
+    save_image,
+    weights_step,
+)
+from jensen.runs.opening import Run, open_run
+from jensen.runs.train import new_objective
+from jensen.training.checkpoint import write_text
+from jensen.training.journal import read_journal
+from jensen.training.strict_json import dumps, loads
+
+
+def case_of(
+    run: Run,
+    data: Data,
+    *,
+    track: Track = silent,
+    stability: bool = False,
+    features: Callable[[Tensor], Tensor] | None = None,
+) -> Case:
+    """A run as judges see it."""
+    recipe = run.recipe
+
+    def played() -> Played | None:
+        if not (run.folder / "state").is_dir():
+            return None
+        objective = new_objective(recipe, data, track).to(next(iter(run.model.parameters())).device)
+        step = load_game(objective, run.folder)
+        players = recipe.family.players(objective, recipe.training, recipe.training.budget())
+        stream = recipe.family.stream(data, recipe.training.batch_size, recipe.seed)
+        return Played(objective, recipe.family.update(), players, step, stream)
+
+    return Case(
+        model=run.model,
+        data=data,
+        draw=run.draw,
+        conditional=recipe.family.conditional(run.space),
+        settings=recipe.judging,
+        family=recipe.family,
+        played=played,
+        journal=read_journal(run.folder / "journal.jsonl"),
+        folder=run.folder,
+        seed=recipe.seed,
+        track=track,
+        stability=stability,
+        beside=_beside(recipe.judging.beside, run),
+        own_features=features,
+    )
+
+
+def evaluate(
+    run: Run | Path,
+    *,
+    data: Data | None = None,
+    track: Track = silent,
+    stability: bool = False,
+    features: Callable[[Tensor], Tensor] | None = None,
+) -> Evaluation:
+    """Judge a run; writes evaluation.json, samples/ and report.html below its folder.
+
+    Args:
+        run: opened, or its folder.
+        data: of the run, if they have been read already.
+        track: shows progress.
+        stability: also ask whether its game is stable where training left it.
+        features: a callable (N, ...) -> (N, d) to compare samples and data by, instead of the run's setting.
+
+    Raises:
+        RunError: if the folder cannot be written, or see `open_run`.
+    """
+    run = open_run(run) if isinstance(run, Path) else run
+    refuse_unwritable(run.folder)
+    data = run.open_data(track) if data is None else data
+    case = case_of(run, data, track=track, stability=stability, features=features)
+    parts = [part for judge in JUDGES.values() if (part := judge(case)) is not None]
+    facts = {
+        "recipe": run.recipe.name,
+        "family": run.recipe.family.kind,
+        "data": {"name": data.name, "fingerprint": data.fingerprint},
+        "step": weights_step(run.folder),
+    }
+    found = Evaluation(parts, facts)
+    samples = run.folder / "samples"
+    samples.mkdir(exist_ok=True)
+    for picture in (p for part in parts for p in part.pictures):
+        save_image(picture.image, samples / picture.name)
+    write_text(run.folder / EVALUATION, dumps(found.as_dict(), indent=2) + "\n")
+    write_page(
+        run.folder / REPORT, run.folder.resolve().name, _lead(run, data), [*parts, *_about(run)], run.recipe.tree()
+    )
+    return found
+
+
+def read_evaluation(folder: Path) -> Evaluation | None:
+    """What was found of a run, or None where it has not been judged.
+
+    Raises:
+        RunError: if evaluation.json is broken or of another version.
+    """
+    path = folder / EVALUATION
+    if not path.is_file():
+        return None
+    try:
+        return Evaluation.parse(loads(path.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(
+            f"{path} is broken or of another version: {command('evaluate', folder)} writes it anew"
+        ) from error
+
+
+def _lead(run: Run, data: Data) -> str:
+    about = run.recipe.about or f"{run.recipe.family.kind} of {data.name}"
+    return f"{about[0].upper()}{about[1:]}, judged on {len(data.test):,} held-out examples of {data.name}."
+
+
+def _about(run: Run) -> list[Part]:
+    """Training, previews, and what to type next."""
+    notes = run.recipe.family.notes(run.space)
+    words = " ".join(f"{note[0].upper()}{note[1:]}." for note in notes)
+    return [
+        Part("Training", words, plots=training_curves(run.folder, run.recipe.family.curves())),
+        Part(
+            "Samples during training",
+            "Drawn from the same noise, by the averaged weights.",
+            pictures=previews(run.folder),
+        ),
+        Part("Commands", code="\n".join(examples(run))),
+    ]
+
+
+def examples(run: Run) -> list[str]:
+    """Commands that suit a run."""
+    space, folder, lines = run.space, run.folder, []
+    if hasattr(run.model, "sample") or space.b is not None:
+        texts: tuple[str, ...] = ()
+        if space.cond is not None and run.recipe.family.conditional(space):
+            texts = ("--text", *space.cond.decode(_first(space.cond)))
+        lines.append(command("sample", folder, *(texts or ("-n", 16)), "--seed", 5, "--out", "x.png"))
+    if hasattr(run.model, "interpolate"):
+        lines.append(command("sample", folder, "--interpolate", 11))
+    return [*lines, command("evaluate", folder)]
+
+
+def _beside(folder: str | None, run: Run) -> tuple[str, nn.Module] | None:
+    """The run to be judged beside this one.
+
+    Raises:
+        ValueError: if it is not a run of the same family and kind of data.
+    """
+    if folder is None:
+        return None
+    other = open_run(Path(folder), "cpu")
+    same = other.recipe.family.kind == run.recipe.family.kind and other.space.shape == run.space.shape
+    if not same:
+        raise ValueError(
+            f"judging.beside must be a {run.recipe.family.kind} run of data of shape {run.space.shape}, "
+            f"got {folder}, a {other.recipe.family.kind} run of shape {other.space.shape}"
+        )
+    return Path(folder).name, other.model
+
+
+def _first(cond: Any) -> Tensor:
+
+    return torch.arange(2 * cond.width).view(2, cond.width) % cond.size

@@ -1,0 +1,144 @@
+"""Opening a run: its recipe, its averaged model, its data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from jensen.core.progress import Track, silent
+from jensen.data.dataset import Data
+from jensen.data.space import Space
+from jensen.judging.case import Draw
+from jensen.recipes.recipe import Recipe
+from jensen.recipes.sources.base import OpenedRun
+from jensen.recipes.words import parse
+from jensen.report.findings import Evaluation
+from jensen.runs.draw import Request, Samples, drawer, drawing
+from jensen.runs.folder import CONFIG, RunError, load_weights, read_tree
+from jensen.training import begin_average
+
+
+def read_config(folder: Path) -> Recipe:
+    """The recipe that a run was made with.
+
+    Raises:
+        RunError: if the folder is no run, or its configuration cannot be read.
+    """
+    tree = read_tree(folder)
+    try:
+        return parse(tree)
+    except ValueError as error:
+        raise RunError(f"{folder / CONFIG} is broken: {error}") from error
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained run.
+
+    Attributes:
+        folder: where it is kept.
+        recipe: that it was made with.
+        model: averaged, in evaluation mode.
+    """
+
+    folder: Path
+    recipe: Recipe
+    model: nn.Module
+
+    @property
+    def space(self) -> Space:
+        """Of its data."""
+        assert self.recipe.space is not None
+        return self.recipe.space
+
+    def open_data(self, track: Track = silent) -> Data:
+        """Its data, read or drawn anew.
+
+        Raises:
+            RunError: if they are no longer those that it was trained on.
+        """
+        return open_data(self.recipe, track)
+
+    @property
+    def draw(self) -> Draw:
+        """Draws samples; see `jensen.judging.case.Draw`."""
+        return drawer(self.model, self.space, self.recipe.seed)
+
+    def sample(
+        self,
+        n: int | None = None,
+        *,
+        cond: str | Sequence[str] = (),
+        seed: int = 0,
+        interpolate: int | None = None,
+        track: Track = silent,
+        **changes: Any,
+    ) -> Samples:
+        """Draw samples.
+
+        Args:
+            n: number of samples; with one `cond`, of that condition.
+            cond: names of classes, or texts, one a sample.
+            seed: samples are a function of the model and it.
+            interpolate: rows of this number of samples, each from one noise to another.
+            changes: to the sampling, as far as the family has them: sampler=, steps=, guidance=, eta=.
+
+        Raises:
+            ValueError: for a request that does not suit the run.
+        """
+        texts = (cond,) * (n or 1) if isinstance(cond, str) else tuple(cond)
+        request = Request(None if texts else n, texts, seed, changes, interpolate)
+        found = drawing(self.recipe, self.model, request, open_data=self.open_data, runs=open_other)
+        return Samples(found.draw(track("drawing", found.count)), found)
+
+    def evaluate(self, *, track: Track = silent, **options: Any) -> Evaluation:
+        """Judge it: findings by key; also writes evaluation.json, samples/ and report.html below its folder.
+
+        `options` are those of `jensen.runs.evaluate.evaluate`.
+        """
+        from jensen.runs.evaluate import evaluate
+
+        return evaluate(self, track=track, **options)
+
+
+def open_run(folder: Path | str, device: str | None = None) -> Run:
+    """A run with its averaged model, ready to be drawn from: in float32 or above, as it was averaged.
+
+    Args:
+        folder: of the run.
+        device: where the model goes; by default where the run trained, or the CPU where that is not there.
+
+    Raises:
+        RunError: if the folder is no run, or it has no weights yet, or they do not fit.
+    """
+    folder = Path(folder)
+    recipe = read_config(folder)
+    if recipe.space is None:
+        raise RunError(f"{folder / CONFIG} does not hold the space of its data: train anew")
+    model = begin_average(recipe.family.model(recipe.space))
+    load_weights(model, folder)
+    where = torch.device(device) if device is not None else recipe.training.device_or_cpu()
+    return Run(folder, recipe, model.to(where).eval().requires_grad_(False))
+
+
+def open_other(folder: str) -> OpenedRun:
+    """What a source or a judge may know of another run."""
+    run = open_run(folder, "cpu")
+    return OpenedRun(run.folder, run.recipe.name, run.recipe.family.kind, run.model, run.space, run.open_data)
+
+
+def open_data(recipe: Recipe, track: Track = silent) -> Data:
+    """The data of a recipe.
+
+    Raises:
+        RunError: if they are no longer those that the recipe was trained on.
+    """
+    data = recipe.data.open(recipe.seed, track, open_other)
+    if recipe.space is not None and data.space != recipe.space:
+        raise RunError(f"{data.name} are no longer the data that this run was trained on: train anew")
+    return data

@@ -1,0 +1,41 @@
+"""A look at the averaged model in the middle of training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from jensen.core.protocols import Sampleable
+from jensen.data.dataset import Data, some
+from jensen.judging.translation import strip
+from jensen.recipes.recipe import Recipe
+from jensen.report.gallery import fitting_scale, gallery
+from jensen.runs.draw import drawer
+from jensen.runs.folder import save_image
+
+READ, PICTURES, POINTS = 64, 32, 500  # samples of a preview: to be read, to be looked at
+
+
+def preview(recipe: Recipe, model: nn.Module, data: Data, path: Path) -> dict[str, float]:
+    """Write a picture of samples to `path`; returns numbers for the journal: the share that reads as asked."""
+    if data.b is not None:
+        save_image(strip(model, data), path)
+        return {}
+    if not isinstance(model, Sampleable):
+        return {}
+    draw, reader, space = drawer(model, data.space, recipe.seed), data.truths.reader, data.space
+    if reader is not None and space.cond is not None and recipe.family.conditional(space):
+        asked = data.asked(READ)
+        assert asked is not None
+        made = draw(READ, cond=asked)
+        wrong = (reader.read(made) != asked).any(1)
+        captions = space.cond.decode(asked[:12])
+        page = gallery(made[:12], columns=6, scale=fitting_scale(space), captions=captions, wrong=wrong.tolist())
+        save_image(page, path)
+        return {"legibility": float((~wrong).double().mean())}
+    if space.pictures:
+        save_image(gallery(draw(PICTURES), columns=16, scale=fitting_scale(space)), path)
+    else:
+        save_image(gallery(draw(POINTS), behind=some(data.test, 2000)["x"]), path)
+    return {}
