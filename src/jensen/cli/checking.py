@@ -15,7 +15,7 @@ from jensen.check.page import write_certificate
 from jensen.check.portrait import dirac_panels, phase_portrait
 from jensen.cli import show
 from jensen.cli.files import writable
-from jensen.recipes.folder import save_image
+from jensen.runs.folder import save_image
 from jensen.training.checkpoint import write_text
 from jensen.training.strict_json import dumps
 

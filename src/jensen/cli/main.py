@@ -23,57 +23,106 @@ INTERRUPTED = 130
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="a run's folder")]
 
 
+Use = Annotated[
+    list[Path] | None,
+    typer.Option("--use", metavar="FILE.py", help="a file with sources, families, judges or recipes of your own"),
+]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from jensen import __version__
+
+        typer.echo(f"jensen {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def jensen(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version and exit")
+    ] = False,
+) -> None:
+    """Train, sample and judge deep generative models."""
+
+
 @app.command()
-def recipes() -> None:
-    """List the recipes and their settings."""
-    from jensen.cli import show
-    from jensen.recipes import RECIPES
+def recipes(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="show the settings of this recipe")] = None,
+    use: Use = None,
+) -> None:
+    """List the recipes, or show the settings of one."""
+    from jensen.cli import commands
 
-    show.recipes(RECIPES)
+    commands.recipes(name, use or [])
 
 
-@app.command()
+TRAIN_EXAMPLES = """Examples:
+
+jensen train digits-ddpm
+
+jensen train digits-vae --out runs/mine --steps 1000 --lr 1e-3 --set network.latents=[8]
+
+jensen train captcha --minutes 30 --batch-size 128 --device cuda"""
+
+
+@app.command(epilog=TRAIN_EXAMPLES)
 def train(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="see `jensen recipes`")],
     out: Annotated[Path | None, typer.Option(metavar="RUN", help="folder of the run [runs/RECIPE]")] = None,
     minutes: Annotated[float | None, typer.Option(metavar="M", help="minutes of training")] = None,
-    steps: Annotated[int | None, typer.Option(metavar="N", help="steps of training instead")] = None,
-    seed: Annotated[int | None, typer.Option(metavar="S", help="everything is a function of it")] = None,
+    steps: Annotated[int | None, typer.Option(metavar="N", help="training steps, instead of minutes")] = None,
+    lr: Annotated[float | None, typer.Option(metavar="R", help="learning rate (training.rate)")] = None,
+    batch_size: Annotated[int | None, typer.Option(metavar="N", help="examples a step (training.batch_size)")] = None,
+    device: Annotated[str | None, typer.Option(metavar="NAME", help="auto, cpu, cuda or cuda:1")] = None,
+    seed: Annotated[int | None, typer.Option(metavar="S", help="random seed [0]")] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="any setting; may be repeated")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="any setting of `jensen recipes RECIPE`; may be repeated"),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="go on with the run in --out")] = False,
-    evaluate: Annotated[bool, typer.Option(help="judge it and write report.html at the end")] = True,
+    resume: Annotated[bool, typer.Option("--resume", help="continue the run in --out")] = False,
+    evaluate: Annotated[bool, typer.Option(help="judge the run and write report.html at the end")] = True,
+    use: Use = None,
 ) -> None:
     """Train a recipe into a run's folder, then judge it."""
     from jensen.cli import commands
 
-    commands.train(recipe, out, minutes, steps, seed, set_ or [], resume, evaluate)
+    options = {
+        "training.minutes": minutes,
+        "training.steps": steps,
+        "training.rate": lr,
+        "training.batch_size": batch_size,
+        "training.device": device,
+    }
+    commands.train(recipe, out, options, set_ or [], seed, resume, evaluate, use or [])
 
 
 @app.command()
 def sample(
     run: Run,
-    text: Annotated[list[str] | None, typer.Option(metavar="STRING ...", help="texts to draw")] = None,
-    n: Annotated[int | None, typer.Option("-n", metavar="N", help="how many, without a text [16]")] = None,
+    text: Annotated[list[str] | None, typer.Option(metavar="STRING ...", help="texts, or classes, to draw")] = None,
+    n: Annotated[int | None, typer.Option("-n", metavar="N", help="number of samples [16; points 1000]")] = None,
     interpolate: Annotated[
-        int | None, typer.Option(metavar="K", help="rows of K pictures, each from one noise to another")
+        int | None, typer.Option(metavar="K", help="rows of K samples, each from one noise to another")
     ] = None,
     sampler: Annotated[
         str | None, typer.Option(metavar="NAME", help="ancestral, ddim, dpm++, dpm++3, unipc, heun, ...")
     ] = None,
-    steps: Annotated[int | None, typer.Option(metavar="K", help="evaluations of the denoiser")] = None,
-    guidance: Annotated[float | None, typer.Option(metavar="W", help="1 is off")] = None,
-    seed: Annotated[int, typer.Option(metavar="S")] = 0,
+    steps: Annotated[int | None, typer.Option(metavar="K", help="sampling steps")] = None,
+    guidance: Annotated[float | None, typer.Option(metavar="W", help="guidance scale; 1 is off")] = None,
+    eta: Annotated[float | None, typer.Option(metavar="E", help="noise of DDIM: 0 none, 1 as ancestral")] = None,
+    seed: Annotated[int, typer.Option(metavar="S", help="random seed")] = 0,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="a .png, a folder for single pictures, or a .csv of points")
     ] = None,
     scale: Annotated[int | None, typer.Option(metavar="K", help="enlargement in whole pixels [4]")] = None,
+    use: Use = None,
 ) -> None:
-    """Draw from a run: pictures, of the texts given or without a text, or points."""
+    """Draw from a run: pictures, of given texts or classes or of none, or points."""
     from jensen.cli import commands
 
-    commands.sample(run, text or [], n, interpolate, sampler, steps, guidance, seed, out, scale)
+    changes = {"sampler": sampler, "steps": steps, "guidance": guidance, "eta": eta}
+    commands.sample(run, text or [], n, interpolate, changes, seed, out, scale, use or [])
 
 
 @app.command()
@@ -81,13 +130,14 @@ def evaluate(
     run: Run,
     json_: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="also write the numbers here")] = None,
     stability: Annotated[
-        bool, typer.Option("--stability", help="also the eigenvalues of its game where training left it")
+        bool, typer.Option("--stability", help="also the eigenvalues of its game at the end of training")
     ] = False,
+    use: Use = None,
 ) -> None:
     """Judge a run; writes evaluation.json, samples and report.html below its folder."""
     from jensen.cli import commands
 
-    commands.evaluate(run, json_, stable=stability)
+    commands.evaluate(run, json_, stability=stability, files=use)
 
 
 @app.command()

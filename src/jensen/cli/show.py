@@ -5,15 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
 from rich.text import Text
 
-from jensen.recipes.base import Advance, Recipe, Track, Training, Watch, silent
-from jensen.recipes.settings import configure, keys
+from jensen.core.progress import Advance, Track, Watch, silent
+from jensen.recipes.presets import PRESETS
+from jensen.recipes.recipe import Recipe
+from jensen.recipes.words import settings as described
 from jensen.training.distributed import rank
 
 PLAIN_EVERY = 15.0  # seconds between lines where there is no terminal
@@ -59,10 +63,10 @@ def _plain_track(name: str, total: int) -> Advance:
 
 
 @contextmanager
-def watching() -> Iterator[Watch]:
-    """A `Watch` that shows training: loss, pictures a second, legibility so far, time left."""
+def watching(folder: Path) -> Iterator[Watch]:
+    """A `Watch` that shows training: loss, examples a second, time left, and where the newest preview is."""
     if rank() != 0 or not console.is_terminal:
-        yield _plain_watch()  # which the first process alone calls
+        yield _plain_watch(folder)  # which the first process alone calls
         return
     columns = (
         SpinnerColumn(),
@@ -75,12 +79,12 @@ def watching() -> Iterator[Watch]:
         task = progress.add_task("training", total=1.0, numbers="")
 
         def watch(step: int, share: float, left: float | None, numbers: Mapping[str, float]) -> None:
-            progress.update(task, completed=share, numbers=_numbers(step, left, numbers))
+            progress.update(task, completed=share, numbers=_numbers(step, left, numbers, folder))
 
         yield watch
 
 
-def _plain_watch() -> Watch:
+def _plain_watch(folder: Path) -> Watch:
     last = 0.0
 
     def watch(step: int, share: float, left: float | None, numbers: Mapping[str, float]) -> None:
@@ -88,22 +92,23 @@ def _plain_watch() -> Watch:
         now = time.perf_counter()
         if now - last >= PLAIN_EVERY or share >= 1:
             last = now
-            console.print(f"training {100 * share:3.0f}%  {_numbers(step, left, numbers)}")
+            console.print(f"training {100 * share:3.0f}%  {_numbers(step, left, numbers, folder)}")
 
     return watch
 
 
-def _numbers(step: int, left: float | None, numbers: Mapping[str, float]) -> str:
-    words = [f"step {step}"]
-    for name, value in numbers.items():
-        if name == "pictures_per_second":
-            words.append(f"{value:.0f} pictures/s")
-        elif name == "legibility":
-            words.append(f"legible {100 * value:.0f}%")
-        else:
-            words.append(f"{name} {value:.3f}")
+FIRST = ("loss", "generator/loss", "critic/loss", "translators/game", "critics/loss", "legibility")
+"""What is shown of the journal's numbers."""
+
+
+def _numbers(step: int, left: float | None, numbers: Mapping[str, float], folder: Path) -> str:
+    words = [f"step {step}", *(f"{name} {numbers[name]:.3f}" for name in FIRST if name in numbers)]
+    if "examples_per_second" in numbers:
+        words.append(f"{numbers['examples_per_second']:.0f} examples/s")
     if left is not None:
         words.append(f"{int(left) // 60}:{int(left) % 60:02d} left")
+    if made := sorted((folder / "samples").glob("step-*.png"))[-1:]:
+        words.append(str(made[0]))
     return "  ".join(words)
 
 
@@ -124,17 +129,26 @@ def rows(pairs: Sequence[tuple[str, str]]) -> None:
         console.print(Text.assemble((f"{name:<{width}}", "dim"), "  ", (value, "bold")))
 
 
-def recipes(known: Mapping[str, type[Recipe]]) -> None:
-    """Each recipe with its settings and their defaults."""
-    for name, cls in known.items():
-        console.print(Text.assemble((name, "bold"), f"  {cls.summary}"))
-        tree: Any = configure(name).model_dump(mode="json")
-        idle = {f"training.{name}" for name in Training.RATES} if "rates" in cls.model_fields else set()
-        for key in keys(cls):
-            if key in idle:
-                continue
-            node = tree
-            for part in key.split("."):
-                node = node[part]
-            if key != "recipe":
-                console.print(f"    {key} = {node}")
+def presets() -> None:
+    """Every recipe in a line."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("recipe", "family", "data", "what it is"):
+        table.add_column(name, no_wrap=name != "what it is")
+    for name, recipe in PRESETS.items():
+        table.add_row(Text(name, "bold"), recipe.family.kind, recipe.data.kind, recipe.about)
+    (console if console.is_terminal else plain_console(width=160)).print(table)
+    line()
+    line("jensen recipes NAME shows the settings of one; jensen train NAME trains it")
+
+
+def settings(recipe: Recipe) -> None:
+    """Every setting of a recipe: key, value, meaning."""
+    line(f"{recipe.name}: {recipe.about}")
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("setting", "value", "meaning"):
+        table.add_column(name, overflow="fold")
+    for key, (value, meaning) in described(recipe).items():
+        table.add_row(Text(key, "bold"), str(value), " ".join(meaning.split()))
+    (console if console.is_terminal else plain_console(width=160)).print(table)
+    line()
+    line(f"jensen train {recipe.name} --set KEY=VALUE")

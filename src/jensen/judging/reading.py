@@ -1,1 +1,140 @@
-"""To be written."""
+"""Reading samples back: whether they show what was asked for, and what is drawn without a condition."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from jensen.core.seeding import derived
+from jensen.data.dataset import Reader
+from jensen.data.space import Classes, Text
+from jensen.judging.case import Case, judge
+from jensen.metrics import legibility, mean_pairwise_distance, wilson
+from jensen.report.findings import Finding, Part, Picture, Table, proportion
+from jensen.report.gallery import fitting_scale, gallery
+
+SHOWN, COLUMNS = 48, 8  # samples on a sheet
+FREE = 400  # samples without a condition, at most
+
+
+@judge
+def read_as_asked(case: Case) -> Part | None:
+    """Samples of given conditions, read by what read no sample in its training."""
+    reader, cond = case.data.truths.reader, case.data.space.cond
+    if reader is None or cond is None or case.asked is None:
+        return None
+    asked, made, test = case.asked, case.samples, case.test
+    read, ceiling = reader.read(made), legibility(reader.read(test["x"]), test["cond"])
+    found, shuffled = legibility(read, asked), legibility(read, asked.roll(1, 0))
+    wrong, names = (read != asked).any(1).tolist(), (cond.decode(asked), cond.decode(read))
+    captions = [a if a == b else f"{a} read {b}" for a, b in zip(*names, strict=True)]
+    scale = fitting_scale(case.data.space)
+    page = gallery(made[:SHOWN], columns=COLUMNS, scale=scale, captions=captions[:SHOWN], wrong=wrong[:SHOWN])
+    n = f"n = {len(made):,}"
+    findings = [
+        proportion(
+            "legibility",
+            "read as asked",
+            found.exact,
+            floor=shuffled.exact.value,
+            note=f"{n}; floor: shuffled",
+            card=True,
+        )
+    ]
+    if cond.width > 1:
+        findings.append(proportion("characters", "single characters read as asked", found.character, note=n, card=True))
+    findings.append(
+        proportion(
+            "ceiling", "real held-out pictures read right", ceiling.exact, note=f"n = {len(test['x']):,}", card=True
+        )
+    )
+    text = (
+        "Samples of conditions that were held out, read by a reader that was trained on real pictures alone. What it "
+        "misread is in red. It always answers, so a picture with a stroke too many can still count as read: look at "
+        "the pictures."
+    )
+    details = {"asked": names[0][:200], "read": names[1][:200]}
+    return Part(
+        "Samples read as asked",
+        text,
+        findings,
+        [Picture("asked", page, "samples with what was asked for and what was read")],
+        details={"reading": details},
+    )
+
+
+@judge
+def unconditional(case: Case) -> Part | None:
+    """Samples without a condition from a model of texts: how many are read for sure, and how varied they are."""
+    cond, reader = case.data.space.cond, case.data.truths.reader
+    if not isinstance(cond, Text) or case.asked is None:
+        return None
+    n = min(FREE, case.settings.samples)
+    made = case.draw(n, seed=derived(case.seed, "unconditional"), advance=case.track("drawing without a text", n))
+    real = case.test["x"][:n]
+    findings = [
+        Finding("free_variety", "variety of pictures, relative to real ones", variety(made) / variety(real), best=1.0)
+    ]
+    tables = []
+    if reader is not None:
+        findings = [*_sure(reader, made, real), *findings]
+        tables = [_characters(reader, made, cond)]
+    page = gallery(made[:32], columns=COLUMNS, scale=fitting_scale(case.data.space))
+    text = (
+        "Pictures drawn without a text. A picture is read for sure if every character is read with a probability of at "
+        "least 0.9. Variety is the mean distance between two pictures, each brought to mean 0 and variance 1."
+    )
+    return Part(
+        "Samples without a text",
+        text,
+        findings,
+        [Picture("unconditional", page, "pictures without a text")],
+        tables=tables,
+    )
+
+
+def variety(x: Tensor) -> float:
+    """Mean distance between two pictures, each brought to mean 0 and variance 1: contrast is no variety."""
+    return float(mean_pairwise_distance(torch.nn.functional.layer_norm(x.float(), x.shape[1:])[None])[0])
+
+
+def _sure(reader: Reader, made: Tensor, real: Tensor) -> list[Finding]:
+    clear, clear_real = (reader.clear(x).all(1) for x in (made, real))
+    texts = {tuple(row) for row in reader.read(made)[clear].tolist()}
+    sure = int(clear.sum())
+    return [
+        proportion(
+            "free_clear",
+            "read for sure",
+            wilson(sure, len(made)),
+            floor=float(clear_real.double().mean()),
+            note=f"n = {len(made)}; floor: real pictures",
+        ),
+        Finding("free_distinct", "of these, distinct texts", len(texts) / max(sure, 1), best="high", form="share"),
+    ]
+
+
+def _characters(reader: Reader, made: Tensor, cond: Text) -> Table:
+    read = reader.read(made)[reader.clear(made).all(1)]
+    shares = torch.bincount(read.flatten(), minlength=cond.size).double() / max(read.numel(), 1)
+    return Table(
+        ("character", "share"), [(c, f"{100 * v:.1f}%") for c, v in zip(cond.alphabet, shares.tolist(), strict=True)]
+    )
+
+
+@judge
+def reading(case: Case) -> Part | None:
+    """A model that itself reads, on held-out pictures."""
+    read, cond = getattr(case.model, "read", None), case.data.space.cond
+    if read is None or cond is None:
+        return None
+    x, asked = case.test["x"].to(case.device), case.test["cond"]
+    answers, sureness = (v.cpu() for v in read(x))
+    found = legibility(answers, asked)
+    n = f"held-out pictures, n = {len(x):,}"
+    what = "whole texts read right" if isinstance(cond, Text) else "classes read right"
+    findings = [proportion("exact", what, found.exact, note=n, card=True)]
+    if not isinstance(cond, Classes):
+        findings.append(proportion("characters", "characters read right", found.character, note=n, card=True))
+    findings.append(Finding("sureness", "mean probability of what it read", float(sureness.mean()), best=None))
+    return Part("Reading held-out pictures", "", findings)

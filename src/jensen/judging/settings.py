@@ -9,6 +9,7 @@ from pydantic import Field
 from jensen.core.settings import Settings
 
 Positive = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[int, Field(ge=0)]
 
 
 class Judging(Settings):
@@ -26,14 +27,14 @@ class Judging(Settings):
     """held-out examples whose gap between log p(x) and the bound is split"""
     refine_steps: Positive = 300
     """steps of the search for each of their best q"""
-    steps: Annotated[tuple[Positive, ...], Field(min_length=1)] = (4, 8, 16, 32, 64)
-    """numbers of sampling steps at which samples are compared"""
+    steps: tuple[Positive, ...] = (4, 8, 16, 32, 64)
+    """numbers of sampling steps at which samples are compared; [] for no comparison"""
     scales: tuple[Annotated[float, Field(ge=0)], ...] = ()
     """guidance scales compared, beside the run's own"""
-    bound_steps: Positive = 200
-    """T of the discrete-time bound"""
-    ode_rows: Annotated[int, Field(ge=2)] = 400
-    """held-out examples whose likelihood under the ODE is computed"""
+    bound_steps: NonNegative = 200
+    """T of the discrete-time bound; 0: no bound is computed"""
+    ode_rows: NonNegative = 400
+    """held-out examples whose likelihood under the ODE is computed; 0: none is"""
     first: Annotated[float, Field(gt=0, lt=1)] = 0.03
     """time of the bound's first level, whose noise is the decoder's"""
     critic_steps: Positive = 1500

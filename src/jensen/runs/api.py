@@ -1,0 +1,78 @@
+"""jensen from Python: `jensen.train`, `jensen.open`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from jensen.core.progress import Track, Watch, silent
+from jensen.recipes.recipe import Recipe
+from jensen.recipes.words import configure
+from jensen.runs import train as training
+from jensen.runs import use as using
+from jensen.runs.opening import Run, open_run
+from jensen.runs.use import Own
+
+
+def train(
+    recipe: str | Recipe,
+    out: Path | str | None = None,
+    *,
+    steps: int | None = None,
+    minutes: float | None = None,
+    seed: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    track: Track = silent,
+    watch: Watch | None = None,
+    use: Iterable[Own] = (),
+) -> Run:
+    """Train a recipe into a run's folder, and open it.
+
+    Args:
+        recipe: its name, or a recipe of your own.
+        out: folder of the run; by default runs/NAME.
+        steps, minutes: of training, one of them; by default the recipe's.
+        seed: random seed.
+        settings: by dotted key, as in {"training.rate": 1e-3}; only for a recipe by name.
+        resume: go on with the run in `out`.
+        track, watch: show progress.
+        use: sources, families, judges or recipes of your own, or files that define them.
+
+    Raises:
+        ValueError: one sentence, for settings or data that do not suit. RunError: for a folder in the way.
+    """
+    using.use(use)
+    if isinstance(recipe, str):
+        length = {"training.minutes": minutes, "training.steps": steps}
+        asked = {**(settings or {}), **{key: value for key, value in length.items() if value is not None}}
+        found = configure(recipe, [f"{key}={_word(value)}" for key, value in asked.items()], seed=seed)
+    elif steps is not None or minutes is not None or seed is not None or settings:
+        raise ValueError("steps, minutes, seed and settings are for a recipe by name: set them in the recipe itself")
+    else:
+        found = recipe
+    folder = Path(out) if out is not None else Path("runs") / found.name
+    training.train(found, folder, resume=resume, track=track, watch=watch)
+    return open_run(folder)
+
+
+def open(path: Path | str, *, use: Iterable[Own] = (), device: str | None = None) -> Run:  # noqa: A001
+    """Open a trained run: `run.sample(16)`, `run.evaluate()["frechet"].value`, `run.model`, `run.recipe`.
+
+    Args:
+        path: the run's folder.
+        use: sources, families or judges of your own that it needs, or files that define them: a run never imports
+            code that its configuration names.
+        device: where the model goes; by default where it was trained, or the CPU.
+
+    Raises:
+        RunError: if the folder is no run, has no weights yet, or needs a class that is not given.
+    """
+    using.use(use)
+    return open_run(path, device)
+
+
+def _word(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
