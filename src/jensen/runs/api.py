@@ -10,10 +10,23 @@ from typing import Any
 from jensen.core.progress import Track, Watch, silent
 from jensen.recipes.recipe import Recipe
 from jensen.recipes.words import configure
+from jensen.report.findings import Evaluation
+from jensen.runs import opening
 from jensen.runs import train as training
 from jensen.runs import use as using
-from jensen.runs.opening import Run, open_run
+from jensen.runs.evaluate import evaluate
 from jensen.runs.use import Own
+
+
+class Run(opening.Run):
+    """A trained run, opened: `run.sample(16)`, `run.evaluate()["frechet"].value`, `run.model`, `run.recipe`."""
+
+    def evaluate(self, *, track: Track = silent, **options: Any) -> Evaluation:
+        """Judge it: findings by key; also writes evaluation.json, samples/ and report.html below its folder.
+
+        `options` are those of `jensen.runs.evaluate.evaluate`.
+        """
+        return evaluate(self, track=track, **options)
 
 
 def train(
@@ -55,11 +68,11 @@ def train(
         found = recipe
     folder = Path(out) if out is not None else Path("runs") / found.name
     training.train(found, folder, resume=resume, track=track, watch=watch)
-    return open_run(folder)
+    return _opened(folder)
 
 
 def open(path: Path | str, *, use: Iterable[Own] = (), device: str | None = None) -> Run:  # noqa: A001
-    """Open a trained run: `run.sample(16)`, `run.evaluate()["frechet"].value`, `run.model`, `run.recipe`.
+    """Open a trained run.
 
     Args:
         path: the run's folder.
@@ -71,7 +84,12 @@ def open(path: Path | str, *, use: Iterable[Own] = (), device: str | None = None
         RunError: if the folder is no run, has no weights yet, or needs a class that is not given.
     """
     using.use(use)
-    return open_run(path, device)
+    return _opened(path, device)
+
+
+def _opened(path: Path | str, device: str | None = None) -> Run:
+    found = opening.open_run(path, device)
+    return Run(found.folder, found.recipe, found.model)
 
 
 def _word(value: Any) -> str:

@@ -17,7 +17,6 @@ from jensen.judging.case import Draw
 from jensen.recipes.recipe import Recipe
 from jensen.recipes.sources.base import OpenedRun
 from jensen.recipes.words import parse
-from jensen.report.findings import Evaluation
 from jensen.runs.draw import Request, Samples, drawer, drawing
 from jensen.runs.folder import CONFIG, RunError, load_weights, read_tree
 from jensen.training import begin_average
@@ -95,15 +94,6 @@ class Run:
         request = Request(None if texts else n, texts, seed, changes, interpolate)
         found = drawing(self.recipe, self.model, request, open_data=self.open_data, runs=open_other)
         return Samples(found.draw(track("drawing", found.count)), found)
-
-    def evaluate(self, *, track: Track = silent, **options: Any) -> Evaluation:
-        """Judge it: findings by key; also writes evaluation.json, samples/ and report.html below its folder.
-
-        `options` are those of `jensen.runs.evaluate.evaluate`.
-        """
-        from jensen.runs.evaluate import evaluate
-
-        return evaluate(self, track=track, **options)
 
 
 def open_run(folder: Path | str, device: str | None = None) -> Run:
