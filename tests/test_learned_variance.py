@@ -11,6 +11,7 @@ from torch import nn
 from jensen.core.seeding import generator
 from jensen.data.pool import pool_stream
 from jensen.diffusion import (
+    DDIM,
     SCHEDULES,
     Ancestral,
     CosineSchedule,
@@ -124,6 +125,36 @@ def test_taking_the_noise_away_changes_nothing_where_there_is_none():
     assert torch.equal(model.encode(x, end=0.1), model.encode(x, end=0.1, denoise=True))
     decoded = model.decode(x, end=0.1), model.decode(x, end=0.1, denoise=True)
     torch.testing.assert_close(decoded[1], math.cos(0.05 * math.pi) ** 2 * decoded[0])  # alpha^2, the gain for v = 1
+
+
+def test_eta_and_variance_are_settings_of_the_samplers_that_have_them():
+    """DDIM with eta = 1 is ancestral sampling with the posterior's variance, eta = 0 plain DDIM; the others refuse."""
+    oracle = GaussianOracle(torch.tensor([0.3]), torch.tensor([0.5]), CosineSchedule())
+    model = Diffusion(oracle, (1,), Sampling("ddim", steps=6)).double()
+
+    def draw(**changes):
+        return model.sample(5, generator=generator(0), **changes)
+
+    torch.testing.assert_close(draw(eta=1.0), draw(sampler="ancestral", variance="posterior"), rtol=1e-9, atol=1e-12)
+    assert torch.equal(draw(eta=0.0), draw())
+    assert torch.equal(draw(eta=0.5), draw(sampler=DDIM(0.5)))
+    assert torch.equal(draw(sampler="ancestral", variance="forward"), draw(sampler=Ancestral("forward")))
+    assert not torch.equal(draw(eta=0.5), draw())
+    for settings, message in (
+        ({"sampler": "dpm++", "eta": 0.0}, "eta is a setting of sampler 'ddim', got it with 'dpm"),
+        (
+            {"sampler": "ddim", "variance": "forward"},
+            "variance is a setting of sampler 'ancestral', got it with 'ddim'",
+        ),
+        ({"sampler": "ddim", "eta": 1.5}, r"eta must be in \[0, 1\], got 1.5"),
+        ({"sampler": "ancestral", "variance": "none"}, "variance must be 'posterior', 'forward' or 'learned'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Sampling(**settings)
+    with pytest.raises(ValueError, match="draws noise, so it cannot encode"):
+        model.encode(torch.zeros(1, 1), eta=0.5)
+    model.sampling = Sampling("ddim", steps=6, eta=0.5)
+    assert torch.equal(draw(sampler="dpm++"), draw(sampler="dpm++", eta=None))  # another sampler takes none of its eta
 
 
 def test_a_network_with_too_few_outputs_is_told():

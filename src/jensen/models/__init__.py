@@ -5,7 +5,7 @@ from jensen.models.cyclegan import CycleGAN
 from jensen.models.diffusion import Diffusion, Sampling
 from jensen.models.gan import GAN
 from jensen.models.hvae import HVAE, LadderVAE, LatentChain
-from jensen.models.score import Annealing, NoiseConditional, ScoreModel
+from jensen.models.score import Annealing, NoiseConditional, ScoreModel, as_diffusion
 from jensen.models.vae import VAE
 
 __all__ = [
@@ -21,4 +21,5 @@ __all__ = [
     "NoiseConditional",
     "Sampling",
     "ScoreModel",
+    "as_diffusion",
 ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -179,7 +178,7 @@ class Captcha(Recipe):
         request.only(self.recipe, "texts", "changes", "between")
         for text in request.texts:
             self.data.style().check(text)
-        replace(model.sampling, **request.changes)  # refuses what is out of range
+        model.sampling.changed(**request.changes)  # refuses what is out of range
         return draw_request(self, model, request)
 
     def example(self, folder: Path) -> str:

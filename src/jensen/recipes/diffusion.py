@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -103,6 +102,7 @@ class DiffusionSampling(Settings):
     guidance: Annotated[float, Field(ge=0)] = 1.0
     start: Annotated[float, Field(gt=0, le=1)] = 0.999
     clip: bool = False
+    eta: float | None = None  # of sampler ddim
 
     @model_validator(mode="after")
     def _in_range(self) -> DiffusionSampling:
@@ -292,7 +292,7 @@ class DiffusionRecipe(Recipe):
     def drawing(self, model: nn.Module, request: Request) -> Drawing:
         assert isinstance(model, Diffusion)
         request.only(self.recipe, "changes", "between", *(["texts"] if self.classes() else []))
-        replace(model.sampling, **request.changes)  # refuses what is out of range
+        model.sampling.changed(**request.changes)  # refuses what is out of range
         guided = request.changes.get("guidance", 1) != 1
         if guided and (why := self.unguided()):
             raise ValueError(f"--guidance is not for this run: {why}")

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
@@ -59,11 +58,20 @@ class ScoreNetwork(Settings):
 
 
 class LangevinSampling(Settings):
-    """How samples are drawn: moves a level, each of step_size sigma^2; `jensen sample --steps` overrides the moves."""
+    """How samples are drawn: by Langevin, `steps` moves of step_size sigma^2 at each level, or by a diffusion sampler
+    in `steps` steps. `jensen sample` can override sampler and steps.
+    """
 
+    sampler: str = "langevin"
     step_size: Annotated[float, Field(gt=0, lt=2)] = 0.5
     steps: Positive = 20
     denoise: bool = True
+    eta: float | None = None  # of sampler ddim
+
+    @model_validator(mode="after")
+    def _in_range(self) -> LangevinSampling:
+        self.settings()
+        return self
 
     def settings(self) -> Annealing:
         return Annealing(**self.model_dump())
@@ -146,22 +154,16 @@ class ScoreRecipe(Recipe):
 
     def draw(self, model: ScoreModel, n: int, seed: int, advance: Advance | None = None, **changes: Any) -> Tensor:
         """N samples; number i is a function of (model, seed, i) alone."""
-        rng, made = generators(seed, range(n)), []
-        for start in range(0, n, model.sampling.chunk):
-            rows = rng[start : start + model.sampling.chunk]
-            made.append(model.sample(len(rows), generator=rows, **changes))
-            if advance is not None:
-                advance(len(rows))
-        return torch.cat(made)
+        return model.sample(n, generator=generators(seed, range(n)), on_chunk=advance, **changes)
 
     def drawing(self, model: nn.Module, request: Request) -> Drawing:
         assert isinstance(model, ScoreModel)
         request.only(self.recipe, "changes")
-        if unknown := set(request.changes) - {"steps"}:
-            raise ValueError(f"--{min(unknown)} is not for a run of {self.recipe}, which draws by Langevin")
+        if unknown := set(request.changes) - {"sampler", "steps"}:
+            raise ValueError(f"--{min(unknown)} is not for a run of {self.recipe}, which is trained without conditions")
         count = request.n or (1000 if self.what == "points" else 16)
         changes = dict(request.changes)
-        Annealing(**{**self.sampling.model_dump(), **changes})  # refuses what is out of range
+        model.sampling.changed(**changes)  # refuses what is out of range
         return Drawing(count, lambda advance: self.draw(model, count, request.seed, advance, **changes))
 
     def evaluate(

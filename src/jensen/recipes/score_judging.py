@@ -18,8 +18,7 @@ from jensen.data.digits import LEVELS
 from jensen.diffusion import Bins, Reconstruction, as_mass, dequantize
 from jensen.metrics import bits_per_dim, energy_distance, nearest_distance
 from jensen.models.diffusion import round_trip
-from jensen.models.score import ScoreModel
-from jensen.models.score_diffusion import as_diffusion
+from jensen.models.score import ScoreModel, as_diffusion
 from jensen.recipes.base import Track
 from jensen.recipes.folder import command, save_film, save_image
 from jensen.recipes.judging import bits, chosen, first_level, mean_of, nats, side_by_side, since
