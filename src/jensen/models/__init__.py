@@ -1,5 +1,6 @@
 """Things you sample."""
 
+from jensen.models.autodecoder import AutoDecoder
 from jensen.models.autoencoder import Autoencoder
 from jensen.models.cyclegan import CycleGAN
 from jensen.models.diffusion import Diffusion, Sampling
@@ -13,6 +14,7 @@ __all__ = [
     "HVAE",
     "VAE",
     "Annealing",
+    "AutoDecoder",
     "Autoencoder",
     "CycleGAN",
     "Diffusion",
