@@ -6,6 +6,7 @@ from jensen.models.cyclegan import CycleGAN
 from jensen.models.diffusion import Diffusion, Sampling
 from jensen.models.gan import GAN
 from jensen.models.hvae import HVAE, LadderVAE, LatentChain
+from jensen.models.kernel import KernelDensityModel, KernelSampling
 from jensen.models.score import Annealing, NoiseConditional, ScoreModel, as_diffusion
 from jensen.models.vae import VAE
 
@@ -18,6 +19,8 @@ __all__ = [
     "Autoencoder",
     "CycleGAN",
     "Diffusion",
+    "KernelDensityModel",
+    "KernelSampling",
     "LadderVAE",
     "LatentChain",
     "NoiseConditional",

@@ -3,6 +3,7 @@
 from jensen.objectives.adversarial import SIMULTANEOUS, Adversarial, alternating
 from jensen.objectives.cycle import CycleConsistent, Paired
 from jensen.objectives.denoising import Denoising, Hybrid
+from jensen.objectives.kernel import LeaveOneOut
 from jensen.objectives.reading import Reading
 from jensen.objectives.reconstruction import AddedNoise, Masked, Reconstruction
 from jensen.objectives.score_matching import MATCHING, ScoreMatching
@@ -17,6 +18,7 @@ __all__ = [
     "CycleConsistent",
     "Denoising",
     "Hybrid",
+    "LeaveOneOut",
     "Masked",
     "Paired",
     "Reading",
