@@ -23,6 +23,7 @@ from jensen.adversarial import (
     margin_loss,
     r1,
     r2,
+    spectral_norm,
     squared,
 )
 from jensen.core.objective import partition
@@ -250,6 +251,22 @@ def test_forward_changes_no_state():
     assert all(p.grad is None for p in objective.parameters())
     again = played(objective, ("critic", "generator"), X)
     assert all(torch.equal(losses[k].total, again[k].total) for k in losses)
+
+
+def test_a_spectral_norm_follows_its_players_move_alone():
+    objective = game(penalty=lambda c, real, fake: r1(c, real))
+    for net in (objective.critic, objective.model):
+        spectral_norm(net)
+    objective.train()
+    before = copy.deepcopy(objective.state_dict())
+    losses = played(objective, ("critic", "generator"), X)
+    assert all(torch.equal(v, before[k]) for k, v in objective.state_dict().items())
+    for player, name in (("critic", "critic"), ("generator", "model")):
+        before = copy.deepcopy(objective.state_dict())
+        objective.after(player, losses[player], 0)
+        moved = {k for k, v in objective.state_dict().items() if not torch.equal(v, before[k])}
+        assert moved
+        assert all(k.startswith(name) and k[-2:] in ("_u", "_v") for k in moved)
 
 
 # remedies: exactly where they should ---------------------------------------------------------------------------------

@@ -212,9 +212,9 @@ def test_what_does_not_compose_is_refused():
     law = OneHotCategorical(logits=torch.zeros(2, 3))
     whole = Trace(torch.zeros(1, 2), (law.log_prob(z),), (law.log_prob(z),), (False,), (True,))
     for call, message in (
-        (lambda: beta(2.0, iwae), "beta must weigh elbo, free_bits or beta, got iwae"),
+        (lambda: beta(2.0, iwae), "iwae has no KL to weigh or to warm up"),
         (lambda: beta(-1.0, free_bits(1.0)), "beta must be at least 0"),
-        (lambda: annealed(linear(3), iwae), "beta must weigh elbo"),
+        (lambda: annealed(linear(3), iwae), "iwae has no KL to weigh or to warm up"),
         (lambda: free_bits(1.0, "group"), "per layer or dimension, got 'group'"),
         (lambda: free_bits(1.0, "dimension")(whole), "need a trace that holds the coordinates"),
         (lambda: free_bits(1.0, "dimension")(sticking_the_landing(whole)), "holds the coordinates"),

@@ -14,12 +14,14 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn import functional as F
 
-from games import GAMES, Adversarial, ring, ring_stream
-from jensen import check
-from jensen.adversarial import DiracGAN, eigenvalues
+from games import GAMES, Adversarial, mlp, ring, ring_stream
+from jensen import check, objectives
+from jensen.adversarial import DiracGAN, eigenvalues, spectral_norm
 from jensen.check.laws import training
 from jensen.core.objective import Objective
 from jensen.core.types import Loss, Phase
+from jensen.models import GAN
+from jensen.objectives import SIMULTANEOUS, alternating
 from jensen.training import TrainState, consensus, extragradient, optimistic
 
 F64 = torch.float64
@@ -194,6 +196,15 @@ def test_every_family_resumes_bit_for_bit(name):
     state = torch.get_rng_state()
     check.resume(GAMES[name], ring_stream()).require()
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("phases", [SIMULTANEOUS, alternating(5)])
+def test_a_game_with_spectral_norms_resumes_bit_for_bit(phases):
+    def make():
+        generator, critic = spectral_norm(mlp(3, 8, 2)), spectral_norm(mlp(2, 8, 1))
+        return objectives.Adversarial(GAN(generator, [3]), critic, phases=phases)
+
+    check.resume(make, ring_stream()).require()
 
 
 @pytest.mark.parametrize("update", [extragradient, optimistic, consensus(0.1)])

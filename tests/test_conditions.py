@@ -10,6 +10,7 @@ import torch
 from jensen.diffusion import CosineSchedule, GaussianOracle, NetworkDenoiser, VariancePreserving
 from jensen.models import Diffusion
 from jensen.nn import TimeMLP, UNet
+from jensen.objectives import Denoising, VariationalDiffusion
 
 UNIT = GaussianOracle(torch.zeros(2), torch.ones(2), VariancePreserving())
 
@@ -169,3 +170,24 @@ def test_a_network_of_another_shape_is_not_broadcast(outputs, learned):
     wanted = rf"the network's output must be \(5, {4 if learned else 2}\), .*, got \(5, {outputs}\)"
     with pytest.raises(ValueError, match=wanted):
         denoiser(torch.zeros(5, 2), torch.full((5,), 0.5))
+
+
+@pytest.mark.parametrize("objective", [Denoising, VariationalDiffusion])
+def test_with_drop_1_every_row_is_trained_without_its_condition(objective):
+    """The loss is that of a batch without conditions, and no class but "no class" gets a gradient."""
+    net = TimeMLP((2,), width=8, blocks=1, classes=3)
+    for block in net.blocks:
+        torch.nn.init.normal_(block.modulate.weight)
+    torch.nn.init.normal_(net.exit.weight)
+    model = Diffusion(NetworkDenoiser(net, CosineSchedule(), null=torch.tensor([3])), (2,))
+    x, cond, losses = torch.randn(8, 2), torch.arange(8)[:, None] % 3, []
+    for drop, batch in ((1.0, {"x": x, "cond": cond}), (0.0, {"x": x}), (0.0, {"x": x, "cond": cond})):
+        torch.manual_seed(0)
+        losses.append(objective(model, drop=drop)(("model",), batch, 0)["model"].total)
+    assert losses[0] == losses[1] != losses[2]
+    losses[0].backward()
+    assert net.label.weight.grad.abs().sum(1).gt(0).tolist() == [False, False, False, True]
+    plain = Diffusion(NetworkDenoiser(TimeMLP((2,), width=8), CosineSchedule()), (2,))
+    objective(plain, drop=1.0)(("model",), {"x": x, "cond": cond}, 0)
+    with pytest.raises(ValueError, match="drop needs a denoiser with a null condition"):
+        objective(plain, drop=0.9)

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import jensen.recipes.base
-from games import ring_stream
+from games import ring
 from jensen.cli.main import main
 from jensen.core.objective import Objective
 from jensen.core.types import Loss, Phase
@@ -47,10 +47,25 @@ class Square(Objective):
         return {name: Loss.of(total) for name in players}
 
 
+class Table(Objective):
+    """Sparse gradients, of other rows in each process."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.model = nn.Embedding(512, 2, sparse=True)
+
+    def forward(self, players, batch, step):
+        return {"model": Loss.of((self.model(batch["index"]) - batch["x"]).square().mean())}
+
+
 def trained(mine, world):
-    state = new_state(Square(), optimizer=torch.optim.SGD)
-    fit(state, shard(ring_stream(), mine, world), Budget(steps=5))
-    return torch.cat([p.detach().flatten() for p in state.objective.parameters()])
+    """The parameters of both games after five steps."""
+    stream = pool_stream(32, seed=0, x=ring(), index=torch.arange(len(ring())))
+    states = [new_state(game, optimizer=torch.optim.SGD) for game in (Square(), Table())]
+    for state in states:
+        fit(state, shard(stream, mine, world), Budget(steps=5))
+    return torch.cat([p.detach().flatten() for state in states for p in state.objective.parameters()])
 
 
 def together(work):

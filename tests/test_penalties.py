@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
 import torch
 from torch import nn
 
-from jensen.adversarial import clip_weights, dragan, gradient_penalty, r1, r2, spectral_norm
+from jensen.adversarial import clip_weights, dragan, gradient_penalty, power_iteration, r1, r2, spectral_norm
 from jensen.core.seeding import generator
 
 F64 = torch.float64
@@ -216,6 +217,28 @@ def test_power_iterations_are_those_asked_for():
     assert spectral_norm(nn.Sequential(layer), iterations=7)[0].parametrizations.weight[0].n_power_iterations == 7
     with pytest.raises(ValueError, match="none of them normalised yet"):
         spectral_norm(nn.utils.spectral_norm(nn.Linear(2, 2)))
+    with pytest.raises(ValueError, match="iterations must be at least 1, got 0"):
+        spectral_norm(nn.Linear(2, 2), iterations=0)
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(5, 4), nn.Conv2d(3, 4, 3), nn.ConvTranspose2d(3, 4, 3)])
+def test_spectral_norm_is_torchs_with_the_iterations_taken_out_of_forward(layer):
+    """From the same vectors, a power iteration and then forward give torch's weight and its gradient; forward alone,
+    in training mode, changes no buffer."""
+    theirs = nn.utils.parametrizations.spectral_norm(copy.deepcopy(layer).double())
+    ours = spectral_norm(layer.double())
+    ours.load_state_dict(theirs.state_dict())
+    before = {name: value.clone() for name, value in ours.state_dict().items()}
+    for _ in range(2):
+        ours.weight.sum().backward()
+    assert all(torch.equal(value, before[name]) for name, value in ours.state_dict().items())
+    ours.zero_grad()
+    power_iteration(ours)
+    (ours.weight**2).sum().backward()
+    (theirs.weight**2).sum().backward()
+    torch.testing.assert_close(ours.weight, theirs.eval().weight, rtol=1e-12, atol=0)
+    found, exact = (net.parametrizations.weight.original.grad for net in (ours, theirs))
+    torch.testing.assert_close(found, exact, rtol=1e-10, atol=1e-12)
 
 
 def test_what_is_no_penalty_is_refused():
@@ -251,13 +274,12 @@ def test_spectral_norm_bounds_every_layer_and_the_critic():
     assert r1(net, x, 2.0).max().item() > 1
     assert spectral_norm(net) is net
     for _ in range(200):
-        net(x)
-    net.eval()
+        power_iteration(net)
     for layer in (net[0], net[2], net[4]):
         assert torch.linalg.svdvals(layer.weight.detach())[0].item() == pytest.approx(1, abs=1e-4)
     assert r1(net, x, 2.0).max().item() <= 1 + 1e-3
     conv = spectral_norm(nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU()), iterations=50)
-    conv(torch.randn(1, 2, 5, 5))
+    power_iteration(conv)
     assert torch.linalg.svdvals(conv[0].weight.detach().flatten(1))[0].item() == pytest.approx(1, abs=1e-4)
     for wrong in (nn.ReLU(), net):
         with pytest.raises(ValueError, match="none of them normalised yet"):

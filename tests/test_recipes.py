@@ -15,7 +15,7 @@ from PIL import Image
 from jensen.cli.main import main
 from jensen.core.seeding import generator
 from jensen.diffusion import Reconstruction
-from jensen.models.score_diffusion import as_diffusion
+from jensen.models.score import as_diffusion
 from jensen.recipes import RECIPES, configure, open_run
 from jensen.recipes.base import Request
 from jensen.recipes.data import DigitsData
@@ -457,7 +457,7 @@ def test_wrong_settings(capsys, tmp_path, monkeypatch, name, settings, parts):
         ("moons-diffusion", ["--text", "3"], "--text is not for a run of moons-diffusion"),
         ("moons-diffusion", ["--guidance", "2"], "--guidance is not for this run: there are no classes"),
         ("moons-diffusion", ["--out", "folder"], "must end in .png or .csv"),
-        ("moons-score", ["--sampler", "ddim"], "--sampler is not for a run of moons-score"),
+        ("moons-score", ["--sampler", "euclid"], "sampler must be one of langevin, dpm++,"),
         ("moons-score", ["--steps", "0"], "steps must be at least 1, got 0"),
         ("ring-gan", ["--steps", "3"], "--steps is not for a run of ring-gan"),
         ("grid-pacgan", ["--interpolate", "1"], "--interpolate must be from 2"),

@@ -11,6 +11,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.distributions import Independent, Normal, kl_divergence
 
+from gaussians import draws
 from jensen.core.objective import partition
 from jensen.core.protocols import Bounded, Sampleable
 from jensen.core.seeding import generator, generators
@@ -303,6 +304,33 @@ def test_a_linear_vae_trains_to_probabilistic_pca():
         bound = float(oracle.elbo(model.encoder(x), x).mean())
         evidence = float(oracle.log_prob(x).mean())
     assert best - 0.05 < bound < evidence < best
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_learned_prior_matches_the_moments_of_the_aggregate_posterior(layers):
+    r"""With all else fixed the best N(m, s^2 I) has m = mean E[z | x] and s^2 = mean (Var[z | x] + (E[z | x] - m)^2).
+
+    Of a hierarchy the top layer's prior, whose q(z2 | z1) is here the same for all data. To 1e-4, closed forms alone.
+    """
+    x = draws(20, 1)
+    if layers == 1:
+        model = VAE(Gaussian(0.8, 0.5, 0.3), Gaussian(1.0, 0.0, 1.0), GaussianPrior(1, learned=True).double())
+        mean = 0.8 * x.mean() + 0.5
+        variance = 0.3 + 0.8**2 * x.var(correction=0)
+    else:
+        model = hierarchy(up=((0.5, 0.0, 1.0), (0.0, 0.7, 0.3)))
+        model.prior = GaussianPrior(1, learned=True).double()
+        mean, variance = torch.tensor(0.7, dtype=F64), torch.tensor(0.3, dtype=F64)
+    for part in (*model.encoders, *model.decoders):
+        part.requires_grad_(False)
+    objective = Variational(model, analytic=True)
+    assert [name for name, p in objective.named_parameters() if p.requires_grad] == [
+        "model.prior.mean",
+        "model.prior.log_std",
+    ]
+    trained(objective, x, steps=600, rate=0.03)
+    torch.testing.assert_close(model.prior().mean.detach()[0], mean, rtol=0, atol=1e-4)
+    torch.testing.assert_close(model.prior().variance.detach()[0], variance, rtol=0, atol=1e-4)
 
 
 def test_beta_as_a_constraint_reaches_the_rate_distortion_function():

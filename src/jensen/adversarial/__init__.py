@@ -32,7 +32,15 @@ from jensen.adversarial.margin import (
 )
 from jensen.adversarial.noise import annealed, instance_noise
 from jensen.adversarial.packing import pack
-from jensen.adversarial.penalties import clip_weights, dragan, gradient_penalty, r1, r2, spectral_norm
+from jensen.adversarial.penalties import (
+    clip_weights,
+    dragan,
+    gradient_penalty,
+    power_iteration,
+    r1,
+    r2,
+    spectral_norm,
+)
 from jensen.adversarial.pool import ImagePool
 from jensen.adversarial.spectrum import Stability, eigenvalues, stability
 from jensen.adversarial.wasserstein import wasserstein1
@@ -79,6 +87,7 @@ __all__ = [
     "logistic",
     "margin_loss",
     "pack",
+    "power_iteration",
     "r1",
     "r2",
     "risk",

@@ -16,7 +16,8 @@ from collections.abc import Callable
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.parametrize import ParametrizationList, register_parametrization
 
 from jensen.core.seeding import drawing, normal
 from jensen.core.shapes import right_pad, single
@@ -132,31 +133,75 @@ def dragan(
 
 
 def spectral_norm(critic: nn.Module, iterations: int = 1) -> nn.Module:
-    """Divide the weight of every linear and convolutional layer by its largest singular value; returns the critic.
+    r"""Divide the weight of every linear and convolutional layer by its largest singular value; returns the critic.
 
-    By torch's parametrization, with so many power iterations a forward in training mode: so forward changes buffers,
-    as batch norm's does. Other weights, such as an attention's in-projection, stay as they are. A layer's weight counts
-    as the matrix (out, everything else). For a convolution that is not
-    the norm of the map itself, which can exceed 1, up to the root of its taps (3 for 3 x 3).
+    $\bar W = W / \langle W, u v^T \rangle$ with singular vectors u, v that are buffers. A forward pass leaves them as
+    they are; `power_iteration` updates them, and the objectives call it after each move of the critic.
+
+    A layer's weight counts as the matrix (out, everything else). For a convolution that is not the norm of the map
+    itself, which can exceed 1, up to the root of the number of taps (3 for 3 x 3). Other weights, such as the
+    in-projection of an attention, are not normalised.
+
+    Args:
+        critic: changed in place.
+        iterations: power iterations in each call of `power_iteration`, at least 1.
 
     Raises:
-        ValueError: if there is no such layer, or one is normalised already.
+        ValueError: if there is no such layer, one is normalised already, or iterations < 1.
 
     Source: Miyato et al. (2018), section 2.1 and appendix A.
 
     >>> spectral_norm(nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU()))[0].parametrizations
     ModuleDict(
       (weight): ParametrizationList(
-        (0): _SpectralNorm()
+        (0): SpectralNorm()
       )
     )
     """
+    if iterations < 1:
+        raise ValueError(f"iterations must be at least 1, got {iterations}")
     layers = [m for m in critic.modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)]
     if not layers or any(_normalised(m) for m in layers):
         raise ValueError("a critic to normalise must have linear or convolutional layers, none of them normalised yet")
     for layer in layers:
-        parametrizations.spectral_norm(layer, n_power_iterations=iterations)
+        dim = int(isinstance(layer, nn.modules.conv._ConvTransposeNd))  # the axis of the outputs
+        register_parametrization(layer, "weight", SpectralNorm(layer.weight, iterations, dim))
     return critic
+
+
+class SpectralNorm(_SpectralNorm):
+    """Torch's parametrization with a pure forward pass, in training mode too: only `turn` moves u and v."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        sigma = (self._reshape_weight_to_matrix(weight) * (self._u[:, None] * self._v)).sum()  # float32 in autocast
+        return weight / sigma
+
+    def turn(self, weight: Tensor) -> None:
+        """Power iterations from where u and v are."""
+        self._power_method(self._reshape_weight_to_matrix(weight), self.n_power_iterations)
+
+
+@torch.no_grad()
+def power_iteration(module: nn.Module) -> None:
+    r"""Update the singular vectors of `spectral_norm`: $u \leftarrow W v / |W v|$, $v \leftarrow W^T u / |W^T u|$.
+
+    For `Objective.after`; a module without such layers is left as it is.
+
+    Source: Miyato et al. (2018), algorithm 1.
+
+    >>> layer = spectral_norm(nn.Linear(3, 3))
+    >>> for _ in range(500):
+    ...     power_iteration(layer)
+    >>> round(float(torch.linalg.matrix_norm(layer.weight.detach(), 2)), 3)
+    1.0
+    """
+    for layer in module.modules():
+        if isinstance(layer, ParametrizationList) and any(isinstance(part, SpectralNorm) for part in layer):
+            weight = layer.original
+            for part in layer:
+                if isinstance(part, SpectralNorm):
+                    part.turn(weight)
+                weight = part(weight)
 
 
 def _normalised(layer: nn.Module) -> bool:

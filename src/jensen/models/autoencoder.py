@@ -43,9 +43,17 @@ class Autoencoder(nn.Module):
             ValueError: for samples < 1, or an x of another shape than the decoder's.
         """
         expect_samples(samples)
-        law = self.decoder(self.encoder(x))
+        return Trace(self.log_px(x, self.encoder(x)).expand(samples, -1), kl=(), log_q=(), analytic=(), pathwise=())
+
+    def log_px(self, x: Tensor, z: Tensor) -> Tensor:
+        """Log p(x | z) in nats, (B,).
+
+        Raises:
+            ValueError: for an x of another shape than the decoder's.
+        """
+        law = self.decoder(z)
         expect_rows(x, tuple(law.event_shape))
-        return Trace(log_prob(law, x).expand(samples, -1), kl=(), log_q=(), analytic=(), pathwise=())
+        return log_prob(law, x)
 
     def decode(self, z: Tensor) -> Tensor:
         """The mean of p(x | z), in evaluation mode."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Shaped
@@ -33,6 +33,9 @@ from jensen.diffusion import (
 )
 from jensen.diffusion.likelihood import check_rows
 from jensen.diffusion.samplers.base import levels, rows_at
+from jensen.models.chunks import Chunk, chunks
+
+OWN = ("eta", "variance")  # settings that some samplers alone have
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,10 @@ class Sampling:
         precision: "bfloat16" for autocast, or "float32".
         chunk: rows that go through the network together; fixed, so that a row's last bits never
             depend on how many others were asked for.
+        eta: of "ddim": 0 is deterministic, 1 is ancestral sampling with the posterior's variance. None: the sampler's
+            own.
+        variance: of "ancestral": "posterior", "forward", or "learned" with a denoiser that learns variances. None: the
+            sampler's own.
     """
 
     sampler: str | Sampler = "dpm++"
@@ -66,10 +73,13 @@ class Sampling:
     denoise: bool = False
     precision: str = "float32"
     chunk: int = 32
+    eta: float | None = None
+    variance: str | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.sampler, str) and self.sampler not in SAMPLERS:
             raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {self.sampler!r}")
+        _ = self.step  # refuses a setting of its own that is out of range
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
         if not 0 <= self.guidance < math.inf:
@@ -87,7 +97,33 @@ class Sampling:
 
     @property
     def step(self) -> Sampler:
-        return SAMPLERS[self.sampler] if isinstance(self.sampler, str) else self.sampler
+        """The sampler with `eta` and `variance`, where they are given.
+
+        Raises:
+            ValueError: for one that the sampler does not have, or that is out of range.
+        """
+        step = SAMPLERS[self.sampler] if isinstance(self.sampler, str) else self.sampler
+        own = {name: value for name in OWN if (value := getattr(self, name)) is not None}
+        for name in own:
+            if not _has(step, name):
+                able = ", ".join(repr(k) for k, v in SAMPLERS.items() if _has(v, name))
+                raise ValueError(f"{name} is a setting of sampler {able}, got it with {self.sampler!r}")
+        return replace(cast(Any, step), **own) if own else step
+
+    def changed(self, **changes: Any) -> Sampling:
+        """These settings with changes; another sampler has its own `eta` and `variance` unless they are given.
+
+        >>> half = Sampling("ddim", eta=0.5)
+        >>> half.changed(steps=8).eta, half.changed(sampler="dpm++").eta
+        (0.5, None)
+        """
+        if changes.get("sampler", self.sampler) != self.sampler:
+            changes = {**dict.fromkeys(OWN), **changes}
+        return replace(self, **changes)
+
+
+def _has(sampler: Sampler, name: str) -> bool:
+    return is_dataclass(sampler) and name in (field.name for field in fields(sampler))
 
 
 class Diffusion(nn.Module):
@@ -171,10 +207,10 @@ class Diffusion(nn.Module):
         Raises:
             ValueError: for n < 1, conditions that are not n, or a setting out of its range.
         """
-        settings = replace(self.sampling, **changes)
+        settings = self.sampling.changed(**changes)
 
-        def latents(padded: _Padded) -> Tensor:
-            return self._spread(settings) * padded.normal(self.shape, like=self.centre)
+        def latents(chunk: Chunk) -> Tensor:
+            return self._spread(settings) * chunk.normal(self.shape, like=self.centre)
 
         times = self.times(settings)
         z = self._carry(latents, n, times, settings, cond, generator, on_step=on_step, on_chunk=on_chunk)
@@ -201,7 +237,7 @@ class Diffusion(nn.Module):
         settings = self.deterministic(**changes)
         times = self.times(settings).flip(0)
         start = self._alpha(times[0]) * self.standardize(self._rows(x).to(self.centre))
-        return self._carry(lambda padded: padded.fill(start[padded.rows]), len(x), times, settings, cond, None)
+        return self._carry(lambda chunk: chunk.take(start), len(x), times, settings, cond, None)
 
     @torch.no_grad()
     def decode(
@@ -214,7 +250,7 @@ class Diffusion(nn.Module):
         """
         settings, z = self.deterministic(**changes), self._rows(z).to(self.centre)
         times = self.times(settings)
-        made = self._carry(lambda padded: padded.fill(z[padded.rows]), len(z), times, settings, cond, None)
+        made = self._carry(lambda chunk: chunk.take(z), len(z), times, settings, cond, None)
         return self.restore(made / self._alpha(times[-1]))
 
     def interpolate(
@@ -260,7 +296,7 @@ class Diffusion(nn.Module):
 
     def deterministic(self, **changes: Any) -> Sampling:
         """The default `Sampling` with these changes; a ValueError for one that draws noise, and so cannot encode."""
-        settings = replace(self.sampling, **changes)
+        settings = self.sampling.changed(**changes)
         if not getattr(settings.step, "deterministic", True):
             able = ", ".join(name for name, step in SAMPLERS.items() if getattr(step, "deterministic", True))
             raise ValueError(
@@ -364,7 +400,7 @@ class Diffusion(nn.Module):
 
     def _carry(
         self,
-        latents: Callable[[_Padded], Tensor],
+        latents: Callable[[Chunk], Tensor],
         n: int,
         times: Tensor,
         settings: Sampling,
@@ -375,47 +411,35 @@ class Diffusion(nn.Module):
         on_chunk: Callable[[int], None] | None = None,
     ) -> Tensor:
         """Carry n rows along `times`, a full chunk at a time; `latents` gives a chunk's at the first time."""
-        if n < 1:
-            raise ValueError(f"n must be at least 1, got {n}")
-        if cond is not None and (cond.ndim == 0 or len(cond) != n):
-            raise ValueError(f"conditions must be {n}, one a row, got shape {tuple(cond.shape)}")
-        if isinstance(generator, Sequence) and len(generator) != n:
-            raise ValueError(f"generators must be {n}, one a row, got {len(generator)}")
         with evaluating(self):
-            chunks = []
-            for first in range(0, n, settings.chunk):
-                rows = slice(first, min(first + settings.chunk, n))
-                rng = generator[rows] if isinstance(generator, Sequence) else generator
-                padded = _Padded(rows, settings.chunk, rng)
-                chunks.append(
-                    self._chunk(latents(padded), padded, times, None if cond is None else cond[rows], settings, on_step)
-                )
+            made = []
+            for chunk in chunks(n, settings.chunk, cond=cond, generator=generator):
+                made.append(self._chunk(latents(chunk), chunk, times, settings, on_step))
                 if on_chunk is not None:
-                    on_chunk(len(chunks[-1]))
-            return torch.cat(chunks)
+                    on_chunk(chunk.n)
+            return torch.cat(made)
 
     def _chunk(
         self,
         z: Tensor,
-        padded: _Padded,
+        chunk: Chunk,
         times: Tensor,
-        cond: Tensor | None,
         settings: Sampling,
         on_step: Callable[[int, Tensor], None] | None,
     ) -> Tensor:
-        """One chunk, padded to its full size."""
+        """The rows of one chunk, without the padding."""
         device, denoiser = self.centre.device, self.guided(settings)
-        given = None if cond is None else padded.fill(cond.to(device))
+        cond = None if chunk.cond is None else chunk.cond.to(device)
 
         def report(step: int, z: Tensor) -> None:
             if on_step is not None:
-                on_step(step, self.restore(z[: padded.n]))
+                on_step(step, self.restore(z[: chunk.n]))
 
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-            z = integrate(settings.step, denoiser, z, times, cond=given, generator=padded.generators, on_step=report)
+            z = integrate(settings.step, denoiser, z, times, cond=cond, generator=chunk.generator, on_step=report)
             if settings.denoise and bool(times[-1] < times[0]) and bool(levels(denoiser, times[-1], z)[1] > 0):
-                z = (self._alpha(times[-1]) * denoiser(z, rows_at(times[-1], z), given).x).to(z)
-        return z[: padded.n]
+                z = (self._alpha(times[-1]) * denoiser(z, rows_at(times[-1], z), cond).x).to(z)
+        return z[: chunk.n]
 
 
 def round_trip(
@@ -441,22 +465,3 @@ def round_trip(
         back = model.decode(z, cond=cond, steps=count, **changes)
         errors.append(mean_per_example((back - x.to(back)) ** 2).sqrt())
     return torch.stack(errors)
-
-
-class _Padded:
-    """A chunk of fixed size whose last rows are padding: copies of the first row, with noise of their own."""
-
-    def __init__(self, rows: slice, size: int, rng: Rng):
-        self.rows, self.n, self.size = rows, rows.stop - rows.start, size
-        if isinstance(rng, Sequence):
-            spare = torch.Generator(rng[0].device).manual_seed(0)
-            self.generators: Rng = [*rng, *[spare] * (size - self.n)]
-        else:
-            self.generators = rng
-
-    def fill(self, rows: Tensor) -> Tensor:
-        """N rows and the padding after them."""
-        return torch.cat([rows, rows[:1].expand(self.size - self.n, *rows.shape[1:])])
-
-    def normal(self, shape: Sequence[int], *, like: Tensor) -> Tensor:
-        return normal((self.size, *shape), self.generators, like=like)

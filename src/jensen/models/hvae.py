@@ -15,6 +15,7 @@ from jensen.core.seeding import Rng, drawing
 from jensen.core.types import Measure
 from jensen.distributions.measure import measure
 from jensen.variational.importance import Estimate, log_likelihood
+from jensen.variational.posterior import Posterior, check_posterior
 from jensen.variational.trace import Layer, Trace, log_prob
 
 
@@ -53,7 +54,15 @@ class LatentChain(nn.Module, ABC):
             ValueError: if q shares some with p.
         """
 
-    def trace(self, x: Tensor, *, samples: int = 1, analytic: bool = False, reparameterized: bool = True) -> Trace:
+    def trace(
+        self,
+        x: Tensor,
+        *,
+        samples: int = 1,
+        analytic: bool = False,
+        reparameterized: bool = True,
+        q: Posterior | None = None,
+    ) -> Trace:
         """K draws for each row of x, as `jensen.variational.Trace`.
 
         Args:
@@ -61,11 +70,17 @@ class LatentChain(nn.Module, ABC):
             samples: K, at least 1.
             analytic: take a layer's divergence in closed form where it is one and torch knows it.
             reparameterized: let draws carry a gradient where the family can; False leaves them to the score function.
+            q: one distribution a layer, batch (B,), independent of each other, in place of the model's own q(z | x).
 
         Raises:
-            ValueError: for an x of another shape, data outside the decoder's range, or samples < 1.
+            ValueError: for an x of another shape, data outside the decoder's range, samples < 1, or a q that does not
+                fit.
         """
-        layers = self.infer(x, samples=samples, reparameterized=reparameterized)
+        if q is None:
+            layers = self.infer(x, samples=samples, reparameterized=reparameterized)
+        else:
+            self._check(x, samples)
+            layers = self.layers(q, len(x), samples, reparameterized)
         terms, closed = zip(*(layer.coordinates(analytic) for layer in layers), strict=True)
         return Trace(
             log_px=self.log_px(x, tuple(layer.z for layer in layers)),
@@ -75,6 +90,13 @@ class LatentChain(nn.Module, ABC):
             pathwise=tuple(reparameterized and layer.q.has_rsample for layer in layers),
             coordinates=tuple(term.expand(samples, len(x), -1) for term in terms),
         )
+
+    def layers(self, q: Posterior, rows: int, samples: int, reparameterized: bool) -> tuple[Layer, ...]:
+        """K draws of a q whose layers are independent given x: every term is a KL given the layer above."""
+        check_posterior(q, self.events, rows)
+        z = [_draw(law, (samples,), reparameterized) for law in q]
+        priors = [self.law(layer, above) for layer, above in enumerate((*z[1:], None), start=1)]
+        return tuple(Layer(*parts, divergence=True) for parts in zip(z, q, priors, q, strict=True))
 
     def law(self, layer: int, above: Tensor | None = None) -> Distribution:
         """$p(z_l | z_{l+1})$ for layer l = 1 ... L - 1 given `above`; the prior for l = L."""

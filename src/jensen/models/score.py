@@ -1,4 +1,4 @@
-"""A score model: the score of data noised at a ladder of levels, sampled by annealed Langevin."""
+"""A score model: the score of data noised at a ladder of levels, sampled by annealed Langevin or as a diffusion."""
 
 from __future__ import annotations
 
@@ -12,9 +12,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from jensen.core.modes import evaluating
-from jensen.core.seeding import Rng, normal
+from jensen.core.seeding import Rng
 from jensen.core.shapes import right_pad
+from jensen.diffusion import SAMPLERS, Denoiser, Prediction, VarianceExploding
+from jensen.models.chunks import Chunk, chunks
+from jensen.models.diffusion import Diffusion, Sampling
 from jensen.score import annealed_langevin, tweedie
+
+LANGEVIN = "langevin"
 
 
 class NoiseConditional(nn.Module):
@@ -61,30 +66,53 @@ class Annealing:
     (360 and 480 evaluations): with the exact score of Gaussian data, the variance along every direction wider than the
     last level is that of equilibrium to 5 percent. `jensen.score.annealed_variance` says how near others come.
 
+    By any other sampler than Langevin the network is sampled as the denoiser of the variance-exploding process
+    (`as_diffusion`), of which the ladder's ends are the noise levels at t = 1 and t = 0.
+
     Attributes:
         step_size: of a Langevin move, in units of its level's sigma^2, below 2. Directions narrow beside a level are
             too wide there by 1 / (1 - step_size / 2), and wide ones settle in proportion to step_size times steps.
-        steps: moves at each level.
+        steps: Langevin moves at each level; for another sampler, its steps in all, see `Sampling`.
         denoise: end with the mean of the clean datum given the noised one.
         chunk: rows that go through the network together; fixed, so that a row's last bits never depend on how many
             others were asked for.
+        sampler: "langevin", or a name in `jensen.diffusion.SAMPLERS`.
+        eta: of sampler "ddim", see `Sampling`.
     """
 
     step_size: float = 0.5
     steps: int = 30
     denoise: bool = True
     chunk: int = 256
+    sampler: str = LANGEVIN
+    eta: float | None = None
 
     def __post_init__(self) -> None:
+        if self.sampler not in (LANGEVIN, *SAMPLERS):
+            raise ValueError(f"sampler must be one of {', '.join((LANGEVIN, *SAMPLERS))}, got {self.sampler!r}")
         if not 0 < self.step_size < math.inf:
             raise ValueError(f"step_size must be positive, got {self.step_size}")
         for name, number in (("steps", self.steps), ("chunk", self.chunk)):
             if number < 1:
                 raise ValueError(f"{name} must be at least 1, got {number}")
+        if self.sampler != LANGEVIN:
+            self.as_sampling()
+        elif self.eta is not None:
+            raise ValueError(f"eta is a setting of sampler 'ddim', got it with {self.sampler!r}")
+
+    def as_sampling(self) -> Sampling:
+        """The same settings for `as_diffusion`."""
+        return Sampling(self.sampler, self.steps, denoise=self.denoise, chunk=self.chunk, eta=self.eta)
+
+    def changed(self, **changes: Any) -> Annealing:
+        """These settings with changes; another sampler has its own `eta` unless it is given."""
+        if changes.get("sampler", self.sampler) != self.sampler:
+            changes = {"eta": None, **changes}
+        return replace(self, **changes)
 
 
 class ScoreModel(nn.Module):
-    """Draws x by annealed Langevin along the scores of noised data.
+    """Draws x along the scores of noised data: by annealed Langevin, or by any sampler of diffusion models.
 
     The network works on (x - centre) / scale, which has zero mean and unit variance over the data, and the noise
     levels are of that; `sample` and `score` speak of x.
@@ -155,6 +183,7 @@ class ScoreModel(nn.Module):
         cond: Tensor | None = None,
         generator: Rng = None,
         on_step: Callable[[int, Tensor], None] | None = None,
+        on_chunk: Callable[[int], None] | None = None,
         **changes: Any,
     ) -> Float[Tensor, "n ..."]:
         """Draw n.
@@ -163,63 +192,85 @@ class ScoreModel(nn.Module):
             n: at least 1.
             cond: (n, ...) conditions, or None.
             generator: None, one, or n of them, one a row: then a row is a function of its generator alone.
-            on_step: called with (moves done, x so far (n or fewer, ...)) in each chunk.
-            changes: to the default `Annealing`: steps=5, ...
+            on_step: called with (moves or steps done, x so far (n or fewer, ...)) in each chunk.
+            on_chunk: called with the number of rows just finished.
+            changes: to the default `Annealing`: steps=5, sampler="dpm++", ...
 
         Returns:
             (n, *shape), of the scale of the data.
 
         Raises:
-            ValueError: for n < 1, conditions or generators that are not n, or a setting out of its range.
+            ValueError: for n < 1, conditions or generators that are not n, a setting out of its range, or another
+                sampler than Langevin for a model of one level.
         """
-        settings = replace(self.sampling, **changes)
-        if n < 1:
-            raise ValueError(f"n must be at least 1, got {n}")
-        if cond is not None and len(cond) != n:
-            raise ValueError(f"conditions must be {n}, one a row, got {len(cond)}")
-        if isinstance(generator, Sequence) and len(generator) != n:
-            raise ValueError(f"generators must be {n}, one a row, got {len(generator)}")
+        settings = self.sampling.changed(**changes)
+        if settings.sampler != LANGEVIN:
+            return as_diffusion(self, settings.as_sampling()).sample(
+                n, cond=cond, generator=generator, on_step=on_step, on_chunk=on_chunk
+            )
         with evaluating(self):
-            chunks = []
-            for first in range(0, n, settings.chunk):
-                rows = slice(first, min(first + settings.chunk, n))
-                rng = generator[rows] if isinstance(generator, Sequence) else generator
-                part = None if cond is None else cond[rows]
-                chunks.append(self._chunk(rows.stop - first, part, rng, settings, on_step))
-            return torch.cat(chunks)
+            made = []
+            for chunk in chunks(n, settings.chunk, cond=cond, generator=generator):
+                made.append(self._anneal(chunk, settings, on_step))
+                if on_chunk is not None:
+                    on_chunk(chunk.n)
+            return torch.cat(made)
 
-    def _chunk(
-        self,
-        n: int,
-        cond: Tensor | None,
-        rng: Rng,
-        settings: Annealing,
-        on_step: Callable[[int, Tensor], None] | None,
-    ) -> Tensor:
-        """One chunk, padded to its full size with copies of its first condition and noise of their own."""
-        size = settings.chunk
-        if isinstance(rng, Sequence):
-            rng = [*rng, *[torch.Generator(rng[0].device).manual_seed(0)] * (size - n)]
-        if cond is not None:
-            cond = cond.to(self.centre.device)
-            cond = torch.cat([cond, cond[:1].expand(size - n, *cond.shape[1:])])
-        score = self._score(cond)
+    def _anneal(self, chunk: Chunk, settings: Annealing, on_step: Callable[[int, Tensor], None] | None) -> Tensor:
+        """The rows of one chunk by annealed Langevin, without the padding."""
+        score = self._score(None if chunk.cond is None else chunk.cond.to(self.centre.device))
 
         def report(step: int, z: Tensor) -> None:
             if on_step is not None:
-                on_step(step, self.restore(z[:n]))
+                on_step(step, self.restore(z[: chunk.n]))
 
-        z = torch.sqrt(1 + self.sigmas[0] ** 2) * normal((size, *self.shape), rng, like=self.centre)
+        z = torch.sqrt(1 + self.sigmas[0] ** 2) * chunk.normal(self.shape, like=self.centre)
         z = annealed_langevin(
-            score,
-            z,
-            self.sigmas,
-            settings.step_size,
-            settings.steps,
-            generator=rng,
-            on_step=report,
+            score, z, self.sigmas, settings.step_size, settings.steps, generator=chunk.generator, on_step=report
         )
         if settings.denoise:
             last = self.sigmas[-1]
             z = tweedie(lambda z: score(z, last.expand(len(z))), z, float(last))
-        return self.restore(z[:n])
+        return self.restore(z[: chunk.n])
+
+
+class ScoreDenoiser(Denoiser):
+    r"""$\hat\epsilon = -\sigma\, s(z, \sigma)$ on the variance-exploding schedule: Tweedie's formula.
+
+    Args:
+        network: (z, sigma (B,)) or (z, sigma, cond) to the score of data noised by sigma.
+        schedule: whose sigmas the network knows.
+    """
+
+    def __init__(self, network: nn.Module, schedule: VarianceExploding):
+        super().__init__()
+        self.network, self.schedule, self.null = network, schedule, None
+
+    def forward(self, z_t: Float[Tensor, "b ..."], t: Float[Tensor, " b"], cond: Tensor | None = None) -> Prediction:
+        alpha, sigma = self.levels(t, z_t)
+        score = self.network(z_t, sigma.flatten().to(z_t), *(() if cond is None else (cond,)))
+        return Prediction.of_eps(-sigma * score, z_t, alpha, sigma)
+
+
+def as_diffusion(model: ScoreModel, sampling: Sampling | None = None) -> Diffusion:
+    """The diffusion model of a score model with more than one level: it shares the network and the scale.
+
+    Args:
+        model: of a ladder of levels, the largest at t = 1, the smallest at t = 0.
+        sampling: how to sample by default.
+
+    Raises:
+        ValueError: for a model of one level.
+
+    Source: Song et al. (2021), section 3.4: annealed Langevin's ladder as the variance-exploding process.
+
+    >>> model = ScoreModel(NoiseConditional(lambda z, c: torch.zeros_like(z), 9.0, 0.1), (2,), [9.0, 1.0, 0.1])
+    >>> as_diffusion(model).sample(3).shape
+    torch.Size([3, 2])
+    """
+    if len(model.sigmas) < 2:
+        raise ValueError("a diffusion needs a ladder of at least two noise levels, and this model has one")
+    schedule = VarianceExploding(float(model.sigmas[-1]), float(model.sigmas[0]))
+    found = Diffusion(ScoreDenoiser(model.network, schedule), model.shape, sampling)
+    found.centre, found.scale = model.centre, model.scale
+    return found.to(model.centre.device)

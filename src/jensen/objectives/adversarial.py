@@ -7,7 +7,15 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from jensen.adversarial import AdaptiveAugment, GameLoss, clip_weights, game_loss, instance_noise, pack
+from jensen.adversarial import (
+    AdaptiveAugment,
+    GameLoss,
+    clip_weights,
+    game_loss,
+    instance_noise,
+    pack,
+    power_iteration,
+)
 from jensen.core.objective import Objective
 from jensen.core.shapes import single
 from jensen.core.types import Batch, Loss, Phase, entry
@@ -70,7 +78,8 @@ class Adversarial(Objective):
 
     Args:
         model: the generator.
-        critic: D, from what it sees to logits, (B / m,) or (B / m, ...).
+        critic: D, from what it sees to logits, (B / m,) or (B / m, ...); perhaps with `spectral_norm`, whose
+            singular vectors take a power iteration after each of its moves (the generator's likewise).
         loss: a name of `GAME_LOSSES`, or a `GameLoss`.
         phases: who moves when: `alternating(5)`, `SIMULTANEOUS`, ...
         penalty: added to the critic's loss; (critic, real, fake) -> (B / m,).
@@ -166,9 +175,11 @@ class Adversarial(Objective):
         return Loss(loss.total, loss.terms, {"real": real.detach()})
 
     def after(self, player: str, loss: Loss, step: int) -> None:
-        if player != "critic":
+        if player == "generator":
+            power_iteration(self.model)
             return
         if isinstance(self.augmentation, AdaptiveAugment):
             self.augmentation.update(loss.aux["real"].repeat_interleave(self.packing, 0))  # a logit for each picture
         if self.clip is not None:
             clip_weights(self.critic, self.clip)
+        power_iteration(self.critic)

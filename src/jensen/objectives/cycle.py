@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from jensen.adversarial import AdaptiveAugment, GameLoss, ImagePool, game_loss, instance_noise
+from jensen.adversarial import AdaptiveAugment, GameLoss, ImagePool, game_loss, instance_noise, power_iteration
 from jensen.core.objective import Objective
 from jensen.core.seeding import drawing, generator
 from jensen.core.shapes import mean_per_example
@@ -87,6 +87,8 @@ class _Translation(Objective):
     def after(self, player: str, loss: Loss, step: int) -> None:
         if player == "critics" and isinstance(self.augmentation, AdaptiveAugment):
             self.augmentation.update(loss.aux["real"])
+        for moved in (self.model,) if player == "translators" else (self.critic_a, self.critic_b):
+            power_iteration(moved)
 
     def fooling(self, critic: nn.Module, real: Seen, fake: Seen, step: int) -> Tensor:
         """The translator's loss in the game on one side, (B,)."""

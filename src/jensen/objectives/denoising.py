@@ -29,10 +29,10 @@ class Denoising(Objective):
         loss: (prediction, x, eps) -> (B,); the mean squared error of eps by default.
         times: n -> (n,) training times. `uniform_times` and `logit_normal_times` never draw 0 or 1, where some
             networks predict nothing finite; `discrete_times` draws 1.
-        drop: probability with which a row's condition is replaced by the null condition.
+        drop: probability with which a row's condition is replaced by the null condition; 1 trains without conditions.
 
     Raises:
-        ValueError: if `drop` is outside [0, 1], or positive for a denoiser without a null condition; if the schedule
+        ValueError: if `drop` is outside [0, 1], or inside it for a denoiser without a null condition; if the schedule
             would train too, since a weighted loss has its least value at some noise level and not at the best schedule;
             if the network's view is singular at one of the times, as eps is at alpha = 0 and x at sigma = 0.
 
@@ -120,15 +120,17 @@ class Hybrid(Denoising):
 
 
 def check_drop(model: Diffusion, drop: float) -> None:
-    """Refuse a probability that is none, and to drop conditions where there is no null condition."""
+    """Refuse a probability outside [0, 1], and to drop some conditions where there is no null condition."""
     if not 0 <= drop <= 1:
         raise ValueError(f"drop must be in [0, 1], got {drop}")
-    if drop > 0 and model.denoiser.null is None:
+    if 0 < drop < 1 and model.denoiser.null is None:
         raise ValueError("drop needs a denoiser with a null condition, and this one has none")
 
 
 def drop_conditions(denoiser: Denoiser, cond: Tensor | None, probability: float) -> Tensor | None:
-    """Conditions, each replaced by the null condition with this probability."""
+    """Conditions, each replaced by the null condition with this probability; with 1, None, which stands for it too."""
+    if probability == 1:
+        return None
     if cond is None or denoiser.null is None or probability == 0:
         return cond
     dropped = torch.rand(len(cond), device=cond.device) < probability

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Protocol, cast
 
 import torch
@@ -11,10 +12,12 @@ from torch import Tensor, nn
 
 from jensen.core.objective import Objective
 from jensen.core.types import Batch, Loss, Phase, entry
+from jensen.models.autodecoder import AutoDecoder
 from jensen.models.hvae import LatentChain
 from jensen.variational.annealing import Constraint, Scheduled, at_step
 from jensen.variational.bounds import Bound, dreg, elbo, has_floor, iwae, scored, sticking_the_landing
-from jensen.variational.inference import Inferring
+from jensen.variational.inference import Inferring, first_rows
+from jensen.variational.posterior import check_posterior
 from jensen.variational.relaxed import Relaxation
 from jensen.variational.trace import Trace
 
@@ -51,8 +54,9 @@ class Variational(Objective):
     What is legitimate but biased, or of large variance, is warned of when the objective is made; that a layer without
     a path has one draw and no baseline, at its first trace.
 
-    Players: "model"; with "dreg" "encoder", the parameters of q, and "model", all others; with a `Constraint` for
-    a bound, "multiplier"; with a learned baseline, "baseline", which descends its squared error. All move at once.
+    Players: "model"; with "dreg" "encoder", the parameters of q, and "model", all others; with tables "posterior",
+    their rows; with a `Constraint` for a bound, "multiplier"; with a learned baseline, "baseline", which descends its
+    squared error. All move at once.
 
     Args:
         model: what is trained: anything with a `trace`.
@@ -62,11 +66,23 @@ class Variational(Objective):
         analytic: take divergences in closed form where there is one; not for `iwae`, "stl" or "dreg".
         baseline: module from x to (B, ...) of one number a row, the score function's instead of the other draws.
         relaxation: of one-hot latents; the temperature is of the step.
+        tables: stochastic variational inference of an `AutoDecoder`: one module a layer from the batch's "index", the
+            place of each datum in the training set, to its q (`posterior_table`, whose sparse gradients need
+            `torch.optim.SparseAdam`).
 
     Raises:
         ValueError: if a setting is out of its range or does not go with another.
 
-    Source: Kingma & Welling (2014), algorithm 1; `jensen.variational` names each bound's and gradient's own.
+    Source: Kingma & Welling (2014), algorithm 1; Hoffman et al. (2013), section 2.3, for the tables;
+    `jensen.variational` names each bound's and gradient's own.
+
+    >>> from jensen.distributions import Conditional, GaussianPrior, IsotropicGaussian
+    >>> from jensen.variational import posterior_table
+    >>> model = AutoDecoder([Conditional(nn.Linear(2, 5), IsotropicGaussian())], GaussianPrior(2))
+    >>> objective = Variational(model, tables=[posterior_table(100, 2)], analytic=True)
+    >>> batch = {"x": torch.zeros(3, 5), "index": torch.tensor([4, 8, 15])}
+    >>> sorted(objective(("model", "posterior"), batch, 0))
+    ['model', 'posterior']
     """
 
     def __init__(
@@ -79,6 +95,7 @@ class Variational(Objective):
         analytic: bool = False,
         baseline: nn.Module | None = None,
         relaxation: Relaxation | None = None,
+        tables: Sequence[nn.Module] = (),
     ):
         super().__init__()
         if samples < 1:
@@ -91,24 +108,29 @@ class Variational(Objective):
             raise ValueError("iwae and stl need sampled terms: choose analytic=False")
         if baseline is not None and gradient not in ("standard", "score"):
             raise ValueError(f"a baseline is for the score function, and gradient {gradient!r} has none")
-        if gradient == "stl" and has_floor(at_step(bound, 0)):
-            raise ValueError(
-                "stl is biased under free bits, whose weights depend on the draws: choose another gradient"
-            )
+        if gradient == "stl":
+            _refuse_floor(at_step(bound, 0))
         if relaxation is not None:
             _refuse_relaxed(relaxation, bound is iwae, gradient, analytic, baseline is not None)
+        if tables:
+            if not isinstance(model, AutoDecoder):
+                raise ValueError(f"tables of q are for a model without an encoder, got a {type(model).__name__}")
+            check_posterior(first_rows(tables), model.events, 1)
         for caution in cautions(bound is iwae, samples, gradient, baseline is not None):
             warnings.warn(caution, stacklevel=2)
-        self.relaxation = relaxation
+        self.relaxation, self.tables = relaxation, nn.ModuleList(tables)
         self.model, self.bound, self.baseline = model, bound, baseline
         self.samples, self.gradient, self.analytic = samples, gradient, analytic
         self.phases = (Phase(tuple(self.players())),)
 
     def players(self) -> Mapping[str, Iterable[nn.Parameter]]:
-        encoder = set(self._encoding()) if self.gradient == "dreg" else set()
-        players = {"model": [p for p in self.model.parameters() if p not in encoder]}
-        if self.gradient == "dreg":
-            players["encoder"] = [p for p in self.model.parameters() if p in encoder]
+        players = {"model": list(self.model.parameters())}
+        if self.tables:
+            players["posterior"] = list(self.tables.parameters())
+        elif self.gradient == "dreg":
+            encoder = set(self._encoding())
+            players["encoder"] = [p for p in players["model"] if p in encoder]
+            players["model"] = [p for p in players["model"] if p not in encoder]
         if isinstance(self.bound, Constraint):
             players["multiplier"] = list(self.bound.parameters())
         if self.baseline is not None:
@@ -117,26 +139,30 @@ class Variational(Objective):
 
     def forward(self, players: tuple[str, ...], batch: Batch, step: int) -> Mapping[str, Loss]:
         x = entry(batch, "x")
-        trace = self._trace(x, step)
+        trace = self._trace(batch, step)
         if self.gradient == "standard" and self.samples == 1 and self.baseline is None and not all(trace.pathwise):
             warnings.warn(ONE_DRAW, stacklevel=2)
         baseline = None if self.baseline is None else self.baseline(x).reshape(len(x))
         value = self._estimate(step, baseline)(trace)
         losses = {"model": Loss.of(-value.mean(), **self._terms(trace, step))}
-        if "encoder" in players:
-            losses["encoder"] = Loss.of(-dreg(trace).mean())
+        of_q = "posterior" if self.tables else "encoder"
+        if of_q in players:
+            losses[of_q] = Loss.of(-dreg(trace).mean() if self.gradient == "dreg" else losses["model"].total)
         if isinstance(self.bound, Constraint):
             losses["multiplier"] = Loss.of(value.mean(), multiplier=self.bound.multiplier)
         if baseline is not None:
             losses["baseline"] = Loss.of((value.detach() - baseline).square().mean())
         return {player: losses[player] for player in players}
 
-    def _trace(self, x: Tensor, step: int) -> Trace:
+    def _trace(self, batch: Batch, step: int) -> Trace:
+        x = entry(batch, "x")
         if self.relaxation is not None:
             return self.relaxation.trace(cast(Inferring, self.model), x, samples=self.samples, step=step)
-        return cast(Traced, self.model).trace(
-            x, samples=self.samples, analytic=self.analytic, reparameterized=self.gradient != "score"
-        )
+        trace = cast(Traced, self.model).trace
+        if self.tables:
+            index = entry(batch, "index")
+            trace = partial(cast(AutoDecoder, self.model).trace, q=[table(index) for table in self.tables])
+        return trace(x, samples=self.samples, analytic=self.analytic, reparameterized=self.gradient != "score")
 
     def _terms(self, trace: Trace, step: int) -> dict[str, Tensor]:
         """What is reported, under the name of what it bounds."""
@@ -150,6 +176,7 @@ class Variational(Objective):
         """The bound of this step, with its gradient."""
         bound = at_step(self.bound, step)
         if self.gradient == "stl":
+            _refuse_floor(bound)
             return lambda trace: bound(sticking_the_landing(trace))
         return bound if self.gradient == "dreg" else scored(bound, baseline)
 
@@ -172,6 +199,11 @@ def cautions(is_iwae: bool, samples: int, gradient: str, baseline: bool) -> list
     if gradient == "score" and samples == 1 and not baseline:
         found.append(ONE_DRAW)
     return found
+
+
+def _refuse_floor(bound: Bound) -> None:
+    if has_floor(bound):
+        raise ValueError("stl is biased under free bits, whose weights depend on the draws: choose another gradient")
 
 
 def _refuse_relaxed(how: Relaxation, is_iwae: bool, gradient: str, analytic: bool, baseline: bool) -> None:

@@ -36,7 +36,7 @@ class VariationalDiffusion(Objective):
         reconstruction: p(x | z) at the first level, with bins of the data's own values, if any; "observed" costs
             nothing, "denoised" a second evaluation.
         interior: what a learned schedule's interior descends: "variance" or "bound".
-        drop: probability with which a row's condition is replaced by the null condition.
+        drop: probability with which a row's condition is replaced by the null condition; 1 trains without conditions.
 
     Raises:
         ValueError: for another word than these, a `drop` that cannot be, a network of eps where alpha = 0 at the last

@@ -137,12 +137,15 @@ def silverman(data: Num[Tensor, "..."]) -> float:
     return float(spread * (4 / (len(data) * (size + 2))) ** (1 / (size + 4)))
 
 
-def leave_one_out_log_prob(data: Num[Tensor, "m ..."], bandwidth: float) -> Float[Tensor, " m"]:
+def leave_one_out_log_prob(
+    data: Num[Tensor, "m ..."], bandwidth: float | Tensor, rows: Tensor | None = None
+) -> Float[Tensor, " b"]:
     r"""Log density in nats of each datum under the others, $\log \frac1{M-1} \sum_{j \ne i} N(x_i; x_j, h^2 I)$.
 
     Args:
         data: (M, ...), M at least 2.
-        bandwidth: h, positive.
+        bandwidth: h, positive; a tensor () to differentiate in it.
+        rows: (B,), which data to give it for; None for all.
 
     Raises:
         ValueError: for fewer than two data, some that are not finite, or a bandwidth that is not positive.
@@ -151,13 +154,15 @@ def leave_one_out_log_prob(data: Num[Tensor, "m ..."], bandwidth: float) -> Floa
     """
     _check_data(data, least=2)
     _check_bandwidth(bandwidth)
-    size, values, first = data[:1].numel(), [], 0
-    for z, _, d in _pairs(data, data):
-        rows = torch.arange(len(z), device=d.device)
-        d[rows, first + rows] = math.inf
-        values.append(torch.logsumexp(-d / (2 * bandwidth**2), 1))
+    rows = torch.arange(len(data), device=data.device) if rows is None else rows
+    square = torch.as_tensor(bandwidth, dtype=torch.float64, device=data.device) ** 2
+    values, first = [], 0
+    for z, _, d in _pairs(data[rows], data):
+        exponents = -d / (2 * square)
+        exponents[torch.arange(len(z), device=d.device), rows[first : first + len(z)]] = -math.inf
+        values.append(torch.logsumexp(exponents, 1))
         first += len(z)
-    constant = math.log(len(data) - 1) + size / 2 * math.log(2 * math.pi * bandwidth**2)
+    constant = math.log(len(data) - 1) + data[:1].numel() / 2 * torch.log(2 * math.pi * square)
     return _as(data, torch.cat(values) - constant)
 
 
@@ -334,6 +339,6 @@ def _check_data(data: Tensor, least: int = 1) -> None:
         raise ValueError("data must be finite, and some are not")
 
 
-def _check_bandwidth(bandwidth: float) -> None:
+def _check_bandwidth(bandwidth: float | Tensor) -> None:
     if not (bandwidth > 0 and 0 < bandwidth * bandwidth < math.inf):
         raise ValueError(f"bandwidth must be positive and finite, and its square too, got {bandwidth}")

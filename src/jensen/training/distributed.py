@@ -57,11 +57,11 @@ def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
     if processes() == 1:
         return
     grads = [p.grad for p in parameters if p.grad is not None]
-    flat = torch.cat([g.reshape(-1) for g in grads])
+    flat = torch.cat([g.to_dense().reshape(-1) for g in grads])
     dist.all_reduce(flat)
     flat /= processes()
     for grad, mean in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
-        grad.copy_(mean.view_as(grad))
+        grad.copy_(mean.view(grad.shape).to_sparse(1) if grad.is_sparse else mean.view(grad.shape))
 
 
 def shard(stream: Stream, rank: int, world: int) -> Stream:

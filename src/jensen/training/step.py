@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -41,7 +41,8 @@ class Player:
     def move(self, step: int) -> None:
         """One optimizer step with the gradients that are there, clipped."""
         if self.clip is not None:
-            nn.utils.clip_grad_norm_(self.parameters, self.clip)
+            norm = nn.utils.get_total_norm(numbers(self.parameters))
+            nn.utils.clip_grads_with_norm_(self.parameters, self.clip, norm)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(step)
         self.optimizer.step()
@@ -165,9 +166,15 @@ def refuse_unused(state: TrainState, name: str, found: Sequence[Tensor | None]) 
 
 def refuse_infinite(state: TrainState, name: str) -> None:
     """Raise a NonFiniteLoss unless the player's gradient is finite; one message from the device."""
-    norms = torch._foreach_norm([p.grad for p in state.players[name].parameters if p.grad is not None])
+    norms = torch._foreach_norm(numbers(state.players[name].parameters))
     if not math.isfinite(torch.stack([norm.to(norms[0].device) for norm in norms]).sum()):
         raise NonFiniteLoss(state.step, name, "gradient")
+
+
+def numbers(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
+    """The gradients that are there; of a sparse one, an embedding's, the rows it has."""
+    grads = (p.grad for p in parameters if p.grad is not None)
+    return [grad.coalesce().values() if grad.is_sparse else grad for grad in grads]
 
 
 def descend(state: TrainState, players: tuple[str, ...], evaluate: Evaluate) -> Mapping[str, Loss]:

@@ -152,8 +152,14 @@ def beta(weight: float, bound: Bound = elbo) -> Bound:
         raise ValueError(f"beta must be at least 0 and finite, got {weight}")
     if bound is elbo:
         return Penalized(weight)
+    if bound is iwae:
+        raise ValueError(
+            "iwae has no KL to weigh or to warm up: it is the logarithm of a mean of weights p(x, z) / q(z | x), "
+            "choose elbo or free_bits"
+        )
     if not isinstance(bound, Penalized):
-        raise ValueError(f"beta must weigh elbo, free_bits or beta, got {getattr(bound, '__name__', bound)}")
+        got = getattr(bound, "__name__", type(bound).__name__)
+        raise ValueError(f"beta must weigh elbo, free_bits or beta, got {got}")
     return replace(bound, weight=weight * bound.weight)
 
 

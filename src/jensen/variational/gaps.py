@@ -16,7 +16,7 @@ from jensen.variational.bounds import log_weights
 from jensen.variational.importance import MEMORY, Weigh, fold_weights, log_likelihood, precision, weighing
 from jensen.variational.inference import fit_posterior, gaussians, moments
 from jensen.variational.oracle import LinearGaussian
-from jensen.variational.posterior import Posterior, check_posterior, draw
+from jensen.variational.posterior import Posterior, check_posterior, draw, latent_events
 from jensen.variational.trace import LatentModel
 
 
@@ -118,7 +118,7 @@ def _weighing(model: LatentModel, x: Tensor, q: str | Posterior) -> Callable[[sl
         raise ValueError(f"q must be 'encoder' or one distribution a layer, got {q!r}")
     if not all(isinstance(layer, Independent) and isinstance(layer.base_dist, Normal) for layer in q):
         raise ValueError(f"q must be mean-field Gaussians, Independent(Normal), got {[type(v).__name__ for v in q]}")
-    check_posterior(q, model, x)
+    check_posterior(q, latent_events(model), len(x))
     tensors = moments(q)
 
     def of(rows: slice) -> Weigh:

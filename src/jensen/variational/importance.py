@@ -21,8 +21,8 @@ from jensen.core.shapes import single
 from jensen.core.types import Likelihood, Measure
 from jensen.variational.bounds import log_weights
 from jensen.variational.pareto import pareto_k, pareto_limit, tail_length
-from jensen.variational.posterior import Posterior, check_posterior, draw
-from jensen.variational.trace import LatentModel
+from jensen.variational.posterior import Posterior, check_posterior, draw, latent_events
+from jensen.variational.trace import LatentModel, Unamortized
 
 Proposal = str | Callable[[Tensor], Posterior]
 
@@ -226,6 +226,8 @@ def _shape(memory: float, datum: int | float, sample: int | float, data: int, sa
 
 def weighing(model: LatentModel, x: Tensor, proposal: Proposal) -> Weigh:
     """Draw from the proposal, and weigh by log p(x, z) / q(z|x)."""
+    if proposal == "encoder" and isinstance(model, Unamortized):
+        proposal = model.fitted
     if proposal == "encoder":
         return lambda k: log_weights(model.trace(x, samples=k, reparameterized=False))
     if proposal == "prior":
@@ -233,7 +235,7 @@ def weighing(model: LatentModel, x: Tensor, proposal: Proposal) -> Weigh:
     if not callable(proposal):
         raise ValueError(f"proposal must be 'encoder', 'prior' or a function of x, got {proposal!r}")
     q = proposal(x)
-    check_posterior(q, model, x)
+    check_posterior(q, latent_events(model), len(x))
     return lambda k: log_weights(draw(model, x, q, k, reparameterized=False))
 
 

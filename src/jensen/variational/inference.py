@@ -136,9 +136,9 @@ def fit_posterior(
     if not rate > 0:
         raise ValueError(f"rate must be positive, got {rate}")
     need_paths("fitting a posterior", model, x[:1])
-    if not isinstance(start, str):
-        check_posterior(start, model, x)
     events = latent_events(model)
+    if not isinstance(start, str):
+        check_posterior(start, events, len(x))
     dims = sum(math.prod(event) for event in events)
 
     def begin(rows: slice) -> Tensor:
@@ -253,7 +253,7 @@ def refine(
         raise ValueError(f"rate must be positive, got {rate}")
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}")
-    check_posterior(q, model, x)
+    check_posterior(q, latent_events(model), len(x))
     need_paths("refining a posterior", model, x[:1])
     tensors = moments(q)
     with nullcontext() if differentiable else evaluating(model), torch.enable_grad(), drawing(generator):
@@ -335,7 +335,7 @@ def stochastic_vi(
     need_paths("stochastic inference", model, x[:1])
     for table in tables:
         _check_table(table, len(x))
-    check_posterior([table(torch.zeros(1, dtype=torch.long, device=x.device)) for table in tables], model, x[:1])
+    check_posterior(first_rows(tables), latent_events(model), 1)
     rows = [p for table in tables for p in table.parameters()]
     learned = list(learn)
     optimizers: list[torch.optim.Optimizer] = [torch.optim.SparseAdam(rows, lr=rate)]
@@ -357,6 +357,11 @@ def stochastic_vi(
                 optimizer.step()
             history.append(total.detach() / len(x))
     return torch.stack(history)
+
+
+def first_rows(tables: Iterable[nn.Module]) -> Posterior:
+    """Q of datum 0, batch (1,)."""
+    return [table(next(table.parameters()).new_zeros(1, dtype=torch.long)) for table in tables]
 
 
 def _check_table(table: nn.Module, data: int) -> None:

@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 
 from jensen.core.modes import evaluating
 from jensen.core.seeding import drawing
-from jensen.variational.trace import LatentModel, Trace, log_prob
+from jensen.variational.trace import LatentModel, Trace, Unamortized, log_prob
 
 Posterior = Sequence[Distribution]
 """One distribution a layer, independent of each other given x: batch (B,), the event of the layer's latents."""
@@ -43,7 +43,7 @@ def posterior_trace(
     """
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}")
-    check_posterior(q, model, x)
+    check_posterior(q, latent_events(model), len(x))
     return draw(model, x, q, samples, reparameterized)
 
 
@@ -60,16 +60,15 @@ def _log_prob(q: Posterior, z: tuple[Tensor, ...]) -> Tensor:
     return torch.stack([log_prob(layer, v) for layer, v in zip(q, z, strict=True)]).sum(0)
 
 
-def check_posterior(q: Posterior, model: LatentModel, x: Tensor) -> None:
+def check_posterior(q: Posterior, events: Sequence[tuple[int, ...]], rows: int) -> None:
     """Refuse a q whose layers, batch or events are not the latents'."""
-    events = latent_events(model)
     if len(q) != len(events):
         raise ValueError(f"the posterior must have one distribution a layer, {len(events)}, got {len(q)}")
     for layer, event in zip(q, events, strict=True):
         got = tuple(layer.batch_shape), tuple(layer.event_shape)
-        if got != ((len(x),), event):
+        if got != ((rows,), event):
             raise ValueError(
-                f"the posterior must have batch shape ({len(x)},) and event shape {event}, got {got[0]} and {got[1]}"
+                f"the posterior must have batch shape ({rows},) and event shape {event}, got {got[0]} and {got[1]}"
             )
 
 
@@ -92,6 +91,8 @@ def as_layers(z: Tensor, events: Sequence[tuple[int, ...]]) -> tuple[Tensor, ...
 
 def need_paths(who: str, model: LatentModel, x: Tensor) -> None:
     """Refuse a model whose draws carry no gradient; x is tried with one draw."""
+    if isinstance(model, Unamortized):
+        return
     with torch.no_grad(), evaluating(model), drawing(torch.Generator(x.device)):
         pathwise = model.trace(x).pathwise
     if not all(pathwise):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -142,4 +143,13 @@ class LatentModel(Protocol):
 
     def log_px(self, x: Tensor, z: tuple[Tensor, ...]) -> Tensor:
         """Log p(x | z), (K, B)."""
+        ...
+
+
+@runtime_checkable
+class Unamortized(LatentModel, Protocol):
+    """A latent-variable model without an encoder: its q(z | x) is fitted to each datum."""
+
+    def fitted(self, x: Tensor) -> Sequence[Distribution]:
+        """One distribution a layer, reparameterizable, batch (B,)."""
         ...

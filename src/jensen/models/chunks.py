@@ -1,0 +1,75 @@
+"""Rows in chunks of one fixed size: how many others were asked for never changes the last bits of a row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from jensen.core.seeding import Rng, normal
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Rows of a batch, followed by padding: copies of the first row, with noise of their own.
+
+    Attributes:
+        rows: of the batch.
+        size: with the padding.
+        generator: None, one, or `size` of them.
+        cond: conditions, (size, ...), or None.
+    """
+
+    rows: slice
+    size: int
+    generator: Rng
+    cond: Tensor | None
+
+    @property
+    def n(self) -> int:
+        """The number of rows without the padding."""
+        return int(self.rows.stop - self.rows.start)
+
+    def normal(self, shape: Sequence[int], *, like: Tensor) -> Float[Tensor, "size ..."]:
+        return normal((self.size, *shape), self.generator, like=like)
+
+    def take(self, batch: Tensor) -> Tensor:
+        """The rows of the chunk from the whole batch, and the padding."""
+        return _padded(batch[self.rows], self.size)
+
+
+def _padded(rows: Tensor, size: int) -> Tensor:
+    return torch.cat([rows, rows[:1].expand(size - len(rows), *rows.shape[1:])])
+
+
+def chunks(n: int, size: int, *, cond: Tensor | None = None, generator: Rng = None) -> Iterator[Chunk]:
+    """N rows, `size` at a time.
+
+    Args:
+        n: at least 1.
+        size: of a chunk.
+        cond: (n, ...) conditions, or None.
+        generator: None, one, or n of them, one a row.
+
+    Raises:
+        ValueError: for n < 1, or conditions or generators that are not n.
+
+    >>> [(chunk.n, chunk.take(torch.arange(5)).tolist()) for chunk in chunks(5, 3)]
+    [(3, [0, 1, 2]), (2, [3, 4, 3])]
+    """
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}")
+    if cond is not None and (cond.ndim == 0 or len(cond) != n):
+        raise ValueError(f"conditions must be {n}, one a row, got shape {tuple(cond.shape)}")
+    if isinstance(generator, Sequence) and len(generator) != n:
+        raise ValueError(f"generators must be {n}, one a row, got {len(generator)}")
+    for first in range(0, n, size):
+        rows = slice(first, min(first + size, n))
+        rng = generator
+        if isinstance(generator, Sequence):
+            spare = torch.Generator(generator[0].device).manual_seed(0)
+            rng = [*generator[rows], *[spare] * (first + size - rows.stop)]
+        yield Chunk(rows, size, rng, None if cond is None else _padded(cond[rows], size))
