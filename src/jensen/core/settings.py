@@ -22,6 +22,20 @@ class Settings(BaseModel):
         extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True, use_attribute_docstrings=True
     )
 
+    def refuse_idle(self, because: str, *names: str, prefix: str = "") -> None:
+        """Raise a ValueError for the first of these settings that is not at its default, since nothing uses it here.
+
+        Args:
+            because: the end of "... is not used": "without a penalty".
+            names: of settings.
+            prefix: of their keys, such as "game.".
+        """
+        for name in names:
+            value, default = getattr(self, name), type(self).model_fields[name].default
+            if value != default:
+                instead = "leave it out" if default is None else f"leave it at {default}"
+                raise ValueError(f"{prefix}{name} is not used {because}, got {value}: {instead}")
+
 
 class Kind(Settings):
     """A node whose class is chosen by the name of its kind, such as a data source or a model family.

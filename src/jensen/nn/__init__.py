@@ -1,5 +1,6 @@
 """Networks."""
 
+from jensen.nn.embeddings import Waves
 from jensen.nn.mlp import TimeMLP, mlp
 from jensen.nn.pictures import ChannelNorm, PictureCritic, PictureGenerator
 from jensen.nn.reader import Reader
@@ -15,5 +16,6 @@ __all__ = [
     "TimeMLP",
     "Translator",
     "UNet",
+    "Waves",
     "mlp",
 ]

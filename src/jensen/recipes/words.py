@@ -106,7 +106,7 @@ def _assign(recipe: Recipe, tree: dict[str, Any], key: str, text: str) -> Any:
         node.setdefault(last, 0.0)  # by the name of a player
     if not isinstance(node, dict) or last not in node or key in FIXED:
         raise ValueError(f"there is no setting {key!r} of {recipe.name}{nearest(key, settings(recipe))}")
-    if last == "kind":
+    if last == "kind" and node[last] in (*Source.kinds, *Family.kinds):
         raise ValueError(f"{key} belongs to the recipe and cannot be set: choose another recipe")
     default = node[last]
     if isinstance(default, dict) and default:

@@ -1,1 +1,238 @@
-"""To be written."""
+"""A generator against a critic: their networks and the game they play."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from jensen.adversarial import (
+    TRANSFORMS,
+    AdaptiveAugment,
+    annealed,
+    augment,
+    dragan,
+    gradient_penalty,
+    r1,
+    r2,
+)
+from jensen.core.settings import Settings
+from jensen.core.types import Phase
+from jensen.data.space import Space
+from jensen.models import gan as models
+from jensen.nn import PictureCritic, PictureGenerator, Waves, mlp
+from jensen.objectives.adversarial import SIMULTANEOUS, Adversarial, Penalty, alternating
+from jensen.recipes.families.base import Family
+from jensen.recipes.settings import NonNegative, Positive, Share, Training
+from jensen.training import Update, consensus, descend, extragradient, optimistic
+
+COARSE = 4  # pixels of the smallest grid that a generator of pictures starts from
+DEFAULTS = {
+    "mlp": {"latents": 2, "width": 128, "layers": 3, "critic_width": 128, "critic_layers": 3},
+    "conv": {"latents": 32, "width": 32, "critic_width": 256, "critic_layers": 2},
+}
+LossName = Literal[
+    "saturating", "non-saturating", "least-squares", "hinge", "exponential", "relativistic", "wasserstein"
+]
+
+
+class Network(Settings):
+    """Generator and critic. Sizes that are left out are those of `DEFAULTS`."""
+
+    kind: Literal["auto", "mlp", "conv"] = "auto"
+    """mlp: fully connected layers; conv: a convolutional generator of pictures; auto: conv for pictures, or else mlp"""
+    latents: Positive | None = None
+    """dimensions of the noise z"""
+    width: Positive | None = None
+    """of the generator's hidden layers; of convolutions, channels at full size"""
+    layers: Positive | None = None
+    """hidden layers of a fully connected generator"""
+    critic_width: Positive | None = None
+    """of the critic's hidden layers, which are fully connected"""
+    critic_layers: Positive | None = None
+    """hidden layers of the critic"""
+    activation: Literal["relu", "leaky-relu"] = "relu"
+    """of fully connected players (mlp)"""
+    slope: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """of leaky-relu below 0"""
+    waves: Annotated[int, Field(ge=0)] = 0
+    """number of random waves whose sines and cosines at a point the critic sees as well"""
+    frequency: Annotated[float, Field(gt=0)] = 2.0
+    """standard deviation of the waves' frequencies, radians a unit of length"""
+
+    def kind_for(self, space: Space) -> str:
+        return ("conv" if space.pictures else "mlp") if self.kind == "auto" else self.kind
+
+    def size(self, name: str, space: Space) -> int:
+        """A size, or its default for this kind of network."""
+        value = getattr(self, name)
+        return DEFAULTS[self.kind_for(space)][name] if value is None else value
+
+    def refuse(self, space: Space) -> None:
+        """Raise a ValueError for data that do not suit, or settings that nothing uses."""
+        idle = partial(self.refuse_idle, prefix="network.")
+        if self.kind_for(space) == "conv":
+            if not space.pictures:
+                raise ValueError("network.kind conv is for pictures, and these data are points: set it to mlp")
+            if not doublings(space):
+                raise ValueError(
+                    f"network.kind conv takes pictures of even sides from {2 * COARSE} pixels, got {space.shape[1]} x "
+                    f"{space.shape[2]}: set it to mlp, or data.size to such a number"
+                )
+            idle("by convolutions", "layers", "activation", "slope")
+        if self.activation == "relu":
+            idle("with activation relu", "slope")
+        if space.pictures:
+            idle("for pictures", "waves")
+        if not self.waves:
+            idle("without waves", "frequency")
+
+    def generator(self, space: Space) -> nn.Module:
+        latents, width = self.size("latents", space), self.size("width", space)
+        if self.kind_for(space) == "conv":
+            return PictureGenerator(latents, space.shape, width=width, doublings=doublings(space))
+        stack = self._stack(latents, width, self.size("layers", space), space.dims)
+        return nn.Sequential(*stack, nn.Unflatten(1, space.shape), nn.Tanh()) if space.pictures else stack
+
+    def critic(self, space: Space, packing: int) -> nn.Module:
+        """Untrained; from packs of examples to logits."""
+        width, layers = self.size("critic_width", space), self.size("critic_layers", space)
+        if self.kind_for(space) == "conv":
+            return PictureCritic((space.shape[0] * packing, *space.shape[1:]), width=width, layers=layers)
+        stack = self._stack(packing * (space.dims + 2 * self.waves), width, layers, 1)
+        if self.waves:
+            return nn.Sequential(Waves(space.dims, self.waves, self.frequency, packing), *stack)
+        return nn.Sequential(nn.Flatten(), *stack)
+
+    def _stack(self, inputs: int, width: int, layers: int, outputs: int) -> nn.Sequential:
+        relu: Callable[[], nn.Module] = nn.ReLU if self.activation == "relu" else partial(nn.LeakyReLU, self.slope)
+        return mlp(inputs, *[width] * layers, outputs, activation=relu)
+
+
+def doublings(space: Space) -> int:
+    """How often the sides of pictures can be halved evenly, down to a grid of at least 4 x 4."""
+    times, (height, width) = 0, space.shape[1:]
+    while not (height % 2 or width % 2) and min(height, width) >= 2 * COARSE:
+        times, height, width = times + 1, height // 2, width // 2
+    return times
+
+
+class Game(Settings):
+    """What the two players descend, in which order and by which rule; each remedy is off at 0, 1 or "none"."""
+
+    loss: LossName = "non-saturating"
+    """of both players"""
+    order: Literal["alternating", "simultaneous"] = "alternating"
+    """who moves when"""
+    critic_steps: Positive = 1
+    """steps of the critic for each of the generator's"""
+    update: Literal["descend", "extragradient", "optimistic", "consensus"] = "descend"
+    """rule by which the players move together"""
+    consensus: NonNegative = 0.1
+    """gamma of the consensus rule"""
+    packing: Positive = 1
+    """examples that the critic judges at a time (PacGAN)"""
+    penalty: Literal["none", "r1", "r2", "r1+r2", "wgan-gp", "dragan"] = "none"
+    """on the critic's gradient"""
+    penalty_weight: NonNegative = 1.0
+    """of the penalty"""
+    noise: NonNegative = 0.0
+    """standard deviation of instance noise at the first step"""
+    noise_steps: Positive = 2000
+    """steps after which instance noise is 0"""
+    augmentation: Literal["none", "fixed", "adaptive"] = "none"
+    """of pictures that the critic sees, real and generated"""
+    augmentation_share: Share = 0.5
+    """of pictures, for each transform of a fixed augmentation"""
+    clip: Annotated[float, Field(gt=0)] | None = None
+    """bound of the critic's weights after each of its steps"""
+
+    @model_validator(mode="after")
+    def _fitting(self) -> Game:
+        if self.order == "simultaneous" and self.critic_steps > 1:
+            raise ValueError(f"simultaneous players move once each, got critic_steps {self.critic_steps}")
+        if self.update != "descend" and self.order != "simultaneous":
+            raise ValueError(f"update {self.update} moves all players at once: set order to simultaneous")
+        for used, names in (
+            (self.update == "consensus", "consensus"),
+            (self.penalty != "none", "penalty_weight"),
+            (self.noise, "noise_steps"),
+            (self.augmentation == "fixed", "augmentation_share"),
+        ):
+            if not used:
+                self.refuse_idle("by this game", names, prefix="game.")
+        return self
+
+    def phases(self) -> tuple[Phase, ...]:
+        return SIMULTANEOUS if self.order == "simultaneous" else alternating(self.critic_steps)
+
+    def rule(self) -> Update:
+        rules: dict[str, Update] = {"descend": descend, "extragradient": extragradient, "optimistic": optimistic}
+        return rules[self.update] if self.update in rules else consensus(self.consensus)
+
+    def penalised(self) -> Penalty | None:
+        weight = self.penalty_weight
+        rules: dict[str, Penalty] = {
+            "r1": lambda critic, real, _: r1(critic, real, weight),
+            "r2": lambda critic, _, fake: r2(critic, fake, weight),
+            "r1+r2": lambda critic, real, fake: r1(critic, real, weight) + r2(critic, fake, weight),
+            "wgan-gp": lambda critic, real, fake: gradient_penalty(critic, real, fake, weight),
+            "dragan": lambda critic, real, _: dragan(critic, real, 0.5 * float(real.std()), weight),
+        }
+        return rules.get(self.penalty)
+
+    def augmented(self) -> Callable[[Tensor], Tensor] | None:
+        if self.augmentation == "none":
+            return None
+        if self.augmentation == "adaptive":
+            return AdaptiveAugment(TRANSFORMS, ramp=50_000)
+        return partial(augment, transforms=TRANSFORMS, probability=self.augmentation_share)
+
+
+class GAN(Family):
+    """A generator, its critic and their game."""
+
+    kind = "gan"
+    judged = frozenset({"critic_steps"})
+    network: Network = Network()
+    game: Game = Game()
+
+    def refuse(self, space: Space, training: Training) -> None:
+        if space.b is not None:
+            raise ValueError("family gan takes data of one kind, and these have two sides: use family translation")
+        if (rows := training.rows()) % self.game.packing:
+            raise ValueError(f"game.packing must divide the {rows} examples of a batch, got {self.game.packing}")
+        if self.game.augmentation != "none" and not space.pictures:
+            raise ValueError("game.augmentation is for pictures, and these data are points: set it to none")
+        self.network.refuse(space)
+
+    def model(self, space: Space) -> models.GAN:
+        return models.GAN(self.network.generator(space), self.network.size("latents", space))
+
+    def objective(self, model: nn.Module, space: Space) -> Adversarial:
+        assert isinstance(model, models.GAN)
+        game = self.game
+        return Adversarial(
+            model,
+            self.network.critic(space, game.packing),
+            loss=game.loss,
+            phases=game.phases(),
+            penalty=game.penalised(),
+            packing=game.packing,
+            noise=annealed(game.noise, game.noise_steps) if game.noise else None,
+            augmentation=game.augmented(),
+            clip=game.clip,
+        )
+
+    def update(self) -> Update:
+        return self.game.rule()
+
+    def curves(self) -> Mapping[str, str]:
+        return {
+            "critic/loss generator/loss": "losses",
+            "critic/real critic/fake": "mean logits of the critic",
+            "critic/penalty": "penalty",
+        }

@@ -1,1 +1,174 @@
-"""To be written."""
+"""Two translators between the two sides of data: from unpaired pictures, or from pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+from torch import Tensor, nn
+
+from jensen.adversarial import (
+    Brightness,
+    Contrast,
+    Crop,
+    Cutout,
+    Flip,
+    ImagePool,
+    Mosaic,
+    Saturation,
+    annealed,
+    augment,
+    r1,
+)
+from jensen.adversarial import Translation as Shift
+from jensen.core.objective import Objective
+from jensen.core.settings import Settings
+from jensen.data.space import Space
+from jensen.models import CycleGAN
+from jensen.nn import PatchCritic, Translator
+from jensen.objectives import CycleConsistent, Paired
+from jensen.recipes.families.base import Family
+from jensen.recipes.families.gan import LossName
+from jensen.recipes.settings import NonNegative, Positive, Share, Training
+
+Transforms = Literal["crop", "mosaic", "flip", "colour", "translation", "cutout"]
+TRANSFORMS: dict[str, tuple[Callable[[Tensor], Tensor], ...]] = {
+    "crop": (Crop(),),
+    "mosaic": (Mosaic(),),
+    "flip": (Flip(),),
+    "colour": (Brightness(), Saturation(), Contrast()),
+    "translation": (Shift(),),
+    "cutout": (Cutout(),),
+}
+
+
+class Network(Settings):
+    """Two translators of one shape, and two critics of patches."""
+
+    width: Annotated[int, Field(ge=8, multiple_of=8)] = 48
+    """channels of a translator"""
+    blocks: Positive = 3
+    """residual blocks of a translator"""
+    patch: Positive = 4
+    """side of the patches that a translator works on"""
+    critic: Annotated[tuple[Positive, ...], Field(min_length=1)] = (32, 64, 128)
+    """channels of the critics' layers, each of half the resolution; with three a logit sees 38 pixels"""
+
+
+class Shown(Settings):
+    """What the players descend in their game, and what critics are shown."""
+
+    loss: LossName = "least-squares"
+    """of both players"""
+    augmentation: tuple[Transforms, ...] = ()
+    """of what critics see, as in ["crop", "mosaic"]; flips and crops change what a digit is"""
+    augmentation_share: Share = 0.5
+    """of pictures, for each transform"""
+    noise: NonNegative = 2.0
+    """standard deviation of the noise on what critics see, at the first step"""
+    noise_end: NonNegative = 0.05
+    """the same after noise_steps"""
+    noise_steps: Positive = 1500
+    """steps over which the noise falls"""
+    penalty: NonNegative = 0.0
+    """weight of the R1 penalty on the critics' gradients"""
+
+    @field_validator("augmentation", mode="before")
+    @classmethod
+    def _a_list(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            raise ValueError(f'must be a list of {", ".join(TRANSFORMS)}, as in ["crop"], got {value}')
+        return value
+
+    @model_validator(mode="after")
+    def _used(self) -> Shown:
+        if not self.augmentation:
+            self.refuse_idle("without augmentation", "augmentation_share", prefix="shown.")
+        if not (self.noise or self.noise_end):
+            self.refuse_idle("without noise", "noise_steps", prefix="shown.")
+        return self
+
+    def settings(self) -> dict[str, Any]:
+        """Of either objective."""
+        transforms = [t for name in self.augmentation for t in TRANSFORMS[name]]
+        noisy = self.noise > 0 or self.noise_end > 0
+        return {
+            "loss": self.loss,
+            "augmentation": partial(augment, transforms=transforms, probability=self.augmentation_share)
+            if transforms
+            else None,
+            "noise": annealed(self.noise, self.noise_steps, self.noise_end) if noisy else None,
+            "penalty": (lambda critic, real, _: r1(critic, real, self.penalty)) if self.penalty else None,
+        }
+
+
+class Weights(Settings):
+    """Weights of what the translators descend beside the game."""
+
+    cycle: NonNegative = 2.0
+    """of the round-trip error (unpaired)"""
+    identity: NonNegative = 0.5
+    """of the change to pictures that are of the target side already (unpaired)"""
+    pool: Annotated[int, Field(ge=0)] = 500
+    """earlier translations that critics go on seeing (unpaired)"""
+    distance: NonNegative = 10.0
+    """of the distance to the other half of the pair (paired)"""
+
+
+class Translation(Family):
+    """Two translators against two critics.
+
+    Without pairs nothing says which class is which: any exchange of classes that comes back plays the game as well.
+    """
+
+    kind = "translation"
+    judged = frozenset({"beside"})
+    pairing: Literal["unpaired", "paired"] = "unpaired"
+    """unpaired: what comes back must be what went (CycleGAN); paired: the target is known (pix2pix)"""
+    network: Network = Network()
+    shown: Shown = Shown()
+    weights: Weights = Weights()
+
+    @model_validator(mode="after")
+    def _used(self) -> Translation:
+        idle = ("distance",) if self.pairing == "unpaired" else ("cycle", "identity", "pool")
+        self.weights.refuse_idle(f"with pairing {self.pairing}", *idle, prefix="weights.")
+        return self
+
+    def refuse(self, space: Space, training: Training) -> None:
+        if space.b is None:
+            raise ValueError("family translation takes data with two sides, a and b, and these have one")
+        if not space.pictures or space.b.shape != space.shape:
+            raise ValueError(
+                f"family translation takes pictures of one shape on both sides, got {space.shape} and {space.b.shape}"
+            )
+        sides, least = space.shape[1:], 2 ** len(self.network.critic)
+        if any(side % self.network.patch for side in sides):
+            raise ValueError(f"network.patch must divide the sides {sides} of pictures, got {self.network.patch}")
+        if min(sides) < least:
+            raise ValueError(f"network.critic has a layer too many for pictures of sides {sides}: give fewer")
+
+    def model(self, space: Space) -> CycleGAN:
+        n = self.network
+        a_to_b, b_to_a = (Translator(space.shape[0], width=n.width, blocks=n.blocks, patch=n.patch) for _ in "ab")
+        return CycleGAN(a_to_b, b_to_a)
+
+    def objective(self, model: nn.Module, space: Space) -> Objective:
+        assert isinstance(model, CycleGAN)
+        w, shown, paired = self.weights, self.shown.settings(), self.pairing == "paired"
+        a, b = (PatchCritic((1 + paired) * space.shape[0], widths=self.network.critic) for _ in "ab")
+        if paired:
+            return Paired(model, a, b, distance=w.distance, **shown)
+        pools = (ImagePool(w.pool, space.shape), ImagePool(w.pool, space.shape)) if w.pool else None
+        return CycleConsistent(model, a, b, cycle=w.cycle, identity=w.identity, pools=pools, **shown)
+
+    def curves(self) -> Mapping[str, str]:
+        return {
+            "translators/game": "the translators' loss in the game",
+            "critics/loss": "the critics' loss",
+            "translators/cycle": "round-trip error, both ways",
+            "translators/identity": "change to pictures of the target side",
+            "translators/distance": "distance to the other half of the pair",
+        }
