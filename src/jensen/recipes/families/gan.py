@@ -18,6 +18,7 @@ from jensen.adversarial import (
     gradient_penalty,
     r1,
     r2,
+    spectral_norm,
 )
 from jensen.core.settings import Settings
 from jensen.core.types import Phase
@@ -62,6 +63,8 @@ class Network(Settings):
     """number of random waves whose sines and cosines at a point the critic sees as well"""
     frequency: Annotated[float, Field(gt=0)] = 2.0
     """standard deviation of the waves' frequencies, radians a unit of length"""
+    spectral: bool = False
+    """divide each of the critic's weights by its largest singular value"""
 
     def kind_for(self, space: Space) -> str:
         return ("conv" if space.pictures else "mlp") if self.kind == "auto" else self.kind
@@ -100,12 +103,13 @@ class Network(Settings):
     def critic(self, space: Space, packing: int) -> nn.Module:
         """Untrained; from packs of examples to logits."""
         width, layers = self.size("critic_width", space), self.size("critic_layers", space)
+        critic: nn.Module
         if self.kind_for(space) == "conv":
-            return PictureCritic((space.shape[0] * packing, *space.shape[1:]), width=width, layers=layers)
-        stack = self._stack(packing * (space.dims + 2 * self.waves), width, layers, 1)
-        if self.waves:
-            return nn.Sequential(Waves(space.dims, self.waves, self.frequency, packing), *stack)
-        return nn.Sequential(nn.Flatten(), *stack)
+            critic = PictureCritic((space.shape[0] * packing, *space.shape[1:]), width=width, layers=layers)
+        else:
+            seen = Waves(space.dims, self.waves, self.frequency, packing) if self.waves else nn.Flatten()
+            critic = nn.Sequential(seen, *self._stack(packing * (space.dims + 2 * self.waves), width, layers, 1))
+        return spectral_norm(critic) if self.spectral else critic
 
     def _stack(self, inputs: int, width: int, layers: int, outputs: int) -> nn.Sequential:
         relu: Callable[[], nn.Module] = nn.ReLU if self.activation == "relu" else partial(nn.LeakyReLU, self.slope)
@@ -155,7 +159,7 @@ class Game(Settings):
         if self.order == "simultaneous" and self.critic_steps > 1:
             raise ValueError(f"simultaneous players move once each, got critic_steps {self.critic_steps}")
         if self.update != "descend" and self.order != "simultaneous":
-            raise ValueError(f"update {self.update} moves all players at once: set order to simultaneous")
+            raise ValueError(f"with {self.update} all players move at once: set game.order to simultaneous")
         for used, names in (
             (self.update == "consensus", "consensus"),
             (self.penalty != "none", "penalty_weight"),

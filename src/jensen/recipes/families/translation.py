@@ -21,6 +21,7 @@ from jensen.adversarial import (
     annealed,
     augment,
     r1,
+    spectral_norm,
 )
 from jensen.adversarial import Translation as Shift
 from jensen.core.objective import Objective
@@ -55,6 +56,8 @@ class Network(Settings):
     """side of the patches that a translator works on"""
     critic: Annotated[tuple[Positive, ...], Field(min_length=1)] = (32, 64, 128)
     """channels of the critics' layers, each of half the resolution; with three a logit sees 38 pixels"""
+    spectral: bool = False
+    """divide each of the critics' weights by its largest singular value"""
 
 
 class Shown(Settings):
@@ -159,6 +162,8 @@ class Translation(Family):
         assert isinstance(model, CycleGAN)
         w, shown, paired = self.weights, self.shown.settings(), self.pairing == "paired"
         a, b = (PatchCritic((1 + paired) * space.shape[0], widths=self.network.critic) for _ in "ab")
+        if self.network.spectral:
+            a, b = spectral_norm(a), spectral_norm(b)
         if paired:
             return Paired(model, a, b, distance=w.distance, **shown)
         pools = (ImagePool(w.pool, space.shape), ImagePool(w.pool, space.shape)) if w.pool else None
