@@ -16,8 +16,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+import jensen
 from jensen.cli.main import main
 from jensen.diffusion import SAMPLERS
+from jensen.recipes.presets import PRESETS
+from jensen.recipes.words import settings
 
 TINY = {
     "data.pictures": 64,
@@ -28,12 +31,10 @@ TINY = {
     "network.widths": [8, 16],
     "network.blocks": 1,
     "sampling.steps": 2,
-    "judging.pictures": 16,
-    "judging.classical": 16,
-    "judging.unconditional": 16,
+    "data.test": 20,
+    "judging.samples": 16,
+    "judging.rows": 16,
     "judging.scales": [1.0],
-    "judging.scale_texts": 4,
-    "judging.scale_pictures": 2,
 }
 SETTINGS = [word for key, value in TINY.items() for word in ("--set", f"{key}={json.dumps(value)}")]
 
@@ -74,38 +75,60 @@ def test_a_run_is_a_complete_folder(run):
         "state",
     }
     evaluation = json.loads((run / "evaluation.json").read_text())
-    for side in ("generated", "ceiling", "shuffled"):
-        exact = evaluation["legibility"][side]["exact"]
-        assert 0 <= exact["low"] <= exact["value"] <= exact["high"] <= 1
-        assert exact["n"] == 16
-    assert evaluation["legibility"]["ceiling"]["exact"]["value"] > 0.9
-    assert evaluation["legibility"]["shuffled"]["exact"]["value"] == 0
-    assert [row["scale"] for row in evaluation["guidance"]] == [1.0, 4.0]
+    found = evaluation["findings"]
+    for key in ("legibility", "characters", "ceiling"):
+        low, high = found[key]["interval"]
+        assert 0 <= low <= found[key]["value"] <= high <= 1
+    assert found["ceiling"]["value"] > 0.9
+    assert found["legibility"]["floor"] == 0
+    assert evaluation["step"] == 6
     lines = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == [2, 4, 6]
-    assert {p.name for p in (run / "samples").iterdir()} >= {"texts.png", "strip.png", "unconditional.png"}
+    assert {p.name for p in (run / "samples").iterdir()} >= {"asked.png", "strip.png", "unconditional.png"}
     page = (run / "report.html").read_text()
     assert not re.search(r"(src|href)=.http", page)  # one self-contained file
     assert len(list((run / "state").iterdir())) == 2
 
 
 def test_recipes_are_listed(capsys):
+    """A line each, and one recipe's settings with a line of meaning each."""
     assert main(["recipes"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(PRESETS) + 3  # head, an empty line, what to type next
+    assert [line.split()[0] for line in lines[1 : len(PRESETS) + 1]] == list(PRESETS)
+    assert main(["recipes", "ring-gan"]) == 0
     out = capsys.readouterr().out
-    assert "captcha-reader" in out
-    assert "training.batch_size = 64" in out
-    of = {part.split(" ", 1)[0]: part for part in re.split(r"\n(?=\S)", out)}
-    assert "training.rate" in of["captcha"]
-    assert "training.rate" not in of["ring-gan"]
-    assert "rates.critic" in of["ring-gan"]
+    for key in ("training.rate", "game.penalty", "data.modes", "judging.critic_steps"):
+        assert re.search(rf"^{re.escape(key)} +\S+ +[a-z]", out, flags=re.MULTILINE)
+    assert "judging.importance" not in out  # of another family
+    refused(capsys, ["recipes", "ring-gam"], "did you mean 'ring-gan'")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_setting_has_a_meaning(name):
+    found = settings(PRESETS[name])
+    assert len(found) > 20
+    assert [key for key, (_, meaning) in found.items() if not meaning] == []
+
+
+def test_options_are_settings(tmp_path):
+    words = ["--lr", "0.01", "--batch-size", "4", "--device", "cpu", "--no-evaluate"]
+    assert main(train_words(tmp_path / "run", *words, steps=1)) == 0
+    training = json.loads((tmp_path / "run" / "config.json").read_text())["training"]
+    assert (training["rate"], training["batch_size"], training["device"]) == (0.01, 4, "cpu")
+
+
+def test_version_and_examples(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"jensen {jensen.__version__}\n"
+    assert main(["train", "--help"]) == 0
+    assert "jensen train digits-ddpm" in capsys.readouterr().out
 
 
 def test_evaluate_again_gives_the_same_numbers(run, tmp_path):
     before = json.loads((run / "evaluation.json").read_text())
     assert main(["evaluate", str(run), "--json", str(tmp_path / "e.json")]) == 0
     after = json.loads((tmp_path / "e.json").read_text())
-    for evaluation in (before, after):
-        evaluation["sampling"].pop("pictures_per_second")
     assert before == after
 
 
@@ -197,7 +220,7 @@ def newest(run):
 
 def journal_of(run):
     """The journal's lines without what the clock says."""
-    timed = ("seconds", "pictures_per_second")
+    timed = ("seconds", "examples_per_second")
     lines = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
     return [{name: value for name, value in line.items() if name not in timed} for line in lines]
 
@@ -225,11 +248,11 @@ def test_a_run_of_minutes_ends_by_the_clock_and_goes_on_by_it(tmp_path):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"network.output": "eps", "network.loss": "eps", "sampling.start": 0.999},
-        {"network.output": "v", "network.loss": "v", "network.schedule": "cosine"},
-        {"network.output": "eps", "network.loss": "eps", "network.schedule": "linear"},
-        {"network.output": "x", "network.loss": "x"},
-        {"network.output": "edm", "network.schedule": "cosine"},
+        {"output": "eps", "loss.name": "eps", "sampling.start": 0.999},
+        {"output": "v", "loss.name": "v", "schedule": "cosine"},
+        {"output": "eps", "loss.name": "eps", "schedule": "linear"},
+        {"output": "x", "loss.name": "x"},
+        {"output": "edm", "schedule": "cosine"},
     ],
 )
 def test_every_view_trains_and_samples_from_the_command_line(tmp_path, changes):
@@ -290,22 +313,21 @@ def test_variants_train_and_say_that_no_reader_fits(tmp_path, capsys):
     out = tmp_path / "variant"
     more = ("data.alphabet=ABCDEFGH", "data.length=5", "data.width=80", "data.height=32", "data.colour=true")
     assert main(train_words(out, *(w for m in more for w in ("--set", m)), steps=2)) == 0
-    assert "no reader for this style" in capsys.readouterr().out
-    assert "legibility" not in json.loads((out / "evaluation.json").read_text())
+    assert "legibility" not in json.loads((out / "evaluation.json").read_text())["findings"]
     assert main(["sample", str(out), "--text", "HEADB", "--out", str(tmp_path / "v.png")]) == 0
     assert opened(tmp_path / "v.png").size == (80 * 4 + 12, 32 * 4 + 12)
-    refused(capsys, ["sample", str(out), "--text", "HEADZ"], "'Z', which is not in the alphabet 'ABCDEFGH'")
+    refused(capsys, ["sample", str(out), "--text", "HEADZ"], "5 characters of 'ABCDEFGH', got 'HEADZ'")
 
 
 def test_a_reader_of_a_variant_can_be_trained_and_judges(tmp_path):
     style = ["--set", "data.length=3", "--set", "data.width=48"]
     reader = tmp_path / "reader"
     words = ["train", "captcha-reader", "--out", str(reader), "--steps", "3", *style]
-    small = ["--set", "data.pictures=64", "--set", "training.batch_size=8", "--set", "pictures=20"]
+    small = ["--set", "data.pictures=64", "--set", "training.batch_size=8", "--set", "data.test=20"]
     assert main([*words, *small]) == 0
-    assert main(train_words(tmp_path / "variant", *style, "--set", f"judging.reader={reader}", steps=2)) == 0
+    assert main(train_words(tmp_path / "variant", *style, "--set", f"data.reader={reader}", steps=2)) == 0
     evaluation = json.loads((tmp_path / "variant" / "evaluation.json").read_text())
-    assert evaluation["legibility"]["generated"]["exact"]["n"] == 16
+    assert "legibility" in evaluation["findings"]
 
 
 WRONG_TRAIN = [
@@ -319,23 +341,26 @@ WRONG_TRAIN = [
     (["captcha", "--set", "training.device=tpu"], ["'training.device' got 'tpu'"]),
     (["captcha", "--set", "training=3"], ["'training' is a group"]),
     (["captcha", "--set", "training.batch_size"], ["--set takes KEY=VALUE"]),
-    (["captcha", "--set", "recipe=captcha-reader"], ["by its name"]),
+    (["captcha", "--set", "name=captcha-reader"], ["no setting 'name'"]),
     (["captcha", "--minutes", "3", "--steps", "4"], ["--minutes or --steps, not both"]),
     (["captcha", "--minutes", "soon"], ["--minutes", "valid number"]),
     (["captcha", "--steps", "-3"], ["'training.steps' got -3"]),
+    (["captcha", "--set", "family.kind=vae"], ["choose another recipe"]),
+    (["captcha", "--set", "judging.critic_steps=3"], ["judging.critic_steps is not used by family diffusion"]),
+    (["captcha", "--lr", "0"], ["'training.rate' got 0"]),
     (["captcha", "--seed", "-1"], ["'seed' got -1"]),
     (["captcha", "--set", "data.height=20"], ["multiples of 8", "20"]),
     (["captcha", "--set", "data.alphabet=AAB"], ["each once", "'AAB'"]),
     (["captcha", "--set", "data.ink=[140,70]"], ["low <= high"]),
     (["captcha", "--set", "data.ink=[0,30]"], ["60 <= low"]),
-    (["captcha", "--set", "network.output=eps"], ["no finite x at t = 1", "sampling.start"]),
-    (["captcha", "--set", "network.drop=0"], ["'network.drop' got 0"]),
+    (["captcha", "--set", "output=eps"], ["no finite x at t = 1", "sampling.start"]),
+    (["captcha", "--set", "loss.drop=2"], ["'network.drop' got 0"]),
     (["captcha", "--set", "training.batch_size=true"], ["no true or false"]),
     (["captcha", "--set", 'training={"steps":3}'], ["'training' is a group"]),
     (["captcha", "--set", "data.length=1"], ["at least 100 texts"]),
     (["captcha", "--set", "network.widths=[96,100]"], ["multiples of 8"]),
     (["captcha", "--set", "network.widths=[32,32,32,32]"], ["multiples of 32"]),
-    (["captcha", "--set", "judging.reader=nowhere"], ["no run folder", "nowhere"]),
+    (["captcha", "--set", "data.reader=nowhere"], ["no run folder", "nowhere"]),
     (["captcha", "--resume", "--out", "nowhere"], ["no run folder nowhere"]),
     (["captcha", "--bogus"], ["No such option", "--bogus"]),
     ([], ["Missing argument 'RECIPE'"]),
@@ -355,8 +380,8 @@ def test_wrong_words_to_sample_and_evaluate(capsys, run, tmp_path):
     for words, parts in (
         (["sample", "nowhere"], ["no run folder nowhere"]),
         (["sample", str(tmp_path)], ["is not a run", "config.json"]),
-        (["sample", here, "--text", "703", *out], ["'703' has 3 characters, this style takes 4"]),
-        (["sample", here, "--text", "70a8", *out], ["'a', which is not in the alphabet '0123456789'"]),
+        (["sample", here, "--text", "703", *out], ["texts must be 4 characters of '0123456789', got '703'"]),
+        (["sample", here, "--text", "70a8", *out], ["texts must be 4 characters of '0123456789', got '70a8'"]),
         (["sample", here, "--text", "7038", "-n", "2"], ["--text or -n, not both"]),
         (["sample", here, "-n", "0"], ["-n must be from 1"]),
         (["sample", here, "-n", "x"], ["Invalid value for '-n'"]),
@@ -401,6 +426,9 @@ def test_broken_runs_are_named(capsys, run, tmp_path):
     refused(capsys, ["evaluate", str(folder)], "config.json is broken")
     (folder / "config.json").write_text(config.replace('"seed"', '"sead"'))
     refused(capsys, ["evaluate", str(folder)], "config.json is broken", "'sead'")
+    old = {"recipe": "captcha", "seed": 0, "training": {"steps": 6}}
+    (folder / "config.json").write_text(json.dumps(old))
+    refused(capsys, ["sample", str(folder)], "an older version of jensen: train it anew with jensen train captcha")
     (folder / "config.json").write_text("[]")
     refused(capsys, ["evaluate", str(folder)], "mapping")
 
