@@ -15,6 +15,7 @@ from jensen.diffusion.likelihood import (
     dequantize,
     level_times,
     prior_kl,
+    whole_span,
 )
 from jensen.diffusion.losses import edm, min_snr, sigmoid, simple, step_kl, vlb
 from jensen.diffusion.ode import FlowLikelihood, ode_log_likelihood
@@ -107,4 +108,5 @@ __all__ = [
     "time_grid",
     "uniform_times",
     "vlb",
+    "whole_span",
 ]

@@ -138,6 +138,12 @@ def default_span(schedule: Schedule) -> Span:
     return (0.0, 1.0) if bool(torch.isfinite(at_zero)) else (0.001, 1.0)
 
 
+def whole_span(denoiser: Denoiser) -> Span:
+    """`default_span` of its schedule, up to t = 0.999 where the denoiser is not defined at 1."""
+    first, last = default_span(denoiser.schedule)
+    return first, last if denoiser.defined(torch.tensor(last)) else 0.999
+
+
 def level_times(schedule: Schedule, span: Span | None, steps: int) -> Tensor:
     """The times of steps + 1 levels, increasing, float64, checked.
 

@@ -72,7 +72,7 @@ class TextAttention(nn.Module):
 
 
 class Level(nn.Module):
-    """Residual blocks at one resolution, with a look at the text after the first."""
+    """Residual blocks at one resolution, with attention to the text after the first, where there is one."""
 
     def __init__(
         self,
@@ -87,27 +87,31 @@ class Level(nn.Module):
     ):
         super().__init__()
         self.first = ResidualBlock(channels, width, embedding)
-        self.text = TextAttention(width, text_channels, length, columns)
+        self.text = TextAttention(width, text_channels, length, columns) if length > 1 else None
         self.rest = nn.ModuleList(ResidualBlock(width, width, embedding) for _ in range(blocks - 1))
 
-    def forward(self, x: Tensor, embedding: Tensor, text: Tensor) -> Tensor:
-        x = self.text(self.first(x, embedding), text)
+    def forward(self, x: Tensor, embedding: Tensor, text: Tensor | None) -> Tensor:
+        x = self.first(x, embedding)
+        if self.text is not None:
+            x = self.text(x, text)
         for block in self.rest:
             x = block(x, embedding)
         return x
 
 
 class UNet(nn.Module):
-    """Patched U-Net conditioned on a noise level and a text: (B, C, H, W) -> (B, outputs C, H, W).
+    """Patched U-Net of a noise level and perhaps a class or a text: (B, C, H, W) -> (B, outputs C, H, W).
 
     The stem folds `patch` x `patch` pixels into channels, so the widest feature map has H W / patch^2
-    positions. Level i has `widths[i]` channels and half the positions of the level above. A bigger
-    picture or device takes more `widths` and `blocks`.
+    positions. Level i has `widths[i]` channels and half the rows and columns of the level above. The noise level and
+    the condition modulate every block; a text of more than one character is attended to as well. A bigger picture or
+    device takes more `widths` and `blocks`.
 
     Args:
         channels: of the picture.
         size: (H, W) of the picture, multiples of patch 2^(levels - 1).
-        alphabet, length: of the text; index `alphabet` is "no character".
+        alphabet, length: of the text, (B, length); index `alphabet` is "no character". A class is a text of length 1.
+            With alphabet None there is no condition.
         widths: channels of each level, at least one, multiples of 8.
         blocks: residual blocks a level, down and up alike, at least 1.
         patch: side of a patch.
@@ -116,7 +120,8 @@ class UNet(nn.Module):
 
     Raises:
         ValueError: for a setting out of its range, or a size that does not divide; called, for texts
-            that are not one a row, of another length or with a character that is none.
+            that are not one a row, of another length or with a character that is none, or for a condition where there
+            is none.
 
     >>> net = UNet(1, (24, 64), alphabet=10, length=4)
     >>> net(torch.zeros(2, 1, 24, 64), torch.zeros(2), torch.zeros(2, 4, dtype=torch.long)).shape
@@ -128,8 +133,8 @@ class UNet(nn.Module):
         channels: int,
         size: tuple[int, int],
         *,
-        alphabet: int,
-        length: int,
+        alphabet: int | None = None,
+        length: int = 1,
         widths: Sequence[int] = (96, 192),
         blocks: int = 2,
         patch: int = 4,
@@ -150,14 +155,15 @@ class UNet(nn.Module):
         embedding = 2 * widths[0]
         self.patch = patch
         self.time = nn.Sequential(Fourier(64), nn.Linear(64, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
-        self.text = TextEmbedding(alphabet, length, text_channels)
-        self.pooled = nn.Linear(length * text_channels, embedding)
+        self.text = None if alphabet is None else TextEmbedding(alphabet, length, text_channels)
+        self.pooled = None if alphabet is None else nn.Linear(length * text_channels, embedding)
+        attended = 0 if alphabet is None else length
         self.stem = nn.Conv2d(channels * patch**2, widths[0], 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         self.shrink, self.grow = nn.ModuleList(), nn.ModuleList()
         for i, width in enumerate(widths):
             columns = size[1] // patch >> i
-            shared = {"embedding": embedding, "text_channels": text_channels, "length": length, "columns": columns}
+            shared = {"embedding": embedding, "text_channels": text_channels, "length": attended, "columns": columns}
             self.down.append(Level(width, width, blocks, **shared))
             if i + 1 < len(widths):
                 self.shrink.append(nn.Conv2d(width, widths[i + 1], 2, stride=2))
@@ -168,10 +174,15 @@ class UNet(nn.Module):
         _zero(self.head)
 
     def forward(
-        self, x: Float[Tensor, "b c h w"], noise: Float[Tensor, " b"], cond: Shaped[Tensor, "..."]
+        self, x: Float[Tensor, "b c h w"], noise: Float[Tensor, " b"], cond: Shaped[Tensor, "..."] | None = None
     ) -> Float[Tensor, "b c_out h w"]:
-        text = self.text(cond, len(x))
-        embedding = F.silu(self.time(noise) + self.pooled(text.flatten(1)))
+        if (cond is None) != (self.text is None):
+            raise ValueError(f"this network takes {'no' if self.text is None else 'a'} condition, got {cond!r}")
+        text, embedding = None, self.time(noise)
+        if self.text is not None and self.pooled is not None and cond is not None:
+            text = self.text(cond, len(x))
+            embedding = embedding + self.pooled(text.flatten(1))
+        embedding = F.silu(embedding)
         h = self.stem(F.pixel_unshuffle(x, self.patch).contiguous(memory_format=torch.channels_last))
         skips: list[Tensor] = []
         for i, level in enumerate(self.down):
