@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -142,9 +142,9 @@ class Diffusion(Family):
     """A diffusion model: data from noise, step by step."""
 
     kind = "diffusion"
-    judged = frozenset({"steps", "scales", "bound_rows", "bound_steps", "ode_rows", "first"})
+    judged = frozenset({"steps", "scales", "bound_steps", "ode_rows", "first"})
     changes = ("sampler", "steps", "guidance", "eta")
-    walk = {"sampler": "ddim"}
+    walk: ClassVar[Mapping[str, Any]] = {"sampler": "ddim"}
 
     network: DiffusionNetwork = DiffusionNetwork()
     loss: DiffusionLoss = DiffusionLoss()
@@ -169,11 +169,15 @@ class Diffusion(Family):
         if self.sampling.guidance != 1 and (why := self._unguided(space)):
             raise ValueError(f"sampling.guidance must be 1, got {self.sampling.guidance:g}: {why}")
         denoiser, start = self._denoiser(nn.Identity()), self.sampling.start
-        undefined = f"network.output {self.network.output} has no finite x at t = {{:g}} of the {self.network.schedule} schedule"
-        if not denoiser.defined(torch.tensor(start)):
-            raise ValueError(f"{undefined.format(start)}: set sampling.start lower, to 0.999 for example")
-        if self.loss.variance == "learned" and not denoiser.defined(torch.ones(())):
-            raise ValueError(f"{undefined.format(1)}, at which learned variances are trained: set another output")
+        wanted = {start: "set sampling.start lower, to 0.999 for example"}
+        if self.loss.variance == "learned":
+            wanted[1.0] = "set another output, since learned variances are trained there"
+        for t, remedy in wanted.items():
+            if not denoiser.defined(torch.tensor(t)):
+                output, schedule = self.network.output, self.network.schedule
+                raise ValueError(
+                    f"network.output {output} has no finite x at t = {t:g} of the {schedule} schedule: {remedy}"
+                )
         if self.loss.name == "bound":
             denoiser.check_times(level_times(denoiser.schedule, whole_span(denoiser), 1).float())
 
