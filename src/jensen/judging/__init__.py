@@ -3,20 +3,14 @@
 Importing this package registers jensen's own judges, in the order of the page.
 """
 
-from jensen.judging import (  # noqa: F401
-    bounds,
-    critics,
-    factors,
-    latents,
-    likelihood,
-    modes,
-    paths,
-    reading,
-    samples,
-    scores,
-    stability,
-    translation,
-)
+# isort: off
+from jensen.judging import samples  # noqa: F401
+from jensen.judging import reading, modes, factors  # noqa: F401
+from jensen.judging import likelihood, bounds, latents  # noqa: F401
+from jensen.judging import paths, scores, translation  # noqa: F401
+from jensen.judging import critics, stability  # noqa: F401
+
+# isort: on
 from jensen.judging.case import JUDGES, Case, Draw, Judge, Played, judge
 
 __all__ = ["JUDGES", "Case", "Draw", "Judge", "Played", "judge"]

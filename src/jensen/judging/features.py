@@ -1,9 +1,131 @@
-"""To be written."""
+"""What samples are compared by: the numbers themselves, a classifier of the data's classes, a random network."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from jensen.core.seeding import begin_globally, generator
+from jensen.data.dataset import Data, some
+from jensen.data.space import Classes, Space
+from jensen.nn import mlp
+
+WIDTH = 32  # of the classifier's last hidden layer
+CHANNELS, GRID, COARSE = 16, 2, 4  # of the random network: features are CHANNELS x GRID x GRID
+SMALL = 1024  # numbers a picture up to which the classifier is fully connected
+SEED = 20_260  # of the random network
+CHUNK = 1024  # rows whose features are computed together
 
 
+@dataclass(frozen=True)
 class Features:
-    """To be written."""
+    """A callable from data (N, ...) to (N, d).
+
+    Attributes:
+        name: in a sentence.
+        of: the callable.
+        read: called with data: classes (N,), where the features are a classifier's.
+    """
+
+    name: str
+    of: Callable[[Tensor], Tensor]
+    read: Callable[[Tensor], Tensor] | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return torch.cat([self.of(rows) for rows in x.split(CHUNK)])
 
 
-def features_of(name, data):
-    """To be written."""
+def features_of(choice: str | Callable[[Tensor], Tensor], data: Data) -> Features:
+    """Features by name, or a callable of the user's.
+
+    Args:
+        choice: "raw", "convolutional", "classifier", or "auto": the classifier of pictures that have classes, the
+            convolutional network of other pictures, raw points; or a callable (N, ...) -> (N, d).
+        data: what the classifier learns from.
+
+    Raises:
+        ValueError: for an unknown name, a classifier of data without classes, or convolutions of points.
+    """
+    if callable(choice):
+        return Features(f"your own features, {getattr(choice, '__name__', type(choice).__name__)}", choice)
+    space = data.space
+    if choice == "auto":
+        choice = ("classifier" if isinstance(space.cond, Classes) else "convolutional") if space.pictures else "raw"
+    if choice == "raw":
+        return Features("the numbers themselves", lambda x: x.flatten(1))
+    if choice == "convolutional":
+        return _random(space)
+    if choice == "classifier":
+        return _classifier(data)
+    raise ValueError(f"features must be one of auto, classifier, convolutional, raw, got {choice!r}")
+
+
+def convolutions(shape: Sequence[int], channels: int, grid: int) -> nn.Sequential:
+    """Pictures of any size (N, C, H, W) to (N, channels grid^2): 3 x 3 convolutions, each halving, to a coarse grid."""
+    layers: list[nn.Module] = [nn.Conv2d(shape[0], channels, 3, padding=1), nn.LeakyReLU(0.2)]
+    side = min(shape[1:])
+    while side > COARSE:
+        side = -(-side // 2)
+        layers += [nn.AvgPool2d(2, ceil_mode=True), nn.Conv2d(channels, channels, 3, padding=1), nn.LeakyReLU(0.2)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(grid), nn.Flatten())
+
+
+def _random(space: Space) -> Features:
+    """A convolutional network of fixed random weights.
+
+    Source: Naeem et al. (2020), section 5.1, on random embeddings of 64 numbers.
+    """
+    if not space.pictures:
+        raise ValueError(f"convolutional features must be of pictures (C, H, W), got data of shape {space.shape}")
+    body, rng = convolutions(space.shape, CHANNELS, GRID), generator(SEED)
+    for weight in body.parameters():
+        scale = (2 / weight[0].numel()) ** 0.5 if weight.ndim > 1 else 0.1
+        nn.init.normal_(weight, std=scale, generator=rng)
+    name = f"{CHANNELS * GRID**2} features of a convolutional network of fixed random weights ({_mark(body)})"
+    return Features(name, body.eval().requires_grad_(False))
+
+
+def _classifier(data: Data, batch: int = 64) -> Features:
+    """The last hidden layer of a small network that learned the classes: a function of the data alone."""
+    space, classes = data.space, data.space.cond
+    if not isinstance(classes, Classes):
+        raise ValueError(f"classifier features need classes, and {data.name} have none: use convolutional or raw")
+    train, test = some(data.train, 50_000), some(data.test, 10_000)
+    x, labels = train["x"], train["cond"][:, 0]
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        begin_globally(0)
+        if space.pictures and space.dims > SMALL:
+            inner: nn.Module = nn.Sequential(convolutions(space.shape, 64, 2), nn.Linear(256, WIDTH))
+        else:
+            inner = nn.Sequential(nn.Flatten(), mlp(space.dims, 128, WIDTH))
+        body = nn.Sequential(inner, nn.SiLU())
+        whole = nn.Sequential(body, nn.Linear(WIDTH, classes.size))
+        adam = torch.optim.AdamW(whole.parameters(), lr=2e-3, weight_decay=0.1)
+        for _ in range(max(400, min(2000, 5 * len(x) // batch))):
+            rows = torch.randint(len(x), (batch,))
+            loss = nn.functional.cross_entropy(whole(x[rows]), labels[rows], label_smoothing=0.05)
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+    whole.eval().requires_grad_(False)
+
+    def read(rows: Tensor) -> Tensor:
+        with torch.no_grad():
+            return torch.cat([whole(part).argmax(1) for part in rows.split(CHUNK)])
+
+    right = float((read(test["x"]) == test["cond"][:, 0]).double().mean())
+    name = (
+        f"the {WIDTH} last features of a classifier of the data's classes "
+        f"({_mark(whole)}, right on {100 * right:.1f}% of held-out data)"
+    )
+    return Features(name, body, read)
+
+
+def _mark(network: nn.Module) -> str:
+    return f"weights {hashlib.sha256(save(network.state_dict())).hexdigest()[:12]}"

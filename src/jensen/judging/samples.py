@@ -1,1 +1,220 @@
-"""To be written."""
+"""Samples against held-out data: by features, by their numbers, and by their nearest training examples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from jensen.core.protocols import Sampleable
+from jensen.core.seeding import derived, generator
+from jensen.data.space import Classes
+from jensen.judging.case import Case, judge
+from jensen.judging.features import Features
+from jensen.metrics import (
+    auc,
+    c2st,
+    class_coverage,
+    energy_distance,
+    extrapolated_frechet_distance,
+    frechet_distance,
+    kernel_distance,
+    nearest_distance,
+    prdc,
+    sharpness,
+    wilson,
+)
+from jensen.report import plots
+from jensen.report.findings import Finding, Part, Picture, proportion
+from jensen.report.gallery import fitting_scale, gallery
+
+LEAST = 20  # rows of each without which nothing is measured
+NEAREST = 1000  # samples, and held-out examples, whose nearest training example is sought
+COLUMNS = 8  # of a sheet
+ENERGY = 4e9  # differences of numbers that an energy distance may take
+
+TEXT = (
+    "{n:,} samples against {held:,} held-out examples, by {features}; energy distance and sharpness by the numbers "
+    "themselves. The floor is the same number for as many training examples in the samples' place: a perfect model "
+    "reaches it."
+)
+NOTES = {
+    "frechet": "of means and covariances; too large by a bias that falls as 1/n, as is the floor",
+    "frechet_extrapolated": "without the bias; may come out below 0",
+    "kernel": "of all moments up to the third; may come out below 0",
+    "energy": "0 for equal distributions only; may come out below 0",
+    "precision": "samples where data are",
+    "recall": "data where samples are",
+    "density": "the same as precision, by counting neighbours",
+    "coverage": "data with a sample among their neighbours",
+    "c2st": "of a classifier of samples and data on held-out halves; 50%: it cannot tell them apart",
+    "c2st_auc": "chance that it finds a sample the more likely to be one",
+    "classes": "in the classifier's reading",
+    "sharpness": "power at high frequencies over that of data: below 1 is blur, above is noise",
+}
+
+
+def measured(test: Tensor, samples: Tensor, features: Features, seed: int, shares: Tensor | None) -> list[Finding]:
+    """Every number of samples against held-out data that suits them, with its error.
+
+    Args:
+        test: held-out examples, at least 20.
+        samples: the same.
+        features: what they are compared by.
+        seed: of what is drawn.
+        shares: of the data's classes, for features that read them.
+    """
+    x, y = features(test), features(samples)
+    frechet = frechet_distance(x, y)
+    whole = extrapolated_frechet_distance(x, y, generator=generator(derived(seed, "extrapolation")))
+    kernel, near, told = kernel_distance(x, y), prdc(x, y), c2st(x, y, generator(derived(seed, "two-sample test")))
+    few = max(LEAST, int((ENERGY / test[0].numel()) ** 0.5))
+    energy = energy_distance(test[:few].flatten(1), samples[:few].flatten(1))
+    found = [
+        Finding("frechet", "Frechet distance", frechet.value, frechet.stderr, card=True),
+        Finding("frechet_extrapolated", "Frechet distance, extrapolated", whole.value, whole.stderr),
+        Finding("kernel", "kernel distance", kernel.value, kernel.stderr),
+        Finding("energy", "energy distance", energy.value, energy.stderr),
+        proportion("precision", "precision", near.precision_interval),
+        proportion("recall", "recall", near.recall_interval),
+        Finding("density", "density", near.density, near.density_stderr, best=1.0),
+        proportion("coverage", "coverage", near.coverage_interval),
+        proportion("c2st", "two-sample accuracy", told.interval, best=0.5),
+        Finding("c2st_auc", "two-sample AUC", told.auc.value, best=0.5, interval=(told.auc.low, told.auc.high)),
+    ]
+    if features.read is not None and shares is not None:
+        read = features.read(samples)
+        share = read.bincount(minlength=len(shares)).double() / len(read)
+        gain = (share / shares)[read].log()
+        reverse = class_coverage(read, len(shares), shares).reverse_kl
+        name = "KL of the samples' classes from the data's"
+        found.append(Finding("classes", name, reverse, float(gain.std()) / len(read) ** 0.5, form="nats"))
+    if samples.ndim == 4:
+        sharp = sharpness(test, samples)
+        found.append(Finding("sharpness", "sharpness", sharp.value, sharp.stderr, best=1.0))
+    return [replace(f, note=NOTES[f.key]) for f in found]
+
+
+def nearness(drawn: Tensor, fresh: Tensor) -> Finding:
+    """Whether samples are nearer to the training data than fresh data are, from distances to the nearest of them."""
+    found = auc(drawn, fresh)
+    name = "nearer to the training data than held-out data are"
+    interval = (found.low, found.high)
+    return Finding("copies", name, found.value, floor=0.5, best=0.5, form="share", interval=interval)
+
+
+def class_shares(labels: Tensor, classes: int) -> Tensor:
+    """Shares (classes,) of labels (N, 1), none of them zero."""
+    counts = labels[:, 0].bincount(minlength=classes).double().clamp_min(1)
+    return counts / counts.sum()
+
+
+def floored(found: list[Finding], floor: Mapping[str, Finding]) -> list[Finding]:
+    """The same beside the floor of each."""
+    return [replace(f, floor=floor[f.key].value) if f.key in floor else f for f in found]
+
+
+@judge
+def samples(case: Case) -> Part | None:
+    """Sheets of samples and data, and every distance between them."""
+    if not isinstance(case.model, Sampleable) or case.data.b is not None:
+        return None
+    space, test, made = case.data.space, case.test["x"], case.samples
+    pictures = _sheets(case)
+    n = min(len(made), len(case.train["x"]))
+    if min(n, len(test)) < LEAST:
+        return Part("Samples", pictures=pictures)
+    classes = space.cond if isinstance(space.cond, Classes) else None
+    shares = None if classes is None else class_shares(case.train["cond"], classes.size)
+    order = torch.randperm(len(case.train["x"]), generator=generator(derived(case.seed, "floor")))[:n]
+    advance = case.track("comparing samples and data", 2)
+    found = measured(test, made[:n], case.features, case.seed, shares)
+    advance(1)
+    floor = {f.key: f for f in measured(test, case.train["x"][order], case.features, case.seed, shares)}
+    advance(1)
+    text = TEXT.format(n=n, held=len(test), features=case.features.name)
+    drawn = [f for f in found if f.key in ("precision", "recall", "coverage")]
+    bars = [
+        plots.shares(
+            [f.value for f in drawn],
+            [floor[f.key].value for f in drawn],
+            names=[f.name for f in drawn],
+            title="precision, recall and coverage",
+            labels=("samples", "floor"),
+        )
+    ]
+    if classes is not None and shares is not None and case.features.read is not None and classes.size <= 40:
+        read = case.features.read(made).bincount(minlength=classes.size).double() / len(made)
+        bars.append(
+            plots.shares(read.tolist(), shares.tolist(), names=classes.names, title="classes, as the classifier reads")
+        )
+    return Part("Samples", text, floored(found, floor), pictures, bars)
+
+
+def _sheets(case: Case) -> list[Picture]:
+    """The first samples, none of them chosen, beside held-out data."""
+    test, made = case.test["x"], case.samples
+    if not case.data.space.pictures:
+        sheet = gallery(made, behind=test)
+        return [Picture("samples", sheet, "samples over held-out data", "Samples, over held-out data in grey.")]
+    shown = 64 if case.data.space.dims <= 1024 else 32
+    scale = fitting_scale(case.data.space)
+    return [
+        Picture(name, gallery(x[:shown], columns=COLUMNS, scale=scale), words, f"{words[0].upper()}{words[1:]}.")
+        for name, x, words in (
+            ("samples", made, "samples, the first that were drawn"),
+            ("held-out", test, "held-out data"),
+        )
+    ]
+
+
+@judge
+def nearest(case: Case) -> Part | None:
+    """Samples beside the training examples nearest to them, and their distances beside those of held-out data."""
+    if not isinstance(case.model, Sampleable) or case.data.b is not None:
+        return None
+    train, made, test = case.train["x"], case.samples[:NEAREST], case.test["x"][:NEAREST]
+    if min(len(made), len(test)) < LEAST:
+        return None
+    advance = case.track("nearest training examples", len(made) + len(test))
+    drawn, index = nearest_distance(made, train)
+    advance(len(made))
+    fresh, _ = nearest_distance(test, train)
+    advance(len(test))
+    what = "image" if case.data.space.pictures else "point"
+    copied = wilson(int((drawn.double() < fresh.double().quantile(0.05)).sum()), len(drawn))
+    findings = [
+        replace(nearness(drawn, fresh), card=True),
+        proportion("copied", f"nearer than 95% of held-out {what}s", copied, best=0.05, floor=0.05),
+        Finding(
+            "nearest",
+            f"median distance to the nearest training {what}",
+            float(drawn.median()),
+            floor=float(fresh.median()),
+            best=None,
+            note=f"floor: of held-out {what}s",
+        ),
+    ]
+    text = (
+        f"Each sample is compared with the training {what} nearest to it, by the root mean square difference of their "
+        f"numbers, and held-out {what}s, which the model never saw, with theirs. A model that memorised its training "
+        "set lies nearer than they do. The chance that a sample does is 100% for copies and 50% for a perfect model; "
+        f"it is above 50% also for samples that are no copies, but crowd where {what}s are dense, and below 50% for "
+        "samples away from the data."
+    )
+    pictures = []
+    if case.data.space.pictures:
+        order = drawn.argsort()[:COLUMNS]
+        pair = torch.cat([made[order], train[index[order]]])
+        sheet = gallery(pair, columns=COLUMNS, scale=fitting_scale(case.data.space))
+        words = "the samples that lie nearest to a training image, and below each that image"
+        pictures.append(Picture("nearest", sheet, words, f"{words[0].upper()}{words[1:]}."))
+    histogram = plots.histograms(
+        {"samples": drawn.tolist(), f"held-out {what}s": fresh.tolist()},
+        title=f"distance to the nearest training {what}",
+        xlabel="root mean square",
+        ylabel=f"{what}s",
+    )
+    return Part(f"Nearest training {what}s", text, findings, pictures, [histogram])

@@ -189,3 +189,8 @@ class Evaluation(Mapping[str, Finding]):
         facts = {k: v for k, v in tree.items() if k not in ("findings", "details")}
         findings = [Finding.parse(f) for f in tree["findings"].values()]
         return cls([Part("", findings=findings, details=tree.get("details", {}))], facts)
+
+
+def rows(found: Evaluation) -> list[tuple[str, str]]:
+    """Names and values for the terminal."""
+    return [(f.name, f"{f}, {f.note}" if f.note else str(f)) for f in found.values()]

@@ -1,14 +1,15 @@
-"""Small plots as inline SVG that suit a light and a dark page."""
+"""Small plots as inline SVG, for light and dark pages, legible on a phone; and points of the plane as a picture."""
 
 from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 from typing import Any
 
 import matplotlib
+import matplotlib.ticker
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
@@ -17,36 +18,61 @@ from torch import Tensor
 
 from jensen.data.pool import refuse_nonfinite
 
-BLUE, ORANGE, GREY = "#3b82f6", "#f08c2e", "#8a94a3"
-MOST_TICKS = 6
-GREEN, PURPLE = "#2f9e68", "#9b6ad8"
+BLUE, ORANGE, GREY, GREEN, PURPLE = "#3b82f6", "#f08c2e", "#8a94a3", "#2f9e68", "#9b6ad8"
+COLOURS = (BLUE, ORANGE, GREY, GREEN, PURPLE)
+WIDTH, HEIGHT = 4.6, 3.0  # inches: a phone's column shows a point of type as 1.06 of its pixels
+TYPE, TITLE = 11, 12  # points
+MOST_TICKS, LINE = 6, 46  # ticks of an axis; characters of a line of the legend
 
 
-def _axes(title: str, xlabel: str, ylabel: str) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(4.8, 3.0), layout="constrained")
-    axes = figure.subplots()
-    axes.set_title(title, fontsize=10, color=GREY, loc="left")
-    axes.set_xlabel(xlabel, fontsize=9, color=GREY)
-    axes.set_ylabel(ylabel, fontsize=9, color=GREY)
-    axes.tick_params(colors=GREY, labelsize=8)
-    axes.grid(color=GREY, alpha=0.18, linewidth=0.6)
-    for side in axes.spines.values():
-        side.set_visible(False)
-    return figure, axes
+def curves(
+    x: Sequence[float],
+    rows: Mapping[str, Sequence[float]],
+    *,
+    title: str,
+    xlabel: str,
+    ylabel: str = "",
+    log: bool = False,
+    markers: bool = True,
+    limits: tuple[float, float] | None = None,
+    errors: Mapping[str, tuple[Sequence[float], Sequence[float]]] | None = None,
+) -> str:
+    """Lines over one axis, with a legend where there are two or more.
 
-
-def _as_it_is(name: str) -> str:
-    """A name that a user gave, none of which is mathematics."""
-    return name.replace("$", r"\$")
-
-
-def _svg(figure: Figure) -> str:
-    buffer = io.StringIO()
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    with matplotlib.rc_context({"svg.fonttype": "none"}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
+    Args:
+        x: their places.
+        rows: values by name.
+        title, xlabel, ylabel: above, below and beside.
+        log: whether both axes are logarithmic.
+        markers: whether points are marked.
+        limits: of the vertical axis.
+        errors: lower and upper ends of intervals, by name.
+    """
+    figure, axes = _axes(title, xlabel, ylabel)
+    marker = "o" if markers else None
+    drawn = {}
+    for (name, values), colour in zip(rows.items(), cycle(COLOURS)):
+        (drawn[name],) = axes.plot(x, values, color=colour, linewidth=1.6, marker=marker, markersize=3.5)
+        if errors is not None and name in errors:
+            low, high = errors[name]
+            reach = [
+                [v - a for v, a in zip(values, low, strict=True)],
+                [b - v for v, b in zip(values, high, strict=True)],
+            ]
+            axes.errorbar(x, values, yerr=reach, color=colour, linestyle="none", capsize=3, linewidth=1.4)
+    if log:
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        every = -(-len(x) // MOST_TICKS)
+        axes.set_xticks(x[::every], labels=[f"{value:.3g}" for value in x[::every]])
+        values = [v for row in rows.values() for v in row if v > 0]
+        if values and max(values) < 100 * min(values):
+            axes.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%.3g"))
+        axes.minorticks_off()
+    if limits is not None:
+        axes.set_ylim(*limits)
+    return _svg(_named(figure, drawn))
 
 
 def curve(
@@ -60,75 +86,90 @@ def curve(
     markers: bool = False,
 ) -> str:
     """One line."""
-    figure, axes = _axes(title, xlabel, ylabel)
-    axes.plot(x, y, color=BLUE, linewidth=1.6, marker="o" if markers else None, markersize=3.5)
-    if limits is not None:
-        axes.set_ylim(*limits)
-    return _svg(figure)
+    return curves(x, {"": y}, title=title, xlabel=xlabel, ylabel=ylabel, limits=limits, markers=markers)
 
 
 def intervals(x: Sequence[float], rows: Sequence[dict[str, float]], *, title: str, xlabel: str, ylabel: str) -> str:
     """Points with intervals: rows hold value, low and high."""
-    figure, axes = _axes(title, xlabel, ylabel)
-    values = [r["value"] for r in rows]
-    errors = [[r["value"] - r["low"] for r in rows], [r["high"] - r["value"] for r in rows]]
-    axes.errorbar(x, values, yerr=errors, color=BLUE, marker="o", markersize=4, capsize=3, linewidth=1.4)
-    return _svg(figure)
+    value, low, high = ([row[key] for row in rows] for key in ("value", "low", "high"))
+    return curves(x, {"": value}, title=title, xlabel=xlabel, ylabel=ylabel, errors={"": (low, high)})
 
 
-def histograms(rows: dict[str, Sequence[float]], *, title: str, xlabel: str) -> str:
-    """Two or more densities on shared bins."""
-    figure, axes = _axes(title, xlabel, "pictures")
-    everything = [v for values in rows.values() for v in values]
-    span = (min(everything), max(everything) or 1.0)
-    for (name, values), colour in zip(rows.items(), (BLUE, ORANGE, GREY), strict=False):
-        axes.hist(values, bins=40, range=span, color=colour, alpha=0.55, label=name)
-    axes.legend(fontsize=8, frameon=False, labelcolor=GREY)
-    return _svg(figure)
-
-
-def counts(edges: Sequence[float], rows: dict[str, Sequence[float]], *, title: str, xlabel: str) -> str:
-    """Two or more histograms, already counted, on shared bins: N + 1 edges and N counts each."""
-    figure, axes = _axes(title, xlabel, "")
-    for (name, values), colour in zip(rows.items(), (BLUE, ORANGE, GREY), strict=False):
-        axes.stairs(values, edges, fill=True, color=colour, alpha=0.55, label=name)
-    axes.legend(fontsize=8, frameon=False, labelcolor=GREY)
-    return _svg(figure)
-
-
-def curves(
-    x: Sequence[float],
-    rows: dict[str, Sequence[float]],
+def histograms(
+    rows: Mapping[str, Sequence[float]],
     *,
     title: str,
     xlabel: str,
-    log: bool = False,
-    markers: bool = True,
+    ylabel: str = "",
+    edges: Sequence[float] | None = None,
 ) -> str:
-    """A few lines over one axis; with `log`, both axes are logarithmic."""
+    """Histograms on shared bins: of values, or with N + 1 `edges` of N counts each."""
+    figure, axes = _axes(title, xlabel, ylabel)
+    everything = [v for values in rows.values() for v in values]
+    span = (min(everything), max(everything) or 1.0)
+    drawn = {}
+    for (name, values), colour in zip(rows.items(), cycle(COLOURS)):
+        if edges is None:
+            drawn[name] = axes.hist(values, bins=40, range=span, color=colour, alpha=0.55)[2][0]
+        else:
+            drawn[name] = axes.stairs(values, edges, fill=True, color=colour, alpha=0.55)
+    return _svg(_named(figure, drawn))
+
+
+def counts(edges: Sequence[float], rows: dict[str, Sequence[float]], *, title: str, xlabel: str) -> str:
+    """Histograms, already counted."""
+    return histograms(rows, title=title, xlabel=xlabel, edges=edges)
+
+
+def shares(
+    found: Sequence[float],
+    expected: Sequence[float],
+    *,
+    title: str,
+    names: Sequence[str] | None = None,
+    xlabel: str = "",
+    labels: tuple[str, str] = ("samples", "data"),
+) -> str:
+    """Shares of classes as bars, with a line where each should end.
+
+    Args:
+        found: of samples.
+        expected: of data.
+        title, xlabel: above and below.
+        names: of the classes; by default numbered from 1.
+        labels: what bars and lines are.
+    """
     figure, axes = _axes(title, xlabel, "")
-    lines = [
-        axes.plot(x, values, color=colour, linewidth=1.5, marker="o" if markers else None, markersize=3.5)[0]
-        for values, colour in zip(rows.values(), cycle((BLUE, ORANGE, GREY, GREEN, PURPLE)))
-    ]
-    if log:
-        axes.set_xscale("log")
-        axes.set_yscale("log")
-        every = -(-len(x) // MOST_TICKS)
-        axes.set_xticks(x[::every], labels=[f"{value:.3g}" for value in x[::every]])
-        axes.minorticks_off()
-    axes.legend(lines, [_as_it_is(name) for name in rows], fontsize=8, frameon=False, labelcolor=GREY)
+    places = range(1, len(found) + 1)
+    bars = axes.bar(places, found, width=0.8, color=BLUE, alpha=0.8)
+    lines = axes.hlines(expected, [k - 0.45 for k in places], [k + 0.45 for k in places], color=ORANGE, linewidth=2)
+    top = max(*found, *expected)
+    axes.set_ylim(0, 1.0 if 0.8 < top <= 1 else 1.1 * top)
+    axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0, decimals=None if top > 0.05 else 1))
+    axes.grid(visible=False, axis="x")
+    if names is not None:
+        long = sum(map(len, names)) > LINE
+        axes.set_xticks(places, labels=[_as_it_is(name) for name in names], rotation=90 if long else 0)
+    return _svg(_named(figure, dict(zip(labels, (bars, lines), strict=True))))
+
+
+def bars(names: Sequence[str], values: Sequence[float], *, title: str, xlabel: str) -> str:
+    """Named numbers as horizontal bars, the first on top."""
+    figure, axes = _rows(names, title, xlabel)
+    axes.barh(range(len(names)), values, color=BLUE, alpha=0.8)
     return _svg(figure)
 
 
-def shares(found: Sequence[float], expected: Sequence[float], *, title: str, xlabel: str) -> str:
-    """Shares of numbered classes as bars, with a line where each should end."""
-    figure, axes = _axes(title, xlabel, "")
-    numbers = range(1, len(found) + 1)
-    axes.bar(numbers, found, width=0.8, color=BLUE, alpha=0.8, label="samples")
-    axes.hlines(expected, [k - 0.5 for k in numbers], [k + 0.5 for k in numbers], color=ORANGE, label="data")
-    axes.set_ylim(0, 1.25 * max(*found, *expected))
-    axes.legend(fontsize=8, frameon=False, labelcolor=GREY, ncols=2, loc="upper right")
+def rivals(
+    names: Sequence[str], values: Sequence[tuple[float, float]], *, title: str, floor: tuple[float, float] | None = None
+) -> str:
+    """A number of each of a few, with twice its error either way, the first on top; `floor` as a band behind them."""
+    figure, axes = _rows(names, title, "")
+    if floor is not None:
+        axes.axvspan(floor[0] - 2 * floor[1], floor[0] + 2 * floor[1], color=GREEN, alpha=0.18, linewidth=0)
+        axes.axvline(floor[0], color=GREEN, linewidth=1.2)
+    for k, ((value, error), colour) in enumerate(zip(values, cycle((BLUE, ORANGE, GREY, PURPLE)))):
+        axes.errorbar(value, k, xerr=2 * error, color=colour, marker="o", markersize=5, capsize=3, linewidth=1.4)
     return _svg(figure)
 
 
@@ -145,14 +186,6 @@ def complex_plane(
     beyond = [math.hypot(*v) - 1 if circle else v[0] for v in values]
     colours = [ORANGE if b > tolerance else BLUE for b in beyond]
     axes.scatter([v[0] for v in values], [v[1] for v in values], s=22, c=colours, linewidths=0)
-    return _svg(figure)
-
-
-def bars(names: Sequence[str], values: Sequence[float], *, title: str, xlabel: str) -> str:
-    """Named numbers as horizontal bars, the first on top."""
-    figure, axes = _axes(title, xlabel, "")
-    axes.barh(names, values, color=BLUE, alpha=0.8)
-    axes.invert_yaxis()
     return _svg(figure)
 
 
@@ -188,22 +221,58 @@ def points(samples: Tensor, *, behind: Tensor | None = None, scale: int = 4, tit
     return Image.open(buffer).convert("RGB")
 
 
-def rivals(
-    names: Sequence[str], values: Sequence[tuple[float, float]], *, title: str, floor: tuple[float, float] | None = None
-) -> str:
-    """A number of each of a few, with twice its error either way, the first on top; `floor` as a band behind them."""
-    figure = Figure(figsize=(4.8, 0.9 + 0.34 * len(names)), layout="constrained")
+def _axes(title: str, xlabel: str, ylabel: str, height: float = HEIGHT) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
     axes = figure.subplots()
-    axes.set_title(title, fontsize=10, color=GREY, loc="left")
-    axes.tick_params(colors=GREY, labelsize=8)
-    axes.grid(color=GREY, alpha=0.18, linewidth=0.6, axis="x")
+    axes.set_title(title, fontsize=TITLE, color=GREY, loc="left")
+    axes.set_xlabel(xlabel, fontsize=TYPE, color=GREY)
+    axes.set_ylabel(ylabel, fontsize=TYPE, color=GREY)
+    axes.tick_params(colors=GREY, labelsize=TYPE)
+    axes.locator_params(axis="both", nbins=MOST_TICKS)
+    axes.grid(color=GREY, alpha=0.18, linewidth=0.6)
     for side in axes.spines.values():
         side.set_visible(False)
-    if floor is not None:
-        axes.axvspan(floor[0] - 2 * floor[1], floor[0] + 2 * floor[1], color=GREEN, alpha=0.18, linewidth=0)
-        axes.axvline(floor[0], color=GREEN, linewidth=1.2)
-    for k, ((value, error), colour) in enumerate(zip(values, cycle((BLUE, ORANGE, GREY, PURPLE)))):
-        axes.errorbar(value, k, xerr=2 * error, color=colour, marker="o", markersize=5, capsize=3, linewidth=1.4)
+    return figure, axes
+
+
+def _rows(names: Sequence[str], title: str, xlabel: str) -> tuple[Figure, Any]:
+    """Axes with a row for each name, the first on top."""
+    figure, axes = _axes(title, xlabel, "", 0.9 + 0.34 * len(names) + 0.2 * bool(xlabel))
     axes.set_yticks(range(len(names)), labels=[_as_it_is(name) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
-    return _svg(figure)
+    axes.grid(visible=False, axis="y")
+    return figure, axes
+
+
+def _named(figure: Figure, drawn: Mapping[str, Any]) -> Figure:
+    """With a legend below the axes, which covers nothing, where there are two names or more."""
+    if len(drawn) > 1:
+        columns = max(1, min(len(drawn), LINE // (max(map(len, drawn)) + 6)))
+        figure.set_figheight(HEIGHT + 0.21 * -(-len(drawn) // columns))
+        figure.legend(
+            list(drawn.values()),
+            [_as_it_is(name) for name in drawn],
+            loc="outside lower left",
+            ncols=columns,
+            fontsize=TYPE,
+            frameon=False,
+            labelcolor=GREY,
+            handlelength=1.2,
+            columnspacing=1.2,
+            borderpad=0.1,
+        )
+    return figure
+
+
+def _as_it_is(name: str) -> str:
+    """A name that a user gave, none of which is mathematics."""
+    return name.replace("$", r"\$")
+
+
+def _svg(figure: Figure) -> str:
+    buffer = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
