@@ -10,45 +10,10 @@ import torch
 from torch import Tensor
 
 from jensen.core.seeding import generator
-from jensen.core.types import Batch, Stream
+from jensen.core.types import Stream
 from jensen.data.mixtures import Modes
-from jensen.data.pool import drawn_rows, from_bytes
+from jensen.data.pool import Rows, drawn_rows
 from jensen.data.space import Space
-
-
-class Rows(Protocol):
-    """Examples by number: tensors in memory, or a table larger than memory."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: Tensor) -> Batch:
-        """The rows of these numbers: "x" (B, ...) float, pictures in [-1, 1]; "cond" (B, width) where there are any."""
-        ...
-
-
-class Tensors:
-    """Rows in memory; pictures of uint8 come out as floats in [-1, 1].
-
-    Raises:
-        ValueError: if the tensors differ in their number of rows, or have none.
-
-    >>> rows = Tensors(x=torch.arange(10.0), cond=torch.zeros(10, 1))
-    >>> len(rows), rows[torch.tensor([3])]["x"].tolist()
-    (10, [3.0])
-    """
-
-    def __init__(self, **tensors: Tensor):
-        sizes = {len(v) for v in tensors.values()}
-        if len(sizes) != 1 or 0 in sizes:
-            raise ValueError(f"tensors must have equally many rows, at least one, got {sorted(sizes)}")
-        self.tensors = tensors
-        self.rows = sizes.pop()
-
-    def __len__(self) -> int:
-        return self.rows
-
-    def __getitem__(self, index: Tensor) -> Batch:
-        return {name: from_bytes(v[index]) for name, v in self.tensors.items()}
 
 
 def some(rows: Rows, most: int | None = None) -> dict[str, Tensor]:
@@ -146,7 +111,7 @@ class Data:
         """Training batches {"x", "cond", "index"}; draw n is a function of (seed, n) alone."""
         if self.streams is not None:
             return self.streams(batch_size, seed)
-        return drawn_rows(lambda index: {**self.train[index], "index": index}, len(self.train), batch_size, seed)
+        return drawn_rows(self.train, batch_size, seed)
 
     def asked(self, n: int) -> Tensor | None:
         """Conditions of n samples to be judged, (n, width), or None where data have none."""
@@ -158,6 +123,9 @@ class Data:
 
 
 def spaced(space: Space, train: Rows, most: int = 5000) -> Space:
-    """`space` with the number of training rows, and their mean and standard deviation."""
+    """`space` with the number of training rows, and their mean and standard deviation.
+
+    These are of at most `most` rows, rounded to six decimals: the order of a sum differs between machines.
+    """
     x = some(train, most)["x"].double()
-    return replace(space, rows=len(train), mean=float(x.mean()), std=float(x.std()))
+    return replace(space, rows=len(train), mean=round(float(x.mean()), 6), std=round(float(x.std()), 6))

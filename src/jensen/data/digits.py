@@ -58,5 +58,5 @@ def to_unit(levels: Tensor) -> Tensor:
 
 
 def binarize(levels: Tensor) -> Tensor:
-    """Ink or no ink, float32 in {0, 1}: level 8 and above is ink. Fixed, so that log p is of one data set."""
-    return (levels >= (LEVELS - 1) // 2).float()
+    """Ink +1, none -1, float32: level 8 and above is ink. Fixed, so that log p is of one data set."""
+    return (levels >= (LEVELS - 1) // 2).float() * 2 - 1

@@ -36,6 +36,10 @@ class Modes:
         found: Tensor = self.law().log_prob(x)
         return found
 
+    def noised(self, sigma: float) -> Modes:
+        r"""$\sum_k w_k N(c_k, (s^2 + \sigma^2) I)$: with Gaussian noise of standard deviation sigma added, float64."""
+        return Modes(self.centres.double(), math.hypot(self.std, sigma), self.weights.double())
+
     def rings(self, edges: Tensor) -> Tensor:
         r"""Probability of each mode's rings between radii of `edges` standard deviations, the last without end, (K, R).
 

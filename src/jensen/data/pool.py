@@ -1,8 +1,9 @@
-"""Streams: batches as a pure function of a seed and a draw number."""
+"""Rows of data, and streams of batches drawn from them: draw n is a function of (seed, n) alone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -11,37 +12,51 @@ from jensen.core.seeding import checked_seed, numbered
 from jensen.core.types import Batch, Stream
 
 
-def pool_stream(batch_size: int, seed: int, **tensors: Tensor) -> Stream:
-    """Draws of `batch_size` rows, with replacement, from tensors of equally many rows.
+class Rows(Protocol):
+    """Examples by number: tensors in memory, or a table larger than memory."""
 
-    Pictures of uint8 come out as float32 in [-1, 1]; draw n depends on (seed, n) alone.
+    def __len__(self) -> int: ...
 
-    Args:
-        batch_size: at least 1.
-        seed: of the draws.
-        tensors: (N, ...) each, by name.
+    def __getitem__(self, index: Tensor) -> Batch:
+        """The rows of these numbers: "x" (B, ...) float, pictures in [-1, 1]; "cond" (B, width) where there are any."""
+        ...
+
+
+class Tensors:
+    """Rows in memory; pictures of uint8 come out as float32 in [-1, 1].
 
     Raises:
-        ValueError: if batch_size < 1, the seed is beyond 64 bits, or the tensors differ in their number of rows.
+        ValueError: if the tensors differ in their number of rows, or have none.
 
-    >>> stream = pool_stream(4, seed=0, x=torch.arange(100))
-    >>> first = [b["x"].tolist() for b, _ in zip(stream(0), range(3))]
-    >>> next(stream(2))["x"].tolist() == first[2]
-    True
+    >>> rows = Tensors(x=torch.arange(10.0), cond=torch.zeros(10, 1))
+    >>> len(rows), rows[torch.tensor([3])]["x"].tolist()
+    (10, [3.0])
     """
-    sizes = {len(v) for v in tensors.values()}
-    if len(sizes) != 1 or 0 in sizes:
-        raise ValueError(f"tensors must have equally many rows, at least one, got {sorted(sizes)}")
-    return drawn_rows(
-        lambda index: {k: from_bytes(v[index]) for k, v in tensors.items()}, sizes.pop(), batch_size, seed
-    )
+
+    def __init__(self, **tensors: Tensor):
+        sizes = {len(v) for v in tensors.values()}
+        if len(sizes) != 1 or 0 in sizes:
+            raise ValueError(f"tensors must have equally many rows, at least one, got {sorted(sizes)}")
+        self.tensors = tensors
+        self.rows = sizes.pop()
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __getitem__(self, index: Tensor) -> Batch:
+        return {name: from_bytes(v[index]) for name, v in self.tensors.items()}
 
 
-def drawn_rows(take: Callable[[Tensor], Batch], rows: int, batch_size: int, seed: int) -> Stream:
-    """Draws of `batch_size` of so many rows, with replacement: `take` of their numbers.
+def drawn_rows(rows: Rows, batch_size: int, seed: int) -> Stream:
+    """Batches of `batch_size` rows, drawn with replacement, and their numbers as "index".
 
     Raises:
         ValueError: if batch_size < 1, or the seed is beyond 64 bits.
+
+    >>> stream = drawn_rows(Tensors(x=torch.arange(100)), 4, seed=0)
+    >>> first = [b["x"].tolist() for b, _ in zip(stream(0), range(3))]
+    >>> next(stream(2))["x"].tolist() == first[2]
+    True
     """
     checked_seed(seed)
     if batch_size < 1:
@@ -50,11 +65,20 @@ def drawn_rows(take: Callable[[Tensor], Batch], rows: int, batch_size: int, seed
     def opened(start: int) -> Iterator[Batch]:
         draw = start
         while True:
-            rng = numbered(seed, draw)
-            yield take(torch.randint(rows, (batch_size,), generator=rng))
+            index = torch.randint(len(rows), (batch_size,), generator=numbered(seed, draw))
+            yield {**rows[index], "index": index}
             draw += 1
 
     return opened
+
+
+def pool_stream(batch_size: int, seed: int, **tensors: Tensor) -> Stream:
+    """`drawn_rows` of tensors (N, ...) by name.
+
+    Raises:
+        ValueError: see `Tensors` and `drawn_rows`.
+    """
+    return drawn_rows(Tensors(**tensors), batch_size, seed)
 
 
 def from_bytes(x: Tensor) -> Tensor:

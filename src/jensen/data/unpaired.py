@@ -1,4 +1,4 @@
-"""Streams of unpaired data."""
+"""Streams of two or more sides that are drawn apart, and of transformed draws."""
 
 from __future__ import annotations
 
@@ -6,41 +6,43 @@ from collections.abc import Callable, Iterator
 
 from torch import Tensor
 
-from jensen.core.seeding import drawing, generators, numbered
+from jensen.core.seeding import checked_seed, derived, drawing, numbered
 from jensen.core.types import Batch, Stream
-from jensen.data.pool import pool_stream
+from jensen.data.pool import Rows, drawn_rows
 
 
-def unpaired_stream(
-    batch_size: int, seed: int, *, transform: Callable[[Tensor], Tensor] | None = None, **sides: Tensor
-) -> Stream:
-    """Draws of `batch_size` rows from each of several tensors, of any numbers of rows, independently of one another.
+def unpaired_stream(batch_size: int, seed: int, **sides: Rows) -> Stream:
+    """Batches of `batch_size` rows' "x" from each side, drawn independently, under the sides' names.
 
-    Each side has an order of its own, a function of (seed, its name) alone: see `pool_stream`.
-
-    Args:
-        batch_size: at least 1.
-        seed: of the draws.
-        transform: of every side's draws, (B, ...) -> (B, ...); its own draws are a function of (seed, n) too.
-        sides: (N_k, ...) each, by name.
+    Each side has an order of its own, a function of (seed, its name) alone: see `drawn_rows`.
 
     Raises:
-        ValueError: if batch_size < 1, or a side is empty.
+        ValueError: if batch_size < 1, or the seed is beyond 64 bits.
 
     >>> import torch
-    >>> batch = next(unpaired_stream(4, seed=0, a=torch.arange(10), b=torch.arange(1000))(0))
+    >>> from jensen.data.pool import Tensors
+    >>> batch = next(unpaired_stream(4, 0, a=Tensors(x=torch.arange(10)), b=Tensors(x=torch.arange(1000)))(0))
     >>> batch["a"].shape, batch["b"].shape
     (torch.Size([4]), torch.Size([4]))
     """
-    *seeds, last = (rng.initial_seed() % 2**31 for rng in generators(seed, [*sides, "transform"]))
-    streams = [pool_stream(batch_size, own, **{name: x}) for own, (name, x) in zip(seeds, sides.items(), strict=True)]
+    streams = [drawn_rows(rows, batch_size, derived(checked_seed(seed), name)) for name, rows in sides.items()]
 
     def opened(start: int) -> Iterator[Batch]:
-        for draw, parts in enumerate(zip(*(stream(start) for stream in streams), strict=True), start):
-            batch = {name: x for part in parts for name, x in part.items()}
-            if transform is not None:
-                with drawing(numbered(last, draw)):
-                    batch = {name: transform(x) for name, x in batch.items()}
-            yield batch
+        for parts in zip(*(stream(start) for stream in streams), strict=True):
+            yield {name: part["x"] for name, part in zip(sides, parts, strict=True)}
+
+    return opened
+
+
+def transformed(stream: Stream, transform: Callable[[Tensor], Tensor], seed: int) -> Stream:
+    """A stream with each of its floating-point tensors transformed, (B, ...) -> (B, ...).
+
+    The transform's random numbers of draw n are a function of (seed, n) alone.
+    """
+
+    def opened(start: int) -> Iterator[Batch]:
+        for draw, batch in enumerate(stream(start), start):
+            with drawing(numbered(seed, draw)):
+                yield {name: transform(x) if x.is_floating_point() else x for name, x in batch.items()}
 
     return opened

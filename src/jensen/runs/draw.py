@@ -189,7 +189,7 @@ def drawing(
         return f"{k:05d}-{texts[k]}" if texts and texts[k].isalnum() else f"{k:05d}"
 
     def comment(made: Tensor) -> list[tuple[str, str]]:
-        reader = recipe.data.reader(runs) if space.cond is not None and space.cond.width > 1 else None
+        reader = recipe.data.open_reader(runs) if space.cond is not None and space.cond.width > 1 else None
         if reader is None or space.cond is None:
             return []
         read = space.cond.decode(reader.read(made[:16]))

@@ -8,14 +8,24 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import AfterValidator
 from torch import nn
 
 from jensen.core.progress import Track, silent
 from jensen.core.settings import Kind
 from jensen.data.dataset import Data, Reader
 from jensen.data.space import Space
+
+
+def absolute(place: str) -> str:
+    """An absolute path, so that a run can be opened from anywhere; "" stays."""
+    return str(Path(place).absolute()) if place else place
+
+
+Place = Annotated[str, AfterValidator(absolute)]
+"""A setting that is a file or a folder."""
 
 
 @dataclass(frozen=True)
@@ -73,13 +83,9 @@ class Source(Kind, ABC):
         """The space as far as the settings tell (shape, levels, conditions), or None: misfits are refused early."""
         return None
 
-    def reader(self, runs: Opener = no_runs) -> Reader | None:
+    def open_reader(self, runs: Opener = no_runs) -> Reader | None:
         """What reads such pictures, without opening the data; None where there is none."""
         return None
-
-    def absolute(self) -> Source:
-        """The same with absolute paths, so that a run can be opened from anywhere."""
-        return self
 
 
 def fingerprint(source: Kind, *content: Any, without: tuple[str, ...] = ()) -> str:

@@ -1,1 +1,178 @@
-"""To be written."""
+"""CAPTCHAs: pictures of random texts, drawn by the captcha package, and the network that reads them."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from pydantic import AfterValidator, Field, model_validator
+from safetensors.torch import load, save
+from torch import Tensor
+
+from jensen.core.progress import Track, silent
+from jensen.core.seeding import derived
+from jensen.core.types import Batch
+from jensen.data.captcha import Split, Style, draw, random_text
+from jensen.data.dataset import Data, Truths, spaced
+from jensen.data.pool import Tensors
+from jensen.data.space import Space, Text
+from jensen.nn import Reader
+from jensen.recipes.sources.base import OpenedRun, Opener, Source, absolute, fingerprint, no_runs
+
+SHIPPED, WEIGHTS = "shipped", "captcha_reader.safetensors"
+CLEAR = 0.9  # probability of a character
+
+
+class Captcha(Source):
+    """CAPTCHA pictures of random texts; texts of the held-out pictures are never trained on."""
+
+    alphabet: str = "0123456789"
+    """characters of a text, each once"""
+    length: int = 4
+    """characters in a text"""
+    height: int = 24
+    """of a picture in pixels, a multiple of 8"""
+    width: int = 64
+    """of a picture in pixels, a multiple of 8"""
+    ink: tuple[int, int] = (70, 140)
+    """lowest and highest luminance of the ink, from 60 to 200"""
+    colour: bool = False
+    """three channels with random hues"""
+    pictures: Annotated[int, Field(ge=1)] = 40_000
+    """training pictures"""
+    test: Annotated[int, Field(ge=2)] = 2_000
+    """held-out pictures, the same for every seed"""
+    reader: Annotated[str, AfterValidator(lambda value: value if value == SHIPPED else absolute(value))] = SHIPPED
+    """reads samples in judging: shipped (for pictures of the default style) or the folder of a captcha-reader run"""
+
+    @model_validator(mode="after")
+    def _drawable(self) -> Captcha:
+        self.style()
+        return self
+
+    def style(self) -> Style:
+        return Style(self.alphabet, self.length, self.height, self.width, self.ink, self.colour)
+
+    def known(self) -> Space:
+        shape = (self.style().channels, self.height, self.width)
+        return Space(shape, 256, cond=Text(self.alphabet, self.length))
+
+    def open_reader(self, runs: Opener = no_runs) -> TextReader | None:
+        if self.reader == SHIPPED:
+            return shipped_reader() if self.style() == Style() else None
+        return read_by(runs(self.reader), self.known())
+
+    def open(self, seed: int, track: Track = silent, runs: Opener = no_runs) -> Data:
+        reader = self.open_reader(runs)
+        train = drawn(self.style(), self.pictures, seed, "train", track)
+        return Data(
+            f"CAPTCHA pictures, {self.length} characters of {self.alphabet}",
+            fingerprint(self, without=("reader",)),
+            spaced(self.known(), train),
+            train,
+            HeldOut(self.style(), self.test, track),
+            Truths(reader=reader),
+            asks=self.asks,
+        )
+
+    def asks(self, n: int) -> Tensor:
+        """N random held-out texts, (n, length), without repeats while there are enough; the same for every seed."""
+        rng = random.Random("asked")
+        distinct = list(dict.fromkeys(random_text(rng, self.style(), "test") for _ in range(20 * n)))
+        return torch.from_numpy(self.style().encode([distinct[k % len(distinct)] for k in range(n)]))
+
+
+_DRAWN: dict[tuple[Style, int, int, Split], Tensors] = {}
+
+
+def drawn(style: Style, count: int, seed: int, split: Split, track: Track) -> Tensors:
+    """Pictures of one split, uint8, and their texts; the last few that were drawn are kept."""
+    key = style, count, seed, split
+    if key not in _DRAWN:
+        advance = track({"train": "drawing training pictures", "test": "drawing held-out pictures"}[split], count)
+        texts, pictures = draw(style, count, derived(seed, split), split=split, on_progress=advance)
+        if len(_DRAWN) >= 4:
+            del _DRAWN[next(iter(_DRAWN))]
+        x = torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous()
+        _DRAWN[key] = Tensors(x=x, cond=torch.from_numpy(style.encode(texts)))
+    return _DRAWN[key]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Held-out pictures, drawn when the first is asked for: training need not wait for them."""
+
+    style: Style
+    rows: int
+    track: Track = silent
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __getitem__(self, index: Tensor) -> Batch:
+        return drawn(self.style, self.rows, 0, "test", self.track)[index]
+
+
+@dataclass(frozen=True)
+class TextReader:
+    """A network that reads pictures of text, on the CPU."""
+
+    network: Reader
+
+    clear_means = f"every character read with a probability of at least {CLEAR}"
+
+    def read(self, x: Tensor) -> Tensor:
+        """Characters (N, length) of pictures (N, C, H, W)."""
+        return self.network.read(x.cpu())[0]
+
+    def clear(self, x: Tensor) -> Tensor:
+        """Which are read with a probability of at least 0.9, (N, length) bool."""
+        return self.network.read(x.cpu())[1] >= CLEAR
+
+
+def _new(space: Space) -> Reader:
+    assert isinstance(space.cond, Text)
+    return Reader(space.shape[0], alphabet=space.cond.size, length=space.cond.length)
+
+
+@cache
+def shipped_reader() -> TextReader:
+    """The reader of default pictures that comes with jensen; the recipe captcha-reader made it."""
+    network = _new(Captcha().known())
+    weights = load(resources.files("jensen.recipes.sources").joinpath(WEIGHTS).read_bytes())
+    network.load_state_dict({name: v.float() if v.is_floating_point() else v for name, v in weights.items()})
+    return TextReader(network.eval().requires_grad_(False))
+
+
+def read_by(run: OpenedRun, space: Space) -> TextReader:
+    """The reader that a run has trained.
+
+    Raises:
+        ValueError: if it is none, or of other pictures than those of `space`.
+    """
+    if not isinstance(run.model, Reader):
+        raise ValueError(f"data.reader must be a captcha-reader run, got {run.folder}, a run of {run.name}")
+    if (run.space.shape, run.space.cond) != (space.shape, space.cond):
+        raise ValueError(
+            f"data.reader must read pictures {space.shape} of {space.cond}, "
+            f"got {run.folder} for {run.space.shape} of {run.space.cond}"
+        )
+    return TextReader(run.model)
+
+
+def ship(run: OpenedRun) -> Path:
+    """Write a run's reader, in half precision, to where `shipped_reader` finds it; returns the file.
+
+    Raises:
+        ValueError: if it is no reader of default pictures.
+    """
+    network = read_by(run, Captcha().known()).network
+    path = Path(__file__).with_name(WEIGHTS)
+    weights = {name: v.half() if v.is_floating_point() else v for name, v in network.state_dict().items()}
+    path.write_bytes(save({name: v.contiguous() for name, v in weights.items()}))
+    return path

@@ -1,1 +1,52 @@
-"""To be written."""
+"""Stacked digits: three handwritten digits as the channels of a picture, a thousand modes of known shares."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from jensen.core.progress import Track, silent
+from jensen.core.seeding import derived, generator
+from jensen.data.dataset import Data, Truths, spaced
+from jensen.data.digits import LEVELS, SIDE
+from jensen.data.pool import Tensors
+from jensen.data.space import Space
+from jensen.data.stacked import CHANNELS, mode_shares, stacked, stacked_stream
+from jensen.recipes.sources.base import Opener, Source, fingerprint, no_runs
+from jensen.recipes.sources.digits import DigitReader, Part, pictures
+
+
+class StackedDigits(Source):
+    """Three random digits as the channels of a picture; every training batch is drawn anew."""
+
+    balance: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """share of the rarest digit over that of the most frequent one"""
+    points: Annotated[int, Field(ge=16)] = 20_000
+    """training pictures that samples are compared with"""
+    test: Annotated[int, Field(ge=16)] = 2_500
+    """held-out pictures, of held-out digits; the same for every seed"""
+
+    def known(self) -> Space:
+        return Space((CHANNELS, SIDE, SIDE), LEVELS)
+
+    def open_reader(self, runs: Opener = no_runs) -> DigitReader:
+        return DigitReader()
+
+    def open(self, seed: int, track: Track = silent, runs: Opener = no_runs) -> Data:
+        train, test = self._draw("train", self.points, seed), self._draw("test", self.test, 0)
+        return Data(
+            f"stacked digits, balance {self.balance:g}",
+            fingerprint(self),
+            spaced(self.known(), train),
+            train,
+            test,
+            Truths(reader=self.open_reader(), shares=mode_shares(self.balance)),
+            streams=lambda batch_size, seed: stacked_stream(
+                *pictures("handwritten", "train"), batch_size, seed, balance=self.balance
+            ),
+        )
+
+    def _draw(self, part: Part, n: int, seed: int) -> Tensors:
+        rng = generator(derived(seed, part))
+        return Tensors(x=stacked(*pictures("handwritten", part), n, balance=self.balance, generator=rng)[0])
