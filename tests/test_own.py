@@ -19,7 +19,8 @@ SOURCE = """
 import torch
 
 from jensen.core.seeding import derived, generator
-from jensen.data.dataset import Data, Tensors, spaced
+from jensen.data.dataset import Data, spaced
+from jensen.data.pool import Tensors
 from jensen.data.space import Space
 from jensen.recipes.sources.base import Source, fingerprint
 
