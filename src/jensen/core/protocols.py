@@ -22,3 +22,20 @@ class Bounded(Protocol):
     """Gives log p(x), or a bound or estimate of it, per example in nats."""
 
     def log_likelihood(self, x: Tensor, *, cond: Tensor | None = None, generator: Rng = None) -> Likelihood: ...
+
+
+@runtime_checkable
+class Coding(Protocol):
+    """Gives data codes, continuous or one-hot, and data back from codes."""
+
+    def codes(self, x: Tensor) -> Tensor:
+        """The code of each row, (B, *event of the code): of a distribution, its mean."""
+        ...
+
+    def from_codes(self, z: Tensor) -> Tensor:
+        """The mean of x given a code, (B, *event)."""
+        ...
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """What is left of each row when it has been encoded and decoded, (B, *event)."""
+        ...

@@ -5,6 +5,7 @@ from jensen.distributions.bernoulli import Bernoulli
 from jensen.distributions.categorical import Categorical, OneHot
 from jensen.distributions.conditional import (
     BernoulliLogits,
+    BinaryLogits,
     CategoricalLogits,
     Conditional,
     DiagonalGaussian,
@@ -13,7 +14,7 @@ from jensen.distributions.conditional import (
     OneHotLogits,
     soft_clamp,
 )
-from jensen.distributions.discretized import Discretized, DiscretizedGaussian, DiscretizedLogistic
+from jensen.distributions.discretized import Binary, Discretized, DiscretizedGaussian, DiscretizedLogistic
 from jensen.distributions.erlang import Erlang
 from jensen.distributions.gompertz import Gompertz
 from jensen.distributions.measure import measure
@@ -26,6 +27,8 @@ __all__ = [
     "AutoregressiveBits",
     "Bernoulli",
     "BernoulliLogits",
+    "Binary",
+    "BinaryLogits",
     "Categorical",
     "CategoricalLogits",
     "CategoricalPrior",

@@ -20,7 +20,7 @@ from jensen.core.shapes import single
 from jensen.distributions.bernoulli import Bernoulli
 from jensen.distributions.categorical import Categorical, OneHot
 from jensen.distributions.checks import check_temperature
-from jensen.distributions.discretized import Discretized, DiscretizedLogistic, check_levels
+from jensen.distributions.discretized import Binary, Discretized, DiscretizedLogistic, check_levels
 from jensen.distributions.one_hot import StraightThroughOneHot
 
 
@@ -192,6 +192,23 @@ class BernoulliLogits:
 
     def __call__(self, logits: Float[Tensor, "..."]) -> Distribution:
         return Independent(Bernoulli(logits=logits, validate_args=False), self.event_dims, validate_args=False)
+
+
+@dataclass(frozen=True)
+class BinaryLogits:
+    """Independent numbers -1 or 1; the output is the logits of 1. Anything else is refused.
+
+    >>> BinaryLogits()(torch.zeros(2, 3)).log_prob(torch.ones(2, 3)).exp()
+    tensor([0.1250, 0.1250])
+    """
+
+    event_dims: int = 1
+
+    def __post_init__(self) -> None:
+        _check_event_dims(self.event_dims)
+
+    def __call__(self, logits: Float[Tensor, "..."]) -> Distribution:
+        return Independent(Binary(logits), self.event_dims, validate_args=False)
 
 
 @dataclass(frozen=True)

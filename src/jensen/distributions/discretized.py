@@ -214,3 +214,60 @@ def _log_difference(near: Tensor, far: Tensor, width: Tensor) -> Tensor:
     fall = -(a + b) / 2 * width + torch.log(beyond / beside)
     across = log_ndtr(-far) - log_ndtr(-torch.where(near > 0, 0.0, near))
     return log_ndtr(-near) + torch.log(-torch.expm1(torch.where(near > 0, fall, across)))
+
+
+class Binary(Distribution):
+    r"""Two levels: x = 1 with probability $\sigma(l)$, x = -1 otherwise, so that $\log P(x) = \log\sigma(x l)$.
+
+    The Bernoulli of data scaled to [-1, 1], as `Discretized` is for more levels; its mean is $\tanh(l / 2)$. A mass.
+
+    Args:
+        logits: l.
+
+    Raises:
+        ValueError: from `log_prob`, for values other than -1 and 1.
+
+    >>> Binary(torch.zeros(2)).log_prob(torch.tensor([-1.0, 1.0])).exp()
+    tensor([0.5000, 0.5000])
+    """
+
+    arg_constraints = {"logits": constraints.real}  # noqa: RUF012
+    support = _OnLevels(2)
+    has_enumerate_support = True
+
+    def __init__(self, logits: Tensor):
+        self.logits = logits
+        super().__init__(logits.shape, validate_args=False)
+
+    def expand(self, batch_shape: _size, _instance: Distribution | None = None) -> Binary:
+        return Binary(self.logits.expand(batch_shape))
+
+    def log_prob(self, value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Log-probability in nats, elementwise."""
+        if not bool((value.abs() == 1).all()):
+            low, high = float(value.min()), float(value.max())
+            raise ValueError(f"data must be -1 or 1, got values in [{low:.4g}, {high:.4g}]: binarize them")
+        return F.logsigmoid(value * self.logits)
+
+    @property
+    def mean(self) -> Tensor:
+        return torch.tanh(self.logits / 2)
+
+    @property
+    def variance(self) -> Tensor:
+        """One minus the square of the mean."""
+        return 4 * torch.sigmoid(self.logits) * torch.sigmoid(-self.logits)
+
+    def entropy(self) -> Tensor:
+        """In nats, elementwise."""
+        return F.softplus(self.logits) - self.logits * torch.sigmoid(self.logits)
+
+    def sample(self, sample_shape: _size = ()) -> Tensor:
+        with torch.no_grad():
+            shares = torch.sigmoid(self.logits).expand(self._extended_shape(torch.Size(sample_shape)))
+            return 2 * torch.bernoulli(shares) - 1
+
+    def enumerate_support(self, expand: bool = True) -> Tensor:
+        """-1 and 1, (2, *batch), or (2, 1, ...) without `expand`."""
+        values = self.logits.new_tensor([-1.0, 1.0]).view(-1, *[1] * len(self.batch_shape))
+        return values.expand(-1, *self.batch_shape) if expand else values

@@ -1,1 +1,215 @@
-"""To be written."""
+"""What latents are used for: reconstructions, traversals, interpolations, posterior collapse."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+
+from jensen.core.protocols import Coding
+from jensen.core.seeding import derived, drawing, generator
+from jensen.data.space import Classes
+from jensen.judging.case import Case, chunks, judge
+from jensen.models import LatentChain
+from jensen.report.findings import Finding, Part, Picture, Table
+from jensen.report.gallery import fitting_scale, gallery
+from jensen.variational.collapse import CollapseReport, LayerUse, Measured, collapse_report
+
+CHUNK = 256
+SPAN = 2.5  # standard deviations either way, in a traversal
+PAIRS = 12  # pictures a row, above their reconstructions
+STEPS = 11  # samples a row of a traversal or interpolation
+ROWS = 8  # rows of a traversal, at most
+
+
+@runtime_checkable
+class Walked(Coding, Protocol):
+    """Has a prior of its codes, and goes from one draw of it to another."""
+
+    prior: nn.Module
+
+    def interpolate(self, first: torch.Generator, second: torch.Generator, n: int) -> Tensor: ...
+
+
+def sheet(case: Case, x: Tensor, columns: int, captions: Sequence[str] | None = None) -> Image.Image:
+    """Pictures on a sheet, points over held-out points."""
+    if not case.data.space.pictures:
+        return gallery(x.cpu(), behind=case.test["x"][:2000])
+    return gallery(x, columns=columns, scale=fitting_scale(case.data.space), captions=captions)
+
+
+@judge
+@torch.no_grad()
+def reconstructions(case: Case) -> Part | None:
+    """Held-out examples, encoded and decoded."""
+    model, x = case.model, case.test["x"]
+    if not isinstance(model, Coding):
+        return None
+    rows = chunks(x, None, CHUNK, case.track("reconstructions", len(x)))
+    with drawing(generator(derived(case.seed, "reconstructions"), case.device)):
+        rebuilt = torch.cat([model.reconstruct(part.to(case.device)).cpu() for part, _ in rows])
+    errors = (x - rebuilt).square().flatten(1).mean(1)
+    n, columns = len(x), min(PAIRS, len(x))
+    finding = Finding(
+        "reconstruction",
+        "mean squared error of reconstructions, per dimension",
+        float(errors.mean()),
+        float(errors.std()) / math.sqrt(n),
+        note=f"held-out, n = {n:,}",
+    )
+    shown = min(2, n // columns) * columns
+    pairs = zip(x[:shown].split(columns), rebuilt[:shown].split(columns), strict=True)
+    made = torch.cat([part for pair in pairs for part in pair]) if case.data.space.pictures else rebuilt
+    what = "mean of p(x | z) for one draw of q(z | x)" if isinstance(model, LatentChain) else "decoded code"
+    text = f"Held-out examples, and below each its reconstruction, the {what}."
+    if not case.data.space.pictures:
+        text = f"Reconstructions, the {what}, over the held-out points they are of, in grey."
+    picture = Picture("reconstructions", sheet(case, made, columns), "examples and their reconstructions")
+    return Part("Reconstructions", text, [finding], [picture])
+
+
+@judge
+@torch.no_grad()
+def traversals(case: Case) -> Part | None:
+    """One coordinate of the code moves, all others stay."""
+    model = case.model
+    if not isinstance(model, Coding):
+        return None
+    with drawing(generator(derived(case.seed, "traversals"), case.device)):
+        made, names = traversal(model, case.test["x"][: 2 * CHUNK].to(case.device))
+    captions = [name if k % STEPS == STEPS // 2 else "" for name in names for k in range(STEPS)]
+    text = (
+        "One coordinate of the top layer moves along a row, 2.5 standard deviations of its values over held-out data "
+        "either way; all others stay where the first held-out example has them."
+    )
+    picture = Picture("traversal", sheet(case, made, STEPS, captions), "latent traversal")
+    return Part("Latent traversals", text, pictures=[picture])
+
+
+def traversal(model: Coding, x: Tensor, most: int = ROWS) -> tuple[Tensor, list[str]]:
+    """Samples as one coordinate of the code moves and all others stay: (rows * STEPS, *event), and the rows' names.
+
+    Continuous codes: the coordinates that vary most over `x`, from the first code. One-hot: the first groups, through
+    their classes.
+    """
+    codes = model.codes(x)
+    start = codes[0]
+    if start.ndim == 2:
+        groups, classes = min(len(start), most), start.shape[1]
+        moved = one_hot(start.argmax(1), classes).repeat(groups, STEPS, 1, 1)
+        for g in range(groups):
+            moved[g, :, g] = one_hot(torch.arange(STEPS, device=start.device) % classes, classes)
+        return model.from_codes(moved.flatten(0, 1).to(start)), [f"group {g + 1}" for g in range(groups)]
+    centre, spread = codes.mean(0), codes.std(0)
+    order = spread.argsort(descending=True)[:most].tolist()
+    moved = start.repeat(len(order), STEPS, 1)
+    for row, d in enumerate(order):
+        moved[row, :, d] = centre[d] + spread[d] * torch.linspace(-SPAN, SPAN, STEPS, device=start.device)
+    return model.from_codes(moved.flatten(0, 1)), [f"coordinate {d + 1}" for d in order]
+
+
+@judge
+@torch.no_grad()
+def interpolations(case: Case) -> Part | None:
+    """From one draw of the prior to another."""
+    model = case.model
+    if not isinstance(model, Walked) or not model.prior().has_rsample:
+        return None
+    ends = [
+        [generator(derived(case.seed, "interpolations", row, end), case.device) for end in ("from", "to")]
+        for row in range(6)
+    ]
+    made = torch.cat([model.interpolate(*pair, STEPS) for pair in ends])
+    text = "Means of p(x | z) along the great circle between two draws of the prior."
+    return Part(
+        "Latent interpolations",
+        text,
+        pictures=[Picture("interpolations", sheet(case, made, STEPS), "latent interpolations")],
+    )
+
+
+@judge
+def collapse(case: Case) -> Part | None:
+    """What each layer of latents is used for."""
+    model, reader, cond = case.model, case.data.truths.reader, case.data.space.cond
+    if not isinstance(model, LatentChain):
+        return None
+    x, classifier, labels = case.test["x"], None, None
+    if reader is not None and isinstance(cond, Classes):
+        classes = cond.size
+        labels = case.test["cond"][:, 0].to(case.device)
+
+        def classifier(made: Tensor) -> Tensor:
+            return one_hot(reader.read(made.cpu())[:, 0], classes).to(made)
+
+    advance, rng = case.track("posterior collapse", len(x)), generator(derived(case.seed, "collapse"), case.device)
+    found = collapse_report(model, x.to(case.device), classifier=classifier, labels=labels, generator=rng)
+    advance(len(x))
+    layers = [{**asdict(layer), "verdict": layer.verdict} for layer in found.layers]
+    findings = [finding for n in range(len(layers)) for finding in _layer(found, n)]
+    text = (
+        f"{found.sentence} Active units are those whose posterior mean varies by more than 0.01 over the data. "
+        f"I(x; z) is what a layer knows of which example it sees, of {found.data} at most log {found.data} = "
+        f"{found.log_data:.2f} nats. KL(q(z) || p(z)) compares all posteriors together with the prior of the top "
+        f"layer: where I(x; z) is near its most it is the KL less {found.log_data:.2f}, and falls with more examples."
+    )
+    details = {"collapse": {"sentence": found.sentence, "layers": layers}}
+    return Part("Posterior collapse", text, findings, tables=[_table(found)], details=details)
+
+
+def _layer(report: CollapseReport, number: int) -> list[Finding]:
+    """What one layer is used for, counted from 0 next to the data; keys carry its number where there are several."""
+    layer, several = report.layers[number], len(report.layers) > 1
+    end, where = (f"_{number + 1}", f", layer {number + 1}") if several else ("", "")
+
+    def of(key: str, name: str, found: Measured, **more: Any) -> Finding:
+        return Finding(key + end, name + where, found.value, found.stderr, **{"best": None, "form": "nats", **more})
+
+    n = f"n = {report.data:,}"
+    active = Finding(
+        f"active_units{end}",
+        f"active units{where}",
+        layer.active,
+        best=None,
+        form="count",
+        note=f"of {layer.units}; {layer.verdict}",
+        card=True,
+    )
+    found = [active, of("kl", "KL(q(z | x) || p(z))", layer.kl, note=n)]
+    found.append(
+        of("information", "mutual information I(x; z)", layer.information, note=f"at most {report.log_data:.2f}")
+    )
+    if number == len(report.layers) - 1:
+        found.append(of("aggregate_kl", "KL of the aggregate posterior from the prior", layer.divergence, best="low"))
+    found.append(of("log_px_lost", "log p(x | z) lost without the layer", layer.log_px_lost))
+    if layer.accuracy_lost is not None:
+        found.append(
+            of(
+                "accuracy_lost",
+                "share of reconstructions read right lost without the layer",
+                layer.accuracy_lost,
+                form="share",
+            )
+        )
+    return found
+
+
+def _table(report: CollapseReport) -> Table:
+    """All layers beside one another."""
+    judged = report.layers[0].accuracy_lost is not None
+
+    def row(number: int, layer: LayerUse) -> list[str]:
+        top = number == len(report.layers)
+        cells = [str(number), f"{layer.active} of {layer.units}", str(layer.kl), str(layer.information)]
+        cells += [str(layer.divergence) if top else "", str(layer.log_px_lost)]
+        return [*cells, *[str(layer.accuracy_lost)] * judged, layer.verdict]
+
+    head = ["layer", "active units", "KL", "I(x; z)", "KL(q(z) || p(z))", "log p(x | z) lost without it"]
+    rows = [row(number, layer) for number, layer in enumerate(report.layers, start=1)]
+    return Table([*head, *["share read right lost"] * judged, "verdict"], rows, title="Nats")

@@ -1,1 +1,205 @@
-"""To be written."""
+"""Likelihoods of models with latents, by importance sampling, and of models whose density is known; what q loses."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from jensen.core.protocols import Bounded
+from jensen.core.seeding import derived, generator
+from jensen.core.types import Likelihood
+from jensen.data.dataset import some
+from jensen.judging.case import Case, chunks, judge
+from jensen.metrics import bits_per_dim
+from jensen.models import LatentChain
+from jensen.report import plots
+from jensen.report.findings import Finding, Part, Table
+from jensen.variational import Estimate, Gap, GaussianMixtureVI, gap_split, lower_bound, pareto_limit
+from jensen.variational.inference import NEAR
+
+CHUNK = 40  # rows between two moves of the progress bar
+BOUND_DRAWS = 100  # of q, for each datum's lower bound
+
+
+@runtime_checkable
+class Exact(Bounded, Protocol):
+    """A model whose log density is known in closed form."""
+
+    def log_prob(self, x: Tensor) -> Tensor: ...
+
+
+def measured(key: str, name: str, found: Likelihood | Gap, **more: Any) -> Finding:
+    """The mean over data, its standard error over the choice of data, and its Monte Carlo noise in the note."""
+    n, note = len(found.value), more.pop("note", "")
+    noise = 0.0 if found.stderr is None else float(found.stderr.square().sum().sqrt()) / n
+    said = f"Monte Carlo noise {noise:.2g}" if math.isfinite(noise) else "its own noise is not known"
+    note = "; ".join(filter(None, (note, said if noise else "", f"n = {n:,}")))
+    error = float(found.value.std()) / math.sqrt(n)
+    return Finding(key, name, float(found.value.mean()), error, form="nats", note=note, **more)
+
+
+@judge
+def likelihood(case: Case) -> Part | None:
+    """Log p(x) of held-out and of training examples, and the evidence lower bound."""
+    model, space, truth = case.model, case.data.space, case.data.truths.log_p
+    if not isinstance(model, LatentChain | Exact):
+        return None
+    x = case.test["x"]
+    known = None if truth is None else truth(x.double(), 0.0)
+    best = None if known is None else float(known.mean())
+    log_p, trained = _log_p(case, x, "log p"), _log_p(case, some(case.data.train, len(x))["x"], "log p, training")
+    facts = {"kind": log_p.kind, "measure": log_p.measure, "dims": space.dims}
+    estimated = isinstance(log_p, Estimate)
+    note = f"importance sampling, K = {case.settings.importance:,}" if estimated else "exact"
+    common: dict[str, Any] = {"best": "high", "facts": facts}
+    findings = [
+        measured("log_p", "log p(x) of held-out data", log_p, floor=best, note=note, card=True, **common),
+        measured("log_p_training", "log p(x) of training data", trained, note=note, **common),
+    ]
+    if log_p.measure == "mass":
+        bits = float(bits_per_dim(log_p.value.mean(), space.dims))
+        findings.append(Finding("bits_per_dim", "bits per dimension", bits, note=f"{space.dims} dimensions", card=True))
+    if known is not None:
+        own = Likelihood(known, "exact", "density")
+        findings.append(measured("log_p_data", "log p(x) under the data's own density", own, best=None))
+    details = {}
+    if isinstance(log_p, Estimate) and isinstance(model, LatentChain):
+        bound = _bound(case, model, x)
+        facts = {**facts, "kind": bound.kind}
+        findings.append(
+            measured("elbo", "evidence lower bound", bound, floor=best, best="high", facts=facts, card=True)
+        )
+        findings += _weights(log_p, case.settings.importance)
+        details = {"pareto_k": tails(log_p, case.settings.importance)}
+    text = "Errors are standard errors over the choice of examples."
+    if estimated:
+        text += (
+            " log p(x) is the logarithm of the mean of K weights p(x, z) / q(z | x) with z from q: too low by about "
+            "half its squared noise. Where the weights have a heavy tail, Pareto k above its limit, it is unreliable."
+        )
+    if best is not None:
+        text += " The floor is the mean log density of the same examples under the distribution they were drawn from."
+    return Part("Likelihood", text, findings, details=details)
+
+
+def _log_p(case: Case, x: Tensor, name: str) -> Likelihood:
+    model, rng = case.model, generator(derived(case.seed, name), case.device)
+    of = {"samples": case.settings.importance, "generator": rng} if isinstance(model, LatentChain) else {}
+    assert isinstance(model, Bounded)
+    rows = chunks(x, None, CHUNK, case.track(name, len(x)))
+    parts = [model.log_likelihood(part.to(case.device), **of) for part, _ in rows]
+    if isinstance(parts[0], Estimate):
+        return Estimate.joined([part for part in parts if isinstance(part, Estimate)], like=x)
+    return Likelihood(torch.cat([part.value for part in parts]), parts[0].kind, parts[0].measure)
+
+
+def _bound(case: Case, model: LatentChain, x: Tensor) -> Likelihood:
+    rng = generator(derived(case.seed, "lower bound"), case.device)
+    rows = chunks(x, None, 10 * CHUNK, case.track("lower bound", len(x)))
+    parts = [lower_bound(model, part.to(case.device), BOUND_DRAWS, generator=rng) for part, _ in rows]
+    noise = [part.stderr for part in parts if part.stderr is not None]
+    return Likelihood(torch.cat([p.value for p in parts]), "lower bound", model.measure, torch.cat(noise))
+
+
+def tails(found: Estimate, samples: int) -> dict[str, Any]:
+    """Pareto k of the weights: of the median example, the largest, its limit; and of how many log p has no error."""
+    told = found.pareto_k[~found.pareto_k.isnan()]
+    median, largest = (float(told.median()), float(told.max())) if len(told) else (None, None)
+    assert found.stderr is not None
+    return {
+        "median": median,
+        "largest": largest,
+        "limit": pareto_limit(samples),
+        "beyond": int(found.stderr.isinf().sum()),
+        "rows": len(found.value),
+    }
+
+
+def _weights(log_p: Estimate, samples: int) -> list[Finding]:
+    """Whether the importance weights can be relied on."""
+    k, ess = tails(log_p, samples), log_p.ess
+    least = f"of {samples:,} weights of the median example; least {float(ess.min()):.0f}"
+    found = [Finding("effective_samples", "effective samples", float(ess.median()), best="high", note=least)]
+    if k["median"] is not None:
+        note = f"of the median example; largest {k['largest']:.2f}, limit {k['limit']:.2f}"
+        found.append(Finding("pareto_k", "Pareto k of the weights", k["median"], note=note))
+    note = f"of {k['rows']}: Pareto k above {k['limit']:.2f}, or few effective samples where k cannot be estimated"
+    name = "examples whose log p(x) is unreliable"
+    return [*found, Finding("unreliable", name, k["beyond"], form="count", note=note)]
+
+
+@judge
+def posterior_gap(case: Case) -> Part | None:
+    """What inference loses of log p(x), for one layer of Gaussian latents."""
+    model, settings = case.model, case.settings
+    if not isinstance(model, LatentChain) or len(model.decoders) > 1 or not model.prior().has_rsample:
+        return None
+    x = case.test["x"][: settings.refine_rows].to(case.device)
+    advance, rng = case.track("posterior gap", len(x)), generator(derived(case.seed, "gap"), case.device)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # what the best q may lack is a finding
+        split = gap_split(model, x, steps=settings.refine_steps, generator=rng)
+    advance(len(x))
+    left, most = float(split.left.mean()), float(split.left.abs().max())
+    worst = f"{most:.4f} nats for the worst example"
+    few = most > NEAR
+    findings = [
+        measured("gap", "log p(x) - ELBO", split.total),
+        measured("gap_approximation", "approximation gap: the family of q", split.approximation),
+        measured("gap_amortization", "amortization gap: the encoder within it", split.amortization),
+        Finding(
+            "gap_left",
+            "what the best q found may lack",
+            left,
+            form="nats",
+            note=worst + "; set judging.refine_steps higher" * few,
+        ),
+    ]
+    text = (
+        "What inference loses of log p(x): in part because no Gaussian of independent coordinates is the posterior, in "
+        "part because the encoder does not give the best one for each example. A further step from the best Gaussian "
+        f"found would win {left:.4f} nats, {worst}: that much of the approximation gap may be due to the search."
+    )
+    values = [f.value for f in findings[1:3]]
+    bars = plots.bars(["family of q", "encoder"], values, title="nats lost", xlabel="nats")
+    return Part("Posterior gap", text, findings, plots=[bars], details={"gap_left": {"mean": left, "most": most}})
+
+
+@judge
+def components(case: Case) -> Part | None:
+    """Which components a mixture uses."""
+    model = case.model
+    if not isinstance(model, GaussianMixtureVI):
+        return None
+    x, factors = case.train["x"], model.factors
+    weights = factors.concentration / factors.concentration.sum()
+    used = float(torch.special.entr(weights).sum().exp())
+    findings = [
+        Finding(
+            "components",
+            "effective number of components",
+            used,
+            best=None,
+            note=f"of {len(weights)}: exponential of the entropy of their mean weights",
+            card=True,
+        ),
+        Finding(
+            "evidence_bound",
+            "lower bound on log p(all training data), per example",
+            float(model.elbo(x.double().to(case.device))) / len(x),
+            best="high",
+            form="nats",
+            note=f"parameters integrated out, n = {len(x):,}",
+        ),
+    ]
+    order = weights.argsort(descending=True)
+    rows = [
+        (f"{float(weights[k]):.3f}", ", ".join(f"{v:.2f}" for v in factors.components.mean[k].tolist()))
+        for k in order.tolist()
+        if weights[k] > 1e-3
+    ]
+    return Part("Mixture components", "", findings, tables=[Table(("mean weight", "mean"), rows)])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from jensen.core.modes import evaluating
 from jensen.core.seeding import Rng
 from jensen.distributions import Conditional, FlatPrior, IsotropicGaussian
-from jensen.models.hvae import draw_rows, expect_rows, expect_samples
+from jensen.models.hvae import between, draw_rows, expect_rows, expect_samples
 from jensen.models.vae import VAE
 from jensen.variational.trace import Trace, log_prob
 
@@ -25,7 +26,6 @@ class Autoencoder(nn.Module):
         prior: module whose `forward()` returns the p(z) to draw from; training has no use for it. `FlatPrior` says
             that there is none.
 
-    >>> import torch
     >>> model = Autoencoder(nn.Linear(5, 2), Conditional(nn.Linear(2, 5), IsotropicGaussian(1.0)), FlatPrior(2))
     >>> x = torch.ones(3, 5)
     >>> model.trace(x).log_px.shape, model.reconstruct(x).shape
@@ -61,10 +61,27 @@ class Autoencoder(nn.Module):
             mean: Tensor = self.decoder(z).mean
         return mean
 
+    def codes(self, x: Tensor) -> Tensor:
+        """E(x), in evaluation mode."""
+        with evaluating(self):
+            z: Tensor = self.encoder(x)
+        return z
+
+    def from_codes(self, z: Tensor) -> Tensor:
+        """The same as `decode`."""
+        return self.decode(z)
+
+    def interpolate(self, first: torch.Generator, second: torch.Generator, n: int) -> Tensor:
+        """Means of x along the great circle from one draw of the prior to another, (n, *event), both ends among them.
+
+        Raises:
+            ValueError: for n < 2, or an improper prior.
+        """
+        return self.decode(between(self.prior(), first, second, n))
+
     def reconstruct(self, x: Tensor) -> Tensor:
         """The mean of p(x | e(x)), in evaluation mode."""
-        with evaluating(self):
-            return self.decode(self.encoder(x))
+        return self.decode(self.codes(x))
 
     def sample(self, n: int, *, cond: Tensor | None = None, generator: Rng = None) -> Tensor:
         """N draws of x, (n, *event), with z from the prior.

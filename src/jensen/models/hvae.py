@@ -13,6 +13,7 @@ from torch.distributions import Distribution, Independent, Normal
 from jensen.core.modes import evaluating
 from jensen.core.seeding import Rng, drawing
 from jensen.core.types import Measure
+from jensen.diffusion import slerp
 from jensen.distributions.measure import measure
 from jensen.variational.importance import Estimate, log_likelihood
 from jensen.variational.posterior import Posterior, check_posterior
@@ -134,6 +135,36 @@ class LatentChain(nn.Module, ABC):
         with evaluating(self):
             mean: Tensor = self.decoders[0](z).mean
         return mean
+
+    def codes(self, x: Tensor) -> Tensor:
+        """Means of q(z_L | x), the top layer, (B, *event of it), in evaluation mode.
+
+        Where q hangs on other layers, given one draw of these.
+        """
+        with evaluating(self):
+            top = self.infer(x)[-1]
+        return top.q.mean.expand(top.z.shape)[0]
+
+    def from_codes(self, z: Tensor) -> Tensor:
+        """The mean of p(x | z_1) given z_L, (B, *event), every layer between at its mean; in evaluation mode."""
+        with evaluating(self):
+            for layer in range(len(self.decoders) - 1, 0, -1):
+                z = self.law(layer, z).mean
+        return self.decode(z)
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """The mean of p(x | z_1) given one draw of q(z_1 | x), (B, *event), in evaluation mode."""
+        with evaluating(self):
+            z = self.infer(x)[0].z[0]
+        return self.decode(z)
+
+    def interpolate(self, first: torch.Generator, second: torch.Generator, n: int) -> Tensor:
+        """Means of x along the great circle from one draw of p(z_L) to another, (n, *event), both ends among them.
+
+        Raises:
+            ValueError: for n < 2, or one-hot latents.
+        """
+        return self.from_codes(between(self.prior(), first, second, n))
 
     def sample(self, n: int, *, cond: Tensor | None = None, generator: Rng = None) -> Tensor:
         """N draws of x, (n, *event), in evaluation mode.
@@ -356,6 +387,23 @@ def draw_rows(
     with evaluating(model), drawing(generator):
         x: Tensor = law(n).sample()
         return x
+
+
+@torch.no_grad()
+def between(prior: Distribution, first: torch.Generator, second: torch.Generator, n: int) -> Tensor:
+    """Latents from a draw of one generator to that of another: on a great circle around the mean, (n, *event)."""
+    if n < 2:
+        raise ValueError(f"n must be at least 2, got {n}")
+    if not prior.has_rsample:
+        raise ValueError("interpolation needs continuous latents with a proper prior: nothing lies between two classes")
+    ends = []
+    for generator in (first, second):
+        with drawing(generator):
+            ends.append(prior.sample() - prior.mean)
+    share = torch.linspace(0, 1, n, device=ends[0].device)
+    if ends[0].numel() == 1:  # a line has no circle
+        return torch.lerp(*ends, share[:, None]) + prior.mean
+    return slerp(*ends, share) + prior.mean
 
 
 def expect_rows(x: Tensor, event: tuple[int, ...]) -> None:

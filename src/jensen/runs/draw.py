@@ -135,7 +135,7 @@ def drawer(model: nn.Module, space: Space, own_seed: int) -> Draw:
         for start in range(0, n, chunk):
             rows = rng[start : start + chunk]
             given = None if cond is None else cond[start : start + chunk]
-            made.append(model.sample(len(rows), cond=given, generator=rows, **changes).cpu())
+            made.append(model.sample(len(rows), cond=given, generator=rows, **changes).float().cpu())
             advance(len(rows))
         return torch.cat(made)
 

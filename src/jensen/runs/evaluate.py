@@ -46,13 +46,13 @@ def case_of(
     def played() -> Played | None:
         if not (run.folder / "state").is_dir():
             return None
-        objective = new_objective(recipe, data, track).to(next(iter(run.model.parameters())).device)
+        objective = new_objective(recipe, data, track).to(case.device)
         step = load_game(objective, run.folder)
         players = recipe.family.players(objective, recipe.training, recipe.training.budget())
         stream = recipe.family.stream(data, recipe.training.batch_size, recipe.seed)
         return Played(objective, recipe.family.update(), players, step, stream)
 
-    return Case(
+    case = Case(
         model=run.model,
         data=data,
         draw=run.draw,
@@ -68,6 +68,7 @@ def case_of(
         beside=_beside(recipe.judging.beside, run),
         own_features=features,
     )
+    return case
 
 
 def evaluate(

@@ -1,1 +1,76 @@
-"""To be written."""
+"""Mixtures of Gaussians by mean-field coordinate ascent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from jensen.core.objective import Objective
+from jensen.core.progress import Track, silent
+from jensen.core.seeding import derived, generator
+from jensen.core.types import Batch, Loss, Phase
+from jensen.data.dataset import Data, some
+from jensen.data.space import Space
+from jensen.recipes.families.base import Family
+from jensen.recipes.settings import Positive, Rate, Training
+from jensen.variational import GaussianMixtureVI, MixturePrior
+from jensen.variational.mean_field import NormalWishart
+
+
+class Mixture(Family):
+    """A Bayesian mixture of Gaussians of points, fitted to all training data before the first step."""
+
+    components: Positive = 20
+    """Gaussians, at most: those that the data do not need empty"""
+    concentration: Rate | None = None
+    """of the Dirichlet prior of their weights; below 1 it empties components; null: 1 / components"""
+    sweeps: Positive = 500
+    """sweeps of coordinate ascent, at most"""
+    tolerance: Annotated[float, Field(gt=0)] = 1e-6
+    """nats a training example; a sweep that gains less is the last one"""
+
+    def refuse(self, space: Space, training: Training) -> None:
+        if len(space.shape) != 1 or space.levels is not None:
+            raise ValueError(f"family mixture is for points without levels, got data of shape {space.shape}")
+        if training.steps != 1:
+            raise ValueError("family mixture is fitted before its first step: set training.steps to 1")
+
+    def model(self, space: Space) -> GaussianMixtureVI:
+        dims = space.dims
+        component = NormalWishart(torch.zeros(dims), torch.ones(()), torch.tensor(float(dims)), torch.eye(dims))
+        return GaussianMixtureVI(self.components, MixturePrior(self.concentration or 1 / self.components, component))
+
+    def begin(self, model: nn.Module, data: Data, seed: int, track: Track = silent) -> None:
+        x = some(data.train)["x"].double()
+        prior = MixturePrior.around(x, self.components)
+        fitted = GaussianMixtureVI(
+            self.components, replace(prior, concentration=self.concentration or prior.concentration)
+        )
+        advance = track("coordinate ascent", self.sweeps)
+        rng = generator(derived(seed, "mixture"))
+        fitted.fit(x, sweeps=self.sweeps, tolerance=self.tolerance, generator=rng, on_sweep=lambda *_: advance(1))
+        model.load_state_dict(fitted.state_dict())
+
+    def objective(self, model: nn.Module, space: Space) -> Objective:
+        return Fitted(model)
+
+
+class Fitted(Objective):
+    """A game without players: the model is what it is."""
+
+    phases: tuple[Phase, ...] = ()
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def players(self) -> Mapping[str, list[nn.Parameter]]:
+        return {}
+
+    def forward(self, players: tuple[str, ...], batch: Batch, step: int) -> Mapping[str, Loss]:
+        return {}

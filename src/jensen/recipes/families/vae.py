@@ -1,1 +1,451 @@
-"""To be written."""
+"""Variational autoencoders, whose settings are the family, and the deterministic autoencoder."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from jensen import models
+from jensen.core.objective import Objective, partition
+from jensen.core.settings import Settings
+from jensen.data.space import Space
+from jensen.distributions import (
+    BinaryLogits,
+    CategoricalPrior,
+    Conditional,
+    DiagonalGaussian,
+    DiagonalNoise,
+    DiscretizedLogistic,
+    GaussianPrior,
+    IsotropicGaussian,
+    Levels,
+    OneHotLogits,
+)
+from jensen.nn import mlp
+from jensen.objectives import AddedNoise, Masked, Reconstruction, Variational
+from jensen.objectives.variational import cautions
+from jensen.recipes.families.base import Family
+from jensen.recipes.settings import NonNegative, Positive, Rate, Training
+from jensen.training import Budget, Player, warm_then_decay
+from jensen.variational import (
+    Constraint,
+    Relaxation,
+    annealed,
+    beta,
+    cooling,
+    cyclical,
+    elbo,
+    free_bits,
+    iwae,
+    linear,
+    posterior_table,
+)
+from jensen.variational.relaxed import KINDS
+
+MULTIPLIER_RATE, POSTERIOR_RATE = 1e-2, 5e-2
+FINEST = 0.16  # smallest scale of a pixel's noise, in steps between levels
+
+Law = Callable[[Tensor], Distribution]
+
+
+class Decoder(Settings):
+    """A fully connected network and the distribution of x that it gives.
+
+    Data of two levels are Bernoulli, of more levels logistic in the levels' cells, and without levels Gaussian.
+    """
+
+    hidden: Positive = 256
+    """units of each hidden layer"""
+    depth: Positive = 2
+    """hidden layers of each network"""
+    decoder_hidden: Positive | None = None
+    """units of each hidden layer of p(x | z), to weaken it; null: as hidden"""
+    noise: Literal["predicted", "learned", "fixed"] = "predicted"
+    """scale of p(x | z) of each number: predicted from z, learned for all data, or fixed"""
+    std: Rate = 0.1
+    """standard deviation of fixed noise"""
+
+    @model_validator(mode="after")
+    def _used(self) -> Decoder:
+        if self.noise != "fixed" and self.std != type(self).model_fields["std"].default:
+            raise ValueError("network.std does nothing without network.noise fixed")
+        return self
+
+    def refuse(self, space: Space) -> None:
+        """Raise a ValueError for noise that such data have no use for."""
+        if space.levels == 2 and self.noise != "predicted":
+            raise ValueError(f"network.noise {self.noise} does nothing for data of two levels, which are Bernoulli")
+        if space.levels is not None and self.noise == "fixed":
+            raise ValueError(f"network.noise fixed is for data without levels, got {space.levels} levels")
+
+    @property
+    def inside(self) -> list[int]:
+        """Widths of the hidden layers."""
+        return [self.hidden] * self.depth
+
+    def law(self, space: Space) -> tuple[int, Law]:
+        """How many numbers the network gives for each of x, and the distribution that they are of."""
+        axes, levels = len(space.shape), space.levels
+        if levels == 2:
+            return 1, BinaryLogits(axes)
+        if levels is not None:
+            least = FINEST * 2 / (levels - 1)
+            if self.noise == "predicted":
+                return 2, Levels(event_dims=axes, levels=levels, min_scale=least)
+            logistic = partial(DiscretizedLogistic, levels=levels, validate_args=False)
+            return 1, DiagonalNoise(space.shape, std=0.5, min_std=least, law=logistic)
+        low, high = 1e-3 * space.std, 1e2 * space.std
+        if self.noise == "predicted":
+            return 2, DiagonalGaussian(axes, min_std=low, max_std=high)
+        if self.noise == "learned":
+            return 1, DiagonalNoise(space.shape, std=0.5 * space.std, min_std=low)
+        return 1, IsotropicGaussian(self.std, event_dims=axes)
+
+    def of_x(self, space: Space, latents: int, one_hot: bool = False) -> Conditional:
+        """P(x | z)."""
+        hidden = [self.decoder_hidden or self.hidden] * self.depth
+        numbers, law = self.law(space)
+        channels, *axes = space.shape
+        net = nn.Sequential(mlp(latents, *hidden, numbers * space.dims), nn.Unflatten(-1, (numbers * channels, *axes)))
+        if space.levels is None:
+            net.append(Scaled(space, numbers))
+        return Conditional(nn.Sequential(nn.Flatten(), net) if one_hot else net, law, 2 if one_hot else None)
+
+    @staticmethod
+    def flat(space: Space) -> nn.Module:
+        """What comes before the encoder: data as vectors; without levels, standardised."""
+        return nn.Flatten() if space.levels is not None else nn.Sequential(nn.Flatten(), Standardized(space))
+
+
+class Standardized(nn.Module):
+    """(x - mean) / std, by the numbers of a space."""
+
+    def __init__(self, space: Space):
+        super().__init__()
+        self.mean, self.std = space.mean, space.std
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.std
+
+
+class Scaled(nn.Module):
+    """Means, and logarithms of scales where there are any, of standardised data to those of the data."""
+
+    def __init__(self, space: Space, numbers: int):
+        super().__init__()
+        self.mean, self.std, self.numbers, self.axis = space.mean, space.std, numbers, -len(space.shape)
+
+    def forward(self, out: Tensor) -> Tensor:
+        mean, *log_scale = out.chunk(self.numbers, self.axis)
+        return torch.cat([self.mean + self.std * mean, *(v + math.log(self.std) for v in log_scale)], self.axis)
+
+
+class Network(Decoder):
+    """The latents of each layer, and the networks between them."""
+
+    latents: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=4)] = (16,)
+    """latents of each layer, from the data up"""
+    kind: Literal["gaussian", "categorical"] = "gaussian"
+    """of the latents"""
+    classes: Annotated[int, Field(ge=2)] = 10
+    """of each categorical latent"""
+    direction: Literal["bottom-up", "ladder"] = "bottom-up"
+    """of inference, where there are several layers"""
+
+    @model_validator(mode="after")
+    def _fitting(self) -> Network:
+        if self.kind == "categorical" and len(self.latents) > 1:
+            raise ValueError(f"categorical latents come in one layer, got network.latents {list(self.latents)}")
+        if self.kind == "gaussian" and self.classes != type(self).model_fields["classes"].default:
+            raise ValueError("network.classes is of categorical latents: set network.kind")
+        if self.direction == "ladder" and len(self.latents) == 1:
+            raise ValueError("a ladder needs at least two layers in network.latents")
+        return self
+
+    @property
+    def one_hot(self) -> bool:
+        return self.kind == "categorical"
+
+    @property
+    def first(self) -> int:
+        """Numbers in one draw of the layer next to the data."""
+        return self.latents[0] * (self.classes if self.one_hot else 1)
+
+    def decoders(self, space: Space) -> list[nn.Module]:
+        """P(x | z_1), p(z_1 | z_2), ..."""
+        above = [gaussian(b, self.inside, a) for a, b in zip(self.latents, self.latents[1:], strict=False)]
+        return [self.of_x(space, self.first, self.one_hot), *above]
+
+    def model(self, space: Space, prior: nn.Module) -> models.LatentChain:
+        """With an encoder."""
+        decoders, flat = self.decoders(space), self.flat(space)
+        if self.one_hot:
+            body = nn.Sequential(flat, mlp(space.dims, *self.inside, self.first))
+            return models.VAE(Conditional(body, OneHotLogits(self.latents[0], self.classes)), decoders[0], prior)
+        if self.direction == "ladder":
+            ups: list[nn.Module] = [nn.Sequential(flat, mlp(space.dims, *self.inside), nn.SiLU())]
+            ups += [nn.Sequential(mlp(self.hidden, *self.inside), nn.SiLU()) for _ in self.latents[1:]]
+            return models.LadderVAE(ups, [gaussian(self.hidden, [], n) for n in self.latents], decoders, prior)
+        body = nn.Sequential(flat, mlp(space.dims, *self.inside, 2 * self.first))
+        encoders: list[nn.Module] = [Conditional(body, DiagonalGaussian())]
+        encoders += [gaussian(a, self.inside, b) for a, b in zip(self.latents, self.latents[1:], strict=False)]
+        return (
+            models.VAE(encoders[0], decoders[0], prior)
+            if len(encoders) == 1
+            else models.HVAE(encoders, decoders, prior)
+        )
+
+
+def gaussian(given: int, inside: list[int], latents: int) -> Conditional:
+    """A diagonal Gaussian given a vector."""
+    return Conditional(mlp(given, *inside, 2 * latents), DiagonalGaussian())
+
+
+class Bound(Settings):
+    """What is maximised, and with which gradient; beta, free bits and warm-up multiply one another."""
+
+    name: Literal["elbo", "iwae"] = "elbo"
+    """the evidence lower bound, or the importance-weighted one"""
+    samples: Positive = 1
+    """draws of z for each x"""
+    gradient: Literal["standard", "score", "stl", "dreg"] = "standard"
+    """reparameterized where there is a path; by the score function; sticking the landing; doubly reparameterized"""
+    beta: NonNegative = 1.0
+    """weight of the KL"""
+    free_bits: NonNegative = 0.0
+    """nats of KL that cost nothing, in the mean over the batch"""
+    free_bits_per: Literal["layer", "dimension"] = "layer"
+    """what each has as many free nats as free_bits says"""
+    kl_limit: Rate | None = None
+    """nats that the KL is held to, by a Lagrange multiplier in place of beta"""
+    warm: Literal["none", "linear", "cyclical"] = "none"
+    """how the weight of the KL rises to beta"""
+    warm_steps: Positive = 1000
+    """steps over which it rises"""
+    relaxation: Literal["none", "concrete", "gumbel-softmax", "straight-through"] = "none"
+    """of categorical latents, in training"""
+    temperature: Rate = 1.0
+    """of the relaxation, at first"""
+    coldest: Rate = 0.5
+    """temperature from cooling_steps on"""
+    cooling_steps: Positive = 1000
+    """steps over which the temperature falls"""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Bound:
+        weighed = self._changed("beta", "free_bits", "warm")
+        alone = ["bound.name iwae"] * (self.name == "iwae") + self._changed("kl_limit")
+        if alone and len(alone + weighed) > 1:
+            raise ValueError(f"{alone[0]} does not go with {(alone + weighed)[1]}: choose one of them")
+        for needed, idle in (
+            ("free_bits", ("free_bits_per",)),
+            ("warm", ("warm_steps",)),
+            ("relaxation", ("temperature", "coldest", "cooling_steps")),
+        ):
+            if not self._changed(needed) and self._changed(*idle):
+                raise ValueError(f"{self._changed(*idle)[0]} does nothing without bound.{needed}")
+        if self.gradient == "dreg" and self.name != "iwae":
+            raise ValueError("bound.gradient dreg goes with bound.name iwae")
+        if self.gradient == "stl" and self.free_bits > 0:
+            raise ValueError("bound.gradient stl is biased under bound.free_bits: choose another gradient")
+        if self.coldest > self.temperature:
+            raise ValueError(f"bound.coldest must be at most bound.temperature, {self.temperature}, got {self.coldest}")
+        if self.relaxation != "none" and self.gradient == "score":
+            raise ValueError("bound.relaxation gives draws a path: choose bound.gradient standard, or no relaxation")
+        if self.relaxation not in ("none", "concrete") and (self.name == "iwae" or self.gradient != "standard"):
+            raise ValueError(f"bound.relaxation {self.relaxation} goes with bound.name elbo, bound.gradient standard")
+        return self
+
+    def _changed(self, *names: str) -> list[str]:
+        """Those of the settings that are not at their defaults."""
+        fields = type(self).model_fields
+        return [f"bound.{name}" for name in names if getattr(self, name) != fields[name].default]
+
+    def function(self) -> Any:
+        """Of a trace, or of a step."""
+        if self.name == "iwae":
+            return iwae
+        if self.kl_limit is not None:
+            return Constraint(self.kl_limit)
+        bound = elbo if self.free_bits == 0 else free_bits(self.free_bits, self.free_bits_per)
+        if self.beta != 1:
+            bound = beta(self.beta, bound)
+        if self.warm == "none":
+            return bound
+        return annealed((linear if self.warm == "linear" else cyclical)(self.warm_steps), bound)
+
+    def relaxed(self) -> Relaxation | None:
+        """How categorical latents are drawn in training, if not as they are."""
+        if self.relaxation == "none":
+            return None
+        return Relaxation(cooling(self.temperature, self.coldest, self.cooling_steps), self.relaxation)
+
+    def objective(self, model: nn.Module, tables: list[nn.Module]) -> Variational:
+        """The bound of a model, as a game."""
+        plain = self.name == "elbo" and self.gradient in ("standard", "score") and self.relaxation == "none"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # `notes` says it
+            return Variational(
+                model,
+                self.function(),
+                samples=self.samples,
+                gradient=self.gradient,
+                analytic=plain,
+                relaxation=self.relaxed(),
+                tables=tables,
+            )
+
+    def notes(self) -> list[str]:
+        """What to know of this bound and its gradient: sentences."""
+        found = cautions(self.name == "iwae", self.samples, self.gradient, baseline=False)
+        if self.relaxation != "none":
+            found.append(f"{self.relaxation} raises {KINDS[self.relaxation]}")
+        return found
+
+
+class VAE(Family):
+    """A variational autoencoder: an encoder, or a posterior for each training example, a decoder and a prior."""
+
+    judged = frozenset({"importance", "refine_rows", "refine_steps"})
+
+    network: Network = Network()
+    bound: Bound = Bound()
+    prior: Literal["standard", "learned"] = "standard"
+    """of the top layer: N(0, I), or N(mu, sigma^2 I) with both learned"""
+    inference: Literal["amortized", "per-datum"] = "amortized"
+    """q(z | x) by an encoder, or by parameters of its own for each training example"""
+
+    @model_validator(mode="after")
+    def _trainable(self) -> VAE:
+        network, bound = self.network, self.bound
+        if network.one_hot and bound.relaxation == "none":
+            if bound.gradient in ("stl", "dreg"):
+                raise ValueError(
+                    f"bound.gradient {bound.gradient} needs Gaussian latents, or bound.relaxation concrete"
+                )
+            if bound.samples < 2:
+                raise ValueError(
+                    "categorical latents need bound.samples of at least 2, each draw the others' baseline, or a "
+                    "bound.relaxation"
+                )
+        if network.one_hot and self.prior == "learned":
+            raise ValueError("prior learned is Gaussian: categorical latents have a uniform prior")
+        if not network.one_hot and bound.relaxation != "none":
+            raise ValueError("bound.relaxation is of categorical latents: set network.kind")
+        if bound.gradient == "dreg" and network.direction == "ladder":
+            raise ValueError("bound.gradient dreg needs an encoder of its own, which a ladder has not")
+        if self.inference == "per-datum" and network.one_hot:
+            raise ValueError("inference per-datum is for Gaussian latents: leave network.kind at gaussian")
+        if self.inference == "per-datum" and network.direction == "ladder":
+            raise ValueError("network.direction does nothing with inference per-datum, which has no encoder")
+        return self
+
+    def refuse(self, space: Space, training: Training) -> None:
+        single(self.kind, space)
+        self.network.refuse(space)
+
+    def model(self, space: Space) -> models.LatentChain:
+        network, learned = self.network, self.prior == "learned"
+        prior: nn.Module = GaussianPrior(network.latents[-1], learned=learned)
+        if network.one_hot:
+            prior = CategoricalPrior(network.latents[0], network.classes)
+        if self.inference == "per-datum":
+            return models.AutoDecoder(network.decoders(space), prior)
+        return network.model(space, prior)
+
+    def objective(self, model: nn.Module, space: Space) -> Objective:
+        own = self.inference == "per-datum"
+        tables: list[nn.Module] = [posterior_table(space.rows, n) for n in self.network.latents] if own else []
+        return self.bound.objective(model, tables)
+
+    def players(self, objective: Objective, training: Training, budget: Budget) -> dict[str, Player]:
+        """As everywhere, save for a multiplier, which moves steadily, and tables, whose gradients are sparse."""
+        players, owned = training.players(objective, budget), partition(objective)
+        if "multiplier" in owned:
+            rate = training.rates.get("multiplier", MULTIPLIER_RATE)
+            adam = torch.optim.Adam(owned["multiplier"], lr=rate)
+            players["multiplier"] = Player(owned["multiplier"], adam, lambda _: rate)
+        if "posterior" in owned:
+            rate = training.rates.get("posterior", POSTERIOR_RATE)
+            schedule = warm_then_decay(rate, budget, warmup=training.warmup, decay=training.decay)
+            sparse = torch.optim.SparseAdam(owned["posterior"], lr=rate)
+            players["posterior"] = Player(owned["posterior"], sparse, schedule, training.clip)
+        return players
+
+    def notes(self, space: Space) -> list[str]:
+        return self.bound.notes()
+
+    def curves(self) -> Mapping[str, str]:
+        layers = len(self.network.latents)
+        kl = {f"kl_{k}": f"term of layer {k}" for k in range(1, layers + 1)} if layers > 1 else {"kl": "KL"}
+        terms = {
+            "elbo": "evidence lower bound, nats",
+            "relaxed_elbo": "evidence lower bound of the relaxed model, nats",
+            "no_bound": "log p(x | z) less the categorical KL at relaxed draws, nats",
+            **{name: f"{words}, nats" for name, words in kl.items()},
+            "temperature": "temperature",
+        }
+        # with other players beside it, the model's terms carry its name
+        return {f"{p}{k}": v for p in ("", "model/") for k, v in terms.items()} | {
+            "multiplier/multiplier": "weight of the KL"
+        }
+
+    def refuse_request(
+        self, model: nn.Module, space: Space, changes: Mapping[str, Any], *, walking: bool, told: bool
+    ) -> None:
+        if walking and self.network.one_hot:
+            raise ValueError("--interpolate is not for categorical latents: there is nothing between two classes")
+
+
+class Narrow(Decoder):
+    """The code, and the networks on either side of it."""
+
+    latents: Positive = 16
+    """numbers of the code"""
+
+
+class Autoencoder(Family):
+    """The deterministic autoencoder: a code without noise; a Gaussian is fitted to the codes, to draw from."""
+
+    network: Narrow = Narrow()
+    corruption: Literal["none", "noise", "mask"] = "none"
+    """of the data that the encoder sees in training: added Gaussian noise, or numbers set to 0"""
+    amount: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    """standard deviation of the noise, or share of the numbers"""
+
+    @model_validator(mode="after")
+    def _used(self) -> Autoencoder:
+        if self.corruption == "none" and self.amount != type(self).model_fields["amount"].default:
+            raise ValueError("amount does nothing without a corruption")
+        return self
+
+    def refuse(self, space: Space, training: Training) -> None:
+        single(self.kind, space)
+        self.network.refuse(space)
+
+    def model(self, space: Space) -> nn.Module:
+        network = self.network
+        encoder = nn.Sequential(network.flat(space), mlp(space.dims, *network.inside, network.latents))
+        prior = GaussianPrior(network.latents, learned=True)
+        return models.Autoencoder(encoder, network.of_x(space, network.latents), prior)
+
+    def objective(self, model: nn.Module, space: Space) -> Objective:
+        corrupt = {"none": None, "noise": AddedNoise(self.amount), "mask": Masked(self.amount)}
+        return Reconstruction(model, corrupt[self.corruption])
+
+    def curves(self) -> Mapping[str, str]:
+        return {"log_px": "log p(x | z), nats", "log_prior": "log density of the codes, nats"}
+
+
+def single(family: str, space: Space) -> None:
+    """Raise a ValueError for data with two sides."""
+    if space.b is not None:
+        raise ValueError(f"family {family} takes data of one kind, not of two sides")

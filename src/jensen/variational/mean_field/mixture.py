@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Categorical, Dirichlet, kl_divergence
 
-from jensen.core.seeding import drawing
+from jensen.core.seeding import Rng, drawing
 from jensen.core.types import Likelihood
 from jensen.variational.mean_field.cavi import Ascent, coordinate_ascent, rounding
 from jensen.variational.mean_field.normal_wishart import LOG_2PI, NormalWishart
@@ -290,10 +290,16 @@ class GaussianMixtureVI(nn.Module):
         """`log_prob`, exact for the predictive density."""
         return Likelihood(self.log_prob(x), "exact", "density")
 
-    def sample(
-        self, n: int, *, cond: Tensor | None = None, generator: torch.Generator | None = None
-    ) -> Float[Tensor, "n d"]:
-        """N draws from the predictive density, float64."""
+    def sample(self, n: int, *, cond: Tensor | None = None, generator: Rng = None) -> Float[Tensor, "n d"]:
+        """N draws from the predictive density, float64; of several generators, one a row.
+
+        Raises:
+            ValueError: for generators that are not n.
+        """
+        if isinstance(generator, Sequence):
+            if len(generator) != n:
+                raise ValueError(f"generators must be {n}, one a row, got {len(generator)}")
+            return torch.cat([self.sample(1, generator=one) for one in generator])
         law, weights = self.factors.components, self.factors.concentration
         nu = law.degrees - law.dims + 1
         scale = ((law.strength + 1) / law.strength).sqrt()[:, None, None] * law.tril
