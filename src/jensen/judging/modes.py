@@ -1,1 +1,289 @@
-"""To be written."""
+"""Modes: known modes of points that samples reach, and classes of pictures that a reader finds in them."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import torch
+from matplotlib import colormaps
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from jensen.core.distances import squared_distances
+from jensen.core.protocols import Sampleable
+from jensen.core.seeding import derived, generator
+from jensen.data.dataset import Reader
+from jensen.data.mixtures import Modes
+from jensen.data.space import Classes
+from jensen.data.stacked import expected_modes
+from jensen.judging.case import Case, judge
+from jensen.metrics import ClassCoverage, class_coverage, mode_coverage, wilson
+from jensen.models.gan import GAN
+from jensen.report import plots
+from jensen.report.findings import Finding, Part, Picture, proportion
+from jensen.report.gallery import fitting_scale, gallery
+
+EDGES = torch.arange(0, 3.5, 0.5)  # of rings around a mode, in its standard deviations
+PLANE = 8000  # points of the noise on its picture
+COLUMNS, ROWS = 16, 20  # samples of a class on a sheet; classes
+LINE = -0.2  # grey of the line between two channels
+
+
+# known modes of points -----------------------------------------------------------------------
+
+
+@judge
+def modes(case: Case) -> Part | None:
+    """Which of the known modes samples reach, how often, and how near they lie."""
+    law = case.data.truths.modes
+    if law is None or not isinstance(case.model, Sampleable):
+        return None
+    made, data = case.samples, case.test["x"]
+    found, real = (mode_coverage(x, law.centres, law.std, law.weights) for x in (made, data))
+    rings, floor = ring_divergences(made, law), ring_divergences(data[: len(made)], law)
+    text = (
+        "A sample within 3 standard deviations of its nearest mode is of high quality, and a mode with such a sample "
+        "is recovered. Reverse KL is KL(q | w) of the shares q of samples nearest to each mode and the weights w; its "
+        "floor is the mean for draws of the data. The last two numbers compare the shares of samples in rings around "
+        "each mode, half a standard deviation wide, with their exact probabilities; their floors are those of "
+        "held-out points."
+    )
+    findings = [
+        Finding(
+            "modes_recovered",
+            "modes recovered",
+            found.recovered,
+            floor=real.recovered,
+            best="high",
+            form="count",
+            note=f"of {found.of}, by {found.n:,} samples",
+            card=True,
+        ),
+        proportion("high_quality", "high quality", found.high_quality_interval, floor=real.high_quality, card=True),
+        Finding("mode_kl", "reverse KL of modes", found.reverse_kl, floor=found.floor, form="nats", card=True),
+        Finding("ring_js", "Jensen-Shannon divergence of rings", rings[0], floor=floor[0], form="nats"),
+        Finding("ring_tv", "total variation of rings", rings[1], floor=floor[1]),
+    ]
+    shares = [mode_shares(x, law) for x in (made, data)]
+    chart = plots.shares(shares[0], law.weights.tolist(), title="share of each mode", xlabel="mode")
+    details = {
+        name: {"n": c.n, "recovered": c.recovered, "reverse_kl": c.reverse_kl, "shares": share}
+        for name, c, share in zip(("samples", "held-out"), (found, real), shares, strict=True)
+    }
+    return Part("Modes", text, findings, _noise(case, law), [chart], details={"modes": details})
+
+
+def nearest(x: Tensor, centres: Tensor) -> Tensor:
+    """The number of the mode that each x (N, D) is nearest to, (N,)."""
+    return next(squared_distances(x, centres, len(x))).argmin(1)
+
+
+def mode_shares(x: Tensor, law: Modes) -> list[float]:
+    """Shares of points that are nearest to each mode."""
+    share: list[float] = (nearest(x, law.centres).bincount(minlength=len(law.centres)) / len(x)).tolist()
+    return share
+
+
+def ring_divergences(x: Tensor, law: Modes) -> tuple[float, float]:
+    """Jensen-Shannon divergence (nats) and total variation of the shares of points (N, 2) in rings around the modes
+    from the exact probabilities of these.
+
+    Merging points loses divergence, counting finitely many adds some: compare with as many draws of the law.
+    """
+    exact = law.rings(EDGES).flatten()
+    share = law.which_ring(x, EDGES).bincount(minlength=len(exact)).double() / len(x)
+    middle = (share + exact) / 2
+    gain = torch.xlogy(share, share / middle) + torch.xlogy(exact, exact / middle)
+    return float(gain.sum()) / 2, float((share - exact).abs().sum()) / 2
+
+
+def _noise(case: Case, law: Modes) -> list[Picture]:
+    """For noise in the plane: where the samples of each mode come from."""
+    model = case.model
+    if not isinstance(model, GAN) or model.shape != (2,):
+        return []
+    z = model.latent(PLANE, generator(derived(case.seed, "noise to modes"), case.device))
+    picture = noise_and_samples(z.cpu(), model.decode(z).cpu(), law.centres)
+    return [Picture("noise", picture, "noise and samples, coloured by mode", "Noise, coloured by its sample's mode.")]
+
+
+def noise_and_samples(z: Tensor, x: Tensor, centres: Tensor) -> Image.Image:
+    """Noise (N, 2) on the left, samples (N, 2) on the right, each in the colour of the mode nearest to the sample."""
+    colours = colormaps["hsv"]((nearest(x, centres) / len(centres)).numpy())
+    figure = Figure(figsize=(8, 4), dpi=100, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    for axes, points, title in zip(figure.subplots(1, 2), (z, x), ("noise", "samples"), strict=True):
+        axes.scatter(points[:, 0], points[:, 1], s=2.5, c=colours, linewidths=0)
+        axes.set_aspect("equal", adjustable="datalim")
+        axes.set_title(title, fontsize=10, color="#303030")
+        axes.tick_params(colors=plots.GREY, labelsize=8)
+        for side in axes.spines.values():
+            side.set_color("#dfe3e8")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return Image.open(buffer).convert("RGB")
+
+
+# classes that a reader finds -----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Read:
+    """What a reader finds in pictures.
+
+    Attributes:
+        classes: (N, width) as read.
+        coverage: of the size ** width modes.
+        by_place: shares (width, size) of the classes at each place.
+        clear: (N, width), which of them are clear.
+        clearly: modes reached by pictures that are clear throughout.
+    """
+
+    classes: Tensor
+    coverage: ClassCoverage
+    by_place: Tensor
+    clear: Tensor
+    clearly: int
+
+    @classmethod
+    def of(cls, x: Tensor, reader: Reader, shares: Tensor) -> Read:
+        """Read pictures (N, C, H, W), whose modes should have these shares."""
+        read, clear = reader.read(x), reader.clear(x)
+        width = read.shape[1]
+        size = round(len(shares) ** (1 / width))
+        mode = read @ size ** torch.arange(width - 1, -1, -1)
+        by_place = torch.stack([place.bincount(minlength=size) / len(read) for place in read.T])
+        coverage = class_coverage(mode, len(shares), shares)
+        return cls(read, coverage, by_place, clear, len(mode[clear.all(1)].unique()))
+
+
+@judge
+def classes(case: Case) -> Part | None:
+    """Which classes a reader finds in samples, of what shares, and how clear they are."""
+    reader, shares = case.data.truths.reader, reader_shares(case)
+    if reader is None or shares is None or not isinstance(case.model, Sampleable):
+        return None
+    made, data = _counted(case, len(shares)), case.test
+    found, real = Read.of(made, reader, shares), Read.of(data["x"], reader, shares)
+    stacked = found.classes.shape[1] > 1
+    what = "modes" if stacked else "classes"
+    expected = expected_modes(len(made), shares / shares.sum())
+    n = f"{len(made):,} samples"
+    findings = [
+        Finding(
+            "classes_reached",
+            f"{what} reached",
+            found.coverage.recovered,
+            floor=expected,
+            best="high",
+            form="count",
+            note=f"of {len(shares):,}, by {n}",
+            card=stacked,
+        ),
+        Finding(
+            "class_kl",
+            f"reverse KL of {what}",
+            found.coverage.reverse_kl,
+            floor=found.coverage.floor,
+            form="nats",
+            card=True,
+        ),
+        proportion(
+            "clear",
+            "clear channels" if stacked else "clear samples",
+            wilson(int(found.clear.sum()), found.clear.numel()),
+            floor=float(real.clear.double().mean()),
+            note=reader.clear_means,
+            card=True,
+        ),
+        Finding("clearly_reached", f"{what} reached by clear samples", found.clearly, best="high", form="count"),
+    ]
+    if data.get("cond", data["x"]).shape == real.classes.shape:
+        right = int((real.classes == data["cond"]).all(1).sum())
+        read = wilson(right, len(real.classes))
+        findings.append(proportion("reader", "held-out data read correctly", read, note="by the same reader"))
+    text = (
+        f"A reader that no generator was trained with reads {n}. Reverse KL is KL(q | w) of the shares q of samples "
+        f"read as each of {len(shares):,} {what} and the shares w of the data. Floors: {what} reached, and reverse KL, "
+        "of as many draws of the data, on average (a finite sample never shows 0); clearness of held-out data. Every "
+        f"sample is read as something, so {what} are also counted of clear samples alone: {reader.clear_means}."
+    )
+    details = {
+        name: {
+            "n": len(r.classes),
+            "reached": r.coverage.recovered,
+            "reverse_kl": r.coverage.reverse_kl,
+            "floor": r.coverage.floor,
+            "reached_clearly": r.clearly,
+            "shares": r.by_place.tolist(),
+        }
+        for name, r in (("samples", found), ("held-out", real))
+    }
+    return Part(
+        what.capitalize(),
+        text,
+        findings,
+        [_sheet(case, made, found)],
+        _charts(case, found, shares),
+        details={"classes": details},
+    )
+
+
+def reader_shares(case: Case) -> Tensor | None:
+    """Shares of the reader's classes: exact ones, or those of the training labels; None without either."""
+    if (exact := case.data.truths.shares) is not None:
+        return exact
+    cond = case.data.space.cond
+    if not isinstance(cond, Classes):
+        return None
+    counts = case.train["cond"][:, 0].bincount(minlength=cond.size).double()
+    return counts / len(case.train["cond"]) if bool(counts.all()) else None
+
+
+def _counted(case: Case, modes: int) -> Tensor:
+    """The samples, or more of them where there are many modes to reach."""
+    n = case.settings.mode_samples * modes
+    if n <= len(case.samples):
+        return case.samples
+    cond = case.data.asked(n) if case.conditional else None
+    return case.data.space.settled(case.draw(n, cond=cond, advance=case.track("drawing for the reader", n)))
+
+
+def _names(case: Case, size: int) -> list[str]:
+    cond = case.data.space.cond
+    return list(cond.names) if isinstance(cond, Classes) else [str(k) for k in range(size)]
+
+
+def _charts(case: Case, found: Read, shares: Tensor) -> list[str]:
+    """Shares of each class, for each place of what is read."""
+    width, size = found.by_place.shape
+    whole = (shares / shares.sum()).view([size] * width)
+    charts = []
+    for k, share in enumerate(found.by_place.tolist()):
+        expected = whole.sum([j for j in range(width) if j != k]) if width > 1 else whole
+        title = "share of each class" + f", channel {k + 1}" * (width > 1)
+        charts.append(plots.shares(share, expected.tolist(), title=title, names=_names(case, size)))
+    return charts
+
+
+def _sheet(case: Case, made: Tensor, found: Read) -> Picture:
+    """Samples by the class that they are read as; of several channels, side by side with what is read there."""
+    scale = fitting_scale(case.data.space)
+    if found.classes.shape[1] > 1:
+        captions = [" ".join(map(str, row)) for row in found.classes[:48].tolist()]
+        sheet = gallery(side_by_side(made[:48]), columns=6, scale=scale, captions=captions)
+        return Picture("read", sheet, "samples, channel beside channel", "Channels side by side, with what was read.")
+    shown = range(min(ROWS, len(found.by_place[0])))
+    rows = [made[found.classes[:, 0] == k][:COLUMNS] for k in shown]
+    full = [torch.cat([row, row.new_ones(COLUMNS - len(row), *row.shape[1:])]) for row in rows]
+    sheet = gallery(torch.cat(full), columns=COLUMNS, scale=scale)
+    return Picture("classes", sheet, "samples by class", "A row for each class: the first samples read as it.")
+
+
+def side_by_side(x: Tensor) -> Tensor:
+    """Channels of pictures (N, C, H, W) beside one another, a grey line between two: (N, 1, H, C W + C - 1)."""
+    return F.pad(x, (0, 1), value=LINE).movedim(1, 2).flatten(2)[:, None, :, :-1]

@@ -21,6 +21,8 @@ class Judging(Settings):
     """held-out examples used, at most"""
     features: Literal["auto", "classifier", "convolutional", "raw"] = "auto"
     """what samples and data are compared by; auto: a classifier of the data's own classes where there are any"""
+    mode_samples: Positive = 26
+    """samples drawn for each class or mode that a reader of pictures knows, where that is more than `samples`"""
     importance: Positive = 5000
     """K, draws of the importance-sampled log p(x)"""
     refine_rows: Annotated[int, Field(ge=2)] = 100
@@ -43,5 +45,5 @@ class Judging(Settings):
     """folder of another translation run of the same data, judged alike for comparison"""
 
 
-COMMON = frozenset({"samples", "rows", "features"})
+COMMON = frozenset({"samples", "rows", "features", "mode_samples"})
 """Settings that every family's runs are judged by; `Family.judged` names the others."""
