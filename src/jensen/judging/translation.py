@@ -12,7 +12,8 @@ from PIL import Image
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from jensen.data.dataset import Data, Tensors, some
+from jensen.data.dataset import Data, some
+from jensen.data.pool import Tensors
 from jensen.judging.case import Case, judge
 from jensen.metrics import Proportion, wilson
 from jensen.report.findings import Finding, Part, Picture, Table, proportion
