@@ -9,11 +9,10 @@ from rich.table import Table as Grid
 
 from jensen.cli import show
 from jensen.cli.files import writable
-from jensen.recipes.comparing import compare as compared
-from jensen.recipes.comparing import line
-from jensen.recipes.comparing_page import cost_table, judge_table, likelihood_table, table_of, write_comparison
-from jensen.recipes.folder import behind
-from jensen.report.page import Table
+from jensen.report.findings import Table
+from jensen.runs.compare import compare as compared
+from jensen.runs.compare import parts, write_comparison
+from jensen.runs.folder import behind
 from jensen.training.checkpoint import write_text
 from jensen.training.strict_json import dumps
 
@@ -21,7 +20,7 @@ WIDE = 200  # columns where there is no terminal
 
 
 def compare(
-    folders: Sequence[Path], features: str | None, n: int | None, seed: int, html: Path | None, json_file: Path | None
+    folders: Sequence[Path], features: str, n: int | None, seed: int, html: Path | None, json_file: Path | None
 ) -> None:
     """`jensen compare`."""
     for file, ending in ((html, ".html"), (json_file, ".json")):
@@ -31,23 +30,14 @@ def compare(
         show.note(note)
     with show.tracking() as track:
         found = compared(folders, features=features, n=n, seed=seed, track=track)
-    tables = {
-        f"{found.real.name}; {found.n} samples of each; by {found.features}": table_of(found),
-        **{
-            f"mean log p of test data, {measure}": likelihood_table(found.contestants, measure)
-            for measure in ("mass", "density")
-        },
-        f"judges; a fresh one learns from {found.judged_floor.seen} of each": judge_table(found),
-        "costs": cost_table(found.contestants),
-    }
-    console = show.console if show.console.is_terminal else show.plain_console(width=WIDE)
-    for title, table in tables.items():
-        if table.rows:
-            show.line()
-            show.line(title)
-            console.print(_grid(table))
     show.line()
-    show.rows([(c.name, line(found, c)) for c in found.contestants])
+    show.line(f"{found.data.name}; {found.n} samples of each, by {found.features}")
+    console = show.console if show.console.is_terminal else show.plain_console(width=WIDE)
+    for part in parts(found):
+        for table in part.tables:
+            show.line()
+            show.line(part.title)
+            console.print(_grid(table))
     if json_file is not None:
         write_text(json_file, dumps(found.as_dict(), indent=2) + "\n")
         show.line(f"numbers: {json_file}")

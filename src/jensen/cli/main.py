@@ -146,8 +146,8 @@ def compare(
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="write a page: samples, numbers, plots")] = None,
     json_: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="write the numbers here")] = None,
     features: Annotated[
-        str | None, typer.Option(metavar="NAME", help="classifier, random or raw [the first that suits the data]")
-    ] = None,
+        str, typer.Option(metavar="NAME", help="auto, classifier, convolutional or raw: what samples are compared by")
+    ] = "auto",
     n: Annotated[
         int | None, typer.Option("-n", metavar="N", help="samples of each run [as training data, to 1000]")
     ] = None,

@@ -58,8 +58,8 @@ class Finding:
     def error(self) -> str:
         """Its uncertainty in words, or ""."""
         if self.interval is not None:
-            low, high = (self.said(v).removesuffix("%") for v in self.interval)
-            return f"[{low}, {high}]"
+            low, high = (f"{v:.3g}" if self.form == "number" else self.said(v) for v in self.interval)
+            return f"[{low.removesuffix('%')}, {high.removesuffix('%')}]"
         return "" if self.stderr is None else f"± {self.stderr:.2g}"
 
     def __str__(self) -> str:

@@ -18,18 +18,27 @@ from jensen.training.checkpoint import write_text
 from jensen.training.journal import read_journal
 
 
-def write_page(path: Path, name: str, lead: str, parts: Sequence[Part], config: Mapping[str, Any] | str) -> None:
+def write_page(
+    path: Path,
+    name: str,
+    lead: str,
+    parts: Sequence[Part],
+    config: Mapping[str, Any] | str,
+    shown: Sequence[Finding] | None = None,
+) -> None:
     """Write a report.
 
     Args:
         path: of the .html file.
         name: the page's title.
         lead: what is judged, in a sentence.
-        parts: in order; findings that are cards are shown first of all, as in `cards`.
+        parts: in order.
         config: settings, folded away at the end.
+        shown: findings that are shown first, as cards; None: those that are marked, as in `cards`.
     """
     text = config if isinstance(config, str) else json.dumps(config, indent=2)
-    write_text(path, render("page.html", name=name, lead=lead, cards=cards(parts), parts=parts, config=text))
+    first = cards(parts) if shown is None else shown
+    write_text(path, render("page.html", name=name, lead=lead, cards=first, parts=parts, config=text))
 
 
 def cards(parts: Sequence[Part]) -> list[Finding]:

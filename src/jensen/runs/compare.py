@@ -1,0 +1,507 @@
+"""Runs of any family side by side: metrics with errors and floors, likelihoods, costs, a fresh discriminator."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from jensen.adversarial import pack
+from jensen.core.progress import Track, silent
+from jensen.core.protocols import Sampleable
+from jensen.core.seeding import checked_seed, derived, generator
+from jensen.data.dataset import Data, some
+from jensen.data.space import Classes
+from jensen.judging.features import features_of
+from jensen.judging.fresh import Judgement, discriminate
+from jensen.judging.samples import class_shares, measured, nearness
+from jensen.metrics import AUC, auc, bits_per_dim, nearest_distance
+from jensen.report import plots
+from jensen.report.findings import Finding, Part, Picture, Table, proportion
+from jensen.report.gallery import fitting_scale, gallery
+from jensen.report.page import write_page
+from jensen.runs.evaluate import case_of, read_evaluation
+from jensen.runs.opening import Run, open_run
+from jensen.training.journal import read_journal
+
+MOST, LEAST, HELD_OUT = 1000, 40, 10_000  # samples of each run; held-out examples at most
+SHOWN, COLUMNS, BETWEEN, ROWS = 32, 8, 9, 4  # samples and columns of a sheet; length and number of interpolations
+DRAWN = ("frechet", "kernel", "precision", "coverage", "density", "c2st", "sharpness", "copies")
+SUMMED_UP = ("frechet", "precision", "coverage", "copies", "sharpness")
+
+Critic = Callable[[Tensor], Tensor]
+
+
+@runtime_checkable
+class Critical(Protocol):
+    """A game with one critic, which takes packs of examples."""
+
+    critic: nn.Module
+    packing: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What training took and what sampling takes.
+
+    Attributes:
+        seconds, steps: of training, None where there is no journal.
+        parameters: of what is sampled.
+        milliseconds: to draw one sample, among `drawn`.
+        evaluations: calls of the network for one sample.
+    """
+
+    seconds: float | None
+    steps: int | None
+    parameters: int
+    milliseconds: float
+    evaluations: int
+    drawn: int
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A run, and all that was found of it."""
+
+    name: str
+    recipe: str
+    samples: Tensor
+    between: Tensor | None
+    metrics: Mapping[str, Finding]
+    likelihoods: Sequence[Finding]
+    cost: Cost
+    judgement: Judgement
+    critics: Mapping[str, AUC]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs beside each other.
+
+    Attributes:
+        data: that all of them were trained on.
+        features: by which samples are compared with them.
+        n: samples of each.
+        seed: of them.
+        floor: the same numbers for training data in the samples' place.
+        judged_floor: the discriminator between training data and training data.
+        contestants: in the order in which they were given.
+    """
+
+    data: Data
+    features: str
+    n: int
+    seed: int
+    floor: Mapping[str, Finding]
+    judged_floor: Judgement
+    contestants: Sequence[Contestant]
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return {
+            "data": self.data.name,
+            "fingerprint": self.data.fingerprint,
+            "features": self.features,
+            "n": self.n,
+            "seed": self.seed,
+            "floor": {key: _number(f) for key, f in self.floor.items()},
+            "judge_floor": asdict(self.judged_floor),
+            "runs": [
+                {
+                    "name": c.name,
+                    "recipe": c.recipe,
+                    "metrics": {key: _number(f) for key, f in c.metrics.items()},
+                    "likelihoods": [
+                        {"name": f.name, "mean": f.value, "stderr": f.stderr, **f.facts, "bits_per_dim": bits(f)}
+                        for f in c.likelihoods
+                    ],
+                    "cost": asdict(c.cost),
+                    "judge": asdict(c.judgement),
+                    "critics": {name: asdict(v) for name, v in c.critics.items()},
+                    "line": line(self, c),
+                }
+                for c in self.contestants
+            ],
+        }
+
+
+def compare(
+    folders: Sequence[Path],
+    *,
+    features: str | Callable[[Tensor], Tensor] = "auto",
+    n: int | None = None,
+    seed: int = 0,
+    judge_steps: int = 500,
+    track: Track = silent,
+) -> Comparison:
+    """Judge runs of the same data side by side, by samples, and by likelihood where their evaluations have one.
+
+    Args:
+        folders: of two runs or more.
+        features: "auto", "classifier", "convolutional", "raw", or a callable from data to (N, d).
+        n: samples of each, at least 40; None: as many as there are training data, at most 1,000.
+        seed: of the samples.
+        judge_steps: of training of each fresh discriminator.
+        track: shows progress.
+
+    Raises:
+        ValueError: for fewer than two runs, one given twice, runs of different data or that draw nothing, or n or a
+            seed out of range.
+    """
+    checked_seed(seed)
+    runs = _opened(folders)
+    data = _shared(runs, track)
+    train, test = some(data.train, 50_000), some(data.test, HELD_OUT)["x"]
+    n = min(MOST, len(train["x"])) if n is None else n
+    if not LEAST <= n <= len(train["x"]):
+        raise ValueError(
+            f"n must be from {LEAST} to {len(train['x'])}, the training examples that the floor is of, got {n}"
+        )
+    found = features_of(features, data)
+    critics = {name: critic for name, run in runs.items() if (critic := _critic(run, data)) is not None}
+    costs, drawn = {}, {}
+    for name, run in runs.items():
+        drawn[name], costs[name] = _drawn(name, run, data, n, seed, track)
+    kept = min(len(test), len(train["x"]) // 5, n // 3)
+    seen = min((len(train["x"]) - kept) // 2, n - kept)
+    order = torch.randperm(len(train["x"]), generator=generator(derived(seed, "order of training data")))
+    x = train["x"][order]
+    fresh = partial(discriminate, (x[:seen], test[:kept]), steps=judge_steps, seed=derived(seed, "judge"))
+    shares = class_shares(train["cond"], data.space.cond.size) if isinstance(data.space.cond, Classes) else None
+    distances = nearest_distance(test[:MOST], x)[0]
+
+    def metrics(samples: Tensor) -> dict[str, Finding]:
+        return {f.key: f for f in measured(test, samples, found, seed, shares)}
+
+    advance = track("judging", len(runs) + 1)
+    floor = metrics(x[:n]) | {"copies": Finding("copies", "", 0.5, 0.0, best=0.5)}
+    judged_floor = fresh((x[seen : 2 * seen], x[2 * seen : 2 * seen + kept]))
+    advance(1)
+    contestants = []
+    for name, run in runs.items():
+        made, evaluation = drawn[name], read_evaluation(run.folder)
+        near = nearness(nearest_distance(made[:MOST], x)[0], distances)
+        contestants.append(
+            Contestant(
+                name=name,
+                recipe=run.recipe.name,
+                samples=made[:SHOWN],
+                between=_between(run, seed),
+                metrics=metrics(made) | {"copies": near},
+                likelihoods=[f for f in (evaluation or {}).values() if "measure" in f.facts],
+                cost=costs[name],
+                judgement=fresh((made[:seen], made[seen : seen + kept])),
+                critics={owner: auc(critic(made), critic(test)) for owner, critic in critics.items()},
+            )
+        )
+        advance(1)
+    return Comparison(data, found.name, n, seed, floor, judged_floor, contestants)
+
+
+def _opened(folders: Sequence[Path]) -> dict[str, Run]:
+    """Runs by name: that of the folder, or all of its path where two have one."""
+    if len(folders) < 2:
+        raise ValueError(f"there must be at least two runs to compare, got {len(folders)}")
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise ValueError("a run cannot be compared with itself: each must be given once")
+    names = [folder.resolve().name for folder in folders]
+    names = names if len(set(names)) == len(names) else [str(folder) for folder in folders]
+    runs = {name: open_run(folder) for name, folder in zip(names, folders, strict=True)}
+    for name, run in runs.items():
+        if not isinstance(run.model, Sampleable) or run.space.b is not None:
+            raise ValueError(f"{name} cannot be compared: a run of {run.recipe.name} draws no samples of its data")
+    return runs
+
+
+def _shared(runs: Mapping[str, Run], track: Track) -> Data:
+    """The data of the first run, if they are those of all others; opened once where settings are equal."""
+    (first, run), *others = runs.items()
+    data = run.open_data(track)
+    for name, other in others:
+        if (other.recipe.data, other.recipe.seed) == (run.recipe.data, run.recipe.seed):
+            continue
+        theirs = other.open_data(track)
+        if theirs.fingerprint != data.fingerprint:
+            said = (f"{k} was trained on {d.name}, shape {d.space.shape}" for k, d in ((first, data), (name, theirs)))
+            differing = " of other settings" * (data.name == theirs.name and data.space.shape == theirs.space.shape)
+            raise ValueError(f"{first} and {name} cannot be compared: {', and '.join(said)}{differing}")
+    return data
+
+
+def _critic(run: Run, data: Data) -> Critic | None:
+    """The critic that a run's generator was trained against, where there is one and it was kept."""
+    game = case_of(run, data).game
+    if game is None or not isinstance(game.objective, Critical):
+        return None
+    critic, packing = game.objective.critic.eval().requires_grad_(False).cpu(), game.objective.packing
+
+    def logits(x: Tensor) -> Tensor:
+        packs = pack(x[: len(x) // packing * packing], packing)
+        return torch.cat([critic(part).reshape(len(part), -1).mean(1) for part in packs.split(512)])
+
+    return logits
+
+
+def _drawn(name: str, run: Run, data: Data, n: int, seed: int, track: Track) -> tuple[Tensor, Cost]:
+    """Samples as `jensen sample` draws them, of held-out conditions where the model takes any; and what they cost."""
+    cond = data.asked(n) if run.recipe.family.conditional(run.space) else None
+    evaluations = _evaluations(run, None if cond is None else cond[:1])  # which also warms it up
+    advance, start = track(f"drawing from {name}", n), time.perf_counter()
+    made = run.draw(n, cond=cond, seed=seed, advance=advance)
+    seconds = time.perf_counter() - start
+    if not bool(made.isfinite().all()):
+        raise ValueError(f"{name} draws numbers that are not finite: it cannot be compared")
+    lines = [line for line in read_journal(run.folder / "journal.jsonl") if "seconds" in line and "step" in line]
+    return data.space.settled(made), Cost(
+        seconds=lines[-1]["seconds"] if lines else None,
+        steps=lines[-1]["step"] if lines else None,
+        parameters=sum(p.numel() for p in run.model.parameters()),
+        milliseconds=1000 * seconds / n,
+        evaluations=evaluations,
+        drawn=n,
+    )
+
+
+def _evaluations(run: Run, cond: Tensor | None) -> int:
+    """Calls of the layer that is called most often, as one sample is drawn."""
+    calls: Counter[int] = Counter()
+
+    def count(module: nn.Module, *_: Any) -> None:
+        calls[id(module)] += 1
+
+    leaves = [m for m in run.model.modules() if next(m.parameters(recurse=False), None) is not None]
+    hooks = [leaf.register_forward_hook(count) for leaf in leaves]
+    try:
+        run.draw(1, cond=cond)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return max(calls.values(), default=0)
+
+
+def _between(run: Run, seed: int) -> Tensor | None:
+    """Rows of samples from one noise to another, where a model of pictures has them."""
+    if not run.space.pictures:
+        return None
+    try:
+        return run.sample(ROWS, seed=seed, interpolate=BETWEEN).x
+    except ValueError:
+        return None
+
+
+# in words -------------------------------------------------------------------------------------------------------------
+
+
+def bits(found: Finding) -> float:
+    """Bits per dimension of a likelihood in nats."""
+    return float(bits_per_dim(torch.tensor(found.value, dtype=torch.float64), found.facts["dims"]))
+
+
+def line(comparison: Comparison, contestant: Contestant) -> str:
+    """What a run is best and worst at, beyond twice the errors of the differences."""
+    best, worst = [], []
+    for name, losses, said in _axes(comparison):
+        mine, error = losses[contestant.name]
+        others = [v for key, v in losses.items() if key != contestant.name]
+        if all(mine + 2 * math.hypot(error, e) < v for v, e in others):
+            best.append(f"{name} ({said[contestant.name]})")
+        if all(mine - 2 * math.hypot(error, e) > v for v, e in others):
+            worst.append(f"{name} ({said[contestant.name]})")
+    parts = [f"{word}: {', '.join(names)}" for word, names in (("Best at", best), ("Worst at", worst)) if names]
+    return ". ".join(parts) + "." if parts else "Different from the others in nothing beyond the errors."
+
+
+def _axes(comparison: Comparison) -> list[tuple[str, dict[str, tuple[float, float]], dict[str, str]]]:
+    """Name, loss with its error, and the number in words, of each run."""
+    runs, axes = comparison.contestants, []
+    for key in SUMMED_UP:
+        if key in comparison.floor:
+            found = {c.name: c.metrics[key] for c in runs}
+            name = "neither copying nor straying" if key == "copies" else found[runs[0].name].name
+            losses = {run: (f.loss(), f.spread) for run, f in found.items()}
+            axes.append((name, losses, {run: f.said(f.value) for run, f in found.items()}))
+    told = {c.name: _area(c.judgement.auc) for c in runs}
+    losses = {name: (f.value, f.spread) for name, f in told.items()}
+    axes.append(("fooling a fresh discriminator", losses, {name: f"AUC {f.value:.2f}" for name, f in told.items()}))
+    speeds = {c.name: c.cost.milliseconds for c in runs}
+    speed = {name: (2 * math.log(v), math.log(2)) for name, v in speeds.items()}  # clocks vary: a factor of 4 counts
+    axes.append(("time to draw", speed, {name: f"{v:.2g} ms a sample" for name, v in speeds.items()}))
+    return axes
+
+
+def _area(found: AUC) -> Finding:
+    return Finding("auc", "AUC", found.value, best=0.5, interval=(found.low, found.high))
+
+
+def _number(found: Finding) -> dict[str, float]:
+    return {"value": found.value, "stderr": found.spread}
+
+
+def _said(found: Finding) -> str:
+    return f"{found.value:.3g} ± {found.spread:.1g}" if found.spread else f"{found.value:.3g}"
+
+
+# the page -------------------------------------------------------------------------------------------------------------
+
+
+def write_comparison(found: Comparison, path: Path) -> None:
+    """Write one self-contained HTML file."""
+    runs, held = found.contestants, len(found.data.test)
+    lines = [f"{c.name}: {c.recipe}" for c in runs]
+    write_page(
+        path,
+        ", ".join(c.name for c in runs),
+        f"{len(runs)} models of {found.data.name}, {found.n} samples of each against {held} examples that none of "
+        "them was trained on. Every number has its standard error, and its floor: the same number for training data "
+        "in the samples' place.",
+        parts(found),
+        "\n".join([f"features: {found.features}", f"samples: {found.n}, seed {found.seed}", *lines]),
+        shown=[
+            Finding(c.name, f"{c.name}: Frechet distance", f.value, f.stderr, found.floor["frechet"].value)
+            for c in runs
+            for f in [c.metrics["frechet"]]
+        ],
+    )
+
+
+def parts(found: Comparison) -> list[Part]:
+    """What there is to say, for the page and, its tables, for the terminal."""
+    runs = found.contestants
+    lines = Table(("run", "in a line"), [(c.name, line(found, c)) for c in runs])
+    return [
+        *_samples(found),
+        Part("Summary", tables=[lines]),
+        _metrics(found),
+        *_likelihoods(runs),
+        _judged(found),
+        _costs(runs),
+    ]
+
+
+def _samples(found: Comparison) -> list[Part]:
+    """Sheets side by side, and interpolations."""
+    space, test = found.data.space, some(found.data.test, HELD_OUT)["x"]
+    scale, shown = fitting_scale(space), len(found.contestants[0].samples)
+    rows = [("held-out data", test[:shown]), *((c.name, c.samples) for c in found.contestants)]
+    behind = None if space.pictures else test
+    sheets = [
+        Picture(f"samples-{k}", gallery(x, columns=COLUMNS, scale=scale, behind=behind), f"samples of {name}", name)
+        for k, (name, x) in enumerate(rows)
+    ]
+    ways = [
+        Picture(f"between-{k}", gallery(c.between, columns=BETWEEN, scale=scale), f"interpolations of {c.name}", c.name)
+        for k, c in enumerate(found.contestants)
+        if c.between is not None
+    ]
+    return [
+        Part("Samples", f"The first {shown} of seed {found.seed}, none of them chosen.", pictures=sheets),
+        *([Part("Interpolations", "Along the great circle from one noise to another.", pictures=ways)] if ways else []),
+    ]
+
+
+def _metrics(found: Comparison) -> Part:
+    names, keys = [c.name for c in found.contestants], list(found.contestants[0].metrics)
+    first = found.contestants[0].metrics
+    drawn = [
+        plots.rivals(
+            names,
+            [(c.metrics[key].value, c.metrics[key].spread) for c in found.contestants],
+            title=first[key].name,
+            floor=(found.floor[key].value, found.floor[key].spread),
+        )
+        for key in DRAWN
+        if key in first
+    ]
+    rows = [
+        (
+            first[key].name,
+            first[key].best if isinstance(first[key].best, str) else f"{first[key].best:g}",
+            _said(found.floor[key]),
+            *(_said(c.metrics[key]) for c in found.contestants),
+        )
+        for key in keys
+    ]
+    text = (
+        f"By {found.features}; energy distance, sharpness and nearness by the numbers themselves. Bars are two "
+        "standard errors either way; green is the floor. A Frechet distance is too large by a bias, as is its floor; "
+        "the extrapolated one, the kernel and the energy distance may come out below 0. Two-sample accuracy and AUC "
+        "are a classifier's on held-out rows. Nearer to the training data: 1/2 for draws of the data, towards 1 for "
+        "copies or for samples concentrated where data are dense, below 1/2 for samples away from the data."
+    )
+    return Part("Metrics", text, plots=drawn, tables=[Table(("", "best", "floor", *names), rows)])
+
+
+def _likelihoods(runs: Sequence[Contestant]) -> list[Part]:
+    """A part for each measure: a mass is never ranked against a density."""
+    made = []
+    without = [c.name for c in runs if not c.likelihoods]
+    left = f" No likelihood, by its kind of model or for want of an evaluation: {', '.join(without)}." * bool(without)
+    for measure, words in (("mass", "probabilities of discrete data"), ("density", "densities")):
+        table = likelihood_table(runs, measure)
+        if table.rows:
+            text = (
+                f"Mean log p(x) of held-out data, {words}: higher is better. A model may do better than its lower "
+                f"bound says, and one that is given the class has up to log C nats of C classes more.{left}"
+            )
+            made.append(Part(f"Likelihood, {measure}", text, tables=[table]))
+    return made
+
+
+def likelihood_table(runs: Sequence[Contestant], measure: str) -> Table:
+    """Likelihoods of one measure, the highest first."""
+    found = [(c.name, f) for c in runs for f in c.likelihoods if f.facts["measure"] == measure]
+    found.sort(key=lambda row: -row[1].value)
+    rows = [
+        (run, f.name, f.facts["kind"], f"{f.value:.2f} ± {f.stderr or 0:.2f}", f"{bits(f):.4f}") for run, f in found
+    ]
+    return Table(("run", "by", "kind", "nats", "bits per dimension"), rows)
+
+
+def _judged(found: Comparison) -> Part:
+    """How well a fresh discriminator tells each from data, and whatever critics the runs trained against."""
+    runs, floor = found.contestants, found.judged_floor
+    curves: dict[str, Sequence[float]] = {c.name: c.judgement.curve for c in runs}
+    chart = plots.curves(
+        floor.steps,
+        curves | {"floor": floor.curve},
+        title="accuracy of the fresh discriminator",
+        xlabel="steps of its training",
+    )
+    judged = [floor, *(c.judgement for c in runs)]
+    rows = [
+        ("fresh discriminator, AUC", *(_said(_area(j.auc)) for j in judged)),
+        ("fresh discriminator, accuracy", *(_said(proportion("", "", j.accuracy)) for j in judged)),
+        *(
+            (f"critic of {owner}, AUC", "", *(_said(_area(c.critics[owner])) for c in runs))
+            for owner in runs[0].critics
+        ),
+    ]
+    text = (
+        f"A fresh discriminator for each run, all alike: two hidden layers, {floor.steps[-1]} steps, {floor.seen} "
+        f"training examples and as many samples to learn from, and {floor.accuracy.n // 2} held-out examples and as "
+        "many samples to be tried on. AUC is the chance that it finds a real example more real than a sample: 1/2 if "
+        "it cannot tell them apart, below 1/2 if samples look more real. A critic that a run trained against is tried "
+        "on everyone too; it knows the samples of that run alone."
+    )
+    table = Table(("1/2: cannot tell samples from data", "floor", *(c.name for c in runs)), rows)
+    return Part("Discriminators", text, plots=[chart], tables=[table])
+
+
+def _costs(runs: Sequence[Contestant]) -> Part:
+    rows = []
+    for c in runs:
+        seconds = "" if c.cost.seconds is None else f"{c.cost.seconds:.0f} s"
+        steps = "" if c.cost.steps is None else f"{c.cost.steps:,}"
+        drawing = (f"{c.cost.milliseconds:.3g} ms", f"{c.cost.evaluations}")
+        rows.append((c.name, c.recipe, seconds, steps, f"{c.cost.parameters:,}", *drawing))
+    text = "Seconds of training on the machine that trained; drawing on this one, in batches, one run at a time."
+    head = ("run", "recipe", "training", "steps", "parameters", "a sample", "network calls")
+    return Part("Costs", text, tables=[Table(head, rows)])
