@@ -1,1 +1,150 @@
-"""To be written."""
+"""Likelihoods of diffusion and score models: variational bounds, term by term, and the ODE's own likelihood."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from jensen.core.seeding import derived, generator
+from jensen.core.types import Likelihood
+from jensen.diffusion import Bins, Bound, Reconstruction, Span, as_mass, dequantize, whole_span
+from jensen.judging.case import Case, chunks, judge
+from jensen.judging.likelihood import measured
+from jensen.metrics import bits_per_dim
+from jensen.models import Diffusion, ScoreModel, as_diffusion
+from jensen.objectives import VariationalDiffusion
+from jensen.report import plots
+from jensen.report.findings import Part
+
+CHUNK = 200  # rows between two moves of the progress bar
+TOLERANCE = 1e-4  # of the ODE's solver, relative and absolute
+CARDS = ("bound", "ode")
+EXACT = 16  # dimensions up to which the ODE's divergence is computed exactly
+
+
+def diffusion_of(model: nn.Module) -> Diffusion | None:
+    """The diffusion model that a model is or can be seen as, sharing its network; None for other models."""
+    if isinstance(model, ScoreModel) and len(model.sigmas) > 1:
+        return as_diffusion(model)
+    return model if isinstance(model, Diffusion) else None
+
+
+def judged_span(case: Case, model: Diffusion) -> Span:
+    """Times of the first and the last level of the bounds and the ODE that judge: of a score model, its whole ladder."""
+    first, last = whole_span(model.denoiser)
+    return (first if isinstance(case.model, ScoreModel) else case.settings.first), last
+
+
+@judge
+def bounds(case: Case) -> Part | None:
+    """Bounds in discrete and in continuous time, the bound trained on, and the likelihood of the ODE."""
+    model, settings = diffusion_of(case.model), case.settings
+    if model is None or not (settings.bound_steps or settings.ode_rows):
+        return None
+    space, span = case.data.space, judged_span(case, model)
+    bins = None if space.levels is None else Bins(space.levels)
+    findings, details, terms, known = [], {}, None, case.data.truths.log_p
+    best = None if known is None else Likelihood(known(case.test["x"].double(), 0.0), "exact", "density")
+    floor = None if best is None else float(best.value.mean())
+
+    def add(key: str, name: str, found: Likelihood, first: float, **more: Any) -> None:
+        level = float(model.denoiser.schedule.log_snr(torch.tensor(first, dtype=torch.float64)))
+        bits = float(bits_per_dim(found.value.mean(), space.dims))
+        note = f"from log-SNR {level:.2f} (t = {first:g}); {bits:.4f} bits per dimension"
+        facts = {"kind": found.kind, "measure": found.measure, "dims": space.dims}
+        if found.kind == "exact":  # but for the solver's steps
+            facts["kind"] = "estimate"
+        findings.append(measured(key, name, found, floor=floor, best="high", note=note, facts=facts, card=key in CARDS))
+        details[key] = {"bits_per_dim": bits, "first": {"time": first, "log_snr": level}, **more}
+
+    if best is not None:
+        facts = {"kind": "exact", "measure": "density", "dims": space.dims}
+        findings.append(measured("log_p_data", "log p(x) under the data's own density", best, best=None, facts=facts))
+    if settings.bound_steps:
+        reconstruction = Reconstruction("denoised", bins)
+        kept: dict[str, Any] = {"span": span, "reconstruction": reconstruction}
+        terms = _bound(case, model, f"bound in {settings.bound_steps} steps", steps=settings.bound_steps, **kept)
+        name = f"variational bound, {settings.bound_steps} steps"
+        add("bound_discrete", name, terms.likelihood, span[0], **means(terms), steps=settings.bound_steps)
+        found = _bound(case, model, "bound in continuous time", **kept)
+        add("bound", "variational bound, continuous time", found.likelihood, span[0], **means(found))
+        game = case.game.objective if case.model is model and case.game is not None else None
+        if isinstance(game, VariationalDiffusion):
+            own = game.span or whole_span(model.denoiser)
+            found = _bound(case, model, "bound trained on", span=own, reconstruction=game.reconstruction)
+            add("bound_trained", "the bound trained on", found.likelihood, own[0], **means(found))
+    if settings.ode_rows:
+        likelihood, evaluations = _ode(case, model, span, bins)
+        add("ode", "likelihood of the ODE", likelihood, span[0], evaluations=evaluations)
+    drawn = [] if terms is None else [_each(terms)]
+    return Part("Likelihood", _text(case, terms), findings, plots=drawn, details={"likelihood": details})
+
+
+def means(found: Bound) -> dict[str, float]:
+    """The terms of a bound, averaged over data, in nats."""
+    terms = {"prior": found.prior, "diffusion": found.diffusion, "reconstruction": found.reconstruction}
+    return {name: float(term.mean()) for name, term in terms.items()}
+
+
+def _text(case: Case, terms: Bound | None) -> str:
+    words = (
+        f"Mean log {'density' if case.data.space.levels is None else 'mass'} of held-out data in nats"
+        f"{', given their conditions' if case.conditional else ''}, with its standard error over the choice of data. A "
+        "model reads x off its first level, whose noise is the decoder's: bounds from two first levels are of two "
+        "models. The bounds are of the reverse diffusion, and the ODE is another model of the same denoiser: neither "
+        "bounds the other."
+    )
+    if terms is None:
+        return words
+    found = means(terms)
+    return (
+        f"{words} The bound in {terms.steps.shape[1]} steps is -(L_T + the sum of L_(t-1) + L_0) = "
+        f"-({found['prior']:.3f} + {found['diffusion']:.3f} + {found['reconstruction']:.3f})."
+    )
+
+
+def _each(terms: Bound) -> str:
+    steps = terms.steps.mean(0).tolist()
+    times = [(k + 1) / len(steps) for k in range(len(steps))]
+    return plots.curve(times, steps, title="nats of each step, L_(t-1)", xlabel="step / T")
+
+
+def _rows(case: Case, name: str, most: int | None = None) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Held-out rows and their conditions on the device, with a progress bar."""
+    x = case.test["x"][:most]
+    cond = case.test["cond"][:most] if case.conditional else None
+    for rows, given in chunks(x, cond, CHUNK, case.track(name, len(x))):
+        yield rows.to(case.device), None if given is None else given.to(case.device)
+
+
+def _bound(case: Case, model: Diffusion, name: str, **settings: Any) -> Bound:
+    rng = generator(derived(case.seed, name), case.device)
+    parts = [model.bound(x, cond=cond, generator=rng, **settings) for x, cond in _rows(case, name)]
+
+    def joined(term: str) -> Tensor:
+        return torch.cat([getattr(part, term) for part in parts])
+
+    terms = (joined(term) for term in ("prior", "steps", "reconstruction"))
+    return Bound(*terms, parts[0].measure, joined("stderr"))
+
+
+def _ode(case: Case, model: Diffusion, span: Span, bins: Bins | None) -> tuple[Likelihood, int]:
+    """The ODE's log p, and its evaluations; of discrete data a bound on their mass, through dequantization."""
+    dims, rng = case.data.space.dims, generator(derived(case.seed, "ode"), case.device)
+    trace = "exact" if dims <= EXACT else "hutchinson"
+    parts, evaluations = [], 0
+    for x, cond in _rows(case, "likelihood of the ODE", case.settings.ode_rows):
+        spread = x if bins is None else dequantize(x, bins.width, rng)
+        flow = model.ode_log_likelihood(
+            spread, trace=trace, span=span, rtol=TOLERANCE, atol=TOLERANCE, cond=cond, generator=rng
+        )
+        found = flow.likelihood
+        parts.append(found if bins is None else as_mass(found, dims * float(torch.as_tensor(bins.width).log())))
+        evaluations = max(evaluations, flow.evaluations)
+    noise = [part.stderr for part in parts if part.stderr is not None]
+    value = torch.cat([part.value for part in parts])
+    return replace(parts[0], value=value, stderr=torch.cat(noise) if noise else None), evaluations

@@ -11,7 +11,7 @@ from torch import nn
 from jensen.core.settings import Settings
 from jensen.data.space import Classes, Space, Text
 from jensen.nn import TimeMLP, UNet
-from jensen.recipes.settings import Momentum, Positive, refuse_changed
+from jensen.recipes.settings import Momentum, Positive
 
 OF_KIND = {"mlp": ("width", "dropout"), "unet": ("widths", "patch")}
 """Settings that only one kind of network has."""
@@ -43,7 +43,7 @@ class DenoiserNetwork(Settings):
         """Raise a ValueError for data or conditions that do not suit, or for settings of the other kind of network."""
         for kind, keys in OF_KIND.items():
             if kind != self.kind:
-                refuse_changed(self, "network", keys, f"network.kind={kind}")
+                self.refuse_idle(f"by network.kind {self.kind}", *keys, prefix="network.")
         if self.kind == "mlp":
             if isinstance(cond, Text):
                 raise ValueError("network.kind mlp takes classes and no texts: set network.kind=unet")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import torch
@@ -18,20 +17,6 @@ Rate = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
-
-
-def refuse_changed(node: Settings, name: str, keys: Sequence[str], needed: str) -> None:
-    """Raise a ValueError if settings that do nothing without another one differ from their defaults.
-
-    Args:
-        node: of the settings.
-        name: of the node, dotted.
-        keys: of settings.
-        needed: the setting without which they do nothing, such as "network.kind=unet".
-    """
-    for key in keys:
-        if getattr(node, key) != type(node).model_fields[key].default:
-            raise ValueError(f"{name}.{key} does nothing without {needed}: leave it out")
 
 
 class Training(Settings):

@@ -35,7 +35,7 @@ from jensen.objectives import Denoising, Hybrid, VariationalDiffusion
 from jensen.objectives.denoising import DenoisingLoss
 from jensen.recipes.families.base import Family
 from jensen.recipes.networks import DenoiserNetwork
-from jensen.recipes.settings import NonNegative, Positive, Rate, Share, Training, refuse_changed
+from jensen.recipes.settings import NonNegative, Positive, Rate, Share, Training
 
 LOSSES: dict[str, DenoisingLoss] = {
     **{view: partial(simple, view=view) for view in ("eps", "v", "x", "flow")},
@@ -43,8 +43,6 @@ LOSSES: dict[str, DenoisingLoss] = {
     "sigmoid": sigmoid,
     "edm": edm,
 }
-OTHERWISE = {"times": "logit-normal", "variance": "learned"}
-"""Values of settings that have settings of their own."""
 
 
 class DiffusionNetwork(DenoiserNetwork):
@@ -66,7 +64,7 @@ class DiffusionNetwork(DenoiserNetwork):
         if not self.lowest < self.highest:
             raise ValueError("network.lowest must be below network.highest: log-SNR falls")
         if self.schedule != "learned":
-            refuse_changed(self, "network", ("highest", "lowest", "learn_ends"), "network.schedule=learned")
+            self.refuse_idle(f"by schedule {self.schedule}", "highest", "lowest", "learn_ends", prefix="network.")
         return self
 
     def make_schedule(self) -> Schedule:
@@ -101,9 +99,10 @@ class DiffusionLoss(Settings):
             raise ValueError("loss.times is of weighted losses: the bound has its own distribution of times")
         if self.variance == "learned" and (self.name == "bound" or self.times != "uniform"):
             raise ValueError("loss.variance learned is trained beside a weighted loss, at uniform times")
-        for of, keys in (("times", ("time_mean", "time_std")), ("variance", ("levels", "variance_weight"))):
-            if getattr(self, of) == DiffusionLoss.model_fields[of].default:
-                refuse_changed(self, "loss", keys, f"loss.{of}={OTHERWISE[of]}")
+        if self.times == "uniform":
+            self.refuse_idle("by uniform times", "time_mean", "time_std", prefix="loss.")
+        if self.variance == "fixed":
+            self.refuse_idle("with fixed variances", "levels", "variance_weight", prefix="loss.")
         return self
 
 
@@ -162,8 +161,8 @@ class Diffusion(Family):
 
     def refuse(self, space: Space, training: Training) -> None:
         self.network.refuse(space, self.condition(space))
-        if space.cond is None and self.loss.drop != DiffusionLoss.model_fields["drop"].default:
-            raise ValueError("loss.drop is of data with conditions, and these data have none")
+        if space.cond is None:
+            self.loss.refuse_idle("for data without conditions", "drop", prefix="loss.")
         if self.sampling.clip and not space.pictures:
             raise ValueError("sampling.clip is for pictures, which are in [-1, 1]")
         if self.sampling.guidance != 1 and (why := self._unguided(space)):

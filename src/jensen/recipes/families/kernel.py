@@ -1,1 +1,83 @@
-"""To be written."""
+"""Kernel density estimation: a Gaussian about every training example."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import nn
+
+from jensen.core.objective import Objective
+from jensen.core.progress import Track, silent
+from jensen.core.settings import Settings
+from jensen.data.dataset import Data, some
+from jensen.data.space import Space
+from jensen.models import KernelDensityModel, KernelSampling
+from jensen.objectives import LeaveOneOut
+from jensen.recipes.families.base import Family
+from jensen.recipes.settings import Positive, Rate, Training
+
+
+class KernelSettings(Settings):
+    """The density."""
+
+    bandwidth: Rate | Literal["silverman", "scott", "leave-one-out"] = "silverman"
+    """standard deviation of each Gaussian, or the rule that sets it before training"""
+    learned: bool = False
+    """whether training then maximises the leave-one-out likelihood over the bandwidth"""
+    points: Positive = 50_000
+    """training examples that the density is made of, at most"""
+
+
+class KernelDraws(Settings):
+    """How samples are drawn; `jensen sample` can change sampler and steps."""
+
+    sampler: Literal["exact", "langevin", "mala", "ascent"] = "exact"
+    """exact; Langevin, unadjusted or Metropolis-adjusted (mala); or ascent without noise, which ends in modes"""
+    steps: Positive = 1000
+    """of a chain"""
+    step_size: Annotated[float, Field(gt=0, lt=2)] = 0.2
+    """of a chain, in units of the squared bandwidth"""
+
+    @model_validator(mode="after")
+    def _used(self) -> KernelDraws:
+        if self.sampler == "exact":
+            self.refuse_idle("by sampler exact", "steps", "step_size", prefix="sampling.")
+        return self
+
+
+class Kernel(Family):
+    """A kernel density of the training examples."""
+
+    kind = "kernel"
+    changes = ("sampler", "steps")
+
+    density: KernelSettings = KernelSettings()
+    sampling: KernelDraws = KernelDraws()
+
+    def refuse(self, space: Space, training: Training) -> None:
+        if space.rows == 1:
+            raise ValueError("a kernel density needs at least two training examples, got 1")
+
+    def refuse_request(
+        self, model: nn.Module, space: Space, changes: Mapping[str, Any], *, walking: bool, told: bool
+    ) -> None:
+        assert isinstance(model, KernelDensityModel)
+        found = model.sampling.changed(**changes)  # refuses what is out of range
+        if found.sampler == "exact" and "steps" in changes:
+            raise ValueError("--steps is not for sampler exact: give --sampler langevin, mala or ascent")
+
+    def model(self, space: Space) -> KernelDensityModel:
+        count = min(space.rows, self.density.points)
+        model = KernelDensityModel(torch.zeros(count, *space.shape), 1.0, KernelSampling(**self.sampling.model_dump()))
+        return model.requires_grad_(self.density.learned)
+
+    def begin(self, model: nn.Module, data: Data, seed: int, track: Track = silent) -> None:
+        assert isinstance(model, KernelDensityModel)
+        model.fit(some(data.train, self.density.points)["x"], self.density.bandwidth)
+
+    def objective(self, model: nn.Module, space: Space) -> Objective:
+        assert isinstance(model, KernelDensityModel)
+        return LeaveOneOut(model)

@@ -1,1 +1,111 @@
-"""To be written."""
+"""Score models: score matching over a ladder of noise levels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+from torch import nn
+
+from jensen.core.objective import Objective
+from jensen.core.settings import Settings
+from jensen.core.types import Batch, Stream
+from jensen.data.dataset import Data
+from jensen.data.space import Space
+from jensen.models import Annealing, NoiseConditional, ScoreModel
+from jensen.models.score import LANGEVIN
+from jensen.objectives import ScoreMatching
+from jensen.recipes.families.base import Family
+from jensen.recipes.networks import DenoiserNetwork
+from jensen.recipes.settings import Positive, Rate, Share, Training
+from jensen.score import geometric
+
+
+class ScoreNetwork(DenoiserNetwork):
+    """The network, its ladder of noise levels in units of the data's standard deviation, and the loss."""
+
+    largest: Rate = 8.0
+    """largest noise level"""
+    smallest: Rate = 0.05
+    """smallest noise level"""
+    levels: Annotated[int, Field(ge=2)] = 12
+    """number of noise levels, evenly spaced in their logarithm"""
+    loss: Literal["denoising", "implicit", "sliced", "sliced-vr"] = "denoising"
+    """score matching: denoising; implicit, with the exact trace; or sliced, with a random projection of it"""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> ScoreNetwork:
+        if not self.smallest < self.largest:
+            raise ValueError(
+                f"network.smallest must be below network.largest, got {self.smallest:g} and {self.largest:g}"
+            )
+        return self
+
+
+class ScoreSampling(Settings):
+    """How samples are drawn; `jensen sample` can change sampler, steps and eta."""
+
+    sampler: str = LANGEVIN
+    """langevin, or a sampler of diffusion models, such as ancestral, ddim, dpm++, unipc, heun"""
+    steps: Positive = 30
+    """Langevin moves at each noise level; of another sampler, evaluations in all"""
+    step_size: Annotated[float, Field(gt=0, lt=2)] = 0.5
+    """of a Langevin move, in units of the squared noise level"""
+    denoise: bool = True
+    """remove the noise of the last level by one more evaluation"""
+    eta: Share | None = None
+    """of sampler ddim: 0 is deterministic, 1 draws as much noise as ancestral sampling"""
+
+    @model_validator(mode="after")
+    def _in_range(self) -> ScoreSampling:
+        if self.sampler != LANGEVIN:
+            self.refuse_idle(f"by sampler {self.sampler}", "step_size", prefix="sampling.")
+        Annealing(**self.model_dump())
+        return self
+
+
+class Score(Family):
+    """A score model: the gradient of the log density of noised data, at a ladder of noise levels."""
+
+    kind = "score"
+    judged = frozenset({"steps", "bound_steps", "ode_rows"})
+    changes = ("sampler", "steps", "eta")
+
+    network: ScoreNetwork = ScoreNetwork()
+    sampling: ScoreSampling = ScoreSampling()
+
+    def refuse(self, space: Space, training: Training) -> None:
+        self.network.refuse(space, None)
+
+    def refuse_request(
+        self, model: nn.Module, space: Space, changes: Mapping[str, Any], *, walking: bool, told: bool
+    ) -> None:
+        assert isinstance(model, ScoreModel)
+        model.sampling.changed(**changes)  # refuses what is out of range
+
+    def model(self, space: Space) -> ScoreModel:
+        network = self.network
+        model = ScoreModel(
+            NoiseConditional(network.network(space, None), network.largest, network.smallest),
+            space.shape,
+            geometric(network.largest, network.smallest, network.levels).float(),
+            Annealing(**self.sampling.model_dump(), chunk=network.chunk),
+        )
+        model.centre.fill_(space.mean)
+        model.scale.fill_(space.std)
+        return model
+
+    def objective(self, model: nn.Module, space: Space) -> Objective:
+        assert isinstance(model, ScoreModel)
+        return ScoreMatching(model, loss=self.network.loss)
+
+    def stream(self, data: Data, batch_size: int, seed: int) -> Stream:
+        """Training batches without conditions."""
+        batches = data.stream(batch_size, seed)
+
+        def opened(start: int) -> Iterator[Batch]:
+            for batch in batches(start):
+                yield {name: value for name, value in batch.items() if name != "cond"}
+
+        return opened
