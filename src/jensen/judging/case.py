@@ -114,6 +114,18 @@ class Case:
         return self.data.space.settled(made)
 
     @cached_property
+    def by_steps(self) -> dict[int, Tensor]:
+        """Samples drawn in each of `settings.steps` and in the model's own number of steps, from the same noise."""
+        own, n, found = self.model.sampling.steps, self.settings.samples, {}
+        for steps in sorted({*self.settings.steps, own}):
+            if steps == own:
+                found[steps] = self.samples
+            else:
+                made = self.draw(n, cond=self.asked, steps=steps, advance=self.track(f"drawing in {steps} steps", n))
+                found[steps] = self.data.space.settled(made)
+        return found
+
+    @cached_property
     def test(self) -> dict[str, Tensor]:
         """Held-out rows, at most `settings.rows`, on the CPU."""
         return some(self.data.test, self.settings.rows)

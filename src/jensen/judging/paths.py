@@ -1,1 +1,223 @@
-"""To be written."""
+"""How diffusion and score models sample: with how many steps, along which path, there and back, how far guided."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from jensen.core.seeding import derived, generator, generators
+from jensen.judging.bounds import diffusion_of
+from jensen.judging.case import Case, judge
+from jensen.metrics import Proportion, energy_distance, wilson
+from jensen.models import Diffusion
+from jensen.models.diffusion import round_trip
+from jensen.models.score import LANGEVIN
+from jensen.report import plots
+from jensen.report.findings import Finding, Part, Picture
+from jensen.report.gallery import fitting_scale, gallery, side_by_side
+
+STRIP, FILM = 7, 60  # states of a strip, frames of a film, at most
+TRIPS, TRIP = (4, 8, 16, 32, 64, 128), 64  # numbers of steps each way; of these, of the finding
+NUMBERS = 6400  # of a round trip's rows, about
+BETWEEN = 11  # pictures from one noise to another
+COMPARED = 256  # samples at each guidance scale
+GROUPS = 32  # conditions that they are of, at most
+LEAST = 8  # pairs of held-out rows of one condition without which their variety is not known
+
+
+def read_as_asked(case: Case, made: Tensor, asked: Tensor | None) -> Proportion | None:
+    """The share of samples that read as their condition, or None without a reader."""
+    reader = case.data.truths.reader
+    if reader is None or asked is None:
+        return None
+    return wilson(int((reader.read(made) == asked).all(1).sum()), len(made))
+
+
+@judge
+def by_steps(case: Case) -> Part | None:
+    """Energy distance of samples drawn in each number of steps, and the share of them that read as asked."""
+    if diffusion_of(case.model) is None or not case.settings.steps:
+        return None
+    x, train, log_p = case.test["x"], case.train["x"][: case.settings.samples], case.data.truths.log_p
+    sampling = case.model.sampling
+    unit = "moves a level" if sampling.sampler == LANGEVIN else "steps"
+    floor = energy_distance(train, x)
+    findings, rows = [], []
+    for steps, made in case.by_steps.items():
+        distance, read = energy_distance(made, x), read_as_asked(case, made, case.asked)
+        row: dict[str, Any] = {"steps": steps, "energy": distance.value, "stderr": distance.stderr}
+        notes = []
+        if read is not None:
+            row["read"] = vars(read)
+            notes.append(f"{read} read as asked")
+        if log_p is not None:
+            row["log_p"] = float(log_p(made.double(), 0.0).mean())
+            notes.append(f"their mean log p under the data's own density {row['log_p']:.3f}")
+        findings.append(
+            Finding(
+                f"energy_{steps}",
+                f"energy distance, {steps} {unit}{' (its own)' if steps == sampling.steps else ''}",
+                distance.value,
+                distance.stderr,
+                floor=floor.value,
+                note="; ".join(notes),
+            )
+        )
+        rows.append(row)
+    steps = [row["steps"] for row in rows]
+    lines = {"samples": [row["energy"] for row in rows], "training data": [floor.value] * len(rows)}
+    positive = {name: [max(v, 1e-6) for v in line] for name, line in lines.items()}
+    drawn = [plots.curves(steps, positive, title="energy distance to held-out data", xlabel=unit, log=True)]
+    if all("read" in row for row in rows):
+        shares = [row["read"] for row in rows]
+        drawn.append(plots.intervals(steps, shares, title="read as asked", xlabel=unit, ylabel=""))
+    text = (
+        f"{len(case.samples):,} samples by {sampling.sampler} from the same noise, in each number of {unit}, against "
+        f"held-out data; floor: {len(train):,} training examples in their place."
+    )
+    details = {"by_steps": {"floor": vars(floor), "own": sampling.steps, "rows": rows}}
+    return Part("Samples against sampling steps", text, findings, plots=drawn, details=details)
+
+
+@judge
+def sampling_path(case: Case) -> Part | None:
+    """The sampler's state, from noise to the finished samples, as a strip and as a film."""
+    model, space = case.model, case.data.space
+    if diffusion_of(model) is None:
+        return None
+    n = (60 if space.dims <= 1024 else 20) if space.pictures else 1000
+    states: list[Tensor] = []
+    rng = generator(derived(case.seed, "path"), case.device)
+    cond = case.data.asked(n) if case.conditional else None
+    model.sample(n, cond=cond, generator=rng, on_step=lambda _, z: states.append(z.cpu()), chunk=n)
+    shown = spread(states, STRIP)
+
+    def look(x: Tensor) -> Image.Image:
+        return gallery(x, columns=10, scale=min(3, fitting_scale(space)), behind=case.test["x"])
+
+    if space.pictures:
+        rows = torch.stack([state[:10] for state in shown], 1).flatten(0, 1)
+        strip = gallery(rows, columns=len(shown), scale=fitting_scale(space))
+    else:
+        strip = side_by_side([gallery(state, behind=case.test["x"], scale=2) for state in shown])
+    film = [look(state) for state in spread(states, FILM)]
+    pictures = [
+        Picture("strip", strip, "states of the sampler", f"{len(shown)} of {len(states)} states, from noise to data."),
+        Picture("film", film, "the same, animated"),
+    ]
+    return Part("From noise to data", pictures=pictures)
+
+
+def spread(states: Sequence[Tensor], most: int) -> list[Tensor]:
+    """At most `most` of a sequence, evenly spaced, the first and the last among them."""
+    if len(states) <= most:
+        return list(states)
+    return [states[round(k * (len(states) - 1) / (most - 1))] for k in range(most)]
+
+
+@judge
+def round_trip_error(case: Case) -> Part | None:
+    """How far held-out data come back from where they were after DDIM has carried them to noise and back."""
+    model, space = diffusion_of(case.model), case.data.space
+    if model is None:
+        return None
+    x = case.test["x"][: min(100, max(16, NUMBERS // space.dims))].to(case.device)
+    cond = case.test["cond"][: len(x)].to(case.device) if case.conditional else None
+    end = 0.0 if model.denoiser.defined(torch.zeros(())) else case.settings.first
+    plain = {"guidance": 1.0, "clip": False, "shift": 1.0, "denoise": False, "precision": "float32", "end": end}
+    advance, errors = case.track("round trip", sum(TRIPS)), []
+    for steps in TRIPS:
+        found = round_trip(model, x, [steps], cond=cond, sampler="ddim", eta=0.0, chunk=len(x), **plain)
+        errors.append(found[0])
+        advance(steps)
+    means = [float(error.mean()) for error in errors]
+    own = errors[TRIPS.index(TRIP)]
+    name = f"round-trip error, {TRIP} steps each way"
+    note = f"root mean square error of a number; n = {len(x)}"
+    finding = Finding("round_trip", name, float(own.mean()), float(own.std()) / len(x) ** 0.5, note=note)
+    text = (
+        f"{len(x)} held-out examples, carried to noise by DDIM{', given their conditions,' if case.conditional else ''} "
+        f"and back: root mean square error of a number{f', from t = {end:g}' if end else ''}."
+    )
+    curve = plots.curves(list(TRIPS), {"error": means}, title="round-trip error", xlabel="steps each way", log=True)
+    details = {"round_trip": {"steps": list(TRIPS), "error": means, "end": end}}
+    return Part("Round-trip error", text, [finding], plots=[curve], details=details)
+
+
+@judge
+def noise_interpolations(case: Case) -> Part | None:
+    """Rows of samples from one noise to another."""
+    model, space = case.model, case.data.space
+    if not isinstance(model, Diffusion) or not space.pictures:
+        return None
+    count = 6 if space.dims <= 1024 else 3
+    asked = case.data.asked(count) if case.conditional else None
+    rows = []
+    for k in range(count):
+        first, second = generators(derived(case.seed, "interpolations"), [(k, "from"), (k, "to")])
+        cond = None if asked is None else asked[k : k + 1]
+        rows.append(model.interpolate(first, second, BETWEEN, cond=cond, sampler="ddim", eta=0.0, chunk=BETWEEN).cpu())
+    page = gallery(torch.cat(rows), columns=BETWEEN, scale=fitting_scale(space))
+    words = "DDIM samples along the great circle between two draws of noise, one row a pair"
+    given = "; each row has one condition" if case.conditional else ""
+    return Part("Interpolations", pictures=[Picture("interpolations", page, words, f"{words}{given}.")])
+
+
+@judge
+def guidance(case: Case) -> Part | None:
+    """What guidance gains in the share read as asked, and what it costs in variety."""
+    model = case.model
+    if not isinstance(model, Diffusion) or not case.conditional or model.denoiser.null is None:
+        return None
+    distinct = case.data.asked(COMPARED).unique(dim=0)
+    distinct = distinct[torch.randperm(len(distinct), generator=generator(derived(case.seed, "guidance")))[:GROUPS]]
+    asked = distinct.repeat_interleave(COMPARED // len(distinct), 0)
+    scales = sorted({*case.settings.scales, model.sampling.guidance})
+    advance, real = case.track("comparing guidance", len(asked) * len(scales)), _real_variety(case)
+    findings, rows = [], []
+    for scale in scales:
+        made = case.draw(len(asked), cond=asked, seed=derived(case.seed, "guidance"), guidance=scale, advance=advance)
+        own, read = scale == model.sampling.guidance, read_as_asked(case, case.data.space.settled(made), asked)
+        row: dict[str, Any] = {"scale": scale, "variety": variety(made, asked) / real}
+        if read is not None:
+            row["read"] = vars(read)
+        rows.append(row)
+        name = f"variety within a condition, guidance {scale:g}{' (its own)' if own else ''}"
+        note = "" if read is None else f"{read} read as asked"
+        key = "variety" if own else f"variety_{scale:g}"
+        findings.append(Finding(key, name, row["variety"], best=1.0, note=note))
+    drawn = []
+    if len(rows) > 1:
+        drawn.append(plots.curve(scales, [row["variety"] for row in rows], title="variety", xlabel="guidance"))
+        if "read" in rows[0]:
+            shares = [row["read"] for row in rows]
+            drawn.append(plots.intervals(scales, shares, title="read as asked", xlabel="guidance", ylabel=""))
+    text = (
+        f"{len(asked)} samples of {len(distinct)} conditions. Variety is the root mean square distance between two samples of one condition, each brought to mean 0 and "
+        "variance 1 so that contrast does not count, as a share of that between two held-out examples of one condition."
+    )
+    return Part("Guidance", text, findings, plots=drawn, details={"guidance": rows})
+
+
+def variety(x: Tensor, cond: Tensor) -> float:
+    """Root mean square distance between two examples (N, ...) of one condition (N, width), a number.
+
+    Each is brought to mean 0 and variance 1 first; then this is (2 s^2)^(1/2) with s^2 the variance within conditions,
+    pooled: the squared distances to the mean of each condition over the number of examples less that of conditions.
+    """
+    rows = F.layer_norm(x.double().flatten(1), (x[0].numel(),))
+    _, group, sizes = cond.unique(dim=0, return_inverse=True, return_counts=True)
+    means = torch.zeros(len(sizes), rows.shape[1]).to(rows).index_add(0, group, rows) / sizes[:, None]
+    return float((2 * (rows - means[group]).square().mean(1).sum() / (len(rows) - len(sizes))).sqrt())
+
+
+def _real_variety(case: Case) -> float:
+    """Of held-out data: within a condition, or over all where too few of them share one."""
+    x, cond = case.test["x"], case.test["cond"]
+    repeated = len(cond) - len(cond.unique(dim=0))
+    return variety(x, cond if repeated >= LEAST else torch.zeros(len(x), 1))

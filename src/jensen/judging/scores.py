@@ -1,1 +1,159 @@
-"""To be written."""
+"""Scores of noised data: their error where the density is known, and annealed Langevin against its exact answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from jensen.core.seeding import derived, generator, generators
+from jensen.judging.bounds import diffusion_of, judged_span
+from jensen.judging.case import Case, judge
+from jensen.metrics import energy_distance
+from jensen.models import Diffusion, ScoreModel
+from jensen.models.score import LANGEVIN
+from jensen.report import plots
+from jensen.report.findings import Finding, Part, Table
+from jensen.score import KernelDensity, Score, annealed_variance, relative_score_error, score_of
+
+LEVELS = 12  # of a diffusion model at which its score is compared
+EXACT = 500  # samples drawn along the exact score
+
+
+@judge
+def score_error(case: Case) -> Part | None:
+    """At each noise level the relative squared error of the score, where the noised data are."""
+    model, log_p = diffusion_of(case.model), case.data.truths.log_p
+    if model is None or log_p is None or case.conditional:
+        return None
+    x, rng = case.test["x"].to(case.device), generator(derived(case.seed, "score"), case.device)
+    sigmas, errors = [], []
+    for t in level_times(case, model):
+        alpha, sigma = (float(v) for v in model.denoiser.schedule.alpha_sigma(t))
+        level = sigma / alpha * float(model.scale)
+        noised = x + level * torch.randn(x.shape, generator=rng, device=x.device)
+        with torch.no_grad():
+            error = relative_score_error(score_at(model, t), noised, score_of(lambda z, s=level: log_p(z, s)))
+        sigmas.append(level)
+        errors.append(error)
+    mean = sum(errors) / len(errors)
+    note = f"mean over {len(errors)} levels; largest {max(errors):.3g}"
+    finding = Finding("score_error", "relative squared error of the score", mean, note=note)
+    text = (
+        "E|s - score|^2 / E|score|^2 on held-out data with noise of each level added: 0 is exact, 1 is the error of a "
+        "score of zero. The exact score is the gradient of the data's own log density, convolved with the noise."
+    )
+    curve = plots.curves(sigmas, {"error": errors}, title="relative squared error", xlabel="noise level", log=True)
+    details = {"score_error": {"sigma": sigmas, "error": errors}}
+    return Part("Error of the score", text, [finding], plots=[curve], details=details)
+
+
+def level_times(case: Case, model: Diffusion) -> Tensor:
+    """Times of a score model's ladder, or evenly spaced over a diffusion model's span but for its end."""
+    if isinstance(case.model, ScoreModel):
+        return model.denoiser.schedule.time(-2 * case.model.sigmas.double()).clamp(0, 1)
+    first, last = judged_span(case, model)
+    return torch.linspace(first, last, LEVELS + 1, dtype=torch.float64)[:-1]
+
+
+def score_at(model: Diffusion, t: Tensor) -> Score:
+    r"""The model's score of data x with noise of level $\sigma_x$ added, $-\hat\epsilon / \sigma_x$, at one time."""
+    alpha, sigma = (v.to(model.centre) for v in model.denoiser.schedule.alpha_sigma(t))
+
+    def score(x: Tensor) -> Tensor:
+        z = alpha * model.standardize(x)
+        return -model.denoiser(z, t.to(z).expand(len(z))).eps * alpha / (sigma * model.scale)
+
+    return score
+
+
+@judge
+def annealing(case: Case) -> Part | None:
+    """The variance and the energy distance of samples by annealed Langevin, beside those along the exact score."""
+    model = case.model
+    if not isinstance(model, ScoreModel) or model.sampling.sampler != LANGEVIN:
+        return None
+    train, x, sampling, levels = case.train["x"], case.test["x"], model.sampling, len(model.sigmas)
+    spread = torch.linalg.eigvalsh(model.standardize(train.to(model.centre)).double().flatten(1).T.cov()).cpu()
+    spread = spread[spread > 1e-9 * spread[-1]]  # a pixel that never changes has none
+    sigmas = model.sigmas.double().cpu()
+    equilibrium = float((spread**2 / (spread + sigmas[-1] ** 2)).sum() / spread.sum())
+    rows = []
+    for steps, made in case.by_steps.items():
+        share, error = share_of_variance(made, train)
+        exact = annealed_variance(spread, sigmas, sampling.step_size, steps, denoise=sampling.denoise)
+        rows.append((steps, share, error, float(exact.sum() / spread.sum())))
+    own = next(row for row in rows if row[0] == sampling.steps)
+    n = min(case.settings.samples, EXACT)
+    rng = generators(derived(case.seed, "exact score"), range(n))
+    distance = energy_distance(exact_model(case, n).sample(n, generator=rng).cpu(), x)
+    law = "data" if case.data.truths.log_p is not None else "training data"
+    findings = [
+        Finding(
+            "variance",
+            "total variance of samples, as a share of the data's",
+            own[1],
+            own[2],
+            floor=own[3],
+            best=own[3],
+            note="floor: a Gaussian of the data's covariance, annealed alike along its exact score, in closed form",
+        ),
+        Finding(
+            "energy_exact",
+            f"energy distance along the exact score of the {law}",
+            distance.value,
+            distance.stderr,
+            note=f"{sampling.steps} moves a level, {n} samples",
+        ),
+    ]
+    text = (
+        "The variance is beside that of a Gaussian of the data's covariance, annealed alike along its exact score: how "
+        f"far that is from its equilibrium, {equilibrium:.3f}, is the sampler's error, which no network corrects."
+    )
+    table = Table(
+        ("moves a level", "evaluations", "variance", "with the exact score"),
+        [(f"{k}", f"{k * levels}", f"{share:.3f} ± {error:.3f}", f"{exact:.3f}") for k, share, error, exact in rows],
+    )
+    keys = ("steps", "variance", "stderr", "exact")
+    details = {"annealing": {"equilibrium": equilibrium, "rows": [dict(zip(keys, row, strict=True)) for row in rows]}}
+    return Part("Annealed Langevin", text, findings, tables=[table], details=details)
+
+
+def share_of_variance(made: Tensor, data: Tensor) -> tuple[float, float]:
+    """Total variance of samples over that of data, and its standard error to first order."""
+    a, b = ((v.double().flatten(1) - v.double().flatten(1).mean(0)).square().sum(1) for v in (made, data))
+    ratio = a.mean() / b.mean()
+    return float(ratio), float((a.var() / len(a) + ratio**2 * b.var() / len(b)).sqrt() / b.mean())
+
+
+def exact_model(case: Case, chunk: int) -> ScoreModel:
+    """The same ladder and annealing along the exact score, see `exact_score`."""
+    ours = case.model
+    assert isinstance(ours, ScoreModel)
+    model = ScoreModel(_Exact(case, ours), ours.shape, ours.sigmas, replace(ours.sampling, chunk=chunk))
+    model.to(ours.centre)
+    model.centre.copy_(ours.centre)
+    model.scale.copy_(ours.scale)
+    return model
+
+
+class _Exact(nn.Module):
+    """(z, sigma) to the exact score of standardised data."""
+
+    def __init__(self, case: Case, model: ScoreModel):
+        super().__init__()
+        self.case, self.of = case, (model,)  # not a part of it
+
+    def forward(self, z: Tensor, sigma: Tensor) -> Tensor:
+        (model,) = self.of
+        return model.scale * exact_score(self.case, float(sigma[0] * model.scale))(model.restore(z))
+
+
+def exact_score(case: Case, sigma: float) -> Callable[[Tensor], Tensor]:
+    """Of the data with noise sigma added; where their density is unknown, of the training data."""
+    log_p = case.data.truths.log_p
+    if log_p is None:
+        return KernelDensity(case.train["x"].to(case.device), sigma).score
+    return score_of(lambda x: log_p(x, sigma))

@@ -118,6 +118,10 @@ class KernelDensityModel(nn.Module):
         """The gradient of log p(x), (B, ...)."""
         return self.density.score(x)
 
+    def log_prob(self, x: Num[Tensor, "b ..."]) -> Float[Tensor, " b"]:
+        """Log p(x) in nats, (B,)."""
+        return self.density.log_prob(x)
+
     def log_likelihood(
         self, x: Num[Tensor, "b ..."], *, cond: Tensor | None = None, generator: Rng = None
     ) -> Likelihood:
@@ -127,7 +131,7 @@ class KernelDensityModel(nn.Module):
             ValueError: for a condition: there are none.
         """
         _refuse(cond)
-        return Likelihood(self.density.log_prob(x), "exact", "density")
+        return Likelihood(self.log_prob(x), "exact", "density")
 
     @torch.no_grad()
     def sample(

@@ -16,7 +16,7 @@ from jensen.data.dataset import Data, some
 from jensen.data.space import Space
 from jensen.models import KernelDensityModel, KernelSampling
 from jensen.objectives import LeaveOneOut
-from jensen.recipes.families.base import Family
+from jensen.recipes.families.base import Family, Fitted
 from jensen.recipes.settings import Positive, Rate, Training
 
 
@@ -80,4 +80,4 @@ class Kernel(Family):
 
     def objective(self, model: nn.Module, space: Space) -> Objective:
         assert isinstance(model, KernelDensityModel)
-        return LeaveOneOut(model)
+        return LeaveOneOut(model) if self.density.learned else Fitted(model)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated
 
@@ -13,10 +12,9 @@ from torch import nn
 from jensen.core.objective import Objective
 from jensen.core.progress import Track, silent
 from jensen.core.seeding import derived, generator
-from jensen.core.types import Batch, Loss, Phase
 from jensen.data.dataset import Data, some
 from jensen.data.space import Space
-from jensen.recipes.families.base import Family
+from jensen.recipes.families.base import Family, Fitted
 from jensen.recipes.settings import Positive, Rate, Training
 from jensen.variational import GaussianMixtureVI, MixturePrior
 from jensen.variational.mean_field import NormalWishart
@@ -58,19 +56,3 @@ class Mixture(Family):
 
     def objective(self, model: nn.Module, space: Space) -> Objective:
         return Fitted(model)
-
-
-class Fitted(Objective):
-    """A game without players: the model is what it is."""
-
-    phases: tuple[Phase, ...] = ()
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-
-    def players(self) -> Mapping[str, list[nn.Parameter]]:
-        return {}
-
-    def forward(self, players: tuple[str, ...], batch: Batch, step: int) -> Mapping[str, Loss]:
-        return {}
