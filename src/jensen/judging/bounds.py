@@ -34,7 +34,7 @@ def diffusion_of(model: nn.Module) -> Diffusion | None:
 
 
 def judged_span(case: Case, model: Diffusion) -> Span:
-    """Times of the first and the last level of the bounds and the ODE that judge: of a score model, its whole ladder."""
+    """Times of the first and last level of bounds and ODE: of a score model, its whole ladder."""
     first, last = whole_span(model.denoiser)
     return (first if isinstance(case.model, ScoreModel) else case.settings.first), last
 
@@ -55,9 +55,8 @@ def bounds(case: Case) -> Part | None:
         level = float(model.denoiser.schedule.log_snr(torch.tensor(first, dtype=torch.float64)))
         bits = float(bits_per_dim(found.value.mean(), space.dims))
         note = f"from log-SNR {level:.2f} (t = {first:g}); {bits:.4f} bits per dimension"
-        facts = {"kind": found.kind, "measure": found.measure, "dims": space.dims}
-        if found.kind == "exact":  # but for the solver's steps
-            facts["kind"] = "estimate"
+        kind = "estimate" if found.kind == "exact" else found.kind  # the ODE is solved in steps
+        facts = {"kind": kind, "measure": found.measure, "dims": space.dims}
         findings.append(measured(key, name, found, floor=floor, best="high", note=note, facts=facts, card=key in CARDS))
         details[key] = {"bits_per_dim": bits, "first": {"time": first, "log_snr": level}, **more}
 

@@ -141,8 +141,8 @@ def round_trip_error(case: Case) -> Part | None:
     note = f"root mean square error of a number; n = {len(x)}"
     finding = Finding("round_trip", name, float(own.mean()), float(own.std()) / len(x) ** 0.5, note=note)
     text = (
-        f"{len(x)} held-out examples, carried to noise by DDIM{', given their conditions,' if case.conditional else ''} "
-        f"and back: root mean square error of a number{f', from t = {end:g}' if end else ''}."
+        f"{len(x)} held-out examples{' and their conditions' if case.conditional else ''}, carried to noise by DDIM "
+        f"and back{f', from t = {end:g}' if end else ''}: root mean square error of a number."
     )
     curve = plots.curves(list(TRIPS), {"error": means}, title="round-trip error", xlabel="steps each way", log=True)
     details = {"round_trip": {"steps": list(TRIPS), "error": means, "end": end}}
@@ -198,8 +198,9 @@ def guidance(case: Case) -> Part | None:
             shares = [row["read"] for row in rows]
             drawn.append(plots.intervals(scales, shares, title="read as asked", xlabel="guidance", ylabel=""))
     text = (
-        f"{len(asked)} samples of {len(distinct)} conditions. Variety is the root mean square distance between two samples of one condition, each brought to mean 0 and "
-        "variance 1 so that contrast does not count, as a share of that between two held-out examples of one condition."
+        f"{len(asked)} samples of {len(distinct)} conditions. Variety is the root mean square distance between two "
+        "samples of one condition, each brought to mean 0 and variance 1 so that contrast does not count, as a share "
+        "of that between two held-out examples of one condition."
     )
     return Part("Guidance", text, findings, plots=drawn, details={"guidance": rows})
 
