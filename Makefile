@@ -27,7 +27,7 @@ bench: benchmarks/.venv/ready  ## side by side with a peer; let nothing else run
 
 reader: .venv/ready  ## train the shipped reader anew: about seven minutes
 	$(BIN)/jensen train captcha-reader --out runs/reader
-	$(BIN)/python -c "from pathlib import Path; from jensen.recipes.captcha_reader import ship; ship(Path('runs/reader'))"
+	$(BIN)/python -c "from jensen.recipes.sources.captcha import ship; from jensen.runs.opening import open_other; ship(open_other('runs/reader'))"
 
 benchmarks/.venv/ready: pyproject.toml constraints.txt benchmarks/requirements.txt benchmarks/requirements-alone.txt
 	test -x benchmarks/.venv/bin/python || $(PYTHON) -m venv benchmarks/.venv

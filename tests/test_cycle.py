@@ -30,6 +30,7 @@ from jensen.adversarial import (
 )
 from jensen.core.seeding import generator
 from jensen.core.types import Phase
+from jensen.data.pool import Tensors
 from jensen.data.unpaired import unpaired_stream
 from jensen.models import CycleGAN
 from jensen.nn import PatchCritic, Translator
@@ -439,7 +440,7 @@ ALTERNATING = (Phase(("critics",), repeats=2), Phase(("translators",), fresh=Fal
 @pytest.mark.parametrize("phases", [None, ALTERNATING])
 def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(phases):
     settings = {} if phases is None else {"phases": phases}
-    stream = unpaired_stream(4, 0, a=torch.rand(20, 1, 8, 8), b=-torch.rand(7, 1, 8, 8))
+    stream = unpaired_stream(4, 0, a=Tensors(x=torch.rand(20, 1, 8, 8)), b=Tensors(x=-torch.rand(7, 1, 8, 8)))
     whole = state_of(small(**settings))
     torch.manual_seed(9)
     fit(whole, stream, Budget(steps=9))
@@ -481,7 +482,7 @@ def test_a_shift_between_two_kinds_is_found_without_pairs():
         name: Player(own, torch.optim.Adam(own, lr=0.03, betas=(0.5, 0.9)), lambda k: 0.03 * (1 - k / 150))
         for name, own in ((n, list(p)) for n, p in objective.players().items())
     }
-    fit(TrainState(objective, players), unpaired_stream(16, 0, a=a, b=b), Budget(steps=150))
+    fit(TrainState(objective, players), unpaired_stream(16, 0, a=Tensors(x=a), b=Tensors(x=b)), Budget(steps=150))
     # the means of 200 pictures differ from the laws' by about 0.6 / sqrt(12 * 3200) = 0.003
     assert float(objective.model.a_to_b.by.detach()) == pytest.approx(1.0, abs=0.15)
     assert float(objective.model.b_to_a.by.detach()) == pytest.approx(-1.0, abs=0.15)

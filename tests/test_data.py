@@ -12,9 +12,12 @@ from scipy import integrate
 from sklearn.datasets import load_digits, make_moons
 from torch import tensor
 
+from jensen.data.dataset import Data, some, spaced
 from jensen.data.digits import LEVELS, binarize, digits, to_unit
 from jensen.data.idx import read_idx
 from jensen.data.moons import moons, moons_log_prob
+from jensen.data.pool import Tensors, from_bytes
+from jensen.data.space import Classes, Space
 
 
 def test_digits_are_all_there_each_once_and_every_class_on_both_sides():
@@ -32,7 +35,7 @@ def test_digits_are_all_there_each_once_and_every_class_on_both_sides():
 def test_digits_in_other_scales():
     levels = torch.arange(LEVELS)
     assert torch.allclose(to_unit(levels).diff(), torch.full((16,), 2 / 16))
-    assert binarize(levels).tolist() == [0.0] * 8 + [1.0] * 9
+    assert binarize(levels).tolist() == [-1.0] * 8 + [1.0] * 9
 
 
 @pytest.mark.parametrize("noise", [0.05, 0.1, 0.3])
@@ -116,3 +119,77 @@ def test_other_files_are_refused_in_one_sentence(tmp_path, raw, words):
 def test_a_missing_file():
     with pytest.raises(ValueError, match=r"there is no file nowhere\.idx"):
         read_idx("nowhere.idx")
+
+
+# -- rows and streams -------------------------------------------------------------------------------------------------
+
+
+class Mapped:
+    """Rows of a file that is larger than memory, in miniature."""
+
+    def __init__(self, path, rows):
+        self.table = np.memmap(path, dtype="u1", mode="r", shape=(rows, 1, 2, 3))
+
+    def __len__(self):
+        return len(self.table)
+
+    def __getitem__(self, index):
+        return {"x": from_bytes(torch.from_numpy(self.table[index.numpy()])), "cond": index[:, None] % 3}
+
+
+@pytest.fixture
+def both(tmp_path):
+    """The same rows from a file and in memory."""
+    x = torch.randint(0, 256, (50, 1, 2, 3), dtype=torch.uint8)
+    (tmp_path / "x").write_bytes(x.numpy().tobytes())
+    return Mapped(tmp_path / "x", 50), Tensors(x=x, cond=torch.arange(50)[:, None] % 3)
+
+
+def test_rows_from_a_file_are_data_as_tensors_are(both):
+    opened = []
+    for rows in both:
+        space = spaced(Space((1, 2, 3), 256, cond=Classes(("a", "b", "c"))), rows)
+        opened.append(Data("bytes", "", space, rows, rows))
+    file, memory = opened
+    assert file.space == memory.space
+    x = from_bytes(both[1].tensors["x"])
+    assert (file.space.mean, file.space.std) == pytest.approx(
+        (float(x.double().mean()), float(x.double().std())), abs=1e-6
+    )
+    assert file.space.rows == 50
+    for n, (ours, theirs) in enumerate(zip(file.stream(8, 3)(0), memory.stream(8, 3)(0), strict=False)):
+        assert set(ours) == set(theirs) == {"x", "cond", "index"}
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+        assert torch.equal(ours["x"], x[ours["index"]])
+        assert torch.equal(next(file.stream(8, 3)(n))["x"], ours["x"])  # draw n is a function of (seed, n)
+        if n == 5:
+            break
+    assert not torch.equal(next(file.stream(8, 4)(5))["index"], ours["index"])
+    assert file.asked(70)[:, 0].tolist() == [k % 50 % 3 for k in range(70)]
+    assert Data("points", "", Space((2,)), memory.train, memory.test).asked(3) is None
+
+
+def test_some_rows_are_a_choice_that_depends_on_their_number_alone(both):
+    found = [some(rows, 20) for rows in both]
+    x = from_bytes(both[1].tensors["x"])
+    for few in found:
+        assert torch.equal(few["x"], found[0]["x"])
+        places = torch.cdist(few["x"].flatten(1), x.flatten(1)).argmin(1)
+        assert len(places.unique()) == 20
+        assert torch.equal(places, places.sort().values)
+        assert int(places.max()) >= 20  # not the first ones
+    assert torch.equal(some(both[0])["x"], x)
+    assert torch.equal(some(both[0], 50)["x"], x)
+
+
+def test_rows_are_drawn_evenly_and_with_replacement():
+    """20,000 draws of 50 rows: the chi-square of their counts within four standard deviations of 49."""
+    rows = Tensors(x=torch.arange(50.0))
+    x = torch.cat(
+        [
+            batch["x"]
+            for batch, _ in zip(Data("", "", Space((1,)), rows, rows).stream(100, 0)(0), range(200), strict=False)
+        ]
+    )
+    counts = x.long().bincount(minlength=50).double()
+    assert abs(float(((counts - 400) ** 2 / 400).sum()) - 49) < 4 * math.sqrt(2 * 49)

@@ -32,55 +32,6 @@ def rows_of(pictures):
     return {tuple(row.tolist()) for row in pictures.flatten(1)}
 
 
-# the reader ------------------------------------------------------------------------------
-
-
-def test_clearness_is_the_least_margin_of_machines_for_two_classes():
-    machine = _machine("grey")
-    x, labels = GREY.train()
-    fresh, _ = GREY.test()
-    fresh = fresh[:8]
-    read, found = read_digits(fresh, "grey"), clarity(fresh, "grey")
-    for picture, k, least in zip(fresh, read.tolist(), found.tolist(), strict=True):
-        margins = []
-        for other in set(range(10)) - {k}:
-            two = (labels == k) | (labels == other)
-            alone = SVC(C=10.0, gamma=machine._gamma).fit(x[two].flatten(1).numpy(), (labels[two] == k).numpy())
-            margins.append(float(alone.decision_function(picture.reshape(1, -1).numpy())[0]))
-        assert least == pytest.approx(min(margins), abs=2e-3)  # libsvm stops within 1e-3
-
-
-def test_real_digits_are_clear_and_what_lies_between_two_is_not():
-    x, labels = GREY.test()
-    assert float(clear(x, "grey").double().mean()) == pytest.approx(0.95, abs=1 / 360)
-    a, b = (x[labels == k][:30] for k in (0, 1))
-    assert share_clear((a + b) / 2, "grey").high < 0.9
-    assert share_clear(torch.rand(200, 1, 8, 8, generator=generator(0)) * 2 - 1, "grey").high < 0.2
-    assert _machine("grey").decision_function_shape == "ovr"  # shared, and left as it was
-
-
-def test_stacked_digits_are_read_channel_by_channel():
-    x, labels = GREY.train()
-    right = (read_digits(x, "grey") == labels).nonzero()[:, 0]
-    a, b, c = right[:300].split(100)
-    pictures = torch.cat([x[a], x[b], x[c]], 1)
-    assert torch.equal(read_stacked(pictures), 100 * labels[a] + 10 * labels[b] + labels[c])
-
-
-def test_the_reader_is_as_right_on_stacks_as_on_their_digits():
-    n = 6000
-    x, labels = GREY.test()
-    right = read_digits(x, "grey") == labels
-    of_class = torch.stack([right[labels == k].double().mean() for k in range(10)])
-    for balance in (1.0, 0.1):
-        expected = float((digit_shares(balance) * of_class).sum()) ** 3
-        data = configure("stacked-digits-gan", [f"data.balance={balance}"]).data
-        pictures, modes = data.draw("test", n, seed=3)
-        share = float((read_stacked(pictures) == modes).double().mean())
-        assert abs(share - expected) < 4 * (expected * (1 - expected) / n) ** 0.5
-        assert share > 0.96
-
-
 # the judge -------------------------------------------------------------------------------
 
 
@@ -189,18 +140,6 @@ def test_a_critic_of_stacks_takes_packs(packing):
     assert seen.shape == (8 // packing, 3 * packing, 8, 8)
     assert setting.objective.critic(seen).shape == (8 // packing,)
     assert bool(losses["critic"].total.isfinite())
-
-
-def test_training_never_sees_a_test_digit():
-    recipe = stacked_recipe()
-    training, test = rows_of(GREY.train()[0]), rows_of(GREY.test()[0])
-    streamed = next(recipe.setting(recipe.model()).stream(0))["x"]
-    for x in (streamed, recipe.training_data()):
-        assert rows_of(x.reshape(-1, 1, 8, 8)) <= training
-    assert rows_of(recipe.test_data().reshape(-1, 1, 8, 8)) <= test
-    assert not test & training
-    assert len(recipe.training_data()) == 200
-    assert len(recipe.test_data()) == 100
 
 
 def test_stacks_are_shown_channel_beside_channel():

@@ -13,8 +13,9 @@ from sklearn.svm import SVC
 from jensen.core.seeding import generator
 from jensen.data import printed as module
 from jensen.data.digits import to_unit
+from jensen.data.pool import Tensors
 from jensen.data.printed import FONTS, UNSEEN_FONTS, enlarge, printed
-from jensen.data.unpaired import unpaired_stream
+from jensen.data.unpaired import transformed, unpaired_stream
 
 
 def test_printed_digits_are_a_function_of_the_generator_and_balanced():
@@ -112,8 +113,12 @@ def test_enlarging_keeps_ramps_and_what_is_large_enough():
 # -- unpaired streams -------------------------------------------------------------------------------------------------
 
 
+def unpaired(batch_size, seed, **sides):
+    return unpaired_stream(batch_size, seed, **{name: Tensors(x=x) for name, x in sides.items()})
+
+
 def drawn(seed, n=300, **sides):
-    batches = islice(unpaired_stream(8, seed, **sides)(0), n)
+    batches = islice(unpaired(8, seed, **sides)(0), n)
     parts = list(batches)
     return {name: torch.cat([batch[name] for batch in parts]) for name in sides}
 
@@ -136,7 +141,8 @@ def test_a_transform_of_unpaired_draws_is_a_function_of_the_draw():
     """5,000 normal numbers, four standard errors: added to draws that stay what they were, on either side its own."""
     noisy = lambda x: x + torch.randn(x.shape)  # noqa: E731
     sides = {"a": torch.arange(50.0), "b": torch.arange(7.0)}
-    plain, moved = (unpaired_stream(4, 3, transform=t, **sides) for t in (None, noisy))
+    plain = unpaired(4, 3, **sides)
+    moved = transformed(plain, noisy, 5)
     first = list(islice(moved(0), 1250))
     torch.manual_seed(1)
     assert all(torch.equal(next(moved(7))[name], first[7][name]) for name in "ab")
@@ -150,12 +156,12 @@ def test_a_transform_of_unpaired_draws_is_a_function_of_the_draw():
 
 
 def test_unpaired_streams_open_anywhere_and_refuse_nothing_to_draw():
-    stream = unpaired_stream(4, 3, a=torch.arange(50), b=torch.rand(7, 2))
+    stream = unpaired(4, 3, a=torch.arange(50), b=torch.rand(7, 2))
     first = list(islice(stream(0), 5))
     for draw in (0, 3):
         again = next(stream(draw))
         assert all(torch.equal(again[name], first[draw][name]) for name in ("a", "b"))
     with pytest.raises(ValueError, match=r"equally many rows, at least one, got \[0\]"):
-        unpaired_stream(4, 0, a=torch.zeros(0, 1), b=torch.zeros(3))
+        unpaired(4, 0, a=torch.zeros(0, 1), b=torch.zeros(3))
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
-        unpaired_stream(0, 0, a=torch.zeros(2), b=torch.zeros(3))
+        unpaired(0, 0, a=torch.zeros(2), b=torch.zeros(3))

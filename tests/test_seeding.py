@@ -10,9 +10,9 @@ from jensen.adversarial import DiracGAN
 from jensen.adversarial.field import Frozen
 from jensen.cli.main import main
 from jensen.core.seeding import begin, begin_globally, derived, generator, generators, numbered
-from jensen.data.pool import pool_stream
+from jensen.data.pool import Tensors, pool_stream
 from jensen.data.unpaired import unpaired_stream
-from jensen.recipes.base import Request
+from jensen.runs.draw import Request
 
 LARGE = (2**32, 2**32 + 5489, 2**63, 2**64 - 1)
 BAD = (-1, 2**64, 10**30)
@@ -64,8 +64,8 @@ def test_streams_of_small_seeds_are_as_ever_and_of_large_ones_their_own():
         rng = torch.Generator().manual_seed(seed * 1_000_003 + 4)  # of which torch takes 32 bits
         assert torch.equal(next(pool_stream(8, seed, x=x)(4))["x"], x[torch.randint(1000, (8,), generator=rng)])
         assert torch.equal(words(numbered(seed, 4, 1009)), words(torch.Generator().manual_seed(seed * 1009 + 4)))
-    for stream in (pool_stream, unpaired_stream):
-        assert len({next(stream(8, seed, x=x)(0))["x"].numpy().tobytes() for seed in (0, *LARGE)}) == 5
+    for stream, rows in ((pool_stream, x), (unpaired_stream, Tensors(x=x))):
+        assert len({next(stream(8, seed, x=rows)(0))["x"].numpy().tobytes() for seed in (0, *LARGE)}) == 5
 
 
 def test_keyed_generators_are_as_ever():

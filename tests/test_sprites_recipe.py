@@ -121,21 +121,7 @@ def test_factors_spread_over_latents_and_no_factors_score_less(recipe):
     assert none["factor_vae"]["value"] < 0.5
 
 
-def test_what_is_trained_on_and_what_is_kept(recipe):
-    """In {0, 1}, apart, together the grid; kept pictures come from all over it, not from its end."""
-    seen, kept = recipe.pictures()
-    pictures, factors = recipe.data.grid()
-    assert bool(((pictures == 0) | (pictures == 1)).all())
-    assert (len(seen), len(kept)) == (152, 40)
-    together = torch.cat([seen, kept]).flatten(1)
-    assert torch.equal(together.unique(dim=0), pictures.flatten(1).unique(dim=0))
-    rows = torch.cdist(kept.flatten(1), pictures.flatten(1)).argmin(1)
-    assert all(len(factors[rows, j].unique()) == len(factors[:, j].unique()) for j in range(5))
-
-
 WRONG = [
-    ("data.size=12", ["size must be at least positions + 5, 13, got 12"]),
-    ("data.test=2304", ["test keeps 2304 pictures, and there are only 2304"]),
     ("data.scales=1", ["'data.scales' got 1", "greater than or equal to 2"]),
     ("data.positions=21", ["'data.positions' got 21", "less than or equal to 20"]),
     ("network.latents=[1]", ["network.latents must end in 2 or more", "[1]"]),

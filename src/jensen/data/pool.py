@@ -48,7 +48,7 @@ class Tensors:
 
 
 def drawn_rows(rows: Rows, batch_size: int, seed: int) -> Stream:
-    """Batches of `batch_size` rows, drawn with replacement, and their numbers as "index".
+    """Batches of `batch_size` rows, drawn with replacement, with their numbers as "index".
 
     Raises:
         ValueError: if batch_size < 1, or the seed is beyond 64 bits.
@@ -66,7 +66,7 @@ def drawn_rows(rows: Rows, batch_size: int, seed: int) -> Stream:
         draw = start
         while True:
             index = torch.randint(len(rows), (batch_size,), generator=numbered(seed, draw))
-            yield {**rows[index], "index": index}
+            yield {"index": index, **rows[index]}
             draw += 1
 
     return opened

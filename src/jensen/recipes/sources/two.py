@@ -43,7 +43,7 @@ class HandwrittenPrinted(Source):
     test: Annotated[int, Field(ge=20)] = 600
     """printed held-out digits, half of them in fonts never trained on"""
     jitter: Annotated[float, Field(ge=0)] = 0.07
-    """each drawn picture is turned, stretched, slanted and shifted by about so much of its half side"""
+    """standard deviation of a random affine map of each drawn picture, in units of half its side"""
     partners: Annotated[int, Field(ge=1)] = 4
     """of each handwritten digit, for pairing by-class"""
     enlarge_a: Place | None = None
