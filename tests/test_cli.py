@@ -248,11 +248,11 @@ def test_a_run_of_minutes_ends_by_the_clock_and_goes_on_by_it(tmp_path):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"output": "eps", "loss.name": "eps", "sampling.start": 0.999},
-        {"output": "v", "loss.name": "v", "schedule": "cosine"},
-        {"output": "eps", "loss.name": "eps", "schedule": "linear"},
-        {"output": "x", "loss.name": "x"},
-        {"output": "edm", "schedule": "cosine"},
+        {"network.output": "eps", "loss.name": "eps", "sampling.start": 0.999},
+        {"network.output": "v", "loss.name": "v", "network.schedule": "cosine"},
+        {"network.output": "eps", "loss.name": "eps", "network.schedule": "linear"},
+        {"network.output": "x", "loss.name": "x"},
+        {"network.output": "edm", "network.schedule": "cosine"},
     ],
 )
 def test_every_view_trains_and_samples_from_the_command_line(tmp_path, changes):
@@ -353,7 +353,7 @@ WRONG_TRAIN = [
     (["captcha", "--set", "data.alphabet=AAB"], ["each once", "'AAB'"]),
     (["captcha", "--set", "data.ink=[140,70]"], ["low <= high"]),
     (["captcha", "--set", "data.ink=[0,30]"], ["60 <= low"]),
-    (["captcha", "--set", "output=eps"], ["no finite x at t = 1", "sampling.start"]),
+    (["captcha", "--set", "network.output=eps"], ["no finite x at t = 1", "sampling.start"]),
     (["captcha", "--set", "loss.drop=2"], ["'network.drop' got 0"]),
     (["captcha", "--set", "training.batch_size=true"], ["no true or false"]),
     (["captcha", "--set", 'training={"steps":3}'], ["'training' is a group"]),

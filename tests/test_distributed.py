@@ -15,13 +15,15 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-import jensen.recipes.base
+import jensen.recipes.settings
 from games import ring
 from jensen.cli.main import main
 from jensen.core.objective import Objective
 from jensen.core.types import Loss, Phase
 from jensen.data.pool import pool_stream
-from jensen.recipes import configure, running
+from jensen.recipes.words import configure
+from jensen.runs import train as running
+from jensen.runs.opening import open_data, read_config
 from jensen.training import Budget, fit
 from jensen.training.distributed import collect, rank, shard, start, stop
 from jensen.training.journal import read_journal
@@ -158,7 +160,7 @@ apart = {  # recipes whose processes differ in more than their random numbers, t
     ],
     "digits-gan": [
         *_BRIEF,
-        *("training.batch_size=48", "game.augmentation=adaptive", "rates.critic=0.05", "rates.generator=0.05"),
+        *("training.batch_size=48", "game.augmentation=adaptive", "training.rate=0.05"),
         *("network.width=4", "network.critic_width=16"),
     ],
 }
@@ -214,8 +216,8 @@ def _takes_over(folder, takes, said):
     """With another number of processes, one of them has the pools of number `takes` of the former."""
     saved = torch.load(folder / "state" / "000000008.pt", weights_only=True)
     kept = saved["objective"] | saved["processes"][takes]["buffers"]
-    recipe = running.read_config(folder)
-    objective, budget = recipe.setting(recipe.model()).objective, recipe.training.budget()
+    recipe = read_config(folder)
+    objective, budget = running.new_objective(recipe, open_data(recipe)), recipe.training.budget()
     (note,) = running._restore(recipe, running.new_state(recipe, objective, budget), budget, saved, folder)
     assert note == said
     assert same(dict(kept), dict(objective.state_dict()))
@@ -223,10 +225,9 @@ def _takes_over(folder, takes, said):
 
 def test_packs_that_do_not_divide_a_processes_rows_are_refused_at_the_start(tmp_path, monkeypatch):
     recipe = configure("grid-pacgan", ["training.batch_size=8", "game.packing=8", "data.points=100"])
-    recipe.check()
-    monkeypatch.setattr(jensen.recipes.base, "processes", lambda: 2)
+    monkeypatch.setattr(jensen.recipes.settings, "processes", lambda: 2)
     with pytest.raises(
-        ValueError, match=r"game\.packing must divide the rows of each process, got 8 and 4 rows in each"
+        ValueError, match=r"game\.packing must divide the 4 examples of a batch, got 8"
     ):
         running.train(recipe, tmp_path / "run")
     with pytest.raises(ValueError, match="batch_size 9 does not divide by 2 processes"):

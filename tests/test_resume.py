@@ -15,12 +15,15 @@ from torch import nn
 from jensen.cli.main import main
 from jensen.core.seeding import derived, generator
 from jensen.models import GAN
-from jensen.recipes import RunError, configure, open_run, running
-from jensen.recipes.folder import load_weights, save_weights
-from jensen.recipes.points_gan import RingGAN
+from jensen.recipes.families.gan import GAN as Family
+from jensen.recipes.sources.points import Ring
+from jensen.recipes.words import configure
+from jensen.runs import train as running
+from jensen.runs.folder import RunError, load_weights, save_weights
+from jensen.runs.opening import open_data, open_run, read_config
 from jensen.training import Budget, descend, warm_then_decay
 from test_cli import journal_of, refused
-from test_recipes import POINTS_GAN, words_of
+from tiny import POINTS_GAN, words_of
 
 QUICK = {"training.batch_size": 8, "training.log_every": 2, "training.save_every": 2, "training.previews": 0}
 TINY = words_of(POINTS_GAN | QUICK)
@@ -93,7 +96,7 @@ def test_rates_from_there_on_are_those_of_the_longer_run(copy_of):
 
     recipe = configure("ring-gan")
     settings = {"warmup": recipe.training.warmup, "decay": recipe.training.decay}
-    peak = recipe.rates.critic
+    peak = recipe.training.rate
     assert rate_at(4) == warm_then_decay(peak, Budget(4), **settings)(3)
     assert main(going_on(copy_of, "--steps", "8")) == 0
     assert rate_at(6) == warm_then_decay(peak, Budget(8), **settings)(5) == peak * 6 / settings["warmup"]
@@ -117,7 +120,7 @@ def test_a_longer_run_that_is_stopped_keeps_the_weights_and_what_was_judged(caps
         return descend(state, *more) if state.step < 6 else stop()
 
     if reached == 6:
-        monkeypatch.setattr(RingGAN, "update", lambda _: until_six)
+        monkeypatch.setattr(Family, "update", lambda _: until_six)
     else:
         monkeypatch.setattr(running, "weights_step", stop)
     kept = ("model.safetensors", "evaluation.json", "report.html")
@@ -138,7 +141,7 @@ def test_a_longer_run_that_is_stopped_keeps_the_weights_and_what_was_judged(caps
 
 
 def test_an_interrupt_before_the_first_step_leaves_nothing_and_says_so(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(RingGAN, "training_data", stop)
+    monkeypatch.setattr(Ring, "open", stop)
     assert main(words(tmp_path / "runs" / "ring")) == 130
     assert capsys.readouterr().err == "jensen: stopped; nothing was trained, and no run is left\n"
     assert list(tmp_path.iterdir()) == []
@@ -162,7 +165,7 @@ def test_a_run_goes_on_with_nothing_but_its_length_changed(capsys, copy_of):
         (["--steps", "3"], ["has been trained for 4 steps", "got 3 steps", "give more"]),
         (["--minutes", "1e-9"], ["has been trained for 4 steps", "got 1e-09 minutes"]),
         (["--steps", "8", "--seed", "1"], ["leave the others out"]),
-        (["--steps", "8", "--set", "rates.critic=1"], ["leave the others out"]),
+        (["--steps", "8", "--set", "training.rates.critic=1"], ["leave the others out"]),
     ):
         refused(capsys, going_on(copy_of, *more), *parts)
         assert files(copy_of) == before
@@ -224,22 +227,22 @@ def test_tied_and_overlapping_weights_are_saved_and_come_back_tied(tmp_path):
 
 
 def test_a_run_with_tied_weights_ends_well(tmp_path, monkeypatch):
-    def tied(recipe):
+    def tied(family, space):
         layer = nn.Linear(2, 2)
         return GAN(nn.Sequential(layer, nn.Tanh(), layer), [2])
 
-    monkeypatch.setattr(RingGAN, "model", tied)
+    monkeypatch.setattr(Family, "model", tied)
     assert main(words(tmp_path / "run", "--no-evaluate")) == 0
-    _, model = open_run(tmp_path / "run")
+    model = open_run(tmp_path / "run").model
     assert model.network[0].weight is model.network[2].weight
     assert main(["sample", str(tmp_path / "run"), "-n", "4"]) == 0
 
 
 def test_a_model_of_low_precision_is_opened_as_it_was_averaged(tmp_path, monkeypatch):
-    make = RingGAN.model
+    make = Family.model
     assert main(words(tmp_path / "run", "--no-evaluate")) == 0
-    monkeypatch.setattr(RingGAN, "model", lambda recipe: make(recipe).bfloat16())
-    _, model = open_run(tmp_path / "run")
+    monkeypatch.setattr(Family, "model", lambda family, space: make(family, space).bfloat16())
+    model = open_run(tmp_path / "run").model
     assert same(dict(model.state_dict()), weights(tmp_path / "run"))
 
 
@@ -265,8 +268,7 @@ def test_a_folder_that_cannot_be_written_is_refused_at_the_start(capsys, copy_of
     def drawn(*_):
         raise AssertionError("work has begun")
 
-    monkeypatch.setattr(RingGAN, "training_data", drawn)
-    monkeypatch.setattr(RingGAN, "test_data", drawn)
+    monkeypatch.setattr(Ring, "open", drawn)
     before = files(copy_of)
     for path in (tmp_path, *tmp_path.parents[:3]):
         path.chmod(path.stat().st_mode | 0o055)
@@ -319,13 +321,13 @@ def test_the_fewest_data_that_are_taken_are_enough_to_judge_by(tmp_path):
     assert (tmp_path / "run" / "evaluation.json").exists()
 
 
-@pytest.mark.parametrize("where", ["model", "setting", "players", "update"])
+@pytest.mark.parametrize("where", ["model", "objective", "players", "update"])
 @pytest.mark.parametrize("there", [False, True])
 def test_a_run_that_fails_before_its_first_step_leaves_no_folder(capsys, tmp_path, monkeypatch, where, there):
     def broken(*_, **__):
         raise ValueError("the data are not what was promised")
 
-    monkeypatch.setattr(RingGAN, where, (lambda recipe: broken) if where == "update" else broken)
+    monkeypatch.setattr(Family, where, (lambda recipe: broken) if where == "update" else broken)
     out = tmp_path / "runs" / "ring"
     if there:
         out.mkdir(parents=True)
@@ -336,7 +338,7 @@ def test_a_run_that_fails_before_its_first_step_leaves_no_folder(capsys, tmp_pat
 
 
 def test_a_run_that_fails_later_keeps_its_folder(tmp_path, monkeypatch):
-    update, calls = RingGAN.update, []
+    update, calls = Family.update, []
 
     def sometimes(recipe):
         def rule(*words):
@@ -347,7 +349,7 @@ def test_a_run_that_fails_later_keeps_its_folder(tmp_path, monkeypatch):
 
         return rule
 
-    monkeypatch.setattr(RingGAN, "update", sometimes)
+    monkeypatch.setattr(Family, "update", sometimes)
     assert main(words(tmp_path / "run", "--no-evaluate")) == 2
     assert (tmp_path / "run" / "config.json").exists()
 
@@ -362,10 +364,9 @@ def test_new_noise_after_a_change_of_processes_depends_on_the_seed(tmp_path, see
     path = tmp_path / "run" / "state" / "000000004.pt"
     saved = torch.load(path, weights_only=True)
     saved["processes"].append({"rng": saved["rng"], "buffers": {"elsewhere": torch.ones(1)}})
-    recipe = running.read_config(tmp_path / "run")
-    model = recipe.model()
+    recipe = read_config(tmp_path / "run")
     budget = recipe.training.budget()
-    state = running.new_state(recipe, recipe.setting(model).objective, budget)
+    state = running.new_state(recipe, running.new_objective(recipe, open_data(recipe)), budget)
     (note,) = running._restore(recipe, state, budget, saved, tmp_path / "run")
     assert note == "1 process after 2: new random numbers; buffers of process 1 are left out"
     expected = torch.randn(5, generator=generator(derived(seed, "resumed", 4, 1, 0)))
