@@ -226,9 +226,7 @@ def _takes_over(folder, takes, said):
 def test_packs_that_do_not_divide_a_processes_rows_are_refused_at_the_start(tmp_path, monkeypatch):
     recipe = configure("grid-pacgan", ["training.batch_size=8", "game.packing=8", "data.points=100"])
     monkeypatch.setattr(jensen.recipes.settings, "processes", lambda: 2)
-    with pytest.raises(
-        ValueError, match=r"game\.packing must divide the 4 examples of a batch, got 8"
-    ):
+    with pytest.raises(ValueError, match=r"game\.packing must divide the 4 examples of a batch, got 8"):
         running.train(recipe, tmp_path / "run")
     with pytest.raises(ValueError, match="batch_size 9 does not divide by 2 processes"):
         running.train(configure("ring-gan", ["training.batch_size=9"]), tmp_path / "run")

@@ -14,7 +14,7 @@ from jensen.recipes.families.reader import Reader
 from jensen.recipes.families.score import Score, ScoreNetwork, ScoreSampling
 from jensen.recipes.families.translation import Network as TranslationNetwork
 from jensen.recipes.families.translation import Shown, Translation
-from jensen.recipes.families.vae import VAE, Bound
+from jensen.recipes.families.vae import VAE, Autoencoder, Bound
 from jensen.recipes.families.vae import Network as VAENetwork
 from jensen.recipes.recipe import Recipe
 from jensen.recipes.settings import Training
@@ -101,6 +101,21 @@ VAES = [
         training=latent(steps=3000),
     ),
     Recipe(
+        name="digits-svi",
+        about="digits by stochastic variational inference: a posterior of its own for every example, no encoder",
+        data=INK,
+        family=VAE(inference="per-datum"),
+        training=latent(steps=6000),
+        judging=Judging(importance=1000, rows=100, refine_rows=50),
+    ),
+    Recipe(
+        name="digits-autoencoder",
+        about="deterministic autoencoder of digits, with a Gaussian fitted to its codes",
+        data=INK,
+        family=Autoencoder(),
+        training=latent(steps=3000),
+    ),
+    Recipe(
         name="mnist-vae",
         about="variational autoencoder of the pictures of an IDX file (data.images=PATH), such as MNIST's",
         data=IDX(levels=2),
@@ -168,6 +183,18 @@ DIFFUSIONS = [
         ),
         training=denoising(steps=4000),
         judging=Judging(samples=1000, ode_rows=360),
+    ),
+    Recipe(
+        name="digits-learned-variance",
+        about="diffusion model of digits that learns the variances of its reverse steps",
+        data=Digits(),
+        family=Diffusion(
+            network=DiffusionNetwork(dropout=0.2),
+            loss=DiffusionLoss(variance="learned"),
+            sampling=DiffusionSampling(sampler="ancestral", variance="learned", steps=200, guidance=2.0, clip=True),
+        ),
+        training=denoising(steps=4000),
+        judging=Judging(samples=1000, ode_rows=0, steps=(32,)),
     ),
 ]
 
