@@ -191,7 +191,7 @@ def test_what_does_nothing_is_said(runs, tmp_path, capsys, monkeypatch, name, wo
 @pytest.mark.parametrize(
     ("name", "settings", "parts"),
     [
-        ("mnist-vae", {}, ["data.images", "--set data.images=PATH"]),
+        ("mnist-vae", {}, ["data.images", "--set data.images=FILE"]),
         ("mnist-vae", {"data.images": "nowhere"}, ["there is no file", "nowhere"]),
         ("digits-vae", {"bound.beta": 2, "bound.kl_limit": 1}, ["bound.kl_limit", "bound.beta"]),
         ("digits-vae", {"bound.gradient": "dreg"}, ["dreg goes with bound.name iwae"]),
@@ -207,7 +207,7 @@ def test_what_does_nothing_is_said(runs, tmp_path, capsys, monkeypatch, name, wo
         ("digits-ddpm", {"network.output": "eps", "sampling.start": 1}, ["no finite x at t = 1", "sampling.start"]),
         ("moons-diffusion", {"sampling.clip": True}, ["sampling.clip is for pictures"]),
         ("moons-diffusion", {"network.kind": "unet"}, ["unet"]),
-        ("moons-score", {"network.smallest": 9}, ["smallest must be below largest"]),
+        ("moons-score", {"network.smallest": 9}, ["network.smallest must be below network.largest, got 9 and 8"]),
         ("moons-diffusion", {"data.noise": 0}, ["data.noise", "greater than 0"]),
         ("ring-gan", {"game.augmentation": "fixed"}, ["game.augmentation is for pictures"]),
         ("ring-gan", {"game.penalty_weight": 3}, ["game.penalty_weight"]),
@@ -228,7 +228,7 @@ def test_wrong_settings(capsys, tmp_path, monkeypatch, name, settings, parts):
         ("digits-vae", ["--text", "3"], "--text is not for a run of digits-vae"),
         ("digits-categorical", ["--interpolate", "3"], "categorical"),
         ("digits-ddpm", ["--text", "x"], "a class must be one of 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, got 'x'"),
-        ("digits-ddpm", ["--interpolate", "5", "--sampler", "ancestral"], "deterministic"),
+        ("digits-ddpm", ["--interpolate", "5", "--sampler", "ancestral"], "Ancestral draws noise"),
         ("digits-ddpm", ["--interpolate", "1"], "--interpolate must be from 2"),
         ("digits-ddpm", ["--eta", "0.5"], "eta is a setting of sampler 'ddim'"),
         ("digits-unconditional", ["--text", "3"], "--text is not for a run of digits-unconditional"),

@@ -146,7 +146,7 @@ class Part:
 
 def proportion(key: str, name: str, found: Any, **more: Any) -> Finding:
     """A share with its interval, from a `metrics.Proportion`."""
-    return Finding(key, name, found.value, form="share", interval=(found.low, found.high), **{"best": "high", **more})
+    return Finding(key, name, found.value, interval=(found.low, found.high), **{"form": "share", "best": "high", **more})
 
 
 class Evaluation(Mapping[str, Finding]):
