@@ -84,7 +84,9 @@ class Finding:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON values, without what is not there."""
-        return {k: v for k, v in asdict(self).items() if v not in (None, "", {}, False) or k in ("value", "best")}
+        left_out = (None, False, "")
+        kept = {k: v for k, v in asdict(self).items() if not any(v is x for x in left_out) and v != {}}
+        return {**kept, "best": self.best}
 
     @classmethod
     def parse(cls, tree: Mapping[str, Any]) -> Finding:
@@ -146,7 +148,9 @@ class Part:
 
 def proportion(key: str, name: str, found: Any, **more: Any) -> Finding:
     """A share with its interval, from a `metrics.Proportion`."""
-    return Finding(key, name, found.value, interval=(found.low, found.high), **{"form": "share", "best": "high", **more})
+    return Finding(
+        key, name, found.value, interval=(found.low, found.high), **{"form": "share", "best": "high", **more}
+    )
 
 
 class Evaluation(Mapping[str, Finding]):
