@@ -23,7 +23,7 @@ from jensen.adversarial import (
     augment,
 )
 from jensen.core.seeding import drawing, generator
-from jensen.recipes import cyclegan
+from jensen.recipes.families import translation
 
 F64 = torch.float64
 
@@ -137,8 +137,8 @@ def test_defaults_are_those_of_the_paper_and_reach_the_recipes():
     assert (Flip(), Crop(), Jitter()) == (Flip(share=0.5), Crop(least=0.75), Jitter(amount=0.05, fill=-1.0))
     x = torch.rand(20, 3, 8, 8)
     assert torch.equal(augment(x, generator=generator(1)), augment(x, TRANSFORMS, 1.0, generator=generator(1)))
-    named = cyclegan.TRANSFORMS
-    assert set(named) == set(get_args(cyclegan.Transforms))
+    named = translation.TRANSFORMS
+    assert set(named) == set(get_args(translation.Transforms))
     assert named["colour"] + named["translation"] + named["cutout"] == TRANSFORMS
     assert named["crop"] + named["mosaic"] + named["flip"] == (Crop(), Mosaic(), Flip())
 

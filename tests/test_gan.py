@@ -1,4 +1,4 @@
-"""GANs of points: their data's law, training by every loss and rule, resuming."""
+"""GANs: the law of points around modes, networks that fit a space, training by every loss and rule, resuming."""
 
 from __future__ import annotations
 
@@ -10,34 +10,40 @@ import torch
 from torch import nn
 
 from jensen.adversarial import GAME_LOSSES
-from jensen.cli.main import main
-from jensen.core.seeding import generator
+from jensen.core.seeding import begin_globally, generator
 from jensen.data.mixtures import Modes, geometric_weights, grid, ring
-from jensen.recipes import RECIPES, configure, open_run
-from jensen.recipes.points_gan import EDGES, Waves, ring_divergences
-from jensen.recipes.running import new_state
+from jensen.data.space import Space
+from jensen.nn import Waves
+from jensen.recipes.families.gan import GAN, doublings
+from jensen.recipes.recipe import Recipe
+from jensen.recipes.settings import Training
+from jensen.recipes.words import parse
+from jensen.runs.opening import open_run
+from jensen.runs.train import new_objective, new_state, train
 from jensen.training import fit
 
-TINY = (
-    "data.points=1000",
-    "data.test=50",
-    "network.width=16",
-    "network.critic_width=16",
-    "network.layers=2",
-    "network.critic_layers=2",
-    "training.batch_size=32",
-)
+TINY = {"width": 16, "layers": 2, "critic_width": 16, "critic_layers": 2}
+RING = {"kind": "ring", "points": 1000, "test": 50}
+PLANE, GREY, COLOUR = Space((2,)), Space((1, 8, 8)), Space((3, 16, 16))
 
 
-def trained(*words, name="ring-gan", seed=0, steps=50):
-    """The state after so many steps, in memory."""
-    recipe = configure(name, [*TINY, f"training.steps={steps}", *words], seed=seed)
-    torch.manual_seed(seed)
-    setting, budget = recipe.setting(recipe.model()), recipe.training.budget()
-    state = new_state(recipe, setting.objective, budget)
-    torch.manual_seed(seed)
-    fit(state, setting.stream, budget, update=recipe.update())
-    return recipe, state
+def recipe(network=None, game=None, *, seed=0, **training):
+    """A tiny GAN of the ring."""
+    training = {"steps": 50, "batch_size": 32, "rate": 1e-3, "betas": (0.5, 0.999), "weight_decay": 0.0} | training
+    family = {"kind": "gan", "network": TINY | (network or {}), "game": game or {}}
+    return parse({"name": "tiny", "seed": seed, "data": RING, "family": family, "training": training})
+
+
+def trained(*args, **more):
+    """The state after training, in memory."""
+    made = recipe(*args, **more)
+    data = made.data.open(made.seed)
+    begin_globally(made.seed)
+    objective, budget = new_objective(made, data), made.training.budget()
+    state = new_state(made, objective, budget)
+    stream = made.family.stream(data, made.training.batch_size, made.seed)
+    fit(state, stream, budget, update=made.family.update())
+    return state
 
 
 def weights(state):
@@ -90,169 +96,207 @@ def test_where_modes_lie_and_how_heavy_they_are():
             call()
 
 
-def test_rings_around_modes():
-    """Their probabilities are those of a chi distribution; of a law that differs in its weights or spread alone, the
-    divergences are sums by hand, within 4 standard errors at n = 50,000 of the shares."""
-    law = ring(4, std=0.02, balance=0.5)
-    exact = law.rings(EDGES)
-    assert exact.sum().item() == pytest.approx(1)
-    radius = torch.distributions.Chi2(torch.tensor(2.0, dtype=torch.float64))
-    ends = torch.cat([EDGES.double(), torch.tensor([100.0], dtype=torch.float64)])
-    bands = radius.cdf(ends.square()).diff()
-    torch.testing.assert_close(exact, law.weights.double()[:, None] * bands)
-    other = ring(4, std=0.02)
-    found = ring_divergences(other.draw(50_000, generator(1)), law)
-    by_hand = (law.weights - other.weights).abs().sum().item() / 2
-    assert found["total_variation"] == pytest.approx(by_hand, abs=4 * 0.5 / math.sqrt(50_000) + 0.01)
-    p, q = law.weights.double(), other.weights.double()
-    middle = (p + q) / 2
-    by_hand = float((p * (p / middle).log() + q * (q / middle).log()).sum()) / 2
-    assert found["jensen_shannon"] == pytest.approx(by_hand, abs=0.004)
-    near = ring_divergences(law.draw(50_000, generator(2)), law)
-    assert near["jensen_shannon"] < 27 / (8 * 50_000) * 3  # chi-squared over 8 n, of mean cells - 1
-    beyond = law.which_ring(law.centres + torch.tensor([0.0, 0.07]), EDGES)
-    assert (beyond % len(EDGES)).tolist() == [len(EDGES) - 1] * 4
-    assert (beyond // len(EDGES)).tolist() == [0, 1, 2, 3]
+# networks ------------------------------------------------------------------------------------------------------------
 
 
-# training ------------------------------------------------------------------------------------------------------------
-
-ENOUGH = {"wasserstein": ("game.penalty=wgan-gp", "game.penalty_weight=10")}  # over all critics it has no bound
-
-
-@pytest.mark.parametrize("loss", GAME_LOSSES)
-def test_every_loss_trains_the_ring(loss):
-    """60 steps without a number that is not finite, in which both players have moved on from the first."""
-    _, state = trained(f"game.loss={loss}", *ENOUGH.get(loss, ()), steps=60)
-    assert state.step == 60
-    assert bool(weights(state).isfinite().all())
-    start = trained(f"game.loss={loss}", *ENOUGH.get(loss, ()), steps=1)[1]
-    for player in ("critic.", "model."):
-        before = start.objective.state_dict()
-        assert any(
-            not torch.equal(v, before[k]) for k, v in state.objective.state_dict().items() if k.startswith(player)
-        )
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["game.packing=3"], "training.batch_size must be a multiple of game.packing, got 256 and 3"),
-        (["game.augmentation=fixed"], "game.augmentation is of pictures, and ring-gan draws points: set it to none"),
-        (["training.rate=0.1"], "training.rate moves nobody here: set rates.generator and rates.critic"),
-    ],
-)
-def test_what_cannot_be_played_is_refused_before_a_folder_is_made(words, message, tmp_path, capsys):
-    sets = [part for word in words for part in ("--set", word)]
-    assert main(["train", "ring-gan", "--out", str(tmp_path / "run"), *sets]) == 2
-    assert message in capsys.readouterr().err.replace("\n", " ")
-    assert not (tmp_path / "run").exists()
+@pytest.mark.parametrize("kind", ["auto", "mlp"])
+@pytest.mark.parametrize("space", [PLANE, Space((5,)), GREY, COLOUR, Space((3, 20, 28))], ids=lambda s: str(s.shape))
+@pytest.mark.parametrize("packing", [1, 2])
+def test_players_fit_any_space(space, kind, packing):
+    family = GAN.model_validate(
+        {"network": {"kind": kind, "width": 4, "critic_width": 8}, "game": {"packing": packing}}
+    )
+    family.refuse(space, Training(steps=1))
+    model = family.model(space)
+    game = family.objective(model, space)
+    made = model.sample(4)
+    assert made.shape == (4, *space.shape)
+    assert not space.pictures or bool((made.abs() <= 1).all())
+    assert game.critic(game.seen(made, 0)).numel() == 4 // packing
+    losses = game(("critic", "generator"), {"x": torch.zeros(4, *space.shape)}, 0)
+    assert all(bool(loss.total.isfinite()) for loss in losses.values())
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("game.order=simultaneous",),
-        ("game.critic_steps=5",),
-        ("game.order=simultaneous", "game.update=extragradient"),
-        ("game.order=simultaneous", "game.update=optimistic"),
-        ("game.order=simultaneous", "game.update=consensus"),
-        ("game.noise=0.5", "game.noise_steps=20"),
-        ("game.packing=4",),
-        ("game.clip=0.1",),
-        *((f"game.penalty={name}",) for name in ("r1", "r2", "r1+r2", "wgan-gp", "dragan")),
-    ],
-    ids=lambda words: words[-1],
-)
-def test_every_rule_trains_the_ring_and_makes_a_game_of_its_own(words):
-    _, plain = trained(steps=20)
-    _, state = trained(*words, steps=20)
-    assert bool(weights(state).isfinite().all())
-    assert weights(plain).shape != weights(state).shape or not torch.equal(weights(plain), weights(state))
-    if "game.clip=0.1" in words:
-        assert max(p.abs().max().item() for p in state.objective.critic.parameters()) <= 0.1 + 1e-7
+def test_the_coarsest_grid_is_at_least_four_by_four():
+    sides = {
+        (8, 8): 1,
+        (16, 16): 2,
+        (28, 28): 2,
+        (12, 12): 1,
+        (24, 48): 2,
+        (64, 64): 4,
+        (7, 7): 0,
+        (4, 4): 0,
+        (6, 16): 0,
+    }
+    assert {side: doublings(Space((1, *side))) for side in sides} == sides
+    linear = next(m for m in GAN().model(Space((1, 24, 48))).modules() if isinstance(m, nn.Linear))
+    assert linear.out_features == 32 * 4 * 6 * 12  # four times the channels on the coarse grid
 
 
-def test_same_seed_same_bits_and_other_seed_other_bits():
-    (_, a), (_, b), (_, c) = (trained(seed=s, steps=30) for s in (0, 0, 1))
-    assert torch.equal(weights(a), weights(b))
-    assert not torch.equal(weights(a), weights(c))
-
-
-@pytest.mark.parametrize(
-    "words",
-    [("game.critic_steps=3",), ("game.order=simultaneous", "game.update=optimistic")],
-    ids=["3:1", "optimistic"],
-)
-def test_a_run_stopped_and_gone_on_with_is_the_same(tmp_path, words):
-    said = [w for word in (*TINY, "training.save_every=4", "training.previews=0", *words) for w in ("--set", word)]
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert main(["train", "ring-gan", "--out", str(whole), "--steps", "8", "--no-evaluate", *said]) == 0
-    shutil.copytree(whole, parts)
-    later = max((parts / "state").glob("*"), key=lambda p: p.name)
-    assert len(list((parts / "state").glob("*"))) >= 2
-    shutil.rmtree(later) if later.is_dir() else later.unlink()
-    (parts / "model.safetensors").unlink()
-    assert main(["train", "ring-gan", "--out", str(parts), "--resume", "--no-evaluate"]) == 0
-    assert (parts / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
-    ours, theirs = (open_run(f)[0].trained(f).state_dict() for f in (whole, parts))
-    assert all(torch.equal(v, theirs[k]) for k, v in ours.items())
-
-
-def test_players_have_rates_of_their_own():
-    recipe, state = trained("rates.generator=3e-3", "rates.critic=1e-4", "training.warmup=0", steps=1)
-    rates = {name: player.rate(0) for name, player in state.players.items()}
-    assert rates == pytest.approx({"generator": 3e-3, "critic": 1e-4})
-    assert state.players["critic"].optimizer.param_groups[0]["betas"] == recipe.rates.betas
-
-
-@pytest.mark.parametrize(
-    ("words", "part"),
-    [
-        (("game.order=simultaneous", "game.critic_steps=2"), "simultaneous players move once each, got critic_steps 2"),
-        (("game.update=optimistic",), "optimistic moves all players at once: set order to simultaneous"),
-        (("game.loss=minimax",), "game.loss"),
-        (("data.balance=0",), "data.balance"),
-    ],
-)
-def test_games_that_are_refused(words, part):
-    with pytest.raises(ValueError, match=part):
-        configure("ring-gan", words)
-
-
-def test_recipes_are_what_their_names_say():
-    plain, packed = (RECIPES[name]().model_dump() for name in ("grid-gan", "grid-pacgan"))
-    assert (plain["game"].pop("packing"), packed["game"].pop("packing")) == (1, 2)
-    assert (plain.pop("recipe"), packed.pop("recipe")) == ("grid-gan", "grid-pacgan")
-    assert plain == packed  # a fair comparison
-    for name, modes in (("ring-gan", 8), ("grid-gan", 25), ("grid-pacgan", 25)):
-        recipe = configure(name, ["data.points=50", "data.test=20"])
-        assert len(recipe.law().centres) == modes
-        assert recipe.training_data().shape == (50, 2)
-        assert recipe.test_data().shape == (20, 2)
-        assert not torch.equal(recipe.training_data()[:20], recipe.test_data())
-        assert recipe.critic()(torch.zeros(3, 2 * recipe.game.packing)).shape == (3, 1)
-    leaky = configure("ring-gan", ["network.activation=leaky-relu", "network.slope=0.1"])
-    kinds = [m for m in leaky.critic().modules() if isinstance(m, nn.LeakyReLU)]
-    assert len(kinds) == leaky.network.critic_layers
-    assert kinds[0].negative_slope == 0.1
+def test_sizes_are_of_the_kind_of_network():
+    assert (GAN().model(PLANE).shape, GAN().model(GREY).shape) == ((2,), (32,))
+    leaky = GAN.model_validate({"network": {"activation": "leaky-relu", "slope": 0.1}})
+    slopes = [
+        m.negative_slope
+        for m in leaky.objective(leaky.model(PLANE), PLANE).critic.modules()
+        if hasattr(m, "negative_slope")
+    ]
+    assert slopes == [0.1] * 3
 
 
 def test_waves_are_of_each_point_of_a_pack():
     """By hand, and the same for every point; they are kept with the critic's weights and no player moves them."""
-    torch.manual_seed(0)
-    waves = Waves(3, 2.0, packing=2)
+    waves = Waves(2, 3, 2.0, packing=2)
     x = torch.randn(5, 4)
     found = waves(x)
     for k in (0, 1):
         point = x[:, 2 * k : 2 * k + 2]
         phase = point @ waves.frequencies
         torch.testing.assert_close(found[:, 8 * k : 8 * k + 8], torch.cat([point, phase.sin(), phase.cos()], 1))
-    spread = Waves(5000, 2.0).frequencies.std().item()
+    spread = Waves(2, 5000, 2.0).frequencies.std().item()
     assert spread == pytest.approx(2, abs=4 * 2 / math.sqrt(2 * 10_000))
-    recipe = configure("grid-pacgan", [*TINY, "network.waves=4"])
-    critic = recipe.critic()
+    family = GAN.model_validate({"network": {"waves": 4}, "game": {"packing": 2}})
+    critic = family.objective(family.model(PLANE), PLANE).critic
     assert critic(torch.zeros(3, 4)).shape == (3, 1)
     assert "0.frequencies" in critic.state_dict()
     assert "0.frequencies" not in dict(critic.named_parameters())
-    assert not any(isinstance(m, Waves) for m in configure("ring-gan").critic().modules())
+
+
+# training ------------------------------------------------------------------------------------------------------------
+
+ENOUGH = {"wasserstein": {"penalty": "wgan-gp", "penalty_weight": 10}}  # over all critics it has no bound
+
+
+@pytest.mark.parametrize("loss", GAME_LOSSES)
+def test_every_loss_trains_the_ring(loss):
+    """60 steps without a number that is not finite, in which both players have moved on from the first."""
+    game = {"loss": loss} | ENOUGH.get(loss, {})
+    state, start = trained(game=game, steps=60), trained(game=game, steps=1)
+    assert state.step == 60
+    assert bool(weights(state).isfinite().all())
+    before = start.objective.state_dict()
+    for player in ("critic.", "model."):
+        after = {k: v for k, v in state.objective.state_dict().items() if k.startswith(player)}
+        assert any(not torch.equal(v, before[k]) for k, v in after.items())
+
+
+@pytest.mark.parametrize(
+    "game",
+    [
+        {"order": "simultaneous"},
+        {"critic_steps": 5},
+        *({"order": "simultaneous", "update": rule} for rule in ("extragradient", "optimistic", "consensus")),
+        {"noise": 0.5, "noise_steps": 20},
+        {"packing": 4},
+        {"clip": 0.1},
+        *({"penalty": name} for name in ("r1", "r2", "r1+r2", "wgan-gp", "dragan")),
+    ],
+    ids=lambda game: "-".join(map(str, game.values())),
+)
+def test_every_rule_trains_the_ring_and_makes_a_game_of_its_own(game):
+    plain, state = trained(steps=20), trained(game=game, steps=20)
+    assert bool(weights(state).isfinite().all())
+    assert weights(plain).shape != weights(state).shape or not torch.equal(weights(plain), weights(state))
+    if "clip" in game:
+        assert max(p.abs().max().item() for p in state.objective.critic.parameters()) <= 0.1 + 1e-7
+
+
+def test_a_critic_is_normalised_by_its_largest_singular_values():
+    """After 100 steps each weight of the critic has a spectral norm from 1 to 1.05; without the setting none has."""
+    for spectral in (True, False):
+        state = trained(network={"spectral": spectral}, steps=100)
+        layers = [m for m in state.objective.critic.modules() if isinstance(m, nn.Linear)]
+        norms = [float(torch.linalg.matrix_norm(m.weight.detach(), 2)) for m in layers]
+        assert len(norms) == 3
+        assert all((1 - 1e-5 < norm < 1.05) == spectral for norm in norms)  # u and v are at most a little behind
+
+
+def test_same_seed_same_bits_and_other_seed_other_bits():
+    a, b, c = (weights(trained(seed=s, steps=30)) for s in (0, 0, 1))
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+
+
+@pytest.mark.parametrize(
+    ("network", "game"),
+    [
+        ({"spectral": True}, {"critic_steps": 3}),
+        ({}, {"order": "simultaneous", "update": "optimistic"}),
+    ],
+    ids=["3:1", "optimistic"],
+)
+def test_a_run_stopped_and_gone_on_with_is_the_same(tmp_path, network, game):
+    made = recipe(network, game, steps=8, save_every=4, previews=0)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train(made, whole)
+    shutil.copytree(whole, parts)
+    states = sorted((parts / "state").glob("*"))
+    assert len(states) >= 2
+    shutil.rmtree(states[-1]) if states[-1].is_dir() else states[-1].unlink()
+    (parts / "model.safetensors").unlink()
+    train(made, parts, resume=True)
+    assert (parts / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    ours, theirs = (torch.load(max(f.glob("state/*")), weights_only=True)["objective"] for f in (whole, parts))
+    assert all(torch.equal(v, theirs[k]) for k, v in ours.items())
+    assert torch.equal(open_run(parts).draw(5, seed=3), open_run(whole).draw(300, seed=3)[:5])
+
+
+def test_players_have_rates_of_their_own():
+    state = trained(rate=3e-3, rates={"critic": 1e-4}, warmup=0, steps=1)
+    rates = {name: player.rate(0) for name, player in state.players.items()}
+    assert rates == pytest.approx({"generator": 3e-3, "critic": 1e-4})
+    assert state.players["critic"].optimizer.param_groups[0]["betas"] == (0.5, 0.999)
+
+
+# what is refused -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("network", "game", "message"),
+    [
+        ({}, {"packing": 3}, "game.packing must divide the 32 examples of a batch, got 3"),
+        ({}, {"augmentation": "fixed"}, "game.augmentation is for pictures, and these data are points: set it to none"),
+        ({}, {"order": "simultaneous", "critic_steps": 2}, "simultaneous players move once each, got critic_steps 2"),
+        ({}, {"update": "optimistic"}, "with optimistic all players move at once: set game.order to simultaneous"),
+        ({}, {"loss": "minimax"}, "game.loss"),
+        ({}, {"penalty_weight": 3}, "game.penalty_weight is not used by this game, got 3.0: leave it at 1.0"),
+        ({}, {"noise_steps": 3}, "game.noise_steps is not used by this game"),
+        ({}, {"consensus": 3}, "game.consensus is not used by this game"),
+        ({}, {"augmentation_share": 0.2}, "game.augmentation_share is not used by this game"),
+        ({"kind": "conv"}, {}, "network.kind conv is for pictures, and these data are points: set it to mlp"),
+        ({"slope": 0.3}, {}, "network.slope is not used with activation relu"),
+        ({"frequency": 3}, {}, "network.frequency is not used without waves"),
+    ],
+)
+def test_games_that_are_refused(network, game, message):
+    with pytest.raises(ValueError) as refused:
+        recipe(network, game)
+    assert message in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("space", "network", "message"),
+    [
+        (GREY, {"layers": 3}, "network.layers is not used by convolutions, got 3: leave it out"),
+        (GREY, {"waves": 3}, "network.waves is not used for pictures, got 3: leave it at 0"),
+        (Space((1, 9, 9)), {}, "takes pictures of even sides from 8 pixels, got 9 x 9: set it to mlp"),
+        (Space((1, 8, 8), b=GREY), {}, "takes data of one kind, and these have two sides: use family translation"),
+    ],
+)
+def test_data_that_do_not_suit_are_refused(space, network, message):
+    with pytest.raises(ValueError, match=message.replace(".", r"\.")):
+        GAN.model_validate({"network": network}).refuse(space, Training(steps=1))
+
+
+def test_a_rate_of_no_player_is_refused_before_a_folder_is_made(tmp_path):
+    with pytest.raises(ValueError, match=r"training\.rates must name players, critic, generator, got 'critics'"):
+        train(recipe(rates={"critics": 1e-3}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_recipe_is_kept_whole():
+    made = recipe({"waves": 3}, {"loss": "hinge"})
+    assert Recipe.model_validate(made.tree()) == made
+    assert made.tree()["family"]["network"]["waves"] == 3

@@ -1,8 +1,7 @@
-"""GANs of points: how a run is judged, and what a fresh critic finds."""
+"""Modes, critics, transport and hidden units: cases whose answers are known."""
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 
@@ -10,90 +9,104 @@ import pytest
 import torch
 from torch import nn
 
-from jensen.adversarial import critic_divergence, divergence, exponential, hinge, logistic, squared
-from jensen.cli.main import main
+from cases import case_of, data_of
+from jensen.adversarial import critic_divergence, divergence, exponential, hinge, logistic, squared, wasserstein1
 from jensen.core.seeding import generator
+from jensen.data.dataset import Truths
 from jensen.data.mixtures import Modes, ring
-from jensen.metrics import energy_distance, mode_coverage, wilson
+from jensen.data.space import Space
+from jensen.judging.case import Played
+from jensen.judging.critics import (
+    Nearest,
+    critics,
+    estimate,
+    fresh_critic,
+    histogram,
+    learn_critic,
+    logits,
+    transport,
+    units,
+)
+from jensen.judging.modes import EDGES, modes, ring_divergences
+from jensen.judging.settings import Judging
+from jensen.metrics import mode_coverage
 from jensen.metrics.units import Units, never_positive
 from jensen.models import GAN
-from jensen.recipes import configure, open_run
-from jensen.recipes.adversarial_judging import estimate, histogram, learn_critic, logits
-from jensen.recipes.base import silent
-from jensen.recipes.folder import RunError
-from jensen.recipes.points_gan import Nearest
-from test_gan import TINY
+from jensen.objectives.adversarial import Adversarial
+from jensen.recipes.families import gan
+from jensen.runs.evaluate import case_of as judged
+from jensen.runs.evaluate import evaluate
+from jensen.runs.opening import open_run
+from jensen.runs.train import train
+from jensen.training import descend
+from test_gan import recipe
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A run of `grid-pacgan`, trained for a moment and judged; its 50 test data are no whole number of packs."""
-    folder = tmp_path_factory.mktemp("runs") / "grid"
-    words = (
-        *TINY,
-        "game.packing=4",
-        "judging.samples=200",
-        "judging.critic_steps=20",
-        "training.previews=2",
-        "training.log_every=5",
-    )
-    said = [w for word in words for w in ("--set", word)]
-    assert main(["train", "grid-pacgan", "--out", str(folder), "--steps", "20", *said]) == 0
-    return folder
+def found(part):
+    return {finding.key: finding for finding in part.findings}
 
 
-def test_judged_numbers_are_those_of_the_run(run):
-    recipe, model = open_run(run)
-    found = json.loads((run / "evaluation.json").read_text())
-    made, x = recipe.draw(model, 200, 0), recipe.test_data()
-    modes = mode_coverage(made, recipe.law().centres, recipe.law().std, recipe.law().weights)
-    own = found["own"]["drawn"]
-    assert (own["recovered"], own["of"], own["n"]) == (modes.recovered, 25, 200)
-    assert own["high_quality"]["value"] == modes.high_quality
-    interval = wilson(round(200 * modes.high_quality), 200)
-    assert (own["high_quality"]["low"], own["high_quality"]["high"]) == (interval.low, interval.high)
-    assert own["reverse_kl"] == pytest.approx(modes.reverse_kl)
-    assert found["samples"]["drawn"]["energy"] == pytest.approx(energy_distance(made, x).value, abs=1e-9)
-    assert found["critic"]["packing"] == 4
-    assert found["critic"]["packs"] == 12
-    assert sum(found["critic"]["logits"]["real"]) == 12
-    assert found["fresh"]["estimate"]["name"] == "jensen-shannon"
-    assert found["fresh"]["estimate"]["most"] == pytest.approx(math.log(2))
-    for layer in (*found["units"]["generator"], *found["units"]["critic"]):
-        assert 0 <= layer["never"] <= layer["of"] == 16
+# modes ---------------------------------------------------------------------------------------------------------------
 
 
-def test_the_critic_that_is_judged_is_trainings(run):
-    recipe, _ = open_run(run)
-    game = recipe.trained(run)
-    saved = torch.load(max((run / "state").rglob("*.pt")), weights_only=True)["objective"]
-    assert all(torch.equal(v, saved[k]) for k, v in game.state_dict().items())
-    assert not any(p.requires_grad for p in game.parameters())
+def test_modes_that_samples_reach():
+    """By hand: of four modes one has 30 samples on it, one 10, a third 10 that lie four standard deviations off."""
+    law = ring(4, std=0.01, balance=0.5)
+    off = law.centres[2] + torch.tensor([0.0, 0.04])
+    made = torch.cat([law.centres[0].expand(30, 2), law.centres[1].expand(10, 2), off.expand(10, 2)])
+    test = law.draw(40, generator(0))
+    part = modes(case_of(data_of(test, test, truths=Truths(modes=law)), made))
+    by_key = found(part)
+    assert by_key["modes_recovered"].value == 2
+    assert by_key["high_quality"].value == 0.8
+    q, w = torch.tensor([0.6, 0.2, 0.2]), law.weights[:3]
+    assert by_key["mode_kl"].value == pytest.approx(float((q * (q / w).log()).sum()), rel=1e-6)
+    real = mode_coverage(test, law.centres, law.std, law.weights)
+    assert by_key["modes_recovered"].floor == real.recovered
+    assert by_key["high_quality"].floor == real.high_quality
+    assert by_key["mode_kl"].floor == mode_coverage(made, law.centres, law.std, law.weights).floor
+    assert part.details["modes"]["samples"]["shares"] == pytest.approx([0.6, 0.2, 0.2, 0])
+    assert by_key["ring_js"].value == ring_divergences(made, law)[0]
+    assert by_key["ring_tv"].floor == ring_divergences(test, law)[1]
+    assert not part.pictures
 
 
-def test_the_page_shows_what_was_found(run):
-    page = (run / "report.html").read_text()
-    for part in ("modes recovered", "From noise to modes", "What critics tell apart", "of packs of 4", "Hidden units"):
-        assert part in page
-    assert "Stability" not in page
+def test_modes_are_judged_where_they_are_known_and_samples_are_drawn():
+    law, x = ring(4), torch.zeros(20, 2)
+    assert modes(case_of(data_of(x), x)) is None
+    assert modes(case_of(data_of(x, truths=Truths(modes=law)), x, nn.Linear(2, 2))) is None
+    for latent in (1, 2):  # noise is shown where it is a plane
+        model = GAN(nn.Linear(latent, 2), latent)
+        part = modes(case_of(data_of(x, truths=Truths(modes=law)), x, model))
+        assert [picture.name for picture in part.pictures] == ["noise"] * (latent == 2)
 
 
-def test_a_run_without_its_checkpoint_says_so(run, tmp_path, capsys):
-    bare = tmp_path / "bare"
-    shutil.copytree(run, bare)
-    shutil.rmtree(bare / "state")
-    capsys.readouterr()
-    assert main(["evaluate", str(bare)]) == 2
-    assert "no checkpoint in state/, and only that has the critic" in capsys.readouterr().err
-    recipe, _ = open_run(bare)
-    with pytest.raises(RunError, match="no checkpoint"):
-        recipe.trained(bare)
+def test_rings_around_modes():
+    """Their probabilities are those of a chi distribution; of a law that differs in its weights or spread alone, the
+    divergences are sums by hand, within 4 standard errors at n = 50,000 of the shares."""
+    law = ring(4, std=0.02, balance=0.5)
+    exact = law.rings(EDGES)
+    assert exact.sum().item() == pytest.approx(1)
+    radius = torch.distributions.Chi2(torch.tensor(2.0, dtype=torch.float64))
+    ends = torch.cat([EDGES.double(), torch.tensor([100.0], dtype=torch.float64)])
+    bands = radius.cdf(ends.square()).diff()
+    torch.testing.assert_close(exact, law.weights.double()[:, None] * bands)
+    other = ring(4, std=0.02)
+    jensen_shannon, total_variation = ring_divergences(other.draw(50_000, generator(1)), law)
+    by_hand = (law.weights - other.weights).abs().sum().item() / 2
+    assert total_variation == pytest.approx(by_hand, abs=4 * 0.5 / math.sqrt(50_000) + 0.01)
+    p, q = law.weights.double(), other.weights.double()
+    middle = (p + q) / 2
+    by_hand = float((p * (p / middle).log() + q * (q / middle).log()).sum()) / 2
+    assert jensen_shannon == pytest.approx(by_hand, abs=0.004)
+    near = ring_divergences(law.draw(50_000, generator(2)), law)
+    assert near[0] < 27 / (8 * 50_000) * 3  # chi-squared over 8 n, of mean cells - 1
+    beyond = law.which_ring(law.centres + torch.tensor([0.0, 0.07]), EDGES)
+    assert (beyond % len(EDGES)).tolist() == [len(EDGES) - 1] * 4
+    assert (beyond // len(EDGES)).tolist() == [0, 1, 2, 3]
 
 
-def test_points_drawn_depend_on_seed_and_number_alone(run):
-    recipe, model = open_run(run)
-    assert torch.equal(recipe.draw(model, 5, 3), recipe.draw(model, 300, 3)[:5])
-    assert not torch.equal(recipe.draw(model, 5, 3), recipe.draw(model, 5, 4))
+# a fresh critic ------------------------------------------------------------------------------------------------------
 
 
 class Features(nn.Module):
@@ -121,18 +134,18 @@ class Features(nn.Module):
 def test_a_fresh_critic_finds_the_divergence(loss, squash):
     """Of two rings that differ in their modes' weights: within 4 standard errors of the exact one, n = 20,000 each."""
     p, q = ring(6, balance=0.2), ring(6)
-    torch.manual_seed(0)
     critic = Features(p, squash)
     at = learn_critic(critic, loss, p.draw(20_000), q.draw, steps=150, batch=500, rate=0.05)
     assert 0 < at <= 150
     real, fake = (logits(critic, law.draw(20_000)) for law in (p, q))
-    found = critic_divergence(loss, real, fake)
+    gain = critic_divergence(loss, real, fake)
     laws = [torch.distributions.Categorical(law.weights.double()) for law in (p, q)]
-    assert found.value == pytest.approx(divergence(loss, *laws).value, abs=4 * found.stderr)
-    said = estimate(loss, real, fake)
-    assert (said["value"], said["name"]) == (found.value, loss.divergence)
+    assert gain.value == pytest.approx(divergence(loss, *laws).value, abs=4 * gain.stderr)
+    said = estimate("fresh", "fresh critic", loss, real, fake)
+    assert (said.value, said.stderr) == (gain.value, gain.stderr)
     apart = torch.full((4,), 1e3 if loss is logistic or loss is exponential else 1.0)  # supports that do not meet
-    assert said["most"] == pytest.approx(estimate(loss, apart, -apart)["value"])
+    most = estimate("fresh", "fresh critic", loss, apart, -apart).value
+    assert said.note == f"lower bound, at most {most:.3g}"
 
 
 def test_a_fresh_critic_rests_where_it_was_best():
@@ -142,13 +155,12 @@ def test_a_fresh_critic_rests_where_it_was_best():
     critic = Features(p, lambda t: t)
     at = learn_critic(critic, logistic, p.draw(5000), q.draw, steps=60, batch=200, rate=30.0)
     real, fake = logits(critic, p.draw(5000)), logits(critic, q.draw(5000))
-    torch.manual_seed(1)
     assert at < 60 or critic_divergence(logistic, real, fake).value > 0
     assert bool(critic.weight.abs().sum() > 0)
 
 
-def test_a_fresh_critic_that_learns_rows_by_heart_rests_before():
-    """Of one law twice, 100 rows in 20 dimensions to learn from: the moment is not chosen on rows that were learnt.
+def test_a_fresh_critic_that_memorises_rows_rests_before():
+    """Of one law twice, 100 rows in 20 dimensions to learn from: the moment is not chosen on rows that were learned.
 
     On those the gain only grows; on others the last moment would be 0.5 nats below guessing and more. The bound keeps
     to 0 within 4 standard errors, n = 5,000.
@@ -162,33 +174,30 @@ def test_a_fresh_critic_that_learns_rows_by_heart_rests_before():
     data = draw(100)
     at = learn_critic(critic, logistic, data, draw, steps=300, batch=64, rate=1e-2)
     assert at <= 100
-    found = critic_divergence(logistic, logits(critic, draw(5000)), logits(critic, draw(5000)))
-    assert -0.5 < found.value < 4 * found.stderr
+    gain = critic_divergence(logistic, logits(critic, draw(5000)), logits(critic, draw(5000)))
+    assert -0.5 < gain.value < 4 * gain.stderr
 
 
-@pytest.mark.parametrize(("name", "centres"), [("ring-gan", 8), ("grid-pacgan", 25)])
-def test_a_fresh_critic_of_points_resolves_narrow_modes(name, centres):
+@pytest.mark.parametrize("own", [False, True], ids=["fresh", "of training"])
+def test_a_fresh_critic_of_points_resolves_narrow_modes(own):
     """Modes twice as wide as they should be: n = 4,000 held-out points each find 0.8 of the divergence, and no more.
 
     Half the squared distance in variances is exponential, with mean 1 and 4, and sufficient. The critic of training,
-    without what it sees of the modes, finds less than a third on the ring.
+    without what the fresh one sees of the modes, finds less than a third.
     """
-    recipe = configure(name, ["data.std=0.01", "game.packing=1"])
-    p = recipe.law()
+    p = ring(8)
     q = Modes(p.centres, 2 * p.std, p.weights)
-    exact = divergence(
-        logistic, *(torch.distributions.Exponential(torch.tensor(r).double()) for r in (1.0, 0.25))
-    ).value
-    found = {}
-    for kind in ("fresh_critic", "critic")[: 2 if name == "ring-gan" else 1]:
-        torch.manual_seed(3)
-        critic = getattr(recipe, kind)()
-        learn_critic(critic, logistic, p.draw(20_000), q.draw, steps=500, batch=256, rate=1e-3)
-        found[kind] = critic_divergence(logistic, logits(critic, p.draw(4000)), logits(critic, q.draw(4000)))
-    assert 0.8 * exact < found["fresh_critic"].value < exact + 4 * found["fresh_critic"].stderr
-    assert len(recipe.law().centres) == centres
-    if name == "ring-gan":
-        assert found["critic"].value < exact / 3
+    laws = (torch.distributions.Exponential(torch.tensor(r).double()) for r in (1.0, 0.25))
+    exact = divergence(logistic, *laws).value
+    torch.manual_seed(3)
+    space, family = Space((2,)), gan.GAN()
+    critic = family.objective(family.model(space), space).critic if own else fresh_critic(space, p)
+    learn_critic(critic, logistic, p.draw(20_000), q.draw, steps=500)
+    gain = critic_divergence(logistic, logits(critic, p.draw(4000)), logits(critic, q.draw(4000)))
+    if own:
+        assert gain.value < exact / 3
+    else:
+        assert 0.8 * exact < gain.value < exact + 4 * gain.stderr
 
 
 def test_where_a_point_lies_from_its_mode():
@@ -203,30 +212,109 @@ def test_where_a_point_lies_from_its_mode():
     assert seen[2, 6:].tolist() == pytest.approx([-math.asinh(100), 0, math.asinh(100)], abs=1e-4)
 
 
-@pytest.mark.parametrize(("latent", "titles"), [(1, ["Modes"]), (2, ["From noise to modes", "Modes"])])
-def test_noise_is_shown_where_it_is_a_plane(latent, titles, tmp_path):
-    recipe = configure("ring-gan", [*TINY, f"network.latent={latent}"])
-    model = recipe.model()
-    own = recipe.judged(recipe.draw(model, 100, 0), model, tmp_path, silent)
-    sections = recipe.own_sections(own, tmp_path)
-    assert [section.title for section in sections] == titles
-    assert (tmp_path / "noise.png").exists() == (latent == 2)
+def test_fresh_critics_take_any_space():
+    for space in (Space((3,)), Space((3, 12, 20))):
+        assert logits(fresh_critic(space), torch.zeros(4, *space.shape)).shape == (4,)
 
 
 def test_packs_of_logits_and_their_histogram():
     critic = nn.Linear(4, 1)
     x = torch.randn(7, 2)
-    found = logits(critic, x, 2)
-    torch.testing.assert_close(found, critic(x[:6].reshape(3, 4))[:, 0].detach())
-    patches = logits(nn.Conv2d(1, 1, 2), torch.randn(3, 1, 4, 4))
-    assert patches.shape == (3,)
-    counted = histogram(torch.tensor([0.0, 1.0, 1.0]), torch.tensor([0.0, 0.5]))
+    torch.testing.assert_close(logits(critic, x, 2), critic(x[:6].reshape(3, 4))[:, 0].detach())
+    assert logits(nn.Conv2d(1, 1, 2), torch.randn(3, 1, 4, 4)).shape == (3,)
+    edges, counted = histogram(torch.tensor([0.0, 1.0, 1.0]), torch.tensor([0.0, 0.5]))
     assert (sum(counted["real"]), sum(counted["generated"])) == (3, 2)
-    assert counted["real"][0] == 1
-    assert counted["real"][-1] == 2
-    assert len(counted["edges"]) == len(counted["real"]) + 1
-    same = histogram(torch.zeros(3), torch.zeros(3))
-    assert sum(same["real"]) == 3
+    assert (counted["real"][0], counted["real"][-1]) == (1, 2)
+    assert len(edges) == len(counted["real"]) + 1
+    assert sum(histogram(torch.zeros(3), torch.zeros(3))[1]["real"]) == 3
+
+
+# the game that training left -----------------------------------------------------------------------------------------
+
+
+class First(nn.Module):
+    """The first coordinate, times a slope."""
+
+    def __init__(self, slope=1.0):
+        super().__init__()
+        self.slope = slope
+
+    def forward(self, x):
+        return self.slope * x.flatten(1)[:, 0]
+
+
+def game_case(critic, made, test, train=None, *, model=None, **game):
+    """A case of this critic, whose generator draws `made`."""
+    model = GAN(nn.Linear(1, 2), 1) if model is None else model
+    played = Played(Adversarial(model, critic, **game), descend, {}, 0, lambda start: iter(()))
+    settings = Judging(samples=max(16, len(made)), critic_steps=3)
+    return case_of(
+        data_of(test if train is None else train, test), made, model, played=lambda: played, settings=settings
+    )
+
+
+def test_what_the_critic_of_training_tells():
+    """Logits of 3 on data and -3 on samples, by hand; of packs of two there are half as many of them."""
+    test, made = torch.tensor([[3.0, 0.0]]).expand(21, 2), torch.tensor([[-3.0, 0.0]]).expand(21, 2)
+    for packing in (1, 2):
+        part = critics(game_case(First(), made, test, packing=packing))
+        by_key = found(part)
+        gain = math.log(2) - math.log1p(math.exp(-3))
+        assert by_key["trained"].value == pytest.approx(gain, rel=1e-6)
+        assert by_key["trained"].name.startswith("Jensen-Shannon, training's critic")
+        assert ("packs of 2" in by_key["trained"].name) == (packing == 2)
+        assert by_key["trained_tv"].value == pytest.approx(1)
+        assert by_key["fresh"].note == "lower bound, at most 0.693"
+        assert len(part.plots) == 2
+    plain = found(critics(game_case(First(), made, test, loss="hinge")))
+    assert [key for key in plain if plain[key].name.startswith("total variation")] == ["fresh", "trained"]
+    assert "trained" not in found(critics(game_case(First(), made, test, loss="wasserstein")))
+
+
+def test_critics_leave_the_random_numbers_as_they_were():
+    x = torch.randn(30, 2)
+    case = game_case(First(), x, x)
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    first = found(critics(case))["fresh"].value
+    assert torch.equal(torch.rand(1), expected)
+    assert found(critics(case))["fresh"].value == first
+
+
+def test_without_a_game_there_is_no_critic():
+    x = torch.zeros(20, 2)
+    case = case_of(data_of(x), x, GAN(nn.Linear(1, 2), 1))
+    assert critics(case) is units(case) is None
+
+
+def test_transport_of_a_shift_is_the_shift():
+    train, test = torch.randn(40, 3), torch.randn(40, 3)
+    by_key = found(transport(case_of(data_of(train, test), test + torch.tensor([0.0, 3.0, 4.0]))))
+    assert by_key["transport"].value == pytest.approx(5, rel=1e-5)
+    assert by_key["transport"].floor == pytest.approx(float(wasserstein1(train, test)), rel=1e-5)
+    assert by_key["transport_train"].value == pytest.approx(
+        float(wasserstein1(train, test + torch.tensor([0.0, 3.0, 4.0]))), rel=1e-5
+    )
+    assert set(by_key) == {"transport", "transport_train"}
+    assert transport(case_of(data_of(train, test), test, nn.Linear(3, 3))) is None
+
+
+@pytest.mark.parametrize("slope", [1.0, 1.5])
+def test_a_wasserstein_critics_claim_is_a_difference_of_means(slope):
+    """By hand: samples are the held-out data moved by 1/4; the claim is below the distance for a slope of 1."""
+    test, train = torch.randn(30, 2), torch.randn(50, 2)
+    by_key = found(transport(game_case(First(slope), test - 0.25, test, train, loss="wasserstein")))
+    assert by_key["critic_test"].value == pytest.approx(slope / 4, rel=1e-5)
+    assert by_key["critic_train"].value == pytest.approx(
+        slope * float(train[:, 0].mean() - (test[:, 0] - 0.25).mean()), rel=1e-4
+    )
+    variance = (test[:, 0].double().var() + (test[:, 0] - 0.25).double().var()) / 30
+    assert by_key["critic_test"].stderr == pytest.approx(slope * float(variance.sqrt()), rel=1e-5)
+    assert by_key["critic_slope"].value == pytest.approx(slope - 1, abs=1e-6)
+    assert by_key["transport"].value == pytest.approx(0.25 * math.sqrt(2), rel=1e-5)
+    if slope == 1:
+        assert by_key["critic_test"].value < by_key["transport"].value
 
 
 def test_units_that_are_never_positive():
@@ -241,7 +329,49 @@ def test_units_that_are_never_positive():
         assert never_positive(net, lambda net=net: net(x)) == [Units("1", 1, 3)]
         assert not net[1]._forward_hooks
     assert never_positive(nn.Tanh(), lambda: None) == []
-    model = GAN(nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2)), [2])
+
+
+def test_the_share_of_units_that_are_never_positive():
+    """By hand: two of the generator's four are dead at a bias of -99; the critic has none that could be."""
+    model = GAN(nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2)), 2)
     model.network[0].bias.data = torch.tensor([99.0, -99.0, -99.0, 0.0])
-    z = model.latent(200, generator(0))
-    assert [(u.never, u.of) for u in never_positive(model, lambda: model(z))] == [(2, 4)]
+    x = torch.randn(200, 2)
+    by_key = found(units(game_case(First(), x, x, model=model)))
+    assert set(by_key) == {"units_generator"}
+    assert by_key["units_generator"].value == 0.5
+    assert by_key["units_generator"].note == "2 of 4"
+
+
+# a run ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of packs of four, trained for a moment; its 50 test data are no whole number of packs."""
+    folder = tmp_path_factory.mktemp("runs") / "ring"
+    made = recipe({"waves": 4}, {"packing": 4}, steps=20, previews=1, log_every=5)
+    train(made.model_copy(update={"judging": Judging(samples=200, critic_steps=20)}), folder)
+    return folder
+
+
+def test_the_critic_that_is_judged_is_trainings(run):
+    opened = open_run(run)
+    game = judged(opened, opened.open_data()).game
+    saved = torch.load(max((run / "state").rglob("*.pt")), weights_only=True)["objective"]
+    assert all(torch.equal(v, saved[k]) for k, v in game.objective.state_dict().items())
+    assert game.step == 20
+
+
+def test_a_run_is_judged_with_its_game_or_without(run, tmp_path):
+    whole = evaluate(run)
+    assert {"modes_recovered", "fresh", "trained", "units_critic", "transport"} <= set(whole)
+    assert "packs of 4" in whole["trained"].name
+    page = (run / "report.html").read_text()
+    for words in ("Noise, coloured by its sample&#39;s mode", "Hidden units", "mean logits of the critic"):
+        assert words in page
+    bare = tmp_path / "bare"
+    shutil.copytree(run, bare)
+    shutil.rmtree(bare / "state")
+    found = evaluate(bare)
+    assert set(whole) - set(found) == {"fresh", "fresh_tv", "trained", "trained_tv", "units_generator", "units_critic"}
+    assert found["modes_recovered"].value == whole["modes_recovered"].value

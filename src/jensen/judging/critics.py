@@ -38,6 +38,8 @@ APART = DIVERGENCES["total-variation"]
 BATCH, RATE = 256, 1e-3  # of a fresh critic's training
 LOOKS = 30  # at a fresh critic while it learns
 BINS = 40  # of a histogram of logits
+NAMES = {"jensen-shannon": "Jensen-Shannon", "total-variation": "total variation", "hellinger": "Hellinger"}
+NAMES |= {"le-cam": "Le Cam"}  # divergences as people write them
 ROWS, COST = 1000, 1e9  # between which mass is moved, at most; differences of numbers for that, at most
 
 
@@ -185,10 +187,10 @@ def logits_of(case: Case, critic: nn.Module, packing: int, stream: str) -> tuple
 def estimate(key: str, name: str, loss: MarginLoss, real: Tensor, fake: Tensor, *, card: bool = False) -> Finding:
     """The divergence of this loss from a critic's logits: a lower bound on average."""
     found = critic_divergence(loss, real, fake)
-    what = (loss.divergence or f"gain in {loss.name} loss").replace("-", " ")
+    what = NAMES.get(loss.divergence or "", f"gain in {loss.name} loss")
     most = loss.scale * loss.chance
     note = "lower bound" + (f", at most {most:.3g}" if math.isfinite(most) else "")
-    return Finding(key, f"{what[0].upper()}{what[1:]}, {name}", found.value, found.stderr, note=note, card=card)
+    return Finding(key, f"{what}, {name}", found.value, found.stderr, note=note, card=card)
 
 
 def histogram(real: Tensor, fake: Tensor) -> tuple[list[float], dict[str, list[float]]]:

@@ -16,7 +16,7 @@ from jensen.core.protocols import Coding
 from jensen.core.seeding import derived, drawing, generator
 from jensen.data.space import Classes
 from jensen.judging.case import Case, chunks, judge
-from jensen.models import LatentChain
+from jensen.models import GAN, LatentChain
 from jensen.report.findings import Finding, Part, Picture, Table
 from jensen.report.gallery import fitting_scale, gallery
 from jensen.variational.collapse import CollapseReport, LayerUse, Measured, collapse_report
@@ -117,16 +117,18 @@ def traversal(model: Coding, x: Tensor, most: int = ROWS) -> tuple[Tensor, list[
 @judge
 @torch.no_grad()
 def interpolations(case: Case) -> Part | None:
-    """From one draw of the prior to another."""
+    """From one draw of the prior to another, by a model of latents or a generator of pictures."""
     model = case.model
-    if not isinstance(model, Walked) or not model.prior().has_rsample:
+    if not isinstance(model, GAN | Walked):
+        return None
+    if not (case.data.space.pictures if isinstance(model, GAN) else model.prior().has_rsample):
         return None
     ends = [
         [generator(derived(case.seed, "interpolations", row, end), case.device) for end in ("from", "to")]
         for row in range(6)
     ]
     made = torch.cat([model.interpolate(*pair, STEPS) for pair in ends])
-    text = "Means of p(x | z) along the great circle between two draws of the prior."
+    text = "G(z), or the mean of p(x | z), along the great circle between two draws of the prior of z."
     return Part(
         "Latent interpolations",
         text,

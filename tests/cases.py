@@ -1,0 +1,38 @@
+"""Cases built by hand, for judges: a model that draws what it is told to."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from jensen.data.dataset import Data, Truths
+from jensen.data.pool import Tensors
+from jensen.data.space import Space
+from jensen.judging.case import Case
+from jensen.judging.settings import Judging
+
+
+class Fixed(nn.Module):
+    """Draws these samples, in order."""
+
+    def __init__(self, x):
+        super().__init__()
+        self.register_buffer("x", x)
+
+    def sample(self, n, *, cond=None, generator=None):
+        return self.x[:n]
+
+
+def data_of(train, test=None, *, cond=None, truths=None, **space):
+    """Data with these rows; a condition names its classes in `space`."""
+    rows = {"x": train} if cond is None else {"x": train, "cond": cond[0]}
+    held = {"x": train if test is None else test} | ({} if cond is None else {"cond": cond[1]})
+    shape = Space(tuple(train.shape[1:]), **space)
+    return Data("data", "0", shape, Tensors(**rows), Tensors(**held), truths or Truths())
+
+
+def case_of(data, samples, model=None, **more):
+    """A case of these samples; `draw` gives more of a model's where it is one."""
+    settings = more.pop("settings", Judging(samples=max(16, len(samples)), mode_samples=1))
+    model = Fixed(samples) if model is None else model
+    return Case(model, data, lambda n, **_: samples[torch.arange(n) % len(samples)], settings=settings, **more)
