@@ -16,7 +16,8 @@ from jensen.data.space import Classes, Space
 from jensen.nn import mlp
 
 WIDTH = 32  # of the classifier's last hidden layer
-CHANNELS, GRID, COARSE = 16, 2, 4  # of the random network: features are CHANNELS x GRID x GRID
+COARSE = 4  # pixels of the grid that convolutions end on
+CHANNELS, LEARNED = 16, 32  # of the random network and of a classifier of large pictures
 SMALL = 1024  # numbers a picture up to which the classifier is fully connected
 SEED = 20_260  # of the random network
 CHUNK = 1024  # rows whose features are computed together
@@ -66,14 +67,15 @@ def features_of(choice: str | Callable[[Tensor], Tensor], data: Data) -> Feature
     raise ValueError(f"features must be one of auto, classifier, convolutional, raw, got {choice!r}")
 
 
-def convolutions(shape: Sequence[int], channels: int, grid: int) -> nn.Sequential:
-    """Pictures of any size (N, C, H, W) to (N, channels grid^2): 3 x 3 convolutions, each halving, to a coarse grid."""
-    layers: list[nn.Module] = [nn.Conv2d(shape[0], channels, 3, padding=1), nn.LeakyReLU(0.2)]
-    side = min(shape[1:])
+def convolutions(shape: Sequence[int], channels: int) -> nn.Sequential:
+    """Pictures of any size (N, C, H, W) to (N, 4 channels): 3 x 3 convolutions, all but the last of stride 2."""
+    layers: list[nn.Module] = []
+    inputs, side = shape[0], min(shape[1:])
     while side > COARSE:
-        side = -(-side // 2)
-        layers += [nn.AvgPool2d(2, ceil_mode=True), nn.Conv2d(channels, channels, 3, padding=1), nn.LeakyReLU(0.2)]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(grid), nn.Flatten())
+        layers += [nn.Conv2d(inputs, channels, 3, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        inputs, side = channels, -(-side // 2)
+    layers += [nn.Conv2d(inputs, channels, 3, padding=1), nn.LeakyReLU(0.2)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten())
 
 
 def _random(space: Space) -> Features:
@@ -83,11 +85,11 @@ def _random(space: Space) -> Features:
     """
     if not space.pictures:
         raise ValueError(f"convolutional features must be of pictures (C, H, W), got data of shape {space.shape}")
-    body, rng = convolutions(space.shape, CHANNELS, GRID), generator(SEED)
+    body, rng = convolutions(space.shape, CHANNELS), generator(SEED)
     for weight in body.parameters():
         scale = (2 / weight[0].numel()) ** 0.5 if weight.ndim > 1 else 0.1
         nn.init.normal_(weight, std=scale, generator=rng)
-    name = f"{CHANNELS * GRID**2} features of a convolutional network of fixed random weights ({_mark(body)})"
+    name = f"{4 * CHANNELS} features of a convolutional network of fixed random weights ({_mark(body)})"
     return Features(name, body.eval().requires_grad_(False))
 
 
@@ -101,13 +103,13 @@ def _classifier(data: Data, batch: int = 64) -> Features:
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         begin_globally(0)
         if space.pictures and space.dims > SMALL:
-            inner: nn.Module = nn.Sequential(convolutions(space.shape, 64, 2), nn.Linear(256, WIDTH))
+            inner: nn.Module = nn.Sequential(convolutions(space.shape, LEARNED), nn.Linear(4 * LEARNED, WIDTH))
         else:
             inner = nn.Sequential(nn.Flatten(), mlp(space.dims, 128, WIDTH))
         body = nn.Sequential(inner, nn.SiLU())
         whole = nn.Sequential(body, nn.Linear(WIDTH, classes.size))
         adam = torch.optim.AdamW(whole.parameters(), lr=2e-3, weight_decay=0.1)
-        for _ in range(max(400, min(2000, 5 * len(x) // batch))):
+        for _ in range(max(400, min(1000, 5 * len(x) // batch))):
             rows = torch.randint(len(x), (batch,))
             loss = nn.functional.cross_entropy(whole(x[rows]), labels[rows], label_smoothing=0.05)
             adam.zero_grad()

@@ -51,7 +51,7 @@ NOTES = {
     "coverage": "data with a sample among their neighbours",
     "c2st": "of a classifier of samples and data on held-out halves; 50%: it cannot tell them apart",
     "c2st_auc": "chance that it finds a sample the more likely to be one",
-    "classes": "in the classifier's reading",
+    "classes": "of the samples' shares of classes, as the classifier reads them, from the data's",
     "sharpness": "power at high frequencies over that of data: below 1 is blur, above is noise",
 }
 
@@ -89,8 +89,8 @@ def measured(test: Tensor, samples: Tensor, features: Features, seed: int, share
         share = read.bincount(minlength=len(shares)).double() / len(read)
         gain = (share / shares)[read].log()
         reverse = class_coverage(read, len(shares), shares).reverse_kl
-        name = "KL of the samples' classes from the data's"
-        found.append(Finding("classes", name, reverse, float(gain.std()) / len(read) ** 0.5, form="nats"))
+        error = float(gain.std()) / len(read) ** 0.5
+        found.append(Finding("classes", "KL of classes", reverse, error, form="nats"))
     if samples.ndim == 4:
         sharp = sharpness(test, samples)
         found.append(Finding("sharpness", "sharpness", sharp.value, sharp.stderr, best=1.0))
@@ -100,9 +100,16 @@ def measured(test: Tensor, samples: Tensor, features: Features, seed: int, share
 def nearness(drawn: Tensor, fresh: Tensor) -> Finding:
     """Whether samples are nearer to the training data than fresh data are, from distances to the nearest of them."""
     found = auc(drawn, fresh)
-    name = "nearer to the training data than held-out data are"
-    interval = (found.low, found.high)
-    return Finding("copies", name, found.value, floor=0.5, best=0.5, form="share", interval=interval)
+    return Finding(
+        "copies",
+        "nearer to training data",
+        found.value,
+        floor=0.5,
+        best=0.5,
+        form="share",
+        interval=(found.low, found.high),
+        note="chance that a sample is nearer to its nearest training example than a held-out example is to its own",
+    )
 
 
 def class_shares(labels: Tensor, classes: int) -> Tensor:
@@ -198,11 +205,11 @@ def nearest(case: Case) -> Part | None:
         ),
     ]
     text = (
-        f"Each sample is compared with the training {what} nearest to it, by the root mean square difference of their "
-        f"numbers, and held-out {what}s, which the model never saw, with theirs. A model that memorised its training "
-        "set lies nearer than they do. The chance that a sample does is 100% for copies and 50% for a perfect model; "
-        f"it is above 50% also for samples that are no copies, but crowd where {what}s are dense, and below 50% for "
-        "samples away from the data."
+        f"Each sample beside the training {what} nearest to it, by the root mean square difference of their numbers; "
+        f"and held-out {what}s, which the model never saw, beside theirs. Samples of a model that memorised its "
+        "training set lie nearer than held-out data do: the chance of that is 100% for copies and 50% for a perfect "
+        f"model. It is above 50% also for samples that are no copies but crowd where {what}s are dense, and below 50% "
+        "for samples away from the data."
     )
     pictures = []
     if case.data.space.pictures:

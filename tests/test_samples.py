@@ -1,0 +1,181 @@
+"""Samples that are known: draws of the data, copies, blur, collapse; and what the judges of samples say of them."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from scipy.stats import norm
+from torch import nn
+
+from jensen.core.seeding import generator
+from jensen.data.dataset import Data
+from jensen.data.pool import Tensors
+from jensen.data.space import Space
+from jensen.judging.case import Case
+from jensen.judging.features import features_of
+from jensen.judging.fresh import discriminate
+from jensen.judging.samples import LEAST, class_shares, measured, nearest, nearness, samples
+from jensen.judging.settings import Judging
+from jensen.metrics import nearest_distance
+from jensen.recipes.sources.digits import Digits
+
+DIGITS = Digits().open(0)
+TRAIN, TEST = (rows[torch.arange(len(rows))] for rows in (DIGITS.train, DIGITS.test))
+SHARES = class_shares(TRAIN["cond"], 10)
+KEYS = {"frechet", "frechet_extrapolated", "kernel", "energy", "precision", "recall", "density", "coverage"}
+KEYS |= {"c2st", "c2st_auc", "classes", "sharpness"}
+
+
+class Replay(nn.Module):
+    """Draws what it was given."""
+
+    def __init__(self, x):
+        super().__init__()
+        self.x = x
+
+    def sample(self, n, *, cond=None, generator=None):
+        return self.x[:n]
+
+
+def case_of(data, x, **settings):
+    model = Replay(x)
+    return Case(model, data, lambda n, cond=None, advance=None: model.sample(n), settings=Judging(**settings))
+
+
+def points(n, seed, scale=1.0):
+    return scale * torch.randn(n, 2, generator=generator(seed))
+
+
+@pytest.fixture(scope="module")
+def features():
+    return features_of("auto", DIGITS)
+
+
+def numbers(x, features):
+    return {f.key: f for f in measured(TEST["x"], x, features, 0, SHARES)}
+
+
+# numbers --------------------------------------------------------------------------------------------------------------
+
+
+def test_other_data_of_the_same_law_are_as_good_as_data(features):
+    """Training digits in the samples' place, n = 500: what has an exact value has it within 4 standard errors."""
+    found = numbers(TRAIN["x"][:500], features)
+    assert set(found) == KEYS
+    for key, exact in (
+        ("kernel", 0),
+        ("energy", 0),
+        ("density", 1),
+        ("c2st", 0.5),
+        ("c2st_auc", 0.5),
+        ("sharpness", 1),
+    ):
+        assert found[key].value == pytest.approx(exact, abs=4 * found[key].spread), key
+        assert found[key].best == exact or found[key].best == "low"
+    assert found["classes"].value < 0.02
+
+
+def test_blur_and_collapse_are_seen(features):
+    blurred = (TRAIN["x"][:300] + TRAIN["x"][:300].roll(1, 3)) / 2
+    assert numbers(blurred, features)["sharpness"].value < 0.6
+    one = numbers(TRAIN["x"][TRAIN["cond"][:, 0] == 3][:100], features)
+    assert one["classes"].value == pytest.approx(-math.log(SHARES[3]), rel=0.1)
+    assert one["coverage"].value < 0.2
+    assert one["precision"].value > 0.8
+    assert one["c2st"].value > 0.8
+
+
+def test_copies_are_seen_and_so_is_what_is_concentrated():
+    """Of N(0, I) in the plane, n = 400: copies say 1; draws of N(0, I / 9), none of them a copy, more than 1/2, as the
+    page warns; fresh draws 1/2."""
+    train, test, fresh = (points(400, seed) for seed in range(3))
+    baseline = nearest_distance(test, train)[0]
+    found = {
+        name: nearness(nearest_distance(x, train)[0], baseline)
+        for name, x in {"copies": train, "concentrated": fresh / 3, "fresh": fresh}.items()
+    }
+    assert found["copies"].value == 1 > found["copies"].interval[0]
+    assert found["concentrated"].value > 0.5 + 6 * found["concentrated"].spread
+    assert found["fresh"].value == pytest.approx(0.5, abs=4 * found["fresh"].spread)
+
+
+# judges ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_of_the_training_set_is_at_every_floor_and_found_out():
+    """It draws training digits: within 4 errors of every floor (n = 1,437), and all are copies."""
+    case = case_of(DIGITS, TRAIN["x"], samples=1437)
+    part = samples(case)
+    assert {f.key for f in part.findings} == KEYS
+    for f in part.findings:
+        assert f.value == pytest.approx(f.floor, abs=4 * f.spread + 1e-9), f.key
+    assert [p.name for p in part.pictures] == ["samples", "held-out"]
+    assert len(part.plots) == 2
+    near = {f.key: f for f in nearest(case).findings}
+    assert near["copies"].value == 1
+    assert near["copied"].value == 1
+    assert (near["nearest"].value, near["nearest"].floor > 0.1) == (0, True)
+    assert (near["copies"].floor, near["copied"].floor) == (0.5, 0.05)
+
+
+def test_the_nearest_training_images_are_shown_below_their_samples():
+    """Of copies the two rows of the sheet are equal."""
+    part = nearest(case_of(DIGITS, TRAIN["x"][100:400], samples=300))
+    assert part.title == "Nearest training images"
+    (picture,) = part.pictures
+    pixels = torch.tensor(list(picture.image.convert("L").getdata())).view(picture.image.height, -1)
+    inked = (pixels != 255).any(1).nonzero()[:, 0]  # rows of the sheet that hold pictures
+    top, bottom = pixels[inked].chunk(2)
+    assert torch.equal(top, bottom)
+
+
+def test_points_have_a_plot_of_distances_and_no_pictures_of_them():
+    data = Data("points", "p", Space((2,)), Tensors(x=points(300, 0)), Tensors(x=points(300, 1)))
+    case = case_of(data, points(300, 2), samples=300)
+    part = nearest(case)
+    assert (part.title, part.pictures, len(part.plots)) == ("Nearest training points", [], 1)
+    assert {f.key for f in samples(case).findings} == KEYS - {"classes", "sharpness"}
+
+
+def test_what_cannot_be_judged_is_left_out():
+    few = Data("few", "f", Space((2,)), Tensors(x=points(LEAST - 1, 0)), Tensors(x=points(60, 1)))
+    case = case_of(few, points(60, 2), samples=60)
+    assert samples(case).findings == ()
+    assert len(samples(case).pictures) == 1
+    small = Data("few", "f", Space((2,)), Tensors(x=points(60, 0)), Tensors(x=points(LEAST - 1, 1)))
+    assert nearest(case_of(small, points(60, 2), samples=60)) is None
+    no_sampler = Case(nn.Linear(1, 1), few, lambda n, **_: None)
+    assert samples(no_sampler) is None
+    assert nearest(no_sampler) is None
+
+
+# a fresh discriminator ------------------------------------------------------------------------------------------------
+
+
+def rows(n, shift, seed):
+    return shift + torch.randn(n, 1, generator=generator(seed))
+
+
+def test_a_fresh_discriminator_of_two_gaussians_one_apart():
+    """The best is right with probability Phi(1/2), and its AUC is Phi(1 / sqrt 2), the latter wherever its threshold
+    stands after its last batches: n = 4,000 tried, within 4 standard errors and a percent that a network loses."""
+    found = discriminate((rows(4000, 0, 0), rows(2000, 0, 1)), (rows(4000, 1, 2), rows(2000, 1, 3)), steps=200)
+    best = norm.cdf(0.5)
+    assert found.accuracy.value == pytest.approx(best, abs=4 * math.sqrt(best * (1 - best) / 4000) + 0.01)
+    assert found.auc.value == pytest.approx(norm.cdf(0.5**0.5), abs=4 * found.auc.stderr)
+    assert (found.accuracy.n, found.auc.n, found.seen) == (4000, 4000, 4000)
+    assert (found.steps[0], found.steps[-1], len(found.curve)) == (1, 200, len(found.steps))
+    assert found.curve[-1] == found.accuracy.value
+
+
+def test_a_fresh_discriminator_of_equals_and_of_strangers():
+    same = discriminate((rows(300, 0, 0), rows(2000, 0, 1)), (rows(300, 0, 2), rows(2000, 0, 3)), steps=50)
+    assert same.accuracy.value == pytest.approx(0.5, abs=4 * math.sqrt(0.25 / 4000))
+    strangers = (rows(300, 0, 0), rows(200, 0, 1)), (rows(300, 9, 2), rows(200, 9, 3))
+    far, again = (discriminate(*strangers, steps=50, seed=1) for _ in range(2))
+    assert (far.accuracy.value, far.auc.value) == (1, 1)
+    assert far == again
+    with pytest.raises(ValueError, match=r"as many of each, got \[3, 2\] and \[3, 3\]"):
+        discriminate((rows(3, 0, 0), rows(2, 0, 0)), (rows(3, 0, 0), rows(3, 0, 0)))
