@@ -33,7 +33,7 @@ from jensen.nn import mlp
 from jensen.objectives import AddedNoise, Masked, Reconstruction, Variational
 from jensen.objectives.variational import cautions
 from jensen.recipes.families.base import Family
-from jensen.recipes.settings import NonNegative, Positive, Rate, Training
+from jensen.recipes.settings import NonNegative, Positive, Rate, Training, refuse_changed
 from jensen.training import Budget, Player, warm_then_decay
 from jensen.variational import (
     Constraint,
@@ -75,8 +75,8 @@ class Decoder(Settings):
 
     @model_validator(mode="after")
     def _used(self) -> Decoder:
-        if self.noise != "fixed" and self.std != type(self).model_fields["std"].default:
-            raise ValueError("network.std does nothing without network.noise fixed")
+        if self.noise != "fixed":
+            refuse_changed(self, "network", ("std",), "network.noise=fixed")
         return self
 
     def refuse(self, space: Space) -> None:
@@ -164,8 +164,8 @@ class Network(Decoder):
     def _fitting(self) -> Network:
         if self.kind == "categorical" and len(self.latents) > 1:
             raise ValueError(f"categorical latents come in one layer, got network.latents {list(self.latents)}")
-        if self.kind == "gaussian" and self.classes != type(self).model_fields["classes"].default:
-            raise ValueError("network.classes is of categorical latents: set network.kind")
+        if self.kind == "gaussian":
+            refuse_changed(self, "network", ("classes",), "network.kind=categorical")
         if self.direction == "ladder" and len(self.latents) == 1:
             raise ValueError("a ladder needs at least two layers in network.latents")
         return self
@@ -250,8 +250,8 @@ class Bound(Settings):
             ("warm", ("warm_steps",)),
             ("relaxation", ("temperature", "coldest", "cooling_steps")),
         ):
-            if not self._changed(needed) and self._changed(*idle):
-                raise ValueError(f"{self._changed(*idle)[0]} does nothing without bound.{needed}")
+            if not self._changed(needed):
+                refuse_changed(self, "bound", idle, f"bound.{needed}")
         if self.gradient == "dreg" and self.name != "iwae":
             raise ValueError("bound.gradient dreg goes with bound.name iwae")
         if self.gradient == "stl" and self.free_bits > 0:
@@ -423,8 +423,8 @@ class Autoencoder(Family):
 
     @model_validator(mode="after")
     def _used(self) -> Autoencoder:
-        if self.corruption == "none" and self.amount != type(self).model_fields["amount"].default:
-            raise ValueError("amount does nothing without a corruption")
+        if self.corruption == "none":
+            refuse_changed(self, "family", ("amount",), "corruption")
         return self
 
     def refuse(self, space: Space, training: Training) -> None:

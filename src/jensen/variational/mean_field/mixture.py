@@ -296,18 +296,22 @@ class GaussianMixtureVI(nn.Module):
         Raises:
             ValueError: for generators that are not n.
         """
-        if isinstance(generator, Sequence):
-            if len(generator) != n:
-                raise ValueError(f"generators must be {n}, one a row, got {len(generator)}")
-            return torch.cat([self.sample(1, generator=one) for one in generator])
         law, weights = self.factors.components, self.factors.concentration
         nu = law.degrees - law.dims + 1
         scale = ((law.strength + 1) / law.strength).sqrt()[:, None, None] * law.tril
-        with drawing(generator):
-            k = Categorical(weights / weights.sum()).sample((n,))
-            noise = torch.randn(n, law.dims, dtype=scale.dtype, device=scale.device)
-            spread = torch.distributions.Chi2(nu[k]).sample()
-        return law.mean[k] + (scale[k] @ noise[..., None])[..., 0] / spread.sqrt()[:, None]
+
+        def drawn(rows: int, rng: torch.Generator | None) -> Tensor:
+            with drawing(rng):
+                k = Categorical(weights / weights.sum()).sample((rows,))
+                noise = torch.randn(rows, law.dims, dtype=scale.dtype, device=scale.device)
+                spread = torch.distributions.Chi2(nu[k]).sample()
+            return law.mean[k] + (scale[k] @ noise[..., None])[..., 0] / spread.sqrt()[:, None]
+
+        if not isinstance(generator, Sequence):
+            return drawn(n, generator)
+        if len(generator) != n:
+            raise ValueError(f"generators must be {n}, one a row, got {len(generator)}")
+        return torch.cat([drawn(1, one) for one in generator])
 
     @torch.no_grad()
     def elbo(self, x: Tensor, *, chunk: int | None = None) -> Float[Tensor, ""]:
