@@ -11,7 +11,15 @@ import scipy.stats
 import torch
 
 from jensen.core.seeding import drawing, generator
-from jensen.distributions import DiscretizedGaussian, DiscretizedLogistic, Levels, soft_clamp
+from jensen.distributions import (
+    Binary,
+    BinaryLogits,
+    DiscretizedGaussian,
+    DiscretizedLogistic,
+    Levels,
+    measure,
+    soft_clamp,
+)
 
 F64 = torch.float64
 T = torch.tensor
@@ -62,6 +70,37 @@ def test_far_tails_and_narrow_cells(law, dtype):
                     exact = mpmath.log(cdf(-a) - cdf(-b) if a > 0 else cdf(b) - cdf(a))
                 moved = 2 * eps * (abs(x) + abs(m)) * (abs(x - m) / s + 1) / s  # by the rounding of an edge
                 assert abs(ours - exact) < 2 * eps / (1920 * eps) ** 0.2 + 10 * eps * abs(exact) + moved
+
+
+@pytest.mark.parametrize("dtype", [F64, torch.float32])
+def test_two_levels_are_a_bernoulli(dtype):
+    """Against torch's Bernoulli of (x + 1) / 2: probabilities, moments and entropies, out to a logit of 800."""
+    logits = T([-800.0, -20.0, -1.3, 0.0, 0.4, 30.0, 800.0], dtype=dtype)
+    ours, theirs = Binary(logits), torch.distributions.Bernoulli(logits=logits.double())
+    x = ours.enumerate_support()
+    exact = torch.distributions.Bernoulli(logits=logits.double(), validate_args=False).log_prob((x.double() + 1) / 2)
+    torch.testing.assert_close(ours.log_prob(x).double(), exact, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(ours.log_prob(x).logsumexp(0), torch.zeros_like(logits), rtol=0, atol=1e-6)
+    torch.testing.assert_close(ours.mean.double(), 2 * theirs.mean - 1, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(ours.variance.double(), 4 * theirs.variance, rtol=1e-5, atol=1e-12)
+    torch.testing.assert_close(ours.entropy().double()[1:-1], theirs.entropy()[1:-1], rtol=1e-4, atol=1e-6)
+    assert ours.entropy()[[0, -1]].tolist() == [0, 0]
+    assert measure(BinaryLogits()(logits)) == "mass"
+    expanded = ours.expand((3, 7))
+    assert expanded.log_prob(x[1]).shape == (3, 7)
+
+
+def test_draws_of_two_levels():
+    """20,000 draws of each: shares within 4 standard errors, and nothing but -1 and 1."""
+    ours = Binary(T([-2.0, 0.3, 1.5]))
+    with drawing(generator(0)):
+        made = ours.sample((20_000,))
+    assert made.unique().tolist() == [-1, 1]
+    error = (ours.variance / 20_000).sqrt()
+    assert bool(((made.mean(0) - ours.mean).abs() < 4 * error).all())
+    for value in (0.0, 0.999, -2.0):
+        with pytest.raises(ValueError, match="data must be -1 or 1, got values in"):
+            BinaryLogits(2)(torch.zeros(4, 3)).log_prob(torch.full((4, 3), value))
 
 
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)

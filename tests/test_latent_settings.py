@@ -1,56 +1,61 @@
-"""The settings of a variational recipe's bound: what they compose to, what is refused, what is said."""
+"""The settings of variational autoencoders: what they compose to, what is refused, what is said, what trains."""
 
 from __future__ import annotations
 
-import json
+import math
 
 import pytest
+import torch
 from pydantic import ValidationError
-from torch.distributions import OneHotCategorical
 
-from jensen.cli.main import main
-from jensen.recipes import configure, open_run
-from jensen.recipes.latent import LatentBound
-from jensen.recipes.settings import explain
+from jensen.core.objective import partition
+from jensen.core.seeding import drawing, generator
+from jensen.data.space import Classes, Space
+from jensen.distributions.measure import measure
+from jensen.models import HVAE, AutoDecoder, LadderVAE
+from jensen.recipes.families.vae import VAE, Autoencoder, Bound, Decoder, Narrow, Network
+from jensen.recipes.settings import Training
+from jensen.recipes.words import explain
 from jensen.variational import Constraint, Penalized, Relaxation, elbo, iwae
 
-TINY = {
-    "network.hidden": 16,
-    "judging.samples": 20,
-    "judging.rows": 12,
-    "judging.refine_rows": 4,
-    "judging.refine_steps": 5,
-    "training.batch_size": 8,
-    "training.previews": 1,
-    "training.log_every": 2,
-}
+INK = Space((1, 4, 5), 2, rows=30, cond=Classes(("a", "b")))
+GREY = Space((3, 4, 5), 17, rows=30)
+POINTS = Space((2,), None, mean=5.0, std=20.0, rows=30)
+SPACES = pytest.mark.parametrize("space", [INK, GREY, POINTS], ids=["two levels", "17 levels", "points"])
+TRAINING = Training(steps=4, warmup=1)
 
 
-def words_of(settings):
-    return [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+def small(**more):
+    return Network(hidden=8, depth=1, **more)
+
+
+# what composes ------------------------------------------------------------------------------------------------------
 
 
 def test_settings_multiply():
     """Beta, free bits and warm-up in every combination; the others are alone."""
-    assert LatentBound().function() is elbo
-    assert LatentBound(name="iwae").function() is iwae
-    assert isinstance(LatentBound(kl_limit=3.0).function(), Constraint)
-    assert LatentBound(beta=4.0).function() == Penalized(4.0)
-    assert LatentBound(free_bits=0.5).function() == Penalized(1.0, 0.5, "layer")
-    both = LatentBound(beta=4.0, free_bits=0.5, free_bits_per="dimension")
+    assert Bound().function() is elbo
+    assert Bound(name="iwae").function() is iwae
+    assert isinstance(Bound(kl_limit=3.0).function(), Constraint)
+    assert Bound(beta=4.0).function() == Penalized(4.0)
+    assert Bound(free_bits=0.5).function() == Penalized(1.0, 0.5, "layer")
+    both = Bound(beta=4.0, free_bits=0.5, free_bits_per="dimension")
     assert both.function() == Penalized(4.0, 0.5, "dimension")
     for more, weight in (({}, 0.25), ({"beta": 4.0}, 1.0)):
-        warm = LatentBound(warm="linear", warm_steps=200, free_bits=0.5, **more).function()
+        warm = Bound(warm="linear", warm_steps=200, free_bits=0.5, **more).function()
         assert warm.at(50) == Penalized(weight, 0.5, "layer")
         assert warm.at(900) == Penalized(4 * weight, 0.5, "layer")
-    assert LatentBound(warm="cyclical", beta=2.0).function().at(250) == Penalized(1.0)
+    assert Bound(warm="cyclical", beta=2.0).function().at(250) == Penalized(1.0)
 
 
 def test_a_relaxation_cools():
-    relaxed = LatentBound(relaxation="concrete", temperature=1.0, coldest=0.25, cooling_steps=100).relaxed()
+    relaxed = Bound(relaxation="concrete", temperature=1.0, coldest=0.25, cooling_steps=100).relaxed()
     assert isinstance(relaxed, Relaxation)
     assert [relaxed.at(step) for step in (0, 50, 100, 500)] == pytest.approx([1.0, 0.5, 0.25, 0.25])
-    assert LatentBound().relaxed() is None
+    assert Bound().relaxed() is None
+
+
+# what is refused ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -74,23 +79,51 @@ def test_a_relaxation_cools():
 )
 def test_what_does_nothing_or_does_not_go_together_is_refused(settings, message):
     with pytest.raises(ValidationError) as error:
-        LatentBound(**settings)
+        Bound(**settings)
     assert message in explain(error.value)
 
 
+CATEGORICAL = {"kind": "categorical"}
+
+
 @pytest.mark.parametrize(
-    ("recipe", "words", "message"),
+    ("settings", "message"),
     [
-        ("digits-vae", ["bound.relaxation=concrete"], "bound.relaxation is of categorical latents"),
-        ("digits-vae", ["network.classes=5"], "network.classes is of categorical latents"),
-        ("digits-categorical", ["bound.gradient=stl"], "needs Gaussian latents, or bound.relaxation concrete"),
-        ("digits-categorical", ["bound.samples=1"], "bound.samples of at least 2"),
+        ({"bound": {"relaxation": "concrete"}}, "bound.relaxation is of categorical latents"),
+        ({"network": {"classes": 5}}, "network.classes does nothing without network.kind=categorical"),
+        ({"network": {"std": 0.5}}, "network.std does nothing without network.noise=fixed"),
+        ({"network": {"direction": "ladder"}}, "at least two layers in network.latents"),
+        ({"network": {"latents": (4, 4), **CATEGORICAL}}, "categorical latents come in one layer"),
+        (
+            {"network": CATEGORICAL, "bound": {"gradient": "stl"}},
+            "needs Gaussian latents, or bound.relaxation concrete",
+        ),
+        ({"network": CATEGORICAL}, "bound.samples of at least 2"),
+        ({"network": CATEGORICAL, "bound": {"samples": 2}, "prior": "learned"}, "categorical latents have a uniform"),
+        ({"network": CATEGORICAL, "bound": {"samples": 2}, "inference": "per-datum"}, "is for Gaussian latents"),
+        ({"network": {"latents": (4, 4), "direction": "ladder"}, "inference": "per-datum"}, "has no encoder"),
+        (
+            {"network": {"latents": (4, 4), "direction": "ladder"}, "bound": {"name": "iwae", "gradient": "dreg"}},
+            "an encoder of its own",
+        ),
     ],
 )
-def test_what_does_not_go_with_the_latents_is_refused(recipe, words, message):
-    with pytest.raises(ValueError, match=message):
-        configure(recipe, words)
-    configure("digits-categorical", ["bound.samples=1", "bound.relaxation=concrete", "bound.gradient=stl"])
+def test_what_does_not_go_with_the_latents_is_refused(settings, message):
+    with pytest.raises(ValidationError) as error:
+        VAE(**settings)
+    assert message in explain(error.value)
+
+
+def test_what_does_not_go_with_the_data_is_refused():
+    for family, space, message in (
+        (VAE(network=small(noise="learned")), INK, "network.noise learned does nothing for data of two levels"),
+        (Autoencoder(network=Narrow(noise="fixed")), GREY, "network.noise fixed is for data without levels, got 17"),
+        (VAE(), Space((1, 4, 4), b=INK), "family vae takes data of one kind"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            family.refuse(space, TRAINING)
+    with pytest.raises(ValidationError, match=r"family.amount does nothing without corruption"):
+        Autoencoder(amount=0.5)
 
 
 def test_only_what_needs_care_is_said():
@@ -104,46 +137,103 @@ def test_only_what_needs_care_is_said():
         ({"relaxation": "gumbel-softmax"}, ["gumbel-softmax raises no bound on log p(x)"]),
         ({"relaxation": "straight-through"}, ["straight-through raises the ELBO of the discrete model, by a biased"]),
     ):
-        notes = LatentBound(**settings).notes()
+        notes = Bound(**settings).notes()
         assert len(notes) == len(said)
         assert all(part in note for part, note in zip(said, notes, strict=True))
 
 
-@pytest.mark.parametrize(
-    ("recipe", "settings", "terms", "said"),
-    [
-        (
-            "digits-categorical",
-            {
-                "bound.relaxation": "concrete",
-                "bound.samples": 1,
-                "bound.free_bits": 0.1,
-                "bound.free_bits_per": "dimension",
-            },
-            {"relaxed_elbo", "temperature"},
-            "concrete raises a bound on log p(x) of the relaxed model, not of the discrete one",
-        ),
-        (
-            "digits-vae",
-            {"bound.name": "iwae", "bound.samples": 3, "bound.gradient": "stl"},
-            {"elbo"},
-            "sticking the landing is biased for the encoder under IWAE with 3 draws",
-        ),
-    ],
-)
-def test_what_a_bound_is_stands_before_training_and_in_the_report(tmp_path, capsys, recipe, settings, terms, said):
-    """And in the rows after the evaluation, which is of the model itself: its latents are one-hot, not relaxed."""
-    out = tmp_path / "run"
-    assert main(["train", recipe, "--out", str(out), "--steps", "4", *words_of(TINY | settings)]) == 0
-    printed = capsys.readouterr().out
-    assert printed.startswith(f"note: {said}")
-    assert printed.count(said) == 2
-    assert said[1:] in (out / "report.html").read_text().replace("&#39;", "'")
-    lines = [json.loads(line) for line in (out / "journal.jsonl").read_text().splitlines()]
-    assert terms <= set(lines[-1])
-    assert {"elbo", "relaxed_elbo", "no_bound"} & set(lines[-1]) <= terms
-    made, model = open_run(out)
-    if made.network.kind == "categorical":
-        laws = model.encoder(made.pictures()[1][:2])
-        assert isinstance(laws.base_dist, OneHotCategorical)
-        assert not laws.has_rsample
+# what trains --------------------------------------------------------------------------------------------------------
+
+
+FAMILIES = {
+    "plain": (VAE(network=small(latents=(3,))), {"model"}),
+    "learned prior": (VAE(network=small(latents=(3,)), prior="learned"), {"model"}),
+    "two layers": (VAE(network=small(latents=(3, 2))), {"model"}),
+    "ladder": (VAE(network=small(latents=(3, 2), direction="ladder")), {"model"}),
+    "categorical": (VAE(network=small(latents=(3,), kind="categorical"), bound=Bound(samples=2)), {"model"}),
+    "relaxed": (
+        VAE(network=small(latents=(3,), kind="categorical"), bound=Bound(relaxation="concrete", beta=2.0)),
+        {"model"},
+    ),
+    "constrained": (VAE(network=small(latents=(3,)), bound=Bound(kl_limit=2.0)), {"model", "multiplier"}),
+    "dreg": (
+        VAE(network=small(latents=(3,)), bound=Bound(name="iwae", samples=3, gradient="dreg")),
+        {"model", "encoder"},
+    ),
+    "per datum": (VAE(network=small(latents=(3, 2)), inference="per-datum"), {"model", "posterior"}),
+    "autoencoder": (Autoencoder(network=Narrow(hidden=8, depth=1, latents=3)), {"model"}),
+    "denoising": (Autoencoder(network=Narrow(hidden=8, depth=1, latents=3), corruption="mask"), {"model"}),
+}
+
+
+@SPACES
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_trains_on_every_kind_of_data(name, space):
+    """A step of all players moves every one of them; samples have the data's shape and lie on its levels."""
+    family, names = FAMILIES[name]
+    torch.manual_seed(0)
+    family.refuse(space, TRAINING)
+    model = family.model(space)
+    objective = family.objective(model, space)
+    players = family.players(objective, TRAINING, TRAINING.budget())
+    assert set(players) == names == set(partition(objective))
+    x = space.settled(space.mean + space.std * torch.randn(6, *space.shape))
+    before = {name: [p.clone() for p in player.parameters] for name, player in players.items()}
+    losses = objective(tuple(players), {"x": x, "index": torch.arange(6)}, 1)
+    for player_name, player in players.items():
+        grads = torch.autograd.grad(losses[player_name].total, player.parameters, retain_graph=True)
+        for p, grad in zip(player.parameters, grads, strict=True):
+            p.grad = grad
+    for player_name, player in players.items():
+        player.move(1)
+        assert any(not torch.equal(a, b) for a, b in zip(before[player_name], player.parameters, strict=True))
+    made = model.sample(5, generator=[generator(k) for k in range(5)])
+    assert made.shape == (5, *space.shape)
+    torch.testing.assert_close(space.settled(made), made)
+    assert {key.removeprefix("model/") for key in family.curves()} & set(losses["model"].terms)
+
+
+def test_what_a_family_builds():
+    for settings, kind in (
+        ({"network": small(latents=(3, 2))}, HVAE),
+        ({"network": small(latents=(3, 2), direction="ladder")}, LadderVAE),
+        ({"network": small(), "inference": "per-datum"}, AutoDecoder),
+    ):
+        assert isinstance(VAE(**settings).model(INK), kind)
+    learned = VAE(network=small(), prior="learned").model(INK)
+    assert {name for name, _ in learned.prior.named_parameters()} == {"mean", "log_std"}
+    one = VAE(network=small(), bound=Bound(kl_limit=1.0))
+    rated = TRAINING.model_copy(update={"rates": {"multiplier": 0.5}})
+    for training, rate in ((TRAINING, 1e-2), (rated, 0.5)):
+        player = one.players(one.objective(one.model(INK), INK), training, training.budget())["multiplier"]
+        assert [player.rate(step) for step in (0, 3)] == [rate, rate]
+
+
+def test_the_distribution_of_x_is_the_spaces():
+    """Masses of levels, densities of points; a fixed, a shared and a predicted scale."""
+    for noise in ("predicted", "learned"):
+        decoder = Decoder(hidden=8, noise=noise).of_x(GREY, 3)
+        law = decoder(torch.randn(6, 2, 3))
+        assert (measure(law), law.batch_shape, law.event_shape) == ("mass", (6, 2), GREY.shape)
+        scale = law.base_dist.scale.flatten(0, 1)
+        assert bool((scale == scale[0]).all()) == (noise == "learned")
+        assert float(scale.detach().min()) > 0.02  # 0.16 of a step of 1/8
+    fixed = Decoder(hidden=8, noise="fixed", std=0.7).of_x(POINTS, 3)(torch.randn(4, 3))
+    assert measure(fixed) == "density"
+    torch.testing.assert_close(fixed.stddev, torch.full((4, 2), 0.7))
+    assert measure(Decoder(hidden=8).of_x(INK, 3)(torch.randn(4, 3))) == "mass"
+
+
+@pytest.mark.parametrize("noise", ["predicted", "learned"])
+def test_points_are_modelled_in_their_own_units(noise):
+    """A model of x = 5 + 20 u has the log density of a model of u less log 20 a dimension, and 20 times its means."""
+    u, found = torch.randn(6, 2, generator=generator(0)), []
+    for space in (POINTS, Space((2,), None)):
+        torch.manual_seed(0)
+        model = VAE(network=small(latents=(3,), noise=noise)).model(space)
+        x = space.mean + space.std * u
+        with drawing(generator(1)):
+            found.append((elbo(model.trace(x)), (model.codes(x), model.reconstruct(x))))
+    torch.testing.assert_close(found[0][0], found[1][0] - 2 * math.log(20), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found[0][1][0], found[1][1][0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found[0][1][1], 5 + 20 * found[1][1][1], rtol=1e-4, atol=1e-3)

@@ -14,8 +14,7 @@ from torch.distributions import Independent, Normal
 from jensen.core.seeding import generator
 from jensen.distributions import CategoricalPrior, Conditional, IsotropicGaussian, OneHotLogits
 from jensen.models import VAE
-from jensen.recipes.latent_judging import _tail_words, _tails
-from jensen.variational import Estimate, LinearGaussian, ais_log_likelihood, log_likelihood, pareto_k, pareto_limit
+from jensen.variational import LinearGaussian, ais_log_likelihood, log_likelihood, pareto_k, pareto_limit
 from jensen.variational.importance import LogMean
 from jensen.variational.pareto import generalized_pareto, tail_length
 
@@ -142,22 +141,6 @@ def test_a_discrete_model_sums_over_its_classes():
     estimate = model.log_likelihood(x, generator=generator(0))
     assert bool(((estimate.value - exact).abs() < 4 * estimate.stderr + 1e-5).all())
     assert float(estimate.stderr.max()) < 0.1
-
-
-def test_an_evaluation_counts_every_log_p_without_an_error():
-    """Of four pictures: k beyond its limit, untold k with few effective samples and with many, a good k."""
-    nan, inf = math.nan, math.inf
-    columns = {"stderr": [inf, inf, 0.1, 0.2], "ess": [1.0, 1.0, 100.0, 2500.0], "pareto_k": [inf, nan, nan, 0.3]}
-    found = Estimate(torch.zeros(4), "estimate", "mass", **{name: torch.tensor(v) for name, v in columns.items()})
-    tails = _tails(found, 5000)
-    assert (tails["largest"], tails["limit"], tails["beyond"]) == (inf, 0.7, 2)
-    words = _tail_words({"pareto_k": tails, "rows": 4, "samples": 5000})
-    assert words.endswith("2 of 4 above 0.70 or of few effective samples, where log p is unreliable")
-    few = Estimate(
-        torch.zeros(1), "estimate", "mass", torch.tensor([inf]), ess=torch.ones(1), pareto_k=torch.tensor([nan])
-    )
-    words = _tail_words({"pareto_k": _tails(few, 50), "rows": 1, "samples": 50})
-    assert words.startswith("not to be told of 50 weights; 1 of 1 above 0.41 or of few effective samples")
 
 
 def test_tail_and_limit():

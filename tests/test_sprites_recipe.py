@@ -1,71 +1,40 @@
-"""The sprites' recipes: trained and judged from the command line, and scores that know the right answer."""
+"""Disentanglement of codes whose scores are known, and a run on sprites that is judged by it."""
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
-from jensen.cli.main import main
-from jensen.distributions import BernoulliLogits, Conditional, DiagonalGaussian, GaussianPrior
+from jensen.distributions import BinaryLogits, Conditional, DiagonalGaussian, GaussianPrior
+from jensen.judging.case import Case
+from jensen.judging.factors import disentanglement
+from jensen.judging.settings import Judging
 from jensen.models import VAE
-from jensen.recipes import configure
+from jensen.recipes.families import vae
+from jensen.recipes.recipe import Recipe
+from jensen.recipes.settings import Training
+from jensen.recipes.sources.sprites import Sprites
+from jensen.report.findings import Evaluation
+from jensen.runs.evaluate import evaluate
+from jensen.runs.opening import open_run
+from jensen.runs.train import train
 
-TINY = {
-    "data.size": 12,
-    "data.scales": 2,
-    "data.orientations": 2,
-    "data.positions": 4,
-    "data.test": 40,
-    "network.hidden": 32,
-    "network.depth": 1,
-    "judging.samples": 20,
-    "judging.rows": 30,
-    "judging.refine_rows": 4,
-    "judging.refine_steps": 3,
-    "training.batch_size": 16,
-    "training.log_every": 10,
-    "training.previews": 1,
-}
-WORDS = [f"{key}={value}" for key, value in TINY.items()]
-SETTINGS = [word for setting in WORDS for word in ("--set", setting)]
+SOURCE = Sprites(scales=2, orientations=2, positions=4, test=40)
+SCORES = ("mig", "dci_disentanglement", "dci_completeness", "dci_informativeness", "factor_vae")
 
 
-def train(recipe, out, *more, steps=30):
-    return main(["train", recipe, "--out", str(out), "--steps", str(steps), *SETTINGS, *more])
+@pytest.fixture(scope="module")
+def data():
+    """A grid all of whose pictures differ, so that a picture tells its factors."""
+    found = SOURCE.open(0)
+    x = found.truths.factors.x.flatten(1)
+    assert len(x.unique(dim=0)) == len(x) == 3 * 2 * 2 * 4 * 4
+    return found
 
 
-def scores(found):
-    return [found["mig"], *found["dci"].values(), found["factor_vae"]["value"]]
-
-
-@pytest.mark.parametrize("recipe", ["sprites-vae", "sprites-beta-vae"])
-def test_trained_judged_and_drawn_from(tmp_path, capsys, recipe):
-    out = tmp_path / "run"
-    assert train(recipe, out) == 0
-    printed = capsys.readouterr().out
-    evaluation = json.loads((out / "evaluation.json").read_text())
-    found = evaluation["disentanglement"]
-    assert found["rows"] == 3 * 2 * 2 * 4 * 4
-    assert all(0 <= score <= 1 for score in scores(found))
-    assert f"{found['mig']:.3f}, 192 pictures" in printed
-    assert f"{found['factor_vae']['value']:.3f}, [" in printed
-    page = (out / "report.html").read_text()
-    assert "Which latent stands for what" in page
-    assert all(f"{value:.3f}</td>" in page for value in scores(found))
-    assert [row["levels"] for row in found["factors"]] == [3, 2, 2, 4, 4]
-    assert all(len(row["shares"]) == 10 for row in found["factors"])
-    picture = tmp_path / "x.png"
-    assert main(["sample", str(out), "-n", "4", "--out", str(picture)]) == 0
-    assert len(set(Image.open(picture).convert("L").tobytes())) > 1
-    assert main(["sample", str(out), "-n", "2", "--interpolate", "5", "--out", str(picture)]) == 0
-
-
-class Reader(nn.Module):
-    """Looks a picture up and says its code, (means, log variances)."""
+class Lookup(nn.Module):
+    """Looks a picture up and gives its code, (means, log variances)."""
 
     def __init__(self, pictures: Tensor, codes: Tensor):
         super().__init__()
@@ -76,62 +45,67 @@ class Reader(nn.Module):
         return torch.cat([self.codes[found], torch.zeros(len(x), self.codes.shape[1])], 1)
 
 
-def coded(recipe, codes):
-    """A VAE whose posterior means are these, one row a picture of the grid."""
-    pictures, _ = recipe.data.grid()
-    size = pictures[0].numel()
-    decoder = nn.Sequential(nn.Linear(codes.shape[1], size), nn.Unflatten(-1, pictures.shape[1:]))
-    return VAE(
-        Conditional(Reader(pictures, codes), DiagonalGaussian()),
-        Conditional(decoder, BernoulliLogits(event_dims=3)),
+def judged(data, codes):
+    """The judgement of a VAE whose posterior means are these, one row a picture of the grid."""
+    x = data.truths.factors.x
+    decoder = nn.Sequential(nn.Linear(codes.shape[1], x[0].numel()), nn.Unflatten(-1, x.shape[1:]))
+    model = VAE(
+        Conditional(Lookup(x, codes), DiagonalGaussian()),
+        Conditional(decoder, BinaryLogits(3)),
         GaussianPrior(codes.shape[1]),
     )
+    return disentanglement(Case(model, data, draw=None))
 
 
-@pytest.fixture(scope="module")
-def recipe():
-    """A grid all of whose pictures differ, so that a picture tells its factors."""
-    return configure("sprites-vae", ["data.scales=2", "data.orientations=2", "data.positions=4", "data.test=40"])
-
-
-def test_one_latent_a_factor_scores_one(recipe):
+def test_one_latent_a_factor_scores_one(data):
     """Factors scaled, turned over and in another order, two latents that say nothing beside them: 1 by every score."""
-    pictures, factors = recipe.data.grid()
-    assert len(pictures.flatten(1).unique(dim=0)) == len(pictures)
+    factors = data.truths.factors.values
     codes = torch.zeros(len(factors), 7)
     codes[:, [4, 0, 6, 2, 3]] = factors * torch.tensor([-0.5, 1.5, 2.0, -1.0, 0.3])
-    found = recipe.disentanglement(coded(recipe, codes))
-    assert scores(found) == pytest.approx([1.0] * 5, abs=1e-6)
-    assert [max(range(7), key=f["shares"].__getitem__) for f in found["factors"]] == [4, 0, 6, 2, 3]
+    part = judged(data, codes)
+    found = Evaluation([part])
+    assert [found[key].value for key in SCORES] == pytest.approx([1.0] * 5, abs=1e-6)
+    assert [row["levels"] for row in part.details["factors"]] == [3, 2, 2, 4, 4]
+    assert [row[2] for row in part.tables[0].rows] == ["5", "1", "7", "3", "4"]
+    assert found["mig"].note.startswith("192 examples")
 
 
-def test_factors_spread_over_latents_and_no_factors_score_less(recipe):
-    """Each factor written twice has no gap, but is told and held; codes dealt out anew tell what chance tells."""
-    _, factors = recipe.data.grid()
-    twice = recipe.disentanglement(coded(recipe, torch.cat([factors, -factors], 1)))
-    assert twice["mig"] == pytest.approx(0, abs=1e-9)
-    assert twice["dci"]["disentanglement"] == pytest.approx(1, abs=1e-6)
-    assert twice["factor_vae"]["value"] == 1
+def test_factors_spread_over_latents_and_no_factors_score_less(data):
+    """Each factor written twice has no gap, but is predicted and held; codes dealt out anew tell what chance tells."""
+    factors = data.truths.factors.values
+    twice = Evaluation([judged(data, torch.cat([factors, -factors], 1))])
+    assert twice["mig"].value == pytest.approx(0, abs=1e-9)
+    assert twice["dci_disentanglement"].value == pytest.approx(1, abs=1e-6)
+    assert twice["factor_vae"].value == 1
     dealt = factors[torch.randperm(len(factors), generator=torch.Generator().manual_seed(0))]
-    none = recipe.disentanglement(coded(recipe, dealt))
+    part = judged(data, dealt)
+    none = Evaluation([part])
     # I of independent codes of V levels is about (V - 1)^2 / 2N with N = 192: at most 0.024 nats of log 4
-    assert none["mig"] < 0.05
-    chance = sum(1 / row["levels"] for row in none["factors"]) / 5
-    assert none["dci"]["informativeness"] < chance + 0.15  # 48 pictures kept for each of five: 4 standard errors, 0.13
-    assert none["factor_vae"]["value"] < 0.5
+    assert none["mig"].value < 0.05
+    chance = sum(1 / row["levels"] for row in part.details["factors"]) / 5
+    assert none["dci_informativeness"].value < chance + 0.15  # 48 kept for each of five: 4 standard errors, 0.13
+    assert none["factor_vae"].value < 0.5
 
 
-WRONG = [
-    ("data.scales=1", ["'data.scales' got 1", "greater than or equal to 2"]),
-    ("data.positions=21", ["'data.positions' got 21", "less than or equal to 20"]),
-    ("network.latents=[1]", ["network.latents must end in 2 or more", "[1]"]),
-]
+def test_a_single_latent_cannot_be_compared(data):
+    assert judged(data, data.truths.factors.values[:, :1]) is None
 
 
-@pytest.mark.parametrize(("word", "parts"), WRONG)
-def test_wrong_settings_are_refused(capsys, tmp_path, word, parts):
-    assert main(["train", "sprites-vae", "--out", str(tmp_path / "x"), "--set", word]) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert all(part in error for part in parts)
-    assert not (tmp_path / "x").exists()
+def test_a_run_on_sprites_is_judged_by_its_factors(tmp_path):
+    recipe = Recipe(
+        name="sprites",
+        data=SOURCE,
+        family=vae.VAE(network=vae.Network(latents=(10,), hidden=32, depth=1)),
+        training=Training(steps=30, batch_size=16, log_every=10, previews=1),
+        judging=Judging(samples=40, importance=20, rows=30, refine_rows=4, refine_steps=3),
+    )
+    train(recipe, tmp_path / "run")
+    found = evaluate(tmp_path / "run")
+    assert all(0 <= found[key].value <= 1 for key in SCORES)
+    assert all(len(row["shares"]) == 10 for row in found.details["factors"])
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "Disentanglement" in page
+    assert "FactorVAE score" in page
+    made = open_run(tmp_path / "run").sample(2, interpolate=5).x
+    assert made.shape == (10, 1, 20, 20)
+    assert bool((made.abs() <= 1).all())

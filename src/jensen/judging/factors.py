@@ -9,7 +9,7 @@ from jensen.core.seeding import derived, drawing, generator
 from jensen.judging.case import Case, chunks, judge
 from jensen.metrics.disentangle import dci, factor_vae_score, mig
 from jensen.report import plots
-from jensen.report.findings import Finding, Part, Table, proportion
+from jensen.report.findings import Finding, Part, Table
 
 BINS = 20
 """Of a code, in the mutual information; a factor of more levels could not reach 1."""
@@ -40,7 +40,14 @@ def disentanglement(case: Case) -> Part | None:
         Finding("dci_disentanglement", "DCI disentanglement", probes.disentanglement, best="high", card=True),
         Finding("dci_completeness", "DCI completeness", probes.completeness, best="high"),
         Finding("dci_informativeness", "DCI informativeness", probes.informativeness, best="high", note=right),
-        proportion("factor_vae", "FactorVAE score", votes, form="number", note=f"{votes.n} votes"),
+        Finding(
+            "factor_vae",
+            "FactorVAE score",
+            votes.value,
+            best="high",
+            interval=(votes.low, votes.high),
+            note=f"{votes.n} votes",
+        ),
     ]
     shares = (gaps.information / gaps.entropy).T.tolist()
     levels = [int(v) + 1 for v in known.values.amax(0)]

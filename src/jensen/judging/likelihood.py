@@ -67,7 +67,7 @@ def likelihood(case: Case) -> Part | None:
         findings.append(
             measured("elbo", "evidence lower bound", bound, floor=best, best="high", facts=facts, card=True)
         )
-        findings += _weights(log_p, case.settings.importance)
+        findings += weights_found(log_p, case.settings.importance)
         details = {"pareto_k": tails(log_p, case.settings.importance)}
     text = "Errors are standard errors over the choice of examples."
     if estimated:
@@ -118,7 +118,7 @@ def tails(found: Estimate, samples: int) -> dict[str, Any]:
     }
 
 
-def _weights(log_p: Estimate, samples: int) -> list[Finding]:
+def weights_found(log_p: Estimate, samples: int) -> list[Finding]:
     """Whether the importance weights can be relied on."""
     k, ess = tails(log_p, samples), log_p.ess
     least = f"of {samples:,} weights of the median example; least {float(ess.min()):.0f}"

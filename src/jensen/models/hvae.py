@@ -400,7 +400,7 @@ def between(prior: Distribution, first: torch.Generator, second: torch.Generator
     for generator in (first, second):
         with drawing(generator):
             ends.append(prior.sample() - prior.mean)
-    share = torch.linspace(0, 1, n, device=ends[0].device)
+    share = torch.linspace(0, 1, n).to(ends[0])
     if ends[0].numel() == 1:  # a line has no circle
         return torch.lerp(*ends, share[:, None]) + prior.mean
     return slerp(*ends, share) + prior.mean
