@@ -65,10 +65,10 @@ def test_a_relaxation_cools():
         ({"name": "iwae", "free_bits": 2.0}, "bound.name iwae does not go with bound.free_bits"),
         ({"name": "iwae", "kl_limit": 2.0}, "bound.name iwae does not go with bound.kl_limit"),
         ({"kl_limit": 2.0, "warm": "linear"}, "bound.kl_limit does not go with bound.warm"),
-        ({"free_bits_per": "dimension"}, "bound.free_bits_per does nothing without bound.free_bits"),
-        ({"warm_steps": 50}, "bound.warm_steps does nothing without bound.warm"),
-        ({"temperature": 2.0}, "bound.temperature does nothing without bound.relaxation"),
-        ({"coldest": 0.1}, "bound.coldest does nothing without bound.relaxation"),
+        ({"free_bits_per": "dimension"}, "bound.free_bits_per is not used without bound.free_bits, got"),
+        ({"warm_steps": 50}, "bound.warm_steps is not used without bound.warm, got"),
+        ({"temperature": 2.0}, "bound.temperature is not used without bound.relaxation, got"),
+        ({"coldest": 0.1}, "bound.coldest is not used without bound.relaxation, got"),
         ({"gradient": "dreg"}, "dreg goes with bound.name iwae"),
         ({"gradient": "stl", "free_bits": 1.0}, "stl is biased under bound.free_bits"),
         ({"relaxation": "concrete", "temperature": 0.2}, "coldest must be at most bound.temperature, 0.2, got 0.5"),
@@ -90,8 +90,8 @@ CATEGORICAL = {"kind": "categorical"}
     ("settings", "message"),
     [
         ({"bound": {"relaxation": "concrete"}}, "bound.relaxation is of categorical latents"),
-        ({"network": {"classes": 5}}, "network.classes does nothing without network.kind=categorical"),
-        ({"network": {"std": 0.5}}, "network.std does nothing without network.noise=fixed"),
+        ({"network": {"classes": 5}}, "network.classes is not used by Gaussian latents, got 5"),
+        ({"network": {"std": 0.5}}, "network.std is not used by network.noise predicted, got 0.5"),
         ({"network": {"direction": "ladder"}}, "at least two layers in network.latents"),
         ({"network": {"latents": (4, 4), **CATEGORICAL}}, "categorical latents come in one layer"),
         (
@@ -122,7 +122,7 @@ def test_what_does_not_go_with_the_data_is_refused():
     ):
         with pytest.raises(ValueError, match=message):
             family.refuse(space, TRAINING)
-    with pytest.raises(ValidationError, match=r"family.amount does nothing without corruption"):
+    with pytest.raises(ValidationError, match=r"amount is not used without a corruption, got 0.5"):
         Autoencoder(amount=0.5)
 
 

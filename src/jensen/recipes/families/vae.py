@@ -33,7 +33,7 @@ from jensen.nn import mlp
 from jensen.objectives import AddedNoise, Masked, Reconstruction, Variational
 from jensen.objectives.variational import cautions
 from jensen.recipes.families.base import Family
-from jensen.recipes.settings import NonNegative, Positive, Rate, Training, refuse_changed
+from jensen.recipes.settings import NonNegative, Positive, Rate, Training
 from jensen.training import Budget, Player, warm_then_decay
 from jensen.variational import (
     Constraint,
@@ -76,7 +76,7 @@ class Decoder(Settings):
     @model_validator(mode="after")
     def _used(self) -> Decoder:
         if self.noise != "fixed":
-            refuse_changed(self, "network", ("std",), "network.noise=fixed")
+            self.refuse_idle(f"by network.noise {self.noise}", "std", prefix="network.")
         return self
 
     def refuse(self, space: Space) -> None:
@@ -165,7 +165,7 @@ class Network(Decoder):
         if self.kind == "categorical" and len(self.latents) > 1:
             raise ValueError(f"categorical latents come in one layer, got network.latents {list(self.latents)}")
         if self.kind == "gaussian":
-            refuse_changed(self, "network", ("classes",), "network.kind=categorical")
+            self.refuse_idle("by Gaussian latents", "classes", prefix="network.")
         if self.direction == "ladder" and len(self.latents) == 1:
             raise ValueError("a ladder needs at least two layers in network.latents")
         return self
@@ -251,7 +251,7 @@ class Bound(Settings):
             ("relaxation", ("temperature", "coldest", "cooling_steps")),
         ):
             if not self._changed(needed):
-                refuse_changed(self, "bound", idle, f"bound.{needed}")
+                self.refuse_idle(f"without bound.{needed}", *idle, prefix="bound.")
         if self.gradient == "dreg" and self.name != "iwae":
             raise ValueError("bound.gradient dreg goes with bound.name iwae")
         if self.gradient == "stl" and self.free_bits > 0:
@@ -424,7 +424,7 @@ class Autoencoder(Family):
     @model_validator(mode="after")
     def _used(self) -> Autoencoder:
         if self.corruption == "none":
-            refuse_changed(self, "family", ("amount",), "corruption")
+            self.refuse_idle("without a corruption", "amount")
         return self
 
     def refuse(self, space: Space, training: Training) -> None:
