@@ -23,11 +23,12 @@ class Fixed(nn.Module):
         return self.x[:n]
 
 
-def data_of(train, test=None, *, cond=None, truths=None, **space):
-    """Data with these rows; a condition names its classes in `space`."""
-    rows = {"x": train} if cond is None else {"x": train, "cond": cond[0]}
-    held = {"x": train if test is None else test} | ({} if cond is None else {"cond": cond[1]})
-    shape = Space(tuple(train.shape[1:]), **space)
+def data_of(train, test=None, *, names=None, labels=None, truths=None):
+    """Data with these rows, and their labels (of training and of held-out rows), whose classes have names."""
+    rows, held = {"x": train}, {"x": train if test is None else test}
+    if labels is not None:
+        rows["cond"], held["cond"] = (torch.as_tensor(v)[:, None] for v in labels)
+    shape = Space(tuple(train.shape[1:]), cond=names)
     return Data("data", "0", shape, Tensors(**rows), Tensors(**held), truths or Truths())
 
 

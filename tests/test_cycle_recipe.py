@@ -1,109 +1,112 @@
-"""Handwritten digits as printed ones: the data, the readers that judge, and what the recipes refuse."""
+"""Translation: settings that reach the game, readings of translators that are known, runs and what they refuse."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
+import shutil
+from dataclasses import replace
 
 import pytest
 import torch
-from PIL import Image
 from torch import nn
 
-from jensen.cli.main import main
+from cases import case_of, data_of
 from jensen.core.seeding import generator
-from jensen.data.printed import enlarge
+from jensen.data.dataset import Truths
+from jensen.data.space import Classes, Space
+from jensen.judging.settings import Judging
+from jensen.judging.translation import best_renaming, chosen, confusion, sides, strip, translation, way
 from jensen.models import CycleGAN
-from jensen.recipes import configure, open_run
-from jensen.recipes.cyclegan_data import HANDWRITTEN, PairedKinds, UnpairedKinds, handwritten
-from jensen.recipes.cyclegan_judging import Reader, best_renaming, chosen, confusion, directions
-from jensen.recipes.data import all_digits
+from jensen.nn import PatchCritic
+from jensen.objectives import CycleConsistent, Paired
+from jensen.recipes.families.translation import Translation
+from jensen.recipes.settings import Training
+from jensen.recipes.sources.two import HandwrittenPrinted
+from jensen.recipes.words import parse
+from jensen.runs.evaluate import evaluate
+from jensen.runs.opening import open_run
+from jensen.runs.train import train
 
-SMALL = {
-    "network.width": 8,
-    "network.blocks": 1,
-    "network.critic": [8],
-    "data.printed": 200,
-    "data.test": 60,
-    "training.batch_size": 8,
-    "training.previews": 1,
-}
-
-
-def words_of(settings):
-    said = {key: value if isinstance(value, str) else json.dumps(value) for key, value in settings.items()}
-    return [word for key, value in said.items() for word in ("--set", f"{key}={value}")]
+SIDE = Space((1, 16, 16))
+BOTH = Space((1, 16, 16), b=SIDE)
+QUIET = {"noise": 0, "noise_end": 0}
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """Tiny runs, trained but not judged, on first use."""
-    folder, made = tmp_path_factory.mktemp("runs"), {}
-
-    def run(name, *more):
-        if name not in made:
-            words = ["train", name, "--out", str(folder / name), "--steps", "3", "--no-evaluate", *more]
-            assert main(words) == 0
-            made[name] = folder / name
-        return made[name]
-
-    return run
+def family(**settings):
+    return Translation.model_validate(settings)
 
 
-# -- data -------------------------------------------------------------------------------------------------------------
+# the game ------------------------------------------------------------------------------------------------------------
 
 
-def rows_of(pictures):
-    return {x.numpy().tobytes() for x in pictures}
+def test_settings_reach_the_game():
+    shown = {"loss": "hinge", "noise": 0.4, "noise_end": 0.2, "noise_steps": 10, "penalty": 2}
+    made = family(shown=shown | {"augmentation": ["crop", "mosaic"]}, weights={"pool": 0, "cycle": 3, "identity": 0})
+    game = made.objective(made.model(BOTH), BOTH)
+    assert isinstance(game, CycleConsistent)
+    assert [game.noise(step) for step in (5, 10, 99)] == pytest.approx([0.3, 0.2, 0.2])
+    assert (game.pools, game.cycle, game.identity) == (None, 3, 0)
+    assert len(game.augmentation.keywords["transforms"]) == 2
+    x = torch.ones(1, 1, 2, 2)
+    assert float(game.penalty(lambda x: x.sum((1, 2, 3)), x, x)) == pytest.approx(4.0)  # 2/2 |gradient|^2, four ones
+    plain = family()
+    game = plain.objective(plain.model(BOTH), BOTH)
+    assert (game.augmentation, game.penalty, len(game.pools)) == (None, None, 2)
+    paired = family(pairing="paired", shown=QUIET, weights={"distance": 7})
+    game = paired.objective(paired.model(BOTH), BOTH)
+    assert isinstance(game, Paired)
+    assert (game.distance, game.noise) == (7, None)
 
 
-TINY_GAN = ["network.width=4", "network.critic_width=16", "training.batch_size=8", "training.previews=0"]
-TINY_GAN += ["judging.samples=40", "judging.critic_steps=2"]
+@pytest.mark.parametrize("pairing", ["unpaired", "paired"])
+def test_players_fit_colour_pictures_of_any_size(pairing):
+    space = Space((3, 12, 20), b=Space((3, 12, 20)))
+    made = family(pairing=pairing, network={"width": 8, "patch": 2, "critic": [4, 4], "spectral": True})
+    made.refuse(space, Training(steps=1))
+    game = made.objective(made.model(space), space)
+    critics = [m for m in game.modules() if isinstance(m, PatchCritic)]
+    assert len(critics) == 2
+    assert all(hasattr(m, "parametrizations") for c in critics for m in c.modules() if isinstance(m, nn.Conv2d))
+    losses = game(("translators", "critics"), {side: torch.zeros(4, 3, 12, 20) for side in "ab"}, 0)
+    assert all(bool(loss.total.isfinite()) for loss in losses.values())
 
 
-def test_a_small_side_and_its_gan_from_the_command_line(tmp_path, capsys):
-    folders = {}
-    for kind in ("handwritten", "printed"):
-        folders[kind] = str(tmp_path / kind)
-        words = [w for v in (*TINY_GAN, f"data.kind={kind}", "data.pictures=50") for w in ("--set", v)]
-        assert main(["train", "digits-gan", "--out", folders[kind], "--steps", "3", *words]) == 0
-        own = json.loads((tmp_path / kind / "evaluation.json").read_text())["own"]
-        assert 0 <= own["copies"]["nearer"] <= 1
-        assert "nearer" in capsys.readouterr().out
-        assert (tmp_path / kind / "report.html").exists()
-    more = {"data.handwritten": 50, "data.printed": 50, "data.share": 0.2}
-    more |= {"data.enlarge_a": folders["handwritten"], "data.enlarge_b": folders["printed"]}
-    out = tmp_path / "run"
-    assert main(["train", "digits-cyclegan", "--out", str(out), "--steps", "2", *words_of(SMALL | more)]) == 0
-    assert json.loads((out / "evaluation.json").read_text())["training"] == {"a": 50, "b": 50}
-    assert "50 handwritten and 50 printed ones to train on" in (out / "report.html").read_text()
-    recipe, _ = open_run(out)
-    for heap, (side, folder) in zip(recipe.data.heaps(), zip("ab", folders.values(), strict=True), strict=True):
-        assert torch.equal(heap[:50], recipe.data.training()[side])
-        drawn = open_run(Path(folder), "cpu")[1].sample(12, generator=generator(13))  # 12 of 62 are a share of 0.2
-        assert torch.equal(heap[50:], enlarge(drawn.clamp(-1, 1), 16))
-    wrong = (
-        ({"data.handwritten": 40}, "data.enlarge_a", "not among the 40 of this side: train it on these alone"),
-        ({"data.printed": 51}, "data.enlarge_b", "as digits-gan does with data.pictures=51"),
-        ({"data.side": 32}, "data.enlarge_b", "draws pictures of shape (1, 16, 16), and (1, 32, 32) is wanted"),
-        ({"data.handwritten": 1438}, "data.handwritten", "less than or equal to 1437"),
-        ({"data.handwritten": 9}, "data.handwritten", "greater than or equal to 10"),
-    )
-    for change, key, part in wrong:
-        capsys.readouterr()
-        words = words_of(SMALL | more | change)
-        assert main(["train", "digits-cyclegan", "--out", str(tmp_path / "no"), "--steps", "1", *words]) == 2
-        err = capsys.readouterr().err
-        assert key in err
-        assert part in err
-        assert err.count("\n") == 1
-        assert not (tmp_path / "no").exists()
-    with pytest.raises(ValueError, match="pictures must be at most 1437 of handwritten digits, got 1500"):
-        configure("digits-gan", ["data.pictures=1500"])
-    assert len(configure("digits-gan", ["data.kind=printed", "data.pictures=1500"]).training_data()) == 1500
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"shown": {"augmentation": "crop"}},
+            "must be a list of crop, mosaic, flip, colour, translation, cutout, as in",
+        ),
+        ({"shown": {"augmentation": ["rotate"]}}, "Input should be 'crop', 'mosaic'"),
+        ({"shown": {"augmentation_share": 0.1}}, "shown.augmentation_share is not used without augmentation"),
+        ({"shown": QUIET | {"noise_steps": 3}}, "shown.noise_steps is not used without noise"),
+        ({"weights": {"distance": 3}}, "weights.distance is not used with pairing unpaired, got 3.0: leave it at 10.0"),
+        ({"pairing": "paired", "weights": {"pool": 3}}, "weights.pool is not used with pairing paired"),
+    ],
+)
+def test_settings_that_are_refused(settings, message):
+    with pytest.raises(ValueError) as refused:
+        family(**settings)
+    assert message in str(refused.value)
 
 
-# -- judging ----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("space", "network", "message"),
+    [
+        (SIDE, {}, "takes data with two sides, a and b, and these have one"),
+        (Space((1, 16, 16), b=Space((1, 8, 8))), {}, r"of one shape on both sides, got \(1, 16, 16\) and \(1, 8, 8\)"),
+        (Space((2,), b=Space((2,))), {}, "takes pictures of one shape"),
+        (Space((1, 18, 16), b=Space((1, 18, 16))), {}, r"network\.patch must divide the sides \(18, 16\) .* got 4"),
+        (BOTH, {"critic": [8] * 5}, r"network\.critic has a layer too many for pictures of sides \(16, 16\)"),
+    ],
+)
+def test_data_that_do_not_suit_are_refused(space, network, message):
+    with pytest.raises(ValueError, match=message):
+        family(network=network).refuse(space, Training(steps=1))
+
+
+# judging -------------------------------------------------------------------------------------------------------------
 
 
 def test_the_best_renaming_is_the_permutation():
@@ -111,159 +114,186 @@ def test_the_best_renaming_is_the_permutation():
     labels = torch.arange(10).repeat(7)
     read = order[labels]
     read[:5] = labels[:5]  # five that were not renamed
-    renaming, right = best_renaming(confusion(labels, read))
+    renaming, right = best_renaming(confusion(labels, read, 10))
     assert renaming == order.tolist()
     assert right == 70 - int((order[labels[:5]] != labels[:5]).sum())
-    assert confusion(torch.tensor([1, 1, 2]), torch.tensor([3, 3, 0]))[1].tolist() == [0, 0, 0, 2, 0, 0, 0, 0, 0, 0]
+    assert confusion(torch.tensor([1, 1, 2]), torch.tensor([3, 3, 0]), 10)[1].tolist() == [0, 0, 0, 2] + [0] * 6
 
 
-class Renamer(nn.Module):
-    """Gives for a picture of one kind one of the other kind, whose label is the picture's after a renaming."""
+class Grey:
+    """Reads a flat picture's grey, a multiple of 1/8, as a class, and adds one on the other side."""
 
-    def __init__(self, sources, labels, targets, target_labels, renaming):
+    clear_means = ""
+
+    def __init__(self, more):
+        self.more = more
+
+    def read(self, x):
+        return ((x.mean((2, 3)) + 1) * 8).round().long() - self.more
+
+    def clear(self, x):
+        return torch.ones(len(x), 1, dtype=torch.bool)
+
+
+def flat(labels, more):
+    """Pictures of classes: on side b the same class is one level lighter."""
+    return ((torch.as_tensor(labels) + more) / 8 - 1.0)[:, None, None, None].expand(-1, 1, 4, 4)
+
+
+LABELS = [0, 0, 1, 2, 2, 2]
+NAMES = Classes(("zero", "one", "two"))
+
+
+def two_sides(unseen=None):
+    a, b = (
+        data_of(flat(LABELS, k), flat(LABELS, k), names=NAMES, labels=(LABELS, LABELS), truths=Truths(reader=Grey(k)))
+        for k in (0, 1)
+    )
+    return replace(a, b=replace(b, unseen=unseen), space=replace(a.space, b=b.space))
+
+
+class Levels(nn.Module):
+    """Moves classes by a table, and lightens them by `more` levels; `own` is what its source side adds."""
+
+    def __init__(self, table, own, more):
         super().__init__()
-        self.unused = nn.Parameter(torch.zeros(()))
-        by_label = [targets[target_labels == k] for k in range(10)]
-        self.known = {
-            x.numpy().tobytes(): by_label[renaming[y]][k % len(by_label[renaming[y]])]
-            for k, (x, y) in enumerate(zip(sources, labels.tolist(), strict=True))
-        }
+        self.table, self.own, self.more = torch.tensor(table), own, more
 
     def forward(self, x):
-        return torch.stack([self.known[row.numpy().tobytes()] for row in x])
+        label = ((x.mean((1, 2, 3)) + 1) * 8).round().long() - self.own
+        return flat(self.table[label], self.own + self.more)
 
 
 def test_readings_of_translators_that_are_known():
-    """One that renames classes is read wrong and, after the best renaming, right; one that keeps them, right."""
-    data = UnpairedKinds(printed=600, test=200)
-    train, test = data.training(), data.held_out()
-    readers = {side: Reader(train[side], train[f"{side}_labels"]) for side in "ab"}
-    nothing = directions(CycleGAN(Empty(), Empty()), readers, train, test)
-    for side in "ab":
-        way = nothing[side]
-        assert way["translated"] == way["untranslated"]
-        assert way["cycle"]["error"] == way["moved"] == 0
-        x = test[side]
-        grid = [(level - x).abs().mean(0) for level in torch.linspace(-1, 1, 33)]
-        least = torch.stack(grid).amin(0).mean()  # of the training pictures' median, on others
-        assert float(least) - 1e-6 <= way["cycle"]["one"] < 1.05 * float(least)
-    for renaming in (list(range(10)), [1, 2, 3, 4, 5, 6, 7, 8, 9, 0]):
-        there = Renamer(test["a"], test["a_labels"], train["b"], train["b_labels"], renaming)
-        # the way back from those is by nearest label again: rename back
-        back = Renamer(
-            train["b"], train["b_labels"], train["a"], train["a_labels"], [renaming.index(k) for k in range(10)]
-        )
-        back.known.update(Renamer(test["b"], test["b_labels"], train["a"], train["a_labels"], renaming).known)
-        there.known.update(
-            Renamer(
-                train["a"], train["a_labels"], train["b"], train["b_labels"], [renaming.index(k) for k in range(10)]
-            ).known
-        )
-        found = directions(CycleGAN(there, back), readers, train, test)
+    """One that keeps classes is read right; one that exchanges 0 and 2, only after the best renaming; and both bring
+    back what went. By hand: a translation changes a picture by 1/8, or by 3/8 where 0 becomes 2 and 1/8 where 2
+    becomes 0."""
+    known = sides(two_sides(torch.tensor([False] * 5 + [True])), 100)
+    for table in ([0, 1, 2], [2, 1, 0]):
+        kept = table == [0, 1, 2]
+        model = CycleGAN(Levels(table, 0, 1), Levels(table, 1, -1))
         for side in "ab":
-            way, kept = found[side], renaming[0] == 0
-            assert way["renamed"]["value"] > 0.99
-            assert way["renaming"] == renaming
-            assert (way["translated"]["value"] > 0.99) == kept
-            if not kept:
-                assert way["translated"]["value"] < 0.01
-            assert way["kept"]["value"] > 0.99
-            assert sum(map(sum, way["confusion"])) == way["n"] == len(test[side])
+            found = way(model, known, side)
+            assert found.untranslated.value == 0  # a class is read as its neighbour, or as none
+            assert found.translated.value == (1 if kept else 1 / 6)
+            assert found.renamed.value == found.kept.value == found.own.value == 1
+            assert found.renaming == tuple(table)
+            assert found.cycle == 0
+            assert int(found.confusion.sum()) == found.n == 6
+        assert way(model, known, "a").moved == pytest.approx(1 / 8 if kept else (2 * 3 + 1 + 3 * 1) / 6 / 8)
+        # the median of training pictures is of class 1: two of class 0 and three of class 2 are 1/8 off
+        assert found.one == pytest.approx(5 / 6 / 8)
+        assert [v.value for v in way(model, known, "b").unseen] == [0, float(kept)]
+        assert way(model, known, "a").unseen is None
 
 
-class Empty(nn.Module):
-    """The identity."""
-
-    def __init__(self):
-        super().__init__()
-        self.unused = nn.Parameter(torch.zeros(()))
-
-    def forward(self, x):
-        return x
-
-
-# -- the command line -------------------------------------------------------------------------------------------------
-
-
-def test_samples_are_held_out_pictures_and_their_translations(runs, tmp_path, capsys):
-    folder = runs("digits-cyclegan", *words_of(SMALL))
-    out = tmp_path / "some"
-    assert main(["sample", str(folder), "-n", "3", "--seed", "1", "--out", str(out), "--scale", "1"]) == 0
-    assert "handwritten, as printed; printed, as handwritten" in capsys.readouterr().out
-    names = sorted(path.name for path in out.iterdir())
-    assert names[:4] == [f"00000-{part}.png" for part in ("as-handwritten", "as-printed", "handwritten", "printed")]
-    assert len(names) == 12
-    recipe, model = open_run(folder)
-    test = recipe.test_data()
-    whole = {side: {bytes(to_bytes_of(x)) for x in test[side]} for side in "ab"}
-    for k in range(3):
-        for part, side, to in (("handwritten", "a", "printed"), ("printed", "b", "handwritten")):
-            with Image.open(out / f"{k:05d}-{part}.png") as picture:
-                source = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
-            assert bytes(source.numpy()) in whole[side]
-            x = next(x for x in test[side] if bytes(to_bytes_of(x)) == bytes(source.numpy()))
-            with torch.no_grad():
-                made = model.translate(x[None], "b" if side == "a" else "a")[0]
-            with Image.open(out / f"{k:05d}-as-{to}.png") as picture:
-                found = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).int()
-            assert int((found - torch.frombuffer(to_bytes_of(made), dtype=torch.uint8).int()).abs().max()) <= 1
-    sheet = tmp_path / "x.png"
-    assert main(["sample", str(folder), "-n", "5", "--out", str(sheet), "--scale", "1"]) == 0
-    with Image.open(sheet) as picture:
-        assert picture.size == (16 * 22 + 6, 2 * 22 + 6)
-    capsys.readouterr()
-    assert main(["sample", str(folder), "-n", "61", "--out", str(sheet)]) == 2
-    assert "-n must be at most 60, the held-out pictures of a kind, got 61" in capsys.readouterr().err
+def test_what_is_said_of_a_translation():
+    data = two_sides()
+    model, other = (CycleGAN(Levels(t, 0, 1), Levels(t, 1, -1)) for t in ([2, 1, 0], [0, 1, 2]))
+    part = translation(case_of(data, data.test.tensors["x"], model, beside=("other", other)))
+    by_key = {finding.key: finding for finding in part.findings}
+    assert by_key["a_to_b"].value == pytest.approx(1 / 6)
+    assert by_key["a_to_b_renamed"].value == by_key["b_to_a_kept"].value == by_key["b_to_a_kept"].floor == 1
+    assert by_key["b_to_a_cycle"].value == 0
+    assert part.details["translation"]["a"]["confusion"] == [[0, 0, 2], [0, 1, 0], [3, 0, 0]]
+    names = [row[0] for row in part.tables[0].rows]
+    assert names == [
+        "a to b",
+        "b to a",
+        "other: a to b",
+        "other: b to a",
+        "real a, their own reader",
+        "real b, their own reader",
+    ]
+    assert part.tables[0].rows[2][2].startswith("100.0%")
+    assert [len(table.rows) for table in part.tables[1:]] == [3, 3]
+    assert translation(case_of(data_of(flat(LABELS, 0)), flat(LABELS, 0), model)) is None
 
 
-def to_bytes_of(x):
-    return bytearray(((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy().tobytes())
+def test_without_labels_only_what_comes_back_is_measured():
+    a, b = data_of(flat(LABELS, 0)), data_of(flat(LABELS, 1))
+    data = replace(a, b=b, space=replace(a.space, b=b.space))
+    part = translation(case_of(data, flat(LABELS, 0), CycleGAN(Levels([0, 1, 2], 0, 1), Levels([0, 1, 2], 1, -1))))
+    keys = [finding.key for finding in part.findings]
+    assert keys == ["a_to_b_cycle", "a_to_b_moved", "b_to_a_cycle", "b_to_a_moved"]
 
 
-def test_another_run_is_judged_beside(runs, tmp_path, capsys):
-    other = runs("digits-pix2pix", *words_of(SMALL))
-    words = words_of(SMALL | {"judging.beside": str(other)})
-    out = tmp_path / "run"
-    assert main(["train", "digits-cyclegan", "--out", str(out), "--steps", "2", *words]) == 0
-    found = json.loads((out / "evaluation.json").read_text())
-    recipe, model = open_run(other)
-    train, test = recipe.training_data(), recipe.test_data()
-    readers = {side: Reader(train[side], train[f"{side}_labels"]) for side in "ab"}
-    assert found["beside"]["directions"] == json.loads(json.dumps(directions(model, readers, train, test)))
-    assert "digits-pix2pix: handwritten as printed" in (out / "report.html").read_text()
-    vae = runs("digits-vae", *words_of({"network.hidden": 16}))
-    for wrong, part in ((str(vae), "a run of digits-vae"), ("nowhere", "there is no run folder nowhere")):
-        capsys.readouterr()
-        words = words_of(SMALL | {"judging.beside": wrong})
-        assert main(["train", "digits-cyclegan", "--out", str(tmp_path / "no"), "--steps", "1", *words]) == 2
-        assert part in capsys.readouterr().err
-        assert not (tmp_path / "no").exists()
+def test_pictures_of_each_class_are_shown():
+    data = HandwrittenPrinted(printed=100, test=50).open(0)
+    known = sides(data, 2000)
+    places = chosen(known["b"], 2)
+    assert known["b"].labels[places].tolist() == [k for k in range(10) for _ in "ab"]
+    assert known["b"].unseen[places].tolist() == [False, True] * 10
+    assert sides(data, 20)["b"].unseen.shape == (20,)  # fewer rows, and which of these are unseen
+    few = sides(data, 20)["b"]
+    assert all(
+        bool((known["b"].x[known["b"].unseen] == x).flatten(1).all(1).any()) == u
+        for x, u in zip(few.x, few.unseen.tolist(), strict=True)
+    )
+    picture = strip(CycleGAN(nn.Identity(), nn.Identity()), data)
+    assert picture.size == (20 * (2 * 16 + 6) + 6, 3 * (2 * 16 + 6) + 6)
 
 
-def test_settings_reach_the_game():
-    words = ["shown.loss=hinge", "shown.noise=0.4", "shown.noise_end=0.2", "shown.noise_steps=10", "shown.penalty=2"]
-    recipe = configure("digits-cyclegan", [*words, 'shown.augmentation=["crop","mosaic"]', "weights.pool=0"])
-    game = recipe.objective(recipe.model())
-    assert [game.noise(step) for step in (5, 10, 99)] == pytest.approx([0.3, 0.2, 0.2])
-    assert game.pools is None
-    assert game.penalty is not None
-    assert len(game.augmentation.keywords["transforms"]) == 2
-    x = torch.ones(1, 1, 2, 2)
-    linear = lambda x: x.sum((1, 2, 3))  # noqa: E731
-    assert float(game.penalty(linear, x, x)) == pytest.approx(4.0)  # 2/2 |gradient|^2, four ones
-    plain = configure("digits-cyclegan").objective(recipe.model())
-    assert "flip" not in str(plain.augmentation).lower()
-    for words in ("[rotate]", "crop"):
-        with pytest.raises(ValueError) as refused:
-            configure("digits-cyclegan", [f"shown.augmentation={words}"])
-        assert str(refused.value) == (
-            "shown.augmentation: a list of crop, mosaic, flip, colour, translation, cutout is wanted, "
-            f'written as in ["crop"], got {words}'
-        )
-    with pytest.raises(ValueError, match=r"'rotate'.*'crop', 'mosaic'"):
-        configure("digits-cyclegan", ['shown.augmentation=["rotate"]'])
-    with pytest.raises(ValueError, match=r"data\.side must be a multiple of network\.patch, got 17"):
-        configure("digits-cyclegan", ["data.side=17"])
-    for words in (["training.rate=0.1"], ["training.weight_decay=0.5"]):
-        with pytest.raises(ValueError, match=r"moves nobody here: set rates\.translators and rates\.critics"):
-            configure("digits-cyclegan", words)
+# runs ----------------------------------------------------------------------------------------------------------------
+
+
+def recipe(pairing="unpaired", **more):
+    data = {"kind": "handwritten-printed", "printed": 60, "test": 40}
+    data |= {"pairing": "by-class"} if pairing == "paired" else {}
+    network = {"width": 8, "blocks": 1, "critic": [8]}
+    made = {"kind": "translation", "pairing": pairing, "network": network}
+    made |= {"shown": QUIET} if pairing == "paired" else {"weights": {"pool": 4}}
+    training = {"steps": 3, "batch_size": 8, "rates": {"critics": 1e-3}, "previews": 1}
+    return parse({"name": pairing, "data": data, "family": made, "training": training} | more)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    for pairing in ("unpaired", "paired"):
+        train(recipe(pairing), folder / pairing)
+    return folder
+
+
+def test_samples_are_held_out_pictures_and_their_translations(runs):
+    run = open_run(runs / "unpaired")
+    samples = run.sample(3, seed=1)
+    assert samples.x.shape == (12, 1, 16, 16)
+    data = run.open_data()
+    for k, side in ((0, data), (2, data.b)):
+        held = {x.numpy().tobytes() for x in side.test.tensors["x"]}
+        assert all(x.numpy().tobytes() in held for x in samples.x[k::4])
+    with torch.no_grad():
+        assert torch.allclose(run.model.translate(samples.x[0::4], "b"), samples.x[1::4], atol=1e-6)
+        assert torch.allclose(run.model.translate(samples.x[2::4], "a"), samples.x[3::4], atol=1e-6)
+    with pytest.raises(ValueError, match="-n must be at most 40, the held-out pictures of a side, got 41"):
+        run.sample(41)
+
+
+def test_another_run_is_judged_beside(runs, tmp_path):
+    other = open_run(runs / "paired")
+    train(recipe(judging={"beside": str(runs / "paired")}), tmp_path / "run")
+    found = evaluate(tmp_path / "run")
+    theirs = way(other.model, sides(other.open_data(), Judging().rows), "a")
+    assert found.details["translation"]["paired: a"]["confusion"] == theirs.confusion.tolist()
+    assert "paired: a to b" in (tmp_path / "run" / "report.html").read_text()
+    kept = json.loads((tmp_path / "run" / "evaluation.json").read_text())["findings"]
+    assert set(kept) == set(found)
+    assert {"a_to_b", "b_to_a", "b_to_a_unseen", "a_to_b_kept", "a_to_b_cycle", "a_to_b_moved"} <= set(kept)
+
+
+@pytest.mark.parametrize("pairing", ["unpaired", "paired"])
+def test_a_run_stopped_and_gone_on_with_is_the_same(tmp_path, pairing):
+    training = {"steps": 4, "batch_size": 8, "save_every": 2, "previews": 0}
+    made, whole, parts = recipe(pairing, training=training), tmp_path / "whole", tmp_path / "parts"
+    train(made, whole)
+    shutil.copytree(whole, parts)
+    states = sorted((parts / "state").glob("*"))
+    assert len(states) == 2
+    states[-1].unlink()
+    (parts / "model.safetensors").unlink()
+    train(made, parts, resume=True)
+    assert (parts / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    ours, theirs = (torch.load(max(f.glob("state/*")), weights_only=True)["objective"] for f in (whole, parts))
+    assert all(torch.equal(v, theirs[k]) for k, v in ours.items())
+    assert any("pools" in name for name in ours) == (pairing == "unpaired")

@@ -1,185 +1,179 @@
-"""GANs of digits: what the reader and the judge say of data whose answer is known, and that a seed decides all."""
+"""Classes and modes that a reader finds in pictures: cases whose answers are known, and GANs of digits."""
 
 from __future__ import annotations
 
-import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
-from PIL import Image
-from sklearn.svm import SVC
-from torch import nn
 
-from jensen.adversarial import wasserstein1
-from jensen.cli.main import main
-from jensen.core.seeding import generator
-from jensen.core.types import Phase
-from jensen.data.stacked import digit_shares
-from jensen.models.gan import GAN
-from jensen.objectives.adversarial import Adversarial
-from jensen.recipes import configure
-from jensen.recipes.data import DigitsData
-from jensen.recipes.digit_reader import _machine, clarity, clear, read_digits, read_stacked, share_clear
-from jensen.recipes.digits_gan import DigitsWGAN, StackedDigitsGAN
-from jensen.recipes.digits_gan_judging import Single, Stacked, Wasserstein
-
-GREY = DigitsData(scale="grey")
-TINY = ["network.width=4", "network.critic_width=16", "training.batch_size=8", "training.previews=0"]
+from cases import Fixed, case_of, data_of
+from jensen.data.dataset import Truths
+from jensen.data.space import Classes, Text
+from jensen.data.stacked import expected_modes
+from jensen.judging.modes import classes, reader_shares, side_by_side
+from jensen.judging.settings import Judging
+from jensen.recipes.sources.digits import Digits
+from jensen.recipes.sources.stacked import StackedDigits
 
 
-def rows_of(pictures):
-    return {tuple(row.tolist()) for row in pictures.flatten(1)}
+class Grey:
+    """Reads each channel's grey, a multiple of 1/8 as a class, and finds it clear where it is one exactly."""
+
+    clear_means = "a class to the digit"
+
+    def read(self, x):
+        return ((x.mean((2, 3)) + 1) * 4).round().long()
+
+    def clear(self, x):
+        return ((x.mean((2, 3)) + 1) * 4).frac() == 0
 
 
-# the judge -------------------------------------------------------------------------------
+def greys(*rows):
+    """Pictures (N, C, 2, 2) of flat channels, of classes that may lie between two."""
+    return (torch.tensor(rows) / 4 - 1)[:, :, None, None].expand(-1, -1, 2, 2)
 
 
-def judged(made, tmp_path):
-    return Single(configure("digits-gan")).judged(made, tmp_path)
+def found(part):
+    return {finding.key: finding for finding in part.findings}
 
 
-def test_training_digits_are_found_out_as_copies_and_test_digits_are_not(tmp_path):
-    x, labels = GREY.train()
-    found = judged(x, tmp_path)
-    assert found["copies"]["drawn"] == 0
-    assert found["copies"]["nearer"] > 0.99
-    assert found["clear"]["value"] > 0.97
-    read = read_digits(x, "grey")
-    assert found["classes"]["shares"] == pytest.approx((read.bincount() / len(x)).tolist())
-    assert found["classes"]["data"] == pytest.approx((labels.bincount() / len(x)).tolist())
-    assert found["classes"]["reverse_kl"] < 1e-3
-    fresh = judged(GREY.test()[0], tmp_path)
-    assert fresh["copies"]["nearer"] == pytest.approx(0.5)
-    assert fresh["balls"]["drawn"]["precision"] == fresh["balls"]["drawn"]["recall"] == 1
+NAMES = Classes(("a", "b", "c"))
 
 
-def test_a_lost_class_shows(tmp_path):
-    x, labels = GREY.train()
-    found = judged(x[labels == 4], tmp_path)
+def grey_case(made, train, test=None, **more):
+    test = train if test is None else test
+    rows, held = (greys(*[[float(k)] for k in part]) for part in (train, test))
+    data = data_of(rows, held, names=NAMES, labels=(train, test), truths=Truths(reader=Grey()))
+    return case_of(data, greys(*[[k] for k in made]), **more)
+
+
+# one class a picture -------------------------------------------------------------------------------------------------
+
+
+def test_shares_of_classes_and_their_divergence():
+    """By hand: 12 of a, 4 of b of which one is not clear, none of c; a quarter of the data are a, half b."""
+    part = classes(grey_case([0.0] * 12 + [1.0] * 3 + [1.2], [0, 1, 1, 2] * 5, [0, 1, 2, 2]))
+    by_key = found(part)
+    assert by_key["classes_reached"].value == by_key["clearly_reached"].value == 2
+    expected = 0.75 * math.log(0.75 / 0.25) + 0.25 * math.log(0.25 / 0.5)
+    assert by_key["class_kl"].value == pytest.approx(expected, rel=1e-6)
+    assert by_key["clear"].value == 15 / 16
+    assert by_key["clear"].floor == by_key["reader"].value == 1
+    shares = torch.tensor([0.25, 0.5, 0.25])
+    assert by_key["classes_reached"].floor == pytest.approx(expected_modes(16, shares))
+    assert part.details["classes"]["samples"]["shares"] == [[0.75, 0.25, 0.0]]
+    assert part.details["classes"]["held-out"]["shares"] == [[0.25, 0.25, 0.5]]
+    assert len(part.plots) == 1
+
+
+def test_a_row_of_the_sheet_for_each_class():
+    """Of c there is none: its row is white. A cell is two pixels of 4, and a gap of 6."""
+    part = classes(grey_case([0.0] * 12 + [1.0] * 4, [0, 1, 2]))
+    sheet = part.pictures[0].image.convert("L")
+    centre = [6 + 4 + k * 14 for k in range(3)]
+    assert [sheet.getpixel((centre[0], y)) for y in centre] == [0, 32, 255]
+    assert sheet.getpixel((centre[0] + 12 * 14, centre[0])) == 255  # the thirteenth of a
+
+
+def test_classes_are_judged_where_a_reader_knows_them():
+    case = grey_case([0.0] * 16, [0, 1, 2])
+    data = case.data
+    assert classes(case) is not None
+    assert classes(replace(case, model=torch.nn.Linear(1, 1))) is None
+    assert classes(replace(case, data=replace(data, truths=Truths()))) is None
+    assert reader_shares(replace(case, data=replace(data, space=replace(data.space, cond=Text("abc", 1))))) is None
+    assert classes(grey_case([0.0] * 16, [0, 1, 1])) is None  # c is a class of no training picture
+
+
+# one class a channel -------------------------------------------------------------------------------------------------
+
+
+def stacked_case(made, shares, **more):
+    data = data_of(made, made, truths=Truths(reader=Grey(), shares=shares))
+    return case_of(data, made, **more)
+
+
+def test_modes_of_channels_are_read_channel_by_channel():
+    """By hand: two channels of three classes are nine modes; eight samples are (0, 2), eight (1, 2), one not clear."""
+    made = greys(*[[0.0, 2.0]] * 8, *[[1.0, 2.0]] * 7, [1.0, 2.1])
+    shares = torch.full((9,), 1 / 9, dtype=torch.float64)
+    part = classes(stacked_case(made, shares))
+    by_key = found(part)
+    assert by_key["classes_reached"].value == by_key["clearly_reached"].value == 2
+    assert by_key["classes_reached"].name == "modes reached"
+    assert by_key["class_kl"].value == pytest.approx(math.log(4.5), rel=1e-6)
+    assert by_key["clear"].value == 31 / 32
+    assert part.details["classes"]["samples"]["shares"] == [[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]]
+    assert len(part.plots) == 2
+    uneven = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64).outer(torch.tensor([0.2, 0.2, 0.6]).double()).flatten()
+    exact = 0.5 * math.log(0.5 / 0.3) + 0.5 * math.log(0.5 / 0.18)  # (0, 2) is 0.5 * 0.6 of the data, (1, 2) 0.3 * 0.6
+    assert found(classes(stacked_case(made, uneven)))["class_kl"].value == pytest.approx(exact, rel=1e-6)
+
+
+def test_more_samples_are_read_where_there_are_many_modes():
+    made = greys(*[[float(k // 3), float(k % 3)] for k in range(9)])
+    settings = Judging(samples=16, mode_samples=4)
+    part = classes(stacked_case(made, torch.full((9,), 1 / 9), settings=settings))
+    assert part.details["classes"]["samples"]["n"] == 36
+    assert found(part)["class_kl"].value == pytest.approx(0, abs=1e-9)
+
+
+def test_channels_are_shown_side_by_side():
+    x = greys([0.0, 8.0, 4.0])
+    row = side_by_side(x)[0, 0, 0].tolist()
+    assert row == pytest.approx([-1, -1, -0.2, 1, 1, -0.2, 0, 0])
+
+
+# digits --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return Digits().open(0)
+
+
+def test_training_digits_are_read_as_their_classes_and_a_lost_class_shows(digits):
+    x, labels = digits.train.tensors["x"], digits.train.tensors["cond"][:, 0]
+    by_key = found(classes(case_of(digits, x)))
+    assert by_key["class_kl"].value < 1e-3
+    assert by_key["clear"].value > 0.97
+    assert by_key["clear"].floor == pytest.approx(0.95, abs=1 / 360)
+    by_key = found(classes(case_of(digits, x[labels == 4])))
     share = float((labels == 4).double().mean())
-    assert found["classes"]["recovered"] == 1
-    assert found["classes"]["reverse_kl"] == pytest.approx(-math.log(share), rel=1e-5)
-    assert found["balls"]["drawn"]["recall"] < 0.5
-    with Image.open(tmp_path / "classes.png") as sheet:  # rows of nothing are white
-        assert sheet.convert("L").crop((0, 0, sheet.width, 60)).getextrema() == (255, 255)
-
-
-def stacked_recipe(**data):
-    return StackedDigitsGAN(data={"points": 200, "test": 100, **data})
+    assert by_key["classes_reached"].value == 1
+    assert by_key["class_kl"].value == pytest.approx(-math.log(share), rel=1e-5)
 
 
 @pytest.mark.parametrize("balance", [1.0, 0.2])
-def test_draws_of_the_data_reach_what_they_should(balance):
-    n = 4000
-    recipe = stacked_recipe(balance=balance)
-    x, modes = recipe.data.draw("train", n, seed=0)
-    found = Stacked(recipe).modes(x)
-    assert abs(found["recovered"] - len(modes.unique())) <= 2  # the reader errs on few training digits
+def test_draws_of_stacked_digits_reach_what_they_should(balance):
+    n = 2000
+    data = StackedDigits(balance=balance, points=n, test=100).open(0)
+    x = data.train.tensors["x"]
+    by_key = found(classes(case_of(data, x, settings=Judging(samples=n, mode_samples=1))))
+    # modes reached: a sum of indicators that repel one another, of variance at most sum p (1 - p)
+    p = 1 - (1 - data.truths.shares) ** n
+    assert abs(by_key["classes_reached"].value - float(p.sum())) < 4 * float((p * (1 - p)).sum()) ** 0.5 + 2
     # reverse KL is about half a chi-square of 999: mean (the floor) and standard deviation sqrt(2 * 999) / 2n
-    assert abs(found["reverse_kl"] - found["floor"]) < 5 * math.sqrt(2 * 999) / (2 * n)
-    assert found["clear"]["value"] > 0.95
-    other = stacked_recipe(balance=1.2 - balance)
-    assert Stacked(other).modes(x)["reverse_kl"] > found["reverse_kl"] + 0.2
+    assert abs(by_key["class_kl"].value - by_key["class_kl"].floor) < 5 * math.sqrt(2 * 999) / (2 * n)
+    other = StackedDigits(balance=1.2 - balance, points=16, test=16).open(0)
+    wrong = found(classes(case_of(other, x, settings=Judging(samples=n, mode_samples=1))))
+    assert wrong["class_kl"].value > by_key["class_kl"].value + 0.2
 
 
-def test_a_collapsed_generator_is_seen_through():
-    recipe = stacked_recipe()
-    x, labels = GREY.train()
-    x, labels = x[clear(x, "grey")], labels[clear(x, "grey")]
-    three, seven = (x[(labels == k) & (read_digits(x, "grey") == k)][:50] for k in (3, 7))
-    found = Stacked(recipe).modes(torch.cat([three, seven, three], 1))
-    assert (found["recovered"], found["reached_clearly"]) == (1, 1)
-    assert found["reverse_kl"] == pytest.approx(math.log(1000))
-    assert [row.index(1.0) for row in found["digits"]] == [3, 7, 3]
+def test_a_collapsed_generator_is_seen_through(digits):
+    """Clear threes and sevens make one mode of three channels; what lies between them is clear of few."""
+    x, labels = digits.train.tensors["x"], digits.train.tensors["cond"]
+    reader = digits.truths.reader
+    x = x[reader.clear(x)[:, 0] & (reader.read(x) == labels)[:, 0]]
+    read = reader.read(x)[:, 0]
+    three, seven = (x[read == k][:50] for k in (3, 7))
+    data = StackedDigits(points=50, test=50).open(0)
+    settings = Judging(samples=50, mode_samples=1)
+    by_key = found(classes(case_of(data, torch.cat([three, seven, three], 1), settings=settings)))
+    assert (by_key["classes_reached"].value, by_key["clearly_reached"].value) == (1, 1)
+    assert by_key["class_kl"].value == pytest.approx(math.log(1000))
     blurred = torch.cat([(three + seven) / 2] * 3, 1)
-    assert Stacked(recipe).modes(blurred)["reached_clearly"] < Stacked(recipe).modes(blurred)["of"]
-
-
-class Linear(nn.Module):
-    """The mean of the pixels, times eight: a slope of 1 everywhere."""
-
-    def forward(self, x):
-        return 8 * x.flatten(1).mean(1)
-
-
-def test_a_critics_claim_is_a_difference_of_means_and_below_the_distance(tmp_path, monkeypatch):
-    recipe = configure("digits-wgan")
-    test, training = recipe.test_data(), recipe.training_data()
-    made = test - 0.25
-    game = Adversarial(GAN(nn.Linear(2, 2), [2]), Linear(), loss="wasserstein")
-    monkeypatch.setattr(DigitsWGAN, "trained", lambda *_: game)
-    found = Wasserstein(recipe).judged(made, tmp_path)
-    assert found["slope_off"] == pytest.approx(0, abs=1e-6)
-    assert found["critic"]["test"]["value"] == pytest.approx(8 * 0.25, rel=1e-5)  # a shift by 1/4 in 64 pixels
-    assert found["critic"]["training"]["value"] == pytest.approx(8 * float(training.mean() - made.mean()), rel=1e-4)
-    assert found["between"]["test"] == pytest.approx(2.0, rel=1e-5)  # transport of a shift is the shift
-    assert found["between"]["floor"] == pytest.approx(float(wasserstein1(training[:360], test)), rel=1e-6)
-    a, b = (8 * x.flatten(1).mean(1).double() for x in (test, made))
-    assert found["critic"]["test"]["stderr"] == pytest.approx(float((a.var() / 360 + b.var() / 360).sqrt()), rel=1e-5)
-
-
-# the recipes -----------------------------------------------------------------------------
-
-
-def test_games_are_what_their_names_say():
-    games = {name: configure(name).game for name in ("digits-gan", "digits-wgan", "digits-exponential-gan")}
-    assert [games[name].loss for name in games] == ["non-saturating", "wasserstein", "exponential"]
-    assert games["digits-wgan"].phases() == (Phase(("critic",), repeats=5), Phase(("generator",), fresh=False))
-    assert games["digits-wgan"].penalty == "wgan-gp"
-
-
-@pytest.mark.parametrize("packing", [1, 2, 4])
-def test_a_critic_of_stacks_takes_packs(packing):
-    recipe = configure("stacked-digits-gan", [f"game.packing={packing}", *TINY])
-    setting = recipe.setting(recipe.model())
-    x = next(setting.stream(0))["x"]
-    assert x.shape == (8, 3, 8, 8)
-    losses = setting.objective(("critic",), {"x": x}, 0)
-    seen = setting.objective.seen(x, 0)
-    assert seen.shape == (8 // packing, 3 * packing, 8, 8)
-    assert setting.objective.critic(seen).shape == (8 // packing,)
-    assert bool(losses["critic"].total.isfinite())
-
-
-def test_stacks_are_shown_channel_beside_channel():
-    recipe = stacked_recipe()
-    x = -torch.ones(1, 3, 8, 8)
-    x[0, 1] = 1  # the second digit is white
-    image = recipe.look(x, columns=1, scale=1).convert("L")
-    row = [image.getpixel((6 + k, 6 + 4)) for k in range(26)]
-    assert row == [0] * 8 + [102] + [255] * 8 + [102] + [0] * 8
-
-
-def test_a_seed_decides_all(tmp_path):
-    words = [w for setting in TINY for w in ("--set", setting)]
-    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        command = ["train", "digits-gan", "--out", str(tmp_path / name), "--steps", "6", "--no-evaluate", *words]
-        assert main([*command, "--seed", str(seed)]) == 0
-    a, b, c = ((tmp_path / name / "model.safetensors").read_bytes() for name in "abc")
-    assert a == b
-    assert a != c
-
-
-def test_a_stacked_run_counts_as_many_samples_as_it_says(tmp_path):
-    more = ["judging.read=50", "judging.samples=20", "judging.critic_steps=2", "data.points=60", "data.test=20"]
-    words = [w for setting in [*TINY, *more, "data.balance=0.5"] for w in ("--set", setting)]
-    assert main(["train", "stacked-digits-gan", "--out", str(tmp_path / "run"), "--steps", "3", *words]) == 0
-    own = json.loads((tmp_path / "run" / "evaluation.json").read_text())["own"]
-    assert own["n"] == own["drawn"]["n"] == own["data"]["n"] == 50
-    assert own["balance"] == 0.5
-    assert sum(own["drawn"]["digits"][0]) == pytest.approx(1)
-    assert "0.5 times as frequent" in (tmp_path / "run" / "report.html").read_text()
-
-
-@pytest.mark.parametrize(
-    ("name", "word", "message"),
-    [
-        ("digits-gan", "data.scale=ink", "data.scale must be grey"),
-        ("stacked-digits-gan", "data.balance=0", "data.balance"),
-        ("stacked-digits-gan", "judging.read=3", "judging.read"),
-    ],
-)
-def test_wrong_settings_are_refused(name, word, message):
-    with pytest.raises(ValueError, match=message):
-        configure(name, [word])
+    by_key = found(classes(case_of(data, blurred, Fixed(blurred), settings=settings)))
+    assert by_key["clear"].interval[1] < 0.9

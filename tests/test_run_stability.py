@@ -2,86 +2,86 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
 
 from jensen.adversarial import stability
-from jensen.cli.main import main
+from jensen.judging.stability import part
 from jensen.objectives.adversarial import alternating
-from jensen.recipes import open_run
-from jensen.recipes.folder import load_game
-from jensen.recipes.stability import rows, section
-from test_gan import TINY
+from jensen.runs.evaluate import case_of, evaluate
+from jensen.runs.opening import open_run
+from jensen.runs.train import train
+from test_gan import recipe
 
-SMALL = ("network.width=8", "network.critic_width=8", "network.layers=1", "network.critic_layers=1")
-OWN = (
-    "game.critic_steps=3",
-    "rates.generator=0.003",
-    "rates.critic=0.002",
-    "judging.samples=100",
-    "judging.critic_steps=5",
-    "training.previews=0",
-)
+SMALL = {"width": 8, "critic_width": 8, "layers": 1, "critic_layers": 1}
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run of `ring-gan` with three critic's moves for each of the generator's, asked whether it is stable."""
+    """A run of the ring with three moves of the critic for each of the generator's, after 30 steps."""
     folder = tmp_path_factory.mktemp("runs") / "ring"
-    said = [w for word in (*TINY, *SMALL, *OWN) for w in ("--set", word)]
-    assert main(["train", "ring-gan", "--out", str(folder), "--steps", "30", "--no-evaluate", *said]) == 0
-    assert main(["evaluate", str(folder), "--stability"]) == 0
+    made = recipe(SMALL, {"critic_steps": 3}, steps=30, rate=3e-3, rates={"critic": 2e-3}, previews=0)
+    judging = made.judging.model_copy(update={"samples": 100, "critic_steps": 5})
+    train(made.model_copy(update={"judging": judging}), folder)
     return folder
 
 
-def as_rows(found):
-    return [[value.real, value.imag] for value in found.eigenvalues.tolist()]
+@pytest.fixture(scope="module")
+def found(run):
+    return evaluate(run, stability=True)
 
 
-def test_it_is_the_game_where_training_left_it(run):
-    found = json.loads((run / "evaluation.json").read_text())["stability"]
-    recipe, _ = open_run(run)
+def game_of(run):
+    opened = open_run(run)
+    game = case_of(opened, opened.open_data()).game
+    return game, next(game.stream(0))
+
+
+def values(eigenvalues):
+    return torch.tensor([[v.real, v.imag] for v in eigenvalues.tolist()])
+
+
+def test_it_is_the_game_where_training_left_it(run, found):
+    said = found.details["stability"]
+    game, batch = game_of(run)
+    flow = stability(game.objective, batch, seed=0, step=30)
+    assert said["step"] == game.step == 30
+    assert said["flow"]["complete"]
+    seen = torch.tensor(said["flow"]["eigenvalues"])
+    assert seen == pytest.approx(values(flow.eigenvalues), abs=1e-9)
+    assert found["flow_leading"].value == pytest.approx(float(seen[:, 0].max()), abs=1e-6)
+    assert found["flow_speed"].value > 0
+    untrained = open_run(run).recipe.family
     torch.manual_seed(1)
-    setting = recipe.setting(recipe.model())
-    batch = next(setting.stream(0))
-    untrained = stability(setting.objective, batch, seed=recipe.seed, step=0)
-    assert load_game(setting.objective, run) == found["step"] == 30
-    flow = stability(setting.objective, batch, seed=recipe.seed, step=30)
-    assert found["flow"]["complete"]
-    assert torch.tensor(found["flow"]["eigenvalues"]) == pytest.approx(torch.tensor(as_rows(flow)), abs=1e-9)
-    assert not torch.allclose(torch.tensor(as_rows(untrained)), torch.tensor(as_rows(flow)), atol=1e-3)
+    space = open_run(run).space
+    fresh = stability(untrained.objective(untrained.model(space), space), batch, seed=0, step=0)
+    assert not torch.allclose(values(fresh.eigenvalues), seen, atol=1e-3)
 
 
-def test_the_step_is_the_runs_own(run):
+def test_the_step_is_the_runs_own(run, found):
     """Its order, 3:1, its rates; alternating once each is another map."""
-    found = json.loads((run / "evaluation.json").read_text())["stability"]["training"]
-    assert (found["update"], found["step_size"]) == ("phases", {"generator": 0.003, "critic": 0.002})
-    recipe, _ = open_run(run)
-    setting = recipe.setting(recipe.model())
-    load_game(setting.objective, run)
-    batch = next(setting.stream(0))
+    said = found.details["stability"]["training"]
+    assert (said["update"], said["step_size"]) == ("phases", {"generator": 0.003, "critic": 0.002})
+    game, batch = game_of(run)
     own, other = (
-        stability(setting.objective, batch, alternating(n), step_size=found["step_size"], seed=recipe.seed, step=30)
-        for n in (3, 1)
+        stability(game.objective, batch, alternating(n), step_size=said["step_size"], seed=0, step=30) for n in (3, 1)
     )
-    seen = torch.tensor(found["eigenvalues"])
-    assert seen == pytest.approx(torch.tensor(as_rows(own)), abs=1e-9)
-    assert not torch.allclose(seen, torch.tensor(as_rows(other)), atol=1e-4)
+    seen = torch.tensor(said["eigenvalues"])
+    assert seen == pytest.approx(values(own.eigenvalues), abs=1e-9)
+    assert not torch.allclose(seen, values(other.eigenvalues), atol=1e-4)
+    assert found["training_leading"].value == pytest.approx(float(seen.norm(dim=1).max()), abs=1e-6)
 
 
-def test_the_page_shows_both(run):
+def test_the_page_shows_both_where_they_were_asked_for(run, found):
     page = (run / "report.html").read_text()
-    for part in (
+    for words in (
         "Stability",
         ": not an equilibrium; linearised: ",
         "eigenvalues of the flow",
-        "eigenvalues of its training",
-        "--stability",
+        "of a step of training",
     ):
-        assert part in page
-    assert main(["evaluate", str(run)]) == 0
+        assert words in page
+    assert "flow_leading" not in evaluate(run)
     assert "eigenvalues of the flow" not in (run / "report.html").read_text()
 
 
@@ -104,21 +104,17 @@ def test_in_words():
         "converged": True,
         "step_size_below": 0.25,
     }
-    found = {"batch": 64, "flow": settled, "training": way}
-    text = section(found).text
-    for part in ("one batch of 64", "1,234 weights: undecided", "largest real part -1, of all", "0.25 would converge"):
-        assert part in text
-    assert "largest modulus -1, those that decide not among them, of 2 found in 77 products" in text
-    assert len(section(found).plots) == 2
-    said = dict(rows(found))
-    assert said["stability of the flow"] == (
-        "not an equilibrium; linearised: converges linearly, |v| = 0.5: 0 at an equilibrium"
-    )
-    assert "The flow, of 1,234 weights: not an equilibrium; linearised: converges linearly" in text
-    assert said["  simultaneous plain steps converge below"] == "0.25"
-    refused = section(found | {"flow": {"refused": "the vector field jumps here"}})
+    said = part({"flow": settled, "training": way}, 64, 5)
+    for words in ("one batch of 64", "1,234 weights: undecided", "largest real part -1, of all", "0.25 would converge"):
+        assert words in said.text
+    assert "largest modulus -1, those that decide not among them, of 2 found in 77 products" in said.text
+    assert "The flow, of 1,234 weights: not an equilibrium; linearised: converges linearly" in said.text
+    assert len(said.plots) == 2
+    by_key = {finding.key: finding for finding in said.findings}
+    assert by_key["flow_step_size"].value == 0.25
+    assert "training_step_size" not in by_key
+    assert by_key["training_leading"].note == "undecided; 2 found in 77 products"
+    refused = part({"flow": {"refused": "the vector field jumps here"}, "training": way}, 64, 5)
     assert "The flow: the vector field jumps here." in refused.text
     assert len(refused.plots) == 1
-    assert dict(rows(found | {"flow": {"refused": "it jumps"}}))["stability of the flow"] == "it jumps"
-    assert section(None) is None
-    assert rows(None) == []
+    assert not [finding for finding in refused.findings if finding.key.startswith("flow")]
