@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
 import torch
 from pydantic import ValidationError
+from torch.distributions import OneHotCategorical
 
+from jensen.cli.main import main
 from jensen.core.objective import partition
 from jensen.core.seeding import drawing, generator
 from jensen.data.space import Classes, Space
@@ -16,7 +19,10 @@ from jensen.models import HVAE, AutoDecoder, LadderVAE
 from jensen.recipes.families.vae import VAE, Autoencoder, Bound, Decoder, Narrow, Network
 from jensen.recipes.settings import Training
 from jensen.recipes.words import explain
+from jensen.runs.opening import open_run
 from jensen.variational import Constraint, Penalized, Relaxation, elbo, iwae
+from test_cli import refused
+from tiny import tiny
 
 INK = Space((1, 4, 5), 2, rows=30, cond=Classes(("a", "b")))
 GREY = Space((3, 4, 5), 17, rows=30)
@@ -237,3 +243,61 @@ def test_points_are_modelled_in_their_own_units(noise):
     torch.testing.assert_close(found[0][0], found[1][0] - 2 * math.log(20), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(found[0][1][0], found[1][1][0], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found[0][1][1], 5 + 20 * found[1][1][1], rtol=1e-4, atol=1e-3)
+
+
+# from the command line ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "terms", "said"),
+    [
+        (
+            "digits-categorical",
+            ["bound.relaxation=concrete", "bound.samples=1", "bound.free_bits=0.1", "bound.free_bits_per=dimension"],
+            {"relaxed_elbo", "temperature"},
+            "concrete raises a bound on log p(x) of the relaxed model, not of the discrete one",
+        ),
+        (
+            "digits-vae",
+            ["bound.name=iwae", "bound.samples=3", "bound.gradient=stl"],
+            {"elbo"},
+            "sticking the landing is biased for the encoder under IWAE with 3 draws",
+        ),
+    ],
+)
+def test_what_a_bound_is_stands_before_training_and_in_the_report(tmp_path, capsys, name, words, terms, said):
+    """The evaluation is of the model itself: its latents are one-hot, not relaxed."""
+    out, settings = tmp_path / "run", [part for word in words for part in ("--set", word)]
+    assert main(["train", name, "--out", str(out), "--steps", "4", *tiny(name), *settings]) == 0
+    assert capsys.readouterr().err.startswith(f"jensen: {said}")
+    assert said[1:] in (out / "report.html").read_text().replace("&#39;", "'")
+    lines = [json.loads(line) for line in (out / "journal.jsonl").read_text().splitlines()]
+    assert terms <= set(lines[-1])
+    assert {"elbo", "relaxed_elbo", "no_bound"} & set(lines[-1]) <= terms
+    model = open_run(out).model
+    if name == "digits-categorical":
+        laws = model.encoder(1 - 2 * torch.rand(2, 1, 8, 8).round())
+        assert isinstance(laws.base_dist, OneHotCategorical)
+        assert not laws.has_rsample
+        assert "--interpolate" not in (out / "report.html").read_text()
+        refused(capsys, ["sample", str(out), "--interpolate", "5"], "there is nothing between two classes")
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "part"),
+    [
+        ("digits-vae", ["bound.beta=2", "bound.kl_limit=1"], "bound.kl_limit does not go with bound.beta"),
+        ("digits-vae", ["bound.samples=0"], "bound.samples' got 0"),
+        ("digits-vae", ["network.direction=ladder"], "at least two layers in network.latents"),
+        ("digits-vae", ["network.kind=categorical"], "bound.samples of at least 2"),
+        ("digits-vae", ["network.noise=learned"], "does nothing for data of two levels"),
+        ("digits-svi", ["training.rates.encoder=0.1"], "training.rates must name players, model, posterior"),
+        ("digits-vae", ["judging.critic_steps=5"], "judging.critic_steps is not used by family vae"),
+        ("moons-mixture", ["training.steps=5"], "set training.steps to 1"),
+        ("digits-vae", ["bound.betta=5"], "did you mean 'bound.beta'?"),
+    ],
+)
+def test_wrong_settings(capsys, tmp_path, name, words, part):
+    settings = [word for pair in words for word in ("--set", pair)]
+    refused(capsys, ["train", name, "--out", str(tmp_path / "x"), *settings], part)
+    assert not (tmp_path / "x").exists()

@@ -56,6 +56,9 @@ def train(
     folder = out if out is not None else Path("runs") / name
     if resume:
         recipe = _resumed(recipe, folder, [*words, *["seed"] * (seed is not None)])
+    space = recipe.space or recipe.data.known()
+    for note in recipe.family.notes(space) if space is not None else ():
+        show.note(note)
     distributed.start()
     try:
         with show.tracking() as track, show.watching(folder) as watch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from jensen.judging import JUDGES
 from jensen.judging.case import Case, Played
 from jensen.report.findings import Evaluation, Part
 from jensen.report.page import previews, training_curves, write_page
+from jensen.runs.draw import Request, drawing
 from jensen.runs.folder import (
     EVALUATION,
     REPORT,
@@ -25,7 +27,7 @@ from jensen.runs.folder import (
     save_image,
     weights_step,
 )
-from jensen.runs.opening import Run, open_run
+from jensen.runs.opening import Run, open_other, open_run
 from jensen.runs.train import new_objective
 from jensen.training.checkpoint import write_text
 from jensen.training.journal import read_journal
@@ -159,7 +161,8 @@ def examples(run: Run) -> list[str]:
         if space.cond is not None and run.recipe.family.conditional(space):
             texts = ("--text", *space.cond.decode(_first(space.cond)))
         lines.append(command("sample", folder, *(texts or ("-n", 16)), "--seed", 5, "--out", "x.png"))
-    if hasattr(run.model, "interpolate"):
+    with suppress(ValueError):  # of a model that does not interpolate
+        drawing(run.recipe, run.model, Request(between=11), open_data=run.open_data, runs=open_other)
         lines.append(command("sample", folder, "--interpolate", 11))
     return [*lines, command("evaluate", folder)]
 
