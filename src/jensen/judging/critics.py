@@ -166,7 +166,8 @@ def critics(case: Case) -> Part | None:
         if loss.divergence != APART.divergence:
             findings.append(estimate(f"{key}_tv", names[key], APART, real, fake))
         edges, counted = histogram(real, fake)
-        charts.append(plots.counts(edges, counted, title=f"logits, {names[key]}", xlabel="logit (above 0: real)"))
+        title = f"logits, {names[key]}"
+        charts.append(plots.histograms(counted, edges=edges, title=title, xlabel="logit (above 0: real)"))
     text = (
         "A critic judges held-out data and samples that it never saw: what it gains over guessing is on average a "
         "lower bound of the divergence between data and samples. The fresh critic learned against the finished "
@@ -248,8 +249,8 @@ def claims(critic: nn.Module, packing: int, made: Tensor, train: Tensor, test: T
         value = float(real.mean() - fake.mean())
         found.append(Finding(key, f"the critic's claim, to {name} data", value, error, best=None))
     n = min(len(made), len(test), len(train)) // packing * packing
-    ends = (pack(v[:n].to(case.device), packing) for v in (train, made))
-    off = gradient_penalty(critic, *ends, 1.0, generator=generator(derived(case.seed, "slope"), case.device))
+    data, drawn = (pack(v[:n].to(case.device), packing) for v in (train, made))
+    off = gradient_penalty(critic, data, drawn, 1.0, generator=generator(derived(case.seed, "slope"), case.device))
     found.append(
         Finding("critic_slope", "the critic's slope off 1, root mean square", float(off.detach().mean().sqrt()))
     )

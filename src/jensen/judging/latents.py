@@ -127,7 +127,7 @@ def interpolations(case: Case) -> Part | None:
         [generator(derived(case.seed, "interpolations", row, end), case.device) for end in ("from", "to")]
         for row in range(6)
     ]
-    made = torch.cat([model.interpolate(*pair, STEPS) for pair in ends])
+    made = torch.cat([model.interpolate(first, second, STEPS) for first, second in ends])
     text = "G(z), or the mean of p(x | z), along the great circle between two draws of the prior of z."
     return Part(
         "Latent interpolations",

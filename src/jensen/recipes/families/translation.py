@@ -163,7 +163,8 @@ class Translation(Family):
         w, shown, paired = self.weights, self.shown.settings(), self.pairing == "paired"
         a, b = (PatchCritic((1 + paired) * space.shape[0], widths=self.network.critic) for _ in "ab")
         if self.network.spectral:
-            a, b = spectral_norm(a), spectral_norm(b)
+            for critic in (a, b):
+                spectral_norm(critic)
         if paired:
             return Paired(model, a, b, distance=w.distance, **shown)
         pools = (ImagePool(w.pool, space.shape), ImagePool(w.pool, space.shape)) if w.pool else None
