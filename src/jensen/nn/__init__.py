@@ -1,4 +1,4 @@
-"""Networks."""
+"""Neural networks."""
 
 from jensen.nn.mlp import TimeMLP, mlp
 from jensen.nn.pictures import ChannelNorm, PictureCritic, PictureGenerator

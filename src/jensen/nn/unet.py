@@ -1,4 +1,4 @@
-"""A U-Net that is fast on a CPU: a patched stem, so that no convolution runs at full size."""
+"""A U-Net that is fast on CPUs: it works on patches, so that no convolution runs at full resolution."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from jensen.nn.embeddings import Fourier, TextEmbedding
 
 
 def _zero(layer: nn.Conv2d) -> None:
-    """Start a layer at zero, so that what it adds to is at first left as it is."""
+    """Initialise a layer to zero, so that its residual branch starts as the identity."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(silu(film(norm(conv(silu(norm(x)))))), the film from an embedding; zero at initialisation."""
+    """x + conv(silu(film(norm(conv(silu(norm(x)))))), modulated by an embedding; the identity at initialisation."""
 
     def __init__(self, channels: int, out_channels: int, embedding: int):
         super().__init__()
@@ -40,10 +40,10 @@ class ResidualBlock(nn.Module):
 
 
 class TextAttention(nn.Module):
-    """Cross-attention from picture positions to characters, with a learned prior of columns.
+    """Cross-attention from picture positions to characters, with a learned bias per column.
 
-    Character l of L starts out attended to from the columns around (l + 1/2) W / L; the prior is a free
-    parameter, one number per head, character and column.
+    At initialisation the columns around (l + 1/2) W / L attend to character l of L; the bias is a free parameter, one
+    number per head, character and column.
     """
 
     def __init__(self, channels: int, text_channels: int, length: int, columns: int, heads: int = 4):
@@ -63,7 +63,7 @@ class TextAttention(nn.Module):
         b, c, h, w = x.shape
         query = self.query(self.norm(x)).permute(0, 2, 3, 1).reshape(b, h * w, self.heads, -1).transpose(1, 2)
         key, value = self.key_value(text).view(b, text.shape[1], 2, self.heads, -1).unbind(2)
-        bias = self.prior.repeat(1, h, 1)  # rows of the picture share the prior of their column
+        bias = self.prior.repeat(1, h, 1)  # all rows of the picture share the bias of their column
         attended = F.scaled_dot_product_attention(
             query, key.transpose(1, 2), value.transpose(1, 2), attn_mask=bias.to(query.dtype)
         )
@@ -72,7 +72,7 @@ class TextAttention(nn.Module):
 
 
 class Level(nn.Module):
-    """Residual blocks at one resolution, with a look at the text after the first."""
+    """Residual blocks at one resolution, with attention to the text after the first."""
 
     def __init__(
         self,
@@ -98,25 +98,25 @@ class Level(nn.Module):
 
 
 class UNet(nn.Module):
-    """Patched U-Net conditioned on a noise level and a text: (B, C, H, W) -> (B, outputs C, H, W).
+    """A U-Net on patches, conditioned on a noise level and a text: (B, C, H, W) -> (B, outputs C, H, W).
 
-    The stem folds `patch` x `patch` pixels into channels, so the widest feature map has H W / patch^2
-    positions. Level i has `widths[i]` channels and half the positions of the level above. A bigger
-    picture or device takes more `widths` and `blocks`.
+    The stem folds `patch` x `patch` pixels into channels, so the widest feature map has H W / patch^2 positions. Level
+    i has `widths[i]` channels and half the side length of the level before. For larger pictures or devices, increase
+    `widths` and `blocks`.
 
     Args:
         channels: of the picture.
         size: (H, W) of the picture, multiples of patch 2^(levels - 1).
-        alphabet, length: of the text; index `alphabet` is "no character".
-        widths: channels of each level, at least one, multiples of 8.
-        blocks: residual blocks a level, down and up alike, at least 1.
+        alphabet, length: of the text; index `alphabet` means "no character".
+        widths: channels of each level, at least one level, multiples of 8.
+        blocks: residual blocks per level, both down and up, at least 1.
         patch: side of a patch.
         text_channels: size of a character's embedding.
-        outputs: numbers out for each one in; 2 for a `NetworkDenoiser` that learns variances.
+        outputs: outputs per input number; 2 for a `NetworkDenoiser` that learns variances.
 
     Raises:
-        ValueError: for a setting out of its range, or a size that does not divide; called, for texts
-            that are not one a row, of another length or with a character that is none.
+        ValueError: for a setting out of range, or a size that does not divide; when called, unless there is one text
+            per row, of this length, with indices from 0 to `alphabet`.
 
     >>> net = UNet(1, (24, 64), alphabet=10, length=4)
     >>> net(torch.zeros(2, 1, 24, 64), torch.zeros(2), torch.zeros(2, 4, dtype=torch.long)).shape
