@@ -192,7 +192,7 @@ def test_refusals_of_kernel_densities():
     for choose in (silverman, scott):
         with pytest.raises(ValueError, match="all equal"):
             choose(torch.ones(5, 2))
-    with pytest.raises(ValueError, match="every datum comes twice"):
+    with pytest.raises(ValueError, match="every data point occurs twice"):
         leave_one_out(torch.cat([data, data]) + 100)
     assert leave_one_out(torch.cat([data, data[:3]])) > 0
     with pytest.raises(ValueError, match="tolerance must be positive"):
