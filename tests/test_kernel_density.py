@@ -197,7 +197,7 @@ def test_refusals_of_kernel_densities():
     assert leave_one_out(torch.cat([data, data[:3]])) > 0
     with pytest.raises(ValueError, match="tolerance must be positive"):
         leave_one_out(data, tolerance=0.0)
-    with pytest.raises(ValueError, match="x must be at least one row, got none"):
+    with pytest.raises(ValueError, match="x must have at least one row, got none"):
         relative_score_error(torch.neg, torch.zeros(0, 2), torch.neg)
     with pytest.raises(ValueError, match="as the data are"):
         KernelDensity(data, 1.0).score(torch.zeros(2, 3))

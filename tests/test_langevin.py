@@ -409,7 +409,7 @@ def test_refusals_of_modes():
     with pytest.raises(ValueError, match="modes must be from 0 to 1, got 0 to 2"):
         occupancy(torch.tensor([[0, 2]]), 2)
     for times, horizon in ((torch.zeros(0), 1.0), (torch.ones(1), 0.0)):
-        with pytest.raises(ValueError, match="there must be times, none nan, and a positive horizon"):
+        with pytest.raises(ValueError, match="times must be at least one, none nan, and the horizon positive"):
             mean_exit_time(times, horizon)
     with pytest.raises(ValueError, match="step_size must be"):
         exit_times(torch.neg, torch.zeros(1, 1), lambda x: x[:, 0] > 1, 0.0, 5)

@@ -205,7 +205,7 @@ def test_refusals_of_the_losses():
     with pytest.raises(ValueError, match="chunk must be at least 1, got 0"):
         implicit(torch.neg, x, chunk=0)
     for loss in (sliced, sliced_vr):
-        with pytest.raises(ValueError, match="slices must be .* with the shape of x"):
+        with pytest.raises(ValueError, match="with the shape of x"):
             loss(torch.neg, x, torch.ones(5, 3))
     with pytest.raises(ValueError, match="noise must have the shape of x"):
         denoising(torch.neg, x, torch.ones(4, 2), 1.0)
