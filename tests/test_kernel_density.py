@@ -199,7 +199,7 @@ def test_refusals_of_kernel_densities():
         leave_one_out(data, tolerance=0.0)
     with pytest.raises(ValueError, match="x must have at least one row, got none"):
         relative_score_error(torch.neg, torch.zeros(0, 2), torch.neg)
-    with pytest.raises(ValueError, match="as the data are"):
+    with pytest.raises(ValueError, match="as the data"):
         KernelDensity(data, 1.0).score(torch.zeros(2, 3))
     with pytest.raises(ValueError, match="n must be at least 1"):
         KernelDensity(data, 1.0).sample(0)
