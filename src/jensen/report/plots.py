@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 from typing import Any
 
@@ -76,7 +76,7 @@ def intervals(x: Sequence[float], rows: Sequence[dict[str, float]], *, title: st
     return _svg(figure)
 
 
-def histograms(rows: dict[str, Sequence[float]], *, title: str, xlabel: str) -> str:
+def histograms(rows: Mapping[str, Sequence[float]], *, title: str, xlabel: str) -> str:
     """Two or more densities on shared bins."""
     figure, axes = _axes(title, xlabel, "pictures")
     everything = [v for values in rows.values() for v in values]
@@ -87,7 +87,7 @@ def histograms(rows: dict[str, Sequence[float]], *, title: str, xlabel: str) -> 
     return _svg(figure)
 
 
-def counts(edges: Sequence[float], rows: dict[str, Sequence[float]], *, title: str, xlabel: str) -> str:
+def counts(edges: Sequence[float], rows: Mapping[str, Sequence[float]], *, title: str, xlabel: str) -> str:
     """Two or more histograms, already counted, on shared bins: N + 1 edges and N counts each."""
     figure, axes = _axes(title, xlabel, "")
     for (name, values), colour in zip(rows.items(), (BLUE, ORANGE, GREY), strict=False):
@@ -98,7 +98,7 @@ def counts(edges: Sequence[float], rows: dict[str, Sequence[float]], *, title: s
 
 def curves(
     x: Sequence[float],
-    rows: dict[str, Sequence[float]],
+    rows: Mapping[str, Sequence[float]],
     *,
     title: str,
     xlabel: str,
