@@ -12,7 +12,6 @@ from torch.nn import functional as F
 from jensen import check
 from jensen.adversarial import MARGIN_LOSSES, bayes_risk, dragan, gradient_penalty, r1, r2, squared
 from jensen.adversarial import margin_loss as numerical
-from jensen.check.laws import adversarial
 
 INFIMUM = "f(u) = -inf_d [u l(d) + l(-d)], relative"
 ATTAINED = "the critic attains the infimum"
@@ -193,13 +192,3 @@ def test_what_is_no_penalty_is_refused():
         check.penalty(gradient_penalty, wgan_gp, at="both")
     with pytest.raises(ValueError, match=r"one number an example, \(1,\), or their mean, got \(1, 3\)"):
         check.penalty(lambda c, x, y: x, wgan_gp)
-
-
-# -- laws -------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("law", adversarial.LAWS, ids=lambda v: v.name)
-def test_laws(law):
-    outcome = check.run(law)
-    assert not outcome.error, outcome.error
-    outcome.report.require()

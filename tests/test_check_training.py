@@ -17,7 +17,6 @@ from torch.nn import functional as F
 from games import GAMES, Adversarial, mlp, ring, ring_stream
 from jensen import check, objectives
 from jensen.adversarial import DiracGAN, eigenvalues, spectral_norm
-from jensen.check.laws import training
 from jensen.core.objective import Objective
 from jensen.core.types import Loss, Phase
 from jensen.models import GAN
@@ -435,13 +434,3 @@ def test_what_cannot_be_shared_is_refused_and_a_process_that_fails_is_told():
 
     with pytest.raises(RuntimeError, match="process 0 failed: ArithmeticError: nothing to add"):
         check.data_parallel(by_hand(broken), ROWS)
-
-
-# -- laws -------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("law", training.LAWS, ids=lambda v: v.name)
-def test_laws(law):
-    outcome = check.run(law)
-    assert not outcome.error, outcome.error
-    outcome.report.require()

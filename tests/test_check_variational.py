@@ -11,7 +11,6 @@ from torch import distributions as D
 from torch import nn
 
 from jensen import check
-from jensen.check.laws import FAMILIES
 from jensen.core.seeding import generator
 from jensen.distributions import Conditional, DiagonalGaussian, Erlang, GaussianPrior, Gompertz, IsotropicGaussian
 from jensen.estimators import leave_one_out, pathwise, relaxed, score_function
@@ -281,14 +280,3 @@ def test_a_model_without_a_posterior_shows_the_rest():
     claim = claim.replace("4", "64")  # with so many draws its q, which is far off, comes near to log p
     assert claim in failed(check.bound(wrong, vae(), X, samples=(1, 64), repeats=500, generator=generator(0)))
     check.bound(beta(4.0), vae(), claims=("under", "gradient"), repeats=500, generator=generator(0)).require()
-
-
-# -- the laws ----------------------------------------------------------------------------------------------------------
-
-LAWS = [law for family in ("variational", "estimators", "distributions") for law in FAMILIES[family]]
-
-
-@pytest.mark.parametrize("law", LAWS, ids=[law.name for law in LAWS])
-def test_every_law_holds(law):
-    """At a quarter of the draws; what is exact is as exact as ever."""
-    check.run(law, 0.25).report.require()

@@ -46,10 +46,10 @@ def test_rows_without_a_likelihood(ask, x, message):
 @pytest.mark.parametrize("cond", [torch.zeros(3, 1, dtype=torch.long), torch.tensor(1)])
 def test_conditions_are_one_a_row(ask, cond):
     model, x = Diffusion(UNIT, (2,)), torch.zeros(4, 2)
-    with pytest.raises(ValueError, match="cond must be 4, one a row, got shape"):
+    with pytest.raises(ValueError, match="cond must be 4, one per row, got shape"):
         getattr(model, ask)(x, cond=cond)
     for carry in (lambda: model.sample(4, cond=cond), lambda: model.encode(x, cond=cond)):
-        with pytest.raises(ValueError, match="conditions must be 4, one a row, got shape"):
+        with pytest.raises(ValueError, match="conditions must be 4, one per row, got shape"):
             carry()
     for wrong in (lambda: model.encode(x[:, :1]), lambda: model.decode(x[:, :1])):
         with pytest.raises(ValueError, match=r"rows must have the shape \(2,\), got \(1,\)"):

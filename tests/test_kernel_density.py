@@ -192,14 +192,14 @@ def test_refusals_of_kernel_densities():
     for choose in (silverman, scott):
         with pytest.raises(ValueError, match="all equal"):
             choose(torch.ones(5, 2))
-    with pytest.raises(ValueError, match="every datum comes twice"):
+    with pytest.raises(ValueError, match="every data point occurs twice"):
         leave_one_out(torch.cat([data, data]) + 100)
     assert leave_one_out(torch.cat([data, data[:3]])) > 0
     with pytest.raises(ValueError, match="tolerance must be positive"):
         leave_one_out(data, tolerance=0.0)
-    with pytest.raises(ValueError, match="x must be at least one row, got none"):
+    with pytest.raises(ValueError, match="x must have at least one row, got none"):
         relative_score_error(torch.neg, torch.zeros(0, 2), torch.neg)
-    with pytest.raises(ValueError, match="as the data are"):
+    with pytest.raises(ValueError, match="as the data"):
         KernelDensity(data, 1.0).score(torch.zeros(2, 3))
     with pytest.raises(ValueError, match="n must be at least 1"):
         KernelDensity(data, 1.0).sample(0)

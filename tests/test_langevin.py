@@ -233,9 +233,9 @@ def test_refusals_of_the_moves():
             run()
     with pytest.raises(ValueError, match=r"shape of x, \(2, 1\), got \(2,\)"):
         langevin(lambda x: x[:, 0], x, 0.1, 1)
-    with pytest.raises(ValueError, match="one number a row"):
+    with pytest.raises(ValueError, match="one number per row"):
         mala(lambda x: -x.square(), x, 0.1, 1)
-    with pytest.raises(ValueError, match="one a chain, 2"):
+    with pytest.raises(ValueError, match="one per chain, 2"):
         mala(normal_log_prob, x, torch.ones(3), 1)
     with pytest.raises(ValueError, match="warmup must be"):
         mala(normal_log_prob, x, 0.1, 1, warmup=-1)
@@ -402,14 +402,14 @@ def test_refusals_of_modes():
             first_passage_time(flat, *arguments, edge=1.5)
     with pytest.raises(ValueError, match="points must be"):
         first_passage_time(flat, 0.0, 1.0, edge=-5.0, points=2)
-    with pytest.raises(ValueError, match="curve down at the mode"):
+    with pytest.raises(ValueError, match="concave at the mode"):
         kramers_time(flat, 0.0, 1.0)
     with pytest.raises(ValueError, match="at least two chains"):
         occupancy(torch.zeros(5, 1, dtype=torch.long), 2)
     with pytest.raises(ValueError, match="modes must be from 0 to 1, got 0 to 2"):
         occupancy(torch.tensor([[0, 2]]), 2)
     for times, horizon in ((torch.zeros(0), 1.0), (torch.ones(1), 0.0)):
-        with pytest.raises(ValueError, match="there must be times, none nan, and a positive horizon"):
+        with pytest.raises(ValueError, match="times must be at least one, none nan, and the horizon positive"):
             mean_exit_time(times, horizon)
     with pytest.raises(ValueError, match="step_size must be"):
         exit_times(torch.neg, torch.zeros(1, 1), lambda x: x[:, 0] > 1, 0.0, 5)

@@ -113,7 +113,7 @@ def test_refusals():
     model = unet_model()
     with pytest.raises(ValueError, match="n must be at least 1"):
         model.sample(0)
-    with pytest.raises(ValueError, match="generators must be 2, one a row, got 3"):
+    with pytest.raises(ValueError, match="generators must be 2, one per row, got 3"):
         model.sample(2, generator=generators(0, range(3)))
     with pytest.raises(ValueError, match="conditions must be 2"):
         model.sample(2, cond=torch.zeros(3, 3, dtype=torch.long))

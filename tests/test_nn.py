@@ -46,5 +46,5 @@ def test_an_mlp_is_linear_layers_with_activations_between():
 def test_what_makes_no_sense_is_refused():
     with pytest.raises(ValueError, match=r"widths must be at least two, each at least 1, got \(3,\)"):
         mlp(3)
-    with pytest.raises(ValueError, match="no classes, so it takes no condition"):
+    with pytest.raises(ValueError, match="cond must be None for a network without classes"):
         TimeMLP((2,))(torch.zeros(1, 2), torch.zeros(1), torch.zeros(1, dtype=torch.long))

@@ -337,7 +337,7 @@ def test_other_refusals():
         integrate(Ancestral(), oracle, z, up)
     with pytest.raises(ValueError, match="cannot encode"):
         integrate(DDIM(0.5), oracle, z, up)
-    with pytest.raises(ValueError, match="one a row"):
+    with pytest.raises(ValueError, match="one per row"):
         integrate(Ancestral(), oracle, z, up.flip(0), generator=generators(0, range(3)))
     with pytest.raises(ValueError, match="eta must be"):
         DDIM(1.5)

@@ -205,14 +205,14 @@ def test_refusals_of_the_losses():
     with pytest.raises(ValueError, match="chunk must be at least 1, got 0"):
         implicit(torch.neg, x, chunk=0)
     for loss in (sliced, sliced_vr):
-        with pytest.raises(ValueError, match="slices must have the shape of x"):
+        with pytest.raises(ValueError, match="with the shape of x"):
             loss(torch.neg, x, torch.ones(5, 3))
     with pytest.raises(ValueError, match="noise must have the shape of x"):
         denoising(torch.neg, x, torch.ones(4, 2), 1.0)
     for sigma in (0.0, -1.0, math.nan, torch.tensor([1.0, 1.0, 0.0, 1.0, 1.0])):
         with pytest.raises(ValueError, match="sigma must be positive"):
             denoising(torch.neg, x, x, sigma)
-    with pytest.raises(ValueError, match="one a row, 5, got"):
+    with pytest.raises(ValueError, match="one per row, 5, got"):
         noise_conditional(lambda z, sigma: z, x, x, torch.ones(3))
     with pytest.raises(ValueError, match="count must be at least 1"):
         slices(x, 0)

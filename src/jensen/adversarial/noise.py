@@ -18,7 +18,7 @@ def instance_noise(x: Float[Tensor, "b ..."], sigma: float, generator: Rng = Non
     Args:
         x: (B, ...).
         sigma: in the unit of x, at least 0.
-        generator: None, one, or one a row.
+        generator: None, one, or one per row.
 
     Raises:
         ValueError: for a negative sigma.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -17,6 +17,7 @@ POWER = 2.0
 """Standard errors beyond the tolerance from which on an error is seen 98 times of 100."""
 
 Relation = Literal["equal", "at most", "at least"]
+Claims = Iterator["Evidence"]
 SIGNS: dict[str, str] = {"equal": "=", "at most": "≤", "at least": "≥"}
 
 
@@ -126,17 +127,53 @@ def bounded(
     return Evidence(claim, float(e[worst]), float(m[worst]), tolerance, relation)
 
 
-def mean_is(
-    claim: str, expected: float, draws: Tensor, *, relation: Relation = "equal", errors: float = ERRORS
+def differs(claim: str, exact: Tensor | float, wrong: Tensor | float, least: float) -> Evidence:
+    """A wrong formula is wrong by at least this much.
+
+    >>> differs("n! for (n - 1)!, n = 4,", 6.0, 24.0, 10.0).holds
+    True
+    """
+    a, b = _alike(exact, wrong)
+    return bounded(f"{claim} is off by", (b - a).abs(), least, relation="at least")
+
+
+def estimate_is(
+    claim: str, expected: float, measured: Tensor | float, stderr: Tensor | float, *, bias: float = 0.0
 ) -> Evidence:
-    """The mean of independent draws against its exact value, within so many standard errors.
+    """An estimate with a standard error of its own against its exact value: five standard errors are allowed.
 
     Args:
         claim: a sentence.
-        expected: exact.
+        expected: the exact value.
+        measured: the estimate, one number.
+        stderr: its standard error.
+        bias: allowed in addition.
+
+    >>> estimate_is("a mean of 100 draws", 0.0, 0.3, 0.1).holds
+    True
+    """
+    error = float(stderr)
+    return Evidence(claim, expected, float(measured), ERRORS * error + bias, stderr=error)
+
+
+def mean_is(
+    claim: str,
+    expected: float,
+    draws: Tensor,
+    *,
+    relation: Relation = "equal",
+    errors: float = ERRORS,
+    bias: float = 0.0,
+) -> Evidence:
+    """The mean of independent draws against its exact value, within a number of standard errors.
+
+    Args:
+        claim: a sentence.
+        expected: the exact value.
         draws: (N,), independent, N at least 2.
         relation: "equal", "at most" or "at least".
         errors: standard errors allowed.
+        bias: allowed in addition.
 
     >>> rng = torch.Generator().manual_seed(0)
     >>> mean_is("a standard normal has mean 0", 0.0, torch.randn(1000, generator=rng)).holds
@@ -148,7 +185,7 @@ def mean_is(
     stderr = float(x.std() / len(x) ** 0.5)
     if not math.isfinite(stderr):
         return Evidence(claim, expected, math.nan, 0.0, relation)
-    return Evidence(claim, expected, float(x.mean()), errors * stderr, relation, stderr)
+    return Evidence(claim, expected, float(x.mean()), errors * stderr + bias, relation, stderr)
 
 
 def means_are(claim: str, expected: Tensor, draws: Tensor, *, errors: float = ERRORS) -> Evidence:
@@ -190,6 +227,17 @@ class Report:
     @property
     def failed(self) -> tuple[Evidence, ...]:
         return tuple(e for e in self.evidence if not e.holds)
+
+    def named(self, name: str) -> Iterator[Evidence]:
+        """Each claim with a name before it."""
+        return (replace(e, claim=f"{name}: {e.claim}") for e in self.evidence)
+
+    def failures(self, name: str = "") -> Evidence:
+        """One claim for all: how many of them fail, which must be none."""
+        said = f"claims of {len(self.evidence)} that fail"
+        if self.evidence:
+            said += f" (worst: {max(self.evidence, key=lambda e: e.excess - e.tolerance).claim})"
+        return Evidence(f"{name}: {said}" if name else said, 0.0, len(self.failed), 0.0)
 
     def require(self) -> None:
         """For tests.

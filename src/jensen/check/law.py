@@ -1,16 +1,24 @@
-"""A law: a proposition with its source and its derivation, and the function that puts it to the test."""
+"""A law: a proposition with its formula, its source and its derivation, and the function that tests it."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 from jensen.check.evidence import Evidence, Report
 
 Trial = Callable[[float], Iterable[Evidence] | Report]
-"""Takes a precision: numbers of draws are multiplied by it, and standard errors shrink with its root."""
+"""Takes a precision, which multiplies the number of draws: standard errors shrink with its square root."""
+
+TEXT = re.compile(
+    r"(?P<claim>[^\n]+)\n\s*\$\$(?P<formula>.+?)\$\$\s*(?P<derivation>.*?)\s*"
+    r"^Source: (?P<source>.+?)(?:\s*^Assumes: (?P<assumptions>.+?))?\s*\Z",
+    re.DOTALL | re.MULTILINE,
+)
 
 
 @dataclass(frozen=True)
@@ -18,14 +26,14 @@ class Law:
     """A proposition that runs.
 
     Attributes:
-        name: "topic/what", as in "ddim/marginals": `jensen check` selects by either.
-        formula: LaTeX, one line.
+        name: "topic/what", such as "ddim/marginals"; `jensen check` selects by the name or by the topic.
+        formula: LaTeX.
         source: paper and equation.
-        assumptions: under which it holds, or "".
-        claim: a sentence.
-        derivation: a few lines: why it holds.
-        trial: gives the evidence.
-        plot: draws it as SVG for the page, or None.
+        assumptions: what the proposition requires, or "".
+        claim: the proposition in one sentence.
+        derivation: why it holds, in a few lines.
+        trial: returns the evidence.
+        plot: draws the law as SVG for the page, or None.
     """
 
     name: str
@@ -43,11 +51,11 @@ class Law:
 
     @property
     def paragraphs(self) -> list[str]:
-        """Of the derivation, without the line breaks of its source."""
+        """The paragraphs of the derivation, each on one line."""
         return [" ".join(part.split()) for part in self.derivation.split("\n\n") if part.strip()]
 
     def __call__(self, precision: float = 1.0) -> Report:
-        """Put it to the test.
+        """Test the law.
 
         Raises:
             ValueError: unless the precision is positive.
@@ -63,33 +71,53 @@ class Law:
         return plot
 
 
-def law(name: str, *, formula: str, source: str, assumptions: str = "") -> Callable[[Trial], Law]:
-    """Make a law of a function: the first line of its docstring is the claim, the rest the derivation.
+def law(name: str, text: str | None = None) -> Callable[[Trial], Law]:
+    r"""Make a function a law. Its docstring is the proposition: claim, formula, derivation, source, assumptions.
+
+    The claim is the first line, the formula stands between double dollars, the derivation follows it; then come
+    a paragraph or line "Source: ..." and, where there are any, "Assumes: ...".
+
+    Args:
+        name: "topic/what".
+        text: the proposition, by default the function's docstring.
 
     Raises:
-        ValueError: for a name without a topic, or a function without a claim.
+        ValueError: for a name without a topic, or a text without a claim, a formula or a source.
 
-    >>> @law("numbers/one", formula="1 = 1", source="Peano (1889), axiom 1")
+    >>> @law("numbers/one")
     ... def one_is_one(precision):
-    ...     '''One is one.'''
+    ...     '''One is one.
+    ...
+    ...     $$1 = 1$$
+    ...     Equality is reflexive.
+    ...     Source: Peano (1889), axiom 2.
+    ...     '''
     ...     yield Evidence("one", 1.0, 1.0, 0.0)
-    >>> one_is_one().holds, one_is_one.claim
-    (True, 'One is one.')
+    >>> one_is_one().holds, one_is_one.claim, one_is_one.source
+    (True, 'One is one.', 'Peano (1889), axiom 2')
     """
     topic, slash, what = name.partition("/")
     if not (topic and slash and what):
-        raise ValueError(f"a law's name is topic/what, got {name!r}")
+        raise ValueError(f"a law's name must be topic/what, got {name!r}")
 
     def made(trial: Trial) -> Law:
-        text: Any = inspect.getdoc(trial)
-        if not text:
-            raise ValueError(f"law {name} must state its claim as a docstring")
-        claim, _, derivation = text.partition("\n")
-        return Law(name, formula, source, assumptions, claim.strip(), derivation.strip(), trial)
+        found = TEXT.match(inspect.cleandoc(text) if text is not None else inspect.getdoc(trial) or "")
+        if found is None:
+            raise ValueError(f"law {name} must state its claim, its formula in $$ and its source")
+        parts: dict[str, Any] = {key: (value or "").strip() for key, value in found.groupdict().items()}
+        for key in ("formula", "source", "assumptions"):
+            parts[key] = " ".join(parts[key].split()).removesuffix(".")
+        return Law(name=name, trial=trial, **parts)
 
     return made
 
 
+def laws_of(module: ModuleType) -> Iterator[Law]:
+    """The laws that a module defines, in order; a table of laws is a list or a tuple of them."""
+    for value in list(vars(module).values()):
+        yield from (each for each in (value if isinstance(value, list | tuple) else [value]) if isinstance(each, Law))
+
+
 def draws(count: int, precision: float, least: int = 2) -> int:
-    """So many draws at this precision."""
+    """The number of draws at this precision."""
     return max(least, round(count * precision))

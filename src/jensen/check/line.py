@@ -9,10 +9,27 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributions import Normal
 
 from jensen.check.evidence import Evidence, close
+from jensen.core.seeding import generator
 
 F64 = torch.float64
+
+
+def f64(values: Any) -> Tensor:
+    """A number or nested numbers as a float64 tensor."""
+    return torch.tensor(values, dtype=F64)
+
+
+def normal(mean: float, std: float = 1.0) -> Normal:
+    """N(mean, std^2) in float64."""
+    return Normal(f64(mean), f64(std))
+
+
+def randn(seed: int, *shape: int) -> Tensor:
+    """Standard normal draws in float64, a function of the seed."""
+    return torch.randn(shape, dtype=F64, generator=generator(seed))
 
 
 class HasLogProb(Protocol):

@@ -57,8 +57,8 @@ def write_certificate(path: Path, families: Mapping[str, Sequence[Law]], found: 
 
 
 def mathematics(formula: str) -> str:
-    """LaTeX as MathML, which browsers set themselves."""
-    return _mathml(formula, "block")
+    """LaTeX as MathML, which browsers set themselves; "" as it is."""
+    return _mathml(formula, "block") if formula else ""
 
 
 def prose(text: str) -> str:

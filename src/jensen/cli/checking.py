@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 from rich.table import Table
@@ -11,6 +12,7 @@ from rich.text import Text
 from jensen.check.certificate import Outcome, run_all, select
 from jensen.check.law import Law
 from jensen.check.laws import FAMILIES
+from jensen.check.own import laws_of_file
 from jensen.check.page import write_certificate
 from jensen.check.portrait import dirac_panels, phase_portrait
 from jensen.cli import show
@@ -32,10 +34,15 @@ def check(
     """`jensen check`.
 
     Raises:
-        ValueError: for an unknown name, a precision or number of processes out of range, or a file that cannot be.
+        ValueError: for an unknown name, a Python file that is missing, raises or defines nothing to check, a precision
+            or number of processes out of range, or a file that cannot be written.
         RuntimeError: if a law fails.
     """
-    families = select(FAMILIES, names)
+    files = [name for name in names if name.endswith(".py")]
+    families: dict[str, list[Law]] = {name: laws_of_file(Path(name)) for name in files}
+    own = [law for laws in families.values() for law in laws]
+    if not names or len(files) < len(names):
+        families |= select(FAMILIES, [name for name in names if name not in files])
     if names_only:
         _list(families)
         return
@@ -43,14 +50,12 @@ def check(
         if file is not None:
             writable(file, suffix)
     laws = [law for found in families.values() for law in found]
+    if processes is None:
+        processes = min(os.cpu_count() or 1, len(laws))
     with show.tracking() as track:
         advance = track("laws", len(laws))
-        outcomes = run_all(
-            laws,
-            precision=precision,
-            processes=processes if processes is not None else min(os.cpu_count() or 1, len(laws)),
-            on_outcome=lambda _: advance(1),
-        )
+        run = partial(run_all, precision=precision, on_outcome=lambda _: advance(1))
+        outcomes = [*run(own), *run(laws[len(own) :], processes=processes)]  # a file's laws are known here alone
     by_name = {outcome.law: outcome for outcome in outcomes}
     show.line()
     if names:

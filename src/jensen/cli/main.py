@@ -162,7 +162,10 @@ def compare(
 @app.command()
 def check(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME ...]", help="families, topics or laws [all of them]")
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME | FILE.py ...]", help="families, topics or laws, or a file of your own [all laws]"
+        ),
     ] = None,
     json_: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="write the evidence here")] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="write a page of formulas, plots, evidence")] = None,
@@ -173,7 +176,14 @@ def check(
         Path | None, typer.Option(metavar="FILE", help="draw the Dirac-GAN's phase portraits as a .png")
     ] = None,
 ) -> None:
-    """Put the theory that jensen stands on to the test; exit code 1 if a law fails."""
+    """Test the theory behind jensen, or your own code in FILE.py; exit code 1 if a law fails.
+
+    FILE.py is run. Checked is what it defines: an ELBO, as an object or functions with loss(x), encode(x) and
+    decode(z), and a batch of examples x; every function check_...(), which may call any function of jensen.check on
+    your code and returns its report; every law. For example
+
+      jensen check my.py
+    """
     from jensen.cli import checking
 
     checking.check(names or [], json_, html, precision, processes, list_, portrait)

@@ -1,1 +1,1 @@
-"""What every family speaks."""
+"""Types and functions that every model family uses."""

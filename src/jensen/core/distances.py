@@ -1,4 +1,4 @@
-"""Distances of many rows from many others, none of them lost to cancellation."""
+"""Pairwise squared distances without cancellation errors."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ import torch
 from jaxtyping import Float, Num
 from torch import Tensor
 
-DIRECT = 16  # up to so many numbers a row, differences cost no more than a matrix product
+DIRECT = 16  # for rows up to this long, explicit differences cost no more than a matrix product
 RELATIVE = 1e-8
 
 
 def squared_distances(x: Num[Tensor, "n d"], y: Num[Tensor, "m d"], chunk: int) -> Iterator[Float[Tensor, "b m"]]:
-    r"""$|x_i - y_j|^2$ in float64, each to a relative error of 1e-8 wherever the rows lie; of equal rows exactly 0.
+    r"""$|x_i - y_j|^2$ in float64 with a relative error of at most 1e-8 for each pair; exactly 0 for equal rows.
 
-    Long rows go through the expanded square $|x|^2 - 2 x^T y + |y|^2$ about the mean of y, which is off by some
-    $\epsilon (|x|^2 + |y|^2)$: what is too small to bear that is taken again from the differences themselves. Copies,
-    and clusters far from each other or from 0, are such.
+    For long rows it expands the square, $|x|^2 - 2 x^T y + |y|^2$, about the mean of y. The absolute error is then
+    about $\epsilon (|x|^2 + |y|^2)$, so distances too small for it (between copies, or inside clusters that lie far
+    apart or far from 0) are recomputed from the differences.
 
     Args:
         x: (N, D), of any real dtype.
         y: (M, D), M at least 1.
-        chunk: rows of x at a time, at least 1.
+        chunk: number of rows of x processed at a time, at least 1.
 
     Yields:
-        the distances of `chunk` rows from all of y, in the order of x.
+        distances from `chunk` rows of x to all rows of y, in the order of x.
 
     Source: Higham (2002), Accuracy and Stability of Numerical Algorithms, sections 1.7 and 3.1.
 
@@ -47,7 +47,7 @@ def squared_distances(x: Num[Tensor, "n d"], y: Num[Tensor, "m d"], chunk: int) 
         a = x - centre
         own = _squares(a)
         found = torch.addmm(squares + own[:, None], a, b.T, alpha=-2)
-        # below these a square is off by more than it may be: through the product, or through centring
+        # below these thresholds the error from the product or from centring exceeds the tolerance
         product = 8 * (x.shape[1] + 4) * eps * float(torch.maximum(own.max(), squares.max()).detach()) / RELATIVE
         centring = 16 * (eps / RELATIVE) ** 2 * max(_longest(x), longest)
         rows, columns = (found < product + centring).nonzero(as_tuple=True)
@@ -59,7 +59,7 @@ def squared_distances(x: Num[Tensor, "n d"], y: Num[Tensor, "m d"], chunk: int) 
 
 
 def _direct(x: Tensor, y: Tensor) -> Tensor:
-    """From the differences; `torch.cdist` needs no memory for them, and can be differentiated once only."""
+    """Computed from differences; `torch.cdist` stores none of them, but can be differentiated only once."""
     if torch.is_grad_enabled() and (x.requires_grad or y.requires_grad):
         return (x[:, None] - y).square().sum(-1)
     return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()
@@ -71,5 +71,5 @@ def _squares(rows: Tensor) -> Tensor:
 
 
 def _longest(rows: Tensor) -> float:
-    """At least the largest square of a row's length, in one pass."""
+    """An upper bound on the largest squared row norm, in one pass."""
     return rows.shape[1] * max(float(v) ** 2 for v in rows.detach().aminmax())

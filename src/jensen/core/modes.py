@@ -1,4 +1,4 @@
-"""Evaluation mode for a while."""
+"""Temporary evaluation mode."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import nn
 
 @contextlib.contextmanager
 def evaluating(*models: object) -> Iterator[None]:
-    """Evaluation mode for every module of the models inside, and after it each as it was; what is no module passes.
+    """Context manager: every module of the models is in evaluation mode inside and restored afterwards.
 
-    A number said of a model belongs to the model that is sampled: in training mode dropout would move it, and batch
-    norm would both move it and learn from the data that it is asked about.
+    Models that are not modules are ignored. In training mode dropout and batch norm would change what is measured, and
+    batch norm would also update its running statistics.
 
     >>> norm = nn.BatchNorm1d(1)
     >>> with evaluating(norm):

@@ -1,4 +1,4 @@
-"""How a model is trained: a game whose players descend their own losses."""
+"""How a model is trained: a game in which each player minimises its own loss."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from jensen.core.types import Batch, Loss, Phase
 
 
 class Objective(nn.Module, ABC):
-    """A game on a model.
+    """A way to train a model, as a game.
 
-    The model is the product: what is averaged, sampled and exported. Whatever else has parameters (a
-    critic, a baseline, a multiplier) belongs to the objective. A subclass gives `forward`; one with more
-    than one player also gives `players` and `phases`.
+    The model is the product: it is averaged, sampled and exported. Everything else with parameters (a critic, a
+    baseline, a multiplier) belongs to the objective. A subclass implements `forward`, and with more than one player
+    also `players` and `phases`.
 
     Attributes:
         model: the product.
-        phases: who moves when, in one step.
+        phases: which players are updated when, within one step.
     """
 
     model: nn.Module
@@ -33,18 +33,18 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, players: tuple[str, ...], batch: Batch, step: int) -> Mapping[str, Loss]:
-        """The loss of each of `players` on one batch, from one forward pass; changes no state."""
+        """The losses of `players` on one batch, from one forward pass; must not change state."""
 
     def after(self, player: str, loss: Loss, step: int) -> None:
-        """The only state change: called after `player` has moved (pools, adaptive augmentation, clipping)."""
+        """Called after `player` was updated; only here may state change (pools, adaptive augmentation, clipping)."""
 
 
 def partition(objective: Objective) -> dict[str, list[nn.Parameter]]:
-    """Each player's parameters as lists, checked to be a partition.
+    """Each player's parameters as lists, checked to be a partition of the trainable parameters.
 
     Raises:
-        ValueError: if a player has none, or one twice; if two players share one; if one that requires a
-            gradient belongs to nobody; if one is frozen; if a phase names an unknown player.
+        ValueError: if a player has no parameters or the same one twice; if two players share a parameter; if a
+            trainable parameter has no player, or a player a frozen one; if a phase names an unknown player.
     """
     names = {p: name for name, p in objective.named_parameters()}
     players = {player: list(parameters) for player, parameters in objective.players().items()}
@@ -73,7 +73,7 @@ Net = TypeVar("Net", bound=nn.Module)
 
 
 def copied(module: Net) -> Net:
-    """A deep copy, also of a module whose weights older hooks (`nn.utils.weight_norm`, ...) leave with a graph.
+    """A deep copy that also works for weights which older hooks (`nn.utils.weight_norm`, ...) compute with a graph.
 
     >>> net = nn.utils.spectral_norm(nn.Linear(2, 1))
     >>> _ = net(net.weight)

@@ -1,4 +1,4 @@
-"""Capabilities: what can be sampled, what has a likelihood."""
+"""Protocols for models that can be sampled and models with a likelihood."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Sampleable(Protocol):
 
 @runtime_checkable
 class Bounded(Protocol):
-    """Gives log p(x), or a bound or estimate of it, per example in nats."""
+    """Returns log p(x), a bound on it or an estimate of it, per example in nats."""
 
     def log_likelihood(self, x: Tensor, *, cond: Tensor | None = None, generator: Rng = None) -> Likelihood: ...
 

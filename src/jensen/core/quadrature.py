@@ -15,20 +15,20 @@ NODES, LEVELS, PANELS, GRADING = 10, 60, 20_000, 4.0
 def integrate_line(
     f: Callable[[Tensor], Tensor], marks: Float[Tensor, " m"], tolerance: float = 1e-11
 ) -> tuple[Float[Tensor, " k"], Float[Tensor, " k"]]:
-    r"""$\int_{-\infty}^\infty f(x)\,dx$ of k functions at once, and their errors.
+    r"""$\int_{-\infty}^\infty f(x)\,dx$ of k functions at once, with error estimates.
 
-    $x = c + s\,t/(1 - t^2)$ maps (-1, 1) onto the line, c and s being the median and half the interquartile range of
-    the marks. Panels between the marks, graded so that neighbours are of like size, are halved until ten-point
-    Gauss-Legendre on the halves agrees with that on the whole twice in succession (once may be luck, at a kink): so
-    kinks, jumps and integrable poles are found. Put marks where the mass is, so that no peak is missed.
+    $x = c + s\,t/(1 - t^2)$ maps (-1, 1) onto the line, with c the median and s half the interquartile range of the
+    marks. The panels between marks, graded so that neighbours have similar widths, are halved until ten-point
+    Gauss-Legendre on both halves agrees with the rule on the whole panel twice in succession (at a kink, once may be
+    chance). This resolves kinks, jumps and integrable poles. Place marks where the mass is, so that no peak is missed.
 
     Args:
-        f: from points (N,) float64 to values (N, k).
+        f: maps points (N,) in float64 to values (N, k).
         marks: at least two different points.
-        tolerance: of one panel, absolute; halving stops after 60 levels, or at 20,000 open panels, whatever is left.
+        tolerance: absolute, per panel; halving stops after 60 levels or at 20,000 open panels in any case.
 
     Returns:
-        Integrals and sums of the last differences, (k,) each; not a number where f is not finite.
+        Integrals and the sums of the last differences, (k,) each; nan where f is not finite.
 
     >>> value, error = integrate_line(lambda x: torch.exp(-x.abs())[:, None], torch.tensor([-1.0, 1.0]))
     >>> round(value.item(), 9), error.item() < 1e-9
@@ -57,7 +57,7 @@ def integrate_line(
         middle = (a + b) / 2
         left, right = panels(a, middle), panels(middle, b)
         gap = (left + right - whole).abs()
-        agrees = ~(gap > tolerance).any(1)  # also what is not finite: halving would not help
+        agrees = ~(gap > tolerance).any(1)  # true for non-finite values too: halving would not help
         last = level == LEVELS or len(a) > PANELS
         done = torch.ones_like(agrees) if last else agrees & agreed
         value, error = value + (left + right)[done].sum(0), error + gap[done].sum(0)
@@ -69,7 +69,7 @@ def integrate_line(
 
 
 def _graded(edges: Tensor) -> Tensor:
-    """Edges with panels halved until none is more than four times as wide as a neighbour."""
+    """Halve panels until none is more than four times as wide as a neighbour."""
     while True:
         edges = edges.unique()
         width = edges.diff()

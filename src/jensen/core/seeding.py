@@ -1,4 +1,4 @@
-"""Randomness at public edges: one generator, or one a row so that no row depends on its neighbours."""
+"""Random generators for the public API: one generator, or one per row so that no row depends on its neighbours."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ Rng = torch.Generator | Sequence[torch.Generator] | None
 
 
 def normal(shape: Sequence[int], rng: Rng = None, *, like: Tensor) -> Tensor:
-    """Standard normal draws of the device and dtype of `like`.
+    """Standard normal draws with the device and dtype of `like`.
 
     Args:
         shape: (B, ...).
-        rng: None (torch's global generator), one generator, or B of them, one a row.
-        like: gives device and dtype.
+        rng: None (torch's global generator), one generator, or B generators, one per row.
+        like: determines device and dtype.
 
     Raises:
-        ValueError: if there are several generators but not one a row.
+        ValueError: if the number of generators is not the number of rows.
 
     >>> a, b = (generator(7) for _ in range(2))
     >>> x = torch.zeros(())
@@ -39,13 +39,13 @@ def normal(shape: Sequence[int], rng: Rng = None, *, like: Tensor) -> Tensor:
         device = like.device if rng is None else rng.device
         return torch.randn(shape, generator=rng, device=device, dtype=like.dtype).to(like.device)
     if len(rng) != shape[0]:
-        raise ValueError(f"generators must be one a row, {shape[0]}, got {len(rng)}")
+        raise ValueError(f"generators must be one per row, {shape[0]}, got {len(rng)}")
     rows = [torch.randn(shape[1:], generator=g, device=g.device, dtype=like.dtype) for g in rng]
     return torch.stack(rows).to(like.device) if rows else torch.empty(shape, dtype=like.dtype, device=like.device)
 
 
 def checked_seed(seed: int) -> int:
-    """The seed as Python's own integer, if it is one: NumPy's and torch's are taken as well.
+    """The seed as a Python integer; integers of NumPy and torch are accepted too.
 
     Raises:
         ValueError: unless it is a whole number from 0 to 2^64 - 1.
@@ -60,7 +60,7 @@ def checked_seed(seed: int) -> int:
 
 
 def generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator that starts at `seed`; every seed from 0 to 2^64 - 1 has draws of its own, see `begin`.
+    """A generator seeded with `seed`; every seed from 0 to 2^64 - 1 gives different draws, see `begin`.
 
     >>> a, b = (torch.rand(1, generator=generator(seed)) for seed in (0, 2**32))
     >>> bool(a == b)
@@ -70,10 +70,10 @@ def generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
 
 
 def begin(rng: torch.Generator, seed: int) -> torch.Generator:
-    """Let a generator start again, at `seed`, and return it.
+    """Seed a generator with all 64 bits of `seed`, and return it.
 
-    Torch's CPU generator is a Mersenne Twister, of whose seed `manual_seed` takes 32 bits. Above them its state is that
-    of the Twister's initialisation by an array, here of the seed's two halves, as in NumPy's `RandomState`.
+    Torch's CPU generator is a Mersenne Twister, and `manual_seed` uses only 32 bits. For larger seeds its state is set
+    by the Twister's initialisation from an array, the seed's two halves, as in NumPy's `RandomState`.
 
     Raises:
         ValueError: unless the seed is from 0 to 2^64 - 1.
@@ -90,11 +90,11 @@ def begin(rng: torch.Generator, seed: int) -> torch.Generator:
     return rng
 
 
-_TWISTER = slice(24, 24 + 624 * 8)  # of the state's bytes: after the seed, two counts and a place, 624 words
+_TWISTER = slice(24, 24 + 624 * 8)  # bytes of the state that hold its 624 words, after the seed, two counts and a place
 
 
 def begin_globally(seed: int) -> None:
-    """Let torch's global generators start at `seed`, the CPU's and CUDA's: `torch.manual_seed` of all 64 bits.
+    """Seed torch's global generators, CPU and CUDA: `torch.manual_seed` with all 64 bits.
 
     Raises:
         ValueError: unless the seed is from 0 to 2^64 - 1.
@@ -104,9 +104,9 @@ def begin_globally(seed: int) -> None:
 
 
 def numbered(seed: int, n: int, stride: int = 1_000_003) -> torch.Generator:
-    """The generator that starts at seed * stride + n, in 32 bits above which the seed's own upper half stands.
+    """The generator for draw n of a stream, a function of (seed, n) alone.
 
-    So number n of a stream is a function of (seed, n) alone.
+    Its seed is seed * stride + n in the lower 32 bits, and the upper half of `seed` in the upper 32 bits.
 
     >>> numbered(3, 1).initial_seed(), numbered(2**32, 1).initial_seed() == 2**32 + 1
     (3000010, True)
@@ -116,7 +116,7 @@ def numbered(seed: int, n: int, stride: int = 1_000_003) -> torch.Generator:
 
 
 def derived(seed: int, *keys: object) -> int:
-    """A seed of 64 bits for what these keys name: a hash of them all.
+    """A 64-bit seed derived from `seed` and the keys by hashing.
 
     >>> derived(0, "noise", 1) != derived(1, "noise", 0)
     True
@@ -126,10 +126,10 @@ def derived(seed: int, *keys: object) -> int:
 
 
 def generators(seed: int, keys: Sequence[object]) -> list[torch.Generator]:
-    """One generator a key, each a pure function of (seed, key, how often the key came before).
+    """One generator per key, each a function of (seed, key, number of earlier occurrences of the key) alone.
 
-    So the picture of a text does not depend on what else is asked for, nor on the order. Of the hash that a generator
-    starts at, 32 bits are taken: among n keys about n^2 / 2^33 pairs share their draws.
+    So the picture drawn for a text does not depend on the other texts or on their order. Each generator is seeded with
+    32 bits of a hash: among n keys about n^2 / 2^33 pairs share their draws.
 
     Raises:
         ValueError: unless the seed is from 0 to 2^64 - 1.
@@ -156,31 +156,35 @@ _DRAWS = {
 _IN_PLACE = {
     *(torch.Tensor.uniform_, torch.Tensor.normal_, torch.Tensor.exponential_, torch.Tensor.bernoulli_),
     *(torch.Tensor.cauchy_, torch.Tensor.geometric_, torch.Tensor.log_normal_, torch.Tensor.random_),
-    *(torch.nn.init.uniform_, torch.nn.init.normal_, torch.nn.init.kaiming_uniform_),  # a mode sees them, not inside
+    *(
+        torch.nn.init.uniform_,
+        torch.nn.init.normal_,
+        torch.nn.init.kaiming_uniform_,
+    ),  # modes do not see inside
 }
 
 
 def drawing(rng: torch.Generator | None) -> contextlib.AbstractContextManager[object]:
-    """Hand one generator to every draw inside, for code that takes none, such as `torch.distributions`.
+    """Context manager: all random draws inside use `rng`, also in code that takes no generator (`torch.distributions`).
 
-    Draws are made on the generator's device and come back on the one they were asked for. A draw that is given a
-    generator keeps its own; given None it takes this one. Other threads draw as before, and so do the worker processes
-    of a `DataLoader`, from seeds of their own that are drawn here. Compiled code draws as it would uncompiled.
+    Draws are made on the generator's device and moved to the requested one. A call that passes its own generator keeps
+    it; one that passes None uses this one. Other threads are unaffected, and so are the worker processes of a
+    `DataLoader`, whose seeds are drawn here. Compiled code draws the same numbers as uncompiled code.
 
-    Not reached is what torch does not show to a function mode:
+    It does not reach what torch hides from function modes:
 
     - dropout of every kind, `F.rrelu`, `F.fractional_max_pool2d` and its like, `F.gumbel_softmax`, and modules with
       one inside (attention, recurrent networks);
     - code under `torch.jit.script`, and calls of `torch.ops`;
-    - what asks for torch's own generator by name, as `torch.utils.data.random_split` does;
-    - the backward pass: activation checkpointing draws again there, and its gradient is of other draws;
-    - draws that are not torch's (`random`, NumPy).
+    - code that names torch's global generator, such as `torch.utils.data.random_split`;
+    - the backward pass: activation checkpointing draws again there, so its gradient belongs to other draws;
+    - draws not made by torch (`random`, NumPy).
 
     Args:
-        rng: None leaves the generator in place: that of a `drawing` around, or else torch's global one.
+        rng: None keeps the current generator: that of an enclosing `drawing`, or torch's global one.
 
     Raises:
-        ValueError: for anything else than one generator or None.
+        ValueError: for anything but one generator or None.
 
     >>> q = torch.distributions.Gamma(torch.tensor(2.0), torch.tensor(1.0))
     >>> with drawing(generator(7)):
@@ -214,7 +218,7 @@ class _Drawing(TorchFunctionMode):
         if not drawn or own or get_worker_info() is not self.worker:
             return func(*args, **kwargs)
         home = self.rng.device
-        args = tuple(a for a in args if a is not None)  # a generator that is None may be given by position
+        args = tuple(a for a in args if a is not None)  # a generator of None may be passed by position
         kwargs["generator"] = self.rng
         if func in _FACTORIES:
             asked = torch.device(kwargs.pop("device", None) or torch.get_default_device())

@@ -1,4 +1,4 @@
-"""Shapes: one number per example, aligned with events of any rank."""
+"""Helpers for shapes and precision: one number per example, broadcast against events of any rank."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def right_pad(values: Float[Tensor, "*b"], like: Float[Tensor, "..."]) -> Tensor
 
 
 def single(x: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
-    """The same numbers in single precision at least: half precisions become float32, others stay.
+    """The same numbers in at least single precision: half precisions become float32, others are unchanged.
 
     >>> import torch
     >>> single(torch.ones(1, dtype=torch.bfloat16)).dtype, single(torch.ones(1, dtype=torch.float64)).dtype
@@ -27,7 +27,7 @@ def single(x: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
 
 
 def sum_per_example(x: Float[Tensor, "b ..."]) -> Float[Tensor, " b"]:
-    """Sum over all axes but the first, (B, ...) -> (B,), in single precision at least.
+    """Sum over all axes but the first, (B, ...) -> (B,), in at least single precision.
 
     >>> import torch
     >>> sum_per_example(torch.full((1, 1003), 0.5, dtype=torch.bfloat16))  # bfloat16 would say 502

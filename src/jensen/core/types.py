@@ -1,4 +1,4 @@
-"""The few types that every family speaks."""
+"""The types that all model families share."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from jaxtyping import Float
 from torch import Tensor
 
 Batch = Mapping[str, Tensor]
-"""Named tensors of one draw of data: "x", "cond", "index"; or "a" and "b" for unpaired data."""
+"""One batch of data, as named tensors: "x", "cond", "index"; or "a" and "b" for unpaired data."""
 
 Measure = Literal["mass", "density"]
-"""What a log-likelihood is the logarithm of: a Bernoulli's mass is never ranked against a Gaussian's density."""
+"""What a log-likelihood is the logarithm of; a mass (a Bernoulli's) is never compared with a density (a Gaussian's)."""
 
 Stream = Callable[[int], Iterator[Batch]]
-"""Opened at draw number n; what comes is a pure function of (seed, n), so that a resumed run goes on exactly."""
+"""Opened at batch number n; each batch is a function of (seed, n) alone, so that a resumed run continues exactly."""
 
 
 @dataclass(frozen=True)
 class Loss:
-    """What one player descends.
+    """The loss that one player minimises.
 
     Attributes:
         total: (), differentiable.
-        terms: named numbers for the journal, (), detached.
+        terms: named numbers to log, (), detached.
         aux: named tensors for `Objective.after`, detached.
 
     >>> import torch
@@ -40,22 +40,22 @@ class Loss:
 
     @classmethod
     def of(cls, total: Tensor, **terms: Tensor) -> Loss:
-        """A loss whose terms are the detached means of those given, and the total itself as "loss"."""
+        """A loss whose terms are the detached means of the given tensors, and the total as "loss"."""
         means = {name: value.detach().mean() for name, value in terms.items()}
         return cls(total, {"loss": total.detach(), **means})
 
 
 @dataclass(frozen=True)
 class Phase:
-    """Players that move together, `repeats` times in a row.
+    """Players that are updated together, `repeats` times in a row.
 
     A step of training is a tuple of phases: `(Phase(("g", "d")),)` is simultaneous,
     `(Phase(("d",)), Phase(("g",)))` alternating, `(Phase(("d",), repeats=5), Phase(("g",)))` is 5:1.
 
     Attributes:
-        players: their names; one forward serves them all.
+        players: their names; one forward pass gives the losses of all.
         repeats: at least 1.
-        fresh: draw a new batch for each repeat; False keeps the step's batch.
+        fresh: draw a new batch for each repetition; False reuses the step's batch.
     """
 
     players: tuple[str, ...]
@@ -75,9 +75,9 @@ class Likelihood:
 
     Attributes:
         value: (B,) nats.
-        kind: whether it is log p itself, a lower bound, or a Monte Carlo estimate of it.
-        measure: a probability mass or a density; the two are never compared.
-        stderr: (B,) standard error of an estimate.
+        kind: whether it is log p(x) itself, a lower bound on it, or a Monte Carlo estimate of it.
+        measure: whether p is a probability mass or a density; the two are never compared.
+        stderr: (B,) standard error, for estimates.
     """
 
     value: Float[Tensor, " b"]
@@ -87,10 +87,10 @@ class Likelihood:
 
 
 def entry(batch: Batch, name: str) -> Tensor:
-    """What the batch holds under this name.
+    """The batch's entry of this name.
 
     Raises:
-        ValueError: if it holds nothing there, or is no mapping.
+        ValueError: if there is no such entry, or the batch is not a mapping.
 
     >>> import torch
     >>> entry({"x": torch.ones(2)}, "y")
@@ -107,7 +107,7 @@ def entry(batch: Batch, name: str) -> Tensor:
 
 
 class NonFiniteLoss(RuntimeError):
-    """A loss became infinite or not a number; training stops and the last checkpoint stays as it is."""
+    """A loss became infinite or nan: training stops, and the last checkpoint stays valid."""
 
     def __init__(self, step: int, player: str, term: str):
         super().__init__(
@@ -118,7 +118,7 @@ class NonFiniteLoss(RuntimeError):
 
 
 def first_non_finite(loss: Loss) -> str | None:
-    """Name of the first term that is not finite, or "total", or None if the total is finite."""
+    """The name of the first non-finite term, or "total"; None if the total is finite."""
     if math.isfinite(loss.total.detach()):
         return None
     for name, value in loss.terms.items():

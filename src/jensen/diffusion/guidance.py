@@ -25,7 +25,7 @@ class Guided(Denoiser):
 
     Raises:
         ValueError: if the denoiser has no null condition, scale is negative, or the interval is not one;
-            called, for conditions of another shape than the null condition's, one a row.
+            called, for conditions of another shape than the null condition's, one per row.
 
     Source: Ho & Salimans (2022), equation 6, with w = 1 + their weight; Kynkaanniemi et al. (2024).
     """

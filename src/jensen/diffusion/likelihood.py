@@ -187,7 +187,7 @@ def check_rows(x: Tensor, cond: Tensor | None) -> None:
 
     Raises:
         ValueError: for x in another dtype than float32 or float64, none of it, a row not finite, or conditions that are
-            not one a row.
+            not one per row.
     """
     if x.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"x must be float32 or float64, got {str(x.dtype).removeprefix('torch.')}")
@@ -197,7 +197,7 @@ def check_rows(x: Tensor, cond: Tensor | None) -> None:
     if wrong:
         raise ValueError(f"x must be finite, got {wrong} of {len(x)} rows that are not")
     if cond is not None and (cond.ndim == 0 or len(cond) != len(x)):
-        raise ValueError(f"cond must be {len(x)}, one a row, got shape {tuple(cond.shape)}")
+        raise ValueError(f"cond must be {len(x)}, one per row, got shape {tuple(cond.shape)}")
 
 
 def snr_times(
@@ -266,12 +266,12 @@ def bound(
         span: times of the first level and the last; by default 0 (or 0.001, where SNR is infinite at 0) and 1.
         reconstruction: p(x | z) at the first level.
         cond: (B, ...) or None.
-        generator: None, one, or B, one a row.
+        generator: None, one, or B, one per row.
 
     Raises:
         ValueError: for counts < 1, a span that is not one, an infinite SNR at its first time, a rising SNR, a network
             of eps where alpha = 0 at the last level (its bound is infinite), x of no floating type of single or double
-            precision, empty or not finite, or conditions that are not one a row.
+            precision, empty or not finite, or conditions that are not one per row.
 
     Source: Ho et al. (2020), equation 5; Kingma et al., VDM (2021), equations 11, 13 and 15.
 
@@ -332,7 +332,7 @@ def dequantize(x: Float[Tensor, "b ..."], width: float | Tensor, generator: Rng 
     Args:
         x: (B, ...), on the values.
         width: w of a bin, positive.
-        generator: None, one, or B, one a row.
+        generator: None, one, or B, one per row.
 
     Source: Theis et al. (2016), section 3.1.
     """

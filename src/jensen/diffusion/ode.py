@@ -83,7 +83,7 @@ def ode_log_likelihood(
         span: times of the path's ends; by default 0 (or 0.001, where SNR is infinite at 0) and 1.
         rtol, atol: of the Dormand-Prince solver, kept by the worst row; the steps it takes are the batch's.
         cond: (B, ...) or None.
-        generator: of Hutchinson's signs: None, one, or B, one a row.
+        generator: of Hutchinson's signs: None, one, or B, one per row.
 
     Raises:
         ValueError: for an unknown trace, fewer than 2 probes, tolerances not positive, a span that is not one, a

@@ -52,7 +52,7 @@ def chunks(n: int, size: int, *, cond: Tensor | None = None, generator: Rng = No
         n: at least 1.
         size: of a chunk.
         cond: (n, ...) conditions, or None.
-        generator: None, one, or n of them, one a row.
+        generator: None, one, or n of them, one per row.
 
     Raises:
         ValueError: for n < 1, or conditions or generators that are not n.
@@ -63,9 +63,9 @@ def chunks(n: int, size: int, *, cond: Tensor | None = None, generator: Rng = No
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
     if cond is not None and (cond.ndim == 0 or len(cond) != n):
-        raise ValueError(f"conditions must be {n}, one a row, got shape {tuple(cond.shape)}")
+        raise ValueError(f"conditions must be {n}, one per row, got shape {tuple(cond.shape)}")
     if isinstance(generator, Sequence) and len(generator) != n:
-        raise ValueError(f"generators must be {n}, one a row, got {len(generator)}")
+        raise ValueError(f"generators must be {n}, one per row, got {len(generator)}")
     for first in range(0, n, size):
         rows = slice(first, min(first + size, n))
         rng = generator

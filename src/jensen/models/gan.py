@@ -59,7 +59,7 @@ class GAN(nn.Module):
 
         Args:
             n: at least 1.
-            generator: None, one, or n of them, one a row.
+            generator: None, one, or n of them, one per row.
 
         Raises:
             ValueError: for n < 1, or generators that are not n.
@@ -67,7 +67,7 @@ class GAN(nn.Module):
         if n < 1:
             raise ValueError(f"n must be at least 1, got {n}")
         if isinstance(generator, Sequence) and len(generator) != n:
-            raise ValueError(f"generators must be {n}, one a row, got {len(generator)}")
+            raise ValueError(f"generators must be {n}, one per row, got {len(generator)}")
         like = next(self.network.parameters(), torch.empty(()))  # without parameters: torch's default
         return normal((n, *self.shape), generator, like=like)
 
@@ -90,7 +90,7 @@ class GAN(nn.Module):
         Args:
             n: at least 1.
             cond: None; there is nothing to condition on.
-            generator: None, one, or n of them, one a row: then a row is a function of its generator alone.
+            generator: None, one, or n of them, one per row: then a row is a function of its generator alone.
 
         Raises:
             ValueError: for n < 1, a condition, or generators that are not n.

@@ -149,7 +149,7 @@ class KernelDensityModel(nn.Module):
         Args:
             n: at least 1.
             cond: None: there are no conditions.
-            generator: None, one, or n of them, one a row: then a row is a function of its generator alone.
+            generator: None, one, or n of them, one per row: then a row is a function of its generator alone.
             on_step: called with (steps done, x so far (n or fewer, ...)) in each chunk, by all samplers but "exact".
             on_chunk: called with the number of rows just finished.
             changes: to the default `KernelSampling`: sampler="mala", ...

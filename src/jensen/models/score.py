@@ -191,7 +191,7 @@ class ScoreModel(nn.Module):
         Args:
             n: at least 1.
             cond: (n, ...) conditions, or None.
-            generator: None, one, or n of them, one a row: then a row is a function of its generator alone.
+            generator: None, one, or n of them, one per row: then a row is a function of its generator alone.
             on_step: called with (moves or steps done, x so far (n or fewer, ...)) in each chunk.
             on_chunk: called with the number of rows just finished.
             changes: to the default `Annealing`: steps=5, sampler="dpm++", ...

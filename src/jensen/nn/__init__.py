@@ -1,4 +1,4 @@
-"""Networks."""
+"""Neural networks."""
 
 from jensen.nn.embeddings import Waves
 from jensen.nn.mlp import TimeMLP, mlp

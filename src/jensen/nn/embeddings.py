@@ -1,4 +1,4 @@
-"""Embeddings of numbers and of texts."""
+"""Embeddings of numbers and texts."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 
 def check_labels(labels: Tensor, highest: int, *shapes: tuple[int, ...]) -> None:
-    """Refuse what is no table of indices.
+    """Raise unless `labels` are integers in [0, highest] with one of the shapes.
 
     Raises:
-        ValueError: for another dtype than an integer's, another shape than these, or a number outside [0, highest].
+        ValueError: for a dtype that is not an integer's, another shape, or a number outside [0, highest].
     """
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise ValueError(f"conditions must be integers, got {str(labels.dtype).removeprefix('torch.')}")
@@ -29,8 +29,8 @@ class Fourier(nn.Module):
     r"""$[\cos(\omega_k c), \sin(\omega_k c)]_k$ with geometric frequencies: (B,) -> (B, channels).
 
     Args:
-        channels: of the embedding, even.
-        lowest, highest: frequencies, for arguments c of order one.
+        channels: size of the embedding, even.
+        lowest, highest: frequencies, for arguments c of order 1.
     """
 
     frequencies: Tensor
@@ -48,13 +48,13 @@ class Fourier(nn.Module):
 
 
 class TextEmbedding(nn.Module):
-    """A learned vector per character plus one per place: (B, length) -> (B, length, channels).
+    """A learned vector per character plus one per position: (B, length) -> (B, length, channels).
 
-    Index `alphabet` stands for "no character" and has a vector of its own.
+    Index `alphabet` means "no character" and has its own vector.
 
     Raises:
-        ValueError: for a size below 1; called, for texts that are not one a row, of another length, or with a character
-            that is none.
+        ValueError: for a size below 1; when called, unless there is one text per row, of this length, with indices from
+            0 to `alphabet`.
     """
 
     def __init__(self, alphabet: int, length: int, channels: int):

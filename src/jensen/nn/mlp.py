@@ -1,4 +1,4 @@
-"""Networks of fully connected layers, for points and for small pictures."""
+"""Fully connected networks for points and small pictures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jensen.nn.embeddings import Fourier, check_labels
 
 
 def mlp(*widths: int, activation: Callable[[], nn.Module] = nn.SiLU) -> nn.Sequential:
-    """Linear layers of these widths with an activation between two: (..., widths[0]) -> (..., widths[-1]).
+    """Linear layers of the given widths with activations in between: (..., widths[0]) -> (..., widths[-1]).
 
     Raises:
         ValueError: for fewer than two widths, or one below 1.
@@ -31,22 +31,22 @@ def mlp(*widths: int, activation: Callable[[], nn.Module] = nn.SiLU) -> nn.Seque
 
 
 class TimeMLP(nn.Module):
-    r"""A residual network for $(z_t, t)$ and a class, the noise level and the class modulating every block.
+    r"""A residual network of $(z_t, t)$ and an optional class; time and class modulate every block.
 
-    $h \leftarrow h + W_2\,\mathrm{silu}(W_1(\mathrm{norm}(h)(1 + a(c)) + b(c)))$ with c an embedding of t and class.
+    $h \leftarrow h + W_2\,\mathrm{silu}(W_1(\mathrm{norm}(h)(1 + a(c)) + b(c)))$ where c embeds t and the class.
 
     Args:
-        shape: of one event, flattened inside.
+        shape: of one event, which is flattened.
         width: of the hidden layers, at least 1.
-        blocks: of two layers each, at least 1.
-        classes: numbered from 0; index `classes` stands for "no class". None: there are no classes.
-        highest: frequency of the time's embedding.
-        dropout: share of a block's hidden units that training leaves out, in [0, 1).
-        outputs: numbers out for each one in, along axis 1; 2 for a `NetworkDenoiser` that learns variances.
+        blocks: number of residual blocks of two layers each, at least 1.
+        classes: number of classes; index `classes` means "no class". None for an unconditional network.
+        highest: highest frequency of the time embedding.
+        dropout: dropout probability in each block, in [0, 1).
+        outputs: outputs per input number, along axis 1; 2 for a `NetworkDenoiser` that learns variances.
 
     Raises:
-        ValueError: for a setting out of its range; called, for conditions that are no classes of it, one a row, or for
-            any where it has no classes.
+        ValueError: for a setting out of range; when called, for conditions that are not one class per row, or for any
+            condition if the network has no classes.
 
     >>> TimeMLP((3, 4, 4), outputs=2)(torch.zeros(5, 3, 4, 4), torch.zeros(5)).shape
     torch.Size([5, 6, 4, 4])
@@ -95,7 +95,7 @@ class TimeMLP(nn.Module):
             label = torch.full(t.shape, none, device=t.device) if cond is None else cond.reshape(len(t))
             c = c + self.label(label.long())
         elif cond is not None:
-            raise ValueError("this network has no classes, so it takes no condition")
+            raise ValueError("cond must be None for a network without classes")
         h = self.enter(z.flatten(1))
         for block in self.blocks:
             h = block(h, c)

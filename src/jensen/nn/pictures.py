@@ -1,4 +1,4 @@
-"""A generator and a critic of small pictures: convolutions from a coarse grid, and fully connected layers."""
+"""A convolutional generator and a fully connected critic for small pictures."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from jensen.nn.mlp import mlp
 
-SLOPE = 0.2  # of a LeakyReLU below 0
+SLOPE = 0.2  # of LeakyReLU below 0
 
 
 class ChannelNorm(nn.Module):
-    r"""$h / \sqrt{\mathrm{mean}_c\, h_c^2 + \epsilon}$ at every place: keeps a generator's features from growing.
+    r"""$h / \sqrt{\mathrm{mean}_c\, h_c^2 + \epsilon}$ at every position: keeps a generator's features from growing.
 
     Source: Karras et al. (2018), section 4.2.
 
@@ -30,16 +30,16 @@ class ChannelNorm(nn.Module):
 
 
 class PictureGenerator(nn.Module):
-    """Noise to a picture in (-1, 1): a coarse grid of features, convolved, then twice as fine, once a doubling.
+    """Maps noise to a picture in (-1, 1): a coarse feature grid, upsampled by a factor 2 per doubling.
 
     Args:
-        latents: numbers of noise.
+        latents: dimension of the noise.
         shape: (C, H, W) of a picture, sides multiples of 2^doublings.
-        width: channels of the features at full size; twice as many a doubling before.
-        doublings: from the coarse grid to the picture, at least 1.
+        width: feature channels at full resolution; each coarser level has twice as many.
+        doublings: number of upsamplings from the coarse grid to the picture, at least 1.
 
     Raises:
-        ValueError: for sides that do not divide, or no doubling.
+        ValueError: if a side is not a multiple of 2^doublings, or for doublings below 1.
 
     >>> PictureGenerator(16, (3, 8, 8), width=4)(torch.zeros(2, 16)).shape
     torch.Size([2, 3, 8, 8])
@@ -70,12 +70,12 @@ class PictureGenerator(nn.Module):
 
 
 class PictureCritic(nn.Module):
-    """Pictures to logits, (B, C, H, W) -> (B,): fully connected, each row by itself (nothing is normalised).
+    """Maps pictures to logits, (B, C, H, W) -> (B,): fully connected, without normalisation across the batch.
 
     Args:
-        shape: (C, H, W) of what it sees; a pack of m pictures has m C channels.
+        shape: (C, H, W) of its input; a pack of m pictures has m C channels.
         width: of the hidden layers.
-        layers: hidden ones.
+        layers: number of hidden layers.
 
     >>> PictureCritic((1, 8, 8), width=16)(torch.zeros(2, 1, 8, 8)).shape
     torch.Size([2])

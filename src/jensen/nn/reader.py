@@ -18,13 +18,13 @@ def _block(channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:
 
 
 class Reader(nn.Module):
-    """Convolutions, a bidirectional recurrence over columns, one softmax a character.
+    """Convolutions, a bidirectional GRU over columns, and one softmax per character.
 
     Args:
         channels: of the picture, whose values lie in [-1, 1].
-        alphabet: number of characters.
-        length: characters in a text.
-        width: channels of the first level.
+        alphabet: number of different characters.
+        length: number of characters in a text.
+        width: channels of the first convolutions.
 
     >>> Reader(1, alphabet=10, length=4)(torch.zeros(2, 1, 24, 64)).shape
     torch.Size([2, 4, 10])
@@ -56,7 +56,7 @@ class Reader(nn.Module):
     def read(
         self, x: Float[Tensor, "b c h w"], chunk: int = 500
     ) -> tuple[Int[Tensor, "b length"], Float[Tensor, "b length"]]:
-        """The likeliest character at each place, and its probability; in evaluation mode."""
+        """The most likely character at each position and its probability, in evaluation mode."""
         with evaluating(self):
             logits = torch.cat([self(part) for part in x.split(chunk)])
         best = logits.softmax(-1).max(-1)

@@ -1,7 +1,7 @@
-"""Networks that translate pictures into pictures, and the critic that judges them patch by patch.
+"""Networks that translate pictures into pictures, and a critic that judges patches.
 
-Neither couples the pictures of a batch: norms are over groups of channels of one picture, so that a penalty on each
-picture's gradient means what it says.
+Neither couples the pictures of a batch: normalisation is within one picture, so that a gradient penalty per picture is
+well defined.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ GROUPS = 8
 
 
 class Translator(nn.Module):
-    r"""Pictures to pictures of the same size: $x \mapsto x + f(x)$, f residual, on patches folded into channels.
+    r"""Maps pictures to pictures of the same size, $x \mapsto x + f(x)$, with f a residual network on patches.
 
-    f is zero at initialisation: a translator starts as the identity, which keeps what it does not learn to change.
+    f is zero at initialisation, so that a translator starts as the identity.
 
     Args:
         channels: of a picture.
-        width: channels inside, a multiple of 8.
-        blocks: of two 3 x 3 convolutions each, on the grid of patches.
-        patch: side of a patch; a picture's sides are multiples of it.
+        width: hidden channels, a multiple of 8.
+        blocks: number of residual blocks of two 3 x 3 convolutions on the grid of patches.
+        patch: side of a patch, folded into channels; the sides of a picture must be multiples of it.
 
     Raises:
-        ValueError: for a width that is no multiple of 8; called, for a picture whose sides are no multiples of patch.
+        ValueError: for a width that is not a multiple of 8; when called, for sides that are not multiples of patch.
 
     Source: Johnson et al. (2016), residual blocks; Zhu et al. (2017), section 4.
 
@@ -75,15 +75,15 @@ class _Block(nn.Module):
 
 
 class PatchCritic(nn.Module):
-    r"""Logits (B, 1, h, w), each of a patch of the picture: convolutions alone, so that what one logit sees is bounded.
+    r"""Logits (B, 1, h, w), one per patch of the picture: convolutions only, so that receptive fields are bounded.
 
-    Each width is a 4 x 4 convolution with stride 2, the last layer a 3 x 3 convolution. A logit sees
-    $r = 1 + \sum_l (k_l - 1) \prod_{m < l} s_m$ pixels a side: 8, 18, 38 for one, two, three widths. No norm: it
-    would let a logit see the whole picture.
+    Each width is a 4 x 4 convolution with stride 2, followed by a final 3 x 3 convolution. The receptive field has
+    $r = 1 + \sum_l (k_l - 1) \prod_{m < l} s_m$ pixels per side: 8, 18, 38 for one, two, three widths. There is no
+    normalisation, which would let a logit depend on the whole picture.
 
     Args:
-        channels: of a picture; of source and target together where the critic is conditional.
-        widths: of the layers.
+        channels: of a picture; of source and target together for a conditional critic.
+        widths: channels of the layers.
 
     Raises:
         ValueError: for no widths.
@@ -107,7 +107,7 @@ class PatchCritic(nn.Module):
 
     @property
     def receptive_field(self) -> int:
-        """Pixels a side that one logit sees."""
+        """Side of the patch that one logit depends on, in pixels."""
         seen, jump = 1, 1
         for layer in self.net:
             if isinstance(layer, nn.Conv2d):

@@ -100,7 +100,7 @@ class Level(nn.Module):
 
 
 class UNet(nn.Module):
-    """Patched U-Net of a noise level and perhaps a class or a text: (B, C, H, W) -> (B, outputs C, H, W).
+    """A U-Net on patches, given a noise level and, if wanted, a class or a text: (B, C, H, W) -> (B, outputs C, H, W).
 
     The stem folds `patch` x `patch` pixels into channels, so the widest feature map has H W / patch^2
     positions. Level i has `widths[i]` channels and half the rows and columns of the level above. The noise level and
@@ -116,12 +116,11 @@ class UNet(nn.Module):
         blocks: residual blocks a level, down and up alike, at least 1.
         patch: side of a patch.
         text_channels: size of a character's embedding.
-        outputs: numbers out for each one in; 2 for a `NetworkDenoiser` that learns variances.
+        outputs: outputs per input number; 2 for a `NetworkDenoiser` that learns variances.
 
     Raises:
-        ValueError: for a setting out of its range, or a size that does not divide; called, for texts
-            that are not one a row, of another length or with a character that is none, or for a condition where there
-            is none.
+        ValueError: for a setting out of range, or a size that does not divide; when called, unless there is one text
+            per row, of this length, with indices from 0 to `alphabet`, or for a condition where there is none.
 
     >>> net = UNet(1, (24, 64), alphabet=10, length=4)
     >>> net(torch.zeros(2, 1, 24, 64), torch.zeros(2), torch.zeros(2, 4, dtype=torch.long)).shape

@@ -1,4 +1,4 @@
-"""Have the chains mixed, and how many independent draws are they worth. Draws are (steps, chains, ...)."""
+"""Convergence diagnostics of Markov chains: R-hat and effective sample sizes. Draws are (steps, chains, ...)."""
 
 from __future__ import annotations
 
@@ -13,19 +13,18 @@ Draws = Num[Tensor, "..."]  # (steps, chains, ...)
 
 
 def r_hat(draws: Draws) -> Float[Tensor, "..."]:
-    r"""Rank-normalised split R-hat, the larger of that of the draws and that of their distances to the median.
+    r"""Rank-normalised split R-hat: the larger of R-hat of the draws and R-hat of their distances to the median.
 
-    Every chain is cut into halves; draws are replaced by the normal quantiles of their ranks; then
-    $\hat R^2 = \frac{n-1}{n} + \frac{B}{nW}$ with B/n the variance of the chains' means and W the mean of their
-    variances. 1 where chains agree in place (the first) and in spread (the second); above 1.01 they have not mixed.
+    Every chain is split into halves, and draws are replaced by the normal quantiles of their ranks; then $\hat R^2 =
+    \frac{n-1}{n} + \frac{B}{nW}$ with B/n the variance of the chains' means and W the mean of their variances. 1 if the
+    chains agree in location (the first) and in spread (the second); above 1.01 they have not mixed.
 
     Args:
         draws: (steps, chains, ...), at least 4 steps.
 
     Returns:
-        (...), one for each coordinate: of draws that are whole numbers float64, else of their precision, but single
-        at least. Infinite where every chain's halves stay in one place and not all in the same, nan where all draws
-        are equal.
+        (...), one for each coordinate: float64 for integer draws, otherwise the dtype of the draws, but at least
+        float32. Infinite if every half-chain is constant but they differ, nan if all draws are equal.
 
     Raises:
         ValueError: for fewer than 4 steps, or draws that are not finite.
@@ -38,21 +37,21 @@ def r_hat(draws: Draws) -> Float[Tensor, "..."]:
     """
     x = _halves(draws)
     folded = (x - _median(x)).abs()
-    # where one has nothing to say, as of distances to the median that are all alike, the other is taken
+    # where one is nan, as for distances to the median that are all equal, the other is taken
     return _as(draws, torch.fmax(_plain_r_hat(_normal_ranks(x)), _plain_r_hat(_normal_ranks(folded))))
 
 
 def effective_sample_size(draws: Draws, kind: str = "bulk") -> Float[Tensor, "..."]:
-    r"""How many independent draws give a mean as precise, $SC / (1 + 2 \sum_t \hat\rho_t)$ for S steps of C chains.
+    r"""The number of independent draws whose mean is as precise: $SC / (1 + 2 \sum_t \hat\rho_t)$, S steps, C chains.
 
-    Autocorrelations are pooled over the chains' halves, with the variance between them; sums of neighbouring pairs
-    are used as long as they are positive, made to decrease (Geyer's initial monotone sequence). For an AR(1) chain
-    of coefficient rho it is $N (1 - \rho) / (1 + \rho)$, above N for negative rho; at most $N \log_{10} N$.
+    Autocorrelations are pooled over half-chains and include the variance between them; the sum runs over neighbouring
+    pairs as long as these are positive, made monotone (Geyer's initial monotone sequence). For an AR(1) chain of
+    coefficient rho it is $N (1 - \rho) / (1 + \rho)$, above N for negative rho; at most $N \log_{10} N$.
 
     Args:
         draws: (steps, chains, ...), at least 4 steps.
-        kind: "bulk": of the rank-normalised draws; "tail": the smaller of that of the 5% and of the 95% quantile;
-            "mean": of the draws themselves, for the error of their mean.
+        kind: "bulk", for the rank-normalised draws; "tail", the smaller value for the 5% and 95% quantiles; "mean", for
+            the draws themselves, to get the error of their mean.
 
     Returns:
         (...), one for each coordinate.
@@ -93,7 +92,7 @@ def mean_error(draws: Draws) -> Float[Tensor, "..."]:
 
 
 def _halves(draws: Tensor) -> Tensor:
-    """Each chain as two, (S // 2, 2C, ...), float64; the middle draw of an odd number is left out."""
+    """Each chain split into two, (S // 2, 2C, ...), float64; the middle draw of an odd number is left out."""
     if draws.ndim < 2 or len(draws) < 4 or not draws.numel() or draws.is_complex():
         raise ValueError(
             f"draws must be (steps, chains, ...), real, with at least 4 steps, got {draws.dtype} {tuple(draws.shape)}"
@@ -105,7 +104,7 @@ def _halves(draws: Tensor) -> Tensor:
 
 
 def _as(draws: Tensor, found: Tensor) -> Tensor:
-    """In the precision of the draws, single at least; of whole numbers in float64."""
+    """In the dtype of the draws, at least float32; float64 for integers."""
     return found.to(torch.promote_types(draws.dtype, torch.float32)) if draws.is_floating_point() else found
 
 
@@ -119,7 +118,7 @@ def _median(x: Tensor) -> Tensor:
 
 
 def _quantile(x: Tensor, q: float) -> Tensor:
-    """Of all steps and chains, (...), linear between order statistics, of any number of draws."""
+    """The quantile over all steps and chains, (...), linear between order statistics."""
     ordered = _each(lambda flat: flat.sort(0).values, x)
     place = q * (len(ordered) - 1)
     below = min(math.floor(place), len(ordered) - 2)
@@ -143,7 +142,7 @@ def _normal_ranks(x: Tensor) -> Tensor:
 
 def _plain_r_hat(x: Tensor) -> Tensor:
     n, low, high = len(x), x.amin(0), x.amax(0)
-    within = torch.where(high > low, x.var(0), 0.0).mean(0)  # of equal draws exactly 0, not its rounding
+    within = torch.where(high > low, x.var(0), 0.0).mean(0)  # exactly 0 for equal draws, without rounding errors
     between = torch.where(high.amax(0) > low.amin(0), x.mean(0).var(0), 0.0)
     return torch.sqrt((n - 1) / n + between / within)
 
@@ -160,7 +159,7 @@ def _plain_size(x: Tensor) -> Tensor:
     sums = pairs.sum(1)
     positive = (sums >= 0).long().cumprod(0)  # up to the first pair of negative sum
     stop = positive.sum(0, keepdim=True)
-    # of the pair that ends it the first still counts if it is positive
+    # the first of the pair that ends the sum still counts if it is positive
     last = torch.where(stop < count, pairs[:, 0].gather(0, stop.clamp(max=count - 1)), 0.0).clamp(min=0)[0]
     tau = -1 + 2 * (positive * sums.cummin(0).values).sum(0) + last
     tau = tau.clamp(min=1 / math.log10(total))
@@ -168,7 +167,7 @@ def _plain_size(x: Tensor) -> Tensor:
 
 
 def _autocovariance(x: Tensor) -> Tensor:
-    """Along the first axis, of the chain about its own mean, divided by its length."""
+    """Autocovariances along the first axis, about each chain's own mean, divided by its length."""
     n = len(x)
     spectrum = torch.fft.rfft(x - x.mean(0), n=2 * n, dim=0)
     covariance: Tensor = torch.fft.irfft(spectrum.abs().square(), n=2 * n, dim=0)[:n] / n

@@ -1,4 +1,4 @@
-"""Langevin dynamics on many chains at once: unadjusted, without noise, adjusted, annealed. A row is a chain."""
+"""Langevin dynamics on many chains at once: unadjusted, without noise, adjusted, annealed. Each row is a chain."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from jensen.score.matching import NoisyScore, Score, score_at
 
 OnStep = Callable[[int, Tensor], None]
 LogProb = Callable[[Tensor], Tensor]
-"""x (B, ...) to log p(x) + constant, (B,); a row of it depends on that row of x alone."""
+"""x (B, ...) to log p(x) + constant, (B,); each output row depends on that row of x alone."""
 
 
 def score_of(log_prob: LogProb) -> Score:
-    """The gradient of `log_prob` in its argument, by autograd; it carries no gradient itself.
+    """The gradient of `log_prob` with respect to its argument, by autograd; the result carries no gradient.
 
-    The argument need not be data: of a log-likelihood as a function of parameters, a row each, it is the gradient in
-    the parameters, which `langevin` then climbs.
+    The argument need not be data: for a log-likelihood as a function of parameters (one set per row) it is the gradient
+    in the parameters, and `langevin` then samples or optimises parameters.
 
     >>> score_of(lambda x: -x.square().sum(1) / 2)(torch.tensor([[3.0, 1.0]]))
     tensor([[-3., -1.]])
@@ -44,18 +44,18 @@ def langevin(
 ) -> Float[Tensor, "b ..."]:
     r"""Unadjusted Langevin, $x \leftarrow x + \delta\, \nabla \log p(x) + \sqrt{2\delta}\, n$.
 
-    After k steps the diffusion's time is $k\delta$. The stationary law is p up to the order of delta: on N(0, v) it is
-    a Gaussian of variance $v / (1 - \delta / 2v)$, and from $\delta = 2v$ on it diverges. Without noise it is gradient
-    ascent, to the mode of p in whose basin x starts: it climbs log p in x with the density held, as maximum likelihood
-    climbs it in the density's parameters with the data held.
+    After k steps the diffusion's time is $k\delta$. The stationary law is p up to order delta: for N(0, v) it is a
+    Gaussian of variance $v / (1 - \delta / 2v)$, and for $\delta \ge 2v$ the chain diverges. Without noise this is
+    gradient ascent to the mode of p in whose basin x starts: it maximises log p over x for a fixed density, as maximum
+    likelihood maximises it over the parameters for fixed data.
 
     Args:
         score: the gradient of log p.
         x: (B, ...), where the B chains start.
         step_size: delta, positive.
         steps: at least 1.
-        noise: False to climb.
-        generator: None, one, or one a row: then a row is a function of its generator and its start alone.
+        noise: False for gradient ascent.
+        generator: None, one, or one per row: then a row is a function of its generator and its start alone.
         on_step: called with (steps done, x) after each.
 
     Returns:
@@ -66,7 +66,7 @@ def langevin(
 
     Source: Roberts & Tweedie (1996), equation 2 (ULA); Welling & Teh (2011) for parameters.
 
-    One and the same log N(x; m, 1), climbed in x from two starts, and in m given the data 1, 2 and 6:
+    The same log N(x; m, 1), maximised over x from two starts, and over m for the data 1, 2 and 6:
 
     >>> in_x = score_of(lambda x: -(x[:, 0] - 5.0) ** 2 / 2)
     >>> langevin(in_x, torch.tensor([[0.0], [9.0]]), 0.5, 60, noise=False).tolist()
@@ -99,19 +99,19 @@ def annealed_langevin(
 ) -> Float[Tensor, "b ..."]:
     r"""Langevin at one noise level after another, with steps $\delta_i = \mathrm{step\_size} \cdot \sigma_i^2$.
 
-    How far from equilibrium it ends with the exact score of Gaussian data, `annealed_variance` says in closed form.
+    `annealed_variance` gives in closed form how far from equilibrium it ends for Gaussian data with the exact score.
 
     Args:
         score: s(x, sigma) of noise levels (B,).
-        x: (B, ...), drawn with about the first noise level.
+        x: (B, ...), drawn at about the first noise level.
         sigmas: (levels,), positive and decreasing; see `geometric`.
-        step_size: in units of sigma^2, positive. (Of Song & Ermon's epsilon it is $\epsilon / 2\sigma_L^2$.)
+        step_size: in units of sigma^2, positive. (In terms of Song & Ermon's epsilon, $\epsilon / 2\sigma_L^2$.)
         steps: at each level, at least 1.
-        generator: None, one, or one a row.
+        generator: None, one, or one per row.
         on_step: called with (steps done in all, x) after each.
 
     Returns:
-        (B, ...): of the density noised by the last sigma; `tweedie` takes that noise off.
+        (B, ...): draws of the density noised by the last sigma; `tweedie` removes that noise.
 
     Raises:
         ValueError: for levels that are not positive and decreasing, a step size that is not positive, or steps < 1.
@@ -153,25 +153,25 @@ def annealed_variance(
     start: float | None = None,
     denoise: bool = True,
 ) -> Float[Tensor, "*s"]:
-    r"""Variance of what `annealed_langevin` draws of N(0, v) with the exact score, in closed form: the sampler's error.
+    r"""The exact variance of samples of `annealed_langevin` for N(0, v) with the exact score: the sampler's error.
 
-    At a level of variance $u = \sigma^2$, with a for step_size and T for steps,
-    $V \leftarrow V^* + r^{2T} (V - V^*)$, $r = 1 - a u / (v + u)$, $V^* = (v + u) / (1 - a u / 2(v + u))$; `tweedie` at
-    the end multiplies it by $v^2 / (v + \sigma_L^2)^2$. The equilibrium is $v^2 / (v + \sigma_L^2)$, or
-    $v + \sigma_L^2$ without `tweedie`. Directions that are wide beside the level move slowly: what is left of earlier
-    levels makes V too large by a share of about $\log(\sigma_1 / \sigma_L) / (a L T)$ of v, whatever v is, so the
-    product of step size and evaluations decides. A larger a makes directions narrower than the level too wide.
+    At a level of variance $u = \sigma^2$, with a = step_size and T = steps, $V \leftarrow V^* + r^{2T} (V - V^*)$, $r =
+    1 - a u / (v + u)$, $V^* = (v + u) / (1 - a u / 2(v + u))$; `tweedie` at the end multiplies it by $v^2 / (v +
+    \sigma_L^2)^2$. The equilibrium is $v^2 / (v + \sigma_L^2)$, or $v + \sigma_L^2$ without `tweedie`. Directions that
+    are wide compared with the level converge slowly: the remainder of earlier levels makes V too large by a fraction of
+    about $\log(\sigma_1 / \sigma_L) / (a L T)$ of v, whatever v is, so what counts is the product of step size and
+    evaluations. A larger a makes directions narrower than the level too wide.
 
     Args:
         variance: v, of data in each direction, positive.
         sigmas: (levels,), positive and decreasing.
-        step_size: a, in units of sigma^2, below 2: beyond, the chain diverges.
+        step_size: a, in units of sigma^2, below 2: above it the chain diverges.
         steps: T, at each level, at least 1.
-        start: variance where it starts; None: $1 + \sigma_1^2$.
-        denoise: whether it ends with `tweedie`.
+        start: variance at the start; None: $1 + \sigma_1^2$.
+        denoise: whether sampling ends with `tweedie`.
 
     Returns:
-        of the shape of `variance`, float64.
+        with the shape of `variance`, float64.
 
     Raises:
         ValueError: for variances that are not positive, levels that are not positive and decreasing, a step size that
@@ -199,11 +199,11 @@ def annealed_variance(
 
 
 def geometric(largest: float, smallest: float, levels: int) -> Float[Tensor, " levels"]:
-    r"""Decreasing noise levels in equal ratios, (levels,), float64.
+    r"""Noise levels that decrease by equal ratios, (levels,), float64.
 
     Args:
         largest, smallest: 0 < smallest < largest; they may be equal for one level.
-        levels: at least 1; of one, it is `smallest`.
+        levels: at least 1; a single level is `smallest`.
 
     Raises:
         ValueError: for a number out of its range.
@@ -222,7 +222,7 @@ def geometric(largest: float, smallest: float, levels: int) -> Float[Tensor, " l
 
 
 def tweedie(score: Score, x: Float[Tensor, "b ..."], sigma: float) -> Float[Tensor, "b ..."]:
-    r"""The mean of the clean datum given the noised one, $x + \sigma^2 \nabla \log q_\sigma(x)$.
+    r"""The mean of the clean data point given the noised one, $x + \sigma^2 \nabla \log q_\sigma(x)$.
 
     Source: Efron (2011), equation 1.3; Jolicoeur-Martineau et al. (2021), section 3.1, as the last step of sampling.
 
@@ -234,11 +234,11 @@ def tweedie(score: Score, x: Float[Tensor, "b ..."], sigma: float) -> Float[Tens
 
 @dataclass(frozen=True)
 class Chains:
-    """Where Metropolis-adjusted chains have come to.
+    """The final state of Metropolis-adjusted chains.
 
     Attributes:
-        x: (B, ...), their last places.
-        acceptance: (B,), the share of accepted moves after the warm-up.
+        x: (B, ...), their final positions.
+        acceptance: (B,), the fraction of accepted moves after the warm-up.
         step_size: (B,), of each chain after the warm-up.
     """
 
@@ -259,27 +259,28 @@ def mala(
     generator: Rng = None,
     on_step: OnStep | None = None,
 ) -> Chains:
-    r"""Metropolis-adjusted Langevin: a step of `langevin` is proposed and taken with the chance that leaves p as it is.
+    r"""Metropolis-adjusted Langevin: a step of `langevin` is a proposal, accepted such that p stays invariant.
 
     $\log a = \log p(y) - \log p(x) + \log q(x|y) - \log q(y|x)$, $q(y|x) = N(x + \delta \nabla\log p(x), 2\delta I)$.
-    In the warm-up, and only there, each chain adapts its own step by stochastic approximation until it accepts the
-    share `target`; what is drawn there is thrown away.
+    Only during the warm-up does each chain adapt its own step size, by stochastic approximation, towards the acceptance
+    rate `target`; the draws of the warm-up are discarded.
 
     Args:
-        log_prob: log p up to a constant, differentiable in x; proposals where it is not finite are refused.
+        log_prob: log p up to a constant, differentiable in x; proposals where it is not finite are rejected.
         x: (B, ...), where the B chains start.
-        step_size: delta, positive, a number or one a chain, (B,); with a warm-up, where it starts.
+        step_size: delta, positive, a number or one per chain, (B,); with a warm-up, its initial value.
         steps: after the warm-up, at least 1.
         warmup: steps before, at least 0.
-        target: share to be accepted, in (0, 1); 0.574 is best for many dimensions.
-        generator: None, one, or one a row: then a row is a function of its generator and its start alone.
-        on_step: called with (steps done, x) after each that is kept.
+        target: acceptance rate, in (0, 1); 0.574 is optimal in high dimensions.
+        generator: None, one, or one per row: then a row is a function of its generator and its start alone.
+        on_step: called with (steps done, x) after each step that is kept.
 
     Returns:
-        places, acceptance and step size of each chain.
+        position, acceptance rate and step size of each chain.
 
     Raises:
-        ValueError: for a number out of its range, log_prob that is not (B,), or a start where it is not finite.
+        ValueError: for a number out of its range, log_prob values that are not (B,), or a start where they are not
+            finite.
 
     Source: Roberts & Tweedie (1996), section 1.4.2; Roberts & Rosenthal (1998) for 0.574; Robbins & Monro (1951) and
     Andrieu & Thoms (2008), section 4.2, for the adaptation.
@@ -291,7 +292,7 @@ def mala(
     """
     sizes = torch.as_tensor(step_size, dtype=x.dtype, device=x.device)
     if sizes.shape not in ((), x.shape[:1]):
-        raise ValueError(f"step_size must be a number or one a chain, {len(x)}, got {tuple(sizes.shape)}")
+        raise ValueError(f"step_size must be a number or one per chain, {len(x)}, got {tuple(sizes.shape)}")
     _check(float(sizes.min()), steps)
     if warmup < 0:
         raise ValueError(f"warmup must be at least 0, got {warmup}")
@@ -326,10 +327,10 @@ def mala(
 
 
 class _Adapted:
-    r"""Steps that make each chain accept the share `target`: $\log\delta$ moves by $3\, t^{-0.6} (a_t - target)$.
+    r"""Step sizes with the acceptance rate `target`, per chain: $\log\delta$ moves by $3\, t^{-0.6} (a_t - target)$.
 
-    What is kept is the mean of log delta over the second half. (Hoffman & Gelman's dual averaging was measured to
-    accept 0.60 to 0.67 for 0.574 after a few hundred moves, this 0.58 from any start.)
+    The result is the mean of log delta over the second half. (For a target of 0.574, Hoffman & Gelman's dual averaging
+    was measured to give rates of 0.60 to 0.67 after a few hundred moves; this gives 0.58 from any start.)
     """
 
     RATE, DECAY = 3.0, 0.6
@@ -339,7 +340,7 @@ class _Adapted:
         self.log_step, self.sum = start.log(), torch.zeros_like(start)
 
     def update(self, acceptance: Tensor) -> Tensor:
-        """The next step size, given the probability with which the last move was accepted; at the end the mean."""
+        """The next step size, given the acceptance probability of the last move; at the end, the mean."""
         self.t += 1
         self.log_step = self.log_step + self.RATE * self.t**-self.DECAY * (acceptance - self.target)
         half = self.steps // 2
@@ -353,7 +354,7 @@ def _value_and_score(log_prob: LogProb, x: Tensor) -> tuple[Tensor, Tensor]:
         x = x.detach().requires_grad_()
         value = log_prob(x)
         if value.shape != x.shape[:1]:
-            raise ValueError(f"log_prob must be one number a row, {(len(x),)}, got {tuple(value.shape)}")
+            raise ValueError(f"log_prob must give one number per row, {(len(x),)}, got {tuple(value.shape)}")
         (score,) = torch.autograd.grad(value.sum(), x)
     return value.detach(), score
 

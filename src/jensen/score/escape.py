@@ -1,4 +1,4 @@
-"""Modes: how long chains stay in each, how long they take to leave, and where ascent without noise ends."""
+"""Modes: how long chains stay in each, how long they take to leave, and where gradient ascent ends."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from jensen.score.matching import Score
 
 @dataclass(frozen=True)
 class Occupancy:
-    """The share of draws in each mode.
+    """The fraction of draws in each mode.
 
     Attributes:
         share: (K,), sums to 1.
@@ -31,9 +31,9 @@ class Occupancy:
 
 
 def occupancy(modes: Int[Tensor, "steps chains"], count: int) -> Occupancy:
-    r"""Shares of draws in each of `count` modes, with $\mathrm{sd}_c / \sqrt{C}$ over C independent chains as errors.
+    r"""The fraction of draws in each of `count` modes, $\pm\, \mathrm{sd}_c / \sqrt{C}$ over C independent chains.
 
-    Right whatever the autocorrelation within a chain; chains that never change their mode count once each.
+    The errors are valid whatever the autocorrelation within a chain; a chain that never changes its mode counts once.
 
     Args:
         modes: (steps, chains), the mode that each draw is in, 0 to count - 1; see `basin`.
@@ -56,14 +56,14 @@ def occupancy(modes: Int[Tensor, "steps chains"], count: int) -> Occupancy:
 def basin(
     score: Score, x: Float[Tensor, "b ..."], modes: Float[Tensor, "k ..."], *, step_size: float, steps: int
 ) -> Int[Tensor, " b"]:
-    """The mode to which ascent without noise carries each row, (B,): the nearest to where `langevin` ends.
+    """The mode that gradient ascent reaches from each row, (B,): the one nearest to its end point.
 
     Args:
         score: the gradient of log p.
         x: (B, ...).
-        modes: (K, ...), where the modes are.
+        modes: (K, ...), the positions of the modes.
         step_size: of the ascent, below the smallest variance of a mode.
-        steps: of it, enough to arrive.
+        steps: of the ascent, enough to converge.
 
     >>> two = torch.distributions.Normal(torch.tensor([-2.0, 2.0]), torch.tensor([0.5, 0.5]))
     >>> log_prob = lambda x: two.log_prob(x).logsumexp(1)
@@ -85,18 +85,18 @@ def exit_times(
     *,
     generator: Rng = None,
 ) -> Float[Tensor, " b"]:
-    r"""The diffusion's time $k \delta$ at which each chain of `langevin` is first seen outside, (B,); inf if never.
+    r"""The diffusion's time $k \delta$ at which each chain of `langevin` is first observed outside, (B,); inf if never.
 
-    Seen only every delta, a chain leaves later than the continuous diffusion does: for a boundary, as if it lay
-    $0.5826 \sqrt{2\delta}$ further off.
+    Observed only every delta, a chain leaves later than the continuous diffusion does: as if the boundary were $0.5826
+    \sqrt{2\delta}$ further away.
 
     Args:
         score: the gradient of log p.
-        x: (B, ...), where the chains start, inside.
-        left: whether each row is outside, (B, ...) -> (B,) bool.
+        x: (B, ...), the starting points, inside.
+        left: tells whether each row is outside, (B, ...) -> (B,) bool.
         step_size: delta, positive.
         steps: at most, at least 1.
-        generator: None, one, or one a row.
+        generator: None, one, or one per row.
 
     Raises:
         ValueError: for a step size that is not positive, or steps < 1.
@@ -117,12 +117,12 @@ def exit_times(
 
 @dataclass(frozen=True)
 class Escape:
-    """The mean time to leave.
+    """The mean exit time.
 
     Attributes:
-        mean: time spent inside over chains that left; inf if none did.
-        stderr: mean / sqrt(chains that left), which is that of an exponential law.
-        share: of the chains that left in time.
+        mean: total time inside divided by the number of chains that left; inf if none did.
+        stderr: mean / sqrt(number of chains that left), as for an exponential law.
+        share: the fraction of chains that left before the horizon.
     """
 
     mean: float
@@ -131,14 +131,14 @@ class Escape:
 
 
 def mean_exit_time(times: Float[Tensor, " b"], horizon: float) -> Escape:
-    r"""The mean of exit times of which some were not seen: $\sum_i \min(\tau_i, T) / \#\{\tau_i \le T\}$.
+    r"""The mean of exit times, some of which were not observed: $\sum_i \min(\tau_i, T) / \#\{\tau_i \le T\}$.
 
-    Where all were seen it is their mean; else it is the maximum-likelihood mean of an exponential law, which is what
-    leaving a deep mode follows.
+    If all were observed this is their mean; otherwise it is the maximum-likelihood mean of an exponential law, which
+    exit times of a deep mode follow.
 
     Args:
         times: (B,), inf where a chain was still inside at the horizon; at least one.
-        horizon: T, how long was looked, positive.
+        horizon: T, the length of the observation, positive.
 
     Raises:
         ValueError: for no times, or a horizon that is not positive.
@@ -149,7 +149,9 @@ def mean_exit_time(times: Float[Tensor, " b"], horizon: float) -> Escape:
     3.0
     """
     if not len(times) or bool(times.isnan().any()) or not 0 < horizon < math.inf:
-        raise ValueError(f"there must be times, none nan, and a positive horizon, got {len(times)} and {horizon}")
+        raise ValueError(
+            f"times must be at least one, none nan, and the horizon positive, got {len(times)} and {horizon}"
+        )
     seen = int((times <= horizon).sum())
     mean = float(times.double().clamp(max=horizon).sum()) / seen if seen else math.inf
     return Escape(mean, mean / math.sqrt(seen) if seen else math.inf, seen / len(times))
@@ -160,17 +162,18 @@ def first_passage_time(log_prob: LogProb, start: float, target: float, *, edge: 
 
     $$\tau = \int_{start}^{target} \frac{dy}{p(y)} \int_{edge}^{y} p(z)\,dz$$
 
-    by the trapezoidal rule, written here for start < target; the other way round it is mirrored. There and back take
-    $\int dy/p(y)$ together (p normalised): for two modes of equal mass, each about half, however sharp either is.
+    by the trapezoidal rule, written here for start < target; the opposite case is its mirror image. The times there and
+    back add up to $\int dy/p(y)$ (p normalised): for two modes of equal mass each is about half of it, however sharp
+    either mode is.
 
     Args:
         log_prob: (B, 1) to (B,), up to a constant.
-        start, target: places, different.
-        edge: behind the start, seen from the target, where hardly any mass is left beyond; no chain goes further.
-        points: of the rule, at least 3.
+        start, target: two different positions.
+        edge: a reflecting boundary behind the start, as seen from the target, beyond which there is hardly any mass.
+        points: nodes of the rule, at least 3.
 
     Raises:
-        ValueError: for places not in order, or points < 3.
+        ValueError: for positions that are not in order, or points < 3.
 
     Source: Gardiner (2009), equation 5.5.23.
 
@@ -196,19 +199,19 @@ def _grid(a: float, b: float, points: int) -> Tensor:
 
 
 def kramers_time(log_prob: LogProb, mode: float, saddle: float) -> float:
-    r"""The asymptotic mean time over a high barrier on the line, from a mode to the mode beyond its saddle.
+    r"""The asymptotic mean time to cross a high barrier on the line, from a mode to the one beyond the saddle.
 
     $$\tau \approx \frac{2\pi}{\sqrt{|U''(mode)\, U''(saddle)|}}\; e^{U(saddle) - U(mode)}, \qquad U = -\log p$$
 
-    It tends to `first_passage_time` as the barrier grows; $\sqrt{2\pi/U''(mode)}\,p(mode)$ in it is the mode's mass,
-    so again it is the mass that counts, not the sharpness.
+    It tends to `first_passage_time` as the barrier grows; $\sqrt{2\pi/U''(mode)}\,p(mode)$ is the mass of the mode, so
+    again the mass counts, not the sharpness.
 
     Args:
         log_prob: (B, 1) to (B,), up to a constant, twice differentiable.
-        mode, saddle: where the density has its maximum and its minimum.
+        mode, saddle: the positions of the density's maximum and minimum.
 
     Raises:
-        ValueError: if log p does not curve down at the mode and up at the saddle.
+        ValueError: if log p is not concave at the mode and convex at the saddle.
 
     Source: Kramers (1940), equation 17; Gardiner (2009), equation 5.5.32.
 
@@ -217,7 +220,7 @@ def kramers_time(log_prob: LogProb, mode: float, saddle: float) -> float:
     """
     value, curvature = zip(*(_curvature(log_prob, place) for place in (mode, saddle)), strict=True)
     if not curvature[0] < 0 < curvature[1]:
-        raise ValueError(f"log p must curve down at the mode {mode} and up at the saddle {saddle}")
+        raise ValueError(f"log p must be concave at the mode {mode} and convex at the saddle {saddle}")
     return 2 * math.pi / math.sqrt(-curvature[0] * curvature[1]) * math.exp(value[0] - value[1])
 
 
@@ -232,15 +235,15 @@ def _curvature(log_prob: LogProb, place: float) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class ModeReport:
-    """One of two modes on the line, as Langevin sees it.
+    """One of two modes on the line, under Langevin dynamics.
 
     Attributes:
-        place: of the mode.
-        height: log p there less log p at the saddle.
-        mass: exact, of its side of the saddle.
-        basin: share of uniform starts that end here without noise.
-        occupancy, occupancy_stderr: share of draws on its side from the same starts with noise.
-        escape: measured time to the other mode.
+        place: position of the mode.
+        height: log p at the mode minus log p at the saddle.
+        mass: the exact probability of its side of the saddle.
+        basin: fraction of uniform starting points from which gradient ascent ends here.
+        occupancy, occupancy_stderr: fraction of draws on its side, of chains with noise from the same starting points.
+        escape: the measured time to reach the other mode.
         exact: `first_passage_time` to it.
         kramers: `kramers_time` to it.
     """
@@ -263,7 +266,7 @@ class TwoModes:
     Attributes:
         left, right: the modes.
         saddle: between them.
-        r_hat: of the sides that the occupancy's chains were on.
+        r_hat: R-hat of which side the chains of the occupancy were on.
     """
 
     left: ModeReport
@@ -283,22 +286,22 @@ def two_modes(
     chains: int = 400,
     generator: torch.Generator | None = None,
 ) -> TwoModes:
-    """Occupancy of, escape from, and ascent to the two modes of a density on the line.
+    """Occupancy, escape times and basins of the two modes of a density on the line.
 
-    Without noise a chain stays in the basin it starts in, so the wide basin wins; with noise a mode is occupied by its
-    mass, and left after a time that goes with its mass, not with its height or sharpness.
+    Without noise a chain stays in the basin it starts in, so the wider basin gets more chains; with noise, a mode is
+    occupied in proportion to its mass, and the time to leave it is set by its mass, not by its height or sharpness.
 
     Args:
         log_prob: (B, 1) to (B,), up to a constant, twice differentiable.
         left, right: near the modes, left < right.
-        span: an interval with all but nothing of the mass; chains start at equal distances over it.
+        span: an interval that holds nearly all of the mass; chains start at equal distances in it.
         step_size: of the moves, well below the smallest variance of a mode.
-        steps: of each chain, at least 8; the first half is thrown away for the occupancy.
+        steps: of each chain, at least 8; the occupancy discards the first half.
         chains: at least 2.
         generator: of the noise.
 
     Raises:
-        ValueError: for places not in order, or a number out of its range.
+        ValueError: for positions that are not in order, or a number out of its range.
 
     >>> pair = torch.distributions.Normal(torch.tensor([-1.5, 1.5]), torch.tensor([0.5, 0.8]))
     >>> log_prob = lambda x: pair.log_prob(x).logsumexp(1)

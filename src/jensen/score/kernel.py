@@ -14,15 +14,15 @@ from jensen.core.distances import squared_distances
 from jensen.core.seeding import Rng, normal
 from jensen.score.matching import Score, explicit
 
-PAIRS = 2**18  # of a query and a datum held at a time: squared distances that fit a processor's cache
+PAIRS = 2**18  # (query, data point) pairs held at a time: their squared distances fit a processor's cache
 
 
 @dataclass(frozen=True)
 class KernelDensity:
     r"""The density of a data point drawn at random plus noise, $\frac1M \sum_i N(x; x_i, h^2 I)$.
 
-    Computed in float64 whatever comes in, without cancellation wherever the data lie, and returned in the dtype of x
-    (of whole numbers in float64); queries go in chunks, so memory does not grow with their number.
+    Computed in float64, without cancellation wherever the data lie, and returned in the dtype of x (float64 for
+    integers); queries are processed in chunks, so memory does not grow with their number.
 
     Args:
         data: (M, ...), M at least 1.
@@ -55,8 +55,8 @@ class KernelDensity:
     def score(self, x: Num[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         r"""The gradient of log p, $h^{-2} (\sum_i w_i x_i - x)$ with $w = \mathrm{softmax}_i(-|x - x_i|^2 / 2h^2)$.
 
-        1/M cancels in it. The weighted mean is the optimal denoiser of the data set at noise h, so this is Tweedie's
-        formula.
+        The factor 1/M cancels. The weighted mean is the optimal denoiser of the data set at noise h, so this is
+        Tweedie's formula.
 
         Args:
             x: (B, ...).
@@ -71,12 +71,12 @@ class KernelDensity:
         return _as(x, torch.cat(values).view(x.shape))
 
     def sample(self, n: int, *, cond: None = None, generator: Rng = None) -> Float[Tensor, "n ..."]:
-        """Draw n: a data point each, plus noise of deviation h.
+        """Draw n, each a random data point plus noise of standard deviation h.
 
         Args:
             n: at least 1.
             cond: None: there are no conditions.
-            generator: None, one, or one a row.
+            generator: None, one, or one per row.
 
         Raises:
             ValueError: for n < 1.
@@ -90,7 +90,7 @@ class KernelDensity:
 
     def _distances(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         if x.shape[1:] != self.data.shape[1:]:
-            raise ValueError(f"x must be (B, {_event(self.data)}) as the data are, got {tuple(x.shape)}")
+            raise ValueError(f"x must be (B, {_event(self.data)}), as the data, got {tuple(x.shape)}")
         return _pairs(x, self.data)
 
 
@@ -140,12 +140,12 @@ def silverman(data: Num[Tensor, "..."]) -> float:
 def leave_one_out_log_prob(
     data: Num[Tensor, "m ..."], bandwidth: float | Tensor, rows: Tensor | None = None
 ) -> Float[Tensor, " b"]:
-    r"""Log density in nats of each datum under the others, $\log \frac1{M-1} \sum_{j \ne i} N(x_i; x_j, h^2 I)$.
+    r"""Log density in nats of each data point under the others, $\log \frac1{M-1} \sum_{j \ne i} N(x_i; x_j, h^2 I)$.
 
     Args:
         data: (M, ...), M at least 2.
         bandwidth: h, positive; a tensor () to differentiate in it.
-        rows: (B,), which data to give it for; None for all.
+        rows: (B,), indices of the data points to evaluate; None for all.
 
     Raises:
         ValueError: for fewer than two data, some that are not finite, or a bandwidth that is not positive.
@@ -167,18 +167,18 @@ def leave_one_out_log_prob(
 
 
 def leave_one_out(data: Num[Tensor, "..."], *, tolerance: float = 1e-5) -> float:
-    r"""The bandwidth of the largest leave-one-out likelihood.
+    r"""The bandwidth that maximises the leave-one-out likelihood.
 
     At the maximum $D h^2 = \frac1M \sum_i \sum_{j \ne i} w_{ij} |x_i - x_j|^2$ with softmax weights w, so $D h^2$ lies
-    between the mean squared distances to the nearest and to the farthest datum: that interval is searched, first on
-    a grid (the likelihood may have several maxima), then by golden section about the best.
+    between the mean squared distances to the nearest and to the farthest data point: that interval is searched, first
+    on a grid (the likelihood may have several maxima), then by golden section around the best point.
 
     Args:
         data: (M, ...), M at least 2.
         tolerance: relative, of h; positive.
 
     Raises:
-        ValueError: for fewer than two data, some that are not finite, or data of which every one comes twice (the
+        ValueError: for fewer than two data, some that are not finite, or data in which every point occurs twice (the
             likelihood is then largest at h = 0).
 
     Source: Duin (1976), equation 6.
@@ -195,7 +195,7 @@ def leave_one_out(data: Num[Tensor, "..."], *, tolerance: float = 1e-5) -> float
     data = data.double()
     low, high = _reach(data)
     if low == 0:
-        raise ValueError("every datum comes twice, so the leave-one-out likelihood is largest at bandwidth 0")
+        raise ValueError("every data point occurs twice, so the leave-one-out likelihood is largest at bandwidth 0")
 
     def value(log_h: float) -> float:
         return float(leave_one_out_log_prob(data, math.exp(log_h)).mean())
@@ -206,7 +206,7 @@ def leave_one_out(data: Num[Tensor, "..."], *, tolerance: float = 1e-5) -> float
 
 
 def _reach(data: Tensor) -> tuple[float, float]:
-    """Root mean squared distance a dimension, to the nearest other datum and to the farthest."""
+    """Root mean squared distance per dimension, to the nearest other data point and to the farthest."""
     near, far, first = 0.0, 0.0, 0
     for z, _, d in _pairs(data, data):
         rows = torch.arange(len(z), device=d.device)
@@ -219,7 +219,7 @@ def _reach(data: Tensor) -> tuple[float, float]:
 
 
 def _golden(value: Callable[[float], float], low: float, high: float, tolerance: float) -> float:
-    """Where `value` is largest in an interval in which it has one maximum."""
+    """The maximiser of `value` in an interval in which it has one maximum."""
     ratio = (math.sqrt(5) - 1) / 2
     a, b = high - ratio * (high - low), low + ratio * (high - low)
     at_a, at_b = value(a), value(b)
@@ -236,7 +236,7 @@ def _golden(value: Callable[[float], float], low: float, high: float, tolerance:
 
 
 def relative_score_error(score: Score, x: Float[Tensor, "b ..."], target_score: Score) -> float:
-    r"""$E|s - \nabla\log p|^2 / E|\nabla\log p|^2$ over the given x: 0 is exact, 1 is what saying 0 costs.
+    r"""$E|s - \nabla\log p|^2 / E|\nabla\log p|^2$ over the given x: 0 is exact, 1 is the error of a score of 0.
 
     Raises:
         ValueError: for no x.
@@ -245,20 +245,20 @@ def relative_score_error(score: Score, x: Float[Tensor, "b ..."], target_score: 
     0.25
     """
     if not len(x):
-        raise ValueError("x must be at least one row, got none")
+        raise ValueError("x must have at least one row, got none")
     return float(explicit(score, x, target_score).mean() / explicit(torch.zeros_like, x, target_score).mean())
 
 
 @dataclass(frozen=True)
 class ScoreError:
-    """How far a kernel density's score is from the true one in `dimension` dimensions.
+    """The error of a kernel density's score in `dimension` dimensions.
 
     Attributes:
         dimension: D.
-        bandwidth: the best of all, chosen knowing the true score.
-        error: `relative_score_error` with it.
-        likely: `relative_score_error` with the bandwidth of the largest leave-one-out likelihood.
-        shortfall: nats a query by which the log density, with that bandwidth, falls short of the true one.
+        bandwidth: the best one, chosen by the true score.
+        error: `relative_score_error` with this bandwidth.
+        likely: `relative_score_error` with the bandwidth that maximises the leave-one-out likelihood.
+        shortfall: mean nats by which the log density with that bandwidth is below the true one.
     """
 
     dimension: int
@@ -271,21 +271,22 @@ class ScoreError:
 def dimension_curse(
     dimensions: Sequence[int], data: int, *, queries: int = 1000, generator: torch.Generator | None = None
 ) -> list[ScoreError]:
-    r"""The kernel density's known failure: its score error on N(0, I) as the dimension grows, the data staying as many.
+    r"""Why kernel densities fail: the score error on N(0, I) as the dimension grows, for a fixed number of data points.
 
-    All data are about $\sqrt{2D}$ from a query, and the differences of their squared distances grow, so one datum has
-    all the weight whatever the bandwidth of use, and the score $(x_i - x) / h^2$ points at a stranger: the error
-    $(1 - h^{-2})^2 + h^{-4}$ tends to 1/2 even with the best bandwidth, $h^2 = 2$, wider than the density itself. On
-    the same data a Gaussian fitted by maximum likelihood is wrong by about D / M while that is small.
+    All data are about $\sqrt{2D}$ away from a query, and the differences of their squared distances grow, so one data
+    point has all the weight at any useful bandwidth, and the score $(x_i - x) / h^2$ points to it, although it is
+    unrelated to x: the error $(1 - h^{-2})^2 + h^{-4}$ tends to 1/2 even with the best bandwidth, $h^2 = 2$, wider than
+    the density itself. A Gaussian fitted to the same data by maximum likelihood has an error of about D / M while that
+    is small.
 
     Args:
         dimensions: each at least 1.
-        data: draws that make the density, at least 2.
-        queries: draws where the score is judged, at least 1.
+        data: number of data points, at least 2.
+        queries: number of points at which the score is evaluated, at least 1.
         generator: of the draws.
 
     Returns:
-        one a dimension.
+        one per dimension.
 
     Raises:
         ValueError: for a number out of its range.
@@ -315,12 +316,12 @@ def dimension_curse(
 
 
 def _spread(data: Tensor) -> tuple[int, float]:
-    """Dimensions, and the root of the mean variance over them."""
+    """The number of dimensions, and the root of the mean variance over them."""
     _check_data(data, least=2)
     flat = data.double().flatten(1)
     spread = float(flat.var(0).mean().sqrt())
     if not spread > 0:
-        raise ValueError("the data are all equal, so they say nothing of a bandwidth")
+        raise ValueError("data must not be all equal: they determine no bandwidth")
     return flat.shape[1], spread
 
 
@@ -336,7 +337,7 @@ def _check_data(data: Tensor, least: int = 1) -> None:
     if data.ndim < 2 or len(data) < least or not data.numel():
         raise ValueError(f"data must be (M, ...) with M at least {least}, got {tuple(data.shape)}")
     if not bool(data.isfinite().all()):
-        raise ValueError("data must be finite, and some are not")
+        raise ValueError("data must be finite, got some that are not")
 
 
 def _check_bandwidth(bandwidth: float | Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Score matching: losses whose minimiser is the gradient of log p in x. Per example, never reduced."""
+"""Score matching: losses whose minimiser is the gradient of log p in x. One value per example, without reduction."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from jensen.core.seeding import Rng, normal
 from jensen.core.shapes import right_pad
 
 Score = Callable[[Tensor], Tensor]
-"""x (B, ...) to its score (B, ...); a row of it depends on that row of x alone."""
+"""x (B, ...) to its score (B, ...); each output row depends on that row of x alone."""
 
 NoisyScore = Callable[[Tensor, Tensor], Tensor]
 """x (B, ...) and noise levels sigma (B,) to the score of the density noised by sigma."""
 
 
 def score_at(score: Score, x: Tensor) -> Tensor:
-    """score(x), checked to have the shape of x. Raises ValueError if it has not."""
+    """score(x). Raises ValueError if it does not have the shape of x."""
     s = score(x)
     if s.shape != x.shape:
         raise ValueError(f"a score must have the shape of x, {tuple(x.shape)}, got {tuple(s.shape)}")
@@ -32,7 +32,7 @@ def explicit(score: Score, x: Float[Tensor, "b ..."], target_score: Score) -> Fl
     Its mean over x ~ p is the Fisher divergence; it is 0 for the exact score.
 
     Args:
-        score: s, what is fitted.
+        score: s, the fitted one.
         x: (B, ...), draws of p.
         target_score: the gradient of log p, as a function of x.
 
@@ -53,14 +53,14 @@ def explicit(score: Score, x: Float[Tensor, "b ..."], target_score: Score) -> Fl
 def implicit(score: Score, x: Float[Tensor, "b ..."], *, chunk: int = 64) -> Float[Tensor, " b"]:
     r"""Implicit score matching, $\mathrm{tr}\,\nabla s(x) + \frac12 |s(x)|^2$, with the exact trace.
 
-    Over x ~ p it is explicit score matching less a constant: its mean is that of `explicit` less
-    $\frac12 E|\nabla \log p|^2$, for a density that falls to 0 at infinity. The trace costs a backward pass a
-    dimension, `chunk` of them vectorised together.
+    Over x ~ p it is explicit score matching up to a constant: its mean is that of `explicit` minus $\frac12 E|\nabla
+    \log p|^2$, for a density that falls to 0 at infinity. The trace costs one backward pass per dimension, `chunk` of
+    them vectorised together.
 
     Args:
-        score: s; a row of it must depend on that row of x alone, since rows are differentiated together.
+        score: s; each output row must depend on that row of x alone, since all rows are differentiated together.
         x: (B, ...), draws of p.
-        chunk: dimensions a backward pass, at least 1; memory is `chunk` times that of x.
+        chunk: dimensions per backward pass, at least 1; memory is `chunk` times that of x.
 
     Returns:
         (B,), of either sign.
@@ -84,13 +84,13 @@ def implicit(score: Score, x: Float[Tensor, "b ..."], *, chunk: int = 64) -> Flo
 def sliced(score: Score, x: Float[Tensor, "b ..."], v: Float[Tensor, "..."]) -> Float[Tensor, " b"]:
     r"""Sliced score matching, $v^T \nabla s(x)\, v + \frac12 (v^T s(x))^2$.
 
-    For slices with $E[v v^T] = I$ its mean over v is `implicit`, so its mean over x ~ p is that of `explicit`
-    less $\frac12 E|\nabla \log p|^2$. One backward pass a slice, whatever the dimension.
+    For slices with $E[v v^T] = I$ its mean over v is `implicit`, so its mean over x ~ p is that of `explicit` minus
+    $\frac12 E|\nabla \log p|^2$. It costs one backward pass per slice, whatever the dimension.
 
     Args:
         score: s, as for `implicit`.
         x: (B, ...), draws of p.
-        v: (B, ...) or (M, B, ...): one slice a row, or M, over which the mean is taken; see `slices`.
+        v: (B, ...) or (M, B, ...): one slice per row, or M slices to average over; see `slices`.
 
     Returns:
         (B,), of either sign.
@@ -111,8 +111,8 @@ def sliced(score: Score, x: Float[Tensor, "b ..."], v: Float[Tensor, "..."]) -> 
 def sliced_vr(score: Score, x: Float[Tensor, "b ..."], v: Float[Tensor, "..."]) -> Float[Tensor, " b"]:
     r"""Sliced score matching with reduced variance, $v^T \nabla s(x)\, v + \frac12 |s(x)|^2$.
 
-    As `sliced` with the mean of its second term over v taken exactly: the same mean, and on a row where the
-    Jacobian is diagonal no variance at all with Rademacher slices.
+    `sliced` with the exact mean over v of its second term: it has the same mean, and for Rademacher slices and a
+    diagonal Jacobian it has no variance.
 
     Args:
         score: s, as for `implicit`.
@@ -143,8 +143,8 @@ def slices(
     Args:
         x: (B, ...), gives shape, device and dtype.
         count: M, at least 1.
-        law: "rademacher" (signs, the smaller variance) or "gaussian".
-        generator: None, one, or one a row.
+        law: "rademacher" (random signs, the smaller variance) or "gaussian".
+        generator: None, one, or one per row.
 
     Raises:
         ValueError: for count < 1, or an unknown law.
@@ -174,7 +174,7 @@ def denoising(
         score: s.
         x: (B, ...), draws of p.
         eps: (B, ...), standard normal noise.
-        sigma: of the noise, positive; a number or one a row, (B,).
+        sigma: of the noise, positive; a number or one per row, (B,).
 
     Returns:
         (B,), at least 0.
@@ -194,9 +194,9 @@ def denoising(
 def noise_conditional(
     score: NoisyScore, x: Float[Tensor, "b ..."], eps: Float[Tensor, "..."], sigma: Float[Tensor, "..."]
 ) -> Float[Tensor, " b"]:
-    r"""Denoising score matching of every noise level, $\frac12 |\sigma\, s(x + \sigma\epsilon, \sigma) + \epsilon|^2$.
+    r"""Denoising score matching at every noise level, $\frac12 |\sigma\, s(x + \sigma\epsilon, \sigma) + \epsilon|^2$.
 
-    `denoising` weighted by sigma^2, which makes it of one size for all levels: a score that says nothing costs D/2.
+    `denoising` weighted by sigma^2, which gives all levels the same scale: a score of 0 costs D/2 on average.
 
     Args:
         score: s(x, sigma).
@@ -221,7 +221,7 @@ def noise_conditional(
 
 
 def _curvature(score: Score, x: Tensor, v: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
-    """s(x), and v^T grad s(x) v for each of the directions v (M, B, ...): (M, B)."""
+    """s(x), and v^T grad s(x) v, (M, B), for each of the directions v, (M, B, ...)."""
     training = torch.is_grad_enabled()
     with torch.enable_grad():
         x = x if x.requires_grad else x.detach().requires_grad_()
@@ -245,7 +245,9 @@ def _curvature(score: Score, x: Tensor, v: Tensor, chunk: int) -> tuple[Tensor, 
 
 def _slices_of(v: Tensor, x: Tensor) -> Tensor:
     if v.shape[-x.ndim :] != x.shape or v.ndim > x.ndim + 1 or not v.numel():
-        raise ValueError(f"slices must have the shape of x, {tuple(x.shape)}, or several of it, got {tuple(v.shape)}")
+        raise ValueError(
+            f"slices must be (B, ...) or (M, B, ...) with the shape of x, {tuple(x.shape)}, got {tuple(v.shape)}"
+        )
     return v.reshape(-1, *x.shape)
 
 
@@ -255,7 +257,7 @@ def _noise(x: Tensor, eps: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tenso
         raise ValueError(f"noise must have the shape of x, {tuple(x.shape)}, got {tuple(eps.shape)}")
     level = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
     if level.shape not in ((), x.shape[:1]):
-        raise ValueError(f"sigma must be a number or one a row, {len(x)}, got {tuple(level.shape)}")
+        raise ValueError(f"sigma must be a number or one per row, {len(x)}, got {tuple(level.shape)}")
     if not bool((level > 0).all()):
         raise ValueError(f"sigma must be positive, got {level.min().item():g}")
     return eps, right_pad(level, x) if level.ndim else level

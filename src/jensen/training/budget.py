@@ -11,10 +11,10 @@ from jensen.training.distributed import agree
 
 @dataclass
 class Budget:
-    """A run of so many steps, or of so many minutes of training.
+    """The length of a run, in steps or in minutes of training.
 
-    A run of minutes depends on the clock (its steps are journalled); a run of steps does not. The clock
-    counts training alone: `pause` it for pictures and checkpoints, and carry `elapsed` over a resume.
+    A run given in minutes depends on the clock, and the journal records its steps; a run given in steps does not. The
+    clock counts training alone: `pause` it while pictures and checkpoints are written, and restore `elapsed` on resume.
 
     Attributes:
         steps, minutes: exactly one is given.
@@ -32,7 +32,7 @@ class Budget:
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.minutes is None):
-            raise ValueError("a budget is either steps or minutes, give one of them")
+            raise ValueError("a budget must be either steps or minutes, got both or neither")
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
         if self.minutes is not None and not self.minutes > 0:
@@ -51,11 +51,11 @@ class Budget:
         return self.elapsed + running
 
     def look(self) -> None:
-        """Read the clock once for a whole step, the first process's for all."""
+        """Read the clock once per step; all processes use the clock of the first."""
         self._seen = agree(self.seconds()) if self.minutes is not None else self.seconds()
 
     def progress(self, step: int) -> float:
-        """The share of the budget that is used up, in [0, 1]; of minutes, when the clock was last looked at."""
+        """The fraction of the budget used, in [0, 1]; for a budget in minutes, as of the last `look`."""
         if self.steps is not None:
             return min(step / self.steps, 1.0)
         assert self.minutes is not None
@@ -65,7 +65,7 @@ class Budget:
         return step > 0 and self.progress(step) >= 1
 
     def remaining(self, step: int) -> float | None:
-        """Seconds that are left, estimated from the pace so far where the budget is of steps."""
+        """The remaining seconds; for a budget in steps, estimated from the pace so far."""
         if self.minutes is not None:
             return max(60 * self.minutes - self.seconds(), 0.0)
         progress = self.progress(step)
@@ -73,7 +73,7 @@ class Budget:
 
 
 def warm_then_decay(peak: float, budget: Budget, *, warmup: int = 100, decay: float = 0.4) -> Callable[[int], float]:
-    """Rise linearly over `warmup` steps, stay at `peak`, fall linearly to zero over the last share `decay`.
+    """Rise linearly over `warmup` steps, stay at `peak`, fall linearly to zero over the last fraction `decay`.
 
     >>> rate = warm_then_decay(1.0, Budget(steps=1000), warmup=10, decay=0.5)
     >>> rate(0), rate(300), rate(750)

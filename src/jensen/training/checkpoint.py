@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there, and atomic files in general."""
+"""Checkpoints and other files, written atomically."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ KEPT = 2
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Write to the path this gives; when the block ends well, it takes the place of `path` at once.
+    """Yield a temporary path to write to; when the block succeeds, it replaces `path` atomically.
 
-    The data reaches the disk before the name does, so a killed process or a lost power supply leaves
-    either the old file or the new one.
+    The data is on disk before the file is renamed, so a killed process or a power failure leaves either the old file or
+    the new one.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -46,7 +46,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Whole checkpoints in `folder`, oldest first."""
+    """Complete checkpoints in `folder`, oldest first."""
     return sorted(folder.glob("[0-9]*.pt")) if folder.is_dir() else []
 
 
@@ -56,7 +56,7 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
     path = folder / f"{step:09d}.pt"
     with replacing(path) as temporary:
         torch.save(state, temporary)
-    for old in [*checkpoints(folder)[:-KEPT], *folder.glob(".*.part")]:  # the second: of a process that was killed
+    for old in [*checkpoints(folder)[:-KEPT], *folder.glob(".*.part")]:  # the latter: of a killed process
         old.unlink(missing_ok=True)
     return path
 
@@ -65,7 +65,7 @@ def load(folder: Path) -> dict[str, Any] | None:
     """The newest checkpoint that can be read, or None if there is none.
 
     Raises:
-        ValueError: if there are checkpoints and none can be read.
+        ValueError: if there are checkpoints but none can be read.
     """
     paths = checkpoints(folder)
     for path in reversed(paths):

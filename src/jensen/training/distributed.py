@@ -1,4 +1,4 @@
-"""Data-parallel training: every process draws its rows, gradients are averaged."""
+"""Data-parallel training: each process draws its own rows, and gradients are averaged."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from jensen.core.types import Batch, Stream
 def start() -> tuple[int, int]:
     """Join the group that `torchrun` set up, if it did; returns (rank, number of processes).
 
-    The group is left when the interpreter ends, however it ends: a group that outlives it has threads of
-    gloo's that drop their last tensors without an interpreter, and now and then abort the process.
+    The group is left when the interpreter exits, for whatever reason: in a group that outlives it, gloo's threads
+    release their last tensors without an interpreter, which occasionally aborts the process.
     """
     if not dist.is_available() or not dist.is_torchelastic_launched():
         return 0, 1
@@ -31,25 +31,25 @@ def start() -> tuple[int, int]:
 
 
 def stop() -> None:
-    """Leave the group, once every process has come this far."""
+    """Leave the group once every process has reached this point."""
     if processes() > 1:
         dist.barrier()
     leave()
 
 
 def leave() -> None:
-    """Leave the group at once, if there is one: the others may be gone."""
+    """Leave the group immediately, if there is one: the other processes may be gone."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 
 
 def processes() -> int:
-    """Processes that train together, 1 without a group."""
+    """The number of processes that train together; 1 without a group."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
-    """Replace each gradient by its mean over the processes, in one message; nothing to do for one process.
+    """Replace each gradient by its mean over the processes, in one message; a single process does nothing.
 
     DistributedDataParallel expects every parameter in every backward, which alternating phases break;
     an explicit mean does not.
@@ -84,12 +84,12 @@ def shard(stream: Stream, rank: int, world: int) -> Stream:
 
 
 def rank() -> int:
-    """Number of this process, 0 without a group."""
+    """The rank of this process; 0 without a group."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 def collect(value: object) -> list[Any]:
-    """What all processes have, in order of rank, for the first of them; the others get nothing."""
+    """The values of all processes, in order of rank, for the first process; nothing for the others."""
     if processes() == 1:
         return [value]
     found: list[Any] = [None] * processes() if rank() == 0 else []
@@ -98,7 +98,7 @@ def collect(value: object) -> list[Any]:
 
 
 def agree(value: float) -> float:
-    """The first process's number, in all of them."""
+    """The first process's number, in every process."""
     if processes() == 1:
         return value
     message = torch.tensor([value], dtype=torch.float64)

@@ -16,16 +16,15 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from jensen.core.objective import copied
 
-SMALL = 64  # rows or columns: singular vectors of no more are computed, of more they are followed
-TURNS = 16  # power iterations a step in following
+SMALL = 64  # rows or columns: up to this size singular vectors are computed, above it they are tracked
+TURNS = 16  # power iterations per step when tracking
 
 
 def begin_average(model: nn.Module) -> nn.Module:
-    """A copy of the model to average into: in evaluation mode, without gradients, weights below float32 raised to it.
+    """A copy of the model for averaged weights: in evaluation mode, without gradients, in float32 or above.
 
-    In bfloat16 a step of 1 - decay = 0.001 is lost to rounding, and the average would never move. The copy takes the
-    inputs of a float32 model; `sample` and `log_likelihood` follow it, and `copy.deepcopy(average).bfloat16()` is the
-    average in the model's own precision.
+    In bfloat16 an update of relative size 1 - decay = 0.001 is lost to rounding, and the average would never change.
+    The copy takes float32 inputs; `copy.deepcopy(average).bfloat16()` is the average in the model's own precision.
 
     >>> begin_average(nn.Linear(1, 1).bfloat16()).weight.dtype
     torch.float32
@@ -35,27 +34,26 @@ def begin_average(model: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
-    r"""$a \leftarrow \beta a + (1 - \beta) w$ over parameters; buffers are copied; computed weights keep their promise.
+    r"""$a \leftarrow \beta a + (1 - \beta) w$ for parameters; buffers are copied.
 
-    Both are modules of one structure. Weights of the average below float32 are raised to it, see `begin_average`.
+    Both modules have the same structure. Averaged weights below float32 are converted to it, see `begin_average`.
 
-    A buffer is state, not a weight: the mean of two counts, masks or unit vectors is none. Batch norm's running
-    statistics are copied with the rest. They are those of the live weights, so an averaged network sees inputs that
-    differ from them by what averaging changed; exact ones take a pass over the data, as
-    `torch.optim.swa_utils.update_bn(batches, average)` does.
+    A buffer is state, not a weight: the mean of two counts, masks or unit vectors is not a valid value of it. Batch
+    norm's running statistics are copied too. They belong to the live weights, so they are only approximate for the
+    averaged network; exact ones need a pass over the data, as `torch.optim.swa_utils.update_bn(batches, average)` does.
 
-    Weights that are computed from others, through torch's parametrisations and its older hooks:
+    Weights that torch computes from others, by parametrisations or older hooks, keep their constraint:
 
-    - spectral norm: singular vectors are those of the averaged weight, so that its largest singular value is 1; the
-      live model's belong to another matrix. They are computed for up to 64 rows or columns. Of larger weights they are
-      followed by power iterations from where they were, as the live model does it, and more of them;
+    - spectral norm: singular vectors are those of the averaged weight, not of the live one, so that its largest
+      singular value is 1. They are computed for up to 64 rows or columns; for larger weights they are tracked by power
+      iterations, more of them per step than in the live model;
     - weight norm: direction and norm g are averaged, and the norm is the averaged g;
-    - orthogonal: coordinates are averaged about one base. Where the live model has been given a new base, its
-      coordinates are taken over; Householder's signs are copied.
+    - orthogonal: coordinates are averaged about one base. If the live model has a new base, its coordinates are copied;
+      the signs of Householder's parametrisation are copied.
 
     Args:
         average: changed in place.
-        model: as training left it.
+        model: the live model.
         decay: beta, from 0 (a copy) to 1.
 
     Raises:
@@ -72,7 +70,7 @@ def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
     if not 0 <= decay <= 1:
         raise ValueError(f"decay must be in [0, 1], got {decay}")
     modules = list(zip(_raised(average).modules(), model.modules(), strict=True))
-    weights: dict[Tensor, Tensor] = {  # once each, tied ones too
+    weights: dict[Tensor, Tensor] = {  # each once, even if tied
         mine: getattr(other, name)
         for one, other in modules
         for name, mine in one._parameters.items()
@@ -81,7 +79,7 @@ def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
     moved = [mine for mine in weights if mine.is_floating_point() or mine.is_complex()]
     if moved:
         torch._foreach_lerp_(moved, [weights[mine].to(mine.dtype) for mine in moved], 1 - decay)
-    for mine in weights.keys() - moved:  # whole numbers
+    for mine in weights.keys() - moved:  # integers
         mine.copy_(weights[mine])
     for one, other in modules:
         if isinstance(one, ParametrizationList):
@@ -95,7 +93,7 @@ def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
 
 
 def _raised(module: nn.Module) -> nn.Module:
-    """In place, and what is in float32 or above is left as it is."""
+    """Convert to float32, in place, whatever is below it."""
 
     def raised(x: Tensor) -> Tensor:
         if x.is_floating_point() and x.element_size() < 4:
@@ -108,7 +106,7 @@ def _raised(module: nn.Module) -> nn.Module:
 
 
 def _keep_chart(mine: ParametrizationList, now: Any) -> None:
-    """Coordinates of an orthogonal weight mean something about one base; Householder's diagonal is signs alone."""
+    """Copy the coordinates of an orthogonal weight whose base has changed, and the signs on Householder's diagonal."""
     for own, live in zip(mine, now, strict=True):
         if not isinstance(own, _Orthogonal):
             continue
@@ -129,7 +127,7 @@ def _vectors(module: nn.Module) -> set[str]:
 
 
 def _recompute(module: nn.Module) -> None:
-    """Turn singular vectors to the averaged weight; what older hooks have computed follows it."""
+    """Update singular vectors to the averaged weight, and the weights that older hooks compute."""
     if isinstance(module, ParametrizationList):
         handles = [p.register_forward_pre_hook(_turn) for p in module if _vectors(p)]
         if handles:
@@ -150,7 +148,7 @@ def _turn(norm: nn.Module, weight: tuple[Tensor]) -> None:
 
 
 def _point(matrix: Tensor, u: Tensor, v: Tensor) -> None:
-    """Leading singular vectors, in place; of a matrix that is not finite, nan."""
+    """Leading singular vectors, in place; nan if the matrix is not finite."""
     if min(matrix.shape) <= SMALL and bool(matrix.isfinite().all()):
         left, _, right = torch.linalg.svd(matrix, full_matrices=False)
         u.copy_(left[:, 0])
@@ -162,7 +160,7 @@ def _point(matrix: Tensor, u: Tensor, v: Tensor) -> None:
 
 
 def warm_decay(decay: float) -> Callable[[int], float]:
-    """min(decay, (1 + step) / (10 + step)): early steps are soon forgotten.
+    """min(decay, (1 + step) / (10 + step)): early steps are forgotten quickly.
 
     >>> warm_decay(0.998)(0), warm_decay(0.998)(10**6)
     (0.1, 0.998)

@@ -1,4 +1,4 @@
-"""journal.jsonl: a line of JSON a log step."""
+"""journal.jsonl: one line of JSON for each logged step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jensen.training.strict_json import dumps, loads
 
 
 class Journal:
-    """Appends lines; opened at a step it first forgets the lines after it, which a resumed run writes anew.
+    """Appends lines; opened at a step, it first drops the lines after that step, which a resumed run writes again.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -35,7 +35,7 @@ class Journal:
 
 
 def read_journal(path: Path) -> list[dict[str, Any]]:
-    """The lines of a journal; a last line that a killed process left half written is passed over."""
+    """The lines of a journal; an incomplete last line, left by a killed process, is skipped."""
     lines = []
     if path.exists():
         for text in path.read_text(encoding="utf-8").splitlines():

@@ -19,10 +19,10 @@ def fit(
     update: Update = descend,
     on_step: Callable[[TrainState, dict[str, Tensor]], None] | None = None,
 ) -> None:
-    """Step until the budget is used up. The clock stands still while `on_step` does its work.
+    """Step until the budget is used up. The clock is paused while `on_step` runs.
 
     Args:
-        state: changed in place; a state that has been loaded goes on where it was.
+        state: changed in place; a loaded state continues where it stopped.
         stream: opened at `state.draws`.
         budget: steps or minutes of training.
         update: how players move.

@@ -23,7 +23,7 @@ class Player:
     """One player's parameters and how it moves.
 
     Attributes:
-        parameters: what it owns.
+        parameters: the ones it owns.
         optimizer: over exactly these.
         rate: learning rate as a function of the step.
         clip: largest norm of its gradient, or None.
@@ -39,7 +39,7 @@ class Player:
     clip: float | None = None
 
     def move(self, step: int) -> None:
-        """One optimizer step with the gradients that are there, clipped."""
+        """One optimizer step with the current gradients, clipped."""
         if self.clip is not None:
             norm = nn.utils.get_total_norm(numbers(self.parameters))
             nn.utils.clip_grads_with_norm_(self.parameters, self.clip, norm)
@@ -49,16 +49,16 @@ class Player:
 
 
 class TrainState:
-    """Everything a step changes, and so everything a bit-exact resume needs.
+    """Everything that a step changes, which is everything that a bit-exact resume needs.
 
     Attributes:
         objective: the game.
         players: one for each of the objective's.
-        average: averaged copy of `objective.model`, in float32 or above, see `update_average`.
+        average: the averaged copy of `objective.model`, in float32 or above, see `update_average`.
         decay: of the average, as a function of the step.
-        precision: torch.bfloat16 for autocast, or None for what the parameters are.
-        memory: what an update rule remembers, by name.
-        step, draws: steps done, batches drawn.
+        precision: torch.bfloat16 for autocast, or None for the precision of the parameters.
+        memory: tensors that an update rule keeps between steps, by name.
+        step, draws: the number of steps done and of batches drawn.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class TrainState:
         return torch.autocast(device, self.precision)
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain values only, so that `torch.load(weights_only=True)` reads it back."""
+        """Tensors and plain values only, so that `torch.load(weights_only=True)` can read it."""
         return {
             "objective": self.objective.state_dict(),
             "optimizers": {name: p.optimizer.state_dict() for name, p in self.players.items()},
@@ -113,7 +113,7 @@ class TrainState:
 
 
 def random_state() -> Tensor:
-    """The states of this process's global generators, the CPU's and its CUDA device's, as one row of bytes."""
+    """The states of this process's global generators, for the CPU and its CUDA device, as one row of bytes."""
     states = [torch.get_rng_state()]
     if torch.cuda.is_available():
         states.append(torch.cuda.get_rng_state())
@@ -121,7 +121,7 @@ def random_state() -> Tensor:
 
 
 def set_random_state(state: Tensor) -> None:
-    """Restore what `random_state` gave; a CUDA device that was not there then keeps its own."""
+    """Restore the state from `random_state`; a CUDA device that had no state then keeps its own."""
     size = len(torch.get_rng_state())
     torch.set_rng_state(state[:size])
     if torch.cuda.is_available() and len(state) > size:
@@ -132,23 +132,23 @@ Evaluate = Callable[[], Mapping[str, Loss]]
 
 
 class Update(Protocol):
-    """Moves `players` once; `evaluate` gives their losses at the parameters of the moment, on one batch."""
+    """Moves `players` once; `evaluate` gives their losses at the current parameters, on one batch."""
 
     def __call__(self, state: TrainState, players: tuple[str, ...], evaluate: Evaluate) -> Mapping[str, Loss]: ...
 
 
 def gradients(state: TrainState, players: tuple[str, ...], losses: Mapping[str, Loss]) -> None:
-    """Leave each player's gradient of its own loss, and of nothing else, in its parameters, the mean over processes.
+    """Set each player's gradients to those of its own loss alone, averaged over the processes.
 
     Raises:
-        ValueError: if a parameter gets none: it plays no part in its player's loss.
-        NonFiniteLoss: if a gradient is not finite although the loss is; nothing has moved.
+        ValueError: if a parameter gets no gradient: its player's loss does not depend on it.
+        NonFiniteLoss: if a gradient is not finite although the loss is; no parameter has changed.
     """
     for k, name in enumerate(players):
         parameters = state.players[name].parameters
         for p in parameters:
             p.grad = None
-        keep = k < len(players) - 1  # the graph is shared, and the last one frees it
+        keep = k < len(players) - 1  # the graph is shared; the last backward pass frees it
         torch.autograd.backward(losses[name].total, inputs=parameters, retain_graph=keep)
         refuse_unused(state, name, [p.grad for p in parameters])
         average_gradients(parameters)
@@ -156,7 +156,7 @@ def gradients(state: TrainState, players: tuple[str, ...], losses: Mapping[str, 
 
 
 def refuse_unused(state: TrainState, name: str, found: Sequence[Tensor | None]) -> None:
-    """Raise a ValueError if one of the player's parameters got no gradient: it plays no part in the loss."""
+    """Raise a ValueError if a parameter of the player got no gradient: the loss does not depend on it."""
     if any(gradient is None for gradient in found):
         names = {p: n for n, p in state.objective.named_parameters()}
         owned = state.players[name].parameters
@@ -165,7 +165,7 @@ def refuse_unused(state: TrainState, name: str, found: Sequence[Tensor | None]) 
 
 
 def refuse_infinite(state: TrainState, name: str) -> None:
-    """Raise a NonFiniteLoss unless the player's gradient is finite; one message from the device."""
+    """Raise a NonFiniteLoss unless the player's gradient is finite, with one synchronisation with the device."""
     norms = torch._foreach_norm(numbers(state.players[name].parameters))
     if not math.isfinite(torch.stack([norm.to(norms[0].device) for norm in norms]).sum()):
         raise NonFiniteLoss(state.step, name, "gradient")
@@ -178,7 +178,7 @@ def numbers(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
 
 
 def descend(state: TrainState, players: tuple[str, ...], evaluate: Evaluate) -> Mapping[str, Loss]:
-    """Every player of the phase steps down its own gradient, all gradients taken before any moves.
+    """Every player of the phase descends its own gradient; all gradients are computed before any player moves.
 
     >>> from jensen.adversarial import DiracGAN, stability
     >>> stability(DiracGAN(), update=descend, step_size=0.5).verdict
@@ -192,7 +192,7 @@ def descend(state: TrainState, players: tuple[str, ...], evaluate: Evaluate) -> 
 
 
 def train_step(state: TrainState, batches: Iterator[Batch], *, update: Update = descend) -> dict[str, Tensor]:
-    """Play every phase of the objective once, average the model, count the step.
+    """Play every phase of the objective once, update the averaged weights, count the step.
 
     Args:
         state: changed in place.
@@ -200,11 +200,11 @@ def train_step(state: TrainState, batches: Iterator[Batch], *, update: Update = 
         update: how players move.
 
     Returns:
-        the terms of each player's last loss: by name for a game of one, "player/name" otherwise.
+        the terms of each player's last loss, named "name" if there is one player and "player/name" otherwise.
 
     Raises:
-        NonFiniteLoss: before anything moves on such a loss.
-        ValueError: if the batches end.
+        NonFiniteLoss: if a loss or gradient is not finite, before that player moves.
+        ValueError: if the stream of batches ends.
 
     >>> from jensen.models import GAN
     >>> from jensen.objectives import Adversarial
@@ -241,7 +241,7 @@ def _next(batches: Iterator[Batch], draws: int) -> Batch:
     try:
         return next(batches)
     except StopIteration:
-        raise ValueError(f"the stream ended after {draws} draws: a stream must go on for ever") from None
+        raise ValueError(f"the stream ended after {draws} draws: a stream must be endless") from None
 
 
 def _evaluation(state: TrainState, players: tuple[str, ...], batch: Batch) -> Evaluate:

@@ -1,4 +1,4 @@
-"""JSON that every reader takes: a number that is not finite is a word."""
+"""JSON that every parser accepts: numbers that are not finite are written as words."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ WORDS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 def dumps(tree: Any, *, indent: int | None = None) -> str:
-    """A tree of plain values as JSON; numbers that JSON lacks become "NaN", "Infinity" and "-Infinity".
+    """A tree of plain values as JSON; numbers that JSON cannot express become "NaN", "Infinity" and "-Infinity".
 
     Raises:
         TypeError: for a value that is not plain.
@@ -25,10 +25,10 @@ def dumps(tree: Any, *, indent: int | None = None) -> str:
 
 
 def loads(text: str) -> Any:
-    """The tree that `dumps` wrote: those three words are numbers again.
+    """The tree that `dumps` wrote, with those three words as numbers again.
 
     Raises:
-        json.JSONDecodeError: if it is no JSON.
+        json.JSONDecodeError: if the text is not JSON.
 
     >>> loads('{"mean": "-Infinity", "n": 3}')
     {'mean': -inf, 'n': 3}
@@ -47,7 +47,7 @@ def _meant(value: Any) -> Any:
 
 
 def _inside(value: Any, change: Any) -> Any:
-    """`change` of all that a mapping or a row holds."""
+    """`change` applied to every value of a mapping or a list."""
     if isinstance(value, Mapping):
         return {key: change(v) for key, v in value.items()}
     return [change(v) for v in value] if isinstance(value, list | tuple) else value

@@ -1,4 +1,4 @@
-"""Update rules that look at the whole game at once; `descend` is in step.py."""
+"""Update rules that move all players together; `descend` is in step.py."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def _require_all(rule: str, state: TrainState, players: tuple[str, ...]) -> None
 
 
 def extragradient(state: TrainState, players: tuple[str, ...], evaluate: Evaluate) -> Mapping[str, Loss]:
-    """Look ahead by a step of each player's own, then step from the start with the gradients found there.
+    """Take a look-ahead step of each player, then step from the start with the gradients found there.
 
-    Plain gradient descent looks ahead to w - h v(w). An optimizer that remembers takes both gradients into its
-    memory, one after the other: with Adam this is ExtraAdam, on one batch.
+    Plain gradient descent looks ahead to w - h v(w). An optimizer with momentum or moments updates them with both
+    gradients, one after the other: with Adam this is ExtraAdam, on one batch.
 
     Raises:
         ValueError: unless the phase holds every player.
@@ -52,10 +52,10 @@ def extragradient(state: TrainState, players: tuple[str, ...], evaluate: Evaluat
 
 
 def optimistic(state: TrainState, players: tuple[str, ...], evaluate: Evaluate) -> Mapping[str, Loss]:
-    """Descend 2 v_k - v_{k-1}; the last gradient is kept in `state.memory`. The first step is plain.
+    """Descend 2 v_k - v_{k-1}; the last gradient is kept in `state.memory`. The first step is plain descent.
 
-    The gradient is extrapolated, and handed to each player's optimizer: with Adam that is not Optimistic Adam, which
-    extrapolates the step instead.
+    Each player's optimizer gets the extrapolated gradient: with Adam this is not Optimistic Adam, which extrapolates
+    the step instead.
 
     Raises:
         ValueError: unless the phase holds every player.
@@ -81,15 +81,16 @@ def optimistic(state: TrainState, players: tuple[str, ...], evaluate: Evaluate) 
 
 
 def consensus(gamma: float) -> Callable[..., Mapping[str, Loss]]:
-    r"""Descend $v + \gamma \nabla \tfrac12 |v|^2$, with v the stacked gradients of all players.
+    r"""Descend $v + \gamma \nabla \tfrac12 |v|^2$, where v stacks the gradients of all players.
 
-    Needs a second derivative of every loss.
+    This needs the second derivative of every loss.
 
     Args:
         gamma: weight of the regulariser, at least 0.
 
     Raises:
-        ValueError: for a negative gamma, a phase that does not hold every player, or a parameter its loss does not use.
+        ValueError: for a negative gamma, a phase that does not hold every player, or a parameter that its player's loss
+            does not use.
         NonFiniteLoss: for a gradient that is not finite, before anything moves.
 
     Source: Mescheder et al. (2017), equation 6.
@@ -103,8 +104,8 @@ def consensus(gamma: float) -> Callable[..., Mapping[str, Loss]]:
 
     def update(state: TrainState, players: tuple[str, ...], evaluate: Evaluate) -> Mapping[str, Loss]:
         _require_all("consensus", state, players)
-        if processes() > 1:  # |v|^2 is of the mean gradient, which no process has a graph of
-            raise ValueError("consensus trains on one process")
+        if processes() > 1:  # |v|^2 is that of the mean gradient, for which no process has a graph
+            raise ValueError("consensus must train on one process")
         losses = evaluate()
         field: list[tuple[torch.nn.Parameter, Tensor]] = []
         for name in players:
@@ -114,7 +115,7 @@ def consensus(gamma: float) -> Callable[..., Mapping[str, Loss]]:
             field += zip(parameters, found, strict=True)
         energy = sum((0.5 * v.square().sum() for _, v in field), start=torch.zeros(()))
         owned = [p for p, _ in field]
-        constant = not energy.requires_grad  # of a linear game: nothing to regularise
+        constant = not energy.requires_grad  # a linear game: nothing to regularise
         extra = [None] * len(owned) if constant else torch.autograd.grad(energy, owned, allow_unused=True)
         for (p, v), e in zip(field, extra, strict=True):
             p.grad = v.detach() if e is None else v.detach() + gamma * e

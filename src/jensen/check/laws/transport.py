@@ -1,186 +1,167 @@
-"""What tells distributions of disjoint supports apart: transport, noise on both sides, critics of packs."""
+"""What distinguishes distributions of disjoint supports, and modes: transport, instance noise, packs, mode collapse."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from scipy.stats import wasserstein_distance, wasserstein_distance_nd
 from torch import Tensor, nn
-from torch.distributions import Categorical, Normal, Uniform
+from torch.distributions import Categorical, Uniform
 
-from jensen.adversarial import (
-    MarginGame,
-    WassersteinGame,
-    divergence,
-    instance_noise,
-    logistic,
-    pack,
-    wasserstein1,
-)
-from jensen.check.evidence import Evidence, bounded, close, mean_is
-from jensen.check.law import Law, draws, law
+from jensen.adversarial import MarginGame, WassersteinGame, divergence, instance_noise, logistic, pack, wasserstein1
+from jensen.check.evidence import Claims, bounded, close, mean_is
+from jensen.check.law import draws, law
+from jensen.check.laws.bilinear import started
+from jensen.check.line import F64, f64, normal
+from jensen.core.objective import Objective
+from jensen.core.seeding import generator
+from jensen.core.types import Loss, Phase
 from jensen.report import plots
+from jensen.training import train_step
 
-F64 = torch.float64
 
+@law("wasserstein/distance")
+def distance(_: float) -> Claims:
+    r"""The distance between two samples is that of the cheapest plan, in one dimension and in two, for any sizes.
 
-@law(
-    "wasserstein/distance",
-    formula=r"W_1 = \min_\pi \sum_{ij} \pi_{ij}\,|x_i - y_j|",
-    source="Peyre & Cuturi (2019), equation 2.11",
-)
-def distance(_: float) -> Iterator[Evidence]:
-    """The distance between two samples is that of the cheapest plan, in one dimension and in two, of any sizes.
-
-    Beside scipy's, which solves a linear programme; and a shift costs its length.
+    $$W_1 = \min_\pi \sum_{ij} \pi_{ij}\,|x_i - y_j|$$
+    Compared with scipy's, which solves a linear programme; and a shift costs its length.
+    Source: Peyre & Cuturi (2019), equation 2.11.
     """
-    rng = torch.Generator().manual_seed(0)
+    rng = generator(0)
     x, y, z = (torch.randn(n, 2, dtype=F64, generator=rng) for n in (15, 15, 11))
     for a, b in ((x, y), (x, z)):
         line = wasserstein_distance(a[:, 0].numpy(), b[:, 0].numpy())
         yield close(f"{len(a)} and {len(b)} points on a line", line, wasserstein1(a[:, 0], b[:, 0]), 1e-9)
         plane = wasserstein_distance_nd(a.numpy(), b.numpy())
         yield close(f"{len(a)} and {len(b)} points of the plane", plane, wasserstein1(a, b), 1e-9)
-    shift = torch.tensor([3.0, 4.0], dtype=F64)
-    yield close("a shift by (3, 4)", 5.0, wasserstein1(x, x + shift), 1e-9)
+    yield close("a shift by (3, 4)", 5.0, wasserstein1(x, x + f64([3.0, 4.0])), 1e-9)
 
 
-@law(
-    "wasserstein/parallel-lines",
-    formula=r"W_1(\theta) = |\theta|, \quad JS(\theta) = \log 2 \text{ for every } \theta \ne 0",
-    source="Arjovsky et al. (2017), example 1",
-)
-def parallel_lines(_: float) -> Iterator[Evidence]:
-    r"""Between disjoint supports every f-divergence is flat; Wasserstein's distance still falls on the way.
+def strips(theta: float) -> tuple[Uniform, Uniform]:
+    """Uniform on strips of width 0.1, theta apart."""
+    return Uniform(f64(0.0), f64(0.1)), Uniform(f64(theta), f64(theta) + 0.1)
 
-    Real on the line x = 0, generated on x = theta. A critic as steep as it takes parts them wholly: risk 0 however
-    near they are, so that JS = log 2 and its slope in theta is 0. Every point must travel |theta|: W1 has slope 1.
+
+@law("wasserstein/parallel-lines")
+def parallel_lines(_: float) -> Claims:
+    r"""Between disjoint supports every f-divergence is constant; the Wasserstein distance still falls with the gap.
+
+    $$W_1(\theta) = |\theta|, \quad JS(\theta) = \log 2 \text{ for every } \theta \ne 0$$
+    Real data on the line x = 0, generated on x = theta. A critic that is steep enough separates them completely: risk 0
+    however near they are, so that JS = log 2 and its slope in theta is 0. Every point must travel |theta|: W1 has
+    slope 1.
+    Source: Arjovsky et al. (2017), example 1.
     """
     height = torch.linspace(0, 1, 24, dtype=F64)[:, None]
     for theta in (2.0, 0.5, 0.11):
-        at = torch.tensor(theta, dtype=F64, requires_grad=True)
+        at = f64(theta).requires_grad_()
         real, fake = torch.cat([0 * height, height], 1), torch.cat([at.expand(24, 1), height], 1)
         between = wasserstein1(real, fake)
-        (slope,) = torch.autograd.grad(between, at)
         yield close(f"W1 at {theta:g}", theta, between, 1e-9)
-        yield close(f"its slope at {theta:g}", 1.0, slope, 1e-9)
+        yield close(f"its slope at {theta:g}", 1.0, torch.autograd.grad(between, at)[0], 1e-9)
         for name, most in (("jensen-shannon", math.log(2)), ("total-variation", 1.0), ("le-cam", 2.0)):
-            found = float(divergence(name, *_strips(theta)))
+            found = float(divergence(name, *strips(theta)))
             yield close(f"{name} of strips of width 0.1, {theta:g} apart", most, found, 1e-8)
-        steep = 200 / theta
-        told = steep * (theta / 2 - fake[:, 0])  # the critic says -100 of every generated point
+        told = 200 / theta * (theta / 2 - fake[:, 0])  # a critic that says -100 of every generated point
         (left,) = torch.autograd.grad(MarginGame(logistic, "saturating").generator(None, told).mean(), at)
-        yield bounded(f"what such a critic leaves the generator at {theta:g}", left.abs(), 1e-30, relation="at most")
-
-
-def _strips(theta: float) -> tuple[Uniform, Uniform]:
-    low, high = (torch.tensor(v, dtype=F64) for v in (0.0, theta))
-    return Uniform(low, low + 0.1), Uniform(high, high + 0.1)
+        yield bounded(f"the generator's gradient there at {theta:g}", left.abs(), 1e-30, relation="at most")
 
 
 @parallel_lines.drawn
 def _separation() -> str:
     apart = np.linspace(0.0, 0.3, 31).tolist()
-    rows: dict[str, Sequence[float]] = {
-        "Jensen-Shannon / log 2": [float(divergence("jensen-shannon", *_strips(v))) / math.log(2) for v in apart],
-        "Hellinger, squared": [float(divergence("hellinger", *_strips(v))) for v in apart],
+    rows = {
+        "Jensen-Shannon / log 2": [float(divergence("jensen-shannon", *strips(v))) / math.log(2) for v in apart],
+        "Hellinger, squared": [float(divergence("hellinger", *strips(v))) for v in apart],
         "Wasserstein / 0.3": [v / 0.3 for v in apart],
     }
-    title = "Strips of width 0.1: what their distance tells"
-    return plots.curves(apart, rows, title=title, xlabel="separation", markers=False)
+    return plots.curves(apart, rows, title="Distances of strips of width 0.1", xlabel="separation", markers=False)
 
 
-@law(
-    "wasserstein/lipschitz-critic",
-    formula=r"W_1 = \max_{|D'| \le 1} E\,D(x) - E\,D(G(z))",
-    source="Villani (2009), equation 5.11 (Kantorovich-Rubinstein); Arjovsky et al. (2017), equation 2",
-)
-def lipschitz_critic(_: float) -> Iterator[Evidence]:
-    r"""Over critics of slope at most 1 the least critic's loss is minus the Wasserstein distance.
+@law("wasserstein/lipschitz-critic")
+def lipschitz_critic(_: float) -> Claims:
+    r"""Over critics of slope at most 1 the minimal loss of a critic is minus the Wasserstein distance.
 
+    $$W_1 = \max_{|D'| \le 1} E\,D(x) - E\,D(G(z))$$
     On a line $W_1 = \int |F_p - F_q|$, and the critic of slope sign(F_q - F_p) attains it; no other of slope at most
-    1 gains more, and over all critics there is no least loss: twice the critic, twice the gain.
+    1 gains more, and over all critics there is no minimum: twice the critic, twice the gain.
+    Source: Villani (2009), equation 5.11 (Kantorovich-Rubinstein); Arjovsky et al. (2017), equation 2.
     """
-    rng = torch.Generator().manual_seed(1)
+    rng, game = generator(1), WassersteinGame()
     x, y = torch.randn(40, dtype=F64, generator=rng), 0.7 + 1.5 * torch.randn(40, dtype=F64, generator=rng)
     edges = torch.cat([x, y]).sort().values
-    ahead = torch.stack([(v[:, None] <= edges[:-1]).double().mean(0) for v in (x, y)])
-    exact = float(((ahead[0] - ahead[1]).abs() * edges.diff()).sum())
-    height = torch.cat([edges.new_zeros(1), ((ahead[1] - ahead[0]).sign() * edges.diff()).cumsum(0)])
-
-    def best(v: Tensor) -> Tensor:
-        return height[torch.searchsorted(edges, v)]
-
-    game = WassersteinGame()
+    p, q = ((v[:, None] <= edges[:-1]).double().mean(0) for v in (x, y))
+    exact = float(((p - q).abs() * edges.diff()).sum())
+    height = torch.cat([edges.new_zeros(1), ((q - p).sign() * edges.diff()).cumsum(0)])
+    best_x, best_y = (height[torch.searchsorted(edges, v)] for v in (x, y))
     yield close("W1 by distribution functions", exact, wasserstein1(x, y), 1e-9)
-    yield close("the best critic's loss", -exact, game.critic(best(x), best(y)).mean(), 1e-9)
-    yield close("twice that critic's", -2 * exact, game.critic(2 * best(x), 2 * best(y)).mean(), 1e-9)
+    yield close("the best critic's loss", -exact, game.critic(best_x, best_y).mean(), 1e-9)
+    yield close("the loss of twice that critic", -2 * exact, game.critic(2 * best_x, 2 * best_y).mean(), 1e-9)
     yield close("the generator's slope in its logit", -1.0, game.generator(None, y.clone()).sum() / y.sum(), 1e-9)
-    others = {
-        "x": lambda v: v,
-        "-x": lambda v: -v,
+    critics: dict[str, Callable[[Tensor], Tensor]] = {
+        "x": torch.clone,
+        "-x": torch.neg,
         "sin": torch.sin,
         "|x|": torch.abs,
-        "softplus": nn.functional.softplus,
+        "softplus": nn.Softplus(),
     }
-    for name, critic in others.items():
+    for name, critic in critics.items():
         gain = -game.critic(critic(x), critic(y)).mean()
         yield bounded(f"the gain of {name}", gain, exact, 1e-12, relation="at most")
 
 
-@law(
-    "instance-noise/overlap",
-    formula=r"\delta_0 * N(0, \sigma^2),\ \delta_\theta * N(0, \sigma^2):\quad H^2 = 1 - e^{-\theta^2/8\sigma^2}",
-    source="Sonderby et al. (2017), section 3.2; Arjovsky & Bottou (2017), section 3",
-)
-def noise_overlaps(precision: float) -> Iterator[Evidence]:
-    """Noise on both sides makes supports overlap, and the divergence has a slope again.
+@law("instance-noise/overlap")
+def noise_overlaps(precision: float) -> Claims:
+    r"""Noise on both sides makes supports overlap, and the divergence has a slope again.
 
-    Points at 0 and theta become Gaussians; the affinity of Gaussians of one spread is known.
+    $$\delta_0 * N(0, \sigma^2),\ \delta_\theta * N(0, \sigma^2):\quad H^2 = 1 - e^{-\theta^2/8\sigma^2}$$
+    Points at 0 and theta become Gaussians; the affinity of Gaussians of equal variance is known.
+    Source: Sonderby et al. (2017), section 3.2; Arjovsky & Bottou (2017), section 3.
     """
     n, sigma = draws(40_000, precision), 0.4
-    noised = instance_noise(torch.full((n, 1), 3.0, dtype=F64), sigma, torch.Generator().manual_seed(0))[:, 0]
+    noised = instance_noise(torch.full((n, 1), 3.0, dtype=F64), sigma, generator(0))[:, 0]
     yield mean_is("its mean", 3.0, noised)
     yield mean_is("its variance", sigma**2, (noised - 3) ** 2)
     for theta in (0.1, 1.0):
-        p, q = (Normal(torch.tensor(m, dtype=F64), torch.tensor(sigma, dtype=F64)) for m in (0.0, theta))
         exact = 1 - math.exp(-(theta**2) / (8 * sigma**2))
-        yield close(f"Hellinger, {theta:g} apart", exact, float(divergence("hellinger", p, q)), 1e-9)
+        found = float(divergence("hellinger", normal(0.0, sigma), normal(theta, sigma)))
+        yield close(f"Hellinger, {theta:g} apart", exact, found, 1e-9)
 
 
-# packs ----------------------------------------------------------------------------------------------------
+# modes ----------------------------------------------------------------------------------------------------------------
 
 
-def _packed(masses: Tensor, m: int) -> Categorical:
-    """Of every pack of m values, by `pack`."""
+def packed(masses: Tensor, m: int) -> Categorical:
+    """The distribution of packs of m values, by `pack`."""
     every = torch.tensor(list(itertools.product(range(len(masses)), repeat=m))).reshape(-1, 1)
     return Categorical(masses[pack(every.double(), m).long()].prod(1))
 
 
-UNIFORM = torch.full((4,), 0.25, dtype=F64)
-LOST = torch.tensor([1 / 3, 1 / 3, 1 / 3, 0.0], dtype=F64)
-TILTED = torch.tensor([0.5, 0.25, 0.125, 0.125], dtype=F64)
-
-
-@law(
-    "packing/lost-mode",
-    formula=r"TV(p^m, q^m) = 1 - (1 - 1/K)^m \text{ if } q \text{ lost one of } K \text{ modes}",
-    source="Lin et al. (2018), section 2 and theorem 1",
+UNIFORM, LOST, TILTED = (
+    torch.full((4,), 0.25, dtype=F64),
+    f64([1 / 3, 1 / 3, 1 / 3, 0.0]),
+    f64([0.5, 0.25, 0.125, 0.125]),
 )
-def lost_mode(_: float) -> Iterator[Evidence]:
-    r"""A critic of packs tells p^m from q^m: a mode that one example hardly betrays shows in m of them.
 
-    Let p be even over K modes and q over K - 1 of them. Packs without the lost mode have mass $(1 - 1/K)^m$ under p,
+
+@law("packing/lost-mode")
+def lost_mode(_: float) -> Claims:
+    r"""A critic of packs distinguishes p^m from q^m: a lost mode that one example hardly shows is plain in m of them.
+
+    $$TV(p^m, q^m) = 1 - (1 - 1/K)^m \text{ if } q \text{ lost one of } K \text{ modes}$$
+    Let p be uniform over K modes and q over K - 1 of them. Packs without the lost mode have mass $(1 - 1/K)^m$ under p,
     less than under q everywhere: that is what they share. All 4^m packs are counted. Affinities multiply.
+    Source: Lin et al. (2018), section 2 and theorem 1.
     """
     for m in (1, 2, 3, 4):
-        p, q, tilted = (_packed(v, m) for v in (UNIFORM, LOST, TILTED))
-        exact = 1 - 0.75**m
-        yield close(f"lost mode, packs of {m}", exact, float(divergence("total-variation", p, q)), 1e-9)
+        p, q, tilted = (packed(v, m) for v in (UNIFORM, LOST, TILTED))
+        yield close(f"lost mode, packs of {m}", 1 - 0.75**m, float(divergence("total-variation", p, q)), 1e-9)
         affinity = float((UNIFORM * TILTED).sqrt().sum()) ** m
         yield close(f"tilted, affinity of packs of {m}", affinity, 1 - float(divergence("hellinger", p, tilted)), 1e-9)
     x = torch.arange(6 * 2 * 3.0).reshape(6, 2, 3)
@@ -189,12 +170,72 @@ def lost_mode(_: float) -> Iterator[Evidence]:
 
 @lost_mode.drawn
 def _packs() -> str:
-    sizes = [1, 2, 3, 4, 5]
-    rows: dict[str, Sequence[float]] = {
-        name: [float(divergence("total-variation", _packed(UNIFORM, m), _packed(q, m))) for m in sizes]
-        for name, q in (("one of four modes lost", LOST), ("none lost, as far from even", TILTED))
+    sizes, modes = [1, 2, 3, 4, 5], {"one of four modes lost": LOST, "none lost, as far from uniform": TILTED}
+    rows = {
+        name: [float(divergence("total-variation", packed(UNIFORM, m), packed(q, m))) for m in sizes]
+        for name, q in modes.items()
     }
-    return plots.curves(sizes, rows, title="Total variation that a critic of packs sees", xlabel="examples a pack")
+    return plots.curves(sizes, rows, title="Total variation seen by a critic of packs", xlabel="examples a pack")
 
 
-LAWS: tuple[Law, ...] = (distance, parallel_lines, lipschitz_critic, noise_overlaps, lost_mode)
+class Modes(Objective):
+    """A game over K modes in exact expectation: the generator's shares against a critic's value of each mode."""
+
+    def __init__(self, data: Tensor, critic_steps: int):
+        super().__init__()
+        self.data, self.model = data, nn.Module()
+        start = 0.01 * torch.cos(torch.arange(len(data), dtype=data.dtype))  # almost uniform
+        self.logits, self.critic = nn.Parameter(start), nn.Parameter(torch.zeros_like(data))
+        self.model.logits = self.logits
+        self.loss = MarginGame(logistic, "non-saturating")
+        self.phases = (Phase(("critic",), repeats=critic_steps), Phase(("generator",)))
+
+    def players(self) -> Mapping[str, Any]:
+        return {"critic": [self.critic], "generator": [self.logits]}
+
+    def forward(self, players: tuple[str, ...], batch: Mapping[str, Tensor], step: int) -> Mapping[str, Loss]:
+        shares, d = torch.softmax(self.logits, 0), self.critic
+        critic = (self.data * self.loss.loss(d) + shares * self.loss.loss(-d)).sum()
+        losses = {"critic": critic, "generator": (shares * self.loss.generator(None, d)).sum()}
+        return {name: Loss.of(losses[name]) for name in players}
+
+
+def play(data: Tensor, critic_steps: int, generator_rate: float, steps: int) -> Tensor:
+    """Shares of the modes after each step, (steps, K)."""
+    game = Modes(data, critic_steps)
+    state, path = started(game, {"critic": 8.0, "generator": generator_rate}), []
+    for _ in range(steps):
+        train_step(state, itertools.repeat({}))
+        path.append(torch.softmax(game.logits.detach(), 0))
+    return torch.stack(path)
+
+
+EVEN, UNEVEN = torch.full((8,), 1 / 8, dtype=F64), f64([0.3, 0.2, 0.15, 0.1, 0.1, 0.05, 0.05, 0.05])
+HASTY, PATIENT = (1, 200.0), (2, 8.0)  # the critic's moves a step, the generator's learning rate
+
+
+@law("errata/mode-collapse")
+def mode_collapse(_: float) -> Claims:
+    r"""Imbalanced data are not what makes modes collapse: a balanced ring of eight collapses too.
+
+    $$\arg\min_{p_g} E_{p_g}\,l(D) = \delta_{\arg\max D} \text{ for a fixed critic, whatever the data}$$
+    Against a fixed critic the best generator puts all its mass where D is largest. So a generator that moves far
+    between the critic's moves ends on a single mode, where its gradient vanishes, though all eight are equally likely;
+    with a critic that is nearly at its best response the same game finds balanced and imbalanced data alike. In exact
+    expectation, without sampling.
+    Source: Goodfellow (2016), section 5.1.1; Metz et al. (2017), section 2.2.
+    """
+    hasty = play(EVEN, *HASTY, 60)[-1]
+    yield bounded("balanced data, a hasty generator: its largest share", hasty.max(), 0.99, relation="at least")
+    reached = divergence("total-variation", Categorical(EVEN), Categorical(hasty))
+    yield close("balanced data, a hasty generator: total variation, 1 - 1/8", 7 / 8, float(reached), 0.01)
+    for name, data in (("balanced", EVEN), ("imbalanced", UNEVEN)):
+        yield close(f"{name} data, a patient generator: its shares", data, play(data, *PATIENT, 60)[-1], 1e-3)
+
+
+@mode_collapse.drawn
+def _collapse() -> str:
+    ways = {"hasty generator": HASTY, "patient generator": PATIENT}
+    rows = {n: play(EVEN, *how, 30).max(1).values.tolist() for n, how in ways.items()}
+    title, steps = "Largest share of eight balanced modes", list(range(1, 31))
+    return plots.curves(steps, rows | {"data": [1 / 8] * 30}, title=title, xlabel="steps", markers=False)

@@ -64,7 +64,7 @@ def integrate(
         z: (B, ...), at times[0].
         times: (N + 1,), strictly monotone in the precision that z is carried in, in [0, 1].
         cond: (B, ...) or None.
-        generator: None, one, or one a row.
+        generator: None, one, or one per row.
         on_step: called with (number of steps done, z) after each.
 
     Raises:
