@@ -35,7 +35,7 @@ def test_digits_are_all_there_each_once_and_every_class_on_both_sides():
 def test_digits_in_other_scales():
     levels = torch.arange(LEVELS)
     assert torch.allclose(to_unit(levels).diff(), torch.full((16,), 2 / 16))
-    assert binarize(levels).tolist() == [-1.0] * 8 + [1.0] * 9
+    assert binarize(to_unit(levels)).tolist() == [-1.0] * 8 + [1.0] * 9
 
 
 @pytest.mark.parametrize("noise", [0.05, 0.1, 0.3])

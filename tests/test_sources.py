@@ -27,6 +27,8 @@ SOURCES = {
     "ink": Digits(scale="ink", pictures=50),
     "printed": Digits(style="printed", pictures=40),
     "printed ink": Digits(style="printed", scale="ink"),
+    "enlarged": Digits(side=12, pictures=50),
+    "enlarged ink": Digits(side=16, scale="ink", pictures=50),
     "stacked": StackedDigits(points=200, test=100),
     "moons": Moons(points=400, test=100),
     "ring": Ring(points=400, test=100, balance=0.5),
@@ -128,7 +130,8 @@ def test_fingerprints_that_are_equal_and_that_are_not(tmp_path):
     two = SOURCES["two"]
     assert of(two) == of(two.model_copy(update={"pairing": "by-class", "jitter": 0.0}))
     assert of(two) != of(two.model_copy(update={"test": 50}))
-    assert of(Digits(pictures=HANDWRITTEN)) == of(Digits())
+    assert of(Digits(pictures=HANDWRITTEN, side=8)) == of(Digits()) != of(Digits(pictures=100))
+    assert of(Digits(style="printed", test=600)) == of(Digits(style="printed")) != of(Digits(style="printed", test=50))
     moons = SOURCES["moons"]
     assert of(moons) != of(moons.model_copy(update={"noise": 0.2}))
     x = np.arange(2 * 12).reshape(4, 2, 3)
@@ -279,6 +282,7 @@ def test_idx_files_that_do_not_suit_are_refused(tmp_path):
         (Sprites, {"size": 12}, "size must be at least positions [+] 5, 13, got 12"),
         (Sprites, {"test": 2304}, "test must be below the number of pictures, 2304, got 2304"),
         (Digits, {"pictures": 1500}, "pictures must be at most 1437 of handwritten digits, got 1500"),
+        (Digits, {"test": 50}, "test does nothing for handwritten digits, of which 360 are held out"),
         (Captcha, {"length": 0}, "length must be from 1 to 16, got 0"),
         (HandwrittenPrinted, {"partners": 3}, "partners does nothing where pairing is unpaired"),
         (HandwrittenPrinted, {"share": 0.3}, "share does nothing where no side is enlarged"),

@@ -122,10 +122,9 @@ def test_a_side_is_enlarged_by_samples_of_a_run():
 @pytest.mark.parametrize(("share", "added"), [(0.2, 20), (0.5, 80), (0.75, 240)])
 def test_samples_are_their_share_of_the_whole(share, added):
     source = HandwrittenPrinted(printed=80, enlarge_b="/b", share=share)
-    real = torch.zeros(80, 1, 16, 16)
-    run = run_on(Digits(style="printed", pictures=80), open_data=lambda: Digits(style="printed", pictures=80).open(0))
     real = pictures("printed", "train", 80, side=16)[0]
-    assert len(source._enlarged("printed", real, lambda _: run)) == 80 + added
+    run = run_on(Digits(style="printed", pictures=80))
+    assert len(source._enlarged("b", real, lambda _: run)) == 80 + added
 
 
 def test_a_whole_side_is_enlarged_by_a_run_on_any_of_its_digits():

@@ -57,6 +57,10 @@ def to_unit(levels: Tensor) -> Tensor:
     return levels.float() / (LEVELS - 1) * 2 - 1
 
 
-def binarize(levels: Tensor) -> Tensor:
-    """Ink +1, none -1, float32: level 8 and above is ink. Fixed, so that log p is of one data set."""
-    return (levels >= (LEVELS - 1) // 2).float() * 2 - 1
+def binarize(x: Tensor) -> Tensor:
+    """Ink +1, none -1, of pictures in [-1, 1]: a grey of 0 and above is ink. Fixed, so that log p is of one data set.
+
+    >>> binarize(torch.tensor([-0.1, 0.0, 0.5])).tolist()
+    [-1.0, 1.0, 1.0]
+    """
+    return (x >= 0).float() * 2 - 1

@@ -49,7 +49,8 @@ def pictures(
         scale: "ink", two levels, or "grey", 17 levels.
     """
     levels, labels = _handwritten(part, n) if style == "handwritten" else _printed(part, n, side)
-    return enlarge(binarize(levels) if scale == "ink" else to_unit(levels), side), labels
+    x = enlarge(to_unit(levels), side)
+    return binarize(x) if scale == "ink" else x, labels
 
 
 @cache
@@ -77,11 +78,6 @@ def _printed(part: Part, n: int | None, side: int) -> tuple[Tensor, Tensor]:
         if count
     ]
     return torch.cat([found.levels for found in drawn]), torch.cat([found.labels for found in drawn])
-
-
-def unseen(style: Style, n: int) -> Tensor | None:
-    """Which of n test digits are in fonts never trained on, (n,) bool."""
-    return None if style == "handwritten" else torch.arange(n) >= n - n // 2
 
 
 @dataclass(frozen=True)
@@ -144,47 +140,57 @@ def _least(reader: DigitReader) -> float:
 
 
 class Digits(Source):
-    """One digit a picture: scikit-learn's handwritten digits, 8 x 8, or printed ones, 16 x 16."""
+    """One digit a picture: scikit-learn's handwritten digits, or digits printed in several fonts."""
 
     style: Style = "handwritten"
-    """handwritten: scikit-learn's, 8 x 8; printed: in several fonts, 16 x 16"""
+    """handwritten: scikit-learn's; printed: in several fonts"""
     scale: Scale = "grey"
-    """grey: 17 levels; ink: two levels"""
+    """grey: 17 levels, interpolated where handwritten digits are enlarged; ink: two levels"""
+    side: Annotated[int, Field(ge=SIDE)] | None = None
+    """pixels along a side; null: 8 for handwritten, 16 for printed digits"""
     pictures: Annotated[int, Field(ge=10)] | None = None
     """training digits; null: 1437 handwritten or 2000 printed ones"""
+    test: Annotated[int, Field(ge=20)] | None = None
+    """printed held-out digits, half of them in fonts never trained on; null: 600"""
 
     @model_validator(mode="after")
     def _there(self) -> Digits:
         if self.style == "handwritten" and (self.pictures or 0) > HANDWRITTEN:
             raise ValueError(f"pictures must be at most {HANDWRITTEN} of handwritten digits, got {self.pictures}")
+        if self.style == "handwritten" and self.test is not None:
+            raise ValueError("test does nothing for handwritten digits, of which 360 are held out: leave it out")
         return self
 
     @property
-    def side(self) -> int:
-        return SIDE if self.style == "handwritten" else PRINTED_SIDE
+    def pixels(self) -> int:
+        """Along a side."""
+        return self.side or (SIDE if self.style == "handwritten" else PRINTED_SIDE)
 
     def known(self) -> Space:
-        return Space((1, self.side, self.side), LEVELS if self.scale == "grey" else 2, cond=CLASSES)
+        exact = self.style == "printed" or self.pixels == SIDE
+        levels = 2 if self.scale == "ink" else LEVELS if exact else None
+        return Space((1, self.pixels, self.pixels), levels, cond=CLASSES)
 
     def open_reader(self, runs: Opener = no_runs) -> DigitReader:
-        return DigitReader(self.style, self.side, self.scale, max(PRINTED, self.pictures or 0))
+        return DigitReader(self.style, self.pixels, self.scale, max(PRINTED, self.pictures or 0))
 
     def open(self, seed: int, track: Track = silent, runs: Opener = no_runs) -> Data:
         train, test = (
             Tensors(x=x, cond=labels[:, None])
             for x, labels in (
-                pictures(self.style, part, n, side=self.side, scale=self.scale)
-                for part, n in (("train", self.pictures), ("test", None))
+                pictures(self.style, part, n, side=self.pixels, scale=self.scale)
+                for part, n in (("train", self.pictures), ("test", self.test))
             )
         )
         what = "scikit-learn's digits" if self.style == "handwritten" else "digits printed in several fonts"
         few = f", {len(train)} to train on" if self.pictures else ""
+        n = len(test)
         return Data(
-            f"{what}, {'17 levels of grey' if self.scale == 'grey' else 'two levels'}{few}",
-            fingerprint(self, len(train), without=("pictures",)),
+            f"{what}, {'grey' if self.scale == 'grey' else 'two levels'}, {self.pixels} x {self.pixels}{few}",
+            fingerprint(self, self.pixels, len(train), n, without=("side", "pictures", "test")),
             spaced(self.known(), train),
             train,
             test,
             Truths(reader=self.open_reader()),
-            unseen=unseen(self.style, len(test)),
+            unseen=torch.arange(n) >= n - n // 2 if self.style == "printed" else None,
         )

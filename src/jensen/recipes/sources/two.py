@@ -14,14 +14,14 @@ from jensen.core.progress import Track, silent
 from jensen.core.protocols import Sampleable
 from jensen.core.seeding import derived, generator
 from jensen.core.types import Stream
-from jensen.data.dataset import Data, Truths, some, spaced
-from jensen.data.digits import LEVELS, SIDE
+from jensen.data.dataset import Data, some
+from jensen.data.digits import SIDE
 from jensen.data.pool import Tensors, pool_stream
 from jensen.data.printed import enlarge
 from jensen.data.space import Space
 from jensen.data.unpaired import transformed, unpaired_stream
 from jensen.recipes.sources.base import Opener, Place, Source, fingerprint, no_runs
-from jensen.recipes.sources.digits import CLASSES, HANDWRITTEN, PRINTED, DigitReader, Style, pictures, unseen
+from jensen.recipes.sources.digits import CLASSES, HANDWRITTEN, PRINTED, Digits
 
 
 class HandwrittenPrinted(Source):
@@ -66,61 +66,42 @@ class HandwrittenPrinted(Source):
                 raise ValueError(f"{key} does nothing where {why}: leave it out")
         return self
 
+    def sides(self) -> tuple[Digits, Digits]:
+        """Either side as a source of its own."""
+        return (
+            Digits(side=self.side, pictures=self.handwritten),
+            Digits(style="printed", side=self.side, pictures=self.printed, test=self.test),
+        )
+
     def known(self) -> Space:
-        b = Space((1, self.side, self.side), LEVELS, cond=CLASSES)
-        return replace(b, levels=LEVELS if self.side == SIDE else None, b=b)  # enlarging interpolates between levels
+        a, b = self.sides()
+        return replace(a.known(), b=b.known())
 
     def open(self, seed: int, track: Track = silent, runs: Opener = no_runs) -> Data:
-        space = self.known()
-        assert space.b is not None
-        a, b = self._side("handwritten", space), self._side("printed", space.b)
-        x = {"a": some(a.train), "b": some(b.train)}
-        if self.pairing == "by-class":
+        own = fingerprint(self, without=("pairing", "jitter", "partners", "enlarge_a", "enlarge_b", "share"))
+        a, b = (replace(side.open(seed), name=f"{side.style} digits", fingerprint=own) for side in self.sides())
+        x, by_class = {"a": some(a.train), "b": some(b.train)}, self.pairing == "by-class"
+        if by_class:
             pairs = self._pairs(x["a"], x["b"])
         else:
-            heaps = {
-                "a": Tensors(x=self._enlarged("handwritten", x["a"]["x"], runs)),
-                "b": Tensors(x=self._enlarged("printed", x["b"]["x"], runs)),
-            }
+            heaps = {side: Tensors(x=self._enlarged(side, rows["x"], runs)) for side, rows in x.items()}
 
         def streams(batch_size: int, seed: int) -> Stream:
-            paired = self.pairing == "by-class"
-            stream = pool_stream(batch_size, seed, **pairs) if paired else unpaired_stream(batch_size, seed, **heaps)
+            stream = pool_stream(batch_size, seed, **pairs) if by_class else unpaired_stream(batch_size, seed, **heaps)
             return transformed(stream, Jitter(self.jitter), derived(seed, "jitter")) if self.jitter else stream
 
         return replace(a, space=replace(a.space, b=b.space), b=b, streams=streams)
 
-    def _side(self, style: Style, space: Space) -> Data:
-        counts = (self.handwritten, None) if style == "handwritten" else (self.printed, self.test)
-        train, held_out = (
-            Tensors(x=x, cond=labels[:, None])
-            for x, labels in (
-                pictures(style, "train", counts[0], side=self.side),
-                pictures(style, "test", counts[1], side=self.side),
-            )
-        )
-        return Data(
-            f"{style} digits",
-            fingerprint(self, without=("pairing", "jitter", "partners", "enlarge_a", "enlarge_b", "share")),
-            spaced(space, train),
-            train,
-            held_out,
-            Truths(reader=DigitReader(style, self.side, known=max(PRINTED, self.printed))),
-            unseen=unseen(style, len(held_out)),
-        )
-
-    def _enlarged(self, style: Style, real: Tensor, runs: Opener) -> Tensor:
+    def _enlarged(self, side: str, real: Tensor, runs: Opener) -> Tensor:
         """Training pictures of a side, and samples of the run that enlarges it: `share` of the whole."""
-        key = "enlarge_a" if style == "handwritten" else "enlarge_b"
+        key, (a, b) = f"enlarge_{side}", self.sides()
         folder = getattr(self, key)
         if folder is None:
             return real
+        few = side == "b" or self.handwritten is not None
         n = max(1, round(len(real) * self.share / (1 - self.share)))
-        if style == "handwritten":
-            learnt, strict = pictures(style, "train", self.handwritten)[0], self.handwritten is not None
-        else:
-            learnt, strict = real, True
-        return torch.cat([real, enlarge(_samples(f"data.{key}", folder, n, learnt, strict, runs), self.side)])
+        learnt = (a.model_copy(update={"side": None}) if side == "a" else b).open(0)  # as runs draw them
+        return torch.cat([real, enlarge(_samples(f"data.{key}", folder, n, learnt, few, runs), self.side)])
 
     def _pairs(self, a: dict[str, Tensor], b: dict[str, Tensor]) -> dict[str, Tensor]:
         """Every handwritten digit `partners` times, each with another printed one of its label, all equally often."""
@@ -135,14 +116,14 @@ class HandwrittenPrinted(Source):
         return {"a": a["x"][torch.cat(left)], "b": b["x"][torch.cat(right)]}
 
 
-def _samples(key: str, folder: str, n: int, real: Tensor, strict: bool, runs: Opener) -> Tensor:
+def _samples(key: str, folder: str, n: int, real: Data, strict: bool, runs: Opener) -> Tensor:
     """N samples of a run, on the levels of its data.
 
     Args:
         key: the setting that names the run.
         folder: of the run.
         n: number of samples.
-        real: pictures of the side, (N, 1, H, W), as the run draws them.
+        real: a side's own data.
         strict: whether the run must have been trained on these alone.
         runs: opens the run.
 
@@ -153,19 +134,19 @@ def _samples(key: str, folder: str, n: int, real: Tensor, strict: bool, runs: Op
         run = runs(folder)
     except ValueError as error:
         raise ValueError(f"{key}: {error}") from error
-    shape = tuple(real.shape[1:])
-    if not isinstance(run.model, Sampleable) or (run.space.shape, run.space.levels) != (shape, LEVELS):
+    wanted, got = ((space.shape, space.levels) for space in (real.space, run.space))
+    if not isinstance(run.model, Sampleable) or got != wanted:
         raise ValueError(
-            f"{key} must be a run that draws pictures {shape} of {LEVELS} levels, got {folder}, a run of {run.name} "
-            f"on {run.space.shape} of {run.space.levels} levels"
+            f"{key} must be a run that draws pictures {wanted[0]} of {wanted[1]} levels, got {folder}, "
+            f"a run of {run.name} on {got[0]} of {got[1]} levels"
         )
-    if strict and not _rows(some(run.open_data().train)["x"]) <= _rows(real):
+    if strict and not _rows(run.open_data()) <= _rows(real):
         raise ValueError(
-            f"{key} must be a run trained on the {len(real)} pictures of this side alone, got {folder}: train it with "
-            f"data.pictures={len(real)}"
+            f"{key} must be a run trained on the {len(real.train)} pictures of this side alone, got {folder}: "
+            f"train it with data.pictures={len(real.train)}"
         )
     return run.space.settled(run.model.sample(n, generator=generator(derived(0, key))))
 
 
-def _rows(x: Tensor) -> set[bytes]:
-    return {row.numpy().tobytes() for row in x}
+def _rows(data: Data) -> set[bytes]:
+    return {row.numpy().tobytes() for row in some(data.train)["x"]}
