@@ -162,7 +162,9 @@ def collapse(case: Case) -> Part | None:
         f"layer: where I(x; z) is near its most it is the KL less {found.log_data:.2f}, and falls with more examples."
     )
     details = {"collapse": {"sentence": found.sentence, "layers": layers}}
-    return Part("Posterior collapse", text, findings, tables=[_table(found)], details=details)
+    return Part(
+        "Posterior collapse", text, findings, tables=[_table(found)] if len(layers) > 1 else [], details=details
+    )
 
 
 def _layer(report: CollapseReport, number: int) -> list[Finding]:
@@ -194,7 +196,7 @@ def _layer(report: CollapseReport, number: int) -> list[Finding]:
         found.append(
             of(
                 "accuracy_lost",
-                "share of reconstructions read right lost without the layer",
+                "accuracy of reading lost without the layer",
                 layer.accuracy_lost,
                 form="share",
             )
@@ -214,4 +216,4 @@ def _table(report: CollapseReport) -> Table:
 
     head = ["layer", "active units", "KL", "I(x; z)", "KL(q(z) || p(z))", "log p(x | z) lost without it"]
     rows = [row(number, layer) for number, layer in enumerate(report.layers, start=1)]
-    return Table([*head, *["share read right lost"] * judged, "verdict"], rows, title="Nats")
+    return Table([*head, *["accuracy lost"] * judged, "verdict"], rows, title="All layers, in nats")

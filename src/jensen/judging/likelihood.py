@@ -20,6 +20,7 @@ from jensen.report import plots
 from jensen.report.findings import Finding, Part, Table
 from jensen.variational import Estimate, Gap, GaussianMixtureVI, gap_split, lower_bound, pareto_limit
 from jensen.variational.inference import NEAR
+from jensen.variational.trace import Unamortized
 
 CHUNK = 40  # rows between two moves of the progress bar
 BOUND_DRAWS = 100  # of q, for each datum's lower bound
@@ -29,7 +30,7 @@ def measured(key: str, name: str, found: Likelihood | Gap, **more: Any) -> Findi
     """The mean over data, its standard error over the choice of data, and its Monte Carlo noise in the note."""
     n, note = len(found.value), more.pop("note", "")
     noise = 0.0 if found.stderr is None else float(found.stderr.square().sum().sqrt()) / n
-    said = f"Monte Carlo noise {noise:.2g}" if math.isfinite(noise) else "its own noise is not known"
+    said = f"Monte Carlo noise {noise:.2g}" if math.isfinite(noise) else "Monte Carlo noise unknown: heavy tails"
     note = "; ".join(filter(None, (note, said if noise else "", f"n = {n:,}")))
     error = float(found.value.std()) / math.sqrt(n)
     return Finding(key, name, float(found.value.mean()), error, form="nats", note=note, **more)
@@ -145,11 +146,11 @@ def posterior_gap(case: Case) -> Part | None:
     advance(len(x))
     left, most = float(split.left.mean()), float(split.left.abs().max())
     worst = f"{most:.4f} nats for the worst example"
-    few = most > NEAR
+    few, who = most > NEAR, "the search for q" if isinstance(model, Unamortized) else "the encoder"
     findings = [
         measured("gap", "log p(x) - ELBO", split.total),
         measured("gap_approximation", "approximation gap: the family of q", split.approximation),
-        measured("gap_amortization", "amortization gap: the encoder within it", split.amortization),
+        measured("gap_amortization", f"amortization gap: {who} within it", split.amortization),
         Finding(
             "gap_left",
             "what the best q found may lack",
@@ -160,11 +161,11 @@ def posterior_gap(case: Case) -> Part | None:
     ]
     text = (
         "What inference loses of log p(x): in part because no Gaussian of independent coordinates is the posterior, in "
-        "part because the encoder does not give the best one for each example. A further step from the best Gaussian "
+        f"part because {who} does not give the best one for each example. A further step from the best Gaussian "
         f"found would win {left:.4f} nats, {worst}: that much of the approximation gap may be due to the search."
     )
     values = [f.value for f in findings[1:3]]
-    bars = plots.bars(["family of q", "encoder"], values, title="nats lost", xlabel="nats")
+    bars = plots.bars(["family of q", who], values, title="nats lost", xlabel="nats")
     return Part("Posterior gap", text, findings, plots=[bars], details={"gap_left": {"mean": left, "most": most}})
 
 

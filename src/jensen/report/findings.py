@@ -60,7 +60,9 @@ class Finding:
         if self.interval is not None:
             low, high = (f"{v:.3g}" if self.form == "number" else self.said(v) for v in self.interval)
             return f"[{low.removesuffix('%')}, {high.removesuffix('%')}]"
-        return "" if self.stderr is None else f"± {self.stderr:.2g}"
+        if self.stderr is None:
+            return ""
+        return f"± {100 * self.stderr:.2g}%" if self.form == "share" else f"± {self.stderr:.2g}"
 
     def __str__(self) -> str:
         unit = " nats" if self.form == "nats" else ""

@@ -51,6 +51,7 @@ from jensen.variational import (
 from jensen.variational.relaxed import KINDS
 
 MULTIPLIER_RATE, POSTERIOR_RATE = 1e-2, 5e-2
+FIT_STEPS, FIT_DRAWS = 300, 128  # of the search for q of held-out data, where there is no encoder
 FINEST = 0.16  # smallest scale of a pixel's noise, in steps between levels
 
 Law = Callable[[Tensor], Distribution]
@@ -358,7 +359,7 @@ class VAE(Family):
         if network.one_hot:
             prior = CategoricalPrior(network.latents[0], network.classes)
         if self.inference == "per-datum":
-            return models.AutoDecoder(network.decoders(space), prior)
+            return models.AutoDecoder(network.decoders(space), prior, steps=FIT_STEPS, samples=FIT_DRAWS)
         return network.model(space, prior)
 
     def objective(self, model: nn.Module, space: Space) -> Objective:
