@@ -15,7 +15,7 @@ from markupsafe import escape
 from jensen.check.certificate import Outcome
 from jensen.check.evidence import SIGNS, Evidence
 from jensen.check.law import Law
-from jensen.report.page import Card, render
+from jensen.report.page import render
 from jensen.training.checkpoint import write_text
 
 
@@ -31,9 +31,17 @@ def write_certificate(path: Path, families: Mapping[str, Sequence[Law]], found: 
     claims = sum(len(o.report.evidence) for o in outcomes)
     failed = [o for o in outcomes if not o.holds]
     cards = [
-        Card("laws hold", f"{len(outcomes) - len(failed)} of {len(outcomes)}", "each on jensen's own code"),
-        Card("claims", str(claims), "numbers compared with exact ones"),
-        Card("seconds of work", f"{sum(o.seconds for o in outcomes):.0f}", f"torch {torch.__version__}"),
+        {
+            "name": "laws hold",
+            "value": f"{len(outcomes) - len(failed)} of {len(outcomes)}",
+            "note": "each on jensen's own code",
+        },
+        {"name": "claims", "value": str(claims), "note": "numbers compared with exact ones"},
+        {
+            "name": "seconds of work",
+            "value": f"{sum(o.seconds for o in outcomes):.0f}",
+            "note": f"torch {torch.__version__}",
+        },
     ]
     page = render(
         "certificate.html",
