@@ -13,7 +13,7 @@ from torch import nn
 from jensen.core.seeding import generator
 from jensen.distributions import Conditional, DiagonalGaussian, DiagonalNoise, DiscretizedLogistic, GaussianPrior
 from jensen.models import VAE
-from jensen.recipes import configure
+from jensen.recipes.words import configure
 from jensen.variational import Layer, Trace, elbo
 
 F64 = torch.float64
@@ -91,14 +91,19 @@ def test_another_law_and_shape():
 
 
 def test_the_grey_recipe_learns_its_noise():
-    """A number a pixel from the decoder, and 64 levels of noise that are the same for every picture."""
-    model = configure("digits-grey-vae", ["network.noise=learned", "network.hidden=8"]).model()
+    """One number a pixel from the decoder, and 64 scales of noise that are the same for every picture."""
+
+    def model_of(*words):
+        recipe = configure("digits-grey-vae", ["network.hidden=8", *words])
+        return recipe.family.model(recipe.data.known())
+
+    model = model_of("network.noise=learned")
     law = model.decoder(torch.randn(3, 2, 16))
     assert tuple(model.decoder.family.raw.shape) == (1, 8, 8)
     assert bool((law.base_dist.scale == law.base_dist.scale[0, 0]).all())
     assert model.measure == "mass"
-    predicted = configure("digits-grey-vae", ["network.hidden=8"]).model()
-    assert not bool((predicted.decoder(torch.randn(3, 2, 16)).base_dist.scale.std(0) == 0).any())
+    predicted = model_of().decoder(torch.randn(3, 2, 16))
+    assert not bool((predicted.base_dist.scale.std(0) == 0).any())
 
 
 @pytest.mark.parametrize(

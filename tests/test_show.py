@@ -20,16 +20,16 @@ from jensen.cli import comparing, show
 from jensen.cli.comparing import _grid
 from jensen.cli.main import main
 from jensen.data.pool import from_bytes, to_bytes
+from jensen.judging import JUDGES
 from jensen.models import Diffusion
-from jensen.recipes import running
-from jensen.recipes.comparing import compare
-from jensen.recipes.diffusion_judging import Judge
-from jensen.recipes.folder import command
 from jensen.report import plots
-from jensen.report.page import Table
+from jensen.report.findings import Finding, Part, Table
+from jensen.runs.compare import compare
+from jensen.runs.folder import EVALUATION, command
 from jensen.training.journal import Journal, read_journal
 from jensen.training.strict_json import dumps, loads
-from test_recipes import DIFFUSION, refused, words_of
+from test_cli import refused
+from tiny import DIFFUSION, words_of
 
 ODD = "[/b] :fire: $x$ it's[red]"  # closes a tag that nobody opened, names an emoji, is mathematics, needs quotes
 
@@ -57,7 +57,7 @@ def strict(text):
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_a_name_is_shown_as_it_is(monkeypatch, terminal):
+def test_a_name_is_shown_as_it_is(monkeypatch, tmp_path, terminal):
     """Lines, rows, tables and bars: no bracket, colon or dollar of a name is a command."""
     out = io.StringIO()
     settings = {"file": out, "width": 200, "soft_wrap": True, "force_terminal": terminal, "color_system": None}
@@ -67,9 +67,13 @@ def test_a_name_is_shown_as_it_is(monkeypatch, terminal):
     show.console.print(_grid(Table((ODD,), [(ODD,)])))
     with show.tracking() as track:
         track(ODD, 1)(1)
-    with show.watching() as watch:
-        watch(1, 1.0, None, {ODD: 0.5})
-    assert out.getvalue().count(ODD) >= 7
+    (tmp_path / ODD.replace("/", "|") / "samples").mkdir(parents=True)
+    (preview := tmp_path / ODD.replace("/", "|") / "samples" / "step-000001.png").touch()
+    with show.watching(tmp_path / ODD.replace("/", "|")) as watch:
+        watch(1, 1.0, None, {"loss": 0.5, "examples_per_second": 3.0})
+    assert out.getvalue().count(ODD) >= 6
+    assert "loss 0.500  3 examples/s" in out.getvalue()
+    assert str(preview) in out.getvalue()
 
 
 def test_a_run_of_an_odd_name_is_judged_and_drawn_by_its_own_hints(run, tmp_path, capsys):
@@ -139,22 +143,17 @@ def test_a_journal_is_json_and_comes_back(tmp_path):
 
 def test_an_evaluation_with_an_infinity_is_json_and_can_be_compared(run, tmp_path, monkeypatch):
     """A bound of minus infinity is one, on disk, in `compare`'s table and in its own JSON."""
-    everything = Judge.everything
-
-    def diverged(judge):
-        found = everything(judge)
-        found["likelihood"]["continuous"]["mean"] = -math.inf
-        return found
-
-    monkeypatch.setattr(Judge, "everything", diverged)
+    facts = {"kind": "lower bound", "measure": "density", "dims": 2}
+    diverged = Finding("worst", "a bound that diverged", -math.inf, 0.1, best="high", form="nats", facts=facts)
+    monkeypatch.setitem(JUDGES, "worst", lambda case: Part("Worst", findings=[diverged]))
     monkeypatch.setattr(comparing, "compared", partial(compare, judge_steps=2))
     folder = tmp_path / "diverged"
     folder.mkdir()
     for name in ("config.json", "model.safetensors"):
         (folder / name).write_bytes((run / name).read_bytes())
     assert main(["evaluate", str(folder), "--json", str(tmp_path / "e.json")]) == 0
-    for path in (folder / running.EVALUATION, tmp_path / "e.json"):
-        assert strict(path.read_text())["likelihood"]["continuous"]["mean"] == "-Infinity"
+    for path in (folder / EVALUATION, tmp_path / "e.json"):
+        assert strict(path.read_text())["findings"]["worst"]["value"] == "-Infinity"
     assert main(["compare", str(run), str(folder), "-n", "40", "--json", str(tmp_path / "c.json")]) == 0
     said = strict((tmp_path / "c.json").read_text())["runs"][1]["likelihoods"]
     assert "-Infinity" in [likely["mean"] for likely in said]
