@@ -109,7 +109,7 @@ def _text(case: Case, terms: Bound | None) -> str:
 def _each(terms: Bound) -> str:
     steps = terms.steps.mean(0).tolist()
     times = [(k + 1) / len(steps) for k in range(len(steps))]
-    return plots.curve(times, steps, title="nats of each step, L_(t-1)", xlabel="step / T")
+    return plots.curves(times, {"": steps}, title="nats of each step, L_(t-1)", xlabel="step / T", markers=False)
 
 
 def _rows(case: Case, name: str, most: int | None = None) -> Iterator[tuple[Tensor, Tensor | None]]:

@@ -193,7 +193,7 @@ def guidance(case: Case) -> Part | None:
         findings.append(Finding(key, name, row["variety"], best=1.0, note=note))
     drawn = []
     if len(rows) > 1:
-        drawn.append(plots.curve(scales, [row["variety"] for row in rows], title="variety", xlabel="guidance"))
+        drawn.append(plots.curves(scales, {"": [row["variety"] for row in rows]}, title="variety", xlabel="guidance"))
         if "read" in rows[0]:
             shares = [row["read"] for row in rows]
             drawn.append(plots.intervals(scales, shares, title="read as asked", xlabel="guidance", ylabel=""))

@@ -58,27 +58,21 @@ def render(template: str, *, package: str = "jensen.report", **values: Any) -> s
 def training_curves(folder: Path, extra: Mapping[str, str]) -> list[str]:
     """The journal as plots: the loss, each of `extra` (its key, its title) that was written, and the speed.
 
-    Keys of `extra` may join several entries with a space: they share a plot, and are named by their last part.
+    Keys of `extra` may join several entries with a space: they share a plot.
     """
     journal = read_journal(folder / "journal.jsonl")
     drawn = []
     for keys, title in {"loss": "loss", **extra, "examples_per_second": "examples per second"}.items():
-        rows = {key: [line for line in journal if key in line] for key in keys.split()}
-        known = {key: lines for key, lines in rows.items() if lines}
-        if not known:
+        rows = {key: lines for key in keys.split() if (lines := [line for line in journal if key in line])}
+        if not rows:
             continue
-        first = next(iter(known.values()))
-        seconds = [line["seconds"] for line in first]
-        values = {key: [line[key] for line in lines] for key, lines in known.items() if len(lines) == len(first)}
+        seconds = [line["seconds"] for line in next(iter(rows.values()))]
+        values = {key: [line[key] for line in lines] for key, lines in rows.items() if len(lines) == len(seconds)}
+        limits = (0.0, 1.1 * max(values[keys])) if keys == "examples_per_second" else None
         few = len(seconds) <= 12
-        if len(values) == 1:
-            (single,) = values.values()
-            limits = (0.0, 1.1 * max(single)) if keys == "examples_per_second" else None
-            drawn.append(
-                plots.curve(seconds, single, title=title, xlabel="seconds of training", limits=limits, markers=few)
-            )
-        else:
-            drawn.append(plots.curves(seconds, values, title=title, xlabel="seconds of training", markers=few))
+        drawn.append(
+            plots.curves(seconds, values, title=title, xlabel="seconds of training", limits=limits, markers=few)
+        )
     return drawn
 
 

@@ -35,7 +35,6 @@ def curves(
     log: bool = False,
     markers: bool = True,
     limits: tuple[float, float] | None = None,
-    errors: Mapping[str, tuple[Sequence[float], Sequence[float]]] | None = None,
 ) -> str:
     """Lines over one axis, with a legend where there are two or more.
 
@@ -46,20 +45,12 @@ def curves(
         log: whether both axes are logarithmic.
         markers: whether points are marked.
         limits: of the vertical axis.
-        errors: lower and upper ends of intervals, by name.
     """
     figure, axes = _axes(title, xlabel, ylabel)
     marker = "o" if markers else None
     drawn = {}
     for (name, values), colour in zip(rows.items(), cycle(COLOURS)):
         (drawn[name],) = axes.plot(x, values, color=colour, linewidth=1.6, marker=marker, markersize=3.5)
-        if errors is not None and name in errors:
-            low, high = errors[name]
-            reach = [
-                [v - a for v, a in zip(values, low, strict=True)],
-                [b - v for v, b in zip(values, high, strict=True)],
-            ]
-            axes.errorbar(x, values, yerr=reach, color=colour, linestyle="none", capsize=3, linewidth=1.4)
     if log:
         axes.set_xscale("log")
         axes.set_yscale("log")
@@ -75,24 +66,13 @@ def curves(
     return _svg(_named(figure, drawn))
 
 
-def curve(
-    x: Sequence[float],
-    y: Sequence[float],
-    *,
-    title: str,
-    xlabel: str,
-    ylabel: str = "",
-    limits: tuple[float, float] | None = None,
-    markers: bool = False,
-) -> str:
-    """One line."""
-    return curves(x, {"": y}, title=title, xlabel=xlabel, ylabel=ylabel, limits=limits, markers=markers)
-
-
-def intervals(x: Sequence[float], rows: Sequence[dict[str, float]], *, title: str, xlabel: str, ylabel: str) -> str:
+def intervals(x: Sequence[float], rows: Sequence[Mapping[str, float]], *, title: str, xlabel: str, ylabel: str) -> str:
     """Points with intervals: rows hold value, low and high."""
-    value, low, high = ([row[key] for row in rows] for key in ("value", "low", "high"))
-    return curves(x, {"": value}, title=title, xlabel=xlabel, ylabel=ylabel, errors={"": (low, high)})
+    figure, axes = _axes(title, xlabel, ylabel)
+    values = [row["value"] for row in rows]
+    reach = [[row["value"] - row["low"] for row in rows], [row["high"] - row["value"] for row in rows]]
+    axes.errorbar(x, values, yerr=reach, color=BLUE, marker="o", markersize=4, capsize=3, linewidth=1.4)
+    return _svg(figure)
 
 
 def histograms(
@@ -114,11 +94,6 @@ def histograms(
         else:
             drawn[name] = axes.stairs(values, edges, fill=True, color=colour, alpha=0.55)
     return _svg(_named(figure, drawn))
-
-
-def counts(edges: Sequence[float], rows: dict[str, Sequence[float]], *, title: str, xlabel: str) -> str:
-    """Histograms, already counted."""
-    return histograms(rows, title=title, xlabel=xlabel, edges=edges)
 
 
 def shares(

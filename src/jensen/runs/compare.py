@@ -14,12 +14,12 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from jensen.adversarial import pack
 from jensen.core.progress import Track, silent
 from jensen.core.protocols import Sampleable
 from jensen.core.seeding import checked_seed, derived, generator
 from jensen.data.dataset import Data, some
 from jensen.data.space import Classes
+from jensen.judging.critics import logits
 from jensen.judging.features import features_of
 from jensen.judging.fresh import Judgement, discriminate
 from jensen.judging.samples import class_shares, measured, nearness
@@ -241,13 +241,8 @@ def _critic(run: Run, data: Data) -> Critic | None:
     game = case_of(run, data).game
     if game is None or not isinstance(game.objective, Critical):
         return None
-    critic, packing = game.objective.critic.eval().requires_grad_(False).cpu(), game.objective.packing
-
-    def logits(x: Tensor) -> Tensor:
-        packs = pack(x[: len(x) // packing * packing], packing)
-        return torch.cat([critic(part).reshape(len(part), -1).mean(1) for part in packs.split(512)])
-
-    return logits
+    critic, packing = game.objective.critic.requires_grad_(False).cpu(), game.objective.packing
+    return lambda x: logits(critic, x, packing)
 
 
 def _drawn(name: str, run: Run, data: Data, n: int, seed: int, track: Track) -> tuple[Tensor, Cost]:
