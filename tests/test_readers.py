@@ -103,6 +103,8 @@ def test_no_text_is_on_both_sides_and_asked_texts_are_held_out():
     assert all(held_out(t) for t in [*test, *asked])
     assert len(set(asked)) == 1000
     assert text.decode(data.asked(20)) == asked[:20]
+    more = {row.numpy().tobytes() for row in some(Captcha(pictures=250, test=150).open(0).train)["x"]}
+    assert not more & {row.numpy().tobytes() for row in some(data.train)["x"]}
     few = Captcha(alphabet="ABCDE", length=3, pictures=30).open(0)  # 125 texts, about 25 of them held out
     asked = few.space.cond.decode(few.asked(60))
     distinct = len(set(asked))

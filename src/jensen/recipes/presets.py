@@ -282,7 +282,7 @@ RECIPES = (
     preset(
         "digits-pix2pix",
         "handwritten digits as printed ones and back, from pairs of one label",
-        HandwrittenPrinted(pairing="by-class"),
+        HandwrittenPrinted(pairing="by-class", jitter=0),
         Translation(pairing="paired", shown=Shown(noise=0.0, noise_end=0.0)),
         translating(steps=600, **TRANSLATORS),
     ),

@@ -91,11 +91,14 @@ _DRAWN: dict[tuple[Style, int, int, Split], Tensors] = {}
 
 
 def drawn(style: Style, count: int, seed: int, split: Split, track: Track) -> Tensors:
-    """Pictures of one split, uint8, and their texts; the last few that were drawn are kept."""
+    """Pictures of one split, uint8, and their texts; the last few that were drawn are kept.
+
+    Another number of them are other pictures: a generator's are not among those that a reader was trained on.
+    """
     key = style, count, seed, split
     if key not in _DRAWN:
         advance = track({"train": "drawing training pictures", "test": "drawing held-out pictures"}[split], count)
-        texts, pictures = draw(style, count, derived(seed, split), split=split, on_progress=advance)
+        texts, pictures = draw(style, count, derived(seed, split, count), split=split, on_progress=advance)
         if len(_DRAWN) >= 4:
             del _DRAWN[next(iter(_DRAWN))]
         x = torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous()
