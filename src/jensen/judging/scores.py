@@ -12,7 +12,7 @@ from jensen.core.seeding import derived, generator, generators
 from jensen.judging.bounds import diffusion_of, judged_span
 from jensen.judging.case import Case, judge
 from jensen.metrics import energy_distance
-from jensen.models import Diffusion, ScoreModel
+from jensen.models import Diffusion, KernelDensityModel, ScoreModel
 from jensen.models.score import LANGEVIN
 from jensen.report import plots
 from jensen.report.findings import Finding, Part, Table
@@ -25,37 +25,49 @@ EXACT = 500  # samples drawn along the exact score
 @judge
 def score_error(case: Case) -> Part | None:
     """At each noise level the relative squared error of the score, where the noised data are."""
-    model, log_p = diffusion_of(case.model), case.data.truths.log_p
-    if model is None or log_p is None or case.conditional:
+    log_p, scores = case.data.truths.log_p, noised_scores(case)
+    if log_p is None or case.conditional or not scores:
         return None
     x, rng = case.test["x"].to(case.device), generator(derived(case.seed, "score"), case.device)
-    sigmas, errors = [], []
-    for t in level_times(case, model):
-        alpha, sigma = (float(v) for v in model.denoiser.schedule.alpha_sigma(t))
-        level = sigma / alpha * float(model.scale)
-        noised = x + level * torch.randn(x.shape, generator=rng, device=x.device)
+    errors = []
+    for sigma, score in scores:
+        noised = x + sigma * torch.randn(x.shape, generator=rng, device=x.device)
         with torch.no_grad():
-            error = relative_score_error(score_at(model, t), noised, score_of(lambda z, s=level: log_p(z, s)))
-        sigmas.append(level)
-        errors.append(error)
-    mean = sum(errors) / len(errors)
-    note = f"mean over {len(errors)} levels; largest {max(errors):.3g}"
+            errors.append(relative_score_error(score, noised, score_of(lambda z, sigma=sigma: log_p(z, sigma))))
+    sigmas, mean = [sigma for sigma, _ in scores], sum(errors) / len(errors)
+    several = len(errors) > 1
+    note = f"mean over {len(errors)} noise levels; largest {max(errors):.3g}" if several else ""
     finding = Finding("score_error", "relative squared error of the score", mean, note=note)
     text = (
-        "E|s - score|^2 / E|score|^2 on held-out data with noise of each level added: 0 is exact, 1 is the error of a "
-        "score of zero. The exact score is the gradient of the data's own log density, convolved with the noise."
+        f"E|s - score|^2 / E|score|^2 on held-out data{' with noise of each level added' * several}: 0 is exact, 1 is "
+        "the error of a score of zero. The exact score is the gradient of the data's own log density"
+        f"{', convolved with the noise' * several}."
     )
-    curve = plots.curves(sigmas, {"error": errors}, title="relative squared error", xlabel="noise level", log=True)
+    drawn = []
+    if several:
+        drawn.append(plots.curves(sigmas, {"": errors}, title="relative squared error", xlabel="noise level", log=True))
     details = {"score_error": {"sigma": sigmas, "error": errors}}
-    return Part("Error of the score", text, [finding], plots=[curve], details=details)
+    return Part("Error of the score", text, [finding], plots=drawn, details=details)
 
 
-def level_times(case: Case, model: Diffusion) -> Tensor:
-    """Times of a score model's ladder, or evenly spaced over a diffusion model's span but for its end."""
+def noised_scores(case: Case) -> list[tuple[float, Score]]:
+    """The model's score of data with noise of standard deviation sigma added, at each sigma.
+
+    Of a score model on its ladder, of a diffusion model at times evenly spaced over its span but for its end, of a
+    kernel density without noise; [] for other models.
+    """
+    if isinstance(case.model, KernelDensityModel):
+        return [(0.0, case.model.score)]
+    model = diffusion_of(case.model)
+    if model is None:
+        return []
+    schedule = model.denoiser.schedule
     if isinstance(case.model, ScoreModel):
-        return model.denoiser.schedule.time(-2 * case.model.sigmas.double()).clamp(0, 1)
-    first, last = judged_span(case, model)
-    return torch.linspace(first, last, LEVELS + 1, dtype=torch.float64)[:-1]
+        times = schedule.time(-2 * case.model.sigmas.double().log()).clamp(0, 1)
+    else:
+        times = torch.linspace(*judged_span(case, model), LEVELS + 1, dtype=torch.float64)[:-1]
+    alpha, sigma = schedule.alpha_sigma(times)
+    return [(level, score_at(model, t)) for level, t in zip((sigma / alpha * model.scale).tolist(), times, strict=True)]
 
 
 def score_at(model: Diffusion, t: Tensor) -> Score:
