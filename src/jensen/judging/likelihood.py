@@ -88,7 +88,9 @@ def _exact(case: Case, x: Tensor) -> bool:
 
 def _log_p(case: Case, x: Tensor, name: str) -> Likelihood:
     model, rng = case.model, generator(derived(case.seed, name), case.device)
-    of = {"samples": case.settings.importance, "generator": rng} if isinstance(model, LatentChain) else {}
+    of: dict[str, Any] = {}
+    if isinstance(model, LatentChain):
+        of = {"samples": case.settings.importance, "generator": rng}
     assert isinstance(model, Bounded)
     rows = chunks(x, None, CHUNK, case.track(name, len(x)))
     parts = [model.log_likelihood(part.to(case.device), **of) for part, _ in rows]

@@ -396,14 +396,14 @@ def between(prior: Distribution, first: torch.Generator, second: torch.Generator
         raise ValueError(f"n must be at least 2, got {n}")
     if not prior.has_rsample:
         raise ValueError("interpolation needs continuous latents with a proper prior: nothing lies between two classes")
-    ends = []
-    for generator in (first, second):
-        with drawing(generator):
-            ends.append(prior.sample() - prior.mean)
-    share = torch.linspace(0, 1, n).to(ends[0])
-    if ends[0].numel() == 1:  # a line has no circle
-        return torch.lerp(*ends, share[:, None]) + prior.mean
-    return slerp(*ends, share) + prior.mean
+    with drawing(first):
+        a = prior.sample() - prior.mean
+    with drawing(second):
+        b = prior.sample() - prior.mean
+    share = torch.linspace(0, 1, n).to(a)
+    if a.numel() == 1:  # a line has no circle
+        return torch.lerp(a, b, share[:, None]) + prior.mean
+    return slerp(a, b, share) + prior.mean
 
 
 def expect_rows(x: Tensor, event: tuple[int, ...]) -> None:
