@@ -235,9 +235,15 @@ def test_a_traversal_moves_one_coordinate_a_row(name):
     assert bool((rows.diff(dim=1).abs().sum(2) > 0).all())
     if name == "one-hot":
         torch.testing.assert_close(rows[:, 0], rows[:, 4])  # the fifth step is the first of four classes again
-    else:  # straight lines, of one direction each
-        step = rows.diff(dim=1)
-        torch.testing.assert_close(step, step[:, :1].expand_as(step), rtol=1e-4, atol=1e-5)
+    elif name != "two layers":
+        order = codes.std(0).argsort(descending=True)[:2]
+        assert names == [f"coordinate {d + 1}" for d in order.tolist()]
+        for row, d in zip(rows, order.tolist(), strict=True):
+            ends = codes[0].repeat(2, 1)
+            ends[:, d] = codes[:, d].mean() + 2.5 * codes[:, d].std() * torch.tensor([-1, 1])
+            torch.testing.assert_close(row[[0, -1]], model.from_codes(ends), rtol=1e-5, atol=1e-5)
+            step = row.diff(dim=0)  # the decoders are linear
+            torch.testing.assert_close(step, step[:1].expand_as(step), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["one layer", "two layers", "autoencoder"])
