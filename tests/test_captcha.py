@@ -9,8 +9,6 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy import stats
 from scipy.spatial.distance import cdist, pdist
 
@@ -47,15 +45,6 @@ def test_given_texts_are_drawn_in_order():
         draw(Style(), 2, seed=0, texts=["1234"])
     with pytest.raises(ValueError, match="count must be at least 1"):
         draw(Style(), 0, seed=0)
-
-
-@given(st.sampled_from(["0123456789", "ABCDEF", "xyz!#"]), st.integers(5, 9), st.data())
-def test_encoding_comes_back(alphabet, length, data):
-    style = Style(alphabet, length)
-    texts = data.draw(st.lists(st.text(alphabet, min_size=length, max_size=length), min_size=1, max_size=5))
-    codes = style.encode(texts)
-    assert codes.shape == (len(texts), length)
-    assert style.decode(codes) == texts
 
 
 def test_exactly_two_thousand_strings_are_kept_for_judging():

@@ -89,23 +89,11 @@ class Style:
                 raise ValueError(f"text {text!r} has {c!r}, which is not in the alphabet {self.alphabet!r}")
         return text
 
-    def encode(self, texts: Sequence[str]) -> NDArray[np.int64]:
-        """Indices into the alphabet, (N, length).
-
-        >>> Style().encode(["7038"]).tolist()
-        [[7, 0, 3, 8]]
-        """
-        return np.array([[self.alphabet.index(c) for c in self.check(t)] for t in texts], dtype=np.int64)
-
-    def decode(self, indices: NDArray[np.int64]) -> list[str]:
-        """Texts from indices (N, length), the inverse of `encode`."""
-        return ["".join(self.alphabet[i] for i in row) for row in indices]
-
 
 def held_out(text: str) -> bool:
-    """Whether `text` is kept for judging: one in five, by a hash, for every alphabet and length.
+    """Whether `text` is held out: one in five, by a hash, for every alphabet and length.
 
-    Strings of the test side are never drawn for training, neither of a generator nor of a reader.
+    Held-out texts are never drawn for training, neither of a generator nor of a reader.
 
     >>> sum(held_out(f"{i:04d}") for i in range(10_000))
     2000
@@ -114,7 +102,7 @@ def held_out(text: str) -> bool:
 
 
 def random_text(rng: random.Random, style: Style, split: Split) -> str:
-    """A uniformly random text of the given side."""
+    """A uniformly random text of one split."""
     while True:
         text = "".join(rng.choices(style.alphabet, k=style.length))
         if held_out(text) == (split == "test"):
@@ -199,11 +187,11 @@ def draw(
 
     Args:
         style: what they look like.
-        count: how many.
+        count: number of pictures.
         seed: the stream; picture i is a pure function of (style, seed, i, its text).
-        split: the side the random texts are drawn from.
-        texts: the texts to draw instead, `count` of them.
-        workers: processes, by default one a core; 0 draws in this process.
+        split: of the random texts.
+        texts: to draw instead of random ones, `count` of them.
+        workers: number of processes, by default one per core; 0 draws in this process.
         on_progress: called with the number of pictures that have just come.
 
     Returns:

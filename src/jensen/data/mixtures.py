@@ -70,7 +70,7 @@ def ring(modes: int = 8, *, radius: float = 1.0, std: float = 0.01, balance: flo
     """Gaussians evenly on a circle, the first at angle 0, float32.
 
     Args:
-        modes: how many.
+        modes: number of modes.
         radius: of the circle.
         std: of each, in each direction.
         balance: weight of the last mode over that of the first, geometric between; 1 is balanced.

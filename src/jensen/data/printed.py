@@ -1,4 +1,4 @@
-"""Digits printed in several fonts, scanned as the handwritten ones of scikit-learn were: ink counted block by block."""
+"""Digits printed in several fonts, in 17 levels of grey as scikit-learn's handwritten ones."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from torch.nn import functional as F
 
 BLOCK = 4  # dots of the bitmap along a pixel's side: 0 .. 16 of them inked
 BUILT_IN = "pillow"
-"""The font that pillow carries itself."""
+"""The font that comes with pillow."""
 
 FONTS = (
     *("DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSans-BoldOblique"),
     *("DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSerif-Italic", "DejaVuSerif-BoldItalic"),
     *("STIXGeneralBol", "STIXGeneralItalic", "cmb10", "cmss10", "cmtt10"),
 )
-"""To train on; they come with matplotlib."""
+"""For training; they come with matplotlib."""
 
 UNSEEN_FONTS = ("DroidSansMono", "STIXGeneral", "cmr10", BUILT_IN)
-"""To test with: of captcha, matplotlib and pillow."""
+"""Held out; they come with captcha, matplotlib and pillow."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Printed:
 
     Attributes:
         levels: (N, 1, side, side) int64 in 0 .. 16.
-        labels: (N,) int64, every digit equally often, or nearly.
+        labels: (N,) int64, all digits equally often up to one.
         fonts: (N,) int64, places in the list of fonts that was asked for.
     """
 
@@ -51,21 +51,21 @@ def printed(
     fonts: Sequence[str] = FONTS,
     generator: torch.Generator | None = None,
 ) -> Printed:
-    """N digits, each in a font, a size, a width, a weight and a place of its own.
+    """N digits, each of random size, width, weight and place, fonts and digits equally often.
 
-    A digit is drawn as a bitmap of 4 side by 4 side dots, and the inked ones of each 4 x 4 block are counted: the
-    way in which the handwritten digits came from 32 x 32 bitmaps to 8 x 8 levels. Like those it fills the height:
-    7/8 to all of it; it is 3/4 to 1 times as wide as the font has it, its strokes are thickened by up to half a
-    pixel, and its place is any that keeps it inside, up to 1/16 of the side from the middle.
+    A digit is drawn as a bitmap of (4 side) x (4 side) dots; a pixel's level is the number of inked dots in its 4 x 4
+    block, as scikit-learn's 8 x 8 digits were made from 32 x 32 bitmaps. Uniformly random are its height, from 7/8 to
+    all of the picture, its width, from 3/4 to 1 times that of the font, the thickening of its strokes, up to half a
+    pixel, and its offset from the middle, up to 1/16 of the side, as far as it stays inside.
 
     Args:
         n: at least 1.
         side: of a picture in pixels, at least 8.
-        fonts: names of `FONTS` and `UNSEEN_FONTS`, equally often, or nearly.
+        fonts: names among `FONTS` and `UNSEEN_FONTS`.
         generator: of all draws; None is torch's global one.
 
     Raises:
-        ValueError: for n < 1, a side below 8, no font, or one that is not there.
+        ValueError: for n < 1, a side below 8, no font, or an unknown one.
 
     >>> some = printed(20, generator=torch.Generator().manual_seed(0))
     >>> some.levels.shape, int(some.levels.max()), some.labels.bincount().tolist()
@@ -107,13 +107,13 @@ def _bitmap(
 
 
 def _place(room: int, share: float, most: float) -> int:
-    """From the edge, with so much room: the middle, and a share in [-1, 1] of what is allowed to either side."""
+    """Offset from the edge: centred in the room, moved by a share in [-1, 1] of what is allowed to either side."""
     return round(room / 2 + share * min(room / 2, most))
 
 
 @cache
 def _fitting(name: str, height: int) -> ImageFont.FreeTypeFont:
-    """The font at the size at which its 0 is so many dots high."""
+    """The font at the size at which its 0 has this height in dots."""
     trial = 256
     _, top, _, bottom = _font(name, trial).getbbox("0")
     return _font(name, max(1, round(trial * height / (bottom - top))))
@@ -140,7 +140,7 @@ def _path(name: str) -> Path:
 
 
 def enlarge(pictures: Tensor, side: int) -> Tensor:
-    """Pictures (N, C, H, W) of floats at `side` by `side`, by bilinear interpolation; those of this side as they are.
+    """Pictures (N, C, H, W) resized to (N, C, side, side) by bilinear interpolation; unchanged if they have this size.
 
     >>> enlarge(torch.ones(2, 1, 8, 8), 16).shape
     torch.Size([2, 1, 16, 16])

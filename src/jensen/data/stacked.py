@@ -42,7 +42,7 @@ def mode_shares(balance: float = 1.0) -> Tensor:
 
 
 def expected_modes(n: int, shares: Tensor) -> float:
-    r"""$\sum_k 1 - (1 - w_k)^n$: modes that n draws of the data themselves reach, in the mean.
+    r"""$\sum_k 1 - (1 - w_k)^n$: expected number of modes among n draws of the data.
 
     Args:
         n: at least 1.
@@ -62,13 +62,13 @@ def expected_modes(n: int, shares: Tensor) -> float:
 def stacked(
     pictures: Tensor, labels: Tensor, n: int, *, balance: float = 1.0, generator: torch.Generator | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Draw n of them: each channel a digit of the shares of `digit_shares`, written by any of its pictures.
+    """Draw n pictures: each channel is a digit drawn by `digit_shares`, shown by a random one of its pictures.
 
     Args:
         pictures: (N, 1, H, W), of all ten digits.
         labels: (N,), 0 to 9.
         n: at least 1.
-        balance: of the rarest digit's share to the most frequent one's, 1 if all are equal.
+        balance: share of the rarest digit over that of the most frequent one; 1 if all are equal.
         generator: of all draws.
 
     Returns:
@@ -107,7 +107,7 @@ def stacked_stream(pictures: Tensor, labels: Tensor, batch_size: int, seed: int,
 
 
 class _Pool:
-    """Where each digit's pictures are: rows in the order of their labels, where each begins and how many it has."""
+    """Pictures by digit: rows in the order of their labels, the first row and the number of rows of each digit."""
 
     def __init__(self, pictures: Tensor, labels: Tensor):
         if pictures.ndim != 4 or pictures.shape[1] != 1 or labels.shape != pictures.shape[:1]:
@@ -126,7 +126,7 @@ class _Pool:
         self.starts = self.counts.cumsum(0) - self.counts
 
     def row(self, digits: Tensor, u: Tensor) -> Tensor:
-        """The picture of each digit that u, uniform on [0, 1), picks."""
+        """A picture of each digit, chosen by u, uniform on [0, 1)."""
         counts = self.counts[digits]
         return self.rows[self.starts[digits] + (u * counts).long().clamp(max=counts - 1)]
 

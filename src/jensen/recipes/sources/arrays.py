@@ -26,9 +26,9 @@ class IDX(Source):
     labels: Place | None = None
     """IDX file of their labels, or null"""
     height: Annotated[int, Field(ge=1)] = 28
-    """of a picture in pixels"""
+    """height of a picture in pixels"""
     width: Annotated[int, Field(ge=1)] = 28
-    """of a picture in pixels"""
+    """width of a picture in pixels"""
     test: Annotated[int, Field(ge=2)] = 1000
     """held-out pictures"""
     levels: Literal[2, 256] = 256

@@ -36,9 +36,9 @@ class Captcha(Source):
     length: int = 4
     """characters in a text"""
     height: int = 24
-    """of a picture in pixels, a multiple of 8"""
+    """height of a picture in pixels, a multiple of 8"""
     width: int = 64
-    """of a picture in pixels, a multiple of 8"""
+    """width of a picture in pixels, a multiple of 8"""
     ink: tuple[int, int] = (70, 140)
     """lowest and highest luminance of the ink, from 60 to 200"""
     colour: bool = False
@@ -58,9 +58,12 @@ class Captcha(Source):
     def style(self) -> Style:
         return Style(self.alphabet, self.length, self.height, self.width, self.ink, self.colour)
 
+    def texts(self) -> Text:
+        return Text(self.alphabet, self.length)
+
     def known(self) -> Space:
         shape = (self.style().channels, self.height, self.width)
-        return Space(shape, 256, cond=Text(self.alphabet, self.length))
+        return Space(shape, 256, cond=self.texts())
 
     def open_reader(self, runs: Opener = no_runs) -> TextReader | None:
         if self.reader == SHIPPED:
@@ -84,7 +87,7 @@ class Captcha(Source):
         """N random held-out texts, (n, length), without repeats while there are enough; the same for every seed."""
         rng = random.Random("asked")
         distinct = list(dict.fromkeys(random_text(rng, self.style(), "test") for _ in range(20 * n)))
-        return torch.from_numpy(self.style().encode([distinct[k % len(distinct)] for k in range(n)]))
+        return self.texts().encode([distinct[k % len(distinct)] for k in range(n)])
 
 
 _DRAWN: dict[tuple[Style, int, int, Split], Tensors] = {}
@@ -102,7 +105,7 @@ def drawn(style: Style, count: int, seed: int, split: Split, track: Track) -> Te
         if len(_DRAWN) >= 4:
             del _DRAWN[next(iter(_DRAWN))]
         x = torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous()
-        _DRAWN[key] = Tensors(x=x, cond=torch.from_numpy(style.encode(texts)))
+        _DRAWN[key] = Tensors(x=x, cond=Text(style.alphabet, style.length).encode(texts))
     return _DRAWN[key]
 
 

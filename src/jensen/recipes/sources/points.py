@@ -103,7 +103,7 @@ class Ring(Mixture):
     modes: Annotated[int, Field(ge=1)] = 8
     """number of modes"""
     radius: Length = 1.0
-    """of the circle"""
+    """radius of the circle"""
     std: Length = 0.01
     """standard deviation of a mode"""
 
@@ -121,7 +121,7 @@ class Grid(Mixture):
     side: Annotated[int, Field(ge=1)] = 5
     """modes in a row"""
     spacing: Length = 2.0
-    """between neighbouring modes"""
+    """distance between neighbouring modes"""
 
     @property
     def name(self) -> str:

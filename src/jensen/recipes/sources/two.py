@@ -27,15 +27,15 @@ from jensen.recipes.sources.digits import CLASSES, HANDWRITTEN, PRINTED, Digits
 class HandwrittenPrinted(Source):
     """Side a: handwritten digits, 8 x 8 enlarged; side b: printed digits; the same data for every seed.
 
-    At 8 x 8 the strokes of print are a pixel of grey and look like handwriting; hence the larger side. A small side can
-    be enlarged by samples of a generator that was trained on it, and on nothing else: `jensen train digits-gan --set
+    At 8 x 8 pixels printed digits look like handwritten ones; hence the default of 16. A side with few training
+    pictures can be enlarged by samples of a generator that was trained on these alone: `jensen train digits-gan --set
     data.pictures=N` for handwritten=N, with `data.style=printed` for printed=N.
     """
 
     pairing: Literal["unpaired", "by-class"] = "unpaired"
     """unpaired: batches drawn from each side by itself; by-class: pairs of one label"""
     side: Annotated[int, Field(ge=SIDE)] = 16
-    """pixels along a side of a picture"""
+    """pixels along a side"""
     handwritten: Annotated[int, Field(ge=10, le=HANDWRITTEN)] | None = None
     """handwritten training digits; null: all, 1437"""
     printed: Annotated[int, Field(ge=10)] = PRINTED
@@ -45,13 +45,13 @@ class HandwrittenPrinted(Source):
     jitter: Annotated[float, Field(ge=0)] = 0.07
     """standard deviation of a random affine map of each drawn picture, in units of half its side"""
     partners: Annotated[int, Field(ge=1)] = 4
-    """of each handwritten digit, for pairing by-class"""
+    """printed partners of each handwritten digit, for pairing by-class"""
     enlarge_a: Place | None = None
     """folder of a run that draws handwritten digits, 8 x 8, to add to side a"""
     enlarge_b: Place | None = None
     """folder of a run that draws printed digits to add to side b"""
     share: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """of generated pictures on a side that is enlarged"""
+    """share of generated pictures on a side that is enlarged"""
 
     @model_validator(mode="after")
     def _no_idle(self) -> HandwrittenPrinted:
