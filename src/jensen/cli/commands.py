@@ -13,6 +13,7 @@ from jensen.cli.files import writable
 from jensen.data.dataset import Data
 from jensen.recipes.recipe import Recipe
 from jensen.recipes.words import configure, preset
+from jensen.report.findings import rows
 from jensen.runs.draw import MOST_ON_A_SHEET, Request, Samples, drawing
 from jensen.runs.evaluate import evaluate as judged
 from jensen.runs.evaluate import examples
@@ -106,7 +107,7 @@ def evaluate(
     with show.tracking() as track:
         found = judged(run, data=data, track=track, stability=stability)
     show.line()
-    show.rows([(f.name, f"{f}{f', {f.note}' * bool(f.note)}") for f in found.values()])
+    show.rows(rows(found))
     if json_file is not None:
         write_text(json_file, (folder / EVALUATION).read_text(encoding="utf-8"))
     show.line()

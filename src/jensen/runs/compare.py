@@ -158,12 +158,13 @@ def compare(
     """
     checked_seed(seed)
     runs = _opened(folders)
+    likelihoods = {name: _evaluated(run.folder) for name, run in runs.items()}
     data = _shared(runs, track)
     train, test = some(data.train, 50_000), some(data.test, HELD_OUT)["x"]
     n = min(MOST, len(train["x"])) if n is None else n
     if not LEAST <= n <= len(train["x"]):
         raise ValueError(
-            f"n must be from {LEAST} to {len(train['x'])}, the training examples that the floor is of, got {n}"
+            f"n must be from {LEAST} to {len(train['x'])}, the training examples that floors are drawn from, got {n}"
         )
     found = features_of(features, data)
     critics = {name: critic for name, run in runs.items() if (critic := _critic(run, data)) is not None}
@@ -187,7 +188,7 @@ def compare(
     advance(1)
     contestants = []
     for name, run in runs.items():
-        made, evaluation = drawn[name], read_evaluation(run.folder)
+        made = drawn[name]
         near = nearness(nearest_distance(made[:MOST], x)[0], distances)
         contestants.append(
             Contestant(
@@ -196,7 +197,7 @@ def compare(
                 samples=made[:SHOWN],
                 between=_between(run, seed),
                 metrics=metrics(made) | {"copies": near},
-                likelihoods=[f for f in (evaluation or {}).values() if "measure" in f.facts],
+                likelihoods=likelihoods[name],
                 cost=costs[name],
                 judgement=fresh((made[:seen], made[seen : seen + kept])),
                 critics={owner: auc(critic(made), critic(test)) for owner, critic in critics.items()},
@@ -219,6 +220,12 @@ def _opened(folders: Sequence[Path]) -> dict[str, Run]:
         if not isinstance(run.model, Sampleable) or run.space.b is not None:
             raise ValueError(f"{name} cannot be compared: a run of {run.recipe.name} draws no samples of its data")
     return runs
+
+
+def _evaluated(folder: Path) -> list[Finding]:
+    """Likelihoods of a run's evaluation, if there is one."""
+    found = read_evaluation(folder)
+    return [] if found is None else [f for f in found.values() if "measure" in f.facts]
 
 
 def _shared(runs: Mapping[str, Run], track: Track) -> Data:
