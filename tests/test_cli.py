@@ -354,12 +354,12 @@ WRONG_TRAIN = [
     (["captcha", "--set", "data.ink=[140,70]"], ["low <= high"]),
     (["captcha", "--set", "data.ink=[0,30]"], ["60 <= low"]),
     (["captcha", "--set", "network.output=eps"], ["no finite x at t = 1", "sampling.start"]),
-    (["captcha", "--set", "loss.drop=2"], ["'network.drop' got 0"]),
+    (["captcha", "--set", "loss.drop=2"], ["'loss.drop' got 2"]),
     (["captcha", "--set", "training.batch_size=true"], ["no true or false"]),
     (["captcha", "--set", 'training={"steps":3}'], ["'training' is a group"]),
     (["captcha", "--set", "data.length=1"], ["at least 100 texts"]),
     (["captcha", "--set", "network.widths=[96,100]"], ["multiples of 8"]),
-    (["captcha", "--set", "network.widths=[32,32,32,32]"], ["multiples of 32"]),
+    (["captcha", "--set", "network.widths=[32,32,32,32]"], ["multiples of network.patch 2^(levels - 1), 32"]),
     (["captcha", "--set", "data.reader=nowhere"], ["no run folder", "nowhere"]),
     (["captcha", "--resume", "--out", "nowhere"], ["no run folder nowhere"]),
     (["captcha", "--bogus"], ["No such option", "--bogus"]),
@@ -420,7 +420,9 @@ def test_broken_runs_are_named(capsys, run, tmp_path):
     (folder / "model.safetensors").write_bytes(weights[: len(weights) // 2])
     refused(capsys, ["sample", str(folder), "-n", "1"], "model.safetensors is broken")
     (folder / "model.safetensors").write_bytes(weights)
-    (folder / "config.json").write_text(config.replace("[\n      8,\n      16\n    ]", "[8, 24]"))
+    edited = json.loads(config)
+    edited["family"]["network"]["widths"] = [8, 24]
+    (folder / "config.json").write_text(json.dumps(edited))
     refused(capsys, ["sample", str(folder), "-n", "1"], "of another model")
     (folder / "config.json").write_text(config[:-20])
     refused(capsys, ["evaluate", str(folder)], "config.json is broken")

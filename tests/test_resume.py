@@ -200,10 +200,10 @@ def test_an_edited_network_is_named_by_its_first_weight_with_both_shapes(capsys,
     refused(capsys, ["sample", str(copy_of), "-n", "1"], "model.safetensors is of another model", said)
     refused(capsys, going_on(copy_of, "--steps", "8"), "state is of another model", "model." + said)
     config.write_text(text.replace('"critic_width": 16', '"critic_width": 24'))
-    refused(capsys, ["evaluate", str(copy_of)], "critic.0.weight is (16, 2) there and (24, 2) here")
-    config.write_text(text.replace('"layers": 3,\n    "critic_w', '"layers": 4,\n    "critic_w'))
+    refused(capsys, ["evaluate", str(copy_of)], "critic.1.weight is (16, 2) there and (24, 2) here")
+    config.write_text(text.replace('"layers": 3,\n      "critic_w', '"layers": 4,\n      "critic_w'))
     refused(capsys, ["sample", str(copy_of), "-n", "1"], "network.6.weight is (2, 16) there and (16, 16) here")
-    config.write_text(text.replace('"layers": 3,\n    "critic_w', '"layers": 2,\n    "critic_w'))
+    config.write_text(text.replace('"layers": 3,\n      "critic_w', '"layers": 2,\n      "critic_w'))
     refused(capsys, ["sample", str(copy_of), "-n", "1"], "network.4.weight is (16, 16) there and (2, 16) here")
 
 
@@ -305,7 +305,11 @@ def test_a_folder_that_cannot_be_written_is_refused_at_the_start(capsys, copy_of
         ("mnist-vae", "data.test=1", "'data.test' got 1: input should be greater than or equal to 2"),
         ("sprites-vae", "data.test=1", "'data.test' got 1"),
         ("digits-cyclegan", "data.test=1", "'data.test' got 1"),
-        ("grid-pacgan", "data.test=16,game.packing=16", "packing 16 leaves fewer than 2 packs of the 16 test data"),
+        (
+            "grid-pacgan",
+            "data.test=16,game.packing=16",
+            "packing 16 leaves fewer than 2 packs of the 16 held-out examples",
+        ),
     ],
 )
 def test_data_too_few_to_judge_by_are_refused_at_the_start(capsys, tmp_path, recipe, word, part):

@@ -52,7 +52,9 @@ playing = partial(
 )
 pictures = partial(playing, batch_size=64, average=0.999, rate=2e-3, betas=(0.0, 0.99))
 on_grid = partial(playing, steps=10_000, batch_size=128, rate=2e-3, betas=(0.0, 0.999))
-WAVES = GANNetwork(critic_width=64, waves=16)
+players = partial(GANNetwork, latents=2, width=128, layers=3, critic_width=128, critic_layers=3)
+WAVES = players(critic_width=64, waves=16)
+drawers = partial(GANNetwork, latents=32, width=32, critic_width=256, critic_layers=2)
 CRITIC = Judging(critic_steps=500)
 r1 = partial(Game, penalty="r1")
 
@@ -220,7 +222,7 @@ RECIPES = (
         "ring-gan",
         "GAN of points on a ring of eight modes",
         Ring(),
-        GAN(),
+        GAN(network=players()),
         playing(steps=5000, batch_size=256, betas=(0.5, 0.999)),
     ),
     preset(
@@ -238,13 +240,18 @@ RECIPES = (
         on_grid(),
     ),
     preset(
-        "digits-gan", "GAN of digits, with R1", GREY, GAN(game=r1(penalty_weight=0.3)), pictures(steps=6000), CRITIC
+        "digits-gan",
+        "GAN of digits, with R1",
+        GREY,
+        GAN(network=drawers(), game=r1(penalty_weight=0.3)),
+        pictures(steps=6000),
+        CRITIC,
     ),
     preset(
         "digits-exponential-gan",
         "GAN of digits with the exponential loss: Hellinger's distance",
         GREY,
-        GAN(game=r1(loss="exponential")),
+        GAN(network=drawers(), game=r1(loss="exponential")),
         pictures(steps=6000),
         CRITIC,
     ),
@@ -252,7 +259,7 @@ RECIPES = (
         "digits-wgan",
         "Wasserstein GAN of digits, with a gradient penalty",
         GREY,
-        GAN(game=Game(loss="wasserstein", critic_steps=5, penalty="wgan-gp", penalty_weight=10.0)),
+        GAN(network=drawers(), game=Game(loss="wasserstein", critic_steps=5, penalty="wgan-gp", penalty_weight=10.0)),
         pictures(steps=2500, rate=1e-3, betas=(0.0, 0.9)),
         CRITIC,
     ),
@@ -260,7 +267,7 @@ RECIPES = (
         "digits-sngan",
         "GAN of digits whose critic is spectrally normalised",
         GREY,
-        GAN(network=GANNetwork(spectral=True), game=Game(loss="hinge")),
+        GAN(network=drawers(spectral=True), game=Game(loss="hinge")),
         pictures(steps=6000),
         CRITIC,
     ),
@@ -268,7 +275,7 @@ RECIPES = (
         "stacked-digits-gan",
         "GAN of stacked digits, three to a picture, with a thousand modes",
         StackedDigits(),
-        GAN(network=GANNetwork(latents=64, width=16, critic_width=512), game=r1(penalty_weight=0.3)),
+        GAN(network=drawers(latents=64, width=16, critic_width=512), game=r1(penalty_weight=0.3)),
         pictures(steps=5000, batch_size=128),
         Judging(critic_steps=1000),
     ),

@@ -98,6 +98,7 @@ def evaluate(
     refuse_unwritable(run.folder)
     data = run.open_data(track) if data is None else data
     case = case_of(run, data, track=track, stability=stability, features=features)
+    _ = case.game  # a checkpoint that does not fit is refused before any work
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "the best q of")  # of models without an encoder: a finding says it
         parts = [part for judge in JUDGES.values() if (part := judge(case)) is not None]

@@ -20,8 +20,10 @@ from jensen.adversarial import (
     r2,
     spectral_norm,
 )
+from jensen.core.progress import Track, silent
 from jensen.core.settings import Settings
 from jensen.core.types import Phase
+from jensen.data.dataset import Data
 from jensen.data.space import Space
 from jensen.models import gan as models
 from jensen.nn import PictureCritic, PictureGenerator, Waves, mlp
@@ -230,6 +232,11 @@ class GAN(Family):
             augmentation=game.augmented(),
             clip=game.clip,
         )
+
+    def begin(self, model: nn.Module, data: Data, seed: int, track: Track = silent) -> None:
+        m, rows = self.game.packing, len(data.test)
+        if m > 1 and rows < 2 * m:
+            raise ValueError(f"game.packing {m} leaves fewer than 2 packs of the {rows} held-out examples")
 
     def update(self) -> Update:
         return self.game.rule()
