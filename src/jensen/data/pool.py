@@ -18,7 +18,10 @@ class Rows(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: Tensor) -> Batch:
-        """The rows of these numbers: "x" (B, ...) float, pictures in [-1, 1]; "cond" (B, width) where there are any."""
+        """The rows of these numbers: "x" (B, ...) float, pictures in [-1, 1]; "cond" (B, width) where there are any.
+
+        And "read" (B, width), what the data's reader should read, where that is no condition.
+        """
         ...
 
 

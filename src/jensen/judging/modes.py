@@ -202,8 +202,9 @@ def classes(case: Case) -> Part | None:
         ),
         Finding("clearly_reached", f"{what} reached by clear samples", found.clearly, best="high", form="count"),
     ]
-    if data.get("cond", data["x"]).shape == real.classes.shape:
-        right = int((real.classes == data["cond"]).all(1).sum())
+    labels = data.get("read", data.get("cond"))
+    if labels is not None and labels.shape == real.classes.shape:
+        right = int((real.classes == labels).all(1).sum())
         read = wilson(right, len(real.classes))
         findings.append(proportion("reader", "held-out data read correctly", read, note="by the same reader"))
     text = (

@@ -43,20 +43,20 @@ LossName = Literal[
 
 
 class Network(Settings):
-    """Generator and critic. Sizes that are left out are those of `DEFAULTS`."""
+    """Generator and critic. Sizes that are left out are those of `DEFAULTS` for the kind of network."""
 
     kind: Literal["auto", "mlp", "conv"] = "auto"
     """mlp: fully connected layers; conv: a convolutional generator of pictures; auto: conv for pictures, or else mlp"""
     latents: Positive | None = None
-    """dimensions of the noise z"""
+    """dimensions of the noise z; null: 2 (mlp) or 32 (conv)"""
     width: Positive | None = None
-    """of the generator's hidden layers; of convolutions, channels at full size"""
+    """of the generator: of its hidden layers (null: 128), or its channels at full size (conv; null: 32)"""
     layers: Positive | None = None
-    """hidden layers of a fully connected generator"""
+    """hidden layers of a fully connected generator; null: 3"""
     critic_width: Positive | None = None
-    """of the critic's hidden layers, which are fully connected"""
+    """of the critic's hidden layers, which are fully connected; null: 128 (mlp) or 256 (conv)"""
     critic_layers: Positive | None = None
-    """hidden layers of the critic"""
+    """hidden layers of the critic; null: 3 (mlp) or 2 (conv)"""
     activation: Literal["relu", "leaky-relu"] = "relu"
     """of fully connected players (mlp)"""
     slope: Annotated[float, Field(gt=0, lt=1)] = 0.2

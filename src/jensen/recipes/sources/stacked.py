@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import torch
 from pydantic import Field
 
 from jensen.core.progress import Track, silent
@@ -49,4 +50,5 @@ class StackedDigits(Source):
 
     def _draw(self, part: Part, n: int, seed: int) -> Tensors:
         rng = generator(derived(seed, part))
-        return Tensors(x=stacked(*pictures("handwritten", part), n, balance=self.balance, generator=rng)[0])
+        x, mode = stacked(*pictures("handwritten", part), n, balance=self.balance, generator=rng)
+        return Tensors(x=x, read=torch.stack([mode // 100, mode // 10 % 10, mode % 10], 1))
