@@ -174,7 +174,7 @@ def test_slerp_keeps_the_length_that_noise_has():
 def test_slerp_refusals():
     a, share = torch.ones(2), torch.tensor([0.5])
     for b, message in (
-        (torch.ones(3), "one shape"),
+        (torch.ones(3), "the same shape"),
         (torch.zeros(2), "must not be zero"),
         (-a, "opposite directions"),
     ):
