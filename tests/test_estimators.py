@@ -597,7 +597,7 @@ def test_leave_one_out_wants_draws_of_the_node_it_serves():
         g = Graph()
         z = g.sample("z", D.Bernoulli(logits=logit), ScoreFunction(leave_one_out), shape=shape)
         g.cost(z * T([[1.0, 3.0, -2.0]] * 2)[: 2 - (logit.ndim == 0), ...].squeeze(0))
-        with pytest.raises(ValueError, match="needs axis 0 of the values"):
+        with pytest.raises(ValueError, match="axis 0 of the values"):
             g.surrogate()
     s, total = 1 / (1 + math.exp(-0.3)), 0.0
     for bits in itertools.product((0.0, 1.0), repeat=2):
@@ -631,7 +631,7 @@ def test_a_baseline_of_the_values_does_not_serve_a_shared_draw(baseline):
     """By autograd or not: a mean that is detached, or a number, hangs on the values all the same."""
     logit = T(0.3, grad=True)
     z = D.Bernoulli(logits=logit).sample()
-    with pytest.raises(ValueError, match="needs axis 0 of the values"):
+    with pytest.raises(ValueError, match="axis 0 of the values"):
         score_surrogate(T([1.0, 3.0, -2.0]) * z, D.Bernoulli(logits=logit).log_prob(z), baseline)
 
 
