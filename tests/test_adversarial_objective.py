@@ -419,7 +419,7 @@ def test_adaptive_augmentation_counts_pictures_not_packs():
 
 
 def test_a_margin_loss_alone_is_no_game():
-    with pytest.raises(ValueError, match=r"generator descends too: MarginGame\(hinge, 'non-saturating'\)"):
+    with pytest.raises(ValueError, match=r"generator's loss too, as MarginGame\(hinge, 'non-saturating'\)"):
         Adversarial(GAN(nn.Linear(3, 2), [3]), nn.Linear(2, 1), loss=hinge)
     with pytest.raises(ValueError, match=r"loss must be one of saturating, .* got 3"):
         Adversarial(GAN(nn.Linear(3, 2), [3]), nn.Linear(2, 1), loss=3)
