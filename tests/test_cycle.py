@@ -515,7 +515,9 @@ def test_what_makes_no_sense_is_refused():
     with pytest.raises(ValueError, match=r"a batch with 'a' and 'b', the pictures of its sides, got \['a', 'x'\]"):
         unpaired()(("critics",), {"a": A, "x": B}, 0)
     wide = {"a": A, "b": pictures(2, side=8)}
-    with pytest.raises(ValueError, match=r"the same shape on both sides, got \(1, 4, 4\) and \(1, 8, 8\): set identity=0"):
+    with pytest.raises(
+        ValueError, match=r"the same shape on both sides, got \(1, 4, 4\) and \(1, 8, 8\): set identity=0"
+    ):
         unpaired()(("critics",), wide, 0)
     with pytest.raises(ValueError, match=r"to side a must have its shape, \(5, 1, 4, 4\), got \(5, 1, 8, 8\)"):
         unpaired(identity=0.0)(("critics",), wide, 0)

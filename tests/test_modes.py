@@ -140,5 +140,5 @@ def test_what_does_not_fit_is_refused():
             mode_coverage(torch.zeros(4, 2), modes, 1.0, weights)
     with pytest.raises(ValueError, match="labels must be from 0 to 2, got 0 to 3"):
         class_coverage(torch.tensor([0, 3]), 3)
-    with pytest.raises(ValueError, match="at least 1 sample"):
+    with pytest.raises(ValueError, match="integers, at least one"):
         class_coverage(torch.zeros(0, dtype=torch.long), 3)
