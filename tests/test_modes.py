@@ -56,7 +56,7 @@ def test_modes_of_different_widths():
     for bad, words in (([0.1, 0.0], "std must be positive"), ([0.1], r"one for each of 2 modes, got \(1,\)")):
         with pytest.raises(ValueError, match=words):
             mode_coverage(samples, modes, bad)
-    with pytest.raises(ValueError, match="of integers, got float32"):
+    with pytest.raises(ValueError, match="integers, at least one, got float32"):
         class_coverage(torch.zeros(3), 2)
 
 
