@@ -139,9 +139,9 @@ def test_what_goes_wrong_in_a_game_is_said():
     x = torch.zeros(4, 2)
     with pytest.raises(ValueError, match=r"the batch must hold 'x', got \['y'\]"):
         game()(("critic",), {"y": x}, 0)
-    with pytest.raises(ValueError, match=r"a penalty must give a tensor, one value an example, got 0\.0"):
+    with pytest.raises(ValueError, match=r"a penalty must give a tensor, one value per example, got 0\.0"):
         game(penalty=lambda critic, real, fake: 0.0)(("critic",), {"x": x}, 0)
-    with pytest.raises(ValueError, match=r"one value an example, \(4,\), got \(4, 1\)"):
+    with pytest.raises(ValueError, match=r"one value per example, \(4,\), got \(4, 1\)"):
         game(penalty=lambda critic, real, fake: critic(real))(("critic",), {"x": x}, 0)
     with pytest.raises(ValueError, match="loss must be one of"):
         game(WassersteinGame)
@@ -154,7 +154,7 @@ def test_what_is_generated_and_what_is_real_have_one_shape(player):
         generator = GAN(nn.Sequential(nn.Linear(3, math.prod(made)), nn.Unflatten(1, made)), [3])
         critic = nn.Sequential(nn.Flatten(), nn.LazyLinear(1))
         shapes = f"of the real ones, {(4, *real)}, got {(4, *made)}"
-        with pytest.raises(ValueError, match=re.escape(f"generated examples must be of the shape {shapes}")):
+        with pytest.raises(ValueError, match=re.escape(f"generated examples must have the shape {shapes}")):
             Adversarial(generator, critic)((player,), {"x": torch.zeros(4, *real)}, 0)
 
 
@@ -419,7 +419,7 @@ def test_adaptive_augmentation_counts_pictures_not_packs():
 
 
 def test_a_margin_loss_alone_is_no_game():
-    with pytest.raises(ValueError, match=r"generator descends too: MarginGame\(hinge, 'non-saturating'\)"):
+    with pytest.raises(ValueError, match=r"generator's loss too, as MarginGame\(hinge, 'non-saturating'\)"):
         Adversarial(GAN(nn.Linear(3, 2), [3]), nn.Linear(2, 1), loss=hinge)
     with pytest.raises(ValueError, match=r"loss must be one of saturating, .* got 3"):
         Adversarial(GAN(nn.Linear(3, 2), [3]), nn.Linear(2, 1), loss=3)

@@ -29,7 +29,7 @@ def unet(**changes):
             "must be finite, got 2 of 3",
         ),
         (torch.tensor([[0.0, -math.inf]]), "must be finite, got 1 of 1"),
-        (torch.zeros(0, 2), r"x must be \(B, ...\) with a row at least, got shape \(0, 2\)"),
+        (torch.zeros(0, 2), r"x must be \(B, ...\) with at least one row, got shape \(0, 2\)"),
         (torch.zeros(3, 2, dtype=torch.long), "x must be float32 or float64, got int64"),
         (torch.zeros(3, 2, dtype=torch.uint8), "x must be float32 or float64, got uint8"),
         (torch.zeros(3, 2).half(), "x must be float32 or float64, got float16"),
@@ -142,7 +142,7 @@ def test_labels_of_any_whole_dtype(dtype):
 
 
 def test_an_ode_that_cannot_be_solved():
-    with pytest.raises(ValueError, match="the velocity must be finite along the path from x, and no step"):
+    with pytest.raises(ValueError, match="the velocity must be finite along the path from x, got a step size of 0"):
         Diffusion(UNIT, (2,)).ode_log_likelihood(torch.full((1, 2), 3e38))
 
 

@@ -286,7 +286,7 @@ def test_wasserstein_names_the_sample_that_is_wrong(wrong, words):
 
 
 def test_wasserstein_wants_points_of_one_size():
-    with pytest.raises(ValueError, match=r"^x and y must hold points of one size, got \(2, 3\) and \(2, 2\)"):
+    with pytest.raises(ValueError, match=r"^x and y must hold points of the same size, got \(2, 3\) and \(2, 2\)"):
         wasserstein1(torch.zeros(2, 3), torch.zeros(2, 2))
 
 

@@ -511,23 +511,27 @@ def test_what_makes_no_sense_is_refused():
         unpaired(loss="best")
     with pytest.raises(ValueError, match=r"distance must be at least 0, got -2\.0"):
         Paired(CycleGAN(Scale(1.0), Scale(1.0)), Means(1.0, 1.0), Means(1.0, 1.0), distance=-2.0)
-    with pytest.raises(ValueError, match="a and b must be equally many, got 5 and 4"):
+    with pytest.raises(ValueError, match="a and b must have the same number of pictures, got 5 and 4"):
         unpaired()(("critics",), {"a": A, "b": B[:4]}, 0)
     with pytest.raises(ValueError, match=r"a batch with 'a' and 'b', the pictures of its sides, got \['a', 'x'\]"):
         unpaired()(("critics",), {"a": A, "x": B}, 0)
     wide = {"a": A, "b": pictures(2, side=8)}
-    with pytest.raises(ValueError, match=r"one shape on both sides, got \(1, 4, 4\) and \(1, 8, 8\): set identity=0"):
+    with pytest.raises(
+        ValueError, match=r"the same shape on both sides, got \(1, 4, 4\) and \(1, 8, 8\): set identity=0"
+    ):
         unpaired()(("critics",), wide, 0)
-    with pytest.raises(ValueError, match=r"to side a must be of its shape, \(5, 1, 4, 4\), got \(5, 1, 8, 8\)"):
+    with pytest.raises(ValueError, match=r"to side a must have its shape, \(5, 1, 4, 4\), got \(5, 1, 8, 8\)"):
         unpaired(identity=0.0)(("critics",), wide, 0)
-    with pytest.raises(ValueError, match=r"want one height and width, got \(1, 4, 4\) and \(1, 8, 8\)"):
+    with pytest.raises(
+        ValueError, match=r"since they are stacked along their channels, got \(1, 4, 4\) and \(1, 8, 8\)"
+    ):
         paired_with(None)(("critics",), wide, 0)
     for player in ("critics", "translators"):
         objective = unpaired()
         objective.critic_b = nn.Sequential(nn.Flatten(0), nn.Linear(80, 1)).to(A)  # one logit for a batch of five
         with pytest.raises(ValueError, match=r"each of 5 examples its logits, got shape \(1,\)"):
             objective((player,), {"a": A, "b": B}, 0)
-    with pytest.raises(ValueError, match=r"a penalty must give one value an example, \(5,\), got \(5, 1\)"):
+    with pytest.raises(ValueError, match=r"a penalty must give one value per example, \(5,\), got \(5, 1\)"):
         unpaired(penalty=lambda critic, real, fake: critic(real)[:, None])(("critics",), {"a": A, "b": B}, 0)
 
 

@@ -300,7 +300,7 @@ def test_the_exact_classifiers_gradient_makes_the_exact_conditional_denoiser(sch
 
 def test_guidance_refusals():
     plain = GaussianOracle(torch.zeros(1), torch.ones(1), CosineSchedule())
-    with pytest.raises(ValueError, match="without a condition"):
+    with pytest.raises(ValueError, match="with a null condition"):
         Guided(plain, 2.0)
     with pytest.raises(ValueError, match="at least 0"):
         Guided(TwoGaussians(CosineSchedule()), -1.0)

@@ -255,7 +255,7 @@ def test_wgan_gp_jumps_and_never_rests():
         for psi in (0.5, 1e-12, -1e-12, -2.0):
             expected = theta + 0.6 * (abs(psi) - 1) * math.copysign(1, psi)
             assert vector_field(game, at=[theta, psi])[1].item() == pytest.approx(expected, abs=1e-9)
-    with pytest.raises(ValueError, match="jumps here and has no linearisation"):
+    with pytest.raises(ValueError, match="is discontinuous here and has no linearisation"):
         eigenvalues(game)
     for rule in ("simultaneous", "alternating"):
         theta, psi = trajectory(game, rule, 0.4, 120, start=[0.1, 0.1]).unbind(1)
@@ -276,7 +276,7 @@ def test_the_only_equilibrium():
 
 def test_what_is_refused():
     for words, message in (
-        ({"f": zero_one}, "zero-one loss has no gradient"),
+        ({"f": zero_one}, "f must have a gradient, and the zero-one loss has none"),
         ({"f": "jensen"}, "'wasserstein' or a function, got 'jensen'"),
         ({"r1": -1.0}, "r1 must be at least 0, got -1"),
         ({"instance_noise": math.nan}, "instance_noise must be at least 0"),

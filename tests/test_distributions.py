@@ -82,7 +82,7 @@ def test_a_network_of_one_batch_axis_takes_sample_axes_too():
     q, c = Conditional(net, DiagonalGaussian(event_dims=3), input_dims=3), torch.randn(2, 3, 1, 4, 4)
     assert q(c).batch_shape == (2, 3)
     torch.testing.assert_close(q(c).mean[1], q(c[1]).mean)
-    with pytest.raises(ValueError, match=r"^inputs must have a batch axis before 3 of their own, got \(1, 4, 4\)$"):
+    with pytest.raises(ValueError, match=r"^inputs must have a batch axis before 3 event axes, got shape \(1, 4, 4\)$"):
         q(c[0, 0])
 
 
@@ -113,7 +113,7 @@ SINGLE = "std must be positive and finite, got "
 RANK = "event_dims must be at least 1, got 0"
 OFF = "data must lie on the 256 levels of [-1, 1], got values in [{}]: scale them by 2 i / 255 - 1"
 BITS = "a Bernoulli's data must be 0 or 1, got values in [{}]: binarize them"
-IMPROPER = "a flat prior is improper and cannot be sampled: draw z from a posterior, or choose another"
+IMPROPER = "a flat prior is improper and cannot be sampled: choose another prior, or sample a posterior"
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ IMPROPER = "a flat prior is improper and cannot be sampled: draw z from a poster
         (lambda: DiagonalGaussian(1, 2.0, 1.0), "bounds must be 0 < min_std < max_std, got 2.0 and 1.0"),
         (
             lambda: DiagonalGaussian()(torch.zeros(2, 3)),
-            "a mean and a spread need an even number of outputs on axis -1, got shape (2, 3)",
+            "outputs must be even in number on axis -1, means and scales, got shape (2, 3)",
         ),
         (lambda: IsotropicGaussian(0.0), SINGLE + "0.0"),
         (lambda: Levels(event_dims=0), RANK),
@@ -143,8 +143,8 @@ IMPROPER = "a flat prior is improper and cannot be sampled: draw z from a poster
         (lambda: DiscretizedGaussian(math.inf, 1.0), "loc must be finite, got inf"),
         (lambda: Levels(levels=1), "levels must be at least 2, got 1"),
         (lambda: GaussianPrior(2, mean=math.nan), "mean must be finite, got nan"),
-        (lambda: GaussianPrior((2, 0)), "shape must be at least 1 an axis, got (2, 0)"),
-        (lambda: FlatPrior(-1), "shape must be at least 1 an axis, got (-1,)"),
+        (lambda: GaussianPrior((2, 0)), "shape must be at least 1 on each axis, got (2, 0)"),
+        (lambda: FlatPrior(-1), "shape must be at least 1 on each axis, got (-1,)"),
         (lambda: Gompertz(1.0, 1.0).icdf(T([0.5, 1.5])), "a probability must be in [0, 1], got 1.5"),
         (lambda: DiscretizedGaussian(0.0, 1.0, levels=1), "levels must be at least 2, got 1"),
         (lambda: DiscretizedGaussian(0.0, 1.0).log_prob(T([0.3])), OFF.format("0.3, 0.3")),

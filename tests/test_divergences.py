@@ -435,7 +435,7 @@ def test_what_cannot_be_compared_is_refused():
         divergence("hellinger", one, Poisson(1.0))
     with pytest.raises(ValueError, match="samples must be a whole number of at least 4, got 3"):
         divergence("hellinger", two, two, samples=3)
-    with pytest.raises(ValueError, match=r"one number an example, \(.*,\), got"):
+    with pytest.raises(ValueError, match=r"one number per example, \(.*,\), got"):
         risk(logistic, lambda x: x.sum(), one, one)
     with pytest.raises(ValueError, match="did not settle"):  # an infinite risk
         risk(exponential, lambda x: -(x**2), one, one)

@@ -174,7 +174,7 @@ def test_slerp_keeps_the_length_that_noise_has():
 def test_slerp_refusals():
     a, share = torch.ones(2), torch.tensor([0.5])
     for b, message in (
-        (torch.ones(3), "one shape"),
+        (torch.ones(3), "the same shape"),
         (torch.zeros(2), "must not be zero"),
         (-a, "opposite directions"),
     ):
@@ -203,7 +203,7 @@ def test_interpolation_refusals():
     made = conditional()
     with pytest.raises(ValueError, match="n must be at least 2"):
         made.interpolate(generator(0), generator(1), 1)
-    with pytest.raises(ValueError, match="conditions are not interpolated: give one"):
+    with pytest.raises(ValueError, match="since they are not interpolated"):
         made.interpolate(generator(0), generator(1), 3, cond=torch.zeros(2))
     with pytest.raises(ValueError, match=r"must have the shape \(3,\), got \(1, 3\)"):
         made.interpolate(generator(0), torch.zeros(1, 3), 3)

@@ -101,7 +101,7 @@ def test_what_cannot_be_compared_is_refused():
             ValueError, match=r"x must be \(N, ...\), real numbers, with at least 2 rows, got torch.float32"
         ):
             energy_distance(few, torch.zeros(5, 2))
-    with pytest.raises(ValueError, match="events of one size, got 2 and 3"):
+    with pytest.raises(ValueError, match="events of the same size, got 2 and 3"):
         energy_distance(torch.zeros(4, 2), torch.zeros(5, 3))
     for bad in (math.nan, math.inf):
         with pytest.raises(ValueError, match="y must be finite, and some are not"):

@@ -597,7 +597,7 @@ def test_leave_one_out_wants_draws_of_the_node_it_serves():
         g = Graph()
         z = g.sample("z", D.Bernoulli(logits=logit), ScoreFunction(leave_one_out), shape=shape)
         g.cost(z * T([[1.0, 3.0, -2.0]] * 2)[: 2 - (logit.ndim == 0), ...].squeeze(0))
-        with pytest.raises(ValueError, match="needs axis 0 of the values"):
+        with pytest.raises(ValueError, match="axis 0 of the values"):
             g.surrogate()
     s, total = 1 / (1 + math.exp(-0.3)), 0.0
     for bits in itertools.product((0.0, 1.0), repeat=2):
@@ -631,7 +631,7 @@ def test_a_baseline_of_the_values_does_not_serve_a_shared_draw(baseline):
     """By autograd or not: a mean that is detached, or a number, hangs on the values all the same."""
     logit = T(0.3, grad=True)
     z = D.Bernoulli(logits=logit).sample()
-    with pytest.raises(ValueError, match="needs axis 0 of the values"):
+    with pytest.raises(ValueError, match="axis 0 of the values"):
         score_surrogate(T([1.0, 3.0, -2.0]) * z, D.Bernoulli(logits=logit).log_prob(z), baseline)
 
 
@@ -661,7 +661,8 @@ NORMAL, BIT = D.Normal(torch.zeros(2), 1.0), D.Bernoulli(logits=torch.zeros(2))
 
 
 SHARED = (
-    "a baseline of other draws' values needs axis 0 of the values, {}, to be draws of the node: got draws of shape {}"
+    "axis 0 of the values, {}, must be draws of the node for a baseline made of the other draws' values, "
+    "got draws of shape {}"
 )
 
 
@@ -682,11 +683,11 @@ def graph_with(name, q, **options):
         ),
         (
             lambda: pathwise(D.Independent(BIT, 1), lambda z: z.sum(-1)),
-            "Bernoulli has no pathwise gradient: use the score function, or relax it",
+            "Bernoulli has no pathwise gradient: use the score function or a relaxation",
         ),
         (
             lambda: relaxed(NORMAL, torch.square, temperature=0.5),
-            "only a OneHotCategorical or a Bernoulli can be relaxed, got Normal",
+            "a relaxed q must be a OneHotCategorical or a Bernoulli, got Normal",
         ),
         (lambda: relaxed(BIT, torch.square, temperature=0.0), "temperature must be positive, got 0.0"),
         (
@@ -695,7 +696,7 @@ def graph_with(name, q, **options):
         ),
         (
             lambda: score_function(NORMAL, torch.square, 3, baseline=torch.zeros(2, 1)),
-            "a baseline must broadcast to the values, (3, 2), got (2, 1)",
+            "the baseline must broadcast to the values, (3, 2), got (2, 1)",
         ),
         (
             lambda: score_surrogate(torch.zeros(2), torch.zeros(3, 2)),
@@ -703,14 +704,14 @@ def graph_with(name, q, **options):
         ),
         (
             lambda: baseline_loss(torch.zeros(3), torch.zeros(4, 2)),
-            "a learned baseline must give one number per example of values (4, 2), got (3,)",
+            "a learned baseline must have one number per example of values (4, 2), got shape (3,)",
         ),
         (lambda: MovingAverage(1.0), "decay must be in [0, 1), got 1.0"),
-        (lambda: subsampled_sum(torch.zeros(3), 2), "a batch must hold between 1 and 2 of the population, got 3"),
-        (lambda: subsampled_sum(torch.zeros(0), 2), "a batch must hold between 1 and 2 of the population, got 0"),
+        (lambda: subsampled_sum(torch.zeros(3), 2), "the batch must hold between 1 and 2 examples, got 3"),
+        (lambda: subsampled_sum(torch.zeros(0), 2), "the batch must hold between 1 and 2 examples, got 0"),
         (
             lambda: graph_with("z", BIT).sample("z", BIT),
-            "node 'z' is there already: every node needs a name of its own",
+            "names of nodes must be unique, got 'z' twice",
         ),
         (
             lambda: graph_with("z", BIT).sample("y", BIT, given=["x"]),
@@ -728,7 +729,7 @@ def graph_with(name, q, **options):
             lambda: graph_with("z", BIT).sample("y", D.Normal(0.0, 1.0)),
             "node 'y' of shape () cannot depend on node 'z' of shape (2,): there must be one value per example",
         ),
-        (lambda: graph_with("z", BIT).surrogate(), "a graph without a cost has no gradient: call cost first"),
+        (lambda: graph_with("z", BIT).surrogate(), "a graph must have at least one cost, got none: call cost first"),
         (
             lambda: score_surrogate(torch.zeros(4, 3), torch.zeros(3), leave_one_out),
             SHARED.format("(4, 3)", "(3,)"),

@@ -184,7 +184,7 @@ KINKS = {
 def test_a_kink_on_the_point_has_no_linearisation(name, dense, update):
     """Beside it there is one."""
     game = KINKS[name]()
-    with pytest.raises(ValueError, match="has a kink here and no linearisation: look at trajectories"):
+    with pytest.raises(ValueError, match="has a kink here and no linearisation: use trajectories"):
         stability(game, update=update, step_size=update and 0.1, dense=dense)
     n = sum(p.numel() for p in game.parameters())
     stability(game, at=torch.linspace(0.1, 0.2, n, dtype=F64), update=update, step_size=update and 0.1, dense=dense)
@@ -216,5 +216,7 @@ def test_networks_with_kinks_are_linear_between_them(act, penalty, seed):
 @pytest.mark.parametrize("update", [None, "simultaneous"])
 @pytest.mark.parametrize("dense", [0, 400])
 def test_a_jump_has_no_linearisation(dense, update):
-    with pytest.raises(ValueError, match="the vector field jumps here and has no linearisation: look at trajectories"):
+    with pytest.raises(
+        ValueError, match="the vector field is discontinuous here and has no linearisation: use trajectories"
+    ):
         stability(Small([3], [torch.abs]), update=update, step_size=update and 0.1, dense=dense)

@@ -102,7 +102,7 @@ def test_what_is_no_margin_loss_is_refused():
         margin_loss(lambda m: torch.exp(-m) - 0.5)
     with pytest.raises(ValueError, match="at least 0, got nan"):
         margin_loss(lambda m: m * math.nan)
-    with pytest.raises(ValueError, match="keep the shape"):
+    with pytest.raises(ValueError, match="with the shape"):
         margin_loss(lambda m: m.square().sum())
     with pytest.raises(ValueError, match=r"never increase, but f\(1.023\)"):
         check_f(lambda u: (u - 1) ** 2)
@@ -225,7 +225,7 @@ def test_wrong_types_are_refused_in_a_sentence():
     wrap = "must be a name or a margin loss, got a function: wrap it with margin_loss"
     assert done.stdout.splitlines() == [
         "a margin loss must be a function from margins to a tensor of their shape, got 'hinge'",
-        "a margin loss must give a tensor and keep the shape of its margins, (2001,), got float",
+        "a margin loss must give a tensor with the shape of its margins, (2001,), got float",
         f"loss {wrap}",
         f"loss {wrap}",
         f"divergence {wrap}",

@@ -122,7 +122,7 @@ def test_what_has_no_measure_is_refused():
         measure(Bare())
     scaled = D.TransformedDistribution(BIT, [D.AffineTransform(-1.0, 2.0)])
     assert float(scaled.log_prob(torch.tensor([[-1.0] * 2, [1.0] * 2])).logsumexp(0)[0]) == pytest.approx(-math.log(2))
-    with pytest.raises(ValueError, match="transformed Bernoulli must keep volumes"):
+    with pytest.raises(ValueError, match="transformed Bernoulli must preserve volumes"):
         measure(scaled)
 
 
@@ -346,5 +346,5 @@ def test_latents_without_axes():
 def test_a_subsampled_sum_of_several_draws():
     values = draws(3, 4)
     torch.testing.assert_close(subsampled_sum(values, 10), values.sum(1) * 2.5)
-    with pytest.raises(ValueError, match="a batch must hold between 1 and 3 of the population, got 4"):
+    with pytest.raises(ValueError, match="the batch must hold between 1 and 3 examples, got 4"):
         subsampled_sum(values, 3)

@@ -161,10 +161,10 @@ def test_singular_covariances(kind):
 def test_refusals():
     good = torch.randn(10, 3)
     for bad, words in (
-        (torch.randn(10, 4), "of one width, got 3 and 4"),
+        (torch.randn(10, 4), "the same width, got 3 and 4"),
         (torch.randn(1, 3), "at least 2 rows, got 10 and 1"),
         (torch.zeros(10, 3, dtype=torch.long), "floating-point, got int64"),
-        (torch.randn(10, 1, 3), r"\(N, d\), a row a sample, got shape \(10, 1, 3\)"),
+        (torch.randn(10, 1, 3), r"\(N, d\), one row per sample, got shape \(10, 1, 3\)"),
         (torch.full((10, 3), math.nan), "must be finite, and some are not"),
     ):
         with pytest.raises(ValueError, match=words):
@@ -173,5 +173,5 @@ def test_refusals():
         extrapolated_frechet_distance(good, good, shares=1)
     with pytest.raises(ValueError, match="6 shares need 12 rows of each, got 10 and 10"):
         extrapolated_frechet_distance(good, good, shares=6)
-    with pytest.raises(ValueError, match="of one width, got 3 and 4"):
+    with pytest.raises(ValueError, match="the same width, got 3 and 4"):
         FeatureStatistics.of(good) + FeatureStatistics.of(torch.randn(10, 4))

@@ -102,7 +102,7 @@ def test_the_seed_decides():
 def test_c2st_refusals():
     with pytest.raises(ValueError, match="fake features must have at least 20 rows, got 19"):
         c2st(torch.randn(20, 2), torch.randn(19, 2))
-    with pytest.raises(ValueError, match="of one width"):
+    with pytest.raises(ValueError, match="the same width"):
         c2st(torch.randn(20, 2), torch.randn(20, 3))
 
 
@@ -148,7 +148,7 @@ def test_its_error_too():
 def test_sharpness_refusals():
     x = torch.randn(4, 1, 8, 8)
     for bad, words in (
-        (torch.randn(4, 1, 8, 6), "of one size"),
+        (torch.randn(4, 1, 8, 6), "of the same size"),
         (torch.randn(1, 1, 8, 8), "at least two pictures"),
         (torch.zeros(4, 1, 8, 8, dtype=torch.uint8), "floating-point and finite, got uint8"),
     ):
@@ -157,7 +157,7 @@ def test_sharpness_refusals():
     for constant in (1.0, 0.1, 1 / 3, 1e8):
         for size in (8, 7):  # what a transform rounds to is no power
             pictures = torch.full((4, 1, size, size), constant)
-            with pytest.raises(ValueError, match=r"no power at 0.25 cycles a pixel"):
+            with pytest.raises(ValueError, match=r"power at 0.25 cycles per pixel"):
                 sharpness(pictures, torch.randn(4, 1, size, size))
     assert sharpness(x, torch.full_like(x, 0.1)).value < 1e-25
     with pytest.raises(ValueError, match=r"cutoff must be above 0 and at most 0.5, got 0"):

@@ -104,7 +104,7 @@ def test_degenerate_samples_have_numbers():
 def test_refusals():
     with pytest.raises(ValueError, match="fake features must have at least 3 rows, got 2"):
         kernel_distance(torch.randn(5, 2), torch.randn(2, 2))
-    with pytest.raises(ValueError, match="of one width, got 2 and 3"):
+    with pytest.raises(ValueError, match="the same width, got 2 and 3"):
         kernel_distance(torch.randn(5, 2), torch.randn(5, 3))
     with pytest.raises(ValueError, match="real features must be floating-point, got uint8"):
         kernel_distance(torch.zeros(5, 2, dtype=torch.uint8), torch.randn(5, 2))

@@ -112,7 +112,7 @@ def test_refusals():
     for k in (0, 10):
         with pytest.raises(ValueError, match=f"below the numbers of rows, got k = {k} of 10 and 12"):
             prdc(x, torch.randn(12, 2), k)
-    with pytest.raises(ValueError, match="of one width, got 2 and 3"):
+    with pytest.raises(ValueError, match="the same width, got 2 and 3"):
         prdc(x, torch.randn(10, 3))
     with pytest.raises(ValueError, match="fake features must be floating-point, got bool"):
         prdc(x, torch.ones(10, 2, dtype=torch.bool))

@@ -118,7 +118,7 @@ def test_refusals():
     with pytest.raises(ValueError, match="conditions must be 2"):
         model.sample(2, cond=torch.zeros(3, 3, dtype=torch.long))
     plain = Diffusion(GaussianOracle(torch.zeros(1), torch.ones(1), CosineSchedule()), (1,))
-    with pytest.raises(ValueError, match="without a condition"):
+    with pytest.raises(ValueError, match="with a null condition"):
         plain.sample(1, guidance=2.0)
     with pytest.raises(ValueError, match="null condition"):
         Denoising(plain, drop=0.1)

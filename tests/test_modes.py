@@ -56,7 +56,7 @@ def test_modes_of_different_widths():
     for bad, words in (([0.1, 0.0], "std must be positive"), ([0.1], r"one for each of 2 modes, got \(1,\)")):
         with pytest.raises(ValueError, match=words):
             mode_coverage(samples, modes, bad)
-    with pytest.raises(ValueError, match="of integers, got float32"):
+    with pytest.raises(ValueError, match="integers, at least one, got float32"):
         class_coverage(torch.zeros(3), 2)
 
 
@@ -140,5 +140,5 @@ def test_what_does_not_fit_is_refused():
             mode_coverage(torch.zeros(4, 2), modes, 1.0, weights)
     with pytest.raises(ValueError, match="labels must be from 0 to 2, got 0 to 3"):
         class_coverage(torch.tensor([0, 3]), 3)
-    with pytest.raises(ValueError, match="at least 1 sample"):
+    with pytest.raises(ValueError, match="integers, at least one"):
         class_coverage(torch.zeros(0, dtype=torch.long), 3)

@@ -253,11 +253,11 @@ def test_what_is_no_penalty_is_refused():
         dragan(critic, x, -0.1)
     with pytest.raises(ValueError, match="sides must be 1 or 2, got 3"):
         gradient_penalty(critic, x, x, sides=3)
-    with pytest.raises(ValueError, match=r"of one shape, got \(2, 3\) and \(1, 3\)"):
+    with pytest.raises(ValueError, match=r"the same shape, got \(2, 3\) and \(1, 3\)"):
         gradient_penalty(critic, x, x[:1])
-    with pytest.raises(ValueError, match=r"one logit an example, \(2,\), got \(2, 3\)"):
+    with pytest.raises(ValueError, match=r"one logit per example, \(2,\), got \(2, 3\)"):
         r1(lambda v: v, x)
-    with pytest.raises(ValueError, match="one logit an example"):
+    with pytest.raises(ValueError, match="one logit per example"):
         r1(lambda v: v.sum(), x)
     r1(lambda v: v[:, :1], x)  # (B, 1) is one each
 

@@ -300,7 +300,7 @@ def test_implicit_process_refusals():
     with pytest.raises(ValueError, match=r"lie in \[0, 1\]"):
         ImplicitProcess(schedule, LEVELS * 2, most)
     for bad in (most[1:], -most):
-        with pytest.raises(ValueError, match="deviations must be 5, one a time, each at least 0"):
+        with pytest.raises(ValueError, match="deviations must be 5, one per time, each at least 0"):
             ImplicitProcess(schedule, LEVELS, bad)
     with pytest.raises(ValueError, match="eta must be"):
         ImplicitProcess.of_eta(schedule, LEVELS, 1.5)

@@ -75,7 +75,7 @@ def test_annealing():
     sigma = annealed(2.0, 10, end=0.5)
     assert [sigma(k) for k in (-5, 0, 4, 10, 99)] == pytest.approx([2.0, 2.0, 1.4, 0.5, 0.5])
     for start, steps in ((-1.0, 10), (1.0, 0)):
-        with pytest.raises(ValueError, match="annealing must go from and to at least 0"):
+        with pytest.raises(ValueError, match="start and end must be at least 0"):
             annealed(start, steps)
 
 

@@ -492,8 +492,8 @@ def test_what_is_said_about_a_run_is_plain_values():
 def test_what_is_refused():
     game = DiracGAN()
     for call, message in (
-        (lambda: eigenvalues(game, "simultaneous"), "an update needs a step_size"),
-        (lambda: eigenvalues(game, step_size=0.1), "the flow .update=None. has none"),
+        (lambda: eigenvalues(game, "simultaneous"), "step_size must be given with an update"),
+        (lambda: eigenvalues(game, step_size=0.1), "the flow, update=None, has none"),
         (lambda: eigenvalues(game, "sideways", step_size=0.1), "update must be one of simultaneous, .*got 'sideways'"),
         (lambda: eigenvalues(game, "simultaneous", step_size=0.0), "step_size must be positive, got 0"),
         (lambda: eigenvalues(game, "simultaneous", step_size={"critic": 1.0}), "one for player 'generator'"),
@@ -504,13 +504,13 @@ def test_what_is_refused():
         ),
         (
             lambda: eigenvalues(game, "simultaneous", step_size={"critic": 1.0, "generator": 1.0, "foo": 3.0}),
-            r"step_size names \['foo'\], and the players are \['critic', 'generator'\]",
+            r"step_size must name the players \['critic', 'generator'\], got \['foo'\]",
         ),
         (lambda: stability(gan()), "the game needs a batch with 'x', got none"),
         (lambda: trajectory(gan(), batch={"y": torch.ones(2)}), r"the game needs a batch with 'x', got \['y'\]"),
         (lambda: stability(game, top=0), "top and products must be at least 1, got 0 and 400"),
         (lambda: stability(game, seconds=0.0), "seconds must be positive, got 0.0"),
-        (lambda: stability(game, at=[1.0]), r"the weights of generator, critic are \(2,\), got \(1,\)"),
+        (lambda: stability(game, at=[1.0]), r"the weights of generator, critic must be \(2,\), got \(1,\)"),
         (lambda: trajectory(game, None, 0.1, 0), "steps must be at least 1, got 0"),
         (lambda: trajectory(game, None, -0.1, 5), "one positive time between points of the flow, got -0.1"),
         (lambda: trajectory(game, None, {"critic": 1.0}, 5), "one positive time"),

@@ -1,10 +1,11 @@
-r"""Augmentation of what the critic sees: differentiable, of one law for real and generated.
+r"""Differentiable augmentation of the critic's input, with the same distribution for real and generated pictures.
 
-A transform takes pictures (B, C, H, W), changes each by a draw of its own, and keeps the gradient: the generator learns
-through it. Applied to real pictures alone it would teach the generator the augmented ones. Applied to both, what the
-generator must match is still the data, as long as the law of T(x) determines that of x. A probability below 1 of each
-transform helps, as some pictures stay as they are: Karras et al. find it so up to 0.8. At 1, the default of `augment`
-and the way of Zhao et al., it rests on the transforms alone: a flip of every second picture hides which way it was.
+A transform takes pictures (B, C, H, W), changes each by its own random draw, and is differentiable, so that the
+generator learns through it. Applied to real pictures only, it would make the generator produce augmented pictures.
+Applied to both, the generator still has to match the data, as long as the distribution of T(x) determines that of x. A
+probability below 1 for each transform ensures this, as some pictures stay unchanged: Karras et al. find it safe up to
+0.8. At 1, the default of `augment` as in Zhao et al., it depends on the transform: after a flip with probability 1/2,
+for example, left and right can no longer be told apart.
 
 Draws come from torch's global generator, or from that of an enclosing `drawing`.
 """
@@ -38,7 +39,7 @@ def _check_finite(name: str, value: float, least: float = -math.inf) -> None:
 
 @dataclass(frozen=True)
 class Brightness:
-    """x + b, b uniform on [-amount, amount], one number a picture. For pictures in [-1, 1].
+    """x + b, b uniform on [-amount, amount], one number per picture. For pictures in [-1, 1].
 
     Raises:
         ValueError: for an amount below 0 or not finite.
@@ -62,7 +63,7 @@ class Brightness:
 
 @dataclass(frozen=True)
 class Saturation:
-    """Distance from a pixel's grey (the mean of its channels), times a number uniform on [0, 2].
+    """Scale each pixel's deviation from its grey value (the mean of its channels) by a number uniform on [0, 2].
 
     Source: Zhao et al. (2020), section 4.
 
@@ -78,7 +79,7 @@ class Saturation:
 
 @dataclass(frozen=True)
 class Contrast:
-    """Distance from the picture's mean, times a number uniform on [0.5, 1.5].
+    """Scale the deviation from the picture's mean by a number uniform on [0.5, 1.5].
 
     Source: Zhao et al. (2020), section 4.
 
@@ -94,9 +95,10 @@ class Contrast:
 
 @dataclass(frozen=True)
 class Translation:
-    """A shift by whole pixels, up to `ratio` of each side either way; what comes in is 0.
+    """A shift by whole pixels, up to `ratio` of each side in either direction, padded with 0.
 
-    The reach is rounded to whole pixels, halves up: at 1/8, sides of 4 to 11 pixels move by at most one.
+    The maximum is rounded to whole pixels, halves up: at 1/8, pictures with sides of 4 to 11 pixels move by at most
+    one.
 
     Raises:
         ValueError: for a ratio outside [0, 1].
@@ -133,8 +135,8 @@ class Translation:
 class Cutout:
     """A rectangle of `ratio` of each side (in whole pixels, halves up) set to 0; part of it may lie outside.
 
-    Its middle is any pixel where its length is odd; where it is even, any line between pixels, and either border of
-    the picture. So a row is hidden as often as the one opposite.
+    If its length is odd, its centre is any pixel; if even, any line between pixels or either border of the picture. So
+    each row is hidden as often as its mirror image.
 
     Raises:
         ValueError: for a ratio outside [0, 1].
@@ -165,7 +167,7 @@ class Cutout:
 
 @dataclass(frozen=True)
 class Flip:
-    """Left and right exchanged in this share of the pictures. Not for what a mirror changes: digits, letters.
+    """Left and right exchanged in this fraction of the pictures. Unsuitable for digits or letters.
 
     Raises:
         ValueError: for a share outside [0, 1].
@@ -186,9 +188,9 @@ class Flip:
 
 @dataclass(frozen=True)
 class Crop:
-    """A window of the picture, enlarged to the whole: its sides are a share of the picture's, uniform on [least, 1].
+    """A window of the picture, enlarged to full size: its sides are a fraction of the picture's, uniform on [least, 1].
 
-    Its place is any inside; between pixels, bilinear.
+    Its position is uniform; interpolation is bilinear.
 
     Raises:
         ValueError: for a least share outside [0, 1].
@@ -213,10 +215,10 @@ class Crop:
 
 @dataclass(frozen=True)
 class Jitter:
-    r"""The picture seen at $(I + aE)p + ae$, with p from -1 to 1 a side and every number of E, e standard normal.
+    r"""The picture sampled at $(I + aE)p + ae$, with p in [-1, 1] along each side and E, e standard normal.
 
-    So it is turned, stretched, slanted and shifted a little: `amount` is a. Between pixels, bilinear; what comes in
-    from outside is `fill`, the empty -1 of pictures in [-1, 1].
+    So it is rotated, stretched, sheared and shifted a little: `amount` is a. Interpolation is bilinear; pixels from
+    outside are `fill`, by default -1, the background of pictures in [-1, 1].
 
     Raises:
         ValueError: for an amount below 0 or not finite, or a fill not finite.
@@ -242,10 +244,10 @@ class Jitter:
 
 @dataclass(frozen=True)
 class Mosaic:
-    """Four pictures in one: each is cut at a point of its own and keeps its upper left part.
+    """Four pictures in one: each picture is cut at its own random point and keeps its upper left part.
 
-    Each other part is that of any picture of the batch, at the same place, so that every pixel stays where it was.
-    Pictures of a batch are coupled: not for penalties on each one's gradient.
+    Each other part comes from a random picture of the batch, at the same place, so that every pixel keeps its position.
+    The pictures of a batch are coupled, so this does not suit penalties on the gradient of each picture.
 
     Source: Bochkovskiy et al. (2020), section 3.3, without their rescaling.
 
@@ -281,18 +283,18 @@ def augment(
     *,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, "..."]:
-    """Each transform in turn, on each picture with this probability; real and generated are both passed through it.
+    """Apply each transform in turn, to each picture with this probability; use it for real and generated alike.
 
-    Equal generators give equal draws, so that two batches can share theirs.
+    Equal generators give equal draws, so two batches can share the same draws.
 
     Args:
         x: (B, C, H, W).
         transforms: each from (B, C, H, W) to the same.
         probability: of each transform for each picture.
-        generator: of all draws.
+        generator: for all draws.
 
     Raises:
-        ValueError: for x of another rank, or a probability outside [0, 1].
+        ValueError: for x that is not (B, C, H, W), or a probability outside [0, 1].
 
     Source: Zhao et al. (2020), equations 6 and 7 (DiffAugment).
 
@@ -315,14 +317,14 @@ class AdaptiveAugment(nn.Module):
     r"""Augmentation whose probability follows the critic's overfitting.
 
     With $r_t = E\,\mathrm{sign}\,D(x)$ on real pictures, the probability rises by (pictures seen) / ramp while $r_t$ is
-    above the target, and falls while it is below. Forward only reads it; `update`, for `Objective.after` of the
-    critic, changes it. All state is in integer buffers, so that a resumed run goes on exactly, in any precision.
+    above the target, and falls while it is below. Forward only reads it; `update`, called in `Objective.after` of the
+    critic, changes it. All state is in integer buffers, so a resumed run continues exactly, in any precision.
 
     Args:
         transforms: each from (B, C, H, W) to the same.
         target: of r_t, in (-1, 1).
-        ramp: pictures in which the probability can go from 0 to 1.
-        interval: pictures between two adjustments.
+        ramp: number of pictures over which the probability can go from 0 to 1.
+        interval: number of pictures between two adjustments.
 
     Raises:
         ValueError: for a target outside (-1, 1), or a ramp or interval below 1.
@@ -359,7 +361,7 @@ class AdaptiveAugment(nn.Module):
 
     @property
     def probability(self) -> float:
-        """Of each transform, for each picture."""
+        """The probability of each transform for each picture."""
         return int(self.level) / self.ramp
 
     def forward(self, x: Float[Tensor, "..."], generator: torch.Generator | None = None) -> Float[Tensor, "..."]:
@@ -367,9 +369,9 @@ class AdaptiveAugment(nn.Module):
 
     @torch.no_grad()
     def update(self, real: Float[Tensor, "b ..."]) -> None:
-        """Count the signs of the critic's logits on real pictures (of a patch critic: of their mean), and adjust."""
+        """Count the signs of the critic's logits on real pictures (of their mean, for a patch critic), and adjust."""
         logit = real[:, None].flatten(1).mean(1)
-        self.signs += (logit > 0).sum() - (logit < 0).sum()  # whole numbers: half precision counts to 256
+        self.signs += (logit > 0).sum() - (logit < 0).sum()  # integers: half precision counts only to 256
         self.seen += len(real)
         if self.seen >= self.interval:
             step = self.seen * torch.sign(self.signs / self.seen - self.target).long()
@@ -379,12 +381,12 @@ class AdaptiveAugment(nn.Module):
 
 
 def _pixels(ratio: float, size: int) -> int:
-    """To the nearest, halves up: Python's `round` would take 0.5 to 0 and 1.5 to 2."""
+    """Round to nearest, halves up: Python's `round` gives 0 for 0.5 and 2 for 1.5."""
     return int(ratio * size + 0.5)
 
 
 def _seen(x: Tensor, window: Tensor, padding: str) -> Tensor:
-    """Pictures at affine maps (B, 2, 3) of the square from -1 to 1; between pixels, bilinear."""
+    """Pictures sampled at affine maps (B, 2, 3) of the square [-1, 1]^2, with bilinear interpolation."""
     if not len(x):
         return x  # affine_grid wants a picture
     grid = F.affine_grid(window, list(x.shape), align_corners=False)
@@ -392,7 +394,7 @@ def _seen(x: Tensor, window: Tensor, padding: str) -> Tensor:
 
 
 def _uniform(x: Tensor) -> Tensor:
-    """On [0, 1], one number a picture, (B, 1, 1, 1)."""
+    """Uniform on [0, 1], one number per picture, (B, 1, 1, 1)."""
     return torch.rand(len(x), 1, 1, 1, device=x.device, dtype=x.dtype)
 
 

@@ -1,12 +1,12 @@
-r"""The Dirac-GAN: the smallest adversarial game, with closed forms for what every remedy does to it.
+r"""The Dirac-GAN: the smallest adversarial game, with closed forms for the effect of every stabilisation.
 
 Data are $p_d = \delta_0$, the generator is $p_g = \delta_\theta$, the critic $D(x) = \psi x$, and
 
 $$L(\theta, \psi) = E f(D(G)) + E f(-D(x)), \qquad f(t) = -l(-t),$$
 
 which the generator descends and the critic ascends, so D > 0 means real. Texts that write $f(t) = -\log(1 + e^{-t})$
-play the same game with the critic's sign flipped. The only equilibrium is (0, 0); all below depends on f by
-$f'(0)$ and $f''(0)$ alone: -1/2 and -1/4 for the logistic loss, -1 and 0 for Wasserstein.
+describe the same game with the critic's sign flipped. The only equilibrium is (0, 0); everything below depends on f
+only through $f'(0)$ and $f''(0)$: -1/2 and -1/4 for the logistic loss, -1 and 0 for Wasserstein.
 
 Source: Mescheder, Geiger & Nowozin (2018), sections 2 and 3, and appendix D.
 """
@@ -30,7 +30,7 @@ Pair = tuple[complex, complex]
 
 
 class Atom(nn.Module):
-    """The generator of one point, theta."""
+    """A generator of a single point, theta."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,25 +49,25 @@ class Slope(nn.Module):
         self.psi = nn.Parameter(torch.zeros((), dtype=torch.float64))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Of the shape of x."""
+        """D(x), with the shape of x."""
         return self.psi * x
 
 
 class DiracGAN(Objective):
-    r"""A point that learns to lie at 0, in double precision; players "generator" (theta) and "critic" (psi).
+    r"""A point that learns to be 0, in double precision; players "generator" (theta) and "critic" (psi).
 
-    Both stand at the equilibrium 0. Noise $N(0, \sigma^2)$ on both sides enters as an expectation, by quadrature
-    between the kinks of f: nothing here is random. Penalties are the library's, at theta and 0; since the critic's
-    slope is psi everywhere, R1 and R2 are $\frac\gamma2\psi^2$ and the gradient penalty $\lambda(|\psi| - 1)^2$.
+    Both start at the equilibrium 0. Noise $N(0, \sigma^2)$ on both sides enters as an expectation, by quadrature
+    between the kinks of f, so nothing is random. Penalties are the library's, at theta and 0; since the critic's slope
+    is psi everywhere, R1 and R2 are $\frac\gamma2\psi^2$ and the gradient penalty $\lambda(|\psi| - 1)^2$.
 
     Args:
         f: a margin loss l, for $f(t) = -l(-t)$; "wasserstein", for f(t) = -t, which is l(m) = -m; or f itself,
             elementwise.
         instance_noise: sigma, at least 0.
-        r1, r2: gamma of each, at least 0; 0 is off.
+        r1, r2: gamma of each penalty, at least 0; 0 is off.
         gradient_penalty: lambda of WGAN-GP, at least 0; 0 is off.
-        clip: bound of psi after each of the critic's moves.
-        phases: who moves when; both at once by default.
+        clip: bound on |psi| after each of the critic's moves.
+        phases: who moves when; by default both simultaneously.
 
     Raises:
         ValueError: for a loss without a gradient, another name, a negative number, or a clip that is not positive.
@@ -114,12 +114,12 @@ class DiracGAN(Objective):
         return self.expected(self.critic(fake)) + self.expected(-self.critic(0 * fake))
 
     def expected(self, t: Tensor) -> Tensor:
-        r"""$E f(t + \psi\sigma n)$ over the noise, (): of a critic's value t, ()."""
+        r"""$E f(t + \psi\sigma n)$ over the noise, (), for a critic's value t, ()."""
         sigma = self.penalties["instance_noise"]
         return normal_mean(self.f, t, sigma * self.critic.psi, self.kinks) if sigma else self.f(t)
 
     def penalty(self) -> Tensor:
-        """What the critic pays besides, ()."""
+        """The critic's penalties, ()."""
         fake, weights = self.model()[None], self.penalties
         real = 0 * fake
         each = torch.zeros_like(real)
@@ -142,10 +142,10 @@ class DiracGAN(Objective):
 
 
 def _payoff(f: MarginLoss | str | Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """Of a margin loss, -l(-t)."""
+    """-l(-t), for a margin loss l."""
     if isinstance(f, MarginLoss):
         if not f.trainable:
-            raise ValueError(f"the {f.name} loss has no gradient to play with")
+            raise ValueError(f"f must have a gradient, and the {f.name} loss has none")
         loss = f
         return lambda t: -loss(-t)
     if f == "wasserstein":
@@ -164,7 +164,7 @@ def flow_eigenvalues(slope: float, curvature: float = 0.0, *, instance_noise: fl
     Args:
         slope, curvature: f'(0) and f''(0).
         instance_noise: sigma.
-        gamma: of R1, or R2, or both added.
+        gamma: of R1, of R2, or their sum.
 
     Source: Mescheder et al. (2018), lemmas 2.2, 3.2 and section 3.1.
 
@@ -177,19 +177,19 @@ def flow_eigenvalues(slope: float, curvature: float = 0.0, *, instance_noise: fl
 
 
 def simultaneous_eigenvalues(flow: Pair, h: float) -> Pair:
-    r"""$1 + h\lambda$: outside the unit circle for every step size where $\lambda$ is imaginary."""
+    r"""$1 + h\lambda$: outside the unit circle for every step size if $\lambda$ is imaginary."""
     return 1 + h * flow[0], 1 + h * flow[1]
 
 
 def alternating_eigenvalues(slope: float, h: float, *, moves: tuple[int, int] = (1, 1)) -> Pair:
     r"""$1 - \alpha^2/2 \pm \sqrt{(1 - \alpha^2/2)^2 - 1}$, with $\alpha^2 = n_g n_d h^2 f'(0)^2$.
 
-    On the unit circle for $\alpha < 2$, one of them outside beyond.
+    On the unit circle for $\alpha < 2$; above, one of them is outside.
 
     Args:
         slope: f'(0).
-        h: step size of both.
-        moves: (n_g, n_d), how often each moves in a step.
+        h: step size of both players.
+        moves: (n_g, n_d), the number of moves of each per step.
 
     Source: Mescheder et al. (2018), lemma 2.4.
 
@@ -202,15 +202,15 @@ def alternating_eigenvalues(slope: float, h: float, *, moves: tuple[int, int] = 
 
 
 def extragradient_eigenvalues(flow: Pair, h: float) -> Pair:
-    r"""$1 + h\lambda + (h\lambda)^2$: of $\lambda = \pm ib$ inside the unit circle for hb < 1."""
+    r"""$1 + h\lambda + (h\lambda)^2$: for $\lambda = \pm ib$, inside the unit circle if hb < 1."""
     a, b = flow
     return 1 + h * a + (h * a) ** 2, 1 + h * b + (h * b) ** 2
 
 
 def optimistic_eigenvalues(flow: Pair, h: float) -> tuple[complex, complex, complex, complex]:
-    r"""$\tfrac12(1 + 2h\lambda \pm \sqrt{1 + 4h^2\lambda^2})$: of $\pm ib$ inside for $hb < 1/\sqrt3$.
+    r"""$\tfrac12(1 + 2h\lambda \pm \sqrt{1 + 4h^2\lambda^2})$: for $\pm ib$, inside if $hb < 1/\sqrt3$.
 
-    Two an eigenvalue of the flow: the step remembers the last gradient.
+    Two for each eigenvalue of the flow, since the step depends on the last gradient.
     """
     a, b = (h * value for value in flow)
     roots = cmath.sqrt(1 + 4 * a**2), cmath.sqrt(1 + 4 * b**2)
@@ -233,7 +233,7 @@ def consensus_eigenvalues(slope: float, h: float, gamma: float) -> Pair:
 def penalty_step_limit(slope: float, gamma: float) -> float:
     r"""Simultaneous steps with R1 or R2 converge below $\gamma/f'(0)^2$, if $\gamma \le 2|f'(0)|$.
 
-    A larger gamma makes the eigenvalues real, and the limit $2/(\gamma/2 + \sqrt{\gamma^2/4 - f'(0)^2})$, less.
+    A larger gamma makes the eigenvalues real and the limit smaller, $2/(\gamma/2 + \sqrt{\gamma^2/4 - f'(0)^2})$.
 
     >>> penalty_step_limit(-0.5, 0.5), round(penalty_step_limit(-0.5, 2.0), 6)
     (2.0, 1.071797)

@@ -1,8 +1,7 @@
-r"""The risk of a critic, the least risk of all critics, and the divergences they measure.
+r"""The risk of a critic, the Bayes risk, and the divergences they measure.
 
-Between distributions that have a density: exact sums where the values can be enumerated, over those of both, adaptive
-quadrature in one dimension, Monte Carlo elsewhere. From samples, through a critic: a lower bound. Conventions are those
-of `margin`.
+Between distributions with a density: exact sums over the values of both if these can be enumerated, adaptive quadrature
+in one dimension, Monte Carlo otherwise. From samples, with a critic: a lower bound. Conventions are those of `margin`.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ DIVERGENCES: dict[str, MarginLoss] = {
     **{m.divergence: m for m in MARGIN_LOSSES.values() if m.divergence is not None},
     "total-variation": zero_one,
 }
-"""By name, the loss whose best critic measures it."""
+"""By name, the loss whose optimal critic measures the divergence."""
 
 SAMPLES, MARKS, EVERY = 100_000, 2048, 16
-OFF_ONE = 1e-5  # how far from 1 a density's integral may come out
+OFF_ONE = 1e-5  # allowed deviation of a density's integral from 1
 
 
 @dataclass(frozen=True)
@@ -38,8 +37,8 @@ class Estimate:
 
     Attributes:
         value: the number.
-        stderr: a standard error of Monte Carlo; of quadrature the size of the last correction; of a sum 0, whatever
-            the precision of the distribution's own masses.
+        stderr: the standard error for Monte Carlo; the size of the last correction for quadrature; 0 for a sum,
+            whatever the precision of the distribution's own masses.
 
     >>> float(Estimate(0.5, 0.01))
     0.5
@@ -53,7 +52,7 @@ class Estimate:
 
 
 Value = Callable[[Tensor, Tensor], Tensor]
-"""From points (N, *event) and log p/q there (N,) to values (N,)."""
+"""From points (N, *event) and log p/q at them (N,) to values (N,)."""
 
 
 def bayes_risk(
@@ -72,13 +71,13 @@ def bayes_risk(
     Args:
         loss: one of the five or its name, or from `margin_loss`.
         p, q: of real and of generated, each one distribution (no batch), over the same events.
-        samples: of Monte Carlo, half from each; unused where there is an exact way.
-        generator: of the Monte Carlo draws.
+        samples: for Monte Carlo, half from each; not used if there is an exact method.
+        generator: for the Monte Carlo draws.
 
     Raises:
-        ValueError: for an unknown loss; for what is no distribution (samples go to `critic_divergence`); for
-            distributions with a batch, over different events, or whose densities do not integrate to 1; for fewer than
-            4 samples.
+        ValueError: for an unknown loss; for p or q that is not a distribution (for samples, see `critic_divergence`);
+            for distributions with a batch shape, over different events, or whose densities do not integrate to 1; for
+            fewer than 4 samples.
 
     >>> from torch.distributions import Normal
     >>> p, q = Normal(0.0, 1.0), Normal(2.0, 1.0)
@@ -97,14 +96,14 @@ def divergence(
     samples: int = SAMPLES,
     generator: torch.Generator | None = None,
 ) -> Estimate:
-    r"""$c\,(\mathrm{chance} - R)$: what the best critic gains over guessing. Zero if p = q, at least 0.
+    r"""$c\,(\mathrm{chance} - R)$: the gain of the optimal critic over guessing. At least 0, and 0 if p = q.
 
-    "total-variation" $\frac12 \int |p - q|$, "le-cam" $\int (p-q)^2/(p+q)$, "hellinger" (squared)
-    $1 - \int\sqrt{pq}$, "jensen-shannon" $\frac12 KL(p|m) + \frac12 KL(q|m)$ with $m = (p+q)/2$, in nats. They are
-    symmetric, and reach 1, 2, 1 and log 2 where the supports are disjoint.
+    "total-variation" $\frac12 \int |p - q|$, "le-cam" $\int (p-q)^2/(p+q)$, "hellinger" (squared) $1 - \int\sqrt{pq}$,
+    "jensen-shannon" $\frac12 KL(p|m) + \frac12 KL(q|m)$ with $m = (p+q)/2$, in nats. They are symmetric, and reach 1,
+    2, 1 and log 2 if the supports are disjoint.
 
     Args:
-        name: one of these, or a margin loss for the divergence of its own.
+        name: one of these, or a margin loss for the divergence that it measures.
         p, q, samples, generator: as in `bayes_risk`.
 
     Raises:
@@ -131,19 +130,19 @@ def risk(
     samples: int = SAMPLES,
     generator: torch.Generator | None = None,
 ) -> Estimate:
-    r"""$\frac12 E_p\, l(D(x)) + \frac12 E_q\, l(-D(x))$ of one critic: at least the Bayes risk.
+    r"""$\frac12 E_p\, l(D(x)) + \frac12 E_q\, l(-D(x))$ of one critic; at least the Bayes risk.
 
     Only the infimum over *all* functions may be taken inside the integral. Over a smaller class, such as linear
-    critics, the least risk is larger, and is no f-divergence.
+    critics, the minimum risk is larger and gives no f-divergence.
 
     Args:
         loss: as in `bayes_risk`.
-        critic: from events (N, *event) to (N,). Events are of the distributions' own dtype.
+        critic: from events (N, *event) to (N,). Events have the distributions' own dtype.
         p, q, samples, generator: as in `bayes_risk`.
 
     Raises:
-        ValueError: as in `bayes_risk`; if the critic does not give one number an example (nan is none), or quadrature
-            does not settle (an infinite risk).
+        ValueError: as in `bayes_risk`; if the critic does not give one number per example (nan is not accepted), or
+            quadrature does not converge (an infinite risk).
 
     >>> from torch.distributions import Normal
     >>> p, q = Normal(0.0, 1.0), Normal(0.0, 3.0)  # no line tells them apart
@@ -156,20 +155,20 @@ def risk(
     def values(x: Tensor) -> Tensor:
         d = critic(x)
         if d.shape != x.shape[:1]:
-            raise ValueError(f"a critic must give one number an example, ({len(x)},), got {tuple(d.shape)}")
+            raise ValueError(f"a critic must give one number per example, ({len(x)},), got {tuple(d.shape)}")
         return _numbers(d)
 
     return _mean(lambda x, _: margin(values(x)), lambda x, _: margin(-values(x)), p, q, samples, generator)
 
 
 def critic_divergence(name: str | MarginLoss, real: Float[Tensor, "..."], fake: Float[Tensor, "..."]) -> Estimate:
-    r"""$c\,(\mathrm{chance} - \hat R)$ from a critic's values on samples: on average a lower bound of the divergence.
+    r"""$c\,(\mathrm{chance} - \hat R)$ from a critic's values on samples: its mean is a lower bound on the divergence.
 
-    Hold the samples out: on those the critic was trained with it is too high, and no bound. Equal to the divergence
-    for the optimal critic; below 0 for one that is worse than guessing.
+    Use held-out samples: on the critic's training samples it is too high and not a bound. It equals the divergence for
+    the optimal critic, and is below 0 for one that is worse than guessing.
 
     Args:
-        name: a divergence's name ("total-variation" is by the critic's sign), or the margin loss to judge by.
+        name: a divergence's name ("total-variation" uses the critic's sign), or the margin loss to use.
         real, fake: (N,) and (M,) critic's values, at least 2 each.
 
     Raises:
@@ -197,7 +196,7 @@ def _named(name: str | MarginLoss, known: dict[str, MarginLoss], what: str) -> M
 
 
 def _numbers(d: Tensor) -> Tensor:
-    """A critic's values in double precision; nan, which some losses would take for a margin, is refused."""
+    """A critic's values in double precision; refuses nan, which some losses would accept as a margin."""
     if bool(d.isnan().any()):
         raise ValueError(f"a critic's values must be numbers, got nan in {int(d.isnan().sum())} of {d.numel()}")
     return d.detach().double()
@@ -213,7 +212,7 @@ def _half_and_half(a: Tensor, b: Tensor) -> Estimate:
 def _mean(
     under_p: Value, under_q: Value | None, p: Distribution, q: Distribution, samples: int, rng: torch.Generator | None
 ) -> Estimate:
-    """Half the mean of `under_p` over p and half that of `under_q` over q; None is the same."""
+    """Half the mean of `under_p` over p plus half that of `under_q` over q; None: the same function."""
     under_q = under_q or under_p
     for name, d in (("p", p), ("q", q)):
         if not isinstance(d, Distribution):
@@ -316,19 +315,19 @@ def _joint(under_p: Value, under_q: Value, x: Tensor, y: Tensor, log_p: Tensor, 
 
 def _log_prob(d: Distribution, x: Tensor, own: torch.dtype) -> Tensor:
     """Log density in float64, -inf outside the support; `own` is the dtype of what d draws."""
-    if d.event_shape:  # linear algebra wants one dtype
+    if d.event_shape:  # linear algebra needs a single dtype
         x = x.to(own)
     if isinstance(d, MixtureSameFamily):
         return _log_mixture(d, x)
     inside = _support(d).check(x)
     out = torch.full(inside.shape, -math.inf, dtype=torch.float64, device=x.device)
-    if bool(inside.any()):  # torch cannot sum over the axes of no rows
+    if bool(inside.any()):  # torch cannot sum over the axes of an empty batch
         out[inside] = d.log_prob(x[inside]).double()
     return out
 
 
 def _log_mixture(d: MixtureSameFamily, x: Tensor) -> Tensor:
-    """As `_log_prob`: each component has its own support, of which torch takes the intersection."""
+    """Like `_log_prob`, for mixtures: each component has its own support, while torch uses the intersection."""
     parts, events = d.component_distribution, len(d.event_shape)
     x = x.unsqueeze(-1 - events)
     inside = _support(parts).check(x)
@@ -341,12 +340,12 @@ def _log_mixture(d: MixtureSameFamily, x: Tensor) -> Tensor:
 
 def _support(d: Distribution) -> Constraint:
     if d.support is None:
-        raise ValueError(f"{type(d).__name__} must say what its support is")
+        raise ValueError(f"{type(d).__name__} must define its support")
     return d.support
 
 
 def _ends(support: Constraint) -> Tensor:
-    """Finite ends of a support, which are jumps or poles of the density."""
+    """Finite ends of a support, where the density has jumps or poles."""
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
     ends = [torch.as_tensor(getattr(support, end, ())).reshape(-1).double() for end in ("lower_bound", "upper_bound")]

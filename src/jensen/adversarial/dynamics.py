@@ -1,4 +1,4 @@
-"""How a game moves: one step of the real trainer as a map of the weights, and the paths of it and of the flow."""
+"""Dynamics of a game: one step of the real trainer as a map of the weights, and trajectories of it and of the flow."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from jensen.training import Player, TrainState, descend, extragradient, optimist
 
 Rule = str | tuple[Phase, ...] | Callable[..., Mapping[str, Loss]]
 """How players move: "simultaneous", "alternating" (in the order in which the game names them), "extragradient",
-"optimistic", "phases" (the game's own); phases of plain steps, 5:1 say; or an update of `jensen.training` on all
-players at once, such as `consensus(0.1)`."""
+"optimistic", "phases" (the game's own); phases of plain steps, such as 5:1; or an update of `jensen.training` for all
+players together, such as `consensus(0.1)`."""
 Rates = float | Mapping[str, float]
 WHOLE: dict[str, Callable[..., Mapping[str, Loss]]] = {
     "simultaneous": descend,
@@ -32,7 +32,7 @@ def rule(game: Objective, update: Rule) -> tuple[tuple[Phase, ...], Callable[...
     """The phases and the update that `train_step` is to use.
 
     Raises:
-        ValueError: for a game that is no objective, an unknown update, or one of no phases.
+        ValueError: for a game that is not an objective, an unknown update, or an empty tuple of phases.
     """
     if not isinstance(game, Objective):
         raise ValueError(f"game must be an Objective, got {type(game).__name__}")
@@ -56,22 +56,22 @@ def rule(game: Objective, update: Rule) -> tuple[tuple[Phase, ...], Callable[...
 class Step:
     """One `train_step` of plain gradient descent as a map from vector to vector.
 
-    The vector holds the weights and then whatever the update remembers from step to step.
+    The vector holds the weights, followed by the update's memory.
 
     Args:
-        game: with the phases to be played.
+        game: with its phases.
         update: of `jensen.training`.
         step_size: of all players, or of each by name.
 
     Raises:
-        ValueError: for a step size that is not positive, or not one for each player and nobody else.
+        ValueError: for a step size that is not positive, or step sizes that are not one for each player.
     """
 
     def __init__(self, game: Frozen, update: Callable[..., Mapping[str, Loss]], step_size: Rates):
         self.game, self.update = game, update
         unknown = sorted(set(step_size) - set(game.owned)) if isinstance(step_size, Mapping) else []
         if unknown:
-            raise ValueError(f"step_size names {unknown}, and the players are {sorted(game.owned)}")
+            raise ValueError(f"step_size must name the players {sorted(game.owned)}, got {unknown}")
         self.state = TrainState(game, {name: _player(name, p, step_size) for name, p in game.owned.items()})
         weights = game.weights
         self.play()
@@ -81,7 +81,7 @@ class Step:
         game.put(weights)
 
     def play(self) -> None:
-        """One step from where the game stands."""
+        """One step from the current weights."""
         train_step(self.state, itertools.repeat(self.game.batch), update=self.update)
 
     def __call__(self, vector: Tensor) -> Tensor:
@@ -113,21 +113,21 @@ def trajectory(
     batch: Batch | None = None,
     seed: int = 0,
 ) -> Tensor:
-    r"""Where the weights go: by `train_step` with plain gradient descent, or along the flow $w' = -v(w)$.
+    r"""The path of the weights: by `train_step` with plain gradient descent, or along the flow $w' = -v(w)$.
 
-    Draws inside the losses are the same at every step, and the batch too: the path of the sample-average game.
+    Random draws inside the losses and the batch are the same at every step: the path of the sample-average game.
 
     Args:
         game: left as it is.
         update: None for the flow (Dormand-Prince, relative error 1e-10), or how players move.
-        step_size: of all players or of each by name; for the flow the time between points.
+        step_size: of all players, or of each by name; for the flow, the time between points.
         steps: at least 1.
         start: (n,); the game's own weights by default.
         batch: what the losses are of.
         seed: of the draws.
 
     Returns:
-        (steps + 1, n), the start first.
+        (steps + 1, n), beginning with the start.
 
     Raises:
         ValueError: for a step size that is not positive, fewer than 1 step, an unknown update, a wrong start.

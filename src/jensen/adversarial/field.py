@@ -1,4 +1,4 @@
-"""A game as a vector field: the players' gradients as a function of all their weights, with chance held still."""
+"""A game as a vector field: the players' gradients as a function of all their weights, with fixed random draws."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from jensen.core.seeding import begin, generator
 from jensen.core.types import Batch, Loss, Phase
 
 Product = Callable[[Tensor], Tensor]
-"""A direction (n,) to the derivative along it (m,)."""
+"""From a direction (n,) to the derivative along it (m,)."""
 Point = Sequence[float] | Tensor
 
 
 class Frozen(Objective):
     """A copy of a game in double precision, on one batch, with the same draws of torch's generators every time.
 
-    Its losses are then functions of the weights: the sample-average game. The weights are one vector, the players'
-    one after another in the order in which the game names them. The game itself is left as it is.
+    Its losses are then functions of the weights: the sample-average game. The weights are one vector, player after
+    player in the order in which the game names them. The game itself is not changed.
 
     Args:
         game: any.
-        batch: what every phase sees; nothing by default.
+        batch: used by every phase; empty by default.
         at: the weights; the game's own by default.
         seed: of the draws.
-        step: what the game is told, for whatever is annealed.
+        step: passed to the losses, which may be annealed.
         phases: who moves when; the game's own by default.
 
     Raises:
-        ValueError: if the game is no objective, `at` is not one vector of all weights, or a phase names an unknown
-            player; from its losses, if they read what the batch has not.
+        ValueError: if the game is not an objective, `at` is not one vector of all weights, or a phase names an unknown
+            player; from its losses, if they read an entry that the batch does not have.
     """
 
     def __init__(
@@ -72,10 +72,10 @@ class Frozen(Objective):
 
     @torch.no_grad()
     def put(self, weights: Tensor) -> None:
-        """Set all weights, and every buffer as it was at first."""
+        """Set all weights, and reset every buffer to its initial value."""
         total = sum(p.numel() for p in self.flat)
         if weights.shape != (total,):
-            raise ValueError(f"the weights of {', '.join(self.owned)} are ({total},), got {tuple(weights.shape)}")
+            raise ValueError(f"the weights of {', '.join(self.owned)} must be ({total},), got {tuple(weights.shape)}")
         for p, part in zip(self.flat, split(weights, self.flat), strict=True):
             p.copy_(part)
         for name, value in self.at_start.items():
@@ -94,7 +94,7 @@ class Frozen(Objective):
             self.game.after(player, loss, self.when)
 
     def gradients(self, create_graph: bool = False) -> list[Tensor]:
-        """Of each player's own loss by its own parameters, all from one forward pass."""
+        """The gradient of each player's loss in its own parameters, all from one forward pass."""
         with torch.enable_grad():
             losses = self(tuple(self.owned), self.batch, self.when)
             return [
@@ -116,7 +116,7 @@ class Frozen(Objective):
 
     @contextlib.contextmanager
     def _still(self) -> Iterator[None]:
-        """Draws that begin at the seed, and what is drawn without a dtype in double; both put back afterwards."""
+        """Fix the seed and make double the default dtype; both are restored afterwards."""
         dtype, device = torch.get_default_dtype(), self.flat[0].device
         sources = [torch.default_generator]
         if device.type == "cuda":
@@ -134,14 +134,14 @@ class Frozen(Objective):
 
 
 class _Given(dict[str, Tensor]):
-    """A batch that says what it lacks."""
+    """A batch whose missing entries raise an explicit error."""
 
     def __missing__(self, key: str) -> Tensor:
         raise ValueError(f"the game needs a batch with {key!r}, got {sorted(self) if self else 'none'}")
 
 
 def split(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    """The vector in parts of these shapes."""
+    """The vector split into parts of these shapes."""
     return [part.view_as(x) for part, x in zip(vector.split([x.numel() for x in like]), like, strict=True)]
 
 
@@ -174,7 +174,7 @@ def vector_field(
 
 
 def derivative(function: Callable[[Tensor], Tensor], at: Tensor, size: float) -> Product:
-    """Derivatives of a function from (n,) to (m,) along any direction, by four differences: an error of size^4."""
+    """Directional derivatives of a function from (n,) to (m,), by four differences: an error of size^4."""
 
     def product(direction: Tensor) -> Tensor:
         length = direction.norm()
@@ -190,10 +190,10 @@ def derivative(function: Callable[[Tensor], Tensor], at: Tensor, size: float) ->
 
 
 def exact_product(game: Frozen) -> Product:
-    """Derivatives of v along any direction, where the game stands: $u \\mapsto J^T u$ is linear, and differentiated.
+    """Directional derivatives of v at the current weights: $u \\mapsto J^T u$ is linear, and differentiated.
 
-    The graph is made once; a product is one backward pass. The game's weights must stay as they are. What a loss
-    detaches is taken for constant, as autograd does.
+    The graph is built once; each product is one backward pass. The game's weights must not change meanwhile. Detached
+    parts of a loss count as constant, as in autograd.
     """
     parameters = game.flat
     found = game.gradients(create_graph=True)
@@ -224,27 +224,27 @@ def exact_product(game: Frozen) -> Product:
     return product
 
 
-AGREE = 1e-4  # of derivatives found in two ways, relative
-CLOSE, NEAR = 1e-3, 1e-8  # steps of differences: where all is smooth, and where kinks may be near
+AGREE = 1e-4  # relative difference of derivatives computed in two ways
+CLOSE, NEAR = 1e-3, 1e-8  # step sizes of differences: for smooth functions, and with kinks nearby
 SIZES = (CLOSE, 1e-4, 1e-5, 1e-6, 1e-7, NEAR)
 
 
 def difference_step(function: Callable[[Tensor], Tensor], at: Tensor, seed: int) -> float:
-    """How wide to take differences: the widest of `SIZES`, the most precise, that agrees with all closer ones.
+    """The step size for differences: the largest, and most precise, of `SIZES` that agrees with all smaller ones.
 
-    A wider one is wrong where kinks are within it; its probe reaches as far along every axis as a column will.
+    A larger one fails if kinks are within its reach; its probe reaches as far along every axis as a column will.
 
     Raises:
-        ValueError: if the function jumps here: its differences grow as they are taken closer; or has a kink here.
+        ValueError: if the function is discontinuous here (differences grow as the step shrinks) or has a kink here.
     """
     probe = _probe(at, seed)
     length, reach = float(probe.norm()), 2 * math.sqrt(len(at))
     tried = [NEAR if size == NEAR else reach * size for size in SIZES]
     found = [derivative(function, at, size)(probe) for size in tried]
     if float(found[-1].norm()) > 100 * float(found[0].norm()) + (AGREE + _rounding(at, NEAR)) * length:
-        raise ValueError("the vector field jumps here and has no linearisation: look at trajectories")
+        raise ValueError("the vector field is discontinuous here and has no linearisation: use trajectories")
     if kinked(function, at, seed):
-        raise ValueError("the vector field has a kink here and no linearisation: look at trajectories")
+        raise ValueError("the vector field has a kink here and no linearisation: use trajectories")
 
     def agree(wide: int, close: int) -> bool:
         return _agree(found[wide], found[close], _rounding(at, tried[close]), length)
@@ -255,8 +255,9 @@ def difference_step(function: Callable[[Tensor], Tensor], at: Tensor, seed: int)
 def kinked(function: Callable[[Tensor], Tensor], at: Tensor, seed: int) -> bool:
     r"""Whether the function has a kink here: $\sum_k f(w + s d_k) - f(w)$ is not $o(s)$, though $\sum_k d_k = 0$.
 
-    Where f is linear near w the sum over these three directions is 0. A bend leaves $s^2$, rounding the same at every
-    s; a kink leaves s. Every row of f counts by its own size, so that no stiff one hides another.
+    If f is linear near w, the sum over these three directions is 0. Curvature leaves order $s^2$, rounding leaves a
+    constant, a kink leaves order s. Every row of f is scaled by its own size, so that a stiff row does not hide
+    another.
 
     >>> kinked(torch.relu, torch.zeros(2, dtype=torch.float64), 0), kinked(torch.relu, torch.ones(2).double(), 0)
     (True, False)
@@ -275,7 +276,7 @@ def kinked(function: Callable[[Tensor], Tensor], at: Tensor, seed: int) -> bool:
 
 
 def difference_error(function: Callable[[Tensor], Tensor], at: Tensor, size: float, seed: int) -> float:
-    """How wrong a matrix of differences may be: by rounding, and by what half the size changes along a random one."""
+    """The error of a matrix of differences: rounding, plus the change along a random direction at half the step."""
     probe = _direction(at, seed)
     found, half = (derivative(function, at, s)(probe) for s in (size, size / 2))
     measured, scale = (float(x.norm() / probe.norm()) for x in (found - half, found))
@@ -283,21 +284,21 @@ def difference_error(function: Callable[[Tensor], Tensor], at: Tensor, size: flo
 
 
 def _rounding(at: Tensor, size: float) -> float:
-    """Error of differences of this size in double precision, relative to the function's own derivative."""
+    """Rounding error of differences of this size in double precision, relative to the function's derivative."""
     return 4 * torch.finfo(torch.float64).eps * (1 + float(at.norm())) / size
 
 
 def _agree(found: Tensor, other: Tensor, rounding: float, length: float) -> bool:
-    """Whether two derivatives along a direction of this length are the same but for rounding, each row by itself."""
+    """Whether two derivatives along a direction of this length agree up to rounding, row by row."""
     floor = rounding * (float(other.norm()) + length)
     return bool(((found - other).abs() <= AGREE * other.abs() + floor).all())
 
 
 def field_product(game: Frozen, size: float) -> tuple[Product, bool]:
-    """Derivatives of v along any direction, and whether they are exact: where differences along a random one agree.
+    """Directional derivatives of v, and whether they are exact: whether differences along a random direction agree.
 
-    They disagree where a loss detaches what it depends on: there autograd differentiates something else than the
-    field that players follow, and differences are what is given. Every weight's row counts by its own size.
+    They disagree if a loss detaches something it depends on: autograd then does not differentiate the field that the
+    players follow, and the differences are returned. Every weight's row is scaled by its own size.
     """
     at = game.weights
     probe = _probe(at, game.seed)

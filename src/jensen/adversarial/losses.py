@@ -1,7 +1,7 @@
-r"""What critic and generator descend, from logits: one value per example, nothing reduced over the batch.
+r"""Losses of critic and generator, from logits: one value per example, without reduction over the batch.
 
-A critic returns logits: D > 0 says real. The critic of a margin loss l descends $l(D(x)) + l(-D(G(z)))$, twice the risk
-of `margin`. What the generator does with $t = D(G(z))$ is said by name, never by default:
+A critic returns logits: D > 0 means real. With a margin loss l the critic descends $l(D(x)) + l(-D(G(z)))$, twice the
+risk of `margin`. The generator's loss of $t = D(G(z))$ is always chosen by name:
 
 | form           | generator descends | its slope in t  |                                                             |
 | -------------- | ------------------ | --------------- | ----------------------------------------------------------- |
@@ -9,9 +9,9 @@ of `margin`. What the generator does with $t = D(G(z))$ is said by name, never b
 | non-saturating | l(t)               | l'(t)           | largest there                                               |
 | linear         | -t                 | -1              | the same everywhere                                         |
 
-The squared loss rises beyond its target: saturating, it drives generated examples below t = -1 away from the real ones.
-
-Logits may be one an example, (B,), or many, (B, ...), as a patch critic's: losses are then means over an example's.
+The squared loss increases beyond its target: in the saturating form it drives generated examples with t < -1 away from
+the real ones. There may be one logit per example, (B,), or many, (B, ...), as from a patch critic: losses are then
+means over the logits of an example.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from jensen.core.shapes import mean_per_example
 
 @runtime_checkable
 class GameLoss(Protocol):
-    """Losses of both sides, (B,) each, from the logits of B real and B generated examples.
+    """Losses of both players, (B,) each, from the logits of B real and B generated examples.
 
-    `paired` says whether the generator's loss needs the real ones; otherwise they may be None there.
+    `paired` tells whether the generator's loss needs the real logits; otherwise they may be None.
     """
 
     @property
@@ -54,7 +54,7 @@ class MarginGame:
     r"""The critic descends $l(D(x)) + l(-D(G(z)))$; the generator follows `form`.
 
     Args:
-        loss: l. Logistic is the original GAN, squared least squares (targets +1 and -1), hinge that of SAGAN.
+        loss: l. Logistic is the original GAN, squared is least squares (targets +1 and -1), hinge is SAGAN's.
         form: "saturating", "non-saturating" or "linear".
 
     Raises:
@@ -88,13 +88,13 @@ class MarginGame:
 
 @dataclass(frozen=True)
 class RelativisticGame:
-    r"""Relativistic pairing: l on the difference of a real and a generated example.
+    r"""Relativistic pairing: l of the difference between a real and a generated example.
 
-    The critic descends $l(D(x) - D(G(z)))$ and the generator `form` at $t = D(G(z)) - D(x)$. A constant added to D
-    changes nothing. Real examples take part in the generator's loss, so both logits are needed.
+    The critic descends $l(D(x) - D(G(z)))$ and the generator `form` at $t = D(G(z)) - D(x)$. Adding a constant to D
+    changes nothing. The generator's loss depends on real examples, so both logits are needed.
 
     Args:
-        loss: l; logistic and non-saturating are the published ones.
+        loss: l; the published choice is logistic and non-saturating.
         form: "saturating", "non-saturating" or "linear".
 
     Raises:
@@ -129,8 +129,8 @@ class RelativisticGame:
 class WassersteinGame:
     r"""The critic descends $D(G(z)) - D(x)$, the generator $-D(G(z))$.
 
-    Over 1-Lipschitz critics the least critic's loss is minus the Wasserstein-1 distance; over all critics there is
-    none. So clip the weights, penalise the gradient, or normalise.
+    Over 1-Lipschitz critics the minimum of the critic's loss is minus the Wasserstein-1 distance; over all critics it
+    is unbounded. So clip the weights, penalise the gradient, or normalise the weights.
 
     Raises:
         ValueError: called, for logits of different shapes.
@@ -164,9 +164,9 @@ def _check(loss: MarginLoss, form: str) -> None:
 
 
 def _alike(real: Tensor | None, fake: Tensor) -> Tensor:
-    """Real, if of the shape of fake: (B,) and (B, 1) would broadcast to all pairs."""
+    """Returns real if it has the shape of fake: (B,) and (B, 1) would broadcast to all pairs."""
     if real is None:
-        raise ValueError("this loss compares with real examples: their logits must be given, got None")
+        raise ValueError("logits of real examples must be given for this loss, got None")
     if real.shape != fake.shape or real.ndim < 1:
         raise ValueError(
             f"logits of real and generated must be (B, ...) alike, got {tuple(real.shape)} and {tuple(fake.shape)}"
@@ -176,7 +176,7 @@ def _alike(real: Tensor | None, fake: Tensor) -> Tensor:
 
 def _per_example(values: Tensor) -> Tensor:
     if not values.ndim:
-        raise ValueError("logits must be (B, ...), one an example at least, got a single number")
+        raise ValueError("logits must be (B, ...), at least one per example, got a single number")
     return values if values.ndim == 1 else mean_per_example(values)
 
 
@@ -189,14 +189,14 @@ GAME_LOSSES: dict[str, GameLoss] = {
     "relativistic": RelativisticGame(logistic, "non-saturating"),
     "wasserstein": WassersteinGame(),
 }
-"""By the names used in settings. Exponential is zero-sum: e^-t would grow without bound where the critic is sure."""
+"""By the names used in settings. Exponential is zero-sum: e^-t would be unbounded where the critic is confident."""
 
 
 def game_loss(loss: object) -> GameLoss:
-    """The loss of this name, or the one given.
+    """The loss of this name, or the given one.
 
     Raises:
-        ValueError: for another name, or what has no loss for each side.
+        ValueError: for an unknown name, or an object without a loss for each player.
 
     >>> game_loss("hinge").form
     'linear'
@@ -206,5 +206,7 @@ def game_loss(loss: object) -> GameLoss:
     if isinstance(loss, str) and loss in GAME_LOSSES:
         return GAME_LOSSES[loss]
     if isinstance(loss, MarginLoss):
-        raise ValueError(f"loss must say what the generator descends too: MarginGame({loss.name}, 'non-saturating')")
+        raise ValueError(
+            f"loss must define the generator's loss too, as MarginGame({loss.name}, 'non-saturating') does"
+        )
     raise ValueError(f"loss must be one of {', '.join(GAME_LOSSES)}, or a GameLoss, got {loss!r}")

@@ -1,7 +1,7 @@
-r"""Margin losses l(y D(x)), and the f-divergence that the best critic of each one measures.
+r"""Margin losses l(y D(x)), and the f-divergence that the optimal critic of each one measures.
 
-Conventions, here and wherever the adversarial family speaks: y = +1 for real, -1 for generated, equally often;
-$u = p_d(x)/p_g(x)$. With no limit on D the infimum enters the integral, point by point:
+Conventions of the whole package: y = +1 for real, -1 for generated, equally often; $u = p_d(x)/p_g(x)$. Without
+restrictions on D the infimum is taken inside the integral, point by point:
 
 $$R = \inf_D E\, l(y D(x)) = -\tfrac12 \int f(p_d/p_g)\, p_g, \qquad f(u) = -\inf_d\,[u\, l(d) + l(-d)].$$
 
@@ -13,9 +13,9 @@ $$R = \inf_D E\, l(y D(x)) = -\tfrac12 \int f(p_d/p_g)\, p_g, \qquad f(u) = -\in
 | exponential | e^-m           | -2 sqrt(u)                    | (log u) / 2       | 1 - H^2      |
 | hinge       | max(0, 1 - m)  | -2 min(u, 1)                  | sign(u - 1)       | 1 - TV       |
 
-Zero-one has l(0) = 1/2: a critic that is 0 everywhere guesses, and D* decides a tie u = 1 for +1. Total variation is
-half the L1 distance, Le Cam $\int (p-q)^2/(p+q)$, squared Hellinger $1 - \int\sqrt{pq}$, Jensen-Shannon in nats. Chance
-is where p = q: there the risk is 1/2, 1, log 2, 1 and 1, not zero.
+Zero-one has l(0) = 1/2: a critic that is 0 everywhere is at chance, and D* is +1 at a tie u = 1. Total variation is
+half the L1 distance, Le Cam $\int (p-q)^2/(p+q)$, squared Hellinger $1 - \int\sqrt{pq}$, Jensen-Shannon in nats. At p =
+q the risk is that of chance: 1/2, 1, log 2, 1 and 1, not zero.
 
 Source: Nguyen, Wainwright & Jordan (2009), sections 2 and 3.
 """
@@ -43,7 +43,7 @@ class MarginLoss:
         loss: l, elementwise, at least 0.
         ratio_f: f as a function of u.
         ratio_critic: D* as a function of u.
-        divergence: what $c\,(\mathrm{chance} - R)$ is called; None if it has no name.
+        divergence: the name of $c\,(\mathrm{chance} - R)$; None if it has none.
         scale: c.
         trainable: whether l has a gradient to descend.
 
@@ -60,26 +60,26 @@ class MarginLoss:
     trainable: bool = True
 
     def __call__(self, margin: Num[Tensor, "*s"] | float | int) -> Float[Tensor, "*s"]:
-        """l(m), of the shape of m."""
+        """l(m), with the shape of m."""
         return self.loss(_floating(torch.as_tensor(margin)))
 
     def f(self, u: Num[Tensor, "*s"] | float | int) -> Float[Tensor, "*s"]:
-        r"""$-\inf_d [u l(d) + l(-d)]$ at ratios u >= 0, convex and never increasing. Raises ValueError below 0."""
+        r"""$-\inf_d [u l(d) + l(-d)]$ at ratios u >= 0, convex and non-increasing. Raises ValueError below 0."""
         return self.ratio_f(_ratio(u))
 
     def optimal(self, u: Num[Tensor, "*s"] | float | int) -> Float[Tensor, "*s"]:
-        """The best critic's value where p_d / p_g = u >= 0.
+        """The optimal critic's value where p_d / p_g = u >= 0.
 
-        Where the infimum is only approached, as d grows, it is infinite for the five, and some large finite d for a
-        numerical `margin_loss`.
+        If the infimum is only approached as d grows, the value is infinite for the five named losses, and some large
+        finite d for a numerical `margin_loss`.
         """
         return self.ratio_critic(_ratio(u))
 
     def conditional_risk(self, log_ratio: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
         r"""$\inf_d [\eta\, l(d) + (1 - \eta)\, l(-d)]$ with $\eta = P(y = 1|x) = \mathrm{sigmoid}(\log u)$, by log u.
 
-        It is even in log u, since d and -d trade places, so that f is only ever needed on [0, 1]. Its mean over
-        $(p_d + p_g)/2$ is R.
+        It is even in log u, since d and -d are exchanged, so f is needed only on [0, 1]. Its mean over $(p_d + p_g)/2$
+        is R.
 
         >>> hinge.conditional_risk(torch.tensor([0.0, float("inf")]))
         tensor([1., 0.])
@@ -89,7 +89,7 @@ class MarginLoss:
 
     @property
     def chance(self) -> float:
-        """The risk where real and generated are alike, $-f(1)/2$."""
+        """The risk if real and generated have the same distribution, $-f(1)/2$."""
         return -float(self.ratio_f(torch.ones((), dtype=torch.float64))) / 2
 
 
@@ -105,7 +105,7 @@ def _floating(x: Tensor) -> Tensor:
 
 
 def _finite(u: Tensor) -> Tensor:
-    """u, the largest float for infinity."""
+    """u, with infinity replaced by the largest float."""
     return u.clamp(max=torch.finfo(u.dtype).max)
 
 
@@ -156,24 +156,24 @@ MARGIN_LOSSES: dict[str, MarginLoss] = {m.name: m for m in (zero_one, squared, l
 
 
 def margin_loss(loss: Elementwise, name: str = "custom") -> MarginLoss:
-    r"""Any l >= 0, with f and D* by numerical minimisation over all of d.
+    r"""Any l >= 0, with f and D* by numerical minimisation over all d.
 
     l need be neither convex nor continuous. The candidates are the four lowest local minima of $u\,l(d) + l(-d)$ on a
-    grid of 2,001 points, d = sinh(s) for |s| <= 20 (0.02 apart at 0, two hundredths of d far out), each then refined;
-    a basin narrower than the grid may be missed. f is differentiable in u: $f'(u) = -l(D^*(u))$, by the envelope
-    theorem. u = inf is taken as the largest float.
+    grid of 2,001 points, d = sinh(s) for |s| <= 20 (spaced by 0.02 at 0 and by 2 percent of d far out), each then
+    refined; a basin narrower than the grid may be missed. f is differentiable in u: $f'(u) = -l(D^*(u))$, by the
+    envelope theorem. u = inf is replaced by the largest float.
 
     For `optimal` the four local minima next to 0 are candidates too. Of all candidates and grid points within 1e-12
-    (relative) of the minimum it is the one of least |d|, and of d and -d the positive one. An infimum at infinity
-    so comes out as a finite d beyond which no more is gained.
+    (relative) of the minimum it is the one with the smallest |d|, and the positive one of d and -d. So for an infimum
+    at infinity the result is a finite d beyond which the gain is negligible.
 
     Args:
-        loss: l, elementwise on float64 tensors of any shape; of any dtype, its values are taken to that of the margins.
+        loss: l, elementwise on float64 tensors of any shape; its values are converted to the dtype of the margins.
         name: for reports.
 
     Raises:
-        ValueError: if l is no function or does not give a tensor of the margins' shape, is not a number or is below 0
-            somewhere on the grid, if it is still falling at the grid's ends, or if the f that is found is not convex or
+        ValueError: if l is not a function or does not give a tensor with the margins' shape, is nan or negative
+            somewhere on the grid, is still decreasing at the ends of the grid, or if the resulting f is not convex or
             increases (see `check_f`).
 
     Source: Nguyen, Wainwright & Jordan (2009), section 3.
@@ -207,7 +207,7 @@ def margin_loss(loss: Elementwise, name: str = "custom") -> MarginLoss:
 
 
 def _alike(loss: Elementwise) -> Elementwise:
-    """The loss with values of the dtype of its margins, or ValueError."""
+    """The loss with values converted to the dtype of its margins; raises ValueError."""
     if not callable(loss):
         raise ValueError(f"a margin loss must be a function from margins to a tensor of their shape, got {loss!r}")
 
@@ -217,7 +217,7 @@ def _alike(loss: Elementwise) -> Elementwise:
         got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         if got != tuple(margin.shape):
             raise ValueError(
-                f"a margin loss must give a tensor and keep the shape of its margins, {tuple(margin.shape)}, got {got}"
+                f"a margin loss must give a tensor with the shape of its margins, {tuple(margin.shape)}, got {got}"
             )
         return values.to(margin)
 
@@ -227,15 +227,15 @@ def _alike(loss: Elementwise) -> Elementwise:
 def check_f(f: Elementwise, tolerance: float = 1e-9) -> None:
     """Refuse an f that increases, or lies above a chord, at u = 0, 1 and 400 ratios from 1e-4 to 1e4.
 
-    The f of a loss l >= 0 does neither, being an upper limit of lines of slope -l(d); one that does was not minimised
-    over all of d.
+    The f of a loss l >= 0 does neither, being a supremum of lines with slope -l(d); one that does was not minimised
+    over all d.
 
     Args:
         f: elementwise.
         tolerance: of the comparison, relative to 1 + |f|.
 
     Raises:
-        ValueError: saying where.
+        ValueError: if it does, naming the place.
 
     >>> check_f(lambda u: (u - 1) ** 2)
     Traceback (most recent call last):
@@ -265,7 +265,7 @@ def check_f(f: Elementwise, tolerance: float = 1e-9) -> None:
 
 
 def _refuse_beyond(loss: Elementwise) -> None:
-    """Refuse a loss that gains more beyond the grid than on it."""
+    """Refuse a loss that is lower beyond the grid than on it."""
     u = RATIOS.to(torch.float64)[:, None]
     grid = _grid(torch.float64)
     least = _weighed(loss, u, grid).amin(1)
@@ -278,44 +278,44 @@ def _refuse_beyond(loss: Elementwise) -> None:
 
 
 def _grid(dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
-    """Values of d from large to small, symmetric about 0."""
+    """Values of d in decreasing order, symmetric about 0."""
     half = torch.sinh(torch.linspace(0, 20, 1001, dtype=dtype, device=device))
     return torch.cat([half.flip(0), -half[1:]])
 
 
 def _slopes(values: Tensor, margins: Tensor) -> bool:
-    """Whether values have a gradient that is not 0 everywhere."""
+    """Whether the values have a gradient that is not 0 everywhere."""
     return values.requires_grad and bool((torch.autograd.grad(values.sum(), margins)[0] != 0).any())
 
 
 def _weighed(loss: Elementwise, u: Tensor, d: Tensor) -> Tensor:
-    """The weighed loss u l(d) + l(-d), with an overflowing l as the largest float, so that 0 l is 0."""
+    """The weighted loss u l(d) + l(-d), with overflows of l replaced by the largest float, so that 0 l is 0."""
     largest = torch.finfo(d.dtype).max
     return u * loss(d).clamp(max=largest) + loss(-d).clamp(max=largest)
 
 
 RATIOS = torch.tensor([0.0, 0.01, 0.1, 0.5, 1.0, 2.0, 10.0, 100.0])
-BEYOND, FALLING = 10.0, 1e-6  # how far beyond the grid is looked, and what counts as falling there
-STARTS, POINTS, LEVELS = 4, 9, 20  # a level shrinks the bracket fourfold: 4^20 = 1e12
+BEYOND, FALLING = 10.0, 1e-6  # how far beyond the grid to look, and what counts as decreasing there
+STARTS, POINTS, LEVELS = 4, 9, 20  # each level shrinks the bracket by a factor of 4: 4^20 = 1e12
 TIE = 1e-12
 
 
 @torch.no_grad()
 def _minimiser(loss: Elementwise, u: Tensor, slack: float) -> Tensor:
-    """For each u (N,) the d of least u l(d) + l(-d), over all of d.
+    """For each u (N,), the d that minimises u l(d) + l(-d).
 
-    Of those within `slack`, relative, of the minimum: the nearest to 0, then the positive.
+    Among those within `slack` (relative) of the minimum, the one nearest to 0, then the positive one.
     """
     grid = _grid(u.dtype, u.device)
     values = F.pad(_weighed(loss, u[:, None], grid), (1, 1), value=math.inf)
     here, left, right = values[:, 1:-1], values[:, :-2], values[:, 2:]
-    lowest = (here <= left) & (here <= right) & ((here < left) | (here < right))  # of a plateau its ends
+    lowest = (here <= left) & (here <= right) & ((here < left) | (here < right))  # the ends of a plateau
     keys = (here, grid.abs()) if slack else (here,)
     start = torch.cat([torch.where(lowest, v, math.inf).topk(STARTS, largest=False).indices for v in keys], 1)
     gaps = -grid.diff()
     centre, radius = grid[start], torch.maximum(F.pad(gaps, (0, 1)), F.pad(gaps, (1, 0)))[start]
     offsets = torch.linspace(1, -1, POINTS, dtype=u.dtype, device=u.device)
-    offsets = offsets[offsets.abs().argsort(stable=True)]  # the centre first: in a tie it stays
+    offsets = offsets[offsets.abs().argsort(stable=True)]  # the centre first: it is kept in a tie
     for _ in range(LEVELS):
         d = centre[..., None] + radius[..., None] * offsets
         best = _weighed(loss, u[:, None, None], d).argmin(-1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Instance noise: blur what is real and what is generated alike, less and less."""
+"""Instance noise: annealed noise on the critic's input, real and generated alike."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from jensen.core.seeding import Rng, normal
 
 
 def instance_noise(x: Float[Tensor, "b ..."], sigma: float, generator: Rng = None) -> Float[Tensor, "b ..."]:
-    r"""$x + \sigma\epsilon$, $\epsilon \sim N(0, I)$: for what the critic sees, real and generated, with fresh noise.
+    r"""$x + \sigma\epsilon$, $\epsilon \sim N(0, I)$: for the critic's input, real and generated, with fresh noise.
 
-    The supports then overlap, so that the best critic has a gradient. Sigma 0 gives x itself.
+    The supports then overlap, so that the optimal critic has a gradient. With sigma = 0 the result is x itself.
 
     Args:
         x: (B, ...).
-        sigma: in the unit of x, at least 0.
+        sigma: in the units of x, at least 0.
         generator: None, one, or one per row.
 
     Raises:
@@ -35,7 +35,7 @@ def instance_noise(x: Float[Tensor, "b ..."], sigma: float, generator: Rng = Non
 
 
 def annealed(start: float, steps: int, end: float = 0.0) -> Callable[[int], float]:
-    """A straight line from `start` at step 0 to `end` at `steps`, constant before and afterwards: step -> sigma.
+    """Linear from `start` at step 0 to `end` at step `steps`, constant outside: step -> sigma.
 
     Raises:
         ValueError: for a negative start or end, or fewer than 1 step.
@@ -45,5 +45,5 @@ def annealed(start: float, steps: int, end: float = 0.0) -> Callable[[int], floa
     (0.5, 0.25, 0.0, 0.0)
     """
     if not (start >= 0 and end >= 0 and steps >= 1):
-        raise ValueError(f"annealing must go from and to at least 0 in 1 step or more, got {start} to {end} in {steps}")
+        raise ValueError(f"start and end must be at least 0 and steps at least 1, got {start} to {end} in {steps}")
     return lambda step: start + (end - start) * min(max(step / steps, 0.0), 1.0)

@@ -1,4 +1,4 @@
-"""Packing: the critic judges m examples at a time, all real or all generated."""
+"""Packing: the critic sees m examples at a time, all real or all generated."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 def pack(x: Float[Tensor, "..."], m: int) -> Float[Tensor, "..."]:
-    r"""Every m neighbours of a batch as one event, along the first event axis: (B, C, ...) -> (B / m, m C, ...).
+    r"""Concatenate every m neighbours of a batch along the first event axis: (B, C, ...) -> (B / m, m C, ...).
 
-    A critic of packs tells $p_d^m$ from $p_g^m$: a lost mode, which one example hardly betrays, shows in m of them.
-    Its first layer takes m C channels; nothing else changes.
+    A critic of packs distinguishes $p_d^m$ from $p_g^m$: a missing mode, which hardly shows in one example, shows in m
+    of them. Its first layer takes m C channels; nothing else changes.
 
     Args:
         x: (B, C, ...), independent examples.

@@ -1,12 +1,12 @@
-r"""What keeps a critic smooth: penalties on its gradient, spectral normalisation, clipped weights.
+r"""Regularisation of a critic: penalties on its gradient, spectral normalisation, weight clipping.
 
-Penalties are (B,), one per example: the norm is over all axes but the first, of events of any shape. They ask for one
-logit an example, from a critic that treats examples apart (no batch norm); a patch critic is passed as
-`lambda x: critic(x).flatten(1).mean(1)`. Under autocast they are made in float32, and all their derivatives are finite
-where the gradient is 0. They need a second derivative.
+Penalties are (B,), one per example: the norm is over all axes but the first, of events of any shape. They need one
+logit per example, from a critic that processes examples independently (no batch norm); pass a patch critic as
+`lambda x: critic(x).flatten(1).mean(1)`. Under autocast they are computed in float32, and all their derivatives are
+finite where the gradient is 0. They need a second derivative.
 
-They are functions of the examples too. In a game that changes nothing, since each player descends its own loss by its
-own parameters; a loop that calls `backward` on the critic's loss detaches what the generator made.
+They are differentiable in the examples too. In a game this has no effect, since each player descends its own loss in
+its own parameters; a loop that calls `backward` on the critic's loss must detach the generated examples.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ GAME = "as the penalty of a game, pass lambda critic, real, fake: r1(critic, rea
 
 
 def r1(critic: Critic, real: Float[Tensor, "b ..."], gamma: float = 1.0) -> Float[Tensor, " b"]:
-    r"""$\frac\gamma2 |\nabla D(x)|^2$ at real examples. The half belongs to the convention: weigh by gamma alone.
+    r"""$\frac\gamma2 |\nabla D(x)|^2$ at real examples. The half is part of the convention: the weight is gamma.
 
     Args:
-        critic: D, from (B, ...) to one logit an example.
+        critic: D, from (B, ...) to one logit per example.
         real: (B, ...).
         gamma: at least 0.
 
     Raises:
-        ValueError: for a negative gamma, or if the critic does not give one logit an example.
+        ValueError: for a negative gamma, or if the critic does not give one logit per example.
 
     Source: Mescheder et al. (2018), equation 9.
 
@@ -49,12 +49,12 @@ def r2(critic: Critic, fake: Float[Tensor, "b ..."], gamma: float = 1.0) -> Floa
     r"""$\frac\gamma2 |\nabla D(G(z))|^2$ at generated examples, by the convention of `r1`.
 
     Args:
-        critic: D, from (B, ...) to one logit an example.
+        critic: D, from (B, ...) to one logit per example.
         fake: (B, ...).
         gamma: at least 0.
 
     Raises:
-        ValueError: for a negative gamma, or if the critic does not give one logit an example.
+        ValueError: for a negative gamma, or if the critic does not give one logit per example.
 
     Source: Mescheder et al. (2018), equation 10.
 
@@ -73,19 +73,21 @@ def gradient_penalty(
     sides: int = 2,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, " b"]:
-    r"""WGAN-GP: $\lambda (|\nabla D(\hat x)| - 1)^2$ between real and generated, or of one side $\max(0, .)^2$.
+    r"""WGAN-GP: $\lambda (|\nabla D(\hat x)| - 1)^2$ between real and generated, or one-sided, $\max(0, .)^2$.
 
-    $\hat x = \epsilon x + (1 - \epsilon) G(z)$ with one $\epsilon \sim U[0, 1]$ an example. There is no half here.
+    $\hat x = \epsilon x + (1 - \epsilon) G(z)$ with one $\epsilon \sim U[0, 1]$ per example. There is no factor of one
+    half.
 
     Args:
-        critic: D, from (B, ...) to one logit an example.
-        real, fake: (B, ...), of one shape.
+        critic: D, from (B, ...) to one logit per example.
+        real, fake: (B, ...), of the same shape.
         weight: lambda, at least 0.
         sides: 2 pulls the norm to 1, 1 only pushes it down from above 1.
         generator: of epsilon.
 
     Raises:
-        ValueError: for a negative weight, other sides, examples of different shapes, or more than one logit each.
+        ValueError: for a negative weight, sides other than 1 and 2, examples of different shapes, or more than one
+            logit each.
 
     Source: Gulrajani et al. (2017), equation 3 and section 4; Petzka et al. (2018), equation 8 for one side.
 
@@ -93,7 +95,7 @@ def gradient_penalty(
     tensor([160.])
     """
     if real.shape != fake.shape:
-        raise ValueError(f"real and fake must be of one shape, got {tuple(real.shape)} and {tuple(fake.shape)}")
+        raise ValueError(f"real and fake must have the same shape, got {tuple(real.shape)} and {tuple(fake.shape)}")
     real = single(real)
     with drawing(generator):
         share = right_pad(torch.rand(len(real), device=real.device, dtype=real.dtype), real)
@@ -112,7 +114,7 @@ def dragan(
     r"""$\lambda (|\nabla D(x + \delta)| - 1)^2$ around real examples, $\delta \sim N(0, \mathrm{std}^2 I)$.
 
     Args:
-        critic: D, from (B, ...) to one logit an example.
+        critic: D, from (B, ...) to one logit per example.
         real: (B, ...).
         std: of the noise, in the unit of x, at least 0.
         weight: lambda, at least 0.
@@ -120,7 +122,7 @@ def dragan(
         generator: of the noise.
 
     Raises:
-        ValueError: for a negative weight or std, other sides, or more than one logit each.
+        ValueError: for a negative weight or std, sides other than 1 and 2, or more than one logit each.
 
     Source: Kodali et al. (2017), equation 1, with k = 1 and c = std^2.
 
@@ -164,7 +166,7 @@ def spectral_norm(critic: nn.Module, iterations: int = 1) -> nn.Module:
     if not layers or any(_normalised(m) for m in layers):
         raise ValueError("a critic to normalise must have linear or convolutional layers, none of them normalised yet")
     for layer in layers:
-        dim = int(isinstance(layer, nn.modules.conv._ConvTransposeNd))  # the axis of the outputs
+        dim = int(isinstance(layer, nn.modules.conv._ConvTransposeNd))  # the output axis
         register_parametrization(layer, "weight", SpectralNorm(layer.weight, iterations, dim))
     return critic
 
@@ -177,7 +179,7 @@ class SpectralNorm(_SpectralNorm):
         return weight / sigma
 
     def turn(self, weight: Tensor) -> None:
-        """Power iterations from where u and v are."""
+        """Power iterations from the current u and v."""
         self._power_method(self._reshape_weight_to_matrix(weight), self.n_power_iterations)
 
 
@@ -205,13 +207,13 @@ def power_iteration(module: nn.Module) -> None:
 
 
 def _normalised(layer: nn.Module) -> bool:
-    """By torch's parametrizations, or by its older hooks."""
+    """Whether by torch's parametrizations or by its older hooks."""
     return nn.utils.parametrize.is_parametrized(layer, "weight") or hasattr(layer, "weight_orig")
 
 
 @torch.no_grad()
 def clip_weights(critic: nn.Module, bound: float = 0.01) -> None:
-    """Clamp every parameter to [-bound, bound], in place: for `Objective.after`, when the critic has moved.
+    """Clamp every parameter to [-bound, bound], in place: for `Objective.after`, after a move of the critic.
 
     Raises:
         ValueError: unless the bound is positive.
@@ -238,7 +240,7 @@ def _weight(name: str, value: float) -> float:
 
 
 def _squared_norm(critic: Critic, x: Tensor) -> Tensor:
-    """Of the critic's gradient at each example, (B,), differentiable in its parameters, and in x if x is."""
+    """Squared norm of the critic's gradient per example, (B,), differentiable in its parameters, and in x if x is."""
     training = torch.is_grad_enabled()
     x = single(x)
     x = x if training and x.requires_grad else x.detach().requires_grad_()
@@ -246,7 +248,7 @@ def _squared_norm(critic: Critic, x: Tensor) -> Tensor:
         logits = critic(x)
         if logits.numel() != len(x) or logits.shape[:1] != x.shape[:1]:
             raise ValueError(
-                f"a critic must give one logit an example, ({len(x)},), got {tuple(logits.shape)}: "
+                f"a critic must give one logit per example, ({len(x)},), got {tuple(logits.shape)}: "
                 "pass a mean over patches"
             )
         if not logits.requires_grad:  # a constant
@@ -260,7 +262,7 @@ def _towards_one(critic: Critic, x: Tensor, weight: float, sides: int) -> Tensor
         raise ValueError(f"sides must be 1 or 2, got {sides}")
     _weight("weight", weight)
     square = _squared_norm(critic, x)
-    # the root's slope is infinite at 0: there the norm is taken as a constant 0
+    # the slope of the square root is infinite at 0: there the norm is a constant 0
     norm = torch.where(square > 0, square, 1.0).sqrt() * (square > 0)
     excess = norm - 1
     return weight * (excess if sides == 2 else excess.relu()).square()

@@ -1,4 +1,4 @@
-"""A pool of generated pictures: the critic keeps seeing what the generator made earlier."""
+"""A pool of generated pictures: the critic also sees what the generator made earlier."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 
 class ImagePool(nn.Module):
-    """The last `size` generated pictures, or so: some of them stand in for fresh ones before the critic.
+    """About the last `size` generated pictures, some of which replace fresh ones in the critic's input.
 
-    `forward` only draws and `push`, for `Objective.after` of the generator, stores: an objective's forward changes no
-    state. Pictures, and how many there are, are buffers; draws come from torch's global generator: so a resumed run
-    goes on exactly.
+    `forward` only draws; `push`, called in `Objective.after` of the generator, stores: an objective's forward changes
+    no state. The pictures and their number are buffers, and draws come from torch's global generator, so a resumed run
+    continues exactly.
 
     Args:
-        size: pictures held, at least 0; 0 hands everything through.
+        size: number of pictures held, at least 0; 0 passes everything through.
         event_shape: of one picture.
 
     Raises:
@@ -43,7 +43,7 @@ class ImagePool(nn.Module):
         self.register_buffer("count", torch.zeros((), dtype=torch.long))
 
     def forward(self, fresh: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """Each picture with probability 1/2 replaced by one of the pool, any of them; fresh ones while it is empty."""
+        """Each picture is replaced with probability 1/2 by a random one of the pool; none while the pool is empty."""
         self._check(fresh)
         held = int(self.count)
         if not held:
@@ -54,9 +54,9 @@ class ImagePool(nn.Module):
 
     @torch.no_grad()
     def push(self, fresh: Float[Tensor, "..."]) -> None:
-        """Store pictures: the first ones until the pool is full, of the others each with probability 1/2 in some place.
+        """Store all pictures until the pool is full, then each with probability 1/2 at a random place.
 
-        No two of one call come to the same place.
+        No two pictures of one call are stored at the same place.
         """
         self._check(fresh)
         held = int(self.count)

@@ -1,4 +1,4 @@
-"""Quadrature of means over a normal distribution, of functions that have kinks."""
+"""Quadrature of expectations under a normal distribution, for functions with kinks."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-REACH, CELLS, LEVELS = 64.0, 2048, 60  # breaks are looked for up to here, one in each cell, by so many halvings
-TAIL = 38  # beyond so many deviations a double holds no density
+REACH, CELLS, LEVELS = 64.0, 2048, 60  # range, cells and bisections of the search for breaks, one per cell
+TAIL = 38  # standard deviations beyond which the density underflows in double precision
 _NODES, _WEIGHTS = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(16))
 
 
 def breaks(f: Callable[[Tensor], Tensor]) -> Float[Tensor, " k"]:
-    """Where f, elementwise, has a kink or a jump: the places in [-64, 64], in float64.
+    """The positions in [-64, 64] at which f, elementwise, has a kink or a jump, in float64.
 
-    In each of 2,048 cells f and its derivative by autograd are bisected to where they change most, down to neighbouring
-    numbers: a change that is left there is a break. Of several in one cell one is found.
+    In each of 2,048 cells f and its derivative by autograd are bisected to where they change most, down to adjacent
+    floats: a change that remains there is a break. If a cell has several, only one is found.
 
     >>> breaks(lambda t: torch.relu(1 + t))
     tensor([-1.], dtype=torch.float64)
@@ -58,11 +58,11 @@ def normal_mean(
     r"""$E f(m + s n)$ for $n \sim N(0, 1)$, with its derivatives in m and s, those of second order too.
 
     Sixteen-point Gauss-Legendre on panels of n: of unit length, cut at the kinks, which move with m and s, so that
-    what a kink adds to a second derivative, $f'$'s jump times a density, comes out by autograd; and around 0 and every
-    kink ever wider ones in f's own argument, so that a wide s misses nothing.
+    autograd includes the contribution of a kink to a second derivative, the jump of $f'$ times a density; around 0 and
+    every kink there are progressively wider panels in the argument of f, so that a large s misses nothing.
 
     Args:
-        f: elementwise, smooth but at its kinks, and beyond 64 about as smooth as a polynomial or an exponential.
+        f: elementwise, smooth except at its kinks, and beyond 64 about as smooth as a polynomial or an exponential.
         mean, deviation: m and s, (), float64; s of either sign.
         kinks: see `breaks`.
 
@@ -72,7 +72,7 @@ def normal_mean(
     2.0
     """
     n, mass = (v.to(mean) for v in _WHOLE)
-    if bool(deviation.detach()) and (len(kinks) or abs(deviation.item()) > 1):  # else whole panels see all there is
+    if bool(deviation.detach()) and (len(kinks) or abs(deviation.item()) > 1):  # otherwise whole panels suffice
         steps = 2.0 ** torch.arange(7).to(mean)
         near = torch.cat([kinks, kinks.new_zeros(1)])[:, None] + torch.cat([-steps, 0 * steps[:1], steps])
         moving = (kinks - mean) / deviation
@@ -83,7 +83,7 @@ def normal_mean(
 
 
 def _normal_nodes(edge: Tensor) -> tuple[Tensor, Tensor]:
-    """Of panels between the edges, and their masses under N(0, 1)."""
+    """Nodes of the panels between the edges, and their masses under N(0, 1)."""
     nodes, weights = _NODES.to(edge), _WEIGHTS.to(edge)
     half = edge.diff()[:, None] / 2
     n = edge[:-1, None] + half * (1 + nodes)

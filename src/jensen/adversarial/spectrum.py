@@ -1,9 +1,10 @@
-r"""Is an equilibrium of a game stable? Eigenvalues of its flow and of its training step, and what they say.
+r"""Stability of an equilibrium of a game, from the eigenvalues of its flow and of its training step.
 
-Near an equilibrium w* the flow $w' = -v(w)$ is $A = -v'(w^*)$, and a step of training a matrix M. The flow converges
-linearly if every eigenvalue of A has a negative real part, the training if every one of M has a modulus below 1; one
-of the other kind means that it diverges. Eigenvalues on the axis, or on the circle, prove nothing. Simultaneous steps
-of size h have $M = I + hA$, so they converge for $h < \min_\lambda 2|\mathrm{Re}\lambda|/|\lambda|^2$.
+Near an equilibrium w* the flow $w' = -v(w)$ has the matrix $A = -v'(w^*)$, and a training step has a matrix M. The flow
+converges linearly if every eigenvalue of A has a negative real part, training if every eigenvalue of M has a modulus
+below 1; a positive real part, or a modulus above 1, means divergence. Eigenvalues on the axis, or on the circle, decide
+nothing. Simultaneous steps of size h have $M = I + hA$, so they converge for
+$h < \min_\lambda 2|\mathrm{Re}\lambda|/|\lambda|^2$.
 
 Source: Mescheder et al. (2017), proposition 3 and lemma 4; Mescheder et al. (2018), section 2.
 """
@@ -34,29 +35,30 @@ from jensen.adversarial.field import (
 from jensen.core.objective import Objective
 from jensen.core.types import Batch
 
-DENSE = 400  # weights up to which all eigenvalues are found
-EXACT, ROUGH = 1e-8, 1e-5  # what counts as on the axis or on the circle, relative to the matrix's norm
-CLOSE = ROUGH / 10  # how well Arnoldi's are found, relative to themselves
-DISTURBED = 4  # how often a matrix is disturbed to see how far rounding moves what decides
+DENSE = 400  # number of weights up to which all eigenvalues are computed
+EXACT, ROUGH = 1e-8, 1e-5  # distance that counts as on the axis or circle, relative to the matrix norm
+CLOSE = ROUGH / 10  # relative accuracy of Arnoldi's eigenvalues
+DISTURBED = 4  # perturbations of a matrix to see how far rounding moves the eigenvalues
 
 
 @dataclass(frozen=True)
 class Stability:
-    """What the linearisation of a game says, at the weights it was taken at.
+    """The result of linearising a game at given weights.
 
     Attributes:
         update: "flow", or how players move.
         step_size: of the players; None for the flow.
-        eigenvalues: complex (k,); those that decide first: by real part for the flow, by modulus for a step.
-        weights: how many the game has, and the update remembers.
+        eigenvalues: complex (k,), the decisive ones first: by real part for the flow, by modulus for a step.
+        weights: the number of weights of the game plus the size of the update's memory.
         complete: whether these are all eigenvalues; if not, the leading ones that Arnoldi found.
-        converged: whether Arnoldi found those that decide, as many as it was asked for.
-        confirmed: whether `step_size_below` holds for those that it did not find, too.
-        speed: |v| here: at an equilibrium 0. Elsewhere the eigenvalues say whether neighbouring paths draw together.
-        equilibrium: whether |v| is as good as 0: at most 1e-5 of what the matrix makes of a vector of length 1.
-        tolerance: how near to the axis, or to the circle, proves nothing; more where differences are less precise, and
-            where eigenvalues that belong together come apart by rounding.
-        products: matrix-vector products taken.
+        converged: whether Arnoldi found the requested number of decisive eigenvalues.
+        confirmed: whether `step_size_below` also holds for the eigenvalues that it did not find.
+        speed: |v| here, 0 at an equilibrium. Elsewhere the eigenvalues tell whether neighbouring paths converge to each
+            other.
+        equilibrium: whether |v| is numerically 0: at most 1e-5 of the image of a unit vector under the matrix.
+        tolerance: distance to the axis, or to the circle, within which nothing is decided; larger if differences are
+            less precise, and if rounding splits multiple eigenvalues.
+        products: number of matrix-vector products.
     """
 
     update: str
@@ -73,20 +75,20 @@ class Stability:
 
     @property
     def leading(self) -> float:
-        """The largest real part, or for a step the largest modulus; not a number if none was found."""
+        """The largest real part, or the largest modulus for a step; nan if none was found."""
         return _leading(self.eigenvalues, self.update == "flow")
 
     @property
     def verdict(self) -> str:
-        """One of "converges linearly", "diverges", "undecided"; without all eigenvalues, as far as Arnoldi saw.
+        """Either "converges linearly", "diverges" or "undecided", from the eigenvalues that were found.
 
-        Elsewhere than at an equilibrium "not an equilibrium" comes first, since nothing converges there.
+        Away from an equilibrium it begins with "not an equilibrium", since nothing converges there.
         """
         return self.linearised if self.equilibrium else f"not an equilibrium; linearised: {self.linearised}"
 
     @property
     def linearised(self) -> str:
-        """The verdict on the linearisation alone, wherever it was taken."""
+        """The verdict on the linearisation alone, at an equilibrium or not."""
         excess = self.leading - (0 if self.update == "flow" else 1)
         if excess > self.tolerance:
             return "diverges"
@@ -94,9 +96,9 @@ class Stability:
 
     @property
     def step_size_below(self) -> float | None:
-        """Below this, simultaneous steps converge; None where the flow does not, or where it was not confirmed.
+        """Simultaneous steps converge below this step size; None if the flow does not converge or it was not confirmed.
 
-        Elsewhere than at an equilibrium, steps on the linearisation.
+        Away from an equilibrium, this refers to the linearisation.
         """
         if self.update != "flow" or self.linearised != "converges linearly" or not self.confirmed:
             return None
@@ -137,33 +139,33 @@ def stability(
     advance: Callable[[int], None] | None = None,
     seconds: float | None = None,
 ) -> Stability:
-    r"""The eigenvalues that decide, and the verdict, of the flow or of the training of any game.
+    r"""The decisive eigenvalues and the verdict, for the flow or the training of any game.
 
-    The flow's derivatives come from autograd, those of a step of training from differences through `train_step`
-    itself with plain gradient descent. Games of up to `dense` weights are solved completely; of larger ones Arnoldi
-    finds the eigenvalues of largest real part, imaginary part and modulus (of a step: of largest modulus), and then
-    those that steps of the size found would blow up. All in double precision, on a copy, with the batch and every
-    random draw held still.
+    The flow's derivatives come from autograd, those of a step of training from differences through `train_step` itself
+    with plain gradient descent. For games of up to `dense` weights all eigenvalues are computed; for larger ones
+    Arnoldi finds the eigenvalues of largest real part, imaginary part and modulus (for a step: of largest modulus), and
+    then those that would diverge at the step size found. Everything is in double precision, on a copy, with a fixed
+    batch and fixed random draws.
 
     Args:
         game: any, trained or not; left as it is.
         batch: what the losses are of.
         update: None for the flow, or how players move.
-        step_size: of all players or of each by name; the flow has none.
+        step_size: of all players, or of each by name; None for the flow.
         at: (n,), the weights, player after player; the game's own by default.
-        seed: of the draws inside the losses, and of Arnoldi's start.
+        seed: for the draws inside the losses and Arnoldi's start.
         step: what the game is told, for whatever is annealed.
-        top: how many eigenvalues of each kind Arnoldi finds.
-        products: about how many matrix-vector products Arnoldi may take in all. One costs about three evaluations of
-            all gradients for the flow, four steps of training for an update.
-        dense: up to how many weights all eigenvalues are found; those of one or two always are.
-        advance: told 1 after every product; there are about `products` at most, or of a small game as many as weights.
-        seconds: after which Arnoldi stops, with what it has found until then; as long as it takes by default.
+        top: number of eigenvalues of each kind that Arnoldi finds.
+        products: approximate maximum number of Arnoldi's matrix-vector products. Each costs about three evaluations of
+            all gradients for the flow, or four training steps for an update.
+        dense: number of weights up to which all eigenvalues are computed; for one or two weights they always are.
+        advance: called with 1 after every product, at most about `products` times, or once per weight for a small game.
+        seconds: after which Arnoldi stops with the eigenvalues found so far; no limit by default.
 
     Raises:
-        ValueError: for what is no game; a step size without an update, or the reverse; an unknown update; a step size
-            for nobody; top, products or seconds that are not positive; a batch without what the losses read; a field
-            that jumps or has a kink at these weights.
+        ValueError: for an object that is not a game; a step size without an update, or the reverse; an unknown update;
+            a step size for an unknown player; top, products or seconds that are not positive; a batch without an entry
+            that the losses read; a field that is discontinuous or has a kink at these weights.
 
     >>> from jensen.adversarial import DiracGAN
     >>> found = stability(DiracGAN("wasserstein", r1=1.0))
@@ -172,7 +174,7 @@ def stability(
     """
     until = _until(top, products, seconds)
     if (update is None) != (step_size is None):
-        raise ValueError("an update needs a step_size, and the flow (update=None) has none")
+        raise ValueError("step_size must be given with an update and only then (the flow, update=None, has none)")
     phases, how = (None, None) if update is None else rule(game, update)
     frozen = Frozen(game, batch, at=at, seed=seed, step=step, phases=phases)
     start = frozen.weights
@@ -181,7 +183,7 @@ def stability(
     once = None if how is None or step_size is None else Step(frozen, how, step_size)
     start, product, error = _linearised(frozen, once, seed)
     matrix = _Matrix(product, start, advance or (lambda _: None), until)
-    small, flow = len(start) <= max(dense, 2), update is None  # Arnoldi needs three
+    small, flow = len(start) <= max(dense, 2), update is None  # Arnoldi needs at least three
     search = (top, products, seed)
     found, converged, tolerance = _all(matrix, flow, error) if small else _some(matrix, flow, error, *search)
     order = (found.real if flow else found.abs()).argsort(descending=True, stable=True)
@@ -215,10 +217,10 @@ def eigenvalues(
     top: int = 6,
     dense: int = DENSE,
 ) -> Tensor:
-    r"""Of the flow's Jacobian $-v'(w)$, or of a training step's, complex; see `stability` for the arguments.
+    r"""Eigenvalues of the Jacobian of the flow, $-v'(w)$, or of a training step; see `stability` for the arguments.
 
     Returns:
-        (k,): by real part, the largest first; of a step by modulus.
+        (k,), complex, the largest first: by real part, or by modulus for a step.
 
     >>> from jensen.adversarial import DiracGAN
     >>> eigenvalues(DiracGAN(r1=0.6))  # -gamma/2 +- sqrt(gamma^2/4 - f'(0)^2)
@@ -229,7 +231,7 @@ def eigenvalues(
 
 
 def _until(top: int, products: int, seconds: float | None) -> float:
-    """When time is up."""
+    """The time at which Arnoldi stops."""
     if top < 1 or products < 1:
         raise ValueError(f"top and products must be at least 1, got {top} and {products}")
     if seconds is not None and not seconds > 0:
@@ -246,7 +248,7 @@ def _name(update: Rule | None) -> str:
 
 
 def _linearised(game: Frozen, once: Step | None, seed: int) -> tuple[Tensor, Product, float]:
-    """Where the game stands, the derivative of its flow or of one step there, and how wrong that may be."""
+    """The weights of the game, the derivative of its flow or of one step there, and the error of that derivative."""
     if once is not None:
         size = difference_step(once, once.start, seed)
         return once.start, derivative(once, once.start, size), difference_error(once, once.start, size, seed)
@@ -258,7 +260,7 @@ def _linearised(game: Frozen, once: Step | None, seed: int) -> tuple[Tensor, Pro
 
 
 def _leading(values: Tensor, flow: bool) -> float:
-    """What decides: the largest real part, or modulus; not a number of none."""
+    """The decisive value: the largest real part, or modulus; nan if there is none."""
     return float((values.real if flow else values.abs()).max()) if len(values) else math.nan
 
 
@@ -271,11 +273,11 @@ class _OutOfTime(Exception):
 
 
 class _Matrix:
-    """A matrix by its products with vectors, which are counted until time is up."""
+    """A matrix given by its products with vectors, which are counted, within a time limit."""
 
     def __init__(self, product: Product, like: Tensor, advance: Callable[[int], None], until: float):
         self.product, self.like, self.advance, self.until = product, like, advance, until
-        self.taken, self.stretch = 0, 0.0  # the norm is at least the largest |A v| / |v| seen
+        self.taken, self.stretch = 0, 0.0  # a lower bound on the norm: the largest |A v| / |v| seen
         self.spent = 0.0  # seconds
 
     def __call__(self, direction: Tensor) -> Tensor:
@@ -287,7 +289,7 @@ class _Matrix:
         return found
 
     def left(self, products: int) -> int:
-        """How many of these products there is time for, at the pace so far."""
+        """How many of these products fit into the time left, at the pace so far."""
         if not self.taken or self.until == math.inf:
             return products - self.taken
         pace = max(self.spent / self.taken, 1e-9)
@@ -298,7 +300,7 @@ class _Matrix:
         return torch.stack([self(e) for e in eye], 1)
 
     def largest(self, kind: str, top: int, products: int, seed: int, step: float | None = None) -> tuple[Tensor, bool]:
-        """Eigenvalues of one kind by Arnoldi, and whether they are as many as asked for; of I + step A for a step."""
+        """Eigenvalues of one kind by Arnoldi, and whether all requested were found; of I + step A with a step."""
         n = len(self.like)
         top = min(top, n - 2)
         basis = min(max(6 * top, 40), n)
@@ -322,17 +324,17 @@ class _Matrix:
         except ArpackError:
             if self.stretch:
                 raise
-            values = [0.0]  # a matrix of zeros, which ARPACK refuses
+            values = [0.0]  # ARPACK refuses a matrix of zeros
         except _OutOfTime:
             values, converged = [], False
         return torch.as_tensor(np.asarray(values), dtype=torch.complex128), converged
 
 
 def _all(matrix: _Matrix, flow: bool, error: float) -> tuple[Tensor, bool, float]:
-    """All eigenvalues, that they are what decides, and a tolerance.
+    """All eigenvalues, whether they are decisive (always), and a tolerance.
 
-    Rounding of size e moves an eigenvalue of k that coincide by the k-th root of e: so the matrix is disturbed by what
-    it may be wrong by, and one sees how far that moves what decides.
+    Rounding of size e moves an eigenvalue of multiplicity k by the k-th root of e: so the matrix is perturbed by its
+    error, and the tolerance is how far this moves the decisive eigenvalue.
     """
     whole = matrix.whole().cpu()
     found, norm = torch.linalg.eigvals(whole), float(torch.linalg.matrix_norm(whole, 2))
@@ -344,19 +346,19 @@ def _all(matrix: _Matrix, flow: bool, error: float) -> tuple[Tensor, bool, float
 
 
 def _some(matrix: _Matrix, flow: bool, error: float, top: int, products: int, seed: int) -> tuple[Tensor, bool, float]:
-    """Leading eigenvalues, whether Arnoldi found all of those that decide, and a tolerance."""
+    """Leading eigenvalues, whether Arnoldi found all the decisive ones, and a tolerance."""
     found, converged = torch.zeros(0, dtype=torch.complex128), False
     kinds = ["LM", "LI", "LR"] if flow else ["LM"]
-    matrix(torch.ones_like(matrix.like))  # to know its pace
+    matrix(torch.ones_like(matrix.like))  # to measure its pace
     for k, kind in enumerate(kinds):
-        share = matrix.left(products) // (len(kinds) - k)  # what one kind spares, the next may use
+        share = matrix.left(products) // (len(kinds) - k)  # products that one kind does not use are left for the next
         values, converged = matrix.largest(kind, top, share, seed)
         found = _joined(found, values)
     return found, converged, max(ROUGH * matrix.stretch, error)
 
 
 def _confirmed(seen: Stability, matrix: _Matrix, error: float, top: int, products: int, seed: int) -> Stability:
-    """With what limits the step size, if products suffice: at the limit h no eigenvalue of I + hA is off the disc."""
+    """Add the eigenvalues that limit the step size, if products suffice: at that h all of I + hA are in the disc."""
     found, confirmed = seen.eigenvalues, False
     while len(found) and not confirmed and matrix.taken < products:
         h = _step_limit(found)
@@ -371,7 +373,7 @@ def _confirmed(seen: Stability, matrix: _Matrix, error: float, top: int, product
 
 
 def _joined(found: Tensor, others: Tensor) -> Tensor:
-    """With those of the others that are not among them."""
+    """Add those of the others that are not among them."""
     for value in others:
         if not any(_same(complex(value), complex(other)) for other in found):
             found = torch.cat([found, value[None]])
@@ -379,5 +381,5 @@ def _joined(found: Tensor, others: Tensor) -> Tensor:
 
 
 def _same(a: complex, b: complex) -> bool:
-    """Whether two searches found one eigenvalue."""
+    """Whether two searches found the same eigenvalue."""
     return abs(a - b) <= ROUGH * max(abs(a), abs(b), 1e-12)

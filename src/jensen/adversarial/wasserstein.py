@@ -11,18 +11,18 @@ from torch import Tensor
 
 
 def wasserstein1(x: Shaped[Tensor, "..."], y: Shaped[Tensor, "..."]) -> Float[Tensor, ""]:
-    r"""$\min_\pi \sum_{ij} \pi_{ij} |x_i - y_j|$ over plans with equal shares for every point of a sample.
+    r"""$\min_\pi \sum_{ij} \pi_{ij} |x_i - y_j|$ over transport plans with equal mass for every point of a sample.
 
-    In one dimension by sorting; otherwise by assignment (equal sizes, some thousands of points) or a linear programme
-    (any sizes, some hundreds). Differentiable: the gradient is that of the cost at the best plan. As an estimate of the
-    distance between distributions it is too large, by about $n^{-1/d}$ in d > 2 dimensions.
+    Computed by sorting in one dimension; otherwise by assignment (equal sizes, up to some thousands of points) or a
+    linear programme (any sizes, up to some hundreds). Differentiable: the gradient is that of the cost for the optimal
+    plan. As an estimate of the distance between distributions it is too large by about $n^{-1/d}$ in d > 2 dimensions.
 
     Args:
-        x: (N, ...), events flattened to vectors; |.| is Euclidean. Whole numbers are taken as floating ones.
+        x: (N, ...), events flattened to vectors; |.| is Euclidean. Integers are converted to floats.
         y: (M, ...) of the same event.
 
     Returns:
-        (), in the unit of x.
+        (), in the units of x.
 
     Raises:
         ValueError: for no points, numbers that are not real and finite, or events of different sizes.
@@ -35,7 +35,7 @@ def wasserstein1(x: Shaped[Tensor, "..."], y: Shaped[Tensor, "..."]) -> Float[Te
     """
     a, b = _points("x", x), _points("y", y)
     if a.shape[1] != b.shape[1]:
-        raise ValueError(f"x and y must hold points of one size, got {tuple(x.shape)} and {tuple(y.shape)}")
+        raise ValueError(f"x and y must hold points of the same size, got {tuple(x.shape)} and {tuple(y.shape)}")
     if a.shape[1] == 1:
         i, j, share = _sorted_plan(a.detach()[:, 0], b.detach()[:, 0])
     else:
@@ -47,7 +47,7 @@ def wasserstein1(x: Shaped[Tensor, "..."], y: Shaped[Tensor, "..."]) -> Float[Te
 
 
 def _points(name: str, sample: Tensor) -> Tensor:
-    """(N, d), floating."""
+    """The sample as (N, d), floating."""
     if not sample.ndim or not sample.numel():
         raise ValueError(f"{name} must be (N, ...) with at least one point, got {tuple(sample.shape)}")
     wrong = int((~sample.isfinite()).sum())
@@ -58,11 +58,11 @@ def _points(name: str, sample: Tensor) -> Tensor:
 
 
 Plan = tuple[Tensor, Tensor, Tensor]
-"""Which i goes to which j, and how much of it."""
+"""The plan: which i goes to which j, and with what mass."""
 
 
 def _sorted_plan(x: Tensor, y: Tensor) -> Plan:
-    """Quantile to quantile; levels are counted in units of 1 / (N M), so that no rounding misplaces one."""
+    """Match quantiles; levels are counted in units of 1 / (N M), so that rounding cannot misplace one."""
     n, m = len(x), len(y)
     levels = torch.cat([torch.arange(n, device=x.device) * m, torch.arange(m, device=x.device) * n]).unique()
     share = torch.cat([levels, levels.new_tensor([n * m])]).diff().double() / (n * m)

@@ -1,4 +1,4 @@
-"""What a denoiser predicts, in every view, and networks wrapped as denoisers."""
+"""Predictions of a denoiser in every parametrisation, and networks wrapped as denoisers."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Output = Literal["x", "eps", "v", "flow", "edm"]
 
 @dataclass(frozen=True)
 class Prediction:
-    r"""The denoiser's mean of x and of eps given z_t = alpha x + sigma eps; v, flow and score are derived.
+    r"""The predicted means of x and eps given z_t = alpha x + sigma eps; v, flow and score are derived from them.
 
-    Both are kept: eps recovered through x loses precision where sigma is small, x through eps where
-    alpha is. alpha and sigma broadcast against x.
+    Both are stored: eps computed from x loses precision where sigma is small, x computed from eps where alpha is small.
+    alpha and sigma broadcast against x.
 
-    `fraction`, of a denoiser that learns variances, is where the log variance of a reverse step lies between
-    the posterior's (0, beta-tilde) and the forward step's (1, beta), of the shape of x.
+    `fraction`, for a denoiser that learns variances, places the log variance of a reverse step between the posterior's
+    (0, beta-tilde) and the forward step's (1, beta); it has the shape of x.
 
     Source: Kingma et al. (2021), appendix A; Salimans & Ho (2022), appendix D for v; Nichol & Dhariwal (2021),
     equation 15 for the fraction.
@@ -74,7 +74,7 @@ class Prediction:
     def score(self) -> Tensor:
         """Gradient of log p(z_t) with respect to z_t, which is -eps / sigma. Raises ValueError at sigma = 0."""
         if bool((self.sigma == 0).any()):
-            raise ValueError("the score at sigma = 0 cannot be had from a prediction of eps: choose times above 0")
+            raise ValueError("the score cannot be computed from a prediction of eps at sigma = 0: choose times above 0")
         return -self.eps / self.sigma
 
     def view(self, name: Literal["x", "eps", "v", "flow"]) -> Tensor:
@@ -86,8 +86,8 @@ class Denoiser(nn.Module, ABC):
     """Predicts clean data and noise from z_t, t (B,) and perhaps a condition.
 
     Attributes:
-        schedule: the noise schedule it speaks of.
-        null: one row that says "no condition"; None if there is none, and then no guidance.
+        schedule: the noise schedule of z_t.
+        null: one row that stands for "no condition"; None if there is none, and then guidance is impossible.
     """
 
     schedule: Schedule
@@ -98,20 +98,20 @@ class Denoiser(nn.Module, ABC):
         """The prediction at z_t (B, ...), times t (B,), condition (B, ...) or None for the null condition."""
 
     def defined(self, t: Float[Tensor, "*b"]) -> bool:
-        """Whether it can be asked at all of these times: some views of the prediction are singular at an end."""
+        """Whether it can be evaluated at all of these times: some parametrisations are singular at t = 0 or t = 1."""
         return True
 
     def check_times(self, t: Float[Tensor, " b"]) -> None:
-        """Refuse times of which it cannot be asked (`defined`).
+        """Refuse times at which it cannot be evaluated (`defined`).
 
         Raises:
-            ValueError: if x or eps is not finite at one of them, whatever is predicted.
+            ValueError: if x or eps is not finite at one of them, whatever the network's output is.
         """
         if not self.defined(t):
             wrong = next(v for v in t if not self.defined(v))
             alpha, sigma = (v.item() for v in self.schedule.alpha_sigma(wrong))
             raise ValueError(
-                f"times must be where the network's view gives a finite x and eps, got t = {wrong.item():g}, "
+                f"times must be where the network's output gives a finite x and eps, got t = {wrong.item():g}, "
                 f"where alpha = {alpha:g} and sigma = {sigma:g}"
             )
 
@@ -121,24 +121,24 @@ class Denoiser(nn.Module, ABC):
         return right_pad(alpha, z_t), right_pad(sigma, z_t)
 
     def condition(self, cond: Tensor | None, rows: int) -> Tensor | None:
-        """`cond`, or the null condition for every row where it is None and there is one."""
+        """`cond`, or the null condition for every row if `cond` is None and there is a null condition."""
         if cond is None and self.null is not None:
             return self.null.expand(rows, *self.null.shape)
         return cond
 
 
 class NetworkDenoiser(Denoiser):
-    r"""A network net(c_in z_t, c_noise(t)[, cond]) whose output is one view of the prediction.
+    r"""A network net(c_in z_t, c_noise(t)[, cond]) whose output is one parametrisation.
 
     The input is scaled to unit variance for data of standard deviation `data_std`,
     $c_{in} = (\alpha^2 s^2 + \sigma^2)^{-1/2}$; the noise level enters as $c_{noise} = t$ (`Schedule.clock`). With
     output "edm", $x = c_{skip} z + c_{out} F$, where $c_{skip} = \alpha s^2 / (\alpha^2 s^2 + \sigma^2)$ and
-    $c_{out} = \sigma s / (\alpha^2 s^2 + \sigma^2)^{1/2}$, so that a unit-variance F is asked for at all times.
+    $c_{out} = \sigma s / (\alpha^2 s^2 + \sigma^2)^{1/2}$, so that the target of F has unit variance at all times.
 
     Args:
         net: called with (B, ...), (B,) and, if `null` is given, the condition.
         schedule: of the noise.
-        output: the view the network's output is: "x", "eps", "v", "flow" (eps - x), or "edm".
+        output: what the network predicts: "x", "eps", "v", "flow" (eps - x), or "edm".
         data_std: standard deviation of the data.
         null: a row that stands for "no condition".
         learned_variance: the network's output has twice as many channels (axis 1), and the second half, u, gives the
@@ -167,9 +167,9 @@ class NetworkDenoiser(Denoiser):
         self.register_buffer("null", null, persistent=False)
 
     def defined(self, t: Float[Tensor, "*b"]) -> bool:
-        r"""Whether x and eps are both finite at all of these times, as levels are in the precision of t.
+        r"""Whether x and eps are both finite at all of these times, with levels computed in the precision of t.
 
-        An output x has no finite eps where $\sigma = 0$, an output eps no finite x where $\alpha = 0$.
+        An output "x" gives no finite eps where $\sigma = 0$, an output "eps" no finite x where $\alpha = 0$.
 
         >>> from jensen.diffusion import CosineSchedule
         >>> both_ends = torch.tensor([0.0, 1.0])
@@ -197,7 +197,7 @@ class NetworkDenoiser(Denoiser):
         return replace(self._prediction(out, z_t, alpha, sigma), fraction=(1 + raw) / 2)
 
     def _prediction(self, out: Tensor, z_t: Tensor, alpha: Tensor, sigma: Tensor) -> Prediction:
-        """The prediction of which `out` is a view."""
+        """The prediction for this network output."""
         match self.output:
             case "x":
                 return Prediction.of_x(out, z_t, alpha, sigma)
@@ -208,7 +208,7 @@ class NetworkDenoiser(Denoiser):
             case "flow":
                 return Prediction.of_flow(out, z_t, alpha, sigma)
             case "edm":
-                # eps is written out, not recovered through x, so that it is exact at sigma = 0 too
+                # eps is computed directly, not from x, so that it is exact at sigma = 0 too
                 s = self.data_std
                 variance = (alpha * s) ** 2 + sigma**2
                 root = variance.sqrt()

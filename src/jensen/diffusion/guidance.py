@@ -1,4 +1,4 @@
-"""Guidance wraps a denoiser in a denoiser; a sampler never learns of it."""
+"""Guidance wraps a denoiser in another denoiser, so that samplers need not know about it."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from jensen.diffusion.denoiser import Denoiser, Prediction
 
 
 class Guided(Denoiser):
-    r"""Classifier-free guidance: $\epsilon_\emptyset + w (\epsilon_c - \epsilon_\emptyset)$, and x alike.
+    r"""Classifier-free guidance: $\epsilon_\emptyset + w (\epsilon_c - \epsilon_\emptyset)$, and x likewise.
 
-    w = 1 is the conditional model, w = 0 the unconditional one. Outside `interval` of times the
-    conditional model is used as it is, which also saves the second half of the evaluation.
+    w = 1 is the conditional model, w = 0 the unconditional one. At times outside `interval` the conditional model is
+    used unchanged, which also saves half of the evaluation.
 
     Args:
         denoiser: conditional, with a null condition.
         scale: w >= 0.
-        interval: (low, high) times between which guidance acts.
+        interval: (low, high), the times between which guidance is active.
 
     Raises:
-        ValueError: if the denoiser has no null condition, scale is negative, or the interval is not one;
-            called, for conditions of another shape than the null condition's, one per row.
+        ValueError: if the denoiser has no null condition, the scale is negative, or the interval is invalid; when
+            called, for conditions whose rows do not have the shape of the null condition.
 
     Source: Ho & Salimans (2022), equation 6, with w = 1 + their weight; Kynkaanniemi et al. (2024).
     """
@@ -33,7 +33,7 @@ class Guided(Denoiser):
     def __init__(self, denoiser: Denoiser, scale: float, interval: tuple[float, float] = (0.0, 1.0)):
         super().__init__()
         if denoiser.null is None:
-            raise ValueError("guidance needs a denoiser that was also trained without a condition (null is None)")
+            raise ValueError("guidance needs a denoiser with a null condition, got one whose null is None")
         if not scale >= 0:
             raise ValueError(f"guidance scale must be at least 0, got {scale}")
         if not 0 <= interval[0] <= interval[1] <= 1:
@@ -63,10 +63,10 @@ class Guided(Denoiser):
 
 
 class ClassifierGuided(Denoiser):
-    r"""Guidance by a classifier's gradient: $\hat\epsilon - w\, \sigma_t \nabla_{z_t} \log p(c | z_t)$, x alike.
+    r"""Guidance by a classifier's gradient: $\hat\epsilon - w\, \sigma_t \nabla_{z_t} \log p(c | z_t)$, and x likewise.
 
-    It is the denoiser of $p(z_t)\, p(c | z_t)^w$: with w = 1 and the true classifier that of x given c, exactly.
-    The denoiser is called without a condition; where none is asked for, nothing is guided.
+    It is the denoiser of $p(z_t)\, p(c | z_t)^w$: for w = 1 and the true classifier, exactly that of x given c. The
+    denoiser is called without a condition; without a condition there is no guidance.
 
     Args:
         denoiser: of p(x), unconditional or with a null condition.
@@ -74,7 +74,7 @@ class ClassifierGuided(Denoiser):
         scale: w >= 0.
 
     Raises:
-        ValueError: if scale is negative; on a call, at alpha = 0, where the guided x is not finite.
+        ValueError: if the scale is negative; when called, at alpha = 0, where the guided x is not finite.
 
     Source: Dhariwal & Nichol (2021), algorithm 2; Song et al. (2021), equation 14.
 
@@ -111,9 +111,9 @@ class ClassifierGuided(Denoiser):
 
 
 class Clipped(Denoiser):
-    """Keeps the predicted x inside the range of the data and eps consistent with it.
+    """Clamps the predicted x to the range of the data and adjusts eps accordingly.
 
-    A guided x leaves the range; clipping it ("static thresholding") brings the path back.
+    Guidance drives x out of the range; clipping it ("static thresholding") prevents that.
 
     Args:
         denoiser: any.

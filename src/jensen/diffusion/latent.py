@@ -1,4 +1,4 @@
-"""Between two latents along the sphere that Gaussian noise lies on."""
+"""Interpolation of latents along the sphere on which Gaussian noise concentrates."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def slerp(
 ) -> Float[Tensor, "n ..."]:
     r"""Spherical interpolation: $\frac{\sin((1-\tau)\theta)}{\sin\theta} a + \frac{\sin(\tau\theta)}{\sin\theta} b$.
 
-    $\theta$ is the angle between the two as vectors. Between draws of N(0, I), which in many dimensions have nearly the
-    same length, points on the way have it too, where those on the straight line are too short.
+    $\theta$ is the angle between the two vectors. In many dimensions, draws of N(0, I) have nearly the same length, and
+    so have the points of this path, while those on the straight line are too short.
 
     Args:
         first, second: one latent each, of the same shape.
@@ -33,16 +33,16 @@ def slerp(
     tensor([[0.7071, 0.7071]])
     """
     if first.shape != second.shape:
-        raise ValueError(f"latents must have one shape, got {tuple(first.shape)} and {tuple(second.shape)}")
+        raise ValueError(f"latents must have the same shape, got {tuple(first.shape)} and {tuple(second.shape)}")
     a, b = first.double(), second.double()
     lengths = a.norm() * b.norm()
     if bool(lengths == 0):
         raise ValueError("latents must not be zero: a zero latent has no direction")
-    # from the lengths of the sum and the difference of unit vectors, which is exact for small angles too
+    # from the lengths of the sum and difference of unit vectors, which is accurate for small angles too
     u, v = a / a.norm(), b / b.norm()
     angle = 2 * torch.atan2((u - v).norm(), (u + v).norm())
     if bool(angle > torch.pi - 1e-6):
-        raise ValueError("latents must not point in opposite directions: no way between them is the shortest")
+        raise ValueError("latents must not point in opposite directions: there is no unique shortest path")
     share = right_pad(share.to(a), a[None])
     if bool(angle < 1e-6):
         return (a + share * (b - a)).to(first)

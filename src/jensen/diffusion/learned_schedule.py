@@ -1,4 +1,4 @@
-"""A schedule that is learned: its end points by the bound, its interior to make the loss vary least."""
+"""A learned schedule: its end points minimise the bound, its interior the variance of the loss."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ class LearnedSchedule(Schedule):
     r"""A monotone network between two end points: $\lambda(t) = \lambda_{max} - (\lambda_{max}-\lambda_{min})\, r(t)$.
 
     $r(t) = \frac{g(t) - g(0)}{g(1) - g(0)}$ with $g(t) = t + \sum_j e^{w_j} S(e^{a_j} (t - c_j))$, S the logistic
-    function: one hidden layer of positive weights, so that r rises from 0 to 1 whatever the parameters are. It
-    starts as good as linear. The bound of continuous time does not depend on r but through the variance of its
-    estimate (`jensen.objectives.VariationalDiffusion` trains r on that); the end points matter to its other terms.
+    function: one hidden layer with positive weights, so that r increases from 0 to 1 for any parameters. It is nearly
+    linear at initialisation. In continuous time r affects only the variance of the bound's estimate
+    (`jensen.objectives.VariationalDiffusion` trains r to reduce it); the end points affect its other terms.
 
-    A network is told the log-SNR, as its place between the end points that it was made with, and not t: what it
-    has learned of a noise level then stays true while the schedule moves.
+    The network's time input is not t but the log-SNR, rescaled by the initial end points: what it has learned about a
+    noise level then stays valid while the schedule changes.
 
     Args:
         highest, lowest: log-SNR at t = 0 and at t = 1.
-        hidden: units, at least 1.
-        learn_ends: whether the end points are parameters that train too.
+        hidden: number of hidden units, at least 1.
+        learn_ends: whether the end points are trained too.
 
     Raises:
         ValueError: unless lowest < highest, or for hidden < 1.
@@ -50,7 +50,7 @@ class LearnedSchedule(Schedule):
         self.steepness = nn.Parameter(torch.full((hidden,), math.log(4.0 + hidden)))
         self.centre = nn.Parameter((torch.arange(hidden) + 0.5) / hidden)
         self.lowest = nn.Parameter(torch.tensor(float(lowest)), requires_grad=learn_ends)
-        self.stretch = nn.Parameter(torch.zeros(()), requires_grad=learn_ends)  # of the range, as a logarithm
+        self.stretch = nn.Parameter(torch.zeros(()), requires_grad=learn_ends)  # the range, as a logarithm
         self.register_buffer("reference", torch.tensor([highest, lowest], dtype=torch.float32))
 
     def ends(self) -> list[nn.Parameter]:

@@ -21,16 +21,16 @@ from jensen.diffusion.times import rounded_down
 from jensen.distributions import DiscretizedGaussian
 
 Span = tuple[float, float]
-"""The first level's time, at which x is read off, and the last level's, which meets the prior."""
+"""The time of the first level, where x is reconstructed, and of the last level, which is compared with the prior."""
 
 
 @dataclass(frozen=True)
 class Bins:
-    """Equal bins of discrete data: `count` values from `low` to `high`, each the middle of its bin, the outer two open.
+    """Equal bins of discrete data: `count` values from `low` to `high`, bin centres; the two outer bins are unbounded.
 
     Args:
         count: of values, at least 2.
-        low, high: the smallest value and the largest; numbers, or tensors that broadcast against x.
+        low, high: the smallest and the largest value; numbers, or tensors that broadcast against x.
 
     Source: Ho et al. (2020), equation 13, with 256 values in [-1, 1].
     """
@@ -53,12 +53,12 @@ class Bins:
         r"""$\log \int_{bin(x)} N(u; \mu, s^2)\, du$, elementwise.
 
         Raises:
-            ValueError: if x is not on the values.
+            ValueError: if x is not one of the values.
         """
         index = (x - self.low) / self.width
         near = index.round()
-        index = torch.where((index - near).abs() < 1e-2, near, index)  # what standardising has rounded
-        unit = 2 / (self.high - self.low)  # on [-1, 1], where the discretized law lives
+        index = torch.where((index - near).abs() < 1e-2, near, index)  # undo rounding by standardisation
+        unit = 2 / (self.high - self.low)  # on [-1, 1], the range of the discretized law
         law = DiscretizedGaussian((mean - self.low) * unit - 1, deviation * unit, self.count, validate_args=False)
         return law.log_prob(2 * index / (self.count - 1) - 1)
 
@@ -68,7 +68,8 @@ class Reconstruction:
     r"""$p(x | z) = N(\mu, \mathrm{SNR}^{-1})$ at the first level, as a density or as the mass of x's bin.
 
     Args:
-        mean: "denoised", $\mu = \hat x(z)$, an evaluation (DDPM); or "observed", $\mu = z / \alpha$, none (VDM).
+        mean: "denoised", $\mu = \hat x(z)$, which costs an evaluation (DDPM); or "observed", $\mu = z / \alpha$, which
+            costs none (VDM).
         bins: of discrete data; None for a density.
 
     Source: Ho et al. (2020), section 3.3; Kingma et al., VDM (2021), section 3.3.
@@ -104,14 +105,14 @@ class Bound:
 
     Attributes:
         prior: (B,) $L_T = KL(q(z_1 | x) \| p(z_1))$, exact.
-        steps: (B, T) $L_{t-1} = KL(q(z_s | z_t, x) \| p(z_s | z_t))$ of each step, the one nearest to data first; in
-            continuous time the diffusion term's integral over each equal stratum of log(1 + SNR).
+        steps: (B, T) $L_{t-1} = KL(q(z_s | z_t, x) \| p(z_s | z_t))$ of each step, the one nearest to the data first;
+            in continuous time the integral of the diffusion term over each of the equal strata of log(1 + SNR).
         reconstruction: (B,) $L_0 = -E \log p(x | z_0)$.
-        measure: whether it is a mass or a density of x that is bounded.
-        stderr: (B,) standard error of the whole, or None if it was not measured. Its square is unbiased, so that the
-            error of a mean over rows is right. A single row's is itself rough where all error sits in a few rare draws:
-            of data of two values in one dimension, whose exact denoiser errs in a narrow range of SNRs alone, +-2 cover
-            75 percent, of 17 values 90.
+        measure: whether it bounds a probability mass or a density of x.
+        stderr: (B,) standard error of the total, or None if it was not measured. Its square is unbiased, so that the
+            error of a mean over rows is correct. For a single row it is unreliable where rare draws dominate: for
+            one-dimensional data with two values, whose exact denoiser errs only in a narrow range of SNRs, intervals of
+            +-2 standard errors cover 75 percent; with 17 values, 90 percent.
     """
 
     prior: Float[Tensor, " b"]
@@ -133,7 +134,7 @@ class Bound:
 
 
 def default_span(schedule: Schedule) -> Span:
-    """From t = 0 to 1; from t = 0.001 where the SNR at 0 is infinite, so that a density of z can be had there."""
+    """From t = 0 to 1, or from t = 0.001 if the SNR at 0 is infinite, where z has no density."""
     at_zero = schedule.log_snr(torch.zeros((), dtype=torch.float64))
     return (0.0, 1.0) if bool(torch.isfinite(at_zero)) else (0.001, 1.0)
 
@@ -145,7 +146,7 @@ def whole_span(denoiser: Denoiser) -> Span:
 
 
 def level_times(schedule: Schedule, span: Span | None, steps: int) -> Tensor:
-    """The times of steps + 1 levels, increasing, float64, checked.
+    """The times of steps + 1 levels, increasing, float64; checks the arguments.
 
     Raises:
         ValueError: for steps < 1, a span that is not two times in order, an infinite SNR at its first, or an SNR
@@ -159,7 +160,7 @@ def level_times(schedule: Schedule, span: Span | None, steps: int) -> Tensor:
     times = torch.linspace(first, last, steps + 1, dtype=torch.float64)
     log_snr = schedule.log_snr(times)
     if not bool(torch.isfinite(log_snr[0])):
-        raise ValueError(f"log-SNR must be finite at the first level, t = {first}: start the span above")
+        raise ValueError(f"log-SNR must be finite at the first level, t = {first}: start the span later")
     if bool((log_snr.diff() > 0).any()):
         raise ValueError("log-SNR must fall with t, and this schedule's rises")
     return times
@@ -168,8 +169,8 @@ def level_times(schedule: Schedule, span: Span | None, steps: int) -> Tensor:
 def prior_kl(schedule: Schedule, x: Float[Tensor, "b ..."], t: Tensor) -> Float[Tensor, " b"]:
     r"""$KL(q(z_t | x) \,\|\, N(0, \alpha_t^2 + \sigma_t^2))$ in nats, which is L_T at the last level.
 
-    $\frac12 \sum [S(\lambda)(x^2 - 1) + \log(1 + e^\lambda)]$, S the logistic function; 0 where nothing is left of x.
-    The prior's variance is that of z for data of unit variance: 1 where variance is preserved.
+    $\frac12 \sum [S(\lambda)(x^2 - 1) + \log(1 + e^\lambda)]$, S the logistic function; it is 0 if z_t is independent
+    of x. The prior's variance is that of z for data of unit variance: 1 if the schedule is variance preserving.
 
     Args:
         schedule: of the noise.
@@ -183,16 +184,16 @@ def prior_kl(schedule: Schedule, x: Float[Tensor, "b ..."], t: Tensor) -> Float[
 
 
 def check_rows(x: Tensor, cond: Tensor | None) -> None:
-    """Refuse rows whose likelihood cannot be had.
+    """Refuse rows whose likelihood cannot be computed.
 
     Raises:
-        ValueError: for x in another dtype than float32 or float64, none of it, a row not finite, or conditions that are
-            not one per row.
+        ValueError: for x that is not float32 or float64, is empty or not finite, or for conditions that are not one per
+            row.
     """
     if x.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"x must be float32 or float64, got {str(x.dtype).removeprefix('torch.')}")
     if x.ndim < 2 or x.numel() == 0:
-        raise ValueError(f"x must be (B, ...) with a row at least, got shape {tuple(x.shape)}")
+        raise ValueError(f"x must be (B, ...) with at least one row, got shape {tuple(x.shape)}")
     wrong = int((~torch.isfinite(x)).flatten(1).any(1).sum())
     if wrong:
         raise ValueError(f"x must be finite, got {wrong} of {len(x)} rows that are not")
@@ -203,19 +204,19 @@ def check_rows(x: Tensor, cond: Tensor | None) -> None:
 def snr_times(
     schedule: Schedule, ends: Float[Tensor, " k"], place: Float[Tensor, "*b"]
 ) -> tuple[Float[Tensor, "*b"], Float[Tensor, ""]]:
-    r"""Times at which $y = \log(1 + \mathrm{SNR})$ is at `place` of its way from the last level to the first.
+    r"""Times at which $y = \log(1 + \mathrm{SNR})$ is the fraction `place` of the way from the last level to the first.
 
     In y the diffusion term is $\frac12 \int E[|\hat x - x|^2 + |\hat\epsilon - \epsilon|^2]\, dy$ whatever the
-    schedule, and for data N(0, I) the integrand is the same at every y: D / 2. An infinite range of log-SNRs, as down
-    to alpha = 0, is a finite one of y.
+    schedule, and for data N(0, I) the integrand is the same at every y: D / 2. An infinite range of log-SNRs, as for
+    alpha = 0, is a finite range of y.
 
     Args:
         schedule: of the noise.
-        ends: times, of which the first and the last count; a finite SNR at the first.
+        ends: times, of which only the first and the last are used; the SNR must be finite at the first.
         place: in [0, 1]; 0 is the last level.
 
     Returns:
-        the times, and the whole way's length in y. They carry no gradient to the schedule.
+        the times, and the length of the whole range of y. They carry no gradient to the schedule.
 
     Source: Kingma et al., VDM (2021), equation 18 and section 5.1, in y.
     """
@@ -243,25 +244,27 @@ def bound(
     cond: Tensor | None = None,
     generator: Rng = None,
 ) -> Bound:
-    r"""The variational bound on log p(x), with each of its terms.
+    r"""The variational bound on log p(x) and its terms.
 
     With `steps` = T the model is $p(z_1) \prod_t q(z_s | z_t, x = \hat x(z_t))\, p(x | z_0)$ on T + 1 equally spaced
-    levels, and every step's KL is estimated; its variance is the posterior's or, where the denoiser learns it, its own.
-    With None T is infinite: the diffusion term is $-\frac12 E \int \mathrm{SNR}'(t)\, |\hat x - x|^2 dt$, which depends
-    on the schedule through the SNR at both ends alone, and so does its estimate's error: it is drawn in equal strata of
-    log(1 + SNR) (`snr_times`), where the integrand of data of unit variance is even. DDPM with N betas is
-    `BetaSchedule`, steps = N - 1, span = (1 / N, 1).
+    levels, and the KL of every step is estimated; the variance is the posterior's or, if the denoiser learns variances,
+    the learned one. With None, T is infinite: the diffusion term is
+    $-\frac12 E \int \mathrm{SNR}'(t)\, |\hat x - x|^2 dt$, which depends on the schedule only through the SNR at both
+    ends. So does the error of its estimate: times are drawn in equal strata of log(1 + SNR) (`snr_times`), over which
+    the integrand is nearly constant for data of unit variance. DDPM with N betas is `BetaSchedule`, steps = N - 1, span
+    = (1 / N, 1).
 
-    Each step or stratum gets `samples` draws of the noise (and of the time, where that is drawn), and so does the
-    reconstruction; with at least two their spread gives the standard error without bias. A density's reconstruction is
-    drawn less $\frac12 (|\epsilon|^2 - D)$, whose mean is 0: most of its noise at a high SNR, and all of it where its
-    mean is "observed". The denoiser is evaluated on batches of B rows, `samples` times for each, in evaluation mode.
+    Each step or stratum gets `samples` draws of the noise (and of the time, in continuous time), and so does the
+    reconstruction; with at least two, their spread gives the standard error without bias. For densities, the control
+    variate $\frac12 (|\epsilon|^2 - D)$, whose mean is 0, is subtracted from the reconstruction: it removes most of the
+    noise at a high SNR, and all of it if the mean is "observed". The denoiser is evaluated in evaluation mode on
+    batches of B rows, `samples` times for each term.
 
     Args:
         denoiser: of the scale of x.
         x: (B, ...), data.
         steps: T, at least 1, or None.
-        strata: of log(1 + SNR), where steps is None; at least 1.
+        strata: number of strata of log(1 + SNR) if `steps` is None; at least 1.
         samples: at least 1.
         span: times of the first level and the last; by default 0 (or 0.001, where SNR is infinite at 0) and 1.
         reconstruction: p(x | z) at the first level.
@@ -269,9 +272,9 @@ def bound(
         generator: None, one, or B, one per row.
 
     Raises:
-        ValueError: for counts < 1, a span that is not one, an infinite SNR at its first time, a rising SNR, a network
-            of eps where alpha = 0 at the last level (its bound is infinite), x of no floating type of single or double
-            precision, empty or not finite, or conditions that are not one per row.
+        ValueError: for counts < 1, an invalid span, an infinite SNR at its first time, an increasing SNR, a network
+            that predicts eps where alpha = 0 at the last level (the bound is infinite), x that is not float32 or
+            float64, empty or not finite, or conditions that are not one per row.
 
     Source: Ho et al. (2020), equation 5; Kingma et al., VDM (2021), equations 11, 13 and 15.
 
@@ -296,12 +299,12 @@ def bound(
         return alpha * x + sigma * eps, eps
 
     def step(k: int) -> Tensor:
-        """The KL of step k, or the diffusion term's integral over stratum k, from one draw."""
+        """The KL of step k, or the integral of the diffusion term over stratum k, from one draw."""
         if steps is not None:
             s, t = (v.expand(len(x)) for v in times[k : k + 2])
             z, eps = noised(t)
             return step_kl(denoiser(z, t.to(x), cond), x, eps, schedule, s, t)
-        draw = torch.special.ndtr(normal((len(x), 1), generator, like=times))[:, 0]  # uniform on (0, 1], a row each
+        draw = torch.special.ndtr(normal((len(x), 1), generator, like=times))[:, 0]  # uniform on (0, 1], per row
         at, width = snr_times(schedule, times, (strata - 1 - k + draw) / strata)
         at = rounded_down(at, x.dtype)
         z, eps = noised(at.to(times))
@@ -325,12 +328,12 @@ def bound(
 
 
 def dequantize(x: Float[Tensor, "b ..."], width: float | Tensor, generator: Rng = None) -> Float[Tensor, "b ..."]:
-    r"""Discrete data spread evenly over its bins: $x + w (u - \frac12)$, u uniform on [0, 1].
+    r"""Discrete data spread uniformly over their bins: $x + w (u - \frac12)$, u uniform on [0, 1].
 
     A density p of such data gives $\log P(x) \ge E_u \log p(x + w(u - \frac12)) + D \log w$ (`as_mass`).
 
     Args:
-        x: (B, ...), on the values.
+        x: (B, ...), among the values.
         width: w of a bin, positive.
         generator: None, one, or B, one per row.
 
@@ -344,15 +347,15 @@ def dequantize(x: Float[Tensor, "b ..."], width: float | Tensor, generator: Rng 
 
 
 def as_mass(density: Likelihood, log_volume: float | Tensor) -> Likelihood:
-    r"""The lower bound on a log mass that a log density at dequantized data is: $+ \log$ volume of x's bin.
+    r"""The lower bound on a log mass from the log density of dequantized data: add $\log$ of the volume of x's bin.
 
     Args:
-        density: at data that went through `dequantize`.
+        density: the likelihood of data that went through `dequantize`.
         log_volume: $D \log w$ for bins of width w in D dimensions, or (B,).
 
     Raises:
-        ValueError: if it is a mass already.
+        ValueError: if it is already a mass.
     """
     if density.measure != "density":
-        raise ValueError("a log mass needs no bins: give the likelihood of dequantized data")
+        raise ValueError("density must be a likelihood of dequantized data, got a mass")
     return replace(density, value=density.value + log_volume, kind="lower bound", measure="mass")

@@ -1,7 +1,7 @@
-r"""Denoising losses, one number per example; noise and times come from outside.
+r"""Denoising losses, one value per example; noise and times are arguments.
 
-For any schedule $|\hat\epsilon - \epsilon|^2 = \mathrm{SNR}\, |\hat x - x|^2$, so that every loss here is a weight on
-one error. Those that train are means over the event; `vlb` and `step_kl`, terms of the bound, are sums, in nats.
+For any schedule $|\hat\epsilon - \epsilon|^2 = \mathrm{SNR}\, |\hat x - x|^2$, so every loss here is a weighting of the
+same error. Training losses are means over the event; `vlb` and `step_kl`, terms of the bound, are sums, in nats.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def simple(
     eps: Float[Tensor, "b ..."],
     view: Literal["x", "eps", "v", "flow"] = "eps",
 ) -> Float[Tensor, " b"]:
-    """Mean squared error of one view of the prediction; with "eps" it is DDPM's simple loss.
+    """Mean squared error of one parametrisation; with "eps" it is DDPM's simple loss.
 
     Source: Ho et al. (2020), equation 14; Salimans & Ho (2022), section 4 for x and v;
     Lipman et al. (2023), equation 23 for flow.
@@ -81,12 +81,12 @@ def sigmoid(
 ) -> Float[Tensor, " b"]:
     r"""$S(b - \lambda)\, |\hat\epsilon - \epsilon|^2 = e^b S(\lambda - b)\, |\hat x - x|^2$, S the logistic function.
 
-    The bound's own weight up to the log-SNR b, less and less of it above. It weighs log-SNRs evenly: the paper's
-    loss is this one at times uniform in log-SNR, as uniform times are on `VariancePreserving`.
+    The weight of the bound for log-SNRs below b, and decreasing above. The paper's loss has times uniform in log-SNR,
+    as uniform times on `VariancePreserving` are.
 
     Args:
         prediction, x, eps: as of every loss.
-        bias: b, a log-SNR; lower values look away from fine detail.
+        bias: b, a log-SNR; lower values give less weight to fine detail.
 
     Source: Kingma & Gao (2023), section 4.3 and appendix D; Hoogeboom et al. (2024), section 3.1.
     """
@@ -102,7 +102,7 @@ def vlb(
 ) -> Float[Tensor, " b"]:
     r"""$-\frac12 \mathrm{SNR}'(t)\, |\hat x - x|^2 = -\frac12 \lambda'(t)\, |\hat\epsilon - \epsilon|^2$.
 
-    Nats per unit of time: its integral over t is the diffusion term of the bound in continuous time.
+    In nats per unit of time: its integral over t is the diffusion term of the bound in continuous time.
 
     Args:
         prediction, x, eps: as of every loss.
@@ -127,9 +127,10 @@ def step_kl(
 ) -> Float[Tensor, " b"]:
     r"""$KL(q(z_s | z_t, x) \,\|\, p(z_s | z_t))$ of one reverse step, in nats: DDPM's $L_{t-1}$.
 
-    With the posterior's variance in p it is $\frac12 (\mathrm{SNR}(s) - \mathrm{SNR}(t))\, |\hat x - x|^2$. Where the
-    prediction has a `fraction` f, the log variance of p is higher by $\rho = f \log(\sigma_t^2 / \sigma_s^2)$, and
-    it is $\frac12 \sum [\rho + e^{-\rho} (1 + \delta^2) - 1]$, with $\delta^2$ the terms of twice the former.
+    With the posterior's variance in p it is $\frac12 (\mathrm{SNR}(s) - \mathrm{SNR}(t))\, |\hat x - x|^2$. If the
+    prediction has a `fraction` f, the log variance of p is higher by $\rho = f \log(\sigma_t^2 / \sigma_s^2)$, and it
+    is $\frac12 \sum [\rho + e^{-\rho} (1 + \delta^2) - 1]$, where $\delta^2$ are the terms of twice the first
+    expression.
 
     Args:
         prediction, x, eps: at time t.
@@ -139,7 +140,7 @@ def step_kl(
     Source: Kingma et al., VDM (2021), equation 13; Nichol & Dhariwal (2021), equation 4 with learned variance.
     """
     before, after = schedule.log_snr(s.double()).exp(), schedule.log_snr(t.double()).exp()
-    # (1 + SNR) |x|^2 is |x|^2 + |eps|^2 of the errors: finite at SNR = 0, and exact in floats where SNR is high
+    # for errors, (1 + SNR) |x|^2 is |x|^2 + |eps|^2: finite at SNR = 0, and accurate where SNR is high
     gain = right_pad(((before - after) / (1 + after)).to(x), x)
     square = gain * ((prediction.x - x) ** 2 + (prediction.eps - eps) ** 2)
     if prediction.fraction is None:

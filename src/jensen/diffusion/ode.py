@@ -1,4 +1,4 @@
-"""The log-likelihood of the probability-flow ODE, by the change of variables along it."""
+"""The log-likelihood of the probability-flow ODE, by the instantaneous change of variables."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class FlowLikelihood:
 
     Attributes:
         prior: (B,) $\log N(z; 0, \alpha^2 + \sigma^2)$ where the path ends, at the last time.
-        divergence: (B,) of the velocity, integrated along the path from x.
+        divergence: (B,) divergence of the velocity, integrated along the path from x.
         scale: (B,) $D \log \alpha$ at the first time: the path starts at $\alpha x$.
-        latent: (B, ...) where the path ends.
-        evaluations: of the denoiser.
-        stderr: (B,) of Hutchinson's estimate; None for the exact trace.
+        latent: (B, ...) the end of the path.
+        evaluations: number of evaluations of the denoiser.
+        stderr: (B,) standard error of Hutchinson's estimate; None for the exact trace.
     """
 
     prior: Float[Tensor, " b"]
@@ -40,13 +40,13 @@ class FlowLikelihood:
 
     @property
     def likelihood(self) -> Likelihood:
-        """Log p(x) of the ODE's own model; an estimate if the trace is one."""
+        """Log p(x) under the ODE's model; an estimate if the trace is estimated."""
         value = self.prior + self.divergence + self.scale
         return Likelihood(value, "exact" if self.stderr is None else "estimate", "density", self.stderr)
 
 
 def _row_norm(state: tuple[Tensor, ...]) -> Tensor:
-    """The largest root mean square of any row of any part: every row is solved as well as it would be alone."""
+    """The largest root mean square over rows and parts: every row is solved as accurately as it would be alone."""
     return torch.stack([part.flatten(1).square().mean(1).max() for part in state]).max().sqrt()
 
 
@@ -63,31 +63,31 @@ def ode_log_likelihood(
     cond: Tensor | None = None,
     generator: Rng = None,
 ) -> FlowLikelihood:
-    r"""Log-density of x under the model that the probability-flow ODE draws from, in nats.
+    r"""Log-density of x, in nats, under the model that the probability-flow ODE samples.
 
     That model is a draw of $N(0, \alpha^2 + \sigma^2)$ at the last time, carried by
     $\dot z = \dot\alpha \hat x + \dot\sigma \hat\epsilon$ to the first, where $x = z / \alpha$. With the exact denoiser
-    it is the data's density but for two ends: the prior is not quite the marginal at the last time, and the marginal
-    at the first still has its little noise. It is neither above nor below the variational bound of the same denoiser:
-    the two are models of their own.
+    it is the density of the data up to two approximations: the prior is not exactly the marginal at the last time, and
+    the marginal at the first time still has a little noise. It may be above or below the variational bound of the same
+    denoiser: the two belong to different models.
 
-    The trace of the velocity's Jacobian is exact from D vector-Jacobian products, or Hutchinson's
-    $v^\top J v$ with `probes` vectors of signs drawn once for the whole path, whose spread gives the standard error.
-    The result carries no gradient; the denoiser is in evaluation mode.
+    The trace of the velocity's Jacobian is computed exactly by D vector-Jacobian products, or estimated by Hutchinson's
+    $v^\top J v$ with `probes` random sign vectors, drawn once for the whole path; their spread gives the standard
+    error. The result carries no gradient; the denoiser is evaluated in evaluation mode.
 
     Args:
         denoiser: of the scale of x, differentiable in z.
         x: (B, ...), data.
         trace: "exact" or "hutchinson".
-        probes: of Hutchinson, at least 2.
-        span: times of the path's ends; by default 0 (or 0.001, where SNR is infinite at 0) and 1.
-        rtol, atol: of the Dormand-Prince solver, kept by the worst row; the steps it takes are the batch's.
+        probes: number of Hutchinson's vectors, at least 2.
+        span: times of the ends of the path; by default 0 (or 0.001, where SNR is infinite at 0) and 1.
+        rtol, atol: tolerances of the Dormand-Prince solver, met by every row; all rows of the batch share the steps.
         cond: (B, ...) or None.
-        generator: of Hutchinson's signs: None, one, or B, one per row.
+        generator: for Hutchinson's signs: None, one, or B, one per row.
 
     Raises:
-        ValueError: for an unknown trace, fewer than 2 probes, tolerances not positive, a span that is not one, a
-            network whose view is singular at one of its ends, rows that `bound` refuses, or a velocity that is not
+        ValueError: for an unknown trace, fewer than 2 probes, tolerances that are not positive, an invalid span, a
+            network whose output is singular at one of its ends, rows that `bound` refuses, or a velocity that is not
             finite.
 
     Source: Song et al. (2021), appendix D.2, equation 39; Grathwohl et al. (2019), section 3.1.
@@ -115,19 +115,21 @@ def ode_log_likelihood(
         evaluations += 1
         with torch.enable_grad():
             z = state[0].detach().requires_grad_()
-            speed = velocity(denoiser, z, t.clamp(ends[0], ends[1]), cond)  # the solver tries its first step blindly
+            speed = velocity(
+                denoiser, z, t.clamp(ends[0], ends[1]), cond
+            )  # the solver's first trial step may go too far
             traces = [_quadratic(speed, z, v, keep=k < len(directions) - 1) for k, v in enumerate(directions)]
         return speed.detach(), torch.stack(traces, dim=1)
 
     alpha, _ = denoiser.schedule.alpha_sigma(ends[0])
     start = (alpha * x, x.new_zeros(len(x), len(directions)))
-    options = {"norm": _row_norm, "step_t": ends[1:]}  # a last step that ends where the path does, never beyond
+    options = {"norm": _row_norm, "step_t": ends[1:]}  # the last step ends exactly at the end of the path
     with evaluating(denoiser):
         try:
             path = odeint(slope, start, ends, rtol=rtol, atol=atol, method="dopri5", options=options)
-        except AssertionError as stuck:  # torchdiffeq's word for a step that has no size left
+        except AssertionError as stuck:  # torchdiffeq's error for a step size of 0
             raise ValueError(
-                f"the velocity must be finite along the path from x, and no step is small enough: {stuck}"
+                f"the velocity must be finite along the path from x, got a step size of 0: {stuck}"
             ) from stuck
     latent, traces = (part[-1].detach() for part in path)
     spread = torch.stack(denoiser.schedule.alpha_sigma(ends[1])).norm()
@@ -141,7 +143,7 @@ def ode_log_likelihood(
 
 
 def _quadratic(speed: Tensor, z: Tensor, v: Tensor, *, keep: bool) -> Tensor:
-    r"""$v^\top J v$ of each row, (B,), J the Jacobian of the speed at z."""
+    r"""$v^\top J v$ of each row, (B,), with J the Jacobian of the velocity at z."""
     (product,) = torch.autograd.grad(speed, z, v, retain_graph=keep)
     return sum_per_example(product * v)
 

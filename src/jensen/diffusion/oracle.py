@@ -19,10 +19,10 @@ from jensen.diffusion.schedule import Schedule
 class MixtureOracle(Denoiser):
     r"""The exact denoiser of a mixture of Gaussians with diagonal covariances.
 
-    With data $\sum_k \pi_k N(\mu_k, \mathrm{diag}(s_k^2))$, $z_t$ is again a mixture, of means
-    $\alpha\mu_k$ and variances $\alpha^2 s_k^2 + \sigma^2$, and given component k
-    $E[x | z_t] = \mu_k + \alpha s_k^2 (z_t - \alpha\mu_k) / (\alpha^2 s_k^2 + \sigma^2)$.
-    Computed in float64 whatever comes in, and returned in the dtype of z_t.
+    With data $\sum_k \pi_k N(\mu_k, \mathrm{diag}(s_k^2))$, $z_t$ is again a mixture, of means $\alpha\mu_k$ and
+    variances $\alpha^2 s_k^2 + \sigma^2$, and given component k
+    $E[x | z_t] = \mu_k + \alpha s_k^2 (z_t - \alpha\mu_k) / (\alpha^2 s_k^2 + \sigma^2)$. Computed in float64 and
+    returned in the dtype of z_t.
 
     Args:
         weights: (K,), positive; normalised here.
@@ -31,8 +31,8 @@ class MixtureOracle(Denoiser):
         schedule: of the noise.
 
     Raises:
-        ValueError: for shapes that do not fit, a weight not positive, a negative variance; called, at sigma = 0 where
-            a variance is 0.
+        ValueError: for shapes that do not match, a weight that is not positive, or a negative variance; when called, at
+            sigma = 0 if a variance is 0.
 
     Source: Bayes' rule; the score form is Tweedie's formula (Efron 2011, equation 1.3).
 
@@ -99,13 +99,13 @@ class MixtureOracle(Denoiser):
     def entropy(self, t: Float[Tensor, " b"], nodes: int = 96) -> Float[Tensor, " b"]:
         r"""Differential entropy of z_t in nats, (B,), by quadrature.
 
-        In one dimension it is adaptive, and right however narrow one mode lies inside another. In two and three it is
-        Gauss-Hermite's about every component, which sees little of such a mode: of one with a tenth of the other's
-        deviation 96 nodes are 0.01 nats off in two dimensions.
+        In one dimension it is adaptive, and accurate however narrow a mode lies inside another. In two and three it is
+        Gauss-Hermite quadrature around every component, which is less accurate for such a mode: if its standard
+        deviation is a tenth of the other's, 96 nodes in two dimensions have an error of 0.01 nats.
 
         Args:
-            t: (B,); above 0 where a variance is 0.
-            nodes: a dimension, of two or three, at least 1; there are K nodes^D evaluations of the density.
+            t: (B,); above 0 if a variance is 0.
+            nodes: per dimension, in two or three dimensions, at least 1; the density is evaluated K nodes^D times.
 
         Raises:
             ValueError: for nodes < 1, or more than three dimensions.
@@ -151,7 +151,7 @@ class MixtureOracle(Denoiser):
 
 
 class GaussianOracle(MixtureOracle):
-    """The exact denoiser of N(mean, diag(variance)): a mixture of one.
+    """The exact denoiser of N(mean, diag(variance)): a mixture of one component.
 
     Args:
         mean: (D,).
@@ -164,10 +164,10 @@ class GaussianOracle(MixtureOracle):
         super().__init__([1.0], mean[None], variance[None], schedule)
 
     def flow(self, z_t: Float[Tensor, "b d"], t: Float[Tensor, " b"], s: Float[Tensor, " b"]) -> Float[Tensor, "b d"]:
-        """Exact solution of the probability-flow ODE from time t to time s: whiten, then colour.
+        """Exact solution of the probability-flow ODE from t to s: standardise at t, rescale to the moments at s.
 
         Raises:
-            ValueError: for a t at which z_t has a variance of 0.
+            ValueError: if z_t has a variance of 0 at t.
         """
         (alpha_t, sigma_t), (alpha_s, sigma_s) = self.schedule.alpha_sigma(t), self.schedule.alpha_sigma(s)
         (mean_t, variance_t), (mean_s, variance_s) = (
@@ -175,7 +175,7 @@ class GaussianOracle(MixtureOracle):
             self._components(alpha_s, sigma_s),
         )
         if bool((variance_t == 0).any()):
-            raise ValueError("no path starts from a variance of 0: choose t above 0")
+            raise ValueError("the variance of z_t must be positive: choose t above 0")
         return mean_s[:, 0] + (z_t - mean_t[:, 0]) * torch.sqrt(variance_s[:, 0] / variance_t[:, 0])
 
     def entropy(self, t: Float[Tensor, " b"], nodes: int = 1) -> Float[Tensor, " b"]:
@@ -186,9 +186,9 @@ class GaussianOracle(MixtureOracle):
     def bound(
         self, x: Float[Tensor, "b d"], *, steps: int | None = None, span: Span | None = None, mean: str = "denoised"
     ) -> Bound:
-        r"""What `jensen.diffusion.bound` estimates with this denoiser, in closed form.
+        r"""The bound that `jensen.diffusion.bound` estimates with this denoiser, in closed form.
 
-        With u the SNR, $E |x - \hat x|^2 = ((x - m)^2 + u v^2) / (1 + u v)^2$ a dimension. The diffusion term is
+        With u the SNR, $E |x - \hat x|^2 = ((x - m)^2 + u v^2) / (1 + u v)^2$ per dimension. The diffusion term is
         $\frac12 \left[\log(1 + u v) + \frac{1}{1 + u v} - \frac{(x - m)^2}{v (1 + u v)}\right]$ between the end points'
         u in continuous time, and $\frac12 \sum_i (u_{i-1} - u_i)\, E |x - \hat x|^2$ at $u_i$ with T steps.
 
@@ -196,14 +196,14 @@ class GaussianOracle(MixtureOracle):
             x: (B, D).
             steps: T, or None.
             span: times of the first level and the last.
-            mean: of the Gaussian reconstruction, "denoised" or "observed".
+            mean: mean of the Gaussian reconstruction, "denoised" or "observed".
 
         Returns:
             the terms, exact: (B, T) steps, or (B, 1) in continuous time.
         """
         x, m, v = x.double(), self.means[0], self.variances[0]
         times = level_times(self.schedule, span, 1 if steps is None else steps).to(x)
-        snr = self.schedule.log_snr(times).exp()[:, None, None]  # (T + 1, 1, 1) beside x
+        snr = self.schedule.log_snr(times).exp()[:, None, None]  # (T + 1, 1, 1), to broadcast against x
         before, after, gap = snr[:-1], snr[1:], (x - m) ** 2
         error = (gap + snr * v**2) / (1 + snr * v) ** 2
         if steps is None:
@@ -219,8 +219,8 @@ class GaussianOracle(MixtureOracle):
 class EmpiricalOracle(Denoiser):
     r"""The exact denoiser of a finite data set.
 
-    $\hat x = \sum_i \mathrm{softmax}_i(-|z_t - \alpha x_i|^2 / 2\sigma^2)\, x_i$. It is what a network trained to the
-    end without generalising would be, and it samples the data set itself.
+    $\hat x = \sum_i \mathrm{softmax}_i(-|z_t - \alpha x_i|^2 / 2\sigma^2)\, x_i$. It is the denoiser of a network that
+    has fully overfitted, and sampling with it returns the training data.
 
     Args:
         data: (N, ...), N at least 1.
@@ -251,7 +251,7 @@ class EmpiricalOracle(Denoiser):
         return alpha, sigma
 
     def log_prob(self, z_t: Float[Tensor, "b ..."], t: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-        r"""Log p(z_t) in nats, (B,): a Gaussian kernel density about the data times alpha, of bandwidth sigma.
+        r"""Log p(z_t) in nats, (B,): a Gaussian kernel density of the data times alpha, with bandwidth sigma.
 
         Raises:
             ValueError: at sigma = 0.

@@ -37,17 +37,17 @@ class Process:
     ) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b"]]:
         r"""$a_{t|s} = \alpha_t/\alpha_s$ and $\sigma_{t|s} = (\sigma_t^2 - a_{t|s}^2 \sigma_s^2)^{1/2}$.
 
-        They are the factor and the standard deviation of $q(z_t | z_s)$.
+        The factor and the standard deviation of $q(z_t | z_s)$.
 
         Raises:
             ValueError: unless s < t everywhere, and the SNR falls from s to t.
         """
         if not bool((s < t).all()):
-            raise ValueError("a transition goes from s to a later t: s must be below t")
+            raise ValueError("s must be below t: a transition goes from s to a later t")
         (alpha_s, sigma_s), (alpha_t, sigma_t) = self.schedule.alpha_sigma(s), self.schedule.alpha_sigma(t)
         a = alpha_t / alpha_s
         square = sigma_t**2 - a**2 * sigma_s**2
-        if bool((square < -1e-4 * sigma_t**2).any()):  # a little below 0 is rounding
+        if bool((square < -1e-4 * sigma_t**2).any()):  # slightly negative values are rounding errors
             raise ValueError("SNR must fall from s to t, and this schedule's rises")
         return a, torch.sqrt(square.clamp_min(0))
 
@@ -66,24 +66,24 @@ class Process:
 
 @dataclass(frozen=True, eq=False)
 class ImplicitProcess:
-    r"""The family $q_\sigma$ of DDIM: processes with the marginals of `Process` that are not Markovian but given x.
+    r"""The family $q_\sigma$ of DDIM: processes with the marginals of `Process` that are Markovian only given x.
 
-    Between neighbouring levels $s < t$, with a standard deviation $d_t$ at choice,
-    $q_\sigma(z_s | z_t, x) = N(\alpha_s x + \sqrt{\sigma_s^2 - d_t^2}\, (z_t - \alpha_t x) / \sigma_t,\ d_t^2)$, which
-    makes every $q_\sigma(z_t | x)$ equal $N(\alpha_t x, \sigma_t^2)$ by induction from the last level down. d = 0 is
-    deterministic given x, and the d of `Process.posterior` is the Markov chain. The model puts its prediction
-    $f(z_t)$ in the place of x; its last step, from the first level to data, is $N(f(z_{t_1}), d_1^2)$.
+    Between neighbouring levels $s < t$, with any standard deviation $d_t$, $q_\sigma(z_s | z_t, x) = N(\alpha_s x +
+    \sqrt{\sigma_s^2 - d_t^2}\, (z_t - \alpha_t x) / \sigma_t,\ d_t^2)$, which makes every $q_\sigma(z_t |
+    x)$ equal $N(\alpha_t x, \sigma_t^2)$ by induction from the last level down. d = 0 is deterministic given x, and the
+    d of `Process.posterior` is the Markov chain. The model replaces x by its prediction $f(z_t)$; its last step, from
+    the first level to data, is $N(f(z_{t_1}), d_1^2)$.
 
     The paper's $x_t, \bar\alpha_t, \sigma_t$ are $z_t, \alpha_t^2, d_t$ here.
 
     Args:
         schedule: of the marginals.
         times: (T,), the levels, increasing, T at least 2.
-        deviations: (T,): first that of the last step to data, then $d_t$ of the step down from each later level.
+        deviations: (T,): first that of the last step, to the data, then $d_t$ of the step down from each later level.
 
     Raises:
-        ValueError: for times that do not increase in [0, 1], deviations that are not one a time and at least 0, and
-            for $d_t^2 > \sigma_s^2$, which is $1 - \bar\alpha_{t-1}$ where variance is preserved.
+        ValueError: for times that do not increase in [0, 1], deviations that are not one per time and at least 0, and
+            for $d_t^2 > \sigma_s^2$, which is $1 - \bar\alpha_{t-1}$ for a variance-preserving schedule.
 
     Source: Song et al., DDIM (2021), equations 6, 7 and 10; lemma 1 for the marginals.
 
@@ -104,7 +104,7 @@ class ImplicitProcess:
         if not bool(((times >= 0) & (times <= 1)).all()):
             raise ValueError(f"times must lie in [0, 1], got {times.min().item():g} to {times.max().item():g}")
         if deviations.shape != times.shape or not bool((deviations >= 0).all()):
-            raise ValueError(f"deviations must be {len(times)}, one a time, each at least 0")
+            raise ValueError(f"deviations must be {len(times)}, one per time, each at least 0")
         _, sigma = self.schedule.alpha_sigma(times)
         excess = deviations[1:] ** 2 > sigma[:-1] ** 2 * (1 + 1e-6)
         if bool(excess.any()):
@@ -116,7 +116,7 @@ class ImplicitProcess:
 
     @classmethod
     def of_eta(cls, schedule: Schedule, times: Float[Tensor, " t"], eta: float) -> ImplicitProcess:
-        """The members between deterministic (eta = 0) and Markov (eta = 1); the last step to data has none.
+        """The members between deterministic (eta = 0) and Markov (eta = 1); the last step, to the data, adds no noise.
 
         Source: Song et al., DDIM (2021), equation 16.
         """
@@ -127,7 +127,7 @@ class ImplicitProcess:
         return cls(schedule, times, eta * torch.cat([torch.zeros_like(sigma[:1]), spread * sigma[:-1] / sigma[1:]]))
 
     def _levels(self, level: int, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """alpha_s, sigma_s, alpha_t, sigma_t, d_t and what of sigma_s is left beside d_t, at t = times[level]."""
+        """alpha_s, sigma_s, alpha_t, sigma_t, d_t and sqrt(sigma_s^2 - d_t^2), at t = times[level]."""
         if not 1 <= level < len(self.times):
             raise ValueError(f"level must be from 1 to {len(self.times) - 1}, got {level}")
         alpha, sigma = self.schedule.alpha_sigma(self.times[level - 1 : level + 1])
@@ -151,8 +151,8 @@ class ImplicitProcess:
         r"""q(z_t | z_s, x) up to t = times[level] from the level below, by Bayes' rule.
 
         Mean $\alpha_t x + \frac{\sigma_t}{\sigma_s^2} \sqrt{\sigma_s^2 - d_t^2}\, (z_s - \alpha_s x)$, deviation
-        $\sigma_t d_t / \sigma_s$. It depends on x, so that the process is no Markov chain, but for one d. Where
-        $\sigma_s = 0$, $z_s = \alpha_s x$ says nothing that x does not, and it is $N(\alpha_t x, \sigma_t^2)$.
+        $\sigma_t d_t / \sigma_s$. It depends on x, so the process is not a Markov chain, except for one choice of d. If
+        $\sigma_s = 0$, $z_s = \alpha_s x$ adds nothing to x, and it is $N(\alpha_t x, \sigma_t^2)$.
         """
         alpha_s, sigma_s, alpha_t, sigma_t, deviation, kept = self._levels(level, x)
         if bool(sigma_s == 0):

@@ -1,4 +1,4 @@
-"""Noise schedules by their log-SNR: z_t = alpha_t x + sigma_t eps, t = 0 is data, t = 1 is noise."""
+"""Noise schedules, defined by their log-SNR: z_t = alpha_t x + sigma_t eps, t = 0 is data, t = 1 is noise."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ class Schedule(nn.Module, ABC):
 
     @abstractmethod
     def log_snr(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        """log(alpha_t^2 / sigma_t^2) at times t in [0, 1], of the shape of t; infinite where either is 0."""
+        """log(alpha_t^2 / sigma_t^2) at times t in [0, 1], with the shape of t; infinite where either is 0."""
 
     def alpha_sigma(self, t: Float[Tensor, "*b"]) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b"]]:
-        """alpha_t and sigma_t, each of the shape of t."""
+        """alpha_t and sigma_t, each with the shape of t."""
         log_snr = self.log_snr(t)
         return torch.sigmoid(log_snr).sqrt(), torch.sigmoid(-log_snr).sqrt()
 
     def slopes(self, t: Float[Tensor, "*b"]) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b"]]:
-        """Derivatives of alpha_t and sigma_t with respect to t, each of the shape of t."""
+        """Derivatives of alpha_t and sigma_t with respect to t, each with the shape of t."""
         alpha, sigma = torch.func.jvp(self.alpha_sigma, (t,), (torch.ones_like(t),))[1]
         return alpha, sigma
 
     def log_snr_slope(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        """Derivative of the log-SNR with respect to t, at most 0, of the shape of t."""
+        """Derivative of the log-SNR with respect to t, at most 0, with the shape of t."""
         slope: Tensor = torch.func.jvp(self.log_snr, (t,), (torch.ones_like(t),))[1]
         return slope
 
     def clock(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        """What a network is told of the noise at time t: t itself, unless the schedule moves while it is learned."""
+        """The network's time input at time t: t itself, unless the schedule is learned."""
         return t
 
     def time(self, log_snr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        """The time t with `log_snr(t)` equal to the argument, clipped to [0, 1]; by bisection unless overridden."""
+        """The time t at which `log_snr(t)` equals the argument, clipped to [0, 1]; by bisection unless overridden."""
         low, high = torch.zeros_like(log_snr), torch.ones_like(log_snr)
         for _ in range(60 if log_snr.dtype == torch.float64 else 30):
             middle = (low + high) / 2
-            later = self.log_snr(middle) > log_snr  # SNR still too high: the time is later
+            later = self.log_snr(middle) > log_snr  # the SNR is still too high, so the time is later
             low, high = torch.where(later, middle, low), torch.where(later, high, middle)
         return (low + high) / 2
 
@@ -78,7 +78,7 @@ class LinearSchedule(Schedule):
     r"""DDPM's linear betas in continuous time: $\alpha_t^2 = \exp(-\beta_0 t - (\beta_1-\beta_0) t^2/2)$.
 
     Args:
-        beta_0, beta_1: rate at t = 0 and t = 1; 0.1 and 20 are DDPM's 1e-4 and 0.02 over 1,000 steps.
+        beta_0, beta_1: rates at t = 0 and t = 1; 0.1 and 20 correspond to DDPM's 1e-4 and 0.02 with 1,000 steps.
 
     Raises:
         ValueError: unless 0 < beta_0 <= beta_1.
@@ -161,7 +161,7 @@ class VariancePreserving(Schedule):
 
 
 class VarianceExploding(Schedule):
-    r"""$\alpha_t = 1$, $\sigma_t = \sigma_{min}^{1-t} \sigma_{max}^t$: noise is added and nothing is shrunk.
+    r"""$\alpha_t = 1$, $\sigma_t = \sigma_{min}^{1-t} \sigma_{max}^t$: noise is added without scaling the data.
 
     Args:
         smallest, largest: sigma at t = 0 and at t = 1.
@@ -196,7 +196,7 @@ class BetaSchedule(Schedule):
     r"""Any array of betas: $\alpha_{i/T}^2 = \prod_{j \le i} (1 - \beta_j)$, $\log \alpha^2$ linear in between.
 
     Time i / T is step i of T, and t = 0 is the data: $\alpha_0^2 = 1$. T equal steps from t = 1 to 0 are DDPM's chain,
-    its last step, from the first level to the data, among them.
+    including its last step from the first level to the data.
 
     Args:
         betas: (T,), each in (0, 1).
@@ -238,13 +238,13 @@ class BetaSchedule(Schedule):
 class ImprovedCosineSchedule(BetaSchedule):
     r"""Improved DDPM's betas: $\beta_i = \min(1 - f(i/T) / f((i-1)/T),\ b)$, so that $\alpha^2_{i/T} = f(i/T) / f(0)$.
 
-    $f(t) = \cos^2\left(\frac{\pi}{2} \frac{t + s}{1 + s}\right)$. The bound b keeps the last level, where f is 0,
-    above 0, so that a network may predict eps there. Times in between are those of `BetaSchedule`.
+    $f(t) = \cos^2\left(\frac{\pi}{2} \frac{t + s}{1 + s}\right)$. The cap b keeps alpha above 0 at the last level,
+    where f is 0, so that a network may predict eps there. Between levels it interpolates as `BetaSchedule` does.
 
     Args:
         steps: T, at least 2.
-        offset: s, at least 0; it keeps the first beta from being too small.
-        largest: b, in (0, 1), which the last beta would exceed.
+        offset: s, at least 0; it prevents the first betas from being too small.
+        largest: b, in (0, 1), the cap on beta, which the last level reaches.
 
     Raises:
         ValueError: for a setting out of its range.
@@ -269,13 +269,13 @@ class ImprovedCosineSchedule(BetaSchedule):
 
 
 class FunctionSchedule(Schedule):
-    """Any schedule by its log-SNR, variance preserving.
+    """A variance-preserving schedule with any log-SNR.
 
     Args:
         log_snr: a strictly decreasing function of t in [0, 1].
 
     Raises:
-        ValueError: if it is seen not to decrease, on 1,001 equal times.
+        ValueError: if it does not decrease on a grid of 1,001 times.
 
     >>> schedule = FunctionSchedule(lambda t: 10 - 16 * t**2)
     >>> round(float(schedule.time(schedule.log_snr(torch.tensor(0.3)))), 4)

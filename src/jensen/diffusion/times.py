@@ -1,4 +1,4 @@
-"""Times to train at, drawn with low discrepancy from torch's global generator."""
+"""Training times, drawn with low discrepancy from torch's global generator."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor
 
 Times = Callable[[int], Float[Tensor, " b"]]
 
-HALF_A_DRAW = 2.0**-25  # torch draws multiples of 2^-24 in [0, 1): their middles are inside (0, 1)
+HALF_A_DRAW = 2.0**-25  # torch draws multiples of 2^-24 in [0, 1): shifted by half a step they are inside (0, 1)
 
 
 def rounded_down(t: Float[Tensor, "*b"], dtype: torch.dtype) -> Float[Tensor, "*b"]:
-    """The largest numbers of this dtype that are not above t: what is below 1 stays below 1.
+    """The largest numbers of this dtype that are at most t: times below 1 stay below 1.
 
     >>> late = torch.tensor(1 - 1e-9, dtype=torch.float64)
     >>> bool(late.float() == 1), bool(rounded_down(late, torch.float32) < 1)
@@ -27,7 +27,7 @@ def rounded_down(t: Float[Tensor, "*b"], dtype: torch.dtype) -> Float[Tensor, "*
 def uniform_times(n: int) -> Float[Tensor, " n"]:
     """One uniform draw in each of n equal strata of [0, 1], in a random order; never 0 or 1 itself.
 
-    Their mean has a variance of 1 / (12 n^3), where n independent draws have 1 / (12 n).
+    The variance of their mean is 1 / (12 n^3), compared with 1 / (12 n) for independent draws.
 
     Source: Kingma et al. (2021), appendix I.1, in its stratified form.
 
@@ -39,7 +39,7 @@ def uniform_times(n: int) -> Float[Tensor, " n"]:
 
 
 def _dtype() -> torch.dtype:
-    """The default dtype, single precision at least: half has no number for most of a thousand levels."""
+    """The default dtype, at least float32: half precision cannot represent most of a thousand levels."""
     return torch.promote_types(torch.get_default_dtype(), torch.float32)
 
 
@@ -49,7 +49,7 @@ def _stratified(n: int) -> Tensor:
 
 
 def discrete_times(steps: int) -> Times:
-    r"""The times of DDPM's T levels, $i / T$ with $i \in \{1, \ldots, T\}$ evenly likely, stratified.
+    r"""The times of DDPM's T levels, $i / T$ with i uniform on $\{1, \ldots, T\}$, stratified.
 
     Args:
         steps: T, at least 1.
@@ -64,14 +64,14 @@ def discrete_times(steps: int) -> Times:
 
 
 def logit_normal_times(mean: float = 0.0, std: float = 1.0, edge: float = 1e-4) -> Times:
-    r"""Times whose logit is $N(\mu, s^2)$, stratified: most weight where neither data nor noise is clear.
+    r"""Times whose logit is $N(\mu, s^2)$, stratified: most of them at intermediate noise levels.
 
     Args:
-        mean, std: of the logit; a positive mean leans towards noise.
-        edge: both tails are cut at this quantile and at this time, so that times stay inside (0, 1).
+        mean, std: of the logit; a positive mean favours higher noise.
+        edge: both tails are cut off at this quantile and at this time, so that times stay inside (0, 1).
 
     Raises:
-        ValueError: for a std not positive, or an edge outside (0, 1/2).
+        ValueError: for a std that is not positive, or an edge outside [1e-7, 1/2).
 
     Source: Esser et al. (2024), equation 19.
     """

@@ -1,4 +1,4 @@
-"""What `torch.distributions` lacks, and modules that return distributions."""
+"""Distributions missing from `torch.distributions`, and modules that return distributions."""
 
 from jensen.distributions.autoregressive import AutoregressiveBernoulli, AutoregressiveBits
 from jensen.distributions.bernoulli import Bernoulli

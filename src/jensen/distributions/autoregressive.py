@@ -1,4 +1,4 @@
-"""Bits that hang on the bits before them: a likelihood so strong that a decoder may do without its latents."""
+"""Autoregressive Bernoulli variables: a likelihood so flexible that a decoder may ignore its latents."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ class AutoregressiveBits(nn.Module):
     r"""$p(x | c) = \prod_d \mathrm{Bernoulli}(x_d; \mathrm{logit}_d)$, each bit given the `window` bits before it.
 
     $\mathrm{logit}_d = b_d + V_d \cdot \tanh(a + \sum_{j=d-w}^{d-1} W_j x_j)$ with $a$ and $b$ the network's output.
-    The window is how strong it is: 0 leaves independent bits, and a VAE that must put everything into its latents;
-    all of them is a density estimator of its own, which may leave them unused.
+    The window sets the flexibility: with 0 the bits are independent given the latents, which must carry all the
+    information; with all previous bits the likelihood can model the data alone, and the latents may stay unused.
 
     Args:
-        dims: bits of one event, at least 2.
+        dims: number of bits, at least 2.
         hidden: length of a, at least 1; the network's output is (..., hidden + dims).
-        window: bits that are seen, in [0, dims - 1]; None is all.
+        window: number of previous bits each bit depends on, in [0, dims - 1]; None for all.
 
     Raises:
-        ValueError: for a setting out of its range; called, if the output has another length.
+        ValueError: for a setting out of range; when called, if the output has another length.
 
-    Source: Larochelle & Murray (2011), equations 3 and 4, conditioned; Chen et al. (2017), section 3 for the window.
+    Source: Larochelle & Murray (2011), equations 3 and 4, made conditional; Chen et al. (2017), section 3, for windows.
 
     >>> family = AutoregressiveBits(dims=3, hidden=4, window=1)
     >>> law = family(torch.zeros(5, 7))
@@ -53,13 +53,13 @@ class AutoregressiveBits(nn.Module):
 
 
 class AutoregressiveBernoulli(Distribution):
-    """What `AutoregressiveBits` returns: event (D,), batch that of its inputs. It has no mean in closed form.
+    """The distribution that `AutoregressiveBits` returns, with event (D,); its mean has no closed form.
 
     Args:
         a: (..., H).
         b: (..., D).
-        read, write: (D, H), W and V.
-        window: bits that are seen.
+        read, write: W and V, (D, H).
+        window: number of previous bits each bit depends on.
     """
 
     arg_constraints = {}  # noqa: RUF012 (torch declares it on the instance)
@@ -74,20 +74,20 @@ class AutoregressiveBernoulli(Distribution):
         return AutoregressiveBernoulli(a, b, self.read, self.write, self.window)
 
     def logits(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*c d"]:
-        """Of every bit, given the bits of x before it."""
+        """The logit of every bit given the previous bits of x."""
         seen = torch.cumsum(x[..., None] * self.read, -2)  # (..., D, H), of bits up to d
         before = nn.functional.pad(seen, (0, 0, self.window + 1, 0))
         now, gone = before[..., self.window : -1, :], before[..., : -self.window - 1, :]
         return self.b + (torch.tanh(self.a[..., None, :] + now - gone) * self.write).sum(-1)
 
     def log_prob(self, value: Float[Tensor, "*b d"]) -> Float[Tensor, "*c"]:
-        """Log-probability in nats; refuses anything but 0 and 1."""
+        """Log-probability in nats; raises for values other than 0 and 1."""
         log_prob: Tensor = Bernoulli(logits=self.logits(value), validate_args=False).log_prob(value).sum(-1)
         return log_prob
 
     @torch.no_grad()
     def sample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
-        """Bit after bit."""
+        """Draws one bit after another."""
         shape = self._extended_shape(torch.Size(sample_shape))
         x = self.b.new_zeros(shape)
         for d in range(shape[-1]):

@@ -1,4 +1,4 @@
-"""Bernoulli variables that say when the data are not bits."""
+"""Bernoulli variables that check their data."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch.distributions.kl import register_kl
 
 
 class Bernoulli(distributions.Bernoulli):
-    """`torch.distributions.Bernoulli` whose log-probability refuses anything but 0 and 1, in one sentence.
+    """`torch.distributions.Bernoulli` whose `log_prob` raises for values other than 0 and 1.
 
-    Of a grey value in (0, 1) the formula would give a number that is no log-probability.
+    For grey values in (0, 1) the formula would give a number that is not a log-probability.
 
     Raises:
         ValueError: from `log_prob`, if a value is neither 0 nor 1.
@@ -35,12 +35,12 @@ class Bernoulli(distributions.Bernoulli):
 
 
 def _expect(p: Bernoulli, one: Tensor, zero: Tensor) -> Tensor:
-    """The mean of what a bit is worth; what has no probability counts nothing, be it infinite."""
+    """The mean of a function of the bit; an outcome of probability 0 contributes 0 even where it is infinite."""
     up, down = torch.sigmoid(p.logits), torch.sigmoid(-p.logits)
     return torch.where(up > 0, up * one, 0.0) + torch.where(down > 0, down * zero, 0.0)
 
 
 @register_kl(Bernoulli, Bernoulli)
 def _kl_bernoulli(p: Bernoulli, q: Bernoulli) -> Tensor:
-    """By logits: where q's probability rounds to 0 or 1, which is from a logit of 17 on, torch says infinity."""
+    """Computed from logits: torch returns infinity where q's probability rounds to 0 or 1, from logits of about 17."""
     return _expect(p, *(F.logsigmoid(s * p.logits) - F.logsigmoid(s * q.logits) for s in (1, -1)))

@@ -1,4 +1,4 @@
-"""Classes, as integers and as one-hot vectors, that say when the data are none."""
+"""Categorical variables, as integers and as one-hot vectors, that check their data."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from jensen.distributions.checks import check
 
 
 class Categorical(distributions.Categorical):
-    r"""`torch.distributions.Categorical` on the integers 0 to C - 1, with their mean and variance.
+    r"""`torch.distributions.Categorical` on the integers 0 to C - 1, with mean and variance.
 
-    Draws are integers; data may be floats, if each is one of them. The mean $\sum_k k\, p_k$ is that of the integers:
-    of classes that have no order `mode` says more.
+    Draws are integers; data may be floats with integer values. The mean $\sum_k k\, p_k$ is that of the integers; for
+    unordered classes use `mode`.
 
     Raises:
-        ValueError: from `log_prob`, if a value is none of the C integers.
+        ValueError: from `log_prob`, if a value is not one of the C integers.
 
     >>> Categorical(logits=torch.zeros(4)).mean
     tensor(1.5000)
@@ -34,7 +34,7 @@ class Categorical(distributions.Categorical):
         return log_prob
 
     def _expect(self, f: Tensor) -> Tensor:
-        """Of f at every class."""
+        """The mean of f, given its value for every class."""
         return (self.probs * f).sum(-1)
 
     @property
@@ -49,9 +49,9 @@ class Categorical(distributions.Categorical):
 
 
 class OneHot(distributions.OneHotCategorical):
-    """`torch.distributions.OneHotCategorical` whose log-probability refuses anything but one-hot vectors.
+    """`torch.distributions.OneHotCategorical` whose `log_prob` raises for anything but one-hot vectors.
 
-    Of a relaxed draw torch takes the largest entry for the class, a number that is no log-probability of it.
+    For relaxed draws torch would silently score the class of the largest entry.
 
     Raises:
         ValueError: from `log_prob`, if a vector is not one-hot.
@@ -75,6 +75,6 @@ class OneHot(distributions.OneHotCategorical):
 @register_kl(Categorical, Categorical)
 @register_kl(OneHot, OneHot)
 def _kl_classes(p: Categorical | OneHot, q: Categorical | OneHot) -> Tensor:
-    """By logits: where q's probability rounds to 0 torch says infinity."""
+    """Computed from logits: torch returns infinity where q's probability rounds to 0."""
     probs: Tensor = p.probs
     return torch.where(probs > 0, probs * (p.logits - q.logits), 0.0).sum(-1)

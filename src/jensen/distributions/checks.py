@@ -1,4 +1,4 @@
-"""Parameters of the distributions here: of one kind of number, and refused where they make no sense."""
+"""Conversion and validation of distribution parameters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def parameters(*values: int | float | Tensor) -> tuple[Tensor, ...]:
-    """The same numbers as tensors of one shape and one floating dtype, single precision at least.
+    """The same numbers as tensors with a common shape and floating dtype, at least single precision.
 
     >>> [p.dtype for p in parameters(torch.tensor([1, 2]), 0.5)]
     [torch.float32, torch.float32]
@@ -23,7 +23,7 @@ def parameters(*values: int | float | Tensor) -> tuple[Tensor, ...]:
 
 
 def check_positive(name: str, value: Tensor) -> None:
-    """Refuse a parameter unless all of it is positive and finite.
+    """Raise unless all values are positive and finite.
 
     Raises:
         ValueError: with the first value that is not.
@@ -32,12 +32,12 @@ def check_positive(name: str, value: Tensor) -> None:
 
 
 def check_finite(name: str, value: Tensor) -> None:
-    """Refuse a parameter unless all of it is finite."""
+    """Raise unless all values are finite."""
     check(name, "finite", value, torch.isfinite(value))
 
 
 def check(name: str, wanted: str, value: Tensor, right: Tensor) -> None:
-    """Refuse values that are not right.
+    """Raise unless `right` holds for all values.
 
     Raises:
         ValueError: with the first value that is not.
@@ -47,6 +47,6 @@ def check(name: str, wanted: str, value: Tensor, right: Tensor) -> None:
 
 
 def check_temperature(temperature: float) -> None:
-    """Refuse a temperature that is not positive."""
+    """Raise unless the temperature is positive."""
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, got {temperature}")

@@ -1,7 +1,7 @@
-"""A network that returns a distribution, and the families it may return.
+"""Networks that return distributions, and families that turn a network's output into one.
 
-A family is a function from a network's output to a distribution. Its last `event_dims` axes are the event, all before
-them are batch: an encoder's output (K, B, 2d) becomes K x B Gaussians of d dimensions.
+The last `event_dims` axes of a distribution are the event, all axes before them the batch: an encoder's output
+(K, B, 2d) becomes K x B Gaussians in d dimensions.
 """
 
 from __future__ import annotations
@@ -25,17 +25,18 @@ from jensen.distributions.one_hot import StraightThroughOneHot
 
 
 class Conditional(nn.Module):
-    r"""$q(\cdot | c)$ = family(net(c)): an encoder, a decoder, a learned prior; over an embedding, a table per datum.
+    r"""$q(\cdot | c)$ = family(net(c)): an encoder, a decoder or a learned prior; with an embedding, a table of q's.
 
     Args:
         net: any module, from (..., B, *c) to (..., B, *parameters).
-        family: its output to a distribution, batch (..., B); a module (a learned noise level) is owned.
-        input_dims: of one c. Given, all axes before them are flattened into one for a network that takes exactly one
-            batch axis, such as a convolution; None leaves them to the network.
+        family: maps its output to a distribution of batch (..., B); a module (with a learned noise level) is a
+            submodule.
+        input_dims: number of axes of one c. If given, all axes before them are flattened into one batch axis, for
+            networks that need exactly one, such as convolutions; None passes the input as it is.
 
-    Integers and bits come to a network that begins with a linear layer or a convolution as numbers of its dtype, and to
-    any other as they are. Whatever precision the network has, the distribution is in single precision at least: a
-    log-density summed in half precision is off by nats.
+    Integer and boolean inputs are converted to the network's dtype if it begins with a linear layer or a convolution.
+    The distribution is in at least single precision whatever the network's: log-densities summed in half precision have
+    errors of several nats.
 
     >>> encoder = Conditional(nn.Linear(5, 4), DiagonalGaussian())
     >>> q = encoder(torch.zeros(7, 3, 5))
@@ -57,7 +58,7 @@ class Conditional(nn.Module):
             return whole
         if c.ndim <= self.input_dims:
             raise ValueError(
-                f"inputs must have a batch axis before {self.input_dims} of their own, got {tuple(c.shape)}"
+                f"inputs must have a batch axis before {self.input_dims} event axes, got shape {tuple(c.shape)}"
             )
         lead = c.ndim - self.input_dims
         whole = self.net(c.flatten(0, lead - 1)).unflatten(0, c.shape[:lead])
@@ -65,7 +66,7 @@ class Conditional(nn.Module):
 
 
 def _taken(net: nn.Module, c: Tensor) -> Tensor:
-    """What the network takes: half precision if that is its own, and numbers where it multiplies."""
+    """The input in the network's dtype where that is half precision, or where the first layer needs numbers."""
     first = net
     while isinstance(first, nn.Sequential) and len(first):
         first = next((m for m in first if not isinstance(m, nn.Flatten | nn.Unflatten | nn.Identity)), nn.Identity())
@@ -77,13 +78,13 @@ def _taken(net: nn.Module, c: Tensor) -> Tensor:
 
 
 def soft_clamp(x: Float[Tensor, "..."], low: float, high: float) -> Float[Tensor, "..."]:
-    r"""A smooth, strictly rising map of the real line onto (low, high), near the identity well inside.
+    r"""A smooth, strictly increasing map of the real line onto (low, high), close to the identity in the interior.
 
-    $\mathrm{low} + \mathrm{softplus}(x - \mathrm{low}) - \mathrm{softplus}(x - \mathrm{high})$, of slope
-    $\mathrm{sigmoid}(x - \mathrm{low}) - \mathrm{sigmoid}(x - \mathrm{high})$. It stops 30 beyond either end,
-    where the slope is below 1e-13.
+    $\mathrm{low} + \mathrm{softplus}(x - \mathrm{low}) - \mathrm{softplus}(x - \mathrm{high})$, with derivative
+    $\mathrm{sigmoid}(x - \mathrm{low}) - \mathrm{sigmoid}(x - \mathrm{high})$. Inputs are clamped 30 beyond either end,
+    where the derivative is below 1e-13.
 
-    Source: after the two one-sided bounds of Chua et al. (2018), appendix A.1.
+    Source: the two one-sided bounds of Chua et al. (2018), appendix A.1, combined.
 
     >>> soft_clamp(torch.tensor([-1e9, 0.0, 1e9]), -8.0, 8.0).round(decimals=5)
     tensor([-8., 0., 8.])
@@ -93,10 +94,10 @@ def soft_clamp(x: Float[Tensor, "..."], low: float, high: float) -> Float[Tensor
 
 
 def _split(out: Tensor, event_dims: int) -> tuple[Tensor, Tensor]:
-    """Two halves of the first event axis."""
+    """The two halves along the first event axis."""
     if out.ndim < event_dims or out.shape[-event_dims] % 2:
         raise ValueError(
-            f"a mean and a spread need an even number of outputs on axis {-event_dims}, got shape {tuple(out.shape)}"
+            f"outputs must be even in number on axis {-event_dims}, means and scales, got shape {tuple(out.shape)}"
         )
     mean, raw = out.chunk(2, dim=-event_dims)
     return mean, raw
@@ -114,17 +115,17 @@ def _check_bounds(low: float, high: float, name: str) -> None:
 
 @dataclass(frozen=True)
 class DiagonalGaussian:
-    r"""$N(\mu, \mathrm{diag}(\sigma^2))$; the output's first event axis is chunked into $\mu$ and a raw $\log\sigma$.
+    r"""$N(\mu, \mathrm{diag}(\sigma^2))$; the output's first event axis is split into $\mu$ and a raw $\log\sigma$.
 
-    For vectors that is the last axis, for images the channels. $\log\sigma$ is `soft_clamp` of the raw value between
-    the bounds' logarithms, so a raw 0 gives a standard deviation within 1% of 1.
+    For vectors that is the last axis, for images the channels. $\log\sigma$ is the `soft_clamp` of the raw value
+    between the logarithms of the bounds, so a raw value of 0 gives a standard deviation within 1% of 1.
 
     Args:
-        event_dims: axes of one event.
+        event_dims: number of axes of one event.
         min_std, max_std: open bounds of the standard deviation.
 
     Raises:
-        ValueError: unless 0 < min_std < max_std and event_dims >= 1; called, if the output does not split in two.
+        ValueError: unless 0 < min_std < max_std and event_dims >= 1; when called, if the output does not split in two.
 
     >>> DiagonalGaussian()(torch.zeros(3, 4)).stddev.round(decimals=2)
     tensor([[0.9900, 0.9900], [0.9900, 0.9900], [0.9900, 0.9900]])
@@ -145,12 +146,12 @@ class DiagonalGaussian:
 
 
 class IsotropicGaussian(nn.Module):
-    r"""$N(\mu, \sigma^2 I)$ with one noise level for all; the output is $\mu$. A decoder's, or a fixed-width encoder's.
+    r"""$N(\mu, \sigma^2 I)$ with one shared $\sigma$; the output is $\mu$. For decoders, or encoders of fixed width.
 
     Args:
-        std: positive.
-        learned: make $\log\sigma$ a parameter that starts here.
-        event_dims: axes of one event.
+        std: $\sigma$, positive.
+        learned: make $\log\sigma$ a parameter, initialised here.
+        event_dims: number of axes of one event.
 
     Raises:
         ValueError: if std is not positive, or event_dims below 1.
@@ -179,7 +180,7 @@ class IsotropicGaussian(nn.Module):
 
 @dataclass(frozen=True)
 class BernoulliLogits:
-    """Independent bits; the output is their logits. Data must be 0 or 1: anything else is refused.
+    """Independent Bernoulli variables; the output is their logits. Raises for data other than 0 and 1.
 
     >>> BernoulliLogits()(torch.zeros(2, 3)).log_prob(torch.ones(2, 3)).exp()
     tensor([0.1250, 0.1250])
@@ -213,16 +214,17 @@ class BinaryLogits:
 
 @dataclass(frozen=True)
 class OneHotLogits:
-    """Groups of one-hot variables: (..., groups * classes) logits to events (groups, classes).
+    """Independent one-hot variables: logits (..., groups * classes) to events (groups, classes).
 
     Args:
-        groups: at least 1.
-        classes: of each, at least 2.
-        temperature: given, the distribution has a reparameterization, straight through the relaxation at this
-            temperature (`StraightThroughOneHot`), of biased gradient; its values, log-probability and KL stay exact.
+        groups: number of variables, at least 1.
+        classes: of each variable, at least 2.
+        temperature: if given, draws carry the straight-through gradient of the relaxation at this temperature
+            (`StraightThroughOneHot`), which is biased; values, log-probability and KL remain exact.
 
     Raises:
-        ValueError: for fewer groups or classes, a temperature not positive; called, if the logits are not so many.
+        ValueError: for fewer groups or classes, or a temperature that is not positive; when called, for another number
+            of logits.
 
     >>> OneHotLogits(3, 4)(torch.zeros(2, 12)).event_shape
     torch.Size([3, 4])
@@ -251,9 +253,9 @@ class OneHotLogits:
 
 @dataclass(frozen=True)
 class CategoricalLogits:
-    """Independent classes as integers: logits (..., *event, classes) to events of `event_dims` axes.
+    """Independent categorical variables as integers: logits (..., *event, classes) to events of `event_dims` axes.
 
-    Draws are integers, the mean is theirs, and data must be some of them: anything else is refused.
+    Draws are integers, and the mean is that of the integers. Raises for data that are not integers in range.
 
     >>> CategoricalLogits()(torch.zeros(2, 5, 4)).log_prob(torch.zeros(2, 5)).exp()
     tensor([0.0010, 0.0010])
@@ -270,14 +272,14 @@ class CategoricalLogits:
 
 @dataclass(frozen=True)
 class Levels:
-    """A discretized likelihood of 8-bit data; the output's first event axis is chunked into loc and a raw log-scale.
+    """A discretized likelihood of 8-bit data; the output's first event axis is split into loc and a raw log-scale.
 
-    The log-scale is bounded as `DiagonalGaussian`'s is. Data must lie on the levels: anything else is refused.
+    The log-scale is bounded as in `DiagonalGaussian`. Raises for data that are not on the levels.
 
     Args:
         law: `DiscretizedLogistic` or `DiscretizedGaussian`.
-        event_dims: axes of one event.
-        levels: of the data in [-1, 1].
+        event_dims: number of axes of one event.
+        levels: number of levels of the data in [-1, 1].
         min_scale, max_scale: open bounds of the scale.
 
     >>> Levels()(torch.zeros(2, 6)).log_prob(torch.ones(2, 3)).shape

@@ -1,4 +1,4 @@
-"""Likelihoods of 8-bit data: a density's mass in each of the levels' cells."""
+"""Likelihoods for 8-bit data: the probability of a continuous distribution in the cell of each level."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ SQRT2 = math.sqrt(2)
 
 
 def check_levels(levels: int) -> None:
-    """Refuse fewer than two levels."""
+    """Raise for fewer than two levels."""
     if levels < 2:
         raise ValueError(f"levels must be at least 2, got {levels}")
 
 
 class _OnLevels(constraints.Constraint):
-    """One of the levels, within a hundredth of a step."""
+    """One of the levels, to within a hundredth of their spacing."""
 
     is_discrete = True
     event_dim = 0
@@ -39,20 +39,20 @@ class _OnLevels(constraints.Constraint):
 
 
 class Discretized(Distribution, ABC):
-    r"""A location-scale law observed in L cells around the levels $x_i = -1 + 2i / (L - 1)$ of [-1, 1].
+    r"""A location-scale distribution rounded to the levels $x_i = -1 + 2i / (L - 1)$ of [-1, 1].
 
-    $P(x_i) = F(x_i + 1/(L-1)) - F(x_i - 1/(L-1))$; the first and the last cell hold the tails, so that the L
-    probabilities sum to one. A mass, never ranked against a density.
+    $P(x_i) = F(x_i + 1/(L-1)) - F(x_i - 1/(L-1))$; the first and the last cell include the tails, so that the L
+    probabilities sum to 1. Probabilities are never compared with densities.
 
     Args:
-        loc: of the law.
+        loc: location.
         scale: positive; broadcasts with loc.
         levels: L, at least 2; 256 for 8-bit data scaled by x / 127.5 - 1.
-        validate_args: False skips the check of the scale.
+        validate_args: False skips the check of loc and scale.
 
     Raises:
-        ValueError: if the scale is not positive and finite, loc not finite, or levels below 2; from `log_prob` and
-            `cdf`, for values that are not levels.
+        ValueError: if the scale is not positive and finite, loc is not finite, or levels is below 2; from `log_prob`
+            and `cdf`, for values that are not levels.
 
     Source: Salimans et al. (2017), equation 2; Ho et al. (2020), equation 13.
     """
@@ -80,15 +80,15 @@ class Discretized(Distribution, ABC):
 
     @abstractmethod
     def _log_cdf(self, z: Tensor) -> Tensor:
-        """Log F of the standard law, which is symmetric: its log survival function is `_log_cdf(-z)`."""
+        """Log F of the standard distribution, which is symmetric: its log survival function is `_log_cdf(-z)`."""
 
     @abstractmethod
     def _log_cell(self, low: Tensor, high: Tensor, width: Tensor) -> Tensor:
-        """Log of F(high) - F(low) of the standard law; the width is exact where the ends are too near to tell."""
+        """Log of F(high) - F(low); the width is exact where high - low would be lost to rounding."""
 
     @abstractmethod
     def _noise(self, shape: torch.Size) -> Tensor:
-        """Draws of the standard law."""
+        """Draws of the standard distribution."""
 
     def expand(self, batch_shape: _size, _instance: Distribution | None = None) -> Discretized:
         return type(self)(self.loc.expand(batch_shape), self.scale.expand(batch_shape), self.levels, False)
@@ -105,11 +105,11 @@ class Discretized(Distribution, ABC):
         return ((value + 1) * ((self.levels - 1) / 2)).round().to(self.loc)
 
     def _edge(self, index: Tensor) -> Tensor:
-        """The upper end of a cell, and so the lower one of the next: the same number to the bit."""
+        """The upper edge of a cell, bit for bit equal to the lower edge of the next."""
         return ((2 * index + 2 - self.levels) / (self.levels - 1) - self.loc) / self.scale
 
     def log_prob(self, value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """Log-probability in nats, elementwise; finite in the far tails, until its size is no number."""
+        """Log-probability in nats, elementwise; finite in the far tails, until it overflows."""
         i = self._index(value)
         low, high = self._edge(i - 1), self._edge(i)
         inner = self._log_cell(low, high, 2 / (self.levels - 1) / self.scale)
@@ -117,12 +117,12 @@ class Discretized(Distribution, ABC):
         return torch.where(i == self.levels - 1, self._log_cdf(-low), inner)
 
     def cdf(self, value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """P(X <= value) of a level."""
+        """P(X <= value), for values on the levels."""
         i = self._index(value)
         return torch.where(i == self.levels - 1, 1.0, self._log_cdf(self._edge(i)).exp())
 
     def sample(self, sample_shape: _size = ()) -> Tensor:
-        """The law's draw, moved to the nearest level."""
+        """Draws of the continuous distribution, rounded to the nearest level."""
         with torch.no_grad():
             x = self.loc + self.scale * self._noise(self._extended_shape(torch.Size(sample_shape)))
             steps = (self.levels - 1) / 2
@@ -131,7 +131,7 @@ class Discretized(Distribution, ABC):
     has_enumerate_support = True
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
-        """The levels, (L, *batch), or (L, 1, ...) without `expand`."""
+        """The levels, (L, *batch), or (L, 1, ...) if not `expand`."""
         levels = torch.linspace(-1, 1, self.levels, dtype=self.loc.dtype, device=self.loc.device)
         levels = levels.view(-1, *[1] * len(self.batch_shape))
         return levels.expand(-1, *self.batch_shape) if expand else levels
@@ -142,12 +142,12 @@ class Discretized(Distribution, ABC):
 
     @property
     def mean(self) -> Tensor:
-        """By enumeration: costs L log-probabilities."""
+        """By enumeration, at the cost of L log-probabilities."""
         return self._expect(self.enumerate_support(expand=False))
 
     @property
     def variance(self) -> Tensor:
-        """By enumeration: costs L log-probabilities."""
+        """By enumeration, at the cost of L log-probabilities."""
         return self._expect((self.enumerate_support(expand=False) - self.mean) ** 2)
 
     def entropy(self) -> Tensor:
@@ -157,7 +157,7 @@ class Discretized(Distribution, ABC):
 
 
 class DiscretizedLogistic(Discretized):
-    r"""`Discretized` logistic law: $\log P = \log\sigma(b) + \log\sigma(-a) + \log(1 - e^{a - b})$ in a cell (a, b).
+    r"""Discretized logistic distribution: $\log P(a, b) = \log\sigma(b) + \log\sigma(-a) + \log(1 - e^{a - b})$.
 
     >>> q = DiscretizedLogistic(0.0, 0.1)
     >>> float(q.log_prob(q.enumerate_support()).logsumexp(0).abs()) < 1e-6
@@ -176,12 +176,12 @@ class DiscretizedLogistic(Discretized):
 
 
 class DiscretizedGaussian(Discretized):
-    r"""`Discretized` Gaussian.
+    r"""Discretized Gaussian.
 
-    In a cell (a, b), reflected so that its middle m is not left of 0,
-    $\log P = \log\Phi(-a) + \log(1 - e^{\log\Phi(-b) - \log\Phi(-a)})$, whose exponent right of 0 is $-m\delta$ and a
-    ratio of `erfcx`; where the cell is so narrow that this cancels,
-    $\log\phi(m) + \log\delta + \log(1 + (m^2 - 1)\,\delta^2 / 24)$ with its width $\delta$.
+    For a cell (a, b), reflected so that its midpoint m is at least 0,
+    $\log P = \log\Phi(-a) + \log(1 - e^{\log\Phi(-b) - \log\Phi(-a)})$, where for a > 0 the exponent is $-m\delta$ plus
+    the logarithm of a ratio of `erfcx`. For cells so narrow that this cancels, it is
+    $\log\phi(m) + \log\delta + \log(1 + (m^2 - 1)\,\delta^2 / 24)$ with the width $\delta$.
 
     >>> DiscretizedGaussian(0.0, 1.0).log_prob(torch.tensor(1.0)).exp()
     tensor(0.1596)
@@ -194,7 +194,7 @@ class DiscretizedGaussian(Discretized):
         right = low + high >= 0
         near, far = torch.where(right, low, -high), torch.where(right, high, -low)
         m = (near + far) / 2
-        # The difference loses eps / width, the expansion width^4 / 1920: they are equal here.
+        # The relative errors eps / width (of the difference) and width^4 / 1920 (of the expansion) are equal here.
         edge = (1920 * torch.finfo(m.dtype).eps) ** 0.2
         narrow = width * (1 + m) < edge
         difference = _log_difference(torch.where(narrow, 0.0, near), torch.where(narrow, 1.0, far), width)
@@ -208,7 +208,7 @@ class DiscretizedGaussian(Discretized):
 
 
 def _log_difference(near: Tensor, far: Tensor, width: Tensor) -> Tensor:
-    r"""$\log(\Phi(-a) - \Phi(-b))$ of a < b, b right of 0 and the middle not left of it."""
+    r"""$\log(\Phi(-a) - \Phi(-b))$ for a < b with b > 0 and a midpoint of at least 0."""
     a, b = (torch.where(near > 0, v, 1.0) for v in (near, far))
     beside, beyond = (torch.special.erfcx(v.clamp(max=1e30) / SQRT2) for v in (a, b))
     fall = -(a + b) / 2 * width + torch.log(beyond / beside)

@@ -15,23 +15,24 @@ from jensen.distributions.checks import check, check_positive, parameters
 from jensen.distributions.special import excess, log_less_digamma, log_ratio, stirling
 
 MANY = 100
-"""Exponentials a draw may cost."""
+"""The largest number of exponentials that one draw may cost."""
 
 
 class Erlang(Gamma):
     r"""Gamma with an integer shape k: $x = (E_1 + \dots + E_k) / \mathrm{rate}$ for unit exponentials $E_i$.
 
     The sum is the reparameterization: $\partial x / \partial \mathrm{rate} = -x / \mathrm{rate}$, exactly. A draw costs
-    the largest k, up to 100; beyond, a Gamma variable is drawn, which moves with the rate as the sum does. Density,
-    entropy and KL are Gamma's to rounding at any k, where differences of $\log\Gamma$ lose all digits at large ones.
+    as many exponentials as the largest k, up to 100; for larger k a Gamma variable is drawn, with the same gradient.
+    Density, entropy and KL are those of the Gamma distribution, accurate to rounding for every k, while differences of
+    $\log\Gamma$ would lose all digits for large k.
 
     Args:
-        shape: k, an integer of at least 1, of any dtype; carries no gradient.
-        rate: positive; broadcasts with the shape. Integers and half precision are taken in single precision.
+        shape: k, an integer of at least 1, of any dtype; has no gradient.
+        rate: positive; broadcasts with the shape. Integers and half precision are converted to single precision.
         validate_args: False skips the check of both.
 
     Raises:
-        ValueError: if the shape is not an integer of at least 1, or the rate not positive and finite.
+        ValueError: if the shape is not an integer of at least 1, or the rate is not positive and finite.
 
     >>> Erlang(3, 2.0).mean
     tensor(1.5000)
@@ -61,7 +62,7 @@ class Erlang(Gamma):
     def log_prob(self, value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         r"""In nats; $-\infty$ below 0 and at infinity.
 
-        With n = k - 1 and $\lambda$ = rate x it is log rate plus that of a Poisson count,
+        With n = k - 1 and $\lambda$ = rate x it is log rate plus the log-probability of a Poisson count,
         $-n\,(\rho - 1 - \log\rho) - \frac12\log 2\pi n - \mathrm{stirling}(n)$ with $\rho = \lambda / n$.
 
         Source: Loader (2000), "Fast and accurate computation of binomial probabilities".
@@ -91,9 +92,9 @@ class Erlang(Gamma):
 @register_kl(Erlang, Gamma)
 @register_kl(Gamma, Erlang)
 def _kl_gamma(p: Gamma, q: Gamma) -> Tensor:
-    r"""$b\,(\rho - 1 - \log\rho)$ for shapes a, b and means of ratio $\rho$, and what means that are equal leave.
+    r"""$b\,(\rho - 1 - \log\rho)$ for shapes a, b and the ratio $\rho$ of the means, plus the KL for equal means.
 
-    That is $\frac12\log\frac ab - (a - b)(\log a - \psi(a)) + \mathrm{stirling}(b) - \mathrm{stirling}(a)$.
+    The latter is $\frac12\log\frac ab - (a - b)(\log a - \psi(a)) + \mathrm{stirling}(b) - \mathrm{stirling}(a)$.
     """
     a, b = p.concentration, q.concentration
     log_rho = log_ratio(a, b) + log_ratio(q.rate, p.rate)

@@ -14,18 +14,18 @@ from jensen.distributions.special import excess, exponential_rule, log_ratio
 
 
 class Gompertz(Distribution):
-    r"""Gompertz($\eta$, b) on $x \ge 0$, of survival function $S(x) = e^{-\eta (e^{b x} - 1)}$.
+    r"""Gompertz($\eta$, b) on $x \ge 0$, with survival function $S(x) = e^{-\eta (e^{b x} - 1)}$.
 
-    Its cumulative hazard $\eta (e^{bx} - 1)$ is a unit exponential variable, so that
-    $x = \log(1 + E / \eta) / b$ with $E = -\log(1 - u)$ is the inverse CDF and the reparameterization.
+    Its cumulative hazard $\eta (e^{bx} - 1)$ is a unit exponential variable E, so that $x = \log(1 + E / \eta) / b$
+    with $E = -\log(1 - u)$ is both the inverse CDF and the reparameterization.
 
     Args:
-        shape: $\eta$, positive; integers and half precision are taken in single precision.
+        shape: $\eta$, positive; integers and half precision are converted to single precision.
         rate: b, positive; broadcasts with the shape.
         validate_args: False skips the check of both.
 
     Raises:
-        ValueError: if either is not positive and finite; from `icdf`, for what is no probability.
+        ValueError: if either is not positive and finite; from `icdf`, for values outside [0, 1].
 
     Source: Gompertz (1825); Lenart (2014), "The moments of the Gompertz distribution", for the mean.
 
@@ -56,7 +56,7 @@ class Gompertz(Distribution):
         return self._quantile_of_hazard(hazard)
 
     def _hazard(self, x: Tensor) -> Tensor:
-        r"""$\eta (e^x - 1)$ of x = b times the value, which overflows where it does, not where $e^x$ does."""
+        r"""$\eta (e^x - 1)$ for x = b times the value, which does not overflow earlier because $e^x$ does."""
         return torch.where(
             x < 1, self.shape * torch.expm1(x.clamp(max=1)), torch.exp(x.clamp(min=1) + self.shape.log()) - self.shape
         )
@@ -72,7 +72,7 @@ class Gompertz(Distribution):
         return -torch.expm1(-self._hazard(self.rate * value.clamp(min=0)))
 
     def icdf(self, value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """Quantile of a probability in [0, 1]."""
+        """The quantile of a probability in [0, 1]."""
         check("a probability", "in [0, 1]", value, (value >= 0) & (value <= 1))
         return self._quantile_of_hazard(-torch.log1p(-value))
 
@@ -105,10 +105,10 @@ class Gompertz(Distribution):
 
 @register_kl(Gompertz, Gompertz)
 def _kl_gompertz(p: Gompertz, q: Gompertz) -> Tensor:
-    r"""Two terms that are 0 at least, where differences of numbers of the size of the shapes would lose all digits.
+    r"""A sum of two terms of at least 0: differences of terms as large as the shapes would lose all digits.
 
-    Of $r = b_q / b_p$ and $L = \log(1 + E / \eta_p)$: by parts $E_p[e^{b_q x} - 1] = r\, E e^{(r - 1) L} / \eta_p$, and
-    KL = $\rho - 1 - \log\rho + \log E e^{(r - 1)(L - E L)}$ with $\rho = r\,(\eta_q / \eta_p)\, E e^{(r - 1) L}$.
+    With $r = b_q / b_p$ and $L = \log(1 + E / \eta_p)$, $E_p[e^{b_q x} - 1] = r\, E e^{(r - 1) L} / \eta_p$ by parts,
+    and KL = $\rho - 1 - \log\rho + \log E e^{(r - 1)(L - E L)}$ with $\rho = r\,(\eta_q / \eta_p)\, E e^{(r - 1) L}$.
     """
     eta, b, eta_q, b_q = (v.double() for v in torch.broadcast_tensors(p.shape, p.rate, q.shape, q.rate))
     t, log_w = exponential_rule(eta)

@@ -1,4 +1,4 @@
-"""Whether a law gives masses or densities."""
+"""Whether the `log_prob` of a distribution is a log mass or a log density."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from jensen.core.types import Measure
 
 
 def measure(law: Distribution) -> Measure:
-    """What the exponential of its `log_prob` is: a mass, which sums to one, or a density, which integrates to one.
+    """Whether exp(log_prob) is a mass, which sums to 1, or a density, which integrates to 1.
 
-    It is told by the law's support; a law of laws (independent, a mixture, transformed) is what they are.
+    It is decided by the support; independent, mixture and transformed distributions are judged by their base.
 
     Args:
-        law: any distribution of torch's kind.
+        law: a `torch.distributions.Distribution`.
 
     Raises:
-        ValueError: for a law that has no support; for one that transforms a discrete law and changes volumes, from
-            whose mass torch takes the logarithm of a volume, so that it is neither.
+        ValueError: for a distribution without a support; for a transform of a discrete distribution that changes
+            volumes: torch subtracts the logarithm of a volume from its mass, and the result is neither.
 
     >>> from jensen.distributions import DiscretizedLogistic
     >>> measure(Independent(DiscretizedLogistic(torch.zeros(3), 1.0), 1))
@@ -35,8 +35,8 @@ def measure(law: Distribution) -> Measure:
         found = measure(law.base_dist)
         if found == "mass" and not _keeps_volumes(law):
             raise ValueError(
-                f"a transformed {type(law.base_dist).__name__} must keep volumes, or its log_prob is no log mass: "
-                "give the law of the values themselves"
+                f"a transformed {type(law.base_dist).__name__} must preserve volumes, or its log_prob is not a log "
+                "mass: use a distribution of the transformed values instead"
             )
         return found
     try:
@@ -50,7 +50,7 @@ def measure(law: Distribution) -> Measure:
 
 @torch.no_grad()
 def _keeps_volumes(law: TransformedDistribution) -> bool:
-    """Whether the transforms leave the log-probability of a draw as it is."""
+    """Whether the transforms leave the log-probability of a draw unchanged."""
     with drawing(torch.Generator()):
         x = y = law.base_dist.sample()
     for transform in law.transforms:

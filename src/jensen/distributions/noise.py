@@ -1,4 +1,4 @@
-"""Noise that does not hang on what it is added to: a level learned for each coordinate."""
+"""Gaussian noise with a learned standard deviation per coordinate, shared by all data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
 Law = Callable[[Tensor, Tensor], Distribution]
-"""Means and scales of one shape to a distribution of each number."""
+"""Maps means and scales of one shape to a distribution of each number."""
 
 
 def _normal(mean: Tensor, std: Tensor) -> Distribution:
@@ -19,21 +19,21 @@ def _normal(mean: Tensor, std: Tensor) -> Distribution:
 
 
 class DiagonalNoise(nn.Module):
-    r"""$N(\mu, \mathrm{diag}(s^2))$ with a learned s of each coordinate, the same for every input; the output is $\mu$.
+    r"""$N(\mu, \mathrm{diag}(s^2))$ with one learned vector s for all inputs; the network's output is $\mu$.
 
-    A decoder's family. $s = s_{\min} + e^\rho$ with a parameter $\rho$ of the event's shape. Given the means, and draws
-    z of q, the bound is largest at $s_i^2 = \mathrm{mean}\, (x_i - \mu_i(z))^2$ over data and draws, where that is
-    above $s_{\min}^2$; with linear means the model is factor analysis. Without $s_{\min}$ the density of a coordinate
-    that is rebuilt exactly, a constant one say, would be unbounded.
+    A family for decoders. $s = s_{\min} + e^\rho$ with a parameter $\rho$ of the event's shape. For given means, the
+    bound is largest at $s_i^2 = \mathrm{mean}\, (x_i - \mu_i(z))^2$ over data and draws z of q, if that is above
+    $s_{\min}^2$; with linear means the model is factor analysis. Without the floor $s_{\min}$ the density would be
+    unbounded for a coordinate that is reconstructed exactly, such as a constant one.
 
     Args:
         shape: of one event.
-        std: where s starts, above min_std.
-        min_std: positive.
-        law: of each number given its mean and s, instead of the Gaussian: a `DiscretizedLogistic`, say.
+        std: initial value of s, above min_std.
+        min_std: the floor, positive.
+        law: distribution of each number given its mean and s, if not Gaussian, for example `DiscretizedLogistic`.
 
     Raises:
-        ValueError: unless 0 < min_std < std < inf; called, if the output does not end in the shape.
+        ValueError: unless 0 < min_std < std < inf; when called, if the output's shape does not end in `shape`.
 
     Source: Rubin & Thayer (1982), equation 6; Rybkin, Daniilidis & Levine (2021), section 3.
 
@@ -50,7 +50,7 @@ class DiagonalNoise(nn.Module):
 
     @property
     def std(self) -> Tensor:
-        """S, of the event's shape."""
+        """The vector s, of the event's shape."""
         return self.min_std + self.raw.exp()
 
     def forward(self, mean: Float[Tensor, "..."]) -> Distribution:

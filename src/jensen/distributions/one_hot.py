@@ -16,13 +16,13 @@ from jensen.distributions.checks import check_temperature
 def gumbel_softmax(logits: Float[Tensor, "*b c"], temperature: float, *, hard: bool = False) -> Float[Tensor, "*b c"]:
     r"""$y = \mathrm{softmax}((\log\pi + G) / \tau)$ with G standard Gumbel, $G = -\log E$ for a unit exponential E.
 
-    $\mathrm{argmax}_i(\log\pi_i + G_i)$ is a draw of $\pi$, exactly; y tends to its one-hot vector as $\tau \to 0$ and
-    to equal shares as $\tau \to \infty$.
+    $\mathrm{argmax}_i(\log\pi_i + G_i)$ is an exact draw from $\pi$; y tends to its one-hot vector as $\tau \to 0$ and
+    to equal entries as $\tau \to \infty$.
 
     Args:
-        logits: $\log\pi$ up to a constant. In half precision the noise is single all the same: rounded, it would tie.
+        logits: $\log\pi$ up to a constant. The noise is at least in single precision: half precision would give ties.
         temperature: $\tau$, positive.
-        hard: straight-through: the one-hot vector of y's largest entry, with the gradient of y.
+        hard: return the one-hot vector of y's largest entry with the gradient of y (straight-through).
 
     Raises:
         ValueError: if the temperature is not positive.
@@ -43,10 +43,10 @@ def gumbel_softmax(logits: Float[Tensor, "*b c"], temperature: float, *, hard: b
 
 
 class StraightThroughOneHot(OneHot):
-    r"""`OneHot` whose `rsample` is exact in value and carries the gradient of $y_\tau$, of `gumbel_softmax`.
+    r"""`OneHot` whose `rsample` gives exact draws that carry the gradient of the relaxed $y_\tau$ of `gumbel_softmax`.
 
-    So its log-probability, entropy and KL are those of the discrete variable, while a decoder's gradient reaches the
-    logits: a biased one.
+    Log-probability, entropy and KL are those of the discrete variable, while the gradient of a decoder reaches the
+    logits, with a bias.
 
     Args:
         temperature: $\tau$, positive.

@@ -1,4 +1,4 @@
-"""Priors: modules that return a distribution given nothing."""
+"""Priors: modules that return a distribution without any input."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class GaussianPrior(nn.Module):
 
     Args:
         shape: of z.
-        mean: a number, or a tensor that broadcasts to `shape`.
-        std: positive.
-        learned: make $\mu$ (of `shape`) and $\log\sigma$ parameters that start here.
+        mean: $\mu$, a number or a tensor that broadcasts to `shape`.
+        std: $\sigma$, positive.
+        learned: make $\mu$ (of `shape`) and $\log\sigma$ parameters, initialised here.
 
     Raises:
-        ValueError: if std is not positive, the mean not finite, or does not broadcast.
+        ValueError: if std is not positive, or the mean is not finite or does not broadcast.
 
     >>> GaussianPrior(3, std=2.0)().variance
     tensor([4., 4., 4.])
@@ -65,8 +65,8 @@ class CategoricalPrior(nn.Module):
     """Independent uniform one-hot variables.
 
     Args:
-        groups: how many, at least 1.
-        classes: of each, at least 2.
+        groups: number of variables, at least 1.
+        classes: of each variable, at least 2.
 
     Raises:
         ValueError: if there are fewer.
@@ -89,15 +89,15 @@ class CategoricalPrior(nn.Module):
 
 
 class Flat(Distribution):
-    r"""The improper $p(z) = 1$ on all of $R^d$: log density 0, no draws; $KL(q \| p) = -H(q)$.
+    r"""The improper $p(z) = 1$ on all of $R^d$: log density 0, cannot be sampled; $KL(q \| p) = -H(q)$.
 
     Args:
-        shape: of z, at least 1 an axis.
-        batch_shape: of as many alike.
+        shape: of z, each axis at least 1.
+        batch_shape: of the distribution.
 
     Raises:
-        ValueError: for another shape; from `log_prob`, for values of another; from `sample`; from the divergence, if
-            the event shapes differ.
+        ValueError: for an empty axis; from `log_prob`, for values of another shape; from `sample`; from the KL
+            divergence, if the event shapes differ.
 
     >>> q = Independent(Normal(torch.zeros(2), torch.ones(2)), 1)
     >>> bool(torch.distributions.kl_divergence(q, Flat((2,))) == -q.entropy())
@@ -124,14 +124,14 @@ class Flat(Distribution):
         return value.new_zeros(torch.broadcast_shapes(value.shape[: value.ndim - n], self.batch_shape))
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        raise ValueError("a flat prior is improper and cannot be sampled: draw z from a posterior, or choose another")
+        raise ValueError("a flat prior is improper and cannot be sampled: choose another prior, or sample a posterior")
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         return self.rsample(sample_shape)
 
 
 class FlatPrior(nn.Module):
-    """The improper flat prior of z: `forward()` is `Flat(shape)`.
+    """The improper flat prior: `forward()` returns `Flat(shape)`.
 
     >>> FlatPrior(2)().log_prob(torch.ones(5, 2))
     tensor([0., 0., 0., 0., 0.])
@@ -156,5 +156,5 @@ def _kl_flat(q: Distribution, p: Flat) -> Tensor:
 def _shape(shape: int | Sequence[int]) -> tuple[int, ...]:
     axes = (shape,) if isinstance(shape, int) else tuple(shape)
     if not all(n >= 1 for n in axes):
-        raise ValueError(f"shape must be at least 1 an axis, got {axes}")
+        raise ValueError(f"shape must be at least 1 on each axis, got {axes}")
     return axes

@@ -1,4 +1,4 @@
-"""Functions whose derivatives torch lacks, or loses digits of."""
+"""Special functions that torch lacks or computes with cancellation."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor
 
 
 def log_ndtr(z: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-    r"""$\log\Phi(z)$, as $-z^2/2 + \log(\mathrm{erfcx}(-z/\sqrt 2)/2)$ left of 0.
+    r"""$\log\Phi(z)$, computed as $-z^2/2 + \log(\mathrm{erfcx}(-z/\sqrt 2)/2)$ for z < 0.
 
-    `torch.special.log_ndtr` has the same value, but its derivative subtracts two numbers of the size of $z^2$: at
-    z = -700 it is 2% off in single precision, where this one is exact to 2e-6.
+    `torch.special.log_ndtr` has the same value, but its derivative subtracts two numbers of size $z^2$: at z = -700 it
+    has an error of 2% in single precision, this one of 2e-6.
 
     >>> log_ndtr(torch.tensor([0.0, -10.0]))
     tensor([ -0.6931, -53.2313])
@@ -24,13 +24,13 @@ def log_ndtr(z: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
 
 
 def exponential_rule(like: Tensor) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-    r"""Nodes t and log-weights of a rule for $E f(E) = \int_0^\infty e^{-t} f(t)\, dt$, in double precision.
+    r"""Nodes t and log-weights of a quadrature rule for $\int_0^\infty e^{-t} f(t)\, dt$, in double precision.
 
-    The trapezoid rule in y, $t = e^{y - e^{-y}}$: 544 nodes from 1e-45 to 8,000. To rounding for
+    The trapezoid rule in y with $t = e^{y - e^{-y}}$: 544 nodes from 1e-45 to 8,000. Exact to rounding for
     $f = \log(1 + t/x)^k$ and $(1 + t/x)^s$ with x from 1e-12 to infinity and s up to 1,000.
 
     Args:
-        like: gives the device.
+        like: determines the device.
 
     Source: Takahasi & Mori (1974), section 4.
 
@@ -72,7 +72,7 @@ def log_less_digamma(x: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
 
 
 def _even(x: Tensor, coefficients: tuple[float, ...]) -> Tensor:
-    """Of a polynomial in x^2, lowest first."""
+    """The polynomial in x^2 with these coefficients, lowest degree first."""
     total = torch.zeros_like(x)
     for c in reversed(coefficients):
         total = c + x**2 * total
@@ -80,7 +80,7 @@ def _even(x: Tensor, coefficients: tuple[float, ...]) -> Tensor:
 
 
 def excess(log_ratio: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-    r"""$\rho - 1 - \log\rho \ge 0$, of $\log\rho$; by its series where the difference would cancel.
+    r"""$\rho - 1 - \log\rho \ge 0$ as a function of $\log\rho$; by its series where the difference would cancel.
 
     >>> excess(torch.tensor([0.0, 1e-4]))
     tensor([0.0000e+00, 5.0002e-09])
@@ -93,7 +93,7 @@ def excess(log_ratio: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
 
 
 def log_ratio(a: Float[Tensor, "*b"], b: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-    r"""$\log(a / b)$ of positive numbers, to rounding where they are near each other too.
+    r"""$\log(a / b)$ for positive numbers, accurate to rounding even where they are nearly equal.
 
     >>> log_ratio(torch.tensor(1e6 + 1), torch.tensor(1e6))
     tensor(1.0000e-06)

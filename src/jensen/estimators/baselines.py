@@ -1,8 +1,8 @@
-r"""Baselines: what is subtracted from the cost before it weighs the score, $E_q[b\, \nabla\log q] = 0$.
+r"""Baselines b of the score function: they reduce its variance without bias, since $E_q[b\, \nabla\log q] = 0$.
 
-A number or a tensor that broadcasts to the values is a baseline as it is: a constant, or a network's B(x) of shape
-(B,), which `baseline_loss` fits. A function of the values is one too, if its answer for one draw does not depend on
-that draw. Where values along axis 0 share a draw (a node drawn once for a batch) none can: that is refused.
+A baseline is a number, a tensor that broadcasts to the values (such as a network's B(x) of shape (B,), trained by
+`baseline_loss`), or a function of the values whose result for one draw does not depend on that draw. If all values
+along axis 0 share one draw (a node drawn once for a batch), such a function would be biased and raises an error.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ Baseline = int | float | Tensor | Callable[[Tensor], Tensor]
 
 
 def evaluate(baseline: Baseline, values: Tensor) -> Tensor:
-    """The baseline of each of the values, detached.
+    """The baseline of each value, detached.
 
     Raises:
-        ValueError: if it does not broadcast to them.
+        ValueError: if it does not broadcast to the values.
     """
     b = baseline(values.detach()) if callable(baseline) else torch.as_tensor(baseline)
     b = b.detach().to(values)
     if not fits(b.shape, values.shape):
-        raise ValueError(f"a baseline must broadcast to the values, {tuple(values.shape)}, got {tuple(b.shape)}")
+        raise ValueError(f"the baseline must broadcast to the values, {tuple(values.shape)}, got {tuple(b.shape)}")
     return b
 
 
 def fits(shape: torch.Size, into: torch.Size) -> bool:
-    """Whether a shape broadcasts into another without enlarging it."""
+    """Whether `shape` broadcasts to `into` exactly."""
     try:
         return bool(torch.broadcast_shapes(shape, into) == into)
     except RuntimeError:
@@ -38,10 +38,10 @@ def fits(shape: torch.Size, into: torch.Size) -> bool:
 
 
 def leave_one_out(values: Float[Tensor, "k ..."]) -> Float[Tensor, "k ..."]:
-    r"""The mean of the other draws' values, $b_k = \frac{1}{K - 1} \sum_{j \ne k} f_j$; no parameters, no state.
+    r"""The mean of the other draws' values, $b_k = \frac{1}{K - 1} \sum_{j \ne k} f_j$, without parameters or state.
 
     Args:
-        values: (K, ...), K at least 2, of K draws of the node that is scored.
+        values: (K, ...), K at least 2, one per draw of the node.
 
     Raises:
         ValueError: for one draw.
@@ -53,21 +53,22 @@ def leave_one_out(values: Float[Tensor, "k ..."]) -> Float[Tensor, "k ..."]:
     """
     if len(values) < 2:
         raise ValueError(f"leave-one-out needs at least 2 samples, got {len(values)}")
-    wide = values.double()  # a value far above the others leaves them their digits
+    wide = values.double()  # so that one value far above the others does not cost them their digits
     return ((wide.sum(0) - wide) / (len(values) - 1)).to(values)
 
 
 class MovingAverage(nn.Module):
-    r"""An exponentially weighted average of the means of earlier batches, without the bias of its start.
+    r"""An exponentially weighted average of the means of earlier batches, corrected for its initial bias.
 
-    $b_t = \frac{1 - d}{1 - d^t} \sum_{s \le t} d^{t - s}\, \bar f_s$. `forward` only reads, so that the baseline never
-    sees the draw it serves; `update` writes, once a step, after the gradient (an objective's `after`).
+    $b_t = \frac{1 - d}{1 - d^t} \sum_{s \le t} d^{t - s}\, \bar f_s$. `forward` only reads the average, so that the
+    baseline does not depend on the current draw; call `update` once per step, after the gradient (in an objective's
+    `after`).
 
     Args:
         decay: d, in [0, 1).
 
     Raises:
-        ValueError: for another decay.
+        ValueError: if decay is out of range.
 
     Source: Williams (1992), section 4; Mnih & Gregor (2014), section 2.3.
 
@@ -94,17 +95,17 @@ class MovingAverage(nn.Module):
 
     @torch.no_grad()
     def update(self, values: Tensor) -> None:
-        """Take in the mean of a batch of values."""
+        """Update with the mean of a batch of values."""
         self.total.mul_(self.decay).add_((1 - self.decay) * values.detach().mean().to(self.total))
         self.weight.mul_(self.decay).add_(1 - self.decay)
 
 
 def baseline_loss(baseline: Float[Tensor, "*b"], values: Float[Tensor, "..."]) -> Float[Tensor, "*b"]:
-    r"""$\frac{1}{K}\sum_k (f_k - B(x))^2$ per example, whose minimiser is $B(x) = E_q[f | x]$.
+    r"""$\frac{1}{K}\sum_k (f_k - B(x))^2$ per example, minimised by $B(x) = E_q[f | x]$.
 
     Args:
-        baseline: (B,), with its gradient.
-        values: (K, B) or (B,); their gradient is cut.
+        baseline: (B,), differentiable.
+        values: (K, B) or (B,); detached.
 
     Raises:
         ValueError: if the baseline is not one number per example.
@@ -116,8 +117,8 @@ def baseline_loss(baseline: Float[Tensor, "*b"], values: Float[Tensor, "..."]) -
     """
     if values.shape[max(values.ndim - baseline.ndim, 0) :] != baseline.shape:
         raise ValueError(
-            f"a learned baseline must give one number per example of values {tuple(values.shape)}, "
-            f"got {tuple(baseline.shape)}"
+            f"a learned baseline must have one number per example of values {tuple(values.shape)}, "
+            f"got shape {tuple(baseline.shape)}"
         )
     loss: Tensor = (values.detach() - baseline) ** 2
     return loss.reshape(-1, *baseline.shape).mean(0)

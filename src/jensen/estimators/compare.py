@@ -1,4 +1,4 @@
-"""Estimators of one gradient side by side: bias, variance, cost."""
+"""Compare estimators of one gradient: bias, variance, cost."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from jensen.estimators.expectation import Estimator, Pathwise, Relaxed, ScoreFun
 
 @dataclass(frozen=True)
 class Row:
-    """What one estimator did.
+    """Measurements of one estimator.
 
     Attributes:
         estimator: its name.
         mean: (D,) mean gradient.
-        stderr: (D,) of that mean.
-        bias: (D,) mean less the reference, in standard errors of the difference.
+        stderr: (D,) standard error of that mean.
+        bias: (D,) mean minus the reference, in standard errors of the difference.
         variance: of one gradient, summed over its D components.
-        seconds: per draw, gradient included.
-        evaluations: of f per gradient.
+        seconds: per draw, including the gradient.
+        evaluations: number of evaluations of f per gradient.
     """
 
     estimator: str
@@ -42,11 +42,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A row an estimator; printed, a table.
+    """One row per estimator; prints as a table.
 
     Attributes:
-        rows: in the order asked for.
-        reference: where the gradient that bias is taken from comes from.
+        rows: in the order of the estimators.
+        reference: origin of the gradient against which the bias is measured.
         exact: (D,) that gradient.
     """
 
@@ -75,7 +75,7 @@ class Comparison:
             "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))])
             for line in (head, *cells)
         ]
-        return "\n".join([*lines, f"bias is against {self.reference}: {_short(self.exact)}"])
+        return "\n".join([*lines, f"bias is measured against {self.reference}: {_short(self.exact)}"])
 
 
 def compare_estimators(
@@ -90,31 +90,32 @@ def compare_estimators(
     chunk: int = 10_000,
     generator: torch.Generator | None = None,
 ) -> Comparison:
-    """Measure estimators of the gradient of E_q[f] in q's parameters, on your own q and f.
+    """Measure estimators of the gradient of E_q[f] with respect to q's parameters, for your own q and f.
 
-    All repeats of a chunk are one batch: the parameters come with an axis of R repeats in front, and f sees draws
-    (K, R, *batch, *event), of which it must treat each alone. With a batch of its own, q's gradient is that of the sum.
+    All repeats of a chunk form one batch: the parameters get a leading axis of R repeats, and f receives draws
+    (K, R, *batch, *event), each of which it must treat independently. If q has a batch of its own, the gradient is that
+    of the sum.
 
     Args:
-        q: from the parameters to a distribution, for any axes in front.
-        f: draws to one value each.
+        q: maps the parameters, with any leading axes, to a distribution.
+        f: maps draws to one value each.
         parameters: one tensor or several.
-        estimators: named; by default all that apply, the score function also with a pilot's mean as constant
-            baseline and leave-one-out, discrete variables also relaxed at temperature 0.5.
-        exact: the gradient, shaped as the parameters. Unsaid, it is found by enumeration of up to 16,384 outcomes, or
-            by quadrature in one dimension; else the reference is an estimator that is unbiased for this q: of the
-            score functions, which ask nothing of f, and only then of the others, that of the smallest variance.
+        estimators: by name; by default all that apply: the score function also with the mean of pilot draws as
+            constant baseline and with leave-one-out, discrete variables also relaxed at temperature 0.5.
+        exact: the exact gradient, with the shape of the parameters. By default it is computed by enumeration of up to
+            16,384 outcomes, or by quadrature in one dimension; otherwise the reference is the estimator of smallest
+            variance among those that are unbiased for this q, score functions first, as they assume nothing of f.
         samples: K per gradient, at least 1 (2 for the defaults).
-        repeats: independent gradients per estimator, at least 2.
-        chunk: repeats at a time, at least 1, which bounds the memory.
+        repeats: number of independent gradients per estimator, at least 2.
+        chunk: repeats computed at a time, at least 1, which bounds the memory.
         generator: None for torch's global one.
 
     Returns:
-        A `Comparison`. Of D components' biases the largest is beyond 3 standard errors by chance in 0.3% x D of tables.
+        A `Comparison`. The largest bias of D components exceeds 3 standard errors by chance in 0.3% x D of the tables.
 
     Raises:
-        ValueError: for samples, repeats or chunk too small, a q that loses the repeats' axis, an exact gradient of
-            another size, or none and no unbiased estimator.
+        ValueError: if samples, repeats or chunk are too small, q loses the axis of repeats, the exact gradient has
+            another size, or there is neither an exact gradient nor an unbiased estimator.
 
     >>> q = lambda mean: torch.distributions.Normal(mean, 1.0)
     >>> g = torch.Generator().manual_seed(0)
@@ -131,7 +132,7 @@ def compare_estimators(
         estimators = _applicable(q(*parameters), f, generator)
 
     def measure(estimator: Estimator) -> _Moments:
-        _gradients(q, f, parameters, estimator, samples, 2, generator)  # first calls are slow
+        _gradients(q, f, parameters, estimator, samples, 2, generator)  # the first call is slow
         moments = _Moments()
         for start in range(0, repeats, chunk):
             began = time.perf_counter()
@@ -153,7 +154,7 @@ def compare_estimators(
 
 
 class _Moments:
-    """Mean and sum of squared deviations of gradients that come in chunks, in double precision.
+    """Running mean and sum of squared deviations of gradients, in double precision.
 
     Source: Chan et al. (1983), equation 2.1.
     """
@@ -193,7 +194,7 @@ def _gradients(
     distribution = q(*copies)
     if distribution.batch_shape[:1] != (n,):
         raise ValueError(
-            f"q must keep the repeats' axis in front, batch shape ({n}, ...), got {tuple(distribution.batch_shape)}"
+            f"q must keep the leading axis of repeats, batch shape ({n}, ...), got {tuple(distribution.batch_shape)}"
         )
     value = expectation(distribution, f, estimator, samples, generator=generator)
     gradients = slopes(value, copies)
@@ -227,13 +228,13 @@ def _reference(
         return f"the exact gradient, by {how}", truth, doubt
     unbiased = [name for name in measured if estimators[name].unbiased(distribution)]
     if not unbiased:
-        raise ValueError("there is nothing to measure bias against: give the exact gradient or an unbiased estimator")
+        raise ValueError("bias must be measured against an exact gradient or an unbiased estimator, got neither")
     best = min(unbiased, key=lambda name: (not isinstance(estimators[name], ScoreFunction), measured[name].variance))
     return f"{best!r}, unbiased for this q", measured[best].mean, measured[best].stderr
 
 
 def _applicable(q: Distribution, f: Function, generator: torch.Generator | None) -> dict[str, Estimator]:
-    """The estimators that q admits; the constant baseline is the mean of 1,000 draws."""
+    """The estimators that apply to q; the constant baseline is the mean of 1,000 draws."""
     with drawing(generator), torch.no_grad():
         pilot = float(f(q.sample(torch.Size((1000,)))).mean())
     path = "straight-through, its own" if is_discrete(q) else "pathwise"
@@ -251,6 +252,6 @@ def _applicable(q: Distribution, f: Function, generator: torch.Generator | None)
 
 
 def _short(values: Tensor) -> str:
-    """Up to three of a gradient's components, and how many there are."""
+    """Up to three components of a gradient, and their number."""
     shown = ", ".join(f"{v:.4g}" for v in values[:3].tolist())
     return f"[{shown}]" if len(values) <= 3 else f"[{shown}, ... {len(values)}]"

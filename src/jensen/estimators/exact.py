@@ -1,4 +1,4 @@
-"""What is known of a q without an estimate: whether its draws can move; the gradient of E_q[f] where that is a sum."""
+"""Exact properties of q: whether its draws can be reparameterized, and grad E_q[f] by enumeration or quadrature."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, MixtureSameFamily, TransformedDistribution, constraints
 
 Function = Callable[[Tensor], Tensor]
-"""f: draws (K, *batch, *event) to values (K, *batch), one for each draw alone."""
+"""f: maps draws (K, *batch, *event) to values (K, *batch), each depending on its own draw alone."""
 
 NODES = 2**14
 MOST = 2**14
-"""Outcomes that are enumerated."""
+"""Largest number of outcomes that are enumerated."""
 
 
 def is_discrete(q: Distribution) -> bool:
-    """Whether draws are some of many values: then they cannot move with the parameters, whatever `rsample` says.
+    """Whether q is discrete: then its draws cannot move with the parameters, even if it has an `rsample`.
 
     >>> is_discrete(torch.distributions.OneHotCategoricalStraightThrough(torch.ones(3)))
     True
@@ -30,7 +30,7 @@ def is_discrete(q: Distribution) -> bool:
 
 
 def moves(q: Distribution) -> bool:
-    """Whether the support hangs on parameters that require a gradient: then the mean of the score is not 0.
+    """Whether the support depends on parameters that require a gradient: then the mean of the score is not 0.
 
     >>> moves(torch.distributions.Uniform(0.0, torch.tensor(1.0, requires_grad=True)))
     True
@@ -47,16 +47,16 @@ def moves(q: Distribution) -> bool:
 def exact_gradient(
     q: Distribution, f: Function, leaves: Sequence[Tensor]
 ) -> tuple[str, list[Tensor], list[Tensor]] | None:
-    """The gradient of E_q[f], summed over the batch, without draws: by enumeration, or by quadrature in one dimension.
+    """The gradient of E_q[f], summed over the batch, by enumeration, or by quadrature in one dimension.
 
     Args:
-        q: made from the leaves.
-        f: draws to values.
-        leaves: to differentiate in.
+        q: a distribution that depends on the leaves.
+        f: maps draws to values.
+        leaves: the tensors to differentiate with respect to.
 
     Returns:
-        How it was found, a gradient a leaf in double precision, and its error; None where it is no such sum: too many
-        outcomes, several dimensions, a support that moves.
+        The method, the gradient of each leaf in double precision, and its error; None if there are too many outcomes,
+        several dimensions, or a support that depends on the leaves.
 
     >>> logits = torch.zeros(3, requires_grad=True)
     >>> q = torch.distributions.Independent(torch.distributions.Bernoulli(logits=logits), 1)
@@ -70,11 +70,11 @@ def exact_gradient(
     if q.event_shape or moves(q) or _ends(_support(q)) is None:
         return None
     (z, w), (few, v) = (_rule(q, nodes) for nodes in (NODES, NODES // 2))
-    lost = slopes(w.sum(0), leaves)  # of the mass, which is 1: a support that moves unsaid
+    lost = slopes(w.sum(0), leaves)  # the total mass is 1: a slope means that the support moves
     if any(bool((g.abs() > 0.02).any()) for g in lost):
         return None
-    # A constant in f cancels in the slope, and takes digits with it; where the density is infinite the mass does not
-    # quite, and the constant is better left: the nodes say which.
+    # A constant in f cancels in the slope and costs digits, so f is centred; where the density is infinite the mass is
+    # less exact and the uncentred f is better. The rule with half the nodes decides.
     both = []
     for mean in (_mean, _centred):
         fine, coarse = slopes(mean(w, f(z)), leaves), slopes(mean(v, f(few)), leaves)
@@ -92,12 +92,12 @@ def _mean(mass: Tensor, values: Tensor) -> Tensor:
 
 
 def _centred(mass: Tensor, values: Tensor) -> Tensor:
-    """The mean of what values have more than their mean: of the same slope, as the whole mass has none."""
+    """The mean of the values minus their mean: it has the same slope, as the total mass is constant."""
     return _mean(mass, values - _mean(mass, values).detach())
 
 
 def slopes(value: Tensor, leaves: Sequence[Tensor]) -> list[Tensor]:
-    """The gradient of the sum, in double precision; zeros where nothing reaches a leaf."""
+    """The gradient of the sum in double precision; zeros for leaves it does not depend on."""
     if not value.requires_grad:
         return [torch.zeros_like(leaf, dtype=torch.float64) for leaf in leaves]
     found = torch.autograd.grad(value.sum(), leaves, retain_graph=True, allow_unused=True)
@@ -105,12 +105,12 @@ def slopes(value: Tensor, leaves: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _is_image(q: Distribution) -> TypeGuard[TransformedDistribution]:
-    """Whether q's support is what its transforms make of the base's; torch names their codomain, which may be more."""
+    """Whether q's support is the image of the base's; torch reports the codomain, which may be larger."""
     return isinstance(q, TransformedDistribution) and type(q).support is TransformedDistribution.support
 
 
 def _bounds(q: Distribution) -> list[Tensor]:
-    """The finite ends of an interval that is the support of each of q's numbers."""
+    """The finite ends of the interval that supports each number of q."""
     support = _support(q)
     while isinstance(support, constraints.independent):
         support = support.base_constraint
@@ -119,7 +119,7 @@ def _bounds(q: Distribution) -> list[Tensor]:
 
 
 def _moves_with(q: TransformedDistribution, end: Tensor) -> bool:
-    """Whether an end of the base's support goes where a parameter takes it: by a shift, not by a scale of 0."""
+    """Whether an end of the base's support moves with a parameter of the transforms."""
     for transform in q.transforms:
         if transform.domain.event_dim:
             return False
@@ -128,7 +128,7 @@ def _moves_with(q: TransformedDistribution, end: Tensor) -> bool:
 
 
 def leaves_of(value: Tensor) -> list[Tensor]:
-    """All that require a gradient and that a value which is none of them depends on, in the order of its formula.
+    """The leaf tensors with a gradient that a computed value depends on, in the order of its formula.
 
     >>> a, b = (torch.tensor(v, requires_grad=True) for v in (2.0, 3.0))
     >>> leaves_of(a * b + a)
@@ -152,12 +152,12 @@ def _support(q: Distribution) -> Any:
         return None
     try:
         return q.support
-    except NotImplementedError:  # of a law that does not say
+    except NotImplementedError:  # the distribution does not define it
         return None
 
 
 def _outcomes(q: Distribution) -> Tensor | None:
-    """All values of q, (N, *batch, *event), also of independent variables together; None for too many."""
+    """All values of q, (N, *batch, *event), jointly for independent variables; None if there are too many."""
     try:
         if q.has_enumerate_support:
             return q.enumerate_support()
@@ -176,7 +176,7 @@ def _outcomes(q: Distribution) -> Tensor | None:
 
 
 def _ends(support: Any) -> tuple[Any, Any] | None:
-    """Of an interval, as numbers or tensors; None for an end at infinity, and for anything else."""
+    """The ends of an interval, with None for infinity; None if the support is not an interval."""
     if support is constraints.real:
         return None, None
     low, high = getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
@@ -184,7 +184,7 @@ def _ends(support: Any) -> tuple[Any, Any] | None:
 
 
 def _rule(q: Distribution, nodes: int) -> tuple[Tensor, Tensor]:
-    """Values z and weights: the midpoint rule in a variable t of (0, 1) or (-1, 1) that stretches to q's support."""
+    """Nodes z and weights of the midpoint rule in t of (0, 1) or (-1, 1), mapped to q's support."""
     ends = _ends(q.support)
     assert ends is not None
     low, high = ends

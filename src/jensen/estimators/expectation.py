@@ -1,7 +1,7 @@
-r"""$E_q[f]$ with a gradient: the value is the Monte Carlo mean, the gradient the estimator's.
+r"""Monte Carlo estimates of $E_q[f]$ whose gradients are unbiased or relaxed estimates of $\nabla E_q[f]$.
 
-An estimator is two things: how a draw is made, and a correction, zero in value, whose gradient is what the draw itself
-does not carry. The same objects serve one expectation, the nodes of a `Graph`, and `compare_estimators`.
+An estimator consists of a way to draw, and a correction of value zero whose gradient completes the gradient through
+the draw. The same objects serve a single expectation, the nodes of a `Graph`, and `compare_estimators`.
 """
 
 from __future__ import annotations
@@ -27,30 +27,30 @@ class Estimator(Protocol):
     """A way to differentiate through a sampling node."""
 
     def unbiased(self, q: Distribution) -> bool:
-        """Whether the mean of the gradient is that of E_q[f], for this q and any f the estimator takes."""
+        """Whether the gradient has mean grad E_q[f] for this q and every f that the estimator accepts."""
 
     def draw(self, q: Distribution, shape: torch.Size) -> Tensor:
         """Draws z, (*shape, *batch, *event)."""
 
     def correction(self, q: Distribution, z: Tensor, cost: Tensor) -> Tensor:
-        """Zeros that broadcast to the cost; their gradient completes the draw's."""
+        """Zeros that broadcast to the cost; their gradient completes that of the draws."""
 
 
 def score_surrogate(
     value: Float[Tensor, "..."], log_q: Float[Tensor, "..."], baseline: Baseline = 0.0
 ) -> Float[Tensor, "..."]:
-    r"""The value, with $(f - b)\, \nabla \log q$ added to its gradient.
+    r"""The value f, with $(f - b)\, \nabla \log q$ added to its gradient.
 
-    $f + \mathrm{sg}(f - b)\, (\log q - \mathrm{sg}(\log q))$, with sg for "no gradient".
+    $f + \mathrm{sg}(f - b)\, (\log q - \mathrm{sg}(\log q))$, where sg stops the gradient.
 
     Args:
         value: f, any shape.
-        log_q: of the draw held fixed, in nats; broadcasts to the value.
+        log_q: log-probability in nats of the draw, with the draw held fixed; broadcasts to the value.
         baseline: a number, a tensor that broadcasts to the value, or a function of the values.
 
     Raises:
-        ValueError: if log_q or the baseline would enlarge the value, or a baseline of other draws' values meets values
-            that share one draw.
+        ValueError: if log_q or the baseline would enlarge the value, or if the baseline depends on the values of other
+            draws while all values share one draw.
 
     Source: Williams (1992); Schulman et al. (2015), equation 6.
 
@@ -68,23 +68,23 @@ def _score(cost: Tensor, log_q: Tensor, baseline: Baseline) -> Tensor:
         raise ValueError(f"log q must broadcast to the values, {tuple(cost.shape)}, got {tuple(log_q.shape)}")
     if callable(baseline) and (*log_q.shape[:1], log_q.ndim) != (*cost.shape[:1], cost.ndim) and _reads(baseline, cost):
         raise ValueError(
-            f"a baseline of other draws' values needs axis 0 of the values, {tuple(cost.shape)}, to be draws of the "
-            f"node: got draws of shape {tuple(log_q.shape)}"
+            f"axis 0 of the values, {tuple(cost.shape)}, must be draws of the node for a baseline made of the other "
+            f"draws' values, got draws of shape {tuple(log_q.shape)}"
         )
     return (cost.detach() - evaluate(baseline, cost)) * (log_q - log_q.detach())
 
 
 def _reads(baseline: Callable[[Tensor], Tensor], values: Tensor) -> bool:
-    """Whether a baseline hangs on the values: it is asked about others."""
+    """Whether a baseline depends on the values, which is tested by changing them."""
     values = values.detach()
     return not torch.equal(torch.as_tensor(baseline(values)), torch.as_tensor(baseline(2 * values + 1)))
 
 
 @dataclass(frozen=True)
 class Pathwise:
-    """The draw is a differentiable function of q's parameters and of noise without any: q must have `rsample`.
+    """Reparameterization: the draw is a differentiable function of q's parameters and of noise; q needs `rsample`.
 
-    Unbiased where f has no jumps and the draws move: those of a discrete q with an `rsample` are straight-through.
+    Unbiased for continuous f and continuous q; the `rsample` of a discrete q is a straight-through estimator.
     """
 
     def unbiased(self, q: Distribution) -> bool:
@@ -92,7 +92,7 @@ class Pathwise:
 
     def draw(self, q: Distribution, shape: torch.Size) -> Tensor:
         if not q.has_rsample:
-            raise ValueError(f"{_name(q)} has no pathwise gradient: use the score function, or relax it")
+            raise ValueError(f"{_name(q)} has no pathwise gradient: use the score function or a relaxation")
         return q.rsample(shape)
 
     def correction(self, q: Distribution, z: Tensor, cost: Tensor) -> Tensor:
@@ -101,12 +101,12 @@ class Pathwise:
 
 @dataclass(frozen=True)
 class ScoreFunction:
-    r"""$(f - b)\, \nabla\log q$: any q with a density, any f, no gradient of f; the baseline decides the variance.
+    r"""$(f - b)\, \nabla\log q$ for any f and any q with a density; the baseline b reduces the variance.
+
+    Unbiased for every f, unless the support of q depends on its parameters, as for a uniform distribution.
 
     Args:
         baseline: 0 for none, a number, a tensor B(x), `leave_one_out`, a `MovingAverage`, or a function of the values.
-
-    Unbiased whatever f is, unless q's support moves with its parameters, as a uniform one's does.
     """
 
     baseline: Baseline = 0.0
@@ -123,19 +123,18 @@ class ScoreFunction:
 
 @dataclass(frozen=True)
 class Relaxed:
-    r"""Gumbel-Softmax draws at temperature $\tau$ instead of a `OneHotCategorical`'s or a `Bernoulli`'s: biased.
+    r"""Gumbel-Softmax draws at temperature $\tau$ in place of `OneHotCategorical` or `Bernoulli` draws: biased.
 
-    Soft draws give the exact gradient of $E f(y_\tau)$, which differs from $E f(z)$ by $O(\tau)$; variance grows as
-    $1/\tau$. Hard ones (straight-through) give the value at z and the gradient $f'(z)\, \partial y_\tau$; as
-    $\tau \to 0$ its bias goes to zero only where the trapezoid rule is exact for f between two classes, as it is for a
-    quadratic.
+    Soft draws give the exact gradient of $E f(y_\tau)$, which differs from $E f(z)$ by $O(\tau)$; the variance grows as
+    $1/\tau$. Hard (straight-through) draws give the value at z and the gradient $f'(z)\, \partial y_\tau$; its bias
+    vanishes as $\tau \to 0$ only if the trapezoid rule is exact for f between two classes, as for a quadratic.
 
     Args:
         temperature: $\tau$, positive.
         hard: straight-through.
 
     Raises:
-        ValueError: if the temperature is not positive; on a draw, for another distribution.
+        ValueError: if the temperature is not positive; from `draw`, for another distribution.
 
     Source: Jang et al. (2017); Maddison et al. (2017).
     """
@@ -160,7 +159,7 @@ class Relaxed:
             logits = base.logits.expand(*shape, *base.logits.shape)
             pair = torch.stack([logits, torch.zeros_like(logits)], dim=-1)
             return gumbel_softmax(pair, self.temperature, hard=self.hard)[..., 0]
-        raise ValueError(f"only a OneHotCategorical or a Bernoulli can be relaxed, got {_name(q)}")
+        raise ValueError(f"a relaxed q must be a OneHotCategorical or a Bernoulli, got {_name(q)}")
 
     def correction(self, q: Distribution, z: Tensor, cost: Tensor) -> Tensor:
         return cost.new_zeros(())
@@ -174,11 +173,11 @@ def expectation(
     *,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, "*b"]:
-    """Monte Carlo mean of f under q, of q's batch shape, whose gradient is the estimator's.
+    """Monte Carlo mean of f under q, with q's batch shape and the estimator's gradient.
 
     Args:
         q: batch (*b).
-        f: draws (K, *b, *event) to values (K, *b), each of its own draw alone.
+        f: maps draws (K, *b, *event) to values (K, *b), each depending on its own draw alone.
         estimator: `Pathwise`, `ScoreFunction`, `Relaxed`, or your own.
         samples: K, at least 1.
         generator: None for torch's global one.
@@ -201,11 +200,11 @@ def expectation(
 def pathwise(
     q: Distribution, f: Function, samples: int = 1, *, generator: torch.Generator | None = None
 ) -> Float[Tensor, "*b"]:
-    r"""$\nabla E_q[f] = E_\epsilon[\nabla f(z_\theta(\epsilon))]$; `expectation` by `Pathwise`.
+    r"""$\nabla E_q[f] = E_\epsilon[\nabla f(z_\theta(\epsilon))]$: `expectation` with `Pathwise`.
 
     Args:
         q: batch (*b), with `rsample`.
-        f: draws (K, *b, *event) to values (K, *b), differentiable.
+        f: maps draws (K, *b, *event) to values (K, *b), differentiable.
         samples: K, at least 1.
         generator: None for torch's global one.
 
@@ -230,11 +229,11 @@ def score_function(
     baseline: Baseline = 0.0,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, "*b"]:
-    r"""$\nabla E_q[f] = E_q[(f - b)\, \nabla\log q]$, and f's own gradient; `expectation` by `ScoreFunction`.
+    r"""$\nabla E_q[f] = E_q[(f - b)\, \nabla\log q]$, plus f's own gradient: `expectation` with `ScoreFunction`.
 
     Args:
         q: batch (*b).
-        f: draws (K, *b, *event) to values (K, *b).
+        f: maps draws (K, *b, *event) to values (K, *b).
         samples: K, at least 1.
         baseline: 0 for none, a number, a tensor B(x) of shape (*b), `leave_one_out`, a `MovingAverage`, or a function
             of the values (K, *b).
@@ -265,20 +264,20 @@ def relaxed(
     hard: bool = False,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, "*b"]:
-    r"""$\nabla E f(y_\tau)$ for Gumbel-Softmax draws $y_\tau$, a biased gradient; `expectation` by `Relaxed`.
+    r"""$\nabla E f(y_\tau)$ for Gumbel-Softmax draws $y_\tau$, a biased gradient: `expectation` with `Relaxed`.
 
-    The value is the mean of f at what was drawn: inside the simplex, or with `hard` at its corners.
+    The value is the mean of f at the draws: inside the simplex, or at its corners if `hard`.
 
     Args:
-        q: a `OneHotCategorical` or `Bernoulli`, also inside `Independent`; batch (*b).
-        f: draws (K, *b, *event) to values (K, *b), differentiable and defined between the classes.
+        q: a `OneHotCategorical` or `Bernoulli`, possibly inside `Independent`; batch (*b).
+        f: maps draws (K, *b, *event) to values (K, *b), differentiable and defined between the classes.
         samples: K, at least 1.
         temperature: positive.
         hard: straight-through.
         generator: None for torch's global one.
 
     Raises:
-        ValueError: for another q, a temperature not positive, samples below 1, or f of another shape.
+        ValueError: for another q, a temperature that is not positive, samples below 1, or f of another shape.
 
     Source: Jang et al. (2017); Maddison et al. (2017).
 

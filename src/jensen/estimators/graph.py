@@ -1,4 +1,4 @@
-"""Stochastic computation graphs: several sampling nodes, each with its own estimator, downstream costs only."""
+"""Stochastic computation graphs: several sampling nodes, each with its own estimator and its downstream costs."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class _Cost:
 
 
 class Graph:
-    r"""A program that samples and pays, one value per example; its gradient, node by node.
+    r"""A program of sampling nodes and costs, one value per example, and the gradient of its expected cost.
 
     $\nabla E \sum_c c = E\left[\sum_c \nabla c + \sum_{z\ \mathrm{scored}} \nabla\log q(z)\,
     \Big(\sum_{c\ \mathrm{below}\ z} c - b_z\Big)\right]$.
 
-    What a node or a cost depends on is said by name in `given`, nearest parents alone; what lies above them follows.
-    Unsaid, it depends on every node before it, which is always right, and costs variance. All shapes are batch shapes,
-    (B,) or (K, B): a value of one example may depend on nodes of that example alone.
+    `given` names the nodes that a node or a cost depends on; naming its direct parents is enough. By default it depends
+    on every earlier node, which is always correct but increases the variance. All shapes are batch shapes, (B,) or
+    (K, B): the value of one example may depend only on the nodes of that example.
 
     Args:
         generator: None for torch's global one.
@@ -72,20 +72,20 @@ class Graph:
         """Draw a node.
 
         Args:
-            name: new in this graph.
-            q: its distribution; parameters may depend on the draws of its parents.
+            name: unique in this graph.
+            q: its distribution; the parameters may depend on the draws of its parents.
             estimator: pathwise by default.
-            given: names of the nodes q depends on; None for all before it.
-            shape: of independent draws, in front of q's batch.
+            given: names of the nodes q depends on; None for all earlier ones.
+            shape: of independent draws, before q's batch.
 
         Returns:
             z, (*shape, *batch, *event).
 
         Raises:
-            ValueError: for a name twice or unknown, or a parent of other examples.
+            ValueError: for a name used before, an unknown parent, or a parent that belongs to other examples.
         """
         if name in self._nodes:
-            raise ValueError(f"node {name!r} is there already: every node needs a name of its own")
+            raise ValueError(f"names of nodes must be unique, got {name!r} twice")
         own = torch.Size((*shape, *q.batch_shape))
         above = self._above(given, own, f"node {name!r}")
         estimator = estimator or Pathwise()
@@ -95,7 +95,7 @@ class Graph:
         return z
 
     def cost(self, value: Float[Tensor, "..."], *, given: Sequence[str] | None = None) -> Float[Tensor, "..."]:
-        """Pay a cost.
+        """Add a cost.
 
         Args:
             value: one per example; its own gradient is kept.
@@ -105,7 +105,7 @@ class Graph:
             The value.
 
         Raises:
-            ValueError: for an unknown name, or a parent of other examples.
+            ValueError: for an unknown parent, or one that belongs to other examples.
         """
         self._costs.append(_Cost(value, self._above(given, value.shape, "a cost")))
         return value
@@ -114,10 +114,10 @@ class Graph:
         """The sum of the costs, one per example, with the gradient of its expectation.
 
         Raises:
-            ValueError: if nothing was paid, or costs of different shapes do not broadcast.
+            ValueError: if there is no cost, or the shapes of the costs do not broadcast.
         """
         if not self._costs:
-            raise ValueError("a graph without a cost has no gradient: call cost first")
+            raise ValueError("a graph must have at least one cost, got none: call cost first")
         total = _sum([c.value for c in self._costs])
         for name, node in self._nodes.items():
             below = [c.value for c in self._costs if name in c.ancestors]

@@ -1,4 +1,4 @@
-"""Doubly stochastic sums: a sum over data seen through a random part of it."""
+"""Doubly stochastic sums: estimates of a sum over all data from a random batch."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from torch import Tensor
 
 
 def subsampled_sum(values: Float[Tensor, "*k b"], population: int) -> Float[Tensor, "*k"]:
-    r"""$\frac{N}{B} \sum_{i \in \mathrm{batch}} v_i$: unbiased for the sum over all N, if each is as likely drawn.
+    r"""$\frac{N}{B} \sum_{i \in \mathrm{batch}} v_i$: unbiased for the sum over all N under uniform sampling.
 
-    The values may themselves be Monte Carlo estimates: the two errors are independent, so the sum stays unbiased.
+    The values may themselves be unbiased Monte Carlo estimates: the sum remains unbiased.
 
     Args:
-        values: (B,), one per example of the batch, or (K, B) of K draws.
+        values: (B,), one per example of the batch, or (K, B) for K draws.
         population: N, at least B.
 
     Returns:
-        (), or (K,): a sum for each draw.
+        (), or (K,): one sum per draw.
 
     Raises:
         ValueError: for an empty batch, or one larger than the population.
@@ -29,6 +29,6 @@ def subsampled_sum(values: Float[Tensor, "*k b"], population: int) -> Float[Tens
     """
     batch = values.shape[-1]
     if not 1 <= batch <= population:
-        raise ValueError(f"a batch must hold between 1 and {population} of the population, got {batch}")
+        raise ValueError(f"the batch must hold between 1 and {population} examples, got {batch}")
     total: Tensor = values.sum(-1) * (population / batch)
     return total

@@ -1,4 +1,4 @@
-"""How good samples are, with an error on every number."""
+"""Metrics of samples, each with a standard error or an interval."""
 
 from jensen.metrics.discrepancy import Distance
 from jensen.metrics.disentangle import (

@@ -1,4 +1,4 @@
-"""Squared distance of two laws in a kernel's space, from all pairs of rows: without bias, and its error."""
+"""Squared distance of two distributions in a kernel's space: unbiased, with its standard error."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 Kernel = Callable[[Tensor, Tensor], Tensor]
-"""Rows (n, d) and (m, d) to k of every pair, (n, m)."""
+"""From rows (n, d) and (m, d) to the kernel of every pair, (n, m)."""
 
 
 @dataclass(frozen=True)
@@ -29,21 +29,21 @@ def discrepancy(
 ) -> Distance:
     r"""$E k(X, X') + E k(Y, Y') - 2 E k(X, Y)$ over all pairs of different rows: unbiased, so it may be below zero.
 
-    Its variance is $F - V$, and at least V: F is that of the projections as they are found, in which the second-order
-    term V of Hoeffding's decomposition is counted twice. But between near laws the estimate is about the square of a
-    Gaussian, and where it comes out small, so does F: two errors of that kind cover as little as 83 percent. W, the
-    value with the pairs of a row with itself, is never below zero, and its root has an error tau that does not depend
-    on its size, $\tau^2 = F / 4W$, or $V / 2b$ at equality, where $b = E W$. The longer arm of
-    $(\sqrt W \pm 2\tau)^2$ reaches $4\tau^2$ further than two errors; so $2\tau^2$, with the larger tau, is added to
-    the error. Two standard errors then cover 92 to 100 percent. Far from equality what is added vanishes; at equality
-    the standard error is about the deviation in many dimensions, and up to 2.5 times as much in one.
+    Its variance is $F - V$, and at least V: F is the empirical variance of the projections, in which the second-order
+    term V of Hoeffding's decomposition is counted twice. But for similar distributions the estimate is roughly the
+    square of a Gaussian, and where it is small, so is F: two such errors cover as little as 83 percent. W, the value
+    that includes the pairs of a row with itself, is never negative, and the error tau of its root does not depend on
+    its size, $\tau^2 = F / 4W$, or $V / 2b$ at equality, where $b = E W$. The longer arm of $(\sqrt W \pm 2\tau)^2$ is
+    longer than two errors by $4\tau^2$; so $2\tau^2$, with the larger tau, is added to the error. Two standard errors
+    then cover 92 to 100 percent. Far from equality the addition vanishes; at equality the standard error is about the
+    standard deviation in many dimensions, and up to 2.5 times as much in one.
 
     Args:
         kernel: conditionally positive definite.
         x: N at least 2.
         y: M at least 2.
         own: k of each row of x with itself, (N,), and of y, (M,).
-        chunk: rows whose kernel is held at once.
+        chunk: rows whose kernel is held in memory.
 
     Source: Gretton et al. (2012), lemma 6; Serfling (1980), section 5.2, lemma A.
     """
@@ -63,7 +63,7 @@ def _share(part: Tensor, whole: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Moments:
-    """Means of a kernel over rows, columns and everything, and of its square."""
+    """Means of a kernel over rows, over columns and over all entries, and the mean of its square."""
 
     rows: Tensor
     columns: Tensor
@@ -75,7 +75,7 @@ class _Moments:
 
     @property
     def remainder(self) -> Tensor:
-        """Variance of what is left of the kernel without its means over rows and columns."""
+        """Variance of the kernel after its row and column means are subtracted."""
         spread = self.square - self.rows.square().mean() - self.columns.square().mean() + self.mean.square()
         return spread.clamp_min(0)
 
@@ -91,7 +91,7 @@ def _moments(kernel: Kernel, x: Tensor, y: Tensor, chunk: int) -> _Moments:
 
 
 def _within(kernel: Kernel, x: Tensor, own: Tensor, chunk: int) -> tuple[_Moments, Tensor]:
-    """Of one sample, without the pairs of a row with itself; and the mean with them."""
+    """Means over one sample without the pairs of a row with itself, and the mean with them."""
     n, every = len(x), _moments(kernel, x, x, chunk)
     rows = (n * every.rows - own) / (n - 1)
     return _Moments(rows, rows, (n * n * every.square - own.square().sum()) / (n * (n - 1))), every.mean

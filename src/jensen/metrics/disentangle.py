@@ -1,6 +1,6 @@
-"""Whether each code of a representation stands for one factor: MIG, DCI and the FactorVAE score.
+"""Disentanglement metrics: whether each code of a representation captures one factor. MIG, DCI and FactorVAE score.
 
-Codes are a model's (N, D), usually posterior means; factors the (N, F) integers the data were drawn from.
+Codes (N, D) come from a model, usually posterior means; factors are the (N, F) integers that generated the data.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from jensen.metrics.proportion import Proportion, wilson
 
-TIE = 1e-6  # variances as near as this, relatively, are alike but for the rounding of single precision: a coin decides
+TIE = 1e-6  # relative difference of variances that float32 rounding explains: such ties are broken at random
 
 Rows = tuple[np.ndarray, np.ndarray]
 """Codes (n, D) and levels (n,) of one factor."""
@@ -25,10 +25,10 @@ Rows = tuple[np.ndarray, np.ndarray]
 
 
 def mutual_information(codes: Tensor, factors: Tensor, bins: int = 20) -> Float[Tensor, "d f"]:
-    r"""$I(z_i; v_j) = \sum_{b, v} \hat p(b, v) \log \frac{\hat p(b, v)}{\hat p(b)\,\hat p(v)}$ by counting, nats.
+    r"""$I(z_i; v_j) = \sum_{b, v} \hat p(b, v) \log \frac{\hat p(b, v)}{\hat p(b)\,\hat p(v)}$ by counting, in nats.
 
-    Each code falls into bins of equal width between its least and its greatest value. The estimate is too large: for
-    an independent code by about $(B - 1)(V - 1) / 2N$, with B bins and V levels of the factor.
+    Each code is binned with equal widths between its minimum and maximum. The estimate is biased upwards: for an
+    independent code by about $(B - 1)(V - 1) / 2N$, with B bins and V levels of the factor.
 
     Args:
         codes: (N, D), finite.
@@ -39,7 +39,8 @@ def mutual_information(codes: Tensor, factors: Tensor, bins: int = 20) -> Float[
         (D, F), float64.
 
     Raises:
-        ValueError: if shapes or types do not fit, codes are not finite, bins are below 2 or a factor has one value.
+        ValueError: if shapes or types do not match, codes are not finite, bins are below 2, or a factor has only one
+            value.
 
     Source: Chen et al. (2018), section 4.1, with counts for densities; the bias is Miller (1955).
 
@@ -73,7 +74,7 @@ def entropy(factors: Tensor) -> Float[Tensor, " f"]:
 
 
 def _information(joint: Tensor) -> Tensor:
-    """Of joint probabilities (D, B, V): (D,)."""
+    """Mutual information of joint probabilities (D, B, V): (D,)."""
     independent = joint.sum(2, keepdim=True) * joint.sum(1, keepdim=True)
     return (torch.xlogy(joint, joint) - torch.xlogy(joint, independent)).sum((1, 2)).clamp_min(0)
 
@@ -84,7 +85,7 @@ class MIG:
 
     Attributes:
         value: the mean of the gaps, in [0, 1].
-        gaps: (F,), one a factor.
+        gaps: (F,), one per factor.
         information: (D, F) nats.
         entropy: (F,) nats.
     """
@@ -96,15 +97,15 @@ class MIG:
 
 
 def mig(codes: Tensor, factors: Tensor, bins: int = 20) -> MIG:
-    r"""How much more one code knows of a factor than the next: 1 if one code knows it all, and no other any of it.
+    r"""How much more informative about a factor the best code is than the second: 1 if one has it all.
 
-    $\frac1F \sum_j \frac{1}{H(v_j)} (I(z_{i_1}; v_j) - I(z_{i_2}; v_j))$, with $i_1, i_2$ the two codes that know most
-    of $v_j$. It says nothing against a code that stands for several factors. The biases of the two mostly cancel:
-    among D independent codes the gap is that of the two largest of D chi-squares of $(B-1)(V-1)$ degrees, over 2N. A
-    factor of more levels than there are bins cannot reach 1.
+    $\frac1F \sum_j \frac{1}{H(v_j)} (I(z_{i_1}; v_j) - I(z_{i_2}; v_j))$, with $i_1, i_2$ the two codes most
+    informative about $v_j$. It does not penalise a code that captures several factors. The biases of the two mostly
+    cancel: among D independent codes the gap is that of the two largest of D chi-squares of $(B-1)(V-1)$ degrees, over
+    2N. A factor with more levels than bins cannot reach 1.
 
     Args:
-        codes: (N, D); a single code has a gap to nothing.
+        codes: (N, D); for a single code the second term is 0.
         factors: (N, F), integers.
         bins: as in `mutual_information`.
 
@@ -125,18 +126,18 @@ def mig(codes: Tensor, factors: Tensor, bins: int = 20) -> MIG:
 
 @runtime_checkable
 class Probe(Protocol):
-    """Learns to tell a factor from the codes, and says which codes it used."""
+    """Predicts a factor from the codes, and reports the importance of each code."""
 
     def __call__(self, seen: Rows, kept: Rows, seed: int) -> tuple[np.ndarray, float]:
-        """From rows to learn from and rows kept back: importances (D,) and a score on the latter."""
+        """Train on some rows and test on held-out rows: importances (D,) and the test score."""
 
 
 @dataclass(frozen=True)
 class BoostedTrees:
-    """scikit-learn's gradient-boosted trees: importances by impurity, scored by the share of levels told right.
+    """scikit-learn's gradient-boosted trees: importances by impurity, scored by accuracy.
 
     Attributes:
-        rounds: of boosting, a tree a level each.
+        rounds: of boosting, each with one tree per level.
         depth: of a tree.
     """
 
@@ -148,14 +149,14 @@ class BoostedTrees:
 
         model = GradientBoostingClassifier(n_estimators=self.rounds, max_depth=self.depth, random_state=seed)
         model.fit(*seen)
-        return model.feature_importances_.clip(0), float(model.score(*kept))  # rounding may leave them below 0
+        return model.feature_importances_.clip(0), float(model.score(*kept))  # may be slightly negative by rounding
 
 
 @dataclass(frozen=True)
 class Lasso:
-    """scikit-learn's lasso on standardised codes, its penalty by cross-validation: importances are the weights' sizes.
+    """scikit-learn's lasso on standardised codes, its penalty by cross-validation: importances are absolute weights.
 
-    Scored by the share of variance explained, at least 0. For factors whose order means something; it sees lines only.
+    Scored by the fraction of explained variance, at least 0. For ordered factors; it detects only linear relations.
 
     Attributes:
         folds: of the cross-validation.
@@ -177,11 +178,11 @@ class DCI:
     """Disentanglement, completeness, informativeness: each 1 at best.
 
     Attributes:
-        disentanglement: whether each code serves one factor.
-        completeness: whether each factor is served by one code.
+        disentanglement: whether each code captures only one factor.
+        completeness: whether each factor is captured by only one code.
         informativeness: the mean of `scores`.
-        importance: (D, F), of each code for telling each factor.
-        scores: (F,), of each factor's probe on rows kept back.
+        importance: (D, F), of each code for predicting each factor.
+        scores: (F,), of each factor's probe on held-out rows.
     """
 
     disentanglement: float
@@ -194,8 +195,8 @@ class DCI:
 def disentanglement(importance: Float[Tensor, "..."]) -> float:
     r"""$\sum_i \rho_i (1 - H_F(P_i))$: one minus the entropy, to the base F, of a code's importances over factors.
 
-    $P_{ij} = R_{ij} / \sum_k R_{ik}$, weighted by the code's share of all importance $\rho_i$. If no code tells
-    anything, 0.
+    $P_{ij} = R_{ij} / \sum_k R_{ik}$, weighted by $\rho_i$, the code's share of the total importance. It is 0 if no
+    code is informative.
 
     Args:
         importance: R, (D, F), at least 0, F at least 2.
@@ -215,7 +216,7 @@ def disentanglement(importance: Float[Tensor, "..."]) -> float:
 def completeness(importance: Float[Tensor, "..."]) -> float:
     r"""$\frac1F \sum_j (1 - H_D(\tilde P_j))$: one minus the entropy, to the base D, of a factor's importances.
 
-    $\tilde P_{ij} = R_{ij} / \sum_k R_{kj}$; a factor that no code tells counts 0.
+    $\tilde P_{ij} = R_{ij} / \sum_k R_{kj}$; a factor that no code predicts counts 0.
 
     Args:
         importance: R, (D, F), at least 0, D at least 2.
@@ -232,7 +233,7 @@ def completeness(importance: Float[Tensor, "..."]) -> float:
 
 
 def _certainty(importance: Tensor) -> tuple[Tensor, Tensor]:
-    """One minus the entropy of each row, to the base of its length, 0 for a row of zeros; and rows' shares."""
+    """One minus the entropy of each row, to the base of its length (0 for zeros), and rows' shares of the total."""
     importance = importance.double()
     if (
         importance.ndim != 2
@@ -256,21 +257,21 @@ def dci(
     kept: float = 0.25,
     generator: torch.Generator | None = None,
 ) -> DCI:
-    """Train a probe for each factor, and ask which codes it uses and how well it tells rows it has not seen.
+    """Train a probe for each factor; evaluate which codes it uses and how well it predicts held-out rows.
 
-    Each factor's rows are divided level by level, so that its probe sees every level, however rare, and is scored on
-    about as many of each as there are; a level of one row is learned from only.
+    The rows are split in a stratified way for each factor, so that its probe is trained on every level, however rare,
+    and tested on levels in about their frequencies; a level with a single row is used for training only.
 
     Args:
         codes: (N, D), D at least 2.
         factors: (N, F), integers, F at least 2.
         probe: `BoostedTrees()` if None; or `Lasso()`.
-        kept: share of the rows that probes are scored on, in (0, 1).
-        generator: of the divisions, and of the probes' seeds.
+        kept: fraction of held-out rows, in (0, 1).
+        generator: for the splits and the probes' seeds.
 
     Raises:
-        ValueError: if shapes or types do not fit, codes are not finite, a factor has one value, or kept leaves no rows
-            on either side, as where every row is a level of its own.
+        ValueError: if shapes or types do not fit, codes are not finite, a factor has one value, or either part of the
+            split is empty, as if every row is a level of its own.
 
     Source: Eastwood & Williams (2018), section 2; trees for their lasso are Locatello et al. (2019)'s.
 
@@ -283,7 +284,7 @@ def dci(
     if codes.shape[1] < 2 or factors.shape[1] < 2:
         raise ValueError(f"codes and factors must be at least 2 each, got {codes.shape[1]} and {factors.shape[1]}")
     if not 0 < kept < 1:
-        raise ValueError(f"kept must be a share between 0 and 1, got {kept}")
+        raise ValueError(f"kept must be between 0 and 1, got {kept}")
     device = "cpu" if generator is None else generator.device
     order = torch.randperm(len(codes), generator=generator, device=device).to(codes.device)
     seeds = torch.randint(2**31 - 1, (factors.shape[1],), generator=generator, device=device).tolist()
@@ -298,7 +299,7 @@ def dci(
 
 
 def _divided(factor: Tensor, order: Tensor, kept: float) -> tuple[Tensor, Tensor]:
-    """Rows to learn from and rows kept back, every 1 / kept-th in the order of levels, of each level some to learn."""
+    """Training rows and held-out rows: every (1 / kept)-th in the order of levels; each level has training rows."""
     rows = order[factor[order].argsort(stable=True)]
     place = torch.arange(1, len(rows) + 1, dtype=torch.float64, device=rows.device) * kept
     back = place.floor() > (place - kept + 1e-9).floor()
@@ -321,23 +322,22 @@ def factor_vae_score(
     batch: int = 64,
     generator: torch.Generator | None = None,
 ) -> Proportion:
-    r"""How often the code that moves least says which factor was held.
+    r"""How often the code with the least variance identifies the factor that was held fixed.
 
-    A vote: a factor and a row are drawn, then `batch` rows that share the factor's value in that row; it is for the
-    code of least variance among them (of two alike, by a coin), each as a share of its variance in all the data
-    (constant codes have none). A
-    code is taken to mean the factor that got it most of its votes; the score is the share of as many new votes that
-    this gets right. 1 if each code moves with one factor; chance is 1 / F.
+    For each vote, a factor and a row are drawn, then `batch` rows with the same value of that factor; the vote goes to
+    the code with the least variance among them (ties at random), relative to its variance over all data (constant codes
+    are ignored). Each code is assigned the factor for which it got most votes; the score is the accuracy of this
+    assignment on as many new votes. It is 1 if each code depends on one factor; chance is 1 / F.
 
     Args:
         codes: (N, D), not all constant.
-        factors: (N, F), integers. Other factors should vary where one is held: best is a full grid, or many rows.
-        votes: for learning what codes mean, and again for the score.
-        batch: rows a vote, at least 2.
-        generator: of the votes.
+        factors: (N, F), integers. Other factors should vary while one is fixed: best is a full grid, or many rows.
+        votes: number of votes for the assignment, and again for the score.
+        batch: rows per vote, at least 2.
+        generator: for the votes.
 
     Returns:
-        The score with its interval over new votes.
+        the score with its interval over new votes.
 
     Raises:
         ValueError: if shapes or types do not fit, codes are not finite or all constant, a factor has one value, or
@@ -367,7 +367,7 @@ def factor_vae_score(
 def _votes(
     codes: Tensor, factors: Tensor, votes: int, batch: int, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
-    """The factor held, (votes,), and the code that moved least, (votes,)."""
+    """The fixed factor, (votes,), and the code with the least variance, (votes,)."""
     device = codes.device if generator is None else generator.device
     held = torch.randint(factors.shape[1], (votes,), generator=generator, device=device).to(codes.device)
     row = torch.randint(len(codes), (votes,), generator=generator, device=device).to(codes.device)
@@ -376,7 +376,7 @@ def _votes(
     least = torch.empty_like(held)
     for j, factor in enumerate(factors.T):
         mine = held == j
-        order, sizes = factor.argsort(), torch.bincount(factor)  # rows with the same value lie together
+        order, sizes = factor.argsort(), torch.bincount(factor)  # rows with the same value are adjacent
         value = factor[row[mine]]
         within = (place[mine] * sizes[value, None]).long()
         rows = order[(sizes.cumsum(0) - sizes)[value, None] + within]
@@ -391,7 +391,7 @@ def _checked(codes: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
     """Codes in float64; factors as levels from 0."""
     if codes.ndim != 2 or factors.ndim != 2 or len(codes) != len(factors) or codes.shape[1] < 1 or len(codes) < 2:
         raise ValueError(
-            f"codes (N, D) and factors (N, F) must have equally many rows, at least 2, "
+            f"codes (N, D) and factors (N, F) must have the same number of rows, at least 2, "
             f"got {tuple(codes.shape)} and {tuple(factors.shape)}"
         )
     if not bool(torch.isfinite(codes).all()):
@@ -400,11 +400,11 @@ def _checked(codes: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _levels(factors: Tensor) -> Tensor:
-    """Each column's values numbered from 0 in their order."""
+    """Each column's values, numbered from 0 in increasing order."""
     if factors.ndim != 2 or not factors.numel() or factors.is_floating_point():
         raise ValueError(f"factors must be integers (N, F), got {factors.dtype} {tuple(factors.shape)}")
     levels = torch.stack([f.unique(return_inverse=True)[1] for f in factors.T], 1)
     for j, most in enumerate(levels.amax(0).tolist()):
         if most == 0:
-            raise ValueError(f"factor {j} takes a single value: leave it out")
+            raise ValueError(f"factor {j} must take at least two values, got one: leave it out")
     return levels

@@ -13,15 +13,15 @@ from jensen.metrics.features import numbers
 def energy_distance(x: Num[Tensor, "..."], y: Num[Tensor, "..."], *, chunk: int = 2048) -> Distance:
     r"""$2 E|X - Y| - E|X - X'| - E|Y - Y'|$: zero if and only if the two distributions are equal.
 
-    Unbiased (pairs of one sample leave out the pair of a point with itself), so it may come out below zero. It is the
-    squared distance in the space of the kernel $-|x - y|$, and its standard error is made as that of
-    `kernel_distance`: value +- 2 stderr covers the distance of the laws at least about as often as 95 percent (92 in
-    the worst case that was found, one dimension and laws two errors apart; all but always between equal laws).
+    Unbiased (pairs of a point with itself are excluded), so it may be negative. It is the squared distance in the space
+    of the kernel $-|x - y|$, and its standard error is computed as for `kernel_distance`: value +- 2 stderr covers the
+    true distance in at least about 95 percent of cases (92 percent in the worst case found, one dimension and
+    distributions two errors apart; nearly always for equal distributions).
 
     Args:
-        x: (N, ...), N at least 2, flattened to vectors; (N,) are N numbers. Whole numbers are taken as they are.
+        x: (N, ...), N at least 2, flattened to vectors; (N,) are N numbers. Integers are allowed.
         y: (M, ...) of the same event, M at least 2.
-        chunk: rows whose distances are held at once.
+        chunk: rows whose distances are held in memory.
 
     Raises:
         ValueError: for fewer than two rows, events of different sizes, or numbers that are not finite.
@@ -34,7 +34,7 @@ def energy_distance(x: Num[Tensor, "..."], y: Num[Tensor, "..."], *, chunk: int 
     """
     x, y = numbers(x, 2, "x"), numbers(y, 2, "y")
     if x.shape[1] != y.shape[1]:
-        raise ValueError(f"samples must be of events of one size, got {x.shape[1]} and {y.shape[1]}")
+        raise ValueError(f"samples must have events of the same size, got {x.shape[1]} and {y.shape[1]}")
     return discrepancy(_nearness, x, y, (x.new_zeros(len(x)), y.new_zeros(len(y))), chunk)
 
 

@@ -1,4 +1,4 @@
-"""What samples are compared by: rows of features, checked, and gathered over processes."""
+"""Features by which samples are compared: checks, gathering over processes, and floors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def checked(features: Tensor, least: int = 2, name: str = "features") -> Tensor:
     torch.float64
     """
     if features.ndim != 2 or features.shape[1] < 1:
-        raise ValueError(f"{name} must be (N, d), a row a sample, got shape {tuple(features.shape)}")
+        raise ValueError(f"{name} must be (N, d), one row per sample, got shape {tuple(features.shape)}")
     if not features.is_floating_point():
         raise ValueError(f"{name} must be floating-point, got {str(features.dtype).removeprefix('torch.')}")
     if len(features) < least:
@@ -51,22 +51,22 @@ def numbers(x: Tensor, least: int, name: str) -> Tensor:
 
 
 def pair(real: Tensor, fake: Tensor, least: int = 2) -> tuple[Tensor, Tensor]:
-    """Two samples of features, as `checked`, of one width.
+    """Two samples of features, as `checked`, of the same width.
 
     Raises:
         ValueError: as in `checked`, or if the widths differ.
     """
     x, y = checked(real, least, "real features"), checked(fake, least, "fake features")
     if x.shape[1] != y.shape[1]:
-        raise ValueError(f"real and fake features must be of one width, got {x.shape[1]} and {y.shape[1]}")
+        raise ValueError(f"real and fake features must have the same width, got {x.shape[1]} and {y.shape[1]}")
     return x, y
 
 
 def gathered(features: Float[Tensor, "n d"]) -> Float[Tensor, "all d"]:
-    """Every process's rows, in order of rank; of one process its own.
+    """The rows of all processes, in order of rank; a single process gets its own.
 
-    The processes may hold different numbers of rows. What compares pairs (kernel distance, PRDC, two-sample tests)
-    needs all rows in one place; what needs moments alone sends `FeatureStatistics.reduced` instead.
+    The processes may hold different numbers of rows. Metrics that compare pairs (kernel distance, PRDC, two-sample
+    tests) need all rows in one place; those that need only moments use `FeatureStatistics.reduced` instead.
     """
     if not (dist.is_available() and dist.is_initialized()):
         return features
@@ -81,13 +81,13 @@ def gathered(features: Float[Tensor, "n d"]) -> Float[Tensor, "all d"]:
 
 
 def floor(metric: Callable[[Tensor, Tensor], T], real: Tensor, n: int, generator: torch.Generator | None = None) -> T:
-    """What a perfect model would get: `metric` of real against real, n of them, drawn without replacement, as the fake.
+    """The floor, a perfect model's value: `metric` of real against n other real rows, drawn without replacement.
 
     Args:
         metric: of (real, fake).
         real: (N, ...), more than n.
-        n: as many as there were samples; the other N - n are compared with.
-        generator: chooses the n.
+        n: the number of generated samples; the other N - n are the reference.
+        generator: for the choice of the n.
 
     Raises:
         ValueError: if n is not from 1 to N - 1.

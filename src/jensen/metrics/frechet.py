@@ -1,4 +1,4 @@
-"""Frechet distance: how far apart two samples of features are, were both Gaussian."""
+"""Frechet distance of two samples of features, from their Gaussian approximations."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from jensen.metrics.features import checked
 
 @dataclass(frozen=True)
 class FeatureStatistics:
-    r"""Count, mean and scatter $\sum_i (x_i - \bar x)(x_i - \bar x)^T$ of features: two merge into those of all rows.
+    r"""Count, mean and scatter $\sum_i (x_i - \bar x)(x_i - \bar x)^T$ of features; those of two samples can be merged.
 
     Attributes:
         count: N.
@@ -38,7 +38,7 @@ class FeatureStatistics:
 
     @classmethod
     def of(cls, features: Tensor) -> FeatureStatistics:
-        """Of (N, d), at least one row; a ValueError for what are no features."""
+        """From (N, d), at least one row; a ValueError for invalid features."""
         x = checked(features, least=1)
         mean = x.mean(0)
         centred = x - mean
@@ -46,14 +46,14 @@ class FeatureStatistics:
 
     def __add__(self, other: FeatureStatistics) -> FeatureStatistics:
         if len(self.mean) != len(other.mean):
-            raise ValueError(f"features must be of one width, got {len(self.mean)} and {len(other.mean)}")
+            raise ValueError(f"features must have the same width, got {len(self.mean)} and {len(other.mean)}")
         count, gap = self.count + other.count, other.mean - self.mean
         mean = self.mean + gap * (other.count / count)
         between = torch.outer(gap, gap) * (self.count * other.count / count)
         return FeatureStatistics(count, mean, self.scatter + other.scatter + between)
 
     def reduced(self) -> FeatureStatistics:
-        """Of the rows of all processes; each calls it with its own."""
+        """The statistics of the rows of all processes; each process calls it on its own."""
         if not (dist.is_available() and dist.is_initialized()):
             return self
         total = torch.cat([self.mean.new_tensor([self.count]), self.count * self.mean])
@@ -67,7 +67,7 @@ class FeatureStatistics:
 
     @property
     def covariance(self) -> Float[Tensor, "d d"]:
-        """Unbiased, of two rows or more."""
+        """The unbiased covariance, from at least two rows."""
         return self.scatter / (self.count - 1)
 
 
@@ -77,11 +77,11 @@ Side = tuple[Source, FeatureStatistics]
 
 @dataclass(frozen=True)
 class FrechetDistance:
-    """A distance and its standard error, which is found when it is asked for: it costs as much again, or more.
+    """A distance and its standard error, which is computed on demand, since it costs at least as much again.
 
     Attributes:
         value: at least 0.
-        real, fake: what was compared.
+        real, fake: the samples.
     """
 
     value: float
@@ -93,11 +93,11 @@ class FrechetDistance:
 
     @cached_property
     def stderr(self) -> float:
-        r"""Of first order: the spread of the two Kantorovich potentials.
+        r"""To first order: the spread of the two Kantorovich potentials.
 
-        $\varphi(x) = |x - \mu|^2 - (x - \mu)^T A (x - \mu) + 2 (\mu - \mu')^T (x - \mu)$, with A the linear map that
-        carries one Gaussian to the other. Between equal distributions it vanishes: compare with the floor then. From
-        statistics alone it is that of Gaussian features.
+        $\varphi(x) = |x - \mu|^2 - (x - \mu)^T A (x - \mu) + 2 (\mu - \mu')^T (x - \mu)$, with A the linear map from
+        one Gaussian to the other. It vanishes for equal distributions: compare with the floor then. From statistics
+        alone, features are assumed to be Gaussian.
         """
         (x, p), (y, q) = _sides(self.real, self.fake)
         root, back = _root(p.covariance)
@@ -113,10 +113,10 @@ class FrechetDistance:
 def frechet_distance(real: Source, fake: Source) -> FrechetDistance:
     r"""$|\mu - \mu'|^2 + \mathrm{tr}(\Sigma + \Sigma' - 2 (\Sigma^{1/2} \Sigma' \Sigma^{1/2})^{1/2})$, at least 0.
 
-    The squared Wasserstein distance between the Gaussians of the two means and covariances. It is too large, by about
-    (a constant)/N: `extrapolated_frechet_distance` takes that away, and the value between two samples of the data is
-    the floor. The trace of the root is the sum over the roots of the eigenvalues of $L^T \Sigma' L$, symmetric, with
-    $L L^T = \Sigma$: by Cholesky, or from eigenvectors where Sigma is singular; all in float64.
+    The squared Wasserstein distance between the Gaussians of the two means and covariances. It is biased upwards by
+    about (a constant)/N: `extrapolated_frechet_distance` removes the bias, and the value between two samples of the
+    data is the floor. The trace of the root is the sum of the roots of the eigenvalues of the symmetric $L^T \Sigma' L$
+    with $L L^T = \Sigma$: by Cholesky, or from eigenvectors if Sigma is singular; all in float64.
 
     Args:
         real: (N, d), or statistics of at least two rows.
@@ -140,22 +140,22 @@ def frechet_distance(real: Source, fake: Source) -> FrechetDistance:
 
 
 def _sides(real: Source, fake: Source) -> tuple[Side, Side]:
-    """Both with their statistics, that of lower rank first: its null space then drops out."""
+    """Both with their statistics, the one of lower rank first, so that its null space drops out."""
     a, b = ((v, v if isinstance(v, FeatureStatistics) else FeatureStatistics.of(v)) for v in (real, fake))
     if len(a[1].mean) != len(b[1].mean):
-        raise ValueError(f"real and fake features must be of one width, got {len(a[1].mean)} and {len(b[1].mean)}")
+        raise ValueError(f"real and fake features must have the same width, got {len(a[1].mean)} and {len(b[1].mean)}")
     if min(a[1].count, b[1].count) < 2:
         raise ValueError(f"features must have at least 2 rows, got {a[1].count} and {b[1].count}")
     return (a, b) if a[1].count <= b[1].count else (b, a)
 
 
 def _least(values: Tensor) -> Tensor:
-    """Eigenvalues at or below it are rounding errors of zero."""
+    """The threshold up to which eigenvalues count as 0."""
     return len(values) * torch.finfo(values.dtype).eps * values.max() if len(values) else values.new_zeros(())
 
 
 def _root(covariance: Tensor) -> tuple[Tensor, Callable[[], Tensor]]:
-    """L (d, r) of full rank with L L^T the covariance, and what makes its left inverse (r, d)."""
+    """L (d, r) of full rank with L L^T the covariance, and a function that computes its left inverse (r, d)."""
     lower, failed = torch.linalg.cholesky_ex(covariance)
     if not bool(failed):
         return lower, lambda: torch.linalg.solve_triangular(lower, torch.eye(len(lower)).to(lower), upper=False)

@@ -11,15 +11,15 @@ from jensen.metrics.features import pair
 def kernel_distance(real: Tensor, fake: Tensor, *, chunk: int = 1024) -> Distance:
     r"""$E k(X, X') + E k(Y, Y') - 2 E k(X, Y)$ with $k(x, y) = (x^T y / d + 1)^3$, over all pairs of different rows.
 
-    Unbiased, so it may come out below zero. The standard error is of first and second order (Hoeffding's decomposition
-    of a U-statistic) and reaches as far as the longer arm of the interval of the distance's root: value +- 2 stderr
-    covers the distance of the laws at least about as often as 95 percent. Near equality it is on the safe side, by up
-    to a factor of 2.5 in one dimension, and hardly in many.
+    Unbiased, so it may be negative. The standard error is of first and second order (Hoeffding's decomposition of a
+    U-statistic), extended to the longer arm of the interval of the distance's root: value +- 2 stderr covers the true
+    distance in at least about 95 percent of cases. Near equality it is conservative, by up to a factor of 2.5 in one
+    dimension, and hardly so in many.
 
     Args:
         real: (N, d), N at least 3.
         fake: (M, d), M at least 3.
-        chunk: rows whose kernel is held at once; memory is about 16 chunk max(N, M) bytes.
+        chunk: rows whose kernel is held in memory; memory is about 16 chunk max(N, M) bytes.
 
     Raises:
         ValueError: for features that are not (N, d) floating-point and finite, too few rows, or two widths.

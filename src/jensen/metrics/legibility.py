@@ -1,4 +1,4 @@
-"""Whether a picture says what was asked."""
+"""Legibility: whether a picture shows the requested text."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from jensen.metrics.proportion import Proportion, wilson
 
 @dataclass(frozen=True)
 class Legibility:
-    """Shares of whole texts and of single characters that were read as asked."""
+    """Fractions of whole texts and of single characters that were read correctly."""
 
     exact: Proportion
     character: Proportion
 
 
 def legibility(read: Int[Tensor, "..."], asked: Int[Tensor, "..."]) -> Legibility:
-    """Compare what a reader read with what was asked.
+    """Compare the texts that a reader read with the requested ones.
 
-    The interval of `character` takes characters as independent; those of one picture are not quite.
+    The interval of `character` treats characters as independent, which those of one picture are not quite.
 
     Args:
         read, asked: (N, length) indices of characters.
 
     Raises:
-        ValueError: if the shapes differ or there is nothing to compare.
+        ValueError: if the shapes differ or are empty.
 
     >>> import torch
     >>> print(legibility(torch.tensor([[1, 2], [3, 4]]), torch.tensor([[1, 2], [3, 0]])).exact.value)

@@ -1,4 +1,4 @@
-"""Likelihoods in the units that papers compare."""
+"""Likelihoods in bits per dimension."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from jensen.core.shapes import single
 
 
 def bits_per_dim(nats: Float[Tensor, "*b"], dims: int, bin_width: float = 1.0) -> Float[Tensor, "*b"]:
-    r"""$-\log p(x) / (D \log 2) - \log_2 w$: lower is better. In single precision at least.
+    r"""$-\log p(x) / (D \log 2) - \log_2 w$: lower is better. Computed at least in float32.
 
     Args:
-        nats: log-likelihoods, of a mass (width 1), or of a density of data dequantized over bins of this width.
+        nats: log-likelihoods, of a mass (width 1), or of a density of dequantized data with bins of this width.
         dims: D, at least 1.
-        bin_width: w, in the units of the density: 2 / 255 for bytes seen as [-1, 1].
+        bin_width: w, in the units of the density: 2 / 255 for bytes scaled to [-1, 1].
 
     Raises:
         ValueError: for dims < 1 or a width that is not positive.

@@ -1,4 +1,4 @@
-"""Which modes of a distribution samples reach, and how evenly."""
+"""Mode coverage: which modes of a distribution samples reach, and with what frequencies."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ STANDARD_DEVIATIONS = 3.0
 
 @dataclass(frozen=True)
 class ClassCoverage:
-    r"""How samples spread over K classes.
+    r"""The distribution of samples over K classes.
 
     Attributes:
-        recovered: classes that were reached.
+        recovered: number of classes with samples.
         of: K.
-        reverse_kl: $KL(\hat q | w) = \sum_k \hat q_k \log(\hat q_k / w_k)$ in nats, of the shares of samples to those
-            that should be: 0 if equal, $-\log w_k$ if all are in class k.
-        floor: its mean if the samples were drawn from w itself: a finite sample never shows 0.
+        reverse_kl: $KL(\hat q | w) = \sum_k \hat q_k \log(\hat q_k / w_k)$ in nats, of the fractions of samples
+            relative to the true ones: 0 if equal, $-\log w_k$ if all are in class k.
+        floor: its mean for samples from w itself, which is not 0 for a finite sample.
         n: samples.
     """
 
@@ -37,18 +37,18 @@ class ClassCoverage:
 
 @dataclass(frozen=True)
 class ModeCoverage(ClassCoverage):
-    """How samples spread over K modes, and how near they lie.
+    """The distribution of samples over K modes, and how close to them they are.
 
     Attributes:
-        recovered: modes with a sample of high quality.
-        high_quality: share of samples within 3 standard deviations of their mode.
+        recovered: number of modes with a high-quality sample.
+        high_quality: fraction of samples within 3 standard deviations of their mode.
     """
 
     high_quality: float
 
     @property
     def high_quality_interval(self) -> Proportion:
-        """The share with its 95 percent interval."""
+        """The fraction with its 95 percent interval."""
         return wilson(round(self.high_quality * self.n), self.n)
 
 
@@ -60,21 +60,21 @@ def mode_coverage(
 ) -> ModeCoverage:
     r"""Assign each sample to its nearest mode, by Euclidean distance.
 
-    Of modes of different widths, to that under which it is likeliest, $\arg\min_k d_k^2 / 2 s_k^2 + D \log s_k$.
+    If modes have different widths, to the one with the highest likelihood, $\arg\min_k d_k^2 / 2 s_k^2 + D \log s_k$.
 
-    A sample within 3 std is of high quality, and a mode with such a sample is recovered; reverse KL is of the shares
-    of all samples. Of the data themselves, with isotropic Gaussian modes in two dimensions, a share of $1 - e^{-9/2}$
-    (98.9 percent) is of high quality.
+    A sample within 3 std is of high quality, and a mode with such a sample is recovered; reverse KL uses the fractions
+    of all samples. For real data with isotropic Gaussian modes in two dimensions, a fraction of $1 - e^{-9/2}$ (98.9
+    percent) is of high quality.
 
     Args:
         samples: (N, D).
         modes: (K, D), their centres.
-        std: standard deviation of a mode, in each direction, positive: one for all, or one a mode, (K,).
-        weights: (K,), positive, share of each mode; normalised here. None is equal shares.
+        std: standard deviation of a mode, in each direction, positive: one for all, or one per mode, (K,).
+        weights: (K,), positive, the probability of each mode; normalised here. None: all equal.
 
     Raises:
-        ValueError: for no samples or modes, sizes that do not fit, a std or weight not positive, a sample, mode or
-            weight that is not finite.
+        ValueError: for no samples or modes, sizes that do not match, a std or weight that is not positive, or a sample,
+            mode or weight that is not finite.
 
     Source: Srivastava et al. (2017), section 4.1; Lin et al. (2018), section 4.1 (reverse KL).
 
@@ -120,12 +120,12 @@ def mode_coverage(
 def class_coverage(
     labels: Num[Tensor, "..."], classes: int, weights: Num[Tensor, "..."] | Sequence[float] | None = None
 ) -> ClassCoverage:
-    """How labels, such as a classifier's of generated pictures, spread over the classes.
+    """The distribution of labels over classes, such as a classifier's labels of generated pictures.
 
     Args:
         labels: (N,), from 0 to classes - 1.
         classes: K.
-        weights: (K,), positive, the share that each should have; normalised here. None is equal shares.
+        weights: (K,), positive, the probability of each class; normalised here. None: all equal.
 
     Raises:
         ValueError: for no labels, one out of range, or weights that are not K positive numbers.
@@ -137,7 +137,7 @@ def class_coverage(
     """
     if labels.ndim != 1 or not len(labels) or labels.is_floating_point():
         kind = str(labels.dtype).removeprefix("torch.")
-        raise ValueError(f"there must be at least 1 sample, (N,) of integers, got {kind} {tuple(labels.shape)}")
+        raise ValueError(f"labels must be (N,) integers, at least one, got {kind} {tuple(labels.shape)}")
     if int(labels.min()) < 0 or int(labels.max()) >= classes:
         raise ValueError(f"labels must be from 0 to {classes - 1}, got {int(labels.min())} to {int(labels.max())}")
     w = torch.ones(classes) if weights is None else torch.as_tensor(weights)

@@ -1,4 +1,4 @@
-"""Distances between pictures: whether a sample is a copy, and how varied samples are."""
+"""Distances between pictures: whether samples are copies, and how diverse they are."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ def nearest_distance(
 ) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"]]:
     """Root mean square distance of each query to its nearest reference, and that reference's index.
 
-    Found in float64 without cancellation, whatever the dtypes: of a copy the distance is exactly 0, wherever the data
-    lie. Whole numbers are taken as they are.
+    Computed in float64 without cancellation, whatever the dtypes: the distance of a copy is exactly 0. Integers are
+    allowed.
 
     Args:
         queries: (N, ...); (N,) are N numbers.
         references: (M, ...) of the same event shape.
-        chunk: rows of each that are compared at a time; memory is about 8 chunk (chunk + 4 D) bytes.
+        chunk: rows of each that are compared at once; memory is about 8 chunk (chunk + 4 D) bytes.
 
     Returns:
-        (N,) distances, float64 if the queries are, else float32; and (N,) indices.
+        (N,) distances, float64 if the queries are, otherwise float32; and (N,) indices.
 
     Raises:
         ValueError: if there are no references, the event shapes differ, or numbers are not finite.
@@ -56,7 +56,7 @@ def nearest_distance(
 
 
 def mean_pairwise_distance(groups: Num[Tensor, "g m ..."]) -> Float[Tensor, " g"]:
-    """Root mean square distance between two different members, per group: (G, M, ...) -> (G,).
+    """Root mean square distance between two different members of each group: (G, M, ...) -> (G,).
 
     It equals (2 s^2)^(1/2) with s^2 the unbiased variance of the members, averaged over the event.
 
@@ -76,19 +76,19 @@ def mean_pairwise_distance(groups: Num[Tensor, "g m ..."]) -> Float[Tensor, " g"
 
 @dataclass(frozen=True)
 class Memorisation:
-    """Whether samples lie nearer to the training data than fresh data do.
+    """Whether samples are closer to the training data than held-out data are.
 
     Attributes:
-        nearer: probability that a sample is nearer to its nearest training datum than a fresh datum to its own, ties
-            half: 1/2 for a model that knows the law and not the data, 1 for copies, below 1/2 for samples that lie off
-            the data. Samples concentrated where data are dense are nearer too: a high number says copied or
-            concentrated (of exact copies `drawn` is 0).
-        stderr: of it, over the choice of samples and of fresh data, the training data as they are; 0 where no two
-            distances overlap, where `interval` still has a width.
-        interval: of `nearer`, 95 percent, as that of `auc`.
-        p_value: of as large a number if samples and fresh data had one law, one-sided.
-        copied: share of samples nearer than all but 5 percent of fresh data: 5 percent is expected.
-        drawn, fresh: medians of the two distances, root mean square a number.
+        nearer: probability that a sample is closer to its nearest training example than a held-out example is to its
+            own, ties counting half: 1/2 for a model of the true distribution, 1 for copies, below 1/2 for samples away
+            from the data. Samples concentrated where data are dense are closer too: a high value means copied or
+            concentrated (for exact copies `drawn` is 0).
+        stderr: of `nearer`, over the choice of samples and held-out data, for fixed training data; 0 if the two sets of
+            distances do not overlap (`interval` still has a width).
+        interval: 95 percent interval of `nearer`, as for `auc`.
+        p_value: one-sided, of a value at least this large if samples and held-out data had the same distribution.
+        copied: fraction of samples closer than all but 5 percent of held-out data; 5 percent is expected.
+        drawn, fresh: medians of the two distances, root mean square per number.
     """
 
     nearer: float
@@ -103,11 +103,11 @@ class Memorisation:
 def memorisation(
     samples: Num[Tensor, "n ..."], training: Num[Tensor, "t ..."], fresh: Num[Tensor, "m ..."]
 ) -> Memorisation:
-    r"""Compare distances to the nearest training datum, of samples and of data that were never trained on.
+    r"""Compare distances to the nearest training example, for samples and for held-out data.
 
-    $P(d(x, T) < d(x', T)) + \frac12 P(=)$: `auc`, the statistic of Mann and Whitney, with DeLong's error. Small means
-    of either distance say nothing by themselves: fresh data are the baseline. It finds copies wherever the data lie,
-    and samples that are merely concentrated: of N(0, I), samples of half the width have more than 1/2 as well.
+    $P(d(x, T) < d(x', T)) + \frac12 P(=)$: `auc`, the statistic of Mann and Whitney, with DeLong's error. Small
+    distances mean nothing by themselves: held-out data are the baseline. It detects copies, but also samples that are
+    merely concentrated: for N(0, I), samples of half the width have more than 1/2 as well.
 
     Args:
         samples: (N, ...), N at least 2, of any real dtype.
@@ -115,7 +115,7 @@ def memorisation(
         fresh: (M, ...), M at least 20, of the same event.
 
     Raises:
-        ValueError: for too few, for events of different shapes, or numbers that are not finite.
+        ValueError: for too few rows, events of different shapes, or numbers that are not finite.
 
     Source: Meehan, Chaudhuri & Dasgupta (2020), section 3 (data copying); DeLong et al. (1988), section 2.
 

@@ -1,4 +1,4 @@
-"""Precision, recall, density and coverage: whether samples lie where the data are, and everywhere they are."""
+"""Precision, recall, density and coverage."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from jensen.metrics.proportion import Proportion, wilson
 
 @dataclass(frozen=True)
 class PRDC:
-    """The four numbers; a ball is open, about a row and as wide as to the k-th nearest other row of its own sample.
+    """The four numbers. A row's ball is open; its radius is the distance to the k-th nearest other row of its sample.
 
     Attributes:
-        precision: share of fake rows in a ball of the real ones.
-        recall: share of real rows in a ball of the fake ones.
-        density: balls of the real rows that a fake row lies in, over k: 1 in the mean for a perfect model.
-        coverage: share of the real rows' balls with a fake row inside; `expected_coverage` for a perfect model.
+        precision: fraction of fake rows in a ball of a real one.
+        recall: fraction of real rows in a ball of a fake one.
+        density: mean number of real balls that contain a fake row, divided by k: 1 on average for a perfect model.
+        coverage: fraction of real balls that contain a fake row; `expected_coverage` for a perfect model.
         density_stderr: over the choice of the fake rows.
-        real, fake: rows.
-        k: of the neighbours.
+        real, fake: numbers of rows.
+        k: number of neighbours.
     """
 
     precision: float
@@ -39,22 +39,22 @@ class PRDC:
 
     @property
     def precision_interval(self) -> Proportion:
-        """95 percent, over the choice of the fake rows, the real ones as they are."""
+        """95 percent interval over the choice of the fake rows, for fixed real rows."""
         return wilson(round(self.precision * self.fake), self.fake)
 
     @property
     def recall_interval(self) -> Proportion:
-        """95 percent, over the choice of the real rows, the fake ones as they are."""
+        """95 percent interval over the choice of the real rows, for fixed fake rows."""
         return wilson(round(self.recall * self.real), self.real)
 
     @property
     def coverage_interval(self) -> Proportion:
-        """95 percent, as if the balls were independent."""
+        """95 percent interval, as if the balls were independent."""
         return wilson(round(self.coverage * self.real), self.real)
 
 
 def expected_coverage(real: int, fake: int, k: int = 5) -> float:
-    r"""$1 - \prod_{i=1}^k \frac{N - i}{N + M - i}$: of N rows by M others of the same continuous law.
+    r"""$1 - \prod_{i=1}^k \frac{N - i}{N + M - i}$: for N rows and M others of one continuous distribution.
 
     Raises:
         ValueError: unless k is at least 1 and below both N and M.
@@ -71,17 +71,16 @@ def expected_coverage(real: int, fake: int, k: int = 5) -> float:
 def prdc(real: Tensor, fake: Tensor, k: int = 5, *, chunk: int = 256) -> PRDC:
     """Precision, recall, density and coverage by the k nearest neighbours, Euclidean, in float64.
 
-    A row lies in a ball if it is nearer than its radius: <, as Naeem et al. publish it with their package, where
-    Kynkaanniemi et al. write <=. The two differ by ties alone: of rows that come k + 1 times or more the ball is empty
-    (radius 0), and features that take few values lose neighbours at the very radius. Distances come from a matrix
-    product; where that could not tell a distance from a radius (duplicates, copies, whole numbers) they are taken
-    directly.
+    A row is in a ball if its distance is below the radius: <, as in the package of Naeem et al.; Kynkaanniemi et al.
+    write <=. The two differ only for ties: a row that occurs k + 1 times or more has an empty ball (radius 0), and for
+    features with few values, neighbours at exactly the radius do not count. Distances come from a matrix product; where
+    rounding could matter (duplicates, copies, integers) they are computed directly.
 
     Args:
         real: (N, d), N above k.
         fake: (M, d), M above k.
         k: at least 1.
-        chunk: rows whose distances are held at once; memory is about 20 chunk max(N, M) bytes and a few copies of the
+        chunk: rows whose distances are held in memory; memory is about 20 chunk max(N, M) bytes and a few copies of the
             features.
 
     Raises:
@@ -97,13 +96,13 @@ def prdc(real: Tensor, fake: Tensor, k: int = 5, *, chunk: int = 256) -> PRDC:
     _fits(len(real), len(fake), k)
     x, y = pair(real, fake)
     centre = x.mean(0)
-    x, y = x - centre, y - centre  # the shorter the vectors, the less their expanded square cancels
+    x, y = x - centre, y - centre  # shorter vectors lose less to cancellation in the expanded square
     ours, theirs = _radii(x, k, chunk), _radii(y, k, chunk)
     recalled, covered, inside = [], [], torch.zeros(len(y), dtype=torch.float32, device=y.device)
     for real_balls, fake_balls in _memberships(x, y, ours, theirs, chunk):
         covered.append(real_balls.any(1))
         recalled.append(fake_balls.any(1))
-        inside += real_balls.float().sum(0)  # whole numbers: exact up to 2^24
+        inside += real_balls.float().sum(0)  # integers: exact up to 2^24
     crowd = inside.double() / k
     return PRDC(
         precision=float((inside > 0).double().mean()),
@@ -126,7 +125,7 @@ def _memberships(x: Tensor, y: Tensor, ours: Tensor, theirs: Tensor, chunk: int)
     """Chunk by chunk of x, (B, M): whether y lies in the ball of x, and x in the ball of y."""
     left, right = _expanded(x, y)
     slack = _rounding(x, y)
-    room = x.new_empty(min(chunk, len(x)), len(y))  # used again: fresh memory costs as much as the product
+    room = x.new_empty(min(chunk, len(x)), len(y))  # reused: allocating memory costs as much as the product
     for start in range(0, len(x), chunk):
         rows = slice(start, start + chunk)
         squares = torch.mm(left[rows], right.T, out=room[: len(left[rows])])
@@ -152,7 +151,7 @@ def _radii(x: Tensor, k: int, chunk: int) -> Float[Tensor, " n"]:
 
 
 def _expanded(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows whose product is the squared distance."""
+    """Rows whose inner product is the squared distance."""
     ones = x.new_ones
     left = torch.cat([-2 * x, x.square().sum(1, keepdim=True), ones(len(x), 1)], 1)
     right = torch.cat([y, ones(len(y), 1), y.square().sum(1, keepdim=True)], 1)
@@ -160,11 +159,11 @@ def _expanded(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _rounding(x: Tensor, y: Tensor) -> float:
-    """What the product may be off by."""
+    """A bound on the rounding error of the product."""
     longest = max(float(v.square().sum(1).max()) for v in (x, y))
     return 8 * (x.shape[1] + 4) * torch.finfo(x.dtype).eps * longest
 
 
 def _distances(x: Tensor, y: Tensor) -> Tensor:
-    """Without the cancellation of the expanded square."""
+    """Squared distances without the cancellation of the expanded square."""
     return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")

@@ -1,4 +1,4 @@
-"""A share of trials and its interval."""
+"""A proportion and its confidence interval."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Proportion:
-    """A share `value` of `n` trials, with a 95 percent interval [low, high]."""
+    """A proportion `value` of `n` trials, with a 95 percent interval [low, high]."""
 
     value: float
     low: float

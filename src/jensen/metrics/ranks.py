@@ -1,4 +1,4 @@
-"""How often one kind of numbers exceeds another: the area under the curve of a detector."""
+"""The area under the ROC curve: how often numbers of one kind exceed those of another."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from jensen.metrics.proportion import Proportion
 
 @dataclass(frozen=True)
 class AUC:
-    """Probability that a number of one kind exceeds one of the other, ties half.
+    """Probability that a number of one kind exceeds one of the other, ties counting half.
 
     Attributes:
-        value: 1/2 if the two kinds cannot be told apart by these numbers, 1 if all of one lie above all of the other.
-        stderr: DeLong's, over the choice of both; 0 where no two numbers overlap, where `interval` still has a width.
-        p_value: probability of a value at least this large if both kinds have one distribution: Mann and Whitney's
+        value: 1/2 if these numbers do not distinguish the two kinds, 1 if all of one exceed all of the other.
+        stderr: DeLong's, over the choice of both; 0 if the two kinds do not overlap (the interval still has a width).
+        p_value: probability of a value at least this large if both kinds have the same distribution: Mann and Whitney's
             test, one-sided, exact for small samples without ties.
         low, high: 95 percent interval, Newcombe's.
-        n: numbers of both kinds.
+        n: how many numbers there are of both kinds together.
     """
 
     value: float
@@ -42,17 +42,18 @@ class AUC:
 def auc(below: Num[Tensor, "..."], above: Num[Tensor, "..."]) -> AUC:
     r"""$P(b < a) + \frac12 P(b = a)$ for b of `below` and a of `above`.
 
-    With $P_b$ the share of `above` that exceeds a given b and $P_a$ the share of `below` that lies under a given a
-    (ties half), the variance is $\mathrm{var}(P_b)/n + \mathrm{var}(P_a)/m$. The interval solves
-    $|\theta - \hat\theta| = z \sqrt{V(\theta)}$, as Wilson's does, with the variance V of two exponential laws. Of a
-    critic's scores of generated and real examples it is the chance that it finds a real one the more real.
+    With $P_b$ the fraction of `above` that exceeds a given b and $P_a$ the fraction of `below` that is below a given a
+    (ties counting half), the variance is $\mathrm{var}(P_b)/n + \mathrm{var}(P_a)/m$. The interval solves
+    $|\theta - \hat\theta| = z \sqrt{V(\theta)}$, as Wilson's does, with the variance V of two exponential
+    distributions. For a critic's scores of generated and real examples this is the probability that it ranks a real one
+    above a generated one.
 
     Args:
         below: (N,), N at least 2.
         above: (M,), M at least 2.
 
     Raises:
-        ValueError: for what is not one row of at least two numbers, or has nan.
+        ValueError: for anything but one row of at least two numbers, none nan.
 
     Source: Mann & Whitney (1947); DeLong et al. (1988), section 2; Hanley & McNeil (1982), equation 2, and Newcombe
     (2006), method 5, for the interval.
@@ -75,7 +76,7 @@ def auc(below: Num[Tensor, "..."], above: Num[Tensor, "..."]) -> AUC:
 
 
 def _share_below(x: Tensor, others: Tensor) -> Tensor:
-    """Of each x, the share of the others that lie below it, ties half."""
+    """For each x, the fraction of the others that are below it, ties counting half."""
     ordered = others.sort().values
     first, last = (torch.searchsorted(ordered, x, right=right) for right in (False, True))
     return (first + last).double() / (2 * len(others))

@@ -1,4 +1,4 @@
-"""Sharpness: power at high frequencies, beside that of real pictures."""
+"""Sharpness: power at high frequencies, relative to real pictures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Sharpness:
-    """High-frequency power of pictures over that of real ones: 1 is as sharp, below is blurred, above is noisy."""
+    """High-frequency power relative to real pictures: 1 is as sharp, below 1 is blurred, above 1 is noisy."""
 
     value: float
     stderr: float
@@ -22,10 +22,10 @@ def high_frequency_power(pictures: Tensor, cutoff: float = 0.25) -> Float[Tensor
 
     Args:
         pictures: (N, C, H, W).
-        cutoff: cycles a pixel, above 0 and at most 1/2; a quarter is half of what pixels can show.
+        cutoff: cycles per pixel, above 0 and at most 1/2 (the Nyquist frequency).
 
     Raises:
-        ValueError: for what are no pictures of 2 by 2 or more, floating-point and finite, or a cutoff out of range.
+        ValueError: for anything but pictures of at least 2 by 2, floating-point and finite, or a cutoff out of range.
 
     >>> board = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(2, 2)
     >>> float(high_frequency_power(board.view(1, 1, 4, 4), cutoff=0.5))  # one of the 7 such frequencies has all of it
@@ -48,7 +48,7 @@ def high_frequency_power(pictures: Tensor, cutoff: float = 0.25) -> Float[Tensor
 
 
 def sharpness(real: Tensor, fake: Tensor, cutoff: float = 0.25) -> Sharpness:
-    """Ratio of the mean high-frequency power of fake pictures to that of real ones, its error to first order.
+    """Ratio of the mean high-frequency power of fake pictures to that of real ones, with its first-order error.
 
     Args:
         real: (N, C, H, W), N at least 2.
@@ -56,7 +56,7 @@ def sharpness(real: Tensor, fake: Tensor, cutoff: float = 0.25) -> Sharpness:
         cutoff: as in `high_frequency_power`.
 
     Raises:
-        ValueError: as there, for fewer than two pictures, pictures of two sizes, or real ones without such power.
+        ValueError: as there, for fewer than two pictures, pictures of different sizes, or real ones without such power.
 
     >>> x = torch.randn(50, 1, 8, 8)
     >>> round(sharpness(x, x / 2).value, 9)
@@ -64,13 +64,13 @@ def sharpness(real: Tensor, fake: Tensor, cutoff: float = 0.25) -> Sharpness:
     """
     if min(len(real), len(fake)) < 2 or real.shape[1:] != fake.shape[1:]:
         raise ValueError(
-            f"there must be at least two pictures of each, of one size, got shapes {tuple(real.shape)} "
+            f"real and fake must be at least two pictures each, of the same size, got shapes {tuple(real.shape)} "
             f"and {tuple(fake.shape)}"
         )
     p, q = high_frequency_power(real, cutoff), high_frequency_power(fake, cutoff)
-    x = real.double()  # below this is the rounding of a transform of it
+    x = real.double()  # below this it is rounding of the transform
     if not float(p.mean()) > (64 * torch.finfo(x.dtype).eps) ** 2 * float(x.square().mean()) * x[0, 0].numel():
-        raise ValueError(f"real pictures have no power at {cutoff} cycles a pixel and above: nothing to compare with")
+        raise ValueError(f"real pictures must have power at {cutoff} cycles per pixel and above, got none")
     ratio = q.mean() / p.mean()
     variance = q.var() / len(q) + ratio.square() * p.var() / len(p)
     return Sharpness(float(ratio), float(variance.sqrt() / p.mean()))

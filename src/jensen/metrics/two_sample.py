@@ -1,4 +1,4 @@
-"""Classifier two-sample test: whether what is learned from half of each tells the other halves apart."""
+"""Classifier two-sample test: whether a classifier trained on half of each sample separates the other halves."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from jensen.metrics.ranks import AUC, auc
 
 @runtime_checkable
 class Learner(Protocol):
-    """What scikit-learn calls a classifier; rows are ranked by its `decision_function`, else by `predict_proba`."""
+    """A scikit-learn classifier; rows are ranked by its `decision_function`, or else by `predict_proba`."""
 
     def fit(self, x: np.ndarray, labels: np.ndarray) -> Any:
         """Learn labels (n,) of rows (n, d)."""
@@ -28,16 +28,16 @@ class Learner(Protocol):
 
 @dataclass(frozen=True)
 class C2ST:
-    """How well a classifier tells real from fake on rows kept back, half of each.
+    """How well a classifier separates real from fake on held-out rows, half of each.
 
     Attributes:
-        accuracy: share of right answers: 1/2 if the two cannot be told apart, 1 if always.
-        p_value: probability of at least this accuracy between equal distributions.
+        accuracy: 1/2 if the two cannot be distinguished, 1 if always.
+        p_value: probability of at least this accuracy for equal distributions.
         low, high: 95 percent interval of the accuracy of this classifier.
-        n: rows it was tried on, n / 2 of each.
-        auc: probability that it finds a fake row more fake than a real one, ties half, with its standard error, test
-            and interval: it depends on no threshold and sees what the accuracy rounds away. Of a learner that gives
-            labels alone it equals the accuracy.
+        n: number of test rows, n / 2 of each.
+        auc: probability that it scores a fake row as more fake than a real one, ties counting half, with its standard
+            error, test and interval: it needs no threshold and is more sensitive than the accuracy. For a learner that
+            gives only labels it equals the accuracy.
     """
 
     accuracy: float
@@ -53,19 +53,18 @@ class C2ST:
 
 
 def c2st(real: Tensor, fake: Tensor, generator: torch.Generator | None = None, learner: Learner | None = None) -> C2ST:
-    r"""Train a classifier on half of each sample, try it on the other half.
+    r"""Train a classifier on half of each sample, test it on the other half.
 
-    The p-value is $P(B \ge c)$ with B binomial of n and 1/2: between equal distributions the number of right answers
-    varies no more than that, since as many of each kind are tried. Of the larger sample as many are used as there are
-    of the smaller. The area under the curve comes from the same rows and has a p-value of its own: choose one of the
-    two before looking.
+    The p-value is $P(B \ge c)$ with B binomial(n, 1/2): for equal distributions the number of correct answers varies no
+    more than that, since both kinds are equally frequent. The larger sample is reduced to the size of the smaller. The
+    area under the curve comes from the same rows and has its own p-value: choose one of the two in advance.
 
     Args:
         real: (N, d), N at least 20.
         fake: (M, d), M at least 20.
         generator: splits, and seeds the default learner.
         learner: by default scikit-learn's network with one hidden layer of 64, on standardised features, stopped when
-            its error on a tenth of the rows it trains on no longer falls.
+            its error on a tenth of the training rows no longer decreases.
 
     Raises:
         ValueError: for features that are not (N, d) floating-point and finite, fewer than 20 rows, or two widths.
@@ -96,18 +95,18 @@ def c2st(real: Tensor, fake: Tensor, generator: torch.Generator | None = None, l
 
 
 def _scores(learner: Learner, rows: np.ndarray) -> np.ndarray:
-    """Of each row, the larger, the more it is taken for fake."""
+    """A score for each row, larger for rows that look fake."""
     ranked = getattr(learner, "decision_function", getattr(learner, "predict_proba", learner.predict))
     found: np.ndarray = ranked(rows)
     return np.ascontiguousarray(found if found.ndim == 1 else found[:, 1], dtype=np.float64)
 
 
 def _network(seed: int, rows: int) -> Learner:
-    from sklearn.neural_network import MLPClassifier  # seconds to import
+    from sklearn.neural_network import MLPClassifier  # slow to import
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    batch = min(200, max(16, rows // 32))  # of few rows too, enough steps before patience ends
+    batch = min(200, max(16, rows // 32))  # enough steps before patience ends, for few rows too
     network = MLPClassifier(
         (64,),
         alpha=1e-3,

@@ -1,4 +1,4 @@
-"""Hidden units that never act."""
+"""Dead units: hidden units that are never active."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Units:
 
     Attributes:
         layer: its name in the network.
-        never: units that were positive for no input: dead behind a ReLU, only linear behind a LeakyReLU.
-        of: units; of a convolution, channels.
+        never: number of units that were positive for no input: dead for a ReLU, merely linear for a LeakyReLU.
+        of: number of units; of channels, for a convolution.
     """
 
     layer: str
@@ -27,13 +27,13 @@ class Units:
 
 @torch.no_grad()
 def never_positive(network: nn.Module, run: Callable[[], Any]) -> list[Units]:
-    """Units behind each ReLU and LeakyReLU that are positive for no input of `run`, which calls the network.
+    """Units of each ReLU and LeakyReLU that are positive for no input of `run`, which calls the network.
 
-    Of a convolution a unit is a channel, positive if it is so at some place. An activation is listed once for each of
-    its calls, so all inputs belong in one.
+    For a convolution a unit is a channel, positive if it is positive anywhere. An activation is listed once for each
+    call, so pass all inputs in one call.
 
     Args:
-        network: whose modules are watched.
+        network: the network to inspect.
         run: calls it, in evaluation mode, on (N, ...).
 
     Source: Lu et al. (2020), section 1, for units that are dead for all inputs.

@@ -1,4 +1,4 @@
-"""Things you sample."""
+"""Models that can be sampled."""
 
 from jensen.models.autodecoder import AutoDecoder
 from jensen.models.autoencoder import Autoencoder

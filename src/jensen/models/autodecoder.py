@@ -23,11 +23,11 @@ class AutoDecoder(LatentChain):
     Args:
         decoders: L modules that return distributions: $p(x | z_1)$, then $p(z_l | z_{l+1})$ from the data up.
         prior: module whose `forward()` returns $p(z_L)$.
-        steps: of `fit_posterior`, at most.
+        steps: the largest number of steps of `fit_posterior`.
         samples: draws of q in each of its steps.
 
     Raises:
-        ValueError: if parts do not fit, if latents are discrete, or the prior is improper.
+        ValueError: if the parts do not fit together, the latents are discrete, or the prior is improper.
 
     Source: Zadeh et al. (2019), section 3; Hoffman et al. (2013), section 2, for the training.
 
@@ -50,7 +50,7 @@ class AutoDecoder(LatentChain):
         self._try()
 
     def fitted(self, x: Tensor) -> Fitted:
-        """The best q of each datum, one Gaussian a layer, batch (B,), and the nats that are left to win."""
+        """The best q of each datum, one Gaussian per layer, batch (B,), and an estimate of the nats still missing."""
         self._check(x)
         return fit_posterior(self, x, steps=self.steps, samples=self.samples)
 

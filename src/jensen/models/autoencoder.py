@@ -1,4 +1,4 @@
-"""The deterministic autoencoder, which a VAE becomes when its q shrinks to a point under a flat prior."""
+"""The deterministic autoencoder: the limit of a VAE with a flat prior as q shrinks to a point."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from jensen.variational.trace import Trace, log_prob
 
 
 class Autoencoder(nn.Module):
-    r"""$x \mapsto p(x | z = e(x))$: its trace has no latent to pay for, so that its ELBO is $\log p(x | e(x))$.
+    r"""$x \mapsto p(x | z = e(x))$: its trace has no KL terms, so that its ELBO is $\log p(x | e(x))$.
 
-    It is the limit of `noisy(std)`, the VAE with $q = N(e(x), \mathrm{std}^2 I)$ under the flat prior $p(z) = 1$:
-    as std falls to 0, $\mathrm{KL}(q \| p) = -H(q)$ goes to infinity, while the bound less q's entropy converges to
-    $\log p(x | e(x))$: of a Gaussian decoder, a squared error and a constant.
+    It is the limit of `noisy(std)`, the VAE with $q = N(e(x), \mathrm{std}^2 I)$ under the flat prior $p(z) = 1$: as
+    std goes to 0, $\mathrm{KL}(q \| p) = -H(q)$ goes to infinity, while the bound minus q's entropy converges to
+    $\log p(x | e(x))$, for a Gaussian decoder a squared error plus a constant.
 
     Args:
         encoder: module from x (B, *event) to z (B, *event of z).
         decoder: module that returns p(x | z).
-        prior: module whose `forward()` returns the p(z) to draw from; training has no use for it. `FlatPrior` says
-            that there is none.
+        prior: module whose `forward()` returns the p(z) used for sampling; `FlatPrior` if there is none. A learned one
+            is fitted to the codes by `objectives.Reconstruction`.
 
     >>> model = Autoencoder(nn.Linear(5, 2), Conditional(nn.Linear(2, 5), IsotropicGaussian(1.0)), FlatPrior(2))
     >>> x = torch.ones(3, 5)
@@ -37,10 +37,10 @@ class Autoencoder(nn.Module):
         self.encoder, self.decoder, self.prior = encoder, decoder, prior
 
     def trace(self, x: Tensor, *, samples: int = 1, analytic: bool = False, reparameterized: bool = True) -> Trace:
-        r"""K equal rows of $\log p(x | e(x))$: there is nothing to draw.
+        r"""K equal rows of $\log p(x | e(x))$, since z is deterministic.
 
         Raises:
-            ValueError: for samples < 1, or an x of another shape than the decoder's.
+            ValueError: for samples < 1, or an x whose shape is not the decoder's.
         """
         expect_samples(samples)
         return Trace(self.log_px(x, self.encoder(x)).expand(samples, -1), kl=(), log_q=(), analytic=(), pathwise=())
@@ -49,7 +49,7 @@ class Autoencoder(nn.Module):
         """Log p(x | z) in nats, (B,).
 
         Raises:
-            ValueError: for an x of another shape than the decoder's.
+            ValueError: for an x whose shape is not the decoder's.
         """
         law = self.decoder(z)
         expect_rows(x, tuple(law.event_shape))
@@ -84,15 +84,15 @@ class Autoencoder(nn.Module):
         return self.decode(self.codes(x))
 
     def sample(self, n: int, *, cond: Tensor | None = None, generator: Rng = None) -> Tensor:
-        """N draws of x, (n, *event), with z from the prior.
+        """Draw n samples x, (n, *event), with z from the prior.
 
         Raises:
-            ValueError: if the prior is improper; for n < 1, a condition, or generators that are not n.
+            ValueError: if the prior is improper; for n < 1, a condition, or a number of generators other than n.
         """
         return draw_rows(self, lambda rows: self.decoder(self.prior().sample((rows,))), n, cond, generator)
 
     def noisy(self, std: float) -> VAE:
-        """The VAE of which this is the limit as `std` falls to 0; it shares encoder and decoder."""
+        """The VAE whose limit for `std` to 0 this is; it shares encoder and decoder."""
         event = tuple(self.prior().event_shape)
         family = IsotropicGaussian(std, event_dims=len(event))
         return VAE(Conditional(self.encoder, family), self.decoder, FlatPrior(event))

@@ -1,4 +1,4 @@
-"""Rows in chunks of one fixed size: how many others were asked for never changes the last bits of a row."""
+"""Rows in chunks of a fixed size, so that the last bits of a row never depend on the number of rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two translators between two kinds of pictures, there and back."""
+"""Two translators between two kinds of pictures, one for each direction."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ SIDES = ("a", "b")
 
 
 class CycleGAN(nn.Module):
-    r"""$G: A \to B$ and $F: B \to A$: the product of cycle-consistent training, and of its paired form.
+    r"""$G: A \to B$ and $F: B \to A$: the model of cycle-consistent and of paired training.
 
     Args:
         a_to_b: module from pictures of side a (B, *event of a) to pictures of side b (B, *event of b).
-        b_to_a: the other way.
+        b_to_a: the opposite direction.
 
     Source: Zhu et al. (2017), section 3.
 
@@ -29,7 +29,7 @@ class CycleGAN(nn.Module):
         self.a_to_b, self.b_to_a = a_to_b, b_to_a
 
     def translate(self, x: Tensor, to: str = "b") -> Tensor:
-        """Pictures of the other side as pictures of the side `to`, in evaluation mode.
+        """Translate pictures of the other side to the side `to`, in evaluation mode.
 
         Args:
             x: (B, *event).
@@ -45,7 +45,7 @@ class CycleGAN(nn.Module):
         return made
 
     def round_trip(self, x: Tensor, via: str = "b") -> Tensor:
-        """There and back: F(G(x)) for x of side a, via "b"; G(F(x)) for x of side b, via "a".
+        """Round trip: F(G(x)) for x of side a, via "b"; G(F(x)) for x of side b, via "a".
 
         Raises:
             ValueError: for another side.

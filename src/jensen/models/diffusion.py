@@ -1,4 +1,4 @@
-"""A diffusion model: a denoiser and the scale of its data; how it is sampled, encodes, and what it holds likely."""
+"""A diffusion model: a denoiser and the scale of its data, with sampling, encoding and likelihoods."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from jensen.diffusion.likelihood import check_rows
 from jensen.diffusion.samplers.base import levels, rows_at
 from jensen.models.chunks import Chunk, chunks
 
-OWN = ("eta", "variance")  # settings that some samplers alone have
+OWN = ("eta", "variance")  # settings that only some samplers have
 
 
 @dataclass(frozen=True)
@@ -44,19 +44,19 @@ class Sampling:
 
     Attributes:
         sampler: a step, or its name in `jensen.diffusion.SAMPLERS`: "ancestral", "ddim", "dpm++", ...
-        steps: evaluations of the (guided) denoiser, for all samplers but heun (two each) and predictor-corrector;
-            guidance doubles the batch of each.
+        steps: number of sampling steps, each one evaluation of the denoiser (two for heun and predictor-corrector);
+            guidance doubles the batch of each evaluation.
         guidance: w of classifier-free guidance; 1 is off.
         clip: keep the predicted x in [-1, 1].
-        shift: times are t' = shift t / (1 + (shift - 1) t) of a uniform grid; above 1 it spends more
-            steps where noise is high, which is where a picture's layout is decided.
+        shift: times are t' = shift t / (1 + (shift - 1) t) of a uniform grid; above 1, more steps are at high noise,
+            where the layout of a picture is decided.
         start: the first time; below 1 for a network that predicts eps on a schedule with alpha = 0 at t = 1.
         end: the last time, below start; above 0 to encode with a network that predicts x, which has no eps at t = 0.
-        denoise: take the noise that is left at `end` away: the last z gives its denoised mean, for one more evaluation;
-            nothing changes where sigma is 0 there.
+        denoise: remove the noise that is left at `end`: z is replaced by its denoised mean, for one more evaluation; no
+            effect if sigma is 0 there.
         precision: "bfloat16" for autocast, or "float32".
-        chunk: rows that go through the network together; fixed, so that a row's last bits never
-            depend on how many others were asked for.
+        chunk: rows that go through the network together; fixed, so that the last bits of a row never depend on the
+            number of samples.
         eta: of "ddim": 0 is deterministic, 1 is ancestral sampling with the posterior's variance. None: the sampler's
             own.
         variance: of "ancestral": "posterior", "forward", or "learned" with a denoiser that learns variances. None: the
@@ -97,10 +97,10 @@ class Sampling:
 
     @property
     def step(self) -> Sampler:
-        """The sampler with `eta` and `variance`, where they are given.
+        """The sampler, with `eta` and `variance` if they are given.
 
         Raises:
-            ValueError: for one that the sampler does not have, or that is out of range.
+            ValueError: for a setting that the sampler does not have, or that is out of range.
         """
         step = SAMPLERS[self.sampler] if isinstance(self.sampler, str) else self.sampler
         own = {name: value for name in OWN if (value := getattr(self, name)) is not None}
@@ -111,7 +111,7 @@ class Sampling:
         return replace(cast(Any, step), **own) if own else step
 
     def changed(self, **changes: Any) -> Sampling:
-        """These settings with changes; another sampler has its own `eta` and `variance` unless they are given.
+        """These settings with changes; a new sampler resets `eta` and `variance` unless they are given.
 
         >>> half = Sampling("ddim", eta=0.5)
         >>> half.changed(steps=8).eta, half.changed(sampler="dpm++").eta
@@ -127,10 +127,10 @@ def _has(sampler: Sampler, name: str) -> bool:
 
 
 class Diffusion(nn.Module):
-    """Draws x by carrying noise back to data.
+    """Draws x by transforming noise into data.
 
-    The denoiser works on (x - centre) / scale, which has zero mean and unit variance over the data;
-    `sample` gives x, and likelihoods are those of x.
+    The denoiser works on (x - centre) / scale, which has zero mean and unit variance over the data; `sample` returns x,
+    and likelihoods are those of x.
 
     Args:
         denoiser: of standardised data.
@@ -148,7 +148,7 @@ class Diffusion(nn.Module):
         self.register_buffer("scale", torch.ones(()))
 
     def standardize(self, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
-        """Data as the denoiser sees it."""
+        """Data on the scale of the denoiser."""
         return (x - self.centre) / self.scale
 
     def restore(self, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
@@ -156,13 +156,13 @@ class Diffusion(nn.Module):
         return x * self.scale + self.centre
 
     def times(self, settings: Sampling) -> Float[Tensor, " steps_and_one"]:
-        """Decreasing times from `start` to `end`, uniform but for the shift."""
+        """Decreasing times from `start` to `end`, uniform except for the shift."""
         uniform = time_grid("uniform", settings.steps, self.denoiser.schedule)
         shifted = settings.shift * uniform / (1 + (settings.shift - 1) * uniform)
         return settings.end + (settings.start - settings.end) * shifted
 
     def _rows(self, x: Tensor) -> Tensor:
-        """X itself, if it is finite rows of the model's shape."""
+        """Returns x if its rows are finite and have the model's shape."""
         if tuple(x.shape[1:]) != self.shape:
             raise ValueError(f"rows must have the shape {self.shape}, got {tuple(x.shape[1:])}")
         wrong = int((~torch.isfinite(x)).flatten(1).any(1).sum())
@@ -171,7 +171,7 @@ class Diffusion(nn.Module):
         return x
 
     def guided(self, settings: Sampling) -> Denoiser:
-        """The denoiser as the sampler sees it: guided, then clipped."""
+        """The denoiser that the sampler calls: guided, then clipped."""
         denoiser = self.denoiser
         if settings.guidance != 1:
             denoiser = Guided(denoiser, settings.guidance)
@@ -195,14 +195,14 @@ class Diffusion(nn.Module):
 
         Args:
             n: at least 1.
-            cond: (n, ...) conditions, or None to draw without.
+            cond: (n, ...) conditions, or None to sample without.
             generator: None, one, or n of them, one per row: then a row is a function of its generator alone.
             on_step: called with (steps done, x so far (n or fewer, ...)) in each chunk.
             on_chunk: called with the number of rows just finished.
             changes: to the default `Sampling`: steps=8, guidance=2.0, ...
 
         Returns:
-            (n, *shape), of the scale of the data.
+            (n, *shape), on the scale of the data.
 
         Raises:
             ValueError: for n < 1, conditions that are not n, or a setting out of its range.
@@ -222,10 +222,10 @@ class Diffusion(nn.Module):
     def encode(
         self, x: Float[Tensor, "n ..."], *, cond: Tensor | None = None, **changes: Any
     ) -> Float[Tensor, "n ..."]:
-        """The latents that x comes from: the way of a deterministic sampler backwards, from `end` to `start`.
+        """The latents of x: a deterministic sampler run backwards, from `end` to `start`.
 
         Args:
-            x: (n, *shape), of the scale of the data.
+            x: (n, *shape), on the scale of the data.
             cond: (n, ...) or None.
             changes: to the default `Sampling`: sampler="ddim", steps=64, ...
 
@@ -243,7 +243,7 @@ class Diffusion(nn.Module):
     def decode(
         self, z: Float[Tensor, "n ..."], *, cond: Tensor | None = None, **changes: Any
     ) -> Float[Tensor, "n ..."]:
-        """What a deterministic sampler makes of latents z, (n, *shape): the inverse of `encode`, but for the steps.
+        """Samples from latents z, (n, *shape), by a deterministic sampler: inverts `encode` up to discretisation.
 
         Raises:
             ValueError: for a sampler that draws noise, conditions that are not n, or a setting out of its range.
@@ -262,16 +262,16 @@ class Diffusion(nn.Module):
         cond: Tensor | None = None,
         **changes: Any,
     ) -> Float[Tensor, "n ..."]:
-        """Samples of n latents on the sphere's way from one to another, both ends among them.
+        """Samples from n latents along the spherical path from one to another, including both ends.
 
         Args:
-            first, second: a latent each, of the shape of one x (from `encode`), or a generator that draws it.
+            first, second: a latent with the shape of one x (from `encode`), or a generator that draws it.
             n: at least 2.
-            cond: one condition, (1, ...), for the whole way: conditions are not interpolated; or None.
+            cond: one condition, (1, ...), for the whole path, or None: conditions are not interpolated.
             changes: to the default `Sampling`, which must be deterministic.
 
         Returns:
-            (n, *shape), of the scale of the data.
+            (n, *shape), on the scale of the data.
 
         Raises:
             ValueError: for n < 2, several conditions, latents of another shape, or a sampler that draws noise.
@@ -281,7 +281,7 @@ class Diffusion(nn.Module):
         if n < 2:
             raise ValueError(f"n must be at least 2, got {n}")
         if cond is not None and len(cond) != 1:
-            raise ValueError(f"conditions are not interpolated: give one, (1, ...), got {len(cond)}")
+            raise ValueError(f"conditions must be one, (1, ...), since they are not interpolated, got {len(cond)}")
         settings = self.deterministic(**changes)
         a, b = (self._latent(end, settings) for end in (first, second))
         way = slerp(a, b, torch.linspace(0, 1, n, device=a.device))
@@ -295,7 +295,7 @@ class Diffusion(nn.Module):
         return end.to(self.centre)
 
     def deterministic(self, **changes: Any) -> Sampling:
-        """The default `Sampling` with these changes; a ValueError for one that draws noise, and so cannot encode."""
+        """The default `Sampling` with changes; a ValueError for a sampler that draws noise, which cannot encode."""
         settings = self.sampling.changed(**changes)
         if not getattr(settings.step, "deterministic", True):
             able = ", ".join(name for name, step in SAMPLERS.items() if getattr(step, "deterministic", True))
@@ -319,10 +319,10 @@ class Diffusion(nn.Module):
         cond: Tensor | None = None,
         generator: Rng = None,
     ) -> Bound:
-        """`jensen.diffusion.bound` of data on its own scale: standardising is counted in the reconstruction's term.
+        """`jensen.diffusion.bound` for data on its original scale; standardising adds a term to the reconstruction.
 
         Args:
-            x: (B, *shape), of the scale of the data.
+            x: (B, *shape), on the scale of the data.
             steps, strata, samples, span, cond, generator: as of `jensen.diffusion.bound`.
             reconstruction: with bins of the data's own values, if any.
         """
@@ -355,7 +355,7 @@ class Diffusion(nn.Module):
         cond: Tensor | None = None,
         generator: Rng = None,
     ) -> FlowLikelihood:
-        """`jensen.diffusion.ode_log_likelihood` of data on its own scale: standardising is counted in `scale`."""
+        """`jensen.diffusion.ode_log_likelihood` for data on its original scale; `scale` includes the term for it."""
         check_rows(self._rows(x), cond)
         found = ode_log_likelihood(
             self.denoiser,
@@ -377,7 +377,7 @@ class Diffusion(nn.Module):
         return self.bound(x, cond=cond, generator=generator).likelihood
 
     def standardized(self, reconstruction: Reconstruction) -> Reconstruction:
-        """The reconstruction as the denoiser sees it: its bins, if any, standardised as the data are."""
+        """The reconstruction on the scale of the denoiser: its bins, if any, are standardised like the data."""
         bins = reconstruction.bins
         if bins is None:
             return reconstruction
@@ -385,7 +385,7 @@ class Diffusion(nn.Module):
         return replace(reconstruction, bins=replace(bins, low=low, high=high))
 
     def log_scale(self) -> Float[Tensor, ""]:
-        """The logarithm of what standardising divides volumes by: a density's price for it, in nats."""
+        """The log of the factor by which standardising shrinks volumes, in nats: the change of a log density."""
         return self.scale.log().expand(self.shape).sum()
 
     # the loop over chunks ----------------------------------------------------------------
@@ -410,7 +410,7 @@ class Diffusion(nn.Module):
         on_step: Callable[[int, Tensor], None] | None = None,
         on_chunk: Callable[[int], None] | None = None,
     ) -> Tensor:
-        """Carry n rows along `times`, a full chunk at a time; `latents` gives a chunk's at the first time."""
+        """Integrate n rows along `times`, chunk by chunk; `latents` gives z of a chunk at the first time."""
         with evaluating(self):
             made = []
             for chunk in chunks(n, settings.chunk, cond=cond, generator=generator):
@@ -445,12 +445,12 @@ class Diffusion(nn.Module):
 def round_trip(
     model: Diffusion, x: Float[Tensor, "b ..."], steps: Sequence[int], *, cond: Tensor | None = None, **changes: Any
 ) -> Float[Tensor, "k b"]:
-    """How far x comes back from where it was after encoding and decoding: root mean square error a pixel.
+    """Round-trip error: the root mean square error per pixel of x after encoding and decoding.
 
     Args:
-        model: with a deterministic sampler, by default or among the changes.
-        x: (B, *shape), of the scale of the data.
-        steps: K numbers of steps, each way.
+        model: with a deterministic sampler, by default or in the changes.
+        x: (B, *shape), on the scale of the data.
+        steps: K numbers of steps, in each direction.
         cond: (B, ...) or None.
         changes: to the model's `Sampling`.
 

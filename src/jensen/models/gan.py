@@ -18,10 +18,10 @@ CHUNK = 256
 
 
 class GAN(nn.Module):
-    r"""$x = G(z)$, $z \sim N(0, I)$. The critic is the objective's: it is no part of what is sampled.
+    r"""$x = G(z)$, $z \sim N(0, I)$. The critic belongs to the objective, not to the model.
 
-    A batch's size changes the last bits of a matrix product, so `decode` runs rows in padded chunks of one size:
-    a row is then a function of its noise alone.
+    The batch size changes the last bits of a matrix product, so `decode` processes rows in padded chunks of a fixed
+    size: each row is then a function of its noise alone.
 
     Args:
         network: G, from (B, *shape) to (B, *event).
@@ -50,7 +50,7 @@ class GAN(nn.Module):
         self.shape = tuple(int(k) for k in axes)
 
     def forward(self, z: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """G(z), with its gradient: what an objective calls."""
+        """G(z), with gradients, for objectives."""
         x: Tensor = self.network(z)
         return x
 
@@ -76,7 +76,7 @@ class GAN(nn.Module):
         """G(z) in evaluation mode, without a gradient.
 
         Raises:
-            ValueError: unless z is rows of the shape.
+            ValueError: unless the rows of z have the model's shape.
         """
         if not len(z) or tuple(z.shape[1:]) != self.shape:
             raise ValueError(f"z must be rows of shape {self.shape}, got shape {tuple(z.shape)}")
@@ -89,7 +89,7 @@ class GAN(nn.Module):
 
         Args:
             n: at least 1.
-            cond: None; there is nothing to condition on.
+            cond: None: there are no conditions.
             generator: None, one, or n of them, one per row: then a row is a function of its generator alone.
 
         Raises:
@@ -100,7 +100,7 @@ class GAN(nn.Module):
         return self.decode(self.latent(n, generator))
 
     def interpolate(self, first: torch.Generator, second: torch.Generator, n: int) -> Float[Tensor, "n ..."]:
-        """G along the great circle from the z of one generator to that of another, n rows, both ends among them.
+        """G along the great circle from the z of one generator to that of another: n rows, including both ends.
 
         Raises:
             ValueError: for n < 2.

@@ -1,4 +1,4 @@
-"""Chains of latent variables: what they have in common, and two ways to infer them."""
+"""Hierarchical latent variable models, inferred bottom-up or top-down."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from jensen.variational.trace import Layer, Trace, log_prob
 
 
 class LatentChain(nn.Module, ABC):
-    r"""$p(x, z) = p(x | z_1)\, p(z_1 | z_2) \cdots p(z_{L-1} | z_L)\, p(z_L)$, with a q(z | x) that subclasses give.
+    r"""$p(x, z) = p(x | z_1)\, p(z_1 | z_2) \cdots p(z_{L-1} | z_L)\, p(z_L)$; subclasses define q(z | x).
 
-    It is tried on one row when it is made, so that parts that do not fit are refused there.
+    The constructor runs the parts on one row, and raises if they do not fit together.
 
     Args:
         decoders: L modules that return distributions: $p(x | z_1)$, then $p(z_l | z_{l+1})$ from the data up.
@@ -32,7 +32,7 @@ class LatentChain(nn.Module, ABC):
     Attributes:
         event: shape of one x.
         events: shape of one $z_l$, for each layer.
-        measure: whether $p(x | z_1)$ is a mass or a density, as its family says.
+        measure: whether $p(x | z_1)$ is a mass or a density.
     """
 
     event: tuple[int, ...]
@@ -45,14 +45,14 @@ class LatentChain(nn.Module, ABC):
 
     @abstractmethod
     def infer(self, x: Tensor, *, samples: int = 1, reparameterized: bool = True) -> tuple[Layer, ...]:
-        """K draws of every layer for each row of x (B, *event)."""
+        """Draw all layers K times for each row of x (B, *event)."""
 
     @abstractmethod
     def encoding(self) -> list[nn.Parameter]:
-        """The parameters of q alone.
+        """The parameters of q.
 
         Raises:
-            ValueError: if q shares some with p.
+            ValueError: if q shares parameters with p.
         """
 
     def trace(
@@ -64,14 +64,14 @@ class LatentChain(nn.Module, ABC):
         reparameterized: bool = True,
         q: Posterior | None = None,
     ) -> Trace:
-        """K draws for each row of x, as `jensen.variational.Trace`.
+        """Draw the latents K times for each row of x, as a `jensen.variational.Trace`.
 
         Args:
             x: (B, *event).
             samples: K, at least 1.
-            analytic: take a layer's divergence in closed form where it is one and torch knows it.
+            analytic: compute a layer's KL in closed form where it is a KL divergence and torch implements it.
             reparameterized: let draws carry a gradient where the family can; False leaves them to the score function.
-            q: one distribution a layer, batch (B,), independent of each other, in place of the model's own q(z | x).
+            q: one distribution per layer, batch (B,), independent of each other, in place of the model's own q(z | x).
 
         Raises:
             ValueError: for an x of another shape, data outside the decoder's range, samples < 1, or a q that does not
@@ -93,7 +93,7 @@ class LatentChain(nn.Module, ABC):
         )
 
     def layers(self, q: Posterior, rows: int, samples: int, reparameterized: bool) -> tuple[Layer, ...]:
-        """K draws of a q whose layers are independent given x: every term is a KL given the layer above."""
+        """Draw K times from a q with independent layers, for which every term is a KL given the layer above."""
         check_posterior(q, self.events, rows)
         z = [_draw(law, (samples,), reparameterized) for law in q]
         priors = [self.law(layer, above) for layer, above in enumerate((*z[1:], None), start=1)]
@@ -105,11 +105,11 @@ class LatentChain(nn.Module, ABC):
         return law
 
     def prior_sample(self, shape: tuple[int, ...], given: tuple[Tensor, ...] = ()) -> tuple[Tensor, ...]:
-        """Draws of p(z), one tensor a layer, the one next to x first.
+        """Draws from p(z), one tensor per layer, the layer next to x first.
 
         Args:
             shape: of the draws, before each layer's event.
-            given: draws of the topmost layers, which are kept.
+            given: draws of the top layers, which are kept.
         """
         z = list(given)
         for layer in range(len(self.decoders) - len(given), 0, -1):
@@ -117,7 +117,7 @@ class LatentChain(nn.Module, ABC):
         return tuple(z)
 
     def log_prior(self, z: tuple[Tensor, ...]) -> Tensor:
-        """Log p(z) in nats, of the shape of the draws."""
+        """Log p(z) in nats, with the shape of the draws."""
         laws = [self.law(layer, above) for layer, above in enumerate((*z[1:], None), start=1)]
         return torch.stack([log_prob(law, value) for law, value in zip(laws, z, strict=True)]).sum(0)
 
@@ -167,15 +167,15 @@ class LatentChain(nn.Module, ABC):
         return self.from_codes(between(self.prior(), first, second, n))
 
     def sample(self, n: int, *, cond: Tensor | None = None, generator: Rng = None) -> Tensor:
-        """N draws of x, (n, *event), in evaluation mode.
+        """Draw n samples x, (n, *event), in evaluation mode.
 
         Args:
             n: at least 1.
-            cond: None; there is nothing to condition on.
-            generator: None, one, or n of them, one a row.
+            cond: must be None.
+            generator: None, one, or n of them, one per row.
 
         Raises:
-            ValueError: for n < 1, a condition, an improper prior, or generators that are not n.
+            ValueError: for n < 1, a condition, an improper prior, or a number of generators other than n.
         """
         return draw_rows(self, lambda rows: self.decoders[0](self.prior_sample((rows,))[0]), n, cond, generator)
 
@@ -188,10 +188,10 @@ class LatentChain(nn.Module, ABC):
         proposal: str = "encoder",
         generator: torch.Generator | None = None,
     ) -> Estimate:
-        """Importance-sampled log p(x) with its standard error: `jensen.variational.log_likelihood`.
+        """Log p(x) by importance sampling, with standard errors: `jensen.variational.log_likelihood`.
 
         Raises:
-            ValueError: for a condition, samples < 1, an unknown proposal, an x of another shape or out of range.
+            ValueError: for a condition, samples < 1, an unknown proposal, or an x of another shape or out of range.
         """
         _refuse_condition(cond)
         self._check(x, samples)
@@ -203,7 +203,7 @@ class LatentChain(nn.Module, ABC):
 
     @torch.no_grad()
     def _try(self) -> None:
-        """Run every part on one row, and remember the shapes."""
+        """Run every part on one row, and store the shapes."""
         like = next(chain(self.parameters(), self.buffers()), torch.zeros(()))
         with evaluating(self), drawing(torch.Generator(like.device).manual_seed(0)):
             events = [tuple(self.prior().event_shape)]
@@ -218,21 +218,21 @@ class LatentChain(nn.Module, ABC):
 
     @abstractmethod
     def _try_q(self, x: Tensor) -> None:
-        """Refuse a q that does not fit; x is one row."""
+        """Raise if q does not fit; x is one row."""
 
     def _expect(self, layer: int, law: Distribution) -> None:
         if tuple(law.event_shape) != self.events[layer]:
             raise ValueError(
-                f"layer {layer + 1} has latents of shape {self.events[layer]} in the decoder or prior, "
-                f"and {tuple(law.event_shape)} in the encoder"
+                f"layer {layer + 1} must have the same latents everywhere, got shape {self.events[layer]} in the "
+                f"decoder or prior and {tuple(law.event_shape)} in the encoder"
             )
 
 
 class HVAE(LatentChain):
-    r"""A hierarchy inferred from the bottom up: $q(z | x) = q(z_1 | x)\, q(z_2 | z_1) \cdots q(z_L | z_{L-1})$.
+    r"""A hierarchy with bottom-up inference: $q(z | x) = q(z_1 | x)\, q(z_2 | z_1) \cdots q(z_L | z_{L-1})$.
 
-    Only the top layer's term is a KL: the others, $E_q \log q(z_l | z_{l-1}) / p(z_l | z_{l+1})$, hang on a
-    $z_{l+1}$ that is drawn from $z_l$, and may be negative.
+    Only the top layer's term is a KL divergence. The others, $E_q \log q(z_l | z_{l-1}) / p(z_l | z_{l+1})$, depend on
+    a $z_{l+1}$ that is drawn given $z_l$, and may be negative.
 
     Args:
         encoders: L modules that return distributions: $q(z_1 | x)$, then $q(z_{l+1} | z_l)$.
@@ -240,7 +240,7 @@ class HVAE(LatentChain):
         prior: module whose `forward()` returns $p(z_L)$.
 
     Raises:
-        ValueError: if there are not L of both, or parts do not fit.
+        ValueError: if there are not L of both, or the parts do not fit together.
 
     Source: Burda et al. (2016), section 2.
 
@@ -256,7 +256,9 @@ class HVAE(LatentChain):
     def __init__(self, encoders: Sequence[nn.Module], decoders: Sequence[nn.Module], prior: nn.Module):
         super().__init__(decoders, prior)
         if not len(encoders) == len(decoders) > 0:
-            raise ValueError(f"there must be an encoder for each decoder, got {len(encoders)} and {len(decoders)}")
+            raise ValueError(
+                f"encoders and decoders must be as many, at least one, got {len(encoders)} and {len(decoders)}"
+            )
         self.encoders = nn.ModuleList(encoders)
         self._try()
 
@@ -288,23 +290,23 @@ class HVAE(LatentChain):
 
 
 class LadderVAE(LatentChain):
-    r"""A hierarchy inferred from the top down, along the same path that generates.
+    r"""A hierarchy with top-down inference, which uses the generative path.
 
-    A deterministic pass up, $h_l = \mathrm{up}_l(h_{l-1})$ with $h_0 = x$, reads a Gaussian
-    $\hat q_l = N(\hat\mu_l, \hat\sigma_l^2)$ from every level; the pass down multiplies it with the prior:
+    A deterministic pass up, $h_l = \mathrm{up}_l(h_{l-1})$ with $h_0 = x$, gives a Gaussian
+    $\hat q_l = N(\hat\mu_l, \hat\sigma_l^2)$ at every level; the pass down multiplies it with the prior:
     $q(z_l | z_{l+1}, x) \propto \hat q_l(z_l)\, p(z_l | z_{l+1})$ and $q(z_L | x) = \hat q_L$. Every term is a KL given
-    the layers above. In a linear-Gaussian chain the true posterior is of this form if the coordinates of each layer are
-    independent given x and the layer above: with one latent a layer, or x of variance $\Sigma$ and columns W for which
-    $W^\top \Sigma^{-1} W$ is diagonal, layer after layer. If they are correlated no ladder is exact.
+    the layers above. In a linear-Gaussian chain the true posterior has this form if the coordinates of each layer are
+    independent given x and the layer above: with one latent per layer, or if $W^\top \Sigma^{-1} W$ is diagonal for the
+    weights W and noise $\Sigma$ of every layer. With correlated coordinates no ladder is exact.
 
     Args:
         ups: L modules, tensor to tensor.
-        heads: L modules that return Gaussians of independent coordinates: $\hat q_l$ given $h_l$.
-        decoders: L modules: $p(x | z_1)$, then Gaussians $p(z_l | z_{l+1})$.
+        heads: L modules that return diagonal Gaussians: $\hat q_l$ given $h_l$.
+        decoders: L modules: $p(x | z_1)$, then diagonal Gaussians $p(z_l | z_{l+1})$.
         prior: module whose `forward()` returns $p(z_L)$.
 
     Raises:
-        ValueError: if there are not L of each, parts do not fit, or a factor is no diagonal Gaussian.
+        ValueError: if there are not L of each, the parts do not fit, or a factor is not a diagonal Gaussian.
 
     Source: Sonderby et al. (2016), equations 8 to 17.
 
@@ -329,7 +331,7 @@ class LadderVAE(LatentChain):
         self._try()
 
     def _read(self, x: Tensor) -> list[Distribution]:
-        """The Gaussian of every level, from the data up."""
+        """The Gaussians of all levels, from the data up."""
         read, h = [], x
         for up, head in zip(self.ups, self.heads, strict=True):
             h = up(h)
@@ -354,7 +356,7 @@ class LadderVAE(LatentChain):
     def encoding(self) -> list[nn.Parameter]:
         if len(self.decoders) > 1:
             raise ValueError(
-                "a ladder's q shares the parameters of the pass down with p: it has none of its own to move"
+                "the q of a ladder shares the parameters of the pass down with p: choose another gradient than dreg"
             )
         return _alone(self, nn.ModuleList([self.ups, self.heads]))
 
@@ -376,13 +378,13 @@ class LadderVAE(LatentChain):
 def draw_rows(
     model: nn.Module, law: Callable[[int], Distribution], n: int, cond: Tensor | None, generator: Rng
 ) -> Tensor:
-    """N draws of a model in evaluation mode: one of each of n rows of p(x | z), z drawn inside `law`."""
+    """Draw n samples in evaluation mode; `law` maps n to the distribution p(x | z) of n draws z."""
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
     _refuse_condition(cond)
     if isinstance(generator, Sequence):
         if len(generator) != n:
-            raise ValueError(f"generators must be {n}, one a row, got {len(generator)}")
+            raise ValueError(f"generators must be {n}, one per row, got {len(generator)}")
         return torch.cat([draw_rows(model, law, 1, None, one) for one in generator])
     with evaluating(model), drawing(generator):
         x: Tensor = law(n).sample()
@@ -407,7 +409,7 @@ def between(prior: Distribution, first: torch.Generator, second: torch.Generator
 
 
 def expect_rows(x: Tensor, event: tuple[int, ...]) -> None:
-    """Refuse an x that is not rows of the event."""
+    """Raise unless x consists of rows with the event's shape."""
     if x.ndim == 0 or tuple(x.shape[1:]) != event:
         raise ValueError(f"x must be rows of shape {event}, got shape {tuple(x.shape)}")
 
@@ -419,7 +421,7 @@ def expect_samples(samples: int) -> None:
 
 def _refuse_condition(cond: Tensor | None) -> None:
     if cond is not None:
-        raise ValueError("this model has no condition: leave cond away")
+        raise ValueError("cond must be None for a model without conditions")
 
 
 def _draw(law: Distribution, shape: tuple[int, ...], reparameterized: bool) -> Tensor:
@@ -428,7 +430,7 @@ def _draw(law: Distribution, shape: tuple[int, ...], reparameterized: bool) -> T
 
 
 def _hold(encoder: nn.Module, below: Tensor, law: Distribution, reparameterized: bool) -> Distribution:
-    """The law given a `below` without a gradient; itself where there is none, or where only the score moves it."""
+    """The law given a detached `below`; unchanged if `below` has no gradient or only the score function trains it."""
     if not (below.requires_grad and reparameterized and law.has_rsample):
         return law
     held: Distribution = encoder(below.detach())
@@ -444,11 +446,11 @@ def _product(a: Distribution, b: Distribution) -> Distribution:
 
 def _need_gaussian(law: Distribution) -> None:
     if not (isinstance(law, Independent) and isinstance(law.base_dist, Normal)):
-        raise ValueError(f"a ladder's factors must be diagonal Gaussians, got {type(law).__name__}")
+        raise ValueError(f"factors of a ladder must be diagonal Gaussians, got {type(law).__name__}")
 
 
 def _fitting(name: str, part: nn.Module, given: Tensor, axes: int) -> Distribution:
-    """The part's law on one row, which has so many batch axes."""
+    """The part's distribution on one row, given with this number of batch axes."""
     event = tuple(given.shape[axes:])
     try:
         law: Distribution = part(given)
@@ -457,7 +459,7 @@ def _fitting(name: str, part: nn.Module, given: Tensor, axes: int) -> Distributi
     if tuple(law.batch_shape) != (1,) * axes:
         raise ValueError(
             f"the {name} must return one event for each of {(1,) * axes} rows, got batch {tuple(law.batch_shape)} "
-            f"and event {tuple(law.event_shape)}: its family says which axes are the event"
+            f"and event {tuple(law.event_shape)}: its family determines which axes are the event"
         )
     return law
 
@@ -467,5 +469,5 @@ def _alone(model: LatentChain, encoders: nn.Module) -> list[nn.Parameter]:
     shared = {*model.decoders.parameters(), *model.prior.parameters()} & set(parameters)
     if shared:
         name = next(name for name, p in model.named_parameters() if p in shared)
-        raise ValueError(f"q shares {name} with p: it is not q's own to move")
+        raise ValueError(f"q and p must not share parameters, got {name} in both")
     return parameters

@@ -95,7 +95,7 @@ class KernelDensityModel(nn.Module):
 
     @torch.no_grad()
     def fit(self, points: Float[Tensor, "m ..."], bandwidth: float | str = "silverman") -> None:
-        """Take other points, of the same number and shape, and the bandwidth that belongs to them.
+        """Replace the points, by as many of the same shape, and set the bandwidth.
 
         Raises:
             ValueError: for points of another shape, and as the constructor.
@@ -105,13 +105,13 @@ class KernelDensityModel(nn.Module):
         if isinstance(bandwidth, str) and bandwidth not in BANDWIDTHS:
             raise ValueError(f"bandwidth must be a number or one of {', '.join(BANDWIDTHS)}, got {bandwidth!r}")
         h = BANDWIDTHS[bandwidth](points) if isinstance(bandwidth, str) else bandwidth
-        KernelDensity(points, h)  # refuses what is no density
+        KernelDensity(points, h)  # refuses invalid points or bandwidth
         self.points.copy_(points)
         self.log_bandwidth.fill_(math.log(h))
 
     @property
     def density(self) -> KernelDensity:
-        """The density as it is now, with `log_prob` and `score`."""
+        """The current density, with `log_prob` and `score`."""
         return KernelDensity(self.points, math.exp(self.log_bandwidth.item()))
 
     def score(self, x: Num[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:

@@ -25,9 +25,8 @@ LANGEVIN = "langevin"
 class NoiseConditional(nn.Module):
     r"""A network as the score of noised data, $s(x, \sigma) = -F(x / \sqrt{1 + \sigma^2}, c)\, /\, \sigma$.
 
-    For data of unit variance the network's input has unit variance, and so has what it is asked for, the noise, at
-    every level; $c \in [0, 1]$ is the level's place on the ladder, $\log(\sigma/\sigma_{min}) /
-    \log(\sigma_{max}/\sigma_{min})$.
+    For data of unit variance the network's input and its target, the noise, have unit variance at every level;
+    $c \in [0, 1]$ is the level's place on the ladder, $\log(\sigma/\sigma_{min}) / \log(\sigma_{max}/\sigma_{min})$.
 
     Args:
         net: called with (B, ...), (B,) and, if there is one, the condition.
@@ -64,18 +63,19 @@ class Annealing:
 
     The defaults come within 5 percent of equilibrium on ladders such as 12 levels from 8 to 0.05 or 16 from 20 to 0.1
     (360 and 480 evaluations): with the exact score of Gaussian data, the variance along every direction wider than the
-    last level is that of equilibrium to 5 percent. `jensen.score.annealed_variance` says how near others come.
+    last level is that of equilibrium to 5 percent. `jensen.score.annealed_variance` computes this for others.
 
-    By any other sampler than Langevin the network is sampled as the denoiser of the variance-exploding process
-    (`as_diffusion`), of which the ladder's ends are the noise levels at t = 1 and t = 0.
+    With any sampler other than Langevin the network is the denoiser of the variance-exploding process (`as_diffusion`)
+    whose noise levels at t = 1 and t = 0 are the ends of the ladder.
 
     Attributes:
-        step_size: of a Langevin move, in units of its level's sigma^2, below 2. Directions narrow beside a level are
-            too wide there by 1 / (1 - step_size / 2), and wide ones settle in proportion to step_size times steps.
-        steps: Langevin moves at each level; for another sampler, its steps in all, see `Sampling`.
-        denoise: end with the mean of the clean datum given the noised one.
-        chunk: rows that go through the network together; fixed, so that a row's last bits never depend on how many
-            others were asked for.
+        step_size: of a Langevin move, in units of its level's sigma^2, below 2. Directions that are narrow compared
+            with a level get too wide by 1 / (1 - step_size / 2), and wide ones converge in proportion to step_size
+            times steps.
+        steps: Langevin moves at each level; for other samplers, the total number of steps, see `Sampling`.
+        denoise: end with the mean of the clean data point given the noised one.
+        chunk: rows that go through the network together; fixed, so that the last bits of a row never depend on the
+            number of samples.
         sampler: "langevin", or a name in `jensen.diffusion.SAMPLERS`.
         eta: of sampler "ddim", see `Sampling`.
     """
@@ -105,7 +105,7 @@ class Annealing:
         return Sampling(self.sampler, self.steps, denoise=self.denoise, chunk=self.chunk, eta=self.eta)
 
     def changed(self, **changes: Any) -> Annealing:
-        """These settings with changes; another sampler has its own `eta` unless it is given."""
+        """These settings with changes; a new sampler resets `eta` unless it is given."""
         if changes.get("sampler", self.sampler) != self.sampler:
             changes = {"eta": None, **changes}
         return replace(self, **changes)
@@ -114,8 +114,8 @@ class Annealing:
 class ScoreModel(nn.Module):
     """Draws x along the scores of noised data: by annealed Langevin, or by any sampler of diffusion models.
 
-    The network works on (x - centre) / scale, which has zero mean and unit variance over the data, and the noise
-    levels are of that; `sample` and `score` speak of x.
+    The network works on (x - centre) / scale, which has zero mean and unit variance over the data, and the noise levels
+    are on that scale; `sample` and `score` are for x.
 
     Args:
         network: (z, sigma) or (z, sigma, cond) to the score of standardised data noised by sigma; see
@@ -151,7 +151,7 @@ class ScoreModel(nn.Module):
         self.register_buffer("scale", torch.ones(()))
 
     def standardize(self, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
-        """Data as the network sees it."""
+        """Data on the scale of the network."""
         return (x - self.centre) / self.scale
 
     def restore(self, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
@@ -164,7 +164,7 @@ class ScoreModel(nn.Module):
         """The gradient in x of the log density of data noised by `scale` times the level's sigma, in evaluation mode.
 
         Args:
-            x: (B, *shape), of the scale of the data.
+            x: (B, *shape), on the scale of the data.
             level: index of the noise level; the last is the smallest.
             cond: (B, ...) conditions, or None.
         """
@@ -197,11 +197,11 @@ class ScoreModel(nn.Module):
             changes: to the default `Annealing`: steps=5, sampler="dpm++", ...
 
         Returns:
-            (n, *shape), of the scale of the data.
+            (n, *shape), on the scale of the data.
 
         Raises:
-            ValueError: for n < 1, conditions or generators that are not n, a setting out of its range, or another
-                sampler than Langevin for a model of one level.
+            ValueError: for n < 1, conditions or generators that are not n, a setting out of its range, or a sampler
+                other than Langevin for a model with one level.
         """
         settings = self.sampling.changed(**changes)
         if settings.sampler != LANGEVIN:
@@ -239,7 +239,7 @@ class ScoreDenoiser(Denoiser):
 
     Args:
         network: (z, sigma (B,)) or (z, sigma, cond) to the score of data noised by sigma.
-        schedule: whose sigmas the network knows.
+        schedule: whose sigmas are those of the network.
     """
 
     def __init__(self, network: nn.Module, schedule: VarianceExploding):
@@ -256,11 +256,11 @@ def as_diffusion(model: ScoreModel, sampling: Sampling | None = None) -> Diffusi
     """The diffusion model of a score model with more than one level: it shares the network and the scale.
 
     Args:
-        model: of a ladder of levels, the largest at t = 1, the smallest at t = 0.
+        model: with a ladder of levels; the largest becomes t = 1, the smallest t = 0.
         sampling: how to sample by default.
 
     Raises:
-        ValueError: for a model of one level.
+        ValueError: for a model with one level.
 
     Source: Song et al. (2021), section 3.4: annealed Langevin's ladder as the variance-exploding process.
 
@@ -269,7 +269,7 @@ def as_diffusion(model: ScoreModel, sampling: Sampling | None = None) -> Diffusi
     torch.Size([3, 2])
     """
     if len(model.sigmas) < 2:
-        raise ValueError("a diffusion needs a ladder of at least two noise levels, and this model has one")
+        raise ValueError("a diffusion needs a ladder of at least two noise levels, got a model with one")
     schedule = VarianceExploding(float(model.sigmas[-1]), float(model.sigmas[0]))
     found = Diffusion(ScoreDenoiser(model.network, schedule), model.shape, sampling)
     found.centre, found.scale = model.centre, model.scale

@@ -8,10 +8,10 @@ from jensen.models.hvae import HVAE
 
 
 class VAE(HVAE):
-    r"""$p(x, z) = p(x | z)\, p(z)$ with an amortized $q(z | x)$; which bound trains it is not its business.
+    r"""$p(x, z) = p(x | z)\, p(z)$ with an amortized $q(z | x)$; `objectives.Variational` trains it by any bound.
 
-    The family of the encoder says which latents it has: Gaussian, or one-hot, whose draws have no path (the score
-    function moves them) unless the family is a relaxed one.
+    The encoder's family determines the latents: Gaussian, or one-hot, whose draws carry no gradient (they are trained
+    by the score function) unless the family is relaxed.
 
     Args:
         encoder: module that returns q(z | x), batch (B,).
@@ -19,7 +19,7 @@ class VAE(HVAE):
         prior: module whose `forward()` returns p(z).
 
     Raises:
-        ValueError: if the three do not fit: they are tried on one row.
+        ValueError: if the parts do not fit together, which is tested on one row.
 
     Source: Kingma & Welling (2014).
 

@@ -1,4 +1,4 @@
-"""Ways to train."""
+"""Training objectives."""
 
 from jensen.objectives.adversarial import SIMULTANEOUS, Adversarial, alternating
 from jensen.objectives.cycle import CycleConsistent, Paired

@@ -23,13 +23,13 @@ from jensen.models.gan import GAN
 
 Critic = Callable[[Tensor], Tensor]
 Penalty = Callable[[Critic, Tensor, Tensor], Tensor]
-"""(critic, real, generated), as the critic sees them, to (B,): `r1` of the first, `gradient_penalty` of both, ..."""
+"""(critic, real, generated), both as inputs of the critic, to (B,): `r1` of real, `gradient_penalty` of both, ..."""
 
 SIMULTANEOUS = (Phase(("critic", "generator")),)
 
 
 def alternating(critic_steps: int = 1) -> tuple[Phase, ...]:
-    """The critic `critic_steps` times, each on a new batch, then the generator once.
+    """The critic moves `critic_steps` times, each on a new batch, then the generator once.
 
     Raises:
         ValueError: for fewer than 1 step.
@@ -38,10 +38,10 @@ def alternating(critic_steps: int = 1) -> tuple[Phase, ...]:
 
 
 def logits(critic: Critic, x: Tensor) -> Tensor:
-    """What a critic says of x (B, ...), in single precision at least: (B,), or (B, ...) of patches.
+    """The critic's logits of x (B, ...), at least in float32: (B,), or (B, ...) for patches.
 
     Raises:
-        ValueError: for anything but B rows of at least one logit.
+        ValueError: unless there are B rows of at least one logit.
 
     >>> logits(nn.Linear(2, 1), torch.zeros(4, 2)).shape
     torch.Size([4, 1])
@@ -55,43 +55,43 @@ def logits(critic: Critic, x: Tensor) -> Tensor:
 
 
 def paid(penalty: Penalty, critic: Critic, real: Tensor, fake: Tensor) -> Tensor:
-    """What a penalty costs, (B,), or () of one that is a mean already.
+    """The value of a penalty, (B,), or () if it is already a mean.
 
     Raises:
         ValueError: for anything else.
     """
     found = penalty(critic, real, fake)
     if not isinstance(found, Tensor):
-        raise ValueError(f"a penalty must give a tensor, one value an example, got {found!r}")
+        raise ValueError(f"a penalty must give a tensor, one value per example, got {found!r}")
     if found.shape not in ((), (len(real),)):
-        raise ValueError(f"a penalty must give one value an example, ({len(real)},), got {tuple(found.shape)}")
+        raise ValueError(f"a penalty must give one value per example, ({len(real)},), got {tuple(found.shape)}")
     return found
 
 
 class Adversarial(Objective):
-    r"""The game of a generator and a critic: each descends its side of `loss`, the critic its penalty as well.
+    r"""The game of a generator and a critic: each descends its part of `loss`, the critic also its penalty.
 
-    What the critic sees, of real and generated examples alike, is $\mathrm{pack}_m(T(x) + \sigma_k\epsilon)$: with an
-    augmentation T, instance noise of $\sigma_k$ at step k, and m to a pack; each part is left out by default.
+    The critic's input, for real and generated examples alike, is $\mathrm{pack}_m(T(x) + \sigma_k\epsilon)$: with an
+    augmentation T, instance noise of $\sigma_k$ at step k, and packs of m; each part is off by default.
 
-    Players are "critic" and "generator". A phase of one player makes only what its loss needs.
+    Players are "critic" and "generator". A phase of one player computes only what its loss needs.
 
     Args:
         model: the generator.
-        critic: D, from what it sees to logits, (B / m,) or (B / m, ...); perhaps with `spectral_norm`, whose
-            singular vectors take a power iteration after each of its moves (the generator's likewise).
+        critic: D, from its input to logits, (B / m,) or (B / m, ...). With `spectral_norm`, its singular vectors are
+            updated after each of its moves (likewise for the generator).
         loss: a name of `GAME_LOSSES`, or a `GameLoss`.
         phases: who moves when: `alternating(5)`, `SIMULTANEOUS`, ...
         penalty: added to the critic's loss; (critic, real, fake) -> (B / m,).
-        packing: m; it divides the batch.
+        packing: m, which must divide the batch size.
         noise: step -> sigma, see `annealed`, or one sigma for all steps.
         augmentation: of pictures; an `AdaptiveAugment` is adjusted after the critic's moves.
-        clip: bound of the critic's weights after each of its moves.
+        clip: bound on the critic's weights after each of its moves.
 
     Raises:
-        ValueError: for an unknown loss, or a clip that is not positive; called, for a batch without "x", one that m
-            does not divide, generated examples of another shape than the real ones, a critic without logits for each
-            example, or a penalty that gives no tensor.
+        ValueError: for an unknown loss, or a clip that is not positive; when called, for a batch without "x", a batch
+            size that m does not divide, generated examples whose shape is not that of real ones, a critic that does not
+            give logits for each example, or a penalty that does not return a tensor.
 
     Source: Goodfellow et al. (2014), algorithm 1; Arjovsky et al. (2017), algorithm 1, with clip and alternating(5).
 
@@ -135,7 +135,7 @@ class Adversarial(Objective):
         }
 
     def seen(self, x: Tensor, step: int) -> Tensor:
-        """What the critic sees of x."""
+        """The critic's input for x."""
         if self.augmentation is not None:
             x = self.augmentation(x)
         if self.noise is not None:
@@ -149,7 +149,7 @@ class Adversarial(Objective):
             generated = self.model(z)
             if generated.shape != x.shape:
                 shapes = f"{tuple(x.shape)}, got {tuple(generated.shape)}"
-                raise ValueError(f"generated examples must be of the shape of the real ones, {shapes}")
+                raise ValueError(f"generated examples must have the shape of the real ones, {shapes}")
             made = self.seen(generated, step)
         fake = logits(self.critic, made)
         real, data = None, made
@@ -179,7 +179,7 @@ class Adversarial(Objective):
             power_iteration(self.model)
             return
         if isinstance(self.augmentation, AdaptiveAugment):
-            self.augmentation.update(loss.aux["real"].repeat_interleave(self.packing, 0))  # a logit for each picture
+            self.augmentation.update(loss.aux["real"].repeat_interleave(self.packing, 0))  # one logit per picture
         if self.clip is not None:
             clip_weights(self.critic, self.clip)
         power_iteration(self.critic)

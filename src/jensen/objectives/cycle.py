@@ -1,4 +1,4 @@
-"""Translation between two kinds of pictures as a game of two: both translators, both critics."""
+"""Translation between two kinds of pictures as a game of two players: both translators, and both critics."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from jensen.models.cyclegan import CycleGAN
 from jensen.objectives.adversarial import Penalty, logits, paid
 
 Seen = tuple[Tensor, ...]
-"""Pictures that a critic sees as one, stacked along their channels."""
+"""Pictures that are stacked along their channels as one input of a critic."""
 
 TOGETHER = (Phase(("translators", "critics")),)
-"""Both move on losses of one forward pass, as the published algorithm does."""
+"""Both players move on losses of one forward pass, as in the published algorithm."""
 
 
 class _Translation(Objective):
-    """What the unpaired and the paired game share: who plays, what a critic is shown, what it says."""
+    """The common part of the unpaired and the paired game: players, inputs and losses of the critics."""
 
     model: CycleGAN
 
@@ -57,32 +57,32 @@ class _Translation(Objective):
             raise ValueError(f"the game needs a batch with 'a' and 'b', the pictures of its sides, got {sorted(batch)}")
         a, b = batch["a"], batch["b"]
         if len(a) != len(b):
-            raise ValueError(f"a and b must be equally many, got {len(a)} and {len(b)}")
+            raise ValueError(f"a and b must have the same number of pictures, got {len(a)} and {len(b)}")
         self.refuse(a, b)
         with torch.set_grad_enabled("translators" in players and torch.is_grad_enabled()):
             made = self.made(a, b)
         for side, real in (("a", a), ("b", b)):
             shape, got = tuple(real.shape), tuple(made[f"fake_{side}"].shape)
             if got != shape:
-                raise ValueError(f"translations to side {side} must be of its shape, {shape}, got {got}")
+                raise ValueError(f"translations to side {side} must have its shape, {shape}, got {got}")
         descended = {"translators": self.translators, "critics": self.critics}
         return {player: descended[player](a, b, made, step) for player in players}
 
     @abstractmethod
     def refuse(self, a: Tensor, b: Tensor) -> None:
-        """Raise a ValueError for sides of shapes that it cannot play with."""
+        """Raise a ValueError if the shapes of the sides are not suitable."""
 
     @abstractmethod
     def made(self, a: Tensor, b: Tensor) -> dict[str, Tensor]:
-        """What the translators make of a batch."""
+        """The translations of a batch."""
 
     @abstractmethod
     def translators(self, a: Tensor, b: Tensor, made: Mapping[str, Tensor], step: int) -> Loss:
-        """What they descend."""
+        """The loss of the translators."""
 
     @abstractmethod
     def critics(self, a: Tensor, b: Tensor, made: Mapping[str, Tensor], step: int) -> Loss:
-        """What the critics descend."""
+        """The loss of the critics."""
 
     def after(self, player: str, loss: Loss, step: int) -> None:
         if player == "critics" and isinstance(self.augmentation, AdaptiveAugment):
@@ -109,7 +109,7 @@ class _Translation(Objective):
         return Loss(found.total, found.terms, {"real": torch.cat(of_real)})
 
     def shown(self, pictures: Seen, step: int) -> Tensor:
-        """What a critic sees of pictures that belong together: all augmented by the same draws, then stacked."""
+        """The critic's input for a tuple of pictures: all augmented by the same draws, then stacked."""
         if self.augmentation is not None:
             pictures = _alike(self.augmentation, pictures)
         x = pictures[0] if len(pictures) == 1 else torch.cat(pictures, 1)
@@ -117,19 +117,19 @@ class _Translation(Objective):
 
 
 class CycleConsistent(_Translation):
-    r"""Unpaired translation: each side's critic, and what comes back must be what went.
+    r"""Unpaired translation: a critic for each side, and a cycle-consistency loss.
 
     With G: A -> B, F: B -> A and critics $D_A, D_B$, the translators descend
-    $L(G, D_B) + L(F, D_A) + \lambda (|F(G(a)) - a| + |G(F(b)) - b|) + \iota (|F(a) - a| + |G(b) - b|)$,
-    absolute errors a pixel; the critics tell b from G(a) and a from F(b), or from earlier ones of a pool.
+    $L(G, D_B) + L(F, D_A) + \lambda (|F(G(a)) - a| + |G(F(b)) - b|) + \iota (|F(a) - a| + |G(b) - b|)$, absolute errors
+    per pixel; the critics distinguish b from G(a) and a from F(b), or from earlier ones of a pool.
 
     Args:
         model: G and F.
         critic_a, critic_b: modules from pictures to logits, (B, ...).
         loss: a name of `GAME_LOSSES`, or a `GameLoss`.
         cycle: $\lambda$, at least 0.
-        identity: $\iota$, at least 0; above 0 both sides are of one shape.
-        pools: of pictures of a and of b, which only critics see; None: fresh ones alone.
+        identity: $\iota$, at least 0; above 0, both sides must have the same shape.
+        pools: of translated pictures of a and b, for the critics only; None: only fresh ones.
         augmentation: of the pictures that critics see, real and translated; an `AdaptiveAugment` is adjusted.
         noise: step -> sigma of the noise on whatever critics see, see `annealed`.
         penalty: of the mean of a critic's logits at what it sees, for its loss; (critic, real, fake) -> (B,).
@@ -167,7 +167,7 @@ class CycleConsistent(_Translation):
     def refuse(self, a: Tensor, b: Tensor) -> None:
         if self.identity and a.shape[1:] != b.shape[1:]:
             raise ValueError(
-                "the identity loss wants pictures of one shape on both sides, "
+                "the identity loss needs pictures of the same shape on both sides, "
                 f"got {tuple(a.shape[1:])} and {tuple(b.shape[1:])}: set identity=0 to do without it"
             )
 
@@ -204,17 +204,17 @@ class CycleConsistent(_Translation):
 
 
 class Paired(_Translation):
-    r"""Paired translation (pix2pix), both ways: critics see source and target together, and the target is known.
+    r"""Paired translation (pix2pix) in both directions: targets are known, and critics get source and target together.
 
-    The translators descend $L(G, D_B) + L(F, D_A) + \lambda (|G(a) - b| + |F(b) - a|)$, where $D_B$ tells (a, b) from
-    (a, G(a)) and $D_A$ tells (b, a) from (b, F(b)), the source first, stacked along the channels.
+    The translators descend $L(G, D_B) + L(F, D_A) + \lambda (|G(a) - b| + |F(b) - a|)$, where $D_B$ distinguishes (a,
+    b) from (a, G(a)) and $D_A$ distinguishes (b, a) from (b, F(b)), the source first, stacked along the channels.
 
     Args:
         model: G and F.
         critic_a, critic_b: modules from stacked pictures to logits, (B, ...).
         loss: a name of `GAME_LOSSES`, or a `GameLoss`.
         distance: $\lambda$, at least 0.
-        augmentation: of the pairs that critics see, both pictures of a pair alike; an `AdaptiveAugment` is adjusted.
+        augmentation: of the critics' inputs, both pictures of a pair alike; an `AdaptiveAugment` is adjusted.
         noise: step -> sigma of the noise on whatever critics see, see `annealed`.
         penalty: of the mean of a critic's logits at what it sees, for its loss; (critic, real, fake) -> (B,).
         phases: who moves when.
@@ -248,7 +248,7 @@ class Paired(_Translation):
     def refuse(self, a: Tensor, b: Tensor) -> None:
         if a.shape[2:] != b.shape[2:]:
             raise ValueError(
-                "pairs are stacked along their channels and want one height and width, "
+                "pairs must have the same height and width, since they are stacked along their channels, "
                 f"got {tuple(a.shape[1:])} and {tuple(b.shape[1:])}"
             )
 
@@ -268,7 +268,7 @@ class Paired(_Translation):
 
 
 def distance(x: Tensor, y: Tensor) -> Tensor:
-    """Mean absolute error a pixel, (B,).
+    """Mean absolute error per pixel, (B,).
 
     >>> distance(torch.zeros(1, 1, 2, 2), torch.tensor([[[[1.0, -1.0], [0.0, 2.0]]]]))
     tensor([1.])
@@ -277,7 +277,7 @@ def distance(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _alike(augmentation: Callable[[Tensor], Tensor], pictures: Seen) -> Seen:
-    """Each augmented by itself, so that none is mixed with another; all by the same draws."""
+    """Each augmented separately, so that none is mixed with another, and all by the same draws."""
     if len(pictures) == 1:
         return (augmentation(pictures[0]),)
     seed = int(torch.randint(2**62, ())) % 2**32
@@ -293,5 +293,5 @@ def _mean_logit(critic: nn.Module, x: Tensor) -> Tensor:
 
 
 def _one(logits: Tensor) -> Tensor:
-    """Of an example's logits, the mean, (B,)."""
+    """The mean of the logits of each example, (B,)."""
     return logits.reshape(len(logits), -1).mean(1)

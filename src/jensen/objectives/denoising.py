@@ -16,7 +16,7 @@ from jensen.diffusion import Denoiser, Prediction, discrete_times, simple, step_
 from jensen.diffusion.times import Times
 from jensen.models.diffusion import Diffusion
 
-LOOKED_AT = 2**14  # times, which none of a few thousand levels escapes
+LOOKED_AT = 2**14  # number of times to check: enough to hit each of a few thousand levels
 
 DenoisingLoss = Callable[[Prediction, Tensor, Tensor], Tensor]
 
@@ -25,16 +25,17 @@ class Denoising(Objective):
     r"""$E_{t,\epsilon}\, \ell(\mathrm{prediction}(\alpha_t x + \sigma_t\epsilon, t, c), x, \epsilon)$.
 
     Args:
-        model: what is trained.
+        model: the model to train.
         loss: (prediction, x, eps) -> (B,); the mean squared error of eps by default.
         times: n -> (n,) training times. `uniform_times` and `logit_normal_times` never draw 0 or 1, where some
-            networks predict nothing finite; `discrete_times` draws 1.
+            parametrisations are singular; `discrete_times` draws 1.
         drop: probability with which a row's condition is replaced by the null condition; 1 trains without conditions.
 
     Raises:
         ValueError: if `drop` is outside [0, 1], or inside it for a denoiser without a null condition; if the schedule
-            would train too, since a weighted loss has its least value at some noise level and not at the best schedule;
-            if the network's view is singular at one of the times, as eps is at alpha = 0 and x at sigma = 0.
+            has parameters to train, since a weighted loss is minimised by favouring some noise level, not by the best
+            schedule; if the network's output is singular at one of the times, as eps is at alpha = 0 and x at sigma =
+            0.
 
     Source: Ho et al. (2020), algorithm 1; Ho & Salimans (2022), algorithm 1 for `drop`.
     """
@@ -75,19 +76,19 @@ class Denoising(Objective):
 class Hybrid(Denoising):
     r"""$L_{simple} + w L_{vlb}$: the variances learn from the bound, the mean from the simple loss alone.
 
-    $L_{vlb} = T\, E_i\, KL(q(z_{i-1} | z_i, x) \| p(z_{i-1} | z_i))$ over the T levels i / T, in nats a dimension, with
-    no gradient through the mean. The first level's own term learns no variance and is left out.
+    $L_{vlb} = T\, E_i\, KL(q(z_{i-1} | z_i, x) \| p(z_{i-1} | z_i))$ over the T levels i / T, in nats per dimension,
+    with no gradient through the mean. The term of the first level has no learned variance and is left out.
 
     Args:
-        model: of a denoiser that learns variances.
-        steps: T, at least 2; sample on the grid of as many steps, or on a part of it.
+        model: with a denoiser that learns variances.
+        steps: T, at least 2; sample on the same grid or a subset of it.
         weight: w.
         loss: (prediction, x, eps) -> (B,).
-        drop: as of `Denoising`.
+        drop: as in `Denoising`.
 
     Raises:
-        ValueError: for steps < 2, a weight not positive, and as `Denoising`; on a step, if the denoiser learns no
-            variances.
+        ValueError: for steps < 2, a weight that is not positive, and as `Denoising`; when called, if the denoiser
+            learns no variances.
 
     Source: Nichol & Dhariwal (2021), equation 16 and section 3.1.
     """
@@ -120,7 +121,7 @@ class Hybrid(Denoising):
 
 
 def check_drop(model: Diffusion, drop: float) -> None:
-    """Refuse a probability outside [0, 1], and to drop some conditions where there is no null condition."""
+    """Refuse a probability outside [0, 1], and dropping some conditions without a null condition."""
     if not 0 <= drop <= 1:
         raise ValueError(f"drop must be in [0, 1], got {drop}")
     if 0 < drop < 1 and model.denoiser.null is None:
@@ -128,7 +129,7 @@ def check_drop(model: Diffusion, drop: float) -> None:
 
 
 def drop_conditions(denoiser: Denoiser, cond: Tensor | None, probability: float) -> Tensor | None:
-    """Conditions, each replaced by the null condition with this probability; with 1, None, which stands for it too."""
+    """Conditions, each replaced by the null condition with this probability; None (no condition) if it is 1."""
     if probability == 1:
         return None
     if cond is None or denoiser.null is None or probability == 0:

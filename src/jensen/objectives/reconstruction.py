@@ -1,4 +1,4 @@
-"""Train a deterministic autoencoder, on data as they are or corrupted."""
+"""Train a deterministic autoencoder, with or without corrupted inputs."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ class AddedNoise:
 
 @dataclass(frozen=True)
 class Masked:
-    """Every number of x is set to 0 with probability `share`, independently.
+    """Sets each number of x to 0 independently with probability `share`.
 
     Args:
         share: in (0, 1).
 
     Raises:
-        ValueError: if the share is out of its range.
+        ValueError: if the share is out of range.
 
     Source: Vincent et al. (2010), section 3.3.
 
@@ -65,7 +65,7 @@ class Masked:
 
 
 class Reconstruction(Objective):
-    r"""Lower the mean over the batch of $-\log p(x | z = e(\tilde x))$: of a Gaussian decoder, a squared error.
+    r"""Minimise the batch mean of $-\log p(x | z = e(\tilde x))$, a squared error for a Gaussian decoder.
 
     Without corruption $\tilde x = x$. With it this is a denoising autoencoder: for `AddedNoise` of variance $\sigma^2$
     and squared errors the best reconstruction of $\tilde x$ is
@@ -78,10 +78,10 @@ class Reconstruction(Objective):
 
     Args:
         model: an autoencoder.
-        corruption: x to $\tilde x$, with draws of its own at each step.
+        corruption: maps x to $\tilde x$, drawn anew at each step.
 
     Raises:
-        ValueError: for another model.
+        ValueError: if the model is not an `Autoencoder`.
 
     Source: Vincent et al. (2010), equations 5 and 6; Vincent (2011), section 4, for the score; Ghosh et al. (2020),
     section 4, for a prior fitted to the codes.

@@ -18,17 +18,17 @@ MatchingLoss = Callable[[NoisyScore, Tensor, Tensor, Tensor], Tensor]
 
 
 def noised_implicit(score: NoisyScore, x: Tensor, eps: Tensor, sigma: Tensor) -> Tensor:
-    r"""$\sigma^2$ times `implicit` at $x + \sigma\epsilon$: needs no noise but fits the same density as denoising."""
+    r"""$\sigma^2$ times `implicit` at $x + \sigma\epsilon$: fits the same density as denoising."""
     return sigma**2 * implicit(lambda z: score(z, sigma), _noised(x, eps, sigma))
 
 
 def noised_sliced(score: NoisyScore, x: Tensor, eps: Tensor, sigma: Tensor) -> Tensor:
-    r"""$\sigma^2$ times `sliced` at $x + \sigma\epsilon$, a Rademacher slice a row."""
+    r"""$\sigma^2$ times `sliced` at $x + \sigma\epsilon$, one Rademacher slice per row."""
     return sigma**2 * sliced(lambda z: score(z, sigma), _noised(x, eps, sigma), slices(x))
 
 
 def noised_sliced_vr(score: NoisyScore, x: Tensor, eps: Tensor, sigma: Tensor) -> Tensor:
-    r"""$\sigma^2$ times `sliced_vr` at $x + \sigma\epsilon$, a Rademacher slice a row."""
+    r"""$\sigma^2$ times `sliced_vr` at $x + \sigma\epsilon$, one Rademacher slice per row."""
     return sigma**2 * sliced_vr(lambda z: score(z, sigma), _noised(x, eps, sigma), slices(x))
 
 
@@ -43,13 +43,13 @@ MATCHING: dict[str, MatchingLoss] = {
 class ScoreMatching(Objective):
     r"""$E_{\sigma, \epsilon}\, \sigma^2\, \ell(s(\cdot, \sigma), x + \sigma\epsilon)$, sigma uniform over the levels.
 
-    Every loss has one and the same minimiser, the score of the data noised by each level; they differ in variance and
-    cost. With one small level it is score matching of the data itself.
+    All losses have the same minimiser, the score of the data noised by each level; they differ in variance and cost.
+    With one small level this is score matching of the data itself.
 
     Args:
-        model: what is trained.
-        loss: "denoising", "implicit" (a backward pass a dimension), "sliced", "sliced-vr", or a function
-            (score, x, eps, sigma) -> (B,) of standardised data.
+        model: the model to train.
+        loss: "denoising", "implicit" (one backward pass per dimension), "sliced", "sliced-vr", or a function (score, x,
+            eps, sigma) -> (B,) of standardised data.
 
     Raises:
         ValueError: for an unknown name.

@@ -1,4 +1,4 @@
-"""Train a latent-variable model by raising a bound."""
+"""Train a latent variable model by maximising a bound."""
 
 from __future__ import annotations
 
@@ -24,57 +24,58 @@ from jensen.variational.trace import Trace
 GRADIENTS = ("standard", "score", "stl", "dreg")
 ONE_DRAW = (
     "the score function with one draw and no baseline is unbiased, but its variance grows with the square of the "
-    "bound: with more draws each is the others' baseline"
+    "bound: use more draws, each of which is a baseline for the others"
 )
 RELAXED = {"concrete": "relaxed_elbo", "gumbel-softmax": "no_bound", "straight-through": "elbo"}
-"""What the ELBO of a relaxed trace is reported as."""
+"""Names under which the ELBO of a relaxed trace is reported."""
 
 
 class Traced(Protocol):
-    """What this objective asks of a model, which is also a module."""
+    """What this objective requires of a model, besides being a module."""
 
     def trace(self, x: Tensor, *, samples: int = 1, analytic: bool = False, reparameterized: bool = True) -> Trace: ...
 
 
 class Variational(Objective):
-    r"""Raise the mean over the batch of a bound on $\log p(x)$.
+    r"""Maximise the batch mean of a bound on $\log p(x)$.
 
-    The gradients for q, all of the same bound:
+    The gradient estimators for q, all for the same bound:
 
-    - "standard": through the draws where a layer's family has a path, by the score function where it has none
-      (each of the K draws with the others as its baseline);
-    - "score": by the score function everywhere; with one draw and no baseline its variance grows with the square of
-      the bound;
-    - "stl": sticking the landing; biased for `iwae` with more than one sample; under free bits, biased too, refused;
-    - "dreg": doubly reparameterized, for `iwae`: the encoder is then a player of its own.
+    - "standard": through the draws where a layer is reparameterized, otherwise by the score function (with the other
+      draws as the baseline of each of the K draws);
+    - "score": the score function everywhere; with one draw and no baseline its variance grows with the square of the
+      bound;
+    - "stl": sticking the landing; biased for `iwae` with more than one sample, and refused under free bits, where it is
+      biased too;
+    - "dreg": doubly reparameterized, for `iwae`; the encoder is then a separate player.
 
-    One-hot latents may be relaxed for training instead (`Relaxation`, which says what each kind bounds): "standard",
-    and for "concrete" "stl" and "dreg" too, are then gradients of the relaxed trace's bound.
+    One-hot latents may be relaxed during training (see `Relaxation` for what each kind bounds): "standard", and for
+    "concrete" also "stl" and "dreg", are then gradients of the bound of the relaxed trace.
 
-    What is legitimate but biased, or of large variance, is warned of when the objective is made; that a layer without
-    a path has one draw and no baseline, at its first trace.
+    Choices that are legitimate but biased or of large variance raise a warning, in the constructor or at the first
+    trace of a layer without reparameterization.
 
-    Players: "model"; with "dreg" "encoder", the parameters of q, and "model", all others; with tables "posterior",
-    their rows; with a `Constraint` for a bound, "multiplier"; with a learned baseline, "baseline", which descends its
-    squared error. All move at once.
+    Players: "model"; with "dreg" also "encoder", the parameters of q; with tables "posterior", their rows; with a
+    `Constraint` as bound "multiplier"; with a learned baseline "baseline", which minimises its squared error. All
+    players are updated at once.
 
     Args:
-        model: what is trained: anything with a `trace`.
-        bound: of `jensen.variational`, or one for each step (`annealed(linear(1000))`), or a `Constraint`.
+        model: any module with a `trace`.
+        bound: a bound of `jensen.variational`, a schedule of bounds (`annealed(linear(1000))`), or a `Constraint`.
         samples: K, at least 1.
         gradient: one of the above.
-        analytic: take divergences in closed form where there is one; not for `iwae`, "stl" or "dreg".
-        baseline: module from x to (B, ...) of one number a row, the score function's instead of the other draws.
-        relaxation: of one-hot latents; the temperature is of the step.
-        tables: stochastic variational inference of an `AutoDecoder`: one module a layer from the batch's "index", the
-            place of each datum in the training set, to its q (`posterior_table`, whose sparse gradients need
-            `torch.optim.SparseAdam`).
+        analytic: use closed-form KL divergences where available; not for `iwae`, "stl" or "dreg".
+        baseline: module from x to one number per row, the score function's baseline instead of the other draws.
+        relaxation: of one-hot latents.
+        tables: stochastic variational inference of an `AutoDecoder`: one module per layer that maps the batch's
+            "index", the position of each datum in the training set, to its q (`posterior_table`, whose sparse gradients
+            need `torch.optim.SparseAdam`).
 
     Raises:
-        ValueError: if a setting is out of its range or does not go with another.
+        ValueError: if a setting is out of range or incompatible with another.
 
-    Source: Kingma & Welling (2014), algorithm 1; Hoffman et al. (2013), section 2.3, for the tables;
-    `jensen.variational` names each bound's and gradient's own.
+    Source: Kingma & Welling (2014), algorithm 1; Hoffman et al. (2013), section 2.3, for the tables; the bounds and
+    gradients cite their own sources.
 
     >>> from jensen.distributions import Conditional, GaussianPrior, IsotropicGaussian
     >>> from jensen.variational import posterior_table
@@ -103,18 +104,18 @@ class Variational(Objective):
         if gradient not in GRADIENTS:
             raise ValueError(f"gradient must be one of {', '.join(GRADIENTS)}, got {gradient!r}")
         if gradient == "dreg" and bound is not iwae:
-            raise ValueError("dreg is a gradient of iwae: choose that bound, or another gradient")
+            raise ValueError("gradient 'dreg' is for the bound iwae: choose that bound or another gradient")
         if analytic and (bound is iwae or gradient == "stl"):
-            raise ValueError("iwae and stl need sampled terms: choose analytic=False")
+            raise ValueError("analytic must be False for iwae and stl, which need sampled terms")
         if baseline is not None and gradient not in ("standard", "score"):
-            raise ValueError(f"a baseline is for the score function, and gradient {gradient!r} has none")
+            raise ValueError(f"baseline must be None for gradient {gradient!r}, which does not use the score function")
         if gradient == "stl":
             _refuse_floor(at_step(bound, 0))
         if relaxation is not None:
             _refuse_relaxed(relaxation, bound is iwae, gradient, analytic, baseline is not None)
         if tables:
             if not isinstance(model, AutoDecoder):
-                raise ValueError(f"tables of q are for a model without an encoder, got a {type(model).__name__}")
+                raise ValueError(f"model must be an AutoDecoder if there are tables of q, got a {type(model).__name__}")
             check_posterior(first_rows(tables), model.events, 1)
         for caution in cautions(bound is iwae, samples, gradient, baseline is not None):
             warnings.warn(caution, stacklevel=2)
@@ -165,7 +166,7 @@ class Variational(Objective):
         return trace(x, samples=self.samples, analytic=self.analytic, reparameterized=self.gradient != "score")
 
     def _terms(self, trace: Trace, step: int) -> dict[str, Tensor]:
-        """What is reported, under the name of what it bounds."""
+        """The reported terms; a relaxed ELBO is named after what it is."""
         terms = report(trace)
         if self.relaxation is None:
             return terms
@@ -173,7 +174,7 @@ class Variational(Objective):
         return {RELAXED[self.relaxation.kind]: elbo, **terms, "temperature": elbo.new_tensor(self.relaxation.at(step))}
 
     def _estimate(self, step: int, baseline: Tensor | None) -> Bound:
-        """The bound of this step, with its gradient."""
+        """The bound of this step, with the chosen gradient."""
         bound = at_step(self.bound, step)
         if self.gradient == "stl":
             _refuse_floor(bound)
@@ -183,18 +184,18 @@ class Variational(Objective):
     def _encoding(self) -> list[nn.Parameter]:
         if not isinstance(self.model, LatentChain):
             raise ValueError(
-                f"dreg needs a model that says which parameters are q's, not a {type(self.model).__name__}"
+                f"model must be a LatentChain for 'dreg', to know q's parameters, got a {type(self.model).__name__}"
             )
         return self.model.encoding()
 
 
 def cautions(is_iwae: bool, samples: int, gradient: str, baseline: bool) -> list[str]:
-    """What to know of a gradient that is legitimate but biased, or of large variance: sentences."""
+    """Warnings for gradients that are legitimate but biased or of large variance."""
     found = []
     if gradient == "stl" and is_iwae and samples > 1:
         found.append(
-            f"sticking the landing is biased for the encoder under IWAE with {samples} draws: dreg is the unbiased "
-            "gradient that also leaves the score out (Tucker et al. 2019, section 4)"
+            f"sticking the landing is biased for the encoder under IWAE with {samples} draws: dreg is unbiased and "
+            "removes the score term too (Tucker et al. 2019, section 4)"
         )
     if gradient == "score" and samples == 1 and not baseline:
         found.append(ONE_DRAW)
@@ -203,21 +204,23 @@ def cautions(is_iwae: bool, samples: int, gradient: str, baseline: bool) -> list
 
 def _refuse_floor(bound: Bound) -> None:
     if has_floor(bound):
-        raise ValueError("stl is biased under free bits, whose weights depend on the draws: choose another gradient")
+        raise ValueError("gradient 'stl' is biased under free bits, whose weights depend on the draws: choose another")
 
 
 def _refuse_relaxed(how: Relaxation, is_iwae: bool, gradient: str, analytic: bool, baseline: bool) -> None:
     if gradient == "score" or baseline:
-        raise ValueError("relaxed draws have a path: choose gradient 'standard' and no baseline, or no relaxation")
+        raise ValueError("relaxed draws are reparameterized: choose gradient 'standard' and no baseline")
     if analytic:
-        raise ValueError("a relaxation says itself which terms are in closed form: choose analytic=False")
+        raise ValueError("analytic must be False with a relaxation, which determines the closed-form terms itself")
     if how.kind != "concrete" and (is_iwae or gradient != "standard"):
-        raise ValueError(f"{how.kind} has its KL in closed form: iwae, stl and dreg need sampled terms, as concrete's")
+        raise ValueError(
+            f"iwae, stl and dreg need sampled terms, as of concrete; the KL of {how.kind} is in closed form"
+        )
 
 
 @torch.no_grad()
 def report(trace: Trace) -> dict[str, Tensor]:
-    """The ELBO, whatever is descended, and its parts, (B,) or (K, B): "kl", or "kl_1", "kl_2", ... from the data up."""
+    """The ELBO, whatever the bound, and its parts, (B,) or (K, B): "kl", or "kl_1", "kl_2", ... from the data up."""
     layers = len(trace.kl)
     names = ["kl"] if layers == 1 else [f"kl_{layer}" for layer in range(1, layers + 1)]
     return {"elbo": elbo(trace), "log_px": trace.log_px, **dict(zip(names, trace.kl, strict=True))}

@@ -18,29 +18,29 @@ from jensen.objectives.denoising import check_drop, drop_conditions
 
 
 class VariationalDiffusion(Objective):
-    r"""VDM's loss, one draw of $L_T + L_{diffusion} + L_0 \ge -\log p(x)$ an example, in nats.
+    r"""VDM's loss, one draw of $L_T + L_{diffusion} + L_0 \ge -\log p(x)$ per example, in nats.
 
-    A game of two where the schedule is a `LearnedSchedule`: the network, and the end points if they are learned,
-    descend the bound; the schedule's interior, which in continuous time does not change the bound but only how much its
-    estimate varies, descends the mean square of the diffusion term, hence its variance. Both losses come from one
-    forward pass. With interior = "bound" everything descends the bound, which makes sense for finite T.
+    With a `LearnedSchedule` there are two players: the network, with the end points if they are learned, descends the
+    bound; the schedule's interior, which in continuous time changes only the variance of the bound's estimate, descends
+    the mean square of the diffusion term, hence its variance. Both losses come from one forward pass. With interior =
+    "bound" everything descends the bound, which makes sense for finite T.
 
-    In continuous time a schedule that does not learn is drawn from evenly in log(1 + SNR) (`snr_times`), which lets the
-    term vary least where data have unit variance; one that learns is drawn from evenly in t, since there it is the
-    schedule that lowers the variance.
+    In continuous time, times are uniform in log(1 + SNR) for a fixed schedule (`snr_times`), which minimises the
+    variance of the term for data of unit variance, and uniform in t for a learned one, where the schedule itself
+    reduces the variance.
 
     Args:
-        model: what is trained.
+        model: the model to train.
         steps: T, or None for continuous time.
         span: times of the first level and the last; by default 0 (or 0.001, where SNR is infinite at 0) and 1.
         reconstruction: p(x | z) at the first level, with bins of the data's own values, if any; "observed" costs
             nothing, "denoised" a second evaluation.
-        interior: what a learned schedule's interior descends: "variance" or "bound".
+        interior: what the interior of a learned schedule descends: "variance" or "bound".
         drop: probability with which a row's condition is replaced by the null condition; 1 trains without conditions.
 
     Raises:
-        ValueError: for another word than these, a `drop` that cannot be, a network of eps where alpha = 0 at the last
-            level (an infinite bound), or as `jensen.diffusion.bound`.
+        ValueError: for another `interior`, an invalid `drop`, a network that predicts eps where alpha = 0 at the last
+            level (an infinite bound), and as `jensen.diffusion.bound`.
 
     Source: Kingma et al., VDM (2021), equations 11, 13 and 17; appendix I for the square and the times.
     """
@@ -93,7 +93,7 @@ class VariationalDiffusion(Objective):
         return {name: losses[name] for name in players}
 
     def _diffusion(self, x: Tensor, edges: Tensor, cond: Tensor | None) -> Tensor:
-        """One draw of the diffusion term for each example, at times of low discrepancy."""
+        """One draw of the diffusion term for each example, at stratified times."""
         schedule = self.model.denoiser.schedule
         place = uniform_times(len(x)).to(edges)
         if self.steps is None:

@@ -1,4 +1,4 @@
-"""Samplers: each a step in a file of its own, over one loop."""
+"""Samplers: each file defines one step; all share one loop."""
 
 from jensen.diffusion.samplers.adams import Adams
 from jensen.diffusion.samplers.ancestral import Ancestral

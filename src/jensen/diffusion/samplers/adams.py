@@ -1,4 +1,4 @@
-"""Adams' methods on the straightened path: multistep, corrected with the evaluation that the next step makes anyway."""
+"""Adams' multistep methods on the straightened path, with a corrector that needs no extra evaluation."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from jensen.diffusion.denoiser import Denoiser
 from jensen.diffusion.samplers.base import Memory, levels, rows_at
 
 Velocity = tuple[Tensor, Tensor]
-"""A (u, dy/du) pair: the velocity, and where it was."""
+"""A pair (u, dy/du): a velocity and its position."""
 
-HIGHEST = 5  # above, extrapolation enlarges what the last velocities are wrong by
+HIGHEST = 5  # above it, extrapolation amplifies the errors of the last velocities
 
 
 def integral(history: Sequence[Velocity], start: Tensor, end: Tensor) -> Tensor:
@@ -25,7 +25,7 @@ def integral(history: Sequence[Velocity], start: Tensor, end: Tensor) -> Tensor:
 
     Args:
         history: (u, velocity) pairs, all u different.
-        start, end: of u.
+        start, end: values of u.
 
     Source: Hairer, Norsett & Wanner, Solving Ordinary Differential Equations I (1993), section III.5.
     """
@@ -38,7 +38,7 @@ def integral(history: Sequence[Velocity], start: Tensor, end: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Past:
-    """Where the last step led and where it began, and the velocities known there, newest first."""
+    """The end and the start of the last step, and the velocities it used, newest first."""
 
     made: Tensor
     y: Tensor
@@ -47,21 +47,21 @@ class _Past:
 
 @dataclass(frozen=True)
 class Adams:
-    r"""Adams-Bashforth of order p, corrected by Adams-Moulton of order p + 1; one evaluation a step.
+    r"""Adams-Bashforth of order p, corrected by Adams-Moulton of order p + 1; one evaluation per step.
 
     $y = z / (\alpha + \sigma)$ and $u = \sigma / (\alpha + \sigma)$ make every schedule the straight one,
     $dy/du = \hat\epsilon - \hat x$, and $y_s = y_t + \int_{u_t}^{u_s} P(u)\, du$ for the polynomial P through the last
-    p velocities. u is finite at both ends, so that no step there is of lower order. Before it goes on from $y_t$, a
-    corrected step redoes the last one with the velocity found at $y_t$ among its nodes; the velocity itself is not
-    made again. Order 1 without correction is DDIM. A z that is not the one the last step made is gone on from as it is.
+    p velocities. u is finite at both ends, so no step loses order there. Before it continues from $y_t$, the corrector
+    repeats the last step with the velocity at $y_t$ as an additional node; the velocity itself is not evaluated again.
+    Order 1 without correction is DDIM. If z is not the result of the last step, the method restarts from it.
 
     Args:
         order: p, 1 to 5.
-        corrected: by the next evaluation.
+        corrected: whether the next evaluation corrects each step.
 
     Source: Hairer, Norsett & Wanner, Solving Ordinary Differential Equations I (1993), section III.5; Zhao et al.,
-    UniPC (2023), algorithm 1, for the correction that costs nothing; Zhang & Chen (2023), section 3, for the
-    methods without it.
+    UniPC (2023), algorithm 1, for the correction without extra cost; Zhang & Chen (2023), section 3, for the methods
+    without it.
     """
 
     order: int = 4

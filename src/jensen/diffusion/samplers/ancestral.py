@@ -15,12 +15,12 @@ from jensen.diffusion.samplers.base import Memory, levels, rows_at
 
 @dataclass(frozen=True)
 class Ancestral:
-    r"""A draw from $q(z_s \mid z_t, x = \hat x)$, with the posterior's variance, the forward one or one between.
+    r"""A draw from $q(z_s \mid z_t, x = \hat x)$, with the posterior's, the forward or a learned variance.
 
     Args:
-        variance: "posterior" (beta-tilde, exact for data at a point), "forward" (beta, exact for
-            N(0, I) data of a variance-preserving schedule), or "learned": $\beta^f \tilde\beta^{1-f}$ with the
-            prediction's fraction f. The last step, to sigma_s = 0, adds no noise.
+        variance: "posterior" (beta-tilde, exact for data at a single point), "forward" (beta, exact for N(0, I) data of
+            a variance-preserving schedule), or "learned": $\beta^f \tilde\beta^{1-f}$ with the prediction's fraction f.
+            The last step, to sigma_s = 0, adds no noise.
 
     Source: Ho et al. (2020), equations 6, 7 and section 3.2; Nichol & Dhariwal (2021), equation 15.
     """

@@ -1,4 +1,4 @@
-"""One loop, the times it goes along, and what a sampler is: a step with its memory in the open."""
+"""The sampling loop, its time grids, and the protocol of a sampler: one step with explicit memory."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from jensen.diffusion.schedule import Schedule
 
 Memory = Any
 RHO = 7  # Karras et al.'s exponent
-ROUNDING = 1e-12  # relative: levels that differ by less are equal
+ROUNDING = 1e-12  # relative: levels that differ by less count as equal
 
 
 @runtime_checkable
 class Sampler(Protocol):
-    """One step from time t to time s; `memory` is None at first, and then what the last step returned with this z.
+    """One step from time t to time s; `memory` is None at first, then what the last step returned along with this z.
 
-    The levels at t and s differ: between equal ones `integrate` makes no step. The memory describes the path to that z.
-    Whoever moves z between two steps passes None on, and the next step starts afresh.
+    The noise levels at t and s differ: between equal ones `integrate` makes no step. The memory describes the path that
+    led to z. Code that changes z between two steps must pass None, and the next step starts without history.
     """
 
     def step(
@@ -52,24 +52,24 @@ def integrate(
     generator: Rng = None,
     on_step: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
-    """Carry z along `times`: z at times[0] in, z at times[-1] out.
+    """Integrate from z at times[0] to z at times[-1].
 
-    Decreasing times sample, increasing times encode (deterministic samplers only). Between levels that are equal but
-    for rounding, on a plateau of the schedule, z and the sampler's memory stay as they are. A path in half precision is
-    carried in float32: the denoiser alone sees z rounded, and z comes out in the dtype it came in.
+    Decreasing times sample, increasing times encode (deterministic samplers only). Between levels that are equal up to
+    rounding, on a plateau of the schedule, z and the sampler's memory are unchanged. A path in half precision is
+    computed in float32: only the denoiser gets z rounded, and the result has the dtype of the input.
 
     Args:
         sampler: a step.
         denoiser: perhaps guided.
         z: (B, ...), at times[0].
-        times: (N + 1,), strictly monotone in the precision that z is carried in, in [0, 1].
+        times: (N + 1,), in [0, 1], strictly monotone in the precision of the computation.
         cond: (B, ...) or None.
         generator: None, one, or one per row.
         on_step: called with (number of steps done, z) after each.
 
     Raises:
-        ValueError: if times are not strictly monotone in [0, 1] or z has no floating dtype, or a stochastic sampler is
-            asked to encode.
+        ValueError: if times are not strictly monotone in [0, 1], z has no floating dtype, or a stochastic sampler is
+            used to encode.
 
     >>> from jensen.diffusion import DDIM, CosineSchedule, GaussianOracle
     >>> oracle = GaussianOracle(torch.zeros(1), torch.ones(1), CosineSchedule())
@@ -95,7 +95,7 @@ def integrate(
 
 
 class _Rounded(Denoiser):
-    """A denoiser of half precision on a path in single: it sees z rounded and the time as it is."""
+    """A half-precision denoiser on a float32 path: it gets z rounded, and the time unrounded."""
 
     def __init__(self, denoiser: Denoiser, dtype: torch.dtype):
         super().__init__()
@@ -109,7 +109,7 @@ class _Rounded(Denoiser):
 
 
 def _equal(before: tuple[Tensor, Tensor], after: tuple[Tensor, Tensor]) -> bool:
-    """Whether two pairs of levels differ by rounding alone, of which multistep methods would take differences."""
+    """Whether two pairs of levels differ only by rounding, which the differences of multistep methods would amplify."""
     return all(torch.allclose(a, b, rtol=ROUNDING, atol=0) for a, b in zip(before, after, strict=True))
 
 
@@ -135,9 +135,9 @@ def time_grid(
     """Decreasing times (steps + 1,) from `start` to `end`, float64.
 
     Args:
-        name: "uniform" in t; "log_snr": uniform in log-SNR between the schedule's values there, which must
-            be finite; "karras": uniform in (sigma / alpha)^(1/7), likewise; "quadratic": uniform in sqrt(t),
-            denser towards the data.
+        name: "uniform" in t; "log_snr": uniform in log-SNR between the schedule's values at the ends, which must be
+            finite; "karras": uniform in (sigma / alpha)^(1/7), likewise; "quadratic": uniform in sqrt(t), denser
+            towards the data.
         steps: at least 1.
         schedule: gives the log-SNR.
         start, end: 0 <= end < start <= 1.
@@ -177,10 +177,10 @@ def time_grid(
 
 
 def levels(denoiser: Denoiser, t: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-    """alpha_t and sigma_t at one time, (), float64 on the device of z: what they multiply keeps its dtype."""
+    """alpha_t and sigma_t at one time, (), float64, on the device of z; as scalars they keep the dtype of z."""
     return denoiser.schedule.alpha_sigma(t.to(z.device, torch.float64))
 
 
 def rows_at(t: Tensor, z: Tensor) -> Tensor:
-    """One time for every row of z, (B,), in single precision at least."""
+    """The same time for every row of z, (B,), at least in float32."""
     return t.to(single(z)).expand(len(z))

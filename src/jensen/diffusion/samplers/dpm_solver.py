@@ -17,16 +17,16 @@ from jensen.diffusion.samplers.exponential import integral
 class DPMSolver:
     r"""DPM-Solver++(1), (2M) and (3M), and the SDE versions of the first two.
 
-    $z_s = \frac{\sigma_s}{\sigma_t} z_t + \alpha_s (1 - e^{-h}) D$ with $h = \lambda_s - \lambda_t$ and
-    $D = \hat x_t$ at order 1, $D = \hat x_t + \frac{h}{2 h_{prev}} (\hat x_t - \hat x_{prev})$ at order 2. Order 3 is
-    the exact integral of the parabola through the last three predictions. Published pseudo-code of (3M) takes the
-    second divided difference for the second derivative, which is twice that, and is then of order 2 only. The first
-    step of any multistep method is of order 1, so that a whole path shows order 3 only where it starts smoothly.
+    $z_s = \frac{\sigma_s}{\sigma_t} z_t + \alpha_s (1 - e^{-h}) D$ with $h = \lambda_s - \lambda_t$ and $D = \hat x_t$
+    at order 1, $D = \hat x_t + \frac{h}{2 h_{prev}} (\hat x_t - \hat x_{prev})$ at order 2. Order 3 is the exact
+    integral of the parabola through the last three predictions. Published pseudo-code of (3M) uses the second divided
+    difference in place of the second derivative, which is twice as large, and has therefore order 2 only. The first
+    step of any multistep method has order 1, so a whole path shows order 3 only if it starts smoothly.
 
     With `noise`,
     $z_s = \frac{\sigma_s}{\sigma_t} e^{-h} z_t + \alpha_s (1 - e^{-2h}) D + \sigma_s \sqrt{1 - e^{-2h}}\, n$.
 
-    The memory is the last (lambda, x) pairs, newest first. A step to or from an infinite lambda is of first order.
+    The memory holds the last (lambda, x) pairs, newest first. A step to or from an infinite lambda has order 1.
 
     Args:
         order: 1 (which is DDIM), 2 or 3.
@@ -61,7 +61,7 @@ class DPMSolver:
         p = denoiser(z, rows_at(t, z), cond)
         alpha_t, sigma_t = levels(denoiser, t, z)
         alpha_s, sigma_s = levels(denoiser, s, z)
-        if bool(sigma_t == 0):  # the first step of an encoding: nothing is known of eps but the prediction
+        if bool(sigma_t == 0):  # the first step of an encoding: eps is known only from the prediction
             return alpha_s * p.x + sigma_s * p.eps, None
         here, ahead = torch.log(alpha_t / sigma_t), torch.log(alpha_s / sigma_s)
         history = [(here, p.x), *(memory or [])][: self.order] if bool(torch.isfinite(here)) else []

@@ -1,4 +1,4 @@
-"""Exponential integration: the linear part of the ODE exactly, x as a polynomial in lambda."""
+"""Exponential integration: exact for the linear part of the ODE, with x as a polynomial in lambda."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 Prediction = tuple[Tensor, Tensor]
-"""A (lambda, x) pair: what was predicted, and at which log(alpha / sigma)."""
+"""A pair (lambda, x): log(alpha / sigma), and the prediction there."""
 
 _NODES, _WEIGHTS = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(48))
 

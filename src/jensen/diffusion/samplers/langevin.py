@@ -1,4 +1,4 @@
-"""Langevin moves at a fixed time: alone they anneal, after a step they correct it."""
+"""Langevin moves at a fixed time: on their own (annealed Langevin) or as correctors after another sampler's step."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def langevin_move(
 ) -> Tensor:
     r"""$z + \delta\, \nabla \log p_t(z) + \sqrt{2 \delta}\, n$ with $\delta = \mathrm{step\_size} \cdot \sigma_t^2$.
 
-    It leaves p_t as it is up to the order of delta; no move at sigma_t = 0.
+    p_t is invariant up to order delta; at sigma_t = 0 z is unchanged.
 
     Source: Song & Ermon (2019), algorithm 1.
     """
@@ -38,14 +38,14 @@ def _check(moves: int, step_size: float) -> None:
 
 @dataclass(frozen=True)
 class PredictorCorrector:
-    r"""A step of any sampler, then Langevin moves at the time it has come to.
+    r"""A step of any sampler, then Langevin moves at the new time.
 
-    Moves lead off the path that a multistep predictor remembers, so that each of its steps starts afresh and is of
-    first order; Heun's stays of second order.
+    The moves leave the path that a multistep predictor remembers, so each of its steps starts without history and has
+    order 1; Heun's keeps order 2.
 
     Args:
-        predictor: any sampler; its memory is kept only where nothing moves, at sigma_s = 0.
-        moves: corrections a step, at least 1; each costs an evaluation.
+        predictor: any sampler; its memory is kept only at sigma_s = 0, where there are no moves.
+        moves: corrections per step, at least 1; each costs one evaluation.
         step_size: of a move, in units of sigma_s^2.
 
     Source: Song et al. (2021), algorithm 1.
@@ -82,9 +82,9 @@ class PredictorCorrector:
 
 @dataclass(frozen=True)
 class AnnealedLangevin:
-    r"""No step but a change of noise level: $z_t \alpha_s/\alpha_t$ is carried to s and moved there.
+    r"""Only the noise level changes: $z_t \alpha_s/\alpha_t$ is taken to s, where Langevin moves follow.
 
-    Made for variance-exploding schedules with many levels, where it is the sampler of noise-conditional score networks.
+    Meant for variance-exploding schedules with many levels: the sampler of noise-conditional score networks.
 
     Args:
         moves: at each level, at least 1.

@@ -18,7 +18,7 @@ def velocity(denoiser: Denoiser, z: Tensor, t: Tensor, cond: Tensor | None = Non
     Args:
         denoiser: gives x and eps.
         z: (B, ...) at time t.
-        t: (), where the schedule's slope is finite: not 0 where sigma starts like a square root of t.
+        t: (), at which the schedule's slope is finite: not 0 if sigma starts like the square root of t.
         cond: (B, ...) or None.
 
     Raises:
@@ -35,7 +35,7 @@ def velocity(denoiser: Denoiser, z: Tensor, t: Tensor, cond: Tensor | None = Non
 
 @dataclass(frozen=True)
 class Euler:
-    r"""$z_s = z_t + (s - t)\, \dot z(z_t, t)$: first order in the step of t.
+    r"""$z_s = z_t + (s - t)\, \dot z(z_t, t)$: first order in the step size.
 
     Source: Song et al. (2021), section 4.3.
     """
@@ -60,7 +60,7 @@ class Euler:
 class Heun:
     r"""Euler's step, then the mean of the velocities at both its ends: second order, two evaluations.
 
-    A step onto sigma_s = 0 stays Euler's, since a prediction of x has no eps there.
+    A step to sigma_s = 0 is Euler's, since a prediction of x has no finite eps there.
 
     Source: Karras et al. (2022), algorithm 1.
     """

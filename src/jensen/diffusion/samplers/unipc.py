@@ -1,4 +1,4 @@
-"""UniPC: a multistep predictor, corrected with the evaluation that the next step makes anyway."""
+"""UniPC: a multistep predictor with a corrector that needs no extra evaluation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jensen.diffusion.samplers.exponential import Prediction, integral
 
 @dataclass(frozen=True)
 class _Past:
-    """Where the last step led and where it began: z, its levels, and the predictions it used, newest first."""
+    """The end and the start of the last step: z, its levels, and the predictions it used, newest first."""
 
     made: Tensor
     z: Tensor
@@ -26,12 +26,12 @@ class _Past:
 
 @dataclass(frozen=True)
 class UniPC:
-    r"""UniPC-p: predict with the last p predictions, correct with these and the new one; one evaluation a step.
+    r"""UniPC-p: predict with the last p predictions, correct with these and the new one; one evaluation per step.
 
-    Before it goes on from z_t, a step redoes the last one with the prediction made at z_t among its nodes, which
-    raises the order by one; the prediction itself is not made again. The weights are the exact integrals of the
-    interpolating polynomial: the paper's B(h) drops out of its equation 12 wherever that is solved in full.
-    A z that is not the one the last step made is gone on from as it is, as at the start.
+    Before it continues from z_t, it repeats the last step with the prediction at z_t as an additional node, which
+    raises the order by one; the prediction itself is not evaluated again. The weights are the exact integrals of the
+    interpolating polynomial: the paper's B(h) cancels from its equation 12 wherever that is solved in full. If z is not
+    the result of the last step, the method restarts from it.
 
     Args:
         order: p, 1 to 3.
