@@ -194,6 +194,7 @@ class Diffusion(Family):
         self, model: nn.Module, space: Space, changes: Mapping[str, Any], *, walking: bool, told: bool
     ) -> None:
         assert isinstance(model, DiffusionModel)
+        changes = {**(self.walk if walking else {}), **changes}
         model.sampling.changed(**changes)  # refuses what is out of range
         if changes.get("guidance", 1) != 1 and (why := self._unguided(space)):
             raise ValueError(f"--guidance is not for this run: {why}")
@@ -202,7 +203,7 @@ class Diffusion(Family):
         if cond is not None and self.loss.drop == 0 and not told and not in_turn:
             raise ValueError("--text is needed here: with loss.drop 0 nothing is trained without a condition")
         if walking:
-            model.deterministic(**{**self.walk, **changes})  # refuses a sampler that draws noise
+            model.deterministic(**changes)  # refuses a sampler that draws noise
 
     # model and game -----------------------------------------------------------------------
 
