@@ -41,18 +41,18 @@ TEXT = (
     "reaches it."
 )
 NOTES = {
-    "frechet": "of means and covariances; too large by a bias that falls as 1/n, as is the floor",
-    "frechet_extrapolated": "without the bias; may come out below 0",
-    "kernel": "of all moments up to the third; may come out below 0",
-    "energy": "0 for equal distributions only; may come out below 0",
-    "precision": "samples where data are",
-    "recall": "data where samples are",
-    "density": "the same as precision, by counting neighbours",
-    "coverage": "data with a sample among their neighbours",
-    "c2st": "of a classifier of samples and data on held-out halves; 50%: it cannot tell them apart",
-    "c2st_auc": "chance that it finds a sample the more likely to be one",
-    "classes": "of the samples' shares of classes, as the classifier reads them, from the data's",
-    "sharpness": "power at high frequencies over that of data: below 1 is blur, above is noise",
+    "frechet": "too large by a bias, as is its floor",
+    "frechet_extrapolated": "without the bias",
+    "kernel": "may come out below 0",
+    "energy": "may come out below 0",
+    "precision": "samples that lie where data are",
+    "recall": "data that lie where samples are",
+    "density": "data around a sample",
+    "coverage": "data with a sample nearby",
+    "c2st": "50%: samples cannot be told from data",
+    "c2st_auc": "0.5: samples cannot be told from data",
+    "classes": "as the classifier reads them",
+    "sharpness": "below 1 is blur, above is noise",
 }
 
 
@@ -108,7 +108,7 @@ def nearness(drawn: Tensor, fresh: Tensor) -> Finding:
         best=0.5,
         form="share",
         interval=(found.low, found.high),
-        note="chance that a sample is nearer to its nearest training example than a held-out example is to its own",
+        note="50%: as near as held-out data; 100%: copies",
     )
 
 

@@ -347,6 +347,10 @@ def _number(found: Finding) -> dict[str, float]:
     return {"value": found.value, "stderr": found.spread}
 
 
+def _best(found: Finding) -> str:
+    return f"{found.best:g}" if isinstance(found.best, float) else found.best or ""
+
+
 def _said(found: Finding) -> str:
     return f"{found.value:.3g} ± {found.spread:.1g}" if found.spread else f"{found.value:.3g}"
 
@@ -410,12 +414,12 @@ def _samples(found: Comparison) -> list[Part]:
 
 
 def _metrics(found: Comparison) -> Part:
-    names, keys = [c.name for c in found.contestants], list(found.contestants[0].metrics)
-    first = found.contestants[0].metrics
+    runs, first = found.contestants, found.contestants[0].metrics
+    names = [c.name for c in runs]
     drawn = [
         plots.rivals(
             names,
-            [(c.metrics[key].value, c.metrics[key].spread) for c in found.contestants],
+            [(c.metrics[key].value, c.metrics[key].spread) for c in runs],
             title=first[key].name,
             floor=(found.floor[key].value, found.floor[key].spread),
         )
@@ -423,13 +427,8 @@ def _metrics(found: Comparison) -> Part:
         if key in first
     ]
     rows = [
-        (
-            first[key].name,
-            first[key].best if isinstance(first[key].best, str) else f"{first[key].best:g}",
-            _said(found.floor[key]),
-            *(_said(c.metrics[key]) for c in found.contestants),
-        )
-        for key in keys
+        (first[key].name, _best(first[key]), *(_said(f[key]) for f in (found.floor, *(c.metrics for c in runs))))
+        for key in first
     ]
     text = (
         f"By {found.features}; energy distance, sharpness and nearness by the numbers themselves. Bars are two "
