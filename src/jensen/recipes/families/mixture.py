@@ -24,11 +24,11 @@ class Mixture(Family):
     """A Bayesian mixture of Gaussians of points, fitted to all training data before the first step."""
 
     components: Positive = 20
-    """Gaussians, at most: those that the data do not need empty"""
+    """largest number of Gaussians; those that the data do not need get no weight"""
     concentration: Rate | None = None
-    """of the Dirichlet prior of their weights; below 1 it empties components; null: 1 / components"""
+    """concentration of the Dirichlet prior of the weights; below 1 it empties components; null: 1 / components"""
     sweeps: Positive = 500
-    """sweeps of coordinate ascent, at most"""
+    """largest number of sweeps of coordinate ascent"""
     tolerance: Annotated[float, Field(gt=0)] = 1e-6
     """nats a training example; a sweep that gains less is the last one"""
 

@@ -70,7 +70,7 @@ class Decoder(Settings):
     decoder_hidden: Positive | None = None
     """units of each hidden layer of p(x | z), to weaken it; null: as hidden"""
     noise: Literal["predicted", "learned", "fixed"] = "predicted"
-    """scale of p(x | z) of each number: predicted from z, learned for all data, or fixed"""
+    """scale of p(x | z) for each number of x: predicted from z, one learned for all data, or fixed"""
     std: Rate = 0.1
     """standard deviation of fixed noise"""
 
@@ -155,11 +155,11 @@ class Network(Decoder):
     latents: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=4)] = (16,)
     """latents of each layer, from the data up"""
     kind: Literal["gaussian", "categorical"] = "gaussian"
-    """of the latents"""
+    """kind of latents"""
     classes: Annotated[int, Field(ge=2)] = 10
-    """of each categorical latent"""
+    """number of classes of each categorical latent"""
     direction: Literal["bottom-up", "ladder"] = "bottom-up"
-    """of inference, where there are several layers"""
+    """direction of inference, where there are several layers"""
 
     @model_validator(mode="after")
     def _fitting(self) -> Network:
@@ -224,17 +224,17 @@ class Bound(Settings):
     free_bits: NonNegative = 0.0
     """nats of KL that cost nothing, in the mean over the batch"""
     free_bits_per: Literal["layer", "dimension"] = "layer"
-    """what each has as many free nats as free_bits says"""
+    """whether each layer, or each dimension, has that many free nats"""
     kl_limit: Rate | None = None
-    """nats that the KL is held to, by a Lagrange multiplier in place of beta"""
+    """nats that the KL is constrained to, by a Lagrange multiplier in place of beta; null: no constraint"""
     warm: Literal["none", "linear", "cyclical"] = "none"
     """how the weight of the KL rises to beta"""
     warm_steps: Positive = 1000
     """steps over which it rises"""
     relaxation: Literal["none", "concrete", "gumbel-softmax", "straight-through"] = "none"
-    """of categorical latents, in training"""
+    """relaxation of categorical latents in training"""
     temperature: Rate = 1.0
-    """of the relaxation, at first"""
+    """temperature of the relaxation at the start"""
     coldest: Rate = 0.5
     """temperature from cooling_steps on"""
     cooling_steps: Positive = 1000
@@ -320,7 +320,7 @@ class VAE(Family):
     network: Network = Network()
     bound: Bound = Bound()
     prior: Literal["standard", "learned"] = "standard"
-    """of the top layer: N(0, I), or N(mu, sigma^2 I) with both learned"""
+    """prior of the top layer: N(0, I), or N(mu, sigma^2 I) with both learned"""
     inference: Literal["amortized", "per-datum"] = "amortized"
     """q(z | x) by an encoder, or by parameters of its own for each training example"""
 
@@ -418,7 +418,7 @@ class Autoencoder(Family):
 
     network: Narrow = Narrow()
     corruption: Literal["none", "noise", "mask"] = "none"
-    """of the data that the encoder sees in training: added Gaussian noise, or numbers set to 0"""
+    """what is done to the input of the encoder in training: Gaussian noise is added, or numbers are set to 0"""
     amount: Annotated[float, Field(gt=0, lt=1)] = 0.3
     """standard deviation of the noise, or share of the numbers"""
 
