@@ -60,9 +60,12 @@ def test_settings_reach_the_game():
 
 @pytest.mark.parametrize("pairing", ["unpaired", "paired"])
 def test_players_fit_colour_pictures_of_any_size(pairing):
-    space = Space((3, 12, 20), b=Space((3, 12, 20)))
+    space = Space((3, 12, 20), b=Space((3, 12, 20)), paired=pairing == "paired")
     made = family(pairing=pairing, network={"width": 8, "patch": 2, "critic": [4, 4], "spectral": True})
     made.refuse(space, Training(steps=1))
+    if pairing == "paired":
+        with pytest.raises(ValueError, match="must be unpaired for data whose batches hold no pairs, got paired"):
+            made.refuse(replace(space, paired=False), Training(steps=1))
     game = made.objective(made.model(space), space)
     critics = [m for m in game.modules() if isinstance(m, PatchCritic)]
     assert len(critics) == 2

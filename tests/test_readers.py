@@ -176,7 +176,7 @@ def test_a_reader_is_shipped_or_that_of_a_run(tmp_path, monkeypatch):
     ):
         with pytest.raises(ValueError, match=said):
             source.open(0, runs=lambda _, wrong=wrong: wrong)
-    with pytest.raises(ValueError, match=r"the run .*run cannot be opened here"):
+    with pytest.raises(ValueError, match=r"data.reader: the run .*run cannot be opened here"):
         source.open(0)
 
 

@@ -87,6 +87,7 @@ class Space:
         cond: what an example may be conditioned on.
         rows: training examples.
         b: of the other side, for translation between two kinds of pictures; this space is then that of side a.
+        paired: whether training batches hold pairs of the two sides.
     """
 
     shape: tuple[int, ...]
@@ -96,6 +97,7 @@ class Space:
     cond: Classes | Text | None = None
     rows: int = 0
     b: Space | None = None
+    paired: bool = False
 
     @property
     def pictures(self) -> bool:

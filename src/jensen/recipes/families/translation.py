@@ -147,6 +147,8 @@ class Translation(Family):
             raise ValueError(
                 f"family translation takes pictures of one shape on both sides, got {space.shape} and {space.b.shape}"
             )
+        if self.pairing == "paired" and not space.paired:
+            raise ValueError("pairing must be unpaired for data whose batches hold no pairs, got paired")
         sides, least = space.shape[1:], 2 ** len(self.network.critic)
         if any(side % self.network.patch for side in sides):
             raise ValueError(f"network.patch must divide the sides {sides} of pictures, got {self.network.patch}")

@@ -68,7 +68,11 @@ class Captcha(Source):
     def open_reader(self, runs: Opener = no_runs) -> TextReader | None:
         if self.reader == SHIPPED:
             return shipped_reader() if self.style() == Style() else None
-        return read_by(runs(self.reader), self.known())
+        try:
+            run = runs(self.reader)
+        except ValueError as error:
+            raise ValueError(f"data.reader: {error}") from error
+        return read_by(run, self.known())
 
     def open(self, seed: int, track: Track = silent, runs: Opener = no_runs) -> Data:
         reader = self.open_reader(runs)

@@ -157,8 +157,8 @@ class Digits(Source):
     def _there(self) -> Digits:
         if self.style == "handwritten" and (self.pictures or 0) > HANDWRITTEN:
             raise ValueError(f"pictures must be at most {HANDWRITTEN} of handwritten digits, got {self.pictures}")
-        if self.style == "handwritten" and self.test is not None:
-            raise ValueError("test does nothing for handwritten digits, of which 360 are held out: leave it out")
+        if self.style == "handwritten":
+            self.refuse_idle("for handwritten digits, of which 360 are held out", "test")
         return self
 
     @property

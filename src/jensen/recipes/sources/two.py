@@ -55,15 +55,12 @@ class HandwrittenPrinted(Source):
 
     @model_validator(mode="after")
     def _no_idle(self) -> HandwrittenPrinted:
-        unpaired, enlarged = self.pairing == "unpaired", self.enlarge_a or self.enlarge_b
-        for key, why in (
-            ("partners", "pairing is unpaired" * unpaired),
-            ("enlarge_a", "pairing is by-class" * (not unpaired)),
-            ("enlarge_b", "pairing is by-class" * (not unpaired)),
-            ("share", "no side is enlarged" * (not enlarged)),
-        ):
-            if why and getattr(self, key) != type(self).model_fields[key].default:
-                raise ValueError(f"{key} does nothing where {why}: leave it out")
+        if self.pairing == "unpaired":
+            self.refuse_idle("for pairing unpaired", "partners")
+        else:
+            self.refuse_idle("for pairing by-class", "enlarge_a", "enlarge_b")
+        if not (self.enlarge_a or self.enlarge_b):
+            self.refuse_idle("where no side is enlarged", "share")
         return self
 
     def sides(self) -> tuple[Digits, Digits]:
@@ -75,7 +72,7 @@ class HandwrittenPrinted(Source):
 
     def known(self) -> Space:
         a, b = self.sides()
-        return replace(a.known(), b=b.known())
+        return replace(a.known(), b=b.known(), paired=self.pairing == "by-class")
 
     def open(self, seed: int, track: Track = silent, runs: Opener = no_runs) -> Data:
         own = fingerprint(self, without=("pairing", "jitter", "partners", "enlarge_a", "enlarge_b", "share"))
@@ -90,7 +87,7 @@ class HandwrittenPrinted(Source):
             stream = pool_stream(batch_size, seed, **pairs) if by_class else unpaired_stream(batch_size, seed, **heaps)
             return transformed(stream, Jitter(self.jitter), derived(seed, "jitter")) if self.jitter else stream
 
-        return replace(a, space=replace(a.space, b=b.space), b=b, streams=streams)
+        return replace(a, space=replace(a.space, b=b.space, paired=by_class), b=b, streams=streams)
 
     def _enlarged(self, side: str, real: Tensor, runs: Opener) -> Tensor:
         """Training pictures of a side, and samples of the run that enlarges it: `share` of the whole."""
