@@ -127,8 +127,8 @@ def _bound(case: Case, model: Diffusion, name: str, **settings: Any) -> Bound:
     def joined(term: str) -> Tensor:
         return torch.cat([getattr(part, term) for part in parts])
 
-    terms = (joined(term) for term in ("prior", "steps", "reconstruction"))
-    return Bound(*terms, parts[0].measure, joined("stderr"))
+    measure = parts[0].measure
+    return Bound(joined("prior"), joined("steps"), joined("reconstruction"), measure, joined("stderr"))
 
 
 def _ode(case: Case, model: Diffusion, span: Span, bins: Bins | None) -> tuple[Likelihood, int]:

@@ -18,6 +18,7 @@ from jensen.core.types import Stream
 from jensen.data.dataset import Data, some
 from jensen.judging.features import Features, features_of
 from jensen.judging.settings import Judging
+from jensen.models import Diffusion, ScoreModel
 from jensen.report.findings import Part
 from jensen.training import Player, Update
 
@@ -116,7 +117,9 @@ class Case:
     @cached_property
     def by_steps(self) -> dict[int, Tensor]:
         """Samples drawn in each of `settings.steps` and in the model's own number of steps, from the same noise."""
-        own, n, found = self.model.sampling.steps, self.settings.samples, {}
+        model, n, found = self.model, self.settings.samples, {}
+        assert isinstance(model, Diffusion | ScoreModel)
+        own = model.sampling.steps
         for steps in sorted({*self.settings.steps, own}):
             if steps == own:
                 found[steps] = self.samples

@@ -14,7 +14,7 @@ from jensen.core.seeding import derived, generator, generators
 from jensen.judging.bounds import diffusion_of
 from jensen.judging.case import Case, judge
 from jensen.metrics import Proportion, energy_distance, wilson
-from jensen.models import Diffusion
+from jensen.models import Diffusion, ScoreModel
 from jensen.models.diffusion import round_trip
 from jensen.models.score import LANGEVIN
 from jensen.report import plots
@@ -41,10 +41,11 @@ def read_as_asked(case: Case, made: Tensor, asked: Tensor | None) -> Proportion 
 @judge
 def by_steps(case: Case) -> Part | None:
     """Energy distance of samples drawn in each number of steps, and the share of them that read as asked."""
-    if diffusion_of(case.model) is None or not case.settings.steps:
+    model = case.model
+    if not isinstance(model, Diffusion | ScoreModel) or not case.settings.steps:
         return None
     x, train, log_p = case.test["x"], case.train["x"][: case.settings.samples], case.data.truths.log_p
-    sampling = case.model.sampling
+    sampling = model.sampling
     unit = "moves a level" if sampling.sampler == LANGEVIN else "steps"
     floor = energy_distance(train, x)
     findings, rows = [], []
@@ -69,13 +70,13 @@ def by_steps(case: Case) -> Part | None:
             )
         )
         rows.append(row)
-    steps = [row["steps"] for row in rows]
+    counts = [row["steps"] for row in rows]
     lines = {"samples": [row["energy"] for row in rows], "training data": [floor.value] * len(rows)}
     positive = {name: [max(v, 1e-6) for v in line] for name, line in lines.items()}
-    drawn = [plots.curves(steps, positive, title="energy distance to held-out data", xlabel=unit, log=True)]
+    drawn = [plots.curves(counts, positive, title="energy distance to held-out data", xlabel=unit, log=True)]
     if all("read" in row for row in rows):
         shares = [row["read"] for row in rows]
-        drawn.append(plots.intervals(steps, shares, title="read as asked", xlabel=unit, ylabel=""))
+        drawn.append(plots.intervals(counts, shares, title="read as asked", xlabel=unit, ylabel=""))
     text = (
         f"{len(case.samples):,} samples by {sampling.sampler} from the same noise, in each number of {unit}, against "
         f"held-out data; floor: {len(train):,} training examples in their place."
@@ -88,7 +89,7 @@ def by_steps(case: Case) -> Part | None:
 def sampling_path(case: Case) -> Part | None:
     """The sampler's state, from noise to the finished samples, as a strip and as a film."""
     model, space = case.model, case.data.space
-    if diffusion_of(model) is None:
+    if not isinstance(model, Diffusion | ScoreModel):
         return None
     n = (60 if space.dims <= 1024 else 20) if space.pictures else 1000
     states: list[Tensor] = []
@@ -174,7 +175,9 @@ def guidance(case: Case) -> Part | None:
     model = case.model
     if not isinstance(model, Diffusion) or not case.conditional or model.denoiser.null is None:
         return None
-    distinct = case.data.asked(COMPARED).unique(dim=0)
+    asked = case.data.asked(COMPARED)
+    assert asked is not None
+    distinct = asked.unique(dim=0)
     distinct = distinct[torch.randperm(len(distinct), generator=generator(derived(case.seed, "guidance")))[:GROUPS]]
     asked = distinct.repeat_interleave(COMPARED // len(distinct), 0)
     scales = sorted({*case.settings.scales, model.sampling.guidance})

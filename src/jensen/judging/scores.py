@@ -25,15 +25,15 @@ EXACT = 500  # samples drawn along the exact score
 @judge
 def score_error(case: Case) -> Part | None:
     """At each noise level the relative squared error of the score, where the noised data are."""
-    log_p, scores = case.data.truths.log_p, noised_scores(case)
-    if log_p is None or case.conditional or not scores:
+    scores = noised_scores(case)
+    if case.data.truths.log_p is None or case.conditional or not scores:
         return None
     x, rng = case.test["x"].to(case.device), generator(derived(case.seed, "score"), case.device)
     errors = []
     for sigma, score in scores:
         noised = x + sigma * torch.randn(x.shape, generator=rng, device=x.device)
         with torch.no_grad():
-            errors.append(relative_score_error(score, noised, score_of(lambda z, sigma=sigma: log_p(z, sigma))))
+            errors.append(relative_score_error(score, noised, exact_score(case, sigma)))
     sigmas, mean = [sigma for sigma, _ in scores], sum(errors) / len(errors)
     several = len(errors) > 1
     note = f"mean over {len(errors)} noise levels; largest {max(errors):.3g}" if several else ""

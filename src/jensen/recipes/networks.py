@@ -83,4 +83,4 @@ class DenoiserNetwork(Settings):
             patch=self.patch,
             outputs=outputs,
         )
-        return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+        return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
