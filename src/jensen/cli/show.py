@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -148,7 +149,8 @@ def settings(recipe: Recipe) -> None:
     for name in ("setting", "value", "meaning"):
         table.add_column(name, overflow="fold")
     for key, (value, meaning) in described(recipe).items():
-        table.add_row(Text(key, "bold"), str(value), " ".join(meaning.split()))
+        as_word = value if isinstance(value, str) else json.dumps(value)  # as --set takes it
+        table.add_row(Text(key, "bold"), as_word, " ".join(meaning.split()))
     (console if console.is_terminal else plain_console(width=160)).print(table)
     line()
     line(f"jensen train {recipe.name} --set KEY=VALUE")

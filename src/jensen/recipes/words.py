@@ -82,7 +82,7 @@ def settings(recipe: Recipe) -> dict[str, tuple[Any, str]]:
 
     def walk(node: BaseModel, prefix: str) -> None:
         if isinstance(node, Source | Family):
-            found[f"{prefix}kind"] = (node.kind, f"the {node.what}")
+            found[f"{prefix or 'family.'}kind"] = (node.kind, f"the {node.what}")
         for name, field in type(node).model_fields.items():
             value = getattr(node, name)
             inside = "" if isinstance(value, Family) else f"{prefix}{name}."
