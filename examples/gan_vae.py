@@ -14,12 +14,12 @@ from pathlib import Path
 
 import torch
 
+import jensen
 from jensen.core.seeding import drawing, generator
-from jensen.recipes import configure, open_run, running
-from jensen.recipes.base import Request
-from jensen.recipes.comparing import compare, line
-from jensen.recipes.comparing_page import cost_table, judge_table, likelihood_table, table_of, write_comparison
-from jensen.recipes.data import DigitsData
+from jensen.data.dataset import some
+from jensen.recipes.words import preset
+from jensen.report.gallery import gallery
+from jensen.runs.compare import compare, line, parts, write_comparison
 from jensen.training.journal import read_journal
 
 RUNS = Path("runs/gan_vae")
@@ -36,17 +36,18 @@ def show(image, name):
     display(image)
 
 
-def train(name, recipe):
-    """Train into a folder, or go on with what is there; returns the folder."""
+def train(name, recipe, **settings):
+    """Train into a folder, or go on with what is there; returns the run."""
     folder = RUNS / name
-    running.train(recipe, folder, resume=folder.exists())
-    seconds = read_journal(folder / "journal.jsonl")[-1]["seconds"]
-    print(f"{name}: {recipe.training.steps:,} steps in {seconds:.0f} s")
-    return folder
+    settings = {"training.previews": 0} | {key.replace("__", "."): value for key, value in settings.items()}
+    run = jensen.train(recipe, folder, settings=settings, resume=folder.exists())
+    print(f"{name}: {run.recipe.training.length()} in {read_journal(folder / 'journal.jsonl')[-1]['seconds']:.0f} s")
+    return run
 
 
-def tabulate(table):
-    """A table in text."""
+def tabulate(title):
+    """The table of one part of the comparison, in text."""
+    (table,) = next(part.tables for part in parts(found) if part.title == title)
     lines = [[str(cell) for cell in row] for row in (table.head, *table.rows)]
     widths = [max(len(row[i]) for row in lines) for i in range(len(table.head))]
     print("\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in lines))
@@ -58,10 +59,10 @@ def tabulate(table):
 # A fifth of every class is kept back: no model sees it, every judgement is made with it.
 
 # %%
-real = DigitsData(scale="grey").real()
-print(f"{real.name}: {len(real.train):,} to learn from, {len(real.test)} kept back")
-vae_recipe = configure("digits-grey-vae", ["training.steps=2000", "training.previews=0", "judging.samples=500"])
-show(vae_recipe.image(real.test[:48], columns=16), "data")
+data = preset("digits-grey-vae").data.open(seed=0)
+test = some(data.test)["x"]
+print(f"{data.name}: {len(data.train):,} to learn from, {len(data.test)} kept back")
+show(gallery(test[:48], columns=16), "data")
 
 # %% [markdown]
 # ## The variational autoencoder
@@ -71,12 +72,9 @@ show(vae_recipe.image(real.test[:48], columns=16), "data")
 # so that $\log p(x)$ is the log of a probability.
 
 # %%
-vae = train("vae", vae_recipe)
-evaluation = running.evaluate(vae)[1]
-print(
-    f"log p(x) of pictures kept back: {evaluation['log_p']['mean']:.2f} ± {evaluation['log_p']['stderr']:.2f} nats, "
-    f"{evaluation['bits_per_dim']:.3f} bits a pixel; the bound says {evaluation['elbo']['mean']:.2f}"
-)
+vae = train("vae", "digits-grey-vae", training__steps=2000, judging__samples=500)
+found = vae.evaluate()
+print(f"log p(x) of pictures kept back: {found['log_p']}; the bound says {found['elbo']}")
 
 # %% [markdown]
 # ## The generator and its critic
@@ -86,8 +84,7 @@ print(
 # again. A penalty on the critic's slope at the data (R1) keeps the two from running in circles.
 
 # %%
-gan_recipe = configure("digits-gan", ["training.steps=4000", "training.previews=0"])
-gan = train("gan", gan_recipe)
+gan = train("gan", "digits-gan", training__steps=4000)
 
 # %% [markdown]
 # ## The diffusion model
@@ -96,11 +93,10 @@ gan = train("gan", gan_recipe)
 # drawing starts from noise and removes it in 32 steps. It is told the class.
 
 # %%
-words = ["training.steps=2500", "training.previews=0", "judging.steps=[32]", "judging.samples=300"]
-diffusion_recipe = configure("digits-ddpm", [*words, "judging.bound_steps=100", "judging.ode_rows=100"])
-diffusion = train("diffusion", diffusion_recipe)
-evaluation = running.evaluate(diffusion)[1]
-print(f"a bound of log p(x): {evaluation['likelihood']['continuous']['mean']:.2f} nats")
+judged = {"judging__steps": [32], "judging__samples": 300, "judging__bound_steps": 100, "judging__ode_rows": 100}
+diffusion = train("diffusion", "digits-ddpm", training__steps=2500, **judged)
+bounds = [f for f in diffusion.evaluate().values() if f.facts.get("kind") == "lower bound"]
+print("\n".join(f"{bound.name}: {bound}" for bound in bounds))
 
 # %% [markdown]
 # ## Samples from the same seed
@@ -108,10 +104,8 @@ print(f"a bound of log p(x): {evaluation['likelihood']['continuous']['mean']:.2f
 # The first 48 of each, none of them chosen.
 
 # %%
-for name, folder in (("vae", vae), ("gan", gan), ("diffusion", diffusion)):
-    recipe, model = open_run(folder)
-    made = recipe.drawing(model, Request(n=48, seed=7)).draw(lambda _: None)
-    show(recipe.image(real.settled(made), columns=16), f"samples-{name}")
+for name, run in (("vae", vae), ("gan", gan), ("diffusion", diffusion)):
+    show(gallery(data.space.settled(run.sample(48, seed=7).x), columns=16), f"samples-{name}")
 
 # %% [markdown]
 # ## From one digit to another
@@ -119,10 +113,8 @@ for name, folder in (("vae", vae), ("gan", gan), ("diffusion", diffusion)):
 # Between two draws of the latent variable, along the great circle: in the VAE a mean picture, in the GAN a sample.
 
 # %%
-for name, folder in (("vae", vae), ("gan", gan)):
-    recipe, model = open_run(folder)
-    ways = recipe.drawing(model, Request(n=4, seed=7, between=16)).draw(lambda _: None)
-    show(recipe.image(ways, columns=16), f"between-{name}")
+for name, run in (("vae", vae), ("gan", gan)):
+    show(run.sample(4, seed=7, interpolate=16).sheet(), f"between-{name}")
 
 # %% [markdown]
 # ## What only the VAE can do: encode
@@ -130,22 +122,21 @@ for name, folder in (("vae", vae), ("gan", gan)):
 # Pictures kept back, and below them what the decoder makes of one draw of $q(z|x)$. The GAN has no encoder.
 
 # %%
-recipe, model = open_run(vae)
 with torch.no_grad(), drawing(generator(7)):
-    rebuilt = model.decode(model.infer(real.test[:16], samples=1)[0].z[0])
-show(recipe.image(torch.cat([real.test[:16], rebuilt]), columns=16), "rebuilt")
+    rebuilt = vae.model.decode(vae.model.infer(test[:16], samples=1)[0].z[0])
+show(gallery(torch.cat([test[:16], rebuilt]), columns=16), "rebuilt")
 
 # %% [markdown]
 # ## One evaluation for all
 #
 # 1,000 samples of each beside the digits kept back, by the features of a small classifier that learned the same data.
-# The column "real data" is the floor: the same numbers for training digits in the samples' place. No model can be
+# The column "floor" has the same numbers for training digits in the samples' place. No model can be
 # expected to beat it, and what lies within two errors of it is as good as data by that measure.
 
 # %%
-found = compare([vae, gan, diffusion], seed=7)
+found = compare([run.folder for run in (vae, gan, diffusion)], seed=7)
 print(f"by {found.features}\n")
-tabulate(table_of(found))
+tabulate("Metrics")
 
 # %% [markdown]
 # ## Likelihood, where there is one
@@ -155,20 +146,20 @@ tabulate(table_of(found))
 # table: it has nothing to say of how likely a picture is.
 
 # %%
-tabulate(likelihood_table(found.contestants, "mass"))
+tabulate("Likelihood, mass")
 
 # %% [markdown]
-# ## The judge
+# ## The discriminators
 #
 # For each contestant a fresh discriminator, all with the same network, budget and real data: how well does it tell
 # samples that it has not seen from data? With an AUC of 1/2 not at all. Below it the critic that the GAN trained
 # against. It knows its own generator, and was trained for that alone: what the others do, it may never have seen.
 
 # %%
-tabulate(judge_table(found))
-print("\naccuracy of the fresh judge while it learns")
+tabulate("Discriminators")
+print("\naccuracy of the fresh discriminator while it learns")
 print("steps".ljust(12) + "".join(f"{step:>7}" for step in found.judged_floor.steps))
-for name, judged in [("real data", found.judged_floor), *((c.name, c.judgement) for c in found.contestants)]:
+for name, judged in [("floor", found.judged_floor), *((c.name, c.judgement) for c in found.contestants)]:
     print(name.ljust(12) + "".join(f"{100 * value:6.0f}%" for value in judged.curve))
 
 # %% [markdown]
@@ -177,7 +168,7 @@ for name, judged in [("real data", found.judged_floor), *((c.name, c.judgement) 
 # Seconds of training are those of the machine that trained, whatever else it did.
 
 # %%
-tabulate(cost_table(found.contestants))
+tabulate("Costs")
 
 # %% [markdown]
 # ## In one line each

@@ -50,10 +50,11 @@ def likelihood(case: Case) -> Part | None:
     facts = {"kind": log_p.kind, "measure": log_p.measure, "dims": space.dims}
     estimated = isinstance(log_p, Estimate)
     note = f"importance sampling, K = {case.settings.importance:,}" if estimated else "exact"
-    common: dict[str, Any] = {"best": "high", "facts": facts}
     findings = [
-        measured("log_p", "log p(x) of held-out data", log_p, floor=best, note=note, card=True, **common),
-        measured("log_p_training", "log p(x) of training data", trained, note=note, **common),
+        measured(
+            "log_p", "log p(x) of held-out data", log_p, floor=best, best="high", note=note, card=True, facts=facts
+        ),
+        measured("log_p_training", "log p(x) of training data", trained, best="high", note=note),
     ]
     if log_p.measure == "mass":
         bits = float(bits_per_dim(log_p.value.mean(), space.dims))
