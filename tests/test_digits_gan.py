@@ -96,19 +96,20 @@ def stacked_case(made, shares, **more):
 
 
 def test_modes_of_channels_are_read_channel_by_channel():
-    """By hand: two channels of three classes are nine modes; eight samples are (0, 2), eight (1, 2), one not clear."""
-    made = greys(*[[0.0, 2.0]] * 8, *[[1.0, 2.0]] * 7, [1.0, 2.1])
+    """By hand: two channels, nine modes; eight samples are (0, 2), seven (1, 2), and one, not clear, (2, 2)."""
+    made = greys(*[[0.0, 2.0]] * 8, *[[1.0, 2.0]] * 7, [2.0, 2.1])
     shares = torch.full((9,), 1 / 9, dtype=torch.float64)
     part = classes(stacked_case(made, shares))
     by_key = found(part)
-    assert by_key["classes_reached"].value == by_key["clearly_reached"].value == 2
+    assert (by_key["classes_reached"].value, by_key["clearly_reached"].value) == (3, 2)
     assert by_key["classes_reached"].name == "modes reached"
-    assert by_key["class_kl"].value == pytest.approx(math.log(4.5), rel=1e-6)
+    q = (8 / 16, 7 / 16, 1 / 16)
+    assert by_key["class_kl"].value == pytest.approx(sum(v * math.log(9 * v) for v in q), rel=1e-6)
     assert by_key["clear"].value == 31 / 32
-    assert part.details["classes"]["samples"]["shares"] == [[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]]
+    assert part.details["classes"]["samples"]["shares"] == [[*q], [0.0, 0.0, 1.0]]
     assert len(part.plots) == 2
     uneven = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64).outer(torch.tensor([0.2, 0.2, 0.6]).double()).flatten()
-    exact = 0.5 * math.log(0.5 / 0.3) + 0.5 * math.log(0.5 / 0.18)  # (0, 2) is 0.5 * 0.6 of the data, (1, 2) 0.3 * 0.6
+    exact = sum(v * math.log(v / (w * 0.6)) for v, w in zip(q, (0.5, 0.3, 0.2), strict=True))  # the last place is 2
     assert found(classes(stacked_case(made, uneven)))["class_kl"].value == pytest.approx(exact, rel=1e-6)
 
 
