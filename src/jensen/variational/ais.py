@@ -35,8 +35,8 @@ def ais_log_likelihood(
     r"""Log p(x) per datum by annealed importance sampling, in nats, for when no good proposal is available.
 
     Chains start at draws from the prior and pass through $\pi_t(z) \propto p(z)\, p(x|z)^{\beta_t}$,
-    $0 = \beta_0 < \dots < \beta_T = 1$, with one Hamiltonian move that leaves $\pi_t$ invariant at each. The weight of a
-    chain is $\prod_t p(x|z_{t-1})^{\beta_t - \beta_{t-1}}$, and $E w = p(x)$ exactly, however badly the chains mix. A
+    $0 = \beta_0 < \dots < \beta_T = 1$, with one Hamiltonian move that leaves $\pi_t$ invariant at each. The weight of
+    a chain is $\prod_t p(x|z_{t-1})^{\beta_t - \beta_{t-1}}$, and $E w = p(x)$ exactly, however badly the chains mix. A
     pilot run of 8 chains chooses step sizes per datum and temperature for an acceptance rate of 65%; the final chains
     are new and keep these step sizes, so that the adaptation causes no bias. The model is in evaluation mode.
 
@@ -115,7 +115,7 @@ class _State:
         return self.slope_prior + beta * self.slope_px
 
     def where(self, accepted: Tensor, other: _State) -> _State:
-        """This state for the chains that accepted it, the other state for the rest."""
+        """Take this state for the chains that accepted it, the other state for the rest."""
         flat = accepted[..., None]
         return _State(
             torch.where(flat, self.z, other.z),
