@@ -224,7 +224,7 @@ def test_bad_input():
     table = posterior_table(6, 2)
     for call, message in (
         (lambda: Variational(vae, tables=[table]), "model must be an AutoDecoder if there are tables of q, got a VAE"),
-        (lambda: Variational(ours, tables=[table, table]), "one distribution a layer, 1, got 2"),
+        (lambda: Variational(ours, tables=[table, table]), "one distribution per layer, 1, got 2"),
         (lambda: Variational(ours, tables=[posterior_table(6, 3)]), r"event shape \(2,\), got \(1,\) and \(3,\)"),
         (lambda: AutoDecoder([flat], CategoricalPrior(2, 3)), "latents must be continuous"),
         (lambda: AutoDecoder(list(ours.decoders), FlatPrior(2)), "a prior that can be sampled"),

@@ -218,7 +218,7 @@ def test_what_does_not_compose_is_refused():
         (lambda: free_bits(1.0, "group"), "per layer or dimension, got 'group'"),
         (lambda: free_bits(1.0, "dimension")(whole), "need a trace that holds the coordinates"),
         (lambda: free_bits(1.0, "dimension")(sticking_the_landing(whole)), "holds the coordinates"),
-        (lambda: Trace(whole.log_px, (), (), (), (), (z,)), "one entry a layer"),
+        (lambda: Trace(whole.log_px, (), (), (), (), (z,)), "one entry per layer"),
     ):
         with pytest.raises(ValueError, match=message):
             call()

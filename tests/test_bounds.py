@@ -379,7 +379,7 @@ def test_refusals():
             trick(score)
     with pytest.raises(ValueError, match="sticking the landing needs sampled terms"):
         sticking_the_landing(closed)
-    with pytest.raises(ValueError, match="one entry a layer"):
+    with pytest.raises(ValueError, match="one entry per layer"):
         replace(path, analytic=(False,))
     for build, message in (
         (lambda: beta(-1.0), "beta must be at least 0"),

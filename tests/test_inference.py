@@ -102,7 +102,7 @@ def test_a_hierarchy_takes_one_q_a_layer():
     log_w = log_weights(trace)
     assert log_w.shape == (20_000, 3)
     assert bool((log_w.mean(0) < flat.log_prob(x)).all())
-    with pytest.raises(ValueError, match="one distribution a layer, 2, got 1"):
+    with pytest.raises(ValueError, match="one distribution per layer, 2, got 1"):
         posterior_trace(deep, x, q[:1])
 
 
@@ -398,7 +398,7 @@ FULL = MultivariateNormal(draws(4, 2), torch.eye(2, dtype=F64))
         (lambda: fit_posterior(model(), X, start=(WRONG,)), r"event shape \(2,\), got \(4,\) and \(5,\)"),
         (
             lambda: fit_posterior(discrete(), X.float()),
-            "fitting a posterior moves latents along gradients, and layer 1",
+            "fitting a posterior needs reparameterized latents, and the draws of layer 1",
         ),
         (lambda: refine(model(), X, (best(X),), steps=-1), "steps must be at least 0, got -1"),
         (lambda: refine(model(), X, (best(X),), rate=0.0), "rate must be positive, got 0.0"),
@@ -422,7 +422,7 @@ FULL = MultivariateNormal(draws(4, 2), torch.eye(2, dtype=F64))
             r"event shape \(2,\), got \(1,\) and \(3,\)",
         ),
         (lambda: lower_bound(model(), X, 1), "samples must be at least 2, for an error, got 1"),
-        (lambda: lower_bound(model(), X, 9, "prior"), "q must be 'encoder' or one distribution a layer, got 'prior'"),
+        (lambda: lower_bound(model(), X, 9, "prior"), "q must be 'encoder' or one distribution per layer, got 'prior'"),
         (lambda: lower_bound(model(), X, 9, (FULL,)), "q must be mean-field Gaussians"),
         (lambda: lower_bound(model(), X, 9, (WRONG,)), r"event shape \(2,\), got \(4,\) and \(5,\)"),
         (lambda: ascend_theta(model(), X, best(X), steps=0), "steps must be at least 1, got 0"),

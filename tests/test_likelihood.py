@@ -423,7 +423,7 @@ def test_chunks_of_data_keep_chains_together():
     [
         ({"samples": 0}, "samples must be at least 1, got 0"),
         ({"proposal": "posterior"}, "proposal must be 'encoder', 'prior' or a function of x, got 'posterior'"),
-        ({"x": torch.zeros(0, 4, dtype=F64)}, r"x must hold at least 1 datum, got shape \(0, 4\)"),
+        ({"x": torch.zeros(0, 4, dtype=F64)}, r"x must have at least 1 row, got shape \(0, 4\)"),
         ({"x": torch.zeros(2, 5, dtype=F64)}, r"x must be \(B, 4\), got \(2, 5\)"),
         (
             {"proposal": lambda x: (Independent(Normal(x[:, :3], 1.0), 1),)},
@@ -433,7 +433,7 @@ def test_chunks_of_data_keep_chains_together():
             {"proposal": lambda x: (Normal(x[:, :2], 1.0),)},
             r"posterior must have batch shape \(2,\) and event shape \(2,\), got \(2, 2\) and \(\)",
         ),
-        ({"proposal": lambda x: ()}, "posterior must have one distribution a layer, 1, got 0"),
+        ({"proposal": lambda x: ()}, "posterior must have one distribution per layer, 1, got 0"),
     ],
 )
 def test_likelihoods_refuse(options, message):
@@ -461,7 +461,7 @@ def test_annealing_refuses_discrete_latents():
     flatten = nn.Sequential(nn.Flatten(-2), nn.Linear(6, 4))
     encoder = Conditional(nn.Linear(4, 6), OneHotLogits(2, 3))
     model = HVAE([encoder], [Conditional(flatten, IsotropicGaussian())], CategoricalPrior(2, 3))
-    with pytest.raises(ValueError, match="annealed importance sampling moves latents along gradients, and layer 1's"):
+    with pytest.raises(ValueError, match="sampling needs reparameterized latents, and the draws of layer 1"):
         ais_log_likelihood(model, torch.zeros(2, 4))
     assert bool(torch.isfinite(log_likelihood(model, torch.zeros(2, 4), 10).value).all())
 

@@ -208,7 +208,7 @@ def test_what_cannot_be_relaxed_is_refused():
         (lambda: Relaxation(1.0, prior_temperature=-1.0), "temperature must be positive"),
         (lambda: Relaxation(lambda step: -1.0).trace(model, x), "temperature must be positive"),
         (lambda: concrete.trace(gaussian, x), "only one layer of groups of one-hot latents"),
-        (lambda: cooling(0.5, 1.0, 3), "down to a positive end, got 0.5 and 1"),
+        (lambda: cooling(0.5, 1.0, 3), "start and end must be 0 < end <= start < inf, got 0.5 and 1"),
         (lambda: cooling(1.0, 0.5, 0), "steps must be at least 1"),
         (
             lambda: Variational(model, gradient="score", samples=2, relaxation=concrete),

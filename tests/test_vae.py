@@ -499,7 +499,7 @@ def test_parts_that_do_not_fit():
             lambda: LadderVAE(
                 [nn.Linear(3, 4)], [Conditional(nn.Linear(4, 2), BernoulliLogits())], [part(2, 3)], prior
             ),
-            "factors must be diagonal Gaussians",
+            "factors of a ladder must be diagonal Gaussians",
         ),
     ):
         with pytest.raises(ValueError, match=message):

@@ -1,4 +1,4 @@
-"""Bounds on log p(x), marginal likelihoods, inference and mean fields."""
+"""Bounds on log p(x), marginal likelihoods, posterior inference and mean fields."""
 
 from jensen.variational.ais import ais_log_likelihood
 from jensen.variational.annealing import Constraint, Scheduled, annealed, cooling, cyclical, linear

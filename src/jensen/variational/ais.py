@@ -1,4 +1,4 @@
-"""Log p(x) by annealed importance sampling: from the prior to the posterior by Hamiltonian moves."""
+"""Log p(x) by annealed importance sampling from the prior to the posterior, with Hamiltonian Monte Carlo moves."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from jensen.variational.importance import MEMORY, Estimate, LogMean, bytes_made,
 from jensen.variational.posterior import as_layers, as_vector, latent_events, need_paths
 from jensen.variational.trace import LatentModel
 
-ACCEPTED = 0.65  # of the moves: the best cost per independent draw (Neal 2011, section 5.4.4)
-PILOTS = 8  # chains of the pilot
-START = 0.5  # the pilot's first step size
-GAIN = 0.2  # of the pilot's control of log step sizes
-JITTER = 0.2  # share by which a move's step size varies, so that no trajectory closes on itself
+ACCEPTED = 0.65  # target acceptance rate, the best cost per independent draw (Neal 2011, section 5.4.4)
+PILOTS = 8  # chains of the pilot run
+START = 0.5  # initial step size of the pilot run
+GAIN = 0.2  # of the adaptation of log step sizes
+JITTER = 0.2  # relative variation of the step size, so that no trajectory is periodic
 
 
 def ais_log_likelihood(
@@ -32,33 +32,34 @@ def ais_log_likelihood(
     generator: torch.Generator | None = None,
     memory: float = MEMORY,
 ) -> Estimate:
-    r"""Annealed importance sampling's log p(x) per datum, in nats: for when every proposal at hand is poor.
+    r"""Log p(x) per datum by annealed importance sampling, in nats, for when no good proposal is available.
 
-    Chains start at draws of the prior and pass through $\pi_t(z) \propto p(z)\, p(x|z)^{\beta_t}$,
-    $0 = \beta_0 < \dots < \beta_T = 1$, with one Hamiltonian move that leaves $\pi_t$ as it is at each; a chain's
-    weight is $\prod_t p(x|z_{t-1})^{\beta_t - \beta_{t-1}}$, and $E w = p(x)$ exactly, however badly chains mix.
-    Step sizes are chosen per datum and temperature by a pilot of 8 chains that accepts 65% of its moves; the chains
-    that count are drawn anew with those sizes held, so that adapting biases nothing. The model is in evaluation mode.
+    Chains start at draws from the prior and pass through $\pi_t(z) \propto p(z)\, p(x|z)^{\beta_t}$,
+    $0 = \beta_0 < \dots < \beta_T = 1$, with one Hamiltonian move that leaves $\pi_t$ invariant at each. The weight of
+    a chain is $\prod_t p(x|z_{t-1})^{\beta_t - \beta_{t-1}}$, and $E w = p(x)$ exactly, however badly the chains mix. A
+    pilot run of 8 chains chooses step sizes per datum and temperature for an acceptance rate of 65%; the final chains
+    are new and keep these step sizes, so that the adaptation causes no bias. The model is in evaluation mode.
 
     Args:
-        model: with latents that carry a gradient, on the whole of $R^d$.
-        x: data, (B, ...); all data and chains move at once, in chunks of data.
-        steps: T, temperatures after the prior, at least 1 (which is importance sampling from the prior).
-        chains: weights of each datum, at least 1; at least 2 for an error.
-        leapfrog: steps of a move, at least 1; a run costs about (chains + 8) T leapfrog gradients a datum.
-        generator: of all draws; None takes torch's global one.
-        memory: MiB for the tensors of one chunk's move, all counted as if none were freed; a chunk is one datum at
-            least.
+        model: with reparameterized latents on all of $R^d$.
+        x: data, (B, ...); all data of a chunk and all chains move at once.
+        steps: T, number of temperatures after the prior, at least 1 (importance sampling from the prior).
+        chains: number of weights per datum, at least 1; at least 2 for an error.
+        leapfrog: steps per move, at least 1; a run costs about (chains + 8) T leapfrog gradients per datum.
+        generator: for all draws; None takes torch's global one.
+        memory: MiB for the tensors of one move of a chunk, counted as if none were freed; a chunk has at least one
+            datum.
 
     Returns:
-        value, standard error, effective chains and, with 100 chains, the Pareto k of their weights, per datum.
+        value, standard error, effective number of chains and, with at least 100 chains, the Pareto k of their weights,
+        per datum.
 
     Raises:
         ValueError: for steps, chains or leapfrog below 1, no data, latents without a gradient, or a prior that cannot
             be sampled.
 
-    Source: Neal (2001), equations 3 to 11; the sigmoid temperatures and the use for decoders Wu et al. (2017), which
-        adapts step sizes inside the chains that count, as this does not.
+    Source: Neal (2001), equations 3 to 11; Wu et al. (2017) for the sigmoid temperatures and the use with decoders
+        (they adapt step sizes within the final chains, which this function does not).
 
     >>> from jensen.core.seeding import generator
     >>> from jensen.variational import LinearGaussian
@@ -99,7 +100,7 @@ def temperatures(steps: int) -> Float[Tensor, " t"]:
 
 @dataclass(frozen=True)
 class _State:
-    """Where the chains are, (K, B, M), with both log densities (K, B) and their slopes (K, B, M)."""
+    """Positions of the chains (K, B, M), with both log densities (K, B) and their gradients (K, B, M)."""
 
     z: Tensor
     log_prior: Tensor
@@ -114,7 +115,7 @@ class _State:
         return self.slope_prior + beta * self.slope_px
 
     def where(self, accepted: Tensor, other: _State) -> _State:
-        """Of the chains that accepted this state, of the rest the other."""
+        """Take this state for the chains that accepted it, the other state for the rest."""
         flat = accepted[..., None]
         return _State(
             torch.where(flat, self.z, other.z),
@@ -126,7 +127,7 @@ class _State:
 
 
 class _Tempered:
-    """The model given x, on latents of all layers in one vector."""
+    """The model given x, as a function of all latents in one vector."""
 
     def __init__(self, model: LatentModel, x: Tensor):
         self.model, self.x, self.events = model, x, latent_events(model)
@@ -158,12 +159,12 @@ def _move(tempered: _Tempered, state: _State, beta: float, size: Tensor, leapfro
         p = p + size / 2 * new.slope(beta)
     kinetic = (momentum.square() - p.square()).sum(-1) / 2
     ratio = new.log_density(beta) - state.log_density(beta) + kinetic
-    ratio = torch.where(ratio.isnan(), -math.inf, ratio)  # a trajectory that left the numbers is refused
+    ratio = torch.where(ratio.isnan(), -math.inf, ratio)  # reject trajectories that diverged
     return new.where(torch.rand_like(ratio).log() < ratio, state), ratio.clamp_max(0).exp()
 
 
 def _pilot(tempered: _Tempered, betas: list[float], leapfrog: int) -> list[Tensor]:
-    """Step sizes (B,) for each inner temperature, under which a pilot's moves are accepted as wished."""
+    """Step sizes (B,) for each inner temperature, adapted to the target acceptance rate."""
     state, sizes = tempered.start(PILOTS), []
     size = state.log_px.new_full((len(tempered.x),), START)
     for beta in betas[1:-1]:
@@ -187,7 +188,7 @@ def _anneal(
 
 
 def _one_move(model: LatentModel, x: Tensor, chains: int) -> None:
-    """What is measured: a move of one leapfrog step, after which the gradient's tensors are free again."""
+    """One move with a single leapfrog step, to measure its memory; later steps reuse it."""
     tempered = _Tempered(model, x)
     state = tempered.start(chains)
     _move(tempered, state, 1.0, torch.ones_like(state.log_px[0]), leapfrog=1)

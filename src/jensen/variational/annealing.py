@@ -1,4 +1,4 @@
-"""The weight of the KL as something that changes: over the steps of a run, or until a constraint holds."""
+"""Weights of the KL that change with the step, or until a constraint holds."""
 
 from __future__ import annotations
 
@@ -26,17 +26,18 @@ class Scheduled:
 
 
 def annealed(weight: Callable[[int], float], bound: Bound | Scheduled = elbo) -> Scheduled:
-    r"""$E_q \log p(x | z) - w_t\, C$ of a bound $E_q \log p(x | z) - C$: `beta` with a weight of the step t.
+    r"""$E_q \log p(x | z) - w_t\, C$ for a bound $E_q \log p(x | z) - C$: `beta` with a weight that depends on t.
 
-    It weighs the whole cost, and so what is below a floor too: `annealed(linear(1000), beta(4.0, free_bits(0.5)))` is
+    The weight applies to the whole cost, including floors: `annealed(linear(1000), beta(4.0, free_bits(0.5)))` is
     $E_q \log p(x | z) - 4 \min(\tfrac t{1000}, 1) \sum_l \max(\tfrac12, \mathrm{kl}_l)$.
 
     Args:
-        weight: step -> a number, at least 0.
-        bound: `elbo`, `beta`, `free_bits`, or what these gave; or one for each step.
+        weight: maps the step to a number of at least 0.
+        bound: `elbo`, `beta`, `free_bits` or a composition of them; or a schedule of these.
 
     Raises:
-        ValueError: for another bound; at a step, if the weight is negative or not finite.
+        ValueError: for another bound, such as `iwae`, which has no cost to weigh; at a step, if the weight is negative
+            or not finite.
 
     >>> one = torch.ones(2, 1)
     >>> trace = Trace(-3 * one, kl=(one,), log_q=(one,), analytic=(False,), pathwise=(True,))
@@ -53,7 +54,7 @@ def at_step(bound: Bound | Scheduled, step: int) -> Bound:
 
 
 def linear(steps: int, *, start: float = 0.0) -> Callable[[int], float]:
-    """From `start` to 1 over so many steps, then 1.
+    """Linear from `start` to 1 over this number of steps, then 1.
 
     Args:
         steps: at least 1.
@@ -76,7 +77,7 @@ def linear(steps: int, *, start: float = 0.0) -> Callable[[int], float]:
 
 
 def cyclical(period: int, *, rise: float = 0.5) -> Callable[[int], float]:
-    """Every period again from 0 to 1 over its share `rise`, then 1 to its end.
+    """In every period, linear from 0 to 1 over the fraction `rise`, then 1 until its end.
 
     Args:
         period: steps, at least 1.
@@ -118,7 +119,7 @@ def cooling(start: float, end: float, steps: int) -> Callable[[int], float]:
     [1.0, 0.5, 0.25, 0.25]
     """
     if not 0 < end <= start < math.inf:
-        raise ValueError(f"cooling must go from start down to a positive end, got {start} and {end}")
+        raise ValueError(f"start and end must be 0 < end <= start < inf, got {start} and {end}")
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
     return lambda step: start * (end / start) ** min(step / steps, 1.0)
@@ -127,13 +128,13 @@ def cooling(start: float, end: float, steps: int) -> Callable[[int], float]:
 class Constraint(nn.Module):
     r"""Beta as the multiplier of a constraint: raise $E \log p(x | z)$ subject to $E\, \mathrm{KL} \le \epsilon$.
 
-    The Lagrangian $E_q \log p(x | z) - \lambda (\mathrm{KL} - \epsilon)$, is raised by the model and lowered by
-    the multiplier $\lambda = e^\rho$: a game of two. At its solution $\lambda$ is minus the slope of the best
-    $E \log p(x | z)$ against the KL, that is of the model's rate-distortion curve.
+    The Lagrangian $E_q \log p(x | z) - \lambda (\mathrm{KL} - \epsilon)$ is maximised by the model and minimised by
+    the multiplier $\lambda = e^\rho$, a two-player game. At its solution $\lambda$ is the slope of the optimal
+    $E \log p(x | z)$ as a function of the KL, that is minus the slope of the model's rate-distortion curve.
 
     Args:
-        nats: epsilon, positive: of all layers together, on average over the data.
-        start: the first multiplier, positive.
+        nats: $\epsilon$, positive: the KL of all layers together, averaged over the data.
+        start: initial multiplier, positive.
 
     Raises:
         ValueError: if either is not positive and finite.

@@ -1,8 +1,8 @@
-r"""Bounds on log p(x), one number per example in nats, and the gradients to raise them with.
+r"""Bounds on log p(x), one number per example in nats, and estimators of their gradients.
 
-A bound is a function of a trace. A trick for its gradient is a function around it that keeps the value: the number
-reported is always the bound's own. Bounds $E_q \log p(x | z) - C$ compose: `free_bits` makes a cost C, `beta`
-multiplies it by a number, `annealed` by a function of the step: `annealed(linear(1000), beta(4.0, free_bits(0.5)))`.
+A bound is a function of a trace. A gradient estimator wraps it and keeps its value, so that the reported number is
+always the bound. Bounds $E_q \log p(x | z) - C$ compose: `free_bits` defines a cost C, `beta` multiplies it by a
+number, `annealed` by a function of the step: `annealed(linear(1000), beta(4.0, free_bits(0.5)))`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def log_weights(trace: Trace) -> Float[Tensor, "k b"]:
     r"""$\log w = \log p(x, z) / q(z | x)$ of every draw, (K, B) nats.
 
     Raises:
-        ValueError: if a term is analytic, since a weight is of one draw; or without a draw.
+        ValueError: if a term is analytic, or there are no draws.
     """
     if any(trace.analytic):
         raise ValueError(
@@ -49,10 +49,10 @@ def _likelihood(trace: Trace) -> Tensor:
 
 
 def elbo(trace: Trace) -> Float[Tensor, " b"]:
-    r"""$E_q[\log p(x | z) - \sum_l \mathrm{kl}_l] \le \log p(x)$, its mean over K draws.
+    r"""$E_q[\log p(x | z) - \sum_l \mathrm{kl}_l] \le \log p(x)$, the mean over K draws.
 
     Raises:
-        ValueError: without a draw.
+        ValueError: if there are no draws.
 
     Source: Kingma & Welling (2014), equation 3.
 
@@ -64,10 +64,10 @@ def elbo(trace: Trace) -> Float[Tensor, " b"]:
 
 
 def iwae(trace: Trace) -> Float[Tensor, " b"]:
-    r"""$\log \frac1K \sum_k w_k$: rises with K, from the ELBO at K = 1 to log p(x).
+    r"""$\log \frac1K \sum_k w_k$: increases with K, from the ELBO at K = 1 to log p(x).
 
     Raises:
-        ValueError: if a term is analytic, or without a draw.
+        ValueError: if a term is analytic, or there are no draws.
 
     Source: Burda et al. (2016), equation 8.
 
@@ -82,13 +82,13 @@ def iwae(trace: Trace) -> Float[Tensor, " b"]:
 class Penalized:
     r"""$E_q \log p(x | z) - \beta \sum_g \max(\lambda, \mathrm{mean}_{B, K}\, \mathrm{kl}_g)$, on average over a batch.
 
-    What `beta`, `free_bits` and all they compose to are. A row's own value has its own $\mathrm{kl}_g$ where the mean
-    is above $\lambda$, and $\lambda$ where it is not. A bound on $\log p(x)$ for $\beta \ge 1$.
+    The type of `beta`, `free_bits` and their compositions. A row's value contains its own $\mathrm{kl}_g$ if the mean
+    is above $\lambda$, otherwise $\lambda$. A bound on $\log p(x)$ for $\beta \ge 1$.
 
     Attributes:
-        weight: beta, at least 0.
-        floor: lambda of each group, nats; -inf for none (a term that is no divergence may be negative).
-        per: what a group is: a "layer", or a "dimension" of one (`Trace.coordinates`).
+        weight: $\beta$, at least 0.
+        floor: $\lambda$ of each group, nats; -inf for none (a term that is not a KL divergence may be negative).
+        per: a group is a "layer" or one "dimension" of a layer (`Trace.coordinates`).
     """
 
     weight: float = 1.0
@@ -103,22 +103,22 @@ class Penalized:
         return (_likelihood(trace) - self.weight * paid).mean(0)
 
     def groups(self, trace: Trace) -> Float[Tensor, "k b g"]:
-        """The terms that have a floor of their own.
+        """The terms of all groups.
 
         Raises:
-            ValueError: if they are of single dimensions, which the trace does not hold.
+            ValueError: if groups are dimensions, and the trace has no coordinates.
         """
         if self.per == "layer":
             return torch.stack(trace.kl, -1)
         if not trace.coordinates:
-            raise ValueError("free bits of each dimension need a trace that holds the coordinates of its terms")
+            raise ValueError("free bits per dimension need a trace that holds the coordinates of its terms")
         return torch.cat(trace.coordinates, -1)
 
     @torch.no_grad()
     def worth(self, trace: Trace, *, of_rows: bool) -> Float[Tensor, "_ b"]:
-        """What the sum over the batch, of at least two rows, loses without a row (1, B), or without a draw (K, B).
+        """How much the sum over a batch of at least two rows falls without each row (1, B), or each draw (K, B).
 
-        A draw's place is taken by the others of its row. Through the floor the other rows' values change too.
+        A removed draw is replaced by the other draws of its row. Through the floor the values of other rows change too.
         """
         kl, log_px, (k, b) = self.groups(trace), trace.log_px, trace.log_px.shape
         mean, rows = kl.mean((0, 1)), kl.mean(0, keepdim=True)
@@ -164,18 +164,18 @@ def beta(weight: float, bound: Bound = elbo) -> Bound:
 
 
 def free_bits(nats: float, per: str = "layer") -> Bound:
-    r"""$E_q \log p(x | z) - \sum_g \max(\lambda, \mathrm{mean}_B\, \mathrm{kl}_g)$: a group's first nats cost the same.
+    r"""$E_q \log p(x | z) - \sum_g \max(\lambda, \mathrm{mean}_B\, \mathrm{kl}_g)$: the first $\lambda$ nats are free.
 
-    The maximum is of each group's mean over the batch, as published: below $\lambda$ the whole group's term is the
-    constant, and has no gradient, whatever single examples need. Above it every example keeps its own term. So a row
-    hangs on all rows: with sampled terms `scored` knows it, and sticking the landing is biased.
+    As published, the maximum applies to each group's mean over the batch: below $\lambda$ the group's term is constant
+    and has no gradient, whatever the single examples; above it every example keeps its own term. Each row thus depends
+    on all rows: `scored` accounts for this, and sticking the landing is biased.
 
     Args:
-        nats: lambda of each group, at least 0.
-        per: "layer", or "dimension" for a floor under each independent coordinate of each layer.
+        nats: $\lambda$ of each group, at least 0.
+        per: "layer", or "dimension" for a floor for each independent coordinate of each layer.
 
     Raises:
-        ValueError: if nats is negative or not finite, or for another group.
+        ValueError: if nats is negative or not finite, or for another `per`.
 
     Source: Kingma et al. (2016), equation 15 and appendix C.8.
 
@@ -192,20 +192,20 @@ def free_bits(nats: float, per: str = "layer") -> Bound:
 
 
 def scored(bound: Bound, baseline: Float[Tensor, " b"] | None = None) -> Bound:
-    r"""The bound, with the score function's gradient for every layer that has no path.
+    r"""The bound, with the score function's gradient for every layer without reparameterization.
 
-    $\nabla E_q F = E_q[\nabla F + \sum_k (F - b_k)\, \nabla\log q(z_k | x)]$ for a bound F of K draws. By default each
-    draw's $b_k$ is the bound of the other K - 1: for the ELBO the leave-one-out baseline, for IWAE the signal of
-    VIMCO (0 for K = 1, whose variance grows with the square of the bound). Unbiased. Where every layer has a path it
-    changes nothing.
+    $\nabla E_q F = E_q[\nabla F + \sum_k (F - b_k)\, \nabla\log q(z_k | x)]$ for a bound F of K draws. By default $b_k$
+    is the bound of the other K - 1 draws: for the ELBO the leave-one-out baseline, for IWAE the learning signal of
+    VIMCO (0 for K = 1, where the variance grows with the square of the bound). Unbiased; without effect if all layers
+    are reparameterized.
 
-    Under free bits a row's draws move the other rows too, through the mean that has the floor: then F is the sum over
-    the batch, b is that sum without the draw or, for K = 1 or with a baseline, without the row, and the gradient is of
-    the batch's sum, not row by row.
+    Under free bits the draws of one row affect the other rows through the batch mean. Then F is the sum over the batch,
+    b is that sum without the draw or, for K = 1 or with a baseline, without the row, and the gradient is that of the
+    batch's sum, not of each row.
 
     Args:
-        bound: what is raised; a row of your own hangs on its own draws alone.
-        baseline: (B,), made without the draws, instead of the other draws.
+        bound: the bound; in a custom one each row must depend on its own draws alone.
+        baseline: (B,), independent of the draws, in place of the other draws.
 
     Source: Mnih & Rezende (2016), equations 5 to 7, holding a draw out rather than replacing it; Kool et al. (2019).
 
@@ -232,7 +232,7 @@ def scored(bound: Bound, baseline: Float[Tensor, " b"] | None = None) -> Bound:
 
 
 def has_floor(bound: object) -> TypeGuard[Penalized]:
-    """Whether a row's value hangs on the other rows', through the floor under a mean."""
+    """Whether a row's value depends on the other rows through the floor of a batch mean."""
     return isinstance(bound, Penalized) and bound.floor > -math.inf
 
 
@@ -262,13 +262,13 @@ def _with_gradient(value: Tensor, surrogate: Tensor) -> Tensor:
 
 
 def sticking_the_landing(trace: Trace) -> Trace:
-    r"""The same trace without the score of q, whose mean is zero: only the path moves the encoder.
+    r"""The same trace without the score of q, which has mean zero: the encoder's gradient is pathwise only.
 
-    With $q = p(z | x)$ the ELBO's gradient for q is then zero draw by draw. Unbiased for the ELBO and `beta`; biased
-    where a term's weight depends on the draws: for IWAE with K > 1 (there use `dreg`), and under free bits.
+    If $q = p(z | x)$ the ELBO's gradient for q is then zero for every draw. Unbiased for the ELBO and `beta`; biased
+    where the weight of a term depends on the draws: for IWAE with K > 1 (use `dreg`), and under free bits.
 
     Raises:
-        ValueError: if a layer has no path, or a term is analytic (its gradient has no score to take away).
+        ValueError: if a layer is not reparameterized, or a term is analytic (its gradient contains no score).
 
     Source: Roeder et al. (2017), equation 6; on the bias Tucker et al. (2019), section 4.
     """
@@ -283,17 +283,17 @@ def dreg(trace: Trace) -> Float[Tensor, " b"]:
     r"""IWAE, with the doubly reparameterized gradient for the parameters of q.
 
     $\sum_k \tilde w_k^2\, \frac{\partial \log w_k}{\partial z_k} \frac{\partial z_k}{\partial \phi}$ with
-    $\tilde w = \mathrm{softmax}(\log w)$: unbiased for any K, and its signal-to-noise ratio grows with K, where that
-    of IWAE's own gradient falls. For the parameters of q only: those of p descend `iwae`.
+    $\tilde w = \mathrm{softmax}(\log w)$: unbiased for any K, and its signal-to-noise ratio grows with K, while that
+    of the standard gradient of IWAE falls. For the parameters of q only; use `iwae` for those of p.
 
     Raises:
-        ValueError: if a layer has no path, a term is analytic, or without a draw.
+        ValueError: if a layer is not reparameterized, a term is analytic, or there are no draws.
 
     Source: Tucker et al. (2019), equation 8.
     """
     value = iwae(trace).detach()
     log_w = log_weights(sticking_the_landing(trace))
-    seen = log_w.detach() > -math.inf  # a draw of weight 0 moves nothing
+    seen = log_w.detach() > -math.inf  # a draw of weight 0 has no gradient
     weight = torch.where(seen, log_w.detach().softmax(0), 0)
     return _with_gradient(value, (weight.square() * torch.where(seen, log_w, 0)).sum(0))
 

@@ -1,4 +1,4 @@
-"""What inference loses: log p(x) less the bound, and of which part the encoder is the cause."""
+"""The inference gap log p(x) - ELBO, split into approximation and amortization gap."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Gap:
     """A difference of log-likelihoods per datum.
 
     Attributes:
-        value: (B,) nats; its noise may make it negative.
-        stderr: (B,), that noise.
-        left: (B,) nats by which a best q in it may fall short of the best, as `fit_posterior` says; None without one.
+        value: (B,) nats; sampling noise may make it negative.
+        stderr: (B,) standard error of the value.
+        left: (B,) nats by which the optimised q may fall short of the best one, see `fit_posterior`; None without one.
     """
 
     value: Float[Tensor, " b"]
@@ -36,7 +36,7 @@ class Gap:
 
     @classmethod
     def between(cls, higher: Likelihood, lower: Likelihood, left: Tensor | None = None) -> Gap:
-        """Of independent estimates; one without an error counts as exact."""
+        """The gap between independent estimates; an estimate without a standard error counts as exact."""
         errors = [e for e in (higher.stderr, lower.stderr) if e is not None]
         square = torch.stack([e.square() for e in errors]).sum(0) if errors else torch.zeros_like(lower.value)
         return cls(higher.value - lower.value, square.sqrt(), left)
@@ -44,15 +44,15 @@ class Gap:
 
 @dataclass(frozen=True)
 class GapSplit:
-    r"""What inference loses, in two parts.
+    r"""The inference gap in two parts.
 
     $\log p - \mathrm{ELBO}_{enc} = (\log p - \mathrm{ELBO}_{q^*}) + (\mathrm{ELBO}_{q^*} - \mathrm{ELBO}_{enc})$.
 
     Attributes:
-        log_p: of each datum.
+        log_p: log p(x) of each datum.
         best: the bound of the best mean-field Gaussian q*.
         encoder: the bound of the encoder's q.
-        left: (B,) nats that a step from q* would still win: what is wrongly put down to the family.
+        left: (B,) nats that a further step from q* would gain, which are wrongly attributed to the family.
     """
 
     log_p: Likelihood
@@ -62,17 +62,17 @@ class GapSplit:
 
     @property
     def approximation(self) -> Gap:
-        """What the family loses: KL(q* || p(z|x))."""
+        """The approximation gap KL(q* || p(z|x)), due to the family of q."""
         return Gap.between(self.log_p, self.best, self.left)
 
     @property
     def amortization(self) -> Gap:
-        """What the encoder loses within it; negative if the encoder's family is richer."""
+        """The amortization gap, due to the encoder; negative if the encoder's family is richer."""
         return Gap.between(self.best, self.encoder, self.left)
 
     @property
     def total(self) -> Gap:
-        """KL(q_enc || p(z|x))."""
+        """The total gap KL(q_enc || p(z|x))."""
         return Gap.between(self.log_p, self.encoder)
 
 
@@ -115,7 +115,7 @@ def _weighing(model: LatentModel, x: Tensor, q: str | Posterior) -> Callable[[sl
     if q == "encoder":
         return lambda rows: weighing(model, x[rows], "encoder")
     if isinstance(q, str):
-        raise ValueError(f"q must be 'encoder' or one distribution a layer, got {q!r}")
+        raise ValueError(f"q must be 'encoder' or one distribution per layer, got {q!r}")
     if not all(isinstance(layer, Independent) and isinstance(layer.base_dist, Normal) for layer in q):
         raise ValueError(f"q must be mean-field Gaussians, Independent(Normal), got {[type(v).__name__ for v in q]}")
     check_posterior(q, latent_events(model), len(x))
@@ -130,7 +130,7 @@ def _weighing(model: LatentModel, x: Tensor, q: str | Posterior) -> Callable[[sl
 
 @dataclass(frozen=True)
 class _Mean:
-    """Count, mean and sum of squared deviations (B,) of what comes in chunks, float64.
+    """Running count, mean and sum of squared deviations (B,), float64.
 
     Source: Chan et al. (1983), equation 2.1.
     """
@@ -161,16 +161,16 @@ def amortization_gap(
     generator: torch.Generator | None = None,
     memory: float = MEMORY,
 ) -> Gap:
-    r"""What the encoder loses against the best mean-field Gaussian of each datum, per datum in nats.
+    r"""The bound of the best mean-field Gaussian of each datum minus that of the encoder, in nats.
 
     $\max_q \mathrm{ELBO}(q; x) - \mathrm{ELBO}(q_{enc}; x)$, at least 0 for a mean-field Gaussian encoder.
 
     Args:
         model: with latents that carry a gradient.
         x: data, (B, ...).
-        samples: draws that each bound is judged by, at least 2.
-        steps: of `fit_posterior`, which warns where it did not come to the best q.
-        start: of `fit_posterior`; "prior" for a model that cannot show its encoder.
+        samples: draws to estimate each bound, at least 2.
+        steps: of `fit_posterior`, which warns where it did not converge.
+        start: of `fit_posterior`; "prior" for a model without `infer`.
         generator: of all draws; None takes torch's global one.
         memory: MiB for the tensors of one chunk.
 
@@ -201,7 +201,7 @@ def gap_split(
     generator: torch.Generator | None = None,
     memory: float = MEMORY,
 ) -> GapSplit:
-    r"""The whole gap log p(x) - ELBO, split into what the family loses and what the encoder loses within it.
+    r"""The gap log p(x) - ELBO, split into the approximation gap and the amortization gap.
 
     Args:
         model: with latents that carry a gradient.
@@ -223,11 +223,11 @@ def gap_split(
 
 @dataclass(frozen=True)
 class ThetaPath:
-    """An ascent of the bound over theta alone.
+    """A gradient ascent of the bound over theta alone.
 
     Attributes:
-        weight: (T + 1, D, L), from the start.
-        elbo: (T + 1,), the mean over data of the bound of the held q, exact.
+        weight: (T + 1, D, L), including the start.
+        elbo: (T + 1,), the mean over data of the bound for the fixed q, exact.
         log_p: (T + 1,), the mean over data of log p(x), exact.
     """
 
@@ -239,7 +239,7 @@ class ThetaPath:
 def ascend_theta(
     model: LinearGaussian, x: Float[Tensor, "b d"], q: Distribution, *, steps: int = 100, rate: float = 0.1
 ) -> ThetaPath:
-    r"""Gradient ascent of the ELBO over the weight W alone, q held: the bound rises, log p(x) need not.
+    r"""Gradient ascent of the ELBO over the weight W with fixed q: the bound increases, but log p(x) may decrease.
 
     $\mathrm{ELBO} = \log p_\theta(x) - \mathrm{KL}(q \| p_\theta(z|x))$: the ascent may pull the posterior towards q
     instead of p towards the data. With $z \sim N(0, 1)$, $x|z \sim N(wz, 1)$, the datum x = 2 and q = N(0, 1),

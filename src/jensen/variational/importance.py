@@ -1,4 +1,4 @@
-"""Log p(x) by importance sampling: batched over data and samples, in chunks of a stated memory."""
+"""Log p(x) by importance sampling, batched over data and samples, in chunks of bounded memory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from jensen.variational.trace import LatentModel, Unamortized
 Proposal = str | Callable[[Tensor], Posterior]
 
 MEMORY = 64.0  # MiB
-ENCODED = 64  # samples a chunk has at least before it takes in more data, so that little time goes into encoding
+ENCODED = 64  # samples per chunk at least, before it includes more data, so that encoding takes little of the time
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class Estimate(Likelihood):
     r"""Log p(x) as the logarithm of a mean of weights.
 
     Attributes:
-        stderr: (B,), of the logarithm: the weights' relative standard error (delta method). It knows only the weights
-            that were seen; so it is infinite where their tail is too heavy for it, k above $\min(1 - 1/\log_{10} K,
-            0.7)$, and, where k cannot be told, with no more than $\sqrt K$ effective samples.
-        ess: (B,) effective samples $(\sum w)^2 / \sum w^2$, between 1 and their number.
-        pareto_k: (B,), k of the weights' tail (`jensen.variational.pareto`): $-\infty$ of equal weights, nan where it
-            cannot be told.
+        stderr: (B,), of the logarithm: the relative standard error of the mean weight (delta method). It is infinite
+            where it cannot be trusted: where the tail of the weights is too heavy, k above $\min(1 - 1/\log_{10} K,
+            0.7)$, or, if k is unknown, with at most $\sqrt K$ effective samples.
+        ess: (B,) effective sample size $(\sum w)^2 / \sum w^2$, between 1 and K.
+        pareto_k: (B,) shape k of the weights' tail (`jensen.variational.pareto`): $-\infty$ for equal weights, nan
+            where it cannot be estimated.
     """
 
     ess: Float[Tensor, " b"] = field(kw_only=True)
@@ -48,7 +48,7 @@ class Estimate(Likelihood):
 
     @classmethod
     def joined(cls, pieces: Sequence[Estimate], like: Tensor) -> Estimate:
-        """Estimates of pieces of the data as one, in the float dtype of the data, in single precision at least."""
+        """Concatenate estimates, in the float dtype of the data, at least single precision."""
         columns = zip(*((p.value, p.stderr, p.ess, p.pareto_k) for p in pieces), strict=True)
         value, stderr, ess, k = (torch.cat(column).to(precision(like)) for column in columns)
         return cls(value, "estimate", pieces[0].measure, stderr, ess=ess, pareto_k=k)
@@ -56,14 +56,14 @@ class Estimate(Likelihood):
 
 @dataclass(frozen=True)
 class LogMean:
-    r"""$\log \frac1K \sum_k w_k$ and its error, of weights that come in chunks: sums of chunks are exact to rounding.
+    r"""$\log \frac1K \sum_k w_k$ and its error for weights that arrive in chunks; chunks add up exactly to rounding.
 
     Attributes:
         count: K so far.
         log_sum: (B,) float64 $\log \sum w$.
         log_squares: (B,) float64 $\log \sum w^2$.
-        largest: (m, B) float64, the largest of the $\log w$, the largest first.
-        keep: how many of them at most; None for all.
+        largest: (m, B) float64, the largest $\log w$ in descending order.
+        keep: the largest m; None for all.
 
     Source: Owen (2013), chapter 9: equation 9.13 for the effective samples, section 2.7 for the delta method.
 
@@ -94,7 +94,7 @@ class LogMean:
         )
 
     def estimate(self, measure: Measure) -> Estimate:
-        """What the weights so far say, float64."""
+        """The estimate from the weights so far, float64."""
         ess = torch.where(self.log_sum.isinf(), 0.0, (2 * self.log_sum - self.log_squares).exp())
         scatter = (self.count / ess - 1).clamp_min(0)  # the weights' squared coefficient of variation
         k = pareto_k(self.largest, self.count)
@@ -105,12 +105,12 @@ class LogMean:
 
 
 def _largest(log_w: Tensor, keep: int | None) -> Tensor:
-    """The largest of each column, the largest first."""
+    """The largest entries of each column in descending order."""
     return log_w.topk(min(keep or len(log_w), len(log_w)), dim=0).values
 
 
 def precision(x: Tensor) -> torch.dtype:
-    """What likelihoods of x are told in: its own float dtype, single precision at least.
+    """The dtype of likelihoods of x: its own float dtype, at least single precision.
 
     >>> precision(torch.ones(1, dtype=torch.bfloat16)), precision(torch.ones(1, dtype=torch.long))
     (torch.float32, torch.float32)
@@ -127,31 +127,32 @@ def log_likelihood(
     generator: torch.Generator | None = None,
     memory: float = MEMORY,
 ) -> Estimate:
-    r"""Importance-sampled log p(x) per datum, in nats.
+    r"""Log p(x) per datum by importance sampling, in nats.
 
-    $\log \frac1K \sum_k p(x, z_k) / q(z_k|x)$ with $z_k \sim q(z|x)$: the encoder's q, as everybody reports with
-    K = 5000; the prior (plain Monte Carlo: its weights p(x|z) vary enormously beyond a few dimensions); or any other.
-    The estimate of p(x) is unbiased; that of log p(x) is low by about half its squared error. A proposal that misses
-    where the posterior is leaves a heavy tail of weights, and an infinite error. The model is in evaluation mode.
+    $\log \frac1K \sum_k p(x, z_k) / q(z_k|x)$ with $z_k \sim q(z|x)$ for a proposal q: the encoder's, for which
+    K = 5000 is customary; the prior (plain Monte Carlo, whose weights p(x|z) vary enormously beyond a few dimensions);
+    or any other. The estimate of p(x) is unbiased; that of log p(x) is too low by about half its squared error. A
+    proposal that misses the posterior gives weights with a heavy tail, and an infinite error. The model is in
+    evaluation mode.
 
-    The draws come chunk by chunk from one generator: equal generator and memory give equal numbers, another memory
-    other draws of the same law. Chunks are put together exactly, to float64 rounding.
+    Draws are made chunk by chunk with one generator: the same generator and memory give the same numbers, another
+    memory other draws from the same distribution. Chunks are combined exactly, to float64 rounding.
 
     Args:
-        model: any latent-variable model.
+        model: any latent variable model.
         x: data, (B, ...).
         samples: K, at least 1.
-        proposal: "encoder", "prior", or a function from x to one distribution a layer, called once
-            for two data, to see what they take, then once a chunk of data.
-        generator: of all draws; None takes torch's global one.
-        memory: MiB for the tensors of one chunk, all counted as if none were freed: an upper bound on their peak,
-            unless one sample of one datum is more.
+        proposal: "encoder", "prior", or a function from x to one distribution per layer, called once for two data, to
+            measure their memory, then once per chunk of data. For a model without an encoder, "encoder" is `fitted`.
+        generator: for all draws; None takes torch's global one.
+        memory: MiB for the tensors of one chunk, counted as if none were freed: an upper bound on their peak, unless
+            one sample of one datum takes more.
 
     Returns:
-        value, standard error, effective samples and the Pareto k of the weights, per datum.
+        value, standard error, effective sample size and the Pareto k of the weights, per datum.
 
     Raises:
-        ValueError: for fewer than 1 sample, no data, an unknown proposal or one whose batch or event does not fit.
+        ValueError: for fewer than 1 sample, no data, an unknown proposal, or one whose batch or event does not fit.
 
     Source: Burda et al. (2016), equation 8 at large K; Rezende et al. (2014), appendix E; Vehtari et al. (2024) for k.
 
@@ -168,12 +169,12 @@ def log_likelihood(
     return Estimate.joined([mean.estimate(model.measure) for mean in means], like=x)
 
 
-T = TypeVar("T")  # a sum of its kind is of its kind
+T = TypeVar("T")  # a type with addition
 R = TypeVar("R")
 
 
 Weigh = Callable[[int], Tensor]
-"""K to the log weights (K, B) of as many draws for each datum."""
+"""Maps K to the log weights (K, B) of K draws for each datum."""
 
 
 def fold_weights(
@@ -187,15 +188,15 @@ def fold_weights(
     """The sum of `of(log_w)` over chunks (k, b) of the samples, for each chunk of the data.
 
     Args:
-        of: what is added up.
-        weighing: rows of the data to the function that draws and weighs for them.
+        of: maps log weights to the statistic that is summed.
+        weighing: maps rows of the data to the function that draws and weighs for them.
         x: the data.
-        samples, generator, memory: as of `log_likelihood`.
+        samples, generator, memory: as in `log_likelihood`.
     """
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}")
     if len(x) < 1:
-        raise ValueError(f"x must hold at least 1 datum, got shape {tuple(x.shape)}")
+        raise ValueError(f"x must have at least 1 row, got shape {tuple(x.shape)}")
     datum, sample = _cost(weighing, x)
     data, together = _shape(memory * 2**20, datum, sample, len(x), samples)
     totals = []
@@ -207,7 +208,7 @@ def fold_weights(
 
 
 def _cost(weighing: Callable[[slice], Weigh], x: Tensor) -> tuple[int | float, int | float]:
-    """Bytes of a datum, whatever its samples, and of each of its samples."""
+    """Bytes per datum, independent of its samples, and bytes per sample of a datum."""
     trial = min(len(x), 2)  # with one datum, or one sample, some copies are views
     weigh = _elsewhere(x, lambda: weighing(slice(0, trial)))
     two, three = (bytes_made(partial(weigh, k), x) / trial for k in (2, 3))
@@ -215,9 +216,9 @@ def _cost(weighing: Callable[[slice], Weigh], x: Tensor) -> tuple[int | float, i
 
 
 def _shape(memory: float, datum: int | float, sample: int | float, data: int, samples: int) -> tuple[int, int]:
-    """Data and samples of a chunk, where k samples of b data take at most b (datum + k sample) bytes of the memory.
+    """The number of data b and of samples k in a chunk, which takes at most b (datum + k sample) bytes.
 
-    One of each where that is more than there is.
+    At least one of each, even if that takes more than the memory.
     """
     together = min(samples, ENCODED, max(int((memory - datum) // sample), 1))
     data = min(data, fits(memory, datum + together * sample))
@@ -225,7 +226,7 @@ def _shape(memory: float, datum: int | float, sample: int | float, data: int, sa
 
 
 def weighing(model: LatentModel, x: Tensor, proposal: Proposal) -> Weigh:
-    """Draw from the proposal, and weigh by log p(x, z) / q(z|x)."""
+    """The function that draws from the proposal and returns log p(x, z) / q(z|x)."""
     if proposal == "encoder" and isinstance(model, Unamortized):
         proposal = model.fitted
     if proposal == "encoder":
@@ -240,7 +241,7 @@ def weighing(model: LatentModel, x: Tensor, proposal: Proposal) -> Weigh:
 
 
 def parts(total: int, size: int) -> Iterator[int]:
-    """Total as a sum of pieces of at most `size`.
+    """Split `total` into pieces of at most `size`.
 
     >>> list(parts(7, 3))
     [3, 3, 1]
@@ -249,12 +250,12 @@ def parts(total: int, size: int) -> Iterator[int]:
 
 
 def fits(memory: float, size: int | float) -> int:
-    """How often `size` goes into so many bytes of memory; once where it does not, since one has to be done."""
+    """How often `size` fits into the memory, but at least once."""
     return max(int(memory // size), 1)
 
 
 class _Counting(TorchDispatchMode):
-    """Adds up the bytes of every tensor made inside; a view or a result in place makes none."""
+    """Sums the bytes of all tensors created inside; views and in-place results count nothing."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -275,7 +276,7 @@ def _address(x: Tensor) -> int:
 
 
 def bytes_made(work: Callable[[], object], x: Tensor) -> int:
-    """Bytes of all tensors that `work` makes, as if none were freed; its draws are not the caller's."""
+    """Bytes of all tensors that `work` creates, as if none were freed; it does not use the caller's generator."""
     with _Counting() as counting:
         _elsewhere(x, work)
     made: int = counting.bytes
@@ -283,6 +284,6 @@ def bytes_made(work: Callable[[], object], x: Tensor) -> int:
 
 
 def _elsewhere(x: Tensor, work: Callable[[], R]) -> R:
-    """What `work` gives on draws of a generator of its own, on the device of x."""
+    """The result of `work` with a separate generator on the device of x."""
     with drawing(torch.Generator(x.device)):
         return work()

@@ -1,4 +1,4 @@
-"""Fitting q(z | x): every datum of a batch at once, an encoder refined, a table over a data set."""
+"""Fitting q(z | x): by optimisation for each datum, by refining an encoder, or in a table over a data set."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from jensen.variational.importance import MEMORY, bytes_made, fits
 from jensen.variational.posterior import Posterior, as_layers, check_posterior, draw, latent_events, need_paths
 from jensen.variational.trace import LatentModel, Layer
 
-MOMENTS = 16  # draws of a chain of encoders that its moments are taken from: no more work than a step
-NEAR = 0.05  # nats left to win, up to which a q counts as stationary
+MOMENTS = 16  # draws from which the moments of a hierarchical encoder are estimated
+NEAR = 0.05  # nats still to gain, up to which q counts as stationary
 
 
 @runtime_checkable
 class Inferring(LatentModel, Protocol):
-    """A latent-variable model that shows its encoder's draws and their laws."""
+    """A latent variable model that provides its encoder's draws and their distributions."""
 
     def infer(self, x: Tensor, *, samples: int = 1, reparameterized: bool = True) -> tuple[Layer, ...]: ...
 
@@ -53,13 +53,13 @@ def moments(q: Posterior) -> list[Tensor]:
 
 @dataclass(frozen=True)
 class Fitted(Sequence[Distribution]):
-    """One mean-field Gaussian a layer, as a sequence of them, and how well they were found.
+    """One mean-field Gaussian per layer, as a sequence, and how far they are from optimal.
 
     Attributes:
-        layers: one a layer, batch (B,).
-        left: (B,) nats that a step of natural gradient would still win, 0 where q is stationary: half the slope's
-            square in q's Fisher metric, from two independent sets of draws; its noise may make it negative. Infinite
-            where the bound is no number: q has draws where the model has no density.
+        layers: one distribution per layer, batch (B,).
+        left: (B,) nats that a natural-gradient step would still gain, 0 where q is stationary: half the squared norm of
+            the gradient in q's Fisher metric, from two independent sets of draws; noise may make it negative. Infinite
+            where the bound is not finite.
     """
 
     layers: tuple[Distribution, ...]
@@ -79,7 +79,7 @@ class Fitted(Sequence[Distribution]):
 
     @property
     def stationary(self) -> Bool[Tensor, " b"]:
-        """Where no more than 0.05 nats are left to win, and the noise of that is no larger."""
+        """Where `left` is at most 0.05 nats in absolute value."""
         return self.left.abs() <= NEAR
 
 
@@ -94,30 +94,29 @@ def fit_posterior(
     generator: torch.Generator | None = None,
     memory: float = MEMORY,
 ) -> Fitted:
-    r"""The best mean-field Gaussian q of each datum, $\arg\max_q \mathrm{ELBO}(q; x_b)$, all data at once.
+    r"""The best mean-field Gaussian q of each datum, $\arg\max_q \mathrm{ELBO}(q; x_b)$, for all data at once.
 
-    L-BFGS on means and log standard deviations, preconditioned by q's Fisher information and the curvature that the
-    slope tells, with a line search for each datum, on fixed draws whose first two moments are exact: a Gaussian model's
-    optimum is met to rounding. No datum's parameters feel another's, so a batch is as good as one at a time. The model
-    is in evaluation mode.
+    L-BFGS on means and log standard deviations, with a diagonal preconditioner from q's Fisher information and the
+    gradient, a line search per datum, and fixed draws whose first two moments are exact, so that the optimum of a
+    Gaussian model is found to rounding. The data of a batch do not affect each other. The model is in evaluation mode.
 
     Args:
-        model: with latents that carry a gradient; it is not changed.
-        x: data, (B, ...), in chunks of data.
-        steps: at most, at least 0; a datum whose step promises nothing stops before.
-        rate: of a full step, the first that a line search tries, positive.
-        samples: draws of each q, at least 1; rounded up to twice the number of latents, or a multiple of it.
-        start: "prior", "encoder" (then it is semi-amortized), or a q of any family: its moments are the start.
-        generator: of all draws; None takes torch's global one.
-        memory: MiB for the tensors of one step's chunk, all counted as if none were freed; a chunk is one datum at
-            least.
+        model: with reparameterized latents; it is not changed.
+        x: data, (B, ...); processed in chunks.
+        steps: largest number of steps, at least 0; a datum stops earlier when it has converged.
+        rate: size of the first step that a line search tries, relative to a full step, positive.
+        samples: draws of each q, at least 1; rounded up to a multiple of twice the number of latents.
+        start: "prior", "encoder" (semi-amortized inference), or a q of any family, whose moments are used.
+        generator: for all draws; None takes torch's global one.
+        memory: MiB for the tensors of one step of a chunk, counted as if none were freed; a chunk has at least one
+            datum.
 
     Returns:
-        one Gaussian a layer, batch (B,), and the nats that are left to win. A warning says where they are many.
+        one Gaussian per layer, batch (B,), and the nats still to gain. A warning is raised where these are many.
 
     Raises:
-        ValueError: for steps or samples below their least, a rate not positive, an unknown start, latents without a
-            gradient.
+        ValueError: for steps or samples that are too small, a rate that is not positive, an unknown start, or latents
+            without a gradient.
 
     Source: Hoffman et al. (2013), section 2, for the problem; Nocedal & Wright (2006), algorithms 3.1 and 7.4; Khan &
         Lin (2017), section 3, for the metric.
@@ -173,7 +172,7 @@ def fit_posterior(
 
 @torch.no_grad()
 def _start(model: LatentModel, x: Tensor, start: str) -> list[Tensor]:
-    """Means and log standard deviations to begin with."""
+    """Initial means and log standard deviations."""
     if start == "prior":
         draws = [z.flatten(0, 1) for z in model.prior_sample((256, 1))]
         found = [z.mean(0) for z in draws] + [z.std(0).log() for z in draws]
@@ -185,23 +184,23 @@ def _start(model: LatentModel, x: Tensor, start: str) -> list[Tensor]:
 
 
 def _mean(layer: Layer) -> Tensor:
-    """(B, *event): of q, averaged over the draws that it hangs on."""
+    """(B, *event): the mean of q, averaged over the draws it depends on."""
     return layer.q.mean if layer.q.mean.ndim < layer.z.ndim else layer.q.mean.mean(0)
 
 
 def _log_std(layer: Layer) -> Tensor:
-    """By the law of total variance over the draws that q hangs on."""
+    """By the law of total variance over the draws q depends on."""
     if layer.q.mean.ndim < layer.z.ndim:
         return layer.q.stddev.log()
     return (layer.q.variance.mean(0) + layer.q.mean.var(0, correction=0)).log() / 2
 
 
 def _warn(fitted: Fitted) -> None:
-    """Say so if data are not at their best q."""
+    """Warn if some data have not converged."""
     off = ~fitted.stationary
     if bool(off.any()):
         warnings.warn(
-            f"the best q of {int(off.sum())} of {len(off)} data was not reached: a step would still win "
+            f"the best q was not reached for {int(off.sum())} of {len(off)} data: a step would still gain up to "
             f"{float(fitted.left[off].abs().max()):.3g} nats; allow more steps or draws, or start elsewhere",
             stacklevel=3,
         )
@@ -220,19 +219,19 @@ def refine(
 ) -> Posterior:
     r"""A few steps of plain gradient ascent from q; with an encoder's q it is semi-amortized inference.
 
-    $\lambda \leftarrow \lambda + \eta \nabla_\lambda \mathrm{ELBO}(\lambda)$ on means and log standard deviations, so
-    that a mean-field Gaussian comes out, whatever went in; `fit_posterior` goes on to the best, and says with 0 steps
-    how far off it is. Where the result is not differentiable the model is in evaluation mode.
+    $\lambda \leftarrow \lambda + \eta \nabla_\lambda \mathrm{ELBO}(\lambda)$ on means and log standard deviations; the
+    result is a mean-field Gaussian, whatever q was. `fit_posterior` continues to the optimum, and with 0 steps it
+    measures the distance from it. Unless `differentiable`, the model is in evaluation mode.
 
     Args:
         model: with latents that carry a gradient; it is not changed.
         x: data, (B, ...).
-        q: one distribution a layer, for instance `(model.encoder(x),)`.
+        q: one distribution per layer, for instance `(model.encoder(x),)`.
         steps: at least 0.
-        rate: eta, positive; ascent diverges above two over the posterior's largest precision.
-        samples: draws in a step, at least 1.
-        differentiable: keep the graph through all steps, so that the refined bound trains encoder and decoder.
-        generator: of all draws; None takes torch's global one.
+        rate: $\eta$, positive; diverges above 2 divided by the posterior's largest precision.
+        samples: draws per step, at least 1.
+        differentiable: keep the graph of all steps, so that the refined bound trains encoder and decoder.
+        generator: for all draws; None takes torch's global one.
 
     Raises:
         ValueError: for steps or samples below their least, a rate not positive, a q that does not fit.
@@ -266,10 +265,10 @@ def refine(
 
 
 def posterior_table(data: int, latents: int) -> Conditional:
-    """A Gaussian for each datum of a data set, about N(0, I) at first: index (B,) to q, batch (B,), event (L,).
+    """A table of Gaussians, one per datum, initialised near N(0, I): maps index (B,) to q, batch (B,), event (L,).
 
-    Its gradients are sparse, so that a step moves the rows of its own data alone: Adam with dense gradients, whose
-    averages live on, would move all the others as well.
+    Its gradients are sparse, so that a step updates only the rows of its batch; Adam with dense gradients would move
+    all other rows too, by its running averages.
 
     Args:
         data: N, at least 1.
@@ -280,7 +279,7 @@ def posterior_table(data: int, latents: int) -> Conditional:
             [0., 0.]], grad_fn=<SplitBackward0>)
     """
     if data < 1 or latents < 1:
-        raise ValueError(f"a table needs at least 1 datum and 1 latent, got {data} and {latents}")
+        raise ValueError(f"data and latents must be at least 1, got {data} and {latents}")
     net = nn.Embedding(data, 2 * latents, sparse=True)
     nn.init.zeros_(net.weight)
     return Conditional(net, DiagonalGaussian())
@@ -298,26 +297,27 @@ def stochastic_vi(
     learn: Iterable[nn.Parameter] = (),
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, " steps"]:
-    r"""Stochastic variational inference: raise $\sum_n \mathrm{ELBO}_n$ by batches of B of the N data.
+    r"""Stochastic variational inference: maximise $\sum_n \mathrm{ELBO}_n$ with batches of B of the N data.
 
-    Each step's $\frac NB \sum_{b} \mathrm{ELBO}_b$ is an unbiased estimate of the sum. The rows of a table that are
-    in the batch move by Adam with sparse gradients, the parameters in `learn` (of the model) by plain Adam; both rates
-    fall to 0. Batches run through the data in random order, again and again. What is left to win at its end is
-    `fit_posterior(model, x, steps=0, start=q).left`, of the tables' q.
+    Each step's $\frac NB \sum_{b} \mathrm{ELBO}_b$ is an unbiased estimate of the sum. The table rows of the batch are
+    updated by sparse Adam, the model parameters in `learn` by Adam; both learning rates decay to 0. Batches run through
+    the data in random order, epoch after epoch. The nats still to gain at the end are
+    `fit_posterior(model, x, steps=0, start=q).left` for the tables' q. To train a model within the usual trainer, see
+    `jensen.objectives.Variational(tables=...)`.
 
     Args:
         model: with latents that carry a gradient.
         x: the whole data set, (N, ...).
-        tables: one a layer, index (B,) to a distribution, as `posterior_table` makes; moved in place.
+        tables: one per layer, from index (B,) to a distribution, as made by `posterior_table`; updated in place.
         steps: at least 1.
         batch: B, between 1 and N.
-        rate: of the first step, positive.
-        samples: draws of each q in a step, at least 1.
-        learn: parameters of the model to move as well; none leaves it as it is, in evaluation mode.
-        generator: of all draws; None takes torch's global one.
+        rate: initial learning rate, positive.
+        samples: draws of each q per step, at least 1.
+        learn: model parameters to train too; if none, the model is unchanged and in evaluation mode.
+        generator: for all draws; None takes torch's global one.
 
     Returns:
-        each step's estimate of the mean bound of a datum, nats.
+        each step's estimate of the mean bound per datum, nats.
 
     Raises:
         ValueError: for numbers out of range, or a table whose gradients are dense.
@@ -367,12 +367,12 @@ def first_rows(tables: Iterable[nn.Module]) -> Posterior:
 def _check_table(table: nn.Module, data: int) -> None:
     owners = [m for m in table.modules() if next(m.parameters(recurse=False), None) is not None]
     if not owners or not all(isinstance(m, nn.Embedding) and m.sparse for m in owners):
-        raise ValueError("a table must be an embedding with sparse gradients: dense ones move the rows of absent data")
+        raise ValueError("a table must be an embedding with sparse gradients: dense ones move rows outside the batch")
     if any(m.num_embeddings != data for m in owners):
         raise ValueError(f"a table must have a row for each datum, {data}, got {[m.num_embeddings for m in owners]}")
 
 
 def _batches(n: int, batch: int, device: torch.device) -> Iterator[Tensor]:
-    """Whole batches of shuffled indices, without end; what is left over waits for the next order."""
+    """An endless stream of full batches of shuffled indices; the rest of each epoch is dropped."""
     while True:
         yield from torch.randperm(n, device=device)[: n // batch * batch].split(batch)

@@ -1,4 +1,4 @@
-r"""The tail of importance weights: how heavy it is, and whether a mean of so many weights can be believed."""
+r"""The tail of importance weights: how heavy it is, and whether their mean can be trusted."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-TOLD = 100  # weights at least, whose largest 20 are the tail: of fewer its shape cannot be told
-FLAT = 1e-3  # weights within this share of each other are equal: rounding, no tail
+TOLD = 100  # fewest weights, with a tail of 20, for which its shape can be estimated
+FLAT = 1e-3  # weights within this relative distance are considered equal
 
 
 def tail_length(count: int) -> int:
-    r"""The largest of so many weights that are the tail: $\lceil \min(S / 5, 3 \sqrt S) \rceil$.
+    r"""The number of weights that form the tail of S weights: $\lceil \min(S / 5, 3 \sqrt S) \rceil$.
 
     Source: Vehtari et al. (2024), section 3.
 
@@ -24,7 +24,7 @@ def tail_length(count: int) -> int:
 
 
 def pareto_limit(count: int) -> float:
-    r"""Up to which k a mean of so many weights can be believed: $\min(1 - 1 / \log_{10} S, 0.7)$.
+    r"""The largest k for which the mean of S weights can be trusted: $\min(1 - 1 / \log_{10} S, 0.7)$.
 
     Source: Vehtari et al. (2024), section 3.
 
@@ -35,18 +35,18 @@ def pareto_limit(count: int) -> float:
 
 
 def pareto_k(largest: Float[Tensor, "m b"], count: int) -> Float[Tensor, " b"]:
-    r"""The shape k of the weights' tail: a variance exists below k = 1/2, a mean below 1.
+    r"""The shape k of the weights' tail: the variance is finite for k < 1/2, the mean for k < 1.
 
-    A generalized Pareto law is fitted to the excesses of the largest weights over the next largest one, and drawn
-    towards 1/2 as by ten excesses of its own.
+    A generalized Pareto distribution is fitted to the excesses of the largest weights over the next largest one, and k
+    is shrunk towards 1/2 with the weight of ten observations.
 
     Args:
-        largest: log weights (m, B), the largest first, at least `tail_length(count)` + 1 of them.
-        count: S, of all weights.
+        largest: log weights (m, B) in descending order, at least `tail_length(count)` + 1 of them.
+        count: S, the number of all weights.
 
     Returns:
-        k, (B,) float64; $-\infty$ where the largest weights are equal; nan where it cannot be told: of fewer than 100
-        weights, or where a quarter of the tail is as large as the next weight.
+        k, (B,) float64; $-\infty$ where the largest weights are equal; nan where it cannot be estimated: from fewer
+        than 100 weights, or where a quarter of the tail equals the next weight.
 
     Source: Vehtari et al. (2024), algorithm 1 and appendix; Zhang & Stephens (2009) for the fit.
 
@@ -70,12 +70,12 @@ def pareto_k(largest: Float[Tensor, "m b"], count: int) -> Float[Tensor, " b"]:
 
 
 def generalized_pareto(x: Float[Tensor, "n b"]) -> Float[Tensor, " b"]:
-    r"""The shape k of a generalized Pareto law, $p(x) \propto (1 + k x / \sigma)^{-1/k - 1}$, fitted to each column.
+    r"""The shape k of a generalized Pareto distribution, $p(x) \propto (1 + k x / \sigma)^{-1/k - 1}$, for each column.
 
-    With $\theta = -k / \sigma$ the likelihood has the profile
+    With $\theta = -k / \sigma$ the profile log-likelihood is
     $\ell(\theta) = n (\log(-\theta / k(\theta)) - k(\theta) - 1)$, $k(\theta) = \mathrm{mean} \log(1 - \theta x)$; the
-    fit is $k(\hat\theta)$ at the mean of $\theta$ over a grid of $30 + \lfloor \sqrt n \rfloor$ points, each as likely
-    as its profile says.
+    estimate is $k(\hat\theta)$ at the mean of $\theta$ over a grid of $30 + \lfloor \sqrt n \rfloor$ points, weighted
+    by the profile likelihood.
 
     Args:
         x: positive, ascending, (n, B).

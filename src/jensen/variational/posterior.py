@@ -1,4 +1,4 @@
-"""Any q(z | x) in place of a model's own encoder."""
+"""Traces of any q(z | x) in place of a model's own encoder."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from jensen.core.seeding import drawing
 from jensen.variational.trace import LatentModel, Trace, Unamortized, log_prob
 
 Posterior = Sequence[Distribution]
-"""One distribution a layer, independent of each other given x: batch (B,), the event of the layer's latents."""
+"""One distribution per layer, independent of each other given x: batch (B,), the event of the layer's latents."""
 
 
 def posterior_trace(
     model: LatentModel, x: Tensor, q: Posterior, *, samples: int = 1, reparameterized: bool = True
 ) -> Trace:
-    r"""The trace of K draws of any q: every bound and gradient takes it as it takes the encoder's.
+    r"""The trace of K draws from any q; all bounds and gradients accept it.
 
     Its only term is $\sum_l \log q_l(z_l) - \log p(z)$ over all layers.
 
     Args:
-        model: gives log p(z) and log p(x | z).
+        model: provides log p(z) and log p(x | z).
         x: data, (B, ...).
-        q: one distribution a layer.
+        q: one distribution per layer.
         samples: K, at least 1.
         reparameterized: let the draws carry a gradient.
 
@@ -48,7 +48,7 @@ def posterior_trace(
 
 
 def draw(model: LatentModel, x: Tensor, q: Posterior, samples: int, reparameterized: bool = True) -> Trace:
-    """`posterior_trace` of a q that was checked before."""
+    """`posterior_trace` without checks."""
     shape = torch.Size((samples,))
     z = tuple(layer.rsample(shape) if reparameterized else layer.sample(shape) for layer in q)
     ratio = _log_prob(q, z) - model.log_prior(z)
@@ -61,9 +61,9 @@ def _log_prob(q: Posterior, z: tuple[Tensor, ...]) -> Tensor:
 
 
 def check_posterior(q: Posterior, events: Sequence[tuple[int, ...]], rows: int) -> None:
-    """Refuse a q whose layers, batch or events are not the latents'."""
+    """Raise if the layers, batch or events of q are not those of the latents."""
     if len(q) != len(events):
-        raise ValueError(f"the posterior must have one distribution a layer, {len(events)}, got {len(q)}")
+        raise ValueError(f"the posterior must have one distribution per layer, {len(events)}, got {len(q)}")
     for layer, event in zip(q, events, strict=True):
         got = tuple(layer.batch_shape), tuple(layer.event_shape)
         if got != ((rows,), event):
@@ -90,12 +90,12 @@ def as_layers(z: Tensor, events: Sequence[tuple[int, ...]]) -> tuple[Tensor, ...
 
 
 def need_paths(who: str, model: LatentModel, x: Tensor) -> None:
-    """Refuse a model whose draws carry no gradient; x is tried with one draw."""
+    """Raise if the model's draws carry no gradient, which is tested with one draw for x."""
     if isinstance(model, Unamortized):
         return
     with torch.no_grad(), evaluating(model), drawing(torch.Generator(x.device)):
         pathwise = model.trace(x).pathwise
     if not all(pathwise):
         raise ValueError(
-            f"{who} moves latents along gradients, and layer {pathwise.index(False) + 1}'s draws have none"
+            f"{who} needs reparameterized latents, and the draws of layer {pathwise.index(False) + 1} have no gradient"
         )

@@ -1,4 +1,4 @@
-"""One-hot latents relaxed for training: draws with a gradient, at a temperature that may fall with the steps."""
+"""Relaxations of one-hot latents for training, at a temperature that may depend on the step."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ KINDS = {
     "gumbel-softmax": "no bound on log p(x): relaxed draws with the KL of the categorical laws",
     "straight-through": "the ELBO of the discrete model, by a biased gradient",
 }
-"""What is raised under each kind of relaxation."""
+"""What each kind of relaxation maximises."""
 
 
 @dataclass(frozen=True)
 class Relaxation:
-    r"""How a model of one-hot latents, $q(z | x)$ and $p(z)$ categorical, is traced with draws that have a path.
+    r"""Traces of a model with one-hot latents, $q(z | x)$ and $p(z)$ categorical, whose draws carry a gradient.
 
     With $y_\tau = \mathrm{softmax}((\log\pi + G) / \tau)$ for standard Gumbel G (`gumbel_softmax`):
 
@@ -38,7 +38,7 @@ class Relaxation:
     - "straight-through": z the one-hot vector of y's largest entry, with the gradient of y, and the KL of the
       categorical laws. The ELBO of the discrete model, exactly, with a biased gradient.
 
-    The model stays the discrete one: its own traces, which judge it, draw one-hot vectors.
+    The model itself remains discrete: its own traces, which are used for evaluation, draw one-hot vectors.
 
     Args:
         temperature: $\tau$, positive; or step -> $\tau$ (`cooling`).
@@ -46,8 +46,8 @@ class Relaxation:
         prior_temperature: $\tau'$ of "concrete"; None for $\tau$.
 
     Raises:
-        ValueError: for an unknown kind, a temperature not positive, or a prior's that nothing asks for; from `trace`,
-            unless the model has one layer of one-hot latents.
+        ValueError: for an unknown kind, a temperature that is not positive, or a prior temperature for another kind
+            than "concrete"; from `trace`, unless the model has one layer of one-hot latents.
 
     Source: Maddison et al. (2017), section 3 and the appendix on using Concrete relaxations, which takes densities of
     the logarithms of z; Jang et al. (2017), sections 2.1 and 2.2.
@@ -67,20 +67,20 @@ class Relaxation:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise ValueError(f"a relaxation must be one of {', '.join(KINDS)}, got {self.kind!r}")
+            raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
         if not callable(self.temperature):
             check_temperature(self.temperature)
         if self.prior_temperature is not None:
             check_temperature(self.prior_temperature)
             if self.kind != "concrete":
-                raise ValueError(f"a prior's temperature is for concrete: the prior of {self.kind} is not relaxed")
+                raise ValueError(f"prior_temperature must be None for {self.kind}, whose prior is not relaxed")
 
     def at(self, step: int) -> float:
         """The temperature of a step."""
         return self.temperature(step) if callable(self.temperature) else self.temperature
 
     def trace(self, model: Inferring, x: Tensor, *, samples: int = 1, step: int = 0) -> Trace:
-        """K draws for each row of x (B, *event)."""
+        """Draw the latents K times for each row of x (B, *event)."""
         temperature = self.at(step)
         check_temperature(temperature)
         q, p = _one_hot(model, x)
@@ -105,7 +105,7 @@ class _Drawn(NamedTuple):
 
 
 def _concrete(how: Relaxation, q: OneHotCategorical, p: OneHotCategorical, samples: int, temperature: float) -> _Drawn:
-    """In the logarithms of z, of which none underflows; their Jacobian is the same for q and p."""
+    """Densities of log z, which does not underflow; the Jacobian is the same for q and p."""
     of_q, of_p = (
         ExpRelaxedCategorical(law.logits.new_tensor(t), logits=law.logits, validate_args=False)
         for law, t in ((q, temperature), (p, how.prior_temperature or temperature))
@@ -123,11 +123,11 @@ def _categorical(
 
 
 def _one_hot(model: Inferring, x: Tensor) -> list[OneHotCategorical]:
-    """Q, batch (B, groups), and p, (groups,), of one layer's one-hot variables."""
+    """The distributions q, batch (B, groups), and p, batch (groups,), of a single layer of one-hot variables."""
     layers = model.infer(x, samples=1)
     laws = [law.base_dist for law in (layers[0].q, layers[0].p) if isinstance(law, Independent)]
     found = [law for law in laws if isinstance(law, OneHotCategorical)]
     if len(layers) > 1 or len(found) < 2:
         got = f"{len(layers)} layers" if len(layers) > 1 else f"{layers[0].q} and {layers[0].p}"
-        raise ValueError(f"only one layer of groups of one-hot latents can be relaxed, got {got}")
+        raise ValueError(f"a relaxed model must have only one layer of groups of one-hot latents, got {got}")
     return found

@@ -1,4 +1,4 @@
-"""One draw of a latent-variable model on a batch, and what every bound and estimator here asks of such a model."""
+"""Draws of a latent variable model on a batch, and the protocols that bounds and estimators require of a model."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from jensen.core.types import Measure
 
 @dataclass(frozen=True)
 class Trace:
-    r"""What K draws $z_k \sim q(z | x_b)$ of the latents of L layers left behind; every entry is (K, B), in nats.
+    r"""Log-probabilities of K draws $z_k \sim q(z | x_b)$ of the latents of L layers; every entry is (K, B), in nats.
 
     Without analytic terms, $\log w = \log p(x | z) - \sum_l \mathrm{kl}_l = \log p(x, z) / q(z | x)$.
 
     Attributes:
         log_px: $\log p(x | z)$.
-        kl: one entry a layer, first the one next to x: $\log q_l / p_l$ at the draw, or, where `analytic`, the
-            divergence $\mathrm{KL}(q_l \| p_l)$ in closed form given the layers it hangs on.
-        log_q: $\log q_l$ whose gradient reaches the parameters of q and no latent: what the score function adds, and
-            sticking the landing takes away.
-        analytic: one bool a term of `kl`. A term whose prior hangs on a latent drawn later is no divergence, and
-            never analytic (the lower layers of a bottom-up hierarchy).
-        pathwise: one bool a layer: whether its draws carry a gradient (reparameterized) or not (only the score does).
-            The score of a layer that is not keeps the path through the latents it was drawn from.
-        coordinates: each entry of `kl` before its sum over the layer's independent coordinates (K, B, D), as
-            `Layer.coordinates` has it; none where the model does not say.
+        kl: one entry per layer, the layer next to x first: $\log q_l / p_l$ at the draw, or, where `analytic`, the
+            closed-form $\mathrm{KL}(q_l \| p_l)$ given the layers it depends on.
+        log_q: $\log q_l$ with a gradient to the parameters of q but not to the latents, which the score function adds
+            and sticking the landing removes.
+        analytic: one bool per term of `kl`. A term whose prior depends on a latent drawn later is not a KL divergence,
+            and never analytic (the lower layers of a bottom-up hierarchy).
+        pathwise: one bool per layer: whether its draws are reparameterized, or trained by the score function, which
+            keeps the gradient through the latents that the layer was drawn from.
+        coordinates: each entry of `kl` before the sum over the layer's independent coordinates (K, B, D), see
+            `Layer.coordinates`; empty if the model does not provide them.
     """
 
     log_px: Float[Tensor, "k b"]
@@ -44,7 +44,7 @@ class Trace:
     def __post_init__(self) -> None:
         lengths = [len(v) for v in (self.kl, self.log_q, self.analytic, self.pathwise)]
         if len({*lengths, len(self.coordinates) or lengths[0]}) != 1:
-            raise ValueError(f"kl, log_q, analytic and pathwise need one entry a layer, got {lengths}")
+            raise ValueError(f"kl, log_q, analytic and pathwise must have one entry per layer, got {lengths}")
 
     @property
     def samples(self) -> int:
@@ -54,14 +54,14 @@ class Trace:
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer's draws, and the laws they are judged by.
+    """The draws of one layer, and their distributions under q and p.
 
     Attributes:
         z: (K, B, *event).
-        q: the law they were drawn from, given the layers it hangs on; batch (K, B) or (B,).
+        q: the distribution z was drawn from, given the layers it depends on; batch (K, B) or (B,).
         p: the prior given the draws of the layer above; batch (K, B) or ().
-        held: q again, hanging on those draws without a gradient through them.
-        divergence: whether p hangs on nothing drawn after z, so that the layer's term is a KL.
+        held: q again, given the same draws without a gradient through them.
+        divergence: whether p depends on nothing drawn after z, so that the layer's term is a KL divergence.
     """
 
     z: Tensor
@@ -71,17 +71,17 @@ class Layer:
     divergence: bool
 
     def term(self, analytic: bool) -> tuple[Tensor, bool]:
-        """What the layer costs in nats, (K, B) or (B,), and whether that is KL(q || p) in closed form.
+        """The layer's term in nats, (K, B) or (B,), and whether it is KL(q || p) in closed form.
 
-        Log q / p at the draws, unless `analytic` asks for the closed form, the term is a divergence, and torch has it.
+        It is log q / p at the draws unless `analytic` is set, the term is a KL divergence, and torch implements it.
         """
         term, closed = self.coordinates(analytic)
         return term.sum(-1), closed
 
     def coordinates(self, analytic: bool) -> tuple[Tensor, bool]:
-        """The same before it is summed over coordinates that are independent under q and p: (K, B, D) or (B, D).
+        """The term before the sum over coordinates that are independent under q and p: (K, B, D) or (B, D).
 
-        A one-hot variable is one coordinate; D is 1 where q or p does not factorise.
+        A one-hot variable is one coordinate; D is 1 if q or p does not factorise.
         """
         q, p, axes = self.q, self.p, 0
         if isinstance(q, Independent) and isinstance(p, Independent):
@@ -100,9 +100,9 @@ class Layer:
 
 
 def log_prob(law: Distribution, value: Tensor) -> Tensor:
-    """Its log-probability, in single precision at least: at 550 nats a bfloat16 has steps of 4.
+    """The log-probability in at least single precision: at 550 nats the spacing of bfloat16 is 4.
 
-    Of independent numbers in half precision every one is rounded, and their sum is not.
+    For independent variables in half precision the terms are rounded, but not their sum.
     """
     if isinstance(law, Independent) and law.reinterpreted_batch_ndims:
         axes = tuple(range(-law.reinterpreted_batch_ndims, 0))
@@ -114,7 +114,7 @@ def log_prob(law: Distribution, value: Tensor) -> Tensor:
 class LatentModel(Protocol):
     """A joint density p(x, z) over layers of latents, and a q(z | x) to draw them from.
 
-    Latents are a tuple, one entry a layer, the one next to x first, each (K, B, *event of the layer).
+    Latents are a tuple with one entry per layer, the layer next to x first, each (K, B, *event of the layer).
     """
 
     @property
@@ -123,18 +123,18 @@ class LatentModel(Protocol):
         ...
 
     def trace(self, x: Tensor, *, samples: int = 1, analytic: bool = False, reparameterized: bool = True) -> Trace:
-        """K draws for each row of x (B, *event).
+        """Draw the latents K times for each row of x (B, *event).
 
         Args:
             x: data.
             samples: K, at least 1.
-            analytic: take the divergence in closed form wherever there is one.
-            reparameterized: let the draws carry a gradient wherever the family can.
+            analytic: use closed-form KL divergences where available.
+            reparameterized: let the draws carry a gradient where the family can.
         """
         ...
 
     def prior_sample(self, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
-        """Draws of p(z), each of `shape` + the layer's event."""
+        """Draws from p(z), one tensor per layer, each of `shape` + the layer's event."""
         ...
 
     def log_prior(self, z: tuple[Tensor, ...]) -> Tensor:
@@ -151,5 +151,5 @@ class Unamortized(LatentModel, Protocol):
     """A latent-variable model without an encoder: its q(z | x) is fitted to each datum."""
 
     def fitted(self, x: Tensor) -> Sequence[Distribution]:
-        """One distribution a layer, reparameterizable, batch (B,)."""
+        """One distribution per layer, with `rsample`, batch (B,)."""
         ...
