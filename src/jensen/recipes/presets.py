@@ -9,7 +9,7 @@ from jensen.recipes.families.base import Family
 from jensen.recipes.families.diffusion import Diffusion, DiffusionLoss, DiffusionNetwork, DiffusionSampling
 from jensen.recipes.families.gan import GAN, Game
 from jensen.recipes.families.gan import Network as GANNetwork
-from jensen.recipes.families.kernel import Kernel
+from jensen.recipes.families.kernel import Kernel, KernelSettings
 from jensen.recipes.families.mixture import Mixture
 from jensen.recipes.families.reader import Reader
 from jensen.recipes.families.score import Score, ScoreNetwork, ScoreSampling
@@ -205,14 +205,18 @@ RECIPES = (
         "moons-score",
         "score model of two moons, whose score is known",
         MOONS,
-        Score(network=ScoreNetwork(width=128), sampling=ScoreSampling(steps=30)),
+        Score(network=ScoreNetwork(width=128)),
         denoising(steps=5000),
+        Judging(steps=(1, 2, 5, 10, 20)),
     ),
     preset(
         "digits-score",
         "score model of digits",
         GREY,
-        Score(network=ScoreNetwork(dropout=0.2, largest=20.0, smallest=0.1, levels=16)),
+        Score(
+            network=ScoreNetwork(dropout=0.2, largest=20.0, smallest=0.1, levels=16),
+            sampling=ScoreSampling(sampler="dpm++", steps=20),
+        ),
         denoising(steps=3000),
         LIKELY,
     ),
