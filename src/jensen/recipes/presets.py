@@ -128,6 +128,7 @@ RECIPES = (
         IDX(levels=2),
         VAE(network=VAENetwork(latents=(32,), hidden=512)),
         latent(steps=8000, rate=1e-3),
+        Judging(rows=360),
     ),
     preset(
         "sprites-vae",
@@ -220,7 +221,13 @@ RECIPES = (
         denoising(steps=3000),
         LIKELY,
     ),
-    preset("moons-kernel", "kernel density of two moons", Moons(points=2000), Kernel(), Training(steps=1, previews=1)),
+    preset(
+        "moons-kernel",
+        "kernel density of two moons",
+        Moons(points=2000),
+        Kernel(density=KernelSettings(bandwidth="leave-one-out")),
+        Training(steps=1, previews=1),
+    ),
     # adversarial -----------------------------------------------------------------------
     preset(
         "ring-gan",
