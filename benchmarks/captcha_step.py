@@ -13,7 +13,6 @@ or a large convolution reached in any turn.
 
 from __future__ import annotations
 
-import copy
 import statistics
 import sys
 import time
@@ -26,12 +25,12 @@ import torch
 import typer
 from typer import Option
 
-from jensen.recipes.base import Setting
-from jensen.recipes.captcha import Captcha
-from jensen.recipes.running import new_state
-from jensen.training import train_step
+from jensen import configure
+from jensen.data.dataset import Data
+from jensen.recipes.recipe import Recipe
+from jensen.runs.opening import open_data
 from machine import count_flops, facts, matrix_speed, table, write_json
-from ours import changed
+from ours import prepare
 
 try:
     from peers.diffusers_captcha import Network, Peer, PeerSettings
@@ -78,31 +77,34 @@ class Contender:
         self.speeds.append(steps * batch / (time.perf_counter() - start))
 
 
-def ours(recipe: Captcha, setting: Setting, precision: str) -> Contender:
-    """The recipe, on an untrained copy of its model."""
-    recipe = changed(recipe, precision=precision)
-    objective = copy.deepcopy(setting.objective)
-    state, batches = new_state(recipe, objective, recipe.training.budget()), setting.stream(0)
-    size = sum(p.numel() for p in objective.parameters())
-    return Contender("jensen", precision, lambda: train_step(state, batches), size)
+def configured(pictures: int, precision: str) -> Recipe:
+    """The captcha recipe."""
+    return configure("captcha", [f"data.pictures={pictures}", f"training.precision={precision}"])
 
 
-def peer(recipe: Captcha, setting: Setting, settings: PeerSettings) -> Contender:
+def ours(recipe: Recipe, data: Data) -> Contender:
+    """The recipe, untrained."""
+    training = prepare(recipe, data)
+    size = sum(p.numel() for p in training.state.objective.parameters())
+    return Contender("jensen", recipe.training.precision, training.step, size)
+
+
+def peer(recipe: Recipe, data: Data, settings: PeerSettings) -> Contender:
     """The recipe of diffusers, on the same batches."""
-    made, batches = Peer(recipe, settings, SCHEDULED), setting.stream(0)
+    made = Peer(data.space, settings, SCHEDULED, recipe.seed)
+    batches = data.stream(settings.batch_size, recipe.seed)(0)
     return Contender("diffusers", settings.precision, lambda: made.train_step(batches), made.parameters)
 
 
-def contenders(recipe: Captcha, network: Network) -> list[Contender]:
-    """The peer in float32 as documented, jensen as configured, then both in the other precision."""
-    torch.manual_seed(recipe.seed)
-    setting, batch = recipe.setting(recipe.model()), recipe.training.batch_size
-    other = "float32" if recipe.training.precision == "bfloat16" else "bfloat16"
+def contenders(pictures: int, network: Network) -> list[Contender]:
+    """The peer in float32 as documented, jensen in bfloat16 as configured, then both in the other precision."""
+    half, full = configured(pictures, "bfloat16"), configured(pictures, "float32")
+    data, batch = open_data(half), half.training.batch_size
     return [
-        peer(recipe, setting, PeerSettings(network, batch)),
-        ours(recipe, setting, recipe.training.precision),
-        ours(recipe, setting, other),
-        peer(recipe, setting, PeerSettings(network, batch, precision="bfloat16")),
+        peer(full, data, PeerSettings(network, batch)),
+        ours(half, data),
+        ours(full, data),
+        peer(half, data, PeerSettings(network, batch, precision="bfloat16")),
     ]
 
 
@@ -124,7 +126,7 @@ def measure(
 
 
 def summary(found: list[Contender], batch: int, peaks: dict[str, float]) -> list[dict[str, Any]]:
-    """A row a contender."""
+    """One row per contender."""
     base = found[0]
     rows = []
     for c in found:
@@ -172,10 +174,8 @@ def main(
     json_file: Annotated[Path | None, Option("--json", help="Write the results here as well.")] = None,
 ) -> None:
     """Pictures per second of a training step, jensen beside diffusers."""
-    recipe = Captcha()
-    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"pictures": pictures})})
-    batch = recipe.training.batch_size
-    found = contenders(recipe, network)
+    batch = configured(pictures, "bfloat16").training.batch_size
+    found = contenders(pictures, network)
     peaks = measure(found, batch=batch, repeats=repeats, steps=steps, warmup=warmup, peak=peak)
     rows = summary(found, batch, peaks)
     print("\n".join(f"{name}: {value}" for name, value in facts().items()))

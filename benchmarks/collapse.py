@@ -1,20 +1,20 @@
 """What each remedy does to a layer of latents that is ignored: the collapse report of one model, remedy by remedy.
 
 Three layers of latents on scikit-learn's handwritten digits, q(z1|x) q(z2|z1) q(z3|z2) with p(x|z1) p(z1|z2) p(z2|z3)
-p(z3), trained by the recipe `digits-hvae` on the plain bound: all but the first are ignored. Then one setting changed:
+p(z3), trained by the recipe `digits-hvae` on the plain bound, which leaves all but the first unused. Each remedy
+changes one setting:
 
     python benchmarks/collapse.py --json collapse.json
 
 KL is a layer's term of the bound; active units are those whose posterior mean varies by more than 0.01 over the data;
-"log p(x|z) lost" is by how much log p(x|z) falls when that layer is drawn from its prior instead, the ones above it
-kept. log p(x) is importance-sampled with the encoder as proposal. All in nats, on digits never trained on, their
-standard errors over the digits; a new seed moves log p(x) by more than that, hence several seeds.
+"log p(x|z) lost" is by how much log p(x|z) falls when that layer is drawn from its prior instead, with the layers above
+it kept. log p(x) is importance-sampled with the encoder as proposal. All numbers are in nats, on held-out digits, with
+standard errors over the digits; log p(x) differs between seeds by more than that, hence several seeds.
 """
 
 from __future__ import annotations
 
 import sys
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -23,20 +23,20 @@ import torch
 import typer
 from typer import Option
 
+from jensen import configure
 from jensen.core.seeding import generator
+from jensen.data.dataset import some
 from jensen.models import LatentChain
-from jensen.recipes import configure
-from jensen.recipes.running import new_state
-from jensen.training import fit
 from jensen.variational import log_likelihood
 from jensen.variational.collapse import CollapseReport, collapse_report
 from machine import table, write_json
+from ours import prepare
 
 PLAIN = ("network.latents=[16,8,4]", "network.direction=bottom-up", "bound.warm=none", "training.average=0.99")
 
 
 def remedies(steps: int) -> dict[str, tuple[str, ...]]:
-    """Settings to lay over the plain model's."""
+    """Settings that differ from the plain model's."""
     return {
         "none": (),
         "annealing, linear": ("bound.warm=linear", f"bound.warm_steps={steps // 2}"),
@@ -54,10 +54,10 @@ class Found:
 
     Attributes:
         remedy: its name.
-        settings: laid over the recipe's defaults.
+        settings: that differ from the recipe's.
         seed: of the training.
         report: layer by layer.
-        log_p: the mean over digits never trained on, and its standard error.
+        log_p: the mean over held-out digits, and its standard error.
         seconds: of training.
     """
 
@@ -69,7 +69,7 @@ class Found:
     seconds: float
 
     def rows(self) -> list[list[str]]:
-        """A layer a row."""
+        """One row per layer."""
         mean, error = self.log_p
         return [
             [
@@ -87,20 +87,12 @@ class Found:
 
 
 def trained(remedy: str, words: tuple[str, ...], steps: int, samples: int, seed: int) -> Found:
-    """The model after so many steps, judged."""
+    """Train and judge one model."""
     settings = (*PLAIN, *words, f"training.steps={steps}")
-    recipe = configure("digits-hvae", settings, seed=seed)
-    torch.manual_seed(seed)
-    model = recipe.model()
-    setting, budget = recipe.setting(model), recipe.training.budget()
-    state = new_state(recipe, setting.objective, budget)
-    start = time.perf_counter()
-    fit(state, setting.stream, budget)
-    seconds = time.perf_counter() - start
-    chain = state.average.eval()
+    training = prepare(configure("digits-hvae", settings, seed=seed))
+    seconds = training.run()
+    chain, x, rng = training.state.average.eval(), some(training.data.test)["x"], generator(seed)
     assert isinstance(chain, LatentChain)
-    _, x = recipe.pictures()
-    rng = generator(seed)
     report = collapse_report(chain, x, samples=64, generator=rng)
     log_p = log_likelihood(chain, x, samples=samples, generator=rng).value
     found = Found(remedy, settings, seed, report, (float(log_p.mean()), float(log_p.std()) / len(x) ** 0.5), seconds)
@@ -109,7 +101,7 @@ def trained(remedy: str, words: tuple[str, ...], steps: int, samples: int, seed:
 
 
 def main(
-    steps: Annotated[int, Option(min=4, help="Of training, each.")] = 1000,
+    steps: Annotated[int, Option(min=4, help="Training steps of each.")] = 1000,
     seeds: Annotated[int, Option(min=1, help="Trainings of each.")] = 2,
     samples: Annotated[int, Option(min=1, help="K of log p(x).")] = 500,
     json_file: Annotated[Path | None, Option("--json", help="Write the results here as well.")] = None,

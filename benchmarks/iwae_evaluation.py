@@ -1,9 +1,9 @@
 """Seconds a datum of log p(x) with 5,000 importance samples: jensen's `log_likelihood` beside pythae's `get_nll`.
 
-The same weights for both: the networks of the recipes `digits-vae` and `mnist-vae`, untrained, on bits drawn at random.
-pythae goes through its data one by one and through the samples in batches of `batch_size`, 100 by default, encoding
-the datum anew for each sample; it also takes part with all 5,000 in one batch. Both run without gradients. The
-contenders take turns, `--repeats` times.
+The same weights for both: the networks of the recipes `digits-vae` and `mnist-vae`, untrained, on pixels drawn at
+random. pythae goes through its data one by one and through the samples in batches of `batch_size`, 100 by default,
+and encodes the datum again for each sample; a second contender is pythae with all 5,000 in one batch. Both run
+without gradients. The contenders take turns, `--repeats` times.
 
     python benchmarks/iwae_evaluation.py --json iwae.json
 
@@ -29,9 +29,10 @@ import typer
 from torch import Tensor
 from typer import Option
 
+from jensen import configure
+from jensen.data.space import Space
 from jensen.distributions import soft_clamp
-from jensen.recipes.latent import DigitsVAE, LatentRecipe
-from jensen.recipes.mnist import MnistVAE
+from jensen.models import VAE
 from jensen.variational import log_likelihood
 from machine import count_flops, facts, table, write_json
 
@@ -40,7 +41,7 @@ try:
 except ModuleNotFoundError as error:
     sys.exit(f"{error}: pip install -r benchmarks/requirements.txt")
 
-RECIPES: tuple[type[LatentRecipe], ...] = (DigitsVAE, MnistVAE)
+RECIPES = ("digits-vae", "mnist-vae")
 
 
 @dataclass
@@ -79,18 +80,20 @@ class Contender:
         self.seconds.append((time.perf_counter() - start) / self.data)
 
 
-def contenders(recipe: LatentRecipe, samples: int, theirs: int, ours: int) -> list[Contender]:
-    """Of one model; so many data in a turn of theirs and of ours."""
-    model = recipe.model().eval()
-    bounds = math.log(model.encoder.family.min_std), math.log(model.encoder.family.max_std)
-    latents, shape = recipe.network.latents[0], recipe.shape()
+def contenders(model: VAE, latents: int, space: Space, samples: int, theirs: int, ours: int) -> list[Contender]:
+    """Both on one model; `theirs` and `ours` are the numbers of data in a turn."""
+    encoder, bounds = model.encoder, [math.log(v) for v in (model.encoder.family.min_std, model.encoder.family.max_std)]
     peer = pythae_vae.model(
-        model.encoder.net, model.decoder.net, latents, shape, lambda raw: soft_clamp(raw, *bounds)
+        lambda bits: encoder.net(2 * bits - 1),  # jensen's pixels are -1 and +1, pythae's 0 and 1
+        model.decoder.net,
+        latents,
+        space.shape,
+        lambda raw: soft_clamp(raw, *bounds),
     ).eval()
 
-    def jensen(x: Tensor) -> tuple[float, float | None]:
-        estimate = log_likelihood(model, x, samples)
-        return float(estimate.value.mean()), float(estimate.stderr.square().sum().sqrt()) / len(x)
+    def jensen(bits: Tensor) -> tuple[float, float | None]:
+        estimate = log_likelihood(model, 2 * bits - 1, samples)
+        return float(estimate.value.mean()), float(estimate.stderr.square().sum().sqrt()) / len(bits)
 
     def pythae(batch: int) -> Callable[[Tensor], tuple[float, float | None]]:
         return lambda x: (float(peer.get_nll(x, n_samples=samples, batch_size=batch)), None)
@@ -103,7 +106,7 @@ def contenders(recipe: LatentRecipe, samples: int, theirs: int, ours: int) -> li
 
 
 @torch.no_grad()
-def measure(recipe: LatentRecipe, found: list[Contender], x: Tensor, *, repeats: int, shared: int) -> None:
+def measure(name: str, found: list[Contender], x: Tensor, *, repeats: int, shared: int) -> None:
     """Let the contenders take turns."""
     for c in found:
         c.ready(x, shared)
@@ -111,17 +114,17 @@ def measure(recipe: LatentRecipe, found: list[Contender], x: Tensor, *, repeats:
         for c in found:
             c.turn(x)
         seen = ", ".join(f"{c.name} {1000 * c.seconds[-1]:.1f}" for c in found)
-        print(f"{recipe.recipe}, turn {turn} of {repeats}: {seen} ms a datum", file=sys.stderr, flush=True)
+        print(f"{name}, turn {turn} of {repeats}: {seen} ms a datum", file=sys.stderr, flush=True)
 
 
-def summary(recipe: LatentRecipe, found: list[Contender]) -> list[dict[str, Any]]:
-    """A row a contender."""
+def summary(name: str, found: list[Contender]) -> list[dict[str, Any]]:
+    """One row per contender."""
     rows = []
     for c in found:
         ratios = [b / a for a, b in zip(found[0].seconds, c.seconds, strict=True)]
         rows.append(
             {
-                "networks": recipe.recipe,
+                "networks": name,
                 "library": c.name,
                 "seconds_per_datum": c.median,
                 "log_p": c.value,
@@ -164,13 +167,14 @@ def main(
 ) -> None:
     """Seconds a datum of log p(x) by importance sampling, jensen beside pythae."""
     rows: list[dict[str, Any]] = []
-    for kind in RECIPES:
-        recipe = kind()
+    for name in RECIPES:
+        recipe = configure(name)
         torch.manual_seed(recipe.seed)
-        x = (torch.rand(max(theirs, ours), *recipe.shape()) < 0.3).float()
-        found = contenders(recipe, samples, theirs, ours)
-        measure(recipe, found, x, repeats=repeats, shared=theirs)
-        rows += summary(recipe, found)
+        space, latents = recipe.data.known(), recipe.family.network.latents[0]
+        bits = (torch.rand(max(theirs, ours), *space.shape) < 0.3).float()
+        found = contenders(recipe.family.model(space).eval(), latents, space, samples, theirs, ours)
+        measure(name, found, bits, repeats=repeats, shared=theirs)
+        rows += summary(name, found)
     about = {**facts(), "pythae": version("pythae")}
     print("\n".join(f"{name}: {value}" for name, value in about.items()))
     print(f"{samples} samples of a datum; {repeats} turns", end="\n\n")

@@ -2,24 +2,23 @@
 
     python benchmarks/mode_collapse.py --json mode_collapse.json
 
-Each row is trained `--seeds` times by the recipes `ring-gan` and `grid-gan`, with one setting changed: packs of m, the
-balance of the modes (the rarest a tenth as frequent as the commonest, geometric between), or the activation. A mode is
-recovered if one of 2,500 samples is within 3 standard deviations of it; that share of all samples is of high quality. A
-mode is held if samples of high quality are at least a fifth of the share that it should have. Reverse KL is of the
-shares of modes by nearest centre, in nats, and a finite sample of the data themselves would show its floor. The first
-row of each is no training: uniform noise on the grid's square, and on the ring's circle, recovers every mode as well.
-A dead unit is a hidden one that is positive for no input. Steps to quality: when the weights of the moment first gave
-half of all samples high quality, looked at every 250 steps. After ± stands a standard error over seeds.
+Each row is trained `--seeds` times by the recipes `ring-gan` and `grid-gan`, with one setting changed: packs of m,
+the balance of the modes (the rarest a tenth as frequent as the commonest, geometric between), or the activation. A
+sample within 3 standard deviations of a mode is of high quality, and a mode with such a sample among 2,500 is
+recovered. A mode is held if its share of high-quality samples is at least a fifth of its weight. Reverse KL is that
+of the shares of modes by nearest centre, in nats; its floor is that of as many draws of the data. The first row of
+each needs no training: uniform noise on the grid's square, and on the ring's circle, recovers every mode as well. A
+dead unit is a hidden unit that is positive for no input. Steps to quality is the first step, of every 250th, at which
+half of the samples of the current weights were of high quality. After ± stands a standard error over seeds.
 
-What a seed gives is a function of the seed, so that parts may run beside each other (`--only ring`, `--only grid`,
-`--first 3 --seeds 2`), and `--join` shows the table of several JSON files.
+Results depend on the seed alone, so parts may run in parallel (`--only ring`, `--only grid`, `--first 3 --seeds 2`),
+and `--join` shows the table of several JSON files.
 """
 
 from __future__ import annotations
 
 import math
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,23 +30,23 @@ import typer
 from torch import Tensor
 from typer import Option
 
+from jensen import configure
 from jensen.core.seeding import generator
+from jensen.data.dataset import Data, some
 from jensen.data.mixtures import Modes
 from jensen.metrics import ModeCoverage, mode_coverage
 from jensen.metrics.modes import STANDARD_DEVIATIONS
 from jensen.metrics.units import never_positive
 from jensen.models import GAN
 from jensen.objectives.adversarial import Adversarial
-from jensen.recipes import configure
-from jensen.recipes.points_gan import GridGAN, PointsGAN
-from jensen.recipes.running import new_state
-from jensen.training import TrainState, fit
+from jensen.training import TrainState
 from jensen.training.strict_json import loads
 from machine import table, write_json
+from ours import prepare
 
 SAMPLES, LOOK = 2500, 250
 RARE = 0.1
-HELD = 0.2  # of the share that a mode should have
+HELD = 0.2  # of a mode's weight
 PUBLISHED = {  # Lin et al. (2018), table 1: means over 10 trainings and their standard errors
     ("ring", 1): ("6.3 ± 0.5", "98.2% ± 0.2", "0.45 ± 0.09"),
     ("ring", 2): ("7.9 ± 0.1", "95.6% ± 2.0", "0.07 ± 0.03"),
@@ -61,12 +60,10 @@ SETTINGS = {
         "data.std=0.05",
         "network.critic_width=64",
         "network.waves=16",
-        "network.frequency=2",
         "game.penalty=r1",
         "game.penalty_weight=3e-4",
-        "rates.generator=2e-3",
-        "rates.critic=2e-3",
-        "rates.betas=[0, 0.999]",
+        "training.rate=2e-3",
+        "training.betas=[0, 0.999]",
         "training.batch_size=128",
         "training.steps=2000",
     ),
@@ -76,14 +73,14 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Case:
-    """One row: what is trained.
+    """One row of the table.
 
     Attributes:
         data: "ring" or "grid".
         packing: m.
-        balance: of the rarest mode to the commonest.
+        balance: weight of the rarest mode over that of the commonest.
         activation: of both players.
-        noise: uniform noise instead, nothing trained.
+        noise: uniform noise instead of a trained model.
     """
 
     data: str
@@ -94,7 +91,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """As `--only` takes its beginning."""
+        """`--only` takes the beginning of it."""
         if self.noise:
             return f"{self.data}-noise"
         return f"{self.data}-{self.packing}-{'balanced' if self.balance == 1 else 'unbalanced'}-{self.activation}"
@@ -125,11 +122,11 @@ class Found:
         case: what was trained.
         seed: of it.
         recovered, held: modes.
-        of: so many.
+        of: number of modes.
         high_quality: share of samples.
         reverse_kl, floor: in nats.
-        dead: shares of hidden units, of the generator and of the critic; none of noise.
-        steps: to half of the samples in high quality, or None.
+        dead: shares of dead hidden units, of the generator and of the critic; empty for noise.
+        steps: until half of the samples are of high quality, or None.
         seconds: of training.
     """
 
@@ -148,46 +145,40 @@ class Found:
 
 def trained(case: Case, seed: int) -> Found:
     """One training, judged by the weights of its last step."""
-    recipe = configure(f"{case.data}-gan", case.words, seed=seed)
-    assert isinstance(recipe, PointsGAN)
-    torch.manual_seed(seed)
-    model = recipe.model()
-    setting, budget = recipe.setting(model), recipe.training.budget()
-    state = new_state(recipe, setting.objective, budget)
+    training = prepare(configure(f"{case.data}-gan", case.words, seed=seed))
+    law, state = training.data.truths.modes, training.state
+    assert law is not None
     first: list[int] = []
 
-    def look(state: TrainState, _: dict[str, Tensor]) -> None:
-        if not first and state.step % LOOK == 0:
-            made = state.average.sample(SAMPLES, generator=generator(seed))  # type: ignore[operator]
-            if covered(recipe.law(), made).high_quality >= 0.5:
-                first.append(state.step)
+    def draw() -> Tensor:
+        assert isinstance(state.average, GAN)
+        return state.average.sample(SAMPLES, generator=generator(seed))
 
-    start = time.perf_counter()
-    fit(state, setting.stream, budget, update=recipe.update(), on_step=look)
-    seconds = time.perf_counter() - start
-    game = state.objective
-    assert isinstance(game, Adversarial)
-    made = state.average.sample(SAMPLES, generator=generator(seed))  # type: ignore[operator]
-    return judged(case, seed, recipe.law(), made, dead(game, recipe), first[0] if first else None, seconds)
+    def look(state: TrainState, _: dict[str, Tensor]) -> None:
+        if not first and state.step % LOOK == 0 and covered(law, draw()).high_quality >= 0.5:
+            first.append(state.step)
+
+    seconds = training.run(look)
+    assert isinstance(state.objective, Adversarial)
+    units = dead(state.objective, training.data)
+    return judged(case, seed, law, draw(), units, first[0] if first else None, seconds)
 
 
 def uniform(case: Case, seed: int) -> Found:
-    """No training: points anywhere on the square around the grid, or on the circle through the ring."""
-    recipe = configure(f"{case.data}-gan", case.words, seed=seed)
-    assert isinstance(recipe, PointsGAN)
-    law, u = recipe.law(), torch.rand(SAMPLES, 2, generator=generator(seed))
-    if isinstance(recipe, GridGAN):
-        made = recipe.data.side * recipe.data.spacing * (u - 0.5)
+    """Without training: points on the square around the grid, or on the circle through the ring."""
+    source, u = configure(f"{case.data}-gan", case.words).data, torch.rand(SAMPLES, 2, generator=generator(seed))
+    if case.data == "grid":
+        made = source.side * source.spacing * (u - 0.5)
     else:
         angle = 2 * math.pi * u[:, 0]
-        made = law.centres.norm(dim=1).mean() * torch.stack([angle.cos(), angle.sin()], 1)
-    return judged(case, seed, law, made, (), None, 0.0)
+        made = source.radius * torch.stack([angle.cos(), angle.sin()], 1)
+    return judged(case, seed, source.law(), made, (), None, 0.0)
 
 
 def judged(
     case: Case, seed: int, law: Modes, made: Tensor, units: tuple[float, ...], steps: int | None, seconds: float
 ) -> Found:
-    """What is said of samples."""
+    """Modes and quality of samples."""
     found, held = covered(law, made), modes_held(law, made)
     quality, kl = found.high_quality, found.reverse_kl
     print(
@@ -210,12 +201,13 @@ def modes_held(law: Modes, made: Tensor) -> int:
     return int((share >= HELD * law.weights).sum())
 
 
-def dead(game: Adversarial, recipe: PointsGAN) -> tuple[float, float]:
+def dead(game: Adversarial, data: Data) -> tuple[float, float]:
     """Shares of hidden units that are positive for no input, of the generator and of the critic."""
     game.eval()
     assert isinstance(game.model, GAN)
-    z, m = game.model.latent(SAMPLES // 4 * 4, generator(0)), recipe.game.packing
-    x = torch.cat([recipe.test_data()[: len(z) // m * m], game.model.decode(z)[: len(z) // m * m]])
+    z, m = game.model.latent(SAMPLES // 4 * 4, generator(0)), game.packing
+    n = len(z) // m * m
+    x = torch.cat([some(data.test)["x"][:n], game.model.decode(z)[:n]])
     layers = (
         never_positive(game.model, lambda: game.model(z)),
         never_positive(game.critic, lambda: game.critic(x.reshape(-1, 2 * m))),
@@ -225,14 +217,14 @@ def dead(game: Adversarial, recipe: PointsGAN) -> tuple[float, float]:
 
 
 def spread(values: Sequence[float], digits: int = 1, percent: bool = False) -> str:
-    """Mean and standard error in words."""
+    """Mean and standard error as text."""
     scale, unit = (100, "%") if percent else (1, "")
     shown = f"{scale * mean(values):.{digits}f}{unit}"
     return shown if len(values) < 2 else f"{shown} ± {scale * stdev(values) / math.sqrt(len(values)):.{digits}f}"
 
 
 def rows(found: Sequence[Found]) -> list[list[str]]:
-    """A case a row."""
+    """One row per case."""
     shown = []
     for case in CASES:
         runs = [one for one in found if one.case == case]
@@ -260,7 +252,7 @@ def rows(found: Sequence[Found]) -> list[list[str]]:
 
 
 def shares(runs: Sequence[Found]) -> list[str]:
-    """Of modes and of samples, in words."""
+    """Modes, quality and reverse KL as text."""
     return [
         f"{spread([one.recovered for one in runs])} of {runs[0].of}",
         spread([one.held for one in runs]),
@@ -279,8 +271,10 @@ HEADER = (
 def main(
     seeds: Annotated[int, Option(min=1, help="Trainings of each.")] = 5,
     first: Annotated[int, Option(min=0, help="The first seed.")] = 0,
-    only: Annotated[list[str] | None, Option(help="Rows whose names begin so, as grid-2-balanced-relu does.")] = None,
-    join: Annotated[list[Path] | None, Option(help="Train nothing: the table of these JSON files.")] = None,
+    only: Annotated[
+        list[str] | None, Option(help="Only rows whose names begin with this, such as grid-2-balanced-relu.")
+    ] = None,
+    join: Annotated[list[Path] | None, Option(help="Show the table of these JSON files, without training.")] = None,
     json_file: Annotated[Path | None, Option("--json", help="Write the results here as well.")] = None,
 ) -> None:
     """Modes lost and recovered."""
@@ -300,12 +294,12 @@ def main(
 
 
 def keep(path: Path | None, found: Sequence[Found]) -> None:
-    """What is there so far, so that an interrupted run can be joined with others."""
+    """Write the results so far, so that an interrupted run can be joined with others."""
     write_json(path, {"torch": torch.__version__, "settings": SETTINGS, "found": [asdict(one) for one in found]})
 
 
 def read(one: dict[str, Any]) -> Found:
-    """A training from JSON."""
+    """One training from JSON."""
     return Found(**{**one, "case": Case(**one["case"]), "dead": tuple(one["dead"])})
 
 

@@ -1,12 +1,59 @@
-"""jensen's captcha recipe in training, set up as `jensen train captcha` does."""
+"""A recipe made ready for training, as `jensen train` makes it: what the benchmarks time and judge."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from jensen.recipes.captcha import Captcha
+from torch import Tensor
+
+from jensen.core.seeding import begin_globally
+from jensen.data.dataset import Data
+from jensen.recipes.recipe import Recipe
+from jensen.runs.opening import open_data
+from jensen.runs.train import new_objective, new_state
+from jensen.training import Budget, TrainState, fit, train_step
 
 
-def changed(recipe: Captcha, **training: Any) -> Captcha:
-    """The recipe with other training settings."""
-    return recipe.model_copy(update={"training": recipe.training.model_copy(update=training)})
+@dataclass
+class Training:
+    """A recipe in training, on the CPU and without a folder.
+
+    Attributes:
+        recipe: on its data.
+        data: opened.
+        state: objective, players and averaged model.
+        budget: steps or minutes.
+    """
+
+    recipe: Recipe
+    data: Data
+    state: TrainState
+    budget: Budget
+
+    def __post_init__(self) -> None:
+        self.stream = self.recipe.family.stream(self.data, self.recipe.training.batch_size, self.recipe.seed)
+        self.update, self.batches = self.recipe.family.update(), self.stream(0)
+
+    def step(self) -> dict[str, Tensor]:
+        """Take one training step."""
+        return train_step(self.state, self.batches, update=self.update)
+
+    def run(self, on_step: Callable[[TrainState, dict[str, Tensor]], None] | None = None) -> float:
+        """Train for the whole budget; returns the seconds, without those of `on_step`."""
+        fit(self.state, self.stream, self.budget, update=self.update, on_step=on_step)
+        return self.budget.seconds()
+
+
+def prepare(recipe: Recipe, data: Data | None = None) -> Training:
+    """The recipe before its first step; its weights depend on its seed alone.
+
+    Args:
+        recipe: to train.
+        data: to train on, or None for the recipe's own.
+    """
+    data = open_data(recipe) if data is None else data
+    recipe = recipe.on(data.space)
+    begin_globally(recipe.seed)
+    objective, budget = new_objective(recipe, data), recipe.training.budget()
+    return Training(recipe, data, new_state(recipe, objective, budget), budget)

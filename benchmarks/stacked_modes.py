@@ -4,23 +4,23 @@
 
 Each row is trained `--seeds` times by the recipe `stacked-digits-gan`, with packs of m, the plain game or R1, and equal
 modes or unequal ones (a digit's share falls geometrically to a tenth, a mode's to a thousandth). A reader of digits,
-98 percent right on stacked test digits, reads 26,000 samples: modes reached; modes reached by samples all of whose
-channels are as clear as 95 percent of real digits; the share of such channels; reverse KL of the modes' shares to
-those of the data, in nats. `data` are as many stacks of test digits. After ± stands a standard error over seeds.
+98 percent right on stacked test digits, reads 26,000 samples. The columns are the modes reached; the modes reached by
+samples all of whose channels are as clear as 95 percent of real digits; the share of such channels; and the reverse KL
+of the modes' shares from those of the data, in nats. The rows `data` are as many stacks of held-out digits. After ±
+stands a standard error over seeds.
 
 Published, on 28 x 28 digits of MNIST by a convolutional GAN with batch norm, 26,000 samples (Lin et al. 2018, table 2,
 with the setting of Srivastava et al. 2017): 99 modes and a reverse KL of 3.40 without packing, 1000 and 0.06 with two
 to a pack. Here digits are 8 x 8 from 1,437 pictures, the critic is fully connected, and no player has batch norm.
 
-What a seed gives is a function of the seed, so that parts may run beside each other (`--only 2-plain`, `--first 1`),
-and `--join` shows the table of several JSON files.
+Results depend on the seed alone, so parts may run in parallel (`--only 2-plain`, `--first 1`), and `--join` shows the
+table of several JSON files.
 """
 
 from __future__ import annotations
 
 import math
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,21 +29,22 @@ from typing import Annotated
 
 import torch
 import typer
+from torch import Tensor
 from typer import Option
 
+from jensen import configure
 from jensen.core.seeding import generator
+from jensen.data.dataset import Data, some
+from jensen.judging.modes import Read
 from jensen.models import GAN
-from jensen.recipes import configure
-from jensen.recipes.digits_gan import StackedDigitsGAN
-from jensen.recipes.digits_gan_judging import Stacked
-from jensen.recipes.running import new_state
-from jensen.training import fit
+from jensen.runs.opening import open_data
 from jensen.training.strict_json import loads
 from machine import table, write_json
+from ours import prepare
 
 RARE = 0.1
-DRAWN = 7  # seed of the noise and of the data that are read
-PENALTIES = {"plain": "none", "r1": "r1"}
+SAMPLES, NOISE = 26_000, 7  # samples that are read, and the seed of their noise
+GAMES = {"plain": ("game.penalty=none", "game.penalty_weight=1"), "r1": ()}
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Case:
     Attributes:
         packing: m.
         game: "plain" or "r1".
-        balance: of the rarest digit to the commonest.
+        balance: share of the rarest digit over that of the commonest.
     """
 
     packing: int
@@ -62,19 +63,12 @@ class Case:
 
     @property
     def name(self) -> str:
-        """As `--only` takes its beginning."""
+        """`--only` takes the beginning of it."""
         return f"{self.packing}-{self.game}-{'balanced' if self.balance == 1 else 'unbalanced'}"
 
-    def recipe(self, seed: int, steps: int) -> StackedDigitsGAN:
-        words = (
-            f"game.packing={self.packing}",
-            f"game.penalty={PENALTIES[self.game]}",
-            f"data.balance={self.balance}",
-            f"training.steps={steps}",
-        )
-        recipe = configure("stacked-digits-gan", words, seed=seed)
-        assert isinstance(recipe, StackedDigitsGAN)
-        return recipe
+    @property
+    def words(self) -> tuple[str, ...]:
+        return (f"game.packing={self.packing}", f"data.balance={self.balance}", *GAMES[self.game])
 
 
 CASES = (
@@ -90,8 +84,8 @@ class Found:
     Attributes:
         case: what was trained.
         seed: of it; None for the data.
-        reached, clearly: modes by all samples, and by clear ones.
-        clear: share of channels.
+        reached, clearly: modes reached by all samples, and by clear ones.
+        clear: share of clear channels.
         reverse_kl, floor: in nats.
         seconds: of training.
     """
@@ -108,16 +102,11 @@ class Found:
 
 def trained(case: Case, seed: int, steps: int) -> Found:
     """One training, judged by its averaged weights."""
-    recipe = case.recipe(seed, steps)
-    torch.manual_seed(seed)
-    model = recipe.model()
-    setting, budget = recipe.setting(model), recipe.training.budget()
-    state = new_state(recipe, setting.objective, budget)
-    start = time.perf_counter()
-    fit(state, setting.stream, budget, update=recipe.update())
-    seconds = time.perf_counter() - start
-    assert isinstance(state.average, GAN)
-    one = judged(recipe, case, seed, state.average.sample(recipe.judging.read, generator=generator(DRAWN)), seconds)
+    training = prepare(configure("stacked-digits-gan", [*case.words, f"training.steps={steps}"], seed=seed))
+    seconds = training.run()
+    model = training.state.average
+    assert isinstance(model, GAN)
+    one = judged(training.data, case, seed, model.sample(SAMPLES, generator=generator(NOISE)), seconds)
     print(
         f"{case.name}, seed {seed}: {one.reached} modes, {one.clearly} clearly, {one.clear:.1%} clear, "
         f"reverse KL {one.reverse_kl:.4f}, {seconds:.0f} s",
@@ -127,34 +116,30 @@ def trained(case: Case, seed: int, steps: int) -> Found:
 
 
 def of_data(case: Case) -> Found:
-    """The same of stacked test digits."""
-    recipe = case.recipe(0, 1)
-    return judged(recipe, case, None, recipe.data.draw("test", recipe.judging.read, DRAWN)[0], 0.0)
+    """The same numbers of stacked held-out digits."""
+    data = open_data(configure("stacked-digits-gan", [*case.words, f"data.test={SAMPLES}"]))
+    return judged(data, case, None, some(data.test)["x"], 0.0)
 
 
-def judged(recipe: StackedDigitsGAN, case: Case, seed: int | None, x: torch.Tensor, seconds: float) -> Found:
-    found = Stacked(recipe).modes(x)
-    return Found(
-        case,
-        seed,
-        found["recovered"],
-        found["reached_clearly"],
-        found["clear"]["value"],
-        found["reverse_kl"],
-        found["floor"],
-        seconds,
-    )
+def judged(data: Data, case: Case, seed: int | None, x: Tensor, seconds: float) -> Found:
+    """Read stacks (N, 3, H, W)."""
+    reader, shares = data.truths.reader, data.truths.shares
+    assert reader is not None
+    assert shares is not None
+    read = Read.of(x, reader, shares)
+    cover, clear = read.coverage, float(read.clear.double().mean())
+    return Found(case, seed, cover.recovered, read.clearly, clear, cover.reverse_kl, cover.floor, seconds)
 
 
 def spread(values: Sequence[float], digits: int, percent: bool = False) -> str:
-    """Mean and standard error in words."""
+    """Mean and standard error as text."""
     scale, unit = (100, "%") if percent else (1, "")
     shown = f"{scale * mean(values):.{digits}f}{unit}"
     return shown if len(values) < 2 else f"{shown} ± {scale * stdev(values) / math.sqrt(len(values)):.{digits}f}"
 
 
 def rows(found: Sequence[Found]) -> list[list[str]]:
-    """A case a row, the data of a balance after its cases."""
+    """One row per case, and one of the data for each balance."""
     shown = []
     for case in CASES:
         for kind in (True, False):
@@ -180,9 +165,11 @@ HEADER = ("game", "modes", "seeds", "reached", "by clear samples", "clear channe
 def main(
     seeds: Annotated[int, Option(min=1, help="Trainings of each.")] = 3,
     first: Annotated[int, Option(min=0, help="The first seed.")] = 0,
-    steps: Annotated[int, Option(min=1, help="Of each training.")] = 2000,
-    only: Annotated[list[str] | None, Option(help="Rows whose names begin so, as 2-plain-balanced does.")] = None,
-    join: Annotated[list[Path] | None, Option(help="Train nothing: the table of these JSON files.")] = None,
+    steps: Annotated[int, Option(min=1, help="Steps of each training.")] = 2000,
+    only: Annotated[
+        list[str] | None, Option(help="Only rows whose names begin with this, such as 2-plain-balanced.")
+    ] = None,
+    join: Annotated[list[Path] | None, Option(help="Show the table of these JSON files, without training.")] = None,
     json_file: Annotated[Path | None, Option("--json", help="Write the results here as well.")] = None,
 ) -> None:
     """Modes of stacked digits."""

@@ -28,7 +28,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typer import Option
 
-from jensen.recipes.captcha import Captcha
+from jensen import configure
+from jensen.data.space import Space
+from jensen.recipes.settings import Training
+from jensen.runs.opening import open_data
 from machine import count_flops, facts, matrix_speed, table, write_json
 
 try:
@@ -37,8 +40,8 @@ except ModuleNotFoundError as error:
     sys.exit(f"{error}: pip install -r benchmarks/requirements.txt")
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-NETWORKS: dict[str, Callable[[Captcha], nn.Module]] = {
-    "jensen": lambda recipe: recipe.model().denoiser.net,
+NETWORKS: dict[str, Callable[[Space], nn.Module]] = {
+    "jensen": lambda space: configure("captcha").family.model(space).denoiser.net,
     "diffusers": diffusers_unet.Network,
     "denoising-diffusion-pytorch": ddpm_pytorch_unet.Network,
 }
@@ -82,12 +85,12 @@ class Contender:
         self.speeds.append(steps / passed)
 
 
-def contender(library: str, precision: str, recipe: Captcha, batches: Any) -> Contender:
+def contender(library: str, precision: str, settings: Training, space: Space, batches: Any) -> Contender:
     """The network with an optimizer of its own."""
-    torch.manual_seed(recipe.seed)
-    network, settings = NETWORKS[library](recipe).train(), recipe.training
+    torch.manual_seed(0)
+    network = NETWORKS[library](space).train()
     optimizer = torch.optim.AdamW(
-        network.parameters(), lr=settings.rate, betas=(0.9, 0.99), weight_decay=settings.weight_decay, fused=True
+        network.parameters(), lr=settings.rate, betas=settings.betas, weight_decay=settings.weight_decay, fused=True
     )
 
     def step() -> None:
@@ -126,7 +129,7 @@ def measure(found: list[Contender], *, repeats: int, seconds: float, warmup: int
 
 
 def summary(found: list[Contender], batch: int, peaks: dict[str, float]) -> list[dict[str, Any]]:
-    """A row a contender."""
+    """One row per contender."""
     ours = {c.precision: c for c in found if c.library == "jensen"}
     rows = []
     for c in found:
@@ -175,10 +178,10 @@ def main(
     json_file: Annotated[Path | None, Option("--json", help="Write the results here as well.")] = None,
 ) -> None:
     """Training steps per second of three networks with as many parameters."""
-    recipe = Captcha()
-    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"pictures": pictures})})
-    batches, batch = recipe.setting(recipe.model()).stream(0), recipe.training.batch_size
-    found = [contender(library, precision, recipe, batches) for precision in DTYPES for library in NETWORKS]
+    recipe = configure("captcha", [f"data.pictures={pictures}"])
+    data, training, batch = open_data(recipe), recipe.training, recipe.training.batch_size
+    batches = data.stream(batch, recipe.seed)(0)
+    found = [contender(library, kind, training, data.space, batches) for kind in DTYPES for library in NETWORKS]
     peaks = measure(found, repeats=repeats, seconds=seconds, warmup=warmup, peak=peak)
     rows = summary(found, batch, peaks)
     versions = {**facts(), "denoising-diffusion-pytorch": version("denoising-diffusion-pytorch")}

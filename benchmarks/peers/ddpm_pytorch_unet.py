@@ -19,7 +19,7 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from jensen.recipes.captcha import Captcha
+from jensen.data.space import Space
 
 
 @contextmanager
@@ -49,9 +49,9 @@ WIDTH, LEVELS = 14, (1, 2, 8, 8)
 class Network(nn.Module):
     """(B, C, H, W), times in [0, 1] (B,), text (unused) -> (B, C, H, W)."""
 
-    def __init__(self, recipe: Captcha):
+    def __init__(self, space: Space):
         super().__init__()
-        unet = Unet(WIDTH, dim_mults=LEVELS, channels=3 if recipe.data.colour else 1)
+        unet = Unet(WIDTH, dim_mults=LEVELS, channels=space.shape[0])
         self.unet = unet.to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:

@@ -37,8 +37,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from jensen.core.types import Batch
-from jensen.data.pool import to_bytes
-from jensen.recipes.captcha import Captcha
+from jensen.data.space import Space, Text
 
 Network = Literal["class-embedding", "cross-attention"]
 TRAIN_TIMES = 1000
@@ -76,18 +75,19 @@ class PeerNetwork(nn.Module):
     """diffusers' U-Net, given a text: (B, 1, H, W), (B,), (B, length) -> (B, 1, H, W).
 
     Args:
-        recipe: gives size, alphabet and length; index `alphabet` is "no character".
+        space: of the pictures; index `cond.size` is "no character".
         network: how the text goes in.
     """
 
     places: Tensor
 
-    def __init__(self, recipe: Captcha, network: Network = "class-embedding"):
+    def __init__(self, space: Space, network: Network = "class-embedding"):
         super().__init__()
-        data, widths = recipe.data, WIDTHS[network]
-        channels, letters = 3 if data.colour else 1, len(data.alphabet) + 1
+        assert isinstance(space.cond, Text)
+        (channels, *size), widths = space.shape, WIDTHS[network]
+        letters, length = space.cond.size + 1, space.cond.length
         common = {
-            "sample_size": (data.height, data.width),
+            "sample_size": tuple(size),
             "in_channels": channels,
             "out_channels": channels,
             "layers_per_block": 2,
@@ -95,8 +95,8 @@ class PeerNetwork(nn.Module):
         }
         self.attends = network == "cross-attention"
         text_channels = 4 * widths[0]  # as wide as the embedding of the time
-        self.text = nn.Embedding(data.length * letters, text_channels)
-        self.register_buffer("places", letters * torch.arange(data.length), persistent=False)
+        self.text = nn.Embedding(length * letters, text_channels)
+        self.register_buffer("places", letters * torch.arange(length), persistent=False)
         if self.attends:
             self.unet: nn.Module = UNet2DConditionModel(
                 down_block_types=_levels(network, "DownBlock2D", "CrossAttnDownBlock2D"),
@@ -123,16 +123,17 @@ class Peer:
     """The network in training, and its average.
 
     Args:
-        recipe: gives the network's inputs and the seed.
+        space: of the pictures.
         settings: of the peer.
         total: steps that the cosine schedule is spread over.
+        seed: of the weights.
     """
 
-    def __init__(self, recipe: Captcha, settings: PeerSettings, total: int):
-        torch.manual_seed(recipe.seed)
-        self.settings, self.shape = settings, (3 if recipe.data.colour else 1, recipe.data.height, recipe.data.width)
-        self.null = len(recipe.data.alphabet)
-        self.network = PeerNetwork(recipe, settings.network)
+    def __init__(self, space: Space, settings: PeerSettings, total: int, seed: int):
+        torch.manual_seed(seed)
+        assert space.cond is not None
+        self.settings, self.shape, self.null = settings, space.shape, space.cond.size
+        self.network = PeerNetwork(space, settings.network)
         self.noise = DDPMScheduler(num_train_timesteps=TRAIN_TIMES, beta_schedule="linear", prediction_type="epsilon")
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=settings.rate, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8
@@ -174,7 +175,7 @@ class Peer:
 
     @torch.no_grad()
     def sample(self, cond: Tensor, guidance: float, seed: int = 0) -> Tensor:
-        """Pictures of encoded texts by the averaged network, uint8 (N, C, H, W); guidance 1 is none."""
+        """Pictures of encoded texts by the averaged network, (N, C, H, W); guidance 1 is none."""
         network = copy.deepcopy(self.network).eval()
         self.ema.copy_to(network.parameters())
         rng = torch.Generator().manual_seed(seed)
@@ -194,4 +195,4 @@ class Peer:
                 eps, free = network(torch.cat([z, z]), t, torch.cat([cond, null])).chunk(2)
                 eps = free + guidance * (eps - free)
             z = solver.step(eps, t, z).prev_sample
-        return to_bytes(z)
+        return z

@@ -10,7 +10,7 @@ from __future__ import annotations
 from diffusers import UNet2DModel
 from torch import Tensor, nn
 
-from jensen.recipes.captcha import Captcha
+from jensen.data.space import Space
 
 WIDTHS = (32, 32, 64, 96)
 LEVELS = ("Block2D", "Block2D", "AttnBlock2D", "AttnBlock2D")
@@ -24,11 +24,11 @@ def _kinds(way: str) -> tuple[str, ...]:
 class Network(nn.Module):
     """(B, C, H, W), times in [0, 1] (B,), text (unused) -> (B, C, H, W)."""
 
-    def __init__(self, recipe: Captcha):
+    def __init__(self, space: Space):
         super().__init__()
-        channels = 3 if recipe.data.colour else 1
+        channels, *size = space.shape
         self.unet = UNet2DModel(
-            sample_size=(recipe.data.height, recipe.data.width),
+            sample_size=tuple(size),
             in_channels=channels,
             out_channels=channels,
             layers_per_block=2,

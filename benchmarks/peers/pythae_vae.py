@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 
 class Encoder(BaseEncoder):
-    def __init__(self, net: nn.Module, spread: Callable[[Tensor], Tensor]):
+    def __init__(self, net: Callable[[Tensor], Tensor], spread: Callable[[Tensor], Tensor]):
         BaseEncoder.__init__(self)
         self.net, self.spread = net, spread
 
@@ -41,9 +41,13 @@ class Decoder(BaseDecoder):
 
 
 def model(
-    encoder: nn.Module, decoder: nn.Module, latents: int, shape: tuple[int, ...], spread: Callable[[Tensor], Tensor]
+    encoder: Callable[[Tensor], Tensor],
+    decoder: nn.Module,
+    latents: int,
+    shape: tuple[int, ...],
+    spread: Callable[[Tensor], Tensor],
 ) -> VAE:
-    """Pythae's VAE of these networks."""
+    """Pythae's VAE of these networks, of pixels 0 and 1."""
     config = VAEConfig(input_dim=shape, latent_dim=latents, reconstruction_loss="bce")
     return VAE(config, Encoder(encoder, spread), Decoder(decoder))
 
