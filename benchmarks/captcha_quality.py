@@ -206,11 +206,8 @@ def main(
 ) -> None:
     """Minutes of training until 50, 80 and 90 percent of texts are read, jensen beside diffusers."""
     recipe = configure("captcha", [f"training.minutes={minutes}", f"data.pictures={pictures}"])
-    settings, scales, data = (
-        PeerSettings(network, batch, rate, warmup, steps=steps),
-        guidance or [2.0, 4.0],
-        open_data(recipe),
-    )
+    settings, scales = PeerSettings(network, batch, rate, warmup, steps=steps), guidance or [2.0, 4.0]
+    data = open_data(recipe)
     contenders = Ours(recipe, data), Theirs(recipe, data, settings, scales)
     curves, asked = [Curve(c.name) for c in contenders], data.asked(texts)
     assert asked is not None

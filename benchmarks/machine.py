@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 import torch
@@ -92,6 +94,13 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     text = ["| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in lines]
     return "\n".join([text[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *text[1:]])
+
+
+def spread(values: Sequence[float], digits: int = 1, percent: bool = False) -> str:
+    """Mean and standard error as text."""
+    scale, unit = (100, "%") if percent else (1, "")
+    shown = f"{scale * mean(values):.{digits}f}{unit}"
+    return shown if len(values) < 2 else f"{shown} ± {scale * stdev(values) / math.sqrt(len(values)):.{digits}f}"
 
 
 def write_json(path: Path | None, result: dict[str, Any]) -> None:

@@ -22,7 +22,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Annotated, Any
 
 import torch
@@ -41,7 +40,7 @@ from jensen.models import GAN
 from jensen.objectives.adversarial import Adversarial
 from jensen.training import TrainState
 from jensen.training.strict_json import loads
-from machine import table, write_json
+from machine import spread, table, write_json
 from ours import prepare
 
 SAMPLES, LOOK = 2500, 250
@@ -214,13 +213,6 @@ def dead(game: Adversarial, data: Data) -> tuple[float, float]:
     )
     generator_share, critic_share = (sum(v.never for v in of) / sum(v.of for v in of) for of in layers)
     return generator_share, critic_share
-
-
-def spread(values: Sequence[float], digits: int = 1, percent: bool = False) -> str:
-    """Mean and standard error as text."""
-    scale, unit = (100, "%") if percent else (1, "")
-    shown = f"{scale * mean(values):.{digits}f}{unit}"
-    return shown if len(values) < 2 else f"{shown} ± {scale * stdev(values) / math.sqrt(len(values)):.{digits}f}"
 
 
 def rows(found: Sequence[Found]) -> list[list[str]]:

@@ -19,12 +19,10 @@ table of several JSON files.
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Annotated
 
 import torch
@@ -39,7 +37,7 @@ from jensen.judging.modes import Read
 from jensen.models import GAN
 from jensen.runs.opening import open_data
 from jensen.training.strict_json import loads
-from machine import table, write_json
+from machine import spread, table, write_json
 from ours import prepare
 
 RARE = 0.1
@@ -129,13 +127,6 @@ def judged(data: Data, case: Case, seed: int | None, x: Tensor, seconds: float) 
     read = Read.of(x, reader, shares)
     cover, clear = read.coverage, float(read.clear.double().mean())
     return Found(case, seed, cover.recovered, read.clearly, clear, cover.reverse_kl, cover.floor, seconds)
-
-
-def spread(values: Sequence[float], digits: int, percent: bool = False) -> str:
-    """Mean and standard error as text."""
-    scale, unit = (100, "%") if percent else (1, "")
-    shown = f"{scale * mean(values):.{digits}f}{unit}"
-    return shown if len(values) < 2 else f"{shown} ± {scale * stdev(values) / math.sqrt(len(values)):.{digits}f}"
 
 
 def rows(found: Sequence[Found]) -> list[list[str]]:

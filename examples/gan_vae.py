@@ -53,6 +53,17 @@ def tabulate(table):
 
 
 # %% [markdown]
+# ## The data
+#
+# A fifth of every class is held out: no model is trained on it, and every evaluation uses it.
+
+# %%
+data = jensen.configure("digits-grey-vae").data.open(seed=0)
+test = some(data.test)["x"]
+print(f"{data.name}: {len(data.train):,} training pictures, {len(data.test)} held out")
+show(test[:48], "data")
+
+# %% [markdown]
 # ## The variational autoencoder
 #
 # An encoder $q(z|x)$, a decoder $p(x|z)$, a prior $p(z)$; Jensen's inequality gives the bound that is maximised:
@@ -61,10 +72,6 @@ def tabulate(table):
 
 # %%
 vae = train("vae", "digits-grey-vae", **{"training.steps": 2000, "judging.importance": 500})
-data = vae.open_data()
-print(f"{data.name}: {len(data.train):,} training pictures, {len(data.test)} held out")
-test = some(data.test)["x"]
-show(test[:48], "data")
 found = vae.evaluate()
 for key in ("log_p", "bits_per_dim", "elbo"):
     print(f"{found[key].name}: {found[key]}")
