@@ -404,7 +404,7 @@ FULL = MultivariateNormal(draws(4, 2), torch.eye(2, dtype=F64))
         (lambda: refine(model(), X, (best(X),), rate=0.0), "rate must be positive, got 0.0"),
         (lambda: refine(model(), X, (best(X),), samples=0), "samples must be at least 1, got 0"),
         (lambda: refine(model(), X, (WRONG,)), r"event shape \(2,\), got \(4,\) and \(5,\)"),
-        (lambda: posterior_table(0, 2), "at least 1 datum and 1 latent, got 0 and 2"),
+        (lambda: posterior_table(0, 2), "data and latents must be at least 1, got 0 and 2"),
         (lambda: stochastic_vi(model(), X, [posterior_table(4, 2)], steps=0), "steps must be at least 1, got 0"),
         (
             lambda: stochastic_vi(model(), X, [posterior_table(4, 2)], batch=5),
