@@ -125,7 +125,7 @@ def test_flat_prior_is_the_limit_of_wide_ones():
 
 @pytest.mark.parametrize("weight", [[[1.0, 2.0]], [[1.0, 2.0], [2.0, 4.0], [0.0, 0.0]]])
 def test_flat_prior_is_refused_where_its_integral_diverges(weight):
-    with pytest.raises(ValueError, match=r"diverges unless weight has full column rank: wanted 2, got 1"):
+    with pytest.raises(ValueError, match=r"weight must have full column rank, 2, for a flat prior, got 1"):
         LinearGaussian(weight, [0.0] * len(weight), 1.0, Flat(2))
     with pytest.raises(ValueError, match="cannot be sampled"):
         LinearGaussian([[1.0]], [0.0], 1.0, Flat(1)).sample(1)

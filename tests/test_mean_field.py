@@ -717,7 +717,7 @@ def test_robbins_monro():
 @pytest.mark.parametrize(
     ("call", "match"),
     [
-        (lambda: coordinate_ascent(0, [], lambda s: s), "updates must be at least one, got none"),
+        (lambda: coordinate_ascent(0, [], lambda s: s), "updates must be at least 1, got none"),
         (lambda: coordinate_ascent(0, [id], torch.tensor, sweeps=-1), "at least 0, got -1"),
         (lambda: gaussian_mean_field(torch.zeros(2), torch.eye(3)), "must agree"),
         (lambda: gaussian_mean_field(torch.zeros(2), -torch.eye(2)), "positive definite"),
@@ -828,7 +828,7 @@ def test_singular_matrices_are_refused_however_they_round():
         (lambda m, x: m.start(x, 2 * soft(10, 3)), "responsibilities must be probabilities"),
         (lambda m, x: m.start(x, rows=0), "rows must be at least 1, got 0"),
         (lambda m, x: m.start(x, tries=0), "tries must be at least 1, got 0"),
-        (lambda m, x: m.natural_step(x, 10, 0.5), "start the mixture first"),
+        (lambda m, x: m.natural_step(x, 10, 0.5), "the mixture must be started first"),
         (lambda m, x: m.fit_stochastic(x, steps=0), "steps must be at least 1, got 0"),
         (lambda m, x: m.fit_stochastic(x, steps=1, batch=11), "batch must be from 1 to 10, got 11"),
         (lambda m, x: m.fit_stochastic(x, steps=1, batch=5, rate=lambda _: 1.5), "rate in"),
