@@ -84,23 +84,6 @@ def test_a_correlated_gaussian_in_five_dimensions():
     assert len(found.elbo) % 5 == 1  # the start, and five updates a sweep
 
 
-def test_a_table_of_three_variables():
-    """Every factor is the softmax of an expectation taken by loops, and log Z - bound = KL(q || p) by enumeration."""
-    log_p = 2 * randn(2, 3, 4)
-    found = table_mean_field(log_p, tolerance=0.0)
-    q = found.state
-    for j, n in enumerate(log_p.shape):
-        scores = torch.zeros(n, dtype=F64)
-        for z in itertools.product(*map(range, log_p.shape)):
-            scores[z[j]] += log_p[z] * math.prod(float(q[i][z[i]]) for i in range(3) if i != j)
-        torch.testing.assert_close(q[j], torch.softmax(scores, 0), rtol=1e-6, atol=1e-8)
-    joint = torch.einsum("a,b,c->abc", *q)
-    kl = (joint * (joint.log() - log_p + log_p.logsumexp((0, 1, 2)))).sum()
-    torch.testing.assert_close(log_p.logsumexp((0, 1, 2)) - found.elbo[-1], kl)
-    assert kl > 0.01
-    assert bool((found.elbo.diff() >= -1e-12).all())
-
-
 def test_a_table_that_factorises_is_found_in_one_sweep():
     factors = [torch.softmax(randn(n, seed=n), 0) for n in (2, 3, 4)]
     log_p = torch.einsum("a,b,c->abc", *factors).log() + 1.5

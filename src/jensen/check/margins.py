@@ -1,4 +1,4 @@
-r"""Is a margin loss what it is said to be? Its f, its best critic and its least risk against brute force.
+r"""Margin losses: f, the best critic and the minimal risk, against brute force.
 
 $f(u) = -\inf_d\,[u\,l(d) + l(-d)]$ with $u = p_d/p_g$ and y = +1 for real; conventions are those of
 `jensen.adversarial.margin`. Nothing of that module is used here.
@@ -36,10 +36,10 @@ def margin_loss(
     risk: Callable[[Tensor, Tensor], Tensor | float] | None = None,
     tolerance: float = 1e-6,
 ) -> Report:
-    r"""Hold a margin loss, and what is claimed of it, to its definition.
+    r"""Whether a margin loss, and what is claimed about it, agree with the definition.
 
-    Of the loss alone: $l \ge 0$; the best critic says real where real is likelier; $-\inf_d$ is convex and never
-    increases in u. Of what is claimed: $f(u) = -\inf_d [u\,l(d) + l(-d)]$, convex and never increasing; the critic
+    For the loss alone: $l \ge 0$; the best critic says real where real is more likely; $-\inf_d$ is convex and never
+    increases in u. For the claims: $f(u) = -\inf_d [u\,l(d) + l(-d)]$, convex and never increasing; the critic
     attains the infimum; the least risk of masses p, q is
     $\frac12 \sum_x \inf_d [p\,l(d) + q\,l(-d)] = -\frac12 \sum_x f(p/q)\, q$, for p and q that overlap, that have
     holes, that are equal and that are disjoint.
