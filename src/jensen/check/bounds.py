@@ -110,7 +110,7 @@ def bound(
 
 
 class _Trial:
-    """A bound on a model, and data of which each is repeated."""
+    """A bound, a model, and data, each datum repeated."""
 
     def __init__(
         self, bound: Bound, model: LatentModel, x: Tensor, samples: Sequence[int], repeats: int, reparameterized: bool
@@ -241,7 +241,7 @@ def _moments(values: Tensor) -> tuple[Tensor, Tensor]:
 def _worst(
     claim: str, limit: Tensor, mean: Tensor, stderr: Tensor, rounding: Tensor | float, relation: Relation
 ) -> Evidence:
-    """The datum with the least room, in errors."""
+    """The datum that is furthest off, in standard errors."""
     allowed = ERRORS * stderr + rounding
     off = {"equal": (mean - limit).abs(), "at most": mean - limit, "at least": limit - mean}[relation]
     worst = int(torch.nan_to_num(off / allowed, nan=torch.inf).argmax())

@@ -211,7 +211,7 @@ def _stepped(game: Objective, owned: Mapping[str, list[nn.Parameter]], rate: flo
 
 
 def _ruled(game: Objective, owned: Mapping[str, list[nn.Parameter]], update: str, gamma: float, rate: float) -> Tensor:
-    """The weights after the rule's step, or its first two where it remembers."""
+    """The weights after the rule's step, or after its first two if it uses the last gradient."""
     start = _weights(owned)
     v = _field(game, owned, start)
     if update == "extragradient":

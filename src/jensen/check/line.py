@@ -43,7 +43,7 @@ Density = HasLogProb | Callable[[Tensor], Tensor]
 
 
 def log_prob_of(density: Density) -> Callable[[Tensor], Tensor]:
-    """Log p(x), (B,), of x (B, 1)."""
+    """A function of x (B, 1) that returns log p(x), (B,)."""
     function = density.log_prob if hasattr(density, "log_prob") else density
     return lambda x: function(x).reshape(len(x))
 

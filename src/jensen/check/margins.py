@@ -102,7 +102,7 @@ def _shape(name: str, u: Tensor, values: Tensor, tolerance: float) -> Iterator[E
 
 
 def infimum(loss: Elementwise, u: Tensor) -> tuple[Tensor, Tensor]:
-    """The d of least u l(d) + l(-d), (N,), and the value there, by a grid over all of d and finer ones around its best.
+    """The d that minimises u l(d) + l(-d), (N,), and the minimum, by a grid over all d and finer ones around its best.
 
     >>> d, least = infimum(lambda m: torch.exp(-m), torch.tensor([4.0], dtype=torch.float64))
     >>> round(float(d), 4), round(float(least), 9)  # log(4) / 2, 2 sqrt(4)
@@ -127,6 +127,6 @@ def weighed(loss: Elementwise, u: Tensor, d: Tensor) -> Tensor:
 
 
 def _sum_of_infima(loss: Elementwise, p: Tensor, q: Tensor) -> Tensor:
-    """Point by point; where q is 0 the roles are exchanged, since d and -d are."""
+    """Point by point; where q is 0 the roles of p and q, and of d and -d, are exchanged."""
     larger, smaller = torch.maximum(p, q), torch.minimum(p, q)
     return (larger * infimum(loss, smaller / larger)[1]).sum() / 2

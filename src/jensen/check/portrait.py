@@ -166,7 +166,7 @@ def _arrows(axes: Any, game: Objective, extent: float) -> None:
 
 
 def _orbit(axes: Any, path: Tensor, *, dots: bool) -> None:
-    """A line that darkens with time; the steps of training as dots on it."""
+    """A line that darkens with time, with the steps of training as dots."""
     points = path.numpy()
     shade = np.linspace(0, 1, len(points))
     pieces = np.stack([points[:-1], points[1:]], 1)

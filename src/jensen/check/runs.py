@@ -36,7 +36,7 @@ PATIENCE = 120  # seconds for all processes together
 
 @runtime_checkable
 class Run(Protocol):
-    """A training run: one step at a time, and everything that a resume needs, as tensors and plain values."""
+    """A training run: makes one step at a time, and saves all that a resume needs as tensors and plain values."""
 
     def step(self) -> object: ...
 
@@ -193,7 +193,7 @@ def _held(run: object) -> dict[str, Tensor]:
 
 
 def _parts(value: Any) -> Iterable[tuple[object, Any]]:
-    """What a value consists of."""
+    """The parts of a value."""
     if isinstance(value, Tensor | np.ndarray | torch.Generator | np.random.Generator | random.Random):
         return []
     if isinstance(value, torch.optim.Optimizer):
@@ -311,7 +311,7 @@ def _parallel(
 
 
 def _together(gradient: Callable[[Batch], Tensor], shares: list[dict[str, Tensor]]) -> list[Tensor]:
-    """In a group of processes, one a share."""
+    """The results of a group of processes, one for each share."""
     context = multiprocessing.get_context("fork")  # so that any function will do
     with tempfile.TemporaryDirectory() as folder:
         store, ends, started = Path(folder) / "store", [], []
@@ -333,11 +333,11 @@ def _together(gradient: Callable[[Batch], Tensor], shares: list[dict[str, Tensor
 
 def _received(rank: int, end: Connection) -> Tensor:
     if not end.poll(PATIENCE):
-        raise RuntimeError(f"process {rank} said nothing for {PATIENCE} seconds")
+        raise RuntimeError(f"process {rank} did not answer for {PATIENCE} seconds")
     try:
         found, error = end.recv()
     except EOFError:
-        raise RuntimeError(f"process {rank} ended without a word") from None
+        raise RuntimeError(f"process {rank} ended without a result") from None
     if error:
         raise RuntimeError(f"process {rank} failed: {error}")
     return torch.from_numpy(found)

@@ -203,7 +203,7 @@ class _Trial:
         return time_grid(self.grid, n, self.oracle.schedule, start=self.start, end=self.end)
 
     def run(self, z: Tensor, times: Tensor, seed: int = 0, outside: int = 0) -> Tensor:
-        """With a generator of this seed, whatever is drawn outside of it."""
+        """The path with a generator of this seed; `outside` seeds torch's global generator."""
         with torch.no_grad(), torch.random.fork_rng():
             torch.manual_seed(outside)
             return self.path(self.oracle, z, times, torch.Generator().manual_seed(seed))

@@ -19,7 +19,7 @@ DIRECTIONS: dict[str, Callable[[Tensor], Tensor]] = {"1": torch.ones_like, "x": 
 
 
 def _gradient(density: Density) -> Score:
-    """Of log p, with its own graph."""
+    """The gradient of log p, differentiable."""
     log_prob = log_prob_of(density)
 
     def score(x: Tensor) -> Tensor:
