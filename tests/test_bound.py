@@ -22,7 +22,6 @@ from jensen.diffusion import (
     BetaSchedule,
     Bins,
     CosineSchedule,
-    FunctionSchedule,
     GaussianOracle,
     LearnedSchedule,
     LinearSchedule,
@@ -134,39 +133,6 @@ def test_the_closed_form_is_the_integral_it_stands_for(name):
 
     expected, _ = quadrature.quad(integrand, max(last, -60.0), first, epsabs=1e-11, limit=200)
     assert oracle.bound(x).diffusion.item() == pytest.approx(expected, abs=1e-8)
-
-
-@named
-def test_the_schedules_slope_carries_the_integral_to_t(name):
-    """Any monotone schedule with the same ends: -SNR'(t) E|x - x_hat|^2 / 2 over t is the same number."""
-    fixed = SCHEDULES[name]
-    first, last = default_span(fixed)
-    high, low = (float(v) for v in fixed.log_snr(torch.tensor([first, min(last, 0.98)], dtype=F64)))
-    x = torch.tensor([[1.2, -2.0]], dtype=F64)
-    t = torch.linspace(0, 1, 40001, dtype=F64)
-    values = []
-    for schedule in (
-        VariancePreserving(high, low),
-        FunctionSchedule(lambda t: high + (low - high) * (t + 2 * t**3) / 3),
-        moved(4, high, low),
-    ):
-        oracle = gaussian(schedule)
-        u, slope = schedule.log_snr(t).exp()[:, None], schedule.log_snr_slope(t)
-        error = ((x - oracle.means[0]) ** 2 + u * oracle.variances[0] ** 2) / (1 + u * oracle.variances[0]) ** 2
-        values.append(torch.trapezoid((-slope[:, None] * u * error).sum(1) / 2, t).item())
-        assert oracle.bound(x).diffusion.item() == pytest.approx(values[-1], rel=1e-4)
-    assert values[1:] == pytest.approx([values[0]] * 2, rel=1e-4)
-
-
-def test_the_gap_of_finitely_many_steps_falls_as_one_over_their_number():
-    """Closed form: T times the gap to continuous time settles, at half the sum of what the integrand falls by."""
-    oracle, x = gaussian(SCHEDULES["vdm"]), torch.tensor([[1.2, -2.0]], dtype=F64)
-    limit = oracle.bound(x).diffusion.item()
-    gaps = [oracle.bound(x, steps=steps).diffusion.item() - limit for steps in (64, 128, 256, 512)]
-    assert all(gap > 0 for gap in gaps)
-    assert gaps[-2] / gaps[-1] == pytest.approx(2, abs=0.05)
-    slope = np.polyfit(np.log([64, 128, 256, 512]), np.log(gaps), 1)[0]
-    assert slope == pytest.approx(-1, abs=0.06)
 
 
 # the estimate ----------------------------------------------------------------------------

@@ -86,6 +86,14 @@ def test_a_report_without_evidence_shows_nothing():
         bad.require()
 
 
+def test_a_report_can_be_named_or_counted():
+    report = Report((Evidence("fine", 1.0, 1.0, 0.0), Evidence("is two", 2.0, 1.0, 0.5)))
+    assert [e.claim for e in report.named("mine")] == ["mine: fine", "mine: is two"]
+    count = report.failures("mine")
+    assert (count.claim, count.measured, count.holds) == ("mine: claims of 2 that fail (worst: is two)", 1.0, False)
+    assert Report(report.evidence[:1]).failures().holds
+
+
 @law("numbers/two")
 def two(precision):
     """Two is two.

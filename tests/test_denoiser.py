@@ -255,26 +255,6 @@ class TwoGaussians(GaussianOracle):
         return Prediction(x, eps, parts[0].alpha, parts[0].sigma)
 
 
-def test_guidance_is_linear_in_the_scale_and_one_is_off():
-    oracle = TwoGaussians(CosineSchedule())
-    z, t, cond = torch.randn(6, 1, dtype=F64), torch.full((6,), 0.5, dtype=F64), torch.tensor([0, 1] * 3)
-    with_cond, without = oracle(z, t, cond), oracle(z, t)
-    for w in (0.0, 0.5, 1.0, 3.0):
-        p = Guided(oracle, w)(z, t, cond)
-        torch.testing.assert_close(p.score, without.score + w * (with_cond.score - without.score))
-        torch.testing.assert_close(p.x, without.x + w * (with_cond.x - without.x))
-        torch.testing.assert_close(p.alpha * p.x + p.sigma * p.eps, z)
-
-
-def test_guidance_outside_its_interval_is_the_conditional_model():
-    oracle = TwoGaussians(CosineSchedule())
-    guided = Guided(oracle, 5.0, interval=(0.2, 0.6))
-    z, cond = torch.randn(2, 1, dtype=F64), torch.tensor([0, 1])
-    t = torch.tensor([0.7, 0.5], dtype=F64)
-    p, plain, full = guided(z, t, cond), oracle(z, t, cond), Guided(oracle, 5.0)(z, t, cond)
-    torch.testing.assert_close(p.x, torch.stack([plain.x[0], full.x[1]]))
-
-
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_the_exact_classifiers_gradient_makes_the_exact_conditional_denoiser(schedule):
     """p(z | k) = p(z) p(k | z) / pi_k: guided with scale 1 the mixture's denoiser is its component's."""

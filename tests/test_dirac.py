@@ -1,4 +1,4 @@
-"""The Dirac-GAN: every eigenvalue and every orbit to 1e-6 of its closed form, for two payoffs and three step sizes."""
+"""The Dirac-GAN beyond its laws: any margin loss, any number of moves, both penalties at once, noise, kinks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from scipy import integrate, stats
 from jensen.adversarial import (
     MARGIN_LOSSES,
     DiracGAN,
-    change_along_flow,
     eigenvalues,
     exponential,
     hinge,
@@ -24,17 +23,14 @@ from jensen.adversarial import (
     vector_field,
     zero_one,
 )
-from jensen.adversarial.dirac import consensus_step_limit, penalty_step_limit
+from jensen.adversarial.dirac import penalty_step_limit
 from jensen.adversarial.quadrature import breaks
 from jensen.core.quadrature import integrate_line
 from jensen.core.types import Phase
-from jensen.training import consensus
 
 F64 = torch.float64
 PAYOFFS = {"logistic": (logistic, -0.5, -0.25), "wasserstein": ("wasserstein", -1.0, 0.0)}
 both = pytest.mark.parametrize(("f", "slope", "curvature"), PAYOFFS.values(), ids=PAYOFFS)
-sizes = pytest.mark.parametrize("h", [0.1, 0.5, 1.3])
-START = [1.0, 0.6]
 
 
 def roots(trace, determinant):
@@ -51,11 +47,6 @@ def assert_spectrum(found, expected):
         nearest = min(left, key=lambda v: abs(v - value))
         assert abs(nearest - value) < 1e-6, (found, expected)
         left.remove(nearest)
-
-
-def turned(start, t):
-    theta, psi = start
-    return torch.stack([theta * t.cos() + psi * t.sin(), psi * t.cos() - theta * t.sin()], 1)
 
 
 @pytest.mark.parametrize("loss", [loss for loss in MARGIN_LOSSES.values() if loss.trainable], ids=lambda m: m.name)
@@ -82,38 +73,6 @@ def test_wasserstein_draws_theta_to_where_the_critic_says_real():
 
 
 @both
-def test_the_flow_circles(f, slope, curvature):
-    game = DiracGAN(f)
-    found = stability(game)
-    assert_spectrum(found.eigenvalues, [slope * 1j, -slope * 1j])
-    assert found.verdict == "undecided"
-    assert found.step_size_below is None
-    assert found.speed == 0
-    for w in (START, [-2.0, 0.1]):
-        assert abs(change_along_flow(game, lambda w: w.square().sum(), at=w)) < 1e-12
-    path = trajectory(game, None, 0.25, 40, start=START)
-    torch.testing.assert_close(path.norm(dim=1), path[0].norm().expand(41), rtol=0, atol=1e-6)
-    if curvature == 0:
-        t = 0.25 * torch.arange(41, dtype=F64)
-        torch.testing.assert_close(path, turned(START, t), rtol=0, atol=1e-6)
-    assert (path[:, 0] < 0).any()  # it does move
-
-
-@both
-@sizes
-def test_simultaneous_descent_spirals_out(f, slope, curvature, h):
-    game = DiracGAN(f)
-    found = stability(game, update="simultaneous", step_size=h)
-    assert_spectrum(found.eigenvalues, [1 + 1j * h * slope, 1 - 1j * h * slope])
-    assert found.verdict == "diverges"
-    path = trajectory(game, "simultaneous", h, 40, start=START)
-    norms, product = path.norm(dim=1), path[:-1].prod(1)
-    turn = -torch.sigmoid(product) if curvature else -torch.ones_like(product)
-    torch.testing.assert_close(norms[1:], norms[:-1] * (1 + (h * turn) ** 2).sqrt(), rtol=0, atol=1e-6)
-    assert (norms[1:] > norms[:-1]).all()
-
-
-@both
 @pytest.mark.parametrize("share", [0.1, 0.8, 1.5, 1.99, 2.01, 3.0])
 @pytest.mark.parametrize("moves", [(1, 1), (1, 5), (2, 3)])
 def test_alternating_descent_stays_on_the_circle_below_two(f, slope, curvature, share, moves):
@@ -127,40 +86,6 @@ def test_alternating_descent_stays_on_the_circle_below_two(f, slope, curvature, 
         assert (abs(found.leading - 1) < 1e-6) == (share < 2)
     if moves == (1, 1):
         assert_spectrum(eigenvalues(DiracGAN(f), "alternating", step_size=h), roots(2 - share**2, 1))
-
-
-@sizes
-def test_alternating_descent_keeps_an_ellipse(h):
-    theta, psi = trajectory(DiracGAN("wasserstein"), "alternating", h, 60, start=START).unbind(1)
-    kept = theta**2 + psi**2 + h * theta * psi
-    torch.testing.assert_close(kept, kept[:1].expand_as(kept), rtol=0, atol=1e-6)
-    assert theta.std() > 0.1
-
-
-@both
-@sizes
-def test_extragradient_and_optimistic_descent(f, slope, curvature, h):
-    a = 1j * h * slope
-    found = stability(DiracGAN(f), update="extragradient", step_size=h)
-    assert_spectrum(found.eigenvalues, [1 + a + a**2, 1 - a + a**2])
-    assert found.verdict == ("converges linearly" if h * abs(slope) < 1 else "diverges")
-    found = stability(DiracGAN(f), update="optimistic", step_size=h)
-    assert_spectrum(found.eigenvalues, roots(1 + 2 * a, a) + roots(1 - 2 * a, -a))
-    assert found.verdict == ("converges linearly" if h * abs(slope) < 1 / math.sqrt(3) else "diverges")
-
-
-@both
-@pytest.mark.parametrize("sigma", [0.3, 0.8, 1.5])
-def test_instance_noise_damps_a_payoff_that_bends(f, slope, curvature, sigma):
-    c = curvature * sigma**2
-    found = stability(DiracGAN(f, instance_noise=sigma))
-    assert_spectrum(found.eigenvalues, roots(2 * c, slope**2))
-    assert found.verdict == ("converges linearly" if curvature else "undecided")
-    path = trajectory(DiracGAN(f, instance_noise=sigma), None, 0.5, 8, start=START)
-    if curvature:
-        assert path[-1].norm() < path[0].norm()
-    else:
-        torch.testing.assert_close(path, turned(START, 0.5 * torch.arange(9, dtype=F64)), rtol=0, atol=1e-6)
 
 
 def test_instance_noise_is_an_expectation():
@@ -201,54 +126,6 @@ def test_r1_and_r2_converge_up_to_their_step_limit(f, slope, curvature, gamma):
     assert_spectrum(with_noise, roots(-gamma + 2 * curvature * 0.25, slope**2))
 
 
-@both
-@pytest.mark.parametrize("gamma", [0.2, 1.0, 4.0])
-def test_consensus_converges_up_to_its_step_limit(f, slope, curvature, gamma):
-    limit = 2 * gamma / (1 + gamma**2 * slope**2)
-    assert consensus_step_limit(slope, gamma) == pytest.approx(limit)
-    if curvature:
-        assert limit == pytest.approx(2 * gamma / (1 + gamma**2 / 4))
-    for share, verdict in ((0.5, "converges linearly"), (1.0, "undecided"), (1.01, "diverges")):
-        h = share * limit
-        found = stability(DiracGAN(f), update=consensus(gamma), step_size=h)
-        centre = 1 - h * gamma * slope**2
-        assert_spectrum(found.eigenvalues, [centre + 1j * h * slope, centre - 1j * h * slope])
-        assert found.verdict == verdict
-
-
-@both
-def test_update_rules_on_one_game(f, slope, curvature):
-    """Simultaneous steps leave, alternating ones stay, the three that look at the whole game arrive."""
-    h = 0.4 / abs(slope)
-    ends = {
-        name: trajectory(DiracGAN(f), update, h, 90, start=START).norm(dim=1)
-        for name, update in {
-            "simultaneous": "simultaneous",
-            "alternating": "alternating",
-            "extragradient": "extragradient",
-            "optimistic": "optimistic",
-            "consensus": consensus(1 / abs(slope)),
-        }.items()
-    }
-    start = math.hypot(*START)
-    assert ends["simultaneous"][-1] > 3 * start
-    assert ends["alternating"].min() > 0.6 * start
-    assert ends["alternating"].max() < 1.6 * start
-    for name in ("extragradient", "optimistic", "consensus"):
-        assert ends[name][-1] < 0.05 * start, name
-
-
-def test_wgan_ends_outside_the_circle_of_its_clip():
-    for h in (0.15, 0.5, 1.0):
-        path = trajectory(DiracGAN("wasserstein", clip=0.5), "simultaneous", h, 120, start=[0.2, 0.0])
-        norms, psi = path.norm(dim=1), path[:, 1]
-        assert psi.abs().max() == 0.5
-        first = int((psi.abs() == 0.5).int().argmax())
-        assert first > 1
-        torch.testing.assert_close(norms[:first], 0.2 * (1 + h * h) ** (torch.arange(first, dtype=F64) / 2))
-        assert norms[first:].min() >= 0.5
-
-
 def test_wgan_gp_jumps_and_never_rests():
     game = DiracGAN("wasserstein", gradient_penalty=0.3)
     for theta in (0.0, 0.4):  # v_psi = theta + 2 lambda (|psi| - 1) sign(psi)
@@ -262,16 +139,6 @@ def test_wgan_gp_jumps_and_never_rests():
         crossing = psi[1:] * psi[:-1] < 0
         assert crossing[60:].sum() > 4
         assert (theta[:-1] if rule == "simultaneous" else theta[1:])[crossing].abs().min() > 0.6
-
-
-def test_the_only_equilibrium():
-    """|v| = |f'| |w| on 30 random points."""
-    points = torch.randn(30, 2, dtype=F64)
-    v = torch.stack([vector_field(DiracGAN(squared), at=w) for w in points])
-    slope = (-2 * (1 + points.prod(1))).abs()  # f(t) = -(1 + t)^2
-    torch.testing.assert_close(v.norm(dim=1), slope * points.norm(dim=1))
-    assert vector_field(DiracGAN(squared)).tolist() == [0, 0]
-    assert stability(DiracGAN(squared)).speed == 0
 
 
 def test_what_is_refused():

@@ -81,40 +81,6 @@ def law(estimator, f, mean, std, samples):
 
 MU, SIGMA = 0.8, 1.3
 MEAN_F = MU**2 + SIGMA**2
-SCORES = {
-    "none": 0.0,
-    "constant": 2.5,
-    "best constant": MU**2 + 3 * SIGMA**2,
-    "mean": MEAN_F,
-}
-
-
-def test_pathwise_variance_is_closed_form():
-    """F(z) = z^2 under N(mu, sigma^2): 2z has mean 2 mu and variance 4 sigma^2, over K."""
-    for k in (1, 3):
-        mean, variance = law(Pathwise(), torch.square, MU, SIGMA, k)
-        assert mean.tolist() == pytest.approx([2 * MU, 2 * SIGMA])
-        assert float(variance[0]) == pytest.approx(4 * SIGMA**2 / k)
-
-
-@pytest.mark.parametrize("b", SCORES.values(), ids=SCORES)
-def test_score_function_variance_is_closed_form(b):
-    """With a = mu^2 - b: a^2 / sigma^2 + 6 a + 8 mu^2 + 15 sigma^2, over K; unbiased whatever b."""
-    a = MU**2 - b
-    for k in (1, 3):
-        mean, variance = law(ScoreFunction(b), torch.square, MU, SIGMA, k)
-        assert mean.tolist() == pytest.approx([2 * MU, 2 * SIGMA])
-        assert float(variance[0]) == pytest.approx((a**2 / SIGMA**2 + 6 * a + 8 * MU**2 + 15 * SIGMA**2) / k)
-
-
-@pytest.mark.parametrize("k", [2, 3, 4])
-def test_leave_one_out_variance_is_closed_form(k):
-    """A U-statistic: V_b / K + (Var f Var s + Cov(f, s)^2) / (K (K - 1)), V_b that of the baseline E[f]."""
-    mean, variance = law(ScoreFunction(leave_one_out), torch.square, MU, SIGMA, k)
-    assert mean.tolist() == pytest.approx([2 * MU, 2 * SIGMA])
-    of_mean = 8 * MU**2 + 10 * SIGMA**2
-    var_f, var_s, cov = 2 * SIGMA**4 + 4 * MU**2 * SIGMA**2, 1 / SIGMA**2, 2 * MU
-    assert float(variance[0]) == pytest.approx(of_mean / k + (var_f * var_s + cov**2) / (k * (k - 1)))
 
 
 def test_leave_one_out_keeps_the_digits_of_small_values():
@@ -124,31 +90,12 @@ def test_leave_one_out_keeps_the_digits_of_small_values():
     assert b.tolist() == torch.tensor([1.5, 50_000_001.0, 50_000_000.5]).tolist()
 
 
-def test_variances_are_in_the_order_of_theory():
-    k = 3
-    estimators = [
-        Pathwise(),
-        *(ScoreFunction(b) for b in (SCORES["best constant"], SCORES["mean"], leave_one_out, SCORES["none"])),
-    ]
-    variances = [float(law(e, torch.square, MU, SIGMA, k)[1][0]) for e in estimators]
-    assert variances == sorted(variances)
-    assert len(set(variances)) == 5
-
-
-def test_a_biased_baseline_is_seen():
-    """The mean of all values, the draw's own among them, loses 1 / K of the gradient: the quadrature shows it."""
-    mean, _ = law(ScoreFunction(lambda v: v.mean(0)), torch.square, MU, SIGMA, 3)
-    assert float(mean[0]) == pytest.approx(2 * MU * (1 - 1 / 3))
-
-
 def test_moving_average():
-    """Its closed form without the start's bias; it reads earlier batches only."""
-    b, means = MovingAverage(0.8), [3.0, -1.0, 2.0, 5.0]
+    """It is 0 before the first batch and reads earlier batches only."""
+    b = MovingAverage(0.8)
     assert float(b(torch.zeros(4))) == 0
-    for t, m in enumerate(means, 1):
-        b.update(torch.tensor([m - 1, m + 1]))
-        exact = 0.2 * sum(0.8 ** (t - s) * v for s, v in enumerate(means[:t], 1)) / (1 - 0.8**t)
-        assert float(b(torch.full((4,), 99.0))) == pytest.approx(exact, rel=1e-6)
+    b.update(torch.tensor([2.0, 4.0]))
+    assert float(b(torch.full((4,), 99.0))) == pytest.approx(3)
     assert set(b.state_dict()) == {"total", "weight"}
 
 
@@ -443,29 +390,6 @@ def outcomes():
     return (*(torch.from_numpy(v) for v in (a, b, d, x[i])), torch.from_numpy((w / w.sum())[i]))
 
 
-def program(theta, draws, *, pruned, baseline=0.0):
-    """The surrogate of a -> b -> c and d, on given draws; with `pruned`, only true parents are named."""
-    a0, b0, d0, e0 = draws
-    g = Graph()
-
-    def given(*names):
-        return list(names) if pruned else None
-
-    score = ScoreFunction(baseline)
-    a = g.sample("a", D.Bernoulli(logits=theta["a"]), At(score, a0), given=given())
-    first = g.cost(costs(a, 0, 0, 0)[0], given=given("a"))
-    b = g.sample("b", D.Bernoulli(logits=theta["w"] * a + theta["b"]), At(score, b0), given=given("a"))
-    c = g.sample("c", D.Normal(theta["c"] + b, T(1.0)), At(Pathwise(), e0), given=given("b"))
-    d = g.sample("d", D.Bernoulli(logits=theta["d"]), At(score, d0), given=given())
-    _, second, third, fourth = costs(a, b, c, d)
-    g.cost(second, given=given("a", "b"))
-    g.cost(third, given=given("c"))
-    g.cost(fourth, given=given("d"))
-    value = g.surrogate()
-    assert torch.equal(value.detach(), (first + second + third + fourth).detach())
-    return value
-
-
 def probability(theta, a, b, d):
     """Of discrete outcomes, differentiable."""
     return (
@@ -481,38 +405,6 @@ def exact_graph():
     a, b, d, e, w = outcomes()
     mean = (w * probability(theta, a, b, d) * sum(costs(a, b, theta["c"] + b + e, d))).sum()
     return torch.stack(torch.autograd.grad(mean, list(theta.values())))
-
-
-def law_of_graph(**options):
-    """Exact mean and variance of the graph's gradient, (5,) each."""
-    a, b, d, e, w = outcomes()
-    theta = {k: torch.full((len(a),), v, dtype=F64, requires_grad=True) for k, v in THETA.items()}
-    value = program(theta, (a, b, d, e), **options)
-    g = torch.stack(torch.autograd.grad(value.sum(), list(theta.values())))
-    weights = w * probability({k: T(v) for k, v in THETA.items()}, a, b, d)
-    mean = g @ weights
-    return mean, (g - mean[:, None]) ** 2 @ weights
-
-
-@pytest.mark.parametrize("baseline", [0.0, 3.0])
-@pytest.mark.parametrize("pruned", [True, False])
-def test_a_graph_is_unbiased(pruned, baseline):
-    """Exactly, over all outcomes: with true parents named, and with none named."""
-    mean, _ = law_of_graph(pruned=pruned, baseline=baseline)
-    torch.testing.assert_close(mean, exact_graph(), rtol=1e-10, atol=1e-12)
-
-
-def test_costs_that_are_not_downstream_only_cost_variance():
-    """Every scored parameter's exact variance falls when they are dropped; c's, pathwise, stays."""
-    pruned, full = law_of_graph(pruned=True)[1], law_of_graph(pruned=False)[1]
-    names = list(THETA)
-    for name in ("b", "w", "d"):
-        assert pruned[names.index(name)] < 0.8 * full[names.index(name)]
-    assert float(pruned[names.index("c")]) == pytest.approx(float(full[names.index("c")]))
-    # d: of its own cost alone, (5 d (d - s))^2 in closed form
-    s = 1 / (1 + math.exp(-THETA["d"]))
-    own = 25 * s * (1 - s) ** 2 - (5 * s * (1 - s)) ** 2
-    assert float(pruned[names.index("d")]) == pytest.approx(own)
 
 
 def test_a_cost_denied_its_parent_gives_no_score():
@@ -633,26 +525,6 @@ def test_a_baseline_of_the_values_does_not_serve_a_shared_draw(baseline):
     z = D.Bernoulli(logits=logit).sample()
     with pytest.raises(ValueError, match="axis 0 of the values"):
         score_surrogate(T([1.0, 3.0, -2.0]) * z, D.Bernoulli(logits=logit).log_prob(z), baseline)
-
-
-# -- doubly stochastic sums --------------------------------------------------------------------------------
-
-
-def test_subsampled_sum_is_unbiased():
-    """The mean over all 15 batches of 2 out of 6 is the sum over 6, of values and of estimated gradients."""
-    values = torch.randn(6, dtype=F64)
-    batches = list(itertools.combinations(range(6), 2))
-    sums = [subsampled_sum(values[list(b)], 6) for b in batches]
-    torch.testing.assert_close(torch.stack(sums).mean(), values.sum())
-    noise, weights = hermite(1)
-    means = torch.linspace(-1, 1, 6, dtype=F64)
-    total = T(0.0)
-    for b in batches:
-        for e, w in zip(noise[0], weights, strict=True):
-            m = means.clone().requires_grad_()
-            value = expectation(D.Normal(m[list(b)], T(1.0)), torch.square, At(ScoreFunction(), e.expand(1, 2)), 1)
-            total = total + w * torch.autograd.grad(subsampled_sum(value, 6), m)[0]
-    torch.testing.assert_close(total / len(batches), 2 * means)
 
 
 # -- bad input --------------------------------------------------------------------------------------------

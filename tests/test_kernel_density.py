@@ -13,14 +13,12 @@ from sklearn.neighbors import KernelDensity as TheirKernelDensity
 
 from jensen.core.protocols import Sampleable
 from jensen.core.seeding import generators
-from jensen.diffusion import EmpiricalOracle, VarianceExploding
 from jensen.score import (
     KernelDensity,
     dimension_curse,
     leave_one_out,
     leave_one_out_log_prob,
     relative_score_error,
-    score_of,
     scott,
     silverman,
 )
@@ -37,17 +35,6 @@ def nodes(d, step=0.15, reach=7.5):
 
 def points(n=60, d=2, seed=3):
     return torch.randn(n, d, dtype=F64, generator=torch.Generator().manual_seed(seed))
-
-
-@pytest.mark.parametrize("bandwidth", [0.05, 0.4, 3.0])
-def test_the_score_is_the_gradient_and_the_empirical_oracle(bandwidth):
-    density, x = KernelDensity(points(), bandwidth), points(40, seed=4)
-    torch.testing.assert_close(density.score(x), score_of(density.log_prob)(x), rtol=1e-9, atol=1e-9)
-    schedule = VarianceExploding()
-    t = schedule.time(torch.tensor(-2 * math.log(bandwidth), dtype=F64)).expand(40)
-    oracle = EmpiricalOracle(points(), schedule)(x, t)
-    torch.testing.assert_close(density.score(x), oracle.score, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(x + bandwidth**2 * density.score(x), oracle.x, rtol=1e-9, atol=1e-9)
 
 
 def test_the_density_is_that_of_other_libraries():

@@ -51,33 +51,6 @@ def pair(left, right, s, w):
 # moves -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("variance", "step"), [(1.0, 0.05), (1.0, 0.5), (1.0, 1.5), (4.0, 2.0)])
-def test_unadjusted_langevin_settles_at_a_known_variance(variance, step):
-    """v / (1 - step / 2v) on N(0, v), which for N(0, 1) is 1 / (1 - step / 2). n = 40,000 chains from N(0, v),
-    120 steps, 4 standard errors."""
-    n = 40_000
-    x = langevin(lambda x: -x / variance, variance**0.5 * randn(n, 1), step, 120, generator=rng(1))
-    exact = variance / (1 - step / (2 * variance))
-    assert x.var().item() == pytest.approx(exact, abs=4 * exact * (2 / n) ** 0.5)
-
-
-@pytest.mark.parametrize("step", [0.05, 0.5, 1.5])
-def test_adjusted_langevin_settles_at_the_variance_itself(step):
-    """1 on N(0, 1) where unadjusted gives up to 4; the share accepted is its exact value by quadrature,
-    E min(1, exp(step (x^2 - y^2) / 4)). n = 40,000 chains of 60 steps, 4 standard errors."""
-    n, steps = 40_000, 60
-    chains = mala(normal_log_prob, randn(n, 1), step, steps, generator=rng(1))
-    assert chains.x.var().item() == pytest.approx(1, abs=4 * (2 / n) ** 0.5)
-    axis = torch.arange(-8, 8, 0.02, dtype=F64)
-    density = torch.exp(-(axis**2) / 2) / math.sqrt(2 * math.pi) * 0.02
-    y = (1 - step) * axis[:, None] + math.sqrt(2 * step) * axis
-    chance = torch.exp(step * (axis[:, None] ** 2 - y**2) / 4).clamp(max=1)
-    exact = float(density @ chance @ density)
-    share = chains.acceptance
-    assert share.mean().item() == pytest.approx(exact, abs=4 * share.std().item() / n**0.5)
-    torch.testing.assert_close(chains.step_size, torch.full((n,), step, dtype=F64))
-
-
 def test_adjusted_langevin_leaves_a_skew_law_as_it_is():
     """x = log of a Gamma(3) draw in two dimensions, with large steps: mean and variance stay digamma(3), trigamma(3).
     n = 40,000, 50 steps, 4 standard errors (fourth moment from the draws)."""
@@ -167,22 +140,6 @@ def test_annealed_langevin_is_that_of_the_denoisers():
 
 
 # without noise ---------------------------------------------------------------------------
-
-
-def test_without_noise_it_climbs_to_a_mode():
-    """On N(0, 4) the distance shrinks by 1 - step/4 a move, exactly; on a mixture every row ends where the gradient
-    vanishes and log p curves down, never lower than it began."""
-    x = langevin(lambda x: -x / 4, torch.full((1, 1), 3.0, dtype=F64), 0.5, 7, noise=False)
-    assert x.item() == pytest.approx(3 * (1 - 0.5 / 4) ** 7, rel=1e-12)
-    log_prob = pair(-1.5, 1.5, 0.5, 0.8)
-    start = torch.linspace(-5, 5, 60, dtype=F64)[:, None]
-    heights = []
-    ends = langevin(score_of(log_prob), start, 0.05, 800, noise=False, on_step=lambda _, x: heights.append(log_prob(x)))
-    assert float(score_of(log_prob)(ends).abs().max()) < 1e-10
-    assert bool((torch.stack(heights).diff(dim=0) >= -1e-14).all())
-    assert len(ends.round(decimals=6).unique()) == 2
-    shifted = score_of(log_prob)(ends + 1e-4) - score_of(log_prob)(ends - 1e-4)
-    assert bool((shifted < 0).all())
 
 
 def test_it_climbs_in_x_where_maximum_likelihood_climbs_in_the_parameters():
@@ -294,23 +251,6 @@ def test_kramers_time_is_the_limit_of_high_barriers():
 
     assert abs(error(24.0)) < 0.02
     assert error(24.0) / error(96.0) == pytest.approx(4, rel=0.1)
-
-
-@pytest.mark.parametrize("step", [0.002, 0.02])
-def test_chains_leave_when_theory_says(step):
-    """On N(0, 1) from 0 to 1, 2,000 chains: within 4 standard errors of the exact time to a place 0.5826 sqrt(2 step)
-    further off, the shift of looking every step only; the unshifted time is far outside."""
-    steps = int(25 / step)
-    times = exit_times(
-        torch.neg, torch.zeros(2000, 1, dtype=F64), lambda x: x[:, 0] >= 1, step, steps, generator=rng(8)
-    )
-    found = mean_exit_time(times, steps * step)
-    shifted = first_passage_time(normal_log_prob, 0.0, 1 + 0.5826 * math.sqrt(2 * step), edge=-8.0)
-    assert found.share > 0.99
-    assert found.mean == pytest.approx(shifted, abs=4 * found.stderr)
-    if step == 0.02:
-        assert found.mean - first_passage_time(normal_log_prob, 0.0, 1.0, edge=-8.0) > 4 * found.stderr
-    torch.testing.assert_close(times / step, (times / step).round())
 
 
 def test_times_count_from_the_first_move():

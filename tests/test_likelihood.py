@@ -15,7 +15,7 @@ from gaussians import draws, hierarchy
 from jensen.core.seeding import drawing, generator
 from jensen.distributions import CategoricalPrior, Conditional, Flat, IsotropicGaussian, OneHotLogits
 from jensen.models import HVAE
-from jensen.variational import LinearGaussian, ais_log_likelihood, elbo, iwae, log_likelihood, log_weights
+from jensen.variational import LinearGaussian, ais_log_likelihood, elbo, log_likelihood, log_weights
 from jensen.variational.ais import _move, _Tempered, temperatures
 from jensen.variational.importance import LogMean, bytes_made, parts
 from jensen.variational.pareto import tail_length
@@ -125,7 +125,7 @@ def test_flat_prior_is_the_limit_of_wide_ones():
 
 @pytest.mark.parametrize("weight", [[[1.0, 2.0]], [[1.0, 2.0], [2.0, 4.0], [0.0, 0.0]]])
 def test_flat_prior_is_refused_where_its_integral_diverges(weight):
-    with pytest.raises(ValueError, match=r"diverges unless weight has full column rank: wanted 2, got 1"):
+    with pytest.raises(ValueError, match=r"weight must have full column rank, 2, for a flat prior, got 1"):
         LinearGaussian(weight, [0.0] * len(weight), 1.0, Flat(2))
     with pytest.raises(ValueError, match="cannot be sampled"):
         LinearGaussian([[1.0]], [0.0], 1.0, Flat(1)).sample(1)
@@ -225,23 +225,6 @@ def test_prior_monte_carlo_has_the_variance_theory_gives(dims):
     exact = log_likelihood(model, x, 4000, generator=generator(0))
     torch.testing.assert_close(exact.ess, torch.full((64,), 4000.0, dtype=F64))
     assert float(exact.stderr.max()) < 1e-6
-
-
-def test_iwae_rises_with_k_and_stays_under_the_evidence():
-    """20,000 repetitions of each K, 3 standard errors; at K = 1 it is the closed-form ELBO."""
-    model = widened(oracle(), scale=1.6, shift=0.7)
-    x, repeats = model.sample(1, generator=generator(4)), 20_000
-    means, errors = [], []
-    with drawing(generator(5)):
-        for k in (1, 2, 4, 8, 16, 64):
-            values = iwae(model.trace(x.expand(repeats, 4), samples=k))
-            means.append(float(values.mean()))
-            errors.append(float(values.std()) / repeats**0.5)
-    assert abs(means[0] - float(model.elbo(model.encode(x), x))) < 3 * errors[0]
-    for i in range(5):
-        assert means[i + 1] - means[i] > 3 * math.hypot(*errors[i : i + 2])
-    exact = float(model.log_prob(x))
-    assert all(mean < exact + 3 * error for mean, error in zip(means, errors, strict=True))
 
 
 def test_chunks_are_put_together_exactly():

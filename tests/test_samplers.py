@@ -28,14 +28,12 @@ from jensen.diffusion import (
     MixtureOracle,
     Prediction,
     PredictorCorrector,
-    Process,
     RectifiedSchedule,
     UniPC,
     VarianceExploding,
     integrate,
     time_grid,
 )
-from jensen.diffusion.samplers.langevin import langevin_move
 from jensen.diffusion.samplers.probability_flow import velocity
 
 F64 = torch.float64
@@ -120,13 +118,6 @@ def test_the_ode_is_that_of_the_gaussian(schedule, sampler):
     )
 
 
-def test_ddim_on_a_unit_gaussian_with_equal_angles():
-    """The standard deviation shrinks by cos(pi / 2N) a step, exactly."""
-    oracle, n = GaussianOracle(torch.zeros(1), torch.ones(1), CosineSchedule()), 7
-    z = integrate(DDIM(), oracle, torch.ones(1, 1, dtype=F64), time_grid("uniform", n, CosineSchedule()))
-    assert z.item() == pytest.approx(math.cos(math.pi / (2 * n)) ** n, rel=1e-12)
-
-
 def test_first_order_multistep_is_ddim():
     oracle, z = mixture(CosineSchedule()), torch.randn(5, 2, dtype=F64)
     times = time_grid("uniform", 9, CosineSchedule())
@@ -182,77 +173,10 @@ def test_marginals_on_the_mixture(sampler):
     assert bool(((made.T.cov() - law.T.cov()).abs() < 5 * 2 * (2 / n) ** 0.5 + 0.03).all())
 
 
-def test_ancestral_steps_match_the_posterior_of_a_point():
-    """Data at one point: the exact denoiser says x, and a beta-tilde step is a draw from q(z_s | z_t, x).
-
-    n = 40,000, mean and deviation within 4 standard errors."""
-    schedule, n = CosineSchedule(), 40_000
-    oracle = GaussianOracle(torch.tensor([0.7]), torch.tensor([0.0]), schedule)
-    t, s = torch.tensor(0.6, dtype=F64), torch.tensor(0.3, dtype=F64)
-    z = torch.full((n, 1), -0.4, dtype=F64)
-    made, _ = Ancestral().step(oracle, z, t, s, None, generator=torch.Generator().manual_seed(5))
-    alpha_t, sigma_t = schedule.alpha_sigma(t)
-    alpha_s, sigma_s = schedule.alpha_sigma(s)
-    precision = 1 / sigma_s**2 + (alpha_t / alpha_s) ** 2 / (sigma_t**2 - (alpha_t * sigma_s / alpha_s) ** 2)
-    information = alpha_s * 0.7 / sigma_s**2 + (alpha_t / alpha_s) * (-0.4) / (
-        sigma_t**2 - (alpha_t * sigma_s / alpha_s) ** 2
-    )
-    mean, deviation = float(information / precision), float(precision**-0.5)
-    assert made.mean().item() == pytest.approx(mean, abs=4 * deviation / n**0.5)
-    assert made.std().item() == pytest.approx(deviation, abs=4 * deviation / (2 * n) ** 0.5)
-
-
-def test_the_forward_variance_is_exact_for_a_unit_gaussian():
-    """N(0, I) of a variance-preserving schedule, one large step: the marginal stays N(0, I) with the forward variance
-    and shrinks with the posterior's, by a known amount. n = 40,000, 4 standard errors."""
-    schedule, n = CosineSchedule(), 40_000
-    oracle = GaussianOracle(torch.zeros(1), torch.ones(1), schedule)
+def test_a_learned_variance_must_be_there():
     t, s = torch.tensor(0.8, dtype=F64), torch.tensor(0.4, dtype=F64)
-    z = torch.randn(n, 1, dtype=F64, generator=torch.Generator().manual_seed(11))
-    a, spread = Process(schedule).transition(s, t)
-    sigma_s, sigma_t = schedule.alpha_sigma(s)[1], schedule.alpha_sigma(t)[1]
-    for variance, expected in (("forward", 1.0), ("posterior", float(a**2 + (spread * sigma_s / sigma_t) ** 2))):
-        made, _ = Ancestral(variance).step(oracle, z, t, s, None, generator=torch.Generator().manual_seed(12))
-        assert made.var().item() == pytest.approx(expected, abs=4 * expected * (2 / n) ** 0.5)
-
-
-class Spread(GaussianOracle):
-    """The Gaussian's denoiser, with a learned fraction on top."""
-
-    def __init__(self, variance, schedule, fraction):
-        super().__init__(torch.zeros(1), torch.tensor([variance]), schedule)
-        self.fraction = fraction
-
-    def forward(self, z_t, t, cond=None):
-        return dataclasses.replace(super().forward(z_t, t, cond), fraction=torch.full_like(z_t, self.fraction))
-
-
-def test_the_learned_variance_lies_between_and_can_be_exact():
-    """Fraction 0 is the posterior's variance, 1 the forward one; at the f for which beta^f beta-tilde^(1-f) is the
-    true variance of z_s given z_t, a large step keeps the marginal of N(0, v): n = 40,000, 4 standard errors."""
-    schedule, n, v = CosineSchedule(), 40_000, 0.3
-    t, s = torch.tensor(0.8, dtype=F64), torch.tensor(0.4, dtype=F64)
-    z = torch.randn(n, 1, dtype=F64, generator=torch.Generator().manual_seed(11))
-    for fraction, fixed in ((0.0, "posterior"), (1.0, "forward")):
-        runs = [
-            Ancestral(variance).step(Spread(v, schedule, fraction), z, t, s, None, generator=generators(0, range(n)))
-            for variance in ("learned", fixed)
-        ]
-        torch.testing.assert_close(runs[0][0], runs[1][0])
-    (alpha_s, sigma_s), (alpha_t, sigma_t) = schedule.alpha_sigma(s), schedule.alpha_sigma(t)
-    a, forward = Process(schedule).transition(s, t)
-    before, after = alpha_s**2 * v + sigma_s**2, alpha_t**2 * v + sigma_t**2
-    true = before - (a * before) ** 2 / after  # of z_s given z_t, jointly Gaussian
-    tilde = (forward * sigma_s / sigma_t) ** 2
-    fraction = float(torch.log(true / tilde) / torch.log(forward**2 / tilde))
-    assert 0 < fraction < 1
-    start = z * after.sqrt()
-    made, _ = Ancestral("learned").step(
-        Spread(v, schedule, fraction), start, t, s, None, generator=torch.Generator().manual_seed(12)
-    )
-    assert made.var().item() == pytest.approx(float(before), abs=4 * float(before) * (2 / n) ** 0.5)
     with pytest.raises(ValueError, match="learned_variance=True"):
-        Ancestral("learned").step(mixture(schedule), torch.zeros(1, 2), t, s, None)
+        Ancestral("learned").step(mixture(CosineSchedule()), torch.zeros(1, 2), t, s, None)
 
 
 EVERY = [
@@ -429,43 +353,6 @@ def test_unipc_makes_one_evaluation_a_step_and_heun_two():
         oracle.register_forward_hook(lambda *a, calls=calls: calls.append(1))
         integrate(sampler, oracle, torch.zeros(1, 2, dtype=F64), time_grid("uniform", 6, CosineSchedule(), end=0.1))
         assert len(calls) == 6 * each
-
-
-def test_the_sde_solver_on_a_point_is_exact_in_one_step():
-    """Data at one point: the reverse SDE's transition is q(z_s | z_t, x), whatever the step; n = 40,000, 4 errors."""
-    schedule, n = CosineSchedule(), 40_000
-    oracle = GaussianOracle(torch.tensor([0.7]), torch.tensor([0.0]), schedule)
-    t, s, z = torch.tensor(0.8, dtype=F64), torch.tensor(0.3, dtype=F64), torch.full((n, 1), -0.4, dtype=F64)
-    made, _ = DPMSolver(noise=True).step(oracle, z, t, s, None, generator=torch.Generator().manual_seed(8))
-    law = Process(schedule).posterior(z[:1], torch.full((1, 1), 0.7, dtype=F64), s[None], t[None])
-    assert made.mean().item() == pytest.approx(law.mean.item(), abs=4 * law.stddev.item() / n**0.5)
-    assert made.std().item() == pytest.approx(law.stddev.item(), abs=4 * law.stddev.item() / (2 * n) ** 0.5)
-
-
-def test_langevin_moves_leave_a_gaussian_as_theory_says():
-    """On N(0, v) a move multiplies by 1 - d and adds variance 2 d v, d = step sigma^2 / v: the variance settles at
-    v / (1 - d/2). n = 40,000 chains, 60 moves, 4 standard errors."""
-    schedule, n, step = CosineSchedule(), 40_000, 0.3
-    oracle, t = GaussianOracle(torch.zeros(1), torch.ones(1), schedule), torch.tensor(0.5, dtype=F64)
-    rng = torch.Generator().manual_seed(9)
-    z = torch.randn(n, 1, dtype=F64, generator=rng)
-    for _ in range(60):
-        z = langevin_move(oracle, z, t, step_size=step, cond=None, generator=rng)
-    variance = 1 / (1 - step * 0.5 / 2)  # sigma^2 = 1/2 at t = 1/2, v = 1
-    assert z.var().item() == pytest.approx(variance, abs=4 * variance * (2 / n) ** 0.5)
-
-
-def test_annealed_langevin_on_the_variance_exploding_schedule():
-    """n = 4,000 to the mixture, 60 levels of 20 moves: mean and covariance within 5 standard errors and 0.08 for the
-    moves' size."""
-    schedule, n = VarianceExploding(0.05, 20.0), 4000
-    oracle, rng = mixture(schedule), torch.Generator().manual_seed(10)
-    z = 20 * torch.randn(n, 2, dtype=F64, generator=rng)
-    times = time_grid("log_snr", 60, schedule)
-    made = integrate(AnnealedLangevin(moves=20, step_size=0.1), oracle, z, times, generator=rng)
-    law = oracle.sample(20_000, generator=rng)
-    assert bool(((made.mean(0) - law.mean(0)).abs() < 5 * law.std(0) / n**0.5 + 0.08).all())
-    assert bool(((made.T.cov() - law.T.cov()).abs() < 5 * (2 / n) ** 0.5 + 0.08).all())
 
 
 def test_a_finite_data_set_is_what_its_oracle_samples():

@@ -82,37 +82,6 @@ def test_linear_is_the_limit_of_a_thousand_betas():
     assert float((discrete.log() - alpha.log()).abs().max()) < 0.035
 
 
-@named
-def test_a_transition_carries_one_marginal_to_the_next(schedule):
-    """q(z_t | x) is q(z_t | z_s) integrated over q(z_s | x): means multiply, variances add."""
-    process, s, t = Process(schedule), T[:-1], T[1:]
-    a, spread = process.transition(s, t)
-    (alpha_s, sigma_s), (alpha_t, sigma_t) = schedule.alpha_sigma(s), schedule.alpha_sigma(t)
-    torch.testing.assert_close(a * alpha_s, alpha_t, rtol=1e-13, atol=0)
-    torch.testing.assert_close(a**2 * sigma_s**2 + spread**2, sigma_t**2, rtol=1e-12, atol=1e-15)
-
-
-@named
-def test_posterior_is_bayes_rule(schedule):
-    """q(z_s | z_t, x) q(z_t | x) = q(z_t | z_s) q(z_s | x) at any z_s, z_t, x."""
-    process = Process(schedule)
-    x, z_s, z_t = torch.randn(3, 64, 1, dtype=torch.float64)
-    s, t = torch.rand(64, dtype=torch.float64) * 0.4 + 0.05, torch.rand(64, dtype=torch.float64) * 0.4 + 0.5
-    a, spread = process.transition(s, t)
-    forward = torch.distributions.Normal(a[:, None] * z_s, spread[:, None])
-    left = process.posterior(z_t, x, s, t).log_prob(z_s) + process.marginal(x, t).log_prob(z_t)
-    right = forward.log_prob(z_t) + process.marginal(x, s).log_prob(z_s)
-    torch.testing.assert_close(left, right, rtol=1e-9, atol=1e-9)
-
-
-def test_markov_transitions_compose():
-    process = Process(CosineSchedule())
-    r, s, t = (torch.tensor([v], dtype=torch.float64) for v in (0.2, 0.5, 0.8))
-    (a1, d1), (a2, d2), (a, d) = process.transition(r, s), process.transition(s, t), process.transition(r, t)
-    torch.testing.assert_close(a1 * a2, a)
-    torch.testing.assert_close((a2 * d1) ** 2 + d2**2, d**2)
-
-
 class Rising(Schedule):
     """Time runs the wrong way."""
 

@@ -55,10 +55,6 @@ def plane(**settings):
     return Mixture([[-1.2, 0.4], [0.8, -0.6]], [[0.7, 0.5], [0.6, 0.9]], **settings)
 
 
-def line(**settings):
-    return Mixture([[-1.2], [0.8]], [[0.5], [0.7]], **settings)
-
-
 def nodes(d, step=0.15, reach=7.5):
     """Points of the trapezoidal rule and the volume of each: exact to rounding for what falls off like a Gaussian."""
     axis = torch.arange(-reach, reach, step, dtype=F64)
@@ -95,37 +91,6 @@ def test_implicit_and_sliced_are_explicit_less_a_constant(loss):
     assert found == pytest.approx(exact - constant, abs=1e-10)
     torch.testing.assert_close(its_gradient, gradient, rtol=1e-8, atol=1e-10)
     assert float(gradient.abs().max()) > 0.1
-
-
-@pytest.mark.parametrize("sigma", [0.4, 1.0])
-def test_denoising_is_explicit_at_the_noised_density_plus_a_constant(sigma):
-    """On a mixture on the line, over x and eps by quadrature: value and gradient to 1e-10; at p itself it is not."""
-    p, q, net = line(), line(sigma=sigma), small_net(1)
-    (x, dx), (eps, de) = nodes(1), nodes(1)
-    pairs = torch.cartesian_prod(torch.arange(len(x)), torch.arange(len(eps)))
-    x, eps = x[pairs[:, 0]], eps[pairs[:, 1]]
-    weights = (p.log_prob(x) - eps[:, 0] ** 2 / 2).exp() / math.sqrt(2 * math.pi) * dx * de
-    found, gradient = mean_and_gradient(net, denoising(net, x, eps, sigma), weights)
-
-    y, dy = nodes(1, reach=10.05)
-    noised = q.log_prob(y).exp() * dy
-    exact, its_gradient = mean_and_gradient(net, explicit(net, y, q.score), noised)
-    constant = 1 / (2 * sigma**2) - float((noised * q.score(y)[:, 0] ** 2).sum()) / 2
-    assert found == pytest.approx(exact + constant, abs=1e-10)
-    torch.testing.assert_close(gradient, its_gradient, rtol=1e-8, atol=1e-10)
-    _, clean = mean_and_gradient(net, explicit(net, y, p.score), p.log_prob(y).exp() * dy)
-    assert float((gradient - clean).abs().max()) > 1e-3
-
-
-def test_the_optimum_of_denoising_is_the_noised_score():
-    """N(0, 1) with sigma = 1 and s = a x: the derivative in a vanishes at -1/2 and not at p's own -1, exactly."""
-    (x, dx), (eps, de) = nodes(1, step=0.25), nodes(1, step=0.25)
-    x, eps = (v.reshape(-1, 1) for v in torch.meshgrid(x[:, 0], eps[:, 0], indexing="ij"))
-    weights = torch.exp(-(x**2 + eps**2)[:, 0] / 2) / (2 * math.pi) * dx * de
-    for a, slope in ((-0.5, 0.0), (-1.0, -1.0)):  # the derivative is 2 a + 1
-        factor = torch.tensor(a, dtype=F64, requires_grad=True)
-        (weights * denoising(lambda z, factor=factor: factor * z, x, eps, 1.0)).sum().backward()
-        assert factor.grad.item() == pytest.approx(slope, abs=1e-9)
 
 
 def test_noise_conditional_is_denoising_weighted():

@@ -1,4 +1,4 @@
-"""Your bound on log p(x), held to log p(x), to the posterior, and to its own gradient."""
+"""Your bound on log p(x), compared with log p(x), with the posterior, and with its own gradient."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def bound(
     reparameterized: bool = True,
     generator: torch.Generator | None = None,
 ) -> Report:
-    r"""Whether a bound L_K of K draws is one on log p(x), and has the gradient of its own value.
+    r"""Whether L_K, a function of K draws, is a bound on log p(x) and has the gradient of its own value.
 
     - "under": $E[L_K] \le \log p(x)$, for the model's q and for one that is off the posterior.
     - "monotone": $E[L_{K'}] \ge E[L_K]$ for K' > K.
@@ -51,20 +51,20 @@ def bound(
     - "gradient": $E[\nabla_\lambda L_K] = \nabla_\lambda E[L_K]$ for a Gaussian q's means and log standard deviations
       $\lambda$, the right side by central differences along a random direction, on the same noise.
 
-    All but "tight" within 5 standard errors of so many repeats, the model in evaluation mode. A bound of the kind of a
-    beta-VAE's claims `("under", "gradient")` alone: it is not tight.
+    All but "tight" are tested within 5 standard errors, with the model in evaluation mode. The bound of a beta-VAE, for
+    example, claims `("under", "gradient")` alone: it is not tight.
 
     Args:
-        bound: what K draws left behind, a `Trace` of tensors (K, B), to (B,) nats.
+        bound: a function of a `Trace` of K draws, with tensors (K, B), to (B,) nats.
         model: an oracle, such as `LinearGaussian`; or any latent-variable model, whose log p(x) is then estimated by
             50,000 importance samples of its q, or of its prior if their weights' tail is too heavy, and which shows
             all but "tight".
         x: data, (B, ...); by default 3 draws of the model.
         claims: some of the four; by default all that the model can show.
-        samples: numbers of draws K, rising.
-        repeats: of every bound of every datum, at least 2.
-        reparameterized: let draws carry a gradient; False for a bound with the score function's.
-        generator: handed to every draw; None for torch's global one.
+        samples: increasing numbers of draws K.
+        repeats: how often each bound is drawn for each datum, at least 2.
+        reparameterized: whether draws carry a gradient; False for a bound with the score function's.
+        generator: used for every draw; None for torch's global one.
 
     Raises:
         ValueError: for claims that are unknown or that the model cannot show, numbers of draws that do not rise from
@@ -73,8 +73,8 @@ def bound(
 
     Source: Burda et al. (2016), theorem 1; Kingma & Welling (2014), equation 2.
 
-    A bound of your own passes; one that forgets to divide by K exceeds log p(x); one whose encoder feels only the path
-    is biased for K > 1 (Tucker et al. 2019).
+    A right bound passes; one that forgets to divide by K exceeds log p(x); one whose encoder has the pathwise gradient
+    alone is biased for K > 1 (Tucker et al. 2019).
 
     >>> import math
     >>> from jensen.variational import LinearGaussian, iwae, sticking_the_landing
@@ -110,7 +110,7 @@ def bound(
 
 
 class _Trial:
-    """A bound on a model, and data of which each is repeated."""
+    """A bound, a model, and data, each datum repeated."""
 
     def __init__(
         self, bound: Bound, model: LatentModel, x: Tensor, samples: Sequence[int], repeats: int, reparameterized: bool
@@ -241,7 +241,7 @@ def _moments(values: Tensor) -> tuple[Tensor, Tensor]:
 def _worst(
     claim: str, limit: Tensor, mean: Tensor, stderr: Tensor, rounding: Tensor | float, relation: Relation
 ) -> Evidence:
-    """The datum with the least room, in errors."""
+    """The datum that is furthest off, in standard errors."""
     allowed = ERRORS * stderr + rounding
     off = {"equal": (mean - limit).abs(), "at most": mean - limit, "at least": limit - mean}[relation]
     worst = int(torch.nan_to_num(off / allowed, nan=torch.inf).argmax())

@@ -1,4 +1,4 @@
-"""Every law on jensen itself: which to run, running them, and what they found."""
+"""Selecting laws, running them, and their outcomes."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a law.
+    """The outcome of a law.
 
     Attributes:
         law: its name.
-        report: the evidence; empty if the trial broke off.
-        seconds: it took.
-        error: why it broke off, or "".
+        report: the evidence; empty if the trial raised an error.
+        seconds: the time it took.
+        error: the error that the trial raised, or "".
     """
 
     law: str
@@ -50,7 +50,7 @@ class Outcome:
 
 
 def select(families: Mapping[str, Sequence[Law]], names: Sequence[str]) -> dict[str, list[Law]]:
-    """The laws of these names, by family; each may be a family, a topic, or a law's whole name. None: all of them.
+    """The laws of these names, by family; a name is a family, a topic or a law. Without names: all laws.
 
     Raises:
         ValueError: for an unknown name, with the nearest known one.
@@ -70,7 +70,7 @@ def select(families: Mapping[str, Sequence[Law]], names: Sequence[str]) -> dict[
 
 
 def run(law: Law, precision: float = 1.0) -> Outcome:
-    """Put one law to the test; a trial that raises is an outcome too. The global generator is left as it was."""
+    """Test one law; a trial that raises an error is an outcome too. The state of the global generator is restored."""
     start = time.perf_counter()
     with torch.random.fork_rng():
         torch.manual_seed(SEED)
@@ -88,13 +88,13 @@ def run_all(
     processes: int = 1,
     on_outcome: Callable[[Outcome], None] = lambda _: None,
 ) -> list[Outcome]:
-    """Put laws to the test, each in a process of one thread if there are several.
+    """Test laws, in several processes of one thread each if asked.
 
     Args:
-        laws: of jensen, by name known to `jensen.check.laws`, if there are several processes.
-        precision: numbers of draws are multiplied by it, positive.
-        processes: at least 1.
-        on_outcome: told of each as it comes.
+        laws: for several processes, laws of `jensen.check.laws`, which are found there by name.
+        precision: multiplies the number of draws, positive.
+        processes: number of processes, at least 1.
+        on_outcome: called with each outcome.
 
     Returns:
         outcomes in the order of the laws.

@@ -1,4 +1,4 @@
-"""Markov chain Monte Carlo: whether a move leaves its law as it is."""
+"""Markov chain Monte Carlo: whether a move keeps its distribution."""
 
 from __future__ import annotations
 
@@ -29,20 +29,21 @@ def mcmc(
     bias: float = 0.0,
     span: tuple[float, float] = (-12.0, 12.0),
 ) -> Report:
-    r"""Whether a Markov kernel $k(y | x)$ leaves a density as it is, and in detailed balance where it claims to.
+    r"""Whether a Markov kernel $k(y | x)$ keeps a density, and is in detailed balance if it claims to be.
 
     Chains start from exact draws of p and make some moves. Stationarity, $\int p(x)\, k(y|x)\, dx = p(y)$: the
-    distribution function of p, taken of where they come to, is uniform. Detailed balance,
+    distribution function of p at their end points is uniform. Detailed balance,
     $p(x)\, k(y|x) = p(y)\, k(x|y)$: over one move $E[\phi(x)\psi(y) - \psi(x)\phi(y)] = 0$, for functions of the
-    quantile. Beside that: chains move, a draw is a function of its generator, and no chain depends on another.
+    quantile. In addition: chains move, a draw is a function of its generator, and no chain depends on another.
 
     Args:
         kernel: one move.
         density: log p up to a constant; `torch.distributions` will do.
         reversible: whether detailed balance is claimed.
-        moves: that errors may add up in, at least 1.
-        chains: independent, at least 1,000; 5 standard errors are allowed, of a quantile's mean $1.5 / \sqrt{n}$.
-        bias: of a quantile's mean, allowed on top: for moves that keep p only up to their step.
+        moves: number of moves over which errors add up, at least 1.
+        chains: number of independent chains, at least 1,000; the five standard errors allowed for a quantile's mean are
+            $1.5 / \sqrt{n}$.
+        bias: of a quantile's mean, allowed in addition, for moves that keep p only up to the order of their step.
         span: holds the mass of p.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Denoising losses: least at the exact denoiser, and a weight on one error whatever the network predicts."""
+"""Denoising losses: minimal at the exact denoiser, and a weight on one error whatever the network predicts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ DIRECTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class Moved(Denoiser):
-    """An oracle whose prediction of x is moved by h g(z), told through one view of it."""
+    """An oracle whose prediction of x is moved by h g(z), expressed in one parameterization."""
 
     def __init__(self, oracle: Denoiser, g: Callable[[Tensor], Tensor], h: float | Tensor, view: str = "x"):
         super().__init__()
@@ -62,21 +62,22 @@ def denoising_loss(
     weight: Callable[[Tensor], Tensor] | None = None,
     times: tuple[float, ...] = (0.2, 0.5, 0.8),
 ) -> Report:
-    r"""Whether a denoising loss is least at the exact denoiser, and a weight $w(t)$ on $|\hat x - x|^2$.
+    r"""Whether a denoising loss is minimal at the exact denoiser, and a weight $w(t)$ on $|\hat x - x|^2$.
 
     At each time its mean over x and $\epsilon$ is taken by quadrature, for the oracle and for the oracle moved by
-    $h g(z_t)$ with three functions g. It must be least at h = 0, with a gradient (by autograd, so that no term is
-    detached) that is that of its value. Every quadratic loss of x, $\epsilon$, v, the flow or the score is
-    $w(t)\,|\hat x - x|^2$ with one w for all predictions, $|\hat\epsilon - \epsilon|^2 = \mathrm{SNR}\,|\hat x - x|^2$
-    for one: so it is checked row by row, and is the same whichever view of the prediction is told.
+    $h g(z_t)$ with three functions g. It must be minimal at h = 0, and its gradient by autograd must be that of its
+    value (no term is detached). Every quadratic loss of x, $\epsilon$, v, the flow or the score is
+    $w(t)\,|\hat x - x|^2$ with one w for all predictions, for example
+    $|\hat\epsilon - \epsilon|^2 = \mathrm{SNR}\,|\hat x - x|^2$: this is checked row by row, and the loss must be the
+    same in whichever parameterization the prediction is given.
 
     Args:
-        loss: (denoiser, x, t, eps) -> (B,): it noises x (B, 1) to t (B,) with eps (B, 1) and asks
-            `denoiser(z_t, t)`, which returns `.x`, `.eps`, `.v`, `.flow` and `.score`. `of_prediction` makes one of a
-            loss of (prediction, x, eps).
-        oracle: exact denoiser of one dimension; two unequal modes under the cosine schedule by default.
-        weight: w that is claimed, of times (B,), or None.
-        times: where it is looked at, inside (0, 1).
+        loss: (denoiser, x, t, eps) -> (B,): it noises x (B, 1) to t (B,) with eps (B, 1) and calls
+            `denoiser(z_t, t)`, which returns `.x`, `.eps`, `.v`, `.flow` and `.score`. `of_prediction` converts a loss
+            of (prediction, x, eps).
+        oracle: exact denoiser in one dimension; two unequal modes under the cosine schedule by default.
+        weight: the claimed w, a function of times (B,), or None.
+        times: the times of the test, inside (0, 1).
 
     Raises:
         ValueError: for an oracle of more than one dimension, a time at an end, or a loss that is not one a row.
@@ -91,7 +92,7 @@ def denoising_loss(
     >>> denoising_loss(mine, weight=snr).holds
     True
 
-    With v's sign turned round:
+    With the sign of v reversed:
 
     >>> def wrong(denoiser, x, t, eps):
     ...     alpha, sigma = (v[:, None] for v in denoiser.schedule.alpha_sigma(t))

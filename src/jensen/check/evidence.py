@@ -1,4 +1,4 @@
-"""What a law returns: a claim, what it says, what was measured, and how far the two may lie apart."""
+"""What a law returns: a claim, the exact number, the measured number, and the largest allowed difference."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 ERRORS = 5.0
-"""Standard errors that a statistical claim is allowed: one of 1.7 million true claims would miss it."""
+"""Standard errors allowed for a statistical claim: one of 1.7 million true claims would fail."""
 
 POWER = 2.0
-"""Standard errors beyond the tolerance from which on an error is seen 98 times of 100."""
+"""Standard errors beyond the tolerance from which an error is detected 98 times in 100."""
 
 Relation = Literal["equal", "at most", "at least"]
 Claims = Iterator["Evidence"]
@@ -73,7 +73,7 @@ class Evidence:
 
     @property
     def detectable(self) -> float:
-        """The smallest error of the number that this would have seen: t; with draws t + 2 stderr, 98 times of 100."""
+        """The smallest error that this would detect: t; with draws t + 2 stderr, 98 times in 100."""
         return self.tolerance + POWER * (self.stderr or 0.0)
 
     def __str__(self) -> str:
@@ -100,7 +100,7 @@ class Evidence:
 
 
 def close(claim: str, expected: Tensor | float, measured: Tensor | float, tolerance: float) -> Evidence:
-    """Equality of every entry within a tolerance: the entry that is furthest off speaks for all.
+    """Equality of every entry within a tolerance: reports the entry that is furthest off.
 
     Raises:
         ValueError: for tensors that do not broadcast, or are empty.
@@ -116,7 +116,7 @@ def close(claim: str, expected: Tensor | float, measured: Tensor | float, tolera
 def bounded(
     claim: str, measured: Tensor | float, limit: Tensor | float, tolerance: float = 0.0, *, relation: Relation
 ) -> Evidence:
-    """Every entry "at most" or "at least" a limit: the entry with the least room speaks for all.
+    """Every entry "at most" or "at least" a limit: reports the entry that is closest to it or furthest beyond.
 
     >>> bounded("decreasing", torch.tensor([-1.0, -0.1]), 0.0, relation="at most").measured
     -0.10000000149011612
@@ -189,7 +189,7 @@ def mean_is(
 
 
 def means_are(claim: str, expected: Tensor, draws: Tensor, *, errors: float = ERRORS) -> Evidence:
-    """The mean of independent rows (N, ...) against its exact value (...): the entry furthest off, in standard errors.
+    """The mean of independent rows (N, ...) against its exact value (...): reports the entry furthest off, in errors.
 
     >>> rng = torch.Generator().manual_seed(0)
     >>> means_are("two means are 0", torch.zeros(2), torch.randn(1000, 2, generator=rng)).holds

@@ -1,4 +1,4 @@
-"""Whether a game is played as its losses say: its vector field, who moves by whose loss, its eigenvalues."""
+"""Whether a game is trained by its losses: its vector field, which loss moves which player, its eigenvalues."""
 
 from __future__ import annotations
 
@@ -41,31 +41,30 @@ def game(
     seed: int = 0,
     tolerance: float = 1e-6,
 ) -> Report:
-    r"""Hold a game, and a step of its training, to its losses.
+    r"""Whether a game, and a step of its training, follow from its losses.
 
-    With weights $w = (w_1, ..., w_n)$ and losses $L_i$: the losses are functions of the weights (asked twice, they say
-    the same); the field $v_i = \nabla_{w_i} L_i$ is the numerical derivative of $L_i$ in $w_i$ (what a loss detaches
-    shows here); a step of plain gradient descent moves $w_i$ by $-h v_i$ and by nothing else, phase after phase (a
-    gradient that leaks from another player's loss shows here), or by the rule of
-    `update`; the eigenvalues of the flow $w' = -v(w)$ are those of
-    the field's numerical Jacobian.
+    With weights $w = (w_1, ..., w_n)$ and losses $L_i$: the losses are functions of the weights (two calls agree); the
+    field $v_i = \nabla_{w_i} L_i$ is the numerical derivative of $L_i$ in $w_i$ (this detects a detached term); a
+    step of plain gradient descent moves $w_i$ by $-h v_i$ and by nothing else, phase after phase (this detects a
+    gradient that leaks from another player's loss), or by the rule of `update`; the eigenvalues of the flow
+    $w' = -v(w)$ are those of the field's numerical Jacobian.
 
     Args:
-        game: a `jensen.core.Objective`, looked at in double precision on a copy and trained by `jensen.training`; or a
-            function that gives each player's loss () at the weights of the moment.
-        batch: what an objective's losses are of.
-        players: of a function: whose weights are whose, in double precision.
-        step: of a function: one step of gradient descent in place, with the rate below; the weights are put back.
-            Chance in the losses of such a game must begin anew at every call.
-        phases: who moves when; an objective's own, or all at once.
-        update: by which rule: "descend"; or of all players at once "extragradient", $w - h v(w - h v(w))$;
+        game: a `jensen.core.Objective`, copied in double precision and trained by `jensen.training`; or a function that
+            returns each player's loss () at the current weights.
+        batch: the data of an objective's losses.
+        players: for a function: the weights of each player, in double precision.
+        step: for a function: one step of gradient descent in place, with the rate below; the weights are restored.
+            Random numbers in the losses of such a game must be the same at every call.
+        phases: which players move when; by default an objective's own phases, or all players at once.
+        update: the update rule: "descend"; or, for all players at once, "extragradient", $w - h v(w - h v(w))$;
             "optimistic", whose second step is $-h(2 v(w_1) - v(w_0))$, so that two are made; "consensus",
             $w - h (v + \gamma v'^T v)$.
-        gamma: of consensus.
-        rate: h.
-        eigenvalues: claimed, of $-v'(w)$ at these weights, in any order; for games of some hundred weights.
-        seed: of the draws inside the losses.
-        tolerance: relative to the size of what is compared.
+        gamma: the weight of consensus.
+        rate: h, the learning rate.
+        eigenvalues: claimed eigenvalues of $-v'(w)$ at these weights, in any order; for games of some hundred weights.
+        seed: seeds the draws inside the losses.
+        tolerance: relative to the size of the compared values.
 
     Raises:
         ValueError: for a function without players, players that are not in double precision, or an unknown rule.
@@ -212,7 +211,7 @@ def _stepped(game: Objective, owned: Mapping[str, list[nn.Parameter]], rate: flo
 
 
 def _ruled(game: Objective, owned: Mapping[str, list[nn.Parameter]], update: str, gamma: float, rate: float) -> Tensor:
-    """The weights after the rule's step, or its first two where it remembers."""
+    """The weights after the rule's step, or after its first two if it uses the last gradient."""
     start = _weights(owned)
     v = _field(game, owned, start)
     if update == "extragradient":

@@ -1,4 +1,4 @@
-"""Your estimator of the gradient of E_q[f], held to the exact gradient."""
+"""Your estimator of the gradient of E_q[f], compared with the exact gradient."""
 
 from __future__ import annotations
 
@@ -28,30 +28,30 @@ def gradient(
 ) -> Report:
     r"""Whether an estimator of $\nabla_\lambda E_{q_\lambda}[f]$ is unbiased, and what its variance is.
 
-    $E[\hat g] = \nabla_\lambda \int q_\lambda(z) f(z)\, dz$: the estimator is called so many times, each time its value
-    is differentiated, and the mean of these gradients must lie within 5 standard errors of the exact one. Without an
-    `exact`, that is found by summing over q's support, by quadrature of one real variable, or else by $50 \times 10^4$
-    draws of $\nabla f + (f - b) \nabla\log q$ of this function's own.
+    $E[\hat g] = \nabla_\lambda \int q_\lambda(z) f(z)\, dz$: the estimator is called `repeats` times, its value is
+    differentiated each time, and the mean of these gradients must lie within 5 standard errors of the exact one. By
+    default the exact gradient is found by summing over q's support, by quadrature of one real variable, or else by
+    $50 \times 10^4$ draws of $\nabla f + (f - b) \nabla\log q$ of this function's own.
 
     Args:
         estimator: (q, f) to one value for each distribution of q's batch, whose gradient in q's parameters is the
             estimate. Its value does not matter, nor how many draws it takes.
         q: made from parameters that require a gradient.
         f: draws (K, *batch, *event) to values (K, *batch), of each draw alone.
-        exact: the gradient of E_q[f], summed over the batch: a tensor a parameter.
-        parameters: leaves to differentiate in, as `exact` counts them; by default all that log q depends on.
-        repeats: gradients, at least 2; each is a call and a backward pass.
-        generator: handed to every draw of torch and `torch.distributions`; None for torch's global one.
+        exact: the gradient of E_q[f], summed over the batch: one tensor for each parameter.
+        parameters: leaves to differentiate in, in the order of `exact`; by default all that log q depends on.
+        repeats: number of gradients, at least 2; each is a call and a backward pass.
+        generator: used for every draw of torch and `torch.distributions`; None for torch's global one.
 
     Returns:
-        A parameter: its mean gradient against the exact one; and the variance of one gradient, which is finite.
+        For each parameter its mean gradient against the exact one; and the variance of one gradient, which is finite.
 
     Raises:
         ValueError: for fewer than 2 repeats, a q without parameters, exact gradients that do not fit; without an
             `exact`, for a q whose support moves with its parameters.
 
-    An estimator of your own passes, and one that weighs by the mean of all values, the draw's own among them, does not:
-    a baseline may not know the draw that it serves (here it takes away half of the gradient).
+    An unbiased estimator passes; one whose baseline is the mean of all values, including the draw's own, does not: a
+    baseline must be independent of its draw (here it removes half of the gradient).
 
     >>> mean = torch.tensor(1.0, requires_grad=True)
     >>> q = torch.distributions.Normal(mean, 1.0)

@@ -1,4 +1,4 @@
-"""Exact means on the line, and whether rows of a batch keep to themselves: what several checks need."""
+"""Exact means on the line, and whether rows of a batch are independent: used by several checks."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def randn(seed: int, *shape: int) -> Tensor:
 
 
 class HasLogProb(Protocol):
-    """Whatever has a log density: of `torch.distributions`, of jensen, of anybody."""
+    """An object with a log density, such as a distribution of `torch.distributions`."""
 
     def log_prob(self, value: Any, /) -> Tensor: ...
 
@@ -43,7 +43,7 @@ Density = HasLogProb | Callable[[Tensor], Tensor]
 
 
 def log_prob_of(density: Density) -> Callable[[Tensor], Tensor]:
-    """Log p(x), (B,), of x (B, 1)."""
+    """A function of x (B, 1) that returns log p(x), (B,)."""
     function = density.log_prob if hasattr(density, "log_prob") else density
     return lambda x: function(x).reshape(len(x))
 
@@ -55,7 +55,7 @@ class Line:
     Attributes:
         places: (N,), equally spaced.
         mass: (N,), sums to 1.
-        log_total: log of the integral of what was given, 0 if it was normalised.
+        log_total: log of the integral of the given function, 0 if it was normalised.
     """
 
     places: Tensor
@@ -64,7 +64,7 @@ class Line:
 
     @classmethod
     def of(cls, density: Density, span: tuple[float, float], points: int = 4001) -> Line:
-        """Of a density whose mass lies inside the span; the places keep to where it has some.
+        """The density on the part of the span in which it has mass.
 
         Raises:
             ValueError: if it does not.
@@ -80,7 +80,7 @@ class Line:
         places = torch.linspace(low, high, 4001, dtype=F64)
         log_p = values(places)
         if not float(torch.softmax(log_p, 0)[[0, -1]].sum()) < 1e-8:
-            raise ValueError(f"span must hold all but nothing of the mass, got {low} and {high}: widen it")
+            raise ValueError(f"span must hold almost all of the mass, got {low} and {high}: widen it")
         live = (log_p > log_p.max() - 45).nonzero()[:, 0]  # e^-45 of the mode is nothing
         first, last = places[(live[0] - 1).clamp(min=0)], places[(live[-1] + 1).clamp(max=4000)]
         places = torch.linspace(float(first), float(last), points, dtype=F64)
@@ -93,7 +93,7 @@ class Line:
         return self.places[:, None]
 
     def mean(self, values: Tensor) -> Tensor:
-        """Of a function's values at the places, (N,)."""
+        """The mean of a function, given its values at the places, (N,)."""
         return self.mass @ values
 
     def cdf(self, x: Tensor) -> Tensor:
@@ -105,7 +105,7 @@ class Line:
         return below[k] + (place - k) * (below[k + 1] - below[k])
 
     def quantile(self, u: Tensor) -> Tensor:
-        """Where the distribution function is u (B,): rows (B, 1)."""
+        """The points at which the distribution function is u (B,): rows (B, 1)."""
         below = self.mass.cumsum(0) - self.mass / 2
         k = torch.searchsorted(below, u).clamp(1, len(below) - 1)
         share = (u - below[k - 1]) / (below[k] - below[k - 1])
@@ -122,9 +122,9 @@ def rows_alone(claim: str, run: Callable[[Tensor], Tensor], rows: int = 8, toler
 
     Args:
         claim: a sentence.
-        run: takes the indices of the rows to put together, (4,), and gives a result a row; whatever it draws must be
+        run: takes the indices of the rows of a batch, (4,), and returns one result a row; its random numbers must be
             the same each time.
-        rows: that there are, at least 7.
+        rows: number of rows, at least 7.
         tolerance: relative to the row, or to 1 if that is larger.
     """
     first, second = run(torch.tensor([0, 1, 2, 3])), run(torch.tensor([0, *range(rows - 3, rows)]))
@@ -132,12 +132,12 @@ def rows_alone(claim: str, run: Callable[[Tensor], Tensor], rows: int = 8, toler
 
 
 def uniform_evidence(what: str, u: Tensor, bias: float = 0.0, errors: float = 5.0) -> list[Evidence]:
-    r"""That draws u (N,) are uniform on [0, 1]: their mean, their spread, the largest gap of distribution functions.
+    r"""Draws u (N,) are uniform on [0, 1]: their mean, their spread, the largest gap of distribution functions.
 
     Args:
-        what: is said of them.
-        u: independent draws, put through the distribution function that they should have.
-        bias: allowed on top.
+        what: names them in the claims.
+        u: independent draws, mapped by the distribution function that they should have.
+        bias: allowed in addition.
         errors: standard errors allowed; the gap may be half as many over the root of N (the chance of more at five is
             $2 e^{-2 \cdot 2.5^2}$).
     """

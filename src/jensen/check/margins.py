@@ -1,4 +1,4 @@
-r"""Is a margin loss what it is said to be? Its f, its best critic and its least risk against brute force.
+r"""Margin losses: f, the best critic and the minimal risk, against brute force.
 
 $f(u) = -\inf_d\,[u\,l(d) + l(-d)]$ with $u = p_d/p_g$ and y = +1 for real; conventions are those of
 `jensen.adversarial.margin`. Nothing of that module is used here.
@@ -36,10 +36,10 @@ def margin_loss(
     risk: Callable[[Tensor, Tensor], Tensor | float] | None = None,
     tolerance: float = 1e-6,
 ) -> Report:
-    r"""Hold a margin loss, and what is claimed of it, to its definition.
+    r"""Whether a margin loss, and what is claimed about it, agree with the definition.
 
-    Of the loss alone: $l \ge 0$; the best critic says real where real is likelier; $-\inf_d$ is convex and never
-    increases in u. Of what is claimed: $f(u) = -\inf_d [u\,l(d) + l(-d)]$, convex and never increasing; the critic
+    For the loss alone: $l \ge 0$; the best critic says real where real is more likely; $-\inf_d$ is convex and never
+    increases in u. For the claims: $f(u) = -\inf_d [u\,l(d) + l(-d)]$, convex and never increasing; the critic
     attains the infimum; the least risk of masses p, q is
     $\frac12 \sum_x \inf_d [p\,l(d) + q\,l(-d)] = -\frac12 \sum_x f(p/q)\, q$, for p and q that overlap, that have
     holes, that are equal and that are disjoint.
@@ -102,7 +102,7 @@ def _shape(name: str, u: Tensor, values: Tensor, tolerance: float) -> Iterator[E
 
 
 def infimum(loss: Elementwise, u: Tensor) -> tuple[Tensor, Tensor]:
-    """The d of least u l(d) + l(-d), (N,), and the value there, by a grid over all of d and finer ones around its best.
+    """The d that minimises u l(d) + l(-d), (N,), and the minimum, by a grid over all d and finer ones around its best.
 
     >>> d, least = infimum(lambda m: torch.exp(-m), torch.tensor([4.0], dtype=torch.float64))
     >>> round(float(d), 4), round(float(least), 9)  # log(4) / 2, 2 sqrt(4)
@@ -127,6 +127,6 @@ def weighed(loss: Elementwise, u: Tensor, d: Tensor) -> Tensor:
 
 
 def _sum_of_infima(loss: Elementwise, p: Tensor, q: Tensor) -> Tensor:
-    """Point by point; where q is 0 the roles are exchanged, since d and -d are."""
+    """Point by point; where q is 0 the roles of p and q, and of d and -d, are exchanged."""
     larger, smaller = torch.maximum(p, q), torch.minimum(p, q)
     return (larger * infimum(loss, smaller / larger)[1]).sum() / 2

@@ -1,4 +1,4 @@
-"""The certificate as a page: per law its formula, its derivation, a plot and the evidence."""
+"""The certificate as a page: the formula, derivation, plot and evidence of each law."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from jensen.training.checkpoint import write_text
 
 
 def write_certificate(path: Path, families: Mapping[str, Sequence[Law]], found: Mapping[str, Outcome]) -> None:
-    """Write what laws found as one self-contained file.
+    """Write the outcomes of laws as one self-contained HTML file.
 
     Args:
-        path: of the page.
+        path: where to write the page.
         families: the laws that were run.
-        found: the outcome of each, by its name.
+        found: the outcome of each law, by name.
     """
     outcomes = [found[law.name] for laws in families.values() for law in laws]
     claims = sum(len(o.report.evidence) for o in outcomes)
@@ -47,7 +47,7 @@ def write_certificate(path: Path, families: Mapping[str, Sequence[Law]], found: 
         "certificate.html",
         package="jensen.check",
         name="certificate",
-        lead="Propositions put to the test on jensen's own code: what theory says beside what was measured. "
+        lead="Propositions tested on jensen's own code: the value of theory beside the measured one. "
         f"jensen {version('jensen')}, Python {platform.python_version()}.",
         cards=cards,
         families=families,
@@ -70,7 +70,7 @@ def mathematics(formula: str) -> str:
 
 
 def prose(text: str) -> str:
-    """Text for the page, with what stands between dollars as mathematics."""
+    """Text for the page, with mathematics between dollars."""
     parts = text.split("$")
     return "".join(_mathml(part, "inline") if k % 2 else str(escape(part)) for k, part in enumerate(parts))
 
@@ -82,12 +82,12 @@ def _mathml(formula: str, display: str) -> str:
 
 
 def number(value: float) -> str:
-    """Six digits, with a true minus."""
+    """Six digits, with a typographic minus."""
     return "not finite" if not math.isfinite(value) else f"{value + 0.0:.6g}".replace("-", "\N{MINUS SIGN}")
 
 
 def within(evidence: Evidence) -> str:
-    """What a claim was allowed, in words."""
+    """The allowed difference of a claim, in words."""
     if evidence.stderr:
         return f"{evidence.tolerance / evidence.stderr:.2g} standard errors of {evidence.stderr:.2g}"
     return f"{evidence.tolerance:.2g}" if evidence.tolerance else "exactly"

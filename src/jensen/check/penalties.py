@@ -1,4 +1,4 @@
-r"""Is a penalty on a critic's gradient what it is said to be? Against critics whose gradient is known."""
+"""Penalties on a critic's gradient, tested on critics whose gradient is known."""
 
 from __future__ import annotations
 
@@ -21,22 +21,21 @@ SEED = 0
 def penalty(
     penalty: Penalty, of_norm: Callable[[Tensor], Tensor], *, at: str = "anywhere", tolerance: float = 1e-9
 ) -> Report:
-    r"""Hold a penalty $h(|\nabla D|)$ to critics whose gradient is known, in double precision.
+    r"""Whether a penalty is $h(|\nabla D|)$, on critics whose gradient is known, in double precision.
 
-    On $D(x) = a \cdot x$ the norm, over all axes of an event, is |a| wherever it is taken: the penalty is h(|a|) for
-    every example, of batches of 1 and of 5, of vectors and of pictures, and its derivative in a is
-    $h'(|a|)\, a/|a|$; at a = 0 value and derivative are finite. On $D(x) = |x - c|^2/2$ the norm is |x - c|: it says
-    where the gradient is taken; of points between real and generated ones, with c at either end and aside, that they
-    are between, and spread evenly. What an example pays does not depend on the others of its batch.
+    On $D(x) = a \cdot x$ the norm, over all axes of an event, is |a| at every point: the penalty is h(|a|) for every
+    example, in batches of 1 and of 5, for vectors and for pictures, and its derivative in a is $h'(|a|)\, a/|a|$; at
+    a = 0 value and derivative are finite. On $D(x) = |x - c|^2/2$ the norm is |x - c|, which shows where the gradient
+    is taken; for points between real and generated ones, with c at either end and aside, it shows that they are between
+    and uniformly distributed. The penalty of an example does not depend on the others of its batch.
 
     Args:
         penalty: from (critic, real, fake) to one number an example (B,), or to the batch's mean (). It may draw from
             torch's global generator. The critic gives one logit an example, (B,).
         of_norm: h, elementwise; `lambda g: 10 * (g - 1) ** 2` for WGAN-GP.
         at: where the gradient is taken: "real", "fake", "between" (at $\epsilon x + (1 - \epsilon) G$, one uniform
-            epsilon an example), or "anywhere" if that is not to be judged.
-        tolerance: absolute; "between" is held to 5 standard errors of 20,000 draws, of 200
-            for a batch's mean.
+            epsilon an example), or "anywhere" if this is not tested.
+        tolerance: absolute; "between" is tested within 5 standard errors of 20,000 draws, or of 200 for a batch's mean.
 
     Raises:
         ValueError: for another place, or a penalty of another shape.
@@ -84,7 +83,7 @@ def _on_a_line(
 def _derivative(
     penalty: Penalty, of_norm: Callable[[Tensor], Tensor], event: tuple[int, ...], tolerance: float
 ) -> Iterator[Evidence]:
-    """In the critic's weights: what a critic that pays the penalty learns from it."""
+    """The derivative in the critic's weights, by which a critic is trained."""
     for norm in (*NORMS, 0.0):
         a = (_direction(event) * norm).requires_grad_()
         value = _paid(penalty, _linear(a), *_examples(4, event)).mean()
@@ -99,7 +98,7 @@ def _derivative(
 
 
 def _slope(value: Tensor, a: Tensor) -> Tensor:
-    """Zero where no gradient leads back."""
+    """The gradient, or zero if the value has none."""
     if not value.requires_grad:
         return torch.zeros_like(a)
     return torch.autograd.grad(value, a, allow_unused=True, materialize_grads=True)[0]
@@ -110,7 +109,7 @@ def _finite(*values: Tensor) -> Tensor:
 
 
 def _apart(penalty: Penalty, tolerance: float) -> Evidence:
-    """Mixed differences are zero for whatever is a sum over examples, or one number for each."""
+    """Mixed differences vanish for a sum over examples and for one number each."""
 
     def paid(one: Tensor, others: Tensor) -> Tensor:
         x = torch.cat([one, others])
@@ -131,7 +130,7 @@ def _place(penalty: Penalty, of_norm: Callable[[Tensor], Tensor], at: str, toler
 
 
 def _between(penalty: Penalty, of_norm: Callable[[Tensor], Tensor]) -> Iterator[Evidence]:
-    """From b to b + 2d, by distances from either end and from a place beside: no point passes for another."""
+    """Between b and b + 2d, by the distances from both ends and from a point aside, which identify a point."""
     base, along = torch.tensor([0.5, -1.0, 0.25], dtype=torch.float64), 2 * _direction((3,))
     whole = _paid(penalty, _cubic, *_examples(4, (3,))).ndim == 0
     runs, n = (DRAWS // 100, 1) if whole else (1, DRAWS)

@@ -41,7 +41,7 @@ class Panel:
         step_size: of the players, or the time between points of the flow.
         steps: of each orbit.
         starts: where orbits begin.
-        at: the equilibrium, which is marked, and where the verdict is taken.
+        at: the equilibrium, which is marked and linearised.
         labels: of the axes; by default the players that own the weights.
     """
 
@@ -55,7 +55,7 @@ class Panel:
     labels: tuple[str, str] | None = None
 
     def verdict(self) -> str:
-        """What the linearisation at the equilibrium says, in a line."""
+        """The result of the linearisation at the equilibrium, in one line."""
         size = None if self.update is None else self.step_size
         try:
             found = stability(self.game, update=self.update, step_size=size, at=self.at)
@@ -65,7 +65,7 @@ class Panel:
         return f"{name} = {round(found.leading, 3) + 0.0:g}: {found.verdict}"
 
     def names(self) -> tuple[str, str]:
-        """What stands at the axes."""
+        """The labels of the axes."""
         if self.labels is not None:
             return self.labels
         owners = [(name, p.numel()) for name, ps in self.game.players().items() for p in ps]
@@ -74,7 +74,7 @@ class Panel:
 
 
 def dirac_panels() -> list[Panel]:
-    """The Dirac-GAN by eight ways to play it; the logistic f but for WGAN-GP."""
+    """The Dirac-GAN under eight rules; with the logistic f except for WGAN-GP."""
     circles = ((0.6, 0.0), (1.2, 0.0), (1.8, 0.0))
     far = ((1.8, 0.0),)
     gp = DiracGAN("wasserstein", gradient_penalty=0.2)
@@ -101,7 +101,7 @@ def phase_portrait(panels: Sequence[Panel], *, columns: int = 4, extent: float =
         scale: of the picture.
 
     Raises:
-        ValueError: for no panel, or a game that has not two weights.
+        ValueError: for no panel, or a game that does not have two weights.
     """
     figure = _drawn(panels, columns, extent)
     figure.set_dpi(100 * scale)
@@ -154,7 +154,7 @@ def _panel(axes: Any, panel: Panel, extent: float) -> None:
 
 
 def _arrows(axes: Any, game: Objective, extent: float) -> None:
-    """Where the flow goes, all arrows of one length."""
+    """The direction of the flow, with arrows of equal length."""
     frozen = Frozen(game)
     if len(frozen.weights) != 2:
         raise ValueError(f"a phase portrait is of two weights, got {len(frozen.weights)}")
@@ -166,7 +166,7 @@ def _arrows(axes: Any, game: Objective, extent: float) -> None:
 
 
 def _orbit(axes: Any, path: Tensor, *, dots: bool) -> None:
-    """A line that darkens with time; the steps of training as dots on it."""
+    """A line that darkens with time, with the steps of training as dots."""
     points = path.numpy()
     shade = np.linspace(0, 1, len(points))
     pieces = np.stack([points[:-1], points[1:]], 1)

@@ -1,4 +1,4 @@
-"""Training that goes on exactly after an interruption, and many processes that train as one."""
+"""Training that resumes exactly after an interruption, and several processes that train as one."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ PATIENCE = 120  # seconds for all processes together
 
 @runtime_checkable
 class Run(Protocol):
-    """A training run: one step at a time, and everything that a resume needs, as tensors and plain values."""
+    """A training run: makes one step at a time, and saves all that a resume needs as tensors and plain values."""
 
     def step(self) -> object: ...
 
@@ -54,23 +54,22 @@ def resume(
     after: int = 4,
     seed: int = 0,
 ) -> Report:
-    """Hold a run to itself: interrupted and resumed it is, bit for bit, the uninterrupted one.
+    """Whether a run that is interrupted and resumed equals the uninterrupted one, bit for bit.
 
-    The state is written by `torch.save` after some steps and loaded into a run made anew, with torch's global
-    generator somewhere else in between. Two uninterrupted runs from one seed agree; steps change the state; what is
-    loaded is what was saved; at the end no entry of the state differs, and no tensor that the run holds, in the state
-    or not, and no generator of random numbers: in its attributes and theirs, modules, optimizers, containers, and in
-    what its functions close over. So averaged weights that nobody saved are missed, although nothing in the state
-    depends on them.
+    The state is written by `torch.save` after some steps and loaded into a new run, with torch's global generator in
+    another state. Two uninterrupted runs from one seed agree; steps change the state; the loaded state is as saved;
+    at the end no entry of the state differs, and no tensor or random generator that the run holds, in the state or not:
+    in its attributes and theirs, modules, optimizers, containers, and in what its functions close over. So averaged
+    weights that were not saved are found, although nothing in the state depends on them.
 
     Args:
-        make: a new run (`step`, `state_dict`, `load_state_dict`); or an objective, which `jensen.training` then trains
-            by AdamW with averaged weights.
-        stream: of an objective's batches; empty ones by default.
-        update: how an objective's players move.
+        make: returns a new run (`step`, `state_dict`, `load_state_dict`), or an objective, which `jensen.training` then
+            trains by AdamW with averaged weights.
+        stream: the batches of an objective; empty ones by default.
+        update: the update rule of an objective's players.
         before: steps before the interruption, at least 1.
         after: steps after it, at least 1.
-        seed: of torch's global generator, which is left as it was.
+        seed: for torch's global generator, whose state is restored.
 
     Raises:
         ValueError: for fewer steps.
@@ -194,7 +193,7 @@ def _held(run: object) -> dict[str, Tensor]:
 
 
 def _parts(value: Any) -> Iterable[tuple[object, Any]]:
-    """What a value consists of."""
+    """The parts of a value."""
     if isinstance(value, Tensor | np.ndarray | torch.Generator | np.random.Generator | random.Random):
         return []
     if isinstance(value, torch.optim.Optimizer):
@@ -245,10 +244,10 @@ def data_parallel(
     processes: int = 2,
     tolerance: float | None = None,
 ) -> Report:
-    r"""Hold a gradient to its batch: n processes on a share of the rows each find that of one process on all of them.
+    r"""Whether n processes, each on a share of the rows, compute the gradient of one process on all of them.
 
-    $\frac1n \sum_r g(\text{rows } r, r + n, ...) = g(\text{all rows})$, which wants a loss that is a mean over
-    independent rows; and in a group of n gloo processes each of them ends with it.
+    $\frac1n \sum_r g(\text{rows } r, r + n, ...) = g(\text{all rows})$, which requires a loss that is a mean over
+    independent rows; and in a group of n gloo processes each of them ends with this gradient.
 
     Args:
         gradient: from rows to a vector (N,): of this process alone where there is no group, of the group where one is
@@ -312,7 +311,7 @@ def _parallel(
 
 
 def _together(gradient: Callable[[Batch], Tensor], shares: list[dict[str, Tensor]]) -> list[Tensor]:
-    """In a group of processes, one a share."""
+    """The results of a group of processes, one for each share."""
     context = multiprocessing.get_context("fork")  # so that any function will do
     with tempfile.TemporaryDirectory() as folder:
         store, ends, started = Path(folder) / "store", [], []
@@ -334,11 +333,11 @@ def _together(gradient: Callable[[Batch], Tensor], shares: list[dict[str, Tensor
 
 def _received(rank: int, end: Connection) -> Tensor:
     if not end.poll(PATIENCE):
-        raise RuntimeError(f"process {rank} said nothing for {PATIENCE} seconds")
+        raise RuntimeError(f"process {rank} did not answer for {PATIENCE} seconds")
     try:
         found, error = end.recv()
     except EOFError:
-        raise RuntimeError(f"process {rank} ended without a word") from None
+        raise RuntimeError(f"process {rank} ended without a result") from None
     if error:
         raise RuntimeError(f"process {rank} failed: {error}")
     return torch.from_numpy(found)

@@ -1,4 +1,4 @@
-"""Samplers of diffusion models against exact paths and exact laws."""
+"""Samplers of diffusion models against exact paths and exact distributions."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def quantile(oracle: MixtureOracle, z: Tensor, t: float) -> Tensor:
 
 
 def place(oracle: MixtureOracle, u: Tensor, t: float) -> Tensor:
-    """The quantiles u (B,) of the law at time t, (B, 1), by bisection."""
+    """The quantiles u (B,) of z_t, (B, 1), by bisection."""
     mean, deviation, _ = _law(oracle, t)
     low, high = (
         torch.full((len(u), 1), float(edge), dtype=F64)
@@ -53,7 +53,7 @@ def _law(oracle: MixtureOracle, t: float) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _spread(what: str, oracle: MixtureOracle, z: Tensor, t: float, bias: float) -> Evidence:
-    """Mean square distance from a mode over its variance, modes weighed by their posterior: 1 under the law."""
+    """Mean square distance from a mode over its variance, modes weighed by their posterior; 1 if z_t is exact."""
     mean, deviation, weight = _law(oracle, t)
     place = (z.double() - mean) / deviation
     square = (torch.softmax(weight.log() - deviation.log() - place**2 / 2, 1) * place**2).sum(1)
@@ -83,30 +83,30 @@ def sampler(
     bias: float | None = None,
     grid: str = "uniform",
 ) -> Report:
-    r"""Whether a sampler carries the law of $z_t$ from one time to another, on data whose denoiser is exact.
+    r"""Whether a sampler maps the distribution of $z_t$ at one time to that at another, with an exact denoiser.
 
     On the line the probability-flow ODE keeps quantiles: $z_s = F_s^{-1}(F_t(z_t))$ with $F_t$ a sum of normal
-    distribution functions, so that every path is known without solving anything. A deterministic sampler must converge
-    to it with its order, and come back from where it encodes to; one that draws must carry the marginal $F_t$ to $F_s$,
-    and in each mode the spread. The numbers of draws and steps see 5% more noise than an ancestral step has. For both:
-    a path of one step is a step, and the last of several is made; the same generator gives the same draws; and no row
-    depends on another.
+    distribution functions, so that every path is known without solving the ODE. A deterministic sampler must converge
+    to this path with its order, and decode what it encodes; a stochastic one must map the marginal $F_t$ to $F_s$, with
+    the right spread in each mode. By default the numbers of draws and steps detect 5% more noise than an ancestral step
+    has. For both: a path of one step makes that step, and a path of several makes the last one; the same generator
+    gives the same draws; and no row depends on another.
 
     Args:
         sampler: one of jensen's (its `step`), or a function (denoiser, z, times, generator) -> z, which gets a
             denoiser `denoiser(z, t)` of z (B, 1) and t (B,) that returns `.x`, `.eps`, `.v` and `.score`, and
             decreasing times (increasing ones to encode).
         oracle: exact denoiser of one dimension; by default two unequal modes under the cosine schedule.
-        order: of convergence that is claimed; a larger one passes too.
-        deterministic: whether it is claimed to draw nothing; None: as it is found to be.
-        encodes: whether it claims to run backwards as well, if it is deterministic.
+        order: the claimed order of convergence; a higher one passes too.
+        deterministic: whether it is claimed to draw nothing; None to measure it.
+        encodes: whether it also claims to run backwards, if it is deterministic.
         start, end: times of the path, 0 <= end < start <= 1.
-        counts: of steps, increasing, by which the order is measured.
-        steps: of the path whose marginal is looked at.
-        draws: on that path, at least 1,000; 40,000 by default, of a sampler that draws nothing 10,000.
-        bias: of a quantile, that so many steps leave, and five times as much of the spread in a mode, since a
-            quantile's spread is moved by about a fifth of what moves that; 1 / (2 steps) by default.
-        grid: of `jensen.diffusion.time_grid`.
+        counts: increasing numbers of steps by which the order is measured.
+        steps: number of steps of the path whose marginal is tested.
+        draws: number of draws on that path, at least 1,000; by default 40,000, or 10,000 for a deterministic sampler.
+        bias: the bias of a quantile allowed for this number of steps, and five times that for the spread in a mode,
+            which moves a quantile's spread by about a fifth; 1 / (2 steps) by default.
+        grid: name of a `jensen.diffusion.time_grid`.
 
     Raises:
         ValueError: for an oracle of more than one dimension, fewer than two counts, or fewer than 1,000 draws.
@@ -117,7 +117,7 @@ def sampler(
     >>> sampler(DDIM()).holds
     True
 
-    A sampler of ten lines, with alpha at t where alpha at s belongs:
+    A sampler that uses alpha at t instead of alpha at s:
 
     >>> def mine(denoiser, z, times, generator):
     ...     for t, s in zip(times[:-1], times[1:]):
@@ -128,8 +128,8 @@ def sampler(
     >>> sampler(mine).failed[0].claim
     'order of convergence to the exact path'
 
-    A diffusers scheduler, along as many of its own times (start = 1, end = 1/1000, encodes = False, an oracle of its
-    betas, `BetaSchedule`):
+    A diffusers scheduler, with the same number of its own times (start = 1, end = 1/1000, encodes = False, an oracle
+    with its betas, `BetaSchedule`):
 
     >>> def scheduled(denoiser, z, times, generator, scheduler):
     ...     scheduler.set_timesteps(len(times))  # the last of these steps goes below the first beta, and is not made
@@ -190,7 +190,7 @@ def _path_of(sampler: Any) -> Path:
 
 @dataclass(frozen=True)
 class _Trial:
-    """A sampler, the data, and where its paths lead."""
+    """A sampler, the data, and the times of its paths."""
 
     path: Path
     oracle: MixtureOracle
@@ -203,13 +203,13 @@ class _Trial:
         return time_grid(self.grid, n, self.oracle.schedule, start=self.start, end=self.end)
 
     def run(self, z: Tensor, times: Tensor, seed: int = 0, outside: int = 0) -> Tensor:
-        """With a generator of this seed, whatever is drawn outside of it."""
+        """The path with a generator of this seed; `outside` seeds torch's global generator."""
         with torch.no_grad(), torch.random.fork_rng():
             torch.manual_seed(outside)
             return self.path(self.oracle, z, times, torch.Generator().manual_seed(seed))
 
     def last_evidence(self, above: Tensor) -> Iterator[Evidence]:
-        """Whether the last of several steps is made; nothing of a path that goes by times of its own."""
+        """Whether the last of several steps is made; no claim for a path that uses its own times."""
         for n in (self.counts[0], self.counts[-1]):
             times = self.times(n)
             first, last = times.clone(), times.clone()

@@ -1,4 +1,4 @@
-"""Noise schedules: ends, monotony, variance, and whether the process made of them is one process."""
+"""Noise schedules: ends, monotony, variance, and consistency of the process that they define."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Levels = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Times (B,) to alpha and sigma, (B,) each."""
 
 
-FALL = 1e-9  # of the log-SNR, from one time to the next: less is rounding
+FALL = 1e-9  # least decrease of the log-SNR from one time to the next: less is rounding
 HALVINGS = 40
-FEWEST = 3  # times with data and noise, to look at transitions between
+FEWEST = 3  # times with data and noise that transitions need
 
 
 class HasLevels(Protocol):
@@ -39,13 +39,13 @@ def schedule(
     noise: float = 0.1,
     tolerance: float = 1e-6,
 ) -> Report:
-    r"""Whether a noise schedule is one, and what is made of it one process.
+    r"""Whether a function is a noise schedule, and whether its transitions and posterior form one process.
 
     The process is $q(z_t|x) = N(\alpha_t x, \sigma_t^2)$ at every time.
 
     - ends: $\sigma/\alpha$ is small at the first time, and $\alpha/\sqrt{\alpha^2+\sigma^2}$ at the last;
-    - the SNR falls from each time to the next, and without a jump: no change of the angle $\arctan(\sigma/\alpha)$ is
-      left where the time between two times is halved 40 times;
+    - the SNR decreases from each time to the next, without a jump: the change of the angle $\arctan(\sigma/\alpha)$
+      vanishes when the interval between two times is halved 40 times;
     - $\alpha^2 + \sigma^2 = 1$ where that is claimed;
     - `log_snr` is $\log(\alpha^2/\sigma^2)$, and `time` its inverse;
     - `transition` gives $(a_{t|s}, \sigma_{t|s})$ with $a_{t|s}\alpha_s = \alpha_t$ and
@@ -54,17 +54,17 @@ def schedule(
       its mean weighs x and $z_t$ by their precisions.
 
     Args:
-        schedule: times (B,) to (alpha, sigma), or an object with `alpha_sigma`; what else it has is checked too, unless
-            it is given here.
+        schedule: times (B,) to (alpha, sigma), or an object with `alpha_sigma`; its `log_snr` and `time` are checked
+            too, unless they are given here.
         variance_preserving: whether that is claimed.
         log_snr: (B,) times to (B,).
         time: (B,) log-SNRs to (B,) times.
         transition: (s, t), each (B,) and s < t, to (a, deviation) of q(z_t | z_s).
         posterior: (z_t, x, s, t), all (B, 1) and (B,), to (mean, deviation), or to an object with `mean` and `stddev`.
-        times: (N,), increasing, where it is looked at, and only there, so that jumps between them are none; 1,001 equal
-            ones of [0, 1] by default: what is shorter than a plateau of two of them may be missed.
-        clean, noise: what is left of noise at the first time and of the data at the last, at most.
-        tolerance: relative, of everything that should be equal.
+        times: (N,), increasing: the schedule is evaluated only there, and jumps between them are not tested; by default
+            1,001 equally spaced times of [0, 1]: a plateau shorter than two of them may be missed.
+        clean, noise: most noise at the first time, and most data at the last.
+        tolerance: relative, for all equalities.
 
     Raises:
         ValueError: for times that do not increase, or fewer than 8; for levels that are not one a time.
@@ -80,7 +80,7 @@ def schedule(
     >>> [e.claim.partition(":")[0] for e in schedule(lambda t: cosine((10 * t).ceil() / 10)).failed]
     ['log-SNR falls from each of 1001 times to the next', 'no jump']
 
-    One that says alpha / sigma^2 is the SNR:
+    A log_snr that takes alpha / sigma^2 for the SNR:
 
     >>> wrong = lambda t: torch.log(cosine(t)[0] / cosine(t)[1] ** 2)
     >>> [e.claim for e in schedule(cosine, log_snr=wrong).failed]
@@ -148,7 +148,7 @@ def _level_evidence(
 
 
 def _jump(levels: Levels, t: Tensor, angle: Tensor, tolerance: float) -> Evidence:
-    """Between any two times the half in which it changes more, again and again: of a curve nothing is left."""
+    """Bisect each interval towards its larger change: the change of a continuous function vanishes."""
     (start, end), (low, high) = ((v[:-1], v[1:]) for v in (t, angle))
     for _ in range(HALVINGS):
         middle = (start + end) / 2

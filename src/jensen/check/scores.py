@@ -19,7 +19,7 @@ DIRECTIONS: dict[str, Callable[[Tensor], Tensor]] = {"1": torch.ones_like, "x": 
 
 
 def _gradient(density: Density) -> Score:
-    """Of log p, with its own graph."""
+    """The gradient of log p, differentiable."""
     log_prob = log_prob_of(density)
 
     def score(x: Tensor) -> Tensor:
@@ -39,22 +39,22 @@ def score(
     scale: float = 1.0,
     span: tuple[float, float] = (-12.0, 12.0),
 ) -> Report:
-    r"""Whether a score matching loss fits the score that it should.
+    r"""Whether a score matching loss fits the right score.
 
     The mean loss over x ~ p is compared, by quadrature, for the exact score $s^*$ and for $s^* + h g$ with three
     functions g: whatever kind of score matching it is, it must be explicit score matching plus a constant,
 
     $$E\,\ell(s^* + h g) - E\,\ell(s^*) = c\, \tfrac{h^2}{2}\, E\, g^2,$$
 
-    so that it is least at $s^*$; its gradient must be that of its value (no term detached), and no row may depend on
-    another. For denoising losses $s^*$ is the score of the density *noised* by sigma, and p's own score must lose.
+    so that it is minimal at $s^*$; its gradient must be that of its value (no term detached), and no row may depend on
+    another. For denoising losses $s^*$ is the score of the density *noised* by sigma, and p's own score must be worse.
 
     Args:
         loss: (score, x) -> (B,), with score a function (B, 1) -> (B, 1), differentiable, and x (B, 1) draws of p. With
             sigma it is (score, x, eps) -> (B,), eps standard normal noise.
         density: log p up to a constant; `torch.distributions` will do.
         sigma: of the noise that the loss adds, positive; None if it adds none.
-        scale: c, 1 for losses with the customary half.
+        scale: c, 1 for losses with the usual factor 1/2.
         span: holds the mass of p.
 
     Returns:
@@ -70,7 +70,7 @@ def score(
     >>> score(implicit, normal).holds
     True
 
-    With the whole square instead of its half, what it fits is half the score:
+    With the whole square instead of its half it fits half the score:
 
     >>> score(lambda s, x: implicit(s, x) + s(x)[:, 0] ** 2 / 2, normal).failed[0].claim
     'least at the score of the density'
@@ -91,7 +91,7 @@ def score(
 
 @dataclass(frozen=True)
 class _Draws:
-    """What a loss is given, where it then asks for the score, and the mass of each row."""
+    """The arguments of a loss, the points at which it evaluates the score, and the mass of each row."""
 
     given: tuple[Tensor, ...]
     asked: Tensor
@@ -139,8 +139,8 @@ def score_function(
 ) -> Report:
     r"""Whether a function is the score of a density.
 
-    $s = \nabla \log p$ at every place; then $E_p\, s = 0$ and, by Stein's identity, $E_p\, x\, s(x) = -1$, which see a
-    wrong sign or factor even where log p's own gradient shares it; p integrates to 1; no row depends on another.
+    $s = \nabla \log p$ at every point; then $E_p\, s = 0$ and, by Stein's identity, $E_p\, x\, s(x) = -1$, which detect
+    a wrong sign or factor even if log p's own gradient shares it; p integrates to 1; no row depends on another.
 
     Args:
         score: (B, 1) -> (B, 1).

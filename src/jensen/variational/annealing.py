@@ -100,7 +100,7 @@ def cyclical(period: int, *, rise: float = 0.5) -> Callable[[int], float]:
 
 
 def cooling(start: float, end: float, steps: int) -> Callable[[int], float]:
-    r"""From `start` to `end` by equal factors over so many steps, then `end`: a temperature's way.
+    r"""Exponential decay from `start` to `end` over this number of steps, then `end`; used for temperatures.
 
     $\tau_t = \max(\tau_0 e^{-rt}, \tau_1)$ with $r = \log(\tau_0 / \tau_1) / T$.
 

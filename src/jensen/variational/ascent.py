@@ -1,7 +1,7 @@
-r"""The best mean-field Gaussian of many data at once: quasi-Newton ascent, each datum with a line search of its own.
+r"""The best mean-field Gaussians of many data at once: quasi-Newton ascent with a line search for each datum.
 
-A q is a row of means m and log standard deviations $\rho$, (B, 2M). The bound is a mean over draws
-$z = m + e^\rho \epsilon$ of fixed noise plus the entropy in closed form: a function that a line search can climb.
+Each q is a row of means m and log standard deviations $\rho$, (B, 2M). The bound is a mean over draws
+$z = m + e^\rho \epsilon$ of fixed noise plus the entropy in closed form, a deterministic function of the row.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-MEMORY = 12  # steps that the curvature is learned from
-HALVINGS = 30  # of a step, before its datum stays where it is
-RISE = 1e-4  # share of the rise that the slope promises which a step must bring (Armijo)
-STILL = 1e-9  # nats that a step promises, below which its datum has arrived
-STRATA = 64  # draws of a radius for each that is used
+MEMORY = 12  # latest steps that determine the curvature
+HALVINGS = 30  # of a step, before its datum stops
+RISE = 1e-4  # fraction of the increase predicted by the gradient that a step must achieve (Armijo)
+STILL = 1e-9  # predicted increase in nats below which a datum has converged
+STRATA = 64  # radii drawn for each one that is used
 
 Objective = Callable[[Tensor], Tensor]
-"""Latents (S, B, M) to log p(x, z), (S, B)."""
+"""Maps latents (S, B, M) to log p(x, z), (S, B)."""
 
 
 def noise(samples: int, dims: int, like: Tensor) -> Float[Tensor, "s m"]:
     r"""Standard normal draws whose first two moments are exact, so that the mean of a quadratic is.
 
     Pairs $\pm r \sqrt{M / E r^2}\, u$ with directions u of random orthogonal bases and radii r from equal strata of the
-    radius of a normal draw. At least so many, in whole bases: a multiple of 2 M.
+    radius of a normal draw. The number of draws is rounded up to whole bases, a multiple of 2 M.
 
     >>> e = noise(8, 3, torch.zeros(()))
     >>> len(e), bool(e.mean(0).abs().max() < 1e-6), bool((e.T @ e / len(e) - torch.eye(3)).abs().max() < 1e-6)
@@ -44,7 +44,7 @@ def noise(samples: int, dims: int, like: Tensor) -> Float[Tensor, "s m"]:
 
 @torch.enable_grad()
 def climb(log_joint: Objective, at: Float[Tensor, "b p"], eps: Float[Tensor, "s m"]) -> tuple[Tensor, Tensor]:
-    """The bound less a constant, (B,) float64, and its slope, (B, 2M)."""
+    """The bound up to a constant, (B,) float64, and its gradient, (B, 2M)."""
     at = at.detach().requires_grad_()
     mean, log_std = at.chunk(2, dim=1)
     value = log_joint(mean + log_std.exp() * eps[:, None]).double().mean(0) + log_std.double().sum(1)
@@ -53,7 +53,7 @@ def climb(log_joint: Objective, at: Float[Tensor, "b p"], eps: Float[Tensor, "s 
 
 
 def newton_like(at: Float[Tensor, "b p"], slope: Float[Tensor, "b p"]) -> Float[Tensor, "b p"]:
-    r"""A positive diagonal that makes a slope a step: the natural gradient, with the curvature that the slope tells.
+    r"""A positive diagonal preconditioner: the natural gradient with the curvature that the gradient implies.
 
     With $g = \partial_\rho \mathcal L$ the mean curvature of $-\log p$ is $(1 - g) / s^2$ in each coordinate. Where
     that is more than $1 / s^2$ the mean's step is $s^2 / (1 - g)$ times its slope and $s^2$ becomes $s^2 / (1 - g)$,
@@ -68,7 +68,7 @@ def newton_like(at: Float[Tensor, "b p"], slope: Float[Tensor, "b p"]) -> Float[
 
 @dataclass
 class _Curvature:
-    """Steps and changes of slope, the latest last, of each datum; a change that bends upwards counts as none.
+    """Latest steps and gradient changes of each datum; changes of positive curvature are ignored.
 
     Source: Nocedal & Wright (2006), algorithm 7.4.
     """
@@ -87,7 +87,7 @@ class _Curvature:
             del history[:-MEMORY]
 
     def step(self, slope: Tensor, diagonal: Tensor) -> Tensor:
-        """Towards where the slope is 0, by the two loops of L-BFGS."""
+        """The quasi-Newton step, by the two loops of L-BFGS."""
         past = list(zip(self.steps, self.changes, self.weights, strict=True))
         shares = []
         for step, change, weight in reversed(past):
@@ -102,22 +102,22 @@ class _Curvature:
 def ascend(
     log_joint: Objective, start: Float[Tensor, "b p"], eps: Float[Tensor, "s m"], steps: int, rate: float
 ) -> Float[Tensor, "b p"]:
-    """Rows climbed until a step promises nothing, brings nothing, or `steps` have been made.
+    """Maximise the bound of each row until it has converged, no step increases it, or `steps` steps were made.
 
     Args:
         log_joint: log p(x, z) of latents (S, B, M).
-        start: the rows.
+        start: initial rows.
         eps: noise of the draws.
-        steps: at most.
-        rate: of a full step, the first that is tried.
+        steps: largest number of steps.
+        rate: size of the first step that is tried, relative to a full step.
     """
     at, (value, slope) = start, climb(log_joint, start, eps)
     moving, curvature = torch.ones(len(at), dtype=torch.bool, device=at.device), _Curvature()
-    seen = torch.finfo(at.dtype).eps  # share of the value below which no rise can be seen
+    seen = torch.finfo(at.dtype).eps  # relative increase that rounding hides
     for _ in range(steps):
         step = curvature.step(slope, newton_like(at, slope))
         promise = (step * slope).double().sum(1)
-        moving = moving & (promise > STILL + seen * value.abs())  # what is not a number does not move either
+        moving = moving & (promise > STILL + seen * value.abs())  # false for nan
         if not bool(moving.any()):
             break
         new, new_value, new_slope, moving = _search(log_joint, at, value, slope, rate * step, promise, moving, eps)
@@ -136,7 +136,7 @@ def _search(
     moving: Tensor,
     eps: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Each moving datum's longest step among the halvings of its own that rises enough; and which moved."""
+    """For each moving datum the longest halved step with a sufficient increase; and which data moved."""
     found, found_value, found_slope = at, value, slope
     searching, share = moving, 1.0
     for _ in range(HALVINGS):
@@ -154,10 +154,10 @@ def _search(
 
 
 def left_to_win(slopes: tuple[Tensor, Tensor], at: Float[Tensor, "b p"]) -> Float[Tensor, " b"]:
-    r"""What a step of natural gradient would still win, nats: $\frac12 g^\top F^{-1} g$, F the Fisher information of q.
+    r"""Nats that a natural-gradient step would still gain: $\frac12 g^\top F^{-1} g$, F the Fisher information of q.
 
-    $\frac12 \sum (s^2 g_m^2 + g_\rho^2 / 2)$, which is the loss itself, to second order, where p's coordinates are
-    independent given x. Without bias from two independent estimates of the slope; their noise may make it negative.
+    $\frac12 \sum (s^2 g_m^2 + g_\rho^2 / 2)$, to second order the distance from the optimum if p's coordinates are
+    independent given x. Two independent estimates of the gradient make it unbiased; noise may make it negative.
     """
     std = at.chunk(2, dim=1)[1].exp()
     first, second = (torch.cat([std * g.chunk(2, 1)[0], g.chunk(2, 1)[1] / 2**0.5], 1).double() for g in slopes)

@@ -1,4 +1,4 @@
-"""Which layers of latents a model uses, and which it ignores."""
+"""Posterior collapse: which layers of latents a model uses, and which it ignores."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from jensen.core.seeding import drawing
 from jensen.variational.trace import Layer, log_prob
 
 Classifier = Callable[[Tensor], Tensor]
-"""Rows of x to scores, (N, classes)."""
+"""Maps rows of x to scores, (N, classes)."""
 
 
 @runtime_checkable
 class Hierarchy(Protocol):
-    """A chain of latents, the one next to x first, that can be kept from a layer up and drawn again below."""
+    """A hierarchy of latents, the layer next to x first, whose lower layers can be redrawn given the upper ones."""
 
     def infer(self, x: Tensor, *, samples: int = 1) -> tuple[Layer, ...]: ...
 
@@ -56,18 +56,18 @@ class Measured:
 
 @dataclass(frozen=True)
 class LayerUse:
-    """What one layer of latents is used for. Nats, per datum.
+    """How one layer of latents is used, in nats per datum.
 
     Attributes:
         kl: its term of the bound.
-        units: latent numbers.
-        active: those whose posterior mean varies over the data by more than the threshold.
-        doubtful: of the others, those of which so few data cannot tell.
-        information: what it knows of which datum x is, I(x; z), at most log N.
-        divergence: of its aggregated posterior from its prior.
-        log_px_lost: how much log p(x | z) falls when its draws are replaced by its prior's.
-        accuracy_lost: how much the accuracy of a classifier falls on what is decoded; None without one.
-        least: log_px_lost up to this counts as nothing.
+        units: number of latent coordinates.
+        active: number of units whose posterior mean has a variance over the data above the threshold.
+        doubtful: number of other units that are within the error of the threshold.
+        information: mutual information I(x; z), at most log N.
+        divergence: KL of its aggregated posterior from its prior.
+        log_px_lost: decrease of log p(x | z) when its draws are replaced by draws from its prior.
+        accuracy_lost: decrease of a classifier's accuracy on decoded data; None without a classifier.
+        least: largest log_px_lost that is considered negligible.
     """
 
     kl: Measured
@@ -82,12 +82,12 @@ class LayerUse:
 
     @property
     def silent(self) -> bool:
-        """Whether it says nothing about x: no unit is active, nor may be."""
+        """Whether it carries no information about x: no unit is active or doubtful."""
         return self.active == self.doubtful == 0
 
     @property
     def unread(self) -> bool:
-        """Whether the decoder does as well without it: it loses at most `least` nats, and 2 standard errors more."""
+        """Whether the decoder does not need it: the loss plus 2 standard errors is at most `least` nats."""
         return self.log_px_lost.value + 2 * self.log_px_lost.stderr <= self.least
 
     @property
@@ -96,12 +96,12 @@ class LayerUse:
 
     @property
     def used(self) -> bool:
-        """Whether some unit is active and the decoder loses more than `least` nats, by 2 standard errors."""
+        """Whether a unit is active and the loss minus 2 standard errors is more than `least` nats."""
         return self.active > 0 and self.log_px_lost.value - 2 * self.log_px_lost.stderr > self.least
 
     @property
     def verdict(self) -> str:
-        """Used, ignored, or undecided, where neither is beyond the errors."""
+        """Used, ignored, or undecided if the standard errors are too large to tell."""
         if self.silent:
             return "ignored: it says nothing about x"
         if self.unread:
@@ -111,11 +111,11 @@ class LayerUse:
 
 @dataclass(frozen=True)
 class CollapseReport:
-    """The use of every layer, the one next to x first; prints as a table and a sentence.
+    """The use of every layer, the layer next to x first; prints as a table and a sentence.
 
     Attributes:
-        layers: one entry a layer.
-        data, samples: how much it was measured on.
+        layers: one entry per layer.
+        data, samples: number of data, and of draws per datum.
     """
 
     layers: tuple[LayerUse, ...]
@@ -124,7 +124,7 @@ class CollapseReport:
 
     @property
     def ignored(self) -> tuple[int, ...]:
-        """The layers that are, counted from 1 next to x."""
+        """The ignored layers, counted from 1 next to x."""
         return tuple(number for number, layer in enumerate(self.layers, start=1) if layer.ignored)
 
     def __str__(self) -> str:
@@ -139,12 +139,12 @@ class CollapseReport:
 
     @property
     def undecided(self) -> tuple[int, ...]:
-        """The layers that are neither ignored nor used beyond the errors, counted from 1 next to x."""
+        """The undecided layers, counted from 1 next to x."""
         return tuple(n for n, layer in enumerate(self.layers, start=1) if not layer.ignored and not layer.used)
 
     @property
     def log_data(self) -> float:
-        """Log N, the most that a layer can be seen to know of which datum x is."""
+        """Log N, the largest mutual information that N data can show."""
         return math.log(self.data)
 
     @property
@@ -179,39 +179,38 @@ def collapse_report(
     chunk: int = 256,
     generator: torch.Generator | None = None,
 ) -> CollapseReport:
-    r"""What every layer of latents is used for, the model in evaluation mode.
+    r"""How the model uses every layer of latents, in evaluation mode.
 
-    - KL: the layer's term of the bound, in closed form where it has one.
-    - Active units: $\mathrm{Var}_x(E_{q(z|x)} z) > 0.01$. The mean given the layer below is exact; over the draws
-      below it is a mean of `samples`, and the variance the covariance of two halves' means, so that the draws' own
-      noise does not count as activity. A unit within 2 standard errors of the threshold is doubtful.
-    - Information and aggregated posterior: of $q(z) = \frac1N \sum_n q(z | x_n)$ of the data given (they are the
-      population), over one draw of each $q(z | x_n)$, $I(x; z) = E \log q(z | x) / q(z)$ and
-      $\mathrm{KL}(q(z) \| p(z)) = \mathrm{KL} - I(x; z)$: unbiased for the layer that sees x and a prior of closed
-      form. $I \le \log N$: where it is near, the N posteriors lie apart, and the second is the KL less log N,
-      whatever the prior and for all that more data would show. A layer above the first is conditioned on one draw of
-      the layer below per datum, and the prior of a layer below the top is a mixture over N draws from above: both
-      push the estimates up, less with more data.
-    - Loss of $\log p(x | z)$ (and accuracy): layers above l keep their draws and those below are drawn from the
-      model in both cases; layer l once from q, once from its prior given the layers above. Summed over l this is
-      the loss when all latents come from the prior.
+    - KL: the layer's term of the bound, in closed form where available.
+    - Active units: $\mathrm{Var}_x(E_{q(z|x)} z) > 0.01$. The mean given the layer below is exact; over draws of the
+      layer below it is a mean of `samples`, and the variance is the covariance of the means of two halves, so that
+      sampling noise does not count as activity. A unit within 2 standard errors of the threshold is doubtful.
+    - Information and aggregated posterior $q(z) = \frac1N \sum_n q(z | x_n)$ of the given data, with one draw of each
+      $q(z | x_n)$: $I(x; z) = E \log q(z | x) / q(z)$ and $\mathrm{KL}(q(z) \| p(z)) = \mathrm{KL} - I(x; z)$, unbiased
+      for the layer next to x and a closed-form prior. $I \le \log N$; near this limit the N posteriors do not overlap,
+      and the second is the KL minus log N, which more data would change. A higher layer is conditioned on one draw of
+      the layer below per datum, and the prior of a layer below the top is a mixture over N draws of the layer above:
+      both bias the estimates upwards, less with more data.
+    - Loss of $\log p(x | z)$ (and accuracy): in both cases the layers above l keep their draws and those below are
+      drawn from the model; layer l is drawn from q, or from its prior given the layers above. The sum over l is the
+      loss if all latents come from the prior.
 
-    A layer is ignored if no unit is active or at most `least` nats are lost, used if some is and more are, each by 2
-    standard errors; else it is undecided.
+    A layer is ignored if no unit is active or the loss is at most `least` nats, used if a unit is active and the loss
+    is larger, both by 2 standard errors; otherwise it is undecided.
 
     Args:
-        model: a VAE, a hierarchy.
+        model: a VAE or a hierarchy.
         data: (N, *event), N at least 2. The aggregated posterior takes time N^2.
-        samples: draws for each datum, even and at least 2.
-        classifier: of x, for the accuracy on what is decoded from one draw each; goes with `labels`.
+        samples: draws per datum, even and at least 2.
+        classifier: of x, to measure the accuracy on data decoded from one draw each; requires `labels`.
         labels: (N,) classes.
-        threshold: of the variance that makes a unit active.
-        least: nats of log p(x | z) that count as nothing.
-        chunk: data that go through the model together.
-        generator: of all draws; None takes torch's global one.
+        threshold: variance above which a unit is active.
+        least: loss of log p(x | z) in nats that is considered negligible.
+        chunk: number of data processed at a time.
+        generator: for all draws; None takes torch's global one.
 
     Raises:
-        ValueError: for a setting out of its range, labels that do not fit, or a prior that cannot be drawn from.
+        ValueError: for a setting out of range, labels that do not fit, or a prior that cannot be sampled.
 
     Source: Burda et al. (2016), section 5.2 for active units; Hoffman & Johnson (2016) for the aggregated posterior.
     """
@@ -226,7 +225,7 @@ def collapse_report(
     if (classifier is None) != (labels is None):
         raise ValueError("accuracy needs both a classifier and labels")
     if labels is not None and len(labels) != len(data):
-        raise ValueError(f"labels must be {len(data)}, one a datum, got {len(labels)}")
+        raise ValueError(f"labels must be {len(data)}, one per datum, got {len(labels)}")
     labelled = data.new_zeros(len(data)) if labels is None else labels
     with evaluating(model), drawing(generator):
         pieces = [
@@ -256,7 +255,7 @@ def collapse_report(
 
 @dataclass(frozen=True)
 class _Judge:
-    """Whether a classifier reads the right class from what one draw decodes to, (B,)."""
+    """Whether a classifier finds the right class in the data decoded from one draw, (B,)."""
 
     model: Hierarchy
     classifier: Classifier
@@ -268,8 +267,8 @@ class _Judge:
 
 
 def _measure(model: Hierarchy, x: Tensor, samples: int, judge: _Judge | None) -> list[list[Tensor]]:
-    """For every layer: its term (B,), the posterior mean from either half of the draws (B, *event), what
-    log p(x | z) loses (B,), and, with a judge, what the accuracy loses (B,).
+    """For every layer: its term (B,), the posterior means from both halves of the draws (B, *event), the loss of
+    log p(x | z) (B,), and, with a judge, the loss of accuracy (B,).
     """
     layers = model.infer(x, samples=samples)
     z = tuple(layer.z for layer in layers)
@@ -288,7 +287,7 @@ def _measure(model: Hierarchy, x: Tensor, samples: int, judge: _Judge | None) ->
 
 
 def _activity(a: Tensor, b: Tensor, threshold: float) -> dict[str, int]:
-    """Coordinates whose covariance over rows is above the threshold, and of the others those that may be."""
+    """The numbers of coordinates whose covariance over rows is above the threshold, and of doubtful ones."""
     products = (a - a.mean(0)) * (b - b.mean(0))
     covariance, stderr = products.sum(0) / (len(a) - 1), products.std(0) / len(a) ** 0.5
     active = covariance > threshold
@@ -296,7 +295,7 @@ def _activity(a: Tensor, b: Tensor, threshold: float) -> dict[str, int]:
 
 
 def _aggregated(model: Hierarchy, data: Tensor, chunk: int) -> list[tuple[Measured, Measured]]:
-    """I(x; z_l) and KL(q(z_l) || p(z_l)) of every layer, over one draw for each datum."""
+    """I(x; z_l) and KL(q(z_l) || p(z_l)) of every layer, from one draw per datum."""
     pieces = [model.infer(x, samples=1) for x in data.split(chunk)]
     top = len(pieces[0])
     prior = model.prior_sample((len(data),)) if top > 1 else ()
@@ -314,6 +313,6 @@ def _aggregated(model: Hierarchy, data: Tensor, chunk: int) -> list[tuple[Measur
 
 
 def _log_mixture(laws: Sequence[Distribution], z: Tensor, chunk: int) -> Tensor:
-    """Log density at z (N, *event) of the equal mixture of all the laws, whose batches have N in all, (N,)."""
+    """Log density (N,) at z (N, *event) of the equally weighted mixture of N distributions, given in batches."""
     rows = [torch.cat([log_prob(law, some[:, None]) for law in laws], 1).logsumexp(1) for some in z.split(chunk)]
     return torch.cat(rows) - math.log(len(z))

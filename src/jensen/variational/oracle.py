@@ -1,4 +1,4 @@
-"""The linear-Gaussian model, whose evidence, posterior and bounds are known exactly."""
+"""The linear-Gaussian model, whose evidence, posterior and bounds are known in closed form."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Encoder = Callable[[Tensor], Distribution]
 
 
 class LinearGaussian(nn.Module):
-    r"""p(z) = N(mu_0, S_0) or flat, p(x|z) = N(Wz + b, diag(s^2)): everything about it in closed form.
+    r"""p(z) = N(mu_0, S_0) or flat, p(x|z) = N(Wz + b, diag(s^2)), with everything in closed form.
 
     The posterior has precision $P = S_0^{-1} + W^\top \Sigma^{-1} W$ and mean
     $P^{-1}(S_0^{-1}\mu_0 + W^\top \Sigma^{-1}(x - b))$. With a flat prior, $p(z) = 1$, it is the normalised
-    likelihood. Whatever comes in is computed in its own precision: choose float64 for an oracle.
+    likelihood. Computations use the precision of the inputs: choose float64 for an oracle.
 
     Args:
         weight: W, (D, L).
@@ -34,8 +34,8 @@ class LinearGaussian(nn.Module):
         encoder: x -> q(z|x), a Gaussian over (L,) with batch (B,); the exact posterior if None.
 
     Raises:
-        ValueError: for shapes that do not fit, a noise not positive, a prior that is neither Gaussian nor flat; for
-            a flat one if W has not full column rank, since the integral of the likelihood over z then diverges.
+        ValueError: for shapes that do not fit, a noise that is not positive, or a prior that is neither Gaussian nor
+            flat; for a flat prior if W does not have full column rank: the integral of the likelihood over z diverges.
 
     Source: Bishop (2006), equations 2.113 to 2.117; the flat case is their limit $S_0^{-1} \to 0$.
 
@@ -71,7 +71,7 @@ class LinearGaussian(nn.Module):
                 f"{tuple(bias.shape)} and {tuple(noise.shape)}"
             )
         if not bool((noise > 0).all()):
-            raise ValueError("noise, a variance, must be positive")
+            raise ValueError(f"noise, a variance, must be positive, got {float(noise.min()):.4g}")
         self.register_buffer("weight", weight)
         self.register_buffer("bias", bias)
         self.register_buffer("noise", noise.expand(bias.shape))
@@ -90,8 +90,8 @@ class LinearGaussian(nn.Module):
         precision = torch.zeros_like(covariance) if self.flat else torch.cholesky_inverse(tril)
         if self.flat and (rank := int(torch.linalg.matrix_rank(self.weight / self.noise.sqrt()[:, None]))) < latents:
             raise ValueError(
-                "with a flat prior the likelihood's integral over z diverges unless weight has full column rank: "
-                f"wanted {latents}, got {rank}"
+                f"weight must have full column rank, {latents}, for a flat prior, got {rank}: the integral of the "
+                "likelihood over z diverges"
             )
         self.register_buffer("prior_mean", mean)
         self.register_buffer("prior_tril", tril)
@@ -142,7 +142,7 @@ class LinearGaussian(nn.Module):
 
     @property
     def _fisher(self) -> Tensor:
-        """W' Sigma^-1 W, (L, L): what an observation adds to the precision."""
+        """W' Sigma^-1 W, (L, L): the precision that an observation adds."""
         return self.weight.T @ (self.weight / self.noise[:, None])
 
     def posterior(self, x: Float[Tensor, "b d"]) -> MultivariateNormal:
@@ -196,7 +196,7 @@ class LinearGaussian(nn.Module):
         return q
 
     def infer(self, x: Float[Tensor, "b d"], *, samples: int = 1, reparameterized: bool = True) -> tuple[Layer, ...]:
-        """K draws z ~ q(z|x), and the laws they are judged by."""
+        """Draw z ~ q(z|x) K times, with its distributions under q and p."""
         if samples < 1:
             raise ValueError(f"samples must be at least 1, got {samples}")
         q, shape = self.encode(x), torch.Size((samples,))
@@ -206,7 +206,7 @@ class LinearGaussian(nn.Module):
     def trace(
         self, x: Float[Tensor, "b d"], *, samples: int = 1, analytic: bool = False, reparameterized: bool = True
     ) -> Trace:
-        """The draws' log-ratios; with `analytic`, KL(q || p(z)) in closed form."""
+        """The trace of K draws; with `analytic`, KL(q || p(z)) in closed form."""
         (layer,) = self.infer(x, samples=samples, reparameterized=reparameterized)
         z, q = layer.z, layer.q
         ratio: Tensor = q.log_prob(z) - layer.p.log_prob(z)
@@ -234,7 +234,7 @@ class LinearGaussian(nn.Module):
     def sample(
         self, n: int, *, cond: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Float[Tensor, "n d"]:
-        """N draws x ~ p(x)."""
+        """Draw n samples x ~ p(x)."""
         with drawing(generator):
             (z,) = self.prior_sample((n,))
             x: Tensor = Normal(z @ self.weight.T + self.bias, self.noise.sqrt()).sample()
@@ -246,7 +246,7 @@ class LinearGaussian(nn.Module):
         return x
 
     def _gaussian(self, q: Distribution) -> MultivariateNormal:
-        """Q over (L,), in the form with a full covariance."""
+        """The distribution q over (L,) as a MultivariateNormal."""
         mean, covariance = moments(q)
         if q.event_shape != self.weight.shape[1:]:
             raise ValueError(f"q must have event shape {tuple(self.weight.shape[1:])}, got {tuple(q.event_shape)}")

@@ -220,8 +220,8 @@ def costs(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> tuple[Tensor, ...]:
     return 2 * a + 1, (a - 2 * b) ** 2, (c - 1) ** 2, 5 * d
 
 
-def graph_moments(named: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Exact mean and variance of the graph's gradient, and the exact gradient, (5,) each.
+def graph_moments(named: bool, baseline: float = 0.0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Exact mean and variance of the graph's gradient, the exact gradient, (5,) each; values less the costs' sums.
 
     Over all outcomes of the bits a, b, d and all nodes of c's noise.
     """
@@ -232,14 +232,16 @@ def graph_moments(named: bool) -> tuple[Tensor, Tensor, Tensor]:
     def given(*names: str) -> list[str] | None:
         return list(names) if named else None
 
-    graph, score = Graph(), ScoreFunction()
+    graph, score = Graph(), ScoreFunction(baseline)
     za = graph.sample("a", D.Bernoulli(logits=theta["a"]), At(score, a), given=given())
     zb = graph.sample("b", D.Bernoulli(logits=theta["w"] * za + theta["b"]), At(score, b), given=given("a"))
     zc = graph.sample("c", D.Normal(theta["c"] + zb, torch.ones_like(a)), At(Pathwise(), noise), given=given("b"))
     zd = graph.sample("d", D.Bernoulli(logits=theta["d"]), At(score, d), given=given())
-    for cost, names in zip(costs(za, zb, zc, zd), (("a",), ("a", "b"), ("c",), ("d",)), strict=True):
+    paid = costs(za, zb, zc, zd)
+    for cost, names in zip(paid, (("a",), ("a", "b"), ("c",), ("d",)), strict=True):
         graph.cost(cost, given=given(*names))
-    g = torch.stack(torch.autograd.grad(graph.surrogate().sum(), list(theta.values())))
+    value = graph.surrogate()
+    g = torch.stack(torch.autograd.grad(value.sum(), list(theta.values())))
     leaves = {k: f64(v).requires_grad_() for k, v in THETA.items()}
     p = masses.repeat(8)
     for rate, of in ((leaves["a"], a), (leaves["w"] * a + leaves["b"], b), (leaves["d"], d)):
@@ -247,7 +249,7 @@ def graph_moments(named: bool) -> tuple[Tensor, Tensor, Tensor]:
     total = (p * sum(costs(a, b, leaves["c"] + b + noise, d))).sum()
     exact, p = torch.stack(torch.autograd.grad(total, list(leaves.values()))), p.detach()
     mean = g @ p
-    return mean, (g - mean[:, None]) ** 2 @ p, exact
+    return mean, (g - mean[:, None]) ** 2 @ p, exact, value - torch.stack(paid).sum(0)
 
 
 @law("stochastic-graph/unbiased")
@@ -262,6 +264,8 @@ def stochastic_graph(_: float) -> Claims:
     named, unnamed = graph_moments(True), graph_moments(False)
     yield close("mean with the parents named", named[2], named[0], 1e-10)
     yield close("mean with none named", unnamed[2], unnamed[0], 1e-10)
+    yield close("mean with a baseline", named[2], graph_moments(True, baseline=3.0)[0], 1e-10)
+    yield close("its value less the costs", 0.0, named[3], 1e-12)
     scored = [list(THETA).index(name) for name in ("b", "w", "d")]
     ratio = named[1][scored] / unnamed[1][scored]
     yield bounded("variance left by naming them, for each scored parameter", ratio, 0.8, relation="at most")

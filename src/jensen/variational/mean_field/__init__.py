@@ -1,4 +1,4 @@
-"""Mean fields: factors that are optimal given the others, by coordinate ascent and by natural gradients."""
+"""Mean-field inference by coordinate ascent and by natural gradients."""
 
 from jensen.variational.mean_field.cavi import Ascent, coordinate_ascent
 from jensen.variational.mean_field.discrete import table_mean_field

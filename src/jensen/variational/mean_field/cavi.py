@@ -1,4 +1,4 @@
-"""Coordinate ascent on the mean-field bound: one factor at a time, the bound never falling."""
+"""Coordinate ascent variational inference: one factor at a time, without ever lowering the bound."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ State = TypeVar("State")
 
 @dataclass(frozen=True)
 class Ascent(Generic[State]):
-    """Where coordinate ascent came to, and how.
+    """The result of coordinate ascent.
 
     Attributes:
-        state: the factors.
+        state: the final factors.
         elbo: (1 + sweeps * factors,) nats, the bound at the start and after every update of a factor.
         converged: whether the last sweep gained less than the tolerance.
     """
@@ -38,19 +38,19 @@ def coordinate_ascent(
     slack: float = 1e-9,
     on_sweep: Callable[[int, float], object] | None = None,
 ) -> Ascent[State]:
-    r"""Replace each factor in turn by the best one given the others, until a sweep gains next to nothing.
+    r"""Replace each factor in turn by the optimal one given the others, until a sweep gains less than a tolerance.
 
-    With $q(z) = \prod_j q_j(z_j)$ the bound $E_q[\log p(x, z)] - E_q[\log q(z)]$ is, as a function of one factor,
-    $-\mathrm{KL}(q_j \| q_j^*)$ and a constant, where $q_j^*(z_j) \propto \exp E_{-j}[\log p(x, z)]$. So an update that
-    sets $q_j = q_j^*$ cannot lower it: one that does is no such update, and is refused.
+    For $q(z) = \prod_j q_j(z_j)$ the bound $E_q[\log p(x, z)] - E_q[\log q(z)]$ as a function of one factor is
+    $-\mathrm{KL}(q_j \| q_j^*)$ plus a constant, where $q_j^*(z_j) \propto \exp E_{-j}[\log p(x, z)]$. An update that
+    sets $q_j = q_j^*$ therefore never lowers the bound; one that does raises an error.
 
     Args:
-        state: the factors to start from, in whatever form the updates take.
-        updates: one a factor, each from a state to the state with that factor replaced by the best one.
-        elbo: the bound at a state, () nats; a constant in log p(x, z) may be left out.
-        sweeps: at most so many times through all updates, at least 0.
+        state: initial factors, in any form that the updates accept.
+        updates: one per factor; each maps a state to the state with that factor replaced by the optimal one.
+        elbo: the bound at a state, () nats; constants in log p(x, z) may be omitted.
+        sweeps: largest number of passes through all updates, at least 0.
         tolerance: nats; a sweep that gains less is the last one.
-        slack: share of the bound's magnitude that rounding may take from it.
+        slack: relative decrease of the bound that is attributed to rounding.
         on_sweep: called after each sweep with its number, from 1, and the bound.
 
     Raises:
@@ -68,7 +68,7 @@ def coordinate_ascent(
     (True, True)
     """
     if not updates:
-        raise ValueError("updates must be at least one, got none")
+        raise ValueError("updates must be at least 1, got none")
     if sweeps < 0 or not tolerance >= 0:
         raise ValueError(f"sweeps and tolerance must be at least 0, got {sweeps} and {tolerance}")
     trace, converged = [elbo(state)], False
@@ -87,7 +87,7 @@ def coordinate_ascent(
 
 
 def rounding(dtype: torch.dtype) -> float:
-    """The share of a bound that rounding may take: 1e-9 in float64, 1e-4 in float32."""
+    """Relative rounding error of a bound: 1e-9 in float64, 1e-4 in float32."""
     return 1e-9 if dtype == torch.float64 else 1e3 * torch.finfo(dtype).eps
 
 

@@ -1,4 +1,4 @@
-"""A factorised law for a table of log-probabilities: the optimal factor as it is written."""
+"""Mean-field inference for discrete variables whose joint distribution is a table."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def table_mean_field(
     sweeps: int = 1000,
     tolerance: float = 1e-12,
 ) -> Ascent[Factors]:
-    r"""Coordinate ascent for discrete variables $z_1, \dots, z_J$ whose joint is a table, one factor a variable.
+    r"""Coordinate ascent for discrete variables $z_1, \dots, z_J$ whose joint is a table, one factor per variable.
 
     $q_j^*(z_j) \propto \exp \sum_{z_{-j}} \prod_{i \ne j} q_i(z_i) \log p(z)$. The bound is at most
     $\log \sum_z p(z)$, which is 0 if p is normalised, and the evidence if the table is $\log p(x, z)$ for one x.
 
     Args:
         log_p: (n_1, ..., n_J), finite, normalised or not.
-        start: J factors (n_j,) of positive probabilities; uniform if None. Where the bound has several maxima the
-            start decides between them.
+        start: J factors (n_j,) of positive probabilities; uniform if None. It determines which of several local maxima
+            is found.
         sweeps, tolerance: as in `coordinate_ascent`.
 
     Returns:
@@ -67,7 +67,7 @@ def _updated(q: Factors, j: int, log_p: Tensor) -> Factors:
 
 
 def _expected(log_p: Tensor, q: Factors, but: int | None = None) -> Tensor:
-    """Expectation of the table over all factors but one; the axes stay, of size one."""
+    """Expectation of the table over all factors but one; the summed axes keep size 1."""
     for i, factor in enumerate(q):
         if i != but:
             log_p = torch.tensordot(factor, log_p, dims=([0], [i])).unsqueeze(i)

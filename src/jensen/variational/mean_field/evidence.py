@@ -1,4 +1,4 @@
-"""The exact evidence of a Bayesian mixture, by enumeration: what every bound on few data is held to."""
+"""The exact evidence of a Bayesian mixture by enumeration, an oracle for bounds on small data sets."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ def mixture_log_evidence(x: Float[Tensor, "..."], components: int, prior: Mixtur
     r"""Log p(x_1, ..., x_N) of a Bayesian mixture of Gaussians, nats: a sum over all K^N assignments.
 
     $p(X) = \sum_z \frac{\Gamma(Ka)}{\Gamma(Ka + N)} \prod_k \frac{\Gamma(a + n_k)}{\Gamma(a)}
-    \frac{Z_k}{Z_0} (2\pi)^{-n_k D / 2}$, with $Z_k$ the normaliser of the Normal-Wishart law given the data that z
-    assigns to k.
+    \frac{Z_k}{Z_0} (2\pi)^{-n_k D / 2}$, with $Z_k$ the normaliser of the Normal-Wishart posterior given the data
+    that z assigns to k.
 
     Args:
-        x: (N, D); in float64 whatever comes in.
+        x: (N, D); converted to float64.
         components: K, at least 1; K^N at most a million.
-        prior: of the weights and of the components.
+        prior: of the weights and the components.
 
     Raises:
-        ValueError: if x is not (N, D), or there are too many assignments, or no component.
+        ValueError: if x is not (N, D), there are too many assignments, or components is below 1.
 
     Source: Bishop (2006), equations 2.38, 10.39 and 10.40, with the parameters integrated out.
 

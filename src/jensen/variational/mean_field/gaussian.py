@@ -1,4 +1,4 @@
-"""A factorised Gaussian for a correlated one: everything in closed form."""
+"""Mean-field approximation of a correlated Gaussian, in closed form."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class FactorisedGaussian:
         return 0.5 * (energy - len(mean) - log_dets)
 
     def updated(self, j: int, mean: Float[Tensor, " d"], precision: Float[Tensor, "d d"]) -> FactorisedGaussian:
-        """Factor j replaced by the best one given the others, for the target N(mean, precision^-1)."""
+        """Replace factor j by the optimal one given the others, for the target N(mean, precision^-1)."""
         row, shift = precision[j], self.mean - mean
         others = row @ shift - row[j] * shift[j]
         m, v = self.mean.clone(), self.variance.clone()
@@ -49,17 +49,17 @@ def gaussian_mean_field(
     sweeps: int = 1000,
     tolerance: float = 1e-12,
 ) -> Ascent[FactorisedGaussian]:
-    r"""Coordinate ascent for $p(z) = N(z; \mu, \Lambda^{-1})$ with one factor a coordinate.
+    r"""Coordinate ascent for $p(z) = N(z; \mu, \Lambda^{-1})$ with one factor per coordinate.
 
-    $q_j^* = N(\mu_j - \Lambda_{jj}^{-1} \sum_{i \ne j} \Lambda_{ji} (m_i - \mu_i),\ \Lambda_{jj}^{-1})$. The means come
-    to $\mu$, as Gauss-Seidel does; the variances are those of z_j given the others, in two dimensions
-    $1 - \rho^2$ times the marginal ones. As p is normalised the bound is $-\mathrm{KL}(q \| p)$, and ends at
-    $-\tfrac12 (\sum_j \log \Lambda_{jj} - \log |\Lambda|)$.
+    $q_j^* = N(\mu_j - \Lambda_{jj}^{-1} \sum_{i \ne j} \Lambda_{ji} (m_i - \mu_i),\ \Lambda_{jj}^{-1})$. The means
+    converge to $\mu$ (these are Gauss-Seidel iterations); the variances are those of z_j given the others, in two
+    dimensions $1 - \rho^2$ times the marginal ones. As p is normalised the bound is $-\mathrm{KL}(q \| p)$; its maximum
+    is $-\tfrac12 (\sum_j \log \Lambda_{jj} - \log |\Lambda|)$.
 
     Args:
         mean: $\mu$, (D,).
         precision: $\Lambda$, (D, D), symmetric and positive definite.
-        start: factors to start from; N(0, 1) each if None.
+        start: initial factors; N(0, 1) each if None.
         sweeps, tolerance: as in `coordinate_ascent`.
 
     Raises:

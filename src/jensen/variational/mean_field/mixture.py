@@ -1,4 +1,4 @@
-"""A Bayesian mixture of Gaussians by mean field: on the whole data, or by natural gradients on batches of them."""
+"""Mean-field inference for a Bayesian mixture of Gaussians: on all data, or by natural gradients on batches."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from jensen.variational.mean_field.seeds import best_centres, nearest
 
 @dataclass(frozen=True)
 class MixturePrior:
-    r"""$\pi \sim \mathrm{Dir}(a, \dots, a)$, and each component's mean and precision from one Normal-Wishart law.
+    r"""$\pi \sim \mathrm{Dir}(a, \dots, a)$, and a shared Normal-Wishart prior of each component's mean and precision.
 
     Attributes:
-        concentration: a, positive; below 1 it lets components empty.
+        concentration: a, positive; values below 1 favour empty components.
         component: one NormalWishart, without batch axes.
 
     Raises:
-        ValueError: if component has batch axes, concentration or strength are not positive, degrees not above D - 1,
-            or scatter not symmetric and positive definite beyond rounding.
+        ValueError: if component has batch axes, concentration or strength is not positive, degrees is not above D - 1,
+            or scatter is not symmetric and positive definite beyond rounding.
     """
 
     concentration: float
@@ -61,15 +61,15 @@ class MixturePrior:
     def around(cls, x: Tensor, components: int) -> MixturePrior:
         """A weak prior from the data: a = 1/K, m = mean of x, kappa = 1, nu = D, S = covariance of x (over N - 1).
 
-        These are scikit-learn's defaults. In float64.
+        These are scikit-learn's defaults, in float64.
 
         Args:
             x: (N, D), N at least 2.
             components: K.
 
         Raises:
-            ValueError: if x is not (N, D) with N at least 2, components below 1, or x varies in fewer than D
-                directions by more than the rounding of its dtype: the likelihood then has no maximum.
+            ValueError: if x is not (N, D) with N at least 2, components is below 1, or x varies in fewer than D
+                directions by more than rounding, in which case the likelihood is unbounded.
 
         >>> MixturePrior.around(torch.tensor([[0.0], [2.0]]), components=4).component.scatter
         tensor([[2.]], dtype=torch.float64)
@@ -81,7 +81,7 @@ class MixturePrior:
         half_spacing = torch.finfo(x.dtype).eps / 2 * x.abs().amax(0).double()
         if not is_definite(covariance, half_spacing):
             raise ValueError(
-                f"x must vary in all its {x.shape[1]} directions, got data in a plane up to rounding: is a column "
+                f"x must vary in all its {x.shape[1]} directions, got data in a lower-dimensional plane: is a column "
                 "constant or a sum of others, or are there too few rows?"
             )
         one = mean.new_ones(())
@@ -102,7 +102,7 @@ class MixtureFactors:
 
     @classmethod
     def given(cls, prior: MixturePrior, sums: Float[Tensor, "k f"]) -> MixtureFactors:
-        """The best ones given the responsibilities, of which only the sums of r, r y and r y y' matter."""
+        """The optimal factors given the responsibilities r, which enter only by the sums of r, r y and r y y'."""
         count, first, second = unpacked(sums, prior.component.dims)
         return cls(prior.concentration + count, prior.component.given(count, first, second))
 
@@ -145,7 +145,7 @@ class MixtureState:
 
     Attributes:
         factors: of the parameters.
-        sums: (K, F), what the responsibilities leave: sums of r, r y and r y y'.
+        sums: (K, F), the sums of r, r y and r y y' with the responsibilities r.
         entropy: of the responsibilities, summed over the data, nats.
     """
 
@@ -156,7 +156,7 @@ class MixtureState:
     def elbo(self, prior: MixturePrior) -> Tensor:
         r"""$E_q \log p(y, z \mid \theta) + H(q(z)) - \mathrm{KL}(q(\theta) \| p(\theta))$ in nats, ().
 
-        The first is linear in the sums, so that the bound at any pair of factors needs no look at the data.
+        The first term is linear in the sums, so that the bound for any factors can be computed without the data.
         """
         return (self.sums * self.factors.expected_log_joint).sum() + self.entropy - self.factors.kl(prior)
 
@@ -166,8 +166,8 @@ class RobbinsMonro:
     r"""The step size $\rho_t = (t + \tau)^{-\kappa}$ of step t = 1, 2, ...
 
     Attributes:
-        delay: tau, at least 0; it slows the first steps.
-        forgetting: kappa, in (0.5, 1]: only there the sum of the steps is infinite and that of their squares finite.
+        delay: tau, at least 0; reduces the first steps.
+        forgetting: kappa, in (0.5, 1], where the sum of the steps is infinite and that of their squares finite.
 
     Raises:
         ValueError: if they are out of range.
@@ -197,18 +197,18 @@ class GaussianMixtureVI(nn.Module):
 
     $\pi \sim \mathrm{Dir}(a)$, $\Lambda_k \sim W(\nu, S^{-1})$, $\mu_k \sim N(m, (\kappa \Lambda_k)^{-1})$,
     $z_n \sim \pi$, $x_n \sim N(\mu_{z_n}, \Lambda_{z_n}^{-1})$, and
-    $q = q(\pi) \prod_k q(\mu_k, \Lambda_k) \prod_n q(z_n)$. The best q(pi) and q(mu, Lambda) are of the prior's kind
-    and given by the prior and the sums of r, r x and r x x' alone, r being the responsibilities: so these (K, F) sums
-    are the whole state. `fit` replaces them by those of the whole data, a `natural_step` moves them a part of the way
-    to those of a batch, scaled to the data's size. Responsibilities are never held for more than a chunk of rows.
+    $q = q(\pi) \prod_k q(\mu_k, \Lambda_k) \prod_n q(z_n)$. The optimal q(pi) and q(mu, Lambda) are conjugate to the
+    prior and depend on the data only through the sums of r, r x and r x x' with the responsibilities r: these (K, F)
+    sums are the whole state. `fit` replaces them by the sums over all data; `natural_step` moves them part of the way
+    to those of a batch, scaled to the size of the data. Responsibilities are stored only for one chunk of rows.
 
-    Sums, bounds and factors are in float64; passes over the data in the dtype of the data. In float32 they take half
-    the time, and log-densities are right to about 1e-6 times the squared ratio of the data's spread to the width of
-    the narrowest component: below a hundredth, use float64.
+    Sums, bounds and factors are in float64, passes over the data in the dtype of the data. In float32 they take half
+    the time, and log-densities have errors of about 1e-6 times the squared ratio of the data's spread to the width of
+    the narrowest component: if that width is below a hundredth of the spread, use float64.
 
     Args:
         components: K, at least 1.
-        prior: its law; `MixturePrior.around(x, components)` makes a weak one from data.
+        prior: of the parameters; `MixturePrior.around(x, components)` gives a weak one from data.
 
     Raises:
         ValueError: if components is below 1.
@@ -248,7 +248,7 @@ class GaussianMixtureVI(nn.Module):
         }.items():
             self.register_buffer(name, value.to(law.mean.device, torch.float64))
 
-    # What is known ------------------------------------------------------------------------------------------------
+    # Posterior and predictive distributions -----------------------------------------------------------------------
 
     @property
     def prior(self) -> MixturePrior:
@@ -258,12 +258,12 @@ class GaussianMixtureVI(nn.Module):
 
     @property
     def factors(self) -> MixtureFactors:
-        """q(pi) and q(mu, Lambda); the prior's before anything was seen."""
+        """q(pi) and q(mu, Lambda); those of the prior before any data."""
         found, inverse = self._factors, torch.linalg.inv(self.matrix)
         return replace(found, components=found.components.moved(self.shift, inverse))
 
     def responsibilities(self, x: Tensor, *, chunk: int | None = None) -> Float[Tensor, "b k"]:
-        r"""The best q(z_n), (B, K): $r_{nk} \propto \exp E_q[\log \pi_k + \log N(x_n; \mu_k, \Lambda_k^{-1})]$."""
+        r"""The optimal q(z_n), (B, K): $r_{nk} \propto \exp E_q[\log \pi_k + \log N(x_n; \mu_k, \Lambda_k^{-1})]$."""
         weights = self._factors.expected_log_joint.to(x.dtype)
         return self._per_row(x, lambda phi: torch.softmax(weights @ phi, 0), chunk).T
 
@@ -275,8 +275,8 @@ class GaussianMixtureVI(nn.Module):
         r"""The predictive $\log \int p(x | \theta)\, q(\theta)\, d\theta$ in nats, (B,): a mixture of Student's t.
 
         Args:
-            x: (B, D); gradients flow.
-            chunk: rows held at a time; by default what the device is quickest with.
+            x: (B, D); differentiable.
+            chunk: rows processed at a time; by default the number that is fastest on the device.
 
         Raises:
             ValueError: if x is not (B, D), or chunk is below 1.
@@ -291,7 +291,7 @@ class GaussianMixtureVI(nn.Module):
         return Likelihood(self.log_prob(x), "exact", "density")
 
     def sample(self, n: int, *, cond: Tensor | None = None, generator: Rng = None) -> Float[Tensor, "n d"]:
-        """N draws from the predictive density, float64; of several generators, one a row.
+        """Draw n samples from the predictive density, float64, with one generator or one per row.
 
         Raises:
             ValueError: for generators that are not n.
@@ -315,7 +315,7 @@ class GaussianMixtureVI(nn.Module):
 
     @torch.no_grad()
     def elbo(self, x: Tensor, *, chunk: int | None = None) -> Float[Tensor, ""]:
-        r"""The bound on $\log p(x_1, \dots, x_N)$ with the best responsibilities, every term of it, in nats.
+        r"""The bound on $\log p(x_1, \dots, x_N)$ with optimal responsibilities and all constants, in nats.
 
         $\sum_n \log \sum_k \exp E_q[\log \pi_k + \log N(x_n; \mu_k, \Lambda_k^{-1})]
         - \mathrm{KL}(q(\theta) \| p(\theta))$.
@@ -327,7 +327,7 @@ class GaussianMixtureVI(nn.Module):
         x = self._checked(x, chunk)
         return self._pass(x, self._factors, chunk)[1] + len(x) * self._frame.log_det - self._factors.kl(self._prior)
 
-    # How it learns ------------------------------------------------------------------------------------------------
+    # Inference ----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def start(
@@ -340,15 +340,15 @@ class GaussianMixtureVI(nn.Module):
         generator: torch.Generator | None = None,
         chunk: int | None = None,
     ) -> None:
-        """Forget what was learned and start anew on these data.
+        """Initialise on these data, discarding the current state.
 
         Args:
             x: (N, D).
-            responsibilities: (N, K), at least 0, each row of sum 1; if None, k-means++ and ten rounds of k-means on a
-                part of the data, in the data's own units, and each row wholly its nearest centre's.
-            rows: so many rows, drawn at random, are that part.
-            tries: of k-means; the best is taken.
-            generator: of the drawing.
+            responsibilities: (N, K), at least 0, with rows that sum to 1; if None, each row belongs to its nearest
+                centre after k-means++ and ten rounds of k-means on a random subset, in the units of the data.
+            rows: size of the subset.
+            tries: runs of k-means, of which the best is taken.
+            generator: for the random draws.
             chunk: as in `log_prob`.
 
         Raises:
@@ -386,16 +386,16 @@ class GaussianMixtureVI(nn.Module):
         on_sweep: Callable[[int, float], object] | None = None,
         chunk: int | None = None,
     ) -> Ascent[MixtureState]:
-        """Coordinate ascent on the whole data, from where the mixture is, or from `start` if it is nowhere yet.
+        """Coordinate ascent on all data, from the current state, or from `start` if there is none.
 
-        A sweep updates the factors of the parameters, then those of the assignments, and is one pass over the data.
-        After it the mixture is the posterior whose bound is the last one of the trace.
+        A sweep updates the factors of the parameters, then those of the assignments, in one pass over the data. At the
+        end the mixture is the posterior of the last bound returned.
 
         Args:
             x: (N, D).
-            sweeps: at most so many; one pass more gives the bound at the start.
-            tolerance: nats a datum; a sweep that gains less is the last one.
-            generator: of the start.
+            sweeps: largest number of sweeps; one more pass gives the bound at the start.
+            tolerance: nats per datum; a sweep that gains less is the last one.
+            generator: for `start`.
             on_sweep: called after each sweep with its number and the bound.
             chunk: as in `log_prob`.
 
@@ -430,8 +430,8 @@ class GaussianMixtureVI(nn.Module):
     def natural_step(self, batch: Tensor, size: int, rate: float, *, chunk: int | None = None) -> Float[Tensor, ""]:
         r"""Move the natural parameters by `rate` times the natural gradient of the bound, estimated on a batch.
 
-        $\lambda \leftarrow (1 - \rho)\lambda + \rho\,(\lambda_0 + \tfrac NB \sum_{n \in B} E_q[t(x_n, z_n)])$; as the
-        prior's part $\lambda_0$ stays, the sums alone are moved.
+        $\lambda \leftarrow (1 - \rho)\lambda + \rho\,(\lambda_0 + \tfrac NB \sum_{n \in B} E_q[t(x_n, z_n)])$; since
+        the prior's part $\lambda_0$ is constant, only the sums change.
 
         Args:
             batch: (B, D), drawn uniformly from the data.
@@ -449,7 +449,7 @@ class GaussianMixtureVI(nn.Module):
         """
         batch = self._checked(batch, chunk)
         if not bool(self.sums.any()):
-            raise ValueError("start the mixture first: components that are all alike stay alike")
+            raise ValueError("the mixture must be started first: components that are all alike would stay alike")
         if size < len(batch) or not 0 < rate <= 1:
             raise ValueError(f"size must be at least {len(batch)} and rate in (0, 1], got {size} and {rate}")
         scale, factors = size / len(batch), self._factors
@@ -515,7 +515,7 @@ class GaussianMixtureVI(nn.Module):
         return MixtureFactors.given(self._prior, self.sums)
 
     def _pass(self, x: Tensor, factors: MixtureFactors, chunk: int | None) -> tuple[Tensor, Tensor]:
-        """Sums that the best responsibilities leave, (K, F), and the sum of their log normalisers, ()."""
+        """The sums for the optimal responsibilities, (K, F), and the sum of their log normalisers, ()."""
         weights, frame = factors.expected_log_joint.to(x.dtype), self._frame
         sums, total = torch.zeros_like(self.sums), self.sums.new_zeros(())
         for part in row_chunks(x, chunk):
@@ -526,13 +526,13 @@ class GaussianMixtureVI(nn.Module):
         return sums, total
 
     def _log_joint(self, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-        """From features to log p(y, z = k | data), (K, B)."""
+        """The map from features to log p(y, z = k | data), (K, B)."""
         factors = self._factors
         distance = factors.distance.to(dtype)
         return lambda phi: factors.log_predictive(distance @ phi)
 
     def _per_row(self, x: Tensor, of: Callable[[Tensor], Tensor], chunk: int | None) -> Tensor:
-        """Of the features of a chunk, (..., B), for all rows."""
+        """Apply a function of the features, to (..., B), chunk by chunk to all rows."""
         x, frame = self._checked(x, chunk), self._frame
         return torch.cat([of(features(frame(x[part]))) for part in row_chunks(x, chunk)], dim=-1)
 
@@ -562,7 +562,7 @@ def _are_probabilities(r: Tensor) -> bool:
 
 
 def _mean_and_covariance(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Over N, in float64 and in chunks; of a constant column exactly that constant and zero."""
+    """Mean and covariance (over N) in float64, in chunks; exact for constant columns."""
     first = x[0].double()
     mean = first + sum((part - first).sum(0) for part in x.split(65_536)) / len(x)
     centred = ((part - mean) for part in x.split(65_536))

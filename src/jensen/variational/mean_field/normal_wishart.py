@@ -1,4 +1,4 @@
-"""The Normal-Wishart law: conjugate to a Gaussian whose mean and precision are both unknown."""
+"""The Normal-Wishart distribution, the conjugate prior of a Gaussian with unknown mean and precision."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ LOG_2PI = math.log(2 * math.pi)
 
 @dataclass(frozen=True)
 class NormalWishart:
-    r"""$\Lambda \sim W(\nu, S^{-1})$ and $\mu \mid \Lambda \sim N(m, (\kappa\Lambda)^{-1})$, a batch of them.
+    r"""A batch of $\Lambda \sim W(\nu, S^{-1})$ and $\mu \mid \Lambda \sim N(m, (\kappa\Lambda)^{-1})$.
 
-    $E[\Lambda] = \nu S^{-1}$: S / nu is about the covariance of x.
+    $E[\Lambda] = \nu S^{-1}$, so S / nu is about the covariance of x.
 
     Attributes:
         mean: m, (..., D).
-        strength: kappa, (...): so many data is the mean worth.
+        strength: kappa, (...), the number of data that the prior mean is worth.
         degrees: nu, (...), above D - 1.
         scatter: S, (..., D, D), symmetric and positive definite.
 
@@ -74,7 +74,7 @@ class NormalWishart:
 
         $\tfrac D2 \log\tfrac{2\pi}{\kappa} + \tfrac{\nu D}2\log 2 - \tfrac\nu2\log|S| + \log\Gamma_D(\nu/2)$, for the
         density $Z^{-1} |\Lambda|^{(\nu - D)/2} \exp(-\tfrac12 \mathrm{tr} S\Lambda - \tfrac\kappa2 (\mu - m)^\top
-        \Lambda (\mu - m))$, so that n data x have
+        \Lambda (\mu - m))$; n data x have
         $\log p(x) = \log Z_{\mathrm{given}} - \log Z - \tfrac{nD}2 \log 2\pi$.
         """
         nu, d = self.degrees, self.dims
@@ -85,7 +85,7 @@ class NormalWishart:
     def given(
         self, count: Float[Tensor, "*n"], first: Float[Tensor, "*n d"], second: Float[Tensor, "*n d d"]
     ) -> NormalWishart:
-        r"""The law after data, from their sums; the batch axes broadcast.
+        r"""The posterior given data, from their sums; the batch axes broadcast.
 
         Args:
             count: n, (...), at least 0; sums may be weighted.
@@ -99,7 +99,7 @@ class NormalWishart:
         return NormalWishart(mean, strength, self.degrees + count, _at_least(self.scatter, scatter))
 
     def kl(self, other: NormalWishart) -> Tensor:
-        r"""KL(self || other) in nats, (...): that of the two Wisharts, and the mean of that of the two Gaussians."""
+        r"""KL(self || other) in nats, (...): the KL of the Wisharts plus the expected KL of the Gaussians."""
         d, kappa, nu = self.dims, self.strength, self.degrees
         ratio, shift = other.strength / kappa, (self.mean - other.mean)[..., None, :]
         overlap = (other.scatter * self.scatter_inverse).sum((-2, -1))
@@ -111,11 +111,11 @@ class NormalWishart:
 
     @property
     def _log_wishart(self) -> Tensor:
-        """Log normaliser of the Wishart alone."""
+        """Log normaliser of the Wishart factor."""
         return self.log_normaliser - 0.5 * self.dims * (LOG_2PI - self.strength.log())
 
     def moved(self, shift: Float[Tensor, " d"], matrix: Float[Tensor, "d d"]) -> NormalWishart:
-        """The law for x A + b when this is the law for x, with A the matrix and b the shift."""
+        """The distribution for x A + b, given this one for x, with A the matrix and b the shift."""
         return NormalWishart(self.mean @ matrix + shift, self.strength, self.degrees, matrix.mT @ self.scatter @ matrix)
 
 
@@ -124,9 +124,9 @@ def _outer(v: Tensor) -> Tensor:
 
 
 def _at_least(floor: Tensor, scatter: Tensor) -> Tensor:
-    """The scatter matrix, which is a floor and a positive semidefinite sum, put back to at least that floor.
+    """The scatter matrix, a floor plus a positive semidefinite sum, corrected to be at least the floor.
 
-    Differences of large sums may leave it indefinite; then its eigenvalues in the floor's own metric are raised to 1.
+    Rounding may make it indefinite; then its eigenvalues in the metric of the floor are raised to 1.
     """
     scatter = (scatter + scatter.mT) / 2
     if not bool(torch.linalg.cholesky_ex(scatter - (1 - 1e-6) * floor).info.any()):

@@ -1,10 +1,10 @@
 r"""Sums and quadratic forms of x, packed: both are inner products with $\phi(y) = (1, y_i, y_i y_j)_{i \le j}$.
 
-A Gaussian mixture asks of its data, for every row and component, a quadratic form, and for every component, sums of
-1, y and y y' weighted by responsibilities. With phi laid out (F, B), F = (D + 1)(D + 2) / 2, each is one matrix
-product, with half the operations of a product with a factor of every component, and nothing (B, K, D) is ever held.
-The price is that forms are sums of terms that cancel: far from the origin, compared with a component's width, digits
-are lost. So y is x in a frame in which the data have mean 0 and covariance I.
+A Gaussian mixture needs a quadratic form of the data for every row and component, and for every component sums of 1,
+y and y y' weighted by responsibilities. With phi of shape (F, B), F = (D + 1)(D + 2) / 2, each is one matrix product,
+with half the operations of using a Cholesky factor per component, and no (B, K, D) tensor is needed. The price is
+cancellation: far from the origin, compared with the width of a component, digits are lost. So y is x in coordinates in
+which the data have mean 0 and covariance I.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Frame:
 
     @classmethod
     def whitening(cls, mean: Float[Tensor, " d"], covariance: Float[Tensor, "d d"]) -> Frame:
-        """In which a law of this mean and covariance has mean 0 and covariance I; thin directions stay thin."""
+        """Coordinates in which this mean and covariance become 0 and I; degenerate directions stay thin."""
         values, vectors = torch.linalg.eigh(covariance)
         floor = torch.where(values[-1] > 0, 1e-12 * values[-1], 1.0)
         return cls(mean, vectors / values.clamp_min(floor).sqrt())
@@ -47,14 +47,14 @@ class Frame:
 
 
 def is_definite(matrix: Float[Tensor, "d d"], rounding: Tensor | float = 0.0) -> bool:
-    r"""Whether it is symmetric and positive definite beyond rounding, in whatever units its coordinates are.
+    r"""Whether a matrix is symmetric and positive definite beyond rounding, whatever the units of its coordinates.
 
-    The matrix is put to a unit diagonal; its smallest eigenvalue must be above $D \epsilon$ times the largest, and
-    above what errors of the coordinates would leave where the true matrix is singular.
+    The matrix is scaled to a unit diagonal; its smallest eigenvalue must exceed $D \epsilon$ times the largest, plus
+    what rounding of the data could contribute if the true matrix were singular.
 
     Args:
         matrix: (D, D).
-        rounding: of a covariance, the error of each coordinate of the data, (D,).
+        rounding: for a covariance, the rounding error of each coordinate of the data, (D,).
 
     >>> thin = torch.tensor([[1.0, 1e-9], [1e-9, 1e-12]])  # correlation 1e-3
     >>> is_definite(thin), is_definite(torch.tensor([[1.0, 3.0], [3.0, 9.0]]))
@@ -69,7 +69,7 @@ def is_definite(matrix: Float[Tensor, "d d"], rounding: Tensor | float = 0.0) ->
 
 
 def features(y: Float[Tensor, "b d"]) -> Float[Tensor, "f b"]:
-    """Phi, a column a row of y.
+    """The features phi, one column per row of y.
 
     >>> features(torch.tensor([[2.0, 3.0]])).flatten()
     tensor([1., 2., 3., 4., 6., 9.])
@@ -82,7 +82,7 @@ def features(y: Float[Tensor, "b d"]) -> Float[Tensor, "f b"]:
 def forms(
     constant: Float[Tensor, " k"], centre: Float[Tensor, "k d"], matrix: Float[Tensor, "k d d"]
 ) -> Float[Tensor, "k f"]:
-    """Rows that give c + (y - m)' Q (y - m) when multiplied with `features(y)`; each Q symmetric.
+    """Coefficients of c + (y - m)' Q (y - m), to be multiplied with `features(y)`; each Q symmetric.
 
     >>> y, one = torch.tensor([[2.0, 3.0]]), torch.ones(1)
     >>> forms(one, torch.ones(1, 2), torch.tensor([[[1.0, 0.5], [0.5, 3.0]]])) @ features(y)  # 1 + 1 + 2 + 12
@@ -106,7 +106,7 @@ def unpacked(sums: Float[Tensor, "k f"], dims: int) -> tuple[Tensor, Tensor, Ten
 
 
 def normalised(log_joint: Float[Tensor, "k b"]) -> tuple[Float[Tensor, "k b"], Float[Tensor, " b"]]:
-    """Softmax over components and its log normaliser; the argument is overwritten."""
+    """Softmax over components and its log normaliser, in place."""
     top = log_joint.amax(0)
     weights = log_joint.sub_(top).exp_()
     total = weights.sum(0)
@@ -114,9 +114,9 @@ def normalised(log_joint: Float[Tensor, "k b"]) -> tuple[Float[Tensor, "k b"], F
 
 
 def row_chunks(x: Tensor, rows: int | None) -> Iterator[slice]:
-    """Slices of so many rows; by default as many as work is quickest for.
+    """Slices of this number of rows; by default the number that is fastest.
 
-    On a CPU that is what a core's cache holds of the features, elsewhere 512 MiB of them.
+    On a CPU that is the number whose features fit into a core's cache, elsewhere 512 MiB of features.
     """
     size = (x.shape[1] + 1) * (x.shape[1] + 2) // 2 * x.element_size()
     held = min(2048, 2**26 // size) if x.device.type == "cpu" else 2**29 // size

@@ -1,4 +1,4 @@
-"""Where components start: k-means from k-means++, a few times over."""
+"""Initial components: the best of several runs of k-means from k-means++."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def nearest(x: Float[Tensor, "n d"], centres: Float[Tensor, "k d"]) -> Int[Tenso
 
 
 def seeds(x: Float[Tensor, "n d"], count: int, generator: torch.Generator | None = None) -> Float[Tensor, "k d"]:
-    r"""Rows far apart: each next one drawn in proportion to its squared distance from those there are.
+    r"""K-means++: each next row is drawn with probability proportional to its squared distance from the chosen ones.
 
-    The greedy variant: of $2 + \lfloor\log K\rfloor$ draws the one is taken that leaves the smallest sum of squared
-    distances.
+    The greedy variant: of $2 + \lfloor\log K\rfloor$ candidates it takes the one that leaves the smallest sum of
+    squared distances.
 
     Source: Arthur & Vassilvitskii (2007), algorithm 2.2 and the remark in its section 5.
 
@@ -43,14 +43,14 @@ def seeds(x: Float[Tensor, "n d"], count: int, generator: torch.Generator | None
 def best_centres(
     x: Float[Tensor, "n d"], count: int, *, tries: int, rounds: int, generator: torch.Generator | None = None
 ) -> Float[Tensor, "k d"]:
-    """Of several tries of k-means++ and k-means, the centres with the least sum of squared distances to rows."""
+    """The centres with the smallest sum of squared distances to the rows, of several runs of k-means."""
     found = [k_means(x, seeds(x, count, generator), rounds) for _ in range(tries)]
     costs = [(x - c[nearest(x, c)]).square().sum() for c in found]
     return found[int(torch.stack(costs).argmin())]
 
 
 def k_means(x: Float[Tensor, "n d"], centres: Float[Tensor, "k d"], rounds: int) -> Float[Tensor, "k d"]:
-    """Centres after so many rounds of Lloyd's algorithm; one that no row is nearest to stays where it is."""
+    """Centres after this number of rounds of Lloyd's algorithm; centres of empty clusters do not move."""
     for _ in range(rounds):
         labels = nearest(x, centres)
         counts = labels.bincount(minlength=len(centres))[:, None]
