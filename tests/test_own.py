@@ -153,7 +153,7 @@ def test_a_run_does_not_import_what_its_configuration_names(files, tmp_path, cap
         assert "--use FILE.py" in said
         assert said.count("\n") == 1
         kind.kinds[name] = known
-    with pytest.raises(ValueError, match="there is no file nowhere.py"):
+    with pytest.raises(ValueError, match=r"there is no file nowhere\.py"):
         jensen.open(run, use=["nowhere.py"])
 
 

@@ -58,6 +58,15 @@ def test_a_preset_is_a_value_that_comes_back_from_json(name):
         recipe.seed = 1
 
 
+def test_what_a_preset_sets_goes_back_to_its_default_where_nothing_uses_it():
+    """So `--set game.penalty=none` is enough; what the words themselves set and nothing uses is refused."""
+    assert PRESETS["digits-gan"].family.game.penalty_weight == 0.3
+    assert configure("digits-gan", ["game.penalty=none"]).family.game.penalty_weight == 1.0
+    assert configure("digits-hvae", ["bound.warm=none"]).family.bound.warm == "none"
+    with pytest.raises(ValueError, match=r"game\.penalty_weight is not used by this game, got 3\.0"):
+        configure("digits-gan", ["game.penalty=none", "game.penalty_weight=3"])
+
+
 @pytest.mark.parametrize("name", TINY)
 def test_a_run_is_trained_judged_and_has_its_page(runs, name):
     folder = runs(name)

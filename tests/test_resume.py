@@ -15,7 +15,7 @@ from torch import nn
 from jensen.cli.main import main
 from jensen.core.seeding import derived, generator
 from jensen.models import GAN
-from jensen.recipes.families.gan import GAN as Family
+from jensen.recipes.families import gan
 from jensen.recipes.sources.points import Ring
 from jensen.recipes.words import configure
 from jensen.runs import train as running
@@ -120,7 +120,7 @@ def test_a_longer_run_that_is_stopped_keeps_the_weights_and_what_was_judged(caps
         return descend(state, *more) if state.step < 6 else stop()
 
     if reached == 6:
-        monkeypatch.setattr(Family, "update", lambda _: until_six)
+        monkeypatch.setattr(gan.GAN, "update", lambda _: until_six)
     else:
         monkeypatch.setattr(running, "weights_step", stop)
     kept = ("model.safetensors", "evaluation.json", "report.html")
@@ -231,7 +231,7 @@ def test_a_run_with_tied_weights_ends_well(tmp_path, monkeypatch):
         layer = nn.Linear(2, 2)
         return GAN(nn.Sequential(layer, nn.Tanh(), layer), [2])
 
-    monkeypatch.setattr(Family, "model", tied)
+    monkeypatch.setattr(gan.GAN, "model", tied)
     assert main(words(tmp_path / "run", "--no-evaluate")) == 0
     model = open_run(tmp_path / "run").model
     assert model.network[0].weight is model.network[2].weight
@@ -239,9 +239,9 @@ def test_a_run_with_tied_weights_ends_well(tmp_path, monkeypatch):
 
 
 def test_a_model_of_low_precision_is_opened_as_it_was_averaged(tmp_path, monkeypatch):
-    make = Family.model
+    make = gan.GAN.model
     assert main(words(tmp_path / "run", "--no-evaluate")) == 0
-    monkeypatch.setattr(Family, "model", lambda family, space: make(family, space).bfloat16())
+    monkeypatch.setattr(gan.GAN, "model", lambda family, space: make(family, space).bfloat16())
     model = open_run(tmp_path / "run").model
     assert same(dict(model.state_dict()), weights(tmp_path / "run"))
 
@@ -342,7 +342,7 @@ def test_a_run_that_fails_before_its_first_step_leaves_no_folder(capsys, tmp_pat
 
 
 def test_a_run_that_fails_later_keeps_its_folder(tmp_path, monkeypatch):
-    update, calls = Family.update, []
+    update, calls = gan.GAN.update, []
 
     def sometimes(recipe):
         def rule(*words):
@@ -353,7 +353,7 @@ def test_a_run_that_fails_later_keeps_its_folder(tmp_path, monkeypatch):
 
         return rule
 
-    monkeypatch.setattr(Family, "update", sometimes)
+    monkeypatch.setattr(gan.GAN, "update", sometimes)
     assert main(words(tmp_path / "run", "--no-evaluate")) == 2
     assert (tmp_path / "run" / "config.json").exists()
 

@@ -12,6 +12,20 @@ from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model
 from jensen.core.naming import nearest
 
 
+class IdleSetting(ValueError):
+    """A setting that nothing uses is not at its default.
+
+    Attributes:
+        key: of the setting, as far as its node knows it.
+        default: what it must be.
+    """
+
+    def __init__(self, key: str, because: str, value: Any, default: Any):
+        instead = "leave it out" if default is None else f"leave it at {default}"
+        super().__init__(f"{key} is not used {because}, got {value}: {instead}")
+        self.key, self.default = key, default
+
+
 class Settings(BaseModel):
     """A node of a configuration tree: frozen, and without keys that it does not know.
 
@@ -23,7 +37,7 @@ class Settings(BaseModel):
     )
 
     def refuse_idle(self, because: str, *names: str, prefix: str = "") -> None:
-        """Raise a ValueError for the first of these settings that is not at its default, since nothing uses it here.
+        """Raise an IdleSetting for the first of these settings that is not at its default, since nothing uses it here.
 
         Args:
             because: the end of "... is not used": "without a penalty".
@@ -33,8 +47,7 @@ class Settings(BaseModel):
         for name in names:
             value, default = getattr(self, name), type(self).model_fields[name].default
             if value != default:
-                instead = "leave it out" if default is None else f"leave it at {default}"
-                raise ValueError(f"{prefix}{name} is not used {because}, got {value}: {instead}")
+                raise IdleSetting(f"{prefix}{name}", because, value, default)
 
 
 class Kind(Settings):

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from jensen.core.naming import nearest
+from jensen.core.settings import IdleSetting
 from jensen.judging.settings import COMMON
 from jensen.recipes.families.base import Family
 from jensen.recipes.presets import PRESETS
@@ -46,7 +47,8 @@ def parse(tree: Any) -> Recipe:
 def configure(name: str, words: Sequence[str] = (), *, seed: int | None = None) -> Recipe:
     """A preset by name, with KEY=VALUE words laid over it.
 
-    Keys are dotted; those of the family are found without its name: "network.width" is "family.network.width".
+    Keys are dotted; those of the family are found without its name: "network.width" is "family.network.width". A
+    setting of the preset that the words leave without use goes back to its default.
 
     Args:
         name: of the preset.
@@ -70,7 +72,20 @@ def configure(name: str, words: Sequence[str] = (), *, seed: int | None = None) 
             tree["training"]["steps" if key == "training.minutes" else "minutes"] = None
     if seed is not None:
         tree["seed"] = seed
-    return parse(tree)
+    asked = {word.partition("=")[0] for word in words}
+    while True:
+        try:
+            return Recipe.model_validate(tree)
+        except ValidationError as error:
+            first = error.errors()[0]
+            idle = first.get("ctx", {}).get("error")
+            if not isinstance(idle, IdleSetting):
+                raise ValueError(explain(error)) from error
+            key = f"data.{idle.key}" if first["loc"][:1] == ("data",) else idle.key
+            if key in asked:
+                raise ValueError(explain(error)) from error
+            node, last = _place(tree, key)
+            node[last] = idle.default
 
 
 FIXED = ("name", "about", "space")
@@ -98,11 +113,8 @@ def settings(recipe: Recipe) -> dict[str, tuple[Any, str]]:
 
 def _assign(recipe: Recipe, tree: dict[str, Any], key: str, text: str) -> Any:
     """Set a dotted key that exists in the tree, and is no group; returns the value."""
-    *path, last = key.split(".")
-    node: Any = tree["family"] if (path or [last])[0] in tree["family"] and (path or [last])[0] != "kind" else tree
-    for part in path:
-        node = node.get(part) if isinstance(node, dict) else None
-    if node is not None and path == ["training", "rates"]:
+    node, last = _place(tree, key)
+    if node is not None and key.startswith("training.rates."):
         node.setdefault(last, 0.0)  # by the name of a player
     if not isinstance(node, dict) or last not in node or key in FIXED:
         raise ValueError(f"there is no setting {key!r} of {recipe.name}{nearest(key, settings(recipe))}")
@@ -117,6 +129,16 @@ def _assign(recipe: Recipe, tree: dict[str, Any], key: str, text: str) -> Any:
         raise ValueError(f"setting {key!r} got {text!r}: it takes no true or false")
     node[last] = value
     return value
+
+
+def _place(tree: dict[str, Any], key: str) -> tuple[Any, str]:
+    """The node that a dotted key is in, None where there is none, and the key's last part."""
+    *path, last = key.split(".")
+    first = (path or [last])[0]
+    node: Any = tree["family"] if first in tree["family"] and first != "kind" else tree
+    for part in path:
+        node = node.get(part) if isinstance(node, dict) else None
+    return node, last
 
 
 def _value(text: str) -> Any:
