@@ -331,7 +331,7 @@ def test_a_run_that_fails_before_its_first_step_leaves_no_folder(capsys, tmp_pat
     def broken(*_, **__):
         raise ValueError("the data are not what was promised")
 
-    monkeypatch.setattr(Family, where, (lambda recipe: broken) if where == "update" else broken)
+    monkeypatch.setattr(gan.GAN, where, (lambda recipe: broken) if where == "update" else broken)
     out = tmp_path / "runs" / "ring"
     if there:
         out.mkdir(parents=True)
