@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 COMMON = {"training.batch_size": 8, "training.previews": 1, "training.log_every": 2, "training.save_every": 2}
-JUDGED = {"judging.samples": 20, "judging.rows": 16}
+JUDGED = {"judging.samples": 20, "judging.rows": 16, "judging.mode_samples": 1}
 LATENT = JUDGED | {
     "network.hidden": 16,
     "judging.importance": 20,
