@@ -4,8 +4,8 @@ Importing this package registers jensen's own judges, in the order of the page.
 """
 
 # isort: off
-from jensen.judging import samples  # noqa: F401
-from jensen.judging import reading, modes, factors  # noqa: F401
+from jensen.judging import reading, samples  # noqa: F401
+from jensen.judging import modes, factors  # noqa: F401
 from jensen.judging import likelihood, bounds, latents  # noqa: F401
 from jensen.judging import paths, scores, translation  # noqa: F401
 from jensen.judging import critics, stability  # noqa: F401
