@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import jensen
 from jensen.cli import comparing
 from jensen.cli.main import main
 from jensen.metrics import auc
@@ -94,6 +95,15 @@ def test_everything_of_everyone(found):
     assert found.floor["frechet"].value < min(c.metrics["frechet"].value for c in found.contestants)
     assert found.floor["copies"].value == 0.5
     assert found.judged_floor.accuracy.low < 0.5 < found.judged_floor.accuracy.high
+
+
+def test_copies_are_those_of_a_runs_own_training_data(tmp_path):
+    """Runs of two seeds may have been trained on other rows of one law: both of these return theirs."""
+    for seed in (0, 1):
+        settings = {"density.bandwidth": 1e-5, "data.points": 100, "data.test": 60, "training.previews": 0}
+        jensen.train("moons-kernel", tmp_path / str(seed), seed=seed, settings=settings)
+    found = compare([tmp_path / "0", tmp_path / "1"], n=60, judge_steps=2)
+    assert [c.metrics["copies"].value for c in found.contestants] == [1.0, 1.0]
 
 
 def test_samples_are_those_of_the_seed_and_of_held_out_conditions(found, runs):

@@ -139,6 +139,16 @@ def test_points_have_a_plot_of_distances_and_no_pictures_of_them():
     assert {f.key for f in samples(case).findings} == KEYS - {"classes", "sharpness"}
 
 
+@pytest.mark.parametrize("shape", [(1, 4, 4), (1, 1, 8)])
+def test_pictures_without_high_frequencies_have_no_sharpness(shape):
+    """Plain pictures, and pictures a pixel high; all else is found."""
+    x = torch.randn(60, 1, 1, 1, generator=generator(0)).expand(60, *shape)
+    plain = Data("plain", "f", Space(shape), Tensors(x=x), Tensors(x=x.flip(0)))
+    found = {f.key: f.value for f in samples(case_of(plain, x, samples=60)).findings}
+    assert "sharpness" not in found
+    assert found["frechet"] == pytest.approx(0, abs=1e-6)
+
+
 def test_what_cannot_be_judged_is_left_out():
     few = Data("few", "f", Space((2,)), Tensors(x=points(LEAST - 1, 0)), Tensors(x=points(60, 1)))
     case = case_of(few, points(60, 2), samples=60)

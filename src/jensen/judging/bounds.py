@@ -61,8 +61,7 @@ def bounds(case: Case) -> Part | None:
         details[key] = {"bits_per_dim": bits, "first": {"time": first, "log_snr": level}, **more}
 
     if best is not None:
-        facts = {"kind": "exact", "measure": "density", "dims": space.dims}
-        findings.append(measured("log_p_data", "log p(x) under the data's own density", best, best=None, facts=facts))
+        findings.append(measured("log_p_data", "log p(x) under the data's own density", best, best=None))
     if settings.bound_steps:
         reconstruction = Reconstruction("denoised", bins)
         kept: dict[str, Any] = {"span": span, "reconstruction": reconstruction}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 import torch
@@ -92,8 +93,9 @@ def measured(test: Tensor, samples: Tensor, features: Features, seed: int, share
         error = float(gain.std()) / len(read) ** 0.5
         found.append(Finding("classes", "KL of classes", reverse, error, form="nats"))
     if samples.ndim == 4:
-        sharp = sharpness(test, samples)
-        found.append(Finding("sharpness", "sharpness", sharp.value, sharp.stderr, best=1.0))
+        with suppress(ValueError):  # data without high frequencies, such as plain colours, have none to compare with
+            sharp = sharpness(test, samples)
+            found.append(Finding("sharpness", "sharpness", sharp.value, sharp.stderr, best=1.0))
     return [replace(f, note=NOTES[f.key]) for f in found]
 
 

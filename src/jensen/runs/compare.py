@@ -159,7 +159,8 @@ def compare(
     checked_seed(seed)
     runs = _opened(folders)
     likelihoods = {name: _evaluated(run.folder) for name, run in runs.items()}
-    data = _shared(runs, track)
+    own = _shared(runs, track)
+    data = next(iter(own.values()))
     train, test = some(data.train, 50_000), some(data.test, HELD_OUT)["x"]
     n = min(MOST, len(train["x"])) if n is None else n
     if not LEAST <= n <= len(train["x"]):
@@ -177,7 +178,10 @@ def compare(
     x = train["x"][order]
     fresh = partial(discriminate, (x[:seen], test[:kept]), steps=judge_steps, seed=derived(seed, "judge"))
     shares = class_shares(train["cond"], data.space.cond.size) if isinstance(data.space.cond, Classes) else None
-    distances = nearest_distance(test[:MOST], x)[0]
+
+    def copies(made: Tensor, data: Data) -> Finding:  # from the run's own training data, which may be of another seed
+        seen = some(data.train, 50_000)["x"]
+        return nearness(*(nearest_distance(v[:MOST], seen)[0] for v in (made, test)))
 
     def metrics(samples: Tensor) -> dict[str, Finding]:
         return {f.key: f for f in measured(test, samples, found, seed, shares)}
@@ -189,14 +193,13 @@ def compare(
     contestants = []
     for name, run in runs.items():
         made = drawn[name]
-        near = nearness(nearest_distance(made[:MOST], x)[0], distances)
         contestants.append(
             Contestant(
                 name=name,
                 recipe=run.recipe.name,
                 samples=made[:SHOWN],
                 between=_between(run, seed),
-                metrics=metrics(made) | {"copies": near},
+                metrics=metrics(made) | {"copies": copies(made, own[name])},
                 likelihoods=likelihoods[name],
                 cost=costs[name],
                 judgement=fresh((made[:seen], made[seen : seen + kept])),
@@ -228,19 +231,21 @@ def _evaluated(folder: Path) -> list[Finding]:
     return [] if found is None else [f for f in found.values() if "measure" in f.facts]
 
 
-def _shared(runs: Mapping[str, Run], track: Track) -> Data:
-    """The data of the first run, if they are those of all others; opened once where settings are equal."""
+def _shared(runs: Mapping[str, Run], track: Track) -> dict[str, Data]:
+    """The data of each run, if those of all can be compared; opened once where settings and seeds are equal."""
     (first, run), *others = runs.items()
-    data = run.open_data(track)
+    found = {first: run.open_data(track)}
     for name, other in others:
         if (other.recipe.data, other.recipe.seed) == (run.recipe.data, run.recipe.seed):
+            found[name] = found[first]
             continue
-        theirs = other.open_data(track)
+        found[name] = other.open_data(track)
+        data, theirs = found[first], found[name]
         if theirs.fingerprint != data.fingerprint:
             said = (f"{k} was trained on {d.name}, shape {d.space.shape}" for k, d in ((first, data), (name, theirs)))
             differing = " of other settings" * (data.name == theirs.name and data.space.shape == theirs.space.shape)
             raise ValueError(f"{first} and {name} cannot be compared: {', and '.join(said)}{differing}")
-    return data
+    return found
 
 
 def _critic(run: Run, data: Data) -> Critic | None:
