@@ -1,4 +1,4 @@
-"""How runs are judged, as settings."""
+"""Settings of judging."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ NonNegative = Annotated[int, Field(ge=0)]
 
 
 class Judging(Settings):
-    """How a run is judged."""
+    """How a run is evaluated."""
 
     samples: Annotated[int, Field(ge=16)] = 2000
-    """samples drawn"""
+    """number of samples drawn"""
     rows: Annotated[int, Field(ge=16)] = 2000
-    """held-out examples used, at most"""
+    """largest number of held-out examples used"""
     features: Literal["auto", "classifier", "convolutional", "raw"] = "auto"
-    """what samples and data are compared by; auto: a classifier of the data's own classes where there are any"""
+    """features by which samples and data are compared; auto: classifier if the data have classes"""
     mode_samples: Positive = 26
-    """samples drawn for each class or mode that a reader of pictures knows, where that is more than `samples`"""
+    """samples drawn per class or mode that a reader of pictures knows, if this is more than judging.samples"""
     importance: Positive = 5000
-    """K, draws of the importance-sampled log p(x)"""
+    """number of draws K of the importance-sampled log p(x)"""
     refine_rows: Annotated[int, Field(ge=2)] = 100
-    """held-out examples whose gap between log p(x) and the bound is split"""
+    """held-out examples for which the gap between log p(x) and the ELBO is decomposed"""
     refine_steps: Positive = 300
-    """steps of the search for each of their best q"""
+    """steps that optimize q for each of these examples"""
     steps: tuple[Positive, ...] = (4, 8, 16, 32, 64)
-    """numbers of sampling steps at which samples are compared; [] for no comparison"""
+    """numbers of sampling steps that are compared; []: no comparison"""
     scales: tuple[Annotated[float, Field(ge=0)], ...] = ()
-    """guidance scales compared, beside the run's own"""
+    """guidance scales that are compared with the run's own"""
     bound_steps: NonNegative = 200
-    """T of the discrete-time bound; 0: no bound is computed"""
+    """number of steps T of the discrete-time variational bound; 0: no bounds are computed"""
     ode_rows: NonNegative = 400
-    """held-out examples whose likelihood under the ODE is computed; 0: none is"""
+    """held-out examples whose likelihood under the probability-flow ODE is computed; 0: none"""
     first: Annotated[float, Field(gt=0, lt=1)] = 0.03
-    """time of the bound's first level, whose noise is the decoder's"""
+    """time of the lowest noise level of the bounds, at which x is decoded"""
     critic_steps: Positive = 1500
-    """training steps of a fresh critic"""
+    """training steps of the critic that is trained for judging"""
     beside: str | None = None
-    """folder of another translation run of the same data, judged alike for comparison"""
+    """folder of another translation run on the same data, judged in the same way for comparison"""
 
 
 COMMON = frozenset({"samples", "rows", "features", "mode_samples"})
-"""Settings that every family's runs are judged by; `Family.judged` names the others."""
+"""Settings that apply to runs of every family; `Family.judged` names the others."""

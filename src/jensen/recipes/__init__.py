@@ -1,1 +1,1 @@
-"""Recipes: complete, typed configurations of data, family, training and judging; values without behaviour."""
+"""Recipes: complete, typed configurations of data, family, training and judging."""

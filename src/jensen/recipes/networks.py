@@ -1,4 +1,4 @@
-"""The network of a denoiser or a score, for a space."""
+"""The network of a diffusion or score model."""
 
 from __future__ import annotations
 
@@ -16,40 +16,40 @@ from jensen.recipes.settings import Momentum, Positive
 OF_KIND = {"mlp": ("width", "dropout"), "unet": ("widths", "patch")}
 """Settings that only one kind of network has."""
 CHUNK = {"mlp": 256, "unet": 32}
-"""Samples that go through a network together."""
+"""Number of samples that are evaluated together."""
 
 
 class DenoiserNetwork(Settings):
-    """A network of noised data, a noise level and perhaps a condition."""
+    """A network whose inputs are noised data, a noise level and optionally a condition."""
 
     kind: Literal["mlp", "unet"] = "mlp"
     """fully connected residual network, or U-Net"""
     blocks: Positive = 3
-    """residual blocks; of a U-Net: at each level, down and up"""
+    """residual blocks; unet: at each level, on the way down and on the way up"""
     width: Positive = 256
-    """of the hidden layers; of kind mlp"""
+    """units of the hidden layers (mlp)"""
     dropout: Momentum = 0.0
-    """share of hidden units that training leaves out; of kind mlp"""
+    """dropout probability of hidden units (mlp)"""
     widths: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=6)] = (96, 192)
-    """channels of each level, multiples of 8; of kind unet"""
+    """channels of each level, multiples of 8 (unet)"""
     patch: Literal[1, 2, 4] = 4
-    """side of the patches that the first layer folds into channels; of kind unet"""
+    """side of the patches that the first layer folds into channels (unet)"""
 
     @property
     def chunk(self) -> int:
         return CHUNK[self.kind]
 
     def refuse(self, space: Space, cond: Classes | Text | None) -> None:
-        """Raise a ValueError for data or conditions that do not suit, or for settings of the other kind of network."""
+        """Raise a ValueError for data or conditions that the network does not take, or settings of the other kind."""
         for kind, keys in OF_KIND.items():
             if kind != self.kind:
                 self.refuse_idle(f"by network.kind {self.kind}", *keys, prefix="network.")
         if self.kind == "mlp":
             if isinstance(cond, Text):
-                raise ValueError("network.kind mlp takes classes and no texts: set network.kind=unet")
+                raise ValueError("network.kind must be unet for data with texts, got mlp")
             return
         if not space.pictures:
-            raise ValueError("network.kind unet is for pictures: set network.kind=mlp")
+            raise ValueError("network.kind must be mlp for points, got unet")
         if any(width % 8 for width in self.widths):
             raise ValueError(f"network.widths must be multiples of 8, got {self.widths}")
         height, width = space.shape[1:]
@@ -61,7 +61,7 @@ class DenoiserNetwork(Settings):
             )
 
     def network(self, space: Space, cond: Classes | Text | None, *, outputs: int = 1) -> nn.Module:
-        """Called with z_t (B, *shape), t (B,) and, if there are conditions, one a row, (B, width)."""
+        """A network called with z_t (B, *shape), t (B,) and, if there are conditions, one per row, (B, width)."""
         size = None if cond is None else cond.size
         if self.kind == "mlp":
             return TimeMLP(

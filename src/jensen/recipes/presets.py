@@ -1,4 +1,4 @@
-"""Recipes by name. Each differs from the defaults of its data and its family in what is written here alone."""
+"""Recipes by name. Each preset writes down only what differs from the defaults of its data and its family."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from jensen.recipes.sources.two import HandwrittenPrinted
 def preset(
     name: str, about: str, data: Source, family: Family, training: Training, judging: Judging | None = None
 ) -> Recipe:
-    """One line of the table below."""
+    """A row of the table below."""
     return Recipe(name=name, about=about, data=data, family=family, training=training, judging=judging or Judging())
 
 
@@ -76,14 +76,14 @@ RECIPES = (
     ),
     preset(
         "captcha-reader",
-        "reader of CAPTCHA pictures, trained on classical ones only",
+        "reader of CAPTCHA pictures, trained only on pictures drawn by the captcha package",
         Captcha(pictures=120_000, test=4000),
         Reader(),
         latent(steps=2400, rate=3e-3, warmup=240, decay=0.9, precision="bfloat16"),
         Judging(rows=4000),
     ),
     # variational -----------------------------------------------------------------------
-    preset("digits-vae", "variational autoencoder of digits in black and white", INK, VAE(), latent(steps=3000)),
+    preset("digits-vae", "variational autoencoder of black-and-white digits", INK, VAE(), latent(steps=3000)),
     preset(
         "digits-iwae",
         "variational autoencoder of digits, trained by the importance-weighted bound",
@@ -112,10 +112,10 @@ RECIPES = (
         VAE(network=VAENetwork(latents=(12,), kind="categorical"), bound=Bound(samples=8)),
         latent(steps=3000),
     ),
-    preset("digits-grey-vae", "variational autoencoder of digits in 17 greys", GREY, VAE(), latent(steps=3000)),
+    preset("digits-grey-vae", "variational autoencoder of digits in 17 grey levels", GREY, VAE(), latent(steps=3000)),
     preset(
         "digits-svi",
-        "digits by stochastic variational inference: a posterior of its own for each example, no encoder",
+        "digits by stochastic variational inference: separate posterior parameters for each example, no encoder",
         INK,
         VAE(inference="per-datum"),
         latent(steps=6000),
@@ -132,7 +132,7 @@ RECIPES = (
     ),
     preset(
         "sprites-vae",
-        "variational autoencoder of drawn shapes whose factors are known",
+        "variational autoencoder of drawn shapes with known factors",
         SPRITES,
         shapes(),
         latent(steps=4000),
@@ -156,7 +156,7 @@ RECIPES = (
     # diffusion -------------------------------------------------------------------------
     preset(
         "moons-diffusion",
-        "diffusion model of two moons, whose density is known",
+        "diffusion model of two moons, with known density",
         MOONS,
         Diffusion(network=DiffusionNetwork(width=128)),
         denoising(steps=6000),
@@ -183,7 +183,7 @@ RECIPES = (
     ),
     preset(
         "digits-unconditional",
-        "diffusion model of digits that is never given a class",
+        "unconditional diffusion model of digits",
         GREY,
         Diffusion(network=DROPOUT, loss=DiffusionLoss(drop=1.0), sampling=drawn()),
         denoising(steps=4000),
@@ -204,7 +204,7 @@ RECIPES = (
     # score -----------------------------------------------------------------------------
     preset(
         "moons-score",
-        "score model of two moons, whose score is known",
+        "score model of two moons, with known score",
         MOONS,
         Score(network=ScoreNetwork(width=128)),
         denoising(steps=5000),
@@ -245,14 +245,14 @@ RECIPES = (
     ),
     preset(
         "grid-pacgan",
-        "GAN of points on a grid of twenty-five modes whose critic sees two at a time",
+        "GAN of points on a grid of twenty-five modes whose critic sees two points at a time (PacGAN)",
         GRID,
         GAN(network=WAVES, game=r1(penalty_weight=0.1, packing=2)),
         on_grid(),
     ),
     preset(
         "digits-gan",
-        "GAN of digits, with R1",
+        "GAN of digits with an R1 penalty",
         GREY,
         GAN(network=drawers(), game=r1(penalty_weight=0.3)),
         pictures(steps=6000),
@@ -260,7 +260,7 @@ RECIPES = (
     ),
     preset(
         "digits-exponential-gan",
-        "GAN of digits with the exponential loss: Hellinger's distance",
+        "GAN of digits with the exponential loss (Hellinger distance)",
         GREY,
         GAN(network=drawers(), game=r1(loss="exponential")),
         pictures(steps=6000),
@@ -268,7 +268,7 @@ RECIPES = (
     ),
     preset(
         "digits-wgan",
-        "Wasserstein GAN of digits, with a gradient penalty",
+        "Wasserstein GAN of digits with a gradient penalty",
         GREY,
         GAN(network=drawers(), game=Game(loss="wasserstein", critic_steps=5, penalty="wgan-gp", penalty_weight=10.0)),
         pictures(steps=2500, rate=1e-3, betas=(0.0, 0.9)),
@@ -276,7 +276,7 @@ RECIPES = (
     ),
     preset(
         "digits-sngan",
-        "GAN of digits whose critic is spectrally normalised",
+        "GAN of digits with spectral normalisation of the critic",
         GREY,
         GAN(network=drawers(spectral=True), game=Game(loss="hinge")),
         pictures(steps=6000),
@@ -284,7 +284,7 @@ RECIPES = (
     ),
     preset(
         "stacked-digits-gan",
-        "GAN of stacked digits, three to a picture, with a thousand modes",
+        "GAN of stacked digits, three in each picture: a thousand modes",
         StackedDigits(),
         GAN(network=drawers(latents=64, width=16, critic_width=512), game=r1(penalty_weight=0.3)),
         pictures(steps=5000, batch_size=128),
@@ -292,14 +292,14 @@ RECIPES = (
     ),
     preset(
         "digits-cyclegan",
-        "handwritten digits as printed ones and back, from unpaired pictures",
+        "translation between handwritten and printed digits, trained on unpaired pictures (CycleGAN)",
         HandwrittenPrinted(),
         Translation(network=TranslationNetwork(width=32, blocks=2, patch=2, critic=(64, 128, 128))),
         translating(steps=3000, **TRANSLATORS),
     ),
     preset(
         "digits-pix2pix",
-        "handwritten digits as printed ones and back, from pairs of one label",
+        "translation between handwritten and printed digits, trained on pairs of the same class (pix2pix)",
         HandwrittenPrinted(pairing="by-class", jitter=0),
         Translation(pairing="paired", shown=Shown(noise=0.0, noise_end=0.0)),
         translating(steps=600, **TRANSLATORS),

@@ -1,4 +1,4 @@
-"""A recipe: data, family, training and judging as one value; and the only file that knows all of its kinds."""
+"""A recipe: data, family, training and judging as one value. Only this file imports every kind of them."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ AnyFamily = Annotated[SerializeAsAny[Family], BeforeValidator(Family.parse)]
 
 
 class Recipe(Settings):
-    """Everything that a run needs to be made again."""
+    """Everything needed to reproduce a run."""
 
     name: str
     """of the recipe"""
     about: str = ""
-    """the recipe in a line"""
+    """description of the recipe, one line"""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """random seed of data, weights, batches and samples"""
     data: AnySource
@@ -33,7 +33,7 @@ class Recipe(Settings):
     training: Training
     judging: Judging = Judging()
     space: Space | None = None
-    """of the data, filled in when they are opened"""
+    """space of the data, filled in when the data are opened"""
 
     @model_validator(mode="after")
     def _suits(self) -> Self:
@@ -47,14 +47,14 @@ class Recipe(Settings):
         return self
 
     def lasting(self, training: Training) -> Self:
-        """The same recipe, trained for another's steps or minutes."""
+        """The same recipe with the steps or minutes of `training`."""
         return self.model_copy(update={"training": self.training.lasting(training)})
 
     def on(self, space: Space) -> Self:
-        """The same recipe on opened data.
+        """The same recipe with the space of the opened data.
 
         Raises:
-            ValueError: if the family does not suit the data.
+            ValueError: if the family cannot be used with the data.
         """
         self.family.refuse(space, self.training)
         return self.model_copy(update={"space": space})

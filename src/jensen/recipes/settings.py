@@ -1,4 +1,4 @@
-"""How a recipe trains, as settings."""
+"""Settings of training."""
 
 from __future__ import annotations
 
@@ -20,47 +20,47 @@ Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Training(Settings):
-    """How long and how a recipe trains: AdamW, warmed up, then constant, then decayed to zero over the budget."""
+    """Training by AdamW; its learning rate warms up, stays constant, then decays to zero at the end of the budget."""
 
     minutes: Rate | None = None
-    """minutes of training; either these or steps"""
+    """minutes of training, if not given in steps"""
     steps: Positive | None = None
-    """steps of training"""
+    """steps of training, if not given in minutes"""
     batch_size: Positive = 64
-    """examples a step, of all processes together"""
+    """batch size per step, over all processes together"""
     rate: Rate = 2e-3
     """learning rate"""
     rates: dict[str, Rate] = Field(default_factory=dict)
-    """learning rates of single players of a game, where they differ"""
+    """learning rates by player, for players that do not use training.rate"""
     betas: tuple[Momentum, Momentum] = (0.9, 0.99)
-    """momenta of AdamW"""
+    """betas of AdamW: decay of the means of the gradient and of its square"""
     weight_decay: NonNegative = 0.01
     """weight decay of AdamW"""
     warmup: Annotated[int, Field(ge=0)] = 100
-    """steps over which the learning rate rises"""
+    """warm-up: steps over which the learning rate rises from zero"""
     decay: Annotated[float, Field(gt=0, le=1)] = 0.4
-    """last share of the budget over which the learning rate falls to zero"""
+    """decay: last share of the budget, over which the learning rate falls to zero"""
     clip: Rate | None = 1.0
-    """largest norm of a player's gradient"""
+    """norm to which each player's gradient is clipped; null: no clipping"""
     average: Momentum = 0.998
-    """decay of the averaged weights, which are sampled"""
+    """decay of the exponential moving average of the weights, from which samples are drawn"""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """of the forward pass; bfloat16 is mixed precision"""
+    """precision of the forward pass; bfloat16: mixed precision"""
     compile: bool = False
     """compile the objective with torch.compile"""
     save_every: Positive = 500
     """steps between checkpoints"""
     log_every: Positive = 25
-    """steps between lines of the journal"""
+    """steps between lines of the training journal"""
     previews: Annotated[int, Field(ge=0)] = 10
-    """previews of samples over training"""
+    """number of previews of samples during training"""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
-    """where to train; auto: CUDA where there is any"""
+    """device to train on; auto: CUDA if available"""
 
     @model_validator(mode="after")
     def _one_budget(self) -> Training:
         if (self.minutes is None) == (self.steps is None):
-            raise ValueError("training takes either minutes or steps")
+            raise ValueError("training must have exactly one of minutes and steps")
         return self
 
     def budget(self) -> Budget:
@@ -71,34 +71,36 @@ class Training(Settings):
         return f"{self.steps} steps" if self.steps is not None else f"{self.minutes:g} minutes"
 
     def lasting(self, other: Training) -> Training:
-        """The same, for as long as `other`."""
+        """The same settings with the steps or minutes of `other`."""
         return self.model_copy(update={"steps": other.steps, "minutes": other.minutes})
 
     def rows(self) -> int:
-        """Examples of a batch for each process.
+        """Batch size of each process.
 
         Raises:
-            ValueError: if they cannot be shared out equally.
+            ValueError: if the batch cannot be divided equally.
         """
         if self.batch_size % processes():
-            raise ValueError(f"training.batch_size {self.batch_size} does not divide by {processes()} processes")
+            raise ValueError(
+                f"training.batch_size must be a multiple of {processes()} (processes), got {self.batch_size}"
+            )
         return self.batch_size // processes()
 
     def torch_device(self) -> torch.device:
         """Where to train.
 
         Raises:
-            ValueError: for a CUDA device that is not there.
+            ValueError: for a CUDA device that does not exist.
         """
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         device = torch.device(self.device)
         if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-            raise ValueError(f"training.device is {self.device!r}, and there is no such CUDA device here")
+            raise ValueError(f"training.device must be a CUDA device of this machine, got {self.device!r}")
         return device
 
     def device_or_cpu(self) -> torch.device:
-        """Where it trained, or the CPU where that is not there."""
+        """The device of training, or the CPU if that does not exist here."""
         try:
             return self.torch_device()
         except ValueError:
@@ -112,7 +114,7 @@ class Training(Settings):
         """AdamW for every player of the objective, at its own learning rate where `rates` has one.
 
         Raises:
-            ValueError: for a rate of a player that is none.
+            ValueError: for a rate of an unknown player.
         """
         owned = partition(objective)
         if unknown := set(self.rates) - set(owned):

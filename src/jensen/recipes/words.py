@@ -1,4 +1,4 @@
-"""Reading recipes: from a name, from key=value words, from a file; and saying what is wrong."""
+"""Recipes from names, from KEY=VALUE words and from files, with error messages of one sentence."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from jensen.recipes.sources.base import Source
 
 
 def preset(name: str) -> Recipe:
-    """The preset of a name.
+    """The preset with this name.
 
     Raises:
-        ValueError: for an unknown name, with the nearest known one.
+        ValueError: for an unknown name; the message has the most similar known one.
     """
     if name not in PRESETS:
         raise ValueError(f"recipe must be one of {', '.join(PRESETS)}, got {name!r}{nearest(name, PRESETS)}")
@@ -32,12 +32,14 @@ def parse(tree: Any) -> Recipe:
     """A recipe from a tree of plain values.
 
     Raises:
-        ValueError: one sentence: the key, what it got and what it takes.
+        ValueError: one sentence with the key, what it must be and what was given.
     """
     if not isinstance(tree, dict):
-        raise ValueError("a configuration is a mapping of keys to values")
+        raise ValueError("a configuration must be a mapping of keys to values")
     if "recipe" in tree and "family" not in tree:
-        raise ValueError(f"it is of an older version of jensen: train it anew with jensen train {tree['recipe']}")
+        raise ValueError(
+            f"it was written by an older version of jensen: train it again with jensen train {tree['recipe']}"
+        )
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
@@ -45,18 +47,18 @@ def parse(tree: Any) -> Recipe:
 
 
 def configure(name: str, words: Sequence[str] = (), *, seed: int | None = None) -> Recipe:
-    """A preset by name, with KEY=VALUE words laid over it.
+    """The preset with this name, changed by KEY=VALUE words.
 
-    Keys are dotted; those of the family are found without its name: "network.width" is "family.network.width". A
-    setting of the preset that the words leave without use goes back to its default.
+    Keys are dotted, and those of the family have no prefix: "network.width" is "family.network.width". A setting of the
+    preset that has no effect once the words are applied goes back to its default.
 
     Args:
-        name: of the preset.
+        name: name of the preset.
         words: "training.batch_size=32", ...; values are JSON, or else text.
         seed: the recipe's random seed, or None for its default.
 
     Raises:
-        ValueError: one sentence that names the key, what it got and what it takes.
+        ValueError: one sentence with the key, what it must be and what was given.
 
     >>> configure("digits-vae", ["training.batch_size=32", "bound.beta=2"]).family.bound.beta
     2.0
@@ -92,7 +94,7 @@ FIXED = ("name", "about", "space")
 
 
 def settings(recipe: Recipe) -> dict[str, tuple[Any, str]]:
-    """Every setting by its dotted key, the family's without its name: its value and a line of meaning."""
+    """Value and description of every setting by dotted key, with no prefix for keys of the family."""
     found: dict[str, tuple[Any, str]] = {}
 
     def walk(node: BaseModel, prefix: str) -> None:
@@ -112,7 +114,7 @@ def settings(recipe: Recipe) -> dict[str, tuple[Any, str]]:
 
 
 def _assign(recipe: Recipe, tree: dict[str, Any], key: str, text: str) -> Any:
-    """Set a dotted key that exists in the tree, and is no group; returns the value."""
+    """Set a dotted key, which must exist in the tree and not be a group; returns the value."""
     node, last = _place(tree, key)
     if node is not None and key.startswith("training.rates."):
         node.setdefault(last, 0.0)  # by the name of a player
@@ -123,16 +125,16 @@ def _assign(recipe: Recipe, tree: dict[str, Any], key: str, text: str) -> Any:
     default = node[last]
     if isinstance(default, dict) and default:
         raise ValueError(f"setting {key!r} is a group: set a key below it, as in {key}.{next(iter(default))}=...")
-    # what is text by default takes the word as it is: an alphabet of digits is no number
+    # a setting whose default is text takes the word as it is, so that an alphabet of digits is not read as a number
     value = text if isinstance(default, str) else _value(text)
     if isinstance(value, bool) and not isinstance(default, bool):
-        raise ValueError(f"setting {key!r} got {text!r}: it takes no true or false")
+        raise ValueError(f"setting {key!r} must not be true or false, got {text!r}")
     node[last] = value
     return value
 
 
 def _place(tree: dict[str, Any], key: str) -> tuple[Any, str]:
-    """The node that a dotted key is in, None where there is none, and the key's last part."""
+    """The node that contains a dotted key, or None, and the last part of the key."""
     *path, last = key.split(".")
     first = (path or [last])[0]
     node: Any = tree["family"] if first in tree["family"] and first != "kind" else tree
@@ -149,7 +151,7 @@ def _value(text: str) -> Any:
 
 
 def explain(error: ValidationError) -> str:
-    """The first thing that is wrong with a configuration, in one sentence."""
+    """The first error in a configuration, in one sentence."""
     first = error.errors(include_url=False)[0]
     key = ".".join(str(part) for part in first["loc"] if part != "family")
     message = first["msg"].removeprefix("Value error, ")

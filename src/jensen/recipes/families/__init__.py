@@ -1,1 +1,1 @@
-"""Model families. A family knows no source and no judge: what it knows of data is a `Space`."""
+"""Model families. Families do not import sources or judges: all they know about the data is a `Space`."""

@@ -19,74 +19,74 @@ from jensen.training import Budget, Player, Update, descend
 
 
 class Family(Kind, ABC):
-    """A kind of model and how it is trained, as settings. A concrete subclass is known by its `kind`.
+    """The settings of a kind of model and of its training. A concrete subclass is registered under its `kind`.
 
-    The model that it builds is drawn from by `model.sample(n, cond=, generator=, **changes)`, and walked through by
-    `model.interpolate(first, second, n, ...)` where it has such a method.
+    Samples of the model are drawn by `model.sample(n, cond=, generator=, **changes)`. A model that can interpolate
+    between two noise vectors has `model.interpolate(first, second, n, ...)`.
     """
 
     what = "family"
     judged: ClassVar[frozenset[str]] = frozenset()
-    """Settings of `Judging`, beside the common ones, that judges of this family's runs use."""
+    """Settings of `Judging`, in addition to the common ones, that judges use for runs of this family."""
     changes: ClassVar[tuple[str, ...]] = ()
-    """What `jensen sample` may change: keyword arguments of `model.sample`, such as "steps"."""
+    """Keyword arguments of `model.sample` that `jensen sample` may change, such as "steps"."""
     walk: ClassVar[Mapping[str, Any]] = {}
-    """Changes to the sampling by which `model.interpolate` goes from one noise to another, unless asked otherwise."""
+    """Default changes to the sampling settings for `model.interpolate`."""
 
     def refuse(self, space: Space, training: Training) -> None:
-        """Raise a ValueError, one sentence, for data or training that do not suit."""
+        """Raise a ValueError of one sentence if the family cannot be used with this data or training."""
 
     @abstractmethod
     def model(self, space: Space) -> nn.Module:
-        """The product, untrained."""
+        """The untrained model."""
 
     @abstractmethod
     def objective(self, model: nn.Module, space: Space) -> Objective:
-        """The game on it."""
+        """The training objective of the model."""
 
     def begin(self, model: nn.Module, data: Data, seed: int, track: Track = silent) -> None:
-        """Set what the model takes from its data before the first step."""
+        """Set what the model needs from the data before the first training step."""
 
     def stream(self, data: Data, batch_size: int, seed: int) -> Stream:
         """Training batches."""
         return data.stream(batch_size, seed)
 
     def players(self, objective: Objective, training: Training, budget: Budget) -> dict[str, Player]:
-        """How each player of the game moves."""
+        """The players of the objective, each with its optimizer and learning rate."""
         return training.players(objective, budget)
 
     def update(self) -> Update:
-        """The rule by which players move together."""
+        """The rule that updates the players."""
         return descend
 
     def notes(self, space: Space) -> list[str]:
-        """Sentences about settings that work and need care."""
+        """Warnings, one sentence each, about settings that are valid but need care."""
         return []
 
     def curves(self) -> Mapping[str, str]:
-        """Journal entries that are worth a plot, with their titles."""
+        """Journal entries to plot in the report, with their titles."""
         return {}
 
     def conditional(self, space: Space) -> bool:
-        """Whether the model takes the conditions of the data."""
+        """Whether the model is conditioned on the data's conditions."""
         return False
 
     def refuse_request(
         self, model: nn.Module, space: Space, changes: Mapping[str, Any], *, walking: bool, told: bool
     ) -> None:
-        """Raise a ValueError for a request to sample that does not suit.
+        """Raise a ValueError if the model cannot carry out this request for samples.
 
         Args:
-            model: to be drawn from.
-            space: of its data.
-            changes: to the sampling, all of them among `self.changes`.
-            walking: whether rows from one noise to another are wanted.
-            told: whether conditions are given.
+            model: the model that is sampled.
+            space: of the model's data.
+            changes: changed sampling settings, all of them in `self.changes`.
+            walking: whether interpolations are requested.
+            told: whether the request gives conditions.
         """
 
 
 class Fitted(Objective):
-    """A game without players: the model is what it is."""
+    """An objective without players, for a model that is not trained by gradient steps."""
 
     phases: tuple[Phase, ...] = ()
 

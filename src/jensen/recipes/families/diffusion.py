@@ -1,4 +1,4 @@
-"""Diffusion models: weighted denoising, or the variational bound itself (VDM)."""
+"""Diffusion models: trained by a weighted denoising loss or by the variational bound (VDM)."""
 
 from __future__ import annotations
 
@@ -46,18 +46,18 @@ LOSSES: dict[str, DenoisingLoss] = {
 
 
 class DiffusionNetwork(DenoiserNetwork):
-    """A denoiser: its network, its noise schedule, and the view of the prediction that the network learns."""
+    """A denoiser: its network, its noise schedule, and its parameterization (what the network predicts)."""
 
     schedule: Literal["rectified", "cosine", "improved-cosine", "linear", "variance-preserving", "learned"] = "cosine"
-    """noise schedule; a learned one is trained by the bound"""
+    """noise schedule; learned needs loss.name bound"""
     highest: float = 9.0
     """log-SNR at t = 0 of a learned schedule"""
     lowest: float = -6.0
     """log-SNR at t = 1 of a learned schedule"""
     learn_ends: bool = True
-    """whether a learned schedule learns these two as well"""
+    """whether a learned schedule also learns network.highest and network.lowest"""
     output: Literal["flow", "v", "eps", "x", "edm"] = "v"
-    """what the network predicts"""
+    """parameterization: what the network predicts"""
 
     @model_validator(mode="after")
     def _in_order(self) -> DiffusionNetwork:
@@ -74,31 +74,33 @@ class DiffusionNetwork(DenoiserNetwork):
 
 
 class DiffusionLoss(Settings):
-    """What is minimised: a weighted denoising loss, or the variational bound itself."""
+    """The loss: a weighted denoising loss, or the variational bound."""
 
     name: Literal["eps", "v", "x", "flow", "min-snr", "sigmoid", "edm", "bound"] = "v"
-    """squared error of a view of the prediction, another weighting of it, or the variational bound"""
+    """squared error of eps, v, x or flow; a weighted one (min-snr, sigmoid, edm); or the variational bound"""
     times: Literal["uniform", "logit-normal"] = "uniform"
     """distribution of the training times"""
     time_mean: float = 0.0
-    """mean of the logit of logit-normal times: above 0 they lean towards noise"""
+    """mean of the logit of logit-normal times; above 0, more training times are noisy"""
     time_std: Rate = 1.0
     """standard deviation of the logit of logit-normal times"""
     drop: Share = 0.1
-    """share of examples trained without their condition, for guidance; 1: an unconditional model"""
+    """share of examples trained without their condition, for classifier-free guidance; 1: an unconditional model"""
     variance: Literal["fixed", "learned"] = "fixed"
-    """of the reverse steps; a learned one is trained by the bound's terms beside the weighted loss"""
+    """variance of the reverse steps; learned: by the terms of the variational bound, added to the weighted loss"""
     levels: Annotated[int, Field(ge=2)] = 200
-    """T, noise levels at which learned variances are trained"""
+    """number of noise levels T at which learned variances are trained"""
     variance_weight: Rate = 1e-3
-    """weight of the bound's terms that train variances"""
+    """weight of the terms of the bound that train the variances"""
 
     @model_validator(mode="after")
     def _used(self) -> DiffusionLoss:
         if self.name == "bound" and self.times != "uniform":
-            raise ValueError("loss.times is of weighted losses: the bound has its own distribution of times")
+            raise ValueError("loss.times must be uniform for loss.name bound, which has its own distribution of times")
         if self.variance == "learned" and (self.name == "bound" or self.times != "uniform"):
-            raise ValueError("loss.variance learned is trained beside a weighted loss, at uniform times")
+            raise ValueError(
+                "loss.variance learned needs a weighted loss (loss.name other than bound) and loss.times uniform"
+            )
         if self.times == "uniform":
             self.refuse_idle("by uniform times", "time_mean", "time_std", prefix="loss.")
         if self.variance == "fixed":
@@ -112,21 +114,21 @@ class DiffusionSampling(Settings):
     sampler: str = "dpm++"
     """name of the sampler, such as ancestral, ddim, dpm++, unipc, heun"""
     steps: Positive = 32
-    """evaluations of the denoiser; of heun: half of them"""
+    """sampling steps; each evaluates the denoiser once, or twice for heun"""
     guidance: NonNegative = 1.0
     """scale of classifier-free guidance; 1: none"""
     shift: Rate = 1.0
-    """above 1, more steps are spent where there is much noise"""
+    """time shift; above 1, more of the steps are taken at high noise"""
     start: Annotated[float, Field(gt=0, le=1)] = 0.999
-    """first time"""
+    """time at which sampling starts"""
     clip: bool = False
-    """keep predicted pictures in [-1, 1]"""
+    """clip predicted pictures to [-1, 1]"""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """of the network; bfloat16 is mixed precision"""
+    """precision of the network; bfloat16: mixed precision"""
     eta: Share | None = None
-    """of sampler ddim: 0 is deterministic, 1 draws as much noise as ancestral sampling"""
+    """noise of sampler ddim; 0: deterministic, 1: as much noise as ancestral sampling"""
     variance: Literal["posterior", "forward", "learned"] | None = None
-    """of the steps of sampler ancestral"""
+    """variance of the steps of sampler ancestral"""
 
     @model_validator(mode="after")
     def _in_range(self) -> DiffusionSampling:
@@ -138,7 +140,7 @@ class DiffusionSampling(Settings):
 
 
 class Diffusion(Family):
-    """A diffusion model: data from noise, step by step."""
+    """A diffusion model: samples are denoised from noise step by step."""
 
     kind = "diffusion"
     judged = frozenset({"steps", "scales", "bound_steps", "ode_rows", "first"})
@@ -152,9 +154,9 @@ class Diffusion(Family):
     @model_validator(mode="after")
     def _trainable(self) -> Diffusion:
         if self.network.schedule == "learned" and self.loss.name != "bound":
-            raise ValueError(f"network.schedule learned is trained by loss.name bound, not by {self.loss.name}")
+            raise ValueError(f"network.schedule learned needs loss.name bound, got {self.loss.name}")
         if self.sampling.variance == "learned" and self.loss.variance != "learned":
-            raise ValueError("sampling.variance learned goes with loss.variance=learned")
+            raise ValueError("sampling.variance learned needs loss.variance=learned")
         return self
 
     # what does not suit -------------------------------------------------------------------
@@ -164,7 +166,7 @@ class Diffusion(Family):
         if space.cond is None:
             self.loss.refuse_idle("for data without conditions", "drop", prefix="loss.")
         if self.sampling.clip and not space.pictures:
-            raise ValueError("sampling.clip is for pictures, which are in [-1, 1]")
+            raise ValueError("sampling.clip needs pictures, got points")
         if self.sampling.guidance != 1 and (why := self._unguided(space)):
             raise ValueError(f"sampling.guidance must be 1, got {self.sampling.guidance:g}: {why}")
         denoiser, start = self._denoiser(nn.Identity()), self.sampling.start
@@ -181,14 +183,12 @@ class Diffusion(Family):
             denoiser.check_times(level_times(denoiser.schedule, whole_span(denoiser), 1).float())
 
     def _unguided(self, space: Space) -> str:
-        """Why guidance is not possible, or "" where it is."""
+        """The reason why guidance is not possible, or "" if it is."""
         if space.cond is None:
-            return "there are no conditions to guide by"
+            return "the model has no conditions"
         if self.loss.drop == 1:
-            return "with loss.drop 1 nothing is trained with a condition to guide by"
-        return (
-            "" if self.loss.drop > 0 else "with loss.drop 0 nothing is trained without a condition to guide away from"
-        )
+            return "loss.drop 1 trains no example with its condition"
+        return "" if self.loss.drop > 0 else "loss.drop 0 trains no example without its condition"
 
     def refuse_request(
         self, model: nn.Module, space: Space, changes: Mapping[str, Any], *, walking: bool, told: bool
@@ -197,11 +197,11 @@ class Diffusion(Family):
         changes = {**(self.walk if walking else {}), **changes}
         model.sampling.changed(**changes)  # refuses what is out of range
         if changes.get("guidance", 1) != 1 and (why := self._unguided(space)):
-            raise ValueError(f"--guidance is not for this run: {why}")
+            raise ValueError(f"--guidance cannot be used with this run: {why}")
         cond = self.condition(space)
         in_turn = isinstance(cond, Classes) and not walking  # classes are drawn in turn where none is given
         if cond is not None and self.loss.drop == 0 and not told and not in_turn:
-            raise ValueError("--text is needed here: with loss.drop 0 nothing is trained without a condition")
+            raise ValueError("--text is required for this run: loss.drop 0 trains no example without its condition")
         if walking:
             model.deterministic(**changes)  # refuses a sampler that draws noise
 

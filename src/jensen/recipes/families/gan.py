@@ -1,4 +1,4 @@
-"""A generator against a critic: their networks and the game they play."""
+"""GANs: a generator and a critic, their networks and losses."""
 
 from __future__ import annotations
 
@@ -43,28 +43,28 @@ LossName = Literal[
 
 
 class Network(Settings):
-    """Generator and critic. Sizes that are left out are those of `DEFAULTS` for the kind of network."""
+    """Generator and critic. Sizes that are null take their values from `DEFAULTS` for the kind of network."""
 
     kind: Literal["auto", "mlp", "conv"] = "auto"
-    """mlp: fully connected layers; conv: a convolutional generator of pictures; auto: conv for pictures, or else mlp"""
+    """mlp: fully connected layers; conv: convolutions, for pictures; auto: conv for pictures, mlp otherwise"""
     latents: Positive | None = None
     """dimensions of the noise z; null: 2 (mlp) or 32 (conv)"""
     width: Positive | None = None
-    """of the generator: of its hidden layers (null: 128), or its channels at full size (conv; null: 32)"""
+    """width of the generator: units of its hidden layers (mlp; null: 128) or channels at full size (conv; null: 32)"""
     layers: Positive | None = None
     """hidden layers of a fully connected generator; null: 3"""
     critic_width: Positive | None = None
-    """of the critic's hidden layers, which are fully connected; null: 128 (mlp) or 256 (conv)"""
+    """units of the critic's fully connected hidden layers; null: 128 (mlp) or 256 (conv)"""
     critic_layers: Positive | None = None
     """hidden layers of the critic; null: 3 (mlp) or 2 (conv)"""
     activation: Literal["relu", "leaky-relu"] = "relu"
-    """of fully connected players (mlp)"""
+    """activation of fully connected networks (mlp)"""
     slope: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """of leaky-relu below 0"""
+    """slope of leaky-relu below 0"""
     waves: Annotated[int, Field(ge=0)] = 0
-    """number of random waves whose sines and cosines at a point the critic sees as well"""
+    """number of random Fourier features of a point that are added to the critic's input"""
     frequency: Annotated[float, Field(gt=0)] = 2.0
-    """standard deviation of the waves' frequencies, radians a unit of length"""
+    """standard deviation of the frequencies of these Fourier features, in radians per unit of length"""
     spectral: bool = False
     """divide each of the critic's weights by its largest singular value"""
 
@@ -77,14 +77,14 @@ class Network(Settings):
         return DEFAULTS[self.kind_for(space)][name] if value is None else value
 
     def refuse(self, space: Space) -> None:
-        """Raise a ValueError for data that do not suit, or settings that nothing uses."""
+        """Raise a ValueError for data that the network does not take, or for settings that have no effect."""
         idle = partial(self.refuse_idle, prefix="network.")
         if self.kind_for(space) == "conv":
             if not space.pictures:
-                raise ValueError("network.kind conv is for pictures, and these data are points: set it to mlp")
+                raise ValueError("network.kind must be mlp for points, got conv")
             if not doublings(space):
                 raise ValueError(
-                    f"network.kind conv takes pictures of even sides from {2 * COARSE} pixels, got {space.shape[1]} x "
+                    f"network.kind conv needs even sides of at least {2 * COARSE} pixels, got {space.shape[1]} x "
                     f"{space.shape[2]}: set it to mlp, or data.size to such a number"
                 )
             idle("by convolutions", "layers", "activation", "slope")
@@ -103,7 +103,7 @@ class Network(Settings):
         return nn.Sequential(*stack, nn.Unflatten(1, space.shape), nn.Tanh()) if space.pictures else stack
 
     def critic(self, space: Space, packing: int) -> nn.Module:
-        """Untrained; from packs of examples to logits."""
+        """An untrained critic, from packs of examples to logits."""
         width, layers = self.size("critic_width", space), self.size("critic_layers", space)
         critic: nn.Module
         if self.kind_for(space) == "conv":
@@ -119,7 +119,7 @@ class Network(Settings):
 
 
 def doublings(space: Space) -> int:
-    """How often the sides of pictures can be halved evenly, down to a grid of at least 4 x 4."""
+    """How many times height and width can be halved without remainder, down to a grid of at least 4 x 4."""
     times, (height, width) = 0, space.shape[1:]
     while not (height % 2 or width % 2) and min(height, width) >= 2 * COARSE:
         times, height, width = times + 1, height // 2, width // 2
@@ -127,41 +127,41 @@ def doublings(space: Space) -> int:
 
 
 class Game(Settings):
-    """What the two players descend, in which order and by which rule; each remedy is off at 0, 1 or "none"."""
+    """The losses of the two players and the order and rule of their updates; 0, 1 or "none" turns an option off."""
 
     loss: LossName = "non-saturating"
-    """of both players"""
+    """loss of both players"""
     order: Literal["alternating", "simultaneous"] = "alternating"
-    """who moves when"""
+    """whether the players are updated in turn or at the same time"""
     critic_steps: Positive = 1
-    """steps of the critic for each of the generator's"""
+    """steps of the critic for each step of the generator"""
     update: Literal["descend", "extragradient", "optimistic", "consensus"] = "descend"
-    """rule by which the players move together"""
+    """rule that updates the players"""
     consensus: NonNegative = 0.1
-    """gamma of the consensus rule"""
+    """gamma of consensus optimization"""
     packing: Positive = 1
-    """examples that the critic judges at a time (PacGAN)"""
+    """number of examples that the critic sees together (PacGAN)"""
     penalty: Literal["none", "r1", "r2", "r1+r2", "wgan-gp", "dragan"] = "none"
-    """on the critic's gradient"""
+    """penalty on the critic's gradient"""
     penalty_weight: NonNegative = 1.0
-    """of the penalty"""
+    """weight of the penalty"""
     noise: NonNegative = 0.0
     """standard deviation of instance noise at the first step"""
     noise_steps: Positive = 2000
     """steps after which instance noise is 0"""
     augmentation: Literal["none", "fixed", "adaptive"] = "none"
-    """of pictures that the critic sees, real and generated"""
+    """augmentation of all pictures that the critic sees, real and generated"""
     augmentation_share: Share = 0.5
-    """of pictures, for each transform of a fixed augmentation"""
+    """share of pictures to which each transform of a fixed augmentation is applied"""
     clip: Annotated[float, Field(gt=0)] | None = None
-    """bound of the critic's weights after each of its steps"""
+    """bound to which the critic's weights are clipped after each of its steps; null: none"""
 
     @model_validator(mode="after")
     def _fitting(self) -> Game:
         if self.order == "simultaneous" and self.critic_steps > 1:
-            raise ValueError(f"simultaneous players move once each, got critic_steps {self.critic_steps}")
+            raise ValueError(f"game.critic_steps must be 1 for simultaneous updates, got {self.critic_steps}")
         if self.update != "descend" and self.order != "simultaneous":
-            raise ValueError(f"with {self.update} all players move at once: set game.order to simultaneous")
+            raise ValueError(f"game.order must be simultaneous for game.update {self.update}, got {self.order}")
         for used, names in (
             (self.update == "consensus", "consensus"),
             (self.penalty != "none", "penalty_weight"),
@@ -199,7 +199,7 @@ class Game(Settings):
 
 
 class GAN(Family):
-    """A generator, its critic and their game."""
+    """A generative adversarial network."""
 
     kind = "gan"
     judged = frozenset({"critic_steps"})
@@ -208,11 +208,11 @@ class GAN(Family):
 
     def refuse(self, space: Space, training: Training) -> None:
         if space.b is not None:
-            raise ValueError("family gan takes data of one kind, and these have two sides: use family translation")
+            raise ValueError("family gan needs data with one side, got two sides: use family translation")
         if (rows := training.rows()) % self.game.packing:
             raise ValueError(f"game.packing must divide the {rows} examples of a batch, got {self.game.packing}")
         if self.game.augmentation != "none" and not space.pictures:
-            raise ValueError("game.augmentation is for pictures, and these data are points: set it to none")
+            raise ValueError("game.augmentation must be none for points")
         self.network.refuse(space)
 
     def model(self, space: Space) -> models.GAN:

@@ -1,4 +1,4 @@
-"""Kernel density estimation: a Gaussian about every training example."""
+"""Kernel density estimation: a Gaussian kernel at every training example."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ class KernelSettings(Settings):
     """The density."""
 
     bandwidth: Rate | Literal["silverman", "scott", "leave-one-out"] = "silverman"
-    """standard deviation of each Gaussian, or the rule that sets it before training"""
+    """standard deviation of each Gaussian kernel, or the rule that sets it before training"""
     learned: bool = False
     """whether training then maximises the leave-one-out likelihood over the bandwidth"""
     points: Positive = 50_000
-    """training examples that the density is made of, at most"""
+    """largest number of training examples that the density uses"""
 
 
 class KernelDraws(Settings):
     """How samples are drawn; `jensen sample` can change sampler and steps."""
 
     sampler: Literal["exact", "langevin", "mala", "ascent"] = "exact"
-    """exact; Langevin, unadjusted or Metropolis-adjusted (mala); or ascent without noise, which ends in modes"""
+    """exact; langevin: unadjusted; mala: Metropolis-adjusted; ascent: noise-free, which ends in modes of the density"""
     steps: Positive = 1000
-    """of a chain"""
+    """steps of a chain"""
     step_size: Annotated[float, Field(gt=0, lt=2)] = 0.2
-    """of a chain, in units of the squared bandwidth"""
+    """step size of a chain, in units of the squared bandwidth"""
 
     @model_validator(mode="after")
     def _used(self) -> KernelDraws:
@@ -49,7 +49,7 @@ class KernelDraws(Settings):
 
 
 class Kernel(Family):
-    """A kernel density of the training examples."""
+    """A kernel density estimate from the training examples."""
 
     kind = "kernel"
     changes = ("sampler", "steps")
@@ -67,7 +67,7 @@ class Kernel(Family):
         assert isinstance(model, KernelDensityModel)
         found = model.sampling.changed(**changes)  # refuses what is out of range
         if found.sampler == "exact" and "steps" in changes:
-            raise ValueError("--steps is not for sampler exact: give --sampler langevin, mala or ascent")
+            raise ValueError("--steps cannot be used with sampler exact: give --sampler langevin, mala or ascent")
 
     def model(self, space: Space) -> KernelDensityModel:
         count = min(space.rows, self.density.points)

@@ -1,4 +1,4 @@
-"""Mixtures of Gaussians by mean-field coordinate ascent."""
+"""Mixtures of Gaussians, fitted by mean-field coordinate ascent."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from jensen.variational.mean_field import NormalWishart
 
 
 class Mixture(Family):
-    """A Bayesian mixture of Gaussians of points, fitted to all training data before the first step."""
+    """A Bayesian mixture of Gaussians for points, fitted to all training data before the first training step."""
 
     components: Positive = 20
-    """largest number of Gaussians; those that the data do not need get no weight"""
+    """largest number of Gaussians; the weight of those that the data do not need goes to 0"""
     concentration: Rate | None = None
-    """concentration of the Dirichlet prior of the weights; below 1 it empties components; null: 1 / components"""
+    """concentration of the weights' Dirichlet prior; below 1, it favours few components; null: 1 / components"""
     sweeps: Positive = 500
     """largest number of sweeps of coordinate ascent"""
     tolerance: Annotated[float, Field(gt=0)] = 1e-6
-    """nats a training example; a sweep that gains less is the last one"""
+    """stop after a sweep that raises the bound by less than this many nats per training example"""
 
     def refuse(self, space: Space, training: Training) -> None:
         if len(space.shape) != 1 or space.levels is not None:
-            raise ValueError(f"family mixture is for points without levels, got data of shape {space.shape}")
+            raise ValueError(f"family mixture needs points without levels, got data of shape {space.shape}")
         if training.steps != 1:
             raise ValueError("family mixture is fitted before its first step: set training.steps to 1")
 

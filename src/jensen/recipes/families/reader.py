@@ -1,4 +1,4 @@
-"""Readers: networks that read the texts or classes that pictures show."""
+"""Readers: networks that recognise the text or class of a picture."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jensen.recipes.settings import NonNegative, Training
 
 
 class Reader(Family):
-    """Convolutions, a recurrence over columns, a softmax for each character; trained by cross-entropy."""
+    """Convolutions, a recurrent network over columns and a softmax per character, trained by cross-entropy."""
 
     noise: NonNegative = 0.15
     """largest standard deviation of the noise added to training pictures"""
@@ -22,7 +22,7 @@ class Reader(Family):
 
     def refuse(self, space: Space, training: Training) -> None:
         if not space.pictures or space.cond is None:
-            raise ValueError("family reader needs pictures with a text or a class each")
+            raise ValueError("family reader needs pictures that each have a text or a class")
 
     def model(self, space: Space) -> nn.Module:
         assert space.cond is not None

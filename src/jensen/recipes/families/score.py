@@ -32,7 +32,7 @@ class ScoreNetwork(DenoiserNetwork):
     levels: Annotated[int, Field(ge=2)] = 12
     """number of noise levels, evenly spaced in their logarithm"""
     loss: Literal["denoising", "implicit", "sliced", "sliced-vr"] = "denoising"
-    """score matching: denoising; implicit, with the exact trace; or sliced, with a random projection of it"""
+    """score matching: denoising; implicit: exact trace; sliced: random projections; sliced-vr: lower variance"""
 
     @model_validator(mode="after")
     def _in_order(self) -> ScoreNetwork:
@@ -49,13 +49,13 @@ class ScoreSampling(Settings):
     sampler: str = LANGEVIN
     """langevin, or a sampler of diffusion models, such as ancestral, ddim, dpm++, unipc, heun"""
     steps: Positive = 30
-    """Langevin moves at each noise level; of another sampler, evaluations in all"""
+    """Langevin steps at each noise level; for other samplers, the number of evaluations"""
     step_size: Annotated[float, Field(gt=0, lt=2)] = 0.5
-    """of a Langevin move, in units of the squared noise level"""
+    """step size of a Langevin step, in units of the squared noise level"""
     denoise: bool = True
-    """remove the noise of the last level by one more evaluation"""
+    """denoise the last state of the chain with one more evaluation"""
     eta: Share | None = None
-    """of sampler ddim: 0 is deterministic, 1 draws as much noise as ancestral sampling"""
+    """noise of sampler ddim; 0: deterministic, 1: as much noise as ancestral sampling"""
 
     @model_validator(mode="after")
     def _in_range(self) -> ScoreSampling:

@@ -1,4 +1,4 @@
-"""Two translators between the two sides of data: from unpaired pictures, or from pairs."""
+"""Translation in both directions between two sides of data, trained on unpaired or paired pictures."""
 
 from __future__ import annotations
 
@@ -46,35 +46,35 @@ TRANSFORMS: dict[str, tuple[Callable[[Tensor], Tensor], ...]] = {
 
 
 class Network(Settings):
-    """Two translators of one shape, and two critics of patches."""
+    """Two translators with the same architecture, and two patch critics."""
 
     width: Annotated[int, Field(ge=8, multiple_of=8)] = 48
     """channels of a translator"""
     blocks: Positive = 3
     """residual blocks of a translator"""
     patch: Positive = 4
-    """side of the patches that a translator works on"""
+    """side of the patches that a translator folds into channels"""
     critic: Annotated[tuple[Positive, ...], Field(min_length=1)] = (32, 64, 128)
-    """channels of the critics' layers, each of half the resolution; with three a logit sees 38 pixels"""
+    """channels of the critics' layers, each of half the resolution; three have a receptive field of 38 pixels"""
     spectral: bool = False
     """divide each of the critics' weights by its largest singular value"""
 
 
 class Shown(Settings):
-    """What the players descend in their game, and what critics are shown."""
+    """The adversarial loss, and what is done to the pictures that the critics see."""
 
     loss: LossName = "least-squares"
-    """of both players"""
+    """loss of both players"""
     augmentation: tuple[Transforms, ...] = ()
-    """of what critics see, as in ["crop", "mosaic"]; flips and crops change what a digit is"""
+    """augmentation of all pictures that the critics see, as in ["crop", "mosaic"]; flips and crops can change digits"""
     augmentation_share: Share = 0.5
-    """of pictures, for each transform"""
+    """share of pictures to which each transform is applied"""
     noise: NonNegative = 2.0
-    """standard deviation of the noise on what critics see, at the first step"""
+    """standard deviation of the noise added to all pictures that the critics see, at the first step"""
     noise_end: NonNegative = 0.05
-    """the same after noise_steps"""
+    """standard deviation of that noise after noise_steps"""
     noise_steps: Positive = 1500
-    """steps over which the noise falls"""
+    """steps over which that noise falls"""
     penalty: NonNegative = 0.0
     """weight of the R1 penalty on the critics' gradients"""
 
@@ -108,28 +108,28 @@ class Shown(Settings):
 
 
 class Weights(Settings):
-    """Weights of what the translators descend beside the game."""
+    """Weights of the translators' other losses."""
 
     cycle: NonNegative = 2.0
-    """of the round-trip error (unpaired)"""
+    """weight of the cycle-consistency loss (unpaired)"""
     identity: NonNegative = 0.5
-    """of the change to pictures that are of the target side already (unpaired)"""
+    """weight of the identity loss: the change to pictures that are already of the target side (unpaired)"""
     pool: Annotated[int, Field(ge=0)] = 500
-    """earlier translations that critics go on seeing (unpaired)"""
+    """number of earlier translations that are kept and shown to the critics again (unpaired)"""
     distance: NonNegative = 10.0
-    """of the distance to the other half of the pair (paired)"""
+    """weight of the distance between a translation and the picture it is paired with (paired)"""
 
 
 class Translation(Family):
     """Two translators against two critics.
 
-    Without pairs nothing says which class is which: any exchange of classes that comes back plays the game as well.
+    Without pairs the classes are not identified: a permutation of classes with its inverse has the same loss.
     """
 
     kind = "translation"
     judged = frozenset({"beside"})
     pairing: Literal["unpaired", "paired"] = "unpaired"
-    """unpaired: what comes back must be what went (CycleGAN); paired: the target is known (pix2pix)"""
+    """unpaired: trained by cycle consistency (CycleGAN); paired: each picture has a known target (pix2pix)"""
     network: Network = Network()
     shown: Shown = Shown()
     weights: Weights = Weights()
@@ -142,18 +142,18 @@ class Translation(Family):
 
     def refuse(self, space: Space, training: Training) -> None:
         if space.b is None:
-            raise ValueError("family translation takes data with two sides, a and b, and these have one")
+            raise ValueError("family translation needs data with two sides, a and b, got one side")
         if not space.pictures or space.b.shape != space.shape:
             raise ValueError(
-                f"family translation takes pictures of one shape on both sides, got {space.shape} and {space.b.shape}"
+                f"family translation needs the same shape on both sides, got {space.shape} and {space.b.shape}"
             )
         if self.pairing == "paired" and not space.paired:
-            raise ValueError("pairing must be unpaired for data whose batches hold no pairs, got paired")
+            raise ValueError("pairing must be unpaired for data without pairs, got paired")
         sides, least = space.shape[1:], 2 ** len(self.network.critic)
         if any(side % self.network.patch for side in sides):
             raise ValueError(f"network.patch must divide the sides {sides} of pictures, got {self.network.patch}")
         if min(sides) < least:
-            raise ValueError(f"network.critic has a layer too many for pictures of sides {sides}: give fewer")
+            raise ValueError(f"network.critic has too many layers for pictures with sides {sides}: give fewer")
 
     def model(self, space: Space) -> CycleGAN:
         n = self.network
@@ -174,9 +174,9 @@ class Translation(Family):
 
     def curves(self) -> Mapping[str, str]:
         return {
-            "translators/game": "the translators' loss in the game",
+            "translators/game": "the translators' adversarial loss",
             "critics/loss": "the critics' loss",
-            "translators/cycle": "round-trip error, both ways",
+            "translators/cycle": "round-trip error, both directions",
             "translators/identity": "change to pictures of the target side",
-            "translators/distance": "distance to the other half of the pair",
+            "translators/distance": "distance to the paired picture",
         }

@@ -1,4 +1,4 @@
-"""Variational autoencoders, whose settings are the family, and the deterministic autoencoder."""
+"""Variational autoencoders and the deterministic autoencoder."""
 
 from __future__ import annotations
 
@@ -51,16 +51,17 @@ from jensen.variational import (
 from jensen.variational.relaxed import KINDS
 
 MULTIPLIER_RATE, POSTERIOR_RATE = 1e-2, 5e-2
-FIT_STEPS, FIT_DRAWS = 300, 128  # of the search for q of held-out data, where there is no encoder
+FIT_STEPS, FIT_DRAWS = 300, 128  # of the optimization of q for held-out data, where there is no encoder
 FINEST = 0.16  # smallest scale of a pixel's noise, in steps between levels
 
 Law = Callable[[Tensor], Distribution]
 
 
 class Decoder(Settings):
-    """A fully connected network and the distribution of x that it gives.
+    """A fully connected network and the distribution p(x | z) that it parameterizes.
 
-    Data of two levels are Bernoulli, of more levels logistic in the levels' cells, and without levels Gaussian.
+    The distribution is Bernoulli for data of two levels, discretized logistic for more levels, and Gaussian for data
+    without levels.
     """
 
     hidden: Positive = 256
@@ -68,11 +69,11 @@ class Decoder(Settings):
     depth: Positive = 2
     """hidden layers of each network"""
     decoder_hidden: Positive | None = None
-    """units of each hidden layer of p(x | z), to weaken it; null: as hidden"""
+    """units of each hidden layer of p(x | z), if it should be weaker than the encoder; null: same as network.hidden"""
     noise: Literal["predicted", "learned", "fixed"] = "predicted"
-    """scale of p(x | z) for each number of x: predicted from z, one learned for all data, or fixed"""
+    """scale of p(x | z) in each dimension of x; predicted: from z; learned: the same for all z; fixed: network.std"""
     std: Rate = 0.1
-    """standard deviation of fixed noise"""
+    """standard deviation of p(x | z) for network.noise fixed"""
 
     @model_validator(mode="after")
     def _used(self) -> Decoder:
@@ -81,11 +82,13 @@ class Decoder(Settings):
         return self
 
     def refuse(self, space: Space) -> None:
-        """Raise a ValueError for noise that such data have no use for."""
+        """Raise a ValueError for a setting of noise that does not apply to such data."""
         if space.levels == 2 and self.noise != "predicted":
-            raise ValueError(f"network.noise {self.noise} does nothing for data of two levels, which are Bernoulli")
+            raise ValueError(
+                f"network.noise must be predicted for data of two levels, which are Bernoulli, got {self.noise}"
+            )
         if space.levels is not None and self.noise == "fixed":
-            raise ValueError(f"network.noise fixed is for data without levels, got {space.levels} levels")
+            raise ValueError(f"network.noise fixed needs data without levels, got {space.levels} levels")
 
     @property
     def inside(self) -> list[int]:
@@ -93,7 +96,7 @@ class Decoder(Settings):
         return [self.hidden] * self.depth
 
     def law(self, space: Space) -> tuple[int, Law]:
-        """How many numbers the network gives for each of x, and the distribution that they are of."""
+        """Number of outputs for each dimension of x, and the distribution that they parameterize."""
         axes, levels = len(space.shape), space.levels
         if levels == 2:
             return 1, BinaryLogits(axes)
@@ -122,12 +125,12 @@ class Decoder(Settings):
 
     @staticmethod
     def flat(space: Space) -> nn.Module:
-        """What comes before the encoder: data as vectors; without levels, standardised."""
+        """The input of the encoder: data as vectors, standardised if they have no levels."""
         return nn.Flatten() if space.levels is not None else nn.Sequential(nn.Flatten(), Standardized(space))
 
 
 class Standardized(nn.Module):
-    """(x - mean) / std, by the numbers of a space."""
+    """(x - mean) / std, with the mean and standard deviation of a space."""
 
     def __init__(self, space: Space):
         super().__init__()
@@ -138,7 +141,7 @@ class Standardized(nn.Module):
 
 
 class Scaled(nn.Module):
-    """Means, and logarithms of scales where there are any, of standardised data to those of the data."""
+    """Maps means, and log scales if present, of standardised data to those of the original data."""
 
     def __init__(self, space: Space, numbers: int):
         super().__init__()
@@ -150,25 +153,25 @@ class Scaled(nn.Module):
 
 
 class Network(Decoder):
-    """The latents of each layer, and the networks between them."""
+    """The latents of each layer and the networks between the layers."""
 
     latents: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=4)] = (16,)
-    """latents of each layer, from the data up"""
+    """number of latents of each layer, from the layer next to the data upwards"""
     kind: Literal["gaussian", "categorical"] = "gaussian"
-    """kind of latents"""
+    """distribution of the latents"""
     classes: Annotated[int, Field(ge=2)] = 10
     """number of classes of each categorical latent"""
     direction: Literal["bottom-up", "ladder"] = "bottom-up"
-    """direction of inference, where there are several layers"""
+    """direction of inference when there are several layers"""
 
     @model_validator(mode="after")
     def _fitting(self) -> Network:
         if self.kind == "categorical" and len(self.latents) > 1:
-            raise ValueError(f"categorical latents come in one layer, got network.latents {list(self.latents)}")
+            raise ValueError(f"network.latents must have one layer for categorical latents, got {list(self.latents)}")
         if self.kind == "gaussian":
             self.refuse_idle("by Gaussian latents", "classes", prefix="network.")
         if self.direction == "ladder" and len(self.latents) == 1:
-            raise ValueError("a ladder needs at least two layers in network.latents")
+            raise ValueError("network.direction ladder needs at least two layers in network.latents")
         return self
 
     @property
@@ -177,11 +180,11 @@ class Network(Decoder):
 
     @property
     def first(self) -> int:
-        """Numbers in one draw of the layer next to the data."""
+        """Size of one draw of the layer next to the data."""
         return self.latents[0] * (self.classes if self.one_hot else 1)
 
     def decoders(self, space: Space) -> list[nn.Module]:
-        """P(x | z_1), p(z_1 | z_2), ..."""
+        """The distributions p(x | z_1), p(z_1 | z_2), ..."""
         above = [gaussian(b, self.inside, a) for a, b in zip(self.latents, self.latents[1:], strict=False)]
         return [self.of_x(space, self.first, self.one_hot), *above]
 
@@ -211,32 +214,33 @@ def gaussian(given: int, inside: list[int], latents: int) -> Conditional:
 
 
 class Bound(Settings):
-    """What is maximised, and with which gradient; beta, free bits and warm-up multiply one another."""
+    """The bound that is maximised, and its gradient estimator; beta, free bits and warm-up can be combined."""
 
     name: Literal["elbo", "iwae"] = "elbo"
-    """the evidence lower bound, or the importance-weighted one"""
+    """elbo: evidence lower bound; iwae: importance-weighted bound"""
     samples: Positive = 1
-    """draws of z for each x"""
+    """number of draws of z for each x"""
     gradient: Literal["standard", "score", "stl", "dreg"] = "standard"
-    """reparameterized where there is a path; by the score function; sticking the landing; doubly reparameterized"""
+    """standard: reparameterized if possible; score: score function; stl: sticking the landing; dreg: doubly
+    reparameterized"""
     beta: NonNegative = 1.0
     """weight of the KL"""
     free_bits: NonNegative = 0.0
-    """nats of KL that cost nothing, in the mean over the batch"""
+    """free bits: nats of KL without cost, for the mean over the batch"""
     free_bits_per: Literal["layer", "dimension"] = "layer"
-    """whether each layer, or each dimension, has that many free nats"""
+    """whether bound.free_bits applies to each layer or to each dimension"""
     kl_limit: Rate | None = None
-    """nats that the KL is constrained to, by a Lagrange multiplier in place of beta; null: no constraint"""
+    """upper limit of the KL in nats, kept by a Lagrange multiplier instead of beta; null: no limit"""
     warm: Literal["none", "linear", "cyclical"] = "none"
-    """how the weight of the KL rises to beta"""
+    """schedule by which the weight of the KL rises to beta"""
     warm_steps: Positive = 1000
-    """steps over which it rises"""
+    """steps over which the weight of the KL rises"""
     relaxation: Literal["none", "concrete", "gumbel-softmax", "straight-through"] = "none"
     """relaxation of categorical latents in training"""
     temperature: Rate = 1.0
     """temperature of the relaxation at the start"""
     coldest: Rate = 0.5
-    """temperature from cooling_steps on"""
+    """final temperature, from bound.cooling_steps on"""
     cooling_steps: Positive = 1000
     """steps over which the temperature falls"""
 
@@ -245,7 +249,7 @@ class Bound(Settings):
         weighed = self._changed("beta", "free_bits", "warm")
         alone = ["bound.name iwae"] * (self.name == "iwae") + self._changed("kl_limit")
         if alone and len(alone + weighed) > 1:
-            raise ValueError(f"{alone[0]} does not go with {(alone + weighed)[1]}: choose one of them")
+            raise ValueError(f"{alone[0]} cannot be combined with {(alone + weighed)[1]}: choose one of them")
         for needed, idle in (
             ("free_bits", ("free_bits_per",)),
             ("warm", ("warm_steps",)),
@@ -254,24 +258,24 @@ class Bound(Settings):
             if not self._changed(needed):
                 self.refuse_idle(f"without bound.{needed}", *idle, prefix="bound.")
         if self.gradient == "dreg" and self.name != "iwae":
-            raise ValueError("bound.gradient dreg goes with bound.name iwae")
+            raise ValueError("bound.gradient dreg needs bound.name iwae")
         if self.gradient == "stl" and self.free_bits > 0:
             raise ValueError("bound.gradient stl is biased under bound.free_bits: choose another gradient")
         if self.coldest > self.temperature:
             raise ValueError(f"bound.coldest must be at most bound.temperature, {self.temperature}, got {self.coldest}")
         if self.relaxation != "none" and self.gradient == "score":
-            raise ValueError("bound.relaxation gives draws a path: choose bound.gradient standard, or no relaxation")
+            raise ValueError("bound.gradient must be standard with a bound.relaxation, whose draws are reparameterized")
         if self.relaxation not in ("none", "concrete") and (self.name == "iwae" or self.gradient != "standard"):
-            raise ValueError(f"bound.relaxation {self.relaxation} goes with bound.name elbo, bound.gradient standard")
+            raise ValueError(f"bound.relaxation {self.relaxation} needs bound.name elbo and bound.gradient standard")
         return self
 
     def _changed(self, *names: str) -> list[str]:
-        """Those of the settings that are not at their defaults."""
+        """Names of the settings that are not at their defaults."""
         fields = type(self).model_fields
         return [f"bound.{name}" for name in names if getattr(self, name) != fields[name].default]
 
     def function(self) -> Any:
-        """Of a trace, or of a step."""
+        """The bound, as a function of a trace, or of a trace and the step."""
         if self.name == "iwae":
             return iwae
         if self.kl_limit is not None:
@@ -284,13 +288,13 @@ class Bound(Settings):
         return annealed((linear if self.warm == "linear" else cyclical)(self.warm_steps), bound)
 
     def relaxed(self) -> Relaxation | None:
-        """How categorical latents are drawn in training, if not as they are."""
+        """The relaxation of categorical latents in training, or None."""
         if self.relaxation == "none":
             return None
         return Relaxation(cooling(self.temperature, self.coldest, self.cooling_steps), self.relaxation)
 
     def objective(self, model: nn.Module, tables: list[nn.Module]) -> Variational:
-        """The bound of a model, as a game."""
+        """The training objective: the bound of a model."""
         plain = self.name == "elbo" and self.gradient in ("standard", "score") and self.relaxation == "none"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # `notes` says it
@@ -305,7 +309,7 @@ class Bound(Settings):
             )
 
     def notes(self) -> list[str]:
-        """What to know of this bound and its gradient: sentences."""
+        """Warnings about this bound and its gradient, one sentence each."""
         found = cautions(self.name == "iwae", self.samples, self.gradient, baseline=False)
         if self.relaxation != "none":
             found.append(f"{self.relaxation} raises {KINDS[self.relaxation]}")
@@ -313,16 +317,16 @@ class Bound(Settings):
 
 
 class VAE(Family):
-    """A variational autoencoder: an encoder, or a posterior for each training example, a decoder and a prior."""
+    """A variational autoencoder: a decoder, a prior, and an encoder or separate posteriors of the training examples."""
 
     judged = frozenset({"importance", "refine_rows", "refine_steps"})
 
     network: Network = Network()
     bound: Bound = Bound()
     prior: Literal["standard", "learned"] = "standard"
-    """prior of the top layer: N(0, I), or N(mu, sigma^2 I) with both learned"""
+    """prior of the top layer; standard: N(0, I); learned: N(mu, sigma^2 I)"""
     inference: Literal["amortized", "per-datum"] = "amortized"
-    """q(z | x) by an encoder, or by parameters of its own for each training example"""
+    """parameters of q(z | x); amortized: from an encoder; per-datum: learned for each training example"""
 
     @model_validator(mode="after")
     def _trainable(self) -> VAE:
@@ -334,19 +338,19 @@ class VAE(Family):
                 )
             if bound.samples < 2:
                 raise ValueError(
-                    "categorical latents need bound.samples of at least 2, each draw the others' baseline, or a "
+                    "categorical latents need bound.samples of at least 2, for a leave-one-out baseline, or a "
                     "bound.relaxation"
                 )
         if network.one_hot and self.prior == "learned":
-            raise ValueError("prior learned is Gaussian: categorical latents have a uniform prior")
+            raise ValueError("prior must be standard for categorical latents, whose prior is uniform, got learned")
         if not network.one_hot and bound.relaxation != "none":
-            raise ValueError("bound.relaxation is of categorical latents: set network.kind")
+            raise ValueError("bound.relaxation needs categorical latents: set network.kind=categorical")
         if bound.gradient == "dreg" and network.direction == "ladder":
-            raise ValueError("bound.gradient dreg needs an encoder of its own, which a ladder has not")
+            raise ValueError("bound.gradient dreg needs network.direction bottom-up, got ladder")
         if self.inference == "per-datum" and network.one_hot:
-            raise ValueError("inference per-datum is for Gaussian latents: leave network.kind at gaussian")
+            raise ValueError("inference per-datum needs network.kind gaussian, got categorical")
         if self.inference == "per-datum" and network.direction == "ladder":
-            raise ValueError("network.direction does nothing with inference per-datum, which has no encoder")
+            raise ValueError("network.direction is not used with inference per-datum, which has no encoder")
         return self
 
     def refuse(self, space: Space, training: Training) -> None:
@@ -368,7 +372,7 @@ class VAE(Family):
         return self.bound.objective(model, tables)
 
     def players(self, objective: Objective, training: Training, budget: Budget) -> dict[str, Player]:
-        """As everywhere, save for a multiplier, which moves steadily, and tables, whose gradients are sparse."""
+        """AdamW, except for a multiplier (Adam at a constant rate) and tables (an optimizer of sparse gradients)."""
         players, owned = training.players(objective, budget), partition(objective)
         if "multiplier" in owned:
             rate = training.rates.get("multiplier", MULTIPLIER_RATE)
@@ -394,7 +398,7 @@ class VAE(Family):
             **{name: f"{words}, nats" for name, words in kl.items()},
             "temperature": "temperature",
         }
-        # with other players beside it, the model's terms carry its name
+        # with other players in the game, the model's terms have its name as a prefix
         return {f"{p}{k}": v for p in ("", "model/") for k, v in terms.items()} | {
             "multiplier/multiplier": "weight of the KL"
         }
@@ -403,24 +407,26 @@ class VAE(Family):
         self, model: nn.Module, space: Space, changes: Mapping[str, Any], *, walking: bool, told: bool
     ) -> None:
         if walking and self.network.one_hot:
-            raise ValueError("--interpolate is not for categorical latents: there is nothing between two classes")
+            raise ValueError(
+                "--interpolate cannot be used with categorical latents: two classes have no points between them"
+            )
 
 
 class Narrow(Decoder):
-    """The code, and the networks on either side of it."""
+    """The code and the networks of encoder and decoder."""
 
     latents: Positive = 16
-    """numbers of the code"""
+    """dimensions of the code"""
 
 
 class Autoencoder(Family):
-    """The deterministic autoencoder: a code without noise; a Gaussian is fitted to the codes, to draw from."""
+    """The deterministic autoencoder. A Gaussian is fitted to its codes, from which samples are drawn."""
 
     network: Narrow = Narrow()
     corruption: Literal["none", "noise", "mask"] = "none"
-    """what is done to the input of the encoder in training: Gaussian noise is added, or numbers are set to 0"""
+    """corruption of the encoder's input in training; noise: add Gaussian noise; mask: set random dimensions to 0"""
     amount: Annotated[float, Field(gt=0, lt=1)] = 0.3
-    """standard deviation of the noise, or share of the numbers"""
+    """standard deviation of the noise, or share of masked dimensions"""
 
     @model_validator(mode="after")
     def _used(self) -> Autoencoder:
@@ -449,4 +455,4 @@ class Autoencoder(Family):
 def single(family: str, space: Space) -> None:
     """Raise a ValueError for data with two sides."""
     if space.b is not None:
-        raise ValueError(f"family {family} takes data of one kind, not of two sides")
+        raise ValueError(f"family {family} needs data with one side, got two sides")

@@ -1,1 +1,1 @@
-"""Data sources. A source knows no family and no judge: it opens into `jensen.data.dataset.Data`."""
+"""Data sources. Sources do not import families or judges: opening one gives a `jensen.data.dataset.Data`."""

@@ -32,10 +32,10 @@ class IDX(Source):
     test: Annotated[int, Field(ge=2)] = 1000
     """held-out pictures"""
     levels: Literal[2, 256] = 256
-    """256: as in the file; 2: ink where a pixel is 128 or above"""
+    """levels of a pixel; 256: as in the file; 2: white if the pixel is at least 128, black otherwise"""
 
     def known(self) -> Space | None:
-        """Which classes there are, the file of labels says."""
+        """The classes are those in the file of labels."""
         return Space((1, self.height, self.width), self.levels) if self.labels is None else None
 
     def open(self, seed: int, track: Track = silent, runs: Opener = no_runs) -> Data:
@@ -59,7 +59,9 @@ class IDX(Source):
     def _pictures(self) -> Tensor:
         """(N, 1, H, W) uint8."""
         if not self.images:
-            raise ValueError("data.images must be an IDX file of pictures, as in --set data.images=FILE, got none")
+            raise ValueError(
+                "data.images must be an IDX file of pictures, got none: give it with --set data.images=FILE"
+            )
         found = read_idx(self.images)
         if found.ndim != 3 or found.dtype != torch.uint8:
             raise ValueError(

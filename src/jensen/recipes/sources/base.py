@@ -20,17 +20,17 @@ from jensen.data.space import Space
 
 
 def absolute(place: str) -> str:
-    """An absolute path, so that a run can be opened from anywhere; "" stays."""
+    """An absolute path, so that a run can be opened from any working directory; "" is returned as it is."""
     return str(Path(place).absolute()) if place else place
 
 
 Place = Annotated[str, AfterValidator(absolute)]
-"""A setting that is a file or a folder."""
+"""A setting that is the path of a file or folder."""
 
 
 @dataclass(frozen=True)
 class OpenedRun:
-    """Another run, for a source or a judge that relies on one.
+    """A run that a source or judge uses.
 
     Attributes:
         folder: of the run.
@@ -50,18 +50,18 @@ class OpenedRun:
 
 
 Opener = Callable[[str], OpenedRun]
-"""Opens the run in a folder; a ValueError says what is wrong with it."""
+"""Opens the run in a folder, or raises a ValueError that says what is wrong with it."""
 
 
 def no_runs(folder: str) -> OpenedRun:
-    """An `Opener` where none is to be had."""
+    """An `Opener` that raises a ValueError, for callers that cannot open runs."""
     raise ValueError(f"the run {folder} cannot be opened here")
 
 
 class Source(Kind, ABC):
-    """Where data come from, as settings. A concrete subclass is known by its `kind`.
+    """The settings of a data set. A concrete subclass is registered under its `kind`.
 
-    `open` reads or draws the data; `known` says what can be said without.
+    `open` reads or draws the data; `known` says what is known without opening them.
     """
 
     what = "data source"
@@ -71,29 +71,29 @@ class Source(Kind, ABC):
         """Read or draw the data, split into training and held-out rows.
 
         Args:
-            seed: of what is drawn.
+            seed: random seed of data that are drawn.
             track: shows progress.
             runs: opens other runs that the settings name.
 
         Raises:
-            ValueError: for what is pointed to and is not there, or is no such data.
+            ValueError: if a file or run is missing or has other data.
         """
 
     def known(self) -> Space | None:
-        """The space as far as the settings tell (shape, levels, conditions), or None: misfits are refused early."""
+        """The space as far as the settings determine it (shape, levels, conditions), or None; used for early checks."""
         return None
 
     def open_reader(self, runs: Opener = no_runs) -> Reader | None:
-        """What reads such pictures, without opening the data; None where there is none."""
+        """The reader of these pictures, without opening the data; None if there is none."""
         return None
 
 
 def fingerprint(source: Kind, *content: Any, without: tuple[str, ...] = ()) -> str:
-    """Of a source's settings and whatever else its data depend on: equal for data that can be compared.
+    """A hash of a source's settings and of everything else its data depend on; equal for data that can be compared.
 
     Args:
-        source: its settings count, but for those named in `without`.
-        content: JSON values, such as a seed or a hash of files.
+        source: its settings are hashed, except those named in `without`.
+        content: further JSON values, such as a seed or a hash of files.
     """
     settings = {k: v for k, v in source.model_dump(mode="json").items() if k not in without}
     return hashlib.sha256(json.dumps([settings, *content], sort_keys=True).encode()).hexdigest()[:16]

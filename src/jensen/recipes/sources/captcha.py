@@ -32,9 +32,9 @@ class Captcha(Source):
     """CAPTCHA pictures of random texts; texts of the held-out pictures are never trained on."""
 
     alphabet: str = "0123456789"
-    """characters of a text, each once"""
+    """characters that texts are made of, without repeats"""
     length: int = 4
-    """characters in a text"""
+    """number of characters in a text"""
     height: int = 24
     """height of a picture in pixels, a multiple of 8"""
     width: int = 64
@@ -42,13 +42,13 @@ class Captcha(Source):
     ink: tuple[int, int] = (70, 140)
     """lowest and highest luminance of the ink, from 60 to 200"""
     colour: bool = False
-    """three channels with random hues"""
+    """coloured pictures: three channels with random hues"""
     pictures: Annotated[int, Field(ge=1)] = 40_000
-    """training pictures"""
+    """number of training pictures"""
     test: Annotated[int, Field(ge=2)] = 2_000
-    """held-out pictures, the same for every seed"""
+    """number of held-out pictures, the same for every seed"""
     reader: Annotated[str, AfterValidator(lambda value: value if value == SHIPPED else absolute(value))] = SHIPPED
-    """reads samples in judging: shipped (for pictures of the default style) or the folder of a captcha-reader run"""
+    """reader of samples in judging: shipped (for pictures of default style) or the folder of a captcha-reader run"""
 
     @model_validator(mode="after")
     def _drawable(self) -> Captcha:
@@ -88,7 +88,7 @@ class Captcha(Source):
         )
 
     def asks(self, n: int) -> Tensor:
-        """N random held-out texts, (n, length), without repeats while there are enough; the same for every seed."""
+        """Random held-out texts (n, length), without repeats if there are enough; the same for every seed."""
         rng = random.Random("asked")
         distinct = list(dict.fromkeys(random_text(rng, self.style(), "test") for _ in range(20 * n)))
         return self.texts().encode([distinct[k % len(distinct)] for k in range(n)])
@@ -98,9 +98,9 @@ _DRAWN: dict[tuple[Style, int, int, Split], Tensors] = {}
 
 
 def drawn(style: Style, count: int, seed: int, split: Split, track: Track) -> Tensors:
-    """Pictures of one split, uint8, and their texts; the last few that were drawn are kept.
+    """Pictures of one split, uint8, and their texts; the last few results are cached.
 
-    Another number of them are other pictures: a generator's are not among those that a reader was trained on.
+    A different count gives different pictures, so a generator and a reader are not trained on the same ones.
     """
     key = style, count, seed, split
     if key not in _DRAWN:
@@ -115,7 +115,7 @@ def drawn(style: Style, count: int, seed: int, split: Split, track: Track) -> Te
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Held-out pictures, drawn when the first is asked for: training need not wait for them."""
+    """Held-out pictures, drawn on first use so that training does not wait for them."""
 
     style: Style
     rows: int
@@ -137,11 +137,11 @@ class TextReader:
     clear_means = f"every character read with a probability of at least {CLEAR}"
 
     def read(self, x: Tensor) -> Tensor:
-        """Characters (N, length) of pictures (N, C, H, W)."""
+        """The characters (N, length) read in pictures (N, C, H, W)."""
         return self.network.read(x.cpu())[0]
 
     def clear(self, x: Tensor) -> Tensor:
-        """Which are read with a probability of at least 0.9, (N, length) bool."""
+        """Which characters are read with a probability of at least 0.9, (N, length) bool."""
         return self.network.read(x.cpu())[1] >= CLEAR
 
 
@@ -152,7 +152,7 @@ def _new(space: Space) -> Reader:
 
 @cache
 def shipped_reader() -> TextReader:
-    """The reader of default pictures that comes with jensen; the recipe captcha-reader made it."""
+    """The reader of default pictures that is part of jensen, trained by the recipe captcha-reader."""
     network = _new(Captcha().known())
     weights = load(resources.files("jensen.recipes.sources").joinpath(WEIGHTS).read_bytes())
     network.load_state_dict({name: v.float() if v.is_floating_point() else v for name, v in weights.items()})
@@ -160,26 +160,26 @@ def shipped_reader() -> TextReader:
 
 
 def read_by(run: OpenedRun, space: Space) -> TextReader:
-    """The reader that a run has trained.
+    """The reader of a captcha-reader run.
 
     Raises:
-        ValueError: if it is none, or of other pictures than those of `space`.
+        ValueError: if the run is no captcha-reader run, or its pictures differ from those of `space`.
     """
     if not isinstance(run.model, Reader):
         raise ValueError(f"data.reader must be a captcha-reader run, got {run.folder}, a run of {run.name}")
     if (run.space.shape, run.space.cond) != (space.shape, space.cond):
         raise ValueError(
-            f"data.reader must read pictures {space.shape} of {space.cond}, "
+            f"data.reader must read pictures of shape {space.shape} with {space.cond}, "
             f"got {run.folder} for {run.space.shape} of {run.space.cond}"
         )
     return TextReader(run.model)
 
 
 def ship(run: OpenedRun) -> Path:
-    """Write a run's reader, in half precision, to where `shipped_reader` finds it; returns the file.
+    """Write a run's reader in half precision to the file that `shipped_reader` loads; returns the file.
 
     Raises:
-        ValueError: if it is no reader of default pictures.
+        ValueError: if the run is no reader of default pictures.
     """
     network = read_by(run, Captcha().known()).network
     path = Path(__file__).with_name(WEIGHTS)

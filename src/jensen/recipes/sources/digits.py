@@ -1,4 +1,4 @@
-"""Digits: scikit-learn's handwritten ones, or digits printed in several fonts."""
+"""Digits: scikit-learn's handwritten digits, or digits printed in several fonts."""
 
 from __future__ import annotations
 
@@ -38,14 +38,15 @@ def pictures(
 ) -> tuple[Tensor, Tensor]:
     """Digits of one style, (n, 1, side, side) in [-1, 1], and their labels (n,): the same on each call.
 
-    Of printed test digits the later half is in fonts never trained on. The first n handwritten digits take the classes
+    The second half of the printed test digits is in fonts that are not in the training set. The first n handwritten
+    digits take the classes
     in turn: the first of every class, the second of every class, ...
 
     Args:
         style: handwritten ones are 8 x 8, enlarged to `side`; printed ones are drawn at `side`.
         part: "train" or "test".
         n: number of digits; None: all handwritten ones, 2000 printed ones to train on, 600 to test.
-        side: of a picture in pixels, at least 8.
+        side: width and height of a picture in pixels, at least 8.
         scale: "ink", two levels, or "grey", 17 levels.
     """
     levels, labels = _handwritten(part, n) if style == "handwritten" else _printed(part, n, side)
@@ -82,13 +83,13 @@ def _printed(part: Part, n: int | None, side: int) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class DigitReader:
-    """A support vector machine that reads every channel of a picture as a digit; it learns on first use, for all.
+    """A support vector machine that reads every channel of a picture as a digit; trained on first use and cached.
 
-    It learns from a whole training set, however few of its digits a generator is trained on.
+    It is trained on the whole training set, even if a generator is trained on fewer digits.
 
     Attributes:
         style, side, scale: of the digits.
-        known: printed digits that it learns from.
+        known: number of printed digits in its training set.
     """
 
     style: Style = "handwritten"
@@ -99,13 +100,13 @@ class DigitReader:
     clear_means = "as clear as 95% of the held-out digits"
 
     def read(self, x: Tensor) -> Tensor:
-        """Digits (N, C) of pictures (N, C, side, side)."""
+        """The digits (N, C) read in pictures (N, C, side, side)."""
         return torch.from_numpy(_machine(self).predict(_flat(x))).view(x.shape[:2])
 
     def clarity(self, x: Tensor) -> Tensor:
-        """How clear each digit is: the least of the nine margins of the class that it is read as, (N, C) float64.
+        """Clarity of each digit: the smallest of the nine margins of the predicted class, (N, C) float64.
 
-        A margin is the machine's decision between two classes: 1 or more as a rule on either side, 0 undecided.
+        A margin is the decision function between two classes: usually beyond 1 or -1, and 0 if undecided.
         """
         read, pairs = self.read(x).flatten(), torch.from_numpy(_machine(self).decision_function(_flat(x)))
         first, second = torch.triu_indices(CLASSES.size, CLASSES.size, 1)
@@ -114,7 +115,7 @@ class DigitReader:
         return margins[torch.arange(len(read)), read].amin(1).view(x.shape[:2])
 
     def clear(self, x: Tensor) -> Tensor:
-        """Which are as clear as 95% of the held-out digits, (N, C) bool."""
+        """Which digits are as clear as 95% of the held-out digits, (N, C) bool."""
         return self.clarity(x) >= _least(self)
 
     def _pictures(self, part: Part) -> tuple[Tensor, Tensor]:
@@ -147,16 +148,16 @@ class Digits(Source):
     scale: Scale = "grey"
     """grey: 17 levels, interpolated where handwritten digits are enlarged; ink: two levels"""
     side: Annotated[int, Field(ge=SIDE)] | None = None
-    """pixels along a side; null: 8 for handwritten, 16 for printed digits"""
+    """width and height of a picture in pixels; null: 8 for handwritten, 16 for printed digits"""
     pictures: Annotated[int, Field(ge=10)] | None = None
-    """training digits; null: 1437 handwritten or 2000 printed ones"""
+    """number of training digits; null: 1437 handwritten or 2000 printed ones"""
     test: Annotated[int, Field(ge=20)] | None = None
-    """printed held-out digits, half of them in fonts never trained on; null: 600"""
+    """number of printed held-out digits, half of them in fonts that are not in the training set; null: 600"""
 
     @model_validator(mode="after")
     def _there(self) -> Digits:
         if self.style == "handwritten" and (self.pictures or 0) > HANDWRITTEN:
-            raise ValueError(f"pictures must be at most {HANDWRITTEN} of handwritten digits, got {self.pictures}")
+            raise ValueError(f"pictures must be at most {HANDWRITTEN} for handwritten digits, got {self.pictures}")
         if self.style == "handwritten":
             self.refuse_idle("for handwritten digits, of which 360 are held out", "test")
         return self

@@ -1,4 +1,4 @@
-"""Points in the plane whose law is known: two moons, a ring of modes, a grid of modes."""
+"""Points in the plane from a known distribution: two moons, a ring of modes, a grid of modes."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ Balance = Annotated[float, Field(gt=0, le=1)]
 
 
 class Points(Source):
-    """Points drawn from a law; the held-out ones are the same for every seed."""
+    """Points drawn from a distribution; the held-out ones are the same for every seed."""
 
     points: Count = 100_000
-    """training points"""
+    """number of training points"""
     test: Count = 2_500
-    """held-out points"""
+    """number of held-out points"""
 
     @property
     @abstractmethod
@@ -43,7 +43,7 @@ class Points(Source):
 
     @abstractmethod
     def truths(self) -> Truths:
-        """What is known exactly of the law."""
+        """What is known exactly of the distribution."""
 
     def known(self) -> Space:
         return Space((2,))
@@ -60,9 +60,9 @@ class Moons(Points):
     """Points around two half circles."""
 
     points: Count = 20_000
-    """training points"""
+    """number of training points"""
     test: Count = 2_000
-    """held-out points"""
+    """number of held-out points"""
     noise: Length = NOISE
     """standard deviation of the points around the half circles"""
 
@@ -81,13 +81,13 @@ class Mixture(Points):
     """Points around modes."""
 
     std: Length = 0.1
-    """standard deviation of a mode"""
+    """standard deviation of each mode"""
     balance: Balance = 1.0
-    """weight of the rarest mode over that of the most frequent one"""
+    """weight of the rarest mode divided by that of the most frequent one"""
 
     @abstractmethod
     def law(self) -> Modes:
-        """The mixture that they are drawn from."""
+        """The mixture from which the points are drawn."""
 
     def draw(self, n: int, rng: torch.Generator) -> Tensor:
         return self.law().draw(n, rng)
@@ -105,7 +105,7 @@ class Ring(Mixture):
     radius: Length = 1.0
     """radius of the circle"""
     std: Length = 0.01
-    """standard deviation of a mode"""
+    """standard deviation of each mode"""
 
     @property
     def name(self) -> str:
@@ -119,7 +119,7 @@ class Grid(Mixture):
     """Points around modes on a square grid."""
 
     side: Annotated[int, Field(ge=1)] = 5
-    """modes in a row"""
+    """modes along a side of the grid"""
     spacing: Length = 2.0
     """distance between neighbouring modes"""
 

@@ -21,18 +21,20 @@ Levels = Annotated[int, Field(ge=2, le=20)]  # a score of 20 bins could not tell
 
 
 class Sprites(Source):
-    """Every combination of shape, scale, orientation and place once; ink where a shape covers half a pixel or more."""
+    """Every combination of shape, scale, orientation and position once; a pixel is set if a shape covers at least half
+    of it.
+    """
 
     size: Annotated[int, Field(ge=1)] = 20
-    """pixels along a side"""
+    """width and height of a picture in pixels"""
     scales: Levels = 3
     """number of scales"""
     orientations: Levels = 4
     """number of orientations"""
     positions: Levels = 8
-    """number of places along x and along y"""
+    """number of positions along x and along y"""
     test: Annotated[int, Field(ge=2)] = 300
-    """held-out pictures, the same for every seed"""
+    """number of held-out pictures, the same for every seed"""
 
     @model_validator(mode="after")
     def _room(self) -> Sprites:

@@ -1,4 +1,4 @@
-"""Stacked digits: three handwritten digits as the channels of a picture, a thousand modes of known shares."""
+"""Stacked digits: three handwritten digits as the channels of a picture, a thousand modes with known probabilities."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from jensen.recipes.sources.digits import DigitReader, Part, pictures
 
 
 class StackedDigits(Source):
-    """Three random digits as the channels of a picture; every training batch is drawn anew."""
+    """Three random digits as the channels of a picture; every training batch has new combinations."""
 
     balance: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """share of the rarest digit over that of the most frequent one"""
+    """probability of the rarest digit divided by that of the most frequent one"""
     points: Annotated[int, Field(ge=16)] = 20_000
-    """training pictures that samples are compared with"""
+    """number of training pictures that samples are compared with"""
     test: Annotated[int, Field(ge=16)] = 2_500
-    """held-out pictures, of held-out digits; the same for every seed"""
+    """number of held-out pictures, made of held-out digits; the same for every seed"""
 
     def known(self) -> Space:
         return Space((CHANNELS, SIDE, SIDE), LEVELS)

@@ -27,31 +27,31 @@ from jensen.recipes.sources.digits import CLASSES, HANDWRITTEN, PRINTED, Digits
 class HandwrittenPrinted(Source):
     """Side a: handwritten digits, 8 x 8 enlarged; side b: printed digits; the same data for every seed.
 
-    At 8 x 8 pixels printed digits look like handwritten ones; hence the default of 16. A side with few training
-    pictures can be enlarged by samples of a generator that was trained on these alone: `jensen train digits-gan --set
-    data.pictures=N` for handwritten=N, with `data.style=printed` for printed=N.
+    At 8 x 8 pixels printed digits look like handwritten ones; hence the default of 16. Samples of a generator can be
+    added to a side with few training pictures, if it was trained on only these: `jensen train digits-gan --set
+    data.pictures=N` for handwritten=N, and with `data.style=printed` for printed=N.
     """
 
     pairing: Literal["unpaired", "by-class"] = "unpaired"
-    """unpaired: batches drawn from each side by itself; by-class: pairs of one label"""
+    """unpaired: batches of the two sides are independent; by-class: pairs have the same label"""
     side: Annotated[int, Field(ge=SIDE)] = 16
-    """pixels along a side"""
+    """width and height of a picture in pixels"""
     handwritten: Annotated[int, Field(ge=10, le=HANDWRITTEN)] | None = None
-    """handwritten training digits; null: all, 1437"""
+    """number of handwritten training digits; null: all 1437"""
     printed: Annotated[int, Field(ge=10)] = PRINTED
-    """printed training digits"""
+    """number of printed training digits"""
     test: Annotated[int, Field(ge=20)] = 600
-    """printed held-out digits, half of them in fonts never trained on"""
+    """number of printed held-out digits, half of them in fonts that are not in the training set"""
     jitter: Annotated[float, Field(ge=0)] = 0.07
-    """standard deviation of a random affine map of each drawn picture, in units of half its side"""
+    """standard deviation of the random affine map applied to each picture of a batch, in units of half its side"""
     partners: Annotated[int, Field(ge=1)] = 4
-    """printed partners of each handwritten digit, for pairing by-class"""
+    """printed digits paired with each handwritten digit, for pairing by-class"""
     enlarge_a: Place | None = None
-    """folder of a run that draws handwritten digits, 8 x 8, to add to side a"""
+    """folder of a run whose samples, 8 x 8 handwritten digits, are added to side a"""
     enlarge_b: Place | None = None
-    """folder of a run that draws printed digits to add to side b"""
+    """folder of a run whose samples, printed digits, are added to side b"""
     share: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """share of generated pictures on a side that is enlarged"""
+    """share of generated pictures on a side to which samples are added"""
 
     @model_validator(mode="after")
     def _no_idle(self) -> HandwrittenPrinted:
@@ -64,7 +64,7 @@ class HandwrittenPrinted(Source):
         return self
 
     def sides(self) -> tuple[Digits, Digits]:
-        """Either side as a source of its own."""
+        """The sources of the two sides."""
         return (
             Digits(side=self.side, pictures=self.handwritten),
             Digits(style="printed", side=self.side, pictures=self.printed, test=self.test),
@@ -90,7 +90,7 @@ class HandwrittenPrinted(Source):
         return replace(a, space=replace(a.space, b=b.space, paired=by_class), b=b, streams=streams)
 
     def _enlarged(self, side: str, real: Tensor, runs: Opener) -> Tensor:
-        """Training pictures of a side, and samples of the run that enlarges it: `share` of the whole."""
+        """Training pictures of a side, and samples of a run added to it, which are `share` of the total."""
         key, (a, b) = f"enlarge_{side}", self.sides()
         folder = getattr(self, key)
         if folder is None:
@@ -101,7 +101,9 @@ class HandwrittenPrinted(Source):
         return torch.cat([real, enlarge(_samples(f"data.{key}", folder, n, learnt, few, runs), self.side)])
 
     def _pairs(self, a: dict[str, Tensor], b: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Every handwritten digit `partners` times, each with another printed one of its label, all equally often."""
+        """Each handwritten digit `partners` times, paired with different printed digits of its label, all used equally
+        often.
+        """
         rng, left, right = generator(derived(0, "pairs")), [], []
         for label in range(CLASSES.size):
             own = (a["cond"] == label).nonzero()[:, 0].repeat(self.partners)
@@ -114,18 +116,18 @@ class HandwrittenPrinted(Source):
 
 
 def _samples(key: str, folder: str, n: int, real: Data, strict: bool, runs: Opener) -> Tensor:
-    """N samples of a run, on the levels of its data.
+    """Draw n samples of a run, rounded to the levels of its data.
 
     Args:
         key: the setting that names the run.
         folder: of the run.
         n: number of samples.
         real: a side's own data.
-        strict: whether the run must have been trained on these alone.
+        strict: whether the run must have been trained on only these data.
         runs: opens the run.
 
     Raises:
-        ValueError: if there is no such run, it draws other pictures, or it was trained on others.
+        ValueError: if there is no such run, its samples are of another kind, or it was trained on other pictures.
     """
     try:
         run = runs(folder)
