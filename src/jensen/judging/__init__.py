@@ -1,6 +1,7 @@
-"""Judges: what is found of a run, as functions of a case. One file a topic; none knows a recipe.
+"""Judges: functions that evaluate one aspect of a run, each called with a case. There is one file per topic, and none
+of them imports recipes.
 
-Importing this package registers jensen's own judges, in the order of the page.
+Importing this package registers jensen's own judges, in the order of the report.
 """
 
 # isort: off

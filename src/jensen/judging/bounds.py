@@ -1,4 +1,6 @@
-"""Likelihoods of diffusion and score models: variational bounds, term by term, and the ODE's own likelihood."""
+"""Likelihoods of diffusion and score models: variational bounds, term by term, and the likelihood of the
+probability-flow ODE.
+"""
 
 from __future__ import annotations
 
@@ -20,28 +22,28 @@ from jensen.objectives import VariationalDiffusion
 from jensen.report import plots
 from jensen.report.findings import Part
 
-CHUNK = 200  # rows between two moves of the progress bar
+CHUNK = 200  # rows between two updates of the progress bar
 TOLERANCE = 1e-4  # of the ODE's solver, relative and absolute
 CARDS = ("bound", "ode")
 EXACT = 16  # dimensions up to which the ODE's divergence is computed exactly
 
 
 def diffusion_of(model: nn.Module) -> Diffusion | None:
-    """The diffusion model that a model is or can be seen as, sharing its network; None for other models."""
+    """The model as a diffusion model that shares its network, or None if it cannot be seen as one."""
     if isinstance(model, ScoreModel) and len(model.sigmas) > 1:
         return as_diffusion(model)
     return model if isinstance(model, Diffusion) else None
 
 
 def judged_span(case: Case, model: Diffusion) -> Span:
-    """Times of the first and last level of bounds and ODE: of a score model, its whole ladder."""
+    """Times of the lowest and highest noise level of the bounds and the ODE; for a score model, its whole ladder."""
     first, last = whole_span(model.denoiser)
     return (first if isinstance(case.model, ScoreModel) else case.settings.first), last
 
 
 @judge
 def bounds(case: Case) -> Part | None:
-    """Bounds in discrete and in continuous time, the bound trained on, and the likelihood of the ODE."""
+    """Bounds in discrete and in continuous time, the training bound, and the likelihood of the probability-flow ODE."""
     model, settings = diffusion_of(case.model), case.settings
     if model is None or not (settings.bound_steps or settings.ode_rows):
         return None
@@ -73,11 +75,11 @@ def bounds(case: Case) -> Part | None:
         game = case.game.objective if case.model is model and case.game is not None else None
         if isinstance(game, VariationalDiffusion):
             own = game.span or whole_span(model.denoiser)
-            found = _bound(case, model, "bound trained on", span=own, reconstruction=game.reconstruction)
-            add("bound_trained", "the bound trained on", found.likelihood, own[0], **means(found))
+            found = _bound(case, model, "bound used in training", span=own, reconstruction=game.reconstruction)
+            add("bound_trained", "variational bound used in training", found.likelihood, own[0], **means(found))
     if settings.ode_rows:
         likelihood, evaluations = _ode(case, model, span, bins)
-        add("ode", "likelihood of the ODE", likelihood, span[0], evaluations=evaluations)
+        add("ode", "likelihood of the probability-flow ODE", likelihood, span[0], evaluations=evaluations)
     drawn = [] if terms is None else [_each(terms)]
     return Part("Likelihood", _text(case, terms), findings, plots=drawn, details={"likelihood": details})
 
@@ -90,11 +92,11 @@ def means(found: Bound) -> dict[str, float]:
 
 def _text(case: Case, terms: Bound | None) -> str:
     words = (
-        f"Mean log {'density' if case.data.space.levels is None else 'mass'} of held-out data in nats"
-        f"{', given their conditions' if case.conditional else ''}, with its standard error over the choice of data. A "
-        "model reads x off its first level, whose noise is the decoder's: bounds from two first levels are of two "
-        "models. The bounds are of the reverse diffusion, and the ODE is another model of the same denoiser: neither "
-        "bounds the other."
+        f"Mean log {'density' if case.data.space.levels is None else 'mass'} of held-out data in "
+        f"nats{', given their conditions' if case.conditional else ''}, with its standard error over the choice of "
+        "data. A model decodes x at its lowest noise level, so bounds with two different lowest levels belong to two "
+        "different models. The variational bounds hold for the reverse diffusion. The ODE is a different model with "
+        "the same denoiser: neither likelihood bounds the other."
     )
     if terms is None:
         return words
@@ -112,7 +114,7 @@ def _each(terms: Bound) -> str:
 
 
 def _rows(case: Case, name: str, most: int | None = None) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Held-out rows and their conditions on the device, with a progress bar."""
+    """Batches of held-out rows and their conditions on the device, with a progress bar."""
     x = case.test["x"][:most]
     cond = case.test["cond"][:most] if case.conditional else None
     for rows, given in chunks(x, cond, CHUNK, case.track(name, len(x))):
@@ -131,11 +133,13 @@ def _bound(case: Case, model: Diffusion, name: str, **settings: Any) -> Bound:
 
 
 def _ode(case: Case, model: Diffusion, span: Span, bins: Bins | None) -> tuple[Likelihood, int]:
-    """The ODE's log p, and its evaluations; of discrete data a bound on their mass, through dequantization."""
+    """Log p under the ODE and its number of evaluations; for discrete data a lower bound on log mass, by
+    dequantization.
+    """
     dims, rng = case.data.space.dims, generator(derived(case.seed, "ode"), case.device)
     trace = "exact" if dims <= EXACT else "hutchinson"
     parts, evaluations = [], 0
-    for x, cond in _rows(case, "likelihood of the ODE", case.settings.ode_rows):
+    for x, cond in _rows(case, "likelihood of the probability-flow ODE", case.settings.ode_rows):
         spread = x if bins is None else dequantize(x, bins.width, rng)
         flow = model.ode_log_likelihood(
             spread, trace=trace, span=span, rtol=TOLERANCE, atol=TOLERANCE, cond=cond, generator=rng

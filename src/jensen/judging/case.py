@@ -1,4 +1,4 @@
-"""A case: a run under judgement, and what judges have in common."""
+"""A case: everything that judges need of the run that is evaluated."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from jensen.training import Player, Update
 
 
 class Draw(Protocol):
-    """Draws samples: number i is a function of the model, the seed and i, or its condition, alone; on the CPU."""
+    """Draws samples, returned on the CPU; sample i depends only on the model, the seed, and i or its condition."""
 
     def __call__(
         self,
@@ -39,14 +39,14 @@ class Draw(Protocol):
 
 @dataclass(frozen=True)
 class Played:
-    """The game as training left it, which only a checkpoint has: critics, and the model before averaging.
+    """The game at the end of training, from a checkpoint: with critics, and with the weights that are not averaged.
 
     Attributes:
-        objective: the game, on its device.
-        update: the rule by which its players move.
+        objective: the game's objective, on its device.
+        update: the rule that updates its players.
         players: with their optimizers and learning rates.
-        step: of training.
-        stream: of training batches.
+        step: number of the training step.
+        stream: training batches.
     """
 
     objective: Objective
@@ -58,23 +58,23 @@ class Played:
 
 @dataclass(frozen=True)
 class Case:
-    """A run under judgement.
+    """A run that is evaluated.
 
     Attributes:
         model: averaged, in evaluation mode.
-        data: that it was trained on and that it is judged by.
-        draw: draws from it.
+        data: its training and held-out data.
+        draw: draws samples of it.
         conditional: whether it takes the conditions of the data.
-        settings: how it is judged.
-        family: the settings of its family, for judges that say what they found of them.
-        played: called: the game as training left it, or None where there is no checkpoint.
+        settings: settings of judging.
+        family: the settings of its family, for judges that report them.
+        played: a function that returns the game at the end of training, or None without a checkpoint.
         journal: lines of the training journal.
-        folder: of the run, or None for a model that has none.
-        seed: of all that is drawn in judging.
+        folder: the run's folder, or None.
+        seed: random seed of judging.
         track: shows progress.
-        stability: whether eigenvalues were asked for.
-        beside: name and model of another run to be judged alike.
-        own_features: a callable of the user's, (N, ...) -> (N, d).
+        stability: whether eigenvalues are computed.
+        beside: name and model of another run to compare with.
+        own_features: the user's features, a callable (N, ...) -> (N, d).
     """
 
     model: nn.Module
@@ -99,24 +99,26 @@ class Case:
 
     @cached_property
     def game(self) -> Played | None:
-        """The game as training left it, loaded once."""
+        """The game at the end of training, loaded once."""
         return self.played()
 
     @cached_property
     def asked(self) -> Tensor | None:
-        """Conditions of `samples`, or None for a model that takes none."""
+        """Conditions of `samples`, or None for an unconditional model."""
         return self.data.asked(self.settings.samples) if self.conditional else None
 
     @cached_property
     def samples(self) -> Tensor:
-        """Samples to be judged, drawn once, of `asked` where data have conditions, on the levels of the data."""
+        """The samples that are judged, drawn once, given `asked` if the model is conditional, rounded to the data's
+        levels.
+        """
         n = self.settings.samples
         made = self.draw(n, cond=self.asked, advance=self.track("drawing samples", n))
         return self.data.space.settled(made)
 
     @cached_property
     def by_steps(self) -> dict[int, Tensor]:
-        """Samples drawn in each of `settings.steps` and in the model's own number of steps, from the same noise."""
+        """Samples from the same noise with each number of steps in `settings.steps` and the model's own number."""
         model, n, found = self.model, self.settings.samples, {}
         assert isinstance(model, Diffusion | ScoreModel)
         own = model.sampling.steps
@@ -140,19 +142,19 @@ class Case:
 
     @cached_property
     def features(self) -> Features:
-        """What samples and data are compared by."""
+        """The features by which samples and data are compared."""
         return features_of(self.own_features or self.settings.features, self.data)
 
 
 Judge = Callable[[Case], Part | None]
-"""Says what it finds, or None where what it needs is not there: no encoder, no labels, no known density."""
+"""Returns a part of the report, or None if it does not apply: no encoder, no labels, no known density."""
 
 JUDGES: dict[str, Judge] = {}
-"""By name, in the order of the page."""
+"""Judges by name, in the order of the report."""
 
 
 def judge(found: Judge) -> Judge:
-    """Decorator: `jensen evaluate` asks this judge too, of every run.
+    """Decorator: register a judge, which `jensen evaluate` then calls for every run.
 
     >>> from jensen.report.findings import Finding
     >>> @judge
@@ -165,7 +167,7 @@ def judge(found: Judge) -> Judge:
 
 
 def chunks(x: Tensor, cond: Tensor | None, size: int, advance: Advance) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Rows `size` at a time with their conditions; each is counted when the next is asked for."""
+    """Chunks of `size` rows with their conditions; a chunk counts as done when the next is requested."""
     for start in range(0, len(x), size):
         rows = x[start : start + size]
         yield rows, None if cond is None else cond[start : start + size]

@@ -1,4 +1,4 @@
-"""Critics: what a fresh one and that of training tell apart, transport without one, and hidden units that never act."""
+"""Critics: a fresh one and that of training on new data, exact transport, and hidden units that are never active."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ ROWS, COST = 1000, 1e9  # between which mass is moved, at most; differences of n
 
 
 def played(case: Case) -> Adversarial | None:
-    """The game of a generator and a critic as training left it, where there was one."""
+    """The game at the end of training, if it has a generator and a critic."""
     game = None if case.game is None else case.game.objective
     return game if isinstance(game, Adversarial) else None
 
@@ -53,7 +53,7 @@ def played(case: Case) -> Adversarial | None:
 
 
 class Nearest(nn.Module):
-    r"""A point x, which of K modes it is nearest to, and where it lies from there, (N, D) -> (N, K + 2 D + 1).
+    r"""A point x, the index of the nearest of K modes, and the offset from that mode, (N, D) -> (N, K + 2 D + 1).
 
     With $u$ the offset in standard deviations: $u\,\mathrm{asinh}|u| / |u|$ and $\mathrm{asinh}|u|$, which resolve a
     mode and stay small between modes.
@@ -80,7 +80,7 @@ class Nearest(nn.Module):
 
 
 def fresh_critic(space: Space, law: Modes | None = None) -> nn.Module:
-    """An untrained critic of single examples; on known modes it sees a point on their scale."""
+    """An untrained critic of single examples; if modes are known, its input is on their scale."""
     if space.pictures:
         return PictureCritic(space.shape)
     seen = nn.Identity() if law is None else Nearest(law)
@@ -99,9 +99,9 @@ def learn_critic(
     rate: float = RATE,
     advance: Advance = lambda _: None,
 ) -> int:
-    """Train `critic` to tell data from samples, and leave it as it was when best on a tenth that it did not learn from.
+    """Train `critic` to tell data from samples; keep the weights that were best on a tenth held out from its training.
 
-    Draws come from torch's global generator. Returns the step at which it was best.
+    It draws from torch's global generator. Returns the step at which it was best.
     """
     data = data[torch.randperm(len(data))]
     kept = max(len(data) // 10, 2)
@@ -126,13 +126,13 @@ def learn_critic(
 
 
 def flat(values: Tensor) -> Tensor:
-    """Logits one a pack, (B,); of a patch critic their means."""
+    """Logits (B,), one per pack; for a patch critic, the mean over its patches."""
     return values.reshape(len(values), -1).mean(1)
 
 
 @torch.no_grad()
 def logits(critic: nn.Module, x: Tensor, packing: int = 1) -> Tensor:
-    """Of whole packs of x, in evaluation mode, (B // packing,)."""
+    """Logits of whole packs of x in evaluation mode, (B // packing,)."""
     packs = pack(x[: len(x) // packing * packing], packing)
     with evaluating(critic):
         return torch.cat([flat(critic(part)) for part in packs.split(512)])
@@ -140,7 +140,7 @@ def logits(critic: nn.Module, x: Tensor, packing: int = 1) -> Tensor:
 
 @judge
 def critics(case: Case) -> Part | None:
-    """What a fresh critic and the critic of training gain over guessing, on data and samples that they never saw."""
+    """What a fresh critic and the critic of training gain over guessing, on new data and samples."""
     game, model = played(case), case.model
     if game is None or not isinstance(model, GAN):
         return None
@@ -152,8 +152,8 @@ def critics(case: Case) -> Part | None:
         track = case.track("fresh critic", steps)
         at = learn_critic(fresh, loss, case.train["x"].to(case.device), model.sample, steps=steps, advance=track)
     told = {
-        "fresh": logits_of(case, fresh, 1, "judged by a fresh critic"),
-        "trained": logits_of(case, game.critic, game.packing, "judged by the critic of training"),
+        "fresh": logits_of(case, fresh, 1, "evaluating a fresh critic"),
+        "trained": logits_of(case, game.critic, game.packing, "evaluating the critic of training"),
     }
     packs = f", packs of {game.packing}" if game.packing > 1 else ""
     names = {"fresh": "fresh critic", "trained": f"training's critic{packs}"}
@@ -169,16 +169,17 @@ def critics(case: Case) -> Part | None:
         title = f"logits, {names[key]}"
         charts.append(plots.histograms(counted, edges=edges, title=title, xlabel="logit (above 0: real)"))
     text = (
-        "A critic judges held-out data and samples that it never saw: what it gains over guessing is on average a "
-        "lower bound of the divergence between data and samples. The fresh critic learned against the finished "
-        f"generator ({steps} steps, best at {at} on a tenth of the training data that was kept from it); that of "
-        f"training moved with its generator{packs and ', and judges' + packs[1:]}."
+        "Both critics are evaluated on held-out data and on samples that they never saw. What they gain over "
+        "guessing is, on average, a lower bound of the divergence between data and samples. The fresh critic was "
+        f"trained against the finished generator ({steps} steps, best at step {at} on a tenth of the training data "
+        "that was held out from it). The critic of training was trained together with its "
+        f"generator{packs and ', and sees' + packs[1:]}."
     )
     return Part("Fresh critic and critic of training", text, findings, plots=charts, details={"fresh_best_at": at})
 
 
 def logits_of(case: Case, critic: nn.Module, packing: int, stream: str) -> tuple[Tensor, Tensor]:
-    """A critic's logits on held-out data, and on as many new samples."""
+    """A critic's logits on held-out data and on as many new samples."""
     x = case.test["x"]
     made = case.draw(len(x), seed=derived(case.seed, stream))
     real, fake = (logits(critic, v.to(case.device), packing).cpu() for v in (x, made))
@@ -195,7 +196,7 @@ def estimate(key: str, name: str, loss: MarginLoss, real: Tensor, fake: Tensor, 
 
 
 def histogram(real: Tensor, fake: Tensor) -> tuple[list[float], dict[str, list[float]]]:
-    """Edges and counts of logits on shared bins, but for the outermost hundredths."""
+    """Edges and counts of logits on shared bins, without the lowest and highest hundredth."""
     both = torch.cat([real, fake]).double()
     low, high = (float(both.quantile(q)) for q in (0.005, 0.995))
     edges = torch.linspace(low, max(high, low + 1e-6), BINS + 1, dtype=torch.float64)
@@ -211,7 +212,7 @@ def histogram(real: Tensor, fake: Tensor) -> tuple[list[float], dict[str, list[f
 
 @judge
 def transport(case: Case) -> Part | None:
-    """The exact Wasserstein-1 distance between samples and held-out data; what a Wasserstein critic claims of it."""
+    """The exact Wasserstein-1 distance between samples and held-out data, and a Wasserstein critic's estimate of it."""
     if not isinstance(case.model, Sampleable) or case.data.b is not None:
         return None
     test, made, train = case.test["x"], case.samples, case.train["x"]
@@ -225,34 +226,37 @@ def transport(case: Case) -> Part | None:
         Finding("transport_train", "Wasserstein-1 distance to training data", seen, floor=floor),
     ]
     text = (
-        f"The least mean distance over which {n:,} samples become as many held-out examples, computed exactly; the "
-        f"floor is that of {n:,} training examples. In many dimensions nearly all of it is that two samples never meet."
+        f"The Wasserstein-1 distance between {n:,} samples and as many held-out examples, computed exactly by optimal "
+        f"matching. The floor is the distance between {n:,} training examples and the held-out ones. In many "
+        "dimensions it is large even for a perfect model, because two draws are rarely close to each other."
     )
     game = played(case)
     if game is not None and isinstance(game.loss, WassersteinGame):
         findings += claims(game.critic, game.packing, made, train, test, case)
         text += (
-            " The critic of training claims a difference of means: a lower bound of the distance between the "
-            "distributions as far as its slope is at most 1. What it claims of training data and not of held-out data, "
-            "it has memorised."
+            " The critic of training estimates the distance by a difference of means, which is a lower bound if the "
+            "critic's slope is at most 1. Where its estimate is higher for training data than for held-out data, it "
+            "has memorised the training data."
         )
     return Part("Transport", text, findings)
 
 
 def claims(critic: nn.Module, packing: int, made: Tensor, train: Tensor, test: Tensor, case: Case) -> list[Finding]:
-    """Differences of a Wasserstein critic's means, and how far its slope between data and samples is off 1."""
+    """The distances that a Wasserstein critic estimates, and how far its slope between data and samples is from 1."""
     found = []
     fake = logits(critic, made.to(case.device), packing).double()
     for key, name, x in (("critic_train", "training", train), ("critic_test", "held-out", test)):
         real = logits(critic, x.to(case.device), packing).double()
         error = float((real.var() / len(real) + fake.var() / len(fake)).sqrt())
         value = float(real.mean() - fake.mean())
-        found.append(Finding(key, f"the critic's claim, to {name} data", value, error, best=None))
+        found.append(Finding(key, f"the critic's estimate, to {name} data", value, error, best=None))
     n = min(len(made), len(test), len(train)) // packing * packing
     data, drawn = (pack(v[:n].to(case.device), packing) for v in (train, made))
     off = gradient_penalty(critic, data, drawn, 1.0, generator=generator(derived(case.seed, "slope"), case.device))
     found.append(
-        Finding("critic_slope", "the critic's slope off 1, root mean square", float(off.detach().mean().sqrt()))
+        Finding(
+            "critic_slope", "root mean square deviation of the critic's slope from 1", float(off.detach().mean().sqrt())
+        )
     )
     return found
 
@@ -262,7 +266,7 @@ def claims(critic: nn.Module, packing: int, made: Tensor, train: Tensor, test: T
 
 @judge
 def units(case: Case) -> Part | None:
-    """Hidden units of both players that are positive for no input."""
+    """Hidden units of both players that are not positive for any input."""
     game, model = played(case), case.model
     if game is None or not isinstance(model, GAN):
         return None
@@ -277,7 +281,7 @@ def units(case: Case) -> Part | None:
             "generator": never_positive(model, lambda: model(z)),
             "critic": never_positive(game.critic, lambda: game.critic(both)),
         }
-    text = "Units that are positive for no input: dead behind a ReLU, no more than linear behind a LeakyReLU."
+    text = "Units that are not positive for any input: dead before a ReLU, linear before a LeakyReLU."
     rows = [(player, layer.layer, str(layer.never), str(layer.of)) for player, v in found.items() for layer in v]
     table = Table(("", "layer", "never positive", "of"), rows)
     return Part("Hidden units", text, never(found), tables=[table] if rows else [])

@@ -1,4 +1,4 @@
-"""Disentanglement: whether each latent stands for one of the factors that data were drawn from."""
+"""Disentanglement: whether each latent represents one of the factors that generate the data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jensen.report import plots
 from jensen.report.findings import Finding, Part, Table
 
 BINS = 20
-"""Of a code, in the mutual information; a factor of more levels could not reach 1."""
+"""Bins of a code for the mutual information; a factor with more levels could not reach a score of 1."""
 CHUNK = 512
 
 
@@ -34,7 +34,7 @@ def disentanglement(case: Case) -> Part | None:
     advance(1)
     votes = factor_vae_score(codes, known.values, generator=generator(derived(case.seed, "votes")))
     advance(1)
-    n, right = f"{len(codes):,} examples", "share of levels that boosted trees predict right"
+    n, right = f"{len(codes):,} examples", "share of levels that boosted trees predict correctly"
     findings = [
         Finding("mig", "mutual information gap (MIG)", gaps.value, best="high", note=f"{n}, {BINS} bins", card=True),
         Finding("dci_disentanglement", "DCI disentanglement", probes.disentanglement, best="high", card=True),
@@ -65,7 +65,7 @@ def disentanglement(case: Case) -> Part | None:
         for name, share in zip(known.names, shares, strict=True)
     ]
     text = (
-        "Posterior means of the top layer against the factors that the data were drawn from, over every combination of "
+        "Posterior means of the top layer against the factors that generate the data, over every combination of "
         "the factors. Each score is 1 where every factor has one coordinate and every coordinate one factor. The plots "
         "show each coordinate's mutual information with a factor as a share of the factor's entropy; a factor's gap is "
         "the largest share less the second."

@@ -1,4 +1,4 @@
-"""What samples are compared by: the numbers themselves, a classifier of the data's classes, a random network."""
+"""Features by which samples are compared: raw data, a classifier of the data's classes, or a random network."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from jensen.nn import mlp
 WIDTH = 32  # of the classifier's last hidden layer
 COARSE = 4  # pixels of the grid that convolutions end on
 CHANNELS, LEARNED = 16, 32  # of the random network and of a classifier of large pictures
-SMALL = 1024  # numbers a picture up to which the classifier is fully connected
+SMALL = 1024  # largest number of dimensions for which the classifier is fully connected
 SEED = 20_260  # of the random network
-CHUNK = 1024  # rows whose features are computed together
+CHUNK = 1024  # number of rows whose features are computed together
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Features:
     """A callable from data (N, ...) to (N, d).
 
     Attributes:
-        name: in a sentence.
-        of: the callable.
-        read: called with data: classes (N,), where the features are a classifier's.
+        name: as it appears in a sentence.
+        of: the callable that computes the features.
+        read: for features of a classifier, a function from data to classes (N,).
     """
 
     name: str
@@ -43,12 +43,12 @@ class Features:
 
 
 def features_of(choice: str | Callable[[Tensor], Tensor], data: Data) -> Features:
-    """Features by name, or a callable of the user's.
+    """Features by name, or from a user's callable.
 
     Args:
-        choice: "raw", "convolutional", "classifier", or "auto": the classifier of pictures that have classes, the
-            convolutional network of other pictures, raw points; or a callable (N, ...) -> (N, d).
-        data: what the classifier learns from.
+        choice: "raw", "convolutional", "classifier", or "auto": the classifier for pictures that have classes, the
+        convolutional network for other pictures, raw points; or a callable (N, ...) -> (N, d).
+        data: training data of the classifier.
 
     Raises:
         ValueError: for an unknown name, a classifier of data without classes, or convolutions of points.
@@ -79,22 +79,22 @@ def convolutions(shape: Sequence[int], channels: int) -> nn.Sequential:
 
 
 def _random(space: Space) -> Features:
-    """A convolutional network of fixed random weights.
+    """A convolutional network with fixed random weights.
 
     Source: Naeem et al. (2020), section 5.1, on random embeddings of 64 numbers.
     """
     if not space.pictures:
-        raise ValueError(f"convolutional features must be of pictures (C, H, W), got data of shape {space.shape}")
+        raise ValueError(f"convolutional features need pictures (C, H, W), got data of shape {space.shape}")
     body, rng = convolutions(space.shape, CHANNELS), generator(SEED)
     for weight in body.parameters():
         scale = (2 / weight[0].numel()) ** 0.5 if weight.ndim > 1 else 0.1
         nn.init.normal_(weight, std=scale, generator=rng)
-    name = f"{4 * CHANNELS} features of a convolutional network of fixed random weights ({_mark(body)})"
+    name = f"{4 * CHANNELS} features of a convolutional network with fixed random weights ({_mark(body)})"
     return Features(name, body.eval().requires_grad_(False))
 
 
 def _classifier(data: Data, batch: int = 64) -> Features:
-    """The last hidden layer of a small network that learned the classes: a function of the data alone."""
+    """The last hidden layer of a small classifier of the data's classes; it depends only on the data."""
     space, classes = data.space, data.space.cond
     if not isinstance(classes, Classes):
         raise ValueError(f"classifier features need classes, and {data.name} have none: use convolutional or raw")
@@ -124,7 +124,7 @@ def _classifier(data: Data, batch: int = 64) -> Features:
     right = float((read(test["x"]) == test["cond"][:, 0]).double().mean())
     name = (
         f"the {WIDTH} last features of a classifier of the data's classes "
-        f"({_mark(whole)}, right on {100 * right:.1f}% of held-out data)"
+        f"({_mark(whole)}, accuracy {100 * right:.1f}% on held-out data)"
     )
     return Features(name, body, read)
 

@@ -1,4 +1,4 @@
-"""A fresh discriminator of fixed architecture and budget: how well it learns to tell samples from data."""
+"""A discriminator of fixed architecture and budget, trained from scratch to tell samples from data."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ LOOKS = 12  # points of the learning curve
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a discriminator came to on rows held out from its training, as many real as fake.
+    """Results of a discriminator on rows held out from its training, as many real as fake.
 
     Attributes:
-        accuracy: share of right answers: 1/2 if it cannot tell them apart.
-        auc: probability that it finds a real row more real than a fake one; 1/2 then too, wherever its threshold is.
-        steps, curve: its accuracy after these numbers of steps.
-        seen: rows of each kind that it learned from.
+        accuracy: share of correct answers; 1/2 if it cannot tell them apart.
+        auc: probability that it ranks a real row above a fake one; also 1/2 if it cannot tell them apart, at any
+        threshold.
+        steps, curve: numbers of training steps, and its accuracy after each.
+        seen: number of training rows of each kind.
     """
 
     accuracy: Proportion
@@ -36,21 +37,23 @@ class Judgement:
 def discriminate(
     real: tuple[Tensor, Tensor], fake: tuple[Tensor, Tensor], *, steps: int = 500, seed: int = 0
 ) -> Judgement:
-    """Train a discriminator on the first of each pair, and try it on the second after a fixed number of steps.
+    """Train a discriminator on the first of each pair, and test it on the second after a fixed number of steps.
 
-    Two hidden layers, the logistic loss, AdamW; its first weights and its batches are functions of the seed alone.
+    Two hidden layers, the logistic loss, AdamW; its initial weights and its batches depend only on the seed.
 
     Args:
-        real: data to learn from, and data to be tried on.
-        fake: samples, as many of each.
-        steps: of training.
-        seed: of the weights and the batches.
+        real: training data and test data.
+        fake: samples, as many as there are data.
+        steps: number of training steps.
+        seed: random seed of the weights and the batches.
 
     Raises:
-        ValueError: if there are not as many real rows as fake ones.
+        ValueError: if the numbers of real and fake rows differ.
     """
     if [len(v) for v in real] != [len(v) for v in fake]:
-        raise ValueError(f"rows must be as many of each, got {[len(v) for v in real]} and {[len(v) for v in fake]}")
+        raise ValueError(
+            f"real and fake must have as many rows each, got {[len(v) for v in real]} and {[len(v) for v in fake]}"
+        )
     centre, scale = real[0].mean(), real[0].std().clamp_min(1e-6)
     (x, x_kept), (y, y_kept) = ([(rows.flatten(1) - centre) / scale for rows in pair] for pair in (real, fake))
     looks = sorted({max(1, round(steps ** (k / (LOOKS - 1)))) for k in range(LOOKS)})

@@ -30,7 +30,7 @@ ROWS = 8  # rows of a traversal, at most
 
 @runtime_checkable
 class Walked(Coding, Protocol):
-    """Has a prior of its codes, and goes from one draw of it to another."""
+    """A model with a prior over its codes that can interpolate between two draws of it."""
 
     prior: nn.Module
 
@@ -38,7 +38,7 @@ class Walked(Coding, Protocol):
 
 
 def sheet(case: Case, x: Tensor, columns: int, captions: Sequence[str] | None = None) -> Image.Image:
-    """Pictures on a sheet, points over held-out points."""
+    """Pictures as a grid, or points drawn over held-out points."""
     if not case.data.space.pictures:
         return gallery(x.cpu(), behind=case.test["x"][:2000])
     return gallery(x, columns=columns, scale=fitting_scale(case.data.space), captions=captions)
@@ -47,7 +47,7 @@ def sheet(case: Case, x: Tensor, columns: int, captions: Sequence[str] | None = 
 @judge
 @torch.no_grad()
 def reconstructions(case: Case) -> Part | None:
-    """Held-out examples, encoded and decoded."""
+    """Held-out examples and their reconstructions."""
     model, x = case.model, case.test["x"]
     if not isinstance(model, Coding):
         return None
@@ -67,9 +67,9 @@ def reconstructions(case: Case) -> Part | None:
     pairs = zip(x[:shown].split(columns), rebuilt[:shown].split(columns), strict=True)
     made = torch.cat([part for pair in pairs for part in pair]) if case.data.space.pictures else rebuilt
     what = "mean of p(x | z) for one draw of q(z | x)" if isinstance(model, LatentChain) else "decoded code"
-    text = f"Held-out examples, and below each its reconstruction, the {what}."
+    text = f"Held-out examples and, below each, its reconstruction: the {what}."
     if not case.data.space.pictures:
-        text = f"Reconstructions, the {what}, over the held-out points they are of, in grey."
+        text = f"Reconstructions (the {what}), with the held-out points in grey."
     picture = Picture("reconstructions", sheet(case, made, columns), "examples and their reconstructions")
     return Part("Reconstructions", text, [finding], [picture])
 
@@ -77,7 +77,7 @@ def reconstructions(case: Case) -> Part | None:
 @judge
 @torch.no_grad()
 def traversals(case: Case) -> Part | None:
-    """One coordinate of the code moves, all others stay."""
+    """Samples as one coordinate of the code varies and all others are fixed."""
     model = case.model
     if not isinstance(model, Coding):
         return None
@@ -85,18 +85,18 @@ def traversals(case: Case) -> Part | None:
         made, names = traversal(model, case.test["x"][: 2 * CHUNK].to(case.device))
     captions = [name if k % STEPS == STEPS // 2 else "" for name in names for k in range(STEPS)]
     text = (
-        "One coordinate of the top layer moves along a row, 2.5 standard deviations of its values over held-out data "
-        "either way; all others stay where the first held-out example has them."
+        "Along each row one coordinate of the top layer varies by 2.5 standard deviations of its values over "
+        "held-out data in both directions. All other coordinates keep their values for the first held-out example."
     )
     picture = Picture("traversal", sheet(case, made, STEPS, captions), "latent traversal")
     return Part("Latent traversals", text, pictures=[picture])
 
 
 def traversal(model: Coding, x: Tensor, most: int = ROWS) -> tuple[Tensor, list[str]]:
-    """Samples as one coordinate of the code moves and all others stay: (rows * STEPS, *event), and the rows' names.
+    """Samples as one coordinate of the code varies and all others are fixed, (rows * STEPS, *event); the rows' names.
 
-    Continuous codes: the coordinates that vary most over `x`, from the first code. One-hot: the first groups, through
-    their classes.
+    For continuous codes: the coordinates that vary most over `x`, starting at the first code. For one-hot codes: all
+    classes of the first groups.
     """
     codes = model.codes(x)
     start = codes[0]
@@ -117,7 +117,7 @@ def traversal(model: Coding, x: Tensor, most: int = ROWS) -> tuple[Tensor, list[
 @judge
 @torch.no_grad()
 def interpolations(case: Case) -> Part | None:
-    """From one draw of the prior to another, by a model of latents or a generator of pictures."""
+    """Interpolations between two draws of the prior, for models with latents and generators of pictures."""
     model = case.model
     if not isinstance(model, GAN | Walked):
         return None
@@ -138,7 +138,7 @@ def interpolations(case: Case) -> Part | None:
 
 @judge
 def collapse(case: Case) -> Part | None:
-    """What each layer of latents is used for."""
+    """How much each layer of latents is used (posterior collapse)."""
     model, reader, cond = case.model, case.data.truths.reader, case.data.space.cond
     if not isinstance(model, LatentChain):
         return None
@@ -156,10 +156,11 @@ def collapse(case: Case) -> Part | None:
     layers = [{**asdict(layer), "verdict": layer.verdict} for layer in found.layers]
     findings = [finding for n in range(len(layers)) for finding in _layer(found, n)]
     text = (
-        f"{found.sentence} Active units are those whose posterior mean varies by more than 0.01 over the data. "
-        f"I(x; z) is what a layer knows of which example it sees, of {found.data} at most log {found.data} = "
-        f"{found.log_data:.2f} nats. KL(q(z) || p(z)) compares all posteriors together with the prior of the top "
-        f"layer: where I(x; z) is near its most it is the KL less {found.log_data:.2f}, and falls with more examples."
+        f"{found.sentence} Active units are units whose posterior mean has a variance above 0.01 over the data. I(x; "
+        f"z) is the mutual information of a layer with the index of the example, at most log {found.data} = "
+        f"{found.log_data:.2f} nats for {found.data} examples. KL(q(z) || p(z)) compares the aggregate posterior with "
+        "the prior of the top layer. When I(x; z) is near its maximum, this is the mean KL minus "
+        f"{found.log_data:.2f}, and it falls with more examples."
     )
     details = {"collapse": {"sentence": found.sentence, "layers": layers}}
     return Part(
@@ -168,7 +169,7 @@ def collapse(case: Case) -> Part | None:
 
 
 def _layer(report: CollapseReport, number: int) -> list[Finding]:
-    """What one layer is used for, counted from 0 next to the data; keys carry its number where there are several."""
+    """Findings of one layer, counted from 0 next to the data; keys contain its number if there are several layers."""
     layer, several = report.layers[number], len(report.layers) > 1
     end, where = (f"_{number + 1}", f", layer {number + 1}") if several else ("", "")
 
@@ -190,13 +191,13 @@ def _layer(report: CollapseReport, number: int) -> list[Finding]:
         of("information", "mutual information I(x; z)", layer.information, note=f"at most {report.log_data:.2f}")
     )
     if number == len(report.layers) - 1:
-        found.append(of("aggregate_kl", "KL of the aggregate posterior from the prior", layer.divergence, best="low"))
-    found.append(of("log_px_lost", "log p(x | z) lost without the layer", layer.log_px_lost))
+        found.append(of("aggregate_kl", "KL between aggregate posterior and prior", layer.divergence, best="low"))
+    found.append(of("log_px_lost", "loss of log p(x | z) without the layer", layer.log_px_lost))
     if layer.accuracy_lost is not None:
         found.append(
             of(
                 "accuracy_lost",
-                "accuracy of reading lost without the layer",
+                "loss of reading accuracy without the layer",
                 layer.accuracy_lost,
                 form="share",
             )
@@ -205,7 +206,7 @@ def _layer(report: CollapseReport, number: int) -> list[Finding]:
 
 
 def _table(report: CollapseReport) -> Table:
-    """All layers beside one another."""
+    """A table of all layers."""
     judged = report.layers[0].accuracy_lost is not None
 
     def row(number: int, layer: LayerUse) -> list[str]:
@@ -214,6 +215,6 @@ def _table(report: CollapseReport) -> Table:
         cells += [str(layer.divergence) if top else "", str(layer.log_px_lost)]
         return [*cells, *[str(layer.accuracy_lost)] * judged, layer.verdict]
 
-    head = ["layer", "active units", "KL", "I(x; z)", "KL(q(z) || p(z))", "log p(x | z) lost without it"]
+    head = ["layer", "active units", "KL", "I(x; z)", "KL(q(z) || p(z))", "loss of log p(x | z) without it"]
     rows = [row(number, layer) for number, layer in enumerate(report.layers, start=1)]
     return Table([*head, *["accuracy lost"] * judged, "verdict"], rows, title="All layers, in nats")

@@ -1,4 +1,4 @@
-"""Likelihoods of models with latents, by importance sampling, and of models whose density is known; what q loses."""
+"""Likelihoods of latent variable models, by importance sampling, and of exact densities; the posterior gap."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from jensen.variational import Estimate, Gap, GaussianMixtureVI, gap_split, lowe
 from jensen.variational.inference import NEAR
 from jensen.variational.trace import Unamortized
 
-CHUNK = 40  # rows between two moves of the progress bar
+CHUNK = 40  # rows between two updates of the progress bar
 BOUND_DRAWS = 100  # of q, for each datum's lower bound
 
 
 def measured(key: str, name: str, found: Likelihood | Gap, **more: Any) -> Finding:
-    """The mean over data, its standard error over the choice of data, and its Monte Carlo noise in the note."""
+    """A finding: the mean over data, its standard error over the choice of data, its Monte Carlo error in the note."""
     n, note = len(found.value), more.pop("note", "")
     noise = 0.0 if found.stderr is None else float(found.stderr.square().sum().sqrt()) / n
-    said = f"Monte Carlo noise {noise:.2g}" if math.isfinite(noise) else "Monte Carlo noise unknown: heavy tails"
+    said = f"Monte Carlo error {noise:.2g}" if math.isfinite(noise) else "Monte Carlo error unknown: heavy tails"
     note = "; ".join(filter(None, (note, said if noise else "", f"n = {n:,}")))
     error = float(found.value.std()) / math.sqrt(n)
     return Finding(key, name, float(found.value.mean()), error, form="nats", note=note, **more)
@@ -39,7 +39,7 @@ def measured(key: str, name: str, found: Likelihood | Gap, **more: Any) -> Findi
 @judge
 @torch.no_grad()
 def likelihood(case: Case) -> Part | None:
-    """Log p(x) of held-out and of training examples, and the evidence lower bound."""
+    """Log p(x) of held-out and training examples, and the evidence lower bound."""
     model, space, truth = case.model, case.data.space, case.data.truths.log_p
     x = case.test["x"]
     if not isinstance(model, LatentChain) and not _exact(case, x[:1]):
@@ -74,8 +74,9 @@ def likelihood(case: Case) -> Part | None:
     text = "Errors are standard errors over the choice of examples."
     if estimated:
         text += (
-            " log p(x) is the logarithm of the mean of K weights p(x, z) / q(z | x) with z from q: too low by about "
-            "half its squared noise. Where the weights have a heavy tail, Pareto k above its limit, it is unreliable."
+            " log p(x) is estimated by the logarithm of the mean of K weights p(x, z) / q(z | x), with z drawn from "
+            "q. This estimate is too low by about half its variance. It is unreliable if the weights are "
+            "heavy-tailed (Pareto k above its limit)."
         )
     if best is not None:
         text += " The floor is the mean log density of the same examples under the distribution they were drawn from."
@@ -83,7 +84,7 @@ def likelihood(case: Case) -> Part | None:
 
 
 def _exact(case: Case, x: Tensor) -> bool:
-    """Whether the model's log p(x) is neither a bound nor an estimate."""
+    """Whether the model's log p(x) is exact, neither a bound nor an estimate."""
     return isinstance(case.model, Bounded) and case.model.log_likelihood(x.to(case.device)).kind == "exact"
 
 
@@ -109,7 +110,9 @@ def _bound(case: Case, model: LatentChain, x: Tensor) -> Likelihood:
 
 
 def tails(found: Estimate, samples: int) -> dict[str, Any]:
-    """Pareto k of the weights: of the median example, the largest, its limit; and of how many log p has no error."""
+    """Pareto k of the weights: its median, maximum and limit; and the number of examples whose log p has no error
+    estimate.
+    """
     told = found.pareto_k[~found.pareto_k.isnan()]
     median, largest = (float(told.median()), float(told.max())) if len(told) else (None, None)
     assert found.stderr is not None
@@ -130,21 +133,21 @@ def weights_found(log_p: Estimate, samples: int) -> list[Finding]:
     if k["median"] is not None:
         note = f"of the median example; largest {k['largest']:.2f}, limit {k['limit']:.2f}"
         found.append(Finding("pareto_k", "Pareto k of the weights", k["median"], note=note))
-    note = f"of {k['rows']}: Pareto k above {k['limit']:.2f}, or few effective samples where k cannot be estimated"
+    note = f"of {k['rows']}: Pareto k above {k['limit']:.2f}, or few effective samples if k cannot be estimated"
     name = "examples whose log p(x) is unreliable"
     return [*found, Finding("unreliable", name, k["beyond"], form="count", note=note)]
 
 
 @judge
 def posterior_gap(case: Case) -> Part | None:
-    """What inference loses of log p(x), for one layer of Gaussian latents."""
+    """The gap between log p(x) and the ELBO, decomposed, for one layer of Gaussian latents."""
     model, settings = case.model, case.settings
     if not isinstance(model, LatentChain) or len(model.decoders) > 1 or not model.prior().has_rsample:
         return None
     x = case.test["x"][: settings.refine_rows].to(case.device)
     advance, rng = case.track("posterior gap", len(x)), generator(derived(case.seed, "gap"), case.device)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # what the best q may lack is a finding
+        warnings.simplefilter("ignore", UserWarning)  # a possible further gain of the best q is a finding
         split = gap_split(model, x, steps=settings.refine_steps, generator=rng)
     advance(len(x))
     left, most = float(split.left.mean()), float(split.left.abs().max())
@@ -153,19 +156,20 @@ def posterior_gap(case: Case) -> Part | None:
     findings = [
         measured("gap", "log p(x) - ELBO", split.total),
         measured("gap_approximation", "approximation gap: the family of q", split.approximation),
-        measured("gap_amortization", f"amortization gap: {who} within it", split.amortization),
+        measured("gap_amortization", f"amortization gap: {who}", split.amortization),
         Finding(
             "gap_left",
-            "what the best q found may lack",
+            "possible further gain of the best q",
             left,
             form="nats",
             note=worst + "; set judging.refine_steps higher" * few,
         ),
     ]
     text = (
-        "What inference loses of log p(x): in part because no Gaussian of independent coordinates is the posterior, in "
-        f"part because {who} does not give the best one for each example. A further step from the best Gaussian "
-        f"found would win {left:.4f} nats, {worst}: that much of the approximation gap may be due to the search."
+        "The gap between log p(x) and the evidence lower bound has two parts: the approximation gap, because no "
+        f"diagonal Gaussian equals the posterior, and the amortization gap, because {who} does not find the best "
+        f"diagonal Gaussian for each example. One more step from the best Gaussian found would gain {left:.4f} nats "
+        f"({worst}), so up to that much of the approximation gap may be due to the search."
     )
     values = [f.value for f in findings[1:3]]
     bars = plots.bars(["family of q", who], values, title="nats lost", xlabel="nats")
@@ -174,7 +178,7 @@ def posterior_gap(case: Case) -> Part | None:
 
 @judge
 def components(case: Case) -> Part | None:
-    """Which components a mixture uses."""
+    """The components that a mixture uses."""
     model = case.model
     if not isinstance(model, GaussianMixtureVI):
         return None

@@ -1,4 +1,4 @@
-"""Modes: known modes of points that samples reach, and classes of pictures that a reader finds in them."""
+"""Modes: which known modes the samples of points reach, and which classes a reader finds in samples of pictures."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from jensen.report import plots
 from jensen.report.findings import Finding, Part, Picture, proportion
 from jensen.report.gallery import fitting_scale, gallery
 
-EDGES = torch.arange(0, 3.5, 0.5)  # of rings around a mode, in its standard deviations
+EDGES = torch.arange(0, 3.5, 0.5)  # width of rings around a mode, in its standard deviations
 PLANE = 8000  # points of the noise on its picture
 COLUMNS, ROWS = 16, 20  # samples of a class on a sheet; classes
 LINE = -0.2  # grey of the line between two channels
@@ -38,7 +38,7 @@ LINE = -0.2  # grey of the line between two channels
 
 @judge
 def modes(case: Case) -> Part | None:
-    """Which of the known modes samples reach, how often, and how near they lie."""
+    """The known modes that samples reach, how often, and how near samples are to them."""
     law = case.data.truths.modes
     if law is None or not isinstance(case.model, Sampleable):
         return None
@@ -46,11 +46,11 @@ def modes(case: Case) -> Part | None:
     found, real = (mode_coverage(x, law.centres, law.std, law.weights) for x in (made, data))
     rings, floor = ring_divergences(made, law), ring_divergences(data[: len(made)], law)
     text = (
-        "A sample within 3 standard deviations of its nearest mode is of high quality, and a mode with such a sample "
-        "is recovered. Reverse KL is KL(q | w) of the shares q of samples nearest to each mode and the weights w; its "
-        "floor is the mean for draws of the data. The last two numbers compare the shares of samples in rings around "
-        "each mode, half a standard deviation wide, with their exact probabilities; their floors are those of "
-        "held-out points."
+        "A sample within 3 standard deviations of its nearest mode is a high-quality sample, and a mode with at "
+        "least one of them is recovered. Reverse KL is KL(q | w), with q the shares of samples nearest to each mode "
+        "and w the weights of the modes; its floor is the mean for draws of the data. The last two numbers compare "
+        "the shares of samples in rings around each mode, half a standard deviation wide, with their exact "
+        "probabilities; their floors are the values for held-out points."
     )
     findings = [
         Finding(
@@ -78,21 +78,22 @@ def modes(case: Case) -> Part | None:
 
 
 def nearest(x: Tensor, centres: Tensor) -> Tensor:
-    """The number of the mode that each x (N, D) is nearest to, (N,)."""
+    """The index of the mode nearest to each x (N, D), (N,)."""
     return next(squared_distances(x, centres, len(x))).argmin(1)
 
 
 def mode_shares(x: Tensor, law: Modes) -> list[float]:
-    """Shares of points that are nearest to each mode."""
+    """The share of points that are nearest to each mode."""
     share: list[float] = (nearest(x, law.centres).bincount(minlength=len(law.centres)) / len(x)).tolist()
     return share
 
 
 def ring_divergences(x: Tensor, law: Modes) -> tuple[float, float]:
-    """Jensen-Shannon divergence (nats) and total variation of the shares of points (N, 2) in rings around the modes
-    from the exact probabilities of these.
+    """Jensen-Shannon divergence (nats) and total variation between the shares of points (N, 2) in rings around the
+    modes and the exact probabilities of these rings.
 
-    Merging points loses divergence, counting finitely many adds some: compare with as many draws of the law.
+    Binning lowers the divergence and a finite number of points raises it: compare with as many draws of the
+    distribution.
     """
     exact = law.rings(EDGES).flatten()
     share = law.which_ring(x, EDGES).bincount(minlength=len(exact)).double() / len(x)
@@ -102,7 +103,7 @@ def ring_divergences(x: Tensor, law: Modes) -> tuple[float, float]:
 
 
 def _noise(case: Case, law: Modes) -> list[Picture]:
-    """For noise in the plane: where the samples of each mode come from."""
+    """For two-dimensional noise: which noise is mapped to which mode."""
     model = case.model
     if not isinstance(model, GAN) or model.shape != (2,):
         return []
@@ -112,7 +113,9 @@ def _noise(case: Case, law: Modes) -> list[Picture]:
 
 
 def noise_and_samples(z: Tensor, x: Tensor, centres: Tensor) -> Image.Image:
-    """Noise (N, 2) on the left, samples (N, 2) on the right, each in the colour of the mode nearest to the sample."""
+    """A picture of noise (N, 2) on the left and samples (N, 2) on the right, coloured by the mode nearest to the
+    sample.
+    """
     colours = colormaps["hsv"]((nearest(x, centres) / len(centres)).numpy())
     figure = Figure(figsize=(8, 4), dpi=100, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
@@ -133,14 +136,14 @@ def noise_and_samples(z: Tensor, x: Tensor, centres: Tensor) -> Image.Image:
 
 @dataclass(frozen=True)
 class Read:
-    """What a reader finds in pictures.
+    """The result of reading pictures.
 
     Attributes:
-        classes: (N, width) as read.
-        coverage: of the size ** width modes.
+        classes: the classes read, (N, width).
+        coverage: coverage of the size ** width modes.
         by_place: shares (width, size) of the classes at each place.
-        clear: (N, width), which of them are clear.
-        clearly: modes reached by pictures that are clear throughout.
+        clear: which classes are clear, (N, width) bool.
+        clearly: modes reached by pictures whose classes are all clear.
     """
 
     classes: Tensor
@@ -151,7 +154,7 @@ class Read:
 
     @classmethod
     def of(cls, x: Tensor, reader: Reader, shares: Tensor) -> Read:
-        """Read pictures (N, C, H, W), whose modes should have these shares."""
+        """The result of reading pictures (N, C, H, W) whose modes should have these shares."""
         read, clear = reader.read(x), reader.clear(x)
         width = read.shape[1]
         size = round(len(shares) ** (1 / width))
@@ -163,7 +166,7 @@ class Read:
 
 @judge
 def classes(case: Case) -> Part | None:
-    """Which classes a reader finds in samples, of what shares, and how clear they are."""
+    """The classes that a reader finds in samples, their shares, and how clear they are."""
     reader, shares = case.data.truths.reader, reader_shares(case)
     if reader is None or shares is None or not isinstance(case.model, Sampleable):
         return None
@@ -208,10 +211,11 @@ def classes(case: Case) -> Part | None:
         read = wilson(right, len(real.classes))
         findings.append(proportion("reader", "held-out data read correctly", read, note="by the same reader"))
     text = (
-        f"A reader that no generator was trained with reads {n}. Reverse KL is KL(q | w) of the shares q of samples "
-        f"read as each of {len(shares):,} {what} and the shares w of the data. Floors: {what} reached, and reverse KL, "
-        "of as many draws of the data, on average (a finite sample never shows 0); clearness of held-out data. Every "
-        f"sample is read as something, so {what} are also counted of clear samples alone: {reader.clear_means}."
+        f"A reader that was trained independently of the generator reads {n}. Reverse KL is KL(q | w), with q the "
+        f"shares of samples read as each of {len(shares):,} {what} and w the shares of the data. Floors: for {what} "
+        "reached and reverse KL, the mean for as many draws of the data (a finite sample never reaches 0); for "
+        f"clearness, held-out data. Every sample is read as something, so {what} are also counted for clear samples "
+        f"alone: {reader.clear_means}."
     )
     details = {
         name: {
@@ -235,7 +239,7 @@ def classes(case: Case) -> Part | None:
 
 
 def reader_shares(case: Case) -> Tensor | None:
-    """Shares of the reader's classes: exact ones, or those of the training labels; None without either."""
+    """Shares of the reader's classes: exact if known, otherwise those of the training labels; None without either."""
     if (exact := case.data.truths.shares) is not None:
         return exact
     cond = case.data.space.cond
@@ -246,7 +250,7 @@ def reader_shares(case: Case) -> Tensor | None:
 
 
 def _counted(case: Case, modes: int) -> Tensor:
-    """The samples, or more of them where there are many modes to reach."""
+    """The samples, or more of them if there are many modes."""
     n = case.settings.mode_samples * modes
     if n <= len(case.samples):
         return case.samples
@@ -260,7 +264,7 @@ def _names(case: Case, size: int) -> list[str]:
 
 
 def _charts(case: Case, found: Read, shares: Tensor) -> list[str]:
-    """Shares of each class, for each place of what is read."""
+    """Shares of each class, for each position that is read."""
     width, size = found.by_place.shape
     whole = (shares / shares.sum()).view([size] * width)
     charts = []
@@ -272,7 +276,7 @@ def _charts(case: Case, found: Read, shares: Tensor) -> list[str]:
 
 
 def _sheet(case: Case, made: Tensor, found: Read) -> Picture:
-    """Samples by the class that they are read as; of several channels, side by side with what is read there."""
+    """Samples sorted by the class that they are read as; each channel beside what is read in it."""
     scale = fitting_scale(case.data.space)
     if found.classes.shape[1] > 1:
         captions = [" ".join(map(str, row)) for row in found.classes[:48].tolist()]
@@ -282,7 +286,9 @@ def _sheet(case: Case, made: Tensor, found: Read) -> Picture:
     rows = [made[found.classes[:, 0] == k][:COLUMNS] for k in shown]
     full = [torch.cat([row, row.new_ones(COLUMNS - len(row), *row.shape[1:])]) for row in rows]
     sheet = gallery(torch.cat(full), columns=COLUMNS, scale=scale)
-    return Picture("classes", sheet, "samples by class", "A row for each class: the first samples read as it.")
+    return Picture(
+        "classes", sheet, "samples by class", "One row per class: the first samples that are read as this class."
+    )
 
 
 def side_by_side(x: Tensor) -> Tensor:

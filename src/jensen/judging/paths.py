@@ -1,4 +1,4 @@
-"""How diffusion and score models sample: with how many steps, along which path, there and back, how far guided."""
+"""Sampling of diffusion and score models: numbers of steps, paths, round-trip error, guidance."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from jensen.report import plots
 from jensen.report.findings import Finding, Part, Picture
 from jensen.report.gallery import fitting_scale, gallery, side_by_side
 
-STRIP, FILM = 7, 60  # states of a strip, frames of a film, at most
-TRIPS, TRIP = (4, 8, 16, 32, 64, 128), 64  # numbers of steps each way; of these, of the finding
-NUMBERS = 6400  # of a round trip's rows, about
-BETWEEN = 11  # pictures from one noise to another
+STRIP, FILM = 7, 60  # largest numbers of states in the picture and of frames in the animation
+TRIPS, TRIP = (4, 8, 16, 32, 64, 128), 64  # numbers of steps in each direction; the one that is reported as a finding
+NUMBERS = 6400  # approximate number of dimensions in all rows of a round trip
+BETWEEN = 11  # pictures per interpolation
 COMPARED = 256  # samples at each guidance scale
-GROUPS = 32  # conditions that they are of, at most
-LEAST = 8  # pairs of held-out rows of one condition without which their variety is not known
+GROUPS = 32  # largest number of conditions of these samples
+LEAST = 8  # fewest pairs of held-out rows of one condition from which variety is computed
 
 
 def read_as_asked(case: Case, made: Tensor, asked: Tensor | None) -> Proportion | None:
-    """The share of samples that read as their condition, or None without a reader."""
+    """The share of samples that are read as their condition, or None without a reader."""
     reader = case.data.truths.reader
     if reader is None or asked is None:
         return None
@@ -40,7 +40,7 @@ def read_as_asked(case: Case, made: Tensor, asked: Tensor | None) -> Proportion 
 
 @judge
 def by_steps(case: Case) -> Part | None:
-    """Energy distance of samples drawn in each number of steps, and the share of them that read as asked."""
+    """Energy distance of samples for each number of steps, and the share of them that are read as asked."""
     model = case.model
     if not isinstance(model, Diffusion | ScoreModel) or not case.settings.steps:
         return None
@@ -78,8 +78,8 @@ def by_steps(case: Case) -> Part | None:
         shares = [row["read"] for row in rows]
         drawn.append(plots.intervals(counts, shares, title="read as asked", xlabel=unit, ylabel=""))
     text = (
-        f"{len(case.samples):,} samples by {sampling.sampler} from the same noise, in each number of {unit}, against "
-        f"held-out data; floor: {len(train):,} training examples in their place."
+        f"{len(case.samples):,} samples by {sampling.sampler}, drawn from the same noise with each number of {unit}, "
+        f"are compared with held-out data; floor: {len(train):,} training examples in place of the samples."
     )
     details = {"by_steps": {"floor": vars(floor), "own": sampling.steps, "rows": rows}}
     return Part("Samples against sampling steps", text, findings, plots=drawn, details=details)
@@ -87,7 +87,7 @@ def by_steps(case: Case) -> Part | None:
 
 @judge
 def sampling_path(case: Case) -> Part | None:
-    """The sampler's state, from noise to the finished samples, as a strip and as a film."""
+    """The states of the sampler from noise to samples, as a picture and as an animation."""
     model, space = case.model, case.data.space
     if not isinstance(model, Diffusion | ScoreModel):
         return None
@@ -115,7 +115,7 @@ def sampling_path(case: Case) -> Part | None:
 
 
 def spread(states: Sequence[Tensor], most: int) -> list[Tensor]:
-    """At most `most` of a sequence, evenly spaced, the first and the last among them."""
+    """At most `most` evenly spaced elements of a sequence, including the first and the last."""
     if len(states) <= most:
         return list(states)
     return [states[round(k * (len(states) - 1) / (most - 1))] for k in range(most)]
@@ -123,7 +123,7 @@ def spread(states: Sequence[Tensor], most: int) -> list[Tensor]:
 
 @judge
 def round_trip_error(case: Case) -> Part | None:
-    """How far held-out data come back from where they were after DDIM has carried them to noise and back."""
+    """Round-trip error of held-out data, mapped to noise by DDIM and back."""
     model, space = diffusion_of(case.model), case.data.space
     if model is None:
         return None
@@ -139,11 +139,11 @@ def round_trip_error(case: Case) -> Part | None:
     means = [float(error.mean()) for error in errors]
     own = errors[TRIPS.index(TRIP)]
     name = f"round-trip error, {TRIP} steps each way"
-    note = f"root mean square error of a number; n = {len(x)}"
+    note = f"root mean square error per dimension; n = {len(x)}"
     finding = Finding("round_trip", name, float(own.mean()), float(own.std()) / len(x) ** 0.5, note=note)
     text = (
-        f"{len(x)} held-out examples{' and their conditions' if case.conditional else ''}, carried to noise by DDIM "
-        f"and back{f', from t = {end:g}' if end else ''}: root mean square error of a number."
+        f"{len(x)} held-out examples{' with their conditions' if case.conditional else ''} are mapped to noise by "
+        f"DDIM and back to data{f', from t = {end:g}' if end else ''}: root mean square error per dimension."
     )
     curve = plots.curves(list(TRIPS), {"error": means}, title="round-trip error", xlabel="steps each way", log=True)
     details = {"round_trip": {"steps": list(TRIPS), "error": means, "end": end}}
@@ -152,7 +152,7 @@ def round_trip_error(case: Case) -> Part | None:
 
 @judge
 def noise_interpolations(case: Case) -> Part | None:
-    """Rows of samples from one noise to another."""
+    """Rows of samples that interpolate between two draws of noise."""
     model, space = case.model, case.data.space
     if not isinstance(model, Diffusion) or not space.pictures:
         return None
@@ -164,14 +164,14 @@ def noise_interpolations(case: Case) -> Part | None:
         cond = None if asked is None else asked[k : k + 1]
         rows.append(model.interpolate(first, second, BETWEEN, cond=cond, sampler="ddim", eta=0.0, chunk=BETWEEN).cpu())
     page = gallery(torch.cat(rows), columns=BETWEEN, scale=fitting_scale(space))
-    words = "DDIM samples along the great circle between two draws of noise, one row a pair"
-    given = "; each row has one condition" if case.conditional else ""
+    words = "DDIM samples along the great circle between two draws of noise, one row per pair"
+    given = "; all samples of a row have the same condition" if case.conditional else ""
     return Part("Interpolations", pictures=[Picture("interpolations", page, words, f"{words}{given}.")])
 
 
 @judge
 def guidance(case: Case) -> Part | None:
-    """What guidance gains in the share read as asked, and what it costs in variety."""
+    """The effect of guidance on the share read as asked and on variety."""
     model = case.model
     if not isinstance(model, Diffusion) or not case.conditional or model.denoiser.null is None:
         return None
@@ -202,17 +202,18 @@ def guidance(case: Case) -> Part | None:
             drawn.append(plots.intervals(scales, shares, title="read as asked", xlabel="guidance", ylabel=""))
     text = (
         f"{len(asked)} samples of {len(distinct)} conditions. Variety is the root mean square distance between two "
-        "samples of one condition, each brought to mean 0 and variance 1 so that contrast does not count, as a share "
-        "of that between two held-out examples of one condition."
+        "samples of the same condition, divided by that between two held-out examples of the same condition. Each "
+        "picture is first standardised to mean 0 and variance 1, so that contrast does not count."
     )
     return Part("Guidance", text, findings, plots=drawn, details={"guidance": rows})
 
 
 def variety(x: Tensor, cond: Tensor) -> float:
-    """Root mean square distance between two examples (N, ...) of one condition (N, width), a number.
+    """Root mean square distance per dimension between two examples (N, ...) of the same condition (N, width).
 
-    Each is brought to mean 0 and variance 1 first; then this is (2 s^2)^(1/2) with s^2 the variance within conditions,
-    pooled: the squared distances to the mean of each condition over the number of examples less that of conditions.
+    Each example is first standardised to mean 0 and variance 1. The distance is then (2 s^2)^(1/2), where s^2 is the
+    pooled variance within conditions: the sum of squared distances to the mean of each condition, divided by the number
+    of examples minus the number of conditions.
     """
     rows = F.layer_norm(x.double().flatten(1), (x[0].numel(),))
     _, group, sizes = cond.unique(dim=0, return_inverse=True, return_counts=True)
@@ -221,7 +222,7 @@ def variety(x: Tensor, cond: Tensor) -> float:
 
 
 def _real_variety(case: Case) -> float:
-    """Of held-out data: within a condition, or over all where too few of them share one."""
+    """Variety of held-out data within a condition, or over all data if too few share a condition."""
     x, cond = case.test["x"], case.test["cond"]
     repeated = len(cond) - len(cond.unique(dim=0))
     return variety(x, cond if repeated >= LEAST else torch.zeros(len(x), 1))

@@ -1,4 +1,4 @@
-"""Reading samples back: whether they show what was asked for, and what is drawn without a condition."""
+"""Samples read by a reader: whether they show the condition asked for, and what unconditional samples show."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FREE = 400  # samples without a condition, at most
 
 @judge
 def read_as_asked(case: Case) -> Part | None:
-    """Samples of given conditions, read by what read no sample in its training."""
+    """Samples of given conditions, read by a reader that was not trained on samples."""
     reader, cond = case.data.truths.reader, case.data.space.cond
     if reader is None or cond is None or case.asked is None:
         return None
@@ -45,27 +45,27 @@ def read_as_asked(case: Case) -> Part | None:
         findings.append(proportion("characters", "single characters read as asked", found.character, note=n, card=True))
     findings.append(
         proportion(
-            "ceiling", "real held-out pictures read right", ceiling.exact, note=f"n = {len(test['x']):,}", card=True
+            "ceiling", "real held-out pictures read correctly", ceiling.exact, note=f"n = {len(test['x']):,}", card=True
         )
     )
     text = (
-        "Samples of conditions that were held out, read by a reader that was trained on real pictures alone. What it "
-        "misread is in red. It always answers, so a picture with a stroke too many can still count as read: look at "
-        "the pictures."
+        "Samples of held-out conditions, read by a reader that was trained only on real pictures. Misread samples "
+        "are marked in red. The reader always gives an answer, so a picture with an extra stroke can still count as "
+        "read correctly: look at the pictures."
     )
     details = {"asked": names[0][:200], "read": names[1][:200]}
     return Part(
         "Samples read as asked",
         text,
         findings,
-        [Picture("asked", page, "samples with what was asked for and what was read")],
+        [Picture("asked", page, "samples, with the condition asked for and the condition read")],
         details={"reading": details},
     )
 
 
 @judge
 def unconditional(case: Case) -> Part | None:
-    """Samples without a condition from a model of texts: how many are read for sure, and how varied they are."""
+    """Unconditional samples of a model of texts: how many are read with confidence, and their variety."""
     cond, reader = case.data.space.cond, case.data.truths.reader
     if not isinstance(cond, Text) or case.asked is None:
         return None
@@ -81,8 +81,9 @@ def unconditional(case: Case) -> Part | None:
         tables = [_characters(reader, made, cond)]
     page = gallery(made[:32], columns=COLUMNS, scale=fitting_scale(case.data.space))
     text = (
-        "Pictures drawn without a text. A picture is read for sure if every character is read with a probability of at "
-        "least 0.9. Variety is the mean distance between two pictures, each brought to mean 0 and variance 1."
+        "Pictures drawn without a text. A picture is read with confidence if every character is read with a "
+        "probability of at least 0.9. Variety is the mean distance between two pictures, each standardised to mean 0 "
+        "and variance 1."
     )
     return Part(
         "Samples without a text",
@@ -94,7 +95,7 @@ def unconditional(case: Case) -> Part | None:
 
 
 def variety(x: Tensor) -> float:
-    """Mean distance between two pictures, each brought to mean 0 and variance 1: contrast is no variety."""
+    """Mean distance between two pictures, each standardised to mean 0, variance 1 so that contrast does not count."""
     return float(mean_pairwise_distance(torch.nn.functional.layer_norm(x.float(), x.shape[1:])[None])[0])
 
 
@@ -124,7 +125,7 @@ def _characters(reader: Reader, made: Tensor, cond: Text) -> Table:
 
 @judge
 def reading(case: Case) -> Part | None:
-    """A model that itself reads, on held-out pictures."""
+    """The accuracy of a reader on held-out pictures."""
     read, cond = getattr(case.model, "read", None), case.data.space.cond
     if read is None or cond is None:
         return None
@@ -132,9 +133,11 @@ def reading(case: Case) -> Part | None:
     answers, sureness = (v.cpu() for v in read(x))
     found = legibility(answers, asked)
     n = f"held-out pictures, n = {len(x):,}"
-    what = "whole texts read right" if isinstance(cond, Text) else "classes read right"
+    what = "whole texts read correctly" if isinstance(cond, Text) else "classes read right"
     findings = [proportion("exact", what, found.exact, note=n, card=True)]
     if not isinstance(cond, Classes):
         findings.append(proportion("characters", "characters read right", found.character, note=n, card=True))
-    findings.append(Finding("sureness", "mean probability of what it read", float(sureness.mean()), best=None))
+    findings.append(
+        Finding("sureness", "mean probability of the characters it read", float(sureness.mean()), best=None)
+    )
     return Part("Reading held-out pictures", "", findings)

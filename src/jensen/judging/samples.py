@@ -1,4 +1,4 @@
-"""Samples against held-out data: by features, by their numbers, and by their nearest training examples."""
+"""Samples compared with held-out data: by features, in raw data space, and by their nearest training examples."""
 
 from __future__ import annotations
 
@@ -31,41 +31,41 @@ from jensen.report import plots
 from jensen.report.findings import Finding, Part, Picture, proportion
 from jensen.report.gallery import fitting_scale, gallery
 
-LEAST = 20  # rows of each without which nothing is measured
-NEAREST = 1000  # samples, and held-out examples, whose nearest training example is sought
+LEAST = 20  # fewest rows of each for which metrics are computed
+NEAREST = 1000  # largest number of samples, and of held-out examples, whose nearest training examples are searched
 COLUMNS = 8  # of a sheet
 ENERGY = 4e9  # differences of numbers that an energy distance may take
 
 TEXT = (
-    "{n:,} samples against {held:,} held-out examples, by {features}; energy distance and sharpness by the numbers "
-    "themselves. The floor is the same number for as many training examples in the samples' place: a perfect model "
-    "reaches it."
+    "{n:,} samples are compared with {held:,} held-out examples by {features}. Energy distance and sharpness use the "
+    "data themselves. The floor is the same quantity for as many training examples in place of the samples: a "
+    "perfect model reaches it."
 )
 NOTES = {
-    "frechet": "too large by a bias, as is its floor",
+    "frechet": "biased upwards, and so is its floor",
     "frechet_extrapolated": "without the bias",
-    "kernel": "may come out below 0",
-    "energy": "may come out below 0",
-    "precision": "samples that lie where data are",
-    "recall": "data that lie where samples are",
-    "density": "data around a sample",
-    "coverage": "data with a sample nearby",
+    "kernel": "can be below 0",
+    "energy": "can be below 0",
+    "precision": "share of samples within the support of the data",
+    "recall": "share of data within the support of the samples",
+    "density": "number of data balls around a sample, relative to k",
+    "coverage": "share of data with a sample nearby",
     "c2st": "50%: samples cannot be told from data",
     "c2st_auc": "0.5: samples cannot be told from data",
     "classes": "as the classifier reads them",
-    "sharpness": "below 1 is blur, above is noise",
+    "sharpness": "below 1: blurred; above 1: noisy",
 }
 
 
 def measured(test: Tensor, samples: Tensor, features: Features, seed: int, shares: Tensor | None) -> list[Finding]:
-    """Every number of samples against held-out data that suits them, with its error.
+    """All metrics of samples against held-out data that apply, with their errors.
 
     Args:
-        test: held-out examples, at least 20.
-        samples: the same.
-        features: what they are compared by.
-        seed: of what is drawn.
-        shares: of the data's classes, for features that read them.
+        test: held-out examples, at least 20 of them.
+        samples: samples, at least 20 of them.
+        features: the features by which they are compared.
+        seed: random seed.
+        shares: shares of the data's classes, for features of a classifier.
     """
     x, y = features(test), features(samples)
     frechet = frechet_distance(x, y)
@@ -100,7 +100,7 @@ def measured(test: Tensor, samples: Tensor, features: Features, seed: int, share
 
 
 def nearness(drawn: Tensor, fresh: Tensor) -> Finding:
-    """Whether samples are nearer to the training data than fresh data are, from distances to the nearest of them."""
+    """Whether samples are nearer to the training data than held-out data are, from distances to nearest neighbours."""
     found = auc(drawn, fresh)
     return Finding(
         "copies",
@@ -115,19 +115,19 @@ def nearness(drawn: Tensor, fresh: Tensor) -> Finding:
 
 
 def class_shares(labels: Tensor, classes: int) -> Tensor:
-    """Shares (classes,) of labels (N, 1), none of them zero."""
+    """Shares (classes,) of labels (N, 1), all above zero."""
     counts = labels[:, 0].bincount(minlength=classes).double().clamp_min(1)
     return counts / counts.sum()
 
 
 def floored(found: list[Finding], floor: Mapping[str, Finding]) -> list[Finding]:
-    """The same beside the floor of each."""
+    """The metrics as findings, each with its floor."""
     return [replace(f, floor=floor[f.key].value) if f.key in floor else f for f in found]
 
 
 @judge
 def samples(case: Case) -> Part | None:
-    """Sheets of samples and data, and every distance between them."""
+    """Samples and data as pictures, and all metrics between them."""
     if not isinstance(case.model, Sampleable) or case.data.b is not None:
         return None
     space, test, made = case.data.space, case.test["x"], case.samples
@@ -163,7 +163,7 @@ def samples(case: Case) -> Part | None:
 
 
 def _sheets(case: Case) -> list[Picture]:
-    """The first samples, none of them chosen, beside held-out data."""
+    """The first samples, not selected, beside held-out data."""
     test, made = case.test["x"], case.samples
     if not case.data.space.pictures:
         sheet = gallery(made, behind=test)
@@ -173,7 +173,7 @@ def _sheets(case: Case) -> list[Picture]:
     return [
         Picture(name, gallery(x[:shown], columns=COLUMNS, scale=scale), words, f"{words[0].upper()}{words[1:]}.")
         for name, x, words in (
-            ("samples", made, "samples, the first that were drawn"),
+            ("samples", made, "the first samples"),
             ("held-out", test, "held-out data"),
         )
     ]
@@ -181,7 +181,7 @@ def _sheets(case: Case) -> list[Picture]:
 
 @judge
 def nearest(case: Case) -> Part | None:
-    """Samples beside the training examples nearest to them, and their distances beside those of held-out data."""
+    """Samples beside their nearest training examples, and their distances compared with those of held-out data."""
     if not isinstance(case.model, Sampleable) or case.data.b is not None:
         return None
     train, made, test = case.train["x"], case.samples[:NEAREST], case.test["x"][:NEAREST]
@@ -207,18 +207,18 @@ def nearest(case: Case) -> Part | None:
         ),
     ]
     text = (
-        f"Each sample beside the training {what} nearest to it, by the root mean square difference of their numbers; "
-        f"and held-out {what}s, which the model never saw, beside theirs. Samples of a model that memorised its "
-        "training set lie nearer than held-out data do: the chance of that is 100% for copies and 50% for a perfect "
-        f"model. It is above 50% also for samples that are no copies but crowd where {what}s are dense, and below 50% "
-        "for samples away from the data."
+        f"Each sample is shown beside its nearest training {what}, by root mean square difference. Held-out {what}s, "
+        "which the model never saw, are shown beside theirs for comparison. A model that memorised its training set "
+        "has samples that are nearer to it than held-out data are. The probability of that is 100% for copies and "
+        f"50% for a perfect model. It also exceeds 50% if samples concentrate where {what}s are dense, and is below "
+        "50% if samples lie away from the data."
     )
     pictures = []
     if case.data.space.pictures:
         order = drawn.argsort()[:COLUMNS]
         pair = torch.cat([made[order], train[index[order]]])
         sheet = gallery(pair, columns=COLUMNS, scale=fitting_scale(case.data.space))
-        words = "the samples that lie nearest to a training image, and below each that image"
+        words = "the samples nearest to a training image, each above that image"
         pictures.append(Picture("nearest", sheet, words, f"{words[0].upper()}{words[1:]}."))
     histogram = plots.histograms(
         {"samples": drawn.tolist(), f"held-out {what}s": fresh.tolist()},

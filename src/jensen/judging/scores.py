@@ -1,4 +1,4 @@
-"""Scores of noised data: their error where the density is known, and annealed Langevin against its exact answer."""
+"""Scores of noised data: their error if the density is known, and annealed Langevin against the exact result."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from jensen.report import plots
 from jensen.report.findings import Finding, Part, Table
 from jensen.score import KernelDensity, Score, annealed_variance, relative_score_error, score_of
 
-LEVELS = 12  # of a diffusion model at which its score is compared
-EXACT = 500  # samples drawn along the exact score
+LEVELS = 12  # number of times of a diffusion model at which its score is compared
+EXACT = 500  # number of samples drawn with the exact score
 
 
 @judge
 def score_error(case: Case) -> Part | None:
-    """At each noise level the relative squared error of the score, where the noised data are."""
+    """The relative squared error of the score on noised data, at each noise level."""
     scores = noised_scores(case)
     if case.data.truths.log_p is None or case.conditional or not scores:
         return None
@@ -39,9 +39,9 @@ def score_error(case: Case) -> Part | None:
     note = f"mean over {len(errors)} noise levels; largest {max(errors):.3g}" if several else ""
     finding = Finding("score_error", "relative squared error of the score", mean, note=note)
     text = (
-        f"E|s - score|^2 / E|score|^2 on held-out data{' with noise of each level added' * several}: 0 is exact, 1 is "
-        "the error of a score of zero. The exact score is the gradient of the data's own log density"
-        f"{', convolved with the noise' * several}."
+        f"E|s - score|^2 / E|score|^2 on held-out data{' with noise of each level added' * several}: 0 is exact, and "
+        "a score of zero everywhere has an error of 1. The exact score is the gradient of the log density of the "
+        f"data{', convolved with the noise' * several}."
     )
     drawn = []
     if several:
@@ -51,10 +51,10 @@ def score_error(case: Case) -> Part | None:
 
 
 def noised_scores(case: Case) -> list[tuple[float, Score]]:
-    """The model's score of data with noise of standard deviation sigma added, at each sigma.
+    """The model's score of noised data, with the standard deviation sigma of the noise, for several sigma.
 
-    Of a score model on its ladder, of a diffusion model at times evenly spaced over its span but for its end, of a
-    kernel density without noise; [] for other models.
+    For a score model, the noise levels are those of its ladder; for a diffusion model, those of evenly spaced times
+    without the end time; for a kernel density, only no noise; [] for other models.
     """
     if isinstance(case.model, KernelDensityModel):
         return [(0.0, case.model.score)]
@@ -83,13 +83,13 @@ def score_at(model: Diffusion, t: Tensor) -> Score:
 
 @judge
 def annealing(case: Case) -> Part | None:
-    """The variance and the energy distance of samples by annealed Langevin, beside those along the exact score."""
+    """Variance and energy distance of samples by annealed Langevin dynamics, compared with those of the exact score."""
     model = case.model
     if not isinstance(model, ScoreModel) or model.sampling.sampler != LANGEVIN:
         return None
     train, x, sampling, levels = case.train["x"], case.test["x"], model.sampling, len(model.sigmas)
     spread = torch.linalg.eigvalsh(model.standardize(train.to(model.centre)).double().flatten(1).T.cov()).cpu()
-    spread = spread[spread > 1e-9 * spread[-1]]  # a pixel that never changes has none
+    spread = spread[spread > 1e-9 * spread[-1]]  # a pixel that never changes has no variance
     sigmas = model.sigmas.double().cpu()
     equilibrium = float((spread**2 / (spread + sigmas[-1] ** 2)).sum() / spread.sum())
     rows = []
@@ -105,24 +105,25 @@ def annealing(case: Case) -> Part | None:
     findings = [
         Finding(
             "variance",
-            "total variance of samples, as a share of the data's",
+            "total variance of samples, relative to that of the data",
             own[1],
             own[2],
             floor=own[3],
             best=own[3],
-            note="floor: a Gaussian of the data's covariance, annealed alike along its exact score, in closed form",
+            note="floor: a Gaussian with the data's covariance, annealed alike with its exact score, in closed form",
         ),
         Finding(
             "energy_exact",
-            f"energy distance along the exact score of the {law}",
+            f"energy distance with the exact score of the {law}",
             distance.value,
             distance.stderr,
             note=f"{sampling.steps} moves a level, {n} samples",
         ),
     ]
     text = (
-        "The variance is beside that of a Gaussian of the data's covariance, annealed alike along its exact score: how "
-        f"far that is from its equilibrium, {equilibrium:.3f}, is the sampler's error, which no network corrects."
+        "The floor of the variance is its value for a Gaussian with the data's covariance, annealed in the same way "
+        f"along its exact score. The difference between this value and that of the equilibrium, {equilibrium:.3f}, is "
+        "the error of the sampler, which no network corrects."
     )
     table = Table(
         ("moves a level", "evaluations", "variance", "with the exact score"),
@@ -134,14 +135,14 @@ def annealing(case: Case) -> Part | None:
 
 
 def share_of_variance(made: Tensor, data: Tensor) -> tuple[float, float]:
-    """Total variance of samples over that of data, and its standard error to first order."""
+    """Ratio of the total variances of samples and data, and its standard error to first order."""
     a, b = ((v.double().flatten(1) - v.double().flatten(1).mean(0)).square().sum(1) for v in (made, data))
     ratio = a.mean() / b.mean()
     return float(ratio), float((a.var() / len(a) + ratio**2 * b.var() / len(b)).sqrt() / b.mean())
 
 
 def exact_model(case: Case, chunk: int) -> ScoreModel:
-    """The same ladder and annealing along the exact score, see `exact_score`."""
+    """Samples by the same ladder and annealing with the exact score, see `exact_score`."""
     ours = case.model
     assert isinstance(ours, ScoreModel)
     model = ScoreModel(_Exact(case, ours), ours.shape, ours.sigmas, replace(ours.sampling, chunk=chunk))
@@ -152,7 +153,7 @@ def exact_model(case: Case, chunk: int) -> ScoreModel:
 
 
 class _Exact(nn.Module):
-    """(z, sigma) to the exact score of standardised data."""
+    """A function from (z, sigma) to the exact score of standardised data."""
 
     def __init__(self, case: Case, model: ScoreModel):
         super().__init__()
@@ -164,7 +165,7 @@ class _Exact(nn.Module):
 
 
 def exact_score(case: Case, sigma: float) -> Callable[[Tensor], Tensor]:
-    """Of the data with noise sigma added; where their density is unknown, of the training data."""
+    """The exact score of the data with noise sigma added; if their density is unknown, that of the training data."""
     log_p = case.data.truths.log_p
     if log_p is None:
         return KernelDensity(case.train["x"].to(case.device), sigma).score

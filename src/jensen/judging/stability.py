@@ -1,6 +1,6 @@
-"""Is the game of a run stable where training left it? Eigenvalues of its flow and of a step of its training.
+"""Stability of the game at the end of training. Eigenvalues of its vector field and of a training step.
 
-Both are of plain gradients: Adam moves by others, although it rests where they are 0.
+Both use plain gradients. Adam's updates differ, but have the same fixed points.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ WAYS = {"flow": "the flow", "training": "a step of training"}
 
 @judge
 def stability(case: Case) -> Part | None:
-    """The leading eigenvalues of the game on one batch, in the run's own order of players, rule and learning rates.
+    """The leading eigenvalues of the game on one batch, with the run's own order of players, update rule and learning
+    rates.
 
-    On the first rows of the batch alone for a large game, since each product costs some passes over it in double
+    For a large game only the first rows of the batch are used, since each product needs several passes in double
     precision.
     """
     if not case.stability or case.game is None:
@@ -53,7 +54,7 @@ def _weights(game: Played) -> int:
 def _linearised(
     case: Case, game: Played, batch: Batch, update: Rule | None, rates: Rates | None, key: str
 ) -> dict[str, Any]:
-    """As `Stability.as_dict`, or {"refused": why there is no linearisation}."""
+    """The result as from `Stability.as_dict`, or {"refused": the reason why there is no linearisation}."""
     total = min(_weights(game), PRODUCTS)
     advance = case.track(f"stability of {WAYS[key]}", total)
     try:
@@ -76,11 +77,12 @@ def _linearised(
 
 
 def part(ways: Mapping[str, Mapping[str, Any]], rows: int, step: int) -> Part:
-    """What is said of the eigenvalues of the flow and of a training step, found on a batch of so many rows."""
+    """The part of the report about the eigenvalues of the flow and of a training step, on a batch of `rows` rows."""
     words = [
-        f"Where training left the game, linearised on one batch of {rows}, with plain gradients. Eigenvalues of the "
-        "flow left of the axis draw neighbouring paths together, and one right of it drives them apart; for a step of "
-        "training, those inside the circle and outside it. Those on it prove nothing.",
+        f"The game at the end of training, linearised on one batch of {rows}, with plain gradients. For the flow, "
+        "eigenvalues left of the imaginary axis make neighbouring paths converge, and an eigenvalue right of it "
+        "makes them diverge. For a step of training the same holds inside and outside the unit circle. Eigenvalues "
+        "on the axis or circle decide nothing.",
         *(_sentence(key, way) for key, way in ways.items()),
     ]
     charts = [
@@ -106,7 +108,7 @@ def _findings(key: str, way: Mapping[str, Any]) -> list[Finding]:
         note = f"{way['verdict']}; {_seen(way)}"
         found.append(Finding(f"{key}_leading", f"{what}, {WAYS[key]}", way["leading"], best=None, note=note))
     if way["step_size_below"] is not None:
-        name = "simultaneous plain steps converge below"
+        name = "simultaneous gradient steps converge for step sizes below"
         found.append(Finding(f"{key}_step_size", name, way["step_size_below"], best=None))
     return found
 
@@ -116,10 +118,10 @@ def _sentence(key: str, way: Mapping[str, Any]) -> str:
     if "refused" in way:
         return f"{name}: {way['refused']}."
     below = way["step_size_below"]
-    steps = "" if below is None else f" Simultaneous plain steps below {below:.3g} would converge."
+    steps = "" if below is None else f" Simultaneous gradient steps with step sizes below {below:.3g} would converge."
     return (
-        f"{name}, of {way['weights']:,} weights: {way['verdict']}; {_leading(key, way)}, of {_seen(way)}. The vector "
-        f"field's norm is {way['speed']:.3g}: only where it is 0 is this an equilibrium.{steps}"
+        f"{name}, with {way['weights']:,} weights: {way['verdict']}; {_leading(key, way)}, of {_seen(way)}. The norm "
+        f"of the vector field is {way['speed']:.3g}: the point is an equilibrium only if it is 0.{steps}"
     )
 
 
@@ -130,4 +132,4 @@ def _seen(way: Mapping[str, Any]) -> str:
 def _leading(key: str, way: Mapping[str, Any]) -> str:
     what = "largest real part" if key == "flow" else "largest modulus"
     leading = "none found" if way["leading"] is None else f"{what} {way['leading']:.6g}"
-    return leading if way["converged"] else f"{leading}, those that decide not among them"
+    return leading if way["converged"] else f"{leading}, the decisive ones not found"

@@ -1,4 +1,4 @@
-"""Translations: what readers of the target side take them for, and what comes back."""
+"""Translations: how readers of the target side classify them, and round-trip errors."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class Translator(Protocol):
 
 @dataclass(frozen=True)
 class Side:
-    """Held-out pictures of one side, and what is known of them.
+    """Held-out pictures of one side and their labels.
 
     Attributes:
         x: (N, C, H, W).
-        labels: (N,), or None.
-        unseen: which are of a kind that training pictures never are, (N,) bool, or None.
-        middle: the picture with the least absolute error to all training pictures.
-        data: of the side.
+        labels: classes (N,), or None.
+        unseen: which pictures are of a kind that does not occur in training, (N,) bool, or None.
+        middle: the pixelwise median of the training pictures.
+        data: the data of this side.
     """
 
     x: Tensor
@@ -56,7 +56,7 @@ class Side:
         return cls(test["x"], labels, unseen, some(data.train, rows)["x"].median(0).values, data)
 
     def read(self, x: Tensor) -> Tensor | None:
-        """What this side's reader takes pictures for, (N,)."""
+        """The classes that this side's reader reads in pictures, (N,)."""
         reader = self.data.truths.reader
         return None if reader is None else reader.read(x)[:, 0]
 
@@ -68,19 +68,19 @@ def sides(data: Data, rows: int) -> dict[str, Side]:
 
 @dataclass(frozen=True)
 class Way:
-    """What is measured of one way, from a side to the other and back.
+    """Measurements of one direction, from a side to the other and back.
 
     Attributes:
-        n: pictures.
+        n: number of pictures.
         untranslated, translated, renamed, kept: shares read as labelled: by the target side's reader before and after
             translation, and after the best renaming of classes; by the side's own reader after the round trip.
         own: share of pictures read as labelled by the side's own reader.
         unseen: untranslated and translated among the pictures of unseen kinds.
         confusion: (K, K) counts, rows by label, columns by what was read.
-        renaming: of classes, under which most agree.
-        cycle: mean absolute error a pixel after the round trip.
-        one: the same for one picture in place of all: the median of the training pictures.
-        moved: mean absolute change by the translation.
+        renaming: the permutation of classes under which most readings agree with the labels.
+        cycle: mean absolute error per pixel after the round trip.
+        one: the same error for a constant picture: the median of the training pictures.
+        moved: mean absolute change per pixel by the translation.
     """
 
     n: int
@@ -107,7 +107,7 @@ def round_trip(model: Translator, x: Tensor, side: str) -> tuple[Tensor, Tensor,
 
 
 def way(model: Translator, known: Mapping[str, Side], side: str) -> Way:
-    """Measure the way from one side to the other and back."""
+    """Measure the direction from one side to the other and back."""
     here, target = known[side], known[OTHER[side]]
     x, there, back = round_trip(model, here.x, side)
     found: dict[str, Any] = {
@@ -140,17 +140,17 @@ def way(model: Translator, known: Mapping[str, Side], side: str) -> Way:
 
 
 def share(read: Tensor, labels: Tensor) -> Proportion:
-    """How many agree, with an interval."""
+    """The share that agree, with an interval."""
     return wilson(int((read == labels).sum()), len(read))
 
 
 def confusion(labels: Tensor, read: Tensor, classes: int) -> Tensor:
-    """How many of each class (row) were read as each class (column)."""
+    """The confusion matrix: counts by class (row) and class read (column)."""
     return torch.bincount(labels * classes + read, minlength=classes**2).view(classes, classes)
 
 
 def best_renaming(table: Tensor) -> tuple[list[int], int]:
-    """The one-to-one renaming of classes under which most agree, and how many: what a permuted translation got right.
+    """The permutation of classes under which most readings agree with the labels, and the number of those that agree.
 
     Args:
         table: (K, K) counts, rows by label, columns by what was read.
@@ -167,7 +167,7 @@ def best_renaming(table: Tensor) -> tuple[list[int], int]:
 
 @judge
 def translation(case: Case) -> Part | None:
-    """Translations in pictures, as readers read them, and after the round trip."""
+    """Translations as pictures, as read by readers, and after the round trip."""
     model, data = case.model, case.data
     if data.b is None or not isinstance(model, Translator):
         return None
@@ -184,12 +184,13 @@ def translation(case: Case) -> Part | None:
         assert isinstance(other, Translator)
         every.append((f"{name}: ", {side: way(other, known, side) for side in "ab"}))
     text = (
-        f"Side a: {names['a']}; side b: {names['b']}. A reader that was shown pictures of the target side alone, with "
-        "their labels, reads the translations, and for comparison the pictures as they were. Training without pairs "
-        "may exchange classes: the best renaming is the one-to-one exchange after which most agree. The round-trip "
-        "error is the mean absolute error a pixel after both translations. A translator that changed nothing would "
-        "have none, so the change stands beside it; the error of one picture for all, the median of the training "
-        "pictures, is a reference. Sheets show held-out pictures, their translations, and the way back."
+        f"Side a: {names['a']}; side b: {names['b']}. A reader that was trained only on labelled pictures of the "
+        "target side reads the translations, and the untranslated pictures for comparison. Training without pairs "
+        "can permute the classes: the best renaming is the permutation under which most readings agree with the "
+        "labels. The round-trip error is the mean absolute error per pixel after both translations. A translator "
+        "that changed nothing would have no round-trip error, so the change by each translation is also given. For "
+        "reference, the error of the best constant picture, the median of the training pictures, is given too. The "
+        "sheets show held-out pictures, their translations, and the translations back."
     )
     details = {
         f"{prefix}{side}": {
@@ -224,11 +225,13 @@ def _findings(side: str, w: Way) -> list[Finding]:
         found.append(proportion(f"{key}_renamed", f"{name}, after the best renaming of classes", w.renamed))
     if w.unseen is not None:
         note = f"untranslated {w.unseen[0]}"
-        found.append(proportion(f"{key}_unseen", f"{name}, of kinds never trained on", w.unseen[1], note=note))
+        found.append(
+            proportion(f"{key}_unseen", f"{name}, kinds that do not occur in training", w.unseen[1], note=note)
+        )
     if w.kept is not None and w.own is not None:
         words = f"{side} after the round trip, read as labelled"
         found.append(proportion(f"{key}_kept", words, w.kept, floor=w.own.value, note="floor: before it"))
-    note = f"one picture for all: {w.one:.4f}"
+    note = f"constant picture: {w.one:.4f}"
     return [
         *found,
         Finding(f"{key}_cycle", f"round-trip error of {side}", w.cycle, note=note),
@@ -237,7 +240,7 @@ def _findings(side: str, w: Way) -> list[Finding]:
 
 
 def _table(every: list[tuple[str, dict[str, Way]]]) -> Table:
-    """Every way of this run and of the one beside it, and what readers say of real pictures."""
+    """All directions of this run and of the run it is compared with, and the readers' accuracy on real pictures."""
     head = (
         "",
         "untranslated",
@@ -269,7 +272,7 @@ def _confusions(side: str, w: Way, data: Data) -> Table:
 
 
 def chosen(side: Side, each: int) -> Tensor:
-    """Places of so many pictures of each class, the first and the last among them; without classes, of all."""
+    """Indices of this many pictures of each class, including the first and last; without classes, of all pictures."""
     if side.labels is None:
         return torch.linspace(0, len(side.x) - 1, min(CLASSES * each, len(side.x))).round().long()
     places = []
@@ -282,12 +285,14 @@ def chosen(side: Side, each: int) -> Tensor:
 def _rows(model: Translator, known: Mapping[str, Side], side: str) -> Picture:
     x = known[side].x[chosen(known[side], 2)]
     page = gallery(torch.cat(round_trip(model, x, side)), columns=len(x), scale=fitting_scale(known[side].data.space))
-    words = f"{_arrow(side)}: pictures, their translations, and the way back"
+    words = f"{_arrow(side)}: pictures, their translations, and the translations back"
     return Picture(f"from-{side}", page, words, words.capitalize() + ".")
 
 
 def strip(model: torch.nn.Module, data: Data) -> Image.Image:
-    """A held-out picture of each class of either side, above its translation, above the way back: a on the left."""
+    """A held-out picture of each class of both sides, above its translation, above the translation back; a is on the
+    left.
+    """
     assert isinstance(model, Translator)
     known = sides(data, 2000)
     rows = [round_trip(model, known[side].x[chosen(known[side], 1)], side) for side in "ab"]

@@ -370,9 +370,9 @@ def write_comparison(found: Comparison, path: Path) -> None:
     write_page(
         path,
         ", ".join(c.name for c in runs),
-        f"{len(runs)} models of {found.data.name}, {found.n} samples of each against {held} examples that none of "
-        "them was trained on. Every number has its standard error, and its floor: the same number for training data "
-        "in the samples' place.",
+        f"{len(runs)} models of {found.data.name}; {found.n} samples of each are compared with {held} examples that "
+        "none of them was trained on. Every number has its standard error and its floor: the same quantity for "
+        "training data in place of the samples.",
         parts(found),
         "\n".join([f"features: {found.features}", f"samples: {found.n}, seed {found.seed}", *lines]),
         shown=[
@@ -436,11 +436,12 @@ def _metrics(found: Comparison) -> Part:
         for key in first
     ]
     text = (
-        f"By {found.features}; energy distance, sharpness and nearness by the numbers themselves. Bars are two "
-        "standard errors either way; green is the floor. A Frechet distance is too large by a bias, as is its floor; "
-        "the extrapolated one, the kernel and the energy distance may come out below 0. Two-sample accuracy and AUC "
-        "are a classifier's on held-out rows. Nearer to the training data: 1/2 for draws of the data, towards 1 for "
-        "copies or for samples concentrated where data are dense, below 1/2 for samples away from the data."
+        f"Samples are compared by {found.features}; energy distance, sharpness and nearness use the data themselves. "
+        "Bars show two standard errors on either side; the floor is green. A Frechet distance is biased "
+        "upwards, and so is its floor; the extrapolated one, the kernel distance and the energy distance can be "
+        "below 0. Two-sample accuracy and AUC are those of a classifier on held-out rows. Nearness to the training "
+        "data is 1/2 for draws of the data, goes towards 1 for copies or for samples concentrated where data are "
+        "dense, and is below 1/2 for samples away from the data."
     )
     return Part("Metrics", text, plots=drawn, tables=[Table(("", "best", "floor", *names), rows)])
 
@@ -454,8 +455,8 @@ def _likelihoods(runs: Sequence[Contestant]) -> list[Part]:
         table = likelihood_table(runs, measure)
         if table.rows:
             text = (
-                f"Mean log p(x) of held-out data, {words}: higher is better. A model may do better than its lower "
-                f"bound says, and one that is given the class has up to log C nats of C classes more.{left}"
+                f"Mean log p(x) of held-out data, {words}: higher is better. A model may be better than its lower "
+                f"bound, and a model that is given the class has an advantage of up to log C nats for C classes.{left}"
             )
             made.append(Part(f"Likelihood, {measure}", text, tables=[table]))
     return made
@@ -491,11 +492,11 @@ def _judged(found: Comparison) -> Part:
         ),
     ]
     text = (
-        f"A fresh discriminator for each run, all alike: two hidden layers, {floor.steps[-1]} steps, {floor.seen} "
-        f"training examples and as many samples to learn from, and {floor.accuracy.n // 2} held-out examples and as "
-        "many samples to be tried on. AUC is the chance that it finds a real example more real than a sample: 1/2 if "
-        "it cannot tell them apart, below 1/2 if samples look more real. A critic that a run trained against is tried "
-        "on everyone too; it knows the samples of that run alone."
+        f"For each run a discriminator is trained from scratch, in the same way: two hidden layers, {floor.steps[-1]} "
+        f"steps, {floor.seen} training examples and as many samples. It is tested on {floor.accuracy.n // 2} held-out "
+        "examples and as many samples. AUC is the probability that it ranks a real example above a sample: 1/2 if it "
+        "cannot tell them apart, below 1/2 if samples look more real. A critic from the training of a run is tested "
+        "on all runs too, although it has seen samples of that run only."
     )
     table = Table(("1/2: cannot tell samples from data", "floor", *(c.name for c in runs)), rows)
     return Part("Discriminators", text, plots=[chart], tables=[table])
