@@ -91,7 +91,7 @@ def test_a_run_is_a_complete_folder(run):
 
 
 def test_recipes_are_listed(capsys):
-    """A line each, and one recipe's settings with a line of meaning each."""
+    """One line per recipe, and the settings of one recipe with a line of description each."""
     assert main(["recipes"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(PRESETS) + 3  # head, an empty line, what to type next
@@ -176,7 +176,7 @@ def test_guidance_without_a_text_is_said_to_do_nothing(run, tmp_path, capsys):
     for words in (["-n", "1"], ["-n", "1", "--interpolate", "2"]):
         strong = sampled(run, tmp_path, *words, "--guidance", "9")
         err = capsys.readouterr().err
-        assert err == "jensen: --guidance does nothing without --text: there is nothing to be guided by\n"
+        assert err == "jensen: --guidance has no effect without --text: there is no condition\n"
         assert words[2:] or cell(strong, 0) == cell(plain, 0)
     sampled(run, tmp_path, "--text", "1234", "--guidance", "9")
     assert capsys.readouterr().err == ""
@@ -299,7 +299,7 @@ def test_an_interrupt_ends_the_step_and_keeps_it(tmp_path):
     wait_for(lambda: journal.exists() and journal.stat().st_size > 0, process, log)
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
-    assert log.read_text() == f"jensen: stopped; jensen train captcha --out {out} --resume goes on with it\n"
+    assert log.read_text() == f"jensen: stopped; jensen train captcha --out {out} --resume continues it\n"
     assert len(list((out / "state").glob("[0-9]*.pt"))) == 1
 
 
@@ -355,7 +355,7 @@ WRONG_TRAIN = [
     (["captcha", "--set", "data.ink=[0,30]"], ["60 <= low"]),
     (["captcha", "--set", "network.output=eps"], ["no finite x at t = 1", "sampling.start"]),
     (["captcha", "--set", "loss.drop=2"], ["'loss.drop' got 2"]),
-    (["captcha", "--set", "training.batch_size=true"], ["no true or false"]),
+    (["captcha", "--set", "training.batch_size=true"], ["must not be true or false"]),
     (["captcha", "--set", 'training={"steps":3}'], ["'training' is a group"]),
     (["captcha", "--set", "data.length=1"], ["at least 100 texts"]),
     (["captcha", "--set", "network.widths=[96,100]"], ["multiples of 8"]),
@@ -430,13 +430,13 @@ def test_broken_runs_are_named(capsys, run, tmp_path):
     refused(capsys, ["evaluate", str(folder)], "config.json is broken", "'sead'")
     old = {"recipe": "captcha", "seed": 0, "training": {"steps": 6}}
     (folder / "config.json").write_text(json.dumps(old))
-    refused(capsys, ["sample", str(folder)], "an older version of jensen: train it anew with jensen train captcha")
+    refused(capsys, ["sample", str(folder)], "an older version of jensen: train it again with jensen train captcha")
     (folder / "config.json").write_text("[]")
     refused(capsys, ["evaluate", str(folder)], "mapping")
 
 
 def test_a_folder_in_the_way_is_left_as_it_is(capsys, run, tmp_path):
-    refused(capsys, train_words(run), "already holds a run", "--resume")
+    refused(capsys, train_words(run), "already contains a run", "--resume")
     (tmp_path / "notes.txt").write_text("mine")
     refused(capsys, train_words(tmp_path), "is not empty")
     refused(capsys, train_words(tmp_path / "notes.txt"), "is not empty")
@@ -444,8 +444,12 @@ def test_a_folder_in_the_way_is_left_as_it_is(capsys, run, tmp_path):
 
 
 def test_resume_refuses_what_it_cannot_continue(capsys, run, tmp_path):
-    refused(capsys, ["train", "captcha", "--out", str(run), "--resume", "--seed", "9"], "leave the others out")
-    refused(capsys, ["train", "captcha-reader", "--out", str(run), "--resume"], "is a run of captcha")
+    refused(
+        capsys,
+        ["train", "captcha", "--out", str(run), "--resume", "--seed", "9"],
+        "only steps or minutes can be changed",
+    )
+    refused(capsys, ["train", "captcha-reader", "--out", str(run), "--resume"], "got a run of captcha")
     folder = tmp_path / "damaged"
     (folder / "state").mkdir(parents=True)
     (folder / "config.json").write_text((run / "config.json").read_text())

@@ -154,13 +154,13 @@ def test_a_line_says_what_is_beyond_the_errors(found):
     def said(first):
         return line(replace(found, contestants=[first, *even[1:]]), first)
 
-    assert said(even[0]) == "Different from the others in nothing beyond the errors."
+    assert said(even[0]) == "No difference from the others beyond the errors."
     close = values(frechet=(0.75, 0.1))
-    assert said(replace(even[0], metrics=close)) == "Different from the others in nothing beyond the errors."
+    assert said(replace(even[0], metrics=close)) == "No difference from the others beyond the errors."
     changed = values(frechet=(0.5, 0.1), sharpness=(0.1, 0.1), precision=(0.5, 0.1), copies=(0.9, 0.001))
     assert said(replace(even[0], metrics=changed, cost=replace(even[0].cost, milliseconds=50.0))) == (
-        "Best at: Frechet distance (0.5), neither copying nor straying (0.9). "
-        "Worst at: precision (0.5), sharpness (0.1), time to draw (50 ms a sample)."
+        "Best at: Frechet distance (0.5), nearness to training data (0.9). "
+        "Worst at: precision (0.5), sharpness (0.1), sampling time (50 ms per sample)."
     )
 
 
@@ -185,7 +185,12 @@ def test_the_page_stands_alone(found, tmp_path):
     assert page.count('<span class="what">') == 3
     for part in parts(found):
         assert f"<h2>{part.title}</h2>" in page
-    for words in (found.features, "critic of gan, AUC", "want of an evaluation: gan, ddpm", "its floor"):
+    for words in (
+        found.features,
+        "critic of gan, AUC",
+        "the model has none or was not evaluated: gan, ddpm",
+        "its floor",
+    ):
         assert words in page.replace("&#39;", "'")
     for c in found.contestants:
         assert line(found, c) in page
@@ -225,7 +230,7 @@ def test_refusals(runs, tmp_path, capsys):
     )
     refused(capsys, ["compare", vae, moons], "cannot be compared", "(1, 8, 8)", "(2,)")
     refused(capsys, ["compare", vae, str(runs / "two")], "two cannot be compared: a run of digits-pix2pix draws no")
-    refused(capsys, ["compare", vae], "at least two runs to compare, got 1")
+    refused(capsys, ["compare", vae], "at least two runs, got 1")
     refused(capsys, ["compare", vae, str(Path(vae) / ".." / "vae")], "cannot be compared with itself")
     refused(capsys, ["compare", vae, str(tmp_path / "none")], "there is no run folder")
     refused(capsys, ["compare", vae, ink, "--html", str(tmp_path / "page.txt")], "must end in .html")

@@ -64,7 +64,7 @@ def test_players_fit_colour_pictures_of_any_size(pairing):
     made = family(pairing=pairing, network={"width": 8, "patch": 2, "critic": [4, 4], "spectral": True})
     made.refuse(space, Training(steps=1))
     if pairing == "paired":
-        with pytest.raises(ValueError, match="must be unpaired for data whose batches hold no pairs, got paired"):
+        with pytest.raises(ValueError, match="must be unpaired for data without pairs, got paired"):
             made.refuse(replace(space, paired=False), Training(steps=1))
     game = made.objective(made.model(space), space)
     critics = [m for m in game.modules() if isinstance(m, PatchCritic)]
@@ -97,11 +97,15 @@ def test_settings_that_are_refused(settings, message):
 @pytest.mark.parametrize(
     ("space", "network", "message"),
     [
-        (SIDE, {}, "takes data with two sides, a and b, and these have one"),
-        (Space((1, 16, 16), b=Space((1, 8, 8))), {}, r"of one shape on both sides, got \(1, 16, 16\) and \(1, 8, 8\)"),
-        (Space((2,), b=Space((2,))), {}, "takes pictures of one shape"),
+        (SIDE, {}, "needs data with two sides, a and b, got one side"),
+        (
+            Space((1, 16, 16), b=Space((1, 8, 8))),
+            {},
+            r"the same shape on both sides, got \(1, 16, 16\) and \(1, 8, 8\)",
+        ),
+        (Space((2,), b=Space((2,))), {}, "needs the same shape"),
         (Space((1, 18, 16), b=Space((1, 18, 16))), {}, r"network\.patch must divide the sides \(18, 16\) .* got 4"),
-        (BOTH, {"critic": [8] * 5}, r"network\.critic has a layer too many for pictures of sides \(16, 16\)"),
+        (BOTH, {"critic": [8] * 5}, r"network\.critic has too many layers for pictures with sides \(16, 16\)"),
     ],
 )
 def test_data_that_do_not_suit_are_refused(space, network, message):

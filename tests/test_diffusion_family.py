@@ -76,7 +76,7 @@ def test_every_view_schedule_and_loss(output):
         for loss in LOSSES:
             settings = {"network.output": output, "network.schedule": schedule, "loss.name": loss}
             if schedule == "learned" and loss != "bound":
-                with pytest.raises(ValueError, match=f"learned is trained by loss.name bound, not by {loss}"):
+                with pytest.raises(ValueError, match=f"learned needs loss.name bound, got {loss}"):
                     family(settings)
                 continue
             recipe = family(settings)
@@ -204,7 +204,7 @@ def test_every_view_of_one_model_has_its_likelihood(output):
     last = 0.999 if output == "eps" else 1.0
     oracle = GaussianOracle(torch.zeros(2), torch.ones(2), CosineSchedule())
     exact = oracle.bound(x - 0.3, span=(0.03, last)).likelihood.value.mean()
-    noise = float(found["bound"].note.split("Monte Carlo noise ")[1].split(";")[0])
+    noise = float(found["bound"].note.split("Monte Carlo error ")[1].split(";")[0])
     assert found["bound"].value == pytest.approx(float(exact), abs=4 * noise)
     assert found["bound"].value < float(law.log_prob(x).sum(1).mean()) + 4 * noise
 
@@ -227,7 +227,7 @@ def test_the_bound_trained_on_is_the_objectives():
     with torch.no_grad():
         batch = rows.test[torch.arange(60)]
         losses = torch.stack([objective(("model",), batch, 0)["model"].total for _ in range(30)])
-    noise = float(found.note.split("Monte Carlo noise ")[1].split(";")[0])
+    noise = float(found.note.split("Monte Carlo error ")[1].split(";")[0])
     error = math.hypot(float(losses.std()) / 30**0.5, noise)
     assert found.value == pytest.approx(-float(losses.mean()), abs=4 * error)
 
@@ -240,11 +240,11 @@ def test_the_bound_trained_on_is_the_objectives():
     [
         ({"network.lowest": 20, "network.schedule": "learned", "loss.name": "bound"}, "network.lowest must be below"),
         ({"network.highest": 12}, "network.highest is not used by schedule cosine, got 12.0: leave it at 9.0"),
-        ({"loss.name": "bound", "loss.times": "logit-normal"}, "loss.times is of weighted losses"),
+        ({"loss.name": "bound", "loss.times": "logit-normal"}, "loss.times must be uniform"),
         ({"loss.time_mean": 0.5}, "loss.time_mean is not used by uniform times"),
         ({"loss.levels": 10}, "loss.levels is not used with fixed variances"),
-        ({"loss.variance": "learned", "loss.name": "bound"}, "loss.variance learned is trained beside a weighted loss"),
-        ({"sampling.sampler": "ancestral", "sampling.variance": "learned"}, "goes with loss.variance=learned"),
+        ({"loss.variance": "learned", "loss.name": "bound"}, "loss.variance learned needs a weighted loss"),
+        ({"sampling.sampler": "ancestral", "sampling.variance": "learned"}, "needs loss.variance=learned"),
         ({"sampling.eta": 0.5}, "eta is a setting of sampler 'ddim', got it with 'dpm\\+\\+'"),
         ({"sampling.sampler": "dpm"}, "sampler must be one of"),
     ],
@@ -258,10 +258,10 @@ def test_settings_that_do_not_go_together(settings, message):
     ("settings", "space", "message"),
     [
         ({"loss.drop": 0.3}, POINTS, "loss.drop is not used for data without conditions"),
-        ({"sampling.clip": True}, POINTS, "sampling.clip is for pictures"),
+        ({"sampling.clip": True}, POINTS, "sampling.clip needs pictures"),
         ({"sampling.guidance": 2}, POINTS, "sampling.guidance must be 1, got 2: there are no conditions"),
-        ({"loss.drop": 0.0, "sampling.guidance": 2}, PICTURES, "with loss.drop 0 nothing is trained without"),
-        ({"loss.drop": 1.0, "sampling.guidance": 2}, PICTURES, "with loss.drop 1 nothing is trained with a condition"),
+        ({"loss.drop": 0.0, "sampling.guidance": 2}, PICTURES, "loss.drop 0 trains no example without"),
+        ({"loss.drop": 1.0, "sampling.guidance": 2}, PICTURES, "loss.drop 1 trains no example with its condition"),
         ({"network.output": "eps", "sampling.start": 0.99999999}, POINTS, "eps has no finite x at t = 1"),  # float32
         ({"network.output": "eps", "loss.variance": "learned"}, POINTS, "t = 1 .* learned variances are trained there"),
         (
@@ -269,8 +269,8 @@ def test_settings_that_do_not_go_together(settings, message):
             POINTS,
             "finite x and eps, got t = 0, .* sigma = 0",
         ),
-        ({}, TEXTS, "network.kind mlp takes classes and no texts: set network.kind=unet"),
-        (UNET, POINTS, "network.kind unet is for pictures: set network.kind=mlp"),
+        ({}, TEXTS, "network.kind must be unet for data with texts, got mlp"),
+        (UNET, POINTS, "network.kind must be mlp for points, got unet"),
         (UNET | {"network.widths": (12,)}, PICTURES, "network.widths must be multiples of 8"),
         (
             UNET | {"network.patch": 4},
@@ -289,12 +289,12 @@ def test_data_that_do_not_suit(settings, space, message):
 @pytest.mark.parametrize(
     ("settings", "space", "changes", "request_", "message"),
     [
-        ({}, POINTS, {"guidance": 2.0}, {}, "--guidance is not for this run: there are no conditions"),
-        ({"loss.drop": 0.0}, PICTURES, {"guidance": 2.0}, {}, "--guidance is not for this run: with loss.drop 0"),
+        ({}, POINTS, {"guidance": 2.0}, {}, "--guidance cannot be used with this run: the model has no conditions"),
+        ({"loss.drop": 0.0}, PICTURES, {"guidance": 2.0}, {}, "--guidance cannot be used with this run: loss.drop 0"),
         ({}, PICTURES, {"sampler": "ancestral"}, {"walking": True}, "draws noise"),
         ({}, PICTURES, {"eta": 0.5}, {"walking": True}, "draws noise"),
-        ({"loss.drop": 0.0}, PICTURES, {}, {"walking": True}, "--text is needed here"),
-        (UNET | {"loss.drop": 0.0}, TEXTS, {}, {}, "--text is needed here"),
+        ({"loss.drop": 0.0}, PICTURES, {}, {"walking": True}, "--text is required for this run"),
+        (UNET | {"loss.drop": 0.0}, TEXTS, {}, {}, "--text is required for this run"),
         ({}, POINTS, {"steps": 0}, {}, "steps must be at least 1, got 0"),
         ({}, POINTS, {"eta": 0.5}, {}, "eta is a setting of sampler 'ddim'"),
         ({}, PICTURES, {"guidance": 2.0, "eta": 0.0}, {"walking": True, "told": True}, None),

@@ -73,7 +73,7 @@ def test_bounds_of_a_gaussian_are_its_closed_form():
     found, details = found_in(part), part.details["likelihood"]
     for key, steps in (("bound_discrete", 10), ("bound", None)):
         exact = oracle.bound(z, steps=steps, span=(0.03, 1.0)).likelihood.value - 2 * math.log(2)
-        noise = float(found[key].note.split("Monte Carlo noise ")[1].split(";")[0])
+        noise = float(found[key].note.split("Monte Carlo error ")[1].split(";")[0])
         assert found[key].value == pytest.approx(float(exact.mean()), abs=4 * noise)
         assert noise < 0.05 * abs(found[key].value)
         terms = details[key]

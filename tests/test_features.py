@@ -1,4 +1,4 @@
-"""What samples are compared by: each choice is a fixed function of the data, and its name says which."""
+"""Features by which samples are compared: each choice is a fixed function of the data, identified by its name."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_the_classifier_is_a_function_of_the_data_and_its_name_says_which(classi
     assert a(X["x"]).shape == (360, 32)
     right = float((a.read(X["x"]) == X["cond"][:, 0]).double().mean())
     assert right > 0.95
-    assert f"right on {100 * right:.1f}% of held-out data" in a.name
+    assert f"accuracy {100 * right:.1f}% on held-out data" in a.name
     one_less = replace(DIGITS, train=Tensors(**{k: v[:-1] for k, v in DIGITS.train[torch.arange(1437)].items()}))
     assert features_of("auto", one_less).name != a.name
 
@@ -44,7 +44,7 @@ def test_random_convolutions_are_fixed_for_pictures_of_any_size(shape):
     torch.manual_seed(shape[1])
     found = features_of("auto", data)
     assert found.name == features_of("convolutional", data).name
-    assert "64 features of a convolutional network of fixed random weights" in found.name
+    assert "64 features of a convolutional network with fixed random weights" in found.name
     assert found(x).shape == (5, 64)
     torch.testing.assert_close(found(x)[2:3], found(x[2:3]))
     assert (shape != (1, 8, 8)) or "2d3e94342685" in found.name  # the same weights for ever
@@ -84,7 +84,7 @@ def test_no_name_claims_an_inception_network(classifier):
 def test_refusals():
     with pytest.raises(ValueError, match="classifier features need classes, and points have none"):
         features_of("classifier", POINTS)
-    with pytest.raises(ValueError, match="convolutional features must be of pictures"):
+    with pytest.raises(ValueError, match="convolutional features need pictures"):
         features_of("convolutional", POINTS)
     with pytest.raises(ValueError, match="features must be one of auto, classifier, convolutional, raw, got 'fid'"):
         features_of("fid", DIGITS)

@@ -256,15 +256,19 @@ def test_players_have_rates_of_their_own():
     ("network", "game", "message"),
     [
         ({}, {"packing": 3}, "game.packing must divide the 32 examples of a batch, got 3"),
-        ({}, {"augmentation": "fixed"}, "game.augmentation is for pictures, and these data are points: set it to none"),
-        ({}, {"order": "simultaneous", "critic_steps": 2}, "simultaneous players move once each, got critic_steps 2"),
-        ({}, {"update": "optimistic"}, "with optimistic all players move at once: set game.order to simultaneous"),
+        ({}, {"augmentation": "fixed"}, "game.augmentation must be none for points"),
+        (
+            {},
+            {"order": "simultaneous", "critic_steps": 2},
+            "game.critic_steps must be 1 for simultaneous updates, got 2",
+        ),
+        ({}, {"update": "optimistic"}, "game.order must be simultaneous for game.update optimistic, got alternating"),
         ({}, {"loss": "minimax"}, "game.loss"),
         ({}, {"penalty_weight": 3}, "game.penalty_weight is not used by this game, got 3.0: leave it at 1.0"),
         ({}, {"noise_steps": 3}, "game.noise_steps is not used by this game"),
         ({}, {"consensus": 3}, "game.consensus is not used by this game"),
         ({}, {"augmentation_share": 0.2}, "game.augmentation_share is not used by this game"),
-        ({"kind": "conv"}, {}, "network.kind conv is for pictures, and these data are points: set it to mlp"),
+        ({"kind": "conv"}, {}, "network.kind must be mlp for points, got conv"),
         ({"slope": 0.3}, {}, "network.slope is not used with activation relu"),
         ({"frequency": 3}, {}, "network.frequency is not used without waves"),
     ],
@@ -281,8 +285,8 @@ def test_games_that_are_refused(network, game, message):
     [
         (GREY, {"layers": 3}, "network.layers is not used by convolutions, got 3: leave it out"),
         (GREY, {"waves": 3}, "network.waves is not used for pictures, got 3: leave it at 0"),
-        (Space((1, 9, 9)), {}, "takes pictures of even sides from 8 pixels, got 9 x 9: set it to mlp"),
-        (Space((1, 8, 8), b=GREY), {}, "takes data of one kind, and these have two sides: use family translation"),
+        (Space((1, 9, 9)), {}, "needs even sides of at least 8 pixels, got 9 x 9: set it to mlp"),
+        (Space((1, 8, 8), b=GREY), {}, "needs data with one side, got two sides: use family translation"),
     ],
 )
 def test_data_that_do_not_suit_are_refused(space, network, message):

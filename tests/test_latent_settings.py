@@ -67,20 +67,20 @@ def test_a_relaxation_cools():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"name": "iwae", "beta": 2.0}, "bound.name iwae does not go with bound.beta: choose one"),
-        ({"name": "iwae", "free_bits": 2.0}, "bound.name iwae does not go with bound.free_bits"),
-        ({"name": "iwae", "kl_limit": 2.0}, "bound.name iwae does not go with bound.kl_limit"),
-        ({"kl_limit": 2.0, "warm": "linear"}, "bound.kl_limit does not go with bound.warm"),
+        ({"name": "iwae", "beta": 2.0}, "bound.name iwae cannot be combined with bound.beta: choose one"),
+        ({"name": "iwae", "free_bits": 2.0}, "bound.name iwae cannot be combined with bound.free_bits"),
+        ({"name": "iwae", "kl_limit": 2.0}, "bound.name iwae cannot be combined with bound.kl_limit"),
+        ({"kl_limit": 2.0, "warm": "linear"}, "bound.kl_limit cannot be combined with bound.warm"),
         ({"free_bits_per": "dimension"}, "bound.free_bits_per is not used without bound.free_bits, got"),
         ({"warm_steps": 50}, "bound.warm_steps is not used without bound.warm, got"),
         ({"temperature": 2.0}, "bound.temperature is not used without bound.relaxation, got"),
         ({"coldest": 0.1}, "bound.coldest is not used without bound.relaxation, got"),
-        ({"gradient": "dreg"}, "dreg goes with bound.name iwae"),
+        ({"gradient": "dreg"}, "dreg needs bound.name iwae"),
         ({"gradient": "stl", "free_bits": 1.0}, "stl is biased under bound.free_bits"),
         ({"relaxation": "concrete", "temperature": 0.2}, "coldest must be at most bound.temperature, 0.2, got 0.5"),
-        ({"relaxation": "concrete", "gradient": "score"}, "gives draws a path"),
-        ({"relaxation": "straight-through", "name": "iwae"}, "goes with bound.name elbo"),
-        ({"relaxation": "gumbel-softmax", "gradient": "stl"}, "goes with bound.name elbo, bound.gradient standard"),
+        ({"relaxation": "concrete", "gradient": "score"}, "must be standard with a bound.relaxation"),
+        ({"relaxation": "straight-through", "name": "iwae"}, "needs bound.name elbo"),
+        ({"relaxation": "gumbel-softmax", "gradient": "stl"}, "needs bound.name elbo and bound.gradient standard"),
     ],
 )
 def test_what_does_nothing_or_does_not_go_together_is_refused(settings, message):
@@ -95,22 +95,28 @@ CATEGORICAL = {"kind": "categorical"}
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"bound": {"relaxation": "concrete"}}, "bound.relaxation is of categorical latents"),
+        ({"bound": {"relaxation": "concrete"}}, "bound.relaxation needs categorical latents"),
         ({"network": {"classes": 5}}, "network.classes is not used by Gaussian latents, got 5"),
         ({"network": {"std": 0.5}}, "network.std is not used by network.noise predicted, got 0.5"),
         ({"network": {"direction": "ladder"}}, "at least two layers in network.latents"),
-        ({"network": {"latents": (4, 4), **CATEGORICAL}}, "categorical latents come in one layer"),
+        (
+            {"network": {"latents": (4, 4), **CATEGORICAL}},
+            "network.latents must have one layer for categorical latents",
+        ),
         (
             {"network": CATEGORICAL, "bound": {"gradient": "stl"}},
             "needs Gaussian latents, or bound.relaxation concrete",
         ),
         ({"network": CATEGORICAL}, "bound.samples of at least 2"),
-        ({"network": CATEGORICAL, "bound": {"samples": 2}, "prior": "learned"}, "categorical latents have a uniform"),
-        ({"network": CATEGORICAL, "bound": {"samples": 2}, "inference": "per-datum"}, "is for Gaussian latents"),
+        (
+            {"network": CATEGORICAL, "bound": {"samples": 2}, "prior": "learned"},
+            "prior must be standard for categorical latents",
+        ),
+        ({"network": CATEGORICAL, "bound": {"samples": 2}, "inference": "per-datum"}, "needs network.kind gaussian"),
         ({"network": {"latents": (4, 4), "direction": "ladder"}, "inference": "per-datum"}, "has no encoder"),
         (
             {"network": {"latents": (4, 4), "direction": "ladder"}, "bound": {"name": "iwae", "gradient": "dreg"}},
-            "an encoder of its own",
+            "needs network.direction bottom-up",
         ),
     ],
 )
@@ -122,9 +128,9 @@ def test_what_does_not_go_with_the_latents_is_refused(settings, message):
 
 def test_what_does_not_go_with_the_data_is_refused():
     for family, space, message in (
-        (VAE(network=small(noise="learned")), INK, "network.noise learned does nothing for data of two levels"),
-        (Autoencoder(network=Narrow(noise="fixed")), GREY, "network.noise fixed is for data without levels, got 17"),
-        (VAE(), Space((1, 4, 4), b=INK), "family vae takes data of one kind"),
+        (VAE(network=small(noise="learned")), INK, "network.noise must be predicted for data of two levels"),
+        (Autoencoder(network=Narrow(noise="fixed")), GREY, "network.noise fixed needs data without levels, got 17"),
+        (VAE(), Space((1, 4, 4), b=INK), "family vae needs data with one side"),
     ):
         with pytest.raises(ValueError, match=message):
             family.refuse(space, TRAINING)
@@ -280,17 +286,17 @@ def test_what_a_bound_is_stands_before_training_and_in_the_report(tmp_path, caps
         assert isinstance(laws.base_dist, OneHotCategorical)
         assert not laws.has_rsample
         assert "--interpolate" not in (out / "report.html").read_text()
-        refused(capsys, ["sample", str(out), "--interpolate", "5"], "there is nothing between two classes")
+        refused(capsys, ["sample", str(out), "--interpolate", "5"], "two classes have no points between them")
 
 
 @pytest.mark.parametrize(
     ("name", "words", "part"),
     [
-        ("digits-vae", ["bound.beta=2", "bound.kl_limit=1"], "bound.kl_limit does not go with bound.beta"),
+        ("digits-vae", ["bound.beta=2", "bound.kl_limit=1"], "bound.kl_limit cannot be combined with bound.beta"),
         ("digits-vae", ["bound.samples=0"], "bound.samples' got 0"),
         ("digits-vae", ["network.direction=ladder"], "at least two layers in network.latents"),
         ("digits-vae", ["network.kind=categorical"], "bound.samples of at least 2"),
-        ("digits-vae", ["network.noise=learned"], "does nothing for data of two levels"),
+        ("digits-vae", ["network.noise=learned"], "must be predicted for data of two levels"),
         ("digits-svi", ["training.rates.encoder=0.1"], "training.rates must name players, model, posterior"),
         ("digits-vae", ["judging.critic_steps=5"], "judging.critic_steps is not used by family vae"),
         ("moons-mixture", ["training.steps=5"], "set training.steps to 1"),

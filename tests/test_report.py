@@ -81,7 +81,7 @@ def test_rows_of_the_terminal_are_the_findings_in_order():
 
 
 def test_a_key_is_given_once():
-    with pytest.raises(ValueError, match="a key of its own, got 'a' twice"):
+    with pytest.raises(ValueError, match="a unique key, got 'a' twice"):
         Evaluation([Part("One", findings=[Finding("a", "A", 1.0)]), Part("Two", findings=[Finding("a", "B", 2.0)])])
 
 

@@ -127,12 +127,12 @@ def test_a_longer_run_that_is_stopped_keeps_the_weights_and_what_was_judged(caps
     before = [(copy_of / name).read_bytes() for name in kept]
     capsys.readouterr()
     assert main(going_on(copy_of, "--steps", "8")) == 130
-    on = f"jensen train ring-gan --out {copy_of} --resume goes on with it"
+    on = f"jensen train ring-gan --out {copy_of} --resume continues it"
     assert capsys.readouterr().err == f"jensen: stopped; {on}\n"
     monkeypatch.undo()
     assert [(copy_of / name).read_bytes() for name in kept] == before
     assert main(["sample", str(copy_of), "-n", "1"]) == 0
-    said = f"is of step 4, and training was stopped at {reached}: --resume finishes it"
+    said = f"is of step 4, but training was stopped at step {reached}: finish it with --resume"
     assert said in capsys.readouterr().err
     assert main(going_on(copy_of)) == 0
     assert not (copy_of / "evaluation.json").exists()
@@ -143,7 +143,7 @@ def test_a_longer_run_that_is_stopped_keeps_the_weights_and_what_was_judged(caps
 def test_an_interrupt_before_the_first_step_leaves_nothing_and_says_so(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(Ring, "open", stop)
     assert main(words(tmp_path / "runs" / "ring")) == 130
-    assert capsys.readouterr().err == "jensen: stopped; nothing was trained, and no run is left\n"
+    assert capsys.readouterr().err == "jensen: stopped; nothing was trained; the run was removed\n"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -162,14 +162,14 @@ def test_minutes_and_steps_change_places(copy_of):
 def test_a_run_goes_on_with_nothing_but_its_length_changed(capsys, copy_of):
     before = files(copy_of)
     for more, parts in (
-        (["--steps", "3"], ["has been trained for 4 steps", "got 3 steps", "give more"]),
-        (["--minutes", "1e-9"], ["has been trained for 4 steps", "got 1e-09 minutes"]),
-        (["--steps", "8", "--seed", "1"], ["leave the others out"]),
-        (["--steps", "8", "--set", "training.rates.critic=1"], ["leave the others out"]),
+        (["--steps", "3"], ["must be trained for more than 4 steps", "got 3 steps"]),
+        (["--minutes", "1e-9"], ["must be trained for more than 4 steps", "got 1e-09 minutes"]),
+        (["--steps", "8", "--seed", "1"], ["only steps or minutes can be changed"]),
+        (["--steps", "8", "--set", "training.rates.critic=1"], ["only steps or minutes can be changed"]),
     ):
         refused(capsys, going_on(copy_of, *more), *parts)
         assert files(copy_of) == before
-    with pytest.raises(RunError, match="leave the others out"):
+    with pytest.raises(RunError, match="only steps or minutes can be changed"):
         running.train(configure("ring-gan", ["data.points=70"]), copy_of, resume=True)
     assert main([*words(copy_of, *ON, steps=6)]) == 0  # all its words, and more steps
 
@@ -181,7 +181,7 @@ def test_weights_without_a_checkpoint_are_not_trained_over(capsys, copy_of):
     shutil.rmtree(copy_of / "state")
     before = files(copy_of)
     for more in ([], ["--steps", "8"]):
-        refused(capsys, going_on(copy_of, *more), "has model.safetensors and no checkpoint in state/")
+        refused(capsys, going_on(copy_of, *more), "has model.safetensors but no checkpoint in state/")
     assert files(copy_of) == before
 
 
@@ -197,8 +197,8 @@ def test_an_edited_network_is_named_by_its_first_weight_with_both_shapes(capsys,
     text = config.read_text()
     config.write_text(text.replace('"width": 16', '"width": 24'))
     said = "network.0.weight is (16, 2) there and (24, 2) here"
-    refused(capsys, ["sample", str(copy_of), "-n", "1"], "model.safetensors is of another model", said)
-    refused(capsys, going_on(copy_of, "--steps", "8"), "state is of another model", "model." + said)
+    refused(capsys, ["sample", str(copy_of), "-n", "1"], "model.safetensors has weights of another model", said)
+    refused(capsys, going_on(copy_of, "--steps", "8"), "state has weights of another model", "model." + said)
     config.write_text(text.replace('"critic_width": 16', '"critic_width": 24'))
     refused(capsys, ["evaluate", str(copy_of)], "critic.1.weight is (16, 2) there and (24, 2) here")
     config.write_text(text.replace('"layers": 3,\n      "critic_w', '"layers": 4,\n      "critic_w'))

@@ -151,7 +151,7 @@ def test_what_a_kernel_density_refuses():
     with pytest.raises(ValueError, match="at least two training examples, got 1"):
         kernel().refuse(Space((2,), rows=1), TRAINING)
     recipe = kernel()
-    with pytest.raises(ValueError, match="--steps is not for sampler exact"):
+    with pytest.raises(ValueError, match="--steps cannot be used with sampler exact"):
         recipe.refuse_request(recipe.model(POINTS), POINTS, {"steps": 5}, walking=False, told=False)
 
 

@@ -281,7 +281,7 @@ def test_idx_files_that_do_not_suit_are_refused(tmp_path):
     [
         (Sprites, {"size": 12}, "size must be at least positions [+] 5, 13, got 12"),
         (Sprites, {"test": 2304}, "test must be below the number of pictures, 2304, got 2304"),
-        (Digits, {"pictures": 1500}, "pictures must be at most 1437 of handwritten digits, got 1500"),
+        (Digits, {"pictures": 1500}, "pictures must be at most 1437 for handwritten digits, got 1500"),
         (Digits, {"test": 50}, "test is not used for handwritten digits, of which 360 are held out, got 50"),
         (Captcha, {"length": 0}, "length must be from 1 to 16, got 0"),
         (HandwrittenPrinted, {"partners": 3}, "partners is not used for pairing unpaired, got 3: leave it at 4"),

@@ -1,4 +1,4 @@
-"""Train, sample and judge deep generative models, with exact answers to hold them to.
+"""Train, sample and judge deep generative models, with exact results to test them against.
 
 >>> import jensen
 >>> recipe = jensen.configure("moons-kernel", ["data.points=200"])
@@ -19,7 +19,7 @@ _HOMES = {"configure": "jensen.recipes.words", "open": "jensen.runs.api", "train
 
 
 def __getattr__(name: str) -> Any:
-    """Import on first use: what draws pictures in other processes imports jensen without torch."""
+    """Import on first use, so that processes that draw pictures can import jensen without torch."""
     if name not in _HOMES:
         raise AttributeError(f"module 'jensen' has no attribute {name!r}")
     from importlib import import_module

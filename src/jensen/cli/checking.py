@@ -1,4 +1,4 @@
-"""`jensen check`: run laws, show what they found."""
+"""`jensen check`: run laws and show their evidence."""
 
 from __future__ import annotations
 

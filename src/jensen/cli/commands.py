@@ -1,4 +1,4 @@
-"""What each command does, once its words are read."""
+"""The commands, called with parsed arguments."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from jensen.runs.use import use
 from jensen.training import distributed
 from jensen.training.checkpoint import write_text
 
-MOST = 100_000  # samples of one `jensen sample`
+MOST = 100_000  # largest number of samples of one `jensen sample`
 SCALE = 4  # pixels of a picture's pixel
 
 
@@ -47,7 +47,7 @@ def train(
     judge: bool,
     files: list[Path],
 ) -> None:
-    """`jensen train`; `options` are settings by key, None where they were not given."""
+    """`jensen train`; `options` are settings by key, None if not given."""
     use(files)
     given = {key: value for key, value in options.items() if value is not None}
     if {"training.minutes", "training.steps"} <= set(given):
@@ -65,8 +65,8 @@ def train(
         with show.tracking() as track, show.watching(folder) as watch:
             data = trained(recipe, folder, resume=resume, track=track, watch=watch)
     except KeyboardInterrupt:
-        on = f"{command('train', name, '--out', folder, '--resume')} goes on with it"
-        raise Abort(on if (folder / CONFIG).exists() else "nothing was trained, and no run is left") from None
+        on = f"{command('train', name, '--out', folder, '--resume')} continues it"
+        raise Abort(on if (folder / CONFIG).exists() else "nothing was trained; the run was removed") from None
     first = distributed.rank() == 0
     distributed.stop()
     if not first:
@@ -77,10 +77,10 @@ def train(
 
 
 def _resumed(asked: Recipe, folder: Path, words: list[str]) -> Recipe:
-    """The recipe of the run to go on with, which the words may repeat but not change, save how long it trains."""
+    """The recipe of the run that is resumed; options may repeat its settings, but only change the training length."""
     recipe = read_config(folder)
     if recipe.name != asked.name:
-        raise RunError(f"{folder} is a run of {recipe.name}, not of {asked.name}")
+        raise RunError(f"{folder} must be a run of {asked.name}, got a run of {recipe.name}")
     length = ("training.minutes=", "training.steps=")
     if any(word.startswith(length) for word in words):
         recipe = recipe.lasting(asked.training)
@@ -127,7 +127,7 @@ def sample(
     scale: int | None,
     files: list[Path],
 ) -> None:
-    """`jensen sample`; `changes` are None where they were not given."""
+    """`jensen sample`; `changes` are None if not given."""
     use(files)
     if texts and n is not None:
         raise ValueError("give --text or -n, not both")
@@ -142,11 +142,9 @@ def sample(
     out = out if out is not None else folder / "samples" / f"sample-{seed}.png"
     pictures = run.space.pictures
     if out.suffix == ".png" and found.count > MOST_ON_A_SHEET and pictures:
-        raise ValueError(
-            f"a sheet takes up to {MOST_ON_A_SHEET} pictures: give a folder, a name without ending, to --out"
-        )
+        raise ValueError(f"a .png must hold at most {MOST_ON_A_SHEET} pictures, got {found.count}: give --out a folder")
     writable(out, *((".png", "") if pictures else (".png", ".csv")))
-    idle = ("--scale does nothing to the numbers of a .csv",) if scale is not None and out.suffix == ".csv" else ()
+    idle = ("--scale has no effect on a .csv",) if scale is not None and out.suffix == ".csv" else ()
     for note in (*behind(folder), *found.notes, *idle):
         show.note(note)
     with show.tracking() as track:

@@ -16,7 +16,7 @@ from jensen.runs.folder import behind
 from jensen.training.checkpoint import write_text
 from jensen.training.strict_json import dumps
 
-WIDE = 200  # columns where there is no terminal
+WIDE = 200  # width in columns without a terminal
 
 
 def compare(
@@ -31,7 +31,7 @@ def compare(
     with show.tracking() as track:
         found = compared(folders, features=features, n=n, seed=seed, track=track)
     show.line()
-    show.line(f"{found.data.name}; {found.n} samples of each, by {found.features}")
+    show.line(f"{found.data.name}; {found.n} samples of each run, compared by {found.features}")
     console = show.console if show.console.is_terminal else show.plain_console(width=WIDE)
     for part in parts(found):
         for table in part.tables:
@@ -47,7 +47,7 @@ def compare(
 
 
 def _grid(table: Table) -> Grid:
-    """As people look at it in a terminal."""
+    """Show a comparison in the terminal."""
     grid = Grid(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for name in table.head:
         grid.add_column(name, overflow="fold")

@@ -1,4 +1,4 @@
-"""Files that a command will write."""
+"""Checks of the files that a command will write."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 
 
 def writable(path: Path, *endings: str) -> None:
-    """Refuse, before any work is done, a path that cannot be written; make the folders above it.
+    """Refuse a path that cannot be written before any work is done; make its parent folders.
 
     Args:
-        path: of what will be written.
-        endings: it may have; "" for a folder of single pictures.
+        path: path of the file or folder.
+        endings: allowed endings; "" for a folder of single pictures.
     """
     if path.suffix not in endings:
         files = " or ".join(ending for ending in endings if ending)

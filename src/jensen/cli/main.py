@@ -25,7 +25,7 @@ Run = Annotated[Path, typer.Argument(metavar="RUN", help="a run's folder")]
 
 Use = Annotated[
     list[Path] | None,
-    typer.Option("--use", metavar="FILE.py", help="a file with sources, families, judges or recipes of your own"),
+    typer.Option("--use", metavar="FILE.py", help="a file with your own sources, families, judges or recipes"),
 ]
 
 
@@ -69,11 +69,11 @@ jensen train captcha --minutes 30 --batch-size 128 --device cuda"""
 @app.command(epilog=TRAIN_EXAMPLES)
 def train(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="see `jensen recipes`")],
-    out: Annotated[Path | None, typer.Option(metavar="RUN", help="folder of the run [runs/RECIPE]")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="RUN", help="the run's folder [runs/RECIPE]")] = None,
     minutes: Annotated[float | None, typer.Option(metavar="M", help="minutes of training")] = None,
     steps: Annotated[int | None, typer.Option(metavar="N", help="training steps, instead of minutes")] = None,
     lr: Annotated[float | None, typer.Option(metavar="R", help="learning rate (training.rate)")] = None,
-    batch_size: Annotated[int | None, typer.Option(metavar="N", help="examples a step (training.batch_size)")] = None,
+    batch_size: Annotated[int | None, typer.Option(metavar="N", help="examples per step (training.batch_size)")] = None,
     device: Annotated[str | None, typer.Option(metavar="NAME", help="auto, cpu, cuda or cuda:1")] = None,
     seed: Annotated[int | None, typer.Option(metavar="S", help="random seed [0]")] = None,
     set_: Annotated[
@@ -84,7 +84,7 @@ def train(
     evaluate: Annotated[bool, typer.Option(help="judge the run and write report.html at the end")] = True,
     use: Use = None,
 ) -> None:
-    """Train a recipe into a run's folder, then judge it."""
+    """Train a recipe, then judge the run."""
     from jensen.cli import commands
 
     options = {
@@ -100,17 +100,21 @@ def train(
 @app.command()
 def sample(
     run: Run,
-    text: Annotated[list[str] | None, typer.Option(metavar="STRING ...", help="texts, or classes, to draw")] = None,
-    n: Annotated[int | None, typer.Option("-n", metavar="N", help="number of samples [16; points 1000]")] = None,
+    text: Annotated[list[str] | None, typer.Option(metavar="STRING ...", help="texts or classes to draw")] = None,
+    n: Annotated[
+        int | None, typer.Option("-n", metavar="N", help="number of samples [16 pictures or 1000 points]")
+    ] = None,
     interpolate: Annotated[
-        int | None, typer.Option(metavar="K", help="rows of K samples, each from one noise to another")
+        int | None, typer.Option(metavar="K", help="rows of K samples that interpolate between two draws of noise")
     ] = None,
     sampler: Annotated[
         str | None, typer.Option(metavar="NAME", help="ancestral, ddim, dpm++, dpm++3, unipc, heun, ...")
     ] = None,
     steps: Annotated[int | None, typer.Option(metavar="K", help="sampling steps")] = None,
-    guidance: Annotated[float | None, typer.Option(metavar="W", help="guidance scale; 1 is off")] = None,
-    eta: Annotated[float | None, typer.Option(metavar="E", help="noise of DDIM: 0 none, 1 as ancestral")] = None,
+    guidance: Annotated[float | None, typer.Option(metavar="W", help="guidance scale; 1: none")] = None,
+    eta: Annotated[
+        float | None, typer.Option(metavar="E", help="noise of DDIM; 0: none, 1: as much as ancestral")
+    ] = None,
     seed: Annotated[int, typer.Option(metavar="S", help="random seed")] = 0,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="a .png, a folder for single pictures, or a .csv of points")
@@ -118,7 +122,7 @@ def sample(
     scale: Annotated[int | None, typer.Option(metavar="K", help="enlargement in whole pixels [4]")] = None,
     use: Use = None,
 ) -> None:
-    """Draw from a run: pictures, of given texts or classes or of none, or points."""
+    """Draw samples from a run: pictures, optionally of given texts or classes, or points."""
     from jensen.cli import commands
 
     changes = {"sampler": sampler, "steps": steps, "guidance": guidance, "eta": eta}
@@ -128,13 +132,15 @@ def sample(
 @app.command()
 def evaluate(
     run: Run,
-    json_: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="also write the numbers here")] = None,
+    json_: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="also write the numbers to this file")
+    ] = None,
     stability: Annotated[
-        bool, typer.Option("--stability", help="also the eigenvalues of its game at the end of training")
+        bool, typer.Option("--stability", help="also compute eigenvalues of the game at the end of training")
     ] = False,
     use: Use = None,
 ) -> None:
-    """Judge a run; writes evaluation.json, samples and report.html below its folder."""
+    """Judge a run; writes evaluation.json, samples and report.html in its folder."""
     from jensen.cli import commands
 
     commands.evaluate(run, json_, stability=stability, files=use)
@@ -142,18 +148,23 @@ def evaluate(
 
 @app.command()
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN ...", help="folders of two runs or more, of one data")],
-    html: Annotated[Path | None, typer.Option(metavar="FILE", help="write a page: samples, numbers, plots")] = None,
-    json_: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="write the numbers here")] = None,
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN RUN ...", help="folders of two runs or more on the same data")
+    ],
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="write a page with samples, numbers and plots to this file")
+    ] = None,
+    json_: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="write the numbers to this file")] = None,
     features: Annotated[
-        str, typer.Option(metavar="NAME", help="auto, classifier, convolutional or raw: what samples are compared by")
+        str, typer.Option(metavar="NAME", help="features to compare samples by: auto, classifier, convolutional or raw")
     ] = "auto",
     n: Annotated[
-        int | None, typer.Option("-n", metavar="N", help="samples of each run [as training data, to 1000]")
+        int | None,
+        typer.Option("-n", metavar="N", help="samples of each run [number of training examples, up to 1000]"),
     ] = None,
-    seed: Annotated[int, typer.Option(metavar="S", help="of the samples, the splits and the judges")] = 0,
+    seed: Annotated[int, typer.Option(metavar="S", help="random seed of samples, splits and discriminators")] = 0,
 ) -> None:
-    """Judge runs of any family side by side: metrics with errors and floors, likelihoods, costs, a fresh judge."""
+    """Compare runs of any family: metrics with errors and floors, likelihoods, costs, discriminators."""
     from jensen.cli import comparing
 
     comparing.compare(runs, features, n, seed, html, json_)
@@ -167,18 +178,24 @@ def check(
             metavar="[NAME | FILE.py ...]", help="families, topics or laws, or a file of your own [all laws]"
         ),
     ] = None,
-    json_: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="write the evidence here")] = None,
-    html: Annotated[Path | None, typer.Option(metavar="FILE", help="write a page of formulas, plots, evidence")] = None,
-    precision: Annotated[float, typer.Option(metavar="P", help="times the draws of statistical claims")] = 1.0,
-    processes: Annotated[int | None, typer.Option(metavar="N", help="to run laws in [one a core]")] = None,
-    list_: Annotated[bool, typer.Option("--list", help="name the laws and run none")] = False,
+    json_: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="write the evidence to this file")
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="write a page of formulas, plots and evidence to this file")
+    ] = None,
+    precision: Annotated[
+        float, typer.Option(metavar="P", help="factor for the number of draws of statistical claims")
+    ] = 1.0,
+    processes: Annotated[int | None, typer.Option(metavar="N", help="number of processes [one per core]")] = None,
+    list_: Annotated[bool, typer.Option("--list", help="list the laws without running them")] = False,
     portrait: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="draw the Dirac-GAN's phase portraits as a .png")
+        Path | None, typer.Option(metavar="FILE", help="draw the Dirac-GAN's phase portraits to this .png")
     ] = None,
 ) -> None:
     """Test the theory behind jensen, or your own code in FILE.py; exit code 1 if a law fails.
 
-    FILE.py is run. Checked is what it defines: an ELBO, as an object or functions with loss(x), encode(x) and
+    FILE.py is run. FILE.py may define: an ELBO, as an object or functions with loss(x), encode(x) and
     decode(z), and a batch of examples x; every function check_...(), which may call any function of jensen.check on
     your code and returns its report; every law. For example
 
@@ -190,7 +207,7 @@ def check(
 
 
 def main(words: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0, 1 (a run failed), 2 (the words are wrong)."""
+    """Run the command line; returns the exit code: 0, 1 (a run failed) or 2 (wrong arguments)."""
     words = _gather_texts(sys.argv[1:] if words is None else words)
     try:
         code = app(args=words or ["--help"], standalone_mode=False)
@@ -202,7 +219,7 @@ def main(words: list[str] | None = None) -> int:
     except typer.TyperException as error:
         return _fail(error.format_message().rstrip("."), 2)
     except OSError as error:
-        failed = error.errno in (errno.ENOSPC, errno.EIO, errno.EDQUOT)  # the machine, not the words
+        failed = error.errno in (errno.ENOSPC, errno.EIO, errno.EDQUOT)  # a fault of the machine, not of the arguments
         return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 1 if failed else 2)
     except ValueError as error:
         return _fail(str(error), 2)
@@ -211,7 +228,7 @@ def main(words: list[str] | None = None) -> int:
 
 
 def _gather_texts(words: list[str]) -> list[str]:
-    """`--text A B C` as `--text A --text B --text C`: the words up to the next option."""
+    """Expand `--text A B C`, up to the next option, to `--text A --text B --text C`."""
     out: list[str] = []
     collecting = False
     for k, word in enumerate(words):

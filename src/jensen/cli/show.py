@@ -1,4 +1,4 @@
-"""What people see: progress bars on a terminal, plain lines elsewhere."""
+"""Terminal output: progress bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from jensen.recipes.recipe import Recipe
 from jensen.recipes.words import settings as described
 from jensen.training.distributed import rank
 
-PLAIN_EVERY = 15.0  # seconds between lines where there is no terminal
+PLAIN_EVERY = 15.0  # seconds between lines without a terminal
 
 
 def plain_console(**settings: Any) -> Console:
-    """A console that shows text as it is: no bracket or colon in the name of a run is ours to read."""
+    """A console without markup, so that brackets and colons in names of runs are shown as they are."""
     return Console(markup=False, emoji=False, highlight=False, **settings)
 
 
@@ -34,7 +34,7 @@ console = plain_console(soft_wrap=True)
 
 @contextmanager
 def tracking() -> Iterator[Track]:
-    """A `Track` that shows a bar for each piece of work, or a line when it is done."""
+    """A `Track` that shows a progress bar for each task on a terminal, otherwise a line when it is done."""
     if rank() != 0:
         yield silent
         return
@@ -65,9 +65,9 @@ def _plain_track(name: str, total: int) -> Advance:
 
 @contextmanager
 def watching(folder: Path) -> Iterator[Watch]:
-    """A `Watch` that shows training: loss, examples a second, time left, and where the newest preview is."""
+    """A `Watch` that shows training: loss, examples per second, time left, and the path of the newest preview."""
     if rank() != 0 or not console.is_terminal:
-        yield _plain_watch(folder)  # which the first process alone calls
+        yield _plain_watch(folder)  # only the first process calls it
         return
     columns = (
         SpinnerColumn(),
@@ -99,7 +99,7 @@ def _plain_watch(folder: Path) -> Watch:
 
 
 FIRST = ("loss", "generator/loss", "critic/loss", "translators/game", "critics/loss", "legibility")
-"""What is shown of the journal's numbers."""
+"""The numbers of the journal as text."""
 
 
 def _numbers(step: int, left: float | None, numbers: Mapping[str, float], folder: Path) -> str:
@@ -114,24 +114,24 @@ def _numbers(step: int, left: float | None, numbers: Mapping[str, float], folder
 
 
 def line(text: str = "") -> None:
-    """A line as it is."""
+    """Print a line without markup."""
     console.print(text)
 
 
 def note(text: str) -> None:
-    """A line beside the results, on standard error."""
+    """Print a line to standard error."""
     typer.echo(f"jensen: {text}", err=True)
 
 
 def rows(pairs: Sequence[tuple[str, str]]) -> None:
-    """Names and values in two columns, never cut."""
+    """Print names and values in two columns without truncation."""
     width = max((len(name) for name, _ in pairs), default=0)
     for name, value in pairs:
         console.print(Text.assemble((f"{name:<{width}}", "dim"), "  ", (value, "bold")))
 
 
 def presets() -> None:
-    """Every recipe in a line."""
+    """Print all recipes, one per line."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("recipe", "family", "data", "what it is"):
         table.add_column(name, no_wrap=name != "what it is")
@@ -143,13 +143,13 @@ def presets() -> None:
 
 
 def settings(recipe: Recipe) -> None:
-    """Every setting of a recipe: key, value, meaning."""
+    """Print all settings of a recipe: key, value, description."""
     line(f"{recipe.name}: {recipe.about}")
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("setting", "value", "meaning"):
         table.add_column(name, overflow="fold")
     for key, (value, meaning) in described(recipe).items():
-        as_word = value if isinstance(value, str) else json.dumps(value)  # as --set takes it
+        as_word = value if isinstance(value, str) else json.dumps(value)  # in the form that --set takes
         table.add_row(Text(key, "bold"), as_word, " ".join(meaning.split()))
     (console if console.is_terminal else plain_console(width=160)).print(table)
     line()

@@ -16,7 +16,7 @@ from jensen.data.space import Classes, Space
 from jensen.nn import mlp
 
 WIDTH = 32  # of the classifier's last hidden layer
-COARSE = 4  # pixels of the grid that convolutions end on
+COARSE = 4  # grid size at which the convolutions end, in pixels
 CHANNELS, LEARNED = 16, 32  # of the random network and of a classifier of large pictures
 SMALL = 1024  # largest number of dimensions for which the classifier is fully connected
 SEED = 20_260  # of the random network

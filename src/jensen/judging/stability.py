@@ -17,7 +17,7 @@ from jensen.report.findings import Finding, Part
 from jensen.training import descend
 
 PRODUCTS, DENSE, SECONDS = 400, 400, 120.0  # of the flow, and again of the training
-LARGE, FEW = 100_000, 16  # weights above which only a few rows are looked at
+LARGE, FEW = 100_000, 16  # number of weights above which only a few rows are used
 WAYS = {"flow": "the flow", "training": "a step of training"}
 
 

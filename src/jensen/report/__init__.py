@@ -1,1 +1,1 @@
-"""Findings made visible: pages, tables and plots. Sees no model and no recipe."""
+"""Findings as pages, tables and plots. It imports neither models nor recipes."""

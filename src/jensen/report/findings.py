@@ -1,4 +1,4 @@
-"""Findings: what a judgement says, from which the terminal, the page and evaluation.json are drawn."""
+"""Findings: the results of judging, from which terminal output, page and evaluation.json are made."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Literal
 from PIL import Image
 
 Form = Literal["number", "share", "nats", "count"]
-NORMAL = 1.959963984540054  # a 95 percent interval reaches this many standard errors
+NORMAL = 1.959963984540054  # half the width of a 95 percent interval, in standard errors
 
 
 @dataclass(frozen=True)
@@ -19,16 +19,16 @@ class Finding:
 
     Attributes:
         key: unique in an evaluation; its name in evaluation.json.
-        name: as people read it.
+        name: as shown to people.
         value: the number.
         stderr: its standard error.
-        floor: the same number for real data in the samples' place, or another reference that says what is attainable.
-        best: "low", "high", the number that is best, or None where there is no best.
-        form: how the number is written.
-        interval: 95 percent interval.
-        note: what it was measured on, what it is compared with.
-        card: shown first, as a card on the page.
-        facts: whatever else a comparison needs, as JSON values: "kind", "measure" and "dims" of a likelihood.
+        floor: the same quantity for real data in place of the samples, or another reference for what is attainable.
+        best: "low", "high", the best value, or None if no value is best.
+        form: how the number is formatted.
+        interval: 95 percent confidence interval.
+        note: what it was measured on and what it is compared with.
+        card: whether it is shown first, as a card on the page.
+        facts: JSON values that a comparison needs, such as "kind", "measure" and "dims" of a likelihood.
 
     >>> print(Finding("frechet", "Frechet distance", 3.14159, stderr=0.2, floor=0.5))
     3.142 ± 0.2 (floor 0.5)
@@ -47,7 +47,7 @@ class Finding:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def said(self, value: float) -> str:
-        """A number in this finding's form."""
+        """A number as text, in the format of this finding."""
         if self.form == "share":
             return f"{100 * value:.1f}%"
         if self.form == "count":
@@ -56,7 +56,7 @@ class Finding:
 
     @property
     def error(self) -> str:
-        """Its uncertainty in words, or ""."""
+        """The uncertainty as text, or ""."""
         if self.interval is not None:
             low, high = (f"{v:.3g}" if self.form == "number" else self.said(v) for v in self.interval)
             return f"[{low.removesuffix('%')}, {high.removesuffix('%')}]"
@@ -79,13 +79,13 @@ class Finding:
 
     @property
     def spread(self) -> float:
-        """A standard error: its own, or that of its interval."""
+        """The standard error: given, or derived from the interval."""
         if self.stderr is not None:
             return self.stderr
         return math.nan if self.interval is None else (self.interval[1] - self.interval[0]) / (2 * NORMAL)
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON values, without what is not there."""
+        """The finding as JSON values, without empty fields."""
         left_out = (None, False, "")
         kept = {k: v for k, v in asdict(self).items() if not any(v is x for x in left_out) and v != {}}
         return {**kept, "best": self.best}
@@ -99,13 +99,13 @@ class Finding:
 
 @dataclass(frozen=True)
 class Picture:
-    """What goes into the page and below samples/.
+    """A picture for the page and for the folder samples/.
 
     Attributes:
-        name: of its file, without ending.
-        image: one, or the frames of a film.
-        alt: what is on it.
-        caption: below it.
+        name: file name without ending.
+        image: one image, or the frames of an animation.
+        alt: description of the image.
+        caption: text below the image.
     """
 
     name: str
@@ -116,7 +116,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text below a head."""
+    """A table: rows of text below a header."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -125,17 +125,17 @@ class Table:
 
 @dataclass(frozen=True)
 class Part:
-    """What one judge has to say: a section of the page. What is empty is left out.
+    """The result of one judge: a section of the page. Empty fields are left out.
 
     Attributes:
-        title: of the section, in the field's terms.
+        title: title of the section.
         text: what is shown and how to read it.
-        findings: the numbers.
-        pictures: one below the other.
-        plots: SVG of `report.plots`, side by side where there is room.
-        tables: what findings do not hold.
-        details: JSON values for evaluation.json, by name.
-        code: commands.
+        findings: the numbers that were measured.
+        pictures: shown one below the other.
+        plots: SVG from `report.plots`, shown side by side if there is room.
+        tables: numbers that are not findings.
+        details: further JSON values for evaluation.json, by name.
+        code: commands to type.
     """
 
     title: str
@@ -149,14 +149,14 @@ class Part:
 
 
 def proportion(key: str, name: str, found: Any, **more: Any) -> Finding:
-    """A share with its interval, from a `metrics.Proportion`."""
+    """A share with its confidence interval, from a `metrics.Proportion`."""
     return Finding(
         key, name, found.value, interval=(found.low, found.high), **{"form": "share", "best": "high", **more}
     )
 
 
 class Evaluation(Mapping[str, Finding]):
-    """Findings by key, in order, and what else there is to say of each part.
+    """The findings of an evaluation by key, in order, and its parts.
 
     >>> found = Evaluation([Part("Samples", findings=[Finding("frechet", "Frechet distance", 2.0)])])
     >>> found["frechet"].value
@@ -168,7 +168,7 @@ class Evaluation(Mapping[str, Finding]):
         self.findings: dict[str, Finding] = {}
         for finding in (f for part in parts for f in part.findings):
             if finding.key in self.findings:
-                raise ValueError(f"each finding must have a key of its own, got {finding.key!r} twice")
+                raise ValueError(f"each finding must have a unique key, got {finding.key!r} twice")
             self.findings[finding.key] = finding
         self.details = {name: value for part in parts for name, value in part.details.items()}
 
@@ -191,12 +191,12 @@ class Evaluation(Mapping[str, Finding]):
 
     @classmethod
     def parse(cls, tree: Mapping[str, Any]) -> Evaluation:
-        """Findings and facts from evaluation.json; titles, texts and pictures are the page's alone."""
+        """Findings and details from evaluation.json, which has no titles, texts or pictures."""
         facts = {k: v for k, v in tree.items() if k not in ("findings", "details")}
         findings = [Finding.parse(f) for f in tree["findings"].values()]
         return cls([Part("", findings=findings, details=tree.get("details", {}))], facts)
 
 
 def rows(found: Evaluation) -> list[tuple[str, str]]:
-    """Names and values for the terminal."""
+    """Rows of names and values for the terminal."""
     return [(f.name, f"{f}, {f.note}" if f.note else str(f)) for f in found.values()]

@@ -1,4 +1,4 @@
-"""Samples as people look at them: pictures on a sheet, points in the plane."""
+"""Samples as images: grids of pictures, plots of points in the plane."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jensen.data.pool import to_bytes
 from jensen.data.space import Space
 from jensen.report import plots
 
-MILLISECONDS = 80  # a frame of a film
+MILLISECONDS = 80  # duration of a frame of an animation
 
 
 def gallery(
@@ -27,14 +27,14 @@ def gallery(
     captions: Sequence[str] | None = None,
     wrong: Sequence[bool] | None = None,
 ) -> Image.Image:
-    """Pictures (N, C, H, W) in [-1, 1] or uint8 on a sheet, or points (N, D), of which the first two axes are shown.
+    """A grid of pictures (N, C, H, W), in [-1, 1] or uint8, or a plot of the first two dimensions of points (N, D).
 
     Args:
         x: samples.
-        columns: pictures a row; by default about half as many as rows, at most 8.
-        scale: pixels of the sheet a pixel of a picture.
-        behind: data points to show in grey below points.
-        captions, wrong: below pictures, and which are set in red.
+        columns: pictures per row; by default about half as many as there are rows, at most 8.
+        scale: factor by which pictures are enlarged.
+        behind: data points to draw in grey below the points.
+        captions, wrong: texts below the pictures, and whether each is set in red.
     """
     if x.ndim == 2:
         return plots.points(_plane(x), behind=None if behind is None else _plane(behind), scale=scale)
@@ -42,23 +42,23 @@ def gallery(
 
 
 def as_bytes(x: Tensor) -> Tensor:
-    """Pictures as uint8 on the CPU."""
+    """Convert pictures to uint8 on the CPU."""
     return (x if x.dtype == torch.uint8 else to_bytes(x)).cpu()
 
 
 def single(x: Tensor, *, scale: int = 4) -> Image.Image:
-    """One picture (C, H, W), enlarged by whole pixels."""
+    """One picture (C, H, W), enlarged by a whole factor."""
     image = to_image(as_bytes(x))
     return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
 
 
 def fitting_scale(space: Space) -> int:
-    """Pixels a pixel at which small pictures can be seen and large ones fit a page."""
+    """The enlargement at which small pictures are visible and large ones fit a page."""
     return max(1, min(4, 128 // space.shape[-1])) if space.pictures else 4
 
 
 def side_by_side(images: Sequence[Image.Image]) -> Image.Image:
-    """Pictures of one height in a row."""
+    """Join pictures of the same height in a row."""
     page = Image.new("RGB", (sum(i.width for i in images), images[0].height), "white")
     left = 0
     for image in images:
@@ -76,7 +76,7 @@ def _columns(count: int) -> int:
 
 
 def encoded(image: Image.Image | Sequence[Image.Image]) -> tuple[str, bytes]:
-    """A picture as a PNG, or frames as a GIF that runs for ever and rests on its last: its suffix and its bytes."""
+    """A picture as a PNG, or frames as a GIF that repeats and pauses on the last frame: its suffix and its bytes."""
     buffer = io.BytesIO()
     if isinstance(image, Image.Image):
         image.save(buffer, format="PNG")
@@ -88,6 +88,6 @@ def encoded(image: Image.Image | Sequence[Image.Image]) -> tuple[str, bytes]:
 
 
 def data_uri(image: Image.Image | Sequence[Image.Image]) -> str:
-    """The same, to be put into a page."""
+    """The image as a data URI for a page."""
     suffix, data = encoded(image)
     return f"data:image/{suffix[1:]};base64,{base64.b64encode(data).decode('ascii')}"

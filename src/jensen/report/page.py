@@ -1,4 +1,4 @@
-"""One renderer: parts of a report as a self-contained page."""
+"""The renderer of all reports: parts of a report as a self-contained page."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def write_page(
     """Write a report.
 
     Args:
-        path: of the .html file.
+        path: path of the .html file.
         name: the page's title.
-        lead: what is judged, in a sentence.
-        parts: in order.
-        config: settings, folded away at the end.
-        shown: findings that are shown first, as cards; None: those that are marked, as in `cards`.
+        lead: a sentence that says what is judged.
+        parts: sections of the page, in order.
+        config: settings, collapsed at the end of the page.
+        shown: findings that are shown first as cards; None: those that `cards` returns.
     """
     text = config if isinstance(config, str) else json.dumps(config, indent=2)
     first = cards(parts) if shown is None else shown
@@ -42,23 +42,23 @@ def write_page(
 
 
 def cards(parts: Sequence[Part]) -> list[Finding]:
-    """The findings to see first, in order; the first is the headline."""
+    """The findings that are shown first, in order; the first is the headline."""
     return [finding for part in parts for finding in part.findings if finding.card]
 
 
 def render(template: str, *, package: str = "jensen.report", **values: Any) -> str:
-    """A template of a package, filled; it may extend `base.html`, whose block is `main`."""
+    """Render a template of a package, which may extend `base.html` with a block `main`."""
     loaders = [PackageLoader(name) for name in dict.fromkeys((package, "jensen.report"))]
     environment = Environment(loader=ChoiceLoader(loaders), autoescape=True, undefined=StrictUndefined)
-    environment.filters["trusted"] = Markup  # of our own drawing
+    environment.filters["trusted"] = Markup  # SVG that jensen drew itself
     environment.filters["uri"] = data_uri
     return environment.get_template(template).render(**values)
 
 
 def training_curves(folder: Path, extra: Mapping[str, str]) -> list[str]:
-    """The journal as plots: the loss, each of `extra` (its key, its title) that was written, and the speed.
+    """Plots of the journal: the loss, the entries of `extra` (key and title) that it contains, and the speed.
 
-    Keys of `extra` may join several entries with a space: they share a plot.
+    A key of `extra` may name several entries, separated by spaces, which share a plot.
     """
     journal = read_journal(folder / "journal.jsonl")
     drawn = []
@@ -77,7 +77,7 @@ def training_curves(folder: Path, extra: Mapping[str, str]) -> list[str]:
 
 
 def previews(folder: Path, *, most: int = 6) -> list[Picture]:
-    """Pictures over training, at most `most`, the first and the last among them."""
+    """At most `most` previews from training, including the first and the last."""
     paths = sorted((folder / "samples").glob("step-*.png"))
     if len(paths) > most:
         paths = [paths[round(i * (len(paths) - 1) / (most - 1))] for i in range(most)]

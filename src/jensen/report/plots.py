@@ -1,4 +1,4 @@
-"""Small plots as inline SVG, for light and dark pages, legible on a phone; and points of the plane as a picture."""
+"""Small plots as inline SVG for light and dark pages, legible on a phone; and points in the plane as an image."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ def curves(
     markers: bool = True,
     limits: tuple[float, float] | None = None,
 ) -> str:
-    """Lines over one axis, with a legend where there are two or more.
+    """Line plots over one axis, with a legend if there are two lines or more.
 
     Args:
-        x: their places.
-        rows: values by name.
-        title, xlabel, ylabel: above, below and beside.
+        x: positions on the horizontal axis.
+        rows: values of each line, by name.
+        title, xlabel, ylabel: texts above, below and beside the plot.
         log: whether both axes are logarithmic.
-        markers: whether points are marked.
-        limits: of the vertical axis.
+        markers: whether each value is marked.
+        limits: limits of the vertical axis.
     """
     figure, axes = _axes(title, xlabel, ylabel)
     marker = "o" if markers else None
@@ -67,7 +67,7 @@ def curves(
 
 
 def intervals(x: Sequence[float], rows: Sequence[Mapping[str, float]], *, title: str, xlabel: str, ylabel: str) -> str:
-    """Points with intervals: rows hold value, low and high."""
+    """Points with error bars: each row has a value and the ends of its interval."""
     figure, axes = _axes(title, xlabel, ylabel)
     values = [row["value"] for row in rows]
     reach = [[row["value"] - row["low"] for row in rows], [row["high"] - row["value"] for row in rows]]
@@ -83,7 +83,7 @@ def histograms(
     ylabel: str = "",
     edges: Sequence[float] | None = None,
 ) -> str:
-    """Histograms on shared bins: of values, or with N + 1 `edges` of N counts each."""
+    """Histograms on shared bins: of values, or of N counts if N + 1 `edges` are given."""
     figure, axes = _axes(title, xlabel, ylabel)
     everything = [v for values in rows.values() for v in values]
     span = (min(everything), max(everything) or 1.0)
@@ -105,14 +105,14 @@ def shares(
     xlabel: str = "",
     labels: tuple[str, str] = ("samples", "data"),
 ) -> str:
-    """Shares of classes as bars, with a line where each should end.
+    """Shares of classes as bars, with a line at the expected share.
 
     Args:
-        found: of samples.
-        expected: of data.
+        found: shares of samples.
+        expected: shares of data.
         title, xlabel: above and below.
-        names: of the classes; by default numbered from 1.
-        labels: what bars and lines are.
+        names: names of the classes; by default numbers from 1.
+        labels: legend of bars and lines.
     """
     figure, axes = _axes(title, xlabel, "")
     places = range(1, len(found) + 1)
@@ -138,7 +138,7 @@ def bars(names: Sequence[str], values: Sequence[float], *, title: str, xlabel: s
 def rivals(
     names: Sequence[str], values: Sequence[tuple[float, float]], *, title: str, floor: tuple[float, float] | None = None
 ) -> str:
-    """A number of each of a few, with twice its error either way, the first on top; `floor` as a band behind them."""
+    """Numbers with two standard errors on either side, the first on top; `floor` is drawn as a band behind them."""
     figure, axes = _rows(names, title, "")
     if floor is not None:
         axes.axvspan(floor[0] - 2 * floor[1], floor[0] + 2 * floor[1], color=GREEN, alpha=0.18, linewidth=0)
@@ -151,7 +151,7 @@ def rivals(
 def complex_plane(
     values: Sequence[Sequence[float]], *, title: str, tolerance: float = 0.0, circle: bool = False
 ) -> str:
-    """Numbers as [real, imaginary], those right of the axis, or outside the unit circle, in another colour."""
+    """Complex numbers [real, imaginary]; those right of the axis, or outside the unit circle, have another colour."""
     figure, axes = _axes(title, "real part", "imaginary part")
     if circle:
         axes.add_patch(Circle((0, 0), 1, fill=False, color=GREY, linewidth=1.0))
@@ -165,16 +165,17 @@ def complex_plane(
 
 
 def points(samples: Tensor, *, behind: Tensor | None = None, scale: int = 4, title: str = "") -> Image.Image:
-    """Points of the plane as a picture, 120 `scale` pixels wide; `behind` lies below them in grey, and sets the frame.
+    """An image of points in the plane, 120 `scale` pixels wide; `behind` is drawn below them in grey and sets the
+    limits.
 
     Args:
         samples: (N, 2).
-        behind: (M, 2), the data to compare with.
-        scale: of the picture.
-        title: above it.
+        behind: data to compare with, (M, 2).
+        scale: size of the image.
+        title: text above the image.
 
     Raises:
-        ValueError: for a point that is not finite, which would be left out.
+        ValueError: for a point that is not finite, since it would not be drawn.
     """
     refuse_nonfinite(samples)
     figure = Figure(figsize=(4, 3), dpi=30 * scale, layout="constrained", facecolor="white")
@@ -220,7 +221,7 @@ def _rows(names: Sequence[str], title: str, xlabel: str) -> tuple[Figure, Any]:
 
 
 def _named(figure: Figure, drawn: Mapping[str, Any]) -> Figure:
-    """With a legend below the axes, which covers nothing, where there are two names or more."""
+    """Add a legend below the axes if there are two names or more."""
     if len(drawn) > 1:
         columns = max(1, min(len(drawn), LINE // (max(map(len, drawn)) + 6)))
         figure.set_figheight(HEIGHT + 0.21 * -(-len(drawn) // columns))
@@ -240,7 +241,7 @@ def _named(figure: Figure, drawn: Mapping[str, Any]) -> Figure:
 
 
 def _as_it_is(name: str) -> str:
-    """A name that a user gave, none of which is mathematics."""
+    """A name that a user gave, escaped so that it is not read as mathematics."""
     return name.replace("$", r"\$")
 
 

@@ -1,1 +1,1 @@
-"""Runs: a folder that is trained into, opened, drawn from, judged and compared."""
+"""Runs: folders of trained models; training, opening, sampling, judging and comparing them."""

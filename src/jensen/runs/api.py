@@ -22,9 +22,9 @@ class Run(opening.Run):
     """A trained run, opened: `run.sample(16)`, `run.evaluate()["frechet"].value`, `run.model`, `run.recipe`."""
 
     def evaluate(self, *, track: Track = silent, **options: Any) -> Evaluation:
-        """Judge it: findings by key; also writes evaluation.json, samples/ and report.html below its folder.
+        """Judge the run and return its findings by key; writes evaluation.json, samples/ and report.html in its folder.
 
-        `options` are those of `jensen.runs.evaluate.evaluate`.
+        `options` are passed to `jensen.runs.evaluate.evaluate`.
         """
         return evaluate(self, track=track, **options)
 
@@ -42,20 +42,21 @@ def train(
     watch: Watch | None = None,
     use: Iterable[Own] = (),
 ) -> Run:
-    """Train a recipe into a run's folder, and open it.
+    """Train a recipe in a run's folder and open the run.
 
     Args:
-        recipe: its name, or a recipe of your own.
-        out: folder of the run; by default runs/NAME.
-        steps, minutes: of training, one of them; by default the recipe's.
+        recipe: name of a recipe, or your own recipe.
+        out: the run's folder; by default runs/NAME.
+        steps, minutes: length of training, at most one of the two; by default the recipe's.
         seed: random seed.
-        settings: by dotted key, as in {"training.rate": 1e-3}; only for a recipe by name.
-        resume: go on with the run in `out`.
+        settings: settings by dotted key, as in {"training.rate": 1e-3}; only if the recipe is given by name.
+        resume: continue the run in `out`.
         track, watch: show progress.
-        use: sources, families, judges or recipes of your own, or files that define them.
+        use: your own sources, families, judges or recipes, or files that define them.
 
     Raises:
-        ValueError: one sentence, for settings or data that do not suit. RunError: for a folder in the way.
+        ValueError: one sentence, if settings or data cannot be used. RunError: if the folder exists already or cannot
+        be written.
     """
     using.use(use)
     if isinstance(recipe, str):
@@ -63,7 +64,9 @@ def train(
         asked = {**(settings or {}), **{key: value for key, value in length.items() if value is not None}}
         found = configure(recipe, [f"{key}={_word(value)}" for key, value in asked.items()], seed=seed)
     elif steps is not None or minutes is not None or seed is not None or settings:
-        raise ValueError("steps, minutes, seed and settings are for a recipe by name: set them in the recipe itself")
+        raise ValueError(
+            "steps, minutes, seed and settings can only be given for a recipe by name: set them in the recipe itself"
+        )
     else:
         found = recipe
     folder = Path(out) if out is not None else Path("runs") / found.name
@@ -76,9 +79,9 @@ def open(path: Path | str, *, use: Iterable[Own] = (), device: str | None = None
 
     Args:
         path: the run's folder.
-        use: sources, families or judges of your own that it needs, or files that define them: a run never imports
-            code that its configuration names.
-        device: where the model goes; by default where it was trained, or the CPU.
+        use: your own sources, families or judges that it needs, or files that define them; opening a run never imports
+        code named in its configuration.
+        device: device of the model; by default the device of training, or the CPU.
 
     Raises:
         RunError: if the folder is no run, has no weights yet, or needs a class that is not given.

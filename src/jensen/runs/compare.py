@@ -1,4 +1,4 @@
-"""Runs of any family side by side: metrics with errors and floors, likelihoods, costs, a fresh discriminator."""
+"""Comparison of runs of any family: metrics with errors and floors, likelihoods, costs, discriminators."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from jensen.runs.evaluate import case_of, read_evaluation
 from jensen.runs.opening import Run, open_run
 from jensen.training.journal import read_journal
 
-MOST, LEAST, HELD_OUT = 1000, 40, 10_000  # samples of each run; held-out examples at most
+MOST, LEAST, HELD_OUT = 1000, 40, 10_000  # default number of samples of each run; largest number of held-out examples
 SHOWN, COLUMNS, BETWEEN, ROWS = 32, 8, 9, 4  # samples and columns of a sheet; length and number of interpolations
 DRAWN = ("frechet", "kernel", "precision", "coverage", "density", "c2st", "sharpness", "copies")
 SUMMED_UP = ("frechet", "precision", "coverage", "copies", "sharpness")
@@ -42,7 +42,7 @@ Critic = Callable[[Tensor], Tensor]
 
 @runtime_checkable
 class Critical(Protocol):
-    """A game with one critic, which takes packs of examples."""
+    """A game with one critic whose inputs are packs of examples."""
 
     critic: nn.Module
     packing: int
@@ -50,13 +50,13 @@ class Critical(Protocol):
 
 @dataclass(frozen=True)
 class Cost:
-    """What training took and what sampling takes.
+    """The costs of training and sampling.
 
     Attributes:
-        seconds, steps: of training, None where there is no journal.
-        parameters: of what is sampled.
-        milliseconds: to draw one sample, among `drawn`.
-        evaluations: calls of the network for one sample.
+        seconds, steps: length of training, None without a journal.
+        parameters: number of parameters of the model that is sampled.
+        milliseconds: time per sample when `drawn` are drawn together.
+        evaluations: network evaluations per sample.
     """
 
     seconds: float | None
@@ -69,7 +69,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Contestant:
-    """A run, and all that was found of it."""
+    """A run and all its results."""
 
     name: str
     recipe: str
@@ -84,16 +84,16 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs beside each other.
+    """A comparison of runs.
 
     Attributes:
-        data: that all of them were trained on.
-        features: by which samples are compared with them.
-        n: samples of each.
-        seed: of them.
-        floor: the same numbers for training data in the samples' place.
-        judged_floor: the discriminator between training data and training data.
-        contestants: in the order in which they were given.
+        data: the data that all of them were trained on.
+        features: features by which samples and data are compared.
+        n: number of samples of each run.
+        seed: random seed of the samples.
+        floor: the same metrics for training data in place of the samples.
+        judged_floor: the discriminator trained on training data in place of samples.
+        contestants: the runs in the order given.
     """
 
     data: Data
@@ -142,19 +142,19 @@ def compare(
     judge_steps: int = 500,
     track: Track = silent,
 ) -> Comparison:
-    """Judge runs of the same data side by side, by samples, and by likelihood where their evaluations have one.
+    """Compare runs on the same data, by samples, and by likelihood if their evaluations have one.
 
     Args:
-        folders: of two runs or more.
+        folders: folders of two runs or more.
         features: "auto", "classifier", "convolutional", "raw", or a callable from data to (N, d).
-        n: samples of each, at least 40; None: as many as there are training data, at most 1,000.
-        seed: of the samples.
-        judge_steps: of training of each fresh discriminator.
+        n: number of samples of each run, at least 40; None: as many as there are training data, at most 1,000.
+        seed: random seed of the samples.
+        judge_steps: training steps of each discriminator.
         track: shows progress.
 
     Raises:
-        ValueError: for fewer than two runs, one given twice, runs of different data or that draw nothing, or n or a
-            seed out of range.
+        ValueError: for fewer than two runs, a run given twice, runs on different data, runs that cannot be sampled, or
+        n or a seed out of range.
     """
     checked_seed(seed)
     runs = _opened(folders)
@@ -164,9 +164,7 @@ def compare(
     train, test = some(data.train, 50_000), some(data.test, HELD_OUT)["x"]
     n = min(MOST, len(train["x"])) if n is None else n
     if not LEAST <= n <= len(train["x"]):
-        raise ValueError(
-            f"n must be from {LEAST} to {len(train['x'])}, the training examples that floors are drawn from, got {n}"
-        )
+        raise ValueError(f"n must be from {LEAST} to {len(train['x'])}, the number of training examples, got {n}")
     found = features_of(features, data)
     critics = {name: critic for name, run in runs.items() if (critic := _critic(run, data)) is not None}
     costs, drawn = {}, {}
@@ -211,9 +209,9 @@ def compare(
 
 
 def _opened(folders: Sequence[Path]) -> dict[str, Run]:
-    """Runs by name: that of the folder, or all of its path where two have one."""
+    """Runs by name: the name of the folder, or its whole path if two folders have the same name."""
     if len(folders) < 2:
-        raise ValueError(f"there must be at least two runs to compare, got {len(folders)}")
+        raise ValueError(f"folders must be at least two runs, got {len(folders)}")
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise ValueError("a run cannot be compared with itself: each must be given once")
     names = [folder.resolve().name for folder in folders]
@@ -221,18 +219,18 @@ def _opened(folders: Sequence[Path]) -> dict[str, Run]:
     runs = {name: open_run(folder) for name, folder in zip(names, folders, strict=True)}
     for name, run in runs.items():
         if not isinstance(run.model, Sampleable) or run.space.b is not None:
-            raise ValueError(f"{name} cannot be compared: a run of {run.recipe.name} draws no samples of its data")
+            raise ValueError(f"{name} cannot be compared: a run of {run.recipe.name} cannot draw samples of its data")
     return runs
 
 
 def _evaluated(folder: Path) -> list[Finding]:
-    """Likelihoods of a run's evaluation, if there is one."""
+    """Likelihoods from a run's evaluation, if it has been evaluated."""
     found = read_evaluation(folder)
     return [] if found is None else [f for f in found.values() if "measure" in f.facts]
 
 
 def _shared(runs: Mapping[str, Run], track: Track) -> dict[str, Data]:
-    """The data of each run, if those of all can be compared; opened once where settings and seeds are equal."""
+    """The data of each run, if all runs have the same data; opened once if settings and seeds are equal."""
     (first, run), *others = runs.items()
     found = {first: run.open_data(track)}
     for name, other in others:
@@ -249,7 +247,7 @@ def _shared(runs: Mapping[str, Run], track: Track) -> dict[str, Data]:
 
 
 def _critic(run: Run, data: Data) -> Critic | None:
-    """The critic that a run's generator was trained against, where there is one and it was kept."""
+    """The critic that a run's generator was trained against, or None if there is none or it was not saved."""
     game = case_of(run, data).game
     if game is None or not isinstance(game.objective, Critical):
         return None
@@ -258,14 +256,14 @@ def _critic(run: Run, data: Data) -> Critic | None:
 
 
 def _drawn(name: str, run: Run, data: Data, n: int, seed: int, track: Track) -> tuple[Tensor, Cost]:
-    """Samples as `jensen sample` draws them, of held-out conditions where the model takes any; and what they cost."""
+    """Samples as `jensen sample` draws them, given held-out conditions if the model is conditional; and their cost."""
     cond = data.asked(n) if run.recipe.family.conditional(run.space) else None
     evaluations = _evaluations(run, None if cond is None else cond[:1])  # which also warms it up
     advance, start = track(f"drawing from {name}", n), time.perf_counter()
     made = run.draw(n, cond=cond, seed=seed, advance=advance)
     seconds = time.perf_counter() - start
     if not bool(made.isfinite().all()):
-        raise ValueError(f"{name} draws numbers that are not finite: it cannot be compared")
+        raise ValueError(f"{name} cannot be compared: its samples are not finite")
     lines = [line for line in read_journal(run.folder / "journal.jsonl") if "seconds" in line and "step" in line]
     return data.space.settled(made), Cost(
         seconds=lines[-1]["seconds"] if lines else None,
@@ -278,7 +276,7 @@ def _drawn(name: str, run: Run, data: Data, n: int, seed: int, track: Track) -> 
 
 
 def _evaluations(run: Run, cond: Tensor | None) -> int:
-    """Calls of the layer that is called most often, as one sample is drawn."""
+    """Network evaluations for one sample: calls of the layer that is called most often."""
     calls: Counter[int] = Counter()
 
     def count(module: nn.Module, *_: Any) -> None:
@@ -295,7 +293,7 @@ def _evaluations(run: Run, cond: Tensor | None) -> int:
 
 
 def _between(run: Run, seed: int) -> Tensor | None:
-    """Rows of samples from one noise to another, where a model of pictures has them."""
+    """Interpolations between two draws of noise, if a model of pictures has them."""
     if not run.space.pictures:
         return None
     try:
@@ -308,12 +306,12 @@ def _between(run: Run, seed: int) -> Tensor | None:
 
 
 def bits(found: Finding) -> float:
-    """Bits per dimension of a likelihood in nats."""
+    """Bits per dimension from a likelihood in nats."""
     return float(bits_per_dim(torch.tensor(found.value, dtype=torch.float64), found.facts["dims"]))
 
 
 def line(comparison: Comparison, contestant: Contestant) -> str:
-    """What a run is best and worst at, beyond twice the errors of the differences."""
+    """The measures in which a run is best and worst, by more than two standard errors of the difference."""
     best, worst = [], []
     for name, losses, said in _axes(comparison):
         mine, error = losses[contestant.name]
@@ -323,24 +321,24 @@ def line(comparison: Comparison, contestant: Contestant) -> str:
         if all(mine - 2 * math.hypot(error, e) > v for v, e in others):
             worst.append(f"{name} ({said[contestant.name]})")
     parts = [f"{word}: {', '.join(names)}" for word, names in (("Best at", best), ("Worst at", worst)) if names]
-    return ". ".join(parts) + "." if parts else "Different from the others in nothing beyond the errors."
+    return ". ".join(parts) + "." if parts else "No difference from the others beyond the errors."
 
 
 def _axes(comparison: Comparison) -> list[tuple[str, dict[str, tuple[float, float]], dict[str, str]]]:
-    """Name, loss with its error, and the number in words, of each run."""
+    """For each run, of each measure: its name, a loss with its error, and the number as text."""
     runs, axes = comparison.contestants, []
     for key in SUMMED_UP:
         if key in comparison.floor:
             found = {c.name: c.metrics[key] for c in runs}
-            name = "neither copying nor straying" if key == "copies" else found[runs[0].name].name
+            name = "nearness to training data" if key == "copies" else found[runs[0].name].name
             losses = {run: (f.loss(), f.spread) for run, f in found.items()}
             axes.append((name, losses, {run: f.said(f.value) for run, f in found.items()}))
     told = {c.name: _area(c.judgement.auc) for c in runs}
     losses = {name: (f.value, f.spread) for name, f in told.items()}
-    axes.append(("fooling a fresh discriminator", losses, {name: f"AUC {f.value:.2f}" for name, f in told.items()}))
+    axes.append(("fooling the discriminator", losses, {name: f"AUC {f.value:.2f}" for name, f in told.items()}))
     speeds = {c.name: c.cost.milliseconds for c in runs}
-    speed = {name: (2 * math.log(v), math.log(2)) for name, v in speeds.items()}  # clocks vary: a factor of 4 counts
-    axes.append(("time to draw", speed, {name: f"{v:.2g} ms a sample" for name, v in speeds.items()}))
+    speed = {name: (2 * math.log(v), math.log(2)) for name, v in speeds.items()}  # only a factor of 4 counts
+    axes.append(("sampling time", speed, {name: f"{v:.2g} ms per sample" for name, v in speeds.items()}))
     return axes
 
 
@@ -364,7 +362,7 @@ def _said(found: Finding) -> str:
 
 
 def write_comparison(found: Comparison, path: Path) -> None:
-    """Write one self-contained HTML file."""
+    """Write the comparison as one self-contained HTML file."""
     runs, held = found.contestants, len(found.data.test)
     lines = [f"{c.name}: {c.recipe}" for c in runs]
     write_page(
@@ -384,7 +382,7 @@ def write_comparison(found: Comparison, path: Path) -> None:
 
 
 def parts(found: Comparison) -> list[Part]:
-    """What there is to say, for the page and, its tables, for the terminal."""
+    """The parts of the comparison; the page shows all of them, the terminal their tables."""
     runs = found.contestants
     lines = Table(("run", "in a line"), [(c.name, line(found, c)) for c in runs])
     return [
@@ -398,7 +396,7 @@ def parts(found: Comparison) -> list[Part]:
 
 
 def _samples(found: Comparison) -> list[Part]:
-    """Sheets side by side, and interpolations."""
+    """Samples of the runs side by side, and interpolations."""
     space, test = found.data.space, some(found.data.test, HELD_OUT)["x"]
     scale, shown = fitting_scale(space), len(found.contestants[0].samples)
     rows = [("held-out data", test[:shown]), *((c.name, c.samples) for c in found.contestants)]
@@ -413,8 +411,12 @@ def _samples(found: Comparison) -> list[Part]:
         if c.between is not None
     ]
     return [
-        Part("Samples", f"The first {shown} of seed {found.seed}, none of them chosen.", pictures=sheets),
-        *([Part("Interpolations", "Along the great circle from one noise to another.", pictures=ways)] if ways else []),
+        Part("Samples", f"The first {shown} samples of seed {found.seed}, not selected.", pictures=sheets),
+        *(
+            [Part("Interpolations", "Along the great circle between two draws of noise.", pictures=ways)]
+            if ways
+            else []
+        ),
     ]
 
 
@@ -447,10 +449,10 @@ def _metrics(found: Comparison) -> Part:
 
 
 def _likelihoods(runs: Sequence[Contestant]) -> list[Part]:
-    """A part for each measure: a mass is never ranked against a density."""
+    """A part for each base measure: a probability mass is never ranked against a density."""
     made = []
     without = [c.name for c in runs if not c.likelihoods]
-    left = f" No likelihood, by its kind of model or for want of an evaluation: {', '.join(without)}." * bool(without)
+    left = f" No likelihood, because the model has none or was not evaluated: {', '.join(without)}." * bool(without)
     for measure, words in (("mass", "probabilities of discrete data"), ("density", "densities")):
         table = likelihood_table(runs, measure)
         if table.rows:
@@ -463,7 +465,7 @@ def _likelihoods(runs: Sequence[Contestant]) -> list[Part]:
 
 
 def likelihood_table(runs: Sequence[Contestant], measure: str) -> Table:
-    """Likelihoods of one measure, the highest first."""
+    """Likelihoods with respect to one base measure, the highest first."""
     found = [(c.name, f) for c in runs for f in c.likelihoods if f.facts["measure"] == measure]
     found.sort(key=lambda row: -row[1].value)
     rows = [
@@ -473,14 +475,14 @@ def likelihood_table(runs: Sequence[Contestant], measure: str) -> Table:
 
 
 def _judged(found: Comparison) -> Part:
-    """How well a fresh discriminator tells each from data, and whatever critics the runs trained against."""
+    """How well a discriminator trained from scratch, and the critics from training, tell the samples from data."""
     runs, floor = found.contestants, found.judged_floor
     curves: dict[str, Sequence[float]] = {c.name: c.judgement.curve for c in runs}
     chart = plots.curves(
         floor.steps,
         curves | {"floor": floor.curve},
-        title="accuracy of the fresh discriminator",
-        xlabel="steps of its training",
+        title="accuracy of the discriminator",
+        xlabel="training steps of the discriminator",
     )
     judged = [floor, *(c.judgement for c in runs)]
     rows = [
@@ -509,6 +511,6 @@ def _costs(runs: Sequence[Contestant]) -> Part:
         steps = "" if c.cost.steps is None else f"{c.cost.steps:,}"
         drawing = (f"{c.cost.milliseconds:.3g} ms", f"{c.cost.evaluations}")
         rows.append((c.name, c.recipe, seconds, steps, f"{c.cost.parameters:,}", *drawing))
-    text = "Seconds of training on the machine that trained; drawing on this one, in batches, one run at a time."
+    text = "Training time is that of the machine of training; sampling time is measured here, in batches, run by run."
     head = ("run", "recipe", "training", "steps", "parameters", "a sample", "network calls")
     return Part("Costs", text, tables=[Table(head, rows)])

@@ -1,4 +1,4 @@
-"""Drawing from a run: a request, looked at before anything is drawn, and samples, looked at afterwards."""
+"""Drawing samples from a run: requests, which are checked before anything is drawn, and their samples."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from jensen.report.gallery import as_bytes, gallery, single
 from jensen.runs.folder import save_image
 from jensen.training.checkpoint import write_text
 
-CHUNK = 256  # samples that are drawn together, where the model does not say
+CHUNK = 256  # number of samples that are drawn together, if the model does not set it
 MOST_ON_A_SHEET = 512
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of `jensen sample`.
+    """The request of a `jensen sample`.
 
     Attributes:
         n: number of samples, or None for a default.
-        texts: conditions by name, one a sample.
-        seed: samples are a function of the model and it; from 0 to 2^64 - 1.
-        changes: to the sampling: "sampler", "steps", "guidance", "eta".
-        between: number of samples a row from one noise to another, or None.
+        texts: conditions by name, one per sample.
+        seed: random seed of the samples, from 0 to 2^64 - 1.
+        changes: changed sampling settings: "sampler", "steps", "guidance", "eta".
+        between: number of samples per interpolation, or None.
     """
 
     n: int | None = None
@@ -56,15 +56,15 @@ class Request:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A request that was found good, ready to be carried out.
+    """A valid request, ready to be carried out.
 
     Attributes:
-        count: samples to be drawn.
-        draw: draws them and reports progress; (N, *shape), on the CPU.
-        columns: of a sheet, or None.
-        names: of single files, by number.
-        comment: rows to print about what was drawn.
-        notes: sentences, each about something asked for that does nothing.
+        count: number of samples.
+        draw: draws them, (N, *shape) on the CPU, and reports progress.
+        columns: number of columns of a sheet, or None.
+        names: names of single files, by number.
+        comment: rows to print about the samples.
+        notes: sentences about requested options that have no effect.
     """
 
     count: int
@@ -77,11 +77,11 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Samples:
-    """Samples that were drawn.
+    """Samples and how they were drawn.
 
     Attributes:
         x: (N, *shape), pictures in [-1, 1].
-        drawing: how.
+        drawing: how they were drawn.
     """
 
     x: Tensor
@@ -89,18 +89,18 @@ class Samples:
 
     @property
     def pixels(self) -> Tensor:
-        """Pictures as uint8 (N, C, H, W)."""
+        """The pictures as uint8 (N, C, H, W)."""
         return as_bytes(self.x)
 
     def sheet(self, *, scale: int = 4) -> Image.Image:
-        """All of them in one picture; points in the plane."""
+        """All samples in one image; points as a plot in the plane."""
         return gallery(self.x, columns=self.drawing.columns, scale=scale)
 
     def save(self, path: Path | str, *, scale: int = 1) -> None:
-        """Write a sheet to a .png, numbers to a .csv, or single pictures into a folder.
+        """Write one image to a .png, numbers to a .csv, or single pictures to a folder.
 
         Raises:
-            ValueError: for samples that are not finite, or pictures as numbers.
+            ValueError: for samples that are not finite, or for pictures as a .csv.
         """
         path = Path(path)
         refuse_nonfinite(self.x)
@@ -116,7 +116,9 @@ class Samples:
 
 
 def drawer(model: nn.Module, space: Space, own_seed: int) -> Draw:
-    """Draws of a model: number i is a function of (model, seed, i) alone, or of its condition and how often it came."""
+    """Draw samples of a model; sample i depends only on (model, seed, i), or on its condition and how often that
+    occurred before.
+    """
     chunk = getattr(getattr(model, "sampling", None), "chunk", CHUNK)
 
     def draw(
@@ -145,17 +147,17 @@ def drawer(model: nn.Module, space: Space, own_seed: int) -> Draw:
 def drawing(
     recipe: Recipe, model: nn.Module, request: Request, *, open_data: Callable[[], Data], runs: Opener
 ) -> Drawing:
-    """What `jensen sample` is to do.
+    """Check a request and return how to draw its samples.
 
     Args:
-        recipe: of the run.
-        model: trained.
-        request: what is asked for.
-        open_data: opens the run's data, where samples are made of these.
+        recipe: recipe of the run.
+        model: the trained model.
+        request: the request.
+        open_data: opens the run's data, if samples are made from them.
         runs: opens other runs.
 
     Raises:
-        ValueError: for a request that does not suit.
+        ValueError: for a request that the model cannot carry out.
     """
     space, family, name = recipe.space, recipe.family, recipe.name
     assert space is not None
@@ -166,16 +168,16 @@ def drawing(
         *((f"--{key}", key not in family.changes) for key in request.changes),
     ):
         if asked:
-            raise ValueError(f"{option} is not for a run of {name}")
+            raise ValueError(f"{option} cannot be used with a run of {name}")
     if space.b is not None:
         return _translations(model, request, open_data)
     if not isinstance(model, Sampleable):
-        raise ValueError(f"a run of {name} draws nothing")
+        raise ValueError(f"samples cannot be drawn from a run of {name}")
     cond = space.cond.encode(request.texts) if request.texts and space.cond is not None else None
     walking = request.between is not None
     family.refuse_request(model, space, request.changes, walking=walking, told=cond is not None)
     idle = told and not request.texts and request.changes.get("guidance", 1) != 1 and space.cond.width > 1  # type: ignore[union-attr]
-    notes = ("--guidance does nothing without --text: there is nothing to be guided by",) * idle
+    notes = ("--guidance has no effect without --text: there is no condition",) * idle
     if request.between is not None:
         changes = {**family.walk, **request.changes}
         return _between(model, request, request.between, cond, changes, notes)
@@ -208,7 +210,7 @@ def drawing(
 def _between(
     model: Any, request: Request, between: int, cond: Tensor | None, changes: dict[str, Any], notes: tuple[str, ...]
 ) -> Drawing:
-    """Rows of samples, each from one noise to another along a great circle."""
+    """Rows of samples, each along the great circle between two draws of noise."""
     rows = len(request.texts) or request.n or 8
 
     def draw(advance: Advance) -> Tensor:
@@ -228,7 +230,9 @@ SIDES = ("a", "a-as-b", "b", "b-as-a")
 
 
 def _translations(model: Any, request: Request, open_data: Callable[[], Data]) -> Drawing:
-    """N held-out pictures of each side, chosen by the seed: in fours a, its translation, b, its translation."""
+    """Pick n held-out pictures of each side by the seed; returns groups of four: a, its translation, b, its
+    translation.
+    """
     data, n = open_data(), request.n or 16
     assert data.b is not None
     sides = {"a": some(data.test)["x"], "b": some(data.b.test)["x"]}

@@ -1,4 +1,4 @@
-"""Judging a run: every judge that applies, then evaluation.json, pictures and report.html below its folder."""
+"""Judging a run: calls all judges and writes evaluation.json, pictures and report.html in its folder."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def case_of(
     stability: bool = False,
     features: Callable[[Tensor], Tensor] | None = None,
 ) -> Case:
-    """A run as judges see it."""
+    """The case of a run, for judges."""
     recipe = run.recipe
 
     def played() -> Played | None:
@@ -82,17 +82,17 @@ def evaluate(
     stability: bool = False,
     features: Callable[[Tensor], Tensor] | None = None,
 ) -> Evaluation:
-    """Judge a run; writes evaluation.json, samples/ and report.html below its folder.
+    """Judge a run; writes evaluation.json, samples/ and report.html in its folder.
 
     Args:
-        run: opened, or its folder.
-        data: of the run, if they have been read already.
+        run: an opened run, or its folder.
+        data: the run's data, if they have been opened already.
         track: shows progress.
-        stability: also ask whether its game is stable where training left it.
+        stability: whether to compute eigenvalues of the game at the end of training.
         features: a callable (N, ...) -> (N, d) to compare samples and data by, instead of the run's setting.
 
     Raises:
-        RunError: if the folder cannot be written, or see `open_run`.
+        RunError: if the folder cannot be written, or as in `open_run`.
     """
     run = open_run(run) if isinstance(run, Path) else run
     refuse_unwritable(run.folder)
@@ -100,7 +100,7 @@ def evaluate(
     case = case_of(run, data, track=track, stability=stability, features=features)
     _ = case.game  # a checkpoint that does not fit is refused before any work
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "the best q of")  # of models without an encoder: a finding says it
+        warnings.filterwarnings("ignore", "the best q of")  # for models without an encoder: a finding says it
         parts = [part for judge in JUDGES.values() if (part := judge(case)) is not None]
     facts = {
         "recipe": run.recipe.name,
@@ -121,7 +121,7 @@ def evaluate(
 
 
 def read_evaluation(folder: Path) -> Evaluation | None:
-    """What was found of a run, or None where it has not been judged.
+    """The evaluation of a run, or None if it has not been judged.
 
     Raises:
         RunError: if evaluation.json is broken or of another version.
@@ -133,7 +133,7 @@ def read_evaluation(folder: Path) -> Evaluation | None:
         return Evaluation.parse(loads(path.read_text(encoding="utf-8")))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(
-            f"{path} is broken or of another version: {command('evaluate', folder)} writes it anew"
+            f"{path} is broken or from another version: write it again with {command('evaluate', folder)}"
         ) from error
 
 
@@ -143,14 +143,14 @@ def _lead(run: Run, data: Data) -> str:
 
 
 def _about(run: Run) -> list[Part]:
-    """Training, previews, and what to type next."""
+    """Parts of the report on training, previews, and commands to type next."""
     notes = run.recipe.family.notes(run.space)
     words = " ".join(f"{note[0].upper()}{note[1:]}." for note in notes)
     return [
         Part("Training", words, plots=training_curves(run.folder, run.recipe.family.curves())),
         Part(
             "Samples during training",
-            "Drawn from the same noise, by the averaged weights.",
+            "Samples from the same noise, drawn with the averaged weights.",
             pictures=previews(run.folder),
         ),
         Part("Commands", code="\n".join(examples(run))),
@@ -158,24 +158,24 @@ def _about(run: Run) -> list[Part]:
 
 
 def examples(run: Run) -> list[str]:
-    """Commands that suit a run."""
+    """Commands that can be used with this run."""
     space, folder, lines = run.space, run.folder, []
     if hasattr(run.model, "sample") or space.b is not None:
         texts: tuple[str, ...] = ()
         if space.cond is not None and run.recipe.family.conditional(space):
             texts = ("--text", *space.cond.decode(_first(space.cond)))
         lines.append(command("sample", folder, *(texts or ("-n", 16)), "--seed", 5, "--out", "x.png"))
-    with suppress(ValueError):  # of a model that does not interpolate
+    with suppress(ValueError):  # for a model that does not interpolate
         drawing(run.recipe, run.model, Request(between=11), open_data=run.open_data, runs=open_other)
         lines.append(command("sample", folder, "--interpolate", 11))
     return [*lines, command("evaluate", folder)]
 
 
 def _beside(folder: str | None, run: Run) -> tuple[str, nn.Module] | None:
-    """The run to be judged beside this one.
+    """The run to compare with, from judging.beside.
 
     Raises:
-        ValueError: if it is not a run of the same family and kind of data.
+        ValueError: if it is not a run of the same family with data of the same shape.
     """
     if folder is None:
         return None

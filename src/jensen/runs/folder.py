@@ -1,4 +1,4 @@
-"""What a run's folder holds, and reading it with clear words when something is wrong."""
+"""The files in a run's folder, and reading them with clear error messages."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ EVALUATION, REPORT = "evaluation.json", "report.html"
 
 
 class RunError(ValueError):
-    """A run folder that is missing, in the way, or broken."""
+    """An error of a run folder that is missing, broken, or already in use."""
 
 
 def command(*words: object) -> str:
-    """A line of `jensen` to type into a shell, each word quoted where a shell would read it otherwise.
+    """A `jensen` command line, with words quoted for the shell where necessary.
 
     >>> command("sample", Path("runs/two moons"), "-n", 16)
     "jensen sample 'runs/two moons' -n 16"
@@ -39,7 +39,7 @@ def read_tree(folder: Path) -> dict[str, Any]:
     """The configuration of a run as plain values.
 
     Raises:
-        RunError: if the folder is no run, or its configuration is no JSON object.
+        RunError: if the folder is not a run, or its configuration is not a JSON object.
     """
     path = folder / CONFIG
     if not folder.is_dir():
@@ -51,12 +51,12 @@ def read_tree(folder: Path) -> dict[str, Any]:
     except (ValueError, OSError) as error:
         raise RunError(f"{path} is broken: {error}") from error
     if not isinstance(tree, dict):
-        raise RunError(f"{path} is broken: a configuration is a mapping of keys to values")
+        raise RunError(f"{path} is broken: a configuration must be a mapping of keys to values")
     return tree
 
 
 def refuse_unwritable(folder: Path) -> None:
-    """Raise a RunError if a run cannot be written to a folder, which need not be there yet; leaves no trace."""
+    """Raise a RunError if a run cannot be written to a folder, which need not exist; the check leaves no files."""
     for place in (folder, folder / "state", folder / "samples"):
         above = next(p for p in (place.absolute(), *place.absolute().parents) if p.exists())
         if not above.is_dir():
@@ -69,20 +69,20 @@ def refuse_unwritable(folder: Path) -> None:
 
 
 def refuse_taken(folder: Path) -> None:
-    """Look, and leave no trace, whether a run can be made here.
+    """Check whether a new run can be made in this folder; the check leaves no files.
 
     Raises:
-        RunError: if the folder holds a run or other files, or cannot be written.
+        RunError: if the folder contains a run or other files, or cannot be written.
     """
     if (folder / CONFIG).exists():
-        raise RunError(f"{folder} already holds a run: give --resume to go on with it, or another --out")
+        raise RunError(f"{folder} already contains a run: give --resume to continue it, or another --out")
     if folder.exists() and (not folder.is_dir() or any(p.suffix != ".part" for p in folder.iterdir())):
         raise RunError(f"{folder} is not empty: give another --out")
     refuse_unwritable(folder)
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:
-    """Fill `model` with a run's averaged weights.
+    """Load a run's averaged weights into `model`.
 
     Raises:
         RunError: if there are none yet, they do not fit, or one is not finite.
@@ -101,12 +101,14 @@ def load_weights(model: nn.Module, folder: Path) -> None:
 
 
 def refuse_misfit(module: nn.Module, weights: Mapping[str, Any], path: Path) -> None:
-    """Raise a RunError that names the first entry in which weights are of another module, with both shapes."""
+    """Raise a RunError that names the first entry in which weights and module differ, with both shapes."""
     own = module.state_dict()
     for name in dict.fromkeys([*own, *weights]):
         there, here = (_shape(state[name]) if name in state else "missing" for state in (weights, own))
         if there != here:
-            raise RunError(f"{path} is of another model than {CONFIG} builds: {name} is {there} there and {here} here")
+            raise RunError(
+                f"{path} has weights of another model than that of {CONFIG}: {name} must be {here}, got {there}"
+            )
 
 
 def _shape(value: Any) -> str:
@@ -114,17 +116,16 @@ def _shape(value: Any) -> str:
 
 
 def load_game(objective: nn.Module, folder: Path) -> int:
-    """Fill `objective` with the state of a run's newest checkpoint: what the averaged weights leave out.
+    """Load the state of a run's newest checkpoint into `objective`: also what the averaged weights do not contain.
 
-    Returns:
-        the step it was written at.
+    Returns: the step at which it was written.
 
     Raises:
         RunError: if there is none, or it does not fit.
     """
     saved = checkpoints.load(folder / "state")
     if saved is None:
-        raise RunError(f"{folder} has no checkpoint in state/, and only that has the critic")
+        raise RunError(f"{folder} has no checkpoint in state/, which is needed for the critic")
     refuse_misfit(objective, saved["objective"], folder / "state")
     objective.load_state_dict(saved["objective"])
     step: int = saved["step"]
@@ -132,9 +133,9 @@ def load_game(objective: nn.Module, folder: Path) -> int:
 
 
 def save_weights(weights: Mapping[str, Tensor], path: Path, step: int | None = None) -> None:
-    """Write weights atomically, and the step of training that they are of.
+    """Write weights and their training step atomically.
 
-    Tied ones are under each of their names, so that `load_state_dict` finds them all.
+    Tied weights are stored under each of their names, as `load_state_dict` needs.
     """
     whole = {name: v.detach().cpu().contiguous().clone() for name, v in weights.items()}  # safetensors shares none
     with replacing(path) as temporary:
@@ -142,7 +143,7 @@ def save_weights(weights: Mapping[str, Tensor], path: Path, step: int | None = N
 
 
 def weights_step(folder: Path) -> int | None:
-    """The step of training that a run's weights are of, or None where that is not written."""
+    """The training step of a run's weights, or None if the file does not contain it."""
     try:
         with safe_open(folder / WEIGHTS, "pt") as file:
             said: dict[str, str] = file.metadata() or {}
@@ -152,16 +153,18 @@ def weights_step(folder: Path) -> int | None:
 
 
 def behind(folder: Path) -> tuple[str, ...]:
-    """A note if training has gone on since a run's weights were written, and was interrupted."""
+    """A note if training continued after a run's weights were written and was interrupted."""
     written, newest = weights_step(folder), checkpoints.checkpoints(folder / "state")[-1:]
     if written is None or not newest or int(newest[0].stem) <= written:
         return ()
     until = int(newest[0].stem)
-    return (f"{folder / WEIGHTS} is of step {written}, and training was stopped at {until}: --resume finishes it",)
+    return (
+        f"{folder / WEIGHTS} is of step {written}, but training was stopped at step {until}: finish it with --resume",
+    )
 
 
 def save_image(image: Image.Image | Sequence[Image.Image], path: Path) -> None:
-    """Write a picture as a PNG, or frames as a GIF, atomically; the path has the suffix already, or none."""
+    """Write a picture as a PNG, or frames as a GIF, atomically; the path has this suffix or none."""
     suffix, data = encoded(image)
     with replacing(path.with_suffix(suffix)) as temporary:
         temporary.write_bytes(data)

@@ -23,10 +23,10 @@ from jensen.training import begin_average
 
 
 def read_config(folder: Path) -> Recipe:
-    """The recipe that a run was made with.
+    """The recipe of a run.
 
     Raises:
-        RunError: if the folder is no run, or its configuration cannot be read.
+        RunError: if the folder is not a run, or its configuration cannot be read.
     """
     tree = read_tree(folder)
     try:
@@ -40,9 +40,9 @@ class Run:
     """A trained run.
 
     Attributes:
-        folder: where it is kept.
-        recipe: that it was made with.
-        model: averaged, in evaluation mode.
+        folder: the run's folder.
+        recipe: its recipe.
+        model: its model with averaged weights, in evaluation mode.
     """
 
     folder: Path
@@ -56,10 +56,10 @@ class Run:
         return self.recipe.space
 
     def open_data(self, track: Track = silent) -> Data:
-        """Its data, read or drawn anew.
+        """The run's data, read or drawn again.
 
         Raises:
-            RunError: if they are no longer those that it was trained on.
+            RunError: if they are no longer the data of training.
         """
         return open_data(self.recipe, track)
 
@@ -81,14 +81,15 @@ class Run:
         """Draw samples.
 
         Args:
-            n: number of samples; with one `cond`, of that condition.
-            cond: names of classes, or texts, one a sample.
-            seed: samples are a function of the model and it.
-            interpolate: rows of this number of samples, each from one noise to another.
-            changes: to the sampling, as far as the family has them: sampler=, steps=, guidance=, eta=.
+            n: number of samples; with a single `cond`, all have that condition.
+            cond: names of classes, or texts, one per sample.
+            seed: random seed; samples depend only on the model and the seed.
+            interpolate: length of each interpolation between two draws of noise; n is then the number of
+            interpolations.
+            changes: changed sampling settings, if the family has them: sampler=, steps=, guidance=, eta=.
 
         Raises:
-            ValueError: for a request that does not suit the run.
+            ValueError: for a request that the run cannot carry out.
         """
         texts = (cond,) * (n or 1) if isinstance(cond, str) else tuple(cond)
         request = Request(None if texts else n, texts, seed, changes, interpolate)
@@ -97,19 +98,19 @@ class Run:
 
 
 def open_run(folder: Path | str, device: str | None = None) -> Run:
-    """A run with its averaged model, ready to be drawn from: in float32 or above, as it was averaged.
+    """A run with its averaged model, in evaluation mode, in the precision of the average: float32 or above.
 
     Args:
         folder: of the run.
-        device: where the model goes; by default where the run trained, or the CPU where that is not there.
+        device: device of the model; by default the device of training, or the CPU if that does not exist here.
 
     Raises:
-        RunError: if the folder is no run, or it has no weights yet, or they do not fit.
+        RunError: if the folder is not a run, has no weights yet, or they do not fit the model.
     """
     folder = Path(folder)
     recipe = read_config(folder)
     if recipe.space is None:
-        raise RunError(f"{folder / CONFIG} does not hold the space of its data: train anew")
+        raise RunError(f"{folder / CONFIG} does not contain the space of its data: train again")
     model = begin_average(recipe.family.model(recipe.space))
     load_weights(model, folder)
     where = torch.device(device) if device is not None else recipe.training.device_or_cpu()
@@ -117,7 +118,7 @@ def open_run(folder: Path | str, device: str | None = None) -> Run:
 
 
 def open_other(folder: str) -> OpenedRun:
-    """What a source or a judge may know of another run."""
+    """A run in the form that sources and judges get."""
     run = open_run(folder, "cpu")
     return OpenedRun(run.folder, run.recipe.name, run.recipe.family.kind, run.model, run.space, run.open_data)
 
@@ -126,9 +127,9 @@ def open_data(recipe: Recipe, track: Track = silent) -> Data:
     """The data of a recipe.
 
     Raises:
-        RunError: if they are no longer those that the recipe was trained on.
+        RunError: if they are no longer the data of training.
     """
     data = recipe.data.open(recipe.seed, track, open_other)
     if recipe.space is not None and data.space != recipe.space:
-        raise RunError(f"{data.name} are no longer the data that this run was trained on: train anew")
+        raise RunError(f"{data.name} are no longer the data that this run was trained on: train again")
     return data

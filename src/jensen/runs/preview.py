@@ -1,4 +1,4 @@
-"""A look at the averaged model in the middle of training."""
+"""Previews: samples of the averaged model during training."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from jensen.report.gallery import fitting_scale, gallery
 from jensen.runs.draw import drawer
 from jensen.runs.folder import save_image
 
-READ, PICTURES, POINTS = 64, 32, 500  # samples of a preview: to be read, to be looked at
+READ, PICTURES, POINTS = 64, 32, 500  # samples of a preview: that are read, that are shown
 
 
 def preview(recipe: Recipe, model: nn.Module, data: Data, path: Path) -> dict[str, float]:
-    """Write a picture of samples to `path`; returns numbers for the journal: the share that reads as asked."""
+    """Write a picture of samples to `path`; returns numbers for the journal: the share read as asked."""
     if data.b is not None:
         save_image(strip(model, data), path)
         return {}

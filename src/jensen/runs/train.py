@@ -1,4 +1,4 @@
-"""Training a run: into a new folder, or on from a checkpoint, bit for bit."""
+"""Training a run: in a new folder, or resumed from a checkpoint with bitwise equal results."""
 
 from __future__ import annotations
 
@@ -44,11 +44,10 @@ from jensen.training.strict_json import dumps
 def begin(recipe: Recipe, folder: Path) -> list[Path]:
     """Make the folder of a new run.
 
-    Returns:
-        the folders that were not there before, innermost first.
+    Returns: the folders that were created, innermost first.
 
     Raises:
-        RunError: see `refuse_taken`.
+        RunError: as in `refuse_taken`.
     """
     refuse_taken(folder)
     made = [path for path in (folder, *folder.parents) if not path.exists()]
@@ -63,25 +62,25 @@ def begin(recipe: Recipe, folder: Path) -> list[Path]:
 def train(
     recipe: Recipe, folder: Path, *, resume: bool = False, track: Track = silent, watch: Watch | None = None
 ) -> Data:
-    """Train `recipe` into `folder`; a run that was stopped goes on bit for bit with `resume`.
+    """Train `recipe` in `folder`; with `resume`, continue a run that was stopped, with bitwise equal results.
 
-    With more steps or minutes than it has had, a run goes on too: what was trained stays, and from there on learning
-    rates are those that the longer run has at that step. The journal says so, and its settings are rewritten. Its
-    weights, and what was judged of them, stay until the longer run ends.
+    A finished run can be continued with more steps or minutes: from there on, learning rates are those of the longer
+    run at each step. The journal notes this, and the run's settings are rewritten. Its weights and their evaluation are
+    kept until the longer run ends.
 
-    Every process of a `torchrun` calls this; the first one writes. Where there are as many of them as before, each has
-    its own buffers and random numbers back; of another number, each takes the buffers of one of the former, in turn,
-    and new random numbers, which depend on the seed, the step and the processes. The journal says that as well.
+    Every process of a `torchrun` calls this; the first one writes. If their number is the same as before, each gets its
+    own buffers and random state back. Otherwise each takes the buffers of one of the former processes, in turn, and a
+    new random state, which depends on the seed, the step and the number of processes. The journal notes this as well.
 
-    Whatever can be refused is, before the folder is made; a run that fails before its first step leaves none.
+    Errors in the arguments are raised before the folder is made, and a run that fails before its first step leaves no
+    folder.
 
-    Returns:
-        its data, so that judging need not read or draw them again.
+    Returns: the data, so that judging need not read or draw them again.
 
     Raises:
-        RunError: see `begin`, `read_config`; to resume, if settings differ in more than the length of training, if it
-            has been trained for so long already, or if there are weights and no checkpoint.
-        ValueError: if the family does not suit the data, or the processes do not share a batch.
+        RunError: as in `begin` and `read_config`; with `resume`, if settings other than the length of training differ,
+        if the run has already been trained for that long, or if there are weights but no checkpoint.
+        ValueError: if the family cannot be used with the data, or a batch cannot be divided among the processes.
     """
     mine, world = start()
     device, training = recipe.training.torch_device(), recipe.training
@@ -103,7 +102,7 @@ def train(
     if mine == 0 and not resume:
         made = begin(recipe, folder)
     elif mine == 0 and (kept := read_config(folder)) != recipe:
-        notes.append(f"goes on to {training.length()}, of {kept.training.length()}")
+        notes.append(f"continued to {training.length()} from {kept.training.length()}")
         checkpoints.write_text(folder / CONFIG, dumps(recipe.tree(), indent=2) + "\n")
     keeper = _Keeper(recipe, folder, state, budget, data, watch, saved)
     keeper.note(notes)
@@ -121,30 +120,30 @@ def train(
 
 
 def _saved(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
-    """The checkpoint to go on from, or None if the run was stopped before the first."""
+    """The checkpoint to resume from, or None if the run was stopped before the first."""
     kept = read_config(folder)
     if kept.lasting(recipe.training) != recipe.model_copy(update={"space": kept.space}):
-        raise RunError(
-            f"--resume goes on with the settings of {folder / CONFIG}, for more steps or minutes: leave the others out"
-        )
+        raise RunError(f"--resume uses the settings of {folder / CONFIG}: only steps or minutes can be changed")
     refuse_unwritable(folder)
     saved = checkpoints.load(folder / "state")
     if saved is None:
         if (folder / WEIGHTS).exists():
-            raise RunError(f"{folder} has {WEIGHTS} and no checkpoint in state/ to go on from: give another --out")
+            raise RunError(f"{folder} has {WEIGHTS} but no checkpoint in state/ to resume from: give another --out")
         return None
     if "processes" not in saved:
-        raise RunError(f"{folder / 'state'} is of another version of jensen: train again, with another --out")
+        raise RunError(f"{folder / 'state'} is from another version of jensen: train again with another --out")
     budget = Budget(recipe.training.steps, recipe.training.minutes, saved["elapsed"])
     budget.look()
     if recipe.training != kept.training and budget.done(saved["step"]):
         had = f"{saved['step']} steps and {saved['elapsed'] / 60:.3g} minutes"
-        raise RunError(f"{folder} has been trained for {had} already, got {recipe.training.length()}: give more")
+        raise RunError(
+            f"{folder} must be trained for more than {had}, which it has already, got {recipe.training.length()}"
+        )
     return saved
 
 
 def _unmake(folder: Path, made: list[Path]) -> None:
-    """Take away a run of no steps, and the folders that were made for it."""
+    """Remove a run without steps, and the folders that were made for it."""
     for path in folder.iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     for path in made:
@@ -152,14 +151,14 @@ def _unmake(folder: Path, made: list[Path]) -> None:
 
 
 def new_objective(recipe: Recipe, data: Data, track: Track = silent) -> Objective:
-    """The recipe's game on an untrained model."""
+    """The recipe's objective with an untrained model."""
     model = recipe.family.model(data.space)
     recipe.family.begin(model, data, recipe.seed, track)
     return recipe.family.objective(model, data.space)
 
 
 def new_state(recipe: Recipe, objective: Objective, budget: Budget) -> TrainState:
-    """What training starts from: the recipe's players, average and precision on its objective."""
+    """The initial state of training: players, weight average and precision of the recipe, on its objective."""
     return TrainState(
         objective,
         recipe.family.players(objective, recipe.training, budget),
@@ -169,7 +168,7 @@ def new_state(recipe: Recipe, objective: Objective, budget: Budget) -> TrainStat
 
 
 def _restore(recipe: Recipe, state: TrainState, budget: Budget, saved: dict[str, Any], folder: Path) -> list[str]:
-    """Go on from a checkpoint; returns what the journal should say of it."""
+    """Resume from a checkpoint; returns a note for the journal."""
     own = saved["processes"][rank() % len(saved["processes"])]
     saved["objective"].update(own["buffers"])
     refuse_misfit(state.objective, saved["objective"], folder / "state")
@@ -182,7 +181,7 @@ def _restore(recipe: Recipe, state: TrainState, budget: Budget, saved: dict[str,
         return []
     begin_globally(derived(recipe.seed, "resumed", state.step, now, rank()))
     differing = [k for k, process in enumerate(saved["processes"]) if process["buffers"]]
-    said = [f"{now} process{'es' * (now > 1)} after {before}: new random numbers"]
+    said = [f"{now} process{'es' * (now > 1)} instead of {before}: new random state"]
     if differing and now < before:
         said.append(f"buffers of {_named(now, before)} are left out")
     if differing and now > before:
@@ -195,14 +194,14 @@ def _named(first: int, end: int) -> str:
 
 
 def _buffers(objective: Objective) -> dict[str, Any]:
-    """What a process may have for itself, on the CPU: the state without the parameters, which all have alike."""
+    """The state that can differ between processes, on the CPU: everything except the parameters, which are equal."""
     weights = {name for name, _ in objective.named_parameters(remove_duplicate=False)}
     kept = {name: value for name, value in objective.state_dict().items() if name not in weights}
     return {name: value.cpu() if isinstance(value, Tensor) else value for name, value in kept.items()}
 
 
 def _apart(processes: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of each process's buffers those that differ from the first one's, which the state has."""
+    """Each process's buffers that differ from those of the first process, which are in the state."""
     first = processes[0]["buffers"]
 
     def own(buffers: dict[str, Any]) -> dict[str, Any]:
@@ -220,7 +219,7 @@ def _to_device(stream: Any, device: torch.device) -> Any:
 
 
 class _Keeper:
-    """Called after every step: journal, checkpoints, previews, and whoever watches."""
+    """Called after every step: writes journal, checkpoints and previews, and calls `watch`."""
 
     def __init__(
         self,
@@ -246,7 +245,7 @@ class _Keeper:
         if self.main:
             self.journal = Journal(folder / "journal.jsonl", after=state.step)
             for path in (folder / "samples").glob("step-*.png"):
-                if int(path.stem.removeprefix("step-")) > state.step:  # of a future that is lived anew
+                if int(path.stem.removeprefix("step-")) > state.step:  # from steps that are repeated
                     path.unlink()
 
     def __call__(self, state: TrainState, terms: dict[str, Tensor]) -> None:
@@ -260,13 +259,13 @@ class _Keeper:
         if state.step % training.log_every == 0:
             self.log(progress)
         if state.step % training.save_every == 0 or self.stopped:
-            self.save()  # last, so that whatever a checkpoint remembers has been written
+            self.save()  # last, so that everything the checkpoint refers to has been written
         if self.stopped:
             raise KeyboardInterrupt
 
     @contextmanager
     def stopping_well(self) -> Iterator[None]:
-        """An interrupt or a polite kill ends the run after the step, with a checkpoint; a second one at once."""
+        """SIGINT or SIGTERM ends the run after the current step, with a checkpoint; a second signal ends it at once."""
 
         def stop(_number: int, _frame: FrameType | None) -> None:
             if self.stopped:
@@ -283,7 +282,7 @@ class _Keeper:
                 signal.signal(number, handler)
 
     def log(self, progress: float) -> None:
-        """Write and show the means since the last line."""
+        """Write and show the means since the last line of the journal."""
         seconds = self.budget.seconds()
         line = {name: total / self.count for name, total in self.sums.items()}
         done = self.count * self.recipe.training.batch_size
@@ -297,14 +296,14 @@ class _Keeper:
             self.watch(self.state.step, progress, self.budget.remaining(self.state.step), self.shown)
 
     def note(self, notes: list[str]) -> None:
-        """Write in words what a reader of the journal should know at this step."""
+        """Write a note to the journal at this step."""
         if self.main:
             for words in notes:
                 seconds = round(self.budget.elapsed, 3)
                 self.journal.write(step=self.state.step, seconds=seconds, note=words)
 
     def preview(self) -> None:
-        """Look at the averaged model."""
+        """Write a preview of the averaged model."""
         samples = self.folder / "samples"
         samples.mkdir(exist_ok=True)
         found = preview(self.recipe, self.state.average, self.data, samples / f"step-{self.state.step:06d}.png")
@@ -313,7 +312,7 @@ class _Keeper:
             self.journal.write(step=self.state.step, seconds=round(self.budget.seconds(), 3), **found)
 
     def save(self) -> None:
-        """Checkpoint: the state, the clock, the means so far, every process's random numbers and buffers."""
+        """Write a checkpoint: state, elapsed time, current means, and random state and buffers of every process."""
         every = collect({"rng": random_state(), "buffers": _buffers(self.state.objective)})
         if self.main:
             extra = {"elapsed": self.budget.seconds(), "processes": _apart(every)}
@@ -321,7 +320,7 @@ class _Keeper:
             checkpoints.save(self.folder / "state", self.state.step, self.state.state_dict() | extra | means)
 
     def finish(self) -> None:
-        """The last look, line and checkpoint, and the averaged weights that are sampled."""
+        """Write the last preview, journal line and checkpoint, and the averaged weights."""
         if self.main and self.previews_done < self.recipe.training.previews:
             self.previews_done = self.recipe.training.previews
             self.preview()
@@ -329,7 +328,7 @@ class _Keeper:
             self.log(1.0)
         self.save()
         if self.main:
-            if weights_step(self.folder) != self.state.step:  # what was judged are other weights
+            if weights_step(self.folder) != self.state.step:  # the evaluation is of other weights
                 for name in (EVALUATION, REPORT):
                     (self.folder / name).unlink(missing_ok=True)
             save_weights(self.state.average.state_dict(), self.folder / WEIGHTS, self.state.step)

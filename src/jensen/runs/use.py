@@ -15,14 +15,14 @@ from jensen.recipes.recipe import Recipe
 from jensen.recipes.sources.base import Source
 
 Own = type[Kind] | Judge | Recipe | Path | str
-"""A class of a source or family (known since it was defined), a judge, a recipe, or a file that defines some."""
+"""A source or family class (registered when it was defined), a judge, a recipe, or a file that defines some."""
 
 
 def use(things: Iterable[Own]) -> None:
-    """Make what a user defined known: judges are asked, recipes can be named.
+    """Register what a user defined: judges are called, and recipes can be used by name.
 
     Raises:
-        ValueError: for a file that is not there, fails, or defines nothing of these.
+        ValueError: for a file that does not exist, raises an exception, or defines none of these.
     """
     for thing in things:
         if isinstance(thing, Path | str):
@@ -34,7 +34,7 @@ def use(things: Iterable[Own]) -> None:
 
 
 def run_file(path: Path) -> None:
-    """Run a Python file and take over what it defines: sources and families, functions marked @judge, recipes.
+    """Run a Python file and register what it defines: sources, families, functions marked @judge, recipes.
 
     Raises:
         ValueError: see `use`.
