@@ -229,7 +229,7 @@ def test_refusals(runs, tmp_path, capsys):
         "and ink was trained on scikit-learn's digits, two levels, 8 x 8",
     )
     refused(capsys, ["compare", vae, moons], "cannot be compared", "(1, 8, 8)", "(2,)")
-    refused(capsys, ["compare", vae, str(runs / "two")], "two cannot be compared: a run of digits-pix2pix draws no")
+    refused(capsys, ["compare", vae, str(runs / "two")], "two cannot be compared: a run of digits-pix2pix cannot draw")
     refused(capsys, ["compare", vae], "at least two runs, got 1")
     refused(capsys, ["compare", vae, str(Path(vae) / ".." / "vae")], "cannot be compared with itself")
     refused(capsys, ["compare", vae, str(tmp_path / "none")], "there is no run folder")

@@ -259,7 +259,7 @@ def test_settings_that_do_not_go_together(settings, message):
     [
         ({"loss.drop": 0.3}, POINTS, "loss.drop is not used for data without conditions"),
         ({"sampling.clip": True}, POINTS, "sampling.clip needs pictures"),
-        ({"sampling.guidance": 2}, POINTS, "sampling.guidance must be 1, got 2: there are no conditions"),
+        ({"sampling.guidance": 2}, POINTS, "sampling.guidance must be 1, got 2: the model has no conditions"),
         ({"loss.drop": 0.0, "sampling.guidance": 2}, PICTURES, "loss.drop 0 trains no example without"),
         ({"loss.drop": 1.0, "sampling.guidance": 2}, PICTURES, "loss.drop 1 trains no example with its condition"),
         ({"network.output": "eps", "sampling.start": 0.99999999}, POINTS, "eps has no finite x at t = 1"),  # float32
