@@ -102,10 +102,10 @@ def test_idx_files_of_every_type(tmp_path, kind, packed):
 @pytest.mark.parametrize(
     ("raw", "words"),
     [
-        (b"", "is no IDX file"),
-        (b"\x89PNG 1234", "is no IDX file"),
-        (b"\0\0\x08\x01\0\0\0\x05ab", "cut short"),
-        (b"\0\0\x08\x03\0\0", "cut short"),
+        (b"", "is not an IDX file"),
+        (b"\x89PNG 1234", "is not an IDX file"),
+        (b"\0\0\x08\x01\0\0\0\x05ab", "truncated"),
+        (b"\0\0\x08\x03\0\0", "truncated"),
         (gzip.compress(b"\0\0\x08\x01\0\0\0\x01a", mtime=0)[:-6], "broken gzip"),
     ],
 )

@@ -84,7 +84,7 @@ def test_where_modes_lie_and_how_heavy_they_are():
     assert float(w[-1] / w[0]) == pytest.approx(0.1)
     assert (w[1:] / w[:-1]).tolist() == pytest.approx([0.1**0.25] * 4)
     for call, words in (
-        (lambda: ring(0), "at least 1 mode, got 0"),
+        (lambda: ring(0), "modes must be at least 1, got 0"),
         (lambda: ring(std=0.0), "std must be positive, got 0"),
         (lambda: ring(radius=-1.0), "radius must be positive, got -1"),
         (lambda: grid(spacing=math.inf), "spacing must be positive, got inf"),

@@ -103,7 +103,7 @@ def test_a_stream_opens_anywhere_and_each_draw_is_new():
         ({"balance": 1.5}, "balance must be above 0 and at most 1, got 1.5"),
         ({"pictures": torch.zeros(55, 3, 2, 3)}, r"\(N, 1, H, W\) with a label each, got \(55, 3, 2, 3\)"),
         ({"labels": torch.zeros(54, dtype=torch.long)}, r"with a label each, .* and \(54,\)"),
-        ({"labels": torch.arange(55) % 9}, "there is none of 9"),
+        ({"labels": torch.arange(55) % 9}, "got none of 9"),
         ({"labels": torch.arange(55) % 11}, "labels must be from 0 to 9, got 0 to 10"),
     ],
 )

@@ -1,1 +1,1 @@
-"""Data; kept empty, since a drawing process imports it without loading torch."""
+"""Data; this file is empty, so that drawing processes can import the package without torch."""

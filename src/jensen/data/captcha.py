@@ -36,8 +36,8 @@ class Style:
     """What a CAPTCHA looks like: alphabet, length, size, and the luminance of its ink.
 
     Args:
-        alphabet: the characters a text is made of, each once.
-        length: characters in a text.
+        alphabet: the characters that texts are made of, without repeats.
+        length: number of characters in a text.
         height, width: size of a picture in pixels; multiples of 8.
         ink: lowest and highest luminance of the ink, from 60 to 200, on paper of 238 to 255. The package pastes
             a glyph with its own luminance as the mask, so that darker ink would print fainter: 70 and 140 both
@@ -60,7 +60,7 @@ class Style:
 
     def __post_init__(self) -> None:
         if len(set(self.alphabet)) != len(self.alphabet) or len(self.alphabet) < 2:
-            raise ValueError(f"alphabet must hold at least two characters, each once, got {self.alphabet!r}")
+            raise ValueError(f"alphabet must have at least two characters without repeats, got {self.alphabet!r}")
         if not all(c.isascii() and c.isprintable() and not c.isspace() for c in self.alphabet):
             raise ValueError(f"alphabet must be of printable ASCII characters, got {self.alphabet!r}")
         if not 1 <= self.length <= 16:
@@ -83,7 +83,7 @@ class Style:
     def check(self, text: str) -> str:
         """Return `text` if it can be drawn in this style, else raise a `ValueError` that says why not."""
         if len(text) != self.length:
-            raise ValueError(f"text {text!r} has {len(text)} characters, this style takes {self.length}")
+            raise ValueError(f"text {text!r} must have {self.length} characters in this style, got {len(text)}")
         for c in text:
             if c not in self.alphabet:
                 raise ValueError(f"text {text!r} has {c!r}, which is not in the alphabet {self.alphabet!r}")
@@ -91,9 +91,9 @@ class Style:
 
 
 def held_out(text: str) -> bool:
-    """Whether `text` is held out: one in five, by a hash, for every alphabet and length.
+    """Whether `text` is held out: a hash selects one text in five, for every alphabet and length.
 
-    Held-out texts are never drawn for training, neither of a generator nor of a reader.
+    Held-out texts are never used to train generators or readers.
 
     >>> sum(held_out(f"{i:04d}") for i in range(10_000))
     2000
@@ -110,7 +110,7 @@ def random_text(rng: random.Random, style: Style, split: Split) -> str:
 
 
 class _Seeded(random.Random):
-    """The part of `secrets` that the package uses, from a seeded generator."""
+    """The functions of `secrets` that the package uses, with a seeded generator."""
 
     def randbelow(self, n: int) -> int:
         return self.randrange(n)
@@ -183,27 +183,27 @@ def draw(
     workers: int | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> tuple[list[str], Pictures]:
-    """Draw `count` pictures in worker processes; the result does not depend on how many.
+    """Draw `count` pictures in worker processes; the result does not depend on the number of processes.
 
     Args:
-        style: what they look like.
+        style: style of the pictures.
         count: number of pictures.
         seed: the stream; picture i is a pure function of (style, seed, i, its text).
-        split: of the random texts.
-        texts: to draw instead of random ones, `count` of them.
+        split: split of the random texts.
+        texts: `count` texts to draw instead of random ones.
         workers: number of processes, by default one per core; 0 draws in this process.
-        on_progress: called with the number of pictures that have just come.
+        on_progress: called with the number of new pictures.
 
     Returns:
         the texts, and the pictures (count, height, width, channels), uint8.
 
     Raises:
-        ValueError: if a text does not suit the style, or their number is not `count`.
+        ValueError: if a text cannot be drawn in the style, or the number of texts is not `count`.
     """
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")
     if texts is not None and len(texts) != count:
-        raise ValueError(f"texts must be {count}, one a picture, got {len(texts)}")
+        raise ValueError(f"texts must be {count}, one per picture, got {len(texts)}")
     for text in texts or ():
         style.check(text)
     workers = min(_cores(), -(-count // 256)) if workers is None else workers
@@ -265,7 +265,7 @@ def _draw_in_workers(
 
 
 def _start(job: bytes) -> subprocess.Popen[bytes]:
-    """A drawing process at work; -P keeps whatever lies in the current folder from being imported."""
+    """Start a drawing process; -P keeps files in the current folder from being imported."""
     command = [sys.executable, "-P", "-m", "jensen.data.captcha"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdin is not None
@@ -287,7 +287,7 @@ def _worker() -> None:
 
 
 def _cores() -> int:
-    """Cores this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

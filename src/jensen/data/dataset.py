@@ -1,4 +1,4 @@
-"""Data that a source has opened: rows to train on, rows held out, and what is known exactly of them."""
+"""Data that a source has opened: training rows, held-out rows, and what is known exactly of the data."""
 
 from __future__ import annotations
 
@@ -17,21 +17,23 @@ from jensen.data.space import Space
 
 
 def some(rows: Rows, most: int | None = None) -> dict[str, Tensor]:
-    """At most `most` rows in memory, a random choice that depends on their number alone, in their own order."""
+    """At most `most` rows in memory, in order: a random choice that depends only on the number of rows."""
     if most is None or len(rows) <= most:
         return dict(rows[torch.arange(len(rows))])
     return dict(rows[torch.randperm(len(rows), generator=generator(0))[:most].sort().values])
 
 
 class Reader(Protocol):
-    """Reads what pictures show: a network or a classical classifier that no generator was trained with."""
+    """A reader of pictures: a network or another classifier, trained independently of any generator."""
 
     def read(self, x: Tensor) -> Tensor:
-        """Classes (N, width) of samples x (N, ...): of each example, or of each of its characters or channels."""
+        """Classes (N, width) of samples x (N, ...): one per example, or one for each of its characters or channels."""
         ...
 
     def clear(self, x: Tensor) -> Tensor:
-        """(N, width) bool: which of these are as clear as nearly all real data are; how clear is `clear_means`."""
+        """Which of these classes are as clear as in nearly all real data, (N, width) bool; `clear_means` states the
+        criterion.
+        """
         ...
 
     @property
@@ -42,7 +44,7 @@ class Reader(Protocol):
 
 @dataclass(frozen=True)
 class Factors:
-    """Every combination of the factors that pictures were drawn from.
+    """Every combination of the factors that generate the pictures.
 
     Attributes:
         x: (N, C, H, W).
@@ -57,14 +59,14 @@ class Factors:
 
 @dataclass(frozen=True)
 class Truths:
-    """What is known exactly of data; None where it is not.
+    """What is known exactly of the data; None if unknown.
 
     Attributes:
         log_p: called with (x (N, D), sigma): log density of the data with Gaussian noise of that standard deviation
             added, (N,) nats; sigma = 0 for the data themselves.
         modes: the modes of points in the plane.
-        factors: the factors that pictures were drawn from.
-        reader: what reads pictures.
+        factors: the factors that generate the pictures.
+        reader: a reader of the pictures.
         shares: exact shares of the reader's classes, (size ** width,), in the order of their digits.
     """
 
@@ -84,16 +86,16 @@ class Data:
     """A source, opened.
 
     Attributes:
-        name: in a sentence: "scikit-learn's digits, 17 levels of grey".
-        fingerprint: of content and settings: runs with the same one can be compared.
-        space: all that a model may know.
-        train: to train on.
-        test: held out.
+        name: as it appears in a sentence, such as "scikit-learn's digits, 17 levels of grey".
+        fingerprint: a hash of content and settings; runs with the same one can be compared.
+        space: all that a model may know of the data.
+        train: training rows.
+        test: held-out rows.
         truths: what is known exactly.
-        asks: called with n: conditions (n, width) to judge samples by; None: those of the held-out rows, in turn.
-        streams: called with (batch size, seed): training batches, where they are not rows drawn with replacement.
-        b: side b, for translation; this is then side a.
-        unseen: which held-out rows are of a kind that training rows never are, (len(test),) bool.
+        asks: called with n, returns conditions (n, width) of samples in judging; None: conditions of the held-out rows.
+        streams: called with (batch size, seed), returns training batches; None: rows drawn with replacement.
+        b: side b of data for translation, whose side a is this object.
+        unseen: which held-out rows are of a kind that does not occur in training, (len(test),) bool.
     """
 
     name: str
@@ -108,13 +110,13 @@ class Data:
     unseen: Tensor | None = None
 
     def stream(self, batch_size: int, seed: int) -> Stream:
-        """Training batches {"x", "cond", "index"}; draw n is a function of (seed, n) alone."""
+        """Training batches {"x", "cond", "index"}; draw n depends only on (seed, n)."""
         if self.streams is not None:
             return self.streams(batch_size, seed)
         return drawn_rows(self.train, batch_size, seed)
 
     def asked(self, n: int) -> Tensor | None:
-        """Conditions of n samples to be judged, (n, width), or None where data have none."""
+        """Conditions of n samples in judging, (n, width), or None if the data have none."""
         if self.asks is not None:
             return self.asks(n)
         if self.space.cond is None:
@@ -125,7 +127,8 @@ class Data:
 def spaced(space: Space, train: Rows, most: int = 5000) -> Space:
     """`space` with the number of training rows, and their mean and standard deviation.
 
-    These are of at most `most` rows, rounded to six decimals: the order of a sum differs between machines.
+    Mean and standard deviation are those of at most `most` rows, rounded to six decimals, since the order of summation
+    differs between machines.
     """
     x = some(train, most)["x"].double()
     return replace(space, rows=len(train), mean=round(float(x.mean()), 6), std=round(float(x.std()), 6))

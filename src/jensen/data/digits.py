@@ -1,4 +1,4 @@
-"""Scikit-learn's handwritten digits: real pictures that come with a library, 8 by 8, 17 levels of grey."""
+"""Scikit-learn's handwritten digits: real 8 x 8 pictures with 17 grey levels, included in the library."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SIDE = 8
 
 @dataclass(frozen=True)
 class Digits:
-    """The 1,797 digits, split once and for all, a fifth of every class for the test.
+    """The 1,797 digits in a fixed split: a fifth of every class is test data.
 
     Attributes:
         train: (1437, 1, 8, 8) int64 levels in 0 .. 16.
@@ -38,7 +38,7 @@ def digits() -> Digits:
     >>> len(d.train), len(d.test), int(d.train.max())
     (1437, 360, 16)
     """
-    from sklearn.datasets import load_digits  # seconds to import, and only these recipes want it
+    from sklearn.datasets import load_digits  # takes seconds to import, and only these recipes need it
     from sklearn.model_selection import train_test_split
 
     found = load_digits()
@@ -58,7 +58,8 @@ def to_unit(levels: Tensor) -> Tensor:
 
 
 def binarize(x: Tensor) -> Tensor:
-    """Ink +1, none -1, of pictures in [-1, 1]: a grey of 0 and above is ink. Fixed, so that log p is of one data set.
+    """Binarize pictures in [-1, 1]: +1 (ink) for a grey level of at least 0, -1 otherwise. The threshold is fixed, so
+    that log p always refers to the same data set.
 
     >>> binarize(torch.tensor([-0.1, 0.0, 0.5])).tolist()
     [-1.0, 1.0, 1.0]

@@ -1,4 +1,4 @@
-"""IDX files, in which MNIST and its relatives are kept."""
+"""IDX files, the format of MNIST and similar data sets."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def read_idx(path: Path | str) -> Tensor:
     """The array of an IDX file, gzipped or not, in native byte order.
 
     Args:
-        path: of the file.
+        path: path of the file.
 
     Raises:
-        ValueError: if there is no such file, or it is no IDX file, or it is cut short.
+        ValueError: if the file does not exist, is not an IDX file, or is truncated.
 
     Source: the format as described beside the MNIST database (LeCun, Cortes & Burges).
 
@@ -40,11 +40,11 @@ def read_idx(path: Path | str) -> Tensor:
         except (OSError, EOFError, zlib.error) as error:
             raise ValueError(f"{path} is a broken gzip file: {error}") from error
     if len(raw) < 4 or raw[:2] != b"\0\0" or raw[2] not in _TYPES:
-        raise ValueError(f"{path} is no IDX file: it must begin with two zero bytes and a known type")
+        raise ValueError(f"{path} is not an IDX file: it must begin with two zero bytes and a known type")
     kind, axes = np.dtype(_TYPES[raw[2]]), raw[3]
     start = 4 + 4 * axes
     shape = np.frombuffer(raw[4:start], ">u4").astype(int) if len(raw) >= start else None
     if shape is None or len(raw) - start != kind.itemsize * int(shape.prod()):
-        raise ValueError(f"{path} does not hold as much as its header says: it may be cut short")
+        raise ValueError(f"{path} is shorter than its header says: it may be truncated")
     array = np.frombuffer(raw[start:], kind).reshape(shape)
     return torch.from_numpy(array.astype(kind.newbyteorder("=")))

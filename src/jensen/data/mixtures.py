@@ -49,12 +49,12 @@ class Modes:
         return self.weights.double()[:, None] * -beyond.diff()
 
     def which_ring(self, x: Tensor, edges: Tensor) -> Tensor:
-        """The number of the ring that each x (N, 2) lies in, k R + r with k its nearest mode, (N,)."""
+        """The index of the ring that contains each x (N, 2): k R + r, with k its nearest mode, (N,)."""
         square, mode = next(squared_distances(x, self.centres, len(x))).min(1)
         return mode * len(edges) + torch.bucketize(square.sqrt() / self.std, edges.double(), right=True) - 1
 
     def draw(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """N points, (n, D).
+        """Draw n points, (n, D).
 
         Raises:
             ValueError: for n < 1.
@@ -67,13 +67,13 @@ class Modes:
 
 
 def ring(modes: int = 8, *, radius: float = 1.0, std: float = 0.01, balance: float = 1.0) -> Modes:
-    """Gaussians evenly on a circle, the first at angle 0, float32.
+    """Gaussians evenly spaced on a circle, the first at angle 0, float32.
 
     Args:
         modes: number of modes.
-        radius: of the circle.
-        std: of each, in each direction.
-        balance: weight of the last mode over that of the first, geometric between; 1 is balanced.
+        radius: radius of the circle.
+        std: standard deviation of each mode in each direction.
+        balance: weight of the last mode divided by that of the first, geometric in between; 1: equal weights.
 
     Raises:
         ValueError: for no modes, a radius or std that is not positive, or a balance outside (0, 1].
@@ -92,9 +92,9 @@ def grid(side: int = 5, *, spacing: float = 2.0, std: float = 0.05, balance: flo
     """Gaussians on a square grid around the origin, row by row, float32.
 
     Args:
-        side: modes in a row.
-        spacing: between neighbours.
-        std: of each, in each direction.
+        side: number of modes in a row.
+        spacing: distance between neighbouring modes.
+        std: standard deviation of each mode in each direction.
         balance: as in `ring`.
 
     Raises:
@@ -112,7 +112,7 @@ def grid(side: int = 5, *, spacing: float = 2.0, std: float = 0.05, balance: flo
 
 
 def geometric_weights(modes: int, balance: float) -> Tensor:
-    """(K,) of sum 1, from the most frequent to the rarest, whose weights are in the ratio `balance`.
+    """Weights (K,) that sum to 1, in decreasing order; the ratio of the last to the first is `balance`.
 
     Raises:
         ValueError: for a balance outside (0, 1].
@@ -128,7 +128,7 @@ def geometric_weights(modes: int, balance: float) -> Tensor:
 
 def _check(modes: int, **sizes: float) -> None:
     if modes < 1:
-        raise ValueError(f"there must be at least 1 mode, got {modes}")
+        raise ValueError(f"modes must be at least 1, got {modes}")
     for name, size in sizes.items():
         if not 0 < size < math.inf:
             raise ValueError(f"{name} must be positive, got {size}")

@@ -1,4 +1,4 @@
-"""Two moons: points whose density is known, though no formula gives it."""
+"""Two moons: points with a known density, which is computed by quadrature."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def moons(n: int, *, noise: float = NOISE, generator: torch.Generator | None = N
     Args:
         n: at least 1.
         noise: sigma, positive.
-        generator: of the draws.
+        generator: random generator of the draws.
 
     Raises:
         ValueError: for n < 1 or noise <= 0.
@@ -39,7 +39,7 @@ def moons(n: int, *, noise: float = NOISE, generator: torch.Generator | None = N
 def moons_log_prob(x: Tensor, *, noise: float = NOISE) -> Tensor:
     r"""$\log p(x) = \log \frac{1}{2\pi} \sum_c \int_0^\pi N(x; c(a), \sigma^2 I)\,da$ by quadrature, (B,) nats.
 
-    512 Gauss-Legendre nodes an arc leave an error below 1e-9 for noise of 0.02 and above.
+    With 512 Gauss-Legendre nodes per arc the error is below 1e-9 for noise of at least 0.02.
 
     Raises:
         ValueError: if x is not (B, 2), or noise <= 0.

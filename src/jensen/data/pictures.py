@@ -1,4 +1,4 @@
-"""Sheets of pictures for people to look at."""
+"""Grids of pictures."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def sheet(
     captions: Sequence[str] | None = None,
     wrong: Sequence[bool] | None = None,
 ) -> Image.Image:
-    """Pictures in rows, enlarged by whole pixels, each with a caption below if there are captions.
+    """A grid of pictures, enlarged by a whole factor, each with a caption below if there are captions.
 
     Args:
         pictures: uint8.
-        columns: pictures a row.
-        scale: pixels of the sheet a pixel of a picture.
-        captions: one a picture.
+        columns: pictures per row.
+        scale: factor by which pictures are enlarged.
+        captions: one per picture.
         wrong: which captions are set in red.
     """
     n, _, height, width = pictures.shape

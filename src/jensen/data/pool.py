@@ -1,4 +1,4 @@
-"""Rows of data, and streams of batches drawn from them: draw n is a function of (seed, n) alone."""
+"""Rows of data, and streams of batches drawn from them: draw n depends only on (seed, n)."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from jensen.core.types import Batch, Stream
 
 
 class Rows(Protocol):
-    """Examples by number: tensors in memory, or a table larger than memory."""
+    """Examples by index: tensors in memory, or a table larger than memory."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: Tensor) -> Batch:
-        """The rows of these numbers: "x" (B, ...) float, pictures in [-1, 1]; "cond" (B, width) where there are any.
+        """The rows with these indices: "x" (B, ...) float, pictures in [-1, 1]; "cond" (B, width) where there are any.
 
-        And "read" (B, width), what the data's reader should read, where that is no condition.
+        And "read" (B, width), the classes that the data's reader should read, if they are not the condition.
         """
         ...
 
 
 class Tensors:
-    """Rows in memory; pictures of uint8 come out as float32 in [-1, 1].
+    """Rows in memory; uint8 pictures are returned as float32 in [-1, 1].
 
     Raises:
         ValueError: if the tensors differ in their number of rows, or have none.
@@ -51,7 +51,7 @@ class Tensors:
 
 
 def drawn_rows(rows: Rows, batch_size: int, seed: int) -> Stream:
-    """Batches of `batch_size` rows, drawn with replacement, with their numbers as "index".
+    """Batches of `batch_size` rows, drawn with replacement, with their indices as "index".
 
     Raises:
         ValueError: if batch_size < 1, or the seed is beyond 64 bits.
@@ -93,7 +93,7 @@ def to_bytes(x: Tensor) -> Tensor:
     """Floats in [-1, 1] to uint8, clipped and rounded: the inverse of `from_bytes`.
 
     Raises:
-        ValueError: if a number is not finite, which would come out as black or white.
+        ValueError: if a number is not finite, since it would become black or white.
 
     >>> to_bytes(torch.tensor([-1.0, 0.0, 3.0])).tolist()
     [0, 128, 255]
@@ -103,6 +103,6 @@ def to_bytes(x: Tensor) -> Tensor:
 
 
 def refuse_nonfinite(x: Tensor) -> None:
-    """Raise a ValueError if samples hold a number that is not finite: no picture could show it."""
+    """Raise a ValueError if samples contain numbers that are not finite, which no picture can show."""
     if wrong := int((~x.isfinite()).sum()):
-        raise ValueError(f"samples must be finite numbers to be shown, got {wrong} of {x.numel()} that are not")
+        raise ValueError(f"samples must be finite numbers, got {wrong} of {x.numel()} that are not")

@@ -1,4 +1,4 @@
-"""Digits printed in several fonts, in 17 levels of grey as scikit-learn's handwritten ones."""
+"""Digits printed in several fonts, in 17 grey levels, like scikit-learn's handwritten digits."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ FONTS = (
     *("DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSerif-Italic", "DejaVuSerif-BoldItalic"),
     *("STIXGeneralBol", "STIXGeneralItalic", "cmb10", "cmss10", "cmtt10"),
 )
-"""For training; they come with matplotlib."""
+"""Fonts for training; they are part of matplotlib."""
 
 UNSEEN_FONTS = ("DroidSansMono", "STIXGeneral", "cmr10", BUILT_IN)
-"""Held out; they come with captcha, matplotlib and pillow."""
+"""Held-out fonts; they are part of captcha, matplotlib and pillow."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,12 @@ def printed(
     fonts: Sequence[str] = FONTS,
     generator: torch.Generator | None = None,
 ) -> Printed:
-    """N digits, each of random size, width, weight and place, fonts and digits equally often.
+    """Draw n digits of random size, width, weight and position; all fonts and digits are equally frequent.
 
     A digit is drawn as a bitmap of (4 side) x (4 side) dots; a pixel's level is the number of inked dots in its 4 x 4
-    block, as scikit-learn's 8 x 8 digits were made from 32 x 32 bitmaps. Uniformly random are its height, from 7/8 to
-    all of the picture, its width, from 3/4 to 1 times that of the font, the thickening of its strokes, up to half a
-    pixel, and its offset from the middle, up to 1/16 of the side, as far as it stays inside.
+    block, as scikit-learn's 8 x 8 digits were made from 32 x 32 bitmaps. These are uniformly random: its height (from
+    7/8 to all of the picture), its width (from 3/4 to 1 times that of the font), the thickening of its strokes (up to
+    half a pixel), and its offset from the middle (up to 1/16 of the side, if it stays inside).
 
     Args:
         n: at least 1.
@@ -107,7 +107,7 @@ def _bitmap(
 
 
 def _place(room: int, share: float, most: float) -> int:
-    """Offset from the edge: centred in the room, moved by a share in [-1, 1] of what is allowed to either side."""
+    """Offset from the edge: centred in the free space, and moved by a share in [-1, 1] of the allowed offset."""
     return round(room / 2 + share * min(room / 2, most))
 
 
@@ -129,7 +129,7 @@ def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
 
 @cache
 def _path(name: str) -> Path:
-    """Of a font's file, in the packages that carry fonts; these are not imported."""
+    """The path of a font's file in the packages that contain fonts; these are not imported."""
     for package, folder in (("matplotlib", "mpl-data/fonts/ttf"), ("captcha", "data")):
         spec = find_spec(package)
         if spec is not None and spec.origin is not None:

@@ -1,4 +1,4 @@
-"""The space that data live in: all that a model may know of its data."""
+"""The space of data: all that a model may know of its data."""
 
 from __future__ import annotations
 
@@ -78,16 +78,16 @@ class Text:
 
 @dataclass(frozen=True)
 class Space:
-    """All that a model may know of its data; a run keeps it in config.json, so that drawing needs no data.
+    """All that a model may know of its data; it is stored in config.json, so that sampling needs no data.
 
     Attributes:
         shape: (C, H, W) of pictures in [-1, 1], or (D,) of points.
-        levels: values that each number takes, evenly spaced on [-1, 1]; None: continuous, with a density.
-        mean, std: over all numbers of the training data.
+        levels: number of values of each dimension, evenly spaced on [-1, 1]; None: continuous data with a density.
+        mean, std: over all dimensions of the training data.
         cond: what an example may be conditioned on.
-        rows: training examples.
-        b: of the other side, for translation between two kinds of pictures; this space is then that of side a.
-        paired: whether training batches hold pairs of the two sides.
+        rows: number of training examples.
+        b: space of side b, for translation between two kinds of pictures; this space is then that of side a.
+        paired: whether training batches contain pairs of the two sides.
     """
 
     shape: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""Small pictures with known factors, drawn here: a shape, its size, its orientation and its place."""
+"""Small pictures with known factors, drawn here: a shape, its size, its orientation and its position."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 FACTORS = ("shape", "scale", "orientation", "x", "y")
 """The columns of the factors."""
 
-SUBPIXELS = 8  # along each side of a pixel: 64 shades
+SUBPIXELS = 8  # subpixels along each side of a pixel: 64 shades
 
 
 def _square(u: Tensor, v: Tensor) -> Tensor:
@@ -29,17 +29,17 @@ def _heart(u: Tensor, v: Tensor) -> Tensor:
 
 
 SHAPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"square": _square, "ellipse": _ellipse, "heart": _heart}
-"""By name, the inside of each shape, which lies in the unit disc, v pointing up."""
+"""The interior of each shape by name, inside the unit disc; v points up."""
 
 
 def sprites(
     size: int = 24, *, scales: int = 4, orientations: int = 8, positions: int = 8
 ) -> tuple[Float[Tensor, "n 1 h w"], Int[Tensor, "n 5"]]:
-    """Every picture once: all combinations of the factors, the last one (y) running fastest.
+    """All combinations of the factors, each once; the last factor (y) varies fastest.
 
     Factors are independent and uniform over these pictures. An orientation is a part of a quarter turn, counter-
-    clockwise, so that a square, too, looks different at each. Places are whole pixels apart: a picture one place
-    further is the same picture moved. A sprite's greatest extent is from half to the whole of what fits.
+    clockwise, so that a square, too, looks different at each. Positions are whole pixels apart, so a picture at the
+    next position is the same picture shifted. The largest extent of a sprite is from half to all of what fits.
 
     Args:
         size: of a picture's side in pixels.
@@ -51,7 +51,7 @@ def sprites(
         N is 3 * scales * orientations * positions^2.
 
     Raises:
-        ValueError: if there are no levels of a factor, or so many positions that no sprite of 3 pixels' radius fits.
+        ValueError: if there are no levels of a factor, or too many positions for a sprite with a radius of 3 pixels.
 
     >>> images, factors = sprites()
     >>> images.shape, factors[-1]
@@ -79,7 +79,7 @@ def sprites(
 
 
 def _scale(index: int, levels: int) -> float:
-    """From a half to 1."""
+    """The scales, from a half to 1."""
     return 1.0 if levels == 1 else 0.5 + 0.5 * index / (levels - 1)
 
 

@@ -1,4 +1,4 @@
-"""Stacked digits: three digits as the three channels of a picture, a thousand modes whose shares are known."""
+"""Stacked digits: three digits as the three channels of a picture: a thousand modes with known probabilities."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ MODES = DIGITS**CHANNELS
 
 
 def digit_shares(balance: float = 1.0) -> Tensor:
-    r"""Shares of the ten digits, $s_k \propto \beta^{k/9}$: (10,) float64, that of 9 being beta times that of 0.
+    r"""Shares of the ten digits, $s_k \propto \beta^{k/9}$: (10,) float64; the share of 9 is beta times that of 0.
 
     Args:
-        balance: beta, above 0 and up to 1, where all are equal.
+        balance: beta, above 0 and at most 1; at 1 all shares are equal.
 
     Raises:
         ValueError: for a balance outside (0, 1].
@@ -62,7 +62,7 @@ def expected_modes(n: int, shares: Tensor) -> float:
 def stacked(
     pictures: Tensor, labels: Tensor, n: int, *, balance: float = 1.0, generator: torch.Generator | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Draw n pictures: each channel is a digit drawn by `digit_shares`, shown by a random one of its pictures.
+    """Draw n pictures; each channel is a random picture of a digit that is drawn by `digit_shares`.
 
     Args:
         pictures: (N, 1, H, W), of all ten digits.
@@ -119,14 +119,12 @@ class _Pool:
             raise ValueError(f"labels must be from 0 to 9, got {int(labels.min())} to {int(labels.max())}")
         self.counts = labels.bincount(minlength=DIGITS)
         if not bool((self.counts > 0).all()):
-            raise ValueError(
-                f"there must be a picture of every digit, and there is none of {int(self.counts.argmin())}"
-            )
+            raise ValueError(f"pictures must show every digit, got none of {int(self.counts.argmin())}")
         self.rows = labels.argsort(stable=True)
         self.starts = self.counts.cumsum(0) - self.counts
 
     def row(self, digits: Tensor, u: Tensor) -> Tensor:
-        """A picture of each digit, chosen by u, uniform on [0, 1)."""
+        """A picture of each digit, selected by u, which is uniform on [0, 1)."""
         counts = self.counts[digits]
         return self.rows[self.starts[digits] + (u * counts).long().clamp(max=counts - 1)]
 

@@ -1,4 +1,4 @@
-"""Streams of two or more sides that are drawn apart, and of transformed draws."""
+"""Streams of two or more sides that are drawn independently, and streams of transformed draws."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from jensen.data.pool import Rows, drawn_rows
 
 
 def unpaired_stream(batch_size: int, seed: int, **sides: Rows) -> Stream:
-    """Batches of `batch_size` rows' "x" from each side, drawn independently, under the sides' names.
+    """Batches of `batch_size` values of "x" from each side, drawn independently; the keys are the names of the sides.
 
-    Each side has an order of its own, a function of (seed, its name) alone: see `drawn_rows`.
+    The order of each side depends only on (seed, its name): see `drawn_rows`.
 
     Raises:
         ValueError: if batch_size < 1, or the seed is beyond 64 bits.
@@ -37,7 +37,7 @@ def unpaired_stream(batch_size: int, seed: int, **sides: Rows) -> Stream:
 def transformed(stream: Stream, transform: Callable[[Tensor], Tensor], seed: int) -> Stream:
     """A stream with each of its floating-point tensors transformed, (B, ...) -> (B, ...).
 
-    The transform's random numbers of draw n are a function of (seed, n) alone.
+    The random numbers of the transform in draw n depend only on (seed, n).
     """
 
     def opened(start: int) -> Iterator[Batch]:
