@@ -17,7 +17,8 @@ from jensen.cli.main import main
 from jensen.metrics import auc
 from jensen.recipes.sources.digits import Digits
 from jensen.report.findings import Evaluation, Finding, Part
-from jensen.runs.compare import _critic, bits, compare, likelihood_table, line, parts, write_comparison
+from jensen.runs.compare import _critic, bits, compare, line
+from jensen.runs.comparison import likelihood_table, parts, write_comparison
 from jensen.runs.evaluate import case_of
 from jensen.runs.opening import open_run
 from jensen.training.strict_json import dumps

@@ -11,7 +11,7 @@ from jensen.cli import show
 from jensen.cli.files import writable
 from jensen.report.findings import Table
 from jensen.runs.compare import compare as compared
-from jensen.runs.compare import parts, write_comparison
+from jensen.runs.comparison import parts, write_comparison
 from jensen.runs.folder import behind
 from jensen.training.checkpoint import write_text
 from jensen.training.strict_json import dumps

@@ -32,7 +32,7 @@ from jensen.models.gan import GAN
 from jensen.nn import PictureCritic, mlp
 from jensen.objectives.adversarial import Adversarial
 from jensen.report import plots
-from jensen.report.findings import Finding, Part, Table
+from jensen.report.findings import Finding, Part, Table, estimated
 
 APART = DIVERGENCES["total-variation"]
 BATCH, RATE = 256, 1e-3  # of a fresh critic's training
@@ -192,7 +192,7 @@ def estimate(key: str, name: str, loss: MarginLoss, real: Tensor, fake: Tensor, 
     what = NAMES.get(loss.divergence or "", f"gain in {loss.name} loss")
     most = loss.scale * loss.chance
     note = "lower bound" + (f", at most {most:.3g}" if math.isfinite(most) else "")
-    return Finding(key, f"{what}, {name}", found.value, found.stderr, note=note, card=card)
+    return estimated(key, f"{what}, {name}", found, note=note, card=card)
 
 
 def histogram(real: Tensor, fake: Tensor) -> tuple[list[float], dict[str, list[float]]]:
@@ -253,12 +253,8 @@ def claims(critic: nn.Module, packing: int, made: Tensor, train: Tensor, test: T
     n = min(len(made), len(test), len(train)) // packing * packing
     data, drawn = (pack(v[:n].to(case.device), packing) for v in (train, made))
     off = gradient_penalty(critic, data, drawn, 1.0, generator=generator(derived(case.seed, "slope"), case.device))
-    found.append(
-        Finding(
-            "critic_slope", "root mean square deviation of the critic's slope from 1", float(off.detach().mean().sqrt())
-        )
-    )
-    return found
+    slope = float(off.detach().mean().sqrt())
+    return [*found, Finding("critic_slope", "root mean square deviation of the critic's slope from 1", slope)]
 
 
 # hidden units --------------------------------------------------------------------------------

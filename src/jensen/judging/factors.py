@@ -9,7 +9,7 @@ from jensen.core.seeding import derived, drawing, generator
 from jensen.judging.case import Case, chunks, judge
 from jensen.metrics.disentangle import dci, factor_vae_score, mig
 from jensen.report import plots
-from jensen.report.findings import Finding, Part, Table
+from jensen.report.findings import Finding, Part, Table, proportion
 
 BINS = 20
 """Bins of a code for the mutual information; a factor with more levels could not reach a score of 1."""
@@ -27,9 +27,8 @@ def disentanglement(case: Case) -> Part | None:
         codes = torch.cat([model.codes(part.to(case.device)).flatten(1).cpu() for part, _ in rows])
     if codes.shape[1] < 2:
         return None
-    advance = case.track("disentanglement", 3)
+    advance = case.track("disentanglement", 2)
     gaps = mig(codes, known.values, BINS)
-    advance(1)
     probes = dci(codes, known.values, generator=generator(derived(case.seed, "dci")))
     advance(1)
     votes = factor_vae_score(codes, known.values, generator=generator(derived(case.seed, "votes")))
@@ -40,14 +39,7 @@ def disentanglement(case: Case) -> Part | None:
         Finding("dci_disentanglement", "DCI disentanglement", probes.disentanglement, best="high", card=True),
         Finding("dci_completeness", "DCI completeness", probes.completeness, best="high"),
         Finding("dci_informativeness", "DCI informativeness", probes.informativeness, best="high", note=right),
-        Finding(
-            "factor_vae",
-            "FactorVAE score",
-            votes.value,
-            best="high",
-            interval=(votes.low, votes.high),
-            note=f"{votes.n} votes",
-        ),
+        proportion("factor_vae", "FactorVAE score", votes, form="number", note=f"{votes.n} votes"),
     ]
     shares = (gaps.information / gaps.entropy).T.tolist()
     levels = [int(v) + 1 for v in known.values.amax(0)]
@@ -70,6 +62,5 @@ def disentanglement(case: Case) -> Part | None:
         "show each coordinate's mutual information with a factor as a share of the factor's entropy; a factor's gap is "
         "the largest share less the second."
     )
-    return Part(
-        "Disentanglement", text, findings, plots=drawn, tables=[Table(head, cells)], details={"factors": details}
-    )
+    table = Table(head, cells)
+    return Part("Disentanglement", text, findings, plots=drawn, tables=[table], details={"factors": details})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Protocol, runtime_checkable
@@ -17,9 +16,9 @@ from jensen.core.seeding import derived, drawing, generator
 from jensen.data.space import Classes
 from jensen.judging.case import Case, chunks, judge
 from jensen.models import GAN, LatentChain
-from jensen.report.findings import Finding, Part, Picture, Table
+from jensen.report.findings import Finding, Part, Picture, estimated, mean
 from jensen.report.gallery import fitting_scale, gallery
-from jensen.variational.collapse import CollapseReport, LayerUse, Measured, collapse_report
+from jensen.variational.collapse import CollapseReport, Measured, collapse_report
 
 CHUNK = 256
 SPAN = 2.5  # standard deviations either way, in a traversal
@@ -56,13 +55,8 @@ def reconstructions(case: Case) -> Part | None:
         rebuilt = torch.cat([model.reconstruct(part.to(case.device)).cpu() for part, _ in rows])
     errors = (x - rebuilt).square().flatten(1).mean(1)
     n, columns = len(x), min(PAIRS, len(x))
-    finding = Finding(
-        "reconstruction",
-        "mean squared error of reconstructions, per dimension",
-        float(errors.mean()),
-        float(errors.std()) / math.sqrt(n),
-        note=f"held-out, n = {n:,}",
-    )
+    name = "mean squared error of reconstructions, per dimension"
+    finding = mean("reconstruction", name, errors, note=f"held-out, n = {n:,}")
     shown = min(2, n // columns) * columns
     pairs = zip(x[:shown].split(columns), rebuilt[:shown].split(columns), strict=True)
     made = torch.cat([part for pair in pairs for part in pair]) if case.data.space.pictures else rebuilt
@@ -129,11 +123,8 @@ def interpolations(case: Case) -> Part | None:
     ]
     made = torch.cat([model.interpolate(first, second, STEPS) for first, second in ends])
     text = "G(z), or the mean of p(x | z), along the great circle between two draws of the prior of z."
-    return Part(
-        "Latent interpolations",
-        text,
-        pictures=[Picture("interpolations", sheet(case, made, STEPS), "latent interpolations")],
-    )
+    picture = Picture("interpolations", sheet(case, made, STEPS), "latent interpolations")
+    return Part("Latent interpolations", text, pictures=[picture])
 
 
 @judge
@@ -163,9 +154,7 @@ def collapse(case: Case) -> Part | None:
         f"{found.log_data:.2f}, and it falls with more examples."
     )
     details = {"collapse": {"sentence": found.sentence, "layers": layers}}
-    return Part(
-        "Posterior collapse", text, findings, tables=[_table(found)] if len(layers) > 1 else [], details=details
-    )
+    return Part("Posterior collapse", text, findings, details=details)
 
 
 def _layer(report: CollapseReport, number: int) -> list[Finding]:
@@ -174,47 +163,19 @@ def _layer(report: CollapseReport, number: int) -> list[Finding]:
     end, where = (f"_{number + 1}", f", layer {number + 1}") if several else ("", "")
 
     def of(key: str, name: str, found: Measured, **more: Any) -> Finding:
-        return Finding(key + end, name + where, found.value, found.stderr, **{"best": None, "form": "nats", **more})
+        return estimated(key + end, name + where, found, **{"best": None, "form": "nats", **more})
 
-    n = f"n = {report.data:,}"
-    active = Finding(
-        f"active_units{end}",
-        f"active units{where}",
-        layer.active,
-        best=None,
-        form="count",
-        note=f"of {layer.units}; {layer.verdict}",
-        card=True,
-    )
-    found = [active, of("kl", "KL(q(z | x) || p(z))", layer.kl, note=n)]
-    found.append(
-        of("information", "mutual information I(x; z)", layer.information, note=f"at most {report.log_data:.2f}")
-    )
+    n, units = f"n = {report.data:,}", f"of {layer.units}; {layer.verdict}"
+    found = [
+        Finding(
+            f"active_units{end}", f"active units{where}", layer.active, best=None, form="count", note=units, card=True
+        ),
+        of("kl", "KL(q(z | x) || p(z))", layer.kl, note=n),
+        of("information", "mutual information I(x; z)", layer.information, note=f"at most {report.log_data:.2f}"),
+    ]
     if number == len(report.layers) - 1:
         found.append(of("aggregate_kl", "KL between aggregate posterior and prior", layer.divergence, best="low"))
     found.append(of("log_px_lost", "loss of log p(x | z) without the layer", layer.log_px_lost))
-    if layer.accuracy_lost is not None:
-        found.append(
-            of(
-                "accuracy_lost",
-                "loss of reading accuracy without the layer",
-                layer.accuracy_lost,
-                form="share",
-            )
-        )
+    if (lost := layer.accuracy_lost) is not None:
+        found.append(of("accuracy_lost", "loss of reading accuracy without the layer", lost, form="share"))
     return found
-
-
-def _table(report: CollapseReport) -> Table:
-    """A table of all layers."""
-    judged = report.layers[0].accuracy_lost is not None
-
-    def row(number: int, layer: LayerUse) -> list[str]:
-        top = number == len(report.layers)
-        cells = [str(number), f"{layer.active} of {layer.units}", str(layer.kl), str(layer.information)]
-        cells += [str(layer.divergence) if top else "", str(layer.log_px_lost)]
-        return [*cells, *[str(layer.accuracy_lost)] * judged, layer.verdict]
-
-    head = ["layer", "active units", "KL", "I(x; z)", "KL(q(z) || p(z))", "loss of log p(x | z) without it"]
-    rows = [row(number, layer) for number, layer in enumerate(report.layers, start=1)]
-    return Table([*head, *["accuracy lost"] * judged, "verdict"], rows, title="All layers, in nats")

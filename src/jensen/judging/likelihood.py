@@ -17,7 +17,7 @@ from jensen.judging.case import Case, chunks, judge
 from jensen.metrics import bits_per_dim
 from jensen.models import LatentChain
 from jensen.report import plots
-from jensen.report.findings import Finding, Part, Table
+from jensen.report.findings import Finding, Part, Table, mean
 from jensen.variational import Estimate, Gap, GaussianMixtureVI, gap_split, lower_bound, pareto_limit
 from jensen.variational.inference import NEAR
 from jensen.variational.trace import Unamortized
@@ -32,8 +32,7 @@ def measured(key: str, name: str, found: Likelihood | Gap, **more: Any) -> Findi
     noise = 0.0 if found.stderr is None else float(found.stderr.square().sum().sqrt()) / n
     said = f"Monte Carlo error {noise:.2g}" if math.isfinite(noise) else "Monte Carlo error unknown: heavy tails"
     note = "; ".join(filter(None, (note, said if noise else "", f"n = {n:,}")))
-    error = float(found.value.std()) / math.sqrt(n)
-    return Finding(key, name, float(found.value.mean()), error, form="nats", note=note, **more)
+    return mean(key, name, found.value, form="nats", note=note, **more)
 
 
 @judge
@@ -50,10 +49,9 @@ def likelihood(case: Case) -> Part | None:
     facts = {"kind": log_p.kind, "measure": log_p.measure, "dims": space.dims}
     estimated = isinstance(log_p, Estimate)
     note = f"importance sampling, K = {case.settings.importance:,}" if estimated else "exact"
+    known_floor: dict[str, Any] = {"floor": best, "best": "high", "card": True}
     findings = [
-        measured(
-            "log_p", "log p(x) of held-out data", log_p, floor=best, best="high", note=note, card=True, facts=facts
-        ),
+        measured("log_p", "log p(x) of held-out data", log_p, note=note, facts=facts, **known_floor),
         measured("log_p_training", "log p(x) of training data", trained, best="high", note=note),
     ]
     if log_p.measure == "mass":
@@ -66,9 +64,7 @@ def likelihood(case: Case) -> Part | None:
     if isinstance(log_p, Estimate) and isinstance(model, LatentChain):
         bound = _bound(case, model, x)
         facts = {**facts, "kind": bound.kind}
-        findings.append(
-            measured("elbo", "evidence lower bound", bound, floor=best, best="high", facts=facts, card=True)
-        )
+        findings.append(measured("elbo", "evidence lower bound", bound, facts=facts, **known_floor))
         findings += weights_found(log_p, case.settings.importance)
         details = {"pareto_k": tails(log_p, case.settings.importance)}
     text = "Errors are standard errors over the choice of examples."
@@ -152,18 +148,14 @@ def posterior_gap(case: Case) -> Part | None:
     advance(len(x))
     left, most = float(split.left.mean()), float(split.left.abs().max())
     worst = f"{most:.4f} nats for the worst example"
-    few, who = most > NEAR, "the search for q" if isinstance(model, Unamortized) else "the encoder"
+    who, left_note = "the search for q" if isinstance(model, Unamortized) else "the encoder", worst
+    if most > NEAR:
+        left_note += "; set judging.refine_steps higher"
     findings = [
         measured("gap", "log p(x) - ELBO", split.total),
         measured("gap_approximation", "approximation gap: the family of q", split.approximation),
         measured("gap_amortization", f"amortization gap: {who}", split.amortization),
-        Finding(
-            "gap_left",
-            "possible further gain of the best q",
-            left,
-            form="nats",
-            note=worst + "; set judging.refine_steps higher" * few,
-        ),
+        Finding("gap_left", "possible further gain of the best q", left, form="nats", note=left_note),
     ]
     text = (
         "The gap between log p(x) and the evidence lower bound has two parts: the approximation gap, because no "
@@ -185,23 +177,12 @@ def components(case: Case) -> Part | None:
     x, factors = case.train["x"], model.factors
     weights = factors.concentration / factors.concentration.sum()
     used = float(torch.special.entr(weights).sum().exp())
+    kept = f"of {len(weights)}: exponential of the entropy of their mean weights"
+    bound = float(model.elbo(x.double().to(case.device))) / len(x)
+    name, note = "lower bound on log p(all training data), per example", f"parameters integrated out, n = {len(x):,}"
     findings = [
-        Finding(
-            "components",
-            "effective number of components",
-            used,
-            best=None,
-            note=f"of {len(weights)}: exponential of the entropy of their mean weights",
-            card=True,
-        ),
-        Finding(
-            "evidence_bound",
-            "lower bound on log p(all training data), per example",
-            float(model.elbo(x.double().to(case.device))) / len(x),
-            best="high",
-            form="nats",
-            note=f"parameters integrated out, n = {len(x):,}",
-        ),
+        Finding("components", "effective number of components", used, best=None, note=kept, card=True),
+        Finding("evidence_bound", name, bound, best="high", form="nats", note=note),
     ]
     order = weights.argsort(descending=True)
     rows = [

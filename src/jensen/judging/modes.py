@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from matplotlib import colormaps
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
@@ -52,17 +50,9 @@ def modes(case: Case) -> Part | None:
         "the shares of samples in rings around each mode, half a standard deviation wide, with their exact "
         "probabilities; their floors are the values for held-out points."
     )
+    by = f"of {found.of}, by {found.n:,} samples"
     findings = [
-        Finding(
-            "modes_recovered",
-            "modes recovered",
-            found.recovered,
-            floor=real.recovered,
-            best="high",
-            form="count",
-            note=f"of {found.of}, by {found.n:,} samples",
-            card=True,
-        ),
+        reached("modes_recovered", "modes recovered", found.recovered, floor=real.recovered, note=by, card=True),
         proportion("high_quality", "high quality", found.high_quality_interval, floor=real.high_quality, card=True),
         Finding("mode_kl", "reverse KL of modes", found.reverse_kl, floor=found.floor, form="nats", card=True),
         Finding("ring_js", "Jensen-Shannon divergence of rings", rings[0], floor=floor[0], form="nats"),
@@ -75,6 +65,11 @@ def modes(case: Case) -> Part | None:
         for name, c, share in zip(("samples", "held-out"), (found, real), shares, strict=True)
     }
     return Part("Modes", text, findings, _noise(case, law), [chart], details={"modes": details})
+
+
+def reached(key: str, name: str, count: int, **more: Any) -> Finding:
+    """How many modes or classes samples reach."""
+    return Finding(key, name, count, best="high", form="count", **more)
 
 
 def nearest(x: Tensor, centres: Tensor) -> Tensor:
@@ -117,18 +112,12 @@ def noise_and_samples(z: Tensor, x: Tensor, centres: Tensor) -> Image.Image:
     sample.
     """
     colours = colormaps["hsv"]((nearest(x, centres) / len(centres)).numpy())
-    figure = Figure(figsize=(8, 4), dpi=100, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = plots.blank(8, 4, 100)
     for axes, points, title in zip(figure.subplots(1, 2), (z, x), ("noise", "samples"), strict=True):
         axes.scatter(points[:, 0], points[:, 1], s=2.5, c=colours, linewidths=0)
         axes.set_aspect("equal", adjustable="datalim")
-        axes.set_title(title, fontsize=10, color="#303030")
-        axes.tick_params(colors=plots.GREY, labelsize=8)
-        for side in axes.spines.values():
-            side.set_color("#dfe3e8")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return Image.open(buffer).convert("RGB")
+        plots.framed(axes, title)
+    return plots.png(figure)
 
 
 # classes that a reader finds -----------------------------------------------------------------
@@ -163,6 +152,12 @@ class Read:
         coverage = class_coverage(mode, len(shares), shares)
         return cls(read, coverage, by_place, clear, len(mode[clear.all(1)].unique()))
 
+    def details(self) -> dict[str, Any]:
+        """JSON values."""
+        found = self.coverage
+        counts = {"n": len(self.classes), "reached": found.recovered, "reached_clearly": self.clearly}
+        return counts | {"reverse_kl": found.reverse_kl, "floor": found.floor, "shares": self.by_place.tolist()}
+
 
 @judge
 def classes(case: Case) -> Part | None:
@@ -175,35 +170,14 @@ def classes(case: Case) -> Part | None:
     stacked = found.classes.shape[1] > 1
     what = "modes" if stacked else "classes"
     expected = expected_modes(len(made), shares / shares.sum())
-    n = f"{len(made):,} samples"
+    n, cover, clear = f"{len(made):,} samples", found.coverage, wilson(int(found.clear.sum()), found.clear.numel())
+    by, name = f"of {len(shares):,}, by {n}", f"clear {'channels' if stacked else 'samples'}"
+    floor = float(real.clear.double().mean())
     findings = [
-        Finding(
-            "classes_reached",
-            f"{what} reached",
-            found.coverage.recovered,
-            floor=expected,
-            best="high",
-            form="count",
-            note=f"of {len(shares):,}, by {n}",
-            card=stacked,
-        ),
-        Finding(
-            "class_kl",
-            f"reverse KL of {what}",
-            found.coverage.reverse_kl,
-            floor=found.coverage.floor,
-            form="nats",
-            card=True,
-        ),
-        proportion(
-            "clear",
-            "clear channels" if stacked else "clear samples",
-            wilson(int(found.clear.sum()), found.clear.numel()),
-            floor=float(real.clear.double().mean()),
-            note=reader.clear_means,
-            card=True,
-        ),
-        Finding("clearly_reached", f"{what} reached by clear samples", found.clearly, best="high", form="count"),
+        reached("classes_reached", f"{what} reached", cover.recovered, floor=expected, note=by, card=stacked),
+        Finding("class_kl", f"reverse KL of {what}", cover.reverse_kl, floor=cover.floor, form="nats", card=True),
+        proportion("clear", name, clear, floor=floor, note=reader.clear_means, card=True),
+        reached("clearly_reached", f"{what} reached by clear samples", found.clearly),
     ]
     labels = data.get("read", data.get("cond"))
     if labels is not None and labels.shape == real.classes.shape:
@@ -217,25 +191,9 @@ def classes(case: Case) -> Part | None:
         f"clearness, held-out data. Every sample is read as something, so {what} are also counted for clear samples "
         f"alone: {reader.clear_means}."
     )
-    details = {
-        name: {
-            "n": len(r.classes),
-            "reached": r.coverage.recovered,
-            "reverse_kl": r.coverage.reverse_kl,
-            "floor": r.coverage.floor,
-            "reached_clearly": r.clearly,
-            "shares": r.by_place.tolist(),
-        }
-        for name, r in (("samples", found), ("held-out", real))
-    }
-    return Part(
-        what.capitalize(),
-        text,
-        findings,
-        [_sheet(case, made, found)],
-        _charts(case, found, shares),
-        details={"classes": details},
-    )
+    details = {"classes": {"samples": found.details(), "held-out": real.details()}}
+    charts = _charts(case, found, shares)
+    return Part(what.capitalize(), text, findings, [_sheet(case, made, found)], charts, details=details)
 
 
 def reader_shares(case: Case) -> Tensor | None:

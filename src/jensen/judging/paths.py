@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,8 +17,8 @@ from jensen.models import Diffusion, ScoreModel
 from jensen.models.diffusion import round_trip
 from jensen.models.score import LANGEVIN
 from jensen.report import plots
-from jensen.report.findings import Finding, Part, Picture
-from jensen.report.gallery import fitting_scale, gallery, side_by_side
+from jensen.report.findings import Finding, Part, Picture, estimated, mean
+from jensen.report.gallery import fitting_scale, gallery, side_by_side, spread
 
 STRIP, FILM = 7, 60  # largest numbers of states in the picture and of frames in the animation
 TRIPS, TRIP = (4, 8, 16, 32, 64, 128), 64  # numbers of steps in each direction; the one that is reported as a finding
@@ -59,16 +58,8 @@ def by_steps(case: Case) -> Part | None:
         if log_p is not None:
             row["log_p"] = float(log_p(made.double(), 0.0).mean())
             notes.append(f"their mean log p under the data's own density {row['log_p']:.3f}")
-        findings.append(
-            Finding(
-                f"energy_{steps}",
-                f"energy distance, {steps} {unit}{' (its own)' if steps == sampling.steps else ''}",
-                distance.value,
-                distance.stderr,
-                floor=floor.value,
-                note="; ".join(notes),
-            )
-        )
+        name = f"energy distance, {steps} {unit}{' (its own)' if steps == sampling.steps else ''}"
+        findings.append(estimated(f"energy_{steps}", name, distance, floor=floor.value, note="; ".join(notes)))
         rows.append(row)
     counts = [row["steps"] for row in rows]
     lines = {"samples": [row["energy"] for row in rows], "training data": [floor.value] * len(rows)}
@@ -114,13 +105,6 @@ def sampling_path(case: Case) -> Part | None:
     return Part("From noise to data", pictures=pictures)
 
 
-def spread(states: Sequence[Tensor], most: int) -> list[Tensor]:
-    """At most `most` evenly spaced elements of a sequence, including the first and the last."""
-    if len(states) <= most:
-        return list(states)
-    return [states[round(k * (len(states) - 1) / (most - 1))] for k in range(most)]
-
-
 @judge
 def round_trip_error(case: Case) -> Part | None:
     """Round-trip error of held-out data, mapped to noise by DDIM and back."""
@@ -140,7 +124,7 @@ def round_trip_error(case: Case) -> Part | None:
     own = errors[TRIPS.index(TRIP)]
     name = f"round-trip error, {TRIP} steps each way"
     note = f"root mean square error per dimension; n = {len(x)}"
-    finding = Finding("round_trip", name, float(own.mean()), float(own.std()) / len(x) ** 0.5, note=note)
+    finding = mean("round_trip", name, own, note=note)
     text = (
         f"{len(x)} held-out examples{' with their conditions' if case.conditional else ''} are mapped to noise by "
         f"DDIM and back to data{f', from t = {end:g}' if end else ''}: root mean square error per dimension."

@@ -31,36 +31,20 @@ def read_as_asked(case: Case) -> Part | None:
     scale = fitting_scale(case.data.space)
     page = gallery(made[:SHOWN], columns=COLUMNS, scale=scale, captions=captions[:SHOWN], wrong=wrong[:SHOWN])
     n = f"n = {len(made):,}"
-    findings = [
-        proportion(
-            "legibility",
-            "read as asked",
-            found.exact,
-            floor=shuffled.exact.value,
-            note=f"{n}; floor: shuffled",
-            card=True,
-        )
-    ]
+    note, floor = f"{n}; floor: shuffled", shuffled.exact.value
+    findings = [proportion("legibility", "read as asked", found.exact, floor=floor, note=note, card=True)]
     if cond.width > 1:
         findings.append(proportion("characters", "single characters read as asked", found.character, note=n, card=True))
-    findings.append(
-        proportion(
-            "ceiling", "real held-out pictures read correctly", ceiling.exact, note=f"n = {len(test['x']):,}", card=True
-        )
-    )
+    real = f"n = {len(test['x']):,}"
+    findings.append(proportion("ceiling", "real held-out pictures read correctly", ceiling.exact, note=real, card=True))
     text = (
         "Samples of held-out conditions, read by a reader that was trained only on real pictures. Misread samples "
         "are marked in red. The reader always gives an answer, so a picture with an extra stroke can still count as "
         "read correctly: look at the pictures."
     )
-    details = {"asked": names[0][:200], "read": names[1][:200]}
-    return Part(
-        "Samples read as asked",
-        text,
-        findings,
-        [Picture("asked", page, "samples, with the condition asked for and the condition read")],
-        details={"reading": details},
-    )
+    details = {"reading": {"asked": names[0][:200], "read": names[1][:200]}}
+    picture = Picture("asked", page, "samples, with the condition asked for and the condition read")
+    return Part("Samples read as asked", text, findings, [picture], details=details)
 
 
 @judge
@@ -72,26 +56,18 @@ def unconditional(case: Case) -> Part | None:
     n = min(FREE, case.settings.samples)
     made = case.draw(n, seed=derived(case.seed, "unconditional"), advance=case.track("drawing without a text", n))
     real = case.test["x"][:n]
-    findings = [
-        Finding("free_variety", "variety of pictures, relative to real ones", variety(made) / variety(real), best=1.0)
-    ]
-    tables = []
-    if reader is not None:
-        findings = [*_sure(reader, made, real), *findings]
-        tables = [_characters(reader, made, cond)]
+    share, name = variety(made) / variety(real), "variety of pictures, relative to real ones"
+    findings = [] if reader is None else _sure(reader, made, real)
+    findings.append(Finding("free_variety", name, share, best=1.0))
+    tables = [] if reader is None else [_characters(reader, made, cond)]
     page = gallery(made[:32], columns=COLUMNS, scale=fitting_scale(case.data.space))
     text = (
         "Pictures drawn without a text. A picture is read with confidence if every character is read with a "
         "probability of at least 0.9. Variety is the mean distance between two pictures, each standardised to mean 0 "
         "and variance 1."
     )
-    return Part(
-        "Samples without a text",
-        text,
-        findings,
-        [Picture("unconditional", page, "pictures without a text")],
-        tables=tables,
-    )
+    picture = Picture("unconditional", page, "pictures without a text")
+    return Part("Samples without a text", text, findings, [picture], tables=tables)
 
 
 def variety(x: Tensor) -> float:
@@ -102,15 +78,10 @@ def variety(x: Tensor) -> float:
 def _sure(reader: Reader, made: Tensor, real: Tensor) -> list[Finding]:
     clear, clear_real = (reader.clear(x).all(1) for x in (made, real))
     texts = {tuple(row) for row in reader.read(made)[clear].tolist()}
-    sure = int(clear.sum())
+    sure, floor = int(clear.sum()), float(clear_real.double().mean())
+    note = f"n = {len(made)}; floor: real pictures"
     return [
-        proportion(
-            "free_clear",
-            "read for sure",
-            wilson(sure, len(made)),
-            floor=float(clear_real.double().mean()),
-            note=f"n = {len(made)}; floor: real pictures",
-        ),
+        proportion("free_clear", "read for sure", wilson(sure, len(made)), floor=floor, note=note),
         Finding("free_distinct", "of these, distinct texts", len(texts) / max(sure, 1), best="high", form="share"),
     ]
 
@@ -118,9 +89,8 @@ def _sure(reader: Reader, made: Tensor, real: Tensor) -> list[Finding]:
 def _characters(reader: Reader, made: Tensor, cond: Text) -> Table:
     read = reader.read(made)[reader.clear(made).all(1)]
     shares = torch.bincount(read.flatten(), minlength=cond.size).double() / max(read.numel(), 1)
-    return Table(
-        ("character", "share"), [(c, f"{100 * v:.1f}%") for c, v in zip(cond.alphabet, shares.tolist(), strict=True)]
-    )
+    rows = [(c, f"{100 * v:.1f}%") for c, v in zip(cond.alphabet, shares.tolist(), strict=True)]
+    return Table(("character", "share"), rows)
 
 
 @judge

@@ -28,7 +28,7 @@ from jensen.metrics import (
     wilson,
 )
 from jensen.report import plots
-from jensen.report.findings import Finding, Part, Picture, proportion
+from jensen.report.findings import Finding, Part, Picture, estimated, proportion, sentence
 from jensen.report.gallery import fitting_scale, gallery
 
 LEAST = 20  # fewest rows of each for which metrics are computed
@@ -68,22 +68,20 @@ def measured(test: Tensor, samples: Tensor, features: Features, seed: int, share
         shares: shares of the data's classes, for features of a classifier.
     """
     x, y = features(test), features(samples)
-    frechet = frechet_distance(x, y)
     whole = extrapolated_frechet_distance(x, y, generator=generator(derived(seed, "extrapolation")))
-    kernel, near, told = kernel_distance(x, y), prdc(x, y), c2st(x, y, generator(derived(seed, "two-sample test")))
+    near, told = prdc(x, y), c2st(x, y, generator(derived(seed, "two-sample test")))
     few = max(LEAST, int((ENERGY / test[0].numel()) ** 0.5))
-    energy = energy_distance(test[:few].flatten(1), samples[:few].flatten(1))
     found = [
-        Finding("frechet", "Frechet distance", frechet.value, frechet.stderr, card=True),
-        Finding("frechet_extrapolated", "Frechet distance, extrapolated", whole.value, whole.stderr),
-        Finding("kernel", "kernel distance", kernel.value, kernel.stderr),
-        Finding("energy", "energy distance", energy.value, energy.stderr),
+        estimated("frechet", "Frechet distance", frechet_distance(x, y), card=True),
+        estimated("frechet_extrapolated", "Frechet distance, extrapolated", whole),
+        estimated("kernel", "kernel distance", kernel_distance(x, y)),
+        estimated("energy", "energy distance", energy_distance(test[:few].flatten(1), samples[:few].flatten(1))),
         proportion("precision", "precision", near.precision_interval),
         proportion("recall", "recall", near.recall_interval),
         Finding("density", "density", near.density, near.density_stderr, best=1.0),
         proportion("coverage", "coverage", near.coverage_interval),
         proportion("c2st", "two-sample accuracy", told.interval, best=0.5),
-        Finding("c2st_auc", "two-sample AUC", told.auc.value, best=0.5, interval=(told.auc.low, told.auc.high)),
+        proportion("c2st_auc", "two-sample AUC", told.auc, best=0.5, form="number"),
     ]
     if features.read is not None and shares is not None:
         read = features.read(samples)
@@ -94,24 +92,14 @@ def measured(test: Tensor, samples: Tensor, features: Features, seed: int, share
         found.append(Finding("classes", "KL of classes", reverse, error, form="nats"))
     if samples.ndim == 4:
         with suppress(ValueError):  # data without high frequencies, such as plain colours, have none to compare with
-            sharp = sharpness(test, samples)
-            found.append(Finding("sharpness", "sharpness", sharp.value, sharp.stderr, best=1.0))
+            found.append(estimated("sharpness", "sharpness", sharpness(test, samples), best=1.0))
     return [replace(f, note=NOTES[f.key]) for f in found]
 
 
 def nearness(drawn: Tensor, fresh: Tensor) -> Finding:
     """Whether samples are nearer to the training data than held-out data are, from distances to nearest neighbours."""
-    found = auc(drawn, fresh)
-    return Finding(
-        "copies",
-        "nearer to training data",
-        found.value,
-        floor=0.5,
-        best=0.5,
-        form="share",
-        interval=(found.low, found.high),
-        note="50%: as near as held-out data; 100%: copies",
-    )
+    note = "50%: as near as held-out data; 100%: copies"
+    return proportion("copies", "nearer to training data", auc(drawn, fresh), floor=0.5, best=0.5, note=note)
 
 
 def class_shares(labels: Tensor, classes: int) -> Tensor:
@@ -144,16 +132,10 @@ def samples(case: Case) -> Part | None:
     floor = {f.key: f for f in measured(test, case.train["x"][order], case.features, case.seed, shares)}
     advance(1)
     text = TEXT.format(n=n, held=len(test), features=case.features.name)
-    drawn = [f for f in found if f.key in ("precision", "recall", "coverage")]
-    bars = [
-        plots.shares(
-            [f.value for f in drawn],
-            [floor[f.key].value for f in drawn],
-            names=[f.name for f in drawn],
-            title="precision, recall and coverage",
-            labels=("samples", "floor"),
-        )
-    ]
+    names = ("precision", "recall", "coverage")
+    heights = ([f.value for f in found if f.key in names], [floor[key].value for key in names])
+    title = "precision, recall and coverage"
+    bars = [plots.shares(*heights, names=names, title=title, labels=("samples", "floor"))]
     if classes is not None and shares is not None and case.features.read is not None and classes.size <= 40:
         read = case.features.read(made).bincount(minlength=classes.size).double() / len(made)
         bars.append(
@@ -171,7 +153,7 @@ def _sheets(case: Case) -> list[Picture]:
     shown = 64 if case.data.space.dims <= 1024 else 32
     scale = fitting_scale(case.data.space)
     return [
-        Picture(name, gallery(x[:shown], columns=COLUMNS, scale=scale), words, f"{words[0].upper()}{words[1:]}.")
+        Picture(name, gallery(x[:shown], columns=COLUMNS, scale=scale), words, sentence(words))
         for name, x, words in (
             ("samples", made, "the first samples"),
             ("held-out", test, "held-out data"),
@@ -194,17 +176,11 @@ def nearest(case: Case) -> Part | None:
     advance(len(test))
     what = "image" if case.data.space.pictures else "point"
     copied = wilson(int((drawn.double() < fresh.double().quantile(0.05)).sum()), len(drawn))
+    name, note = f"median distance to the nearest training {what}", f"floor: of held-out {what}s"
     findings = [
         replace(nearness(drawn, fresh), card=True),
         proportion("copied", f"nearer than 95% of held-out {what}s", copied, best=0.05, floor=0.05),
-        Finding(
-            "nearest",
-            f"median distance to the nearest training {what}",
-            float(drawn.median()),
-            floor=float(fresh.median()),
-            best=None,
-            note=f"floor: of held-out {what}s",
-        ),
+        Finding("nearest", name, float(drawn.median()), floor=float(fresh.median()), best=None, note=note),
     ]
     text = (
         f"Each sample is shown beside its nearest training {what}, by root mean square difference. Held-out {what}s, "
@@ -219,11 +195,8 @@ def nearest(case: Case) -> Part | None:
         pair = torch.cat([made[order], train[index[order]]])
         sheet = gallery(pair, columns=COLUMNS, scale=fitting_scale(case.data.space))
         words = "the samples nearest to a training image, each above that image"
-        pictures.append(Picture("nearest", sheet, words, f"{words[0].upper()}{words[1:]}."))
-    histogram = plots.histograms(
-        {"samples": drawn.tolist(), f"held-out {what}s": fresh.tolist()},
-        title=f"distance to the nearest training {what}",
-        xlabel="root mean square",
-        ylabel=f"{what}s",
-    )
+        pictures.append(Picture("nearest", sheet, words, sentence(words)))
+    distances = {"samples": drawn.tolist(), f"held-out {what}s": fresh.tolist()}
+    title = f"distance to the nearest training {what}"
+    histogram = plots.histograms(distances, title=title, xlabel="root mean square", ylabel=f"{what}s")
     return Part(f"Nearest training {what}s", text, findings, pictures, [histogram])

@@ -15,7 +15,7 @@ from jensen.metrics import energy_distance
 from jensen.models import Diffusion, KernelDensityModel, ScoreModel
 from jensen.models.score import LANGEVIN
 from jensen.report import plots
-from jensen.report.findings import Finding, Part, Table
+from jensen.report.findings import Finding, Part, Table, estimated
 from jensen.score import KernelDensity, Score, annealed_variance, relative_score_error, score_of
 
 LEVELS = 12  # number of times of a diffusion model at which its score is compared
@@ -102,23 +102,12 @@ def annealing(case: Case) -> Part | None:
     rng = generators(derived(case.seed, "exact score"), range(n))
     distance = energy_distance(exact_model(case, n).sample(n, generator=rng).cpu(), x)
     law = "data" if case.data.truths.log_p is not None else "training data"
+    name = "total variance of samples, relative to that of the data"
+    note = "floor: a Gaussian with the data's covariance, annealed alike with its exact score, in closed form"
+    moves = f"{sampling.steps} moves a level, {n} samples"
     findings = [
-        Finding(
-            "variance",
-            "total variance of samples, relative to that of the data",
-            own[1],
-            own[2],
-            floor=own[3],
-            best=own[3],
-            note="floor: a Gaussian with the data's covariance, annealed alike with its exact score, in closed form",
-        ),
-        Finding(
-            "energy_exact",
-            f"energy distance with the exact score of the {law}",
-            distance.value,
-            distance.stderr,
-            note=f"{sampling.steps} moves a level, {n} samples",
-        ),
+        Finding("variance", name, own[1], own[2], floor=own[3], best=own[3], note=note),
+        estimated("energy_exact", f"energy distance with the exact score of the {law}", distance, note=moves),
     ]
     text = (
         "The floor of the variance is its value for a Gaussian with the data's covariance, annealed in the same way "

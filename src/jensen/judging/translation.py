@@ -16,7 +16,7 @@ from jensen.data.dataset import Data, some
 from jensen.data.pool import Tensors
 from jensen.judging.case import Case, judge
 from jensen.metrics import Proportion, wilson
-from jensen.report.findings import Finding, Part, Picture, Table, proportion
+from jensen.report.findings import Finding, Part, Picture, Table, proportion, sentence
 from jensen.report.gallery import fitting_scale, gallery
 
 OTHER = {"a": "b", "b": "a"}
@@ -95,6 +95,11 @@ class Way:
     unseen: tuple[Proportion, Proportion] | None = None
     confusion: Tensor | None = None
     renaming: tuple[int, ...] = ()
+
+    def details(self) -> dict[str, Any]:
+        """JSON values."""
+        confusion = None if self.confusion is None else self.confusion.tolist()
+        return {"n": self.n, "renaming": list(self.renaming), "confusion": confusion}
 
 
 @torch.no_grad()
@@ -192,15 +197,7 @@ def translation(case: Case) -> Part | None:
         "reference, the error of the best constant picture, the median of the training pictures, is given too. The "
         "sheets show held-out pictures, their translations, and the translations back."
     )
-    details = {
-        f"{prefix}{side}": {
-            "n": w.n,
-            "renaming": list(w.renaming),
-            "confusion": w.confusion.tolist() if w.confusion is not None else None,
-        }
-        for prefix, group in every
-        for side, w in group.items()
-    }
+    details = {f"{prefix}{side}": w.details() for prefix, group in every for side, w in group.items()}
     return Part(
         "Translation and round-trip error",
         text,
@@ -241,16 +238,7 @@ def _findings(side: str, w: Way) -> list[Finding]:
 
 def _table(every: list[tuple[str, dict[str, Way]]]) -> Table:
     """All directions of this run and of the run it is compared with, and the readers' accuracy on real pictures."""
-    head = (
-        "",
-        "untranslated",
-        "translated",
-        "best renaming",
-        "round trip",
-        "round-trip error",
-        "one picture",
-        "change",
-    )
+    read, errors = ("untranslated", "translated", "best renaming", "round trip"), ("round-trip error", "one picture")
     rows = []
     for prefix, ways in every:
         for side, w in ways.items():
@@ -260,7 +248,7 @@ def _table(every: list[tuple[str, dict[str, Way]]]) -> Table:
             if w.unseen is not None:
                 rows.append((f"{prefix}{_arrow(side)}, unseen", *map(str, w.unseen), *[""] * 5))
     real = [(f"real {side}, their own reader", str(w.own), *[""] * 6) for side, w in every[0][1].items() if w.own]
-    return Table(head, [*rows, *real])
+    return Table(("", *read, *errors, "change"), [*rows, *real])
 
 
 def _confusions(side: str, w: Way, data: Data) -> Table:
@@ -286,7 +274,7 @@ def _rows(model: Translator, known: Mapping[str, Side], side: str) -> Picture:
     x = known[side].x[chosen(known[side], 2)]
     page = gallery(torch.cat(round_trip(model, x, side)), columns=len(x), scale=fitting_scale(known[side].data.space))
     words = f"{_arrow(side)}: pictures, their translations, and the translations back"
-    return Picture(f"from-{side}", page, words, words.capitalize() + ".")
+    return Picture(f"from-{side}", page, words, sentence(words))
 
 
 def strip(model: torch.nn.Module, data: Data) -> Image.Image:

@@ -149,10 +149,24 @@ class Part:
 
 
 def proportion(key: str, name: str, found: Any, **more: Any) -> Finding:
-    """A share with its confidence interval, from a `metrics.Proportion`."""
-    return Finding(
-        key, name, found.value, interval=(found.low, found.high), **{"form": "share", "best": "high", **more}
-    )
+    """A share with its confidence interval, from a `metrics.Proportion` or `metrics.AUC`."""
+    more = {"form": "share", "best": "high", **more}
+    return Finding(key, name, found.value, interval=(found.low, found.high), **more)
+
+
+def estimated(key: str, name: str, found: Any, **more: Any) -> Finding:
+    """An estimate, whose `value` has a `stderr`."""
+    return Finding(key, name, found.value, found.stderr, **more)
+
+
+def mean(key: str, name: str, values: Any, **more: Any) -> Finding:
+    """The mean of a tensor (N,), with its standard error."""
+    return Finding(key, name, float(values.mean()), float(values.std()) / len(values) ** 0.5, **more)
+
+
+def sentence(words: str) -> str:
+    """The same words with a capital and a full stop."""
+    return f"{words[0].upper()}{words[1:]}."
 
 
 class Evaluation(Mapping[str, Finding]):

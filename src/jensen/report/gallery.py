@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from PIL import Image
@@ -65,6 +66,13 @@ def side_by_side(images: Sequence[Image.Image]) -> Image.Image:
         page.paste(image, (left, 0))
         left += image.width
     return page
+
+
+def spread(states: Sequence[Any], most: int) -> list[Any]:
+    """At most `most` of a sequence, evenly spaced, the first and the last among them."""
+    if len(states) <= most:
+        return list(states)
+    return [states[round(k * (len(states) - 1) / (most - 1))] for k in range(most)]
 
 
 def _plane(x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from jensen.report import plots
 from jensen.report.findings import Finding, Part, Picture
-from jensen.report.gallery import data_uri
+from jensen.report.gallery import data_uri, spread
 from jensen.training.checkpoint import write_text
 from jensen.training.journal import read_journal
 
@@ -78,11 +78,8 @@ def training_curves(folder: Path, extra: Mapping[str, str]) -> list[str]:
 
 def previews(folder: Path, *, most: int = 6) -> list[Picture]:
     """At most `most` previews from training, including the first and the last."""
-    paths = sorted((folder / "samples").glob("step-*.png"))
-    if len(paths) > most:
-        paths = [paths[round(i * (len(paths) - 1) / (most - 1))] for i in range(most)]
-    steps = [int(path.stem.removeprefix("step-")) for path in paths]
-    return [
-        Picture(path.stem, Image.open(path), f"samples at step {n}", f"step {n}")
-        for path, n in zip(paths, steps, strict=True)
-    ]
+    found = []
+    for path in spread(sorted((folder / "samples").glob("step-*.png")), most):
+        step = f"step {int(path.stem.removeprefix('step-'))}"
+        found.append(Picture(path.stem, Image.open(path), f"samples at {step}", step))
+    return found

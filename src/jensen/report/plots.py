@@ -178,8 +178,7 @@ def points(samples: Tensor, *, behind: Tensor | None = None, scale: int = 4, tit
         ValueError: for a point that is not finite, since it would not be drawn.
     """
     refuse_nonfinite(samples)
-    figure = Figure(figsize=(4, 3), dpi=30 * scale, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = blank(4, 3, 30 * scale)
     axes = figure.subplots()
     if behind is not None:
         axes.scatter(behind[:, 0].cpu(), behind[:, 1].cpu(), s=3, color="#c4cad2", linewidths=0)
@@ -188,10 +187,27 @@ def points(samples: Tensor, *, behind: Tensor | None = None, scale: int = 4, tit
         axes.set_ylim(low[1] - 0.25, high[1] + 0.25)
     axes.scatter(samples[:, 0].cpu(), samples[:, 1].cpu(), s=3.5, color=BLUE, alpha=0.65, linewidths=0)
     axes.set_aspect("equal")
+    framed(axes, title)
+    return png(figure)
+
+
+def blank(width: float, height: float, dpi: int) -> Figure:
+    """A figure of so many inches, to be drawn as pixels."""
+    figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def framed(axes: Any, title: str) -> None:
+    """A thin frame, small numbers and a title."""
     axes.tick_params(colors=GREY, labelsize=8)
     axes.set_title(title, fontsize=10, color="#303030")
     for side in axes.spines.values():
         side.set_color("#dfe3e8")
+
+
+def png(figure: Figure) -> Image.Image:
+    """A figure as a picture."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return Image.open(buffer).convert("RGB")

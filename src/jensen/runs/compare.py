@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -23,21 +23,15 @@ from jensen.judging.critics import logits
 from jensen.judging.features import features_of
 from jensen.judging.fresh import Judgement, discriminate
 from jensen.judging.samples import class_shares, measured, nearness
-from jensen.metrics import AUC, auc, bits_per_dim, nearest_distance
-from jensen.report import plots
-from jensen.report.findings import Finding, Part, Picture, Table, proportion
-from jensen.report.gallery import fitting_scale, gallery
-from jensen.report.page import write_page
+from jensen.metrics import AUC, Proportion, auc, bits_per_dim, nearest_distance
+from jensen.report.findings import Finding, proportion
 from jensen.runs.evaluate import case_of, read_evaluation
 from jensen.runs.opening import Run, open_run
 from jensen.training.journal import read_journal
 
 MOST, LEAST, HELD_OUT = 1000, 40, 10_000  # default number of samples of each run; largest number of held-out examples
-SHOWN, COLUMNS, BETWEEN, ROWS = 32, 8, 9, 4  # samples and columns of a sheet; length and number of interpolations
-DRAWN = ("frechet", "kernel", "precision", "coverage", "density", "c2st", "sharpness", "copies")
+SHOWN, BETWEEN, ROWS = 32, 9, 4  # samples of a sheet; length and number of interpolations
 SUMMED_UP = ("frechet", "precision", "coverage", "copies", "sharpness")
-
-Critic = Callable[[Tensor], Tensor]
 
 
 @runtime_checkable
@@ -246,7 +240,7 @@ def _shared(runs: Mapping[str, Run], track: Track) -> dict[str, Data]:
     return found
 
 
-def _critic(run: Run, data: Data) -> Critic | None:
+def _critic(run: Run, data: Data) -> Callable[[Tensor], Tensor] | None:
     """The critic that a run's generator was trained against, or None if there is none or it was not saved."""
     game = case_of(run, data).game
     if game is None or not isinstance(game.objective, Critical):
@@ -302,215 +296,42 @@ def _between(run: Run, seed: int) -> Tensor | None:
         return None
 
 
-# in words -------------------------------------------------------------------------------------------------------------
-
-
 def bits(found: Finding) -> float:
     """Bits per dimension from a likelihood in nats."""
     return float(bits_per_dim(torch.tensor(found.value, dtype=torch.float64), found.facts["dims"]))
 
 
+def judged(found: AUC | Proportion) -> Finding:
+    """What a discriminator came to: 1/2 if it cannot tell samples from data."""
+    return proportion("judged", "AUC", found, best=0.5, form="number")
+
+
 def line(comparison: Comparison, contestant: Contestant) -> str:
     """The measures in which a run is best and worst, by more than two standard errors of the difference."""
     best, worst = [], []
-    for name, losses, said in _axes(comparison):
-        mine, error = losses[contestant.name]
-        others = [v for key, v in losses.items() if key != contestant.name]
-        if all(mine + 2 * math.hypot(error, e) < v for v, e in others):
-            best.append(f"{name} ({said[contestant.name]})")
-        if all(mine - 2 * math.hypot(error, e) > v for v, e in others):
-            worst.append(f"{name} ({said[contestant.name]})")
+    for name, runs in _axes(comparison):
+        mine, error, said = runs[contestant.name]
+        others = [(v - mine, 2 * math.hypot(error, e)) for run, (v, e, _) in runs.items() if run != contestant.name]
+        if all(gap > reach for gap, reach in others):
+            best.append(f"{name} ({said})")
+        if all(-gap > reach for gap, reach in others):
+            worst.append(f"{name} ({said})")
     parts = [f"{word}: {', '.join(names)}" for word, names in (("Best at", best), ("Worst at", worst)) if names]
     return ". ".join(parts) + "." if parts else "No difference from the others beyond the errors."
 
 
-def _axes(comparison: Comparison) -> list[tuple[str, dict[str, tuple[float, float]], dict[str, str]]]:
-    """For each run, of each measure: its name, a loss with its error, and the number as text."""
-    runs, axes = comparison.contestants, []
-    for key in SUMMED_UP:
-        if key in comparison.floor:
-            found = {c.name: c.metrics[key] for c in runs}
-            name = "nearness to training data" if key == "copies" else found[runs[0].name].name
-            losses = {run: (f.loss(), f.spread) for run, f in found.items()}
-            axes.append((name, losses, {run: f.said(f.value) for run, f in found.items()}))
-    told = {c.name: _area(c.judgement.auc) for c in runs}
-    losses = {name: (f.value, f.spread) for name, f in told.items()}
-    axes.append(("fooling the discriminator", losses, {name: f"AUC {f.value:.2f}" for name, f in told.items()}))
-    speeds = {c.name: c.cost.milliseconds for c in runs}
-    speed = {name: (2 * math.log(v), math.log(2)) for name, v in speeds.items()}  # only a factor of 4 counts
-    axes.append(("sampling time", speed, {name: f"{v:.2g} ms per sample" for name, v in speeds.items()}))
-    return axes
-
-
-def _area(found: AUC) -> Finding:
-    return Finding("auc", "AUC", found.value, best=0.5, interval=(found.low, found.high))
+def _axes(comparison: Comparison) -> Iterator[tuple[str, dict[str, tuple[float, float, str]]]]:
+    """Names of measures, and for each run a loss, its error, and the number as text."""
+    runs = comparison.contestants
+    for key in (key for key in SUMMED_UP if key in comparison.floor):
+        name = "nearness to training data" if key == "copies" else comparison.floor[key].name
+        found = {c.name: c.metrics[key] for c in runs}
+        yield name, {run: (f.loss(), f.spread, f.said(f.value)) for run, f in found.items()}
+    told = {c.name: judged(c.judgement.auc) for c in runs}
+    yield "fooling the discriminator", {run: (f.value, f.spread, f"AUC {f.value:.2f}") for run, f in told.items()}
+    speeds = {c.name: c.cost.milliseconds for c in runs}  # only a factor of 4 counts
+    yield "sampling time", {r: (2 * math.log(v), math.log(2), f"{v:.2g} ms per sample") for r, v in speeds.items()}
 
 
 def _number(found: Finding) -> dict[str, float]:
     return {"value": found.value, "stderr": found.spread}
-
-
-def _best(found: Finding) -> str:
-    return f"{found.best:g}" if isinstance(found.best, float) else found.best or ""
-
-
-def _said(found: Finding) -> str:
-    return f"{found.value:.3g} ± {found.spread:.1g}" if found.spread else f"{found.value:.3g}"
-
-
-# the page -------------------------------------------------------------------------------------------------------------
-
-
-def write_comparison(found: Comparison, path: Path) -> None:
-    """Write the comparison as one self-contained HTML file."""
-    runs, held = found.contestants, len(found.data.test)
-    lines = [f"{c.name}: {c.recipe}" for c in runs]
-    write_page(
-        path,
-        ", ".join(c.name for c in runs),
-        f"{len(runs)} models of {found.data.name}; {found.n} samples of each are compared with {held} examples that "
-        "none of them was trained on. Every number has its standard error and its floor: the same quantity for "
-        "training data in place of the samples.",
-        parts(found),
-        "\n".join([f"features: {found.features}", f"samples: {found.n}, seed {found.seed}", *lines]),
-        shown=[
-            Finding(c.name, f"{c.name}: Frechet distance", f.value, f.stderr, found.floor["frechet"].value)
-            for c in runs
-            for f in [c.metrics["frechet"]]
-        ],
-    )
-
-
-def parts(found: Comparison) -> list[Part]:
-    """The parts of the comparison; the page shows all of them, the terminal their tables."""
-    runs = found.contestants
-    lines = Table(("run", "in a line"), [(c.name, line(found, c)) for c in runs])
-    return [
-        *_samples(found),
-        Part("Summary", tables=[lines]),
-        _metrics(found),
-        *_likelihoods(runs),
-        _judged(found),
-        _costs(runs),
-    ]
-
-
-def _samples(found: Comparison) -> list[Part]:
-    """Samples of the runs side by side, and interpolations."""
-    space, test = found.data.space, some(found.data.test, HELD_OUT)["x"]
-    scale, shown = fitting_scale(space), len(found.contestants[0].samples)
-    rows = [("held-out data", test[:shown]), *((c.name, c.samples) for c in found.contestants)]
-    behind = None if space.pictures else test
-    sheets = [
-        Picture(f"samples-{k}", gallery(x, columns=COLUMNS, scale=scale, behind=behind), f"samples of {name}", name)
-        for k, (name, x) in enumerate(rows)
-    ]
-    ways = [
-        Picture(f"between-{k}", gallery(c.between, columns=BETWEEN, scale=scale), f"interpolations of {c.name}", c.name)
-        for k, c in enumerate(found.contestants)
-        if c.between is not None
-    ]
-    return [
-        Part("Samples", f"The first {shown} samples of seed {found.seed}, not selected.", pictures=sheets),
-        *(
-            [Part("Interpolations", "Along the great circle between two draws of noise.", pictures=ways)]
-            if ways
-            else []
-        ),
-    ]
-
-
-def _metrics(found: Comparison) -> Part:
-    runs, first = found.contestants, found.contestants[0].metrics
-    names = [c.name for c in runs]
-    drawn = [
-        plots.rivals(
-            names,
-            [(c.metrics[key].value, c.metrics[key].spread) for c in runs],
-            title=first[key].name,
-            floor=(found.floor[key].value, found.floor[key].spread),
-        )
-        for key in DRAWN
-        if key in first
-    ]
-    rows = [
-        (first[key].name, _best(first[key]), *(_said(f[key]) for f in (found.floor, *(c.metrics for c in runs))))
-        for key in first
-    ]
-    text = (
-        f"Samples are compared by {found.features}; energy distance, sharpness and nearness use the data themselves. "
-        "Bars show two standard errors on either side; the floor is green. A Frechet distance is biased "
-        "upwards, and so is its floor; the extrapolated one, the kernel distance and the energy distance can be "
-        "below 0. Two-sample accuracy and AUC are those of a classifier on held-out rows. Nearness to the training "
-        "data is 1/2 for draws of the data, goes towards 1 for copies or for samples concentrated where data are "
-        "dense, and is below 1/2 for samples away from the data."
-    )
-    return Part("Metrics", text, plots=drawn, tables=[Table(("", "best", "floor", *names), rows)])
-
-
-def _likelihoods(runs: Sequence[Contestant]) -> list[Part]:
-    """A part for each base measure: a probability mass is never ranked against a density."""
-    made = []
-    without = [c.name for c in runs if not c.likelihoods]
-    left = f" No likelihood, because the model has none or was not evaluated: {', '.join(without)}." * bool(without)
-    for measure, words in (("mass", "probabilities of discrete data"), ("density", "densities")):
-        table = likelihood_table(runs, measure)
-        if table.rows:
-            text = (
-                f"Mean log p(x) of held-out data, {words}: higher is better. A model may be better than its lower "
-                f"bound, and a model that is given the class has an advantage of up to log C nats for C classes.{left}"
-            )
-            made.append(Part(f"Likelihood, {measure}", text, tables=[table]))
-    return made
-
-
-def likelihood_table(runs: Sequence[Contestant], measure: str) -> Table:
-    """Likelihoods with respect to one base measure, the highest first."""
-    found = [(c.name, f) for c in runs for f in c.likelihoods if f.facts["measure"] == measure]
-    found.sort(key=lambda row: -row[1].value)
-    rows = [
-        (run, f.name, f.facts["kind"], f"{f.value:.2f} ± {f.stderr or 0:.2f}", f"{bits(f):.4f}") for run, f in found
-    ]
-    return Table(("run", "by", "kind", "nats", "bits per dimension"), rows)
-
-
-def _judged(found: Comparison) -> Part:
-    """How well a discriminator trained from scratch, and the critics from training, tell the samples from data."""
-    runs, floor = found.contestants, found.judged_floor
-    curves: dict[str, Sequence[float]] = {c.name: c.judgement.curve for c in runs}
-    chart = plots.curves(
-        floor.steps,
-        curves | {"floor": floor.curve},
-        title="accuracy of the discriminator",
-        xlabel="training steps of the discriminator",
-    )
-    judged = [floor, *(c.judgement for c in runs)]
-    rows = [
-        ("fresh discriminator, AUC", *(_said(_area(j.auc)) for j in judged)),
-        ("fresh discriminator, accuracy", *(_said(proportion("", "", j.accuracy)) for j in judged)),
-        *(
-            (f"critic of {owner}, AUC", "", *(_said(_area(c.critics[owner])) for c in runs))
-            for owner in runs[0].critics
-        ),
-    ]
-    text = (
-        f"For each run a discriminator is trained from scratch, in the same way: two hidden layers, {floor.steps[-1]} "
-        f"steps, {floor.seen} training examples and as many samples. It is tested on {floor.accuracy.n // 2} held-out "
-        "examples and as many samples. AUC is the probability that it ranks a real example above a sample: 1/2 if it "
-        "cannot tell them apart, below 1/2 if samples look more real. A critic from the training of a run is tested "
-        "on all runs too, although it has seen samples of that run only."
-    )
-    table = Table(("1/2: cannot tell samples from data", "floor", *(c.name for c in runs)), rows)
-    return Part("Discriminators", text, plots=[chart], tables=[table])
-
-
-def _costs(runs: Sequence[Contestant]) -> Part:
-    rows = []
-    for c in runs:
-        seconds = "" if c.cost.seconds is None else f"{c.cost.seconds:.0f} s"
-        steps = "" if c.cost.steps is None else f"{c.cost.steps:,}"
-        drawing = (f"{c.cost.milliseconds:.3g} ms", f"{c.cost.evaluations}")
-        rows.append((c.name, c.recipe, seconds, steps, f"{c.cost.parameters:,}", *drawing))
-    text = "Training time is that of the machine of training; sampling time is measured here, in batches, run by run."
-    head = ("run", "recipe", "training", "steps", "parameters", "a sample", "network calls")
-    return Part("Costs", text, tables=[Table(head, rows)])
