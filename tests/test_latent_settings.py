@@ -16,7 +16,9 @@ from jensen.core.seeding import drawing, generator
 from jensen.data.space import Classes, Space
 from jensen.distributions.measure import measure
 from jensen.models import HVAE, AutoDecoder, LadderVAE
-from jensen.recipes.families.vae import VAE, Autoencoder, Bound, Decoder, Narrow, Network
+from jensen.recipes.decoders import Decoder
+from jensen.recipes.families.autoencoder import Autoencoder, Narrow
+from jensen.recipes.families.vae import VAE, Bound, Network
 from jensen.recipes.settings import Training
 from jensen.recipes.words import explain
 from jensen.runs.opening import open_run

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from jensen.judging.settings import Judging
+from jensen.recipes.families.autoencoder import Autoencoder
 from jensen.recipes.families.base import Family
 from jensen.recipes.families.diffusion import Diffusion, DiffusionLoss, DiffusionNetwork, DiffusionSampling
 from jensen.recipes.families.gan import GAN, Game
@@ -15,7 +16,7 @@ from jensen.recipes.families.reader import Reader
 from jensen.recipes.families.score import Score, ScoreNetwork, ScoreSampling
 from jensen.recipes.families.translation import Network as TranslationNetwork
 from jensen.recipes.families.translation import Shown, Translation
-from jensen.recipes.families.vae import VAE, Autoencoder, Bound
+from jensen.recipes.families.vae import VAE, Bound
 from jensen.recipes.families.vae import Network as VAENetwork
 from jensen.recipes.recipe import Recipe
 from jensen.recipes.settings import Training
@@ -28,12 +29,47 @@ from jensen.recipes.sources.sprites import Sprites
 from jensen.recipes.sources.stacked import StackedDigits
 from jensen.recipes.sources.two import HandwrittenPrinted
 
+ABOUT = {
+    "captcha": "text-conditional diffusion that draws CAPTCHA pictures",
+    "captcha-reader": "reader of CAPTCHA pictures, trained only on pictures drawn by the captcha package",
+    "digits-vae": "variational autoencoder of black-and-white digits",
+    "digits-iwae": "variational autoencoder of digits, trained by the importance-weighted bound",
+    "digits-hvae": "hierarchical variational autoencoder of digits, two layers of latents",
+    "digits-beta-vae": "variational autoencoder of digits whose KL term is weighted by 2",
+    "digits-categorical": "variational autoencoder of digits with categorical latents",
+    "digits-grey-vae": "variational autoencoder of digits in 17 grey levels",
+    "digits-svi": "digits by stochastic variational inference: a posterior of its own for each example, no encoder",
+    "digits-autoencoder": "deterministic autoencoder of digits",
+    "mnist-vae": "variational autoencoder of the pictures of an IDX file (data.images=PATH), such as MNIST's",
+    "sprites-vae": "variational autoencoder of drawn shapes with known factors",
+    "sprites-beta-vae": "variational autoencoder of drawn shapes whose KL term is weighted by 4",
+    "moons-mixture": "Gaussian mixture of two moons by mean-field coordinate ascent",
+    "moons-diffusion": "diffusion model of two moons, with known density",
+    "digits-ddpm": "class-conditional diffusion model of digits",
+    "digits-vdm": "variational diffusion model of digits: trained by its bound, with a learned schedule",
+    "digits-unconditional": "unconditional diffusion model of digits",
+    "digits-learned-variance": "diffusion model of digits that learns the variances of its reverse steps",
+    "moons-score": "score model of two moons, with known score",
+    "digits-score": "score model of digits",
+    "moons-kernel": "kernel density of two moons",
+    "ring-gan": "GAN of points on a ring of eight modes",
+    "grid-gan": "GAN of points on a grid of twenty-five modes",
+    "grid-pacgan": "GAN of points on a grid of twenty-five modes whose critic sees two points at a time (PacGAN)",
+    "digits-gan": "GAN of digits with an R1 penalty",
+    "digits-exponential-gan": "GAN of digits with the exponential loss (Hellinger distance)",
+    "digits-wgan": "Wasserstein GAN of digits with a gradient penalty",
+    "digits-sngan": "GAN of digits with spectral normalisation of the critic",
+    "stacked-digits-gan": "GAN of stacked digits, three in each picture: a thousand modes",
+    "digits-cyclegan": "translation between handwritten and printed digits, trained on unpaired pictures (CycleGAN)",
+    "digits-pix2pix": "translation between handwritten and printed digits, trained on pairs of one class (pix2pix)",
+}
+"""What each recipe is, in a line."""
 
-def preset(
-    name: str, about: str, data: Source, family: Family, training: Training, judging: Judging | None = None
-) -> Recipe:
-    """A row of the table below."""
-    return Recipe(name=name, about=about, data=data, family=family, training=training, judging=judging or Judging())
+
+def preset(name: str, data: Source, family: Family, training: Training, judging: Judging | None = None) -> Recipe:
+    """One row of the table below."""
+    judging = judging or Judging()
+    return Recipe(name=name, about=ABOUT[name], data=data, family=family, training=training, judging=judging)
 
 
 INK, GREY, MOONS, SPRITES, GRID = Digits(scale="ink"), Digits(), Moons(), Sprites(), Grid()
@@ -64,7 +100,6 @@ TRANSLATORS = {"rate": 2e-3, "rates": {"critics": 1e-3}}
 RECIPES = (
     preset(
         "captcha",
-        "text-conditional diffusion that draws CAPTCHA pictures",
         Captcha(),
         Diffusion(
             network=DiffusionNetwork(kind="unet", blocks=2, schedule="rectified", output="flow"),
@@ -76,102 +111,53 @@ RECIPES = (
     ),
     preset(
         "captcha-reader",
-        "reader of CAPTCHA pictures, trained only on pictures drawn by the captcha package",
         Captcha(pictures=120_000, test=4000),
         Reader(),
         latent(steps=2400, rate=3e-3, warmup=240, decay=0.9, precision="bfloat16"),
         Judging(rows=4000),
     ),
     # variational -----------------------------------------------------------------------
-    preset("digits-vae", "variational autoencoder of black-and-white digits", INK, VAE(), latent(steps=3000)),
-    preset(
-        "digits-iwae",
-        "variational autoencoder of digits, trained by the importance-weighted bound",
-        INK,
-        VAE(bound=Bound(name="iwae", samples=10, gradient="dreg")),
-        latent(steps=3000),
-    ),
+    preset("digits-vae", INK, VAE(), latent(steps=3000)),
+    preset("digits-iwae", INK, VAE(bound=Bound(name="iwae", samples=10, gradient="dreg")), latent(steps=3000)),
     preset(
         "digits-hvae",
-        "hierarchical variational autoencoder of digits, two layers of latents",
         INK,
         VAE(network=VAENetwork(latents=(16, 8), direction="ladder"), bound=Bound(warm="linear", warm_steps=1000)),
         latent(steps=3000),
     ),
-    preset(
-        "digits-beta-vae",
-        "variational autoencoder of digits whose KL term is weighted by 2",
-        INK,
-        VAE(bound=Bound(beta=2.0)),
-        latent(steps=3000),
-    ),
+    preset("digits-beta-vae", INK, VAE(bound=Bound(beta=2.0)), latent(steps=3000)),
     preset(
         "digits-categorical",
-        "variational autoencoder of digits with categorical latents",
         INK,
         VAE(network=VAENetwork(latents=(12,), kind="categorical"), bound=Bound(samples=8)),
         latent(steps=3000),
     ),
-    preset("digits-grey-vae", "variational autoencoder of digits in 17 grey levels", GREY, VAE(), latent(steps=3000)),
+    preset("digits-grey-vae", GREY, VAE(), latent(steps=3000)),
     preset(
         "digits-svi",
-        "digits by stochastic variational inference: separate posterior parameters for each example, no encoder",
         INK,
         VAE(inference="per-datum"),
         latent(steps=6000),
         Judging(importance=1000, rows=100, refine_rows=50),
     ),
-    preset("digits-autoencoder", "deterministic autoencoder of digits", INK, Autoencoder(), latent(steps=3000)),
+    preset("digits-autoencoder", INK, Autoencoder(), latent(steps=3000)),
     preset(
         "mnist-vae",
-        "variational autoencoder of the pictures of an IDX file (data.images=PATH), such as MNIST's",
         IDX(levels=2),
         VAE(network=VAENetwork(latents=(32,), hidden=512)),
         latent(steps=8000, rate=1e-3),
         Judging(rows=360),
     ),
-    preset(
-        "sprites-vae",
-        "variational autoencoder of drawn shapes with known factors",
-        SPRITES,
-        shapes(),
-        latent(steps=4000),
-        SHAPES,
-    ),
-    preset(
-        "sprites-beta-vae",
-        "variational autoencoder of drawn shapes whose KL term is weighted by 4",
-        SPRITES,
-        shapes(bound=Bound(beta=4.0)),
-        latent(steps=4000),
-        SHAPES,
-    ),
-    preset(
-        "moons-mixture",
-        "Gaussian mixture of two moons by mean-field coordinate ascent",
-        Moons(points=2000),
-        Mixture(),
-        Training(steps=1, previews=1),
-    ),
+    preset("sprites-vae", SPRITES, shapes(), latent(steps=4000), SHAPES),
+    preset("sprites-beta-vae", SPRITES, shapes(bound=Bound(beta=4.0)), latent(steps=4000), SHAPES),
+    preset("moons-mixture", Moons(points=2000), Mixture(), Training(steps=1, previews=1)),
     # diffusion -------------------------------------------------------------------------
+    preset("moons-diffusion", MOONS, Diffusion(network=DiffusionNetwork(width=128)), denoising(steps=6000)),
     preset(
-        "moons-diffusion",
-        "diffusion model of two moons, with known density",
-        MOONS,
-        Diffusion(network=DiffusionNetwork(width=128)),
-        denoising(steps=6000),
-    ),
-    preset(
-        "digits-ddpm",
-        "class-conditional diffusion model of digits",
-        GREY,
-        Diffusion(network=DROPOUT, sampling=drawn(guidance=2.0)),
-        denoising(steps=4000),
-        LIKELY,
+        "digits-ddpm", GREY, Diffusion(network=DROPOUT, sampling=drawn(guidance=2.0)), denoising(steps=4000), LIKELY
     ),
     preset(
         "digits-vdm",
-        "variational diffusion model of digits: trained by its bound, with a learned schedule",
         GREY,
         Diffusion(
             network=DiffusionNetwork(schedule="learned", dropout=0.2),
@@ -183,7 +169,6 @@ RECIPES = (
     ),
     preset(
         "digits-unconditional",
-        "unconditional diffusion model of digits",
         GREY,
         Diffusion(network=DROPOUT, loss=DiffusionLoss(drop=1.0), sampling=drawn()),
         denoising(steps=4000),
@@ -191,7 +176,6 @@ RECIPES = (
     ),
     preset(
         "digits-learned-variance",
-        "diffusion model of digits that learns the variances of its reverse steps",
         GREY,
         Diffusion(
             network=DROPOUT,
@@ -204,7 +188,6 @@ RECIPES = (
     # score -----------------------------------------------------------------------------
     preset(
         "moons-score",
-        "score model of two moons, with known score",
         MOONS,
         Score(network=ScoreNetwork(width=128)),
         denoising(steps=5000),
@@ -212,7 +195,6 @@ RECIPES = (
     ),
     preset(
         "digits-score",
-        "score model of digits",
         GREY,
         Score(
             network=ScoreNetwork(dropout=0.2, largest=20.0, smallest=0.1, levels=16),
@@ -223,44 +205,17 @@ RECIPES = (
     ),
     preset(
         "moons-kernel",
-        "kernel density of two moons",
         Moons(points=2000),
         Kernel(density=KernelSettings(bandwidth="leave-one-out")),
         Training(steps=1, previews=1),
     ),
     # adversarial -----------------------------------------------------------------------
-    preset(
-        "ring-gan",
-        "GAN of points on a ring of eight modes",
-        Ring(),
-        GAN(network=players()),
-        playing(steps=5000, batch_size=256, betas=(0.5, 0.999)),
-    ),
-    preset(
-        "grid-gan",
-        "GAN of points on a grid of twenty-five modes",
-        GRID,
-        GAN(network=WAVES, game=r1(penalty_weight=0.1)),
-        on_grid(),
-    ),
-    preset(
-        "grid-pacgan",
-        "GAN of points on a grid of twenty-five modes whose critic sees two points at a time (PacGAN)",
-        GRID,
-        GAN(network=WAVES, game=r1(penalty_weight=0.1, packing=2)),
-        on_grid(),
-    ),
-    preset(
-        "digits-gan",
-        "GAN of digits with an R1 penalty",
-        GREY,
-        GAN(network=drawers(), game=r1(penalty_weight=0.3)),
-        pictures(steps=6000),
-        CRITIC,
-    ),
+    preset("ring-gan", Ring(), GAN(network=players()), playing(steps=5000, batch_size=256, betas=(0.5, 0.999))),
+    preset("grid-gan", GRID, GAN(network=WAVES, game=r1(penalty_weight=0.1)), on_grid()),
+    preset("grid-pacgan", GRID, GAN(network=WAVES, game=r1(penalty_weight=0.1, packing=2)), on_grid()),
+    preset("digits-gan", GREY, GAN(network=drawers(), game=r1(penalty_weight=0.3)), pictures(steps=6000), CRITIC),
     preset(
         "digits-exponential-gan",
-        "GAN of digits with the exponential loss (Hellinger distance)",
         GREY,
         GAN(network=drawers(), game=r1(loss="exponential")),
         pictures(steps=6000),
@@ -268,23 +223,16 @@ RECIPES = (
     ),
     preset(
         "digits-wgan",
-        "Wasserstein GAN of digits with a gradient penalty",
         GREY,
         GAN(network=drawers(), game=Game(loss="wasserstein", critic_steps=5, penalty="wgan-gp", penalty_weight=10.0)),
         pictures(steps=2500, rate=1e-3, betas=(0.0, 0.9)),
         CRITIC,
     ),
     preset(
-        "digits-sngan",
-        "GAN of digits with spectral normalisation of the critic",
-        GREY,
-        GAN(network=drawers(spectral=True), game=Game(loss="hinge")),
-        pictures(steps=6000),
-        CRITIC,
+        "digits-sngan", GREY, GAN(network=drawers(spectral=True), game=Game(loss="hinge")), pictures(steps=6000), CRITIC
     ),
     preset(
         "stacked-digits-gan",
-        "GAN of stacked digits, three in each picture: a thousand modes",
         StackedDigits(),
         GAN(network=drawers(latents=64, width=16, critic_width=512), game=r1(penalty_weight=0.3)),
         pictures(steps=5000, batch_size=128),
@@ -292,14 +240,12 @@ RECIPES = (
     ),
     preset(
         "digits-cyclegan",
-        "translation between handwritten and printed digits, trained on unpaired pictures (CycleGAN)",
         HandwrittenPrinted(),
         Translation(network=TranslationNetwork(width=32, blocks=2, patch=2, critic=(64, 128, 128))),
         translating(steps=3000, **TRANSLATORS),
     ),
     preset(
         "digits-pix2pix",
-        "translation between handwritten and printed digits, trained on pairs of the same class (pix2pix)",
         HandwrittenPrinted(pairing="by-class", jitter=0),
         Translation(pairing="paired", shown=Shown(noise=0.0, noise_end=0.0)),
         translating(steps=600, **TRANSLATORS),

@@ -9,7 +9,17 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 from jensen.core.settings import Settings
 from jensen.data.space import Space
 from jensen.judging.settings import COMMON, Judging
-from jensen.recipes.families import diffusion, gan, kernel, mixture, reader, score, translation, vae  # noqa: F401
+from jensen.recipes.families import (  # noqa: F401
+    autoencoder,
+    diffusion,
+    gan,
+    kernel,
+    mixture,
+    reader,
+    score,
+    translation,
+    vae,
+)
 from jensen.recipes.families.base import Family
 from jensen.recipes.settings import Training
 from jensen.recipes.sources import arrays, captcha, digits, points, sprites, stacked, two  # noqa: F401
@@ -37,14 +47,18 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _suits(self) -> Self:
-        unused = set(Judging.model_fields) - COMMON - self.family.judged
-        for key in sorted(unused):
+        for key in sorted(self.unjudged):
             if getattr(self.judging, key) != Judging.model_fields[key].default:
                 raise ValueError(f"judging.{key} is not used by family {self.family.kind}: leave it out")
         space = self.space or self.data.known()
         if space is not None:
             self.family.refuse(space, self.training)
         return self
+
+    @property
+    def unjudged(self) -> set[str]:
+        """Settings of `judging` that no judge of the family's runs uses."""
+        return set(Judging.model_fields) - COMMON - self.family.judged
 
     def lasting(self, training: Training) -> Self:
         """The same recipe with the steps or minutes of `training`."""

@@ -10,7 +10,6 @@ from pydantic import BaseModel, ValidationError
 
 from jensen.core.naming import nearest
 from jensen.core.settings import IdleSetting
-from jensen.judging.settings import COMMON
 from jensen.recipes.families.base import Family
 from jensen.recipes.presets import PRESETS
 from jensen.recipes.recipe import Recipe
@@ -109,8 +108,8 @@ def settings(recipe: Recipe) -> dict[str, tuple[Any, str]]:
                 found[f"{prefix}{name}"] = (value, field.description or "")
 
     walk(recipe, "")
-    unused = set(type(recipe.judging).model_fields) - COMMON - recipe.family.judged
-    return {key: v for key, v in found.items() if key.removeprefix("judging.") not in unused or "judging." not in key}
+    unused = {f"judging.{key}" for key in recipe.unjudged}
+    return {key: v for key, v in found.items() if key not in unused}
 
 
 def _assign(recipe: Recipe, tree: dict[str, Any], key: str, text: str) -> Any:

@@ -99,3 +99,9 @@ class Fitted(Objective):
 
     def forward(self, players: tuple[str, ...], batch: Batch, step: int) -> Mapping[str, Loss]:
         return {}
+
+
+def single(family: str, space: Space) -> None:
+    """Raise a ValueError for data with two sides."""
+    if space.b is not None:
+        raise ValueError(f"family {family} needs data with one side, got two sides")

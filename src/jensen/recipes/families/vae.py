@@ -1,38 +1,25 @@
-"""Variational autoencoders and the deterministic autoencoder."""
+"""Variational autoencoders: their networks, their bounds, and the family."""
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch import nn
 
 from jensen import models
 from jensen.core.objective import Objective, partition
 from jensen.core.settings import Settings
 from jensen.data.space import Space
-from jensen.distributions import (
-    BinaryLogits,
-    CategoricalPrior,
-    Conditional,
-    DiagonalGaussian,
-    DiagonalNoise,
-    DiscretizedLogistic,
-    GaussianPrior,
-    IsotropicGaussian,
-    Levels,
-    OneHotLogits,
-)
+from jensen.distributions import CategoricalPrior, Conditional, DiagonalGaussian, GaussianPrior, OneHotLogits
 from jensen.nn import mlp
-from jensen.objectives import AddedNoise, Masked, Reconstruction, Variational
+from jensen.objectives import Variational
 from jensen.objectives.variational import cautions
-from jensen.recipes.families.base import Family
+from jensen.recipes.decoders import Decoder
+from jensen.recipes.families.base import Family, single
 from jensen.recipes.settings import NonNegative, Positive, Rate, Training
 from jensen.training import Budget, Player, warm_then_decay
 from jensen.variational import (
@@ -52,104 +39,6 @@ from jensen.variational.relaxed import KINDS
 
 MULTIPLIER_RATE, POSTERIOR_RATE = 1e-2, 5e-2
 FIT_STEPS, FIT_DRAWS = 300, 128  # of the optimization of q for held-out data, where there is no encoder
-FINEST = 0.16  # smallest scale of a pixel's noise, in steps between levels
-
-Law = Callable[[Tensor], Distribution]
-
-
-class Decoder(Settings):
-    """A fully connected network and the distribution p(x | z) that it parameterizes.
-
-    The distribution is Bernoulli for data of two levels, discretized logistic for more levels, and Gaussian for data
-    without levels.
-    """
-
-    hidden: Positive = 256
-    """units of each hidden layer"""
-    depth: Positive = 2
-    """hidden layers of each network"""
-    decoder_hidden: Positive | None = None
-    """units of each hidden layer of p(x | z), if it should be weaker than the encoder; null: same as network.hidden"""
-    noise: Literal["predicted", "learned", "fixed"] = "predicted"
-    """scale of p(x | z) in each dimension of x; predicted: from z; learned: the same for all z; fixed: network.std"""
-    std: Rate = 0.1
-    """standard deviation of p(x | z) for network.noise fixed"""
-
-    @model_validator(mode="after")
-    def _used(self) -> Decoder:
-        if self.noise != "fixed":
-            self.refuse_idle(f"by network.noise {self.noise}", "std", prefix="network.")
-        return self
-
-    def refuse(self, space: Space) -> None:
-        """Raise a ValueError for a setting of noise that does not apply to such data."""
-        if space.levels == 2 and self.noise != "predicted":
-            raise ValueError(
-                f"network.noise must be predicted for data of two levels, which are Bernoulli, got {self.noise}"
-            )
-        if space.levels is not None and self.noise == "fixed":
-            raise ValueError(f"network.noise fixed needs data without levels, got {space.levels} levels")
-
-    @property
-    def inside(self) -> list[int]:
-        """Widths of the hidden layers."""
-        return [self.hidden] * self.depth
-
-    def law(self, space: Space) -> tuple[int, Law]:
-        """Number of outputs for each dimension of x, and the distribution that they parameterize."""
-        axes, levels = len(space.shape), space.levels
-        if levels == 2:
-            return 1, BinaryLogits(axes)
-        if levels is not None:
-            least = FINEST * 2 / (levels - 1)
-            if self.noise == "predicted":
-                return 2, Levels(event_dims=axes, levels=levels, min_scale=least)
-            logistic = partial(DiscretizedLogistic, levels=levels, validate_args=False)
-            return 1, DiagonalNoise(space.shape, std=0.5, min_std=least, law=logistic)
-        low, high = 1e-3 * space.std, 1e2 * space.std
-        if self.noise == "predicted":
-            return 2, DiagonalGaussian(axes, min_std=low, max_std=high)
-        if self.noise == "learned":
-            return 1, DiagonalNoise(space.shape, std=0.5 * space.std, min_std=low)
-        return 1, IsotropicGaussian(self.std, event_dims=axes)
-
-    def of_x(self, space: Space, latents: int, one_hot: bool = False) -> Conditional:
-        """P(x | z)."""
-        hidden = [self.decoder_hidden or self.hidden] * self.depth
-        numbers, law = self.law(space)
-        channels, *axes = space.shape
-        net = nn.Sequential(mlp(latents, *hidden, numbers * space.dims), nn.Unflatten(-1, (numbers * channels, *axes)))
-        if space.levels is None:
-            net.append(Scaled(space, numbers))
-        return Conditional(nn.Sequential(nn.Flatten(), net) if one_hot else net, law, 2 if one_hot else None)
-
-    @staticmethod
-    def flat(space: Space) -> nn.Module:
-        """The input of the encoder: data as vectors, standardised if they have no levels."""
-        return nn.Flatten() if space.levels is not None else nn.Sequential(nn.Flatten(), Standardized(space))
-
-
-class Standardized(nn.Module):
-    """(x - mean) / std, with the mean and standard deviation of a space."""
-
-    def __init__(self, space: Space):
-        super().__init__()
-        self.mean, self.std = space.mean, space.std
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (x - self.mean) / self.std
-
-
-class Scaled(nn.Module):
-    """Maps means, and log scales if present, of standardised data to those of the original data."""
-
-    def __init__(self, space: Space, numbers: int):
-        super().__init__()
-        self.mean, self.std, self.numbers, self.axis = space.mean, space.std, numbers, -len(space.shape)
-
-    def forward(self, out: Tensor) -> Tensor:
-        mean, *log_scale = out.chunk(self.numbers, self.axis)
-        return torch.cat([self.mean + self.std * mean, *(v + math.log(self.std) for v in log_scale)], self.axis)
 
 
 class Network(Decoder):
@@ -410,49 +299,3 @@ class VAE(Family):
             raise ValueError(
                 "--interpolate cannot be used with categorical latents: two classes have no points between them"
             )
-
-
-class Narrow(Decoder):
-    """The code and the networks of encoder and decoder."""
-
-    latents: Positive = 16
-    """dimensions of the code"""
-
-
-class Autoencoder(Family):
-    """The deterministic autoencoder. A Gaussian is fitted to its codes, from which samples are drawn."""
-
-    network: Narrow = Narrow()
-    corruption: Literal["none", "noise", "mask"] = "none"
-    """corruption of the encoder's input in training; noise: add Gaussian noise; mask: set random dimensions to 0"""
-    amount: Annotated[float, Field(gt=0, lt=1)] = 0.3
-    """standard deviation of the noise, or share of masked dimensions"""
-
-    @model_validator(mode="after")
-    def _used(self) -> Autoencoder:
-        if self.corruption == "none":
-            self.refuse_idle("without a corruption", "amount")
-        return self
-
-    def refuse(self, space: Space, training: Training) -> None:
-        single(self.kind, space)
-        self.network.refuse(space)
-
-    def model(self, space: Space) -> nn.Module:
-        network = self.network
-        encoder = nn.Sequential(network.flat(space), mlp(space.dims, *network.inside, network.latents))
-        prior = GaussianPrior(network.latents, learned=True)
-        return models.Autoencoder(encoder, network.of_x(space, network.latents), prior)
-
-    def objective(self, model: nn.Module, space: Space) -> Objective:
-        corrupt = {"none": None, "noise": AddedNoise(self.amount), "mask": Masked(self.amount)}
-        return Reconstruction(model, corrupt[self.corruption])
-
-    def curves(self) -> Mapping[str, str]:
-        return {"log_px": "log p(x | z), nats", "log_prior": "log density of the codes, nats"}
-
-
-def single(family: str, space: Space) -> None:
-    """Raise a ValueError for data with two sides."""
-    if space.b is not None:
-        raise ValueError(f"family {family} needs data with one side, got two sides")

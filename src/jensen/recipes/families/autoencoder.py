@@ -1,0 +1,59 @@
+"""The deterministic autoencoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+from torch import nn
+
+from jensen import models
+from jensen.core.objective import Objective
+from jensen.data.space import Space
+from jensen.distributions import GaussianPrior
+from jensen.nn import mlp
+from jensen.objectives import AddedNoise, Masked, Reconstruction
+from jensen.recipes.decoders import Decoder
+from jensen.recipes.families.base import Family, single
+from jensen.recipes.settings import Positive, Training
+
+
+class Narrow(Decoder):
+    """The code and the networks of encoder and decoder."""
+
+    latents: Positive = 16
+    """dimensions of the code"""
+
+
+class Autoencoder(Family):
+    """The deterministic autoencoder. A Gaussian is fitted to its codes, from which samples are drawn."""
+
+    network: Narrow = Narrow()
+    corruption: Literal["none", "noise", "mask"] = "none"
+    """corruption of the encoder's input in training; noise: add Gaussian noise; mask: set random dimensions to 0"""
+    amount: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    """standard deviation of the noise, or share of masked dimensions"""
+
+    @model_validator(mode="after")
+    def _used(self) -> Autoencoder:
+        if self.corruption == "none":
+            self.refuse_idle("without a corruption", "amount")
+        return self
+
+    def refuse(self, space: Space, training: Training) -> None:
+        single(self.kind, space)
+        self.network.refuse(space)
+
+    def model(self, space: Space) -> nn.Module:
+        network = self.network
+        encoder = nn.Sequential(network.flat(space), mlp(space.dims, *network.inside, network.latents))
+        prior = GaussianPrior(network.latents, learned=True)
+        return models.Autoencoder(encoder, network.of_x(space, network.latents), prior)
+
+    def objective(self, model: nn.Module, space: Space) -> Objective:
+        corrupt = {"none": None, "noise": AddedNoise(self.amount), "mask": Masked(self.amount)}
+        return Reconstruction(model, corrupt[self.corruption])
+
+    def curves(self) -> Mapping[str, str]:
+        return {"log_px": "log p(x | z), nats", "log_prior": "log density of the codes, nats"}
