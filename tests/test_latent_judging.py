@@ -95,7 +95,7 @@ def test_a_wrong_encoder_loses_what_its_divergence_says():
     assert float(ORACLE.kl(model.encoder(x), x).detach().mean()) == pytest.approx(lost)
     case = case_of(model, data_of(x))
     found = Evaluation([likelihoods.likelihood(case), likelihoods.posterior_gap(case)])
-    noise = {key: float(found[key].note.split("noise ")[1].split(";")[0]) for key in ("log_p", "elbo", "gap")}
+    noise = {key: float(found[key].note.split("error ")[1].split(";")[0]) for key in ("log_p", "elbo", "gap")}
     assert found["log_p"].value == pytest.approx(float(ORACLE.log_prob(x).mean()), abs=4 * noise["log_p"])
     assert found["elbo"].value == pytest.approx(float(ORACLE.log_prob(x).mean()) - lost, abs=4 * noise["elbo"])
     assert found["gap"].value == pytest.approx(lost, abs=4 * noise["gap"])

@@ -14,11 +14,11 @@ from jensen.data.dataset import Data
 from jensen.recipes.recipe import Recipe
 from jensen.recipes.words import configure, preset
 from jensen.report.findings import rows
-from jensen.runs.draw import MOST_ON_A_SHEET, Request, Samples, drawing
+from jensen.runs.draw import MOST_ON_A_SHEET, Request
 from jensen.runs.evaluate import evaluate as judged
 from jensen.runs.evaluate import examples
 from jensen.runs.folder import CONFIG, EVALUATION, REPORT, WEIGHTS, RunError, behind, command
-from jensen.runs.opening import open_other, open_run, read_config
+from jensen.runs.opening import open_run, read_config
 from jensen.runs.train import train as trained
 from jensen.runs.use import use
 from jensen.training import distributed
@@ -138,7 +138,7 @@ def sample(
     run = open_run(folder)
     given = {name: value for name, value in changes.items() if value is not None}
     request = Request(n, tuple(texts), seed, given, between)
-    found = drawing(run.recipe, run.model, request, open_data=run.open_data, runs=open_other)
+    found = run.drawing(request)
     out = out if out is not None else folder / "samples" / f"sample-{seed}.png"
     pictures = run.space.pictures
     if out.suffix == ".png" and found.count > MOST_ON_A_SHEET and pictures:
@@ -148,7 +148,7 @@ def sample(
     for note in (*behind(folder), *found.notes, *idle):
         show.note(note)
     with show.tracking() as track:
-        made = Samples(found.draw(track("drawing", found.count)), found)
+        made = found.samples(track)
     made.save(out, scale=SCALE if scale is None else scale)
     show.line(f"wrote {out}")
     show.rows(found.comment(made.x))

@@ -5,17 +5,15 @@ probability-flow ODE.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from jensen.core.seeding import derived, generator
 from jensen.core.types import Likelihood
 from jensen.diffusion import Bins, Bound, Reconstruction, Span, as_mass, dequantize, whole_span
 from jensen.judging.case import Case, chunks, judge
-from jensen.judging.likelihood import measured
+from jensen.judging.likelihood import joined, measured
 from jensen.metrics import bits_per_dim
 from jensen.models import Diffusion, ScoreModel, as_diffusion
 from jensen.objectives import VariationalDiffusion
@@ -122,7 +120,7 @@ def _rows(case: Case, name: str, most: int | None = None) -> Iterator[tuple[Tens
 
 
 def _bound(case: Case, model: Diffusion, name: str, **settings: Any) -> Bound:
-    rng = generator(derived(case.seed, name), case.device)
+    rng = case.rng(name)
     parts = [model.bound(x, cond=cond, generator=rng, **settings) for x, cond in _rows(case, name)]
 
     def joined(term: str) -> Tensor:
@@ -136,7 +134,7 @@ def _ode(case: Case, model: Diffusion, span: Span, bins: Bins | None) -> tuple[L
     """Log p under the ODE and its number of evaluations; for discrete data a lower bound on log mass, by
     dequantization.
     """
-    dims, rng = case.data.space.dims, generator(derived(case.seed, "ode"), case.device)
+    dims, rng = case.data.space.dims, case.rng("ode")
     trace = "exact" if dims <= EXACT else "hutchinson"
     parts, evaluations = [], 0
     for x, cond in _rows(case, "likelihood of the probability-flow ODE", case.settings.ode_rows):
@@ -147,6 +145,4 @@ def _ode(case: Case, model: Diffusion, span: Span, bins: Bins | None) -> tuple[L
         found = flow.likelihood
         parts.append(found if bins is None else as_mass(found, dims * float(torch.as_tensor(bins.width).log())))
         evaluations = max(evaluations, flow.evaluations)
-    noise = [part.stderr for part in parts if part.stderr is not None]
-    value = torch.cat([part.value for part in parts])
-    return replace(parts[0], value=value, stderr=torch.cat(noise) if noise else None), evaluations
+    return joined(parts), evaluations

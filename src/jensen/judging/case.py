@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from jensen.core.objective import Objective
 from jensen.core.progress import Advance, Track, silent
+from jensen.core.seeding import derived, generator
 from jensen.core.settings import Settings
 from jensen.core.types import Stream
 from jensen.data.dataset import Data, some
@@ -96,6 +97,10 @@ class Case:
     def device(self) -> torch.device:
         tensors = (*self.model.parameters(), *self.model.buffers())
         return tensors[0].device if tensors else torch.device("cpu")
+
+    def rng(self, *names: str | int) -> torch.Generator:
+        """A random generator on the device, for each purpose its own."""
+        return generator(derived(self.seed, *names), self.device)
 
     @cached_property
     def game(self) -> Played | None:

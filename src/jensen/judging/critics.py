@@ -252,7 +252,7 @@ def claims(critic: nn.Module, packing: int, made: Tensor, train: Tensor, test: T
         found.append(Finding(key, f"the critic's estimate, to {name} data", value, error, best=None))
     n = min(len(made), len(test), len(train)) // packing * packing
     data, drawn = (pack(v[:n].to(case.device), packing) for v in (train, made))
-    off = gradient_penalty(critic, data, drawn, 1.0, generator=generator(derived(case.seed, "slope"), case.device))
+    off = gradient_penalty(critic, data, drawn, 1.0, generator=case.rng("slope"))
     slope = float(off.detach().mean().sqrt())
     return [*found, Finding("critic_slope", "root mean square deviation of the critic's slope from 1", slope)]
 
@@ -270,7 +270,7 @@ def units(case: Case) -> Part | None:
     x = x[: len(x) // game.packing * game.packing]
     if not len(x):
         return None
-    z = model.latent(len(x), generator(derived(case.seed, "hidden units"), case.device))
+    z = model.latent(len(x), case.rng("hidden units"))
     both = pack(torch.cat([x, model.decode(z)]), game.packing)
     with evaluating(model), evaluating(game.critic):
         found = {

@@ -23,7 +23,7 @@ def disentanglement(case: Case) -> Part | None:
     if known is None or not isinstance(model, Coding):
         return None
     rows = chunks(known.x, None, CHUNK, case.track("codes of all factors", len(known.x)))
-    with torch.no_grad(), drawing(generator(derived(case.seed, "codes"), case.device)):
+    with torch.no_grad(), drawing(case.rng("codes")):
         codes = torch.cat([model.codes(part.to(case.device)).flatten(1).cpu() for part, _ in rows])
     if codes.shape[1] < 2:
         return None

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from jensen.core.protocols import Coding
-from jensen.core.seeding import derived, drawing, generator
+from jensen.core.seeding import drawing
 from jensen.data.space import Classes
 from jensen.judging.case import Case, chunks, judge
 from jensen.models import GAN, LatentChain
@@ -51,7 +51,7 @@ def reconstructions(case: Case) -> Part | None:
     if not isinstance(model, Coding):
         return None
     rows = chunks(x, None, CHUNK, case.track("reconstructions", len(x)))
-    with drawing(generator(derived(case.seed, "reconstructions"), case.device)):
+    with drawing(case.rng("reconstructions")):
         rebuilt = torch.cat([model.reconstruct(part.to(case.device)).cpu() for part, _ in rows])
     errors = (x - rebuilt).square().flatten(1).mean(1)
     n, columns = len(x), min(PAIRS, len(x))
@@ -75,7 +75,7 @@ def traversals(case: Case) -> Part | None:
     model = case.model
     if not isinstance(model, Coding):
         return None
-    with drawing(generator(derived(case.seed, "traversals"), case.device)):
+    with drawing(case.rng("traversals")):
         made, names = traversal(model, case.test["x"][: 2 * CHUNK].to(case.device))
     captions = [name if k % STEPS == STEPS // 2 else "" for name in names for k in range(STEPS)]
     text = (
@@ -117,10 +117,7 @@ def interpolations(case: Case) -> Part | None:
         return None
     if not (case.data.space.pictures if isinstance(model, GAN) else model.prior().has_rsample):
         return None
-    ends = [
-        [generator(derived(case.seed, "interpolations", row, end), case.device) for end in ("from", "to")]
-        for row in range(6)
-    ]
+    ends = [[case.rng("interpolations", row, end) for end in ("from", "to")] for row in range(6)]
     made = torch.cat([model.interpolate(first, second, STEPS) for first, second in ends])
     text = "G(z), or the mean of p(x | z), along the great circle between two draws of the prior of z."
     picture = Picture("interpolations", sheet(case, made, STEPS), "latent interpolations")
@@ -141,7 +138,7 @@ def collapse(case: Case) -> Part | None:
         def classifier(made: Tensor) -> Tensor:
             return one_hot(reader.read(made.cpu())[:, 0], classes).to(made)
 
-    advance, rng = case.track("posterior collapse", len(x)), generator(derived(case.seed, "collapse"), case.device)
+    advance, rng = case.track("posterior collapse", len(x)), case.rng("collapse")
     found = collapse_report(model, x.to(case.device), classifier=classifier, labels=labels, generator=rng)
     advance(len(x))
     layers = [{**asdict(layer), "verdict": layer.verdict} for layer in found.layers]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from jensen.core.protocols import Bounded
-from jensen.core.seeding import derived, generator
 from jensen.core.types import Likelihood
 from jensen.data.dataset import some
 from jensen.judging.case import Case, chunks, judge
@@ -85,7 +85,7 @@ def _exact(case: Case, x: Tensor) -> bool:
 
 
 def _log_p(case: Case, x: Tensor, name: str) -> Likelihood:
-    model, rng = case.model, generator(derived(case.seed, name), case.device)
+    model, rng = case.model, case.rng(name)
     of: dict[str, Any] = {}
     if isinstance(model, LatentChain):
         of = {"samples": case.settings.importance, "generator": rng}
@@ -94,15 +94,20 @@ def _log_p(case: Case, x: Tensor, name: str) -> Likelihood:
     parts = [model.log_likelihood(part.to(case.device), **of) for part, _ in rows]
     if isinstance(parts[0], Estimate):
         return Estimate.joined([part for part in parts if isinstance(part, Estimate)], like=x)
-    return Likelihood(torch.cat([part.value for part in parts]), parts[0].kind, parts[0].measure)
+    return joined(parts)
+
+
+def joined(parts: Sequence[Likelihood]) -> Likelihood:
+    """Likelihoods of parts of the data, as one."""
+    noise = [part.stderr for part in parts if part.stderr is not None]
+    value = torch.cat([part.value for part in parts])
+    return Likelihood(value, parts[0].kind, parts[0].measure, torch.cat(noise) if noise else None)
 
 
 def _bound(case: Case, model: LatentChain, x: Tensor) -> Likelihood:
-    rng = generator(derived(case.seed, "lower bound"), case.device)
+    rng = case.rng("lower bound")
     rows = chunks(x, None, 10 * CHUNK, case.track("lower bound", len(x)))
-    parts = [lower_bound(model, part.to(case.device), BOUND_DRAWS, generator=rng) for part, _ in rows]
-    noise = [part.stderr for part in parts if part.stderr is not None]
-    return Likelihood(torch.cat([p.value for p in parts]), "lower bound", model.measure, torch.cat(noise))
+    return joined([lower_bound(model, part.to(case.device), BOUND_DRAWS, generator=rng) for part, _ in rows])
 
 
 def tails(found: Estimate, samples: int) -> dict[str, Any]:
@@ -141,7 +146,7 @@ def posterior_gap(case: Case) -> Part | None:
     if not isinstance(model, LatentChain) or len(model.decoders) > 1 or not model.prior().has_rsample:
         return None
     x = case.test["x"][: settings.refine_rows].to(case.device)
-    advance, rng = case.track("posterior gap", len(x)), generator(derived(case.seed, "gap"), case.device)
+    advance, rng = case.track("posterior gap", len(x)), case.rng("gap")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a possible further gain of the best q is a finding
         split = gap_split(model, x, steps=settings.refine_steps, generator=rng)

@@ -13,7 +13,6 @@ from torch.nn import functional as F
 
 from jensen.core.distances import squared_distances
 from jensen.core.protocols import Sampleable
-from jensen.core.seeding import derived, generator
 from jensen.data.dataset import Reader
 from jensen.data.mixtures import Modes
 from jensen.data.space import Classes
@@ -102,7 +101,7 @@ def _noise(case: Case, law: Modes) -> list[Picture]:
     model = case.model
     if not isinstance(model, GAN) or model.shape != (2,):
         return []
-    z = model.latent(PLANE, generator(derived(case.seed, "noise to modes"), case.device))
+    z = model.latent(PLANE, case.rng("noise to modes"))
     picture = noise_and_samples(z.cpu(), model.decode(z).cpu(), law.centres)
     return [Picture("noise", picture, "noise and samples, coloured by mode", "Noise, coloured by its sample's mode.")]
 

@@ -84,7 +84,7 @@ def sampling_path(case: Case) -> Part | None:
         return None
     n = (60 if space.dims <= 1024 else 20) if space.pictures else 1000
     states: list[Tensor] = []
-    rng = generator(derived(case.seed, "path"), case.device)
+    rng = case.rng("path")
     cond = case.data.asked(n) if case.conditional else None
     model.sample(n, cond=cond, generator=rng, on_step=lambda _, z: states.append(z.cpu()), chunk=n)
     shown = spread(states, STRIP)

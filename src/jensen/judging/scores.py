@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from jensen.core.seeding import derived, generator, generators
+from jensen.core.seeding import derived, generators
 from jensen.judging.bounds import diffusion_of, judged_span
 from jensen.judging.case import Case, judge
 from jensen.metrics import energy_distance
@@ -28,7 +28,7 @@ def score_error(case: Case) -> Part | None:
     scores = noised_scores(case)
     if case.data.truths.log_p is None or case.conditional or not scores:
         return None
-    x, rng = case.test["x"].to(case.device), generator(derived(case.seed, "score"), case.device)
+    x, rng = case.test["x"].to(case.device), case.rng("score")
     errors = []
     for sigma, score in scores:
         noised = x + sigma * torch.randn(x.shape, generator=rng, device=x.device)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from jensen.core.progress import Advance
+from jensen.core.progress import Advance, Track
 from jensen.core.protocols import Sampleable
 from jensen.core.seeding import checked_seed, generator, generators
 from jensen.data.dataset import Data, some
@@ -73,6 +73,10 @@ class Drawing:
     names: Callable[[int], str] = "{:05d}".format
     comment: Callable[[Tensor], list[tuple[str, str]]] = lambda _: []
     notes: tuple[str, ...] = ()
+
+    def samples(self, track: Track) -> Samples:
+        """Draw them."""
+        return Samples(self.draw(track("drawing", self.count)), self)
 
 
 @dataclass(frozen=True)

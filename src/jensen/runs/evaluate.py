@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +16,7 @@ from jensen.judging import JUDGES
 from jensen.judging.case import Case, Played
 from jensen.report.findings import Evaluation, Part
 from jensen.report.page import previews, training_curves, write_page
-from jensen.runs.draw import Request, drawing
+from jensen.runs.draw import Request
 from jensen.runs.folder import (
     EVALUATION,
     REPORT,
@@ -28,7 +27,7 @@ from jensen.runs.folder import (
     save_image,
     weights_step,
 )
-from jensen.runs.opening import Run, open_other, open_run
+from jensen.runs.opening import Run, open_run
 from jensen.runs.train import new_objective
 from jensen.training.checkpoint import write_text
 from jensen.training.journal import read_journal
@@ -163,10 +162,11 @@ def examples(run: Run) -> list[str]:
     if hasattr(run.model, "sample") or space.b is not None:
         texts: tuple[str, ...] = ()
         if space.cond is not None and run.recipe.family.conditional(space):
-            texts = ("--text", *space.cond.decode(_first(space.cond)))
+            first = torch.arange(2 * space.cond.width).view(2, -1) % space.cond.size
+            texts = ("--text", *space.cond.decode(first))
         lines.append(command("sample", folder, *(texts or ("-n", 16)), "--seed", 5, "--out", "x.png"))
     with suppress(ValueError):  # for a model that does not interpolate
-        drawing(run.recipe, run.model, Request(between=11), open_data=run.open_data, runs=open_other)
+        run.drawing(Request(between=11))
         lines.append(command("sample", folder, "--interpolate", 11))
     return [*lines, command("evaluate", folder)]
 
@@ -187,8 +187,3 @@ def _beside(folder: str | None, run: Run) -> tuple[str, nn.Module] | None:
             f"got {folder}, a {other.recipe.family.kind} run of shape {other.space.shape}"
         )
     return Path(folder).name, other.model
-
-
-def _first(cond: Any) -> Tensor:
-
-    return torch.arange(2 * cond.width).view(2, cond.width) % cond.size

@@ -17,7 +17,7 @@ from jensen.judging.case import Draw
 from jensen.recipes.recipe import Recipe
 from jensen.recipes.sources.base import OpenedRun
 from jensen.recipes.words import parse
-from jensen.runs.draw import Request, Samples, drawer, drawing
+from jensen.runs.draw import Drawing, Request, Samples, drawer, drawing
 from jensen.runs.folder import CONFIG, RunError, load_weights, read_tree
 from jensen.training import begin_average
 
@@ -93,8 +93,11 @@ class Run:
         """
         texts = (cond,) * (n or 1) if isinstance(cond, str) else tuple(cond)
         request = Request(None if texts else n, texts, seed, changes, interpolate)
-        found = drawing(self.recipe, self.model, request, open_data=self.open_data, runs=open_other)
-        return Samples(found.draw(track("drawing", found.count)), found)
+        return self.drawing(request).samples(track)
+
+    def drawing(self, request: Request) -> Drawing:
+        """What a request comes to: see `jensen.runs.draw.drawing`."""
+        return drawing(self.recipe, self.model, request, open_data=self.open_data, runs=open_other)
 
 
 def open_run(folder: Path | str, device: str | None = None) -> Run:

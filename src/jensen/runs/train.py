@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import InitVar, dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -218,34 +219,28 @@ def _to_device(stream: Any, device: torch.device) -> Any:
     return opened
 
 
+@dataclass
 class _Keeper:
     """Called after every step: writes journal, checkpoints and previews, and calls `watch`."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        folder: Path,
-        state: TrainState,
-        budget: Budget,
-        data: Data,
-        watch: Watch | None,
-        saved: dict[str, Any] | None,
-    ):
-        self.recipe, self.folder, self.state, self.budget = recipe, folder, state, budget
-        self.data, self.watch = data, watch
-        self.main = rank() == 0
-        self.sums: dict[str, float] = {}
-        self.count = 0
-        self.since = budget.elapsed
-        if saved is not None:
-            self.sums, self.count, self.since = dict(saved["sums"]), saved["count"], saved["since"]
+    recipe: Recipe
+    folder: Path
+    state: TrainState
+    budget: Budget
+    data: Data
+    watch: Watch | None
+    saved: InitVar[dict[str, Any] | None]
+
+    def __post_init__(self, saved: dict[str, Any] | None) -> None:
+        means = saved or {"sums": {}, "count": 0, "since": self.budget.elapsed}
+        self.sums, self.count, self.since = dict[str, float](means["sums"]), means["count"], means["since"]
+        self.main, self.stopped = rank() == 0, False
         self.shown: dict[str, float] = {}
-        self.stopped = False
-        self.previews_done = int(budget.progress(state.step) * recipe.training.previews)
+        self.previews_done = int(self.budget.progress(self.state.step) * self.recipe.training.previews)
         if self.main:
-            self.journal = Journal(folder / "journal.jsonl", after=state.step)
-            for path in (folder / "samples").glob("step-*.png"):
-                if int(path.stem.removeprefix("step-")) > state.step:  # from steps that are repeated
+            self.journal = Journal(self.folder / "journal.jsonl", after=self.state.step)
+            for path in (self.folder / "samples").glob("step-*.png"):
+                if int(path.stem.removeprefix("step-")) > self.state.step:  # from steps that are repeated
                     path.unlink()
 
     def __call__(self, state: TrainState, terms: dict[str, Tensor]) -> None:
