@@ -108,7 +108,7 @@ def test_in_words():
     for words in ("one batch of 64", "1,234 weights: undecided", "largest real part -1, of all", "0.25 would converge"):
         assert words in said.text
     assert "largest modulus -1, the decisive ones not found, of 2 found in 77 products" in said.text
-    assert "The flow, of 1,234 weights: not an equilibrium; linearised: converges linearly" in said.text
+    assert "The flow, with 1,234 weights: not an equilibrium; linearised: converges linearly" in said.text
     assert len(said.plots) == 2
     by_key = {finding.key: finding for finding in said.findings}
     assert by_key["flow_step_size"].value == 0.25

@@ -6,6 +6,7 @@
 'kernel'
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,6 +23,4 @@ def __getattr__(name: str) -> Any:
     """Import on first use, so that processes that draw pictures can import jensen without torch."""
     if name not in _HOMES:
         raise AttributeError(f"module 'jensen' has no attribute {name!r}")
-    from importlib import import_module
-
     return getattr(import_module(_HOMES[name]), name)

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from jensen import __version__
+
 app = typer.Typer(
     name="jensen",
     help="Train, sample and judge deep generative models.",
@@ -20,6 +22,7 @@ app = typer.Typer(
 )
 
 INTERRUPTED = 130
+# each command imports what it needs when it is run: torch takes seconds, and help must not
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="a run's folder")]
 
 
@@ -31,8 +34,6 @@ Use = Annotated[
 
 def _version(asked: bool) -> None:
     if asked:
-        from jensen import __version__
-
         typer.echo(f"jensen {__version__}")
         raise typer.Exit
 

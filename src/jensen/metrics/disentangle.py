@@ -145,7 +145,7 @@ class BoostedTrees:
     depth: int = 3
 
     def __call__(self, seen: Rows, kept: Rows, seed: int) -> tuple[np.ndarray, float]:
-        from sklearn.ensemble import GradientBoostingClassifier
+        from sklearn.ensemble import GradientBoostingClassifier  # slow to import
 
         model = GradientBoostingClassifier(n_estimators=self.rounds, max_depth=self.depth, random_state=seed)
         model.fit(*seen)
@@ -165,7 +165,7 @@ class Lasso:
     folds: int = 5
 
     def __call__(self, seen: Rows, kept: Rows, seed: int) -> tuple[np.ndarray, float]:
-        from sklearn.linear_model import LassoCV
+        from sklearn.linear_model import LassoCV  # slow to import
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
 
