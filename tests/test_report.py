@@ -135,9 +135,9 @@ def test_other_cards_can_be_shown_and_empty_parts_are_left_out(tmp_path):
 
 LONG = ["a run of a rather long name", "another run of a long name"]
 PLOTS = {
-    "curves": plots.curves([1, 2, 4], {n: [1, 2, 3] for n in LONG}, title="losses", xlabel="steps", ylabel="nats"),
+    "curves": plots.curves([1, 2, 4], {n: [1, 2, 3] for n in LONG}, title="losses", xlabel="steps"),
     "log": plots.curves([1, 2, 4], {"": [0.3, 0.2, 0.1]}, title="errors", xlabel="steps", log=True),
-    "intervals": plots.intervals([1, 2], [{"value": 1, "low": 0, "high": 3}] * 2, title="t", xlabel="x", ylabel="y"),
+    "intervals": plots.intervals([1, 2], [{"value": 1, "low": 0, "high": 3}] * 2, title="t", xlabel="x"),
     "histograms": plots.histograms({n: [1.0, 2.0, 3.0] for n in LONG}, title="t", xlabel="x", ylabel="images"),
     "counted": plots.histograms({"a": [1.0, 2.0]}, edges=[0.0, 1.0, 2.0], title="t", xlabel="x"),
     "shares": plots.shares([0.2, 0.8], [0.5, 0.5], names=["cat", "dog"], title="t"),

@@ -20,6 +20,7 @@ COARSE = 4  # grid size at which the convolutions end, in pixels
 CHANNELS, LEARNED = 16, 32  # of the random network and of a classifier of large pictures
 SMALL = 1024  # largest number of dimensions for which the classifier is fully connected
 SEED = 20_260  # of the random network
+BATCH = 64  # rows of a training step of the classifier
 CHUNK = 1024  # number of rows whose features are computed together
 
 
@@ -93,7 +94,7 @@ def _random(space: Space) -> Features:
     return Features(name, body.eval().requires_grad_(False))
 
 
-def _classifier(data: Data, batch: int = 64) -> Features:
+def _classifier(data: Data) -> Features:
     """The last hidden layer of a small classifier of the data's classes; it depends only on the data."""
     space, classes = data.space, data.space.cond
     if not isinstance(classes, Classes):
@@ -109,8 +110,8 @@ def _classifier(data: Data, batch: int = 64) -> Features:
         body = nn.Sequential(inner, nn.SiLU())
         whole = nn.Sequential(body, nn.Linear(WIDTH, classes.size))
         adam = torch.optim.AdamW(whole.parameters(), lr=2e-3, weight_decay=0.1)
-        for _ in range(max(400, min(1000, 5 * len(x) // batch))):
-            rows = torch.randint(len(x), (batch,))
+        for _ in range(max(400, min(1000, 5 * len(x) // BATCH))):
+            rows = torch.randint(len(x), (BATCH,))
             loss = nn.functional.cross_entropy(whole(x[rows]), labels[rows], label_smoothing=0.05)
             adam.zero_grad()
             loss.backward()

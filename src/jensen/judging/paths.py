@@ -67,7 +67,7 @@ def by_steps(case: Case) -> Part | None:
     drawn = [plots.curves(counts, positive, title="energy distance to held-out data", xlabel=unit, log=True)]
     if all("read" in row for row in rows):
         shares = [row["read"] for row in rows]
-        drawn.append(plots.intervals(counts, shares, title="read as asked", xlabel=unit, ylabel=""))
+        drawn.append(plots.intervals(counts, shares, title="read as asked", xlabel=unit))
     text = (
         f"{len(case.samples):,} samples by {sampling.sampler}, drawn from the same noise with each number of {unit}, "
         f"are compared with held-out data; floor: {len(train):,} training examples in place of the samples."
@@ -183,7 +183,7 @@ def guidance(case: Case) -> Part | None:
         drawn.append(plots.curves(scales, {"": [row["variety"] for row in rows]}, title="variety", xlabel="guidance"))
         if "read" in rows[0]:
             shares = [row["read"] for row in rows]
-            drawn.append(plots.intervals(scales, shares, title="read as asked", xlabel="guidance", ylabel=""))
+            drawn.append(plots.intervals(scales, shares, title="read as asked", xlabel="guidance"))
     text = (
         f"{len(asked)} samples of {len(distinct)} conditions. Variety is the root mean square distance between two "
         "samples of the same condition, divided by that between two held-out examples of the same condition. Each "

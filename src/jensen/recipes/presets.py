@@ -74,11 +74,11 @@ def preset(name: str, data: Source, family: Family, training: Training, judging:
 
 INK, GREY, MOONS, SPRITES, GRID = Digits(scale="ink"), Digits(), Moons(), Sprites(), Grid()
 
-latent = partial(Training, batch_size=128, average=0.99, save_every=1000, log_every=50, previews=6)
+latent = partial(Training, steps=3000, batch_size=128, average=0.99, save_every=1000, log_every=50, previews=6)
 shapes = partial(VAE, network=VAENetwork(latents=(10,)))
 SHAPES = Judging(importance=1000, rows=200, refine_rows=60)
 
-denoising = partial(Training, batch_size=256, save_every=2000, log_every=100, previews=6)
+denoising = partial(Training, steps=4000, batch_size=256, save_every=2000, log_every=100, previews=6)
 drawn = partial(DiffusionSampling, sampler="ancestral", clip=True)
 DROPOUT = DiffusionNetwork(dropout=0.2)
 LIKELY = Judging(samples=1000, ode_rows=360)
@@ -86,7 +86,7 @@ LIKELY = Judging(samples=1000, ode_rows=360)
 playing = partial(
     Training, average=0.99, save_every=2000, log_every=100, previews=6, clip=None, weight_decay=0.0, rate=1e-3
 )
-pictures = partial(playing, batch_size=64, average=0.999, rate=2e-3, betas=(0.0, 0.99))
+pictures = partial(playing, steps=6000, batch_size=64, average=0.999, rate=2e-3, betas=(0.0, 0.99))
 on_grid = partial(playing, steps=10_000, batch_size=128, rate=2e-3, betas=(0.0, 0.999))
 players = partial(GANNetwork, latents=2, width=128, layers=3, critic_width=128, critic_layers=3)
 WAVES = players(critic_width=64, waves=16)
@@ -117,22 +117,22 @@ RECIPES = (
         Judging(rows=4000),
     ),
     # variational -----------------------------------------------------------------------
-    preset("digits-vae", INK, VAE(), latent(steps=3000)),
-    preset("digits-iwae", INK, VAE(bound=Bound(name="iwae", samples=10, gradient="dreg")), latent(steps=3000)),
+    preset("digits-vae", INK, VAE(), latent()),
+    preset("digits-iwae", INK, VAE(bound=Bound(name="iwae", samples=10, gradient="dreg")), latent()),
     preset(
         "digits-hvae",
         INK,
         VAE(network=VAENetwork(latents=(16, 8), direction="ladder"), bound=Bound(warm="linear", warm_steps=1000)),
-        latent(steps=3000),
+        latent(),
     ),
-    preset("digits-beta-vae", INK, VAE(bound=Bound(beta=2.0)), latent(steps=3000)),
+    preset("digits-beta-vae", INK, VAE(bound=Bound(beta=2.0)), latent()),
     preset(
         "digits-categorical",
         INK,
         VAE(network=VAENetwork(latents=(12,), kind="categorical"), bound=Bound(samples=8)),
-        latent(steps=3000),
+        latent(),
     ),
-    preset("digits-grey-vae", GREY, VAE(), latent(steps=3000)),
+    preset("digits-grey-vae", GREY, VAE(), latent()),
     preset(
         "digits-svi",
         INK,
@@ -140,7 +140,7 @@ RECIPES = (
         latent(steps=6000),
         Judging(importance=1000, rows=100, refine_rows=50),
     ),
-    preset("digits-autoencoder", INK, Autoencoder(), latent(steps=3000)),
+    preset("digits-autoencoder", INK, Autoencoder(), latent()),
     preset(
         "mnist-vae",
         IDX(levels=2),
@@ -153,9 +153,7 @@ RECIPES = (
     preset("moons-mixture", Moons(points=2000), Mixture(), Training(steps=1, previews=1)),
     # diffusion -------------------------------------------------------------------------
     preset("moons-diffusion", MOONS, Diffusion(network=DiffusionNetwork(width=128)), denoising(steps=6000)),
-    preset(
-        "digits-ddpm", GREY, Diffusion(network=DROPOUT, sampling=drawn(guidance=2.0)), denoising(steps=4000), LIKELY
-    ),
+    preset("digits-ddpm", GREY, Diffusion(network=DROPOUT, sampling=drawn(guidance=2.0)), denoising(), LIKELY),
     preset(
         "digits-vdm",
         GREY,
@@ -171,7 +169,7 @@ RECIPES = (
         "digits-unconditional",
         GREY,
         Diffusion(network=DROPOUT, loss=DiffusionLoss(drop=1.0), sampling=drawn()),
-        denoising(steps=4000),
+        denoising(),
         LIKELY,
     ),
     preset(
@@ -182,7 +180,7 @@ RECIPES = (
             loss=DiffusionLoss(variance="learned"),
             sampling=drawn(variance="learned", steps=200, guidance=2.0),
         ),
-        denoising(steps=4000),
+        denoising(),
         Judging(samples=1000, ode_rows=0, steps=(32,)),
     ),
     # score -----------------------------------------------------------------------------
@@ -213,14 +211,8 @@ RECIPES = (
     preset("ring-gan", Ring(), GAN(network=players()), playing(steps=5000, batch_size=256, betas=(0.5, 0.999))),
     preset("grid-gan", GRID, GAN(network=WAVES, game=r1(penalty_weight=0.1)), on_grid()),
     preset("grid-pacgan", GRID, GAN(network=WAVES, game=r1(penalty_weight=0.1, packing=2)), on_grid()),
-    preset("digits-gan", GREY, GAN(network=drawers(), game=r1(penalty_weight=0.3)), pictures(steps=6000), CRITIC),
-    preset(
-        "digits-exponential-gan",
-        GREY,
-        GAN(network=drawers(), game=r1(loss="exponential")),
-        pictures(steps=6000),
-        CRITIC,
-    ),
+    preset("digits-gan", GREY, GAN(network=drawers(), game=r1(penalty_weight=0.3)), pictures(), CRITIC),
+    preset("digits-exponential-gan", GREY, GAN(network=drawers(), game=r1(loss="exponential")), pictures(), CRITIC),
     preset(
         "digits-wgan",
         GREY,
@@ -228,9 +220,7 @@ RECIPES = (
         pictures(steps=2500, rate=1e-3, betas=(0.0, 0.9)),
         CRITIC,
     ),
-    preset(
-        "digits-sngan", GREY, GAN(network=drawers(spectral=True), game=Game(loss="hinge")), pictures(steps=6000), CRITIC
-    ),
+    preset("digits-sngan", GREY, GAN(network=drawers(spectral=True), game=Game(loss="hinge")), pictures(), CRITIC),
     preset(
         "stacked-digits-gan",
         StackedDigits(),

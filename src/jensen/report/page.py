@@ -76,10 +76,10 @@ def training_curves(folder: Path, extra: Mapping[str, str]) -> list[str]:
     return drawn
 
 
-def previews(folder: Path, *, most: int = 6) -> list[Picture]:
-    """At most `most` previews from training, including the first and the last."""
+def previews(folder: Path) -> list[Picture]:
+    """At most six previews from training, including the first and the last."""
     found = []
-    for path in spread(sorted((folder / "samples").glob("step-*.png")), most):
+    for path in spread(sorted((folder / "samples").glob("step-*.png")), 6):
         step = f"step {int(path.stem.removeprefix('step-'))}"
         found.append(Picture(path.stem, Image.open(path), f"samples at {step}", step))
     return found

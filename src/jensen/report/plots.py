@@ -31,7 +31,6 @@ def curves(
     *,
     title: str,
     xlabel: str,
-    ylabel: str = "",
     log: bool = False,
     markers: bool = True,
     limits: tuple[float, float] | None = None,
@@ -41,12 +40,12 @@ def curves(
     Args:
         x: positions on the horizontal axis.
         rows: values of each line, by name.
-        title, xlabel, ylabel: texts above, below and beside the plot.
+        title, xlabel: texts above and below the plot.
         log: whether both axes are logarithmic.
         markers: whether each value is marked.
         limits: limits of the vertical axis.
     """
-    figure, axes = _axes(title, xlabel, ylabel)
+    figure, axes = _axes(title, xlabel)
     marker = "o" if markers else None
     drawn = {}
     for (name, values), colour in zip(rows.items(), cycle(COLOURS)):
@@ -66,9 +65,9 @@ def curves(
     return _svg(_named(figure, drawn))
 
 
-def intervals(x: Sequence[float], rows: Sequence[Mapping[str, float]], *, title: str, xlabel: str, ylabel: str) -> str:
+def intervals(x: Sequence[float], rows: Sequence[Mapping[str, float]], *, title: str, xlabel: str) -> str:
     """Points with error bars: each row has a value and the ends of its interval."""
-    figure, axes = _axes(title, xlabel, ylabel)
+    figure, axes = _axes(title, xlabel)
     values = [row["value"] for row in rows]
     reach = [[row["value"] - row["low"] for row in rows], [row["high"] - row["value"] for row in rows]]
     axes.errorbar(x, values, yerr=reach, color=BLUE, marker="o", markersize=4, capsize=3, linewidth=1.4)
@@ -114,7 +113,7 @@ def shares(
         names: names of the classes; by default numbers from 1.
         labels: legend of bars and lines.
     """
-    figure, axes = _axes(title, xlabel, "")
+    figure, axes = _axes(title, xlabel)
     places = range(1, len(found) + 1)
     bars = axes.bar(places, found, width=0.8, color=BLUE, alpha=0.8)
     lines = axes.hlines(expected, [k - 0.45 for k in places], [k + 0.45 for k in places], color=ORANGE, linewidth=2)
@@ -164,7 +163,7 @@ def complex_plane(
     return _svg(figure)
 
 
-def points(samples: Tensor, *, behind: Tensor | None = None, scale: int = 4, title: str = "") -> Image.Image:
+def points(samples: Tensor, *, behind: Tensor | None = None, scale: int = 4) -> Image.Image:
     """An image of points in the plane, 120 `scale` pixels wide; `behind` is drawn below them in grey and sets the
     limits.
 
@@ -172,7 +171,6 @@ def points(samples: Tensor, *, behind: Tensor | None = None, scale: int = 4, tit
         samples: (N, 2).
         behind: data to compare with, (M, 2).
         scale: size of the image.
-        title: text above the image.
 
     Raises:
         ValueError: for a point that is not finite, since it would not be drawn.
@@ -187,7 +185,7 @@ def points(samples: Tensor, *, behind: Tensor | None = None, scale: int = 4, tit
         axes.set_ylim(low[1] - 0.25, high[1] + 0.25)
     axes.scatter(samples[:, 0].cpu(), samples[:, 1].cpu(), s=3.5, color=BLUE, alpha=0.65, linewidths=0)
     axes.set_aspect("equal")
-    framed(axes, title)
+    framed(axes)
     return png(figure)
 
 
@@ -198,7 +196,7 @@ def blank(width: float, height: float, dpi: int) -> Figure:
     return figure
 
 
-def framed(axes: Any, title: str) -> None:
+def framed(axes: Any, title: str = "") -> None:
     """A thin frame, small numbers and a title."""
     axes.tick_params(colors=GREY, labelsize=8)
     axes.set_title(title, fontsize=10, color="#303030")
@@ -213,7 +211,7 @@ def png(figure: Figure) -> Image.Image:
     return Image.open(buffer).convert("RGB")
 
 
-def _axes(title: str, xlabel: str, ylabel: str, height: float = HEIGHT) -> tuple[Figure, Any]:
+def _axes(title: str, xlabel: str, ylabel: str = "", height: float = HEIGHT) -> tuple[Figure, Any]:
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     axes = figure.subplots()
     axes.set_title(title, fontsize=TITLE, color=GREY, loc="left")
@@ -229,7 +227,7 @@ def _axes(title: str, xlabel: str, ylabel: str, height: float = HEIGHT) -> tuple
 
 def _rows(names: Sequence[str], title: str, xlabel: str) -> tuple[Figure, Any]:
     """Axes with a row for each name, the first on top."""
-    figure, axes = _axes(title, xlabel, "", 0.9 + 0.34 * len(names) + 0.2 * bool(xlabel))
+    figure, axes = _axes(title, xlabel, height=0.9 + 0.34 * len(names) + 0.2 * bool(xlabel))
     axes.set_yticks(range(len(names)), labels=[_as_it_is(name) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(visible=False, axis="y")
