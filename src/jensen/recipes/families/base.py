@@ -22,7 +22,8 @@ class Family(Kind, ABC):
     """The settings of a kind of model and of its training. A concrete subclass is registered under its `kind`.
 
     Samples of the model are drawn by `model.sample(n, cond=, generator=, **changes)`. A model that can interpolate
-    between two noise vectors has `model.interpolate(first, second, n, ...)`.
+    between two noise vectors has `model.interpolate(first, second, n, ...)`. Methods that take the model get what
+    `model` built: a family declares its class there.
     """
 
     what = "family"
@@ -41,10 +42,10 @@ class Family(Kind, ABC):
         """The untrained model."""
 
     @abstractmethod
-    def objective(self, model: nn.Module, space: Space) -> Objective:
+    def objective(self, model: Any, space: Space) -> Objective:
         """The training objective of the model."""
 
-    def begin(self, model: nn.Module, data: Data, seed: int, track: Track = silent) -> None:
+    def begin(self, model: Any, data: Data, seed: int, track: Track = silent) -> None:
         """Set what the model needs from the data before the first training step."""
 
     def stream(self, data: Data, batch_size: int, seed: int) -> Stream:
@@ -72,7 +73,7 @@ class Family(Kind, ABC):
         return False
 
     def refuse_request(
-        self, model: nn.Module, space: Space, changes: Mapping[str, Any], *, walking: bool, told: bool
+        self, model: Any, space: Space, changes: Mapping[str, Any], *, walking: bool, told: bool
     ) -> None:
         """Raise a ValueError if the model cannot carry out this request for samples.
 

@@ -191,9 +191,8 @@ class Diffusion(Family):
         return "" if self.loss.drop > 0 else "loss.drop 0 trains no example without its condition"
 
     def refuse_request(
-        self, model: nn.Module, space: Space, changes: Mapping[str, Any], *, walking: bool, told: bool
+        self, model: DiffusionModel, space: Space, changes: Mapping[str, Any], *, walking: bool, told: bool
     ) -> None:
-        assert isinstance(model, DiffusionModel)
         changes = {**(self.walk if walking else {}), **changes}
         model.sampling.changed(**changes)  # refuses what is out of range
         if changes.get("guidance", 1) != 1 and (why := self._unguided(space)):
@@ -232,8 +231,7 @@ class Diffusion(Family):
         model.scale.fill_(space.std)
         return model
 
-    def objective(self, model: nn.Module, space: Space) -> Objective:
-        assert isinstance(model, DiffusionModel)
+    def objective(self, model: DiffusionModel, space: Space) -> Objective:
         loss, drop = self.loss, self.loss.drop if self.conditional(space) else 1.0
         if loss.name == "bound":
             reconstruction = Reconstruction("observed", None if space.levels is None else Bins(space.levels))

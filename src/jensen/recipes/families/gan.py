@@ -218,8 +218,7 @@ class GAN(Family):
     def model(self, space: Space) -> models.GAN:
         return models.GAN(self.network.generator(space), self.network.size("latents", space))
 
-    def objective(self, model: nn.Module, space: Space) -> Adversarial:
-        assert isinstance(model, models.GAN)
+    def objective(self, model: models.GAN, space: Space) -> Adversarial:
         game = self.game
         return Adversarial(
             model,
@@ -233,7 +232,7 @@ class GAN(Family):
             clip=game.clip,
         )
 
-    def begin(self, model: nn.Module, data: Data, seed: int, track: Track = silent) -> None:
+    def begin(self, model: models.GAN, data: Data, seed: int, track: Track = silent) -> None:
         m, rows = self.game.packing, len(data.test)
         if m > 1 and rows < 2 * m:
             raise ValueError(f"game.packing {m} leaves fewer than 2 packs of the {rows} held-out examples")

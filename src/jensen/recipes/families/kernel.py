@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, model_validator
-from torch import nn
 
 from jensen.core.objective import Objective
 from jensen.core.progress import Track, silent
@@ -62,9 +61,8 @@ class Kernel(Family):
             raise ValueError("a kernel density needs at least two training examples, got 1")
 
     def refuse_request(
-        self, model: nn.Module, space: Space, changes: Mapping[str, Any], *, walking: bool, told: bool
+        self, model: KernelDensityModel, space: Space, changes: Mapping[str, Any], *, walking: bool, told: bool
     ) -> None:
-        assert isinstance(model, KernelDensityModel)
         found = model.sampling.changed(**changes)  # refuses what is out of range
         if found.sampler == "exact" and "steps" in changes:
             raise ValueError("--steps cannot be used with sampler exact: give --sampler langevin, mala or ascent")
@@ -74,10 +72,8 @@ class Kernel(Family):
         model = KernelDensityModel(torch.zeros(count, *space.shape), 1.0, KernelSampling(**self.sampling.model_dump()))
         return model.requires_grad_(self.density.learned)
 
-    def begin(self, model: nn.Module, data: Data, seed: int, track: Track = silent) -> None:
-        assert isinstance(model, KernelDensityModel)
+    def begin(self, model: KernelDensityModel, data: Data, seed: int, track: Track = silent) -> None:
         model.fit(some(data.train, self.density.points)["x"], self.density.bandwidth)
 
-    def objective(self, model: nn.Module, space: Space) -> Objective:
-        assert isinstance(model, KernelDensityModel)
+    def objective(self, model: KernelDensityModel, space: Space) -> Objective:
         return LeaveOneOut(model) if self.density.learned else Fitted(model)

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import torch
 from pydantic import Field
-from torch import nn
 
 from jensen.core.objective import Objective
 from jensen.core.progress import Track, silent
@@ -43,7 +42,7 @@ class Mixture(Family):
         component = NormalWishart(torch.zeros(dims), torch.ones(()), torch.tensor(float(dims)), torch.eye(dims))
         return GaussianMixtureVI(self.components, MixturePrior(self.concentration or 1 / self.components, component))
 
-    def begin(self, model: nn.Module, data: Data, seed: int, track: Track = silent) -> None:
+    def begin(self, model: GaussianMixtureVI, data: Data, seed: int, track: Track = silent) -> None:
         x = some(data.train)["x"].double()
         prior = MixturePrior.around(x, self.components)
         fitted = GaussianMixtureVI(
@@ -54,5 +53,5 @@ class Mixture(Family):
         fitted.fit(x, sweeps=self.sweeps, tolerance=self.tolerance, generator=rng, on_sweep=lambda *_: advance(1))
         model.load_state_dict(fitted.state_dict())
 
-    def objective(self, model: nn.Module, space: Space) -> Objective:
+    def objective(self, model: GaussianMixtureVI, space: Space) -> Objective:
         return Fitted(model)

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
-from torch import nn
 
 from jensen.core.objective import Objective
 from jensen.core.settings import Settings
@@ -79,9 +78,8 @@ class Score(Family):
         self.network.refuse(space, None)
 
     def refuse_request(
-        self, model: nn.Module, space: Space, changes: Mapping[str, Any], *, walking: bool, told: bool
+        self, model: ScoreModel, space: Space, changes: Mapping[str, Any], *, walking: bool, told: bool
     ) -> None:
-        assert isinstance(model, ScoreModel)
         model.sampling.changed(**changes)  # refuses what is out of range
 
     def model(self, space: Space) -> ScoreModel:
@@ -96,8 +94,7 @@ class Score(Family):
         model.scale.fill_(space.std)
         return model
 
-    def objective(self, model: nn.Module, space: Space) -> Objective:
-        assert isinstance(model, ScoreModel)
+    def objective(self, model: ScoreModel, space: Space) -> Objective:
         return ScoreMatching(model, loss=self.network.loss)
 
     def stream(self, data: Data, batch_size: int, seed: int) -> Stream:

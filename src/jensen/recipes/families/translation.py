@@ -7,7 +7,7 @@ from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
-from torch import Tensor, nn
+from torch import Tensor
 
 from jensen.adversarial import (
     Brightness,
@@ -160,8 +160,7 @@ class Translation(Family):
         a_to_b, b_to_a = (Translator(space.shape[0], width=n.width, blocks=n.blocks, patch=n.patch) for _ in "ab")
         return CycleGAN(a_to_b, b_to_a)
 
-    def objective(self, model: nn.Module, space: Space) -> Objective:
-        assert isinstance(model, CycleGAN)
+    def objective(self, model: CycleGAN, space: Space) -> Objective:
         w, shown, paired = self.weights, self.shown.settings(), self.pairing == "paired"
         a, b = (PatchCritic((1 + paired) * space.shape[0], widths=self.network.critic) for _ in "ab")
         if self.network.spectral:
