@@ -238,5 +238,5 @@ def test_refusals(runs, tmp_path, capsys):
     refused(capsys, ["compare", vae, gan, "-n", "39"], "n must be from 40 to 1437, ", "got 39")
     refused(capsys, ["compare", vae, gan, "--features", "inception"], "features must be one of")
     (runs / "ddpm" / "evaluation.json").write_text('{"dims": 64}')
-    refused(capsys, ["compare", vae, str(runs / "ddpm"), "-n", "40"], "evaluation.json is broken or of another version")
+    refused(capsys, ["compare", vae, str(runs / "ddpm"), "-n", "40"], "evaluation.json is broken or from another")
     (runs / "ddpm" / "evaluation.json").unlink()
