@@ -1,4 +1,4 @@
-"""Cases built by hand, for judges: a model that draws what it is told to."""
+"""Cases for tests of judges: a model that returns given samples."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ BIAS = torch.tensor([0.1, -0.2, 0.3], dtype=F64)
 
 
 def model():
-    """With its oracle, and the KL of the best factors from the posterior."""
+    """A model with its oracle, and the KL between the best factorised q and the posterior."""
     decoder = linear(ROOT, BIAS, IsotropicGaussian(0.6).double())
     oracle = LinearGaussian(ROOT, BIAS, 0.36)
     precision = torch.eye(2, dtype=F64) + ROOT.T @ ROOT / 0.36

@@ -89,7 +89,7 @@ def gradients(model, value):
 
 
 def assert_mean(draws, expected, errors=4.0):
-    """Within so many standard errors, each coordinate; exact where the draws do not vary."""
+    """Every coordinate is within this many standard errors; exact if the draws do not vary."""
     mean, stderr = draws.mean(0), draws.std(0) / len(draws) ** 0.5
     worst = ((mean - expected).abs() / (stderr + 1e-12)).max()
     assert worst < errors, float(worst)

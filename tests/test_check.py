@@ -1,4 +1,4 @@
-"""Evidence, laws, the certificate: what holds, what fails, and how both are told."""
+"""Evidence, laws and the certificate: what passes, what fails, and how both are reported."""
 
 from __future__ import annotations
 

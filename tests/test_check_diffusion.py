@@ -195,7 +195,7 @@ def test_a_corrector_of_long_moves_is_caught():
 
 
 def test_one_way_encoding_is_caught():
-    """A sampler that goes on as if times fell: it encodes to somewhere else."""
+    """A sampler that assumes decreasing times: its encoding is wrong."""
 
     def once(denoiser, z, times, generator):
         return path(PATHS["right"][0])(denoiser, z, times.sort(descending=True).values, generator)

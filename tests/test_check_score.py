@@ -129,7 +129,7 @@ def metropolis(x, generator, *, ratio=lambda new, old: new - old, proposal=0.0):
 
 
 def turn(x, generator):
-    """Quantiles go round: the law is kept, in no balance."""
+    """A kernel that rotates quantiles: it keeps the distribution but is not reversible."""
     return NORMAL.icdf((NORMAL.cdf(x) + 0.1) % 1)
 
 

@@ -226,7 +226,7 @@ def journal_of(run):
 
 
 def test_a_run_of_minutes_ends_by_the_clock_and_goes_on_by_it(tmp_path):
-    """Stopped after a while, resumed: the clock goes on where it was, and the last line and look are there."""
+    """A run that is stopped and resumed: elapsed time continues, and the last journal line and preview are written."""
     out, log = tmp_path / "minutes", tmp_path / "log"
     words = ["train", "captcha", "--out", str(out), "--minutes", "0.1", "--no-evaluate", *SETTINGS]
     process = start(words, log)
@@ -270,7 +270,7 @@ def test_a_run_that_fails_exits_with_one(tmp_path, capsys):
 
 
 def test_killed_at_a_random_moment_and_resumed_is_the_uninterrupted_run(tmp_path):
-    """SIGKILL after a checkpoint and a random wait, three times over; the weights come out bit for bit."""
+    """SIGKILL after a checkpoint and a random wait, three times; the final weights are bitwise equal."""
     steps, out, log = 200, tmp_path / "killed", tmp_path / "log"
     quiet = ("--no-evaluate", "--set", "training.previews=0", "--set", "training.log_every=3")
     rng = torch.Generator().manual_seed(int.from_bytes(os.urandom(4), "big"))

@@ -41,7 +41,7 @@ class Redoing:
 
 
 class Sources:
-    """Noise of which row k is the response to the k-th draw alone: a linear path's variance is the sum of squares."""
+    """Noise whose row k is the response to only the k-th draw: the variance of a linear path is the sum of squares."""
 
     def __init__(self):
         self.drawn = 0

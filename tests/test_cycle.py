@@ -1,4 +1,4 @@
-"""Translation there and back: the games, the networks, what critics are shown, and who reads the result."""
+"""Translation in both directions: games, networks, inputs of the critics, and readers of the result."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_losses_are_the_games_and_the_errors_weighted(name):
 def test_gradients_by_hand():
     """Least squares: the translators descend (1 - D(G(a)))^2 + ... in their factors, the critics in their weights.
 
-    The critics' loss depends on the translators too, which consensus has to know.
+    The critics' loss also depends on the translators, which consensus optimization must take into account.
     """
     objective = unpaired(0.8, 1.1, cycle=3.0, identity=0.7)
     losses = objective(("translators", "critics"), BATCH, 0)

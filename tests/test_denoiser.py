@@ -148,7 +148,7 @@ def test_losses_give_one_number_an_example():
 
 
 class Fixed(nn.Module):
-    """A network that returns what it is told, and remembers what it was given."""
+    """A network that returns a given output and records its inputs."""
 
     def __init__(self, out):
         super().__init__()

@@ -186,7 +186,7 @@ def test_disentanglement_and_completeness_of_importances(importance, d, c):
 
 
 def test_probes_are_scored_on_rows_kept_back():
-    """Levels at random: trees as deep as they like learn them by heart and tell no more than chance."""
+    """Levels at random: trees of unlimited depth memorise them and predict no better than chance."""
     factors = torch.randint(2, (400, 2), generator=generator(0))
     found = dci(randn(400, 2), factors, BoostedTrees(rounds=30, depth=10), kept=0.5, generator=generator(1))
     assert abs(found.informativeness - 0.5) < 4 * (0.25 / 400) ** 0.5

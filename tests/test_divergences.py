@@ -134,7 +134,7 @@ def test_a_loss_of_ones_own_between_gaussians():
 
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda v: v.name)
 def test_offsets(loss):
-    """Equal distributions are told apart no better than by chance, disjoint ones always."""
+    """Equal distributions can only be distinguished by chance, disjoint ones always."""
     assert loss.chance == pytest.approx(CHANCE[loss.name], abs=1e-15)
     p = mixture([0.3, 0.7], [-1.0, 2.0], [0.5, 1.0])
     assert bayes_risk(loss, p, p).value == pytest.approx(CHANCE[loss.name], abs=1e-9)

@@ -51,7 +51,7 @@ def test_random_convolutions_are_fixed_for_pictures_of_any_size(shape):
 
 
 def test_large_pictures_of_classes_have_a_convolutional_classifier(monkeypatch):
-    """Bright and dark pictures are told apart."""
+    """The features distinguish bright and dark pictures."""
     labels = torch.arange(64)[:, None] % 2
     rows = Tensors(x=(labels[..., None, None] * 2 - 1) * 0.5 + 0.1 * torch.randn(64, 1, 9, 7), cond=labels)
     data = Data("light", "l", Space((1, 9, 7), cond=Classes(("dark", "bright"))), rows, rows)

@@ -171,7 +171,7 @@ def test_a_hierarchy_starts_at_the_moments_of_its_encoders():
 
 
 def test_a_hierarchy_is_fitted():
-    """Above the encoders' bound, below log p."""
+    """The refined bound is above that of the encoders and below log p."""
     deep, flat = hierarchy()
     x = flat.sample(8, generator=generator(1))
     q = fit_posterior(deep, x, steps=300, generator=generator(0))

@@ -381,7 +381,7 @@ def test_temperatures_are_a_sigmoid_from_end_to_end():
 
 
 def test_annealing_moves_all_layers_of_a_hierarchy():
-    """20 data, 4 standard errors each; the encoders know nothing."""
+    """20 examples, within 4 standard errors each; the encoders are untrained."""
     model, exact = hierarchy()
     x = exact.sample(20, generator=generator(1))
     estimate = ais_log_likelihood(model, x, steps=100, chains=32, leapfrog=5, generator=generator(2))

@@ -93,7 +93,7 @@ def test_a_table_that_factorises_is_found_in_one_sweep():
 
 
 def test_the_start_decides_between_two_maxima():
-    """Two spins that want to agree strongly: each start comes to its own side."""
+    """Two strongly coupled spins: the solution depends on the start."""
     log_p = 3 * torch.eye(2, dtype=F64)
     tilt = torch.tensor([0.6, 0.4], dtype=F64)
     up, down = (table_mean_field(log_p, (t, t)).state[0][0] for t in (tilt, tilt.flip(0)))
@@ -288,7 +288,8 @@ class StartedAt(BayesianGaussianMixture):
 
 
 def peer(x, responsibilities, iterations, **settings):
-    """After so many iterations; without its ridge on the covariances, which is no part of the model."""
+    """scikit-learn's result after this many iterations, without its ridge on the covariances, which is not part of the
+    model."""
     model = StartedAt(
         n_components=responsibilities.shape[1],
         weight_concentration_prior_type="dirichlet_distribution",

@@ -70,7 +70,8 @@ def test_a_linear_critic_of_any_shape(event, size):
 
 
 def test_double_backward_is_a_numerical_derivative():
-    """Of each penalty in the critic's parameters; for R1 of the quadratic critic by hand, gamma A x x' symmetric."""
+    """The gradient of each penalty with respect to the critic's parameters; for R1 and the quadratic critic it is gamma
+    A x x', symmetrised."""
     torch.manual_seed(3)
     real, fake = torch.randn(4, 3, dtype=F64), torch.randn(4, 3, dtype=F64)
     net = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 1)).double()

@@ -1,4 +1,4 @@
-"""Digits printed in several fonts, and streams of data that nobody has paired."""
+"""Digits printed in several fonts, and streams of unpaired data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every preset from the command line: trained, judged, resumed bit for bit, drawn from; and what is refused."""
+"""Presets from the command line: training, judging, bitwise equal resuming, sampling, and error messages."""
 
 from __future__ import annotations
 

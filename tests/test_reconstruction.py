@@ -49,7 +49,7 @@ def test_the_loss_is_a_squared_error():
 
 
 def test_linear_autoencoders_find_the_principal_components():
-    """The best error of one number is the sum of the smaller eigenvalues, which probabilistic PCA knows: to 1e-4."""
+    """The smallest error with a code of one dimension is the sum of the smaller eigenvalues, as in PCA: to 1e-4."""
     x = draws(100, 1) @ torch.tensor([[1.5, -1.0, 0.5]], dtype=F64) + 0.5 * draws(100, 3, seed=1)
     ours = autoencoder(3, 1)
     trained(Reconstruction(ours), x, steps=600, rate=0.03)

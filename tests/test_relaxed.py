@@ -104,7 +104,7 @@ def discrete_evidence(x):
 
 @pytest.mark.parametrize(("x", "posterior", "exceeds"), [(2.0, -6.0, "relaxed"), (0.5, 0.0, "discrete")])
 def test_relaxed_draws_with_the_categorical_kl_are_no_bound(x, posterior, exceeds):
-    """Above log p(x) of the relaxed model at one x, of the discrete one at another, which lies between the classes.
+    """The bound exceeds log p(x) of the relaxed model at one x, and of the discrete model at an x between the classes.
 
     n = 100,000: by more than 20 standard errors. Its value is E log p(x | z) less the categorical KL, above the relaxed
     bound by the difference of the two divergences, to the integral.

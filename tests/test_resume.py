@@ -1,4 +1,4 @@
-"""Going on with a run: what is refused before anything is made, longer runs, what a broken folder is told."""
+"""Resuming a run: errors that are raised before anything is written, longer runs, messages for a broken folder."""
 
 from __future__ import annotations
 

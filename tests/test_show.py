@@ -45,7 +45,7 @@ def run(tmp_path_factory):
 
 
 def strict(text):
-    """JSON read by a reader that knows no NaN and no Infinity."""
+    """JSON parsed without NaN and Infinity."""
 
     def never(word):
         raise AssertionError(f"{word} is no JSON")

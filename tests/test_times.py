@@ -37,7 +37,7 @@ HIGHEST = 1 - 2.0**-24  # the largest number that torch draws in single precisio
 
 
 class Net(nn.Module):
-    """A number of each view, and the times it was told."""
+    """A network that returns one number per view and records the times it is called with."""
 
     def __init__(self, outputs=1):
         super().__init__()

@@ -65,7 +65,7 @@ def hierarchy(up=((0.0, 0.0, 1.0), (1.0, 0.0, 0.25)), down=((1.0, 0.0, 1.0), (1.
 
 
 def assert_mean(draws, expected, errors=4.0, rounding=0.0):
-    """Within so many standard errors."""
+    """Equal within this many standard errors."""
     mean, stderr = float(draws.mean()), float(draws.std()) / draws.numel() ** 0.5
     assert abs(mean - expected) < errors * stderr + rounding, (mean, expected, stderr)
 
@@ -523,7 +523,7 @@ def test_bad_input_of_the_objective():
         (lambda: Variational(model, gradient="stl", baseline=nn.Linear(3, 1)), "baseline must be None"),
         (lambda: Variational(model, free_bits(1.0), gradient="stl"), "is biased under free bits"),
         (lambda: Variational(model, annealed(linear(9), free_bits(1.0)), gradient="stl"), "is biased under free"),
-        (lambda: Variational(ladder, iwae, gradient="dreg"), "q of a ladder shares"),
+        (lambda: Variational(ladder, iwae, gradient="dreg"), "gradient must not be dreg for a ladder"),
         (lambda: Variational(tied, iwae, gradient="dreg"), "must not share parameters, got decoders.0.extra"),
         (lambda: Variational(nn.Linear(1, 1), iwae, gradient="dreg"), "to know q's parameters, got a Linear"),
     ):

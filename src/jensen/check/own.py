@@ -30,7 +30,7 @@ def laws_of_file(path: Path) -> list[Law]:
       of `jensen.check` is called on the file's own code.
     - A `Law` made by `jensen.check.law`.
 
-    A law's name is the file's, without its ending, and the object's.
+    The name of a law is the file name without its ending, followed by the name of the object.
 
     Raises:
         ValueError: for a file that is missing or raises, an ELBO without examples, or a file without any of these.

@@ -54,7 +54,7 @@ def resume(
     after: int = 4,
     seed: int = 0,
 ) -> Report:
-    """Whether a run that is interrupted and resumed equals the uninterrupted one, bit for bit.
+    """Whether a run that is interrupted and resumed is bitwise equal to the uninterrupted one.
 
     The state is written by `torch.save` after some steps and loaded into a new run, with torch's global generator in
     another state. Two uninterrupted runs from one seed agree; steps change the state; the loaded state is as saved;

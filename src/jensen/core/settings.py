@@ -16,7 +16,7 @@ class IdleSetting(ValueError):
     """A setting that nothing uses is not at its default.
 
     Attributes:
-        key: of the setting, as far as its node knows it.
+        key: key of the setting, relative to its node.
         default: what it must be.
     """
 
@@ -27,7 +27,7 @@ class IdleSetting(ValueError):
 
 
 class Settings(BaseModel):
-    """A node of a configuration tree: frozen, and without keys that it does not know.
+    """A node of a configuration tree: frozen, and unknown keys are errors.
 
     The string below an attribute is what `jensen recipes NAME` shows of it.
     """
@@ -54,8 +54,8 @@ class Kind(Settings):
     """A node whose class is chosen by the name of its kind, such as a data source or a model family.
 
     A direct subclass is a family of kinds and keeps a register of its own; each concrete class below it is one kind,
-    named by its class attribute `kind`, or after its class: `class TwoMoons` is "two-moons". So a class that a user
-    defines is known as soon as its module is imported, and configurations name it as they name jensen's own.
+    named by its class attribute `kind`, or after its class: `class TwoMoons` is "two-moons". A class that a user
+    defines is therefore registered when its module is imported, and configurations can name it like jensen's own.
 
     >>> class Shape(Kind): ...
     >>> class Square(Shape):

@@ -331,7 +331,7 @@ def factor_vae_score(
 
     Args:
         codes: (N, D), not all constant.
-        factors: (N, F), integers. Other factors should vary while one is fixed: best is a full grid, or many rows.
+        factors: (N, F), integers. While one factor is fixed the others should vary: use a full grid, or many rows.
         votes: number of votes for the assignment, and again for the score.
         batch: rows per vote, at least 2.
         generator: for the votes.

@@ -15,8 +15,8 @@ from jensen.variational.trace import Layer
 class AutoDecoder(LatentChain):
     r"""$p(x, z) = p(x | z_1)\, p(z_1 | z_2) \cdots p(z_L)$ without an encoder.
 
-    Its q(z | x) is $\arg\max_q \mathrm{ELBO}(q; x)$ over Gaussians of independent coordinates, found anew for each x by
-    `fit_posterior`, so that whatever judges a VAE also judges this model, on data it was not trained on. Training by
+    Its q(z | x) is $\arg\max_q \mathrm{ELBO}(q; x)$ over Gaussians of independent coordinates, computed for each x by
+    `fit_posterior`, so that all judges of a VAE also apply to this model on held-out data. Training by
     `Variational(model, tables=...)` keeps the q of each training datum in a table instead (stochastic variational
     inference); without tables each step fits its batch first (variational EM), which takes far longer.
 

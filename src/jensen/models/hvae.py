@@ -356,7 +356,7 @@ class LadderVAE(LatentChain):
     def encoding(self) -> list[nn.Parameter]:
         if len(self.decoders) > 1:
             raise ValueError(
-                "the q of a ladder shares the parameters of the pass down with p: choose another gradient than dreg"
+                "gradient must not be dreg for a ladder, whose q and p share the parameters of the top-down pass"
             )
         return _alone(self, nn.ModuleList([self.ups, self.heads]))
 

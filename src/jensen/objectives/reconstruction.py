@@ -78,7 +78,7 @@ class Reconstruction(Objective):
 
     Args:
         model: an autoencoder.
-        corruption: maps x to $\tilde x$, drawn anew at each step.
+        corruption: maps x to $\tilde x$, with new draws in each step.
 
     Raises:
         ValueError: if the model is not an `Autoencoder`.

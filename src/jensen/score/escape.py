@@ -162,9 +162,9 @@ def first_passage_time(log_prob: LogProb, start: float, target: float, *, edge: 
 
     $$\tau = \int_{start}^{target} \frac{dy}{p(y)} \int_{edge}^{y} p(z)\,dz$$
 
-    by the trapezoidal rule, written here for start < target; the opposite case is its mirror image. The times there and
-    back add up to $\int dy/p(y)$ (p normalised): for two modes of equal mass each is about half of it, however sharp
-    either mode is.
+    by the trapezoidal rule, written here for start < target; the opposite case is its mirror image. The transition
+    times in both directions add up to $\int dy/p(y)$ (p normalised): for two modes of equal mass each is about half of
+    it, however sharp either mode is.
 
     Args:
         log_prob: (B, 1) to (B,), up to a constant.

@@ -107,7 +107,7 @@ def phases(_: float) -> Claims:
 
 @law("training/resume")
 def resumes(_: float) -> Claims:
-    r"""A run that is interrupted and resumed equals the uninterrupted one, bit for bit.
+    r"""A run that is interrupted and resumed is bitwise equal to the uninterrupted one.
 
     $$S_{n+m} = T^m(T^n(S_0)) = T^{n+m}(S_0)$$
     A step is a function of weights, buffers, optimizers, averages, memory, the number of draws, and the generators'
