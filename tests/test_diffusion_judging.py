@@ -208,6 +208,18 @@ def test_annealing_is_compared_with_its_closed_form():
     assert details["equilibrium"] == pytest.approx(float((spread**2 / (spread + last)).sum() / spread.sum()), rel=1e-5)
 
 
+def test_annealing_of_one_dimension_is_compared_too():
+    class Law(nn.Module):
+        def forward(self, z, sigma):
+            return -z / (2 + sigma[:, None] ** 2)
+
+    model = ScoreModel(Law(), (1,), geometric(8.0, 0.05, 6), Annealing(steps=10, chunk=400))
+    x = 2**0.5 * torch.randn(400, 1, generator=generator(0))
+    found = found_in(scores.annealing(case_of(model, x)))["variance"]
+    exact = annealed_variance(x.double().var(0), model.sigmas.double(), 0.5, 10) / x.double().var(0)
+    assert found.floor == pytest.approx(float(exact), rel=1e-6)
+
+
 def test_the_exact_score_is_that_of_the_data_or_of_the_training_data():
     """Standardised: of the moons with noise added, by their density; of data whose density is unknown, the gradient of
     log mean_i N(x; x_i, sigma^2 I) over the training data."""

@@ -136,6 +136,12 @@ def test_points_have_a_plot_of_distances_and_no_pictures_of_them():
     case = case_of(data, points(300, 2), samples=300)
     part = nearest(case)
     assert (part.title, part.pictures, len(part.plots)) == ("Nearest training points", [], 1)
+    middle = [
+        torch.cdist(x, points(300, 0)).amin(1).sort().values[149:151].mean() / 2**0.5
+        for x in map(points, (300, 300), (2, 1))
+    ]
+    found = {f.key: f for f in part.findings}["nearest"]
+    assert (found.value, found.floor) == pytest.approx(tuple(map(float, middle)), rel=1e-5)
     assert {f.key for f in samples(case).findings} == KEYS - {"classes", "sharpness"}
 
 

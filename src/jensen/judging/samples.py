@@ -180,7 +180,14 @@ def nearest(case: Case) -> Part | None:
     findings = [
         replace(nearness(drawn, fresh), card=True),
         proportion("copied", f"nearer than 95% of held-out {what}s", copied, best=0.05, floor=0.05),
-        Finding("nearest", name, float(drawn.median()), floor=float(fresh.median()), best=None, note=note),
+        Finding(
+            "nearest",
+            name,
+            float(drawn.quantile(0.5)),
+            floor=float(fresh.quantile(0.5)),
+            best=None,
+            note=note,
+        ),
     ]
     text = (
         f"Each sample is shown beside its nearest training {what}, by root mean square difference. Held-out {what}s, "

@@ -88,7 +88,8 @@ def annealing(case: Case) -> Part | None:
     if not isinstance(model, ScoreModel) or model.sampling.sampler != LANGEVIN:
         return None
     train, x, sampling, levels = case.train["x"], case.test["x"], model.sampling, len(model.sigmas)
-    spread = torch.linalg.eigvalsh(model.standardize(train.to(model.centre)).double().flatten(1).T.cov()).cpu()
+    covariance = model.standardize(train.to(model.centre)).double().flatten(1).T.cov()
+    spread = torch.linalg.eigvalsh(torch.atleast_2d(covariance)).cpu()  # of one dimension it is a number
     spread = spread[spread > 1e-9 * spread[-1]]  # a pixel that never changes has no variance
     sigmas = model.sigmas.double().cpu()
     equilibrium = float((spread**2 / (spread + sigmas[-1] ** 2)).sum() / spread.sum())

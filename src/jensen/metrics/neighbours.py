@@ -137,6 +137,6 @@ def memorisation(
         interval=found.interval,
         p_value=found.p_value,
         copied=wilson(int((drawn < baseline.quantile(0.05)).sum()), len(drawn)),
-        drawn=float(drawn.median()),
-        fresh=float(baseline.median()),
+        drawn=float(drawn.quantile(0.5)),
+        fresh=float(baseline.quantile(0.5)),
     )
