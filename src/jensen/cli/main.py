@@ -109,7 +109,8 @@ def sample(
         int | None, typer.Option(metavar="K", help="rows of K samples that interpolate between two draws of noise")
     ] = None,
     sampler: Annotated[
-        str | None, typer.Option(metavar="NAME", help="ancestral, ddim, dpm++, dpm++3, unipc, heun, ...")
+        str | None,
+        typer.Option(metavar="NAME", help="ancestral, ddim, dpm++, heun, ...; kernels: langevin, mala, ascent"),
     ] = None,
     steps: Annotated[int | None, typer.Option(metavar="K", help="sampling steps")] = None,
     guidance: Annotated[float | None, typer.Option(metavar="W", help="guidance scale; 1: none")] = None,
