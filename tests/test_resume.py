@@ -81,7 +81,7 @@ def test_a_run_that_goes_on_is_the_longer_run_where_their_rates_agree(tmp_path):
     assert json.loads((tmp_path / "short" / "config.json").read_text())["training"]["steps"] == 10
     lines = journal_of(tmp_path / "short")
     assert lines[: len(before)] == before
-    assert lines[len(before)] == {"step": 4, "note": "goes on to 10 steps, of 4 steps"}
+    assert lines[len(before)] == {"step": 4, "note": "continued to 10 steps from 4 steps"}
     assert [line["step"] for line in lines[len(before) + 1 :]] == [6, 8, 10]
     assert main(going_on(tmp_path / "short", "--steps", "10")) == 0  # the same words again: nothing is left to do
     assert journal_of(tmp_path / "short") == lines
@@ -152,7 +152,7 @@ def test_minutes_and_steps_change_places(copy_of):
     training = json.loads((copy_of / "config.json").read_text())["training"]
     assert (training["minutes"], training["steps"]) == (0.005, None)
     lines = journal_of(copy_of)
-    assert {"step": 4, "note": "goes on to 0.005 minutes, of 4 steps"} in lines
+    assert {"step": 4, "note": "continued to 0.005 minutes from 4 steps"} in lines
     last = lines[-1]["step"]
     assert last > 4
     assert main(going_on(copy_of, "--set", f"training.steps={last + 2}")) == 0
@@ -196,15 +196,15 @@ def test_an_edited_network_is_named_by_its_first_weight_with_both_shapes(capsys,
     config = copy_of / "config.json"
     text = config.read_text()
     config.write_text(text.replace('"width": 16', '"width": 24'))
-    said = "network.0.weight is (16, 2) there and (24, 2) here"
+    said = "network.0.weight must be (24, 2), got (16, 2)"
     refused(capsys, ["sample", str(copy_of), "-n", "1"], "model.safetensors has weights of another model", said)
     refused(capsys, going_on(copy_of, "--steps", "8"), "state has weights of another model", "model." + said)
     config.write_text(text.replace('"critic_width": 16', '"critic_width": 24'))
-    refused(capsys, ["evaluate", str(copy_of)], "critic.1.weight is (16, 2) there and (24, 2) here")
+    refused(capsys, ["evaluate", str(copy_of)], "critic.1.weight must be (24, 2), got (16, 2)")
     config.write_text(text.replace('"layers": 3,\n      "critic_w', '"layers": 4,\n      "critic_w'))
-    refused(capsys, ["sample", str(copy_of), "-n", "1"], "network.6.weight is (2, 16) there and (16, 16) here")
+    refused(capsys, ["sample", str(copy_of), "-n", "1"], "network.6.weight must be (16, 16), got (2, 16)")
     config.write_text(text.replace('"layers": 3,\n      "critic_w', '"layers": 2,\n      "critic_w'))
-    refused(capsys, ["sample", str(copy_of), "-n", "1"], "network.4.weight is (16, 16) there and (2, 16) here")
+    refused(capsys, ["sample", str(copy_of), "-n", "1"], "network.4.weight must be (2, 16), got (16, 16)")
 
 
 class Tied(nn.Module):
@@ -372,7 +372,7 @@ def test_new_noise_after_a_change_of_processes_depends_on_the_seed(tmp_path, see
     budget = recipe.training.budget()
     state = running.new_state(recipe, running.new_objective(recipe, open_data(recipe)), budget)
     (note,) = running._restore(recipe, state, budget, saved, tmp_path / "run")
-    assert note == "1 process after 2: new random numbers; buffers of process 1 are left out"
+    assert note == "1 process instead of 2: new random state; buffers of process 1 are left out"
     expected = torch.randn(5, generator=generator(derived(seed, "resumed", 4, 1, 0)))
     assert torch.equal(torch.randn(5), expected)
     assert derived(0, "resumed", 4, 1, 0) != derived(1, "resumed", 4, 1, 0)
