@@ -39,7 +39,7 @@ def test_the_package_keeps_its_own_entropy():
 def test_given_texts_are_drawn_in_order():
     texts = ["0123", "4567", "8901"]
     assert draw(Style(), 3, seed=0, texts=texts, workers=2)[0] == texts
-    with pytest.raises(ValueError, match="'12' has 2 characters"):
+    with pytest.raises(ValueError, match="'12' must have 4 characters in this style, got 2"):
         draw(Style(), 1, seed=0, texts=["12"])
     with pytest.raises(ValueError, match="texts must be 2"):
         draw(Style(), 2, seed=0, texts=["1234"])
@@ -88,7 +88,7 @@ def test_coloured_inks_have_the_luminance_drawn_for_them():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"alphabet": "aab"}, "each once"),
+        ({"alphabet": "aab"}, "without repeats"),
         ({"alphabet": "a b"}, "printable"),
         ({"alphabet": "äö"}, "printable"),
         ({"length": 0}, "1 to 16"),

@@ -197,11 +197,11 @@ def test_pools_and_adaptive_augmentation_of_two_processes_resume_bit_for_bit(tmp
             assert same(mine["buffers"], other["buffers"])
         assert ours["processes"][1]["buffers"]  # they did differ
     notes = [line["note"] for line in read_journal(tmp_path / "alone" / "journal.jsonl") if "note" in line]
-    assert notes == ["2 processes after 1: new random numbers", "goes on to 12 steps, of 8 steps"]
+    assert notes == ["2 processes instead of 1: new random state", "continued to 12 steps from 8 steps"]
     for now, mine, takes, said in (
-        (1, 0, 0, "1 process after 2: new random numbers; buffers of process 1 are left out"),
-        (3, 1, 1, "3 processes after 2: new random numbers; copies of the others' buffers in process 2"),
-        (4, 2, 0, "4 processes after 2: new random numbers; copies of the others' buffers in processes 2 to 3"),
+        (1, 0, 0, "1 process instead of 2: new random state; buffers of process 1 are left out"),
+        (3, 1, 1, "3 processes instead of 2: new random state; copies of the others' buffers in process 2"),
+        (4, 2, 0, "4 processes instead of 2: new random state; copies of the others' buffers in processes 2 to 3"),
     ):
         monkeypatch.setattr(running, "processes", lambda now=now: now)
         monkeypatch.setattr(running, "rank", lambda mine=mine: mine)
@@ -228,6 +228,6 @@ def test_packs_that_do_not_divide_a_processes_rows_are_refused_at_the_start(tmp_
     monkeypatch.setattr(jensen.recipes.settings, "processes", lambda: 2)
     with pytest.raises(ValueError, match=r"game\.packing must divide the 4 examples of a batch, got 8"):
         running.train(recipe, tmp_path / "run")
-    with pytest.raises(ValueError, match="batch_size 9 does not divide by 2 processes"):
+    with pytest.raises(ValueError, match="batch_size must be a multiple of 2 .*, got 9"):
         running.train(configure("ring-gan", ["training.batch_size=9"]), tmp_path / "run")
     assert not (tmp_path / "run").exists()

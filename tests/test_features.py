@@ -59,7 +59,7 @@ def test_large_pictures_of_classes_have_a_convolutional_classifier(monkeypatch):
     monkeypatch.setattr(features, "SMALL", 62)
     large = features_of("auto", data)
     assert large.name != small
-    assert "right on 100.0% of held-out data" in large.name
+    assert "accuracy 100.0% on held-out data" in large.name
     assert large(rows[torch.arange(64)]["x"]).shape == (64, 32)
 
 

@@ -247,7 +247,7 @@ def test_wrong_settings(capsys, tmp_path, monkeypatch, name, settings, parts):
         ("moons-score", ["--steps", "0"], "steps must be at least 1, got 0"),
         ("ring-gan", ["--steps", "3"], "--steps cannot be used with a run of ring-gan"),
         ("grid-pacgan", ["--interpolate", "1"], "--interpolate must be from 2"),
-        ("captcha-reader", ["-n", "1"], "draws nothing"),
+        ("captcha-reader", ["-n", "1"], "samples cannot be drawn from a run of captcha-reader"),
     ],
 )
 def test_wrong_requests(capsys, runs, tmp_path, monkeypatch, name, words, part):
