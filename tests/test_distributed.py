@@ -228,6 +228,6 @@ def test_packs_that_do_not_divide_a_processes_rows_are_refused_at_the_start(tmp_
     monkeypatch.setattr(jensen.recipes.settings, "processes", lambda: 2)
     with pytest.raises(ValueError, match=r"game\.packing must divide the 4 examples of a batch, got 8"):
         running.train(recipe, tmp_path / "run")
-    with pytest.raises(ValueError, match="batch_size must be a multiple of 2 .*, got 9"):
+    with pytest.raises(ValueError, match=r"batch_size must be a multiple of 2 .*, got 9"):
         running.train(configure("ring-gan", ["training.batch_size=9"]), tmp_path / "run")
     assert not (tmp_path / "run").exists()
