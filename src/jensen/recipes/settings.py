@@ -37,7 +37,7 @@ class Training(Settings):
     weight_decay: NonNegative = 0.01
     """weight decay of AdamW"""
     warmup: Annotated[int, Field(ge=0)] = 100
-    """warm-up: steps over which the learning rate rises from zero"""
+    """warm-up: steps over which the learning rate rises linearly"""
     decay: Annotated[float, Field(gt=0, le=1)] = 0.4
     """decay: last share of the budget, over which the learning rate falls to zero"""
     clip: Rate | None = 1.0

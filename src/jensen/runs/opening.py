@@ -96,7 +96,7 @@ class Run:
         return self.drawing(request).samples(track)
 
     def drawing(self, request: Request) -> Drawing:
-        """What a request comes to: see `jensen.runs.draw.drawing`."""
+        """The checked request and how its samples are drawn, see `jensen.runs.draw.drawing`."""
         return drawing(self.recipe, self.model, request, open_data=self.open_data, runs=open_other)
 
 
