@@ -73,6 +73,7 @@ TINY = {
     "digits-cyclegan": TRANSLATION | {"weights.pool": 4},
     "digits-pix2pix": TRANSLATION,
     "moons-kernel": JUDGED | POINTS,
+    "moons-vae": LATENT | POINTS,
     "moons-mixture": JUDGED | POINTS,
 }
 

@@ -43,6 +43,7 @@ ABOUT = {
     "mnist-vae": "variational autoencoder of the pictures of an IDX file (data.images=PATH), such as MNIST's",
     "sprites-vae": "variational autoencoder of drawn shapes with known factors",
     "sprites-beta-vae": "variational autoencoder of drawn shapes whose KL term is weighted by 4",
+    "moons-vae": "variational autoencoder of two moons: learned prior, Gaussian decoder with learned variances",
     "moons-mixture": "Gaussian mixture of two moons by mean-field coordinate ascent",
     "moons-diffusion": "diffusion model of two moons, with known density",
     "digits-ddpm": "class-conditional diffusion model of digits",
@@ -150,6 +151,13 @@ RECIPES = (
     ),
     preset("sprites-vae", SPRITES, shapes(), latent(steps=4000), SHAPES),
     preset("sprites-beta-vae", SPRITES, shapes(bound=Bound(beta=4.0)), latent(steps=4000), SHAPES),
+    preset(
+        "moons-vae",
+        MOONS,
+        VAE(network=VAENetwork(latents=(2,)), prior="learned"),
+        latent(steps=4000),
+        Judging(importance=500, rows=500),
+    ),
     preset("moons-mixture", Moons(points=2000), Mixture(), Training(steps=1, previews=1)),
     # diffusion -------------------------------------------------------------------------
     preset("moons-diffusion", MOONS, Diffusion(network=DiffusionNetwork(width=128)), denoising(steps=6000)),
