@@ -439,7 +439,7 @@ def test_a_folder_in_the_way_is_left_as_it_is(capsys, run, tmp_path):
     refused(capsys, train_words(run), "already contains a run", "--resume")
     (tmp_path / "notes.txt").write_text("mine")
     refused(capsys, train_words(tmp_path), "is not empty")
-    refused(capsys, train_words(tmp_path / "notes.txt"), "is not empty")
+    refused(capsys, train_words(tmp_path / "notes.txt"), "notes.txt is not a folder")
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 

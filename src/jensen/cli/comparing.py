@@ -13,6 +13,7 @@ from jensen.report.findings import Table
 from jensen.runs.compare import compare as compared
 from jensen.runs.comparison import parts, write_comparison
 from jensen.runs.folder import behind
+from jensen.runs.use import use
 from jensen.training.checkpoint import write_text
 from jensen.training.strict_json import dumps
 
@@ -20,9 +21,16 @@ WIDE = 200  # width in columns without a terminal
 
 
 def compare(
-    folders: Sequence[Path], features: str, n: int | None, seed: int, html: Path | None, json_file: Path | None
+    folders: Sequence[Path],
+    features: str,
+    n: int | None,
+    seed: int,
+    html: Path | None,
+    json_file: Path | None,
+    files: Sequence[Path] = (),
 ) -> None:
     """`jensen compare`."""
+    use(files)
     for file, ending in ((html, ".html"), (json_file, ".json")):
         if file is not None:
             writable(file, ending)

@@ -165,11 +165,12 @@ def compare(
         typer.Option("-n", metavar="N", help="samples of each run [number of training examples, up to 1000]"),
     ] = None,
     seed: Annotated[int, typer.Option(metavar="S", help="random seed of samples, splits and discriminators")] = 0,
+    use: Use = None,
 ) -> None:
     """Compare runs of any family: metrics with errors and floors, likelihoods, costs, discriminators."""
     from jensen.cli import comparing
 
-    comparing.compare(runs, features, n, seed, html, json_)
+    comparing.compare(runs, features, n, seed, html, json_, use or [])
 
 
 @app.command()

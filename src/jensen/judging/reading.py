@@ -14,6 +14,7 @@ from jensen.report.findings import Finding, Part, Picture, Table, proportion
 from jensen.report.gallery import fitting_scale, gallery
 
 SHOWN, COLUMNS = 48, 8  # samples on a sheet
+CAPTION = 72  # pixels below a picture, into which the caption of one class fits
 FREE = 400  # samples without a condition, at most
 
 
@@ -28,7 +29,7 @@ def read_as_asked(case: Case) -> Part | None:
     found, shuffled = legibility(read, asked), legibility(read, asked.roll(1, 0))
     wrong, names = (read != asked).any(1).tolist(), (cond.decode(asked), cond.decode(read))
     captions = [a if a == b else f"{a} read {b}" for a, b in zip(*names, strict=True)]
-    scale = fitting_scale(case.data.space)
+    scale = max(fitting_scale(case.data.space), -(-CAPTION // made.shape[-1]))
     page = gallery(made[:SHOWN], columns=COLUMNS, scale=scale, captions=captions[:SHOWN], wrong=wrong[:SHOWN])
     n = f"n = {len(made):,}"
     note, floor = f"{n}; floor: shuffled", shuffled.exact.value

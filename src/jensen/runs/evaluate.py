@@ -138,7 +138,8 @@ def read_evaluation(folder: Path) -> Evaluation | None:
 
 def _lead(run: Run, data: Data) -> str:
     about = run.recipe.about or f"{run.recipe.family.kind} of {data.name}"
-    return f"{about[0].upper()}{about[1:]}, judged on {len(data.test):,} held-out examples of {data.name}."
+    rows = min(len(data.test), run.recipe.judging.rows)
+    return f"{about[0].upper()}{about[1:]}, judged on {rows:,} held-out examples of {data.name}."
 
 
 def _about(run: Run) -> list[Part]:

@@ -76,7 +76,9 @@ def refuse_taken(folder: Path) -> None:
     """
     if (folder / CONFIG).exists():
         raise RunError(f"{folder} already contains a run: give --resume to continue it, or another --out")
-    if folder.exists() and (not folder.is_dir() or any(p.suffix != ".part" for p in folder.iterdir())):
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder} is not a folder: give another --out")
+    if folder.exists() and any(p.suffix != ".part" for p in folder.iterdir()):
         raise RunError(f"{folder} is not empty: give another --out")
     refuse_unwritable(folder)
 

@@ -147,7 +147,7 @@ class Digits(Source):
     """handwritten: scikit-learn's; printed: in several fonts"""
     scale: Scale = "grey"
     """grey: 17 levels, interpolated where handwritten digits are enlarged; ink: two levels"""
-    side: Annotated[int, Field(ge=SIDE)] | None = None
+    side: Annotated[int, Field(ge=SIDE, le=256)] | None = None
     """width and height of a picture in pixels; null: 8 for handwritten, 16 for printed digits"""
     pictures: Annotated[int, Field(ge=10)] | None = None
     """number of training digits; null: 1437 handwritten or 2000 printed ones"""

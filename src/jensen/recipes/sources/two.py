@@ -34,7 +34,7 @@ class HandwrittenPrinted(Source):
 
     pairing: Literal["unpaired", "by-class"] = "unpaired"
     """unpaired: batches of the two sides are independent; by-class: pairs have the same label"""
-    side: Annotated[int, Field(ge=SIDE)] = 16
+    side: Annotated[int, Field(ge=SIDE, le=256)] = 16
     """width and height of a picture in pixels"""
     handwritten: Annotated[int, Field(ge=10, le=HANDWRITTEN)] | None = None
     """number of handwritten training digits; null: all 1437"""
