@@ -155,6 +155,8 @@ def test_a_run_does_not_import_what_its_configuration_names(files, tmp_path, cap
         kind.kinds[name] = known
     with pytest.raises(ValueError, match=r"there is no file nowhere\.py"):
         jensen.open(run, use=["nowhere.py"])
+    with pytest.raises(ValueError, match="use must list sources, families, judges, recipes or files, got 3"):
+        jensen.open(run, use=[3])
 
 
 @pytest.mark.parametrize(

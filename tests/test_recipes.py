@@ -65,6 +65,8 @@ def test_what_a_preset_sets_goes_back_to_its_default_where_nothing_uses_it():
     assert configure("digits-hvae", ["bound.warm=none"]).family.bound.warm == "none"
     with pytest.raises(ValueError, match=r"game\.penalty_weight is not used by this game, got 3\.0"):
         configure("digits-gan", ["game.penalty=none", "game.penalty_weight=3"])
+    with pytest.raises(ValueError, match=r"game\.penalty_weight is not used by this game, got 3\.0"):
+        configure("digits-gan", ["family.game.penalty=none", "family.game.penalty_weight=3"])
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -150,6 +152,10 @@ def test_a_run_from_python(runs, tmp_path):
     assert samples.pixels.shape == (4, 1, 8, 8)
     assert samples.pixels.dtype == torch.uint8
     torch.testing.assert_close(samples.x, run.sample(cond=["3"] * 4, seed=5, guidance=3.0, steps=2).x)
+    with pytest.raises(ValueError, match=r"pictures must be saved as a \.png or in a folder"):
+        samples.save(tmp_path / "x.csv")
+    with pytest.raises(ValueError, match="n must be the number of conditions, 2, or left out, got 3"):
+        run.sample(3, cond=["1", "2"])
     samples.save(tmp_path / "pictures")
     assert len(list((tmp_path / "pictures").iterdir())) == 4
     trained = jensen.train("ring-gan", tmp_path / "ring", steps=2, settings={"data.points": 100, "data.test": 20})

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -14,7 +13,6 @@ from torch import Tensor, nn
 from jensen.core.objective import Objective
 from jensen.core.progress import Advance, Track, silent
 from jensen.core.seeding import derived, generator
-from jensen.core.settings import Settings
 from jensen.core.types import Stream
 from jensen.data.dataset import Data, some
 from jensen.judging.features import Features, features_of
@@ -67,10 +65,7 @@ class Case:
         draw: draws samples of it.
         conditional: whether it takes the conditions of the data.
         settings: settings of judging.
-        family: the settings of its family, for judges that report them.
         played: a function that returns the game at the end of training, or None without a checkpoint.
-        journal: lines of the training journal.
-        folder: the run's folder, or None.
         seed: random seed of judging.
         track: shows progress.
         stability: whether eigenvalues are computed.
@@ -83,10 +78,7 @@ class Case:
     draw: Draw
     conditional: bool = False
     settings: Judging = field(default_factory=Judging)
-    family: Settings | None = None
     played: Callable[[], Played | None] = lambda: None
-    journal: Sequence[dict[str, Any]] = ()
-    folder: Path | None = None
     seed: int = 0
     track: Track = silent
     stability: bool = False

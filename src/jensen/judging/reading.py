@@ -10,7 +10,8 @@ from jensen.data.dataset import Reader
 from jensen.data.space import Classes, Text
 from jensen.judging.case import Case, judge
 from jensen.metrics import legibility, mean_pairwise_distance, wilson
-from jensen.report.findings import Finding, Part, Picture, Table, proportion
+from jensen.report import plots
+from jensen.report.findings import Finding, Part, Picture, proportion
 from jensen.report.gallery import fitting_scale, gallery
 
 SHOWN, COLUMNS = 48, 8  # samples on a sheet
@@ -60,7 +61,7 @@ def unconditional(case: Case) -> Part | None:
     share, name = variety(made) / variety(real), "variety of pictures, relative to real ones"
     findings = [] if reader is None else _sure(reader, made, real)
     findings.append(Finding("free_variety", name, share, best=1.0))
-    tables = [] if reader is None else [_characters(reader, made, cond)]
+    drawn = [] if reader is None else [_characters(reader, made, cond)]
     page = gallery(made[:32], columns=COLUMNS, scale=fitting_scale(case.data.space))
     text = (
         "Pictures drawn without a text. A picture is read with confidence if every character is read with a "
@@ -68,7 +69,7 @@ def unconditional(case: Case) -> Part | None:
         "and variance 1."
     )
     picture = Picture("unconditional", page, "pictures without a text")
-    return Part("Samples without a text", text, findings, [picture], tables=tables)
+    return Part("Samples without a text", text, findings, [picture], drawn)
 
 
 def variety(x: Tensor) -> float:
@@ -87,11 +88,12 @@ def _sure(reader: Reader, made: Tensor, real: Tensor) -> list[Finding]:
     ]
 
 
-def _characters(reader: Reader, made: Tensor, cond: Text) -> Table:
+def _characters(reader: Reader, made: Tensor, cond: Text) -> str:
+    """The share of each character in the texts read for sure; the data have all of them equally often."""
     read = reader.read(made)[reader.clear(made).all(1)]
-    shares = torch.bincount(read.flatten(), minlength=cond.size).double() / max(read.numel(), 1)
-    rows = [(c, f"{100 * v:.1f}%") for c, v in zip(cond.alphabet, shares.tolist(), strict=True)]
-    return Table(("character", "share"), rows)
+    found = torch.bincount(read.flatten(), minlength=cond.size).double() / max(read.numel(), 1)
+    equal, names = [1 / cond.size] * cond.size, list(cond.alphabet)
+    return plots.shares(found.tolist(), equal, title="share of each character, read for sure", names=names)
 
 
 @judge
@@ -104,10 +106,10 @@ def reading(case: Case) -> Part | None:
     answers, sureness = (v.cpu() for v in read(x))
     found = legibility(answers, asked)
     n = f"held-out pictures, n = {len(x):,}"
-    what = "whole texts read correctly" if isinstance(cond, Text) else "classes read right"
+    what = "whole texts read correctly" if isinstance(cond, Text) else "classes read correctly"
     findings = [proportion("exact", what, found.exact, note=n, card=True)]
     if not isinstance(cond, Classes):
-        findings.append(proportion("characters", "characters read right", found.character, note=n, card=True))
+        findings.append(proportion("characters", "characters read correctly", found.character, note=n, card=True))
     findings.append(
         Finding("sureness", "mean probability of the characters it read", float(sureness.mean()), best=None)
     )

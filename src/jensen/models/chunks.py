@@ -73,3 +73,9 @@ def chunks(n: int, size: int, *, cond: Tensor | None = None, generator: Rng = No
             spare = torch.Generator(generator[0].device).manual_seed(0)
             rng = [*generator[rows], *[spare] * (first + size - rows.stop)]
         yield Chunk(rows, size, rng, None if cond is None else _padded(cond[rows], size))
+
+
+def refuse_condition(cond: Tensor | None) -> None:
+    """Raise a ValueError for a condition that is given to a model without conditions."""
+    if cond is not None:
+        raise ValueError("cond must be None for a model without conditions")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from jensen.core.modes import evaluating
 from jensen.core.seeding import Rng, normal
 from jensen.diffusion import slerp
+from jensen.models.chunks import refuse_condition
 
 CHUNK = 256
 
@@ -95,8 +96,7 @@ class GAN(nn.Module):
         Raises:
             ValueError: for n < 1, a condition, or generators that are not n.
         """
-        if cond is not None:
-            raise ValueError("this model has no condition: leave cond away")
+        refuse_condition(cond)
         return self.decode(self.latent(n, generator))
 
     def interpolate(self, first: torch.Generator, second: torch.Generator, n: int) -> Float[Tensor, "n ..."]:

@@ -15,6 +15,7 @@ from jensen.core.seeding import Rng, drawing
 from jensen.core.types import Measure
 from jensen.diffusion import slerp
 from jensen.distributions.measure import measure
+from jensen.models.chunks import refuse_condition
 from jensen.variational.importance import Estimate, log_likelihood
 from jensen.variational.posterior import Posterior, check_posterior
 from jensen.variational.trace import Layer, Trace, log_prob
@@ -193,7 +194,7 @@ class LatentChain(nn.Module, ABC):
         Raises:
             ValueError: for a condition, samples < 1, an unknown proposal, or an x of another shape or out of range.
         """
-        _refuse_condition(cond)
+        refuse_condition(cond)
         self._check(x, samples)
         return log_likelihood(self, x, samples=samples, proposal=proposal, generator=generator)
 
@@ -381,7 +382,7 @@ def draw_rows(
     """Draw n samples in evaluation mode; `law` maps n to the distribution p(x | z) of n draws z."""
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
-    _refuse_condition(cond)
+    refuse_condition(cond)
     if isinstance(generator, Sequence):
         if len(generator) != n:
             raise ValueError(f"generators must be {n}, one per row, got {len(generator)}")
@@ -417,11 +418,6 @@ def expect_rows(x: Tensor, event: tuple[int, ...]) -> None:
 def expect_samples(samples: int) -> None:
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}")
-
-
-def _refuse_condition(cond: Tensor | None) -> None:
-    if cond is not None:
-        raise ValueError("cond must be None for a model without conditions")
 
 
 def _draw(law: Distribution, shape: tuple[int, ...], reparameterized: bool) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from jensen.core.seeding import Rng
 from jensen.core.types import Likelihood
-from jensen.models.chunks import Chunk, chunks
+from jensen.models.chunks import Chunk, chunks, refuse_condition
 from jensen.score import KernelDensity, langevin, leave_one_out, mala, scott, silverman
 
 BANDWIDTHS: dict[str, Callable[[Tensor], float]] = {
@@ -130,7 +130,7 @@ class KernelDensityModel(nn.Module):
         Raises:
             ValueError: for a condition: there are none.
         """
-        _refuse(cond)
+        refuse_condition(cond)
         return Likelihood(self.log_prob(x), "exact", "density")
 
     @torch.no_grad()
@@ -157,7 +157,7 @@ class KernelDensityModel(nn.Module):
         Raises:
             ValueError: for n < 1, a condition, generators that are not n, or a setting out of its range.
         """
-        _refuse(cond)
+        refuse_condition(cond)
         settings, made = self.sampling.changed(**changes), []
         for chunk in chunks(n, settings.chunk, generator=generator):
             made.append(self._chunk(chunk, settings, on_step)[: chunk.n])
@@ -181,8 +181,3 @@ class KernelDensityModel(nn.Module):
             return mala(density.log_prob, x, delta, steps, warmup=steps, generator=rng, on_step=report).x
         noise = settings.sampler == "langevin"
         return langevin(density.score, x, delta, steps, noise=noise, generator=rng, on_step=report)
-
-
-def _refuse(cond: Tensor | None) -> None:
-    if cond is not None:
-        raise ValueError("this model has no condition: leave cond away")

@@ -73,7 +73,7 @@ def configure(name: str, words: Sequence[str] = (), *, seed: int | None = None) 
             tree["training"]["steps" if key == "training.minutes" else "minutes"] = None
     if seed is not None:
         tree["seed"] = seed
-    asked = {word.partition("=")[0] for word in words}
+    asked = {word.partition("=")[0].removeprefix("family.") for word in words}
     while True:
         try:
             return Recipe.model_validate(tree)

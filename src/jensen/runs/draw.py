@@ -108,6 +108,8 @@ class Samples:
         """
         path = Path(path)
         refuse_nonfinite(self.x)
+        if path.suffix == ".csv" and self.x.ndim > 2:
+            raise ValueError(f"pictures must be saved as a .png or in a folder, got {path}")
         if path.suffix == ".png":
             save_image(self.sheet(scale=scale), path)
         elif path.suffix == ".csv":
@@ -120,9 +122,7 @@ class Samples:
 
 
 def drawer(model: nn.Module, space: Space, own_seed: int) -> Draw:
-    """Draw samples of a model; sample i depends only on (model, seed, i), or on its condition and how often that
-    occurred before.
-    """
+    """A function that draws samples; sample i depends on (model, seed, i) alone, or on its condition and repeats."""
     chunk = getattr(getattr(model, "sampling", None), "chunk", CHUNK)
 
     def draw(

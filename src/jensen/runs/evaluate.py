@@ -30,7 +30,6 @@ from jensen.runs.folder import (
 from jensen.runs.opening import Run, open_run
 from jensen.runs.train import new_objective
 from jensen.training.checkpoint import write_text
-from jensen.training.journal import read_journal
 from jensen.training.strict_json import dumps, loads
 
 
@@ -60,10 +59,7 @@ def case_of(
         draw=run.draw,
         conditional=recipe.family.conditional(run.space),
         settings=recipe.judging,
-        family=recipe.family,
         played=played,
-        journal=read_journal(run.folder / "journal.jsonl"),
-        folder=run.folder,
         seed=recipe.seed,
         track=track,
         stability=stability,

@@ -51,7 +51,7 @@ class Run:
 
     @property
     def space(self) -> Space:
-        """Of its data."""
+        """The space of its data."""
         assert self.recipe.space is not None
         return self.recipe.space
 
@@ -91,7 +91,9 @@ class Run:
         Raises:
             ValueError: for a request that the run cannot carry out.
         """
-        texts = (cond,) * (n or 1) if isinstance(cond, str) else tuple(cond)
+        texts = (cond,) * (1 if n is None else n) if isinstance(cond, str) else tuple(cond)
+        if n is not None and texts and n != len(texts):
+            raise ValueError(f"n must be the number of conditions, {len(texts)}, or left out, got {n}")
         request = Request(None if texts else n, texts, seed, changes, interpolate)
         return self.drawing(request).samples(track)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
@@ -29,7 +29,9 @@ def use(things: Iterable[Own]) -> None:
             run_file(Path(thing))
         elif isinstance(thing, Recipe):
             PRESETS[thing.name] = thing
-        elif not isinstance(thing, type) and isinstance(thing, Callable):  # type: ignore[arg-type]
+        elif not isinstance(thing, type):
+            if not callable(thing):
+                raise ValueError(f"use must list sources, families, judges, recipes or files, got {thing!r}")
             judge(thing)
 
 
