@@ -132,7 +132,7 @@ def test_what_a_kernel_density_refuses():
         ({"sampler": "ddim"}, "sampler must be one of exact, langevin, mala, ascent, got 'ddim'"),
         ({"steps": 0}, "steps must be at least 1"),
         ({"step_size": 2.0}, r"step_size must be in \(0, 2\), got 2.0"),
-        ({"cond": torch.zeros(2, 1)}, "no condition"),
+        ({"cond": torch.zeros(2, 1)}, "cond must be None for a model without conditions"),
     ):
         with pytest.raises(ValueError, match=message):
             model.sample(2, **changes)
