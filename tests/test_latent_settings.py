@@ -295,7 +295,7 @@ def test_what_a_bound_is_stands_before_training_and_in_the_report(tmp_path, caps
     ("name", "words", "part"),
     [
         ("digits-vae", ["bound.beta=2", "bound.kl_limit=1"], "bound.kl_limit cannot be combined with bound.beta"),
-        ("digits-vae", ["bound.samples=0"], "bound.samples' got 0"),
+        ("digits-vae", ["bound.samples=0"], "bound.samples must be at least 1, got 0"),
         ("digits-vae", ["network.direction=ladder"], "at least two layers in network.latents"),
         ("digits-vae", ["network.kind=categorical"], "bound.samples of at least 2"),
         ("digits-vae", ["network.noise=learned"], "must be predicted for data of two levels"),

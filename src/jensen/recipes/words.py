@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from jensen.core.naming import nearest
 from jensen.core.settings import IdleSetting
@@ -23,7 +24,7 @@ def preset(name: str) -> Recipe:
         ValueError: for an unknown name; the message has the most similar known one.
     """
     if name not in PRESETS:
-        raise ValueError(f"recipe must be one of {', '.join(PRESETS)}, got {name!r}{nearest(name, PRESETS)}")
+        raise ValueError(f"there is no recipe {name!r}{nearest(name, PRESETS) or ':'} `jensen recipes` lists all")
     return PRESETS[name]
 
 
@@ -149,14 +150,46 @@ def _value(text: str) -> Any:
         return text
 
 
+MUST_BE = {
+    "int": "a whole number",
+    "float": "a number",
+    "finite": "a finite number",
+    "bool": "true or false",
+    "string": "text",
+    "string_pattern_mismatch": "of the form {pattern}",
+    "literal": "{expected}",
+    "greater_than": "above {gt:.10g}",
+    "greater_than_equal": "at least {ge:.10g}",
+    "less_than": "below {lt:.10g}",
+    "less_than_equal": "at most {le:.10g}",
+    "multiple_of": "a multiple of {multiple_of}",
+    "tuple": "a list, as in [1, 2]",
+    "dict": "a mapping",
+    "too_short": "a list with at least {min_length} values",
+    "too_long": "a list with at most {max_length} values",
+    "missing": "given",
+}
+"""What a setting must be, by the type of pydantic's error or the first word of it."""
+
+
 def explain(error: ValidationError) -> str:
-    """The first error in a configuration, in one sentence."""
-    first = error.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in first["loc"] if part != "family")
+    """The first error in a configuration, in one sentence: X must be Y, got Z."""
+    first, *others = error.errors(include_url=False)
+    key = _key(first)
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         return f"there is no setting {key!r}"
     if first["type"] == "value_error":
         return f"{key}: {message}" if key and not message.startswith(key) else message
-    message = message[0].lower() + message[1:]
-    return f"setting {key!r} got {first['input']!r}: {message}"
+    choices = [_must_be(first), *(_must_be(other) for other in others if _key(other) == key)]  # of a union
+    return f"{key} must be {', or '.join(choices)}, got {first['input']!r}"
+
+
+def _key(error: ErrorDetails) -> str:
+    """The dotted key of a setting; pydantic's labels of a union's members are no names, and left out."""
+    return ".".join(str(k) for k in error["loc"] if k != "family" and (isinstance(k, int) or k.isidentifier()))
+
+
+def _must_be(error: ErrorDetails) -> str:
+    template = MUST_BE.get(error["type"]) or MUST_BE.get(error["type"].partition("_")[0], f"valid ({error['msg']})")
+    return template.format(**error.get("ctx", {}))
