@@ -58,7 +58,7 @@ SETTINGS = {
     "ring": (
         "data.std=0.05",
         "network.critic_width=64",
-        "network.waves=16",
+        "network.fourier_features=16",
         "game.penalty=r1",
         "game.penalty_weight=3e-4",
         "training.rate=2e-3",

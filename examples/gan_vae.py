@@ -18,7 +18,8 @@ import jensen
 from jensen.core.seeding import drawing, generator
 from jensen.data.dataset import some
 from jensen.report.gallery import gallery
-from jensen.runs.compare import compare, parts, write_comparison
+from jensen.runs.compare import compare
+from jensen.runs.comparison import parts, write_comparison
 from jensen.training.journal import read_journal
 
 RUNS = Path("runs/gan_vae")

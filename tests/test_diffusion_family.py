@@ -291,21 +291,21 @@ def test_data_that_do_not_suit(settings, space, message):
     [
         ({}, POINTS, {"guidance": 2.0}, {}, "--guidance cannot be used with this run: the model has no conditions"),
         ({"loss.drop": 0.0}, PICTURES, {"guidance": 2.0}, {}, "--guidance cannot be used with this run: loss.drop 0"),
-        ({}, PICTURES, {"sampler": "ancestral"}, {"walking": True}, "draws noise"),
-        ({}, PICTURES, {"eta": 0.5}, {"walking": True}, "draws noise"),
-        ({"loss.drop": 0.0}, PICTURES, {}, {"walking": True}, "--text is required for this run"),
+        ({}, PICTURES, {"sampler": "ancestral"}, {"interpolating": True}, "draws noise"),
+        ({}, PICTURES, {"eta": 0.5}, {"interpolating": True}, "draws noise"),
+        ({"loss.drop": 0.0}, PICTURES, {}, {"interpolating": True}, "--text is required for this run"),
         (UNET | {"loss.drop": 0.0}, TEXTS, {}, {}, "--text is required for this run"),
         ({}, POINTS, {"steps": 0}, {}, "steps must be at least 1, got 0"),
         ({}, POINTS, {"eta": 0.5}, {}, "eta is a setting of sampler 'ddim'"),
-        ({}, PICTURES, {"guidance": 2.0, "eta": 0.0}, {"walking": True, "told": True}, None),
+        ({}, PICTURES, {"guidance": 2.0, "eta": 0.0}, {"interpolating": True, "conditions": True}, None),
         ({"loss.drop": 0.0}, PICTURES, {"steps": 5}, {}, None),
-        ({"loss.drop": 0.0}, PICTURES, {}, {"walking": True, "told": True}, None),
+        ({"loss.drop": 0.0}, PICTURES, {}, {"interpolating": True, "conditions": True}, None),
     ],
 )
 def test_requests_that_do_not_suit(settings, space, changes, request_, message):
     recipe = family(settings)
     model = recipe.model(space)
-    asked = {"walking": False, "told": False, **request_}
+    asked = {"interpolating": False, "conditions": False, **request_}
     if message is None:
         recipe.refuse_request(model, space, changes, **asked)
         return

@@ -13,7 +13,7 @@ from jensen.adversarial import GAME_LOSSES
 from jensen.core.seeding import begin_globally, generator
 from jensen.data.mixtures import Modes, geometric_weights, grid, ring
 from jensen.data.space import Space
-from jensen.nn import Waves
+from jensen.nn import RandomFourierFeatures
 from jensen.recipes.families.gan import GAN, doublings
 from jensen.recipes.recipe import Recipe
 from jensen.recipes.settings import Training
@@ -145,18 +145,18 @@ def test_sizes_are_of_the_kind_of_network():
     assert slopes == [0.1] * 3
 
 
-def test_waves_are_of_each_point_of_a_pack():
+def test_fourier_features_are_of_each_point_of_a_pack():
     """By hand, and the same for every point; they are kept with the critic's weights and no player moves them."""
-    waves = Waves(2, 3, 2.0, packing=2)
+    features = RandomFourierFeatures(2, 3, 2.0, packing=2)
     x = torch.randn(5, 4)
-    found = waves(x)
+    found = features(x)
     for k in (0, 1):
         point = x[:, 2 * k : 2 * k + 2]
-        phase = point @ waves.frequencies
+        phase = point @ features.frequencies
         torch.testing.assert_close(found[:, 8 * k : 8 * k + 8], torch.cat([point, phase.sin(), phase.cos()], 1))
-    spread = Waves(2, 5000, 2.0).frequencies.std().item()
+    spread = RandomFourierFeatures(2, 5000, 2.0).frequencies.std().item()
     assert spread == pytest.approx(2, abs=4 * 2 / math.sqrt(2 * 10_000))
-    family = GAN.model_validate({"network": {"waves": 4}, "game": {"packing": 2}})
+    family = GAN.model_validate({"network": {"fourier_features": 4}, "game": {"packing": 2}})
     critic = family.objective(family.model(PLANE), PLANE).critic
     assert critic(torch.zeros(3, 4)).shape == (3, 1)
     assert "0.frequencies" in critic.state_dict()
@@ -270,7 +270,7 @@ def test_players_have_rates_of_their_own():
         ({}, {"augmentation_share": 0.2}, "game.augmentation_share is not used by this game"),
         ({"kind": "conv"}, {}, "network.kind must be mlp for points, got conv"),
         ({"slope": 0.3}, {}, "network.slope is not used with activation relu"),
-        ({"frequency": 3}, {}, "network.frequency is not used without waves"),
+        ({"frequency": 3}, {}, "network.frequency is not used without Fourier features"),
     ],
 )
 def test_games_that_are_refused(network, game, message):
@@ -284,7 +284,7 @@ def test_games_that_are_refused(network, game, message):
     ("space", "network", "message"),
     [
         (GREY, {"layers": 3}, "network.layers is not used by convolutions, got 3: leave it out"),
-        (GREY, {"waves": 3}, "network.waves is not used for pictures, got 3: leave it at 0"),
+        (GREY, {"fourier_features": 3}, "network.fourier_features is not used for pictures, got 3: leave it at 0"),
         (Space((1, 9, 9)), {}, "needs even sides of at least 8 pixels, got 9 x 9: set it to mlp"),
         (Space((1, 8, 8), b=GREY), {}, "needs data with one side, got two sides: use family translation"),
     ],
@@ -301,6 +301,6 @@ def test_a_rate_of_no_player_is_refused_before_a_folder_is_made(tmp_path):
 
 
 def test_the_recipe_is_kept_whole():
-    made = recipe({"waves": 3}, {"loss": "hinge"})
+    made = recipe({"fourier_features": 3}, {"loss": "hinge"})
     assert Recipe.model_validate(made.tree()) == made
-    assert made.tree()["family"]["network"]["waves"] == 3
+    assert made.tree()["family"]["network"]["fourier_features"] == 3

@@ -349,7 +349,7 @@ def test_the_share_of_units_that_are_never_positive():
 def run(tmp_path_factory):
     """A run of packs of four, trained for a moment; its 50 test data are no whole number of packs."""
     folder = tmp_path_factory.mktemp("runs") / "ring"
-    made = recipe({"waves": 4}, {"packing": 4}, steps=20, previews=1, log_every=5)
+    made = recipe({"fourier_features": 4}, {"packing": 4}, steps=20, previews=1, log_every=5)
     train(made.model_copy(update={"judging": Judging(samples=200, critic_steps=20)}), folder)
     return folder
 

@@ -61,7 +61,7 @@ def test_every_sampler(sampler):
     recipe = score(sampler=sampler, steps=3)
     model = recipe.model(POINTS)
     assert bool(model.sample(2, chunk=2).isfinite().all())
-    recipe.refuse_request(model, POINTS, {"steps": 5}, walking=False, told=False)
+    recipe.refuse_request(model, POINTS, {"steps": 5})
 
 
 def test_a_unet_of_pictures():
@@ -88,8 +88,8 @@ def test_requests():
     model = recipe.model(POINTS)
     for changes, message in (({"steps": 0}, "steps must be at least 1"), ({"eta": 1.0}, "eta is a setting")):
         with pytest.raises(ValueError, match=message):
-            recipe.refuse_request(model, POINTS, changes, walking=False, told=False)
-    recipe.refuse_request(model, POINTS, {"sampler": "ddim", "eta": 1.0}, walking=False, told=False)
+            recipe.refuse_request(model, POINTS, changes)
+    recipe.refuse_request(model, POINTS, {"sampler": "ddim", "eta": 1.0})
 
 
 @pytest.mark.parametrize(("largest", "smallest", "levels", "steps"), [(8.0, 0.05, 12, 30), (20.0, 0.1, 16, 20)])
@@ -152,7 +152,7 @@ def test_what_a_kernel_density_refuses():
         kernel().refuse(Space((2,), rows=1), TRAINING)
     recipe = kernel()
     with pytest.raises(ValueError, match="--steps cannot be used with sampler exact"):
-        recipe.refuse_request(recipe.model(POINTS), POINTS, {"steps": 5}, walking=False, told=False)
+        recipe.refuse_request(recipe.model(POINTS), POINTS, {"steps": 5})
 
 
 def test_points_can_be_fewer_than_the_training_set():

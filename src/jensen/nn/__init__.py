@@ -1,6 +1,6 @@
 """Neural networks."""
 
-from jensen.nn.embeddings import Waves
+from jensen.nn.embeddings import RandomFourierFeatures
 from jensen.nn.mlp import TimeMLP, mlp
 from jensen.nn.pictures import ChannelNorm, PictureCritic, PictureGenerator
 from jensen.nn.reader import Reader
@@ -12,10 +12,10 @@ __all__ = [
     "PatchCritic",
     "PictureCritic",
     "PictureGenerator",
+    "RandomFourierFeatures",
     "Reader",
     "TimeMLP",
     "Translator",
     "UNet",
-    "Waves",
     "mlp",
 ]

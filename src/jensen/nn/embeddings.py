@@ -71,29 +71,29 @@ class TextEmbedding(nn.Module):
         return self.character(text.long()) + self.place
 
 
-class Waves(nn.Module):
+class RandomFourierFeatures(nn.Module):
     r"""Points of a pack, each with $\sin(w_k \cdot x), \cos(w_k \cdot x)$, $w_k \sim N(0, s^2 I)$ fixed.
 
     Layers on raw coordinates learn slow variation first, and modes far narrower than the gaps between them late.
 
     Args:
         dims: coordinates of a point.
-        waves: their number.
-        frequency: s, radians a unit of length.
-        packing: points of a pack: (B, packing dims) -> (B, packing (dims + 2 waves)).
+        features: number of frequencies w_k.
+        frequency: s, in radians per unit of length.
+        packing: points of a pack: (B, packing dims) -> (B, packing (dims + 2 features)).
 
     Source: Tancik et al. (2020), section 4.
 
-    >>> Waves(2, 8, 2.0, packing=3)(torch.zeros(5, 6)).shape
+    >>> RandomFourierFeatures(2, 8, 2.0, packing=3)(torch.zeros(5, 6)).shape
     torch.Size([5, 54])
     """
 
     frequencies: Tensor
 
-    def __init__(self, dims: int, waves: int, frequency: float, packing: int = 1):
+    def __init__(self, dims: int, features: int, frequency: float, packing: int = 1):
         super().__init__()
         self.packing = packing
-        self.register_buffer("frequencies", frequency * torch.randn(dims, waves))
+        self.register_buffer("frequencies", frequency * torch.randn(dims, features))
 
     def forward(self, x: Float[Tensor, "b d"]) -> Float[Tensor, "b e"]:
         points = x.reshape(len(x), self.packing, -1)

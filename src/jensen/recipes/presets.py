@@ -90,7 +90,7 @@ playing = partial(
 pictures = partial(playing, steps=6000, batch_size=64, average=0.999, rate=2e-3, betas=(0.0, 0.99))
 on_grid = partial(playing, steps=10_000, batch_size=128, rate=2e-3, betas=(0.0, 0.999))
 players = partial(GANNetwork, latents=2, width=128, layers=3, critic_width=128, critic_layers=3)
-WAVES = players(critic_width=64, waves=16)
+FOURIER = players(critic_width=64, fourier_features=16)
 drawers = partial(GANNetwork, latents=32, width=32, critic_width=256, critic_layers=2)
 CRITIC = Judging(critic_steps=500)
 r1 = partial(Game, penalty="r1")
@@ -217,8 +217,8 @@ RECIPES = (
     ),
     # adversarial -----------------------------------------------------------------------
     preset("ring-gan", Ring(), GAN(network=players()), playing(steps=5000, batch_size=256, betas=(0.5, 0.999))),
-    preset("grid-gan", GRID, GAN(network=WAVES, game=r1(penalty_weight=0.1)), on_grid()),
-    preset("grid-pacgan", GRID, GAN(network=WAVES, game=r1(penalty_weight=0.1, packing=2)), on_grid()),
+    preset("grid-gan", GRID, GAN(network=FOURIER, game=r1(penalty_weight=0.1)), on_grid()),
+    preset("grid-pacgan", GRID, GAN(network=FOURIER, game=r1(penalty_weight=0.1, packing=2)), on_grid()),
     preset("digits-gan", GREY, GAN(network=drawers(), game=r1(penalty_weight=0.3)), pictures(), CRITIC),
     preset("digits-exponential-gan", GREY, GAN(network=drawers(), game=r1(loss="exponential")), pictures(), CRITIC),
     preset(

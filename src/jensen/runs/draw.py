@@ -165,9 +165,9 @@ def drawing(
     """
     space, family, name = recipe.space, recipe.family, recipe.name
     assert space is not None
-    told = family.conditional(space)
+    conditional = family.conditional(space)
     for option, asked in (
-        ("--text", bool(request.texts) and not told),
+        ("--text", bool(request.texts) and not conditional),
         ("--interpolate", request.between is not None and not hasattr(model, "interpolate")),
         *((f"--{key}", key not in family.changes) for key in request.changes),
     ):
@@ -178,15 +178,15 @@ def drawing(
     if not isinstance(model, Sampleable):
         raise ValueError(f"samples cannot be drawn from a run of {name}")
     cond = space.cond.encode(request.texts) if request.texts and space.cond is not None else None
-    walking = request.between is not None
-    family.refuse_request(model, space, request.changes, walking=walking, told=cond is not None)
-    idle = told and not request.texts and request.changes.get("guidance", 1) != 1 and space.cond.width > 1  # type: ignore[union-attr]
+    interpolating = request.between is not None
+    family.refuse_request(model, space, request.changes, interpolating=interpolating, conditions=cond is not None)
+    idle = conditional and not request.texts and request.changes.get("guidance", 1) != 1 and space.cond.width > 1  # type: ignore[union-attr]
     notes = ("--guidance has no effect without --text: there is no condition",) * idle
     if request.between is not None:
-        changes = {**family.walk, **request.changes}
+        changes = {**family.interpolation, **request.changes}
         return _between(model, request, request.between, cond, changes, notes)
     n = len(request.texts) or request.n or (16 if space.pictures else 1000)
-    if cond is None and told and space.cond is not None and space.cond.width == 1:
+    if cond is None and conditional and space.cond is not None and space.cond.width == 1:
         cond = (torch.arange(n) % space.cond.size)[:, None]  # classes in turn
     draw = drawer(model, space, request.seed)
     texts = list(request.texts)

@@ -31,7 +31,7 @@ class Family(Kind, ABC):
     """Settings of `Judging`, in addition to the common ones, that judges use for runs of this family."""
     changes: ClassVar[tuple[str, ...]] = ()
     """Keyword arguments of `model.sample` that `jensen sample` may change, such as "steps"."""
-    walk: ClassVar[Mapping[str, Any]] = {}
+    interpolation: ClassVar[Mapping[str, Any]] = {}
     """Default changes to the sampling settings for `model.interpolate`."""
 
     def refuse(self, space: Space, training: Training) -> None:
@@ -73,7 +73,13 @@ class Family(Kind, ABC):
         return False
 
     def refuse_request(
-        self, model: Any, space: Space, changes: Mapping[str, Any], *, walking: bool, told: bool
+        self,
+        model: Any,
+        space: Space,
+        changes: Mapping[str, Any],
+        *,
+        conditions: bool = False,
+        interpolating: bool = False,
     ) -> None:
         """Raise a ValueError if the model cannot carry out this request for samples.
 
@@ -81,8 +87,8 @@ class Family(Kind, ABC):
             model: the model that is sampled.
             space: of the model's data.
             changes: changed sampling settings, all of them in `self.changes`.
-            walking: whether interpolations are requested.
-            told: whether the request gives conditions.
+            conditions: whether the request gives conditions.
+            interpolating: whether interpolations are requested.
         """
 
 

@@ -145,7 +145,7 @@ class Diffusion(Family):
     kind = "diffusion"
     judged = frozenset({"steps", "scales", "bound_steps", "ode_rows", "first"})
     changes = ("sampler", "steps", "guidance", "eta")
-    walk: ClassVar[Mapping[str, Any]] = {"sampler": "ddim"}
+    interpolation: ClassVar[Mapping[str, Any]] = {"sampler": "ddim"}
 
     network: DiffusionNetwork = DiffusionNetwork()
     loss: DiffusionLoss = DiffusionLoss()
@@ -191,17 +191,23 @@ class Diffusion(Family):
         return "" if self.loss.drop > 0 else "loss.drop 0 trains no example without its condition"
 
     def refuse_request(
-        self, model: DiffusionModel, space: Space, changes: Mapping[str, Any], *, walking: bool, told: bool
+        self,
+        model: DiffusionModel,
+        space: Space,
+        changes: Mapping[str, Any],
+        *,
+        conditions: bool = False,
+        interpolating: bool = False,
     ) -> None:
-        changes = {**(self.walk if walking else {}), **changes}
+        changes = {**(self.interpolation if interpolating else {}), **changes}
         model.sampling.changed(**changes)  # refuses what is out of range
         if changes.get("guidance", 1) != 1 and (why := self._unguided(space)):
             raise ValueError(f"--guidance cannot be used with this run: {why}")
         cond = self.condition(space)
-        in_turn = isinstance(cond, Classes) and not walking  # classes are drawn in turn where none is given
-        if cond is not None and self.loss.drop == 0 and not told and not in_turn:
+        in_turn = isinstance(cond, Classes) and not interpolating  # classes are drawn in turn where none is given
+        if cond is not None and self.loss.drop == 0 and not conditions and not in_turn:
             raise ValueError("--text is required for this run: loss.drop 0 trains no example without its condition")
-        if walking:
+        if interpolating:
             model.deterministic(**changes)  # refuses a sampler that draws noise
 
     # model and game -----------------------------------------------------------------------

@@ -26,7 +26,7 @@ from jensen.core.types import Phase
 from jensen.data.dataset import Data
 from jensen.data.space import Space
 from jensen.models import gan as models
-from jensen.nn import PictureCritic, PictureGenerator, Waves, mlp
+from jensen.nn import PictureCritic, PictureGenerator, RandomFourierFeatures, mlp
 from jensen.objectives.adversarial import SIMULTANEOUS, Adversarial, Penalty, alternating
 from jensen.recipes.families.base import Family
 from jensen.recipes.settings import NonNegative, Positive, Share, Training
@@ -61,10 +61,10 @@ class Network(Settings):
     """activation of fully connected networks (mlp)"""
     slope: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """slope of leaky-relu below 0"""
-    waves: Annotated[int, Field(ge=0)] = 0
-    """number of random Fourier features of a point that are added to the critic's input"""
+    fourier_features: Annotated[int, Field(ge=0)] = 0
+    """number of random frequencies w whose sin(w x) and cos(w x) are added to the critic's input; 0: none"""
     frequency: Annotated[float, Field(gt=0)] = 2.0
-    """standard deviation of the frequencies of these Fourier features, in radians per unit of length"""
+    """standard deviation of the frequencies of the Fourier features, in radians per unit of length"""
     spectral: bool = False
     """divide each of the critic's weights by its largest singular value"""
 
@@ -91,9 +91,9 @@ class Network(Settings):
         if self.activation == "relu":
             idle("with activation relu", "slope")
         if space.pictures:
-            idle("for pictures", "waves")
-        if not self.waves:
-            idle("without waves", "frequency")
+            idle("for pictures", "fourier_features")
+        if not self.fourier_features:
+            idle("without Fourier features", "frequency")
 
     def generator(self, space: Space) -> nn.Module:
         latents, width = self.size("latents", space), self.size("width", space)
@@ -109,8 +109,9 @@ class Network(Settings):
         if self.kind_for(space) == "conv":
             critic = PictureCritic((space.shape[0] * packing, *space.shape[1:]), width=width, layers=layers)
         else:
-            seen = Waves(space.dims, self.waves, self.frequency, packing) if self.waves else nn.Flatten()
-            critic = nn.Sequential(seen, *self._stack(packing * (space.dims + 2 * self.waves), width, layers, 1))
+            n = self.fourier_features
+            seen = RandomFourierFeatures(space.dims, n, self.frequency, packing) if n else nn.Flatten()
+            critic = nn.Sequential(seen, *self._stack(packing * (space.dims + 2 * n), width, layers, 1))
         return spectral_norm(critic) if self.spectral else critic
 
     def _stack(self, inputs: int, width: int, layers: int, outputs: int) -> nn.Sequential:

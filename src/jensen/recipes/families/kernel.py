@@ -60,9 +60,7 @@ class Kernel(Family):
         if space.rows == 1:
             raise ValueError("a kernel density needs at least two training examples, got 1")
 
-    def refuse_request(
-        self, model: KernelDensityModel, space: Space, changes: Mapping[str, Any], *, walking: bool, told: bool
-    ) -> None:
+    def refuse_request(self, model: KernelDensityModel, space: Space, changes: Mapping[str, Any], **_: Any) -> None:
         found = model.sampling.changed(**changes)  # refuses what is out of range
         if found.sampler == "exact" and "steps" in changes:
             raise ValueError("--steps cannot be used with sampler exact: give --sampler langevin, mala or ascent")

@@ -77,9 +77,7 @@ class Score(Family):
     def refuse(self, space: Space, training: Training) -> None:
         self.network.refuse(space, None)
 
-    def refuse_request(
-        self, model: ScoreModel, space: Space, changes: Mapping[str, Any], *, walking: bool, told: bool
-    ) -> None:
+    def refuse_request(self, model: ScoreModel, space: Space, changes: Mapping[str, Any], **_: Any) -> None:
         model.sampling.changed(**changes)  # refuses what is out of range
 
     def model(self, space: Space) -> ScoreModel:

@@ -292,10 +292,8 @@ class VAE(Family):
             "multiplier/multiplier": "weight of the KL"
         }
 
-    def refuse_request(
-        self, model: nn.Module, space: Space, changes: Mapping[str, Any], *, walking: bool, told: bool
-    ) -> None:
-        if walking and self.network.one_hot:
+    def refuse_request(self, model: Any, space: Space, changes: Any, *, interpolating: bool = False, **_: Any) -> None:
+        if interpolating and self.network.one_hot:
             raise ValueError(
                 "--interpolate cannot be used with categorical latents: two classes have no points between them"
             )
