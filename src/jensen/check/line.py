@@ -48,6 +48,13 @@ def log_prob_of(density: Density) -> Callable[[Tensor], Tensor]:
     return lambda x: function(x).reshape(len(x))
 
 
+def mixture(weights: Any, means: Any, deviations: Any) -> Callable[[Tensor], Tensor]:
+    """The log density of a mixture of Gaussians on the line, (B, 1) -> (B,)."""
+    weight, mean, deviation = (torch.as_tensor(v, dtype=F64) for v in (weights, means, deviations))
+    parts = Normal(mean, deviation, validate_args=False)
+    return lambda x: (parts.log_prob(x) + weight.log()).logsumexp(1)
+
+
 @dataclass(frozen=True)
 class Line:
     """A density on the line by the trapezoidal rule, which is exact to rounding for a smooth one that falls to 0.
