@@ -182,7 +182,7 @@ class Blind(nn.Module):
 def test_a_critic_says_something_of_each_example(say, got, player):
     objective = game()
     objective.critic = Blind(say)
-    with pytest.raises(ValueError, match="a critic must give each of 4 examples its logits, " + got):
+    with pytest.raises(ValueError, match="a critic must give logits for each of 4 examples, " + got):
         objective((player,), {"x": torch.zeros(4, 2)}, 0)
 
 

@@ -189,5 +189,5 @@ def test_with_drop_1_every_row_is_trained_without_its_condition(objective):
     assert net.label.weight.grad.abs().sum(1).gt(0).tolist() == [False, False, False, True]
     plain = Diffusion(NetworkDenoiser(TimeMLP((2,), width=8), CosineSchedule()), (2,))
     objective(plain, drop=1.0)(("model",), {"x": x, "cond": cond}, 0)
-    with pytest.raises(ValueError, match="drop needs a denoiser with a null condition"):
+    with pytest.raises(ValueError, match="drop must be 0 or 1 for a denoiser without a null condition"):
         objective(plain, drop=0.9)

@@ -529,7 +529,7 @@ def test_what_makes_no_sense_is_refused():
     for player in ("critics", "translators"):
         objective = unpaired()
         objective.critic_b = nn.Sequential(nn.Flatten(0), nn.Linear(80, 1)).to(A)  # one logit for a batch of five
-        with pytest.raises(ValueError, match=r"each of 5 examples its logits, got shape \(1,\)"):
+        with pytest.raises(ValueError, match=r"logits for each of 5 examples, got shape \(1,\)"):
             objective((player,), {"a": A, "b": B}, 0)
     with pytest.raises(ValueError, match=r"a penalty must give one value per example, \(5,\), got \(5, 1\)"):
         unpaired(penalty=lambda critic, real, fake: critic(real)[:, None])(("critics",), {"a": A, "b": B}, 0)

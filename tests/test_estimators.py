@@ -587,11 +587,11 @@ def graph_with(name, q, **options):
         ),
         (
             lambda: graph_with("z", BIT).sample("y", BIT, given=["x"]),
-            "node 'y' is given 'x', which is not one of ['z']",
+            "node 'y' must depend on earlier nodes, ['z'], got 'x'",
         ),
         (
             lambda: graph_with("z", BIT).cost(torch.zeros(2), given=["x"]),
-            "a cost is given 'x', which is not one of ['z']",
+            "a cost must depend on earlier nodes, ['z'], got 'x'",
         ),
         (
             lambda: graph_with("z", BIT).cost(torch.zeros(())),

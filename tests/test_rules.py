@@ -240,7 +240,7 @@ def test_consensus_with_a_penalty_is_a_numerical_derivative(penalty):
 
 @pytest.mark.parametrize("rule", [extragradient, optimistic, consensus(0.1)])
 def test_rules_of_the_whole_game_refuse_a_part_of_it(rule):
-    with pytest.raises(ValueError, match="moves all players at once"):
+    with pytest.raises(ValueError, match="must update all players"):
         train_step(state_of(quiet(alternating())), batches(), update=rule)
 
 

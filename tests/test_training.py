@@ -185,7 +185,7 @@ def test_the_bilinear_game_spirals_out_or_in_as_theory_says():
 
 @pytest.mark.parametrize("rule", [extragradient, optimistic, consensus(0.1)])
 def test_whole_game_rules_refuse_alternating_phases(rule):
-    with pytest.raises(ValueError, match="moves all players at once"):
+    with pytest.raises(ValueError, match="must update all players"):
         train_step(made("gan-alternating"), ring_stream()(0), update=rule)
 
 

@@ -21,14 +21,14 @@ class Objective(nn.Module, ABC):
 
     Attributes:
         model: the product.
-        phases: which players are updated when, within one step.
+        phases: the order in which players are updated within one step.
     """
 
     model: nn.Module
     phases: tuple[Phase, ...] = (Phase(("model",)),)
 
     def players(self) -> Mapping[str, Iterable[nn.Parameter]]:
-        """Each player's parameters; together a partition of those that require a gradient."""
+        """Each player's parameters; together a partition of all parameters that require a gradient."""
         return {"model": [p for p in self.parameters() if p.requires_grad]}
 
     @abstractmethod
@@ -44,7 +44,7 @@ def partition(objective: Objective) -> dict[str, list[nn.Parameter]]:
 
     Raises:
         ValueError: if a player has no parameters or the same one twice; if two players share a parameter; if a
-            trainable parameter has no player, or a player a frozen one; if a phase names an unknown player.
+            trainable parameter has no player, or a player has a frozen one; if a phase names an unknown player.
     """
     names = {p: name for name, p in objective.named_parameters()}
     players = {player: list(parameters) for player, parameters in objective.players().items()}
@@ -73,7 +73,7 @@ Net = TypeVar("Net", bound=nn.Module)
 
 
 def copied(module: Net) -> Net:
-    """A deep copy that also works for weights which older hooks (`nn.utils.weight_norm`, ...) compute with a graph.
+    """A deep copy that also works if hooks (`nn.utils.weight_norm`, ...) have replaced weights by non-leaf tensors.
 
     >>> net = nn.utils.spectral_norm(nn.Linear(2, 1))
     >>> _ = net(net.weight)

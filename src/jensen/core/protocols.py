@@ -26,10 +26,10 @@ class Bounded(Protocol):
 
 @runtime_checkable
 class Coding(Protocol):
-    """Gives data codes, continuous or one-hot, and data back from codes."""
+    """Encodes data into codes, continuous or one-hot, and decodes them."""
 
     def codes(self, x: Tensor) -> Tensor:
-        """The code of each row, (B, *event of the code): of a distribution, its mean."""
+        """The code of each row, (B, *event of the code); its mean if codes are random."""
         ...
 
     def from_codes(self, z: Tensor) -> Tensor:
@@ -37,5 +37,5 @@ class Coding(Protocol):
         ...
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """What is left of each row when it has been encoded and decoded, (B, *event)."""
+        """Each row after encoding and decoding, (B, *event)."""
         ...

@@ -28,7 +28,7 @@ def integrate_line(
         tolerance: absolute, per panel; halving stops after 60 levels or at 20,000 open panels in any case.
 
     Returns:
-        Integrals and the sums of the last differences, (k,) each; nan where f is not finite.
+        Integrals and their error estimates (the sums of the last differences), (k,) each; nan where f is not finite.
 
     >>> value, error = integrate_line(lambda x: torch.exp(-x.abs())[:, None], torch.tensor([-1.0, 1.0]))
     >>> round(value.item(), 9), error.item() < 1e-9

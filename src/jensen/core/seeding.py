@@ -90,7 +90,7 @@ def begin(rng: torch.Generator, seed: int) -> torch.Generator:
     return rng
 
 
-_TWISTER = slice(24, 24 + 624 * 8)  # bytes of the state that hold its 624 words, after the seed, two counts and a place
+_TWISTER = slice(24, 24 + 624 * 8)  # bytes of the state that hold its 624 words, after the seed, 2 counts and an index
 
 
 def begin_globally(seed: int) -> None:
@@ -128,8 +128,8 @@ def derived(seed: int, *keys: object) -> int:
 def generators(seed: int, keys: Sequence[object]) -> list[torch.Generator]:
     """One generator per key, each a function of (seed, key, number of earlier occurrences of the key) alone.
 
-    So the picture drawn for a text does not depend on the other texts or on their order. Each generator is seeded with
-    32 bits of a hash: among n keys about n^2 / 2^33 pairs share their draws.
+    So, for example, the picture drawn for a text does not depend on the other texts or their order. Each generator is
+    seeded with 32 bits of a hash: among n keys about n^2 / 2^33 pairs share their draws.
 
     Raises:
         ValueError: unless the seed is from 0 to 2^64 - 1.
@@ -160,7 +160,7 @@ _IN_PLACE = {
         torch.nn.init.uniform_,
         torch.nn.init.normal_,
         torch.nn.init.kaiming_uniform_,
-    ),  # modes do not see inside
+    ),  # function modes do not see the calls inside
 }
 
 

@@ -17,7 +17,7 @@ class IdleSetting(ValueError):
 
     Attributes:
         key: key of the setting, relative to its node.
-        default: what it must be.
+        default: the value it must have.
     """
 
     def __init__(self, key: str, because: str, value: Any, default: Any):
@@ -40,9 +40,9 @@ class Settings(BaseModel):
         """Raise an IdleSetting for the first of these settings that is not at its default, since nothing uses it here.
 
         Args:
-            because: the end of "... is not used": "without a penalty".
-            names: of settings.
-            prefix: of their keys, such as "game.".
+            because: the end of the message "... is not used", for example "without a penalty".
+            names: names of the settings.
+            prefix: prefix of their keys, such as "game.".
         """
         for name in names:
             value, default = getattr(self, name), type(self).model_fields[name].default
@@ -53,7 +53,7 @@ class Settings(BaseModel):
 class Kind(Settings):
     """A node whose class is chosen by the name of its kind, such as a data source or a model family.
 
-    A direct subclass is a family of kinds and keeps a register of its own; each concrete class below it is one kind,
+    A direct subclass is a family of kinds with its own registry; each concrete class below it is one kind,
     named by its class attribute `kind`, or after its class: `class TwoMoons` is "two-moons". A class that a user
     defines is therefore registered when its module is imported, and configurations can name it like jensen's own.
 
@@ -96,7 +96,7 @@ class Kind(Settings):
         if name not in cls.kinds:
             raise ValueError(
                 f"{cls.what} must be one of {', '.join(cls.kinds)}, got {name!r}{nearest(str(name), cls.kinds)}; "
-                "one of your own is given by --use FILE.py, or jensen.open(path, use=[...])"
+                "load your own with --use FILE.py, or jensen.open(path, use=[...])"
             )
         found = cls.kinds[name].model_validate({key: v for key, v in value.items() if key != "kind"})
         assert isinstance(found, cls)

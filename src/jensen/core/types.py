@@ -53,7 +53,7 @@ class Phase:
     `(Phase(("d",)), Phase(("g",)))` alternating, `(Phase(("d",), repeats=5), Phase(("g",)))` is 5:1.
 
     Attributes:
-        players: their names; one forward pass gives the losses of all.
+        players: names of the players; one forward pass gives all their losses.
         repeats: at least 1.
         fresh: draw a new batch for each repetition; False reuses the step's batch.
     """
@@ -64,7 +64,7 @@ class Phase:
 
     def __post_init__(self) -> None:
         if not self.players or len(set(self.players)) != len(self.players):
-            raise ValueError(f"a phase needs at least one player, each once, got {self.players}")
+            raise ValueError(f"a phase must name at least one player, and none twice, got {self.players}")
         if self.repeats < 1:
             raise ValueError(f"repeats must be at least 1, got {self.repeats}")
 

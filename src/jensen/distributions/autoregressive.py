@@ -20,11 +20,11 @@ class AutoregressiveBits(nn.Module):
 
     Args:
         dims: number of bits, at least 2.
-        hidden: length of a, at least 1; the network's output is (..., hidden + dims).
+        hidden: number of hidden units, the length of a, at least 1; the network's output is (..., hidden + dims).
         window: number of previous bits each bit depends on, in [0, dims - 1]; None for all.
 
     Raises:
-        ValueError: for a setting out of range; when called, if the output has another length.
+        ValueError: for a setting out of range; when called, if the last axis of the output has another length.
 
     Source: Larochelle & Murray (2011), equations 3 and 4, made conditional; Chen et al. (2017), section 3, for windows.
 
@@ -53,11 +53,11 @@ class AutoregressiveBits(nn.Module):
 
 
 class AutoregressiveBernoulli(Distribution):
-    """The distribution that `AutoregressiveBits` returns, with event (D,); its mean has no closed form.
+    """The distribution that `AutoregressiveBits` returns, with event shape (D,); its mean has no closed form.
 
     Args:
-        a: (..., H).
-        b: (..., D).
+        a: hidden biases, (..., H).
+        b: output biases, (..., D).
         read, write: W and V, (D, H).
         window: number of previous bits each bit depends on.
     """
@@ -75,7 +75,7 @@ class AutoregressiveBernoulli(Distribution):
 
     def logits(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*c d"]:
         """The logit of every bit given the previous bits of x."""
-        seen = torch.cumsum(x[..., None] * self.read, -2)  # (..., D, H), of bits up to d
+        seen = torch.cumsum(x[..., None] * self.read, -2)  # (..., D, H), summed over bits up to d
         before = nn.functional.pad(seen, (0, 0, self.window + 1, 0))
         now, gone = before[..., self.window : -1, :], before[..., : -self.window - 1, :]
         return self.b + (torch.tanh(self.a[..., None, :] + now - gone) * self.write).sum(-1)

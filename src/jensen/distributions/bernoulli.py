@@ -30,12 +30,12 @@ class Bernoulli(distributions.Bernoulli):
         return F.logsigmoid(torch.where(value == 1, self.logits, -self.logits))
 
     def entropy(self) -> Tensor:
-        """In nats, elementwise."""
+        """Entropy in nats, elementwise."""
         return -_expect(self, F.logsigmoid(self.logits), F.logsigmoid(-self.logits))
 
 
 def _expect(p: Bernoulli, one: Tensor, zero: Tensor) -> Tensor:
-    """The mean of a function of the bit; an outcome of probability 0 contributes 0 even where it is infinite."""
+    """The mean of a function of the bit; an outcome of probability 0 contributes 0 even if its value is infinite."""
     up, down = torch.sigmoid(p.logits), torch.sigmoid(-p.logits)
     return torch.where(up > 0, up * one, 0.0) + torch.where(down > 0, down * zero, 0.0)
 

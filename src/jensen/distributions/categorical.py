@@ -34,7 +34,7 @@ class Categorical(distributions.Categorical):
         return log_prob
 
     def _expect(self, f: Tensor) -> Tensor:
-        """The mean of f, given its value for every class."""
+        """$E[f]$ from the value of f at every class."""
         return (self.probs * f).sum(-1)
 
     @property

@@ -25,13 +25,13 @@ from jensen.distributions.one_hot import StraightThroughOneHot
 
 
 class Conditional(nn.Module):
-    r"""$q(\cdot | c)$ = family(net(c)): an encoder, a decoder or a learned prior; with an embedding, a table of q's.
+    r"""$q(\cdot | c)$ = family(net(c)): an encoder, a decoder, a learned prior or (an embedding) a table.
 
     Args:
         net: any module, from (..., B, *c) to (..., B, *parameters).
-        family: maps its output to a distribution of batch (..., B); a module (with a learned noise level) is a
-            submodule.
-        input_dims: number of axes of one c. If given, all axes before them are flattened into one batch axis, for
+        family: maps the network's output to a distribution of batch shape (..., B). If it is a module (one with a
+            learned noise level), it is registered as a submodule.
+        input_dims: number of axes of one input c. If given, all axes before them are flattened into one batch axis, for
             networks that need exactly one, such as convolutions; None passes the input as it is.
 
     Integer and boolean inputs are converted to the network's dtype if it begins with a linear layer or a convolution.
@@ -66,7 +66,7 @@ class Conditional(nn.Module):
 
 
 def _taken(net: nn.Module, c: Tensor) -> Tensor:
-    """The input in the network's dtype where that is half precision, or where the first layer needs numbers."""
+    """The input, converted to the network's dtype if that is half precision or the first layer has weights."""
     first = net
     while isinstance(first, nn.Sequential) and len(first):
         first = next((m for m in first if not isinstance(m, nn.Flatten | nn.Unflatten | nn.Identity)), nn.Identity())
@@ -81,8 +81,8 @@ def soft_clamp(x: Float[Tensor, "..."], low: float, high: float) -> Float[Tensor
     r"""A smooth, strictly increasing map of the real line onto (low, high), close to the identity in the interior.
 
     $\mathrm{low} + \mathrm{softplus}(x - \mathrm{low}) - \mathrm{softplus}(x - \mathrm{high})$, with derivative
-    $\mathrm{sigmoid}(x - \mathrm{low}) - \mathrm{sigmoid}(x - \mathrm{high})$. Inputs are clamped 30 beyond either end,
-    where the derivative is below 1e-13.
+    $\mathrm{sigmoid}(x - \mathrm{low}) - \mathrm{sigmoid}(x - \mathrm{high})$. Inputs are clamped to
+    [low - 30, high + 30], outside which the derivative is below 1e-13.
 
     Source: the two one-sided bounds of Chua et al. (2018), appendix A.1, combined.
 
@@ -97,7 +97,7 @@ def _split(out: Tensor, event_dims: int) -> tuple[Tensor, Tensor]:
     """The two halves along the first event axis."""
     if out.ndim < event_dims or out.shape[-event_dims] % 2:
         raise ValueError(
-            f"outputs must be even in number on axis {-event_dims}, means and scales, got shape {tuple(out.shape)}"
+            f"axis {-event_dims} of the output must be even (means and scales), got shape {tuple(out.shape)}"
         )
     mean, raw = out.chunk(2, dim=-event_dims)
     return mean, raw
@@ -197,7 +197,7 @@ class BernoulliLogits:
 
 @dataclass(frozen=True)
 class BinaryLogits:
-    """Independent numbers -1 or 1; the output is the logits of 1. Anything else is refused.
+    """Independent variables with values -1 and 1; the output is the logits of 1. Raises for other data.
 
     >>> BinaryLogits()(torch.zeros(2, 3)).log_prob(torch.ones(2, 3)).exp()
     tensor([0.1250, 0.1250])
@@ -218,13 +218,13 @@ class OneHotLogits:
 
     Args:
         groups: number of variables, at least 1.
-        classes: of each variable, at least 2.
+        classes: number of classes of each variable, at least 2.
         temperature: if given, draws carry the straight-through gradient of the relaxation at this temperature
             (`StraightThroughOneHot`), which is biased; values, log-probability and KL remain exact.
 
     Raises:
-        ValueError: for fewer groups or classes, or a temperature that is not positive; when called, for another number
-            of logits.
+        ValueError: for fewer groups or classes, or a temperature that is not positive; when called, if the number of
+            logits is wrong.
 
     >>> OneHotLogits(3, 4)(torch.zeros(2, 12)).event_shape
     torch.Size([3, 4])
@@ -238,7 +238,7 @@ class OneHotLogits:
         if self.temperature is not None:
             check_temperature(self.temperature)
         if self.groups < 1 or self.classes < 2:
-            raise ValueError(f"there must be at least 1 group of 2 classes, got {self.groups} of {self.classes}")
+            raise ValueError(f"groups must be at least 1 and classes at least 2, got {self.groups} and {self.classes}")
 
     def __call__(self, logits: Float[Tensor, "..."]) -> Distribution:
         if logits.shape[-1] != self.groups * self.classes:
@@ -255,7 +255,7 @@ class OneHotLogits:
 class CategoricalLogits:
     """Independent categorical variables as integers: logits (..., *event, classes) to events of `event_dims` axes.
 
-    Draws are integers, and the mean is that of the integers. Raises for data that are not integers in range.
+    Draws are integers, and the mean is the mean of the integers. Raises for data that are not integers in range.
 
     >>> CategoricalLogits()(torch.zeros(2, 5, 4)).log_prob(torch.zeros(2, 5)).exp()
     tensor([0.0010, 0.0010])

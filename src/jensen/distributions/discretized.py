@@ -25,7 +25,7 @@ def check_levels(levels: int) -> None:
 
 
 class _OnLevels(constraints.Constraint):
-    """One of the levels, to within a hundredth of their spacing."""
+    """Constraint: within a hundredth of the spacing of one of the levels."""
 
     is_discrete = True
     event_dim = 0
@@ -41,8 +41,8 @@ class _OnLevels(constraints.Constraint):
 class Discretized(Distribution, ABC):
     r"""A location-scale distribution rounded to the levels $x_i = -1 + 2i / (L - 1)$ of [-1, 1].
 
-    $P(x_i) = F(x_i + 1/(L-1)) - F(x_i - 1/(L-1))$; the first and the last cell include the tails, so that the L
-    probabilities sum to 1. Probabilities are never compared with densities.
+    $P(x_i) = F(x_i + 1/(L-1)) - F(x_i - 1/(L-1))$ with F the continuous CDF; the first and the last cell include the
+    tails, so that the L probabilities sum to 1. They are probabilities, not comparable with densities.
 
     Args:
         loc: location.
@@ -151,13 +151,13 @@ class Discretized(Distribution, ABC):
         return self._expect((self.enumerate_support(expand=False) - self.mean) ** 2)
 
     def entropy(self) -> Tensor:
-        """In nats, by enumeration."""
+        """Entropy in nats, by enumeration."""
         log_p = self.log_prob(self.enumerate_support())
         return -torch.where(log_p.exp() > 0, log_p.exp() * log_p, 0.0).sum(0)
 
 
 class DiscretizedLogistic(Discretized):
-    r"""Discretized logistic distribution: $\log P(a, b) = \log\sigma(b) + \log\sigma(-a) + \log(1 - e^{a - b})$.
+    r"""Discretized logistic: $\log P = \log\sigma(b) + \log\sigma(-a) + \log(1 - e^{a - b})$ for a cell (a, b).
 
     >>> q = DiscretizedLogistic(0.0, 0.1)
     >>> float(q.log_prob(q.enumerate_support()).logsumexp(0).abs()) < 1e-6
@@ -180,8 +180,8 @@ class DiscretizedGaussian(Discretized):
 
     For a cell (a, b), reflected so that its midpoint m is at least 0,
     $\log P = \log\Phi(-a) + \log(1 - e^{\log\Phi(-b) - \log\Phi(-a)})$, where for a > 0 the exponent is $-m\delta$ plus
-    the logarithm of a ratio of `erfcx`. For cells so narrow that this cancels, it is
-    $\log\phi(m) + \log\delta + \log(1 + (m^2 - 1)\,\delta^2 / 24)$ with the width $\delta$.
+    the logarithm of a ratio of `erfcx`. For cells so narrow that this loses digits,
+    $\log P = \log\phi(m) + \log\delta + \log(1 + (m^2 - 1)\,\delta^2 / 24)$; $\delta = b - a$ is the width.
 
     >>> DiscretizedGaussian(0.0, 1.0).log_prob(torch.tensor(1.0)).exp()
     tensor(0.1596)
@@ -219,10 +219,11 @@ def _log_difference(near: Tensor, far: Tensor, width: Tensor) -> Tensor:
 class Binary(Distribution):
     r"""Two levels: x = 1 with probability $\sigma(l)$, x = -1 otherwise, so that $\log P(x) = \log\sigma(x l)$.
 
-    The Bernoulli of data scaled to [-1, 1], as `Discretized` is for more levels; its mean is $\tanh(l / 2)$. A mass.
+    The Bernoulli distribution of data scaled to [-1, 1]; for more levels see `Discretized`. `log_prob` is a log mass,
+    the mean is $\tanh(l / 2)$.
 
     Args:
-        logits: l.
+        logits: l, the log-odds of 1.
 
     Raises:
         ValueError: from `log_prob`, for values other than -1 and 1.
@@ -255,11 +256,11 @@ class Binary(Distribution):
 
     @property
     def variance(self) -> Tensor:
-        """One minus the square of the mean."""
+        """Variance: one minus the square of the mean."""
         return 4 * torch.sigmoid(self.logits) * torch.sigmoid(-self.logits)
 
     def entropy(self) -> Tensor:
-        """In nats, elementwise."""
+        """Entropy in nats, elementwise."""
         return F.softplus(self.logits) - self.logits * torch.sigmoid(self.logits)
 
     def sample(self, sample_shape: _size = ()) -> Tensor:

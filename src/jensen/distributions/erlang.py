@@ -15,14 +15,14 @@ from jensen.distributions.checks import check, check_positive, parameters
 from jensen.distributions.special import excess, log_less_digamma, log_ratio, stirling
 
 MANY = 100
-"""The largest number of exponentials that one draw may cost."""
+"""The largest number of exponentials summed for one draw."""
 
 
 class Erlang(Gamma):
     r"""Gamma with an integer shape k: $x = (E_1 + \dots + E_k) / \mathrm{rate}$ for unit exponentials $E_i$.
 
-    The sum is the reparameterization: $\partial x / \partial \mathrm{rate} = -x / \mathrm{rate}$, exactly. A draw costs
-    as many exponentials as the largest k, up to 100; for larger k a Gamma variable is drawn, with the same gradient.
+    The sum is the reparameterization: $\partial x / \partial \mathrm{rate} = -x / \mathrm{rate}$, exactly. A draw sums
+    up to 100 exponentials; if a shape is larger, Gamma variables are drawn instead, with the same gradient.
     Density, entropy and KL are those of the Gamma distribution, accurate to rounding for every k, while differences of
     $\log\Gamma$ would lose all digits for large k.
 
@@ -60,7 +60,7 @@ class Erlang(Gamma):
         return (waits * (order < self.concentration)).sum(0) / self.rate
 
     def log_prob(self, value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        r"""In nats; $-\infty$ below 0 and at infinity.
+        r"""Log-density in nats; $-\infty$ below 0 and at infinity.
 
         With n = k - 1 and $\lambda$ = rate x it is log rate plus the log-probability of a Poisson count,
         $-n\,(\rho - 1 - \log\rho) - \frac12\log 2\pi n - \mathrm{stirling}(n)$ with $\rho = \lambda / n$.

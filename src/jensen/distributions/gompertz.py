@@ -56,7 +56,7 @@ class Gompertz(Distribution):
         return self._quantile_of_hazard(hazard)
 
     def _hazard(self, x: Tensor) -> Tensor:
-        r"""$\eta (e^x - 1)$ for x = b times the value, which does not overflow earlier because $e^x$ does."""
+        r"""$\eta (e^x - 1)$ for x = b times the value; finite even where $e^x$ alone overflows."""
         return torch.where(
             x < 1, self.shape * torch.expm1(x.clamp(max=1)), torch.exp(x.clamp(min=1) + self.shape.log()) - self.shape
         )
@@ -105,7 +105,7 @@ class Gompertz(Distribution):
 
 @register_kl(Gompertz, Gompertz)
 def _kl_gompertz(p: Gompertz, q: Gompertz) -> Tensor:
-    r"""A sum of two terms of at least 0: differences of terms as large as the shapes would lose all digits.
+    r"""KL as a sum of two non-negative terms; differences of terms as large as the shapes would lose all digits.
 
     With $r = b_q / b_p$ and $L = \log(1 + E / \eta_p)$, $E_p[e^{b_q x} - 1] = r\, E e^{(r - 1) L} / \eta_p$ by parts,
     and KL = $\rho - 1 - \log\rho + \log E e^{(r - 1)(L - E L)}$ with $\rho = r\,(\eta_q / \eta_p)\, E e^{(r - 1) L}$.

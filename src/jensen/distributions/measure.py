@@ -12,7 +12,7 @@ from jensen.core.types import Measure
 def measure(law: Distribution) -> Measure:
     """Whether exp(log_prob) is a mass, which sums to 1, or a density, which integrates to 1.
 
-    It is decided by the support; independent, mixture and transformed distributions are judged by their base.
+    The support decides; for independent, mixture and transformed distributions, the support of their base.
 
     Args:
         law: a `torch.distributions.Distribution`.

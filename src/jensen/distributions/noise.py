@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
 Law = Callable[[Tensor, Tensor], Distribution]
-"""Maps means and scales of one shape to a distribution of each number."""
+"""Maps means and scales of equal shape to an elementwise distribution."""
 
 
 def _normal(mean: Tensor, std: Tensor) -> Distribution:
@@ -27,10 +27,11 @@ class DiagonalNoise(nn.Module):
     unbounded for a coordinate that is reconstructed exactly, such as a constant one.
 
     Args:
-        shape: of one event.
+        shape: event shape.
         std: initial value of s, above min_std.
         min_std: the floor, positive.
-        law: distribution of each number given its mean and s, if not Gaussian, for example `DiscretizedLogistic`.
+        law: distribution of each entry given its mean and scale; Gaussian by default, or for example
+            `DiscretizedLogistic`.
 
     Raises:
         ValueError: unless 0 < min_std < std < inf; when called, if the output's shape does not end in `shape`.

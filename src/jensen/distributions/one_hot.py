@@ -45,8 +45,8 @@ def gumbel_softmax(logits: Float[Tensor, "*b c"], temperature: float, *, hard: b
 class StraightThroughOneHot(OneHot):
     r"""`OneHot` whose `rsample` gives exact draws that carry the gradient of the relaxed $y_\tau$ of `gumbel_softmax`.
 
-    Log-probability, entropy and KL are those of the discrete variable, while the gradient of a decoder reaches the
-    logits, with a bias.
+    Log-probability, entropy and KL are those of the discrete variable, while gradients reach the logits through
+    the draws, with a bias.
 
     Args:
         temperature: $\tau$, positive.

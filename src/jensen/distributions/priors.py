@@ -21,7 +21,7 @@ class GaussianPrior(nn.Module):
     r"""$p(z) = N(\mu, \sigma^2 I)$ with one $\sigma$; both fixed, or both learned.
 
     Args:
-        shape: of z.
+        shape: event shape of z.
         mean: $\mu$, a number or a tensor that broadcasts to `shape`.
         std: $\sigma$, positive.
         learned: make $\mu$ (of `shape`) and $\log\sigma$ parameters, initialised here.
@@ -46,7 +46,7 @@ class GaussianPrior(nn.Module):
         try:
             mean = mean.expand(shape).clone()
         except RuntimeError:
-            raise ValueError(f"mean of shape {tuple(mean.shape)} does not broadcast to {shape}") from None
+            raise ValueError(f"mean must broadcast to {shape}, got shape {tuple(mean.shape)}") from None
         check_finite("mean", mean)
         log_std = torch.tensor(math.log(std))
         if learned:
@@ -66,10 +66,10 @@ class CategoricalPrior(nn.Module):
 
     Args:
         groups: number of variables, at least 1.
-        classes: of each variable, at least 2.
+        classes: number of classes of each variable, at least 2.
 
     Raises:
-        ValueError: if there are fewer.
+        ValueError: for fewer groups or classes.
 
     >>> CategoricalPrior(3, 4)().log_prob(torch.eye(4)[:3]).exp()
     tensor(0.0156)
@@ -80,7 +80,7 @@ class CategoricalPrior(nn.Module):
     def __init__(self, groups: int, classes: int):
         super().__init__()
         if groups < 1 or classes < 2:
-            raise ValueError(f"there must be at least 1 group of 2 classes, got {groups} of {classes}")
+            raise ValueError(f"groups must be at least 1 and classes at least 2, got {groups} and {classes}")
         self.register_buffer("logits", torch.zeros(groups, classes))
 
     def forward(self) -> Distribution:
@@ -92,8 +92,8 @@ class Flat(Distribution):
     r"""The improper $p(z) = 1$ on all of $R^d$: log density 0, cannot be sampled; $KL(q \| p) = -H(q)$.
 
     Args:
-        shape: of z, each axis at least 1.
-        batch_shape: of the distribution.
+        shape: event shape of z, each axis at least 1.
+        batch_shape: batch shape of the distribution.
 
     Raises:
         ValueError: for an empty axis; from `log_prob`, for values of another shape; from `sample`; from the KL

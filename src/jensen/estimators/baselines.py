@@ -53,7 +53,7 @@ def leave_one_out(values: Float[Tensor, "k ..."]) -> Float[Tensor, "k ..."]:
     """
     if len(values) < 2:
         raise ValueError(f"leave-one-out needs at least 2 samples, got {len(values)}")
-    wide = values.double()  # so that one value far above the others does not cost them their digits
+    wide = values.double()  # keeps the digits of small values next to a very large one
     return ((wide.sum(0) - wide) / (len(values) - 1)).to(values)
 
 

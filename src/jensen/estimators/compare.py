@@ -22,12 +22,12 @@ class Row:
     """Measurements of one estimator.
 
     Attributes:
-        estimator: its name.
+        estimator: name of the estimator.
         mean: (D,) mean gradient.
         stderr: (D,) standard error of that mean.
         bias: (D,) mean minus the reference, in standard errors of the difference.
-        variance: of one gradient, summed over its D components.
-        seconds: per draw, including the gradient.
+        variance: variance of one gradient, summed over its D components.
+        seconds: time per draw, including the gradient.
         evaluations: number of evaluations of f per gradient.
     """
 
@@ -45,9 +45,9 @@ class Comparison:
     """One row per estimator; prints as a table.
 
     Attributes:
-        rows: in the order of the estimators.
+        rows: one per estimator, in their order.
         reference: origin of the gradient against which the bias is measured.
-        exact: (D,) that gradient.
+        exact: (D,) the reference gradient.
     """
 
     rows: tuple[Row, ...]
@@ -93,8 +93,8 @@ def compare_estimators(
     """Measure estimators of the gradient of E_q[f] with respect to q's parameters, for your own q and f.
 
     All repeats of a chunk form one batch: the parameters get a leading axis of R repeats, and f receives draws
-    (K, R, *batch, *event), each of which it must treat independently. If q has a batch of its own, the gradient is that
-    of the sum.
+    (K, R, *batch, *event), each of which it must treat independently. If q itself has batch axes, the gradient is that
+    of the sum over the batch.
 
     Args:
         q: maps the parameters, with any leading axes, to a distribution.
@@ -105,13 +105,14 @@ def compare_estimators(
         exact: the exact gradient, with the shape of the parameters. By default it is computed by enumeration of up to
             16,384 outcomes, or by quadrature in one dimension; otherwise the reference is the estimator of smallest
             variance among those that are unbiased for this q, score functions first, as they assume nothing of f.
-        samples: K per gradient, at least 1 (2 for the defaults).
+        samples: K, draws per gradient, at least 1 (2 for the default estimators).
         repeats: number of independent gradients per estimator, at least 2.
         chunk: repeats computed at a time, at least 1, which bounds the memory.
         generator: None for torch's global one.
 
     Returns:
-        A `Comparison`. The largest bias of D components exceeds 3 standard errors by chance in 0.3% x D of the tables.
+        A `Comparison`. With D components, the largest bias exceeds 3 standard errors by chance in about 0.3% x D of
+        tables.
 
     Raises:
         ValueError: if samples, repeats or chunk are too small, q loses the axis of repeats, the exact gradient has
@@ -218,7 +219,7 @@ def _reference(
     estimators: Mapping[str, Estimator],
     measured: Mapping[str, _Moments],
 ) -> tuple[str, Tensor, Tensor]:
-    """Its name, the gradient (D,), and that gradient's standard or quadrature error."""
+    """The reference: its name, the gradient (D,), and that gradient's standard or quadrature error."""
     leaves = [p.clone().requires_grad_() for p in parameters]
     distribution = q(*leaves)
     found = exact_gradient(distribution, f, leaves)

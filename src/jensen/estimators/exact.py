@@ -19,7 +19,7 @@ MOST = 2**14
 
 
 def is_discrete(q: Distribution) -> bool:
-    """Whether q is discrete: then its draws cannot move with the parameters, even if it has an `rsample`.
+    """Whether q is discrete: its draws are then not differentiable in the parameters, even if it has an `rsample`.
 
     >>> is_discrete(torch.distributions.OneHotCategoricalStraightThrough(torch.ones(3)))
     True
@@ -161,7 +161,7 @@ def _outcomes(q: Distribution) -> Tensor | None:
     try:
         if q.has_enumerate_support:
             return q.enumerate_support()
-    except NotImplementedError:  # binomials of different counts
+    except NotImplementedError:  # binomials with different total counts
         return None
     if not isinstance(q, Independent) or (values := _outcomes(q.base_dist)) is None:
         return None

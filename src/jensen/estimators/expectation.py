@@ -1,7 +1,7 @@
 r"""Monte Carlo estimates of $E_q[f]$ whose gradients are unbiased or relaxed estimates of $\nabla E_q[f]$.
 
-An estimator consists of a way to draw, and a correction of value zero whose gradient completes the gradient through
-the draw. The same objects serve a single expectation, the nodes of a `Graph`, and `compare_estimators`.
+An estimator draws, and adds a correction of value zero whose gradient completes the gradient through the
+draw. The same objects serve a single expectation, the nodes of a `Graph`, and `compare_estimators`.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ def expectation(
         q: batch (*b).
         f: maps draws (K, *b, *event) to values (K, *b), each depending on its own draw alone.
         estimator: `Pathwise`, `ScoreFunction`, `Relaxed`, or your own.
-        samples: K, at least 1.
+        samples: number of draws K, at least 1.
         generator: None for torch's global one.
 
     Raises:
@@ -205,7 +205,7 @@ def pathwise(
     Args:
         q: batch (*b), with `rsample`.
         f: maps draws (K, *b, *event) to values (K, *b), differentiable.
-        samples: K, at least 1.
+        samples: number of draws K, at least 1.
         generator: None for torch's global one.
 
     Raises:
@@ -234,7 +234,7 @@ def score_function(
     Args:
         q: batch (*b).
         f: maps draws (K, *b, *event) to values (K, *b).
-        samples: K, at least 1.
+        samples: number of draws K, at least 1.
         baseline: 0 for none, a number, a tensor B(x) of shape (*b), `leave_one_out`, a `MovingAverage`, or a function
             of the values (K, *b).
         generator: None for torch's global one.
@@ -271,13 +271,14 @@ def relaxed(
     Args:
         q: a `OneHotCategorical` or `Bernoulli`, possibly inside `Independent`; batch (*b).
         f: maps draws (K, *b, *event) to values (K, *b), differentiable and defined between the classes.
-        samples: K, at least 1.
+        samples: number of draws K, at least 1.
         temperature: positive.
         hard: straight-through.
         generator: None for torch's global one.
 
     Raises:
-        ValueError: for another q, a temperature that is not positive, samples below 1, or f of another shape.
+        ValueError: for another q, a temperature that is not positive, samples below 1, or an f that returns another
+            shape.
 
     Source: Jang et al. (2017); Maddison et al. (2017).
 

@@ -76,13 +76,13 @@ class Graph:
             q: its distribution; the parameters may depend on the draws of its parents.
             estimator: pathwise by default.
             given: names of the nodes q depends on; None for all earlier ones.
-            shape: of independent draws, before q's batch.
+            shape: shape of independent draws, before q's batch axes.
 
         Returns:
             z, (*shape, *batch, *event).
 
         Raises:
-            ValueError: for a name used before, an unknown parent, or a parent that belongs to other examples.
+            ValueError: for a name used before, an unknown parent, or a parent with a value for other examples.
         """
         if name in self._nodes:
             raise ValueError(f"names of nodes must be unique, got {name!r} twice")
@@ -98,14 +98,14 @@ class Graph:
         """Add a cost.
 
         Args:
-            value: one per example; its own gradient is kept.
+            value: one number per example; its own gradient is kept.
             given: names of the nodes it depends on; None for all so far.
 
         Returns:
             The value.
 
         Raises:
-            ValueError: for an unknown parent, or one that belongs to other examples.
+            ValueError: for an unknown parent, or one with a value for other examples.
         """
         self._costs.append(_Cost(value, self._above(given, value.shape, "a cost")))
         return value
@@ -126,11 +126,11 @@ class Graph:
         return total
 
     def _above(self, given: Sequence[str] | None, shape: torch.Size, what: str) -> frozenset[str]:
-        """The named nodes and all above them."""
+        """The named nodes and all their ancestors."""
         names = list(self._nodes) if given is None else [given] if isinstance(given, str) else list(given)
         for name in names:
             if name not in self._nodes:
-                raise ValueError(f"{what} is given {name!r}, which is not one of {sorted(self._nodes)}")
+                raise ValueError(f"{what} must depend on earlier nodes, {sorted(self._nodes)}, got {name!r}")
             if not fits(self._nodes[name].shape, shape):
                 raise ValueError(
                     f"{what} of shape {tuple(shape)} cannot depend on node {name!r} of shape "

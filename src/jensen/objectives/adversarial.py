@@ -23,13 +23,13 @@ from jensen.models.gan import GAN
 
 Critic = Callable[[Tensor], Tensor]
 Penalty = Callable[[Critic, Tensor, Tensor], Tensor]
-"""(critic, real, generated), both as inputs of the critic, to (B,): `r1` of real, `gradient_penalty` of both, ..."""
+"""A penalty: maps (critic, real, generated), the latter two as inputs of the critic, to (B,)."""
 
 SIMULTANEOUS = (Phase(("critic", "generator")),)
 
 
 def alternating(critic_steps: int = 1) -> tuple[Phase, ...]:
-    """The critic moves `critic_steps` times, each on a new batch, then the generator once.
+    """The critic is updated `critic_steps` times, each on a new batch, then the generator once.
 
     Raises:
         ValueError: for fewer than 1 step.
@@ -50,7 +50,7 @@ def logits(critic: Critic, x: Tensor) -> Tensor:
     if not isinstance(said, Tensor):
         raise ValueError(f"a critic must give a tensor of logits, got {type(said).__name__}")
     if said.shape[:1] != x.shape[:1] or not said.numel():
-        raise ValueError(f"a critic must give each of {len(x)} examples its logits, got shape {tuple(said.shape)}")
+        raise ValueError(f"a critic must give logits for each of {len(x)} examples, got shape {tuple(said.shape)}")
     return single(said)
 
 
@@ -69,9 +69,9 @@ def paid(penalty: Penalty, critic: Critic, real: Tensor, fake: Tensor) -> Tensor
 
 
 class Adversarial(Objective):
-    r"""The game of a generator and a critic: each descends its part of `loss`, the critic also its penalty.
+    r"""The game of a generator and a critic: each minimises its part of `loss`, the critic plus its penalty.
 
-    The critic's input, for real and generated examples alike, is $\mathrm{pack}_m(T(x) + \sigma_k\epsilon)$: with an
+    The critic's input, for both real and generated examples, is $\mathrm{pack}_m(T(x) + \sigma_k\epsilon)$: with an
     augmentation T, instance noise of $\sigma_k$ at step k, and packs of m; each part is off by default.
 
     Players are "critic" and "generator". A phase of one player computes only what its loss needs.
@@ -79,14 +79,14 @@ class Adversarial(Objective):
     Args:
         model: the generator.
         critic: D, from its input to logits, (B / m,) or (B / m, ...). With `spectral_norm`, its singular vectors are
-            updated after each of its moves (likewise for the generator).
+            updated after each of its updates (likewise for the generator).
         loss: a name of `GAME_LOSSES`, or a `GameLoss`.
-        phases: who moves when: `alternating(5)`, `SIMULTANEOUS`, ...
+        phases: order of the updates: `alternating(5)`, `SIMULTANEOUS`, ...
         penalty: added to the critic's loss; (critic, real, fake) -> (B / m,).
         packing: m, which must divide the batch size.
         noise: step -> sigma, see `annealed`, or one sigma for all steps.
-        augmentation: of pictures; an `AdaptiveAugment` is adjusted after the critic's moves.
-        clip: bound on the critic's weights after each of its moves.
+        augmentation: augmentation of pictures; an `AdaptiveAugment` is adjusted after the critic's updates.
+        clip: bound to which the critic's weights are clipped after each of its updates.
 
     Raises:
         ValueError: for an unknown loss, or a clip that is not positive; when called, for a batch without "x", a batch

@@ -21,7 +21,7 @@ Seen = tuple[Tensor, ...]
 """Pictures that are stacked along their channels as one input of a critic."""
 
 TOGETHER = (Phase(("translators", "critics")),)
-"""Both players move on losses of one forward pass, as in the published algorithm."""
+"""Both players are updated with losses of one forward pass, as in the published algorithm."""
 
 
 class _Translation(Objective):
@@ -54,7 +54,7 @@ class _Translation(Objective):
 
     def forward(self, players: tuple[str, ...], batch: Batch, step: int) -> Mapping[str, Loss]:
         if not {"a", "b"} <= set(batch):
-            raise ValueError(f"the game needs a batch with 'a' and 'b', the pictures of its sides, got {sorted(batch)}")
+            raise ValueError(f"the batch must hold 'a' and 'b', the pictures of the two sides, got {sorted(batch)}")
         a, b = batch["a"], batch["b"]
         if len(a) != len(b):
             raise ValueError(f"a and b must have the same number of pictures, got {len(a)} and {len(b)}")
@@ -121,7 +121,7 @@ class CycleConsistent(_Translation):
 
     With G: A -> B, F: B -> A and critics $D_A, D_B$, the translators descend
     $L(G, D_B) + L(F, D_A) + \lambda (|F(G(a)) - a| + |G(F(b)) - b|) + \iota (|F(a) - a| + |G(b) - b|)$, absolute errors
-    per pixel; the critics distinguish b from G(a) and a from F(b), or from earlier ones of a pool.
+    per pixel; the critics distinguish b from G(a) and a from F(b), or from earlier translations in a pool.
 
     Args:
         model: G and F.
@@ -129,18 +129,18 @@ class CycleConsistent(_Translation):
         loss: a name of `GAME_LOSSES`, or a `GameLoss`.
         cycle: $\lambda$, at least 0.
         identity: $\iota$, at least 0; above 0, both sides must have the same shape.
-        pools: of translated pictures of a and b, for the critics only; None: only fresh ones.
-        augmentation: of the pictures that critics see, real and translated; an `AdaptiveAugment` is adjusted.
-        noise: step -> sigma of the noise on whatever critics see, see `annealed`.
-        penalty: of the mean of a critic's logits at what it sees, for its loss; (critic, real, fake) -> (B,).
-        phases: who moves when.
+        pools: pools of earlier translations to a and to b, for the critics only; None: no pools.
+        augmentation: augmentation of the critics' inputs, real and translated; an `AdaptiveAugment` is adjusted.
+        noise: step -> sigma of the noise on the critics' inputs, see `annealed`.
+        penalty: added to a critic's loss, computed from its mean logit per input; (critic, real, fake) -> (B,).
+        phases: order of the updates.
 
     Raises:
         ValueError: for a negative weight or an unknown loss; called, for a batch without "a" or "b", for sides of
             different numbers of pictures, or of different shapes with an identity weight, or for a translation that
             is not of its side's shape.
 
-    Source: Zhu et al. (2017), equations 1 to 3 and section 5.2 (identity); 10 and 5 are their weights, 50 their pools.
+    Source: Zhu et al. (2017), equations 1 to 3 and section 5.2 (identity); weights 10 and 5, pools of 50.
     """
 
     def __init__(
@@ -214,10 +214,11 @@ class Paired(_Translation):
         critic_a, critic_b: modules from stacked pictures to logits, (B, ...).
         loss: a name of `GAME_LOSSES`, or a `GameLoss`.
         distance: $\lambda$, at least 0.
-        augmentation: of the critics' inputs, both pictures of a pair alike; an `AdaptiveAugment` is adjusted.
-        noise: step -> sigma of the noise on whatever critics see, see `annealed`.
-        penalty: of the mean of a critic's logits at what it sees, for its loss; (critic, real, fake) -> (B,).
-        phases: who moves when.
+        augmentation: augmentation of the critics' inputs, with the same draws for both pictures of a pair; an
+            `AdaptiveAugment` is adjusted.
+        noise: step -> sigma of the noise on the critics' inputs, see `annealed`.
+        penalty: added to a critic's loss, computed from its mean logit per input; (critic, real, fake) -> (B,).
+        phases: order of the updates.
 
     Raises:
         ValueError: for a negative weight or an unknown loss; called, for a batch without "a" or "b", for sides of
@@ -277,7 +278,7 @@ def distance(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _alike(augmentation: Callable[[Tensor], Tensor], pictures: Seen) -> Seen:
-    """Each augmented separately, so that none is mixed with another, and all by the same draws."""
+    """The pictures augmented one after another, with the same random draws, so that none is mixed with another."""
     if len(pictures) == 1:
         return (augmentation(pictures[0]),)
     seed = int(torch.randint(2**62, ())) % 2**32

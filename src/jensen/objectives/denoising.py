@@ -16,7 +16,7 @@ from jensen.diffusion import Denoiser, Prediction, discrete_times, simple, step_
 from jensen.diffusion.times import Times
 from jensen.models.diffusion import Diffusion
 
-LOOKED_AT = 2**14  # number of times to check: enough to hit each of a few thousand levels
+LOOKED_AT = 2**14  # number of random times to check: enough to hit each of a few thousand levels
 
 DenoisingLoss = Callable[[Prediction, Tensor, Tensor], Tensor]
 
@@ -121,11 +121,11 @@ class Hybrid(Denoising):
 
 
 def check_drop(model: Diffusion, drop: float) -> None:
-    """Refuse a probability outside [0, 1], and dropping some conditions without a null condition."""
+    """Raise for a probability outside [0, 1], or one inside it without a null condition."""
     if not 0 <= drop <= 1:
         raise ValueError(f"drop must be in [0, 1], got {drop}")
     if 0 < drop < 1 and model.denoiser.null is None:
-        raise ValueError("drop needs a denoiser with a null condition, and this one has none")
+        raise ValueError(f"drop must be 0 or 1 for a denoiser without a null condition, got {drop}")
 
 
 def drop_conditions(denoiser: Denoiser, cond: Tensor | None, probability: float) -> Tensor | None:

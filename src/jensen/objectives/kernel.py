@@ -13,10 +13,10 @@ from jensen.score import leave_one_out_log_prob
 
 
 class LeaveOneOut(Objective):
-    r"""$-E_i \log \frac1{M-1} \sum_{j \ne i} N(x_i; x_j, h^2 I)$ in nats, descended in log h; i at random.
+    r"""$-E_i \log \frac1{M-1} \sum_{j \ne i} N(x_i; x_j, h^2 I)$ in nats, minimised over log h; i is random.
 
-    The model's own points are its training set: a batch only determines how many of them are drawn, and the density of
-    each is that of all the others.
+    The model's own points are its training set: a batch only determines how many of them are drawn. The density of
+    each is computed from all the other points.
 
     Args:
         model: of at least 2 points.

@@ -1,4 +1,4 @@
-"""Train a reader to read."""
+"""Train a reader, a network that recognises the characters of a picture."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from jensen.core.types import Batch, Loss, entry
 
 
 class Reading(Objective):
-    """Cross-entropy per character, in nats, on pictures shifted a little and with some noise.
+    """Cross-entropy per character, in nats, on pictures with random shifts and noise.
 
     Args:
         model: (B, C, H, W) -> (B, length, alphabet) logits.
         noise: largest standard deviation of the noise, uniform over rows.
-        shift: largest shift in pixels, one draw a batch.
+        shift: largest shift in pixels, drawn once per batch.
     """
 
     def __init__(self, model: nn.Module, *, noise: float = 0.15, shift: int = 2):

@@ -62,11 +62,11 @@ class Variational(Objective):
     Args:
         model: any module with a `trace`.
         bound: a bound of `jensen.variational`, a schedule of bounds (`annealed(linear(1000))`), or a `Constraint`.
-        samples: K, at least 1.
+        samples: number of draws K, at least 1.
         gradient: one of the above.
         analytic: use closed-form KL divergences where available; not for `iwae`, "stl" or "dreg".
-        baseline: module from x to one number per row, the score function's baseline instead of the other draws.
-        relaxation: of one-hot latents.
+        baseline: module from x to one number per row, used as the score function's baseline instead of the other draws.
+        relaxation: relaxation of one-hot latents during training.
         tables: stochastic variational inference of an `AutoDecoder`: one module per layer that maps the batch's
             "index", the position of each datum in the training set, to its q (`posterior_table`, whose sparse gradients
             need `torch.optim.SparseAdam`).
@@ -166,7 +166,7 @@ class Variational(Objective):
         return trace(x, samples=self.samples, analytic=self.analytic, reparameterized=self.gradient != "score")
 
     def _terms(self, trace: Trace, step: int) -> dict[str, Tensor]:
-        """The reported terms; a relaxed ELBO is named after what it is."""
+        """The reported terms; the ELBO of a relaxed trace is reported under another name."""
         terms = report(trace)
         if self.relaxation is None:
             return terms
@@ -214,7 +214,7 @@ def _refuse_relaxed(how: Relaxation, is_iwae: bool, gradient: str, analytic: boo
         raise ValueError("analytic must be False with a relaxation, which determines the closed-form terms itself")
     if how.kind != "concrete" and (is_iwae or gradient != "standard"):
         raise ValueError(
-            f"iwae, stl and dreg need sampled terms, as of concrete; the KL of {how.kind} is in closed form"
+            f"iwae, stl and dreg need sampled terms, as in kind 'concrete'; the KL of {how.kind} is in closed form"
         )
 
 

@@ -39,8 +39,8 @@ class VariationalDiffusion(Objective):
         drop: probability with which a row's condition is replaced by the null condition; 1 trains without conditions.
 
     Raises:
-        ValueError: for another `interior`, an invalid `drop`, a network that predicts eps where alpha = 0 at the last
-            level (an infinite bound), and as `jensen.diffusion.bound`.
+        ValueError: for an unknown `interior`, an invalid `drop`, a network that predicts eps where alpha = 0 at the
+            last level (an infinite bound), and as `jensen.diffusion.bound`.
 
     Source: Kingma et al., VDM (2021), equations 11, 13 and 17; appendix I for the square and the times.
     """

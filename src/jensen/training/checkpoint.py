@@ -56,7 +56,7 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
     path = folder / f"{step:09d}.pt"
     with replacing(path) as temporary:
         torch.save(state, temporary)
-    for old in [*checkpoints(folder)[:-KEPT], *folder.glob(".*.part")]:  # the latter: of a killed process
+    for old in [*checkpoints(folder)[:-KEPT], *folder.glob(".*.part")]:  # .part files: left by killed processes
         old.unlink(missing_ok=True)
     return path
 

@@ -16,7 +16,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from jensen.core.objective import copied
 
-SMALL = 64  # rows or columns: up to this size singular vectors are computed, above it they are tracked
+SMALL = 64  # rows or columns up to which singular vectors are computed; for larger weights they are tracked
 TURNS = 16  # power iterations per step when tracking
 
 
@@ -93,7 +93,7 @@ def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
 
 
 def _raised(module: nn.Module) -> nn.Module:
-    """Convert to float32, in place, whatever is below it."""
+    """Convert parameters and buffers below float32 precision to float32, in place."""
 
     def raised(x: Tensor) -> Tensor:
         if x.is_floating_point() and x.element_size() < 4:

@@ -25,7 +25,7 @@ def fit(
         state: changed in place; a loaded state continues where it stopped.
         stream: opened at `state.draws`.
         budget: steps or minutes of training.
-        update: how players move.
+        update: update rule of the players.
         on_step: called after each step with the state and the step's terms.
 
     >>> import torch

@@ -20,11 +20,11 @@ from jensen.training.ema import begin_average, update_average
 
 @dataclass
 class Player:
-    """One player's parameters and how it moves.
+    """One player's parameters and how they are updated.
 
     Attributes:
-        parameters: the ones it owns.
-        optimizer: over exactly these.
+        parameters: its parameters.
+        optimizer: an optimizer of exactly these.
         rate: learning rate as a function of the step.
         clip: largest norm of its gradient, or None.
 
@@ -53,9 +53,9 @@ class TrainState:
 
     Attributes:
         objective: the game.
-        players: one for each of the objective's.
+        players: one `Player` per player of the objective.
         average: the averaged copy of `objective.model`, in float32 or above, see `update_average`.
-        decay: of the average, as a function of the step.
+        decay: decay of the average, as a function of the step.
         precision: torch.bfloat16 for autocast, or None for the precision of the parameters.
         memory: tensors that an update rule keeps between steps, by name.
         step, draws: the number of steps done and of batches drawn.
@@ -132,7 +132,7 @@ Evaluate = Callable[[], Mapping[str, Loss]]
 
 
 class Update(Protocol):
-    """Moves `players` once; `evaluate` gives their losses at the current parameters, on one batch."""
+    """Updates `players` once; `evaluate` gives their losses at the current parameters, on one batch."""
 
     def __call__(self, state: TrainState, players: tuple[str, ...], evaluate: Evaluate) -> Mapping[str, Loss]: ...
 
@@ -172,13 +172,13 @@ def refuse_infinite(state: TrainState, name: str) -> None:
 
 
 def numbers(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
-    """The gradients that are there; of a sparse one, an embedding's, the rows it has."""
+    """The gradients that are not None; of a sparse one (from an embedding), the stored rows."""
     grads = (p.grad for p in parameters if p.grad is not None)
     return [grad.coalesce().values() if grad.is_sparse else grad for grad in grads]
 
 
 def descend(state: TrainState, players: tuple[str, ...], evaluate: Evaluate) -> Mapping[str, Loss]:
-    """Every player of the phase descends its own gradient; all gradients are computed before any player moves.
+    """Every player of the phase descends its own gradient; all gradients are computed before any player is updated.
 
     >>> from jensen.adversarial import DiracGAN, stability
     >>> stability(DiracGAN(), update=descend, step_size=0.5).verdict
@@ -196,8 +196,8 @@ def train_step(state: TrainState, batches: Iterator[Batch], *, update: Update = 
 
     Args:
         state: changed in place.
-        batches: where the next draws come from.
-        update: how players move.
+        batches: iterator over the batches.
+        update: update rule of the players.
 
     Returns:
         the terms of each player's last loss, named "name" if there is one player and "player/name" otherwise.

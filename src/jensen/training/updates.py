@@ -14,13 +14,11 @@ from jensen.training.step import Evaluate, TrainState, gradients, refuse_infinit
 
 def _require_all(rule: str, state: TrainState, players: tuple[str, ...]) -> None:
     if set(players) != set(state.players):
-        raise ValueError(
-            f"{rule} moves all players at once, but this phase holds {sorted(players)} of {sorted(state.players)}"
-        )
+        raise ValueError(f"{rule} must update all players {sorted(state.players)} in one phase, got {sorted(players)}")
 
 
 def extragradient(state: TrainState, players: tuple[str, ...], evaluate: Evaluate) -> Mapping[str, Loss]:
-    """Take a look-ahead step of each player, then step from the start with the gradients found there.
+    """Take a look-ahead step of each player, then step from the original weights with the gradients found there.
 
     Plain gradient descent looks ahead to w - h v(w). An optimizer with momentum or moments updates them with both
     gradients, one after the other: with Adam this is ExtraAdam, on one batch.
@@ -52,7 +50,7 @@ def extragradient(state: TrainState, players: tuple[str, ...], evaluate: Evaluat
 
 
 def optimistic(state: TrainState, players: tuple[str, ...], evaluate: Evaluate) -> Mapping[str, Loss]:
-    """Descend 2 v_k - v_{k-1}; the last gradient is kept in `state.memory`. The first step is plain descent.
+    """Descend along 2 v_k - v_{k-1} with v_k the gradient of step k; v_{k-1} is kept in `state.memory`, v_{-1} = v_0.
 
     Each player's optimizer gets the extrapolated gradient: with Adam this is not Optimistic Adam, which extrapolates
     the step instead.
@@ -91,7 +89,7 @@ def consensus(gamma: float) -> Callable[..., Mapping[str, Loss]]:
     Raises:
         ValueError: for a negative gamma, a phase that does not hold every player, or a parameter that its player's loss
             does not use.
-        NonFiniteLoss: for a gradient that is not finite, before anything moves.
+        NonFiniteLoss: for a gradient that is not finite, before any weight changes.
 
     Source: Mescheder et al. (2017), equation 6.
 
