@@ -67,7 +67,7 @@ def test_an_encoder_that_ignores_x():
     assert abs(layer.divergence.value) < 1e-12
     close(layer.log_px_lost, 0.0)
     assert report.ignored == (1,)
-    assert "ignored: it says nothing about x" in str(report)
+    assert "ignored: it carries no information about x" in str(report)
     assert str(report).endswith("The decoder ignores its latents.")
 
 
@@ -205,7 +205,7 @@ def test_a_layer_that_is_written_and_not_read():
     report = collapse_report(model, whitened(500, 1), generator=generator(0))
     assert report.layers[0].active == 1
     assert report.layers[0].kl.value > 1
-    assert report.layers[0].verdict == "ignored: it is written but not read"
+    assert report.layers[0].verdict == "ignored: the decoder does not use it"
     assert report.ignored == (1,)
 
 
@@ -336,7 +336,7 @@ def test_refusals():
     ):
         with pytest.raises(ValueError, match=message):
             build()
-    with pytest.raises(ValueError, match="data must be at least 2, got 1"):
+    with pytest.raises(ValueError, match="data must have at least 2 rows, got 1"):
         collapse_report(model, x[:1])
     with pytest.raises(ValueError, match=r"x must be rows of shape \(1,\)"):
         collapse_report(model, torch.zeros(4, 2, dtype=F64))
@@ -387,15 +387,15 @@ def use(active, doubtful, lost, stderr):
 @pytest.mark.parametrize(
     ("layer", "verdict"),
     [
-        (use(1, 0, 0.05, 0.02), "ignored: it is written but not read"),
-        (use(1, 0, 0.05, 0.03), "undecided: more data or draws would tell"),
-        (use(1, 0, 3.0, 1.6), "undecided: more data or draws would tell"),
+        (use(1, 0, 0.05, 0.02), "ignored: the decoder does not use it"),
+        (use(1, 0, 0.05, 0.03), "undecided: more data or draws are needed"),
+        (use(1, 0, 3.0, 1.6), "undecided: more data or draws are needed"),
         (use(1, 0, 3.0, 1.4), "used"),
-        (use(1, 0, -0.5, 0.4), "undecided: more data or draws would tell"),
-        (use(0, 0, 3.0, 5.0), "ignored: it says nothing about x"),
-        (use(0, 1, 3.0, 1.0), "undecided: more data or draws would tell"),
-        (use(0, 1, 0.0, 0.01), "ignored: it is written but not read"),
-        (use(1, 0, math.nan, 0.1), "undecided: more data or draws would tell"),
+        (use(1, 0, -0.5, 0.4), "undecided: more data or draws are needed"),
+        (use(0, 0, 3.0, 5.0), "ignored: it carries no information about x"),
+        (use(0, 1, 3.0, 1.0), "undecided: more data or draws are needed"),
+        (use(0, 1, 0.0, 0.01), "ignored: the decoder does not use it"),
+        (use(1, 0, math.nan, 0.1), "undecided: more data or draws are needed"),
     ],
 )
 def test_verdicts(layer, verdict):

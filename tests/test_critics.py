@@ -95,14 +95,14 @@ def test_one_number_is_no_row_of_logits():
 
 def test_what_cannot_train_is_refused():
     for game in (MarginGame, RelativisticGame):
-        with pytest.raises(ValueError, match="zero-one loss has no gradient to train with and is for analysis"):
+        with pytest.raises(ValueError, match="must have a gradient to train with, got zero-one"):
             game(zero_one, "linear")
         with pytest.raises(ValueError, match="form must be one of saturating, non-saturating, linear, got 'minimax'"):
             game(logistic, "minimax")
     for game in GAME_LOSSES.values():
-        with pytest.raises(ValueError, match=r"must be \(B, ...\) alike, got \(4,\) and \(4, 1\)"):
+        with pytest.raises(ValueError, match=r"must have the same shape \(B, ...\), got \(4,\) and \(4, 1\)"):
             game.critic(torch.zeros(4), torch.zeros(4, 1))
-    with pytest.raises(ValueError, match="alike"):
+    with pytest.raises(ValueError, match="the same shape"):
         GAME_LOSSES["relativistic"].generator(torch.zeros(4), torch.zeros(3))
 
 

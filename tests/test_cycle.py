@@ -513,7 +513,9 @@ def test_what_makes_no_sense_is_refused():
         Paired(CycleGAN(Scale(1.0), Scale(1.0)), Means(1.0, 1.0), Means(1.0, 1.0), distance=-2.0)
     with pytest.raises(ValueError, match="a and b must have the same number of pictures, got 5 and 4"):
         unpaired()(("critics",), {"a": A, "b": B[:4]}, 0)
-    with pytest.raises(ValueError, match=r"a batch with 'a' and 'b', the pictures of its sides, got \['a', 'x'\]"):
+    with pytest.raises(
+        ValueError, match=r"batch must hold 'a' and 'b', the pictures of the two sides, got \['a', 'x'\]"
+    ):
         unpaired()(("critics",), {"a": A, "x": B}, 0)
     wide = {"a": A, "b": pictures(2, side=8)}
     with pytest.raises(

@@ -231,7 +231,7 @@ def test_a_network_with_twice_the_channels_learns_variances():
     torch.testing.assert_close(p.x, plain.x)
     torch.testing.assert_close(p.fraction, torch.full_like(z, 0.8))
     torch.testing.assert_close(Clipped(learned, -1.0, 1.0)(z, t).fraction, p.fraction)
-    with pytest.raises(ValueError, match="two outputs a channel"):
+    with pytest.raises(ValueError, match="two outputs per channel"):
         NetworkDenoiser(Fixed(z), CosineSchedule(), learned_variance=True)(z, t)
 
 

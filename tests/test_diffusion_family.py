@@ -245,7 +245,7 @@ def test_the_bound_trained_on_is_the_objectives():
         ({"loss.levels": 10}, "loss.levels is not used with fixed variances"),
         ({"loss.variance": "learned", "loss.name": "bound"}, "loss.variance learned needs a weighted loss"),
         ({"sampling.sampler": "ancestral", "sampling.variance": "learned"}, "needs loss.variance=learned"),
-        ({"sampling.eta": 0.5}, "eta is a setting of sampler 'ddim', got it with 'dpm\\+\\+'"),
+        ({"sampling.eta": 0.5}, "eta is a setting of sampler 'ddim', got sampler 'dpm\\+\\+'"),
         ({"sampling.sampler": "dpm"}, "sampler must be one of"),
     ],
 )

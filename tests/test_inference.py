@@ -363,7 +363,7 @@ FULL = MultivariateNormal(draws(4, 2), torch.eye(2, dtype=F64))
             lambda: stochastic_vi(model(), X, [posterior_table(4, 3)], batch=4),
             r"event shape \(2,\), got \(1,\) and \(3,\)",
         ),
-        (lambda: lower_bound(model(), X, 1), "samples must be at least 2, for an error, got 1"),
+        (lambda: lower_bound(model(), X, 1), "samples must be at least 2, for a standard error, got 1"),
         (lambda: lower_bound(model(), X, 9, "prior"), "q must be 'encoder' or one distribution per layer, got 'prior'"),
         (lambda: lower_bound(model(), X, 9, (FULL,)), "q must be mean-field Gaussians"),
         (lambda: lower_bound(model(), X, 9, (WRONG,)), r"event shape \(2,\), got \(4,\) and \(5,\)"),

@@ -349,7 +349,7 @@ def test_refusals_of_modes():
     with pytest.raises(ValueError, match="modes must be from 0 to 1, got 0 to 2"):
         occupancy(torch.tensor([[0, 2]]), 2)
     for times, horizon in ((torch.zeros(0), 1.0), (torch.ones(1), 0.0)):
-        with pytest.raises(ValueError, match="times must be at least one, none nan, and the horizon positive"):
+        with pytest.raises(ValueError, match=r"times must be \(B,\), B at least 1, not nan, and horizon positive"):
             mean_exit_time(times, horizon)
     with pytest.raises(ValueError, match="step_size must be"):
         exit_times(torch.neg, torch.zeros(1, 1), lambda x: x[:, 0] > 1, 0.0, 5)

@@ -177,10 +177,10 @@ def test_eta_and_variance_are_settings_of_the_samplers_that_have_them():
     assert torch.equal(draw(sampler="ancestral", variance="forward"), draw(sampler=Ancestral("forward")))
     assert not torch.equal(draw(eta=0.5), draw())
     for settings, message in (
-        ({"sampler": "dpm++", "eta": 0.0}, "eta is a setting of sampler 'ddim', got it with 'dpm"),
+        ({"sampler": "dpm++", "eta": 0.0}, "eta is a setting of sampler 'ddim', got sampler 'dpm"),
         (
             {"sampler": "ddim", "variance": "forward"},
-            "variance is a setting of sampler 'ancestral', got it with 'ddim'",
+            "variance is a setting of sampler 'ancestral', got sampler 'ddim'",
         ),
         ({"sampler": "ddim", "eta": 1.5}, r"eta must be in \[0, 1\], got 1.5"),
         ({"sampler": "ancestral", "variance": "none"}, "variance must be 'posterior', 'forward' or 'learned'"),
@@ -195,6 +195,6 @@ def test_eta_and_variance_are_settings_of_the_samplers_that_have_them():
 
 def test_a_network_with_too_few_outputs_is_told():
     model = Diffusion(NetworkDenoiser(TimeMLP((2,)), CosineSchedule(), learned_variance=True), (2,))
-    with pytest.raises(ValueError, match="two outputs a channel"):
+    with pytest.raises(ValueError, match="two outputs per channel"):
         Hybrid(model, steps=4)(("model",), {"x": torch.zeros(2, 2)}, 0)
     assert isinstance(TimeMLP((2,), outputs=2).exit, nn.Linear)

@@ -456,7 +456,7 @@ def test_annealing_refuses_discrete_latents():
         (lambda: LinearGaussian([[1.0]], [0.0], [1.0, 1.0]), r"noise \(\) or \(D,\)"),
         (lambda: LinearGaussian([[1.0]], [0.0], 0.0), "noise, a variance, must be positive"),
         (lambda: LinearGaussian([[1.0]], [0.0], 1.0, gaussian(2)), r"prior must be over \(1,\), got \(2,\)"),
-        (lambda: LinearGaussian([[1.0]], [0.0], 1.0, Normal(torch.zeros(1), 1.0)), "wanted a Gaussian over a vector"),
+        (lambda: LinearGaussian([[1.0]], [0.0], 1.0, Normal(torch.zeros(1), 1.0)), "must be a Gaussian over a vector"),
         (lambda: LinearGaussian.fit(torch.randn(9, 3), 0), "latent must be at least 1 and below 3"),
         (lambda: LinearGaussian.fit(torch.randn(9, 3), 3), "latent must be at least 1 and below 3"),
         (lambda: LinearGaussian.fit(torch.randn(9, 1) @ torch.ones(1, 3), 1), "x lies in 1 dimensions"),

@@ -180,7 +180,7 @@ def test_margins_may_be_numbers():
 
 def test_a_loss_that_falls_beyond_the_grid_is_refused():
     """Its f would be wrong; one that is flat there, or only creeps, is not."""
-    with pytest.raises(ValueError, match=r"minima within margins of 2\.43e\+08, and this one falls beyond"):
+    with pytest.raises(ValueError, match=r"minima at margins up to 2\.43e\+08, but it decreases beyond"):
         margin_loss(lambda m: torch.relu(1 - m / 1e9))
     near = margin_loss(lambda m: torch.relu(1 - m / 1e7))
     assert near.f(torch.tensor([0.5, 1.0, 2.0])).tolist() == pytest.approx([-1, -2, -2], abs=1e-6)

@@ -812,7 +812,7 @@ def test_singular_matrices_are_refused_however_they_round():
         (lambda m, x: m.start(x, 2 * soft(10, 3)), "responsibilities must be probabilities"),
         (lambda m, x: m.start(x, rows=0), "rows must be at least 1, got 0"),
         (lambda m, x: m.start(x, tries=0), "tries must be at least 1, got 0"),
-        (lambda m, x: m.natural_step(x, 10, 0.5), "the mixture must be started first"),
+        (lambda m, x: m.natural_step(x, 10, 0.5), "the mixture must be initialised"),
         (lambda m, x: m.fit_stochastic(x, steps=0), "steps must be at least 1, got 0"),
         (lambda m, x: m.fit_stochastic(x, steps=1, batch=11), "batch must be from 1 to 10, got 11"),
         (lambda m, x: m.fit_stochastic(x, steps=1, batch=5, rate=lambda _: 1.5), "rate in"),

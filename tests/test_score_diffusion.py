@@ -95,9 +95,9 @@ def test_the_odes_samplers_beat_langevin_at_a_quarter_of_the_evaluations(sampler
 def test_settings_of_a_score_models_sampling():
     with pytest.raises(ValueError, match="sampler must be one of langevin, dpm"):
         Annealing(sampler="euclid")
-    with pytest.raises(ValueError, match="eta is a setting of sampler 'ddim', got it with 'langevin'"):
+    with pytest.raises(ValueError, match="eta is a setting of sampler 'ddim', got sampler 'langevin'"):
         Annealing(eta=0.5)
-    with pytest.raises(ValueError, match="eta is a setting of sampler 'ddim', got it with 'dpm"):
+    with pytest.raises(ValueError, match="eta is a setting of sampler 'ddim', got sampler 'dpm"):
         Annealing(sampler="dpm++", eta=0.5)
     half = Annealing(sampler="ddim", eta=0.5)
     assert (half.changed(steps=7).eta, half.changed(sampler="langevin").eta) == (0.5, None)

@@ -74,7 +74,7 @@ def test_a_unet_of_pictures():
     [
         ({"smallest": 9}, {}, "network.smallest must be below network.largest, got 9 and 8"),
         ({}, {"sampler": "dpm++", "step_size": 0.2}, r"sampling.step_size is not used by sampler dpm\+\+, got 0.2"),
-        ({}, {"eta": 0.5}, "eta is a setting of sampler 'ddim', got it with 'langevin'"),
+        ({}, {"eta": 0.5}, "eta is a setting of sampler 'ddim', got sampler 'langevin'"),
         ({}, {"sampler": "euler-maruyama"}, "sampler must be one of langevin, "),
     ],
 )

@@ -491,7 +491,7 @@ def test_parts_that_do_not_fit():
         (lambda: VAE(part(3, 2), Bare(2, 3), prior), "the decoder must return one event for each"),
         (
             lambda: HVAE([part(3, 4)], [part(4, 3), part(2, 4)], prior),
-            "as many, at least one, got 1 and 2",
+            "as many encoders as decoders, at least one, got 1 and 2",
         ),
         (lambda: HVAE([part(3, 4), part(4, 2)], [part(5, 3), part(2, 4)], prior), "the decoder cannot take events"),
         (lambda: LadderVAE([nn.Linear(3, 4)], [], [part(2, 3)], prior), "as many ups and heads as decoders"),

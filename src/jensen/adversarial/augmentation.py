@@ -97,8 +97,8 @@ class Contrast:
 class Translation:
     """A shift by whole pixels, up to `ratio` of each side in either direction, padded with 0.
 
-    The maximum is rounded to whole pixels, halves up: at 1/8, pictures with sides of 4 to 11 pixels move by at most
-    one.
+    The maximum is rounded to whole pixels, halves rounded up: at 1/8, pictures with sides of 4 to 11 pixels move by at
+    most one.
 
     Raises:
         ValueError: for a ratio outside [0, 1].
@@ -133,7 +133,7 @@ class Translation:
 
 @dataclass(frozen=True)
 class Cutout:
-    """A rectangle of `ratio` of each side (in whole pixels, halves up) set to 0; part of it may lie outside.
+    """A rectangle of `ratio` of each side (in whole pixels, halves rounded up) set to 0; part of it may lie outside.
 
     If its length is odd, its centre is any pixel; if even, any line between pixels or either border of the picture. So
     each row is hidden as often as its mirror image.
@@ -141,7 +141,7 @@ class Cutout:
     Raises:
         ValueError: for a ratio outside [0, 1].
 
-    Source: Zhao et al. (2020), section 4, and their code for the places.
+    Source: Zhao et al. (2020), section 4, and their code for the positions.
 
     >>> import torch
     >>> Cutout()(torch.ones(3, 1, 2, 2)).sum((1, 2, 3))  # one pixel of four
@@ -283,14 +283,14 @@ def augment(
     *,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, "..."]:
-    """Apply each transform in turn, to each picture with this probability; use it for real and generated alike.
+    """Apply each transform in turn, to each picture with this probability; use it for both real and generated.
 
     Equal generators give equal draws, so two batches can share the same draws.
 
     Args:
         x: (B, C, H, W).
         transforms: each from (B, C, H, W) to the same.
-        probability: of each transform for each picture.
+        probability: probability of each transform for each picture.
         generator: for all draws.
 
     Raises:
@@ -322,7 +322,7 @@ class AdaptiveAugment(nn.Module):
 
     Args:
         transforms: each from (B, C, H, W) to the same.
-        target: of r_t, in (-1, 1).
+        target: target value of r_t, in (-1, 1).
         ramp: number of pictures over which the probability can go from 0 to 1.
         interval: number of pictures between two adjustments.
 
@@ -381,14 +381,14 @@ class AdaptiveAugment(nn.Module):
 
 
 def _pixels(ratio: float, size: int) -> int:
-    """Round to nearest, halves up: Python's `round` gives 0 for 0.5 and 2 for 1.5."""
+    """Round to nearest, halves rounded up: Python's `round` gives 0 for 0.5 and 2 for 1.5."""
     return int(ratio * size + 0.5)
 
 
 def _seen(x: Tensor, window: Tensor, padding: str) -> Tensor:
     """Pictures sampled at affine maps (B, 2, 3) of the square [-1, 1]^2, with bilinear interpolation."""
     if not len(x):
-        return x  # affine_grid wants a picture
+        return x  # affine_grid needs at least one picture
     grid = F.affine_grid(window, list(x.shape), align_corners=False)
     return F.grid_sample(x, grid, padding_mode=padding, align_corners=False)
 

@@ -66,11 +66,11 @@ class DiracGAN(Objective):
         instance_noise: sigma, at least 0.
         r1, r2: gamma of each penalty, at least 0; 0 is off.
         gradient_penalty: lambda of WGAN-GP, at least 0; 0 is off.
-        clip: bound on |psi| after each of the critic's moves.
-        phases: who moves when; by default both simultaneously.
+        clip: bound to which |psi| is clipped after each of the critic's updates.
+        phases: order of the updates; by default both players simultaneously.
 
     Raises:
-        ValueError: for a loss without a gradient, another name, a negative number, or a clip that is not positive.
+        ValueError: for a loss without a gradient, an unknown name, a negative number, or a clip that is not positive.
 
     Source: Mescheder et al. (2018), definition 2.1.
 
@@ -189,7 +189,7 @@ def alternating_eigenvalues(slope: float, h: float, *, moves: tuple[int, int] = 
     Args:
         slope: f'(0).
         h: step size of both players.
-        moves: (n_g, n_d), the number of moves of each per step.
+        moves: (n_g, n_d), the number of updates of each player per step.
 
     Source: Mescheder et al. (2018), lemma 2.4.
 

@@ -69,9 +69,9 @@ def bayes_risk(
     distributions of disjoint support it is 0 for all five.
 
     Args:
-        loss: one of the five or its name, or from `margin_loss`.
-        p, q: of real and of generated, each one distribution (no batch), over the same events.
-        samples: for Monte Carlo, half from each; not used if there is an exact method.
+        loss: one of the five, its name, or the result of `margin_loss`.
+        p, q: distributions of real and generated data, without batch axes, over the same events.
+        samples: number of Monte Carlo samples, half from each; not used if there is an exact method.
         generator: for the Monte Carlo draws.
 
     Raises:
@@ -222,7 +222,7 @@ def _mean(
         if d.batch_shape:
             raise ValueError(f"{name} must be one distribution, got a batch {tuple(d.batch_shape)}: see Independent")
     if p.event_shape != q.event_shape:
-        raise ValueError(f"p and q must be over equal events, got {tuple(p.event_shape)} and {tuple(q.event_shape)}")
+        raise ValueError(f"p and q must have equal event shapes, got {tuple(p.event_shape)} and {tuple(q.event_shape)}")
     if p.has_enumerate_support and q.has_enumerate_support:
         return _sum(under_p, under_q, p, q)
     if _support(p).is_discrete != _support(q).is_discrete:
@@ -244,7 +244,7 @@ def _sum(under_p: Value, under_q: Value, p: Distribution, q: Distribution) -> Es
 
 
 def _log_masses(d: Distribution, x: Tensor) -> Tensor:
-    """Of all values of d; torch's own log_prob takes a probability of 0 for the smallest step from 1."""
+    """Log-probabilities of all values of d; torch's `log_prob` raises a probability of 0 to epsilon."""
     if isinstance(d, Categorical | OneHotCategorical):
         return d.probs.double().log()
     if isinstance(d, Bernoulli):
@@ -253,7 +253,7 @@ def _log_masses(d: Distribution, x: Tensor) -> Tensor:
 
 
 def _quadrature(under_p: Value, under_q: Value, p: Distribution, q: Distribution) -> Estimate:
-    with drawing(seeded(0)):  # draws say where the mass is
+    with drawing(seeded(0)):  # draws show where the mass is
         draws = [_parts(d) for d in (p, q)]
     own = [v.dtype for v in draws]
     spread = [v.double().sort(0).values[EVERY // 2 :: EVERY].reshape(-1) for v in draws]
@@ -271,11 +271,11 @@ def _quadrature(under_p: Value, under_q: Value, p: Distribution, q: Distribution
         if not abs(integral - 1) < OFF_ONE:
             raise ValueError(
                 f"{name} integrates to {integral:.6f} by quadrature, not 1: parameters in single precision, a pole, a "
-                "peak that is too narrow, or a density of another range than its support says"
+                "peak that is too narrow, or a density that is not 0 outside its support"
             )
     result, stderr = float(value[0]), float(error[0]) + float((value[1:] - 1).abs().max())
     if not error[0] <= OFF_ONE * max(1, abs(result)):
-        raise ValueError(f"quadrature did not settle, at {result:.6g} after an error of {float(error[0]):.2g}")
+        raise ValueError(f"quadrature did not converge: {result:.6g} with an error estimate of {float(error[0]):.2g}")
     return Estimate(result, stderr)
 
 
@@ -295,7 +295,7 @@ def _monte_carlo(
 
 
 def _parts(d: Distribution) -> Tensor:
-    """Draws (n, k) of one dimension, of a mixture from each component alike: so that no peak goes without a mark."""
+    """Draws (n, k) in one dimension, from each of the k components of a mixture, so that every peak gets marks."""
     if not isinstance(d, MixtureSameFamily):
         return d.sample((MARKS,)).reshape(MARKS, 1)
     parts = d.component_distribution
@@ -304,7 +304,7 @@ def _parts(d: Distribution) -> Tensor:
 
 
 def _joint(under_p: Value, under_q: Value, x: Tensor, y: Tensor, log_p: Tensor, log_q: Tensor) -> Tensor:
-    """The integrand at x, (N,), y being x in the dtype of q; 0 where a density is, whatever is measured there."""
+    """The integrand at x, (N,), y being x in the dtype of q; 0 where a density is 0, whatever the function is there."""
     possible = (log_p > -math.inf) | (log_q > -math.inf)
     ratio = torch.where(possible, log_p - log_q, 0.0)
     a = under_p(x, ratio)
@@ -314,7 +314,7 @@ def _joint(under_p: Value, under_q: Value, x: Tensor, y: Tensor, log_p: Tensor, 
 
 
 def _log_prob(d: Distribution, x: Tensor, own: torch.dtype) -> Tensor:
-    """Log density in float64, -inf outside the support; `own` is the dtype of what d draws."""
+    """Log density in float64, -inf outside the support; `own` is the dtype of draws from d."""
     if d.event_shape:  # linear algebra needs a single dtype
         x = x.to(own)
     if isinstance(d, MixtureSameFamily):

@@ -16,7 +16,7 @@ from jensen.core.types import Batch, Loss, Phase
 from jensen.training import Player, TrainState, descend, extragradient, optimistic, train_step
 
 Rule = str | tuple[Phase, ...] | Callable[..., Mapping[str, Loss]]
-"""How players move: "simultaneous", "alternating" (in the order in which the game names them), "extragradient",
+"""How players are updated: "simultaneous", "alternating" (in the game's order of players), "extragradient",
 "optimistic", "phases" (the game's own); phases of plain steps, such as 5:1; or an update of `jensen.training` for all
 players together, such as `consensus(0.1)`."""
 Rates = float | Mapping[str, float]
@@ -59,9 +59,9 @@ class Step:
     The vector holds the weights, followed by the update's memory.
 
     Args:
-        game: with its phases.
-        update: of `jensen.training`.
-        step_size: of all players, or of each by name.
+        game: the objective.
+        update: update rule of `jensen.training`.
+        step_size: step size of all players, or a mapping from player to step size.
 
     Raises:
         ValueError: for a step size that is not positive, or step sizes that are not one for each player.
@@ -96,7 +96,7 @@ class Step:
 
 def _player(name: str, parameters: list[Any], step_size: Rates) -> Player:
     if isinstance(step_size, Mapping) and name not in step_size:
-        raise ValueError(f"step_size must have one for player {name!r}, got {sorted(step_size)}")
+        raise ValueError(f"step_size must include player {name!r}, got {sorted(step_size)}")
     rate = float(step_size[name] if isinstance(step_size, Mapping) else step_size)
     if not rate > 0:
         raise ValueError(f"step_size must be positive, got {rate:g}")
@@ -118,19 +118,21 @@ def trajectory(
     Random draws inside the losses and the batch are the same at every step: the path of the sample-average game.
 
     Args:
-        game: left as it is.
-        update: None for the flow (Dormand-Prince, relative error 1e-10), or how players move.
-        step_size: of all players, or of each by name; for the flow, the time between points.
+        game: not changed.
+        update: None for the flow (Dormand-Prince, relative error 1e-10), or how players are updated.
+        step_size: step size of all players, or a mapping from player to step size; for the flow, the time between
+            points.
         steps: at least 1.
         start: (n,); the game's own weights by default.
-        batch: what the losses are of.
-        seed: of the draws.
+        batch: batch on which the losses are evaluated.
+        seed: random seed of the draws.
 
     Returns:
         (steps + 1, n), beginning with the start.
 
     Raises:
-        ValueError: for a step size that is not positive, fewer than 1 step, an unknown update, a wrong start.
+        ValueError: for a step size that is not positive, fewer than 1 step, an unknown update, or a start of the wrong
+            shape.
 
     >>> from jensen.adversarial import DiracGAN
     >>> trajectory(DiracGAN("wasserstein"), "simultaneous", 0.5, 2, start=[1.0, 0.0])
@@ -167,11 +169,11 @@ def change_along_flow(
     r"""$\frac{d}{dt} Q(w) = -\nabla Q(w) \cdot v(w)$: zero wherever Q is conserved.
 
     Args:
-        game: left as it is.
+        game: not changed.
         quantity: Q, from (n,) to ().
         at: (n,); the game's own weights by default.
-        batch: what the losses are of.
-        seed: of the draws.
+        batch: batch on which the losses are evaluated.
+        seed: random seed of the draws.
 
     >>> from jensen.adversarial import DiracGAN
     >>> change_along_flow(DiracGAN("wasserstein"), lambda w: w.square().sum(), at=[2.0, 3.0]) == 0

@@ -25,12 +25,12 @@ class Frozen(Objective):
     player in the order in which the game names them. The game itself is not changed.
 
     Args:
-        game: any.
+        game: an objective.
         batch: used by every phase; empty by default.
-        at: the weights; the game's own by default.
-        seed: of the draws.
+        at: the weights; by default those of the game.
+        seed: random seed of the draws.
         step: passed to the losses, which may be annealed.
-        phases: who moves when; the game's own by default.
+        phases: order of the updates; by default that of the game.
 
     Raises:
         ValueError: if the game is not an objective, `at` is not one vector of all weights, or a phase names an unknown
@@ -151,11 +151,11 @@ def vector_field(
     r"""$v(w) = (\nabla_{w_i} L_i)_i$, each player's gradient of its own loss, stacked; the flow is $w' = -v$.
 
     Args:
-        game: any, of any number of players.
-        batch: what the losses are of.
+        game: an objective with any number of players.
+        batch: batch on which the losses are evaluated.
         at: (n,), the players' weights one after another in the order of `game.players()`; by default its own.
-        seed: of the draws inside the losses.
-        step: what the game is told.
+        seed: random seed of the draws inside the losses.
+        step: training step passed to the losses.
 
     Returns:
         (n,), double precision.
@@ -232,7 +232,7 @@ SIZES = (CLOSE, 1e-4, 1e-5, 1e-6, 1e-7, NEAR)
 def difference_step(function: Callable[[Tensor], Tensor], at: Tensor, seed: int) -> float:
     """The step size for differences: the largest, and most precise, of `SIZES` that agrees with all smaller ones.
 
-    A larger one fails if kinks are within its reach; its probe reaches as far along every axis as a column will.
+    A larger step fails if it crosses a kink; the probe moves as far along every axis as the columns of the matrix will.
 
     Raises:
         ValueError: if the function is discontinuous here (differences grow as the step shrinks) or has a kink here.

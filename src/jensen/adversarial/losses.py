@@ -5,7 +5,7 @@ risk of `margin`. The generator's loss of $t = D(G(z))$ is always chosen by name
 
 | form           | generator descends | its slope in t  |                                                             |
 | -------------- | ------------------ | --------------- | ----------------------------------------------------------- |
-| saturating     | -l(-t)             | l'(-t)          | zero-sum; of a falling l it vanishes where D is sure: t < 0 |
+| saturating     | -l(-t)             | l'(-t)          | zero-sum; for decreasing l it vanishes where D is sure (t<0)|
 | non-saturating | l(t)               | l'(t)           | largest there                                               |
 | linear         | -t                 | -1              | the same everywhere                                         |
 
@@ -31,7 +31,7 @@ from jensen.core.shapes import mean_per_example
 class GameLoss(Protocol):
     """Losses of both players, (B,) each, from the logits of B real and B generated examples.
 
-    `paired` tells whether the generator's loss needs the real logits; otherwise they may be None.
+    `paired` says whether the generator's loss needs the real logits; otherwise they may be None.
     """
 
     @property
@@ -60,8 +60,8 @@ class MarginGame:
     Raises:
         ValueError: for a loss without a gradient, or an unknown form; called, for logits of different shapes.
 
-    Source: Goodfellow et al. (2014), section 3; Mao et al. (2017), equation 2 with b = c = 1, a = -1 and twice its
-    size; Lim & Ye (2017), and Zhang et al. (2019), equation 4 (hinge, linear).
+    Source: Goodfellow et al. (2014), section 3; Mao et al. (2017), equation 2 with b = c = 1, a = -1, times 2; Lim & Ye
+    (2017), and Zhang et al. (2019), equation 4 (hinge, linear).
 
     >>> import torch
     >>> game, real, fake = MarginGame(hinge, "linear"), torch.tensor([0.5]), torch.tensor([-3.0])
@@ -156,8 +156,8 @@ class WassersteinGame:
 def _check(loss: MarginLoss, form: str) -> None:
     if not loss.trainable:
         raise ValueError(
-            f"the {loss.name} loss has no gradient to train with and is for analysis: "
-            "train with hinge, which has the same best critic"
+            f"loss must have a gradient to train with, got {loss.name}, which is for analysis only: "
+            "train with hinge, which has the same optimal critic"
         )
     if form not in FORMS:
         raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
@@ -169,7 +169,7 @@ def _alike(real: Tensor | None, fake: Tensor) -> Tensor:
         raise ValueError("logits of real examples must be given for this loss, got None")
     if real.shape != fake.shape or real.ndim < 1:
         raise ValueError(
-            f"logits of real and generated must be (B, ...) alike, got {tuple(real.shape)} and {tuple(fake.shape)}"
+            f"real and fake logits must have the same shape (B, ...), got {tuple(real.shape)} and {tuple(fake.shape)}"
         )
     return real
 

@@ -39,7 +39,7 @@ class MarginLoss:
     r"""A loss l(m) of the margin m = y D(x), with its f and its optimal critic.
 
     Attributes:
-        name: of the loss.
+        name: name of the loss.
         loss: l, elementwise, at least 0.
         ratio_f: f as a function of u.
         ratio_critic: D* as a function of u.
@@ -169,7 +169,7 @@ def margin_loss(loss: Elementwise, name: str = "custom") -> MarginLoss:
 
     Args:
         loss: l, elementwise on float64 tensors of any shape; its values are converted to the dtype of the margins.
-        name: for reports.
+        name: name shown in reports.
 
     Raises:
         ValueError: if l is not a function or does not give a tensor with the margins' shape, is nan or negative
@@ -232,10 +232,10 @@ def check_f(f: Elementwise, tolerance: float = 1e-9) -> None:
 
     Args:
         f: elementwise.
-        tolerance: of the comparison, relative to 1 + |f|.
+        tolerance: tolerance of the comparison, relative to 1 + |f|.
 
     Raises:
-        ValueError: if it does, naming the place.
+        ValueError: if it increases or is not convex; the message says where.
 
     >>> check_f(lambda u: (u - 1) ** 2)
     Traceback (most recent call last):
@@ -272,8 +272,8 @@ def _refuse_beyond(loss: Elementwise) -> None:
     beyond = _weighed(loss, u, BEYOND * grid[[0, -1]]).amin(1)
     if bool((beyond < least - FALLING * (1 + least.abs())).any()):
         raise ValueError(
-            f"a margin loss must have its minima within margins of {grid[0].item():.3g}, and this one falls beyond: "
-            "scale it"
+            f"a margin loss must have its minima at margins up to {grid[0].item():.3g}, but it decreases beyond: "
+            "rescale its margins"
         )
 
 

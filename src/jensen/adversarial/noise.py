@@ -1,4 +1,4 @@
-"""Instance noise: annealed noise on the critic's input, real and generated alike."""
+"""Instance noise: annealed noise on the critic's inputs, both real and generated."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jensen.core.seeding import Rng, normal
 
 
 def instance_noise(x: Float[Tensor, "b ..."], sigma: float, generator: Rng = None) -> Float[Tensor, "b ..."]:
-    r"""$x + \sigma\epsilon$, $\epsilon \sim N(0, I)$: for the critic's input, real and generated, with fresh noise.
+    r"""$x + \sigma\epsilon$, $\epsilon \sim N(0, I)$: for the critic's inputs, real and generated, with separate draws.
 
     The supports then overlap, so that the optimal critic has a gradient. With sigma = 0 the result is x itself.
 
@@ -45,5 +45,5 @@ def annealed(start: float, steps: int, end: float = 0.0) -> Callable[[int], floa
     (0.5, 0.25, 0.0, 0.0)
     """
     if not (start >= 0 and end >= 0 and steps >= 1):
-        raise ValueError(f"start and end must be at least 0 and steps at least 1, got {start} to {end} in {steps}")
+        raise ValueError(f"start and end must be at least 0 and steps at least 1, got {start}, {end} and {steps}")
     return lambda step: start + (end - start) * min(max(step / steps, 0.0), 1.0)

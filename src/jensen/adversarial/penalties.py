@@ -83,7 +83,7 @@ def gradient_penalty(
         real, fake: (B, ...), of the same shape.
         weight: lambda, at least 0.
         sides: 2 pulls the norm to 1, 1 only pushes it down from above 1.
-        generator: of epsilon.
+        generator: for epsilon.
 
     Raises:
         ValueError: for a negative weight, sides other than 1 and 2, examples of different shapes, or more than one
@@ -116,10 +116,10 @@ def dragan(
     Args:
         critic: D, from (B, ...) to one logit per example.
         real: (B, ...).
-        std: of the noise, in the unit of x, at least 0.
+        std: standard deviation of the noise, in the unit of x, at least 0.
         weight: lambda, at least 0.
         sides: 2 pulls the norm to 1, 1 only pushes it down from above 1.
-        generator: of the noise.
+        generator: for the noise.
 
     Raises:
         ValueError: for a negative weight or std, sides other than 1 and 2, or more than one logit each.
@@ -138,11 +138,11 @@ def spectral_norm(critic: nn.Module, iterations: int = 1) -> nn.Module:
     r"""Divide the weight of every linear and convolutional layer by its largest singular value; returns the critic.
 
     $\bar W = W / \langle W, u v^T \rangle$ with singular vectors u, v that are buffers. A forward pass leaves them as
-    they are; `power_iteration` updates them, and the objectives call it after each move of the critic.
+    they are; `power_iteration` updates them, and the objectives call it after each update of the critic.
 
-    A layer's weight counts as the matrix (out, everything else). For a convolution that is not the norm of the map
-    itself, which can exceed 1, up to the root of the number of taps (3 for 3 x 3). Other weights, such as the
-    in-projection of an attention, are not normalised.
+    A layer's weight is reshaped to the matrix (out, everything else). For a convolution the norm of this matrix is not
+    that of the layer as a linear map, which can be larger by up to the root of the number of taps (3 for 3 x 3). Other
+    weights, such as the in-projection of an attention, are not normalised.
 
     Args:
         critic: changed in place.
@@ -187,7 +187,7 @@ class SpectralNorm(_SpectralNorm):
 def power_iteration(module: nn.Module) -> None:
     r"""Update the singular vectors of `spectral_norm`: $u \leftarrow W v / |W v|$, $v \leftarrow W^T u / |W^T u|$.
 
-    For `Objective.after`; a module without such layers is left as it is.
+    For `Objective.after`; a module without such layers is not changed.
 
     Source: Miyato et al. (2018), algorithm 1.
 
@@ -207,13 +207,13 @@ def power_iteration(module: nn.Module) -> None:
 
 
 def _normalised(layer: nn.Module) -> bool:
-    """Whether by torch's parametrizations or by its older hooks."""
+    """Whether a layer is normalised already, by torch's parametrizations or by its older hooks."""
     return nn.utils.parametrize.is_parametrized(layer, "weight") or hasattr(layer, "weight_orig")
 
 
 @torch.no_grad()
 def clip_weights(critic: nn.Module, bound: float = 0.01) -> None:
-    """Clamp every parameter to [-bound, bound], in place: for `Objective.after`, after a move of the critic.
+    """Clamp every parameter to [-bound, bound], in place: for `Objective.after`, after an update of the critic.
 
     Raises:
         ValueError: unless the bound is positive.

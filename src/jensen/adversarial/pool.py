@@ -17,8 +17,8 @@ class ImagePool(nn.Module):
     continues exactly.
 
     Args:
-        size: number of pictures held, at least 0; 0 passes everything through.
-        event_shape: of one picture.
+        size: number of pictures held, at least 0; 0 returns every picture unchanged.
+        event_shape: shape of one picture.
 
     Raises:
         ValueError: for a negative size; called, for pictures of another shape.

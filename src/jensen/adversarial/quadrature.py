@@ -48,7 +48,7 @@ def breaks(f: Callable[[Tensor], Tensor]) -> Float[Tensor, " k"]:
 
 
 def _apart(places: Tensor, others: Tensor) -> Tensor:
-    """Those that are none of the others: of two edges in one place, one that moves and one that does not, none is."""
+    """The places that coincide with none of the others, so that no edge occurs twice."""
     return places[((places[:, None] - others).abs() > 1e-9).all(1)]
 
 

@@ -2,9 +2,9 @@ r"""Stability of an equilibrium of a game, from the eigenvalues of its flow and 
 
 Near an equilibrium w* the flow $w' = -v(w)$ has the matrix $A = -v'(w^*)$, and a training step has a matrix M. The flow
 converges linearly if every eigenvalue of A has a negative real part, training if every eigenvalue of M has a modulus
-below 1; a positive real part, or a modulus above 1, means divergence. Eigenvalues on the axis, or on the circle, decide
-nothing. Simultaneous steps of size h have $M = I + hA$, so they converge for
-$h < \min_\lambda 2|\mathrm{Re}\lambda|/|\lambda|^2$.
+below 1; a positive real part, or a modulus above 1, means divergence. Eigenvalues on the axis, or on the circle, leave
+it open. Simultaneous steps of size h have $M = I + hA$, so they converge for $h < \min_\lambda
+2|\mathrm{Re}\lambda|/|\lambda|^2$.
 
 Source: Mescheder et al. (2017), proposition 3 and lemma 4; Mescheder et al. (2018), section 2.
 """
@@ -46,8 +46,8 @@ class Stability:
     """The result of linearising a game at given weights.
 
     Attributes:
-        update: "flow", or how players move.
-        step_size: of the players; None for the flow.
+        update: "flow", or how players are updated.
+        step_size: step size of the players; None for the flow.
         eigenvalues: complex (k,), the decisive ones first: by real part for the flow, by modulus for a step.
         weights: the number of weights of the game plus the size of the update's memory.
         complete: whether these are all eigenvalues; if not, the leading ones that Arnoldi found.
@@ -56,8 +56,8 @@ class Stability:
         speed: |v| here, 0 at an equilibrium. Elsewhere the eigenvalues tell whether neighbouring paths converge to each
             other.
         equilibrium: whether |v| is numerically 0: at most 1e-5 of the image of a unit vector under the matrix.
-        tolerance: distance to the axis, or to the circle, within which nothing is decided; larger if differences are
-            less precise, and if rounding splits multiple eigenvalues.
+        tolerance: distance to the axis, or to the circle, within which the verdict is "undecided"; larger if
+            differences are less precise, and if rounding splits multiple eigenvalues.
         products: number of matrix-vector products.
     """
 
@@ -148,19 +148,19 @@ def stability(
     batch and fixed random draws.
 
     Args:
-        game: any, trained or not; left as it is.
-        batch: what the losses are of.
-        update: None for the flow, or how players move.
-        step_size: of all players, or of each by name; None for the flow.
-        at: (n,), the weights, player after player; the game's own by default.
-        seed: for the draws inside the losses and Arnoldi's start.
-        step: what the game is told, for whatever is annealed.
+        game: an objective, trained or not; not changed.
+        batch: batch on which the losses are evaluated.
+        update: None for the flow, or how players are updated.
+        step_size: step size of all players, or a mapping from player to step size; None for the flow.
+        at: (n,), the weights, player after player; by default those of the game.
+        seed: random seed for the draws inside the losses and Arnoldi's start.
+        step: training step passed to the losses, which may be annealed.
         top: number of eigenvalues of each kind that Arnoldi finds.
         products: approximate maximum number of Arnoldi's matrix-vector products. Each costs about three evaluations of
             all gradients for the flow, or four training steps for an update.
         dense: number of weights up to which all eigenvalues are computed; for one or two weights they always are.
         advance: called with 1 after every product, at most about `products` times, or once per weight for a small game.
-        seconds: after which Arnoldi stops with the eigenvalues found so far; no limit by default.
+        seconds: time after which Arnoldi stops with the eigenvalues found so far; no limit by default.
 
     Raises:
         ValueError: for an object that is not a game; a step size without an update, or the reverse; an unknown update;
@@ -373,7 +373,7 @@ def _confirmed(seen: Stability, matrix: _Matrix, error: float, top: int, product
 
 
 def _joined(found: Tensor, others: Tensor) -> Tensor:
-    """Add those of the others that are not among them."""
+    """The eigenvalues found, and those of `others` that are not among them."""
     for value in others:
         if not any(_same(complex(value), complex(other)) for other in found):
             found = torch.cat([found, value[None]])

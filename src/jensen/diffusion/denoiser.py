@@ -102,7 +102,7 @@ class Denoiser(nn.Module, ABC):
         return True
 
     def check_times(self, t: Float[Tensor, " b"]) -> None:
-        """Refuse times at which it cannot be evaluated (`defined`).
+        """Raise for times at which it cannot be evaluated (`defined`).
 
         Raises:
             ValueError: if x or eps is not finite at one of them, whatever the network's output is.
@@ -137,7 +137,7 @@ class NetworkDenoiser(Denoiser):
 
     Args:
         net: called with (B, ...), (B,) and, if `null` is given, the condition.
-        schedule: of the noise.
+        schedule: noise schedule.
         output: what the network predicts: "x", "eps", "v", "flow" (eps - x), or "edm".
         data_std: standard deviation of the data.
         null: a row that stands for "no condition".
@@ -188,7 +188,7 @@ class NetworkDenoiser(Denoiser):
         shape, twice = tuple(z_t.shape), self.learned_variance
         wanted = (shape[0], 2 * shape[1], *shape[2:]) if twice else shape
         if out.shape != wanted:
-            why = "two outputs a channel, to learn variances" if twice else "as its input"
+            why = "two outputs per channel, to learn variances" if twice else "like its input"
             raise ValueError(f"the network's output must be {wanted}, {why}, got {tuple(out.shape)}")
         out = out.to(alpha)
         if not twice:

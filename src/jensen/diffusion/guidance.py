@@ -13,14 +13,14 @@ from jensen.diffusion.denoiser import Denoiser, Prediction
 
 
 class Guided(Denoiser):
-    r"""Classifier-free guidance: $\epsilon_\emptyset + w (\epsilon_c - \epsilon_\emptyset)$, and x likewise.
+    r"""Classifier-free guidance: $\epsilon_\emptyset + w (\epsilon_c - \epsilon_\emptyset)$; x likewise.
 
     w = 1 is the conditional model, w = 0 the unconditional one. At times outside `interval` the conditional model is
     used unchanged, which also saves half of the evaluation.
 
     Args:
         denoiser: conditional, with a null condition.
-        scale: w >= 0.
+        scale: w, at least 0.
         interval: (low, high), the times between which guidance is active.
 
     Raises:
@@ -63,15 +63,15 @@ class Guided(Denoiser):
 
 
 class ClassifierGuided(Denoiser):
-    r"""Guidance by a classifier's gradient: $\hat\epsilon - w\, \sigma_t \nabla_{z_t} \log p(c | z_t)$, and x likewise.
+    r"""Guidance by a classifier's gradient: $\hat\epsilon - w\, \sigma_t \nabla_{z_t} \log p(c | z_t)$; x likewise.
 
     It is the denoiser of $p(z_t)\, p(c | z_t)^w$: for w = 1 and the true classifier, exactly that of x given c. The
     denoiser is called without a condition; without a condition there is no guidance.
 
     Args:
-        denoiser: of p(x), unconditional or with a null condition.
+        denoiser: denoiser of p(x), unconditional or with a null condition.
         log_prob: (z_t, t, cond) -> (B,), $\log p(c | z_t)$ in nats, differentiable in z_t; a classifier of noisy data.
-        scale: w >= 0.
+        scale: w, at least 0.
 
     Raises:
         ValueError: if the scale is negative; when called, at alpha = 0, where the guided x is not finite.
@@ -116,7 +116,7 @@ class Clipped(Denoiser):
     Guidance drives x out of the range; clipping it ("static thresholding") prevents that.
 
     Args:
-        denoiser: any.
+        denoiser: any denoiser.
         low, high: range of the data.
 
     Source: Saharia et al., Imagen (2022), section 2.3.

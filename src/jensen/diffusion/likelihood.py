@@ -29,7 +29,7 @@ class Bins:
     """Equal bins of discrete data: `count` values from `low` to `high`, bin centres; the two outer bins are unbounded.
 
     Args:
-        count: of values, at least 2.
+        count: number of values, at least 2.
         low, high: the smallest and the largest value; numbers, or tensors that broadcast against x.
 
     Source: Ho et al. (2020), equation 13, with 256 values in [-1, 1].
@@ -70,7 +70,7 @@ class Reconstruction:
     Args:
         mean: "denoised", $\mu = \hat x(z)$, which costs an evaluation (DDPM); or "observed", $\mu = z / \alpha$, which
             costs none (VDM).
-        bins: of discrete data; None for a density.
+        bins: bins of discrete data; None for a density.
 
     Source: Ho et al. (2020), section 3.3; Kingma et al., VDM (2021), section 3.3.
     """
@@ -140,7 +140,7 @@ def default_span(schedule: Schedule) -> Span:
 
 
 def whole_span(denoiser: Denoiser) -> Span:
-    """`default_span` of its schedule, up to t = 0.999 where the denoiser is not defined at 1."""
+    """`default_span` of its schedule, up to t = 0.999 if the denoiser is not defined at 1."""
     first, last = default_span(denoiser.schedule)
     return first, last if denoiser.defined(torch.tensor(last)) else 0.999
 
@@ -173,7 +173,7 @@ def prior_kl(schedule: Schedule, x: Float[Tensor, "b ..."], t: Tensor) -> Float[
     of x. The prior's variance is that of z for data of unit variance: 1 if the schedule is variance preserving.
 
     Args:
-        schedule: of the noise.
+        schedule: noise schedule.
         x: (B, ...).
         t: ().
 
@@ -184,7 +184,7 @@ def prior_kl(schedule: Schedule, x: Float[Tensor, "b ..."], t: Tensor) -> Float[
 
 
 def check_rows(x: Tensor, cond: Tensor | None) -> None:
-    """Refuse rows whose likelihood cannot be computed.
+    """Raise for rows whose likelihood cannot be computed.
 
     Raises:
         ValueError: for x that is not float32 or float64, is empty or not finite, or for conditions that are not one per
@@ -211,7 +211,7 @@ def snr_times(
     alpha = 0, is a finite range of y.
 
     Args:
-        schedule: of the noise.
+        schedule: noise schedule.
         ends: times, of which only the first and the last are used; the SNR must be finite at the first.
         place: in [0, 1]; 0 is the last level.
 
@@ -261,11 +261,11 @@ def bound(
     batches of B rows, `samples` times for each term.
 
     Args:
-        denoiser: of the scale of x.
+        denoiser: denoiser of data on the scale of x.
         x: (B, ...), data.
         steps: T, at least 1, or None.
         strata: number of strata of log(1 + SNR) if `steps` is None; at least 1.
-        samples: at least 1.
+        samples: number of draws per term, at least 1.
         span: times of the first level and the last; by default 0 (or 0.001, where SNR is infinite at 0) and 1.
         reconstruction: p(x | z) at the first level.
         cond: (B, ...) or None.
@@ -333,8 +333,8 @@ def dequantize(x: Float[Tensor, "b ..."], width: float | Tensor, generator: Rng 
     A density p of such data gives $\log P(x) \ge E_u \log p(x + w(u - \frac12)) + D \log w$ (`as_mass`).
 
     Args:
-        x: (B, ...), among the values.
-        width: w of a bin, positive.
+        x: (B, ...), bin centres.
+        width: width w of a bin, positive.
         generator: None, one, or B, one per row.
 
     Source: Theis et al. (2016), section 3.1.

@@ -63,7 +63,7 @@ def edm(
     r"""$(\mathrm{SNR} + s^{-2})\, |\hat x - x|^2$: the error of EDM's network F, whose target has unit variance.
 
     Args:
-        prediction, x, eps: as of every loss.
+        prediction, x, eps: as for every loss.
         data_std: s, the standard deviation of the data.
 
     Source: Karras et al. (2022), table 1: $(\sigma^2 + s^2) / (\sigma s)^2$ there, with $\sigma^2 = 1/\mathrm{SNR}$.
@@ -85,7 +85,7 @@ def sigmoid(
     as uniform times on `VariancePreserving` are.
 
     Args:
-        prediction, x, eps: as of every loss.
+        prediction, x, eps: as for every loss.
         bias: b, a log-SNR; lower values give less weight to fine detail.
 
     Source: Kingma & Gao (2023), section 4.3 and appendix D; Hoogeboom et al. (2024), section 3.1.
@@ -105,7 +105,7 @@ def vlb(
     In nats per unit of time: its integral over t is the diffusion term of the bound in continuous time.
 
     Args:
-        prediction, x, eps: as of every loss.
+        prediction, x, eps: as for every loss.
         slope: $d\lambda / dt$ of the log-SNR at the times of the prediction, at most 0 (`Schedule.log_snr_slope`).
 
     Source: Kingma et al., VDM (2021), equations 14 and 18.
@@ -128,13 +128,12 @@ def step_kl(
     r"""$KL(q(z_s | z_t, x) \,\|\, p(z_s | z_t))$ of one reverse step, in nats: DDPM's $L_{t-1}$.
 
     With the posterior's variance in p it is $\frac12 (\mathrm{SNR}(s) - \mathrm{SNR}(t))\, |\hat x - x|^2$. If the
-    prediction has a `fraction` f, the log variance of p is higher by $\rho = f \log(\sigma_t^2 / \sigma_s^2)$, and it
-    is $\frac12 \sum [\rho + e^{-\rho} (1 + \delta^2) - 1]$, where $\delta^2$ are the terms of twice the first
-    expression.
+    prediction has a `fraction` f, the log variance of p is higher by $\rho = f \log(\sigma_t^2 / \sigma_s^2)$, and the
+    KL is $\frac12 \sum [\rho + e^{-\rho} (1 + \delta^2) - 1]$, where $\sum \delta^2$ is twice the first expression.
 
     Args:
         prediction, x, eps: at time t.
-        schedule: of the process.
+        schedule: noise schedule.
         s, t: (B,), s <= t.
 
     Source: Kingma et al., VDM (2021), equation 13; Nichol & Dhariwal (2021), equation 4 with learned variance.

@@ -76,10 +76,10 @@ def ode_log_likelihood(
     error. The result carries no gradient; the denoiser is evaluated in evaluation mode.
 
     Args:
-        denoiser: of the scale of x, differentiable in z.
+        denoiser: denoiser of data on the scale of x, differentiable in z.
         x: (B, ...), data.
         trace: "exact" or "hutchinson".
-        probes: number of Hutchinson's vectors, at least 2.
+        probes: number of Hutchinson's random vectors, at least 2.
         span: times of the ends of the path; by default 0 (or 0.001, where SNR is infinite at 0) and 1.
         rtol, atol: tolerances of the Dormand-Prince solver, met by every row; all rows of the batch share the steps.
         cond: (B, ...) or None.

@@ -1,4 +1,4 @@
-"""Exact answers for data whose law is known: denoisers, likelihoods, entropies, bounds."""
+"""Exact answers for data of known distribution: denoisers, likelihoods, entropies, bounds."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class MixtureOracle(Denoiser):
         weights: (K,), positive; normalised here.
         means: (K, D).
         variances: (K, D) or (K, 1), at least 0.
-        schedule: of the noise.
+        schedule: noise schedule.
 
     Raises:
         ValueError: for shapes that do not match, a weight that is not positive, or a negative variance; when called, at
@@ -105,7 +105,8 @@ class MixtureOracle(Denoiser):
 
         Args:
             t: (B,); above 0 if a variance is 0.
-            nodes: per dimension, in two or three dimensions, at least 1; the density is evaluated K nodes^D times.
+            nodes: number per dimension, for two or three dimensions, at least 1; the density is evaluated K nodes^D
+                times.
 
         Raises:
             ValueError: for nodes < 1, or more than three dimensions.
@@ -156,7 +157,7 @@ class GaussianOracle(MixtureOracle):
     Args:
         mean: (D,).
         variance: (D,), at least 0.
-        schedule: of the noise.
+        schedule: noise schedule.
     """
 
     def __init__(self, mean: Float[Tensor, " d"], variance: Float[Tensor, " d"], schedule: Schedule):
@@ -224,7 +225,7 @@ class EmpiricalOracle(Denoiser):
 
     Args:
         data: (N, ...), N at least 1.
-        schedule: of the noise.
+        schedule: noise schedule.
 
     Source: Karras et al. (2022), appendix B.3.
 
@@ -244,7 +245,7 @@ class EmpiricalOracle(Denoiser):
         self.schedule, self.null = schedule, None
 
     def _levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Both levels, (B, 1)."""
+        """alpha_t and sigma_t, (B, 1)."""
         alpha, sigma = (v[:, None] for v in self.schedule.alpha_sigma(t.double()))
         if bool((sigma == 0).any()):
             raise ValueError("a finite data set has no density and no finite eps at sigma = 0: choose times above 0")

@@ -77,9 +77,10 @@ class ImplicitProcess:
     The paper's $x_t, \bar\alpha_t, \sigma_t$ are $z_t, \alpha_t^2, d_t$ here.
 
     Args:
-        schedule: of the marginals.
+        schedule: noise schedule, which gives the marginals.
         times: (T,), the levels, increasing, T at least 2.
-        deviations: (T,): first that of the last step, to the data, then $d_t$ of the step down from each later level.
+        deviations: (T,), standard deviations: $d_1$ of the last step, from the first level to the data, then $d_t$ of
+            the step from each later level to the level below.
 
     Raises:
         ValueError: for times that do not increase in [0, 1], deviations that are not one per time and at least 0, and

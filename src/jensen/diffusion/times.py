@@ -67,7 +67,7 @@ def logit_normal_times(mean: float = 0.0, std: float = 1.0, edge: float = 1e-4) 
     r"""Times whose logit is $N(\mu, s^2)$, stratified: most of them at intermediate noise levels.
 
     Args:
-        mean, std: of the logit; a positive mean favours higher noise.
+        mean, std: mean and standard deviation of the logit; a positive mean favours higher noise.
         edge: both tails are cut off at this quantile and at this time, so that times stay inside (0, 1).
 
     Raises:

@@ -31,12 +31,12 @@ def discrepancy(
 
     Its variance is $F - V$, and at least V: F is the empirical variance of the projections, in which the second-order
     term V of Hoeffding's decomposition is counted twice. But for similar distributions the estimate is roughly the
-    square of a Gaussian, and where it is small, so is F: two such errors cover as little as 83 percent. W, the value
-    that includes the pairs of a row with itself, is never negative, and the error tau of its root does not depend on
-    its size, $\tau^2 = F / 4W$, or $V / 2b$ at equality, where $b = E W$. The longer arm of $(\sqrt W \pm 2\tau)^2$ is
-    longer than two errors by $4\tau^2$; so $2\tau^2$, with the larger tau, is added to the error. Two standard errors
-    then cover 92 to 100 percent. Far from equality the addition vanishes; at equality the standard error is about the
-    standard deviation in many dimensions, and up to 2.5 times as much in one.
+    square of a Gaussian, and where it is small, so is F: intervals of two standard errors cover as little as 83
+    percent. W, the value that includes the pairs of a row with itself, is never negative, and the error tau of its root
+    does not depend on its size, $\tau^2 = F / 4W$, or $V / 2b$ at equality, where $b = E W$. The longer arm of $(\sqrt
+    W \pm 2\tau)^2$ is longer than two errors by $4\tau^2$; so $2\tau^2$, with the larger tau, is added to the standard
+    error. Two standard errors then cover 92 to 100 percent. Far from equality the addition vanishes; at equality the
+    standard error is about the standard deviation in many dimensions, and up to 2.5 times as much in one.
 
     Args:
         kernel: conditionally positive definite.

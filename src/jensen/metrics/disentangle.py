@@ -97,7 +97,7 @@ class MIG:
 
 
 def mig(codes: Tensor, factors: Tensor, bins: int = 20) -> MIG:
-    r"""How much more informative about a factor the best code is than the second: 1 if one has it all.
+    r"""How much more informative about a factor the best code is than the second: 1 if one code has all.
 
     $\frac1F \sum_j \frac{1}{H(v_j)} (I(z_{i_1}; v_j) - I(z_{i_2}; v_j))$, with $i_1, i_2$ the two codes most
     informative about $v_j$. It does not penalise a code that captures several factors. The biases of the two mostly
@@ -137,8 +137,8 @@ class BoostedTrees:
     """scikit-learn's gradient-boosted trees: importances by impurity, scored by accuracy.
 
     Attributes:
-        rounds: of boosting, each with one tree per level.
-        depth: of a tree.
+        rounds: number of boosting rounds, each with one tree per level.
+        depth: depth of a tree.
     """
 
     rounds: int = 10
@@ -159,7 +159,7 @@ class Lasso:
     Scored by the fraction of explained variance, at least 0. For ordered factors; it detects only linear relations.
 
     Attributes:
-        folds: of the cross-validation.
+        folds: number of folds of the cross-validation.
     """
 
     folds: int = 5
@@ -181,8 +181,8 @@ class DCI:
         disentanglement: whether each code captures only one factor.
         completeness: whether each factor is captured by only one code.
         informativeness: the mean of `scores`.
-        importance: (D, F), of each code for predicting each factor.
-        scores: (F,), of each factor's probe on held-out rows.
+        importance: (D, F), importance of each code for predicting each factor.
+        scores: (F,), score of each factor's probe on held-out rows.
     """
 
     disentanglement: float
@@ -202,7 +202,7 @@ def disentanglement(importance: Float[Tensor, "..."]) -> float:
         importance: R, (D, F), at least 0, F at least 2.
 
     Raises:
-        ValueError: if it is not so.
+        ValueError: for an importance of another shape, or with entries that are negative or not finite.
 
     Source: Eastwood & Williams (2018), section 2.
 
@@ -222,7 +222,7 @@ def completeness(importance: Float[Tensor, "..."]) -> float:
         importance: R, (D, F), at least 0, D at least 2.
 
     Raises:
-        ValueError: if it is not so.
+        ValueError: for an importance of another shape, or with entries that are negative or not finite.
 
     Source: Eastwood & Williams (2018), section 2.
 
@@ -271,7 +271,7 @@ def dci(
 
     Raises:
         ValueError: if shapes or types do not fit, codes are not finite, a factor has one value, or either part of the
-            split is empty, as if every row is a level of its own.
+            split is empty, for example if every row has a different level.
 
     Source: Eastwood & Williams (2018), section 2; trees for their lasso are Locatello et al. (2019)'s.
 
@@ -282,7 +282,7 @@ def dci(
     """
     codes, factors = _checked(codes, factors)
     if codes.shape[1] < 2 or factors.shape[1] < 2:
-        raise ValueError(f"codes and factors must be at least 2 each, got {codes.shape[1]} and {factors.shape[1]}")
+        raise ValueError(f"codes and factors must have 2 columns or more, got {codes.shape[1]} and {factors.shape[1]}")
     if not 0 < kept < 1:
         raise ValueError(f"kept must be between 0 and 1, got {kept}")
     device = "cpu" if generator is None else generator.device
@@ -327,12 +327,12 @@ def factor_vae_score(
     For each vote, a factor and a row are drawn, then `batch` rows with the same value of that factor; the vote goes to
     the code with the least variance among them (ties at random), relative to its variance over all data (constant codes
     are ignored). Each code is assigned the factor for which it got most votes; the score is the accuracy of this
-    assignment on as many new votes. It is 1 if each code depends on one factor; chance is 1 / F.
+    assignment on the same number of new votes. It is 1 if each code depends on one factor; chance is 1 / F.
 
     Args:
         codes: (N, D), not all constant.
         factors: (N, F), integers. While one factor is fixed the others should vary: use a full grid, or many rows.
-        votes: number of votes for the assignment, and again for the score.
+        votes: number of votes for the assignment, and of new votes for the score.
         batch: rows per vote, at least 2.
         generator: for the votes.
 
@@ -343,7 +343,7 @@ def factor_vae_score(
         ValueError: if shapes or types do not fit, codes are not finite or all constant, a factor has one value, or
             votes or batch are too few.
 
-    Source: Kim & Mnih (2018), section 4 and appendix B; they score the votes that were learned from.
+    Source: Kim & Mnih (2018), section 4 and appendix B; they compute the score from the votes of the assignment.
 
     >>> grid = torch.cartesian_prod(*[torch.arange(4)] * 3)
     >>> print(factor_vae_score(grid.flip(1) * 2.0, grid, votes=100, generator=torch.Generator().manual_seed(0)))

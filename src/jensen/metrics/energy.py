@@ -16,7 +16,7 @@ def energy_distance(x: Num[Tensor, "..."], y: Num[Tensor, "..."], *, chunk: int 
     Unbiased (pairs of a point with itself are excluded), so it may be negative. It is the squared distance in the space
     of the kernel $-|x - y|$, and its standard error is computed as for `kernel_distance`: value +- 2 stderr covers the
     true distance in at least about 95 percent of cases (92 percent in the worst case found, one dimension and
-    distributions two errors apart; nearly always for equal distributions).
+    distributions two standard errors apart; nearly always for equal distributions).
 
     Args:
         x: (N, ...), N at least 2, flattened to vectors; (N,) are N numbers. Integers are allowed.

@@ -84,10 +84,10 @@ def floor(metric: Callable[[Tensor, Tensor], T], real: Tensor, n: int, generator
     """The floor, a perfect model's value: `metric` of real against n other real rows, drawn without replacement.
 
     Args:
-        metric: of (real, fake).
+        metric: function of (real, fake).
         real: (N, ...), more than n.
         n: the number of generated samples; the other N - n are the reference.
-        generator: for the choice of the n.
+        generator: for the choice of the n rows.
 
     Raises:
         ValueError: if n is not from 1 to N - 1.

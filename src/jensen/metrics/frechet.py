@@ -104,7 +104,7 @@ class FrechetDistance:
         values, vectors = torch.linalg.eigh(root.T @ q.covariance @ root)
         kept = values > _least(values)
         values, vectors = values[kept], vectors[:, kept]
-        there = (vectors * values.pow(0.25)).T @ back()  # A = there^T there; the way back likewise
+        there = (vectors * values.pow(0.25)).T @ back()  # A = there^T there; the inverse map likewise
         again = (vectors * values.pow(-0.25)).T @ root.T
         gap = p.mean - q.mean
         return math.sqrt(_variance(x, p, there, gap) + _variance(y, q, again, -gap))
@@ -123,7 +123,8 @@ def frechet_distance(real: Source, fake: Source) -> FrechetDistance:
         fake: (M, d), or the same. N and M may be below d.
 
     Raises:
-        ValueError: for features that are not (N, d) floating-point and finite, fewer than two rows, or two widths.
+        ValueError: for features that are not (N, d) floating-point and finite, fewer than two rows, or different
+            widths.
 
     Source: Dowson & Landau (1982); Heusel et al. (2017), equation 6; that the first variation is the potential:
     Santambrogio (2015), Optimal Transport for Applied Mathematicians, proposition 7.17.
@@ -179,16 +180,16 @@ def _variance(source: Source, p: FeatureStatistics, carried: Tensor, gap: Tensor
 def extrapolated_frechet_distance(
     real: Tensor, fake: Tensor, *, shares: int = 4, generator: torch.Generator | None = None
 ) -> Distance:
-    r"""The Frechet distance of samples without end: the line $a + b k$ through that of k equal shares, at k = 0.
+    r"""The Frechet distance extrapolated to infinite samples: at k = 0, the line $a + b k$ fitted to k equal shares.
 
     Both samples are split into k shares and the distance is the mean over their pairs, for k = 1 to `shares`: its bias
     is k times that of the whole. May come out below zero. The standard error is that of `frechet_distance`, to which
-    the extrapolation adds nothing of first order. A share of fewer rows than features is beyond where the line holds.
+    the extrapolation adds nothing of first order. With fewer rows than features in a share the bias is not linear.
 
     Args:
         real: (N, d).
         fake: (M, d).
-        shares: the greatest k, at least 2; both samples need 2 rows a share.
+        shares: the largest k, at least 2; both samples need 2 rows per share.
         generator: shuffles both.
 
     Raises:

@@ -22,7 +22,7 @@ def kernel_distance(real: Tensor, fake: Tensor, *, chunk: int = 1024) -> Distanc
         chunk: rows whose kernel is held in memory; memory is about 16 chunk max(N, M) bytes.
 
     Raises:
-        ValueError: for features that are not (N, d) floating-point and finite, too few rows, or two widths.
+        ValueError: for features that are not (N, d) floating-point and finite, too few rows, or different widths.
 
     Source: Binkowski et al. (2018), section 4 (kernel inception distance); Serfling (1980), section 5.2, lemma A.
 

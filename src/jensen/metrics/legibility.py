@@ -21,7 +21,8 @@ class Legibility:
 def legibility(read: Int[Tensor, "..."], asked: Int[Tensor, "..."]) -> Legibility:
     """Compare the texts that a reader read with the requested ones.
 
-    The interval of `character` treats characters as independent, which those of one picture are not quite.
+    The interval of `character` treats characters as independent, although those of one picture are not quite
+    independent.
 
     Args:
         read, asked: (N, length) indices of characters.

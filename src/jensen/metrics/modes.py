@@ -21,11 +21,11 @@ class ClassCoverage:
 
     Attributes:
         recovered: number of classes with samples.
-        of: K.
+        of: number K of classes.
         reverse_kl: $KL(\hat q | w) = \sum_k \hat q_k \log(\hat q_k / w_k)$ in nats, of the fractions of samples
             relative to the true ones: 0 if equal, $-\log w_k$ if all are in class k.
-        floor: its mean for samples from w itself, which is not 0 for a finite sample.
-        n: samples.
+        floor: mean of `reverse_kl` for n samples from w itself, which is not 0 for a finite sample.
+        n: number of samples.
     """
 
     recovered: int

@@ -86,7 +86,8 @@ class Memorisation:
         stderr: of `nearer`, over the choice of samples and held-out data, for fixed training data; 0 if the two sets of
             distances do not overlap (`interval` still has a width).
         interval: 95 percent interval of `nearer`, as for `auc`.
-        p_value: one-sided, of a value at least this large if samples and held-out data had the same distribution.
+        p_value: one-sided probability of a value at least this large if samples and held-out data had the same
+            distribution.
         copied: fraction of samples closer than all but 5 percent of held-out data; 5 percent is expected.
         drawn, fresh: medians of the two distances, root mean square per number.
     """

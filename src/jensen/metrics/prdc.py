@@ -23,7 +23,7 @@ class PRDC:
         recall: fraction of real rows in a ball of a fake one.
         density: mean number of real balls that contain a fake row, divided by k: 1 on average for a perfect model.
         coverage: fraction of real balls that contain a fake row; `expected_coverage` for a perfect model.
-        density_stderr: over the choice of the fake rows.
+        density_stderr: standard error of `density` over the choice of the fake rows.
         real, fake: numbers of rows.
         k: number of neighbours.
     """
@@ -84,7 +84,8 @@ def prdc(real: Tensor, fake: Tensor, k: int = 5, *, chunk: int = 256) -> PRDC:
             features.
 
     Raises:
-        ValueError: for features that are not (N, d) floating-point and finite, two widths, or k that does not fit.
+        ValueError: for features that are not (N, d) floating-point and finite, different widths, or k that does not
+            fit.
 
     Source: Kynkaanniemi et al. (2019), section 2; Naeem et al. (2020), section 3.
 

@@ -26,7 +26,7 @@ def wilson(successes: int, n: int, z: float = 1.959963984540054) -> Proportion:
 
     Args:
         successes: from 0 to n.
-        n: trials, at least 1.
+        n: number of trials, at least 1.
         z: normal quantile; 1.96 for 95 percent.
 
     Raises:

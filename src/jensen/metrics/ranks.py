@@ -20,11 +20,12 @@ class AUC:
 
     Attributes:
         value: 1/2 if these numbers do not distinguish the two kinds, 1 if all of one exceed all of the other.
-        stderr: DeLong's, over the choice of both; 0 if the two kinds do not overlap (the interval still has a width).
+        stderr: DeLong's standard error, over the choice of both; 0 if the two kinds do not overlap (the interval still
+            has a width).
         p_value: probability of a value at least this large if both kinds have the same distribution: Mann and Whitney's
             test, one-sided, exact for small samples without ties.
-        low, high: 95 percent interval, Newcombe's.
-        n: how many numbers there are of both kinds together.
+        low, high: Newcombe's 95 percent interval.
+        n: total number of values of both kinds.
     """
 
     value: float

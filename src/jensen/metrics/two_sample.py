@@ -31,7 +31,7 @@ class C2ST:
     """How well a classifier separates real from fake on held-out rows, half of each.
 
     Attributes:
-        accuracy: 1/2 if the two cannot be distinguished, 1 if always.
+        accuracy: 1/2 if the two cannot be distinguished, 1 if they always can.
         p_value: probability of at least this accuracy for equal distributions.
         low, high: 95 percent interval of the accuracy of this classifier.
         n: number of test rows, n / 2 of each.
@@ -67,7 +67,7 @@ def c2st(real: Tensor, fake: Tensor, generator: torch.Generator | None = None, l
             its error on a tenth of the training rows no longer decreases.
 
     Raises:
-        ValueError: for features that are not (N, d) floating-point and finite, fewer than 20 rows, or two widths.
+        ValueError: for features that are not (N, d) floating-point and finite, fewer than 20 rows, or different widths.
 
     Source: Lopez-Paz & Oquab (2017), section 3; Friedman (2003) for tests on a classifier's scores.
 

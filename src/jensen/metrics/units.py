@@ -15,9 +15,9 @@ class Units:
     """The hidden units behind one ReLU or LeakyReLU.
 
     Attributes:
-        layer: its name in the network.
+        layer: name of the activation in the network.
         never: number of units that were positive for no input: dead for a ReLU, merely linear for a LeakyReLU.
-        of: number of units; of channels, for a convolution.
+        of: number of units (channels, for a convolution).
     """
 
     layer: str

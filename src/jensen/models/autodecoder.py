@@ -50,7 +50,7 @@ class AutoDecoder(LatentChain):
         self._try()
 
     def fitted(self, x: Tensor) -> Fitted:
-        """The best q of each datum, one Gaussian per layer, batch (B,), and an estimate of the nats still missing."""
+        """The best q of each datum, one Gaussian per layer, batch (B,), and the estimated nats from the optimum."""
         self._check(x)
         return fit_posterior(self, x, steps=self.steps, samples=self.samples)
 

@@ -62,7 +62,7 @@ class Autoencoder(nn.Module):
         return mean
 
     def codes(self, x: Tensor) -> Tensor:
-        """E(x), in evaluation mode."""
+        """The code e(x), in evaluation mode."""
         with evaluating(self):
             z: Tensor = self.encoder(x)
         return z
@@ -72,7 +72,7 @@ class Autoencoder(nn.Module):
         return self.decode(z)
 
     def interpolate(self, first: torch.Generator, second: torch.Generator, n: int) -> Tensor:
-        """Means of x along the great circle from one draw of the prior to another, (n, *event), both ends among them.
+        """Means of x along the great circle from one draw of the prior to another, (n, *event), including both ends.
 
         Raises:
             ValueError: for n < 2, or an improper prior.

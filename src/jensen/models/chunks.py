@@ -14,11 +14,11 @@ from jensen.core.seeding import Rng, normal
 
 @dataclass(frozen=True)
 class Chunk:
-    """Rows of a batch, followed by padding: copies of the first row, with noise of their own.
+    """Rows of a batch, followed by padding: copies of the first row, with noise that is drawn for them.
 
     Attributes:
-        rows: of the batch.
-        size: with the padding.
+        rows: which rows of the batch.
+        size: number of rows with the padding.
         generator: None, one, or `size` of them.
         cond: conditions, (size, ...), or None.
     """
@@ -50,12 +50,12 @@ def chunks(n: int, size: int, *, cond: Tensor | None = None, generator: Rng = No
 
     Args:
         n: at least 1.
-        size: of a chunk.
+        size: number of rows of a chunk.
         cond: (n, ...) conditions, or None.
         generator: None, one, or n of them, one per row.
 
     Raises:
-        ValueError: for n < 1, or conditions or generators that are not n.
+        ValueError: for n < 1, or if the number of conditions or generators is not n.
 
     >>> [(chunk.n, chunk.take(torch.arange(5)).tolist()) for chunk in chunks(5, 3)]
     [(3, [0, 1, 2]), (2, [3, 4, 3])]

@@ -36,7 +36,7 @@ class CycleGAN(nn.Module):
             to: "b" for pictures of a, "a" for pictures of b.
 
         Raises:
-            ValueError: for another side.
+            ValueError: unless the side is "a" or "b".
         """
         if to not in SIDES:
             raise ValueError(f"to must be a or b, got {to!r}")
@@ -48,7 +48,7 @@ class CycleGAN(nn.Module):
         """Round trip: F(G(x)) for x of side a, via "b"; G(F(x)) for x of side b, via "a".
 
         Raises:
-            ValueError: for another side.
+            ValueError: unless the side is "a" or "b".
         """
         there = self.translate(x, to=via)
         return self.translate(there, to="a" if via == "b" else "b")

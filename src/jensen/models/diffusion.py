@@ -57,10 +57,10 @@ class Sampling:
         precision: "bfloat16" for autocast, or "float32".
         chunk: rows that go through the network together; fixed, so that the last bits of a row never depend on the
             number of samples.
-        eta: of "ddim": 0 is deterministic, 1 is ancestral sampling with the posterior's variance. None: the sampler's
-            own.
-        variance: of "ancestral": "posterior", "forward", or "learned" with a denoiser that learns variances. None: the
-            sampler's own.
+        eta: for "ddim": 0 is deterministic, 1 is ancestral sampling with the posterior's variance. None: the sampler's
+            default.
+        variance: for "ancestral": "posterior", "forward", or "learned" with a denoiser that learns variances. None: the
+            sampler's default.
     """
 
     sampler: str | Sampler = "dpm++"
@@ -79,7 +79,7 @@ class Sampling:
     def __post_init__(self) -> None:
         if isinstance(self.sampler, str) and self.sampler not in SAMPLERS:
             raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {self.sampler!r}")
-        _ = self.step  # refuses a setting of its own that is out of range
+        _ = self.step  # raises for a setting of the sampler that is out of range
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
         if not 0 <= self.guidance < math.inf:
@@ -107,7 +107,7 @@ class Sampling:
         for name in own:
             if not _has(step, name):
                 able = ", ".join(repr(k) for k, v in SAMPLERS.items() if _has(v, name))
-                raise ValueError(f"{name} is a setting of sampler {able}, got it with {self.sampler!r}")
+                raise ValueError(f"{name} is a setting of sampler {able}, got sampler {self.sampler!r}")
         return replace(cast(Any, step), **own) if own else step
 
     def changed(self, **changes: Any) -> Sampling:
@@ -133,8 +133,8 @@ class Diffusion(nn.Module):
     and likelihoods are those of x.
 
     Args:
-        denoiser: of standardised data.
-        shape: of one x.
+        denoiser: denoiser of standardised data.
+        shape: shape of one x.
         sampling: how to sample by default.
     """
 
@@ -191,7 +191,7 @@ class Diffusion(nn.Module):
         on_chunk: Callable[[int], None] | None = None,
         **changes: Any,
     ) -> Float[Tensor, "n ..."]:
-        """Draw n.
+        """Draw n samples.
 
         Args:
             n: at least 1.
@@ -199,13 +199,13 @@ class Diffusion(nn.Module):
             generator: None, one, or n of them, one per row: then a row is a function of its generator alone.
             on_step: called with (steps done, x so far (n or fewer, ...)) in each chunk.
             on_chunk: called with the number of rows just finished.
-            changes: to the default `Sampling`: steps=8, guidance=2.0, ...
+            changes: changes to the default `Sampling`: steps=8, guidance=2.0, ...
 
         Returns:
             (n, *shape), on the scale of the data.
 
         Raises:
-            ValueError: for n < 1, conditions that are not n, or a setting out of its range.
+            ValueError: for n < 1, a number of conditions other than n, or a setting out of its range.
         """
         settings = self.sampling.changed(**changes)
 
@@ -227,10 +227,10 @@ class Diffusion(nn.Module):
         Args:
             x: (n, *shape), on the scale of the data.
             cond: (n, ...) or None.
-            changes: to the default `Sampling`: sampler="ddim", steps=64, ...
+            changes: changes to the default `Sampling`: sampler="ddim", steps=64, ...
 
         Raises:
-            ValueError: for a sampler that draws noise, conditions that are not n, or a setting out of its range.
+            ValueError: for a stochastic sampler, a number of conditions other than n, or a setting out of its range.
 
         Source: Song et al., DDIM (2021), section 4.3 and equation 14.
         """
@@ -246,7 +246,7 @@ class Diffusion(nn.Module):
         """Samples from latents z, (n, *shape), by a deterministic sampler: inverts `encode` up to discretisation.
 
         Raises:
-            ValueError: for a sampler that draws noise, conditions that are not n, or a setting out of its range.
+            ValueError: for a stochastic sampler, a number of conditions other than n, or a setting out of its range.
         """
         settings, z = self.deterministic(**changes), self._rows(z).to(self.centre)
         times = self.times(settings)
@@ -268,7 +268,7 @@ class Diffusion(nn.Module):
             first, second: a latent with the shape of one x (from `encode`), or a generator that draws it.
             n: at least 2.
             cond: one condition, (1, ...), for the whole path, or None: conditions are not interpolated.
-            changes: to the default `Sampling`, which must be deterministic.
+            changes: changes to the default `Sampling`, which must be deterministic.
 
         Returns:
             (n, *shape), on the scale of the data.
@@ -281,7 +281,7 @@ class Diffusion(nn.Module):
         if n < 2:
             raise ValueError(f"n must be at least 2, got {n}")
         if cond is not None and len(cond) != 1:
-            raise ValueError(f"conditions must be one, (1, ...), since they are not interpolated, got {len(cond)}")
+            raise ValueError(f"cond must be one condition, (1, ...), since it is not interpolated, got {len(cond)}")
         settings = self.deterministic(**changes)
         a, b = (self._latent(end, settings) for end in (first, second))
         way = slerp(a, b, torch.linspace(0, 1, n, device=a.device))
@@ -323,7 +323,7 @@ class Diffusion(nn.Module):
 
         Args:
             x: (B, *shape), on the scale of the data.
-            steps, strata, samples, span, cond, generator: as of `jensen.diffusion.bound`.
+            steps, strata, samples, span, cond, generator: as for `jensen.diffusion.bound`.
             reconstruction: with bins of the data's own values, if any.
         """
         check_rows(self._rows(x), cond)
@@ -450,9 +450,9 @@ def round_trip(
     Args:
         model: with a deterministic sampler, by default or in the changes.
         x: (B, *shape), on the scale of the data.
-        steps: K numbers of steps, in each direction.
+        steps: K numbers of steps in each direction.
         cond: (B, ...) or None.
-        changes: to the model's `Sampling`.
+        changes: changes to the model's `Sampling`.
 
     Returns:
         (K, B), in the units of x.

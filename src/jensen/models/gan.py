@@ -26,7 +26,7 @@ class GAN(nn.Module):
 
     Args:
         network: G, from (B, *shape) to (B, *event).
-        shape: of z, or one number, its length.
+        shape: shape of z, or its length as one number.
 
     Raises:
         ValueError: for an empty shape, or one with an axis below 1.
@@ -63,7 +63,7 @@ class GAN(nn.Module):
             generator: None, one, or n of them, one per row.
 
         Raises:
-            ValueError: for n < 1, or generators that are not n.
+            ValueError: for n < 1, or a number of generators other than n.
         """
         if n < 1:
             raise ValueError(f"n must be at least 1, got {n}")
@@ -94,7 +94,7 @@ class GAN(nn.Module):
             generator: None, one, or n of them, one per row: then a row is a function of its generator alone.
 
         Raises:
-            ValueError: for n < 1, a condition, or generators that are not n.
+            ValueError: for n < 1, a condition, or a number of generators other than n.
         """
         refuse_condition(cond)
         return self.decode(self.latent(n, generator))

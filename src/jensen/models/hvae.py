@@ -109,7 +109,7 @@ class LatentChain(nn.Module, ABC):
         """Draws from p(z), one tensor per layer, the layer next to x first.
 
         Args:
-            shape: of the draws, before each layer's event.
+            shape: shape of the draws, placed before each layer's event.
             given: draws of the top layers, which are kept.
         """
         z = list(given)
@@ -140,7 +140,7 @@ class LatentChain(nn.Module, ABC):
     def codes(self, x: Tensor) -> Tensor:
         """Means of q(z_L | x), the top layer, (B, *event of it), in evaluation mode.
 
-        Where q hangs on other layers, given one draw of these.
+        If q depends on other layers, given one draw of these.
         """
         with evaluating(self):
             top = self.infer(x)[-1]
@@ -160,7 +160,7 @@ class LatentChain(nn.Module, ABC):
         return self.decode(z)
 
     def interpolate(self, first: torch.Generator, second: torch.Generator, n: int) -> Tensor:
-        """Means of x along the great circle from one draw of p(z_L) to another, (n, *event), both ends among them.
+        """Means of x along the great circle from one draw of p(z_L) to another, (n, *event), including both ends.
 
         Raises:
             ValueError: for n < 2, or one-hot latents.
@@ -258,7 +258,7 @@ class HVAE(LatentChain):
         super().__init__(decoders, prior)
         if not len(encoders) == len(decoders) > 0:
             raise ValueError(
-                f"encoders and decoders must be as many, at least one, got {len(encoders)} and {len(decoders)}"
+                f"there must be as many encoders as decoders, at least one, got {len(encoders)} and {len(decoders)}"
             )
         self.encoders = nn.ModuleList(encoders)
         self._try()
@@ -404,7 +404,7 @@ def between(prior: Distribution, first: torch.Generator, second: torch.Generator
     with drawing(second):
         b = prior.sample() - prior.mean
     share = torch.linspace(0, 1, n).to(a)
-    if a.numel() == 1:  # a line has no circle
+    if a.numel() == 1:  # in one dimension, a straight line
         return torch.lerp(a, b, share[:, None]) + prior.mean
     return slerp(a, b, share) + prior.mean
 

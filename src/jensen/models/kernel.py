@@ -33,8 +33,9 @@ class KernelSampling:
     Attributes:
         sampler: "exact", a point at random plus noise; "langevin", unadjusted; "mala", Metropolis-adjusted; or
             "ascent", gradient ascent on log p without noise, which ends in modes.
-        steps: of a chain; "mala" first makes the same number again, in which each chain adapts its step size.
-        step_size: of a chain, in units of h^2, below 2; where "mala" starts.
+        steps: number of steps of a chain; "mala" first makes as many warm-up steps, in which each chain adapts its step
+            size.
+        step_size: step size in units of h^2, below 2; for "mala" the initial one.
         chunk: rows computed together; fixed, so that the number of samples never changes the last bits of one.
     """
 
@@ -95,7 +96,7 @@ class KernelDensityModel(nn.Module):
 
     @torch.no_grad()
     def fit(self, points: Float[Tensor, "m ..."], bandwidth: float | str = "silverman") -> None:
-        """Replace the points, by as many of the same shape, and set the bandwidth.
+        """Replace the points by others, of the same number and shape, and set the bandwidth.
 
         Raises:
             ValueError: for points of another shape, and as the constructor.
@@ -105,7 +106,7 @@ class KernelDensityModel(nn.Module):
         if isinstance(bandwidth, str) and bandwidth not in BANDWIDTHS:
             raise ValueError(f"bandwidth must be a number or one of {', '.join(BANDWIDTHS)}, got {bandwidth!r}")
         h = BANDWIDTHS[bandwidth](points) if isinstance(bandwidth, str) else bandwidth
-        KernelDensity(points, h)  # refuses invalid points or bandwidth
+        KernelDensity(points, h)  # raises for invalid points or bandwidth
         self.points.copy_(points)
         self.log_bandwidth.fill_(math.log(h))
 
@@ -144,7 +145,7 @@ class KernelDensityModel(nn.Module):
         on_chunk: Callable[[int], None] | None = None,
         **changes: Any,
     ) -> Float[Tensor, "n ..."]:
-        """Draw n.
+        """Draw n samples.
 
         Args:
             n: at least 1.
@@ -152,10 +153,10 @@ class KernelDensityModel(nn.Module):
             generator: None, one, or n of them, one per row: then a row is a function of its generator alone.
             on_step: called with (steps done, x so far (n or fewer, ...)) in each chunk, by all samplers but "exact".
             on_chunk: called with the number of rows just finished.
-            changes: to the default `KernelSampling`: sampler="mala", ...
+            changes: changes to the default `KernelSampling`: sampler="mala", ...
 
         Raises:
-            ValueError: for n < 1, a condition, generators that are not n, or a setting out of its range.
+            ValueError: for n < 1, a condition, a number of generators other than n, or a setting out of its range.
         """
         refuse_condition(cond)
         settings, made = self.sampling.changed(**changes), []

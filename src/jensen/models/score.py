@@ -98,7 +98,7 @@ class Annealing:
         if self.sampler != LANGEVIN:
             self.as_sampling()
         elif self.eta is not None:
-            raise ValueError(f"eta is a setting of sampler 'ddim', got it with {self.sampler!r}")
+            raise ValueError(f"eta is a setting of sampler 'ddim', got sampler {self.sampler!r}")
 
     def as_sampling(self) -> Sampling:
         """The same settings for `as_diffusion`."""
@@ -120,7 +120,7 @@ class ScoreModel(nn.Module):
     Args:
         network: (z, sigma) or (z, sigma, cond) to the score of standardised data noised by sigma; see
             `NoiseConditional`.
-        shape: of one x.
+        shape: shape of one x.
         sigmas: noise levels, positive and decreasing, at least one; see `jensen.score.geometric`.
         sampling: how to sample by default.
 
@@ -186,7 +186,7 @@ class ScoreModel(nn.Module):
         on_chunk: Callable[[int], None] | None = None,
         **changes: Any,
     ) -> Float[Tensor, "n ..."]:
-        """Draw n.
+        """Draw n samples.
 
         Args:
             n: at least 1.
@@ -194,14 +194,14 @@ class ScoreModel(nn.Module):
             generator: None, one, or n of them, one per row: then a row is a function of its generator alone.
             on_step: called with (moves or steps done, x so far (n or fewer, ...)) in each chunk.
             on_chunk: called with the number of rows just finished.
-            changes: to the default `Annealing`: steps=5, sampler="dpm++", ...
+            changes: changes to the default `Annealing`: steps=5, sampler="dpm++", ...
 
         Returns:
             (n, *shape), on the scale of the data.
 
         Raises:
-            ValueError: for n < 1, conditions or generators that are not n, a setting out of its range, or a sampler
-                other than Langevin for a model with one level.
+            ValueError: for n < 1, a number of conditions or generators other than n, a setting out of its range, or a
+                sampler other than Langevin for a model with one level.
         """
         settings = self.sampling.changed(**changes)
         if settings.sampler != LANGEVIN:
@@ -239,7 +239,7 @@ class ScoreDenoiser(Denoiser):
 
     Args:
         network: (z, sigma (B,)) or (z, sigma, cond) to the score of data noised by sigma.
-        schedule: whose sigmas are those of the network.
+        schedule: schedule with the sigmas of the network.
     """
 
     def __init__(self, network: nn.Module, schedule: VarianceExploding):

@@ -53,16 +53,16 @@ def langevin(
         score: the gradient of log p.
         x: (B, ...), where the B chains start.
         step_size: delta, positive.
-        steps: at least 1.
+        steps: number of steps, at least 1.
         noise: False for gradient ascent.
         generator: None, one, or one per row: then a row is a function of its generator and its start alone.
         on_step: called with (steps done, x) after each.
 
     Returns:
-        (B, ...), where they end; it carries no gradient.
+        (B, ...), their final positions, without a gradient.
 
     Raises:
-        ValueError: for a step size that is not positive, steps < 1, or a score that has not the shape of x.
+        ValueError: for a step size that is not positive, steps < 1, or a score whose shape is not that of x.
 
     Source: Roberts & Tweedie (1996), equation 2 (ULA); Welling & Teh (2011) for parameters.
 
@@ -106,7 +106,7 @@ def annealed_langevin(
         x: (B, ...), drawn at about the first noise level.
         sigmas: (levels,), positive and decreasing; see `geometric`.
         step_size: in units of sigma^2, positive. (In terms of Song & Ermon's epsilon, $\epsilon / 2\sigma_L^2$.)
-        steps: at each level, at least 1.
+        steps: number of steps at each level, at least 1.
         generator: None, one, or one per row.
         on_step: called with (steps done in all, x) after each.
 
@@ -163,10 +163,10 @@ def annealed_variance(
     evaluations. A larger a makes directions narrower than the level too wide.
 
     Args:
-        variance: v, of data in each direction, positive.
+        variance: v, the variance of the data in each direction, positive.
         sigmas: (levels,), positive and decreasing.
         step_size: a, in units of sigma^2, below 2: above it the chain diverges.
-        steps: T, at each level, at least 1.
+        steps: number T of steps at each level, at least 1.
         start: variance at the start; None: $1 + \sigma_1^2$.
         denoise: whether sampling ends with `tweedie`.
 
@@ -239,7 +239,7 @@ class Chains:
     Attributes:
         x: (B, ...), their final positions.
         acceptance: (B,), the fraction of accepted moves after the warm-up.
-        step_size: (B,), of each chain after the warm-up.
+        step_size: (B,), step size of each chain after the warm-up.
     """
 
     x: Tensor
@@ -269,8 +269,8 @@ def mala(
         log_prob: log p up to a constant, differentiable in x; proposals where it is not finite are rejected.
         x: (B, ...), where the B chains start.
         step_size: delta, positive, a number or one per chain, (B,); with a warm-up, its initial value.
-        steps: after the warm-up, at least 1.
-        warmup: steps before, at least 0.
+        steps: number of steps after the warm-up, at least 1.
+        warmup: number of steps of the warm-up, at least 0.
         target: acceptance rate, in (0, 1); 0.574 is optimal in high dimensions.
         generator: None, one, or one per row: then a row is a function of its generator and its start alone.
         on_step: called with (steps done, x) after each step that is kept.

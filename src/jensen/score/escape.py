@@ -37,7 +37,7 @@ def occupancy(modes: Int[Tensor, "steps chains"], count: int) -> Occupancy:
 
     Args:
         modes: (steps, chains), the mode that each draw is in, 0 to count - 1; see `basin`.
-        count: of modes, K, at least 1.
+        count: number K of modes, at least 1.
 
     Raises:
         ValueError: for fewer than two chains, or a mode out of range.
@@ -62,8 +62,8 @@ def basin(
         score: the gradient of log p.
         x: (B, ...).
         modes: (K, ...), the positions of the modes.
-        step_size: of the ascent, below the smallest variance of a mode.
-        steps: of the ascent, enough to converge.
+        step_size: step size of the ascent, below the smallest variance of a mode.
+        steps: number of steps of the ascent, enough to converge.
 
     >>> two = torch.distributions.Normal(torch.tensor([-2.0, 2.0]), torch.tensor([0.5, 0.5]))
     >>> log_prob = lambda x: two.log_prob(x).logsumexp(1)
@@ -85,17 +85,17 @@ def exit_times(
     *,
     generator: Rng = None,
 ) -> Float[Tensor, " b"]:
-    r"""The diffusion's time $k \delta$ at which each chain of `langevin` is first observed outside, (B,); inf if never.
+    r"""The diffusion's time $k \delta$ at which each chain of `langevin` is first seen outside a region, (B,), or inf.
 
-    Observed only every delta, a chain leaves later than the continuous diffusion does: as if the boundary were $0.5826
-    \sqrt{2\delta}$ further away.
+    Positions are checked only every delta, so exits are seen later than those of the continuous diffusion: as if the
+    boundary were $0.5826 \sqrt{2\delta}$ further away.
 
     Args:
         score: the gradient of log p.
-        x: (B, ...), the starting points, inside.
-        left: tells whether each row is outside, (B, ...) -> (B,) bool.
+        x: (B, ...), the starting points, inside the region.
+        left: whether each row is outside the region, (B, ...) -> (B,) bool.
         step_size: delta, positive.
-        steps: at most, at least 1.
+        steps: largest number of steps, at least 1.
         generator: None, one, or one per row.
 
     Raises:
@@ -150,7 +150,7 @@ def mean_exit_time(times: Float[Tensor, " b"], horizon: float) -> Escape:
     """
     if not len(times) or bool(times.isnan().any()) or not 0 < horizon < math.inf:
         raise ValueError(
-            f"times must be at least one, none nan, and the horizon positive, got {len(times)} and {horizon}"
+            f"times must be (B,), B at least 1, not nan, and horizon positive, got {len(times)} times and {horizon}"
         )
     seen = int((times <= horizon).sum())
     mean = float(times.double().clamp(max=horizon).sum()) / seen if seen else math.inf
@@ -265,8 +265,8 @@ class TwoModes:
 
     Attributes:
         left, right: the modes.
-        saddle: between them.
-        r_hat: R-hat of which side the chains of the occupancy were on.
+        saddle: position of the saddle between them.
+        r_hat: R-hat of the indicator of the side on which the chains of the occupancy were.
     """
 
     left: ModeReport
@@ -293,12 +293,12 @@ def two_modes(
 
     Args:
         log_prob: (B, 1) to (B,), up to a constant, twice differentiable.
-        left, right: near the modes, left < right.
+        left, right: positions near the modes, left < right.
         span: an interval that holds nearly all of the mass; chains start at equal distances in it.
-        step_size: of the moves, well below the smallest variance of a mode.
-        steps: of each chain, at least 8; the occupancy discards the first half.
-        chains: at least 2.
-        generator: of the noise.
+        step_size: step size of the chains, well below the smallest variance of a mode.
+        steps: number of steps of each chain, at least 8; the occupancy discards the first half.
+        chains: number of chains, at least 2.
+        generator: for the noise.
 
     Raises:
         ValueError: for positions that are not in order, or a number out of its range.

@@ -175,7 +175,7 @@ def leave_one_out(data: Num[Tensor, "..."], *, tolerance: float = 1e-5) -> float
 
     Args:
         data: (M, ...), M at least 2.
-        tolerance: relative, of h; positive.
+        tolerance: relative tolerance of h, positive.
 
     Raises:
         ValueError: for fewer than two data, some that are not finite, or data in which every point occurs twice (the
@@ -255,7 +255,7 @@ class ScoreError:
 
     Attributes:
         dimension: D.
-        bandwidth: the best one, chosen by the true score.
+        bandwidth: the one with the smallest error, found with the true score.
         error: `relative_score_error` with this bandwidth.
         likely: `relative_score_error` with the bandwidth that maximises the leave-one-out likelihood.
         shortfall: mean nats by which the log density with that bandwidth is below the true one.
@@ -283,7 +283,7 @@ def dimension_curse(
         dimensions: each at least 1.
         data: number of data points, at least 2.
         queries: number of points at which the score is evaluated, at least 1.
-        generator: of the draws.
+        generator: for the draws.
 
     Returns:
         one per dimension.
@@ -297,9 +297,10 @@ def dimension_curse(
     >>> errors[0].error < 0.2 < 0.35 < errors[1].error
     True
     """
-    for name, number in (("dimensions", min(dimensions, default=0)), ("data - 1", data - 1), ("queries", queries)):
-        if number < 1:
-            raise ValueError(f"{name} must be at least 1, got {number}")
+    smallest = min(dimensions, default=0)
+    for name, number, least in (("dimensions", smallest, 1), ("data", data, 2), ("queries", queries, 1)):
+        if number < least:
+            raise ValueError(f"{name} must be at least {least}, got {number}")
     out = []
     for size in dimensions:
         draws = torch.randn(data + queries, size, generator=generator, dtype=torch.float64)

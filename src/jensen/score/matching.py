@@ -40,7 +40,7 @@ def explicit(score: Score, x: Float[Tensor, "b ..."], target_score: Score) -> Fl
         (B,), at least 0.
 
     Raises:
-        ValueError: if either score has not the shape of x.
+        ValueError: if the shape of either score is not that of x.
 
     Source: Hyvarinen (2005), equation 2.
 
@@ -66,7 +66,7 @@ def implicit(score: Score, x: Float[Tensor, "b ..."], *, chunk: int = 64) -> Flo
         (B,), of either sign.
 
     Raises:
-        ValueError: if the score has not the shape of x, or chunk < 1.
+        ValueError: if the shape of the score is not that of x, or chunk < 1.
 
     Source: Hyvarinen (2005), theorem 1 and equation 4.
 
@@ -96,7 +96,7 @@ def sliced(score: Score, x: Float[Tensor, "b ..."], v: Float[Tensor, "..."]) -> 
         (B,), of either sign.
 
     Raises:
-        ValueError: if the score or the slices have not the shape of x.
+        ValueError: if the shape of the score or the slices is not that of x.
 
     Source: Song et al. (2019), equation 8.
 
@@ -123,7 +123,7 @@ def sliced_vr(score: Score, x: Float[Tensor, "b ..."], v: Float[Tensor, "..."]) 
         (B,), of either sign.
 
     Raises:
-        ValueError: if the score or the slices have not the shape of x.
+        ValueError: if the shape of the score or the slices is not that of x.
 
     Source: Song et al. (2019), section 3.2 (SSM-VR); the trace estimator is Hutchinson's (1989).
 
@@ -174,13 +174,13 @@ def denoising(
         score: s.
         x: (B, ...), draws of p.
         eps: (B, ...), standard normal noise.
-        sigma: of the noise, positive; a number or one per row, (B,).
+        sigma: standard deviation of the noise, positive; a number or one per row, (B,).
 
     Returns:
         (B,), at least 0.
 
     Raises:
-        ValueError: if the score or the noise has not the shape of x, or sigma is not positive.
+        ValueError: if the shape of the score or the noise is not that of x, or sigma is not positive.
 
     Source: Vincent (2011), equations 9 and 11.
 
@@ -208,7 +208,7 @@ def noise_conditional(
         (B,), at least 0.
 
     Raises:
-        ValueError: if the score or the noise has not the shape of x, or sigma is not (B,) and positive.
+        ValueError: if the shape of the score or the noise is not that of x, or sigma is not (B,) and positive.
 
     Source: Song & Ermon (2019), equations 5 and 6 with lambda(sigma) = sigma^2.
 

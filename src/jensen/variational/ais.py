@@ -19,7 +19,7 @@ from jensen.variational.trace import LatentModel
 ACCEPTED = 0.65  # target acceptance rate, the best cost per independent draw (Neal 2011, section 5.4.4)
 PILOTS = 8  # chains of the pilot run
 START = 0.5  # initial step size of the pilot run
-GAIN = 0.2  # of the adaptation of log step sizes
+GAIN = 0.2  # gain of the adaptation of log step sizes
 JITTER = 0.2  # relative variation of the step size, so that no trajectory is periodic
 
 
@@ -42,9 +42,9 @@ def ais_log_likelihood(
 
     Args:
         model: with reparameterized latents on all of $R^d$.
-        x: data, (B, ...); all data of a chunk and all chains move at once.
+        x: data, (B, ...); all data of a chunk and all chains are processed at once.
         steps: T, number of temperatures after the prior, at least 1 (importance sampling from the prior).
-        chains: number of weights per datum, at least 1; at least 2 for an error.
+        chains: number of weights per datum, at least 1; at least 2 for a standard error.
         leapfrog: steps per move, at least 1; a run costs about (chains + 8) T leapfrog gradients per datum.
         generator: for all draws; None takes torch's global one.
         memory: MiB for the tensors of one move of a chunk, counted as if none were freed; a chunk has at least one

@@ -44,7 +44,7 @@ def annealed(weight: Callable[[int], float], bound: Bound | Scheduled = elbo) ->
     >>> annealed(linear(4), beta(8.0)).at(1)(trace)
     tensor([-5.])
     """
-    beta(1.0, at_step(bound, 0))  # refuses a bound that has no weight
+    beta(1.0, at_step(bound, 0))  # raises for a bound that has no weight
     return Scheduled(lambda step: beta(weight(step), at_step(bound, step)))
 
 
@@ -80,8 +80,8 @@ def cyclical(period: int, *, rise: float = 0.5) -> Callable[[int], float]:
     """In every period, linear from 0 to 1 over the fraction `rise`, then 1 until its end.
 
     Args:
-        period: steps, at least 1.
-        rise: in (0, 1].
+        period: number of steps, at least 1.
+        rise: fraction of the period, in (0, 1].
 
     Raises:
         ValueError: if either is out of its range.
@@ -126,7 +126,7 @@ def cooling(start: float, end: float, steps: int) -> Callable[[int], float]:
 
 
 class Constraint(nn.Module):
-    r"""Beta as the multiplier of a constraint: raise $E \log p(x | z)$ subject to $E\, \mathrm{KL} \le \epsilon$.
+    r"""Beta as the multiplier of a constraint: maximise $E \log p(x | z)$ subject to $E\, \mathrm{KL} \le \epsilon$.
 
     The Lagrangian $E_q \log p(x | z) - \lambda (\mathrm{KL} - \epsilon)$ is maximised by the model and minimised by
     the multiplier $\lambda = e^\rho$, a two-player game. At its solution $\lambda$ is the slope of the optimal

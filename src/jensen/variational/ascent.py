@@ -1,4 +1,4 @@
-r"""The best mean-field Gaussians of many data at once: quasi-Newton ascent with a line search for each datum.
+r"""The best mean-field Gaussian of each datum, by quasi-Newton ascent with a line search per datum.
 
 Each q is a row of means m and log standard deviations $\rho$, (B, 2M). The bound is a mean over draws
 $z = m + e^\rho \epsilon$ of fixed noise plus the entropy in closed form, a deterministic function of the row.
@@ -14,17 +14,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 MEMORY = 12  # latest steps that determine the curvature
-HALVINGS = 30  # of a step, before its datum stops
+HALVINGS = 30  # of a step before the ascent of that datum stops
 RISE = 1e-4  # fraction of the increase predicted by the gradient that a step must achieve (Armijo)
 STILL = 1e-9  # predicted increase in nats below which a datum has converged
-STRATA = 64  # radii drawn for each one that is used
+STRATA = 64  # number of consecutive sorted radii averaged to one
 
 Objective = Callable[[Tensor], Tensor]
 """Maps latents (S, B, M) to log p(x, z), (S, B)."""
 
 
 def noise(samples: int, dims: int, like: Tensor) -> Float[Tensor, "s m"]:
-    r"""Standard normal draws whose first two moments are exact, so that the mean of a quadratic is.
+    r"""Standard normal draws with exact first two moments, so that the mean of a quadratic function is exact.
 
     Pairs $\pm r \sqrt{M / E r^2}\, u$ with directions u of random orthogonal bases and radii r from equal strata of the
     radius of a normal draw. The number of draws is rounded up to whole bases, a multiple of 2 M.
@@ -56,8 +56,8 @@ def newton_like(at: Float[Tensor, "b p"], slope: Float[Tensor, "b p"]) -> Float[
     r"""A positive diagonal preconditioner: the natural gradient with the curvature that the gradient implies.
 
     With $g = \partial_\rho \mathcal L$ the mean curvature of $-\log p$ is $(1 - g) / s^2$ in each coordinate. Where
-    that is more than $1 / s^2$ the mean's step is $s^2 / (1 - g)$ times its slope and $s^2$ becomes $s^2 / (1 - g)$,
-    which in a Gaussian model of independent coordinates is the optimum at once; else $s^2$ grows by $1 + g$ at most.
+    that is more than $1 / s^2$ the mean's step is $s^2 / (1 - g)$ times its gradient and $s^2$ becomes $s^2 / (1 - g)$:
+    the optimum of a Gaussian model with independent coordinates. Elsewhere $s^2$ grows by at most $1 + g$.
     """
     log_std, g = at.chunk(2, dim=1)[1], slope.chunk(2, dim=1)[1]
     size = g.abs()

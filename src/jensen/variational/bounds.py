@@ -131,7 +131,7 @@ class Penalized:
 
 
 def beta(weight: float, bound: Bound = elbo) -> Bound:
-    r"""$E_q \log p(x | z) - \beta\, C$ of a bound $E_q \log p(x | z) - C$; under log p(x) for $\beta \ge 1$.
+    r"""$E_q \log p(x | z) - \beta\, C$ of a bound $E_q \log p(x | z) - C$; a bound too for $\beta \ge 1$.
 
     Args:
         weight: beta, at least 0.
@@ -167,7 +167,7 @@ def free_bits(nats: float, per: str = "layer") -> Bound:
     r"""$E_q \log p(x | z) - \sum_g \max(\lambda, \mathrm{mean}_B\, \mathrm{kl}_g)$: the first $\lambda$ nats are free.
 
     As published, the maximum applies to each group's mean over the batch: below $\lambda$ the group's term is constant
-    and has no gradient, whatever the single examples; above it every example keeps its own term. Each row thus depends
+    and has no gradient for any example; above it every example keeps its own term. Each row thus depends
     on all rows: `scored` accounts for this, and sticking the landing is biased.
 
     Args:
@@ -257,7 +257,7 @@ def _draws(trace: Trace, rows: list[int]) -> Trace:
 
 
 def _with_gradient(value: Tensor, surrogate: Tensor) -> Tensor:
-    """The value, with the surrogate's gradient on top of its own."""
+    """The value, with the gradient of the surrogate added to its own."""
     return value + (surrogate - surrogate.detach())
 
 

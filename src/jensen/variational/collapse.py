@@ -59,7 +59,7 @@ class LayerUse:
     """How one layer of latents is used, in nats per datum.
 
     Attributes:
-        kl: its term of the bound.
+        kl: the layer's term of the bound.
         units: number of latent coordinates.
         active: number of units whose posterior mean has a variance over the data above the threshold.
         doubtful: number of other units that are within the error of the threshold.
@@ -82,12 +82,12 @@ class LayerUse:
 
     @property
     def silent(self) -> bool:
-        """Whether it carries no information about x: no unit is active or doubtful."""
+        """Whether the layer carries no information about x: no unit is active or doubtful."""
         return self.active == self.doubtful == 0
 
     @property
     def unread(self) -> bool:
-        """Whether the decoder does not need it: the loss plus 2 standard errors is at most `least` nats."""
+        """Whether the decoder does not use the layer: the loss plus 2 standard errors is at most `least` nats."""
         return self.log_px_lost.value + 2 * self.log_px_lost.stderr <= self.least
 
     @property
@@ -103,10 +103,10 @@ class LayerUse:
     def verdict(self) -> str:
         """Used, ignored, or undecided if the standard errors are too large to tell."""
         if self.silent:
-            return "ignored: it says nothing about x"
+            return "ignored: it carries no information about x"
         if self.unread:
-            return "ignored: it is written but not read"
-        return "used" if self.used else "undecided: more data or draws would tell"
+            return "ignored: the decoder does not use it"
+        return "used" if self.used else "undecided: more data or draws are needed"
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ def collapse_report(
         model: a VAE or a hierarchy.
         data: (N, *event), N at least 2. The aggregated posterior takes time N^2.
         samples: draws per datum, even and at least 2.
-        classifier: of x, to measure the accuracy on data decoded from one draw each; requires `labels`.
+        classifier: maps x to class scores, for the accuracy on data decoded from one draw each; requires `labels`.
         labels: (N,) classes.
         threshold: variance above which a unit is active.
         least: loss of log p(x | z) in nats that is considered negligible.
@@ -215,7 +215,7 @@ def collapse_report(
     Source: Burda et al. (2016), section 5.2 for active units; Hoffman & Johnson (2016) for the aggregated posterior.
     """
     if len(data) < 2:
-        raise ValueError(f"data must be at least 2, got {len(data)}")
+        raise ValueError(f"data must have at least 2 rows, got {len(data)}")
     if samples < 2 or samples % 2:
         raise ValueError(f"samples must be even and at least 2, got {samples}")
     if not (threshold >= 0 and least >= 0):
@@ -225,7 +225,7 @@ def collapse_report(
     if (classifier is None) != (labels is None):
         raise ValueError("accuracy needs both a classifier and labels")
     if labels is not None and len(labels) != len(data):
-        raise ValueError(f"labels must be {len(data)}, one per datum, got {len(labels)}")
+        raise ValueError(f"labels must have one entry per datum, {len(data)}, got {len(labels)}")
     labelled = data.new_zeros(len(data)) if labels is None else labels
     with evaluating(model), drawing(generator):
         pieces = [
@@ -268,7 +268,7 @@ class _Judge:
 
 def _measure(model: Hierarchy, x: Tensor, samples: int, judge: _Judge | None) -> list[list[Tensor]]:
     """For every layer: its term (B,), the posterior means from both halves of the draws (B, *event), the loss of
-    log p(x | z) (B,), and, with a judge, the loss of accuracy (B,).
+    log p(x | z) (B,), and, with a classifier, the loss of accuracy (B,).
     """
     layers = model.infer(x, samples=samples)
     z = tuple(layer.z for layer in layers)

@@ -27,7 +27,8 @@ class Gap:
     Attributes:
         value: (B,) nats; sampling noise may make it negative.
         stderr: (B,) standard error of the value.
-        left: (B,) nats by which the optimised q may fall short of the best one, see `fit_posterior`; None without one.
+        left: (B,) nats by which the optimised q may fall short of the best one, see `fit_posterior`; None if no q was
+            optimised.
     """
 
     value: Float[Tensor, " b"]
@@ -90,19 +91,19 @@ def lower_bound(
         model: any latent-variable model.
         x: data, (B, ...).
         samples: K, at least 2.
-        q: "encoder", or one mean-field Gaussian a layer, as `fit_posterior` gives.
-        generator: of all draws; None takes torch's global one.
+        q: "encoder", or one mean-field Gaussian per layer, as returned by `fit_posterior`.
+        generator: for all draws; None takes torch's global one.
         memory: MiB for the tensors of one chunk, as in `log_likelihood`.
 
     Raises:
-        ValueError: for fewer than 2 samples, an unknown q or one that does not fit.
+        ValueError: for fewer than 2 samples, an unknown q or one whose shapes do not fit.
 
     >>> model, x = LinearGaussian([[1.0]], [0.0], 1.0), torch.zeros(1, 1)
     >>> bool(torch.isclose(lower_bound(model, x, 2).value, model.log_prob(x)))  # its encoder is exact
     True
     """
     if samples < 2:
-        raise ValueError(f"samples must be at least 2, for an error, got {samples}")
+        raise ValueError(f"samples must be at least 2, for a standard error, got {samples}")
     with torch.no_grad(), evaluating(model):
         means = fold_weights(_Mean.of, _weighing(model, x, q), x, samples, generator, memory)
     value = torch.cat([m.mean for m in means])
@@ -169,9 +170,9 @@ def amortization_gap(
         model: with latents that carry a gradient.
         x: data, (B, ...).
         samples: draws to estimate each bound, at least 2.
-        steps: of `fit_posterior`, which warns where it did not converge.
-        start: of `fit_posterior`; "prior" for a model without `infer`.
-        generator: of all draws; None takes torch's global one.
+        steps: steps of `fit_posterior`, which warns if it did not converge.
+        start: start of `fit_posterior`; "prior" for a model without `infer`.
+        generator: for all draws; None takes torch's global one.
         memory: MiB for the tensors of one chunk.
 
     Raises:
@@ -206,8 +207,8 @@ def gap_split(
     Args:
         model: with latents that carry a gradient.
         x: data, (B, ...).
-        log_p: of the data, exact or from `ais_log_likelihood`; by default `log_likelihood` with 5000 samples.
-        samples, steps, start, generator, memory: as of `amortization_gap`.
+        log_p: log p(x) of the data, exact or from `ais_log_likelihood`; by default `log_likelihood` with 5000 samples.
+        samples, steps, start, generator, memory: as for `amortization_gap`.
 
     Raises:
         ValueError: as `amortization_gap` does.
@@ -223,7 +224,7 @@ def gap_split(
 
 @dataclass(frozen=True)
 class ThetaPath:
-    """A gradient ascent of the bound over theta alone.
+    """The path of a gradient ascent of the bound over the model's weight, with q fixed.
 
     Attributes:
         weight: (T + 1, D, L), including the start.
@@ -248,11 +249,11 @@ def ascend_theta(
     $\tfrac32 - \log 2 = 0.807$ nats of likelihood, and gains 1.5 of bound.
 
     Args:
-        model: its weight is the start; bias, noise and prior stay.
+        model: its weight is the initial value; bias, noise and prior are fixed.
         x: data, (B, D).
-        q: a Gaussian over (L,), batch (B,); held.
+        q: a Gaussian over (L,), batch (B,); held fixed.
         steps: T, at least 1.
-        rate: positive.
+        rate: step size, positive.
 
     Raises:
         ValueError: for steps below 1 or a rate not positive.

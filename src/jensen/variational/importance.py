@@ -27,7 +27,7 @@ from jensen.variational.trace import LatentModel, Unamortized
 Proposal = str | Callable[[Tensor], Posterior]
 
 MEMORY = 64.0  # MiB
-ENCODED = 64  # samples per chunk at least, before it includes more data, so that encoding takes little of the time
+ENCODED = 64  # least samples per chunk of several data, so that encoding takes little of the time
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Estimate(Likelihood):
     r"""Log p(x) as the logarithm of a mean of weights.
 
     Attributes:
-        stderr: (B,), of the logarithm: the relative standard error of the mean weight (delta method). It is infinite
-            where it cannot be trusted: where the tail of the weights is too heavy, k above $\min(1 - 1/\log_{10} K,
-            0.7)$, or, if k is unknown, with at most $\sqrt K$ effective samples.
+        stderr: (B,) standard error of the logarithm: the relative standard error of the mean weight (delta method). It
+            is infinite where it cannot be trusted: where the tail of the weights is too heavy, k above $\min(1 -
+            1/\log_{10} K, 0.7)$, or, if k is unknown, with at most $\sqrt K$ effective samples.
         ess: (B,) effective sample size $(\sum w)^2 / \sum w^2$, between 1 and K.
         pareto_k: (B,) shape k of the weights' tail (`jensen.variational.pareto`): $-\infty$ for equal weights, nan
             where it cannot be estimated.
@@ -63,7 +63,7 @@ class LogMean:
         log_sum: (B,) float64 $\log \sum w$.
         log_squares: (B,) float64 $\log \sum w^2$.
         largest: (m, B) float64, the largest $\log w$ in descending order.
-        keep: the largest m; None for all.
+        keep: number m of largest weights to keep; None for all.
 
     Source: Owen (2013), chapter 9: equation 9.13 for the effective samples, section 2.7 for the delta method.
 
@@ -132,7 +132,7 @@ def log_likelihood(
     $\log \frac1K \sum_k p(x, z_k) / q(z_k|x)$ with $z_k \sim q(z|x)$ for a proposal q: the encoder's, for which
     K = 5000 is customary; the prior (plain Monte Carlo, whose weights p(x|z) vary enormously beyond a few dimensions);
     or any other. The estimate of p(x) is unbiased; that of log p(x) is too low by about half its squared error. A
-    proposal that misses the posterior gives weights with a heavy tail, and an infinite error. The model is in
+    proposal that misses the posterior gives weights with a heavy tail, and an infinite standard error. The model is in
     evaluation mode.
 
     Draws are made chunk by chunk with one generator: the same generator and memory give the same numbers, another
@@ -143,7 +143,7 @@ def log_likelihood(
         x: data, (B, ...).
         samples: K, at least 1.
         proposal: "encoder", "prior", or a function from x to one distribution per layer, called once for two data, to
-            measure their memory, then once per chunk of data. For a model without an encoder, "encoder" is `fitted`.
+            measure their memory, then once per chunk of data. For a model without an encoder, "encoder" means `fitted`.
         generator: for all draws; None takes torch's global one.
         memory: MiB for the tensors of one chunk, counted as if none were freed: an upper bound on their peak, unless
             one sample of one datum takes more.

@@ -112,7 +112,7 @@ def fit_posterior(
             datum.
 
     Returns:
-        one Gaussian per layer, batch (B,), and the nats still to gain. A warning is raised where these are many.
+        one Gaussian per layer, batch (B,), and the nats still to gain. Warns if they are more than 0.05 for some data.
 
     Raises:
         ValueError: for steps or samples that are too small, a rate that is not positive, an unknown start, or latents
@@ -189,7 +189,7 @@ def _mean(layer: Layer) -> Tensor:
 
 
 def _log_std(layer: Layer) -> Tensor:
-    """By the law of total variance over the draws q depends on."""
+    """(B, *event): the log standard deviation of q, by the law of total variance over the draws q depends on."""
     if layer.q.mean.ndim < layer.z.ndim:
         return layer.q.stddev.log()
     return (layer.q.variance.mean(0) + layer.q.mean.var(0, correction=0)).log() / 2
@@ -201,7 +201,7 @@ def _warn(fitted: Fitted) -> None:
     if bool(off.any()):
         warnings.warn(
             f"the best q was not reached for {int(off.sum())} of {len(off)} data: a step would still gain up to "
-            f"{float(fitted.left[off].abs().max()):.3g} nats; allow more steps or draws, or start elsewhere",
+            f"{float(fitted.left[off].abs().max()):.3g} nats; allow more steps or draws, or another start",
             stacklevel=3,
         )
 
@@ -234,7 +234,7 @@ def refine(
         generator: for all draws; None takes torch's global one.
 
     Raises:
-        ValueError: for steps or samples below their least, a rate not positive, a q that does not fit.
+        ValueError: for steps or samples below their minimum, a rate not positive, a q whose shapes do not fit.
 
     Source: Kim et al. (2018), algorithm 1.
 

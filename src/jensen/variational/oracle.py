@@ -268,6 +268,6 @@ def moments(q: Distribution) -> tuple[Tensor, Tensor]:
     if isinstance(q, Independent) and isinstance(q.base_dist, Normal) and len(q.event_shape) == 1:
         return q.mean, torch.diag_embed(q.variance)
     raise ValueError(
-        f"wanted a Gaussian over a vector: MultivariateNormal or Independent(Normal, 1), got {type(q).__name__} "
+        f"q must be a Gaussian over a vector, MultivariateNormal or Independent(Normal, 1), got {type(q).__name__} "
         f"with event shape {tuple(q.event_shape)}"
     )

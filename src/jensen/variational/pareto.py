@@ -56,7 +56,7 @@ def pareto_k(largest: Float[Tensor, "m b"], count: int) -> Float[Tensor, " b"]:
     tensor([0.8400], dtype=torch.float64)
     """
     n = tail_length(count)
-    log_w = (largest[: n + 1] - largest[:1]).double()  # of the largest weight, which is then 1
+    log_w = (largest[: n + 1] - largest[:1]).double()  # relative to the largest weight
     if len(log_w) <= n:
         return torch.full_like(log_w[0], math.nan)
     flat = log_w[-1] > math.log1p(-FLAT)

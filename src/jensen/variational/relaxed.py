@@ -17,7 +17,7 @@ from jensen.variational.inference import Inferring
 from jensen.variational.trace import Trace
 
 KINDS = {
-    "concrete": "a bound on log p(x) of the relaxed model, not of the discrete one that is kept and judged",
+    "concrete": "a bound on log p(x) of the relaxed model, not of the discrete model that is evaluated",
     "gumbel-softmax": "no bound on log p(x): relaxed draws with the KL of the categorical laws",
     "straight-through": "the ELBO of the discrete model, by a biased gradient",
 }
@@ -30,11 +30,11 @@ class Relaxation:
 
     With $y_\tau = \mathrm{softmax}((\log\pi + G) / \tau)$ for standard Gumbel G (`gumbel_softmax`):
 
-    - "concrete": z = y, and the term $\log q_\tau(z) / p_{\tau'}(z)$ of the relaxed laws' densities. A bound, with
-      an unbiased gradient, on log p(x) of the relaxed model, whose prior is $p_{\tau'}$; none on the discrete one's.
-    - "gumbel-softmax": z = y, and the KL of the categorical laws. No bound on log p(x) of either model: rounding
-      $y_\tau$ to its largest entry makes the relaxed laws the categorical ones, so that for $\tau' = \tau$ their KL
-      is at least this one, and the value at least that of "concrete".
+    - "concrete": z = y, and the term $\log q_\tau(z) / p_{\tau'}(z)$ of the relaxed laws' densities. A bound, with an
+      unbiased gradient, on log p(x) of the relaxed model, whose prior is $p_{\tau'}$; no bound for the discrete model.
+    - "gumbel-softmax": z = y, and the KL of the categorical laws. No bound on log p(x) of either model: since
+      rounding maps the relaxed distributions to the categorical ones, for $\tau' = \tau$ the relaxed KL is at least
+      the categorical one, and this value at least that of "concrete".
     - "straight-through": z the one-hot vector of y's largest entry, with the gradient of y, and the KL of the
       categorical laws. The ELBO of the discrete model, exactly, with a biased gradient.
 

@@ -119,7 +119,7 @@ class LatentModel(Protocol):
 
     @property
     def measure(self) -> Measure:
-        """Of p(x | z)."""
+        """Whether p(x | z) is a mass or a density."""
         ...
 
     def trace(self, x: Tensor, *, samples: int = 1, analytic: bool = False, reparameterized: bool = True) -> Trace:

@@ -59,8 +59,8 @@ def integrate(
     computed in float32: only the denoiser gets z rounded, and the result has the dtype of the input.
 
     Args:
-        sampler: a step.
-        denoiser: perhaps guided.
+        sampler: makes one step.
+        denoiser: possibly guided.
         z: (B, ...), at times[0].
         times: (N + 1,), in [0, 1], strictly monotone in the precision of the computation.
         cond: (B, ...) or None.

@@ -46,7 +46,7 @@ class PredictorCorrector:
     Args:
         predictor: any sampler; its memory is kept only at sigma_s = 0, where there are no moves.
         moves: corrections per step, at least 1; each costs one evaluation.
-        step_size: of a move, in units of sigma_s^2.
+        step_size: step size of a move, in units of sigma_s^2.
 
     Source: Song et al. (2021), algorithm 1.
     """
@@ -82,13 +82,13 @@ class PredictorCorrector:
 
 @dataclass(frozen=True)
 class AnnealedLangevin:
-    r"""Only the noise level changes: $z_t \alpha_s/\alpha_t$ is taken to s, where Langevin moves follow.
+    r"""Rescale z to $z_t \alpha_s/\alpha_t$, then make Langevin moves at the noise level of time s.
 
     Meant for variance-exploding schedules with many levels: the sampler of noise-conditional score networks.
 
     Args:
-        moves: at each level, at least 1.
-        step_size: of a move, in units of sigma_s^2.
+        moves: number of moves at each level, at least 1.
+        step_size: step size of a move, in units of sigma_s^2.
 
     Source: Song & Ermon (2019), algorithm 1.
     """

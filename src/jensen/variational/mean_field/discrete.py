@@ -46,7 +46,7 @@ def table_mean_field(
     (tensor([0.2000, 0.8000]), tensor([0.5000, 0.2500, 0.2500]))
     """
     if log_p.ndim < 1 or not bool(torch.isfinite(log_p).all()):
-        raise ValueError("log_p must be a finite table with an axis a variable")
+        raise ValueError(f"log_p must be a finite table with one axis per variable, got shape {tuple(log_p.shape)}")
     if start is None:
         start = [log_p.new_full((n,), 1 / n) for n in log_p.shape]
     if tuple(f.shape for f in start) != tuple((n,) for n in log_p.shape) or any(bool((f <= 0).any()) for f in start):

@@ -22,7 +22,7 @@ def mixture_log_evidence(x: Float[Tensor, "..."], components: int, prior: Mixtur
     Args:
         x: (N, D); converted to float64.
         components: K, at least 1; K^N at most a million.
-        prior: of the weights and the components.
+        prior: prior of the weights and the components.
 
     Raises:
         ValueError: if x is not (N, D), there are too many assignments, or components is below 1.

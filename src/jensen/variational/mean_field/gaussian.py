@@ -53,8 +53,8 @@ def gaussian_mean_field(
 
     $q_j^* = N(\mu_j - \Lambda_{jj}^{-1} \sum_{i \ne j} \Lambda_{ji} (m_i - \mu_i),\ \Lambda_{jj}^{-1})$. The means
     converge to $\mu$ (these are Gauss-Seidel iterations); the variances are those of z_j given the others, in two
-    dimensions $1 - \rho^2$ times the marginal ones. As p is normalised the bound is $-\mathrm{KL}(q \| p)$; its maximum
-    is $-\tfrac12 (\sum_j \log \Lambda_{jj} - \log |\Lambda|)$.
+    dimensions $1 - \rho^2$ times the marginal variances. As p is normalised the bound is $-\mathrm{KL}(q \| p)$; its
+    maximum is $-\tfrac12 (\sum_j \log \Lambda_{jj} - \log |\Lambda|)$.
 
     Args:
         mean: $\mu$, (D,).

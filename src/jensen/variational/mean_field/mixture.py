@@ -47,7 +47,7 @@ class MixturePrior:
     def __post_init__(self) -> None:
         law = self.component
         if law.mean.ndim != 1:
-            raise ValueError(f"component must be one law, of mean (D,), got {tuple(law.mean.shape)}")
+            raise ValueError(f"component must be a single NormalWishart, of mean (D,), got {tuple(law.mean.shape)}")
         if not self.concentration > 0 or not bool(law.strength > 0):
             raise ValueError(
                 f"concentration and strength must be positive, got {self.concentration} and {float(law.strength)}"
@@ -93,7 +93,7 @@ class MixtureFactors:
     r"""$q(\pi) = \mathrm{Dir}(a_1, \dots, a_K)$ and $q(\mu_k, \Lambda_k)$, the factors of the parameters.
 
     Attributes:
-        concentration: (K,).
+        concentration: (K,), the parameters $a_k$.
         components: a NormalWishart of batch (K,).
     """
 
@@ -114,7 +114,7 @@ class MixtureFactors:
 
     @cached_property
     def expected_log_joint(self) -> Tensor:
-        r"""$E_q[\log \pi_k + \log N(y; \mu_k, \Lambda_k^{-1})]$, a quadratic form in y, (K, F)."""
+        r"""$E_q[\log \pi_k + \log N(y; \mu_k, \Lambda_k^{-1})]$, a quadratic form in y with F coefficients, (K, F)."""
         law, a = self.components, self.concentration
         log_weights = torch.digamma(a) - torch.digamma(a.sum())
         constant = log_weights + 0.5 * (law.expected_log_det - law.dims * (LOG_2PI + 1 / law.strength))
@@ -122,7 +122,7 @@ class MixtureFactors:
 
     @cached_property
     def distance(self) -> Tensor:
-        r"""$(y - m_k)^\top S_k^{-1} (y - m_k)$, a quadratic form in y, (K, F)."""
+        r"""$(y - m_k)^\top S_k^{-1} (y - m_k)$, a quadratic form in y with F coefficients, (K, F)."""
         law = self.components
         return forms(torch.zeros_like(law.strength), law.mean, law.scatter_inverse)
 
@@ -141,12 +141,12 @@ class MixtureFactors:
 
 @dataclass(frozen=True)
 class MixtureState:
-    """All factors at one moment of coordinate ascent.
+    """All factors between two updates of coordinate ascent.
 
     Attributes:
-        factors: of the parameters.
+        factors: the factors of the parameters.
         sums: (K, F), the sums of r, r y and r y y' with the responsibilities r.
-        entropy: of the responsibilities, summed over the data, nats.
+        entropy: entropy of the responsibilities, summed over the data, nats.
     """
 
     factors: MixtureFactors
@@ -208,7 +208,7 @@ class GaussianMixtureVI(nn.Module):
 
     Args:
         components: K, at least 1.
-        prior: of the parameters; `MixturePrior.around(x, components)` gives a weak one from data.
+        prior: prior of the parameters; `MixturePrior.around(x, components)` gives a weak one from data.
 
     Raises:
         ValueError: if components is below 1.
@@ -294,7 +294,7 @@ class GaussianMixtureVI(nn.Module):
         """Draw n samples from the predictive density, float64, with one generator or one per row.
 
         Raises:
-            ValueError: for generators that are not n.
+            ValueError: if the number of generators is not n.
         """
         law, weights = self.factors.components, self.factors.concentration
         nu = law.degrees - law.dims + 1
@@ -310,7 +310,7 @@ class GaussianMixtureVI(nn.Module):
         if not isinstance(generator, Sequence):
             return drawn(n, generator)
         if len(generator) != n:
-            raise ValueError(f"generators must be {n}, one a row, got {len(generator)}")
+            raise ValueError(f"generators must be one per row, {n}, got {len(generator)}")
         return torch.cat([drawn(1, one) for one in generator])
 
     @torch.no_grad()
@@ -347,7 +347,7 @@ class GaussianMixtureVI(nn.Module):
             responsibilities: (N, K), at least 0, with rows that sum to 1; if None, each row belongs to its nearest
                 centre after k-means++ and ten rounds of k-means on a random subset, in the units of the data.
             rows: size of the subset.
-            tries: runs of k-means, of which the best is taken.
+            tries: number of runs of k-means, of which the best is kept.
             generator: for the random draws.
             chunk: as in `log_prob`.
 
@@ -388,8 +388,8 @@ class GaussianMixtureVI(nn.Module):
     ) -> Ascent[MixtureState]:
         """Coordinate ascent on all data, from the current state, or from `start` if there is none.
 
-        A sweep updates the factors of the parameters, then those of the assignments, in one pass over the data. At the
-        end the mixture is the posterior of the last bound returned.
+        A sweep updates the factors of the parameters, then those of the assignments, in one pass over the data. The
+        final state of the mixture is that of the last bound returned.
 
         Args:
             x: (N, D).
@@ -435,7 +435,7 @@ class GaussianMixtureVI(nn.Module):
 
         Args:
             batch: (B, D), drawn uniformly from the data.
-            size: N, of the data.
+            size: N, the number of data.
             rate: rho, in (0, 1]; 1 on the whole data is a sweep of `fit`.
             chunk: as in `log_prob`.
 
@@ -443,13 +443,13 @@ class GaussianMixtureVI(nn.Module):
             An unbiased estimate of the bound before the step, nats.
 
         Raises:
-            ValueError: if nothing was started, batch is not (B, D) or not finite, or size or rate are out of range.
+            ValueError: if `start` was not called, batch is not (B, D) or not finite, or size or rate are out of range.
 
         Source: Hoffman et al. (2013), equations 22, 25 and 33.
         """
         batch = self._checked(batch, chunk)
         if not bool(self.sums.any()):
-            raise ValueError("the mixture must be started first: components that are all alike would stay alike")
+            raise ValueError("the mixture must be initialised by start first: equal components would stay equal")
         if size < len(batch) or not 0 < rate <= 1:
             raise ValueError(f"size must be at least {len(batch)} and rate in (0, 1], got {size} and {rate}")
         scale, factors = size / len(batch), self._factors
@@ -474,9 +474,9 @@ class GaussianMixtureVI(nn.Module):
         Args:
             x: (N, D).
             steps: at least 1.
-            batch: rows a step, at most N.
-            rate: from the step's number, from 1, to its size; `RobbinsMonro()` if None.
-            generator: of the start and the order.
+            batch: rows per step, at most N.
+            rate: maps the number of a step, from 1, to its step size; `RobbinsMonro()` if None.
+            generator: for the initialisation and the order of rows.
             on_step: called after each step with its number and its estimate of the bound.
             chunk: as in `log_prob`.
 
@@ -499,7 +499,7 @@ class GaussianMixtureVI(nn.Module):
                 on_step(step, float(found[-1]))
         return torch.stack(found)
 
-    # In the frame -------------------------------------------------------------------------------------------------
+    # In whitened coordinates ------------------------------------------------------------------------------------------
 
     @property
     def _frame(self) -> Frame:

@@ -17,7 +17,7 @@ def nearest(x: Float[Tensor, "n d"], centres: Float[Tensor, "k d"]) -> Int[Tenso
 
 
 def seeds(x: Float[Tensor, "n d"], count: int, generator: torch.Generator | None = None) -> Float[Tensor, "k d"]:
-    r"""K-means++: each next row is drawn with probability proportional to its squared distance from the chosen ones.
+    r"""K-means++: each next row is drawn with probability proportional to its squared distance from the nearest centre.
 
     The greedy variant: of $2 + \lfloor\log K\rfloor$ candidates it takes the one that leaves the smallest sum of
     squared distances.
