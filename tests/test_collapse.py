@@ -323,7 +323,7 @@ def test_refusals():
         ({"least": -1.0}, "threshold and least must be at least 0"),
         ({"labels": labels}, "both a classifier and labels"),
         ({"classifier": lambda x: x}, "both a classifier and labels"),
-        ({"classifier": lambda x: x, "labels": labels[:3]}, "labels must be 4, one per datum, got 3"),
+        ({"classifier": lambda x: x, "labels": labels[:3]}, "labels must have one entry per datum, 4, got 3"),
     ):
         with pytest.raises(ValueError, match=message):
             collapse_report(model, x, **settings)

@@ -203,7 +203,7 @@ def test_interpolation_refusals():
     made = conditional()
     with pytest.raises(ValueError, match="n must be at least 2"):
         made.interpolate(generator(0), generator(1), 1)
-    with pytest.raises(ValueError, match="since they are not interpolated"):
+    with pytest.raises(ValueError, match="since it is not interpolated"):
         made.interpolate(generator(0), generator(1), 3, cond=torch.zeros(2))
     with pytest.raises(ValueError, match=r"must have the shape \(3,\), got \(1, 3\)"):
         made.interpolate(generator(0), torch.zeros(1, 3), 3)

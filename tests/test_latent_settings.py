@@ -263,7 +263,7 @@ def test_points_are_modelled_in_their_own_units(noise):
             "digits-categorical",
             ["bound.relaxation=concrete", "bound.samples=1", "bound.free_bits=0.1", "bound.free_bits_per=dimension"],
             {"relaxed_elbo", "temperature"},
-            "concrete raises a bound on log p(x) of the relaxed model, not of the discrete one",
+            "concrete raises a bound on log p(x) of the relaxed model, not of the discrete model",
         ),
         (
             "digits-vae",
