@@ -1,9 +1,9 @@
-"""The laws can tell: the library is broken on purpose, a token or a term at a time, and the law named must fail.
+"""Mutation tests: jensen is broken on purpose, one token or term at a time, and the law that checks it must fail.
 
-Each mutation runs in a forked child, which has torch at hand already and imports jensen anew with that one module's
-text changed. They are listed in mutations.tsv, each beside the law that catches it. A law counts as catching it if a
-claim of its fails, or if jensen itself refuses what it then meets; an import that fails does not count. Each law is
-shown to hold, in the same way, on the text as it is.
+mutations.tsv lists the mutations, each with the law that must catch it. Each runs in a forked child process, which
+imports the changed module, and all modules that depend on it, again. A law catches a mutation if one of its claims
+fails or if jensen raises an error during the trial; an error during the import does not count. The same laws must hold
+on the unchanged code.
 """
 
 from __future__ import annotations
@@ -12,16 +12,19 @@ import csv
 import importlib
 import multiprocessing
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from importlib.abc import MetaPathFinder
 from importlib.machinery import SourceFileLoader
 from importlib.util import spec_from_file_location
 from pathlib import Path
 
+import grimp
 import pytest
 import torch
 
 import jensen
+from jensen.check.evidence import Evidence, Report
 from jensen.check.laws import FAMILIES
 
 SOURCE = Path(jensen.__file__).parent
@@ -44,22 +47,39 @@ FAMILY_FOLDERS = {
     "training",
     "metrics",
 }
-KEPT = ("jensen.recipes", "jensen.cli")  # laws need their plots alone
 PATIENCE = 60  # seconds
+IMPORTS = grimp.build_graph("jensen", cache_dir=None)
+CLEAN = {}  # the modules of jensen, imported without the hook of conftest.py that checks shapes
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _warm():
-    """What an optimizer's first step imports, once for all children."""
+def _clean():
+    """Import what all children need once, here: jensen without the hook, and what an optimizer's first step imports."""
     p = torch.zeros(1, requires_grad=True)
     p.sum().backward()
     for kind in (torch.optim.SGD, torch.optim.AdamW):
         kind([p], lr=0.1).step()
+    finders, hooked = sys.meta_path[:], {name: sys.modules.pop(name) for name in _loaded()}
+    _remove_hook()
+    importlib.import_module("jensen.check.laws")
+    CLEAN.update({name: sys.modules.pop(name) for name in _loaded()})
+    sys.meta_path[:] = finders
+    sys.modules.update(hooked)
+    yield
+    CLEAN.clear()
+
+
+def _remove_hook() -> None:
+    sys.meta_path[:] = [finder for finder in sys.meta_path if not type(finder).__module__.startswith("jaxtyping")]
+
+
+def _loaded() -> list[str]:
+    return [name for name in sys.modules if name.partition(".")[0] == "jensen"]
 
 
 @dataclass(frozen=True)
 class Mutation:
-    """In `file` the text `old`, which occurs once, becomes `new`; `law` fails."""
+    """`old`, which occurs once in `file`, is replaced by `new`; `law` must fail."""
 
     file: str
     old: str
@@ -89,7 +109,7 @@ LAWS = {law.name: law for laws in FAMILIES.values() for law in laws}
 
 
 class _Loader(SourceFileLoader):
-    """One module from another text."""
+    """Loads a module from a given text instead of its file."""
 
     def __init__(self, name: str, path: str, text: str):
         super().__init__(name, path)
@@ -112,27 +132,38 @@ class _Finder(MetaPathFinder):
         return spec_from_file_location(name, file, loader=loader, submodule_search_locations=inside)
 
 
+def _until_one_fails(claims: Iterable[Evidence] | Report) -> Iterator[Evidence]:
+    for claim in claims.evidence if hasattr(claims, "evidence") else claims:
+        yield claim
+        if not claim.holds:
+            return
+
+
 def _trial(names: list[str], mutation: Mutation | None, end) -> None:
-    """In the child: import anew, run, tell of each law."""
+    """In the child process: import the changed code, test the laws, send each outcome."""
     torch.set_num_threads(1)
     try:
-        sys.meta_path[:] = [f for f in sys.meta_path if not type(f).__module__.startswith("jaxtyping")]
-        for name in [n for n in sys.modules if n.partition(".")[0] == "jensen" and not n.startswith(KEPT)]:
+        _remove_hook()
+        for name in _loaded():
             del sys.modules[name]
+        sys.modules.update(CLEAN)
         if mutation is not None:
+            for name in {mutation.module} | IMPORTS.find_downstream_modules(mutation.module):
+                sys.modules.pop(name, None)
             sys.meta_path.insert(0, _Finder(mutation))
         families = importlib.import_module("jensen.check.laws").FAMILIES
         run = importlib.import_module("jensen.check.certificate").run
         laws = {law.name: law for family in families.values() for law in family}
         for name in names:
-            outcome = run(laws[name])
+            trial = laws[name].trial
+            outcome = run(replace(laws[name], trial=lambda precision, t=trial: _until_one_fails(t(precision))))
             end.send(([str(e) for e in outcome.report.failed], outcome.error, outcome.holds))
-    except BaseException as broken:  # noqa: BLE001 (told to the parent)
+    except BaseException as broken:  # noqa: BLE001 (sent to the parent)
         end.send(([], f"not run: {type(broken).__name__}: {broken}", False))
 
 
 def trials(names: list[str], mutation: Mutation | None = None) -> list[tuple[list[str], str, bool]]:
-    """Of each law, claims that failed, what it broke off with, whether it held."""
+    """For each law: the first claim that failed, the error that the trial raised, and whether the law held."""
     context = multiprocessing.get_context("fork")
     here, there = context.Pipe(duplex=False)
     child = context.Process(target=_trial, args=(names, mutation, there))
@@ -141,11 +172,11 @@ def trials(names: list[str], mutation: Mutation | None = None) -> list[tuple[lis
     found = []
     try:
         for _ in names:
-            found.append(here.recv() if here.poll(PATIENCE) else ([], "not run: no word in time", False))
+            found.append(here.recv() if here.poll(PATIENCE) else ([], "not run: no answer in time", False))
             if found[-1][1].startswith("not run"):
                 break
     except EOFError:
-        found.append(([], "not run: ended without a word", False))
+        found.append(([], "not run: the process ended without an answer", False))
     finally:
         child.kill()
         child.join()
