@@ -34,8 +34,7 @@ from jensen.data.dataset import Data
 from jensen.metrics import legibility
 from jensen.metrics.proportion import Proportion
 from jensen.recipes.recipe import Recipe
-from jensen.runs.draw import drawer
-from jensen.runs.opening import open_data
+from jensen.runs.opening import drawer, open_data
 from machine import facts, table, write_json
 from ours import prepare
 

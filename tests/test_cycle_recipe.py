@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+import jensen
 from cases import case_of, data_of
 from jensen.core.seeding import generator
 from jensen.data.dataset import Truths
@@ -263,7 +264,7 @@ def runs(tmp_path_factory):
 
 
 def test_samples_are_held_out_pictures_and_their_translations(runs):
-    run = open_run(runs / "unpaired")
+    run = jensen.open(runs / "unpaired")
     samples = run.sample(3, seed=1)
     assert samples.x.shape == (12, 1, 16, 16)
     data = run.open_data()

@@ -20,7 +20,7 @@ from jensen.models import Diffusion as Model
 from jensen.objectives import Hybrid
 from jensen.recipes.families.diffusion import Diffusion
 from jensen.recipes.settings import Training
-from jensen.runs.draw import drawer
+from jensen.runs.opening import drawer
 from jensen.training import TrainState, descend, fit
 
 TRAINING = Training(steps=2, batch_size=8)

@@ -18,7 +18,7 @@ from jensen.diffusion import CosineSchedule, Denoiser, GaussianOracle, MixtureOr
 from jensen.judging import Case, bounds, paths, scores
 from jensen.judging.settings import Judging
 from jensen.models import Annealing, Diffusion, KernelDensityModel, Sampling, ScoreModel
-from jensen.runs.draw import drawer
+from jensen.runs.opening import drawer
 from jensen.score import annealed_variance, geometric, score_of
 
 F64 = torch.float64

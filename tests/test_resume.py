@@ -19,9 +19,10 @@ from jensen.recipes.families import gan
 from jensen.recipes.sources.points import Ring
 from jensen.recipes.words import configure
 from jensen.runs import train as running
-from jensen.runs.folder import RunError, load_weights, save_weights
+from jensen.runs.folder import RunError, load_weights
 from jensen.runs.opening import open_data, open_run, read_config
 from jensen.training import Budget, descend, warm_then_decay
+from jensen.training.checkpoint import save_weights
 from test_cli import journal_of, refused
 from tiny import POINTS_GAN, words_of
 

@@ -12,7 +12,7 @@ from jensen.cli.main import main
 from jensen.core.seeding import begin, begin_globally, derived, generator, generators, numbered
 from jensen.data.pool import Tensors, pool_stream
 from jensen.data.unpaired import unpaired_stream
-from jensen.runs.draw import Request
+from jensen.runs.draw import drawing
 
 LARGE = (2**32, 2**32 + 5489, 2**63, 2**64 - 1)
 BAD = (-1, 2**64, 10**30)
@@ -104,7 +104,7 @@ def test_what_is_no_seed_is_refused_in_one_sentence(seed, capsys, tmp_path):
         begin_globally,
         lambda seed: generators(seed, []),
         lambda seed: pool_stream(1, seed, x=torch.zeros(1)),
-        lambda seed: Request(seed=seed),
+        lambda seed: drawing(None, seed=seed),
     ):
         with pytest.raises(ValueError, match=message):
             use(seed)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import jensen
 from jensen.distributions import BinaryLogits, Conditional, DiagonalGaussian, GaussianPrior
 from jensen.judging.case import Case
 from jensen.judging.factors import disentanglement
@@ -17,7 +18,6 @@ from jensen.recipes.settings import Training
 from jensen.recipes.sources.sprites import Sprites
 from jensen.report.findings import Evaluation
 from jensen.runs.evaluate import evaluate
-from jensen.runs.opening import open_run
 from jensen.runs.train import train
 
 SOURCE = Sprites(scales=2, orientations=2, positions=4, test=40)
@@ -106,6 +106,6 @@ def test_a_run_on_sprites_is_judged_by_its_factors(tmp_path):
     page = (tmp_path / "run" / "report.html").read_text()
     assert "Disentanglement" in page
     assert "FactorVAE score" in page
-    made = open_run(tmp_path / "run").sample(2, interpolate=5).x
+    made = jensen.open(tmp_path / "run").sample(2, interpolate=5).x
     assert made.shape == (10, 1, 20, 20)
     assert bool((made.abs() <= 1).all())

@@ -17,7 +17,7 @@ from jensen.check.page import write_certificate
 from jensen.check.portrait import dirac_panels, phase_portrait
 from jensen.cli import show
 from jensen.cli.files import writable
-from jensen.runs.folder import save_image
+from jensen.report.gallery import save_image
 from jensen.training.checkpoint import write_text
 from jensen.training.strict_json import dumps
 

@@ -14,7 +14,7 @@ from jensen.data.dataset import Data
 from jensen.recipes.recipe import Recipe
 from jensen.recipes.words import configure, preset
 from jensen.report.findings import rows
-from jensen.runs.draw import MOST_ON_A_SHEET, Request
+from jensen.runs.draw import MOST_ON_A_SHEET, drawing
 from jensen.runs.evaluate import evaluate as judged
 from jensen.runs.evaluate import examples
 from jensen.runs.folder import CONFIG, EVALUATION, REPORT, WEIGHTS, RunError, behind, command
@@ -137,8 +137,7 @@ def sample(
         raise ValueError(f"--scale must be from 1 to 16, got {scale}")
     run = open_run(folder)
     given = {name: value for name, value in changes.items() if value is not None}
-    request = Request(n, tuple(texts), seed, given, between)
-    found = run.drawing(request)
+    found = drawing(run, n, texts, seed=seed, interpolate=between, **given)
     out = out if out is not None else folder / "samples" / f"sample-{seed}.png"
     pictures = run.space.pictures
     if out.suffix == ".png" and found.count > MOST_ON_A_SHEET and pictures:

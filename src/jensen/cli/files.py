@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
+
+from jensen.training.checkpoint import unwritable
 
 
 def writable(path: Path, *endings: str) -> None:
@@ -19,12 +20,6 @@ def writable(path: Path, *endings: str) -> None:
     if path.suffix and path.is_dir():
         raise ValueError(f"cannot write {path}: it is a folder")
     folder = path.parent if path.suffix else path
-    above = next(p for p in (folder, *folder.absolute().parents) if p.exists())
-    if not above.is_dir():
-        raise ValueError(f"cannot write {path}: {above} is not a folder")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ValueError(f"cannot write {path}: {error.strerror}") from error
+    if why := unwritable(folder):
+        raise ValueError(f"cannot write {path}: {why}")
+    folder.mkdir(parents=True, exist_ok=True)

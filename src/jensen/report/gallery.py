@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from jensen.data.pictures import sheet, to_image
 from jensen.data.pool import to_bytes
 from jensen.data.space import Space
 from jensen.report import plots
+from jensen.training.checkpoint import replacing
 
 MILLISECONDS = 80  # duration of a frame of an animation
 
@@ -93,6 +95,13 @@ def encoded(image: Image.Image | Sequence[Image.Image]) -> tuple[str, bytes]:
     durations = [MILLISECONDS] * len(others) + [1500]
     first.save(buffer, format="GIF", save_all=True, append_images=others, duration=durations, loop=0)
     return ".gif", buffer.getvalue()
+
+
+def save_image(image: Image.Image | Sequence[Image.Image], path: Path) -> None:
+    """Write a picture as a PNG, or frames as a GIF, atomically; the path has this suffix or none."""
+    suffix, data = encoded(image)
+    with replacing(path.with_suffix(suffix)) as temporary:
+        temporary.write_bytes(data)
 
 
 def data_uri(image: Image.Image | Sequence[Image.Image]) -> str:

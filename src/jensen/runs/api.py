@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,42 @@ from jensen.report.findings import Evaluation
 from jensen.runs import opening
 from jensen.runs import train as training
 from jensen.runs import use as using
+from jensen.runs.draw import Samples, drawing
 from jensen.runs.evaluate import evaluate
 from jensen.runs.use import Own
 
 
 class Run(opening.Run):
     """A trained run, opened: `run.sample(16)`, `run.evaluate()["frechet"].value`, `run.model`, `run.recipe`."""
+
+    def sample(
+        self,
+        n: int | None = None,
+        *,
+        cond: str | Sequence[str] = (),
+        seed: int = 0,
+        interpolate: int | None = None,
+        track: Track = silent,
+        **changes: Any,
+    ) -> Samples:
+        """Draw samples.
+
+        Args:
+            n: number of samples; with a single `cond`, all have that condition.
+            cond: names of classes, or texts, one per sample.
+            seed: random seed; samples depend only on the model and the seed.
+            interpolate: length of each interpolation between two draws of noise; n is then the number of
+            interpolations.
+            track: shows progress.
+            changes: changed sampling settings, if the family has them: sampler=, steps=, guidance=, eta=.
+
+        Raises:
+            ValueError: for a request that the run cannot carry out.
+        """
+        texts = (cond,) * (1 if n is None else n) if isinstance(cond, str) else tuple(cond)
+        if n is not None and texts and n != len(texts):
+            raise ValueError(f"n must be the number of conditions, {len(texts)}, or left out, got {n}")
+        return drawing(self, n, texts, seed=seed, interpolate=interpolate, **changes).samples(track)
 
     def evaluate(self, *, track: Track = silent, **options: Any) -> Evaluation:
         """Judge the run and return its findings by key; writes evaluation.json, samples/ and report.html in its folder.
@@ -62,7 +92,8 @@ def train(
     if isinstance(recipe, str):
         length = {"training.minutes": minutes, "training.steps": steps}
         asked = {**(settings or {}), **{key: value for key, value in length.items() if value is not None}}
-        found = configure(recipe, [f"{key}={_word(value)}" for key, value in asked.items()], seed=seed)
+        words = {key: value if isinstance(value, str) else json.dumps(value) for key, value in asked.items()}
+        found = configure(recipe, [f"{key}={word}" for key, word in words.items()], seed=seed)
     elif steps is not None or minutes is not None or seed is not None or settings:
         raise ValueError(
             "steps, minutes, seed and settings can only be given for a recipe by name: set them in the recipe itself"
@@ -93,7 +124,3 @@ def open(path: Path | str, *, use: Iterable[Own] = (), device: str | None = None
 def _opened(path: Path | str, device: str | None = None) -> Run:
     found = opening.open_run(path, device)
     return Run(found.folder, found.recipe, found.model)
-
-
-def _word(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)

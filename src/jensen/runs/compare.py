@@ -25,6 +25,7 @@ from jensen.judging.fresh import Judgement, discriminate
 from jensen.judging.samples import class_shares, measured, nearness
 from jensen.metrics import AUC, Proportion, auc, bits_per_dim, nearest_distance
 from jensen.report.findings import Finding, proportion
+from jensen.runs.draw import drawing
 from jensen.runs.evaluate import case_of, read_evaluation
 from jensen.runs.opening import Run, open_run
 from jensen.training.journal import read_journal
@@ -291,7 +292,7 @@ def _between(run: Run, seed: int) -> Tensor | None:
     if not run.space.pictures:
         return None
     try:
-        return run.sample(ROWS, seed=seed, interpolate=BETWEEN).x
+        return drawing(run, ROWS, seed=seed, interpolate=BETWEEN).samples().x
     except ValueError:
         return None
 

@@ -14,22 +14,14 @@ from jensen.core.progress import Track, silent
 from jensen.data.dataset import Data
 from jensen.judging import JUDGES
 from jensen.judging.case import Case, Played
-from jensen.report.findings import Evaluation, Part
+from jensen.report.findings import Evaluation, Part, sentence
+from jensen.report.gallery import save_image
 from jensen.report.page import previews, training_curves, write_page
-from jensen.runs.draw import Request
-from jensen.runs.folder import (
-    EVALUATION,
-    REPORT,
-    RunError,
-    command,
-    load_game,
-    refuse_unwritable,
-    save_image,
-    weights_step,
-)
+from jensen.runs.draw import drawing
+from jensen.runs.folder import EVALUATION, REPORT, WEIGHTS, RunError, command, load_game, refuse_unwritable
 from jensen.runs.opening import Run, open_run
 from jensen.runs.train import new_objective
-from jensen.training.checkpoint import write_text
+from jensen.training.checkpoint import weights_step, write_text
 from jensen.training.strict_json import dumps, loads
 
 
@@ -101,7 +93,7 @@ def evaluate(
         "recipe": run.recipe.name,
         "family": run.recipe.family.kind,
         "data": {"name": data.name, "fingerprint": data.fingerprint},
-        "step": weights_step(run.folder),
+        "step": weights_step(run.folder / WEIGHTS),
     }
     found = Evaluation(parts, facts)
     samples = run.folder / "samples"
@@ -109,9 +101,8 @@ def evaluate(
     for picture in (p for part in parts for p in part.pictures):
         save_image(picture.image, samples / picture.name)
     write_text(run.folder / EVALUATION, dumps(found.as_dict(), indent=2) + "\n")
-    write_page(
-        run.folder / REPORT, run.folder.resolve().name, _lead(run, data), [*parts, *_about(run)], run.recipe.tree()
-    )
+    page = [*parts, *_about(run)]
+    write_page(run.folder / REPORT, run.folder.resolve().name, _lead(run, data), page, run.recipe.tree())
     return found
 
 
@@ -135,20 +126,17 @@ def read_evaluation(folder: Path) -> Evaluation | None:
 def _lead(run: Run, data: Data) -> str:
     about = run.recipe.about or f"{run.recipe.family.kind} of {data.name}"
     rows = min(len(data.test), run.recipe.judging.rows)
-    return f"{about[0].upper()}{about[1:]}, judged on {rows:,} held-out examples of {data.name}."
+    return sentence(f"{about}, judged on {rows:,} held-out examples of {data.name}")
 
 
 def _about(run: Run) -> list[Part]:
     """Parts of the report on training, previews, and commands to type next."""
-    notes = run.recipe.family.notes(run.space)
-    words = " ".join(f"{note[0].upper()}{note[1:]}." for note in notes)
+    notes = " ".join(sentence(note) for note in run.recipe.family.notes(run.space))
+    curves = training_curves(run.folder, run.recipe.family.curves())
+    same = "Samples from the same noise, drawn with the averaged weights."
     return [
-        Part("Training", words, plots=training_curves(run.folder, run.recipe.family.curves())),
-        Part(
-            "Samples during training",
-            "Samples from the same noise, drawn with the averaged weights.",
-            pictures=previews(run.folder),
-        ),
+        Part("Training", notes, plots=curves),
+        Part("Samples during training", same, pictures=previews(run.folder)),
         Part("Commands", code="\n".join(examples(run))),
     ]
 
@@ -157,13 +145,13 @@ def examples(run: Run) -> list[str]:
     """Commands that can be used with this run."""
     space, folder, lines = run.space, run.folder, []
     if hasattr(run.model, "sample") or space.b is not None:
-        texts: tuple[str, ...] = ()
+        asked: tuple[object, ...] = ("-n", 16)
         if space.cond is not None and run.recipe.family.conditional(space):
             first = torch.arange(2 * space.cond.width).view(2, -1) % space.cond.size
-            texts = ("--text", *space.cond.decode(first))
-        lines.append(command("sample", folder, *(texts or ("-n", 16)), "--seed", 5, "--out", "x.png"))
+            asked = ("--text", *space.cond.decode(first))
+        lines.append(command("sample", folder, *asked, "--seed", 5, "--out", "x.png"))
     with suppress(ValueError):  # for a model that does not interpolate
-        run.drawing(Request(between=11))
+        drawing(run, interpolate=11)
         lines.append(command("sample", folder, "--interpolate", 11))
     return [*lines, command("evaluate", folder)]
 

@@ -1,22 +1,18 @@
-"""The files in a run's folder, and reading them with clear error messages."""
+"""The files in a run's folder, and what can be wrong with them."""
 
 from __future__ import annotations
 
-import json
 import shlex
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from jensen.report.gallery import encoded
 from jensen.training import checkpoint as checkpoints
-from jensen.training.checkpoint import replacing
+from jensen.training.checkpoint import unwritable, weights_step
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 EVALUATION, REPORT = "evaluation.json", "report.html"
@@ -35,37 +31,11 @@ def command(*words: object) -> str:
     return shlex.join(["jensen", *map(str, words)])
 
 
-def read_tree(folder: Path) -> dict[str, Any]:
-    """The configuration of a run as plain values.
-
-    Raises:
-        RunError: if the folder is not a run, or its configuration is not a JSON object.
-    """
-    path = folder / CONFIG
-    if not folder.is_dir():
-        raise RunError(f"there is no run folder {folder}")
-    if not path.is_file():
-        raise RunError(f"{folder} is not a run: it has no {CONFIG}")
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise RunError(f"{path} is broken: {error}") from error
-    if not isinstance(tree, dict):
-        raise RunError(f"{path} is broken: a configuration must be a mapping of keys to values")
-    return tree
-
-
 def refuse_unwritable(folder: Path) -> None:
     """Raise a RunError if a run cannot be written to a folder, which need not exist; the check leaves no files."""
     for place in (folder, folder / "state", folder / "samples"):
-        above = next(p for p in (place.absolute(), *place.absolute().parents) if p.exists())
-        if not above.is_dir():
-            raise RunError(f"cannot write to {place}: {above} is not a folder")
-        try:
-            with tempfile.TemporaryFile(dir=above):
-                pass
-        except OSError as error:
-            raise RunError(f"cannot write to {place}: {error.strerror}") from error
+        if why := unwritable(place):
+            raise RunError(f"cannot write to {place}: {why}")
 
 
 def refuse_taken(folder: Path) -> None:
@@ -118,9 +88,7 @@ def _shape(value: Any) -> str:
 
 
 def load_game(objective: nn.Module, folder: Path) -> int:
-    """Load the state of a run's newest checkpoint into `objective`: also what the averaged weights do not contain.
-
-    Returns: the step at which it was written.
+    """Load a run's newest checkpoint into `objective`, with the critics and all other state; returns its step.
 
     Raises:
         RunError: if there is none, or it does not fit.
@@ -134,39 +102,10 @@ def load_game(objective: nn.Module, folder: Path) -> int:
     return step
 
 
-def save_weights(weights: Mapping[str, Tensor], path: Path, step: int | None = None) -> None:
-    """Write weights and their training step atomically.
-
-    Tied weights are stored under each of their names, as `load_state_dict` needs.
-    """
-    whole = {name: v.detach().cpu().contiguous().clone() for name, v in weights.items()}  # safetensors shares none
-    with replacing(path) as temporary:
-        temporary.write_bytes(save(whole, None if step is None else {"step": str(step)}))
-
-
-def weights_step(folder: Path) -> int | None:
-    """The training step of a run's weights, or None if the file does not contain it."""
-    try:
-        with safe_open(folder / WEIGHTS, "pt") as file:
-            said: dict[str, str] = file.metadata() or {}
-    except (SafetensorError, OSError):
-        return None
-    return int(said["step"]) if "step" in said else None
-
-
 def behind(folder: Path) -> tuple[str, ...]:
     """A note if training continued after a run's weights were written and was interrupted."""
-    written, newest = weights_step(folder), checkpoints.checkpoints(folder / "state")[-1:]
-    if written is None or not newest or int(newest[0].stem) <= written:
+    path, newest = folder / WEIGHTS, checkpoints.checkpoints(folder / "state")[-1:]
+    written, until = weights_step(path), max((int(p.stem) for p in newest), default=0)
+    if written is None or until <= written:
         return ()
-    until = int(newest[0].stem)
-    return (
-        f"{folder / WEIGHTS} is of step {written}, but training was stopped at step {until}: finish it with --resume",
-    )
-
-
-def save_image(image: Image.Image | Sequence[Image.Image], path: Path) -> None:
-    """Write a picture as a PNG, or frames as a GIF, atomically; the path has this suffix or none."""
-    suffix, data = encoded(image)
-    with replacing(path.with_suffix(suffix)) as temporary:
-        temporary.write_bytes(data)
+    return (f"{path} is of step {written}, but training was stopped at step {until}: finish it with --resume",)

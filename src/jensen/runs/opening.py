@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from jensen.core.progress import Track, silent
+from jensen.core.progress import Advance, Track, silent
+from jensen.core.protocols import Sampleable
+from jensen.core.seeding import generators
 from jensen.data.dataset import Data
 from jensen.data.space import Space
 from jensen.judging.case import Draw
 from jensen.recipes.recipe import Recipe
 from jensen.recipes.sources.base import OpenedRun
 from jensen.recipes.words import parse
-from jensen.runs.draw import Drawing, Request, Samples, drawer, drawing
-from jensen.runs.folder import CONFIG, RunError, load_weights, read_tree
+from jensen.runs.folder import CONFIG, RunError, load_weights
 from jensen.training import begin_average
+
+CHUNK = 256  # number of samples that are drawn together, if the model does not set it
 
 
 def read_config(folder: Path) -> Recipe:
@@ -28,11 +31,42 @@ def read_config(folder: Path) -> Recipe:
     Raises:
         RunError: if the folder is not a run, or its configuration cannot be read.
     """
-    tree = read_tree(folder)
+    path = folder / CONFIG
+    if not folder.is_dir():
+        raise RunError(f"there is no run folder {folder}")
+    if not path.is_file():
+        raise RunError(f"{folder} is not a run: it has no {CONFIG}")
     try:
-        return parse(tree)
-    except ValueError as error:
-        raise RunError(f"{folder / CONFIG} is broken: {error}") from error
+        return parse(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, OSError) as error:
+        raise RunError(f"{path} is broken: {error}") from error
+
+
+def drawer(model: nn.Module, space: Space, own_seed: int) -> Draw:
+    """A function that draws samples; sample i depends on (model, seed, i) alone, or on its condition and repeats."""
+    chunk = getattr(getattr(model, "sampling", None), "chunk", CHUNK)
+
+    def draw(
+        n: int,
+        *,
+        cond: Tensor | None = None,
+        seed: int | None = None,
+        advance: Advance = lambda _: None,
+        **changes: Any,
+    ) -> Tensor:
+        if not isinstance(model, Sampleable):
+            raise ValueError(f"{type(model).__name__} draws nothing")
+        keys = range(n) if cond is None or space.cond is None else space.cond.decode(cond)
+        rng = generators(own_seed if seed is None else seed, keys)
+        made = []
+        for start in range(0, n, chunk):
+            rows = rng[start : start + chunk]
+            given = None if cond is None else cond[start : start + chunk]
+            made.append(model.sample(len(rows), cond=given, generator=rows, **changes).float().cpu())
+            advance(len(rows))
+        return torch.cat(made)
+
+    return draw
 
 
 @dataclass(frozen=True)
@@ -55,51 +89,14 @@ class Run:
         assert self.recipe.space is not None
         return self.recipe.space
 
-    def open_data(self, track: Track = silent) -> Data:
-        """The run's data, read or drawn again.
-
-        Raises:
-            RunError: if they are no longer the data of training.
-        """
-        return open_data(self.recipe, track)
-
     @property
     def draw(self) -> Draw:
         """Draws samples; see `jensen.judging.case.Draw`."""
         return drawer(self.model, self.space, self.recipe.seed)
 
-    def sample(
-        self,
-        n: int | None = None,
-        *,
-        cond: str | Sequence[str] = (),
-        seed: int = 0,
-        interpolate: int | None = None,
-        track: Track = silent,
-        **changes: Any,
-    ) -> Samples:
-        """Draw samples.
-
-        Args:
-            n: number of samples; with a single `cond`, all have that condition.
-            cond: names of classes, or texts, one per sample.
-            seed: random seed; samples depend only on the model and the seed.
-            interpolate: length of each interpolation between two draws of noise; n is then the number of
-            interpolations.
-            changes: changed sampling settings, if the family has them: sampler=, steps=, guidance=, eta=.
-
-        Raises:
-            ValueError: for a request that the run cannot carry out.
-        """
-        texts = (cond,) * (1 if n is None else n) if isinstance(cond, str) else tuple(cond)
-        if n is not None and texts and n != len(texts):
-            raise ValueError(f"n must be the number of conditions, {len(texts)}, or left out, got {n}")
-        request = Request(None if texts else n, texts, seed, changes, interpolate)
-        return self.drawing(request).samples(track)
-
-    def drawing(self, request: Request) -> Drawing:
-        """The checked request and how its samples are drawn, see `jensen.runs.draw.drawing`."""
-        return drawing(self.recipe, self.model, request, open_data=self.open_data, runs=open_other)
+    def open_data(self, track: Track = silent) -> Data:
+        """The run's data; see `open_data`."""
+        return open_data(self.recipe, track)
 
 
 def open_run(folder: Path | str, device: str | None = None) -> Run:
@@ -129,7 +126,7 @@ def open_other(folder: str) -> OpenedRun:
 
 
 def open_data(recipe: Recipe, track: Track = silent) -> Data:
-    """The data of a recipe.
+    """The data of a recipe, read or drawn again.
 
     Raises:
         RunError: if they are no longer the data of training.

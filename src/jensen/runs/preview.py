@@ -10,9 +10,8 @@ from jensen.core.protocols import Sampleable
 from jensen.data.dataset import Data, some
 from jensen.judging.translation import strip
 from jensen.recipes.recipe import Recipe
-from jensen.report.gallery import fitting_scale, gallery
-from jensen.runs.draw import drawer
-from jensen.runs.folder import save_image
+from jensen.report.gallery import fitting_scale, gallery, save_image
+from jensen.runs.opening import drawer
 
 READ, PICTURES, POINTS = 64, 32, 500  # samples of a preview: that are read, that are shown
 
@@ -24,7 +23,8 @@ def preview(recipe: Recipe, model: nn.Module, data: Data, path: Path) -> dict[st
         return {}
     if not isinstance(model, Sampleable):
         return {}
-    draw, reader, space = drawer(model, data.space, recipe.seed), data.truths.reader, data.space
+    reader, space = data.truths.reader, data.space
+    draw = drawer(model, space, recipe.seed)
     if reader is not None and space.cond is not None and recipe.family.conditional(space):
         asked = data.asked(READ)
         assert asked is not None

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import shutil
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import InitVar, dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from jensen.core.objective import Objective
@@ -29,35 +24,16 @@ from jensen.runs.folder import (
     refuse_misfit,
     refuse_taken,
     refuse_unwritable,
-    save_weights,
-    weights_step,
 )
 from jensen.runs.opening import open_data, read_config
 from jensen.runs.preview import preview
-from jensen.training import Budget, TrainState, fit, warm_decay
+from jensen.training import Budget, TrainState, fit, interrupts, on_device, warm_decay
 from jensen.training import checkpoint as checkpoints
-from jensen.training.distributed import collect, processes, rank, shard, start
+from jensen.training.checkpoint import save_weights, weights_step
+from jensen.training.distributed import buffers, collect, differing, processes, rank, shard, start
 from jensen.training.journal import Journal
 from jensen.training.step import random_state, set_random_state
 from jensen.training.strict_json import dumps
-
-
-def begin(recipe: Recipe, folder: Path) -> list[Path]:
-    """Make the folder of a new run.
-
-    Returns: the folders that were created, innermost first.
-
-    Raises:
-        RunError: as in `refuse_taken`.
-    """
-    refuse_taken(folder)
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        checkpoints.write_text(folder / CONFIG, dumps(recipe.tree(), indent=2) + "\n")
-    except OSError as error:
-        raise RunError(f"cannot write to {folder}: {error.strerror}") from error
-    return made
 
 
 def train(
@@ -66,21 +42,20 @@ def train(
     """Train `recipe` in `folder`; with `resume`, continue a run that was stopped, with bitwise equal results.
 
     A finished run can be continued with more steps or minutes: from there on, learning rates are those of the longer
-    run at each step. The journal notes this, and the run's settings are rewritten. Its weights and their evaluation are
-    kept until the longer run ends.
+    run. The journal notes this, and the run's settings are rewritten. Its weights and their evaluation are kept until
+    the longer run ends.
 
     Every process of a `torchrun` calls this; the first one writes. If their number is the same as before, each gets its
     own buffers and random state back. Otherwise each takes the buffers of one of the former processes, in turn, and a
     new random state, which depends on the seed, the step and the number of processes. The journal notes this as well.
 
-    Errors in the arguments are raised before the folder is made, and a run that fails before its first step leaves no
-    folder.
+    A run that fails before its first step leaves no folder.
 
     Returns: the data, so that judging need not read or draw them again.
 
     Raises:
-        RunError: as in `begin` and `read_config`; with `resume`, if settings other than the length of training differ,
-        if the run has already been trained for that long, or if there are weights but no checkpoint.
+        RunError: as in `refuse_taken` and `read_config`; with `resume`, if settings other than the length of training
+        differ, if the run has already been trained for that long, or if there are weights but no checkpoint.
         ValueError: if the family cannot be used with the data, or a batch cannot be divided among the processes.
     """
     mine, world = start()
@@ -101,23 +76,37 @@ def train(
     notes = [] if saved is None else _restore(recipe, state, budget, saved, folder)
     made: list[Path] = []
     if mine == 0 and not resume:
-        made = begin(recipe, folder)
+        refuse_taken(folder)
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
+        _write_config(recipe, folder)
     elif mine == 0 and (kept := read_config(folder)) != recipe:
         notes.append(f"continued to {training.length()} from {kept.training.length()}")
-        checkpoints.write_text(folder / CONFIG, dumps(recipe.tree(), indent=2) + "\n")
-    keeper = _Keeper(recipe, folder, state, budget, data, watch, saved)
-    keeper.note(notes)
+        _write_config(recipe, folder)
     batches = recipe.family.stream(data, training.batch_size, recipe.seed)
-    stream = _to_device(shard(batches, mine, world), device)
+    stream = on_device(shard(batches, mine, world), device)
     try:
-        with keeper.stopping_well():
+        with interrupts() as interrupted:
+            keeper = _Keeper(recipe, folder, state, budget, data, watch, interrupted, saved)
+            keeper.note(notes)
             fit(state, stream, budget, update=recipe.family.update(), on_step=keeper)
     except Exception:
         if state.step == 0 and mine == 0 and not resume:
-            _unmake(folder, made)
+            for path in folder.iterdir():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            for path in made:
+                path.rmdir()
         raise
     keeper.finish()
     return data
+
+
+def _write_config(recipe: Recipe, folder: Path) -> None:
+    """Write a run's settings, in a folder that is made if it does not exist."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        checkpoints.write_text(folder / CONFIG, dumps(recipe.tree(), indent=2) + "\n")
+    except OSError as error:
+        raise RunError(f"cannot write to {folder}: {error.strerror}") from error
 
 
 def _saved(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
@@ -141,14 +130,6 @@ def _saved(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
             f"{folder} must be trained for more than {had}, which it has already, got {recipe.training.length()}"
         )
     return saved
-
-
-def _unmake(folder: Path, made: list[Path]) -> None:
-    """Remove a run without steps, and the folders that were made for it."""
-    for path in folder.iterdir():
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    for path in made:
-        path.rmdir()
 
 
 def new_objective(recipe: Recipe, data: Data, track: Track = silent) -> Objective:
@@ -181,42 +162,12 @@ def _restore(recipe: Recipe, state: TrainState, budget: Budget, saved: dict[str,
         set_random_state(own["rng"])
         return []
     begin_globally(derived(recipe.seed, "resumed", state.step, now, rank()))
-    differing = [k for k, process in enumerate(saved["processes"]) if process["buffers"]]
-    said = [f"{now} process{'es' * (now > 1)} instead of {before}: new random state"]
-    if differing and now < before:
-        said.append(f"buffers of {_named(now, before)} are left out")
-    if differing and now > before:
-        said.append(f"copies of the others' buffers in {_named(before, now)}")
-    return ["; ".join(said)]
-
-
-def _named(first: int, end: int) -> str:
-    return f"process {first}" if end == first + 1 else f"processes {first} to {end - 1}"
-
-
-def _buffers(objective: Objective) -> dict[str, Any]:
-    """The state that can differ between processes, on the CPU: everything except the parameters, which are equal."""
-    weights = {name for name, _ in objective.named_parameters(remove_duplicate=False)}
-    kept = {name: value for name, value in objective.state_dict().items() if name not in weights}
-    return {name: value.cpu() if isinstance(value, Tensor) else value for name, value in kept.items()}
-
-
-def _apart(processes: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each process's buffers that differ from those of the first process, which are in the state."""
-    first = processes[0]["buffers"]
-
-    def own(buffers: dict[str, Any]) -> dict[str, Any]:
-        return {k: v for k, v in buffers.items() if not (isinstance(v, Tensor) and torch.equal(v, first[k]))}
-
-    return [process | {"buffers": own(process["buffers"]) if k else {}} for k, process in enumerate(processes)]
-
-
-def _to_device(stream: Any, device: torch.device) -> Any:
-    def opened(start: int) -> Any:
-        for batch in stream(start):
-            yield {name: value.to(device, non_blocking=True) for name, value in batch.items()}
-
-    return opened
+    note = f"{now} process{'es' * (now > 1)} instead of {before}: new random state"
+    if any(process["buffers"] for process in saved["processes"]):
+        first, last = min(before, now), max(before, now) - 1
+        which = f"process {first}" if first == last else f"processes {first} to {last}"
+        note += f"; buffers of {which} are left out" if now < before else f"; copies of the others' buffers in {which}"
+    return [note]
 
 
 @dataclass
@@ -229,12 +180,13 @@ class _Keeper:
     budget: Budget
     data: Data
     watch: Watch | None
+    interrupted: Callable[[], bool]
     saved: InitVar[dict[str, Any] | None]
 
     def __post_init__(self, saved: dict[str, Any] | None) -> None:
         means = saved or {"sums": {}, "count": 0, "since": self.budget.elapsed}
         self.sums, self.count, self.since = dict[str, float](means["sums"]), means["count"], means["since"]
-        self.main, self.stopped = rank() == 0, False
+        self.main = rank() == 0
         self.shown: dict[str, float] = {}
         self.previews_done = int(self.budget.progress(self.state.step) * self.recipe.training.previews)
         if self.main:
@@ -253,28 +205,11 @@ class _Keeper:
             self.preview()
         if state.step % training.log_every == 0:
             self.log(progress)
-        if state.step % training.save_every == 0 or self.stopped:
+        stopped = self.interrupted()
+        if state.step % training.save_every == 0 or stopped:
             self.save()  # last, so that everything the checkpoint refers to has been written
-        if self.stopped:
+        if stopped:
             raise KeyboardInterrupt
-
-    @contextmanager
-    def stopping_well(self) -> Iterator[None]:
-        """SIGINT or SIGTERM ends the run after the current step, with a checkpoint; a second signal ends it at once."""
-
-        def stop(_number: int, _frame: FrameType | None) -> None:
-            if self.stopped:
-                raise KeyboardInterrupt
-            self.stopped = True
-
-        signals = (signal.SIGINT, signal.SIGTERM)
-        in_main = threading.current_thread() is threading.main_thread()
-        before = [signal.signal(number, stop) for number in signals] if in_main and processes() == 1 else []
-        try:
-            yield
-        finally:
-            for number, handler in zip(signals, before, strict=False):
-                signal.signal(number, handler)
 
     def log(self, progress: float) -> None:
         """Write and show the means since the last line of the journal."""
@@ -308,11 +243,13 @@ class _Keeper:
 
     def save(self) -> None:
         """Write a checkpoint: state, elapsed time, current means, and random state and buffers of every process."""
-        every = collect({"rng": random_state(), "buffers": _buffers(self.state.objective)})
+        every = collect({"rng": random_state(), "buffers": buffers(self.state.objective)})
         if self.main:
-            extra = {"elapsed": self.budget.seconds(), "processes": _apart(every)}
+            own = differing([process["buffers"] for process in every])
+            saved = [process | {"buffers": kept} for process, kept in zip(every, own, strict=True)]
             means = {"sums": self.sums, "count": self.count, "since": self.since}
-            checkpoints.save(self.folder / "state", self.state.step, self.state.state_dict() | extra | means)
+            extra = {"elapsed": self.budget.seconds(), "processes": saved, **means}
+            checkpoints.save(self.folder / "state", self.state.step, self.state.state_dict() | extra)
 
     def finish(self) -> None:
         """Write the last preview, journal line and checkpoint, and the averaged weights."""
@@ -323,7 +260,7 @@ class _Keeper:
             self.log(1.0)
         self.save()
         if self.main:
-            if weights_step(self.folder) != self.state.step:  # the evaluation is of other weights
+            if weights_step(self.folder / WEIGHTS) != self.state.step:  # the evaluation is of other weights
                 for name in (EVALUATION, REPORT):
                     (self.folder / name).unlink(missing_ok=True)
             save_weights(self.state.average.state_dict(), self.folder / WEIGHTS, self.state.step)

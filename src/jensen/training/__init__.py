@@ -2,7 +2,7 @@
 
 from jensen.training.budget import Budget, warm_then_decay
 from jensen.training.ema import begin_average, update_average, warm_decay
-from jensen.training.loop import fit
+from jensen.training.loop import fit, interrupts, on_device
 from jensen.training.step import Player, TrainState, Update, descend, train_step
 from jensen.training.updates import consensus, extragradient, optimistic
 
@@ -16,6 +16,8 @@ __all__ = [
     "descend",
     "extragradient",
     "fit",
+    "interrupts",
+    "on_device",
     "optimistic",
     "train_step",
     "update_average",

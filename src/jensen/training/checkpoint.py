@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as as_safetensors
+from torch import Tensor
 
 KEPT = 2
 
@@ -35,6 +39,18 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def unwritable(folder: Path) -> str:
+    """The reason why no file can be written in a folder, which need not exist, or ""; no file is left behind."""
+    above = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    if not above.is_dir():
+        return f"{above} is not a folder"
+    try:
+        with tempfile.TemporaryFile(dir=above):
+            return ""
+    except OSError as error:
+        return error.strerror or str(error)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -77,3 +93,23 @@ def load(folder: Path) -> dict[str, Any] | None:
     if paths:
         raise ValueError(f"no checkpoint in {folder} can be read: train again, with another --out")
     return None
+
+
+def save_weights(weights: Mapping[str, Tensor], path: Path, step: int | None = None) -> None:
+    """Write weights and their training step atomically, as safetensors.
+
+    Tied weights are stored under each of their names, as `load_state_dict` needs.
+    """
+    whole = {name: v.detach().cpu().contiguous().clone() for name, v in weights.items()}  # safetensors shares none
+    with replacing(path) as temporary:
+        temporary.write_bytes(as_safetensors(whole, None if step is None else {"step": str(step)}))
+
+
+def weights_step(path: Path) -> int | None:
+    """The training step of the weights in a file, or None if the file does not contain it."""
+    try:
+        with safe_open(path, "pt") as file:
+            step: str | None = (file.metadata() or {}).get("step")
+    except (SafetensorError, OSError):
+        return None
+    return None if step is None else int(step)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 
+import torch
 from torch import Tensor
 
-from jensen.core.types import Stream
+from jensen.core.types import Batch, Stream
 from jensen.training.budget import Budget
+from jensen.training.distributed import processes
 from jensen.training.step import TrainState, Update, descend, train_step
 
 
@@ -53,3 +59,36 @@ def fit(
             budget.pause()
             on_step(state, terms)
     budget.pause()
+
+
+def on_device(stream: Stream, device: torch.device) -> Stream:
+    """The same batches on a device."""
+
+    def opened(start: int) -> Iterator[Batch]:
+        for batch in stream(start):
+            yield {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+
+    return opened
+
+
+@contextmanager
+def interrupts() -> Iterator[Callable[[], bool]]:
+    """Yield a function that says whether SIGINT or SIGTERM has arrived; a second one raises KeyboardInterrupt at once.
+
+    Signals keep their effect in other threads than the main one, and if several processes train together.
+    """
+    arrived = False
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        nonlocal arrived
+        if arrived:
+            raise KeyboardInterrupt
+        arrived = True
+
+    handled = threading.current_thread() is threading.main_thread() and processes() == 1
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM) if handled}
+    try:
+        yield lambda: arrived
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
