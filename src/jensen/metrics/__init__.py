@@ -15,6 +15,7 @@ from jensen.metrics.disentangle import (
     mutual_information,
 )
 from jensen.metrics.energy import energy_distance
+from jensen.metrics.evaluations import evaluations
 from jensen.metrics.features import floor, gathered
 from jensen.metrics.frechet import FeatureStatistics, FrechetDistance, extrapolated_frechet_distance, frechet_distance
 from jensen.metrics.kernel import kernel_distance
@@ -55,6 +56,7 @@ __all__ = [
     "disentanglement",
     "energy_distance",
     "entropy",
+    "evaluations",
     "expected_coverage",
     "extrapolated_frechet_distance",
     "factor_vae_score",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -23,14 +22,15 @@ from jensen.judging.critics import logits
 from jensen.judging.features import features_of
 from jensen.judging.fresh import Judgement, discriminate
 from jensen.judging.samples import class_shares, measured, nearness
-from jensen.metrics import AUC, Proportion, auc, bits_per_dim, nearest_distance
+from jensen.metrics import AUC, Proportion, auc, bits_per_dim, evaluations, nearest_distance
 from jensen.report.findings import Finding, proportion
 from jensen.runs.draw import drawing
 from jensen.runs.evaluate import case_of, read_evaluation
 from jensen.runs.opening import Run, open_run
 from jensen.training.journal import read_journal
 
-MOST, LEAST, HELD_OUT = 1000, 40, 10_000  # default number of samples of each run; largest number of held-out examples
+MOST, LEAST = 1000, 40  # samples of each run: default, and smallest number
+TRAINING, HELD_OUT = 50_000, 10_000  # largest numbers of examples that are used
 SHOWN, BETWEEN, ROWS = 32, 9, 4  # samples of a sheet; length and number of interpolations
 SUMMED_UP = ("frechet", "precision", "coverage", "copies", "sharpness")
 
@@ -101,19 +101,23 @@ class Comparison:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON values."""
+
+        def numbers(found: Mapping[str, Finding]) -> dict[str, Any]:
+            return {key: {"value": f.value, "stderr": f.spread} for key, f in found.items()}
+
         return {
             "data": self.data.name,
             "fingerprint": self.data.fingerprint,
             "features": self.features,
             "n": self.n,
             "seed": self.seed,
-            "floor": {key: _number(f) for key, f in self.floor.items()},
+            "floor": numbers(self.floor),
             "judge_floor": asdict(self.judged_floor),
             "runs": [
                 {
                     "name": c.name,
                     "recipe": c.recipe,
-                    "metrics": {key: _number(f) for key, f in c.metrics.items()},
+                    "metrics": numbers(c.metrics),
                     "likelihoods": [
                         {"name": f.name, "mean": f.value, "stderr": f.stderr, **f.facts, "bits_per_dim": bits(f)}
                         for f in c.likelihoods
@@ -153,18 +157,16 @@ def compare(
     """
     checked_seed(seed)
     runs = _opened(folders)
-    likelihoods = {name: _evaluated(run.folder) for name, run in runs.items()}
+    likelihoods = {name: _likelihoods(run.folder) for name, run in runs.items()}
     own = _shared(runs, track)
     data = next(iter(own.values()))
-    train, test = some(data.train, 50_000), some(data.test, HELD_OUT)["x"]
+    train, test = some(data.train, TRAINING), some(data.test, HELD_OUT)["x"]
     n = min(MOST, len(train["x"])) if n is None else n
     if not LEAST <= n <= len(train["x"]):
         raise ValueError(f"n must be from {LEAST} to {len(train['x'])}, the number of training examples, got {n}")
     found = features_of(features, data)
     critics = {name: critic for name, run in runs.items() if (critic := _critic(run, data)) is not None}
-    costs, drawn = {}, {}
-    for name, run in runs.items():
-        drawn[name], costs[name] = _drawn(name, run, data, n, seed, track)
+    drawn = {name: _drawn(name, run, data, n, seed, track) for name, run in runs.items()}
     kept = min(len(test), len(train["x"]) // 5, n // 3)
     seen = min((len(train["x"]) - kept) // 2, n - kept)
     order = torch.randperm(len(train["x"]), generator=generator(derived(seed, "order of training data")))
@@ -172,29 +174,27 @@ def compare(
     fresh = partial(discriminate, (x[:seen], test[:kept]), steps=judge_steps, seed=derived(seed, "judge"))
     shares = class_shares(train["cond"], data.space.cond.size) if isinstance(data.space.cond, Classes) else None
 
-    def copies(made: Tensor, data: Data) -> Finding:  # from the run's own training data, which may be of another seed
-        seen = some(data.train, 50_000)["x"]
-        return nearness(*(nearest_distance(v[:MOST], seen)[0] for v in (made, test)))
-
-    def metrics(samples: Tensor) -> dict[str, Finding]:
-        return {f.key: f for f in measured(test, samples, found, seed, shares)}
+    def metrics(made: Tensor, copies: Finding) -> dict[str, Finding]:
+        return {f.key: f for f in (*measured(test, made, found, seed, shares), copies)}
 
     advance = track("judging", len(runs) + 1)
-    floor = metrics(x[:n]) | {"copies": Finding("copies", "", 0.5, 0.0, best=0.5)}
+    floor = metrics(x[:n], Finding("copies", "", 0.5, 0.0, best=0.5))
     judged_floor = fresh((x[seen : 2 * seen], x[2 * seen : 2 * seen + kept]))
     advance(1)
     contestants = []
     for name, run in runs.items():
-        made = drawn[name]
+        made, cost = drawn[name]
+        theirs = some(own[name].train, TRAINING)["x"]  # a run of another seed may have other training data
+        copies = nearness(*(nearest_distance(v[:MOST], theirs)[0] for v in (made, test)))
         contestants.append(
             Contestant(
                 name=name,
                 recipe=run.recipe.name,
                 samples=made[:SHOWN],
                 between=_between(run, seed),
-                metrics=metrics(made) | {"copies": copies(made, own[name])},
+                metrics=metrics(made, copies),
                 likelihoods=likelihoods[name],
-                cost=costs[name],
+                cost=cost,
                 judgement=fresh((made[:seen], made[seen : seen + kept])),
                 critics={owner: auc(critic(made), critic(test)) for owner, critic in critics.items()},
             )
@@ -218,7 +218,7 @@ def _opened(folders: Sequence[Path]) -> dict[str, Run]:
     return runs
 
 
-def _evaluated(folder: Path) -> list[Finding]:
+def _likelihoods(folder: Path) -> list[Finding]:
     """Likelihoods from a run's evaluation, if it has been evaluated."""
     found = read_evaluation(folder)
     return [] if found is None else [f for f in found.values() if "measure" in f.facts]
@@ -253,38 +253,18 @@ def _critic(run: Run, data: Data) -> Callable[[Tensor], Tensor] | None:
 def _drawn(name: str, run: Run, data: Data, n: int, seed: int, track: Track) -> tuple[Tensor, Cost]:
     """Samples as `jensen sample` draws them, given held-out conditions if the model is conditional; and their cost."""
     cond = data.asked(n) if run.recipe.family.conditional(run.space) else None
-    evaluations = _evaluations(run, None if cond is None else cond[:1])  # which also warms it up
+    one = None if cond is None else cond[:1]
+    calls = evaluations(run.model, lambda: run.draw(1, cond=one))  # which also warms it up
     advance, start = track(f"drawing from {name}", n), time.perf_counter()
     made = run.draw(n, cond=cond, seed=seed, advance=advance)
     seconds = time.perf_counter() - start
     if not bool(made.isfinite().all()):
         raise ValueError(f"{name} cannot be compared: its samples are not finite")
     lines = [line for line in read_journal(run.folder / "journal.jsonl") if "seconds" in line and "step" in line]
-    return data.space.settled(made), Cost(
-        seconds=lines[-1]["seconds"] if lines else None,
-        steps=lines[-1]["step"] if lines else None,
-        parameters=sum(p.numel() for p in run.model.parameters()),
-        milliseconds=1000 * seconds / n,
-        evaluations=evaluations,
-        drawn=n,
-    )
-
-
-def _evaluations(run: Run, cond: Tensor | None) -> int:
-    """Network evaluations for one sample: calls of the layer that is called most often."""
-    calls: Counter[int] = Counter()
-
-    def count(module: nn.Module, *_: Any) -> None:
-        calls[id(module)] += 1
-
-    leaves = [m for m in run.model.modules() if next(m.parameters(recurse=False), None) is not None]
-    hooks = [leaf.register_forward_hook(count) for leaf in leaves]
-    try:
-        run.draw(1, cond=cond)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return max(calls.values(), default=0)
+    last = lines[-1] if lines else {"seconds": None, "step": None}
+    parameters = sum(p.numel() for p in run.model.parameters())
+    cost = Cost(last["seconds"], last["step"], parameters, 1000 * seconds / n, calls, drawn=n)
+    return data.space.settled(made), cost
 
 
 def _between(run: Run, seed: int) -> Tensor | None:
@@ -328,11 +308,7 @@ def _axes(comparison: Comparison) -> Iterator[tuple[str, dict[str, tuple[float, 
         name = "nearness to training data" if key == "copies" else comparison.floor[key].name
         found = {c.name: c.metrics[key] for c in runs}
         yield name, {run: (f.loss(), f.spread, f.said(f.value)) for run, f in found.items()}
-    told = {c.name: judged(c.judgement.auc) for c in runs}
-    yield "fooling the discriminator", {run: (f.value, f.spread, f"AUC {f.value:.2f}") for run, f in told.items()}
+    aucs = {c.name: judged(c.judgement.auc) for c in runs}
+    yield "fooling the discriminator", {run: (f.value, f.spread, f"AUC {f.value:.2f}") for run, f in aucs.items()}
     speeds = {c.name: c.cost.milliseconds for c in runs}  # only a factor of 4 counts
     yield "sampling time", {r: (2 * math.log(v), math.log(2), f"{v:.2g} ms per sample") for r, v in speeds.items()}
-
-
-def _number(found: Finding) -> dict[str, float]:
-    return {"value": found.value, "stderr": found.spread}
