@@ -167,3 +167,9 @@ def normal_nodes(count: int = 40) -> tuple[Tensor, Tensor]:
     """Places (N,) and masses (N,) whose sums are means over N(0, 1), exact for polynomials of degree 2 N - 1."""
     places, weights = (torch.from_numpy(v) for v in np.polynomial.hermite_e.hermegauss(count))
     return places, weights / weights.sum()
+
+
+def normal_grid(dims: int, count: int) -> tuple[Tensor, Tensor]:
+    """Places (dims, N) and masses (N,) of independent standard normal variables: the products of `normal_nodes`."""
+    places, masses = (torch.cartesian_prod(*[v] * dims).view(-1, dims) for v in normal_nodes(count))
+    return places.T.contiguous(), masses.prod(1)
