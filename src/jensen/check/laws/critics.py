@@ -127,7 +127,7 @@ def one_centred(_: float) -> Claims:
 
 
 def _linear(matrix: Tensor) -> nn.Linear:
-    layer = nn.Linear(*matrix.T.shape, bias=False)
+    layer = nn.Linear(matrix.shape[1], matrix.shape[0], bias=False)
     layer.weight.data = matrix
     return layer
 

@@ -1,7 +1,7 @@
-r"""What a margin loss measures: f, the best critic, the minimal risk, the four divergences.
+r"""Margin losses of a critic: their f, optimal critic and minimal risk, and the four divergences that they measure.
 
-Gaussians on a line; exact values by closed forms, by sums, and by the trapezoidal rule, which for smooth integrands
-that vanish at both ends has an error below any power of its step. No exact value uses jensen's own quadrature.
+Exact values are closed forms, sums, or integrals by the trapezoidal rule, which is exact to rounding for a smooth
+integrand that vanishes at both ends; none uses jensen's own quadrature.
 """
 
 from __future__ import annotations
@@ -31,11 +31,13 @@ from jensen.adversarial import (
 from jensen.adversarial import margin_loss as numerical
 from jensen.check.evidence import Claims, bounded, close, mean_is
 from jensen.check.law import Law, draws, law
-from jensen.check.line import F64, f64, normal, normal_nodes
+from jensen.check.line import F64, f64, normal, normal_nodes, randn
 from jensen.check.margins import infimum, margin_loss
 
+Critic = Callable[[Tensor], Tensor]
+
 PAIRS = ((0.0, 1.0, 1.0, 1.0), (0.0, 1.0, 0.0, 3.0), (-1.0, 0.5, 2.0, 2.0))
-"""Mean and deviation of p, of q."""
+"""Mean and standard deviation of p, and of q."""
 DISJOINT = Categorical(torch.tensor([0.5, 0.5, 0.0, 0.0])), Categorical(torch.tensor([0.0, 0.0, 0.3, 0.7]))
 TIGHT = 1e-8
 TRAINABLE = (squared, logistic, exponential, hinge)
@@ -43,19 +45,23 @@ NEAR = normal(0.0), normal(1.0)
 WIDE = normal(0.0), normal(1.0, 1.5)
 
 
-def trapezoid(f: Callable[[Tensor], Tensor], low: float = -30.0, high: float = 40.0, points: int = 20_001) -> float:
+def trapezoid(f: Critic, low: float = -30.0, high: float = 40.0, points: int = 20_001) -> float:
     x = torch.linspace(low, high, points, dtype=F64)
     return float(torch.trapezoid(f(x), x))
 
 
+def optimal(loss: MarginLoss, p: Normal, q: Normal) -> Critic:
+    return lambda x: loss.optimal((p.log_prob(x) - q.log_prob(x)).exp())
+
+
 @law("f-divergence/f")
 def f_of_losses(_: float) -> Claims:
-    r"""Each loss has the f of the table: convex, never increasing, an infimum over all of d.
+    r"""Every margin loss l defines a function f that is convex and never increases.
 
     $$f(u) = -\inf_d\,[u\,l(d) + l(-d)]$$
-    The negative of an infimum of lines in u is convex; their slopes are -l(d), at most 0, so it never increases.
-    Zero-one: -min(u, 1). Squared: -4u/(u + 1). Logistic: u log u - (u + 1) log(u + 1). Exponential: -2 sqrt(u).
-    Hinge: -2 min(u, 1).
+    The negative of an infimum of linear functions of u is convex; their slopes -l(d) are at most 0. Zero-one:
+    -min(u, 1). Squared: -4u/(u + 1). Logistic: u log u - (u + 1) log(u + 1). Exponential: -2 sqrt(u). Hinge:
+    -2 min(u, 1).
     Source: Nguyen, Wainwright & Jordan (2009), section 3.
     Assumes: $l \ge 0$.
     """
@@ -68,74 +74,73 @@ def f_of_losses(_: float) -> Claims:
         "hinge": -2 * u.clamp(max=1),
     }
     for name, loss in MARGIN_LOSSES.items():
-        yield close(f"{name}: f of the table", table[name], loss.f(u), 1e-12)
+        yield close(f"{name}: f in closed form", table[name], loss.f(u), 1e-12)
         yield close(f"{name}: f by numerical minimisation", table[name], numerical(loss.loss).f(u), 1e-9)
         yield from margin_loss(loss, f=loss.f).named(name)
 
 
 @law("errata/convex-f")
 def convex_f(_: float) -> Claims:
-    r"""The exponential loss's f is convex; that $f'' < 0$ is wrong.
+    r"""The f of the exponential loss is convex: f'' is positive, not negative.
 
     $$f(u) = -2\sqrt u, \quad f''(u) = \tfrac12 u^{-3/2} > 0$$
-    $-2 u^{1/2}$ has the derivatives $-u^{-1/2}$ and $+\frac12 u^{-3/2}$. It is the root that is concave.
+    The first derivative is $-u^{-1/2}$. The square root is concave, and its negative is convex.
     Source: Nguyen, Wainwright & Jordan (2009), section 3.
     """
     u = f64([0.1, 0.5, 1.0, 4.0]).requires_grad_()
     (first,) = torch.autograd.grad(exponential.f(u).sum(), u, create_graph=True)
     (second,) = torch.autograd.grad(first.sum(), u)
-    yield close("f'' by two derivatives", u.detach() ** -1.5 / 2, second, 1e-9)
-    yield bounded("f'' above 0", second, 0.05, relation="at least")
+    yield close("f''", u.detach() ** -1.5 / 2, second, 1e-9)
+    yield bounded("f'', which is positive", second, 0.05, relation="at least")
     left, right, middle = exponential.f(f64([0.5, 1.5, 1.0]))
-    yield bounded("a chord above f at 1", (left + right) / 2 - middle, 0.03, relation="at least")
+    yield bounded("height of a chord above f", (left + right) / 2 - middle, 0.03, relation="at least")
 
 
 @law("critic/optimal")
 def optimal_critics(_: float) -> Claims:
-    r"""The best critic of each loss, where p_d/p_g = u, attains the infimum.
+    r"""Each loss has an optimal critic, which is a function of the density ratio u = p_d/p_g.
 
     $$D^*(u) \in \arg\min_d\,[u\,l(d) + l(-d)]$$
-    With no restriction on D each point is a problem of its own. Squared: the derivative vanishes at (u - 1)/(u + 1).
-    Logistic: at log u. Exponential: at (log u)/2. Zero-one and hinge: at the sign of u - 1.
+    A critic that may be any function minimises the risk at every x separately. Squared loss: (u - 1)/(u + 1), where the
+    derivative vanishes. Logistic: log u. Exponential: (log u)/2. Zero-one and hinge: the sign of u - 1.
     Source: Nguyen, Wainwright & Jordan (2009), section 3.
     """
     u = f64([0.05, 0.5, 1.5, 20.0])
     sign, log_u = (u - 1).sign(), u.log()
     table = {"zero-one": sign, "squared": (u - 1) / (u + 1), "logistic": log_u, "exponential": log_u / 2, "hinge": sign}
     for name, loss in MARGIN_LOSSES.items():
-        yield close(f"{name}: D* of the table", table[name], loss.optimal(u), 1e-12)
+        yield close(f"{name}: D* in closed form", table[name], loss.optimal(u), 1e-12)
         yield from margin_loss(loss, critic=loss.optimal).named(name)
 
 
 @law("errata/exponential-critic")
 def exponential_critic(_: float) -> Claims:
-    r"""At the exponential loss's best critic e^{D*} is the root of p/q and e^{-D*} that of q/p, not the reverse.
+    r"""For the optimal critic D* of the exponential loss, e^{D*} is sqrt(p/q), not sqrt(q/p).
 
     $$D^* = \tfrac12\log\frac pq: \quad p\,e^{-D^*} = q\,e^{D^*} = \sqrt{pq}$$
-    $u e^{-d} + e^{d}$ is minimal where $u e^{-d} = e^{d}$. Exchanged, both terms become $p\sqrt{p/q}$ and
-    $q\sqrt{q/p}$: between N(0, 1) and N(1, 1) their half sum is $e^{3/8} = 1.45$ instead of $e^{-1/8} = 0.88$, above
-    guessing.
+    $u e^{-d} + e^{d}$ is least where $u e^{-d} = e^{d}$, with u = p/q. Between N(0, 1) and N(1, 1) the risk of D* is
+    $e^{-1/8} = 0.88$; the critic -D* has the risk $e^{3/8} = 1.45$, above the risk 1 of guessing.
     Source: Nguyen, Wainwright & Jordan (2009), section 3.
     """
     u = f64([0.2, 1.0, 5.0])
     yield close("e^{D*}", u.sqrt(), exponential.optimal(u).exp(), 1e-12)
     right = float(risk(exponential, lambda x: (0.5 - x) / 2, *NEAR))
     wrong = float(risk(exponential, lambda x: (x - 0.5) / 2, *NEAR))
-    yield close("the risk of D*", math.exp(-1 / 8), right, TIGHT)
-    yield close("the minimal risk", right, float(bayes_risk(exponential, *NEAR)), TIGHT)
-    yield close("the risk of the exchanged one", math.exp(3 / 8), wrong, 1e-7)
-    yield bounded("more than that of guessing", wrong, 1.4, relation="at least")
+    yield close("risk of D*", math.exp(-1 / 8), right, TIGHT)
+    yield close("minimal risk", right, float(bayes_risk(exponential, *NEAR)), TIGHT)
+    yield close("risk of -D*", math.exp(3 / 8), wrong, 1e-7)
+    yield bounded("risk of -D*, above that of guessing", wrong, 1.4, relation="at least")
 
 
 @law("f-divergence/risk")
 def risk_is_a_divergence(_: float) -> Claims:
-    r"""The minimal risk is minus half an f-divergence.
+    r"""The minimal risk of a critic is minus half an f-divergence.
 
     $$\inf_D E\,l(y D(x)) = -\tfrac12 I_f = -\tfrac12 \int f(p_d/p_g)\,p_g$$
-    $E\,l(yD) = \frac12 \int [p_d\, l(D) + p_g\, l(-D)]$, and with no restriction on D the infimum enters the integral.
-    It is the risk of guessing where p_d = p_g (1/2, 1, log 2, 1, 1: not 0), and 0 where they are disjoint.
+    $E\,l(yD) = \frac12 \int [p_d\, l(D) + p_g\, l(-D)]$, minimised at every x separately. For p_d = p_g it is the risk
+    of guessing (1/2 for zero-one, log 2 for logistic, 1 for the others); for disjoint supports it is 0.
     Source: Nguyen, Wainwright & Jordan (2009), section 2, theorem 1.
-    Assumes: y = +1 and -1 equally often; D is any function.
+    Assumes: y = +1 (x from p_d) and y = -1 (x from p_g) equally often; D is any function.
     """
     chance = {"zero-one": 0.5, "squared": 1.0, "logistic": math.log(2), "exponential": 1.0, "hinge": 1.0}
     for name, loss in MARGIN_LOSSES.items():
@@ -144,10 +149,10 @@ def risk_is_a_divergence(_: float) -> Claims:
             return float(bayes_risk(loss, Categorical(a), Categorical(b)))
 
         yield from margin_loss(loss, risk=measured).named(name)
-        yield close(f"{name}: at p = q", chance[name], float(bayes_risk(loss, WIDE[0], WIDE[0])), TIGHT)
-        yield close(f"{name}: chance", chance[name], loss.chance, 1e-12)
+        yield close(f"{name}: minimal risk for p = q", chance[name], float(bayes_risk(loss, WIDE[0], WIDE[0])), TIGHT)
+        yield close(f"{name}: risk of guessing", chance[name], loss.chance, 1e-12)
     ratio = f64([0.3, 1.0, 4.0])
-    for loss in (squared, logistic, exponential):  # smooth: the rule converges
+    for loss in (squared, logistic, exponential):  # their integrands are smooth
 
         def pointwise(x: Tensor, loss: MarginLoss = loss) -> Tensor:
             a, b = (v.log_prob(x).exp() for v in WIDE)
@@ -156,7 +161,7 @@ def risk_is_a_divergence(_: float) -> Claims:
         exact = trapezoid(pointwise, -14, 16, 401)
         yield close(f"{loss.name}: N(0, 1) and N(1, 1.5^2)", exact, float(bayes_risk(loss, *WIDE)), 1e-7)
         conditional = infimum(loss, ratio)[1] / (1 + ratio)
-        yield close(f"{loss.name}: conditional risk", conditional, loss.conditional_risk(ratio.log()), 1e-7)
+        yield close(f"{loss.name}: minimal risk given x", conditional, loss.conditional_risk(ratio.log()), 1e-7)
 
 
 # the four divergences -----------------------------------------------------------------------------------------------
@@ -165,7 +170,7 @@ Exact = Callable[[float, float, float, float], float]
 
 
 def by_trapezoids(integrand: Callable[[Tensor, Tensor], Tensor]) -> Exact:
-    """An integral of two densities' values, as a function of the Gaussians' means and deviations."""
+    """The integral of a function of two normal densities, given their means and standard deviations."""
     return lambda m, s, n, t: trapezoid(
         lambda x: integrand(normal(m, s).log_prob(x).exp(), normal(n, t).log_prob(x).exp())
     )
@@ -178,34 +183,34 @@ def half_kl(p: Tensor, q: Tensor) -> Tensor:
 
 
 def total_variation(m: float, s: float, n: float, t: float) -> float:
-    """By differences of error functions between the roots of p = q."""
+    """By differences of distribution functions between the roots of p = q."""
     a, b, c = 1 / t**2 - 1 / s**2, m / s**2 - n / t**2, n**2 / t**2 - m**2 / s**2 + 2 * math.log(t / s)
     root = math.sqrt(max(b * b - a * c, 0.0))
     roots = sorted([(-b - root) / a, (-b + root) / a]) if a else [-c / (2 * b)]
-    gains = [0.0, *(float(normal(m, s).cdf(f64(x)) - normal(n, t).cdf(f64(x))) for x in roots), 0.0]
-    return sum(abs(v - w) for v, w in zip(gains[1:], gains[:-1], strict=True)) / 2
+    gains = f64([0.0, *(normal(m, s).cdf(f64(x)) - normal(n, t).cdf(f64(x)) for x in roots), 0.0])
+    return float(gains.diff().abs().sum()) / 2
 
 
-def hellinger(m: float, s: float, n: float, t: float) -> float:
-    total = s * s + t * t
-    return 1 - math.sqrt(2 * s * t / total) * math.exp(-((m - n) ** 2) / (4 * total))
+harmonic = by_trapezoids(lambda p, q: p * q / (p + q).clamp(min=1e-300))
+le_cam = by_trapezoids(lambda p, q: (p - q) ** 2 / (p + q).clamp(min=1e-300))
+hellinger = by_trapezoids(lambda p, q: (p.sqrt() - q.sqrt()) ** 2 / 2)
 
 
 def _measured(name: str, exact: Exact, most: float, text: str) -> Law:
-    """The law of a divergence on pairs of Gaussians, equal, exchanged, and disjoint."""
+    """The law of a divergence on pairs of Gaussians, for equal ones, exchanged ones, and disjoint supports."""
 
     def trial(_: float) -> Claims:
         for m, s, n, t in PAIRS:
             found = float(divergence(name, normal(m, s), normal(n, t)))
             yield close(f"N({m:g}, {s:g}^2) and N({n:g}, {t:g}^2)", exact(m, s, n, t), found, TIGHT)
-        turned = float(divergence(name, normal(*PAIRS[2][2:]), normal(*PAIRS[2][:2])))
-        yield close("exchanged", exact(*PAIRS[2]), turned, TIGHT)
+        exchanged = float(divergence(name, normal(*PAIRS[2][2:]), normal(*PAIRS[2][:2])))
+        yield close("p and q exchanged", exact(*PAIRS[2]), exchanged, TIGHT)
         yield close("p = q", 0.0, float(divergence(name, normal(0.3, 2.0), normal(0.3, 2.0))), TIGHT)
         yield close("disjoint supports", most, float(divergence(name, *DISJOINT)), TIGHT)
         if name == "total-variation":
             for loss, from_risk in ((zero_one, lambda r: 1 - 2 * r), (hinge, lambda r: 1 - r)):
                 found = from_risk(float(bayes_risk(loss, *NEAR)))
-                yield close(f"by the {loss.name} loss", exact(0, 1, 1, 1), found, TIGHT)
+                yield close(f"from the minimal risk of the {loss.name} loss", exact(0, 1, 1, 1), found, TIGHT)
 
     return law(f"f-divergence/{name}", text)(trial)
 
@@ -215,11 +220,11 @@ DIVERGENCES = [
         "total-variation",
         total_variation,
         1.0,
-        r"""The zero-one and the hinge loss measure total variation.
+        r"""The zero-one and the hinge loss measure the total variation distance.
 
         $$TV = \tfrac12 \int |p - q| = 1 - 2 R_{0/1} = 1 - R_{\mathrm{hinge}}$$
-        Their f is min(u, 1) times -1 and -2, and $\int \min(p, q) = 1 - TV$. Between Gaussians p = q at the roots of a
-        quadratic, and the integral between them is a difference of error functions.
+        R is the minimal risk; f(u) = -min(u, 1) and -2 min(u, 1), and $\int \min(p, q) = 1 - TV$. For Gaussians p = q
+        at the roots of a quadratic, between which the integral is a difference of distribution functions.
         Source: Nguyen, Wainwright & Jordan (2009), section 3.
         """,
     ),
@@ -230,19 +235,19 @@ DIVERGENCES = [
         r"""The logistic loss measures the Jensen-Shannon divergence, in nats.
 
         $$JS = \tfrac12 KL(p|m) + \tfrac12 KL(q|m) = \log 2 - R_{\mathrm{logistic}}, \quad m = \tfrac{p+q}{2}$$
-        At D* = log(p/q) the losses are -log(p/(p+q)) and -log(q/(p+q)); their mean is log 2 - JS. It is at most log 2.
+        R is the minimal risk. At D* = log(p/q) the losses are -log(p/(p+q)) and -log(q/(p+q)), and their mean is
+        log 2 - JS.
         Source: Goodfellow et al. (2014), theorem 1; Lin (1991).
         """,
     ),
     _measured(
         "le-cam",
-        by_trapezoids(lambda p, q: (p - q) ** 2 / (p + q).clamp(min=1e-300)),
+        le_cam,
         2.0,
         r"""The squared loss measures Le Cam's divergence.
 
         $$LC = \int \frac{(p-q)^2}{p+q} = 2\,(1 - R_{\mathrm{squared}}), \quad R = 2\int\frac{pq}{p+q}$$
-        At D* = (p - q)/(p + q) the risk is $2 \int pq/(p+q)$; and $(p-q)^2 = (p+q)^2 - 4pq$ gives LC = 2 - 2R, at most
-        2.
+        R is the minimal risk, at D* = (p - q)/(p + q). $(p-q)^2 = (p+q)^2 - 4pq$ gives LC = 2 - 2R.
         Source: Le Cam (1986); Mao et al. (2017), section 3.2.
         """,
     ),
@@ -252,155 +257,144 @@ DIVERGENCES = [
         1.0,
         r"""The exponential loss measures the squared Hellinger distance.
 
-        $$H^2 = 1 - \int \sqrt{pq} = 1 - R_{\mathrm{exponential}}$$
-        At D* = log(p/q)/2 both terms are $\sqrt{pq}$. Between Gaussians
-        $\int\sqrt{pq} = \sqrt{2st/(s^2+t^2)}\,\exp(-(m-n)^2/(4(s^2+t^2)))$.
+        $$H^2 = \tfrac12\int(\sqrt p - \sqrt q)^2 = 1 - \int \sqrt{pq} = 1 - R_{\mathrm{exponential}}$$
+        R is the minimal risk: at D* = log(p/q)/2 both losses, p e^{-D} and q e^D, are $\sqrt{pq}$.
         Source: Nguyen, Wainwright & Jordan (2009), section 3.
         """,
     ),
 ]
 
 
-def harmonic() -> float:
-    r"""$\int pq/(p+q)$ of N(0, 1) and N(1, 1), by the trapezoidal rule."""
-    p, q = NEAR
-    return trapezoid(lambda x: 1 / (1 / p.log_prob(x).exp() + 1 / q.log_prob(x).exp()), -12, 13, 5001)
-
-
 @law("errata/squared-risk-offset")
 def squared_offset(_: float) -> Claims:
-    r"""The squared loss's minimal risk is $-\frac12 I_g$ with g = -4t/(t+1), not 1 - I_g.
+    r"""The minimal risk of the squared loss is $-\frac12 I_g$ with g(t) = -4t/(t+1), not 1 - I_g.
 
-    $$R_{\mathrm{squared}} = -\tfrac12 I_f = 1 - \tfrac12 LC, \quad f(u) = -\frac{4u}{u+1}$$
-    Between N(0, 1) and N(1, 1) it is 0.796; 1 - I_g would be 2.592, more than the risk 1 of guessing.
+    $$R_{\mathrm{squared}} = -\tfrac12 I_g = 1 - \tfrac12 LC$$
+    LC is Le Cam's divergence. Between N(0, 1) and N(1, 1) the minimal risk is 0.796; 1 - I_g would be 2.592, above the
+    risk 1 of guessing.
     Source: Le Cam (1986); Nguyen, Wainwright & Jordan (2009), section 3.
     """
-    found, i_g = float(bayes_risk(squared, *NEAR)), -4 * harmonic()
-    yield close("the minimal risk", -i_g / 2, found, TIGHT)
-    yield close("to three places", 0.796, found, 5e-4)
-    yield close("1 - LC / 2", 1 - float(divergence("le-cam", *NEAR)) / 2, found, TIGHT)
-    yield close("what 1 - I_g says", 2.592, 1 - i_g, 5e-4)
-    yield bounded("its error", 1 - i_g - found, 1.5, relation="at least")
+    found, i_g = float(bayes_risk(squared, *NEAR)), -4 * harmonic(0, 1, 1, 1)
+    yield close("minimal risk", -i_g / 2, found, TIGHT)
+    yield close("minimal risk to three places", 0.796, found, 5e-4)
+    yield close("minimal risk from Le Cam's divergence", 1 - float(divergence("le-cam", *NEAR)) / 2, found, TIGHT)
+    yield close("1 - I_g", 2.592, 1 - i_g, 5e-4)
+    yield bounded("error of 1 - I_g", 1 - i_g - found, 1.5, relation="at least")
     guess = float(risk(squared, lambda x: 0 * x, *NEAR))
-    yield bounded("the minimal risk, under that of guessing", found, guess, relation="at most")
+    yield bounded("minimal risk, below that of guessing", found, guess, relation="at most")
 
 
 @law("errata/squared-risk-factor")
 def squared_factor(_: float) -> Claims:
-    r"""The squared loss's minimal risk is $2\int pq/(p+q)$, not half that integral.
+    r"""The minimal risk of the squared loss is $2\int pq/(p+q)$, not half that integral.
 
     $$R_{\mathrm{squared}} = 2 \int \frac{pq}{p+q}$$
-    At D* = (p-q)/(p+q): $\frac12 p (1 - D)^2 + \frac12 q (1 + D)^2 = 2 (pq^2 + qp^2)/(p+q)^2 = 2pq/(p+q)$. At p = q
-    the integral is 1/2: the right formula gives the risk 1 of guessing, the wrong one 1/4.
+    At D* = (p-q)/(p+q): $\frac12 p (1 - D)^2 + \frac12 q (1 + D)^2 = 2 (pq^2 + qp^2)/(p+q)^2 = 2pq/(p+q)$. For p = q
+    the integral is 1/2, which gives the risk 1 of guessing; half of it would give 1/4.
     Source: Mao et al. (2017), section 3.2.
     """
-    found, integral = float(bayes_risk(squared, *NEAR)), harmonic()
-    yield close("the minimal risk", 2 * integral, found, TIGHT)
-    yield bounded("the error of half the integral", found - integral / 2, 0.5, relation="at least")
+    found, integral = float(bayes_risk(squared, *NEAR)), harmonic(0, 1, 1, 1)
+    yield close("minimal risk", 2 * integral, found, TIGHT)
+    yield bounded("error of half the integral", found - integral / 2, 0.5, relation="at least")
     best = float(risk(squared, lambda x: torch.tanh((0.5 - x) / 2), *NEAR))  # (p - q) / (p + q)
-    yield close("the risk of (p - q) / (p + q)", 2 * integral, best, TIGHT)
+    yield close("risk of the critic (p - q) / (p + q)", 2 * integral, best, TIGHT)
 
 
-# critics that are not the best one, and what both players minimise ---------------------------------------------------
+# critics that are not optimal, and the losses of both players --------------------------------------------------------
 
 
 def line(x: Tensor) -> Tensor:
-    """A critic that is not the best one."""
+    """A critic that is not optimal."""
     return 0.3 - x
 
 
-def risk_by_trapezoids(
-    loss: MarginLoss, critic: Callable[[Tensor], Tensor], between: tuple[Normal, Normal], low: float, high: float
-) -> float:
-    p, q = between
-    return trapezoid(
-        lambda x: (p.log_prob(x).exp() * loss(critic(x)) + q.log_prob(x).exp() * loss(-critic(x))) / 2, low, high
-    )
+def risk_by_trapezoids(loss: MarginLoss, critic: Critic, p: Normal, q: Normal) -> float:
+    return trapezoid(lambda x: (p.log_prob(x).exp() * loss(critic(x)) + q.log_prob(x).exp() * loss(-critic(x))) / 2)
 
 
 @law("critic/risk")
 def risk_of_a_critic(_: float) -> Claims:
-    r"""Any critic has at least the minimal risk, and the best one exactly the minimal risk.
+    r"""The risk of a critic D is at least the minimal risk, which the optimal critic attains.
 
     $$\tfrac12 E_p\,l(D) + \tfrac12 E_q\,l(-D) \ge -\tfrac12 I_f$$
-    Risks of smooth critics between N(0, 1) and N(1, 1.5^2) by the trapezoidal rule.
+    p = N(0, 1) and q = N(1, 1.5^2); exact risks of D(x) = 0.3 - x by the trapezoidal rule.
     Source: Nguyen, Wainwright & Jordan (2009), section 2.
     """
-    p, q = WIDE
     for loss in TRAINABLE:
-
-        def best(x: Tensor, loss: MarginLoss = loss) -> Tensor:
-            return loss.optimal((p.log_prob(x) - q.log_prob(x)).exp())
-
-        least, poor = float(bayes_risk(loss, p, q)), float(risk(loss, line, p, q))
-        yield close(f"{loss.name}: the best critic", least, float(risk(loss, best, p, q)), TIGHT)
-        yield bounded(f"{loss.name}: a line", poor, least, relation="at least")
+        least, of_line = float(bayes_risk(loss, *WIDE)), float(risk(loss, line, *WIDE))
+        yield close(
+            f"{loss.name}: risk of the optimal critic", least, float(risk(loss, optimal(loss, *WIDE), *WIDE)), TIGHT
+        )
+        yield bounded(f"{loss.name}: risk of 0.3 - x, above the minimal risk", of_line, least, relation="at least")
         if loss is not hinge:
-            exact = risk_by_trapezoids(loss, line, WIDE, -25, 30)
-            yield close(f"{loss.name}: a line, by the trapezoidal rule", exact, poor, TIGHT)
+            exact = risk_by_trapezoids(loss, line, *WIDE)
+            yield close(f"{loss.name}: risk of 0.3 - x, exact", exact, of_line, TIGHT)
 
 
 @law("critic/descent")
 def critics_descend_the_risk(_: float) -> Claims:
-    r"""The loss of a critic is twice its risk; relativistic pairing depends on differences alone.
+    r"""A critic's loss is twice its risk, and a relativistic loss depends only on differences of the critic's outputs.
 
     $$E\,[l(D(x)) + l(-D(G(z)))] = 2\,E\,l(y D(x))$$
-    N(0, 1) and N(1, 1.5^2) by Gauss-Hermite, 60 nodes each, and a critic that is not the best one.
+    x ~ N(0, 1) and G(z) ~ N(1, 1.5^2) by Gauss-Hermite quadrature with 60 nodes, D(x) = 0.3 - x.
     Source: Goodfellow et al. (2014), equation 1; Mao et al. (2017), equation 2.
     """
     u, w = normal_nodes(60)
     x, y = line(u), line(1 + 1.5 * u)
     for loss in (squared, logistic, exponential):
         found = float(w @ MarginGame(loss, "linear").critic(x, y))
-        yield close(f"{loss.name}: the mean of its terms", float(w @ loss(x) + w @ loss(-y)), found, 1e-12)
+        paired, claim = RelativisticGame(loss, "non-saturating"), f"{loss.name}, relativistic"
+        yield close(f"{loss.name}: mean of l(D(x)) + l(-D(G(z)))", float(w @ loss(x) + w @ loss(-y)), found, 1e-12)
         yield close(f"{loss.name}: twice the risk", 2 * float(risk(loss, line, *WIDE)), found, 1e-7)
-        paired = RelativisticGame(loss, "non-saturating")
-        yield close(f"{loss.name}, relativistic: l(D(x) - D(G(z)))", loss(x - y), paired.critic(x, y), 1e-12)
-        yield close(f"{loss.name}, relativistic: D + 7", paired.critic(x, y), paired.critic(x + 7, y + 7), 1e-9)
-        yield close(f"{loss.name}, relativistic: the generator's part", loss(y - x), paired.generator(x, y), 1e-12)
+        yield close(f"{claim}: critic's loss l(D(x) - D(G(z)))", loss(x - y), paired.critic(x, y), 1e-12)
+        yield close(f"{claim}: critic's loss of D + 7", paired.critic(x, y), paired.critic(x + 7, y + 7), 1e-9)
+        yield close(f"{claim}: generator's loss l(D(G(z)) - D(x))", loss(y - x), paired.generator(x, y), 1e-12)
 
 
 @law("critic/saturation")
 def saturation(_: float) -> Claims:
-    r"""Where a critic is sure of a fake, the zero-sum generator has no gradient; the other forms have one.
+    r"""Where the critic clearly rejects a generated example, the saturating generator loss has almost no gradient.
 
     $$\partial_t[-l(-t)] = l'(-t) \to 0, \quad \partial_t\,l(t) = l'(t), \quad \partial_t[-t] = -1$$
-    With the logistic loss at t = D(G(z)) = -20 the slopes are -sigmoid(-20), -sigmoid(20) and -1. The saturating form
-    is the negative of the critic's own term: the game is zero-sum.
+    The saturating, the non-saturating and the linear loss of the generator at t = D(G(z)). With the logistic l their
+    slopes at t = -20 are -sigmoid(-20), -sigmoid(20) and -1. The saturating one is minus the critic's term in t, so
+    the game is zero-sum.
     Source: Goodfellow et al. (2014), section 3; Arjovsky & Bottou (2017), section 2.2.
     """
     slopes = {"saturating": -1 / (1 + math.exp(20)), "non-saturating": -1 / (1 + math.exp(-20)), "linear": -1.0}
     for form, expected in slopes.items():
         t = f64([-20.0]).requires_grad_()
         (found,) = torch.autograd.grad(MarginGame(logistic, form).generator(None, t).sum(), t)
-        yield close(f"{form}: slope at -20, over the expected", 1.0, found / expected, 1e-9)
+        yield close(f"{form}: slope at -20 over its exact value", 1.0, found / expected, 1e-9)
     for loss in TRAINABLE:
         t, game = f64([-1.3, -0.2, 0.4]).requires_grad_(), MarginGame(loss, "saturating")
         terms = game.generator(None, t), game.critic(torch.zeros_like(t), t)
         ours, theirs = (torch.autograd.grad(v.sum(), t)[0] for v in terms)
-        yield close(f"{loss.name}: the generator's gradient is minus the critic's", -theirs, ours, 1e-12)
+        yield close(f"{loss.name}, saturating: the generator's gradient is minus the critic's", -theirs, ours, 1e-12)
 
 
 @law("critic/lower-bound")
 def critics_bound(precision: float) -> Claims:
-    r"""On held-out samples a critic gives a lower bound of the divergence, the best one the divergence itself.
+    r"""A critic's risk on held-out samples estimates a lower bound on a divergence; the optimal critic attains it.
 
-    $$c\,(\mathrm{chance} - \hat R) \le D_f(p, q)$$
-    N(0, 1) and N(1, 1); the poor critic is -2(x - 1/2), whose own gain is known by the trapezoidal rule.
+    $$c\,(R_0 - \hat R) \le D_f(p, q)$$
+    R_0 is the risk of guessing, c the scale of the divergence; p = N(0, 1) and q = N(1, 1). The exact value for the
+    critic 1 - 2x, which is not optimal, is by the trapezoidal rule.
     Source: Nguyen, Wainwright & Jordan (2009), section 2; Nowozin et al. (2016), equation 4.
     Assumes: samples that the critic was not trained on.
     """
-    (p, q), n = NEAR, draws(40_000, precision)
-    x, y = torch.randn(2, n, dtype=F64, generator=torch.Generator().manual_seed(0)) + f64([[0.0], [1.0]])
+    n = draws(40_000, precision)
+    x, y = randn(0, 2, n) + f64([[0.0], [1.0]])
     for name, loss in (("jensen-shannon", logistic), ("hellinger", exponential), ("le-cam", squared)):
-        told = [loss.optimal((p.log_prob(v) - q.log_prob(v)).exp()) for v in (x, y)]
-        best, gains = critic_divergence(name, *told), loss.scale * (loss.chance - (loss(told[0]) + loss(-told[1])) / 2)
-        yield mean_is(f"{name}: the best critic", float(divergence(name, p, q)), gains)
-        yield close(f"{name}: its mean", gains.mean(), best.value, 1e-12)
-        yield close(f"{name}: its standard error", 1.0, best.stderr / float(gains.std() / n**0.5), 0.05)
-    poor = [-2 * (v - 0.5) for v in (x, y)]
-    own = risk_by_trapezoids(logistic, lambda v: 1 - 2 * v, NEAR, -12, 13)
-    gains = logistic.chance - (logistic(poor[0]) + logistic(-poor[1])) / 2
-    yield mean_is("jensen-shannon: a poor critic's own gain", logistic.chance - own, gains)
-    found = critic_divergence("jensen-shannon", *poor).value
-    yield bounded("jensen-shannon: a poor critic", found, float(divergence(logistic, p, q)), relation="at most")
+        real, fake = (optimal(loss, *NEAR)(v) for v in (x, y))
+        best, gains = critic_divergence(name, real, fake), loss.scale * (loss.chance - (loss(real) + loss(-fake)) / 2)
+        yield mean_is(f"{name}: mean for the optimal critic", float(divergence(name, *NEAR)), gains)
+        yield close(f"{name}: estimate, the mean of the samples", gains.mean(), best.value, 1e-12)
+        yield close(
+            f"{name}: its standard error over the exact one", 1.0, best.stderr / float(gains.std() / n**0.5), 0.05
+        )
+    exact = logistic.chance - risk_by_trapezoids(logistic, lambda v: 1 - 2 * v, *NEAR)
+    gains = logistic.chance - (logistic(1 - 2 * x) + logistic(2 * y - 1)) / 2
+    yield mean_is("jensen-shannon: mean for the critic 1 - 2x", exact, gains)
+    found, most = critic_divergence("jensen-shannon", 1 - 2 * x, 1 - 2 * y).value, float(divergence(logistic, *NEAR))
+    yield bounded("jensen-shannon: estimate of the critic 1 - 2x, a lower bound", found, most, relation="at most")
