@@ -10,8 +10,8 @@ import torch
 from jensen.data.dataset import Data
 from jensen.data.pool import Tensors
 from jensen.data.space import Classes, Space, Text
-from jensen.judging import features
 from jensen.judging.features import features_of
+from jensen.metrics import embeddings
 from jensen.recipes.sources.digits import Digits
 
 DIGITS = Digits().open(0)
@@ -56,7 +56,7 @@ def test_large_pictures_of_classes_have_a_convolutional_classifier(monkeypatch):
     rows = Tensors(x=(labels[..., None, None] * 2 - 1) * 0.5 + 0.1 * torch.randn(64, 1, 9, 7), cond=labels)
     data = Data("light", "l", Space((1, 9, 7), cond=Classes(("dark", "bright"))), rows, rows)
     small = features_of("auto", data).name
-    monkeypatch.setattr(features, "SMALL", 62)
+    monkeypatch.setattr(embeddings, "SMALL", 62)
     large = features_of("auto", data)
     assert large.name != small
     assert "accuracy 100.0% on held-out data" in large.name

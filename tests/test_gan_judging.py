@@ -10,23 +10,24 @@ import torch
 from torch import nn
 
 from cases import case_of, data_of
-from jensen.adversarial import critic_divergence, divergence, exponential, hinge, logistic, squared, wasserstein1
+from jensen.adversarial import (
+    ModeFeatures,
+    critic_divergence,
+    critic_logits,
+    divergence,
+    exponential,
+    hinge,
+    logistic,
+    squared,
+    train_critic,
+    wasserstein1,
+)
 from jensen.core.seeding import generator
 from jensen.data.dataset import Truths
 from jensen.data.mixtures import Modes, ring
 from jensen.data.space import Space
 from jensen.judging.case import Played
-from jensen.judging.critics import (
-    Nearest,
-    critics,
-    estimate,
-    fresh_critic,
-    histogram,
-    learn_critic,
-    logits,
-    transport,
-    units,
-)
+from jensen.judging.critics import critics, estimate, fresh_critic, histogram, transport, units
 from jensen.judging.modes import EDGES, modes, ring_divergences
 from jensen.judging.settings import Judging
 from jensen.metrics import mode_coverage
@@ -135,9 +136,9 @@ def test_a_fresh_critic_finds_the_divergence(loss, squash):
     """Of two rings that differ in their modes' weights: within 4 standard errors of the exact one, n = 20,000 each."""
     p, q = ring(6, balance=0.2), ring(6)
     critic = Features(p, squash)
-    at = learn_critic(critic, loss, p.draw(20_000), q.draw, steps=150, batch=500, rate=0.05)
+    at = train_critic(critic, loss, p.draw(20_000), q.draw, steps=150, batch=500, rate=0.05)
     assert 0 < at <= 150
-    real, fake = (logits(critic, law.draw(20_000)) for law in (p, q))
+    real, fake = (critic_logits(critic, law.draw(20_000)) for law in (p, q))
     gain = critic_divergence(loss, real, fake)
     laws = [torch.distributions.Categorical(law.weights.double()) for law in (p, q)]
     assert gain.value == pytest.approx(divergence(loss, *laws).value, abs=4 * gain.stderr)
@@ -153,8 +154,8 @@ def test_a_fresh_critic_rests_where_it_was_best():
     torch.manual_seed(1)
     p, q = ring(6, balance=0.2), ring(6)
     critic = Features(p, lambda t: t)
-    at = learn_critic(critic, logistic, p.draw(5000), q.draw, steps=60, batch=200, rate=30.0)
-    real, fake = logits(critic, p.draw(5000)), logits(critic, q.draw(5000))
+    at = train_critic(critic, logistic, p.draw(5000), q.draw, steps=60, batch=200, rate=30.0)
+    real, fake = critic_logits(critic, p.draw(5000)), critic_logits(critic, q.draw(5000))
     assert at < 60 or critic_divergence(logistic, real, fake).value > 0
     assert bool(critic.weight.abs().sum() > 0)
 
@@ -172,9 +173,9 @@ def test_a_fresh_critic_that_memorises_rows_rests_before():
         return torch.randn(n, 20)
 
     data = draw(100)
-    at = learn_critic(critic, logistic, data, draw, steps=300, batch=64, rate=1e-2)
+    at = train_critic(critic, logistic, data, draw, steps=300, batch=64, rate=1e-2)
     assert at <= 100
-    gain = critic_divergence(logistic, logits(critic, draw(5000)), logits(critic, draw(5000)))
+    gain = critic_divergence(logistic, critic_logits(critic, draw(5000)), critic_logits(critic, draw(5000)))
     assert -0.5 < gain.value < 4 * gain.stderr
 
 
@@ -192,8 +193,8 @@ def test_a_fresh_critic_of_points_resolves_narrow_modes(own):
     torch.manual_seed(3)
     space, family = Space((2,)), gan.GAN()
     critic = family.objective(family.model(space), space).critic if own else fresh_critic(space, p)
-    learn_critic(critic, logistic, p.draw(20_000), q.draw, steps=500)
-    gain = critic_divergence(logistic, logits(critic, p.draw(4000)), logits(critic, q.draw(4000)))
+    train_critic(critic, logistic, p.draw(20_000), q.draw, steps=500)
+    gain = critic_divergence(logistic, critic_logits(critic, p.draw(4000)), critic_logits(critic, q.draw(4000)))
     if own:
         assert gain.value < exact / 3
     else:
@@ -203,7 +204,7 @@ def test_a_fresh_critic_of_points_resolves_narrow_modes(own):
 def test_where_a_point_lies_from_its_mode():
     """By hand: on a mode, three standard deviations off it, and far away."""
     law = ring(4, std=0.1)
-    seen = Nearest(law)(torch.tensor([[1.0, 0.0], [0.3, 1.0], [-11.0, 0.0]]))
+    seen = ModeFeatures(law.centres, law.std)(torch.tensor([[1.0, 0.0], [0.3, 1.0], [-11.0, 0.0]]))
     assert seen[1, :2].tolist() == pytest.approx([0.3, 1.0])
     assert seen[:, 2:6].argmax(1).tolist() == [0, 1, 2]
     assert seen[:, 2:6].sum(1).tolist() == [1, 1, 1]
@@ -214,14 +215,14 @@ def test_where_a_point_lies_from_its_mode():
 
 def test_fresh_critics_take_any_space():
     for space in (Space((3,)), Space((3, 12, 20))):
-        assert logits(fresh_critic(space), torch.zeros(4, *space.shape)).shape == (4,)
+        assert critic_logits(fresh_critic(space), torch.zeros(4, *space.shape)).shape == (4,)
 
 
 def test_packs_of_logits_and_their_histogram():
     critic = nn.Linear(4, 1)
     x = torch.randn(7, 2)
-    torch.testing.assert_close(logits(critic, x, 2), critic(x[:6].reshape(3, 4))[:, 0].detach())
-    assert logits(nn.Conv2d(1, 1, 2), torch.randn(3, 1, 4, 4)).shape == (3,)
+    torch.testing.assert_close(critic_logits(critic, x, 2), critic(x[:6].reshape(3, 4))[:, 0].detach())
+    assert critic_logits(nn.Conv2d(1, 1, 2), torch.randn(3, 1, 4, 4)).shape == (3,)
     edges, counted = histogram(torch.tensor([0.0, 1.0, 1.0]), torch.tensor([0.0, 0.5]))
     assert (sum(counted["real"]), sum(counted["generated"])) == (3, 2)
     assert (counted["real"][0], counted["real"][-1]) == (1, 2)
@@ -261,7 +262,7 @@ def test_what_the_critic_of_training_tells():
         by_key = found(part)
         gain = math.log(2) - math.log1p(math.exp(-3))
         assert by_key["trained"].value == pytest.approx(gain, rel=1e-6)
-        assert by_key["trained"].name.startswith("Jensen-Shannon, training's critic")
+        assert by_key["trained"].name.startswith("Jensen-Shannon divergence, training's critic")
         assert ("packs of 2" in by_key["trained"].name) == (packing == 2)
         assert by_key["trained_tv"].value == pytest.approx(1)
         assert by_key["fresh"].note == "lower bound, at most 0.693"

@@ -15,10 +15,9 @@ from jensen.data.pool import Tensors
 from jensen.data.space import Space
 from jensen.judging.case import Case
 from jensen.judging.features import features_of
-from jensen.judging.fresh import discriminate
 from jensen.judging.samples import LEAST, class_shares, measured, nearest, nearness, samples
 from jensen.judging.settings import Judging
-from jensen.metrics import nearest_distance
+from jensen.metrics import discriminate, nearest_distance
 from jensen.recipes.sources.digits import Digits
 
 DIGITS = Digits().open(0)

@@ -14,6 +14,7 @@ from jensen.adversarial.augmentation import (
     Translation,
     augment,
 )
+from jensen.adversarial.critics import ModeFeatures, critic_logits, train_critic
 from jensen.adversarial.dirac import DiracGAN
 from jensen.adversarial.divergences import DIVERGENCES, Estimate, bayes_risk, critic_divergence, divergence, risk
 from jensen.adversarial.dynamics import change_along_flow, trajectory
@@ -63,6 +64,7 @@ __all__ = [
     "Jitter",
     "MarginGame",
     "MarginLoss",
+    "ModeFeatures",
     "Mosaic",
     "RelativisticGame",
     "Saturation",
@@ -76,6 +78,7 @@ __all__ = [
     "check_f",
     "clip_weights",
     "critic_divergence",
+    "critic_logits",
     "divergence",
     "dragan",
     "eigenvalues",
@@ -94,6 +97,7 @@ __all__ = [
     "spectral_norm",
     "squared",
     "stability",
+    "train_critic",
     "trajectory",
     "vector_field",
     "wasserstein1",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 
@@ -34,7 +33,8 @@ from jensen.report.gallery import fitting_scale, gallery
 LEAST = 20  # fewest rows of each for which metrics are computed
 NEAREST = 1000  # largest number of samples, and of held-out examples, whose nearest training examples are searched
 COLUMNS = 8  # of a sheet
-ENERGY = 4e9  # differences of numbers that an energy distance may take
+ENERGY = 4e9  # largest number of differences of numbers in an energy distance
+BARS = 40  # largest number of classes that are shown as bars
 
 TEXT = (
     "{n:,} samples are compared with {held:,} held-out examples by {features}. Energy distance and sharpness use the "
@@ -50,8 +50,8 @@ NOTES = {
     "recall": "share of data within the support of the samples",
     "density": "number of data balls around a sample, relative to k",
     "coverage": "share of data with a sample nearby",
-    "c2st": "50%: samples cannot be told from data",
-    "c2st_auc": "0.5: samples cannot be told from data",
+    "c2st": "50%: samples cannot be distinguished from data",
+    "c2st_auc": "0.5: samples cannot be distinguished from data",
     "classes": "as the classifier reads them",
     "sharpness": "below 1: blurred; above 1: noisy",
 }
@@ -69,27 +69,26 @@ def measured(test: Tensor, samples: Tensor, features: Features, seed: int, share
     """
     x, y = features(test), features(samples)
     whole = extrapolated_frechet_distance(x, y, generator=generator(derived(seed, "extrapolation")))
-    near, told = prdc(x, y), c2st(x, y, generator(derived(seed, "two-sample test")))
+    near, apart = prdc(x, y), c2st(x, y, generator(derived(seed, "two-sample test")))
     few = max(LEAST, int((ENERGY / test[0].numel()) ** 0.5))
     found = [
         estimated("frechet", "Frechet distance", frechet_distance(x, y), card=True),
         estimated("frechet_extrapolated", "Frechet distance, extrapolated", whole),
         estimated("kernel", "kernel distance", kernel_distance(x, y)),
-        estimated("energy", "energy distance", energy_distance(test[:few].flatten(1), samples[:few].flatten(1))),
+        estimated("energy", "energy distance", energy_distance(test[:few], samples[:few])),
         proportion("precision", "precision", near.precision_interval),
         proportion("recall", "recall", near.recall_interval),
         Finding("density", "density", near.density, near.density_stderr, best=1.0),
         proportion("coverage", "coverage", near.coverage_interval),
-        proportion("c2st", "two-sample accuracy", told.interval, best=0.5),
-        proportion("c2st_auc", "two-sample AUC", told.auc, best=0.5, form="number"),
+        proportion("c2st", "two-sample accuracy", apart.interval, best=0.5),
+        proportion("c2st_auc", "two-sample AUC", apart.auc, best=0.5, form="number"),
     ]
-    if features.read is not None and shares is not None:
-        read = features.read(samples)
-        share = read.bincount(minlength=len(shares)).double() / len(read)
-        gain = (share / shares)[read].log()
-        reverse = class_coverage(read, len(shares), shares).reverse_kl
-        error = float(gain.std()) / len(read) ** 0.5
-        found.append(Finding("classes", "KL of classes", reverse, error, form="nats"))
+    read = features.read(samples)
+    if read is not None and shares is not None:
+        cover = class_coverage(read, len(shares), shares)
+        error = float((cover.shares / shares)[read].log().std()) / len(read) ** 0.5
+        name = "KL(generated classes || data classes)"
+        found.append(Finding("classes", name, cover.reverse_kl, error, form="nats"))
     if samples.ndim == 4:
         with suppress(ValueError):  # data without high frequencies, such as plain colours, have none to compare with
             found.append(estimated("sharpness", "sharpness", sharpness(test, samples), best=1.0))
@@ -108,11 +107,6 @@ def class_shares(labels: Tensor, classes: int) -> Tensor:
     return counts / counts.sum()
 
 
-def floored(found: list[Finding], floor: Mapping[str, Finding]) -> list[Finding]:
-    """The metrics as findings, each with its floor."""
-    return [replace(f, floor=floor[f.key].value) if f.key in floor else f for f in found]
-
-
 @judge
 def samples(case: Case) -> Part | None:
     """Samples and data as pictures, and all metrics between them."""
@@ -125,39 +119,36 @@ def samples(case: Case) -> Part | None:
         return Part("Samples", pictures=pictures)
     classes = space.cond if isinstance(space.cond, Classes) else None
     shares = None if classes is None else class_shares(case.train["cond"], classes.size)
-    order = torch.randperm(len(case.train["x"]), generator=generator(derived(case.seed, "floor")))[:n]
-    advance = case.track("comparing samples and data", 2)
-    found = measured(test, made[:n], case.features, case.seed, shares)
-    advance(1)
-    floor = {f.key: f for f in measured(test, case.train["x"][order], case.features, case.seed, shares)}
-    advance(1)
-    text = TEXT.format(n=n, held=len(test), features=case.features.name)
+    features, real = case.features, case.train["x"]
+    order = torch.randperm(len(real), generator=generator(derived(case.seed, "floor")))[:n]
+    advance, both = case.track("comparing samples and data", 2), []
+    for x in (made[:n], real[order]):
+        both.append({f.key: f for f in measured(test, x, features, case.seed, shares)})
+        advance(1)
+    found, floor = both
     names = ("precision", "recall", "coverage")
-    heights = ([f.value for f in found if f.key in names], [floor[key].value for key in names])
-    title = "precision, recall and coverage"
-    bars = [plots.shares(*heights, names=names, title=title, labels=("samples", "floor"))]
-    if classes is not None and shares is not None and case.features.read is not None and classes.size <= 40:
-        read = case.features.read(made).bincount(minlength=classes.size).double() / len(made)
-        bars.append(
-            plots.shares(read.tolist(), shares.tolist(), names=classes.names, title="classes, as the classifier reads")
-        )
-    return Part("Samples", text, floored(found, floor), pictures, bars)
+    heights = [[group[key].value for key in names] for group in both]
+    bars = [plots.shares(*heights, names=names, title="precision, recall and coverage", labels=("samples", "floor"))]
+    read = features.read(made)
+    if classes is not None and shares is not None and read is not None and classes.size <= BARS:
+        share = class_coverage(read, classes.size).shares.tolist()
+        title = "classes, as the classifier reads"
+        bars.append(plots.shares(share, shares.tolist(), names=classes.names, title=title))
+    findings = [replace(f, floor=floor[key].value) if key in floor else f for key, f in found.items()]
+    return Part("Samples", TEXT.format(n=n, held=len(test), features=features.name), findings, pictures, bars)
 
 
 def _sheets(case: Case) -> list[Picture]:
     """The first samples, not selected, beside held-out data."""
-    test, made = case.test["x"], case.samples
-    if not case.data.space.pictures:
-        sheet = gallery(made, behind=test)
+    space, test = case.data.space, case.test["x"]
+    if not space.pictures:
+        sheet = gallery(case.samples, behind=test)
         return [Picture("samples", sheet, "samples over held-out data", "Samples, over held-out data in grey.")]
-    shown = 64 if case.data.space.dims <= 1024 else 32
-    scale = fitting_scale(case.data.space)
+    shown, scale = 64 if space.dims <= 1024 else 32, fitting_scale(space)
+    sets = ("samples", case.samples, "the first samples"), ("held-out", test, "held-out data")
     return [
         Picture(name, gallery(x[:shown], columns=COLUMNS, scale=scale), words, sentence(words))
-        for name, x, words in (
-            ("samples", made, "the first samples"),
-            ("held-out", test, "held-out data"),
-        )
+        for name, x, words in sets
     ]
 
 
@@ -174,27 +165,21 @@ def nearest(case: Case) -> Part | None:
     advance(len(made))
     fresh, _ = nearest_distance(test, train)
     advance(len(test))
+    middle = [float(distances.quantile(0.5)) for distances in (drawn, fresh)]
     what = "image" if case.data.space.pictures else "point"
     copied = wilson(int((drawn.double() < fresh.double().quantile(0.05)).sum()), len(drawn))
     name, note = f"median distance to the nearest training {what}", f"floor: of held-out {what}s"
     findings = [
         replace(nearness(drawn, fresh), card=True),
         proportion("copied", f"nearer than 95% of held-out {what}s", copied, best=0.05, floor=0.05),
-        Finding(
-            "nearest",
-            name,
-            float(drawn.quantile(0.5)),
-            floor=float(fresh.quantile(0.5)),
-            best=None,
-            note=note,
-        ),
+        Finding("nearest", name, middle[0], floor=middle[1], best=None, note=note),
     ]
     text = (
-        f"Each sample is shown beside its nearest training {what}, by root mean square difference. Held-out {what}s, "
-        "which the model never saw, are shown beside theirs for comparison. A model that memorised its training set "
-        "has samples that are nearer to it than held-out data are. The probability of that is 100% for copies and "
-        f"50% for a perfect model. It also exceeds 50% if samples concentrate where {what}s are dense, and is below "
-        "50% if samples lie away from the data."
+        f"Each sample's distance to its nearest training {what} (root mean square difference) is compared with those "
+        f"of held-out {what}s, which the model never saw. A model that memorised its training set has samples that are "
+        "nearer to it than held-out data are. The probability that a sample is nearer is 100% for copies and 50% for a "
+        f"perfect model. It also exceeds 50% if samples concentrate where {what}s are dense, and is below 50% if "
+        "samples lie away from the data."
     )
     pictures = []
     if case.data.space.pictures:

@@ -1,6 +1,8 @@
 """Metrics of samples, each with a standard error or an interval."""
 
+from jensen.metrics.confusion import best_renaming, confusion
 from jensen.metrics.discrepancy import Distance
+from jensen.metrics.discriminator import Discrimination, discriminate
 from jensen.metrics.disentangle import (
     DCI,
     MIG,
@@ -14,6 +16,7 @@ from jensen.metrics.disentangle import (
     mig,
     mutual_information,
 )
+from jensen.metrics.embeddings import class_network, random_convolutions
 from jensen.metrics.energy import energy_distance
 from jensen.metrics.evaluations import evaluations
 from jensen.metrics.features import floor, gathered
@@ -22,7 +25,7 @@ from jensen.metrics.kernel import kernel_distance
 from jensen.metrics.legibility import Legibility, legibility
 from jensen.metrics.likelihood import bits_per_dim
 from jensen.metrics.modes import ClassCoverage, ModeCoverage, class_coverage, mode_coverage
-from jensen.metrics.neighbours import Memorisation, mean_pairwise_distance, memorisation, nearest_distance
+from jensen.metrics.neighbours import Memorisation, mean_pairwise_distance, memorisation, nearest_distance, variety
 from jensen.metrics.prdc import PRDC, expected_coverage, prdc
 from jensen.metrics.proportion import Proportion, wilson
 from jensen.metrics.ranks import AUC, auc
@@ -37,6 +40,7 @@ __all__ = [
     "PRDC",
     "BoostedTrees",
     "ClassCoverage",
+    "Discrimination",
     "Distance",
     "FeatureStatistics",
     "FrechetDistance",
@@ -48,11 +52,15 @@ __all__ = [
     "Proportion",
     "Sharpness",
     "auc",
+    "best_renaming",
     "bits_per_dim",
     "c2st",
     "class_coverage",
+    "class_network",
     "completeness",
+    "confusion",
     "dci",
+    "discriminate",
     "disentanglement",
     "energy_distance",
     "entropy",
@@ -73,6 +81,8 @@ __all__ = [
     "mutual_information",
     "nearest_distance",
     "prdc",
+    "random_convolutions",
     "sharpness",
+    "variety",
     "wilson",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Num
@@ -26,6 +26,7 @@ class ClassCoverage:
             relative to the true ones: 0 if equal, $-\log w_k$ if all are in class k.
         floor: mean of `reverse_kl` for n samples from w itself, which is not 0 for a finite sample.
         n: number of samples.
+        shares: (K,) float64, the fractions of samples.
     """
 
     recovered: int
@@ -33,6 +34,7 @@ class ClassCoverage:
     reverse_kl: float
     floor: float
     n: int
+    shares: Tensor = field(compare=False)
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,7 @@ def mode_coverage(
         reverse_kl=classes.reverse_kl,
         floor=classes.floor,
         n=classes.n,
+        shares=classes.shares,
         high_quality=float(near.double().mean()),
     )
 
@@ -151,6 +154,7 @@ def class_coverage(
         reverse_kl=float(_relative(counts, len(labels), w).sum()),
         floor=_floor(len(labels), w),
         n=len(labels),
+        shares=counts / len(labels),
     )
 
 

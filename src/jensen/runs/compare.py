@@ -13,16 +13,24 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from jensen.adversarial import critic_logits
 from jensen.core.progress import Track, silent
 from jensen.core.protocols import Sampleable
 from jensen.core.seeding import checked_seed, derived, generator
 from jensen.data.dataset import Data, some
 from jensen.data.space import Classes
-from jensen.judging.critics import logits
 from jensen.judging.features import features_of
-from jensen.judging.fresh import Judgement, discriminate
 from jensen.judging.samples import class_shares, measured, nearness
-from jensen.metrics import AUC, Proportion, auc, bits_per_dim, evaluations, nearest_distance
+from jensen.metrics import (
+    AUC,
+    Discrimination,
+    Proportion,
+    auc,
+    bits_per_dim,
+    discriminate,
+    evaluations,
+    nearest_distance,
+)
 from jensen.report.findings import Finding, proportion
 from jensen.runs.draw import drawing
 from jensen.runs.evaluate import case_of, read_evaluation
@@ -73,7 +81,7 @@ class Contestant:
     metrics: Mapping[str, Finding]
     likelihoods: Sequence[Finding]
     cost: Cost
-    judgement: Judgement
+    judgement: Discrimination
     critics: Mapping[str, AUC]
 
 
@@ -96,7 +104,7 @@ class Comparison:
     n: int
     seed: int
     floor: Mapping[str, Finding]
-    judged_floor: Judgement
+    judged_floor: Discrimination
     contestants: Sequence[Contestant]
 
     def as_dict(self) -> dict[str, Any]:
@@ -247,7 +255,7 @@ def _critic(run: Run, data: Data) -> Callable[[Tensor], Tensor] | None:
     if game is None or not isinstance(game.objective, Critical):
         return None
     critic, packing = game.objective.critic.requires_grad_(False).cpu(), game.objective.packing
-    return lambda x: logits(critic, x, packing)
+    return lambda x: critic_logits(critic, x, packing)
 
 
 def _drawn(name: str, run: Run, data: Data, n: int, seed: int, track: Track) -> tuple[Tensor, Cost]:

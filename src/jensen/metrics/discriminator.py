@@ -1,28 +1,31 @@
-"""A discriminator of fixed architecture and budget, trained from scratch to tell samples from data."""
+"""A discriminator of fixed architecture and budget, trained from scratch to distinguish samples from data."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from jensen.core.seeding import begin_globally
-from jensen.metrics import AUC, Proportion, auc, wilson
-from jensen.nn import mlp
+from jensen.metrics.proportion import Proportion, wilson
+from jensen.metrics.ranks import AUC, auc
 
 WIDTH, RATE, DECAY, BATCH = 256, 1e-3, 0.1, 64
 LOOKS = 12  # points of the learning curve
 
+Pair = tuple[Float[Tensor, "..."], Float[Tensor, "..."]]
+
 
 @dataclass(frozen=True)
-class Judgement:
-    """Results of a discriminator on rows held out from its training, as many real as fake.
+class Discrimination:
+    """Results of a discriminator on test rows, equally many real and fake.
 
     Attributes:
-        accuracy: share of correct answers; 1/2 if it cannot tell them apart.
-        auc: probability that it ranks a real row above a fake one; also 1/2 if it cannot tell them apart, at any
-        threshold.
+        accuracy: share of correct answers; 1/2 if it cannot distinguish them.
+        auc: probability that it ranks a real row above a fake one; also 1/2 if it cannot distinguish them, whatever the
+            threshold.
         steps, curve: numbers of training steps, and its accuracy after each.
         seen: number of training rows of each kind.
     """
@@ -34,21 +37,23 @@ class Judgement:
     seen: int
 
 
-def discriminate(
-    real: tuple[Tensor, Tensor], fake: tuple[Tensor, Tensor], *, steps: int = 500, seed: int = 0
-) -> Judgement:
+def discriminate(real: Pair, fake: Pair, *, steps: int = 500, seed: int = 0) -> Discrimination:
     """Train a discriminator on the first of each pair, and test it on the second after a fixed number of steps.
 
-    Two hidden layers, the logistic loss, AdamW; its initial weights and its batches depend only on the seed.
+    Two hidden layers of 256, the logistic loss, AdamW; its initial weights and its batches depend only on the seed.
 
     Args:
-        real: training data and test data.
-        fake: samples, as many as there are data.
+        real: training data (N, ...) and test data (M, ...).
+        fake: samples, of the same two numbers.
         steps: number of training steps.
         seed: random seed of the weights and the batches.
 
     Raises:
         ValueError: if the numbers of real and fake rows differ.
+
+    >>> x = torch.zeros(20, 2)
+    >>> discriminate((x, x), (x + 1, x + 1), steps=50).auc.value
+    1.0
     """
     if [len(v) for v in real] != [len(v) for v in fake]:
         raise ValueError(
@@ -60,7 +65,8 @@ def discriminate(
     curve = []
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         begin_globally(seed)
-        network = mlp(x.shape[1], WIDTH, WIDTH, 1).to(x)
+        hidden = (nn.Linear(x.shape[1], WIDTH), nn.SiLU(), nn.Linear(WIDTH, WIDTH), nn.SiLU())
+        network = nn.Sequential(*hidden, nn.Linear(WIDTH, 1)).to(x)
         adam = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=DECAY)
         for step in range(1, steps + 1):
             logits = [network(rows[torch.randint(len(rows), (BATCH,))]) for rows in (x, y)]
@@ -69,7 +75,7 @@ def discriminate(
             loss.backward()
             adam.step()
             if step in looks:
-                told = [network(rows).detach().squeeze(1) for rows in (x_kept, y_kept)]
-                right = int((told[0] > 0).sum() + (told[1] <= 0).sum())
+                scores = [network(rows).detach().squeeze(1) for rows in (x_kept, y_kept)]
+                right = int((scores[0] > 0).sum() + (scores[1] <= 0).sum())
                 curve.append(right / (2 * len(y_kept)))
-    return Judgement(wilson(right, 2 * len(y_kept)), auc(told[1], told[0]), looks, curve, len(x))
+    return Discrimination(wilson(right, 2 * len(y_kept)), auc(scores[1], scores[0]), looks, curve, len(x))
