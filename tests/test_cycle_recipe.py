@@ -16,7 +16,8 @@ from jensen.core.seeding import generator
 from jensen.data.dataset import Truths
 from jensen.data.space import Classes, Space
 from jensen.judging.settings import Judging
-from jensen.judging.translation import best_renaming, chosen, confusion, sides, strip, translation, way
+from jensen.judging.translation import chosen, sides, strip, translation, way
+from jensen.metrics import best_renaming, confusion
 from jensen.models import CycleGAN
 from jensen.nn import PatchCritic
 from jensen.objectives import CycleConsistent, Paired
@@ -182,17 +183,18 @@ def test_readings_of_translators_that_are_known():
         model = CycleGAN(Levels(table, 0, 1), Levels(table, 1, -1))
         for side in "ab":
             found = way(model, known, side)
-            assert found.untranslated.value == 0  # a class is read as its neighbour, or as none
-            assert found.translated.value == (1 if kept else pytest.approx(1 / 7))
-            assert found.renamed.value == found.kept.value == found.own.value == 1
+            assert found.shares["untranslated"].value == 0  # a class is read as its neighbour, or as none
+            assert found.shares["translated"].value == (1 if kept else pytest.approx(1 / 7))
+            assert found.shares["renamed"].value == found.shares["kept"].value == found.shares["own"].value == 1
             assert found.renaming == tuple(table)
             assert found.cycle == 0
             assert int(found.confusion.sum()) == found.n == 7
         assert way(model, known, "a").moved == pytest.approx(1 / 8 if kept else (2 * 3 + 1 + 4 * 1) / 7 / 8)
         # the median of training pictures is of class 2: two of class 0 are 2/8 off, and one of class 1
-        assert found.one == pytest.approx(5 / 7 / 8)
-        assert [(v.value, v.n) for v in way(model, known, "b").unseen] == [(0, 1), (float(kept), 1)]
-        assert way(model, known, "a").unseen is None
+        assert found.constant == pytest.approx(5 / 7 / 8)
+        new = [way(model, known, "b").shares[key] for key in ("unseen untranslated", "unseen")]
+        assert [(v.value, v.n) for v in new] == [(0, 1), (float(kept), 1)]
+        assert "unseen" not in way(model, known, "a").shares
 
 
 def test_what_is_said_of_a_translation():

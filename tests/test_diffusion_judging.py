@@ -17,6 +17,7 @@ from jensen.data.space import Classes, Space
 from jensen.diffusion import CosineSchedule, Denoiser, GaussianOracle, MixtureOracle, VariancePreserving
 from jensen.judging import Case, bounds, paths, scores
 from jensen.judging.settings import Judging
+from jensen.metrics import variety
 from jensen.models import Annealing, Diffusion, KernelDensityModel, Sampling, ScoreModel
 from jensen.runs.opening import drawer
 from jensen.score import annealed_variance, geometric, score_of
@@ -283,8 +284,8 @@ def test_variety_is_the_distance_within_a_condition():
     cond = torch.tensor([[0], [1], [2], [0], [1], [2]])
     unit = nn.functional.layer_norm(x.double().flatten(1), (16,))
     wanted = float((unit[:3] - unit[3:]).square().mean().sqrt())
-    assert paths.variety(x, cond) == pytest.approx(wanted, rel=1e-6)
-    assert paths.variety(3 * x + 1, cond) == pytest.approx(wanted, rel=1e-4)
+    assert variety(x, cond) == pytest.approx(wanted, rel=1e-6)
+    assert variety(3 * x + 1, cond) == pytest.approx(wanted, rel=1e-4)
 
 
 class Told(Denoiser):

@@ -9,8 +9,10 @@ import torch
 from matplotlib import colormaps
 from PIL import Image
 from torch import Tensor
+from torch.distributions import Categorical
 from torch.nn import functional as F
 
+from jensen.adversarial import divergence
 from jensen.core.distances import squared_distances
 from jensen.core.protocols import Sampleable
 from jensen.data.dataset import Reader
@@ -18,7 +20,7 @@ from jensen.data.mixtures import Modes
 from jensen.data.space import Classes
 from jensen.data.stacked import expected_modes
 from jensen.judging.case import Case, judge
-from jensen.metrics import ClassCoverage, class_coverage, mode_coverage, wilson
+from jensen.metrics import ClassCoverage, class_coverage, legibility, mode_coverage, wilson
 from jensen.models.gan import GAN
 from jensen.report import plots
 from jensen.report.findings import Finding, Part, Picture, proportion
@@ -44,24 +46,23 @@ def modes(case: Case) -> Part | None:
     rings, floor = ring_divergences(made, law), ring_divergences(data[: len(made)], law)
     text = (
         "A sample within 3 standard deviations of its nearest mode is a high-quality sample, and a mode with at "
-        "least one of them is recovered. Reverse KL is KL(q | w), with q the shares of samples nearest to each mode "
-        "and w the weights of the modes; its floor is the mean for draws of the data. The last two numbers compare "
+        "least one of them is recovered. KL(q || w) compares q, the shares of samples nearest to each mode, with w, "
+        "the weights of the modes; its floor is the mean for draws of the data. The last two numbers compare "
         "the shares of samples in rings around each mode, half a standard deviation wide, with their exact "
         "probabilities; their floors are the values for held-out points."
     )
-    by = f"of {found.of}, by {found.n:,} samples"
+    by, kl = f"of {found.of}, by {found.n:,} samples", "KL(generated || data), modes"
     findings = [
         reached("modes_recovered", "modes recovered", found.recovered, floor=real.recovered, note=by, card=True),
         proportion("high_quality", "high quality", found.high_quality_interval, floor=real.high_quality, card=True),
-        Finding("mode_kl", "reverse KL of modes", found.reverse_kl, floor=found.floor, form="nats", card=True),
+        Finding("mode_kl", kl, found.reverse_kl, floor=found.floor, form="nats", card=True),
         Finding("ring_js", "Jensen-Shannon divergence of rings", rings[0], floor=floor[0], form="nats"),
         Finding("ring_tv", "total variation of rings", rings[1], floor=floor[1]),
     ]
-    shares = [mode_shares(x, law) for x in (made, data)]
-    chart = plots.shares(shares[0], law.weights.tolist(), title="share of each mode", xlabel="mode")
+    chart = plots.shares(found.shares.tolist(), law.weights.tolist(), title="share of each mode", xlabel="mode")
     details = {
-        name: {"n": c.n, "recovered": c.recovered, "reverse_kl": c.reverse_kl, "shares": share}
-        for name, c, share in zip(("samples", "held-out"), (found, real), shares, strict=True)
+        name: {"n": c.n, "recovered": c.recovered, "reverse_kl": c.reverse_kl, "shares": c.shares.tolist()}
+        for name, c in (("samples", found), ("held-out", real))
     }
     return Part("Modes", text, findings, _noise(case, law), [chart], details={"modes": details})
 
@@ -69,17 +70,6 @@ def modes(case: Case) -> Part | None:
 def reached(key: str, name: str, count: int, **more: Any) -> Finding:
     """How many modes or classes samples reach."""
     return Finding(key, name, count, best="high", form="count", **more)
-
-
-def nearest(x: Tensor, centres: Tensor) -> Tensor:
-    """The index of the mode nearest to each x (N, D), (N,)."""
-    return next(squared_distances(x, centres, len(x))).argmin(1)
-
-
-def mode_shares(x: Tensor, law: Modes) -> list[float]:
-    """The share of points that are nearest to each mode."""
-    share: list[float] = (nearest(x, law.centres).bincount(minlength=len(law.centres)) / len(x)).tolist()
-    return share
 
 
 def ring_divergences(x: Tensor, law: Modes) -> tuple[float, float]:
@@ -91,9 +81,8 @@ def ring_divergences(x: Tensor, law: Modes) -> tuple[float, float]:
     """
     exact = law.rings(EDGES).flatten()
     share = law.which_ring(x, EDGES).bincount(minlength=len(exact)).double() / len(x)
-    middle = (share + exact) / 2
-    gain = torch.xlogy(share, share / middle) + torch.xlogy(exact, exact / middle)
-    return float(gain.sum()) / 2, float((share - exact).abs().sum()) / 2
+    found, known = Categorical(share), Categorical(exact)
+    return divergence("jensen-shannon", found, known).value, divergence("total-variation", found, known).value
 
 
 def _noise(case: Case, law: Modes) -> list[Picture]:
@@ -107,10 +96,9 @@ def _noise(case: Case, law: Modes) -> list[Picture]:
 
 
 def noise_and_samples(z: Tensor, x: Tensor, centres: Tensor) -> Image.Image:
-    """A picture of noise (N, 2) on the left and samples (N, 2) on the right, coloured by the mode nearest to the
-    sample.
-    """
-    colours = colormaps["hsv"]((nearest(x, centres) / len(centres)).numpy())
+    """Noise (N, 2) on the left and samples (N, 2) on the right, coloured by the mode nearest to the sample."""
+    mode = next(squared_distances(x, centres, len(x))).argmin(1)
+    colours = colormaps["hsv"]((mode / len(centres)).numpy())
     figure = plots.blank(8, 4, 100)
     for axes, points, title in zip(figure.subplots(1, 2), (z, x), ("noise", "samples"), strict=True):
         axes.scatter(points[:, 0], points[:, 1], s=2.5, c=colours, linewidths=0)
@@ -161,58 +149,50 @@ class Read:
 @judge
 def classes(case: Case) -> Part | None:
     """The classes that a reader finds in samples, their shares, and how clear they are."""
-    reader, shares = case.data.truths.reader, reader_shares(case)
+    reader, shares, data = case.data.truths.reader, reader_shares(case), case.test
     if reader is None or shares is None or not isinstance(case.model, Sampleable):
         return None
-    made, data = _counted(case, len(shares)), case.test
+    made, n = case.samples, case.settings.mode_samples * len(shares)
+    if n > len(made):
+        cond = case.data.asked(n) if case.conditional else None
+        made = case.data.space.settled(case.draw(n, cond=cond, advance=case.track("drawing for the reader", n)))
     found, real = Read.of(made, reader, shares), Read.of(data["x"], reader, shares)
     stacked = found.classes.shape[1] > 1
     what = "modes" if stacked else "classes"
     expected = expected_modes(len(made), shares / shares.sum())
-    n, cover, clear = f"{len(made):,} samples", found.coverage, wilson(int(found.clear.sum()), found.clear.numel())
-    by, name = f"of {len(shares):,}, by {n}", f"clear {'channels' if stacked else 'samples'}"
-    floor = float(real.clear.double().mean())
+    cover, clear = found.coverage, wilson(int(found.clear.sum()), found.clear.numel())
+    by, name = f"of {len(shares):,}, by {len(made):,} samples", f"clear {'channels' if stacked else 'samples'}"
+    kl, floor = f"KL(generated || data), {what} read", float(real.clear.double().mean())
     findings = [
         reached("classes_reached", f"{what} reached", cover.recovered, floor=expected, note=by, card=stacked),
-        Finding("class_kl", f"reverse KL of {what}", cover.reverse_kl, floor=cover.floor, form="nats", card=True),
+        Finding("class_kl", kl, cover.reverse_kl, floor=cover.floor, form="nats", card=True),
         proportion("clear", name, clear, floor=floor, note=reader.clear_means, card=True),
         reached("clearly_reached", f"{what} reached by clear samples", found.clearly),
     ]
     labels = data.get("read", data.get("cond"))
     if labels is not None and labels.shape == real.classes.shape:
-        right = int((real.classes == labels).all(1).sum())
-        read = wilson(right, len(real.classes))
-        findings.append(proportion("reader", "held-out data read correctly", read, note="by the same reader"))
+        right = legibility(real.classes, labels).exact
+        findings.append(proportion("reader", "held-out data read correctly", right, note="by the same reader"))
     text = (
-        f"A reader that was trained independently of the generator reads {n}. Reverse KL is KL(q | w), with q the "
-        f"shares of samples read as each of {len(shares):,} {what} and w the shares of the data. Floors: for {what} "
-        "reached and reverse KL, the mean for as many draws of the data (a finite sample never reaches 0); for "
+        f"A reader that was trained independently of the generator reads {len(made):,} samples. KL(q || w) compares q, "
+        f"the shares of samples read as each of {len(shares):,} {what}, with w, the shares of the data. Floors: for "
+        f"{what} reached and KL, the mean for as many draws of the data (a finite sample never reaches 0); for "
         f"clearness, held-out data. Every sample is read as something, so {what} are also counted for clear samples "
         f"alone: {reader.clear_means}."
     )
     details = {"classes": {"samples": found.details(), "held-out": real.details()}}
-    charts = _charts(case, found, shares)
-    return Part(what.capitalize(), text, findings, [_sheet(case, made, found)], charts, details=details)
+    names = _names(case, found.by_place.shape[1])
+    charts = _charts(found, shares, names)
+    return Part(what.capitalize(), text, findings, [_sheet(case, made, found, names)], charts, details=details)
 
 
 def reader_shares(case: Case) -> Tensor | None:
     """Shares of the reader's classes: exact if known, otherwise those of the training labels; None without either."""
-    if (exact := case.data.truths.shares) is not None:
+    exact, cond = case.data.truths.shares, case.data.space.cond
+    if exact is not None or not isinstance(cond, Classes):
         return exact
-    cond = case.data.space.cond
-    if not isinstance(cond, Classes):
-        return None
-    counts = case.train["cond"][:, 0].bincount(minlength=cond.size).double()
-    return counts / len(case.train["cond"]) if bool(counts.all()) else None
-
-
-def _counted(case: Case, modes: int) -> Tensor:
-    """The samples, or more of them if there are many modes."""
-    n = case.settings.mode_samples * modes
-    if n <= len(case.samples):
-        return case.samples
-    cond = case.data.asked(n) if case.conditional else None
-    return case.data.space.settled(case.draw(n, cond=cond, advance=case.track("drawing for the reader", n)))
+    found = class_coverage(case.train["cond"][:, 0], cond.size)
+    return found.shares if found.recovered == cond.size else None
 
 
 def _names(case: Case, size: int) -> list[str]:
@@ -220,32 +200,30 @@ def _names(case: Case, size: int) -> list[str]:
     return list(cond.names) if isinstance(cond, Classes) else [str(k) for k in range(size)]
 
 
-def _charts(case: Case, found: Read, shares: Tensor) -> list[str]:
+def _charts(found: Read, shares: Tensor, names: list[str]) -> list[str]:
     """Shares of each class, for each position that is read."""
-    width, size = found.by_place.shape
-    whole = (shares / shares.sum()).view([size] * width)
+    width = len(found.by_place)
+    whole = (shares / shares.sum()).view([len(names)] * width)
     charts = []
     for k, share in enumerate(found.by_place.tolist()):
         expected = whole.sum([j for j in range(width) if j != k]) if width > 1 else whole
         title = "share of each class" + f", channel {k + 1}" * (width > 1)
-        charts.append(plots.shares(share, expected.tolist(), title=title, names=_names(case, size)))
+        charts.append(plots.shares(share, expected.tolist(), title=title, names=names))
     return charts
 
 
-def _sheet(case: Case, made: Tensor, found: Read) -> Picture:
+def _sheet(case: Case, made: Tensor, found: Read, names: list[str]) -> Picture:
     """Samples sorted by the class that they are read as; each channel beside what is read in it."""
     scale = fitting_scale(case.data.space)
     if found.classes.shape[1] > 1:
         captions = [" ".join(map(str, row)) for row in found.classes[:48].tolist()]
         sheet = gallery(side_by_side(made[:48]), columns=6, scale=scale, captions=captions)
         return Picture("read", sheet, "samples, channel beside channel", "Channels side by side, with what was read.")
-    shown = range(min(ROWS, len(found.by_place[0])))
-    rows = [made[found.classes[:, 0] == k][:COLUMNS] for k in shown]
+    rows = [made[found.classes[:, 0] == k][:COLUMNS] for k in range(len(names[:ROWS]))]
     full = [torch.cat([row, row.new_ones(COLUMNS - len(row), *row.shape[1:])]) for row in rows]
     sheet = gallery(torch.cat(full), columns=COLUMNS, scale=scale)
-    return Picture(
-        "classes", sheet, "samples by class", "One row per class: the first samples that are read as this class."
-    )
+    caption = f"The first samples that are read as each class, one row per class: {', '.join(names[:ROWS])}."
+    return Picture("classes", sheet, "samples by class", caption)
 
 
 def side_by_side(x: Tensor) -> Tensor:

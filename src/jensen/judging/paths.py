@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 
 from jensen.core.seeding import derived, generator, generators
 from jensen.judging.bounds import diffusion_of
 from jensen.judging.case import Case, judge
-from jensen.metrics import Proportion, energy_distance, wilson
+from jensen.metrics import Proportion, energy_distance, legibility, variety
 from jensen.models import Diffusion, ScoreModel
 from jensen.models.diffusion import round_trip
 from jensen.models.score import LANGEVIN
@@ -32,9 +32,7 @@ LEAST = 8  # fewest pairs of held-out rows of one condition from which variety i
 def read_as_asked(case: Case, made: Tensor, asked: Tensor | None) -> Proportion | None:
     """The share of samples that are read as their condition, or None without a reader."""
     reader = case.data.truths.reader
-    if reader is None or asked is None:
-        return None
-    return wilson(int((reader.read(made) == asked).all(1).sum()), len(made))
+    return None if reader is None or asked is None else legibility(reader.read(made), asked).exact
 
 
 @judge
@@ -49,9 +47,8 @@ def by_steps(case: Case) -> Part | None:
     floor = energy_distance(train, x)
     findings, rows = [], []
     for steps, made in case.by_steps.items():
-        distance, read = energy_distance(made, x), read_as_asked(case, made, case.asked)
+        distance, read, notes = energy_distance(made, x), read_as_asked(case, made, case.asked), []
         row: dict[str, Any] = {"steps": steps, "energy": distance.value, "stderr": distance.stderr}
-        notes = []
         if read is not None:
             row["read"] = vars(read)
             notes.append(f"{read} read as asked")
@@ -65,15 +62,19 @@ def by_steps(case: Case) -> Part | None:
     lines = {"samples": [row["energy"] for row in rows], "training data": [floor.value] * len(rows)}
     log = all(v > 0 for line in lines.values() for v in line)  # an unbiased estimate may be below 0
     drawn = [plots.curves(counts, lines, title="energy distance to held-out data", xlabel=unit, log=log)]
-    if all("read" in row for row in rows):
-        shares = [row["read"] for row in rows]
-        drawn.append(plots.intervals(counts, shares, title="read as asked", xlabel=unit))
+    drawn += _read_plot(counts, rows, unit)
     text = (
         f"{len(case.samples):,} samples by {sampling.sampler}, drawn from the same noise with each number of {unit}, "
         f"are compared with held-out data; floor: {len(train):,} training examples in place of the samples."
     )
     details = {"by_steps": {"floor": vars(floor), "own": sampling.steps, "rows": rows}}
     return Part("Samples against sampling steps", text, findings, plots=drawn, details=details)
+
+
+def _read_plot(x: Sequence[float], rows: Sequence[dict[str, Any]], xlabel: str) -> list[str]:
+    """The shares that are read as asked, if samples were read."""
+    shares = [row["read"] for row in rows if "read" in row]
+    return [plots.intervals(x, shares, title="read as asked", xlabel=xlabel)] if shares else []
 
 
 @judge
@@ -122,9 +123,8 @@ def round_trip_error(case: Case) -> Part | None:
         advance(steps)
     means = [float(error.mean()) for error in errors]
     own = errors[TRIPS.index(TRIP)]
-    name = f"round-trip error, {TRIP} steps each way"
     note = f"root mean square error per dimension; n = {len(x)}"
-    finding = mean("round_trip", name, own, note=note)
+    finding = mean("round_trip", f"round-trip error, {TRIP} steps each way", own, note=note)
     text = (
         f"{len(x)} held-out examples{' with their conditions' if case.conditional else ''} are mapped to noise by "
         f"DDIM and back to data{f', from t = {end:g}' if end else ''}: root mean square error per dimension."
@@ -181,9 +181,7 @@ def guidance(case: Case) -> Part | None:
     drawn = []
     if len(rows) > 1:
         drawn.append(plots.curves(scales, {"": [row["variety"] for row in rows]}, title="variety", xlabel="guidance"))
-        if "read" in rows[0]:
-            shares = [row["read"] for row in rows]
-            drawn.append(plots.intervals(scales, shares, title="read as asked", xlabel="guidance"))
+        drawn += _read_plot(scales, rows, "guidance")
     text = (
         f"{len(asked)} samples of {len(distinct)} conditions. Variety is the root mean square distance between two "
         "samples of the same condition, divided by that between two held-out examples of the same condition. Each "
@@ -192,21 +190,7 @@ def guidance(case: Case) -> Part | None:
     return Part("Guidance", text, findings, plots=drawn, details={"guidance": rows})
 
 
-def variety(x: Tensor, cond: Tensor) -> float:
-    """Root mean square distance per dimension between two examples (N, ...) of the same condition (N, width).
-
-    Each example is first standardised to mean 0 and variance 1. The distance is then (2 s^2)^(1/2), where s^2 is the
-    pooled variance within conditions: the sum of squared distances to the mean of each condition, divided by the number
-    of examples minus the number of conditions.
-    """
-    rows = F.layer_norm(x.double().flatten(1), (x[0].numel(),))
-    _, group, sizes = cond.unique(dim=0, return_inverse=True, return_counts=True)
-    means = torch.zeros(len(sizes), rows.shape[1]).to(rows).index_add(0, group, rows) / sizes[:, None]
-    return float((2 * (rows - means[group]).square().mean(1).sum() / (len(rows) - len(sizes))).sqrt())
-
-
 def _real_variety(case: Case) -> float:
     """Variety of held-out data within a condition, or over all data if too few share a condition."""
     x, cond = case.test["x"], case.test["cond"]
-    repeated = len(cond) - len(cond.unique(dim=0))
-    return variety(x, cond if repeated >= LEAST else torch.zeros(len(x), 1))
+    return variety(x, cond if len(cond) - len(cond.unique(dim=0)) >= LEAST else None)

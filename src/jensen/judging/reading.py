@@ -9,7 +9,7 @@ from jensen.core.seeding import derived
 from jensen.data.dataset import Reader
 from jensen.data.space import Classes, Text
 from jensen.judging.case import Case, judge
-from jensen.metrics import legibility, mean_pairwise_distance, wilson
+from jensen.metrics import legibility, variety, wilson
 from jensen.report import plots
 from jensen.report.findings import Finding, Part, Picture, proportion
 from jensen.report.gallery import fitting_scale, gallery
@@ -58,23 +58,18 @@ def unconditional(case: Case) -> Part | None:
     n = min(FREE, case.settings.samples)
     made = case.draw(n, seed=derived(case.seed, "unconditional"), advance=case.track("drawing without a text", n))
     real = case.test["x"][:n]
-    share, name = variety(made) / variety(real), "variety of pictures, relative to real ones"
     findings = [] if reader is None else _sure(reader, made, real)
-    findings.append(Finding("free_variety", name, share, best=1.0))
+    name, note = "variety of all pictures", "relative to real pictures"
+    findings.append(Finding("free_variety", name, variety(made) / variety(real), best=1.0, note=note))
     drawn = [] if reader is None else [_characters(reader, made, cond)]
     page = gallery(made[:32], columns=COLUMNS, scale=fitting_scale(case.data.space))
     text = (
         "Pictures drawn without a text. A picture is read with confidence if every character is read with a "
-        "probability of at least 0.9. Variety is the mean distance between two pictures, each standardised to mean 0 "
-        "and variance 1."
+        "probability of at least 0.9. Variety is the root mean square distance between two pictures, each standardised "
+        "to mean 0 and variance 1."
     )
     picture = Picture("unconditional", page, "pictures without a text")
     return Part("Samples without a text", text, findings, [picture], drawn)
-
-
-def variety(x: Tensor) -> float:
-    """Mean distance between two pictures, each standardised to mean 0, variance 1 so that contrast does not count."""
-    return float(mean_pairwise_distance(torch.nn.functional.layer_norm(x.float(), x.shape[1:])[None])[0])
 
 
 def _sure(reader: Reader, made: Tensor, real: Tensor) -> list[Finding]:
@@ -83,17 +78,17 @@ def _sure(reader: Reader, made: Tensor, real: Tensor) -> list[Finding]:
     sure, floor = int(clear.sum()), float(clear_real.double().mean())
     note = f"n = {len(made)}; floor: real pictures"
     return [
-        proportion("free_clear", "read for sure", wilson(sure, len(made)), floor=floor, note=note),
-        Finding("free_distinct", "of these, distinct texts", len(texts) / max(sure, 1), best="high", form="share"),
+        proportion("free_clear", "read with confidence", wilson(sure, len(made)), floor=floor, note=note),
+        Finding("free_distinct", "distinct texts among these", len(texts) / max(sure, 1), best="high", form="share"),
     ]
 
 
 def _characters(reader: Reader, made: Tensor, cond: Text) -> str:
-    """The share of each character in the texts read for sure; the data have all of them equally often."""
+    """The share of each character in the texts read with confidence; the data have all of them equally often."""
     read = reader.read(made)[reader.clear(made).all(1)]
     found = torch.bincount(read.flatten(), minlength=cond.size).double() / max(read.numel(), 1)
     equal, names = [1 / cond.size] * cond.size, list(cond.alphabet)
-    return plots.shares(found.tolist(), equal, title="share of each character, read for sure", names=names)
+    return plots.shares(found.tolist(), equal, title="share of each character, read with confidence", names=names)
 
 
 @judge

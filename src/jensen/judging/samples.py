@@ -87,7 +87,7 @@ def measured(test: Tensor, samples: Tensor, features: Features, seed: int, share
     if read is not None and shares is not None:
         cover = class_coverage(read, len(shares), shares)
         error = float((cover.shares / shares)[read].log().std()) / len(read) ** 0.5
-        name = "KL(generated classes || data classes)"
+        name = "KL(generated || data), classes"
         found.append(Finding("classes", name, cover.reverse_kl, error, form="nats"))
     if samples.ndim == 4:
         with suppress(ValueError):  # data without high frequencies, such as plain colours, have none to compare with

@@ -6,16 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from PIL import Image
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from jensen.data.dataset import Data, some
 from jensen.data.pool import Tensors
 from jensen.judging.case import Case, judge
-from jensen.metrics import Proportion, wilson
+from jensen.metrics import Proportion, best_renaming, confusion, wilson
 from jensen.report.findings import Finding, Part, Picture, Table, proportion, sentence
 from jensen.report.gallery import fitting_scale, gallery
 
@@ -72,27 +70,21 @@ class Way:
 
     Attributes:
         n: number of pictures.
-        untranslated, translated, renamed, kept: shares read as labelled: by the target side's reader before and after
-            translation, and after the best renaming of classes; by the side's own reader after the round trip.
-        own: share of pictures read as labelled by the side's own reader.
-        unseen: untranslated and translated among the pictures of unseen kinds.
+        cycle: mean absolute error per pixel after the round trip.
+        constant: the same error for a constant picture: the median of the training pictures.
+        moved: mean absolute change per pixel by the translation.
+        shares: shares of pictures read as labelled; empty without labels and readers. By the target side's reader:
+            "untranslated", "translated", "renamed" (after the best renaming of classes), and of unseen kinds
+            "unseen untranslated" and "unseen"; by the side's own reader: "own", and "kept" after the round trip.
         confusion: (K, K) counts, rows by label, columns by what was read.
         renaming: the permutation of classes under which most readings agree with the labels.
-        cycle: mean absolute error per pixel after the round trip.
-        one: the same error for a constant picture: the median of the training pictures.
-        moved: mean absolute change per pixel by the translation.
     """
 
     n: int
     cycle: float
-    one: float
+    constant: float
     moved: float
-    untranslated: Proportion | None = None
-    translated: Proportion | None = None
-    renamed: Proportion | None = None
-    kept: Proportion | None = None
-    own: Proportion | None = None
-    unseen: tuple[Proportion, Proportion] | None = None
+    shares: Mapping[str, Proportion]
     confusion: Tensor | None = None
     renaming: tuple[int, ...] = ()
 
@@ -115,56 +107,34 @@ def way(model: Translator, known: Mapping[str, Side], side: str) -> Way:
     """Measure the direction from one side to the other and back."""
     here, target = known[side], known[OTHER[side]]
     x, there, back = round_trip(model, here.x, side)
-    found: dict[str, Any] = {
-        "n": len(x),
-        "cycle": float((back - x).abs().mean()),
-        "one": float((here.middle - x).abs().mean()),
-        "moved": float((there - x).abs().mean()),
-    }
-    before, after, own = target.read(x), target.read(there), here.read(x)
-    if here.labels is None or before is None or after is None:
-        return Way(**found)
-    labels, cond = here.labels, here.data.space.cond
+    cycle, constant, moved = (float((x - y).abs().mean()) for y in (back, here.middle, there))
+    before, after, own, returned, labels = (
+        target.read(x),
+        target.read(there),
+        here.read(x),
+        here.read(back),
+        here.labels,
+    )
+    if labels is None or before is None or after is None:
+        return Way(len(x), cycle, constant, moved, {})
+    cond = here.data.space.cond
     table = confusion(labels, after, cond.size if cond is not None else int(labels.max()) + 1)
     renaming, right = best_renaming(table)
-    found |= {
+    shares = {
         "untranslated": share(before, labels),
         "translated": share(after, labels),
         "renamed": wilson(right, len(x)),
-        "confusion": table,
-        "renaming": tuple(renaming),
     }
-    if own is not None:
-        returned = here.read(back)
-        assert returned is not None
-        found |= {"own": share(own, labels), "kept": share(returned, labels)}
-    if here.unseen is not None and bool(here.unseen.any()):
-        new = here.unseen
-        found["unseen"] = (share(before[new], labels[new]), share(after[new], labels[new]))
-    return Way(**found)
+    if own is not None and returned is not None:
+        shares |= {"own": share(own, labels), "kept": share(returned, labels)}
+    if (new := here.unseen) is not None and bool(new.any()):
+        shares |= {"unseen untranslated": share(before[new], labels[new]), "unseen": share(after[new], labels[new])}
+    return Way(len(x), cycle, constant, moved, shares, table, tuple(renaming))
 
 
 def share(read: Tensor, labels: Tensor) -> Proportion:
     """The share that agree, with an interval."""
     return wilson(int((read == labels).sum()), len(read))
-
-
-def confusion(labels: Tensor, read: Tensor, classes: int) -> Tensor:
-    """The confusion matrix: counts by class (row) and class read (column)."""
-    return torch.bincount(labels * classes + read, minlength=classes**2).view(classes, classes)
-
-
-def best_renaming(table: Tensor) -> tuple[list[int], int]:
-    """The permutation of classes under which most readings agree with the labels, and the number of those that agree.
-
-    Args:
-        table: (K, K) counts, rows by label, columns by what was read.
-
-    >>> best_renaming(torch.tensor([[0, 9], [8, 1]]))
-    ([1, 0], 17)
-    """
-    rows, columns = linear_sum_assignment(-table.numpy())
-    return columns.tolist(), int(np.asarray(table)[rows, columns].sum())
 
 
 # what is said --------------------------------------------------------------------------------
@@ -177,19 +147,18 @@ def translation(case: Case) -> Part | None:
     if data.b is None or not isinstance(model, Translator):
         return None
     known = sides(data, case.settings.rows)
-    names = {"a": data.name, "b": data.b.name}
-    advance = case.track("translating", 2)
-    ways = {}
-    for side in "ab":
-        ways[side] = way(model, known, side)
-        advance(1)
-    every = [("", ways)]
-    if case.beside is not None:
-        name, other = case.beside
-        assert isinstance(other, Translator)
-        every.append((f"{name}: ", {side: way(other, known, side) for side in "ab"}))
+    translators = [("", model)] if case.beside is None else [("", model), case.beside]
+    advance = case.track("translating", 2 * len(translators))
+    every: list[tuple[str, dict[str, Way]]] = []
+    for name, translator in translators:
+        assert isinstance(translator, Translator)
+        every.append((name and f"{name}: ", {}))
+        for side in "ab":
+            every[-1][1][side] = way(translator, known, side)
+            advance(1)
+    ways = every[0][1]
     text = (
-        f"Side a: {names['a']}; side b: {names['b']}. A reader that was trained only on labelled pictures of the "
+        f"Side a: {data.name}; side b: {data.b.name}. A reader that was trained only on labelled pictures of the "
         "target side reads the translations, and the untranslated pictures for comparison. Training without pairs "
         "can permute the classes: the best renaming is the permutation under which most readings agree with the "
         "labels. The round-trip error is the mean absolute error per pixel after both translations. A translator "
@@ -213,42 +182,42 @@ def _arrow(side: str) -> str:
 
 
 def _findings(side: str, w: Way) -> list[Finding]:
-    key, name = f"{side}_to_{OTHER[side]}", _arrow(side)
-    found = []
-    if w.translated is not None and w.untranslated is not None:
-        note = f"untranslated {w.untranslated}; n = {w.n}"
-        found.append(proportion(key, f"{name}, read as labelled", w.translated, note=note, card=True))
-    if w.renamed is not None:
-        found.append(proportion(f"{key}_renamed", f"{name}, after the best renaming of classes", w.renamed))
-    if w.unseen is not None:
-        note = f"untranslated {w.unseen[0]}"
-        found.append(
-            proportion(f"{key}_unseen", f"{name}, kinds that do not occur in training", w.unseen[1], note=note)
-        )
-    if w.kept is not None and w.own is not None:
-        words = f"{side} after the round trip, read as labelled"
-        found.append(proportion(f"{key}_kept", words, w.kept, floor=w.own.value, note="floor: before it"))
-    note = f"constant picture: {w.one:.4f}"
+    key, name, shares, found = f"{side}_to_{OTHER[side]}", _arrow(side), w.shares, []
+    if shares:
+        note = f"untranslated {shares['untranslated']}; n = {w.n}"
+        found += [
+            proportion(key, f"{name}, read as labelled", shares["translated"], note=note, card=True),
+            proportion(f"{key}_renamed", f"{name}, after the best renaming of classes", shares["renamed"]),
+        ]
+    if "unseen" in shares:
+        note = f"untranslated {shares['unseen untranslated']}"
+        kinds = f"{name}, kinds that do not occur in training"
+        found.append(proportion(f"{key}_unseen", kinds, shares["unseen"], note=note))
+    if "kept" in shares:
+        words, floor = f"{side} after the round trip, read as labelled", shares["own"].value
+        found.append(proportion(f"{key}_kept", words, shares["kept"], floor=floor, note="floor: before it"))
     return [
         *found,
-        Finding(f"{key}_cycle", f"round-trip error of {side}", w.cycle, note=note),
+        Finding(f"{key}_cycle", f"round-trip error of {side}", w.cycle, note=f"constant picture: {w.constant:.4f}"),
         Finding(f"{key}_moved", f"change by the translation {name}", w.moved, best=None),
     ]
 
 
 def _table(every: list[tuple[str, dict[str, Way]]]) -> Table:
     """All directions of this run and of the run it is compared with, and the readers' accuracy on real pictures."""
-    read, errors = ("untranslated", "translated", "best renaming", "round trip"), ("round-trip error", "one picture")
     rows = []
     for prefix, ways in every:
         for side, w in ways.items():
-            shares = ("" if v is None else str(v) for v in (w.untranslated, w.translated, w.renamed, w.kept))
-            numbers = (f"{v:.4f}" for v in (w.cycle, w.one, w.moved))
-            rows.append((f"{prefix}{_arrow(side)}", *shares, *numbers))
-            if w.unseen is not None:
-                rows.append((f"{prefix}{_arrow(side)}, unseen", *map(str, w.unseen), *[""] * 5))
-    real = [(f"real {side}, their own reader", str(w.own), *[""] * 6) for side, w in every[0][1].items() if w.own]
-    return Table(("", *read, *errors, "change"), [*rows, *real])
+            shares = (str(w.shares.get(key, "")) for key in ("untranslated", "translated", "renamed", "kept"))
+            errors = (f"{v:.4f}" for v in (w.cycle, w.constant, w.moved))
+            rows.append((f"{prefix}{_arrow(side)}", *shares, *errors))
+            if "unseen" in w.shares:
+                unseen = (str(w.shares[key]) for key in ("unseen untranslated", "unseen"))
+                rows.append((f"{prefix}{_arrow(side)}, unseen", *unseen, *[""] * 5))
+    own = ((side, w.shares["own"]) for side, w in every[0][1].items() if "own" in w.shares)
+    rows += [(f"real {side}, their own reader", str(v), *[""] * 6) for side, v in own]
+    head = ("untranslated", "translated", "best renaming", "round trip", "round-trip error", "one picture", "change")
+    return Table(("", *head), rows)
 
 
 def _confusions(side: str, w: Way, data: Data) -> Table:
