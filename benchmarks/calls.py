@@ -1,4 +1,4 @@
-"""Functions of the same data in turns: seconds, memory, and what they found."""
+"""Functions called in turn on the same data: seconds, memory and results."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ T = TypeVar("T")
 
 @dataclass
 class Turns(Generic[T]):
-    """Of one function.
+    """The measurements of one function.
 
     Attributes:
-        found: what it returned last.
-        seconds: of each turn.
-        mebibytes: most memory held during a turn beyond what was held before it; None where Linux does not count it.
+        found: its last result.
+        seconds: seconds of each turn.
+        mebibytes: peak memory during a turn, minus the memory before it; None where Linux does not count it.
     """
 
     found: T
@@ -34,7 +34,7 @@ class Turns(Generic[T]):
 
 
 def take_turns(functions: Mapping[str, Callable[[], T]], repeats: int) -> dict[str, Turns[T]]:
-    """Each function once to warm up, when its memory is watched, then `repeats` times in turn."""
+    """Each function once to warm up and measure its memory, then `repeats` times in turn."""
     runs: dict[str, Turns[T]] = {}
     for name, work in functions.items():
         found, held = _watched(work)
@@ -50,7 +50,7 @@ def take_turns(functions: Mapping[str, Callable[[], T]], repeats: int) -> dict[s
 
 
 def _watched(work: Callable[[], T]) -> tuple[T, float | None]:
-    """What it returns, and the most MiB it holds, looked at every millisecond, in this process."""
+    """The result of a call, and its peak MiB in this process, sampled every millisecond."""
     statm = Path("/proc/self/statm")
     if not statm.exists():
         return work(), None

@@ -1,17 +1,16 @@
-"""Minutes of training until CAPTCHAs can be read: jensen's captcha recipe beside diffusers' recipe.
+"""Minutes of training until generated CAPTCHAs can be read: jensen's captcha recipe and diffusers' recipe.
 
-Both train on the same pictures and are asked for the same held-out texts; the reader that comes with jensen, trained
-on classical pictures only, reads what they draw. They take turns, `--seconds-per-eval` seconds of training each, so
-that a change in the machine's speed affects both; the clocks count training alone. Legibility is the share of
-pictures whose whole text is read as asked; where fewer than one in ten of the first 64 texts is, far below every
-mark, the others are not drawn.
+Both train on the same pictures and draw the same held-out texts; the reader that comes with jensen, trained only on
+classically rendered pictures, reads the samples. They take turns of `--seconds-per-eval` seconds of training, so that
+a change in the machine's speed affects both; the clocks count training alone. Legibility is the fraction of samples
+whose whole text is read as requested. If it is below 10 percent on the first 64 texts, the others are not drawn.
 
     python benchmarks/captcha_quality.py --minutes 10 --json quality.json
 
-The time of a mark is that of the first look at which it was passed, in one run of M minutes for each recipe. Jensen's
-learning rate decays over the last two fifths of them and the peer's along a cosine, so both may pass the marks
-earlier in a shorter run. The peer is sampled at each of `--guidance` and the best counts; jensen is sampled as
-configured.
+The table shows the training time at the first evaluation at which legibility is at least 50, 80 and 90 percent, in one
+run of `--minutes` per recipe. Jensen's learning rate decays over the last two fifths of the run and the peer's along a
+cosine, so both may get there earlier in a shorter run. The peer is sampled with each scale of `--guidance` and its best
+result counts; jensen is sampled as configured.
 """
 
 from __future__ import annotations
@@ -45,16 +44,16 @@ except ModuleNotFoundError as error:
 
 MARKS = (0.5, 0.8, 0.9)
 FIRST, ENOUGH = 64, 0.1  # all texts are drawn if at least this share of the first ones is legible
-TRIAL = 12  # steps by which the peer's speed is measured
+TRIAL = 12  # steps over which the peer's speed is measured
 
 
 class Contender(Protocol):
-    """Something that is trained by the clock and can draw texts."""
+    """A recipe that trains for a given time and can draw texts."""
 
     name: str
 
     def train(self, until: float) -> int:
-        """Train until this many seconds of training; returns the steps taken since the start."""
+        """Train up to this total number of seconds; returns the total number of steps."""
 
     def draw(self, cond: Tensor) -> list[Tensor]:
         """Pictures of encoded texts, (N, C, H, W), once for each way of sampling."""
@@ -87,10 +86,10 @@ class Theirs:
     """The recipe of diffusers; its cosine spans the steps that fit into `training.minutes`.
 
     Args:
-        recipe: gives minutes and seed.
-        data: to train on.
-        settings: of the peer.
-        scales: of guidance.
+        recipe: recipe that gives minutes and seed.
+        data: data to train on.
+        settings: settings of the peer.
+        scales: guidance scales.
     """
 
     name = "diffusers"
@@ -114,7 +113,7 @@ class Theirs:
 
 
 def _seconds_a_step(peer: Peer, batches: Iterator[Batch]) -> float:
-    """The median of a few steps."""
+    """Seconds of a training step, the median of a few."""
     times = [time.perf_counter()]
     for _ in range(TRIAL):
         peer.train_step(batches)
@@ -132,12 +131,12 @@ class Curve:
     exact: list[Proportion] = field(default_factory=list)
 
     def passed(self, mark: float) -> float | None:
-        """Seconds at the first look with at least this legibility."""
+        """Seconds of training at the first evaluation with at least this legibility."""
         return next((s for s, e in zip(self.seconds, self.exact, strict=True) if e.value >= mark), None)
 
 
 def judge(contender: Contender, asked: Tensor, data: Data) -> Proportion:
-    """The best share of texts that are read as asked."""
+    """The best fraction of texts that are read as requested."""
     reader, space = data.truths.reader, data.space
     assert reader is not None
     found = [legibility(reader.read(space.settled(made)), asked).exact for made in contender.draw(asked)]
@@ -145,7 +144,7 @@ def judge(contender: Contender, asked: Tensor, data: Data) -> Proportion:
 
 
 def look(contender: Contender, curve: Curve, until: float, asked: Tensor, data: Data) -> None:
-    """Train up to a time, draw, read."""
+    """Train up to a time, draw samples and read them."""
     steps = contender.train(until)
     exact = judge(contender, asked[:FIRST], data)
     if exact.value >= ENOUGH and len(asked) > FIRST:
@@ -158,14 +157,14 @@ def look(contender: Contender, curve: Curve, until: float, asked: Tensor, data: 
 
 
 def looks(minutes: float, every: float) -> list[float]:
-    """Seconds at which to look; the last is the end."""
+    """Seconds of training at which to evaluate; the last is the end."""
     end = 60 * minutes
     inside = [every * i for i in range(1, int(end / every) + 1) if every * i < end - 1e-6]
     return [*inside, end]
 
 
 def marks(ours: Curve, theirs: Curve, minutes: float) -> list[tuple[str, str, str, str]]:
-    """Rows of mark, both times, and their ratio, or a bound on it."""
+    """Rows of legibility, both times, and their ratio or a bound on it."""
     never = f"not within {minutes:g} min"
     rows = []
     for mark in MARKS:
@@ -180,30 +179,30 @@ def marks(ours: Curve, theirs: Curve, minutes: float) -> list[tuple[str, str, st
 
 
 def show(ours: Curve, theirs: Curve, minutes: float) -> None:
-    """Legibility at every look, then the marks."""
+    """Legibility at every evaluation, then the times."""
     rows = [
         (f"{s / 60:.1f}", f"{a}", n, f"{b}", m)
         for s, a, n, b, m in zip(ours.seconds, ours.exact, ours.steps, theirs.exact, theirs.steps, strict=True)
     ]
     print(table(("minutes", "jensen", "steps", "diffusers", "steps"), rows), end="\n\n")
-    header = ("read as asked", "jensen, minutes", "diffusers, minutes", "ratio")
+    header = ("texts read", "jensen, minutes", "diffusers, minutes", "ratio")
     print(table(header, marks(ours, theirs, minutes)))
 
 
 def main(
-    minutes: Annotated[float, Option(help="Training of each.")] = 10.0,
-    seconds_per_eval: Annotated[float, Option(help="Seconds of training between looks.")] = 30.0,
-    texts: Annotated[int, Option(min=1, help="Texts drawn at each look.")] = 256,
-    pictures: Annotated[int, Option(min=64, help="Pictures drawn to train on.")] = 40_000,
-    network: Annotated[Network, Option(help="How the peer is given the text.")] = "class-embedding",
-    batch: Annotated[int, Option(min=1, help="The peer's batch; 16 is its example's.")] = 16,
-    rate: Annotated[float, Option(help="The peer's learning rate; 1e-4 is its example's.")] = 1e-4,
-    warmup: Annotated[int, Option(min=0, help="The peer's steps of warm-up; 500 is its example's.")] = 500,
+    minutes: Annotated[float, Option(help="Minutes of training of each recipe.")] = 10.0,
+    seconds_per_eval: Annotated[float, Option(help="Seconds of training between evaluations.")] = 30.0,
+    texts: Annotated[int, Option(min=1, help="Texts drawn at each evaluation.")] = 256,
+    pictures: Annotated[int, Option(min=64, help="Number of training pictures.")] = 40_000,
+    network: Annotated[Network, Option(help="How the peer is conditioned on the text.")] = "class-embedding",
+    batch: Annotated[int, Option(min=1, help="The peer's batch size; 16 in diffusers' example.")] = 16,
+    rate: Annotated[float, Option(help="The peer's learning rate; 1e-4 in diffusers' example.")] = 1e-4,
+    warmup: Annotated[int, Option(min=0, help="The peer's warm-up steps; 500 in diffusers' example.")] = 500,
     guidance: Annotated[list[float] | None, Option(help="The peer's guidance scales; by default 2 and 4.")] = None,
     steps: Annotated[int, Option(min=1, help="The peer's sampling steps.")] = 25,
-    json_file: Annotated[Path | None, Option("--json", help="Write the results here as well.")] = None,
+    json_file: Annotated[Path | None, Option("--json", help="Write the results to this file too.")] = None,
 ) -> None:
-    """Minutes of training until 50, 80 and 90 percent of texts are read, jensen beside diffusers."""
+    """Minutes of training until 50, 80 and 90 percent of texts are read: jensen and diffusers."""
     recipe = configure("captcha", [f"training.minutes={minutes}", f"data.pictures={pictures}"])
     settings, scales = PeerSettings(network, batch, rate, warmup, steps=steps), guidance or [2.0, 4.0]
     data = open_data(recipe)

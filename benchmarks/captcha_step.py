@@ -1,14 +1,14 @@
-"""Pictures per second of a whole training step: jensen's captcha recipe beside diffusers' recipe.
+"""Pictures per second of a whole training step: jensen's captcha recipe and diffusers' recipe.
 
-A step is batch, forward, backward, clipping, optimizer and average; jensen's is its real `train_step`. The
-contenders take turns, `--steps` steps each, `--repeats` times, on the same pictures, in batches of one size.
+A step is loading a batch, forward, backward, clipping, optimizer and weight averaging; jensen's is its real
+`train_step`. The contenders take turns, `--steps` steps each, `--repeats` times, on the same pictures, with the same
+batch size.
 
     python benchmarks/captcha_step.py --json step.json
 
-What the columns mean: "ratio" is the speed over that of diffusers in float32, the median of the turns, with the
-least and the greatest; "of peak" is operations of the matrix products, convolutions and attentions of a step, over
-the time of a step, as a share of the machine's own speed in that precision: the best that a large matrix product
-or a large convolution reached in any turn.
+Columns: "ratio" is the speed divided by that of diffusers in float32, the median over turns with minimum and maximum;
+"of peak" is the number of operations per second (matrix products, convolutions and attention) as a fraction of the
+machine's peak in that precision: the best that a large matrix product or convolution reached in any turn.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ except ModuleNotFoundError as error:
     sys.exit(f"{error}: pip install -r benchmarks/requirements.txt")
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-SCHEDULED = 100_000  # steps of the peer's schedule: far more than are taken
+SCHEDULED = 100_000  # steps of the peer's learning rate schedule: far more than are made
 
 
 @dataclass
@@ -46,11 +46,11 @@ class Contender:
     """One recipe in one precision.
 
     Attributes:
-        name, precision: of it.
+        name, precision: names of both.
         step: takes one training step.
-        parameters: of the network.
-        flops: of a step.
-        speeds: pictures per second, one a turn.
+        parameters: number of parameters of the network.
+        flops: operations of a step.
+        speeds: pictures per second in each turn.
     """
 
     name: str
@@ -165,15 +165,15 @@ HEADER = ("recipe", "precision", "parameters", "pictures/s", "ratio", "GFLOP/pic
 
 
 def main(
-    repeats: Annotated[int, Option(min=1, help="Turns of every contender.")] = 7,
+    repeats: Annotated[int, Option(min=1, help="Turns of each contender.")] = 7,
     steps: Annotated[int, Option(min=1, help="Training steps in a turn.")] = 10,
     warmup: Annotated[int, Option(min=0, help="Steps before the first turn.")] = 5,
-    pictures: Annotated[int, Option(min=64, help="Pictures drawn to train on.")] = 4096,
+    pictures: Annotated[int, Option(min=64, help="Number of training pictures.")] = 4096,
     peak: Annotated[int, Option(min=64, help="Side of the matrices for the measured peak.")] = 4096,
-    network: Annotated[Network, Option(help="How the peer is given the text.")] = "class-embedding",
-    json_file: Annotated[Path | None, Option("--json", help="Write the results here as well.")] = None,
+    network: Annotated[Network, Option(help="How the peer is conditioned on the text.")] = "class-embedding",
+    json_file: Annotated[Path | None, Option("--json", help="Write the results to this file too.")] = None,
 ) -> None:
-    """Pictures per second of a training step, jensen beside diffusers."""
+    """Pictures per second of a training step: jensen and diffusers."""
     batch = configured(pictures, "bfloat16").training.batch_size
     found = contenders(pictures, network)
     peaks = measure(found, batch=batch, repeats=repeats, steps=steps, warmup=warmup, peak=peak)

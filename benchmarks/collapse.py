@@ -1,15 +1,15 @@
-"""What each remedy does to a layer of latents that is ignored: the collapse report of one model, remedy by remedy.
+"""Posterior collapse and its remedies: the collapse report of one model, trained with each remedy.
 
 Three layers of latents on scikit-learn's handwritten digits, q(z1|x) q(z2|z1) q(z3|z2) with p(x|z1) p(z1|z2) p(z2|z3)
-p(z3), trained by the recipe `digits-hvae` on the plain bound, which leaves all but the first unused. Each remedy
+p(z3), trained by the recipe `digits-hvae` on the plain ELBO, which leaves all layers but the first unused. Each remedy
 changes one setting:
 
     python benchmarks/collapse.py --json collapse.json
 
-KL is a layer's term of the bound; active units are those whose posterior mean varies by more than 0.01 over the data;
-"log p(x|z) lost" is by how much log p(x|z) falls when that layer is drawn from its prior instead, with the layers above
-it kept. log p(x) is importance-sampled with the encoder as proposal. All numbers are in nats, on held-out digits, with
-standard errors over the digits; log p(x) differs between seeds by more than that, hence several seeds.
+KL is a layer's term of the bound; active units are those whose posterior mean has a variance above 0.01 over the data;
+"log p(x|z) lost" is the decrease of log p(x|z) when that layer is drawn from its prior, with the layers above
+unchanged. log p(x) is importance-sampled with the encoder as proposal. All numbers are in nats, on held-out digits,
+with standard errors over the digits; log p(x) varies more than that between seeds, hence several seeds.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def remedies(steps: int) -> dict[str, tuple[str, ...]]:
         "none": (),
         "annealing, linear": ("bound.warm=linear", f"bound.warm_steps={steps // 2}"),
         "annealing, cyclical": ("bound.warm=cyclical", f"bound.warm_steps={steps // 4}"),
-        "free bits, 1 nat a layer": ("bound.free_bits=1",),
+        "free bits, 1 nat per layer": ("bound.free_bits=1",),
         "weakened decoder": ("network.decoder_hidden=16",),
         "ladder": ("network.direction=ladder",),
         "ladder, linear annealing": ("network.direction=ladder", "bound.warm=linear", f"bound.warm_steps={steps // 2}"),
@@ -53,12 +53,12 @@ class Found:
     """One trained model.
 
     Attributes:
-        remedy: its name.
-        settings: that differ from the recipe's.
-        seed: of the training.
-        report: layer by layer.
+        remedy: name of the remedy.
+        settings: settings that differ from the recipe's.
+        seed: random seed of the training.
+        report: the collapse report.
         log_p: the mean over held-out digits, and its standard error.
-        seconds: of training.
+        seconds: seconds of training.
     """
 
     remedy: str
@@ -87,7 +87,7 @@ class Found:
 
 
 def trained(remedy: str, words: tuple[str, ...], steps: int, samples: int, seed: int) -> Found:
-    """Train and judge one model."""
+    """Train and evaluate one model."""
     settings = (*PLAIN, *words, f"training.steps={steps}")
     training = prepare(configure("digits-hvae", settings, seed=seed))
     seconds = training.run()
@@ -101,12 +101,12 @@ def trained(remedy: str, words: tuple[str, ...], steps: int, samples: int, seed:
 
 
 def main(
-    steps: Annotated[int, Option(min=4, help="Training steps of each.")] = 1000,
-    seeds: Annotated[int, Option(min=1, help="Trainings of each.")] = 2,
-    samples: Annotated[int, Option(min=1, help="K of log p(x).")] = 500,
-    json_file: Annotated[Path | None, Option("--json", help="Write the results here as well.")] = None,
+    steps: Annotated[int, Option(min=4, help="Training steps of each model.")] = 1000,
+    seeds: Annotated[int, Option(min=1, help="Random seeds per remedy.")] = 2,
+    samples: Annotated[int, Option(min=1, help="Importance samples K of log p(x).")] = 500,
+    json_file: Annotated[Path | None, Option("--json", help="Write the results to this file too.")] = None,
 ) -> None:
-    """The collapse report, remedy by remedy."""
+    """The collapse report with each remedy."""
     torch.set_num_threads(1)
     found = [
         trained(remedy, words, steps, samples, seed)

@@ -1,8 +1,8 @@
-"""Problems whose sampling path is known: exact denoisers, one noise for everybody, one start and one end.
+"""Sampling problems with known solutions: exact denoisers, the same noise, start and end for every library.
 
 The schedule is DDPM's: 1,000 betas from 1e-4 to 0.02, native to diffusers. Every path starts at its last step (t = 1,
-sigma / alpha = 157.4) and ends at its first (t = 1/1000, sigma / alpha = 0.01), not at sigma = 0, where methods differ
-in what they call the end. Data have mean 0 and variance 1 in every coordinate. Everything is float64.
+sigma / alpha = 157.4) and ends at its first (t = 1/1000, sigma / alpha = 0.01), not at sigma = 0, which methods
+treat differently. Data have mean 0 and variance 1 in every coordinate. Everything is float64.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SCHEDULE = BetaSchedule(BETAS)
 GRIDS = ("uniform", "log_snr", "karras", "quadratic")
 
 Run = Callable[[Denoiser, Tensor], Tensor]
-"""From the noise at the start to where a sampler says the path ends."""
+"""Maps the noise at the start to the end of the path by a sampler."""
 
 
 @cache
@@ -37,11 +37,11 @@ class Problem:
     """An exact denoiser, where paths start, and where they end.
 
     Attributes:
-        name: of the data.
+        name: name of the data.
         oracle: the denoiser.
         start: (N, D) noise.
         end: (N, D), the exact solution of the probability-flow ODE.
-        uncertainty: mean distance of `end` to the same with half the steps.
+        uncertainty: mean distance between `end` and the solution with half the steps.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Problem:
     uncertainty: float
 
     def error(self, made: Tensor) -> float:
-        """Mean distance to the exact end, over the square root of D; infinite where a method broke down."""
+        """Mean distance to the exact end, over the square root of D; infinite if a method failed."""
         distance = (made - self.end).norm(dim=1).mean() / math.sqrt(made.shape[1])
         return float(distance) if bool(torch.isfinite(distance)) else math.inf
 
@@ -65,12 +65,12 @@ def problem(name: str, oracle: MixtureOracle, rows: int, steps: int) -> Problem:
 
 
 def problems(rows: int = 512, steps: int = 1000) -> list[Problem]:
-    """The two mixtures, solved."""
+    """The problems of the two mixtures."""
     return [problem("ring of 8, D = 2", ring(), rows, steps), problem("5 at random, D = 8", scattered(), rows, steps)]
 
 
 def ring(components: int = 8, deviation: float = 0.15) -> MixtureOracle:
-    """Equal round components on a circle, in the plane."""
+    """Equal isotropic components on a circle in the plane."""
     angles = torch.arange(components, dtype=F64) * (2 * math.pi / components)
     means = math.sqrt(2 * (1 - deviation**2)) * torch.stack([angles.cos(), angles.sin()], 1)
     variances = torch.full((components, 1), deviation**2, dtype=F64)
@@ -78,7 +78,7 @@ def ring(components: int = 8, deviation: float = 0.15) -> MixtureOracle:
 
 
 def scattered(components: int = 5, dimension: int = 8, seed: int = 0) -> MixtureOracle:
-    """Components of random weights, places and widths, moved and scaled to mean 0 and variance 1."""
+    """Components of random weights, means and widths, standardised to mean 0 and variance 1."""
     rng = torch.Generator().manual_seed(seed)
     means = 0.8 * torch.randn(components, dimension, dtype=F64, generator=rng)
     variances = 0.05 + 0.45 * torch.rand(components, dimension, dtype=F64, generator=rng)

@@ -1,7 +1,7 @@
-"""Frechet distance of features: jensen's `frechet_distance` beside torch-fidelity, pytorch-fid and torchmetrics.
+"""Frechet distance of features: jensen's `frechet_distance`, torch-fidelity, pytorch-fid, torchmetrics.
 
-From features in memory to the distance, in float64; networks and pictures play no part. All take turns, and must agree
-to six digits. jensen's standard error, which is found when it is asked for, has a row of its own.
+The time from features in memory to the distance, in float64, without networks and pictures. All take turns and must
+agree to six digits. A separate row includes jensen's standard error, which is computed on demand.
 
     python benchmarks/frechet.py --json frechet.json
 """
@@ -32,18 +32,18 @@ NAMES = ("torch-fidelity", "pytorch-fid", "torchmetrics")
 
 
 def with_error(real: torch.Tensor, fake: torch.Tensor) -> float:
-    """The distance, once its standard error is known too."""
+    """The distance, after its standard error is computed too."""
     found = frechet_distance(real, fake)
     return found.value if found.stderr >= 0 else -1.0
 
 
 def main(
-    rows: Annotated[int, Option(min=2, help="Of each sample.")] = 5000,
+    rows: Annotated[int, Option(min=2, help="Rows of each sample.")] = 5000,
     dims: Annotated[int, Option(min=1)] = 2048,
-    repeats: Annotated[int, Option(min=1, help="Turns of each.")] = 3,
-    json_file: Annotated[Path | None, Option("--json", help="Write the results here as well.")] = None,
+    repeats: Annotated[int, Option(min=1, help="Turns of each function.")] = 3,
+    json_file: Annotated[Path | None, Option("--json", help="Write the results to this file too.")] = None,
 ) -> None:
-    """Seconds of a Frechet distance, jensen beside three others."""
+    """Seconds of a Frechet distance: jensen and three others."""
     torch.manual_seed(0)
     mix = torch.randn(dims, dims).double() / dims**0.5
     real, fake = torch.randn(rows, dims).double() @ mix, 0.1 + 1.1 * torch.randn(rows, dims).double() @ mix.T

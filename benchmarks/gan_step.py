@@ -1,15 +1,14 @@
-"""Training steps per second of a GAN: jensen beside a plain loop written by hand.
+"""Training steps per second of a GAN: jensen and a plain loop written by hand.
 
 The same networks, batch, loss (non-saturating), optimizer (fused Adam) and data for both, on points and pictures drawn
-at random. One step is the critic's move and the generator's, each with noise of its own. The loop is what a careful
-person writes in thirty lines, and does nothing else; jensen's is `train_step`, which also checks that every loss and
-gradient is finite, keeps an averaged generator and gathers the terms for the journal.
+at random. One step is an update of the critic and one of the generator, each with new noise. The loop is a careful
+implementation in thirty lines that does nothing else; jensen's is `train_step`, which also checks that every loss and
+gradient is finite, keeps an averaged generator and collects the terms for the journal.
 The contenders take turns of `--seconds` each, `--repeats` times.
 
     python benchmarks/gan_step.py --json gan.json
 
-What the columns mean: "jensen is" is jensen's speed over the loop's, the median of the turns, with the least and the
-greatest.
+Column "jensen is": jensen's speed divided by the loop's, the median over turns with minimum and maximum.
 """
 
 from __future__ import annotations
@@ -39,14 +38,14 @@ ROWS, RATE, BETAS = 2048, 1e-3, (0.5, 0.999)
 
 @dataclass(frozen=True)
 class Networks:
-    """A generator, a critic, and what they are about.
+    """A generator, a critic, and their data.
 
     Attributes:
-        name: of the row.
-        latent: numbers of z.
+        name: name of the row.
+        latent: length of z.
         event: shape of x.
-        batch: examples a move.
-        generator, critic: make them, untrained.
+        batch: batch size.
+        generator, critic: functions that make the untrained networks.
     """
 
     name: str
@@ -73,7 +72,7 @@ def convolutional_generator() -> nn.Module:
 
 
 def convolutional_critic() -> nn.Module:
-    """Its mirror image."""
+    """The mirror image of the generator."""
     return nn.Sequential(
         nn.Conv2d(3, 32, 4, 2, 1),
         nn.LeakyReLU(0.2),
@@ -98,7 +97,7 @@ def adam(module: nn.Module) -> torch.optim.Adam:
 
 
 def ours(made: Networks, generator: nn.Module, critic: nn.Module, x: Tensor) -> Contender:
-    """Jensen's trainer on its game."""
+    """Jensen's trainer."""
     game = Adversarial(GAN(generator, [made.latent]), critic, loss="non-saturating")
     players = {
         name: Player(list(p), torch.optim.Adam(p, lr=RATE, betas=BETAS, fused=True), lambda _: RATE)
@@ -133,18 +132,18 @@ def by_hand(made: Networks, generator: nn.Module, critic: nn.Module, x: Tensor) 
 
 
 def contenders(made: Networks) -> list[Contender]:
-    """Both, from the same weights."""
+    """Both contenders, with the same initial weights."""
     torch.manual_seed(0)
     x, generator, critic = torch.randn(ROWS, *made.event).tanh(), made.generator(), made.critic()
     return [build(made, *copy.deepcopy((generator, critic)), x) for build in (ours, by_hand)]
 
 
 def main(
-    repeats: Annotated[int, Option(min=1, help="Turns of every contender.")] = 9,
-    seconds: Annotated[float, Option(min=0.1, help="Of a turn.")] = 1.0,
-    json_file: Annotated[Path | None, Option("--json", help="Write the results here as well.")] = None,
+    repeats: Annotated[int, Option(min=1, help="Turns of each contender.")] = 9,
+    seconds: Annotated[float, Option(min=0.1, help="Length of a turn.")] = 1.0,
+    json_file: Annotated[Path | None, Option("--json", help="Write the results to this file too.")] = None,
 ) -> None:
-    """Training steps per second of a GAN, jensen beside a plain loop."""
+    """Training steps per second of a GAN: jensen and a plain loop."""
     rows: list[dict[str, Any]] = []
     for made in NETWORKS:
         found = contenders(made)

@@ -1,15 +1,15 @@
-"""Seconds a datum of log p(x) with 5,000 importance samples: jensen's `log_likelihood` beside pythae's `get_nll`.
+"""Seconds per datum of log p(x) with 5,000 importance samples: jensen's `log_likelihood`, pythae's `get_nll`.
 
 The same weights for both: the networks of the recipes `digits-vae` and `mnist-vae`, untrained, on pixels drawn at
-random. pythae goes through its data one by one and through the samples in batches of `batch_size`, 100 by default,
+random. pythae loops over the data and evaluates the samples in batches of `batch_size`, 100 by default,
 and encodes the datum again for each sample; a second contender is pythae with all 5,000 in one batch. Both run
 without gradients. The contenders take turns, `--repeats` times.
 
     python benchmarks/iwae_evaluation.py --json iwae.json
 
-What the columns mean: "jensen is" is jensen's speed over the row's, the median of the turns, with the least and the
-greatest; "log p" is the mean over the data that all judge, with its standard error where the library gives one;
-"of the work" is the operations of jensen's matrix products as a share of the row's: what the machine alone would give.
+Columns: "jensen is" is jensen's speed divided by the row's, the median over turns with minimum and maximum; "log p" is
+the mean over the data that all evaluate, with its standard error if the library gives one; "of the work" is the number
+of operations of jensen's matrix products divided by the row's: the ratio of times at equal operations per second.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ class Contender:
     """One way to estimate the mean log p of some data.
 
     Attributes:
-        name: of it.
-        data: how many it takes in a turn: enough to fill some time.
-        judge: data to mean log p and its standard error, if known.
-        flops: of the matrix products, a datum.
-        seconds: a datum, one a turn.
-        value, stderr: of the data that all judge.
+        name: name of the contender.
+        data: number of data per turn, enough for a measurable time.
+        judge: maps data to mean log p and its standard error, if known.
+        flops: operations of the matrix products per datum.
+        seconds: seconds per datum in each turn.
+        value, stderr: mean log p of the data that all evaluate.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Contender:
         return statistics.median(self.seconds)
 
     def ready(self, x: Tensor, shared: int) -> None:
-        """Judge what all judge, and count the operations."""
+        """Evaluate the common data, and count the operations."""
         self.value, self.stderr = self.judge(x[:shared])
         self.flops = count_flops(lambda: self.judge(x[:shared])) / shared
 
@@ -114,7 +114,7 @@ def measure(name: str, found: list[Contender], x: Tensor, *, repeats: int, share
         for c in found:
             c.turn(x)
         seen = ", ".join(f"{c.name} {1000 * c.seconds[-1]:.1f}" for c in found)
-        print(f"{name}, turn {turn} of {repeats}: {seen} ms a datum", file=sys.stderr, flush=True)
+        print(f"{name}, turn {turn} of {repeats}: {seen} ms per datum", file=sys.stderr, flush=True)
 
 
 def summary(name: str, found: list[Contender]) -> list[dict[str, Any]]:
@@ -159,13 +159,13 @@ HEADER = ("networks of", "library", "ms/datum", "log p, nats", "GFLOP/s", "of th
 
 
 def main(
-    repeats: Annotated[int, Option(min=1, help="Turns of every contender.")] = 5,
-    samples: Annotated[int, Option(min=100, help="Importance samples of a datum.")] = 5000,
-    theirs: Annotated[int, Option(min=1, help="Data in a turn of pythae.")] = 4,
-    ours: Annotated[int, Option(min=1, help="Data in a turn of jensen.")] = 16,
-    json_file: Annotated[Path | None, Option("--json", help="Write the results here as well.")] = None,
+    repeats: Annotated[int, Option(min=1, help="Turns of each contender.")] = 5,
+    samples: Annotated[int, Option(min=100, help="Importance samples per datum.")] = 5000,
+    theirs: Annotated[int, Option(min=1, help="Data per turn of pythae.")] = 4,
+    ours: Annotated[int, Option(min=1, help="Data per turn of jensen.")] = 16,
+    json_file: Annotated[Path | None, Option("--json", help="Write the results to this file too.")] = None,
 ) -> None:
-    """Seconds a datum of log p(x) by importance sampling, jensen beside pythae."""
+    """Seconds per datum of log p(x) by importance sampling: jensen and pythae."""
     rows: list[dict[str, Any]] = []
     for name in RECIPES:
         recipe = configure(name)
@@ -177,7 +177,7 @@ def main(
         rows += summary(name, found)
     about = {**facts(), "pythae": version("pythae")}
     print("\n".join(f"{name}: {value}" for name, value in about.items()))
-    print(f"{samples} samples of a datum; {repeats} turns", end="\n\n")
+    print(f"{samples} samples per datum; {repeats} turns", end="\n\n")
     print(table(HEADER, [show(row) for row in rows]))
     settings = {"repeats": repeats, "samples": samples, "theirs": theirs, "ours": ours}
     write_json(json_file, {"facts": about, "settings": settings, "rows": rows})

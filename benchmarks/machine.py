@@ -1,4 +1,4 @@
-"""What a benchmark ran on, how fast its matrix products are, and how results are shown."""
+"""The machine of a benchmark, its peak speed, and the tables of results."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _attention_backward(grad: Any, query: Any, key: Any, value: Any, *_: Any, **
     return sdpa_backward_flop_count(grad, query, key, value)
 
 
-FUSED = {  # the fused attention of a CPU, which torch's own table leaves out; each is given shapes
+FUSED = {  # fused attention on the CPU, which torch's table lacks: functions of the shapes
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
 }
@@ -71,7 +71,7 @@ def matrix_speed(dtype: torch.dtype, size: int) -> float:
 
 
 def _seconds(work: Callable[[], object], times: int = 2) -> float:
-    """Of the fastest call."""
+    """Seconds of the fastest call."""
     seconds = []
     for _ in range(times):
         start = time.perf_counter()
@@ -104,6 +104,6 @@ def spread(values: Sequence[float], digits: int = 1, percent: bool = False) -> s
 
 
 def write_json(path: Path | None, result: dict[str, Any]) -> None:
-    """The result as JSON, if a file was asked for."""
+    """Write the result as JSON, if a file is given."""
     if path is not None:
         path.write_text(dumps(result, indent=2) + "\n", encoding="utf-8")

@@ -1,21 +1,22 @@
-"""Seconds to fit a Bayesian Gaussian mixture to a held-out likelihood: jensen beside scikit-learn.
+"""Seconds to fit a Bayesian Gaussian mixture to a held-out likelihood: jensen and scikit-learn.
 
-A million points in 16 dimensions from a mixture of 50 Gaussians of unequal weights, sizes and shapes, that overlap;
-both fit 50 components of full covariance with the same weak prior, in float64, with as many threads as their libraries
-take. scikit-learn's is `BayesianGaussianMixture(weight_concentration_prior_type="dirichlet_distribution")`.
+A million points in 16 dimensions from a mixture of 50 Gaussians with unequal weights, sizes and shapes, which overlap;
+both fit 50 components with full covariances and the same weak prior, in float64, with their libraries' default number
+of threads. scikit-learn's is `BayesianGaussianMixture(weight_concentration_prior_type="dirichlet_distribution")`.
 
     python benchmarks/mixture_fit.py --json mixture.json
 
-Two comparisons. "same start": both go on from the same responsibilities, so that both come to the same parameters
-after as many sweeps, and the ratio is that of the sweeps' times; the table says how far apart the likelihoods are.
-"own start": each as a user would call it, its own way to start included (scikit-learn: k-means on all points; jensen:
-k-means on 20,000 of them, five times over), until it reaches the held-out likelihood at which scikit-learn ends. Which
-of the many local optima a start leads to is luck for both; where one of jensen's falls short it starts again from the
-next seed, and all its time counts. It also takes part in float32, and with natural-gradient steps on batches of 8,192
-before its sweeps.
+There are two comparisons. "same start": both start from the same responsibilities, so they have the same parameters
+after the same number of sweeps, and the ratio is that of the times per sweep; the table shows the difference between
+the likelihoods. "own start": each with its default initialisation (scikit-learn: k-means on all points; jensen: the
+best of five runs of k-means on 20,000 points), until it reaches the final held-out likelihood of scikit-learn. Which
+local optimum is found depends on the seed for both; if jensen ends below the target, it starts again with the next
+seed, and the time of all starts counts. jensen also runs in float32, and with natural-gradient steps on batches of
+8,192 before the sweeps.
 
-The held-out log-likelihood is the predictive density's, a mixture of Student's t, in nats a point, computed by the same
-code from each one's posterior, outside the clock. scikit-learn's own `score` is not normalised and not used.
+The held-out log-likelihood is that of the predictive density, a mixture of Student's t, in nats per point. The same
+code computes it from each posterior, and its time does not count. scikit-learn's `score` is not normalised and not
+used.
 """
 
 from __future__ import annotations
@@ -43,10 +44,10 @@ from jensen.variational.mean_field.quadratic import features
 from machine import facts, table, write_json
 
 F64 = torch.float64
-STARTS = 4  # of jensen's, at most, until one reaches the target
+STARTS = 4  # largest number of jensen's starts, until one reaches the target
 
 
-# Data and judging --------------------------------------------------------------------------------
+# Data and evaluation -----------------------------------------------------------------------------
 
 
 def draws(n: int, dims: int, components: int, seed: int, spread: float) -> Tensor:
@@ -77,10 +78,10 @@ class Run:
     """One fit.
 
     Attributes:
-        name: of it.
-        seconds: since the start, after each sweep, the start's own time included where it is timed.
-        factors: after each sweep.
-        likelihood: held out, after each sweep.
+        name: name of the fit.
+        seconds: time after each sweep, including the initialisation if it is timed.
+        factors: the posterior after each sweep.
+        likelihood: held-out log-likelihood after each sweep.
     """
 
     name: str
@@ -92,17 +93,17 @@ class Run:
         self.likelihood = [held_out(f, x) for f in self.factors]
 
     def reached(self, target: float) -> float | None:
-        """Seconds until the likelihood was that first."""
+        """Seconds until the likelihood first reached this value."""
         return next((s for s, v in zip(self.seconds, self.likelihood, strict=True) if v >= target), None)
 
     @property
     def sweep(self) -> float:
-        """Seconds a sweep, the median."""
+        """Seconds per sweep, the median."""
         return float(np.median(np.diff(self.seconds)))
 
 
 class Clocked(BayesianGaussianMixture):
-    """scikit-learn's mixture, its parameters kept after every iteration; from given responsibilities if there are."""
+    """scikit-learn's mixture that keeps its parameters after every iteration; starts from responsibilities if given."""
 
     run: Run
     began: float
@@ -131,7 +132,7 @@ class Clocked(BayesianGaussianMixture):
 
 
 def peer(x: Tensor, components: int, iterations: int, responsibilities: Tensor | None = None) -> Run:
-    """scikit-learn, so many iterations."""
+    """scikit-learn for a number of iterations."""
     model = Clocked(
         n_components=components,
         weight_concentration_prior_type="dirichlet_distribution",
@@ -158,7 +159,7 @@ def ours(
     steps: int = 0,
     seed: int = 0,
 ) -> Run:
-    """Jensen, so many sweeps, after so many natural-gradient steps on batches."""
+    """Jensen for a number of sweeps, after a number of natural-gradient steps on batches."""
     run = Run(name)
     began = time.perf_counter()
     mixture = GaussianMixtureVI(components, MixturePrior.around(x, components))
@@ -177,7 +178,7 @@ def ours(
 
 
 def peak_memory(work: Callable[[], object]) -> float | None:
-    """MiB that `work` holds at most beyond what was held before it; where Linux counts it."""
+    """Peak MiB of `work`, minus the memory before it; None where Linux does not count it."""
     status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     if not reset.exists():
         work()
@@ -186,7 +187,7 @@ def peak_memory(work: Callable[[], object]) -> float | None:
     def held(name: str) -> float:
         return next(float(line.split()[1]) / 1024 for line in status.read_text().splitlines() if line.startswith(name))
 
-    reset.write_text("5")  # the peak starts anew from what is held
+    reset.write_text("5")  # reset the peak to the current memory
     before = held("VmRSS:")
     work()
     return held("VmHWM:") - before
@@ -196,7 +197,7 @@ def peak_memory(work: Callable[[], object]) -> float | None:
 
 
 def same_start(x: Tensor, test: Tensor, components: int, sweeps: int) -> list[dict[str, Any]]:
-    """Seconds a sweep, and how far apart the likelihoods are after the last one."""
+    """Seconds per sweep, and the difference between the likelihoods after the last one."""
     seeded = GaussianMixtureVI(components, MixturePrior.around(x, components))
     seeded.start(x, generator=generator(0))
     start = seeded.responsibilities(x)
@@ -220,7 +221,7 @@ def same_start(x: Tensor, test: Tensor, components: int, sweeps: int) -> list[di
 
 
 def own_start(x: Tensor, test: Tensor, components: int, iterations: int, sweeps: int) -> list[dict[str, Any]]:
-    """Seconds to the likelihood that scikit-learn ends at."""
+    """Seconds to the final likelihood of scikit-learn."""
     base = peer(x, components, iterations)
     base.judge(test)
     target, epoch = base.likelihood[-1], len(x) // 8192
@@ -239,7 +240,7 @@ def own_start(x: Tensor, test: Tensor, components: int, iterations: int, sweeps:
 
 
 def row(runs: list[Run], target: float, seconds: float) -> dict[str, Any]:
-    """Of starts one after the other, of which only the last may have reached the target."""
+    """A row of the table; of the successive starts `runs` only the last may have reached the target."""
     last = runs[-1].reached(target)
     reached = None if last is None else sum(r.seconds[-1] for r in runs[:-1]) + last
     return {
@@ -258,17 +259,17 @@ def number(value: float | None, digits: int) -> str:
 
 
 def main(
-    points: Annotated[int, Option(min=1000, help="To fit.")] = 1_000_000,
+    points: Annotated[int, Option(min=1000, help="Number of points to fit.")] = 1_000_000,
     dims: Annotated[int, Option(min=1)] = 16,
     components: Annotated[int, Option(min=1)] = 50,
-    spread: Annotated[float, Option(min=0, help="Of the true centres; components are about 1 wide.")] = 1.5,
+    spread: Annotated[float, Option(min=0, help="Spread of the true means; component width is about 1.")] = 1.5,
     test_points: Annotated[int, Option("--test", min=100, help="Held out.")] = 50_000,
-    shared: Annotated[int, Option(min=0, help="Sweeps of each from the same start; 0: leave that comparison out.")] = 4,
-    iterations: Annotated[int, Option(min=0, help="Of scikit-learn from its own; 0: leave it out.")] = 8,
-    sweeps: Annotated[int, Option(min=2, help="Of jensen from its own start.")] = 20,
-    json_file: Annotated[Path | None, Option("--json", help="Write the results here as well.")] = None,
+    shared: Annotated[int, Option(min=0, help="Sweeps from the same start; 0: no comparison.")] = 4,
+    iterations: Annotated[int, Option(min=0, help="scikit-learn's iterations from its own start; 0: none.")] = 8,
+    sweeps: Annotated[int, Option(min=2, help="Sweeps of jensen from its own start.")] = 20,
+    json_file: Annotated[Path | None, Option("--json", help="Write the results to this file too.")] = None,
 ) -> None:
-    """Seconds of a mixture's fit, jensen beside scikit-learn."""
+    """Seconds to fit a mixture: jensen and scikit-learn."""
     data = draws(points + test_points, dims, components, 0, spread)
     x, test = data[:points].clone(), data[points:].clone()
     del data
@@ -284,7 +285,7 @@ def main(
             (r["fit"], f"{r['seconds_a_sweep']:.2f}", f"{r['ratio']:.1f}", f"{r['held_out']:.4f}", f"{r['apart']:+.1e}")
             for r in rows
         ]
-        header = ("fit, same start", "seconds a sweep", "ratio", "held out", "apart")
+        header = ("fit, same start", "seconds per sweep", "ratio", "held out", "difference")
         print(table(header, cells), end="\n\n")
     if iterations:
         result["own_start"] = rows = own_start(x, test, components, iterations, sweeps)

@@ -1,15 +1,15 @@
-"""Which modes a GAN loses, and what packing gives back: the ring of 8 and the grid of 25, over several seeds.
+"""Which modes a GAN loses, and which packing recovers: the ring of 8 and the grid of 25, over several seeds.
 
     python benchmarks/mode_collapse.py --json mode_collapse.json
 
-Each row is trained `--seeds` times by the recipes `ring-gan` and `grid-gan`, with one setting changed: packs of m,
-the balance of the modes (the rarest a tenth as frequent as the commonest, geometric between), or the activation. A
+Each row is trained `--seeds` times by the recipes `ring-gan` and `grid-gan`, with one setting changed: the
+packing m, the balance of the modes (geometric weights, the smallest a tenth of the largest), or the activation. A
 sample within 3 standard deviations of a mode is of high quality, and a mode with such a sample among 2,500 is
-recovered. A mode is held if its share of high-quality samples is at least a fifth of its weight. Reverse KL is that
-of the shares of modes by nearest centre, in nats; its floor is that of as many draws of the data. The first row of
-each needs no training: uniform noise on the grid's square, and on the ring's circle, recovers every mode as well. A
-dead unit is a hidden unit that is positive for no input. Steps to quality is the first step, of every 250th, at which
-half of the samples of the current weights were of high quality. After ± stands a standard error over seeds.
+recovered. A mode is held if its share of high-quality samples is at least a fifth of its weight. Reverse KL is computed
+from the fractions of samples nearest to each mode, in nats; its floor is the value for the same number of draws of the
+data. The first row of each data set is uniform noise on the grid's square or the ring's circle, without training: it
+recovers every mode too. A dead unit is a hidden unit that is positive for no input. "Steps to quality" is the first
+step, checked every 250 steps, at which half of the samples are of high quality. ± is a standard error over seeds.
 
 Results depend on the seed alone, so parts may run in parallel (`--only ring`, `--only grid`, `--first 3 --seeds 2`),
 and `--join` shows the table of several JSON files.
@@ -45,7 +45,7 @@ from ours import prepare
 
 SAMPLES, LOOK = 2500, 250
 RARE = 0.1
-HELD = 0.2  # of a mode's weight
+HELD = 0.2  # fraction of a mode's weight
 PUBLISHED = {  # Lin et al. (2018), table 1: means over 10 trainings and their standard errors
     ("ring", 1): ("6.3 ± 0.5", "98.2% ± 0.2", "0.45 ± 0.09"),
     ("ring", 2): ("7.9 ± 0.1", "95.6% ± 2.0", "0.07 ± 0.03"),
@@ -66,7 +66,7 @@ SETTINGS = {
         "training.batch_size=128",
         "training.steps=2000",
     ),
-    "grid": ("training.steps=5000",),  # else the recipe's own
+    "grid": ("training.steps=5000",),  # the others keep the recipe's number
 }
 
 
@@ -76,10 +76,10 @@ class Case:
 
     Attributes:
         data: "ring" or "grid".
-        packing: m.
-        balance: weight of the rarest mode over that of the commonest.
-        activation: of both players.
-        noise: uniform noise instead of a trained model.
+        packing: number m of examples per pack.
+        balance: weight of the rarest mode divided by that of the most frequent.
+        activation: activation of generator and critic.
+        noise: whether samples are uniform noise, without a model.
     """
 
     data: str
@@ -90,7 +90,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """`--only` takes the beginning of it."""
+        """The name of the row, which `--only` selects by its beginning."""
         if self.noise:
             return f"{self.data}-noise"
         return f"{self.data}-{self.packing}-{'balanced' if self.balance == 1 else 'unbalanced'}-{self.activation}"
@@ -99,7 +99,7 @@ class Case:
     def words(self) -> tuple[str, ...]:
         return (
             *SETTINGS[self.data],
-            "training.average=0",  # what is judged is the generator of the last step
+            "training.average=0",  # the generator of the last step is evaluated
             f"game.packing={self.packing}",
             f"data.balance={self.balance}",
             f"network.activation={self.activation}",
@@ -115,18 +115,18 @@ CASES = (
 
 @dataclass(frozen=True)
 class Found:
-    """One training.
+    """The result of one training.
 
     Attributes:
-        case: what was trained.
-        seed: of it.
-        recovered, held: modes.
+        case: the row it belongs to.
+        seed: random seed.
+        recovered, held: numbers of recovered and of held modes.
         of: number of modes.
-        high_quality: share of samples.
-        reverse_kl, floor: in nats.
-        dead: shares of dead hidden units, of the generator and of the critic; empty for noise.
-        steps: until half of the samples are of high quality, or None.
-        seconds: of training.
+        high_quality: fraction of high-quality samples.
+        reverse_kl, floor: reverse KL and its floor in nats.
+        dead: fractions of dead hidden units of the generator and of the critic; empty for noise.
+        steps: number of steps until half of the samples are of high quality, or None.
+        seconds: seconds of training.
     """
 
     case: Case
@@ -143,7 +143,7 @@ class Found:
 
 
 def trained(case: Case, seed: int) -> Found:
-    """One training, judged by the weights of its last step."""
+    """One training, evaluated with the weights of its last step."""
     training = prepare(configure(f"{case.data}-gan", case.words, seed=seed))
     law, state = training.data.truths.modes, training.state
     assert law is not None
@@ -164,7 +164,7 @@ def trained(case: Case, seed: int) -> Found:
 
 
 def uniform(case: Case, seed: int) -> Found:
-    """Without training: points on the square around the grid, or on the circle through the ring."""
+    """Uniform noise without training: on the square around the grid, or on the circle through the ring."""
     source, u = configure(f"{case.data}-gan", case.words).data, torch.rand(SAMPLES, 2, generator=generator(seed))
     if case.data == "grid":
         made = source.side * source.spacing * (u - 0.5)
@@ -189,19 +189,19 @@ def judged(
 
 
 def covered(law: Modes, made: Tensor) -> ModeCoverage:
-    """Modes that samples reach."""
+    """Number of modes that samples reach."""
     return mode_coverage(made, law.centres, law.std, law.weights)
 
 
 def modes_held(law: Modes, made: Tensor) -> int:
-    """Modes with a fifth of their share in samples of high quality."""
+    """Number of modes whose share of high-quality samples is at least a fifth of their weight."""
     distance, mode = torch.cdist(made.double(), law.centres.double()).min(1)
     share = mode[distance <= STANDARD_DEVIATIONS * law.std].bincount(minlength=len(law.centres)) / len(made)
     return int((share >= HELD * law.weights).sum())
 
 
 def dead(game: Adversarial, data: Data) -> tuple[float, float]:
-    """Shares of hidden units that are positive for no input, of the generator and of the critic."""
+    """Fractions of hidden units that are positive for no input, of the generator and of the critic."""
     game.eval()
     assert isinstance(game.model, GAN)
     z, m = game.model.latent(SAMPLES // 4 * 4, generator(0)), game.packing
@@ -261,13 +261,13 @@ HEADER = (
 
 
 def main(
-    seeds: Annotated[int, Option(min=1, help="Trainings of each.")] = 5,
-    first: Annotated[int, Option(min=0, help="The first seed.")] = 0,
+    seeds: Annotated[int, Option(min=1, help="Number of seeds per row.")] = 5,
+    first: Annotated[int, Option(min=0, help="First seed.")] = 0,
     only: Annotated[
         list[str] | None, Option(help="Only rows whose names begin with this, such as grid-2-balanced-relu.")
     ] = None,
     join: Annotated[list[Path] | None, Option(help="Show the table of these JSON files, without training.")] = None,
-    json_file: Annotated[Path | None, Option("--json", help="Write the results here as well.")] = None,
+    json_file: Annotated[Path | None, Option("--json", help="Write the results to this file too.")] = None,
 ) -> None:
     """Modes lost and recovered."""
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""A recipe made ready for training, as `jensen train` makes it: what the benchmarks time and judge."""
+"""A recipe prepared for training, as `jensen train` does: what the benchmarks time and evaluate."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Training:
     """A recipe in training, on the CPU and without a folder.
 
     Attributes:
-        recipe: on its data.
-        data: opened.
+        recipe: the recipe, adapted to its data.
+        data: the opened data set.
         state: objective, players and averaged model.
-        budget: steps or minutes.
+        budget: length of the training, in steps or minutes.
     """
 
     recipe: Recipe
@@ -40,7 +40,7 @@ class Training:
         return train_step(self.state, self.batches, update=self.update)
 
     def run(self, on_step: Callable[[TrainState, dict[str, Tensor]], None] | None = None) -> float:
-        """Train for the whole budget; returns the seconds, without those of `on_step`."""
+        """Train for the whole budget; returns the seconds, not counting `on_step`."""
         fit(self.state, self.stream, self.budget, update=self.update, on_step=on_step)
         return self.budget.seconds()
 
@@ -49,8 +49,8 @@ def prepare(recipe: Recipe, data: Data | None = None) -> Training:
     """The recipe before its first step; its weights depend on its seed alone.
 
     Args:
-        recipe: to train.
-        data: to train on, or None for the recipe's own.
+        recipe: recipe to train.
+        data: data to train on, or None for the data of the recipe.
     """
     data = open_data(recipe) if data is None else data
     recipe = recipe.on(data.space)

@@ -1,8 +1,8 @@
-"""The laws of `jensen check` on the installed peers: what holds, and what does not, with the evidence.
+"""The laws of `jensen check` on the installed peers: which hold and which fail, with the evidence.
 
 Each peer's objects go through an adapter of a few lines (`peers/*_laws.py`) into the same user-facing checks that
-jensen's own laws run. Nothing is timed. A claim that fails is a difference between what an object does and what the
-check's claim says, on this version and through this adapter: read the adapter before calling it a defect.
+jensen's own laws run. Nothing is timed. A claim that fails is a difference between what an object does and what
+the check claims, for this version and this adapter: read the adapter before calling it a defect.
 
     python benchmarks/peer_laws.py --json laws.json
 """
@@ -40,9 +40,9 @@ class Finding:
     """One object of one library.
 
     Attributes:
-        library, version: of it.
+        library, version: name and version of the library.
         what: the object and its options.
-        evidence: all of it.
+        evidence: all evidence of the check.
     """
 
     library: str
@@ -56,18 +56,18 @@ class Finding:
 
 
 def findings(peer: str) -> Iterator[Finding]:
-    """On every object of one peer's adapters; nothing where it is not installed."""
+    """Check every object of one peer's adapters; nothing if the peer is not installed."""
     try:
         adapters = import_module(f"peers.{peer}_laws")
     except ModuleNotFoundError as error:
-        print(f"{PEERS[peer]} is left out: {error}", file=sys.stderr)
+        print(f"{PEERS[peer]} is skipped: {error}", file=sys.stderr)
         return
     for what, report in adapters.reports():
         yield Finding(PEERS[peer], version(PEERS[peer]), what, report.evidence)
 
 
 def rows(found: Finding) -> Iterator[tuple[str, ...]]:
-    """A row if all holds, else one for each claim that fails."""
+    """One row if all claims hold, else one for each claim that fails."""
     head = (f"{found.library} {found.version}", found.what)
     if not found.failed:
         yield (*head, f"{len(found.evidence)} claims", "hold")
@@ -76,10 +76,10 @@ def rows(found: Finding) -> Iterator[tuple[str, ...]]:
 
 
 def main(
-    peer: Annotated[list[str] | None, Option(help="Of these alone.")] = None,
-    json_file: Annotated[Path | None, Option("--json", help="Write all evidence here as well.")] = None,
+    peer: Annotated[list[str] | None, Option(help="Only these peers.")] = None,
+    json_file: Annotated[Path | None, Option("--json", help="Write all evidence to this file too.")] = None,
 ) -> None:
-    """The laws on peers, as a table."""
+    """The laws on the peers, as a table."""
     for name in peer or ():
         if name not in PEERS:
             raise typer.BadParameter(f"peer must be one of {', '.join(PEERS)}, got {name!r}")

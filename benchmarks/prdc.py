@@ -1,7 +1,7 @@
-"""Precision, recall, density and coverage: jensen's `prdc` beside the reference implementation, package prdc.
+"""Precision, recall, density and coverage: jensen's `prdc` and the reference implementation, package prdc.
 
-The same features for both, float64, N of each; both take turns. The four numbers must agree. Memory is the most that is
-held beyond the features.
+Both get the same features in float64 and take turns; the four numbers must agree. Memory is the peak, not counting the
+features.
 
     python benchmarks/prdc.py --json prdc.json
 """
@@ -24,7 +24,7 @@ from calls import take_turns
 from jensen.metrics import prdc
 from machine import facts, table, write_json
 
-_here = sys.path.pop(0)  # this file has the peer's name
+_here = sys.path.pop(0)  # this file and the peer have the same name
 try:
     from prdc import compute_prdc
 except ModuleNotFoundError as error:
@@ -37,13 +37,13 @@ HEADER = ("library", "seconds", "MiB", "precision", "recall", "density", "covera
 
 
 def main(
-    rows: Annotated[int, Option(min=100, help="Of each sample.")] = 10_000,
+    rows: Annotated[int, Option(min=100, help="Rows of each sample.")] = 10_000,
     dims: Annotated[int, Option(min=1)] = 64,
     k: Annotated[int, Option(min=1, help="Neighbours.")] = 5,
-    repeats: Annotated[int, Option(min=1, help="Turns of each.")] = 5,
-    json_file: Annotated[Path | None, Option("--json", help="Write the results here as well.")] = None,
+    repeats: Annotated[int, Option(min=1, help="Turns of each function.")] = 5,
+    json_file: Annotated[Path | None, Option("--json", help="Write the results to this file too.")] = None,
 ) -> None:
-    """Seconds and memory of PRDC, jensen beside prdc."""
+    """Seconds and memory of PRDC: jensen and prdc."""
     torch.manual_seed(0)
     real, fake = torch.randn(rows, dims).double(), 0.1 + 0.95 * torch.randn(rows, dims).double()
 

@@ -1,15 +1,15 @@
-"""Error against evaluations of the denoiser: jensen's deterministic samplers beside diffusers' and azula's.
+"""Error as a function of evaluations: deterministic samplers of jensen, diffusers and azula.
 
-The denoiser is exact, so the end of every path is known, and what is left is the sampler's own error. All start from
-the same noise and have the same schedule, start and end: see `exact.py`, and `peers/` for how each library is asked.
-Nothing is timed, nothing depends on the machine but the last digits.
+The denoiser is exact, so the exact end of every path is known, and all error is the sampler's. All libraries use
+the same noise, schedule, start and end: see `exact.py`, and `peers/` for how each library is called. Nothing is timed;
+only the last digits depend on the machine.
 
     python benchmarks/sampler_error.py --json error.json
 
 An error is the mean distance to the exact end over the square root of the dimension, for data of unit variance. The
-first tables have the best of each library at each count, over all its methods, options and grids; "peers / jensen" is
-the smaller of the peers' errors over jensen's, so that 1 is the aim. The others have every method with the best of its
-options and grids at each count.
+first tables show each library's smallest error at each number of evaluations, over all its methods, options and grids;
+"peers / jensen" is the smaller of the peers' errors divided by jensen's. The others show each method with its best
+options and grid at each number of evaluations.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Result:
         return self.method.partition(",")[0]
 
 
-# jensen's ----------------------------------------------------------------------------------------
+# jensen ----------------------------------------------------------------------------------------
 
 
 def offered() -> list[Any]:
@@ -73,12 +73,12 @@ def _orders(sampler: Any) -> Iterator[Any]:
     for order in count(1):
         try:
             yield replace(sampler, order=order)
-        except ValueError:  # more than it takes
+        except ValueError:  # a higher order than it has
             return
 
 
 def title(sampler: Any) -> str:
-    """Class, order, and whatever else is not at its default."""
+    """Class, order, and other settings that are not at their default."""
     others = [(f.name, getattr(sampler, f.name)) for f in fields(sampler) if f.name != "order"]
     defaults = {f.name: f.default for f in fields(sampler)}
     changed = [f"{name}={value}" for name, value in others if value != defaults[name]]
@@ -91,7 +91,7 @@ def _run(sampler: Sampler, grid: Tensor, denoiser: Denoiser, z: Tensor) -> Tenso
 
 
 def ours(evaluations: int) -> Iterator[tuple[str, str, Run]]:
-    """(method, grid, run) with at most so many evaluations."""
+    """(method, grid, run) with at most this number of evaluations."""
     for sampler in offered():
         steps = evaluations // evaluations_a_step(sampler)
         for grid in GRIDS:
@@ -99,17 +99,17 @@ def ours(evaluations: int) -> Iterator[tuple[str, str, Run]]:
 
 
 def evaluations_a_step(sampler: Sampler) -> int:
-    """Seen on a step inside the path."""
+    """Evaluations per step, counted on a step inside the path."""
     return counted(partial(_run, sampler, times("uniform", 1)), ring(), torch.zeros(1, 2, dtype=F64))[0]
 
 
-# everybody's -------------------------------------------------------------------------------------
+# all libraries ---------------------------------------------------------------------------------
 
 LIBRARIES = {"jensen": ours, "azula": azula_samplers.runs, "diffusers": diffusers_samplers.runs}
 
 
 def counted(run: Run, denoiser: Denoiser, z: Tensor) -> tuple[int, Tensor]:
-    """How often the denoiser was asked, and what came out."""
+    """The number of evaluations of the denoiser, and the result."""
     asked: list[None] = []
     hook = denoiser.register_forward_hook(lambda *_: asked.append(None))
     try:
@@ -121,20 +121,20 @@ def counted(run: Run, denoiser: Denoiser, z: Tensor) -> tuple[int, Tensor]:
 
 @torch.no_grad()
 def measure(problem: Problem) -> list[Result]:
-    """Every method of every library along every grid, at every count."""
+    """Every method of every library on every grid, at every number of evaluations."""
     results = []
     for evaluations in COUNTS:
         for library, runs in LIBRARIES.items():
             for method, grid, run in runs(evaluations):
                 asked, made = counted(run, problem.oracle, problem.start)
                 if asked > evaluations:
-                    raise RuntimeError(f"{library} {method} asked {asked} times, not {evaluations}")
+                    raise RuntimeError(f"{library} {method} made {asked} evaluations, not {evaluations}")
                 results.append(Result(problem.name, library, method, grid, evaluations, problem.error(made)))
     return results
 
 
 def best(results: list[Result], **wanted: Any) -> Result:
-    """The one of least error among those with these attributes."""
+    """The result with the smallest error among those with these attributes."""
     return min(
         (r for r in results if all(getattr(r, name) == value for name, value in wanted.items())),
         key=lambda r: r.error,
@@ -142,7 +142,7 @@ def best(results: list[Result], **wanted: Any) -> Result:
 
 
 def libraries_table(results: list[Result]) -> str:
-    """The best of each library, a row a count."""
+    """The best of each library, one row per number of evaluations."""
     rows = []
     for evaluations in COUNTS:
         found = [best(results, library=name, evaluations=evaluations) for name in LIBRARIES]
@@ -152,7 +152,7 @@ def libraries_table(results: list[Result]) -> str:
 
 
 def methods_table(results: list[Result]) -> str:
-    """The best of each method, a column a count, with its grid."""
+    """The best of each method with its grid, one column per number of evaluations."""
     rows = []
     for library, family in dict.fromkeys((r.library, r.family) for r in results):
         found = [best(results, library=library, family=family, evaluations=n) for n in COUNTS]
@@ -161,11 +161,11 @@ def methods_table(results: list[Result]) -> str:
 
 
 def main(
-    rows: Annotated[int, Option(min=1, help="Paths a problem.")] = 512,
-    markdown: Annotated[bool, Option(help="The tables alone, to paste.")] = False,
-    json_file: Annotated[Path | None, Option("--json", help="Write every result here as well.")] = None,
+    rows: Annotated[int, Option(min=1, help="Paths per problem.")] = 512,
+    markdown: Annotated[bool, Option(help="Print only the tables.")] = False,
+    json_file: Annotated[Path | None, Option("--json", help="Write all results to this file too.")] = None,
 ) -> None:
-    """Error against evaluations on exact denoisers, jensen beside diffusers and azula."""
+    """Error as a function of evaluations with exact denoisers: jensen, diffusers and azula."""
     versions = {**facts(), "azula": version("azula")}
     if not markdown:
         print("\n".join(f"{name}: {value}" for name, value in versions.items()))
@@ -174,7 +174,7 @@ def main(
         results = measure(problem)
         everything += results
         if not markdown:
-            print(f"\n{problem.name}: {rows} paths, their exact ends known to {problem.uncertainty:.0e}")
+            print(f"\n{problem.name}: {rows} paths, exact ends known to {problem.uncertainty:.0e}")
         print(f"\n{libraries_table(results)}\n\n{methods_table(results)}")
     write_json(json_file, {"facts": versions, "rows": [asdict(r) for r in everything]})
 

@@ -2,16 +2,16 @@
 
     python benchmarks/stacked_modes.py --json stacked_modes.json
 
-Each row is trained `--seeds` times by the recipe `stacked-digits-gan`, with packs of m, the plain game or R1, and equal
-modes or unequal ones (a digit's share falls geometrically to a tenth, a mode's to a thousandth). A reader of digits,
-98 percent right on stacked test digits, reads 26,000 samples. The columns are the modes reached; the modes reached by
-samples all of whose channels are as clear as 95 percent of real digits; the share of such channels; and the reverse KL
-of the modes' shares from those of the data, in nats. The rows `data` are as many stacks of held-out digits. After ±
-stands a standard error over seeds.
+Each row is trained `--seeds` times by the recipe `stacked-digits-gan`, with packing m, without a penalty or with R1,
+and balanced or unbalanced modes (the weights of digits fall geometrically to a tenth, those of modes to a thousandth).
+A reader of digits with an accuracy of 98 percent on stacked test digits reads 26,000 samples. The columns are the
+number of modes reached; the number reached by samples whose channels are all as clear as 95 percent of real digits; the
+fraction of such channels; and the reverse KL from the modes of the data, in nats. The rows `data` are 26,000 stacks of
+held-out digits. ± is a standard error over seeds.
 
 Published, on 28 x 28 digits of MNIST by a convolutional GAN with batch norm, 26,000 samples (Lin et al. 2018, table 2,
-with the setting of Srivastava et al. 2017): 99 modes and a reverse KL of 3.40 without packing, 1000 and 0.06 with two
-to a pack. Here digits are 8 x 8 from 1,437 pictures, the critic is fully connected, and no player has batch norm.
+with the setting of Srivastava et al. 2017): 99 modes and a reverse KL of 3.40 without packing, 1000 and 0.06 with m =
+2. Here digits are 8 x 8 from 1,437 pictures, the critic is fully connected, and no player has batch norm.
 
 Results depend on the seed alone, so parts may run in parallel (`--only 2-plain`, `--first 1`), and `--join` shows the
 table of several JSON files.
@@ -47,12 +47,12 @@ GAMES = {"plain": ("game.penalty=none", "game.penalty_weight=1"), "r1": ()}
 
 @dataclass(frozen=True)
 class Case:
-    """One row.
+    """One row of the table.
 
     Attributes:
-        packing: m.
+        packing: number m of examples per pack.
         game: "plain" or "r1".
-        balance: share of the rarest digit over that of the commonest.
+        balance: weight of the rarest digit divided by that of the most frequent.
     """
 
     packing: int
@@ -61,7 +61,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """`--only` takes the beginning of it."""
+        """The name of the row, which `--only` selects by its beginning."""
         return f"{self.packing}-{self.game}-{'balanced' if self.balance == 1 else 'unbalanced'}"
 
     @property
@@ -77,15 +77,15 @@ CASES = (
 
 @dataclass(frozen=True)
 class Found:
-    """What was read.
+    """The result of one training, or of the data.
 
     Attributes:
-        case: what was trained.
-        seed: of it; None for the data.
+        case: the row it belongs to.
+        seed: random seed; None for the data.
         reached, clearly: modes reached by all samples, and by clear ones.
-        clear: share of clear channels.
-        reverse_kl, floor: in nats.
-        seconds: of training.
+        clear: fraction of clear channels.
+        reverse_kl, floor: reverse KL and its floor in nats.
+        seconds: seconds of training.
     """
 
     case: Case
@@ -99,7 +99,7 @@ class Found:
 
 
 def trained(case: Case, seed: int, steps: int) -> Found:
-    """One training, judged by its averaged weights."""
+    """One training, evaluated with its averaged weights."""
     training = prepare(configure("stacked-digits-gan", [*case.words, f"training.steps={steps}"], seed=seed))
     seconds = training.run()
     model = training.state.average
@@ -154,14 +154,14 @@ HEADER = ("game", "modes", "seeds", "reached", "by clear samples", "clear channe
 
 
 def main(
-    seeds: Annotated[int, Option(min=1, help="Trainings of each.")] = 3,
-    first: Annotated[int, Option(min=0, help="The first seed.")] = 0,
+    seeds: Annotated[int, Option(min=1, help="Number of seeds per row.")] = 3,
+    first: Annotated[int, Option(min=0, help="First seed.")] = 0,
     steps: Annotated[int, Option(min=1, help="Steps of each training.")] = 2000,
     only: Annotated[
         list[str] | None, Option(help="Only rows whose names begin with this, such as 2-plain-balanced.")
     ] = None,
     join: Annotated[list[Path] | None, Option(help="Show the table of these JSON files, without training.")] = None,
-    json_file: Annotated[Path | None, Option("--json", help="Write the results here as well.")] = None,
+    json_file: Annotated[Path | None, Option("--json", help="Write the results to this file too.")] = None,
 ) -> None:
     """Modes of stacked digits."""
     torch.set_num_threads(1)

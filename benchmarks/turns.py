@@ -1,4 +1,4 @@
-"""Contenders that take turns on one machine: whatever slows one down slows all."""
+"""Contenders that take turns, so that a change in the machine's speed affects all."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Contender:
     """One library's step.
 
     Attributes:
-        name: of it.
-        go: takes some steps, and says how many.
-        speeds: steps per second, one a turn.
+        name: name of the contender.
+        go: makes some steps and returns their number.
+        speeds: steps per second in each turn.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Contender:
         return statistics.median(self.speeds)
 
     def turn(self, seconds: float) -> None:
-        """As many steps as it takes to fill the time."""
+        """Make steps for at least this time, and record their speed."""
         start, steps = time.perf_counter(), 0
         while (passed := time.perf_counter() - start) < seconds:
             steps += self.go()
@@ -37,7 +37,7 @@ class Contender:
 
 
 def take_turns(what: str, found: Sequence[Contender], *, repeats: int, seconds: float) -> None:
-    """So many each, after one that does not count."""
+    """`repeats` turns of each contender, after one warm-up turn."""
     for turn in range(repeats + 1):
         for c in found:
             c.turn(seconds)
@@ -48,7 +48,7 @@ def take_turns(what: str, found: Sequence[Contender], *, repeats: int, seconds: 
 
 
 def summary(what: str, found: Sequence[Contender]) -> list[dict[str, Any]]:
-    """A row a contender; its ratio is the first one's speed over its own, turn by turn."""
+    """One row per contender; its ratio is the speed of the first divided by its own, per turn."""
     rows = []
     for c in found:
         ratios = [a / b for a, b in zip(found[0].speeds, c.speeds, strict=True)]

@@ -1,14 +1,14 @@
-"""Training steps per second of jensen's captcha U-Net beside two others with as many parameters.
+"""Training steps per second of jensen's captcha U-Net and two others with as many parameters.
 
-Only the network differs: all get the same pictures in batches of one size, the same loss (the mean squared error of
+Only the network differs: all have the same pictures, batch size, loss (the mean squared error of
 eps - x), the same clipping and the same AdamW, as the captcha recipe sets them. `captcha_step.py` compares whole
 recipes instead. The contenders take turns of `--seconds` each, `--repeats` times.
 
     python benchmarks/unet_step.py --json unet.json
 
-What the columns mean: "jensen is" is jensen's speed over the row's in the same precision, the median of the turns,
-with the least and the greatest; "of peak" is operations of the matrix products, convolutions and attentions of a step,
-over the time of a step, as a share of the machine's own speed in that precision, measured in the same turns.
+Columns: "jensen is" is jensen's speed divided by the row's in the same precision, the median over turns with minimum
+and maximum; "of peak" is the number of operations per second (matrix products, convolutions and attention) as a
+fraction of the machine's peak in that precision, measured in the same turns.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ class Contender:
     """One network in one precision, in training.
 
     Attributes:
-        library, precision: of it.
+        library, precision: names of both.
         step: takes one training step.
-        parameters: of the network.
-        flops: of a step.
-        speeds: steps per second, one a turn.
+        parameters: number of parameters of the network.
+        flops: operations of a step.
+        speeds: steps per second in each turn.
     """
 
     library: str
@@ -77,7 +77,7 @@ class Contender:
             self.step()
 
     def turn(self, seconds: float) -> None:
-        """As many whole steps as it takes to fill the time."""
+        """Make steps for at least this time, and record their speed."""
         start, steps = time.perf_counter(), 0
         while (passed := time.perf_counter() - start) < seconds:
             self.step()
@@ -86,7 +86,7 @@ class Contender:
 
 
 def contender(library: str, precision: str, settings: Training, space: Space, batches: Any) -> Contender:
-    """The network with an optimizer of its own."""
+    """The network with its optimizer."""
     torch.manual_seed(0)
     network = NETWORKS[library](space).train()
     optimizer = torch.optim.AdamW(
@@ -169,13 +169,13 @@ HEADER = ("network", "precision", "parameters", "steps/s", "jensen is", "GFLOP/p
 
 
 def main(
-    repeats: Annotated[int, Option(min=1, help="Turns of every contender.")] = 7,
-    seconds: Annotated[float, Option(min=0.0, help="Least length of a turn.")] = 1.5,
+    repeats: Annotated[int, Option(min=1, help="Turns of each contender.")] = 7,
+    seconds: Annotated[float, Option(min=0.0, help="Minimum length of a turn.")] = 1.5,
     warmup: Annotated[int, Option(min=0, help="Steps before the first turn.")] = 1,
-    pictures: Annotated[int, Option(min=64, help="Pictures drawn to train on.")] = 1024,
+    pictures: Annotated[int, Option(min=64, help="Number of training pictures.")] = 1024,
     peak: Annotated[int, Option(min=64, help="Side of the matrices for the measured peak.")] = 4096,
-    markdown: Annotated[bool, Option(help="The table alone, to paste.")] = False,
-    json_file: Annotated[Path | None, Option("--json", help="Write the results here as well.")] = None,
+    markdown: Annotated[bool, Option(help="Print only the table.")] = False,
+    json_file: Annotated[Path | None, Option("--json", help="Write the results to this file too.")] = None,
 ) -> None:
     """Training steps per second of three networks with as many parameters."""
     recipe = configure("captcha", [f"data.pictures={pictures}"])

@@ -1,16 +1,15 @@
-"""Training steps per second of a VAE: jensen beside pythae and Pyro.
+"""Training steps per second of a VAE: jensen, pythae and Pyro.
 
 The same networks, batch and data for all: those of the recipes `digits-vae` (8 x 8, two hidden layers of 256, 16
-latents) and `mnist-vae` (28 x 28, two of 512, 32 latents), on pixels drawn at random, since what they show makes no
-difference to the time. Every library takes its own step as its documentation does: jensen's is `train_step` of the
+latents) and `mnist-vae` (28 x 28, two of 512, 32 latents), on random pixels, since the content does not affect
+the time. Every library makes its step as in its documentation: jensen's is `train_step` of the
 recipe as configured (batch, bound with analytic KL, backward, a check of every gradient, clipping, fused AdamW,
 average); pythae's is its trainer, once with its data loader and once with prepared batches; Pyro's is `SVI.step` on a
 prepared batch. The contenders take turns of `--seconds` each, `--repeats` times.
 
     python benchmarks/vae_step.py --json vae.json
 
-What the columns mean: "jensen is" is jensen's speed over the row's, the median of the turns, with the least and the
-greatest.
+Column "jensen is": jensen's speed divided by the row's, the median over turns with minimum and maximum.
 """
 
 from __future__ import annotations
@@ -41,18 +40,18 @@ except ModuleNotFoundError as error:
     sys.exit(f"{error}: pip install -r benchmarks/requirements.txt")
 
 RECIPES = ("digits-vae", "mnist-vae")
-BATCHES = 12  # of the data: an epoch of the digits
+BATCHES = 12  # number of batches: an epoch of the digits
 
 
 def ours(recipe: Recipe, space: Space, bits: Tensor) -> Contender:
-    """The recipe's own training; its pixels are -1 and +1."""
+    """Jensen's training; its pixels are -1 and +1."""
     rows = Tensors(x=2 * bits - 1)
     training = prepare(recipe, Data("random pixels", "", space, rows, rows))
     return Contender("jensen", lambda: bool(training.step()))
 
 
 def pythae(model: VAE, recipe: Recipe, space: Space, bits: Tensor, *, ready: bool) -> Contender:
-    """Its trainer, an epoch at a time."""
+    """Pythae's trainer, one epoch at a time."""
     batch, latents = recipe.training.batch_size, recipe.family.network.latents[0]
     made = pythae_vae.model(model.encoder.net, model.decoder.net, latents, space.shape, lambda raw: raw)
     trainer = pythae_vae.trainer(made, bits, batch, recipe.training.rate)
@@ -67,14 +66,14 @@ def pythae(model: VAE, recipe: Recipe, space: Space, bits: Tensor, *, ready: boo
 
 
 def pyro(model: VAE, recipe: Recipe, bits: Tensor) -> Contender:
-    """Its inference, on one batch."""
+    """Pyro's inference, on one batch."""
     made = pyro_vae.VAE(model.encoder.net, model.decoder.net, recipe.family.network.latents[0])
     svi, batch = pyro_vae.inference(made, recipe.training.rate), bits[: recipe.training.batch_size]
     return Contender("Pyro, prepared batches", lambda: int(svi.step(batch) is not None))
 
 
 def contenders(recipe: Recipe) -> list[Contender]:
-    """On as many pictures as an epoch of digits has."""
+    """The contenders on the number of pictures of an epoch of digits."""
     torch.manual_seed(recipe.seed)
     space = recipe.data.known()
     bits = (torch.rand(BATCHES * recipe.training.batch_size, *space.shape) < 0.3).float()
@@ -87,11 +86,11 @@ def contenders(recipe: Recipe) -> list[Contender]:
 
 
 def main(
-    repeats: Annotated[int, Option(min=1, help="Turns of every contender.")] = 7,
+    repeats: Annotated[int, Option(min=1, help="Turns of each contender.")] = 7,
     seconds: Annotated[float, Option(min=0.1, help="Length of a turn.")] = 1.0,
-    json_file: Annotated[Path | None, Option("--json", help="Write the results here as well.")] = None,
+    json_file: Annotated[Path | None, Option("--json", help="Write the results to this file too.")] = None,
 ) -> None:
-    """Training steps per second of a VAE, jensen beside pythae and Pyro."""
+    """Training steps per second of a VAE: jensen, pythae and Pyro."""
     rows: list[dict[str, Any]] = []
     for name in RECIPES:
         found = contenders(configure(name))

@@ -3,10 +3,10 @@
 #
 # Three ways to learn to draw from 1,437 pictures of digits, 8 by 8 pixels with 17 levels of grey. They share
 # nothing but the data: a variational autoencoder maximises a lower bound on $\log p(x)$, a generator plays against
-# a critic, a diffusion model removes noise. Then all three are evaluated alike: every number has an error and the
-# value that real data would get, and a fresh discriminator is trained against each.
+# a critic, a diffusion model removes noise. Then all three are evaluated in the same way: every number has a standard
+# error and the value that real data would get, and a fresh discriminator is trained from scratch for each.
 #
-# Every cell is a function of its seed. Runs are folders: a cell that is run again finds its run finished, or
+# Every cell is a function of its seed. Runs are folders: a cell that is run again uses the finished run, or
 # resumes it; delete `runs/gan_vae` to train again. It takes some minutes on two cores.
 
 # %%
@@ -92,7 +92,7 @@ gan = train("gan", "digits-gan", **{"training.steps": 4000})
 # ## The diffusion model
 #
 # $z_t = \alpha_t x + \sigma_t \epsilon$ for $t$ from 0 to 1; a network learns to predict $x$ from $z_t$, and
-# sampling starts from noise and removes it in 32 steps. The network is given the class.
+# sampling starts from noise and removes it in 32 steps. The network is conditioned on the class.
 
 # %%
 judging = {"judging.steps": [32], "judging.samples": 300, "judging.bound_steps": 100, "judging.ode_rows": 100}
@@ -112,7 +112,7 @@ for run in (vae, gan, diffusion):
 # %% [markdown]
 # ## Interpolation
 #
-# Between two draws of the latent variable, along the great circle: in the VAE means of $p(x|z)$, in the GAN samples.
+# Between two draws of the latent variable, along a great circle: means of $p(x|z)$ for the VAE, samples for the GAN.
 
 # %%
 for run in (vae, gan):
@@ -121,7 +121,7 @@ for run in (vae, gan):
 # %% [markdown]
 # ## Reconstruction, which only the VAE can do
 #
-# Held-out pictures, and below them what the decoder makes of one draw of $q(z|x)$. The GAN has no encoder.
+# Held-out pictures, and below them the decoder's output for one draw of $q(z|x)$. The GAN has no encoder.
 
 # %%
 with torch.no_grad(), drawing(generator(7)):
@@ -132,8 +132,8 @@ show(torch.cat([test[:16], rebuilt]), "rebuilt")
 # ## One evaluation for all
 #
 # 1,000 samples of each are compared with the held-out digits, by the features of a small classifier that was trained on
-# the same data. The column "floor" has the same numbers for training digits in the samples' place. No model can be
-# expected to beat it, and a number within two errors of it is as good as that of real data.
+# the same data. The column "floor" has the same numbers for training digits in place of samples. No model can be
+# expected to be better, and a number within two standard errors of it is as good as that of real data.
 
 # %%
 found = compare([run.folder for run in (vae, gan, diffusion)], seed=7)
@@ -144,9 +144,9 @@ tabulate(report["Metrics"].tables[0])
 # %% [markdown]
 # ## Likelihood, where there is one
 #
-# These are probabilities of the same discrete pictures, so they can be ranked; a model may do better than its lower
-# bound says, and the diffusion model was given the class, which is worth up to log 10 = 2.3 nats. The GAN is not in
-# this table: it has no likelihood.
+# These are probabilities of the same discrete pictures, so they can be ranked; the true log-likelihood may be higher
+# than a lower bound, and the diffusion model is conditioned on the class, which is worth up to log 10 = 2.3 nats. The
+# GAN is not in this table: it has no likelihood.
 
 # %%
 tabulate(report["Likelihood, mass"].tables[0])
@@ -154,9 +154,9 @@ tabulate(report["Likelihood, mass"].tables[0])
 # %% [markdown]
 # ## Discriminators
 #
-# For each model a fresh discriminator, all with the same network, budget and real data, is trained to tell samples from
-# data, and tested on samples and data that it has not seen. An AUC of 1/2 means that it cannot. Below it is the critic
-# that the GAN trained against; it knows the samples of its own generator alone.
+# For each model a discriminator with the same network, budget and real data is trained from scratch to distinguish
+# samples from data, and tested on samples and data that it has not seen. An AUC of 1/2 means that it cannot. The last
+# row is the critic that the GAN was trained with, which has only seen samples of its own generator.
 
 # %%
 tabulate(report["Discriminators"].tables[0])
@@ -168,7 +168,7 @@ for name, judged in [("floor", found.judged_floor), *((c.name, c.judgement) for 
 # %% [markdown]
 # ## Costs
 #
-# Seconds of training are those of the machine that trained, whatever else it did at the time.
+# Seconds of training depend on the machine and its load.
 
 # %%
 tabulate(report["Costs"].tables[0])
@@ -176,9 +176,9 @@ tabulate(report["Costs"].tables[0])
 # %% [markdown]
 # ## Summary
 #
-# What each model is best or worst at by more than two errors. The diffusion model is sampled with guidance 2, which
-# moves samples to where each class is clearest: precision and density gain by it, recall loses, and the
-# discriminator can tell.
+# Where a model is best or worst by more than two standard errors. The diffusion model is sampled with guidance 2, which
+# moves samples towards the most typical pictures of each class: precision and density increase, recall decreases, and
+# the discriminator finds it easier to detect the samples.
 
 # %%
 tabulate(report["Summary"].tables[0])

@@ -1,9 +1,9 @@
-"""Run a notebook in text form and write it down as Markdown with what it printed and the pictures it kept.
+"""Run a notebook in text form, and write it as Markdown with its printed output and its pictures.
 
     python examples/render.py examples/gan_vae.py docs/gan_vae.md
 
-Cells begin with `# %%` or `# %% [markdown]`. Pictures that a cell writes as PNG into a folder below `runs/` follow the
-cell, copied to a folder beside the Markdown.
+Cells begin with `# %%` or `# %% [markdown]`. PNG files that a cell writes into a folder below `runs/` follow the cell;
+they are copied to a folder beside the Markdown file.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 
 def cells(text: str) -> list[tuple[str, str]]:
-    """Kind ("markdown" or "code") and body of each."""
+    """Kind ("markdown" or "code") and body of each cell."""
     parts = re.split(r"^# %%(.*)\n", text, flags=re.MULTILINE)[1:]
     pairs = zip(parts[::2], parts[1::2], strict=True)
     return [("markdown" if "[markdown]" in head else "code", body.strip("\n")) for head, body in pairs]
@@ -29,7 +29,7 @@ def prose(body: str) -> str:
 
 
 def pictures() -> dict[Path, int]:
-    """PNG files below runs/ but not inside a run, and when they were written."""
+    """PNG files below runs/ but not inside a run, with their modification times."""
     return {path: path.stat().st_mtime_ns for path in Path("runs").glob("*/*.png")}
 
 

@@ -1,1 +1,1 @@
-"""Other libraries' recipes for the same task, each trained as its own documentation trains."""
+"""Other libraries' recipes for the same task, each trained as in its documentation."""

@@ -1,7 +1,7 @@
-"""azula's samplers and schedules as `jensen check` takes them.
+"""azula's samplers and schedules, adapted to `jensen check`.
 
-azula draws from torch's global generator, so that `drawing` hands it the check's. Its time grid is the check's, through
-the property `timesteps`, as in `azula_samplers`; nothing else of a sampler is touched.
+azula draws from torch's global generator, which `drawing` replaces by that of the check. The check's time grid is set
+by the property `timesteps`, as in `azula_samplers`; nothing else of a sampler is changed.
 """
 
 from __future__ import annotations
@@ -75,6 +75,6 @@ def reports() -> Iterator[tuple[str, check.Report]]:
     for name in noise.__all__:
         kind = getattr(noise, name)
         if kind is not noise.Schedule:
-            preserving = name in ("VPSchedule", "CosineSchedule")  # but for sigma_min^2, 1e-6, as it says
+            preserving = name in ("VPSchedule", "CosineSchedule")  # up to sigma_min^2 = 1e-6, as documented
             levels = partial(_levels, kind())
             yield name, check.schedule(levels, variance_preserving=preserving, tolerance=1e-5)

@@ -1,8 +1,8 @@
 """azula's deterministic samplers on an exact denoiser, along jensen's time grids.
 
-azula samples along equal steps of its schedule's own time. The grids are handed to it as if its schedule were written
-in another time, through the property `timesteps`; nothing else of a sampler is touched. Its multistep samplers take any
-order and are given up to 5, and not 1 where that is Euler's method again. Stochastic samplers have no path to compare.
+azula samples along equal steps of its schedule's time. Jensen's grids are set by the property `timesteps`; nothing else
+of a sampler is changed. Its multistep samplers run with orders up to 5, without order 1 where that is Euler's method.
+Stochastic samplers have no path to compare.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from torch import Tensor
 from exact import GRIDS, Run, times
 from jensen.diffusion import Denoiser
 
-SINGLE = {DDIMSampler: 1, EulerSampler: 1, HeunSampler: 2}  # evaluations a step
+SINGLE = {DDIMSampler: 1, EulerSampler: 1, HeunSampler: 2}  # evaluations per step
 MULTISTEP = {
     zABSampler: range(2, 6),
     vABSampler: range(2, 6),
@@ -39,7 +39,7 @@ MULTISTEP = {
 
 
 class Exact(AzulaDenoiser):
-    """One of jensen's denoisers as one of azula's."""
+    """A jensen denoiser as an azula denoiser."""
 
     def __init__(self, denoiser: Denoiser):
         super().__init__()
@@ -55,7 +55,7 @@ def _run(kind: type[Sampler], grid: Tensor, options: dict[str, int], denoiser: D
 
 
 def runs(evaluations: int) -> Iterator[tuple[str, str, Run]]:
-    """(method, grid, run) with at most so many evaluations."""
+    """(method, grid, run) with at most this number of evaluations."""
     for grid in GRIDS:
         for kind, each in SINGLE.items():
             name = kind.__name__.removesuffix("Sampler")

@@ -1,9 +1,9 @@
-"""denoising-diffusion-pytorch's `GaussianDiffusion` as `jensen check` takes it: its levels, its losses, its steps.
+"""denoising-diffusion-pytorch's `GaussianDiffusion` adapted to `jensen check`: noise levels, losses, steps.
 
-The network is a stand-in that says what the check's denoiser predicts, for events of one channel, row and column.
-Its buffers are float32. Its sampler clips the prediction of x to [-1, 1], so that the data here lie inside; it makes
-all its steps, whatever number the check asks for, and the last one, to data, is left out. The package imports
-torchvision, for loading and saving pictures alone: `stand_in_for_torchvision` lets the import pass where there is none.
+The network is replaced by one that returns the prediction of the check's denoiser, for events of one channel, row and
+column. The buffers are float32. The sampler clips the prediction of x to [-1, 1], so the data here lie inside; it
+always makes all its steps, and the last one, to data, is left out. The package imports torchvision only to load and
+save pictures: `stand_in_for_torchvision` lets the import succeed if it is not installed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ STEPS = 200
 
 
 class Told(nn.Module):
-    """A network that says what a denoiser predicts."""
+    """A network that returns the prediction of a denoiser."""
 
     channels = out_dim = 1
     self_condition = False
@@ -41,7 +41,7 @@ class Told(nn.Module):
 
 
 def diffusion(betas: str, objective: str = "pred_noise", *, min_snr: bool = False) -> GaussianDiffusion:
-    """In double precision, of its rounded buffers."""
+    """Noise levels in double precision, from the rounded buffers."""
     made = GaussianDiffusion(
         Told(view=VIEWS[objective]),
         image_size=1,
@@ -55,7 +55,7 @@ def diffusion(betas: str, objective: str = "pred_noise", *, min_snr: bool = Fals
 
 
 def oracle(made: GaussianDiffusion) -> MixtureOracle:
-    """Two modes inside [-1, 1], noised by its betas."""
+    """Two modes inside [-1, 1], noised with the betas of the diffusion."""
     return MixtureOracle([0.3, 0.7], [[-0.5], [0.4]], [[0.01], [0.02]], BetaSchedule(made.betas))
 
 
@@ -80,7 +80,7 @@ def reports() -> Iterator[tuple[str, check.Report]]:
                 return made.p_losses(x[..., None, None], k, noise=eps[..., None, None], loss_reduction="none")
 
             snr = made.alphas_cumprod / (1 - made.alphas_cumprod)
-            weight = snr.clamp(max=5) if min_snr else snr  # of |x_hat - x|^2, whatever is predicted
+            weight = snr.clamp(max=5) if min_snr else snr  # of |x_hat - x|^2, for every parametrisation
 
             def claimed(t: Tensor, weight: Tensor = weight) -> Tensor:
                 return weight[(t * STEPS - 1).round().long()]

@@ -1,11 +1,11 @@
 """denoising-diffusion-pytorch's Unet with as many parameters as jensen's captcha network.
 
-Four levels as by default (24 rows halve three times); of five shapes of this size within 7 percent, (1, 2, 8, 8) times
-14 was the fastest in either precision, before the default (1, 2, 4, 8). Its weights lie channels last, which is faster
-for it in float32 and as fast in bfloat16. It is given no text, so that it has less to do than jensen's.
+Four levels as by default (24 rows halve three times); of five shapes within 7 percent of this size, (1, 2, 8, 8) times
+14 was the fastest in either precision, before the default (1, 2, 4, 8). Its weights are in channels-last
+format, which is faster in float32 and as fast in bfloat16. It is not conditioned on text, which makes it cheaper.
 
-The package imports torchvision, for its own loading and saving of pictures alone, and torchvision has no build for
-every torch: where there is none, `stand_in_for_torchvision` lets the import pass.
+The package imports torchvision only to load and save pictures, and torchvision is not built for every torch: without
+it, `stand_in_for_torchvision` lets the import succeed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from jensen.data.space import Space
 
 @contextmanager
 def stand_in_for_torchvision() -> Iterator[None]:
-    """Empty modules in torchvision's place for as long as the import takes, unless there is a torchvision."""
+    """Context manager: empty modules replace torchvision during the import, unless it is installed."""
     if importlib.util.find_spec("torchvision") is not None:
         yield
         return

@@ -1,6 +1,6 @@
 r"""The diffusers recipe for the pictures of `captcha`.
 
-Source: diffusers, examples/unconditional_image_generation/train_unconditional.py. Taken from it as it is:
+Source: diffusers, examples/unconditional_image_generation/train_unconditional.py. Unchanged from it:
 float32, `DDPMScheduler` of 1000 steps with linear betas, uniform times, mean squared error of epsilon,
 AdamW (rate 1e-4, betas 0.95 and 0.999, weight decay 1e-6), cosine schedule after 500 steps of warm-up,
 gradients clipped to norm 1, `EMAModel` with warm-up (inverse gamma 1, power 3/4, at most 0.9999), batches
@@ -8,17 +8,17 @@ of 16. The example's `accelerate` changes nothing for one process in float32 and
 
 Where the example leaves a choice, it was made in the peer's favour:
 
-- Network: `UNet2DModel` with two layers a block as in the example, but four levels, since 24 rows halve
+- Network: `UNet2DModel` with two layers per block as in the example, but four levels, since 24 rows halve
   three times, and with as many parameters as jensen's network within 5 percent. Of a dozen shapes
-  around that size it has the fewest operations a picture, and its widths suit a CPU's vector units.
-- Text: the example has none and `UNet2DModel` no cross-attention, so the four characters go in where the
-  library puts classes: `class_embed_type="identity"`, with a learned vector for each (character, place),
-  summed over the places, added to the embedding of the time. That is every linear function of the text,
-  and it is as wide as the embedding of the time. One text in ten is dropped in training, for guidance.
-- `network="cross-attention"` is the library's other way, beyond the example: `UNet2DConditionModel`, as big,
-  whose pictures attend to the four vectors.
-- Sampling: DPM-Solver++ 2M with classifier-free guidance and dynamic thresholding, which is the library's
-  option for guided pixels.
+  around that size it has the fewest operations per picture, and its widths suit a CPU's vector units.
+- Text: the example has no text and `UNet2DModel` has no cross-attention, so the four characters enter where
+  the library puts classes: `class_embed_type="identity"`, with a learned vector for each (character, place),
+  summed over the places and added to the time embedding. This can represent every linear function of the text,
+  and has the width of the time embedding. One text in ten is dropped in training, for guidance.
+- `network="cross-attention"` is the library's other way, not in the example: a `UNet2DConditionModel` of
+  the same size that attends to the four vectors.
+- Sampling: DPM-Solver++ 2M with classifier-free guidance and dynamic thresholding, the library's option
+  for guidance in pixel space.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ class PeerSettings:
     """The example's settings, and those of sampling.
 
     Attributes:
-        network: how the text goes in.
-        batch_size, rate, warmup: of training.
+        network: how the text enters the network.
+        batch_size, rate, warmup: batch size, learning rate and warm-up steps of training.
         drop: probability that a text is dropped in training.
         precision: "bfloat16" is the example's `--mixed_precision=bf16`.
-        steps: of sampling.
+        steps: number of sampling steps.
     """
 
     network: Network = "class-embedding"
@@ -72,11 +72,11 @@ def _levels(network: Network, plain: str, attending: str) -> tuple[str, ...]:
 
 
 class PeerNetwork(nn.Module):
-    """diffusers' U-Net, given a text: (B, 1, H, W), (B,), (B, length) -> (B, 1, H, W).
+    """diffusers' U-Net, conditioned on text: (B, 1, H, W), (B,), (B, length) -> (B, 1, H, W).
 
     Args:
-        space: of the pictures; index `cond.size` is "no character".
-        network: how the text goes in.
+        space: space of the pictures; index `cond.size` is "no character".
+        network: how the text enters the network.
     """
 
     places: Tensor
@@ -94,7 +94,7 @@ class PeerNetwork(nn.Module):
             "block_out_channels": widths,
         }
         self.attends = network == "cross-attention"
-        text_channels = 4 * widths[0]  # as wide as the embedding of the time
+        text_channels = 4 * widths[0]  # the width of the time embedding
         self.text = nn.Embedding(length * letters, text_channels)
         self.register_buffer("places", letters * torch.arange(length), persistent=False)
         if self.attends:
@@ -123,10 +123,10 @@ class Peer:
     """The network in training, and its average.
 
     Args:
-        space: of the pictures.
-        settings: of the peer.
-        total: steps that the cosine schedule is spread over.
-        seed: of the weights.
+        space: space of the pictures.
+        settings: settings of the peer.
+        total: number of steps of the cosine schedule.
+        seed: random seed of the weights.
     """
 
     def __init__(self, space: Space, settings: PeerSettings, total: int, seed: int):
@@ -175,7 +175,7 @@ class Peer:
 
     @torch.no_grad()
     def sample(self, cond: Tensor, guidance: float, seed: int = 0) -> Tensor:
-        """Pictures of encoded texts by the averaged network, (N, C, H, W); guidance 1 is none."""
+        """Pictures of encoded texts by the averaged network, (N, C, H, W); guidance 1 is off."""
         network = copy.deepcopy(self.network).eval()
         self.ema.copy_to(network.parameters())
         rng = torch.Generator().manual_seed(seed)

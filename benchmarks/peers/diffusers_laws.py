@@ -1,15 +1,15 @@
-"""diffusers' schedulers as `jensen check` takes them: their levels, and their steps along their own times.
+"""diffusers' schedulers, adapted to `jensen check`: their noise levels, and their steps along their own times.
 
-A path starts at the last of the betas and ends at the first (t = 1/1000). "linspace" asks for whole steps from 999
-down to 0, and the step below 0, to data, is not made; the multistep schedulers leave 0 out of their times and are told
-to end at the first beta's level (`final_sigmas_type`). Between the two a scheduler takes its own times, as many as the
-check asks for. It keeps its levels in float32, which moves an end by about 1e-6. "trailing" is asked for as well of
-`DDIMScheduler`, whose step goes to t - 1000 // N whatever its spacing: that is the next of its "trailing" times where N
-divides 1000, and not of its "linspace" ones.
+A path starts at the last of the betas and ends at the first (t = 1/1000). With spacing "linspace" the times are
+integers from 999 down to 0, and the last step, to data, is not made; the multistep schedulers have no time 0 and end at
+the noise level of the first beta (`final_sigmas_type`). In between, a scheduler uses its own times, in the number that
+the check requests. Its levels are in float32, which moves an end by about 1e-6. `DDIMScheduler` is also run with
+spacing "trailing": its step goes to t - 1000 // N for every spacing, which is the next "trailing" time if N divides
+1000, but not the next "linspace" time.
 
-Schedulers that keep x / alpha (`EulerDiscreteScheduler` and its like) are given z / alpha and their own
-`scale_model_input`. The denoiser is asked at the scheduler's own noise level, from its `sigmas` where it has them: some
-round their times and not their levels.
+Schedulers that keep x / alpha (`EulerDiscreteScheduler` and its like) get z / alpha and use their own
+`scale_model_input`. The denoiser is evaluated at the scheduler's noise level, taken from its `sigmas` if it has them,
+since some round their times but not their levels.
 """
 
 from __future__ import annotations

@@ -1,20 +1,20 @@
-"""diffusers' DDIM, DPMSolverMultistep and UniPC on an exact denoiser, each along its own spacings.
+"""diffusers' DDIM, DPMSolverMultistep and UniPC on an exact denoiser, each with its own spacings.
 
 Betas, start and end are those of `exact`: `final_sigmas_type="sigma_min"` and, for DDIM, `set_alpha_to_one=False` let
-a path end at the first of the betas, not at sigma = 0. `timestep_spacing="leading"` starts below the noise that it is
-given, so that it has another problem to solve, and is left out. What is left open was chosen in the peer's favour:
+a path end at the first of the betas, not at sigma = 0. `timestep_spacing="leading"` starts below the noise level of
+the given noise, which is a different problem, and is left out. Other choices were made in the peer's favour:
 
-- The denoiser is asked at the scheduler's own noise level, which it rounds to a whole step for a network.
+- The denoiser is evaluated at the scheduler's exact noise level, which it rounds to an integer step for a network.
 - The Karras, exponential and Lu spacings reach the end one step early and then make a step of size 0: that evaluation
   is neither made nor counted.
-- jensen's quadratic grid is tried too: as `timesteps` for DPMSolverMultistep; for UniPC, which takes levels of the
-  rectified schedule only, as `sigmas` of that, the path being the same but for a scale.
-- Every order (UniPC takes any: 1 to 5), solver type and way to lower the order at the end is tried, but for what is
-  the same: the Lu and exponential spacings; bh1 and bh2 from order 3 on, where B(h) cancels; `lower_order_final` of
-  order 2, which is `euler_at_final` below 15 steps and nothing above. The beta spacing stays above 0.29 here.
+- jensen's quadratic grid is tried too: as `timesteps` for DPMSolverMultistep; as `sigmas` for UniPC, which takes only
+  levels of the rectified schedule, whose path is the same up to a scale.
+- Every order (1 to 5 for UniPC), solver type and way to lower the order at the end is tried, without duplicates: the
+  Lu and exponential spacings are equal; so are bh1 and bh2 from order 3 on, where B(h) cancels; `lower_order_final` of
+  order 2 is `euler_at_final` below 15 steps and has no effect above. The beta spacing has errors above 0.29 here.
 
-diffusers keeps its levels in float32, which moves an end by 1e-6 and decides nothing here: along one grid, in float64,
-jensen's DDIM, DPM-Solver++ 2 and UniPC 3 end within that of diffusers'.
+diffusers keeps its levels in float32, which moves an end by 1e-6 and does not matter here: on the same grid, in
+float64, jensen's DDIM, DPM-Solver++ 2 and UniPC 3 end within 1e-6 of diffusers' ends.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ UNIPC_SOLVERS = (
 
 @dataclass(frozen=True)
 class DDIM:
-    """`DDIMScheduler`, eta = 0; its last step is told by a time below 0 and goes to the first of the betas."""
+    """`DDIMScheduler`, eta = 0; its last step has a time below 0 and goes to the first of the betas."""
 
     spacing: str
     evaluations: int
@@ -85,9 +85,9 @@ class Multistep:
 
     Attributes:
         kind: `DPMSolverMultistepScheduler` or `UniPCMultistepScheduler`.
-        options: of the scheduler.
-        spacing: of `set_timesteps`.
-        evaluations: of the denoiser.
+        options: options of the scheduler.
+        spacing: spacing for `set_timesteps`.
+        evaluations: number of evaluations of the denoiser.
     """
 
     kind: type
@@ -100,7 +100,7 @@ class Multistep:
         scheduler.set_timesteps(**self.spacing)
         scheduler.set_begin_index(0)
         alpha, sigma = scheduler._sigma_to_alpha_sigma_t(scheduler.sigmas.to(z))
-        scale = torch.sqrt(alpha**2 + sigma**2)  # 1, but for levels of the rectified schedule
+        scale = torch.sqrt(alpha**2 + sigma**2)  # 1, except for levels of the rectified schedule
         places = denoiser.schedule.time(2 * torch.log(alpha / sigma))
         z = scale[0] * z
         for k in range(self.evaluations):
@@ -110,7 +110,7 @@ class Multistep:
 
 
 def runs(evaluations: int) -> Iterator[tuple[str, str, Run]]:
-    """(method, grid, run) with exactly so many evaluations."""
+    """(method, grid, run) with exactly this number of evaluations."""
     for spacing in ("linspace", "trailing"):
         yield "DDIM", spacing, DDIM(spacing, evaluations)
     for order, solver, ending in _each(DPM_SOLVERS):

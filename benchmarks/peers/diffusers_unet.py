@@ -1,8 +1,8 @@
 """diffusers' UNet2DModel with as many parameters as jensen's captcha network.
 
-Its shape is that of `diffusers_captcha`: four levels (24 rows halve three times), two layers a block as in the
+Its shape is that of `diffusers_captcha`: four levels (24 rows halve three times), two layers per block as in the
 library's training example, attention at the two lower levels; of a dozen shapes of this size it has the fewest
-operations a picture. It is given no text, so that it has less to do than jensen's.
+operations per picture. It is not conditioned on text, which makes it cheaper.
 """
 
 from __future__ import annotations

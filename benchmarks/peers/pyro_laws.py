@@ -1,6 +1,6 @@
-"""Pyro's gradients of the ELBO as `jensen check` takes them: p(z) = N(0, 1), p(x | z) = N(z, 1), q = N(m, s).
+"""Pyro's gradients of the ELBO adapted to `jensen check`: p(z) = N(0, 1), p(x | z) = N(z, 1), q = N(m, s).
 
-An estimator is Pyro's differentiable loss, turned round; f is not used, since Pyro makes it from the model.
+An estimator is minus Pyro's differentiable loss; f is not used, since Pyro derives it from the model.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def model(_: Any) -> None:
 
 
 def estimator(loss: Any, family: Any) -> Callable[[Any, Any], Tensor]:
-    """Pyro's estimate of the ELBO, with the gradient that it would descend."""
+    """Pyro's estimate of the ELBO, with its gradient."""
 
     def value(q: Any, _: Any) -> Tensor:
         def guide(_: Any) -> None:
@@ -39,7 +39,7 @@ def estimator(loss: Any, family: Any) -> Callable[[Any, Any], Tensor]:
 
 
 def reports() -> Iterator[tuple[str, check.Report]]:
-    """On each estimator."""
+    """The check of each estimator."""
     for name, loss, family in (
         ("Trace_ELBO, reparameterized", Trace_ELBO(), dist.Normal),
         ("Trace_ELBO, score function", Trace_ELBO(), NonreparameterizedNormal),

@@ -1,4 +1,4 @@
-"""A VAE of Pyro, written and trained as its tutorial writes it, around the networks of a jensen VAE.
+"""A Pyro VAE, written and trained as in its tutorial, with the networks of a jensen VAE.
 
 `SVI` with `Trace_ELBO` and Pyro's Adam, a plate over the batch, Bernoulli pixels without validation.
 """
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 class VAE(nn.Module):
-    """Its model and guide."""
+    """Pyro's model and guide."""
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module, latents: int):
         super().__init__()
@@ -35,6 +35,6 @@ class VAE(nn.Module):
 
 
 def inference(vae: VAE, rate: float) -> SVI:
-    """Whose `step(x)` takes one training step."""
+    """Pyro's inference; `step(x)` makes one training step."""
     pyro.clear_param_store()
     return SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": rate}), loss=Trace_ELBO())

@@ -1,6 +1,6 @@
-"""Pythae's bounds beside log p(x), exact for p(z) = N(0, 1), p(x | z) = N(2z, 1): N(0, 5).
+"""Pythae's bounds and the exact log p(x), for p(z) = N(0, 1), p(x | z) = N(2z, 1), so that p(x) = N(0, 5).
 
-What it calls a loss leaves out log(2 pi) / 2, which is put back. q = N(x / 2, 1) is not the posterior.
+Its loss omits log(2 pi) / 2, which is added here. q = N(x / 2, 1) is not the posterior.
 """
 
 from __future__ import annotations

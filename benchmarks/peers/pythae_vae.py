@@ -1,8 +1,8 @@
-"""A VAE of pythae: its model and its trainer, around the networks of a jensen VAE.
+"""A pythae VAE: its model and its trainer, with the networks of a jensen VAE.
 
-What was chosen: binary cross-entropy for the reconstruction, as jensen's decoder has it; the trainer's own optimizer
-(Adam), data loader and loop. `spread` maps an encoder's second half to log standard deviations: pythae's examples take
-it as it is; jensen's is bounded, which the comparison of values needs here too.
+Choices: binary cross-entropy for the reconstruction, as in jensen's decoder; the trainer's own optimizer
+(Adam), data loader and loop. `spread` maps an encoder's second half to log standard deviations: pythae's examples use
+it unchanged; jensen bounds it, and so does this file, so that values can be compared.
 """
 
 from __future__ import annotations
@@ -47,25 +47,25 @@ def model(
     shape: tuple[int, ...],
     spread: Callable[[Tensor], Tensor],
 ) -> VAE:
-    """Pythae's VAE of these networks, of pixels 0 and 1."""
+    """Pythae's VAE with these networks, for pixels 0 and 1."""
     config = VAEConfig(input_dim=shape, latent_dim=latents, reconstruction_loss="bce")
     return VAE(config, Encoder(encoder, spread), Decoder(decoder))
 
 
 def trainer(made: VAE, x: Tensor, batch: int, rate: float) -> BaseTrainer:
-    """Its trainer, ready for `train_step(epoch)`: once through the data x."""
+    """Pythae's trainer; `train_step(epoch)` is one epoch over the data x."""
     logging.disable(logging.INFO)
     config = BaseTrainerConfig(
         output_dir=tempfile.mkdtemp(), per_device_train_batch_size=batch, learning_rate=rate, no_cuda=True
     )
     ready = BaseTrainer(made, BaseDataset(x, torch.ones(len(x))), training_config=config)
     ready.prepare_training()
-    ready.callback_handler.callbacks.clear()  # a progress bar and lines on the console
+    ready.callback_handler.callbacks.clear()  # no progress bar and no console output
     return ready
 
 
 class Prepared:
-    """In the place of a trainer's data loader: batches that cost nothing to fetch."""
+    """Replaces the trainer's data loader: prepared batches."""
 
     def __init__(self, x: Tensor, batch: int):
         self.dataset = x

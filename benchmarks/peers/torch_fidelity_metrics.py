@@ -1,7 +1,7 @@
-"""What torch-fidelity and pytorch-fid make of features: the Frechet distance alone.
+"""The Frechet distance of given features by torch-fidelity, pytorch-fid and torchmetrics.
 
-Both import torchvision, for networks and data that are not used here, and torchvision has no build for every torch:
-where there is none, an object that takes any name lets the imports pass.
+The first two import torchvision, for networks and data that are not used here, and torchvision is not built for every
+torch: without it, an object with any attribute lets the imports succeed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class _Anything(ModuleType):
 
 @contextmanager
 def stand_in_for_torchvision() -> Iterator[None]:
-    """Modules of anything in torchvision's place for as long as the imports take, unless there is a torchvision."""
+    """Context manager: modules with any attribute replace torchvision during the imports, unless it is installed."""
     if importlib.util.find_spec("torchvision") is not None:
         yield
         return
@@ -70,7 +70,7 @@ def pytorch_fid(real: Tensor, fake: Tensor) -> float:
 
 @contextmanager
 def _roots_with_an_estimate() -> Iterator[None]:
-    """Scipy's square root as pytorch-fid calls it: newer scipy no longer takes `disp`, and returns the root alone."""
+    """Scipy's square root as pytorch-fid calls it: newer scipy has no `disp` and returns only the root."""
     newer = linalg.sqrtm
 
     def sqrtm(matrix: np.ndarray, disp: bool = True) -> Any:

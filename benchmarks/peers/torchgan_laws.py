@@ -1,6 +1,6 @@
-"""Torchgan's losses and penalties as `jensen check` takes them.
+"""Torchgan's losses and penalties adapted to `jensen check`.
 
-A penalty is given a point between real and generated, with one epsilon an example, as its documentation does. The
+A penalty gets a point between real and generated, with one epsilon per example, as in its documentation. The
 package imports torchvision for its trainer: see `stand_in_for_torchvision`.
 """
 
@@ -19,16 +19,16 @@ with stand_in_for_torchvision():
 
 
 def between(critic: check.penalties.Critic, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
-    """A point of each line, and the critic's logits there."""
+    """A point on the line between each pair, and the critic's logits there."""
     share = torch.rand(len(real), *[1] * (real.ndim - 1), dtype=real.dtype)
     x = (share * real + (1 - share) * fake).detach().requires_grad_()
     return x, critic(x)
 
 
 def reports() -> Iterator[tuple[str, check.Report]]:
-    """On each loss and penalty."""
+    """The check of each loss and penalty."""
     logistic, squares = functional.minimax_discriminator_loss, functional.least_squares_discriminator_loss
-    losses = {  # of a real example's logit, where the generated one's costs nothing
+    losses = {  # as functions of the real logit; the generated one has loss 0
         "minimax_discriminator_loss": lambda m: logistic(m, torch.full_like(m, -1e6), reduction="none"),
         "least_squares_discriminator_loss, a = -1": lambda m: squares(m, -torch.ones_like(m), a=-1.0, reduction="none"),
     }
