@@ -1,4 +1,4 @@
-"""The trainer: whose gradient moves which player, what a resume restores, several processes, weight averages."""
+"""The trainer: which gradient moves which player, phases, resuming, data parallelism, weight averages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from jensen.check.line import F64, f64
 from jensen.check.runs import data_parallel, resume
 from jensen.core.objective import Objective
 from jensen.core.seeding import generator
-from jensen.core.types import Batch, Loss, Phase
+from jensen.core.types import Batch, Loss
 from jensen.data.pool import pool_stream
 from jensen.models.cyclegan import CycleGAN
 from jensen.models.gan import GAN
@@ -35,8 +35,8 @@ def _batch(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=generator(seed))
 
 
-class _Noted(Adversarial):
-    """Records which player has moved."""
+class Recorded(Adversarial):
+    """Records which player has been updated."""
 
     def __init__(self, *parts: Any, **settings: Any):
         super().__init__(*parts, **settings)
@@ -47,9 +47,9 @@ class _Noted(Adversarial):
         self.moves.append(player)
 
 
-def _gan(**settings: Any) -> _Noted:
+def _gan(**settings: Any) -> Recorded:
     torch.manual_seed(0)
-    return _Noted(GAN(mlp(2, 6, 2), [2]), mlp(2, 6, 1), **settings)
+    return Recorded(GAN(mlp(2, 6, 2), [2]), mlp(2, 6, 1), **settings)
 
 
 def _translation(**settings: Any) -> CycleConsistent:
@@ -60,60 +60,64 @@ def _translation(**settings: Any) -> CycleConsistent:
 
 @law("training/own-players")
 def own_players(_: float) -> Claims:
-    r"""A step moves the players of each phase, each by the gradient of its own loss and of nothing else.
+    r"""A training step updates each player by the gradient of that player's loss, and by no other gradient.
 
     $$w_i \leftarrow w_i - h\,\nabla_{w_i} L_i \quad (i \in \text{phase})$$
-    The generator's loss depends on the critic's weights and the reverse; neither gradient may enter the other's move.
-    Compared with differences of each loss, and with a step taken by hand, for one phase, two, and three moves to one.
+    The generator's loss L_1 depends on the critic's weights w_2 and the critic's loss L_2 on the generator's w_1, but
+    those gradients must not enter the updates. `jensen.check.game` compares gradients with numerical derivatives of
+    each loss, and steps with steps computed by hand.
     Source: Mescheder et al. (2017), equation 2; Goodfellow et al. (2014), algorithm 1.
     """
     x = {"x": _batch(8, 2)}
     for name, objective in (
         ("simultaneous", _gan(phases=SIMULTANEOUS)),
-        ("alternating, R1", _gan(loss="least-squares", penalty=lambda c, x, _: r1(c, x, 2.0))),
-        ("three to one, clipped", _gan(loss="wasserstein", phases=alternating(3), clip=0.05)),
-        ("relativistic, gradient penalty", _gan(loss="relativistic", penalty=gradient_penalty)),
+        ("alternating with R1", _gan(loss="least-squares", penalty=lambda c, x, _: r1(c, x, 2.0))),
+        ("3 critic updates a step with clipping", _gan(loss="wasserstein", phases=alternating(3), clip=0.05)),
+        ("relativistic with gradient penalty", _gan(loss="relativistic", penalty=gradient_penalty)),
     ):
-        yield from game(objective, x).named(name)
+        yield from game(objective, x).named(f"{name} GAN")
     sides = {"a": _batch(3, 1, 4, 4, seed=1), "b": _batch(3, 1, 4, 4, seed=2)}
-    yield from game(_translation(), sides).named("translators and critics")
+    yield from game(_translation(), sides).named("CycleGAN")
 
 
 @law("training/phases")
 def phases(_: float) -> Claims:
-    r"""Phases say which player moves how often, and on which batch; learning rates and clips are each player's own.
+    r"""Phases set how often each player is updated, and on which batch; each has its own learning rate and clipping.
 
-    $$(\mathrm{critic} \times 5, \mathrm{generator}): \text{5 draws, 6 moves a step}$$
-    Plain descent with clipped gradients moves a player by at most h times its clip a move. A warm-up rises as
-    (k + 1)/w, and the rate then falls to 0 over the last share of the budget.
+    $$(\mathrm{critic} \times 5, \mathrm{generator}): \text{5 batches, 6 updates a step}$$
+    Gradient descent of learning rate h with gradients clipped at norm c moves a player by at most h c an update. During
+    a warm-up of w steps the rate is proportional to (k + 1)/w, and it falls to 0 over the last share of the budget.
     Source: Goodfellow et al. (2014), algorithm 1; Arjovsky et al. (2017), algorithm 1.
     """
     for steps in (1, 5):
-        objective, claim = _gan(phases=alternating(steps)), f"{steps} to 1"
+        objective, claim = _gan(phases=alternating(steps)), f"{steps} critic updates a step"
         state = started(objective, 0.1, clip={"critic": 1e-3, "generator": None})
         before = nn.utils.parameters_to_vector(objective.critic.parameters()).detach().clone()
         train_step(state, itertools.repeat({"x": _batch(8, 2)}))
-        yield close(f"{claim}: batches drawn", steps, state.draws, 0.0)
-        yield close(f"{claim}: moves of the critic", steps, objective.moves.count("critic"), 0.0)
-        yield close(f"{claim}: the generator moves last", 1.0, float(objective.moves[-1] == "generator"), 0.0)
+        yield close(f"{claim}: number of batches drawn", steps, state.draws, 0.0)
+        yield close(f"{claim}: number of critic updates", steps, objective.moves.count("critic"), 0.0)
+        last = float(objective.moves[-1] == "generator")
+        yield close(f"{claim}: the generator is updated last (1: yes)", 1.0, last, 0.0)
         moved = (nn.utils.parameters_to_vector(objective.critic.parameters()) - before).norm()
-        yield bounded(f"{claim}: the critic's clipped distance", moved, steps * 0.1 * 1e-3, 1e-7, relation="at most")
+        yield bounded(f"{claim}: distance moved by the critic", moved, steps * 0.1 * 1e-3, 1e-7, relation="at most")
         if steps == 1:
-            yield close("1 to 1: that distance is the clip", 1e-4, moved, 1e-7)
+            yield close(f"{claim}: distance moved by the critic is h c", 1e-4, moved, 1e-7)
     rate = warm_then_decay(2.0, Budget(steps=100), warmup=10, decay=0.5)
     rates = torch.tensor([rate(step) for step in (0, 4, 9, 50, 75, 100)])
-    yield close("rates at steps 0, 4, 9, 50, 75, 100", torch.tensor([0.2, 1.0, 2.0, 2.0, 1.0, 0.0]), rates, 1e-6)
+    yield close(
+        "learning rates at steps 0, 4, 9, 50, 75, 100 of 100", torch.tensor([0.2, 1.0, 2.0, 2.0, 1.0, 0.0]), rates, 1e-6
+    )
 
 
 @law("training/resume")
 def resumes(_: float) -> Claims:
-    r"""A run that is interrupted and resumed is bitwise equal to the uninterrupted one.
+    r"""A training run that is interrupted and resumed ends bitwise equal to the uninterrupted one.
 
     $$S_{n+m} = T^m(T^n(S_0)) = T^{n+m}(S_0)$$
-    A step is a function of weights, buffers, optimizers, averages, memory, the number of draws, and the generators'
-    state; all of these are in the state that is saved. Also for games with pools and adaptive augmentation.
+    A step T is a function of the state S: weights, buffers, optimizers, averages, memory, the number of batches drawn
+    and the states of random generators. All of S is saved. Also with image pools and adaptive augmentation.
     Source: an identity: a step is a function of the state.
-    Assumes: the stream is a function of (seed, number of the draw).
+    Assumes: the batches are a function of the seed and of the number of the draw.
     """
 
     def augmented() -> Objective:
@@ -128,48 +132,31 @@ def resumes(_: float) -> Claims:
 
     points, pictures = (pool_stream(8, seed=0, x=_batch(64, *shape)) for shape in ((2,), (1, 2, 2)))
     sides = pool_stream(3, seed=0, a=_batch(32, 1, 4, 4, seed=1), b=_batch(32, 1, 4, 4, seed=2))
-    yield from resume(lambda: _gan(phases=alternating(5)), points).named("five to one")
-    yield from resume(augmented, pictures).named("adaptive augmentation")
-    yield from resume(pooled, sides).named("pools of pictures")
-    yield from resume(lambda: _gan(phases=SIMULTANEOUS), points, update=optimistic).named("optimistic")
-
-
-class _Rows(Objective):
-    """Two players, no draws, means over rows."""
-
-    phases = (Phase(("a", "b")),)
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.model, self.b = mlp(2, 3), mlp(3, 1)
-
-    def players(self) -> Mapping[str, Any]:
-        return {"a": self.model.parameters(), "b": self.b.parameters()}
-
-    def forward(self, players: tuple[str, ...], batch: Batch, step: int) -> Mapping[str, Loss]:
-        told = self.b(self.model(batch["x"]).tanh())
-        losses = {"a": told.square().mean(), "b": (1 - told).square().mean()}
-        return {name: Loss.of(losses[name]) for name in players}
+    yield from resume(lambda: _gan(phases=alternating(5)), points).named("5 critic updates a step")
+    yield from resume(augmented, pictures).named("adaptive augmentation, noise")
+    yield from resume(pooled, sides).named("image pools")
+    yield from resume(lambda: _gan(phases=SIMULTANEOUS), points, update=optimistic).named("optimistic updates")
 
 
 @law("training/data-parallel")
 def processes(_: float) -> Claims:
-    r"""Two processes that share a batch compute the gradient of one that has all of it, and both end with it.
+    r"""Processes that share the rows of a batch all obtain the gradient of one process that has the whole batch.
 
     $$\frac1n \sum_{r=1}^n g(x_r, x_{r+n}, \ldots) = g(x_1, x_2, \ldots)$$
-    Two gloo processes on the CPU, each on every second row; `shard` gives each row to one of them.
+    g is the gradient of a mean over rows, and n the number of processes: here two gloo processes on the CPU, each with
+    every second row, and the CycleGAN objective. `shard` assigns each row of a data stream to one process.
     Source: linearity of a mean over rows.
-    Assumes: the loss is a mean over independent rows, shares are of equal size.
+    Assumes: the loss is a mean over independent rows, and all processes have the same number of rows.
     """
-    yield from data_parallel(_Rows(), {"x": _batch(12, 2)}).evidence
+    sides = {"a": _batch(6, 1, 4, 4, seed=1), "b": _batch(6, 1, 4, 4, seed=2)}
+    yield from data_parallel(_translation(), sides).evidence
     stream = pool_stream(6, seed=0, x=torch.arange(60.0))
     parts = torch.stack([next(shard(stream, rank, 3)(2))["x"] for rank in range(3)], 1)
-    yield close("three shards, interleaved, are the batch", next(stream(2))["x"], parts.reshape(-1), 0.0)
+    yield close("three interleaved shards are the batch", next(stream(2))["x"], parts.reshape(-1), 0.0)
 
 
-class _Sum(Objective):
-    """The sum of two weights."""
+class SumOfWeights(Objective):
+    """The loss is the sum of two weights."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -181,28 +168,30 @@ class _Sum(Objective):
 
 @law("training/average")
 def average(_: float) -> Claims:
-    r"""Averaged weights follow $a \leftarrow \beta a + (1 - \beta) w$, after every step.
+    r"""After every training step the averaged weights are updated by $a \leftarrow \beta a + (1 - \beta) w$.
 
     $$a_n = w_n + h\,\frac{\beta(1 - \beta^n)}{1 - \beta} \text{ for } w_n = w_0 - hn$$
-    On the loss $\sum w$ every step subtracts h. The lag $e = a - w$ obeys $e \leftarrow \beta(e + h)$ from 0, hence
-    the sum of a geometric series. Buffers are state, and are copied. Between 1 and 2 in bfloat16 the average is
-    $2 - \beta^n$: it is kept in float32, where $(1 - \beta)$ is not lost. A rotating weight divided by its norm is a
-    rotation; the average of the weights is one too, times a number, which the singular vectors must follow.
+    If the loss is $\sum w$ every step subtracts h. The lag $e = a - w$ obeys $e \leftarrow \beta(e + h)$ from 0: a
+    geometric series. Buffers are copied. With bfloat16 weights that jump from 1 to 2 the average is $2 - \beta^n$; it
+    is kept in float32, where $1 - \beta$ is not lost. The average of weights that rotate is a multiple of a rotation,
+    so that with spectral norm its singular values are 1 if the singular vectors are recomputed.
     Source: Polyak & Juditsky (1992); Karras et al. (2018), section 6.3 (exponential).
     """
-    h, beta, n, objective = 0.1, 0.8, 12, _Sum()
+    h, beta, n, objective = 0.1, 0.8, 12, SumOfWeights()
     start = objective.model.weight.detach().clone()
     state = started(objective, h, decay=lambda _: beta)
     for _step in range(n):
         train_step(state, itertools.repeat({}))
     exact = start - h * n + h * beta * (1 - beta**n) / (1 - beta)
-    yield close(f"after {n} steps, beta = {beta}", exact, next(iter(state.average.parameters())), 1e-12)
+    yield close(
+        f"averaged weights after {n} steps, beta = {beta}", exact, next(iter(state.average.parameters())), 1e-12
+    )
     ours, theirs = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
     changed = {"running_mean": torch.ones(2), "num_batches_tracked": torch.tensor(7)}
     theirs.load_state_dict(theirs.state_dict() | changed)
     update_average(ours, theirs, 0.75)
-    yield close("a buffer, beta = 3/4", 1.0, ours.state_dict()["running_mean"], 1e-7)
-    yield close("a whole number", 7.0, ours.state_dict()["num_batches_tracked"], 0.0)
+    yield close("a floating-point buffer is copied", 1.0, ours.state_dict()["running_mean"], 1e-7)
+    yield close("an integer buffer is copied", 7.0, ours.state_dict()["num_batches_tracked"], 0.0)
     low = nn.Linear(1, 1, bias=False).bfloat16()
     low.weight.data.fill_(1.0)
     raised = begin_average(low)
@@ -215,8 +204,8 @@ def average(_: float) -> Claims:
         c, s = math.cos(0.05 * k), math.sin(0.05 * k)
         turning.weight = f64([[c, -s], [s, c]])
         update_average(turned, turning, 0.99)
-    yield close("bfloat16 weights, 200 updates", 2 - 0.999**200, next(raised.parameters()), 1e-5)
+    yield close("average of bfloat16 weights after 200 updates", 2 - 0.999**200, next(raised.parameters()), 1e-5)
     singular = torch.linalg.svdvals(turned(torch.eye(2, dtype=F64)))
-    yield close("spectral norm, averaged over a rotation", 1.0, singular, 1e-12)
+    yield close("singular values of the average of rotations, with spectral norm", 1.0, singular, 1e-12)
     decays = f64([warm_decay(0.9)(step) for step in (0, 8, 10_000)])
-    yield close("min(0.9, (1 + k)/(10 + k)) at 0, 8, 10,000", f64([0.1, 0.5, 0.9]), decays, 1e-12)
+    yield close("warm-up of beta: min(0.9, (1 + k)/(10 + k)) at k = 0, 8, 10,000", f64([0.1, 0.5, 0.9]), decays, 1e-12)
