@@ -109,7 +109,10 @@ CATEGORICAL = {"kind": "categorical"}
             {"network": CATEGORICAL, "bound": {"gradient": "stl"}},
             "needs Gaussian latents, or bound.relaxation concrete",
         ),
-        ({"network": CATEGORICAL}, "bound.samples of at least 2"),
+        (
+            {"network": CATEGORICAL},
+            "bound.samples must be at least 2 for categorical latents without a bound.relaxation",
+        ),
         (
             {"network": CATEGORICAL, "bound": {"samples": 2}, "prior": "learned"},
             "prior must be standard for categorical latents",
@@ -288,7 +291,7 @@ def test_what_a_bound_is_stands_before_training_and_in_the_report(tmp_path, caps
         assert isinstance(laws.base_dist, OneHotCategorical)
         assert not laws.has_rsample
         assert "--interpolate" not in (out / "report.html").read_text()
-        refused(capsys, ["sample", str(out), "--interpolate", "5"], "two classes have no points between them")
+        refused(capsys, ["sample", str(out), "--interpolate", "5"], "there are no points between two classes")
 
 
 @pytest.mark.parametrize(
@@ -297,7 +300,11 @@ def test_what_a_bound_is_stands_before_training_and_in_the_report(tmp_path, caps
         ("digits-vae", ["bound.beta=2", "bound.kl_limit=1"], "bound.kl_limit cannot be combined with bound.beta"),
         ("digits-vae", ["bound.samples=0"], "bound.samples must be at least 1, got 0"),
         ("digits-vae", ["network.direction=ladder"], "at least two layers in network.latents"),
-        ("digits-vae", ["network.kind=categorical"], "bound.samples of at least 2"),
+        (
+            "digits-vae",
+            ["network.kind=categorical"],
+            "bound.samples must be at least 2 for categorical latents without a bound.relaxation",
+        ),
         ("digits-vae", ["network.noise=learned"], "must be predicted for data of two levels"),
         ("digits-svi", ["training.rates.encoder=0.1"], "training.rates must name players, model, posterior"),
         ("digits-vae", ["judging.critic_steps=5"], "judging.critic_steps is not used by family vae"),

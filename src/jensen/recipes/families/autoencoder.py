@@ -15,7 +15,7 @@ from jensen.distributions import GaussianPrior
 from jensen.nn import mlp
 from jensen.objectives import AddedNoise, Masked, Reconstruction
 from jensen.recipes.decoders import Decoder
-from jensen.recipes.families.base import Family, single
+from jensen.recipes.families.base import Family
 from jensen.recipes.settings import Positive, Training
 
 
@@ -42,7 +42,7 @@ class Autoencoder(Family):
         return self
 
     def refuse(self, space: Space, training: Training) -> None:
-        single(self.kind, space)
+        super().refuse(space, training)
         self.network.refuse(space)
 
     def model(self, space: Space) -> nn.Module:

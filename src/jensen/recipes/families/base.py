@@ -36,6 +36,8 @@ class Family(Kind, ABC):
 
     def refuse(self, space: Space, training: Training) -> None:
         """Raise a ValueError of one sentence if the family cannot be used with this data or training."""
+        if space.b is not None:
+            raise ValueError(f"family {self.kind} needs data with one side, got two sides: use family translation")
 
     @abstractmethod
     def model(self, space: Space) -> nn.Module:
@@ -106,9 +108,3 @@ class Fitted(Objective):
 
     def forward(self, players: tuple[str, ...], batch: Batch, step: int) -> Mapping[str, Loss]:
         return {}
-
-
-def single(family: str, space: Space) -> None:
-    """Raise a ValueError for data with two sides."""
-    if space.b is not None:
-        raise ValueError(f"family {family} needs data with one side, got two sides")

@@ -13,22 +13,9 @@ from torch import nn
 from jensen.core.objective import Objective
 from jensen.core.settings import Settings
 from jensen.data.space import Classes, Space, Text
-from jensen.diffusion import (
-    SCHEDULES,
-    Bins,
-    LearnedSchedule,
-    NetworkDenoiser,
-    Reconstruction,
-    Schedule,
-    edm,
-    level_times,
-    logit_normal_times,
-    min_snr,
-    sigmoid,
-    simple,
-    uniform_times,
-    whole_span,
-)
+from jensen.diffusion import SCHEDULES, LearnedSchedule, NetworkDenoiser, Schedule, logit_normal_times, uniform_times
+from jensen.diffusion.likelihood import Bins, Reconstruction, level_times, whole_span
+from jensen.diffusion.losses import edm, min_snr, sigmoid, simple
 from jensen.models import Diffusion as DiffusionModel
 from jensen.models import Sampling
 from jensen.objectives import Denoising, Hybrid, VariationalDiffusion
@@ -132,11 +119,8 @@ class DiffusionSampling(Settings):
 
     @model_validator(mode="after")
     def _in_range(self) -> DiffusionSampling:
-        self.settings()
+        Sampling(**self.model_dump())
         return self
-
-    def settings(self, **more: Any) -> Sampling:
-        return Sampling(**self.model_dump(), **more)
 
 
 class Diffusion(Family):
@@ -159,9 +143,8 @@ class Diffusion(Family):
             raise ValueError("sampling.variance learned needs loss.variance=learned")
         return self
 
-    # what does not suit -------------------------------------------------------------------
-
     def refuse(self, space: Space, training: Training) -> None:
+        super().refuse(space, training)
         self.network.refuse(space, self.condition(space))
         if space.cond is None:
             self.loss.refuse_idle("for data without conditions", "drop", prefix="loss.")
@@ -210,8 +193,6 @@ class Diffusion(Family):
         if interpolating:
             model.deterministic(**changes)  # refuses a sampler that draws noise
 
-    # model and game -----------------------------------------------------------------------
-
     def condition(self, space: Space) -> Classes | Text | None:
         """What the model is conditioned on."""
         return space.cond if self.loss.drop < 1 else None
@@ -220,19 +201,15 @@ class Diffusion(Family):
         return self.condition(space) is not None
 
     def _denoiser(self, net: nn.Module, cond: Classes | Text | None = None) -> NetworkDenoiser:
-        null = None if cond is None else torch.full((cond.width,), cond.size)
-        return NetworkDenoiser(
-            net,
-            self.network.make_schedule(),
-            output=self.network.output,
-            null=null,
-            learned_variance=self.loss.variance == "learned",
-        )
+        null, schedule = None if cond is None else torch.full((cond.width,), cond.size), self.network.make_schedule()
+        learned = self.loss.variance == "learned"
+        return NetworkDenoiser(net, schedule, output=self.network.output, null=null, learned_variance=learned)
 
     def model(self, space: Space) -> DiffusionModel:
         cond, outputs = self.condition(space), 2 if self.loss.variance == "learned" else 1
         denoiser = self._denoiser(self.network.network(space, cond, outputs=outputs), cond)
-        model = DiffusionModel(denoiser, space.shape, self.sampling.settings(chunk=self.network.chunk))
+        sampling = Sampling(**self.sampling.model_dump(), chunk=self.network.chunk)
+        model = DiffusionModel(denoiser, space.shape, sampling)
         model.centre.fill_(space.mean)
         model.scale.fill_(space.std)
         return model
@@ -240,9 +217,8 @@ class Diffusion(Family):
     def objective(self, model: DiffusionModel, space: Space) -> Objective:
         loss, drop = self.loss, self.loss.drop if self.conditional(space) else 1.0
         if loss.name == "bound":
-            reconstruction = Reconstruction("observed", None if space.levels is None else Bins(space.levels))
-            span = whole_span(model.denoiser)
-            return VariationalDiffusion(model, span=span, reconstruction=reconstruction, drop=drop)
+            observed = Reconstruction("observed", None if space.levels is None else Bins(space.levels))
+            return VariationalDiffusion(model, span=whole_span(model.denoiser), reconstruction=observed, drop=drop)
         weighted = LOSSES[loss.name]
         if loss.variance == "learned":
             return Hybrid(model, steps=loss.levels, weight=loss.variance_weight, loss=weighted, drop=drop)

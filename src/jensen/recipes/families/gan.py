@@ -9,20 +9,10 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from jensen.adversarial import (
-    TRANSFORMS,
-    AdaptiveAugment,
-    annealed,
-    augment,
-    dragan,
-    gradient_penalty,
-    r1,
-    r2,
-    spectral_norm,
-)
+from jensen.adversarial import annealed, dragan, gradient_penalty, r1, r2, spectral_norm
+from jensen.adversarial.augmentation import TRANSFORMS, AdaptiveAugment, augment
 from jensen.core.progress import Track, silent
 from jensen.core.settings import Settings
-from jensen.core.types import Phase
 from jensen.data.dataset import Data
 from jensen.data.space import Space
 from jensen.models import gan as models
@@ -173,14 +163,8 @@ class Game(Settings):
                 self.refuse_idle("by this game", names, prefix="game.")
         return self
 
-    def phases(self) -> tuple[Phase, ...]:
-        return SIMULTANEOUS if self.order == "simultaneous" else alternating(self.critic_steps)
-
-    def rule(self) -> Update:
-        rules: dict[str, Update] = {"descend": descend, "extragradient": extragradient, "optimistic": optimistic}
-        return rules[self.update] if self.update in rules else consensus(self.consensus)
-
     def penalised(self) -> Penalty | None:
+        """The penalty, as a function of the critic, real and generated examples."""
         weight = self.penalty_weight
         rules: dict[str, Penalty] = {
             "r1": lambda critic, real, _: r1(critic, real, weight),
@@ -192,11 +176,9 @@ class Game(Settings):
         return rules.get(self.penalty)
 
     def augmented(self) -> Callable[[Tensor], Tensor] | None:
-        if self.augmentation == "none":
-            return None
-        if self.augmentation == "adaptive":
-            return AdaptiveAugment(TRANSFORMS, ramp=50_000)
-        return partial(augment, transforms=TRANSFORMS, probability=self.augmentation_share)
+        fixed = partial(augment, transforms=TRANSFORMS, probability=self.augmentation_share)
+        adaptive = AdaptiveAugment(TRANSFORMS, ramp=50_000)
+        return {"none": None, "fixed": fixed, "adaptive": adaptive}[self.augmentation]
 
 
 class GAN(Family):
@@ -208,8 +190,7 @@ class GAN(Family):
     game: Game = Game()
 
     def refuse(self, space: Space, training: Training) -> None:
-        if space.b is not None:
-            raise ValueError("family gan needs data with one side, got two sides: use family translation")
+        super().refuse(space, training)
         if (rows := training.rows()) % self.game.packing:
             raise ValueError(f"game.packing must divide the {rows} examples of a batch, got {self.game.packing}")
         if self.game.augmentation != "none" and not space.pictures:
@@ -225,7 +206,7 @@ class GAN(Family):
             model,
             self.network.critic(space, game.packing),
             loss=game.loss,
-            phases=game.phases(),
+            phases=SIMULTANEOUS if game.order == "simultaneous" else alternating(game.critic_steps),
             penalty=game.penalised(),
             packing=game.packing,
             noise=annealed(game.noise, game.noise_steps) if game.noise else None,
@@ -239,7 +220,8 @@ class GAN(Family):
             raise ValueError(f"game.packing {m} leaves fewer than 2 packs of the {rows} held-out examples")
 
     def update(self) -> Update:
-        return self.game.rule()
+        rules: dict[str, Update] = {"descend": descend, "extragradient": extragradient, "optimistic": optimistic}
+        return rules.get(self.game.update) or consensus(self.game.consensus)
 
     def curves(self) -> Mapping[str, str]:
         return {

@@ -57,6 +57,7 @@ class Kernel(Family):
     sampling: KernelDraws = KernelDraws()
 
     def refuse(self, space: Space, training: Training) -> None:
+        super().refuse(space, training)
         if space.rows == 1:
             raise ValueError("a kernel density needs at least two training examples, got 1")
 

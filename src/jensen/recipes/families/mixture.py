@@ -32,6 +32,7 @@ class Mixture(Family):
     """stop after a sweep that raises the bound by less than this many nats per training example"""
 
     def refuse(self, space: Space, training: Training) -> None:
+        super().refuse(space, training)
         if len(space.shape) != 1 or space.levels is not None:
             raise ValueError(f"family mixture needs points without levels, got data of shape {space.shape}")
         if training.steps != 1:

@@ -21,6 +21,7 @@ class Reader(Family):
     """largest shift of training pictures, in pixels"""
 
     def refuse(self, space: Space, training: Training) -> None:
+        super().refuse(space, training)
         if not space.pictures or space.cond is None:
             raise ValueError("family reader needs pictures that each have a text or a class")
 

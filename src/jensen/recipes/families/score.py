@@ -75,6 +75,7 @@ class Score(Family):
     sampling: ScoreSampling = ScoreSampling()
 
     def refuse(self, space: Space, training: Training) -> None:
+        super().refuse(space, training)
         self.network.refuse(space, None)
 
     def refuse_request(self, model: ScoreModel, space: Space, changes: Mapping[str, Any], **_: Any) -> None:

@@ -9,21 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
-from jensen.adversarial import (
-    Brightness,
-    Contrast,
-    Crop,
-    Cutout,
-    Flip,
-    ImagePool,
-    Mosaic,
-    Saturation,
-    annealed,
-    augment,
-    r1,
-    spectral_norm,
-)
-from jensen.adversarial import Translation as Shift
+from jensen.adversarial import ImagePool, annealed, augmentation, r1, spectral_norm
 from jensen.core.objective import Objective
 from jensen.core.settings import Settings
 from jensen.data.space import Space
@@ -36,12 +22,12 @@ from jensen.recipes.settings import NonNegative, Positive, Share, Training
 
 Transforms = Literal["crop", "mosaic", "flip", "colour", "translation", "cutout"]
 TRANSFORMS: dict[str, tuple[Callable[[Tensor], Tensor], ...]] = {
-    "crop": (Crop(),),
-    "mosaic": (Mosaic(),),
-    "flip": (Flip(),),
-    "colour": (Brightness(), Saturation(), Contrast()),
-    "translation": (Shift(),),
-    "cutout": (Cutout(),),
+    "crop": (augmentation.Crop(),),
+    "mosaic": (augmentation.Mosaic(),),
+    "flip": (augmentation.Flip(),),
+    "colour": (augmentation.Brightness(), augmentation.Saturation(), augmentation.Contrast()),
+    "translation": (augmentation.Translation(),),
+    "cutout": (augmentation.Cutout(),),
 }
 
 
@@ -94,15 +80,13 @@ class Shown(Settings):
         return self
 
     def settings(self) -> dict[str, Any]:
-        """Of either objective."""
-        transforms = [t for name in self.augmentation for t in TRANSFORMS[name]]
-        noisy = self.noise > 0 or self.noise_end > 0
+        """Arguments of `CycleConsistent` and `Paired`."""
+        transforms, share = [t for name in self.augmentation for t in TRANSFORMS[name]], self.augmentation_share
+        augmented = partial(augmentation.augment, transforms=transforms, probability=share)
         return {
             "loss": self.loss,
-            "augmentation": partial(augment, transforms=transforms, probability=self.augmentation_share)
-            if transforms
-            else None,
-            "noise": annealed(self.noise, self.noise_steps, self.noise_end) if noisy else None,
+            "augmentation": augmented if transforms else None,
+            "noise": annealed(self.noise, self.noise_steps, self.noise_end) if self.noise or self.noise_end else None,
             "penalty": (lambda critic, real, _: r1(critic, real, self.penalty)) if self.penalty else None,
         }
 

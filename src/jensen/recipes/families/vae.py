@@ -19,22 +19,11 @@ from jensen.nn import mlp
 from jensen.objectives import Variational
 from jensen.objectives.variational import cautions
 from jensen.recipes.decoders import Decoder
-from jensen.recipes.families.base import Family, single
+from jensen.recipes.families.base import Family
 from jensen.recipes.settings import NonNegative, Positive, Rate, Training
 from jensen.training import Budget, Player, warm_then_decay
-from jensen.variational import (
-    Constraint,
-    Relaxation,
-    annealed,
-    beta,
-    cooling,
-    cyclical,
-    elbo,
-    free_bits,
-    iwae,
-    linear,
-    posterior_table,
-)
+from jensen.variational import Constraint, Relaxation, annealed, cooling, cyclical, linear, posterior_table
+from jensen.variational.bounds import beta, elbo, free_bits, iwae
 from jensen.variational.relaxed import KINDS
 
 MULTIPLIER_RATE, POSTERIOR_RATE = 1e-2, 5e-2
@@ -90,11 +79,9 @@ class Network(Decoder):
         body = nn.Sequential(flat, mlp(space.dims, *self.inside, 2 * self.first))
         encoders: list[nn.Module] = [Conditional(body, DiagonalGaussian())]
         encoders += [gaussian(a, self.inside, b) for a, b in zip(self.latents, self.latents[1:], strict=False)]
-        return (
-            models.VAE(encoders[0], decoders[0], prior)
-            if len(encoders) == 1
-            else models.HVAE(encoders, decoders, prior)
-        )
+        if len(encoders) == 1:
+            return models.VAE(encoders[0], decoders[0], prior)
+        return models.HVAE(encoders, decoders, prior)
 
 
 def gaussian(given: int, inside: list[int], latents: int) -> Conditional:
@@ -183,7 +170,7 @@ class Bound(Settings):
         return Relaxation(cooling(self.temperature, self.coldest, self.cooling_steps), self.relaxation)
 
     def objective(self, model: nn.Module, tables: list[nn.Module]) -> Variational:
-        """The training objective: the bound of a model."""
+        """The training objective of a model; `tables` hold the posteriors of the training examples."""
         plain = self.name == "elbo" and self.gradient in ("standard", "score") and self.relaxation == "none"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # `notes` says it
@@ -222,13 +209,12 @@ class VAE(Family):
         network, bound = self.network, self.bound
         if network.one_hot and bound.relaxation == "none":
             if bound.gradient in ("stl", "dreg"):
-                raise ValueError(
-                    f"bound.gradient {bound.gradient} needs Gaussian latents, or bound.relaxation concrete"
-                )
+                needed = "Gaussian latents, or bound.relaxation concrete"
+                raise ValueError(f"bound.gradient {bound.gradient} needs {needed}")
             if bound.samples < 2:
                 raise ValueError(
-                    "categorical latents need bound.samples of at least 2, for a leave-one-out baseline, or a "
-                    "bound.relaxation"
+                    "bound.samples must be at least 2 for categorical latents without a bound.relaxation, since their "
+                    f"baseline leaves one sample out, got {bound.samples}"
                 )
         if network.one_hot and self.prior == "learned":
             raise ValueError("prior must be standard for categorical latents, whose prior is uniform, got learned")
@@ -243,7 +229,7 @@ class VAE(Family):
         return self
 
     def refuse(self, space: Space, training: Training) -> None:
-        single(self.kind, space)
+        super().refuse(space, training)
         self.network.refuse(space)
 
     def model(self, space: Space) -> models.LatentChain:
@@ -263,15 +249,14 @@ class VAE(Family):
     def players(self, objective: Objective, training: Training, budget: Budget) -> dict[str, Player]:
         """AdamW, except for a multiplier (Adam at a constant rate) and tables (an optimizer of sparse gradients)."""
         players, owned = training.players(objective, budget), partition(objective)
-        if "multiplier" in owned:
+        if weights := owned.get("multiplier"):
             rate = training.rates.get("multiplier", MULTIPLIER_RATE)
-            adam = torch.optim.Adam(owned["multiplier"], lr=rate)
-            players["multiplier"] = Player(owned["multiplier"], adam, lambda _: rate)
-        if "posterior" in owned:
-            rate = training.rates.get("posterior", POSTERIOR_RATE)
-            schedule = warm_then_decay(rate, budget, warmup=training.warmup, decay=training.decay)
-            sparse = torch.optim.SparseAdam(owned["posterior"], lr=rate)
-            players["posterior"] = Player(owned["posterior"], sparse, schedule, training.clip)
+            players["multiplier"] = Player(weights, torch.optim.Adam(weights, lr=rate), lambda _: rate)
+        if weights := owned.get("posterior"):
+            peak = training.rates.get("posterior", POSTERIOR_RATE)
+            schedule = warm_then_decay(peak, budget, warmup=training.warmup, decay=training.decay)
+            sparse = torch.optim.SparseAdam(weights, lr=peak)
+            players["posterior"] = Player(weights, sparse, schedule, training.clip)
         return players
 
     def notes(self, space: Space) -> list[str]:
@@ -288,12 +273,9 @@ class VAE(Family):
             "temperature": "temperature",
         }
         # with other players in the game, the model's terms have its name as a prefix
-        return {f"{p}{k}": v for p in ("", "model/") for k, v in terms.items()} | {
-            "multiplier/multiplier": "weight of the KL"
-        }
+        every = {f"{prefix}{key}": title for prefix in ("", "model/") for key, title in terms.items()}
+        return {**every, "multiplier/multiplier": "weight of the KL"}
 
     def refuse_request(self, model: Any, space: Space, changes: Any, *, interpolating: bool = False, **_: Any) -> None:
         if interpolating and self.network.one_hot:
-            raise ValueError(
-                "--interpolate cannot be used with categorical latents: two classes have no points between them"
-            )
+            raise ValueError("--interpolate needs Gaussian latents: there are no points between two classes")
