@@ -17,7 +17,7 @@ from jensen.data.space import Classes, Space
 from jensen.diffusion import CosineSchedule, Denoiser, GaussianOracle, MixtureOracle, VariancePreserving
 from jensen.judging import Case, bounds, paths, scores
 from jensen.judging.settings import Judging
-from jensen.metrics import variety
+from jensen.metrics import variance_ratio, variety
 from jensen.models import Annealing, Diffusion, KernelDensityModel, Sampling, ScoreModel
 from jensen.runs.opening import drawer
 from jensen.score import annealed_variance, geometric, score_of
@@ -241,7 +241,7 @@ def test_the_exact_score_is_that_of_the_data_or_of_the_training_data():
 
 def test_the_share_of_variance():
     z = torch.randn(50, 2, generator=generator(0))
-    assert scores.share_of_variance(2 * z, z)[0] == pytest.approx(4)
+    assert variance_ratio(2 * z, z).value == pytest.approx(4)
 
 
 # paths ----------------------------------------------------------------------------------------------------------------

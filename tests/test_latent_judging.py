@@ -25,9 +25,9 @@ from jensen.distributions import (
 )
 from jensen.judging import likelihood as likelihoods
 from jensen.judging.case import Case
-from jensen.judging.latents import STEPS, collapse, interpolations, reconstructions, traversal, traversals
+from jensen.judging.latents import collapse, interpolations, reconstructions, traversals
 from jensen.judging.settings import Judging
-from jensen.models import HVAE, VAE, Autoencoder
+from jensen.models import HVAE, VAE, Autoencoder, traversal
 from jensen.report.findings import Evaluation
 from jensen.variational import Estimate, GaussianMixtureVI, LinearGaussian, MixturePrior
 
@@ -228,10 +228,9 @@ def test_a_traversal_moves_one_coordinate_a_row(name):
     with drawing(generator(0)):
         codes, again = model.codes(x), model.codes(x)
     assert torch.equal(codes, again) == (name != "two layers")  # whose top layer hangs on a draw
-    made, names = traversal(model, x, most=2)
-    assert made.shape == (2 * STEPS, 5)
+    rows, names = traversal(model, x, rows=2, steps=11)
+    assert rows.shape == (2, 11, 5)
     assert len(names) == 2
-    rows = made.reshape(2, STEPS, 5)
     assert bool((rows.diff(dim=1).abs().sum(2) > 0).all())
     if name == "one-hot":
         torch.testing.assert_close(rows[:, 0], rows[:, 4])  # the fifth step is the first of four classes again

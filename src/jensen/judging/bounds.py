@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from jensen.core.types import Likelihood
 from jensen.diffusion import Bins, Bound, Reconstruction, Span, as_mass, dequantize, whole_span
 from jensen.judging.case import Case, chunks, judge
-from jensen.judging.likelihood import joined, measured
+from jensen.judging.likelihood import joined, known_density, measured
 from jensen.metrics import bits_per_dim
 from jensen.models import Diffusion, ScoreModel, as_diffusion
 from jensen.objectives import VariationalDiffusion
@@ -45,23 +45,21 @@ def bounds(case: Case) -> Part | None:
     model, settings = diffusion_of(case.model), case.settings
     if model is None or not (settings.bound_steps or settings.ode_rows):
         return None
-    space, span = case.data.space, judged_span(case, model)
+    space, span, schedule = case.data.space, judged_span(case, model), model.denoiser.schedule
     bins = None if space.levels is None else Bins(space.levels)
-    findings, details, terms, known = [], {}, None, case.data.truths.log_p
-    best = None if known is None else Likelihood(known(case.test["x"].double(), 0.0), "exact", "density")
-    floor = None if best is None else float(best.value.mean())
+    truth, details, terms = known_density(case), {}, None
+    findings = [] if truth is None else [truth]
 
     def add(key: str, name: str, found: Likelihood, first: float, **more: Any) -> None:
-        level = float(model.denoiser.schedule.log_snr(torch.tensor(first, dtype=torch.float64)))
+        level = float(schedule.log_snr(torch.tensor(first, dtype=torch.float64)))
         bits = float(bits_per_dim(found.value.mean(), space.dims))
         note = f"from log-SNR {level:.2f} (t = {first:g}); {bits:.4f} bits per dimension"
         kind = "estimate" if found.kind == "exact" else found.kind  # the ODE is solved in steps
         facts = {"kind": kind, "measure": found.measure, "dims": space.dims}
-        findings.append(measured(key, name, found, floor=floor, best="high", note=note, facts=facts, card=key in CARDS))
+        floor, card = None if truth is None else truth.value, key in CARDS
+        findings.append(measured(key, name, found, floor=floor, best="high", note=note, facts=facts, card=card))
         details[key] = {"bits_per_dim": bits, "first": {"time": first, "log_snr": level}, **more}
 
-    if best is not None:
-        findings.append(measured("log_p_data", "log p(x) under the data's own density", best, best=None))
     if settings.bound_steps:
         reconstruction = Reconstruction("denoised", bins)
         kept: dict[str, Any] = {"span": span, "reconstruction": reconstruction}
@@ -78,7 +76,11 @@ def bounds(case: Case) -> Part | None:
     if settings.ode_rows:
         likelihood, evaluations = _ode(case, model, span, bins)
         add("ode", "likelihood of the probability-flow ODE", likelihood, span[0], evaluations=evaluations)
-    drawn = [] if terms is None else [_each(terms)]
+    drawn = []
+    if terms is not None:
+        steps = terms.steps.mean(0).tolist()
+        times, title = [(k + 1) / len(steps) for k in range(len(steps))], "nats of each step, L_(t-1)"
+        drawn.append(plots.curves(times, {"": steps}, title=title, xlabel="step / T", markers=False))
     return Part("Likelihood", _text(case, terms), findings, plots=drawn, details={"likelihood": details})
 
 
@@ -103,12 +105,6 @@ def _text(case: Case, terms: Bound | None) -> str:
         f"{words} The bound in {terms.steps.shape[1]} steps is -(L_T + the sum of L_(t-1) + L_0) = "
         f"-({found['prior']:.3f} + {found['diffusion']:.3f} + {found['reconstruction']:.3f})."
     )
-
-
-def _each(terms: Bound) -> str:
-    steps = terms.steps.mean(0).tolist()
-    times = [(k + 1) / len(steps) for k in range(len(steps))]
-    return plots.curves(times, {"": steps}, title="nats of each step, L_(t-1)", xlabel="step / T", markers=False)
 
 
 def _rows(case: Case, name: str, most: int | None = None) -> Iterator[tuple[Tensor, Tensor | None]]:

@@ -13,22 +13,21 @@ from torch.nn.functional import one_hot
 
 from jensen.core.protocols import Coding
 from jensen.core.seeding import drawing
+from jensen.core.shapes import mean_per_example
 from jensen.data.space import Classes
 from jensen.judging.case import Case, chunks, judge
-from jensen.models import GAN, LatentChain
+from jensen.models import GAN, LatentChain, traversal
 from jensen.report.findings import Finding, Part, Picture, estimated, mean
 from jensen.report.gallery import fitting_scale, gallery
 from jensen.variational.collapse import CollapseReport, Measured, collapse_report
 
 CHUNK = 256
-SPAN = 2.5  # standard deviations either way, in a traversal
-PAIRS = 12  # pictures a row, above their reconstructions
-STEPS = 11  # samples a row of a traversal or interpolation
-ROWS = 8  # rows of a traversal, at most
+PAIRS = 12  # pictures in a row, above their reconstructions
+STEPS = 11  # samples in a row of a traversal or interpolation
 
 
 @runtime_checkable
-class Walked(Coding, Protocol):
+class Interpolating(Coding, Protocol):
     """A model with a prior over its codes that can interpolate between two draws of it."""
 
     prior: nn.Module
@@ -53,11 +52,10 @@ def reconstructions(case: Case) -> Part | None:
     rows = chunks(x, None, CHUNK, case.track("reconstructions", len(x)))
     with drawing(case.rng("reconstructions")):
         rebuilt = torch.cat([model.reconstruct(part.to(case.device)).cpu() for part, _ in rows])
-    errors = (x - rebuilt).square().flatten(1).mean(1)
-    n, columns = len(x), min(PAIRS, len(x))
-    name = "mean squared error of reconstructions, per dimension"
-    finding = mean("reconstruction", name, errors, note=f"held-out, n = {n:,}")
-    shown = min(2, n // columns) * columns
+    errors, name = mean_per_example((x - rebuilt).square()), "mean squared error of reconstructions, per dimension"
+    finding = mean("reconstruction", name, errors, note=f"held-out, n = {len(x):,}")
+    columns = min(PAIRS, len(x))
+    shown = min(2, len(x) // columns) * columns
     pairs = zip(x[:shown].split(columns), rebuilt[:shown].split(columns), strict=True)
     made = torch.cat([part for pair in pairs for part in pair]) if case.data.space.pictures else rebuilt
     what = "mean of p(x | z) for one draw of q(z | x)" if isinstance(model, LatentChain) else "decoded code"
@@ -76,36 +74,14 @@ def traversals(case: Case) -> Part | None:
     if not isinstance(model, Coding):
         return None
     with drawing(case.rng("traversals")):
-        made, names = traversal(model, case.test["x"][: 2 * CHUNK].to(case.device))
+        made, names = traversal(model, case.test["x"][: 2 * CHUNK].to(case.device), steps=STEPS)
     captions = [name if k % STEPS == STEPS // 2 else "" for name in names for k in range(STEPS)]
     text = (
         "Along each row one coordinate of the top layer varies by 2.5 standard deviations of its values over "
         "held-out data in both directions. All other coordinates keep their values for the first held-out example."
     )
-    picture = Picture("traversal", sheet(case, made, STEPS, captions), "latent traversal")
+    picture = Picture("traversal", sheet(case, made.flatten(0, 1), STEPS, captions), "latent traversal")
     return Part("Latent traversals", text, pictures=[picture])
-
-
-def traversal(model: Coding, x: Tensor, most: int = ROWS) -> tuple[Tensor, list[str]]:
-    """Samples as one coordinate of the code varies and all others are fixed, (rows * STEPS, *event); the rows' names.
-
-    For continuous codes: the coordinates that vary most over `x`, starting at the first code. For one-hot codes: all
-    classes of the first groups.
-    """
-    codes = model.codes(x)
-    start = codes[0]
-    if start.ndim == 2:
-        groups, classes = min(len(start), most), start.shape[1]
-        moved = one_hot(start.argmax(1), classes).repeat(groups, STEPS, 1, 1)
-        for g in range(groups):
-            moved[g, :, g] = one_hot(torch.arange(STEPS, device=start.device) % classes, classes)
-        return model.from_codes(moved.flatten(0, 1).to(start)), [f"group {g + 1}" for g in range(groups)]
-    centre, spread = codes.mean(0), codes.std(0)
-    order = spread.argsort(descending=True)[:most].tolist()
-    moved = start.repeat(len(order), STEPS, 1)
-    for row, d in enumerate(order):
-        moved[row, :, d] = centre[d] + spread[d] * torch.linspace(-SPAN, SPAN, STEPS, device=start.device)
-    return model.from_codes(moved.flatten(0, 1)), [f"coordinate {d + 1}" for d in order]
 
 
 @judge
@@ -113,7 +89,7 @@ def traversal(model: Coding, x: Tensor, most: int = ROWS) -> tuple[Tensor, list[
 def interpolations(case: Case) -> Part | None:
     """Interpolations between two draws of the prior, for models with latents and generators of pictures."""
     model = case.model
-    if not isinstance(model, GAN | Walked):
+    if not isinstance(model, GAN | Interpolating):
         return None
     if not (case.data.space.pictures if isinstance(model, GAN) else model.prior().has_rsample):
         return None
@@ -142,7 +118,7 @@ def collapse(case: Case) -> Part | None:
     found = collapse_report(model, x.to(case.device), classifier=classifier, labels=labels, generator=rng)
     advance(len(x))
     layers = [{**asdict(layer), "verdict": layer.verdict} for layer in found.layers]
-    findings = [finding for n in range(len(layers)) for finding in _layer(found, n)]
+    findings = [finding for k in range(len(layers)) for finding in _layer(found, k)]
     text = (
         f"{found.sentence} Active units are units whose posterior mean has a variance above 0.01 over the data. I(x; "
         f"z) is the mutual information of a layer with the index of the example, at most log {found.data} = "

@@ -39,62 +39,60 @@ def measured(key: str, name: str, found: Likelihood | Gap, **more: Any) -> Findi
 @torch.no_grad()
 def likelihood(case: Case) -> Part | None:
     """Log p(x) of held-out and training examples, and the evidence lower bound."""
-    model, space, truth = case.model, case.data.space, case.data.truths.log_p
-    x = case.test["x"]
-    if not isinstance(model, LatentChain) and not _exact(case, x[:1]):
+    model, dims, draws, x = case.model, case.data.space.dims, case.settings.importance, case.test["x"]
+    chain = isinstance(model, LatentChain)
+    if not chain and not (isinstance(model, Bounded) and model.log_likelihood(x[:1].to(case.device)).kind == "exact"):
         return None
-    known = None if truth is None else truth(x.double(), 0.0)
-    best = None if known is None else float(known.mean())
     log_p, trained = _log_p(case, x, "log p"), _log_p(case, some(case.data.train, len(x))["x"], "log p, training")
-    facts = {"kind": log_p.kind, "measure": log_p.measure, "dims": space.dims}
-    estimated = isinstance(log_p, Estimate)
-    note = f"importance sampling, K = {case.settings.importance:,}" if estimated else "exact"
-    known_floor: dict[str, Any] = {"floor": best, "best": "high", "card": True}
+    facts = {"kind": log_p.kind, "measure": log_p.measure, "dims": dims}
+    note, truth = f"importance sampling, K = {draws:,}" if chain else "exact", known_density(case)
+    more: dict[str, Any] = {"floor": None if truth is None else truth.value, "best": "high", "card": True}
     findings = [
-        measured("log_p", "log p(x) of held-out data", log_p, note=note, facts=facts, **known_floor),
+        measured("log_p", "log p(x) of held-out data", log_p, note=note, facts=facts, **more),
         measured("log_p_training", "log p(x) of training data", trained, best="high", note=note),
     ]
     if log_p.measure == "mass":
-        bits = float(bits_per_dim(log_p.value.mean(), space.dims))
-        findings.append(Finding("bits_per_dim", "bits per dimension", bits, note=f"{space.dims} dimensions", card=True))
-    if known is not None:
-        own = Likelihood(known, "exact", "density")
-        findings.append(measured("log_p_data", "log p(x) under the data's own density", own, best=None))
-    details = {}
-    if isinstance(log_p, Estimate) and isinstance(model, LatentChain):
-        bound = _bound(case, model, x)
-        facts = {**facts, "kind": bound.kind}
-        findings.append(measured("elbo", "evidence lower bound", bound, facts=facts, **known_floor))
-        findings += weights_found(log_p, case.settings.importance)
-        details = {"pareto_k": tails(log_p, case.settings.importance)}
-    text = "Errors are standard errors over the choice of examples."
-    if estimated:
+        bits = float(bits_per_dim(log_p.value.mean(), dims))
+        findings.append(Finding("bits_per_dim", "bits per dimension", bits, note=f"{dims} dimensions", card=True))
+    if truth is not None:
+        findings.append(truth)
+    text, details = "Errors are standard errors over the choice of examples.", {}
+    if isinstance(model, LatentChain) and isinstance(log_p, Estimate):
+        rng = case.rng("lower bound")
+        rows = chunks(x, None, 10 * CHUNK, case.track("lower bound", len(x)))
+        bound = joined([lower_bound(model, part.to(case.device), BOUND_DRAWS, generator=rng) for part, _ in rows])
+        findings.append(measured("elbo", "evidence lower bound", bound, facts=facts | {"kind": bound.kind}, **more))
+        findings += weights_found(log_p, draws)
+        details = {"pareto_k": tails(log_p, draws)}
         text += (
             " log p(x) is estimated by the logarithm of the mean of K weights p(x, z) / q(z | x), with z drawn from "
             "q. This estimate is too low by about half its variance. It is unreliable if the weights are "
             "heavy-tailed (Pareto k above its limit)."
         )
-    if best is not None:
+    if truth is not None:
         text += " The floor is the mean log density of the same examples under the distribution they were drawn from."
     return Part("Likelihood", text, findings, details=details)
 
 
-def _exact(case: Case, x: Tensor) -> bool:
-    """Whether the model's log p(x) is exact, neither a bound nor an estimate."""
-    return isinstance(case.model, Bounded) and case.model.log_likelihood(x.to(case.device)).kind == "exact"
+def known_density(case: Case) -> Finding | None:
+    """Log p of held-out data under the density that they were drawn from, if it is known."""
+    log_p = case.data.truths.log_p
+    if log_p is None:
+        return None
+    found = Likelihood(log_p(case.test["x"].double(), 0.0), "exact", "density")
+    return measured("log_p_data", "log p(x) under the data's own density", found, best=None)
 
 
 def _log_p(case: Case, x: Tensor, name: str) -> Likelihood:
-    model, rng = case.model, case.rng(name)
-    of: dict[str, Any] = {}
+    model = case.model
+    more: dict[str, Any] = {}
     if isinstance(model, LatentChain):
-        of = {"samples": case.settings.importance, "generator": rng}
+        more = {"samples": case.settings.importance, "generator": case.rng(name)}
     assert isinstance(model, Bounded)
     rows = chunks(x, None, CHUNK, case.track(name, len(x)))
-    parts = [model.log_likelihood(part.to(case.device), **of) for part, _ in rows]
-    if isinstance(parts[0], Estimate):
-        return Estimate.joined([part for part in parts if isinstance(part, Estimate)], like=x)
-    return joined(parts)
+    parts = [model.log_likelihood(part.to(case.device), **more) for part, _ in rows]
+    estimates = [part for part in parts if isinstance(part, Estimate)]
+    return Estimate.joined(estimates, like=x) if estimates else joined(parts)
 
 
 def joined(parts: Sequence[Likelihood]) -> Likelihood:
@@ -104,22 +102,13 @@ def joined(parts: Sequence[Likelihood]) -> Likelihood:
     return Likelihood(value, parts[0].kind, parts[0].measure, torch.cat(noise) if noise else None)
 
 
-def _bound(case: Case, model: LatentChain, x: Tensor) -> Likelihood:
-    rng = case.rng("lower bound")
-    rows = chunks(x, None, 10 * CHUNK, case.track("lower bound", len(x)))
-    return joined([lower_bound(model, part.to(case.device), BOUND_DRAWS, generator=rng) for part, _ in rows])
-
-
 def tails(found: Estimate, samples: int) -> dict[str, Any]:
-    """Pareto k of the weights: its median, maximum and limit; and the number of examples whose log p has no error
-    estimate.
-    """
-    told = found.pareto_k[~found.pareto_k.isnan()]
-    median, largest = (float(told.median()), float(told.max())) if len(told) else (None, None)
+    """Pareto k of the weights: median, maximum and limit; and the number of examples without an error estimate."""
+    known = found.pareto_k[~found.pareto_k.isnan()]
     assert found.stderr is not None
     return {
-        "median": median,
-        "largest": largest,
+        "median": float(known.median()) if len(known) else None,
+        "largest": float(known.max()) if len(known) else None,
         "limit": pareto_limit(samples),
         "beyond": int(found.stderr.isinf().sum()),
         "rows": len(found.value),
@@ -152,15 +141,13 @@ def posterior_gap(case: Case) -> Part | None:
         split = gap_split(model, x, steps=settings.refine_steps, generator=rng)
     advance(len(x))
     left, most = float(split.left.mean()), float(split.left.abs().max())
-    worst = f"{most:.4f} nats for the worst example"
-    who, left_note = "the search for q" if isinstance(model, Unamortized) else "the encoder", worst
-    if most > NEAR:
-        left_note += "; set judging.refine_steps higher"
+    who, worst = "the search for q" if isinstance(model, Unamortized) else "the encoder", f"{most:.4f} nats at worst"
+    note = worst + "; set judging.refine_steps higher" * (most > NEAR)
     findings = [
         measured("gap", "log p(x) - ELBO", split.total),
         measured("gap_approximation", "approximation gap: the family of q", split.approximation),
         measured("gap_amortization", f"amortization gap: {who}", split.amortization),
-        Finding("gap_left", "possible further gain of the best q", left, form="nats", note=left_note),
+        Finding("gap_left", "possible further gain of the best q", left, form="nats", note=note),
     ]
     text = (
         "The gap between log p(x) and the evidence lower bound has two parts: the approximation gap, because no "
@@ -182,11 +169,11 @@ def components(case: Case) -> Part | None:
     x, factors = case.train["x"], model.factors
     weights = factors.concentration / factors.concentration.sum()
     used = float(torch.special.entr(weights).sum().exp())
-    kept = f"of {len(weights)}: exponential of the entropy of their mean weights"
+    of = f"of {len(weights)}; exponential of the entropy of the mean weights"
     bound = float(model.elbo(x.double().to(case.device))) / len(x)
     name, note = "lower bound on log p(all training data), per example", f"parameters integrated out, n = {len(x):,}"
     findings = [
-        Finding("components", "effective number of components", used, best=None, note=kept, card=True),
+        Finding("components", "effective number of components", used, best=None, note=of, card=True),
         Finding("evidence_bound", name, bound, best="high", form="nats", note=note),
     ]
     order = weights.argsort(descending=True)

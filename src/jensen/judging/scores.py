@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +12,8 @@ from torch import Tensor, nn
 from jensen.core.seeding import derived, generators
 from jensen.judging.bounds import diffusion_of, judged_span
 from jensen.judging.case import Case, judge
-from jensen.metrics import energy_distance
-from jensen.models import Diffusion, KernelDensityModel, ScoreModel
+from jensen.metrics import energy_distance, variance_ratio
+from jensen.models import KernelDensityModel, ScoreModel
 from jensen.models.score import LANGEVIN
 from jensen.report import plots
 from jensen.report.findings import Finding, Part, Table, estimated
@@ -67,18 +68,8 @@ def noised_scores(case: Case) -> list[tuple[float, Score]]:
     else:
         times = torch.linspace(*judged_span(case, model), LEVELS + 1, dtype=torch.float64)[:-1]
     alpha, sigma = schedule.alpha_sigma(times)
-    return [(level, score_at(model, t)) for level, t in zip((sigma / alpha * model.scale).tolist(), times, strict=True)]
-
-
-def score_at(model: Diffusion, t: Tensor) -> Score:
-    r"""The model's score of data x with noise of level $\sigma_x$ added, $-\hat\epsilon / \sigma_x$, at one time."""
-    alpha, sigma = (v.to(model.centre) for v in model.denoiser.schedule.alpha_sigma(t))
-
-    def score(x: Tensor) -> Tensor:
-        z = alpha * model.standardize(x)
-        return -model.denoiser(z, t.to(z).expand(len(z))).eps * alpha / (sigma * model.scale)
-
-    return score
+    levels = (sigma / alpha * model.scale.double().cpu()).tolist()
+    return [(level, partial(model.score, t=t)) for level, t in zip(levels, times, strict=True)]
 
 
 @judge
@@ -95,16 +86,16 @@ def annealing(case: Case) -> Part | None:
     equilibrium = float((spread**2 / (spread + sigmas[-1] ** 2)).sum() / spread.sum())
     rows = []
     for steps, made in case.by_steps.items():
-        share, error = share_of_variance(made, train)
+        share = variance_ratio(made, train)
         exact = annealed_variance(spread, sigmas, sampling.step_size, steps, denoise=sampling.denoise)
-        rows.append((steps, share, error, float(exact.sum() / spread.sum())))
+        rows.append((steps, share.value, share.stderr, float(exact.sum() / spread.sum())))
     own = next(row for row in rows if row[0] == sampling.steps)
     n = min(case.settings.samples, EXACT)
     rng = generators(derived(case.seed, "exact score"), range(n))
     distance = energy_distance(exact_model(case, n).sample(n, generator=rng).cpu(), x)
     law = "data" if case.data.truths.log_p is not None else "training data"
     name = "total variance of samples, relative to that of the data"
-    note = "floor: a Gaussian with the data's covariance, annealed alike with its exact score, in closed form"
+    note = "floor: a Gaussian with the data's covariance, annealed in the same way with its exact score, in closed form"
     moves = f"{sampling.steps} moves a level, {n} samples"
     findings = [
         Finding("variance", name, own[1], own[2], floor=own[3], best=own[3], note=note),
@@ -124,34 +115,25 @@ def annealing(case: Case) -> Part | None:
     return Part("Annealed Langevin", text, findings, tables=[table], details=details)
 
 
-def share_of_variance(made: Tensor, data: Tensor) -> tuple[float, float]:
-    """Ratio of the total variances of samples and data, and its standard error to first order."""
-    a, b = ((v.double().flatten(1) - v.double().flatten(1).mean(0)).square().sum(1) for v in (made, data))
-    ratio = a.mean() / b.mean()
-    return float(ratio), float((a.var() / len(a) + ratio**2 * b.var() / len(b)).sqrt() / b.mean())
+class _Function(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function: Callable[..., Tensor]):
+        super().__init__()
+        self.forward = function
 
 
 def exact_model(case: Case, chunk: int) -> ScoreModel:
     """Samples by the same ladder and annealing with the exact score, see `exact_score`."""
     ours = case.model
     assert isinstance(ours, ScoreModel)
-    model = ScoreModel(_Exact(case, ours), ours.shape, ours.sigmas, replace(ours.sampling, chunk=chunk))
-    model.to(ours.centre)
-    model.centre.copy_(ours.centre)
-    model.scale.copy_(ours.scale)
+
+    def score(z: Tensor, sigma: Tensor) -> Tensor:
+        return ours.scale * exact_score(case, float(sigma[0] * ours.scale))(ours.restore(z))
+
+    model = ScoreModel(_Function(score), ours.shape, ours.sigmas, replace(ours.sampling, chunk=chunk)).to(ours.centre)
+    model.centre, model.scale = ours.centre, ours.scale
     return model
-
-
-class _Exact(nn.Module):
-    """A function from (z, sigma) to the exact score of standardised data."""
-
-    def __init__(self, case: Case, model: ScoreModel):
-        super().__init__()
-        self.case, self.of = case, (model,)  # not a part of it
-
-    def forward(self, z: Tensor, sigma: Tensor) -> Tensor:
-        (model,) = self.of
-        return model.scale * exact_score(self.case, float(sigma[0] * model.scale))(model.restore(z))
 
 
 def exact_score(case: Case, sigma: float) -> Callable[[Tensor], Tensor]:

@@ -10,13 +10,12 @@ from typing import Any
 
 from jensen.adversarial import stability as linearise
 from jensen.adversarial.dynamics import Rates, Rule
-from jensen.core.types import Batch
-from jensen.judging.case import Case, Played, judge
+from jensen.judging.case import Case, judge
 from jensen.report import plots
 from jensen.report.findings import Finding, Part
 from jensen.training import descend
 
-PRODUCTS, DENSE, SECONDS = 400, 400, 120.0  # of the flow, and again of the training
+PRODUCTS, DENSE, SECONDS = 400, 400, 120.0  # limits of each of the two linearisations
 LARGE, FEW = 100_000, 16  # number of weights above which only a few rows are used
 WAYS = {"flow": "the flow", "training": "a step of training"}
 
@@ -31,49 +30,26 @@ def stability(case: Case) -> Part | None:
     """
     if not case.stability or case.game is None:
         return None
-    game, batch = case.game, _batch(case, case.game)
-    rates = {name: player.optimizer.param_groups[0]["lr"] for name, player in game.players.items()}
+    game, ways = case.game, {}
+    weights = sum(p.numel() for group in game.objective.players().values() for p in group)
+    most = FEW if weights > LARGE else None
+    batch = {name: rows[:most].to(case.device) for name, rows in next(game.stream(0)).items()}
     own: Rule = "phases" if game.update is descend else game.update
-    ways = {
-        "flow": _linearised(case, game, batch, None, None, "flow"),
-        "training": _linearised(case, game, batch, own, rates, "training"),
-    }
-    rows = len(next(iter(batch.values())))
-    return part(ways, rows, game.step)
-
-
-def _batch(case: Case, game: Played) -> Batch:
-    batch = {name: rows.to(case.device) for name, rows in next(game.stream(0)).items()}
-    return {name: rows[:FEW] for name, rows in batch.items()} if _weights(game) > LARGE else batch
-
-
-def _weights(game: Played) -> int:
-    return sum(p.numel() for ps in game.objective.players().values() for p in ps)
-
-
-def _linearised(
-    case: Case, game: Played, batch: Batch, update: Rule | None, rates: Rates | None, key: str
-) -> dict[str, Any]:
-    """The result as from `Stability.as_dict`, or {"refused": the reason why there is no linearisation}."""
-    total = min(_weights(game), PRODUCTS)
-    advance = case.track(f"stability of {WAYS[key]}", total)
-    try:
-        found = linearise(
-            game.objective,
-            batch,
-            update,
-            step_size=rates,
-            seed=case.seed,
-            step=game.step,
-            products=PRODUCTS,
-            dense=DENSE,
-            seconds=SECONDS,
-            advance=advance,
-        )
-    except ValueError as error:
-        return {"refused": str(error)}
-    advance(max(0, total - found.products))
-    return found.as_dict()
+    rates: Rates = {name: player.optimizer.param_groups[0]["lr"] for name, player in game.players.items()}
+    for key, update, step_size in (("flow", None, None), ("training", own, rates)):
+        total = min(weights, PRODUCTS)
+        advance = case.track(f"stability of {WAYS[key]}", total)
+        kept: dict[str, Any] = {"seed": case.seed, "step": game.step, "products": PRODUCTS, "dense": DENSE}
+        try:
+            found = linearise(
+                game.objective, batch, update, step_size=step_size, seconds=SECONDS, advance=advance, **kept
+            )
+        except ValueError as error:
+            ways[key] = {"refused": str(error)}
+            continue
+        advance(max(0, total - found.products))
+        ways[key] = found.as_dict()
+    return part(ways, len(next(iter(batch.values()))), game.step)
 
 
 def part(ways: Mapping[str, Mapping[str, Any]], rows: int, step: int) -> Part:
@@ -85,16 +61,11 @@ def part(ways: Mapping[str, Mapping[str, Any]], rows: int, step: int) -> Part:
         "on the axis or circle decide nothing.",
         *(_sentence(key, way) for key, way in ways.items()),
     ]
-    charts = [
-        plots.complex_plane(
-            way["eigenvalues"],
-            title=f"eigenvalues of {WAYS[key]}",
-            tolerance=way["tolerance"],
-            circle=key == "training",
-        )
-        for key, way in ways.items()
-        if way.get("eigenvalues")
-    ]
+    charts = []
+    for key, way in ways.items():
+        if values := way.get("eigenvalues"):
+            title, circle = f"eigenvalues of {WAYS[key]}", key == "training"
+            charts.append(plots.complex_plane(values, title=title, tolerance=way["tolerance"], circle=circle))
     found = [finding for key, way in ways.items() for finding in _findings(key, way)]
     return Part("Stability", " ".join(words), found, plots=charts, details={"stability": {"step": step, **ways}})
 

@@ -31,6 +31,7 @@ from jensen.metrics.proportion import Proportion, wilson
 from jensen.metrics.ranks import AUC, auc
 from jensen.metrics.sharpness import Sharpness, high_frequency_power, sharpness
 from jensen.metrics.two_sample import C2ST, Learner, c2st
+from jensen.metrics.variance import VarianceRatio, variance_ratio
 
 __all__ = [
     "AUC",
@@ -51,6 +52,7 @@ __all__ = [
     "ModeCoverage",
     "Proportion",
     "Sharpness",
+    "VarianceRatio",
     "auc",
     "best_renaming",
     "bits_per_dim",
@@ -83,6 +85,7 @@ __all__ = [
     "prdc",
     "random_convolutions",
     "sharpness",
+    "variance_ratio",
     "variety",
     "wilson",
 ]

@@ -8,6 +8,7 @@ from jensen.models.gan import GAN
 from jensen.models.hvae import HVAE, LadderVAE, LatentChain
 from jensen.models.kernel import KernelDensityModel, KernelSampling
 from jensen.models.score import Annealing, NoiseConditional, ScoreModel, as_diffusion
+from jensen.models.traversal import traversal
 from jensen.models.vae import VAE
 
 __all__ = [
@@ -27,4 +28,5 @@ __all__ = [
     "Sampling",
     "ScoreModel",
     "as_diffusion",
+    "traversal",
 ]

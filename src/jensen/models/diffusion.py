@@ -155,6 +155,22 @@ class Diffusion(nn.Module):
         """The inverse of `standardize`."""
         return x * self.scale + self.centre
 
+    def score(
+        self, x: Float[Tensor, "b ..."], t: Float[Tensor, ""], *, cond: Tensor | None = None
+    ) -> Float[Tensor, "b ..."]:
+        r"""The gradient in x of the log density of noised data, $-\hat\epsilon / \sigma_x$.
+
+        Args:
+            x: (B, *shape), on the scale of the data, with noise of standard deviation $\sigma_x = \mathrm{scale}\,
+                \sigma_t / \alpha_t$ added.
+            t: time of this noise level.
+            cond: (B, ...) conditions, or None.
+        """
+        alpha, sigma = (v.to(self.centre) for v in self.denoiser.schedule.alpha_sigma(t))
+        z = alpha * self.standardize(x)
+        eps: Tensor = self.denoiser(z, t.to(z).expand(len(z)), cond).eps
+        return -eps * alpha / (sigma * self.scale)
+
     def times(self, settings: Sampling) -> Float[Tensor, " steps_and_one"]:
         """Decreasing times from `start` to `end`, uniform except for the shift."""
         uniform = time_grid("uniform", settings.steps, self.denoiser.schedule)

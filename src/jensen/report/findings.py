@@ -64,6 +64,11 @@ class Finding:
             return ""
         return f"± {100 * self.stderr:.2g}%" if self.form == "share" else f"± {self.stderr:.2g}"
 
+    @property
+    def brief(self) -> str:
+        """The first clause of the note, for a card."""
+        return self.note.partition(";")[0]
+
     def __str__(self) -> str:
         unit = " nats" if self.form == "nats" else ""
         floor = "" if self.floor is None else f" (floor {self.said(self.floor)})"
