@@ -122,8 +122,6 @@ def test_refusals():
         plain.sample(1, guidance=2.0)
     with pytest.raises(ValueError, match="null condition"):
         Denoising(plain, drop=0.1)
-    with pytest.raises(ValueError, match="multiples of 8"):
-        UNet(1, (20, 32), alphabet=5, length=3, widths=(8, 16))
 
 
 def test_conditions_are_dropped_as_often_as_asked():

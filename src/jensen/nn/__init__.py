@@ -1,9 +1,12 @@
 """Neural networks."""
 
+from jensen.nn.coders import PictureDecoder, PictureEncoder
 from jensen.nn.embeddings import RandomFourierFeatures
 from jensen.nn.mlp import TimeMLP, mlp
 from jensen.nn.pictures import ChannelNorm, PictureCritic, PictureGenerator
 from jensen.nn.reader import Reader
+from jensen.nn.residual_gan import ResidualCritic, ResidualGenerator
+from jensen.nn.sizes import Role, Size, operations, parameters, sized
 from jensen.nn.translation import PatchCritic, Translator
 from jensen.nn.unet import UNet
 
@@ -11,11 +14,20 @@ __all__ = [
     "ChannelNorm",
     "PatchCritic",
     "PictureCritic",
+    "PictureDecoder",
+    "PictureEncoder",
     "PictureGenerator",
     "RandomFourierFeatures",
     "Reader",
+    "ResidualCritic",
+    "ResidualGenerator",
+    "Role",
+    "Size",
     "TimeMLP",
     "Translator",
     "UNet",
     "mlp",
+    "operations",
+    "parameters",
+    "sized",
 ]

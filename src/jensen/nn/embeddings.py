@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from jensen.nn.residual import zero
+
 
 def check_labels(labels: Tensor, highest: int, *shapes: tuple[int, ...]) -> None:
     """Raise unless `labels` are integers in [0, highest] with one of the shapes.
@@ -69,6 +71,29 @@ class TextEmbedding(nn.Module):
     def forward(self, text: Shaped[Tensor, "..."], rows: int) -> Float[Tensor, "b length channels"]:
         check_labels(text, self.character.num_embeddings - 1, (rows, len(self.place)))
         return self.character(text.long()) + self.place
+
+
+class TextContext(nn.Module):
+    """Adds to each character what stands within 8 characters of it: (B, length, channels) of the same shape.
+
+    Two residual blocks of two convolutions over 5 characters; zero at initialisation.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.blocks = nn.ModuleList(self._block(channels) for _ in range(2))
+
+    @staticmethod
+    def _block(channels: int) -> nn.Sequential:
+        enter, leave = (nn.Conv1d(channels, channels, 5, padding=2) for _ in range(2))
+        zero(leave)
+        return nn.Sequential(enter, nn.SiLU(), leave)
+
+    def forward(self, text: Float[Tensor, "b length channels"]) -> Float[Tensor, "b length channels"]:
+        h = text.transpose(1, 2)
+        for block in self.blocks:
+            h = h + block(h)
+        return h.transpose(1, 2)
 
 
 class RandomFourierFeatures(nn.Module):

@@ -13,7 +13,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-GROUPS = 8
+from jensen.nn.grids import crop, pad
+from jensen.nn.residual import GROUPS, Residual, check_sizes, zero
 
 
 class Translator(nn.Module):
@@ -25,10 +26,10 @@ class Translator(nn.Module):
         channels: of a picture.
         width: hidden channels, a multiple of 8.
         blocks: number of residual blocks of two 3 x 3 convolutions on the grid of patches.
-        patch: side of a patch, folded into channels; the sides of a picture must be multiples of it.
+        patch: side of a patch, folded into channels; sides are padded to multiples of it.
 
     Raises:
-        ValueError: for a width that is not a multiple of 8; when called, for sides that are not multiples of patch.
+        ValueError: for a width that is not a multiple of 8.
 
     Source: Johnson et al. (2016), residual blocks; Zhu et al. (2017), section 4.
 
@@ -40,38 +41,19 @@ class Translator(nn.Module):
 
     def __init__(self, channels: int, *, width: int = 48, blocks: int = 4, patch: int = 2):
         super().__init__()
-        if width < 1 or width % GROUPS:
-            raise ValueError(f"width must be a multiple of {GROUPS}, got {width}")
+        check_sizes(width)
         self.patch = patch
         self.enter = nn.Conv2d(channels * patch**2, width, 3, padding=1)
-        self.blocks = nn.ModuleList(_Block(width) for _ in range(blocks))
+        self.blocks = nn.ModuleList(Residual(width) for _ in range(blocks))
         self.norm = nn.GroupNorm(GROUPS, width)
         self.leave = nn.Conv2d(width, channels * patch**2, 3, padding=1)
-        nn.init.zeros_(self.leave.weight)
-        assert self.leave.bias is not None
-        nn.init.zeros_(self.leave.bias)
+        zero(self.leave)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        if x.shape[2] % self.patch or x.shape[3] % self.patch:
-            raise ValueError(f"height and width must be multiples of {self.patch}, got {tuple(x.shape[2:])}")
-        h = self.enter(F.pixel_unshuffle(x, self.patch))
+        h = self.enter(F.pixel_unshuffle(pad(x, self.patch), self.patch))
         for block in self.blocks:
             h = block(h)
-        return x + F.pixel_shuffle(self.leave(F.silu(self.norm(h))), self.patch)
-
-
-class _Block(nn.Module):
-    """x + conv(silu(norm(conv(silu(norm(x))))))."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.body = nn.Sequential(
-            *(nn.GroupNorm(GROUPS, width), nn.SiLU(), nn.Conv2d(width, width, 3, padding=1)),
-            *(nn.GroupNorm(GROUPS, width), nn.SiLU(), nn.Conv2d(width, width, 3, padding=1)),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.body(x)
+        return x + crop(F.pixel_shuffle(self.leave(F.silu(self.norm(h))), self.patch), x.shape[2:])
 
 
 class PatchCritic(nn.Module):

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jensen.nn.embeddings import Fourier, TextEmbedding
-
-
-def _zero(layer: nn.Conv2d) -> None:
-    """Start a layer at zero, so that what it adds to is at first left as it is."""
-    nn.init.zeros_(layer.weight)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
+from jensen.nn.embeddings import Fourier, TextContext, TextEmbedding
+from jensen.nn.grids import crop, pad
+from jensen.nn.residual import GROUPS, zero
 
 
 class ResidualBlock(nn.Module):
@@ -24,13 +20,13 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels: int, out_channels: int, embedding: int):
         super().__init__()
-        self.norm_1 = nn.GroupNorm(8, channels)
+        self.norm_1 = nn.GroupNorm(GROUPS, channels)
         self.conv_1 = nn.Conv2d(channels, out_channels, 3, padding=1)
         self.film = nn.Linear(embedding, 2 * out_channels)
-        self.norm_2 = nn.GroupNorm(8, out_channels)
+        self.norm_2 = nn.GroupNorm(GROUPS, out_channels)
         self.conv_2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.skip = nn.Conv2d(channels, out_channels, 1) if channels != out_channels else nn.Identity()
-        _zero(self.conv_2)
+        zero(self.conv_2)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         scale, shift = self.film(embedding)[:, :, None, None].chunk(2, dim=1)
@@ -39,40 +35,65 @@ class ResidualBlock(nn.Module):
         return self.skip(x) + self.conv_2(F.silu(h))
 
 
-class TextAttention(nn.Module):
-    """Cross-attention from picture positions to characters, with a learned prior of columns.
+class SelfAttention(nn.Module):
+    r"""$x + W\,\mathrm{softmax}(q k^\top / \sqrt{d})\, v$ between all positions of a grid; zero at initialisation.
 
-    Character l of L starts out attended to from the columns around (l + 1/2) W / L; the prior is a free
-    parameter, one number per head, character and column.
+    It is written out because PyTorch's fused kernels lack second derivatives, which score matching needs.
     """
 
-    def __init__(self, channels: int, text_channels: int, length: int, columns: int, heads: int = 4):
+    def __init__(self, channels: int, heads: int = 4):
         super().__init__()
         self.heads = heads
-        self.norm = nn.GroupNorm(8, channels)
+        self.norm = nn.GroupNorm(GROUPS, channels)
+        self.query_key_value = nn.Conv2d(channels, 3 * channels, 1)
+        self.out = nn.Conv2d(channels, channels, 1)
+        zero(self.out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        each = self.query_key_value(self.norm(x)).reshape(b, 3, self.heads, c // self.heads, h * w)
+        query, key, value = each.unbind(1)
+        weights = (query.transpose(2, 3) @ key / (c // self.heads) ** 0.5).softmax(-1)
+        return x + self.out((value @ weights.transpose(2, 3)).reshape(b, c, h, w))
+
+
+class TextAttention(nn.Module):
+    """Cross-attention from picture positions to characters, for written text with a learned prior of columns.
+
+    With a prior, character l of L starts out attended to from the columns around (l + 1/2) W / L; it is a free
+    parameter, one number per head, character and column. Without one (`columns` None) all positions are equal.
+    """
+
+    def __init__(self, channels: int, text_channels: int, length: int, columns: int | None, heads: int = 4):
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.GroupNorm(GROUPS, channels)
         self.query = nn.Conv2d(channels, channels, 1)
         self.key_value = nn.Linear(text_channels, 2 * channels)
         self.out = nn.Conv2d(channels, channels, 1)
-        _zero(self.out)
-        centres = (torch.arange(length) + 0.5) / length
-        places = (torch.arange(columns) + 0.5) / columns
-        prior = -((places[:, None] - centres[None, :]) ** 2) * (2 * length**2)
-        self.prior = nn.Parameter(prior.expand(heads, columns, length).clone())
+        zero(self.out)
+        self.prior = None if columns is None else nn.Parameter(_prior(length, columns).repeat(heads, 1, 1))
 
     def forward(self, x: Tensor, text: Float[Tensor, "b l c"]) -> Tensor:
         b, c, h, w = x.shape
         query = self.query(self.norm(x)).permute(0, 2, 3, 1).reshape(b, h * w, self.heads, -1).transpose(1, 2)
         key, value = self.key_value(text).view(b, text.shape[1], 2, self.heads, -1).unbind(2)
-        bias = self.prior.repeat(1, h, 1)  # rows of the picture share the prior of their column
-        attended = F.scaled_dot_product_attention(
-            query, key.transpose(1, 2), value.transpose(1, 2), attn_mask=bias.to(query.dtype)
-        )
+        # rows of the picture share the prior of their column
+        bias = None if self.prior is None else self.prior.repeat(1, h, 1).to(query.dtype)
+        attended = F.scaled_dot_product_attention(query, key.transpose(1, 2), value.transpose(1, 2), attn_mask=bias)
         attended = attended.transpose(1, 2).reshape(b, h, w, c).permute(0, 3, 1, 2)
         return x + self.out(attended)
 
 
+def _prior(length: int, columns: int) -> Float[Tensor, "columns length"]:
+    """Log weights of a Gaussian around the place of each character, with a deviation of half a character."""
+    centres = (torch.arange(length) + 0.5) / length
+    places = (torch.arange(columns) + 0.5) / columns
+    return -((places[:, None] - centres[None, :]) ** 2) * (2 * length**2)
+
+
 class Level(nn.Module):
-    """Residual blocks at one resolution, with attention to the text after the first, where there is one."""
+    """Residual blocks at one resolution; after the first, attention to the picture and to the text, where wanted."""
 
     def __init__(
         self,
@@ -83,15 +104,19 @@ class Level(nn.Module):
         embedding: int,
         text_channels: int,
         length: int,
-        columns: int,
+        columns: int | None,
+        attend: bool,
     ):
         super().__init__()
         self.first = ResidualBlock(channels, width, embedding)
+        self.own = SelfAttention(width) if attend else None
         self.text = TextAttention(width, text_channels, length, columns) if length > 1 else None
         self.rest = nn.ModuleList(ResidualBlock(width, width, embedding) for _ in range(blocks - 1))
 
     def forward(self, x: Tensor, embedding: Tensor, text: Tensor | None) -> Tensor:
         x = self.first(x, embedding)
+        if self.own is not None:
+            x = self.own(x)
         if self.text is not None:
             x = self.text(x, text)
         for block in self.rest:
@@ -102,25 +127,29 @@ class Level(nn.Module):
 class UNet(nn.Module):
     """A U-Net on patches, given a noise level and, if wanted, a class or a text: (B, C, H, W) -> (B, outputs C, H, W).
 
-    The stem folds `patch` x `patch` pixels into channels, so the widest feature map has H W / patch^2
-    positions. Level i has `widths[i]` channels and half the rows and columns of the level above. The noise level and
+    The stem folds `patch` x `patch` pixels into channels, so the finest feature map has H W / patch^2
+    positions. Sides are padded to multiples of patch 2^(levels - 1) by repeating the border, and the output is cropped.
+    Level i has `widths[i]` channels and half the rows and columns of the level above. The noise level and
     the condition modulate every block; a text of more than one character is attended to as well. A bigger picture or
     device takes more `widths` and `blocks`.
 
     Args:
         channels: of the picture.
-        size: (H, W) of the picture, multiples of patch 2^(levels - 1).
+        size: (H, W) of the picture.
         alphabet, length: of the text, (B, length); index `alphabet` is "no character". A class is a text of length 1.
             With alphabet None there is no condition.
+        aligned: whether the text is written in the picture from left to right, which is where attention looks first.
+            False for captions, whose words are read by convolutions over characters.
         widths: channels of each level, at least one, multiples of 8.
         blocks: residual blocks a level, down and up alike, at least 1.
         patch: side of a patch.
         text_channels: size of a character's embedding.
+        attention: levels of at most this many rows and columns have self-attention; 0 for none.
         outputs: outputs per input number; 2 for a `NetworkDenoiser` that learns variances.
 
     Raises:
-        ValueError: for a setting out of range, or a size that does not divide; when called, unless there is one text
-            per row, of this length, with indices from 0 to `alphabet`, or for a condition where there is none.
+        ValueError: for a setting out of range; when called, unless there is one text per row, of this length, with
+            indices from 0 to `alphabet`, or for a condition where there is none.
 
     >>> net = UNet(1, (24, 64), alphabet=10, length=4)
     >>> net(torch.zeros(2, 1, 24, 64), torch.zeros(2), torch.zeros(2, 4, dtype=torch.long)).shape
@@ -139,6 +168,8 @@ class UNet(nn.Module):
         patch: int = 4,
         text_channels: int = 96,
         outputs: int = 1,
+        attention: int = 0,
+        aligned: bool = True,
     ):
         super().__init__()
         if not widths or any(width < 1 or width % 8 for width in widths):
@@ -148,29 +179,40 @@ class UNet(nn.Module):
                 "channels, blocks, patch and outputs must be at least 1, "
                 f"got {channels}, {blocks}, {patch} and {outputs}"
             )
-        factor = patch * 2 ** (len(widths) - 1)
-        if any(side < 1 or side % factor for side in size):
-            raise ValueError(f"size must be a height and a width, multiples of {factor}, got {tuple(size)}")
+        if min(size) < 1 or attention < 0:
+            raise ValueError(
+                f"size must be a height and a width, each at least 1, and attention at least 0, got {tuple(size)} "
+                f"and {attention}"
+            )
         embedding = 2 * widths[0]
-        self.patch = patch
+        self.patch, self.factor = patch, patch * 2 ** (len(widths) - 1)
         self.time = nn.Sequential(Fourier(64), nn.Linear(64, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
         self.text = None if alphabet is None else TextEmbedding(alphabet, length, text_channels)
-        self.pooled = None if alphabet is None else nn.Linear(length * text_channels, embedding)
+        self.context = None if alphabet is None or aligned else TextContext(text_channels)
+        characters = length if aligned else 1
+        self.pooled = None if alphabet is None else nn.Linear(characters * text_channels, embedding)
         attended = 0 if alphabet is None else length
         self.stem = nn.Conv2d(channels * patch**2, widths[0], 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         self.shrink, self.grow = nn.ModuleList(), nn.ModuleList()
         for i, width in enumerate(widths):
-            columns = size[1] // patch >> i
-            shared = {"embedding": embedding, "text_channels": text_channels, "length": attended, "columns": columns}
-            self.down.append(Level(width, width, blocks, **shared))
+            rows, columns = (-(-side // self.factor) * (self.factor // patch) >> i for side in size)
+            level = partial(
+                Level,
+                embedding=embedding,
+                text_channels=text_channels,
+                length=attended,
+                columns=columns if aligned else None,
+                attend=max(rows, columns) <= attention,
+            )
+            self.down.append(level(width, width, blocks))
             if i + 1 < len(widths):
                 self.shrink.append(nn.Conv2d(width, widths[i + 1], 2, stride=2))
                 self.grow.append(nn.Conv2d(widths[i + 1], 4 * width, 1))
-                self.up.append(Level(2 * width, width, blocks, **shared))
-        self.norm = nn.GroupNorm(8, widths[0])
+                self.up.append(level(2 * width, width, blocks))
+        self.norm = nn.GroupNorm(GROUPS, widths[0])
         self.head = nn.Conv2d(widths[0], outputs * channels * patch**2, 3, padding=1)
-        _zero(self.head)
+        zero(self.head)
 
     def forward(
         self, x: Float[Tensor, "b c h w"], noise: Float[Tensor, " b"], cond: Shaped[Tensor, "..."] | None = None
@@ -180,9 +222,11 @@ class UNet(nn.Module):
         text, embedding = None, self.time(noise)
         if self.text is not None and self.pooled is not None and cond is not None:
             text = self.text(cond, len(x))
-            embedding = embedding + self.pooled(text.flatten(1))
+            if self.context is not None:
+                text = self.context(text)
+            embedding = embedding + self.pooled(text.flatten(1) if self.context is None else text.mean(1))
         embedding = F.silu(embedding)
-        h = self.stem(F.pixel_unshuffle(x, self.patch).contiguous(memory_format=torch.channels_last))
+        h = self.stem(F.pixel_unshuffle(pad(x, self.factor), self.patch).contiguous(memory_format=torch.channels_last))
         skips: list[Tensor] = []
         for i, level in enumerate(self.down):
             h = level(h, embedding, text)
@@ -193,4 +237,4 @@ class UNet(nn.Module):
             h = F.pixel_shuffle(self.grow[i](h), 2)
             h = torch.cat([h, skips[i]], dim=1).contiguous(memory_format=torch.channels_last)
             h = self.up[i](h, embedding, text)
-        return F.pixel_shuffle(self.head(F.silu(self.norm(h))), self.patch)
+        return crop(F.pixel_shuffle(self.head(F.silu(self.norm(h))), self.patch), x.shape[2:])
