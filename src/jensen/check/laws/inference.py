@@ -1,4 +1,4 @@
-"""Inference: one encoder for all data, tables of factors, mean fields, and the limit without noise."""
+"""Inference: amortization, stochastic variational inference, mean fields, and the limit of an autoencoder."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, Normal
+from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
 from jensen.check.evidence import Claims, bounded, close, estimate_is, mean_is
 from jensen.check.law import draws, law
@@ -29,7 +29,7 @@ from jensen.variational import (
 WEIGHT = f64([[1.0, 0.8], [0.6, -0.3], [0.2, 1.1]])
 NOISE = 0.4
 PRECISION = torch.eye(2, dtype=F64) + WEIGHT.T @ WEIGHT / NOISE  # of p(z|x)
-FAMILY = float(PRECISION.diagonal().log().sum() - torch.logdet(PRECISION)) / 2  # KL of the best factors
+FAMILY = float(PRECISION.diagonal().log().sum() - torch.logdet(PRECISION)) / 2  # KL of the best factorised q
 SHIFT, WIDEN = 0.5, 1.1
 SHIFTED = SHIFT * PRECISION.diagonal().rsqrt()
 AMORTIZED = 2 * (WIDEN**2 / 2 - 1 / 2 - math.log(WIDEN)) + float(SHIFTED @ PRECISION @ SHIFTED) / 2
@@ -44,10 +44,9 @@ def observed(n: int) -> Tensor:
 
 
 def log_p(x: Tensor) -> Tensor:
-    """Log N(x; 0, W W' + v I), written out."""
+    """Log N(x; 0, W W' + v I)."""
     covariance = WEIGHT @ WEIGHT.T + NOISE * torch.eye(3, dtype=F64)
-    energy = (x @ torch.linalg.inv(covariance) * x).sum(-1)
-    return -(energy + torch.logdet(2 * math.pi * covariance)) / 2
+    return MultivariateNormal(torch.zeros(3, dtype=F64), covariance).log_prob(x)
 
 
 def means(x: Tensor) -> Tensor:
@@ -56,37 +55,40 @@ def means(x: Tensor) -> Tensor:
 
 
 def off(x: Tensor) -> Distribution:
-    """An encoder that is half a standard deviation off the best factors, and a tenth too wide."""
+    """The best q of independent Gaussians, shifted by SHIFT standard deviations and WIDEN times as wide."""
     std = PRECISION.diagonal().rsqrt().expand(len(x), 2)
     return Independent(Normal(means(x) + SHIFT * std, WIDEN * std), 1)
 
 
 @law("amortization/gap")
 def amortization(precision: float) -> Claims:
-    r"""An encoder has two gaps: that of the best q of its family, and its own to that best q.
+    r"""The gap of an encoder's ELBO is the KL divergence of the best q of its family plus its amortization gap.
 
     $$\log p(x) - \mathcal L_{enc} = \mathrm{KL}(q^*\|p(z|x)) + (\mathcal L_{q^*} - \mathcal L_{enc})$$
-    The best factors have the posterior's means and the diagonal of its precision. Shifted by half of their standard
-    deviation and widened by a tenth they lose sum(c^2/2 - 1/2 - log c) + d'Pd / 2 more.
+    q* is the best q for each x. With independent Gaussians it has the posterior's means and the diagonal of the
+    posterior's precision P. An encoder that shifts the means by d and multiplies the standard deviations by c has the
+    amortization gap sum(c^2/2 - 1/2 - log c) + d'Pd / 2.
     Source: Cremer et al. (2018), equation 2.
     Assumes: a linear-Gaussian model, q of independent Gaussians.
     """
     x, at = observed(12), model(off)
     yield close("log p(x)", log_p(x), at.log_prob(x), 1e-9)
-    yield close("the encoder's whole gap", FAMILY + AMORTIZED, at.log_prob(x) - at.elbo(off(x), x), 1e-9)
+    yield close("gap of the encoder's ELBO", FAMILY + AMORTIZED, at.log_prob(x) - at.elbo(off(x), x), 1e-9)
     gap = amortization_gap(at, x, samples=draws(3000, precision), generator=generator(0))
     stderr = gap.stderr.square().sum().sqrt() / len(x)
-    yield estimate_is("the gap within its family", AMORTIZED, gap.value.mean(), stderr, bias=3e-3)
-    yield bounded("the gap to the best q of each datum", gap.value + 5 * gap.stderr, 0.0, relation="at least")
+    yield estimate_is("amortization gap", AMORTIZED, gap.value.mean(), stderr, bias=3e-3)
+    yield bounded(
+        "amortization gap of each x, plus five standard errors", gap.value + 5 * gap.stderr, 0.0, relation="at least"
+    )
 
 
 @law("errata/one-encoder")
 def one_encoder(_: float) -> Claims:
-    r"""The best q of each datum is at least as good as the best encoder, and equal only if an encoder can express it.
+    r"""The ELBO with the best q for each x is at least that of the best encoder, which may have to share one q.
 
     $$\sum_n\max_{\lambda_n}\mathcal L(x_n, \lambda_n) \ge \max_\phi\sum_n\mathcal L(x_n, e_\phi(x_n))$$
-    Each datum's best q is its posterior N(2x/3, 1/3), and the bound log p. An encoder with one N(m, s^2) for both is
-    best at m = 0, s^2 = 1/3, and loses m'Pm / 2 = (4/3)^2 3 / 2 = 8/3 nats a datum.
+    The best q for each x is the posterior N(2x/3, 1/3), where the ELBO is log p(x). An encoder with the same N(m, s^2)
+    for both x is best at m = 0, s^2 = 1/3, and loses (4/3)^2 3 / 2 = 8/3 nats for each.
     Source: Cremer et al. (2018), section 3.2.
     Assumes: x = +-2, z ~ N(0, 1), x|z ~ N(z, 1/2); the encoder gives the same q for both.
     """
@@ -94,66 +96,69 @@ def one_encoder(_: float) -> Claims:
     log_p = -(x.flatten() ** 2) / 3 - math.log(2 * math.pi * 1.5) / 2
     (best,) = fit_posterior(oracle, x, generator=generator(0))
     each = oracle.elbo(best, x)
-    yield close("the bound of each datum's best q is log p", log_p, each, 2e-3)
+    yield close("ELBO of the best q for each x, log p(x)", log_p, each, 2e-3)
     leaves = [f64([0.0]).requires_grad_() for _ in range(2)]
     for _step in range(100):
         q = Independent(Normal(leaves[0].expand(2, 1), leaves[1].exp().expand(2, 1)), 1)
         slopes = torch.autograd.grad(oracle.elbo(q, x).sum(), leaves)
         leaves = [(v + 0.1 * s).detach().requires_grad_() for v, s in zip(leaves, slopes, strict=True)]
     shared = oracle.elbo(q, x).sum().detach()
-    yield close("the best of one encoder for both", log_p.sum() - 2 * 8 / 3, shared, 1e-4)
-    yield bounded("nats that the one encoder loses", each.sum() - shared, 5.0, relation="at least")
+    yield close("ELBO of the best shared q, summed over x", log_p.sum() - 2 * 8 / 3, shared, 1e-4)
+    yield bounded("loss of the shared q, nats", each.sum() - shared, 5.0, relation="at least")
 
 
 @law("stochastic-vi/optimum")
 def stochastic(precision: float) -> Claims:
-    r"""A table of factors, moved by noisy gradients of random batches, converges to each datum's best factors.
+    r"""Stochastic gradient ascent on batches finds the best factorised q for each x.
 
     $$\lambda_n \leftarrow \lambda_n + \eta\,\nabla_{\lambda_n}\tfrac NB\textstyle\sum_{b}\mathcal L_b$$
-    N / B times the batch's bound is unbiased for the sum over the data; steps that decrease to 0 average the noise
-    away. The best factors have the posterior's means and variances 1 / P_jj.
+    N / B times the ELBO of a batch of B is unbiased for the sum over all N data, and the step size decreases to 0. The
+    best factorised q has the posterior's means and the variances 1 / P_jj, with P the posterior's precision.
     Source: Hoffman et al. (2013), section 2.3; Ranganath et al. (2014), section 5.
     """
     x, table, rows = observed(20), posterior_table(20, 2).double(), torch.arange(20)
     start = float(model().elbo(table(rows), x).mean().detach())
     still = stochastic_vi(model(), x, [table], steps=draws(200, precision), batch=5, rate=1e-12, generator=generator(0))
     epochs = still[: len(still) // 4 * 4].view(-1, 4).mean(1)  # each is one pass through the data
-    yield mean_is("estimates of the sum without learning", start, epochs)
+    yield mean_is("estimates of the mean ELBO without learning", start, epochs)
     stochastic_vi(model(), x, [table], steps=300, batch=10, rate=0.15, samples=4, generator=generator(1))
     with torch.no_grad():
         q = table(rows)
-        yield close("means of the factors", means(x), q.mean, 0.1)
-        yield close("log variances of the factors", -PRECISION.diagonal().log(), q.variance.log(), 0.2)
-        yield close("nats below the best factors", 0.0, log_p(x) - FAMILY - model().elbo(q, x), 0.02)
+        yield close("means of q", means(x), q.mean, 0.1)
+        yield close("log variances of q", -PRECISION.diagonal().log(), q.variance.log(), 0.2)
+        yield close("ELBO below that of the best factorised q, nats", 0.0, log_p(x) - FAMILY - model().elbo(q, x), 0.02)
 
 
 @law("mean-field/optimum")
 def mean_field(_: float) -> Claims:
-    r"""The best factor is the exponential of the mean log joint; Gaussian means are right, variances too small.
+    r"""Each mean-field factor is optimal given the others; for a Gaussian the means are exact, the variances too small.
 
     $$q_j^* \propto \exp E_{-j}\log p,\quad \mathrm{KL} = \tfrac12(\sum_j\log\Lambda_{jj} - \log|\Lambda|)$$
-    The bound as a function of one factor is minus its divergence from that exponential, so that no update lowers it.
+    As a function of q_j the ELBO is minus the KL divergence of q_j from the normalised exponential, plus a constant, so
+    no update lowers it. The KL on the right is that of a Gaussian of precision Lambda.
     Source: Bishop (2006), equations 10.9 and 10.12 to 10.15.
     """
     root, mean = f64([[1.0, 0, 0], [0.6, 0.9, 0], [-0.4, 0.5, 1.2]]), f64([0.5, -1.0, 2.0])
     precision = root @ root.T
     found = gaussian_mean_field(mean, precision)
-    yield close("means of the factors", mean, found.state.mean, 1e-5)
-    yield close("variances of the factors", 1 / precision.diagonal(), found.state.variance, 1e-9)
+    yield close("Gaussian: means", mean, found.state.mean, 1e-5)
+    yield close("Gaussian: variances, 1 / Lambda_jj", 1 / precision.diagonal(), found.state.variance, 1e-9)
     marginal = torch.linalg.inv(precision).diagonal()
-    yield bounded("and none is more than the marginal", found.state.variance, marginal, relation="at most")
+    yield bounded("Gaussian: variances, at most the marginal ones", found.state.variance, marginal, relation="at most")
     kl = (precision.diagonal().log().sum() - torch.logdet(precision)) / 2
-    yield close("the divergence that is left", kl, -found.elbo[-1], 1e-8)
-    yield bounded("no update lowers the bound", found.elbo.diff(), -1e-12, relation="at least")
+    yield close("Gaussian: KL at the optimum", kl, -found.elbo[-1], 1e-8)
+    yield bounded("Gaussian: change of the ELBO at each update", found.elbo.diff(), -1e-12, relation="at least")
     log_joint = randn(0, 3, 2, 4)
     table = table_mean_field(log_joint)
     a, b, c = table.state
     q = torch.einsum("a,b,c->abc", a, b, c)
     for axis, (factor, others) in enumerate(((a, (1, 2)), (b, (0, 2)), (c, (0, 1)))):
         mean_log = (q / q.sum(others, keepdim=True) * log_joint).sum(others)
-        yield close(f"factor {axis} of a table is its own optimum", torch.softmax(mean_log, 0), factor, 1e-5)
-    yield close("its bound", (q * (log_joint - q.log())).sum(), table.elbo[-1], 1e-9)
-    yield bounded("below the log of the sum", table.elbo[-1], log_joint.logsumexp((0, 1, 2)), relation="at most")
+        yield close(f"table: factor {axis}, optimal given the others", torch.softmax(mean_log, 0), factor, 1e-5)
+    yield close("table: ELBO", (q * (log_joint - q.log())).sum(), table.elbo[-1], 1e-9)
+    yield bounded(
+        "table: ELBO, at most log of the sum", table.elbo[-1], log_joint.logsumexp((0, 1, 2)), relation="at most"
+    )
 
 
 STDS = (0.3, 1e-1, 1e-2, 1e-4)
@@ -161,7 +166,7 @@ VARIANCE = 0.25
 
 
 def autoencoder() -> tuple[Autoencoder, Tensor, float, float]:
-    """A linear one; a datum; log p(x | e(x)); and |W|^2 / (2 v), by which the bound falls short per std^2."""
+    """A linear autoencoder with encoder e; x; log p(x|e(x)); and |W|^2 / (2 v)."""
     weight = torch.tensor([[0.5, -0.3], [0.8, 0.2], [-0.1, 0.9]])
     encoder, decoder = nn.Linear(3, 2, bias=False), nn.Linear(2, 3, bias=False)
     encoder.weight.data, decoder.weight.data = weight.T.clone(), weight.clone()
@@ -178,23 +183,23 @@ def entropy(std: float) -> float:
 
 @law("autoencoder/limit")
 def autoencoder_limit(precision: float) -> Claims:
-    r"""An autoencoder is a VAE whose q shrinks to a point under a flat, improper prior, less an infinite constant.
+    r"""An autoencoder is the limit of a VAE with a flat prior whose q(z|x) shrinks to a point, up to the entropy of q.
 
     $$\mathcal L - H(q) = \log p(x|e(x)) - \frac{\sigma^2|W|^2}{2v} \to \log p(x|e(x)),\quad H(q) \to -\infty$$
-    KL(q || 1) = -H(q) does not depend on the encoder, and grows like -d log sigma; the rest of the bound tends to
-    the autoencoder's squared error as sigma^2. E |x - W z|^2 = |x - W e(x)|^2 + sigma^2 |W|^2.
+    The KL term is minus the entropy H(q), which does not depend on the encoder's weights. The rest of the ELBO tends to
+    the autoencoder's squared error, since E |x - W z|^2 = |x - W e(x)|^2 + sigma^2 |W|^2; v is the decoder's variance.
     Source: Kingma & Welling (2014), section 2.3; Ghosh et al. (2020).
     Assumes: q = N(e(x), sigma^2 I), the flat prior p(z) = 1, a linear decoder.
     """
     whole, x, limit, excess = autoencoder()
     with torch.no_grad():
-        yield close("the autoencoder's own bound", limit, elbo(whole.trace(x)), 1e-6)
+        yield close("ELBO of the autoencoder, log p(x|e(x))", limit, elbo(whole.trace(x)), 1e-6)
         for std in STDS:
             with drawing(generator(0)):
                 trace = whole.noisy(std).double().trace(x.expand(draws(20_000, precision), 3), analytic=True)
             yield close(f"KL to the flat prior, std {std}", -entropy(std), trace.kl[0][0, 0], 1e-5)
             value = elbo(trace) - entropy(std)
-            yield mean_is(f"bound less the entropy, std {std}", limit - std**2 * excess, value, bias=1e-5)
+            yield mean_is(f"ELBO less the entropy of q, std {std}", limit - std**2 * excess, value, bias=1e-5)
 
 
 @autoencoder_limit.drawn
@@ -206,4 +211,4 @@ def _limit_plot() -> str:
             trace = whole.noisy(std).double().trace(x.expand(200_000, 3), analytic=True)
             measured.append(limit - float((elbo(trace) - entropy(std)).mean()))
     rows = {"sigma^2 |W|^2 / (2 v)": [s**2 * excess for s in stds], "measured": measured}
-    return plots.curves(stds, rows, title="log p(x|e(x)) less the bound without H(q)", xlabel="std of q", log=True)
+    return plots.curves(stds, rows, title="log p(x|e(x)) - ELBO + H(q)", xlabel="std of q", log=True)
