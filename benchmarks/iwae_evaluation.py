@@ -81,7 +81,7 @@ class Contender:
 
 
 def contenders(model: VAE, latents: int, space: Space, samples: int, theirs: int, ours: int) -> list[Contender]:
-    """Both on one model; `theirs` and `ours` are the numbers of data in a turn."""
+    """All contenders on one model; `theirs` and `ours` are the numbers of data in a turn."""
     encoder, bounds = model.encoder, [math.log(v) for v in (model.encoder.family.min_std, model.encoder.family.max_std)]
     peer = pythae_vae.model(
         lambda bits: encoder.net(2 * bits - 1),  # jensen's pixels are -1 and +1, pythae's 0 and 1

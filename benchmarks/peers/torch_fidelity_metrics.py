@@ -56,13 +56,13 @@ with stand_in_for_torchvision():
 
 
 def torch_fidelity(real: Tensor, fake: Tensor) -> float:
-    """From features to the distance, as `calculate_metrics` does it."""
+    """Maps features to the distance, as `calculate_metrics` does it."""
     found = fid_statistics_to_metric(fid_features_to_statistics(real), fid_features_to_statistics(fake), verbose=False)
     return float(found["frechet_inception_distance"])
 
 
 def pytorch_fid(real: Tensor, fake: Tensor) -> float:
-    """From features to the distance, as `calculate_fid_given_paths` does it."""
+    """Maps features to the distance, as `calculate_fid_given_paths` does it."""
     sides = [(v.mean(0), np.cov(v, rowvar=False)) for v in (real.numpy(), fake.numpy())]
     with _roots_with_an_estimate():
         return float(calculate_frechet_distance(*sides[0], *sides[1]))
@@ -84,7 +84,7 @@ def _roots_with_an_estimate() -> Iterator[None]:
 
 
 def torchmetrics(real: Tensor, fake: Tensor) -> float:
-    """From features to the distance, by its metric."""
+    """Maps features to the distance by torchmetrics."""
     from torchmetrics.image.fid import FrechetInceptionDistance
 
     class Identity(torch.nn.Module):

@@ -63,7 +63,7 @@ class DiracGAN(Objective):
     Args:
         f: a margin loss l, for $f(t) = -l(-t)$; "wasserstein", for f(t) = -t, which is l(m) = -m; or f itself,
             elementwise.
-        instance_noise: sigma, at least 0.
+        instance_noise: standard deviation sigma, at least 0.
         r1, r2: gamma of each penalty, at least 0; 0 is off.
         gradient_penalty: lambda of WGAN-GP, at least 0; 0 is off.
         clip: bound to which |psi| is clipped after each of the critic's updates.
@@ -163,8 +163,8 @@ def flow_eigenvalues(slope: float, curvature: float = 0.0, *, instance_noise: fl
 
     Args:
         slope, curvature: f'(0) and f''(0).
-        instance_noise: sigma.
-        gamma: of R1, of R2, or their sum.
+        instance_noise: standard deviation sigma.
+        gamma: weight of R1, of R2, or their sum.
 
     Source: Mescheder et al. (2018), lemmas 2.2, 3.2 and section 3.1.
 

@@ -25,7 +25,7 @@ DIVERGENCES: dict[str, MarginLoss] = {
     **{m.divergence: m for m in MARGIN_LOSSES.values() if m.divergence is not None},
     "total-variation": zero_one,
 }
-"""By name, the loss whose optimal critic measures the divergence."""
+"""For each divergence, the loss whose optimal critic measures it."""
 
 SAMPLES, MARKS, EVERY = 100_000, 2048, 16
 OFF_ONE = 1e-5  # allowed deviation of a density's integral from 1
@@ -52,7 +52,7 @@ class Estimate:
 
 
 Value = Callable[[Tensor, Tensor], Tensor]
-"""From points (N, *event) and log p/q at them (N,) to values (N,)."""
+"""Maps points (N, *event) and log p/q at these points (N,) to values (N,)."""
 
 
 def bayes_risk(
@@ -233,7 +233,7 @@ def _mean(
 
 
 def _sum(under_p: Value, under_q: Value, p: Distribution, q: Distribution) -> Estimate:
-    """Over every value that either can take: one has no mass where only the other has."""
+    """The sum over every value that p or q can take; where one has no mass, its probability is 0."""
     own = [d.enumerate_support() for d in (p, q)]
     values, place = torch.cat([v.double() for v in own]).unique(dim=0, return_inverse=True)
     log_mass = torch.full((2, len(values)), -math.inf, dtype=torch.float64, device=values.device)

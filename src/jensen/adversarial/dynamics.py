@@ -122,7 +122,7 @@ def trajectory(
         update: None for the flow (Dormand-Prince, relative error 1e-10), or how players are updated.
         step_size: step size of all players, or a mapping from player to step size; for the flow, the time between
             points.
-        steps: at least 1.
+        steps: number of steps, at least 1.
         start: (n,); the game's own weights by default.
         batch: batch on which the losses are evaluated.
         seed: random seed of the draws.

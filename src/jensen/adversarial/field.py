@@ -14,7 +14,7 @@ from jensen.core.seeding import begin, generator
 from jensen.core.types import Batch, Loss, Phase
 
 Product = Callable[[Tensor], Tensor]
-"""From a direction (n,) to the derivative along it (m,)."""
+"""Maps a direction (n,) to the derivative along it (m,)."""
 Point = Sequence[float] | Tensor
 
 

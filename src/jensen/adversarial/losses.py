@@ -189,7 +189,7 @@ GAME_LOSSES: dict[str, GameLoss] = {
     "relativistic": RelativisticGame(logistic, "non-saturating"),
     "wasserstein": WassersteinGame(),
 }
-"""By the names used in settings. Exponential is zero-sum: e^-t would be unbounded where the critic is confident."""
+"""Losses by the names used in settings. Exponential is zero-sum: e^-t would be unbounded."""
 
 
 def game_loss(loss: object) -> GameLoss:

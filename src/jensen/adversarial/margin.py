@@ -44,7 +44,7 @@ class MarginLoss:
         ratio_f: f as a function of u.
         ratio_critic: D* as a function of u.
         divergence: the name of $c\,(\mathrm{chance} - R)$; None if it has none.
-        scale: c.
+        scale: the factor c.
         trainable: whether l has a gradient to descend.
 
     >>> logistic.f(torch.tensor([1.0, 3.0])), logistic.optimal(torch.tensor([1.0, 3.0]))

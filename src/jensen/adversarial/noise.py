@@ -17,7 +17,7 @@ def instance_noise(x: Float[Tensor, "b ..."], sigma: float, generator: Rng = Non
 
     Args:
         x: (B, ...).
-        sigma: in the units of x, at least 0.
+        sigma: standard deviation of the noise, in the units of x, at least 0.
         generator: None, one, or one per row.
 
     Raises:

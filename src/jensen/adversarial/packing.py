@@ -14,7 +14,7 @@ def pack(x: Float[Tensor, "..."], m: int) -> Float[Tensor, "..."]:
 
     Args:
         x: (B, C, ...), independent examples.
-        m: at least 1; 1 changes nothing.
+        m: number of examples per pack, at least 1; 1 changes nothing.
 
     Raises:
         ValueError: for m < 1, a batch that m does not divide, or events without an axis.

@@ -31,8 +31,8 @@ def r1(critic: Critic, real: Float[Tensor, "b ..."], gamma: float = 1.0) -> Floa
 
     Args:
         critic: D, from (B, ...) to one logit per example.
-        real: (B, ...).
-        gamma: at least 0.
+        real: real examples, (B, ...).
+        gamma: weight of the penalty, at least 0.
 
     Raises:
         ValueError: for a negative gamma, or if the critic does not give one logit per example.
@@ -50,8 +50,8 @@ def r2(critic: Critic, fake: Float[Tensor, "b ..."], gamma: float = 1.0) -> Floa
 
     Args:
         critic: D, from (B, ...) to one logit per example.
-        fake: (B, ...).
-        gamma: at least 0.
+        fake: generated examples, (B, ...).
+        gamma: weight of the penalty, at least 0.
 
     Raises:
         ValueError: for a negative gamma, or if the critic does not give one logit per example.
@@ -80,9 +80,9 @@ def gradient_penalty(
 
     Args:
         critic: D, from (B, ...) to one logit per example.
-        real, fake: (B, ...), of the same shape.
+        real, fake: real and generated examples, (B, ...), of the same shape.
         weight: lambda, at least 0.
-        sides: 2 pulls the norm to 1, 1 only pushes it down from above 1.
+        sides: 2 penalises norms below and above 1, 1 only norms above 1.
         generator: for epsilon.
 
     Raises:
@@ -115,10 +115,10 @@ def dragan(
 
     Args:
         critic: D, from (B, ...) to one logit per example.
-        real: (B, ...).
+        real: real examples, (B, ...).
         std: standard deviation of the noise, in the unit of x, at least 0.
         weight: lambda, at least 0.
-        sides: 2 pulls the norm to 1, 1 only pushes it down from above 1.
+        sides: 2 penalises norms below and above 1, 1 only norms above 1.
         generator: for the noise.
 
     Raises:

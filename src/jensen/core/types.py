@@ -54,7 +54,7 @@ class Phase:
 
     Attributes:
         players: names of the players; one forward pass gives all their losses.
-        repeats: at least 1.
+        repeats: number of repetitions, at least 1.
         fresh: draw a new batch for each repetition; False reuses the step's batch.
     """
 

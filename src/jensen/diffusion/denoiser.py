@@ -38,27 +38,27 @@ class Prediction:
 
     @classmethod
     def of_x(cls, x: Tensor, z_t: Tensor, alpha: Tensor, sigma: Tensor) -> Prediction:
-        """From the mean of x. Raises ValueError at sigma = 0, where eps is not finite."""
+        """The prediction from the mean of x. Raises ValueError at sigma = 0, where eps is not finite."""
         if bool((sigma == 0).any()):
             raise ValueError("a prediction of x has no finite eps at sigma = 0: choose times above 0")
         return cls(x, (z_t - alpha * x) / sigma, alpha, sigma)
 
     @classmethod
     def of_eps(cls, eps: Tensor, z_t: Tensor, alpha: Tensor, sigma: Tensor) -> Prediction:
-        """From the mean of eps. Raises ValueError at alpha = 0, where x is not finite."""
+        """The prediction from the mean of eps. Raises ValueError at alpha = 0, where x is not finite."""
         if bool((alpha == 0).any()):
             raise ValueError("a prediction of eps has no finite x at alpha = 0: choose times below 1")
         return cls((z_t - sigma * eps) / alpha, eps, alpha, sigma)
 
     @classmethod
     def of_v(cls, v: Tensor, z_t: Tensor, alpha: Tensor, sigma: Tensor) -> Prediction:
-        """From v = alpha eps - sigma x, finite at every time of every schedule."""
+        """The prediction from v = alpha eps - sigma x, finite at every time of every schedule."""
         square = alpha**2 + sigma**2
         return cls((alpha * z_t - sigma * v) / square, (sigma * z_t + alpha * v) / square, alpha, sigma)
 
     @classmethod
     def of_flow(cls, flow: Tensor, z_t: Tensor, alpha: Tensor, sigma: Tensor) -> Prediction:
-        """From eps - x, the velocity dz/dt of the rectified schedule, finite at every time."""
+        """The prediction from eps - x, the velocity dz/dt of the rectified schedule, finite at every time."""
         total = alpha + sigma
         return cls((z_t - sigma * flow) / total, (z_t + alpha * flow) / total, alpha, sigma)
 

@@ -20,7 +20,7 @@ class Guided(Denoiser):
 
     Args:
         denoiser: conditional, with a null condition.
-        scale: w, at least 0.
+        scale: guidance scale w, at least 0.
         interval: (low, high), the times between which guidance is active.
 
     Raises:
@@ -71,7 +71,7 @@ class ClassifierGuided(Denoiser):
     Args:
         denoiser: denoiser of p(x), unconditional or with a null condition.
         log_prob: (z_t, t, cond) -> (B,), $\log p(c | z_t)$ in nats, differentiable in z_t; a classifier of noisy data.
-        scale: w, at least 0.
+        scale: guidance scale w, at least 0.
 
     Raises:
         ValueError: if the scale is negative; when called, at alpha = 0, where the guided x is not finite.

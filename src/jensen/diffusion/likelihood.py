@@ -134,7 +134,7 @@ class Bound:
 
 
 def default_span(schedule: Schedule) -> Span:
-    """From t = 0 to 1, or from t = 0.001 if the SNR at 0 is infinite, where z has no density."""
+    """The times 0 and 1, or 0.001 and 1 if the SNR at 0 is infinite, where z has no density."""
     at_zero = schedule.log_snr(torch.zeros((), dtype=torch.float64))
     return (0.0, 1.0) if bool(torch.isfinite(at_zero)) else (0.001, 1.0)
 
@@ -175,7 +175,7 @@ def prior_kl(schedule: Schedule, x: Float[Tensor, "b ..."], t: Tensor) -> Float[
     Args:
         schedule: noise schedule.
         x: (B, ...).
-        t: ().
+        t: time, ().
 
     Source: Kingma et al., VDM (2021), section 3.3.
     """
@@ -263,7 +263,7 @@ def bound(
     Args:
         denoiser: denoiser of data on the scale of x.
         x: (B, ...), data.
-        steps: T, at least 1, or None.
+        steps: number of steps T, at least 1, or None.
         strata: number of strata of log(1 + SNR) if `steps` is None; at least 1.
         samples: number of draws per term, at least 1.
         span: times of the first level and the last; by default 0 (or 0.001, where SNR is infinite at 0) and 1.

@@ -242,7 +242,7 @@ class ImprovedCosineSchedule(BetaSchedule):
     where f is 0, so that a network may predict eps there. Between levels it interpolates as `BetaSchedule` does.
 
     Args:
-        steps: T, at least 2.
+        steps: number of steps T, at least 2.
         offset: s, at least 0; it prevents the first betas from being too small.
         largest: b, in (0, 1), the cap on beta, which the last level reaches.
 

@@ -52,7 +52,7 @@ def discrete_times(steps: int) -> Times:
     r"""The times of DDPM's T levels, $i / T$ with i uniform on $\{1, \ldots, T\}$, stratified.
 
     Args:
-        steps: T, at least 1.
+        steps: number of steps T, at least 1.
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")

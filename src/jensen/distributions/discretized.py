@@ -142,12 +142,12 @@ class Discretized(Distribution, ABC):
 
     @property
     def mean(self) -> Tensor:
-        """By enumeration, at the cost of L log-probabilities."""
+        """Mean, by enumeration, at the cost of L log-probabilities."""
         return self._expect(self.enumerate_support(expand=False))
 
     @property
     def variance(self) -> Tensor:
-        """By enumeration, at the cost of L log-probabilities."""
+        """Variance, by enumeration, at the cost of L log-probabilities."""
         return self._expect((self.enumerate_support(expand=False) - self.mean) ** 2)
 
     def entropy(self) -> Tensor:

@@ -50,7 +50,7 @@ class StraightThroughOneHot(OneHot):
 
     Args:
         temperature: $\tau$, positive.
-        logits: (..., C).
+        logits: log-probabilities up to a constant, (..., C).
 
     Raises:
         ValueError: if the temperature is not positive.

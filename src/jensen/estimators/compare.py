@@ -100,8 +100,8 @@ def compare_estimators(
         q: maps the parameters, with any leading axes, to a distribution.
         f: maps draws to one value each.
         parameters: one tensor or several.
-        estimators: by name; by default all that apply: the score function also with the mean of pilot draws as
-            constant baseline and with leave-one-out, discrete variables also relaxed at temperature 0.5.
+        estimators: estimators by name; by default all that apply: the score function also with the mean of pilot draws
+            as constant baseline and with leave-one-out, discrete variables also relaxed at temperature 0.5.
         exact: the exact gradient, with the shape of the parameters. By default it is computed by enumeration of up to
             16,384 outcomes, or by quadrature in one dimension; otherwise the reference is the estimator of smallest
             variance among those that are unbiased for this q, score functions first, as they assume nothing of f.

@@ -72,7 +72,7 @@ class Graph:
         """Draw a node.
 
         Args:
-            name: unique in this graph.
+            name: name of the node, unique in this graph.
             q: its distribution; the parameters may depend on the draws of its parents.
             estimator: pathwise by default.
             given: names of the nodes q depends on; None for all earlier ones.

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 Kernel = Callable[[Tensor, Tensor], Tensor]
-"""From rows (n, d) and (m, d) to the kernel of every pair, (n, m)."""
+"""Maps rows (n, d) and (m, d) to the kernel of every pair, (n, m)."""
 
 
 @dataclass(frozen=True)

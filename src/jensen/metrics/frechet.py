@@ -38,7 +38,7 @@ class FeatureStatistics:
 
     @classmethod
     def of(cls, features: Tensor) -> FeatureStatistics:
-        """From (N, d), at least one row; a ValueError for invalid features."""
+        """The statistics of features (N, d), at least one row; raises ValueError for invalid features."""
         x = checked(features, least=1)
         mean = x.mean(0)
         centred = x - mean
@@ -80,7 +80,7 @@ class FrechetDistance:
     """A distance and its standard error, which is computed on demand, since it costs at least as much again.
 
     Attributes:
-        value: at least 0.
+        value: the distance, at least 0.
         real, fake: the samples.
     """
 
@@ -93,7 +93,7 @@ class FrechetDistance:
 
     @cached_property
     def stderr(self) -> float:
-        r"""To first order: the spread of the two Kantorovich potentials.
+        r"""The standard error to first order, from the spread of the two Kantorovich potentials.
 
         $\varphi(x) = |x - \mu|^2 - (x - \mu)^T A (x - \mu) + 2 (\mu - \mu')^T (x - \mu)$, with A the linear map from
         one Gaussian to the other. It vanishes for equal distributions: compare with the floor then. From statistics
@@ -141,7 +141,7 @@ def frechet_distance(real: Source, fake: Source) -> FrechetDistance:
 
 
 def _sides(real: Source, fake: Source) -> tuple[Side, Side]:
-    """Both with their statistics, the one of lower rank first, so that its null space drops out."""
+    """Both samples with their statistics, the one of lower rank first, so that its null space drops out."""
     a, b = ((v, v if isinstance(v, FeatureStatistics) else FeatureStatistics.of(v)) for v in (real, fake))
     if len(a[1].mean) != len(b[1].mean):
         raise ValueError(f"real and fake features must have the same width, got {len(a[1].mean)} and {len(b[1].mean)}")
@@ -167,7 +167,7 @@ def _root(covariance: Tensor) -> tuple[Tensor, Callable[[], Tensor]]:
 
 
 def _variance(source: Source, p: FeatureStatistics, carried: Tensor, gap: Tensor) -> float:
-    """Of the mean of the potential over a sample."""
+    """The variance of the mean of the potential over a sample."""
     if isinstance(source, FeatureStatistics):
         curve = p.covariance - carried.T @ (carried @ p.covariance)
         spread = 2 * (curve * curve.T).sum() + 4 * gap @ p.covariance @ gap

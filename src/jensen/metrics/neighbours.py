@@ -109,8 +109,8 @@ class Memorisation:
             own, ties counting half: 1/2 for a model of the true distribution, 1 for copies, below 1/2 for samples away
             from the data. Samples concentrated where data are dense are closer too: a high value means copied or
             concentrated (for exact copies `drawn` is 0).
-        stderr: of `nearer`, over the choice of samples and held-out data, for fixed training data; 0 if the two sets of
-            distances do not overlap (`interval` still has a width).
+        stderr: standard error of `nearer`, over the choice of samples and held-out data, for fixed training data; 0 if
+            the two sets of distances do not overlap (`interval` still has a width).
         interval: 95 percent interval of `nearer`, as for `auc`.
         p_value: one-sided probability of a value at least this large if samples and held-out data had the same
             distribution.

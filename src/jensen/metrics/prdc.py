@@ -79,7 +79,7 @@ def prdc(real: Tensor, fake: Tensor, k: int = 5, *, chunk: int = 256) -> PRDC:
     Args:
         real: (N, d), N above k.
         fake: (M, d), M above k.
-        k: at least 1.
+        k: number of neighbours, at least 1.
         chunk: rows whose distances are held in memory; memory is about 20 chunk max(N, M) bytes and a few copies of the
             features.
 

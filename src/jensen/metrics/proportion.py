@@ -25,7 +25,7 @@ def wilson(successes: int, n: int, z: float = 1.959963984540054) -> Proportion:
     $\frac{\hat p + z^2/2n \pm z \sqrt{\hat p (1-\hat p)/n + z^2/4n^2}}{1 + z^2/n}$
 
     Args:
-        successes: from 0 to n.
+        successes: number of successes, from 0 to n.
         n: number of trials, at least 1.
         z: normal quantile; 1.96 for 95 percent.
 

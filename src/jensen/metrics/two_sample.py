@@ -23,7 +23,7 @@ class Learner(Protocol):
         """Learn labels (n,) of rows (n, d)."""
 
     def predict(self, x: np.ndarray) -> np.ndarray:
-        """Labels of rows."""
+        """Predicted labels of rows."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ def c2st(real: Tensor, fake: Tensor, generator: torch.Generator | None = None, l
         real: (N, d), N at least 20.
         fake: (M, d), M at least 20.
         generator: splits, and seeds the default learner.
-        learner: by default scikit-learn's network with one hidden layer of 64, on standardised features, stopped when
-            its error on a tenth of the training rows no longer decreases.
+        learner: classifier; by default scikit-learn's network with one hidden layer of 64, on standardised features,
+            stopped when its error on a tenth of the training rows no longer decreases.
 
     Raises:
         ValueError: for features that are not (N, d) floating-point and finite, fewer than 20 rows, or different widths.

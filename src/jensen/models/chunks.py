@@ -49,7 +49,7 @@ def chunks(n: int, size: int, *, cond: Tensor | None = None, generator: Rng = No
     """N rows, `size` at a time.
 
     Args:
-        n: at least 1.
+        n: number of rows, at least 1.
         size: number of rows of a chunk.
         cond: (n, ...) conditions, or None.
         generator: None, one, or n of them, one per row.

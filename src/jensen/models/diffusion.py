@@ -210,7 +210,7 @@ class Diffusion(nn.Module):
         """Draw n samples.
 
         Args:
-            n: at least 1.
+            n: number of samples, at least 1.
             cond: (n, ...) conditions, or None to sample without.
             generator: None, one, or n of them, one per row: then a row is a function of its generator alone.
             on_step: called with (steps done, x so far (n or fewer, ...)) in each chunk.
@@ -282,7 +282,7 @@ class Diffusion(nn.Module):
 
         Args:
             first, second: a latent with the shape of one x (from `encode`), or a generator that draws it.
-            n: at least 2.
+            n: number of samples, at least 2.
             cond: one condition, (1, ...), for the whole path, or None: conditions are not interpolated.
             changes: changes to the default `Sampling`, which must be deterministic.
 
@@ -340,7 +340,7 @@ class Diffusion(nn.Module):
         Args:
             x: (B, *shape), on the scale of the data.
             steps, strata, samples, span, cond, generator: as for `jensen.diffusion.bound`.
-            reconstruction: with bins of the data's own values, if any.
+            reconstruction: p(x | z) at the first level, with bins of the data's own values, if any.
         """
         check_rows(self._rows(x), cond)
         found = bound(
@@ -464,7 +464,7 @@ def round_trip(
     """Round-trip error: the root mean square error per pixel of x after encoding and decoding.
 
     Args:
-        model: with a deterministic sampler, by default or in the changes.
+        model: model with a deterministic sampler, by default or in the changes.
         x: (B, *shape), on the scale of the data.
         steps: K numbers of steps in each direction.
         cond: (B, ...) or None.

@@ -59,7 +59,7 @@ class GAN(nn.Module):
         """Draws of z, (n, *shape).
 
         Args:
-            n: at least 1.
+            n: number of samples, at least 1.
             generator: None, one, or n of them, one per row.
 
         Raises:
@@ -89,7 +89,7 @@ class GAN(nn.Module):
         """N draws of x, (n, *event), without a gradient.
 
         Args:
-            n: at least 1.
+            n: number of samples, at least 1.
             cond: None: there are no conditions.
             generator: None, one, or n of them, one per row: then a row is a function of its generator alone.
 

@@ -69,7 +69,7 @@ class LatentChain(nn.Module, ABC):
 
         Args:
             x: (B, *event).
-            samples: K, at least 1.
+            samples: number of draws K, at least 1.
             analytic: compute a layer's KL in closed form where it is a KL divergence and torch implements it.
             reparameterized: let draws carry a gradient where the family can; False leaves them to the score function.
             q: one distribution per layer, batch (B,), independent of each other, in place of the model's own q(z | x).
@@ -171,7 +171,7 @@ class LatentChain(nn.Module, ABC):
         """Draw n samples x, (n, *event), in evaluation mode.
 
         Args:
-            n: at least 1.
+            n: number of samples, at least 1.
             cond: must be None.
             generator: None, one, or n of them, one per row.
 

@@ -148,7 +148,7 @@ class KernelDensityModel(nn.Module):
         """Draw n samples.
 
         Args:
-            n: at least 1.
+            n: number of samples, at least 1.
             cond: None: there are no conditions.
             generator: None, one, or n of them, one per row: then a row is a function of its generator alone.
             on_step: called with (steps done, x so far (n or fewer, ...)) in each chunk, by all samplers but "exact".

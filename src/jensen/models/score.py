@@ -69,15 +69,15 @@ class Annealing:
     whose noise levels at t = 1 and t = 0 are the ends of the ladder.
 
     Attributes:
-        step_size: of a Langevin move, in units of its level's sigma^2, below 2. Directions that are narrow compared
-            with a level get too wide by 1 / (1 - step_size / 2), and wide ones converge in proportion to step_size
-            times steps.
+        step_size: step size of a Langevin move, in units of its level's sigma^2, below 2. Directions that are narrow
+            compared with a level get too wide by 1 / (1 - step_size / 2), and wide ones converge in proportion to
+            step_size times steps.
         steps: Langevin moves at each level; for other samplers, the total number of steps, see `Sampling`.
         denoise: end with the mean of the clean data point given the noised one.
         chunk: rows that go through the network together; fixed, so that the last bits of a row never depend on the
             number of samples.
         sampler: "langevin", or a name in `jensen.diffusion.SAMPLERS`.
-        eta: of sampler "ddim", see `Sampling`.
+        eta: for sampler "ddim", see `Sampling`.
     """
 
     step_size: float = 0.5
@@ -189,7 +189,7 @@ class ScoreModel(nn.Module):
         """Draw n samples.
 
         Args:
-            n: at least 1.
+            n: number of samples, at least 1.
             cond: (n, ...) conditions, or None.
             generator: None, one, or n of them, one per row: then a row is a function of its generator alone.
             on_step: called with (moves or steps done, x so far (n or fewer, ...)) in each chunk.
@@ -256,7 +256,7 @@ def as_diffusion(model: ScoreModel, sampling: Sampling | None = None) -> Diffusi
     """The diffusion model of a score model with more than one level: it shares the network and the scale.
 
     Args:
-        model: with a ladder of levels; the largest becomes t = 1, the smallest t = 0.
+        model: model with a ladder of levels; the largest becomes t = 1, the smallest t = 0.
         sampling: how to sample by default.
 
     Raises:

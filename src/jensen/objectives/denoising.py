@@ -80,8 +80,8 @@ class Hybrid(Denoising):
     with no gradient through the mean. The term of the first level has no learned variance and is left out.
 
     Args:
-        model: with a denoiser that learns variances.
-        steps: T, at least 2; sample on the same grid or a subset of it.
+        model: model with a denoiser that learns variances.
+        steps: number of steps T, at least 2; sample on the same grid or a subset of it.
         weight: w.
         loss: (prediction, x, eps) -> (B,).
         drop: as in `Denoising`.

@@ -19,7 +19,7 @@ class LeaveOneOut(Objective):
     each is computed from all the other points.
 
     Args:
-        model: of at least 2 points.
+        model: kernel density of at least 2 points.
 
     Source: Duin (1976), equation 6.
 

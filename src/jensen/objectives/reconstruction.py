@@ -42,7 +42,7 @@ class Masked:
     """Sets each number of x to 0 independently with probability `share`.
 
     Args:
-        share: in (0, 1).
+        share: probability, in (0, 1).
 
     Raises:
         ValueError: if the share is out of range.

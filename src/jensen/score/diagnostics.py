@@ -104,7 +104,7 @@ def _halves(draws: Tensor) -> Tensor:
 
 
 def _as(draws: Tensor, found: Tensor) -> Tensor:
-    """In the dtype of the draws, at least float32; float64 for integers."""
+    """Convert to the dtype of the draws, at least float32; to float64 for integers."""
     return found.to(torch.promote_types(draws.dtype, torch.float32)) if draws.is_floating_point() else found
 
 

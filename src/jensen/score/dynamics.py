@@ -52,7 +52,7 @@ def langevin(
     Args:
         score: the gradient of log p.
         x: (B, ...), where the B chains start.
-        step_size: delta, positive.
+        step_size: step size delta, positive.
         steps: number of steps, at least 1.
         noise: False for gradient ascent.
         generator: None, one, or one per row: then a row is a function of its generator and its start alone.
@@ -203,7 +203,7 @@ def geometric(largest: float, smallest: float, levels: int) -> Float[Tensor, " l
 
     Args:
         largest, smallest: 0 < smallest < largest; they may be equal for one level.
-        levels: at least 1; a single level is `smallest`.
+        levels: number of levels, at least 1; a single level is `smallest`.
 
     Raises:
         ValueError: for a number out of its range.
@@ -268,7 +268,7 @@ def mala(
     Args:
         log_prob: log p up to a constant, differentiable in x; proposals where it is not finite are rejected.
         x: (B, ...), where the B chains start.
-        step_size: delta, positive, a number or one per chain, (B,); with a warm-up, its initial value.
+        step_size: step size delta, positive, a number or one per chain, (B,); with a warm-up, its initial value.
         steps: number of steps after the warm-up, at least 1.
         warmup: number of steps of the warm-up, at least 0.
         target: acceptance rate, in (0, 1); 0.574 is optimal in high dimensions.

@@ -94,7 +94,7 @@ def exit_times(
         score: the gradient of log p.
         x: (B, ...), the starting points, inside the region.
         left: whether each row is outside the region, (B, ...) -> (B,) bool.
-        step_size: delta, positive.
+        step_size: step size delta, positive.
         steps: largest number of steps, at least 1.
         generator: None, one, or one per row.
 

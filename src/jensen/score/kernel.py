@@ -26,7 +26,7 @@ class KernelDensity:
 
     Args:
         data: (M, ...), M at least 1.
-        bandwidth: h, positive; see `silverman`, `scott` and `leave_one_out`.
+        bandwidth: bandwidth h, positive; see `silverman`, `scott` and `leave_one_out`.
 
     Raises:
         ValueError: for no data, some that are not finite, or a bandwidth that is not positive.
@@ -74,7 +74,7 @@ class KernelDensity:
         """Draw n, each a random data point plus noise of standard deviation h.
 
         Args:
-            n: at least 1.
+            n: number of samples, at least 1.
             cond: None: there are no conditions.
             generator: None, one, or one per row.
 
@@ -144,7 +144,7 @@ def leave_one_out_log_prob(
 
     Args:
         data: (M, ...), M at least 2.
-        bandwidth: h, positive; a tensor () to differentiate in it.
+        bandwidth: bandwidth h, positive; a tensor () to differentiate in it.
         rows: (B,), indices of the data points to evaluate; None for all.
 
     Raises:

@@ -142,7 +142,7 @@ def slices(
 
     Args:
         x: (B, ...), gives shape, device and dtype.
-        count: M, at least 1.
+        count: number of directions M, at least 1.
         law: "rademacher" (random signs, the smaller variance) or "gaussian".
         generator: None, one, or one per row.
 

@@ -41,7 +41,7 @@ def ais_log_likelihood(
     are new and keep these step sizes, so that the adaptation causes no bias. The model is in evaluation mode.
 
     Args:
-        model: with reparameterized latents on all of $R^d$.
+        model: model with reparameterized latents on all of $R^d$.
         x: data, (B, ...); all data of a chunk and all chains are processed at once.
         steps: T, number of temperatures after the prior, at least 1 (importance sampling from the prior).
         chains: number of weights per datum, at least 1; at least 2 for a standard error.

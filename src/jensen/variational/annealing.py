@@ -57,7 +57,7 @@ def linear(steps: int, *, start: float = 0.0) -> Callable[[int], float]:
     """Linear from `start` to 1 over this number of steps, then 1.
 
     Args:
-        steps: at least 1.
+        steps: number of steps, at least 1.
         start: in [0, 1].
 
     Raises:
@@ -107,7 +107,7 @@ def cooling(start: float, end: float, steps: int) -> Callable[[int], float]:
     Args:
         start: positive and finite.
         end: positive, at most `start`.
-        steps: at least 1.
+        steps: number of steps, at least 1.
 
     Raises:
         ValueError: if one is out of its range.

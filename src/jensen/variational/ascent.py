@@ -136,7 +136,7 @@ def _search(
     moving: Tensor,
     eps: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """For each moving datum the longest halved step with a sufficient increase; and which data moved."""
+    """Takes for each moving datum the longest halved step with a sufficient increase; returns which data moved."""
     found, found_value, found_slope = at, value, slope
     searching, share = moving, 1.0
     for _ in range(HALVINGS):

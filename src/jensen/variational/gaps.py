@@ -90,7 +90,7 @@ def lower_bound(
     Args:
         model: any latent-variable model.
         x: data, (B, ...).
-        samples: K, at least 2.
+        samples: number of draws K, at least 2.
         q: "encoder", or one mean-field Gaussian per layer, as returned by `fit_posterior`.
         generator: for all draws; None takes torch's global one.
         memory: MiB for the tensors of one chunk, as in `log_likelihood`.
@@ -167,7 +167,7 @@ def amortization_gap(
     $\max_q \mathrm{ELBO}(q; x) - \mathrm{ELBO}(q_{enc}; x)$, at least 0 for a mean-field Gaussian encoder.
 
     Args:
-        model: with latents that carry a gradient.
+        model: model with latents that carry a gradient.
         x: data, (B, ...).
         samples: draws to estimate each bound, at least 2.
         steps: steps of `fit_posterior`, which warns if it did not converge.
@@ -205,7 +205,7 @@ def gap_split(
     r"""The gap log p(x) - ELBO, split into the approximation gap and the amortization gap.
 
     Args:
-        model: with latents that carry a gradient.
+        model: model with latents that carry a gradient.
         x: data, (B, ...).
         log_p: log p(x) of the data, exact or from `ais_log_likelihood`; by default `log_likelihood` with 5000 samples.
         samples, steps, start, generator, memory: as for `amortization_gap`.
@@ -252,7 +252,7 @@ def ascend_theta(
         model: its weight is the initial value; bias, noise and prior are fixed.
         x: data, (B, D).
         q: a Gaussian over (L,), batch (B,); held fixed.
-        steps: T, at least 1.
+        steps: number of steps T, at least 1.
         rate: step size, positive.
 
     Raises:

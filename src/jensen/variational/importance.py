@@ -141,7 +141,7 @@ def log_likelihood(
     Args:
         model: any latent variable model.
         x: data, (B, ...).
-        samples: K, at least 1.
+        samples: number of draws K, at least 1.
         proposal: "encoder", "prior", or a function from x to one distribution per layer, called once for two data, to
             measure their memory, then once per chunk of data. For a model without an encoder, "encoder" means `fitted`.
         generator: for all draws; None takes torch's global one.

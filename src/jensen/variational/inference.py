@@ -101,7 +101,7 @@ def fit_posterior(
     Gaussian model is found to rounding. The data of a batch do not affect each other. The model is in evaluation mode.
 
     Args:
-        model: with reparameterized latents; it is not changed.
+        model: model with reparameterized latents; it is not changed.
         x: data, (B, ...); processed in chunks.
         steps: largest number of steps, at least 0; a datum stops earlier when it has converged.
         rate: size of the first step that a line search tries, relative to a full step, positive.
@@ -224,10 +224,10 @@ def refine(
     measures the distance from it. Unless `differentiable`, the model is in evaluation mode.
 
     Args:
-        model: with latents that carry a gradient; it is not changed.
+        model: model with latents that carry a gradient; it is not changed.
         x: data, (B, ...).
         q: one distribution per layer, for instance `(model.encoder(x),)`.
-        steps: at least 0.
+        steps: number of steps, at least 0.
         rate: $\eta$, positive; diverges above 2 divided by the posterior's largest precision.
         samples: draws per step, at least 1.
         differentiable: keep the graph of all steps, so that the refined bound trains encoder and decoder.
@@ -271,8 +271,8 @@ def posterior_table(data: int, latents: int) -> Conditional:
     all other rows too, by its running averages.
 
     Args:
-        data: N, at least 1.
-        latents: L, at least 1.
+        data: number of data N, at least 1.
+        latents: number of latents L, at least 1.
 
     >>> posterior_table(100, 2)(torch.tensor([3, 7])).mean
     tensor([[0., 0.],
@@ -306,11 +306,11 @@ def stochastic_vi(
     `jensen.objectives.Variational(tables=...)`.
 
     Args:
-        model: with latents that carry a gradient.
+        model: model with latents that carry a gradient.
         x: the whole data set, (N, ...).
         tables: one per layer, from index (B,) to a distribution, as made by `posterior_table`; updated in place.
-        steps: at least 1.
-        batch: B, between 1 and N.
+        steps: number of steps, at least 1.
+        batch: batch size B, between 1 and N.
         rate: initial learning rate, positive.
         samples: draws of each q per step, at least 1.
         learn: model parameters to train too; if none, the model is unchanged and in evaluation mode.
@@ -327,7 +327,7 @@ def stochastic_vi(
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
     if not 1 <= batch <= len(x):
-        raise ValueError(f"batch must be between 1 and {len(x)}, the data, got {batch}")
+        raise ValueError(f"batch must be between 1 and {len(x)}, the number of data, got {batch}")
     if not rate > 0:
         raise ValueError(f"rate must be positive, got {rate}")
     if samples < 1:

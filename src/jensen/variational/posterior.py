@@ -28,7 +28,7 @@ def posterior_trace(
         model: provides log p(z) and log p(x | z).
         x: data, (B, ...).
         q: one distribution per layer.
-        samples: K, at least 1.
+        samples: number of draws K, at least 1.
         reparameterized: let the draws carry a gradient.
 
     Raises:

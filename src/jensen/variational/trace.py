@@ -127,7 +127,7 @@ class LatentModel(Protocol):
 
         Args:
             x: data.
-            samples: K, at least 1.
+            samples: number of draws K, at least 1.
             analytic: use closed-form KL divergences where available.
             reparameterized: let the draws carry a gradient where the family can.
         """

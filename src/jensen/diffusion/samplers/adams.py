@@ -1,4 +1,4 @@
-"""Adams' multistep methods on the straightened path, with a corrector that needs no extra evaluation."""
+"""Adams' multistep methods in coordinates that straighten the path, with a corrector that needs no extra evaluation."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ class DDIM:
     beta-tilde; eta = 0 draws no noise. First order in the step.
 
     Args:
-        eta: in [0, 1].
+        eta: amount of noise, in [0, 1].
 
     Source: Song et al., DDIM (2021), equations 12 and 16.
     """

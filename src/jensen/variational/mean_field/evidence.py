@@ -21,7 +21,7 @@ def mixture_log_evidence(x: Float[Tensor, "..."], components: int, prior: Mixtur
 
     Args:
         x: (N, D); converted to float64.
-        components: K, at least 1; K^N at most a million.
+        components: number of components K, at least 1; K^N at most a million.
         prior: prior of the weights and the components.
 
     Raises:

@@ -65,7 +65,7 @@ class MixturePrior:
 
         Args:
             x: (N, D), N at least 2.
-            components: K.
+            components: number of components K.
 
         Raises:
             ValueError: if x is not (N, D) with N at least 2, components is below 1, or x varies in fewer than D
@@ -207,7 +207,7 @@ class GaussianMixtureVI(nn.Module):
     the narrowest component: if that width is below a hundredth of the spread, use float64.
 
     Args:
-        components: K, at least 1.
+        components: number of components K, at least 1.
         prior: prior of the parameters; `MixturePrior.around(x, components)` gives a weak one from data.
 
     Raises:
@@ -473,7 +473,7 @@ class GaussianMixtureVI(nn.Module):
 
         Args:
             x: (N, D).
-            steps: at least 1.
+            steps: number of steps, at least 1.
             batch: rows per step, at most N.
             rate: maps the number of a step, from 1, to its step size; `RobbinsMonro()` if None.
             generator: for the initialisation and the order of rows.
