@@ -263,7 +263,7 @@ def main(
     dims: Annotated[int, Option(min=1)] = 16,
     components: Annotated[int, Option(min=1)] = 50,
     spread: Annotated[float, Option(min=0, help="Spread of the true means; component width is about 1.")] = 1.5,
-    test_points: Annotated[int, Option("--test", min=100, help="Held out.")] = 50_000,
+    test_points: Annotated[int, Option("--test", min=100, help="Number of held-out points.")] = 50_000,
     shared: Annotated[int, Option(min=0, help="Sweeps from the same start; 0: no comparison.")] = 4,
     iterations: Annotated[int, Option(min=0, help="scikit-learn's iterations from its own start; 0: none.")] = 8,
     sweeps: Annotated[int, Option(min=2, help="Sweeps of jensen from its own start.")] = 20,

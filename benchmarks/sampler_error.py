@@ -61,7 +61,7 @@ class Result:
 
 
 def offered() -> list[Any]:
-    """Every deterministic sampler in `SAMPLERS`, in every order that it takes."""
+    """Every deterministic sampler in `SAMPLERS`, in every order that it supports."""
     found = [s for s in SAMPLERS.values() if getattr(s, "deterministic", False)]
     return list(dict.fromkeys(variant for sampler in found for variant in _orders(sampler)))
 

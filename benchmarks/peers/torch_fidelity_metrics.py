@@ -23,7 +23,7 @@ PARTS = ("datasets", "models", "models.inception", "transforms", "transforms.fun
 
 
 class _Anything(ModuleType):
-    """A module, or a class to inherit from, whatever the name."""
+    """Stands for any module or base class of torchvision."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

@@ -5,7 +5,7 @@ generator learns through it. Applied to real pictures only, it would make the ge
 Applied to both, the generator still has to match the data, as long as the distribution of T(x) determines that of x. A
 probability below 1 for each transform ensures this, as some pictures stay unchanged: Karras et al. find it safe up to
 0.8. At 1, the default of `augment` as in Zhao et al., it depends on the transform: after a flip with probability 1/2,
-for example, left and right can no longer be told apart.
+for example, left and right can no longer be distinguished.
 
 Draws come from torch's global generator, or from that of an enclosing `drawing`.
 """

@@ -31,7 +31,7 @@ from jensen.core.shapes import mean_per_example
 class GameLoss(Protocol):
     """Losses of both players, (B,) each, from the logits of B real and B generated examples.
 
-    `paired` says whether the generator's loss needs the real logits; otherwise they may be None.
+    `paired` is whether the generator's loss needs the real logits; otherwise they may be None.
     """
 
     @property

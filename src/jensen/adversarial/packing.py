@@ -9,8 +9,8 @@ from torch import Tensor
 def pack(x: Float[Tensor, "..."], m: int) -> Float[Tensor, "..."]:
     r"""Concatenate every m neighbours of a batch along the first event axis: (B, C, ...) -> (B / m, m C, ...).
 
-    A critic of packs distinguishes $p_d^m$ from $p_g^m$: a missing mode, which hardly shows in one example, shows in m
-    of them. Its first layer takes m C channels; nothing else changes.
+    A critic of packs distinguishes $p_d^m$ from $p_g^m$: a missing mode, which is hard to detect in one example, is
+    easier to detect in m. Its first layer takes m C channels; nothing else changes.
 
     Args:
         x: (B, C, ...), independent examples.

@@ -27,7 +27,7 @@ GAME = "as the penalty of a game, pass lambda critic, real, fake: r1(critic, rea
 
 
 def r1(critic: Critic, real: Float[Tensor, "b ..."], gamma: float = 1.0) -> Float[Tensor, " b"]:
-    r"""$\frac\gamma2 |\nabla D(x)|^2$ at real examples. The half is part of the convention: the weight is gamma.
+    r"""$\frac\gamma2 |\nabla D(x)|^2$ at real examples. The factor 1/2 is part of the convention; the weight is gamma.
 
     Args:
         critic: D, from (B, ...) to one logit per example.
@@ -137,8 +137,8 @@ def dragan(
 def spectral_norm(critic: nn.Module, iterations: int = 1) -> nn.Module:
     r"""Divide the weight of every linear and convolutional layer by its largest singular value; returns the critic.
 
-    $\bar W = W / \langle W, u v^T \rangle$ with singular vectors u, v that are buffers. A forward pass leaves them as
-    they are; `power_iteration` updates them, and the objectives call it after each update of the critic.
+    $\bar W = W / \langle W, u v^T \rangle$ with singular vectors u, v that are buffers. A forward pass does not
+    change them; `power_iteration` updates them, and the objectives call it after each update of the critic.
 
     A layer's weight is reshaped to the matrix (out, everything else). For a convolution the norm of this matrix is not
     that of the layer as a linear map, which can be larger by up to the root of the number of taps (3 for 3 x 3). Other
@@ -187,7 +187,7 @@ class SpectralNorm(_SpectralNorm):
 def power_iteration(module: nn.Module) -> None:
     r"""Update the singular vectors of `spectral_norm`: $u \leftarrow W v / |W v|$, $v \leftarrow W^T u / |W^T u|$.
 
-    For `Objective.after`; a module without such layers is not changed.
+    Called in `Objective.after`; a module without such layers is not changed.
 
     Source: Miyato et al. (2018), algorithm 1.
 
@@ -213,7 +213,7 @@ def _normalised(layer: nn.Module) -> bool:
 
 @torch.no_grad()
 def clip_weights(critic: nn.Module, bound: float = 0.01) -> None:
-    """Clamp every parameter to [-bound, bound], in place: for `Objective.after`, after an update of the critic.
+    """Clamp every parameter to [-bound, bound], in place; called in `Objective.after` of the critic.
 
     Raises:
         ValueError: unless the bound is positive.

@@ -105,7 +105,7 @@ class Denoiser(nn.Module, ABC):
         """Raise for times at which it cannot be evaluated (`defined`).
 
         Raises:
-            ValueError: if x or eps is not finite at one of them, whatever the network's output is.
+            ValueError: if x or eps is not finite at one of them for any output of the network.
         """
         if not self.defined(t):
             wrong = next(v for v in t if not self.defined(v))

@@ -206,7 +206,7 @@ def snr_times(
 ) -> tuple[Float[Tensor, "*b"], Float[Tensor, ""]]:
     r"""Times at which $y = \log(1 + \mathrm{SNR})$ is the fraction `place` of the way from the last level to the first.
 
-    In y the diffusion term is $\frac12 \int E[|\hat x - x|^2 + |\hat\epsilon - \epsilon|^2]\, dy$ whatever the
+    In y the diffusion term is $\frac12 \int E[|\hat x - x|^2 + |\hat\epsilon - \epsilon|^2]\, dy$ for every
     schedule, and for data N(0, I) the integrand is the same at every y: D / 2. An infinite range of log-SNRs, as for
     alpha = 0, is a finite range of y.
 

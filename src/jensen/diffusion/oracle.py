@@ -99,7 +99,7 @@ class MixtureOracle(Denoiser):
     def entropy(self, t: Float[Tensor, " b"], nodes: int = 96) -> Float[Tensor, " b"]:
         r"""Differential entropy of z_t in nats, (B,), by quadrature.
 
-        In one dimension it is adaptive, and accurate however narrow a mode lies inside another. In two and three it is
+        In one dimension it is adaptive, and accurate even if a narrow mode lies inside a wide one. In two and three it is
         Gauss-Hermite quadrature around every component, which is less accurate for such a mode: if its standard
         deviation is a tenth of the other's, 96 nodes in two dimensions have an error of 0.01 nats.
 
@@ -180,7 +180,7 @@ class GaussianOracle(MixtureOracle):
         return mean_s[:, 0] + (z_t - mean_t[:, 0]) * torch.sqrt(variance_s[:, 0] / variance_t[:, 0])
 
     def entropy(self, t: Float[Tensor, " b"], nodes: int = 1) -> Float[Tensor, " b"]:
-        r"""Differential entropy of z_t, $\frac12 \sum \log 2\pi e (\alpha^2 v + \sigma^2)$, whatever the dimension."""
+        r"""Differential entropy of z_t, $\frac12 \sum \log 2\pi e (\alpha^2 v + \sigma^2)$, in any dimension."""
         _, variance = self._components(*self.schedule.alpha_sigma(t.double()))
         return torch.log(2 * torch.pi * torch.e * variance[:, 0]).sum(1) / 2
 

@@ -110,7 +110,7 @@ def _is_image(q: Distribution) -> TypeGuard[TransformedDistribution]:
 
 
 def _bounds(q: Distribution) -> list[Tensor]:
-    """The finite ends of the interval that supports each number of q."""
+    """The finite ends of the support of each component of q."""
     support = _support(q)
     while isinstance(support, constraints.independent):
         support = support.base_constraint

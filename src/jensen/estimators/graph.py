@@ -74,7 +74,7 @@ class Graph:
         Args:
             name: name of the node, unique in this graph.
             q: its distribution; the parameters may depend on the draws of its parents.
-            estimator: pathwise by default.
+            estimator: gradient estimator; `Pathwise()` by default.
             given: names of the nodes q depends on; None for all earlier ones.
             shape: shape of independent draws, before q's batch axes.
 

@@ -1,4 +1,4 @@
-"""Confusion of classes, and the renaming of classes that explains it best."""
+"""The confusion matrix, and the permutation of classes that explains it best."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def confusion(labels: Int[Tensor, " n"], predicted: Int[Tensor, " n"], classes: 
 
     Args:
         labels, predicted: (N,), from 0 to classes - 1.
-        classes: K.
+        classes: number of classes K.
 
     >>> confusion(torch.tensor([0, 0, 1]), torch.tensor([0, 1, 1]), 2)
     tensor([[1, 1],

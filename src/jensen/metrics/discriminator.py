@@ -24,8 +24,8 @@ class Discrimination:
 
     Attributes:
         accuracy: share of correct answers; 1/2 if it cannot distinguish them.
-        auc: probability that it ranks a real row above a fake one; also 1/2 if it cannot distinguish them, whatever the
-            threshold.
+        auc: probability that it ranks a real row above a fake one; also 1/2 if it cannot distinguish them, and
+            independent of a threshold.
         steps, curve: numbers of training steps, and its accuracy after each.
         seen: number of training rows of each kind.
     """
@@ -38,13 +38,13 @@ class Discrimination:
 
 
 def discriminate(real: Pair, fake: Pair, *, steps: int = 500, seed: int = 0) -> Discrimination:
-    """Train a discriminator on the first of each pair, and test it on the second after a fixed number of steps.
+    """Train a discriminator on the first part of each pair, and test it on the second part after a fixed number of steps.
 
     Two hidden layers of 256, the logistic loss, AdamW; its initial weights and its batches depend only on the seed.
 
     Args:
-        real: training data (N, ...) and test data (M, ...).
-        fake: samples, of the same two numbers.
+        real: a pair, training data (N, ...) and test data (M, ...).
+        fake: a pair of samples with the same numbers of rows.
         steps: number of training steps.
         seed: random seed of the weights and the batches.
 
@@ -57,7 +57,7 @@ def discriminate(real: Pair, fake: Pair, *, steps: int = 500, seed: int = 0) -> 
     """
     if [len(v) for v in real] != [len(v) for v in fake]:
         raise ValueError(
-            f"real and fake must have as many rows each, got {[len(v) for v in real]} and {[len(v) for v in fake]}"
+            f"real and fake must have the same numbers of rows, got {[len(v) for v in real]} and {[len(v) for v in fake]}"
         )
     centre, scale = real[0].mean(), real[0].std().clamp_min(1e-6)
     (x, x_kept), (y, y_kept) = ([(rows.flatten(1) - centre) / scale for rows in pair] for pair in (real, fake))

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from jensen.core.seeding import begin_globally, generator
 
 COARSE = 4  # grid size at which the convolutions end, in pixels
-CHANNELS, LEARNED, WIDTH = 16, 32, 32  # of random convolutions, of a classifier's, of its last hidden layer
+CHANNELS, LEARNED, WIDTH = 16, 32, 32  # channels of the random convolutions and of the classifier, its last width
 SMALL = 1024  # largest number of dimensions for which the classifier is fully connected
-SEED = 20_260  # of the random weights
-BATCH = 64  # of the classifier's training
+SEED = 20_260  # seed of the random weights
+BATCH = 64  # batch size of the classifier's training
 
 
 def random_convolutions(shape: Sequence[int]) -> nn.Sequential:

@@ -37,7 +37,7 @@ def numbers(x: Tensor, least: int, name: str) -> Tensor:
     """Rows of any event and any real dtype as float64, (N, d), without gradient; (N,) are N numbers.
 
     Raises:
-        ValueError: for fewer than `least` rows, empty events, complex numbers, or some that are not finite.
+        ValueError: for fewer than `least` rows, empty events, complex numbers, or numbers that are not finite.
 
     >>> numbers(torch.zeros(3, 2, 2, dtype=torch.uint8), 1, "samples").shape
     torch.Size([3, 4])

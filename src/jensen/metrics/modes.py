@@ -127,7 +127,7 @@ def class_coverage(
 
     Args:
         labels: (N,), from 0 to classes - 1.
-        classes: K.
+        classes: number of classes K.
         weights: (K,), positive, the probability of each class; normalised here. None: all equal.
 
     Raises:

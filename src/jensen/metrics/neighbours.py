@@ -19,7 +19,7 @@ def nearest_distance(
 ) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"]]:
     """Root mean square distance of each query to its nearest reference, and that reference's index.
 
-    Computed in float64 without cancellation, whatever the dtypes: the distance of a copy is exactly 0. Integers are
+    Computed in float64 without cancellation, for all dtypes: the distance of a copy is exactly 0. Integers are
     allowed.
 
     Args:
@@ -134,7 +134,7 @@ def memorisation(
 
     $P(d(x, T) < d(x', T)) + \frac12 P(=)$: `auc`, the statistic of Mann and Whitney, with DeLong's error. Small
     distances mean nothing by themselves: held-out data are the baseline. It detects copies, but also samples that are
-    merely concentrated: for N(0, I), samples of half the width have more than 1/2 as well.
+    merely concentrated: for N(0, I), samples with half the standard deviation have more than 1/2 too.
 
     Args:
         samples: (N, ...), N at least 2, of any real dtype.

@@ -54,7 +54,7 @@ def auc(below: Num[Tensor, "..."], above: Num[Tensor, "..."]) -> AUC:
         above: (M,), M at least 2.
 
     Raises:
-        ValueError: for anything but one row of at least two numbers, none nan.
+        ValueError: for anything but one row of at least two numbers that are not nan.
 
     Source: Mann & Whitney (1947); DeLong et al. (1988), section 2; Hanley & McNeil (1982), equation 2, and Newcombe
     (2006), method 5, for the interval.

@@ -83,8 +83,8 @@ class Adversarial(Objective):
         loss: a name of `GAME_LOSSES`, or a `GameLoss`.
         phases: order of the updates: `alternating(5)`, `SIMULTANEOUS`, ...
         penalty: added to the critic's loss; (critic, real, fake) -> (B / m,).
-        packing: m, which must divide the batch size.
-        noise: step -> sigma, see `annealed`, or one sigma for all steps.
+        packing: number m of examples per pack, which must divide the batch size.
+        noise: sigma of the instance noise: a number, or a function of the step, see `annealed`.
         augmentation: augmentation of pictures; an `AdaptiveAugment` is adjusted after the critic's updates.
         clip: bound to which the critic's weights are clipped after each of its updates.
 

@@ -109,7 +109,7 @@ def _as(draws: Tensor, found: Tensor) -> Tensor:
 
 
 def _each(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """A function of all draws (N, coordinates) together, for (S, C, ...)."""
+    """Apply a function of all draws, (N, coordinates), to draws (S, C, ...)."""
     return function(x.reshape(x.shape[0] * x.shape[1], -1))
 
 

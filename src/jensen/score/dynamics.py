@@ -159,7 +159,7 @@ def annealed_variance(
     1 - a u / (v + u)$, $V^* = (v + u) / (1 - a u / 2(v + u))$; `tweedie` at the end multiplies it by $v^2 / (v +
     \sigma_L^2)^2$. The equilibrium is $v^2 / (v + \sigma_L^2)$, or $v + \sigma_L^2$ without `tweedie`. Directions that
     are wide compared with the level converge slowly: the remainder of earlier levels makes V too large by a fraction of
-    about $\log(\sigma_1 / \sigma_L) / (a L T)$ of v, whatever v is, so what counts is the product of step size and
+    about $\log(\sigma_1 / \sigma_L) / (a L T)$ of v, for every v, so what matters is the product of step size and
     evaluations. A larger a makes directions narrower than the level too wide.
 
     Args:

@@ -33,7 +33,7 @@ class Occupancy:
 def occupancy(modes: Int[Tensor, "steps chains"], count: int) -> Occupancy:
     r"""The fraction of draws in each of `count` modes, $\pm\, \mathrm{sd}_c / \sqrt{C}$ over C independent chains.
 
-    The errors are valid whatever the autocorrelation within a chain; a chain that never changes its mode counts once.
+    The errors are valid for any autocorrelation within a chain; a chain that never changes its mode counts once.
 
     Args:
         modes: (steps, chains), the mode that each draw is in, 0 to count - 1; see `basin`.
@@ -169,7 +169,7 @@ def first_passage_time(log_prob: LogProb, start: float, target: float, *, edge: 
     Args:
         log_prob: (B, 1) to (B,), up to a constant.
         start, target: two different positions.
-        edge: a reflecting boundary behind the start, as seen from the target, beyond which there is hardly any mass.
+        edge: a reflecting boundary behind the start, as seen from the target, beyond which there is almost no mass.
         points: nodes of the rule, at least 3.
 
     Raises:

@@ -85,7 +85,7 @@ def sliced(score: Score, x: Float[Tensor, "b ..."], v: Float[Tensor, "..."]) -> 
     r"""Sliced score matching, $v^T \nabla s(x)\, v + \frac12 (v^T s(x))^2$.
 
     For slices with $E[v v^T] = I$ its mean over v is `implicit`, so its mean over x ~ p is that of `explicit` minus
-    $\frac12 E|\nabla \log p|^2$. It costs one backward pass per slice, whatever the dimension.
+    $\frac12 E|\nabla \log p|^2$. It costs one backward pass per slice, in any dimension.
 
     Args:
         score: s, as for `implicit`.

@@ -100,7 +100,9 @@ def save_weights(weights: Mapping[str, Tensor], path: Path, step: int | None = N
 
     Tied weights are stored under each of their names, as `load_state_dict` needs.
     """
-    whole = {name: v.detach().cpu().contiguous().clone() for name, v in weights.items()}  # safetensors shares none
+    whole = {
+        name: v.detach().cpu().contiguous().clone() for name, v in weights.items()
+    }  # safetensors cannot store shared memory
     with replacing(path) as temporary:
         temporary.write_bytes(as_safetensors(whole, None if step is None else {"step": str(step)}))
 

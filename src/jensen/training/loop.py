@@ -1,4 +1,4 @@
-"""The loop around the step."""
+"""The training loop."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ def consensus(gamma: float) -> Callable[..., Mapping[str, Loss]]:
 
     def update(state: TrainState, players: tuple[str, ...], evaluate: Evaluate) -> Mapping[str, Loss]:
         _require_all("consensus", state, players)
-        if processes() > 1:  # |v|^2 is that of the mean gradient, for which no process has a graph
+        if processes() > 1:  # v is the mean over processes, for which no process has a graph
             raise ValueError("consensus must train on one process")
         losses = evaluate()
         field: list[tuple[torch.nn.Parameter, Tensor]] = []

@@ -220,7 +220,7 @@ def refine(
     r"""A few steps of plain gradient ascent from q; with an encoder's q it is semi-amortized inference.
 
     $\lambda \leftarrow \lambda + \eta \nabla_\lambda \mathrm{ELBO}(\lambda)$ on means and log standard deviations; the
-    result is a mean-field Gaussian, whatever q was. `fit_posterior` continues to the optimum, and with 0 steps it
+    result is a mean-field Gaussian for every q. `fit_posterior` continues to the optimum, and with 0 steps it
     measures the distance from it. Unless `differentiable`, the model is in evaluation mode.
 
     Args:

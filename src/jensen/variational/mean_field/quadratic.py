@@ -47,7 +47,7 @@ class Frame:
 
 
 def is_definite(matrix: Float[Tensor, "d d"], rounding: Tensor | float = 0.0) -> bool:
-    r"""Whether a matrix is symmetric and positive definite beyond rounding, whatever the units of its coordinates.
+    r"""Whether a matrix is symmetric and positive definite beyond rounding, for any units of its coordinates.
 
     The matrix is scaled to a unit diagonal; its smallest eigenvalue must exceed $D \epsilon$ times the largest, plus
     what rounding of the data could contribute if the true matrix were singular.
