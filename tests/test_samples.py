@@ -192,5 +192,5 @@ def test_a_fresh_discriminator_of_equals_and_of_strangers():
     far, again = (discriminate(*strangers, steps=50, seed=1) for _ in range(2))
     assert (far.accuracy.value, far.auc.value) == (1, 1)
     assert far == again
-    with pytest.raises(ValueError, match=r"the same numbers of rows, got \[3, 2\] and \[3, 3\]"):
+    with pytest.raises(ValueError, match=r"equal numbers of rows, got \[3, 2\] and \[3, 3\]"):
         discriminate((rows(3, 0, 0), rows(2, 0, 0)), (rows(3, 0, 0), rows(3, 0, 0)))

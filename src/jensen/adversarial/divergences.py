@@ -220,9 +220,7 @@ def _mean(
                 f"{name} must be a distribution, got {type(d).__name__}: from samples, see critic_divergence"
             )
         if d.batch_shape:
-            raise ValueError(
-                f"{name} must be one distribution, got batch shape {tuple(d.batch_shape)}: use Independent"
-            )
+            raise ValueError(f"{name} must be one distribution, got batch {tuple(d.batch_shape)}: use Independent")
     if p.event_shape != q.event_shape:
         raise ValueError(f"p and q must have equal event shapes, got {tuple(p.event_shape)} and {tuple(q.event_shape)}")
     if p.has_enumerate_support and q.has_enumerate_support:
@@ -306,7 +304,7 @@ def _parts(d: Distribution) -> Tensor:
 
 
 def _joint(under_p: Value, under_q: Value, x: Tensor, y: Tensor, log_p: Tensor, log_q: Tensor) -> Tensor:
-    """The integrand at x, (N,), y being x in the dtype of q; 0 where a density is 0, even if the function is not finite."""
+    """The integrand at x, (N,), y being x in the dtype of q; 0 where a density is 0, even if the factor is infinite."""
     possible = (log_p > -math.inf) | (log_q > -math.inf)
     ratio = torch.where(possible, log_p - log_q, 0.0)
     a = under_p(x, ratio)

@@ -99,8 +99,8 @@ class MixtureOracle(Denoiser):
     def entropy(self, t: Float[Tensor, " b"], nodes: int = 96) -> Float[Tensor, " b"]:
         r"""Differential entropy of z_t in nats, (B,), by quadrature.
 
-        In one dimension it is adaptive, and accurate even if a narrow mode lies inside a wide one. In two and three it is
-        Gauss-Hermite quadrature around every component, which is less accurate for such a mode: if its standard
+        In one dimension it is adaptive, and accurate even if a narrow mode lies inside a wide one. In two and three it
+        is Gauss-Hermite quadrature around every component, which is less accurate for such a mode: if its standard
         deviation is a tenth of the other's, 96 nodes in two dimensions have an error of 0.01 nats.
 
         Args:

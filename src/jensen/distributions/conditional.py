@@ -35,8 +35,8 @@ class Conditional(nn.Module):
             networks that need exactly one, such as convolutions; None passes the input as it is.
 
     Integer and boolean inputs are converted to the network's dtype if it begins with a linear layer or a convolution.
-    The distribution is in at least single precision even if the network is not: log-densities summed in half precision have
-    errors of several nats.
+    The distribution is in at least single precision even if the network is not: log-densities summed in half precision
+    have errors of several nats.
 
     >>> encoder = Conditional(nn.Linear(5, 4), DiagonalGaussian())
     >>> q = encoder(torch.zeros(7, 3, 5))

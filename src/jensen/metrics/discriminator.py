@@ -38,7 +38,7 @@ class Discrimination:
 
 
 def discriminate(real: Pair, fake: Pair, *, steps: int = 500, seed: int = 0) -> Discrimination:
-    """Train a discriminator on the first part of each pair, and test it on the second part after a fixed number of steps.
+    """Train a discriminator on the first part of each pair for a fixed number of steps, and test it on the second part.
 
     Two hidden layers of 256, the logistic loss, AdamW; its initial weights and its batches depend only on the seed.
 
@@ -57,7 +57,7 @@ def discriminate(real: Pair, fake: Pair, *, steps: int = 500, seed: int = 0) -> 
     """
     if [len(v) for v in real] != [len(v) for v in fake]:
         raise ValueError(
-            f"real and fake must have the same numbers of rows, got {[len(v) for v in real]} and {[len(v) for v in fake]}"
+            f"real and fake must have equal numbers of rows, got {[len(v) for v in real]} and {[len(v) for v in fake]}"
         )
     centre, scale = real[0].mean(), real[0].std().clamp_min(1e-6)
     (x, x_kept), (y, y_kept) = ([(rows.flatten(1) - centre) / scale for rows in pair] for pair in (real, fake))

@@ -10,7 +10,7 @@ from torch import nn
 
 
 def evaluations(model: nn.Module, run: Callable[[], object]) -> int:
-    """The number of network evaluations of `run`: the calls of the layer that is called most, among those with parameters.
+    """The number of network evaluations of `run`: calls of the most often called layer with parameters.
 
     >>> import torch
     >>> net = nn.Linear(2, 2)

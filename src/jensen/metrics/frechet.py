@@ -206,9 +206,7 @@ def extrapolated_frechet_distance(
         raise ValueError(f"shares must be at least 2, got {shares}")
     whole = frechet_distance(real, fake)
     if min(len(real), len(fake)) < 2 * shares:
-        raise ValueError(
-            f"real and fake must have at least 2 rows per share, {2 * shares}, got {len(real)} and {len(fake)}"
-        )
+        raise ValueError(f"real and fake must have 2 rows per share, {2 * shares}, got {len(real)} and {len(fake)}")
     real, fake = (v[torch.randperm(len(v), generator=generator).to(v.device)] for v in (real, fake))
     values = [whole.value]
     for k in range(2, shares + 1):

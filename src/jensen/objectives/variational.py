@@ -220,7 +220,7 @@ def _refuse_relaxed(how: Relaxation, is_iwae: bool, gradient: str, analytic: boo
 
 @torch.no_grad()
 def report(trace: Trace) -> dict[str, Tensor]:
-    """The ELBO, for every bound, and its parts, (B,) or (K, B): "kl", or "kl_1", "kl_2", ... from the layer next to x upwards."""
+    """The ELBO for every bound, and its parts, (B,) or (K, B): "kl", or "kl_1" (next to x), "kl_2", ..."""
     layers = len(trace.kl)
     names = ["kl"] if layers == 1 else [f"kl_{layer}" for layer in range(1, layers + 1)]
     return {"elbo": elbo(trace), "log_px": trace.log_px, **dict(zip(names, trace.kl, strict=True))}

@@ -102,7 +102,7 @@ def save_weights(weights: Mapping[str, Tensor], path: Path, step: int | None = N
     """
     whole = {
         name: v.detach().cpu().contiguous().clone() for name, v in weights.items()
-    }  # safetensors cannot store shared memory
+    }  # safetensors rejects shared memory
     with replacing(path) as temporary:
         temporary.write_bytes(as_safetensors(whole, None if step is None else {"step": str(step)}))
 
