@@ -1,0 +1,307 @@
+"""Packs: the decoded pictures of a listing in one file that is mapped into memory.
+
+A pack is a folder: `x.npy`, (N, C, H, W) uint8, which `np.load` reads too, and `pack.json` with form, names, labels,
+texts, what was skipped and a hash.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from jensen.core.progress import Track, silent
+from jensen.core.types import Batch
+from jensen.data.decode import Form
+from jensen.data.listing import Listing
+from jensen.data.pool import from_bytes
+from jensen.data.workers import decoded
+from jensen.training.checkpoint import write_text
+
+VERSION = 1
+PIXELS, FACTS, JOURNAL = "x.npy", "pack.json", "journal.jsonl"
+HEADER = 128  # bytes of the header of an .npy file with four axes
+COMMIT = 256  # pictures between two lines of the journal
+
+
+@dataclass(frozen=True)
+class Pack:
+    """The pictures of a pack; rows are read from the file when they are asked for.
+
+    Attributes:
+        path: its folder.
+        x: (N, C, H, W) uint8, mapped.
+        form: of the pictures.
+        names, labels, texts: of the pictures; None where there is no label or text.
+        broken: files that could not be decoded by name, and why.
+        skipped: these, and the files that are no pictures.
+        fingerprint: a hash of pixels, form, names, labels and texts.
+    """
+
+    path: Path
+    x: np.memmap
+    form: Form
+    names: tuple[str, ...]
+    labels: tuple[str | None, ...]
+    texts: tuple[str | None, ...]
+    broken: Mapping[str, str]
+    skipped: Mapping[str, str]
+    fingerprint: str
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open_pack, (self.path,)  # another process maps the file, and is not sent the pixels
+
+    def rows(self, index: Tensor | None = None, **tensors: Tensor) -> PackRows:
+        """Rows for training: "x" in [-1, 1], and further tensors by name, such as "cond".
+
+        Args:
+            index: which pictures, (N,) bool or (n,) row numbers; None: all.
+            tensors: (N, ...) each, a row for each picture of the pack.
+
+        Raises:
+            ValueError: if a tensor has another number of rows, or no picture is chosen.
+        """
+        chosen = torch.arange(len(self)) if index is None else torch.arange(len(self))[index]
+        for name, tensor in tensors.items():
+            if len(tensor) != len(self):
+                raise ValueError(f"{name} must have a row for each of {len(self)} pictures, got {len(tensor)}")
+        if not len(chosen):
+            raise ValueError("rows must be at least 1, got 0")
+        return PackRows(self, chosen, {name: tensor[chosen] for name, tensor in tensors.items()})
+
+
+@dataclass(frozen=True)
+class PackRows:
+    """`jensen.data.pool.Rows` of a pack.
+
+    Attributes:
+        pack: holds the pictures.
+        chosen: their row numbers, (n,).
+        tensors: (n, ...) by name.
+    """
+
+    pack: Pack
+    chosen: Tensor
+    tensors: Mapping[str, Tensor]
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, index: Tensor) -> Batch:
+        x = torch.from_numpy(np.asarray(self.pack.x[self.chosen[index].numpy()]))
+        return {"x": from_bytes(x), **{name: v[index] for name, v in self.tensors.items()}}
+
+
+def open_pack(path: Path | str) -> Pack:
+    """Open a pack without reading its pictures.
+
+    Raises:
+        ValueError: if it is no pack, of another version, or its files do not fit one another.
+    """
+    path = Path(path)
+    if not is_pack(path):
+        raise ValueError(f"{path} is not a pack: it must hold {PIXELS} and {FACTS}")
+    try:
+        facts = json.loads((path / FACTS).read_text(encoding="utf-8"))
+        if facts["version"] != VERSION:
+            raise ValueError(f"{path} must be a pack of version {VERSION}, got {facts['version']}: pack it again")
+        form = Form(**facts["form"])
+        names, labels, texts = (tuple(facts[key]) for key in ("names", "labels", "texts"))
+        shape, length = (len(names), *form.shape), (path / PIXELS).stat().st_size
+        x = np.lib.format.open_memmap(path / PIXELS, mode="r")
+    except (KeyError, TypeError, OSError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is a broken pack: {error}") from error
+    except ValueError as error:
+        raise error if str(path) in str(error) else ValueError(f"{path} is a broken pack: {error}") from error
+    if (x.shape, x.dtype) != (shape, np.uint8) or not len(names) == len(labels) == len(texts):
+        raise ValueError(f"{path} is a broken pack: {PIXELS} must be {shape} uint8, got {x.shape} {x.dtype}")
+    if length != HEADER + x.nbytes:
+        raise ValueError(f"{path} is a broken pack: {PIXELS} must be {HEADER + x.nbytes} bytes, got {length}")
+    broken = facts["broken"]
+    return Pack(path, x, form, names, labels, texts, broken, {**facts["skipped"], **broken}, facts["sha256"])
+
+
+def is_pack(path: Path) -> bool:
+    """Whether a folder is a pack."""
+    return (path / PIXELS).is_file() and (path / FACTS).is_file()
+
+
+def write_pack(
+    listing: Listing,
+    form: Form,
+    out: Path | str,
+    *,
+    processes: int | None = None,
+    strict: bool = False,
+    track: Track = silent,
+) -> Pack:
+    """Decode the pictures of a listing into a pack.
+
+    It is written beside `out` and renamed when it is complete. After a kill the next call goes on where it stopped, and
+    the pack has the same bytes. Files that cannot be decoded are left out and named in the pack.
+
+    Args:
+        listing: the pictures.
+        form: what they are made into.
+        out: the pack's folder. If it is a pack of the same listing and form already, it is opened.
+        processes: number of processes that decode; None: one per core, or this one alone for a few pictures.
+        strict: refuse broken files.
+        track: shows progress.
+
+    Raises:
+        ValueError: if `out` exists and is something else, no picture can be decoded, or, if strict, one cannot.
+    """
+    out, key = Path(out), listing_key(listing, form)
+    with _alone(out):
+        if out.exists():
+            if not (is_pack(out) and json.loads((out / FACTS).read_text(encoding="utf-8")).get("key") == key):
+                raise ValueError(f"{out} must be a new folder, got one that is something else than this pack")
+        else:
+            part = out.with_name(f".{out.name}.part")
+            _complete(listing, form, part, key, processes, strict, track)
+            os.rename(part, out)
+    pack = open_pack(out)
+    if strict:
+        refuse_broken(pack.broken)
+    return pack
+
+
+def cached_pack(
+    listing: Listing, form: Form, *, processes: int | None = None, strict: bool = False, track: Track = silent
+) -> Pack:
+    """The pack of a listing in the cache, written there if it is missing.
+
+    The cache is `$JENSEN_CACHE`, else `$XDG_CACHE_HOME/jensen`, else `~/.cache/jensen`. A pack is found by the names,
+    sizes, times of change, labels and texts of its files, and by its form.
+
+    Raises:
+        ValueError: see `write_pack`.
+    """
+    out = cache() / "packs" / listing_key(listing, form)[:32] / "pack"
+    return write_pack(listing, form, out, processes=processes, strict=strict, track=track)
+
+
+def cache() -> Path:
+    """The folder of the cache."""
+    if own := os.environ.get("JENSEN_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jensen"
+
+
+def listing_key(listing: Listing, form: Form) -> str:
+    """A hash of all that a pack depends on; it reads no file."""
+    entries = [(e.name, e.source.length, e.source.changed, e.label, e.text) for e in listing.entries]
+    return hashlib.sha256(json.dumps([VERSION, asdict(form), entries]).encode()).hexdigest()
+
+
+def refuse_broken(broken: Mapping[str, str]) -> None:
+    """Raise a ValueError that names broken files, if there are any."""
+    if broken:
+        named = "; ".join(f"{name}: {why}" for name, why in list(broken.items())[:3])
+        more = "; ..." * (len(broken) > 3)
+        raise ValueError(f"pictures must not be broken, got {len(broken)} that are: {named}{more}")
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Keep other processes from writing to the same place; its parent folder is made."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(out.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _complete(
+    listing: Listing, form: Form, part: Path, key: str, processes: int | None, strict: bool, track: Track
+) -> None:
+    """Decode the pictures that an earlier call has not, and write what makes the folder a pack."""
+    part.mkdir(exist_ok=True)
+    entries, size = listing.entries, int(np.prod(form.shape))
+    done, broken = _resumed(part, key, size)
+    advance = track("packing pictures", len(entries))
+    advance(done)
+    with open(part / PIXELS, "r+b") as pixels, open(part / JOURNAL, "a", encoding="utf-8") as journal:
+        pixels.seek(0, os.SEEK_END)
+        news: dict[str, str] = {}
+        left = entries[done:]
+        for entry, made in zip(left, decoded([e.source for e in left], form, processes), strict=True):
+            if isinstance(made, str):
+                news[entry.name] = made
+            else:
+                pixels.write(made.tobytes())
+            done += 1
+            if done % COMMIT == 0 or done == len(entries):
+                pixels.flush()
+                os.fsync(pixels.fileno())
+                journal.write(json.dumps({"done": done, "broken": news}) + "\n")
+                journal.flush()
+                broken, news = {**broken, **news}, {}
+            advance(1)
+        if len(broken) == len(entries) or (strict and broken):
+            shutil.rmtree(part)
+            refuse_broken(broken)
+        kept = [entry for entry in entries if entry.name not in broken]
+        pixels.seek(0)
+        pixels.write(_header((len(kept), *form.shape)))
+    facts = {
+        "version": VERSION,
+        "key": key,
+        "form": asdict(form),
+        "names": [e.name for e in kept],
+        "labels": [e.label for e in kept],
+        "texts": [e.text for e in kept],
+        "broken": broken,
+        "skipped": dict(listing.skipped),
+    }
+    content = json.dumps([facts[name] for name in ("form", "names", "labels", "texts")]).encode()
+    with open(part / PIXELS, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+    digest.update(content)
+    write_text(part / FACTS, json.dumps({**facts, "sha256": digest.hexdigest()}, indent=1) + "\n")
+    (part / JOURNAL).unlink()
+
+
+def _resumed(part: Path, key: str, size: int) -> tuple[int, dict[str, str]]:
+    """How many pictures an earlier call has decoded, and which were broken; the files are cut or begun accordingly."""
+    done, broken, kept = 0, dict[str, str](), list[str]()
+    try:
+        lines = (part / JOURNAL).read_text(encoding="utf-8").splitlines(keepends=True)
+        held = (part / PIXELS).stat().st_size
+    except OSError:
+        lines, held = [], 0
+    if lines and lines[0] == json.dumps({"key": key}) + "\n":
+        for line in lines[1:]:
+            tree = json.loads(line) if line.endswith("\n") else None
+            if tree is None or HEADER + size * (tree["done"] - len(broken | tree["broken"])) > held:
+                break
+            done, broken = tree["done"], broken | tree["broken"]
+            kept.append(line)
+    (part / JOURNAL).write_text("".join([json.dumps({"key": key}) + "\n", *kept]), encoding="utf-8")
+    with open(part / PIXELS, "ab") as pixels:
+        pixels.truncate(HEADER + size * (done - len(broken)))
+    return done, broken
+
+
+def _header(shape: tuple[int, ...]) -> bytes:
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    assert len(file.getvalue()) == HEADER
+    return file.getvalue()
