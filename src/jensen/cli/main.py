@@ -1,11 +1,11 @@
-"""`jensen`: train, sample, evaluate, compare, check, recipes."""
+"""`jensen`: train, sample, evaluate, compare, check, recipes, data."""
 
 from __future__ import annotations
 
 import errno
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -207,6 +207,52 @@ def check(
     from jensen.cli import checking
 
     checking.check(names or [], json_, html, precision, processes, list_, portrait)
+
+
+data = typer.Typer(help="Look at a folder of pictures, or pack it.", no_args_is_help=True)
+app.add_typer(data, name="data")
+Pictures = Annotated[Path, typer.Argument(metavar="PATH", help="a folder of pictures, or a .tar file")]
+Size = Annotated[str | None, typer.Option(metavar="H[xW]", help="height and width in pixels, 64 or 48x64 [suggested]")]
+Strict = Annotated[bool, typer.Option("--strict", help="refuse broken files, exit code 2")]
+
+
+@data.command("check")
+def check_data(
+    path: Pictures,
+    size: Size = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="write a page to this file")] = None,
+    json_: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="write the numbers to this file")] = None,
+    strict: Strict = False,
+) -> None:
+    """Show what is there: sizes, classes, captions, broken files, duplicates, and settings that suit the pictures."""
+    from jensen.cli import data as pictures
+
+    pictures.check(path, size, html, json_, strict)
+
+
+@data.command("pack")
+def pack_data(
+    path: Pictures,
+    out: Annotated[Path, typer.Option(metavar="PACK", help="the new folder, which can be given in place of PATH")],
+    size: Size = None,
+    fit: Annotated[
+        Literal["crop", "pad", "stretch"] | None,
+        typer.Option(metavar="NAME", help="to the aspect of --size: crop, pad or stretch [suggested]"),
+    ] = None,
+    channels: Annotated[
+        int | None, typer.Option(metavar="C", help="1: grey, 3: colour, 4: colour and alpha [suggested]")
+    ] = None,
+    alpha: Annotated[
+        Literal["white", "black", "keep"] | None,
+        typer.Option(metavar="NAME", help="lay transparent pixels on white or black, or keep alpha [white]"),
+    ] = None,
+    processes: Annotated[int | None, typer.Option(metavar="N", help="number of processes [one per core]")] = None,
+    strict: Strict = False,
+) -> None:
+    """Decode pictures once, into a file that is mapped into memory; goes on where it was stopped."""
+    from jensen.cli import data as pictures
+
+    pictures.pack(path, size, out, fit, channels, alpha, processes, strict)
 
 
 def main(words: list[str] | None = None) -> int:

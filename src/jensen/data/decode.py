@@ -103,6 +103,8 @@ def opened(data: bytes) -> Iterator[Image.Image]:
                 if image.width * image.height > MOST_PIXELS:
                     raise ValueError(f"it must have at most {MOST_PIXELS:,} pixels, got {image.width} x {image.height}")
                 yield image
+        except Image.DecompressionBombError:
+            raise ValueError(f"it must have at most {MOST_PIXELS:,} pixels") from None
         except Image.UnidentifiedImageError:
             raise ValueError("it is empty" if not data else "its content is no picture of a known format") from None
         except Exception as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+import threading
 import types
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -40,7 +41,7 @@ def decoded(places: Sequence[Place], form: Form, processes: int | None = None) -
             yield from _chunk(chunk, form)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(processes, len(chunks)), mp_context=context) as pool:
+    with ProcessPoolExecutor(min(processes, len(chunks)), mp_context=context, initializer=_end_with_parent) as pool:
         try:
             with _no_main():
                 found = pool.map(_chunk, chunks, [form] * len(chunks))
@@ -48,6 +49,13 @@ def decoded(places: Sequence[Place], form: Form, processes: int | None = None) -
                 yield from made
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """A process whose parent is killed would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 def _chunk(places: Sequence[Place], form: Form) -> list[np.ndarray | str]:

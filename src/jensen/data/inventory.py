@@ -1,0 +1,77 @@
+"""All that there is to say of pictures before training on them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from jensen.core.progress import Track, silent
+from jensen.data.listing import list_pictures
+from jensen.data.pack import Pack, cached_pack, is_pack, open_pack
+from jensen.data.split import held_out, near_duplicates
+from jensen.data.survey import Survey, duplicates, survey
+
+TEST = 0.1  # share that is held out
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """Pictures, decoded, and what was found out about them.
+
+    Attributes:
+        path: the folder, the tar file or the pack.
+        pack: the decoded pictures.
+        survey: of the files; None for a pack.
+        copies: names of pictures whose files have the same bytes, in groups.
+        test: which pictures are held out, (N,) bool.
+        near: a training row and a held-out row each, of nearly the same picture.
+    """
+
+    path: Path
+    pack: Pack
+    survey: Survey | None
+    copies: Sequence[tuple[str, ...]]
+    test: Tensor
+    near: Sequence[tuple[int, int]]
+
+    @property
+    def near_names(self) -> list[tuple[str, str]]:
+        """The names of the near duplicates."""
+        return [(self.pack.names[a], self.pack.names[b]) for a, b in self.near]
+
+
+def inventory(
+    path: Path | str,
+    size: tuple[int, int] | None = None,
+    *,
+    share: float = TEST,
+    strict: bool = False,
+    track: Track = silent,
+) -> Inventory:
+    """Take an inventory of a folder, a tar file or a pack. All pictures are decoded, into the cache.
+
+    Args:
+        path: of the pictures.
+        size: height and width to decode them at; None: as suggested.
+        share: of pictures that are held out.
+        strict: refuse broken files.
+        track: shows progress.
+
+    Raises:
+        ValueError: if there are no pictures, a size is given for a pack, or, if strict, a file is broken.
+    """
+    path = Path(path)
+    if is_pack(path):
+        if size is not None:
+            raise ValueError(f"size must not be given for a pack, got {size[0]} x {size[1]} for {path}")
+        pack, seen, copies = open_pack(path), None, list[tuple[str, ...]]()
+    else:
+        listing = list_pictures(path)
+        seen = survey(listing, most=None)
+        pack = cached_pack(listing, seen.form(size), strict=strict, track=track)
+        copies = duplicates(listing)
+    test = held_out(pack.names, share)
+    return Inventory(path, pack, seen, copies, test, near_duplicates(pack.x, test))

@@ -1,0 +1,176 @@
+"""An inventory of pictures as parts of a report."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from jensen.data.inventory import Inventory
+from jensen.data.survey import natural
+from jensen.report import plots
+from jensen.report.findings import Finding, Part, Picture, Table
+from jensen.report.gallery import gallery
+
+SHEET, COLUMNS, PAIRS = 48, 8, 8  # pictures on the sheet, and in a row; pairs of near duplicates shown
+MOST_ROWS, MOST_BARS, MOST_SIZES = 200, 24, 8  # rows of a table, bars of a plot, sizes that are listed
+LINE = 80  # characters of a caption in a table
+
+
+def parts(found: Inventory, code: str) -> list[Part]:
+    """A sample, counts, classes, captions, copies, files left out, and the settings.
+
+    Args:
+        found: the inventory.
+        code: commands that train on the pictures.
+    """
+    made = [_sheet(found), _counts(found), _classes(found), _captions(found), _copies(found), _left_out(found)]
+    return [*(part for part in made if part is not None), _settings(found, code)]
+
+
+def _counts(found: Inventory) -> Part:
+    pack, seen = found.pack, found.survey
+    held = int(found.test.sum())
+    findings = [
+        _count("pictures", "pictures", len(pack), note=f"{held} of them held out, by a hash of their names", card=True),
+        _count("broken", "broken files", len(pack.broken), note="left out" * bool(pack.broken), card=True),
+        _count("skipped", "other files, skipped", len(pack.skipped) - len(pack.broken)),
+    ]
+    tables = []
+    if seen is not None:
+        features = {"with alpha": seen.alpha, "animated": seen.animated, "turned by EXIF": seen.turned}
+        tables = [
+            Table(("height x width", "pictures"), _shares(_sizes(seen.sizes), seen.seen), "Sizes"),
+            Table(("format and mode", "pictures"), _shares({**seen.formats, **seen.modes}, seen.seen), "Files"),
+            Table(("", "pictures"), _shares({k: n for k, n in features.items() if n}, seen.seen), "Features"),
+        ]
+    return Part(
+        "Pictures",
+        findings=findings,
+        tables=[table for table in tables if table.rows],
+        details={"sizes": _sizes(seen.sizes, None), "formats": dict(seen.formats), "modes": dict(seen.modes)}
+        if seen is not None
+        else {},
+    )
+
+
+def _sheet(found: Inventory) -> Part:
+    rows = torch.linspace(0, len(found.pack) - 1, min(SHEET, len(found.pack))).long()
+    form = found.pack.form
+    text = f"As a model sees them: {form.height} x {form.width} pixels, {_colours(form.channels)}."
+    return Part("A sample", text, pictures=[Picture("pictures", _shown(found, rows), "pictures of the data")])
+
+
+def _classes(found: Inventory) -> Part | None:
+    labels = [label for label in found.pack.labels if label is not None]
+    if not labels:
+        return None
+    counts = dict(sorted(Counter(labels).items(), key=lambda pair: natural(pair[0])))
+    few = min(counts, key=lambda label: counts[label])
+    without = len(found.pack) - len(labels)
+    findings = [
+        _count("classes", "classes", len(counts), note=f"the smallest is {few}, {counts[few]} pictures", card=True),
+        *([_count("unlabelled", "pictures without a class", without)] if without else []),
+    ]
+    drawn = 1 < len(counts) <= MOST_BARS
+    bars = [plots.bars(list(counts), list(counts.values()), title="pictures of each class", xlabel="")] if drawn else []
+    table = Table(("class", "pictures"), _shares(dict(Counter(counts).most_common()), len(labels)))
+    return Part("Classes", findings=findings, plots=bars, tables=[] if drawn else [table], details={"classes": counts})
+
+
+def _captions(found: Inventory) -> Part | None:
+    texts = {name: text for name, text in zip(found.pack.names, found.pack.texts, strict=True) if text is not None}
+    if not texts:
+        return None
+    alphabet = "".join(sorted(set().union(*texts.values())))
+    longest = max(texts.values(), key=len)
+    findings = [
+        _count("captions", "captions", len(texts), note=f"{len(set(texts.values()))} different ones", card=True),
+        _count("longest", "characters of the longest", len(longest), note=_cut(longest)),
+        _count("alphabet", "different characters", len(alphabet), note=alphabet),
+    ]
+    rows = [(name, _cut(text)) for name, text in list(texts.items())[:: -(-len(texts) // COLUMNS)]]
+    return Part("Captions", findings=findings, tables=[Table(("picture", "caption"), rows)])
+
+
+def _copies(found: Inventory) -> Part:
+    copies, near = sum(len(group) - 1 for group in found.copies), found.near_names
+    findings = [
+        _count("copies", "copies", copies, note="files with the same bytes as another one"),
+        _count("near", "near duplicates", len(near), note="held-out pictures like one of training", card=True),
+    ]
+    tables = [
+        _table(("copies",), [(", ".join(group),) for group in found.copies], "The same bytes"),
+        _table(("training picture", "held-out picture"), near, "Nearly the same picture"),
+    ]
+    rows = torch.tensor(found.near[:PAIRS]).flatten()
+    sheets = [Picture("near", _shown(found, rows), "near duplicates", "training and held-out picture, in turn")]
+    return Part(
+        "Duplicates",
+        "A held-out picture that is nearly one of training measures memory, not generalisation.",
+        findings,
+        sheets if near else (),
+        tables=[table for table in tables if table.rows],
+        details={"copies": found.copies, "near": near},
+    )
+
+
+def _left_out(found: Inventory) -> Part | None:
+    pack = found.pack
+    others = {name: why for name, why in pack.skipped.items() if name not in pack.broken}
+    tables = [
+        _table(("broken file", "why"), list(pack.broken.items()), "Broken"),
+        _table(("skipped file", "why"), list(others.items()), "Skipped"),
+    ]
+    details = {"broken": dict(pack.broken), "skipped": others}
+    return Part("Files left out", tables=[table for table in tables if table.rows], details=details)
+
+
+def _settings(found: Inventory, code: str) -> Part:
+    form = found.pack.form
+    words = {"crop": "cropped to this aspect", "pad": "padded to this aspect", "stretch": "stretched to this size"}
+    laid = "alpha kept" if form.alpha == "keep" else f"transparent pixels on {form.alpha}"
+    text = f"{form.height} x {form.width} pixels, {_colours(form.channels)}, {words[form.fit]}, {laid}."
+    return Part("Settings", text, code=code, details={"form": asdict(form)})
+
+
+def _count(key: str, name: str, value: int, note: str = "", card: bool = False) -> Finding:
+    return Finding(key, name, value, best=None, form="count", note=note, card=card)
+
+
+def _sizes(sizes: Mapping[tuple[int, int], int], most: int | None = MOST_SIZES) -> dict[str, int]:
+    """Counts by size as text; those of the less frequent sizes are added up."""
+    counts = {f"{height} x {width}": n for (height, width), n in list(sizes.items())[:most]}
+    rest = sum(sizes.values()) - sum(counts.values())
+    return {**counts, **({f"{len(sizes) - len(counts)} other sizes": rest} if rest else {})}
+
+
+def _shares(counts: Mapping[str, int], total: int) -> list[tuple[str, str]]:
+    return [(name, f"{n:,} ({100 * n / total:.3g}%)") for name, n in list(counts.items())[:MOST_ROWS]]
+
+
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], title: str) -> Table:
+    """A table of the first rows, whose title says how many there are."""
+    shown = f"the first {MOST_ROWS} of {len(rows)}" if len(rows) > MOST_ROWS else str(len(rows))
+    return Table(head, list(rows[:MOST_ROWS]), f"{title}: {shown}")
+
+
+def _colours(channels: int) -> str:
+    return {1: "grey", 3: "colour", 4: "colour and alpha"}[channels]
+
+
+def _shown(found: Inventory, rows: Tensor) -> Image.Image:
+    """A sheet of pictures; those with alpha are laid on white."""
+    x = torch.from_numpy(found.pack.x[rows.numpy()])
+    if x.shape[1] == 4:
+        colours, alpha = x[:, :3].float(), x[:, 3:].float() / 255
+        x = (colours * alpha + 255 * (1 - alpha)).round().to(torch.uint8)
+    return gallery(x, columns=COLUMNS, scale=max(1, 96 // max(x.shape[2:])))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LINE else text[: LINE - 1] + "\N{HORIZONTAL ELLIPSIS}"
