@@ -298,7 +298,15 @@ def test_stylegan_labels_and_files_beside_the_pictures(tmp_path):
     pairs = json.dumps({"labels": [["00/a.png", 7], ["00/b.png", 0]]})
     listing = list_pictures(fill(tmp_path / "gan", {"00/a.png": 1, "00/b.png": 2, "dataset.json": pairs}))
     assert labels(listing) == {"00/a.png": "7", "00/b.png": "0"}
-    files = {"a.png": 1, "a.txt": " a caption\n", "b.jpg": 2, "b.cls": "5", "other.txt": "x", "c.png": 1, "c.txt": b"\xff"}
+    files = {
+        "a.png": 1,
+        "a.txt": " a caption\n",
+        "b.jpg": 2,
+        "b.cls": "5",
+        "other.txt": "x",
+        "c.png": 1,
+        "c.txt": b"\xff",
+    }
     listing = list_pictures(fill(tmp_path / "side", files))
     assert texts(listing) == {"a.png": "a caption", "b.jpg": None, "c.png": None}
     assert labels(listing) == {"a.png": None, "b.jpg": "5", "c.png": None}
