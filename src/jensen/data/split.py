@@ -24,7 +24,7 @@ def held_out(names: Sequence[str], share: float) -> Tensor:
         ValueError: for a share outside [0, 1].
 
     >>> held_out(["a.png", "b.png", "c.png", "d.png"], 0.5).tolist()
-    [False, False, False, False]
+    [True, True, True, False]
     """
     if not 0 <= share <= 1:
         raise ValueError(f"share must be from 0 to 1, got {share}")
