@@ -53,9 +53,15 @@ def decoded(places: Sequence[Place], form: Form, processes: int | None = None) -
 
 def _end_with_parent() -> None:
     """A process whose parent is killed would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
+    def wait() -> None:
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _chunk(places: Sequence[Place], form: Form) -> list[np.ndarray | str]:
