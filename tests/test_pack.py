@@ -32,7 +32,7 @@ def as_file(x, kind="PNG", **more):
 
 
 def folder_of(path, n, broken=()):
-    """n random pictures of 4 x 4 in classes of even and odd numbers, some cut short; the pixels of the others by name."""
+    """n random pictures of 4 x 4, even and odd ones in folders, some cut short; the pixels of the others by name."""
     x = np.random.default_rng(0).integers(0, 256, (n, 4, 4, 3), np.uint8)
     pixels = {}
     for k in range(n):

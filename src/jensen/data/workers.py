@@ -54,7 +54,6 @@ def decoded(places: Sequence[Place], form: Form, processes: int | None = None) -
 def _end_with_parent() -> None:
     """A process whose parent is killed would wait for work for ever."""
 
-
     def wait() -> None:
         parent = multiprocessing.parent_process()
         assert parent is not None
