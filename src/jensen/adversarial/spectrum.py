@@ -2,8 +2,8 @@ r"""Stability of an equilibrium of a game, from the eigenvalues of its flow and 
 
 Near an equilibrium w* the flow $w' = -v(w)$ has the matrix $A = -v'(w^*)$, and a training step has a matrix M. The flow
 converges linearly if every eigenvalue of A has a negative real part, training if every eigenvalue of M has a modulus
-below 1; a positive real part, or a modulus above 1, means divergence. Eigenvalues on the axis, or on the circle, leave
-it open. Simultaneous steps of size h have $M = I + hA$, so they converge for $h < \min_\lambda
+below 1; a positive real part, or a modulus above 1, means divergence. An eigenvalue on the imaginary axis, or on the
+unit circle, decides neither. Simultaneous steps of size h have $M = I + hA$, so they converge for $h < \min_\lambda
 2|\mathrm{Re}\lambda|/|\lambda|^2$.
 
 Source: Mescheder et al. (2017), proposition 3 and lemma 4; Mescheder et al. (2018), section 2.
@@ -56,8 +56,8 @@ class Stability:
         speed: |v| here, 0 at an equilibrium. Elsewhere the eigenvalues tell whether neighbouring paths converge to each
             other.
         equilibrium: whether |v| is numerically 0: at most 1e-5 of the image of a unit vector under the matrix.
-        tolerance: distance to the axis, or to the circle, within which the verdict is "undecided"; larger if
-            differences are less precise, and if rounding splits multiple eigenvalues.
+        tolerance: distance to the imaginary axis, or to the unit circle, within which the verdict is "undecided";
+            larger if differences are less precise, and if rounding splits multiple eigenvalues.
         products: number of matrix-vector products.
     """
 

@@ -51,8 +51,8 @@ def processes() -> int:
 def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
     """Replace each gradient by its mean over the processes, in one message; a single process does nothing.
 
-    DistributedDataParallel expects every parameter in every backward, which alternating phases break;
-    an explicit mean does not.
+    DistributedDataParallel expects gradients of every parameter in every backward pass, but alternating phases compute
+    only some; an explicit mean works for both.
     """
     if processes() == 1:
         return
