@@ -73,7 +73,7 @@ def pyro(model: VAE, recipe: Recipe, bits: Tensor) -> Contender:
 
 
 def contenders(recipe: Recipe) -> list[Contender]:
-    """The contenders on the number of pictures of an epoch of digits."""
+    """The contenders, trained on as many pictures as an epoch of digits has."""
     torch.manual_seed(recipe.seed)
     space = recipe.data.known()
     bits = (torch.rand(BATCHES * recipe.training.batch_size, *space.shape) < 0.3).float()

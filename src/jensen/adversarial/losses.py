@@ -58,7 +58,7 @@ class MarginGame:
         form: "saturating", "non-saturating" or "linear".
 
     Raises:
-        ValueError: for a loss without a gradient, or an unknown form; called, for logits of different shapes.
+        ValueError: for a loss without a gradient, or an unknown form; when called, for logits of different shapes.
 
     Source: Goodfellow et al. (2014), section 3; Mao et al. (2017), equation 2 with b = c = 1, a = -1, times 2; Lim & Ye
     (2017), and Zhang et al. (2019), equation 4 (hinge, linear).
@@ -98,7 +98,7 @@ class RelativisticGame:
         form: "saturating", "non-saturating" or "linear".
 
     Raises:
-        ValueError: for a loss without a gradient, or an unknown form; called, for logits of different shapes.
+        ValueError: for a loss without a gradient, or an unknown form; when called, for logits of different shapes.
 
     Source: Jolicoeur-Martineau (2019), section 4 (RpGAN); Huang et al. (2024), equation 2.
 
@@ -133,7 +133,7 @@ class WassersteinGame:
     is unbounded. So clip the weights, penalise the gradient, or normalise the weights.
 
     Raises:
-        ValueError: called, for logits of different shapes.
+        ValueError: when called, for logits of different shapes.
 
     Source: Arjovsky et al. (2017), equations 2 and 3.
 

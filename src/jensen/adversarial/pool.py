@@ -21,7 +21,7 @@ class ImagePool(nn.Module):
         event_shape: shape of one picture.
 
     Raises:
-        ValueError: for a negative size; called, for pictures of another shape.
+        ValueError: for a negative size; when called, for pictures of another shape.
 
     Source: Shrivastava et al. (2017), section 2.3; Zhu et al. (2017), section 4, with 50 pictures.
 

@@ -131,7 +131,7 @@ class Relaxed:
 
     Args:
         temperature: $\tau$, positive.
-        hard: straight-through.
+        hard: whether draws are one-hot, with the straight-through gradient.
 
     Raises:
         ValueError: if the temperature is not positive; from `draw`, for another distribution.
@@ -273,7 +273,7 @@ def relaxed(
         f: maps draws (K, *b, *event) to values (K, *b), differentiable and defined between the classes.
         samples: number of draws K, at least 1.
         temperature: positive.
-        hard: straight-through.
+        hard: whether draws are one-hot, with the straight-through gradient.
         generator: None for torch's global one.
 
     Raises:

@@ -48,8 +48,8 @@ class Sampling:
             guidance doubles the batch of each evaluation.
         guidance: w of classifier-free guidance; 1 is off.
         clip: keep the predicted x in [-1, 1].
-        shift: maps the times t of a uniform grid to shift t / (1 + (shift - 1) t); above 1, more steps are at high noise,
-            where the layout of a picture is decided.
+        shift: maps the times t of a uniform grid to shift t / (1 + (shift - 1) t); above 1, more steps are at high
+            noise, where the layout of a picture is decided.
         start: the first time; below 1 for a network that predicts eps on a schedule with alpha = 0 at t = 1.
         end: the last time, below start; above 0 to encode with a network that predicts x, which has no eps at t = 0.
         denoise: remove the noise that is left at `end`: z is replaced by its denoised mean, for one more evaluation; no

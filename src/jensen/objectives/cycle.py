@@ -136,9 +136,9 @@ class CycleConsistent(_Translation):
         phases: order of the updates.
 
     Raises:
-        ValueError: for a negative weight or an unknown loss; called, for a batch without "a" or "b", for sides of
-            different numbers of pictures, or of different shapes with an identity weight, or for a translation that
-            is not of its side's shape.
+        ValueError: for a negative weight or an unknown loss; when called, for a batch without "a" or "b", for
+            sides with different numbers of pictures, or with different shapes if identity is above 0, or for a
+            translation whose shape is not that of its side.
 
     Source: Zhu et al. (2017), equations 1 to 3 and section 5.2 (identity); weights 10 and 5, pools of 50.
     """
@@ -221,7 +221,7 @@ class Paired(_Translation):
         phases: order of the updates.
 
     Raises:
-        ValueError: for a negative weight or an unknown loss; called, for a batch without "a" or "b", for sides of
+        ValueError: for a negative weight or an unknown loss; when called, for a batch without "a" or "b", for sides of
             different numbers of pictures or different heights and widths, or for a translation that is not of its
             side's shape.
 

@@ -266,7 +266,7 @@ class TwoModes:
     Attributes:
         left, right: the modes.
         saddle: position of the saddle between them.
-        r_hat: R-hat of the indicator of the side on which the chains of the occupancy were.
+        r_hat: R-hat of the chains of the occupancy, for the variable "left or right of the saddle".
     """
 
     left: ModeReport

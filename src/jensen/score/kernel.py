@@ -276,7 +276,7 @@ def dimension_curse(
     All data are about $\sqrt{2D}$ away from a query, and the differences of their squared distances grow, so one data
     point has all the weight at any useful bandwidth, and the score $(x_i - x) / h^2$ points to it, although it is
     unrelated to x: the error $(1 - h^{-2})^2 + h^{-4}$ tends to 1/2 even with the best bandwidth, $h^2 = 2$, wider than
-    the density itself. A Gaussian fitted to the same data by maximum likelihood has an error of about D / M while that
+    the density itself. A Gaussian fitted to the same data by maximum likelihood has an error of about D / M if this
     is small.
 
     Args:

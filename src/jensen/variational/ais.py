@@ -115,7 +115,7 @@ class _State:
         return self.slope_prior + beta * self.slope_px
 
     def where(self, accepted: Tensor, other: _State) -> _State:
-        """Take this state for the chains that accepted it, the other state for the rest."""
+        """The chains that accepted this state have it, the rest have the other state."""
         flat = accepted[..., None]
         return _State(
             torch.where(flat, self.z, other.z),
