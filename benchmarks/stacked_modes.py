@@ -33,7 +33,7 @@ from typer import Option
 from jensen import configure
 from jensen.core.seeding import generator
 from jensen.data.dataset import Data, some
-from jensen.judging.modes import Read
+from jensen.metrics import joint_coverage
 from jensen.models import GAN
 from jensen.runs.opening import open_data
 from jensen.training.strict_json import loads
@@ -124,9 +124,9 @@ def judged(data: Data, case: Case, seed: int | None, x: Tensor, seconds: float) 
     reader, shares = data.truths.reader, data.truths.shares
     assert reader is not None
     assert shares is not None
-    read = Read.of(x, reader, shares)
-    cover, clear = read.coverage, float(read.clear.double().mean())
-    return Found(case, seed, cover.recovered, read.clearly, clear, cover.reverse_kl, cover.floor, seconds)
+    found = joint_coverage(reader.read(x), shares, reader.clear(x))
+    clear = found.clear.value
+    return Found(case, seed, found.recovered, found.clearly, clear, found.reverse_kl, found.floor, seconds)
 
 
 def rows(found: Sequence[Found]) -> list[list[str]]:

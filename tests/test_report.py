@@ -139,7 +139,7 @@ PLOTS = {
     "log": plots.curves([1, 2, 4], {"": [0.3, 0.2, 0.1]}, title="errors", xlabel="steps", log=True),
     "intervals": plots.intervals([1, 2], [{"value": 1, "low": 0, "high": 3}] * 2, title="t", xlabel="x"),
     "histograms": plots.histograms({n: [1.0, 2.0, 3.0] for n in LONG}, title="t", xlabel="x", ylabel="images"),
-    "counted": plots.histograms({"a": [1.0, 2.0]}, edges=[0.0, 1.0, 2.0], title="t", xlabel="x"),
+    "constant": plots.histograms({"a": [1.0, 1.0]}, title="t", xlabel="x"),
     "shares": plots.shares([0.2, 0.8], [0.5, 0.5], names=["cat", "dog"], title="t"),
     "bars": plots.bars(LONG, [1.0, 2.0], title="t", xlabel="x"),
     "rivals": plots.rivals(LONG, [(1.0, 0.1), (2.0, 0.1)], title="t", floor=(0.5, 0.1)),
@@ -177,6 +177,14 @@ def test_a_bar_is_as_high_as_its_share():
     spans = [[float(y) for y in re.findall(r"[ML] [\d.]+ ([\d.]+)", box)] for box in boxes]
     heights = [max(s) - min(s) for s in spans[:2]]
     assert heights[1] / heights[0] == pytest.approx(4, rel=1e-3)
+
+
+def test_a_histogram_ends_where_nearly_all_values_do():
+    """Of 1,000 values three are far away: the axis still ends at 1."""
+    svg = plots.histograms({"a": [k / 996 for k in range(997)] + [1e6] * 3}, title="t", xlabel="x")
+    ticks = [float(v) for v in re.findall(r">([\d.]+)</text>", svg)]
+    assert 1.0 in ticks
+    assert max(ticks) <= 1000
 
 
 def test_the_journal_as_plots(tmp_path):

@@ -39,3 +39,10 @@ class Coding(Protocol):
     def reconstruct(self, x: Tensor) -> Tensor:
         """Each row after encoding and decoding, (B, *event)."""
         ...
+
+
+@runtime_checkable
+class Translating(Protocol):
+    """Translates pictures (B, C, H, W) to a side, "a" or "b"."""
+
+    def translate(self, x: Tensor, to: str = "b") -> Tensor: ...

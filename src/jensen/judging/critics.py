@@ -36,7 +36,6 @@ from jensen.report import plots
 from jensen.report.findings import Finding, Part, Table, estimated
 
 APART = DIVERGENCES["total-variation"]
-BINS = 40  # of a histogram of logits
 NAMES = {
     "jensen-shannon": "Jensen-Shannon divergence",
     "total-variation": "total variation",
@@ -87,8 +86,8 @@ def critics(case: Case) -> Part | None:
             findings.append(estimate(key, name, loss, real, fake, card=key == "fresh"))
         if loss.divergence != APART.divergence:
             findings.append(estimate(f"{key}_tv", name, APART, real, fake))
-        edges, counts = histogram(real, fake)
-        charts.append(plots.histograms(counts, edges=edges, title=f"logits, {name}", xlabel="logit (above 0: real)"))
+        logits = {"real": real.tolist(), "generated": fake.tolist()}
+        charts.append(plots.histograms(logits, title=f"logits, {name}", xlabel="logit (above 0: real)"))
     text = (
         "Both critics are evaluated on held-out data and on new samples. What they gain over guessing is, on average, "
         "a lower bound on the divergence between data and samples. The fresh critic was trained against the finished "
@@ -104,17 +103,6 @@ def estimate(key: str, name: str, loss: MarginLoss, real: Tensor, fake: Tensor, 
     note = "lower bound" + (f", at most {most:.3g}" if math.isfinite(most) else "")
     what = NAMES.get(loss.divergence or "", f"gain in {loss.name} loss")
     return estimated(key, f"{what}, {name}", critic_divergence(loss, real, fake), note=note, card=card)
-
-
-def histogram(real: Tensor, fake: Tensor) -> tuple[list[float], dict[str, list[float]]]:
-    """Edges and counts of logits on shared bins; the lowest and highest half percent are in the outermost bins."""
-    low, high = (float(torch.cat([real, fake]).double().quantile(q)) for q in (0.005, 0.995))
-    edges = torch.linspace(low, max(high, low + 1e-6), BINS + 1, dtype=torch.float64)
-    counts = {
-        name: torch.histogram(v.double().clamp(edges[0], edges[-1]), edges).hist.int().tolist()
-        for name, v in (("real", real), ("generated", fake))
-    }
-    return edges.tolist(), counts
 
 
 @judge

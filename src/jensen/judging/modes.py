@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,12 +14,11 @@ from torch.nn import functional as F
 from jensen.adversarial import divergence
 from jensen.core.distances import squared_distances
 from jensen.core.protocols import Sampleable
-from jensen.data.dataset import Reader
 from jensen.data.mixtures import Modes
 from jensen.data.space import Classes
 from jensen.data.stacked import expected_modes
 from jensen.judging.case import Case, judge
-from jensen.metrics import ClassCoverage, class_coverage, legibility, mode_coverage, wilson
+from jensen.metrics import class_coverage, joint_coverage, legibility, mode_coverage
 from jensen.models.gan import GAN
 from jensen.report import plots
 from jensen.report.findings import Finding, Part, Picture, proportion
@@ -110,42 +108,6 @@ def noise_and_samples(z: Tensor, x: Tensor, centres: Tensor) -> Image.Image:
 # classes that a reader finds -----------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Read:
-    """The result of reading pictures.
-
-    Attributes:
-        classes: the classes read, (N, width).
-        coverage: coverage of the size ** width modes.
-        by_place: shares (width, size) of the classes at each place.
-        clear: which classes are clear, (N, width) bool.
-        clearly: modes reached by pictures whose classes are all clear.
-    """
-
-    classes: Tensor
-    coverage: ClassCoverage
-    by_place: Tensor
-    clear: Tensor
-    clearly: int
-
-    @classmethod
-    def of(cls, x: Tensor, reader: Reader, shares: Tensor) -> Read:
-        """The result of reading pictures (N, C, H, W) whose modes should have these shares."""
-        read, clear = reader.read(x), reader.clear(x)
-        width = read.shape[1]
-        size = round(len(shares) ** (1 / width))
-        mode = read @ size ** torch.arange(width - 1, -1, -1)
-        by_place = torch.stack([place.bincount(minlength=size) / len(read) for place in read.T])
-        coverage = class_coverage(mode, len(shares), shares)
-        return cls(read, coverage, by_place, clear, len(mode[clear.all(1)].unique()))
-
-    def details(self) -> dict[str, Any]:
-        """JSON values."""
-        found = self.coverage
-        counts = {"n": len(self.classes), "reached": found.recovered, "reached_clearly": self.clearly}
-        return counts | {"reverse_kl": found.reverse_kl, "floor": found.floor, "shares": self.by_place.tolist()}
-
-
 @judge
 def classes(case: Case) -> Part | None:
     """The classes that a reader finds in samples, their shares, and how clear they are."""
@@ -156,22 +118,22 @@ def classes(case: Case) -> Part | None:
     if n > len(made):
         cond = case.data.asked(n) if case.conditional else None
         made = case.data.space.settled(case.draw(n, cond=cond, advance=case.track("drawing for the reader", n)))
-    found, real = Read.of(made, reader, shares), Read.of(data["x"], reader, shares)
-    stacked = found.classes.shape[1] > 1
+    read, real = (reader.read(x) for x in (made, data["x"]))
+    found, floor = (joint_coverage(v, shares, reader.clear(x)) for v, x in ((read, made), (real, data["x"])))
+    stacked = read.shape[1] > 1
     what = "modes" if stacked else "classes"
     expected = expected_modes(len(made), shares / shares.sum())
-    cover, clear = found.coverage, wilson(int(found.clear.sum()), found.clear.numel())
     by, name = f"of {len(shares):,}, by {len(made):,} samples", f"clear {'channels' if stacked else 'samples'}"
-    kl, floor = f"KL(generated || data), {what} read", float(real.clear.double().mean())
+    kl = f"KL(generated || data), {what} read"
     findings = [
-        reached("classes_reached", f"{what} reached", cover.recovered, floor=expected, note=by, card=stacked),
-        Finding("class_kl", kl, cover.reverse_kl, floor=cover.floor, form="nats", card=True),
-        proportion("clear", name, clear, floor=floor, note=reader.clear_means, card=True),
+        reached("classes_reached", f"{what} reached", found.recovered, floor=expected, note=by, card=stacked),
+        Finding("class_kl", kl, found.reverse_kl, floor=found.floor, form="nats", card=True),
+        proportion("clear", name, found.clear, floor=floor.clear.value, note=reader.clear_means, card=True),
         reached("clearly_reached", f"{what} reached by clear samples", found.clearly),
     ]
     labels = data.get("read", data.get("cond"))
-    if labels is not None and labels.shape == real.classes.shape:
-        right = legibility(real.classes, labels).exact
+    if labels is not None and labels.shape == real.shape:
+        right = legibility(real, labels).exact
         findings.append(proportion("reader", "held-out data read correctly", right, note="by the same reader"))
     text = (
         f"A reader that was trained independently of the generator reads {len(made):,} samples. KL(q || w) compares q, "
@@ -180,10 +142,26 @@ def classes(case: Case) -> Part | None:
         f"clearness, held-out data. Every sample is read as something, so {what} are also counted for clear samples "
         f"alone: {reader.clear_means}."
     )
-    details = {"classes": {"samples": found.details(), "held-out": real.details()}}
-    names = _names(case, found.by_place.shape[1])
-    charts = _charts(found, shares, names)
-    return Part(what.capitalize(), text, findings, [_sheet(case, made, found, names)], charts, details=details)
+    kind, (width, size) = case.data.space.cond, found.places.shape
+    names = list(kind.names) if isinstance(kind, Classes) else [str(k) for k in range(size)]
+    whole, charts = (shares / shares.sum()).view([size] * width), []
+    for k, share in enumerate(found.places.tolist()):
+        margin = whole.sum([j for j in range(width) if j != k]) if stacked else whole
+        title = "share of each class" + f", channel {k + 1}" * stacked
+        charts.append(plots.shares(share, margin.tolist(), title=title, names=names))
+    details = {
+        name: {
+            "n": c.n,
+            "reached": c.recovered,
+            "reached_clearly": c.clearly,
+            "reverse_kl": c.reverse_kl,
+            "floor": c.floor,
+            "shares": c.places.tolist(),
+        }
+        for name, c in (("samples", found), ("held-out", floor))
+    }
+    pictures = [_sheet(case, made, read, names)]
+    return Part(what.capitalize(), text, findings, pictures, charts, details={"classes": details})
 
 
 def reader_shares(case: Case) -> Tensor | None:
@@ -195,31 +173,14 @@ def reader_shares(case: Case) -> Tensor | None:
     return found.shares if found.recovered == cond.size else None
 
 
-def _names(case: Case, size: int) -> list[str]:
-    cond = case.data.space.cond
-    return list(cond.names) if isinstance(cond, Classes) else [str(k) for k in range(size)]
-
-
-def _charts(found: Read, shares: Tensor, names: list[str]) -> list[str]:
-    """Shares of each class, for each position that is read."""
-    width = len(found.by_place)
-    whole = (shares / shares.sum()).view([len(names)] * width)
-    charts = []
-    for k, share in enumerate(found.by_place.tolist()):
-        expected = whole.sum([j for j in range(width) if j != k]) if width > 1 else whole
-        title = "share of each class" + f", channel {k + 1}" * (width > 1)
-        charts.append(plots.shares(share, expected.tolist(), title=title, names=names))
-    return charts
-
-
-def _sheet(case: Case, made: Tensor, found: Read, names: list[str]) -> Picture:
+def _sheet(case: Case, made: Tensor, read: Tensor, names: list[str]) -> Picture:
     """Samples sorted by the class that they are read as; each channel beside what is read in it."""
     scale = fitting_scale(case.data.space)
-    if found.classes.shape[1] > 1:
-        captions = [" ".join(map(str, row)) for row in found.classes[:48].tolist()]
+    if read.shape[1] > 1:
+        captions = [" ".join(map(str, row)) for row in read[:48].tolist()]
         sheet = gallery(side_by_side(made[:48]), columns=6, scale=scale, captions=captions)
         return Picture("read", sheet, "samples, channel beside channel", "Channels side by side, with what was read.")
-    rows = [made[found.classes[:, 0] == k][:COLUMNS] for k in range(len(names[:ROWS]))]
+    rows = [made[read[:, 0] == k][:COLUMNS] for k in range(len(names[:ROWS]))]
     full = [torch.cat([row, row.new_ones(COLUMNS - len(row), *row.shape[1:])]) for row in rows]
     sheet = gallery(torch.cat(full), columns=COLUMNS, scale=scale)
     caption = f"The first samples that are read as each class, one row per class: {', '.join(names[:ROWS])}."

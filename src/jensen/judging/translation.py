@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from jensen.core.protocols import Translating
 from jensen.data.dataset import Data, some
 from jensen.data.pool import Tensors
 from jensen.judging.case import Case, judge
@@ -19,13 +20,6 @@ from jensen.report.gallery import fitting_scale, gallery
 
 OTHER = {"a": "b", "b": "a"}
 CLASSES = 10  # columns of a sheet, at most
-
-
-@runtime_checkable
-class Translator(Protocol):
-    """Translates pictures to a side, "a" or "b"."""
-
-    def translate(self, x: Tensor, to: str = "b") -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -95,7 +89,7 @@ class Way:
 
 
 @torch.no_grad()
-def round_trip(model: Translator, x: Tensor, side: str) -> tuple[Tensor, Tensor, Tensor]:
+def round_trip(model: Translating, x: Tensor, side: str) -> tuple[Tensor, Tensor, Tensor]:
     """Pictures of a side, their translations, and these translated back; on the CPU."""
     tensors = (*model.parameters(), *model.buffers()) if isinstance(model, torch.nn.Module) else ()
     made = x.to(tensors[0].device) if tensors else x
@@ -103,7 +97,7 @@ def round_trip(model: Translator, x: Tensor, side: str) -> tuple[Tensor, Tensor,
     return x, there.cpu(), model.translate(there, side).cpu()
 
 
-def way(model: Translator, known: Mapping[str, Side], side: str) -> Way:
+def way(model: Translating, known: Mapping[str, Side], side: str) -> Way:
     """Measure the direction from one side to the other and back."""
     here, target = known[side], known[OTHER[side]]
     x, there, back = round_trip(model, here.x, side)
@@ -144,14 +138,14 @@ def share(read: Tensor, labels: Tensor) -> Proportion:
 def translation(case: Case) -> Part | None:
     """Translations as pictures, as read by readers, and after the round trip."""
     model, data = case.model, case.data
-    if data.b is None or not isinstance(model, Translator):
+    if data.b is None or not isinstance(model, Translating):
         return None
     known = sides(data, case.settings.rows)
     translators = [("", model)] if case.beside is None else [("", model), case.beside]
     advance = case.track("translating", 2 * len(translators))
     every: list[tuple[str, dict[str, Way]]] = []
     for name, translator in translators:
-        assert isinstance(translator, Translator)
+        assert isinstance(translator, Translating)
         every.append((name and f"{name}: ", {}))
         for side in "ab":
             every[-1][1][side] = way(translator, known, side)
@@ -239,7 +233,7 @@ def chosen(side: Side, each: int) -> Tensor:
     return torch.cat(places)
 
 
-def _rows(model: Translator, known: Mapping[str, Side], side: str) -> Picture:
+def _rows(model: Translating, known: Mapping[str, Side], side: str) -> Picture:
     x = known[side].x[chosen(known[side], 2)]
     page = gallery(torch.cat(round_trip(model, x, side)), columns=len(x), scale=fitting_scale(known[side].data.space))
     words = f"{_arrow(side)}: pictures, their translations, and the translations back"
@@ -250,7 +244,7 @@ def strip(model: torch.nn.Module, data: Data) -> Image.Image:
     """A held-out picture of each class of both sides, above its translation, above the translation back; a is on the
     left.
     """
-    assert isinstance(model, Translator)
+    assert isinstance(model, Translating)
     known = sides(data, 2000)
     rows = [round_trip(model, known[side].x[chosen(known[side], 1)], side) for side in "ab"]
     both = torch.cat([torch.cat([a, b]) for a, b in zip(*rows, strict=True)])

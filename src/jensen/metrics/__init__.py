@@ -24,7 +24,14 @@ from jensen.metrics.frechet import FeatureStatistics, FrechetDistance, extrapola
 from jensen.metrics.kernel import kernel_distance
 from jensen.metrics.legibility import Legibility, legibility
 from jensen.metrics.likelihood import bits_per_dim
-from jensen.metrics.modes import ClassCoverage, ModeCoverage, class_coverage, mode_coverage
+from jensen.metrics.modes import (
+    ClassCoverage,
+    JointCoverage,
+    ModeCoverage,
+    class_coverage,
+    joint_coverage,
+    mode_coverage,
+)
 from jensen.metrics.neighbours import Memorisation, mean_pairwise_distance, memorisation, nearest_distance, variety
 from jensen.metrics.prdc import PRDC, expected_coverage, prdc
 from jensen.metrics.proportion import Proportion, wilson
@@ -45,6 +52,7 @@ __all__ = [
     "Distance",
     "FeatureStatistics",
     "FrechetDistance",
+    "JointCoverage",
     "Lasso",
     "Learner",
     "Legibility",
@@ -74,6 +82,7 @@ __all__ = [
     "frechet_distance",
     "gathered",
     "high_frequency_power",
+    "joint_coverage",
     "kernel_distance",
     "legibility",
     "mean_pairwise_distance",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Num
+from jaxtyping import Bool, Num
 from torch import Tensor
 
 from jensen.core.distances import squared_distances
@@ -52,6 +52,21 @@ class ModeCoverage(ClassCoverage):
     def high_quality_interval(self) -> Proportion:
         """The fraction with its 95 percent interval."""
         return wilson(round(self.high_quality * self.n), self.n)
+
+
+@dataclass(frozen=True)
+class JointCoverage(ClassCoverage):
+    """The distribution of examples over the K = size ** width combinations of `width` classes each.
+
+    Attributes:
+        clearly: number of combinations reached by examples whose classes are all clear.
+        clear: share of clear classes.
+        places: (width, size), the fractions of the classes at each place.
+    """
+
+    clearly: int
+    clear: Proportion
+    places: Tensor = field(compare=False)
 
 
 def mode_coverage(
@@ -109,15 +124,8 @@ def mode_coverage(
         near_of.append(own <= STANDARD_DEVIATIONS * spread[mode])
     nearest, near = torch.cat(modes_of), torch.cat(near_of)
     classes = class_coverage(nearest, len(modes), weights)
-    return ModeCoverage(
-        recovered=len(nearest[near].unique()),
-        of=classes.of,
-        reverse_kl=classes.reverse_kl,
-        floor=classes.floor,
-        n=classes.n,
-        shares=classes.shares,
-        high_quality=float(near.double().mean()),
-    )
+    recovered = len(nearest[near].unique())
+    return ModeCoverage(**vars(classes) | {"recovered": recovered}, high_quality=float(near.double().mean()))
 
 
 def class_coverage(
@@ -155,6 +163,38 @@ def class_coverage(
         floor=_floor(len(labels), w),
         n=len(labels),
         shares=counts / len(labels),
+    )
+
+
+def joint_coverage(
+    classes: Num[Tensor, "n width"], weights: Num[Tensor, "..."], clear: Bool[Tensor, "n width"]
+) -> JointCoverage:
+    """The distribution of examples that have a class at each of several places, such as the channels of a picture.
+
+    A classifier gives every picture a class, even one that shows nothing: so the combinations are also counted for
+    examples alone whose classes are all clear.
+
+    Args:
+        classes: (N, width), from 0 to size - 1.
+        weights: (size ** width,), positive, the probability of each combination, the last place varying fastest.
+        clear: (N, width) bool, which classes are clear.
+
+    Raises:
+        ValueError: as `class_coverage`.
+
+    >>> classes, clear = torch.tensor([[0, 1], [1, 1]]), torch.tensor([[True, False], [True, True]])
+    >>> found = joint_coverage(classes, torch.ones(4), clear)
+    >>> found.recovered, found.clearly, found.clear.value
+    (2, 1, 0.75)
+    """
+    width = classes.shape[1]
+    size = round(len(weights) ** (1 / width))
+    index = (classes * size ** torch.arange(width - 1, -1, -1)).sum(1)
+    return JointCoverage(
+        **vars(class_coverage(index, len(weights), weights)),
+        clearly=len(index[clear.all(1)].unique()),
+        clear=wilson(int(clear.sum()), clear.numel()),
+        places=torch.stack([class_coverage(place, size).shares for place in classes.T]),
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import matplotlib
 import matplotlib.ticker
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
@@ -74,24 +75,14 @@ def intervals(x: Sequence[float], rows: Sequence[Mapping[str, float]], *, title:
     return _svg(figure)
 
 
-def histograms(
-    rows: Mapping[str, Sequence[float]],
-    *,
-    title: str,
-    xlabel: str,
-    ylabel: str = "",
-    edges: Sequence[float] | None = None,
-) -> str:
-    """Histograms on shared bins: of values, or of N counts if N + 1 `edges` are given."""
+def histograms(rows: Mapping[str, Sequence[float]], *, title: str, xlabel: str, ylabel: str = "") -> str:
+    """Histograms of values on 40 shared bins; the lowest and highest half percent are in the outermost bins."""
     figure, axes = _axes(title, xlabel, ylabel)
-    everything = [v for values in rows.values() for v in values]
-    span = (min(everything), max(everything) or 1.0)
-    drawn = {}
+    everything = np.concatenate([*rows.values()])
+    low, high = np.quantile(everything, (0.005, 0.995))
+    edges, drawn = np.histogram_bin_edges(everything.clip(low, high), 40), {}
     for (name, values), colour in zip(rows.items(), cycle(COLOURS)):
-        if edges is None:
-            drawn[name] = axes.hist(values, bins=40, range=span, color=colour, alpha=0.55)[2][0]
-        else:
-            drawn[name] = axes.stairs(values, edges, fill=True, color=colour, alpha=0.55)
+        drawn[name] = axes.hist(np.clip(values, low, high), bins=edges, color=colour, alpha=0.55)[2][0]
     return _svg(_named(figure, drawn))
 
 
