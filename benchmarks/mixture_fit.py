@@ -51,7 +51,7 @@ STARTS = 4  # largest number of jensen's starts, until one reaches the target
 
 
 def draws(n: int, dims: int, components: int, seed: int, spread: float) -> Tensor:
-    """(N, D) float64 from a mixture whose neighbours overlap."""
+    """Points (N, D), float64, from a mixture whose neighbouring components overlap."""
     rng = generator(seed)
     centres = spread * torch.randn(components, dims, dtype=F64, generator=rng)
     roots = torch.randn(components, dims, dims, dtype=F64, generator=rng) / dims**0.5 + 0.5 * torch.eye(dims, dtype=F64)

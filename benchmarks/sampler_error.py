@@ -91,7 +91,7 @@ def _run(sampler: Sampler, grid: Tensor, denoiser: Denoiser, z: Tensor) -> Tenso
 
 
 def ours(evaluations: int) -> Iterator[tuple[str, str, Run]]:
-    """(method, grid, run) with at most this number of evaluations."""
+    """Yields (method, grid, run) with at most this number of evaluations."""
     for sampler in offered():
         steps = evaluations // evaluations_a_step(sampler)
         for grid in GRIDS:

@@ -68,7 +68,7 @@ def _levels(schedule: Any, t: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def reports() -> Iterator[tuple[str, check.Report]]:
-    """(what was checked, its evidence)."""
+    """Yields (what was checked, its evidence)."""
     for kind, options, claims in SAMPLERS:
         name = ", ".join([kind.__name__, *(f"{key} = {value}" for key, value in options.items())])
         yield name, check.sampler(Path(kind, options), **claims)

@@ -55,7 +55,7 @@ def _run(kind: type[Sampler], grid: Tensor, options: dict[str, int], denoiser: D
 
 
 def runs(evaluations: int) -> Iterator[tuple[str, str, Run]]:
-    """(method, grid, run) with at most this number of evaluations."""
+    """Yields (method, grid, run) with at most this number of evaluations."""
     for grid in GRIDS:
         for kind, each in SINGLE.items():
             name = kind.__name__.removesuffix("Sampler")

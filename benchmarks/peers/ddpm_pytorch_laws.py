@@ -60,7 +60,7 @@ def oracle(made: GaussianDiffusion) -> MixtureOracle:
 
 
 def reports() -> Iterator[tuple[str, check.Report]]:
-    """(what was checked, its evidence)."""
+    """Yields (what was checked, its evidence)."""
     for betas in ("linear", "cosine", "sigmoid"):
         made = diffusion(betas)
         times = torch.arange(1, STEPS + 1, dtype=torch.float64) / STEPS

@@ -47,7 +47,7 @@ WIDTH, LEVELS = 14, (1, 2, 8, 8)
 
 
 class Network(nn.Module):
-    """(B, C, H, W), times in [0, 1] (B,), text (unused) -> (B, C, H, W)."""
+    """The network: (B, C, H, W), times in [0, 1] (B,), text (unused) -> (B, C, H, W)."""
 
     def __init__(self, space: Space):
         super().__init__()

@@ -116,7 +116,7 @@ SAMPLERS: tuple[tuple[str, Path, dict[str, Any]], ...] = (
 
 
 def reports() -> Iterator[tuple[str, check.Report]]:
-    """(what was checked, its evidence)."""
+    """Yields (what was checked, its evidence)."""
     oracle = MixtureOracle([0.3, 0.7], [[-1.2], [0.8]], [[0.3], [0.2]], SCHEDULE)
     times = torch.arange(1, 1001, dtype=torch.float64) / 1000
     for betas in ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"):

@@ -110,7 +110,7 @@ class Multistep:
 
 
 def runs(evaluations: int) -> Iterator[tuple[str, str, Run]]:
-    """(method, grid, run) with exactly this number of evaluations."""
+    """Yields (method, grid, run) with exactly this number of evaluations."""
     for spacing in ("linspace", "trailing"):
         yield "DDIM", spacing, DDIM(spacing, evaluations)
     for order, solver, ending in _each(DPM_SOLVERS):

@@ -22,7 +22,7 @@ def _kinds(way: str) -> tuple[str, ...]:
 
 
 class Network(nn.Module):
-    """(B, C, H, W), times in [0, 1] (B,), text (unused) -> (B, C, H, W)."""
+    """The network: (B, C, H, W), times in [0, 1] (B,), text (unused) -> (B, C, H, W)."""
 
     def __init__(self, space: Space):
         super().__init__()

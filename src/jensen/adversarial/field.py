@@ -34,7 +34,7 @@ class Frozen(Objective):
 
     Raises:
         ValueError: if the game is not an objective, `at` is not one vector of all weights, or a phase names an unknown
-            player; from its losses, if they read an entry that the batch does not have.
+            player; later, if a loss reads an entry that the batch does not have.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Frozen(Objective):
 
     @property
     def weights(self) -> Tensor:
-        """(n,), a copy."""
+        """The weights, (n,), as a copy."""
         return torch.cat([p.detach().reshape(-1) for p in self.flat])
 
     @torch.no_grad()

@@ -82,7 +82,7 @@ class Graph:
             z, (*shape, *batch, *event).
 
         Raises:
-            ValueError: for a name used before, an unknown parent, or a parent with a value for other examples.
+            ValueError: for a name used before, an unknown parent, or a parent whose shape does not fit.
         """
         if name in self._nodes:
             raise ValueError(f"names of nodes must be unique, got {name!r} twice")
@@ -105,7 +105,7 @@ class Graph:
             The value.
 
         Raises:
-            ValueError: for an unknown parent, or one with a value for other examples.
+            ValueError: for an unknown parent, or one whose shape does not fit.
         """
         self._costs.append(_Cost(value, self._above(given, value.shape, "a cost")))
         return value

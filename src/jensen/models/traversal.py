@@ -21,10 +21,10 @@ def traversal(
     starting at the code of the first example. For one-hot codes: all classes of the first groups.
 
     Args:
-        model: encodes and decodes.
+        model: model that encodes and decodes.
         x: (B, ...), from which the range of the coordinates is taken.
         rows: largest number of coordinates.
-        steps: values of each.
+        steps: number of values of each coordinate.
 
     Returns:
         (rows, steps, *event), and the names of the coordinates, counted from 1.

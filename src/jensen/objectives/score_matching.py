@@ -14,7 +14,7 @@ from jensen.models.score import ScoreModel
 from jensen.score import NoisyScore, implicit, noise_conditional, sliced, sliced_vr, slices
 
 MatchingLoss = Callable[[NoisyScore, Tensor, Tensor, Tensor], Tensor]
-"""(score, x, eps, sigma (B,)) to (B,)."""
+"""A loss: maps (score, x, eps, sigma (B,)) to (B,)."""
 
 
 def noised_implicit(score: NoisyScore, x: Tensor, eps: Tensor, sigma: Tensor) -> Tensor:

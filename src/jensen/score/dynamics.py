@@ -16,7 +16,7 @@ from jensen.score.matching import NoisyScore, Score, score_at
 
 OnStep = Callable[[int, Tensor], None]
 LogProb = Callable[[Tensor], Tensor]
-"""x (B, ...) to log p(x) + constant, (B,); each output row depends on that row of x alone."""
+"""Maps x (B, ...) to log p(x) + constant, (B,); each output row depends on that row of x alone."""
 
 
 def score_of(log_prob: LogProb) -> Score:

@@ -12,10 +12,10 @@ from jensen.core.seeding import Rng, normal
 from jensen.core.shapes import right_pad
 
 Score = Callable[[Tensor], Tensor]
-"""x (B, ...) to its score (B, ...); each output row depends on that row of x alone."""
+"""Maps x (B, ...) to its score (B, ...); each output row depends on that row of x alone."""
 
 NoisyScore = Callable[[Tensor, Tensor], Tensor]
-"""x (B, ...) and noise levels sigma (B,) to the score of the density noised by sigma."""
+"""Maps x (B, ...) and noise levels sigma (B,) to the score of the density noised by sigma."""
 
 
 def score_at(score: Score, x: Tensor) -> Tensor:

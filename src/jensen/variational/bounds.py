@@ -20,7 +20,7 @@ from jensen.core.shapes import single
 from jensen.variational.trace import Trace
 
 Bound = Callable[[Trace], Tensor]
-"""Trace -> (B,), nats."""
+"""Maps a trace to a bound per example, (B,), in nats."""
 
 
 def log_weights(trace: Trace) -> Float[Tensor, "k b"]:

@@ -48,7 +48,7 @@ class Trace:
 
     @property
     def samples(self) -> int:
-        """K."""
+        """The number of draws K."""
         return len(self.log_px)
 
 

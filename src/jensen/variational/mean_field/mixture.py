@@ -389,7 +389,7 @@ class GaussianMixtureVI(nn.Module):
         """Coordinate ascent on all data, from the current state, or from `start` if there is none.
 
         A sweep updates the factors of the parameters, then those of the assignments, in one pass over the data. The
-        final state of the mixture is that of the last bound returned.
+        last bound returned is that of the final state.
 
         Args:
             x: (N, D).

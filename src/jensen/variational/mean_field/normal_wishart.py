@@ -40,7 +40,7 @@ class NormalWishart:
 
     @property
     def dims(self) -> int:
-        """D."""
+        """The number of dimensions D."""
         return self.mean.shape[-1]
 
     @cached_property
