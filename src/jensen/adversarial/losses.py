@@ -51,7 +51,7 @@ FORMS: dict[str, Callable[[MarginLoss, Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class MarginGame:
-    r"""The critic descends $l(D(x)) + l(-D(G(z)))$; the generator follows `form`.
+    r"""The critic descends $l(D(x)) + l(-D(G(z)))$; the generator minimises the loss named by `form`.
 
     Args:
         loss: l. Logistic is the original GAN, squared is least squares (targets +1 and -1), hinge is SAGAN's.

@@ -136,8 +136,8 @@ def time_grid(
 
     Args:
         name: "uniform" in t; "log_snr": uniform in log-SNR between the schedule's values at the ends, which must be
-            finite; "karras": uniform in (sigma / alpha)^(1/7), likewise; "quadratic": uniform in sqrt(t), denser
-            towards the data.
+            finite; "karras": uniform in (sigma / alpha)^(1/7), with the same condition;
+            "quadratic": uniform in sqrt(t), denser towards the data.
         steps: number of steps, at least 1.
         schedule: gives the log-SNR.
         start, end: 0 <= end < start <= 1.
