@@ -73,8 +73,8 @@ def exact_gradient(
     lost = slopes(w.sum(0), leaves)  # the total mass is 1: a slope means that the support moves
     if any(bool((g.abs() > 0.02).any()) for g in lost):
         return None
-    # A constant in f does not change the slope but adds rounding errors, so f is centred. Where the density is infinite,
-    # the mass is less exact and the uncentred f is better. The difference from the rule with half the nodes decides.
+    # A constant in f does not change the slope but adds rounding errors, so f is centred. Where the density is
+    # infinite, the mass is less exact and the uncentred f is better. The difference from half the nodes decides.
     both = []
     for mean in (_mean, _centred):
         fine, coarse = slopes(mean(w, f(z)), leaves), slopes(mean(v, f(few)), leaves)
