@@ -1,4 +1,4 @@
-"""Shapes in signatures are checked while tests run; torch stays on one thread a worker."""
+"""Shapes in signatures are checked while tests run; torch uses one thread in each worker."""
 
 from __future__ import annotations
 
@@ -29,3 +29,14 @@ _hook = install_import_hook(
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def short_judging():
+    """Diffusion models are judged by round trips of 2 and 4 steps, and guidance by 64 samples."""
+    from jensen.judging import paths
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("TRIPS", (2, 4)), ("TRIP", 4), ("COMPARED", 64)):
+            patch.setattr(paths, name, value)
+        yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import re
 import signal
@@ -21,22 +22,10 @@ from jensen.cli.main import main
 from jensen.diffusion import SAMPLERS
 from jensen.recipes.presets import PRESETS
 from jensen.recipes.words import settings
+from tiny import tiny
 
-TINY = {
-    "data.pictures": 64,
-    "training.batch_size": 8,
-    "training.save_every": 2,
-    "training.log_every": 2,
-    "training.previews": 1,
-    "network.widths": [8, 16],
-    "network.blocks": 1,
-    "sampling.steps": 2,
-    "data.test": 20,
-    "judging.samples": 16,
-    "judging.rows": 16,
-    "judging.scales": [1.0],
-}
-SETTINGS = [word for key, value in TINY.items() for word in ("--set", f"{key}={json.dumps(value)}")]
+pytestmark = pytest.mark.usefixtures("short_judging")
+SETTINGS = tiny("captcha", judging__samples=16, training__previews=1)
 
 
 def train_words(out, *more, steps=6):
@@ -199,16 +188,23 @@ def test_two_runs_of_one_seed_are_bit_identical_and_of_two_are_not(run, tmp_path
 
 
 def start(words, log):
-    """The command in a process of its own, to be killed; what it says on standard error goes to `log`."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    with log.open("w") as file:
-        return subprocess.Popen([sys.executable, "-m", "jensen", *words], env=environment, stderr=file)
+    """Run the command in a forked process, to be killed; its standard error goes to `log`."""
+
+    def command():
+        with log.open("w") as sys.stderr:
+            code = main(words)
+        sys.exit(code)
+
+    process = multiprocessing.get_context("fork").Process(target=command)
+    process.start()
+    return process
 
 
-def wait_for(condition, process, log, seconds=120):
+def wait_for(condition, exit_code, log, seconds=120):
+    """Wait until the condition holds, as long as the process, whose exit code is None until it ends, runs."""
     end = time.monotonic() + seconds
     while not condition():
-        assert process.poll() is None, log.read_text()
+        assert exit_code() is None, log.read_text()
         assert time.monotonic() < end
         time.sleep(0.01)
 
@@ -228,19 +224,19 @@ def journal_of(run):
 def test_a_run_of_minutes_ends_by_the_clock_and_goes_on_by_it(tmp_path):
     """A run that is stopped and resumed: elapsed time continues, and the last journal line and preview are written."""
     out, log = tmp_path / "minutes", tmp_path / "log"
-    words = ["train", "captcha", "--out", str(out), "--minutes", "0.1", "--no-evaluate", *SETTINGS]
-    process = start(words, log)
+    process = start(["train", "captcha", "--out", str(out), "--minutes", "0.05", "--no-evaluate", *SETTINGS], log)
     journal = out / "journal.jsonl"
-    wait_for(lambda: journal.exists() and journal.stat().st_size > 2000, process, log)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 130
+    wait_for(lambda: journal.exists() and journal.stat().st_size > 300, lambda: process.exitcode, log)
+    os.kill(process.pid, signal.SIGTERM)
+    process.join(60)
+    assert process.exitcode == 130
     stopped = json.loads(journal.read_text().splitlines()[-1])
-    assert start(["train", "captcha", "--out", str(out), "--resume", "--no-evaluate"], log).wait(120) == 0
+    assert main(["train", "captcha", "--out", str(out), "--resume", "--no-evaluate"]) == 0
     lines = [json.loads(line) for line in journal.read_text().splitlines()]
     trained = [line for line in lines if "loss" in line]
     assert [line["step"] for line in trained] == sorted({line["step"] for line in trained})
     assert all(a["seconds"] <= b["seconds"] for a, b in pairwise(trained))
-    assert 6 <= trained[-1]["seconds"] < 9  # the last step may be slow; the budget was 6
+    assert 3 <= trained[-1]["seconds"] < 6  # the budget was 3 seconds; the last step may be slow
     assert trained[-1]["seconds"] > stopped["seconds"]
     assert [line["step"] for line in lines if "legibility" in line] == [trained[-1]["step"]]
 
@@ -271,32 +267,36 @@ def test_a_run_that_fails_exits_with_one(tmp_path, capsys):
 
 def test_killed_at_a_random_moment_and_resumed_is_the_uninterrupted_run(tmp_path):
     """SIGKILL after a checkpoint and a random wait, three times; the final weights are bitwise equal."""
-    steps, out, log = 200, tmp_path / "killed", tmp_path / "log"
+    steps, out, log = 80, tmp_path / "killed", tmp_path / "log"
     quiet = ("--no-evaluate", "--set", "training.previews=0", "--set", "training.log_every=3")
+    resumed = ["train", "captcha", "--out", str(out), "--resume", "--no-evaluate"]
     rng = torch.Generator().manual_seed(int.from_bytes(os.urandom(4), "big"))
-    process, seen = start(train_words(out, *quiet, steps=steps), log), 0
+    words, seen = train_words(out, *quiet, steps=steps), 0
     for _ in range(3):
-        wait_for(lambda seen=seen: newest(out) > seen, process, log)
-        time.sleep(float(torch.rand((), generator=rng)) * 0.3)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        seen = newest(out)
-        process = start(["train", "captcha", "--out", str(out), "--resume", "--no-evaluate"], log)
-    assert process.wait(240) == 0, log.read_text()
-    assert start(train_words(tmp_path / "whole", *quiet, steps=steps), log).wait(240) == 0, log.read_text()
+        process = start(words, log)
+        wait_for(lambda seen=seen: newest(out) > seen, lambda process=process: process.exitcode, log)
+        time.sleep(float(torch.rand((), generator=rng)) * 0.15)
+        process.kill()
+        process.join()
+        words, seen = resumed, newest(out)
+    assert main(resumed) == 0
+    assert main(train_words(tmp_path / "whole", *quiet, steps=steps)) == 0
     killed, uninterrupted = (load_file(p / "model.safetensors") for p in (out, tmp_path / "whole"))
     assert all(torch.equal(value, uninterrupted[name]) for name, value in killed.items())
     assert journal_of(out) == journal_of(tmp_path / "whole")
     assert [line["step"] for line in journal_of(out)] == [*range(3, steps, 3), steps]
-    assert not list((out / "state").glob(".*"))  # nothing half written is left behind
+    assert not list((out / "state").glob(".*"))  # no partly written file is left
 
 
 def test_an_interrupt_ends_the_step_and_keeps_it(tmp_path):
+    """Ctrl-C to `python -m jensen`."""
     out, log = tmp_path / "stopped", tmp_path / "log"
     words = train_words(out, "--no-evaluate", "--set", "training.save_every=100000", steps=100_000)
-    process = start(words, log)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    with log.open("w") as file:
+        process = subprocess.Popen([sys.executable, "-m", "jensen", *words], env=environment, stderr=file)
     journal = out / "journal.jsonl"
-    wait_for(lambda: journal.exists() and journal.stat().st_size > 0, process, log)
+    wait_for(lambda: journal.exists() and journal.stat().st_size > 0, process.poll, log)
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
     assert log.read_text() == f"jensen: stopped; jensen train captcha --out {out} --resume continues it\n"

@@ -73,7 +73,7 @@ def test_wasserstein_draws_theta_to_where_the_critic_says_real():
 
 
 @both
-@pytest.mark.parametrize("share", [0.1, 0.8, 1.5, 1.99, 2.01, 3.0])
+@pytest.mark.parametrize("share", [0.8, 1.99, 2.01])
 @pytest.mark.parametrize("moves", [(1, 1), (1, 5), (2, 3)])
 def test_alternating_descent_stays_on_the_circle_below_two(f, slope, curvature, share, moves):
     """The share is that of sqrt(n_g n_d) h |f'(0)|."""
@@ -105,7 +105,7 @@ def test_instance_noise_is_an_expectation():
 
 
 @both
-@pytest.mark.parametrize("gamma", [0.1, 0.5, 0.9, 2.0, 5.0])
+@pytest.mark.parametrize("gamma", [0.5, 2.0, 5.0])
 def test_r1_and_r2_converge_up_to_their_step_limit(f, slope, curvature, gamma):
     """For gamma above 2 |f'(0)| the eigenvalues are real and gamma / f'(0)^2 is no longer the limit."""
     limit = min(2 * abs(v.real) / abs(v) ** 2 for v in roots(-gamma, slope**2))

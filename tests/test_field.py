@@ -46,7 +46,7 @@ class Kinked(Objective):
 
 
 @pytest.mark.parametrize("near", [2e-4, 2e-6, 5e-8])
-@pytest.mark.parametrize("a", [0.0, 11.1, 33.3, -777.7, 3333.3, 1e6])
+@pytest.mark.parametrize("a", [0.0, 33.3, -777.7, 1e6])
 def test_rounding_beside_a_kink_proves_nothing(a, near):
     """Alternating steps of xy stay on the circle, its flow on the axis, however coarse the numbers around a."""
     found = stability(Kinked(a, near), update="alternating", step_size=0.1)

@@ -23,6 +23,7 @@ from jensen.training.strict_json import loads
 from test_cli import refused
 from tiny import TINY, tiny, words_of
 
+pytestmark = pytest.mark.usefixtures("short_judging")
 TRANSLATE = ("digits-cyclegan", "digits-pix2pix")
 POINTS = tuple(name for name in TINY if PRESETS[name].data.kind in ("moons", "ring", "grid"))
 FILES = {"config.json", "evaluation.json", "journal.jsonl", "model.safetensors", "report.html", "samples", "state"}
