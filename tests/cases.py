@@ -1,4 +1,4 @@
-"""Cases for tests of judges: a model that returns given samples."""
+"""Cases for tests of judges, with a model that returns given samples."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jensen.judging.settings import Judging
 
 
 class Fixed(nn.Module):
-    """Draws these samples, in order."""
+    """A model that returns these samples, in order."""
 
     def __init__(self, x):
         super().__init__()
@@ -24,7 +24,7 @@ class Fixed(nn.Module):
 
 
 def data_of(train, test=None, *, names=None, labels=None, truths=None):
-    """Data with these rows, and their labels (of training and of held-out rows), whose classes have names."""
+    """A data set of these training and test rows, with class names and the labels of both."""
     rows, held = {"x": train}, {"x": train if test is None else test}
     if labels is not None:
         rows["cond"], held["cond"] = (torch.as_tensor(v)[:, None] for v in labels)
@@ -33,7 +33,7 @@ def data_of(train, test=None, *, names=None, labels=None, truths=None):
 
 
 def case_of(data, samples, model=None, **more):
-    """A case of these samples; `draw` gives more of a model's where it is one."""
+    """A case whose samples are these; without a model, `Fixed` returns them."""
     settings = more.pop("settings", Judging(samples=max(16, len(samples)), mode_samples=1))
     model = Fixed(samples) if model is None else model
     return Case(model, data, lambda n, **_: samples[torch.arange(n) % len(samples)], settings=settings, **more)

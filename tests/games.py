@@ -1,4 +1,4 @@
-"""Small games of three families, which the trainer must play without knowing which is which."""
+"""Small games of three families, all trained by the same trainer."""
 
 from __future__ import annotations
 

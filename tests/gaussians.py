@@ -1,4 +1,4 @@
-"""A hierarchy of linear Gaussians, whose evidence is known; and seeded draws."""
+"""A hierarchy of linear Gaussians, whose evidence is known in closed form, and seeded draws."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def linear(weight, bias, family):
 
 
 def hierarchy():
-    """z2 ~ N(0, I), z1 ~ N(A z2 + a, 0.5^2), x ~ N(W z1 + b, 0.4^2), and the same with z2 integrated out."""
+    """z2 ~ N(0, I), z1 ~ N(A z2 + a, 0.5^2), x ~ N(W z1 + b, 0.4^2), and the model of x with z2 integrated out."""
     a, w, shift, bias = draws(3, 2, seed=1), draws(5, 3, seed=2), draws(3, seed=3), draws(5, seed=4)
     encoders = [linear(torch.zeros(6, 5), torch.zeros(6), DiagonalGaussian())]
     encoders.append(linear(torch.zeros(4, 3), torch.zeros(4), DiagonalGaussian()))

@@ -1,4 +1,4 @@
-"""How far draws are from a law."""
+"""Kolmogorov's test of draws against a distribution."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import torch
 
 
 def kolmogorov(u) -> float:
-    """Sqrt(n) times the largest distance from the uniform law; above 1.95 once in a thousand."""
+    """sqrt(n) times the largest distance of the empirical from the uniform distribution function; exceeds 1.95 with
+    probability 0.001.
+    """
     u = u.detach().double().sort().values
     n = len(u)
     steps = torch.arange(n + 1, dtype=torch.float64) / n

@@ -1,4 +1,4 @@
-"""The game of a generator and a critic: its losses by hand, and what each remedy touches."""
+"""The game of a generator and a critic: its losses computed by hand, and what each stabilising technique changes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ RATE = 0.1
 
 @pytest.fixture(autouse=True)
 def _double():
-    """Everything here is in double precision, from one seed."""
+    """All tests of this file use double precision and the same seed."""
     torch.set_default_dtype(F64)
     torch.manual_seed(0)
     yield
@@ -53,13 +53,13 @@ def game(loss="non-saturating", packing=1, **settings):
 
 
 def played(objective, players, x, step=0, seed=5):
-    """Losses under fixed noise."""
+    """The losses, with fixed noise."""
     torch.manual_seed(seed)
     return objective(players, {"x": x}, step)
 
 
 def noise(n, seed=5):
-    """The z of `played`."""
+    """The noise z that `played` uses."""
     torch.manual_seed(seed)
     return torch.randn(n, 3)
 
@@ -73,7 +73,7 @@ def state_of(objective):
 
 
 def batches(seed=7):
-    """A batch, then others."""
+    """First this batch, then others."""
     rng = torch.Generator().manual_seed(seed)
     while True:
         yield {"x": torch.randn(4, 2, generator=rng, dtype=F64)}
@@ -114,7 +114,7 @@ def test_losses_and_gradients_by_hand(name, packing):
 
 
 def test_a_users_own_loss():
-    """l = (1 - m)^2 found by hand gives the game of the built-in squared one."""
+    """With l = (1 - m)^2 written by a user, the game is that of the built-in squared loss."""
     own = MarginGame(margin_loss(lambda m: (1 - m) ** 2, "mine"), "non-saturating")
     torch.manual_seed(1)
     ours = played(game(own), ("critic", "generator"), X)
@@ -149,7 +149,7 @@ def test_what_goes_wrong_in_a_game_is_said():
 
 @pytest.mark.parametrize("player", ["critic", "generator"])
 def test_what_is_generated_and_what_is_real_have_one_shape(player):
-    """Rows that broadcast, a transposed picture, a critic that is blind to shapes: nothing is played in silence."""
+    """Rows that would broadcast, transposed pictures and a critic that ignores shapes all raise an error."""
     for made, real in (((2,), (1,)), ((1,), (2,)), ((2, 3), (3, 2)), ((2,), (1, 2))):
         generator = GAN(nn.Sequential(nn.Linear(3, math.prod(made)), nn.Unflatten(1, made)), [3])
         critic = nn.Sequential(nn.Flatten(), nn.LazyLinear(1))
@@ -159,7 +159,7 @@ def test_what_is_generated_and_what_is_real_have_one_shape(player):
 
 
 class Blind(nn.Module):
-    """A critic that says something else than a logit for each example."""
+    """A critic that does not return one logit per example."""
 
     def __init__(self, say):
         super().__init__()
@@ -204,7 +204,7 @@ def test_losses_are_in_single_precision_under_autocast():
 
 
 class Counting(nn.Module):
-    """Counts the calls of what it wraps."""
+    """Counts the calls of the module that it wraps."""
 
     def __init__(self, net):
         super().__init__()
@@ -273,7 +273,9 @@ def test_a_spectral_norm_follows_its_players_move_alone():
 
 
 def test_noise_falls_on_both_sides_and_is_annealed():
-    """What the critic sees is x + sigma eps, with other eps for each side; at the end of annealing x itself."""
+    """The critic is given x + sigma eps, with independent eps for real and generated examples; after annealing it is
+    given x.
+    """
     objective = game(noise=annealed(0.8, 10))
     seen = []
     objective.critic.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach().clone()))
@@ -287,7 +289,9 @@ def test_noise_falls_on_both_sides_and_is_annealed():
 
 
 def test_augmentation_falls_on_both_sides_and_keeps_the_generators_gradient():
-    """T(x) = 3x: the critic sees it of both, and the generator's gradient has the 3."""
+    """With T(x) = 3x the critic is given T of real and generated examples, and the generator's gradient contains the
+    factor 3.
+    """
     torch.manual_seed(2)
     plain = game("wasserstein")
     tripled = copy.deepcopy(plain)
@@ -311,7 +315,9 @@ def test_augmentation_comes_before_noise_and_noise_before_packing():
 
 @pytest.mark.parametrize("packing", [1, 2])
 def test_penalties_are_of_what_the_critic_sees(packing):
-    """R1 and R2 of a linear critic are gamma/2 |w|^2 of its packed weight, whatever it is shown, on its loss alone."""
+    """R1 and R2 of a linear critic are gamma/2 |w|^2 of its weight on packs, for any input, and are added to its
+    loss only.
+    """
     rules = {"r1": lambda c, real, _: r1(c, real, 3.0), "r2": lambda c, _, fake: r2(c, fake, 3.0)}
     for rule in rules.values():
         plain = game("wasserstein", packing)
@@ -326,7 +332,9 @@ def test_penalties_are_of_what_the_critic_sees(packing):
 
 
 def test_where_each_penalty_is_taken():
-    """D(x) = |x|^2 / 2 has gradient x: R1 is gamma/2 |x|^2 of the real, R2 of the generated, noise included."""
+    """D(x) = |x|^2 / 2 has gradient x: R1 is gamma/2 |x|^2 at real examples, R2 at generated ones, both after
+    instance noise.
+    """
 
     class Square(nn.Module):
         def __init__(self):
@@ -350,7 +358,9 @@ def test_where_each_penalty_is_taken():
 
 
 def test_the_gradient_penalty_is_an_examples_own():
-    """WGAN-GP inside a game of four is the mean of four games of one: norms are of examples, not of the batch."""
+    """WGAN-GP of a batch of four is the mean over its four examples: norms are taken per example, not over the
+    batch.
+    """
     objective = game("wasserstein")
     torch.manual_seed(4)
     fake = objective.model(torch.randn(4, 3)).detach()

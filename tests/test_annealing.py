@@ -1,4 +1,4 @@
-"""Annealed Langevin with the exact score: how far from equilibrium it ends."""
+"""Annealed Langevin dynamics with the exact score: its distance from equilibrium at the end."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ F64 = torch.float64
 
 
 def test_annealing_comes_to_equilibrium_by_step_size_times_evaluations():
-    """What is left is a share near log(sigma_1 / sigma_L) / (a L T) of wide directions; with many small steps, none. A
-    step as long as the narrowest direction allows keeps it 1 / (1 - a / 2) times too wide."""
+    """The variance of wide directions keeps a relative error near log(sigma_1 / sigma_L) / (a L T), which vanishes
+    with many small steps. The largest stable step for the narrowest direction makes its variance too large by the
+    factor 1 / (1 - a / 2).
+    """
     sigmas, v = geometric(8.0, 0.01, 200), torch.tensor([0.5, 1.0, 5.0], dtype=F64)
     for a, steps in ((0.1, 5), (0.2, 5), (0.1, 20)):
         left = annealed_variance(v, sigmas, a, steps, denoise=False) / (v + 0.01**2) - 1

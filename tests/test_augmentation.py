@@ -1,4 +1,4 @@
-"""Augmentation of pictures: what every transform keeps, how it draws, and the probability that adapts."""
+"""Augmentation of pictures: what each transform preserves, how it draws, and the adaptive probability."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_translation_moves_and_cutout_hides():
     ],
 )
 def test_cutout_hides_each_row_and_column_as_often_as_the_one_opposite(size, shares):
-    """Exact probabilities, n = 40,000, four standard errors."""
+    """Exact probabilities, n = 40,000, tolerance four standard errors."""
     n, expected = 40_000, torch.tensor(shares, dtype=F64)
     assert torch.equal(expected, expected.flip(0))
     with drawing(generator(9)):
@@ -122,7 +122,7 @@ def test_cutout_hides_each_row_and_column_as_often_as_the_one_opposite(size, sha
     [(0.125, 4, 1), (0.125, 12, 2), (0.125, 20, 3), (0.125, 3, 0), (0.3, 8, 2), (0.35, 8, 3), (0.0, 9, 0), (0.5, 5, 3)],
 )
 def test_lengths_are_to_the_nearest_pixel_and_halves_up(ratio, size, pixels):
-    """Every shift up to so many pixels is seen among 400 pictures, and a cutout of so many at most."""
+    """All shifts up to the largest occur among 400 pictures, and the cutout has at most its largest size."""
     numbers = 1 + torch.arange(size, dtype=F64).expand(400, 1, size, size)
     middle = Translation(ratio)(numbers)[:, 0, size // 2, size // 2]  # shows the number of its source, or 0
     shifts = {int(v) - 1 - size // 2 for v in middle if v}
@@ -182,7 +182,9 @@ def test_wrong_settings_are_refused_by_name(kind, name, wanted, wrong):
 
 
 def test_probability_and_equal_draws():
-    """The share of pictures changed, n = 20,000 and 4 standard errors; one generator, one augmentation."""
+    """The share of changed pictures, n = 20,000, tolerance 4 standard errors; equal generators give equal
+    augmentations.
+    """
     x = torch.ones(20_000, 1, 2, 2)
     changed = (augment(x, [Brightness()], 0.3, generator=generator(7)) != 1).flatten(1).any(1)
     assert changed.double().mean().item() == pytest.approx(0.3, abs=4 * math.sqrt(0.21 / 20_000))
@@ -219,7 +221,7 @@ def test_adaptive_probability_follows_the_signs():
 
 
 def test_adaptive_probability_counts_every_picture():
-    """In half precision, where 257 is not a number; logits of 0, which are of no sign; and none at all."""
+    """In half precision, which cannot represent 257; with logits of 0, whose sign is 0; and with no logits at all."""
     for dtype in (torch.bfloat16, torch.float32):
         ada = AdaptiveAugment(target=0.998, ramp=257, interval=257)
         ada.update(torch.ones(257, dtype=dtype))  # r = 1, and 256 / 257 = 0.996
@@ -268,7 +270,7 @@ def test_new_transforms_are_differentiable(transform):
 
 
 def test_a_flip_of_a_flip_is_nothing_and_half_are_flipped():
-    """n = 4,000, four standard errors."""
+    """n = 4,000, tolerance four standard errors."""
     x = torch.rand(4000, 2, 3, 5)
     assert torch.equal(Flip(1.0)(Flip(1.0)(x)), x)
     assert torch.equal(Flip(1.0)(x)[:, :, :, 0], x[:, :, :, -1])
@@ -280,7 +282,9 @@ def test_a_flip_of_a_flip_is_nothing_and_half_are_flipped():
 
 
 def test_a_crop_enlarges_a_window_that_lies_inside():
-    """On a ramp x, the window from p with share s is p + s x: slope s, uniform on [least, 1], and both ends inside."""
+    """On a linear ramp, the window of relative size s at p has the values p + s x: its slope s is uniform on [least,
+    1], and both its ends lie inside.
+    """
     n, side = 4000, 32
     ramp = ((torch.arange(side, dtype=F64) + 0.5) / side).expand(n, 1, side, side)
     with drawing(generator(0)):
@@ -303,7 +307,9 @@ def test_a_crop_enlarges_a_window_that_lies_inside():
 
 
 def test_jitter_is_an_affine_map_with_normal_coefficients():
-    """On x = p_1 and x = p_2 it gives a row of (I + aE) p + ae; n = 4,000, four standard errors, a = 0.05."""
+    """Applied to the coordinates x = p_1 and x = p_2 it gives the rows of (I + aE) p + ae; n = 4,000, tolerance four
+    standard errors, a = 0.05.
+    """
     n, side, amount = 4000, 32, 0.05
     p = (torch.arange(side, dtype=F64) + 0.5) * 2 / side - 1
     columns = p.expand(side, side)
@@ -325,7 +331,7 @@ def test_jitter_is_an_affine_map_with_normal_coefficients():
 
 
 def test_a_mosaic_keeps_pixels_at_their_places():
-    """Every picture has a number of its own in its pixels, so that sources can be read off."""
+    """All pixels of a picture hold the picture's number, so the source of each pixel can be read."""
     n, height, width = 400, 6, 5
     place = torch.arange(height * width).view(1, 1, height, width)
     x = (torch.arange(n).view(-1, 1, 1, 1) * 1000 + place).double()

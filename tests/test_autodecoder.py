@@ -40,7 +40,7 @@ BIAS = torch.tensor([0.1, -0.2, 0.3], dtype=F64)
 
 
 def model():
-    """A model with its oracle, and the KL between the best factorised q and the posterior."""
+    """A model, its oracle, and the KL between the best factorised q and the posterior."""
     decoder = linear(ROOT, BIAS, IsotropicGaussian(0.6).double())
     oracle = LinearGaussian(ROOT, BIAS, 0.36)
     precision = torch.eye(2, dtype=F64) + ROOT.T @ ROOT / 0.36
@@ -49,7 +49,7 @@ def model():
 
 
 def deep():
-    """The hierarchy of two layers without its encoders, and its oracle."""
+    """The two-layer hierarchy without its encoders, and its oracle."""
     whole, oracle = hierarchy()
     return AutoDecoder(list(whole.decoders), whole.prior), oracle
 
@@ -62,7 +62,7 @@ def factors(rows, dims, seed):
 
 
 def test_every_q_is_the_best_one():
-    """Bound and likelihood of unseen data in closed form, to 1e-6; 2,000 weights a datum."""
+    """Bound and likelihood of held-out data against closed forms, to 1e-6; 2,000 importance weights per datum."""
     ours, oracle, kl = model()
     x = 2 * draws(8, 3)
     assert isinstance(ours, LatentModel)
@@ -87,7 +87,9 @@ def test_q_is_found_once_for_all_weights(monkeypatch):
 
 
 def test_a_hierarchy_has_a_divergence_at_every_layer():
-    """Independent layers: the weights are p(x, z) / q(z), draw by draw, and each closed term that of torch."""
+    """With independent layers the weights are p(x, z) / q(z) for each draw, and each KL in closed form equals that
+    of torch.
+    """
     ours, oracle = deep()
     x, q = draws(4, 5), (factors(4, 3, 1), factors(4, 2, 3))
     with drawing(generator(0)):
@@ -112,7 +114,7 @@ def test_a_hierarchy_has_a_divergence_at_every_layer():
 
 
 def state_of(objective, rate, posterior_rate, budget=None):
-    """A player with Adam for the model, one with sparse Adam and a rate of its own for the tables."""
+    """Adam for the model's player; sparse Adam with its own learning rate for the tables."""
     players = {}
     for name, parameters in partition(objective).items():
         lr = posterior_rate if name == "posterior" else rate
@@ -123,7 +125,7 @@ def state_of(objective, rate, posterior_rate, budget=None):
 
 
 def test_stochastic_inference_trains_to_probabilistic_pca():
-    """One latent, whose best q is the posterior: log p of 200 data comes within 5e-3 of its maximum, in the trainer."""
+    """One latent, so the best q is the posterior: after training, log p of 200 data is within 5e-3 of its maximum."""
     x = draws(200, 1) @ torch.tensor([[1.5, -1.0, 0.5]], dtype=F64) + 0.5 * draws(200, 3, seed=1)
     best = LinearGaussian.fit(x, 1)
     torch.manual_seed(0)
@@ -144,7 +146,9 @@ def test_stochastic_inference_trains_to_probabilistic_pca():
 
 
 def test_a_step_moves_the_rows_of_its_batch_alone():
-    """Two steps on different rows: the first's do not move in the second, as they would by dense Adam's averages."""
+    """Two steps on different rows: the second leaves the first rows unchanged, unlike dense Adam, whose running
+    averages would move them.
+    """
     ours, _, _ = model()
     objective = Variational(ours, tables=[posterior_table(6, 2).double()], analytic=True)
     state, x = state_of(objective, 1e-3, 0.1), draws(6, 3)
@@ -158,7 +162,7 @@ def test_a_step_moves_the_rows_of_its_batch_alone():
 
 @pytest.mark.parametrize("gradient", ["standard", "dreg"])
 def test_tables_take_the_place_of_q(gradient):
-    """The gradients of both players against those by hand."""
+    """The gradients of both players against gradients computed by hand."""
     ours, _, _ = model()
     x, index = draws(4, 3), torch.tensor([5, 0, 2, 3])
     table = posterior_table(6, 2).double()
@@ -201,7 +205,7 @@ def test_a_resumed_table_goes_on_exactly():
 
 
 def test_without_tables_each_step_fits_its_batch():
-    """Variational EM: the gradient is that of the bound at the best q, whose draws are seen."""
+    """Variational EM: the gradient is that of the bound at the best q, which is fitted for the batch."""
     ours, oracle, kl = model()
     x = draws(6, 3)
     with drawing(generator(0)):

@@ -1,4 +1,4 @@
-"""Averaged weights: the recursion, buffers that are copied, computed weights that keep their promise, float32."""
+"""Averaged weights: the recursion, copied buffers, parametrized weights that keep their constraint, float32."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_float64_stays_float64():
 
 
 def test_a_model_in_bfloat16_is_trained_averaged_and_sampled():
-    """The average samples in float32, its cast copy in the model's precision; a resume is exact."""
+    """The average samples in float32, its cast copy in the model's precision; resuming is exact."""
     torch.manual_seed(0)
     made = lambda: Adversarial(GAN(nn.Linear(3, 2), [3]), nn.Linear(2, 1)).bfloat16()  # noqa: E731
     stream = lambda start: ({"x": x["x"].bfloat16()} for x in ring_stream()(start))  # noqa: E731
@@ -134,7 +134,9 @@ spectral = pytest.mark.parametrize("kind", SPECTRAL)
 
 @spectral
 def test_the_spectral_norm_of_an_averaged_rotation_is_one(kind):
-    """Turned 2,000 times: the average of rotations is a rotation, times a number; both singular values are one."""
+    """After 2,000 rotations: an average of rotations is a multiple of a rotation, so after normalisation both
+    singular values are 1.
+    """
     layer, raw = SPECTRAL[kind]
     model = layer(nn.Linear(2, 2))
     average = begin_average(model)
@@ -151,7 +153,9 @@ def test_the_spectral_norm_of_an_averaged_rotation_is_one(kind):
 @spectral
 @pytest.mark.parametrize(("shape", "speed", "error"), [((5, 3), 1, 1e-6), ((48, 40), 1, 1e-6), ((96, 80), 0.1, 1e-4)])
 def test_the_spectral_norm_of_averaged_weights_is_one_wherever_they_go(kind, shape, speed, error):
-    """Largest singular values cross, and weights jump; of a live layer at full speed the norm is off by a tenth."""
+    """Also if the largest singular values cross or the weights jump; the norm of a trained layer itself lags by up
+    to a tenth.
+    """
     torch.manual_seed(0)
     layer, raw = SPECTRAL[kind]
     model = layer(nn.Linear(*shape[::-1]))
@@ -195,7 +199,7 @@ def test_a_complex_spectral_norm_is_one():
 @OLD
 @pytest.mark.parametrize("kind", [parametrizations.weight_norm, nn.utils.weight_norm])
 def test_weight_norm_has_the_averaged_direction_and_norm(kind):
-    """W = g v / |v| of the averages of g and v, by hand."""
+    """w = g v / |v| of the averages of g and v, computed by hand."""
     model = kind(nn.Linear(3, 2))
     g, v = (p for n, p in model.named_parameters() if n != "bias")
     start = g.detach().clone(), v.detach().clone()
@@ -213,7 +217,7 @@ def test_weight_norm_has_the_averaged_direction_and_norm(kind):
 @pytest.mark.parametrize("map_", ["matrix_exp", "cayley", "householder"])
 @pytest.mark.parametrize("based", [True, False])
 def test_orthogonal_weights_stay_orthogonal(shape, map_, based):
-    """Moved, and set to another matrix, which gives the live layer a new base or other signs."""
+    """After small moves, and after assigning another matrix, which changes the base or signs of the parametrization."""
     model = parametrizations.orthogonal(nn.Linear(*shape[::-1]), orthogonal_map=map_, use_trivialization=based)
     average = begin_average(model)
 
@@ -235,7 +239,7 @@ def test_orthogonal_weights_stay_orthogonal(shape, map_, based):
 
 
 def test_a_new_base_takes_the_average_along():
-    """Where its coordinates mean something else, the average begins again at the live weight."""
+    """A new base changes the meaning of the coordinates: the average restarts at the current weight."""
     model = parametrizations.orthogonal(nn.Linear(3, 3))
     average = begin_average(model)
     model.weight = nn.init.orthogonal_(torch.empty(3, 3))
@@ -256,7 +260,7 @@ def test_masks_of_pruning_are_copied_and_applied():
 
 
 class Normalised(Objective):
-    """A normalised linear layer on the ring; its weight is cached within a forward pass."""
+    """A linear layer with normalised weights for the ring data; the weight is cached within a forward pass."""
 
     def __init__(self, wrap):
         super().__init__()
@@ -273,7 +277,7 @@ class Normalised(Objective):
     [parametrizations.spectral_norm, nn.utils.spectral_norm, parametrizations.weight_norm, nn.utils.weight_norm],
 )
 def test_normalised_networks_train_average_and_resume_bit_for_bit(wrap):
-    """The hooks leave a weight with a graph, which a plain deepcopy refuses."""
+    """After a forward pass the hooks leave a weight with a graph, which a plain deepcopy refuses."""
     torch.manual_seed(0)
     whole = new_state(Normalised(wrap))
     fit(whole, ring_stream(), Budget(steps=8))

@@ -1,4 +1,4 @@
-"""Bounds composed: against closed forms of a linear-Gaussian model; score-function gradients by enumeration."""
+"""Composed bounds against closed forms of a linear-Gaussian model; score-function gradients by enumeration."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ ROWS, DIMS = 3, 3
 
 
 def linear_gaussian():
-    """Means, log standard deviations and a decoder's weight, all to be moved; data; KL of each coordinate."""
+    """Trainable means, log standard deviations and decoder weight; data; the KL of each coordinate."""
     mean = torch.tensor([[0.1, 1.5, -0.4], [-0.2, -1.0, 0.9], [0.3, 0.8, 0.2]], dtype=F64, requires_grad=True)
     log_std = torch.tensor([[-0.1, -0.9, -0.3]], dtype=F64).repeat(ROWS, 1).requires_grad_()
     weight = torch.randn(4, DIMS, dtype=F64, generator=generator(0)).requires_grad_()
@@ -49,7 +49,9 @@ def linear_gaussian():
 
 
 def traced(mean, log_std, weight, x):
-    """Draws at plus and minus one standard deviation of each coordinate: exact means of what is quadratic in z."""
+    """Draws at plus and minus one standard deviation of each coordinate, whose means of quadratic functions of z are
+    exact.
+    """
     signs = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=DIMS)), dtype=F64)[:, None]
     q = Independent(Normal(mean, log_std.exp()), 1)
     layer = Layer(mean + log_std.exp() * signs, q, GaussianPrior(DIMS).double()(), q, divergence=True)
@@ -61,7 +63,9 @@ def traced(mean, log_std, weight, x):
 
 
 def exact(mean, log_std, weight, x, price, floor, dimensions):
-    """The batch's mean of E log p(x | z), from the oracle, less the price of the KL's mean or the floor's."""
+    """The batch mean of E log p(x | z), from the oracle, minus the penalty on the KL: its weighted mean or free
+    bits.
+    """
     kl = (mean**2 + (2 * log_std).exp() - 1) / 2 - log_std
     spread = weight.square().sum(0) @ (2 * log_std).exp().T / 0.5
     error = (x - mean @ weight.T).square().sum(1) / 0.5
@@ -97,7 +101,9 @@ COMPOSED = {
 
 @pytest.mark.parametrize("name", COMPOSED)
 def test_composed_bounds_are_their_closed_forms(name):
-    """Value and gradient for means, spreads and the decoder's weight, to rounding; floors that hold and that do not."""
+    """Value and gradients with respect to means, standard deviations and decoder, to rounding; with the KL above and
+    below the free bits.
+    """
     bound, price, floor, dimensions = COMPOSED[name]
     *leaves, x = linear_gaussian()
     value, (expected, groups) = bound(traced(*leaves, x)), exact(*leaves, x, price, floor, dimensions)
@@ -109,7 +115,9 @@ def test_composed_bounds_are_their_closed_forms(name):
 
 
 def test_a_floor_of_a_dimension_is_not_one_of_its_layer():
-    """With one unused and one busy dimension the layer is far above 1 nat: only the dimension's floor is paid."""
+    """With one unused and one active dimension the KL of the layer is far above 1 nat, but free bits per dimension
+    still apply to the unused one.
+    """
     kl = torch.tensor([[[0.0, 3.0], [0.0, 5.0]]])
     trace = Trace(torch.zeros(1, 2), (kl.sum(-1),), (kl.sum(-1),), (True,), (True,), (kl,))
     assert free_bits(1.0)(trace).tolist() == [-3, -5]
@@ -124,7 +132,9 @@ def affine(a, b):
 
 
 def test_a_models_terms_are_the_sums_of_their_coordinates():
-    """Of Gaussians layer by layer, in closed form and at draws; of groups of classes; one where nothing factorises."""
+    """For Gaussian layers, in closed form and from draws; for groups of classes; and for a q that does not
+    factorise.
+    """
     model, x = HVAE([affine(5, 3), affine(3, 2)], [affine(3, 5), affine(2, 3)], GaussianPrior(2)), torch.randn(4, 5)
     for analytic in (True, False):
         trace = model.trace(x, samples=2, analytic=analytic)
@@ -149,7 +159,7 @@ def test_a_models_terms_are_the_sums_of_their_coordinates():
 
 
 class Bits:
-    """Rows of two binary latents each with logits of its own: every outcome, its probability and its trace."""
+    """Rows of two binary latents with their own logits: all outcomes, their probabilities and traces."""
 
     def __init__(self, rows, samples):
         self.rows, self.samples = rows, samples
@@ -171,7 +181,7 @@ class Bits:
         return each.sum().exp(), trace
 
     def gradients(self, bound, estimate):
-        """Of E sum_b F_b, and the mean of its estimates: both exact."""
+        """The gradient of E sum_b F_b and the mean of its estimates, both exact."""
         leaves = (self.theta, self.weight)
         expected = sum(p * bound(trace).sum() for p, trace in self.outcomes)
         found = sum(p.detach() * estimate(trace).sum() for p, trace in self.outcomes)
@@ -182,7 +192,9 @@ class Bits:
 @pytest.mark.parametrize(("rows", "samples"), [(3, 1), (2, 2), (1, 2)])
 @pytest.mark.parametrize("with_baseline", [False, True])
 def test_the_score_function_is_unbiased_under_free_bits(per, rows, samples, with_baseline):
-    """Over all outcomes of all rows' draws, to 1e-12: a draw that lifts the batch over the floor moves every row."""
+    """Over all outcomes of all rows, to 1e-12: a draw that lifts the batch mean above the free bits changes the
+    bound of all rows.
+    """
     bits, bound = Bits(rows, samples), beta(2.0, free_bits(0.3, per))
     baseline = torch.linspace(-2, 1, rows, dtype=F64) if with_baseline else None
     expected, found = bits.gradients(bound, scored(bound, baseline))
@@ -191,14 +203,14 @@ def test_the_score_function_is_unbiased_under_free_bits(per, rows, samples, with
 
 @pytest.mark.parametrize(("rows", "samples"), [(3, 1), (2, 2)])
 def test_row_by_row_it_would_be_biased(rows, samples):
-    """The same bound in a function that does not say what it is, each row's signal its own value alone."""
+    """The same bound as a plain function, where the learning signal of each row is its own value only."""
     bits, bound = Bits(rows, samples), free_bits(0.3)
     expected, found = bits.gradients(bound, scored(lambda trace: bound(trace)))
     assert float((found[0] - expected[0]).abs().max()) > 0.02
 
 
 def test_where_the_floor_is_out_of_reach_it_is_the_bounds_own_estimate():
-    """Draw by draw, with the other draws or with a baseline."""
+    """For each draw, with leave-one-out or another baseline."""
     bits = Bits(2, 2)
     for _, trace in bits.outcomes[::37]:
         for baseline in (None, torch.tensor([0.3, -1.0], dtype=F64)):

@@ -1,4 +1,4 @@
-"""Bounds against closed forms; every gradient against the exact one, by quadrature on chains of Gaussians."""
+"""Bounds against closed forms, and all gradients against exact ones by quadrature on chains of Gaussians."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ P = [[0.9, 0.2, -0.3], [0.8, 0.1, -0.2]]  # of p(x | z1), p(z1 | z2)
 
 
 class Affine(nn.Module):
-    """N(slope c + offset, std^2) with parameters of each row's own, so that each row's gradient is seen."""
+    """N(slope c + offset, std^2) with separate parameters for each row, so that the gradient of each row can be
+    read.
+    """
 
     def __init__(self, theta):
         super().__init__()
@@ -60,7 +62,7 @@ def normal_log_prob(v, mean, log_std):
 
 
 def exact(layers, samples, nodes=20, q=Q, p=P):
-    """E log mean_k w_k by Gauss-Hermite quadrature over all K x L noises, and its gradients, (2, L, 3)."""
+    """E log mean_k w_k by Gauss-Hermite quadrature over all K x L noise variables, and its gradients, (2, L, 3)."""
     q, p = (torch.tensor(v[:layers], dtype=F64, requires_grad=True) for v in (q, p))
     points, weights = (torch.tensor(v, dtype=F64) for v in np.polynomial.hermite_e.hermegauss(nodes))
     weights = weights / weights.sum()
@@ -83,20 +85,23 @@ def exact(layers, samples, nodes=20, q=Q, p=P):
 
 
 def gradients(model, value):
-    """Each row's gradient, (rows, 2, L, 3)."""
+    """The gradient of each row, (rows, 2, L, 3)."""
     value.sum().backward()
     return torch.stack([torch.stack([m.theta.grad for m in part], 1) for part in (model.encoders, model.decoders)], 1)
 
 
 def assert_mean(draws, expected, errors=4.0):
-    """Every coordinate is within this many standard errors; exact if the draws do not vary."""
+    """Each mean is within `errors` standard errors of the expected value; equal if the draws do not vary."""
     mean, stderr = draws.mean(0), draws.std(0) / len(draws) ** 0.5
     worst = ((mean - expected).abs() / (stderr + 1e-12)).max()
     assert worst < errors, float(worst)
 
 
 def test_the_quadrature_is_the_closed_form_of_a_linear_gaussian():
-    """One layer, one sample: log p(x) - KL(q || posterior), both written out."""
+    """One layer, one sample: log p(x) - KL(q
+
+    posterior), in closed form.
+    """
     (a, b, log_s), (w, c, log_t) = Q[0], P[0]
     precision = 1 + w**2 * math.exp(-2 * log_t)
     mean = w * (X - c) * math.exp(-2 * log_t) / precision
@@ -109,7 +114,7 @@ def test_the_quadrature_is_the_closed_form_of_a_linear_gaussian():
 
 @pytest.mark.parametrize(("layers", "samples"), [(1, 1), (1, 3), (2, 1), (2, 2)])
 def test_iwae_is_the_integral(layers, samples):
-    """n = 200,000, 4 standard errors; sampled and, for the ELBO, with the top divergence in closed form."""
+    """n = 200,000, 4 standard errors; by sampling and, for the ELBO, with the KL of the top layer in closed form."""
     model, x = chain(layers, 200_000)
     expected = exact(layers, samples)[0]
     with torch.no_grad():
@@ -137,7 +142,7 @@ ESTIMATES = {
     ],
 )
 def test_gradients_are_unbiased(name, layers, samples):
-    """n = 200,000 rows, each its own gradient: every coordinate within 4 standard errors of the exact integral's."""
+    """n = 200,000 rows with one gradient each: all coordinates within 4 standard errors of the exact gradient."""
     model, x = chain(layers, 200_000)
     found = gradients(model, ESTIMATES[name](model, x, samples))
     _, expected = exact(layers, samples)
@@ -147,7 +152,7 @@ def test_gradients_are_unbiased(name, layers, samples):
 
 @pytest.mark.parametrize("bound", [elbo, beta(2.5)])
 def test_the_elbos_gradients_with_several_samples(bound):
-    """n = 100,000, K = 3: the score function with the others as baseline, and sticking the landing, for the ELBO."""
+    """n = 100,000, K = 3: the ELBO's score-function gradient with leave-one-out baseline, and sticking the landing."""
     model, x = chain(1, 100_000)
     weight = 1.0 if bound is elbo else 2.5
     q, p = (torch.tensor(v[:1], dtype=F64, requires_grad=True) for v in (Q, P))
@@ -165,7 +170,9 @@ def test_the_elbos_gradients_with_several_samples(bound):
 
 
 def test_sticking_the_landing_is_biased_for_iwae():
-    """n = 200,000, K = 3: the encoder's gradient is more than 8 standard errors off somewhere; the model's is not."""
+    """n = 200,000, K = 3: the encoder's gradient is off by more than 8 standard errors in some coordinate, the
+    model's is unbiased.
+    """
     model, x = chain(1, 200_000)
     found = gradients(model, ESTIMATES["stl"](model, x, 3))
     _, expected = exact(1, 3)
@@ -175,7 +182,7 @@ def test_sticking_the_landing_is_biased_for_iwae():
 
 
 def posterior(layers):
-    """Q of the chain `P`, exactly: each factor's slope, offset and log standard deviation."""
+    """The exact posterior of the chain `P`: slope, offset and log standard deviation of each factor."""
     prior_mean, prior_variance, laws = 0.0, 1.0, []
     for slope, offset, log_std in reversed(P[:layers]):  # from p(z_L) down: the law of z_l, and z_l given z_{l-1}
         noise = math.exp(2 * log_std)
@@ -188,7 +195,9 @@ def posterior(layers):
 
 @pytest.mark.parametrize("layers", [1, 2])
 def test_at_the_posterior_every_draw_is_exact_and_sticking_the_landing_stands_still(layers):
-    """Every log w is log p(x), for every K; the encoder's gradient is 0 draw by draw; the plain one is not."""
+    """log w = log p(x) for all draws and all K; the sticking-the-landing gradient of the encoder is 0 for each draw,
+    the standard gradient is not.
+    """
     q, log_p = posterior(layers)
     model, x = chain(layers, 500, q)
     trace = model.trace(x, samples=3)
@@ -203,10 +212,10 @@ def test_at_the_posterior_every_draw_is_exact_and_sticking_the_landing_stands_st
 
 
 def test_signal_to_noise_of_the_encoders_gradient():
-    """It falls like K^(-1/2) for IWAE and grows like K^(1/2) doubly reparameterized; n = 10,000, slopes within 0.12.
-
-    The mean is the doubly reparameterized one for both. The last three of five K, where the rates are asymptotic; a q
-    wider than the posterior, so that the weights have all moments.
+    """The signal-to-noise ratio falls like K^(-1/2) for IWAE and grows like K^(1/2) with double reparameterization;
+    n = 10,000, slopes within 0.12. Both use the mean of the doubly reparameterized gradient. The slope is fitted to
+    the last three of five K, where the rates are asymptotic; q is wider than the posterior, so that all moments of
+    the weights are finite.
     """
     wide = [[0.4, 0.1, -0.1]]
     counts, ratios, variances = (1, 4, 16, 64, 256), {"standard": [], "dreg": []}, []
@@ -226,7 +235,9 @@ def test_signal_to_noise_of_the_encoders_gradient():
 
 
 class Classes(nn.Module):
-    """A one-hot variable with logits of each row's own: softmax of `theta`, or of its column at the class above."""
+    """A one-hot variable with separate logits for each row: softmax of `theta`, or of its column for the class of
+    the layer above.
+    """
 
     def __init__(self, theta, rows):
         super().__init__()
@@ -256,7 +267,7 @@ def categorical(rows):
 
 
 def enumerated(bound, samples):
-    """E over all 3^K draws of the bound, and its gradient for the logits."""
+    """The expectation of the bound over all 3^K draws, and its gradient with respect to the logits."""
     theta = torch.tensor([0.3, -0.5, 0.1], dtype=F64, requires_grad=True)
     log_q = theta.log_softmax(0)
     log_px = normal_log_prob(X, torch.tensor([-1.0, 0.5, 2.0], dtype=F64), torch.zeros((), dtype=F64))
@@ -270,7 +281,7 @@ def enumerated(bound, samples):
 @pytest.mark.parametrize("bound", [elbo, iwae])
 @pytest.mark.parametrize("samples", [1, 2, 4])
 def test_categorical_latents_by_enumeration(bound, samples):
-    """n = 200,000: value, and score-function gradient with the other draws as baseline, within 4 standard errors."""
+    """n = 200,000: value and score-function gradient with leave-one-out baseline, within 4 standard errors."""
     model, x = categorical(200_000)
     value = scored(bound)(model.trace(x, samples=samples))
     value.sum().backward()
@@ -280,7 +291,7 @@ def test_categorical_latents_by_enumeration(bound, samples):
 
 
 def test_baselines_leave_the_mean_and_lower_the_variance():
-    """n = 200,000. K = 1: a constant near the bound; K = 4: the other draws against none, at least halved."""
+    """n = 200,000. K = 1: a constant near the bound; K = 4: leave-one-out at least halves the variance."""
     near = enumerated(elbo, 1)[0].expand(200_000)
     for samples, baseline, other in ((1, torch.zeros_like(near), near), (4, torch.zeros_like(near), None)):
         _, expected = enumerated(elbo, samples)
@@ -317,7 +328,9 @@ def test_tricks_leave_every_value_to_the_last_bit():
 
 
 def test_free_bits_are_of_each_layers_batch_mean():
-    """Layer 1 is below its bits on average although one example is far above; layer 2 above although one is at 0."""
+    """The mean KL of layer 1 is below its free bits although one example is far above; that of layer 2 is above
+    although one example has 0.
+    """
     low = torch.tensor([[0.0, 0.0, 2.7]], dtype=F64, requires_grad=True)
     high = torch.tensor([[0.0, 1.5, 3.0]], dtype=F64, requires_grad=True)
     trace = Trace(torch.zeros(1, 3, dtype=F64), (low, high), (low, high), (False,) * 2, (True,) * 2)
@@ -341,7 +354,7 @@ def test_beta_and_its_schedules():
 
 
 def test_the_constraint_is_a_lagrangian():
-    """Its value, and the multiplier's descent: up in proportion to the excess KL."""
+    """Its value, and the multiplier's step: an increase proportional to the excess KL."""
     trace, bound = made(), Constraint(0.3, start=1.7).double()
     excess = (trace.kl[0] + trace.kl[1]).mean(0) - 0.3
     value = bound(trace)

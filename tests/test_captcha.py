@@ -1,4 +1,6 @@
-"""Pictures are functions of (seed, index); the judged strings are apart; metrics against closed forms."""
+"""Pictures are functions of (seed, index); held-out texts are disjoint from training texts; metrics against closed
+forms.
+"""
 
 from __future__ import annotations
 
@@ -64,8 +66,9 @@ def test_random_texts_are_of_the_side_that_is_asked_for():
 @pytest.mark.parametrize("ink", [(60, 60), (70, 70), (100, 100), (140, 140)])
 @pytest.mark.parametrize("colour", [False, True])
 def test_glyphs_print_dark_enough_and_paper_is_light(ink, colour, monkeypatch):
-    """Without dots and curve, which would hide an invisible glyph: the darkest pixel of each of 25 pictures is at
-    least 60 below the paper."""
+    """Without dots and curve, which could hide an invisible glyph, the darkest pixel of each of 25 pictures is at
+    least 60 below the background.
+    """
     painter = Painter(Style(ink=ink, colour=colour))
     for name in ("create_noise_dots", "create_noise_curve"):
         monkeypatch.setattr(painter._image, name, lambda *a: None)
@@ -112,7 +115,7 @@ def test_wilson_against_scipy(successes, n):
 
 
 def test_wilson_covers_as_it_says():
-    """Exact coverage at p = 0.9, n = 1,000, from the binomial: between 94 and 96 percent."""
+    """Exact binomial coverage at p = 0.9, n = 1,000: between 94 and 96 percent."""
     k = np.arange(1001)
     inside = [wilson(int(s), 1000).low <= 0.9 <= wilson(int(s), 1000).high for s in k]
     assert 0.94 < float(stats.binom.pmf(k, 1000, 0.9) @ inside) < 0.96

@@ -163,7 +163,7 @@ def test_running_a_law_is_reproducible_leaves_the_generator_alone_and_survives_w
 
 @pytest.mark.parametrize("each", LAWS, ids=lambda each: each.name)
 def test_every_law_holds(each):
-    """At half the draws; what is exact is exact at any number."""
+    """With half the number of draws; exact claims do not depend on it."""
     outcome = run(each, 0.5)
     assert not outcome.error, outcome.error
     outcome.report.require()
@@ -195,7 +195,7 @@ def test_which_laws_are_drawn():
     "each", [v for v in DRAWN if v.topic not in ("samplers", "langevin", "dirac-gan")], ids=lambda v: v.name
 )
 def test_a_law_is_drawn(each):
-    """But for those that simulate anew."""
+    """Except for laws whose plots need a new simulation."""
     text = each.plot()
     assert text.startswith("<svg")
     assert text.count("<path") > 5

@@ -1,4 +1,6 @@
-"""Margin losses and penalties: what is right passes, what is subtly wrong fails the claim that names it."""
+"""Checks of margin losses and penalties: correct implementations pass, subtly wrong ones fail the claim that names
+the error.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,7 @@ def test_an_f_that_is_concave_or_rises_is_caught():
 
 
 def test_the_squared_losss_risks_that_circulate_are_caught():
-    """2 sum pq/(p+q) is right; with a half for the 2, or as 1 + sum q 4u/(u+1), it is not."""
+    """2 sum pq/(p+q) is right; half of it, or 1 + sum q 4u/(u+1), is wrong."""
 
     def harmonic(p, q):
         return torch.where(p + q > 0, p * q / (p + q), 0.0).sum()
@@ -113,7 +115,7 @@ def test_jensens_penalties(name):
 
 
 def by_hand(share="example", axes=None, graph=True, size=None):
-    """WGAN-GP as it is written in most places; what is wrong with it is an argument."""
+    """WGAN-GP as it is usually written; each argument introduces an error."""
 
     def norm_of(g):
         if axes is None or g.ndim == 2:

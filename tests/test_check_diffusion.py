@@ -60,7 +60,7 @@ def transition(s, t):
 
 
 def bayes(z, x, s, t, *, power=1, weigh=lambda s, t: s, factor=1.0):
-    """The posterior, with three places to go wrong in."""
+    """The posterior of Bayes' rule; each argument introduces an error."""
     (_, sigma_s), (_, sigma_t) = levels(s), levels(t)
     a, spread = transition(s, t)
     alpha = levels(weigh(s, t))[0]
@@ -119,7 +119,7 @@ def test_right_samplers_pass():
 
 
 def path(update):
-    """A sampler of one line: update(p, z, (alpha_t, sigma_t), (alpha_s, sigma_s), noise) -> z."""
+    """A sampler from one function: update(p, z, (alpha_t, sigma_t), (alpha_s, sigma_s), noise) -> z."""
 
     def run(denoiser, z, times, generator):
         for t, s in pairwise(times):
@@ -138,7 +138,7 @@ def ancestral(p, z, at, to, noise, deviation=lambda forward, at, to: forward * t
 
 
 def outside(p, z, at, to, noise):
-    """DDIM, eta = 1, with the variance taken off outside the root."""
+    """DDIM with eta = 1, with the variance subtracted outside the square root."""
     d = torch.sqrt(at[1] ** 2 - (at[0] / to[0] * to[1]) ** 2) * to[1] / at[1]
     return to[0] * p.x + (to[1] - d**2) * p.eps + d * noise
 
@@ -221,7 +221,7 @@ def snr(t):
 
 
 def of_eps(noised=levels, target=lambda x, eps, a, s: eps, error=torch.square, view="eps"):
-    """The simple loss, with four places to go wrong in."""
+    """The simple loss; each argument introduces an error."""
 
     def loss(denoiser, x, t, eps):
         alpha, sigma = (v[:, None] for v in noised(t))

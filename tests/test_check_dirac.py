@@ -1,4 +1,4 @@
-"""The Dirac-GAN's laws hold for ours, and catch implementations with one thing wrong."""
+"""The laws of the Dirac-GAN hold for `DiracGAN` and catch implementations with one error."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class OneSided(DiracGAN):
 
 
 class SharedStep(DiracGAN):
-    """The generator's loss moves with a penalty that is the critic's alone."""
+    """A penalty of the critic is also added to the generator's loss."""
 
     def forward(self, players, batch, step):
         losses = super().forward(players, batch, step)
@@ -86,13 +86,13 @@ class SharedStep(DiracGAN):
     ids=lambda v: v if isinstance(v, str) else v.__name__,
 )
 def test_it_catches(broken, law):
-    """Only the first claim that fails is waited for."""
+    """Stops at the first claim that fails."""
     evidence = BY_NAME[law].trial(1.0, broken)
     assert any(not e.holds for e in evidence)
 
 
 def test_a_rule_of_its_own_is_another_game():
-    """A loss scaled by 2 is no Dirac-GAN of the payoff that it claims."""
+    """With its loss scaled by 2 the game does not have the payoff that it claims."""
     report = Report.of(BY_NAME["equilibrium"].trial(1.0, lambda f: DiracGAN(partial(twice, f))))
     assert not report.holds
 
@@ -119,7 +119,9 @@ def test_a_portrait_is_a_picture_of_its_panels():
 
 
 class Elsewhere(Objective):
-    """Players x and y meet at (1, -0.5); at the origin, where they start, x's loss bends the other way."""
+    """The equilibrium is at (1, -0.5); at the origin, the initial point, the curvature of x's loss has the opposite
+    sign.
+    """
 
     phases = (Phase(("x", "y")),)
 

@@ -1,4 +1,4 @@
-"""An ordinary ELBO is checked by its encoder and decoder, alone or from a file: each common mistake is named."""
+"""A plain ELBO is checked through its encoder and decoder, from Python or from a file; each common mistake is named."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ X = torch.rand(5, 6, generator=torch.Generator().manual_seed(3)).round()
 
 
 class Right(nn.Module):
-    """Six bits, two latents; one number an example, KL in closed form."""
+    """Six bits, two latents, one value per example, the KL in closed form."""
 
     def __init__(self):
         super().__init__()
@@ -66,7 +66,7 @@ class Sum(Right):
 
 
 class TwoDraws(Right):
-    """Draws that the check does not share."""
+    """Uses different draws from those that the check provides."""
 
     def loss(self, x):
         return (super().loss(x) + super().loss(x)) / 2
@@ -82,7 +82,7 @@ class OtherPrior(Right):
 
 
 class Discrete(Right):
-    """Four classes, summed over."""
+    """A latent with four classes, over which it sums."""
 
     def __init__(self):
         super().__init__()
@@ -195,7 +195,7 @@ class DetachedDecoder(Right):
 
 
 class Frozen(Right):
-    """The value is right; no gradient at all."""
+    """The right value without any gradient."""
 
     def loss(self, x):
         return super().loss(x).detach()
@@ -210,7 +210,7 @@ def test_a_wrong_gradient_is_found_where_it_is(wrong, claims):
 
 
 class MixedReductions(Right):
-    """The reconstruction a sum over the batch, the KL its mean."""
+    """The reconstruction term is summed over the batch, the KL is averaged."""
 
     def loss(self, x):
         q = self.encode(x)

@@ -1,4 +1,4 @@
-"""`jensen check` on scores and chains: what the checks pass and what they catch."""
+"""`jensen check` for scores and Markov chains: what passes and what is caught."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_right_losses_pass():
 
 
 def parts(s, x, detached=False):
-    """Trace and square of a score, by hand."""
+    """The trace of the Jacobian and the squared norm of a score, computed by hand."""
     x = x.detach().requires_grad_()
     value = s(x)
     (slope,) = torch.autograd.grad(value.sum(), x, create_graph=not detached)
@@ -53,7 +53,7 @@ def test_wrong_losses_are_caught(loss, claim):
 
 
 def test_a_detached_trace_is_caught():
-    """The value is right, so that only its gradient tells."""
+    """Its value is right; only its gradient is wrong."""
 
     def loss(s, x):
         trace, square = parts(s, x, detached=False)
@@ -103,7 +103,7 @@ def test_a_kernel_score_passes_and_wrong_ones_are_caught():
 
 
 def test_a_density_without_its_normalisation_is_caught():
-    """The sum of M kernels for their mean: the score is right, the density is M times too large."""
+    """A sum of M kernels instead of their mean: the score is right, the density is too large by the factor M."""
     summed = lambda x: KERNELS.log_prob(x) + math.log(3)  # noqa: E731
     assert claims(check.score_function(KERNELS.score, summed)) == ["log p is that of a density: it integrates to 1"]
     with pytest.raises(ValueError, match="shape of x"):
@@ -122,14 +122,14 @@ def adjusted(x, generator):
 
 
 def metropolis(x, generator, *, ratio=lambda new, old: new - old, proposal=0.0):
-    """A random walk's Metropolis step, with a ratio and a drift to go wrong in."""
+    """A Metropolis step of a random walk; the ratio and the drift are arguments."""
     y = x + proposal + 1.5 * torch.randn(x.shape, dtype=x.dtype, generator=generator)
     u = torch.rand(len(x), dtype=x.dtype, generator=generator)
     return torch.where((u.log() < ratio(log_p(y), log_p(x)))[:, None], y, x)
 
 
 def turn(x, generator):
-    """A kernel that rotates quantiles: it keeps the distribution but is not reversible."""
+    """A kernel that rotates quantiles: it preserves the distribution but is not reversible."""
     return NORMAL.icdf((NORMAL.cdf(x) + 0.1) % 1)
 
 

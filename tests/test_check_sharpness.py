@@ -1,4 +1,6 @@
-"""What checks of users' code must see: plateaus, jumps, extrapolation, lost steps, lost corrections, 5% of noise."""
+"""Errors that the checks of users' code must detect: plateaus, jumps, extrapolation, missing steps, lost
+corrections, 5% too much noise.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,7 @@ def claims(report):
 
 
 def test_evidence_says_the_smallest_error_it_could_have_seen(tmp_path, capsys):
-    """The tolerance; of draws two standard errors more, from which on 98 of 100 are seen."""
+    """The tolerance; for means of draws, two standard errors more, an error that is detected in 98 of 100 cases."""
     draws = torch.randn(400, dtype=F64, generator=torch.Generator().manual_seed(0))
     found = check.mean_is("mean", 0.0, draws)
     stderr = float(draws.std()) / 20
@@ -93,7 +95,7 @@ def test_a_schedule_that_rests_or_jumps_is_caught(name):
     [torch.sqrt, torch.square, lambda t: t**6, lambda t: (t + t**8) / 2, lambda t: torch.expm1(7 * t) / math.expm1(7)],
 )
 def test_a_steep_or_a_slow_schedule_passes(warp):
-    """An infinite slope at 0 is no jump, a slope of 0 there no plateau."""
+    """An infinite slope at 0 is no jump, and a zero slope there is no plateau."""
     check.schedule(lambda t: cosine(warp(t))).require()
 
 
@@ -110,7 +112,7 @@ def transition(s, t):
 
 
 def taken_at(share, add=0.0):
-    """A penalty at points share(eps) of the way from the generated to the real ones."""
+    """A penalty at points between generated and real examples, at the fraction share(eps)."""
 
     def penalty(critic, real, fake):
         eps = share(torch.rand(len(real), 1, dtype=real.dtype))
@@ -159,7 +161,7 @@ def test_a_penalty_beside_the_segment_is_caught_and_one_on_it_passes():
 
 @dataclasses.dataclass(frozen=True)
 class Louder(Ancestral):
-    """With so many times its noise."""
+    """Ancestral sampling with its noise multiplied by `factor`."""
 
     factor: float = 1.0
 
@@ -169,7 +171,9 @@ class Louder(Ancestral):
 
 
 def test_the_counts_see_five_percent_of_noise():
-    """40,000 draws after 200 steps: the quantiles' spread is .0147 off for 5% more, and .0100 are allowed."""
+    """40,000 draws after 200 steps: 5% too much noise changes the spread of the quantiles by 0.0147; the tolerance
+    is 0.0100.
+    """
     check.sampler(Ancestral(), counts=(8, 16)).require()
     report = check.sampler(Louder(factor=1.05), counts=(8, 16))
     spread = "the marginal after 200 steps: spread of the quantiles"
@@ -180,7 +184,9 @@ def test_the_counts_see_five_percent_of_noise():
 
 @dataclasses.dataclass(frozen=True)
 class Losing(PredictorCorrector):
-    """Tells the predictor that the corrected z is what it made: it redoes the step from memory, and loses the moves."""
+    """Reports the corrected z as the predictor's own result: the predictor repeats its step from memory and loses
+    the correction.
+    """
 
     def step(self, denoiser, z, t, s, memory, *, cond=None, generator=None):
         z, memory = self.predictor.step(denoiser, z, t, s, memory, generator=generator)
@@ -199,7 +205,7 @@ def test_lost_corrections_are_caught(predictor, claim):
 
 @dataclasses.dataclass(frozen=True)
 class Short:
-    """A sampler that makes all its steps but the last, on paths of more than `least` steps."""
+    """A sampler that omits the last step of paths with more than `least` steps."""
 
     sampler: Sampler
     least: int = 0

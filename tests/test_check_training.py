@@ -1,4 +1,6 @@
-"""Games, interruptions and processes: what is right passes, what is subtly wrong fails the claim that names it."""
+"""Checks of games, resuming and data parallelism: correct code passes, subtly wrong code fails the claim that names
+the error.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,7 @@ def test_eigenvalues_of_the_dirac_gan():
 
 
 def dirac():
-    """Away from its equilibrium, where every rule would rest."""
+    """Away from the equilibrium, where all update rules would stand still."""
     game = DiracGAN(r1=0.3)
     game.model.theta.data.fill_(0.7)
     game.critic.psi.data.fill_(0.4)
@@ -87,7 +89,7 @@ def test_a_rule_that_is_plain_descent_is_caught(update):
 
 
 def loop(leak=False, simultaneous=False):
-    """A GAN by hand: losses, players, and a step of the critic and then of the generator."""
+    """A GAN training loop by hand: losses, players, and a step of the critic followed by one of the generator."""
     torch.manual_seed(0)
     generator, critic = nn.Linear(2, 2).double(), nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 1)).double()
     x, z = torch.randn(2, 8, 2, dtype=F64)
@@ -152,7 +154,7 @@ def test_the_wrong_order_of_moves_is_caught():
 
 
 def test_a_detached_term_is_caught():
-    """A penalty whose gradient was made without a graph: its value counts, its derivative is missing."""
+    """A penalty whose gradient was computed without a graph: its value is right, its derivative is missing."""
     losses, players, _ = loop()
     x = torch.randn(8, 2, dtype=F64)
     critic_of = players["critic"]
@@ -212,7 +214,7 @@ def test_update_rules_resume_bit_for_bit(update):
 
 
 class Loop:
-    """A training loop by hand, which may forget part of its state."""
+    """A training loop by hand; parts of its state can be left out of its checkpoint."""
 
     def __init__(self, forget=()):
         self.forget = forget
@@ -261,7 +263,9 @@ def test_what_a_state_forgets_is_caught(forgotten):
 
 
 def test_an_average_that_a_state_forgets_is_caught_although_no_step_depends_on_it():
-    """As an attribute, in a container, a closure, a partial, a slot; no entry misses weights that only it has."""
+    """As an attribute, or in a container, closure, partial or slot; the report names the weights that only the
+    average holds.
+    """
     assert failed(check.resume(lambda: Loop(("average",)))) == RESUMED[1:]
 
     averages = {}  # of a run, found by no way that is not in question
@@ -295,7 +299,7 @@ def test_an_average_that_a_state_forgets_is_caught_although_no_step_depends_on_i
     ],
 )
 def test_a_generator_that_a_state_forgets_is_caught(make):
-    """Numpy's and Python's, reached through the method that draws."""
+    """Generators of NumPy and Python, found through the method that draws."""
 
     class Also(Loop):
         def __init__(self):
@@ -310,7 +314,7 @@ def test_a_generator_that_a_state_forgets_is_caught(make):
 
 
 def test_an_objective_whose_average_is_lost_is_caught(monkeypatch):
-    """The trainer's own state without its average, which a resumed run then begins anew."""
+    """The trainer's own state without its average, which a resumed run then starts again."""
     load, save = TrainState.load_state_dict, TrainState.state_dict
     monkeypatch.setattr(TrainState, "state_dict", lambda s: {k: v for k, v in save(s).items() if k != "average"})
     monkeypatch.setattr(
@@ -349,7 +353,7 @@ def test_a_run_that_no_seed_repeats_and_one_that_stands_still_are_caught():
 
 
 class Rows(Objective):
-    """Two players, no draws, a mean over rows."""
+    """Two players, no random draws, a mean over rows."""
 
     phases = (Phase(("a", "b")),)
 
@@ -367,7 +371,7 @@ class Rows(Objective):
 
 
 class Coupled(Rows):
-    """Centred over the batch: a row's loss depends on its neighbours."""
+    """Centred over the batch, so that the loss of a row depends on the other rows."""
 
     def forward(self, players, batch, step):
         x = batch["x"] - batch["x"].mean(0)

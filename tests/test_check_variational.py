@@ -1,4 +1,4 @@
-"""`check.gradient` and `check.bound` pass what is right and catch what is wrong; the laws of these families hold."""
+"""`check.gradient` and `check.bound` pass correct implementations and catch wrong ones."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def failed(report):
     ids=["pathwise", "score", "leave-one-out"],
 )
 def test_right_gradients_pass(estimator):
-    """Against the quadrature, and against the closed form; the variance is the closed form's, n = 300, to 40%."""
+    """Against quadrature and the closed form; the variance is within 40% of its closed form, n = 300."""
     for exact in (None, [torch.tensor(1.6, dtype=F64), torch.tensor(2.6, dtype=F64)]):
         mean, std = T(0.8), T(1.3)
         report = check.gradient(
@@ -88,7 +88,7 @@ def no_gradient(q, f):
 
 
 def score_of_a_path(q, f):
-    """The draw's path and its score, both: the gradient twice."""
+    """Both the pathwise and the score-function term: twice the gradient."""
     z = q.rsample((4,))
     return (f(z) + f(z).detach() * q.log_prob(z.detach())).mean(0)
 
@@ -111,7 +111,9 @@ def test_wrong_gradients_are_caught(estimator):
 
 
 def test_a_draw_that_does_not_move_as_its_law_does():
-    """An exponential by lambda eps instead of eps / lambda; uniform draws, whose support moves, need an exact one."""
+    """An exponential draw as lambda eps instead of eps / lambda; uniform draws, whose support depends on the
+    parameters, need an exact reference.
+    """
     rate = T(2.0)
     q = D.Exponential(rate)
 
@@ -141,7 +143,7 @@ def test_a_draw_that_does_not_move_as_its_law_does():
     ids=["real", "positive", "nonnegative", "interval", "enumerated", "gompertz"],
 )
 def test_the_reference_is_exact_where_it_is_a_quadrature(q, slope):
-    """E[z^3] in closed form, to 1e-6; a Gompertz's, of scale 1 / rate, is -3 E / rate."""
+    """E[z^3] in closed form, to 1e-6; for a Gompertz distribution with scale 1 / rate the derivative is -3 E / rate."""
     p = T(0.7)
     report = check.gradient(score_function, q(p), lambda z: z**3, repeats=100, generator=generator(0))
     report.require()
@@ -155,7 +157,7 @@ def test_the_reference_is_exact_where_it_is_a_quadrature(q, slope):
 
 
 def test_several_coordinates_are_referred_to_draws():
-    """E |z|^2 of a correlated Gaussian: its own reference is of a million draws, and counts their error."""
+    """E |z|^2 of a correlated Gaussian: the reference is a mean of a million draws, and its error is included."""
     mean = T([0.5, -1.0])
     q = D.MultivariateNormal(mean, torch.tensor([[1.0, 0.3], [0.3, 0.5]], dtype=F64))
 
@@ -179,7 +181,7 @@ def first(z):
 
 
 def relaxed_pair(f):
-    """Too hot a relaxation for a square: 2 E[y y'] is not E[z']."""
+    """A relaxation at too high a temperature for a product: 2 E[y y'] is not E[z']."""
     return relaxed(pair(), f, 4, temperature=3.0)
 
 
@@ -272,7 +274,7 @@ def test_the_score_is_missed_where_draws_carry_no_gradient():
 
 
 def test_a_model_without_a_posterior_shows_the_rest():
-    """Its log p is estimated; a bound that exceeds it is caught all the same."""
+    """Its log p is estimated; a bound that exceeds it is caught nevertheless."""
     report = check.bound(iwae, vae(), X, samples=(1, 4), repeats=1000, generator=generator(0))
     report.require()
     assert len(report.evidence) == 1 + 3 + 2

@@ -1,4 +1,6 @@
-"""Bits and classes, as integers and one-hot: what is refused, moments, divergences at extreme logits, decoders."""
+"""Bits and classes, as integers and one-hot: errors for invalid values, moments, divergences at extreme logits,
+decoders.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,7 @@ LOGITS = T([0.3, -1.0, 2.0, 0.5], dtype=F64)
 
 
 def test_moments_of_classes_are_those_of_the_integers():
-    """By hand; torch says nan."""
+    """By hand; torch returns nan."""
     q = Categorical(logits=LOGITS)
     p = torch.softmax(LOGITS, 0)
     mean = float(p[1] + 2 * p[2] + 3 * p[3])
@@ -63,7 +65,7 @@ ONE_HOT += [OneHotLogits(2, 4)(torch.zeros(8)), OneHotLogits(2, 4, 0.5)(torch.ze
 
 @pytest.mark.parametrize("value", [1.7, 4.0, -1.0, math.nan, math.inf])
 def test_what_is_no_class_is_refused(value):
-    """Torch's answer for 1.7 is that of class 1."""
+    """For 1.7 torch returns the log-probability of class 1."""
     for q in (Categorical(logits=torch.zeros(3, 4)), CategoricalLogits()(torch.zeros(2, 3, 4))):
         with pytest.raises(ValueError) as caught:
             q.log_prob(T([0.0, value, 1.0]))
@@ -73,7 +75,7 @@ def test_what_is_no_class_is_refused(value):
 @pytest.mark.parametrize("q", ONE_HOT, ids=lambda q: type(q).__name__)
 @pytest.mark.parametrize("row", [(0.4, 0.6, 0, 0), (1, 1, 0, 0), (0, 0, 0, 0), (2, 0, 0, -1), (math.nan, 1, 0, 0)])
 def test_what_is_not_one_hot_is_refused(q, row):
-    """Torch's answer is that of the largest entry, whatever it is."""
+    """torch returns the log-probability of the largest entry, whatever its value."""
     x = torch.eye(4)[:2].expand(*q.batch_shape, *q.event_shape[:-1], 4).clone() if q.event_shape[:-1] else torch.eye(4)
     x[-1] = T(row)
     with pytest.raises(ValueError) as caught:
@@ -87,7 +89,10 @@ EXTREME = [0.0, 1.0, -16.0, 17.5, 40.0, -120.0, 300.0]
 
 @pytest.mark.parametrize("dtype", [F64, torch.float32])
 def test_divergence_of_bits_at_extreme_logits(dtype):
-    """Mpmath's forty digits. KL(B(1/2) || B(logit 17.5)) is 8.06: torch's is infinite in single precision."""
+    """Against mpmath with forty digits. KL(B(1/2)
+
+    B(logit 17.5)) is 8.06, but infinite in torch in single precision.
+    """
     with mpmath.workdps(40):
         for a in EXTREME:
             for b in EXTREME:
@@ -106,7 +111,9 @@ def test_divergence_of_bits_at_extreme_logits(dtype):
 
 
 def test_bits_that_are_certain():
-    """Of infinite logits: log-probabilities 0 and -inf, entropy 0, divergences 0, -l and infinite; torch's are nan."""
+    """With infinite logits: log-probabilities 0 and -inf, entropy 0, divergences 0, -l and infinity; torch returns
+    nan.
+    """
     q = Bernoulli(logits=T([math.inf, -math.inf]))
     assert q.log_prob(T([1.0, 0.0])).tolist() == [0, 0]
     assert q.log_prob(T([0.0, 1.0])).tolist() == [-math.inf, -math.inf]
@@ -120,7 +127,7 @@ def test_bits_that_are_certain():
 
 @pytest.mark.parametrize("kind", [Categorical, OneHot])
 def test_divergence_of_classes_at_extreme_logits(kind):
-    """Sum of p log(p / q) with q's logit at -200: torch's is infinite in single precision, ours where q is 0."""
+    """sum p log(p / q) with a logit of -200 in q: infinite in torch in single precision; here only if q is 0."""
     p, q = T([0.0, 1.0, -300.0]), T([0.0, -200.0, 50.0])
     exact = (torch.softmax(p.double(), 0) * (torch.log_softmax(p.double(), 0) - torch.log_softmax(q.double(), 0))).sum()
     assert float(kl_divergence(kind(logits=p), kind(logits=q))) == pytest.approx(float(exact), rel=1e-6)
@@ -146,7 +153,7 @@ NETS = {
 
 @pytest.mark.parametrize("net", NETS.values(), ids=NETS)
 def test_a_decoder_of_classes(net):
-    """Whatever encodes them, its draws can be encoded again, and its mean is that of the integers."""
+    """For both encodings, its draws can be encoded again, and its mean is that of the integers."""
     model = VAE(Conditional(net, DiagonalGaussian()), classes_decoder(), GaussianPrior(2))
     assert model.measure == "mass"
     x = model.sample(6)
@@ -185,7 +192,7 @@ FAMILIES = {
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_network_in_half_precision_gives_a_law_in_single(name, dtype):
-    """Its log-density is that of the network's numbers, to rounding in single precision: half loses nats of it."""
+    """Its log-density is computed from the network's output in single precision; half precision would lose nats."""
     family, outputs, draw = FAMILIES[name]
     net = nn.Linear(3, outputs).to(dtype)
     q, c, x = Conditional(net, family), torch.randn(2, 3), draw(torch.Generator().manual_seed(0))
@@ -197,7 +204,7 @@ def test_a_network_in_half_precision_gives_a_law_in_single(name, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_gumbels_trick_in_half_precision(dtype):
-    """Draw for draw that of single precision: noise in half would tie, and ties go to the first class."""
+    """Each draw is that of single precision: half-precision noise would produce ties, which go to the first class."""
     logits = T([0.0, 0.5, 0.0], dtype=dtype).expand(20_000, 3)
     draws = []
     for at in (logits, logits.float()):

@@ -1,4 +1,4 @@
-"""The command line as its user meets it: what works, what is refused in one sentence, what survives a kill."""
+"""The command line for its user: what works, errors in one line, and runs that are killed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def run(tmp_path_factory):
 
 
 def refused(capsys, words, *parts):
-    """Exit code 2 and one line on standard error that says these things; nothing on standard output."""
+    """Exit code 2, one line on standard error that contains these parts, and nothing on standard output."""
     capsys.readouterr()
     assert main(words) == 2
     out, err = capsys.readouterr()
@@ -133,7 +133,7 @@ def opened(path):
 
 
 def cell(image, column):
-    """One picture of a sheet of one row."""
+    """One picture of a sheet with one row."""
     left = 6 + column * (64 + 6)
     return image.crop((left, 6, left + 64, 6 + 24)).tobytes()
 
@@ -159,7 +159,7 @@ def test_samples_without_a_text_into_a_folder(run, tmp_path):
 
 
 def test_guidance_without_a_text_is_said_to_do_nothing(run, tmp_path, capsys):
-    """One line on standard error, and the same picture; with a text, or where it is off, no line."""
+    """One line on standard error and the same picture; no line with a text or with guidance off."""
     plain = sampled(run, tmp_path, "-n", "1", "--guidance", "1")
     assert capsys.readouterr().err == ""
     for words in (["-n", "1"], ["-n", "1", "--interpolate", "2"]):
@@ -215,7 +215,7 @@ def newest(run):
 
 
 def journal_of(run):
-    """The journal's lines without what the clock says."""
+    """The journal's lines without their times."""
     timed = ("seconds", "examples_per_second")
     lines = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
     return [{name: value for name, value in line.items() if name not in timed} for line in lines]
@@ -289,7 +289,7 @@ def test_killed_at_a_random_moment_and_resumed_is_the_uninterrupted_run(tmp_path
 
 
 def test_an_interrupt_ends_the_step_and_keeps_it(tmp_path):
-    """Ctrl-C to `python -m jensen`."""
+    """Ctrl-C during `python -m jensen`."""
     out, log = tmp_path / "stopped", tmp_path / "log"
     words = train_words(out, "--no-evaluate", "--set", "training.save_every=100000", steps=100_000)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}

@@ -1,4 +1,4 @@
-"""The collapse report on models whose every entry is known."""
+"""The collapse report on models for which each of its entries is known."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Linear(nn.Module):
 
 
 def whitened(n, dims):
-    """N points of mean 0 and covariance I (over n - 1), exactly."""
+    """N points with mean exactly 0 and covariance (over n - 1) exactly I."""
     x = torch.randn(n, dims, dtype=F64, generator=generator(0))
     x = x - x.mean(0)
     return torch.linalg.solve_triangular(torch.linalg.cholesky(x.T @ x / (n - 1)), x.T, upper=False).T
@@ -55,7 +55,9 @@ def close(measured, expected, errors=4.0):
 
 
 def test_an_encoder_that_ignores_x():
-    """q = p: nothing in the KL, the aggregated posterior is the prior, no unit is active, nothing is lost."""
+    """q = p: the KL is 0, the aggregated posterior is the prior, no unit is active, and dropping the latents costs
+    nothing.
+    """
     model = VAE(
         Linear([[0.0, 0.0], [0.0, 0.0]], [0.0, 0.0], [1.0, 1.0]),
         Linear([[1.0, 0.5], [0.2, -1.0]], [0.1, 0.2], [0.5, 0.5]),
@@ -72,10 +74,9 @@ def test_an_encoder_that_ignores_x():
 
 
 def test_a_linear_gaussian():
-    """n = 1,000 data of covariance I; q = N((x1, 0.12 x1, 0.08 x2), S): two units' means vary by more than 0.01.
-
-    KL: 1/2 sum (s + Var + mean^2 - 1 - log s), of the data's own second moments. Lost of log p(x | z) with unit
-    noise: 1/2 (E_p - E_q) |x - W z|^2. All but the KL, which is exact, within 4 standard errors.
+    """n = 1,000 data of covariance I; q = N((x1, 0.12 x1, 0.08 x2), S): the means of two units vary by more than
+    0.01. KL: 1/2 sum (s + Var + mean^2 - 1 - log s), with the data's own second moments. Loss of log p(x | z) with
+    unit noise: 1/2 (E_p - E_q) |x - W z|^2. The KL is exact, all others are within 4 standard errors.
     """
     n, slopes, variances = 1000, torch.tensor([1.0, 0.12, 0.08], dtype=F64), torch.tensor([0.1, 0.5, 0.9], dtype=F64)
     x = whitened(n, 2)
@@ -96,8 +97,7 @@ def test_a_linear_gaussian():
 
 def test_the_aggregated_posterior_by_quadrature():
     """Two data, x = -1 and 1, each 600 times, q = N(0.8 x, 0.3): a mixture against N(0, 1), to 4 standard errors.
-
-    The mean KL is larger, by the information about x, which is at most log 2.
+    The mean KL is larger by the mutual information with x, at most log 2.
     """
     model = VAE(Linear([[0.8]], [0.0], [0.3]), Linear([[1.0]], [0.0], [1.0]), GaussianPrior(1).double())
     x = torch.tensor([[-1.0], [1.0]], dtype=F64).repeat(600, 1)
@@ -119,9 +119,9 @@ def chain(up, down):
 
 
 def test_a_hierarchy_layer_by_layer():
-    """What log p(x | z) loses without layer 1, and then without layer 2, in closed form; n = 2,000, 4 standard errors.
-
-    z1 = 0.9 x + e, z2 = 0.7 z1 + f. E (x - w z1 - c)^2 with z1 from q; from p(z1 | z2), z2 from q; from the prior.
+    """The loss of log p(x | z) without layer 1, and without layer 2, in closed form; n = 2,000, 4 standard errors.
+    z1 = 0.9 x + e, z2 = 0.7 z1 + f. E (x - w z1 - c)^2 with z1 from q; from p(z1 | z2) with z2 from q; and from the
+    prior.
     """
     (a, s1), (b, s2) = (0.9, 0.2), (0.7, 0.3)
     w, c, v, d, t = 0.8, 0.1, 0.6, -0.2, 0.4
@@ -145,9 +145,8 @@ def test_a_hierarchy_layer_by_layer():
 
 
 def test_the_aggregated_posteriors_of_a_hierarchy():
-    """x = -1 or 1: both layers' marginals are mixtures of two Gaussians against one; n = 3,000.
-
-    Mixtures of draws stand in for the marginals: within 4 standard errors plus 0.02 of quadrature.
+    """x = -1 or 1: the marginals of both layers are mixtures of two Gaussians; n = 3,000. They are estimated by
+    mixtures over draws: within 4 standard errors plus 0.02.
     """
     (a, s1), (b, s2) = (0.9, 0.2), (0.7, 0.3)
     v, d, t = 1.2, -0.8, 0.4
@@ -172,7 +171,7 @@ def test_the_aggregated_posteriors_of_a_hierarchy():
 
 @pytest.mark.parametrize("ladder", [False, True])
 def test_a_top_layer_that_is_ignored_is_named(ladder):
-    """q(z2 | .) = p(z2), and p(z1 | z2) hangs on nothing: layer 2 is ignored, layer 1 is not."""
+    """q(z2 | .) = p(z2), and p(z1 | z2) does not depend on z2: layer 2 is ignored, layer 1 is not."""
     down = [Linear([[0.9]], [0.0], [0.2]), Linear([[0.0]], [0.0], [1.0])]
     if ladder:
         heads = [Linear([[1.0]], [0.0], [0.3]), Linear([[0.0]], [0.0], [1.0])]
@@ -192,7 +191,9 @@ def test_a_top_layer_that_is_ignored_is_named(ladder):
 
 
 def test_the_noise_of_draws_is_no_activity():
-    """z1 is noise that ignores x, and the mean of q(z2 | z1) is z1: over 8 draws the plain variance would be 1/8."""
+    """z1 is noise independent of x, and z1 is the mean of q(z2 | z1): without correction, the variance of means of 8
+    draws would be 1/8.
+    """
     model = chain(((0.0, 0.0, 1.0), (1.0, 0.0, 0.5)), ((0.9, 0.0, 0.2), (0.5, 0.0, 1.0)))
     report = collapse_report(model, whitened(2000, 1), threshold=0.02, generator=generator(0))
     assert [layer.active for layer in report.layers] == [0, 0]
@@ -200,7 +201,7 @@ def test_the_noise_of_draws_is_no_activity():
 
 
 def test_a_layer_that_is_written_and_not_read():
-    """Free bits can buy a KL that the decoder has no use for."""
+    """Free bits can enforce a KL that the decoder does not use."""
     model = VAE(Linear([[1.0]], [0.0], [0.1]), Linear([[0.0]], [0.0], [1.0]), GaussianPrior(1).double())
     report = collapse_report(model, whitened(500, 1), generator=generator(0))
     assert report.layers[0].active == 1
@@ -210,7 +211,7 @@ def test_a_layer_that_is_written_and_not_read():
 
 
 def test_accuracy_lost_with_a_layer():
-    """Three patterns, each the code of its class: read back without fault, and one time in three from the prior."""
+    """Three patterns, each encoded by its class: all are read correctly from q, one third from the prior."""
     patterns = torch.tensor([[1.0, 1, 0, 0, 0, 0], [0, 0, 1, 1, 0, 0], [0, 0, 0, 0, 1, 1]])
     encoder = Conditional(nn.Linear(6, 3), OneHotLogits(1, 3))
     decoder = Conditional(nn.Sequential(nn.Flatten(-2), nn.Linear(3, 6)), BernoulliLogits())
@@ -242,9 +243,8 @@ def bits(dims):
 
 @pytest.mark.parametrize("window", [0, 2, None])
 def test_autoregressive_bits_by_enumeration(window):
-    """All 32 events: the probabilities sum to one, and the draws follow them; n = 100,000, 4.5 standard errors.
-
-    Each logit is moved by the bits of its window and by no other.
+    """All 32 events: probabilities sum to one, draws follow them (n = 100,000, 4.5 standard errors), and each logit
+    depends on the bits of its window only.
     """
     family = AutoregressiveBits(5, 6, window)
     law = family(torch.randn(3, 11))
@@ -264,7 +264,7 @@ def test_autoregressive_bits_by_enumeration(window):
 
 
 def markov(n, dims, stay):
-    """Bits of which each is its predecessor with probability `stay`."""
+    """Bits that equal their predecessor with probability `stay`."""
     flips = torch.rand(n, dims, generator=generator(0)) > torch.tensor([0.5, *[stay] * (dims - 1)])
     return flips.long().cumsum(1).remainder(2).float()
 
@@ -292,9 +292,9 @@ def trained_on_chain(window, bound):
 
 
 def test_a_strong_decoder_ignores_its_latents_and_a_weakened_one_or_free_bits_bring_them_back():
-    """A chain of bits whose entropy is log 2 + 7 H(0.85): one bit back explains it, so the latents are left unused.
-
-    Without that bit the chain has to come through the latents. Free bits are paid, whether or not they are read.
+    """A Markov chain of bits with entropy log 2 + 7 H(0.85). A decoder that sees the previous bit explains it, so
+    the latents remain unused; without that bit the information must pass through the latents. Free bits enforce a KL
+    in both cases.
     """
     entropy = math.log(2) - 7 * (0.85 * math.log(0.85) + 0.15 * math.log(0.15))
     strong, bound = trained_on_chain(1, elbo)
@@ -346,9 +346,10 @@ def test_refusals():
 
 
 def test_information_is_the_logarithm_of_how_many_posteriors_lie_apart():
-    """N = 16 points a hundred standard deviations apart: I(x; z) = log 16, so that KL(q(z) || p(z)) is KL - log 16.
+    """N = 16 points a hundred standard deviations apart: I(x; z) = log 16, and KL(q(z)
 
-    Four points each 4 times: log 4. A q without x: 0. The KL, in closed form, is both together; to 1e-9.
+    p(z)) is KL - log 16. Four points, each 4 times: log 4. A q that ignores x: 0. The KL in closed form is the sum
+    of both, to 1e-9.
     """
     model = VAE(Linear([[1.0]], [0.0], [1e-4]), Linear([[1.0]], [0.0], [1.0]), GaussianPrior(1).double())
     x = torch.arange(16, dtype=F64)[:, None]
@@ -368,7 +369,9 @@ def test_information_is_the_logarithm_of_how_many_posteriors_lie_apart():
 
 
 def test_information_by_quadrature():
-    """Two points, 600 times each, q = N(0.8 x, 0.3): the mixture's entropy less the Gaussian's; 4 standard errors."""
+    """Two points, 600 times each, q = N(0.8 x, 0.3): the entropy of the mixture minus that of the Gaussian; 4
+    standard errors.
+    """
     model = VAE(Linear([[0.8]], [0.0], [0.3]), Linear([[1.0]], [0.0], [1.0]), GaussianPrior(1).double())
     x = torch.tensor([[-1.0], [1.0]], dtype=F64).repeat(600, 1)
     (layer,) = collapse_report(model, x, generator=generator(0)).layers
@@ -399,13 +402,13 @@ def use(active, doubtful, lost, stderr):
     ],
 )
 def test_verdicts(layer, verdict):
-    """Used or ignored by 2 standard errors from 0.1 nats, or neither."""
+    """Used or ignored if at least 2 standard errors above or below 0.1 nats, otherwise undecided."""
     assert layer.verdict == verdict
     assert (layer.used, layer.ignored) == (verdict == "used", verdict.startswith("ignored"))
 
 
 def test_few_data_leave_it_undecided():
-    """Lost are (0.9^2 + 1) / 2 (1 - 1 / 2) or so nats, told by 1,000 data and not by 6."""
+    """The loss is about (0.9^2 + 1) / 2 (1 - 1 / 2) nats: significant with 1,000 data, not with 6."""
     model = VAE(Linear([[0.9]], [0.0], [0.1]), Linear([[0.5]], [0.0], [1.0]), GaussianPrior(1).double())
     few, many = (collapse_report(model, whitened(n, 1), samples=2, generator=generator(0)) for n in (6, 1000))
     assert few.undecided == (1,)

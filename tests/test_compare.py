@@ -1,4 +1,4 @@
-"""Runs side by side: what is said of them all, what is never ranked, and what is refused."""
+"""Comparisons of runs: the findings shown, what is never ranked, and errors."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ SAID = Evaluation(
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Tiny runs, and an evaluation of one of them."""
+    """Tiny runs, and the evaluation of one of them."""
     folder = tmp_path_factory.mktemp("runs")
     for name, (recipe, more) in KINDS.items():
         words = tiny(recipe, training__previews=0, **more)
@@ -99,7 +99,9 @@ def test_everything_of_everyone(found):
 
 
 def test_copies_are_those_of_a_runs_own_training_data(tmp_path):
-    """Runs of two seeds may have been trained on other rows of one law: both of these return theirs."""
+    """Runs with two seeds have different training sets of the same distribution; each of these two models returns
+    its own.
+    """
     for seed in (0, 1):
         settings = {"density.bandwidth": 1e-5, "data.points": 100, "data.test": 60, "training.previews": 0}
         jensen.train("moons-kernel", tmp_path / str(seed), seed=seed, settings=settings)
@@ -127,7 +129,7 @@ def test_it_is_a_function_of_the_seed(runs):
 
 
 def test_the_critic_of_training_is_the_one_in_the_checkpoint(found, runs):
-    """Its logits of packs of one are those of the game as training left it; a VAE has none."""
+    """Its logits on packs of one equal those at the end of training; a VAE has no critic."""
     run, x = open_run(runs / "gan"), found.data.test[torch.arange(30)]["x"]
     game = case_of(run, found.data).game
     torch.testing.assert_close(_critic(run, found.data)(x), game.objective.critic(x).detach())

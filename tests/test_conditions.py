@@ -1,4 +1,4 @@
-"""What a diffusion model and its networks are asked that makes no sense: one sentence, before anything is computed."""
+"""Invalid conditions, times and settings of diffusion models raise a one-line error before anything is computed."""
 
 from __future__ import annotations
 
@@ -118,7 +118,9 @@ def test_networks_of_nothing(make, message):
 
 @pytest.mark.parametrize("null", [torch.tensor(3), torch.tensor([3])])
 def test_guidance_takes_the_conditions_that_its_network_takes(null):
-    """Classes (B,) and (B, 1) are the same draws, guided too; what is of another shape than the null is refused."""
+    """Classes of shape (B,) and (B, 1) give equal draws, also with guidance; conditions of another shape than the
+    null condition raise an error.
+    """
     net = TimeMLP((2,), width=8, blocks=1, classes=3)
     torch.nn.init.normal_(net.exit.weight)
     model, labels = Diffusion(NetworkDenoiser(net, CosineSchedule(), null=null), (2,)), torch.tensor([0, 1, 3])
@@ -161,7 +163,7 @@ def test_no_condition_and_the_last_index_are_allowed():
 
 @pytest.mark.parametrize(("outputs", "learned"), [(1, False), (3, False), (2, True), (1, True)])
 def test_a_network_of_another_shape_is_not_broadcast(outputs, learned):
-    """One column beside two of z_t would broadcast, train and sample."""
+    """An output with one column would broadcast against z_t with two, and train and sample without an error."""
 
     class Net(torch.nn.Module):
         def forward(self, z, t):
@@ -175,7 +177,7 @@ def test_a_network_of_another_shape_is_not_broadcast(outputs, learned):
 
 @pytest.mark.parametrize("objective", [Denoising, VariationalDiffusion])
 def test_with_drop_1_every_row_is_trained_without_its_condition(objective):
-    """The loss is that of a batch without conditions, and no class but "no class" gets a gradient."""
+    """The loss is that of a batch without conditions, and only the class "no class" gets a gradient."""
     net = TimeMLP((2,), width=8, blocks=1, classes=3)
     for block in net.blocks:
         torch.nn.init.normal_(block.modulate.weight)

@@ -1,4 +1,4 @@
-"""What critics descend, and what they find."""
+"""The losses of critics, and what trained critics find."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ def test_losses_by_hand_one_per_example(name):
 
 
 def slope(game, t):
-    """Of the generator's loss in its own logit."""
+    """The derivative of the generator's loss with respect to its logit."""
     fake = torch.tensor([t], dtype=F64, requires_grad=True)
     return torch.autograd.grad(game.generator(torch.zeros(1, dtype=F64), fake).sum(), fake)[0].item()
 
 
 def test_saturating_and_not():
-    """Where the critic is sure of a fake, D = -20, only the saturating forms fall silent."""
+    """For a fake that the critic rejects with certainty, D = -20, only the gradients of saturating losses vanish."""
     quiet = {"saturating": -math.exp(-20), "non-saturating": -1.0, "linear": -1.0}
     for form, expected in quiet.items():
         assert slope(MarginGame(logistic, form), -20.0) == pytest.approx(expected, rel=1e-6)
@@ -77,7 +77,7 @@ def test_saturating_and_not():
 
 @pytest.mark.parametrize("loss", [squared, logistic, exponential, hinge], ids=lambda v: v.name)
 def test_saturating_is_the_zero_sum_game(loss):
-    """The generator's gradient is the critic's, turned round."""
+    """The generator's gradient is minus the critic's."""
     for game in (MarginGame(loss, "saturating"), RelativisticGame(loss, "saturating")):
         real = torch.tensor([0.3, -0.2, 2.0], dtype=F64)
         fake = torch.tensor([0.1, -0.7, 0.4], dtype=F64, requires_grad=True)
@@ -121,7 +121,9 @@ def features(x):
 
 
 def trained(loss, x, y):
-    """A critic squash(w . (1, x, x^2)), which holds the optimal one of two Gaussians, at its empirical optimum."""
+    """A critic squash(w . (1, x, x^2)), which contains the optimal critic of two Gaussians, at its empirical
+    optimum.
+    """
     squash, game = SQUASH[loss.name], MarginGame(loss, "linear")
     w = torch.zeros(3, dtype=F64, requires_grad=True)
     optimizer = torch.optim.LBFGS(
@@ -139,7 +141,9 @@ def trained(loss, x, y):
 
 
 def spread(loss, w, x, y):
-    """Covariance of the fitted w: the sandwich of an M-estimator, with real and generated drawn independently."""
+    """The covariance of the fitted w: the sandwich estimator of an M-estimator, for independent real and generated
+    samples.
+    """
     squash = SQUASH[loss.name]
 
     def one(w, phi, sign):
@@ -155,9 +159,10 @@ def spread(loss, w, x, y):
 
 @pytest.mark.parametrize("loss", [squared, logistic, exponential, hinge], ids=lambda v: v.name)
 def test_a_trained_critic_is_the_optimal_one_and_finds_the_divergence(loss):
-    """Two Gaussians, 20,000 draws of each to train and as many to judge: the divergence within 4 standard errors; D
-    within 4 of its own where it has some (hinge's is a step, whose edge moves as n^(-1/3), 0.04 here: right on all but
-    3 percent of the data)."""
+    """Two Gaussians, 20,000 draws of each for training and for evaluation: the divergence within 4 standard errors;
+    D within 4 of its own standard errors. Hinge's D is a step function whose location converges as n^(-1/3), 0.04
+    here: correct for all but 3 percent of the data.
+    """
     p, q, rng, n = normal(0.0, 1.0), normal(1.0, 1.5), generator(0), 20_000
     x, kept_x = torch.randn(2, n, dtype=F64, generator=rng)
     y, kept_y = 1 + 1.5 * torch.randn(2, n, dtype=F64, generator=rng)
@@ -184,7 +189,7 @@ def test_a_trained_critic_is_the_optimal_one_and_finds_the_divergence(loss):
 
 
 def test_a_poor_critic_gives_a_lower_bound_and_its_error_is_right():
-    """200 runs of 200 draws each: standard scores about the critic's own risk of mean 0 and variance 1."""
+    """200 runs of 200 draws: z-scores with respect to the critic's own risk have mean 0 and variance 1."""
     p, q, rng = normal(0.0, 1.0), normal(1.0, 1.0), generator(1)
     own = logistic.chance - risk(logistic, lambda v: -2 * v, p, q).value
     assert own < divergence("jensen-shannon", p, q).value - 0.05

@@ -1,4 +1,4 @@
-"""Translation in both directions: games, networks, inputs of the critics, and readers of the result."""
+"""Translation in both directions: games, networks, inputs of the critics, and readers of translations."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ F64 = torch.float64
 
 
 class Scale(nn.Module):
-    """x times one number."""
+    """Multiplies x by a parameter."""
 
     def __init__(self, factor):
         super().__init__()
@@ -52,7 +52,7 @@ class Scale(nn.Module):
 
 
 class Means(nn.Module):
-    """The channels' means of a picture, weighted: (B,) logits."""
+    """A weighted sum of the channel means of a picture: (B,) logits."""
 
     def __init__(self, *weights):
         super().__init__()
@@ -83,7 +83,7 @@ def unpaired(there=2.0, back=0.5, **settings):
     [(2.0, 0.5, 0.0), (1.0, 1.0, 0.0), (2.0, 1.0, 1.0), (3.0, 0.5, 0.5), (0.0, 5.0, 1.0), (-1.0, 1.0, 2.0)],
 )
 def test_cycle_and_identity_errors_of_scaling(there, back, cycle):
-    """F(G(a)) - a = (back there - 1) a, and the same for b; F(a) - a = (back - 1) a, G(b) - b = (there - 1) b."""
+    """F(G(a)) - a = (back there - 1) a, and likewise for b; F(a) - a = (back - 1) a, G(b) - b = (there - 1) b."""
     terms = unpaired(there, back)(("translators",), BATCH, 0)["translators"].terms
     assert float(terms["cycle"]) == pytest.approx(cycle * float((size(A) + size(B)).mean()), abs=1e-15)
     identity = abs(back - 1) * size(A) + abs(there - 1) * size(B)
@@ -135,9 +135,9 @@ def test_losses_are_the_games_and_the_errors_weighted(name):
 
 
 def test_gradients_by_hand():
-    """Least squares: the translators descend (1 - D(G(a)))^2 + ... in their factors, the critics in their weights.
-
-    The critics' loss also depends on the translators, which consensus optimization must take into account.
+    """Least squares: the translators descend (1 - D(G(a)))^2 + ... with respect to their factors, the critics with
+    respect to their weights. The critics' loss also depends on the translators, which consensus optimization must
+    take into account.
     """
     objective = unpaired(0.8, 1.1, cycle=3.0, identity=0.7)
     losses = objective(("translators", "critics"), BATCH, 0)
@@ -184,7 +184,9 @@ def test_a_player_moves_by_its_own_loss_alone(kind):
 @pytest.mark.parametrize("penalty", [None, "r1", "wgan-gp"])
 @pytest.mark.parametrize("kind", [CycleConsistent, Paired])
 def test_consensus_is_a_numerical_derivative(kind, penalty):
-    """A step is v + gamma J^T v, with J by central differences of the field: critics' losses depend on translators."""
+    """A step is v + gamma J^T v, with J by central differences of the field: the critics' losses depend on the
+    translators.
+    """
 
     def tiny(c_in, c_out):
         net = nn.Sequential(nn.Conv2d(c_in, c_out, 1), nn.Tanh()).double()
@@ -339,7 +341,7 @@ def test_adaptive_augmentation_follows_both_critics():
 
 @pytest.mark.parametrize("name", ["least-squares", "hinge", "relativistic"])
 def test_paired_losses_by_hand(name):
-    """Critics that weigh source and target differently tell which comes first."""
+    """Critics with different weights for source and target detect a wrong order of the two."""
     model = CycleGAN(Scale(0.8), Scale(1.1))
     objective = Paired(model, Means(0.4, -0.6), Means(-0.2, 0.9), loss=name, distance=7.0)
     losses = objective(("translators", "critics"), BATCH, 0)
@@ -364,7 +366,9 @@ def paired_with(augmentation, weights=(1.0, 1.0)):
 
 @pytest.mark.parametrize("transform", ALL, ids=lambda t: type(t).__name__)
 def test_both_pictures_of_a_pair_are_augmented_alike(transform):
-    """A pair of one picture twice stays one picture twice, whatever is drawn, and each picture has its own draws."""
+    """A pair of equal pictures stays a pair of equal pictures under each augmentation; different pairs get
+    independent draws.
+    """
     x = pictures(3, n=64, side=8)
     objective = paired_with(partial(augment, transforms=[transform], probability=0.5))
     torch.manual_seed(0)
@@ -377,7 +381,7 @@ def test_both_pictures_of_a_pair_are_augmented_alike(transform):
 
 
 def test_colour_mixes_no_picture_of_a_pair_with_the_other():
-    """Grey pictures have no saturation, each its own mean, and the same brightness is added to both."""
+    """Grey pictures have no saturation, each keeps its own mean, and the same brightness is added to both."""
     a, b = -torch.ones(64, 1, 4, 4), torch.ones(64, 1, 4, 4)
     pair = torch.cat([a, b], 1)
     for transform in (Saturation(), Contrast()):
@@ -388,7 +392,7 @@ def test_colour_mixes_no_picture_of_a_pair_with_the_other():
 
 
 def test_what_paired_critics_are_shown_is_augmented_picture_by_picture():
-    """In the game itself: critics that sum what they see of a flat pair see 0 from it, real as generated."""
+    """In a complete game: critics that sum their input see 0 for a constant pair, real or generated."""
 
     class Recorder(Means):
         def forward(self, x):
@@ -464,7 +468,7 @@ def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(phases):
 
 
 def test_a_shift_between_two_kinds_is_found_without_pairs():
-    """A is uniform around -0.5, B the same around 0.5: the translators must learn to add and to take away one."""
+    """A is uniform around -0.5, B around 0.5: the translators must learn to add and to subtract one."""
     a, b = (torch.rand(200, 1, 4, 4, generator=generator(k)) * 0.6 + shift for k, shift in ((1, -0.8), (2, 0.2)))
 
     class Shift(nn.Module):

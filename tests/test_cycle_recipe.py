@@ -1,4 +1,4 @@
-"""Translation: settings that reach the game, readings of translators that are known, runs and what they refuse."""
+"""Translation: settings of the game, readings by translators with known results, runs, and errors."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_the_best_renaming_is_the_permutation():
 
 
 class Grey:
-    """Reads a flat picture's grey, a multiple of 1/8, as a class, and adds one on the other side."""
+    """Reads the grey level of a constant picture, a multiple of 1/8, as its class, and adds one on the other side."""
 
     clear_means = ""
 
@@ -145,7 +145,7 @@ class Grey:
 
 
 def flat(labels, more):
-    """Pictures of classes: on side b the same class is one level lighter."""
+    """Constant pictures of classes; on side b each class is one grey level lighter."""
     return ((torch.as_tensor(labels) + more) / 8 - 1.0)[:, None, None, None].expand(-1, 1, 4, 4)
 
 
@@ -162,7 +162,9 @@ def two_sides(unseen=None):
 
 
 class Levels(nn.Module):
-    """Moves classes by a table, and lightens them by `more` levels; `own` is what its source side adds."""
+    """Maps classes by a table and lightens pictures by `more` levels; `own` is the number of levels that its source
+    side adds.
+    """
 
     def __init__(self, table, own, more):
         super().__init__()
@@ -174,9 +176,10 @@ class Levels(nn.Module):
 
 
 def test_readings_of_translators_that_are_known():
-    """One that keeps classes is read right; one that exchanges 0 and 2, only after the best renaming; and both bring
-    back what went. By hand: a translation changes a picture by 1/8, or by 3/8 where 0 becomes 2 and 1/8 where 2
-    becomes 0."""
+    """One translator keeps classes and is read correctly; one exchanges 0 and 2 and is read correctly only after the
+    best relabelling; both have no cycle error. A translation changes a picture by 1/8, or by 3/8 where 0 becomes 2
+    and by 1/8 where 2 becomes 0.
+    """
     known = sides(two_sides(torch.tensor([False] * 6 + [True])), 100)
     for table in ([0, 1, 2], [2, 1, 0]):
         kept = table == [0, 1, 2]

@@ -1,4 +1,4 @@
-"""Data sets that are read or drawn: digits, moons, IDX files."""
+"""Data sets that are read from files or drawn: digits, moons, IDX files."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_a_missing_file():
 
 
 class Mapped:
-    """Rows of a file that is larger than memory, in miniature."""
+    """A small stand-in for rows of a file that is larger than memory."""
 
     def __init__(self, path, rows):
         self.table = np.memmap(path, dtype="u1", mode="r", shape=(rows, 1, 2, 3))
@@ -139,7 +139,7 @@ class Mapped:
 
 @pytest.fixture
 def both(tmp_path):
-    """The same rows from a file and in memory."""
+    """The same rows from a file and from memory."""
     x = torch.randint(0, 256, (50, 1, 2, 3), dtype=torch.uint8)
     (tmp_path / "x").write_bytes(x.numpy().tobytes())
     return Mapped(tmp_path / "x", 50), Tensors(x=x, cond=torch.arange(50)[:, None] % 3)
@@ -183,7 +183,7 @@ def test_some_rows_are_a_choice_that_depends_on_their_number_alone(both):
 
 
 def test_rows_are_drawn_evenly_and_with_replacement():
-    """20,000 draws of 50 rows: the chi-square of their counts within four standard deviations of 49."""
+    """20,000 draws from 50 rows: the chi-square statistic of their counts is within four standard deviations of 49."""
     rows = Tensors(x=torch.arange(50.0))
     x = torch.cat(
         [

@@ -1,4 +1,4 @@
-"""Every view of a prediction, the oracles, preconditioning, guidance and clipping."""
+"""All parametrizations of a prediction, the exact denoisers, preconditioning, guidance and clipping."""
 
 from __future__ import annotations
 
@@ -74,7 +74,9 @@ def test_views_that_are_finite_at_both_ends_and_those_that_are_refused():
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_oracle_is_the_score_of_its_own_density(schedule):
-    """Tweedie: autograd of the closed-form log density equals the prediction's score; and z = alpha x + sigma eps."""
+    """Tweedie's formula: the gradient of the closed-form log density equals the prediction's score; and z = alpha x
+    + sigma eps.
+    """
     oracle = mixture(schedule)
     z = torch.randn(40, 2, dtype=F64, requires_grad=True)
     t = torch.linspace(0.05, 0.95, 40, dtype=F64)
@@ -85,7 +87,7 @@ def test_oracle_is_the_score_of_its_own_density(schedule):
 
 
 def test_oracle_is_the_posterior_mean_by_quadrature():
-    """E[x | z] = integral x p(x) q(z | x) / integral p(x) q(z | x) on a fine grid, one dimension."""
+    """E[x | z] = integral x p(x) q(z | x) / integral p(x) q(z | x) on a fine grid in one dimension."""
     schedule = CosineSchedule()
     oracle = MixtureOracle([0.25, 0.75], [[-1.0], [2.0]], [[0.09], [0.49]], schedule)
     grid = torch.linspace(-12, 12, 20001, dtype=F64)
@@ -117,8 +119,10 @@ def test_no_denoiser_has_a_smaller_loss_than_the_oracle(schedule):
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_losses_are_weights_on_one_error(schedule):
-    """|eps|^2 = SNR |x|^2 for all; |v|^2 = (SNR + 1) |x|^2 where variance is preserved; |flow|^2 = |x|^2 (1 + r)^2.
-    The bound's terms weigh the sum over the event: -SNR'/2 by differences of SNR, and (SNR(s) - SNR(t)) / 2."""
+    """Squared errors: |eps|^2 = SNR |x|^2; |v|^2 = (SNR + 1) |x|^2 where variance is preserved; |flow|^2 = |x|^2 (1
+    + r)^2. The terms of the bound weight the sum over the event by -SNR'/2, with SNR' by differences, and by (SNR(s)
+    - SNR(t)) / 2.
+    """
     x, eps, z, t, alpha, sigma = truth(schedule)
     p = Prediction.of_x(x + 0.1 * torch.randn_like(x), z, alpha, sigma)
     snr = (alpha**2 / sigma**2)[:, 0]
@@ -172,7 +176,9 @@ def test_a_network_speaks_its_view(output):
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("s", [0.5, 2.0])
 def test_edm_preconditioning(schedule, s):
-    """F = 0 is the best linear denoiser; the input and F's target have unit variance; z is explained exactly."""
+    """F = 0 gives the best linear denoiser; the input and the target of F have unit variance; z = alpha x + sigma
+    eps exactly.
+    """
     _, _, z, t, alpha, sigma = truth(schedule)
     net = Fixed(torch.zeros_like(z))
     denoiser = NetworkDenoiser(net, schedule, output="edm", data_std=s)
@@ -192,7 +198,7 @@ def test_edm_preconditioning(schedule, s):
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_the_edm_loss_is_the_error_of_its_network(schedule):
-    """F* = (x - c_skip z) / c_out: where its error is weighed evenly, x's is weighed by SNR + 1 / s^2."""
+    """F* = (x - c_skip z) / c_out: uniform weight on the error of F is the weight SNR + 1 / s^2 on that of x."""
     x, eps, z, t, alpha, sigma = truth(schedule)
     s, out = 0.7, torch.randn(32, 3, dtype=F64)
     p = NetworkDenoiser(Fixed(out), schedule, output="edm", data_std=s)(z, t)
@@ -221,7 +227,9 @@ class Doubled(nn.Module):
 
 
 def test_a_network_with_twice_the_channels_learns_variances():
-    """Its first half is the view, its second half u the fraction (1 + u) / 2; guidance and clipping keep it."""
+    """The first half is the prediction, the second half u the fraction (1 + u) / 2; guidance and clipping do not
+    change the fraction.
+    """
     _, _, z, t, _, _ = truth(CosineSchedule())
     z = z.reshape(4, 8, 3, 1)
     t = t[:4]
@@ -257,7 +265,7 @@ class TwoGaussians(GaussianOracle):
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_the_exact_classifiers_gradient_makes_the_exact_conditional_denoiser(schedule):
-    """p(z | k) = p(z) p(k | z) / pi_k: guided with scale 1 the mixture's denoiser is its component's."""
+    """p(z | k) = p(z) p(k | z) / pi_k: with scale 1, guidance turns the mixture's denoiser into that of component k."""
     oracle = mixture(schedule)
     z, t, cond = torch.randn(20, 2, dtype=F64), torch.linspace(0.05, 0.95, 20, dtype=F64), torch.arange(20) % 2
 
@@ -324,8 +332,9 @@ def test_an_oracles_classifier_is_bayes_rule():
 
 
 def test_entropies():
-    """By quadrature: a Gaussian's is the closed form, a mixture far apart adds log K or the entropy of its weights, and
-    one in between agrees with the mean of -log p over n = 40,000 draws within 4 standard errors."""
+    """By quadrature: a Gaussian has the closed form; a mixture of distant modes adds log K or the entropy of its
+    weights; an overlapping mixture agrees with the mean of -log p over n = 40,000 draws within 4 standard errors.
+    """
     schedule, t = CosineSchedule(), torch.tensor([0.0, 0.3], dtype=F64)
     gaussian = GaussianOracle(torch.tensor([1.0, 2.0]), torch.tensor([0.5, 3.0]), schedule)
     closed = torch.tensor([0.5, 3.0]).double().log().sum() / 2 + 1 + math.log(2 * math.pi)
@@ -363,7 +372,7 @@ def test_the_entropy_of_a_narrow_mode_inside_a_wide_one(variance):
 
 
 def test_a_finite_data_set_has_the_density_of_its_kernels():
-    """Against the mixture of points, and its score against the denoiser's."""
+    """Its density equals that of the mixture of points, its score that of the denoiser."""
     schedule, data = CosineSchedule(), torch.randn(5, 3, dtype=F64)
     oracle, t = EmpiricalOracle(data, schedule), torch.linspace(0.1, 0.9, 7, dtype=F64)
     z = torch.randn(7, 3, dtype=F64, requires_grad=True)

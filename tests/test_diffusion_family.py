@@ -1,4 +1,4 @@
-"""Diffusion models as a family: every combination of settings trains and draws, or is refused in one sentence."""
+"""Diffusion models as a family: each combination of settings trains and samples, or raises an error of one line."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ UNET = {"network.kind": "unet", "network.widths": (8, 16), "network.patch": 2, "
 
 
 def family(settings=None, **more):
-    """With dotted settings over a small network."""
+    """The family with these dotted settings and a small network."""
     tree = {"network": {"blocks": 1}, "loss": {}, "sampling": {"steps": 2}}
     settings = {**(settings or {}), **more}
     if settings.get("network.kind") != "unet":
@@ -56,7 +56,7 @@ def data(space, n=60):
 
 
 def trained(recipe, space, training=TRAINING):
-    """A few steps: the state."""
+    """The training state after a few steps."""
     recipe.refuse(space, training)
     torch.manual_seed(0)
     objective, budget = recipe.objective(recipe.model(space), space), training.budget()
@@ -70,7 +70,7 @@ def trained(recipe, space, training=TRAINING):
 
 @pytest.mark.parametrize("output", OUTPUTS)
 def test_every_view_schedule_and_loss(output):
-    """All that are not refused have a finite loss and finite gradients."""
+    """All valid combinations have a finite loss and finite gradients."""
     batch = next(data(POINTS).stream(8, 0)(0))
     for schedule in SCHEDULES:
         for loss in LOSSES:
@@ -92,7 +92,7 @@ def test_every_view_schedule_and_loss(output):
 
 @pytest.mark.parametrize("output", OUTPUTS)
 def test_every_sampler(output):
-    """From t = 1, but for eps where alpha is 0: that is refused, and drawn from t = 0.999."""
+    """From t = 1, except for eps where alpha is 0: this is refused, and samples start at t = 0.999."""
     for schedule in SCHEDULES:
         settings = {"network.output": output, "network.schedule": schedule, "sampling.start": 1.0}
         settings |= {"loss.name": "bound"} if schedule == "learned" else {}
@@ -137,7 +137,7 @@ def test_the_class_changes_what_a_unet_predicts():
 
 
 def test_a_model_without_conditions():
-    """loss.drop 1: the network has no classes, and the same batches train the same weights with any conditions."""
+    """With loss.drop 1 the network has no classes, and the trained weights do not depend on the conditions."""
     recipe = family({"loss.drop": 1.0})
     assert not recipe.conditional(PICTURES)
     state = trained(recipe, PICTURES)
@@ -189,9 +189,10 @@ def case_of(model, space, rows, settings, **more):
 
 @pytest.mark.parametrize("output", OUTPUTS)
 def test_every_view_of_one_model_has_its_likelihood(output):
-    """The exact network makes the model z / alpha with z of N(0, I) at the first level: the ODE's log p is that
-    Gaussian's to the solver's tolerance, and the continuous bound that of the oracle up to t = 0.999, within 4 of its
-    Monte Carlo errors, whatever the view and wherever it is singular."""
+    """The exact network gives the model z / alpha with z ~ N(0, I) at the first level. The ODE's log p is that of
+    this Gaussian to the solver's tolerance, and the continuous bound that of the oracle up to t = 0.999, within 4
+    Monte Carlo errors, for all parametrizations, including singular ones.
+    """
     model = family({"network.output": output}).model(POINTS)
     model.denoiser.net = Gaussian(output)
     model.centre.fill_(0.3)
@@ -210,7 +211,7 @@ def test_every_view_of_one_model_has_its_likelihood(output):
 
 
 def test_the_bound_trained_on_is_the_objectives():
-    """Its loss over the held-out data, the mean of 30 passes, within 4 standard errors of both."""
+    """The mean training loss on the held-out data over 30 passes is within 4 standard errors of the bound."""
     recipe = family({"network.schedule": "learned", "loss.name": "bound", "loss.drop": 0.5})
     state = trained(recipe, PICTURES)
     rows, objective = data(PICTURES), state.objective

@@ -29,7 +29,7 @@ WEIGHTS, MEANS, VARIANCES = [0.3, 0.7], [[-1.0, 0.5], [0.6, -0.2]], [[0.04, 0.3]
 
 
 def case_of(model, test, *, train=None, truths=None, space=None, cond=None, **more):
-    """A case by hand, whose data are these rows."""
+    """A case with this model and these rows as data."""
     space = space or Space(tuple(test.shape[1:]))
     extra = {} if cond is None else {"cond": cond}
     rows = Tensors(x=test, **extra)
@@ -39,14 +39,14 @@ def case_of(model, test, *, train=None, truths=None, space=None, cond=None, **mo
 
 
 def mixture_log_p(x, sigma):
-    """Log density of the mixture above with noise added."""
+    """The log density of the mixture with noise added."""
     variances = torch.tensor(VARIANCES, dtype=F64) + sigma**2
     normal = torch.distributions.Normal(torch.tensor(MEANS, dtype=F64), variances.sqrt())
     return (normal.log_prob(x.double()[:, None]).sum(2) + torch.tensor(WEIGHTS, dtype=F64).log()).logsumexp(1)
 
 
 def mixture(n=400, **sampling):
-    """The mixture's own diffusion model with the exact denoiser, a case of its draws, and these."""
+    """The diffusion model with the mixture's exact denoiser, a case of its draws, and the draws."""
     oracle = MixtureOracle(WEIGHTS, MEANS, VARIANCES, SCHEDULE)
     x = oracle.sample(n, generator(1)).float()
     model = Diffusion(oracle, (2,), Sampling(**{"steps": 8, "chunk": 400, **sampling}))
@@ -61,8 +61,9 @@ def found_in(part):
 
 
 def test_bounds_of_a_gaussian_are_its_closed_form():
-    """On the data's own scale, which standardising stretches by 2: within 4 of the stated Monte Carlo errors, in 10
-    steps and in continuous time; the terms add up to the bound; each says its first level."""
+    """On the original scale, which is half the standardised one: within 4 Monte Carlo errors, in 10 steps and in
+    continuous time; the terms add up to the bound, and both name their first noise level.
+    """
     m, v = torch.tensor([0.4, -0.3]), torch.tensor([0.5, 1.5])
     oracle = GaussianOracle(m, v, SCHEDULE)
     model = Diffusion(oracle, (2,), Sampling(chunk=400))
@@ -86,7 +87,9 @@ def test_bounds_of_a_gaussian_are_its_closed_form():
 
 
 def test_the_odes_likelihood_of_a_mixture_is_that_of_its_first_level():
-    """Of z / alpha at t = 0.03, which is the mixture with the noise of that level: to the solver's tolerance."""
+    """The distribution of z / alpha at t = 0.03 is the mixture with the noise of that level: equal to the solver's
+    tolerance.
+    """
     _, x, case = mixture()
     found = found_in(bounds.bounds(case))
     alpha, sigma = (float(v) for v in SCHEDULE.alpha_sigma(torch.tensor(0.03, dtype=F64)))
@@ -101,7 +104,9 @@ def test_the_odes_likelihood_of_a_mixture_is_that_of_its_first_level():
 
 
 def test_of_discrete_data_a_mass_is_bounded():
-    """Data -1 or 1 with an exact denoiser: -log 2 is the most there is, within 4 standard errors of both bounds."""
+    """Data -1 or 1 with an exact denoiser: the largest possible value is -log 2; both bounds are within 4 standard
+    errors of it.
+    """
     oracle = MixtureOracle([0.5, 0.5], [[-1.0], [1.0]], [[0.0], [0.0]], SCHEDULE)
     x = oracle.sample(200, generator(1)).float()
     settings = QUICK.model_copy(update={"ode_rows": 0})
@@ -114,8 +119,9 @@ def test_of_discrete_data_a_mass_is_bounded():
 
 
 def test_the_ode_gives_the_mass_of_dequantized_data():
-    """17 levels under N(0, 0.5): log of the density at the first level times a bin's width, but for the density's
-    curvature across a bin, w^2 / (24 v) = 0.001 nats a number, and the noise of dequantization."""
+    """17 levels of N(0, 0.5): log of the density at the first noise level times the bin width, up to the curvature
+    of the density within a bin, w^2 / (24 v) = 0.001 nats per dimension, and the noise of dequantization.
+    """
     oracle = GaussianOracle(torch.zeros(2), torch.full((2,), 0.5), SCHEDULE)
     space = Space((2,), levels=17)
     x = space.settled(oracle.sample(400, generator(1)).float())
@@ -140,7 +146,7 @@ def test_likelihoods_can_be_left_out():
 
 
 class MixtureScore(nn.Module):
-    """The exact score of the mixture, as a score model's network."""
+    """The exact score of the mixture, as the network of a score model."""
 
     def forward(self, z, sigma):
         return score_of(lambda x: mixture_log_p(x, float(sigma[0])))(z)
@@ -186,8 +192,9 @@ def test_judges_find_nothing_in_other_models():
 
 
 def test_annealing_is_compared_with_its_closed_form():
-    """Gaussian data of variances 0.2 and 2 and their exact score: the variance of 2,000 samples is within 4 standard
-    errors of what `annealed_variance` says of the training data's covariance."""
+    """Gaussian data of variances 0.2 and 2 with their exact score: the variance of 2,000 samples is within 4
+    standard errors of `annealed_variance` for the covariance of the training data.
+    """
     v = torch.tensor([0.2, 2.0])
 
     class Law(nn.Module):
@@ -222,8 +229,9 @@ def test_annealing_of_one_dimension_is_compared_too():
 
 
 def test_the_exact_score_is_that_of_the_data_or_of_the_training_data():
-    """Standardised: of the moons with noise added, by their density; of data whose density is unknown, the gradient of
-    log mean_i N(x; x_i, sigma^2 I) over the training data."""
+    """On the standardised scale. Moons with added noise have a known density; if the data's density is unknown, the
+    score is the gradient of log mean_i N(x; x_i, sigma^2 I) over the training data.
+    """
     model = ladder(MixtureScore())
     model.centre.fill_(0.4)
     model.scale.fill_(0.7)
@@ -248,8 +256,9 @@ def test_the_share_of_variance():
 
 
 def test_samples_by_steps_are_those_of_the_model():
-    """Steps of the settings and the model's own, the same noise in all; the model's own are the case's samples; more
-    steps of an exact denoiser are nearer to the data."""
+    """The numbers of steps of the settings and the model's own number, all with the same noise; the model's own
+    samples are those of the case; more steps of an exact denoiser are closer to the data.
+    """
     _, _, case = mixture(sampler="ddim", steps=16)
     part = paths.by_steps(case)
     rows = part.details["by_steps"]["rows"]
@@ -263,8 +272,9 @@ def test_samples_by_steps_are_those_of_the_model():
 
 
 def test_the_round_trip_of_a_gaussian_by_ddim_is_its_closed_form():
-    """Of N(0, v) both ways are linear, so that the error of a datum is in proportion to it: DDIM multiplies z by
-    (alpha_s x^ + sigma_s eps^) / z a step, there and back."""
+    """For N(0, v) both directions are linear, so the error is proportional to x: each step of DDIM multiplies z by
+    (alpha_s x^ + sigma_s eps^) / z.
+    """
     v, schedule = 0.3, CosineSchedule()
     oracle = GaussianOracle(torch.zeros(1), torch.tensor([v]), schedule)
     x = oracle.sample(100, generator(0)).float()
@@ -279,7 +289,7 @@ def test_the_round_trip_of_a_gaussian_by_ddim_is_its_closed_form():
 
 
 def test_variety_is_the_distance_within_a_condition():
-    """Pooled: of groups of two pictures each, the root mean square of their distances; contrast does not count."""
+    """The pooled root mean square distance of groups of two pictures; contrast does not count."""
     x = torch.randn(6, 1, 4, 4, generator=generator(0))
     cond = torch.tensor([[0], [1], [2], [0], [1], [2]])
     unit = nn.functional.layer_norm(x.double().flatten(1), (16,))
@@ -289,7 +299,7 @@ def test_variety_is_the_distance_within_a_condition():
 
 
 class Told(Denoiser):
-    """Pictures of one class are all ones or all minus ones with a little noise: guidance makes them less varied."""
+    """Pictures of a class are all 1 or all -1 plus a little noise, which guidance makes less varied."""
 
     def __init__(self):
         super().__init__()
@@ -319,8 +329,9 @@ class Sign:
 
 
 def test_guidance_is_compared():
-    """At scale 1 samples are of the data's law, with their variety; every scale of the settings and the model's own is
-    there, and what was asked is read."""
+    """At scale 1 samples follow the data's distribution, with its variety; all scales of the settings and the
+    model's own are listed, with the share that is read as asked.
+    """
     cond = torch.arange(200)[:, None] % 2
     x = (2.0 * cond - 1)[..., None, None] + 0.1**0.5 * torch.randn(200, 1, 8, 8, generator=generator(0))
     settings = QUICK.model_copy(update={"scales": (1.0, 4.0), "samples": 40})

@@ -1,4 +1,4 @@
-"""Classes and modes that a reader finds in pictures: cases whose answers are known, and GANs of digits."""
+"""Classes and modes that a reader finds in pictures: cases with known results, and GANs of digits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from jensen.recipes.sources.stacked import StackedDigits
 
 
 class Grey:
-    """Reads each channel's grey, a multiple of 1/8 as a class, and finds it clear where it is one exactly."""
+    """Reads the grey level of each channel, a multiple of 1/8, as its class, which is clear if the level is exact."""
 
     clear_means = "a class to the digit"
 
@@ -31,7 +31,7 @@ class Grey:
 
 
 def greys(*rows):
-    """Pictures (N, C, 2, 2) of flat channels, of classes that may lie between two."""
+    """Pictures (N, C, 2, 2) with constant channels, whose levels may lie between two classes."""
     return (torch.tensor(rows) / 4 - 1)[:, :, None, None].expand(-1, -1, 2, 2)
 
 
@@ -53,7 +53,9 @@ def grey_case(made, train, test=None, **more):
 
 
 def test_shares_of_classes_and_their_divergence():
-    """By hand: 12 of a, 4 of b of which one is not clear, none of c; a quarter of the data are a, half b."""
+    """By hand: 12 of class a; 4 of class b, one of them not clear; none of class c. A quarter of the data are a,
+    half are b.
+    """
     part = classes(grey_case([0.0] * 12 + [1.0] * 3 + [1.2], [0, 1, 1, 2] * 5, [0, 1, 2, 2]))
     by_key = found(part)
     assert by_key["classes_reached"].value == by_key["clearly_reached"].value == 2
@@ -69,7 +71,7 @@ def test_shares_of_classes_and_their_divergence():
 
 
 def test_a_row_of_the_sheet_for_each_class():
-    """Of c there is none: its row is white. A cell is two pixels of 4, and a gap of 6."""
+    """The row of class c, which has no sample, is white. A cell is two pixels enlarged 4 times, with a gap of 6."""
     part = classes(grey_case([0.0] * 12 + [1.0] * 4, [0, 1, 2]))
     sheet = part.pictures[0].image.convert("L")
     centre = [6 + 4 + k * 14 for k in range(3)]
@@ -166,7 +168,7 @@ def test_draws_of_stacked_digits_reach_what_they_should(balance):
 
 
 def test_a_collapsed_generator_is_seen_through(digits):
-    """Clear threes and sevens make one mode of three channels; what lies between them is clear of few."""
+    """Clear threes and sevens in one mode of three channels; few blends between them are clear."""
     x, labels = digits.train.tensors["x"], digits.train.tensors["cond"]
     reader = digits.truths.reader
     x = x[reader.clear(x)[:, 0] & (reader.read(x) == labels)[:, 0]]

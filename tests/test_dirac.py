@@ -1,4 +1,6 @@
-"""The Dirac-GAN beyond its laws: any margin loss, any number of moves, both penalties at once, noise, kinks."""
+"""The Dirac-GAN beyond its laws: arbitrary margin losses, several moves per step, both penalties together, noise,
+kinks.
+"""
 
 from __future__ import annotations
 
@@ -34,13 +36,13 @@ both = pytest.mark.parametrize(("f", "slope", "curvature"), PAYOFFS.values(), id
 
 
 def roots(trace, determinant):
-    """Eigenvalues of a 2 x 2 matrix."""
+    """Eigenvalues of a 2 x 2 matrix with this trace and determinant."""
     root = cmath.sqrt(trace**2 / 4 - determinant)
     return [trace / 2 + root, trace / 2 - root]
 
 
 def assert_spectrum(found, expected):
-    """Alike as sets, to 1e-6."""
+    """Equal as sets, to 1e-6."""
     left = found.tolist()
     assert len(left) == len(expected)
     for value in expected:
@@ -51,7 +53,7 @@ def assert_spectrum(found, expected):
 
 @pytest.mark.parametrize("loss", [loss for loss in MARGIN_LOSSES.values() if loss.trainable], ids=lambda m: m.name)
 def test_the_value_is_that_of_the_margin_loss_and_the_field_its_derivative(loss):
-    """L = -l(-psi theta) - l(0): the critic's own risk with its sign turned, so that D > 0 means real."""
+    """L = -l(-psi theta) - l(0): minus the critic's risk, so that D > 0 means real."""
     game = DiracGAN(loss)
     for theta, psi in ((0.7, 0.5), (-0.3, 1.1), (0.4, -0.8)):
         m = torch.tensor(-theta * psi, dtype=F64)
@@ -76,7 +78,7 @@ def test_wasserstein_draws_theta_to_where_the_critic_says_real():
 @pytest.mark.parametrize("share", [0.8, 1.99, 2.01])
 @pytest.mark.parametrize("moves", [(1, 1), (1, 5), (2, 3)])
 def test_alternating_descent_stays_on_the_circle_below_two(f, slope, curvature, share, moves):
-    """The share is that of sqrt(n_g n_d) h |f'(0)|."""
+    """`share` is sqrt(n_g n_d) h |f'(0)|."""
     h = share / abs(slope) / math.sqrt(moves[0] * moves[1])
     phases = (Phase(("generator",), repeats=moves[0]), Phase(("critic",), repeats=moves[1]))
     for order in (phases, phases[::-1]):
@@ -176,7 +178,7 @@ CLOSED = {
     ("theta", "psi", "sigma"), [(0.7, 1.2, 0.8), (-1.0, 1.0, 0.3), (0.5, -2.0, 4.0), (2.0, 0.02, 50.0)]
 )
 def test_noise_is_exact_whatever_the_payoff(name, theta, psi, sigma):
-    """Value, field and its Jacobian against closed forms: what a kink adds to it, too, and where psi sigma is large."""
+    """Value, field and Jacobian against closed forms, including the contribution of a kink and large psi sigma."""
     f, exact = CLOSED[name]
     game = DiracGAN(f, instance_noise=sigma)
     at = torch.tensor([theta, psi], dtype=F64)
@@ -196,7 +198,7 @@ def test_noise_is_exact_whatever_the_payoff(name, theta, psi, sigma):
 
 @pytest.mark.parametrize("spread", [0.5, 30.0, 1e3, 1e5])
 def test_a_wide_noise_on_the_logistic_payoff(spread):
-    """E log(1 + e^t) = E max(0, t) + E log(1 + e^-|t|), the latter by quadrature over t, where it lives."""
+    """E log(1 + e^t) = E max(0, t) + E log(1 + e^-|t|), the second term by quadrature over t near 0."""
     game = DiracGAN(instance_noise=spread)
     game.critic.psi.data.fill_(1.0)
     game.model.theta.data.fill_(0.4)
@@ -208,7 +210,7 @@ def test_a_wide_noise_on_the_logistic_payoff(spread):
 
 
 def test_kinks_of_a_payoff_are_found():
-    """Where the slope or the value jumps, to rounding; nothing of what is smooth, however steep."""
+    """The points where slope or value jump, to rounding; none for smooth functions, even steep ones."""
     kinked = lambda t: (t - 0.3).abs() + torch.relu(t - 7.123) + (t > 2).double()  # noqa: E731
     assert breaks(kinked).tolist() == pytest.approx([0.3, 2.0, 7.123], abs=1e-13)
     assert breaks(lambda t: -hinge(-t)).tolist() == pytest.approx([-1.0], abs=1e-13)

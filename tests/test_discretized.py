@@ -1,4 +1,4 @@
-"""Likelihoods of 8-bit data against scipy, mpmath and finite differences."""
+"""Likelihoods of 8-bit data against SciPy, mpmath and finite differences."""
 
 from __future__ import annotations
 
@@ -47,8 +47,9 @@ def test_levels_hold_the_mass_of_their_cells(law, loc, scale):
 @pytest.mark.parametrize("dtype", [F64, torch.float32])
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
 def test_far_tails_and_narrow_cells(law, dtype):
-    """Sixty digits of mpmath, scales from 0.001 to 100: within 2 eps^0.8 / 4.5 of every formula, which is what the
-    switch from the difference to the expansion promises, relative rounding, and that of an edge."""
+    """Against mpmath with sixty digits, scales from 0.001 to 100: within 2 eps^0.8 / 4.5, the promised accuracy at
+    the switch from difference to series, plus relative rounding and rounding of an edge.
+    """
     mpmath.mp.dps, eps = 60, torch.finfo(dtype).eps
 
     def cdf(z):
@@ -74,7 +75,7 @@ def test_far_tails_and_narrow_cells(law, dtype):
 
 @pytest.mark.parametrize("dtype", [F64, torch.float32])
 def test_two_levels_are_a_bernoulli(dtype):
-    """Against torch's Bernoulli of (x + 1) / 2: probabilities, moments and entropies, out to a logit of 800."""
+    """Against torch's Bernoulli of (x + 1) / 2: probabilities, moments and entropies, up to a logit of 800."""
     logits = T([-800.0, -20.0, -1.3, 0.0, 0.4, 30.0, 800.0], dtype=dtype)
     ours, theirs = Binary(logits), torch.distributions.Bernoulli(logits=logits.double())
     x = ours.enumerate_support()
@@ -91,7 +92,7 @@ def test_two_levels_are_a_bernoulli(dtype):
 
 
 def test_draws_of_two_levels():
-    """20,000 draws of each: shares within 4 standard errors, and nothing but -1 and 1."""
+    """20,000 draws of each: shares within 4 standard errors, all values -1 or 1."""
     ours = Binary(T([-2.0, 0.3, 1.5]))
     with drawing(generator(0)):
         made = ours.sample((20_000,))
@@ -105,7 +106,9 @@ def test_draws_of_two_levels():
 
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
 def test_gradients_of_levels(law):
-    """Finite differences on all formulas in double; single agrees with double to 1e-3, far out too."""
+    """Against finite differences for all formulas in double precision; single precision agrees to 1e-3, also in the
+    tails.
+    """
     levels = law(0.0, 1.0).enumerate_support()[[0, 3, 100, 127, 128, 250, 255]].double()
     for loc in (-1.2, 0.03, 0.9):
         for scale in (3e-3, 0.04, 0.5, 4.0, 60.0):
@@ -126,7 +129,7 @@ def test_gradients_of_levels(law):
 
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
 def test_draws_of_levels(law):
-    """Chi-square of 100,000 draws on 16 levels, tails included: above 37.7 once in a thousand."""
+    """Chi-square of 100,000 draws on 16 levels including the tails: above 37.7 with probability 0.001."""
     q = law(T(0.6, dtype=F64), 0.5, levels=16)
     with drawing(generator(0)):
         x = q.sample((100_000,))
@@ -163,8 +166,9 @@ def test_levels_family():
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
 @pytest.mark.parametrize("levels", [2, 3, 256, 2048])
 def test_extreme_parameters(law, dtype, levels):
-    """Probabilities sum to one from a scale of 1e-30 to 1e30, wherever loc is: neighbours share an edge to the bit. No
-    number is none: moments, entropy, and log-probabilities, which are -inf only where they are no numbers."""
+    """Probabilities sum to one for scales from 1e-30 to 1e30 and any loc, because neighbouring cells share their
+    edge bit for bit. No result is nan, and log-probabilities are -inf only where probabilities are 0.
+    """
     for scale in (1e-30, 1e-6, 1e-3, 1.0, 1e6, 1e30):
         for loc in (-1e3, -1.0, 0.0, 1 / 255, 0.7, 5.0, 1e30):
             q = law(T(loc, dtype=dtype), T(scale, dtype=dtype), levels=levels)
@@ -178,7 +182,7 @@ def test_extreme_parameters(law, dtype, levels):
 
 
 def test_the_far_tail_of_a_gaussian_in_single_precision():
-    """Cells too near each other, or too far out, for the difference of two logarithms: mpmath's sixty digits."""
+    """Cells too narrow or too far out for a difference of two logarithms, against mpmath with sixty digits."""
     mpmath.mp.dps = 60
     for levels, loc, scale in ((65_536, 1e3, 1e-3), (65_536, 1e3, 0.1), (256, 50.0, 0.02), (256, -7.0, 1e-4)):
         q = DiscretizedGaussian(T(loc), T(scale), levels=levels)
@@ -194,7 +198,7 @@ def test_the_far_tail_of_a_gaussian_in_single_precision():
 
 
 def test_parameters_of_any_dtype():
-    """Integers beside floats, and half precision in single."""
+    """Integers with floats, and half precision computed in single precision."""
     assert DiscretizedLogistic(T(0), 0.5).scale.item() == 0.5
     for dtype in (torch.bfloat16, torch.float16):
         q = DiscretizedGaussian(T([0.25, -0.5], dtype=dtype), T([0.5, 0.25], dtype=dtype))

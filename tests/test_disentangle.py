@@ -1,4 +1,4 @@
-"""Disentanglement on codes whose scores are known, against scikit-learn, and on sprites."""
+"""Disentanglement of codes with known scores, against scikit-learn, and on sprites."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def randn(*shape, seed=0):
 
 
 def test_information_and_entropy_against_scikit_learn():
-    """Five codes in numpy's histogram bins, three factors of uneven shares and any numbering."""
+    """Five codes in NumPy's histogram bins, three factors with unequal shares and arbitrary labels."""
     factors = (torch.rand(400, 3, generator=generator(1)) ** 2 * torch.tensor([2, 5, 9])).long() * 7 - 3
     codes = randn(400, 5) + torch.nn.functional.pad(factors * 0.1, (0, 2))
     found = mutual_information(codes, factors, bins=11)
@@ -51,8 +51,10 @@ def test_information_and_entropy_against_scikit_learn():
 
 
 def test_bias_of_information_and_of_the_gap():
-    """Independent codes: I is too large by (B-1)(V-1)/2N, and the gap is that of the two largest of D = 6 chi-squares
-    over 2N, here simulated; 400 data sets of N = 2,000, within 4 standard errors and 3 percent for the next order."""
+    """Independent codes: the estimate of I is too large by (B-1)(V-1)/2N, and the gap is that of the two largest of
+    D = 6 chi-squares over 2N, simulated here; 400 data sets of N = 2,000, within 4 standard errors and 3 percent for
+    higher orders.
+    """
     n, bins, levels, sets = 2000, 10, 5, 400
     rng, information, gaps = generator(0), [], []
     for _ in range(sets):
@@ -75,7 +77,7 @@ def test_bias_of_information_and_of_the_gap():
 
 @pytest.mark.parametrize("padding", [0, 4])
 def test_one_code_a_factor_is_perfect(padding):
-    """Whatever the order, scale, sign and offset of the codes, and whatever constant codes lie beside them."""
+    """For any order, scale, sign and offset of the codes, and with additional constant codes."""
     codes = torch.stack([-3.0 * GRID[:, 2] + 1, 1e-4 * GRID[:, 0], 500.0 * GRID[:, 1]], 1)
     codes = torch.nn.functional.pad(codes, (0, padding))
     assert mig(codes, GRID).value == pytest.approx(1, abs=1e-12)
@@ -103,8 +105,9 @@ def test_scores_of_any_codes_do_not_mind_order_and_scale():
 
 
 def test_two_factors_turned_by_an_eighth():
-    """Both codes know as much of both factors: no gap, no disentanglement, no completeness, all the information; and
-    held factors leave both codes half their variance, so that votes are a coin's."""
+    """Both codes carry the same information about both factors: no gap, no disentanglement, no completeness, full
+    informativeness; a fixed factor leaves half the variance of both codes, so votes are random.
+    """
     turn = torch.tensor([[1.0, 1.0], [-1.0, 1.0]]) / 2**0.5
     codes = PAIR.float() @ turn
     assert mig(codes, PAIR, bins=15).value == pytest.approx(0, abs=1e-12)
@@ -119,7 +122,7 @@ def test_two_factors_turned_by_an_eighth():
 
 
 def test_one_code_for_two_factors():
-    """MIG does not mind, DCI's disentanglement and FactorVAE's score do: 0 (with the noise, next to) and 1/2."""
+    """MIG does not penalise this; DCI disentanglement and the FactorVAE score do: 0 (almost, with noise) and 1/2."""
     codes = torch.stack([PAIR[:, 0] + 8 * PAIR[:, 1], torch.zeros(512, dtype=torch.long)], 1).double()
     assert mig(codes, PAIR, bins=64).value == pytest.approx(1, abs=1e-12)
     found = dci(codes, PAIR, BoostedTrees(depth=8), generator=generator(0))
@@ -131,7 +134,7 @@ def test_one_code_for_two_factors():
 
 
 def test_one_factor_in_two_codes():
-    """Told twice, a factor has no gap; the other has all of it."""
+    """A factor in two codes has no gap; the other factor has a full gap."""
     codes = torch.stack([PAIR[:, 0], -PAIR[:, 0], PAIR[:, 1]], 1).double()
     found = mig(codes, PAIR)
     torch.testing.assert_close(found.gaps, torch.tensor([0.0, 1.0], dtype=F64), rtol=0, atol=1e-12)
@@ -140,7 +143,7 @@ def test_one_factor_in_two_codes():
 
 
 def test_independent_codes_know_nothing():
-    """n = 6,144 and 4,000 votes: MIG below 0.003, FactorVAE's score 1/5 within 4 standard errors."""
+    """n = 6,144 and 4,000 votes: MIG below 0.003, the FactorVAE score 1/5 within 4 standard errors."""
     factors = torch.cartesian_prod(*map(torch.arange, (3, 4, 8, 8, 8)))
     codes = randn(len(factors), 10)
     assert mig(codes, factors).value < 0.003
@@ -152,7 +155,7 @@ def test_independent_codes_know_nothing():
 
 
 def test_the_held_factor_is_held_and_others_move():
-    """A code that is one factor and a little noise: 1; drowned in noise the votes come from chance."""
+    """A code of one factor plus a little noise scores 1; with much noise, votes are random."""
     codes = GRID.repeat(10, 1) + 0.05 * randn(960, 3)
     assert factor_vae_score(codes, GRID.repeat(10, 1), generator=generator(0)).value == 1
     assert factor_vae_score(codes, GRID.repeat(10, 1).flip(0), generator=generator(0)).value == 1  # symmetric grid
@@ -161,7 +164,7 @@ def test_the_held_factor_is_held_and_others_move():
 
 
 def test_collapsed_codes_have_no_vote():
-    """A constant code beside the true ones would win every vote by its variance of 0."""
+    """A constant code would win all votes because its variance is 0."""
     codes = torch.nn.functional.pad(GRID.double(), (2, 0))
     assert factor_vae_score(codes, GRID, generator=generator(0)).value == 1
 
@@ -186,7 +189,7 @@ def test_disentanglement_and_completeness_of_importances(importance, d, c):
 
 
 def test_probes_are_scored_on_rows_kept_back():
-    """Levels at random: trees of unlimited depth memorise them and predict no better than chance."""
+    """Random levels: trees of unlimited depth memorise them and predict at chance."""
     factors = torch.randint(2, (400, 2), generator=generator(0))
     found = dci(randn(400, 2), factors, BoostedTrees(rounds=30, depth=10), kept=0.5, generator=generator(1))
     assert abs(found.informativeness - 0.5) < 4 * (0.25 / 400) ** 0.5
@@ -195,7 +198,7 @@ def test_probes_are_scored_on_rows_kept_back():
 
 
 def test_lasso_is_scored_by_the_variance_explained_of_rows_kept_back():
-    """Against scikit-learn's pieces put together by hand, the level a line in the codes and noise."""
+    """Against scikit-learn's components combined by hand; the level is linear in the codes plus noise."""
     codes = randn(200, 3).numpy()
     levels = (codes @ np.array([2.0, -1.0, 0.0]) + randn(200, seed=1).numpy()).round()
     seen, kept = (codes[:150], levels[:150]), (codes[150:], levels[150:])
@@ -208,8 +211,9 @@ def test_lasso_is_scored_by_the_variance_explained_of_rows_kept_back():
 
 
 def test_rare_levels_are_learned_and_scored():
-    """One row of a level among 40: whichever the division, it is learned from, and the rest is told right; two rows of
-    a level and 38 of another, and three levels of which one is rare."""
+    """A level with one row among 40 is in the training rows in each split, and the others are predicted correctly;
+    also two rows of one level and 38 of another, and three levels of which one is rare.
+    """
     for counts in ([39, 1], [38, 2], [36, 3, 1]):
         level = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
         factors = torch.stack([level, torch.arange(40) % 2], 1)
@@ -223,7 +227,9 @@ def test_rare_levels_are_learned_and_scored():
 
 
 def test_as_many_rows_of_a_level_are_kept_back_as_its_share():
-    """A probe that notes what it sees: of 60 and 20 rows with kept = 1/4, 15 and 5, and the rest to learn from."""
+    """A probe that records its rows: of 60 and 20 rows with kept = 1/4, 15 and 5 are held out, and the rest are for
+    training.
+    """
     seen = []
 
     def probe(learned, kept, seed):
@@ -255,7 +261,7 @@ def test_sprites_are_a_grid_of_different_pictures():
 
 
 def moments(images):
-    """Covered area in pixels, centre and covariance of the covered points, by pixels' centres; x right, y down."""
+    """Covered area in pixels, centre and covariance of the covered points, from pixel centres; x right, y down."""
     mass = images.flatten(1).double()
     side = images.shape[-1]
     y, x = (v.flatten().double() + 0.5 for v in torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij"))
@@ -267,7 +273,9 @@ def moments(images):
 
 
 def test_sprites_lie_where_their_factors_say():
-    """One place further is the same picture one pixel on; squares and ellipses are centred; nothing is cut off."""
+    """The next position is the same picture shifted by one pixel; squares and ellipses are centred; nothing is cut
+    off.
+    """
     images, factors = sprites()
     places = images.view(3, 4, 8, 8, 8, 24, 24)
     assert torch.equal(places[:, :, :, 1:, :, :, 1:], places[:, :, :, :-1, :, :, :-1])  # x
@@ -281,8 +289,9 @@ def test_sprites_lie_where_their_factors_say():
 
 @pytest.mark.parametrize("size", [24, 40])
 def test_sprites_have_their_shapes(size):
-    """Areas of square, ellipse and heart against closed forms (the heart's curve encloses 3.6616), sizes rising from a
-    half, the ellipse's axis turning counter-clockwise by quarter / 8 a step."""
+    """Areas of square, ellipse and heart against closed forms (the heart's curve encloses 3.6616); sizes increase
+    from one half; the axis of the ellipse turns counter-clockwise by quarter / 8 per step.
+    """
     images, factors = sprites(size)
     radius = (size - 7) / 2 * (0.5 + factors[:, 1] / 6)
     area, _, covariance = moments(images)

@@ -1,4 +1,4 @@
-"""Two processes give the one-process gradient, and stay equal; resume of both is exact."""
+"""Two processes compute the gradient of one process and remain equal; resuming is exact."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from test_training import new_state
 
 
 class Square(Objective):
-    """Without draws, so that one process and two must agree."""
+    """Without random draws, so that one and two processes must agree."""
 
     phases = (Phase(("a",)), Phase(("b",)))
 
@@ -50,7 +50,7 @@ class Square(Objective):
 
 
 class Table(Objective):
-    """Sparse gradients, of other rows in each process."""
+    """Sparse gradients with different rows in each process."""
 
     def __init__(self):
         super().__init__()
@@ -71,9 +71,9 @@ def trained(mine, world):
 
 
 def together(work):
-    """Run it in two forked processes, which have all modules at hand, in the environment that torchrun gives them.
+    """Run `work` in two forked processes, with torchrun's environment variables and all modules imported.
 
-    It returns nothing, or an exit code.
+    `work` returns None or an exit code.
     """
     with socket.create_server(("localhost", 0)) as free:
         port = free.getsockname()[1]
@@ -132,7 +132,7 @@ def torchrun(*words):
 
 
 def test_the_command_trains_on_two_processes_and_resumes_bit_for_bit(tmp_path):
-    """torchrun, gloo, on CPUs: both processes' random numbers are kept; one process writes."""
+    """torchrun with gloo on CPUs: the random states of both processes are saved; one process writes."""
 
     def words(name):
         return train_words(tmp_path / name, "--no-evaluate", "--set", "training.previews=0")
@@ -167,7 +167,7 @@ apart = {  # recipes whose processes differ in more than their random numbers, t
 
 
 def _resumes(out):
-    """Train each, and again from the middle on; train longer what one process began."""
+    """Train each recipe, and resume it from the middle; continue the run that one process began."""
     start()
     for name, words in apart.items():
         recipe = configure(name, words)
@@ -182,7 +182,9 @@ def _resumes(out):
 
 
 def test_pools_and_adaptive_augmentation_of_two_processes_resume_bit_for_bit(tmp_path, monkeypatch):
-    """Each has buffers of its own: all are kept. One process takes over the first's, two begin with copies of one's."""
+    """The buffers of both processes are saved. One process continues with those of the first; two continue with
+    copies of those of one.
+    """
     running.train(configure("ring-gan", ALONE), tmp_path / "alone")
     together(lambda: _resumes(tmp_path))
     for name in apart:
@@ -213,7 +215,7 @@ def same(a, b):
 
 
 def _takes_over(folder, takes, said):
-    """With another number of processes, one of them has the pools of number `takes` of the former."""
+    """Resumed with another number of processes, a process uses the pools of the former process `takes`."""
     saved = torch.load(folder / "state" / "000000008.pt", weights_only=True)
     kept = saved["objective"] | saved["processes"][takes]["buffers"]
     recipe = read_config(folder)

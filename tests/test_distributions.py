@@ -1,4 +1,4 @@
-"""Distributions against scipy, closed forms and finite differences; draws that follow one generator."""
+"""Distributions against SciPy, closed forms and finite differences; draws follow a given generator."""
 
 from __future__ import annotations
 
@@ -94,7 +94,9 @@ def test_a_conditional_owns_what_its_family_learns():
 
 
 def test_soft_clamp():
-    """Onto (low, high), rising, its slope the difference of two sigmoids, near the identity inside."""
+    """Maps onto (low, high), increasing, with slope equal to a difference of two sigmoids, close to the identity
+    inside.
+    """
     low, high = -7.0, 5.0
     x = torch.linspace(-60, 60, 2401, dtype=F64, requires_grad=True)
     y = soft_clamp(x, low, high)
@@ -183,7 +185,10 @@ def test_gaussian_prior():
 
 
 def test_kl_to_the_priors():
-    """KL(N(m, s^2) || N(mu, sigma^2 I)) and the one to uniform classes in closed form, batch by batch."""
+    """KL(N(m, s^2)
+
+    N(mu, sigma^2 I)) and the KL to uniform classes in closed form, for each batch row.
+    """
     m, s = torch.randn(5, 3, dtype=F64), torch.rand(5, 3, dtype=F64) + 0.5
     q = D.Independent(D.Normal(m, s), 1)
     prior = GaussianPrior(3, mean=0.3, std=1.7).double()
@@ -194,7 +199,7 @@ def test_kl_to_the_priors():
 
 
 def test_kl_of_bernoullis_is_that_of_torch():
-    """A subclass keeps its parent's closed forms."""
+    """A subclass uses the closed forms of its parent."""
     a, b = torch.randn(4), torch.randn(4)
     ours = kl_divergence(BernoulliLogits()(a[None]), BernoulliLogits()(b[None]))
     torch.testing.assert_close(ours, kl_divergence(D.Bernoulli(logits=a), D.Bernoulli(logits=b)).sum()[None])
@@ -221,7 +226,7 @@ def test_flat_priors_of_a_batch():
     "prior", [GaussianPrior(400, mean=0.3, std=2.0), CategoricalPrior(100, 7)], ids=["normal", "one-hot"]
 )
 def test_priors_in_half_precision_are_single_in_density(prior):
-    """Of the numbers a bfloat16 copy holds, which are rounded; what is made of them is not, nor summed in bfloat16."""
+    """The density of the rounded parameters of a bfloat16 copy, computed and summed in single precision."""
     half = copy.deepcopy(prior).bfloat16()
     z = prior().sample((3,))
     exact = copy.deepcopy(half).double()().log_prob(z.double())
@@ -269,7 +274,9 @@ def test_expand_and_draw_by_one_generator(q):
 
 
 def test_gumbel_max_is_exact():
-    """A million draws of five classes: chi-square above 18.5 once in a thousand; relaxed draws order the same."""
+    """A million draws of five classes: chi-square above 18.5 with probability 0.001; relaxed draws have the same
+    largest entry.
+    """
     logits = T([0.5, -1.0, 2.0, 0.0, -3.0])
     q, n = StraightThroughOneHot(0.7, logits), 1_000_000
     with drawing(generator(0)):
@@ -285,7 +292,7 @@ def test_gumbel_max_is_exact():
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 4.0])
 def test_relaxed_draws_follow_their_law(temperature):
-    """With two classes P(y_1 <= c) = sigmoid(tau logit(c) - l), l the difference of the logits: n = 1e5."""
+    """For two classes P(y_1 <= c) = sigmoid(tau logit(c) - l), where l is the difference of the logits: n = 1e5."""
     with drawing(generator(0)):
         y = gumbel_softmax(T([0.8, -0.3], dtype=F64).expand(100_000, 2), temperature)
     torch.testing.assert_close(y.sum(-1), torch.ones(100_000, dtype=F64))

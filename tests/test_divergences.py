@@ -1,4 +1,4 @@
-"""Divergences between distributions against closed forms, scipy's quadrature and sums; critics of limited capacity."""
+"""Divergences between distributions against closed forms, SciPy's quadrature and sums; critics of limited capacity."""
 
 from __future__ import annotations
 
@@ -68,12 +68,12 @@ def mixture(weights, means, stds):
 
 
 def by_quad(integrand, breaks):
-    """scipy's quadrature between breaks, and none of ours."""
+    """SciPy's quadrature between breakpoints, independent of jensen."""
     return sum(integrate.quad(integrand, a, b, epsabs=1e-12, limit=200)[0] for a, b in pairwise(breaks))
 
 
 def closed_forms(m, s, n, t):
-    """Of N(m, s^2) and N(n, t^2): what has a closed form by it, the others by scipy's quadrature."""
+    """Divergences of N(m, s^2) and N(n, t^2): by closed form where there is one, otherwise by SciPy's quadrature."""
     p, q = stats.norm(m, s).pdf, stats.norm(n, t).pdf
     scale = sorted({v for c, w in ((m, s), (n, t)) for v in c + w * np.linspace(-12, 12, 49)})
 
@@ -95,7 +95,7 @@ def closed_forms(m, s, n, t):
 
 
 def risks_of(d):
-    """The Bayes risk of each loss, by the divergences."""
+    """The Bayes risk of each loss in terms of the divergences."""
     return {
         "zero-one": (1 - d["total-variation"]) / 2,
         "squared": 1 - d["le-cam"] / 2,
@@ -124,7 +124,7 @@ def test_gaussians_in_single_precision():
 
 
 def test_a_loss_of_ones_own_between_gaussians():
-    """The five through their numerical f, and the sigmoid loss, whose infimum is that of zero-one."""
+    """Built-in losses through their numerical f, and the sigmoid loss, whose infimum is that of zero-one."""
     p, q = normal(0.0, 1.0), normal(1.0, 2.0)
     for loss in (logistic, zero_one):
         assert bayes_risk(margin_loss(loss.loss), p, q).value == pytest.approx(bayes_risk(loss, p, q).value, abs=1e-9)
@@ -134,7 +134,7 @@ def test_a_loss_of_ones_own_between_gaussians():
 
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda v: v.name)
 def test_offsets(loss):
-    """Equal distributions can only be distinguished by chance, disjoint ones always."""
+    """Equal distributions can only be told apart by chance, disjoint ones always."""
     assert loss.chance == pytest.approx(CHANCE[loss.name], abs=1e-15)
     p = mixture([0.3, 0.7], [-1.0, 2.0], [0.5, 1.0])
     assert bayes_risk(loss, p, p).value == pytest.approx(CHANCE[loss.name], abs=1e-9)
@@ -159,7 +159,9 @@ def test_jumps_kinks_poles_and_far_peaks():
 
 
 def test_discrete_laws_on_different_values_are_summed_over_the_union():
-    """(1, 1)/2 on {0, 1} against (1, 2, 1)/4 on {0, 1, 2}: TV 1/4, H^2 1/2 - 8^(-1/2); three kinds, both ways."""
+    """(1, 1)/2 on {0, 1} against (1, 2, 1)/4 on {0, 1, 2}: TV 1/4, H^2 1/2 - 8^(-1/2); three types of distribution,
+    in both orders.
+    """
     half = torch.tensor([0.5, 0.5], dtype=F64)
     pairs = [
         (Categorical(half), Categorical(torch.tensor([0.25, 0.5, 0.25], dtype=F64))),
@@ -198,8 +200,9 @@ def test_discrete_is_a_sum_and_one_event_axis_changes_nothing():
 
 
 def test_monte_carlo_and_its_error():
-    """Gaussians in 3-D, 60 runs of 2,000 samples: the errors have the mean 0 and the variance 1 of standard scores,
-    within 4 standard errors of each."""
+    """Gaussians in 3-D, 60 runs of 2,000 samples: errors divided by their standard errors have mean 0 and variance
+    1, within 4 standard errors of each.
+    """
     p, q = (Independent(Normal(torch.full((3,), m, dtype=F64), 1.0), 1) for m in (0.0, 0.8))
     along = math.sqrt(3) * 0.8  # only the way from one mean to the other matters
     exact = closed_forms(0.0, 1.0, along, 1.0)
@@ -215,7 +218,7 @@ def test_monte_carlo_and_its_error():
 
 
 def test_a_transformed_distribution_of_several_dimensions():
-    """Against the same Gaussian without a transform; the caller's generator only gives the draws."""
+    """Against the same Gaussian without a transform; only the draws use the caller's generator."""
     one = MultivariateNormal(torch.zeros(2), torch.eye(2))
     moved = TransformedDistribution(one, [AffineTransform(torch.ones(2), 2 * torch.ones(2))])
     plain = MultivariateNormal(torch.ones(2), 4 * torch.eye(2))
@@ -232,7 +235,9 @@ def test_a_transformed_distribution_of_several_dimensions():
 
 
 def test_a_mixture_of_different_supports():
-    """Two overlapping boxes, and two apart, against sums by hand; torch's own support of them is what they share."""
+    """Two overlapping boxes and two disjoint ones, against sums by hand; for torch the support of the mixture is
+    that of its components.
+    """
 
     def boxes(low, event):
         low = torch.tensor(low, dtype=F64)
@@ -240,7 +245,7 @@ def test_a_mixture_of_different_supports():
         return MixtureSameFamily(Categorical(torch.ones(2, dtype=F64)), Independent(parts, 1) if event else parts)
 
     def root(a, b):
-        """The integral of the root of a standard normal density from a to b."""
+        """The integral of the square root of a standard normal density from a to b."""
         share = stats.norm.cdf(b, scale=math.sqrt(2)) - stats.norm.cdf(a, scale=math.sqrt(2))
         return math.sqrt(2) * (2 * math.pi) ** 0.25 * share
 
@@ -269,7 +274,7 @@ def test_a_narrow_peak_of_a_mixture_has_marks_of_its_own():
 
 
 class Misplaced(Normal):
-    """Says that it lies above 10."""
+    """States a support above 10, where it has no mass."""
 
     support = constraints.greater_than(10.0)
 
@@ -284,14 +289,14 @@ def test_a_density_that_does_not_belong_to_its_draws_is_refused():
 
 @pytest.mark.parametrize("name", ["total-variation", "le-cam", "jensen-shannon", "hellinger"])
 def test_a_critic_that_is_0_guesses(name):
-    """It gains nothing; by its signs alone a tie is half an error."""
+    """It gains nothing; by its signs, each tie is half an error."""
     assert critic_divergence(name, torch.zeros(7), torch.zeros(5)) == Estimate(0.0, 0.0)
     half = critic_divergence("total-variation", torch.tensor([0.0, 1.0]), torch.tensor([0.0, -1.0]))
     assert half.value == 0.5
 
 
 def test_a_critic_that_gives_no_number_is_refused():
-    """Zero-one would take nan for a correct side."""
+    """Zero-one would count nan as a correct decision."""
     x = torch.tensor([1.0, math.nan])
     with pytest.raises(ValueError, match="values must be numbers, got nan in 1 of 2"):
         critic_divergence("total-variation", x, torch.zeros(2))
@@ -332,10 +337,10 @@ def test_the_optimal_critic_risks_the_bayes_risk(loss):
 
 
 def test_a_linear_critic_risks_more():
-    """Only over all functions may the infimum enter the integral.
-
-    One bump between two: by symmetry and convexity the best line is 0, at chance, although the best function gains.
-    Two mixtures without symmetry: the best line, found by scipy, gains something but less."""
+    """The infimum can be taken inside the integral only over all functions. One bump between two: by symmetry and
+    convexity the best linear critic is 0, at chance, although the best function gains. Two mixtures without
+    symmetry: the best linear critic, found by SciPy, gains less than the best function.
+    """
     two, one = mixture([0.5, 0.5], [-2.0, 2.0], [1.0, 1.0]), normal(0.0, 1.0)
     skew = mixture([0.2, 0.8], [-2.0, 2.0], [0.7, 0.7])
     other = mixture([0.9, 0.1], [0.0, 4.0], [0.7, 0.7])
@@ -362,7 +367,7 @@ def test_a_linear_critic_risks_more():
 
 @pytest.mark.parametrize("dtype", [torch.float32, F64], ids=str)
 def test_a_critic_gets_the_dtype_of_the_distributions(dtype):
-    """By quadrature in one dimension and by Monte Carlo in two, where only the first coordinate counts."""
+    """By quadrature in one dimension and by Monte Carlo in two, where only the first coordinate matters."""
     seen, found = set(), []
     for n in (1, 2):
         net = nn.Sequential(nn.Linear(n, 1), nn.Flatten(0)).to(dtype)

@@ -1,4 +1,4 @@
-"""Draws that follow one generator: what `drawing` reaches, and, item by item, what it does not."""
+"""Draws from one generator: what `drawing` controls, and each case that it does not."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ T = torch.tensor
 
 
 def everything():
-    """One of each distribution that torch can sample."""
+    """One instance of each distribution that torch can sample."""
     a, b, p = T([1.5, 2.5]), T([0.7, 1.3]), T([0.3, 0.6])
     eye = torch.eye(2)
     return [
@@ -49,7 +49,7 @@ def test_the_list_has_every_distribution_of_torch():
 @pytest.mark.filterwarnings("ignore:Singular sample")  # torch's Wishart warns of its own draws
 @pytest.mark.parametrize("q", everything(), ids=lambda q: type(q).__name__)
 def test_one_generator_makes_every_draw(q):
-    """Equal generators give equal draws, a moved-on one others, and torch's own generator does not move."""
+    """Equal generators give equal draws, an advanced one others, and torch's global generator does not advance."""
     before, g = torch.get_rng_state(), generator(3)
     draws = []
     for rng in (g, generator(3), g):
@@ -165,7 +165,7 @@ NONE = {
 
 @pytest.mark.parametrize("make", NONE.values(), ids=NONE)
 def test_a_generator_that_is_none_is_the_one_in_place(make):
-    """Equal generators give equal draws, others others, and torch's own does not move."""
+    """Equal generators give equal draws, different ones others, and torch's global generator does not advance."""
     before, draws = torch.get_rng_state(), []
     for seed in (1, 1, 2):
         with drawing(generator(seed)):
@@ -176,7 +176,9 @@ def test_a_generator_that_is_none_is_the_one_in_place(make):
 
 
 def test_initialisers_draw_what_torch_draws():
-    """With the same seed, number for number; on another device than the generator's too, where a leaf is filled."""
+    """The same numbers as torch from the same seed; also where a tensor on another device than the generator's is
+    filled.
+    """
     for name in ("uniform_", "normal_", "kaiming_uniform_", "xavier_normal_"):
         fill = getattr(nn.init, name)
         with drawing(generator(5)):
@@ -221,7 +223,9 @@ INPUTS = {"MultiheadAttention": (SEQUENCE,) * 3, "LSTM": (SEQUENCE,), "script": 
 
 @pytest.mark.parametrize("name", MISSED)
 def test_what_is_not_reached(name):
-    """Torch's own generator moves and the one handed over does not: as the docstring says, until torch changes."""
+    """torch's global generator advances and the given one does not: the docstring states these limits, until torch
+    changes.
+    """
     g = generator(1)
     ours, theirs = g.get_state(), torch.get_rng_state()
     with drawing(g):
@@ -240,7 +244,7 @@ def test_what_is_not_torchs_is_not_reached():
 
 
 def test_the_backward_pass_draws_from_torchs_own():
-    """The gradient of a noisy product is its noise: checkpointing draws it again, and elsewhere."""
+    """The gradient of a product with noise is the noise: checkpointing draws it a second time, outside the context."""
     x = torch.ones(3, requires_grad=True)
     torch.manual_seed(3)
     with drawing(generator(1)):
@@ -278,7 +282,7 @@ class _Noise(data.Dataset):
 
 
 def test_workers_draw_each_their_own():
-    """Every row another number, a function of the generator: the workers' seeds are drawn from it."""
+    """All rows have different numbers, which depend on the generator: it provides the seeds of the workers."""
     rows = []
     for seed in (1, 1, 2):
         with drawing(generator(seed)):

@@ -1,4 +1,4 @@
-"""Pictures to latents and back, and the way between two latents."""
+"""Encoding pictures as latents and decoding them, and interpolation between two latents."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def mixture(schedule) -> MixtureOracle:
 
 
 def model(denoiser, shape=(2,), **sampling) -> Diffusion:
-    """In float64, on a scale of its own."""
+    """A model in float64 with its own centre and scale."""
     made = Diffusion(denoiser, shape, Sampling(**{"sampler": "dpm++", "steps": 64, "chunk": 4, **sampling})).double()
     made.centre.fill_(0.7)
     made.scale.fill_(0.25)
@@ -42,7 +42,7 @@ def model(denoiser, shape=(2,), **sampling) -> Diffusion:
 
 
 class Turned(nn.Module):
-    """A nonlinear network whose rows have nothing to do with each other; the condition shifts it."""
+    """A nonlinear network that treats rows independently; the condition shifts its input."""
 
     def __init__(self):
         super().__init__()
@@ -62,7 +62,7 @@ def conditional(**sampling) -> Diffusion:
 @pytest.mark.parametrize("sampler", DETERMINISTIC)
 @pytest.mark.parametrize("schedule", [CosineSchedule(), VariancePreserving(9.0, -7.0)], ids=["cosine", "vdm"])
 def test_a_picture_comes_back(sampler, schedule):
-    """The error a pixel falls at least as the steps rise: order 1 or better, to below a percent of the data's scale."""
+    """The error per dimension falls at least in proportion to the step size, to below a percent of the data's scale."""
     made = model(mixture(schedule), chunk=6)
     x = made.restore(mixture(schedule).sample(6, generator(0)))
     span = {"start": 0.95, "end": 0.01} if isinstance(schedule, CosineSchedule) else {}
@@ -75,7 +75,9 @@ def test_a_picture_comes_back(sampler, schedule):
 @pytest.mark.parametrize("sampler", DETERMINISTIC)
 @pytest.mark.parametrize("schedule", [CosineSchedule(), RectifiedSchedule()], ids=["cosine", "rectified"])
 def test_a_picture_comes_back_from_the_very_end(sampler, schedule):
-    """From t = 0 (sigma = 0) to t = 1 (alpha = 0) and back, log-SNR infinite at both: the error falls to 2 percent."""
+    """From t = 0 (sigma = 0) to t = 1 (alpha = 0) and back, with infinite log-SNR at both ends: the error falls to 2
+    percent.
+    """
     made = model(mixture(schedule), sampler=sampler, chunk=6)
     x = made.restore(mixture(schedule).sample(6, generator(0)))
     errors = round_trip(made, x, (16, 128)).mean(1)
@@ -92,7 +94,7 @@ def test_the_error_of_ddims_round_trip_is_of_first_order():
 
 
 def test_a_gaussians_latent_is_the_picture_whitened():
-    """Against the exact flow, seen on the data's scale; and the round trip's error is the root mean square a pixel."""
+    """Against the exact flow on the data's scale; and the round-trip error is the root mean square per dimension."""
     oracle = GaussianOracle(torch.tensor([0.2, -0.1]), torch.tensor([0.5, 1.5]), CosineSchedule())
     made = model(oracle, steps=400, start=0.95, end=0.01)
     x = torch.tensor([[0.9, 0.4], [0.5, 0.8]], dtype=F64)
@@ -108,7 +110,7 @@ def test_a_gaussians_latent_is_the_picture_whitened():
 
 
 def test_decoding_is_sampling_from_given_noise():
-    """The same bits as a sample whose first draw is this latent, conditions and guidance and all."""
+    """Bit for bit a sample whose initial noise is this latent, with conditions and guidance."""
     made, cond = conditional(guidance=2.0, steps=5), torch.arange(6, dtype=F64) / 6
     x = made.sample(6, cond=cond, generator=generator(3))
     rng = generator(3)
@@ -164,7 +166,7 @@ def test_slerp_goes_round_the_circle_at_an_even_pace():
 
 
 def test_slerp_keeps_the_length_that_noise_has():
-    """In 4,096 dimensions: within 2 percent all the way, where the straight line loses 29."""
+    """In 4,096 dimensions: within 2 percent along the whole path, where the straight line loses 29 percent."""
     a, b = torch.randn(2, 64, 64, generator=generator(0))
     lengths = slerp(a, b, torch.linspace(0, 1, 5)).flatten(1).norm(dim=1) / 64
     assert float((lengths - 1).abs().max()) < 0.02

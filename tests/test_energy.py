@@ -1,4 +1,4 @@
-"""Energy distance: closed forms, and what its standard error is worth."""
+"""Energy distance: closed forms, and the accuracy of its standard error."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jensen.metrics import energy_distance
 
 
 def absolute(mean, variance):
-    """E|Z| of a Gaussian."""
+    """E|Z| of a Gaussian Z."""
     s = math.sqrt(variance)
     return s * math.sqrt(2 / math.pi) * math.exp(-(mean**2) / (2 * variance)) + mean * math.erf(
         mean / (s * math.sqrt(2))
@@ -35,8 +35,9 @@ def test_between_gaussians_within_its_error():
 @pytest.mark.parametrize(("n", "m"), [(60, 40), (200, 100)])
 @pytest.mark.parametrize("shift", [0.0, 2.0, 3.0, 6.0])
 def test_two_errors_cover(n, m, shift):
-    """Gaussians `shift` standard errors of a difference of means apart, 400 times: two standard errors cover the
-    distance of the laws in 95 percent or more, less 4 points, which is 4 standard errors of that share."""
+    """Gaussians whose means differ by `shift` standard errors, 400 times: intervals of two standard errors contain
+    the exact distance in at least 91 percent: 95 minus 4 standard errors of this share.
+    """
     rng = torch.Generator().manual_seed(0)
     apart = shift * math.sqrt(1 / n + 1 / m)
     exact = 2 * absolute(apart, 2.0) - 2 * absolute(0.0, 2.0)
@@ -48,7 +49,7 @@ def test_two_errors_cover(n, m, shift):
 
 
 def test_at_equality_in_many_dimensions_its_error_is_the_deviation():
-    """300 times 100 rows of 64 numbers: no more than 1.3 times."""
+    """300 repetitions with 100 rows of 64 numbers: at most 1.3 times the standard deviation."""
     rng = torch.Generator().manual_seed(2)
     found = [energy_distance(*torch.randn(2, 100, 64, generator=rng)) for _ in range(300)]
     ratio = (

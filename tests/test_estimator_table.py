@@ -1,4 +1,4 @@
-"""Estimators side by side: the table's moments, and what their bias is taken from."""
+"""The table that compares gradient estimators: its moments, and the reference for its bias."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def assert_unbiased(table, limit=4.0):
 
 
 def test_table_has_the_moments_of_the_gradients():
-    """Chunks of any size give one answer, that of numpy on the gradients themselves."""
+    """Independent of the chunk size, and equal to NumPy's moments of the gradients."""
     seen = []
 
     class Watched(Pathwise):
@@ -64,7 +64,9 @@ def test_table_has_the_moments_of_the_gradients():
 
 
 def test_table_without_an_exact_gradient():
-    """A score function of least variance is the reference, its own error counted; a wrong estimator is found out."""
+    """The score function with the smallest variance is the reference, with its own error included; a wrong estimator
+    is detected.
+    """
 
     class Doubled(Pathwise):
         def correction(self, q, z, cost):
@@ -87,7 +89,9 @@ def test_table_without_an_exact_gradient():
 
 
 def test_table_of_a_gradient_without_variance():
-    """Pathwise on a linear f is exact but for rounding: no standard error to divide by, and still no bias."""
+    """The pathwise gradient of a linear f is exact up to rounding: its standard error is 0, and its bias is still
+    reported as 0.
+    """
     table = compare_estimators(
         lambda m: D.Normal(m, 1.0), lambda z: 0.1 * z, torch.tensor(3.1), {"it": Pathwise()}, exact=T(0.1)
     )
@@ -113,7 +117,7 @@ def test_table_reads():
 
 
 def test_table_with_a_batch_is_of_the_sum():
-    """Q with a batch of its own: the gradient of the sum over it."""
+    """A q with a batch shape: the gradient of the sum over the batch."""
     table = compare_estimators(
         lambda m: D.Normal(m[..., None] + T([0.0, 1.0, 2.0]), T(1.0)),
         torch.square,
@@ -131,13 +135,14 @@ W = T([1.0, -2.0, 3.0])
 
 
 def truth_of(q, f, parameters, **options):
-    """The table of one estimator, for what it says of the exact gradient."""
+    """The exact gradient in the table of one estimator."""
     return compare_estimators(q, f, parameters, {"score": ScoreFunction()}, repeats=2, samples=1, **options)
 
 
 def test_a_straight_through_draw_is_no_reference():
-    """Three classes and a cube, a family whose draws are straight-through: the exact gradient is found by enumeration,
-    the score functions are within 4 standard errors of it, and the straight-through path is 50 off."""
+    """Three classes, f = z^3, and a family with straight-through draws: enumeration gives the exact gradient, the
+    score functions are within 4 standard errors of it, and the straight-through estimator is off by 50.
+    """
     logits = T([0.3, -0.5, 1.0])
     table = compare_estimators(
         OneHotLogits(1, 3, temperature=0.5), lambda z: (z[..., 0, :] @ W) ** 3, logits, generator=generator(0)
@@ -153,7 +158,7 @@ def test_a_straight_through_draw_is_no_reference():
 
 
 def test_where_there_are_too_many_outcomes_a_score_function_is_the_reference():
-    """Twenty bits: nothing but the score function is unbiased for them, however small a variance others have."""
+    """Twenty bits: only the score function is unbiased, even if other estimators have less variance."""
     w = torch.linspace(-1, 1, 20, dtype=F64)
     table = compare_estimators(
         OneHotLogits(20, 2, temperature=0.1),
@@ -176,7 +181,9 @@ def test_where_there_are_too_many_outcomes_a_score_function_is_the_reference():
 
 
 def test_a_support_that_moves_makes_the_score_function_biased():
-    """E z^2 of a uniform variable on (a, b) is (a^2 + a b + b^2) / 3: the path knows, the score function does not."""
+    """E z^2 of a uniform variable on (a, b) is (a^2 + a b + b^2) / 3: the pathwise gradient is right, the score
+    function is not.
+    """
     table = compare_estimators(D.Uniform, torch.square, [T(0.5), T(2.0)], generator=generator(0))
     assert table.reference == "'pathwise', unbiased for this q"
     assert ((table.exact - T([1.0, 1.5])).abs() < 4 * table["pathwise"].stderr).all()
@@ -188,7 +195,9 @@ def shifted_waits(a):
 
 
 def test_an_image_of_a_law_moves_where_its_end_does():
-    """E z^2 of a unit exponential variable shifted by a is (a + 1)^2 + 1. Torch says that z may be any real number."""
+    """E z^2 of a unit exponential variable shifted by a is (a + 1)^2 + 1, although torch states the real line as its
+    support.
+    """
     table = compare_estimators(shifted_waits, torch.square, T(1.0), generator=generator(0))
     assert table.reference == "'pathwise', unbiased for this q"
     assert (table.exact - 4.0).abs() < 4 * table["pathwise"].stderr
@@ -196,14 +205,16 @@ def test_an_image_of_a_law_moves_where_its_end_does():
 
 
 def test_an_integral_far_from_zero_keeps_its_digits():
-    """E z^2 of N(100, 0.001^2) in single precision: f's mean, 10^4, is nothing to the slope, which is 200."""
+    """E z^2 of N(100, 0.001^2) in single precision: the mean of f, 10^4, does not affect the slope, 200."""
     mean = torch.tensor(100.0, requires_grad=True)
     how, (found,), _ = exact_gradient(D.Normal(mean, 1e-3), torch.square, [mean])
     assert (how, float(found)) == ("quadrature", pytest.approx(200.0, rel=1e-3))
 
 
 def test_a_jump_makes_the_path_biased():
-    """P(z > 0) + E z of two normal variables: the path does not see the jump, and is not what others are held to."""
+    """P(z > 0) + E z of two normal variables: the pathwise gradient misses the jump and is not used as the
+    reference.
+    """
     mean = T([0.3, -0.5])
     table = compare_estimators(
         lambda m: D.Independent(D.Normal(m, 1.0), 1),
@@ -240,7 +251,7 @@ def test_one_dimension_is_integrated(q, at, f, exact):
 
 
 def test_outcomes_together_are_enumerated():
-    """Bits and classes of a batch, in one event: against the sum over their product written out."""
+    """Bits and classes with a batch shape in one event: against the explicit sum over their product."""
     logits = torch.randn(2, 3, dtype=F64, requires_grad=True)  # a batch of 2, 3 bits each
     q = D.Independent(D.Bernoulli(logits=logits), 1)
     bits = torch.cartesian_prod(*[T([0.0, 1.0])] * 3)
@@ -275,7 +286,7 @@ def test_what_is_neither_a_sum_nor_an_integral_has_no_exact_gradient():
 
 
 class Unsaid(D.Distribution):
-    """A coin of a user's, straight-through, that does not say its support."""
+    """A user's straight-through coin that does not state its support."""
 
     has_enumerate_support = True
     has_rsample = True

@@ -1,4 +1,4 @@
-"""Estimators against exact gradients and exact variances: by quadrature, by enumeration, and at a million draws."""
+"""Estimators against exact gradients and variances: by quadrature, by enumeration, and with a million draws."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def T(value, grad=False):  # noqa: N802
 
 @dataclass(frozen=True)
 class At:
-    """An estimator whose draws are given: standard normal noise for a `Normal`, the draws themselves otherwise."""
+    """An estimator with given draws: standard normal noise for a `Normal`, the draws themselves otherwise."""
 
     inner: object
     noise: torch.Tensor
@@ -62,7 +62,7 @@ class At:
 
 
 def hermite(samples, nodes=9):
-    """Nodes (K, R) and weights (R,) of the K-fold normal law: exact for polynomials up to degree 17."""
+    """Nodes (K, R) and weights (R,) of the K-dimensional standard normal: exact for polynomials up to degree 17."""
     x, w = np.polynomial.hermite_e.hermegauss(nodes)
     grid = np.stack(np.meshgrid(*[x] * samples), -1).reshape(-1, samples)
     weights = np.stack(np.meshgrid(*[w / w.sum()] * samples), -1).reshape(-1, samples).prod(1)
@@ -70,7 +70,7 @@ def hermite(samples, nodes=9):
 
 
 def law(estimator, f, mean, std, samples):
-    """Exact mean and variance of the gradient in the mean and the standard deviation, (2,) each."""
+    """The exact mean and variance of the gradient with respect to mean and standard deviation, (2,) each."""
     noise, weights = hermite(samples)
     m, s = (torch.full((len(weights),), v, dtype=F64, requires_grad=True) for v in (mean, std))
     value = expectation(D.Normal(m, s), f, At(estimator, noise), samples)
@@ -84,14 +84,14 @@ MEAN_F = MU**2 + SIGMA**2
 
 
 def test_leave_one_out_keeps_the_digits_of_small_values():
-    """One value of 1e8 leaves the others' mean at 1.5, which a difference of sums in single precision makes 0 or 4."""
+    """With one value of 1e8 the mean of the others is 1.5; a difference of sums in single precision gives 0 or 4."""
     b = leave_one_out(torch.tensor([1e8, 1.0, 2.0]))
     assert b.dtype == torch.float32
     assert b.tolist() == torch.tensor([1.5, 50_000_001.0, 50_000_000.5]).tolist()
 
 
 def test_moving_average():
-    """It is 0 before the first batch and reads earlier batches only."""
+    """0 before the first batch, then a function of earlier batches only."""
     b = MovingAverage(0.8)
     assert float(b(torch.zeros(4))) == 0
     b.update(torch.tensor([2.0, 4.0]))
@@ -100,7 +100,9 @@ def test_moving_average():
 
 
 def test_moving_average_settles_at_the_mean():
-    """Its variance is Var(batch mean) (1 - d) / (1 + d): 5,000 steps, 4 standard errors, correlation counted."""
+    """Its variance is Var(batch mean) (1 - d) / (1 + d): 5,000 steps, 4 standard errors, with autocorrelation
+    included.
+    """
     b, d, n = MovingAverage(0.5), 0.5, 5000
     seen = []
     values = torch.randn(n, 4, generator=generator(0)) * 2 + 1
@@ -114,7 +116,9 @@ def test_moving_average_settles_at_the_mean():
 
 
 def test_learned_baseline():
-    """Its loss is least at E[f | x], which one Newton step of a table finds; the variance falls to the closed form."""
+    """Its loss has its minimum at E[f | x], which one Newton step of a table finds; the variance falls to the closed
+    form.
+    """
     noise, weights = hermite(1)
     means = T([-1.0, 0.5, 2.0])
     table = nn.Embedding(3, 1, dtype=F64)
@@ -135,7 +139,7 @@ def test_learned_baseline():
 
 
 def test_the_value_is_the_monte_carlo_mean():
-    """Bit for bit, whatever the estimator; and the gradient of f's own parameters is kept."""
+    """Bit for bit, for all estimators; the gradient with respect to parameters of f is kept."""
     q, w = D.Normal(T([0.3, 1.0], grad=True), T(1.0)), T(1.7, grad=True)
     seen = []
 
@@ -172,7 +176,7 @@ def test_draws_follow_the_generator():
 
 
 def test_score_surrogate():
-    """Value kept, gradient (f - b) grad log q plus f's own."""
+    """The value is kept; the gradient is (f - b) grad log q plus that of f."""
     log_q, f = T([-1.0, -2.0], grad=True), T([[3.0, 4.0], [5.0, 6.0]], grad=True)
     surrogate = score_surrogate(f, log_q, baseline=T([1.0, 2.0]))
     assert torch.equal(surrogate, f)
@@ -190,7 +194,9 @@ def assert_unbiased(table, limit=4.0):
 
 
 def test_gaussian_at_a_million_draws():
-    """All estimators within 4 standard errors of the exact gradient, variances near those of the quadrature."""
+    """All estimators are within 4 standard errors of the exact gradient, with variances near those of the
+    quadrature.
+    """
     estimators = {
         "pathwise": Pathwise(),
         "none": ScoreFunction(),
@@ -216,7 +222,7 @@ def test_gaussian_at_a_million_draws():
 
 
 def test_discrete_at_a_million_draws():
-    """Three classes, the exact gradient by enumeration."""
+    """Three classes; the exact gradient by enumeration."""
     w = T([[1.0, 0.2, -0.5], [0.2, -2.0, 0.7], [-0.5, 0.7, 3.0]])
     table = compare_estimators(
         lambda logits: D.OneHotCategorical(logits=logits),
@@ -247,7 +253,7 @@ def test_discrete_at_a_million_draws():
     ids=["Gompertz", "Erlang"],
 )
 def test_new_distributions_at_a_million_draws(q, at, exact):
-    """E[x] of a Gompertz, E[x^2] of an Erlang: pathwise and score function against the closed form's gradient."""
+    """E[x] of a Gompertz, E[x^2] of an Erlang: pathwise and score function against the gradient of the closed form."""
     f = torch.square if len(at) == 1 else lambda x: x
     parameters = [T(v, grad=True) for v in at]
     truth = torch.autograd.grad(exact(q(*parameters)), parameters)
@@ -292,8 +298,9 @@ def of_quadratic(z):
 
 @pytest.mark.parametrize("hard", [False, True], ids=["soft", "straight-through"])
 def test_bias_of_a_relaxation_shrinks_with_the_temperature(hard):
-    """A million draws at each temperature are within 4 standard errors of the quadrature, and off the exact gradient
-    by what the quadrature says: to first order tau s (1 - s) (2s - 1), times 2 log 2 for straight-through."""
+    """The means of a million draws at each temperature are within 4 standard errors of the quadrature, and their
+    bias is that of the quadrature: to first order tau s (1 - s) (2s - 1), times 2 log 2 for straight-through.
+    """
     rate = S * (1 - S) * (2 * S - 1) * (2 * math.log(2) if hard else 1)
     biases = []
     for temperature in (0.5, 0.2, 0.1):
@@ -318,7 +325,9 @@ def test_bias_of_a_relaxation_shrinks_with_the_temperature(hard):
 
 
 def test_straight_through_stays_biased_where_the_trapezoid_rule_is_not_exact():
-    """On f = z^3 its limit is s (1 - s) (f'(0) + f'(1)) / 2, 3/2 of the exact gradient; soft draws converge."""
+    """For f = z^3 its limit is s (1 - s) (f'(0) + f'(1)) / 2, 3/2 of the exact gradient; relaxed draws converge to
+    the exact one.
+    """
     exact = S * (1 - S)
     assert by_quadrature(1e-3, True, lambda z: 3 * z**2) == pytest.approx(1.5 * exact, rel=2e-3)
     estimators = {"soft": Relaxed(0.05), "straight-through": Relaxed(0.05, hard=True)}
@@ -377,12 +386,12 @@ THETA = {"a": 0.4, "b": -0.3, "w": 1.2, "c": 0.9, "d": -0.8}
 
 
 def costs(a, b, c, d):
-    """What is paid by each node: of a, of a and b, of c (below b), of d alone."""
+    """Costs of the graph: of a; of a and b; of c, a child of b; and of d."""
     return 2 * a + 1, (a - 2 * b) ** 2, (c - 1) ** 2, 5 * d
 
 
 def outcomes():
-    """All (a, b, d) and nodes of c's noise, (R,) each; c's weights."""
+    """All values of (a, b, d), (R,) each, with quadrature nodes for the noise of c; and the weights of c."""
     x, w = np.polynomial.hermite_e.hermegauss(5)
     rows = list(itertools.product((0.0, 1.0), (0.0, 1.0), (0.0, 1.0), range(5)))
     a, b, d, i = (np.array(v) for v in zip(*rows, strict=True))
@@ -391,7 +400,7 @@ def outcomes():
 
 
 def probability(theta, a, b, d):
-    """Of discrete outcomes, differentiable."""
+    """The probability of the discrete outcomes, differentiable."""
     return (
         D.Bernoulli(logits=theta["a"]).log_prob(a)
         + D.Bernoulli(logits=theta["w"] * a + theta["b"]).log_prob(b)
@@ -400,7 +409,7 @@ def probability(theta, a, b, d):
 
 
 def exact_graph():
-    """Gradient of the expected cost, by enumeration and quadrature."""
+    """The gradient of the expected cost, by enumeration and quadrature."""
     theta = {k: T(v, grad=True) for k, v in THETA.items()}
     a, b, d, e, w = outcomes()
     mean = (w * probability(theta, a, b, d) * sum(costs(a, b, theta["c"] + b + e, d))).sum()
@@ -408,7 +417,7 @@ def exact_graph():
 
 
 def test_a_cost_denied_its_parent_gives_no_score():
-    """So the laws above would see a dependence lost."""
+    """So the tests above would detect a missing dependence."""
     logit = T([0.3, 0.3], grad=True)
     for given, slope in (([], [0.0, 0.0]), (["z"], [0.0, 5 * (1 - 1 / (1 + math.exp(-0.3)))])):
         g = Graph()
@@ -419,7 +428,9 @@ def test_a_cost_denied_its_parent_gives_no_score():
 
 
 def test_a_pathwise_parent_moves_a_scored_child():
-    """Z ~ N(mu, 1), bit ~ Bernoulli(logit 2z), cost (bit - z)^2: mu's gradient runs through log q(bit | z)."""
+    """z ~ N(mu, 1), bit ~ Bernoulli(logit 2z), cost (bit - z)^2: the gradient with respect to mu passes through log
+    q(bit | z).
+    """
     x, w = np.polynomial.hermite_e.hermegauss(60)
     noise, weights = torch.from_numpy(x).repeat(2), torch.from_numpy(w / w.sum()).repeat(2)
     bits = torch.cat([torch.zeros(60), torch.ones(60)]).double()
@@ -438,7 +449,7 @@ def test_a_pathwise_parent_moves_a_scored_child():
 
 
 def test_a_graph_at_a_million_draws():
-    """Draws of its own, batch (K, B), leave-one-out along K, within 4 standard errors of the enumeration."""
+    """Sampled nodes, batch (K, B), leave-one-out along K, within 4 standard errors of the enumeration."""
     k, n = 4, MILLION // 4
     theta = {name: torch.full((n,), v, dtype=F64, requires_grad=True) for name, v in THETA.items()}
     g, score = Graph(generator(0)), ScoreFunction(leave_one_out)
@@ -468,7 +479,7 @@ def test_a_relaxed_node_in_a_graph():
 
 
 def test_a_shared_node_serves_every_example():
-    """One global draw (), costs (B,): the gradient of the mean cost, exactly, by enumeration of the bit."""
+    """One global draw (), costs (B,): the exact gradient of the mean cost, by enumeration of the bit."""
     weights = T([1.0, 3.0, -2.0])
     total = 0.0
     for bit in (0.0, 1.0):
@@ -483,8 +494,9 @@ def test_a_shared_node_serves_every_example():
 
 
 def test_leave_one_out_wants_draws_of_the_node_it_serves():
-    """One draw for a batch: the baselines of its B values sum to the values, and the gradient would be 0. A draw shared
-    by the examples of its own draws axis is served: exact, by enumeration of both bits."""
+    """One draw for a batch: the baselines of its B values sum to the values, so the gradient would be 0 and is
+    refused. One draw shared by the examples along the draws axis is allowed: exact, by enumeration of both bits.
+    """
     for logit, shape in ((T(0.3, grad=True), ()), (T([0.3, 0.1, 0.2], grad=True), ())):
         g = Graph()
         z = g.sample("z", D.Bernoulli(logits=logit), ScoreFunction(leave_one_out), shape=shape)
@@ -504,7 +516,7 @@ def test_leave_one_out_wants_draws_of_the_node_it_serves():
 
 @pytest.mark.parametrize("baseline", [2.5, MovingAverage(), lambda v: T(1.0), lambda v: nn.Parameter(T(1.0))])
 def test_a_baseline_that_reads_no_values_serves_a_shared_draw(baseline):
-    """Of one bit for three examples: exactly, by enumeration."""
+    """One bit for three examples: exact, by enumeration."""
     s, total = 1 / (1 + math.exp(-0.3)), 0.0
     for bit in (0.0, 1.0):
         logit = T(0.3, grad=True)
@@ -520,7 +532,7 @@ def test_a_baseline_that_reads_no_values_serves_a_shared_draw(baseline):
     "baseline", [leave_one_out, lambda v: v.detach().mean(), torch.median, lambda v: float(v.max())]
 )
 def test_a_baseline_of_the_values_does_not_serve_a_shared_draw(baseline):
-    """By autograd or not: a mean that is detached, or a number, hangs on the values all the same."""
+    """Also if autograd does not see it: a detached mean, or a number, still depends on the values."""
     logit = T(0.3, grad=True)
     z = D.Bernoulli(logits=logit).sample()
     with pytest.raises(ValueError, match="axis 0 of the values"):

@@ -1,4 +1,4 @@
-"""Features by which samples are compared: each choice is a fixed function of the data, identified by its name."""
+"""Features that compare samples with data: each is a fixed function of the data with an identifying name."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_the_classifier_is_a_function_of_the_data_and_its_name_says_which(classi
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 5, 7), (1, 24, 64), (3, 64, 64), (2, 1, 1)])
 def test_random_convolutions_are_fixed_for_pictures_of_any_size(shape):
-    """Auto takes them for pictures without classes; 64 numbers each, the same for each picture alone."""
+    """`auto` uses them for pictures without classes: 64 numbers per picture, independent of the other pictures."""
     x = torch.rand(5, *shape)
     data = Data("pictures", "f", Space(shape, cond=Text("ab", 3)), Tensors(x=x), Tensors(x=x))
     torch.manual_seed(shape[1])
@@ -51,7 +51,7 @@ def test_random_convolutions_are_fixed_for_pictures_of_any_size(shape):
 
 
 def test_large_pictures_of_classes_have_a_convolutional_classifier(monkeypatch):
-    """The features distinguish bright and dark pictures."""
+    """Its features distinguish bright from dark pictures."""
     labels = torch.arange(64)[:, None] % 2
     rows = Tensors(x=(labels[..., None, None] * 2 - 1) * 0.5 + 0.1 * torch.randn(64, 1, 9, 7), cond=labels)
     data = Data("light", "l", Space((1, 9, 7), cond=Classes(("dark", "bright"))), rows, rows)

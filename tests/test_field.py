@@ -1,4 +1,4 @@
-"""A game as a vector field: its derivatives by autograd and by differences, beside kinks and rounding."""
+"""A game as a vector field: derivatives by autograd and by finite differences, near kinks and under rounding."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ F64 = torch.float64
 
 
 class Kinked(Objective):
-    """x descends (x - a)(y - a), y ascends it; both with kinks `near` a, and x's loss may hide y from autograd."""
+    """x descends (x - a)(y - a), y ascends it; both losses have kinks at distance `near` from a, and x's loss may
+    hide y from autograd.
+    """
 
     phases = (Phase(("x",)), Phase(("y",)))
 
@@ -48,7 +50,9 @@ class Kinked(Objective):
 @pytest.mark.parametrize("near", [2e-4, 2e-6, 5e-8])
 @pytest.mark.parametrize("a", [0.0, 33.3, -777.7, 1e6])
 def test_rounding_beside_a_kink_proves_nothing(a, near):
-    """Alternating steps of xy stay on the circle, its flow on the axis, however coarse the numbers around a."""
+    """For L = xy, eigenvalues of alternating steps lie on the unit circle and those of the flow on the imaginary
+    axis: the verdict is undecided for any size of rounding errors.
+    """
     found = stability(Kinked(a, near), update="alternating", step_size=0.1)
     assert found.verdict == "undecided", (found.leading - 1, found.tolerance)
     assert abs(found.leading - 1) < found.tolerance < 1e-6 * (1 + abs(a))
@@ -63,7 +67,7 @@ def test_rounding_beside_a_kink_proves_nothing(a, near):
 
 
 def test_differences_are_as_wide_as_kinks_allow():
-    """No column may reach a kink that the probe did not, in any of 40 directions."""
+    """No column may cross a kink that the probe did not cross, in 40 dimensions."""
     w = torch.linspace(-1, 1, 40, dtype=F64)
     for kink, expected in ((1e-2, CLOSE), (1.9e-3, 1e-4), (1.1e-3, 1e-4), (1.9e-5, 1e-6), (5e-8, NEAR)):
 
@@ -76,7 +80,7 @@ def test_differences_are_as_wide_as_kinks_allow():
 
 
 def test_differences_of_a_field_that_bends_prove_less():
-    """A step of exactly 2 on a curvature of 1 flips x: on the circle, where differences see a modulus below 1."""
+    """A step of exactly 2 on a curvature of 1 maps x to -x: the modulus is 1, but differences give one below 1."""
 
     class Wave(Kinked):
         def forward(self, players, batch, step):
@@ -111,7 +115,7 @@ def test_the_field_is_the_numerical_derivative_of_each_players_own_loss(act, pen
 @pytest.mark.parametrize("act", [nn.Tanh, nn.LeakyReLU])
 @pytest.mark.parametrize("penalty", PENALTIES)
 def test_the_jacobian_is_the_numerical_derivative_of_the_field(act, penalty):
-    """By autograd alone: a penalty at generated examples depends on the generator, and says so."""
+    """By autograd only: a penalty at generated examples depends on the generator."""
     game, batch = gan(act, penalty=PENALTIES[penalty]), data()
     frozen = Frozen(game, batch)
     at = frozen.weights
@@ -123,7 +127,9 @@ def test_the_jacobian_is_the_numerical_derivative_of_the_field(act, penalty):
 
 
 def test_what_a_loss_detaches_is_found_by_differences():
-    """The generated examples of a penalty, cut off by hand: autograd takes them for constant, the field does not."""
+    """A penalty whose generated examples are detached: autograd treats them as constant, although the field depends
+    on them.
+    """
     game, batch = gan(penalty=lambda critic, real, fake: r2(critic, fake.detach(), 2.0)), data()
     frozen = Frozen(game, batch)
     at = frozen.weights
@@ -141,7 +147,9 @@ def test_what_a_loss_detaches_is_found_by_differences():
 @pytest.mark.parametrize("stiff", [1.0, 1e3, 1e5])
 @pytest.mark.parametrize("apart", [True, False])
 def test_what_is_detached_is_found_beside_a_stiff_player(stiff, apart):
-    """a and b drive each other apart, v = (0.1 a + b, 0.1 b + a), unseen by autograd, beside a stiff y."""
+    """a and b drive each other apart, v = (0.1 a + b, 0.1 b + a), through terms that autograd does not see, together
+    with a stiff y.
+    """
     first, second, third = (
         lambda a, b: 0.05 * a**2 + a * b.detach(),
         lambda a, b: 0.05 * b**2 + b * a.detach(),
@@ -157,13 +165,13 @@ def test_what_is_detached_is_found_beside_a_stiff_player(stiff, apart):
 
 
 def _dirac(slope):
-    """A Wasserstein Dirac-GAN whose critic is psi leaky_relu(x) and is damped."""
+    """A damped Wasserstein Dirac-GAN with the critic psi leaky_relu(x)."""
     critic = lambda x, psi: psi * nn.functional.leaky_relu(x, slope)  # noqa: E731
     return Small([1, 1], [lambda x, psi: -critic(x, psi), lambda x, psi: critic(x, psi) + psi**2 / 2])
 
 
 def _bent(x):
-    """Its gradient is -x on the right and 3x on the left."""
+    """A loss with gradient -x for positive x and 3x for negative x."""
     return -(x.relu() ** 2) / 2 + 3 * (-x).relu() ** 2 / 2
 
 
@@ -182,7 +190,7 @@ KINKS = {
 @pytest.mark.parametrize("dense", [0, 400])
 @pytest.mark.parametrize("name", KINKS)
 def test_a_kink_on_the_point_has_no_linearisation(name, dense, update):
-    """Beside it there is one."""
+    """At a nearby point there is one."""
     game = KINKS[name]()
     with pytest.raises(ValueError, match="has a kink here and no linearisation: use trajectories"):
         stability(game, update=update, step_size=update and 0.1, dense=dense)
@@ -201,7 +209,7 @@ def test_beside_a_kink_each_side_has_its_own_eigenvalue():
 @pytest.mark.parametrize("penalty", ["none", "r1"])
 @pytest.mark.parametrize("seed", range(4))
 def test_networks_with_kinks_are_linear_between_them(act, penalty, seed):
-    """No unit of a trained network sits on its kink: the flow is differentiable, and autograd right."""
+    """No unit of a trained network is exactly at its kink: the flow is differentiable, and autograd is right."""
     game, batch = gan(act, width=24, penalty=PENALTIES[penalty]), data()
     with torch.no_grad():
         for p in game.parameters():

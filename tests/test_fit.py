@@ -1,4 +1,4 @@
-"""The best q of a datum: met exactly where it is known, and where it is not reached, by how much is said."""
+"""The best q of a datum: exact where it is known, and with an estimate of the remaining gap elsewhere."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ def halving(x):
 @pytest.mark.parametrize("values", [[1.0, 1.0], [30.0], [-1000.0, 0.0, 3.0]])
 @pytest.mark.parametrize("start", ["encoder", "prior"])
 def test_a_posterior_in_the_family_leaves_no_gap(values, dtype, start):
-    """z in one dimension, noise 0.01, q_enc = N(x / 2, 1): the family loses nothing, however far the encoder is off."""
+    """z in one dimension, noise 0.01, encoder N(x / 2, 1): the family contains the posterior, however poor the
+    encoder is.
+    """
     model = LinearGaussian(torch.ones(1, 1, dtype=dtype), [0.0], 0.01, encoder=halving)
     x = torch.tensor(values, dtype=dtype)[:, None]
     split = gap_split(model, x, log_p=model.log_likelihood(x), start=start, generator=generator(0))
@@ -44,9 +46,8 @@ def test_a_posterior_in_the_family_leaves_no_gap(values, dtype, start):
 
 
 def test_correlated_posteriors_of_any_scale_have_their_best_factors():
-    """8 latents of scales from 0.01 to 100, correlated up to a condition of 10^3 beside: exact to 1e-6 nats.
-
-    The best factors have the posterior's mean and the inverse diagonal of its precision.
+    """8 latents with scales from 0.01 to 100 and correlations up to a condition number of 10^3: exact to 1e-6 nats.
+    The best factors have the mean of the posterior and the inverse diagonal of its precision as variances.
     """
     scales = torch.logspace(-2, 2, 8, dtype=F64)
     mixing = (
@@ -64,7 +65,7 @@ def test_correlated_posteriors_of_any_scale_have_their_best_factors():
 
 
 def test_what_is_left_is_the_natural_step_of_the_slope():
-    """P = 1 + 1/4, from N(m, s^2): (s P (mu - m))^2 / 2 + (1 - s^2 P)^2 / 4, nothing at the posterior."""
+    """P = 1 + 1/4, from N(m, s^2): (s P (mu - m))^2 / 2 + (1 - s^2 P)^2 / 4, which is 0 at the posterior."""
     model, x = LinearGaussian(torch.ones(1, 1, dtype=F64), [0.0], 4.0), torch.tensor([[2.0], [-1.0]], dtype=F64)
     p, mean = 1.25, x / 5
     for shift, std in ((0.0, 1.25**-0.5), (0.7, 0.5), (-2.0, 3.0)):
@@ -96,7 +97,7 @@ def test_a_fit_that_did_not_arrive_says_so():
 
 
 def test_a_fit_where_there_is_no_bound_says_so():
-    """log(z + 1/2) is no number for a third of a standard normal's draws, though it has a slope there."""
+    """log(z + 1/2) is nan for a third of the draws of a standard normal, although its derivative is finite there."""
 
     class Logarithm(LinearGaussian):
         def log_px(self, x, z):
@@ -124,7 +125,7 @@ def test_a_fit_is_a_sequence_of_layers():
 
 
 class Logistic:
-    """z ~ N(0, 1), and three bits of logits a z + b."""
+    """z ~ N(0, 1), and three bits with logits a z + b."""
 
     measure = "mass"
     a, b = torch.tensor([3.0, -2.0, 5.0], dtype=F64), torch.tensor([0.5, 1.0, -1.0], dtype=F64)
@@ -143,7 +144,9 @@ class Logistic:
 
 
 def test_a_posterior_that_is_not_gaussian():
-    """The best Gaussian by quadrature and scipy: each of 8 data within 0.003 nats of its bound, and never above."""
+    """The best Gaussian by quadrature and SciPy: for 8 data the bound is within 0.003 nats of its optimum and never
+    above it.
+    """
     bits = torch.cartesian_prod(*[torch.tensor([0.0, 1.0], dtype=F64)] * 3)
     model = Logistic()
     (q,) = fit_posterior(model, bits, generator=generator(0))
@@ -173,7 +176,7 @@ def test_noise_has_the_moments_of_a_normal_law_exactly(samples, dims, count):
 
 
 def test_noise_has_the_radii_of_a_normal_law():
-    """Fourth moments of one coordinate, 3, and sixth, 15, of 20,000 draws in two dimensions: within 5%."""
+    """Fourth and sixth moments of a coordinate, 3 and 15, over 20,000 draws in two dimensions: within 5%."""
     with drawing(generator(0)):
         e = noise(20_000, 2, torch.zeros((), dtype=F64))
     assert float(e.pow(4).mean()) == pytest.approx(3, rel=0.05)
@@ -181,7 +184,7 @@ def test_noise_has_the_radii_of_a_normal_law():
 
 
 def test_the_loss_of_a_vae_is_not_the_searchs():
-    """A small VAE of bits: from the encoder and from the prior the same bounds, to 0.01 nats."""
+    """A small VAE of bits: the fits that start from the encoder and from the prior agree to 0.01 nats."""
     from jensen.distributions import Conditional, DiagonalGaussian, GaussianPrior
     from jensen.nn import mlp
 

@@ -1,4 +1,6 @@
-"""GANs: the law of points around modes, networks that fit a space, training by every loss and rule, resuming."""
+"""GANs: distributions of points around modes, networks that match a space, training with all losses and update
+rules, resuming.
+"""
 
 from __future__ import annotations
 
@@ -28,14 +30,14 @@ PLANE, GREY, COLOUR = Space((2,)), Space((1, 8, 8)), Space((3, 16, 16))
 
 
 def recipe(network=None, game=None, *, seed=0, **training):
-    """A tiny GAN of the ring."""
+    """A tiny GAN on the ring."""
     training = {"steps": 50, "batch_size": 32, "rate": 1e-3, "betas": (0.5, 0.999), "weight_decay": 0.0} | training
     family = {"kind": "gan", "network": TINY | (network or {}), "game": game or {}}
     return parse({"name": "tiny", "seed": seed, "data": RING, "family": family, "training": training})
 
 
 def trained(*args, **more):
-    """The state after training, in memory."""
+    """The training state, without writing files."""
     made = recipe(*args, **more)
     data = made.data.open(made.seed)
     begin_globally(made.seed)
@@ -55,7 +57,7 @@ def weights(state):
 
 @pytest.mark.parametrize("law", [ring(5, std=0.1, balance=0.2), grid(3, std=0.2, balance=0.5)], ids=["ring", "grid"])
 def test_the_law_of_points(law):
-    """Its density integrates to 1, and n = 20,000 draws have its modes' shares and spread, 4 standard errors."""
+    """Its density integrates to 1, and n = 20,000 draws have its mode weights and spread, within 4 standard errors."""
     line = torch.linspace(-4, 4, 401, dtype=torch.float64)
     plane = torch.cartesian_prod(line, line)
     exact = Modes(law.centres.double(), law.std, law.weights.double())
@@ -170,7 +172,7 @@ ENOUGH = {"wasserstein": {"penalty": "wgan-gp", "penalty_weight": 10}}  # over a
 
 @pytest.mark.parametrize("loss", GAME_LOSSES)
 def test_every_loss_trains_the_ring(loss):
-    """60 steps without a number that is not finite, in which both players have moved on from the first."""
+    """After 60 steps all losses are finite and both players' weights have changed."""
     game = {"loss": loss} | ENOUGH.get(loss, {})
     state, start = trained(game=game, steps=60), trained(game=game, steps=1)
     assert state.step == 60

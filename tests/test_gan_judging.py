@@ -1,4 +1,4 @@
-"""Modes, critics, transport and hidden units: cases whose answers are known."""
+"""Modes, critics, transport and hidden units: cases with known results."""
 
 from __future__ import annotations
 
@@ -51,7 +51,9 @@ def found(part):
 
 
 def test_modes_that_samples_reach():
-    """By hand: of four modes one has 30 samples on it, one 10, a third 10 that lie four standard deviations off."""
+    """By hand: of four modes one has 30 samples near it, one has 10, and a third has 10 that are four standard
+    deviations away.
+    """
     law = ring(4, std=0.01, balance=0.5)
     off = law.centres[2] + torch.tensor([0.0, 0.04])
     made = torch.cat([law.centres[0].expand(30, 2), law.centres[1].expand(10, 2), off.expand(10, 2)])
@@ -83,8 +85,9 @@ def test_modes_are_judged_where_they_are_known_and_samples_are_drawn():
 
 
 def test_rings_around_modes():
-    """Their probabilities are those of a chi distribution; of a law that differs in its weights or spread alone, the
-    divergences are sums by hand, within 4 standard errors at n = 50,000 of the shares."""
+    """Their probabilities are those of a chi distribution. For a distribution that differs only in weights or
+    spread, the divergences are sums by hand; n = 50,000, 4 standard errors.
+    """
     law = ring(4, std=0.02, balance=0.5)
     exact = law.rings(EDGES)
     assert exact.sum().item() == pytest.approx(1)
@@ -111,7 +114,7 @@ def test_rings_around_modes():
 
 
 class Features(nn.Module):
-    """A linear critic of the modes' indicators: enough for two laws that differ in their weights alone."""
+    """A linear critic of mode indicators: sufficient for two distributions that differ only in their weights."""
 
     def __init__(self, law, squash):
         super().__init__()
@@ -133,7 +136,7 @@ class Features(nn.Module):
     ids=lambda v: getattr(v, "name", ""),
 )
 def test_a_fresh_critic_finds_the_divergence(loss, squash):
-    """Of two rings that differ in their modes' weights: within 4 standard errors of the exact one, n = 20,000 each."""
+    """Two rings with different mode weights: within 4 standard errors of the exact divergence, n = 20,000 each."""
     p, q = ring(6, balance=0.2), ring(6)
     critic = Features(p, squash)
     at = train_critic(critic, loss, p.draw(20_000), q.draw, steps=150, batch=500, rate=0.05)
@@ -150,7 +153,7 @@ def test_a_fresh_critic_finds_the_divergence(loss, squash):
 
 
 def test_a_fresh_critic_rests_where_it_was_best():
-    """One that only ever gets worse (its rate is absurd) is left as it was at the best look."""
+    """A critic that only gets worse, due to an absurd learning rate, keeps the weights of its best evaluation."""
     torch.manual_seed(1)
     p, q = ring(6, balance=0.2), ring(6)
     critic = Features(p, lambda t: t)
@@ -161,10 +164,9 @@ def test_a_fresh_critic_rests_where_it_was_best():
 
 
 def test_a_fresh_critic_that_memorises_rows_rests_before():
-    """Of one law twice, 100 rows in 20 dimensions to learn from: the moment is not chosen on rows that were learned.
-
-    On those the gain only grows; on others the last moment would be 0.5 nats below guessing and more. The bound keeps
-    to 0 within 4 standard errors, n = 5,000.
+    """Two samples of one distribution, 100 training rows in 20 dimensions: the stopping time is not chosen on
+    training rows. There the gain only grows; on other rows the last step would be at least 0.5 nats worse than
+    guessing. The bound is 0 within 4 standard errors, n = 5,000.
     """
     torch.manual_seed(2)
     critic = nn.Sequential(nn.Linear(20, 128), nn.ReLU(), nn.Linear(128, 1))
@@ -181,10 +183,9 @@ def test_a_fresh_critic_that_memorises_rows_rests_before():
 
 @pytest.mark.parametrize("own", [False, True], ids=["fresh", "of training"])
 def test_a_fresh_critic_of_points_resolves_narrow_modes(own):
-    """Modes twice as wide as they should be: n = 4,000 held-out points each find 0.8 of the divergence, and no more.
-
-    Half the squared distance in variances is exponential, with mean 1 and 4, and sufficient. The critic of training,
-    without what the fresh one sees of the modes, finds less than a third.
+    """Modes twice as wide as the data's: from n = 4,000 held-out points of each the critic finds between 0.8 and all
+    of the divergence. Half the squared distance divided by the variance is exponential, with mean 1 and 4, and a
+    sufficient statistic. The critic of training, which does not get these features, finds less than a third.
     """
     p = ring(8)
     q = Modes(p.centres, 2 * p.std, p.weights)
@@ -202,7 +203,7 @@ def test_a_fresh_critic_of_points_resolves_narrow_modes(own):
 
 
 def test_where_a_point_lies_from_its_mode():
-    """By hand: on a mode, three standard deviations off it, and far away."""
+    """By hand: at a mode, three standard deviations away, and far away."""
     law = ring(4, std=0.1)
     seen = ModeFeatures(law.centres, law.std)(torch.tensor([[1.0, 0.0], [0.3, 1.0], [-11.0, 0.0]]))
     assert seen[1, :2].tolist() == pytest.approx([0.3, 1.0])
@@ -229,7 +230,7 @@ def test_packs_of_logits():
 
 
 class First(nn.Module):
-    """The first coordinate, times a slope."""
+    """The first coordinate times a slope."""
 
     def __init__(self, slope=1.0):
         super().__init__()
@@ -240,7 +241,7 @@ class First(nn.Module):
 
 
 def game_case(critic, made, test, train=None, *, model=None, **game):
-    """A case of this critic, whose generator draws `made`."""
+    """A case with this critic and a generator that returns `made`."""
     model = GAN(nn.Linear(1, 2), 1) if model is None else model
     played = Played(Adversarial(model, critic, **game), descend, {}, 0, lambda start: iter(()))
     settings = Judging(samples=max(16, len(made)), critic_steps=3)
@@ -250,7 +251,7 @@ def game_case(critic, made, test, train=None, *, model=None, **game):
 
 
 def test_what_the_critic_of_training_tells():
-    """Logits of 3 on data and -3 on samples, by hand; of packs of two there are half as many of them."""
+    """Logits of 3 on data and -3 on samples, by hand; with packs of two there are half as many logits."""
     test, made = torch.tensor([[3.0, 0.0]]).expand(21, 2), torch.tensor([[-3.0, 0.0]]).expand(21, 2)
     for packing in (1, 2):
         part = critics(game_case(First(), made, test, packing=packing))
@@ -298,7 +299,7 @@ def test_transport_of_a_shift_is_the_shift():
 
 @pytest.mark.parametrize("slope", [1.0, 1.5])
 def test_a_wasserstein_critics_claim_is_a_difference_of_means(slope):
-    """By hand: samples are the held-out data moved by 1/4; the claim is below the distance for a slope of 1."""
+    """By hand: samples are held-out data shifted by 1/4; for a slope of 1 the claim is below the distance."""
     test, train = torch.randn(30, 2), torch.randn(50, 2)
     by_key = found(transport(game_case(First(slope), test - 0.25, test, train, loss="wasserstein")))
     assert by_key["critic_test"].value == pytest.approx(slope / 4, rel=1e-5)
@@ -314,7 +315,7 @@ def test_a_wasserstein_critics_claim_is_a_difference_of_means(slope):
 
 
 def test_units_that_are_never_positive():
-    """By hand: of three channels one is dead, one alive at one place of one input alone."""
+    """By hand: of three channels one is dead, and one is positive at one place of one input only."""
     conv = nn.Conv2d(1, 3, 1)
     conv.weight.data = torch.tensor([1.0, -1.0, 1.0]).reshape(3, 1, 1, 1)
     conv.bias.data = torch.tensor([0.0, 0.0, -4.5])
@@ -328,7 +329,7 @@ def test_units_that_are_never_positive():
 
 
 def test_the_share_of_units_that_are_never_positive():
-    """By hand: two of the generator's four are dead at a bias of -99; the critic has none that could be."""
+    """By hand: two of the generator's four units are dead because their bias is -99; the critic has no ReLU units."""
     model = GAN(nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2)), 2)
     model.network[0].bias.data = torch.tensor([99.0, -99.0, -99.0, 0.0])
     x = torch.randn(200, 2)
@@ -343,7 +344,7 @@ def test_the_share_of_units_that_are_never_positive():
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run of packs of four, trained for a moment; its 50 test data are no whole number of packs."""
+    """A briefly trained run with packs of four; its 50 test data do not divide into whole packs."""
     folder = tmp_path_factory.mktemp("runs") / "ring"
     made = recipe({"fourier_features": 4}, {"packing": 4}, steps=20, previews=1, log_every=5)
     train(made.model_copy(update={"judging": Judging(samples=200, critic_steps=20)}), folder)

@@ -1,4 +1,4 @@
-"""Inference against the linear-Gaussian model, where the best q, its bound, its path and every gap are known."""
+"""Inference in the linear-Gaussian model, where the best q, its bound, its optimization path and all gaps are known."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ KL = float(PRECISION.diagonal().log().sum() - torch.logdet(PRECISION)) / 2  # of
 
 
 def best(x):
-    """The factorised q nearest to the posterior: its means, and the diagonal of the precision inverted."""
+    """The factorised q nearest to the posterior: its mean, and the inverse diagonal of its precision as variances."""
     return Independent(Normal(model().posterior(x).mean, PRECISION.diagonal().rsqrt().expand(len(x), 2)), 1)
 
 
 def perturbed(x):
-    """The best factors, half a standard deviation off and a tenth too wide."""
+    """The best factors, shifted by half a standard deviation and a tenth too wide."""
     q = best(x)
     return Independent(Normal(q.mean + 0.5 * q.stddev, 1.1 * q.stddev), 1)
 
@@ -70,7 +70,7 @@ def test_the_closed_forms_of_this_file():
 
 
 def test_any_q_leaves_a_trace():
-    """Its weights are p(x, z) / q(z); its gradients split into path and score as the encoder's do."""
+    """The weights are p(x, z) / q(z); the gradients split into a pathwise and a score part as for an encoder."""
     x = draws(4, 3)
     shift = torch.zeros(2, dtype=F64, requires_grad=True)
     q = (Independent(Normal(best(x).mean + shift, best(x).stddev), 1),)
@@ -110,7 +110,7 @@ def test_a_hierarchy_takes_one_q_a_layer():
 
 @pytest.mark.parametrize("start", ["prior", "encoder"])
 def test_the_best_factors_are_found(start):
-    """Means, variances and bound in closed form; the bound within 3e-3 nats at 8 draws a step."""
+    """Means, variances and bound in closed form; the bound within 3e-3 nats with 8 draws per step."""
     x = 2 * draws(20, 3)
     (q,) = fit_posterior(model(), x, start=start, generator=generator(0))
     exact = model().log_prob(x) - KL
@@ -122,7 +122,7 @@ def test_the_best_factors_are_found(start):
 
 
 def test_a_posterior_within_the_family_is_met_exactly():
-    """There every draw has the same gradient, zero at the end: 1e-6 nats."""
+    """At the optimum all draws have the same gradient, 0, so the result is exact to 1e-6 nats."""
     alone = LinearGaussian(torch.diag(torch.tensor([0.5, 3.0], dtype=F64)), torch.zeros(2), 0.3)
     x = draws(10, 2)
     (q,) = fit_posterior(alone, x, steps=1000, samples=2, generator=generator(0))
@@ -154,7 +154,9 @@ def test_starts():
 
 
 def test_a_hierarchy_starts_at_the_moments_of_its_encoders():
-    """q(z2|x) by total variance: z1 ~ N(m, s^2), z2 | z1 ~ N(U z1, t^2), 16 draws, 4 standard errors of its mean."""
+    """q(z2|x) by the law of total variance: z1 ~ N(m, s^2), z2 | z1 ~ N(U z1, t^2), 16 draws, mean within 4 standard
+    errors.
+    """
     deep, _ = hierarchy()
     up = deep.encoders[1].net
     with torch.no_grad():
@@ -192,7 +194,9 @@ def test_memory_only_cuts_the_data():
 
 
 def test_refinement_is_gradient_ascent():
-    """A mean's gradient is linear: E m_t = m* + (1 - rate p)^t (m_0 - m*); 4,000 runs, 4 standard errors."""
+    """The gradient with respect to a mean is linear: E m_t = m* + (1 - rate p)^t (m_0 - m*); 4,000 runs, 4 standard
+    errors.
+    """
     one = LinearGaussian([[1.0]], [0.0], 0.5)
     x = torch.ones(4000, 1)
     precision, target = 3.0, 2 / 3
@@ -205,7 +209,9 @@ def test_refinement_is_gradient_ascent():
 
 
 def test_refinement_is_differentiable_through_every_step():
-    """Gradients of the refined bound for the encoder's output and the decoder's weight, against differences."""
+    """Gradients of the refined bound with respect to the encoder's output and the decoder's weight, against
+    differences.
+    """
     x, raw = draws(3, 3), draws(2, 3, 2, seed=4)
 
     def bound(raw, weight, differentiable=True):
@@ -230,7 +236,7 @@ def test_refinement_without_an_encoder_still_moves():
 
 
 def test_only_the_rows_of_the_batch_move():
-    """With dense gradients and plain Adam rows move on after their batch has passed."""
+    """With dense gradients and plain Adam, rows would also move in steps that do not include them."""
     x = draws(12, 3)
     table = posterior_table(12, 2).double()
     stochastic_vi(model(), x, [table], steps=1, batch=4, generator=generator(0))
@@ -248,7 +254,7 @@ def test_only_the_rows_of_the_batch_move():
 
 
 class Learned(LinearGaussian):
-    """Its weight is a parameter."""
+    """A decoder whose weight is a parameter."""
 
     def __init__(self, weight, bias, noise):
         super().__init__(weight, bias, noise)
@@ -257,7 +263,7 @@ class Learned(LinearGaussian):
 
 
 def test_theta_is_learned_with_the_table():
-    """One latent: the best q is the posterior, so the bound comes up to the maximum of log p over the weight."""
+    """One latent: the best q is the posterior, so the bound reaches the maximum of log p over the weight."""
     x = draws(100, 1) @ torch.tensor([[1.5, -1.0, 0.5]], dtype=F64) + 0.5 * draws(100, 3, seed=1)
     fitted = LinearGaussian.fit(x, 1)
     start = Learned(torch.full((3, 1), 0.1, dtype=F64), fitted.bias, fitted.noise)
@@ -275,7 +281,9 @@ def test_theta_is_learned_with_the_table():
 
 
 def test_the_sampled_bound_knows_its_error():
-    """z-scores of 400 data against the closed form: mean 0 and spread 1, 4 standard errors, in several chunks."""
+    """z-scores of 400 data against the closed form: mean 0 and standard deviation 1 within 4 standard errors, in
+    several chunks.
+    """
     x = draws(400, 3)
     exact = model().elbo(perturbed(x), x)
     for q, at in (((perturbed(x),), model()), ("encoder", model(perturbed))):
@@ -288,7 +296,7 @@ def test_the_sampled_bound_knows_its_error():
 
 @pytest.mark.parametrize("given", [True, False])
 def test_the_whole_gap_splits_into_family_and_encoder(given):
-    """Closed forms of both parts and of the sum; 4 standard errors and 1e-3 nats for the fit."""
+    """Closed forms of both gaps and of their sum; 4 standard errors, and 1e-3 nats for the fit."""
     x = draws(20, 3)
     at = model(perturbed)
     log_p = at.log_likelihood(x) if given else None

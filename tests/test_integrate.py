@@ -1,4 +1,4 @@
-"""The loop over steps: DDPM's own chain, levels that stand still, half precision, times that collapse."""
+"""The sampling loop: the original DDPM chain, constant noise levels, half precision, times that collapse."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ exponential = pytest.mark.parametrize("name", [name for name in SAMPLERS if name
 
 @pytest.mark.parametrize("variance", ["posterior", "forward"])
 def test_t_steps_are_ddpms_own_chain(variance):
-    """Algorithm 2 of its paper in its own letters, with the same noise; the last step adds none."""
+    """Algorithm 2 of the DDPM paper in its notation, with the same noise; the last step adds none."""
     schedule, z = BetaSchedule(BETAS), torch.randn(6, 2, dtype=F64)
     oracle = GaussianOracle(torch.tensor([0.3, -0.5]), torch.tensor([0.5, 1.5]), schedule)
     rng, bar, expected = generator(1), (1 - BETAS).cumprod(0), z
@@ -48,7 +48,7 @@ def test_t_steps_are_ddpms_own_chain(variance):
 @exponential
 @pytest.mark.parametrize("steps", [10, 12, 25])
 def test_betas_lead_all_the_way_to_data_at_a_point(name, steps):
-    """As many steps as betas, or more: where all data are one point, every draw is that point."""
+    """With at least as many steps as betas, if all data are one point, all samples are that point."""
     schedule = BetaSchedule(BETAS)
     oracle = GaussianOracle(torch.tensor([0.75]), torch.tensor([0.0]), schedule)
     made = integrate(SAMPLERS[name], oracle, torch.randn(50, 1, dtype=F64), time_grid("uniform", steps, schedule))
@@ -56,7 +56,7 @@ def test_betas_lead_all_the_way_to_data_at_a_point(name, steps):
 
 
 class Plateau(Schedule):
-    """The cosine, which stands still from t = 0.4 to 0.6."""
+    """The cosine schedule, constant from t = 0.4 to 0.6."""
 
     def log_snr(self, t):
         return CosineSchedule().log_snr(torch.where(t < 0.4, t / 0.8, torch.where(t > 0.6, (t - 0.2) / 0.8, 0.5)))
@@ -64,7 +64,7 @@ class Plateau(Schedule):
 
 @named
 def test_a_step_between_equal_levels_is_the_identity(name):
-    """Alone, and within a path, with its noise and its memory: the path is the one without it."""
+    """Alone and within a path, with noise and memory: the path equals the one without this step."""
     oracle = GaussianOracle(torch.tensor([1.0, -2.0]), torch.tensor([0.25, 4.0]), Plateau())
     z = torch.randn(4, 2, dtype=F64)
     for dtype in (F64, torch.float32, torch.bfloat16):
@@ -77,7 +77,7 @@ def test_a_step_between_equal_levels_is_the_identity(name):
 
 
 class Rounded(Plateau):
-    """The same plateau, its log-SNR within a few roundings of one value and not always falling."""
+    """The same plateau with rounding errors in its log-SNR, which does not always decrease."""
 
     def log_snr(self, t):
         return super().log_snr(t) + torch.where((t > 0.4) & (t < 0.6), 1e-15 * torch.sin(1e3 * t), 0)
@@ -85,7 +85,7 @@ class Rounded(Plateau):
 
 @named
 def test_levels_that_differ_by_rounding_are_equal(name):
-    """No method divides by what rounding leaves of a plateau: the path is that over an exact one to 1e-9."""
+    """No sampler divides by the rounding errors of a plateau: the path equals that over an exact plateau to 1e-9."""
     z, times = torch.randn(4, 2, dtype=F64), torch.linspace(0.9, 0.1, 41, dtype=F64)
     made = [
         integrate(SAMPLERS[name], oracle, z, times, generator=generator(0))
@@ -96,8 +96,9 @@ def test_levels_that_differ_by_rounding_are_equal(name):
 
 @named
 def test_half_precision_rounds_z_and_nothing_else(name):
-    """150 steps, the same noise, float32 beside half: the draws differ by a few roundings of one number. DDIM, which
-    makes z anew of both views, adds up theirs."""
+    """150 steps with equal noise in float32 and half precision: samples differ by a few roundings; for DDIM, which
+    recomputes z from both predictions, the roundings add up.
+    """
     oracle = GaussianOracle(torch.tensor([0.5]), torch.tensor([0.09]), CosineSchedule())
     z, times = torch.randn(200, 1).bfloat16(), time_grid("uniform", 150, CosineSchedule(), start=0.999)
     exact, made = (integrate(SAMPLERS[name], oracle, v, times, generator=generator(0)) for v in (z.float(), z))
@@ -107,7 +108,7 @@ def test_half_precision_rounds_z_and_nothing_else(name):
 
 
 class Halved(torch.nn.Linear):
-    """A network all of whose numbers are half precision."""
+    """A network whose parameters and output have half precision."""
 
     def forward(self, z, t):
         assert z.dtype == t.dtype == self.weight.dtype
@@ -116,7 +117,7 @@ class Halved(torch.nn.Linear):
 
 @pytest.mark.parametrize("output", ["x", "eps", "v", "flow", "edm"])
 def test_a_network_of_half_precision_is_seen_in_every_view(output):
-    """Its output is rounded to a bfloat16; the views of it, and the levels, are not."""
+    """Its output is rounded to bfloat16; its other parametrizations and the noise levels are not."""
     net = Halved(2, 2)
     full = NetworkDenoiser(net, CosineSchedule(), output=output)
     z, t = torch.randn(5, 2).bfloat16(), torch.linspace(0.02, 0.998, 5)
@@ -132,7 +133,7 @@ def test_a_network_of_half_precision_is_seen_in_every_view(output):
 
 
 def test_times_that_collapse_are_refused():
-    """1e-9 apart they are one time in float32 and two in float64."""
+    """Times 1e-9 apart are equal in float32 and different in float64."""
     oracle = GaussianOracle(torch.zeros(1), torch.ones(1), CosineSchedule())
     times, z = torch.tensor([0.5, 0.5 - 1e-9, 0.2], dtype=F64), torch.ones(1, 1)
     for sampler in SAMPLERS.values():
@@ -151,7 +152,7 @@ def test_times_that_collapse_are_refused():
 )
 @pytest.mark.parametrize("sampler", [Euler(), Heun()])
 def test_an_infinite_velocity_is_refused(schedule, sampler):
-    """Where sigma starts like the root of t, no path in t leaves t = 0; arriving there is no trouble."""
+    """If sigma starts like the square root of t, no path in t can leave t = 0; arriving there is possible."""
     oracle = GaussianOracle(torch.zeros(1), torch.ones(1), schedule)
     z = torch.ones(1, 1, dtype=F64)
     with pytest.raises(ValueError, match=r"the velocity must be finite, .* at t = 0"):

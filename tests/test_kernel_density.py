@@ -1,4 +1,4 @@
-"""Kernel densities: their score, their bandwidth, their limits, against closed forms and other libraries."""
+"""Kernel densities: score, bandwidth and limits, against closed forms and other libraries."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ F64 = torch.float64
 
 
 def nodes(d, step=0.15, reach=7.5):
-    """Points of the trapezoidal rule and the volume of each: exact to rounding for what falls off like a Gaussian."""
+    """Points and weights of the trapezoidal rule, exact to rounding for functions that decay like a Gaussian."""
     axis = torch.arange(-reach, reach, step, dtype=F64)
     return torch.cartesian_prod(*[axis] * d).reshape(-1, d), step**d
 
@@ -56,7 +56,7 @@ def test_the_number_of_data_cancels_in_the_score_and_normalises_the_density():
 
 
 def test_chunks_pictures_and_precision(monkeypatch):
-    """Chunks change nothing; float32 pictures far from the origin come out to float32's last digits."""
+    """Chunks do not change the result; float32 pictures far from the origin are exact to float32 rounding."""
     data, x = points(50, 12).view(50, 3, 2, 2), points(100, 12, seed=5).view(100, 3, 2, 2)
     whole = KernelDensity(data, 0.9)
     expected = whole.score(x), whole.log_prob(x), leave_one_out_log_prob(data, 0.9)
@@ -71,8 +71,10 @@ def test_chunks_pictures_and_precision(monkeypatch):
 
 
 def test_bandwidths_of_silverman_and_scott():
-    """Scipy's factors; and for Gaussian data Silverman's is the exact minimiser of the mean integrated squared error,
-    in closed form (Wand & Jones 1995, equation 2.20), at n = 10^6 to 1% in 1 and 2 dimensions and to 5% in 5."""
+    """SciPy's factors; and for Gaussian data Silverman's bandwidth is the exact minimiser of the mean integrated
+    squared error, in closed form (Wand & Jones 1995, equation 2.20), at n = 10^6 to 1% in 1 and 2 dimensions and to
+    5% in 5.
+    """
     data = 1.7 * points(80, 3)
     theirs, spread = gaussian_kde(data.T.numpy()), float(data.var(0).mean().sqrt())
     assert silverman(data) == pytest.approx(theirs.silverman_factor() * spread)
@@ -90,7 +92,7 @@ def test_bandwidths_of_silverman_and_scott():
 
 
 def silverman_of_unit_variance(n, d):
-    """Silverman's bandwidth of n unit-variance data, from one of four data by its known dependence on their number."""
+    """Silverman's bandwidth of n data with unit variance, computed from four data by its known dependence on n."""
     four = torch.tensor([[1.0], [1.0], [-1.0], [-1.0]], dtype=F64).expand(4, d) * math.sqrt(3 / 4)
     return silverman(four) * (4 / n) ** (1 / (d + 4))
 
@@ -102,14 +104,16 @@ def test_leaving_one_out_is_leaving_one_out():
 
 
 def clusters():
-    """Six clusters of eight whose likelihood has two maxima: of the size of a cluster and of the distance of two."""
+    """Six clusters of eight data, whose likelihood has two maxima: at the cluster width and at the distance between
+    clusters.
+    """
     centres = 10 * torch.arange(6, dtype=F64)[:, None]
     return (centres + 0.01 * points(48, 1).view(6, 8)).reshape(-1, 1)
 
 
 @pytest.mark.parametrize("data", [points(), points(40, 5), 1e3 * points(30, 1), clusters()])
 def test_the_likeliest_bandwidth(data):
-    """Within 1e-4 of the best of a fine grid refined by scipy, also where there are several maxima."""
+    """Within 1e-4 of the best of a fine grid refined by SciPy, also with several maxima."""
 
     def loss(log_h):
         return -float(leave_one_out_log_prob(data, math.exp(log_h)).mean())
@@ -122,7 +126,9 @@ def test_the_likeliest_bandwidth(data):
 
 
 def test_draws_of_a_kernel_density():
-    """Mean and covariance are the data's with h^2 more: n = 40,000, 5 standard errors; a row is its generator's."""
+    """Mean and covariance are those of the data plus h^2 I: n = 40,000, 5 standard errors; each row depends on its
+    own generator only.
+    """
     data, n = points(5), 40_000
     density = KernelDensity(data, 0.6)
     x = density.sample(n, generator=torch.Generator().manual_seed(0))
@@ -136,8 +142,10 @@ def test_draws_of_a_kernel_density():
 
 
 def test_the_failure_in_high_dimension():
-    """500 data from N(0, I): the best bandwidth's error rises with every dimension, the likelihood's is no better, and
-    the density falls short by ever more nats; a Gaussian fitted to as many data stays far better throughout."""
+    """500 data from N(0, I): the error at the best bandwidth grows with the dimension, that of the likelihood's
+    bandwidth is no smaller, and the log density falls further below the exact one; a Gaussian fitted to the same
+    data is much better throughout.
+    """
     rng = torch.Generator().manual_seed(0)
     errors = dimension_curse([1, 2, 4, 8, 16, 32, 64], 500, queries=500, generator=rng)
     for a, b in pairwise(errors):
@@ -156,8 +164,9 @@ def test_the_failure_in_high_dimension():
 
 
 def test_the_limit_of_that_failure_is_one_half():
-    """50 data in 10,000 dimensions: one datum has all the weight, so the best is h^2 = 2 and half of the score is
-    lost; within 3%."""
+    """50 data in 10,000 dimensions: one datum has all the weight, so the best bandwidth is h^2 = 2 and half of the
+    score is lost; within 3%.
+    """
     (e,) = dimension_curse([10_000], 50, queries=50, generator=torch.Generator().manual_seed(0))
     assert e.error == pytest.approx(0.5, rel=0.03)
     assert e.bandwidth == pytest.approx(math.sqrt(2), rel=0.03)
@@ -203,8 +212,10 @@ FAR = torch.tensor([0.0, 1.0, 1e8, 1e8 + 1], dtype=F64)[:, None]
 @pytest.mark.parametrize("dims", [1, 20])
 @pytest.mark.parametrize("cluster", [0.0, 1e8])
 def test_clusters_far_apart_are_each_a_density_of_its_own(dims, cluster):
-    """Two data at 0 and 1 along the first of `dims` axes, two at 1e8: near either, log p is that of its two data and
-    less log 2; in one dimension at 0.25 with h = 0.5 it is -1.4238. The score is the other's to the rounding of 1e8."""
+    """Two data at 0 and 1 along the first of `dims` axes, and two at 1e8: near either pair, log p is that of the
+    pair minus log 2; in one dimension at 0.25 with h = 0.5 it is -1.4238. The score equals that of the pair up to
+    the rounding of 1e8.
+    """
     data = torch.cat([FAR, FAR.new_zeros(4, dims - 1)], 1)
     x, h = data.new_zeros(1, dims), 0.5
     x[0, 0] = cluster + 0.25

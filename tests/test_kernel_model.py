@@ -1,4 +1,4 @@
-"""A kernel density as a model: exact numbers of its mixture, its samplers, and its bandwidth by descent."""
+"""A kernel density as a model: exact values of its mixture, its samplers, and its bandwidth by gradient descent."""
 
 from __future__ import annotations
 
@@ -56,8 +56,9 @@ def test_its_likelihood_and_score_are_torchs_mixture():
 
 @pytest.mark.parametrize(("sampler", "factor"), [("exact", 1.0), ("langevin", 1 / (1 - 0.2 / 2)), ("mala", 1.0)])
 def test_samplers_draw_a_single_kernel(sampler, factor):
-    """One kernel N(3, h^2 I), h = 0.5, has variance h^2; Langevin with steps of a h^2 has h^2 / (1 - a / 2), up to what
-    0.8^400 of its start is left. n = 4,000 rows of 2 numbers, 4 standard errors."""
+    """One kernel N(3, h^2 I), h = 0.5, has variance h^2; Langevin dynamics with step size a h^2 has h^2 / (1 - a /
+    2), up to the factor 0.8^400 of the initial state. n = 4,000 rows of 2 numbers, 4 standard errors.
+    """
     model = KernelDensityModel(torch.full((1, 2), 3.0), 0.5, KernelSampling(chunk=1000))
     x = model.sample(4000, sampler=sampler, steps=200, generator=generator(0)) - 3
     variance = 0.25 * factor
@@ -66,8 +67,9 @@ def test_samplers_draw_a_single_kernel(sampler, factor):
 
 
 def test_chains_cross_between_kernels_and_ascent_ends_in_the_modes():
-    """Two kernels at -1 and 1, h = 0.6: the modes solve x = tanh(x / h^2); chains are on either side half of the time.
-    n = 1,000 chains, 4 standard errors."""
+    """Two kernels at -1 and 1, h = 0.6: the modes solve x = tanh(x / h^2); chains spend half of the time on either
+    side. n = 1,000 chains, 4 standard errors.
+    """
     model = KernelDensityModel(torch.tensor([[-1.0], [1.0]], dtype=F64), 0.6, KernelSampling(steps=300, chunk=1000))
     ends = model.sample(1000, sampler="ascent", generator=generator(0))
     mode = 1.0

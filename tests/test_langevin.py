@@ -1,4 +1,4 @@
-"""Langevin dynamics against exact answers: stationary laws, acceptance, passage times."""
+"""Langevin dynamics against exact answers: stationary distributions, acceptance, passage times."""
 
 from __future__ import annotations
 
@@ -52,8 +52,9 @@ def pair(left, right, s, w):
 
 
 def test_adjusted_langevin_leaves_a_skew_law_as_it_is():
-    """x = log of a Gamma(3) draw in two dimensions, with large steps: mean and variance stay digamma(3), trigamma(3).
-    n = 40,000, 50 steps, 4 standard errors (fourth moment from the draws)."""
+    """x = log of a Gamma(3) draw in two dimensions, with large steps: mean and variance remain digamma(3) and
+    trigamma(3). n = 40,000, 50 steps, 4 standard errors (with the fourth moment of the draws).
+    """
     n = 40_000
     x = torch.distributions.Gamma(torch.tensor(3.0, dtype=F64), 1.0).sample((n, 2)).log()
     chains = mala(lambda x: (3 * x - x.exp()).sum(1), x, 0.4, 50, generator=rng(2))
@@ -69,8 +70,9 @@ def test_adjusted_langevin_leaves_a_skew_law_as_it_is():
 @pytest.mark.parametrize("target", [0.574, 0.8])
 @pytest.mark.parametrize("start", [1e-3, 30.0])
 def test_steps_adapt_to_the_share_to_be_accepted(start, target):
-    """Eight dimensions of two scales, 300 chains, from steps far too small and far too large: the mean share within
-    0.02 after 200 moves, and all chains' steps of one size."""
+    """Eight dimensions with two scales, 300 chains, initial steps far too small and far too large: the mean
+    acceptance rate is within 0.02 of its target after 200 moves, and all chains have the same step size.
+    """
     scale = torch.tensor([1.0] * 4 + [2.0] * 4, dtype=F64)
     x = scale * randn(300, 8)
     chains = mala(lambda x: normal_log_prob(x / scale), x, start, 200, warmup=200, target=target, generator=rng(3))
@@ -79,7 +81,9 @@ def test_steps_adapt_to_the_share_to_be_accepted(start, target):
 
 
 def test_adaptation_ends_with_the_warm_up():
-    """Stopped one step after the warm-up and taken on with the steps it had, a run is the uninterrupted one."""
+    """A run that is stopped one step after the warm-up and continued with its step sizes equals the uninterrupted
+    run.
+    """
     x, one, two = randn(6, 2), rng(4), rng(4)
     kept = []
     whole = mala(normal_log_prob, x, 0.1, 40, warmup=30, generator=one, on_step=lambda k, x: kept.append((k, x)))
@@ -94,7 +98,7 @@ def test_adaptation_ends_with_the_warm_up():
 
 
 def test_proposals_outside_the_support_are_refused():
-    """An exponential law: chains stay positive and keep mean 1. n = 20,000, 5 standard errors."""
+    """An exponential distribution: chains stay positive and keep mean 1. n = 20,000, 5 standard errors."""
     n = 20_000
     x = torch.distributions.Exponential(torch.tensor(1.0, dtype=F64)).sample((n, 1))
     law = mala(lambda x: torch.where(x > 0, -x, -math.inf)[:, 0], x, 0.5, 30, generator=rng(5))
@@ -118,7 +122,9 @@ def test_rows_are_chains_of_their_own():
 
 
 def test_annealed_langevin_is_that_of_the_denoisers():
-    """On the mixture oracle, noise levels of the variance-exploding schedule and the same noise: the same to 1e-9."""
+    """For the mixture oracle, with the noise levels of the variance-exploding schedule and the same noise: equal to
+    1e-9.
+    """
     schedule = VarianceExploding(0.05, 20.0)
     oracle = MixtureOracle([0.3, 0.7], [[-1.2, 0.4], [0.8, -0.6]], [[0.3, 0.5], [0.4, 0.2]], schedule)
     times = time_grid("log_snr", 12, schedule)
@@ -143,13 +149,14 @@ def test_annealed_langevin_is_that_of_the_denoisers():
 
 
 def test_it_climbs_in_x_where_maximum_likelihood_climbs_in_the_parameters():
-    """One log p(x; m) of a mixture with means m, climbed by the same function. In x, m held: to a mode of p, wherever
-    the data are. In m, the data held: to the means that fit the data, a fixed point of EM, with the likelihood rising
-    and no change of x at all."""
+    """One function ascends log p(x; m) of a mixture with means m. In x with fixed m it reaches a mode of p,
+    independent of the data. In m with fixed data it reaches means that fit the data, a fixed point of EM; the
+    likelihood increases, and x does not change.
+    """
     deviation = torch.tensor([0.5, 0.8], dtype=F64)
 
     def log_density(x, means):
-        """(B, N) of x (B, N) or (N,) under means (B, 2)."""
+        """The log densities (B, N) of x (B, N) or (N,) under means (B, 2)."""
         z = (x[..., None] - means[:, None]) / deviation
         return (-z.square() / 2 - deviation.log()).logsumexp(-1)
 
@@ -218,7 +225,7 @@ def test_refusals_of_the_moves():
 
 @pytest.mark.parametrize(("start", "target"), [(0.0, 1.5), (-1.0, 2.0), (0.5, -1.5)])
 def test_passage_times_of_a_gaussian(start, target):
-    """sqrt(2 pi) times the integral of Phi(y) exp(y^2 / 2), mirrored where the target is on the left."""
+    """sqrt(2 pi) times the integral of Phi(y) exp(y^2 / 2), mirrored if the target is on the left."""
     sign = 1 if target > start else -1
     exact = quad(lambda y: math.sqrt(2 * math.pi) * ndtr(y) * math.exp(y**2 / 2), sign * start, sign * target)[0]
     found = first_passage_time(normal_log_prob, start, target, edge=-sign * 10.0)
@@ -229,7 +236,9 @@ def test_passage_times_of_a_gaussian(start, target):
 
 
 def test_there_and_back_takes_the_integral_of_one_over_p():
-    """Exactly, for any two places; so two modes of equal mass are left equally fast, up to what Kramers leaves out."""
+    """Exactly, for any two points; so two modes of equal mass have equal escape times, up to terms that Kramers'
+    formula neglects.
+    """
     log_prob = pair(-2.0, 2.0, 0.3, 1.0)
     there = first_passage_time(log_prob, -2.0, 2.0, edge=-8.0)
     back = first_passage_time(log_prob, 2.0, -2.0, edge=10.0)
@@ -239,7 +248,9 @@ def test_there_and_back_takes_the_integral_of_one_over_p():
 
 
 def test_kramers_time_is_the_limit_of_high_barriers():
-    """U = b (x^2 - 1)^2: the relative error to the exact time falls as 1/b, here by four from b = 24 to 96."""
+    """U = b (x^2 - 1)^2: the relative error with respect to the exact time falls as 1/b, here by a factor of four
+    from b = 24 to 96.
+    """
 
     def error(b):
         def log_prob(x):
@@ -254,7 +265,9 @@ def test_kramers_time_is_the_limit_of_high_barriers():
 
 
 def test_times_count_from_the_first_move():
-    """A drift of 10 and noise of deviation 0.14 a move: 5 is passed on the first move, 25 and 28 on the third."""
+    """A drift of 10 and noise with standard deviation 0.14 per move: 5 is passed in the first move, 25 and 28 in the
+    third.
+    """
     for place, moves in ((5.0, 1), (25.0, 3), (28.0, 3)):
         times = exit_times(
             lambda x: torch.full_like(x, 1000.0),
@@ -268,7 +281,9 @@ def test_times_count_from_the_first_move():
 
 
 def test_the_mean_of_times_not_all_seen():
-    """Exponential times of mean 2 cut off at 1.5: n = 40,000, 4 of the stated errors; uncut, the plain mean."""
+    """Exponential times with mean 2, censored at 1.5: n = 40,000, 4 of the stated errors; without censoring, the
+    plain mean.
+    """
     times = 2 * torch.distributions.Exponential(torch.tensor(1.0, dtype=F64)).sample((40_000,))
     cut = mean_exit_time(torch.where(times <= 1.5, times, math.inf), 1.5)
     assert cut.mean == pytest.approx(2, abs=4 * cut.stderr)
@@ -279,8 +294,9 @@ def test_the_mean_of_times_not_all_seen():
 
 
 def test_occupancy_and_its_error():
-    """Shares of independent chains: 400 chains that sit in mode 1 with chance 0.3 for good. The stated error is the
-    binomial one, not that of 400 x 50 draws."""
+    """Shares of independent chains: each of 400 chains stays in mode 1 with probability 0.3. The stated error is the
+    binomial one for 400 chains, not that of 400 x 50 draws.
+    """
     sits = (torch.rand(400, generator=rng(9)) < 0.3).long().expand(50, 400)
     found = occupancy(sits, 2)
     assert found.share.sum().item() == pytest.approx(1)
@@ -289,7 +305,7 @@ def test_occupancy_and_its_error():
 
 
 def test_basins_in_the_plane():
-    """Four modes on a square: every start ends in its quadrant's."""
+    """Four modes on a square: all chains end in the mode of their initial quadrant."""
     corners = torch.tensor([[1.0, 1.0], [-1.0, 1.0], [-1.0, -1.0], [1.0, -1.0]], dtype=F64)
 
     def log_prob(x):
@@ -302,10 +318,11 @@ def test_basins_in_the_plane():
 
 
 def test_a_sharp_and_a_flat_mode_of_equal_mass():
-    """N(-1.2, 0.35^2) and N(1.4, 0.8^2), half each. The sharp one is higher, yet with noise both are occupied alike
-    (4 standard errors) and left after times that are equal within 15%, each as measured (4 standard errors, and 5% for
-    the step) and as Kramers has it up to a factor of 3. Without noise the flat one, whose basin is wider, gets more of
-    the same starts: exactly those on its side of the saddle."""
+    """N(-1.2, 0.35^2) and N(1.4, 0.8^2) with weight one half each. With noise both modes are occupied equally (4
+    standard errors), although the sharp one is higher, and escape times are equal within 15%, measured (4 standard
+    errors, and 5% for the step size) and by Kramers' formula up to a factor of 3. Without noise the flat mode, whose
+    basin is wider, gets more of the same initial points: exactly those on its side of the saddle.
+    """
     log_prob, low, high = pair(-1.2, 1.4, 0.35, 0.8), -4.0, 5.0
     report = two_modes(log_prob, -1.0, 1.0, (low, high), step_size=0.01, steps=3000, chains=300, generator=rng(10))
     sharp, flat = report.left, report.right
@@ -327,7 +344,9 @@ def test_a_sharp_and_a_flat_mode_of_equal_mass():
 
 
 def test_chains_too_short_to_mix_are_seen():
-    """Two deep modes: chains stay where they begin, so occupancy is that of the starts, and R-hat says so."""
+    """Two deep modes: chains stay in their initial mode, so occupancy is that of the initial points, and R-hat
+    detects it.
+    """
     report = two_modes(pair(-3.0, 3.0, 0.4, 0.4), -3.0, 3.0, (-5.0, 9.0), step_size=0.02, steps=100, chains=50)
     assert report.r_hat > 2
     assert report.left.escape.mean == math.inf

@@ -47,7 +47,7 @@ def case_of(model, data, **settings):
 
 
 def linear_vae(shift=0.0):
-    """One latent; the encoder is the posterior, its mean moved by `shift`."""
+    """One latent; the encoder is the posterior with its mean shifted by `shift`."""
     precision = 1 + float(WEIGHT.square().sum()) / NOISE
     slope = WEIGHT.T / NOISE / precision
     log_std = torch.tensor([-0.5 * math.log(precision)], dtype=F64)
@@ -63,7 +63,7 @@ def linear_vae(shift=0.0):
 
 
 def test_an_exact_encoder_leaves_no_gap_and_no_noise():
-    """Every weight is p(x): log p, bound and gap to 1e-6; the standard error is over data alone."""
+    """All weights are p(x): log p, bound and gap to 1e-6; the standard error is over the data only."""
     x, train = ORACLE.sample(40, generator=generator(0)), ORACLE.sample(60, generator=generator(1))
     case = case_of(
         linear_vae(), data_of(x, train=Tensors(x=train), truths=Truths(log_p=lambda x, _: ORACLE.log_prob(x)))
@@ -89,7 +89,10 @@ def test_an_exact_encoder_leaves_no_gap_and_no_noise():
 
 
 def test_a_wrong_encoder_loses_what_its_divergence_says():
-    """Its mean is off by 0.1: KL(q || posterior) is 0.1^2 / 2 times the precision, all of it amortization."""
+    """Its mean is off by 0.1: KL(q
+
+    posterior) is 0.1^2 / 2 times the precision, entirely amortization gap.
+    """
     x, model = ORACLE.sample(40, generator=generator(0)), linear_vae(0.1)
     lost = 0.1**2 / 2 * (1 + float(WEIGHT.square().sum()) / NOISE)
     assert float(ORACLE.kl(model.encoder(x), x).detach().mean()) == pytest.approx(lost)
@@ -104,7 +107,9 @@ def test_a_wrong_encoder_loses_what_its_divergence_says():
 
 
 def test_a_mixture_is_judged_by_its_exact_density_and_the_components_it_uses():
-    """Three blobs and five components: three are used, each by a third of the data but for the prior's 1/5."""
+    """Three clusters and five components: three are used, each with a third of the data, up to the 1/5 due to the
+    prior.
+    """
     centres = 6 * torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]], dtype=F64)
     x = (centres[:, None] + 0.3 * draws(3, 100, 2)).flatten(0, 1)
     model = GaussianMixtureVI(5, MixturePrior.around(x, 5))
@@ -121,7 +126,7 @@ def test_a_mixture_is_judged_by_its_exact_density_and_the_components_it_uses():
 
 
 def test_every_log_p_without_an_error_is_counted():
-    """Of four examples: k beyond its limit, unknown k with few effective samples and with many, a good k."""
+    """Four examples: k above its limit, unknown k with few effective samples and with many, and a good k."""
     nan, inf = math.nan, math.inf
     columns = {"stderr": [inf, inf, 0.1, 0.2], "ess": [1.0, 1.0, 100.0, 2500.0], "pareto_k": [inf, nan, nan, 0.3]}
     found = Estimate(torch.zeros(4), "estimate", "mass", **{name: torch.tensor(v) for name, v in columns.items()})
@@ -138,7 +143,9 @@ def test_every_log_p_without_an_error_is_counted():
 
 
 def test_reconstructions_are_measured_on_held_out_data():
-    """A linear autoencoder whose code keeps the first two of three numbers loses the third's square, a third of it."""
+    """A linear autoencoder that encodes the first two of three numbers loses the square of the third, a third of the
+    total.
+    """
     keep = torch.eye(3, dtype=F64)[:2]
     encoder = nn.Linear(3, 2, bias=False).double()
     encoder.weight.data = keep
@@ -180,7 +187,9 @@ def test_every_layer_has_keys_of_its_own_and_only_the_top_one_an_aggregate():
 
 
 def test_what_a_reader_reads_is_lost_without_the_latents():
-    """A latent says the sign that is read: of draws from the prior half are read right, of its own nearly all."""
+    """The latent determines the sign that is read: half of the draws from the prior are read correctly, and nearly
+    all from q.
+    """
     x = torch.tensor([[-1.0, 0.0, 0.0], [1.0, 0.0, 0.0]], dtype=F64).repeat(200, 1).view(400, 1, 1, 3)
     inside = nn.Sequential(nn.Flatten(), nn.Linear(3, 2).double())
     inside[1].weight.data = torch.tensor([[3.0, 0, 0], [0, 0, 0]], dtype=F64)

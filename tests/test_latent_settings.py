@@ -1,4 +1,4 @@
-"""The settings of variational autoencoders: what they compose to, what is refused, what is said, what trains."""
+"""The settings of variational autoencoders: combinations, errors, warnings, training."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def small(**more):
 
 
 def test_settings_multiply():
-    """Beta, free bits and warm-up in every combination; the others are alone."""
+    """All combinations of beta, free bits and warm-up; the other settings alone."""
     assert Bound().function() is elbo
     assert Bound(name="iwae").function() is iwae
     assert isinstance(Bound(kl_limit=3.0).function(), Constraint)
@@ -186,7 +186,7 @@ FAMILIES = {
 @SPACES
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_trains_on_every_kind_of_data(name, space):
-    """A step of all players moves every one of them; samples have the data's shape and lie on its levels."""
+    """A step changes the parameters of all players; samples have the shape and the levels of the data."""
     family, names = FAMILIES[name]
     torch.manual_seed(0)
     family.refuse(space, TRAINING)
@@ -227,7 +227,7 @@ def test_what_a_family_builds():
 
 
 def test_the_distribution_of_x_is_the_spaces():
-    """Masses of levels, densities of points; a fixed, a shared and a predicted scale."""
+    """Probabilities for levels, densities for points; a fixed, a shared and a predicted scale."""
     for noise in ("predicted", "learned"):
         decoder = Decoder(hidden=8, noise=noise).of_x(GREY, 3)
         law = decoder(torch.randn(6, 2, 3))
@@ -243,7 +243,9 @@ def test_the_distribution_of_x_is_the_spaces():
 
 @pytest.mark.parametrize("noise", ["predicted", "learned"])
 def test_points_are_modelled_in_their_own_units(noise):
-    """A model of x = 5 + 20 u has the log density of a model of u less log 20 a dimension, and 20 times its means."""
+    """A model of x = 5 + 20 u has the log density of a model of u minus log 20 per dimension, and its means are 20
+    times as large.
+    """
     u, found = torch.randn(6, 2, generator=generator(0)), []
     for space in (POINTS, Space((2,), None)):
         torch.manual_seed(0)
@@ -277,7 +279,7 @@ def test_points_are_modelled_in_their_own_units(noise):
     ],
 )
 def test_what_a_bound_is_stands_before_training_and_in_the_report(tmp_path, capsys, name, words, terms, said):
-    """The evaluation is of the model itself: its latents are one-hot, not relaxed."""
+    """The evaluation uses the model itself, with one-hot latents instead of relaxed ones."""
     out, settings = tmp_path / "run", [part for word in words for part in ("--set", word)]
     assert main(["train", name, "--out", str(out), "--steps", "4", *tiny(name), *settings]) == 0
     assert capsys.readouterr().err.startswith(f"jensen: {said}")

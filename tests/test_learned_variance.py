@@ -1,4 +1,4 @@
-"""Improved DDPM, end to end: its betas by name, variances that the shipped networks learn, and the last noise away."""
+"""Improved DDPM: its named betas, learned variances of the included networks, and removal of the last noise."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ F64 = torch.float64
 
 @pytest.mark.parametrize("steps", [10, 1000, 4000])
 def test_the_improved_cosine_is_its_closed_form(steps):
-    """alpha-bar is f(t) / f(0) at every level but the last, where beta is 0.999; at t = 0 it is 1."""
+    """alpha-bar is f(t) / f(0) at all levels except the last, where beta is 0.999; at t = 0 it is 1."""
     schedule = ImprovedCosineSchedule(steps)
     t = torch.arange(steps + 1, dtype=F64) / steps
     f = torch.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
@@ -61,9 +61,10 @@ def test_it_has_a_name_and_refuses():
 
 
 def test_variances_are_learned_by_the_network_that_is_shipped():
-    """Data N(0, 0.3) of 4 levels, a TimeMLP of two outputs, 250 steps of the hybrid loss. z_s given z_t is Gaussian, so
-    that its variance, in closed form, is the best there is: the learned one is within 6 percent of it at both middle
-    levels, where beta-tilde is 0.47 and 0.81 of it, beta 1.6 and 1.4."""
+    """Data N(0, 0.3) with 4 levels, a TimeMLP with two outputs, 250 steps of the hybrid loss. z_s given z_t is
+    Gaussian with a variance in closed form, the optimum: the learned variance is within 6 percent of it at both
+    middle levels, where beta-tilde is 0.47 and 0.81 of it, and beta 1.6 and 1.4.
+    """
     torch.manual_seed(0)
     schedule, v, steps = CosineSchedule(), 0.3, 4
     net = TimeMLP((1,), width=32, blocks=1, highest=4.0, outputs=2)
@@ -85,8 +86,10 @@ def test_variances_are_learned_by_the_network_that_is_shipped():
 
 
 def test_the_discrete_bound_judges_the_learned_variances():
-    """Data N(0, v), the exact mean: a step's KL, averaged over data, is (r - 1) / 2 with beta-tilde and log(r) / 2 with
-    the true variance r beta-tilde. The bounds differ by just that, within 4 standard errors of n = 20,000 rows."""
+    """Data N(0, v), the exact mean: the KL of a step, averaged over data, is (r - 1) / 2 with beta-tilde and log(r)
+    / 2 with the true variance r beta-tilde. The bounds differ by exactly the sum of these differences, within 4
+    standard errors of n = 20,000 rows.
+    """
     schedule, v, steps = CosineSchedule(), 0.3, 4
     oracle = GaussianOracle(torch.zeros(1), torch.tensor([v]), schedule)
     edges = torch.linspace(1 / steps, 1, steps, dtype=F64)
@@ -136,8 +139,9 @@ def test_the_unet_of_two_outputs_trains_and_samples(shape):
 
 @pytest.mark.parametrize("sampler", ["dpm++", "ancestral"])
 def test_the_last_noise_can_be_taken_away(sampler):
-    """Data at one point leave nothing but the noise of the last level: without it every draw is the point. For data
-    N(m, v) the denoised mean of a draw is m + gain (z / alpha - m), gain = alpha^2 v / (alpha^2 v + sigma^2)."""
+    """Data at one point have only the noise of the last level: without it all samples are the point. For data N(m,
+    v) the denoised mean of a sample is m + gain (z / alpha - m), gain = alpha^2 v / (alpha^2 v + sigma^2).
+    """
     schedule = VarianceExploding(0.5, 20.0)
     point = Diffusion(GaussianOracle(torch.tensor([0.75]), torch.zeros(1), schedule), (1,), Sampling(sampler, 8))
     noisy, clean = (point.sample(50, generator=generator(0), denoise=on) for on in (False, True))
@@ -151,7 +155,7 @@ def test_the_last_noise_can_be_taken_away(sampler):
 
 
 def test_taking_the_noise_away_changes_nothing_where_there_is_none():
-    """At sigma = 0 it costs no evaluation either; encoding goes to the noise, and keeps it."""
+    """At sigma = 0 it also needs no evaluation; encoding goes towards the noise and keeps it."""
     model = Diffusion(GaussianOracle(torch.zeros(1), torch.ones(1), CosineSchedule()), (1,), Sampling("ddim", 8))
     calls = []
     model.denoiser.register_forward_hook(lambda *_: calls.append(1))
@@ -164,7 +168,9 @@ def test_taking_the_noise_away_changes_nothing_where_there_is_none():
 
 
 def test_eta_and_variance_are_settings_of_the_samplers_that_have_them():
-    """DDIM with eta = 1 is ancestral sampling with the posterior's variance, eta = 0 plain DDIM; the others refuse."""
+    """DDIM with eta = 1 is ancestral sampling with the posterior's variance, eta = 0 is plain DDIM; other samplers
+    refuse them.
+    """
     oracle = GaussianOracle(torch.tensor([0.3]), torch.tensor([0.5]), CosineSchedule())
     model = Diffusion(oracle, (1,), Sampling("ddim", steps=6)).double()
 

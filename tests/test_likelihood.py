@@ -24,7 +24,7 @@ F64 = torch.float64
 
 
 def gaussian(latents, seed=5):
-    """A correlated one, off the origin."""
+    """A correlated Gaussian away from the origin."""
     root = torch.eye(latents, dtype=F64) + 0.4 * draws(latents, latents, seed=seed)
     return MultivariateNormal(draws(latents, seed=seed + 1), root @ root.T)
 
@@ -36,7 +36,7 @@ def oracle(dims=4, latents=2, encoder=None, prior="correlated", noise=None):
 
 
 def widened(model, scale=1.5, shift=0.0):
-    """The posterior with every standard deviation times `scale` and the mean moved by `shift` of them."""
+    """The posterior with its standard deviations multiplied by `scale` and its mean shifted by `shift` of them."""
 
     def encoder(x):
         q = model.posterior(x)
@@ -58,7 +58,7 @@ def test_evidence_is_the_marginal_gaussian():
 
 
 def test_posterior_is_the_joint_gaussian_conditioned():
-    """By Schur's complement of the joint covariance, another road than the oracle's precisions."""
+    """By the Schur complement of the joint covariance, independently of the oracle's precisions."""
     model, x = oracle(), draws(5, 4)
     s0 = model.prior.covariance_matrix
     cross = s0 @ model.weight.T
@@ -132,7 +132,7 @@ def test_flat_prior_is_refused_where_its_integral_diverges(weight):
 
 
 def test_closed_form_fit_is_the_maximum():
-    """Its value is Tipping & Bishop's, its gradient zero, and it reproduces the leading eigenvalues."""
+    """Its value is that of Tipping & Bishop, its gradient is zero, and it reproduces the leading eigenvalues."""
     x = draws(60, 5) @ draws(5, 5, seed=1) + draws(5, seed=2)
     model = LinearGaussian.fit(x, 2)
     values = torch.linalg.eigvalsh(torch.cov(x.T, correction=0)).flip(0)
@@ -160,7 +160,7 @@ def test_samples_have_the_marginal_moments():
 
 
 def test_gradients_reach_theta_and_the_encoder():
-    """The sampled bound's gradient at the exact posterior is log p's: the divergence is stationary there."""
+    """At the exact posterior the gradient of the sampled bound is that of log p: the KL is stationary there."""
     model, x = oracle(prior=None), draws(6, 4)
     weight = model.weight.clone().requires_grad_()
     (exact,) = torch.autograd.grad(LinearGaussian(weight, model.bias, model.noise).log_prob(x).sum(), weight)
@@ -174,9 +174,9 @@ def test_gradients_reach_theta_and_the_encoder():
 
 @pytest.mark.parametrize("proposal", ["encoder", "prior"])
 def test_importance_sampling_is_right_and_knows_its_error(proposal):
-    """z-scores of 400 data: mean 0 within 4 standard errors, spread 1 within 4 (each is 1 / sqrt(800)).
-
-    Of the prior's proposals the 13 with fewer than 50 effective samples of 2000 have no error.
+    """z-scores of 400 data: mean 0 and standard deviation 1 within 4 standard errors (that of the standard deviation
+    is 1 / sqrt(800)). With the prior as proposal, the 13 data with fewer than 50 effective samples of 2000 have no
+    error estimate.
     """
     model = widened(oracle())
     x = model.sample(400, generator=generator(1))
@@ -193,7 +193,9 @@ def test_importance_sampling_is_right_and_knows_its_error(proposal):
 
 
 def test_effective_samples_of_an_encoder_in_closed_form():
-    r"""For N(0, c^2) proposing for N(0, 1) in d dimensions K / ESS is (c^2 / sqrt(2 c^2 - 1))^d: 64 runs, 4 errors."""
+    """With proposal N(0, c^2) for N(0, 1) in d dimensions, K / ESS is (c^2 / sqrt(2 c^2 - 1))^d: 64 runs, 4 standard
+    errors.
+    """
     model = widened(oracle(), scale=1.5)
     x = model.sample(1, generator=generator(1)).expand(64, 4)
     estimate = log_likelihood(model, x, 4000, generator=generator(2))
@@ -204,10 +206,9 @@ def test_effective_samples_of_an_encoder_in_closed_form():
 
 @pytest.mark.parametrize("dims", [1, 4])
 def test_prior_monte_carlo_has_the_variance_theory_gives(dims):
-    r"""With x|z ~ N(z, s^2) and z ~ N(0, 1), E w^2 = N(x; 0, 1 + s^2/2) / (2 s sqrt(pi)) a dimension.
-
-    64 runs of K = 4000: effective samples and squared errors within 4 standard errors of the closed form; at four
-    dimensions the prior keeps the fourth power of its share, the exact posterior all.
+    """With x|z ~ N(z, s^2) and z ~ N(0, 1), E w^2 = N(x; 0, 1 + s^2/2) / (2 s sqrt(pi)) per dimension. 64 runs of K
+    = 4000: effective samples and squared errors within 4 standard errors of the closed form; in four dimensions the
+    prior's share of effective samples is the fourth power, that of the exact posterior is 1.
     """
     s, point = 0.5, 0.8
     eye = torch.eye(dims, dtype=F64)
@@ -253,7 +254,7 @@ def test_weights_of_zero_say_nothing():
 
 
 class Watched(LinearGaussian):
-    """Remembers how many samples of how many data it was asked for."""
+    """Records the numbers of samples and data of each call."""
 
     def __init__(self, *args):
         super().__init__(*args)
@@ -313,12 +314,14 @@ def test_estimates_follow_the_data():
 
 
 def sharp(encoder=None):
-    """Posterior standard deviations of a tenth of the prior's."""
+    """A model whose posterior standard deviations are a tenth of the prior's."""
     return LinearGaussian(1.5 * draws(6, 3, seed=1), torch.zeros(6), 0.2, encoder=encoder)
 
 
 def test_annealing_is_right_within_its_error_where_a_bad_proposal_fails():
-    """100 data: z-scores' mean 0 and spread 1, 4 standard errors; importance sampling is off by tens of nats."""
+    """100 data: z-scores have mean 0 and standard deviation 1 within 4 standard errors; importance sampling is off
+    by tens of nats.
+    """
     model = widened(sharp(), scale=0.3, shift=6.0)
     x = model.sample(100, generator=generator(1))
     estimate = ais_log_likelihood(model, x, steps=400, chains=64, leapfrog=2, generator=generator(2))
@@ -333,7 +336,7 @@ def test_annealing_is_right_within_its_error_where_a_bad_proposal_fails():
 
 
 def test_weights_are_unbiased_however_badly_chains_mix():
-    """Three temperatures: mean weight against p(x) itself, 20,000 chains, 4 standard errors."""
+    """Three temperatures: the mean weight is p(x), 20,000 chains, 4 standard errors."""
     model, x = oracle(), draws(2, 4)
     estimate = ais_log_likelihood(model, x, steps=3, chains=20_000, leapfrog=1, generator=generator(3))
     assert bool(((estimate.value - model.log_prob(x)).abs() < 4 * estimate.stderr).all())
@@ -344,7 +347,7 @@ def test_weights_are_unbiased_however_badly_chains_mix():
 
 
 def test_moves_leave_every_tempered_law_as_it_is():
-    """20,000 chains from exact draws, three moves with steps too long to be exact: moments within 4 errors."""
+    """20,000 chains from exact draws, three moves with large leapfrog steps: moments within 4 standard errors."""
     model, x, beta, n = oracle(), draws(1, 4), 0.3, 20_000
     tempered_law = LinearGaussian(model.weight, model.bias, model.noise / beta, model.prior).posterior(x)
     tempered = _Tempered(model, x)
@@ -361,7 +364,9 @@ def test_moves_leave_every_tempered_law_as_it_is():
 
 
 def test_leapfrog_is_of_second_order():
-    """The refused share falls with the square of the step: the error of energy, over a trajectory of one length."""
+    """The rejection rate falls with the square of the step size, as does the energy error over a trajectory of fixed
+    length.
+    """
     model, x = oracle(), draws(1, 4)
     tempered = _Tempered(model, x)
     errors = []

@@ -1,4 +1,4 @@
-"""Margin losses: f and its critic against the infimum itself, closed forms and their ends."""
+"""Margin losses: f and its critic against the infimum, closed forms and their limits."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_the_slope_of_a_numerical_f_is_the_loss_at_the_critic():
 
 
 def dented(m):
-    """A hinge with a dent at -3 that a descent from 0 never finds, deep enough to pay."""
+    """Hinge with a dip at -3 that gradient descent from 0 does not find, deep enough to be the minimum."""
     return torch.relu(torch.relu(1 - m) - 3.9 * torch.exp(-20 * (m + 3) ** 2))
 
 
@@ -144,7 +144,7 @@ def test_of_several_minimisers_the_nearest_to_0_then_the_positive():
 
 @pytest.mark.parametrize("dtype", [torch.float32, F64], ids=str)
 def test_closed_forms_at_both_ends(dtype):
-    """Values at 0 and infinity, and the slopes there (that of logistic and exponential at 0 is infinite)."""
+    """Values and slopes at 0 and infinity (the slope of logistic and exponential at 0 is infinite)."""
     ends = {
         "zero-one": ([0, -1], [-1, 0], [-1, 1]),
         "squared": ([0, -4], [-4, 0], [-1, 1]),
@@ -179,7 +179,7 @@ def test_margins_may_be_numbers():
 
 
 def test_a_loss_that_falls_beyond_the_grid_is_refused():
-    """Its f would be wrong; one that is flat there, or only creeps, is not."""
+    """Its f would be wrong; a loss that is flat there, or decreases very slowly, is accepted."""
     with pytest.raises(ValueError, match=r"minima at margins up to 2\.43e\+08, but it decreases beyond"):
         margin_loss(lambda m: torch.relu(1 - m / 1e9))
     near = margin_loss(lambda m: torch.relu(1 - m / 1e7))
@@ -210,7 +210,7 @@ for call in (
 
 
 def test_wrong_types_are_refused_in_a_sentence():
-    """In a process of its own, where signatures are not checked."""
+    """In a separate process, in which the types of signatures are not checked."""
     done = subprocess.run([sys.executable, "-c", WRONG], capture_output=True, text=True, timeout=300, check=True)
     wrap = "must be a name or a margin loss, got a function: wrap it with margin_loss"
     assert done.stdout.splitlines() == [
