@@ -30,7 +30,7 @@ from jensen.adversarial import (
 )
 from jensen.adversarial import margin_loss as numerical
 from jensen.check.evidence import Claims, bounded, close, mean_is
-from jensen.check.law import Law, draws, law
+from jensen.check.law import draws, law
 from jensen.check.line import F64, f64, normal, normal_nodes, randn
 from jensen.check.margins import infimum, margin_loss
 
@@ -164,8 +164,6 @@ def risk_is_a_divergence(_: float) -> Claims:
         yield close(f"{loss.name}: minimal risk given x", conditional, loss.conditional_risk(ratio.log()), 1e-7)
 
 
-# the four divergences -----------------------------------------------------------------------------------------------
-
 Exact = Callable[[float, float, float, float], float]
 
 
@@ -196,73 +194,64 @@ le_cam = by_trapezoids(lambda p, q: (p - q) ** 2 / (p + q).clamp(min=1e-300))
 hellinger = by_trapezoids(lambda p, q: (p.sqrt() - q.sqrt()) ** 2 / 2)
 
 
-def _measured(name: str, exact: Exact, most: float, text: str) -> Law:
-    """The law of a divergence on pairs of Gaussians, for equal ones, exchanged ones, and disjoint supports."""
-
-    def trial(_: float) -> Claims:
-        for m, s, n, t in PAIRS:
-            found = float(divergence(name, normal(m, s), normal(n, t)))
-            yield close(f"N({m:g}, {s:g}^2) and N({n:g}, {t:g}^2)", exact(m, s, n, t), found, TIGHT)
-        exchanged = float(divergence(name, normal(*PAIRS[2][2:]), normal(*PAIRS[2][:2])))
-        yield close("p and q exchanged", exact(*PAIRS[2]), exchanged, TIGHT)
-        yield close("p = q", 0.0, float(divergence(name, normal(0.3, 2.0), normal(0.3, 2.0))), TIGHT)
-        yield close("disjoint supports", most, float(divergence(name, *DISJOINT)), TIGHT)
-        if name == "total-variation":
-            for loss, from_risk in ((zero_one, lambda r: 1 - 2 * r), (hinge, lambda r: 1 - r)):
-                found = from_risk(float(bayes_risk(loss, *NEAR)))
-                yield close(f"from the minimal risk of the {loss.name} loss", exact(0, 1, 1, 1), found, TIGHT)
-
-    return law(f"f-divergence/{name}", text)(trial)
+def measured(name: str, exact: Exact, most: float) -> Claims:
+    """A divergence between Gaussians, of p from itself, and between distributions with disjoint supports."""
+    for m, s, n, t in PAIRS:
+        found = float(divergence(name, normal(m, s), normal(n, t)))
+        yield close(f"N({m:g}, {s:g}^2) and N({n:g}, {t:g}^2)", exact(m, s, n, t), found, TIGHT)
+    exchanged = float(divergence(name, normal(*PAIRS[2][2:]), normal(*PAIRS[2][:2])))
+    yield close("p and q exchanged", exact(*PAIRS[2]), exchanged, TIGHT)
+    yield close("p = q", 0.0, float(divergence(name, normal(0.3, 2.0), normal(0.3, 2.0))), TIGHT)
+    yield close("disjoint supports", most, float(divergence(name, *DISJOINT)), TIGHT)
 
 
-DIVERGENCES = [
-    _measured(
-        "total-variation",
-        total_variation,
-        1.0,
-        r"""The zero-one and the hinge loss measure the total variation distance.
+@law("f-divergence/total-variation")
+def total_variation_distance(_: float) -> Claims:
+    r"""The zero-one and the hinge loss measure the total variation distance.
 
-        $$TV = \tfrac12 \int |p - q| = 1 - 2 R_{0/1} = 1 - R_{\mathrm{hinge}}$$
-        R is the minimal risk; f(u) = -min(u, 1) and -2 min(u, 1), and $\int \min(p, q) = 1 - TV$. For Gaussians p = q
-        at the roots of a quadratic, between which the integral is a difference of distribution functions.
-        Source: Nguyen, Wainwright & Jordan (2009), section 3.
-        """,
-    ),
-    _measured(
-        "jensen-shannon",
-        by_trapezoids(half_kl),
-        math.log(2),
-        r"""The logistic loss measures the Jensen-Shannon divergence, in nats.
+    $$TV = \tfrac12 \int |p - q| = 1 - 2 R_{0/1} = 1 - R_{\mathrm{hinge}}$$
+    R is the minimal risk; f(u) = -min(u, 1) and -2 min(u, 1), and $\int \min(p, q) = 1 - TV$. For Gaussians p = q
+    at the roots of a quadratic, between which the integral is a difference of distribution functions.
+    Source: Nguyen, Wainwright & Jordan (2009), section 3.
+    """
+    yield from measured("total-variation", total_variation, 1.0)
+    for loss, from_risk in ((zero_one, lambda r: 1 - 2 * r), (hinge, lambda r: 1 - r)):
+        found = from_risk(float(bayes_risk(loss, *NEAR)))
+        yield close(f"from the minimal risk of the {loss.name} loss", total_variation(0, 1, 1, 1), found, TIGHT)
 
-        $$JS = \tfrac12 KL(p|m) + \tfrac12 KL(q|m) = \log 2 - R_{\mathrm{logistic}}, \quad m = \tfrac{p+q}{2}$$
-        R is the minimal risk. At D* = log(p/q) the losses are -log(p/(p+q)) and -log(q/(p+q)), and their mean is
-        log 2 - JS.
-        Source: Goodfellow et al. (2014), theorem 1; Lin (1991).
-        """,
-    ),
-    _measured(
-        "le-cam",
-        le_cam,
-        2.0,
-        r"""The squared loss measures Le Cam's divergence.
 
-        $$LC = \int \frac{(p-q)^2}{p+q} = 2\,(1 - R_{\mathrm{squared}}), \quad R = 2\int\frac{pq}{p+q}$$
-        R is the minimal risk, at D* = (p - q)/(p + q). $(p-q)^2 = (p+q)^2 - 4pq$ gives LC = 2 - 2R.
-        Source: Le Cam (1986); Mao et al. (2017), section 3.2.
-        """,
-    ),
-    _measured(
-        "hellinger",
-        hellinger,
-        1.0,
-        r"""The exponential loss measures the squared Hellinger distance.
+@law("f-divergence/jensen-shannon")
+def jensen_shannon(_: float) -> Claims:
+    r"""The logistic loss measures the Jensen-Shannon divergence, in nats.
 
-        $$H^2 = \tfrac12\int(\sqrt p - \sqrt q)^2 = 1 - \int \sqrt{pq} = 1 - R_{\mathrm{exponential}}$$
-        R is the minimal risk: at D* = log(p/q)/2 both losses, p e^{-D} and q e^D, are $\sqrt{pq}$.
-        Source: Nguyen, Wainwright & Jordan (2009), section 3.
-        """,
-    ),
-]
+    $$JS = \tfrac12 KL(p|m) + \tfrac12 KL(q|m) = \log 2 - R_{\mathrm{logistic}}, \quad m = \tfrac{p+q}{2}$$
+    R is the minimal risk. At D* = log(p/q) the losses are -log(p/(p+q)) and -log(q/(p+q)), and their mean is
+    log 2 - JS.
+    Source: Goodfellow et al. (2014), theorem 1; Lin (1991).
+    """
+    yield from measured("jensen-shannon", by_trapezoids(half_kl), math.log(2))
+
+
+@law("f-divergence/le-cam")
+def le_cam_divergence(_: float) -> Claims:
+    r"""The squared loss measures Le Cam's divergence.
+
+    $$LC = \int \frac{(p-q)^2}{p+q} = 2\,(1 - R_{\mathrm{squared}}), \quad R = 2\int\frac{pq}{p+q}$$
+    R is the minimal risk, at D* = (p - q)/(p + q). $(p-q)^2 = (p+q)^2 - 4pq$ gives LC = 2 - 2R.
+    Source: Le Cam (1986); Mao et al. (2017), section 3.2.
+    """
+    yield from measured("le-cam", le_cam, 2.0)
+
+
+@law("f-divergence/hellinger")
+def hellinger_distance(_: float) -> Claims:
+    r"""The exponential loss measures the squared Hellinger distance.
+
+    $$H^2 = \tfrac12\int(\sqrt p - \sqrt q)^2 = 1 - \int \sqrt{pq} = 1 - R_{\mathrm{exponential}}$$
+    R is the minimal risk: at D* = log(p/q)/2 both losses, p e^{-D} and q e^D, are $\sqrt{pq}$.
+    Source: Nguyen, Wainwright & Jordan (2009), section 3.
+    """
+    yield from measured("hellinger", hellinger, 1.0)
 
 
 @law("errata/squared-risk-offset")
@@ -298,9 +287,6 @@ def squared_factor(_: float) -> Claims:
     yield bounded("error of half the integral", found - integral / 2, 0.5, relation="at least")
     best = float(risk(squared, lambda x: torch.tanh((0.5 - x) / 2), *NEAR))  # (p - q) / (p + q)
     yield close("risk of the critic (p - q) / (p + q)", 2 * integral, best, TIGHT)
-
-
-# critics that are not optimal, and the losses of both players --------------------------------------------------------
 
 
 def line(x: Tensor) -> Tensor:

@@ -22,10 +22,10 @@ from jensen.variational import Relaxation
 TWO = f64([0.6, 0.4])
 
 
-def drawn(shares: Tensor, temperature: float, n: int, seed: int = 0) -> Tensor:
-    """Relaxed samples, (n, K)."""
-    with drawing(generator(seed)):
-        return gumbel_softmax(shares.log().expand(n, -1), temperature)
+def drawn(shares: Tensor, temperature: float, n: int, hard: bool = False) -> Tensor:
+    """Relaxed samples, or with `hard` one-hot samples, (n, K)."""
+    with drawing(generator(2)):
+        return gumbel_softmax(shares.log().expand(n, -1), temperature, hard=hard)
 
 
 @law("gumbel/max")
@@ -39,10 +39,9 @@ def gumbel_max(precision: float) -> Claims:
     """
     n, shares = draws(40_000, precision), f64([0.05, 0.15, 0.2, 0.6])
     for temperature in (0.1, 1.0, 5.0):
-        with drawing(generator(0)):
-            y, hard = (gumbel_softmax(shares.log().expand(n, -1), temperature, hard=v) for v in (False, True))
-        largest = F.one_hot(y.argmax(-1), len(shares))
+        largest = F.one_hot(drawn(shares, temperature, n).argmax(-1), len(shares))
         yield means_are(f"probabilities of the largest entry, temperature {temperature}", shares, largest)
+        hard = drawn(shares, temperature, n, hard=True)
         yield means_are(f"means of one-hot (hard) samples, temperature {temperature}", shares, hard)
 
 
@@ -56,11 +55,9 @@ def temperature_alone(precision: float) -> Claims:
     Source: Jang et al. (2017), equation 2; Maddison et al. (2017), equation 10.
     Assumes: pi = (.6, .4), tau = .1.
     """
-    logits = TWO.log().expand(draws(40_000, precision), 2)
-    with drawing(generator(0)):
-        right = gumbel_softmax(logits, 0.1).argmax(-1)
-        wrong = (gumbel_softmax(logits / 0.1, 1.0).argmax(-1) == 0).double()
-    yield means_are("probabilities of the largest entry", TWO, F.one_hot(right, 2))
+    n = draws(40_000, precision)
+    yield means_are("probabilities of the largest entry", TWO, F.one_hot(drawn(TWO, 0.1, n).argmax(-1), 2))
+    wrong = (drawn(TWO ** (1 / 0.1), 1.0, n).argmax(-1) == 0).double()
     yield mean_is("probability of class 1 if only the logits are divided", 1 / (1 + (2 / 3) ** 10), wrong)
     yield bounded("error of this probability", wrong.mean() - 0.6, 0.35, relation="at least")
 
@@ -84,7 +81,7 @@ def softmax_limit(precision: float) -> Claims:
     Assumes: pi = (.6, .4).
     """
     for temperature in (1.0, 0.3, 0.1, 0.03):
-        found = drawn(TWO, temperature, draws(40_000, precision), 2).min(-1).values
+        found = drawn(TWO, temperature, draws(40_000, precision)).min(-1).values
         yield mean_is(f"mean of min(y, 1 - y), temperature {temperature}", distance(temperature), found)
     yield close("mean of min(y, 1 - y) over tau, for small tau", 2 * math.log(2) * 0.24, distance(1e-3) / 1e-3, 1e-4)
     yield close("y at temperature 10,000", 0.5, drawn(TWO, 1e4, 1000), 1e-2)
@@ -95,7 +92,7 @@ def _limit_plot() -> str:
     at = [3.0, 1.0, 0.3, 0.1, 0.03, 0.01]
     rows = {
         "exact": [distance(t) for t in at],
-        "measured": [float(drawn(TWO, t, 20_000, 2).min(-1).values.mean()) for t in at],
+        "measured": [float(drawn(TWO, t, 20_000).min(-1).values.mean()) for t in at],
         "2 log 2 p(0) tau": [2 * math.log(2) * 0.24 * t for t in at],
     }
     return plots.curves(
