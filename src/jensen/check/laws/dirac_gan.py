@@ -56,10 +56,8 @@ def _spectrum(
 ) -> Generator[Evidence, None, Tensor]:
     """Claims on the eigenvalues of the flow or of an update rule with step size h; returns the measured eigenvalues."""
     found = eigenvalues(game, rule, step_size=h)
-    e, m = (
-        torch.tensor(sorted(values, key=lambda v: (round(v.real, 5), v.imag)), dtype=torch.complex128)
-        for values in (theory, found.tolist())
-    )
+    pair = (sorted(v, key=lambda z: (round(z.real, 5), z.imag)) for v in (theory, found.tolist()))
+    e, m = (torch.tensor(v, dtype=torch.complex128) for v in pair)
     yield close(f"{claim}: real part of the eigenvalues", e.real, m.real, TIGHT)
     yield close(f"{claim}: imaginary part of the eigenvalues", e.imag, m.imag, TIGHT)
     return found
@@ -96,8 +94,7 @@ def flow(_: float, make: Make = dirac.DiracGAN) -> Claims:
     r"""The gradient flow runs in circles: its eigenvalues are imaginary, and the norm of w = (theta, psi) is constant.
 
     $$\lambda = \pm i f'(0), \quad \frac{d}{dt}(\theta^2 + \psi^2) = 0$$
-    The field is orthogonal to w. With the Wasserstein f its angular speed is 1 everywhere, and w(t) is w(0) rotated by
-    the angle t.
+    The field is orthogonal to w. With the Wasserstein f its angular speed is 1: w(t) is w(0) rotated by the angle t.
     Source: Mescheder, Geiger & Nowozin (2018), lemmas 2.2 and 2.3.
     """
     for payoff in PAYOFFS:
@@ -173,10 +170,8 @@ def rules(_: float, make: Make = dirac.DiracGAN) -> Claims:
     """
     for payoff in PAYOFFS:
         game = make(payoff.f)
-        for rule, theory, limit in (
-            ("extragradient", dirac.extragradient_eigenvalues, 1.0 / payoff.speed),
-            ("optimistic", dirac.optimistic_eigenvalues, 1 / math.sqrt(3) / payoff.speed),
-        ):
+        theories = {"extragradient": dirac.extragradient_eigenvalues, "optimistic": dirac.optimistic_eigenvalues}
+        for (rule, theory), limit in zip(theories.items(), (1 / payoff.speed, 3**-0.5 / payoff.speed), strict=True):
             for share in (0.3, 0.95, 1.05):
                 h, claim = share * limit, f"{payoff.name}, {rule} at {share} of the largest stable step size"
                 found = yield from _spectrum(claim, theory(payoff.flow, h), game, rule, h)
@@ -266,8 +261,7 @@ def wgan(_: float, make: Make = dirac.DiracGAN) -> Claims:
     r"""WGAN with weight clipping does not converge: simultaneous steps of any size end at |w| of at least the clip c.
 
     $$|\theta_k|^2 + |\psi_k|^2 \ge c^2 \text{ after the first } k \text{ with } |\psi_k| = c$$
-    While |psi| < c, |w| grows at every step, so at some step |psi| = c and hence |w| >= c; until psi is clipped again
-    each step increases |w|.
+    |w| grows at each step where psi is not clipped, so at some step |psi| = c. From then on |w| >= c.
     Source: Mescheder, Geiger & Nowozin (2018), lemma 2.5.
     Assumes: the weight is clipped after the critic's step.
     """

@@ -59,9 +59,8 @@ def f_of_losses(_: float) -> Claims:
     r"""Every margin loss l defines a function f that is convex and never increases.
 
     $$f(u) = -\inf_d\,[u\,l(d) + l(-d)]$$
-    The negative of an infimum of linear functions of u is convex; their slopes -l(d) are at most 0. Zero-one:
-    -min(u, 1). Squared: -4u/(u + 1). Logistic: u log u - (u + 1) log(u + 1). Exponential: -2 sqrt(u). Hinge:
-    -2 min(u, 1).
+    f is a supremum of linear functions of u, with slopes -l(d) of at most 0. Zero-one: -min(u, 1). Squared:
+    -4u/(u + 1). Logistic: u log u - (u + 1) log(u + 1). Exponential: -2 sqrt(u). Hinge: -2 min(u, 1).
     Source: Nguyen, Wainwright & Jordan (2009), section 3.
     Assumes: $l \ge 0$.
     """
@@ -190,8 +189,6 @@ def total_variation(m: float, s: float, n: float, t: float) -> float:
 
 
 harmonic = by_trapezoids(lambda p, q: p * q / (p + q).clamp(min=1e-300))
-le_cam = by_trapezoids(lambda p, q: (p - q) ** 2 / (p + q).clamp(min=1e-300))
-hellinger = by_trapezoids(lambda p, q: (p.sqrt() - q.sqrt()) ** 2 / 2)
 
 
 def measured(name: str, exact: Exact, most: float) -> Claims:
@@ -225,8 +222,7 @@ def jensen_shannon(_: float) -> Claims:
     r"""The logistic loss measures the Jensen-Shannon divergence, in nats.
 
     $$JS = \tfrac12 KL(p|m) + \tfrac12 KL(q|m) = \log 2 - R_{\mathrm{logistic}}, \quad m = \tfrac{p+q}{2}$$
-    R is the minimal risk. At D* = log(p/q) the losses are -log(p/(p+q)) and -log(q/(p+q)), and their mean is
-    log 2 - JS.
+    R is the minimal risk. At D* = log(p/q) the losses are -log(p/(p+q)) and -log(q/(p+q)); their mean is log 2 - JS.
     Source: Goodfellow et al. (2014), theorem 1; Lin (1991).
     """
     yield from measured("jensen-shannon", by_trapezoids(half_kl), math.log(2))
@@ -240,7 +236,7 @@ def le_cam_divergence(_: float) -> Claims:
     R is the minimal risk, at D* = (p - q)/(p + q). $(p-q)^2 = (p+q)^2 - 4pq$ gives LC = 2 - 2R.
     Source: Le Cam (1986); Mao et al. (2017), section 3.2.
     """
-    yield from measured("le-cam", le_cam, 2.0)
+    yield from measured("le-cam", by_trapezoids(lambda p, q: (p - q) ** 2 / (p + q).clamp(min=1e-300)), 2.0)
 
 
 @law("f-divergence/hellinger")
@@ -251,7 +247,7 @@ def hellinger_distance(_: float) -> Claims:
     R is the minimal risk: at D* = log(p/q)/2 both losses, p e^{-D} and q e^D, are $\sqrt{pq}$.
     Source: Nguyen, Wainwright & Jordan (2009), section 3.
     """
-    yield from measured("hellinger", hellinger, 1.0)
+    yield from measured("hellinger", by_trapezoids(lambda p, q: (p.sqrt() - q.sqrt()) ** 2 / 2), 1.0)
 
 
 @law("errata/squared-risk-offset")
@@ -259,8 +255,7 @@ def squared_offset(_: float) -> Claims:
     r"""The minimal risk of the squared loss is $-\frac12 I_g$ with g(t) = -4t/(t+1), not 1 - I_g.
 
     $$R_{\mathrm{squared}} = -\tfrac12 I_g = 1 - \tfrac12 LC$$
-    LC is Le Cam's divergence. Between N(0, 1) and N(1, 1) the minimal risk is 0.796; 1 - I_g would be 2.592, above the
-    risk 1 of guessing.
+    LC is Le Cam's divergence. Between N(0, 1) and N(1, 1) the risk is 0.796; 1 - I_g = 2.592, but guessing has risk 1.
     Source: Le Cam (1986); Nguyen, Wainwright & Jordan (2009), section 3.
     """
     found, i_g = float(bayes_risk(squared, *NEAR)), -4 * harmonic(0, 1, 1, 1)
@@ -308,9 +303,8 @@ def risk_of_a_critic(_: float) -> Claims:
     """
     for loss in TRAINABLE:
         least, of_line = float(bayes_risk(loss, *WIDE)), float(risk(loss, line, *WIDE))
-        yield close(
-            f"{loss.name}: risk of the optimal critic", least, float(risk(loss, optimal(loss, *WIDE), *WIDE)), TIGHT
-        )
+        best = float(risk(loss, optimal(loss, *WIDE), *WIDE))
+        yield close(f"{loss.name}: risk of the optimal critic", least, best, TIGHT)
         yield bounded(f"{loss.name}: risk of 0.3 - x, above the minimal risk", of_line, least, relation="at least")
         if loss is not hinge:
             exact = risk_by_trapezoids(loss, line, *WIDE)
@@ -342,9 +336,8 @@ def saturation(_: float) -> Claims:
     r"""Where the critic clearly rejects a generated example, the saturating generator loss has almost no gradient.
 
     $$\partial_t[-l(-t)] = l'(-t) \to 0, \quad \partial_t\,l(t) = l'(t), \quad \partial_t[-t] = -1$$
-    The saturating, the non-saturating and the linear loss of the generator at t = D(G(z)). With the logistic l their
-    slopes at t = -20 are -sigmoid(-20), -sigmoid(20) and -1. The saturating one is minus the critic's term in t, so
-    the game is zero-sum.
+    The saturating, non-saturating and linear generator loss at t = D(G(z)). For the logistic l their derivatives at
+    t = -20 are -sigmoid(-20), -sigmoid(20) and -1. The saturating loss is minus the critic's term in t.
     Source: Goodfellow et al. (2014), section 3; Arjovsky & Bottou (2017), section 2.2.
     """
     slopes = {"saturating": -1 / (1 + math.exp(20)), "non-saturating": -1 / (1 + math.exp(-20)), "linear": -1.0}
@@ -376,9 +369,7 @@ def critics_bound(precision: float) -> Claims:
         best, gains = critic_divergence(name, real, fake), loss.scale * (loss.chance - (loss(real) + loss(-fake)) / 2)
         yield mean_is(f"{name}: mean for the optimal critic", float(divergence(name, *NEAR)), gains)
         yield close(f"{name}: estimate, the mean of the samples", gains.mean(), best.value, 1e-12)
-        yield close(
-            f"{name}: its standard error over the exact one", 1.0, best.stderr / float(gains.std() / n**0.5), 0.05
-        )
+        yield close(f"{name}: ratio of standard errors", 1.0, best.stderr / float(gains.std() / n**0.5), 0.05)
     exact = logistic.chance - risk_by_trapezoids(logistic, lambda v: 1 - 2 * v, *NEAR)
     gains = logistic.chance - (logistic(1 - 2 * x) + logistic(2 * y - 1)) / 2
     yield mean_is("jensen-shannon: mean for the critic 1 - 2x", exact, gains)

@@ -75,8 +75,7 @@ def softmax_limit(precision: float) -> Claims:
 
     $$\lim_{\tau\to0}\mathrm{softmax}\big((\log\pi + G)/\tau\big) = \mathrm{onehot}\,\arg\max(\log\pi + G)$$
     For two classes y = sigmoid(u / tau), where u - log(pi_1 / pi_2) is logistic. With p the density of u, the mean of
-    min(y, 1 - y) is the integral of sigmoid(-|v|) tau p(tau v), about 2 log 2 p(0) tau with p(0) = pi_1 pi_2. As tau
-    increases y tends to (1/2, 1/2).
+    min(y, 1 - y) is the integral of sigmoid(-|v|) tau p(tau v), about 2 log 2 p(0) tau with p(0) = pi_1 pi_2.
     Source: Jang et al. (2017), section 2.2; Maddison et al. (2017), proposition 1.
     Assumes: pi = (.6, .4).
     """

@@ -45,8 +45,7 @@ def marginals(precision: float) -> Claims:
 
     $$q(z_t \mid x) = N(\alpha_t x, \sigma_t^2) \text{ for every } t \text{ and every choice of } d_t$$
     z_s = alpha_s x + sqrt(sigma_s^2 - d^2) (z_t - alpha_t x) / sigma_t + d n with standard normal n. If z_t is
-    N(alpha_t x, sigma_t^2), z_s has the mean alpha_s x and the variance sigma_s^2 - d^2 + d^2. The sampler is tested
-    on data that all equal one point.
+    N(alpha_t x, sigma_t^2), z_s has the mean alpha_s x and the variance sigma_s^2 - d^2 + d^2.
     Source: Song et al., DDIM (2021), lemma 1.
     """
     x = f64([[0.8], [-1.1]])

@@ -55,9 +55,8 @@ def beta_constraint(_: float) -> Claims:
     r"""The weight beta of the KL in a beta-VAE is the Lagrange multiplier of the constraint that the KL is at most eps.
 
     $$\max_q\{E_q\log p(x|z) : \mathrm{KL} \le \epsilon\} = R(\epsilon),\quad \beta = R'(\epsilon)$$
-    For x|z ~ N(w z + b, v) the best q has the precision 1 + w^2 / (beta v). At the beta for which its KL is eps nats,
-    the Lagrangian is stationary in q and in beta, and the derivative of R is beta. Gradient ascent in q and descent in
-    beta converge to this point.
+    For x|z ~ N(w z + b, v) the best q has the precision 1 + w^2 / (beta v). At the beta for which its KL is eps nats
+    the Lagrangian is stationary. Gradient ascent in q with gradient descent in beta converges to this point.
     Source: Higgins et al. (2017), equations 1 to 4; Rezende & Viola (2018).
     """
     nats, h = 0.25, 1e-4
