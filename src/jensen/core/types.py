@@ -106,6 +106,11 @@ def entry(batch: Batch, name: str) -> Tensor:
         raise ValueError(f"the batch must hold {name!r}, got {sorted(batch)}") from None
 
 
+def mapped(stream: Stream, change: Callable[[Batch], Batch]) -> Stream:
+    """The same batches, each changed by a function."""
+    return lambda start: map(change, stream(start))
+
+
 class NonFiniteLoss(RuntimeError):
     """A loss became infinite or nan: training stops, and the last checkpoint stays valid."""
 

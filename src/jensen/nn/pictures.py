@@ -13,6 +13,18 @@ from torch import Tensor, nn
 from jensen.nn.mlp import mlp
 
 SLOPE = 0.2  # of LeakyReLU below 0
+COARSE = 4  # smallest side of the grid that a generator of pictures starts from
+
+
+def doublings(height: int, width: int) -> int:
+    """The number of times that both sides can be halved without remainder, down to a grid of at least 4 x 4.
+
+    >>> doublings(24, 64), doublings(8, 9)
+    (2, 0)
+    """
+    if height % 2 or width % 2 or min(height, width) < 2 * COARSE:
+        return 0
+    return 1 + doublings(height // 2, width // 2)
 
 
 class ChannelNorm(nn.Module):

@@ -3,6 +3,7 @@
 from jensen.objectives.adversarial import SIMULTANEOUS, Adversarial, alternating
 from jensen.objectives.cycle import CycleConsistent, Paired
 from jensen.objectives.denoising import Denoising, Hybrid
+from jensen.objectives.fitted import Fitted
 from jensen.objectives.kernel import LeaveOneOut
 from jensen.objectives.reading import Reading
 from jensen.objectives.reconstruction import AddedNoise, Masked, Reconstruction
@@ -17,6 +18,7 @@ __all__ = [
     "Adversarial",
     "CycleConsistent",
     "Denoising",
+    "Fitted",
     "Hybrid",
     "LeaveOneOut",
     "Masked",

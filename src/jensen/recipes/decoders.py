@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
-import torch
 from pydantic import model_validator
 from torch import Tensor, nn
 from torch.distributions import Distribution
@@ -23,7 +21,7 @@ from jensen.distributions import (
     IsotropicGaussian,
     Levels,
 )
-from jensen.nn import mlp
+from jensen.nn import Standardized, Unstandardized, mlp
 from jensen.recipes.settings import Positive, Rate
 
 FINEST = 0.16  # smallest scale of a pixel's noise, in steps between levels
@@ -94,33 +92,14 @@ class Decoder(Settings):
         channels, *axes = space.shape
         net = nn.Sequential(mlp(latents, *hidden, numbers * space.dims), nn.Unflatten(-1, (numbers * channels, *axes)))
         if space.levels is None:
-            net.append(Scaled(space, numbers))
+            net.append(Unstandardized(space.mean, space.std, numbers, axes=len(space.shape)))
         return Conditional(nn.Sequential(nn.Flatten(), net) if one_hot else net, law, 2 if one_hot else None)
 
     @staticmethod
     def flat(space: Space) -> nn.Module:
         """The input of the encoder: data as vectors, standardised if they have no levels."""
-        return nn.Flatten() if space.levels is not None else nn.Sequential(nn.Flatten(), Standardized(space))
-
-
-class Standardized(nn.Module):
-    """(x - mean) / std, with the mean and standard deviation of a space."""
-
-    def __init__(self, space: Space):
-        super().__init__()
-        self.mean, self.std = space.mean, space.std
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (x - self.mean) / self.std
-
-
-class Scaled(nn.Module):
-    """Maps means, and log scales if present, of standardised data to those of the original data."""
-
-    def __init__(self, space: Space, numbers: int):
-        super().__init__()
-        self.mean, self.std, self.numbers, self.axis = space.mean, space.std, numbers, -len(space.shape)
-
-    def forward(self, out: Tensor) -> Tensor:
-        mean, *log_scale = out.chunk(self.numbers, self.axis)
-        return torch.cat([self.mean + self.std * mean, *(v + math.log(self.std) for v in log_scale)], self.axis)
+        return (
+            nn.Flatten()
+            if space.levels is not None
+            else nn.Sequential(nn.Flatten(), Standardized(space.mean, space.std))
+        )

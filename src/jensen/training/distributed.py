@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from jensen.core.types import Batch, Stream
+from jensen.core.types import Batch, Stream, mapped
 
 
 def start() -> tuple[int, int]:
@@ -73,14 +73,13 @@ def shard(stream: Stream, rank: int, world: int) -> Stream:
     if world == 1:
         return stream
 
-    def opened(start: int) -> Iterator[Batch]:
-        for batch in stream(start):
-            for name, value in batch.items():
-                if len(value) % world:
-                    raise ValueError(f"batch {name!r} of {len(value)} rows does not divide by {world} processes")
-            yield {name: value[rank::world] for name, value in batch.items()}
+    def own(batch: Batch) -> Batch:
+        for name, value in batch.items():
+            if len(value) % world:
+                raise ValueError(f"batch {name!r} of {len(value)} rows does not divide by {world} processes")
+        return {name: value[rank::world] for name, value in batch.items()}
 
-    return opened
+    return mapped(stream, own)
 
 
 def rank() -> int:

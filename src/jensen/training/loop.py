@@ -11,7 +11,7 @@ from types import FrameType
 import torch
 from torch import Tensor
 
-from jensen.core.types import Batch, Stream
+from jensen.core.types import Stream, mapped
 from jensen.training.budget import Budget
 from jensen.training.distributed import processes
 from jensen.training.step import TrainState, Update, descend, train_step
@@ -63,12 +63,7 @@ def fit(
 
 def on_device(stream: Stream, device: torch.device) -> Stream:
     """The same batches on a device."""
-
-    def opened(start: int) -> Iterator[Batch]:
-        for batch in stream(start):
-            yield {name: value.to(device, non_blocking=True) for name, value in batch.items()}
-
-    return opened
+    return mapped(stream, lambda batch: {name: v.to(device, non_blocking=True) for name, v in batch.items()})
 
 
 @contextmanager

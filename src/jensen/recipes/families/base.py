@@ -11,7 +11,7 @@ from torch import nn
 from jensen.core.objective import Objective
 from jensen.core.progress import Track, silent
 from jensen.core.settings import Kind
-from jensen.core.types import Batch, Loss, Phase, Stream
+from jensen.core.types import Stream
 from jensen.data.dataset import Data
 from jensen.data.space import Space
 from jensen.recipes.settings import Training
@@ -92,19 +92,3 @@ class Family(Kind, ABC):
             conditions: whether the request gives conditions.
             interpolating: whether interpolations are requested.
         """
-
-
-class Fitted(Objective):
-    """An objective without players, for a model that is not trained by gradient steps."""
-
-    phases: tuple[Phase, ...] = ()
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-
-    def players(self) -> Mapping[str, list[nn.Parameter]]:
-        return {}
-
-    def forward(self, players: tuple[str, ...], batch: Batch, step: int) -> Mapping[str, Loss]:
-        return {}

@@ -17,12 +17,12 @@ from jensen.data.dataset import Data
 from jensen.data.space import Space
 from jensen.models import gan as models
 from jensen.nn import PictureCritic, PictureGenerator, RandomFourierFeatures, mlp
+from jensen.nn.pictures import COARSE, doublings
 from jensen.objectives.adversarial import SIMULTANEOUS, Adversarial, Penalty, alternating
 from jensen.recipes.families.base import Family
 from jensen.recipes.settings import NonNegative, Positive, Share, Training
 from jensen.training import Update, consensus, descend, extragradient, optimistic
 
-COARSE = 4  # pixels of the smallest grid that a generator of pictures starts from
 DEFAULTS = {
     "mlp": {"latents": 2, "width": 128, "layers": 3, "critic_width": 128, "critic_layers": 3},
     "conv": {"latents": 32, "width": 32, "critic_width": 256, "critic_layers": 2},
@@ -72,7 +72,7 @@ class Network(Settings):
         if self.kind_for(space) == "conv":
             if not space.pictures:
                 raise ValueError("network.kind must be mlp for points, got conv")
-            if not doublings(space):
+            if not doublings(*space.shape[1:]):
                 raise ValueError(
                     f"network.kind conv needs even sides of at least {2 * COARSE} pixels, got {space.shape[1]} x "
                     f"{space.shape[2]}: set it to mlp, or data.size to such a number"
@@ -88,7 +88,7 @@ class Network(Settings):
     def generator(self, space: Space) -> nn.Module:
         latents, width = self.size("latents", space), self.size("width", space)
         if self.kind_for(space) == "conv":
-            return PictureGenerator(latents, space.shape, width=width, doublings=doublings(space))
+            return PictureGenerator(latents, space.shape, width=width, doublings=doublings(*space.shape[1:]))
         stack = self._stack(latents, width, self.size("layers", space), space.dims)
         return nn.Sequential(*stack, nn.Unflatten(1, space.shape), nn.Tanh()) if space.pictures else stack
 
@@ -107,14 +107,6 @@ class Network(Settings):
     def _stack(self, inputs: int, width: int, layers: int, outputs: int) -> nn.Sequential:
         relu: Callable[[], nn.Module] = nn.ReLU if self.activation == "relu" else partial(nn.LeakyReLU, self.slope)
         return mlp(inputs, *[width] * layers, outputs, activation=relu)
-
-
-def doublings(space: Space) -> int:
-    """How many times height and width can be halved without remainder, down to a grid of at least 4 x 4."""
-    times, (height, width) = 0, space.shape[1:]
-    while not (height % 2 or width % 2) and min(height, width) >= 2 * COARSE:
-        times, height, width = times + 1, height // 2, width // 2
-    return times
 
 
 class Game(Settings):

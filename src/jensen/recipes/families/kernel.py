@@ -14,8 +14,8 @@ from jensen.core.settings import Settings
 from jensen.data.dataset import Data, some
 from jensen.data.space import Space
 from jensen.models import KernelDensityModel, KernelSampling
-from jensen.objectives import LeaveOneOut
-from jensen.recipes.families.base import Family, Fitted
+from jensen.objectives import Fitted, LeaveOneOut
+from jensen.recipes.families.base import Family
 from jensen.recipes.settings import Positive, Rate, Training
 
 

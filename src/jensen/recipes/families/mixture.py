@@ -13,7 +13,8 @@ from jensen.core.progress import Track, silent
 from jensen.core.seeding import derived, generator
 from jensen.data.dataset import Data, some
 from jensen.data.space import Space
-from jensen.recipes.families.base import Family, Fitted
+from jensen.objectives import Fitted
+from jensen.recipes.families.base import Family
 from jensen.recipes.settings import Positive, Rate, Training
 from jensen.variational import GaussianMixtureVI, MixturePrior
 from jensen.variational.mean_field import NormalWishart

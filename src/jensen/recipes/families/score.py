@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from jensen.core.objective import Objective
 from jensen.core.settings import Settings
-from jensen.core.types import Batch, Stream
+from jensen.core.types import Stream, mapped
 from jensen.data.dataset import Data
 from jensen.data.space import Space
 from jensen.models import Annealing, NoiseConditional, ScoreModel
@@ -99,9 +99,4 @@ class Score(Family):
     def stream(self, data: Data, batch_size: int, seed: int) -> Stream:
         """Training batches without conditions."""
         batches = data.stream(batch_size, seed)
-
-        def opened(start: int) -> Iterator[Batch]:
-            for batch in batches(start):
-                yield {name: value for name, value in batch.items() if name != "cond"}
-
-        return opened
+        return mapped(batches, lambda batch: {name: value for name, value in batch.items() if name != "cond"})
