@@ -30,10 +30,11 @@ from typer import Option
 from jensen import configure
 from jensen.core.types import Batch
 from jensen.data.dataset import Data
+from jensen.judging.case import drawer
 from jensen.metrics import legibility
 from jensen.metrics.proportion import Proportion
 from jensen.recipes.recipe import Recipe
-from jensen.runs.opening import drawer, open_data
+from jensen.runs.opening import open_data
 from machine import facts, table, write_json
 from ours import prepare
 

@@ -15,12 +15,12 @@ from jensen.data.pool import Tensors
 from jensen.data.space import Classes, Space, Text
 from jensen.diffusion import SAMPLERS, CosineSchedule, GaussianOracle
 from jensen.judging import Case, Played, bounds
+from jensen.judging.case import drawer
 from jensen.judging.settings import Judging
 from jensen.models import Diffusion as Model
 from jensen.objectives import Hybrid
 from jensen.recipes.families.diffusion import Diffusion
 from jensen.recipes.settings import Training
-from jensen.runs.opening import drawer
 from jensen.training import TrainState, descend, fit
 
 TRAINING = Training(steps=2, batch_size=8)

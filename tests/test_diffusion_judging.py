@@ -16,10 +16,10 @@ from jensen.data.pool import Tensors
 from jensen.data.space import Classes, Space
 from jensen.diffusion import CosineSchedule, Denoiser, GaussianOracle, MixtureOracle, VariancePreserving
 from jensen.judging import Case, bounds, paths, scores
+from jensen.judging.case import drawer
 from jensen.judging.settings import Judging
 from jensen.metrics import variance_ratio, variety
 from jensen.models import Annealing, Diffusion, KernelDensityModel, Sampling, ScoreModel
-from jensen.runs.opening import drawer
 from jensen.score import annealed_variance, geometric, score_of
 
 F64 = torch.float64

@@ -16,7 +16,8 @@ from jensen.core.seeding import begin_globally, generator
 from jensen.data.mixtures import Modes, geometric_weights, grid, ring
 from jensen.data.space import Space
 from jensen.nn import RandomFourierFeatures
-from jensen.recipes.families.gan import GAN, doublings
+from jensen.nn.pictures import doublings
+from jensen.recipes.families.gan import GAN
 from jensen.recipes.recipe import Recipe
 from jensen.recipes.settings import Training
 from jensen.recipes.words import parse
@@ -131,7 +132,7 @@ def test_the_coarsest_grid_is_at_least_four_by_four():
         (4, 4): 0,
         (6, 16): 0,
     }
-    assert {side: doublings(Space((1, *side))) for side in sides} == sides
+    assert {side: doublings(*side) for side in sides} == sides
     linear = next(m for m in GAN().model(Space((1, 24, 48))).modules() if isinstance(m, nn.Linear))
     assert linear.out_features == 32 * 4 * 6 * 12  # four times the channels on the coarse grid
 

@@ -12,14 +12,18 @@ from torch import Tensor, nn
 
 from jensen.core.objective import Objective
 from jensen.core.progress import Advance, Track, silent
-from jensen.core.seeding import derived, generator
+from jensen.core.protocols import Sampleable
+from jensen.core.seeding import derived, generator, generators
 from jensen.core.types import Stream
 from jensen.data.dataset import Data, some
+from jensen.data.space import Space
 from jensen.judging.features import Features, features_of
 from jensen.judging.settings import Judging
 from jensen.models import Diffusion, ScoreModel
 from jensen.report.findings import Part
 from jensen.training import Player, Update
+
+CHUNK = 256  # number of samples that are drawn together, if the model does not set it
 
 
 class Draw(Protocol):
@@ -34,6 +38,33 @@ class Draw(Protocol):
         advance: Advance = lambda _: None,
         **changes: Any,
     ) -> Tensor: ...
+
+
+def drawer(model: nn.Module, space: Space, own_seed: int) -> Draw:
+    """A function that draws samples; sample i depends on (model, seed, i) alone, or on its condition and repeats."""
+    chunk = getattr(getattr(model, "sampling", None), "chunk", CHUNK)
+
+    def draw(
+        n: int,
+        *,
+        cond: Tensor | None = None,
+        seed: int | None = None,
+        advance: Advance = lambda _: None,
+        **changes: Any,
+    ) -> Tensor:
+        if not isinstance(model, Sampleable):
+            raise ValueError(f"{type(model).__name__} draws nothing")
+        keys = range(n) if cond is None or space.cond is None else space.cond.decode(cond)
+        rng = generators(own_seed if seed is None else seed, keys)
+        made = []
+        for start in range(0, n, chunk):
+            rows = rng[start : start + chunk]
+            given = None if cond is None else cond[start : start + chunk]
+            made.append(model.sample(len(rows), cond=given, generator=rows, **changes).float().cpu())
+            advance(len(rows))
+        return torch.cat(made)
+
+    return draw
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ from jensen.core.progress import Track, Watch, silent
 from jensen.recipes.recipe import Recipe
 from jensen.recipes.words import configure
 from jensen.report.findings import Evaluation
+from jensen.report.samples import Samples
 from jensen.runs import opening
 from jensen.runs import train as training
 from jensen.runs import use as using
-from jensen.runs.draw import Samples, drawing
+from jensen.runs.draw import drawing
 from jensen.runs.evaluate import evaluate
 from jensen.runs.use import Own
 

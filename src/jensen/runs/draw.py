@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from jensen.core.progress import Advance, Track, silent
 from jensen.core.protocols import Sampleable
 from jensen.core.seeding import checked_seed, generator, generators
 from jensen.data.dataset import some
-from jensen.data.pool import refuse_nonfinite
-from jensen.report.gallery import as_bytes, gallery, save_image, single
+from jensen.report.samples import Samples
 from jensen.runs.opening import Run, open_other
-from jensen.training.checkpoint import write_text
 
 MOST_ON_A_SHEET = 512
 SIDES = ("a", "a-as-b", "b", "b-as-a")
@@ -46,49 +42,7 @@ class Drawing:
 
     def samples(self, track: Track = silent) -> Samples:
         """Draw them."""
-        return Samples(self.draw(track("drawing", self.count)), self)
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Samples and how they were drawn.
-
-    Attributes:
-        x: (N, *shape), pictures in [-1, 1].
-        drawing: how they were drawn.
-    """
-
-    x: Tensor
-    drawing: Drawing
-
-    @property
-    def pixels(self) -> Tensor:
-        """The pictures as uint8 (N, C, H, W)."""
-        return as_bytes(self.x)
-
-    def sheet(self, *, scale: int = 4) -> Image.Image:
-        """All samples in one image; points as a plot in the plane."""
-        return gallery(self.x, columns=self.drawing.columns, scale=scale)
-
-    def save(self, path: Path | str, *, scale: int = 1) -> None:
-        """Write one image to a .png, numbers to a .csv, or single pictures to a folder.
-
-        Raises:
-            ValueError: for samples that are not finite, or for pictures as a .csv.
-        """
-        path = Path(path)
-        refuse_nonfinite(self.x)
-        if path.suffix == ".csv" and self.x.ndim > 2:
-            raise ValueError(f"pictures must be saved as a .png or in a folder, got {path}")
-        if path.suffix == ".png":
-            save_image(self.sheet(scale=scale), path)
-        elif path.suffix == ".csv":
-            lines = [",".join(f"{value:.6g}" for value in row) for row in self.x.flatten(1).tolist()]
-            write_text(path, "\n".join(lines) + "\n")
-        else:
-            path.mkdir(parents=True, exist_ok=True)
-            for k in range(len(self.x)):
-                save_image(single(self.x[k], scale=scale), path / f"{self.drawing.names(k)}.png")
+        return Samples(self.draw(track("drawing", self.count)), self.columns, self.names)
 
 
 def drawing(

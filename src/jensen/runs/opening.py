@@ -5,24 +5,19 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from jensen.core.progress import Advance, Track, silent
-from jensen.core.protocols import Sampleable
-from jensen.core.seeding import generators
+from jensen.core.progress import Track, silent
 from jensen.data.dataset import Data
 from jensen.data.space import Space
-from jensen.judging.case import Draw
+from jensen.judging.case import Draw, drawer
 from jensen.recipes.recipe import Recipe
 from jensen.recipes.sources.base import OpenedRun
 from jensen.recipes.words import parse
 from jensen.runs.folder import CONFIG, RunError, load_weights
 from jensen.training import begin_average
-
-CHUNK = 256  # number of samples that are drawn together, if the model does not set it
 
 
 def read_config(folder: Path) -> Recipe:
@@ -40,33 +35,6 @@ def read_config(folder: Path) -> Recipe:
         return parse(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, OSError) as error:
         raise RunError(f"{path} is broken: {error}") from error
-
-
-def drawer(model: nn.Module, space: Space, own_seed: int) -> Draw:
-    """A function that draws samples; sample i depends on (model, seed, i) alone, or on its condition and repeats."""
-    chunk = getattr(getattr(model, "sampling", None), "chunk", CHUNK)
-
-    def draw(
-        n: int,
-        *,
-        cond: Tensor | None = None,
-        seed: int | None = None,
-        advance: Advance = lambda _: None,
-        **changes: Any,
-    ) -> Tensor:
-        if not isinstance(model, Sampleable):
-            raise ValueError(f"{type(model).__name__} draws nothing")
-        keys = range(n) if cond is None or space.cond is None else space.cond.decode(cond)
-        rng = generators(own_seed if seed is None else seed, keys)
-        made = []
-        for start in range(0, n, chunk):
-            rows = rng[start : start + chunk]
-            given = None if cond is None else cond[start : start + chunk]
-            made.append(model.sample(len(rows), cond=given, generator=rows, **changes).float().cpu())
-            advance(len(rows))
-        return torch.cat(made)
-
-    return draw
 
 
 @dataclass(frozen=True)

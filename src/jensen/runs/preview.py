@@ -8,10 +8,10 @@ from torch import nn
 
 from jensen.core.protocols import Sampleable
 from jensen.data.dataset import Data, some
+from jensen.judging.case import drawer
 from jensen.judging.translation import strip
 from jensen.recipes.recipe import Recipe
 from jensen.report.gallery import fitting_scale, gallery, save_image
-from jensen.runs.opening import drawer
 
 READ, PICTURES, POINTS = 64, 32, 500  # samples of a preview: that are read, that are shown
 

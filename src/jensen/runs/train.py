@@ -30,9 +30,10 @@ from jensen.runs.preview import preview
 from jensen.training import Budget, TrainState, fit, interrupts, on_device, warm_decay
 from jensen.training import checkpoint as checkpoints
 from jensen.training.checkpoint import save_weights, weights_step
-from jensen.training.distributed import buffers, collect, differing, processes, rank, shard, start
-from jensen.training.journal import Journal
-from jensen.training.step import random_state, set_random_state
+from jensen.training.distributed import processes, rank, shard, start
+from jensen.training.journal import Journal, Means
+from jensen.training.processes import process_states
+from jensen.training.step import set_random_state
 from jensen.training.strict_json import dumps
 
 
@@ -184,9 +185,8 @@ class _Keeper:
     saved: InitVar[dict[str, Any] | None]
 
     def __post_init__(self, saved: dict[str, Any] | None) -> None:
-        means = saved or {"sums": {}, "count": 0, "since": self.budget.elapsed}
-        self.sums, self.count, self.since = dict[str, float](means["sums"]), means["count"], means["since"]
-        self.main = rank() == 0
+        self.means = Means(saved["sums"], saved["count"]) if saved else Means()
+        self.since, self.main = saved["since"] if saved else self.budget.elapsed, rank() == 0
         self.shown: dict[str, float] = {}
         self.previews_done = int(self.budget.progress(self.state.step) * self.recipe.training.previews)
         if self.main:
@@ -196,9 +196,7 @@ class _Keeper:
                     path.unlink()
 
     def __call__(self, state: TrainState, terms: dict[str, Tensor]) -> None:
-        for name, value in terms.items():
-            self.sums[name] = self.sums.get(name, 0.0) + float(value)
-        self.count += 1
+        self.means.add(terms)
         training, progress = self.recipe.training, self.budget.progress(state.step)
         if self.main and int(progress * training.previews) > self.previews_done:
             self.previews_done = int(progress * training.previews)
@@ -213,11 +211,9 @@ class _Keeper:
 
     def log(self, progress: float) -> None:
         """Write and show the means since the last line of the journal."""
-        seconds = self.budget.seconds()
-        line = {name: total / self.count for name, total in self.sums.items()}
-        done = self.count * self.recipe.training.batch_size
-        line["examples_per_second"] = done / max(seconds - self.since, 1e-9)
-        self.sums, self.count, self.since = {}, 0, seconds
+        seconds, examples = self.budget.seconds(), self.means.count * self.recipe.training.batch_size
+        line = self.means.take() | {"examples_per_second": examples / max(seconds - self.since, 1e-9)}
+        self.since = seconds
         if not self.main:
             return
         self.journal.write(step=self.state.step, seconds=round(seconds, 3), progress=round(progress, 6), **line)
@@ -243,12 +239,10 @@ class _Keeper:
 
     def save(self) -> None:
         """Write a checkpoint: state, elapsed time, current means, and random state and buffers of every process."""
-        every = collect({"rng": random_state(), "buffers": buffers(self.state.objective)})
+        states = process_states(self.state.objective)
         if self.main:
-            own = differing([process["buffers"] for process in every])
-            saved = [process | {"buffers": kept} for process, kept in zip(every, own, strict=True)]
-            means = {"sums": self.sums, "count": self.count, "since": self.since}
-            extra = {"elapsed": self.budget.seconds(), "processes": saved, **means}
+            means = {"sums": self.means.sums, "count": self.means.count, "since": self.since}
+            extra = {"elapsed": self.budget.seconds(), "processes": states, **means}
             checkpoints.save(self.folder / "state", self.state.step, self.state.state_dict() | extra)
 
     def finish(self) -> None:
@@ -256,7 +250,7 @@ class _Keeper:
         if self.main and self.previews_done < self.recipe.training.previews:
             self.previews_done = self.recipe.training.previews
             self.preview()
-        if self.count:
+        if self.means.count:
             self.log(1.0)
         self.save()
         if self.main:

@@ -103,21 +103,3 @@ def agree(value: float) -> float:
     message = torch.tensor([value], dtype=torch.float64)
     dist.broadcast(message, 0)
     return message.item()
-
-
-def buffers(module: nn.Module) -> dict[str, Any]:
-    """The state that can differ between processes, on the CPU: everything except the parameters, which are equal."""
-    weights = {name for name, _ in module.named_parameters(remove_duplicate=False)}
-    kept = {name: value for name, value in module.state_dict().items() if name not in weights}
-    return {name: value.cpu() if isinstance(value, torch.Tensor) else value for name, value in kept.items()}
-
-
-def differing(every: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The buffers of each process that differ from those of the first; for the first, none."""
-    first = every[0]
-    return [
-        {}
-        if own is first
-        else {k: v for k, v in own.items() if not isinstance(v, torch.Tensor) or not v.equal(first[k])}
-        for own in every
-    ]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsFloat
 
 from jensen.training.checkpoint import write_text
 from jensen.training.strict_json import dumps, loads
@@ -44,3 +45,27 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
             except json.JSONDecodeError:
                 continue
     return lines
+
+
+class Means:
+    """Means of numbers by name, since they were last taken.
+
+    >>> means = Means()
+    >>> means.add({"loss": 1.0}); means.add({"loss": 2.0})
+    >>> means.take(), means.count
+    ({'loss': 1.5}, 0)
+    """
+
+    def __init__(self, sums: Mapping[str, float] | None = None, count: int = 0):
+        self.sums, self.count = dict(sums or {}), count
+
+    def add(self, terms: Mapping[str, SupportsFloat]) -> None:
+        for name, value in terms.items():
+            self.sums[name] = self.sums.get(name, 0.0) + float(value)
+        self.count += 1
+
+    def take(self) -> dict[str, float]:
+        """The means; the next ones start from nothing."""
+        found = {name: total / self.count for name, total in self.sums.items()}
+        self.sums, self.count = {}, 0
+        return found
