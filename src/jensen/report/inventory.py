@@ -107,13 +107,15 @@ def _copies(found: Inventory) -> Part:
         _table(("copies",), [(", ".join(group),) for group in found.copies], "The same bytes"),
         _table(("training picture", "held-out picture"), near, "Nearly the same picture"),
     ]
-    rows = torch.tensor(found.near[:PAIRS]).flatten()
-    sheets = [Picture("near", _shown(found, rows), "near duplicates", "training and held-out picture, in turn")]
+    sheets = []
+    if near:
+        rows = torch.tensor(found.near[:PAIRS]).flatten()
+        sheets = [Picture("near", _shown(found, rows), "near duplicates", "training and held-out picture, in turn")]
     return Part(
         "Duplicates",
         "A held-out picture that is nearly one of training measures memory, not generalisation.",
         findings,
-        sheets if near else (),
+        sheets,
         tables=[table for table in tables if table.rows],
         details={"copies": found.copies, "near": near},
     )

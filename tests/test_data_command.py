@@ -1,0 +1,137 @@
+"""`jensen data` as its user meets it: a folder with everything in it, checked and packed; what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jensen.cli.main import main
+from jensen.data.pack import open_pack
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """40 pictures of 12 x 16 in two classes, one of them twice, with alpha and captions; a broken one and a note."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JENSEN_CACHE", str(tmp_path / "cache"))
+    rng = np.random.default_rng(0)
+    for k in range(40):
+        name = tmp_path / "my pictures" / ("cats" if k < 25 else "dogs") / f"{k}.png"
+        name.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (12, 16, 4), np.uint8)).save(name)
+        name.with_suffix(".txt").write_text(f"number {k}")
+    (name.parent / "copy.png").write_bytes(name.read_bytes())
+    (name.parent / "bad.png").write_bytes(name.read_bytes()[:99])
+    (tmp_path / "my pictures" / "notes.md").write_text("x")
+    return "my pictures"
+
+
+def refused(capsys, words, *parts):
+    """Exit code 2 and one line on standard error that says these things."""
+    capsys.readouterr()
+    assert main(words) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("jensen: ")
+    assert err.count("\n") == 1
+    for part in parts:
+        assert part in err
+
+
+def test_check_says_what_is_there(folder, tmp_path, capsys):
+    assert main(["data", "check", folder, "--json", "numbers.json", "--html", "page.html"]) == 0
+    out = capsys.readouterr().out
+    assert "jensen train diffusion --data 'my pictures'" in out
+    assert "dogs/bad.png: " in out
+    assert "12 x 16 pixels, colour, cropped to this aspect, transparent pixels on white." in out
+    tree = json.loads((tmp_path / "numbers.json").read_text())
+    values = {key: finding["value"] for key, finding in tree["findings"].items()}
+    expected = {"pictures": 41, "broken": 1, "skipped": 1, "classes": 2, "captions": 40, "copies": 1}
+    assert values == {**expected, "longest": 9, "alphabet": 17, "near": len(tree["details"]["near"])}
+    details = tree["details"]
+    assert details["classes"] == {"cats": 25, "dogs": 16}
+    assert details["copies"] == [["dogs/39.png", "dogs/copy.png"]]
+    assert list(details["broken"]) == ["dogs/bad.png"]
+    assert details["skipped"] == {"notes.md": "not a picture"}
+    assert details["sizes"] == {"12 x 16": 42}
+    assert details["form"] == {"channels": 3, "height": 12, "width": 16, "fit": "crop", "alpha": "white"}
+    page = (tmp_path / "page.html").read_text()
+    for said in ("my pictures", "dogs/bad.png", "notes.md", "not a picture", "data:image/png;base64", "number 0"):
+        assert said in page
+
+
+def test_a_copy_across_the_split_is_reported(tmp_path, folder, capsys):
+    image = (tmp_path / folder / "cats" / "0.png").read_bytes()
+    for k in range(60):  # of 60 copies of one picture some are held out, and have a copy in training
+        (tmp_path / folder / "cats" / f"again {k}.png").write_bytes(image)
+    assert main(["data", "check", folder, "--json", "numbers.json"]) == 0
+    near = json.loads((tmp_path / "numbers.json").read_text())["details"]["near"]
+    assert near
+    assert all("again" in held or held == "cats/0.png" for _, held in near if held != "dogs/copy.png")
+
+
+def test_check_at_a_size_says_how_to_pack_it(folder, capsys):
+    assert main(["data", "check", folder, "--size", "8x10"]) == 0
+    out = capsys.readouterr().out
+    assert "8 x 10 pixels" in out
+    lines = out.splitlines()[-2:]
+    assert lines == [
+        "jensen data pack 'my pictures' --size 8x10 --out 'my pictures-8x10'",
+        "jensen train diffusion --data 'my pictures-8x10'",
+    ]
+    assert main(["data", "pack", folder, "--size", "8x10", "--out", "my pictures-8x10"]) == 0
+    assert open_pack("my pictures-8x10").form.shape == (3, 8, 10)
+    assert main(["data", "check", "my pictures-8x10"]) == 0
+    assert "41" in capsys.readouterr().out
+    refused(
+        capsys, ["data", "check", "my pictures-8x10", "--size", "8"], "size must not be given for a pack, got 8 x 8"
+    )
+
+
+def test_pack_takes_every_option(folder, capsys):
+    words = ["--size", "6", "--fit", "pad", "--alpha", "keep", "--processes", "1", "--out", "deep/pack"]
+    assert main(["data", "pack", folder, *words]) == 0
+    out, err = capsys.readouterr()
+    assert "packed 41 pictures, 4 x 6 x 6, pad: deep/pack" in out
+    assert "left out dogs/bad.png" in err
+    pack = open_pack("deep/pack")
+    assert (pack.form.channels, pack.form.fit, pack.form.alpha) == (4, "pad", "keep")
+    assert (pack.x[:, 3, 0] == 0).all()
+    assert pack.x[:, 3, 2:4].any()
+    assert main(["data", "check", "deep/pack", "--html", "page.html"]) == 0
+    assert main(["data", "pack", folder, "--channels", "1", "--size", "6", "--out", "grey"]) == 0
+    assert open_pack("grey").x.shape == (41, 1, 6, 6)
+
+
+def test_strict_refuses_broken_files_and_leaves_nothing(folder, tmp_path, capsys):
+    refused(capsys, ["data", "check", folder, "--strict"], "must not be broken, got 1 that are: dogs/bad.png: ")
+    refused(
+        capsys, ["data", "pack", folder, "--strict", "--out", "p"], "must not be broken, got 1 that are: dogs/bad.png"
+    )
+    assert not (tmp_path / "p").exists()
+    (tmp_path / folder / "dogs" / "bad.png").unlink()
+    assert main(["data", "check", folder, "--strict"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["check", "nothing"], "data must be a folder of pictures or a .tar file, got nothing"),
+        (["check", "my pictures", "--size", "big"], "--size must be a number of pixels or HEIGHTxWIDTH"),
+        (["check", "my pictures", "--size", "0"], "height and width must be from 1 to 4096, got 0 x 0"),
+        (["check", "my pictures", "--html", "page.txt"], "page.txt must end in .html"),
+        (["pack", "my pictures", "--out", "my pictures"], "my pictures must be a new folder"),
+        (
+            ["pack", "my pictures", "--out", "p", "--alpha", "keep", "--channels", "3"],
+            "alpha must be keep for 4 channels",
+        ),
+        (["pack", "my pictures", "--out", "p", "--channels", "2"], "channels must be 1, 3 or 4, got 2"),
+        (["pack", "my pictures", "--out", "p", "--fit", "squeeze"], "'squeeze' is not one of 'crop', 'pad', 'stretch'"),
+        (["pack", "my pictures", "--out", "p", "--processes", "0"], "processes must be at least 1, got 0"),
+    ],
+)
+def test_wrong_options_are_refused_in_one_line(folder, tmp_path, capsys, words, said):
+    refused(capsys, ["data", *words], said)
+    assert not (tmp_path / "p").exists()
