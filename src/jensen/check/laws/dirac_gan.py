@@ -258,7 +258,7 @@ def agreement(_: float, make: Make = dirac.DiracGAN) -> Claims:
 
 @law("dirac-gan/wgan")
 def wgan(_: float, make: Make = dirac.DiracGAN) -> Claims:
-    r"""WGAN with weight clipping does not converge: simultaneous steps of any size end at |w| of at least the clip c.
+    r"""WGAN with weight clipping does not converge: once |psi| has reached the clip c, |w| stays at least c.
 
     $$|\theta_k|^2 + |\psi_k|^2 \ge c^2 \text{ after the first } k \text{ with } |\psi_k| = c$$
     |w| grows at each step where psi is not clipped, so at some step |psi| = c. From then on |w| >= c.

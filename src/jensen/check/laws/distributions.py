@@ -60,7 +60,7 @@ def location_scale(precision: float) -> Claims:
 
 @law("reparameterization/uniform")
 def uniform(precision: float) -> Claims:
-    r"""A uniform variable is reparameterized by the ends of its support, where the score function is biased.
+    r"""A uniform variable is reparameterized by the ends of its support; its score-function gradient is biased.
 
     $$z = a + (b - a)u,\quad \nabla_{a,b} E z^2 = \tfrac13(2a + b,\ a + 2b)$$
     E z^2 = (a^2 + a b + b^2) / 3. The score in a, the derivative of -log(b - a), is 1 / (b - a) everywhere; its mean

@@ -252,7 +252,7 @@ def hellinger_distance(_: float) -> Claims:
 
 @law("errata/squared-risk-offset")
 def squared_offset(_: float) -> Claims:
-    r"""The minimal risk of the squared loss is $-\frac12 I_g$ with g(t) = -4t/(t+1), not 1 - I_g.
+    r"""The minimal risk of the squared loss is -I_g/2 with g(t) = -4t/(t+1), not 1 - I_g.
 
     $$R_{\mathrm{squared}} = -\tfrac12 I_g = 1 - \tfrac12 LC$$
     LC is Le Cam's divergence. Between N(0, 1) and N(1, 1) the risk is 0.796; 1 - I_g = 2.592, but guessing has risk 1.
@@ -270,7 +270,7 @@ def squared_offset(_: float) -> Claims:
 
 @law("errata/squared-risk-factor")
 def squared_factor(_: float) -> Claims:
-    r"""The minimal risk of the squared loss is $2\int pq/(p+q)$, not half that integral.
+    r"""The minimal risk of the squared loss is twice the integral of pq/(p+q), not half of it.
 
     $$R_{\mathrm{squared}} = 2 \int \frac{pq}{p+q}$$
     At D* = (p-q)/(p+q): $\frac12 p (1 - D)^2 + \frac12 q (1 + D)^2 = 2 (pq^2 + qp^2)/(p+q)^2 = 2pq/(p+q)$. For p = q

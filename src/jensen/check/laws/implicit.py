@@ -68,7 +68,7 @@ def marginals(precision: float) -> Claims:
 
 @law("ddim/deterministic")
 def deterministic(_: float) -> Claims:
-    r"""With d = 0 the sampler is deterministic: its result is a function of the noise at the start.
+    r"""With eta = 0, so d = 0, the DDIM sampler is deterministic: its result is a function of the initial noise.
 
     $$d = 0: \quad z_s = \alpha_s \hat x + \sigma_s \hat\epsilon$$
     For N(0, 1) data and the cosine schedule x_hat = alpha_t z and eps_hat = sigma_t z. A step multiplies z by
