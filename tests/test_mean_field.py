@@ -1,4 +1,4 @@
-"""Mean fields against closed forms, enumeration, scipy and scikit-learn."""
+"""Mean-field inference against closed forms, enumeration, SciPy and scikit-learn."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ def precision_matrix(d, seed=0):
 
 @pytest.mark.parametrize("rho", [-0.9, 0.5])
 def test_a_correlated_gaussian_in_two_dimensions(rho):
-    """Variances (1 - rho^2) s_j^2, divergence -log(1 - rho^2)/2, and the error of the means times rho^2 a sweep."""
+    """Variances (1 - rho^2) s_j^2, divergence -log(1 - rho^2)/2, and an error of the means that falls by rho^2 per
+    sweep.
+    """
     s, mu = torch.tensor([2.0, 0.5], dtype=F64), torch.tensor([1.0, -3.0], dtype=F64)
     covariance = torch.diag(s) @ torch.tensor([[1, rho], [rho, 1]], dtype=F64) @ torch.diag(s)
     found = gaussian_mean_field(mu, torch.linalg.inv(covariance))
@@ -59,7 +61,7 @@ def test_a_correlated_gaussian_in_two_dimensions(rho):
 
 
 def test_a_correlated_gaussian_in_five_dimensions():
-    """The bound is minus torch's divergence, falls for any other factor, and ends where the closed form says."""
+    """The bound is minus torch's KL, is lower for other factors, and converges to the closed form."""
     mu, precision = randn(5, seed=1), precision_matrix(5, seed=2)
     target = torch.distributions.MultivariateNormal(mu, precision_matrix=precision)
     start = FactorisedGaussian(randn(5, seed=3), torch.rand(5, dtype=F64) + 0.1)
@@ -93,7 +95,7 @@ def test_a_table_that_factorises_is_found_in_one_sweep():
 
 
 def test_the_start_decides_between_two_maxima():
-    """Two strongly coupled spins: the solution depends on the start."""
+    """Two strongly coupled spins: the solution depends on the initial factors."""
     log_p = 3 * torch.eye(2, dtype=F64)
     tilt = torch.tensor([0.6, 0.4], dtype=F64)
     up, down = (table_mean_field(log_p, (t, t)).state[0][0] for t in (tilt, tilt.flip(0)))
@@ -103,7 +105,7 @@ def test_the_start_decides_between_two_maxima():
 
 
 def test_the_driver_refuses_what_is_not_optimal():
-    """A factor with half the right variance lowers the bound once the right one was there."""
+    """A factor with half the right variance lowers the bound if the right factor was there before."""
     mu, precision = torch.zeros(2, dtype=F64), precision_matrix(2)
 
     def wrong(q):
@@ -141,7 +143,9 @@ def law(d=3, seed=0):
 
 
 def natural(p):
-    """Coordinates of (log|Lambda|/2, -mu' Lambda mu/2, mu' Lambda, -Lambda/2), and log Z as a function of them."""
+    """The natural parameters (log|Lambda|/2, -mu' Lambda mu/2, mu' Lambda, -Lambda/2), and log Z as a function of
+    them.
+    """
     outer = p.strength * torch.outer(p.mean, p.mean)
     return (p.degrees, p.strength, p.strength * p.mean, p.scatter + outer)
 
@@ -152,7 +156,9 @@ def log_normaliser(nu, kappa, pull, second):
 
 
 def test_normal_wishart_is_normalised_as_scipy_is():
-    """Log Z is what is left of scipy's density at any point; so E log|Lambda| is twice its slope in nu."""
+    """log Z is the difference between the unnormalised log density and SciPy's at any point; E log|Lambda| is twice
+    its derivative with respect to nu.
+    """
     p = law()
     precision, mu = torch.linalg.inv(precision_matrix(3, seed=9)), randn(3, seed=8)
     scipy = stats.wishart(float(p.degrees), torch.linalg.inv(p.scatter).numpy()).logpdf(precision.numpy())
@@ -166,7 +172,10 @@ def test_normal_wishart_is_normalised_as_scipy_is():
 
 
 def test_divergence_is_the_bregman_divergence_of_the_normaliser():
-    r"""KL(q || p) = A(p) - A(q) - <grad A(q), p - q>, the gradient by automatic differentiation."""
+    """KL(q
+
+    p) = A(p) - A(q) - <grad A(q), p - q>, with the gradient by automatic differentiation.
+    """
     q, p = law(seed=1), law(seed=2)
     at = [v.clone().requires_grad_() for v in natural(q)]
     slopes = torch.autograd.grad(log_normaliser(*at), at)
@@ -181,14 +190,14 @@ def sums_of(x):
 
 
 def student(p):
-    """Scipy's predictive density of a Normal-Wishart law."""
+    """The predictive density of a Normal-Wishart distribution, from SciPy."""
     nu = float(p.degrees) - p.dims + 1
     shape = p.scatter * (p.strength + 1) / (p.strength * nu)
     return stats.multivariate_t(p.mean.numpy(), shape.numpy(), df=nu)
 
 
 def test_evidence_of_one_component_is_a_chain_of_students():
-    """log p(x_1, ..., x_5) by the ratio of normalisers and by scipy's predictive densities one after the other."""
+    """log p(x_1, ..., x_5) by the ratio of normalising constants and by the product of SciPy's predictive densities."""
     x, prior = randn(5, 3, seed=3), law()
     after, chain = prior, 0.0
     for row in x:
@@ -203,7 +212,7 @@ def test_evidence_of_one_component_is_a_chain_of_students():
 
 
 def test_evidence_of_three_components_is_a_sum_of_chains():
-    """Polya's urn and scipy's predictive densities, for each of the 3^4 assignments by itself."""
+    """The Polya urn and SciPy's predictive densities, summed over the 3^4 assignments."""
     x, prior = randn(4, 2, seed=4), MixturePrior(0.6, law(d=2))
     terms = []
     for z in itertools.product(range(3), repeat=4):
@@ -216,7 +225,9 @@ def test_evidence_of_three_components_is_a_sum_of_chains():
 
 
 def test_a_law_moves_with_the_coordinates():
-    """Learning from x A + b with the moved prior is moving what was learned from x; divergences stay."""
+    """The posterior from x A + b with the transformed prior is the transformed posterior from x; divergences do not
+    change.
+    """
     x, a, b = randn(6, 3), randn(3, 3, seed=5), randn(3, seed=6)
     p, q = law(seed=1), law(seed=2)
     after, moved = p.given(*sums_of(x)).moved(b, a), p.moved(b, a).given(*sums_of(x @ a + b))
@@ -226,7 +237,9 @@ def test_a_law_moves_with_the_coordinates():
 
 
 def test_a_scatter_that_rounding_spoils_is_put_back():
-    """1e8 equal rows far away: the difference of the sums is nothing but rounding, the law stays the prior's."""
+    """1e8 equal rows far from the origin: the difference of the sums is only rounding, so the posterior scatter is
+    that of the prior.
+    """
     prior = law()
     row = torch.tensor([1e6, -2e6, 3e6], dtype=F64)
     far = NormalWishart(row, *(getattr(prior, n) for n in ("strength", "degrees", "scatter")))
@@ -253,7 +266,7 @@ def test_packed_forms_and_sums():
 
 
 def test_the_frame_whitens():
-    """Mean 0 and covariance I; along a constant direction it stays invertible."""
+    """Mean 0 and covariance I; it remains invertible if a direction is constant."""
     x = blobs(200, d=3) + 50
     frame = Frame.whitening(x.mean(0), x.T.cov(correction=0))
     torch.testing.assert_close(frame(x).T.cov(correction=0), torch.eye(3, dtype=F64), rtol=0, atol=1e-10)
@@ -279,7 +292,7 @@ def soft(n, k, seed=0):
 
 
 class StartedAt(BayesianGaussianMixture):
-    """scikit-learn's mixture, from given responsibilities."""
+    """scikit-learn's mixture, started from given responsibilities."""
 
     responsibilities: np.ndarray
 
@@ -288,8 +301,7 @@ class StartedAt(BayesianGaussianMixture):
 
 
 def peer(x, responsibilities, iterations, **settings):
-    """scikit-learn's result after this many iterations, without its ridge on the covariances, which is not part of the
-    model."""
+    """scikit-learn's result after this number of iterations, without the ridge that it adds to the covariances."""
     model = StartedAt(
         n_components=responsibilities.shape[1],
         weight_concentration_prior_type="dirichlet_distribution",
@@ -305,7 +317,9 @@ def peer(x, responsibilities, iterations, **settings):
 
 
 def left_out(x, prior, k):
-    """What scikit-learn's lower bound leaves out of the ELBO: normalisers of the prior and powers of pi, by scipy."""
+    """The terms of the ELBO that scikit-learn's lower bound omits: normalising constants of the prior and powers of
+    pi, from SciPy.
+    """
     (n, d), law_, a = x.shape, prior.component, prior.concentration
     nu, kappa = float(law_.degrees), float(law_.strength)
     log_dirichlet = k * special.gammaln(a) - special.gammaln(k * a)
@@ -316,7 +330,7 @@ def left_out(x, prior, k):
 
 @pytest.mark.parametrize("given", [False, True])
 def test_scikit_learn_from_the_same_start(given):
-    """Parameters, responsibilities and, with what it leaves out, the bound of every one of 25 iterations."""
+    """Parameters, responsibilities and, with the omitted terms, the bound at each of 25 iterations."""
     x, r = blobs(), soft(300, 4)
     prior = MixturePrior.around(x, 4)
     settings = {}
@@ -356,7 +370,7 @@ def test_scikit_learn_from_the_same_start(given):
 
 @pytest.mark.parametrize("scale", [1.0, 1e-3])
 def test_the_bound_never_falls(scale):
-    """To 1e-9 of itself, at every update until rounding takes over, also a thousand widths from the origin."""
+    """To a relative 1e-9, at all updates until rounding dominates, also a thousand widths from the origin."""
     x = scale * (blobs(400, d=3, k=4) + (0 if scale == 1 else 1e3))
     mixture = GaussianMixtureVI(7, MixturePrior.around(x, 7))
     ascent = mixture.fit(x, sweeps=150, tolerance=0.0, generator=generator(0))
@@ -371,7 +385,7 @@ def test_the_bound_never_falls(scale):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_never_above_the_evidence(seed):
-    """Eight data, two components, 2^8 assignments: at the start, after every update, from every kind of start."""
+    """Eight data, two components, 2^8 assignments: initially, after each update, for all initialisations."""
     x = blobs(8, k=2, spread=1.5, seed=10 * seed)
     prior = MixturePrior(0.8, law(d=2, seed=seed))
     evidence = float(mixture_log_evidence(x, 2, prior))
@@ -386,7 +400,7 @@ def test_never_above_the_evidence(seed):
 
 
 def test_one_component_is_exact():
-    """The bound is the evidence from the first update on."""
+    """The bound is the evidence after the first update and later."""
     x, prior = randn(7, 3), MixturePrior(0.4, law())
     mixture = GaussianMixtureVI(1, prior)
     ascent = mixture.fit(x)
@@ -410,7 +424,7 @@ def fitted(d=2, k=3, n=300):
 
 
 def test_predictive_density():
-    """Against scipy's Students; the posterior by Bayes' rule; the gradient by differences."""
+    """Against SciPy's Student distributions; the posterior by Bayes' rule; the gradient by differences."""
     _, mixture = fitted()
     x, found = 3 * randn(20, 2, seed=5), mixture.factors
     weights = found.concentration / found.concentration.sum()
@@ -455,8 +469,9 @@ def test_draws_follow_the_density():
 
 
 def test_draws_have_the_tails_of_the_density():
-    """n = 20,000 from the prior's predictive density, 2.3 degrees of freedom: each coordinate by Kolmogorov's test
-    against scipy's Student."""
+    """n = 20,000 from the prior's predictive density, with 2.3 degrees of freedom: each coordinate by Kolmogorov's
+    test against SciPy's Student.
+    """
     prior = law()
     draws = GaussianMixtureVI(2, MixturePrior(0.4, prior)).sample(20_000, generator=generator(4))
     nu = float(prior.degrees) - 2
@@ -466,7 +481,7 @@ def test_draws_have_the_tails_of_the_density():
 
 
 def test_tolerance_is_a_datums():
-    """The last sweep is the first that gains less than 0.002 nat a datum."""
+    """The last sweep is the first that gains less than 0.002 nats per datum."""
     x = blobs()
     mixture = GaussianMixtureVI(4, MixturePrior.around(x, 4))
     ascent = mixture.fit(x, tolerance=0.002, generator=generator(0))
@@ -478,7 +493,7 @@ def test_tolerance_is_a_datums():
 
 
 def test_the_fit_moves_with_the_coordinates():
-    """Data x A + b, from the same responsibilities: the same factors, moved, and the bound less N log|A|."""
+    """Data x A + b from the same responsibilities: the same factors, transformed, and the bound minus N log|A|."""
     x, r = blobs(d=3), soft(300, 3)
     a, b = randn(3, 3, seed=5), 100 * randn(3, seed=6)
     prior = MixturePrior.around(x, 3)
@@ -514,7 +529,7 @@ def test_chunks_and_precisions_change_nothing_but_rounding():
 
 
 def test_single_precision_loses_what_is_said():
-    """Two clusters a hundredth as wide as they are apart: log-densities to 1e-6 times 100^2."""
+    """Two clusters whose width is a hundredth of their distance: log densities to 1e-6 times 100^2."""
     x = torch.cat([randn(200, 2), randn(200, 2, seed=1) + 200])
     mixture = GaussianMixtureVI(2, MixturePrior.around(x, 2))
     mixture.fit(x, generator=generator(0))
@@ -537,7 +552,9 @@ def test_a_saved_mixture_comes_back():
 
 
 def test_seeds_find_clusters_far_apart():
-    """Twelve clusters, widths 1/50 of the distances: one seed in each, whatever the generator; and so the fit."""
+    """Twelve clusters with widths 1/50 of their distances: one seed in each, for all generators; and so the fit
+    finds all.
+    """
     corners = torch.tensor(list(itertools.product(range(4), range(3))), dtype=F64) * 50
     x = (corners[:, None] + randn(12, 20, 2)).flatten(0, 1)
     for seed in range(5):
@@ -549,8 +566,10 @@ def test_seeds_find_clusters_far_apart():
 
 
 def test_seeds_prefer_what_is_far():
-    """K = 2, three places, squared distances from the first 1 and 9; the best of two draws leaves the least: place 3
-    (then 1 is left) unless both draws are place 2: chance 1 - 0.1^2, n = 2,000, 4 standard errors."""
+    """K = 2, three places, squared distances from the first 1 and 9. Of two candidates the one with the smaller cost
+    is taken: place 3 unless both candidates are place 2, so with probability 1 - 0.1^2; n = 2,000, 4 standard
+    errors.
+    """
     x = torch.tensor([[0.0], [1.0], [3.0]], dtype=F64)
     rng, hits, n = generator(0), 0, 0
     for _ in range(6_000):
@@ -575,7 +594,7 @@ def test_k_means_goes_down_and_keeps_lost_centres():
 
 
 def test_the_best_of_several_tries():
-    """Ten tries from one generator, and the one of least cost by torch's distances."""
+    """Of ten tries with one generator, the one with the least cost by torch's distances."""
     x, rng = blobs(k=8), generator(0)
     found = [k_means(x, seeds(x, 5, rng), 4) for _ in range(10)]
     costs = torch.stack([torch.cdist(x, c).square().amin(1).sum() for c in found])
@@ -596,8 +615,9 @@ def test_a_start_on_a_part_of_the_data_counts_for_all():
 
 
 def test_the_step_is_the_natural_gradient():
-    """The gradient of the bound in the sums is the Fisher matrix (the Hessian of the log normaliser, by automatic
-    differentiation) times the way to the sums of the best responsibilities."""
+    """The gradient of the bound with respect to the sums is the Fisher matrix (the Hessian of the log normaliser, by
+    automatic differentiation) times the difference to the sums of the best responsibilities.
+    """
     x, r = blobs(30), soft(30, 2)
     prior = MixturePrior.around(x, 2)
     mixture = GaussianMixtureVI(2, prior)
@@ -627,7 +647,7 @@ def test_the_step_is_the_natural_gradient():
 
 
 def test_batches_are_unbiased():
-    """Over the parts of the data, the mean of the steps is the step on the whole, and of the estimates the bound."""
+    """Over all batches of the data, the mean step is the step on the whole data, and the mean estimate is the bound."""
     x, r = blobs(120), soft(120, 3)
     prior = MixturePrior.around(x, 3)
 
@@ -660,8 +680,9 @@ def test_whole_batches_at_rate_one_are_sweeps():
 
 
 def test_batches_come_to_where_the_whole_does():
-    """Ten passes in batches of 1/40 end within 0.0005 nat a datum of the bound that sweeps converge to from the same
-    start, 0.38 below it; with a rate that does not fall they stay above 0.01."""
+    """Ten epochs with batches of 1/40 end within 0.0005 nats per datum of the bound to which sweeps converge from
+    the same start, 0.38 below it; with a constant rate they stay more than 0.01 below.
+    """
     x = blobs(4000, d=3, k=4, spread=2.0)
     prior = MixturePrior.around(x, 4)
     whole, batches, constant = (GaussianMixtureVI(4, prior) for _ in range(3))
@@ -681,7 +702,7 @@ def test_batches_come_to_where_the_whole_does():
 
 
 def test_every_row_is_seen_once_a_pass():
-    """At rates 1/t the sums are the mean over the steps; with the responsibilities of one component, the exact sums."""
+    """With rates 1/t the sums are the mean over the steps; with one component they are exact."""
     x = blobs(100)
     mixture = GaussianMixtureVI(1, MixturePrior.around(x, 1))
     mixture.fit_stochastic(x, steps=5, batch=20, rate=RobbinsMonro(0.0, 1.0), generator=generator(0))
@@ -739,7 +760,7 @@ def test_bad_input(call, match):
 
 
 def degenerate(name, dtype):
-    """Data that lie in a plane, before their last digit is rounded."""
+    """Data in a plane, up to rounding of the last digit."""
     x, y = randn(500, 1), randn(500, 2, seed=1)
     z = {
         "a column twice": torch.cat([x, x], 1),
@@ -765,14 +786,14 @@ DEGENERATE = (
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 @pytest.mark.parametrize("name", DEGENERATE)
 def test_data_in_a_plane_are_refused(name, dtype):
-    """Rounding leaves some a positive definite scatter of 1e-17, and a bound of thousands of nats."""
+    """Due to rounding some have a positive definite scatter of 1e-17, and would have a bound of thousands of nats."""
     with pytest.raises(ValueError, match="must vary in all its"):
         MixturePrior.around(degenerate(name, dtype), 3)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 def test_thin_data_are_not_in_a_plane(dtype):
-    """Another unit adds its logarithm a row, whatever it is; a thin direction and a far origin are fitted."""
+    """A change of units adds its logarithm per row; a thin direction and a distant origin are fitted."""
     x = randn(500, 2).to(dtype)
 
     def bound(x):
@@ -787,7 +808,7 @@ def test_thin_data_are_not_in_a_plane(dtype):
 
 
 def test_singular_matrices_are_refused_however_they_round():
-    """A D x L with L < D: A A' is singular, and rounding makes every fourth or so pass a Cholesky factorisation."""
+    """A is D x L with L < D: A A' is singular, but due to rounding about one in four has a Cholesky factorisation."""
     for seed in range(20):
         a = randn(3, 2, seed=seed)
         with pytest.raises(ValueError, match="beyond rounding"):
@@ -825,7 +846,7 @@ def test_bad_input_to_a_mixture(call, match):
 
 
 def test_chunks_by_themselves_stay_small():
-    """No more than 64 MiB of features on a CPU, for any number of dimensions, and never the whole data at once."""
+    """At most 64 MiB of features on a CPU, for any number of dimensions, and never the whole data at once."""
     for d in (2, 16, 200):
         x = torch.zeros(5000, d)
         sizes = [s.stop - s.start for s in row_chunks(x, None)]
@@ -835,7 +856,7 @@ def test_chunks_by_themselves_stay_small():
 
 
 def test_the_nearest_centre_is_found_far_from_0():
-    """Centres 1 apart at 1e4, single precision: each row of either goes to its own, as it would at 0."""
+    """Centres at distance 1 near 1e4, in single precision: each row is assigned to its own, as near 0."""
     centres = torch.tensor([[0.0, 0.0], [1.0, 0.0]])
     labels = torch.arange(200) % 2
     x = centres[labels] + 0.1 * torch.randn(200, 2, generator=torch.Generator().manual_seed(0))

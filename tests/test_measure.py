@@ -1,4 +1,4 @@
-"""Mass or density, evaluation mode, precision: what a likelihood is before it is a number."""
+"""Mass or density, evaluation mode, precision: properties of all likelihoods."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ UP = D.AffineTransform(2.0, 1.0)
 
 
 class Die(D.Distribution):
-    """A user's law of six faces."""
+    """A user's distribution over six faces."""
 
     arg_constraints = {}  # noqa: RUF012
     support = D.constraints.integer_interval(1, 6)
@@ -134,7 +134,7 @@ def part(a, b):
 
 
 class Normed(nn.Module):
-    """Batch norm over all rows, whatever axes they stand on, and a linear map."""
+    """Batch norm over all rows, for any number of batch dimensions, and a linear map."""
 
     def __init__(self, a, b):
         super().__init__()
@@ -174,7 +174,9 @@ ASKED = {
 
 @pytest.mark.parametrize("name", ASKED)
 def test_a_likelihood_leaves_batch_norm_alone(name):
-    """In training mode it is the number of evaluation mode, no statistic moves, and every module's mode stays."""
+    """In training mode it equals that of evaluation mode, no running statistic changes, and the mode of each module
+    is restored.
+    """
     model = normed().train()
     model.encoders[0].eval()
     modes, before = [m.training for m in model.modules()], statistics(model)
@@ -249,9 +251,8 @@ def test_an_error_restores_the_mode():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_bounds_of_half_precision_are_summed_in_single(dtype):
-    """784 Gaussian pixels of a linear model in half precision: bounds to 0.15 nats of -734, whose halves step by 4.
-
-    The oracle is the same weights and data in float64; q is so narrow that its draws do not matter.
+    """784 Gaussian pixels of a linear model in half precision: bounds within 0.15 nats of -734, where half precision
+    has steps of 4. The oracle has the same weights and data in float64; q is so narrow that its draws do not matter.
     """
     torch.manual_seed(0)
     encoder = Conditional(nn.Linear(784, 2), IsotropicGaussian(1e-3))
@@ -276,7 +277,7 @@ def test_bounds_of_half_precision_are_summed_in_single(dtype):
 
 
 def test_estimates_are_told_in_single_precision_at_least():
-    """p(x) at 550 nats, from data in bfloat16: 0.01 nats, where the nearest bfloat16 is off by more than 0.5."""
+    """log p(x) near -550 nats from bfloat16 data: to 0.01 nats, where the nearest bfloat16 is off by more than 0.5."""
     model = LinearGaussian(torch.zeros(1000, 1), torch.zeros(1000), 0.1)
     x = (torch.arange(1000) % 2 / 2).bfloat16()[None]
     exact = float(model.log_prob(x.float()))
@@ -294,7 +295,9 @@ def test_estimates_are_told_in_single_precision_at_least():
 
 
 def test_dreg_with_a_weight_of_zero():
-    """A draw that p(x | z) excludes: the others' gradient, sum w^2 d log w, and no nan; all excluded: -inf and 0."""
+    """If p(x | z) excludes a draw, the gradient of the others is sum w^2 d log w, without nan; if it excludes all,
+    the value is -inf and the gradient 0.
+    """
     log_w = torch.tensor([[0.3], [-0.2], [0.1]], dtype=F64, requires_grad=True)
     zero = torch.zeros(3, 1, dtype=F64)
     dead = torch.tensor([[0.0], [0.0], [-math.inf]], dtype=F64)
@@ -311,7 +314,7 @@ def test_dreg_with_a_weight_of_zero():
 
 
 class Scalar:
-    """z ~ N(0, 1) and x | z ~ N(z, 1/4), both without axes."""
+    """z ~ N(0, 1) and x | z ~ N(z, 1/4), both scalars."""
 
     measure = "density"
 

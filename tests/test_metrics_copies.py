@@ -1,4 +1,6 @@
-"""Copies: nearest training data found wherever the data lie, and whether samples are nearer than fresh data."""
+"""Copies: nearest training data for data at any distance from the origin, and whether samples are nearer than fresh
+data.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,9 @@ from jensen.metrics import mean_pairwise_distance, memorisation, nearest_distanc
 
 @pytest.mark.parametrize(("dims", "offset"), [(2, 0.0), (2, 1e4), (64, 0.0), (64, 1e4), (64, -1e6)])
 def test_copies_are_found_wherever_the_data_lie(dims, offset):
-    """All 500 float32 rows of N(offset, 1) find themselves, at exactly 0; half of them moved by the smallest step that
-    floats of that size can take find themselves too, at the distance of that step."""
+    """All 500 float32 rows of N(offset, 1) are found at distance exactly 0; rows moved by one unit in the last place
+    are found at that distance.
+    """
     x = offset + torch.randn(500, dims, generator=generator(0))
     distance, index = nearest_distance(x, x, chunk=128)
     assert torch.equal(index, torch.arange(500))
@@ -31,7 +34,9 @@ def test_copies_are_found_wherever_the_data_lie(dims, offset):
 
 
 def test_the_nearest_is_that_of_brute_force_across_clusters_far_apart():
-    """Clusters of 40 numbers a row at 0, 1e6 and 1e9, deviation 1, float64: by all differences."""
+    """Clusters at 0, 1e6 and 1e9 with standard deviation 1, 40 numbers per row, float64: against all pairwise
+    differences.
+    """
     at = torch.tensor([0.0, 1e6, 1e9], dtype=torch.float64).repeat(30)[:, None]
     y, x = (at + torch.randn(90, 40, dtype=torch.float64, generator=generator(k)) for k in range(2))
     exact = (x[:, None] - y).square().mean(2).sqrt().min(1)
@@ -90,8 +95,9 @@ def test_concentrated_samples_are_nearer_without_a_copy():
 
 
 def test_an_overfitted_model_is_found_and_a_good_one_is_not():
-    """Training data and a Gaussian's width: a kernel density estimate 100 times too narrow is found, the law itself
-    has 1/2 within 4 standard errors, and one twice as wide lies farther off than fresh data."""
+    """A kernel density estimate 100 times too narrow is detected; new data of the same distribution have 1/2 within
+    4 standard errors; a distribution twice as wide is farther away than fresh data.
+    """
     rng = generator(0)
     training, fresh, good = torch.randn(3, 400, 4, generator=rng)
     chosen = training[torch.randint(400, (400,), generator=rng)]
@@ -117,7 +123,9 @@ def test_it_is_mann_and_whitneys():
 
 
 def test_its_error_is_that_of_repetition():
-    """200 times, n = 60 and m = 40, the training data fixed: variance over that found, within 4 standard errors."""
+    """200 repetitions, n = 60 and m = 40, with fixed training data: the variance over the stated variance is 1
+    within 4 standard errors.
+    """
     rng = generator(2)
     training = torch.randn(100, 2, generator=rng)
     found = [

@@ -1,4 +1,4 @@
-"""Frechet distance: closed forms, other libraries, shards, what its error and its extrapolation are worth."""
+"""Fréchet distance: closed forms, other libraries, shards, the accuracy of its error and its extrapolation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def drawn(n, d, seed, scale=1.0, shift=0.0):
 
 
 def whitened(n, d, seed=0):
-    """A sample whose mean is 0 and whose covariance is the identity, to the last digits."""
+    """A sample with mean exactly 0 and covariance exactly I, to rounding."""
     x = drawn(n, d, seed)
     x = x - x.mean(0)
     lower = torch.linalg.cholesky(x.T @ x / (n - 1))
@@ -35,7 +35,7 @@ def by_scipy(x, y):
 
 
 def test_between_gaussians_of_any_mean_and_covariance():
-    """Equal to the closed form of two dimensions, tr (P Q)^(1/2) = (tr PQ + 2 (det PQ)^(1/2))^(1/2)."""
+    """The closed form in two dimensions, tr (P Q)^(1/2) = (tr PQ + 2 (det PQ)^(1/2))^(1/2)."""
     p, q = torch.tensor([[2.0, 0.3], [0.3, 1.0]]).double(), torch.tensor([[1.0, -0.4], [-0.4, 3.0]]).double()
     x = whitened(50, 2) @ torch.linalg.cholesky(p).T + torch.tensor([1.0, -2.0])
     y = whitened(40, 2, seed=1) @ torch.linalg.cholesky(q).T
@@ -78,8 +78,9 @@ def test_shards_merge_to_one_pass():
 
 
 def test_its_error_is_that_of_repetition():
-    """n = 400 and 300, 150 times, features far from Gaussian: (value less the mean) over the error found has
-    variance 1 within 4 standard errors, those of the value's fourth moment taken as a Gaussian's."""
+    """n = 400 and 300, 150 repetitions, features far from Gaussian: z-scores have variance 1 within 4 standard
+    errors, which use the Gaussian fourth moment.
+    """
     rng = torch.Generator().manual_seed(3)
     values, errors = [], []
     for _ in range(150):
@@ -94,7 +95,7 @@ def test_its_error_is_that_of_repetition():
 
 @pytest.mark.parametrize(("n", "m"), [(120, 80), (80, 120)])
 def test_its_error_is_the_jackknifes(n, m):
-    """Each row left out in turn: the two variances differ by terms of order 1/n, both ways round."""
+    """The jackknife and the stated variance differ by terms of order 1/n, with the samples in both orders."""
     x, y = drawn(n, 3, 0, shift=0.3), drawn(m, 3, 1).square()
     jackknife = 0.0
     for left_out in range(2):
@@ -110,7 +111,7 @@ def test_its_error_is_the_jackknifes(n, m):
 
 
 def test_from_statistics_alone_its_error_is_a_gaussians():
-    """n = 20,000 Gaussian rows: both errors estimate one number, each within a few percent."""
+    """n = 20,000 Gaussian rows: both errors estimate the same number, within a few percent."""
     x, y = drawn(20_000, 4, 0), drawn(20_000, 4, 1, shift=1.0)
     of_rows, of_statistics = frechet_distance(x, y), frechet_distance(FeatureStatistics.of(x), FeatureStatistics.of(y))
     assert of_statistics.value == of_rows.value == float(of_rows)
@@ -118,8 +119,9 @@ def test_from_statistics_alone_its_error_is_a_gaussians():
 
 
 def test_extrapolation_takes_the_bias_away():
-    """n = 120, d = 6, 100 times: between equal distributions and between others, the mean is the closed form within 4
-    standard errors, where the plain distance is out by more than 10."""
+    """n = 120, d = 6, 100 repetitions: for equal and for different distributions the mean is the closed form within
+    4 standard errors; the plain distance is off by more than 10.
+    """
     for scale, exact in ((1.0, 0.0), (1.5, 6 * 0.25)):
         rng = torch.Generator().manual_seed(5)
         plain, extrapolated = [], []
@@ -138,7 +140,7 @@ def test_extrapolation_takes_the_bias_away():
     "kind", ["fewer rows than features", "duplicates", "constant", "one constant feature", "equal"]
 )
 def test_singular_covariances(kind):
-    """Real, at least 0, finite; and the value of a formula that knows no null space: singular values of X Y^T."""
+    """Real, at least 0, finite, and equal to a formula that needs no inverse: the singular values of X Y^T."""
     x, y = drawn(12, 30, 0), drawn(9, 30, 1)
     if kind == "duplicates":
         x, y = x[:1].repeat(20, 1), torch.cat([y, y, y])

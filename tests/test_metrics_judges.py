@@ -26,8 +26,9 @@ from jensen.metrics import (
 
 
 def test_two_gaussians_one_apart():
-    """The best classifier is right with probability Phi(1/2) = 0.6915. n = 8,000 tried: within 4 standard errors and
-    half a percent that a network loses."""
+    """The best classifier is right with probability Phi(1/2) = 0.6915. n = 8,000 test rows: within 4 standard errors
+    and half a percent for the network.
+    """
     rng = generator(0)
     x, y = torch.randn(8000, 1, generator=rng), 1 + torch.randn(8000, 1, generator=rng)
     found = c2st(x, y, generator=rng)
@@ -40,7 +41,7 @@ def test_two_gaussians_one_apart():
 
 
 class Guess:
-    """Calls everything fake."""
+    """Classifies everything as fake."""
 
     def fit(self, x, labels):
         self.seen = np.bincount(labels)
@@ -50,7 +51,7 @@ class Guess:
 
 
 class Edge:
-    """Halfway between the means of what it has seen, in the first feature."""
+    """A threshold midway between the means of its training rows in the first feature."""
 
     def fit(self, x, labels):
         low, high = (x[labels == k, 0].mean() for k in (0, 1))
@@ -61,7 +62,9 @@ class Edge:
 
 
 def test_between_equal_distributions_p_values_are_no_smaller_than_uniform():
-    """300 times, n = 100 and 80: no level is undercut beyond what a Kolmogorov-Smirnov test of size 1e-3 allows."""
+    """300 repetitions, n = 100 and 80: p-values are not smaller than uniform ones, by a Kolmogorov-Smirnov test of
+    size 1e-3.
+    """
     rng = generator(1)
     found = [
         c2st(torch.randn(100, 3, generator=rng), torch.randn(80, 3, generator=rng), rng, Edge()) for _ in range(300)
@@ -78,7 +81,7 @@ def test_the_p_value_counts_this_outcome_too():
 
 
 def test_held_out_rows_are_not_trained_on():
-    """A learner that memorises its training rows has an accuracy of one half on other rows."""
+    """A classifier that memorises its training rows has an accuracy of one half on other rows."""
 
     class ByHeart:
         def fit(self, x, labels):
@@ -110,7 +113,7 @@ def test_c2st_refusals():
 
 
 def test_white_noise_has_power_one_everywhere():
-    """n = 400 pictures of 2 channels, 8 by 8: the mean is 1 within 4 standard errors, above any cutoff."""
+    """n = 400 pictures with 2 channels, 8 by 8: the mean power is 1 within 4 standard errors, for all cutoffs."""
     for cutoff in (0.1, 0.25, 0.45):
         power = high_frequency_power(torch.randn(400, 2, 8, 8), cutoff)
         assert float(power.mean()) == pytest.approx(1, abs=4 * float(power.std()) / 20)
@@ -125,8 +128,10 @@ def test_a_wave_has_its_power_on_its_side_of_the_cutoff():
 
 
 def test_blur_takes_what_its_filter_takes():
-    """The mean of a pixel and its right neighbour, around the edge: |H|^2 = cos^2(pi f); noise, whose power is even,
-    keeps the mean of that over the high frequencies. Same noise: no sampling error but in the ratio's weights."""
+    """The mean of a pixel and its right neighbour, with periodic edges: |H|^2 = cos^2(pi f); white noise keeps the
+    mean of this over the high frequencies. With the same noise the only sampling error is in the weights of the
+    ratio.
+    """
     x = torch.randn(3000, 1, 8, 8).double()
     blurred = (x + x.roll(-1, 3)) / 2
     f = torch.fft.fftfreq(8)

@@ -1,4 +1,4 @@
-"""Kernel distance: brute force, torchmetrics, an exact expectation, and an error that holds at equality too."""
+"""Kernel distance: brute force, torchmetrics, an exact expectation, and an error that is also valid at equality."""
 
 from __future__ import annotations
 
@@ -31,8 +31,9 @@ def test_by_hand_with_more_of_one():
 
 @pytest.mark.parametrize("shift", [0.0, 0.05, 1.0])
 def test_it_is_unbiased(shift):
-    """Uniform on [-1, 1] and the same shifted, n = 60 and 90, 300 times: the mean is the distance of the laws within 4
-    standard errors."""
+    """Uniform on [-1, 1] and the same shifted, n = 60 and 90, 300 repetitions: the mean is the exact distance within
+    4 standard errors.
+    """
     z, _ = repeated(1, shift)
     assert float(z.mean()) == pytest.approx(uniform(1, shift), abs=4 * float(z.std()) / math.sqrt(300))
     assert shift == 1 or float(z.min()) < 0
@@ -43,17 +44,19 @@ def test_it_is_unbiased(shift):
     [(1, 0.0, 3.0), (1, 0.15, 2.0), (1, 0.2, 1.75), (1, 1.0, 1.25), (20, 0.0, 1.5), (20, 0.1, 1.5)],
 )
 def test_two_errors_cover_at_equality_far_from_it_and_between(dims, shift, most):
-    """300 times: the distance of the laws lies within two standard errors in 95 percent of them or more, less 3
-    standard errors of that share (5 points); and they are no wider than `most` deviations of the values."""
+    """300 repetitions: intervals of two standard errors contain the exact distance in at least 90 percent, 95 less 3
+    standard errors of this share; and they are not wider than `most` standard deviations.
+    """
     z, errors = repeated(dims, shift)
     assert float(((z - uniform(dims, shift)).abs() < 2 * errors).double().mean()) > 0.91
     assert 0.9 < float(errors.square().mean().sqrt() / z.std()) < most
 
 
 def test_its_error_is_the_jackknifes_and_the_longer_arm_of_the_root():
-    """Each row left out in turn, n = 150 and 120, far from equality: the jackknife's variance J differs from that of
-    the value by terms of order 1/n, and sqrt(J) + J / 2W is two arms of the interval of W's root, over 4, W counting
-    the pairs of a row with itself."""
+    """n = 150 and 120, far from equality: the jackknife's variance J differs from that of the value by terms of
+    order 1/n. The error is sqrt(J) + J / 2W: two arms of the interval of W's root, over 4, where W includes the
+    pairs of a row with itself.
+    """
     rng = torch.Generator().manual_seed(0)
     x, y = 2 * torch.rand(150, 2, generator=rng).double(), 1 + torch.rand(120, 2, generator=rng).double()
     jackknife = 0.0
@@ -67,7 +70,9 @@ def test_its_error_is_the_jackknifes_and_the_longer_arm_of_the_root():
 
 
 def uniform(dims, shift):
-    """The distance itself: E (x.y / d + 1)^3 of uniform laws on [-1, 1]^d and the same shifted along (1, ..., 1)."""
+    """The exact distance: E (x.y / d + 1)^3 for uniform distributions on [-1, 1]^d and the same shifted along (1,
+    ..., 1).
+    """
     total = 0.0
     for a, b, sign in ((0.0, 0.0, 1), (shift, shift, 1), (0.0, shift, -2)):
         one = [1.0, a * b, (a * a + 1 / 3) * (b * b + 1 / 3), (a**3 + a) * (b**3 + b)]  # E (x_1 y_1)^k
@@ -79,7 +84,7 @@ def uniform(dims, shift):
 
 
 def repeated(dims, shift):
-    """Values and errors of 300 pairs of uniform samples, one of them shifted."""
+    """Values and errors for 300 pairs of uniform samples, one of them shifted."""
     rng = torch.Generator().manual_seed(0)
     found = []
     for _ in range(300):

@@ -42,7 +42,7 @@ def test_it_is_the_reference_implementation(n, m, d, k, capsys):
 
 @pytest.mark.parametrize("offset", [0.0, 1e6])
 def test_ties_are_decided_exactly(offset):
-    """Points of a grid, some of them twice, far from the origin: distances equal radii, over and over."""
+    """Grid points, some of them repeated, far from the origin: many distances equal radii."""
     rng = torch.Generator().manual_seed(0)
     x = torch.randint(5, (60, 2), generator=rng).double() + offset
     y = torch.randint(5, (50, 2), generator=rng).double() + offset
@@ -52,7 +52,7 @@ def test_ties_are_decided_exactly(offset):
 
 @pytest.mark.parametrize("k", [1, 3, 5])
 def test_ties_are_the_published_packages(k, capsys):
-    """Whole numbers, many rows twice or more: a row at the radius is outside, in the package too."""
+    """Integers with many repeated rows: a row at distance equal to the radius is outside, as in the package."""
     rng = torch.Generator().manual_seed(k)
     x, y = (torch.randint(4, (n, 3), generator=rng).double() for n in (90, 70))
     theirs = compute_prdc(x.numpy(), y.numpy(), nearest_k=k)
@@ -62,14 +62,15 @@ def test_ties_are_the_published_packages(k, capsys):
 
 
 def test_a_copy_of_the_data():
-    """Every ball holds its centre and the k - 1 rows that are strictly nearer than the k-th: density is 1."""
+    """Each ball contains its centre and the k - 1 rows that are strictly nearer than the k-th: density is 1."""
     x = torch.randn(200, 30) * 100
     assert four(prdc(x, x.clone(), 5)) == (1.0, 1.0, 1.0, 1.0)
 
 
 def test_real_against_real():
-    """N = 60, M = 40, k = 3, 400 times, in float32: means of coverage and density against their expectations, within
-    4 standard errors; and the mean of density's own error against its spread over the fake rows."""
+    """N = 60, M = 40, k = 3, 400 repetitions, in float32: the means of coverage and density equal their expectations
+    within 4 standard errors, and the mean stated error of density equals its standard deviation over fake rows.
+    """
     rng = torch.Generator().manual_seed(1)
     found = [prdc(torch.randn(60, 2, generator=rng), torch.randn(40, 2, generator=rng), 3) for _ in range(400)]
     for values, exact in (
@@ -86,7 +87,9 @@ def test_real_against_real():
 
 
 def test_what_is_missed_and_what_is_made_up():
-    """Half the data's modes: precise, not covered. The data and as much elsewhere: covered, imprecise."""
+    """Half of the modes: full precision, half coverage. The data plus the same number of rows elsewhere: full
+    coverage, half precision.
+    """
     rng = torch.Generator().manual_seed(0)
     left, right = (torch.randn(300, 2, generator=rng) + at for at in (0.0, 100.0))
     half = prdc(torch.cat([left, right]), torch.randn(300, 2, generator=rng), 5)

@@ -1,4 +1,4 @@
-"""The area under the curve: scikit-learn's, closed forms, and what its error, interval and p-value are worth."""
+"""The area under the ROC curve: scikit-learn, closed forms, and the accuracy of its error, interval and p-value."""
 
 from __future__ import annotations
 
@@ -34,8 +34,10 @@ def test_a_critic_that_says_nothing_has_a_half():
 
 
 def test_error_and_interval_are_those_of_repetition():
-    """1,000 times 30 and 20 numbers of Gaussians one apart: the mean is Phi(1/sqrt 2), DeLong's variance that found,
-    each within 4 standard errors; the interval covers 95 percent within 3 points."""
+    """1,000 repetitions with 30 and 20 Gaussian numbers whose means differ by one: the mean is Phi(1/sqrt 2), and
+    DeLong's variance is the observed one, each within 4 standard errors; the interval covers 95 percent within 3
+    points.
+    """
     rng = generator(0)
     found = [auc(torch.randn(30, generator=rng), 1 + torch.randn(20, generator=rng)) for _ in range(1000)]
     values = torch.tensor([f.value for f in found])
@@ -46,7 +48,7 @@ def test_error_and_interval_are_those_of_repetition():
 
 
 def test_the_p_value_counts_the_orders():
-    """Of all ways to choose which 4 of 7 different numbers are above, those with as large an area or larger."""
+    """The share of all choices of 4 of 7 different numbers whose area is at least as large."""
     below, above = torch.tensor([0.0, 1.5, 2.5]), torch.tensor([1.0, 2.0, 3.0, 4.0])
     found, both = auc(below, above), torch.cat([below, above])
     areas = []
@@ -76,7 +78,7 @@ def test_what_cannot_be_ranked_is_refused():
 
 
 def test_a_classifier_of_two_gaussians_one_apart():
-    """Phi(1/sqrt 2) = 0.7602, n = 8,000 tried: within 4 standard errors and half a percent that a network loses."""
+    """Phi(1/sqrt 2) = 0.7602, n = 8,000 test rows: within 4 standard errors and half a percent for the network."""
     rng = generator(0)
     x, y = torch.randn(8000, 1, generator=rng), 1 + torch.randn(8000, 1, generator=rng)
     found = c2st(x, y, generator=rng).auc
@@ -86,7 +88,7 @@ def test_a_classifier_of_two_gaussians_one_apart():
 
 
 class Biased:
-    """Calls everything fake, some more than others."""
+    """Classifies everything as fake, with different scores."""
 
     def fit(self, x, labels):
         pass
@@ -107,7 +109,7 @@ class Likely(Biased):
 
 
 def test_no_threshold_decides():
-    """Fake above real, the threshold below both: half the answers are right, the area is 1."""
+    """Fake rows score above real ones, but the threshold is below both: the accuracy is one half, the area is 1."""
     x, y = torch.zeros(20, 1), torch.ones(20, 1)
     for learner in (Sure(), Likely()):
         found = c2st(x, y, generator(0), learner)
@@ -118,7 +120,9 @@ def test_no_threshold_decides():
 
 
 def test_between_equal_distributions():
-    """200 times 80 rows each: the mean is 1/2 within 4 standard errors, and p below 0.05 in 5 percent within 4."""
+    """200 repetitions with 80 rows each: the mean is 1/2 within 4 standard errors, and p is below 0.05 in 5 percent
+    within 4 standard errors.
+    """
     rng = generator(3)
 
     class First(Biased):

@@ -1,4 +1,4 @@
-"""Whether chains have mixed: arviz, autoregressions of known effective size, and chains that are stuck."""
+"""Whether chains have mixed: ArviZ, autoregressions with known effective sample size, and stuck chains."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def randn(*shape, seed=0):
 
 
 def autoregressive(rho, steps, chains, seed=0):
-    """x' = rho x + sqrt(1 - rho^2) n, stationary, of variance 1."""
+    """x' = rho x + sqrt(1 - rho^2) n, stationary, with variance 1."""
     noise = randn(steps, chains, seed=seed)
     x = [noise[0]]
     for n in noise[1:]:
@@ -32,8 +32,9 @@ def autoregressive(rho, steps, chains, seed=0):
 @pytest.mark.parametrize("kind", ["bulk", "mean"])
 @pytest.mark.parametrize("rho", [-0.5, 0.0, 0.5, 0.9])
 def test_effective_sample_size_of_an_autoregression(rho, kind):
-    """N (1 - rho) / (1 + rho), of 24 runs of four chains of 2,000: the mean within 4 standard errors, and 2% for the
-    truncation of the sum."""
+    """N (1 - rho) / (1 + rho): the mean of 24 runs with four chains of 2,000 steps is within 4 standard errors, plus
+    2% for truncating the sum.
+    """
     x = autoregressive(rho, 2000, 4 * 24).view(2000, 24, 4).transpose(1, 2)
     sizes = effective_sample_size(x, kind)
     exact = 8000 * (1 - rho) / (1 + rho)
@@ -44,8 +45,9 @@ def test_effective_sample_size_of_an_autoregression(rho, kind):
 
 
 def fixed_draws():
-    """101 steps of three autocorrelated chains of two coordinates, rounded so that some are equal; of a generator
-    written out (Park & Miller 1988), so that they are the same everywhere."""
+    """101 steps of three autocorrelated chains with two coordinates, rounded so that ties occur; from an explicit
+    generator (Park & Miller 1988), so that they are the same on all platforms.
+    """
     state, noise = 1, []
     for _ in range(101 * 6):
         state = 16807 * state % (2**31 - 1)
@@ -74,7 +76,7 @@ def test_diagnostics_are_those_of_arviz():
 
 
 def test_r_hat_sees_chains_in_different_places_and_of_different_spread():
-    """Chains that agree have 1; a chain elsewhere, one of another width, and one that drifts are each seen."""
+    """1 if chains agree; above 1 if a chain has another mean or another width, or drifts."""
     x = randn(1000, 4)
     assert r_hat(x).item() == pytest.approx(1, abs=0.005)
     assert r_hat(x + torch.tensor([0.0, 0.0, 0.0, 1.0])) > 1.05
@@ -106,7 +108,7 @@ def test_refusals_of_the_diagnostics():
 
 
 def test_whole_numbers_are_not_cut_off():
-    """Draws of 0 to 9 of which one chain is 2 higher: those of the same numbers in float64, not 1."""
+    """Integer draws from 0 to 9, one chain 2 higher: equal to the result for the same numbers in float64, not 1."""
     draws = torch.randint(10, (100, 4), generator=rng(3)) + torch.tensor([0, 0, 0, 2])
     exact = draws.double()
     assert 1.02 < r_hat(exact).item() < 1.5
@@ -120,7 +122,9 @@ def test_whole_numbers_are_not_cut_off():
 
 @pytest.mark.parametrize("places", [(0.0, 1.0), (0.1, 0.1, 0.3), (0.1, 0.7, 0.9, 0.9)])
 def test_chains_stuck_in_different_places_have_not_mixed_at_all(places):
-    """W = 0 < B: infinite, and with 2 C halves of perfect correlation no more effective draws than chains' halves."""
+    """W = 0 < B: R-hat is infinite, and the effective number of draws is at most that of the 2 C perfectly
+    correlated half-chains.
+    """
     draws = torch.tensor(places, dtype=F64).expand(50, len(places))
     assert r_hat(draws).item() == math.inf
     both = torch.stack([draws, torch.full_like(draws, 0.1)], 2)

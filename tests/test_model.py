@@ -1,4 +1,4 @@
-"""A diffusion model as its user has it: scale, chunks, determinism, settings; and that training it works."""
+"""A diffusion model as its user sees it: scale, chunks, determinism, settings; and training."""
 
 from __future__ import annotations
 
@@ -33,8 +33,9 @@ def unet_model(**sampling):
 
 
 def test_samples_of_the_gaussian_oracle_have_its_moments():
-    """n = 20,000, 64 steps, data N(0.5, 0.2^2) seen standardised: mean and deviation within 4 standard errors
-    and the known shrinkage cos^64(pi/128)."""
+    """n = 20,000, 64 steps, standardised data N(0.5, 0.2^2): mean and standard deviation within 4 standard errors
+    and the known shrinkage cos^64(pi/128).
+    """
     model = Diffusion(GaussianOracle(torch.zeros(1), torch.ones(1), CosineSchedule()), (1,), Sampling("ddim", 64))
     model.centre.fill_(0.5)
     model.scale.fill_(0.2)
@@ -125,7 +126,7 @@ def test_refusals():
 
 
 def test_conditions_are_dropped_as_often_as_asked():
-    """n = 20,000 rows at 0.3: within 4 standard errors; whole rows, to the null condition."""
+    """n = 20,000 rows at rate 0.3: within 4 standard errors; whole rows are replaced by the null condition."""
     model = unet_model()
     cond = torch.randint(0, 5, (20_000, 3))
     dropped = drop_conditions(model.denoiser, cond, 0.3)
@@ -146,7 +147,7 @@ def test_training_times_are_stratified():
 
 
 class Toy(nn.Module):
-    """Two numbers of data, one of two conditions."""
+    """A network for two numbers of data and one of two conditions."""
 
     def __init__(self):
         super().__init__()
@@ -158,9 +159,10 @@ class Toy(nn.Module):
 
 
 def test_a_trained_denoiser_comes_near_the_oracle_and_obeys_its_condition():
-    """Data N(+-2, 0.5^2) by condition. After 800 steps the mean squared distance to the exact conditional
-    prediction of x, at the times it was trained on, is below 0.05 (that of predicting the mean: 0.23), and samples of a
-    condition have its mean within 0.15."""
+    """Data N(+-2, 0.5^2) depending on the condition. After 800 steps the mean squared distance to the exact
+    conditional prediction of x, at training times, is below 0.05 (0.23 for predicting the mean), and the mean of
+    samples of a condition is within 0.15 of the exact one.
+    """
     means = torch.tensor([[-2.0, -2.0], [2.0, 2.0]])
 
     def stream(start):
@@ -203,7 +205,7 @@ def test_the_unet_uses_its_text_its_noise_level_and_every_parameter():
 
 
 def test_the_unet_grows():
-    """Three levels behind a patch of 2: every level halves the last, and the gradient reaches all of it."""
+    """Three levels after patches of 2: each level halves the resolution, and the gradient reaches all parameters."""
     net = UNet(3, (16, 32), alphabet=5, length=3, widths=(8, 16, 24), blocks=3, patch=2, text_channels=8)
     for p in net.parameters():
         nn.init.normal_(p, std=0.1)

@@ -1,4 +1,4 @@
-"""Modes recovered, against counts by hand and exact expectations."""
+"""Recovered modes, against counts by hand and exact expectations."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def drawn(modes, n, std, weights=None, seed=0):
 
 
 def test_by_hand():
-    """Mode 0 has 3 near samples, mode 1 one just inside 3 std, mode 2 only one outside: assigned, not recovered."""
+    """Mode 0 has 3 near samples, mode 1 one just inside 3 std, mode 2 only one outside: assigned but not recovered."""
     modes = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0], [10.0, 10.0]])
     samples = torch.tensor([[0.0, 0.0], [0.1, 0.1], [0.2, -0.2], [10.0, 0.299], [0.3, 10.01]])
     found = mode_coverage(samples, modes, std=0.1)
@@ -37,16 +37,17 @@ def test_by_hand():
 
 
 def test_within_three_deviations_in_every_direction():
-    """Distance is Euclidean: (2.5, 2.5) std is out, although neither coordinate is."""
+    """Distance is Euclidean: (2.5, 2.5) std is too far, although neither coordinate is."""
     modes = torch.zeros(1, 2)
     assert mode_coverage(torch.tensor([[2.5, 2.5]]), modes, 1.0).high_quality == 0
     assert mode_coverage(torch.tensor([[2.1, 2.1]]), modes, 1.0).high_quality == 1
 
 
 def test_modes_of_different_widths():
-    """A narrow mode beside a wide one, four samples: one 2 std from the narrow one is its own, though in standard
-    deviations it lies nearer to the wide one; one 10 std from it is the wide one's, though in space it lies nearer to
-    the narrow one; and so are two beyond, one within 3 std of it and one not."""
+    """A narrow mode beside a wide one, four samples. One, 2 std from the narrow mode, belongs to it although it is
+    fewer std from the wide one. One, 10 std from the narrow mode, belongs to the wide one although it is closer to
+    the narrow one. Two more belong to the wide mode, one within 3 std of it and one not.
+    """
     modes, std = torch.tensor([[0.0, 0.0], [3.0, 0.0]]), [0.1, 2.0]
     samples = torch.tensor([[0.0, 0.2], [0.0, 1.0], [-2.9, 0.0], [-3.1, 0.0]])
     found = mode_coverage(samples, modes, std)
@@ -63,8 +64,9 @@ def test_modes_of_different_widths():
 @pytest.mark.parametrize("modes", [RING, GRID], ids=["ring", "grid"])
 @pytest.mark.parametrize("balanced", [True, False])
 def test_the_data_themselves(modes, balanced):
-    """n = 20,000: the share 1 - exp(-9/2) within 4 standard errors, every mode, and reverse KL about its floor: 2 n KL
-    is chi-squared of K - 1 degrees, here within 4 of its deviations."""
+    """n = 20,000: the share 1 - exp(-9/2) within 4 standard errors, all modes, and reverse KL near its floor: 2 n KL
+    is chi-squared with K - 1 degrees of freedom, within 4 of its standard deviations.
+    """
     n, k = 20_000, len(modes)
     weights = None if balanced else torch.arange(1.0, k + 1)
     found = mode_coverage(drawn(modes, n, 0.05, weights), modes, 0.05, weights)
@@ -76,7 +78,7 @@ def test_the_data_themselves(modes, balanced):
 
 
 def test_unbalanced_shares_are_seen():
-    """Drawn evenly, judged by weights (and the other way round): the KL between the two, n = 40,000."""
+    """Uniform samples for unequal weights and vice versa: the KL between the two, n = 40,000."""
     weights = torch.tensor([0.5, 0.3, 0.1, 0.1])
     modes, even = torch.arange(4.0)[:, None] * 10, torch.full((4,), 0.25)
     for drawn_by, judged_by in ((even, weights), (weights, even)):
@@ -93,7 +95,7 @@ def test_collapse():
 
 
 def test_the_floor_is_the_mean_over_every_outcome():
-    """All 3^4 sequences of 4 draws of an uneven law, each with its probability; and by simulation of 25 modes."""
+    """All 3^4 sequences of 4 draws with unequal weights, each with its probability; and by simulation of 25 modes."""
     w = torch.tensor([0.6, 0.3, 0.1])
     exact = 0.0
     for outcome in product(range(3), repeat=4):

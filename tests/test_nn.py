@@ -1,4 +1,4 @@
-"""Networks for points and small pictures: what conditions do, and that rows do not meet."""
+"""Networks for points and small pictures: the effect of conditions, and independence of rows."""
 
 from __future__ import annotations
 

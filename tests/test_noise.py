@@ -24,7 +24,7 @@ def randn(*shape, seed=0):
 
 
 def maximised(value, parameters, most=60):
-    """By L-BFGS."""
+    """Maximise by L-BFGS."""
     best = torch.optim.LBFGS(
         parameters, max_iter=most, tolerance_grad=1e-9, tolerance_change=0, line_search_fn="strong_wolfe"
     )
@@ -40,7 +40,7 @@ def maximised(value, parameters, most=60):
 
 
 def test_the_best_noise_is_the_mean_squared_residual():
-    """Over rows and draws, to 1e-6 in each coordinate; one that is rebuilt exactly stops at the floor."""
+    """Over rows and draws, to 1e-6 per coordinate; for a coordinate with zero error it is the lower bound."""
     x, means = randn(50, 4) * torch.tensor([0.3, 1.0, 5.0, 0.0], dtype=F64), randn(8, 50, 4, seed=1)
     means[..., 3] = x[:, 3] = 7.0
     noise = DiagonalNoise(4, min_std=0.01).double()
@@ -55,9 +55,8 @@ def test_the_best_noise_is_the_mean_squared_residual():
 
 
 def test_a_linear_vae_with_learned_noise_is_factor_analysis():
-    """One latent, whose posterior is in the encoder's family: the bound is scikit-learn's likelihood, and s its noise.
-
-    Two draws at plus and minus one standard deviation: the exact mean of a quadratic.
+    """One latent, whose posterior is in the encoder's family: the bound is scikit-learn's likelihood, and s its
+    noise. Two draws at plus and minus one standard deviation give the exact mean of a quadratic.
     """
     spread = torch.tensor([0.5, 0.6, 0.9, 0.4], dtype=F64)
     x = randn(100, 1) @ torch.tensor([[1.0, -0.8, 0.9, 0.7]], dtype=F64) + spread * randn(100, 4, seed=1)
@@ -80,7 +79,7 @@ def test_a_linear_vae_with_learned_noise_is_factor_analysis():
 
 
 def test_another_law_and_shape():
-    """A picture's, in 17 levels: a mass, which sums to one."""
+    """For pictures with 17 levels: probabilities that sum to one."""
     noise = DiagonalNoise((1, 2, 2), 0.4, min_std=0.02, law=partial(DiscretizedLogistic, levels=17))
     law = noise(torch.zeros(5, 3, 1, 2, 2))
     assert (law.batch_shape, law.event_shape) == ((5, 3), (1, 2, 2))
@@ -91,7 +90,7 @@ def test_another_law_and_shape():
 
 
 def test_the_grey_recipe_learns_its_noise():
-    """One number a pixel from the decoder, and 64 scales of noise that are the same for every picture."""
+    """The decoder outputs one number per pixel; the 64 noise scales are the same for all pictures."""
 
     def model_of(*words):
         recipe = configure("digits-grey-vae", ["network.hidden=8", *words])

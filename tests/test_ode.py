@@ -1,4 +1,4 @@
-"""The probability-flow ODE's likelihood against exact densities, and beside the bound."""
+"""The probability-flow ODE's likelihood against exact densities, and compared with the bound."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def gaussian(schedule) -> GaussianOracle:
 
 
 def turned(schedule) -> MixtureOracle:
-    """A mixture whose velocity's Jacobian is not diagonal."""
+    """A mixture whose velocity has a non-diagonal Jacobian."""
     return MixtureOracle([0.3, 0.7], [[-1.2, 0.9], [0.8, -0.6]], [[0.1, 0.2], [0.2, 0.1]], schedule)
 
 
@@ -51,7 +51,9 @@ def ends(schedule, rows):
 
 
 def expected(oracle, x, found):
-    """What it must be: log p of alpha x at the first level, D log alpha, and the prior's mistake at the path's end."""
+    """The exact result: log p of alpha x at the first level, D log alpha, and the error of the prior at the end of
+    the path.
+    """
     first, last = ends(oracle.schedule, len(x))
     alpha = oracle.schedule.alpha_sigma(first)[0]
     start = oracle.log_prob(alpha[:, None] * x, first) + x.shape[1] * alpha.log()
@@ -60,7 +62,7 @@ def expected(oracle, x, found):
 
 @named
 def test_on_a_gaussian_it_is_the_log_likelihood_but_for_both_ends(name):
-    """The path is the affine flow, the divergence the logarithm of what it stretches by; solved to 1e-8."""
+    """The path is the affine flow, and the integrated divergence is the log determinant of this map, to 1e-8."""
     oracle = gaussian(SCHEDULES[name])
     x = oracle.sample(6, generator(2))
     found = ode_log_likelihood(oracle, x, rtol=1e-8, atol=1e-8)
@@ -97,8 +99,9 @@ def test_the_error_falls_with_the_tolerance_and_the_work_rises():
 
 
 def test_hutchinsons_estimate_is_unbiased_with_the_error_it_states():
-    """n = 2,000 copies of one x, 4 probes each: within 4.5 standard errors of the exact trace, and the stated variance
-    is the rows' own within 15 percent."""
+    """n = 2,000 copies of one x, 4 probes each: within 4.5 standard errors of the exact trace, and the stated
+    variance is the empirical one within 15 percent.
+    """
     oracle, n = turned(SCHEDULES["vdm"]), 2000
     x = torch.tensor([[0.2, 0.3]], dtype=F64)
     exact = ode_log_likelihood(oracle, x).likelihood
@@ -111,7 +114,7 @@ def test_hutchinsons_estimate_is_unbiased_with_the_error_it_states():
 
 
 def test_a_rows_value_and_its_probes_are_its_own():
-    """Alone or among others: the solver keeps every row's tolerance, so that values agree to it."""
+    """Alone or with other rows: the solver meets its tolerance for each row, so values agree to this tolerance."""
     oracle = turned(SCHEDULES["rectified"])
     x = oracle.sample(5, generator(3))
     for trace in ("exact", "hutchinson"):
@@ -122,7 +125,7 @@ def test_a_rows_value_and_its_probes_are_its_own():
 
 
 def test_a_hard_row_among_easy_ones_is_solved_as_well_as_alone():
-    """One row between two sharp modes, 199 far from any decision: its error does not drown in their mean."""
+    """One row between two sharp modes and 199 easy ones: its error is not averaged away."""
     schedule = CosineSchedule()
     oracle = MixtureOracle([0.5, 0.5], [[-1.0], [1.0]], [[1e-2], [1e-2]], schedule)
     easy = torch.full((199, 1), 1.0, dtype=F64)
@@ -135,7 +138,7 @@ def test_a_hard_row_among_easy_ones_is_solved_as_well_as_alone():
 
 
 class Scaled(Denoiser):
-    """A denoiser with its eps scaled on purpose, by a factor that may depend on t, and x to match."""
+    """A denoiser whose eps is multiplied by a factor that may depend on t, with consistent x."""
 
     def __init__(self, denoiser, factor):
         super().__init__()
@@ -147,16 +150,17 @@ class Scaled(Denoiser):
 
 
 def test_neither_the_bound_nor_the_ode_bounds_the_other():
-    """Data N(0, 1), n = 4,000, mean of both in nats. All eps scaled by 1.2: the bound is higher by more than 0.1 nats.
-    Scaled by 1 + 0.5 cos, up at some noise levels and down at others so that the path ends where it should (the
-    logarithm of the stretch is linear in eps): the ODE's likelihood is the exact one to 1e-3 and higher by more than
-    0.1. Unscaled they agree within their ends and 4 standard errors."""
+    """Data N(0, 1), n = 4,000, means in nats. With all eps scaled by 1.2 the bound is higher by more than 0.1 nats.
+    Scaled by 1 + 0.5 cos, up at some noise levels and down at others so that the path ends at the right point (the
+    log of the stretch is linear in eps), the ODE's likelihood is exact to 1e-3 and higher by more than 0.1. Unscaled
+    they agree up to their ends and 4 standard errors.
+    """
     schedule, n = VariancePreserving(8.0, -6.0), 4000
     oracle = GaussianOracle(torch.zeros(1), torch.ones(1), schedule)
     x = torch.randn(n, 1, dtype=F64, generator=generator(0))
 
     def share(t):
-        """Where t is by the measure sigma^2 d lambda that the scaling acts through, from 0 to 1."""
+        """The position of t from 0 to 1 in the measure sigma^2 d lambda, in which the scaling acts."""
         done = torch.nn.functional.softplus(-schedule.log_snr(t)) - math.log1p(math.exp(-8.0))
         return done / (math.log1p(math.exp(6.0)) - math.log1p(math.exp(-8.0)))
 
@@ -180,7 +184,7 @@ def test_neither_the_bound_nor_the_ode_bounds_the_other():
 
 
 def test_a_model_has_the_density_of_its_data_on_their_own_scale():
-    """Data N(3, 0.2^2) seen standardised: the exact log density but for the ends, which are the standard Gaussian's."""
+    """Standardised data N(3, 0.2^2): the exact log density up to the ends, which are those of the standard Gaussian."""
     oracle = GaussianOracle(torch.zeros(2), torch.ones(2), VariancePreserving(9.0, -7.0))
     model = Diffusion(oracle, (2,))
     model.centre.fill_(3.0)
@@ -219,8 +223,9 @@ def test_refusals():
 
 @named
 def test_the_denoiser_is_asked_inside_the_span_alone(name):
-    """Data that do not move in time (N(0, 1) where variance is preserved) tempt the solver to steps beyond the end,
-    where a network was never trained and a schedule goes on as it likes."""
+    """Data N(0, 1) with preserved variance do not move in time, so the solver would step beyond the end, where
+    networks are untrained and schedules undefined.
+    """
     asked = []
 
     class Watched(GaussianOracle):

@@ -1,4 +1,4 @@
-"""A stranger's data source, family and judge, each in a file of its own: trained, judged, drawn from, opened again."""
+"""A user's data source, family and judge, each in a separate file: train, judge, sample, open."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ recipe = Recipe(
 
 @pytest.fixture
 def forgotten():
-    """What a test made known is unknown after it."""
+    """Removes what a test registered."""
     kept = [(known, dict(known)) for known in (Source.kinds, Family.kinds, JUDGES, PRESETS)]
     yield
     for known, before in kept:

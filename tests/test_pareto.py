@@ -1,4 +1,4 @@
-"""The tail of importance weights: the fit against known laws and a published program, and errors that are believed."""
+"""The tail of importance weights: the fit against known distributions and a published program, and reliable errors."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ def published(log_w):
 
 @pytest.mark.parametrize("k", [-0.5, 0.1, 0.5, 1.0, 2.0])
 def test_the_fit_knows_the_shape_of_a_generalized_pareto_law(k):
-    """300 draws, 2,000 times: the mean fit within 0.03 of k, its spread 10% from (1 + k) / sqrt(n) for k > 0."""
+    """300 draws, 2,000 repetitions: the mean fit is within 0.03 of k, and its standard deviation within 10% of (1 +
+    k) / sqrt(n) for k > 0.
+    """
     draws = np.sort(stats.genpareto(k, scale=3.0).rvs((300, 2000), random_state=0), axis=0)
     found = generalized_pareto(torch.from_numpy(draws))
     assert float(found.mean()) == pytest.approx(k, abs=0.03)
@@ -60,9 +62,8 @@ def test_k_is_the_published_programs(scale, count):
 
 @pytest.mark.parametrize("variance", [0.25, 0.5, 0.8])
 def test_k_of_too_narrow_a_proposal(variance):
-    r"""N(0, c^2) proposes for N(0, 1): w = c e^{z^2 (1/c^2 - 1) / 2} has P(w > t) = t^{-1 / (1 - c^2)} / sqrt(log t).
-
-    So k is 1 - c^2; the slow factor draws it down by 0.1. 200 runs of 20,000 draws.
+    """Proposal N(0, c^2) for N(0, 1): w = c e^{z^2 (1/c^2 - 1) / 2} has P(w > t) = t^{-1 / (1 - c^2)} / sqrt(log t).
+    So k is 1 - c^2; the logarithmic factor lowers the estimate by 0.1. 200 runs of 20,000 draws.
     """
     x = torch.zeros(200, 1, dtype=F64)
     k = log_likelihood(shifted(0.0, variance**0.5), x, 20_000, generator=generator(0)).pareto_k
@@ -70,7 +71,7 @@ def test_k_of_too_narrow_a_proposal(variance):
 
 
 def shifted(far, width=0.1):
-    """A posterior N(0, 1) of one latent, and a q that misses it by `far`."""
+    """A model with one latent and posterior N(0, 1), and a q whose mean is `far` away."""
     return LinearGaussian(
         torch.zeros(1, 1, dtype=F64), [0.0], 1.0, encoder=lambda x: Independent(Normal(x + far, width), 1)
     )
@@ -78,7 +79,7 @@ def shifted(far, width=0.1):
 
 @pytest.mark.parametrize("samples", [10, 99, 100, 5000])
 def test_an_estimate_near_one_effective_sample_has_no_error(samples):
-    """q = N(40, 0.1) for N(0, 1): log p is missed by hundreds of nats, and the delta method says +- 1."""
+    """q = N(40, 0.1) for N(0, 1): log p is off by hundreds of nats, while the delta method states an error of 1."""
     x = torch.zeros(20, 1, dtype=F64)
     estimate = log_likelihood(shifted(40.0), x, samples, generator=generator(0))
     exact = shifted(40.0).log_prob(x)
@@ -91,7 +92,7 @@ def test_an_estimate_near_one_effective_sample_has_no_error(samples):
 
 
 def test_equal_weights_have_no_tail():
-    """The posterior proposes for itself: k is -inf, the error 0, of any number of draws but one, in float32 too."""
+    """The posterior as its own proposal: k is -inf and the error 0, for at least two draws, also in float32."""
     for dtype in (F64, torch.float32):
         model = LinearGaussian(torch.ones(1, 1, dtype=dtype), [0.0], 0.3)
         x = torch.tensor([[0.0], [2.0]], dtype=dtype)
@@ -105,7 +106,9 @@ def test_equal_weights_have_no_tail():
 
 
 def test_a_tail_that_doubles_cannot_hold_is_no_tie():
-    """Weights e^1000 apart: all but the largest underflow beside it, and k, of an excess of 0, is no less than ever."""
+    """Weights that differ by factors e^1000: relative to the largest all others underflow; k is still large,
+    although the excesses are 0.
+    """
     log_w = -1000 * torch.arange(5000, dtype=F64)[:, None]
     estimate = LogMean.of(log_w).estimate("density")
     assert (estimate.pareto_k.tolist(), estimate.stderr.tolist()) == ([math.inf], [math.inf])
@@ -115,7 +118,7 @@ def test_a_tail_that_doubles_cannot_hold_is_no_tie():
 
 
 def test_few_weights_and_ties():
-    """99 weights are too few to tell, 100 are not; of a few values that are tied the largest is no tail."""
+    """99 weights are too few for k, 100 suffice; a tied largest value is no tail."""
     log_w = 0.3 * torch.randn(100, 1, dtype=F64, generator=generator(0))
     few, enough = (LogMean.of(v).estimate("mass") for v in (log_w[1:], log_w))
     assert few.pareto_k.isnan().all()
@@ -151,7 +154,7 @@ def test_tail_and_limit():
 
 @pytest.mark.parametrize("memory", [1e-9, 1e-3])
 def test_a_memory_that_holds_nothing_takes_one_at_a_time(memory):
-    """The numbers are of the same law: within 4 standard errors of log p, whose weights vary."""
+    """With chunks of one datum the estimates are still within 4 standard errors of log p."""
     model = LinearGaussian(torch.ones(1, 1, dtype=F64), [0.0], 1.0)
     wide = LinearGaussian(model.weight, model.bias, 1.0, encoder=lambda x: Independent(Normal(x / 2, 1.0), 1))
     x = torch.tensor([[0.0], [1.0], [-2.0]], dtype=F64)

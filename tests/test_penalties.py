@@ -1,4 +1,4 @@
-"""Penalties against critics whose gradient is known by hand."""
+"""Gradient penalties of critics whose gradient is known in closed form."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ F64 = torch.float64
 
 
 class Linear(nn.Module):
-    """D(x) = w . x + 1 for events of any shape: the gradient is w everywhere."""
+    """D(x) = w . x + 1 for events of any shape: the gradient is w at all points."""
 
     def __init__(self, *event):
         super().__init__()
@@ -27,7 +27,7 @@ class Linear(nn.Module):
 
 
 class Quadratic(nn.Module):
-    """D(x) = x' A x / 2 with A symmetric: the gradient is A x, and that of |A x|^2 / 2 in A is known."""
+    """D(x) = x' A x / 2 with A symmetric: the gradient is A x, and the gradient of |A x|^2 / 2 in A is known."""
 
     def __init__(self, d):
         super().__init__()
@@ -41,7 +41,7 @@ class Quadratic(nn.Module):
 
 
 def every(critic, real, fake):
-    """All penalties, by name, with draws that depend on the seed alone."""
+    """All penalties by name, with draws that depend only on the seed."""
     return {
         "r1": r1(critic, real, 3.0),
         "r2": r2(critic, fake, 3.0),
@@ -54,7 +54,7 @@ def every(critic, real, fake):
 @pytest.mark.parametrize("event", [(), (3,), (2, 4, 5), (1, 3, 3), (7, 2, 2, 2)], ids=str)
 @pytest.mark.parametrize("size", [0.2, 3.0])
 def test_a_linear_critic_of_any_shape(event, size):
-    """The norm is over everything but the batch: over one axis alone it would come out different."""
+    """The norm is over all axes but the batch; over one axis the result would differ."""
     critic = Linear(*event)
     critic.w.data *= size / critic.w.norm().item()
     found = every(critic, torch.randn(4, *event, dtype=F64), torch.randn(4, *event, dtype=F64))
@@ -70,8 +70,9 @@ def test_a_linear_critic_of_any_shape(event, size):
 
 
 def test_double_backward_is_a_numerical_derivative():
-    """The gradient of each penalty with respect to the critic's parameters; for R1 and the quadratic critic it is gamma
-    A x x', symmetrised."""
+    """The gradient of each penalty with respect to the critic's parameters; for R1 and the quadratic critic it is
+    gamma A x x', symmetrised.
+    """
     torch.manual_seed(3)
     real, fake = torch.randn(4, 3, dtype=F64), torch.randn(4, 3, dtype=F64)
     net = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 1)).double()
@@ -116,7 +117,7 @@ class Flat(nn.Module):
 
 @pytest.mark.parametrize(("critic", "x"), [(Flat(2.0), 0.0), (Flat(0.0), 1.0)], ids=["at 0", "w = 0"])
 def test_safe_where_the_gradient_is_zero(critic, x):
-    """Values by hand; first and second derivatives finite, through the root of 0."""
+    """Values by hand; finite first and second derivatives, also of the square root at 0."""
     real = torch.full((2, 3), x, dtype=F64)
     for name, value in {"r1": 0.0, "r2": 0.0, "two-sided": 10.0, "one-sided": 0.0}.items():
         found = every(critic, real, real)[name]
@@ -137,7 +138,7 @@ def test_a_constant_critic_and_no_grad():
 
 
 def test_single_precision_under_autocast():
-    """Exactly what comes out without it, although the critic's layers would otherwise run in bfloat16."""
+    """Equal to the result without autocast, which would run the critic's layers in bfloat16."""
     torch.manual_seed(4)
     net = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 1))
     real, fake = torch.randn(5, 8), torch.randn(5, 8)
@@ -155,7 +156,7 @@ def test_single_precision_under_autocast():
 
 
 def test_penalties_are_functions_of_the_examples_too():
-    """By numerical derivatives; whether examples are detached changes nothing for the critic."""
+    """By numerical derivatives; detaching the examples does not change the critic's gradient."""
     net = nn.Sequential(nn.Linear(2, 5), nn.Tanh(), nn.Linear(5, 1)).double()
     real, fake = (torch.randn(3, 2, dtype=F64, requires_grad=True) for _ in range(2))
     kinds = {
@@ -173,9 +174,9 @@ def test_penalties_are_functions_of_the_examples_too():
 
 
 def test_between_real_and_generated():
-    """Epsilon is uniform, one an example: on the line from 0 to 1, D = x^2 / 2 has the norm epsilon there.
-
-    The mean of (eps - 1)^2 is 1/3, n = 20,000 and 4 standard errors."""
+    """One uniform epsilon per example: on the line from 0 to 1 the gradient of D = x^2 / 2 has norm epsilon. The
+    mean of (eps - 1)^2 is 1/3, n = 20,000, 4 standard errors.
+    """
     zeros, ones = torch.zeros(20_000, 1, dtype=F64), torch.ones(20_000, 1, dtype=F64)
     found = gradient_penalty(lambda x: x[:, 0] ** 2 / 2, ones, zeros, 1.0, generator=generator(5))
     assert found.mean().item() == pytest.approx(1 / 3, abs=4 * math.sqrt(4 / 45 / 20_000))
@@ -199,7 +200,7 @@ def test_dragan_of_one_side_pushes_down_only():
 
 
 def test_power_iterations_are_those_asked_for():
-    """From a start that is far off, more iterations come nearer to the largest singular value."""
+    """From a poor start, more iterations come closer to the largest singular value."""
     layer = nn.Linear(8, 8, bias=False)
     assert spectral_norm(nn.Sequential(layer), iterations=7)[0].parametrizations.weight[0].n_power_iterations == 7
     with pytest.raises(ValueError, match="none of them normalised yet"):
@@ -210,8 +211,9 @@ def test_power_iterations_are_those_asked_for():
 
 @pytest.mark.parametrize("layer", [nn.Linear(5, 4), nn.Conv2d(3, 4, 3), nn.ConvTranspose2d(3, 4, 3)])
 def test_spectral_norm_is_torchs_with_the_iterations_taken_out_of_forward(layer):
-    """From the same vectors, a power iteration and then forward give torch's weight and its gradient; forward alone,
-    in training mode, changes no buffer."""
+    """From the same vectors, a power iteration followed by forward gives torch's weight and gradient; forward alone
+    changes no buffer, even in training mode.
+    """
     theirs = nn.utils.parametrizations.spectral_norm(copy.deepcopy(layer).double())
     ours = spectral_norm(layer.double())
     ours.load_state_dict(theirs.state_dict())
@@ -253,7 +255,7 @@ def test_what_is_no_penalty_is_refused():
 
 
 def test_spectral_norm_bounds_every_layer_and_the_critic():
-    """The largest singular value of each weight is 1 after some forwards, by the SVD; the slope is at most 1."""
+    """After some steps the largest singular value of each weight is 1, by SVD; the slope of the critic is at most 1."""
     torch.manual_seed(5)
     net = nn.Sequential(nn.Linear(4, 16), nn.LeakyReLU(0.2), nn.Linear(16, 16), nn.LeakyReLU(0.2), nn.Linear(16, 1))
     nn.init.normal_(net[2].weight, std=3)

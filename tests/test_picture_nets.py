@@ -1,4 +1,4 @@
-"""Generators and critics of small pictures: everything counts, and rows do not meet."""
+"""Generators and critics of small pictures: all inputs have an effect, and rows are independent."""
 
 from __future__ import annotations
 

@@ -52,7 +52,9 @@ def test_levels_count_the_inked_dots_of_blocks(monkeypatch):
 
 @pytest.mark.parametrize("font", [*FONTS, *UNSEEN_FONTS])
 def test_a_digit_fills_its_height_is_whole_and_near_the_middle(font):
-    """Of a bitmap of 64 dots: 7/8 to all of the height, the middle at most 1/16 off; rounding is a dot or two."""
+    """In a bitmap of 64 dots: the height is 7/8 to all of it, the centre is off by at most 1/16; rounding is a dot
+    or two.
+    """
     for height, width, place in ((56, 0.75, (-1.0, 1.0)), (64, 1.0, (1.0, -1.0))):
         for digit in "0123456789":
             plain = module._bitmap(digit, font, height, width, 0, place, 64)
@@ -66,7 +68,7 @@ def test_a_digit_fills_its_height_is_whole_and_near_the_middle(font):
 
 
 def test_sizes_widths_and_places_reach_their_ends():
-    """Of the 0 of one font, n = 400: places uniform, four standard errors."""
+    """For the 0 of one font, n = 400: uniform positions, four standard errors."""
     some = printed(4000, fonts=["DejaVuSans"], side=16, generator=generator(5))
     ink = some.levels[some.labels == 0, 0] > 0
     heights = ink.any(2).sum(1)
@@ -124,7 +126,7 @@ def drawn(seed, n=300, **sides):
 
 
 def test_unpaired_sides_come_in_orders_of_their_own():
-    """2,400 draws of each side, four standard errors: each side even, and the two independent."""
+    """2,400 draws of each side, four standard errors: each side is uniform, and the two are independent."""
     found = drawn(0, a=torch.arange(10), b=torch.arange(4))
     n = len(found["a"])
     table = torch.bincount(found["a"] * 4 + found["b"], minlength=40).double()
@@ -138,7 +140,9 @@ def test_unpaired_sides_come_in_orders_of_their_own():
 
 
 def test_a_transform_of_unpaired_draws_is_a_function_of_the_draw():
-    """5,000 normal numbers, four standard errors: added to draws that stay what they were, on either side its own."""
+    """Adds 5,000 normal numbers, four standard errors: the draws remain the same, and the two sides get different
+    noise.
+    """
     noisy = lambda x: x + torch.randn(x.shape)  # noqa: E731
     sides = {"a": torch.arange(50.0), "b": torch.arange(7.0)}
     plain = unpaired(4, 3, **sides)

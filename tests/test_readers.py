@@ -1,4 +1,4 @@
-"""Readers of pictures: digits by a support vector machine, texts by a network; and captchas that are held out."""
+"""Readers of pictures: digits by a support vector machine, texts by a network; and held-out captchas."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_held_out_pictures_are_drawn_when_they_are_asked_for(monkeypatch):
 
 
 def test_the_shipped_reader_reads_pictures_it_never_saw():
-    """n = 150 of held-out texts: 99.75 percent was measured on 4,000; 97 is asked."""
+    """n = 150 pictures of held-out texts: an accuracy of at least 97 percent; on 4,000 it was 99.75."""
     data = SMALL.open(0)
     test, reader = some(data.test), data.truths.reader
     read = reader.read(test["x"])
@@ -145,7 +145,7 @@ def test_the_shipped_reader_reads_pictures_it_never_saw():
 
 
 def run_of(source, **changes):
-    """An opened run of an untrained reader of a source's pictures."""
+    """An opened run with an untrained reader for a source's pictures."""
     space = source.known()
     run = OpenedRun(Path("r"), "captcha-reader", "reader", captcha._new(space).eval(), space, lambda: source.open(0))
     return replace(run, **changes)

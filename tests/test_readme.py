@@ -1,4 +1,4 @@
-"""What README shows, runs and prints what it says."""
+"""The Python code of README runs and prints what README says."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def test_a_preset_is_a_value_that_comes_back_from_json(name):
 
 
 def test_what_a_preset_sets_goes_back_to_its_default_where_nothing_uses_it():
-    """So `--set game.penalty=none` is enough; what the words themselves set and nothing uses is refused."""
+    """So `--set game.penalty=none` is sufficient; a setting given on the command line that has no effect is refused."""
     assert PRESETS["digits-gan"].family.game.penalty_weight == 0.3
     assert configure("digits-gan", ["game.penalty=none"]).family.game.penalty_weight == 1.0
     assert configure("digits-hvae", ["bound.warm=none"]).family.bound.warm == "none"

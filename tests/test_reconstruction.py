@@ -1,4 +1,6 @@
-"""The deterministic autoencoder's training against linear optima: principal components, Wiener's filter, the score."""
+"""Training of the deterministic autoencoder against linear optima: principal components, the Wiener filter, the
+score.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ MIX = torch.tensor([[1.5, 0.4], [-0.3, 0.8]], dtype=F64)
 
 
 def trained(objective, x, steps, rate):
-    """On all of x in every step."""
+    """The autoencoder after training with full batches."""
     budget = Budget(steps=steps)
     players = {
         name: Player(p, torch.optim.Adam(p, lr=rate), warm_then_decay(rate, budget, warmup=20, decay=0.9))
@@ -39,7 +41,7 @@ def autoencoder(dims, latents, family=None, prior=None):
 
 
 def test_the_loss_is_a_squared_error():
-    """Of a Gaussian of noise 0.5: 2 |x - d(e(x))|^2 and a constant; the same as the ELBO's."""
+    """For a Gaussian with standard deviation 0.5: 2 |x - d(e(x))|^2 plus a constant; equal to the ELBO's."""
     ours, x = autoencoder(3, 2), draws(5, 3)
     loss = Reconstruction(ours)(("model",), {"x": x}, 0)["model"]
     error = (x - ours.reconstruct(x)).square().sum(1)
@@ -49,7 +51,7 @@ def test_the_loss_is_a_squared_error():
 
 
 def test_linear_autoencoders_find_the_principal_components():
-    """The smallest error with a code of one dimension is the sum of the smaller eigenvalues, as in PCA: to 1e-4."""
+    """With a one-dimensional code the least error is the sum of the smaller eigenvalues, as in PCA: to 1e-4."""
     x = draws(100, 1) @ torch.tensor([[1.5, -1.0, 0.5]], dtype=F64) + 0.5 * draws(100, 3, seed=1)
     ours = autoencoder(3, 1)
     trained(Reconstruction(ours), x, steps=600, rate=0.03)
@@ -58,9 +60,8 @@ def test_linear_autoencoders_find_the_principal_components():
 
 
 def test_denoising_learns_the_score_of_the_noisy_density():
-    """x = A u, u standard normal: E[x | x~] - x~ = s^2 times the score -(A A' + s^2 I)^-1 x~, within 0.05.
-
-    The 4,096 rows of u are of mean 0 and covariance I exactly, and drawn anew with noise in each of 400 steps.
+    """x = A u, u standard normal: E[x | x~] - x~ = s^2 times the score -(A A' + s^2 I)^-1 x~, within 0.05. The 4,096
+    rows of u have mean exactly 0 and covariance exactly I, and new noise in each of 400 steps.
     """
     u = draws(4096, 2)
     u = u - u.mean(0)
@@ -74,7 +75,9 @@ def test_denoising_learns_the_score_of_the_noisy_density():
 
 
 def test_corruptions():
-    """n = 100,000 numbers: noise's standard deviation, and the share that is masked, within 4 standard errors."""
+    """n = 100,000 numbers: the standard deviation of the noise and the share of masked entries within 4 standard
+    errors.
+    """
     x, n = torch.full((1000, 100), 3.0, dtype=F64), 100_000
     with drawing(generator(0)):
         noise, masked = AddedNoise(0.2)(x) - x, Masked(0.3)(x)
@@ -85,7 +88,9 @@ def test_corruptions():
 
 
 def test_a_learned_prior_fits_the_codes_and_moves_no_encoder():
-    """Its mean is the codes' and its one variance their mean square about it; the encoder's gradient is as without."""
+    """Its mean is that of the codes, its single variance their mean square about it; the encoder's gradient does not
+    change.
+    """
     x = draws(100, 3)
     ours = autoencoder(3, 2, prior=GaussianPrior(2, learned=True))
     loss = Reconstruction(ours)(("model",), {"x": x}, 0)["model"]
@@ -102,16 +107,15 @@ def test_a_learned_prior_fits_the_codes_and_moves_no_encoder():
 
 
 class Side(nn.Module):
-    """The sign of the first number."""
+    """An encoder that returns the sign of the first number."""
 
     def forward(self, x):
         return x[:, :1].sign()
 
 
 def test_a_decoders_variance_of_each_datum():
-    """Two groups: the decoder finds the mean and the variance of each number in each group, or the least it may have.
-
-    A number that is constant in a group would have an unbounded density; here it is at most N(0; 0, 0.1^2).
+    """Two groups: the decoder finds mean and variance of each number per group, subject to a least variance. A
+    number that is constant in a group would have an unbounded density; here it is at most N(0; 0, 0.1^2).
     """
     x = torch.cat([draws(50, 2) * torch.tensor([0.3, 2.0]) - 5, draws(50, 2, seed=1) * torch.tensor([0.6, 0.0]) + 5])
     decoder = Conditional(nn.Linear(1, 4), DiagonalGaussian(min_std=0.1))

@@ -1,4 +1,4 @@
-"""Relaxed one-hot latents: densities and bounds by quadrature on logistic noise; what is no bound shown to be none."""
+"""Relaxed one-hot latents: densities and bounds by quadrature over logistic noise; an objective that is no bound."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ POSTERIOR, PRIOR = 0.9, -0.5  # log-odds of the first of two classes
 
 
 class Logits(nn.Module):
-    """Of two classes, log-odds for each row: its own parameter, so that each row's gradient is seen."""
+    """Log-odds of two classes, a separate parameter for each row, so that the gradient of each row can be read."""
 
     def __init__(self, odds, rows):
         super().__init__()
@@ -31,7 +31,7 @@ class Logits(nn.Module):
 
 
 class Means(nn.Module):
-    """N(z . LEVELS, NOISE^2), between the classes too."""
+    """N(z . LEVELS, NOISE^2), also for z between the classes."""
 
     def forward(self, z):
         return Independent(Normal((z[..., 0, :] @ LEVELS)[..., None], NOISE), 1)
@@ -49,7 +49,7 @@ def model_of(rows, x):
 
 
 def log_density(odds, temperature, log_odds):
-    """Of the first share's log-odds l = (odds + noise) / temperature for logistic noise, written out."""
+    """The density of the first share's log-odds l = (odds + noise) / temperature for logistic noise, written out."""
     noise = temperature * log_odds - odds
     return math.log(temperature) + nn.functional.logsigmoid(noise) + nn.functional.logsigmoid(-noise)
 
@@ -63,7 +63,9 @@ U = (torch.arange(200_000, dtype=F64) + 0.5) / 200_000
 
 
 def quadrature(x, temperature, prior_temperature, posterior=POSTERIOR):
-    """The relaxed ELBO, its slope in the posterior's odds, and log p(x) of the relaxed model; by midpoints."""
+    """The relaxed ELBO, its derivative with respect to the posterior's odds, and log p(x) of the relaxed model, by
+    the midpoint rule.
+    """
     odds = torch.tensor(posterior, dtype=F64, requires_grad=True)
     at = (odds + U.logit()) / temperature
     value = (log_px(at, x) + log_density(PRIOR, prior_temperature, at) - log_density(odds, temperature, at)).mean()
@@ -82,7 +84,9 @@ def assert_mean(draws: Tensor, expected: float):
 
 @pytest.mark.parametrize(("temperature", "prior"), [(1.0, None), (0.4, None), (0.7, 0.5)])
 def test_the_relaxed_bound_is_the_integral_and_below_the_relaxed_evidence(temperature, prior):
-    """n = 100,000, 4 standard errors: value; gradient with the score and without; K = 200 comes near log p."""
+    """n = 100,000, 4 standard errors: the value; the gradient with and without the score term; K = 200 is close to
+    log p.
+    """
     how = Relaxation(temperature, prior_temperature=prior)
     value, slope, evidence = quadrature(0.3, temperature, prior or temperature)
     assert value < evidence - 0.05
@@ -104,10 +108,9 @@ def discrete_evidence(x):
 
 @pytest.mark.parametrize(("x", "posterior", "exceeds"), [(2.0, -6.0, "relaxed"), (0.5, 0.0, "discrete")])
 def test_relaxed_draws_with_the_categorical_kl_are_no_bound(x, posterior, exceeds):
-    """The bound exceeds log p(x) of the relaxed model at one x, and of the discrete model at an x between the classes.
-
-    n = 100,000: by more than 20 standard errors. Its value is E log p(x | z) less the categorical KL, above the relaxed
-    bound by the difference of the two divergences, to the integral.
+    """It exceeds log p(x) of the relaxed model at one x, and of the discrete model at an x between the classes. n =
+    100,000: by more than 20 standard errors. Its value is E log p(x | z) minus the categorical KL, above the relaxed
+    bound by the difference of the two divergences, by quadrature.
     """
     temperature = 2.0
     value, _, evidence = quadrature(x, temperature, temperature, posterior)
@@ -125,7 +128,7 @@ def test_relaxed_draws_with_the_categorical_kl_are_no_bound(x, posterior, exceed
 
 
 def test_straight_through_is_the_discrete_bound():
-    """n = 50,000, 4 standard errors against the sum over both classes, whatever the temperature; KL in closed form."""
+    """n = 50,000, 4 standard errors, against the sum over both classes, for all temperatures; KL in closed form."""
     model, x = model_of(50_000, 0.3)
     q = torch.tensor([POSTERIOR, 0.0], dtype=F64).softmax(0)
     expected = float((q * Normal(LEVELS, NOISE).log_prob(x[0])).sum()) - categorical_kl()
@@ -144,7 +147,7 @@ def pictures():
 
 
 def test_a_cold_relaxation_in_single_precision_is_finite():
-    """At a temperature of 0.02 shares underflow in float32: their logarithms do not."""
+    """At temperature 0.02 the shares underflow in float32, but their logarithms do not."""
     model, x = pictures()
     with torch.no_grad():
         model.encoder.net.weight.mul_(20)
@@ -156,7 +159,7 @@ def test_a_cold_relaxation_in_single_precision_is_finite():
 
 @pytest.mark.parametrize("kind", ["concrete", "gumbel-softmax", "straight-through"])
 def test_the_objective_cools_and_says_what_it_raises(kind):
-    """The temperature is the step's; the trace's bound is raised; free bits are of each variable."""
+    """The temperature depends on the step; the trace's bound is maximised; free bits are per variable."""
     model, x = pictures()
     how = Relaxation(cooling(1.0, 0.25, 4), kind)
     objective, bound = (
@@ -176,7 +179,7 @@ def test_the_objective_cools_and_says_what_it_raises(kind):
 
 
 def test_the_doubly_reparameterized_gradient_of_a_relaxed_bound():
-    """Concrete draws have a path: the encoder descends `dreg` of the relaxed trace."""
+    """Concrete draws are reparameterized: the encoder descends `dreg` of the relaxed trace."""
     model, x = pictures()
     objective = Variational(model, iwae, samples=4, gradient="dreg", relaxation=Relaxation(0.5))
     torch.manual_seed(3)
@@ -228,7 +231,7 @@ class Unit(nn.Module):
 
 
 def test_rounded_relaxed_draws_follow_the_logits():
-    """n = 60,000, 5 standard errors: the largest of four shares, at any temperature."""
+    """n = 60,000, 5 standard errors: the largest of four shares, at all temperatures."""
     model, _ = pictures()
     x = (torch.arange(5) % 2.0).expand(20_000, 5)
     seen = []

@@ -1,4 +1,4 @@
-"""Findings in words, as JSON and on the page; the page as a phone shows it."""
+"""Findings in text, as JSON and on the page; the page on a phone."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_finding_in_words(finding, words):
 
 
 def test_loss_and_spread_of_a_finding():
-    """Of Wilson's interval of 50 in 100 the error is, to first order, sqrt(0.25 / 100)."""
+    """For Wilson's interval of 50 in 100 the error is, to first order, sqrt(0.25 / 100)."""
     losses = [Finding("k", "n", 0.25, best=best).loss() for best in ("low", "high", 1.0, None)]
     assert losses == [0.25, -0.25, 0.75, 0.0]
     assert Finding("k", "n", 1.0, 0.2).spread == 0.2
@@ -94,7 +94,7 @@ def page_of(tmp_path, parts, **more):
 
 
 def test_nothing_of_a_users_is_markup(tmp_path):
-    """Names, notes, captions, cells and code come out as they went in; of plots, drawn by us, the tags stay."""
+    """Names, notes, captions, cells and code appear literally; the tags of plots, which jensen draws, are kept."""
     part = Part(
         EVIL,
         EVIL,
@@ -166,12 +166,12 @@ def test_a_single_line_needs_no_legend_and_two_have_one():
 
 
 def test_a_narrow_logarithmic_axis_has_ticks():
-    """From 0.1 to 0.3 there is one power of ten: 1, 2 and 5 of each are shown."""
+    """From 0.1 to 0.3 there is only one power of ten, so ticks are at 1, 2 and 5 times powers of ten."""
     assert {">0.1</text>", ">0.2</text>"} <= set(re.findall(r">[^<>]*</text>", PLOTS["log"]))
 
 
 def test_a_bar_is_as_high_as_its_share():
-    """Heights of the two bars, of 20 and 80 percent, as 1 to 4."""
+    """The heights of bars of 20 and 80 percent have the ratio 1 to 4."""
     svg = plots.shares([0.2, 0.8], [0.5, 0.5], title="t")
     boxes = re.findall(rf'<path d="([^"]*)"[^>]*style="fill: {plots.BLUE}', svg)
     spans = [[float(y) for y in re.findall(r"[ML] [\d.]+ ([\d.]+)", box)] for box in boxes]

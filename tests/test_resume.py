@@ -1,4 +1,4 @@
-"""Resuming a run: errors that are raised before anything is written, longer runs, messages for a broken folder."""
+"""Resuming a run: errors before anything is written, longer runs, messages for damaged folders."""
 
 from __future__ import annotations
 
@@ -72,7 +72,9 @@ def copy_of(run, tmp_path):
 
 
 def test_a_run_that_goes_on_is_the_longer_run_where_their_rates_agree(tmp_path):
-    """Warmed up and constant until the very end: 4 steps and then up to 10 are, bit for bit, 10."""
+    """With a learning rate that is warmed up and constant until the very end, 4 steps continued to 10 equal 10 steps
+    bit for bit.
+    """
     flat = ("--no-evaluate", "--set", "training.decay=1e-9")
     assert main(words(tmp_path / "long", *flat, steps=10)) == 0
     assert main(words(tmp_path / "short", *flat)) == 0
@@ -89,7 +91,9 @@ def test_a_run_that_goes_on_is_the_longer_run_where_their_rates_agree(tmp_path):
 
 
 def test_rates_from_there_on_are_those_of_the_longer_run(copy_of):
-    """At its end the short run's rate was almost 0; at that step of the longer run it is at its peak."""
+    """At the end of the short run the learning rate was almost 0; continued to more steps, it is that of the longer
+    run, at its peak.
+    """
 
     def rate_at(step):
         saved = torch.load(copy_of / "state" / f"{step:09d}.pt", weights_only=True)
@@ -115,7 +119,9 @@ def test_what_was_judged_goes_with_the_weights_that_were(copy_of):
 
 @pytest.mark.parametrize("reached", [6, 8])
 def test_a_longer_run_that_is_stopped_keeps_the_weights_and_what_was_judged(capsys, copy_of, monkeypatch, reached):
-    """In the middle, and between its last checkpoint and its weights; the end replaces them, the evaluation too."""
+    """If it is stopped in the middle, or between its last checkpoint and its weights; finishing replaces them and
+    the evaluation.
+    """
 
     def until_six(state, *more):
         return descend(state, *more) if state.step < 6 else stop()
@@ -252,7 +258,7 @@ def test_a_model_of_low_precision_is_opened_as_it_was_averaged(tmp_path, monkeyp
 
 @contextmanager
 def anybody():
-    """Without root's right to write anywhere."""
+    """Runs without root's permission to write everywhere."""
     root = os.geteuid() == 0
     if root:
         os.seteuid(65534)
@@ -264,7 +270,7 @@ def anybody():
 
 
 def test_a_folder_that_cannot_be_written_is_refused_at_the_start(capsys, copy_of, tmp_path, monkeypatch):
-    """To train, to go on and to judge; nothing is drawn or computed first."""
+    """For training, resuming and evaluating; before anything is drawn or computed."""
 
     def drawn(*_):
         raise AssertionError("work has begun")
@@ -364,7 +370,9 @@ def test_a_run_that_fails_later_keeps_its_folder(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_new_noise_after_a_change_of_processes_depends_on_the_seed(tmp_path, seed):
-    """Of what two processes left, the first one's buffers go on; noise is a function of (seed, step, processes)."""
+    """After a run with two processes, the buffers of the first are kept; the noise is a function of (seed, step,
+    number of processes).
+    """
     assert main(words(tmp_path / "run", "--no-evaluate", "--seed", str(seed))) == 0
     path = tmp_path / "run" / "state" / "000000004.pt"
     saved = torch.load(path, weights_only=True)

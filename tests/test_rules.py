@@ -1,4 +1,4 @@
-"""The step of each update rule on a game of a generator and a critic, by hand."""
+"""The steps of all update rules for a game of a generator and a critic, computed by hand."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ F64 = torch.float64
 
 @pytest.fixture(autouse=True)
 def _double():
-    """Everything here is in double precision, from one seed."""
+    """All tests of this file use double precision and the same seed."""
     torch.set_default_dtype(F64)
     torch.manual_seed(0)
     yield
@@ -27,7 +27,7 @@ def _double():
 
 
 class Quiet(nn.Module):
-    """A generator whose noise is always the same, so that a step can be repeated by hand."""
+    """A generator with fixed noise, so that a step can be repeated by hand."""
 
     def __init__(self, model):
         super().__init__()
@@ -51,13 +51,15 @@ ORDER = ("critic", "generator")
 
 
 def weights(objective):
-    """All weights as one vector, the critic's first."""
+    """All weights as a vector, the critic's first."""
     players = objective.players()
     return torch.cat([p.detach().reshape(-1) for name in ORDER for p in players[name]])
 
 
 def field(objective, at, x, players=ORDER):
-    """v at the weights `at`: the gradient of each player's loss written out; 0 for who does not play."""
+    """The field v at the weights `at`: the gradient of each player's loss, computed explicitly; 0 for players that
+    do not move.
+    """
     names = [n for which in ("critic", "model") for n, _ in objective.named_parameters() if n.startswith(which)]
     shapes = [objective.get_parameter(n).shape for n in names]
     values = dict(
@@ -125,7 +127,9 @@ def test_extragradient_by_hand():
 
 
 def test_extragradient_is_every_optimizers_own():
-    """With Adam it is ExtraAdam, whose memory takes both gradients; clip and rate are those of both moves."""
+    """With Adam it is ExtraAdam, whose moments include both gradients; clipping and learning rate apply to both
+    moves.
+    """
     objective, b1, b2, clip = quiet(SIMULTANEOUS), 0.5, 0.9, 0.05
     players = {
         name: Player(ps, torch.optim.Adam(ps, betas=(b1, b2)), lambda step: RATE / (1 + step), clip)
@@ -152,7 +156,7 @@ def test_extragradient_is_every_optimizers_own():
 
 
 def test_extragradient_converges_with_adam_where_descent_does_not():
-    """L = c x y: Adam does not feel c, and the look-ahead must not either."""
+    """L = c x y: Adam is invariant to c, and so must the extrapolation be."""
 
     def last(rule, c):
         objective = Bilinear(c)
@@ -202,7 +206,7 @@ def test_optimistic_by_hand():
 
 
 def test_consensus_by_hand():
-    """v + gamma J^T v, with J written out row by row."""
+    """v + gamma J^T v, with all rows of J written out."""
     gamma = 0.3
     objective = quiet(SIMULTANEOUS)
     w, x = at(objective), next(batches())["x"]

@@ -1,4 +1,4 @@
-"""`jensen evaluate RUN --stability`: the game of the run, as training left it and as training plays it."""
+"""`jensen evaluate RUN --stability`: the game of a run, with its trained weights and its own training step."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SMALL = {"width": 8, "critic_width": 8, "layers": 1, "critic_layers": 1}
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run of the ring with three moves of the critic for each of the generator's, after 30 steps."""
+    """A run on the ring, after 30 steps with three moves of the critic for each of the generator."""
     folder = tmp_path_factory.mktemp("runs") / "ring"
     made = recipe(SMALL, {"critic_steps": 3}, steps=30, rate=3e-3, rates={"critic": 2e-3}, previews=0)
     judging = made.judging.model_copy(update={"samples": 100, "critic_steps": 5})
@@ -59,7 +59,7 @@ def test_it_is_the_game_where_training_left_it(run, found):
 
 
 def test_the_step_is_the_runs_own(run, found):
-    """Its order, 3:1, its rates; alternating once each is another map."""
+    """Its order, 3:1, and its learning rates; alternating single moves is a different map."""
     said = found.details["stability"]["training"]
     assert (said["update"], said["step_size"]) == ("phases", {"generator": 0.003, "critic": 0.002})
     game, batch = game_of(run)

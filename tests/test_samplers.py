@@ -1,4 +1,4 @@
-"""Samplers against exact solutions: orders of convergence, marginals, identities, independence of the batch."""
+"""Samplers against exact solutions: orders of convergence, marginals, identities, independence of rows."""
 
 from __future__ import annotations
 
@@ -45,19 +45,19 @@ def mixture(schedule):
 
 
 def exact_path(oracle, z, times):
-    """The probability-flow ODE's solution at all times, by an adaptive solver to ten digits: (N, B, D)."""
+    """The solution of the probability-flow ODE at all times, by an adaptive solver to ten digits: (N, B, D)."""
     return odeint(lambda t, y: velocity(oracle, y, t), z, times, rtol=1e-10, atol=1e-10)
 
 
 @functools.cache
 def start_and_end(name):
-    """Where the measured paths start, at t = 0.9, and where exactly they are at t = 0.1."""
+    """The initial values of the paths at t = 0.9, and their exact end points at t = 0.1."""
     z = torch.randn(64, 2, dtype=F64, generator=torch.Generator().manual_seed(0))
     return z, exact_path(mixture(SCHEDULES[name]), z, torch.tensor([0.9, 0.1], dtype=F64))[-1]
 
 
 def measured_order(sampler, name, grid="uniform", counts=(32, 64, 128)) -> float:
-    """Least-squares slope of log error against log step, inside (0, 1)."""
+    """The least-squares slope of log error against log step size, inside (0, 1)."""
     schedule = SCHEDULES[name]
     oracle, (z, exact) = mixture(schedule), start_and_end(name)
     span = {"start": 0.9, "end": 0.1}
@@ -81,7 +81,7 @@ def test_orders_of_convergence(name, grid):
 
 @dataclasses.dataclass(frozen=True)
 class WrongIndex(DPMSolver):
-    """Remembers the x of the step before with the lambda of this one: one wrong index."""
+    """Combines the x of the previous step with the lambda of the current one: an off-by-one error."""
 
     def step(self, denoiser, z, t, s, memory, *, cond=None, generator=None):
         z, history = super().step(denoiser, z, t, s, memory, cond=cond, generator=generator)
@@ -90,7 +90,7 @@ class WrongIndex(DPMSolver):
 
 @dataclasses.dataclass(frozen=True)
 class WrongHalf(DPMSolver):
-    """Extrapolates by h / h_prev, without the half."""
+    """Extrapolates by h / h_prev, without the factor one half."""
 
     def step(self, denoiser, z, t, s, memory, *, cond=None, generator=None):
         if memory is not None:
@@ -108,7 +108,7 @@ def test_the_law_catches_a_broken_sampler(broken):
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 @pytest.mark.parametrize("sampler", [DDIM(), Euler(), DPMSolver(), DPMSolver(3), UniPC(), Adams(), Heun()])
 def test_the_ode_is_that_of_the_gaussian(schedule, sampler):
-    """On N(m, v) the flow is affine and known: whiten at t, colour at s."""
+    """For N(m, v) the flow is affine and known: whiten at t, unwhiten at s."""
     oracle = GaussianOracle(torch.tensor([1.0, -2.0]), torch.tensor([0.25, 4.0]), schedule)
     z = torch.randn(8, 2, dtype=F64)
     times = time_grid("uniform", 400, schedule, start=0.9, end=0.1)
@@ -126,7 +126,7 @@ def test_first_order_multistep_is_ddim():
 
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 def test_ddim_with_eta_one_is_ancestral(schedule):
-    """Step for step, with the same noise, on a full grid and on a sub-sequence."""
+    """At each step, with the same noise, on the full time grid and on a subsequence."""
     oracle, z = mixture(schedule), torch.randn(5, 2, dtype=F64)
     full = time_grid("uniform", 24, schedule, end=0.02)
     for times in (full, full[::4]):
@@ -155,8 +155,9 @@ def test_ddim_with_eta_one_is_ancestral(schedule):
     ],
 )
 def test_marginals_on_the_mixture(sampler):
-    """n = 20,000 from t = 0.95 to 0.05 in 200 steps: mean and covariance of the law within 5 standard errors,
-    plus 0.02 for the bias of a step of this size."""
+    """n = 20,000 from t = 0.95 to 0.05 in 200 steps: mean and covariance within 5 standard errors, plus 0.02 for the
+    bias of steps of this size.
+    """
     schedule, n = CosineSchedule(), 20_000
     oracle, rng = mixture(schedule), torch.Generator().manual_seed(4)
     x = oracle.sample(2 * n, generator=rng)
@@ -204,7 +205,7 @@ def test_a_row_does_not_depend_on_its_neighbours(sampler):
 
 @pytest.mark.parametrize("sampler", [DDIM(), DPMSolver(), DPMSolver(3), UniPC(), Adams(), Euler(), Heun()])
 def test_encoding_is_sampling_backwards(sampler):
-    """Encode to t = 0.9 and back: the error falls with the steps, and is small with many."""
+    """Encode to t = 0.9 and decode: the error falls with the number of steps, and is small for many."""
     schedule = CosineSchedule()
     oracle, x = mixture(schedule), torch.randn(8, 2, dtype=F64)
     errors = []
@@ -217,7 +218,7 @@ def test_encoding_is_sampling_backwards(sampler):
 
 
 def test_both_ends_are_reached_from_infinite_log_snr():
-    """From t = 1 (alpha = 0) to t = 0 (sigma = 0) nothing is infinite, and the mixture's moments come out."""
+    """From t = 1 (alpha = 0) to t = 0 (sigma = 0) all values are finite, and the samples have the mixture's moments."""
     for schedule in (CosineSchedule(), RectifiedSchedule()):
         oracle = mixture(schedule)
         z = torch.randn(20_000, 2, dtype=F64)
@@ -291,7 +292,7 @@ def test_other_refusals():
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_orders_of_the_other_samplers(name):
-    """Inside (0, 1): Euler 1, Heun 2; UniPC-p one above p."""
+    """Inside (0, 1): Euler 1, Heun 2; UniPC-p has order p + 1."""
     assert measured_order(Euler(), name) == pytest.approx(1, abs=0.12)
     assert measured_order(Heun(), name) == pytest.approx(2, abs=0.2)
     assert measured_order(UniPC(order=1), name, "log_snr") == pytest.approx(2, abs=0.3)
@@ -300,7 +301,7 @@ def test_orders_of_the_other_samplers(name):
 
 @dataclasses.dataclass(frozen=True)
 class PublishedThird(DPMSolver):
-    """(3M) as its pseudo-code has it: the second divided difference where the second derivative belongs."""
+    """The published pseudo-code of (3M): the second divided difference in place of the second derivative."""
 
     order: int = 3
 
@@ -316,7 +317,7 @@ class PublishedThird(DPMSolver):
 
 
 def order_after_an_exact_start(sampler, schedule, counts=(24, 48, 96)) -> float:
-    """Order of the steps alone: the first three points of the path, and what is remembered of them, are exact."""
+    """The order of the steps alone: the first three points of the path, and their memory, are exact."""
     oracle, z = mixture(schedule), torch.randn(64, 2, dtype=F64, generator=torch.Generator().manual_seed(0))
     errors = []
     for n in counts:
@@ -335,7 +336,7 @@ def order_after_an_exact_start(sampler, schedule, counts=(24, 48, 96)) -> float:
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_the_third_order_needs_twice_the_divided_difference(name):
-    """The parabola's exact integral is of order 3, the published pseudo-code of (3M) stays below 2.5."""
+    """The exact integral of the parabola has order 3; the published pseudo-code of (3M) stays below 2.5."""
     assert order_after_an_exact_start(DPMSolver(order=3), SCHEDULES[name]) == pytest.approx(3, abs=0.25)
     assert order_after_an_exact_start(PublishedThird(), SCHEDULES[name]) < 2.5
 
@@ -384,7 +385,7 @@ def test_karras_grid_is_uniform_in_a_root_of_sigma():
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_orders_of_adams_methods(name):
-    """Inside (0, 1): p without the correction, p + 1 with it, as far as the start lets it be seen."""
+    """Inside (0, 1): p without the corrector, p + 1 with it, as far as the starting steps permit."""
     schedule, span = SCHEDULES[name], {"start": 0.9, "end": 0.1}
     oracle, z = mixture(schedule), torch.randn(64, 2, dtype=F64, generator=torch.Generator().manual_seed(0))
     exact = integrate(UniPC(3), oracle, z, time_grid("log_snr", 1000, schedule, **span))
@@ -406,7 +407,7 @@ def test_adams_of_order_one_without_correction_is_ddim():
 
 @dataclasses.dataclass(eq=False)
 class Polynomial(Denoiser):
-    """A velocity that is a power of u whatever z is, on the straight schedule, where u = t."""
+    """A velocity that is a power of u and does not depend on z, on the rectified schedule, where u = t."""
 
     power: int
 
@@ -421,7 +422,9 @@ class Polynomial(Denoiser):
 
 @pytest.mark.parametrize("order", range(1, 6))
 def test_adams_integrates_the_polynomials_of_its_order(order):
-    """Degree p - 1 exactly by the explicit step, degree p by the corrected one, on unequal steps to both ends."""
+    """Exact for degree p - 1 by the explicit step, and for degree p with the corrector, on unequal steps to both
+    ends.
+    """
     times = torch.tensor([1.0, 0.85, 0.75, 0.6, 0.5, 0.3, 0.15, 0.0], dtype=F64)
     for power, corrected in ((order - 1, False), (order, True)):
         denoiser, memory = Polynomial(power), None

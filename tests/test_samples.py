@@ -1,4 +1,4 @@
-"""Samples that are known: draws of the data, copies, blur, collapse; and what the judges of samples say of them."""
+"""Known samples: draws of the data, copies, blur, collapse; and what the judges of samples report."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ KEYS |= {"c2st", "c2st_auc", "classes", "sharpness"}
 
 
 class Replay(nn.Module):
-    """Draws what it was given."""
+    """A model that returns given samples."""
 
     def __init__(self, x):
         super().__init__()
@@ -60,7 +60,7 @@ def numbers(x, features):
 
 
 def test_other_data_of_the_same_law_are_as_good_as_data(features):
-    """Training digits in the samples' place, n = 500: what has an exact value has it within 4 standard errors."""
+    """Training digits as samples, n = 500: findings with an exact value are within 4 standard errors of it."""
     found = numbers(TRAIN["x"][:500], features)
     assert set(found) == KEYS
     for key, exact in (
@@ -87,8 +87,9 @@ def test_blur_and_collapse_are_seen(features):
 
 
 def test_copies_are_seen_and_so_is_what_is_concentrated():
-    """Of N(0, I) in the plane, n = 400: copies say 1; draws of N(0, I / 9), none of them a copy, more than 1/2, as the
-    page warns; fresh draws 1/2."""
+    """Data N(0, I) in the plane, n = 400: copies have 1; draws of N(0, I / 9), none of them a copy, have more than
+    1/2, as the page warns; fresh draws have 1/2.
+    """
     train, test, fresh = (points(400, seed) for seed in range(3))
     baseline = nearest_distance(test, train)[0]
     found = {
@@ -104,7 +105,9 @@ def test_copies_are_seen_and_so_is_what_is_concentrated():
 
 
 def test_a_model_of_the_training_set_is_at_every_floor_and_found_out():
-    """It draws training digits: within 4 errors of every floor (n = 1,437), and all are copies."""
+    """A model that samples training digits is within 4 standard errors of all floors (n = 1,437), and all its
+    samples are reported as copies.
+    """
     case = case_of(DIGITS, TRAIN["x"], samples=1437)
     part = samples(case)
     assert {f.key for f in part.findings} == KEYS
@@ -120,7 +123,7 @@ def test_a_model_of_the_training_set_is_at_every_floor_and_found_out():
 
 
 def test_the_nearest_training_images_are_shown_below_their_samples():
-    """Of copies the two rows of the sheet are equal."""
+    """For copies the two rows of the sheet are equal."""
     part = nearest(case_of(DIGITS, TRAIN["x"][100:400], samples=300))
     assert part.title == "Nearest training images"
     (picture,) = part.pictures
@@ -146,7 +149,7 @@ def test_points_have_a_plot_of_distances_and_no_pictures_of_them():
 
 @pytest.mark.parametrize("shape", [(1, 4, 4), (1, 1, 8)])
 def test_pictures_without_high_frequencies_have_no_sharpness(shape):
-    """Plain pictures, and pictures a pixel high; all else is found."""
+    """Constant pictures, and pictures one pixel high; all other findings are there."""
     x = torch.randn(60, 1, 1, 1, generator=generator(0)).expand(60, *shape)
     plain = Data("plain", "f", Space(shape), Tensors(x=x), Tensors(x=x.flip(0)))
     found = {f.key: f.value for f in samples(case_of(plain, x, samples=60)).findings}
@@ -174,8 +177,9 @@ def rows(n, shift, seed):
 
 
 def test_a_fresh_discriminator_of_two_gaussians_one_apart():
-    """The best is right with probability Phi(1/2), and its AUC is Phi(1 / sqrt 2), the latter wherever its threshold
-    stands after its last batches: n = 4,000 tried, within 4 standard errors and a percent that a network loses."""
+    """The best one is right with probability Phi(1/2), and its AUC is Phi(1 / sqrt 2), independent of its threshold:
+    n = 4,000 test rows, within 4 standard errors and a percent for the network.
+    """
     found = discriminate((rows(4000, 0, 0), rows(2000, 0, 1)), (rows(4000, 1, 2), rows(2000, 1, 3)), steps=200)
     best = norm.cdf(0.5)
     assert found.accuracy.value == pytest.approx(best, abs=4 * math.sqrt(best * (1 - best) / 4000) + 0.01)

@@ -1,4 +1,4 @@
-"""Schedules against their closed forms, the process against Bayes' rule."""
+"""Schedules against their closed forms, and the process against Bayes' rule."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ T = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
 
 
 def learned(seed: int, size: float = 1.0, **settings) -> LearnedSchedule:
-    """A learned schedule somewhere on its way: every parameter of the interior moved by a normal draw."""
+    """A partly trained learned schedule: all interior parameters are changed by a normal draw."""
     schedule = LearnedSchedule(9.0, -6.0, **settings)
     rng = generator(seed)
     with torch.no_grad():
@@ -83,7 +83,7 @@ def test_linear_is_the_limit_of_a_thousand_betas():
 
 
 class Rising(Schedule):
-    """Time runs the wrong way."""
+    """A schedule whose log-SNR increases with time."""
 
     def log_snr(self, t):
         return 10 * t - 5
@@ -107,8 +107,9 @@ def test_cosine_values():
 
 @named
 def test_slopes_are_derivatives(schedule):
-    """Central differences of step 1e-5 in float64, whose own error is of order 1e-10 of the third derivative; between
-    the levels of betas, where the slope jumps."""
+    """Central differences with step 1e-5 in float64, whose error is 1e-10 times the third derivative; at times
+    between the levels of betas, where the slope jumps.
+    """
     t = torch.linspace(0.1, 0.9, 17, dtype=torch.float64) + 4e-4
     difference = (schedule.log_snr(t + 1e-5) - schedule.log_snr(t - 1e-5)) / 2e-5
     torch.testing.assert_close(schedule.log_snr_slope(t), difference, rtol=1e-6, atol=1e-8)
@@ -173,7 +174,9 @@ def test_ends_that_move_stay_in_order():
 
 
 def test_a_network_is_told_the_noise_level_of_a_schedule_that_moves():
-    """The clock is the log-SNR's place between the first end points, so that it means the same after a move."""
+    """The network gets the position of the log-SNR between the initial end points, which has the same meaning after
+    training.
+    """
     before, after = learned(2, learn_ends=True), learned(3, learn_ends=True)
     with torch.no_grad():
         after.lowest.fill_(-7.0)
@@ -197,7 +200,9 @@ LEVELS = torch.tensor([0.1, 0.2, 0.45, 0.7, 0.95], dtype=torch.float64)
 @pytest.mark.parametrize("schedule", [CosineSchedule(), LinearSchedule(), RectifiedSchedule()])
 @pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
 def test_the_implicit_family_has_the_marginals_of_the_process(schedule, eta):
-    """From the last level down, q(z_s | x) is the integral of q(z_s | z_t, x) q(z_t | x): its mean is affine in z_t."""
+    """Recursively from the last level, q(z_s | x) is the integral of q(z_s | z_t, x) q(z_t | x): its mean is affine
+    in z_t.
+    """
     family, x = ImplicitProcess.of_eta(schedule, LEVELS, eta), torch.randn(6, 2, dtype=torch.float64)
     q = family.marginal(x, len(LEVELS) - 1)
     for level in range(len(LEVELS) - 1, 0, -1):
@@ -211,7 +216,7 @@ def test_the_implicit_family_has_the_marginals_of_the_process(schedule, eta):
 
 @pytest.mark.parametrize("schedule", [CosineSchedule(), VarianceExploding(0.1, 10.0)])
 def test_forward_and_backward_of_the_family_are_bayes_rule(schedule):
-    """q(z_t | z_s, x) q(z_s | x) = q(z_s | z_t, x) q(z_t | x), at deviations of anybody's choice."""
+    """q(z_t | z_s, x) q(z_s | x) = q(z_s | z_t, x) q(z_t | x), for arbitrary standard deviations."""
     _, sigma = schedule.alpha_sigma(LEVELS)
     family = ImplicitProcess(schedule, LEVELS, torch.cat([sigma[:1], sigma[:-1] * 0.7]))
     x, z_s, z_t = torch.randn(3, 50, 2, dtype=torch.float64)
@@ -240,7 +245,9 @@ def test_only_the_markov_member_of_the_family_forgets_x(schedule):
 
 @pytest.mark.parametrize("eta", [0.0, 0.6, 1.0])
 def test_the_sampler_draws_from_the_family_at_its_prediction(eta):
-    """A step of DDIM(eta) is a draw of q(z_s | z_t, x = f(z_t)), with the same noise; the last is N(f(z), d_1^2)."""
+    """A step of DDIM(eta) is a draw of q(z_s | z_t, x = f(z_t)), with the same noise; the last step is N(f(z),
+    d_1^2).
+    """
     schedule = CosineSchedule()
     oracle = GaussianOracle(torch.tensor([0.5, -1.0]), torch.tensor([0.3, 2.0]), schedule)
     family, z = ImplicitProcess.of_eta(schedule, LEVELS, eta), torch.randn(5, 2, dtype=torch.float64)

@@ -32,7 +32,7 @@ F64 = torch.float64
 
 
 class Mixture:
-    """Two Gaussians with diagonal covariances, noised by sigma."""
+    """Two Gaussians with diagonal covariances, with noise of standard deviation sigma added."""
 
     def __init__(self, means, deviations, sigma=0.0):
         self.weights = torch.tensor([0.3, 0.7], dtype=F64)
@@ -56,7 +56,7 @@ def plane(**settings):
 
 
 def nodes(d, step=0.15, reach=7.5):
-    """Points of the trapezoidal rule and the volume of each: exact to rounding for what falls off like a Gaussian."""
+    """Points and weights of the trapezoidal rule, exact to rounding for functions that decay like a Gaussian."""
     axis = torch.arange(-reach, reach, step, dtype=F64)
     return torch.cartesian_prod(*[axis] * d).reshape(-1, d), step**d
 
@@ -81,7 +81,9 @@ EVERY_SLICE = {
 
 @pytest.mark.parametrize("loss", EVERY_SLICE.values(), ids=EVERY_SLICE)
 def test_implicit_and_sliced_are_explicit_less_a_constant(loss):
-    """On a mixture in the plane, expectations by quadrature (over slices by all four): value and gradient to 1e-10."""
+    """On a mixture in the plane, with expectations by quadrature (over slices by all four): value and gradient to
+    1e-10.
+    """
     p, (x, volume), net = plane(), nodes(2), small_net(2)
     weights = p.log_prob(x).exp() * volume
     assert float(weights.sum()) == pytest.approx(1, abs=1e-12)
@@ -107,7 +109,7 @@ def test_noise_conditional_is_denoising_weighted():
 
 
 def test_the_trace_is_that_of_the_jacobian():
-    """Of pictures, in any number of passes, with and without a graph, and for scores that differentiate themselves."""
+    """For pictures, in several passes, with and without a graph, and for scores that are gradients themselves."""
     net = nn.Sequential(nn.Flatten(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8), nn.Unflatten(1, (2, 2, 2))).double()
     x = torch.randn(5, 2, 2, 2, dtype=F64)
     exact = []
@@ -144,7 +146,9 @@ def test_the_reduced_variance_is_exact():
 
 @pytest.mark.parametrize("law", ["rademacher", "gaussian"])
 def test_slices_are_white(law):
-    """E v = 0 and E v v^T = I for 40,000 slices of two rows, within 5 standard errors; a row is its generator's."""
+    """E v = 0 and E v v^T = I for 40,000 slices of two rows, within 5 standard errors; each row depends on its own
+    generator only.
+    """
     v = slices(torch.zeros(2, 3, dtype=F64), 40_000, law=law, generator=torch.Generator().manual_seed(0))
     assert float(v.mean(0).abs().max()) < 5 * 0.005
     for row in (0, 1):
@@ -189,7 +193,7 @@ def test_refusals_of_the_losses():
 
 
 class Exact(nn.Module):
-    """The noised score of N(0, 1)."""
+    """The score of N(0, 1) with noise added."""
 
     def forward(self, x, sigma, cond=None):
         shift = 0.0 if cond is None else cond
@@ -198,8 +202,9 @@ class Exact(nn.Module):
 
 @pytest.mark.parametrize("denoise", [False, True])
 def test_samples_follow_the_recursion_of_a_gaussian(denoise):
-    """Data N(3, 0.5^2), seen standardised: every move is affine, so the variance of the end is known exactly.
-    n = 40,000, 4 standard errors."""
+    """Standardised data N(3, 0.5^2): all moves are affine, so the final variance is known exactly. n = 40,000, 4
+    standard errors.
+    """
     sigmas, steps, step, n = geometric(1.0, 0.5, 2), 2, 0.1, 40_000
     model = ScoreModel(Exact(), (1,), sigmas, Annealing(step, steps, denoise=denoise, chunk=8192))
     model.centre.fill_(3.0)
@@ -261,9 +266,10 @@ class Affine(nn.Module):
 
 @pytest.mark.parametrize("loss", MATCHING)
 def test_training_finds_the_score_of_the_data(loss):
-    """An affine score on 2,000 points: the minimiser is -(S + sigma^2)^-1 (x - m) with the data's own S and m, in
-    the coordinates of the model; 600 steps of 256 come within 0.05 of entries up to 3.3. Without the noise they would
-    be up to 6.5."""
+    """An affine score on 2,000 points: the minimiser is -(S + sigma^2)^-1 (x - m) with the data's mean m and
+    covariance S, in the coordinates of the model; 600 steps with batches of 256 come within 0.05 of entries up to
+    3.3. Without the noise they would be up to 6.5.
+    """
     torch.manual_seed(0)
     x = torch.randn(2000, 2) @ torch.tensor([[1.5, 0.4], [0.0, 0.7]]) + torch.tensor([2.0, -1.0])
     model = ScoreModel(Affine(), (2,), [0.4])
@@ -283,7 +289,8 @@ def test_training_finds_the_score_of_the_data(loss):
 @pytest.mark.parametrize("loss", MATCHING)
 def test_training_losses_are_of_the_noised_density_at_every_level(loss):
     """At the exact score of N(0, 1) the mean losses over 20,000 rows are sigma^2 times their known values: D/2 less
-    sigma^2 E|s|^2 / 2 for denoising, -E|s|^2 / 2 for the others; 5 standard errors. So they part at no level."""
+    sigma^2 E|s|^2 / 2 for denoising, -E|s|^2 / 2 for the others; 5 standard errors, at all noise levels.
+    """
     n, d = 20_000, 2
     model = ScoreModel(Exact(), (d,), [2.0, 0.5])
     x, eps = torch.randn(n, d), torch.randn(n, d)
@@ -334,7 +341,7 @@ def test_refusals_of_the_model():
 
 
 def test_the_local_mixture_is_the_library_s():
-    """The exact answers of this file are those of the denoiser oracle, computed another way."""
+    """The exact answers of this file agree with the denoiser oracle, which computes them differently."""
     p, schedule = plane(sigma=0.3), VarianceExploding()
     oracle = MixtureOracle([0.3, 0.7], plane().means, plane().variances, schedule)
     x = torch.randn(9, 2, dtype=F64, generator=torch.Generator().manual_seed(3))

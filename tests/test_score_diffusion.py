@@ -1,4 +1,4 @@
-"""A score model as a diffusion model: exact scores give the exact denoiser, and the ODE's exact likelihood."""
+"""A score model as a diffusion model: exact scores give the exact denoiser and the exact likelihood of the ODE."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jensen.score import annealed_variance, geometric
 
 
 class GaussianScore(nn.Module):
-    """Of data N(0, 0.49) noised by sigma."""
+    """The score of data N(0, 0.49) with noise of standard deviation sigma."""
 
     def forward(self, z, sigma):
         return -z / (0.49 + sigma[:, None] ** 2)
@@ -50,7 +50,9 @@ def test_one_level_is_no_diffusion():
 
 
 def test_a_diffusions_samplers_draw_from_a_score_model():
-    """Bit for bit as its diffusion model; a row is a function of its generator alone, conditions reach the network."""
+    """Bit for bit as its diffusion model; each row depends on its own generator only, and conditions reach the
+    network.
+    """
     ours, settings = model(), {"sampler": "ddim", "steps": 8, "denoise": True}
     ours.sampling, seen = Annealing(chunk=4), []
     made = ours.sample(6, generator=generators(0, range(6)), on_chunk=seen.append, **settings)
@@ -75,8 +77,10 @@ def test_a_diffusions_samplers_draw_from_a_score_model():
 
 @pytest.mark.parametrize("sampler", ["dpm++", "dpm++3", "unipc", "adams"])
 def test_the_odes_samplers_beat_langevin_at_a_quarter_of_the_evaluations(sampler):
-    """Data N(0, v) with the exact score: a linear sampler's variance is that of the start, 1 + 20^2, times the square
-    of its gain, which is what it makes of 1. At 80 evaluations its error is below a quarter of Langevin's at 320."""
+    """Data N(0, v) with the exact score: a linear sampler multiplies the initial variance, 1 + 20^2, by the square
+    of its gain, which is its output for the input 1. With 80 evaluations its error is below a quarter of Langevin's
+    with 320.
+    """
     ladder, evaluations = geometric(20.0, 0.1, 16), 320
 
     class Law(nn.Module):

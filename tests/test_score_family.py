@@ -94,8 +94,9 @@ def test_requests():
 
 @pytest.mark.parametrize(("largest", "smallest", "levels", "steps"), [(8.0, 0.05, 12, 30), (20.0, 0.1, 16, 20)])
 def test_the_presets_annealing_reaches_equilibrium(largest, smallest, levels, steps):
-    """Along every direction of the data from 5 times as wide as the last level to 3 deviations of all numbers: variance
-    v^2 / (v + sigma^2) to 5 percent, with the exact score; with step size 0.1 and 10 moves it is over 50 percent off.
+    """For standard deviations of the data from 5 times the last noise level to 3 overall standard deviations:
+    variance v^2 / (v + sigma^2) to 5 percent, with the exact score; with step size 0.1 and 10 moves it is off by
+    over 50 percent.
     """
     model = score({"largest": largest, "smallest": smallest, "levels": levels}, steps=steps).model(POINTS)
     last, sampling = model.sigmas[-1].item(), model.sampling
@@ -118,7 +119,7 @@ def kernel(density=None, **sampling):
     ("bandwidth", "wanted"), [("silverman", silverman), ("leave-one-out", leave_one_out), (0.3, lambda _: 0.3)]
 )
 def test_a_kernel_density_is_that_of_the_training_points(bandwidth, wanted):
-    """Without players: training leaves it as it was begun. Its log p is the mean of Gaussians by hand."""
+    """Without players, training does not change it. Its log p is the log mean of Gaussians, by hand."""
     model, x = trained(kernel({"bandwidth": bandwidth})), rows().train[torch.arange(60)]["x"]
     assert torch.equal(model.points, x)
     h = wanted(x)
@@ -129,7 +130,7 @@ def test_a_kernel_density_is_that_of_the_training_points(bandwidth, wanted):
 
 
 def test_a_learned_bandwidth_comes_to_the_best_one():
-    """Of the leave-one-out likelihood, 300 steps of 64 points: within 10 percent."""
+    """The optimum of the leave-one-out likelihood, after 300 steps of 64 points: within 10 percent."""
     model = trained(
         kernel({"bandwidth": 1.0, "learned": True}),
         training=Training(steps=300, batch_size=64, rate=0.02, average=0.9, weight_decay=0.0),

@@ -1,4 +1,4 @@
-"""Seeds: all 64 bits count, small ones draw what torch draws, and what is no seed is refused in one sentence."""
+"""Seeds: all 64 bits count, small seeds give torch's draws, and invalid seeds raise an error of one line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BAD = (-1, 2**64, 10**30)
 
 
 def words(rng, n=2000):
-    """24 bits of the Twister's own numbers; 2,000 are more than three times its state."""
+    """24 bits of each output of the Mersenne Twister; 2,000 outputs are more than three times its state."""
     return torch.randint(2**24, (n,), generator=rng)
 
 
@@ -69,7 +69,7 @@ def test_streams_of_small_seeds_are_as_ever_and_of_large_ones_their_own():
 
 
 def test_keyed_generators_are_as_ever():
-    """Half the first 64 bits of the SHA-256 of "5/7038/0", of which torch takes 32."""
+    """The seed is half of the first 64 bits of the SHA-256 of "5/7038/0", of which torch uses 32."""
     (rng,) = generators(5, ["7038"])
     assert torch.equal(words(rng), words(torch.Generator().manual_seed(3677540518543268384)))
     assert derived(5, "7038", 0) >> 1 == 3677540518543268384

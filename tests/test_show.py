@@ -1,5 +1,4 @@
-"""What people see and read back, whatever they call a run and whatever comes out of it: names, commands, numbers,
-pictures."""
+"""What is shown to people and read back, for any run name and any result: names, commands, numbers, pictures."""
 
 from __future__ import annotations
 
@@ -36,7 +35,7 @@ ODD = "[/b] :fire: $x$ it's[red]"  # closes a tag that nobody opened, names an e
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run of an odd name, trained but not judged."""
+    """A trained, unjudged run with an unusual name."""
     out = tmp_path_factory.mktemp("runs") / ODD.replace("/", "|")
     settings = DIFFUSION | {"data.points": 100, "data.test": 60, "judging.bound_steps": 2, "training.batch_size": 8}
     words = words_of(settings | {"training.previews": 0, "sampling.steps": 2})
@@ -45,7 +44,7 @@ def run(tmp_path_factory):
 
 
 def strict(text):
-    """JSON parsed without NaN and Infinity."""
+    """Parses JSON without NaN and Infinity."""
 
     def never(word):
         raise AssertionError(f"{word} is no JSON")
@@ -58,7 +57,7 @@ def strict(text):
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_a_name_is_shown_as_it_is(monkeypatch, tmp_path, terminal):
-    """Lines, rows, tables and bars: no bracket, colon or dollar of a name is a command."""
+    """In lines, rows, tables and bars, brackets, colons and dollars of a name are literal."""
     out = io.StringIO()
     settings = {"file": out, "width": 200, "soft_wrap": True, "force_terminal": terminal, "color_system": None}
     monkeypatch.setattr(show, "console", show.plain_console(**settings))
@@ -77,7 +76,7 @@ def test_a_name_is_shown_as_it_is(monkeypatch, tmp_path, terminal):
 
 
 def test_a_run_of_an_odd_name_is_judged_and_drawn_by_its_own_hints(run, tmp_path, capsys):
-    """What is printed as a command is split by a shell into the words that work."""
+    """The printed commands work when a shell splits them."""
     capsys.readouterr()
     assert main(["evaluate", str(run)]) == 0
     said = dict(re.findall(r"^(look at|numbers|draw) +(.*)$", capsys.readouterr().out, re.MULTILINE))
@@ -105,7 +104,7 @@ def test_runs_of_odd_names_are_compared(run, tmp_path, capsys, monkeypatch):
 
 
 def test_every_line_of_a_plot_is_in_its_legend():
-    """Names as they are; as many as there are."""
+    """With literal names, one entry per line."""
     names = ["_hidden", "a $b$ c", r"$\frac", *"defg"]
     drawn = plots.curves([1, 2], {name: [1.0, 2.0] for name in names}, title="t", xlabel="x")
     assert re.findall(r"<text[^>]*>([^<]*)</text>", drawn)[-len(names) :] == names
@@ -142,7 +141,7 @@ def test_a_journal_is_json_and_comes_back(tmp_path):
 
 
 def test_an_evaluation_with_an_infinity_is_json_and_can_be_compared(run, tmp_path, monkeypatch):
-    """A bound of minus infinity is one, on disk, in `compare`'s table and in its own JSON."""
+    """A bound of minus infinity is saved, shown in the table of `compare`, and written to its JSON."""
     facts = {"kind": "lower bound", "measure": "density", "dims": 2}
     diverged = Finding("worst", "a bound that diverged", -math.inf, 0.1, best="high", form="nats", facts=facts)
     monkeypatch.setitem(JUDGES, "worst", lambda case: Part("Worst", findings=[diverged]))
@@ -163,7 +162,7 @@ def test_an_evaluation_with_an_infinity_is_json_and_can_be_compared(run, tmp_pat
 
 
 def test_what_is_not_finite_is_no_picture(run, tmp_path, capsys, monkeypatch):
-    """NaN as black, infinity as white and points left out: refused, and nothing is written."""
+    """It would show NaN as black, infinity as white, and omit points: refused, and nothing is written."""
     x = torch.zeros(2, 1, 4, 4)
     assert torch.equal(to_bytes(from_bytes(torch.arange(256, dtype=torch.uint8))), torch.arange(256, dtype=torch.uint8))
     for wrong in (math.nan, math.inf, -math.inf):

@@ -1,4 +1,4 @@
-"""What critics are shown: packs of neighbours, noise, earlier pictures of a pool."""
+"""Inputs of critics: packs of neighbours, noise, a pool of earlier pictures."""
 
 from __future__ import annotations
 
@@ -43,8 +43,9 @@ def test_packs_are_neighbours_along_channels():
 
 
 def test_a_critic_of_packs_measures_the_product():
-    """The sum of log-ratios over a pack is the best critic of p^m: its divergence is that of Gaussians m^(1/2) times as
-    far apart. n = 20,000 packs of 3, 4 standard errors."""
+    """The best critic of p^m is the sum of log-ratios over a pack: its divergence is that of Gaussians m^(1/2) times
+    as far apart. n = 20,000 packs of 3, 4 standard errors.
+    """
     p, q, m = normal(0.0, 1.0), normal(0.7, 1.0), 3
     rng = generator(2)
     x, y = (
@@ -59,7 +60,7 @@ def test_a_critic_of_packs_measures_the_product():
 
 
 def test_instance_noise():
-    """The variance added, n = 100,000 and 4 standard errors; nothing at 0; a row a generator."""
+    """The added variance, n = 100,000, 4 standard errors; none for 0; each row depends on its own generator."""
     x = torch.full((100_000, 1), 3.0, dtype=F64)
     noised = instance_noise(x, 0.5, generator(0))
     assert noised.mean().item() == pytest.approx(3, abs=4 * 0.5 / math.sqrt(100_000))
@@ -87,7 +88,9 @@ def numbered(*numbers):
 
 
 def test_a_pool_fills_then_keeps_for_a_while():
-    """Full, it keeps each place with probability 1 - 1/(2 size) a picture pushed: 4,000 places, 4 standard errors."""
+    """When full, each picture stays with probability 1 - 1/(2 size) per new picture: 4,000 places, 4 standard
+    errors.
+    """
     pool = ImagePool(4, (1, 2, 2))
     fresh = numbered(1, 2, 3)
     assert pool(fresh) is fresh
@@ -109,7 +112,9 @@ def test_a_pool_fills_then_keeps_for_a_while():
 
 
 def test_a_pool_hands_back_half():
-    """n = 20,000: half fresh, the other half evenly from the pool, 4 standard errors; nothing is stored by asking."""
+    """n = 20,000: half are new, the other half uniform from the pool, 4 standard errors; reading does not store
+    anything.
+    """
     pool = ImagePool(4, (1, 2, 2))
     pool.push(numbered(1, 2, 3, 4))
     state = {k: v.clone() for k, v in pool.state_dict().items()}

@@ -1,4 +1,4 @@
-"""Data sources: what their settings tell holds of what they open; laws, levels, splits, fingerprints."""
+"""Data sources: the spaces that their settings state, distributions, levels, splits, fingerprints."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ SOURCES = {
 
 
 def idx(path, array, packed=False):
-    """Write an IDX file of bytes; returns its name."""
+    """Writes an IDX file of bytes and returns its name."""
     raw = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.astype("u1").tobytes()
     path.write_bytes(gzip.compress(raw, mtime=0) if packed else raw)
     return str(path)
@@ -149,8 +149,9 @@ LAWS = [Moons(noise=0.15), Ring(std=0.12, balance=0.3), Grid(side=3, std=0.2, ba
 @pytest.mark.parametrize("sigma", [0.0, 0.25])
 @pytest.mark.parametrize("source", LAWS, ids=lambda source: source.kind)
 def test_a_density_integrates_to_one_and_is_that_of_the_points(source, sigma):
-    """The sum over a grid finer than half the law's width is exact to far below 1e-6; moments within 4 standard
-    errors of 20,000 points with noise of sigma added."""
+    """The sum over a grid finer than half the width of the density is exact to far below 1e-6; moments are within 4
+    standard errors for 20,000 points with noise of standard deviation sigma.
+    """
     law = source.model_copy(update={"points": 20_000}).open(0)
     step = 0.06
     line = torch.arange(-5, 5, step, dtype=torch.float64)
@@ -166,7 +167,7 @@ def test_a_density_integrates_to_one_and_is_that_of_the_points(source, sigma):
 
 @pytest.mark.parametrize("source", LAWS, ids=lambda source: source.kind)
 def test_the_density_with_noise_is_the_convolution(source):
-    """Of the density itself with a Gaussian, by Gauss-Hermite quadrature of 100 nodes along each axis."""
+    """Of the density with a Gaussian, by Gauss-Hermite quadrature with 100 nodes per axis."""
     log_p, sigma = source.open(0).truths.log_p, 0.2
     nodes, weights = np.polynomial.hermite_e.hermegauss(100)
     nodes, weights = torch.from_numpy(nodes), torch.from_numpy(weights / math.sqrt(2 * math.pi))

@@ -1,4 +1,4 @@
-"""Spaces and conditions: names to numbers and back, levels."""
+"""Spaces and conditions: class names as numbers and back, levels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Disentanglement of codes whose scores are known, and a run on sprites that is judged by it."""
+"""Disentanglement of codes with known scores, and a run on sprites that is judged by it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SCORES = ("mig", "dci_disentanglement", "dci_completeness", "dci_informativeness
 
 @pytest.fixture(scope="module")
 def data():
-    """A grid all of whose pictures differ, so that a picture tells its factors."""
+    """A grid of factors whose pictures all differ, so that a picture determines its factors."""
     found = SOURCE.open(0)
     x = found.truths.factors.x.flatten(1)
     assert len(x.unique(dim=0)) == len(x) == 3 * 2 * 2 * 4 * 4
@@ -34,7 +34,7 @@ def data():
 
 
 class Lookup(nn.Module):
-    """Looks a picture up and gives its code, (means, log variances)."""
+    """An encoder that looks up the code of a picture, (means, log variances)."""
 
     def __init__(self, pictures: Tensor, codes: Tensor):
         super().__init__()
@@ -46,7 +46,7 @@ class Lookup(nn.Module):
 
 
 def judged(data, codes):
-    """The judgement of a VAE whose posterior means are these, one row a picture of the grid."""
+    """The judgement of a VAE with these posterior means, one row per picture of the grid."""
     x = data.truths.factors.x
     decoder = nn.Sequential(nn.Linear(codes.shape[1], x[0].numel()), nn.Unflatten(-1, x.shape[1:]))
     model = VAE(
@@ -58,7 +58,7 @@ def judged(data, codes):
 
 
 def test_one_latent_a_factor_scores_one(data):
-    """Factors scaled, turned over and in another order, two latents that say nothing beside them: 1 by every score."""
+    """Scaled, negated and permuted factors plus two constant latents: all scores are 1."""
     factors = data.truths.factors.values
     codes = torch.zeros(len(factors), 7)
     codes[:, [4, 0, 6, 2, 3]] = factors * torch.tensor([-0.5, 1.5, 2.0, -1.0, 0.3])
@@ -71,7 +71,7 @@ def test_one_latent_a_factor_scores_one(data):
 
 
 def test_factors_spread_over_latents_and_no_factors_score_less(data):
-    """Each factor written twice has no gap, but is predicted and held; codes dealt out anew tell what chance tells."""
+    """Each factor in two latents has no gap, but is predicted and held fixed; permuted codes score at chance."""
     factors = data.truths.factors.values
     twice = Evaluation([judged(data, torch.cat([factors, -factors], 1))])
     assert twice["mig"].value == pytest.approx(0, abs=1e-9)

@@ -1,4 +1,4 @@
-"""Linearisations of games: autograd, differences, dense and Arnoldi agree; nothing is moved, nothing is random."""
+"""Linearisations of games: autograd, differences, dense and Arnoldi methods agree; nothing is changed or random."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def net(*layers):
 
 
 def gan(act=nn.Tanh, width=4, **words):
-    """A GAN of the plane: 9 width + 3 weights; noise z, and instance noise besides."""
+    """A GAN in the plane with 9 width + 3 weights, noise z and instance noise."""
     torch.manual_seed(1)
     generator = net(nn.Linear(2, width), act(), nn.Linear(width, 2))
     critic = net(nn.Linear(2, width), act(), nn.Linear(width, 1), nn.Flatten(0))
@@ -69,7 +69,7 @@ def nearest(found, among):
 
 
 class Quadratic(Objective):
-    """Players a and b of two weights each, every loss a quadratic: the field is K w with any K."""
+    """Players a and b with two weights each and quadratic losses: the field is K w for any K."""
 
     phases = (Phase(("a",)), Phase(("b",)))
 
@@ -94,7 +94,7 @@ class Quadratic(Objective):
 
 
 class Small(Objective):
-    """Players p0, p1, ... of one vector each, which start at 0, with any losses of them all."""
+    """Players p0, p1, ..., each one vector, initially 0, with arbitrary losses of all of them."""
 
     def __init__(self, sizes, losses):
         super().__init__()
@@ -114,7 +114,7 @@ def bilinear():
 
 
 def linear(k):
-    """One weight a player, and the field K w."""
+    """One weight per player, and the field K w."""
 
     def loss(i):
         return lambda *w: sum(k[i, j] * w[i] * w[j] / (1 + (i == j)) for j in range(len(k)))
@@ -131,7 +131,7 @@ def symmetric_blocks(seed):
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_linear_field_of_two_players(seed):
-    """Every operator of a quadratic game against its matrix by hand, to 1e-10."""
+    """All operators of a quadratic game against their matrices by hand, to 1e-10."""
     k, h = symmetric_blocks(seed), 0.2
     game, eye = Quadratic(k), torch.eye(4, dtype=F64)
     w = torch.tensor([0.3, -1.0, 2.0, 0.7], dtype=F64)
@@ -161,7 +161,9 @@ def test_a_linear_field_of_two_players(seed):
 
 
 def test_verdicts_of_known_spectra():
-    """A sink, a source, a centre, a saddle: by the flow, and by simultaneous steps below and above the step limit."""
+    """A sink, a source, a centre, a saddle: for the flow, and for simultaneous steps below and above the limit of
+    the step size.
+    """
 
     def spiral(real, imaginary):
         return torch.tensor(
@@ -185,7 +187,7 @@ def test_verdicts_of_known_spectra():
 
 @pytest.mark.parametrize("update", ["simultaneous", "alternating", "phases", "extragradient", "optimistic"])
 def test_a_steps_jacobian_is_the_product_of_its_players_moves(update):
-    """Of a network GAN at no equilibrium, through second derivatives by autograd where the step is made of them."""
+    """For a network GAN away from equilibrium, through second derivatives by autograd."""
     game, batch, h = gan(phases=alternating(2)), data(), 0.3
     found = eigenvalues(game, update, step_size=h, batch=batch)
     frozen = Frozen(game, batch)
@@ -223,7 +225,7 @@ def test_a_steps_jacobian_is_the_product_of_its_players_moves(update):
 
 
 def test_the_consensus_field_is_a_numerical_derivative():
-    """One step of consensus moves by -h (v + gamma grad |v|^2 / 2), the gradient by differences."""
+    """A consensus step is -h (v + gamma grad |v|^2 / 2), with the gradient by differences."""
     game, batch, gamma, h = gan(phases=SIMULTANEOUS), data(), 0.7, 0.1
     frozen = Frozen(game, batch)
     at = frozen.weights
@@ -239,7 +241,7 @@ def test_the_consensus_field_is_a_numerical_derivative():
     [(None, None, "none"), (None, None, "r2"), ("alternating", 0.5, "none"), ("optimistic", 0.5, "none")],
 )
 def test_krylov_equals_dense(update, h, penalty):
-    """On a GAN of 57 weights: those that Arnoldi finds are eigenvalues, and the deciding ones are among them."""
+    """For a GAN with 57 weights: Arnoldi's results are eigenvalues, and include those that determine the verdict."""
     game, batch = gan(width=6, penalty=PENALTIES[penalty]), data()
     whole = stability(game, batch, update, step_size=h)
     some = stability(game, batch, update, step_size=h, top=3, dense=0)
@@ -271,7 +273,9 @@ def test_arnoldi_that_runs_out_says_so():
 
 
 def damped_and_stiff():
-    """-0.001 ten times, -5 +- 3i eight times, -0.01 +- 0.9i, and -0.0015 +- 0.4i, which sets the step."""
+    """Eigenvalues -0.001 (ten times), -5 +- 3i (eight times), -0.01 +- 0.9i, and -0.0015 +- 0.4i, which limits the
+    step size.
+    """
     damping = torch.tensor([0.001] * 10 + [5.0] * 8 + [0.01, 0.0015], dtype=F64)
     turning = torch.tensor([0.0] * 10 + [3.0] * 8 + [0.9, 0.4], dtype=F64)
     return Small(
@@ -285,9 +289,8 @@ def damped_and_stiff():
 
 @pytest.mark.parametrize("top", [1, 6])
 def test_the_step_limit_of_a_large_game_is_set_by_eigenvalues_that_do_not_lead(top):
-    """2 |Re| / |lambda|^2 of -0.0015 +- 0.4i: Arnoldi meets it only where steps that suit the others blow it up.
-
-    With one eigenvalue at a time that takes two rounds: -0.01 +- 0.9i grows faster, and hides it in the first.
+    """2 |Re| / |lambda|^2 of -0.0015 +- 0.4i: Arnoldi finds this pair only with step sizes at which it grows. With
+    one eigenvalue at a time this takes two rounds: -0.01 +- 0.9i grows faster and hides it in the first.
     """
     limit = 2 * 0.0015 / (0.0015**2 + 0.4**2)
     some = stability(damped_and_stiff(), dense=0, top=top, products=600)
@@ -310,7 +313,7 @@ def test_the_step_limit_of_a_small_game_is_set_by_all_eigenvalues():
 @pytest.mark.parametrize("update", [None, "simultaneous"])
 @pytest.mark.parametrize("dense", [0, 400])
 def test_where_nothing_moves_nothing_is_decided(dense, update):
-    """A constant field, whose derivative is 0: no equilibrium, and that is said first."""
+    """A constant field with derivative 0: the report first says that this is no equilibrium."""
     game = Small([2, 3], [lambda x, y: x, lambda x, y: y])
     found = stability(game, update=update, step_size=update and 0.1, dense=dense)
     assert found.verdict == "not an equilibrium; linearised: undecided"
@@ -318,7 +321,7 @@ def test_where_nothing_moves_nothing_is_decided(dense, update):
 
 
 def test_away_from_an_equilibrium_no_verdict_stands_alone():
-    """The field is w - 1 and 2 (w - 1): at w = 0 it is sqrt(5) long, at w = 1 nothing."""
+    """The field is w - 1 and 2 (w - 1): its norm is sqrt(5) at w = 0 and 0 at w = 1."""
     game = Small([1, 1], [lambda x, y: (x - 1) ** 2 / 2, lambda x, y: (y - 1) ** 2])
     for update, h in ((None, None), ("simultaneous", 0.1)):
         start = stability(game, update=update, step_size=h)
@@ -341,7 +344,7 @@ FIVE_TO_ONE = (Phase(("p1",), repeats=5), Phase(("p0",), fresh=False))
 
 @pytest.mark.parametrize(("update", "h"), [("alternating", 2.0), (FIVE_TO_ONE, 2 / math.sqrt(5))])
 def test_a_double_eigenvalue_on_the_circle_is_undecided(update, h):
-    """Both are -1 and one Jordan block: rounding of size e puts one outside by the root of e."""
+    """Both eigenvalues are -1, in one Jordan block: rounding of size e moves one outside by sqrt(e)."""
     found = stability(bilinear(), update=update, step_size=h)
     assert found.verdict == "undecided"
     assert abs(found.leading - 1) < found.tolerance < 1e-3
@@ -350,7 +353,7 @@ def test_a_double_eigenvalue_on_the_circle_is_undecided(update, h):
 
 @pytest.mark.parametrize("n", [2, 3, 4])
 def test_rounding_of_a_nilpotent_jacobian_is_undecided(n):
-    """All eigenvalues are 0, in a rotated basis in which a computer finds the n-th root of its rounding."""
+    """All eigenvalues are 0, in a rotated basis in which they are computed as the n-th root of rounding errors."""
     turn = torch.linalg.qr(torch.randn(n, n, dtype=F64, generator=torch.Generator().manual_seed(0)))[0]
     shift = torch.diag(torch.ones(n - 1, dtype=F64), 1)
     for scale in (1.0, 1e-3, 1e3):
@@ -389,7 +392,7 @@ def test_products_are_told_and_time_is_a_bound(monkeypatch):
 
 
 def test_nothing_is_random_and_nothing_is_moved():
-    """The game, its buffers and torch's generator stay; a seed decides; single precision is no matter."""
+    """The game, its buffers and torch's generator do not change; results depend on the seed; single precision works."""
     game, batch = gan(width=2, penalty=PENALTIES["wgan-gp"]), data()
     before, state = copy.deepcopy(game.state_dict()), torch.get_rng_state()
     first = eigenvalues(game, "alternating", step_size=0.1, batch=batch, seed=1)
@@ -410,7 +413,7 @@ def test_nothing_is_random_and_nothing_is_moved():
 
 
 def test_buffers_that_a_forward_changes_begin_anew():
-    """Batch norm and spectral norm change in forward: every evaluation must see them as they were."""
+    """Batch norm and spectral norm update buffers in forward: all evaluations must start from the same buffers."""
     torch.manual_seed(0)
     critic = net(
         nn.utils.parametrizations.spectral_norm(nn.Linear(2, 4)), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 1)
@@ -427,7 +430,7 @@ def test_buffers_that_a_forward_changes_begin_anew():
 
 
 def test_no_gradient_leaks_between_players():
-    """Scaling one player's loss scales its part of the field alone."""
+    """Scaling the loss of one player scales only its part of the field."""
 
     class Louder(Adversarial):
         def forward(self, players, batch, step):
@@ -443,7 +446,7 @@ def test_no_gradient_leaks_between_players():
 
 
 def test_a_trajectory_is_training():
-    """Against `train_step` by hand on a game without noise; and the flow against small steps of it."""
+    """Against `train_step` in a game without noise; and the flow against small steps."""
     game = Quadratic(symmetric_blocks(4))
     start = torch.tensor([1.0, -0.5, 0.2, 0.8], dtype=F64)
     path = trajectory(game, "phases", {"a": 0.1, "b": 0.2}, 5, start=start)

@@ -1,4 +1,4 @@
-"""Stacked digits: labels that say what the channels are, modes of the right shares, streams that open anywhere."""
+"""Stacked digits: labels of the channels, mode shares, streams that can start at any draw."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BALANCE = 0.125
 
 
 def pool():
-    """Pictures that say their digit and their number: 10 k + i at every pixel, k + 1 of digit k, out of order."""
+    """Pictures that encode digit and index: the value 100 k + i in all pixels, k + 1 pictures of digit k, shuffled."""
     labels = torch.arange(10).repeat_interleave(torch.arange(1, 11))
     order = torch.randperm(len(labels), generator=generator(5))
     number = torch.cat([torch.arange(k + 1) for k in range(10)])

@@ -1,4 +1,4 @@
-"""Training times inside (0, 1) whatever is drawn, and what is singular at an end: refused, or its limit."""
+"""Training times lie inside (0, 1) for all draws; singular end points are refused or replaced by their limit."""
 
 from __future__ import annotations
 
@@ -72,7 +72,9 @@ def test_no_draw_is_an_end_and_each_stays_in_its_stratum(monkeypatch, n, u):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_the_default_dtype_changes_no_draw_but_its_precision(monkeypatch, dtype):
-    """T levels i / T, none of them lost in half precision; a draw of 1 - 2^-53 is none in double."""
+    """T levels i / T, all of them distinct in half precision; a draw of 1 - 2^-53 is not rounded to 1 in double
+    precision.
+    """
     n, single = 1000, [times(1000) for times in (discrete_times(1000), uniform_times, logit_normal_times(2.0, 3.0))]
     monkeypatch.setattr(torch, "rand", lambda n, dtype: torch.full((n,), HIGHEST, dtype=dtype))
     before = torch.get_default_dtype()
@@ -90,7 +92,7 @@ def test_the_default_dtype_changes_no_draw_but_its_precision(monkeypatch, dtype)
 
 
 def test_rounding_down():
-    """Never above, and the next number is; numbers that are there already stay."""
+    """Never above the number, while the next one is; representable numbers do not change."""
     t = torch.rand(2000, dtype=F64)
     down = rounded_down(t, torch.float32)
     assert bool((down <= t).all())
@@ -103,7 +105,7 @@ def test_rounding_down():
 @pytest.mark.parametrize("schedule", [CosineSchedule(), RectifiedSchedule()])
 @pytest.mark.parametrize("output", ["x", "eps", "v", "flow", "edm"])
 def test_every_view_trains_at_the_outermost_draws(monkeypatch, output, schedule, u, dtype):
-    """No draw is one that a view cannot be had at: the loss and its gradient are finite."""
+    """All parametrizations have a finite loss and gradient at the smallest and largest times that can be drawn."""
     objective, x = Denoising(model(output, schedule).to(dtype)), torch.randn(256, 2)
     monkeypatch.setattr(torch, "rand", lambda n, **_: torch.full((n,), u))
     loss = objective(("model",), {"x": x.to(dtype)}, 0)["model"].total
@@ -113,7 +115,7 @@ def test_every_view_trains_at_the_outermost_draws(monkeypatch, output, schedule,
 
 
 def test_the_bound_never_draws_its_last_level(monkeypatch):
-    """Draws as near to it as double precision has them: single precision does not round them onto t = 1."""
+    """The draws nearest to it in double precision are not rounded to t = 1 in single precision."""
     diffusion, x = model("v"), torch.randn(64, 2)
     monkeypatch.setattr(torch.special, "ndtr", lambda z: torch.full_like(z, 1e-15))
     bound(diffusion.denoiser, x, strata=2, samples=1)
@@ -125,7 +127,7 @@ def test_the_bound_never_draws_its_last_level(monkeypatch):
 
 @pytest.mark.parametrize("schedule", [CosineSchedule(), RectifiedSchedule()])
 def test_objectives_say_at_once_what_a_view_cannot_do(schedule):
-    """Levels at t = 1, where alpha = 0, for a network of eps; at t = 0, where sigma = 0, for one of x."""
+    """Levels at t = 1, where alpha = 0, with a network of eps; at t = 0, where sigma = 0, with one of x."""
     eps, x = model("eps", schedule), model("x", schedule)
     late = "finite x and eps, got t = 1, where alpha = 0"
     for refused in (
@@ -165,7 +167,7 @@ def test_guidance_passes_on_what_its_denoiser_cannot_do():
 
 @pytest.mark.parametrize("schedule", [CosineSchedule(), LinearSchedule(), BetaSchedule(torch.full((8,), 0.2))])
 def test_the_implicit_family_leaves_data_exactly(schedule):
-    """From t = 0, where z is alpha x for sure, Bayes' rule is the marginal; the limit from levels a little above."""
+    """From t = 0, where z = alpha x, Bayes' rule gives the marginal; it is the limit from small noise levels."""
     times, x = torch.tensor([0.0, 0.3, 0.8], dtype=F64), torch.randn(5, 2, dtype=F64)
     at_zero = ImplicitProcess.of_eta(schedule, times, 1.0).forward(x, x, 1)
     alpha, sigma = schedule.alpha_sigma(times[1])
@@ -199,7 +201,7 @@ def test_points_without_noise_have_no_density():
 
 @pytest.mark.parametrize("schedule", [LinearSchedule(), CosineSchedule(), RectifiedSchedule()])
 def test_the_inverse_of_the_log_snr_is_clipped(schedule):
-    """Beyond the last level's log-SNR, and at infinity, the time is 1; bisection says so too."""
+    """Beyond the log-SNR of the last level, and at infinity, the time is 1; also by bisection."""
     ends = torch.tensor([math.inf, -60.0, -math.inf], dtype=F64)
     torch.testing.assert_close(schedule.time(ends), torch.tensor([0.0, 1.0, 1.0], dtype=F64), rtol=0, atol=1e-12)
     torch.testing.assert_close(Schedule.time(schedule, ends), schedule.time(ends), rtol=0, atol=1e-12)

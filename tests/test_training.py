@@ -1,4 +1,4 @@
-"""One trainer for every game: gradients stay with their player, updates are what they say, resume is exact."""
+"""One trainer for all games: gradients stay with their player, update rules are correct, resuming is exact."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ def made(name):
 
 @pytest.mark.parametrize(("name", "player"), [(n, "critic" if "gan" in n else "model") for n in GAMES])
 def test_training_lowers_the_loss_it_descends(name, player):
-    """On one batch of 512 and the same noise before and after; a GAN's critic early on, while its rival is far."""
+    """With one batch of 512 and the same noise before and after; for a GAN's critic early in training, while the
+    generator is poor.
+    """
 
     def loss_now(objective):
         torch.manual_seed(7)
@@ -98,7 +100,7 @@ def test_phases_say_who_moves_how_often_and_on_which_batch():
 
 @pytest.mark.parametrize("phases", [Adversarial.ALTERNATING, Adversarial.SIMULTANEOUS])
 def test_no_gradient_leaks_into_another_player(phases):
-    """Each player's step equals one taken with autograd.grad of its own loss by its own parameters alone."""
+    """The step of each player equals one computed with autograd.grad of its loss and parameters alone."""
     torch.manual_seed(0)
     objective = Adversarial(phases)
     reference = copy.deepcopy(objective)
@@ -128,7 +130,7 @@ def test_no_gradient_leaks_into_another_player(phases):
 
 
 class Bilinear(Objective):
-    """min over x, max over y of x y: the field is (y, -x), and plain simultaneous steps spiral out."""
+    """min over x, max over y of x y: the field is (y, -x), and simultaneous gradient steps spiral outwards."""
 
     phases = (Phase(("x", "y")),)
 
@@ -165,7 +167,7 @@ def bilinear_norm(update, h, steps=1, phases=None):
 
 @pytest.mark.parametrize("h", [0.05, 0.3])
 def test_update_rules_on_the_bilinear_game(h):
-    """With w = x + i y the field is -i w; one step multiplies w by a known number."""
+    """With w = x + i y the field is -i w; a step multiplies w by a known number."""
     assert bilinear_norm(descend, h) == pytest.approx(1 + 1j * h, abs=1e-14)
     assert bilinear_norm(extragradient, h) == pytest.approx(1 + 1j * h * (1 + 1j * h), abs=1e-14)
     gamma = 0.7  # |v|^2 / 2 = |w|^2 / 2, so the regulariser adds -h gamma w
@@ -227,7 +229,7 @@ def test_a_loss_that_is_not_finite_stops_before_anything_moves():
 
 
 class Steep(Bilinear):
-    """Finite losses; y's gradient is infinite."""
+    """Finite losses, but an infinite gradient for y."""
 
     def forward(self, players, batch, step):
         return {"x": Loss.of(self.model.x**2), "y": Loss.of((self.y - self.y.detach()).sqrt())}

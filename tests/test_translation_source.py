@@ -1,4 +1,4 @@
-"""Handwritten and printed digits for translation: batches of either side, pairs, sides enlarged by a generator."""
+"""Handwritten and printed digits for translation: unpaired batches, pairs, sides enlarged by generated pictures."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_sides_are_digits_of_one_size():
 
 
 def test_unpaired_batches_are_of_either_side_alone():
-    """256 draws of a side: of 30 pictures nearly all are seen, and no others."""
+    """256 draws per side: nearly all of its 30 pictures, and no others."""
     data = HandwrittenPrinted(handwritten=30, printed=30, jitter=0).open(0)
     for side, x in drawn(data).items():
         whole = rows_of(some(data.train if side == "a" else data.b.train)["x"])
@@ -49,7 +49,7 @@ def test_unpaired_batches_are_of_either_side_alone():
 
 
 def test_pairs_share_their_label_and_use_everything_evenly():
-    """6,400 draws of 4,311 pairs: every printed digit is drawn, and of a handwritten one all three partners."""
+    """6,400 draws of 4,311 pairs: all printed digits occur, and for a handwritten digit all three partners."""
     data = HandwrittenPrinted(printed=300, partners=3, pairing="by-class", jitter=0).open(0)
     found = drawn(data, batches=200)
     labels = {}
@@ -68,7 +68,7 @@ def test_pairs_share_their_label_and_use_everything_evenly():
 
 @pytest.mark.parametrize("settings", [{}, {"pairing": "by-class"}])
 def test_jitter_moves_what_is_trained_on(settings):
-    """64 pictures of either side: as they are without jitter, none as they were with it."""
+    """64 pictures per side: without jitter they equal the data, with jitter none do."""
     still, moved = (HandwrittenPrinted(jitter=amount, **settings).open(0) for amount in (0, 0.07))
     seen = {"still": drawn(still, batches=2), "moved": drawn(moved, batches=2)}
     for side in "ab":
@@ -87,7 +87,7 @@ def test_jitter_moves_what_is_trained_on(settings):
 
 
 class Noise(nn.Module):
-    """Draws noise, also beyond [-1, 1] and between the levels."""
+    """Generates noise, also outside [-1, 1] and between the levels."""
 
     def __init__(self, shape):
         super().__init__()

@@ -65,13 +65,13 @@ def hierarchy(up=((0.0, 0.0, 1.0), (1.0, 0.0, 0.25)), down=((1.0, 0.0, 1.0), (1.
 
 
 def assert_mean(draws, expected, errors=4.0, rounding=0.0):
-    """Equal within this many standard errors."""
+    """The mean is within `errors` standard errors of the expected value, plus rounding."""
     mean, stderr = float(draws.mean()), float(draws.std()) / draws.numel() ** 0.5
     assert abs(mean - expected) < errors * stderr + rounding, (mean, expected, stderr)
 
 
 def trained(objective, x, steps, rate, batch=None, optimizer=torch.optim.Adam, rates=None):
-    """Train on x, whole or in batches; every player's rate falls linearly to 0 over the last nine tenths."""
+    """Train on x in full or in batches; all learning rates fall linearly to 0 over the last nine tenths."""
     budget = Budget(steps=steps)
     players = {
         name: Player(
@@ -91,9 +91,8 @@ def trained(objective, x, steps, rate, batch=None, optimizer=torch.optim.Adam, r
 
 
 def test_a_lower_layers_term_is_no_divergence():
-    """q(z1) = N(0, 1), q(z2 | z1) = N(z1, 1/4), p(z1 | z2) = N(z2, 1): -0.375, where the KL over q(z2) has 0.625.
-
-    n = 200,000, 4 standard errors, with and without asking for closed forms: this term has none.
+    """q(z1) = N(0, 1), q(z2 | z1) = N(z1, 1/4), p(z1 | z2) = N(z2, 1): -0.375, where the KL averaged over q(z2) is
+    0.625. n = 200,000, 4 standard errors, with and without `analytic`: this term has no closed form.
     """
     model, x = hierarchy(), torch.zeros(200_000, 1, dtype=F64)
     with torch.no_grad():
@@ -107,7 +106,10 @@ def test_a_lower_layers_term_is_no_divergence():
 
 
 def test_the_top_layers_divergence_in_closed_form():
-    """KL(N(z1, 1/4) || N(0, 1)) at the draws of z1; over q(z1) = N(0, 1) its mean is 1/2 (1/4 + 1 - 1 + log 4)."""
+    """KL(N(z1, 1/4)
+
+    N(0, 1)) at the draws of z1; its mean over q(z1) = N(0, 1) is 1/2 (1/4 + 1 - 1 + log 4).
+    """
     model, x = hierarchy(), torch.zeros(100_000, 1, dtype=F64)
     with torch.no_grad():
         trace = model.trace(x, analytic=True)
@@ -116,8 +118,9 @@ def test_the_top_layers_divergence_in_closed_form():
 
 
 def test_the_ladder_holds_the_posterior_of_a_linear_chain():
-    """p(x|z1) = N(0.9 z1 + 0.2, 0.5), p(z1|z2) = N(0.8 z2 + 0.1, 0.7): with heads that read the likelihood of z1,
-    and the posterior of z2, every draw's log w is log p(x), and sticking the landing stands still."""
+    """p(x|z1) = N(0.9 z1 + 0.2, 0.5), p(z1|z2) = N(0.8 z2 + 0.1, 0.7): with heads that return the likelihood of z1
+    and the posterior of z2, log w = log p(x) for all draws, and the sticking-the-landing gradient is 0.
+    """
     w, c, s = 0.9, 0.2, 0.5
     v, d, t = 0.8, 0.1, 0.7
     through = w * v, w * d + c, s + w**2 * t  # x given z2
@@ -184,7 +187,7 @@ def test_what_a_vae_is():
 
 
 def test_log_likelihood_of_a_linear_vae_is_the_oracles():
-    """Importance sampling with the encoder, 4 standard errors of each datum's own estimate."""
+    """Importance sampling with the encoder, within 4 standard errors of each datum's estimate."""
     model, x = small(), torch.randn(6, 3, dtype=F64, generator=generator(2))
     oracle = LinearGaussian(model.decoder.net.weight.detach(), model.decoder.net.bias.detach(), 0.49)
     found = model.log_likelihood(x, samples=4000, generator=generator(0))
@@ -268,7 +271,7 @@ def test_a_categorical_divergence_is_exact():
     ids=["elbo", "iwae", "relaxed"],
 )
 def test_a_categorical_vae_learns_the_entropy_of_three_patterns(bound, samples, temperature):
-    """No model beats log p = -log 3; the score function and straight-through draws come within 0.03 of it."""
+    """The optimum is log p = -log 3; score function and straight-through come within 0.03 of it."""
     model = categorical(temperature)
     trained(Variational(model, bound, samples=samples, analytic=bound is elbo), PATTERNS.repeat(8, 1), 250, 0.5)
     bound, evidence = enumerated(model)
@@ -278,16 +281,15 @@ def test_a_categorical_vae_learns_the_entropy_of_three_patterns(bound, samples, 
 
 @torch.no_grad()
 def enumerated(model):
-    """The categorical VAE's exact ELBO and log p(x), (3,), over its three classes."""
+    """The exact ELBO and log p(x), (3,), of the categorical VAE, over its three classes."""
     z = (torch.eye(3)[:, None, None, :].expand(3, 3, 1, 3),)  # every class for every pattern
     joint, log_q = model.log_px(PATTERNS, z) + model.log_prior(z), model.encoder(PATTERNS).log_prob(z[0])
     return (log_q.exp() * (joint - log_q)).sum(0), joint.logsumexp(0)
 
 
 def test_a_linear_vae_trains_to_probabilistic_pca():
-    """Digits, 8 latents: its exact ELBO and its exact log p(x) within 0.05 nat of the closed-form maximum likelihood.
-
-    The pixels are centred, which the model's bias would learn, and of 0 to 4; the noise is learned.
+    """Digits, 8 latents: the exact ELBO and the exact log p(x) are within 0.05 nats of the closed-form maximum.
+    Pixels, from 0 to 4, are centred, since otherwise the bias would have to learn the mean; the noise is learned.
     """
     x = torch.tensor(load_digits().data / 4, dtype=torch.float32)
     x = x - x.mean(0)
@@ -308,9 +310,9 @@ def test_a_linear_vae_trains_to_probabilistic_pca():
 
 @pytest.mark.parametrize("layers", [1, 2])
 def test_a_learned_prior_matches_the_moments_of_the_aggregate_posterior(layers):
-    r"""With all else fixed the best N(m, s^2 I) has m = mean E[z | x] and s^2 = mean (Var[z | x] + (E[z | x] - m)^2).
-
-    Of a hierarchy the top layer's prior, whose q(z2 | z1) is here the same for all data. To 1e-4, closed forms alone.
+    """With all other parameters fixed the best N(m, s^2 I) has m = mean E[z | x] and s^2 = mean (Var[z | x] + (E[z |
+    x] - m)^2). For a hierarchy this is the prior of the top layer, whose q(z2 | z1) is here the same for all data.
+    To 1e-4, by closed forms only.
     """
     x = draws(20, 1)
     if layers == 1:
@@ -334,9 +336,9 @@ def test_a_learned_prior_matches_the_moments_of_the_aggregate_posterior(layers):
 
 
 def test_beta_as_a_constraint_reaches_the_rate_distortion_function():
-    """Variances 4 and 1/4, unit noise, 1 nat: reverse water-filling spends it all on the first, down to 4 e^-2.
-
-    There the KL is the rate, the reconstruction -(4 e^-2 + 1/4)/2 - log 2 pi, and the multiplier 4 e^-2; within 2%.
+    """Variances 4 and 1/4, unit noise, 1 nat: reverse water-filling spends all of it on the first, which is left
+    with 4 e^-2. Then the KL is the rate, the reconstruction is -(4 e^-2 + 1/4)/2 - log 2 pi, and the multiplier 4
+    e^-2; within 2%.
     """
     torch.manual_seed(0)
     x = torch.randn(64, 2, dtype=F64)
@@ -397,7 +399,7 @@ def test_the_objective_descends_the_bound_and_reports_the_elbo(bound, step, plai
 
 
 def test_what_is_legitimate_and_needs_care_is_said():
-    """Once, when the objective is made; not of what is unbiased and of usual variance."""
+    """A warning when the objective is created; none for unbiased gradients of usual variance."""
     with pytest.warns(UserWarning, match="biased for the encoder under IWAE with 3 draws: dreg is unbiased"):
         Variational(small(), iwae, samples=3, gradient="stl")
     with pytest.warns(UserWarning, match="one draw and no baseline is unbiased, but its variance grows"):
@@ -416,7 +418,9 @@ def test_a_hierarchys_terms_are_named_by_layer():
 
 
 def test_doubly_reparameterized_training_is_a_game_of_two():
-    """The encoder descends `dreg`, all else `iwae`, from one forward pass: one plain step against both gradients."""
+    """The encoder descends `dreg`, all other parameters `iwae`, from one forward pass: one plain step against both
+    gradients.
+    """
     model, x = small(), torch.randn(5, 3, dtype=F64)
     objective = Variational(model, iwae, samples=4, gradient="dreg")
     start = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -435,7 +439,7 @@ def test_doubly_reparameterized_training_is_a_game_of_two():
 
 
 def test_a_learned_baseline_learns_the_bound():
-    """With the model all but still, B(x) of three patterns goes to each one's exact ELBO, within 0.05."""
+    """With a nearly fixed model, B(x) of three patterns converges to their exact ELBOs, within 0.05."""
     model = categorical()
     baseline = nn.Linear(6, 1)
     objective = Variational(model, gradient="score", analytic=True, baseline=baseline)
@@ -472,7 +476,7 @@ def test_bad_input_of_models():
 
 
 class Bare(nn.Linear):
-    """A decoder that forgets to say which axes are the event."""
+    """A decoder that does not state which axes belong to the event."""
 
     def forward(self, z):
         return Normal(super().forward(z), 1.0)

@@ -1,4 +1,6 @@
-"""Gompertz and Erlang against scipy, mpmath, closed forms and finite differences, at extreme parameters too."""
+"""Gompertz and Erlang distributions against SciPy, mpmath, closed forms and finite differences, also at extreme
+parameters.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,7 @@ def test_gompertz_draws(shape):
 
 
 def slopes(sample, parameters, h=1e-6):
-    """Central differences of a draw in each parameter, the noise held."""
+    """Central differences of a draw in each parameter, with fixed noise."""
     out = []
     for i, p in enumerate(parameters):
         ends = [sample(*(q + s * h * p if i == j else q for j, q in enumerate(parameters))) for s in (1, -1)]
@@ -94,7 +96,7 @@ def test_draws_move_with_their_parameters(kind):
 
 
 def test_gradient_of_gompertz_mean():
-    """d E[x] by pathwise draws against the closed form's derivative: n = 1e6, 4 standard errors."""
+    """d E[x] by pathwise draws against the derivative of the closed form: n = 1e6, 4 standard errors."""
     shape, rate = (torch.full((1_000_000,), v, dtype=F64, requires_grad=True) for v in (0.7, 2.0))
     with drawing(generator(0)):
         x = Gompertz(shape, rate).rsample()
@@ -127,7 +129,7 @@ def test_gompertz_kl_has_exact_gradients():
 
 
 def test_log_ndtr():
-    """Scipy's values; derivatives in single precision against mpmath's inverse Mills ratio."""
+    """SciPy's values; derivatives in single precision against mpmath's inverse Mills ratio."""
     z = np.concatenate([-np.logspace(-3, 3.5, 60), np.linspace(0, 8, 20)])
     np.testing.assert_allclose(log_ndtr(torch.from_numpy(z)), scipy.special.log_ndtr(z), rtol=1e-13, atol=1e-17)
     single = torch.from_numpy(z).float().requires_grad_()
@@ -151,7 +153,7 @@ def test_erlang_is_that_of_scipy():
 
 
 def test_erlang_draws():
-    """Each of a batch of shapes has its own number of exponentials."""
+    """Each shape in a batch is a sum of that number of exponentials."""
     q = Erlang(T([1, 2, 7, 30]), T([0.5, 1.0, 3.0, 2.0], dtype=F64))
     with drawing(generator(2)):
         x = q.sample((50_000,))
@@ -179,14 +181,16 @@ DTYPES = pytest.mark.parametrize("dtype", [F64, torch.float32])
 
 
 def hazard_mean(f, eta):
-    """E f(E) of a unit exponential, f smooth on the scale of eta and of 1."""
+    """E f(E) for a unit exponential E, with f smooth on the scales of eta and of 1."""
     ends = sorted({0, *(v for v in (eta / 100, eta, 10 * eta) if v < 1), 1, 5, 20, 60, 120})
     return FORTY.quad(lambda t: FORTY.exp(-t) * f(t), ends)
 
 
 @pytest.mark.parametrize("eta", [1e-12, 1e-3, 0.4, 3.0, 1e3, 1e8])
 def test_the_rule_is_exact(eta):
-    """Moments of log(1 + E / eta) and of powers, from 1e-12 to 1e8: relative to 1e-13, the exponent's rounding."""
+    """Moments of log(1 + E / eta) and of powers, from 1e-12 to 1e8: to a relative 1e-13, the rounding of the
+    exponent.
+    """
     t, log_w = exponential_rule(T(0.0))
     growth = torch.log1p(t / eta)
     e = FORTY.mpf(eta)
@@ -241,7 +245,7 @@ def gompertz_kl(p, q):
     ],
 )
 def test_gompertz_kl_at_extreme_parameters(p, q, dtype):
-    """At shapes of 1e6 and 1.1e6 it is .0046898; a difference of large numbers gives .0849 in single precision."""
+    """With shapes 1e6 and 1.1e6 it is .0046898; a difference of large numbers gives .0849 in single precision."""
     p, q = (Gompertz(*T(v, dtype=dtype)) for v in (p, q))
     exact = gompertz_kl(p, q)
     eps = torch.finfo(dtype).eps
@@ -251,7 +255,7 @@ def test_gompertz_kl_at_extreme_parameters(p, q, dtype):
 
 @DTYPES
 def test_gompertz_density_where_the_exponential_overflows(dtype):
-    """A tiny shape far out: eta e^(b x) is moderate where e^(b x) is not in single precision."""
+    """A tiny shape and a large x: eta e^(b x) is moderate although e^(b x) overflows in single precision."""
     q = Gompertz(T(1e-37, dtype=dtype), T(1.0, dtype=dtype))
     eta = FORTY.mpf(float(q.shape))
     x = T([0.0, 1e-6, 1.0, 60.0, 89.0, 91.0], dtype=dtype)
@@ -264,7 +268,7 @@ def test_gompertz_density_where_the_exponential_overflows(dtype):
 
 @DTYPES
 def test_erlang_at_large_shapes(dtype):
-    """Density, entropy and divergences of k up to 1e7: to rounding, but for what that of x and of the rate makes."""
+    """Density, entropy and divergences for k up to 1e7: exact up to the effect of rounding x and the rate."""
     eps = torch.finfo(dtype).eps
     for k in (1, 2, 5, 13, 1000, 10**7):
         q = Erlang(T(k), T(3.0, dtype=dtype))
@@ -286,7 +290,9 @@ def test_erlang_at_large_shapes(dtype):
 
 
 def test_erlang_draws_at_large_shapes():
-    """Beyond a hundred exponentials a draw is a Gamma's, and moves with the rate all the same."""
+    """For more than a hundred exponentials a draw is that of a Gamma, and still differentiable with respect to the
+    rate.
+    """
     rate = T(2.0, dtype=F64, requires_grad=True)
     q = Erlang(10**6, rate)
     with drawing(generator(0)):
@@ -301,7 +307,7 @@ def test_erlang_draws_at_large_shapes():
 
 @pytest.mark.parametrize("q", [Gompertz(T([0.5, 30.0]), 2.0), Erlang(T([1, 4]), 2.0), Erlang(T([400]), 2.0)], ids=str)
 def test_nothing_lies_outside(q):
-    """Log-density -inf below 0 and at infinity, with gradients that are numbers; nan for nan; cdf 0 and 1."""
+    """Log density -inf below 0 and at infinity, with finite gradients; nan for nan; cdf 0 and 1."""
     x = T([-math.inf, -3.0, -1e-30, math.inf, 1e30])[:, None].requires_grad_()
     log_p = q.log_prob(x)
     assert (log_p[:4] == -math.inf).all()
@@ -315,7 +321,7 @@ def test_nothing_lies_outside(q):
 
 
 def test_at_zero():
-    """The density at 0 is b eta, the rate for k = 1, and 0 for k > 1."""
+    """The density at 0 is b eta; for Erlang the rate if k = 1, and 0 if k > 1."""
     assert Gompertz(T(0.5, dtype=F64), 2.0).log_prob(T(0.0)).item() == pytest.approx(0.0)
     assert Erlang(T([1, 2, 500]), T(3.0, dtype=F64)).log_prob(T(0.0)).tolist() == [math.log(3), -math.inf, -math.inf]
 

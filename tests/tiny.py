@@ -1,4 +1,4 @@
-"""Every preset, tiny: settings by which it trains and is judged in a second or two."""
+"""Settings for all presets, with which each trains and is judged in a second or two."""
 
 from __future__ import annotations
 
@@ -79,11 +79,11 @@ TINY = {
 
 
 def words_of(settings):
-    """As `--set` words."""
+    """The settings as `--set` arguments."""
     said = {key: value if isinstance(value, str) else json.dumps(value) for key, value in settings.items()}
     return [word for key, value in said.items() for word in ("--set", f"{key}={value}")]
 
 
 def tiny(name, **more):
-    """Words of one preset."""
+    """The arguments for a small version of a preset."""
     return words_of(TINY[name] | COMMON | {key.replace("__", "."): value for key, value in more.items()})
