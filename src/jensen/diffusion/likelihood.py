@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -131,6 +132,18 @@ class Bound:
         """The lower bound on log p(x) itself."""
         value = -(self.prior + self.diffusion + self.reconstruction)
         return Likelihood(value, "lower bound", self.measure, self.stderr)
+
+    def means(self) -> dict[str, float]:
+        """The mean of each term over the rows, in nats."""
+        terms = {"prior": self.prior, "diffusion": self.diffusion, "reconstruction": self.reconstruction}
+        return {name: float(term.mean()) for name, term in terms.items()}
+
+    @classmethod
+    def joined(cls, parts: Sequence[Bound]) -> Bound:
+        """Concatenate the bounds of several batches."""
+        errors = [part.stderr for part in parts if part.stderr is not None]
+        prior, steps, last = (torch.cat([getattr(p, k) for p in parts]) for k in ("prior", "steps", "reconstruction"))
+        return cls(prior, steps, last, parts[0].measure, torch.cat(errors) if errors else None)
 
 
 def default_span(schedule: Schedule) -> Span:

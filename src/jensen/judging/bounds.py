@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from jensen.core.types import Likelihood
 from jensen.diffusion import Bins, Bound, Reconstruction, Span, as_mass, dequantize, whole_span
-from jensen.judging.case import Case, chunks, judge
+from jensen.judging.case import Case, judge
 from jensen.judging.likelihood import joined, known_density, measured
 from jensen.metrics import bits_per_dim
 from jensen.models import Diffusion, ScoreModel, as_diffusion
@@ -21,7 +21,7 @@ from jensen.report import plots
 from jensen.report.findings import Part
 
 CHUNK = 200  # rows between two updates of the progress bar
-TOLERANCE = 1e-4  # of the ODE's solver, relative and absolute
+TOLERANCE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-4}  # of the ODE's solver
 CARDS = ("bound", "ode")
 EXACT = 16  # dimensions up to which the ODE's divergence is computed exactly
 
@@ -65,14 +65,14 @@ def bounds(case: Case) -> Part | None:
         kept: dict[str, Any] = {"span": span, "reconstruction": reconstruction}
         terms = _bound(case, model, f"bound in {settings.bound_steps} steps", steps=settings.bound_steps, **kept)
         name = f"variational bound, {settings.bound_steps} steps"
-        add("bound_discrete", name, terms.likelihood, span[0], **means(terms), steps=settings.bound_steps)
+        add("bound_discrete", name, terms.likelihood, span[0], **terms.means(), steps=settings.bound_steps)
         found = _bound(case, model, "bound in continuous time", **kept)
-        add("bound", "variational bound, continuous time", found.likelihood, span[0], **means(found))
+        add("bound", "variational bound, continuous time", found.likelihood, span[0], **found.means())
         game = case.game.objective if case.model is model and case.game is not None else None
         if isinstance(game, VariationalDiffusion):
             own = game.span or whole_span(model.denoiser)
             found = _bound(case, model, "bound used in training", span=own, reconstruction=game.reconstruction)
-            add("bound_trained", "variational bound used in training", found.likelihood, own[0], **means(found))
+            add("bound_trained", "variational bound used in training", found.likelihood, own[0], **found.means())
     if settings.ode_rows:
         likelihood, evaluations = _ode(case, model, span, bins)
         add("ode", "likelihood of the probability-flow ODE", likelihood, span[0], evaluations=evaluations)
@@ -82,12 +82,6 @@ def bounds(case: Case) -> Part | None:
         times, title = [(k + 1) / len(steps) for k in range(len(steps))], "nats of each step, L_(t-1)"
         drawn.append(plots.curves(times, {"": steps}, title=title, xlabel="step / T", markers=False))
     return Part("Likelihood", _text(case, terms), findings, plots=drawn, details={"likelihood": details})
-
-
-def means(found: Bound) -> dict[str, float]:
-    """The terms of a bound, averaged over data, in nats."""
-    terms = {"prior": found.prior, "diffusion": found.diffusion, "reconstruction": found.reconstruction}
-    return {name: float(term.mean()) for name, term in terms.items()}
 
 
 def _text(case: Case, terms: Bound | None) -> str:
@@ -100,7 +94,7 @@ def _text(case: Case, terms: Bound | None) -> str:
     )
     if terms is None:
         return words
-    found = means(terms)
+    found = terms.means()
     return (
         f"{words} The bound in {terms.steps.shape[1]} steps is -(L_T + the sum of L_(t-1) + L_0) = "
         f"-({found['prior']:.3f} + {found['diffusion']:.3f} + {found['reconstruction']:.3f})."
@@ -108,37 +102,24 @@ def _text(case: Case, terms: Bound | None) -> str:
 
 
 def _rows(case: Case, name: str, most: int | None = None) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Batches of held-out rows and their conditions on the device, with a progress bar."""
-    x = case.test["x"][:most]
-    cond = case.test["cond"][:most] if case.conditional else None
-    for rows, given in chunks(x, cond, CHUNK, case.track(name, len(x))):
-        yield rows.to(case.device), None if given is None else given.to(case.device)
+    """Chunks of held-out rows and their conditions."""
+    return case.chunks(name, case.test["x"][:most], CHUNK, case.test["cond"][:most] if case.conditional else None)
 
 
 def _bound(case: Case, model: Diffusion, name: str, **settings: Any) -> Bound:
     rng = case.rng(name)
-    parts = [model.bound(x, cond=cond, generator=rng, **settings) for x, cond in _rows(case, name)]
-
-    def joined(term: str) -> Tensor:
-        return torch.cat([getattr(part, term) for part in parts])
-
-    measure = parts[0].measure
-    return Bound(joined("prior"), joined("steps"), joined("reconstruction"), measure, joined("stderr"))
+    return Bound.joined([model.bound(x, cond=cond, generator=rng, **settings) for x, cond in _rows(case, name)])
 
 
 def _ode(case: Case, model: Diffusion, span: Span, bins: Bins | None) -> tuple[Likelihood, int]:
-    """Log p under the ODE and its number of evaluations; for discrete data a lower bound on log mass, by
-    dequantization.
-    """
+    """Log p under the ODE (of discrete data a lower bound, by dequantization), and its number of evaluations."""
     dims, rng = case.data.space.dims, case.rng("ode")
     trace = "exact" if dims <= EXACT else "hutchinson"
     parts, evaluations = [], 0
     for x, cond in _rows(case, "likelihood of the probability-flow ODE", case.settings.ode_rows):
         spread = x if bins is None else dequantize(x, bins.width, rng)
-        flow = model.ode_log_likelihood(
-            spread, trace=trace, span=span, rtol=TOLERANCE, atol=TOLERANCE, cond=cond, generator=rng
-        )
-        found = flow.likelihood
-        parts.append(found if bins is None else as_mass(found, dims * float(torch.as_tensor(bins.width).log())))
+        flow = model.ode_log_likelihood(spread, trace=trace, span=span, **TOLERANCE, cond=cond, generator=rng)
+        log_width = 0.0 if bins is None else dims * float(torch.as_tensor(bins.width).log())
+        parts.append(flow.likelihood if bins is None else as_mass(flow.likelihood, log_width))
         evaluations = max(evaluations, flow.evaluations)
     return joined(parts), evaluations

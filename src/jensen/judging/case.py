@@ -135,28 +135,33 @@ class Case:
         """Conditions of `samples`, or None for an unconditional model."""
         return self.data.asked(self.settings.samples) if self.conditional else None
 
+    def drawn(self, name: str, n: int, **more: Any) -> Tensor:
+        """Samples drawn with a progress bar of this name, rounded to the data's levels."""
+        return self.data.space.settled(self.draw(n, advance=self.track(name, n), **more))
+
     @cached_property
     def samples(self) -> Tensor:
-        """The samples that are judged, drawn once, given `asked` if the model is conditional, rounded to the data's
-        levels.
-        """
-        n = self.settings.samples
-        made = self.draw(n, cond=self.asked, advance=self.track("drawing samples", n))
-        return self.data.space.settled(made)
+        """The samples that are judged, drawn once, given `asked` if the model is conditional."""
+        return self.drawn("drawing samples", self.settings.samples, cond=self.asked)
 
     @cached_property
     def by_steps(self) -> dict[int, Tensor]:
         """Samples from the same noise with each number of steps in `settings.steps` and the model's own number."""
-        model, n, found = self.model, self.settings.samples, {}
-        assert isinstance(model, Diffusion | ScoreModel)
-        own = model.sampling.steps
-        for steps in sorted({*self.settings.steps, own}):
-            if steps == own:
-                found[steps] = self.samples
-            else:
-                made = self.draw(n, cond=self.asked, steps=steps, advance=self.track(f"drawing in {steps} steps", n))
-                found[steps] = self.data.space.settled(made)
-        return found
+        assert isinstance(self.model, Diffusion | ScoreModel)
+        own, n = self.model.sampling.steps, self.settings.samples
+        return {
+            k: self.samples if k == own else self.drawn(f"drawing in {k} steps", n, cond=self.asked, steps=k)
+            for k in sorted({*self.settings.steps, own})
+        }
+
+    def chunks(
+        self, name: str, x: Tensor, size: int, cond: Tensor | None = None
+    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Chunks of rows and of their conditions on the device, with a progress bar of this name."""
+        advance = self.track(name, len(x))
+        for k in range(0, len(x), size):
+            yield x[k : k + size].to(self.device), None if cond is None else cond[k : k + size].to(self.device)
+            advance(len(x[k : k + size]))
 
     @cached_property
     def test(self) -> dict[str, Tensor]:
@@ -192,11 +197,3 @@ def judge(found: Judge) -> Judge:
     """
     JUDGES[getattr(found, "__name__", repr(found))] = found
     return found
-
-
-def chunks(x: Tensor, cond: Tensor | None, size: int, advance: Advance) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Chunks of `size` rows with their conditions; a chunk counts as done when the next is requested."""
-    for start in range(0, len(x), size):
-        rows = x[start : start + size]
-        yield rows, None if cond is None else cond[start : start + size]
-        advance(len(rows))

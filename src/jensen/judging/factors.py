@@ -6,13 +6,12 @@ import torch
 
 from jensen.core.protocols import Coding
 from jensen.core.seeding import derived, drawing, generator
-from jensen.judging.case import Case, chunks, judge
+from jensen.judging.case import Case, judge
 from jensen.metrics.disentangle import dci, factor_vae_score, mig
 from jensen.report import plots
 from jensen.report.findings import Finding, Part, Table, proportion
 
-BINS = 20
-"""Bins of a code for the mutual information; a factor with more levels could not reach a score of 1."""
+BINS = 20  # of a code for the mutual information; a factor with more levels could not reach a score of 1
 CHUNK = 512
 
 
@@ -22,9 +21,9 @@ def disentanglement(case: Case) -> Part | None:
     model, known = case.model, case.data.truths.factors
     if known is None or not isinstance(model, Coding):
         return None
-    rows = chunks(known.x, None, CHUNK, case.track("codes of all factors", len(known.x)))
+    rows = case.chunks("codes of all factors", known.x, CHUNK)
     with torch.no_grad(), drawing(case.rng("codes")):
-        codes = torch.cat([model.codes(part.to(case.device)).flatten(1).cpu() for part, _ in rows])
+        codes = torch.cat([model.codes(part).flatten(1).cpu() for part, _ in rows])
     if codes.shape[1] < 2:
         return None
     advance = case.track("disentanglement", 2)

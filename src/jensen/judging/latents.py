@@ -15,7 +15,7 @@ from jensen.core.protocols import Coding
 from jensen.core.seeding import drawing
 from jensen.core.shapes import mean_per_example
 from jensen.data.space import Classes
-from jensen.judging.case import Case, chunks, judge
+from jensen.judging.case import Case, judge
 from jensen.models import GAN, LatentChain, traversal
 from jensen.report.findings import Finding, Part, Picture, estimated, mean
 from jensen.report.gallery import fitting_scale, gallery
@@ -49,9 +49,8 @@ def reconstructions(case: Case) -> Part | None:
     model, x = case.model, case.test["x"]
     if not isinstance(model, Coding):
         return None
-    rows = chunks(x, None, CHUNK, case.track("reconstructions", len(x)))
     with drawing(case.rng("reconstructions")):
-        rebuilt = torch.cat([model.reconstruct(part.to(case.device)).cpu() for part, _ in rows])
+        rebuilt = torch.cat([model.reconstruct(part).cpu() for part, _ in case.chunks("reconstructions", x, CHUNK)])
     errors, name = mean_per_example((x - rebuilt).square()), "mean squared error of reconstructions, per dimension"
     finding = mean("reconstruction", name, errors, note=f"held-out, n = {len(x):,}")
     columns = min(PAIRS, len(x))
@@ -139,10 +138,9 @@ def _layer(report: CollapseReport, number: int) -> list[Finding]:
         return estimated(key + end, name + where, found, **{"best": None, "form": "nats", **more})
 
     n, units = f"n = {report.data:,}", f"of {layer.units}; {layer.verdict}"
+    more: dict[str, Any] = {"best": None, "form": "count", "note": units, "card": True}
     found = [
-        Finding(
-            f"active_units{end}", f"active units{where}", layer.active, best=None, form="count", note=units, card=True
-        ),
+        Finding(f"active_units{end}", f"active units{where}", layer.active, **more),
         of("kl", "KL(q(z | x) || p(z))", layer.kl, note=n),
         of("information", "mutual information I(x; z)", layer.information, note=f"at most {report.log_data:.2f}"),
     ]

@@ -13,7 +13,7 @@ from torch import Tensor
 from jensen.core.protocols import Bounded
 from jensen.core.types import Likelihood
 from jensen.data.dataset import some
-from jensen.judging.case import Case, chunks, judge
+from jensen.judging.case import Case, judge
 from jensen.metrics import bits_per_dim
 from jensen.models import LatentChain
 from jensen.report import plots
@@ -58,9 +58,8 @@ def likelihood(case: Case) -> Part | None:
         findings.append(truth)
     text, details = "Errors are standard errors over the choice of examples.", {}
     if isinstance(model, LatentChain) and isinstance(log_p, Estimate):
-        rng = case.rng("lower bound")
-        rows = chunks(x, None, 10 * CHUNK, case.track("lower bound", len(x)))
-        bound = joined([lower_bound(model, part.to(case.device), BOUND_DRAWS, generator=rng) for part, _ in rows])
+        rows, rng = case.chunks("lower bound", x, 10 * CHUNK), case.rng("lower bound")
+        bound = joined([lower_bound(model, part, BOUND_DRAWS, generator=rng) for part, _ in rows])
         findings.append(measured("elbo", "evidence lower bound", bound, facts=facts | {"kind": bound.kind}, **more))
         findings += weights_found(log_p, draws)
         details = {"pareto_k": tails(log_p, draws)}
@@ -89,8 +88,7 @@ def _log_p(case: Case, x: Tensor, name: str) -> Likelihood:
     if isinstance(model, LatentChain):
         more = {"samples": case.settings.importance, "generator": case.rng(name)}
     assert isinstance(model, Bounded)
-    rows = chunks(x, None, CHUNK, case.track(name, len(x)))
-    parts = [model.log_likelihood(part.to(case.device), **more) for part, _ in rows]
+    parts = [model.log_likelihood(part, **more) for part, _ in case.chunks(name, x, CHUNK)]
     estimates = [part for part in parts if isinstance(part, Estimate)]
     return Estimate.joined(estimates, like=x) if estimates else joined(parts)
 

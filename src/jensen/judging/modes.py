@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from matplotlib import colormaps
-from PIL import Image
 from torch import Tensor
 from torch.distributions import Categorical
 from torch.nn import functional as F
@@ -89,20 +88,16 @@ def _noise(case: Case, law: Modes) -> list[Picture]:
     if not isinstance(model, GAN) or model.shape != (2,):
         return []
     z = model.latent(PLANE, case.rng("noise to modes"))
-    picture = noise_and_samples(z.cpu(), model.decode(z).cpu(), law.centres)
-    return [Picture("noise", picture, "noise and samples, coloured by mode", "Noise, coloured by its sample's mode.")]
-
-
-def noise_and_samples(z: Tensor, x: Tensor, centres: Tensor) -> Image.Image:
-    """Noise (N, 2) on the left and samples (N, 2) on the right, coloured by the mode nearest to the sample."""
-    mode = next(squared_distances(x, centres, len(x))).argmin(1)
-    colours = colormaps["hsv"]((mode / len(centres)).numpy())
+    x = model.decode(z).cpu()
+    mode = next(squared_distances(x, law.centres, len(x))).argmin(1)
+    colours = colormaps["hsv"]((mode / len(law.centres)).numpy())
     figure = plots.blank(8, 4, 100)
-    for axes, points, title in zip(figure.subplots(1, 2), (z, x), ("noise", "samples"), strict=True):
+    for axes, points, title in zip(figure.subplots(1, 2), (z.cpu(), x), ("noise", "samples"), strict=True):
         axes.scatter(points[:, 0], points[:, 1], s=2.5, c=colours, linewidths=0)
         axes.set_aspect("equal", adjustable="datalim")
         plots.framed(axes, title)
-    return plots.png(figure)
+    alt, caption = "noise and samples, coloured by mode", "Noise, coloured by its sample's mode."
+    return [Picture("noise", plots.png(figure), alt, caption)]
 
 
 # classes that a reader finds -----------------------------------------------------------------
@@ -116,8 +111,7 @@ def classes(case: Case) -> Part | None:
         return None
     made, n = case.samples, case.settings.mode_samples * len(shares)
     if n > len(made):
-        cond = case.data.asked(n) if case.conditional else None
-        made = case.data.space.settled(case.draw(n, cond=cond, advance=case.track("drawing for the reader", n)))
+        made = case.drawn("drawing for the reader", n, cond=case.data.asked(n) if case.conditional else None)
     read, real = (reader.read(x) for x in (made, data["x"]))
     found, floor = (joint_coverage(v, shares, reader.clear(x)) for v, x in ((read, made), (real, data["x"])))
     stacked = read.shape[1] > 1

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from jensen.core.seeding import derived, generator, generators
@@ -90,15 +89,13 @@ def sampling_path(case: Case) -> Part | None:
     model.sample(n, cond=cond, generator=rng, on_step=lambda _, z: states.append(z.cpu()), chunk=n)
     shown = spread(states, STRIP)
 
-    def look(x: Tensor) -> Image.Image:
-        return gallery(x, columns=10, scale=min(3, fitting_scale(space)), behind=case.test["x"])
-
     if space.pictures:
         rows = torch.stack([state[:10] for state in shown], 1).flatten(0, 1)
         strip = gallery(rows, columns=len(shown), scale=fitting_scale(space))
     else:
         strip = side_by_side([gallery(state, behind=case.test["x"], scale=2) for state in shown])
-    film = [look(state) for state in spread(states, FILM)]
+    scale = min(3, fitting_scale(space))
+    film = [gallery(state, columns=10, scale=scale, behind=case.test["x"]) for state in spread(states, FILM)]
     pictures = [
         Picture("strip", strip, "states of the sampler", f"{len(shown)} of {len(states)} states, from noise to data."),
         Picture("film", film, "the same, animated"),

@@ -12,12 +12,13 @@ from jensen.adversarial import stability as linearise
 from jensen.adversarial.dynamics import Rates, Rule
 from jensen.judging.case import Case, judge
 from jensen.report import plots
-from jensen.report.findings import Finding, Part
+from jensen.report.findings import Finding, Part, sentence
 from jensen.training import descend
 
 PRODUCTS, DENSE, SECONDS = 400, 400, 120.0  # limits of each of the two linearisations
 LARGE, FEW = 100_000, 16  # number of weights above which only a few rows are used
 WAYS = {"flow": "the flow", "training": "a step of training"}
+LEADING = {"flow": "largest real part", "training": "largest modulus"}
 
 
 @judge
@@ -73,34 +74,29 @@ def part(ways: Mapping[str, Mapping[str, Any]], rows: int, step: int) -> Part:
 def _findings(key: str, way: Mapping[str, Any]) -> list[Finding]:
     if "refused" in way:
         return []
-    what = "largest real part of an eigenvalue" if key == "flow" else "largest modulus of an eigenvalue"
-    found = [Finding(f"{key}_speed", f"norm of the vector field, {WAYS[key]}", way["speed"], best=0.0)]
+    name = WAYS[key]
+    found = [Finding(f"{key}_speed", f"norm of the vector field, {name}", way["speed"], best=0.0)]
     if way["leading"] is not None:
-        note = f"{way['verdict']}; {_seen(way)}"
-        found.append(Finding(f"{key}_leading", f"{what}, {WAYS[key]}", way["leading"], best=None, note=note))
+        what, note = f"{LEADING[key]} of an eigenvalue, {name}", f"{way['verdict']}; {_seen(way)}"
+        found.append(Finding(f"{key}_leading", what, way["leading"], best=None, note=note))
     if way["step_size_below"] is not None:
-        name = "simultaneous gradient steps converge for step sizes below"
-        found.append(Finding(f"{key}_step_size", name, way["step_size_below"], best=None))
+        what = "simultaneous gradient steps converge for step sizes below"
+        found.append(Finding(f"{key}_step_size", what, way["step_size_below"], best=None))
     return found
 
 
 def _sentence(key: str, way: Mapping[str, Any]) -> str:
-    name = WAYS[key][0].upper() + WAYS[key][1:]
     if "refused" in way:
-        return f"{name}: {way['refused']}."
+        return sentence(f"{WAYS[key]}: {way['refused']}")
+    leading = "none found" if way["leading"] is None else f"{LEADING[key]} {way['leading']:.6g}"
+    leading += "" if way["converged"] else ", the decisive ones not found"
     below = way["step_size_below"]
-    steps = "" if below is None else f" Simultaneous gradient steps with step sizes below {below:.3g} would converge."
-    return (
-        f"{name}, with {way['weights']:,} weights: {way['verdict']}; {_leading(key, way)}, of {_seen(way)}. The norm "
-        f"of the vector field is {way['speed']:.3g}: the point is an equilibrium only if it is 0.{steps}"
+    steps = "" if below is None else f". Simultaneous gradient steps with step sizes below {below:.3g} would converge"
+    return sentence(
+        f"{WAYS[key]}, with {way['weights']:,} weights: {way['verdict']}; {leading}, of {_seen(way)}. The norm of the "
+        f"vector field is {way['speed']:.3g}: the point is an equilibrium only if it is 0{steps}"
     )
 
 
 def _seen(way: Mapping[str, Any]) -> str:
     return "all" if way["complete"] else f"{len(way['eigenvalues'])} found in {way['products']} products"
-
-
-def _leading(key: str, way: Mapping[str, Any]) -> str:
-    what = "largest real part" if key == "flow" else "largest modulus"
-    leading = "none found" if way["leading"] is None else f"{what} {way['leading']:.6g}"
-    return leading if way["converged"] else f"{leading}, the decisive ones not found"

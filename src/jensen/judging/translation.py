@@ -82,11 +82,6 @@ class Way:
     confusion: Tensor | None = None
     renaming: tuple[int, ...] = ()
 
-    def details(self) -> dict[str, Any]:
-        """JSON values."""
-        confusion = None if self.confusion is None else self.confusion.tolist()
-        return {"n": self.n, "renaming": list(self.renaming), "confusion": confusion}
-
 
 @torch.no_grad()
 def round_trip(model: Translating, x: Tensor, side: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -102,23 +97,15 @@ def way(model: Translating, known: Mapping[str, Side], side: str) -> Way:
     here, target = known[side], known[OTHER[side]]
     x, there, back = round_trip(model, here.x, side)
     cycle, constant, moved = (float((x - y).abs().mean()) for y in (back, here.middle, there))
-    before, after, own, returned, labels = (
-        target.read(x),
-        target.read(there),
-        here.read(x),
-        here.read(back),
-        here.labels,
-    )
+    before, after = target.read(x), target.read(there)
+    own, returned, labels = here.read(x), here.read(back), here.labels
     if labels is None or before is None or after is None:
         return Way(len(x), cycle, constant, moved, {})
     cond = here.data.space.cond
     table = confusion(labels, after, cond.size if cond is not None else int(labels.max()) + 1)
     renaming, right = best_renaming(table)
-    shares = {
-        "untranslated": share(before, labels),
-        "translated": share(after, labels),
-        "renamed": wilson(right, len(x)),
-    }
+    shares = {"untranslated": share(before, labels), "translated": share(after, labels)}
+    shares["renamed"] = wilson(right, len(x))
     if own is not None and returned is not None:
         shares |= {"own": share(own, labels), "kept": share(returned, labels)}
     if (new := here.unseen) is not None and bool(new.any()):
@@ -160,7 +147,7 @@ def translation(case: Case) -> Part | None:
         "reference, the error of the best constant picture, the median of the training pictures, is given too. The "
         "sheets show held-out pictures, their translations, and the translations back."
     )
-    details = {f"{prefix}{side}": w.details() for prefix, group in every for side, w in group.items()}
+    details = {f"{prefix}{side}": _details(w) for prefix, group in every for side, w in group.items()}
     return Part(
         "Translation and round-trip error",
         text,
@@ -169,6 +156,11 @@ def translation(case: Case) -> Part | None:
         tables=[_table(every), *(_confusions(side, w, data) for side, w in ways.items() if w.confusion is not None)],
         details={"translation": details},
     )
+
+
+def _details(w: Way) -> dict[str, Any]:
+    table = None if w.confusion is None else w.confusion.tolist()
+    return {"n": w.n, "renaming": list(w.renaming), "confusion": table}
 
 
 def _arrow(side: str) -> str:
