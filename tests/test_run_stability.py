@@ -13,7 +13,7 @@ from jensen.runs.opening import open_run
 from jensen.runs.train import train
 from test_gan import recipe
 
-SMALL = {"width": 8, "critic_width": 8, "layers": 1, "critic_layers": 1}
+SMALL = {"width": 4, "critic_width": 4, "layers": 1, "critic_layers": 1}
 
 
 @pytest.fixture(scope="module")
