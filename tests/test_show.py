@@ -79,9 +79,9 @@ def test_a_run_of_an_odd_name_is_judged_and_drawn_by_its_own_hints(run, tmp_path
     """The printed commands work when a shell splits them."""
     capsys.readouterr()
     assert main(["evaluate", str(run)]) == 0
-    said = dict(re.findall(r"^(look at|numbers|draw) +(.*)$", capsys.readouterr().out, re.MULTILINE))
-    assert all(Path(*shlex.split(said[name])).is_file() for name in ("look at", "numbers"))
-    words = shlex.split(said["draw"])
+    said = dict(re.findall(r"^(report|numbers|samples) +(.*)$", capsys.readouterr().out, re.MULTILINE))
+    assert all(Path(*shlex.split(said[name])).is_file() for name in ("report", "numbers"))
+    words = shlex.split(said["samples"])
     assert words[:3] == ["jensen", "sample", str(run)]
     assert main([*words[1:-1], str(tmp_path / "x.png")]) == 0
     assert command("evaluate", run) in unescape((run / "report.html").read_text())

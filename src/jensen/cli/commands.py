@@ -25,7 +25,7 @@ from jensen.training import distributed
 from jensen.training.checkpoint import write_text
 
 MOST = 100_000  # largest number of samples of one `jensen sample`
-SCALE = 4  # pixels of a picture's pixel
+SCALE = 4  # default factor by which pictures are enlarged
 
 
 def recipes(name: str | None, files: list[Path]) -> None:
@@ -111,9 +111,9 @@ def evaluate(
     if json_file is not None:
         write_text(json_file, (folder / EVALUATION).read_text(encoding="utf-8"))
     show.line()
-    files_made = {"look at": folder / REPORT, "numbers": folder / EVALUATION}
-    hints = [(name, shlex.quote(str(path))) for name, path in files_made.items()]
-    show.rows([*hints, *(("draw", line) for line in examples(run)[:-1][:1])])
+    made = {"report": folder / REPORT, "numbers": folder / EVALUATION}
+    hints = [(name, shlex.quote(str(path))) for name, path in made.items()]
+    show.rows([*hints, *(("samples", line) for line in examples(run)[:-1][:1])])
 
 
 def sample(

@@ -99,7 +99,7 @@ def _plain_watch(folder: Path) -> Watch:
 
 
 FIRST = ("loss", "generator/loss", "critic/loss", "translators/game", "critics/loss", "legibility")
-"""The numbers of the journal as text."""
+"""Numbers of the journal to show, if they are there."""
 
 
 def _numbers(step: int, left: float | None, numbers: Mapping[str, float], folder: Path) -> str:

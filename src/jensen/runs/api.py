@@ -103,7 +103,7 @@ def train(
         found = recipe
     folder = Path(out) if out is not None else Path("runs") / found.name
     training.train(found, folder, resume=resume, track=track, watch=watch)
-    return _opened(folder)
+    return open(folder)
 
 
 def open(path: Path | str, *, use: Iterable[Own] = (), device: str | None = None) -> Run:  # noqa: A001
@@ -119,9 +119,5 @@ def open(path: Path | str, *, use: Iterable[Own] = (), device: str | None = None
         RunError: if the folder is no run, has no weights yet, or needs a class that is not given.
     """
     using.use(use)
-    return _opened(path, device)
-
-
-def _opened(path: Path | str, device: str | None = None) -> Run:
     found = opening.open_run(path, device)
     return Run(found.folder, found.recipe, found.model)

@@ -291,7 +291,7 @@ def bits(found: Finding) -> float:
 
 
 def judged(found: AUC | Proportion) -> Finding:
-    """What a discriminator came to: 1/2 if it cannot tell samples from data."""
+    """The result of a discriminator as a finding: 1/2 if it cannot tell samples from data."""
     return proportion("judged", "AUC", found, best=0.5, form="number")
 
 

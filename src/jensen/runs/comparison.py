@@ -112,10 +112,10 @@ def _judged(found: Comparison) -> Part:
     curves = {c.name: c.judgement.curve for c in runs} | {"floor": floor.curve}
     title, xlabel = "accuracy of the discriminator", "training steps of the discriminator"
     chart = plots.curves(floor.steps, curves, title=title, xlabel=xlabel)
-    told = [floor, *(c.judgement for c in runs)]
+    every = [floor, *(c.judgement for c in runs)]
     rows = [
-        ("fresh discriminator, AUC", *(_said(judged(j.auc)) for j in told)),
-        ("fresh discriminator, accuracy", *(_said(judged(j.accuracy)) for j in told)),
+        ("fresh discriminator, AUC", *(_said(judged(j.auc)) for j in every)),
+        ("fresh discriminator, accuracy", *(_said(judged(j.accuracy)) for j in every)),
         *((f"critic of {k}, AUC", "", *(_said(judged(c.critics[k])) for c in runs)) for k in runs[0].critics),
     ]
     text = (

@@ -151,5 +151,5 @@ def _translations(run: Run, n: int, seed: int) -> Drawing:
         advance(4 * n)
         return torch.stack(made, 1).flatten(0, 1)
 
-    what = [("in fours", f"{data.name}, translated; {data.b.name}, translated")]
+    what = [("in groups of four", f"{data.name}, translated; {data.b.name}, translated")]
     return Drawing(4 * n, draw, 4 * min(n, 4), lambda k: f"{k // 4:05d}-{SIDES[k % 4]}", lambda _: what)

@@ -101,8 +101,10 @@ def evaluate(
     for picture in (p for part in parts for p in part.pictures):
         save_image(picture.image, samples / picture.name)
     write_text(run.folder / EVALUATION, dumps(found.as_dict(), indent=2) + "\n")
-    page = [*parts, *_about(run)]
-    write_page(run.folder / REPORT, run.folder.resolve().name, _lead(run, data), page, run.recipe.tree())
+    about = run.recipe.about or f"{run.recipe.family.kind} of {data.name}"
+    judged = min(len(data.test), run.recipe.judging.rows)
+    lead = sentence(f"{about}, judged on {judged:,} held-out examples of {data.name}")
+    write_page(run.folder / REPORT, run.folder.resolve().name, lead, [*parts, *_about(run)], run.recipe.tree())
     return found
 
 
@@ -121,12 +123,6 @@ def read_evaluation(folder: Path) -> Evaluation | None:
         raise RunError(
             f"{path} is broken or from another version: write it again with {command('evaluate', folder)}"
         ) from error
-
-
-def _lead(run: Run, data: Data) -> str:
-    about = run.recipe.about or f"{run.recipe.family.kind} of {data.name}"
-    rows = min(len(data.test), run.recipe.judging.rows)
-    return sentence(f"{about}, judged on {rows:,} held-out examples of {data.name}")
 
 
 def _about(run: Run) -> list[Part]:
@@ -157,16 +153,11 @@ def examples(run: Run) -> list[str]:
 
 
 def _beside(folder: str | None, run: Run) -> tuple[str, nn.Module] | None:
-    """The run to compare with, from judging.beside.
-
-    Raises:
-        ValueError: if it is not a run of the same family with data of the same shape.
-    """
+    """The run to compare with, from judging.beside: of the same family, with data of the same shape."""
     if folder is None:
         return None
     other = open_run(Path(folder), "cpu")
-    same = other.recipe.family.kind == run.recipe.family.kind and other.space.shape == run.space.shape
-    if not same:
+    if (other.recipe.family.kind, other.space.shape) != (run.recipe.family.kind, run.space.shape):
         raise ValueError(
             f"judging.beside must be a {run.recipe.family.kind} run of data of shape {run.space.shape}, "
             f"got {folder}, a {other.recipe.family.kind} run of shape {other.space.shape}"

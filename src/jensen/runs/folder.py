@@ -19,7 +19,7 @@ EVALUATION, REPORT = "evaluation.json", "report.html"
 
 
 class RunError(ValueError):
-    """An error of a run folder that is missing, broken, or already in use."""
+    """A run folder is missing, broken or already in use."""
 
 
 def command(*words: object) -> str:

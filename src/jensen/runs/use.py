@@ -1,4 +1,4 @@
-"""Sources, families and judges of a user's own, from a Python file."""
+"""The user's own sources, families, judges and recipes, from a Python file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Own = type[Kind] | Judge | Recipe | Path | str
 
 
 def use(things: Iterable[Own]) -> None:
-    """Register what a user defined: judges are called, and recipes can be used by name.
+    """Register what a user defined: every run is judged by the judges, and recipes can be used by name.
 
     Raises:
         ValueError: for a file that does not exist, raises an exception, or defines none of these.

@@ -59,7 +59,7 @@ class Kernel(Family):
     def refuse(self, space: Space, training: Training) -> None:
         super().refuse(space, training)
         if space.rows == 1:
-            raise ValueError("a kernel density needs at least two training examples, got 1")
+            raise ValueError("family kernel needs at least two training examples, got 1")
 
     def refuse_request(self, model: KernelDensityModel, space: Space, changes: Mapping[str, Any], **_: Any) -> None:
         found = model.sampling.changed(**changes)  # refuses what is out of range
