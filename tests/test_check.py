@@ -90,7 +90,7 @@ def test_a_report_can_be_named_or_counted():
     report = Report((Evidence("fine", 1.0, 1.0, 0.0), Evidence("is two", 2.0, 1.0, 0.5)))
     assert [e.claim for e in report.named("mine")] == ["mine: fine", "mine: is two"]
     count = report.failures("mine")
-    assert (count.claim, count.measured, count.holds) == ("mine: claims of 2 that fail (worst: is two)", 1.0, False)
+    assert (count.claim, count.measured, count.holds) == ("mine: failed claims out of 2 (worst: is two)", 1.0, False)
     assert Report(report.evidence[:1]).failures().holds
 
 

@@ -93,9 +93,9 @@ def test_a_wrong_schedule_is_caught(broken, claim):
 
 
 def test_wrong_levels_are_caught():
-    assert any(claim.startswith("log-SNR falls") for claim in claims(check.schedule(Rising())))
-    assert claims(check.schedule(lambda t: levels(0.9 * t))) == ["data left at the last time"]
-    assert "noise over data at the first time" in claims(check.schedule(lambda t: levels(0.1 + 0.9 * t)))
+    assert any(claim.startswith("log-SNR decreases") for claim in claims(check.schedule(Rising())))
+    assert claims(check.schedule(lambda t: levels(0.9 * t))) == ["alpha / sqrt(alpha^2 + sigma^2) at the last time"]
+    assert "sigma / alpha at the first time" in claims(check.schedule(lambda t: levels(0.1 + 0.9 * t)))
     doubled = lambda t: (levels(t)[0], 2 * levels(t)[1])  # noqa: E731
     assert "variance is preserved: alpha^2 + sigma^2 = 1" in claims(check.schedule(doubled))
 
@@ -151,17 +151,17 @@ PATHS = {
     "factor 2": (lambda p, z, at, to, noise: to[0] * p.x + 2 * to[1] * p.eps, "order of convergence to the exact path"),
     "batch": (
         lambda p, z, at, to, noise: to[0] * p.x + to[1] * p.eps / p.eps.std().clamp(min=0.1),
-        "a row does not depend on its neighbours",
+        "a row does not depend on the other rows",
     ),
     "noise twice": (
         lambda *v: ancestral(*v, lambda forward, at, to: 2 * forward * to[1] / at[1]),
-        "the marginal after 100 steps: spread of the quantiles",
+        "the marginal after 100 steps: mean of (2u - 1)^2 of the quantiles u",
     ),
     "variance for deviation": (
         lambda *v: ancestral(*v, lambda forward, at, to: (forward * to[1] / at[1]) ** 2),
-        "the marginal after 100 steps: spread of the quantiles",
+        "the marginal after 100 steps: mean of (2u - 1)^2 of the quantiles u",
     ),
-    "outside the root": (outside, "the marginal after 300 steps: spread of the quantiles"),
+    "outside the root": (outside, "the marginal after 300 steps: mean of (2u - 1)^2 of the quantiles u"),
     "unseeded": (
         lambda p, z, at, to, noise: ancestral(p, z, at, to, torch.randn_like(z)),
         "the same generator gives the same draws",
@@ -182,11 +182,11 @@ def test_wrong_samplers_are_caught(name):
 
 def test_what_a_sampler_claims_is_held_against_it():
     assert claims(check.sampler(DDIM(), order=2, **QUICK))[0] == "order of convergence to the exact path"
-    assert "it draws: another generator gives other draws" in claims(
+    assert "stochastic: difference between the results of two generators" in claims(
         check.sampler(DDIM(), deterministic=False, **QUICK)
     )
     found = claims(check.sampler(path(ancestral), deterministic=True, encodes=False, **QUICK))
-    assert "it draws nothing: another generator changes nothing" in found
+    assert "deterministic: difference between the results of two generators" in found
 
 
 def test_a_corrector_of_long_moves_is_caught():
@@ -202,7 +202,7 @@ def test_one_way_encoding_is_caught():
 
     found = claims(check.sampler(once, **QUICK))
     assert "order of convergence of encoding" in found
-    assert "encoded and decoded in 32 steps" in found
+    assert "round-trip error of encoding and decoding in 32 steps" in found
 
 
 def test_refusals_of_the_sampler_check():
@@ -241,18 +241,24 @@ def test_right_losses_pass():
 @pytest.mark.parametrize(
     ("loss", "claim"),
     [
-        (of_eps(target=lambda x, eps, a, s: -eps), "least at the exact denoiser"),
-        (of_eps(target=lambda x, eps, a, s: x), "least at the exact denoiser"),
-        (of_eps(target=lambda x, eps, a, s: s * x - a * eps, view="v"), "least at the exact denoiser"),
-        (of_eps(noised=lambda t: levels(0.9 * t)), "level there: what is gained one way is lost the other"),
+        (of_eps(target=lambda x, eps, a, s: -eps), "the mean loss is minimal at the exact denoiser"),
+        (of_eps(target=lambda x, eps, a, s: x), "the mean loss is minimal at the exact denoiser"),
+        (
+            of_eps(target=lambda x, eps, a, s: s * x - a * eps, view="v"),
+            "the mean loss is minimal at the exact denoiser",
+        ),
+        (of_eps(noised=lambda t: levels(0.9 * t)), "at the exact denoiser the losses for +h g and -h g are equal"),
         (
             of_eps(noised=lambda t: (levels(t)[0], levels(t)[1] ** 2)),
-            "level there: what is gained one way is lost the other",
+            "at the exact denoiser the losses for +h g and -h g are equal",
         ),
-        (of_eps(error=torch.abs), "a weight on |x_hat - x|^2"),
-        (of_eps(error=lambda e: e**2 / (e**2).mean()), "a row's loss does not depend on its neighbours"),
-        (of_eps(error=lambda e: e * e.detach()), "its gradient is that of its value"),
-        (of_eps(error=lambda e: (e**2).detach() + 0 * e), "its gradient is that of its value"),
+        (of_eps(error=torch.abs), "the loss is w |x_hat - x|^2 with the same w for every row"),
+        (of_eps(error=lambda e: e**2 / (e**2).mean()), "a row's loss does not depend on the other rows"),
+        (of_eps(error=lambda e: e * e.detach()), "the loss's gradient by autograd is its numerical derivative"),
+        (
+            of_eps(error=lambda e: (e**2).detach() + 0 * e),
+            "the loss's gradient by autograd is its numerical derivative",
+        ),
     ],
 )
 def test_wrong_losses_are_caught(loss, claim):
@@ -264,7 +270,7 @@ def test_wrong_losses_are_caught(loss, claim):
     "wrong", [lambda t: levels(t)[0] / levels(t)[1] ** 2, lambda t: 2 * snr(t), lambda t: 1 / snr(t)]
 )
 def test_a_wrong_weight_is_caught(wrong):
-    assert claims(check.denoising_loss(of_eps(), weight=wrong, times=(0.4,))) == ["its weight"]
+    assert claims(check.denoising_loss(of_eps(), weight=wrong, times=(0.4,))) == ["weight w(t)"]
 
 
 def test_refusals_of_the_loss_check():

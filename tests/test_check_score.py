@@ -41,11 +41,11 @@ def parts(s, x, detached=False):
 @pytest.mark.parametrize(
     ("loss", "claim"),
     [
-        (lambda trace, square: trace + square, "least at the score of the density"),
-        (lambda trace, square: -trace + square / 2, "least at the score of the density"),
-        (lambda trace, square: 2 * trace + square / 2, "least at the score of the density"),
-        (lambda trace, square: 2 * trace + square, "explicit score matching plus a constant"),
-        (lambda trace, square: trace + square / 2 - square.mean(), "a row's loss does not depend on its neighbours"),
+        (lambda trace, square: trace + square, "the mean loss is minimal at the score of the density"),
+        (lambda trace, square: -trace + square / 2, "the mean loss is minimal at the score of the density"),
+        (lambda trace, square: 2 * trace + square / 2, "the mean loss is minimal at the score of the density"),
+        (lambda trace, square: 2 * trace + square, "the mean loss is explicit score matching plus a constant"),
+        (lambda trace, square: trace + square / 2 - square.mean(), "a row's loss does not depend on the other rows"),
     ],
 )
 def test_wrong_losses_are_caught(loss, claim):
@@ -60,8 +60,8 @@ def test_a_detached_trace_is_caught():
         return trace.detach() + square / 2
 
     assert set(claims(check.score(loss, NORMAL))) == {
-        "its gradient is that of its value, towards x",
-        "its gradient is that of its value, towards sin x",
+        "the loss's gradient is that of explicit score matching, direction x",
+        "the loss's gradient is that of explicit score matching, direction sin x",
     }
 
 
@@ -76,7 +76,7 @@ def test_a_detached_trace_is_caught():
 )
 def test_wrong_denoising_is_caught(loss):
     found = claims(check.score(loss, NORMAL, sigma=1.0))
-    assert "explicit score matching plus a constant" in found
+    assert "the mean loss is explicit score matching plus a constant" in found
 
 
 def test_refusals_of_the_score_check():
@@ -99,13 +99,13 @@ def test_a_kernel_score_passes_and_wrong_ones_are_caught():
     for wrong in (lambda x: 3 * KERNELS.score(x), lambda x: -KERNELS.score(x), lambda x: 0.25 * KERNELS.score(x)):
         assert "the mean of x s(x) is -1" in claims(check.score_function(wrong, KERNELS))
     centred = lambda x: KERNELS.score(x) - KERNELS.score(x).mean()  # noqa: E731
-    assert "a row's score does not depend on its neighbours" in claims(check.score_function(centred, KERNELS))
+    assert "a row's score does not depend on the other rows" in claims(check.score_function(centred, KERNELS))
 
 
 def test_a_density_without_its_normalisation_is_caught():
     """A sum of M kernels instead of their mean: the score is right, the density is too large by the factor M."""
     summed = lambda x: KERNELS.log_prob(x) + math.log(3)  # noqa: E731
-    assert claims(check.score_function(KERNELS.score, summed)) == ["log p is that of a density: it integrates to 1"]
+    assert claims(check.score_function(KERNELS.score, summed)) == ["p integrates to 1: log of its integral"]
     with pytest.raises(ValueError, match="shape of x"):
         check.score_function(lambda x: KERNELS.score(x)[:, 0], KERNELS)
 
@@ -144,18 +144,24 @@ def test_right_kernels_pass():
 @pytest.mark.parametrize(
     ("kernel", "claim"),
     [
-        (lambda x, g: langevin(torch.neg, x, 0.8, 1, generator=g), "spread of the quantiles"),
-        (lambda x, g: langevin(lambda x: x, x, 0.2, 1, generator=g), "spread of the quantiles"),
-        (lambda x, g: x - 0.1 * x + 0.1**0.5 * torch.randn(x.shape, dtype=F64, generator=g), "spread of the quantiles"),
+        (lambda x, g: langevin(torch.neg, x, 0.8, 1, generator=g), "mean of (2u - 1)^2 of the quantiles u"),
+        (lambda x, g: langevin(lambda x: x, x, 0.2, 1, generator=g), "mean of (2u - 1)^2 of the quantiles u"),
+        (
+            lambda x, g: x - 0.1 * x + 0.1**0.5 * torch.randn(x.shape, dtype=F64, generator=g),
+            "mean of (2u - 1)^2 of the quantiles u",
+        ),
         (lambda x, g: metropolis(x, g, ratio=lambda new, old: old - new), "largest gap"),
-        (lambda x, g: metropolis(x, g, ratio=lambda new, old: 2 * (new - old)), "spread of the quantiles"),
+        (
+            lambda x, g: metropolis(x, g, ratio=lambda new, old: 2 * (new - old)),
+            "mean of (2u - 1)^2 of the quantiles u",
+        ),
         (lambda x, g: metropolis(x, g, proposal=0.7), "mean of the quantiles"),
         (turn, "detailed balance"),
-        (lambda x, g: x, "chains move"),
+        (lambda x, g: x, "chains move: mean change of the quantile"),
         (lambda x, g: adjusted(x, None), "the same generator"),
         (
             lambda x, g: torch.where(torch.rand((), generator=g) < 0.5, adjusted(x, g), x * x.std().clamp(0.99, 1.01)),
-            "neighbours",
+            "other chains",
         ),
     ],
 )

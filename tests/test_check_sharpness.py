@@ -66,9 +66,9 @@ def cosine(t):
 
 
 FALLS, JUMPS, BETWEEN = (
-    "log-SNR falls from each of 1001 times to the next",
+    "log-SNR decreases from each of 1001 times to the next",
     "no jump",
-    "data and noise at every time between",
+    "inner times with alpha > 0 and sigma > 0",
 )
 WRONG = {
     "plateau": (lambda t: t.clamp(max=0.4) + (t - 0.405).clamp(min=0) / 0.595 * 0.6, {FALLS}),
@@ -176,7 +176,7 @@ def test_the_counts_see_five_percent_of_noise():
     """
     check.sampler(Ancestral(), counts=(8, 16)).require()
     report = check.sampler(Louder(factor=1.05), counts=(8, 16))
-    spread = "the marginal after 200 steps: spread of the quantiles"
+    spread = "the marginal after 200 steps: mean of (2u - 1)^2 of the quantiles u"
     (found,) = (e for e in report.failed if e.claim == spread)
     assert found.measured - 1 / 3 == pytest.approx(0.0147, abs=0.003)
     assert found.detectable < found.measured - 1 / 3
@@ -195,7 +195,8 @@ class Losing(PredictorCorrector):
 
 
 @pytest.mark.parametrize(
-    ("predictor", "claim"), [(UniPC(), "spread of the quantiles"), (Adams(), "square distance from a mode")]
+    ("predictor", "claim"),
+    [(UniPC(), "mean of (2u - 1)^2 of the quantiles u"), (Adams(), "squared distance from a mode")],
 )
 def test_lost_corrections_are_caught(predictor, claim):
     counts = {"counts": (8, 16), "steps": 32, "bias": 0.002}
@@ -219,10 +220,10 @@ class Short:
 def test_a_sampler_that_skips_its_last_step_is_caught(sampler):
     quick = {"counts": (8, 16), "steps": 64, "draws": 1000, "encodes": False}
     check.sampler(sampler, **quick).require()
-    assert "a path of one step moves z" in claims(check.sampler(Short(sampler), **quick))
+    assert "distance moved by a path of one step" in claims(check.sampler(Short(sampler), **quick))
     for least in (1, 7):
         failed = claims(check.sampler(Short(sampler, least), **quick))
-        assert {f"the last of {n} steps is made" for n in (8, 16)} <= set(failed)
+        assert {f"the last of {n} steps is taken" for n in (8, 16)} <= set(failed)
 
 
 def test_a_sampler_of_its_own_times_is_not_asked_for_another_last_one():

@@ -141,16 +141,16 @@ def test_a_loop_of_ones_own():
 def test_gradients_that_leak_are_caught():
     losses, players, step = loop(leak=True)
     report = check.game(losses, players=players, step=step, phases=ALTERNATING)
-    assert failed(report) == ["a step moves generator by its own gradient alone"]
+    assert failed(report) == ["a step moves generator by the gradient of its loss alone"]
     losses, players, step = loop(leak=True, simultaneous=True)  # both backwards, and none of them cleared
     report = check.game(losses, players=players, step=step)
-    assert failed(report) == [f"a step moves {name} by its own gradient alone" for name in players]
+    assert failed(report) == [f"a step moves {name} by the gradient of its loss alone" for name in players]
 
 
 def test_the_wrong_order_of_moves_is_caught():
     losses, players, step = loop()
     report = check.game(losses, players=players, step=step)  # claimed to be simultaneous
-    assert failed(report) == ["a step moves generator by its own gradient alone"]
+    assert failed(report) == ["a step moves generator by the gradient of its loss alone"]
 
 
 def test_a_detached_term_is_caught():
@@ -166,7 +166,7 @@ def test_a_detached_term_is_caught():
         return found | {"critic": found["critic"] + slope.square().sum(1).mean().detach()}
 
     report = check.game(penalised, players=players)
-    assert failed(report) == ["the field of critic is the numerical derivative of its loss"]
+    assert failed(report) == ["the field of critic is the numerical gradient of its loss"]
 
 
 def test_losses_that_change_a_state_are_caught():
@@ -178,7 +178,10 @@ def test_losses_that_change_a_state_are_caught():
         return {name: value * (1 + 0.1 * len(calls)) for name, value in losses().items()}
 
     claims = failed(check.game(counted, players=players))
-    assert claims[:2] == ["the loss of critic, asked twice", "the loss of generator, asked twice"]
+    assert claims[:2] == [
+        "the loss of critic is the same in two calls",
+        "the loss of generator is the same in two calls",
+    ]
 
 
 def test_what_is_no_game_is_refused():
@@ -254,7 +257,7 @@ def test_a_loop_that_keeps_all_its_state_resumes():
     check.resume(Loop).require()
 
 
-RESUMED = [f"{what} that differ: resumed and uninterrupted" for what in ("entries", "tensors held")]
+RESUMED = [f"{what} that differ: resumed and uninterrupted run" for what in ("state entries", "tensors")]
 
 
 @pytest.mark.parametrize("forgotten", ["optimizer", "count", "rng"])
@@ -328,7 +331,7 @@ def test_what_is_saved_and_not_loaded_is_caught():
         def load_state_dict(self, state):
             super().load_state_dict({k: v for k, v in state.items() if k != "average"})
 
-    assert "entries that differ: saved and loaded" in failed(check.resume(Half))
+    assert "state entries that differ: saved and loaded" in failed(check.resume(Half))
 
 
 def test_a_run_that_no_seed_repeats_and_one_that_stands_still_are_caught():
@@ -343,8 +346,8 @@ def test_a_run_that_no_seed_repeats_and_one_that_stands_still_are_caught():
         def step(self):
             pass
 
-    assert failed(check.resume(Unseeded))[0] == "entries that differ: two uninterrupted runs"
-    assert failed(check.resume(Still)) == ["entries that later steps change"]
+    assert failed(check.resume(Unseeded))[0] == "state entries that differ: two uninterrupted runs"
+    assert failed(check.resume(Still)) == ["state entries that later steps change"]
     with pytest.raises(ValueError, match="before and after must be at least 1 step, got 0 and 4"):
         check.resume(Loop, before=0)
 
@@ -390,7 +393,7 @@ def test_processes_find_the_gradient_of_one(processes):
 
 def test_a_loss_that_couples_rows_is_caught():
     claims = failed(check.data_parallel(Coupled(), ROWS))
-    assert claims[0] == "the mean of the shares' gradients is that of all rows"
+    assert claims[0] == "the mean gradient of the shares is the gradient of all rows"
 
 
 def by_hand(reduce):

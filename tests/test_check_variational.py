@@ -235,29 +235,41 @@ def test_right_bounds_pass(bound, reparameterized):
 
 
 WRONG = {
-    "exceeds log p by log K": (lambda t: (t.log_px - t.kl[0]).logsumexp(0), "at most log p(x), 4 draws of the model"),
-    "half of the KL": (lambda t: (t.log_px - 0.5 * t.kl[0]).mean(0), "at most log p(x), 1 draws of the model"),
-    "the prior left out": (lambda t: t.log_px.mean(0), "at most log p(x), 1 draws of the model"),
-    "a KL of the wrong sign": (lambda t: (t.log_px + t.kl[0]).mean(0), "at most log p(x), 1 draws of the model"),
-    "not tight": (beta(2.0), "log p(x) draw by draw at the posterior, 1 draws"),
+    "exceeds log p by log K": (
+        lambda t: (t.log_px - t.kl[0]).logsumexp(0),
+        "mean bound is at most log p(x), 4 draws of the model's q",
+    ),
+    "half of the KL": (
+        lambda t: (t.log_px - 0.5 * t.kl[0]).mean(0),
+        "mean bound is at most log p(x), 1 draws of the model's q",
+    ),
+    "the prior left out": (lambda t: t.log_px.mean(0), "mean bound is at most log p(x), 1 draws of the model's q"),
+    "a KL of the wrong sign": (
+        lambda t: (t.log_px + t.kl[0]).mean(0),
+        "mean bound is at most log p(x), 1 draws of the model's q",
+    ),
+    "not tight": (beta(2.0), "every value is log p(x) for q = p(z|x), 1 draws"),
     "a detached KL": (
         lambda t: (t.log_px - t.kl[0].detach()).mean(0),
-        "the mean gradient is that of the mean, 1 draws",
+        "mean gradient is the gradient of the mean, 1 draws",
     ),
     "a factor 2 in the gradient": (
         lambda t: 2 * elbo(t) - elbo(t).detach(),
-        "the mean gradient is that of the mean, 1 draws",
+        "mean gradient is the gradient of the mean, 1 draws",
     ),
     "a path taken for all of it": (
         lambda t: iwae(sticking_the_landing(t)),
-        "the mean gradient is that of the mean, 4 draws",
+        "mean gradient is the gradient of the mean, 4 draws",
     ),
     "falls with K": (
         lambda t: elbo(t) - 0.3 * math.log(t.samples),
-        "no less than with fewer draws, 4 draws of the model",
+        "mean bound is no less than with fewer draws, 4 draws of the model's q",
     ),
-    "a mean over the data": (lambda t: (t.log_px - t.kl[0]).mean(1), "there is one value a datum, shape (B,)"),
-    "not a number": (lambda t: elbo(t) / 0 * 0, "at most log p(x), 1 draws of the model"),
+    "a mean over the data": (
+        lambda t: (t.log_px - t.kl[0]).mean(1),
+        "the bound has one value for each datum, shape (B,)",
+    ),
+    "not a number": (lambda t: elbo(t) / 0 * 0, "mean bound is at most log p(x), 1 draws of the model's q"),
 }
 
 
@@ -268,7 +280,7 @@ def test_wrong_bounds_are_caught(wrong, claim):
 
 
 def test_the_score_is_missed_where_draws_carry_no_gradient():
-    assert "the mean gradient is that of the mean, 1 draws" in failed(
+    assert "mean gradient is the gradient of the mean, 1 draws" in failed(
         check.bound(iwae, oracle(), X, reparameterized=False, generator=generator(0))
     )
 

@@ -85,10 +85,10 @@ def bound(
     True
     >>> report = bound(lambda trace: (trace.log_px - trace.kl[0]).logsumexp(0), oracle, generator=rng)
     >>> report.failed[0].claim
-    'at most log p(x), 4 draws of the model'
+    'mean bound is at most log p(x), 4 draws of the model's q'
     >>> stuck = bound(lambda trace: iwae(sticking_the_landing(trace)), oracle, repeats=20000, generator=rng)
     >>> [e.claim for e in stuck.failed]
-    ['the mean gradient is that of the mean, 4 draws', 'the mean gradient is that of the mean, 16 draws']
+    ['mean gradient is the gradient of the mean, 4 draws', 'mean gradient is the gradient of the mean, 16 draws']
     """
     oracle = isinstance(model, Oracle)
     shown = tuple(c for c in CLAIMS if oracle or c != "tight")
@@ -125,9 +125,9 @@ class _Trial:
             return counted  # its numbers belong to nobody
         found: list[Evidence] = counted[:1]
         if "under" in claims or "monotone" in claims:
-            found += self._values("the model", self._own, claims)
+            found += self._values("the model's q", self._own, claims)
             if isinstance(self.model, Oracle):
-                found += self._values("a q off the posterior", lambda k: self._drawn(self._off(), k), claims)
+                found += self._values("a q that is not the posterior", lambda k: self._drawn(self._off(), k), claims)
         if "tight" in claims:
             found += [self._tight(k) for k in self.samples]
         if "gradient" in claims:
@@ -137,7 +137,7 @@ class _Trial:
     def _one_a_datum(self, k: int) -> Evidence:
         shape = tuple(self.bound(self.model.trace(self.x, samples=k)).shape)
         got = float(shape[0]) if len(shape) == 1 else 0.0
-        return Evidence("there is one value a datum, shape (B,)", float(len(self.x)), got, 0.0)
+        return Evidence("the bound has one value for each datum, shape (B,)", float(len(self.x)), got, 0.0)
 
     def _own(self, k: int) -> Trace:
         return self.model.trace(self.rows, samples=k)
@@ -181,10 +181,10 @@ class _Trial:
         for k in self.samples:
             mean, stderr = _moments(self.bound(draw(k)).view(len(self.x), -1))
             if "under" in claims:
-                claim = f"at most log p(x), {k} draws of {whose}"
+                claim = f"mean bound is at most log p(x), {k} draws of {whose}"
                 found.append(_worst(claim, log_p, mean, stderr.hypot(doubt), rounding, "at most"))
             if "monotone" in claims and before is not None:
-                claim = f"no less than with fewer draws, {k} draws of {whose}"
+                claim = f"mean bound is no less than with fewer draws, {k} draws of {whose}"
                 found.append(_worst(claim, before[0], mean, stderr.hypot(before[1]), rounding, "at least"))
             before = mean, stderr
         return found
@@ -197,7 +197,7 @@ class _Trial:
         trace = posterior_trace(self.model, rows, (self.model.posterior(rows),), samples=k)
         values = self.bound(trace).view(len(self.x), -1)
         return close(
-            f"log p(x) draw by draw at the posterior, {k} draws", log_p[:, None], values, self._rounding(log_p)
+            f"every value is log p(x) for q = p(z|x), {k} draws", log_p[:, None], values, self._rounding(log_p)
         )
 
     def _rounding(self, log_p: Tensor) -> float:
@@ -228,7 +228,7 @@ class _Trial:
         there, off, curved = (torch.cat(column) for column in zip(*found, strict=True))
         mean, stderr = _moments(off)
         rounding = curved.mean(1).abs() + torch.finfo(self.x.dtype).eps ** 0.5
-        claim = f"the mean gradient is that of the mean, {k} draws"
+        claim = f"mean gradient is the gradient of the mean, {k} draws"
         return _worst(claim, there.mean(1), there.mean(1) + mean, stderr, rounding, "equal")
 
 

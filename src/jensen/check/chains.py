@@ -14,8 +14,8 @@ Kernel = Callable[[Tensor, torch.Generator], Tensor]
 """One move of every chain: x (B, 1) and a generator to (B, 1)."""
 
 PAIRS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
-    "u and u^2 of the quantile": (lambda u: u - 0.5, lambda u: (u - 0.5) ** 2),
-    "cos and sin of the quantile": (lambda u: torch.cos(2 * torch.pi * u), lambda u: torch.sin(2 * torch.pi * u)),
+    "u - 1/2, (u - 1/2)^2 of the quantile u": (lambda u: u - 0.5, lambda u: (u - 0.5) ** 2),
+    "cos, sin of 2 pi u": (lambda u: torch.cos(2 * torch.pi * u), lambda u: torch.sin(2 * torch.pi * u)),
 }
 
 
@@ -72,11 +72,11 @@ def mcmc(
     if x.shape != start.shape:
         raise ValueError(f"a kernel must keep the shape of x, {tuple(start.shape)}, got {tuple(x.shape)}")
     u, v = line.cdf(start), line.cdf(x)
-    out = [bounded("chains move", (u - v).abs().mean(), 1e-3, relation="at least")]
+    out = [bounded("chains move: mean change of the quantile", (u - v).abs().mean(), 1e-3, relation="at least")]
     if reversible:
         for name, (phi, psi) in PAIRS.items():
             flow = phi(u) * psi(v) - psi(u) * phi(v)
-            out.append(mean_is(f"detailed balance: as much flows there as back, by {name}", 0.0, flow))
+            out.append(mean_is(f"detailed balance: E[f(x) g(y) - g(x) f(y)] is 0 for f, g = {name}", 0.0, flow))
     for _ in range(moves - 1):
         x = kernel(x, generator)
     out += uniform_evidence(f"after {moves} moves from exact draws", line.cdf(x), bias)
@@ -90,5 +90,5 @@ def mcmc(
 
     first = torch.arange(256)
     out.append(close("the same generator gives the same draws", moved(first), moved(first), 0.0))
-    out.append(rows_alone("a chain does not depend on its neighbours", moved))
+    out.append(rows_alone("a chain does not depend on the other chains", moved))
     return Report.of(out)

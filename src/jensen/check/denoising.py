@@ -98,7 +98,7 @@ def denoising_loss(
     ...     alpha, sigma = (v[:, None] for v in denoiser.schedule.alpha_sigma(t))
     ...     return (denoiser(alpha * x + sigma * eps, t).v - (sigma * x - alpha * eps)).square().mean(1)
     >>> denoising_loss(wrong).failed[0].claim
-    'least at the exact denoiser, t = 0.2'
+    'the mean loss is minimal at the exact denoiser, t = 0.2'
     """
     oracle = oracle or two_modes()
     if oracle.means.shape[1] != 1:
@@ -145,30 +145,40 @@ def _evidence(
     up, down = torch.tensor(both, dtype=F64).T
     gap = torch.minimum(up, down) - mass @ least
     size = float((up + down).max())
-    yield bounded(f"least at the exact denoiser, {at}", gap, SMALL * size, relation="at least")
-    yield close(f"level there: what is gained one way is lost the other, {at}", up, down, 1e-5 * size)
+    yield bounded(f"the mean loss is minimal at the exact denoiser, {at}", gap, SMALL * size, relation="at least")
+    yield close(f"at the exact denoiser the losses for +h g and -h g are equal, {at}", up, down, 1e-5 * size)
     moved = Moved(oracle, torch.sin, 0.5)
     told = rows(moved).detach()
     error = (moved(z, t).x - x)[:, 0] ** 2
     found = float((mass @ told) / (mass @ error))
     yield close(
-        f"a weight on |x_hat - x|^2, the same for every row, {at}", found * error, told, SMALL * float(told.max())
+        f"the loss is w |x_hat - x|^2 with the same w for every row, {at}",
+        found * error,
+        told,
+        SMALL * float(told.max()),
     )
     if weight is not None:
         wanted = float(weight(t[:1])[0])
-        yield close(f"its weight, {at}", wanted, found, SMALL * abs(wanted))
+        yield close(f"weight w(t), {at}", wanted, found, SMALL * abs(wanted))
     for view in VIEWS:
         other = rows(Moved(oracle, torch.sin, 0.5, view)).detach()
-        yield close(f"the same told as {view}, {at}", told, other, SMALL * float(told.max()))
+        yield close(
+            f"the loss is the same for a prediction given as {view}, {at}", told, other, SMALL * float(told.max())
+        )
     h = torch.tensor(0.4, dtype=F64, requires_grad=True)
     value = mass @ rows(Moved(oracle, torch.sin, h))
     slope = torch.autograd.grad(value, h)[0] if value.requires_grad else torch.zeros(())
     ahead, behind = (mass @ rows(Moved(oracle, torch.sin, 0.4 + d)).detach() for d in (1e-3, -1e-3))
-    yield close(f"its gradient is that of its value, {at}", (ahead - behind) / 2e-3, slope, SMALL * size)
+    yield close(
+        f"the loss's gradient by autograd is its numerical derivative, {at}",
+        (ahead - behind) / 2e-3,
+        slope,
+        SMALL * size,
+    )
     picked = torch.linspace(0, len(x) - 1, 8).long()
 
     def alone(index: Tensor) -> Tensor:
         r = picked[index]
         return loss(moved, x[r], t[r], eps[r])
 
-    yield rows_alone(f"a row's loss does not depend on its neighbours, {at}", alone)
+    yield rows_alone(f"a row's loss does not depend on the other rows, {at}", alone)

@@ -234,7 +234,7 @@ class Report:
 
     def failures(self, name: str = "") -> Evidence:
         """One claim for all: how many of them fail, which must be none."""
-        said = f"claims of {len(self.evidence)} that fail"
+        said = f"failed claims out of {len(self.evidence)}"
         if self.evidence:
             said += f" (worst: {max(self.evidence, key=lambda e: e.excess - e.tolerance).claim})"
         return Evidence(f"{name}: {said}" if name else said, 0.0, len(self.failed), 0.0)

@@ -80,7 +80,7 @@ def game(
     ...         x.sub_(0.1 * x.grad); y.sub_(0.1 * y.grad)
     >>> report = game(lambda: {"x": x * y, "y": -x * y}, players={"x": [x], "y": [y]}, step=step, eigenvalues=(1j, -1j))
     >>> [e.claim for e in report.failed]
-    ['a step moves x by its own gradient alone', 'a step moves y by its own gradient alone']
+    ['a step moves x by the gradient of its loss alone', 'a step moves y by the gradient of its loss alone']
     """
     if update not in RULES:
         raise ValueError(f"update must be one of {', '.join(RULES)}, got {update!r}")
@@ -135,12 +135,12 @@ def _evidence(
     start = _weights(owned)
     first, again = (_totals(game) for _ in range(2))
     for name in owned:
-        yield close(f"the loss of {name}, asked twice", first[name].total, again[name].total, 0.0)
+        yield close(f"the loss of {name} is the same in two calls", first[name].total, again[name].total, 0.0)
     rng = generator(seed)
     for name, parameters in owned.items():
         exact, found = _slopes(game, name, parameters, rng)
         size = 1 + float(exact.abs().max())
-        yield close(f"the field of {name} is the numerical derivative of its loss", exact, found, tolerance * size)
+        yield close(f"the field of {name} is the numerical gradient of its loss", exact, found, tolerance * size)
     if step is not None:
         expected = _stepped(game, owned, rate) if update == "descend" else _ruled(game, owned, update, gamma, rate)
         _put(owned, start)
@@ -152,7 +152,7 @@ def _evidence(
         _put(owned, start)
         for name, exact, found in zip(owned, *moves, strict=True):
             allowed = tolerance * (rate + float(exact.abs().max()))
-            claim = "its own gradient alone" if update == "descend" else f"the rule of {update}"
+            claim = "the gradient of its loss alone" if update == "descend" else f"the rule of {update}"
             yield close(f"a step moves {name} by {claim}", exact, found, allowed)
     if eigenvalues is not None:
         found = torch.linalg.eigvals(-_jacobian(game, owned))

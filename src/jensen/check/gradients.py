@@ -74,7 +74,7 @@ def gradient(
     columns = [torch.stack(column) for column in zip(*draws, strict=True)]
     what = [f"the mean gradient in parameter {i} of {len(leaves)}" for i in range(1, len(leaves) + 1)]
     evidence = [
-        _unbiased(f"{name} is that of E_q[f]", truth, doubt, column, torch.finfo(leaf.dtype).eps)
+        _unbiased(f"{name} is the gradient of E_q[f]", truth, doubt, column, torch.finfo(leaf.dtype).eps)
         for name, truth, doubt, column, leaf in zip(what, truths, doubts, columns, leaves, strict=True)
     ]
     variance = float(sum(column.var(0).sum() for column in columns))

@@ -158,8 +158,8 @@ def uniform_evidence(what: str, u: Tensor, bias: float = 0.0, errors: float = 5.
 
     return [
         near("mean of the quantiles", 0.5, u.mean(), 1 / 12),
-        near("spread of the quantiles", 1 / 3, ((2 * u - 1) ** 2).mean(), 4 / 45),
-        near("largest gap to the law's distribution function", 0.0, gap, 1 / 4),
+        near("mean of (2u - 1)^2 of the quantiles u", 1 / 3, ((2 * u - 1) ** 2).mean(), 4 / 45),
+        near("largest gap to the exact distribution function", 0.0, gap, 1 / 4),
     ]
 
 

@@ -75,8 +75,10 @@ def _evidence(
     yield bounded("l is at least 0", loss(torch.linspace(-30, 30, 601, dtype=u.dtype)), 0.0, relation="at least")
     apart = (u < 0.9) | (u > 1.1)
     agrees = (best * (u - 1).sign())[apart]
-    yield bounded("the best critic is positive where real is likelier", agrees, 0.0, relation="at least")
-    yield from _shape("-inf", u, -least, tolerance)
+    yield bounded(
+        "the best critic is positive where u = p/q > 1, negative where u < 1", agrees, 0.0, relation="at least"
+    )
+    yield from _shape("-inf_d [u l(d) + l(-d)]", u, -least, tolerance)
     size = 1 + least.abs()
     if f is not None:
         found = f(u)

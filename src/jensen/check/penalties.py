@@ -48,7 +48,7 @@ def penalty(
     ...     return (g.norm() - 1).square()
     >>> report = penalty(whole_batch, lambda g: (g - 1) ** 2, at="real")
     >>> print(report.failed[0])
-    FAILS: h(|a|) on a linear critic, batch of 5, events (3,): 12.0557 = 1 (± 1e-09)
+    FAILS: penalty of the critic a x: h(|a|), batch of 5, examples of shape (3,): 12.0557 = 1 (± 1e-09)
     """
     if at not in PLACES:
         raise ValueError(f"at must be one of {', '.join(PLACES)}, got {at!r}")
@@ -76,7 +76,7 @@ def _on_a_line(
         value = _paid(penalty, _linear(a), *_examples(n, event))
         found.append(value)
         exact.append(of_norm(torch.tensor(norm, dtype=a.dtype)).expand(value.shape))
-    claim = f"h(|a|) on a linear critic, batch of {n}, events {event}"
+    claim = f"penalty of the critic a x: h(|a|), batch of {n}, examples of shape {event}"
     return close(claim, torch.stack(exact), torch.stack(found), tolerance)
 
 
@@ -89,11 +89,16 @@ def _derivative(
         value = _paid(penalty, _linear(a), *_examples(4, event)).mean()
         found = _slope(value, a)
         if norm == 0:
-            yield close(f"derivative and value are finite at |a| = 0, events {event}", 1.0, _finite(found, value), 0.0)
+            yield close(
+                f"penalty and derivative are finite (1) at |a| = 0, examples of shape {event}",
+                1.0,
+                _finite(found, value),
+                0.0,
+            )
             continue
         size = torch.tensor(norm, dtype=a.dtype).requires_grad_()
         (slope,) = torch.autograd.grad(of_norm(size), size)
-        claim = f"derivative in a is h'(|a|) a/|a| at |a| = {norm:g}, events {event}"
+        claim = f"derivative of the penalty in a: h'(|a|) a/|a|, |a| = {norm:g}, examples of shape {event}"
         yield close(claim, slope * _direction(event), found, tolerance)
 
 
@@ -117,7 +122,7 @@ def _apart(penalty: Penalty, tolerance: float) -> Evidence:
 
     a, b = _examples(5, (3,))
     mixed = paid(a[:1], a[1:]) - paid(b[:1], a[1:]) - paid(a[:1], b[1:]) + paid(b[:1], b[1:])
-    return close("what an example pays does not depend on the others", 0.0, mixed, tolerance)
+    return close("the penalty of an example does not depend on the other examples", 0.0, mixed, tolerance)
 
 
 def _place(penalty: Penalty, of_norm: Callable[[Tensor], Tensor], at: str, tolerance: float) -> Evidence:
@@ -125,7 +130,7 @@ def _place(penalty: Penalty, of_norm: Callable[[Tensor], Tensor], at: str, toler
     x = real if at == "real" else fake
     exact = of_norm(x.norm(dim=1))
     value = _paid(penalty, _half_square, real, fake)
-    claim = f"h(|x|) of |x|^2/2: taken at the {at} examples"
+    claim = f"penalty of the critic |x|^2/2: h(|x|) at the {at} examples"
     return close(claim, exact if value.ndim else exact.mean(), value, tolerance)
 
 
@@ -137,16 +142,18 @@ def _between(penalty: Penalty, of_norm: Callable[[Tensor], Tensor]) -> Iterator[
     real, fake = base.expand(n, 3), (base + along).expand(n, 3)
     share = torch.linspace(0, 1, 4001, dtype=torch.float64)[:, None]  # every other one is in the middle of a cell
     for name, centre in {
-        "at the real one": base,
-        "at the generated one": base + along,
-        "beside": base + along / 4 - 1,
+        "at the real example": base,
+        "at the generated example": base + along,
+        "beside both": base + along / 4 - 1,
     }.items():
         exact = of_norm((base + share * along - centre).norm(dim=1))
         draws = torch.cat([_paid(penalty, _distance(centre), real, fake, k).detach().reshape(-1) for k in range(runs)])
-        claim = f"h(|x - c|) of |x - c|^2/2, c {name}"
-        yield mean_is(f"{claim}: one uniform epsilon an example", float(exact[1::2].mean()), draws)
+        claim = f"penalty of the critic |x - c|^2/2, c {name}"
+        yield mean_is(f"{claim}: mean of h(|x - c|) over uniform epsilon", float(exact[1::2].mean()), draws)
         beyond = torch.maximum(draws - exact.max(), exact.min() - draws).max()
-        yield Evidence(f"{claim}: none beyond what there is between", 0.0, float(beyond), 1e-6, "at most")
+        yield Evidence(
+            f"{claim}: excess over the values between real and generated", 0.0, float(beyond), 1e-6, "at most"
+        )
 
 
 def _distance(centre: Tensor) -> Critic:

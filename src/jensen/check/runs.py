@@ -87,7 +87,7 @@ def resume(
     ...     def load_state_dict(self, state):
     ...         self.w.data = state["w"]
     >>> [e.claim for e in resume(Noisy).failed]
-    ['entries that differ: resumed and uninterrupted', 'tensors held that differ: resumed and uninterrupted']
+    ['state entries that differ: resumed and uninterrupted run', 'tensors that differ: resumed and uninterrupted run']
     """
     if before < 1 or after < 1:
         raise ValueError(f"before and after must be at least 1 step, got {before} and {after}")
@@ -110,7 +110,7 @@ def _resumed(make: Callable[[], Run], before: int, after: int, seed: int) -> Ite
         return _entries(run.state_dict()), _held(run)
 
     (whole, holds), (again, _) = uninterrupted(), uninterrupted()
-    yield close("entries that differ: two uninterrupted runs", 0.0, _differing(whole, again), 0.0)
+    yield close("state entries that differ: two uninterrupted runs", 0.0, _differing(whole, again), 0.0)
     begin_globally(seed)
     first = make()
     for _ in range(before):
@@ -118,19 +118,24 @@ def _resumed(make: Callable[[], Run], before: int, after: int, seed: int) -> Ite
     file = io.BytesIO()
     torch.save(first.state_dict(), file)
     saved = _entries(first.state_dict())
-    yield bounded("entries that later steps change", _differing(saved, whole), 1.0, relation="at least")
+    yield bounded("state entries that later steps change", _differing(saved, whole), 1.0, relation="at least")
     begin_globally(derived(seed, "in between"))
     torch.randn(7)  # whatever happens in between
     second = make()
     file.seek(0)
     second.load_state_dict(torch.load(file, weights_only=True))
     loaded = _entries(second.state_dict())
-    yield close("entries that differ: saved and loaded", 0.0, _differing(saved, loaded), 0.0)
+    yield close("state entries that differ: saved and loaded", 0.0, _differing(saved, loaded), 0.0)
     for _ in range(after):
         second.step()
     resumed = _entries(second.state_dict())
-    yield close("entries that differ: resumed and uninterrupted", 0.0, _differing(whole, resumed), 0.0)
-    yield close("tensors held that differ: resumed and uninterrupted", 0.0, _differing(holds, _held(second)), 0.0)
+    yield close("state entries that differ: resumed and uninterrupted run", 0.0, _differing(whole, resumed), 0.0)
+    yield close(
+        "tensors that differ: resumed and uninterrupted run",
+        0.0,
+        _differing(holds, _held(second)),
+        0.0,
+    )
 
 
 class _Training:
@@ -305,7 +310,7 @@ def _parallel(
     whole = gradient(batch).detach().cpu()
     allowed = tolerance * float(whole.abs().max())
     apart = torch.stack([gradient(rows).detach().cpu() for rows in shares]).mean(0)
-    yield close("the mean of the shares' gradients is that of all rows", whole, apart, allowed)
+    yield close("the mean gradient of the shares is the gradient of all rows", whole, apart, allowed)
     for rank, found in enumerate(_together(gradient, shares)):
         yield close(f"process {rank} of {processes} ends with the gradient of all rows", whole, found, allowed)
 

@@ -53,11 +53,11 @@ def _law(oracle: MixtureOracle, t: float) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _spread(what: str, oracle: MixtureOracle, z: Tensor, t: float, bias: float) -> Evidence:
-    """Mean square distance from a mode over its variance, modes weighed by their posterior; 1 if z_t is exact."""
+    """Mean squared distance from a mode over its variance, modes weighted by their posterior; 1 if z_t is exact."""
     mean, deviation, weight = _law(oracle, t)
     place = (z.double() - mean) / deviation
     square = (torch.softmax(weight.log() - deviation.log() - place**2 / 2, 1) * place**2).sum(1)
-    found = mean_is(f"{what}: square distance from a mode over its variance", 1.0, square)
+    found = mean_is(f"{what}: squared distance from a mode over the mode's variance", 1.0, square)
     return dataclasses.replace(found, tolerance=found.tolerance + bias)
 
 
@@ -161,9 +161,11 @@ def sampler(
     settled = drawn == 0 if deterministic is None else deterministic
     out: list[Evidence] = []
     if deterministic is True:
-        out.append(Evidence("it draws nothing: another generator changes nothing", 0.0, drawn, 0.0))
+        out.append(Evidence("deterministic: difference between the results of two generators", 0.0, drawn, 0.0))
     if deterministic is False:
-        out.append(bounded("it draws: another generator gives other draws", drawn, 1e-6, relation="at least"))
+        out.append(
+            bounded("stochastic: difference between the results of two generators", drawn, 1e-6, relation="at least")
+        )
     if settled:
         out += trial.path_evidence(above, below, order)
     v = torch.rand(draws or (10_000 if settled else 40_000), dtype=F64, generator=torch.Generator().manual_seed(3))
@@ -172,10 +174,10 @@ def sampler(
     out += uniform_evidence(f"the marginal after {steps} steps", quantile(oracle, made, end), bias)
     out.append(_spread(f"the marginal after {steps} steps", oracle, made, end, 5 * bias))
     moved = (trial.run(above, trial.times(1), 6) - above).abs().max()
-    out.append(bounded("a path of one step moves z", moved, 1e-6, relation="at least"))
+    out.append(bounded("distance moved by a path of one step", moved, 1e-6, relation="at least"))
     out += trial.last_evidence(above)
     out.append(close("the same generator gives the same draws", one, again, 0.0))
-    out.append(rows_alone("a row does not depend on its neighbours", lambda rows: trial.run(above[8 * rows], few, 5)))
+    out.append(rows_alone("a row does not depend on the other rows", lambda rows: trial.run(above[8 * rows], few, 5)))
     if settled and encodes:
         out += trial.encoding_evidence(above, below, order)
     return Report.of(out)
@@ -217,7 +219,7 @@ class _Trial:
             made, by_first, by_last = (self.run(above, t, 6) for t in (times, first, last))
             moved = float((by_last - made).abs().max())
             if moved or not torch.equal(by_first, made):
-                claim = f"the last of {n} steps is made: half of it ends elsewhere"
+                claim = f"the last of {n} steps is taken: difference from a path whose last step is half as long"
                 yield bounded(claim, moved, 1e-6, relation="at least")
 
     def path_evidence(self, above: Tensor, below: Tensor, order: float) -> Iterator[Evidence]:
@@ -229,10 +231,10 @@ class _Trial:
         yield self._converges("order of convergence of encoding", there, above, order)
         n = self.counts[-1]
         error = float((self.run(there[-1], self.times(n)) - below).abs().mean())
-        yield Evidence(f"encoded and decoded in {n} steps", 0.0, error, 2 / n, "at most")
+        yield Evidence(f"round-trip error of encoding and decoding in {n} steps", 0.0, error, 2 / n, "at most")
 
     def _converges(self, claim: str, made: Sequence[Tensor], exact: Tensor, order: float) -> Evidence:
         errors = [float((z - exact).abs().mean()) for z in made]
         if errors[-1] < EXACT:
-            return Evidence(f"{claim}: it is exact", 0.0, errors[-1], EXACT)
+            return Evidence(f"{claim}: error of an exact sampler", 0.0, errors[-1], EXACT)
         return Evidence(claim, order, order_of(errors, self.counts), 0.25, "at least")

@@ -78,7 +78,7 @@ def schedule(
     Ten levels instead of a curve:
 
     >>> [e.claim.partition(":")[0] for e in schedule(lambda t: cosine((10 * t).ceil() / 10)).failed]
-    ['log-SNR falls from each of 1001 times to the next', 'no jump']
+    ['log-SNR decreases from each of 1001 times to the next', 'no jump']
 
     A log_snr that takes alpha / sigma^2 for the SNR:
 
@@ -113,7 +113,7 @@ def schedule(
     inside = (alpha > 0) & (sigma > 0)
     inside[[0, -1]] = False
     inner = len(t) - 2
-    out.append(Evidence("data and noise at every time between", float(inner), float(inside.sum()), 0.0, "at least"))
+    out.append(Evidence("inner times with alpha > 0 and sigma > 0", float(inner), float(inside.sum()), 0.0, "at least"))
     if int(inside.sum()) < FEWEST:
         return Report.of(out)
     t, alpha, sigma = t[inside], alpha[inside], sigma[inside]
@@ -138,10 +138,10 @@ def _level_evidence(
 ) -> Iterator[Evidence]:
     total = torch.sqrt(alpha**2 + sigma**2)
     yield bounded("alpha and sigma are at least 0", torch.minimum(alpha, sigma), 0.0, relation="at least")
-    yield bounded("noise over data at the first time", sigma[0] / alpha[0], clean, relation="at most")
-    yield bounded("data left at the last time", alpha[-1] / total[-1], noise, relation="at most")
+    yield bounded("sigma / alpha at the first time", sigma[0] / alpha[0], clean, relation="at most")
+    yield bounded("alpha / sqrt(alpha^2 + sigma^2) at the last time", alpha[-1] / total[-1], noise, relation="at most")
     fall = 2 * (sigma / alpha).log().diff()
-    claim = f"log-SNR falls from each of {len(alpha)} times to the next: by more than rounding"
+    claim = f"log-SNR decreases from each of {len(alpha)} times to the next: smallest decrease"
     yield bounded(claim, fall, FALL, relation="at least")
     if preserving:
         yield close("variance is preserved: alpha^2 + sigma^2 = 1", 1.0, total**2, tolerance)
@@ -159,7 +159,7 @@ def _jump(levels: Levels, t: Tensor, angle: Tensor, tolerance: float) -> Evidenc
         end, high = torch.where(first, middle, end), torch.where(first, at, high)
     rest = (high - low).abs()
     return bounded(
-        "no jump: what is left of the angle's changes, halved again and again",
+        "no jump: change of arctan(sigma/alpha) over an interval halved 40 times",
         rest,
         0.0,
         max(tolerance, 1e-6),

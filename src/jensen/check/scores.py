@@ -73,7 +73,7 @@ def score(
     With the whole square instead of its half it fits half the score:
 
     >>> score(lambda s, x: implicit(s, x) + s(x)[:, 0] ** 2 / 2, normal).failed[0].claim
-    'least at the score of the density'
+    'the mean loss is minimal at the score of the density'
     """
     if sigma is not None and not sigma > 0:
         raise ValueError(f"sigma must be positive, got {sigma}")
@@ -113,19 +113,21 @@ def _evidence(
     wanted = torch.stack([half_square(h * g(x)) for g, h in moved])
     small = SMALL * float(wanted.max())
     of = "the density" if clean is None else "the noised density"
-    yield bounded(f"least at the score of {of}", gaps, 0.0, small, relation="at least")
-    yield close("explicit score matching plus a constant", wanted, gaps, small)
+    yield bounded(f"the mean loss is minimal at the score of {of}", gaps, 0.0, small, relation="at least")
+    yield close("the mean loss is explicit score matching plus a constant", wanted, gaps, small)
     if clean is not None:
         lost = mean(clean).detach() - least
-        yield close("what the clean density's own score loses", half_square(clean(x) - exact(x)), lost, small)
+        yield close("excess loss of the clean density's score", half_square(clean(x) - exact(x)), lost, small)
     for name, g in DIRECTIONS.items():
         h = torch.tensor(0.5, dtype=x.dtype, requires_grad=True)
         value = mean(_moved(exact, g, h))
         slope = torch.autograd.grad(value, h)[0] if value.requires_grad else torch.zeros(())
-        yield close(f"its gradient is that of its value, towards {name}", half_square(g(x)), slope, small)
+        yield close(
+            f"the loss's gradient is that of explicit score matching, direction {name}", half_square(g(x)), slope, small
+        )
     picked = torch.linspace(0, len(x) - 1, 8).long()
     yield rows_alone(
-        "a row's loss does not depend on its neighbours",
+        "a row's loss does not depend on the other rows",
         lambda rows: loss(_moved(exact, torch.sin, 1.0), *(given[picked[rows]] for given in draws.given)),
     )
 
@@ -173,15 +175,15 @@ def score_function(
     exact = _gradient(density)(x).detach()
     mass = line.mass[live]
     size = max(1.0, float(exact.abs().max()))
-    out = [close("it is the gradient of log p", exact, s, SMALL * size)]
+    out = [close("the function is the gradient of log p", exact, s, SMALL * size)]
     if normalised:
-        out.append(close("log p is that of a density: it integrates to 1", 0.0, line.log_total, SMALL))
+        out.append(close("p integrates to 1: log of its integral", 0.0, line.log_total, SMALL))
     out += [
-        close("its mean is 0", 0.0, mass @ s[:, 0], 1e-5),
+        close("the mean of s(x) is 0", 0.0, mass @ s[:, 0], 1e-5),
         close("the mean of x s(x) is -1", -1.0, mass @ (x * s)[:, 0], 1e-5),
     ]
     picked = x[torch.linspace(0, len(x) - 1, 8).long()]
-    out.append(rows_alone("a row's score does not depend on its neighbours", lambda rows: score(picked[rows])))
+    out.append(rows_alone("a row's score does not depend on the other rows", lambda rows: score(picked[rows])))
     return Report.of(out)
 
 

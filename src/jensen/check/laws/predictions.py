@@ -110,7 +110,7 @@ def losses(_: float) -> Claims:
     for name, (loss, weight) in WEIGHTS.items():
         report = denoising_loss(of_prediction(loss), weight=weight, times=(0.3, 0.7))
         yield report.failures(f"loss {name}")
-        found = next(e for e in report.evidence if e.claim == "its weight, t = 0.3")
+        found = next(e for e in report.evidence if e.claim == "weight w(t), t = 0.3")
         yield Evidence(f"loss {name}: weight at t = 0.3", found.expected, found.measured, found.tolerance)
 
 

@@ -159,7 +159,7 @@ def interval(precision: float) -> Claims:
 
 @law("vdm/continuous-limit")
 def continuous_limit(_: float) -> Claims:
-    r"""As the number of steps T grows, the discrete loss decreases to the continuous-time loss; the gap is of order 1/T.
+    r"""As the number of steps T grows, the discrete loss decreases to the continuous-time loss, with a gap O(1/T).
 
     $$L_T \searrow L_\infty = -\tfrac12\, E\int_0^1 \mathrm{SNR}'(t)\,|x - \hat x(z_t)|^2\,dt$$
     L_T is a Riemann sum of half the integral of the error over the SNR. The error is taken at the noisier end of each
