@@ -85,7 +85,7 @@ def bound(
     True
     >>> report = bound(lambda trace: (trace.log_px - trace.kl[0]).logsumexp(0), oracle, generator=rng)
     >>> report.failed[0].claim
-    'mean bound is at most log p(x), 4 draws of the model's q'
+    "mean bound is at most log p(x), 4 draws of the model's q"
     >>> stuck = bound(lambda trace: iwae(sticking_the_landing(trace)), oracle, repeats=20000, generator=rng)
     >>> [e.claim for e in stuck.failed]
     ['mean gradient is the gradient of the mean, 4 draws', 'mean gradient is the gradient of the mean, 16 draws']
