@@ -78,12 +78,12 @@ def beta_constraint(_: float) -> Claims:
     better, worse = (rebuilt(*price(price_of(nats + step))[:2]) for step in (h, -h))
     yield close("derivative of R, beta", weight, (better - worse) / (2 * h), 1e-3)
     constraint = Constraint(nats, start=1.0).double()
+    ascent, descent = {"params": leaves, "lr": 0.1, "maximize": True}, {"params": [constraint.log_multiplier]}
+    optimizer = torch.optim.SGD([ascent, descent], lr=0.5)
     for _step in range(400):
-        *ups, down = torch.autograd.grad(constraint(trace()).sum(), [*leaves, constraint.log_multiplier])
-        with torch.no_grad():
-            for v, up in zip(leaves, ups, strict=True):
-                v.add_(0.1 * up)
-            constraint.log_multiplier.sub_(0.5 * down)
+        optimizer.zero_grad()
+        constraint(trace()).sum().backward()
+        optimizer.step()
     yield close("multiplier found by ascent and descent", weight, constraint.multiplier, 1e-3)
     yield close("KL found by ascent and descent", nats, trace().kl[0], 1e-3)
 
@@ -127,8 +127,8 @@ def collapse(_: float) -> Claims:
         yield close(f"mean squared error, {name}", math.exp(-2 * kl), (1 - w * a) ** 2 + w**2 * std**2, 2e-2)
         vae = VAE(Affine(a, 0.0, std), Affine(w, 0.0, math.sqrt(variance)), GaussianPrior(1).double())
         report = collapse_report(vae, f64([[-1.0], [1.0]]).repeat(100, 1), samples=4, generator=generator(0))
-        silent = float(report.layers[0].silent)
-        yield Evidence(f"number of collapsed layers in the report, {name}", float(kl == 0), silent, 0.0)
+        collapsed = float(report.layers[0].silent)
+        yield Evidence(f"number of collapsed layers in the report, {name}", float(kl == 0), collapsed, 0.0)
 
 
 @collapse.drawn
