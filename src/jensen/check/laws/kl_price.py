@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -78,8 +79,8 @@ def beta_constraint(_: float) -> Claims:
     better, worse = (rebuilt(*price(price_of(nats + step))[:2]) for step in (h, -h))
     yield close("derivative of R, beta", weight, (better - worse) / (2 * h), 1e-3)
     constraint = Constraint(nats, start=1.0).double()
-    ascent, descent = {"params": leaves, "lr": 0.1, "maximize": True}, {"params": [constraint.log_multiplier]}
-    optimizer = torch.optim.SGD([ascent, descent], lr=0.5)
+    ascent: dict[str, Any] = {"params": leaves, "lr": 0.1, "maximize": True}
+    optimizer = torch.optim.SGD([ascent, {"params": [constraint.log_multiplier]}], lr=0.5)
     for _step in range(400):
         optimizer.zero_grad()
         constraint(trace()).sum().backward()
