@@ -219,14 +219,14 @@ def test_a_phase_makes_only_what_its_loss_needs():
     for name, calls in (("non-saturating", 1), ("relativistic", 2)):
         objective = game(name)
         objective.critic = Counting(objective.critic)
-        broken = torch.full((4, 2), math.nan)  # the generator of an unpaired game never looks at x
+        broken = torch.full((4, 2), math.nan)  # the generator of an unpaired game does not use x
         losses = played(objective, ("generator",), broken)
         assert objective.critic.calls == calls
         assert bool(losses["generator"].total.isfinite()) == (calls == 1)
         assert set(losses) == {"generator"}
     objective = game()
     losses = played(objective, ("critic",), X)
-    with pytest.raises(RuntimeError, match="not have been used in the graph"):  # no graph was made of G
+    with pytest.raises(RuntimeError, match="not have been used in the graph"):  # there is no graph of G
         torch.autograd.grad(losses["critic"].total, list(objective.model.parameters()))
 
 
@@ -374,7 +374,7 @@ def test_the_gradient_penalty_is_an_examples_own():
         assert whole[k].item() == pytest.approx(10 * (gradient.norm().item() - 1) ** 2, abs=1e-12)
     objective.penalty = lambda critic, real, made: gradient_penalty(critic, real, made)
     loss = played(objective, ("critic",), X)["critic"]
-    made = objective.model(noise(4)).detach()  # leaves the random numbers where the game draws its shares
+    made = objective.model(noise(4)).detach()  # advances the generator to where the game draws epsilon
     assert loss.terms["penalty"].item() == pytest.approx(
         gradient_penalty(objective.critic, X, made).mean().item(), abs=1e-12
     )
@@ -403,7 +403,7 @@ def test_adaptive_augmentation_follows_the_critics_moves_and_is_saved():
     objective = pictures()
     with torch.no_grad():
         objective.critic[1].weight.zero_()
-        objective.critic[1].bias.fill_(5.0)  # sure of everything: it overfits, as far as signs can tell
+        objective.critic[1].bias.fill_(5.0)  # all logits are positive, which counts as overfitting
     losses = objective(("critic", "generator"), {"x": torch.zeros(4, 1, 2, 2)}, 0)
     objective.after("generator", losses["generator"], 0)
     assert objective.augmentation.probability == 0
@@ -412,7 +412,7 @@ def test_adaptive_augmentation_follows_the_critics_moves_and_is_saved():
     resumed = pictures()
     resumed.load_state_dict(objective.state_dict())
     assert resumed.augmentation.probability == 0.04
-    assert set(objective.players()) == {"critic", "generator"}  # and it belongs to neither
+    assert set(objective.players()) == {"critic", "generator"}  # and to neither player
     assert sum(len(p) for p in partition(objective).values()) == 4
 
 
@@ -425,7 +425,7 @@ def test_adaptive_augmentation_counts_pictures_not_packs():
         critic[1].weight.zero_()
         critic[1].bias.fill_(5.0)
     objective.after("critic", objective(("critic",), {"x": torch.zeros(8, 1, 2, 2)}, 0)["critic"], 0)
-    assert augmentation.probability == 0.08  # eight pictures of a hundred, in two packs
+    assert augmentation.probability == 0.08  # eight of a hundred pictures, in two packs
 
 
 def test_a_margin_loss_alone_is_no_game():

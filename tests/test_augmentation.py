@@ -42,7 +42,7 @@ def test_transforms_are_differentiable_and_treat_pictures_apart(transform):
         )
         assert torch.equal(changed[0], augment(x, [transform], generator=generator(3))[0])
         same = augment(x[:1].expand(8, -1, -1, -1), [transform], generator=generator(3))
-        assert bool((same != same[:1]).any())  # a draw each
+        assert bool((same != same[:1]).any())  # one draw per picture
 
 
 def test_what_each_transform_keeps_and_changes():
@@ -124,7 +124,7 @@ def test_cutout_hides_each_row_and_column_as_often_as_the_one_opposite(size, sha
 def test_lengths_are_to_the_nearest_pixel_and_halves_up(ratio, size, pixels):
     """All shifts up to the largest occur among 400 pictures, and the cutout has at most its largest size."""
     numbers = 1 + torch.arange(size, dtype=F64).expand(400, 1, size, size)
-    middle = Translation(ratio)(numbers)[:, 0, size // 2, size // 2]  # shows the number of its source, or 0
+    middle = Translation(ratio)(numbers)[:, 0, size // 2, size // 2]  # the number of the source pixel, or 0
     shifts = {int(v) - 1 - size // 2 for v in middle if v}
     assert shifts == {v for v in range(-pixels, pixels + 1) if 0 <= size // 2 + v < size}
     assert (Cutout(ratio)(numbers) == 0).any(3).sum(2).max().item() == pixels
@@ -192,7 +192,7 @@ def test_probability_and_equal_draws():
     real, fake = torch.randn(9, 3, 4, 4), torch.randn(9, 3, 4, 4)
     both = [augment(v, [Translation(), Brightness()], 0.5, generator=generator(8)) for v in (real, fake, real + fake)]
     tint = augment(torch.zeros(9, 3, 4, 4), [Translation(), Brightness()], 0.5, generator=generator(8))
-    torch.testing.assert_close(both[0] + both[1] - tint, both[2])  # affine, and the same for all
+    torch.testing.assert_close(both[0] + both[1] - tint, both[2])  # affine, and the same for all pictures
     with pytest.raises(ValueError, match=r"probability must be from 0 to 1, got 1\.5"):
         augment(x, probability=1.5)
     with pytest.raises(ValueError, match=r"must be \(B, C, H, W\), got \(3, 4\)"):
@@ -289,7 +289,7 @@ def test_a_crop_enlarges_a_window_that_lies_inside():
     ramp = ((torch.arange(side, dtype=F64) + 0.5) / side).expand(n, 1, side, side)
     with drawing(generator(0)):
         found = Crop(0.5)(ramp)
-    inner = found[:, 0, 0, 1:-1]  # between the outermost pixels' middles nothing is known but the edge
+    inner = found[:, 0, 0, 1:-1]  # only the edge is known outside the centres of the outermost pixels
     slope = inner.diff(dim=1) * side
     assert torch.allclose(slope, slope[:, :1].expand_as(slope), atol=1e-9)
     share = slope[:, 0]
@@ -299,7 +299,7 @@ def test_a_crop_enlarges_a_window_that_lies_inside():
     start = inner[:, 0] - share * 1.5 / side
     assert float(start.min()) > -1e-9
     assert float((start + share).max()) < 1 + 1e-9
-    free = start / (1 - share)  # uniform on [0, 1], whatever the share
+    free = start / (1 - share)  # uniform on [0, 1] for all shares
     assert free.mean().item() == pytest.approx(0.5, abs=4 / math.sqrt(12 * n))
     x = torch.rand(3, 2, 6, 7, dtype=F64)
     assert torch.allclose(Crop(1.0)(x), x, atol=1e-12)
@@ -315,11 +315,11 @@ def test_jitter_is_an_affine_map_with_normal_coefficients():
     columns = p.expand(side, side)
     with drawing(generator(0)):
         found = Jitter(amount)(torch.stack([columns, columns.T]).expand(n, 2, side, side))
-    inner = found[:, :, 8:-8, 8:-8]  # where nothing comes in from outside, be a coefficient 8 standard deviations off
+    inner = found[:, :, 8:-8, 8:-8]  # not affected by the outside, up to coefficients of 8 standard deviations
     right, down = inner.diff(dim=3) * side / 2, inner.diff(dim=2) * side / 2
     middle = inner[:, :, 7:9, 7:9].mean((2, 3))
     coefficients = torch.cat([right[:, :, 0, 0], down[:, :, 0, 0], middle], 1)
-    for slope, column in ((right, 0), (down, 2)):  # one slope over all the picture
+    for slope, column in ((right, 0), (down, 2)):  # one slope over the whole picture
         assert torch.allclose(slope, coefficients[:, column : column + 2, None, None].expand_as(slope), atol=1e-9)
     normal = (coefficients - torch.tensor([1.0, 0.0, 0.0, 1.0, 0.0, 0.0])) / amount
     assert normal.mean(0).abs().max() < 4 / math.sqrt(n)
@@ -346,7 +346,7 @@ def test_a_mosaic_keeps_pixels_at_their_places():
         kinds = source[k].unique()
         assert len(kinds) <= 4
         if rows and columns and len(kinds) == 4:
-            assert bool(own[:rows, :columns].all())  # its own upper left part
+            assert bool(own[:rows, :columns].all())  # the upper left part is its own
             for part in (source[k][:rows, columns:], source[k][rows:, :columns], source[k][rows:, columns:]):
                 assert len(part.unique()) == 1
             cuts.add((rows, columns))

@@ -83,7 +83,7 @@ def test_q_is_found_once_for_all_weights(monkeypatch):
     calls, fitted = [], AutoDecoder.fitted
     monkeypatch.setattr(AutoDecoder, "fitted", lambda self, x: calls.append(len(x)) or fitted(self, x))
     ours.log_likelihood(draws(8, 3), samples=500)
-    assert calls == [2, 8]  # two data to see what they take, then all
+    assert calls == [2, 8]  # two data to measure the memory, then all
 
 
 def test_a_hierarchy_has_a_divergence_at_every_layer():

@@ -167,7 +167,7 @@ def test_the_spectral_norm_of_averaged_weights_is_one_wherever_they_go(kind, sha
     assert norm(average.weight) == pytest.approx(1, abs=error)
     one_sided = torch.zeros(shape).fill_diagonal_(1.0)
     one_sided[-1, -1] = 3.0
-    for jumped in (one_sided, torch.randn(shape[0], 1) @ torch.randn(1, shape[1])):  # the second of rank one
+    for jumped in (one_sided, torch.randn(shape[0], 1) @ torch.randn(1, shape[1])):  # the second has rank one
         raw(model).data.copy_(jumped)
         update_average(average, model, 0.0)
         assert norm(average.weight) == pytest.approx(1, abs=1e-6)
@@ -209,7 +209,7 @@ def test_weight_norm_has_the_averaged_direction_and_norm(kind):
     update_average(average, model, 0.25)
     g, v = (0.25 * old + 0.75 * new.detach() for old, new in zip(start, (g, v), strict=True))
     expected = g * v / v.norm(dim=1, keepdim=True)
-    torch.testing.assert_close(average.weight, expected)  # what a hook had computed before is not shown
+    torch.testing.assert_close(average.weight, expected)  # not the value that a hook computed before
     torch.testing.assert_close(average(torch.eye(3)) - average.bias, expected.T)
 
 

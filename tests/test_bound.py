@@ -183,7 +183,7 @@ def test_the_error_of_the_bound_is_small_and_honest():
         oracle = GaussianOracle(torch.zeros(2), torch.ones(2), schedule)
         found = bound(oracle, x.expand(n, 2), generator=generator(1)).likelihood
         way = float(torch.logaddexp(schedule.log_snr(torch.tensor(default_span(schedule)[0])), torch.zeros(())))
-        expected = way / 128 * (128 * 2 / 2) ** 0.5  # D / 2 a unit of y is half a chi-square of D where alpha = 1
+        expected = way / 128 * (128 * 2 / 2) ** 0.5  # D / 2 per unit of y is half a chi-square of D where alpha = 1
         assert 0.75 * expected < found.value.std().item() < 1.05 * expected
         assert found.stderr.square().mean().sqrt().item() == pytest.approx(found.value.std().item(), rel=0.05)
         covered = ((found.value - oracle.bound(x).likelihood.value).abs() < 2 * found.stderr).double().mean().item()

@@ -76,7 +76,7 @@ def test_a_step_of_ddpm_has_the_weight_of_its_paper():
     place = torch.arange(1, 21, dtype=F64) / 20
     found = step_kl(p, x, eps, schedule, place[:-1], place[1:])
     torch.testing.assert_close(found, weight * ((0.1 * off) ** 2).sum(1), rtol=1e-8, atol=0)
-    # and its chain of 20 levels is 19 steps between the first and the last
+    # its 20 levels have 19 steps between the first and the last
     oracle = GaussianOracle(torch.zeros(1), torch.full((1,), 0.2), schedule)
     whole = bound(oracle, torch.ones(2000, 1, dtype=F64), steps=19, span=(1 / 20, 1.0), generator=generator(0))
     exact = oracle.bound(torch.ones(1, 1), steps=19, span=(1 / 20, 1.0))
@@ -133,7 +133,7 @@ def test_the_prior_term_is_torchs_kl(name):
         torch.testing.assert_close(
             prior_kl(schedule, x, torch.tensor(t)), exact.flatten(1).sum(1), rtol=1e-5, atol=1e-9
         )
-    if name == "cosine":  # alpha = 0 at t = 1: nothing of x is left
+    if name == "cosine":  # alpha = 0 at t = 1: z does not depend on x
         assert prior_kl(schedule, x, torch.tensor(1.0, dtype=F64)).abs().max().item() < 1e-12
 
 

@@ -52,7 +52,7 @@ def test_given_texts_are_drawn_in_order():
 def test_exactly_two_thousand_strings_are_kept_for_judging():
     kept = [t for t in ALL if held_out(t)]
     assert len(kept) == 2000
-    for place in range(4):  # no digit is kept for judging alone: counts within 4 standard errors of 200
+    for place in range(4):  # no digit occurs only in held-out texts: counts within 4 standard errors of 200
         counts = Counter(t[place] for t in kept)
         assert all(abs(counts[d] - 200) < 4 * (200 * 0.8 * 0.9) ** 0.5 for d in "0123456789")
 

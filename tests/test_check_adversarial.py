@@ -61,7 +61,7 @@ def test_factors_of_two_are_caught():
 def test_an_f_that_is_concave_or_rises_is_caught():
     claims = failed(check.margin_loss(lambda m: torch.exp(-m), f=lambda u: 2 * u.sqrt()))
     assert claims == [INFIMUM, "f never increases", "f is convex"]
-    claims = failed(check.margin_loss(lambda m: torch.exp(-m), f=lambda u: -(u**2)))  # falls all the same
+    claims = failed(check.margin_loss(lambda m: torch.exp(-m), f=lambda u: -(u**2)))  # decreasing nevertheless
     assert claims == [INFIMUM, "f is convex"]
 
 
@@ -110,7 +110,7 @@ def test_jensens_penalties(name):
     penalty, of_norm, at = RIGHT[name]
     state = torch.get_rng_state()
     check.penalty(penalty, of_norm, at=at).require()
-    check.penalty(lambda *a: penalty(*a).mean(), of_norm, at=at).require()  # reduced, as most code has it
+    check.penalty(lambda *a: penalty(*a).mean(), of_norm, at=at).require()  # reduced to a mean, as in most code
     assert torch.equal(state, torch.get_rng_state())
 
 
@@ -143,7 +143,7 @@ def test_a_norm_over_the_whole_batch_is_caught():
     assert "the penalty of an example does not depend on the other examples" in failed(whole)
     assert "penalty of the critic a x: h(|a|), batch of 1, examples of shape (3,)" not in failed(
         whole
-    )  # alone it is right
+    )  # right for a batch of one
 
 
 def test_a_norm_over_channels_alone_is_caught():
@@ -157,7 +157,7 @@ def test_a_gradient_without_a_graph_is_caught():
     assert claims == [
         f"derivative of the penalty in a: h'(|a|) a/|a|, |a| = {norm}, examples of shape {event}"
         for event in ((3,), (2, 3, 2))
-        for norm in ("0.5", "2")  # at 1 it is 0
+        for norm in ("0.5", "2")  # 0 at norm 1
     ]
 
 

@@ -68,8 +68,8 @@ def test_a_detached_trace_is_caught():
 @pytest.mark.parametrize(
     "loss",
     [
-        lambda s, x, eps: (s(x + eps) - eps).square().sum(1) / 2,  # sign
-        lambda s, x, eps: (s(x) + eps).square().sum(1) / 2,  # asked at the clean datum
+        lambda s, x, eps: (s(x + eps) - eps).square().sum(1) / 2,  # wrong sign
+        lambda s, x, eps: (s(x) + eps).square().sum(1) / 2,  # evaluated at the clean datum
         lambda s, x, eps: (s(x + eps) + 2 * eps).square().sum(1) / 2,
         lambda s, x, eps: explicit(s, x, torch.neg),  # fits the clean density
     ],

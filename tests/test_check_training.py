@@ -142,14 +142,14 @@ def test_gradients_that_leak_are_caught():
     losses, players, step = loop(leak=True)
     report = check.game(losses, players=players, step=step, phases=ALTERNATING)
     assert failed(report) == ["a step moves generator by the gradient of its loss alone"]
-    losses, players, step = loop(leak=True, simultaneous=True)  # both backwards, and none of them cleared
+    losses, players, step = loop(leak=True, simultaneous=True)  # both backward passes without clearing gradients
     report = check.game(losses, players=players, step=step)
     assert failed(report) == [f"a step moves {name} by the gradient of its loss alone" for name in players]
 
 
 def test_the_wrong_order_of_moves_is_caught():
     losses, players, step = loop()
-    report = check.game(losses, players=players, step=step)  # claimed to be simultaneous
+    report = check.game(losses, players=players, step=step)  # stated to be simultaneous
     assert failed(report) == ["a step moves generator by the gradient of its loss alone"]
 
 
@@ -271,7 +271,7 @@ def test_an_average_that_a_state_forgets_is_caught_although_no_step_depends_on_i
     """
     assert failed(check.resume(lambda: Loop(("average",)))) == RESUMED[1:]
 
-    averages = {}  # of a run, found by no way that is not in question
+    averages = {}  # found only through the code under test
 
     @dataclass(slots=True)
     class Slotted:

@@ -55,7 +55,7 @@ def test_right_gradients_pass(estimator):
         )
         report.require()
         assert [e.expected for e in report.evidence] == pytest.approx([1.6, 2.6, 0.0], abs=1e-6)
-    if estimator is pathwise:  # of 2z and 2z eps
+    if estimator is pathwise:  # the variances of 2z and 2z eps
         assert report.evidence[-1].measured == pytest.approx(4 * 1.69 + 4 * 0.64 + 8 * 1.69, rel=0.4)
 
 
@@ -291,6 +291,6 @@ def test_a_model_without_a_posterior_shows_the_rest():
     report.require()
     assert len(report.evidence) == 1 + 3 + 2
     wrong, claim = WRONG["exceeds log p by log K"]
-    claim = claim.replace("4", "64")  # with so many draws its q, which is far off, comes near to log p
+    claim = claim.replace("4", "64")  # with more draws the bound of this poor q is close to log p
     assert claim in failed(check.bound(wrong, vae(), X, samples=(1, 64), repeats=500, generator=generator(0)))
     check.bound(beta(4.0), vae(), claims=("under", "gradient"), repeats=500, generator=generator(0)).require()

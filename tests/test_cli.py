@@ -75,7 +75,7 @@ def test_a_run_is_a_complete_folder(run):
     assert [line["step"] for line in lines if "loss" in line] == [2, 4, 6]
     assert {p.name for p in (run / "samples").iterdir()} >= {"asked.png", "strip.png", "unconditional.png"}
     page = (run / "report.html").read_text()
-    assert not re.search(r"(src|href)=.http", page)  # one self-contained file
+    assert not re.search(r"(src|href)=.http", page)  # the page is one self-contained file
     assert len(list((run / "state").iterdir())) == 2
 
 
@@ -83,13 +83,13 @@ def test_recipes_are_listed(capsys):
     """One line per recipe, and the settings of one recipe with a line of description each."""
     assert main(["recipes"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(PRESETS) + 3  # head, an empty line, what to type next
+    assert len(lines) == len(PRESETS) + 3  # heading, an empty line, the next command
     assert [line.split()[0] for line in lines[1 : len(PRESETS) + 1]] == list(PRESETS)
     assert main(["recipes", "ring-gan"]) == 0
     out = capsys.readouterr().out
     for key in ("training.rate", "game.penalty", "data.modes", "judging.critic_steps"):
         assert re.search(rf"^{re.escape(key)} +\S+ +[a-z]", out, flags=re.MULTILINE)
-    assert "judging.importance" not in out  # of another family
+    assert "judging.importance" not in out  # a setting of another family
     refused(capsys, ["recipes", "ring-gam"], "did you mean 'ring-gan'")
 
 

@@ -87,7 +87,7 @@ def test_everything_of_everyone(found):
         assert torch.equal(found.data.space.settled(c.samples), c.samples)
     vae, gan, ddpm = found.contestants
     assert (vae.cost.evaluations, gan.cost.evaluations) == (1, 1)
-    assert ddpm.cost.evaluations == 6  # steps; guided, with the class and without in one call
+    assert ddpm.cost.evaluations == 6  # one per step: guidance evaluates both predictions in one call
     assert (gan.likelihoods, ddpm.likelihoods) == ([], [])
     assert [(f.facts["kind"], f.facts["measure"], f.value) for f in vae.likelihoods] == [
         ("estimate", "mass", -99.0),

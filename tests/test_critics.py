@@ -174,7 +174,9 @@ def test_a_trained_critic_is_the_optimal_one_and_finds_the_divergence(loss):
     found, exact = critic_divergence(loss, critic(kept_x), critic(kept_y)), divergence(loss.divergence, p, q).value
     assert found.value == pytest.approx(exact, abs=4 * found.stderr)
     assert found.stderr < 0.02 * loss.scale * loss.chance
-    signs = critic_divergence("total-variation", critic(kept_x), critic(kept_y))  # any of them, read by its sign
+    signs = critic_divergence(
+        "total-variation", critic(kept_x), critic(kept_y)
+    )  # only the signs of the critic are used
     assert signs.value == pytest.approx(divergence("total-variation", p, q).value, abs=4 * signs.stderr)
     if loss is hinge:
         best = loss.optimal((p.log_prob(kept_y) - q.log_prob(kept_y)).exp())
@@ -227,7 +229,7 @@ def test_wasserstein_of_a_shift_and_of_one_line_in_space():
     assert wasserstein1(x, x + torch.tensor([3.0, 4.0])).item() == pytest.approx(5, abs=1e-12)
     assert wasserstein1(x, x.flip(0)).item() == 0
     x, y = torch.randn(12, dtype=F64), torch.randn(9, dtype=F64)
-    along = torch.tensor([0.6, 0.8], dtype=F64)  # the programme must find what sorting finds
+    along = torch.tensor([0.6, 0.8], dtype=F64)  # the linear programme gives the result of sorting
     assert wasserstein1(x[:, None] * along, y[:, None] * along).item() == pytest.approx(
         wasserstein1(x, y).item(), abs=1e-9
     )
@@ -249,7 +251,7 @@ def test_wasserstein_takes_whole_numbers(event):
         exact = wasserstein1(x.double(), other.double()).item()
         assert wasserstein1(x, other).dtype == torch.float32
         assert wasserstein1(x, other).item() == pytest.approx(exact, rel=1e-6)
-        assert wasserstein1(x, other.double()).item() == pytest.approx(exact, abs=1e-12)  # in the finer precision
+        assert wasserstein1(x, other.double()).item() == pytest.approx(exact, abs=1e-12)  # in the higher precision
         assert wasserstein1(x.bool(), x.bool()).item() == 0
 
 

@@ -217,7 +217,9 @@ def test_consensus_is_a_numerical_derivative(kind, penalty):
         return vector_field(objective, batch, at=at)  # its draws begin at seed 0
 
     jacobian = torch.stack([(v(w + h * e) - v(w - h * e)) / (2 * h) for e in torch.eye(len(w), dtype=F64)], 1)
-    assert jacobian[4:, :4].abs().max() > 0.01  # of the critics' field by the translators' weights
+    assert (
+        jacobian[4:, :4].abs().max() > 0.01
+    )  # derivatives of the critics' field with respect to the translators' weights
     expected = w - rate * (v(w) + gamma * jacobian.T @ v(w))
     players = {
         name: Player(own, torch.optim.SGD(own), lambda _: rate)
@@ -227,7 +229,7 @@ def test_consensus_is_a_numerical_derivative(kind, penalty):
     train_step(TrainState(objective, players), iter([batch]), update=consensus(gamma))
     moved = nn.utils.parameters_to_vector(p for own in objective.players().values() for p in own).detach()
     torch.testing.assert_close(moved, expected, atol=1e-8, rtol=0)
-    assert (moved - (w - rate * v(w))).abs().max() > 1e-3  # the derivative was no small matter
+    assert (moved - (w - rate * v(w))).abs().max() > 1e-3  # the derivative term is not negligible
 
 
 def test_critics_alone_keep_no_graph_of_the_translators():
@@ -250,7 +252,9 @@ def test_sides_of_different_shapes_translate_without_identity():
     batch = {"a": torch.randn(3, 1, 8, 8), "b": torch.randn(3, 1, 16, 16)}
     losses = objective(("translators", "critics"), batch, 0)
     known = (batch["b"] - nn.Upsample(scale_factor=2)(nn.AvgPool2d(2)(batch["b"]))).abs().mean()
-    assert float(losses["translators"].terms["cycle"]) == pytest.approx(float(known), rel=1e-5)  # a comes back whole
+    assert float(losses["translators"].terms["cycle"]) == pytest.approx(
+        float(known), rel=1e-5
+    )  # a is recovered exactly
     assert "identity" not in losses["translators"].terms
 
 
@@ -333,7 +337,7 @@ def test_adaptive_augmentation_follows_both_critics():
     found = objective(("critics",), sure, 0)["critics"]
     assert ada.probability == 0
     objective.after("critics", found, 0)
-    assert ada.probability == pytest.approx(0.1)  # ten pictures, all taken for real
+    assert ada.probability == pytest.approx(0.1)  # ten pictures, all classified as real
 
 
 # -- pairs ------------------------------------------------------------------------------------------------------------
@@ -405,7 +409,7 @@ def test_what_paired_critics_are_shown_is_augmented_picture_by_picture():
     objective = Paired(model, *critics, augmentation=partial(augment, transforms=(Saturation(), Contrast())))
     flat = torch.full((6, 1, 4, 4), -1.0, dtype=F64)
     objective(("translators", "critics"), {"a": flat, "b": -flat}, 0)
-    assert len(seen) == 6  # of each critic: real and generated ones, and generated ones for the translators
+    assert len(seen) == 6  # for each critic: real and generated pairs, and generated pairs for the translators
     for x in seen:
         assert torch.equal(x.sum(1), torch.zeros(6, 4, 4, dtype=F64))
         assert torch.equal(x.abs(), torch.ones_like(x))
@@ -415,7 +419,7 @@ def test_a_true_pair_has_no_distance():
     objective = Paired(CycleGAN(Scale(2.0), Scale(0.5)), Means(0.0, 0.0), Means(0.0, 0.0), distance=7.0)
     loss = objective(("translators",), {"a": A, "b": 2 * A}, 0)["translators"]
     assert float(loss.terms["distance"]) == 0
-    assert float(loss.total.detach()) == float(loss.terms["game"]) == 2.0  # (1 - 0)^2 a side
+    assert float(loss.total.detach()) == float(loss.terms["game"]) == 2.0  # (1 - 0)^2 on each side
 
 
 # -- training ---------------------------------------------------------------------------------------------------------

@@ -122,7 +122,7 @@ def test_the_best_renaming_is_the_permutation():
     order = torch.randperm(10, generator=generator(0))
     labels = torch.arange(10).repeat(7)
     read = order[labels]
-    read[:5] = labels[:5]  # five that were not renamed
+    read[:5] = labels[:5]  # five labels that were not permuted
     renaming, right = best_renaming(confusion(labels, read, 10))
     assert renaming == order.tolist()
     assert right == 70 - int((order[labels[:5]] != labels[:5]).sum())
@@ -237,7 +237,7 @@ def test_pictures_of_each_class_are_shown():
     places = chosen(known["b"], 2)
     assert known["b"].labels[places].tolist() == [k for k in range(10) for _ in "ab"]
     assert known["b"].unseen[places].tolist() == [False, True] * 10
-    assert sides(data, 20)["b"].unseen.shape == (20,)  # fewer rows, and which of these are unseen
+    assert sides(data, 20)["b"].unseen.shape == (20,)  # fewer rows, with their part of `unseen`
     few = sides(data, 20)["b"]
     assert all(
         bool((known["b"].x[known["b"].unseen] == x).flatten(1).all(1).any()) == u

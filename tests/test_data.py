@@ -177,7 +177,7 @@ def test_some_rows_are_a_choice_that_depends_on_their_number_alone(both):
         places = torch.cdist(few["x"].flatten(1), x.flatten(1)).argmin(1)
         assert len(places.unique()) == 20
         assert torch.equal(places, places.sort().values)
-        assert int(places.max()) >= 20  # not the first ones
+        assert int(places.max()) >= 20  # not only the first ones
     assert torch.equal(some(both[0])["x"], x)
     assert torch.equal(some(both[0], 50)["x"], x)
 

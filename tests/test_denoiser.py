@@ -277,12 +277,12 @@ def test_the_exact_classifiers_gradient_makes_the_exact_conditional_denoiser(sch
     for name in ("x", "eps"):
         exact[name] = torch.where(cond[:, None] == 0, getattr(parts[0], name), getattr(parts[1], name))
     for w in (0.0, 1.0, 2.5):
-        with torch.no_grad():  # as samplers run
+        with torch.no_grad():  # as in samplers
             p = ClassifierGuided(oracle, classifier, w)(z, t, cond)
         for name in ("x", "eps"):
             value = getattr(plain, name)
             torch.testing.assert_close(getattr(p, name), value + w * (exact[name] - value), rtol=1e-8, atol=1e-8)
-    free = ClassifierGuided(oracle, classifier, 3.0)(z, t)  # no condition asked for
+    free = ClassifierGuided(oracle, classifier, 3.0)(z, t)  # without a condition
     torch.testing.assert_close(free.x, plain.x)
 
 

@@ -99,7 +99,7 @@ def test_the_odes_likelihood_of_a_mixture_is_that_of_its_first_level():
     known = mixture_log_p(x, 0.0)
     assert found["log_p_data"].value == pytest.approx(float(known.mean()), abs=1e-6)
     assert found["bound"].floor == found["log_p_data"].value
-    assert not found["log_p_data"].facts  # it is no likelihood of this run, to be ranked among others'
+    assert not found["log_p_data"].facts  # not a likelihood of this model, so it is not ranked
     assert found["bound"].value < found["bound"].floor
 
 

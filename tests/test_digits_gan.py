@@ -76,7 +76,7 @@ def test_a_row_of_the_sheet_for_each_class():
     sheet = part.pictures[0].image.convert("L")
     centre = [6 + 4 + k * 14 for k in range(3)]
     assert [sheet.getpixel((centre[0], y)) for y in centre] == [0, 32, 255]
-    assert sheet.getpixel((centre[0] + 12 * 14, centre[0])) == 255  # the thirteenth of a
+    assert sheet.getpixel((centre[0] + 12 * 14, centre[0])) == 255  # the thirteenth sample of a
 
 
 def test_classes_are_judged_where_a_reader_knows_them():

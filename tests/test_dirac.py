@@ -71,7 +71,7 @@ def test_the_value_is_that_of_the_margin_loss_and_the_field_its_derivative(loss)
 
 def test_wasserstein_draws_theta_to_where_the_critic_says_real():
     assert vector_field(DiracGAN("wasserstein"), at=[2.0, 3.0]).tolist() == [-3.0, 2.0]
-    assert vector_field(DiracGAN(lambda t: t), at=[2.0, 3.0]).tolist() == [3.0, -2.0]  # the critic's sign flipped
+    assert vector_field(DiracGAN(lambda t: t), at=[2.0, 3.0]).tolist() == [3.0, -2.0]  # the opposite sign of the critic
 
 
 @both

@@ -69,7 +69,7 @@ def test_bias_of_information_and_of_the_gap():
         (np.array(gaps), np.diff(np.sort(stats.chi2(df).rvs((200_000, 6), random_state=0))[:, -2:]).mean() / (2 * n)),
     ):
         assert abs(values.mean() - exact) < 4 * values.std() / sets**0.5 + 0.03 * exact
-    assert np.mean(gaps) / math.log(levels) < 0.003  # as good as 0
+    assert np.mean(gaps) / math.log(levels) < 0.003  # practically 0
 
 
 # The three scores on codes that are known
@@ -111,7 +111,9 @@ def test_two_factors_turned_by_an_eighth():
     turn = torch.tensor([[1.0, 1.0], [-1.0, 1.0]]) / 2**0.5
     codes = PAIR.float() @ turn
     assert mig(codes, PAIR, bins=15).value == pytest.approx(0, abs=1e-12)
-    known = stats.entropy(np.convolve([1 / 8] * 8, [1 / 8] * 8)) - math.log(8)  # of the sum, less that of the other
+    known = stats.entropy(np.convolve([1 / 8] * 8, [1 / 8] * 8)) - math.log(
+        8
+    )  # the entropy of the sum minus that of the other factor
     np.testing.assert_allclose(mutual_information(codes, PAIR, bins=15), known, rtol=1e-12)
     found = dci(codes, PAIR, Lasso(), generator=generator(0))
     assert found.disentanglement < 1e-4
@@ -126,7 +128,7 @@ def test_one_code_for_two_factors():
     codes = torch.stack([PAIR[:, 0] + 8 * PAIR[:, 1], torch.zeros(512, dtype=torch.long)], 1).double()
     assert mig(codes, PAIR, bins=64).value == pytest.approx(1, abs=1e-12)
     found = dci(codes, PAIR, BoostedTrees(depth=8), generator=generator(0))
-    assert found.disentanglement == pytest.approx(0, abs=1e-12)  # 1/2 and 1/2 of one code
+    assert found.disentanglement == pytest.approx(0, abs=1e-12)  # one code has importance 1/2 for both factors
     assert found.completeness == pytest.approx(1, abs=1e-12)
     assert found.informativeness > 0.9
     score = factor_vae_score(codes, PAIR, votes=4000, generator=generator(0))
@@ -151,7 +153,7 @@ def test_independent_codes_know_nothing():
     assert abs(score.value - 0.2) < 4 * (0.16 / 4000) ** 0.5
     found = dci(codes[:1024], factors[:, :2][torch.randperm(6144, generator=generator(1))[:1024]], Lasso())
     assert found.informativeness < 0.02
-    assert found.disentanglement + found.completeness < 0.5  # of a few small weights, if any
+    assert found.disentanglement + found.completeness < 0.5  # from a few small weights at most
 
 
 def test_the_held_factor_is_held_and_others_move():
@@ -176,7 +178,7 @@ def test_collapsed_codes_have_no_vote():
         ([[1.0, 1.0], [2.0, 2.0]], 0.0, 1 - stats.entropy([1 / 3, 2 / 3], base=2)),
         # weights 3/4 and 1/4 of the codes; the third is not used
         ([[6.0, 0.0], [1.0, 1.0], [0.0, 0.0]], 0.75, (1 - stats.entropy([6, 1], base=3) + 1) / 2),
-        # nothing told, then one factor that nothing tells
+        # nothing is predicted; then one factor is not predicted
         ([[0.0, 0.0], [0.0, 0.0]], 0.0, 0.0),
         ([[2.0, 0.0], [0.0, 0.0]], 1.0, 0.5),
     ],
@@ -207,7 +209,7 @@ def test_lasso_is_scored_by_the_variance_explained_of_rows_kept_back():
     importance, score = Lasso()(seen, kept, 0)
     np.testing.assert_allclose(importance, np.abs(model.coef_))
     assert score == pytest.approx(r2_score(kept[1], model.predict((kept[0] - mean) / scale)))
-    assert Lasso()(seen, (kept[0], -kept[1]), 0)[1] == 0  # worse than their mean
+    assert Lasso()(seen, (kept[0], -kept[1]), 0)[1] == 0  # worse than predicting the mean
 
 
 def test_rare_levels_are_learned_and_scored():

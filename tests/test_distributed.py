@@ -99,7 +99,7 @@ def together(work):
 
 def test_two_processes_give_the_one_process_training_and_leave_their_group_at_the_end(tmp_path):
     def work():
-        # registered before the group is joined, so that it runs last: no group is left by then
+        # registered before the process group is joined, so it runs last, after the group is destroyed
         atexit.register(lambda: os._exit(3) if torch.distributed.is_initialized() else None)
         mine, world = start()
         flat = trained(mine, world)
@@ -147,12 +147,12 @@ def test_the_command_trains_on_two_processes_and_resumes_bit_for_bit(tmp_path):
     assert main(words("alone")) == 0
     whole, part, alone = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "part", "alone"))
     assert same(whole, part)
-    assert not same(whole, alone)  # other noise in the second
+    assert not same(whole, alone)  # the second process has other noise
 
 
 _BRIEF = ["training.steps=8", "training.save_every=4", "training.previews=0", "training.batch_size=8"]
 ALONE = [*_BRIEF, "training.log_every=4", "data.points=100"]
-apart = {  # recipes whose processes differ in more than their random numbers, tiny
+apart = {  # small recipes whose processes have different buffers
     "digits-cyclegan": [
         *_BRIEF,
         "training.log_every=4",
@@ -197,7 +197,7 @@ def test_pools_and_adaptive_augmentation_of_two_processes_resume_bit_for_bit(tmp
         for mine, other in zip(ours["processes"], theirs["processes"], strict=True):
             assert torch.equal(mine["rng"], other["rng"])
             assert same(mine["buffers"], other["buffers"])
-        assert ours["processes"][1]["buffers"]  # they did differ
+        assert ours["processes"][1]["buffers"]  # there are such buffers
     notes = [line["note"] for line in read_journal(tmp_path / "alone" / "journal.jsonl") if "note" in line]
     assert notes == ["2 processes instead of 1: new random state", "continued to 12 steps from 8 steps"]
     for now, mine, takes, said in (

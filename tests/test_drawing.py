@@ -46,7 +46,7 @@ def test_the_list_has_every_distribution_of_torch():
     ) == set()
 
 
-@pytest.mark.filterwarnings("ignore:Singular sample")  # torch's Wishart warns of its own draws
+@pytest.mark.filterwarnings("ignore:Singular sample")  # torch's Wishart warns about its own draws
 @pytest.mark.parametrize("q", everything(), ids=lambda q: type(q).__name__)
 def test_one_generator_makes_every_draw(q):
     """Equal generators give equal draws, an advanced one others, and torch's global generator does not advance."""

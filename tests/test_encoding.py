@@ -116,7 +116,7 @@ def test_decoding_is_sampling_from_given_noise():
     rng = generator(3)
     noise = torch.cat([torch.randn(4, 3, dtype=F64, generator=rng) for _ in range(2)])[:6]
     assert torch.equal(made.decode(noise, cond=cond), x)
-    # rows do not depend on which others are there
+    # a row does not depend on the others
     assert torch.equal(made.decode(noise[4:5], cond=cond[4:5]), x[4:5])
     z = made.encode(x, cond=cond)
     assert torch.equal(made.encode(x[4:5], cond=cond[4:5]), z[4:5])
@@ -161,7 +161,7 @@ def test_slerp_goes_round_the_circle_at_an_even_pace():
     b = 2 * torch.tensor([[math.cos(angle), math.sin(angle)]], dtype=F64)
     exact = 2 * torch.stack([(angle * share).cos(), (angle * share).sin()], dim=1)[:, None]
     torch.testing.assert_close(slerp(a, b, share), exact, rtol=1e-12, atol=1e-12)
-    near = a + torch.tensor([[0.0, 1e-9]], dtype=F64)  # parallel: the straight line
+    near = a + torch.tensor([[0.0, 1e-9]], dtype=F64)  # almost parallel: the straight line
     torch.testing.assert_close(slerp(a, near, share), a + share[:, None, None] * (near - a), rtol=0, atol=1e-15)
 
 

@@ -73,7 +73,7 @@ def test_in_one_dimension_it_is_scipys():
     x, y = torch.randn(50), 0.3 + torch.randn(40)
     n, m = len(x), len(y)
     ours = energy_distance(x[:, None], y[:, None]).value
-    # scipy's counts the pairs of a point with itself, and takes a root
+    # SciPy's includes pairs of a point with itself, and is a square root
     within = [float((v[:, None] - v).abs().mean()) for v in (x.double(), y.double())]
     biased = ours + within[0] / (n - 1) + within[1] / (m - 1)
     assert biased == pytest.approx(scipys(x.numpy(), y.numpy()) ** 2, abs=1e-9)

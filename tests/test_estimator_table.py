@@ -227,7 +227,7 @@ def test_a_jump_makes_the_path_biased():
     assert ((table.exact - exact).abs() < 4 * table["score function"].stderr).all()
     assert table["pathwise"].bias[0] < -50
     table = compare_estimators(lambda m: D.Normal(m, 1.0), lambda z: (z > 0).to(z), T(0.3), generator=generator(0))
-    assert table["pathwise"].mean.item() == 0  # nothing of f has a gradient
+    assert table["pathwise"].mean.item() == 0  # the gradient of f is 0
     assert table.exact.item() == pytest.approx(exact[0].item(), rel=1e-4)
 
 
@@ -276,7 +276,7 @@ def test_what_is_neither_a_sum_nor_an_integral_has_no_exact_gradient():
         (D.Independent(D.Normal(mean, 1.0), 1), mean),
         (D.Uniform(T(0.0), end), end),
         (D.Uniform(end, end + 1), end),
-        (scaled, end),  # it says that all reals are its support
+        (scaled, end),  # its stated support is the real line
         (D.Poisson(end), end),
         (D.Independent(D.Bernoulli(logits=mean.expand(10, 2)), 2), mean),
     ):

@@ -321,7 +321,7 @@ def test_bias_of_a_relaxation_shrinks_with_the_temperature(hard):
     assert biases[0] > biases[1] > biases[2] > 4 * float(row.stderr)
     errors = [abs((by_quadrature(t, hard, of_quadratic) - EXACT) / t - rate) for t in (0.1, 0.05, 0.025)]
     assert errors[0] < 0.05 * rate
-    assert errors[2] < errors[1] / 2 < errors[0] / 4 * 1.3  # what is left of it is of higher order
+    assert errors[2] < errors[1] / 2 < errors[0] / 4 * 1.3  # the remainder is of higher order
 
 
 def test_straight_through_stays_biased_where_the_trapezoid_rule_is_not_exact():

@@ -47,7 +47,7 @@ def test_random_convolutions_are_fixed_for_pictures_of_any_size(shape):
     assert "64 features of a convolutional network with fixed random weights" in found.name
     assert found(x).shape == (5, 64)
     torch.testing.assert_close(found(x)[2:3], found(x[2:3]))
-    assert (shape != (1, 8, 8)) or "2d3e94342685" in found.name  # the same weights for ever
+    assert (shape != (1, 8, 8)) or "2d3e94342685" in found.name  # these weights must never change
 
 
 def test_large_pictures_of_classes_have_a_convolutional_classifier(monkeypatch):

@@ -57,7 +57,7 @@ def test_rounding_beside_a_kink_proves_nothing(a, near):
     assert found.verdict == "undecided", (found.leading - 1, found.tolerance)
     assert abs(found.leading - 1) < found.tolerance < 1e-6 * (1 + abs(a))
     if near == 2e-4 and abs(a) < 1e6:
-        assert found.tolerance < 1e-9 * (1 + abs(a)) + 2e-8  # wider differences than the closest are more precise
+        assert found.tolerance < 1e-9 * (1 + abs(a)) + 2e-8  # wider differences are more precise
         assert stability(Kinked(a, near), update="simultaneous", step_size=0.1).verdict == "diverges"
     for hidden in (False, True):  # by autograd, and by differences
         flow = stability(Kinked(a, near, hidden))
@@ -140,7 +140,7 @@ def test_what_a_loss_detaches_is_found_by_differences():
     torch.testing.assert_close(matrix(product, len(at)), expected, rtol=1e-5, atol=2e-6)
     frozen.put(at)
     assert (matrix(exact_product(frozen), len(at)) - expected).abs().max() > 1e-2
-    whole = gan(penalty=PENALTIES["r2"])  # the same field, and all of it
+    whole = gan(penalty=PENALTIES["r2"])  # the same field without detaching
     torch.testing.assert_close(eigenvalues(game, batch=batch), eigenvalues(whole, batch=batch), rtol=0, atol=1e-6)
 
 

@@ -168,7 +168,7 @@ def test_fourier_features_are_of_each_point_of_a_pack():
 
 # training ------------------------------------------------------------------------------------------------------------
 
-ENOUGH = {"wasserstein": {"penalty": "wgan-gp", "penalty_weight": 10}}  # over all critics it has no bound
+ENOUGH = {"wasserstein": {"penalty": "wgan-gp", "penalty_weight": 10}}  # unbounded over all critics
 
 
 @pytest.mark.parametrize("loss", GAME_LOSSES)

@@ -78,7 +78,7 @@ def test_modes_are_judged_where_they_are_known_and_samples_are_drawn():
     law, x = ring(4), torch.zeros(20, 2)
     assert modes(case_of(data_of(x), x)) is None
     assert modes(case_of(data_of(x, truths=Truths(modes=law)), x, nn.Linear(2, 2))) is None
-    for latent in (1, 2):  # noise is shown where it is a plane
+    for latent in (1, 2):  # noise of two dimensions is shown
         model = GAN(nn.Linear(latent, 2), latent)
         part = modes(case_of(data_of(x, truths=Truths(modes=law)), x, model))
         assert [picture.name for picture in part.pictures] == ["noise"] * (latent == 2)
@@ -147,7 +147,7 @@ def test_a_fresh_critic_finds_the_divergence(loss, squash):
     assert gain.value == pytest.approx(divergence(loss, *laws).value, abs=4 * gain.stderr)
     said = estimate("fresh", "fresh critic", loss, real, fake)
     assert (said.value, said.stderr) == (gain.value, gain.stderr)
-    apart = torch.full((4,), 1e3 if loss is logistic or loss is exponential else 1.0)  # supports that do not meet
+    apart = torch.full((4,), 1e3 if loss is logistic or loss is exponential else 1.0)  # disjoint supports
     most = estimate("fresh", "fresh critic", loss, apart, -apart).value
     assert said.note == f"lower bound, at most {most:.3g}"
 

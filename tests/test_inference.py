@@ -39,7 +39,7 @@ def model(encoder=None):
 
 
 PRECISION = torch.eye(2, dtype=F64) + ROOT.T @ ROOT / 0.4
-KL = float(PRECISION.diagonal().log().sum() - torch.logdet(PRECISION)) / 2  # of the best factors from the posterior
+KL = float(PRECISION.diagonal().log().sum() - torch.logdet(PRECISION)) / 2  # KL from the best factors to the posterior
 
 
 def best(x):
@@ -115,7 +115,7 @@ def test_the_best_factors_are_found(start):
     (q,) = fit_posterior(model(), x, start=start, generator=generator(0))
     exact = model().log_prob(x) - KL
     found = model().elbo(q, x)
-    assert bool((found <= exact + 1e-9).all())  # nothing beats it
+    assert bool((found <= exact + 1e-9).all())  # the optimum is an upper bound
     assert float((exact - found).max()) < 3e-3
     assert float((q.mean - best(x).mean).abs().max()) < 0.03
     assert float((q.stddev / best(x).stddev - 1).abs().max()) < 0.05

@@ -76,7 +76,7 @@ def test_an_exact_encoder_leaves_no_gap_and_no_noise():
     assert found["log_p"].floor == found["log_p_data"].value
     assert found["log_p"].facts == {"kind": "estimate", "measure": "density", "dims": 3}
     assert found["elbo"].facts["kind"] == "lower bound"
-    assert "bits_per_dim" not in found  # of a density they depend on its units
+    assert "bits_per_dim" not in found  # for a density, bits per dimension depend on its units
     assert found["effective_samples"].value == pytest.approx(400, rel=1e-6)
     assert found["unreliable"].value == 0
     for key in ("gap", "gap_approximation", "gap_amortization", "gap_left"):
@@ -236,7 +236,7 @@ def test_a_traversal_moves_one_coordinate_a_row(name):
     assert isinstance(model, Coding)
     with drawing(generator(0)):
         codes, again = model.codes(x), model.codes(x)
-    assert torch.equal(codes, again) == (name != "two layers")  # whose top layer hangs on a draw
+    assert torch.equal(codes, again) == (name != "two layers")  # its top layer depends on a draw
     rows, names = traversal(model, x, rows=2, steps=11)
     assert rows.shape == (2, 11, 5)
     assert len(names) == 2

@@ -57,7 +57,7 @@ def test_gradients_of_the_bound_know_the_ends_alone():
     exact = oracle.bound(x[:1], mean="observed").likelihood.value
     ends = torch.stack(torch.autograd.grad(-exact.sum(), schedule.ends()))
     assert bool(((mean[:2] - ends).abs() < error[:2]).all())
-    assert float(ends.abs().min()) > 3 * float(error[:2].max())  # and it is not hidden in the noise
+    assert float(ends.abs().min()) > 3 * float(error[:2].max())  # and it is significant
     assert bool((mean[2:].abs() < error[2:]).all())
 
 
@@ -128,7 +128,7 @@ def test_the_learned_schedule_lowers_the_variance_of_the_loss():
     assert least <= after < 1.15 * least
     ends = schedule.log_snr(torch.tensor([0.0, 1.0], dtype=F64))
     torch.testing.assert_close(ends, torch.tensor([8.0, -6.0]).double(), rtol=1e-6, atol=0)
-    # and what the journal reports, on 20,000 fresh rows, is this variance: within 10 percent
+    # the variance in the journal, on 20,000 new rows, is within 10 percent of it
     x = variance**0.5 * torch.randn(20_000, dims)
     terms = objective(("schedule",), {"x": x}, 0)["schedule"].terms
     assert terms["deviation"].item() ** 2 == pytest.approx(after, rel=0.1)

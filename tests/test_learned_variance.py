@@ -196,7 +196,7 @@ def test_eta_and_variance_are_settings_of_the_samplers_that_have_them():
     with pytest.raises(ValueError, match="draws noise, so it cannot encode"):
         model.encode(torch.zeros(1, 1), eta=0.5)
     model.sampling = Sampling("ddim", steps=6, eta=0.5)
-    assert torch.equal(draw(sampler="dpm++"), draw(sampler="dpm++", eta=None))  # another sampler takes none of its eta
+    assert torch.equal(draw(sampler="dpm++"), draw(sampler="dpm++", eta=None))  # another sampler ignores the run's eta
 
 
 def test_a_network_with_too_few_outputs_is_told():

@@ -274,7 +274,7 @@ def test_chunks_keep_within_memory_and_leave_nothing_out(memory):
     measured, chunks = model.asked[:2], model.asked[2:]
     assert measured == [(2, 2), (3, 2)]
     assert sum(k * b for k, b in chunks) == 300 * 250
-    assert len(chunks) < 100  # no loop over data
+    assert len(chunks) < 100  # not one chunk per datum
     assert memory < 1024 or chunks == [(250, 300)]
     k, b = max(chunks, key=math.prod)
     made = bytes_made(lambda: log_weights(plain.trace(x[:b], samples=k)), x)
@@ -282,14 +282,14 @@ def test_chunks_keep_within_memory_and_leave_nothing_out(memory):
     again = log_likelihood(plain, x, 250, generator=generator(2), memory=memory)
     assert bool((again.value == estimate.value).all())
     z = (estimate.value - plain.log_prob(x)) / estimate.stderr
-    assert abs(float(z.std()) - 1) < 4 / 600**0.5  # whatever the chunks
+    assert abs(float(z.std()) - 1) < 4 / 600**0.5  # for all chunk sizes
 
 
 def test_bytes_made():
     x, w = torch.zeros(2, 4), torch.zeros(4, 3)
     assert bytes_made(lambda: x @ w, x) == 2 * 3 * 4
-    assert bytes_made(lambda: x.exp().mT[1:], x) == 32  # views take nothing
-    assert bytes_made(lambda: x.exp().add_(1), x) == 32  # nor does what happens in place
+    assert bytes_made(lambda: x.exp().mT[1:], x) == 32  # views allocate nothing
+    assert bytes_made(lambda: x.exp().add_(1), x) == 32  # nor do in-place operations
     assert bytes_made(lambda: (x.exp() + 1).double(), x) == 32 + 32 + 64
     state = torch.random.get_rng_state()
     bytes_made(lambda: torch.randn(5), x)

@@ -51,7 +51,7 @@ def test_a_numerical_f_is_the_closed_one(loss):
     d = found.optimal(RATIOS[1:])
     if loss in (squared, logistic, exponential):
         torch.testing.assert_close(d, loss.optimal(RATIOS[1:]), atol=1e-6, rtol=0)
-    else:  # where u = 1 any critic in [-1, 1] will do for hinge, any at all for zero-one
+    else:  # at u = 1 all critics in [-1, 1] are optimal for hinge, and all critics for zero-one
         apart = RATIOS[1:] != 1
         assert bool(((d > 0) == (RATIOS[1:] >= 1))[apart].all())
 
@@ -83,7 +83,7 @@ def test_the_minimum_is_global():
     for loss in (dented, lambda m: torch.sigmoid(-m), lambda m: 1 + torch.sin(3 * m) * torch.exp(-(m**2) / 8)):
         lowest = torch.stack([(v * loss(d) + loss(-d)).min() for v in u])
         torch.testing.assert_close(-margin_loss(loss).f(u), lowest, atol=2e-5, rtol=0)
-    local = margin_loss(hinge.loss).f(u)  # what descending from 0 would say of the dented one
+    local = margin_loss(hinge.loss).f(u)  # the result of gradient descent from 0 for the dented loss
     assert float((margin_loss(dented).f(u) - local).max()) > 0.05
 
 

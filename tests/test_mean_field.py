@@ -114,7 +114,7 @@ def test_the_driver_refuses_what_is_not_optimal():
     start = gaussian_mean_field(mu, precision).state
     with pytest.raises(ValueError, match=r"update 1 took the ELBO from .* an optimal factor never lowers it"):
         coordinate_ascent(start, [lambda q: q, wrong], lambda q: -q.kl(mu, precision))
-    with pytest.raises(ValueError, match="never lowers"):  # nor may it become nan
+    with pytest.raises(ValueError, match="never lowers"):  # it must not become nan either
         coordinate_ascent(0.0, [lambda q: math.nan], lambda q: torch.tensor(q))
 
 
@@ -243,11 +243,11 @@ def test_a_scatter_that_rounding_spoils_is_put_back():
     prior = law()
     row = torch.tensor([1e6, -2e6, 3e6], dtype=F64)
     far = NormalWishart(row, *(getattr(prior, n) for n in ("strength", "degrees", "scatter")))
-    spoilt = 1e8 * torch.outer(row, row) * (1 - 1e-12)  # off by far more than the scatter
+    spoilt = 1e8 * torch.outer(row, row) * (1 - 1e-12)  # the error is far larger than the scatter
     after = far.given(torch.tensor(1e8, dtype=F64), 1e8 * row, spoilt)
     assert math.isfinite(float(after.log_normaliser))
     assert float(torch.linalg.eigvals(torch.linalg.solve(prior.scatter, after.scatter)).real.min()) > 1 - 1e-3
-    # sums that no data have: half the prior's scatter taken away, in one direction or in all
+    # impossible sums: half of the prior's scatter is subtracted, in one direction or in all
     zero, axis = torch.zeros(3, dtype=F64), torch.linalg.cholesky(prior.scatter)[:, :1]
     centred = NormalWishart(zero, *(getattr(prior, n) for n in ("strength", "degrees", "scatter")))
     for taken in (0.5 * prior.scatter, 0.5 * axis @ axis.T):
@@ -363,7 +363,7 @@ def test_scikit_learn_from_the_same_start(given):
     ):
         np.testing.assert_allclose(mine.numpy(), its, rtol=1e-7, atol=1e-9)
     after_parameters = ascent.elbo[1::2].numpy()
-    bounds = np.array(theirs.lower_bounds_)[: len(after_parameters)]  # ours stops where rounding takes over
+    bounds = np.array(theirs.lower_bounds_)[: len(after_parameters)]  # ours stops where rounding dominates
     np.testing.assert_allclose(after_parameters, bounds + left_out(x, prior, 4), rtol=1e-8)
     assert after_parameters[-1] - after_parameters[0] > 20
 
@@ -639,7 +639,7 @@ def test_the_step_is_the_natural_gradient():
     mixture.natural_step(x, size=30, rate=1.0)
     torch.testing.assert_close(fisher @ (mixture.sums - sums).flatten(), gradient, rtol=1e-7, atol=1e-8)
     assert gradient.norm() > 0.1
-    # and a part of the way is that part
+    # and a partial step is that fraction
     other = GaussianMixtureVI(2, prior)
     other.start(x, r)
     other.natural_step(x, size=30, rate=0.3)

@@ -234,7 +234,7 @@ def test_every_public_answer_of_a_model_is_of_evaluation_mode(name):
         found = ask(model)
     assert all(bool((v == before[k]).all()) for k, v in statistics(model).items())
     assert model.training
-    assert not frozen.training  # what was in evaluation mode stays in it
+    assert not frozen.training  # a module in evaluation mode stays in it
     with drawing(generator(3)):
         torch.testing.assert_close(found, ask(model.eval()), rtol=0, atol=0)
 

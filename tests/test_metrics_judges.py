@@ -160,7 +160,7 @@ def test_sharpness_refusals():
         with pytest.raises(ValueError, match=words):
             sharpness(x, bad)
     for constant in (1.0, 0.1, 1 / 3, 1e8):
-        for size in (8, 7):  # what a transform rounds to is no power
+        for size in (8, 7):  # rounding errors of the transform are no power
             pictures = torch.full((4, 1, size, size), constant)
             with pytest.raises(ValueError, match=r"power at 0.25 cycles per pixel"):
                 sharpness(pictures, torch.randn(4, 1, size, size))

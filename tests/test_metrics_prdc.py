@@ -105,7 +105,7 @@ def test_what_is_missed_and_what_is_made_up():
 
 def test_degenerate_samples_have_numbers():
     same = torch.ones(9, 4)
-    assert four(prdc(same, same)) == (0, 0, 0, 0)  # balls of radius 0 hold nothing strictly
+    assert four(prdc(same, same)) == (0, 0, 0, 0)  # no row is strictly inside a ball of radius 0
     assert four(prdc(torch.randn(7, 100), torch.randn(6, 100)))[0] >= 0
     assert four(prdc(same, torch.randn(9, 4))) == pytest.approx(by_brute_force(same, torch.randn(9, 4), 5), abs=1)
 

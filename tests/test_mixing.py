@@ -80,10 +80,12 @@ def test_r_hat_sees_chains_in_different_places_and_of_different_spread():
     x = randn(1000, 4)
     assert r_hat(x).item() == pytest.approx(1, abs=0.005)
     assert r_hat(x + torch.tensor([0.0, 0.0, 0.0, 1.0])) > 1.05
-    assert r_hat(x * torch.tensor([1.0, 1.0, 1.0, 3.0])) > 1.05  # equal means: only the folded draws tell
-    assert r_hat(x + torch.linspace(0, 2, 1000, dtype=F64)[:, None]) > 1.05  # chains alike: only the halves tell
+    assert r_hat(x * torch.tensor([1.0, 1.0, 1.0, 3.0])) > 1.05  # equal means: detected only by the folded draws
+    assert (
+        r_hat(x + torch.linspace(0, 2, 1000, dtype=F64)[:, None]) > 1.05
+    )  # equal chains: detected only by their halves
     heavy = (torch.pi * (torch.rand(1000, 4, dtype=F64, generator=rng(7)) - 0.5)).tan()
-    assert r_hat(heavy).item() == pytest.approx(1, abs=0.01)  # Cauchy: only ranks can tell
+    assert r_hat(heavy).item() == pytest.approx(1, abs=0.01)  # Cauchy: only ranks have finite moments
     assert r_hat(heavy + torch.tensor([0.0, 0.0, 0.0, 3.0])) > 1.05
 
 

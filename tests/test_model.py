@@ -26,7 +26,7 @@ def small_unet(**settings):
 
 def unet_model(**sampling):
     net = small_unet()
-    for p in net.parameters():  # nothing is zero, so that every path takes part
+    for p in net.parameters():  # no parameter is zero, so that all paths contribute
         nn.init.normal_(p, std=0.1)
     denoiser = NetworkDenoiser(net, RectifiedSchedule(), output="flow", null=torch.full((3,), 5))
     return Diffusion(denoiser, (1, 16, 32), Sampling(steps=3, **sampling))
@@ -82,7 +82,7 @@ def test_steps_are_reported_and_count_evaluations():
     model.denoiser.net.register_forward_hook(lambda *a: calls.append(len(a[1][0])))
     model.sample(2, cond=torch.zeros(2, 3, dtype=torch.long), on_step=lambda k, x: steps.append((k, len(x))), chunk=2)
     assert steps == [(1, 2), (2, 2), (3, 2)]
-    assert calls == [4, 4, 4]  # one call a step, on a doubled batch
+    assert calls == [4, 4, 4]  # one call per step, on a doubled batch
 
 
 def test_times_are_shifted_towards_noise():
@@ -199,7 +199,7 @@ def test_the_unet_uses_its_text_its_noise_level_and_every_parameter():
     out = net(x, t, text)
     assert not torch.allclose(net(x, t, torch.tensor([[0, 1, 3], [0, 1, 2]]))[0], out[0])
     assert not torch.allclose(net(x, torch.tensor([0.4, 0.3]), text)[0], out[0])
-    assert not torch.allclose(net(x, t, text.flip(1))[0], out[0])  # places matter, not characters alone
+    assert not torch.allclose(net(x, t, text.flip(1))[0], out[0])  # the order of characters matters
     out.square().mean().backward()
     assert all(p.grad is not None and bool((p.grad != 0).any()) for p in net.parameters())
 

@@ -134,7 +134,7 @@ def test_a_hard_row_among_easy_ones_is_solved_as_well_as_alone():
     among = ode_log_likelihood(oracle, torch.cat([easy, hard]), rtol=1e-4, atol=1e-4).likelihood.value[-1:]
     exact = ode_log_likelihood(oracle, hard, rtol=1e-7, atol=1e-7).likelihood.value
     assert float((alone - exact).abs()) < 0.05
-    assert float((among - exact).abs()) < 0.05  # 4.4 if the mean over all rows were what the solver keeps small
+    assert float((among - exact).abs()) < 0.05  # 4.4 if the solver controlled the mean error over rows
 
 
 class Scaled(Denoiser):

@@ -114,7 +114,7 @@ def test_a_tail_that_doubles_cannot_hold_is_no_tie():
     assert (estimate.pareto_k.tolist(), estimate.stderr.tolist()) == ([math.inf], [math.inf])
     alone = torch.full((5000, 1), -math.inf, dtype=F64)
     alone[0] = 0.0
-    assert LogMean.of(alone).estimate("mass").pareto_k.isnan().all()  # the others are nothing, and so tied
+    assert LogMean.of(alone).estimate("mass").pareto_k.isnan().all()  # all others are 0, and so tied
 
 
 def test_few_weights_and_ties():
@@ -125,7 +125,9 @@ def test_few_weights_and_ties():
     assert few.stderr.isfinite().all()
     assert float(enough.pareto_k) == pytest.approx(published(log_w[:, 0].numpy()))
     tied = torch.tensor([0.0] * 900 + [2.0] * 100, dtype=F64)[:, None]
-    assert LogMean.of(tied).estimate("mass").pareto_k.tolist() == [-math.inf]  # more than the tail is the largest
+    assert LogMean.of(tied).estimate("mass").pareto_k.tolist() == [
+        -math.inf
+    ]  # there are more largest values than the tail has entries
     loose = torch.tensor([0.0] * 990 + [2.0] * 10, dtype=F64)[:, None]
     assert LogMean.of(loose).estimate("mass").pareto_k.isnan().all()
     assert LogMean.of(loose).estimate("mass").stderr.isfinite().all()

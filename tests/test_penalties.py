@@ -98,7 +98,7 @@ def test_a_batch_of_one_equals_the_same_example_inside_a_batch():
     whole = every(net, real, fake)
     assert len({round(v, 12) for v in whole["r1"].tolist()}) == 6
     alone = every(net, real[:1], fake[:1])
-    for name in ("r1", "r2", "two-sided", "one-sided"):  # the first draw of a generator is the first example's
+    for name in ("r1", "r2", "two-sided", "one-sided"):  # the first draw belongs to the first example
         torch.testing.assert_close(alone[name], whole[name][:1])
     for k in range(6):
         torch.testing.assert_close(r1(net, real[k : k + 1]), r1(net, real)[k : k + 1])

@@ -132,9 +132,11 @@ def test_unpaired_sides_come_in_orders_of_their_own():
     table = torch.bincount(found["a"] * 4 + found["b"], minlength=40).double()
     expected = n / 40
     chi_square = float(((table - expected) ** 2 / expected).sum())
-    assert abs(chi_square - 39) < 4 * math.sqrt(2 * 39)  # even on all pairs: both, and no tie between them
+    assert abs(chi_square - 39) < 4 * math.sqrt(
+        2 * 39
+    )  # uniform over all pairs: both sides are uniform, and independent
     same = drawn(0, a=torch.arange(10), b=torch.arange(10))
-    assert torch.equal(same["a"], found["a"])  # whatever the other side is
+    assert torch.equal(same["a"], found["a"])  # for any other side
     assert (same["a"] == same["b"]).double().mean().item() == pytest.approx(0.1, abs=4 * math.sqrt(0.09 / n))
     assert not torch.equal(drawn(1, a=torch.arange(10))["a"], found["a"])
 
@@ -156,7 +158,7 @@ def test_a_transform_of_unpaired_draws_is_a_function_of_the_draw():
     both = torch.stack([added["a"], added["b"]])
     assert both.mean(1).abs().max() < 4 / math.sqrt(5000)
     assert (both.cov() - torch.eye(2)).abs().max() < 4 * math.sqrt(2 / 5000)
-    assert len(added["a"].unique()) > 4990  # no draw's numbers come again
+    assert len(added["a"].unique()) > 4990  # noise is not repeated
 
 
 def test_unpaired_streams_open_anywhere_and_refuse_nothing_to_draw():

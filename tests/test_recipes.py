@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("short_judging")
 TRANSLATE = ("digits-cyclegan", "digits-pix2pix")
 POINTS = tuple(name for name in TINY if PRESETS[name].data.kind in ("moons", "ring", "grid"))
 FILES = {"config.json", "evaluation.json", "journal.jsonl", "model.safetensors", "report.html", "samples", "state"}
-FITTED = ("moons-mixture",)  # without steps of training
+FITTED = ("moons-mixture",)  # fitted without training steps
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +190,7 @@ def test_data_that_changed_are_not_judged_by(runs, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("name", "words", "said"),
     [
-        ("digits-ddpm", ["-n", "1", "--guidance", "3"], ""),  # digits without a text are of all classes in turn
+        ("digits-ddpm", ["-n", "1", "--guidance", "3"], ""),  # without a text, digits of all classes are drawn in turn
         ("digits-ddpm", ["--text", "3", "--interpolate", "2", "--guidance", "3"], ""),
         ("moons-diffusion", ["-n", "1", "--scale", "2", "--out", "x.csv"], "--scale has no effect"),
     ],

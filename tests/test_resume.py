@@ -86,7 +86,7 @@ def test_a_run_that_goes_on_is_the_longer_run_where_their_rates_agree(tmp_path):
     assert lines[: len(before)] == before
     assert lines[len(before)] == {"step": 4, "note": "continued to 10 steps from 4 steps"}
     assert [line["step"] for line in lines[len(before) + 1 :]] == [6, 8, 10]
-    assert main(going_on(tmp_path / "short", "--steps", "10")) == 0  # the same words again: nothing is left to do
+    assert main(going_on(tmp_path / "short", "--steps", "10")) == 0  # the same arguments again: nothing is left to do
     assert journal_of(tmp_path / "short") == lines
 
 
@@ -178,7 +178,7 @@ def test_a_run_goes_on_with_nothing_but_its_length_changed(capsys, copy_of):
         assert files(copy_of) == before
     with pytest.raises(RunError, match="only steps or minutes can be changed"):
         running.train(configure("ring-gan", ["data.points=70"]), copy_of, resume=True)
-    assert main([*words(copy_of, *ON, steps=6)]) == 0  # all its words, and more steps
+    assert main([*words(copy_of, *ON, steps=6)]) == 0  # all its arguments, and more steps
 
 
 # -- what is not there, or differs ------------------------------------------------------------------------------------

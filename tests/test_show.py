@@ -30,7 +30,7 @@ from jensen.training.strict_json import dumps, loads
 from test_cli import refused
 from tiny import DIFFUSION, words_of
 
-ODD = "[/b] :fire: $x$ it's[red]"  # closes a tag that nobody opened, names an emoji, is mathematics, needs quotes
+ODD = "[/b] :fire: $x$ it's[red]"  # an unopened closing tag, an emoji name, mathematics, quotes
 
 
 @pytest.fixture(scope="module")

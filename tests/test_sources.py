@@ -222,7 +222,9 @@ def test_few_digits_are_the_first_of_every_class():
     for n in (10, 57, 1437):
         x, y = pictures("handwritten", "train", n)
         assert len(x) == len(y) == n
-        assert torch.equal(x[:10], pictures("handwritten", "train", 10)[0])  # fewer are the beginning of more
+        assert torch.equal(
+            x[:10], pictures("handwritten", "train", 10)[0]
+        )  # a smaller set is the beginning of a larger one
         counts = y.bincount(minlength=10)
         assert n == 1437 or counts.max() - counts.min() <= 1
         for k in range(10):

@@ -301,7 +301,9 @@ def test_the_step_limit_of_a_large_game_is_set_by_eigenvalues_that_do_not_lead(t
     for share, verdict in ((0.99, "converges linearly"), (1.01, "diverges")):
         step = stability(damped_and_stiff(), update="simultaneous", step_size=share * some.step_size_below)
         assert step.verdict == verdict
-    short = stability(damped_and_stiff(), dense=0, top=top, products=some.products // 3)  # enough for the verdict alone
+    short = stability(
+        damped_and_stiff(), dense=0, top=top, products=some.products // 3
+    )  # sufficient for the verdict only
     assert short.verdict == "converges linearly"
     assert (short.confirmed, short.step_size_below, short.as_dict()["step_size_below"]) == (False, None, None)
 
@@ -385,7 +387,7 @@ def test_products_are_told_and_time_is_a_bound(monkeypatch):
     assert not stopped.converged
     assert stopped.linearised in ("diverges", "undecided")
     assert 0 < len(stopped.eigenvalues) < len(some.eigenvalues)
-    assert nearest(stopped.eigenvalues, some.eigenvalues) < 1e-9  # what it had
+    assert nearest(stopped.eigenvalues, some.eigenvalues) < 1e-9  # the eigenvalues found so far
     now[0] = 0.0
     nothing = stability(gan(), data(), dense=0, advance=tick, seconds=3.5)
     assert (nothing.products, len(nothing.eigenvalues), nothing.linearised) == (4, 0, "undecided")
@@ -477,7 +479,7 @@ def test_change_along_the_flow_is_a_derivative_of_the_trajectory():
 
 def test_what_is_said_about_a_run_is_plain_values():
     found = stability(gan(), data(), "alternating", step_size={"critic": 0.1, "generator": 0.2})
-    assert found.eigenvalues.abs().diff().max() <= 1e-12  # those that decide come first
+    assert found.eigenvalues.abs().diff().max() <= 1e-12  # the decisive eigenvalues come first
     assert found.eigenvalues.abs()[0] == found.leading
     assert stability(gan(), data()).eigenvalues.real.diff().max() <= 0
     words = json.loads(json.dumps(found.as_dict()))
@@ -524,7 +526,7 @@ def test_what_is_refused():
 
 
 def test_what_is_of_another_type_is_refused(monkeypatch):
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as where nobody checks types
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as in production, without type checks
     other, game = nn.Linear(2, 2), DiracGAN()
     for call, message in (
         (lambda: eigenvalues(other), "game must be an Objective, got Linear"),

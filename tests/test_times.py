@@ -65,7 +65,7 @@ def test_no_draw_is_an_end_and_each_stays_in_its_stratum(monkeypatch, n, u):
     edges = torch.arange(n + 1).double() / n
     slack = 2.0**-24  # of float32 below 1
     assert bool(((times.sort().values >= edges[:-1] - slack) & (times.sort().values < edges[1:])).all())
-    levels = discrete_times(n)(n).sort().values  # one draw a level, n of n
+    levels = discrete_times(n)(n).sort().values  # each level once
     torch.testing.assert_close(levels, edges[1:].float(), rtol=0, atol=0)
     assert bool(((logit_normal_times()(n) > 0) & (logit_normal_times()(n) < 1)).all())
 

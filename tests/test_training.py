@@ -73,7 +73,7 @@ def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(name):
     file = io.BytesIO()
     torch.save(first.state_dict(), file)
     torch.manual_seed(12345)
-    torch.randn(7)  # whatever happens in between
+    torch.randn(7)  # other draws in between
     second = new_state(GAMES[name]())
     file.seek(0)
     second.load_state_dict(torch.load(file, weights_only=True))

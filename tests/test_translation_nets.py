@@ -29,7 +29,7 @@ def test_a_logit_sees_its_patch_and_no_more(widths, seen):
     moved = critic(x.detach().roll((stride, 2 * stride), (2, 3)))
     inner = slice(middle - 1, middle + 2)
     expected = logits[0, 0, middle - 2 : middle + 1, middle - 3 : middle].detach()
-    assert torch.allclose(moved[0, 0, inner, inner], expected)  # the same judgement everywhere
+    assert torch.allclose(moved[0, 0, inner, inner], expected)  # equal logits at all places
 
 
 def test_pictures_of_a_batch_do_not_meet():

@@ -282,7 +282,7 @@ def test_a_categorical_vae_learns_the_entropy_of_three_patterns(bound, samples, 
 @torch.no_grad()
 def enumerated(model):
     """The exact ELBO and log p(x), (3,), of the categorical VAE, over its three classes."""
-    z = (torch.eye(3)[:, None, None, :].expand(3, 3, 1, 3),)  # every class for every pattern
+    z = (torch.eye(3)[:, None, None, :].expand(3, 3, 1, 3),)  # all classes for each pattern
     joint, log_q = model.log_px(PATTERNS, z) + model.log_prior(z), model.encoder(PATTERNS).log_prob(z[0])
     return (log_q.exp() * (joint - log_q)).sum(0), joint.logsumexp(0)
 
@@ -405,9 +405,9 @@ def test_what_is_legitimate_and_needs_care_is_said():
     with pytest.warns(UserWarning, match="one draw and no baseline is unbiased, but its variance grows"):
         Variational(small(), gradient="score")
     with pytest.warns(UserWarning, match="one draw and no baseline is unbiased, but its variance grows"):
-        losses(Variational(categorical()), PATTERNS)  # no layer has a path
+        losses(Variational(categorical()), PATTERNS)  # no layer is reparameterized
     losses(Variational(categorical(), samples=2), PATTERNS)
-    Variational(small(), iwae, gradient="stl")  # of one draw it is the ELBO
+    Variational(small(), iwae, gradient="stl")  # with one draw it is the ELBO
     Variational(small(), gradient="score", samples=2)
     Variational(small(), gradient="score", baseline=nn.Linear(3, 1))
 
