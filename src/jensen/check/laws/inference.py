@@ -110,7 +110,7 @@ def stochastic(precision: float) -> Claims:
     start = float(model().elbo(table(rows), x).mean().detach())
     still = stochastic_vi(model(), x, [table], steps=draws(200, precision), batch=5, rate=1e-12, generator=generator(0))
     epochs = still[: len(still) // 4 * 4].view(-1, 4).mean(1)  # each is one pass through the data
-    yield mean_is("estimates of the mean ELBO without learning", start, epochs)
+    yield mean_is("mean ELBO estimate of the batches before training", start, epochs)
     stochastic_vi(model(), x, [table], steps=300, batch=10, rate=0.15, samples=4, generator=generator(1))
     with torch.no_grad():
         q = table(rows)
