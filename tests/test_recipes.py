@@ -170,10 +170,11 @@ def test_a_run_can_be_drawn_from_without_its_data_but_not_judged(tmp_path, capsy
     pictures = (torch.rand(60, 6, 5, generator=generator(0)) * 255).int()
     header = b"".join(int(n).to_bytes(4, "big") for n in pictures.shape)
     (tmp_path / "x.idx").write_bytes(bytes([0, 0, 8, 3]) + header + bytes(pictures.flatten().tolist()))
-    data = {"data.images": str(tmp_path / "x.idx"), "data.height": 6, "data.width": 5, "data.test": 20}
-    words = words_of(TINY["digits-vae"] | data | {"network.latents": [3], "training.batch_size": 8})
+    words = words_of(TINY["digits-vae"] | {"data.test": 0.3, "network.latents": [3], "training.batch_size": 8})
     out = tmp_path / "run"
-    assert main(["train", "mnist-vae", "--out", str(out), "--steps", "3", *words]) == 0
+    assert (
+        main(["train", "mnist-vae", "--data", str(tmp_path / "x.idx"), "--out", str(out), "--steps", "3", *words]) == 0
+    )
     (tmp_path / "x.idx").unlink()
     assert main(["sample", str(out), "-n", "2", "--out", str(tmp_path / "x.png")]) == 0
     refused(capsys, ["evaluate", str(out)], "there is no file")
@@ -207,8 +208,8 @@ def test_what_does_nothing_is_said(runs, tmp_path, capsys, monkeypatch, name, wo
 @pytest.mark.parametrize(
     ("name", "settings", "parts"),
     [
-        ("mnist-vae", {}, ["data.images", "--set data.images=FILE"]),
-        ("mnist-vae", {"data.images": "nowhere"}, ["there is no file", "nowhere"]),
+        ("mnist-vae", {}, ["data.path", "--data PATH"]),
+        ("mnist-vae", {"data.path": "nowhere"}, ["there is no file", "nowhere"]),
         ("digits-vae", {"bound.beta": 2, "bound.kl_limit": 1}, ["bound.kl_limit", "bound.beta"]),
         ("digits-vae", {"bound.gradient": "dreg"}, ["dreg needs bound.name iwae"]),
         ("digits-vae", {"bound.samples": 0}, ["bound.samples", "greater than or equal to 1"]),

@@ -309,7 +309,7 @@ def test_a_folder_that_cannot_be_written_is_refused_at_the_start(capsys, copy_of
         ("ring-gan", "data.test=1", "data.test must be at least 16, got 1"),
         ("grid-gan", "data.points=2", "data.points must be at least 16, got 2"),
         ("stacked-digits-gan", "data.points=1", "data.points must be at least 16, got 1"),
-        ("mnist-vae", "data.test=1", "data.test must be at least 2, got 1"),
+        ("mnist-vae", "data.test=1", "data.test must be below 1, got 1"),
         ("sprites-vae", "data.test=1", "data.test must be at least 2, got 1"),
         ("digits-cyclegan", "data.test=1", "data.test must be at least 20, got 1"),
         (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import math
 from dataclasses import replace
 
@@ -13,7 +12,6 @@ import torch
 from jensen.data.dataset import some
 from jensen.data.digits import digits
 from jensen.data.stacked import mode_shares
-from jensen.recipes.sources.arrays import IDX
 from jensen.recipes.sources.base import Source
 from jensen.recipes.sources.captcha import Captcha
 from jensen.recipes.sources.digits import HANDWRITTEN, Digits, pictures
@@ -41,19 +39,9 @@ SOURCES = {
 }
 
 
-def idx(path, array, packed=False):
-    """Writes an IDX file of bytes and returns its name."""
-    raw = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.astype("u1").tobytes()
-    path.write_bytes(gzip.compress(raw, mtime=0) if packed else raw)
-    return str(path)
-
-
-@pytest.fixture(params=[*SOURCES, "idx", "idx ink"])
-def source(request, tmp_path):
-    if request.param in SOURCES:
-        return SOURCES[request.param]
-    images = idx(tmp_path / "x.gz", np.random.default_rng(0).integers(0, 256, (60, 4, 6)), packed=True)
-    return IDX(images=images, height=4, width=6, test=20, levels=2 if request.param == "idx ink" else 256)
+@pytest.fixture(params=SOURCES)
+def source(request):
+    return SOURCES[request.param]
 
 
 def sides(data):
@@ -98,7 +86,7 @@ def test_a_source_is_a_function_of_settings_and_seed(source):
         assert first.fingerprint == second.fingerprint == third.fingerprint
         assert torch.equal(some(first.train)["x"], some(second.train)["x"])
         assert torch.equal(some(first.test)["x"], some(third.test)["x"])  # held out for every seed
-    drawn = not isinstance(source, Digits | Sprites | IDX | HandwrittenPrinted)
+    drawn = not isinstance(source, Digits | Sprites | HandwrittenPrinted)
     assert torch.equal(some(data.train)["x"], some(other.train)["x"]) != drawn
     batches = [b for b, _ in zip(data.stream(8, 5)(0), range(4), strict=False)]
     for name, x in next(data.stream(8, 5)(3)).items():
@@ -122,7 +110,7 @@ def test_a_source_comes_back_from_json_and_says_what_its_settings_mean(source):
         assert field.description, name
 
 
-def test_fingerprints_that_are_equal_and_that_are_not(tmp_path):
+def test_fingerprints_that_are_equal_and_that_are_not():
     def of(source):
         return source.open(0).fingerprint
 
@@ -134,10 +122,6 @@ def test_fingerprints_that_are_equal_and_that_are_not(tmp_path):
     assert of(Digits(style="printed", test=600)) == of(Digits(style="printed")) != of(Digits(style="printed", test=50))
     moons = SOURCES["moons"]
     assert of(moons) != of(moons.model_copy(update={"noise": 0.2}))
-    x = np.arange(2 * 12).reshape(4, 2, 3)
-    first, second = (IDX(images=idx(tmp_path / name, x), height=2, width=3, test=2) for name in ("a", "b"))
-    third = IDX(images=idx(tmp_path / "c", x[::-1]), height=2, width=3, test=2)
-    assert of(first) == of(second) != of(third)
 
 
 # -- laws of points ---------------------------------------------------------------------------------------------------
@@ -235,48 +219,6 @@ def test_ink_is_where_grey_is_dark_enough():
     grey, ink = (some(Digits(scale=scale).open(0).train)["x"] for scale in ("grey", "ink"))
     assert torch.equal(ink == 1, grey >= 0)
     assert len(Digits(style="printed", pictures=1500).open(0).train) == 1500
-
-
-# -- IDX files --------------------------------------------------------------------------------------------------------
-
-
-def test_pictures_and_labels_of_idx_files(tmp_path):
-    rng = np.random.default_rng(1)
-    x, y = rng.integers(0, 256, (30, 2, 3)), np.array([3, 7, 9])[rng.integers(0, 3, 30)]
-    files = {"images": idx(tmp_path / "x", x), "labels": idx(tmp_path / "y.gz", y, packed=True)}
-    source = IDX(**files, height=2, width=3, test=10)
-    assert source.known() is None  # the classes are in the file of labels
-    data = source.open(0)
-    assert data.space.cond.names == ("3", "7", "9")
-    train, test = some(data.train), some(data.test)
-    found = torch.cat([train["x"], test["x"]])[:, 0]
-    assert ((found + 1) * 127.5).round().int().tolist() == x.tolist()
-    assert [int(name) for name in data.space.cond.decode(torch.cat([train["cond"], test["cond"]]))] == y.tolist()
-    assert len(test["x"]) == 10
-    ink = IDX(images=files["images"], height=2, width=3, test=10, levels=2).open(0)
-    assert torch.equal(some(ink.train)["x"] == 1, torch.from_numpy(x[:20, None] >= 128))
-
-
-def test_an_idx_files_place_is_kept_as_an_absolute_one(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    idx(tmp_path / "x", np.zeros((5, 2, 3)))
-    assert IDX(images="x", labels="y").model_dump()["images"] == str(tmp_path / "x")
-    assert IDX(images="x", labels="y").labels == str(tmp_path / "y")
-
-
-def test_idx_files_that_do_not_suit_are_refused(tmp_path):
-    x, three = idx(tmp_path / "x", np.zeros((30, 2, 3))), idx(tmp_path / "three", np.zeros(3))
-    size = {"height": 2, "width": 3, "test": 10}
-    for settings, said in (
-        ({}, "data.images must be an IDX file of pictures"),
-        ({"images": str(tmp_path / "no")}, "there is no file"),
-        ({"images": three}, "must hold pictures, bytes on three axes"),
-        ({"images": x, "height": 3}, "data.height and data.width must be those of .*, 2 and 3, got 3 and 3"),
-        ({"images": x, "test": 30}, "data.test must be below the number of pictures in .*, 30, got 30"),
-        ({"images": x, "labels": three}, r"must hold a whole number for each of 30 pictures, got \(3,\)"),
-    ):
-        with pytest.raises(ValueError, match=said):
-            IDX(**(size | settings)).open(0)
 
 
 @pytest.mark.parametrize(

@@ -11,14 +11,13 @@ from typer import Abort
 from jensen.cli import show
 from jensen.cli.files import writable
 from jensen.data.dataset import Data
-from jensen.recipes.recipe import Recipe
-from jensen.recipes.words import configure, preset
+from jensen.recipes.words import preset
 from jensen.report.findings import rows
 from jensen.runs.draw import MOST_ON_A_SHEET, drawing
 from jensen.runs.evaluate import evaluate as judged
 from jensen.runs.evaluate import examples
-from jensen.runs.folder import CONFIG, EVALUATION, REPORT, WEIGHTS, RunError, behind, command
-from jensen.runs.opening import open_run, read_config
+from jensen.runs.folder import CONFIG, EVALUATION, REPORT, WEIGHTS, behind, command
+from jensen.runs.opening import asked, open_run
 from jensen.runs.train import train as trained
 from jensen.runs.use import use
 from jensen.training import distributed
@@ -39,6 +38,7 @@ def recipes(name: str | None, files: list[Path]) -> None:
 
 def train(
     name: str,
+    data: tuple[str | None, str | None],
     out: Path | None,
     options: dict[str, Any],
     words: list[str],
@@ -47,46 +47,28 @@ def train(
     judge: bool,
     files: list[Path],
 ) -> None:
-    """`jensen train`; `options` are settings by key, None if not given."""
+    """`jensen train`; `data` are those of the two sides, `options` are settings by key, None if not given."""
     use(files)
     given = {key: value for key, value in options.items() if value is not None}
     if {"training.minutes", "training.steps"} <= set(given):
         raise ValueError("give --minutes or --steps, not both")
     words = [*words, *(f"{key}={value}" for key, value in given.items())]
-    recipe = configure(name, words, seed=seed)
-    folder = out if out is not None else Path("runs") / name
-    if resume:
-        recipe = _resumed(recipe, folder, [*words, *["seed"] * (seed is not None)])
-    space = recipe.space or recipe.data.known()
-    for note in recipe.family.notes(space) if space is not None else ():
-        show.note(note)
+    first, second = data
+    recipe, folder = asked(name, out, words, data=first, data_b=second, seed=seed, resume=resume)
     distributed.start()
     try:
         with show.tracking() as track, show.watching(folder) as watch:
-            data = trained(recipe, folder, resume=resume, track=track, watch=watch)
+            opened = trained(recipe, folder, resume=resume, track=track, watch=watch, say=show.note)
     except KeyboardInterrupt:
         on = f"{command('train', name, '--out', folder, '--resume')} continues it"
         raise Abort(on if (folder / CONFIG).exists() else "nothing was trained; the run was removed") from None
-    first = distributed.rank() == 0
+    writes = distributed.rank() == 0
     distributed.stop()
-    if not first:
+    if not writes:
         return
     show.line(f"trained: {folder / WEIGHTS}")
     if judge:
-        evaluate(folder, None, data=data)
-
-
-def _resumed(asked: Recipe, folder: Path, words: list[str]) -> Recipe:
-    """The recipe of the run that is resumed; options may repeat its settings, but only change the training length."""
-    recipe = read_config(folder)
-    if recipe.name != asked.name:
-        raise RunError(f"{folder} must be a run of {asked.name}, got a run of {recipe.name}")
-    length = ("training.minutes=", "training.steps=")
-    if any(word.startswith(length) for word in words):
-        recipe = recipe.lasting(asked.training)
-    if all(word.startswith(length) for word in words):
-        return recipe
-    return asked.lasting(recipe.training)
+        evaluate(folder, None, data=opened)
 
 
 def evaluate(

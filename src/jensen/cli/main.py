@@ -62,6 +62,12 @@ TRAIN_EXAMPLES = """Examples:
 
 jensen train digits-ddpm
 
+jensen train diffusion --data pictures/ --set data.size=64
+
+jensen train vae --data points.csv
+
+jensen train translation --data horses/ --data-b zebras/
+
 jensen train digits-vae --out runs/mine --steps 1000 --lr 1e-3 --set network.latents=[8]
 
 jensen train captcha --minutes 30 --batch-size 128 --device cuda"""
@@ -69,7 +75,14 @@ jensen train captcha --minutes 30 --batch-size 128 --device cuda"""
 
 @app.command(epilog=TRAIN_EXAMPLES)
 def train(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="see `jensen recipes`")],
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="a recipe or a family, see `jensen recipes`")],
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="a folder of pictures, or a file of pictures or points; any recipe takes it"),
+    ] = None,
+    data_b: Annotated[
+        str | None, typer.Option("--data-b", metavar="PATH", help="pictures of side b, for family translation")
+    ] = None,
     out: Annotated[Path | None, typer.Option(metavar="RUN", help="the run's folder [runs/RECIPE]")] = None,
     minutes: Annotated[float | None, typer.Option(metavar="M", help="minutes of training")] = None,
     steps: Annotated[int | None, typer.Option(metavar="N", help="training steps, instead of minutes")] = None,
@@ -85,7 +98,7 @@ def train(
     evaluate: Annotated[bool, typer.Option(help="judge the run and write report.html at the end")] = True,
     use: Use = None,
 ) -> None:
-    """Train a recipe, then judge the run."""
+    """Train a recipe, or a family on data of your own, then judge the run."""
     from jensen.cli import commands
 
     options = {
@@ -95,7 +108,7 @@ def train(
         "training.batch_size": batch_size,
         "training.device": device,
     }
-    commands.train(recipe, out, options, set_ or [], seed, resume, evaluate, use or [])
+    commands.train(recipe, (data, data_b), out, options, set_ or [], seed, resume, evaluate, use or [])
 
 
 @app.command()

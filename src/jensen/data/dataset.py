@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -57,6 +57,9 @@ class Factors:
     names: tuple[str, ...]
 
 
+LogDensity = Callable[[Tensor, float], Tensor]
+
+
 @dataclass(frozen=True)
 class Truths:
     """What is known exactly of the data; None if unknown.
@@ -70,7 +73,7 @@ class Truths:
         shares: exact shares of the reader's classes, (size ** width,), in the order of their digits.
     """
 
-    log_p: Callable[[Tensor, float], Tensor] | None = None
+    log_p: LogDensity | None = None
     modes: Modes | None = None
     factors: Factors | None = None
     reader: Reader | None = None
@@ -96,6 +99,8 @@ class Data:
         streams: called with (batch size, seed), returns training batches; None: rows drawn with replacement.
         b: side b of data for translation, whose side a is this object.
         unseen: which held-out rows are of a kind that does not occur in training, (len(test),) bool.
+        names: of the training rows, if they have names.
+        notes: what the source chose by itself or left out, a sentence each.
     """
 
     name: str
@@ -108,6 +113,8 @@ class Data:
     streams: Streams | None = None
     b: Data | None = None
     unseen: Tensor | None = None
+    names: Sequence[str] = ()
+    notes: tuple[str, ...] = ()
 
     def stream(self, batch_size: int, seed: int) -> Stream:
         """Training batches {"x", "cond", "index"}; draw n depends only on (seed, n)."""
@@ -124,11 +131,25 @@ class Data:
         return self.test[torch.arange(n) % len(self.test)]["cond"]
 
 
-def spaced(space: Space, train: Rows, most: int = 5000) -> Space:
+def spaced(space: Space, train: Rows, most: int = 5000, *, by_column: bool = False) -> Space:
     """`space` with the number of training rows, and their mean and standard deviation.
 
-    Mean and standard deviation are those of at most `most` rows, rounded to six decimals, since the order of summation
-    differs between machines.
+    Mean and standard deviation are those of at most `most` rows, over all dimensions or by column, rounded to six
+    significant digits, since the order of summation differs between machines.
+
+    Raises:
+        ValueError: for a column whose values are all equal.
+
+    >>> from jensen.data.pool import Tensors
+    >>> spaced(Space((2,)), Tensors(x=torch.tensor([[1.0, 10.0], [3.0, 50.0]])), by_column=True).mean
+    (2.0, 30.0)
     """
     x = some(train, most)["x"].double()
-    return replace(space, rows=len(train), mean=round(float(x.mean()), 6), std=round(float(x.std()), 6))
+    if not by_column:
+        return replace(space, rows=len(train), mean=round(float(x.mean()), 6), std=round(float(x.std()), 6))
+    mean, std = x.mean(0), x.std(0)
+    if constant := [k for k, v in enumerate(std.tolist()) if not v > 0]:
+        name = space.columns[constant[0]] if space.columns else constant[0] + 1
+        raise ValueError(f"column {name} must have at least two different values: leave it out with data.columns")
+    digits = tuple(tuple(float(f"{value:.6g}") for value in v.tolist()) for v in (mean, std))
+    return replace(space, rows=len(train), mean=digits[0], std=digits[1])

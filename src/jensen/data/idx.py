@@ -13,6 +13,18 @@ from torch import Tensor
 _TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 
+def is_idx(path: Path) -> bool:
+    """Whether a file begins as an IDX file does."""
+    with path.open("rb") as raw:
+        packed = raw.read(2) == b"\x1f\x8b"
+    try:
+        with gzip.open(path) if packed else path.open("rb") as file:
+            first = file.read(4)
+    except (OSError, EOFError, zlib.error):
+        return False
+    return len(first) == 4 and first[:2] == b"\0\0" and first[2] in _TYPES
+
+
 def read_idx(path: Path | str) -> Tensor:
     """The array of an IDX file, gzipped or not, in native byte order.
 

@@ -44,10 +44,12 @@ class Classes:
 
 @dataclass(frozen=True)
 class Text:
-    """A text of fixed length per example, conditions (N, length).
+    """A text per example, conditions (N, length); shorter texts end in spaces, if a space is in the alphabet.
 
     >>> Text("abc", 2).encode(["ca"]).tolist()
     [[2, 0]]
+    >>> Text("abc ", 3).encode(["ca"]).tolist()
+    [[2, 0, 3]]
     """
 
     alphabet: str
@@ -67,13 +69,22 @@ class Text:
         Raises:
             ValueError: for a text of another length, or with a character that is not in the alphabet.
         """
+        most = "at most " * self.padded
         for text in texts:
-            if len(text) != self.length or not set(text) <= set(self.alphabet):
-                raise ValueError(f"texts must be {self.length} characters of {self.alphabet!r}, got {text!r}")
-        return torch.tensor([[self.alphabet.index(c) for c in text] for text in texts]).view(len(texts), self.length)
+            fits = len(text) <= self.length if self.padded else len(text) == self.length
+            if not fits or not set(text) <= set(self.alphabet):
+                raise ValueError(f"texts must be {most}{self.length} characters of {self.alphabet!r}, got {text!r}")
+        index = {c: k for k, c in enumerate(self.alphabet)}
+        rows = [[index[c] for c in text.ljust(self.length)] for text in texts]
+        return torch.tensor(rows).view(len(texts), self.length)
+
+    @property
+    def padded(self) -> bool:
+        """Whether texts can be shorter than `length`."""
+        return " " in self.alphabet
 
     def decode(self, cond: Tensor) -> list[str]:
-        return ["".join(self.alphabet[k] for k in row) for row in cond.tolist()]
+        return ["".join(self.alphabet[k] for k in row).rstrip() for row in cond.tolist()]
 
 
 @dataclass(frozen=True)
@@ -83,7 +94,9 @@ class Space:
     Attributes:
         shape: (C, H, W) of pictures in [-1, 1], or (D,) of points.
         levels: number of values of each dimension, evenly spaced on [-1, 1]; None: continuous data with a density.
-        mean, std: over all dimensions of the training data.
+        mean, std: over all dimensions of the training data, or one of each per column of points whose columns have
+            different scales.
+        columns: names of the columns of points, if they have names.
         cond: what an example may be conditioned on.
         rows: number of training examples.
         b: space of side b, for translation between two kinds of pictures; this space is then that of side a.
@@ -92,12 +105,13 @@ class Space:
 
     shape: tuple[int, ...]
     levels: int | None = None
-    mean: float = 0.0
-    std: float = 1.0
+    mean: float | tuple[float, ...] = 0.0
+    std: float | tuple[float, ...] = 1.0
     cond: Classes | Text | None = None
     rows: int = 0
     b: Space | None = None
     paired: bool = False
+    columns: tuple[str, ...] = ()
 
     @property
     def pictures(self) -> bool:
@@ -106,6 +120,19 @@ class Space:
     @property
     def dims(self) -> int:
         return math.prod(self.shape)
+
+    @property
+    def by_column(self) -> bool:
+        """Whether every column has a mean and a standard deviation."""
+        return isinstance(self.std, tuple)
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation, each () or (D,).
+
+        >>> Space((2,), mean=(0.0, 5.0), std=(1.0, 10.0)).moments()
+        (tensor([0., 5.]), tensor([ 1., 10.]))
+        """
+        return torch.tensor(self.mean), torch.tensor(self.std)
 
     def settled(self, x: Tensor) -> Tensor:
         """Samples rounded to the levels of the data, as they would be stored.

@@ -28,7 +28,7 @@ class DiagonalNoise(nn.Module):
 
     Args:
         shape: event shape.
-        std: initial value of s, above min_std.
+        std: initial value of s, above min_std; a number, or a vector of the event's shape.
         min_std: the floor, positive.
         law: distribution of each entry given its mean and scale; Gaussian by default, or for example
             `DiscretizedLogistic`.
@@ -42,12 +42,16 @@ class DiagonalNoise(nn.Module):
     tensor([0.2500, 0.2500], grad_fn=<SelectBackward0>)
     """
 
-    def __init__(self, shape: int | Sequence[int], std: float = 1.0, *, min_std: float = 1e-3, law: Law = _normal):
+    def __init__(
+        self, shape: int | Sequence[int], std: float | Tensor = 1.0, *, min_std: float = 1e-3, law: Law = _normal
+    ):
         super().__init__()
-        if not 0 < min_std < std < math.inf:
+        first = torch.as_tensor(std, dtype=torch.float64)
+        if not 0 < min_std < float(first.min()) <= float(first.max()) < math.inf:
             raise ValueError(f"stds must be 0 < min_std < std < inf, got {min_std} and {std}")
         self.min_std, self.law = min_std, law
-        self.raw = nn.Parameter(torch.full((shape,) if isinstance(shape, int) else tuple(shape), std - min_std).log())
+        whole = first.expand((shape,) if isinstance(shape, int) else tuple(shape))
+        self.raw = nn.Parameter((whole - min_std).to(torch.get_default_dtype()).log())
 
     @property
     def std(self) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from jensen.core.seeding import derived, generators
+from jensen.data.dataset import LogDensity
 from jensen.judging.bounds import diffusion_of, judged_span
 from jensen.judging.case import Case, judge
 from jensen.metrics import energy_distance, variance_ratio
@@ -26,15 +26,15 @@ EXACT = 500  # number of samples drawn with the exact score
 @judge
 def score_error(case: Case) -> Part | None:
     """The relative squared error of the score on noised data, at each noise level."""
-    scores = noised_scores(case)
-    if case.data.truths.log_p is None or case.conditional or not scores:
+    log_p = case.data.truths.log_p
+    if log_p is None or case.conditional or not (scores := noised_scores(case)):
         return None
     x, rng = case.test["x"].to(case.device), case.rng("score")
     errors = []
     for sigma, score in scores:
         noised = x + sigma * torch.randn(x.shape, generator=rng, device=x.device)
         with torch.no_grad():
-            errors.append(relative_score_error(score, noised, exact_score(case, sigma)))
+            errors.append(relative_score_error(score, noised, exact_score(log_p, sigma)))
     sigmas, mean = [sigma for sigma, _ in scores], sum(errors) / len(errors)
     several = len(errors) > 1
     note = f"mean over {len(errors)} noise levels; largest {max(errors):.3g}" if several else ""
@@ -124,21 +124,21 @@ class _Function(nn.Module):
 
 
 def exact_model(case: Case, chunk: int) -> ScoreModel:
-    """Samples by the same ladder and annealing with the exact score, see `exact_score`."""
+    """Samples by the same ladder and annealing with the exact score, see `_Exact`."""
     ours = case.model
     assert isinstance(ours, ScoreModel)
 
     def score(z: Tensor, sigma: Tensor) -> Tensor:
-        return ours.scale * exact_score(case, float(sigma[0] * ours.scale))(ours.restore(z))
+        level, log_p = float(sigma[0]), case.data.truths.log_p
+        if log_p is None:  # that of the training data
+            return KernelDensity(ours.standardize(case.train["x"].to(z.device)), level).score(z)
+        return ours.scale * exact_score(log_p, level * float(ours.scale))(ours.restore(z))
 
     model = ScoreModel(_Function(score), ours.shape, ours.sigmas, replace(ours.sampling, chunk=chunk)).to(ours.centre)
     model.centre, model.scale = ours.centre, ours.scale
     return model
 
 
-def exact_score(case: Case, sigma: float) -> Callable[[Tensor], Tensor]:
-    """The exact score of the data with noise sigma added; if their density is unknown, that of the training data."""
-    log_p = case.data.truths.log_p
-    if log_p is None:
-        return KernelDensity(case.train["x"].to(case.device), sigma).score
+def exact_score(log_p: LogDensity, sigma: float) -> Score:
+    """The exact score of the data with noise sigma added."""
     return score_of(lambda x: log_p(x, sigma))

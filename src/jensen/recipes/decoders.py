@@ -78,11 +78,12 @@ class Decoder(Settings):
                 return 2, Levels(event_dims=axes, levels=levels, min_scale=least)
             logistic = partial(DiscretizedLogistic, levels=levels, validate_args=False)
             return 1, DiagonalNoise(space.shape, std=0.5, min_std=least, law=logistic)
-        low, high = 1e-3 * space.std, 1e2 * space.std
+        std = space.moments()[1]
+        low, high = 1e-3 * float(std.min()), 1e2 * float(std.max())
         if self.noise == "predicted":
             return 2, DiagonalGaussian(axes, min_std=low, max_std=high)
         if self.noise == "learned":
-            return 1, DiagonalNoise(space.shape, std=0.5 * space.std, min_std=low)
+            return 1, DiagonalNoise(space.shape, std=0.5 * std, min_std=low)
         return 1, IsotropicGaussian(self.std, event_dims=axes)
 
     def of_x(self, space: Space, latents: int, one_hot: bool = False) -> Conditional:
@@ -92,14 +93,11 @@ class Decoder(Settings):
         channels, *axes = space.shape
         net = nn.Sequential(mlp(latents, *hidden, numbers * space.dims), nn.Unflatten(-1, (numbers * channels, *axes)))
         if space.levels is None:
-            net.append(Unstandardized(space.mean, space.std, numbers, axes=len(space.shape)))
+            net.append(Unstandardized(*space.moments(), numbers, axes=len(space.shape)))
         return Conditional(nn.Sequential(nn.Flatten(), net) if one_hot else net, law, 2 if one_hot else None)
 
     @staticmethod
     def flat(space: Space) -> nn.Module:
         """The input of the encoder: data as vectors, standardised if they have no levels."""
-        return (
-            nn.Flatten()
-            if space.levels is not None
-            else nn.Sequential(nn.Flatten(), Standardized(space.mean, space.std))
-        )
+        flat = nn.Flatten()
+        return flat if space.levels is not None else nn.Sequential(flat, Standardized(*space.moments()))

@@ -20,7 +20,7 @@ from jensen.recipes.families.vae import VAE, Bound
 from jensen.recipes.families.vae import Network as VAENetwork
 from jensen.recipes.recipe import Recipe
 from jensen.recipes.settings import Training
-from jensen.recipes.sources.arrays import IDX
+from jensen.recipes.sources.arrays import Arrays
 from jensen.recipes.sources.base import Source
 from jensen.recipes.sources.captcha import Captcha
 from jensen.recipes.sources.digits import Digits
@@ -40,7 +40,7 @@ ABOUT = {
     "digits-grey-vae": "variational autoencoder of digits in 17 grey levels",
     "digits-svi": "digits by stochastic variational inference: a separate posterior for each example, no encoder",
     "digits-autoencoder": "deterministic autoencoder of digits",
-    "mnist-vae": "variational autoencoder of the pictures of an IDX file (data.images=PATH), such as MNIST's",
+    "mnist-vae": "variational autoencoder of the pictures of an IDX file (--data PATH), such as MNIST's",
     "sprites-vae": "variational autoencoder of drawn shapes with known factors",
     "sprites-beta-vae": "variational autoencoder of drawn shapes whose KL term is weighted by 4",
     "moons-vae": "variational autoencoder of two moons: learned prior, Gaussian decoder with learned variances",
@@ -144,7 +144,7 @@ RECIPES = (
     preset("digits-autoencoder", INK, Autoencoder(), latent()),
     preset(
         "mnist-vae",
-        IDX(levels=2),
+        Arrays(levels=2),
         VAE(network=VAENetwork(latents=(32,), hidden=512)),
         latent(steps=8000, rate=1e-3),
         Judging(rows=360),

@@ -22,7 +22,18 @@ from jensen.recipes.families import (  # noqa: F401
 )
 from jensen.recipes.families.base import Family
 from jensen.recipes.settings import Training
-from jensen.recipes.sources import arrays, captcha, digits, points, sprites, stacked, two  # noqa: F401
+from jensen.recipes.sources import (  # noqa: F401
+    arrays,
+    captcha,
+    digits,
+    pair,
+    pictures,
+    points,
+    sprites,
+    stacked,
+    table,
+    two,
+)
 from jensen.recipes.sources.base import Source
 
 AnySource = Annotated[SerializeAsAny[Source], BeforeValidator(Source.parse)]
@@ -65,13 +76,13 @@ class Recipe(Settings):
         return self.model_copy(update={"training": self.training.lasting(training)})
 
     def on(self, space: Space) -> Self:
-        """The same recipe with the space of the opened data.
+        """The same recipe with the space of the opened data, and what the source chose from the data.
 
         Raises:
             ValueError: if the family cannot be used with the data.
         """
         self.family.refuse(space, self.training)
-        return self.model_copy(update={"space": space})
+        return self.model_copy(update={"space": space, "data": self.data.settled(space)})
 
     def tree(self) -> dict[str, Any]:
         """As JSON values."""

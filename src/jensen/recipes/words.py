@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -14,7 +15,9 @@ from jensen.core.settings import IdleSetting
 from jensen.recipes.families.base import Family
 from jensen.recipes.presets import PRESETS
 from jensen.recipes.recipe import Recipe
-from jensen.recipes.sources.base import Source
+from jensen.recipes.sources.base import Source, source
+from jensen.recipes.sources.pair import Pair
+from jensen.recipes.usual import usual
 
 
 def preset(name: str) -> Recipe:
@@ -24,8 +27,42 @@ def preset(name: str) -> Recipe:
         ValueError: for an unknown name; the message has the most similar known one.
     """
     if name not in PRESETS:
-        raise ValueError(f"there is no recipe {name!r}{nearest(name, PRESETS) or ':'} `jensen recipes` lists all")
+        known = [*PRESETS, *Family.kinds]
+        raise ValueError(f"there is no recipe {name!r}{nearest(name, known) or ':'} `jensen recipes` lists all")
     return PRESETS[name]
+
+
+def on_data(name: str, data: Source | Path | str | None, data_b: Source | Path | str | None = None) -> Recipe:
+    """The preset or the family with this name, on data of one's own if they are given.
+
+    Args:
+        name: of a preset or a family.
+        data: a source, a path that a source can read, or the kind of a built-in source; None: the preset's data.
+        data_b: side b of a translation, whose side a is `data`.
+
+    Raises:
+        ValueError: for an unknown name, a family without data, or data that no source can read.
+    """
+    if data is None and data_b is not None:
+        raise ValueError("--data-b needs --data, the pictures of side a")
+    if data is None:
+        if name in Family.kinds and name not in PRESETS:
+            raise ValueError(
+                f"family {name} needs data: give --data PATH, a folder of pictures or a file of pictures or points"
+            )
+        return preset(name)
+    recipe = None if name in Family.kinds and name not in PRESETS else preset(name)
+    found = data if isinstance(data, Source) else source(data)
+    if data_b is not None:
+        found = Pair(a=found, b=data_b if isinstance(data_b, Source) else source(data_b))
+    if recipe is None:
+        try:
+            return usual(name, found)
+        except ValidationError as error:
+            raise ValueError(explain(error)) from error
+    if type(found) is type(recipe.data):
+        found = recipe.data.model_copy(update={key: getattr(found, key) for key in found.model_fields_set})
+    return recipe.model_copy(update={"data": found})
 
 
 def parse(tree: Any) -> Recipe:
@@ -46,15 +83,20 @@ def parse(tree: Any) -> Recipe:
         raise ValueError(explain(error)) from error
 
 
-def configure(name: str, words: Sequence[str] = (), *, seed: int | None = None) -> Recipe:
-    """The preset with this name, changed by KEY=VALUE words.
-
-    Keys are dotted, and those of the family have no prefix: "network.width" is "family.network.width". A setting of the
-    preset that has no effect once the words are applied goes back to its default.
+def configure(
+    name: str,
+    words: Sequence[str] = (),
+    *,
+    data: Source | Path | str | None = None,
+    data_b: Source | Path | str | None = None,
+    seed: int | None = None,
+) -> Recipe:
+    """The preset or family with this name, on data of one's own if given, changed by KEY=VALUE words.
 
     Args:
-        name: name of the preset.
-        words: "training.batch_size=32", ...; values are JSON, or else text.
+        name: name of a preset, or of a family, which needs data.
+        words: see `changed`.
+        data, data_b: see `on_data`.
         seed: the recipe's random seed, or None for its default.
 
     Raises:
@@ -62,8 +104,26 @@ def configure(name: str, words: Sequence[str] = (), *, seed: int | None = None) 
 
     >>> configure("digits-vae", ["training.batch_size=32", "bound.beta=2"]).family.bound.beta
     2.0
+    >>> configure("vae", data="digits").data.kind
+    'digits'
     """
-    recipe = preset(name)
+    return changed(on_data(name, data, data_b), words, seed=seed)
+
+
+def changed(recipe: Recipe, words: Sequence[str], *, seed: int | None = None) -> Recipe:
+    """A recipe changed by KEY=VALUE words.
+
+    Keys are dotted, and those of the family have no prefix: "network.width" is "family.network.width". A setting of the
+    recipe that has no effect once the words are applied goes back to its default.
+
+    Args:
+        recipe: the recipe.
+        words: "training.batch_size=32", ...; values are JSON, or else text.
+        seed: another random seed, or None.
+
+    Raises:
+        ValueError: one sentence with the key, what it must be and what was given.
+    """
     tree = recipe.tree()
     for word in words:
         key, separator, text = word.partition("=")

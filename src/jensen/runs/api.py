@@ -9,7 +9,7 @@ from typing import Any
 
 from jensen.core.progress import Track, Watch, silent
 from jensen.recipes.recipe import Recipe
-from jensen.recipes.words import configure
+from jensen.recipes.sources.base import Source
 from jensen.report.findings import Evaluation
 from jensen.report.samples import Samples
 from jensen.runs import opening
@@ -64,6 +64,8 @@ def train(
     recipe: str | Recipe,
     out: Path | str | None = None,
     *,
+    data: Source | Path | str | None = None,
+    data_b: Source | Path | str | None = None,
     steps: int | None = None,
     minutes: float | None = None,
     seed: int | None = None,
@@ -73,11 +75,13 @@ def train(
     watch: Watch | None = None,
     use: Iterable[Own] = (),
 ) -> Run:
-    """Train a recipe in a run's folder and open the run.
+    """Train a recipe, or a family on data of one's own, in a run's folder and open the run.
 
     Args:
-        recipe: name of a recipe, or your own recipe.
-        out: the run's folder; by default runs/NAME.
+        recipe: name of a recipe or of a family, or your own recipe.
+        out: the run's folder; by default runs/NAME, or runs/NAME-DATA for data of one's own.
+        data: a folder of pictures, a file of pictures or points, or a source; any recipe takes it.
+        data_b: pictures of side b, for family translation.
         steps, minutes: length of training, at most one of the two; by default the recipe's.
         seed: random seed.
         settings: settings by dotted key, as in {"training.rate": 1e-3}; only if the recipe is given by name.
@@ -92,16 +96,17 @@ def train(
     using.use(use)
     if isinstance(recipe, str):
         length = {"training.minutes": minutes, "training.steps": steps}
-        asked = {**(settings or {}), **{key: value for key, value in length.items() if value is not None}}
-        words = {key: value if isinstance(value, str) else json.dumps(value) for key, value in asked.items()}
-        found = configure(recipe, [f"{key}={word}" for key, word in words.items()], seed=seed)
-    elif steps is not None or minutes is not None or seed is not None or settings:
+        given = {**(settings or {}), **{key: value for key, value in length.items() if value is not None}}
+        words = [f"{key}={v if isinstance(v, str) else json.dumps(v)}" for key, v in given.items()]
+        place = None if out is None else Path(out)
+        found, folder = opening.asked(recipe, place, words, data=data, data_b=data_b, seed=seed, resume=resume)
+    elif steps is not None or minutes is not None or seed is not None or settings or data is not None:
         raise ValueError(
-            "steps, minutes, seed and settings can only be given for a recipe by name: set them in the recipe itself"
+            "data, steps, minutes, seed and settings can only be given for a recipe by name: set them in the recipe "
+            "itself"
         )
     else:
-        found = recipe
-    folder = Path(out) if out is not None else Path("runs") / found.name
+        found, folder = recipe, Path(out) if out is not None else Path("runs") / recipe.name
     training.train(found, folder, resume=resume, track=track, watch=watch)
     return open(folder)
 

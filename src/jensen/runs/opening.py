@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +15,8 @@ from jensen.data.dataset import Data
 from jensen.data.space import Space
 from jensen.judging.case import Draw, drawer
 from jensen.recipes.recipe import Recipe
-from jensen.recipes.sources.base import OpenedRun
-from jensen.recipes.words import parse
+from jensen.recipes.sources.base import OpenedRun, Source
+from jensen.recipes.words import changed, configure, on_data, parse
 from jensen.runs.folder import CONFIG, RunError, load_weights
 from jensen.training import begin_average
 
@@ -35,6 +36,46 @@ def read_config(folder: Path) -> Recipe:
         return parse(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, OSError) as error:
         raise RunError(f"{path} is broken: {error}") from error
+
+
+def asked(
+    name: str,
+    folder: Path | None,
+    words: Sequence[str] = (),
+    *,
+    data: Source | Path | str | None = None,
+    data_b: Source | Path | str | None = None,
+    seed: int | None = None,
+    resume: bool = False,
+) -> tuple[Recipe, Path]:
+    """The recipe to train, and its folder: of a new run, or of the run in this folder with changed settings.
+
+    Args:
+        name: name of a preset or a family.
+        folder: the run's folder; None: runs/NAME, or runs/NAME-DATA for data of one's own.
+        words: settings, KEY=VALUE.
+        data, data_b: data of one's own; to resume a run, they need not be given again.
+        seed: random seed.
+        resume: whether the run in the folder is continued.
+
+    Raises:
+        RunError: if the run to resume has another recipe or other data. ValueError: for a wrong setting.
+    """
+    if folder is None:
+        own = "" if data is None else f"-{data.kind if isinstance(data, Source) else Path(data).absolute().stem}"
+        folder = Path("runs") / f"{name}{own}"
+    if not resume:
+        return configure(name, words, data=data, data_b=data_b, seed=seed), folder
+    kept = read_config(folder)
+    if kept.name != name:
+        raise RunError(f"{folder} must be a run of {name}, got a run of {kept.name}")
+    if data is not None:
+        given = on_data(name, data, data_b).data
+        if given.kind != kept.data.kind or any(
+            getattr(given, key) != getattr(kept.data, key, None) for key in given.model_fields_set
+        ):
+            raise RunError(f"--resume uses the data of {folder / CONFIG}: leave --data out, or give another --out")
+    return changed(kept, words, seed=seed), folder
 
 
 @dataclass(frozen=True)

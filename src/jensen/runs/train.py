@@ -38,7 +38,13 @@ from jensen.training.strict_json import dumps
 
 
 def train(
-    recipe: Recipe, folder: Path, *, resume: bool = False, track: Track = silent, watch: Watch | None = None
+    recipe: Recipe,
+    folder: Path,
+    *,
+    resume: bool = False,
+    track: Track = silent,
+    watch: Watch | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Data:
     """Train `recipe` in `folder`; with `resume`, continue a run that was stopped, with bitwise equal results.
 
@@ -51,6 +57,8 @@ def train(
     new random state, which depends on the seed, the step and the number of processes. The journal notes this as well.
 
     A run that fails before its first step leaves no folder.
+
+    `say` is called with notes before training: what the source and the family chose, and warnings.
 
     Returns: the data, so that judging need not read or draw them again.
 
@@ -67,6 +75,8 @@ def train(
         refuse_taken(folder)
     data = open_data(read_config(folder) if resume else recipe, track)
     recipe = recipe.on(data.space)
+    for note in (*data.notes, *recipe.family.notes(data.space)) if mine == 0 else ():
+        say(note)
     begin_globally(recipe.seed)
     objective = new_objective(recipe, data, track).to(device)
     budget = training.budget()

@@ -210,8 +210,7 @@ class Diffusion(Family):
         denoiser = self._denoiser(self.network.network(space, cond, outputs=outputs), cond)
         sampling = Sampling(**self.sampling.model_dump(), chunk=self.network.chunk)
         model = DiffusionModel(denoiser, space.shape, sampling)
-        model.centre.fill_(space.mean)
-        model.scale.fill_(space.std)
+        model.centre, model.scale = space.moments()
         return model
 
     def objective(self, model: DiffusionModel, space: Space) -> Objective:

@@ -89,8 +89,7 @@ class Score(Family):
             geometric(network.largest, network.smallest, network.levels).float(),
             Annealing(**self.sampling.model_dump(), chunk=network.chunk),
         )
-        model.centre.fill_(space.mean)
-        model.scale.fill_(space.std)
+        model.centre, model.scale = space.moments()
         return model
 
     def objective(self, model: ScoreModel, space: Space) -> Objective:

@@ -1,92 +1,124 @@
-"""Arrays in files: pictures of IDX files, MNIST's format."""
+"""Pictures of one's own in one file: IDX, .npy or .npz."""
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal, Self
 
+import numpy as np
 import torch
-from pydantic import Field
+from pydantic import model_validator
 from torch import Tensor
 
 from jensen.core.progress import Track, silent
+from jensen.core.seeding import derived, generator
+from jensen.core.types import Stream
 from jensen.data.dataset import Data, spaced
-from jensen.data.idx import read_idx
-from jensen.data.pool import Tensors
+from jensen.data.idx import is_idx, read_idx
+from jensen.data.pool import Tensors, drawn_rows, from_bytes
 from jensen.data.space import Classes, Space
-from jensen.recipes.sources.base import Opener, Place, Source, fingerprint, no_runs
+from jensen.data.split import held_out
+from jensen.data.tables import LABELS, read_arrays
+from jensen.data.unpaired import transformed
+from jensen.recipes.sources.base import HeldOut, Opener, Place, Source, fingerprint, hashed, no_runs, parted
 
 
-class IDX(Source):
-    """Grey pictures of an IDX file; the last ones are held out."""
+class Arrays(Source):
+    """Pictures in one file of bytes: IDX (MNIST's format, gzipped or not), .npy or .npz."""
 
-    images: Place = ""
-    """IDX file of the pictures, gzipped or not"""
+    path: Place = ""
+    """the file of the pictures, (N, H, W), (N, H, W, C) or (N, C, H, W); in a .npz the classes are under "labels" """
     labels: Place | None = None
-    """IDX file of their labels, or null"""
-    height: Annotated[int, Field(ge=1)] = 28
-    """height of a picture in pixels"""
-    width: Annotated[int, Field(ge=1)] = 28
-    """width of a picture in pixels"""
-    test: Annotated[int, Field(ge=2)] = 1000
-    """held-out pictures"""
+    """file of their classes, .idx or .npy, or null"""
+    test: HeldOut = 0.1
+    """share of the pictures that is held out"""
     levels: Literal[2, 256] = 256
-    """levels of a pixel; 256: as in the file; 2: white if the pixel is at least 128, black otherwise"""
+    """levels of a pixel; 256: as in the file; 2: black or white"""
+    binarize: Literal["threshold", "dynamic"] = "threshold"
+    """threshold: white if a pixel is at least 128; dynamic: white with probability pixel / 255, drawn for each batch"""
 
-    def known(self) -> Space | None:
-        """The classes are those in the file of labels."""
-        return Space((1, self.height, self.width), self.levels) if self.labels is None else None
+    @model_validator(mode="after")
+    def _used(self) -> Arrays:
+        if self.levels == 256:
+            self.refuse_idle("with 256 levels", "binarize")
+        return self
+
+    @classmethod
+    def of(cls, path: Path) -> Self | None:
+        if not path.is_file() or not (path.suffix.lower() in (".npy", ".npz") or is_idx(path)):
+            return None
+        beside = path.with_name(path.name.replace("images", "labels").replace("idx3", "idx1"))
+        return cls(path=str(path), labels=str(beside) if beside != path and beside.is_file() else None)
 
     def open(self, seed: int, track: Track = silent, runs: Opener = no_runs) -> Data:
-        x, cond = self._pictures(), None
-        tensors, space = {"x": x}, Space((1, self.height, self.width), self.levels)
-        if self.labels is not None:
-            names, cond = self._labels(len(x)).unique(return_inverse=True)
-            tensors["cond"] = cond[:, None]
-            space = Space(space.shape, space.levels, cond=Classes(tuple(map(str, names.tolist()))))
-        train = Tensors(**{key: value[: -self.test] for key, value in tensors.items()})
-        test = Tensors(**{key: value[-self.test :] for key, value in tensors.items()})
-        content = [_hash(place) for place in (self.images, self.labels) if place is not None]
+        x, labels = self._pictures()
+        tensors, cond = {"x": x}, None
+        if labels is not None:
+            names, index = labels.unique(return_inverse=True)
+            tensors["cond"], cond = index[:, None], Classes(tuple(map(str, names.tolist())))
+        train, test = parted(tensors, held_out([str(k) for k in range(len(x))], self.test), self.test)
+        space, grey = Space(tuple(x.shape[1:]), self.levels, cond=cond), train
+        if self.levels == 2:
+            train, test = (self._black_and_white(rows, part) for rows, part in ((train, "train"), (test, "test")))
+
+        def dynamic(batch_size: int, seed: int) -> Stream:
+            return transformed(drawn_rows(grey, batch_size, seed), ink, derived(seed, "ink"))
+
+        where = "" if labels is None else f" and {cond.size if cond else 0} classes"
         return Data(
-            f"{Path(self.images).name}, {self.levels} levels",
-            fingerprint(self, content, without=("images", "labels")),
+            f"{Path(self.path).name}, {self.levels} levels",
+            fingerprint(self, hashed(self.path, self.labels), without=("path", "labels")),
             spaced(space, train),
             train,
             test,
+            streams=dynamic if self.binarize == "dynamic" else None,
+            notes=(f"{len(x):,} pictures of {' x '.join(map(str, x.shape[1:]))}{where}; {len(test):,} are held out",),
         )
 
-    def _pictures(self) -> Tensor:
-        """(N, 1, H, W) uint8."""
-        if not self.images:
-            raise ValueError(
-                "data.images must be an IDX file of pictures, got none: give it with --set data.images=FILE"
-            )
-        found = read_idx(self.images)
-        if found.ndim != 3 or found.dtype != torch.uint8:
-            raise ValueError(
-                f"{self.images} must hold pictures, bytes on three axes, got {found.dtype} {tuple(found.shape)}"
-            )
-        if found.shape[1:] != (self.height, self.width):
-            raise ValueError(
-                f"data.height and data.width must be those of {self.images}, {found.shape[1]} and {found.shape[2]}, "
-                f"got {self.height} and {self.width}"
-            )
-        if len(found) <= self.test:
-            raise ValueError(
-                f"data.test must be below the number of pictures in {self.images}, {len(found)}, got {self.test}"
-            )
-        return (found if self.levels == 256 else (found >= 128) * torch.tensor(255, dtype=torch.uint8))[:, None]
+    def _black_and_white(self, rows: Tensors, part: str) -> Tensors:
+        x = rows.tensors["x"]
+        if self.binarize == "threshold":
+            white = x >= 128
+        else:
+            white = ink(from_bytes(x), generator(derived(0, "ink", part))) > 0
+        return Tensors(**{**rows.tensors, "x": white * torch.tensor(255, dtype=torch.uint8)})
 
-    def _labels(self, n: int) -> Tensor:
-        assert self.labels is not None
-        found = read_idx(self.labels)
-        if found.shape != (n,) or found.is_floating_point():
+    def _pictures(self) -> tuple[Tensor, Tensor | None]:
+        """Pictures (N, C, H, W) uint8, and classes (N,)."""
+        path = Path(self._file("an IDX, .npy or .npz file of pictures"))
+        if not path.is_file():
+            raise ValueError(f"there is no file {path}")
+        arrays = {} if path.suffix.lower() not in (".npy", ".npz") else read_arrays(path)
+        found = [v for v in arrays.values() if v.ndim > 2] if arrays else [read_idx(path).numpy()]
+        if len(found) != 1:
+            raise ValueError(f"{path} must have one array of pictures, got {len(found)}")
+        labels = next((torch.from_numpy(v) for name, v in arrays.items() if name in LABELS), None)
+        if self.labels is not None:
+            suffix = Path(self.labels).suffix.lower()
+            labels = torch.from_numpy(read_arrays(Path(self.labels))[""]) if suffix == ".npy" else read_idx(self.labels)
+        x = found[0]
+        if labels is not None and (labels.shape != (len(x),) or labels.is_floating_point()):
             raise ValueError(
-                f"{self.labels} must hold a whole number for each of {n} pictures, got {tuple(found.shape)}"
+                f"{self.labels or path} must hold a whole number for each of {len(x)} pictures, got "
+                f"{str(labels.dtype).removeprefix('torch.')} {tuple(labels.shape)}"
             )
-        return found
+        return channels_first(path, x), labels
 
 
-def _hash(place: str) -> str:
-    return hashlib.sha256(Path(place).read_bytes()).hexdigest()
+def ink(x: Tensor, rng: torch.Generator | None = None) -> Tensor:
+    """-1 or 1 at random with mean x, for x in [-1, 1]."""
+    return 2 * torch.bernoulli((x + 1) / 2, generator=rng) - 1
+
+
+def channels_first(path: Path, x: np.ndarray) -> Tensor:
+    """Pictures (N, C, H, W) from bytes (N, H, W), (N, H, W, C) or (N, C, H, W); C is 1, 3 or 4."""
+    if x.dtype != np.uint8:
+        scaled = " (numbers in [0, 1] are converted by (x * 255).round().astype('uint8'))" * (x.dtype.kind == "f")
+        raise ValueError(f"{path} must hold pictures as bytes, uint8, got {x.dtype}{scaled}")
+    if x.ndim == 3:
+        x = x[:, None]
+    channels = [axis for axis in (1, 3) if x.ndim == 4 and x.shape[axis] in (1, 3, 4)]
+    if not channels or min(x.shape) < 1:
+        raise ValueError(f"{path} must hold pictures (N, H, W), (N, H, W, C) or (N, C, H, W), got {x.shape}")
+    axis = min(channels, key=lambda axis: x.shape[axis])  # of pictures with few rows or columns both would do
+    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(x, axis, 1)))

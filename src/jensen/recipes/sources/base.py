@@ -8,14 +8,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import AfterValidator
-from torch import nn
+from pydantic import AfterValidator, Field
+from torch import Tensor, nn
 
+from jensen.core.naming import nearest
 from jensen.core.progress import Track, silent
 from jensen.core.settings import Kind
 from jensen.data.dataset import Data, Reader
+from jensen.data.pool import Tensors
 from jensen.data.space import Space
 
 
@@ -26,6 +28,8 @@ def absolute(place: str) -> str:
 
 Place = Annotated[str, AfterValidator(absolute)]
 """A setting that is the path of a file or folder."""
+HeldOut = Annotated[float, Field(gt=0, lt=1)]
+"""A share of the data that is held out: a choice by the hash of each example's name, stable if examples are added."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,13 @@ class Source(Kind, ABC):
     """
 
     what = "data source"
+    tabular: ClassVar[bool] = False
+    """Whether the data are points; otherwise they are pictures."""
+
+    @classmethod
+    def of(cls, path: Path) -> Self | None:  # noqa: ARG003
+        """The source of the data at this path, with settings chosen from what is there; None if it cannot read them."""
+        return None
 
     @abstractmethod
     def open(self, seed: int, track: Track = silent, runs: Opener = no_runs) -> Data:
@@ -83,9 +94,71 @@ class Source(Kind, ABC):
         """The space as far as the settings determine it (shape, levels, conditions), or None; used for early checks."""
         return None
 
+    def settled(self, space: Space) -> Self:
+        """The same source with the settings that it chose when it opened data with this space."""
+        return self
+
     def open_reader(self, runs: Opener = no_runs) -> Reader | None:
         """The reader of these pictures, without opening the data; None if there is none."""
         return None
+
+    def _file(self, what: str) -> str:
+        """The setting `path`, or a ValueError if it is not given."""
+        path: str = getattr(self, "path", "")
+        if not path:
+            raise ValueError(f"data.path must be {what}, got none: give it with --data PATH")
+        return path
+
+
+def source(path: Path | str) -> Source:
+    """The source of the data at a path, or a built-in one by its kind.
+
+    Raises:
+        ValueError: if nothing is there, or no source reads it.
+    """
+    path = Path(path)
+    for kind in reversed(Source.kinds.values()):  # one's own first
+        assert issubclass(kind, Source)
+        if path.exists() and (found := kind.of(path)) is not None:
+            return found
+    built_in = Source.kinds.get(str(path))
+    if built_in is not None:
+        return Source.parse({"kind": str(path)})
+    if not path.exists():
+        raise ValueError(f"there is no file or folder {path}{nearest(str(path), Source.kinds)}")
+    raise ValueError(
+        f"data must be a folder of pictures, a .csv, .tsv, .npy, .npz, .parquet, .tar or IDX file, got {path}"
+    )
+
+
+def hashed(*paths: str | None) -> list[str]:
+    """Hashes of the contents of files; None is left out."""
+    return [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths if path is not None]
+
+
+def parted(tensors: dict[str, Tensor], test: Tensor, share: float) -> tuple[Tensors, Tensors]:
+    """Training and held-out rows.
+
+    Args:
+        tensors: all rows by name.
+        test: which rows are held out, (N,) bool.
+        share: setting of the share.
+
+    Raises:
+        ValueError: if one of the two has fewer than 2 rows.
+    """
+    refuse_few(test, share)
+    return tuple(Tensors(**{name: v[which] for name, v in tensors.items()}) for which in (~test, test))  # type: ignore[return-value]
+
+
+def refuse_few(test: Tensor, share: float) -> None:
+    """Raise a ValueError if a split leaves fewer than 2 rows for training or held out."""
+    held = int(test.sum())
+    if min(held, len(test) - held) < 2:
+        raise ValueError(
+            f"data.test must leave at least 2 examples to train on and hold out at least 2, got {share:g}, "
+            f"which holds out {held} of {len(test)}"
+        )
 
 
 def fingerprint(source: Kind, *content: Any, without: tuple[str, ...] = ()) -> str:

@@ -1,0 +1,166 @@
+"""Tables of numbers in files: .csv, .tsv, .npy, .npz, .parquet."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SUFFIXES = (".csv", ".tsv", ".npy", ".npz", ".parquet")
+LABELS = ("label", "labels", "class", "target", "y")  # names of a column of classes
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns of a table, all of the same length.
+
+    Attributes:
+        path: of its file.
+        columns: by name: numbers (N,) float64, or words (N,).
+        named: whether the file names its columns; otherwise they are "1", "2", ...
+        label: the column of classes, if there is one.
+    """
+
+    path: Path
+    columns: dict[str, np.ndarray]
+    named: bool
+    label: str | None
+
+    @property
+    def numeric(self) -> tuple[str, ...]:
+        return tuple(name for name, v in self.columns.items() if v.dtype == np.float64)
+
+
+def read_table(path: Path | str) -> Table:
+    """The table in a file.
+
+    Args:
+        path: a .csv or .tsv, with or without a line of column names; a .npy with an array (N, D); a .npz with one such
+            array, and optionally classes (N,) under one of `LABELS`; or a .parquet, which needs pyarrow.
+
+    Raises:
+        ValueError: if the file does not exist, is broken, is of another kind, or a cell of a column of numbers is
+            missing or not finite.
+
+    >>> import tempfile
+    >>> name = Path(tempfile.mkdtemp()) / "two.csv"
+    >>> _ = name.write_text("length,kind\\n1.5,a\\n2.5,b\\n")
+    >>> table = read_table(name)
+    >>> table.numeric, table.label, table.columns["length"].tolist()
+    (('length',), 'kind', [1.5, 2.5])
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}")
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"a table must be a file {', '.join(SUFFIXES)}, got {path}")
+    try:
+        named, found = READERS[path.suffix](path)
+    except (OSError, UnicodeDecodeError, csv.Error, EOFError) as error:
+        raise ValueError(f"{path} cannot be read as {path.suffix}: {error}") from error
+    if not found or not len(next(iter(found.values()))):
+        raise ValueError(f"{path} must have at least one row and one column of numbers, got none")
+    columns = {name: _numbers(values) for name, values in found.items()}
+    table = Table(path, columns, named, _label(columns))
+    for name in table.numeric:
+        if wrong := np.flatnonzero(~np.isfinite(columns[name])).tolist():
+            more = f" and in {len(wrong) - 1} other rows" * (len(wrong) > 1)
+            raise ValueError(f"column {name} of {path} must have finite numbers, got none in row {wrong[0] + 1}{more}")
+    return table
+
+
+def _label(columns: dict[str, np.ndarray]) -> str | None:
+    """The only column of words, or the only one whose name is one of `LABELS`."""
+    words = [name for name, v in columns.items() if v.dtype != np.float64]
+    found = words if len(words) == 1 else [name for name in columns if name.lower() in LABELS]
+    return found[0] if len(found) == 1 else None
+
+
+def _numbers(values: Any) -> np.ndarray:
+    """Floats if every value that is present is a number (missing ones are NaN), otherwise words."""
+    array = np.asarray(values)
+    if array.dtype.kind in "biuf":
+        return array.astype(np.float64)
+    words = np.array(["" if value is None else str(value).strip() for value in array.tolist()])
+    present = np.char.lower(words) != ""
+    try:
+        return np.where(present, words, "nan").astype(np.float64) if present.any() else words
+    except ValueError:
+        return words
+
+
+def _separated(path: Path) -> tuple[bool, dict[str, Any]]:
+    text = path.read_text(encoding="utf-8-sig")
+    try:
+        dialect: Any = csv.Sniffer().sniff(text[:10_000], delimiters=",;\t|")
+    except csv.Error:  # a single column
+        dialect = csv.excel
+    rows = [row for row in csv.reader(text.splitlines(), dialect) if row and not row[0].startswith("#")]
+    for number, row in enumerate(rows, 1):
+        if len(row) != len(rows[0]):
+            raise ValueError(f"every row of {path} must have {len(rows[0])} columns, got {len(row)} in row {number}")
+    if not rows:
+        return False, {}
+    first = [_numbers([cell]).dtype != np.float64 for cell in rows[0]]
+    later = [_numbers([cell]).dtype != np.float64 for cell in rows[1]] if len(rows) > 1 else first
+    named = all(first) and (first != later or len(set(map(str.lower, rows[0])) & set(LABELS)) > 0)
+    names = [name.strip() for name in rows.pop(0)] if named else [str(k + 1) for k in range(len(rows[0]))]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"columns of {path} must have different names, got {twice!r} twice")
+    return named, dict(zip(names, zip(*rows, strict=True), strict=True)) if rows else {}
+
+
+def _npy(path: Path) -> tuple[bool, dict[str, Any]]:
+    return False, _array(path, read_arrays(path)[""])
+
+
+def _npz(path: Path) -> tuple[bool, dict[str, Any]]:
+    arrays = read_arrays(path)
+    labels = {name: v for name, v in arrays.items() if name in LABELS and v.ndim == 1}
+    points = [v for name, v in arrays.items() if name not in labels]
+    if len(points) != 1:
+        raise ValueError(f"{path} must have one array of points, got {', '.join(arrays) or 'none'}")
+    columns = _array(path, points[0])
+    for name, v in labels.items():
+        if len(v) != len(points[0]):
+            raise ValueError(f"{name} in {path} must have a value for each of {len(points[0])} points, got {len(v)}")
+        columns[name] = v
+    return False, columns
+
+
+def _array(path: Path, x: np.ndarray) -> dict[str, Any]:
+    if x.ndim != 2 or x.dtype.kind not in "biuf":
+        raise ValueError(f"{path} must hold numbers (N, D), got {x.dtype} {x.shape}")
+    return {str(k + 1): x[:, k] for k in range(x.shape[1])}
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a .npz by name, or that of a .npy under ""; Python objects are refused.
+
+    Raises:
+        ValueError: if the file is broken or contains objects.
+    """
+    try:
+        found = np.load(path, allow_pickle=False)
+        return {"": found} if isinstance(found, np.ndarray) else {name: found[name] for name in found.files}
+    except (ValueError, OSError, EOFError, KeyError) as error:
+        raise ValueError(f"{path} must be a .npy or .npz file of numbers: {error}") from error
+
+
+def _parquet(path: Path) -> tuple[bool, dict[str, Any]]:
+    try:
+        from pyarrow import ArrowInvalid, parquet
+    except ImportError as error:
+        raise ValueError(f"reading {path} needs pyarrow: pip install 'jensen[parquet]'") from error
+    try:
+        read = parquet.read_table(path)
+    except ArrowInvalid as error:
+        raise ValueError(f"{path} cannot be read as .parquet: {error}") from error
+    return True, {name: read[name].to_pylist() for name in read.column_names}
+
+
+READERS = {".csv": _separated, ".tsv": _separated, ".npy": _npy, ".npz": _npz, ".parquet": _parquet}

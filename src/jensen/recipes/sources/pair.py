@@ -1,0 +1,111 @@
+"""Two folders of pictures of one's own, for translation between them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal, Self
+
+import torch
+from pydantic import BeforeValidator, SerializeAsAny
+from torch import Tensor
+
+from jensen.core.progress import Track, silent
+from jensen.core.types import Batch, Stream
+from jensen.data.dataset import Data
+from jensen.data.pool import Rows, drawn_rows
+from jensen.data.unpaired import unpaired_stream
+from jensen.recipes.sources.base import Opener, Source, fingerprint, no_runs
+from jensen.recipes.sources.pictures import Pictures
+
+ASide = Annotated[SerializeAsAny[Source], BeforeValidator(Source.parse)]
+FOLDERS = ("trainA", "trainB")
+
+
+class Pair(Source):
+    """Side a and side b: two sources of pictures; b has the size and the channels of a."""
+
+    a: ASide = Pictures()
+    """pictures of side a"""
+    b: ASide = Pictures()
+    """pictures of side b"""
+    pairing: Literal["unpaired", "by-name"] = "unpaired"
+    """unpaired: batches of the two sides are independent; by-name: pairs are files with the same name but its suffix"""
+
+    @classmethod
+    def of(cls, path: Path) -> Self | None:
+        """A folder with subfolders trainA and trainB, and testA and testB if there are any."""
+        a, b = (path / name for name in FOLDERS)
+        if not (a.is_dir() and b.is_dir()):
+            return None
+        tests = [path / f"test{side}" for side in "AB"]
+        held = [str(test) if all(t.is_dir() for t in tests) else None for test in tests]
+        return cls(a=Pictures(path=str(a), held_out=held[0]), b=Pictures(path=str(b), held_out=held[1]))
+
+    def open(self, seed: int, track: Track = silent, runs: Opener = no_runs) -> Data:
+        a = self.a.open(seed, track, runs)
+        b = self._like(a).open(seed, track, runs)
+        if a.space.shape != b.space.shape or not a.space.pictures:
+            raise ValueError(f"data.a and data.b must be pictures of one size, got {a.space.shape} and {b.space.shape}")
+        own = fingerprint(self, a.fingerprint, b.fingerprint, without=("a", "b", "pairing"))
+        by_name = self.pairing == "by-name"
+        pairs = matched(a, b) if by_name else None
+
+        def streams(batch_size: int, seed: int) -> Stream:
+            if pairs is not None:
+                return drawn_rows(pairs, batch_size, seed)
+            return unpaired_stream(batch_size, seed, a=a.train, b=b.train)
+
+        notes = (*(f"side a: {note}" for note in a.notes), *(f"side b: {note}" for note in b.notes))
+        return replace(
+            a,
+            fingerprint=own,
+            space=replace(a.space, b=b.space, paired=by_name),
+            b=replace(b, fingerprint=own),
+            streams=streams,
+            notes=notes,
+        )
+
+    def _like(self, a: Data) -> Source:
+        """Side b, with the size and channels of side a where it leaves them open."""
+        b, (channels, height, width) = self.b, a.space.shape
+        if not isinstance(b, Pictures):
+            return b
+        named = {1: "grey", 3: "rgb", 4: "rgba"}[channels]
+        size = b.size or (height, width)
+        return b.model_copy(update={"size": size, "channels": named if b.channels == "auto" else b.channels})
+
+
+class Pairs:
+    """Rows of pairs {"a", "b"}, from two rows of each pair's indices."""
+
+    def __init__(self, a: Rows, b: Rows, index: Tensor):
+        self.a, self.b, self.index = a, b, index
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, index: Tensor) -> Batch:
+        left, right = self.index[index].T
+        return {"a": self.a[left]["x"], "b": self.b[right]["x"]}
+
+
+def matched(a: Data, b: Data) -> Pairs:
+    """Pairs of training pictures with the same name but its suffix.
+
+    Raises:
+        ValueError: if there is no such pair.
+    """
+    left, right = _stems(a.names), _stems(b.names)
+    both = sorted(set(left) & set(right))
+    if not both:
+        raise ValueError(
+            f"data.pairing by-name needs pictures of the same name on both sides, got none among {len(left)} and "
+            f"{len(right)}"
+        )
+    return Pairs(a.train, b.train, torch.tensor([[left[stem], right[stem]] for stem in both]))
+
+
+def _stems(names: Sequence[str]) -> dict[str, int]:
+    return {str(PurePosixPath(name).with_suffix("")): k for k, name in enumerate(names)}

@@ -1,0 +1,97 @@
+"""Points of one's own: rows of numbers in a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+
+from jensen.core.progress import Track, silent
+from jensen.data import tables
+from jensen.data.dataset import Data, spaced
+from jensen.data.space import Classes, Space
+from jensen.data.split import held_out
+from jensen.recipes.sources.base import HeldOut, Opener, Place, Source, fingerprint, hashed, no_runs, parted
+
+PRECISE = 1e5  # largest ratio of a column's mean to its standard deviation: float32 has 7 digits
+FEW = 20  # distinct values of a column, below which it is called discrete
+
+
+class Table(Source):
+    """Points: rows of numbers in a .csv, .tsv, .npy, .npz or .parquet file; every column is standardised."""
+
+    path: Place = ""
+    """the file"""
+    columns: tuple[str, ...] = ()
+    """columns to learn; empty: all columns of numbers except the label"""
+    label: str | None = None
+    """column with the class of each row; null: none"""
+    test: HeldOut = 0.1
+    """share of the rows that is held out"""
+
+    tabular = True
+
+    @classmethod
+    def of(cls, path: Path) -> Self | None:
+        if path.suffix.lower() not in tables.SUFFIXES or not path.is_file():
+            return None
+        if path.suffix.lower() in (".npy", ".npz") and any(v.ndim > 2 for v in tables.read_arrays(path).values()):
+            return None  # pictures
+        return cls(path=str(path), label=tables.read_table(path).label)
+
+    def open(self, seed: int, track: Track = silent, runs: Opener = no_runs) -> Data:
+        table = tables.read_table(self._file("a table"))
+        names = self.columns or tuple(name for name in table.numeric if name != self.label)
+        self._refuse(table, names)
+        x = torch.from_numpy(np.stack([table.columns[name] for name in names], 1))
+        tensors, cond = {"x": x.float()}, None
+        if self.label is not None:
+            values = table.columns[self.label]
+            words = [f"{v:g}" for v in values] if values.dtype == np.float64 else values.tolist()
+            cond = Classes(tuple(sorted(set(words))))
+            tensors["cond"] = cond.encode(words)
+        train, test = parted(tensors, held_out([str(k) for k in range(len(x))], self.test), self.test)
+        space = Space((len(names),), cond=cond, columns=names if table.named else ())
+        return Data(
+            f"{Path(self.path).name}, {len(names)} columns",
+            fingerprint(self, hashed(self.path), without=("path",)),
+            spaced(space, train, by_column=True),
+            train,
+            test,
+            notes=(
+                f"{len(x):,} points with {len(names)} columns"
+                + ("" if cond is None else f" and {cond.size} classes from column {self.label}")
+                + f"; {len(test):,} are held out",
+                *self._cautions(names, x),
+            ),
+        )
+
+    def _refuse(self, table: tables.Table, names: tuple[str, ...]) -> None:
+        """Raise a ValueError for columns that do not exist, or that cannot be learnt in single precision."""
+        if not names:
+            raise ValueError(f"{self.path} must have a column of numbers, got only words")
+        for key, name in [*(("columns", name) for name in names), *[("label", self.label)] * (self.label is not None)]:
+            if name not in table.columns:
+                known = ", ".join(table.columns)
+                raise ValueError(f"data.{key} must name columns of {self.path}, which are {known}, got {name!r}")
+        for name in names:
+            values = table.columns[name]
+            if name not in table.numeric:
+                raise ValueError(f"data.columns must be columns of numbers, got {name!r}, a column of words")
+            if abs(values.mean()) > PRECISE * values.std() > 0:
+                raise ValueError(
+                    f"column {name} must vary by more than 1 / {PRECISE:,.0f} of its mean, which single precision "
+                    f"resolves, got mean {values.mean():g} and standard deviation {values.std():g}: subtract its mean"
+                )
+
+    @staticmethod
+    def _cautions(names: tuple[str, ...], x: torch.Tensor) -> list[str]:
+        counts = {name: len(v.unique()) for name, v in zip(names, x.T, strict=True)}
+        return [
+            f"column {name} has only {n} distinct values, on which a density can grow without bound: do not rely on "
+            "likelihoods"
+            for name, n in counts.items()
+            if n < FEW
+        ]

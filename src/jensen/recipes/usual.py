@@ -1,0 +1,74 @@
+"""The usual settings of each family for data of one's own, points or pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from jensen.judging.settings import COMMON, Judging
+from jensen.recipes.families.base import Family
+from jensen.recipes.families.diffusion import Diffusion, DiffusionSampling
+from jensen.recipes.families.gan import GAN, Game
+from jensen.recipes.families.kernel import Kernel
+from jensen.recipes.families.mixture import Mixture
+from jensen.recipes.recipe import Recipe
+from jensen.recipes.settings import Training
+from jensen.recipes.sources.base import Source
+
+MINUTES = 10.0
+FEW = Judging(
+    samples=1000, rows=1000, steps=(8, 16, 32), bound_steps=100, ode_rows=100, importance=1000, refine_rows=40
+)
+
+
+def _training(pictures: bool, **changes: object) -> Training:
+    """Of a network by AdamW; averages are longer for pictures."""
+    usual = {"minutes": MINUTES, "batch_size": 64 if pictures else 256, "average": 0.999, "rate": 1e-3}
+    return Training.model_validate(usual | {"save_every": 500, "log_every": 25, "previews": 8} | changes)
+
+
+def usual(kind: str, source: Source) -> Recipe:
+    """The recipe of a family by its kind on this source."""
+    pictures = not source.tabular if (space := source.known()) is None else space.pictures
+    family, training, judging = _USUAL.get(kind, _any(Family.kinds[kind]))(pictures)
+    return Recipe(
+        name=kind, about=f"{kind} on data of one's own", data=source, family=family, training=training, judging=judging
+    )
+
+
+Usual = tuple[Family, Training, Judging]
+
+
+def _any(kind: type) -> Callable[[bool], Usual]:
+    """The defaults of a family."""
+    return lambda pictures: (kind(), _training(pictures), _judged(kind))
+
+
+def _judged(kind: type) -> Judging:
+    """`FEW`, without the settings that no judge of the family uses."""
+    assert issubclass(kind, Family)
+    used = COMMON | kind.judged
+    return Judging(**{key: value for key, value in FEW.model_dump(exclude_unset=True).items() if key in used})
+
+
+def _diffusion(pictures: bool) -> Usual:
+    sampling = DiffusionSampling(sampler="dpm++", steps=20, clip=pictures, start=1.0)
+    return Diffusion(sampling=sampling), _training(pictures, rate=2e-3), _judged(Diffusion)
+
+
+def _gan(pictures: bool) -> Usual:
+    game = Game(loss="relativistic", penalty="r1+r2", penalty_weight=0.3 if pictures else 0.1)
+    playing = {"clip": None, "weight_decay": 0.0, "betas": (0.0, 0.99), "rate": 1e-3}
+    return GAN(game=game), _training(pictures, **playing), _judged(GAN)
+
+
+def _fitted(kind: type) -> Callable[[bool], Usual]:
+    """A family that is fitted before its only step."""
+    return lambda _: (kind(), Training(steps=1, previews=1), _judged(kind))
+
+
+_USUAL: dict[str, Callable[[bool], Usual]] = {
+    "diffusion": _diffusion,
+    "gan": _gan,
+    "kernel": _fitted(Kernel),
+    "mixture": _fitted(Mixture),
+}

@@ -1,0 +1,350 @@
+"""Data of one's own: tables, arrays, folders and pairs of folders are read exactly, and what is wrong is refused."""
+
+from __future__ import annotations
+
+import gzip
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from jensen.cli.main import main
+from jensen.data.dataset import some
+from jensen.data.split import held_out
+from jensen.recipes.sources.arrays import Arrays
+from jensen.recipes.sources.base import source
+from jensen.recipes.sources.pair import Pair
+from jensen.recipes.sources.pictures import Pictures
+from jensen.recipes.sources.table import Table
+from jensen.recipes.words import configure
+
+RNG = np.random.default_rng(0)
+N = 80
+POINTS = RNG.normal(size=(N, 2)) * [0.5, 20] + [0, 100]
+KINDS = RNG.integers(0, 3, N)
+BYTES = RNG.integers(0, 256, (N, 4, 6), dtype=np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("JENSEN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+
+def idx(path, array, packed=False):
+    """Write an IDX file of bytes; returns its name."""
+    raw = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.astype("u1").tobytes()
+    path.write_bytes(gzip.compress(raw, mtime=0) if packed else raw)
+    return str(path)
+
+
+def csv(path, header="length,mass,kind", separator=","):
+    lines = [separator.join((repr(a), repr(b), "abc"[k])) for (a, b), k in zip(POINTS.tolist(), KINDS, strict=True)]
+    path.write_text("\n".join([*[header.replace(",", separator)] * bool(header), *lines]) + "\n")
+    return str(path)
+
+
+def folder(path, sizes=((8, 6),), classes=("cat", "dog"), each=12, start=0):
+    """A folder of pictures, each of one colour that depends on its number."""
+    for c, name in enumerate(classes):
+        (path / name).mkdir(parents=True, exist_ok=True)
+        for k in range(each):
+            colour = (start + 20 * k, 100 * c, 7)
+            Image.new("RGB", sizes[k % len(sizes)][::-1], colour).save(path / name / f"{k}.png")
+    return str(path)
+
+
+def whole(data, value="x"):
+    """All rows, in the order of the file, from training and held-out rows of a source that is split by row number."""
+    test = held_out([str(k) for k in range(N)], 0.1)
+    parts = some(data.train)[value], some(data.test)[value]
+    out = torch.empty(N, *parts[0].shape[1:], dtype=parts[0].dtype)
+    out[~test], out[test] = parts
+    return out
+
+
+# -- tables -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_a_csv_is_read_as_it_is_and_each_column_has_its_own_scale(tmp_path, separator):
+    found = source(csv(tmp_path / "points.csv", separator=separator))
+    assert found == Table(path=str(tmp_path / "points.csv"), label="kind")
+    data = found.open(0)
+    assert torch.equal(whole(data), torch.from_numpy(POINTS).float())
+    assert data.space.columns == ("length", "mass")
+    assert data.space.cond.decode(whole(data, "cond")) == ["abc"[k] for k in KINDS]
+    train = some(data.train)["x"].double()
+    mean, std = data.space.moments()
+    assert torch.allclose(mean.double(), train.mean(0), rtol=1e-5)
+    assert torch.allclose(std.double(), train.std(0), rtol=1e-5)
+
+
+def test_every_file_of_one_table_gives_the_same_points(tmp_path):
+    from pyarrow import parquet, table
+
+    np.save(tmp_path / "x.npy", POINTS)
+    np.savez(tmp_path / "x.npz", points=POINTS, labels=KINDS)
+    parquet.write_table(
+        table({"length": POINTS[:, 0], "mass": POINTS[:, 1], "kind": ["abc"[k] for k in KINDS]}), tmp_path / "x.parquet"
+    )
+    csv(tmp_path / "bare.csv", header="")
+    for name in ("x.npy", "x.npz", "x.parquet", "bare.csv"):
+        data = source(tmp_path / name).open(0)
+        assert torch.equal(whole(data), torch.from_numpy(POINTS).float()), name
+        assert (data.space.cond is None) == (name == "x.npy")
+        assert data.space.columns == (("length", "mass") if name == "x.parquet" else ())
+
+
+def test_held_out_rows_are_spread_and_stay_when_rows_are_added(tmp_path):
+    path = tmp_path / "x.npy"
+    np.save(path, np.arange(4000.0)[:, None])
+    first = some(Table(path=str(path)).open(0).test)["x"][:, 0]
+    assert abs(len(first) / 4000 - 0.1) < 5 * (0.1 * 0.9 / 4000) ** 0.5
+    assert abs(float(first.mean()) - 2000) < 5 * 4000 / (12 * len(first)) ** 0.5  # not the last rows
+    np.save(path, np.arange(5000.0)[:, None])
+    later = some(Table(path=str(path)).open(0).test)["x"][:, 0]
+    assert torch.equal(later[later < 4000], first)
+
+
+@pytest.mark.parametrize(
+    ("text", "settings", "said"),
+    [
+        ("a,b\n1,2\n3,\n5,6\n", {}, "column b of .* must have finite numbers, got none in row 2"),
+        ("a,b\n1,2\n3,inf\nnan,nan\n", {}, "column a of .* must have finite numbers, got none in row 3"),
+        ("a,b\n1,2\n3\n", {}, "every row of .* must have 2 columns, got 1 in row 3"),
+        ("a,a\n1,2\n3,4\n", {}, "must have different names, got 'a' twice"),
+        ("a\nx\ny\n", {}, "must have a column of numbers"),
+        ("", {}, "must have at least one row and one column"),
+        ("a,b\n1,2\n3,4\n", {"columns": ["c"]}, "data.columns must name columns of .*, which are a, b, got 'c'"),
+        ("a,b\n1,x\n3,y\n", {"columns": ["b"]}, "data.columns must be columns of numbers, got 'b'"),
+        ("a,b\n1,2\n3,4\n", {"label": "c"}, "data.label must name columns of .*, which are a, b, got 'c'"),
+        ("a,b\n" + "1,2\n1,4\n1,5\n1,6\n" * 20, {}, "column a must have at least two different values"),
+        ("t\n" + "".join(f"{1.7e9 + k}\n" for k in range(50)), {}, "must vary by more than 1 / 100,000 of its mean"),
+        ("a,b\n1,2\n3,4\n", {}, "data.test must leave at least 2 examples"),
+    ],
+)
+def test_tables_that_cannot_be_learnt_are_refused(tmp_path, text, settings, said):
+    (tmp_path / "x.csv").write_text(text)
+    with pytest.raises(ValueError, match=said):
+        Table(path="x.csv", **settings).open(0)
+
+
+# -- pictures in one file ---------------------------------------------------------------------------------------------
+
+
+def test_every_file_of_the_same_pictures_gives_the_same_pictures(tmp_path):
+    labels = np.array([3, 7, 9])[KINDS]
+    idx(tmp_path / "t-images-idx3-ubyte.gz", BYTES, packed=True)
+    idx(tmp_path / "t-labels-idx1-ubyte.gz", labels, packed=True)
+    np.save(tmp_path / "x.npy", BYTES[..., None])
+    np.savez(tmp_path / "x.npz", pictures=BYTES[:, None], labels=labels)
+    for name in ("t-images-idx3-ubyte.gz", "x.npy", "x.npz"):
+        data = source(tmp_path / name).open(0)
+        assert torch.equal(whole(data), torch.from_numpy(BYTES[:, None]).float() / 127.5 - 1), name
+        assert data.space.shape == (1, 4, 6)
+        assert data.space.levels == 256
+        if name != "x.npy":
+            assert [int(v) for v in data.space.cond.decode(whole(data, "cond"))] == labels.tolist()
+    colour = RNG.integers(0, 256, (N, 5, 4, 3), dtype=np.uint8)
+    np.save(tmp_path / "c.npy", colour)
+    assert torch.equal(whole(source(tmp_path / "c.npy").open(0)), torch.from_numpy(colour).movedim(3, 1) / 127.5 - 1)
+
+
+def test_black_and_white_by_threshold_and_drawn_for_each_batch(tmp_path):
+    """The mean of 4,000 draws of each of 24 pixels is within 5 standard errors of its brightness."""
+    np.save(tmp_path / "x.npy", np.repeat(BYTES[:1], N, 0))
+    still = Arrays(path="x.npy", levels=2).open(0)
+    assert torch.equal(whole(still)[0, 0] == 1, torch.from_numpy(BYTES[0] >= 128))
+    data = Arrays(path="x.npy", levels=2, binarize="dynamic").open(0)
+    stream = data.stream(4000, 0)
+    x = next(stream(3))["x"]
+    assert torch.equal(next(data.stream(4000, 0)(3))["x"], x)
+    assert not torch.equal(next(stream(4))["x"], x)
+    assert set(x.unique().tolist()) == {-1.0, 1.0}
+    p = torch.from_numpy(BYTES[0]).double() / 255
+    off = ((x[:, 0].double() + 1) / 2).mean(0) - p
+    assert bool((off.abs() <= 5 * (p * (1 - p) / 4000).sqrt() + 1e-12).all())
+    assert torch.equal(some(data.test)["x"], some(Arrays(path="x.npy", levels=2, binarize="dynamic").open(7).test)["x"])
+
+
+@pytest.mark.parametrize(
+    ("array", "labels", "said"),
+    [
+        (np.zeros((9, 4, 6)), None, r"must hold pictures as bytes, uint8, got float64 \(numbers in \[0, 1\]"),
+        (np.zeros((80, 5, 6, 2), np.uint8), None, r"must hold pictures .*, got \(80, 5, 6, 2\)"),
+        (BYTES, np.zeros(3, int), r"must hold a whole number for each of 80 pictures, got int64 \(3,\)"),
+        (BYTES, np.zeros(N), r"must hold a whole number for each of 80 pictures, got float64 \(80,\)"),
+    ],
+)
+def test_arrays_that_are_no_pictures_are_refused(tmp_path, array, labels, said):
+    np.save(tmp_path / "x.npy", array)
+    if labels is not None:
+        np.save(tmp_path / "y.npy", labels)
+    with pytest.raises(ValueError, match=said):
+        Arrays(path="x.npy", labels=None if labels is None else "y.npy").open(0)
+
+
+def test_places_are_kept_as_absolute_ones(tmp_path):
+    assert Arrays(path="x", labels="y").model_dump(mode="json")["path"] == str(tmp_path / "x")
+    assert Arrays(path="x", labels="y").labels == str(tmp_path / "y")
+
+
+# -- folders ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_of_classes_is_split_by_names_and_read_as_it_is(tmp_path):
+    data = source(folder(tmp_path / "pets")).open(0)
+    assert data.space.shape == (3, 8, 6)
+    assert data.space.cond.names == ("cat", "dog")
+    names = sorted(f"{c}/{k}.png" for c in ("cat", "dog") for k in range(12))
+    test = held_out(names, 0.1)
+    assert list(data.names) == [name for name, out in zip(names, test.tolist(), strict=True) if not out]
+    for rows, kept in ((data.train, ~test), (data.test, test)):
+        found = some(rows)
+        for x, cond, name in zip(found["x"], found["cond"], np.array(names)[kept.numpy()], strict=True):
+            c, k = name.removesuffix(".png").split("/")
+            pixel = [20 * int(k), 100 * (c == "dog"), 7]
+            assert ((x + 1) * 127.5).round().flatten(1).unique(dim=1)[:, 0].tolist() == pixel
+            assert data.space.cond.decode(cond[None]) == [c]
+
+
+def test_what_a_folder_leaves_open_is_settled_when_it_is_opened(tmp_path):
+    recipe = configure("gan", data=folder(tmp_path / "pets", sizes=((80, 120), (80, 120), (40, 40))))
+    assert recipe.data.size is None
+    data = recipe.data.open(0)
+    settled = recipe.on(data.space).data
+    assert (settled.size, settled.channels) == ((24, 32), "rgb")
+    for k in range(40):  # most pictures are now of another size
+        Image.new("L", (10, 10)).save(tmp_path / "pets" / "cat" / f"new{k}.png")
+    again = settled.open(0)
+    assert again.space.shape == data.space.shape
+    before, after = set(data.names), set(again.names)
+    assert before < after  # what was held out stays so
+    assert {name for name in after - before if "new" not in name} == set()
+
+
+def test_a_folder_with_training_and_test_folders(tmp_path):
+    folder(tmp_path / "all" / "train")
+    folder(tmp_path / "all" / "test", each=3, start=5)
+    data = source(tmp_path / "all").open(0)
+    assert (len(data.train), len(data.test)) == (24, 6)
+    assert float(some(data.test)["x"][0, 0, 0, 0]) == pytest.approx(5 / 127.5 - 1)
+
+
+def test_captions_condition_and_shorter_ones_end_in_spaces(tmp_path):
+    folder(tmp_path / "told", classes=("",), each=10)
+    lines = [{"file_name": f"{k}.png", "text": "red" if k % 2 else "dark red"} for k in range(10)]
+    (tmp_path / "told" / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    data = Pictures(path="told", test=0.3).open(0)
+    cond = data.space.cond
+    assert (cond.alphabet, cond.length) == (" adekr", 8)
+    assert set(cond.decode(some(data.train)["cond"])) == {"red", "dark red"}
+    with pytest.raises(ValueError, match="texts must be at most 8 characters"):
+        cond.encode(["dark dark"])
+
+
+def test_flips_are_drawn_for_each_picture_of_a_batch(tmp_path):
+    """The share of mirrored pictures among 4,000 is within 5 standard errors of 1/2."""
+    (tmp_path / "one").mkdir()
+    picture = np.zeros((4, 6), np.uint8)
+    picture[:, 0] = 255
+    for k in range(6):
+        Image.fromarray(picture).save(tmp_path / "one" / f"{k}.png")
+    data = Pictures(path="one", flip=True, test=0.4).open(0)
+    x = next(data.stream(4000, 0)(0))["x"]
+    left, right = x[:, 0, 0, 0] == 1, x[:, 0, 0, 5] == 1
+    assert bool((left ^ right).all())
+    assert abs(float(left.double().mean()) - 0.5) < 5 * 0.5 / 4000**0.5
+    assert bool((some(data.train)["x"][:, 0, 0, 0] == 1).all())  # the rows themselves are not mirrored
+
+
+def test_broken_pictures_are_named_and_left_out_or_refused(tmp_path):
+    folder(tmp_path / "pets")
+    (tmp_path / "pets" / "cat" / "broken.png").write_bytes(b"\x89PNG nothing")
+    data = Pictures(path="pets").open(0)
+    assert len(data.train) + len(data.test) == 24
+    assert any("1 broken files are left out, the first is cat/broken.png" in note for note in data.notes)
+    with pytest.raises(ValueError, match=r"cat/broken\.png"):
+        Pictures(path="pets", strict=True).open(0)
+
+
+# -- pairs ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_of_two_sides(tmp_path):
+    folder(tmp_path / "two" / "trainA", classes=("",))
+    folder(tmp_path / "two" / "trainB", sizes=((20, 20),), classes=("",), start=3)
+    found = source(tmp_path / "two")
+    assert isinstance(found, Pair)
+    data = found.open(0)
+    assert data.space.shape == data.space.b.shape == (3, 8, 6)
+    batch = next(data.stream(500, 0)(0))
+    a, b = (((batch[side][:, 0, 0, 0] + 1) * 127.5).round().int() for side in "ab")
+    assert set((a % 20).tolist()) == {0}
+    assert set((b % 20).tolist()) == {3}
+    assert len(set((b - a).tolist())) > 2
+    paired = found.model_copy(update={"pairing": "by-name"}).open(0)
+    assert paired.space.paired
+    batch = next(paired.stream(50, 0)(0))
+    a, b = (((batch[side][:, 0, 0, 0] + 1) * 127.5).round().int() for side in "ab")
+    assert set((b - a).tolist()) == {3}
+    given = configure("translation", data=str(tmp_path / "two" / "trainA"), data_b=str(tmp_path / "two" / "trainB"))
+    assert given.data.open(0).space == data.space
+
+
+def test_pairs_that_do_not_match_are_refused(tmp_path):
+    folder(tmp_path / "two" / "trainA", classes=("x",), each=40)
+    folder(tmp_path / "two" / "trainB", classes=("y",), each=40)
+    with pytest.raises(ValueError, match=r"data\.pairing by-name needs pictures of the same name on both sides"):
+        source(tmp_path / "two").model_copy(update={"pairing": "by-name"}).open(0)
+
+
+# -- words ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_built_in_source_by_its_kind_and_a_preset_on_other_data(tmp_path):
+    assert configure("vae", data="moons").data.kind == "moons"
+    recipe = configure("mnist-vae", ["data.test=0.2"], data=idx(tmp_path / "x", BYTES))
+    assert (recipe.data.levels, recipe.data.test) == (2, 0.2)  # the preset's levels
+    with pytest.raises(ValueError, match=r"sampling\.clip needs pictures, got points"):
+        configure("digits-ddpm", data="moons")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["diffusion"], "family diffusion needs data: give --data PATH"),
+        (["diffusion", "--data", "nowhere"], "there is no file or folder nowhere"),
+        (["diffusion", "--data", "moon"], "did you mean 'moons'?"),
+        (["vae", "--data", "x.txt"], "data must be a folder of pictures, a .csv"),
+        (["difusion", "--data", "x.txt"], "there is no recipe 'difusion'; did you mean 'diffusion'?"),
+        (["vae", "--data-b", "x.txt"], "--data-b needs --data"),
+        (["translation", "--data", "pets"], "needs data with two sides"),
+        (["gan", "--data", "empty"], "must hold pictures, got 0 other files"),
+    ],
+)
+def test_wrong_data_are_refused_and_leave_nothing(tmp_path, capsys, words, said):
+    (tmp_path / "x.txt").write_text("hello")
+    (tmp_path / "empty").mkdir()
+    folder(tmp_path / "pets")
+    assert main(["train", *words]) == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_goes_on_without_its_data_given_again(tmp_path, capsys):
+    small = ["--set", "network.width=8", "--set", "network.blocks=1", "--set", "training.previews=0", "--no-evaluate"]
+    start = ["train", "diffusion", "--data", csv(tmp_path / "x.csv"), *small]
+    assert main([*start, "--steps", "2"]) == 0
+    assert "80 points with 2 columns and 3 classes from column kind" in capsys.readouterr().err
+    again = ["train", "diffusion", "--out", "runs/diffusion-x", "--resume", "--steps"]
+    assert main([*again, "3"]) == 0
+    assert main([*again, "4", "--data", "x.csv"]) == 0
+    assert main([*again, "5", "--data", "moons"]) == 2
+    assert "--resume uses the data of" in capsys.readouterr().err
+    assert main(["sample", "runs/diffusion-x", "-n", "5", "--out", "y.csv"]) == 0
