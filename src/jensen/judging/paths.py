@@ -54,7 +54,7 @@ def by_steps(case: Case) -> Part | None:
         if log_p is not None:
             row["log_p"] = float(log_p(made.double(), 0.0).mean())
             notes.append(f"their mean log p under the data's own density {row['log_p']:.3f}")
-        name = f"energy distance, {steps} {unit}{' (its own)' if steps == sampling.steps else ''}"
+        name = f"energy distance, {steps} {unit}{', as set' * (steps == sampling.steps)}"
         findings.append(estimated(f"energy_{steps}", name, distance, floor=floor.value, note="; ".join(notes)))
         rows.append(row)
     counts = [row["steps"] for row in rows]
@@ -171,7 +171,7 @@ def guidance(case: Case) -> Part | None:
         if read is not None:
             row["read"] = vars(read)
         rows.append(row)
-        name = f"variety within a condition, guidance {scale:g}{' (its own)' if own else ''}"
+        name = f"variety within a condition, guidance {scale:g}{', as set' * own}"
         note = "" if read is None else f"{read} read as asked"
         key = "variety" if own else f"variety_{scale:g}"
         findings.append(Finding(key, name, row["variety"], best=1.0, note=note))

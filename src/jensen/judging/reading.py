@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-
 from jensen.core.seeding import derived
-from jensen.data.dataset import Reader
 from jensen.data.space import Classes, Text
 from jensen.judging.case import Case, judge
 from jensen.metrics import legibility, variety, wilson
@@ -33,7 +29,7 @@ def read_as_asked(case: Case) -> Part | None:
     scale = max(fitting_scale(case.data.space), -(-CAPTION // made.shape[-1]))
     page = gallery(made[:SHOWN], columns=COLUMNS, scale=scale, captions=captions[:SHOWN], wrong=wrong[:SHOWN])
     n = f"n = {len(made):,}"
-    note, floor = f"{n}; floor: shuffled", shuffled.exact.value
+    note, floor = f"{n}; floor: conditions shuffled", shuffled.exact.value
     findings = [proportion("legibility", "read as asked", found.exact, floor=floor, note=note, card=True)]
     if cond.width > 1:
         findings.append(proportion("characters", "single characters read as asked", found.character, note=n, card=True))
@@ -57,11 +53,21 @@ def unconditional(case: Case) -> Part | None:
         return None
     n = min(FREE, case.settings.samples)
     made = case.draw(n, seed=derived(case.seed, "unconditional"), advance=case.track("drawing without a text", n))
-    real = case.test["x"][:n]
-    findings = [] if reader is None else _sure(reader, made, real)
+    real, findings, charts = case.test["x"][:n], [], []
+    if reader is not None:
+        clear, clear_real = (reader.clear(x).all(1) for x in (made, real))
+        texts, note = reader.read(made)[clear], f"n = {n}; floor: real pictures"
+        sure, floor = wilson(len(texts), n), float(clear_real.double().mean())
+        distinct = len(texts.unique(dim=0)) / max(len(texts), 1)
+        findings = [
+            proportion("free_clear", "read with confidence", sure, floor=floor, note=note),
+            Finding("free_distinct", "distinct texts among these", distinct, best="high", form="share"),
+        ]
+        found = (texts.flatten().bincount(minlength=cond.size) / max(texts.numel(), 1)).tolist()
+        title, equal = "share of each character, read with confidence", [1 / cond.size] * cond.size
+        charts = [plots.shares(found, equal, title=title, names=list(cond.alphabet))]
     name, note = "variety of all pictures", "relative to real pictures"
     findings.append(Finding("free_variety", name, variety(made) / variety(real), best=1.0, note=note))
-    drawn = [] if reader is None else [_characters(reader, made, cond)]
     page = gallery(made[:32], columns=COLUMNS, scale=fitting_scale(case.data.space))
     text = (
         "Pictures drawn without a text. A picture is read with confidence if every character is read with a "
@@ -69,26 +75,7 @@ def unconditional(case: Case) -> Part | None:
         "to mean 0 and variance 1."
     )
     picture = Picture("unconditional", page, "pictures without a text")
-    return Part("Samples without a text", text, findings, [picture], drawn)
-
-
-def _sure(reader: Reader, made: Tensor, real: Tensor) -> list[Finding]:
-    clear, clear_real = (reader.clear(x).all(1) for x in (made, real))
-    texts = {tuple(row) for row in reader.read(made)[clear].tolist()}
-    sure, floor = int(clear.sum()), float(clear_real.double().mean())
-    note = f"n = {len(made)}; floor: real pictures"
-    return [
-        proportion("free_clear", "read with confidence", wilson(sure, len(made)), floor=floor, note=note),
-        Finding("free_distinct", "distinct texts among these", len(texts) / max(sure, 1), best="high", form="share"),
-    ]
-
-
-def _characters(reader: Reader, made: Tensor, cond: Text) -> str:
-    """The share of each character in the texts read with confidence; the data have all of them equally often."""
-    read = reader.read(made)[reader.clear(made).all(1)]
-    found = torch.bincount(read.flatten(), minlength=cond.size).double() / max(read.numel(), 1)
-    equal, names = [1 / cond.size] * cond.size, list(cond.alphabet)
-    return plots.shares(found.tolist(), equal, title="share of each character, read with confidence", names=names)
+    return Part("Samples without a text", text, findings, [picture], charts)
 
 
 @judge
@@ -105,7 +92,6 @@ def reading(case: Case) -> Part | None:
     findings = [proportion("exact", what, found.exact, note=n, card=True)]
     if not isinstance(cond, Classes):
         findings.append(proportion("characters", "characters read correctly", found.character, note=n, card=True))
-    findings.append(
-        Finding("sureness", "mean probability of the characters it read", float(sureness.mean()), best=None)
-    )
+    name = f"mean probability of the {'characters' if isinstance(cond, Text) else 'classes'} that it read"
+    findings.append(Finding("sureness", name, float(sureness.mean()), best=None))
     return Part("Reading held-out pictures", "", findings)

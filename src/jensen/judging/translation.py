@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from jensen.core.protocols import Translating
 from jensen.data.dataset import Data, some
 from jensen.data.pool import Tensors
+from jensen.data.space import Classes
 from jensen.judging.case import Case, judge
 from jensen.metrics import Proportion, best_renaming, confusion, wilson
 from jensen.report.findings import Finding, Part, Picture, Table, proportion, sentence
@@ -40,12 +41,10 @@ class Side:
     middle: Tensor
     data: Data
 
-    @classmethod
-    def of(cls, data: Data, rows: int) -> Side:
-        test = some(data.test, rows)
-        unseen = None if data.unseen is None else some(Tensors(unseen=data.unseen), rows)["unseen"]
-        labels = test["cond"][:, 0] if "cond" in test and test["cond"].shape[1] == 1 else None
-        return cls(test["x"], labels, unseen, some(data.train, rows)["x"].median(0).values, data)
+    @property
+    def names(self) -> tuple[str, ...]:
+        cond = self.data.space.cond
+        return cond.names if isinstance(cond, Classes) else ()
 
     def read(self, x: Tensor) -> Tensor | None:
         """The classes that this side's reader reads in pictures, (N,)."""
@@ -54,8 +53,15 @@ class Side:
 
 
 def sides(data: Data, rows: int) -> dict[str, Side]:
+    """At most this many held-out pictures of each side."""
     assert data.b is not None
-    return {"a": Side.of(data, rows), "b": Side.of(data.b, rows)}
+    found = {}
+    for name, side in (("a", data), ("b", data.b)):
+        test, cond = some(side.test, rows), side.space.cond
+        unseen = None if side.unseen is None else some(Tensors(unseen=side.unseen), rows)["unseen"]
+        labels = test["cond"][:, 0] if isinstance(cond, Classes) else None
+        found[name] = Side(test["x"], labels, unseen, some(side.train, rows)["x"].median(0).values, side)
+    return found
 
 
 @dataclass(frozen=True)
@@ -101,8 +107,7 @@ def way(model: Translating, known: Mapping[str, Side], side: str) -> Way:
     own, returned, labels = here.read(x), here.read(back), here.labels
     if labels is None or before is None or after is None:
         return Way(len(x), cycle, constant, moved, {})
-    cond = here.data.space.cond
-    table = confusion(labels, after, cond.size if cond is not None else int(labels.max()) + 1)
+    table = confusion(labels, after, len(here.names))
     renaming, right = best_renaming(table)
     shares = {"untranslated": share(before, labels), "translated": share(after, labels)}
     shares["renamed"] = wilson(right, len(x))
@@ -147,13 +152,15 @@ def translation(case: Case) -> Part | None:
         "reference, the error of the best constant picture, the median of the training pictures, is given too. The "
         "sheets show held-out pictures, their translations, and the translations back."
     )
+    tables = ((side, w.confusion) for side, w in ways.items())
+    confusions = [_confusions(side, table, known[side].names) for side, table in tables if table is not None]
     details = {f"{prefix}{side}": _details(w) for prefix, group in every for side, w in group.items()}
     return Part(
         "Translation and round-trip error",
         text,
         [finding for side, w in ways.items() for finding in _findings(side, w)],
         [_rows(model, known, side) for side in "ab"],
-        tables=[_table(every), *(_confusions(side, w, data) for side, w in ways.items() if w.confusion is not None)],
+        tables=[_table(every), *confusions],
         details={"translation": details},
     )
 
@@ -206,11 +213,8 @@ def _table(every: list[tuple[str, dict[str, Way]]]) -> Table:
     return Table(("", *head), rows)
 
 
-def _confusions(side: str, w: Way, data: Data) -> Table:
-    assert w.confusion is not None
-    cond = data.space.cond
-    names = list(getattr(cond, "names", ())) or [str(k) for k in range(len(w.confusion))]
-    rows = [[name, *(str(n) if n else "" for n in row)] for name, row in zip(names, w.confusion.tolist(), strict=True)]
+def _confusions(side: str, table: Tensor, names: Sequence[str]) -> Table:
+    rows = [[name, *(str(n) if n else "" for n in row)] for name, row in zip(names, table.tolist(), strict=True)]
     return Table(("", *names), rows, f"{_arrow(side)}: rows by label, columns by what the target side's reader read")
 
 
