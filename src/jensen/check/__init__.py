@@ -1,4 +1,4 @@
-"""Theory that runs: laws take an implementation, jensen's or yours, and return evidence."""
+"""Tests of theory: a law takes an implementation, jensen's or yours, and returns evidence."""
 
 from jensen.check.bounds import bound
 from jensen.check.certificate import Outcome, run, run_all, select

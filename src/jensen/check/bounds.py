@@ -62,14 +62,14 @@ def bound(
         x: data, (B, ...); by default 3 draws of the model.
         claims: some of the four; by default all that the model can show.
         samples: increasing numbers of draws K.
-        repeats: how often each bound is drawn for each datum, at least 2.
+        repeats: number of independent values of each bound for each datum, at least 2.
         reparameterized: whether draws carry a gradient; False for a bound with the score function's.
         generator: used for every draw; None for torch's global one.
 
     Raises:
         ValueError: for claims that are unknown or that the model cannot show, numbers of draws that do not rise from
             at least 1, fewer than 2 repeats, no x from a model that does not sample, or an x whose log p importance
-            sampling cannot tell.
+            sampling cannot estimate.
 
     Source: Burda et al. (2016), theorem 1; Kingma & Welling (2014), equation 2.
 
@@ -122,7 +122,7 @@ class _Trial:
     def evidence(self, claims: Sequence[str]) -> list[Evidence]:
         counted = [self._one_a_datum(k) for k in self.samples]
         if not all(e.holds for e in counted):
-            return counted  # its numbers belong to nobody
+            return counted  # there is nothing else to compare
         found: list[Evidence] = counted[:1]
         if "under" in claims or "monotone" in claims:
             found += self._values("the model's q", self._own, claims)

@@ -70,7 +70,7 @@ def select(families: Mapping[str, Sequence[Law]], names: Sequence[str]) -> dict[
 
 
 def run(law: Law, precision: float = 1.0) -> Outcome:
-    """Test one law; a trial that raises an error is an outcome too. The state of the global generator is restored."""
+    """Test one law; an error raised by its trial is part of the outcome. The global generator's state is restored."""
     start = time.perf_counter()
     with torch.random.fork_rng():
         torch.manual_seed(SEED)
@@ -124,6 +124,6 @@ def run_all(
 
 
 def _run_named(name: str, precision: float) -> Outcome:
-    from jensen.check.laws import FAMILIES  # in a process of its own
+    from jensen.check.laws import FAMILIES  # in another process: not at import, which would be circular
 
     return next(run(law, precision) for laws in FAMILIES.values() for law in laws if law.name == name)

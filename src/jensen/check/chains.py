@@ -38,16 +38,16 @@ def mcmc(
 
     Args:
         kernel: one move.
-        density: log p up to a constant; `torch.distributions` will do.
+        density: log p up to a constant: a function, or a distribution of `torch.distributions`.
         reversible: whether detailed balance is claimed.
         moves: number of moves over which errors add up, at least 1.
         chains: number of independent chains, at least 1,000; the five standard errors allowed for a quantile's mean are
             $1.5 / \sqrt{n}$.
         bias: of a quantile's mean, allowed in addition, for moves that keep p only up to the order of their step.
-        span: holds the mass of p.
+        span: an interval that contains the mass of p.
 
     Raises:
-        ValueError: for a number out of its range, a span that does not hold the mass, or a kernel that changes shape.
+        ValueError: for a number out of its range, a span without the mass, or a kernel that changes the shape.
 
     Source: Hastings (1970), section 2.
 

@@ -148,23 +148,18 @@ def _evidence(
     yield bounded(f"the mean loss is minimal at the exact denoiser, {at}", gap, SMALL * size, relation="at least")
     yield close(f"at the exact denoiser the losses for +h g and -h g are equal, {at}", up, down, 1e-5 * size)
     moved = Moved(oracle, torch.sin, 0.5)
-    told = rows(moved).detach()
+    values = rows(moved).detach()
     error = (moved(z, t).x - x)[:, 0] ** 2
-    found = float((mass @ told) / (mass @ error))
-    yield close(
-        f"the loss is w |x_hat - x|^2 with the same w for every row, {at}",
-        found * error,
-        told,
-        SMALL * float(told.max()),
-    )
+    found = float((mass @ values) / (mass @ error))
+    of = f"the loss is w |x_hat - x|^2 with the same w for every row, {at}"
+    small = SMALL * float(values.max())
+    yield close(of, found * error, values, small)
     if weight is not None:
         wanted = float(weight(t[:1])[0])
         yield close(f"weight w(t), {at}", wanted, found, SMALL * abs(wanted))
     for view in VIEWS:
         other = rows(Moved(oracle, torch.sin, 0.5, view)).detach()
-        yield close(
-            f"the loss is the same for a prediction given as {view}, {at}", told, other, SMALL * float(told.max())
-        )
+        yield close(f"the loss is the same for a prediction given as {view}, {at}", values, other, small)
     h = torch.tensor(0.4, dtype=F64, requires_grad=True)
     value = mass @ rows(Moved(oracle, torch.sin, h))
     slope = torch.autograd.grad(value, h)[0] if value.requires_grad else torch.zeros(())

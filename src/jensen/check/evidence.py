@@ -108,7 +108,7 @@ def close(claim: str, expected: Tensor | float, measured: Tensor | float, tolera
     >>> close("both are 1", 1.0, torch.tensor([1.0, 1.1]), 0.2).measured
     1.100000023841858
     """
-    a, b = _alike(expected, measured)
+    a, b = _broadcast(expected, measured)
     worst = int(torch.nan_to_num((a - b).abs(), nan=math.inf).argmax())
     return Evidence(claim, float(a[worst]), float(b[worst]), tolerance)
 
@@ -121,26 +121,26 @@ def bounded(
     >>> bounded("decreasing", torch.tensor([-1.0, -0.1]), 0.0, relation="at most").measured
     -0.10000000149011612
     """
-    e, m = _alike(limit, measured)
+    e, m = _broadcast(limit, measured)
     off = (m - e) if relation == "at most" else (e - m)
     worst = int(torch.nan_to_num(off, nan=math.inf).argmax())
     return Evidence(claim, float(e[worst]), float(m[worst]), tolerance, relation)
 
 
 def differs(claim: str, exact: Tensor | float, wrong: Tensor | float, least: float) -> Evidence:
-    """A wrong formula is wrong by at least this much.
+    """The error of a wrong formula is at least a stated amount.
 
     >>> differs("n! for (n - 1)!, n = 4,", 6.0, 24.0, 10.0).holds
     True
     """
-    a, b = _alike(exact, wrong)
+    a, b = _broadcast(exact, wrong)
     return bounded(f"{claim} is off by", (b - a).abs(), least, relation="at least")
 
 
 def estimate_is(
     claim: str, expected: float, measured: Tensor | float, stderr: Tensor | float, *, bias: float = 0.0
 ) -> Evidence:
-    """An estimate with a standard error of its own against its exact value: five standard errors are allowed.
+    """An estimate with a given standard error against its exact value: five standard errors are allowed.
 
     Args:
         claim: a sentence.
@@ -229,18 +229,18 @@ class Report:
         return tuple(e for e in self.evidence if not e.holds)
 
     def named(self, name: str) -> Iterator[Evidence]:
-        """Each claim with a name before it."""
+        """The evidence, each claim prefixed by a name."""
         return (replace(e, claim=f"{name}: {e.claim}") for e in self.evidence)
 
     def failures(self, name: str = "") -> Evidence:
-        """One claim for all: how many of them fail, which must be none."""
+        """One claim for the whole report: the number of failed claims is 0."""
         said = f"failed claims out of {len(self.evidence)}"
         if self.evidence:
             said += f" (worst: {max(self.evidence, key=lambda e: e.excess - e.tolerance).claim})"
         return Evidence(f"{name}: {said}" if name else said, 0.0, len(self.failed), 0.0)
 
     def require(self) -> None:
-        """For tests.
+        """Raise an error if a claim fails, for tests.
 
         Raises:
             AssertionError: with every claim that fails.
@@ -254,7 +254,7 @@ class Report:
         return "\n".join(str(e) for e in self.evidence)
 
 
-def _alike(expected: Tensor | float, measured: Tensor | float) -> tuple[Tensor, Tensor]:
+def _broadcast(expected: Tensor | float, measured: Tensor | float) -> tuple[Tensor, Tensor]:
     values = (torch.as_tensor(v, dtype=torch.float64).detach().cpu() for v in (expected, measured))
     a, b = torch.broadcast_tensors(*values)
     if not a.numel():

@@ -23,7 +23,7 @@ TEXT = re.compile(
 
 @dataclass(frozen=True)
 class Law:
-    """A proposition that runs.
+    """A proposition and the function that tests it.
 
     Attributes:
         name: "topic/what", such as "ddim/marginals"; `jensen check` selects by the name or by the topic.

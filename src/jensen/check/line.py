@@ -125,7 +125,7 @@ class Line:
 
 
 def rows_alone(claim: str, run: Callable[[Tensor], Tensor], rows: int = 8, tolerance: float = 1e-9) -> Evidence:
-    """The first row of a batch stays as it is when all the others change.
+    """The first row of a batch does not change when all other rows change.
 
     Args:
         claim: a sentence.
@@ -142,11 +142,11 @@ def uniform_evidence(what: str, u: Tensor, bias: float = 0.0, errors: float = 5.
     r"""Draws u (N,) are uniform on [0, 1]: their mean, their spread, the largest gap of distribution functions.
 
     Args:
-        what: names them in the claims.
+        what: a prefix of the claims.
         u: independent draws, mapped by the distribution function that they should have.
         bias: allowed in addition.
-        errors: standard errors allowed; the gap may be half as many over the root of N (the chance of more at five is
-            $2 e^{-2 \cdot 2.5^2}$).
+        errors: standard errors allowed; the gap is allowed half of this over $\sqrt N$, which with five standard errors
+            is exceeded with probability $2 e^{-2 \cdot 2.5^2}$.
     """
     n = len(u)
     ordered, k = u.sort().values, torch.arange(n, dtype=u.dtype)

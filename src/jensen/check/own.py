@@ -1,4 +1,4 @@
-"""The laws of a Python file: what it defines, found by name and put to the checks of this package."""
+"""The laws of a Python file: what the file defines is found by name and tested by the checks of this package."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def write_certificate(path: Path, families: Mapping[str, Sequence[Law]], found: 
         },
         {"name": "claims", "value": str(claims), "note": "numbers compared with exact ones"},
         {
-            "name": "seconds of work",
+            "name": "seconds of computation",
             "value": f"{sum(o.seconds for o in outcomes):.0f}",
             "note": f"torch {torch.__version__}",
         },
@@ -47,7 +47,7 @@ def write_certificate(path: Path, families: Mapping[str, Sequence[Law]], found: 
         "certificate.html",
         package="jensen.check",
         name="certificate",
-        lead="Propositions tested on jensen's own code: the value of theory beside the measured one. "
+        lead="Propositions tested on jensen's own code: the exact and the measured value of each claim. "
         f"jensen {version('jensen')}, Python {platform.python_version()}.",
         cards=cards,
         families=families,
@@ -65,7 +65,7 @@ def write_certificate(path: Path, families: Mapping[str, Sequence[Law]], found: 
 
 
 def mathematics(formula: str) -> str:
-    """LaTeX as MathML, which browsers set themselves; "" as it is."""
+    """LaTeX as MathML, which browsers render; "" for no formula."""
     return _mathml(formula, "block") if formula else ""
 
 

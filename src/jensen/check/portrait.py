@@ -35,14 +35,14 @@ class Panel:
     """One portrait.
 
     Attributes:
-        title: above it.
-        game: of two weights.
+        title: of the panel.
+        game: a game with two weights.
         update: None for the flow, or how players move; see `jensen.adversarial.trajectory`.
         step_size: of the players, or the time between points of the flow.
-        steps: of each orbit.
-        starts: where orbits begin.
-        at: the equilibrium, which is marked and linearised.
-        labels: of the axes; by default the players that own the weights.
+        steps: number of steps of each orbit.
+        starts: initial weights of the orbits.
+        at: the equilibrium, at which the game is linearised; it is marked.
+        labels: of the axes; by default the names of the players.
     """
 
     title: str
@@ -98,7 +98,7 @@ def phase_portrait(panels: Sequence[Panel], *, columns: int = 4, extent: float =
         panels: at least one.
         columns: panels in a row.
         extent: both axes go from -extent to extent.
-        scale: of the picture.
+        scale: multiplies the resolution.
 
     Raises:
         ValueError: for no panel, or a game that does not have two weights.
@@ -166,7 +166,7 @@ def _arrows(axes: Any, game: Objective, extent: float) -> None:
 
 
 def _orbit(axes: Any, path: Tensor, *, dots: bool) -> None:
-    """A line that darkens with time, with the steps of training as dots."""
+    """A line whose colour darkens with time, and dots at the training steps."""
     points = path.numpy()
     shade = np.linspace(0, 1, len(points))
     pieces = np.stack([points[:-1], points[1:]], 1)

@@ -264,7 +264,7 @@ def data_parallel(
             1e-5 otherwise.
 
     Raises:
-        ValueError: for fewer than 2 processes, rows that do not divide, or a group that is there already.
+        ValueError: for fewer than 2 processes, rows that do not divide, or a process group that is already initialised.
         RuntimeError: if a process fails.
 
     >>> w = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
@@ -281,7 +281,7 @@ def data_parallel(
     if processes < 2:
         raise ValueError(f"processes must be at least 2, got {processes}")
     if dist.is_initialized():
-        raise ValueError("this process is in a group already: check from one that is not")
+        raise ValueError("this process must not be in a process group")
     for name, value in batch.items():
         if len(value) % processes:
             raise ValueError(f"batch {name!r} of {len(value)} rows does not divide by {processes} processes")

@@ -97,9 +97,9 @@ def sampler(
             denoiser `denoiser(z, t)` of z (B, 1) and t (B,) that returns `.x`, `.eps`, `.v` and `.score`, and
             decreasing times (increasing ones to encode).
         oracle: exact denoiser of one dimension; by default two unequal modes under the cosine schedule.
-        order: the claimed order of convergence; a higher one passes too.
-        deterministic: whether it is claimed to draw nothing; None to measure it.
-        encodes: whether it also claims to run backwards, if it is deterministic.
+        order: the claimed order of convergence; a sampler of higher order passes too.
+        deterministic: whether the sampler claims to use no random numbers; None to find out.
+        encodes: whether a deterministic sampler also claims to run backwards, from data to noise.
         start, end: times of the path, 0 <= end < start <= 1.
         counts: increasing numbers of steps by which the order is measured.
         steps: number of steps of the path whose marginal is tested.

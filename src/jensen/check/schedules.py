@@ -1,4 +1,4 @@
-"""Noise schedules: ends, monotony, variance, and consistency of the process that they define."""
+"""Noise schedules: both ends, monotonicity, variance, and whether they define one process."""
 
 from __future__ import annotations
 
@@ -56,14 +56,15 @@ def schedule(
     Args:
         schedule: times (B,) to (alpha, sigma), or an object with `alpha_sigma`; its `log_snr` and `time` are checked
             too, unless they are given here.
-        variance_preserving: whether that is claimed.
+        variance_preserving: whether $\alpha^2 + \sigma^2 = 1$ is claimed.
         log_snr: (B,) times to (B,).
         time: (B,) log-SNRs to (B,) times.
         transition: (s, t), each (B,) and s < t, to (a, deviation) of q(z_t | z_s).
         posterior: (z_t, x, s, t), all (B, 1) and (B,), to (mean, deviation), or to an object with `mean` and `stddev`.
         times: (N,), increasing: the schedule is evaluated only there, and jumps between them are not tested; by default
             1,001 equally spaced times of [0, 1]: a plateau shorter than two of them may be missed.
-        clean, noise: most noise at the first time, and most data at the last.
+        clean: the largest $\sigma/\alpha$ at the first time.
+        noise: the largest $\alpha/\sqrt{\alpha^2+\sigma^2}$ at the last time.
         tolerance: relative, for all equalities.
 
     Raises:
@@ -148,7 +149,7 @@ def _level_evidence(
 
 
 def _jump(levels: Levels, t: Tensor, angle: Tensor, tolerance: float) -> Evidence:
-    """Bisect each interval towards its larger change: the change of a continuous function vanishes."""
+    """The change of the angle after bisecting each interval towards the larger change: 0 for a continuous function."""
     (start, end), (low, high) = ((v[:-1], v[1:]) for v in (t, angle))
     for _ in range(HALVINGS):
         middle = (start + end) / 2

@@ -42,7 +42,7 @@ def score(
     r"""Whether a score matching loss fits the right score.
 
     The mean loss over x ~ p is compared, by quadrature, for the exact score $s^*$ and for $s^* + h g$ with three
-    functions g: whatever kind of score matching it is, it must be explicit score matching plus a constant,
+    functions g: every kind of score matching must be explicit score matching plus a constant,
 
     $$E\,\ell(s^* + h g) - E\,\ell(s^*) = c\, \tfrac{h^2}{2}\, E\, g^2,$$
 
@@ -52,16 +52,16 @@ def score(
     Args:
         loss: (score, x) -> (B,), with score a function (B, 1) -> (B, 1), differentiable, and x (B, 1) draws of p. With
             sigma it is (score, x, eps) -> (B,), eps standard normal noise.
-        density: log p up to a constant; `torch.distributions` will do.
+        density: log p up to a constant: a function, or a distribution of `torch.distributions`.
         sigma: of the noise that the loss adds, positive; None if it adds none.
         scale: c, 1 for losses with the usual factor 1/2.
-        span: holds the mass of p.
+        span: an interval that contains the mass of p.
 
     Returns:
         evidence by claim.
 
     Raises:
-        ValueError: for a sigma that is not positive, a span that does not hold the mass, or a loss not one a row.
+        ValueError: for a sigma that is not positive, a span without the mass, or a loss that is not (B,).
 
     Source: Hyvarinen (2005), theorem 1; Vincent (2011), equation 11.
 
@@ -146,12 +146,12 @@ def score_function(
 
     Args:
         score: (B, 1) -> (B, 1).
-        density: log p; `torch.distributions` will do.
+        density: log p: a function, or a distribution of `torch.distributions`.
         normalised: whether log p claims to integrate to 1.
-        span: holds the mass of p.
+        span: an interval that contains the mass of p.
 
     Raises:
-        ValueError: for a span that does not hold the mass, or a score that has not the shape of x.
+        ValueError: for a span that does not contain the mass, or a score whose shape is not that of x.
 
     Source: Stein (1972); Vincent (2011), section 4.2, for kernel densities.
 
