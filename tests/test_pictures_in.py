@@ -138,10 +138,10 @@ def test_padding_puts_the_whole_picture_in_the_middle():
     for alpha, ground in (("white", 255), ("black", 0)):
         found = decode(as_file(grey(wide)), Form(1, 5, 4, "pad", alpha))
         assert found.tolist() == [[[ground] * 4, *wide.tolist(), [ground] * 4, [ground] * 4]]
-    kept = decode(as_file(grey(wide.T)), Form(4, 4, 4, "pad", "keep"))
-    assert kept[3].tolist() == [[0, 255, 255, 0]] * 4
+    kept = decode(as_file(grey(wide.T)), Form(4, 4, 5, "pad", "keep"))
+    assert kept[3].tolist() == [[0, 255, 255, 0, 0]] * 4
     assert (kept[:3, :, 1:3] == wide.T).all()
-    assert not kept[:, :, [0, 3]].any()
+    assert not kept[:, :, [0, 3, 4]].any()
 
 
 def test_stretching_shows_every_pixel():
@@ -166,6 +166,23 @@ def test_hidden_colours_do_not_bleed_when_shrinking():
     assert (red == 255).all()
     assert (green == blue).all()
     assert green[0, 0] < 10 < 245 < green[0, -1]
+
+
+def test_resampling_leaves_no_colour_where_nothing_is_seen():
+    x = np.random.default_rng(0).integers(0, 256, (64, 64, 4), np.uint8)
+    x[..., 3] = np.random.default_rng(1).integers(0, 8, (16, 16)).repeat(4, 0).repeat(4, 1) == 7
+    x[..., 3] *= 255
+    found = decode(as_file(Image.fromarray(x)), Form(4, 32, 32, "stretch", "keep"))
+    assert 100 < (found[3] == 0).sum() < 1000
+    assert not found[:3, found[3] == 0].any()
+
+
+def test_a_large_jpeg_is_decoded_smaller_at_once():
+    tiles = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
+    large = Image.fromarray(tiles).resize((1200, 800), Image.Resampling.BICUBIC)
+    file = as_file(large, "JPEG", quality=95)
+    exact = decode(as_file(Image.open(io.BytesIO(file))), Form(3, 24, 24))
+    assert np.abs(decode(file, Form(3, 24, 24)).astype(int) - exact).max() <= 3
 
 
 def bomb():
