@@ -28,10 +28,11 @@ Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 
 
 class ResidualGenerator(nn.Module):
-    """Maps noise to pictures in (-1, 1): (B, latents) -> (B, C, H, W).
+    """Maps noise to pictures, (B, latents) -> (B, C, H, W), unbounded: clamp what is shown.
 
     A learned coarse grid, each channel multiplied by a linear function of the noise, is refined by residual blocks and
-    bilinear upsampling.
+    bilinear upsampling. There is no tanh at the end: on pictures with large areas at an end of the scale it saturates
+    in the first steps, where it passes no gradient.
 
     Args:
         latents: dimension of the noise.
@@ -63,7 +64,7 @@ class ResidualGenerator(nn.Module):
             layers += [nn.Upsample(scale_factor=2, mode="bilinear")]
         layers += _blocks(width, blocks, number)
         leave = _scaled(nn.Conv2d(width, channels * patch**2, 3, padding=1))
-        self.body = nn.Sequential(*layers, leave, nn.PixelShuffle(patch), nn.Tanh())
+        self.body = nn.Sequential(*layers, leave, nn.PixelShuffle(patch))
 
     def forward(self, z: Float[Tensor, "b latents"]) -> Float[Tensor, "b c h w"]:
         return crop(self.body(self.enter(z)[:, :, None, None] * self.basis), self.size)
