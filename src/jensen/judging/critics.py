@@ -36,12 +36,8 @@ from jensen.report import plots
 from jensen.report.findings import Finding, Part, Table, estimated
 
 APART = DIVERGENCES["total-variation"]
-NAMES = {
-    "jensen-shannon": "Jensen-Shannon divergence",
-    "total-variation": "total variation",
-    "hellinger": "squared Hellinger distance",
-    "le-cam": "Le Cam divergence",
-}
+NAMES = {"jensen-shannon": "Jensen-Shannon divergence", "total-variation": "total variation"}
+NAMES |= {"hellinger": "squared Hellinger distance", "le-cam": "Le Cam divergence"}
 ROWS, COST = 1000, 1e9  # largest numbers of examples, and of differences of numbers, in a transport problem
 
 

@@ -58,9 +58,8 @@ def reconstructions(case: Case) -> Part | None:
     pairs = zip(x[:shown].split(columns), rebuilt[:shown].split(columns), strict=True)
     made = torch.cat([part for pair in pairs for part in pair]) if case.data.space.pictures else rebuilt
     what = "mean of p(x | z) for one draw of q(z | x)" if isinstance(model, LatentChain) else "decoded code"
-    text = f"Held-out examples and, below each, its reconstruction: the {what}."
-    if not case.data.space.pictures:
-        text = f"Reconstructions (the {what}), with the held-out points in grey."
+    pictures, points = "Held-out examples and, below each, its reconstruction", "Reconstructions over held-out points"
+    text = f"{pictures if case.data.space.pictures else points}: the {what}."
     picture = Picture("reconstructions", sheet(case, made, columns), "examples and their reconstructions")
     return Part("Reconstructions", text, [finding], [picture])
 

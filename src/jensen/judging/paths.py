@@ -22,6 +22,7 @@ from jensen.report.gallery import fitting_scale, gallery, side_by_side, spread
 STRIP, FILM = 7, 60  # largest numbers of states in the picture and of frames in the animation
 TRIPS, TRIP = (4, 8, 16, 32, 64, 128), 64  # numbers of steps in each direction; the one that is reported as a finding
 NUMBERS = 6400  # approximate number of dimensions in all rows of a round trip
+OWN = " (the run's own)"  # of a setting that is compared
 BETWEEN = 11  # pictures per interpolation
 COMPARED = 256  # samples at each guidance scale
 GROUPS = 32  # largest number of conditions of these samples
@@ -54,7 +55,7 @@ def by_steps(case: Case) -> Part | None:
         if log_p is not None:
             row["log_p"] = float(log_p(made.double(), 0.0).mean())
             notes.append(f"their mean log p under the data's own density {row['log_p']:.3f}")
-        name = f"energy distance, {steps} {unit}{', as set' * (steps == sampling.steps)}"
+        name = f"energy distance, {steps} {unit}{OWN * (steps == sampling.steps)}"
         findings.append(estimated(f"energy_{steps}", name, distance, floor=floor.value, note="; ".join(notes)))
         rows.append(row)
     counts = [row["steps"] for row in rows]
@@ -171,7 +172,7 @@ def guidance(case: Case) -> Part | None:
         if read is not None:
             row["read"] = vars(read)
         rows.append(row)
-        name = f"variety within a condition, guidance {scale:g}{', as set' * own}"
+        name = f"variety within a condition, guidance {scale:g}{OWN * own}"
         note = "" if read is None else f"{read} read as asked"
         key = "variety" if own else f"variety_{scale:g}"
         findings.append(Finding(key, name, row["variety"], best=1.0, note=note))

@@ -154,7 +154,11 @@ def translation(case: Case) -> Part | None:
     )
     tables = ((side, w.confusion) for side, w in ways.items())
     confusions = [_confusions(side, table, known[side].names) for side, table in tables if table is not None]
-    details = {f"{prefix}{side}": _details(w) for prefix, group in every for side, w in group.items()}
+    details: dict[str, Any] = {}
+    for prefix, group in every:
+        for side, w in group.items():
+            table = None if w.confusion is None else w.confusion.tolist()
+            details[prefix + side] = {"n": w.n, "renaming": list(w.renaming), "confusion": table}
     return Part(
         "Translation and round-trip error",
         text,
@@ -163,11 +167,6 @@ def translation(case: Case) -> Part | None:
         tables=[_table(every), *confusions],
         details={"translation": details},
     )
-
-
-def _details(w: Way) -> dict[str, Any]:
-    table = None if w.confusion is None else w.confusion.tolist()
-    return {"n": w.n, "renaming": list(w.renaming), "confusion": table}
 
 
 def _arrow(side: str) -> str:

@@ -36,16 +36,7 @@ def curves(
     markers: bool = True,
     limits: tuple[float, float] | None = None,
 ) -> str:
-    """Line plots over one axis, with a legend if there are two lines or more.
-
-    Args:
-        x: positions on the horizontal axis.
-        rows: values of each line, by name.
-        title, xlabel: texts above and below the plot.
-        log: whether both axes are logarithmic.
-        markers: whether each value is marked.
-        limits: limits of the vertical axis.
-    """
+    """Lines by name over one axis; `log` makes both axes logarithmic, `limits` are those of the vertical axis."""
     figure, axes = _axes(title, xlabel)
     marker = "o" if markers else None
     drawn = {}
@@ -95,14 +86,9 @@ def shares(
     xlabel: str = "",
     labels: tuple[str, str] = ("samples", "data"),
 ) -> str:
-    """Shares of classes as bars, with a line at the expected share.
+    """Shares of classes as bars, each with a line at its expected share; `labels` names bars and lines.
 
-    Args:
-        found: shares of samples.
-        expected: shares of data.
-        title, xlabel: above and below.
-        names: names of the classes; by default numbers from 1.
-        labels: legend of bars and lines.
+    Without `names` the classes are numbered from 1.
     """
     figure, axes = _axes(title, xlabel)
     places = range(1, len(found) + 1)
@@ -155,13 +141,7 @@ def complex_plane(
 
 
 def points(samples: Tensor, *, behind: Tensor | None = None, scale: int = 4) -> Image.Image:
-    """An image of points in the plane, 120 `scale` pixels wide; `behind` is drawn below them in grey and sets the
-    limits.
-
-    Args:
-        samples: (N, 2).
-        behind: data to compare with, (M, 2).
-        scale: size of the image.
+    """Points (N, 2) as an image, 120 `scale` pixels wide; `behind` (M, 2) is drawn below in grey and sets the limits.
 
     Raises:
         ValueError: for a point that is not finite, since it would not be drawn.
