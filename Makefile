@@ -10,7 +10,7 @@ demo: .venv/ready  ## train the CAPTCHA model, draw, read back, report: about ei
 	$(BIN)/jensen train captcha --out $(RUN) $(RESUME)
 
 test: .venv/dev lint  ## everything that must hold
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist loadfile
 
 lint: .venv/dev  ## style, types, and which package may import which
 	$(BIN)/ruff format --check .

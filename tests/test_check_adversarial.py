@@ -141,9 +141,8 @@ def test_a_norm_over_the_whole_batch_is_caught():
     whole = check.penalty(by_hand(size=lambda g: g.norm()), wgan_gp)
     assert "penalty of the critic a x: h(|a|), batch of 5, examples of shape (3,)" in failed(whole)
     assert "the penalty of an example does not depend on the other examples" in failed(whole)
-    assert "penalty of the critic a x: h(|a|), batch of 1, examples of shape (3,)" not in failed(
-        whole
-    )  # right for a batch of one
+    # right for a batch of one
+    assert "penalty of the critic a x: h(|a|), batch of 1, examples of shape (3,)" not in failed(whole)
 
 
 def test_a_norm_over_channels_alone_is_caught():
