@@ -98,10 +98,10 @@ def test_a_source_is_a_function_of_settings_and_seed(source):
 
 def test_splits_share_no_example(source):
     if isinstance(source, Digits):
-        source = source.model_copy(update={"scale": "grey"})  # in ink alone some different digits look alike
+        source = source.model_copy(update={"scale": "grey"})  # by ink alone some different digits look the same
     for side in sides(source.open(0)):
         shared = rows_of(some(side.train)["x"]) & rows_of(some(side.test)["x"])
-        assert len(shared) <= (len(side.test) == 600)  # of 2,600 printed digits two may be alike by chance
+        assert len(shared) <= (len(side.test) == 600)  # of 2,600 printed digits two may be equal by chance
 
 
 def test_a_source_comes_back_from_json_and_says_what_its_settings_mean(source):
