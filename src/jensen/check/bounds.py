@@ -110,7 +110,7 @@ def bound(
 
 
 class _Trial:
-    """A bound, a model, and data, each datum repeated."""
+    """A bound, a model, and data of which each datum is repeated."""
 
     def __init__(
         self, bound: Bound, model: LatentModel, x: Tensor, samples: Sequence[int], repeats: int, reparameterized: bool
@@ -204,7 +204,7 @@ class _Trial:
         return 1e3 * torch.finfo(self.x.dtype).eps * (1 + float(log_p.abs().max()))
 
     def _gradient(self, k: int) -> Evidence:
-        """Along one direction of the means, and one of the log standard deviations; the worst datum."""
+        """Directional derivatives in the means and in the log standard deviations; the datum with the largest error."""
         at = [v.requires_grad_() for v in self._off()]
         found = []
         for moving in at:
@@ -241,7 +241,7 @@ def _moments(values: Tensor) -> tuple[Tensor, Tensor]:
 def _worst(
     claim: str, limit: Tensor, mean: Tensor, stderr: Tensor, rounding: Tensor | float, relation: Relation
 ) -> Evidence:
-    """The datum that is furthest off, in standard errors."""
+    """The datum with the largest error, in standard errors."""
     allowed = ERRORS * stderr + rounding
     off = {"equal": (mean - limit).abs(), "at most": mean - limit, "at least": limit - mean}[relation]
     worst = int(torch.nan_to_num(off / allowed, nan=torch.inf).argmax())

@@ -39,7 +39,7 @@ class Outcome:
         return not self.error and self.report.holds
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON values."""
+        """The outcome as JSON values."""
         return {
             "law": self.law,
             "holds": self.holds,
@@ -88,7 +88,7 @@ def run_all(
     processes: int = 1,
     on_outcome: Callable[[Outcome], None] = lambda _: None,
 ) -> list[Outcome]:
-    """Test laws, in several processes of one thread each if asked.
+    """Test laws, in one process or in several with one thread each.
 
     Args:
         laws: for several processes, laws of `jensen.check.laws`, which are found there by name.

@@ -1,4 +1,4 @@
-"""Denoising losses: minimal at the exact denoiser, and a weight on one error whatever the network predicts."""
+"""Denoising losses: minimal at the exact denoiser, and a weight times |x_hat - x|^2 for every parameterization."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from jensen.check.evidence import Evidence, Report, bounded, close
-from jensen.check.line import F64, Line, rows_alone
+from jensen.check.line import F64, Line, mixture, rows_alone
 from jensen.check.samplers import two_modes
 from jensen.core.shapes import right_pad
 from jensen.diffusion import Denoiser, MixtureOracle, Prediction
@@ -46,7 +46,7 @@ class Moved(Denoiser):
 
 
 def of_prediction(loss: Callable[[Prediction, Tensor, Tensor], Tensor]) -> Loss:
-    """A loss of (prediction, x, eps), as jensen's are, as one of (denoiser, x, t, eps): it noises x itself."""
+    """Convert a loss of (prediction, x, eps), such as jensen's, into one of (denoiser, x, t, eps), which noises x."""
 
     def full(denoiser: Denoiser, x: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         alpha, sigma = (right_pad(v, x) for v in denoiser.schedule.alpha_sigma(t))
@@ -116,8 +116,7 @@ def denoising_loss(
 
 
 def _density(oracle: MixtureOracle) -> Callable[[Tensor], Tensor]:
-    parts = torch.distributions.Normal(oracle.means[:, 0], oracle.variances[:, 0].sqrt(), validate_args=False)
-    return lambda x: (parts.log_prob(x) + oracle.weights.log()).logsumexp(1)
+    return mixture(oracle.weights, oracle.means[:, 0], oracle.variances[:, 0].sqrt())
 
 
 def _evidence(

@@ -21,7 +21,7 @@ ROUNDING = 1e-4
 """Relative error allowed in addition, for single precision."""
 ROWS = 4
 CHUNKS, COPIES = 20, 100
-"""Importance samples of each example: chunks of copies."""
+"""The number of importance samples of each example is CHUNKS times COPIES."""
 
 
 @runtime_checkable
@@ -97,7 +97,7 @@ def elbo(model: ELBO, x: Tensor, *, repeats: int = 400) -> Report:
 
 @dataclass(frozen=True)
 class Terms:
-    """Of one draw of z for each example, (B,): log p(x|z), log p(z), log q(z|x), KL in closed form or by the draw."""
+    """The terms of the ELBO for one draw of z for each example, (B,); the KL in closed form and by the draw."""
 
     log_px: Tensor
     log_pz: Tensor
@@ -132,7 +132,7 @@ class _Case:
     # -- the two sides -------------------------------------------------------------------------------------------------
 
     def terms(self, x: Tensor) -> Terms:
-        """Ours: one draw of z for each example, from torch's global generator."""
+        """The terms from one draw of z for each example, by torch's global generator."""
         q = self.distribution("encode", x)
         prior = self.prior(q)
         z = q.rsample() if q.has_rsample else q.sample()
@@ -172,7 +172,7 @@ class _Case:
         return Independent(found, len(found.batch_shape) - 1)
 
     def loss(self, x: Tensor) -> Tensor:
-        """Theirs: (B,), or one number."""
+        """The loss of the model under test: (B,), or one number."""
         found = self.model.loss(x)
         if not isinstance(found, Tensor) or found.shape not in (torch.Size(()), torch.Size((len(x),))):
             got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
@@ -180,7 +180,7 @@ class _Case:
         return found
 
     def drawn(self, repeats: int) -> tuple[Tensor, list[Tensor]]:
-        """Both sides from the same seeds: losses (R, B), and ours (R, B): log p(x|z), log p(z), log q(z|x), KLs.
+        """Losses (R, B), and from the same seeds log p(x|z), log p(z), log q(z|x) and both KLs, (R, B) each.
 
         Where the loss is one number for a batch, each example is a batch of its own.
         """
@@ -199,7 +199,7 @@ class _Case:
     # -- the claims ----------------------------------------------------------------------------------------------------
 
     def value(self, losses: Tensor, terms: Sequence[Tensor]) -> Evidence:
-        """The example that is furthest off, in standard errors of the paired difference."""
+        """The example with the largest error, in standard errors of the paired difference."""
         log_px, _, _, closed, drawn = terms
         kl = min((closed, drawn), key=lambda kl: float((losses + log_px - kl).std(0).sum()))
         found = _furthest("minus the loss is the ELBO", log_px - kl, -losses)
@@ -213,7 +213,7 @@ class _Case:
         return found
 
     def mistakes(self, terms: Sequence[Tensor], kl: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """Minus a loss with one of the common mistakes, (R, B)."""
+        """The values (R, B) of minus the loss under each common mistake."""
         log_px, log_pz, log_qz = terms[:3]
         torch.manual_seed(0)
         with torch.no_grad():
@@ -233,7 +233,7 @@ class _Case:
             yield f"E log p(x|z) {mean_x}, minus KL {mean_z}", log_px / wide - kl / latent
 
     def fits(self, losses: Tensor, log_px: Tensor, kl: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """Minus a loss with another weight of the KL, or another constant, (R, B)."""
+        """The values (R, B) of minus the loss with another weight of the KL, or with a constant added."""
         weight = float((losses + log_px).mean(0).sum() / kl.mean(0).sum())
         if math.isfinite(weight):
             yield f"E log p(x|z) - {weight:.3g} KL", log_px - weight * kl
@@ -242,7 +242,7 @@ class _Case:
             yield f"the ELBO less {constant:.3g} nats for every example", log_px - kl - constant
 
     def below(self, losses: Tensor) -> Evidence:
-        """Each example's bound against the logarithm of a mean of weights of draws of q."""
+        """Each example's bound against log p(x) by importance sampling from q."""
         torch.manual_seed(1)
         with torch.no_grad():
             drawn = [self.terms(self.x.repeat(COPIES, *[1] * (self.x.ndim - 1))) for _ in range(CHUNKS)]
@@ -276,7 +276,7 @@ class _Case:
         return count if (whole.mean() - count * mean).abs() < (whole.mean() - mean).abs() else 1
 
     def gradients(self) -> Iterator[Evidence]:
-        """Along the direction in which the first half of the calls differ most, by the other half."""
+        """Compare along the direction of the largest difference in half of the calls, by the other half."""
         torch.manual_seed(0)
         q = self.distribution("encode", self.x)
         z = (q.rsample() if q.has_rsample else q.sample()).detach()
@@ -295,7 +295,7 @@ class _Case:
         scale, half = self.scale(whole, losses), self.repeats // 2
 
         def both(seed: int) -> Tensor:
-            """Theirs, and ours with the KL of the draw and in closed form, (3, P)."""
+            """Gradients of the loss, and of the ELBO with the KL of the draw and in closed form, (3, P)."""
             torch.manual_seed(seed)
             theirs = -self.loss(self.x).mean() / scale
             torch.manual_seed(seed)
@@ -322,7 +322,7 @@ class _Case:
 
 
 def _furthest(claim: str, expected: Tensor, measured: Tensor) -> Evidence:
-    """Means of pairs (R, B): the column that is furthest off, in what it is allowed."""
+    """The means of paired values (R, B): the column with the largest error relative to its tolerance."""
     error = (measured - expected).std(0) / len(expected) ** 0.5
     e, m = expected.mean(0), measured.mean(0)
     allowed = ERRORS * error + ROUNDING * (e.abs() + expected.abs().mean(0))

@@ -61,7 +61,7 @@ class Evidence:
 
     @property
     def excess(self) -> float:
-        """How far the number lies on the wrong side, at least 0; infinite if it is not finite."""
+        """The amount by which m violates the relation, at least 0; infinite if m is not finite."""
         if not math.isfinite(self.measured):
             return math.inf
         off = self.measured - self.expected
@@ -73,7 +73,7 @@ class Evidence:
 
     @property
     def detectable(self) -> float:
-        """The smallest error that this would detect: t; with draws t + 2 stderr, 98 times in 100."""
+        """The smallest error that would be detected: t, or for a mean t + 2 stderr, detected 98 times in 100."""
         return self.tolerance + POWER * (self.stderr or 0.0)
 
     def __str__(self) -> str:
@@ -85,7 +85,7 @@ class Evidence:
         return f"{verdict}: {self.claim}: {self.measured:.6g} {SIGNS[self.relation]} {self.expected:.6g} ({within})"
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON values."""
+        """The evidence as JSON values."""
         finite = math.isfinite(self.measured)
         return {
             "claim": self.claim,
@@ -189,7 +189,7 @@ def mean_is(
 
 
 def means_are(claim: str, expected: Tensor, draws: Tensor, *, errors: float = ERRORS) -> Evidence:
-    """The mean of independent rows (N, ...) against its exact value (...): reports the entry furthest off, in errors.
+    """The mean of independent rows (N, ...) against its exact value (...): reports the one with most standard errors.
 
     >>> rng = torch.Generator().manual_seed(0)
     >>> means_are("two means are 0", torch.zeros(2), torch.randn(1000, 2, generator=rng)).holds

@@ -97,7 +97,7 @@ def game(
 
 
 class _Plain(Objective):
-    """A function as an objective."""
+    """An objective made from a function of losses."""
 
     def __init__(self, losses: Losses, players: Players, phases: tuple[Phase, ...] | None, seed: int):
         super().__init__()
@@ -175,7 +175,7 @@ def _gradient(game: Objective, name: str, parameters: list[nn.Parameter]) -> Ten
 
 
 def _slopes(game: Objective, name: str, parameters: list[nn.Parameter], rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Along random directions of one player's weights: by four differences of its loss, and by autograd."""
+    """Directional derivatives of a player's loss in its weights, by finite differences and by autograd."""
     own = {name: parameters}
     start = _weights(own)
     field = _gradient(game, name, parameters)
@@ -197,7 +197,7 @@ def _slopes(game: Objective, name: str, parameters: list[nn.Parameter], rng: tor
 
 
 def _stepped(game: Objective, owned: Mapping[str, list[nn.Parameter]], rate: float) -> Tensor:
-    """The weights after every phase, each player by its own gradient."""
+    """The weights after all phases, in which each player descends the gradient of its loss."""
     for phase in game.phases:
         for _ in range(phase.repeats):
             moves = {name: _gradient(game, name, owned[name]) for name in phase.players}
@@ -211,7 +211,7 @@ def _stepped(game: Objective, owned: Mapping[str, list[nn.Parameter]], rate: flo
 
 
 def _ruled(game: Objective, owned: Mapping[str, list[nn.Parameter]], update: str, gamma: float, rate: float) -> Tensor:
-    """The weights after the rule's step, or after its first two if it uses the last gradient."""
+    """The weights after one step of an update rule, or two of a rule that uses the previous gradient."""
     start = _weights(owned)
     v = _field(game, owned, start)
     if update == "extragradient":

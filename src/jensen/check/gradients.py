@@ -82,7 +82,7 @@ def gradient(
 
 
 def _leaves(q: Distribution) -> list[Tensor]:
-    """All that log q depends on, in the order of its formula."""
+    """The parameters on which log q depends, in the order of its formula."""
     found = leaves_of(q.log_prob(q.sample()))
     if not found:
         raise ValueError("q must be made from parameters that require a gradient, and its log-probability has none")
@@ -90,7 +90,7 @@ def _leaves(q: Distribution) -> list[Tensor]:
 
 
 def _unbiased(claim: str, truth: Tensor, doubt: Tensor, draws: Tensor, eps: float) -> Evidence:
-    """The entry that is furthest off, in errors of the difference."""
+    """The entry with the largest error, in standard errors of the difference."""
     mean, stderr = draws.mean(0), draws.std(0) / len(draws) ** 0.5
     spread = torch.sqrt(stderr**2 + doubt**2)
     allowed = ERRORS * spread + 64 * eps * (truth.abs() + draws.abs().amax(0)) + torch.finfo(torch.float64).tiny

@@ -1,4 +1,4 @@
-"""Exact means on the line, and whether rows of a batch are independent: used by several checks."""
+"""Exact means over densities in one dimension, and whether rows of a batch are independent: used by several checks."""
 
 from __future__ import annotations
 

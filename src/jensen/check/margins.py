@@ -24,7 +24,7 @@ PAIRS = tuple(
         ((1.0, 0.0), (0.0, 1.0)),
     )
 )
-"""Masses of p and q: apart, with a hole, equal, disjoint."""
+"""Masses of p and q: overlapping, with zeros, equal, disjoint."""
 POINTS, FAR = 8001, 20.0  # of d = sinh(s), |s| <= 20: the infimum may lie at infinity
 
 
@@ -95,7 +95,7 @@ def _evidence(
 
 
 def _shape(name: str, u: Tensor, values: Tensor, tolerance: float) -> Iterator[Evidence]:
-    """Convex and never increasing."""
+    """Whether the values are convex and never increase in u."""
     size = 1 + values.abs()
     yield bounded(f"{name} never increases", values.diff() / size[1:], 0.0, tolerance, relation="at most")
     share = (u[1:-1] - u[:-2]) / (u[2:] - u[:-2])
@@ -129,6 +129,6 @@ def weighed(loss: Elementwise, u: Tensor, d: Tensor) -> Tensor:
 
 
 def _sum_of_infima(loss: Elementwise, p: Tensor, q: Tensor) -> Tensor:
-    """Point by point; where q is 0 the roles of p and q, and of d and -d, are exchanged."""
+    """Half the sum over points of inf_d [p l(d) + q l(-d)]; p and q are exchanged where q < p, so that q may be 0."""
     larger, smaller = torch.maximum(p, q), torch.minimum(p, q)
     return (larger * infimum(loss, smaller / larger)[1]).sum() / 2

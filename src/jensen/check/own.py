@@ -24,10 +24,11 @@ CONVENTION = "an ELBO (loss, encode, decode, and a batch x), a function check_..
 def laws_of_file(path: Path) -> list[Law]:
     """Run a Python file and make laws of what it defines, in order.
 
-    - An ELBO: an object, or a class that is made without arguments, with `loss(x)`, `encode(x)` and `decode(z)`; or
-      three functions of these names. Its examples are its attribute `x`, or the file's. `jensen.check.elbo` checks it.
-    - A function `check_...` without arguments that returns a `Report`, one `Evidence`, or several: there any function
-      of `jensen.check` is called on the file's own code.
+    - An ELBO: an object, or a class that can be constructed without arguments, with `loss(x)`, `encode(x)` and
+      `decode(z)`; or three functions of these names. Its examples are its attribute `x`, or the variable x of the file.
+      `jensen.check.elbo` checks it.
+    - A function `check_...` without arguments that returns a `Report`, one `Evidence`, or several: it can apply any
+      function of `jensen.check` to the code of the file.
     - A `Law` made by `jensen.check.law`.
 
     The name of a law is the file name without its ending, followed by the name of the object.
@@ -75,7 +76,7 @@ def _laws(name: str, short: str, value: Any, file: Mapping[str, Any], path: Path
 
 
 def _plain(kind: type) -> bool:
-    """Whether a class is made without arguments."""
+    """Whether a class can be constructed without arguments."""
     empty = inspect.Parameter.empty
     kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     return all(p.default is not empty or p.kind in kinds for p in inspect.signature(kind).parameters.values())
@@ -104,7 +105,7 @@ def _elbo(name: str, model: Any, file: Mapping[str, Any], path: Path) -> Law:
 
 
 def _check(name: str, function: Callable[[], Report | Evidence | Iterable[Evidence]]) -> Law:
-    """The law that a function's evidence holds; its docstring is the claim."""
+    """The law that the evidence returned by a function holds; the docstring of the function is the claim."""
 
     def trial(_: float) -> Report:
         found = function()

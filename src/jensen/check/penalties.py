@@ -83,7 +83,7 @@ def _on_a_line(
 def _derivative(
     penalty: Penalty, of_norm: Callable[[Tensor], Tensor], event: tuple[int, ...], tolerance: float
 ) -> Iterator[Evidence]:
-    """The derivative in the critic's weights, by which a critic is trained."""
+    """The derivative of the penalty in the critic's weights a."""
     for norm in (*NORMS, 0.0):
         a = (_direction(event) * norm).requires_grad_()
         value = _paid(penalty, _linear(a), *_examples(4, event)).mean()
@@ -103,7 +103,7 @@ def _derivative(
 
 
 def _slope(value: Tensor, a: Tensor) -> Tensor:
-    """The gradient, or zero if the value has none."""
+    """The gradient, or zero if the value does not depend on a."""
     if not value.requires_grad:
         return torch.zeros_like(a)
     return torch.autograd.grad(value, a, allow_unused=True, materialize_grads=True)[0]
@@ -114,7 +114,7 @@ def _finite(*values: Tensor) -> Tensor:
 
 
 def _apart(penalty: Penalty, tolerance: float) -> Evidence:
-    """Mixed differences vanish for a sum over examples and for one number each."""
+    """The mixed difference of the mean penalty in two examples is 0 if each penalty depends on its example alone."""
 
     def paid(one: Tensor, others: Tensor) -> Tensor:
         x = torch.cat([one, others])
@@ -135,7 +135,7 @@ def _place(penalty: Penalty, of_norm: Callable[[Tensor], Tensor], at: str, toler
 
 
 def _between(penalty: Penalty, of_norm: Callable[[Tensor], Tensor]) -> Iterator[Evidence]:
-    """Between b and b + 2d, by the distances from both ends and from a point aside, which identify a point."""
+    """Points between b and b + 2d, identified by their distances from both ends and from a third point."""
     base, along = torch.tensor([0.5, -1.0, 0.25], dtype=torch.float64), 2 * _direction((3,))
     whole = _paid(penalty, _cubic, *_examples(4, (3,))).ndim == 0
     runs, n = (DRAWS // 100, 1) if whole else (1, DRAWS)
@@ -173,7 +173,7 @@ def _cubic(x: Tensor) -> Tensor:
 
 
 def _direction(event: tuple[int, ...]) -> Tensor:
-    """A vector of length 1 without symmetry."""
+    """A vector of length 1 with different entries."""
     a = torch.arange(1.0, 1 + torch.Size(event).numel(), dtype=torch.float64).reshape(event)
     return a / a.norm()
 
@@ -185,7 +185,7 @@ def _examples(n: int, event: tuple[int, ...]) -> tuple[Tensor, Tensor]:
 
 
 def _paid(penalty: Penalty, critic: Critic, real: Tensor, fake: Tensor, seed: int = SEED) -> Tensor:
-    """With the same draws every time; the global generator is left as it was."""
+    """The penalty with fixed random numbers; the state of the global generator is restored."""
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
         value = penalty(critic, real, fake)

@@ -1,4 +1,4 @@
-"""Phase portraits of games of two weights: the field as arrows, and orbits by the flow or by training."""
+"""Phase portraits of games with two weights: the field as arrows, and orbits by the flow or by training."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ARROWS = 13  # along each axis
 
 @dataclass(frozen=True)
 class Panel:
-    """One portrait.
+    """A phase portrait of one game.
 
     Attributes:
         title: of the panel.
@@ -92,7 +92,7 @@ def dirac_panels() -> list[Panel]:
 
 
 def phase_portrait(panels: Sequence[Panel], *, columns: int = 4, extent: float = 2.2, scale: int = 2) -> Image.Image:
-    """Panels side by side as a picture, each 260 `scale` pixels wide.
+    """Draw panels as one picture; each panel is 260 * scale pixels wide.
 
     Args:
         panels: at least one.

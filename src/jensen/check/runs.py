@@ -1,4 +1,4 @@
-"""Training that resumes exactly after an interruption, and several processes that train as one."""
+"""Whether training resumes exactly after an interruption, and whether several processes train like one."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ class _Training:
 
 
 def _entries(state: Any, path: str = "") -> dict[str, Any]:
-    """Leaves by path, tensors copied."""
+    """The leaves of a nested state by their paths; tensors are copied."""
     if isinstance(state, Mapping):
         return {k: v for name, part in state.items() for k, v in _entries(part, f"{path}/{name}").items()}
     if isinstance(state, list | tuple):
@@ -174,7 +174,7 @@ def _entries(state: Any, path: str = "") -> dict[str, Any]:
 
 
 def _held(run: object) -> dict[str, Tensor]:
-    """Every tensor that can be reached from a run, and the state of every generator, by its path; copies."""
+    """Copies of all tensors that can be reached from a run, and of the states of generators, by their paths."""
     found: dict[str, Tensor] = {}
     met: dict[int, object] = {}  # kept alive, so that no address is used twice
 

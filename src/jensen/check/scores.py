@@ -1,4 +1,4 @@
-"""Losses that fit scores, and scores themselves, checked by quadrature on the line."""
+"""Score matching losses and score functions, checked by quadrature in one dimension."""
 
 from __future__ import annotations
 
