@@ -239,12 +239,10 @@ def conditions(_: float) -> Claims:
         "learned": (learned, True, None),
         "FunctionSchedule": (diffusion.FunctionSchedule(lambda t: 8 - 14 * t**3 - t), True, 8 - 14 * 0.027 - 0.3),
     }
-    for name, (schedule, preserving, log_snr) in every.items():
+    for name, (schedule, vp, log_snr) in every.items():
         of, p = f"{name} schedule", Process(schedule)
         with torch.no_grad():
-            report = check_schedule(
-                schedule, variance_preserving=preserving, transition=p.transition, posterior=p.posterior
-            )
-            yield report.failures(of)
+            found = check_schedule(schedule, variance_preserving=vp, transition=p.transition, posterior=p.posterior)
+            yield found.failures(of)
         if log_snr is not None:
             yield close(f"{of}: log-SNR at t = 0.3", log_snr, schedule.log_snr(f64(0.3)), TIGHT)
