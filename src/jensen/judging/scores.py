@@ -125,7 +125,7 @@ class _Function(nn.Module):
 
 
 def exact_model(case: Case, chunk: int) -> ScoreModel:
-    """Samples by the same ladder and annealing with the exact score, see `_Exact`."""
+    """Samples by the same ladder and annealing with the exact score of the data, or of the training data."""
     ours = case.model
     assert isinstance(ours, ScoreModel)
 
