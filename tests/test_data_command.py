@@ -122,7 +122,10 @@ def test_strict_refuses_broken_files_and_leaves_nothing(folder, tmp_path, capsys
         (["check", "my pictures", "--size", "big"], "--size must be a number of pixels or HEIGHTxWIDTH"),
         (["check", "my pictures", "--size", "0"], "height and width must be from 1 to 4096, got 0 x 0"),
         (["check", "my pictures", "--html", "page.txt"], "page.txt must end in .html"),
-        (["pack", "my pictures", "--out", "my pictures"], "my pictures must be a new folder"),
+        (
+            ["pack", "my pictures", "--out", "my pictures"],
+            "must be written to a new folder, got my pictures, which already exists",
+        ),
         (
             ["pack", "my pictures", "--out", "p", "--alpha", "keep", "--channels", "3"],
             "alpha must be keep for 4 channels",

@@ -184,7 +184,7 @@ def test_a_pack_is_never_overwritten(tmp_path):
     before = files(made.path)
     assert write_pack(listing, FORM, tmp_path / "pack").fingerprint == made.fingerprint
     for place, form in ((tmp_path / "pack", Form(1, 4, 4)), (tmp_path / "in", FORM)):
-        with pytest.raises(ValueError, match="must be a new folder"):
+        with pytest.raises(ValueError, match=r"must be written to a new folder, got .*, which already exists"):
             write_pack(listing, form, place)
     assert files(made.path) == before
 
@@ -196,7 +196,10 @@ def test_the_cache_decodes_once(tmp_path, monkeypatch):
     assert tmp_path / "cache" in first.path.parents
     monkeypatch.setattr(packs, "decoded", None)  # a second decoding would fail
     (tmp_path / "in").rename(tmp_path / "moved")
-    assert cached_pack(list_pictures(tmp_path / "moved"), FORM).path == first.path
+    (tmp_path / "moved" / "new.md").write_text("x")
+    again = cached_pack(list_pictures(tmp_path / "moved"), FORM)
+    assert again.path == first.path
+    assert again.skipped == {"new.md": "not a picture"}
     monkeypatch.undo()
     monkeypatch.setenv("JENSEN_CACHE", str(tmp_path / "cache"))
     others = [cached_pack(list_pictures(tmp_path / "moved"), Form(1, 4, 4))]
@@ -222,6 +225,7 @@ def test_the_cache_decodes_once(tmp_path, monkeypatch):
             "of version 1, got 9: pack it again",
         ),
         ("pack.json", lambda data: data.replace(b'"height": 4', b'"height": 5'), "must be .* uint8, got"),
+        ("pack.json", lambda data: data.replace(b'"skipped"', b'"lost"'), "is a broken pack: 'skipped'"),
         ("pack.json", None, "is not a pack: it must hold x.npy and pack.json"),
     ],
 )

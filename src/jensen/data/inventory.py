@@ -1,4 +1,4 @@
-"""All that there is to say of pictures before training on them."""
+"""An inventory of a data set of pictures: what a user should know before training on it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TEST = 0.1  # share that is held out
 
 @dataclass(frozen=True)
 class Inventory:
-    """Pictures, decoded, and what was found out about them.
+    """Decoded pictures, and what was found out about them.
 
     Attributes:
         path: the folder, the tar file or the pack.
@@ -27,7 +27,7 @@ class Inventory:
         survey: of the files; None for a pack.
         copies: names of pictures whose files have the same bytes, in groups.
         test: which pictures are held out, (N,) bool.
-        near: a training row and a held-out row each, of nearly the same picture.
+        near: near duplicates: pairs of a training row and a held-out row.
     """
 
     path: Path

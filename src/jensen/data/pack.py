@@ -10,11 +10,12 @@ import fcntl
 import hashlib
 import io
 import json
+import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from torch import Tensor
 from jensen.core.progress import Track, silent
 from jensen.core.types import Batch
 from jensen.data.decode import Form
-from jensen.data.listing import Listing
+from jensen.data.listing import Entry, Listing
 from jensen.data.pool import from_bytes
 from jensen.data.workers import decoded
 from jensen.training.checkpoint import write_text
@@ -122,23 +123,24 @@ def open_pack(path: Path | str) -> Pack:
             raise ValueError(f"{path} must be a pack of version {VERSION}, got {facts['version']}: pack it again")
         form = Form(**facts["form"])
         names, labels, texts = (tuple(facts[key]) for key in ("names", "labels", "texts"))
-        shape, length = (len(names), *form.shape), (path / PIXELS).stat().st_size
+        broken, skipped, fingerprint = facts["broken"], facts["skipped"], facts["sha256"]
+        length = (path / PIXELS).stat().st_size
         x = np.lib.format.open_memmap(path / PIXELS, mode="r")
     except (KeyError, TypeError, OSError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is a broken pack: {error}") from error
     except ValueError as error:
         raise error if str(path) in str(error) else ValueError(f"{path} is a broken pack: {error}") from error
+    shape = (len(names), *form.shape)
     if (x.shape, x.dtype) != (shape, np.uint8) or not len(names) == len(labels) == len(texts):
         raise ValueError(f"{path} is a broken pack: {PIXELS} must be {shape} uint8, got {x.shape} {x.dtype}")
     if length != HEADER + x.nbytes:
         raise ValueError(f"{path} is a broken pack: {PIXELS} must be {HEADER + x.nbytes} bytes, got {length}")
-    broken = facts["broken"]
-    return Pack(path, x, form, names, labels, texts, broken, {**facts["skipped"], **broken}, facts["sha256"])
+    return Pack(path, x, form, names, labels, texts, broken, {**skipped, **broken}, fingerprint)
 
 
-def is_pack(path: Path) -> bool:
+def is_pack(path: Path | str) -> bool:
     """Whether a folder is a pack."""
-    return (path / PIXELS).is_file() and (path / FACTS).is_file()
+    return all((Path(path) / name).is_file() for name in (PIXELS, FACTS))
 
 
 def write_pack(
@@ -170,7 +172,7 @@ def write_pack(
     with _alone(out):
         if out.exists():
             if not (is_pack(out) and json.loads((out / FACTS).read_text(encoding="utf-8")).get("key") == key):
-                raise ValueError(f"{out} must be a new folder, got one that is something else than this pack")
+                raise ValueError(f"a pack must be written to a new folder, got {out}, which already exists")
         else:
             part = out.with_name(f".{out.name}.part")
             _complete(listing, form, part, key, processes, strict, track)
@@ -178,7 +180,7 @@ def write_pack(
     pack = open_pack(out)
     if strict:
         refuse_broken(pack.broken)
-    return pack
+    return replace(pack, skipped={**listing.skipped, **pack.broken})  # other files may have come since it was written
 
 
 def cached_pack(
@@ -232,22 +234,45 @@ def _alone(out: Path) -> Iterator[None]:
 def _complete(
     listing: Listing, form: Form, part: Path, key: str, processes: int | None, strict: bool, track: Track
 ) -> None:
-    """Decode the pictures that an earlier call has not, and write what makes the folder a pack."""
+    """Write all files of a pack to the folder `part`, which may hold what an earlier call has decoded."""
+    broken = _pixels(listing.entries, form, part, key, processes, track)
+    if len(broken) == len(listing.entries) or (strict and broken):
+        shutil.rmtree(part)
+        refuse_broken(broken)
+    kept = [entry for entry in listing.entries if entry.name not in broken]
+    with open(part / PIXELS, "r+b") as file:
+        file.write(_header((len(kept), *form.shape)))
+        file.seek(0)
+        digest = hashlib.file_digest(file, "sha256")
+    content = {
+        "form": asdict(form),
+        "names": [e.name for e in kept],
+        "labels": [e.label for e in kept],
+        "texts": [e.text for e in kept],
+    }
+    digest.update(json.dumps(list(content.values())).encode())
+    facts = {"version": VERSION, "key": key, "sha256": digest.hexdigest()}
+    others = {"broken": broken, "skipped": dict(listing.skipped)}
+    write_text(part / FACTS, json.dumps({**facts, **content, **others}, indent=1) + "\n")
+    (part / JOURNAL).unlink()
+
+
+def _pixels(
+    entries: Sequence[Entry], form: Form, part: Path, key: str, processes: int | None, track: Track
+) -> dict[str, str]:
+    """Decode the pictures that an earlier call has not decoded, and append them; returns which are broken, and why."""
     part.mkdir(exist_ok=True)
-    entries, size = listing.entries, int(np.prod(form.shape))
-    done, broken = _resumed(part, key, size)
+    done, broken = _resumed(part, key, math.prod(form.shape))
     advance = track("packing pictures", len(entries))
     advance(done)
-    with open(part / PIXELS, "r+b") as pixels, open(part / JOURNAL, "a", encoding="utf-8") as journal:
-        pixels.seek(0, os.SEEK_END)
-        news: dict[str, str] = {}
-        left = entries[done:]
-        for entry, made in zip(left, decoded([e.source for e in left], form, processes), strict=True):
-            if isinstance(made, str):
-                news[entry.name] = made
-            else:
-                pixels.write(made.tobytes())
+    left, news = entries[done:], dict[str, str]()
+    with open(part / PIXELS, "ab") as pixels, open(part / JOURNAL, "a", encoding="utf-8") as journal:
+        for entry, x in zip(left, decoded([e.source for e in left], form, processes), strict=True):
             done += 1
+            if isinstance(x, str):
+                news[entry.name] = x
+            else:
+                pixels.write(x.tobytes())
             if done % COMMIT == 0 or done == len(entries):
                 pixels.flush()
                 os.fsync(pixels.fileno())
@@ -255,28 +280,7 @@ def _complete(
                 journal.flush()
                 broken, news = {**broken, **news}, {}
             advance(1)
-        if len(broken) == len(entries) or (strict and broken):
-            shutil.rmtree(part)
-            refuse_broken(broken)
-        kept = [entry for entry in entries if entry.name not in broken]
-        pixels.seek(0)
-        pixels.write(_header((len(kept), *form.shape)))
-    facts = {
-        "version": VERSION,
-        "key": key,
-        "form": asdict(form),
-        "names": [e.name for e in kept],
-        "labels": [e.label for e in kept],
-        "texts": [e.text for e in kept],
-        "broken": broken,
-        "skipped": dict(listing.skipped),
-    }
-    content = json.dumps([facts[name] for name in ("form", "names", "labels", "texts")]).encode()
-    with open(part / PIXELS, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256")
-    digest.update(content)
-    write_text(part / FACTS, json.dumps({**facts, "sha256": digest.hexdigest()}, indent=1) + "\n")
-    (part / JOURNAL).unlink()
+    return broken
 
 
 def _resumed(part: Path, key: str, size: int) -> tuple[int, dict[str, str]]:

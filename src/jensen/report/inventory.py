@@ -100,20 +100,30 @@ def _captions(found: Inventory) -> Part | None:
 def _copies(found: Inventory) -> Part:
     copies, near = sum(len(group) - 1 for group in found.copies), found.near_names
     findings = [
-        _count("copies", "copies", copies, note="files with the same bytes as another one"),
-        _count("near", "near duplicates", len(near), note="held-out pictures like one of training", card=True),
+        _count("copies", "copies", copies, note="files with the same bytes as another file"),
+        _count(
+            "near",
+            "near duplicates",
+            len(near),
+            note="held-out pictures that nearly equal a training picture",
+            card=True,
+        ),
     ]
     tables = [
-        _table(("copies",), [(", ".join(group),) for group in found.copies], "The same bytes"),
-        _table(("training picture", "held-out picture"), near, "Nearly the same picture"),
+        _table(("copies",), [(", ".join(group),) for group in found.copies], "Groups of files with the same bytes"),
+        _table(("training picture", "held-out picture"), near, "Pairs of near duplicates"),
     ]
     sheets = []
     if near:
         rows = torch.tensor(found.near[:PAIRS]).flatten()
-        sheets = [Picture("near", _shown(found, rows), "near duplicates", "training and held-out picture, in turn")]
+        sheets = [
+            Picture(
+                "near", _shown(found, rows), "near duplicates", "pairs of a training picture and a held-out picture"
+            )
+        ]
     return Part(
         "Duplicates",
-        "A held-out picture that is nearly one of training measures memory, not generalisation.",
+        "A held-out picture that nearly equals a training picture measures memorisation, not generalisation.",
         findings,
         sheets,
         tables=[table for table in tables if table.rows],
