@@ -130,9 +130,7 @@ def test_a_killed_pack_goes_on_and_has_the_same_bytes(tmp_path, monkeypatch):
     with open(tmp_path / ".pack.part" / "journal.jsonl", "a") as file:
         file.write('{"done": 512, "bro')  # a line that was cut
     counts = []
-    monkeypatch.setattr(
-        packs, "decoded", lambda places, *more: counts.append(len(places)) or (decode_each(places, FORM))
-    )
+    monkeypatch.setattr(packs, "decoded", lambda places, *more: counts.append(len(places)) or decode_each(places, FORM))
     made = write_pack(listing, FORM, tmp_path / "pack")
     assert counts == [640 - packs.COMMIT]
     assert made.fingerprint == whole.fingerprint

@@ -24,6 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from jensen.data.workers import cores
+
 Split = Literal["train", "test"]
 Pictures = NDArray[np.uint8]
 
@@ -206,7 +208,7 @@ def draw(
         raise ValueError(f"texts must be {count}, one per picture, got {len(texts)}")
     for text in texts or ():
         style.check(text)
-    workers = min(_cores(), -(-count // 256)) if workers is None else workers
+    workers = min(cores(), -(-count // 256)) if workers is None else workers
     report = on_progress or (lambda _: None)
     if workers < 2:
         painter, names, pictures = Painter(style), [], []
@@ -284,11 +286,6 @@ def _worker() -> None:
         text = job["texts"][k] if job["texts"] else None
         text, picture = painter.paint(job["seed"], i, split=job["split"], text=text)
         out.write(text.encode("ascii") + picture.tobytes())
-
-
-def _cores() -> int:
-    """Number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -266,8 +266,12 @@ def _pixels(
     advance = track("packing pictures", len(entries))
     advance(done)
     left, news = entries[done:], dict[str, str]()
-    with open(part / PIXELS, "ab") as pixels, open(part / JOURNAL, "a", encoding="utf-8") as journal:
-        for entry, x in zip(left, decoded([e.source for e in left], form, processes), strict=True):
+    with (
+        closing(decoded([e.source for e in left], form, processes)) as made,
+        open(part / PIXELS, "ab") as pixels,
+        open(part / JOURNAL, "a", encoding="utf-8") as journal,
+    ):
+        for entry, x in zip(left, made, strict=True):
             done += 1
             if isinstance(x, str):
                 news[entry.name] = x

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 
@@ -20,7 +21,9 @@ CHUNK = 32  # pictures that a process decodes at a time
 LITTLE, EACH = 30_000_000, 10_000  # bytes that one process decodes in about the time that others take to start
 
 
-def decoded(places: Sequence[Place], form: Form, processes: int | None = None) -> Iterator[np.ndarray | str]:
+def decoded(
+    places: Sequence[Place], form: Form, processes: int | None = None
+) -> Generator[np.ndarray | str, None, None]:
     """The pictures in order, or why they are broken.
 
     Args:
@@ -32,7 +35,7 @@ def decoded(places: Sequence[Place], form: Form, processes: int | None = None) -
         ValueError: for fewer processes than 1.
     """
     if processes is None:
-        processes = 1 if sum(place.length + EACH for place in places) < LITTLE else os.cpu_count() or 1
+        processes = 1 if sum(place.length + EACH for place in places) < LITTLE else cores()
     if processes < 1:
         raise ValueError(f"processes must be at least 1, got {processes}")
     chunks = [places[k : k + CHUNK] for k in range(0, len(places), CHUNK)]
@@ -41,7 +44,7 @@ def decoded(places: Sequence[Place], form: Form, processes: int | None = None) -
             yield from _chunk(chunk, form)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(processes, len(chunks)), mp_context=context, initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(min(processes, len(chunks)), mp_context=context, initializer=_depend) as pool:
         try:
             with _no_main():
                 found = pool.map(_chunk, chunks, [form] * len(chunks))
@@ -51,8 +54,14 @@ def decoded(places: Sequence[Place], form: Form, processes: int | None = None) -
             pool.shutdown(cancel_futures=True)
 
 
-def _end_with_parent() -> None:
-    """A process whose parent is killed would wait for work for ever."""
+def cores() -> int:
+    """Number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _depend() -> None:
+    """Leave interrupts to the parent, and end if the parent is killed, rather than wait for work."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def wait() -> None:
         parent = multiprocessing.parent_process()
