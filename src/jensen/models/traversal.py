@@ -28,6 +28,12 @@ def traversal(
 
     Returns:
         (rows, steps, *event), and the names of the coordinates, counted from 1.
+
+    >>> from types import SimpleNamespace
+    >>> identity = SimpleNamespace(codes=lambda x: x, from_codes=lambda z: z, reconstruct=lambda x: x)
+    >>> made, names = traversal(identity, torch.tensor([[0.0, 0.0], [1.0, 9.0]]), rows=1, steps=5)
+    >>> made.shape, names
+    (torch.Size([1, 5, 2]), ['coordinate 2'])
     """
     codes = model.codes(x)
     start = codes[0]
