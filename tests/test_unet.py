@@ -97,6 +97,23 @@ def test_captions_have_no_place_in_the_picture():
     assert not any("prior" in name for name in names)
 
 
+def test_a_caption_modulates_by_the_mean_of_its_characters():
+    """Without attention, context and places, a caption is a set, and each of its characters counts the same."""
+    net = unet((8, 8), alphabet=5, length=12, aligned=False)
+    for m in net.modules():
+        if isinstance(m, TextAttention):
+            nn.init.zeros_(m.out.weight)
+            nn.init.zeros_(m.out.bias)
+    for p in [net.text.place, *net.context.parameters()]:
+        nn.init.zeros_(p)
+    x, t = torch.randn(1, 1, 8, 8, dtype=F64), torch.rand(1, dtype=F64)
+    caption = torch.zeros(12, 12, dtype=torch.long) + 3 * torch.eye(12, dtype=torch.long)  # one 3 in each place
+    outs = [net(x, t, row[None]) for row in caption]
+    for out in outs:
+        torch.testing.assert_close(out, outs[0])
+    assert not torch.allclose(net(x, t, torch.zeros_like(caption[:1])), outs[0])
+
+
 def test_a_characters_context_is_eight_characters_wide():
     context = TextContext(4).double()
     text = torch.randn(1, 40, 4, dtype=F64)
