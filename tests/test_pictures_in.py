@@ -257,6 +257,9 @@ def test_folders_of_classes(tmp_path):
     assert labels(listing) == {"cat/c.JpG": "cat", "cat/deep/a.png": "cat", "dog/b.PNG": "dog"}
     below = list_pictures(fill(tmp_path / "more", {"train/dog/a.png": 1, "train/cat/a.png": 2}))
     assert labels(below) == {"train/cat/a.png": "cat", "train/dog/a.png": "dog"}
+    halves = fill(tmp_path / "halves", {"train/dog/a.png": 1, "train/cat/b.png": 2, "test/cat/c.png": 3})
+    assert set(labels(list_pictures(halves)).values()) == {"cat", "dog"}
+    assert set(labels(list_pictures(fill(tmp_path / "plain", {"train/a.png": 1, "val/b.png": 2}))).values()) == {None}
     fill(tmp_path, {"loose.png": 4})
     assert set(labels(list_pictures(tmp_path)).values()) == {None}
 

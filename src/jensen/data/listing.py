@@ -23,6 +23,7 @@ PICTURES = (
 )
 ARCHIVES = (".zip", ".7z", ".rar", ".gz", ".tgz", ".bz2", ".xz", ".zst")
 METADATA, DATASET = ("metadata.jsonl", "metadata.csv"), "dataset.json"
+SPLITS = ("train", "training", "test", "testing", "val", "valid", "validation")
 TEXT, CLASS = ".txt", ".cls"
 
 
@@ -84,9 +85,10 @@ def list_pictures(path: Path | str) -> Listing:
     """The pictures in a folder, at any depth, and in the .tar files in it; or those in one .tar file.
 
     Labels come from `metadata.jsonl` or `metadata.csv` (columns `file_name` and `label`, `text` or both), StyleGAN's
-    `dataset.json`, or `.cls` files beside the pictures; otherwise from the folders below the one that all pictures
-    share, if each picture is in one of them. Texts come from the metadata or from `.txt` files beside the pictures.
-    Hidden files and `__MACOSX` are ignored. A symbolic link is followed unless what it points to is listed already.
+    `dataset.json`, or `.cls` files beside the pictures. Without any of these they are the names of the folders below
+    the one that all pictures share, if each picture is in such a folder; folders named train, test or validation are
+    no classes. Texts come from the metadata or from `.txt` files beside the pictures. Hidden files and `__MACOSX` are
+    ignored. A symbolic link is followed unless what it points to is listed already.
 
     Raises:
         ValueError: if there is no such folder or tar file, it has no pictures, or its metadata are malformed or name a
@@ -200,9 +202,14 @@ def _within(folder: str, name: str, where: str) -> str:
 
 
 def _folders(names: list[str]) -> dict[str, str]:
-    """Labels of pictures from the folders below the one that all share; {} if not every picture is in one."""
+    """Labels of pictures from the folders below the one that all share, or below train, test and the like.
+
+    {} if not every picture is in one.
+    """
     shared = posixpath.commonpath([posixpath.dirname(name) for name in names])
     below = {name: posixpath.relpath(name, shared or ".").split("/") for name in names}
+    if all(parts[0].lower() in SPLITS for parts in below.values()):
+        below = {name: parts[1:] for name, parts in below.items()}
     return {name: parts[0] for name, parts in below.items()} if all(len(p) > 1 for p in below.values()) else {}
 
 

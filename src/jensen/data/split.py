@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 SIDE = 16  # of the thumbnails that are compared
 TOLERANCE = 0.1  # difference of near duplicates, as a share of their contrast
-ROWS = 1024  # thumbnails made and compared at a time
+ROWS = 512  # thumbnails made and compared at a time
+MOST_TRAIN, MOST_TEST = 50_000, 2_000  # rows that are compared
 
 
 def held_out(names: Sequence[str], share: float) -> Tensor:
@@ -41,7 +42,7 @@ def near_duplicates(x: np.ndarray, test: Tensor, *, tolerance: float = TOLERANCE
     of the held-out picture's contrast, or one level of 256 in flat pictures.
 
     Args:
-        x: (N, C, H, W) uint8, such as the x of a pack; it is read in slices.
+        x: (N, C, H, W) uint8, such as the x of a pack; it is read in parts.
         test: which rows are held out, (N,) bool.
         tolerance: epsilon.
 
@@ -54,23 +55,25 @@ def near_duplicates(x: np.ndarray, test: Tensor, *, tolerance: float = TOLERANCE
     """
     if test.shape != (len(x),):
         raise ValueError(f"test must say of each of {len(x)} pictures whether it is held out, got {tuple(test.shape)}")
-    small = torch.cat([_thumbnails(x[k : k + ROWS]) for k in range(0, len(x), ROWS)])
-    train, held = (~test).nonzero()[:, 0], test.nonzero()[:, 0]
+    train, held = _spaced((~test).nonzero()[:, 0], MOST_TRAIN), _spaced(test.nonzero()[:, 0], MOST_TEST)
     if not len(train) or not len(held):
         return []
+    known, small = _thumbnails(x, train), _thumbnails(x, held)
     contrast = (small - small.mean(1, keepdim=True)).norm(dim=1)
     allowed = (tolerance * contrast).clamp(min=small.shape[1] ** 0.5)
-    pairs = []
-    for rows in held.split(ROWS):
-        near = [torch.cdist(small[rows], small[part]).min(1) for part in train.split(8 * ROWS)]
-        distance, place = torch.stack([n.values for n in near]).min(0)
-        index = torch.stack([n.indices for n in near])[place, torch.arange(len(rows))] + 8 * ROWS * place
-        close = distance <= allowed[rows]
-        pairs += list(zip(train[index[close]].tolist(), rows[close].tolist(), strict=True))
-    return pairs
+    nearest = [torch.cdist(part, known).min(1) for part in small.split(ROWS)]
+    distance, place = torch.cat([n.values for n in nearest]), torch.cat([n.indices for n in nearest])
+    close = distance <= allowed
+    return list(zip(train[place[close]].tolist(), held[close].tolist(), strict=True))
 
 
-def _thumbnails(x: np.ndarray) -> Tensor:
-    """(N, D), from pictures (N, C, H, W)."""
-    pictures = torch.from_numpy(np.array(x)).float()
-    return F.adaptive_avg_pool2d(pictures, (min(SIDE, x.shape[2]), min(SIDE, x.shape[3]))).flatten(1)
+def _spaced(rows: Tensor, most: int) -> Tensor:
+    """At most `most` rows, evenly spaced."""
+    return rows if len(rows) <= most else rows[torch.arange(most) * len(rows) // most]
+
+
+def _thumbnails(x: np.ndarray, rows: Tensor) -> Tensor:
+    """(n, D), of n rows of pictures (N, C, H, W)."""
+    side = min(SIDE, x.shape[2]), min(SIDE, x.shape[3])
+    parts = (torch.from_numpy(np.asarray(x[part.numpy()])).float() for part in rows.split(ROWS))
+    return torch.cat([F.adaptive_avg_pool2d(part, side).flatten(1) for part in parts])

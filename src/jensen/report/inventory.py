@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from jensen.data.inventory import Inventory
+from jensen.data.split import MOST_TEST
 from jensen.data.survey import natural
 from jensen.report import plots
 from jensen.report.findings import Finding, Part, Picture, Table
@@ -99,13 +100,14 @@ def _captions(found: Inventory) -> Part | None:
 
 def _copies(found: Inventory) -> Part:
     copies, near = sum(len(group) - 1 for group in found.copies), found.near_names
+    compared = min(int(found.test.sum()), MOST_TEST)
     findings = [
         _count("copies", "copies", copies, note="files with the same bytes as another file"),
         _count(
             "near",
             "near duplicates",
             len(near),
-            note="held-out pictures that nearly equal a training picture",
+            note=f"of {compared} held-out pictures nearly equal a training picture",
             card=True,
         ),
     ]
