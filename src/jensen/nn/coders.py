@@ -18,7 +18,8 @@ class PictureEncoder(nn.Module):
     """Maps pictures to vectors, (B, C, H, W) -> (B, outputs): the parameters of q(z | x), or logits of classes.
 
     Patches are folded into channels; residual blocks follow on grids that are halved until the smaller side is
-    4 to 7; a linear layer sees the whole last grid. Pictures are padded to even grids. No row sees another.
+    4 to 7; a linear layer sees the whole last grid. Sides are padded to multiples of the grids' cells by repeating the
+    border. The rows of a batch are independent.
 
     Args:
         shape: (C, H, W), any sides.

@@ -74,7 +74,7 @@ class TextEmbedding(nn.Module):
 
 
 class TextContext(nn.Module):
-    """Adds to each character what stands within 8 characters of it: (B, length, channels) of the same shape.
+    """Adds to each character a function of the 8 characters on either side: (B, length, channels), same shape.
 
     Two residual blocks of two convolutions over 5 characters; zero at initialisation.
     """

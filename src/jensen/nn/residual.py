@@ -22,7 +22,7 @@ class Residual(nn.Module):
 
 
 def zero(layer: nn.Conv1d | nn.Conv2d) -> None:
-    """Start a layer at zero, so that what it adds to is at first left as it is."""
+    """Set a layer to zero, so that its residual branch adds nothing at first."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)

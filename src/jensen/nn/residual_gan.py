@@ -1,8 +1,8 @@
 r"""A generator and a critic of residual blocks without normalisation, as the strongest plain GANs have them.
 
-Blocks are $x + W_3\,\phi(W_2\,\phi(W_1 x))$, 1 x 1, 3 x 3 and 1 x 1 convolutions, $\phi$ a leaky ReLU. $W_3$
-is zero at first, and $W_1$, $W_2$ are scaled by $L^{-1/4}$ for L blocks (Fixup), which keeps a deep network's first
-steps those of a shallow one. Grids are resampled bilinearly and by averages.
+Blocks are $x + W_3\,\phi(W_2\,\phi(W_1 x))$ with 1 x 1, 3 x 3 and 1 x 1 convolutions and a leaky ReLU $\phi$. At
+initialisation $W_3$ is zero, and $W_1$ and $W_2$ are scaled by $L^{-1/4}$ for L blocks (Fixup), so that the size of the
+first updates does not grow with depth. The generator upsamples bilinearly, the critic downsamples by averages.
 
 Source: Huang et al. (2024), section 3 (R3GAN); Zhang et al. (2019), section 3 (Fixup, with m = 3 layers a block).
 """
@@ -71,7 +71,7 @@ class ResidualGenerator(nn.Module):
 
 
 class ResidualCritic(nn.Module):
-    """Maps pictures to logits, (B, C, H, W) -> (B,), with second derivatives for penalties; no row sees another.
+    """Maps pictures to logits, (B, C, H, W) -> (B,), twice differentiable for gradient penalties. Rows are independent.
 
     The mirror image of `ResidualGenerator`: blocks and averages of 2 x 2 positions, then one learned weight per channel
     and position of the coarsest grid, and a linear function of the channels.

@@ -1,4 +1,4 @@
-"""A U-Net that is fast on a CPU: a patched stem, so that no convolution runs at full size."""
+"""A U-Net on patches of pixels, which makes it fast on a CPU: no convolution runs at full size."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def _prior(length: int, columns: int) -> Float[Tensor, "columns length"]:
 
 
 class Level(nn.Module):
-    """Residual blocks at one resolution; after the first, attention to the picture and to the text, where wanted."""
+    """Residual blocks at one resolution; after the first, attention to the picture and the text, if there is any."""
 
     def __init__(
         self,
