@@ -91,7 +91,7 @@ def test_what_does_nothing_or_does_not_go_together_is_refused(settings, message)
     assert message in explain(error.value)
 
 
-CATEGORICAL = {"kind": "categorical"}
+CATEGORICAL = {"latent": "categorical"}
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ CATEGORICAL = {"kind": "categorical"}
             {"network": CATEGORICAL, "bound": {"samples": 2}, "prior": "learned"},
             "prior must be standard for categorical latents",
         ),
-        ({"network": CATEGORICAL, "bound": {"samples": 2}, "inference": "per-datum"}, "needs network.kind gaussian"),
+        ({"network": CATEGORICAL, "bound": {"samples": 2}, "inference": "per-datum"}, "needs network.latent gaussian"),
         ({"network": {"latents": (4, 4), "direction": "ladder"}, "inference": "per-datum"}, "has no encoder"),
         (
             {"network": {"latents": (4, 4), "direction": "ladder"}, "bound": {"name": "iwae", "gradient": "dreg"}},
@@ -167,9 +167,9 @@ FAMILIES = {
     "learned prior": (VAE(network=small(latents=(3,)), prior="learned"), {"model"}),
     "two layers": (VAE(network=small(latents=(3, 2))), {"model"}),
     "ladder": (VAE(network=small(latents=(3, 2), direction="ladder")), {"model"}),
-    "categorical": (VAE(network=small(latents=(3,), kind="categorical"), bound=Bound(samples=2)), {"model"}),
+    "categorical": (VAE(network=small(latents=(3,), latent="categorical"), bound=Bound(samples=2)), {"model"}),
     "relaxed": (
-        VAE(network=small(latents=(3,), kind="categorical"), bound=Bound(relaxation="concrete", beta=2.0)),
+        VAE(network=small(latents=(3,), latent="categorical"), bound=Bound(relaxation="concrete", beta=2.0)),
         {"model"},
     ),
     "constrained": (VAE(network=small(latents=(3,)), bound=Bound(kl_limit=2.0)), {"model", "multiplier"}),
@@ -304,7 +304,7 @@ def test_what_a_bound_is_stands_before_training_and_in_the_report(tmp_path, caps
         ("digits-vae", ["network.direction=ladder"], "at least two layers in network.latents"),
         (
             "digits-vae",
-            ["network.kind=categorical"],
+            ["network.latent=categorical"],
             "bound.samples must be at least 2 for categorical latents without a bound.relaxation",
         ),
         ("digits-vae", ["network.noise=learned"], "must be predicted for data of two levels"),

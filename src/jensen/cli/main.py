@@ -127,6 +127,7 @@ def sample(
     ] = None,
     steps: Annotated[int | None, typer.Option(metavar="K", help="sampling steps")] = None,
     guidance: Annotated[float | None, typer.Option(metavar="W", help="guidance scale; 1: none")] = None,
+    mean: Annotated[bool, typer.Option("--mean", help="means of p(x | z) in place of draws, for autoencoders")] = False,
     eta: Annotated[
         float | None, typer.Option(metavar="E", help="noise of DDIM; 0: none, 1: as much as ancestral")
     ] = None,
@@ -140,7 +141,7 @@ def sample(
     """Draw samples from a run: pictures, optionally of given texts or classes, or points."""
     from jensen.cli import commands
 
-    changes = {"sampler": sampler, "steps": steps, "guidance": guidance, "eta": eta}
+    changes = {"sampler": sampler, "steps": steps, "guidance": guidance, "eta": eta, "mean": mean or None}
     commands.sample(run, text or [], n, interpolate, changes, seed, out, scale, use or [])
 
 

@@ -47,7 +47,7 @@ def bounds(case: Case) -> Part | None:
         return None
     space, span, schedule = case.data.space, judged_span(case, model), model.denoiser.schedule
     bins = None if space.levels is None else Bins(space.levels)
-    truth, details, terms = known_density(case), {}, None
+    truth, details, terms = known_density(case, case.test["x"]), {}, None
     findings = [] if truth is None else [truth]
 
     def add(key: str, name: str, found: Likelihood, first: float, **more: Any) -> None:

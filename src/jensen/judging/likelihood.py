@@ -41,11 +41,13 @@ def likelihood(case: Case) -> Part | None:
     """Log p(x) of held-out and training examples, and the evidence lower bound."""
     model, dims, draws, x = case.model, case.data.space.dims, case.settings.importance, case.test["x"]
     chain = isinstance(model, LatentChain)
+    if chain:
+        x = x[: case.settings.importance_rows]
     if not chain and not (isinstance(model, Bounded) and model.log_likelihood(x[:1].to(case.device)).kind == "exact"):
         return None
     log_p, trained = _log_p(case, x, "log p"), _log_p(case, some(case.data.train, len(x))["x"], "log p, training")
     facts = {"kind": log_p.kind, "measure": log_p.measure, "dims": dims}
-    note, truth = f"importance sampling, K = {draws:,}" if chain else "exact", known_density(case)
+    note, truth = f"importance sampling, K = {draws:,}" if chain else "exact", known_density(case, x)
     more: dict[str, Any] = {"floor": None if truth is None else truth.value, "best": "high", "card": True}
     findings = [
         measured("log_p", "log p(x) of held-out data", log_p, note=note, facts=facts, **more),
@@ -73,12 +75,12 @@ def likelihood(case: Case) -> Part | None:
     return Part("Likelihood", text, findings, details=details)
 
 
-def known_density(case: Case) -> Finding | None:
-    """Log p of held-out data under the density that they were drawn from, if it is known."""
+def known_density(case: Case, x: Tensor) -> Finding | None:
+    """Log p of held-out data x under the density that they were drawn from, if it is known."""
     log_p = case.data.truths.log_p
     if log_p is None:
         return None
-    found = Likelihood(log_p(case.test["x"].double(), 0.0), "exact", "density")
+    found = Likelihood(log_p(x.double(), 0.0), "exact", "density")
     return measured("log_p_data", "log p(x) under the data's own density", found, best=None)
 
 
@@ -131,6 +133,8 @@ def posterior_gap(case: Case) -> Part | None:
     """The gap between log p(x) and the ELBO, decomposed, for one layer of Gaussian latents."""
     model, settings = case.model, case.settings
     if not isinstance(model, LatentChain) or len(model.decoders) > 1 or not model.prior().has_rsample:
+        return None
+    if not settings.refine_rows:
         return None
     x = case.test["x"][: settings.refine_rows].to(case.device)
     advance, rng = case.track("posterior gap", len(x)), case.rng("gap")

@@ -26,6 +26,7 @@ from jensen.metrics import (
     sharpness,
     wilson,
 )
+from jensen.models import Autoencoder, LatentChain
 from jensen.report import plots
 from jensen.report.findings import Finding, Part, Picture, estimated, proportion, sentence
 from jensen.report.gallery import fitting_scale, gallery
@@ -145,7 +146,10 @@ def _sheets(case: Case) -> list[Picture]:
         sheet = gallery(case.samples, behind=test)
         return [Picture("samples", sheet, "samples over held-out data", "Samples, over held-out data in grey.")]
     shown, scale = 64 if space.dims <= 1024 else 32, fitting_scale(space)
-    sets = ("samples", case.samples, "the first samples"), ("held-out", test, "held-out data")
+    sets = [("samples", case.samples, "the first samples")]
+    if isinstance(case.model, Autoencoder | LatentChain) and space.levels is not None:
+        sets.append(("means", case.draw(shown, mean=True), "means of p(x | z) for the z of these samples"))
+    sets.append(("held-out", test, "held-out data"))
     return [
         Picture(name, gallery(x[:shown], columns=COLUMNS, scale=scale), words, sentence(words))
         for name, x, words in sets

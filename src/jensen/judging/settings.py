@@ -25,8 +25,10 @@ class Judging(Settings):
     """samples drawn per class or mode that a reader of pictures knows, if this is more than judging.samples"""
     importance: Positive = 5000
     """number of draws K of the importance-sampled log p(x)"""
-    refine_rows: Annotated[int, Field(ge=2)] = 100
-    """held-out examples for which the gap between log p(x) and the ELBO is decomposed"""
+    importance_rows: Annotated[int, Field(ge=2)] = 2000
+    """largest number of held-out, and of training examples whose log p(x) is estimated by importance sampling"""
+    refine_rows: Literal[0] | Annotated[int, Field(ge=2)] = 100
+    """held-out examples for which the gap between log p(x) and the ELBO is decomposed; 0: none"""
     refine_steps: Positive = 300
     """steps that optimize q for each of these examples"""
     steps: tuple[Positive, ...] = (4, 8, 16, 32, 64)

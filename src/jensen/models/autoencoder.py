@@ -83,13 +83,13 @@ class Autoencoder(nn.Module):
         """The mean of p(x | e(x)), in evaluation mode."""
         return self.decode(self.codes(x))
 
-    def sample(self, n: int, *, cond: Tensor | None = None, generator: Rng = None) -> Tensor:
-        """Draw n samples x, (n, *event), with z from the prior.
+    def sample(self, n: int, *, cond: Tensor | None = None, generator: Rng = None, mean: bool = False) -> Tensor:
+        """Draw n samples x, (n, *event), with z from the prior; with `mean`, means of p(x | z) for the same z.
 
         Raises:
             ValueError: if the prior is improper; for n < 1, a condition, or a number of generators other than n.
         """
-        return draw_rows(self, lambda rows: self.decoder(self.prior().sample((rows,))), n, cond, generator)
+        return draw_rows(self, lambda rows: self.decoder(self.prior().sample((rows,))), n, cond, generator, mean)
 
     def noisy(self, std: float) -> VAE:
         """The VAE whose limit for `std` to 0 this is; it shares encoder and decoder."""

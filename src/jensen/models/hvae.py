@@ -167,18 +167,19 @@ class LatentChain(nn.Module, ABC):
         """
         return self.from_codes(between(self.prior(), first, second, n))
 
-    def sample(self, n: int, *, cond: Tensor | None = None, generator: Rng = None) -> Tensor:
+    def sample(self, n: int, *, cond: Tensor | None = None, generator: Rng = None, mean: bool = False) -> Tensor:
         """Draw n samples x, (n, *event), in evaluation mode.
 
         Args:
             n: number of samples, at least 1.
             cond: must be None.
             generator: None, one, or n of them, one per row.
+            mean: return the means of p(x | z) for the same z, in place of draws from it.
 
         Raises:
             ValueError: for n < 1, a condition, an improper prior, or a number of generators other than n.
         """
-        return draw_rows(self, lambda rows: self.decoders[0](self.prior_sample((rows,))[0]), n, cond, generator)
+        return draw_rows(self, lambda rows: self.decoders[0](self.prior_sample((rows,))[0]), n, cond, generator, mean)
 
     def log_likelihood(
         self,
@@ -377,18 +378,19 @@ class LadderVAE(LatentChain):
 
 @torch.no_grad()
 def draw_rows(
-    model: nn.Module, law: Callable[[int], Distribution], n: int, cond: Tensor | None, generator: Rng
+    model: nn.Module, law: Callable[[int], Distribution], n: int, cond: Tensor | None, generator: Rng, mean: bool
 ) -> Tensor:
-    """Draw n samples in evaluation mode; `law` maps n to the distribution p(x | z) of n draws z."""
+    """Draw n samples in evaluation mode, or their means; `law` maps n to the distribution p(x | z) of n draws z."""
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
     refuse_condition(cond)
     if isinstance(generator, Sequence):
         if len(generator) != n:
             raise ValueError(f"generators must be {n}, one per row, got {len(generator)}")
-        return torch.cat([draw_rows(model, law, 1, None, one) for one in generator])
+        return torch.cat([draw_rows(model, law, 1, None, one, mean) for one in generator])
     with evaluating(model), drawing(generator):
-        x: Tensor = law(n).sample()
+        given = law(n)
+        x: Tensor = given.mean if mean else given.sample()
         return x
 
 

@@ -7,7 +7,7 @@ from jensen.nn.pictures import ChannelNorm, PictureCritic, PictureGenerator
 from jensen.nn.reader import Reader
 from jensen.nn.residual_gan import ResidualCritic, ResidualGenerator
 from jensen.nn.sizes import Role, Size, operations, parameters, sized
-from jensen.nn.standard import Standardized, Unstandardized
+from jensen.nn.standard import Standardized
 from jensen.nn.translation import PatchCritic, Translator
 from jensen.nn.unet import UNet
 
@@ -28,7 +28,6 @@ __all__ = [
     "TimeMLP",
     "Translator",
     "UNet",
-    "Unstandardized",
     "mlp",
     "operations",
     "parameters",

@@ -1,14 +1,15 @@
-"""The decoder of models with latents, and the distribution of data that it gives."""
+"""Encoders and decoders of models with latents, and the distribution of data that a decoder gives."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Literal
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import model_validator
+import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch.distributions import Distribution, Independent, Normal
 
 from jensen.core.settings import Settings
 from jensen.data.space import Space
@@ -21,25 +22,60 @@ from jensen.distributions import (
     IsotropicGaussian,
     Levels,
 )
-from jensen.nn import Standardized, Unstandardized, mlp
+from jensen.nn import PictureDecoder, PictureEncoder, Size, Standardized, mlp, parameters, sized
 from jensen.recipes.settings import Positive, Rate
 
+SMALL = 12  # largest shorter side of a picture, in pixels, for which fully connected networks are the default
 FINEST = 0.16  # smallest scale of a pixel's noise, in steps between levels
 
 Law = Callable[[Tensor], Distribution]
 
 
-class Decoder(Settings):
-    """A fully connected network and the distribution p(x | z) that it parameterizes.
+class Rescaled(nn.Module):
+    """A Gaussian of standardised data u, as the distribution of the data x = mean + std u.
 
-    The distribution is Bernoulli for data of two levels, discretized logistic for more levels, and Gaussian for data
-    without levels.
+    Args:
+        law: maps the network's output to independent Gaussians.
+        mean, std: of the data: numbers, or one for each column of points.
     """
 
-    hidden: Positive = 256
-    """units of each hidden layer"""
-    depth: Positive = 2
-    """hidden layers of each network"""
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, law: Law, mean: Tensor, std: Tensor):
+        super().__init__()
+        self.law = law
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("std", std, persistent=False)
+
+    def forward(self, out: Tensor) -> Distribution:
+        law = cast(Independent, self.law(out))
+        u = cast(Normal, law.base_dist)
+        x = Normal(self.mean + self.std * u.loc, self.std * u.scale, validate_args=False)
+        return Independent(x, law.reinterpreted_batch_ndims, validate_args=False)
+
+
+class Decoder(Settings):
+    """The networks of encoder and decoder, and the distribution p(x | z) that the decoder parameterizes.
+
+    The distribution is Bernoulli for data of two levels, discretized logistic for more levels, and Gaussian for data
+    without levels. Sizes that are null are those of `size`.
+    """
+
+    kind: Literal["auto", "mlp", "conv"] = "auto"
+    """mlp: fully connected; conv: residual convolutions; auto: conv for pictures of more than 12 x 12 pixels"""
+    size: Size = "tiny"
+    """size of the networks; each takes about 4 times the operations of the one before"""
+    hidden: Positive | None = None
+    """units of each hidden layer (mlp, and between layers of latents)"""
+    depth: Positive | None = None
+    """hidden layers of each network (mlp, and between layers of latents)"""
+    width: Annotated[int, Field(ge=8, multiple_of=8)] | None = None
+    """channels of the finest grid (conv)"""
+    blocks: Positive | None = None
+    """residual blocks of each grid (conv)"""
+    patch: Literal[1, 2, 4] | None = None
+    """side of the patches that are folded into channels (conv)"""
     decoder_hidden: Positive | None = None
     """units of each hidden layer of p(x | z), if it should be weaker than the encoder; null: same as network.hidden"""
     noise: Literal["predicted", "learned", "fixed"] = "predicted"
@@ -54,18 +90,44 @@ class Decoder(Settings):
         return self
 
     def refuse(self, space: Space) -> None:
-        """Raise a ValueError for a setting of noise that does not apply to such data."""
+        """Raise a ValueError for a network or a noise that does not suit such data, or a setting of another network."""
+        if self.convolutional(space):
+            if not space.pictures:
+                raise ValueError("network.kind must be mlp for points, got conv")
+            self.refuse_idle("by convolutional networks", "decoder_hidden", *self.between(), prefix="network.")
+        else:
+            self.refuse_idle("by fully connected networks", "width", "blocks", "patch", prefix="network.")
         if space.levels == 2 and self.noise != "predicted":
             raise ValueError(
                 f"network.noise must be predicted for data of two levels, which are Bernoulli, got {self.noise}"
             )
         if space.levels is not None and self.noise == "fixed":
             raise ValueError(f"network.noise fixed needs data without levels, got {space.levels} levels")
+        if space.by_column and self.noise == "fixed":
+            raise ValueError(
+                "network.noise fixed has one network.std for all columns, which have different scales: set it to "
+                "predicted or learned"
+            )
+
+    def between(self) -> tuple[str, ...]:
+        """Names of the settings of fully connected layers that convolutional networks do not have."""
+        return ("hidden", "depth")
+
+    def convolutional(self, space: Space) -> bool:
+        if self.kind == "auto":
+            return space.pictures and min(space.shape[1:]) > SMALL
+        return self.kind == "conv"
 
     @property
     def inside(self) -> list[int]:
-        """Widths of the hidden layers."""
-        return [self.hidden] * self.depth
+        """Widths of the hidden layers of fully connected networks."""
+        usual = sized("points", self.size, ())
+        return [self.hidden or usual["width"]] * (self.depth or usual["layers"])
+
+    def _sizes(self, role: Literal["encoder", "decoder"], space: Space) -> dict[str, Any]:
+        """Keyword arguments of a convolutional network."""
+        given = {"width": self.width, "blocks": self.blocks, "patch": self.patch}
+        return sized(role, self.size, space.shape) | {key: v for key, v in given.items() if v is not None}
 
     def law(self, space: Space) -> tuple[int, Law]:
         """Number of outputs for each dimension of x, and the distribution that they parameterize."""
@@ -78,26 +140,55 @@ class Decoder(Settings):
                 return 2, Levels(event_dims=axes, levels=levels, min_scale=least)
             logistic = partial(DiscretizedLogistic, levels=levels, validate_args=False)
             return 1, DiagonalNoise(space.shape, std=0.5, min_std=least, law=logistic)
-        std = space.moments()[1]
-        low, high = 1e-3 * float(std.min()), 1e2 * float(std.max())
         if self.noise == "predicted":
-            return 2, DiagonalGaussian(axes, min_std=low, max_std=high)
+            return 2, Rescaled(DiagonalGaussian(axes), *space.moments())
         if self.noise == "learned":
-            return 1, DiagonalNoise(space.shape, std=0.5 * std, min_std=low)
-        return 1, IsotropicGaussian(self.std, event_dims=axes)
+            return 1, Rescaled(DiagonalNoise(space.shape, std=0.5), *space.moments())
+        return 1, Rescaled(IsotropicGaussian(self.std / float(space.moments()[1]), event_dims=axes), *space.moments())
+
+    def notes(self, space: Space, model: Callable[[Space], nn.Module]) -> list[str]:
+        """The networks that `auto` chose, in a sentence, with the size of the model that is built with them."""
+        if self.kind != "auto":
+            return []
+        with torch.random.fork_rng(), torch.device("cpu"):
+            count = parameters(model(space))
+        which, why = "fully connected", "tiny pictures" if space.pictures else "points"
+        if self.convolutional(space):
+            which, why = "convolutional", f"pictures of more than {SMALL} x {SMALL} pixels"
+        return [f"networks are {which} and {self.size}, for {why}: {count:,} parameters"]
+
+    def encoder(self, space: Space, *widths: int) -> nn.Sequential:
+        """A network from x (B, *shape) to vectors of the last width; the others are its hidden layers (mlp)."""
+        scaled = [] if space.levels is not None else [Standardized(*space.moments())]
+        if self.convolutional(space):
+            net = PictureEncoder(space.shape, widths[-1], **self._sizes("encoder", space))
+            return nn.Sequential(*scaled, channels_last(net))
+        flat = nn.Flatten()
+        return nn.Sequential(nn.Sequential(flat, *scaled) if scaled else flat, mlp(space.dims, *widths))
 
     def of_x(self, space: Space, latents: int, one_hot: bool = False) -> Conditional:
         """P(x | z)."""
-        hidden = [self.decoder_hidden or self.hidden] * self.depth
         numbers, law = self.law(space)
         channels, *axes = space.shape
-        net = nn.Sequential(mlp(latents, *hidden, numbers * space.dims), nn.Unflatten(-1, (numbers * channels, *axes)))
-        if space.levels is None:
-            net.append(Unstandardized(*space.moments(), numbers, axes=len(space.shape)))
-        return Conditional(nn.Sequential(nn.Flatten(), net) if one_hot else net, law, 2 if one_hot else None)
+        if conv := self.convolutional(space):
+            sizes = self._sizes("decoder", space)
+            body = PictureDecoder(latents, space.shape, channels_out=numbers * channels, **sizes)
+            net: nn.Module = channels_last(body)
+        else:
+            hidden = [self.decoder_hidden or width for width in self.inside]
+            unflat = nn.Unflatten(-1, (numbers * channels, *axes))
+            net = nn.Sequential(mlp(latents, *hidden, numbers * space.dims), unflat)
+        if one_hot:
+            return Conditional(nn.Sequential(nn.Flatten(), net), law, input_dims=2)
+        return Conditional(net, law, input_dims=1 if conv else None)
 
-    @staticmethod
-    def flat(space: Space) -> nn.Module:
-        """The input of the encoder: data as vectors, standardised if they have no levels."""
-        flat = nn.Flatten()
-        return flat if space.levels is not None else nn.Sequential(flat, Standardized(*space.moments()))
+
+def channels_last(net: nn.Module) -> nn.Module:
+    """The same network, with weights in the order of memory in which convolutions on a CPU are fastest."""
+    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def refuse_means(changes: Mapping[str, Any], interpolating: bool) -> None:
+    """Raise a ValueError if means of p(x | z) are requested for interpolations, which always are means."""
+    if interpolating and "mean" in changes:
+        raise ValueError("--mean has no effect with --interpolate, whose samples are means of p(x | z): leave it out")

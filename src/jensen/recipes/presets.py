@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from jensen.judging.settings import Judging
-from jensen.recipes.families.autoencoder import Autoencoder
+from jensen.recipes.families.autoencoder import Autoencoder, Narrow
 from jensen.recipes.families.base import Family
 from jensen.recipes.families.diffusion import Diffusion, DiffusionLoss, DiffusionNetwork, DiffusionSampling
 from jensen.recipes.families.gan import GAN, Game
@@ -76,7 +76,9 @@ def preset(name: str, data: Source, family: Family, training: Training, judging:
 INK, GREY, MOONS, SPRITES, GRID = Digits(scale="ink"), Digits(), Moons(), Sprites(), Grid()
 
 latent = partial(Training, steps=3000, batch_size=128, average=0.99, save_every=1000, log_every=50, previews=6)
-shapes = partial(VAE, network=VAENetwork(latents=(10,)))
+layers = partial(VAENetwork, kind="mlp", hidden=256, depth=2)
+shapes = partial(VAE, network=layers(latents=(10,)))
+plain = partial(VAE, network=layers())
 SHAPES = Judging(importance=1000, rows=200, refine_rows=60)
 
 denoising = partial(Training, steps=4000, batch_size=256, save_every=2000, log_every=100, previews=6)
@@ -118,34 +120,34 @@ RECIPES = (
         Judging(rows=4000),
     ),
     # variational -----------------------------------------------------------------------
-    preset("digits-vae", INK, VAE(), latent()),
-    preset("digits-iwae", INK, VAE(bound=Bound(name="iwae", samples=10, gradient="dreg")), latent()),
+    preset("digits-vae", INK, plain(), latent()),
+    preset("digits-iwae", INK, plain(bound=Bound(name="iwae", samples=10, gradient="dreg")), latent()),
     preset(
         "digits-hvae",
         INK,
-        VAE(network=VAENetwork(latents=(16, 8), direction="ladder"), bound=Bound(warm="linear", warm_steps=1000)),
+        VAE(network=layers(latents=(16, 8), direction="ladder"), bound=Bound(warm="linear", warm_steps=1000)),
         latent(),
     ),
-    preset("digits-beta-vae", INK, VAE(bound=Bound(beta=2.0)), latent()),
+    preset("digits-beta-vae", INK, plain(bound=Bound(beta=2.0)), latent()),
     preset(
         "digits-categorical",
         INK,
-        VAE(network=VAENetwork(latents=(12,), kind="categorical"), bound=Bound(samples=8)),
+        VAE(network=layers(latents=(12,), latent="categorical"), bound=Bound(samples=8)),
         latent(),
     ),
-    preset("digits-grey-vae", GREY, VAE(), latent()),
+    preset("digits-grey-vae", GREY, plain(), latent()),
     preset(
         "digits-svi",
         INK,
-        VAE(inference="per-datum"),
+        plain(inference="per-datum"),
         latent(steps=6000),
         Judging(importance=1000, rows=100, refine_rows=50),
     ),
-    preset("digits-autoencoder", INK, Autoencoder(), latent()),
+    preset("digits-autoencoder", INK, Autoencoder(network=Narrow(kind="mlp", hidden=256, depth=2)), latent()),
     preset(
         "mnist-vae",
         Arrays(levels=2),
-        VAE(network=VAENetwork(latents=(32,), hidden=512)),
+        VAE(network=layers(latents=(32,), hidden=512)),
         latent(steps=8000, rate=1e-3),
         Judging(rows=360),
     ),
@@ -154,7 +156,7 @@ RECIPES = (
     preset(
         "moons-vae",
         MOONS,
-        VAE(network=VAENetwork(latents=(2,)), prior="learned"),
+        VAE(network=layers(latents=(2,)), prior="learned"),
         latent(steps=4000),
         Judging(importance=500, rows=500),
     ),

@@ -10,6 +10,7 @@ from jensen.recipes.families.diffusion import Diffusion, DiffusionSampling
 from jensen.recipes.families.gan import GAN, Game
 from jensen.recipes.families.kernel import Kernel
 from jensen.recipes.families.mixture import Mixture
+from jensen.recipes.families.vae import VAE, Bound, Network
 from jensen.recipes.recipe import Recipe
 from jensen.recipes.settings import Training
 from jensen.recipes.sources.base import Source
@@ -18,6 +19,7 @@ MINUTES = 10.0
 FEW = Judging(
     samples=1000, rows=1000, steps=(8, 16, 32), bound_steps=100, ode_rows=100, importance=1000, refine_rows=40
 )
+CONVOLUTIONAL = {"importance": 500, "importance_rows": 100, "refine_rows": 0}  # each draw of z is decoded
 
 
 def _training(pictures: bool, **changes: object) -> Training:
@@ -61,6 +63,14 @@ def _gan(pictures: bool) -> Usual:
     return GAN(game=game), _training(pictures, **playing), _judged(GAN)
 
 
+def _vae(pictures: bool) -> Usual:
+    if not pictures:
+        return VAE(network=Network(latents=(8,)), prior="learned"), _training(pictures), _judged(VAE)
+    bound = Bound(warm="linear", warm_steps=300)
+    judging = _judged(VAE).model_copy(update=CONVOLUTIONAL)
+    return VAE(network=Network(latents=(32,)), bound=bound), _training(pictures), judging
+
+
 def _fitted(kind: type) -> Callable[[bool], Usual]:
     """A family that is fitted before its only step."""
     return lambda _: (kind(), Training(steps=1, previews=1), _judged(kind))
@@ -71,4 +81,5 @@ _USUAL: dict[str, Callable[[bool], Usual]] = {
     "gan": _gan,
     "kernel": _fitted(Kernel),
     "mixture": _fitted(Mixture),
+    "vae": _vae,
 }

@@ -42,7 +42,7 @@ class Run(opening.Run):
             interpolate: length of each interpolation between two draws of noise; n is then the number of
             interpolations.
             track: shows progress.
-            changes: changed sampling settings, if the family has them: sampler=, steps=, guidance=, eta=.
+            changes: changed sampling settings, if the family has them: sampler=, steps=, guidance=, eta=, mean=.
 
         Raises:
             ValueError: for a request that the run cannot carry out.

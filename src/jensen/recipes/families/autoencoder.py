@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 from torch import nn
@@ -12,9 +12,8 @@ from jensen import models
 from jensen.core.objective import Objective
 from jensen.data.space import Space
 from jensen.distributions import GaussianPrior
-from jensen.nn import mlp
 from jensen.objectives import AddedNoise, Masked, Reconstruction
-from jensen.recipes.decoders import Decoder
+from jensen.recipes.decoders import Decoder, refuse_means
 from jensen.recipes.families.base import Family
 from jensen.recipes.settings import Positive, Training
 
@@ -28,6 +27,8 @@ class Narrow(Decoder):
 
 class Autoencoder(Family):
     """The deterministic autoencoder. A Gaussian is fitted to its codes, from which samples are drawn."""
+
+    changes = ("mean",)
 
     network: Narrow = Narrow()
     corruption: Literal["none", "noise", "mask"] = "none"
@@ -47,7 +48,7 @@ class Autoencoder(Family):
 
     def model(self, space: Space) -> nn.Module:
         network = self.network
-        encoder = nn.Sequential(network.flat(space), mlp(space.dims, *network.inside, network.latents))
+        encoder = network.encoder(space, *network.inside, network.latents)
         prior = GaussianPrior(network.latents, learned=True)
         return models.Autoencoder(encoder, network.of_x(space, network.latents), prior)
 
@@ -55,5 +56,11 @@ class Autoencoder(Family):
         corrupt = {"none": None, "noise": AddedNoise(self.amount), "mask": Masked(self.amount)}
         return Reconstruction(model, corrupt[self.corruption])
 
+    def notes(self, space: Space) -> list[str]:
+        return self.network.notes(space, self.model)
+
     def curves(self) -> Mapping[str, str]:
         return {"log_px": "log p(x | z), nats", "log_prior": "log density of the codes, nats"}
+
+    def refuse_request(self, model: Any, space: Space, changes: Any, *, interpolating: bool = False, **_: Any) -> None:
+        refuse_means(changes, interpolating)

@@ -18,7 +18,7 @@ from jensen.distributions import CategoricalPrior, Conditional, DiagonalGaussian
 from jensen.nn import mlp
 from jensen.objectives import Variational
 from jensen.objectives.variational import cautions
-from jensen.recipes.decoders import Decoder
+from jensen.recipes.decoders import Decoder, refuse_means
 from jensen.recipes.families.base import Family
 from jensen.recipes.settings import NonNegative, Positive, Rate, Training
 from jensen.training import Budget, Player, warm_then_decay
@@ -35,7 +35,7 @@ class Network(Decoder):
 
     latents: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=4)] = (16,)
     """number of latents of each layer, from the layer next to the data upwards"""
-    kind: Literal["gaussian", "categorical"] = "gaussian"
+    latent: Literal["gaussian", "categorical"] = "gaussian"
     """distribution of the latents"""
     classes: Annotated[int, Field(ge=2)] = 10
     """number of classes of each categorical latent"""
@@ -44,9 +44,9 @@ class Network(Decoder):
 
     @model_validator(mode="after")
     def _fitting(self) -> Network:
-        if self.kind == "categorical" and len(self.latents) > 1:
+        if self.latent == "categorical" and len(self.latents) > 1:
             raise ValueError(f"network.latents must have one layer for categorical latents, got {list(self.latents)}")
-        if self.kind == "gaussian":
+        if self.latent == "gaussian":
             self.refuse_idle("by Gaussian latents", "classes", prefix="network.")
         if self.direction == "ladder" and len(self.latents) == 1:
             raise ValueError("network.direction ladder needs at least two layers in network.latents")
@@ -54,12 +54,15 @@ class Network(Decoder):
 
     @property
     def one_hot(self) -> bool:
-        return self.kind == "categorical"
+        return self.latent == "categorical"
 
     @property
     def first(self) -> int:
         """Size of one draw of the layer next to the data."""
         return self.latents[0] * (self.classes if self.one_hot else 1)
+
+    def between(self) -> tuple[str, ...]:
+        return super().between() if len(self.latents) == 1 else ()
 
     def decoders(self, space: Space) -> list[nn.Module]:
         """The distributions p(x | z_1), p(z_1 | z_2), ..."""
@@ -68,17 +71,18 @@ class Network(Decoder):
 
     def model(self, space: Space, prior: nn.Module) -> models.LatentChain:
         """With an encoder."""
-        decoders, flat = self.decoders(space), self.flat(space)
+        decoders, inside = self.decoders(space), self.inside
         if self.one_hot:
-            body = nn.Sequential(flat, mlp(space.dims, *self.inside, self.first))
-            return models.VAE(Conditional(body, OneHotLogits(self.latents[0], self.classes)), decoders[0], prior)
+            law = OneHotLogits(self.latents[0], self.classes)
+            return models.VAE(Conditional(self.encoder(space, *inside, self.first), law), decoders[0], prior)
         if self.direction == "ladder":
-            ups: list[nn.Module] = [nn.Sequential(flat, mlp(space.dims, *self.inside), nn.SiLU())]
-            ups += [nn.Sequential(mlp(self.hidden, *self.inside), nn.SiLU()) for _ in self.latents[1:]]
-            return models.LadderVAE(ups, [gaussian(self.hidden, [], n) for n in self.latents], decoders, prior)
-        body = nn.Sequential(flat, mlp(space.dims, *self.inside, 2 * self.first))
+            hidden = inside[-1]
+            ups: list[nn.Module] = [self.encoder(space, *inside).append(nn.SiLU())]
+            ups += [nn.Sequential(mlp(hidden, *inside), nn.SiLU()) for _ in self.latents[1:]]
+            return models.LadderVAE(ups, [gaussian(hidden, [], n) for n in self.latents], decoders, prior)
+        body = self.encoder(space, *inside, 2 * self.first)
         encoders: list[nn.Module] = [Conditional(body, DiagonalGaussian())]
-        encoders += [gaussian(a, self.inside, b) for a, b in zip(self.latents, self.latents[1:], strict=False)]
+        encoders += [gaussian(a, inside, b) for a, b in zip(self.latents, self.latents[1:], strict=False)]
         if len(encoders) == 1:
             return models.VAE(encoders[0], decoders[0], prior)
         return models.HVAE(encoders, decoders, prior)
@@ -195,7 +199,8 @@ class Bound(Settings):
 class VAE(Family):
     """A variational autoencoder: a decoder, a prior, and an encoder or separate posteriors of the training examples."""
 
-    judged = frozenset({"importance", "refine_rows", "refine_steps"})
+    judged = frozenset({"importance", "importance_rows", "refine_rows", "refine_steps"})
+    changes = ("mean",)
 
     network: Network = Network()
     bound: Bound = Bound()
@@ -219,11 +224,11 @@ class VAE(Family):
         if network.one_hot and self.prior == "learned":
             raise ValueError("prior must be standard for categorical latents, whose prior is uniform, got learned")
         if not network.one_hot and bound.relaxation != "none":
-            raise ValueError("bound.relaxation needs categorical latents: set network.kind=categorical")
+            raise ValueError("bound.relaxation needs categorical latents: set network.latent=categorical")
         if bound.gradient == "dreg" and network.direction == "ladder":
             raise ValueError("bound.gradient dreg needs network.direction bottom-up, got ladder")
         if self.inference == "per-datum" and network.one_hot:
-            raise ValueError("inference per-datum needs network.kind gaussian, got categorical")
+            raise ValueError("inference per-datum needs network.latent gaussian, got categorical")
         if self.inference == "per-datum" and network.direction == "ladder":
             raise ValueError("network.direction is not used with inference per-datum, which has no encoder")
         return self
@@ -260,7 +265,7 @@ class VAE(Family):
         return players
 
     def notes(self, space: Space) -> list[str]:
-        return self.bound.notes()
+        return [*self.network.notes(space, self.model), *self.bound.notes()]
 
     def curves(self) -> Mapping[str, str]:
         layers = len(self.network.latents)
@@ -277,5 +282,6 @@ class VAE(Family):
         return {**every, "multiplier/multiplier": "weight of the KL"}
 
     def refuse_request(self, model: Any, space: Space, changes: Any, *, interpolating: bool = False, **_: Any) -> None:
+        refuse_means(changes, interpolating)
         if interpolating and self.network.one_hot:
             raise ValueError("--interpolate needs Gaussian latents: there are no points between two classes")
