@@ -1,8 +1,9 @@
-"""The network of a diffusion or score model."""
+"""Networks of families: which kind suits the data, and the network of a diffusion or score model."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -10,64 +11,99 @@ from torch import nn
 
 from jensen.core.settings import Settings
 from jensen.data.space import Classes, Space, Text
-from jensen.nn import TimeMLP, UNet
+from jensen.nn import Size, TimeMLP, UNet, operations, parameters, sized
 from jensen.recipes.settings import Momentum, Positive
 
-OF_KIND = {"mlp": ("width", "dropout"), "unet": ("widths", "patch")}
+TINY = 12  # pixels along the shorter side, up to which a picture is learnt by fully connected layers
+OF_KIND = {"mlp": ("width", "dropout"), "unet": ("widths", "patch", "attention")}
 """Settings that only one kind of network has."""
 CHUNK = {"mlp": 256, "unet": 32}
 """Number of samples that are evaluated together."""
 
 
-class DenoiserNetwork(Settings):
-    """A network whose inputs are noised data, a noise level and optionally a condition."""
+def large(space: Space) -> bool:
+    """Whether the data are pictures for which convolutions are worth their cost.
 
-    kind: Literal["mlp", "unet"] = "mlp"
-    """fully connected residual network, or U-Net"""
-    blocks: Positive = 3
+    >>> large(Space((1, 28, 28))), large(Space((1, 8, 8))), large(Space((2,)))
+    (True, False, False)
+    """
+    return space.pictures and min(space.shape[1:]) > TINY
+
+
+def cost(name: str, build: Callable[[], nn.Module], *shapes: Sequence[int]) -> str:
+    """A network's parameters and multiply-adds for one example, in a sentence; nothing is computed.
+
+    Args:
+        name: of the network.
+        build: makes it.
+        shapes: of its inputs, for one example.
+
+    >>> cost("critic", lambda: nn.Linear(1000, 2000), (1000,))
+    'critic: 2.0 million parameters, 2.0 million multiply-adds per example'
+    """
+    with torch.device("meta"):
+        network = build()
+        done = operations(network, *(torch.zeros(1, *shape) for shape in shapes))
+    return f"{name}: {_count(parameters(network))} parameters, {_count(done)} multiply-adds per example"
+
+
+def _count(n: int) -> str:
+    return f"{n / 1e6:.1f} million" if n >= 1e5 else f"{n:,}"
+
+
+class DenoiserNetwork(Settings):
+    """A network whose inputs are noised data, a noise level and optionally a condition.
+
+    Settings that are null take their values from the size, which suits the data.
+    """
+
+    kind: Literal["auto", "mlp", "unet"] = "auto"
+    """mlp: fully connected residual network; unet: U-Net; auto: unet for pictures of more than 12 pixels a side"""
+    size: Size = "tiny"
+    """tiny: for two CPU cores; small, base, large: about 4, 16 and 64 times its operations, for GPUs"""
+    blocks: Positive | None = None
     """residual blocks; unet: at each level, on the way down and on the way up"""
-    width: Positive = 256
+    width: Positive | None = None
     """units of the hidden layers (mlp)"""
     dropout: Momentum = 0.0
     """dropout probability of hidden units (mlp)"""
-    widths: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=6)] = (96, 192)
+    widths: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=6)] | None = None
     """channels of each level, multiples of 8 (unet)"""
-    patch: Literal[1, 2, 4] = 4
+    patch: Literal[1, 2, 4] | None = None
     """side of the patches that the first layer folds into channels (unet)"""
+    attention: Annotated[int, Field(ge=0)] | None = None
+    """self-attention at levels of at most this many pixels a side; 0: none (unet)"""
 
-    @property
-    def chunk(self) -> int:
-        return CHUNK[self.kind]
+    def kind_for(self, space: Space) -> str:
+        return ("unet" if large(space) else "mlp") if self.kind == "auto" else self.kind
+
+    def chunk(self, space: Space) -> int:
+        return CHUNK[self.kind_for(space)]
 
     def refuse(self, space: Space, cond: Classes | Text | None) -> None:
         """Raise a ValueError for data or conditions that the network does not take, or settings of the other kind."""
+        own = self.kind_for(space)
         for kind, keys in OF_KIND.items():
-            if kind != self.kind:
-                self.refuse_idle(f"by network.kind {self.kind}", *keys, prefix="network.")
-        if self.kind == "mlp":
+            if kind != own:
+                self.refuse_idle(f"by network.kind {own}", *keys, prefix="network.")
+        if own == "mlp":
             if isinstance(cond, Text):
                 raise ValueError("network.kind must be unet for data with texts, got mlp")
             return
         if not space.pictures:
             raise ValueError("network.kind must be mlp for points, got unet")
-        if any(width % 8 for width in self.widths):
+        if any(width % 8 for width in self.widths or ()):
             raise ValueError(f"network.widths must be multiples of 8, got {self.widths}")
-        height, width = space.shape[1:]
-        factor = self.patch * 2 ** (len(self.widths) - 1)
-        if height % factor or width % factor:
-            raise ValueError(
-                "height and width of pictures must be multiples of network.patch 2^(levels - 1), "
-                f"{factor} for this network, got {height} and {width}"
-            )
 
     def network(self, space: Space, cond: Classes | Text | None, *, outputs: int = 1) -> nn.Module:
         """A network called with z_t (B, *shape), t (B,) and, if there are conditions, one per row, (B, width)."""
         size = None if cond is None else cond.size
-        if self.kind == "mlp":
+        if self.kind_for(space) == "mlp":
+            width, layers = sized("points", self.size, space.shape).values()
             return TimeMLP(
                 space.shape,
-                width=self.width,
-                blocks=self.blocks,
+                width=self.width or width,
+                blocks=self.blocks or layers,
                 classes=size,
                 dropout=self.dropout,
                 outputs=outputs,
@@ -78,9 +114,18 @@ class DenoiserNetwork(Settings):
             (height, width),
             alphabet=size,
             length=1 if cond is None else cond.width,
-            widths=self.widths,
-            blocks=self.blocks,
-            patch=self.patch,
+            aligned=not (isinstance(cond, Text) and cond.padded),  # a caption is not written in the picture
             outputs=outputs,
+            **self._sizes(space),
         )
         return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def _sizes(self, space: Space) -> dict[str, Any]:
+        """Of a U-Net."""
+        named = sized("denoiser", self.size, space.shape)
+        return {key: value if (own := getattr(self, key)) is None else own for key, value in named.items()}
+
+    def summary(self, space: Space) -> list[str]:
+        """What the network costs, without a condition."""
+        what = {"mlp": "fully connected network", "unet": "U-Net"}[self.kind_for(space)]
+        return [cost(f"{what} of size {self.size}", lambda: self.network(space, None), space.shape, ())]

@@ -83,7 +83,7 @@ SHAPES = Judging(importance=1000, rows=200, refine_rows=60)
 
 denoising = partial(Training, steps=4000, batch_size=256, save_every=2000, log_every=100, previews=6)
 drawn = partial(DiffusionSampling, sampler="ancestral", clip=True)
-DROPOUT = DiffusionNetwork(dropout=0.2)
+DROPOUT = DiffusionNetwork(width=256, dropout=0.2)
 LIKELY = Judging(samples=1000, ode_rows=360)
 
 playing = partial(
@@ -105,7 +105,9 @@ RECIPES = (
         "captcha",
         Captcha(),
         Diffusion(
-            network=DiffusionNetwork(kind="unet", blocks=2, schedule="rectified", output="flow"),
+            network=DiffusionNetwork(
+                kind="unet", widths=(96, 192), blocks=2, patch=4, attention=0, schedule="rectified", output="flow"
+            ),
             loss=DiffusionLoss(name="flow", times="logit-normal", time_mean=0.5),
             sampling=drawn(steps=16, guidance=4.0, shift=3.0, start=1.0, precision="bfloat16"),
         ),
@@ -168,7 +170,7 @@ RECIPES = (
         "digits-vdm",
         GREY,
         Diffusion(
-            network=DiffusionNetwork(schedule="learned", dropout=0.2),
+            network=DiffusionNetwork(width=256, schedule="learned", dropout=0.2),
             loss=DiffusionLoss(name="bound"),
             sampling=drawn(start=1.0),
         ),
@@ -205,7 +207,7 @@ RECIPES = (
         "digits-score",
         GREY,
         Score(
-            network=ScoreNetwork(dropout=0.2, largest=20.0, smallest=0.1, levels=16),
+            network=ScoreNetwork(width=256, dropout=0.2, largest=20.0, smallest=0.1, levels=16),
             sampling=ScoreSampling(sampler="dpm++", steps=20),
         ),
         denoising(steps=3000),

@@ -10,6 +10,7 @@ from jensen.recipes.families.diffusion import Diffusion, DiffusionSampling
 from jensen.recipes.families.gan import GAN, Game
 from jensen.recipes.families.kernel import Kernel
 from jensen.recipes.families.mixture import Mixture
+from jensen.recipes.families.score import Score, ScoreNetwork, ScoreSampling
 from jensen.recipes.families.vae import VAE, Bound, Network
 from jensen.recipes.recipe import Recipe
 from jensen.recipes.settings import Training
@@ -57,6 +58,12 @@ def _diffusion(pictures: bool) -> Usual:
     return Diffusion(sampling=sampling), _training(pictures, rate=2e-3), _judged(Diffusion)
 
 
+def _score(pictures: bool) -> Usual:
+    network = ScoreNetwork(largest=20.0, smallest=0.05, levels=16) if pictures else ScoreNetwork()
+    sampling = ScoreSampling(sampler="dpm++", steps=20)
+    return Score(network=network, sampling=sampling), _training(pictures, rate=2e-3), _judged(Score)
+
+
 def _gan(pictures: bool) -> Usual:
     game = Game(loss="relativistic", penalty="r1+r2", penalty_weight=0.3 if pictures else 0.1)
     playing = {"clip": None, "weight_decay": 0.0, "betas": (0.0, 0.99), "rate": 1e-3}
@@ -78,6 +85,7 @@ def _fitted(kind: type) -> Callable[[bool], Usual]:
 
 _USUAL: dict[str, Callable[[bool], Usual]] = {
     "diffusion": _diffusion,
+    "score": _score,
     "gan": _gan,
     "kernel": _fitted(Kernel),
     "mixture": _fitted(Mixture),

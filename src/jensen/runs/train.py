@@ -75,8 +75,9 @@ def train(
         refuse_taken(folder)
     data = open_data(read_config(folder) if resume else recipe, track)
     recipe = recipe.on(data.space)
-    for note in (*data.notes, *recipe.family.notes(data.space)) if mine == 0 else ():
-        say(note)
+    if mine == 0:
+        for note in (*data.notes, *recipe.family.summary(data.space), *recipe.family.notes(data.space)):
+            say(note)
     begin_globally(recipe.seed)
     objective = new_objective(recipe, data, track).to(device)
     budget = training.budget()

@@ -66,6 +66,10 @@ class Family(Kind, ABC):
         """Warnings, one sentence each, about settings that are valid but need care."""
         return []
 
+    def summary(self, space: Space) -> list[str]:
+        """The networks for this data and their cost, a line each."""
+        return []
+
     def curves(self) -> Mapping[str, str]:
         """Journal entries to plot in the report, with their titles."""
         return {}

@@ -193,6 +193,9 @@ class Diffusion(Family):
         if interpolating:
             model.deterministic(**changes)  # refuses a sampler that draws noise
 
+    def summary(self, space: Space) -> list[str]:
+        return self.network.summary(space)
+
     def condition(self, space: Space) -> Classes | Text | None:
         """What the model is conditioned on."""
         return space.cond if self.loss.drop < 1 else None
@@ -208,7 +211,7 @@ class Diffusion(Family):
     def model(self, space: Space) -> DiffusionModel:
         cond, outputs = self.condition(space), 2 if self.loss.variance == "learned" else 1
         denoiser = self._denoiser(self.network.network(space, cond, outputs=outputs), cond)
-        sampling = Sampling(**self.sampling.model_dump(), chunk=self.network.chunk)
+        sampling = Sampling(**self.sampling.model_dump(), chunk=self.network.chunk(space))
         model = DiffusionModel(denoiser, space.shape, sampling)
         model.centre, model.scale = space.moments()
         return model

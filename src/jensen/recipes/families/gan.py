@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -16,16 +17,30 @@ from jensen.core.settings import Settings
 from jensen.data.dataset import Data
 from jensen.data.space import Space
 from jensen.models import gan as models
-from jensen.nn import PictureCritic, PictureGenerator, RandomFourierFeatures, mlp
+from jensen.nn import (
+    PictureCritic,
+    PictureGenerator,
+    RandomFourierFeatures,
+    ResidualCritic,
+    ResidualGenerator,
+    Role,
+    Size,
+    Standardized,
+    Unstandardized,
+    mlp,
+    sized,
+)
 from jensen.nn.pictures import COARSE, doublings
 from jensen.objectives.adversarial import SIMULTANEOUS, Adversarial, Penalty, alternating
 from jensen.recipes.families.base import Family
+from jensen.recipes.networks import cost, large
 from jensen.recipes.settings import NonNegative, Positive, Share, Training
 from jensen.training import Update, consensus, descend, extragradient, optimistic
 
 DEFAULTS = {
-    "mlp": {"latents": 2, "width": 128, "layers": 3, "critic_width": 128, "critic_layers": 3},
+    "mlp": {"latents": 2},
     "conv": {"latents": 32, "width": 32, "critic_width": 256, "critic_layers": 2},
+    "residual": {"latents": 64},
 }
 LossName = Literal[
     "saturating", "non-saturating", "least-squares", "hinge", "exponential", "relativistic", "wasserstein"
@@ -33,20 +48,24 @@ LossName = Literal[
 
 
 class Network(Settings):
-    """Generator and critic. Sizes that are null take their values from `DEFAULTS` for the kind of network."""
+    """Generator and critic. Settings that are null take their values from the kind and the size of network."""
 
-    kind: Literal["auto", "mlp", "conv"] = "auto"
-    """mlp: fully connected layers; conv: convolutions, for pictures; auto: conv for pictures, mlp otherwise"""
+    kind: Literal["auto", "mlp", "conv", "residual"] = "auto"
+    """mlp: fully connected layers; conv: a small convolutional generator and a fully connected critic; residual:
+    residual convolutional networks; auto: residual for pictures of more than 12 pixels a side, conv for smaller ones,
+    mlp for points"""
+    size: Size = "tiny"
+    """size of mlp and residual; tiny: for two CPU cores; small, base, large: about 4, 16 and 64 times its operations"""
     latents: Positive | None = None
-    """dimensions of the noise z; null: 2 (mlp) or 32 (conv)"""
+    """dimensions of the noise z; null: 2 (mlp), 32 (conv) or 64 (residual)"""
     width: Positive | None = None
-    """width of the generator: units of its hidden layers (mlp; null: 128) or channels at full size (conv; null: 32)"""
+    """width of the generator: units of its hidden layers (mlp), or channels at full size (conv, null: 32; residual)"""
     layers: Positive | None = None
-    """hidden layers of a fully connected generator; null: 3"""
+    """hidden layers of a fully connected generator (mlp)"""
     critic_width: Positive | None = None
-    """units of the critic's fully connected hidden layers; null: 128 (mlp) or 256 (conv)"""
+    """width of the critic: units of its hidden layers (mlp; conv, null: 256) or channels at full size (residual)"""
     critic_layers: Positive | None = None
-    """hidden layers of the critic; null: 3 (mlp) or 2 (conv)"""
+    """hidden layers of the critic (mlp; conv, null: 2)"""
     activation: Literal["relu", "leaky-relu"] = "relu"
     """activation of fully connected networks (mlp)"""
     slope: Annotated[float, Field(gt=0, lt=1)] = 0.2
@@ -59,25 +78,35 @@ class Network(Settings):
     """divide each of the critic's weights by its largest singular value"""
 
     def kind_for(self, space: Space) -> str:
-        return ("conv" if space.pictures else "mlp") if self.kind == "auto" else self.kind
+        if self.kind != "auto":
+            return self.kind
+        return "residual" if large(space) else "conv" if space.pictures else "mlp"
 
-    def size(self, name: str, space: Space) -> int:
-        """A size, or its default for this kind of network."""
-        value = getattr(self, name)
-        return DEFAULTS[self.kind_for(space)][name] if value is None else value
+    def chosen(self, name: str, space: Space) -> int:
+        """A setting, or its default for this kind and size of network."""
+        value, kind = getattr(self, name), self.kind_for(space)
+        if value is not None:
+            return int(value)
+        if kind == "mlp" and name != "latents":
+            return int(sized("points", self.size, space.shape)[name.removeprefix("critic_")])
+        return DEFAULTS[kind][name]
 
     def refuse(self, space: Space) -> None:
         """Raise a ValueError for data that the network does not take, or for settings that have no effect."""
-        idle = partial(self.refuse_idle, prefix="network.")
-        if self.kind_for(space) == "conv":
+        idle, kind = partial(self.refuse_idle, prefix="network."), self.kind_for(space)
+        if kind != "mlp":
             if not space.pictures:
-                raise ValueError("network.kind must be mlp for points, got conv")
-            if not doublings(*space.shape[1:]):
+                raise ValueError(f"network.kind must be mlp for points, got {kind}")
+            if kind == "conv" and not doublings(*space.shape[1:]):
                 raise ValueError(
                     f"network.kind conv needs even sides of at least {2 * COARSE} pixels, got {space.shape[1]} x "
-                    f"{space.shape[2]}: set it to mlp, or data.size to such a number"
+                    f"{space.shape[2]}: set it to residual or mlp, or data.size to such a number"
                 )
             idle("by convolutions", "layers", "activation", "slope")
+        if kind == "residual":
+            idle("by network.kind residual", "critic_layers")
+        if kind == "conv":
+            idle("by network.kind conv", "size")
         if self.activation == "relu":
             idle("with activation relu", "slope")
         if space.pictures:
@@ -86,27 +115,55 @@ class Network(Settings):
             idle("without Fourier features", "frequency")
 
     def generator(self, space: Space) -> nn.Module:
-        latents, width = self.size("latents", space), self.size("width", space)
-        if self.kind_for(space) == "conv":
+        latents, kind = self.chosen("latents", space), self.kind_for(space)
+        if kind == "residual":
+            return _fast(ResidualGenerator(latents, space.shape, **self._residual("generator", self.width, space)))
+        width = self.chosen("width", space)
+        if kind == "conv":
             return PictureGenerator(latents, space.shape, width=width, doublings=doublings(*space.shape[1:]))
-        stack = self._stack(latents, width, self.size("layers", space), space.dims)
+        stack = self._stack(latents, width, self.chosen("layers", space), space.dims)
+        if space.by_column:
+            return stack.append(Unstandardized(*space.moments()))
         return nn.Sequential(*stack, nn.Unflatten(1, space.shape), nn.Tanh()) if space.pictures else stack
 
     def critic(self, space: Space, packing: int) -> nn.Module:
-        """An untrained critic, from packs of examples to logits."""
-        width, layers = self.size("critic_width", space), self.size("critic_layers", space)
+        """An untrained critic, from packs of examples to logits; columns with scales of their own are standardised."""
+        kind, shape = self.kind_for(space), (space.shape[0] * packing, *space.shape[1:])
         critic: nn.Module
-        if self.kind_for(space) == "conv":
-            critic = PictureCritic((space.shape[0] * packing, *space.shape[1:]), width=width, layers=layers)
+        if kind == "residual":
+            critic = _fast(ResidualCritic(shape, **self._residual("critic", self.critic_width, space)))
+            return spectral_norm(critic) if self.spectral else critic
+        width, layers = self.chosen("critic_width", space), self.chosen("critic_layers", space)
+        if kind == "conv":
+            critic = PictureCritic(shape, width=width, layers=layers)
         else:
             n = self.fourier_features
             seen = RandomFourierFeatures(space.dims, n, self.frequency, packing) if n else nn.Flatten()
             critic = nn.Sequential(seen, *self._stack(packing * (space.dims + 2 * n), width, layers, 1))
+        if space.by_column:
+            critic = nn.Sequential(Standardized(*(v.repeat(packing) for v in space.moments())), critic)
         return spectral_norm(critic) if self.spectral else critic
+
+    def _residual(self, role: Role, width: int | None, space: Space) -> dict[str, Any]:
+        named = sized(role, self.size, space.shape)
+        return named if width is None else named | {"width": width}
+
+    def summary(self, space: Space, packing: int) -> list[str]:
+        """What the networks cost."""
+        shape = (space.shape[0] * packing, *space.shape[1:])
+        return [
+            cost("generator", lambda: self.generator(space), (self.chosen("latents", space),)),
+            cost("critic", lambda: self.critic(space, packing), shape),
+        ]
 
     def _stack(self, inputs: int, width: int, layers: int, outputs: int) -> nn.Sequential:
         relu: Callable[[], nn.Module] = nn.ReLU if self.activation == "relu" else partial(nn.LeakyReLU, self.slope)
         return mlp(inputs, *[width] * layers, outputs, activation=relu)
+
+
+def _fast(network: nn.Module) -> nn.Module:
+    """With the memory format in which convolutions are fastest."""
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 class Game(Settings):
@@ -155,8 +212,8 @@ class Game(Settings):
                 self.refuse_idle("by this game", names, prefix="game.")
         return self
 
-    def penalised(self) -> Penalty | None:
-        """The penalty, as a function of the critic, real and generated examples."""
+    def penalised(self, space: Space) -> Penalty | None:
+        """The penalty, as a function of the critic, real and generated examples; of standardised columns."""
         weight = self.penalty_weight
         rules: dict[str, Penalty] = {
             "r1": lambda critic, real, _: r1(critic, real, weight),
@@ -165,7 +222,15 @@ class Game(Settings):
             "wgan-gp": lambda critic, real, fake: gradient_penalty(critic, real, fake, weight),
             "dragan": lambda critic, real, _: dragan(critic, real, 0.5 * float(real.std()), weight),
         }
-        return rules.get(self.penalty)
+        rule = rules.get(self.penalty)
+        if rule is None or not space.by_column:
+            return rule
+
+        def of_standardized(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor) -> Tensor:
+            assert isinstance(critic, nn.Sequential)
+            return rule(critic[1], critic[0](real), critic[0](fake))
+
+        return of_standardized
 
     def augmented(self) -> Callable[[Tensor], Tensor] | None:
         fixed = partial(augment, transforms=TRANSFORMS, probability=self.augmentation_share)
@@ -187,10 +252,15 @@ class GAN(Family):
             raise ValueError(f"game.packing must divide the {rows} examples of a batch, got {self.game.packing}")
         if self.game.augmentation != "none" and not space.pictures:
             raise ValueError("game.augmentation must be none for points")
+        if self.game.noise and space.by_column:
+            raise ValueError("game.noise must be 0 for columns with scales of their own")
         self.network.refuse(space)
 
+    def summary(self, space: Space) -> list[str]:
+        return self.network.summary(space, self.game.packing)
+
     def model(self, space: Space) -> models.GAN:
-        return models.GAN(self.network.generator(space), self.network.size("latents", space))
+        return models.GAN(self.network.generator(space), self.network.chosen("latents", space))
 
     def objective(self, model: models.GAN, space: Space) -> Adversarial:
         game = self.game
@@ -199,7 +269,7 @@ class GAN(Family):
             self.network.critic(space, game.packing),
             loss=game.loss,
             phases=SIMULTANEOUS if game.order == "simultaneous" else alternating(game.critic_steps),
-            penalty=game.penalised(),
+            penalty=game.penalised(space),
             packing=game.packing,
             noise=annealed(game.noise, game.noise_steps) if game.noise else None,
             augmentation=game.augmented(),

@@ -78,6 +78,9 @@ class Score(Family):
         super().refuse(space, training)
         self.network.refuse(space, None)
 
+    def summary(self, space: Space) -> list[str]:
+        return self.network.summary(space)
+
     def refuse_request(self, model: ScoreModel, space: Space, changes: Mapping[str, Any], **_: Any) -> None:
         model.sampling.changed(**changes)  # refuses what is out of range
 
@@ -87,7 +90,7 @@ class Score(Family):
             NoiseConditional(network.network(space, None), network.largest, network.smallest),
             space.shape,
             geometric(network.largest, network.smallest, network.levels).float(),
-            Annealing(**self.sampling.model_dump(), chunk=network.chunk),
+            Annealing(**self.sampling.model_dump(), chunk=network.chunk(space)),
         )
         model.centre, model.scale = space.moments()
         return model
