@@ -367,7 +367,6 @@ WRONG_TRAIN = [
     (["captcha", "--set", 'training={"steps":3}'], ["'training' is a group"]),
     (["captcha", "--set", "data.length=1"], ["at least 100 texts"]),
     (["captcha", "--set", "network.widths=[96,100]"], ["multiples of 8"]),
-    (["captcha", "--set", "network.widths=[32,32,32,32]"], ["multiples of network.patch 2^(levels - 1), 32"]),
     (["captcha", "--set", "data.reader=nowhere"], ["no run folder", "nowhere"]),
     (["captcha", "--resume", "--out", "nowhere"], ["no run folder nowhere"]),
     (["captcha", "--bogus"], ["No such option", "--bogus"]),

@@ -102,12 +102,18 @@ def test_where_modes_lie_and_how_heavy_they_are():
 # networks ------------------------------------------------------------------------------------------------------------
 
 
+COLUMNS = Space((2,), mean=(0.0, 500.0), std=(1.0, 1000.0))
+SPACES = [PLANE, COLUMNS, Space((5,)), GREY, COLOUR, Space((3, 20, 28))]
+
+
 @pytest.mark.parametrize("kind", ["auto", "mlp"])
-@pytest.mark.parametrize("space", [PLANE, Space((5,)), GREY, COLOUR, Space((3, 20, 28))], ids=lambda s: str(s.shape))
+@pytest.mark.parametrize(
+    "space", [PLANE, COLUMNS, Space((5,)), GREY, COLOUR, Space((3, 20, 28))], ids=lambda s: str(s.shape)
+)
 @pytest.mark.parametrize("packing", [1, 2])
 def test_players_fit_any_space(space, kind, packing):
     family = GAN.model_validate(
-        {"network": {"kind": kind, "width": 4, "critic_width": 8}, "game": {"packing": packing}}
+        {"network": {"kind": kind, "width": 8, "critic_width": 8}, "game": {"packing": packing}}
     )
     family.refuse(space, Training(steps=1))
     model = family.model(space)
@@ -118,6 +124,22 @@ def test_players_fit_any_space(space, kind, packing):
     assert game.critic(game.seen(made, 0)).numel() == 4 // packing
     losses = game(("critic", "generator"), {"x": torch.zeros(4, *space.shape)}, 0)
     assert all(bool(loss.total.isfinite()) for loss in losses.values())
+
+
+@pytest.mark.parametrize("penalty", ["r1", "r2", "r1+r2", "wgan-gp", "dragan"])
+def test_a_columns_scale_changes_no_loss(penalty):
+    """With columns standardised, losses and penalties are those of the game on standardised columns."""
+    x = torch.randn(8, 2, generator=generator(1))
+    found = []
+    for space, data in ((COLUMNS, x * torch.tensor([1.0, 1000.0]) + torch.tensor([0.0, 500.0])), (PLANE, x)):
+        family = GAN.model_validate({"network": {"width": 8, "critic_width": 8}, "game": {"penalty": penalty}})
+        begin_globally(0)
+        model = family.model(space)
+        game = family.objective(model, space)
+        begin_globally(1)
+        losses = game(("critic", "generator"), {"x": data}, 0)
+        found.append([float(losses[player].total.detach()) for player in ("critic", "generator")])
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
 
 
 def test_the_coarsest_grid_is_at_least_four_by_four():
@@ -133,7 +155,11 @@ def test_the_coarsest_grid_is_at_least_four_by_four():
         (6, 16): 0,
     }
     assert {side: doublings(*side) for side in sides} == sides
-    linear = next(m for m in GAN().model(Space((1, 24, 48))).modules() if isinstance(m, nn.Linear))
+    linear = next(
+        m
+        for m in GAN.model_validate({"network": {"kind": "conv"}}).model(Space((1, 24, 48))).modules()
+        if isinstance(m, nn.Linear)
+    )
     assert linear.out_features == 32 * 4 * 6 * 12  # four times the channels on the coarse grid
 
 
@@ -286,9 +312,14 @@ def test_games_that_are_refused(network, game, message):
 @pytest.mark.parametrize(
     ("space", "network", "message"),
     [
+        (COLOUR, {"width": 12}, "network.width must be a multiple of 8 for network.kind residual, got 12"),
         (GREY, {"layers": 3}, "network.layers is not used by convolutions, got 3: leave it out"),
         (GREY, {"fourier_features": 3}, "network.fourier_features is not used for pictures, got 3: leave it at 0"),
-        (Space((1, 9, 9)), {}, "needs even sides of at least 8 pixels, got 9 x 9: set it to mlp"),
+        (
+            Space((1, 9, 9)),
+            {"kind": "conv"},
+            "needs even sides of at least 8 pixels, got 9 x 9: set it to residual or mlp",
+        ),
         (Space((1, 8, 8), b=GREY), {}, "needs data with one side, got two sides: use family translation"),
     ],
 )

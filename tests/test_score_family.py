@@ -65,7 +65,7 @@ def test_every_sampler(sampler):
 
 
 def test_a_unet_of_pictures():
-    network = {"kind": "unet", "width": 256, "widths": (8,), "patch": 2}
+    network = {"kind": "unet", "width": None, "widths": (8,), "patch": 2}
     assert trained(score(network), Space((1, 8, 8))).sample(2, chunk=2).shape == (2, 1, 8, 8)
 
 

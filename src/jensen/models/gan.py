@@ -27,9 +27,11 @@ class GAN(nn.Module):
     Args:
         network: G, from (B, *shape) to (B, *event).
         shape: shape of z, or its length as one number.
+        bound: samples are clipped to [-bound, bound]; `forward` is not, so that every pixel keeps its gradient. None:
+            no bound.
 
     Raises:
-        ValueError: for an empty shape, or one with an axis below 1.
+        ValueError: for an empty shape, or one with an axis below 1, or a bound that is not positive.
 
     Source: Goodfellow et al. (2014).
 
@@ -42,8 +44,11 @@ class GAN(nn.Module):
     torch.Size([2, 3])
     """
 
-    def __init__(self, network: nn.Module, shape: int | Sequence[int]):
+    def __init__(self, network: nn.Module, shape: int | Sequence[int], *, bound: float | None = None):
         super().__init__()
+        if bound is not None and not bound > 0:
+            raise ValueError(f"bound must be positive, got {bound}")
+        self.bound = bound
         axes = tuple(shape) if isinstance(shape, Iterable) else (shape,)
         if not axes or not all(isinstance(k, Integral) and k >= 1 for k in axes):
             raise ValueError(f"the shape of z must have axes of at least 1, got {shape!r}")
@@ -74,7 +79,7 @@ class GAN(nn.Module):
 
     @torch.no_grad()
     def decode(self, z: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """G(z) in evaluation mode, without a gradient.
+        """G(z) in evaluation mode, within the bound, without a gradient.
 
         Raises:
             ValueError: unless the rows of z have the model's shape.
@@ -83,7 +88,8 @@ class GAN(nn.Module):
             raise ValueError(f"z must be rows of shape {self.shape}, got shape {tuple(z.shape)}")
         with evaluating(self):
             padded = torch.cat([z, z[:1].expand(-len(z) % CHUNK, *self.shape)])
-            return torch.cat([self(part) for part in padded.split(CHUNK)])[: len(z)]
+            x = torch.cat([self(part) for part in padded.split(CHUNK)])[: len(z)]
+            return x if self.bound is None else x.clamp(-self.bound, self.bound)
 
     def sample(self, n: int, *, cond: Tensor | None = None, generator: Rng = None) -> Float[Tensor, "n ..."]:
         """N draws of x, (n, *event), without a gradient.

@@ -58,7 +58,8 @@ class DenoiserNetwork(Settings):
     """
 
     kind: Literal["auto", "mlp", "unet"] = "auto"
-    """mlp: fully connected residual network; unet: U-Net; auto: unet for pictures of more than 12 pixels a side"""
+    """mlp: fully connected residual network; unet: U-Net; auto: unet for pictures of more than 12 pixels a
+    side or with texts"""
     size: Size = "tiny"
     """tiny: for two CPU cores; small, base, large: about 4, 16 and 64 times its operations, for GPUs"""
     blocks: Positive | None = None
@@ -75,7 +76,9 @@ class DenoiserNetwork(Settings):
     """self-attention at levels of at most this many pixels a side; 0: none (unet)"""
 
     def kind_for(self, space: Space) -> str:
-        return ("unet" if large(space) else "mlp") if self.kind == "auto" else self.kind
+        if self.kind != "auto":
+            return self.kind
+        return "unet" if large(space) or (space.pictures and isinstance(space.cond, Text)) else "mlp"
 
     def chunk(self, space: Space) -> int:
         return CHUNK[self.kind_for(space)]

@@ -52,8 +52,8 @@ class Network(Settings):
 
     kind: Literal["auto", "mlp", "conv", "residual"] = "auto"
     """mlp: fully connected layers; conv: a small convolutional generator and a fully connected critic; residual:
-    residual convolutional networks; auto: residual for pictures of more than 12 pixels a side, conv for smaller ones,
-    mlp for points"""
+    residual convolutional networks; auto: residual for pictures of more than 12 pixels a side, conv for smaller ones
+    of even sides, mlp for points"""
     size: Size = "tiny"
     """size of mlp and residual; tiny: for two CPU cores; small, base, large: about 4, 16 and 64 times its operations"""
     latents: Positive | None = None
@@ -80,7 +80,9 @@ class Network(Settings):
     def kind_for(self, space: Space) -> str:
         if self.kind != "auto":
             return self.kind
-        return "residual" if large(space) else "conv" if space.pictures else "mlp"
+        if not space.pictures:
+            return "mlp"
+        return "conv" if not large(space) and doublings(*space.shape[1:]) else "residual"
 
     def chosen(self, name: str, space: Space) -> int:
         """A setting, or its default for this kind and size of network."""
@@ -105,6 +107,9 @@ class Network(Settings):
             idle("by convolutions", "layers", "activation", "slope")
         if kind == "residual":
             idle("by network.kind residual", "critic_layers")
+            for name, width in (("width", self.width), ("critic_width", self.critic_width)):
+                if width is not None and width % 8:
+                    raise ValueError(f"network.{name} must be a multiple of 8 for network.kind residual, got {width}")
         if kind == "conv":
             idle("by network.kind conv", "size")
         if self.activation == "relu":
@@ -260,7 +265,10 @@ class GAN(Family):
         return self.network.summary(space, self.game.packing)
 
     def model(self, space: Space) -> models.GAN:
-        return models.GAN(self.network.generator(space), self.network.chosen("latents", space))
+        network = self.network
+        return models.GAN(
+            network.generator(space), network.chosen("latents", space), bound=1.0 if space.pictures else None
+        )
 
     def objective(self, model: models.GAN, space: Space) -> Adversarial:
         game = self.game
