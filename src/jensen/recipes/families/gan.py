@@ -26,7 +26,6 @@ from jensen.nn import (
     Role,
     Size,
     Standardized,
-    Unstandardized,
     mlp,
     sized,
 )
@@ -128,7 +127,8 @@ class Network(Settings):
             return PictureGenerator(latents, space.shape, width=width, doublings=doublings(*space.shape[1:]))
         stack = self._stack(latents, width, self.chosen("layers", space), space.dims)
         if space.by_column:
-            return stack.append(Unstandardized(*space.moments()))
+            mean, std = space.moments()
+            return stack.append(Standardized(-mean / std, 1 / std))  # the inverse: std x + mean
         return nn.Sequential(*stack, nn.Unflatten(1, space.shape), nn.Tanh()) if space.pictures else stack
 
     def critic(self, space: Space, packing: int) -> nn.Module:
