@@ -14,6 +14,7 @@ from jensen.metrics import wilson
 from jensen.report import plots
 from jensen.report.findings import Evaluation, Finding, Part, Picture, Table, proportion, rows
 from jensen.report.page import cards, training_curves, write_page
+from jensen.report.scatter import scatter
 from jensen.training.journal import Journal
 from jensen.training.strict_json import dumps, loads
 
@@ -199,5 +200,5 @@ def test_the_journal_as_plots(tmp_path):
 
 
 def test_points_are_drawn_over_the_data():
-    image = plots.points(torch.zeros(3, 2), behind=torch.randn(50, 2), scale=2)
+    image = scatter(torch.zeros(3, 2), behind=torch.randn(50, 2), scale=2)
     assert image.size == (240, 180)

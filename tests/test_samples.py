@@ -53,7 +53,7 @@ def features():
 
 
 def numbers(x, features):
-    return {f.key: f for f in measured(TEST["x"], x, features, 0, SHARES)}
+    return {f.key: f for f in measured(TEST["x"], x, features, DIGITS.space, 0, SHARES)}
 
 
 # numbers --------------------------------------------------------------------------------------------------------------

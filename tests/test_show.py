@@ -23,6 +23,7 @@ from jensen.judging import JUDGES
 from jensen.models import Diffusion
 from jensen.report import plots
 from jensen.report.findings import Finding, Part, Table
+from jensen.report.scatter import scatter
 from jensen.runs.compare import compare
 from jensen.runs.folder import EVALUATION, command
 from jensen.training.journal import Journal, read_journal
@@ -170,7 +171,7 @@ def test_what_is_not_finite_is_no_picture(run, tmp_path, capsys, monkeypatch):
         with pytest.raises(ValueError, match=r"samples must be finite numbers, got 1 of 32 that are not"):
             to_bytes(x)
         with pytest.raises(ValueError, match=r"got 1 of 4 that are not"):
-            plots.points(torch.tensor([[0.0, 1.0], [wrong, 0.0]]))
+            scatter(torch.tensor([[0.0, 1.0], [wrong, 0.0]]))
     monkeypatch.setattr(Diffusion, "restore", lambda self, z: z * math.nan)
     for name in ("x.png", "x.csv"):
         assert main(["sample", str(run), "-n", "3", "--out", str(tmp_path / name)]) == 2

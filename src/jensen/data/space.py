@@ -134,6 +134,22 @@ class Space:
         """
         return torch.tensor(self.mean), torch.tensor(self.std)
 
+    def comparable(self, x: Tensor) -> Tensor:
+        """Data whose distances mean something: columns of different scales are standardised, other data unchanged.
+
+        >>> Space((2,), mean=(0.0, 5.0), std=(1.0, 10.0)).comparable(torch.tensor([[3.0, 25.0]]))
+        tensor([[3., 2.]])
+        """
+        if not self.by_column:
+            return x
+        mean, std = (v.to(x) for v in self.moments())
+        return (x - mean) / std
+
+    @property
+    def unit(self) -> str:
+        """The unit of distances between `comparable` data, as the end of a sentence, or "" for that of the data."""
+        return ", in standard deviations of each column" * self.by_column
+
     def settled(self, x: Tensor) -> Tensor:
         """Samples rounded to the levels of the data, as they would be stored.
 

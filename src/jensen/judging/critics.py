@@ -30,7 +30,7 @@ from jensen.data.space import Space
 from jensen.judging.case import Case, judge
 from jensen.metrics.units import never_positive
 from jensen.models.gan import GAN
-from jensen.nn import PictureCritic, mlp
+from jensen.nn import PictureCritic, Standardized, mlp
 from jensen.objectives.adversarial import Adversarial
 from jensen.report import plots
 from jensen.report.findings import Finding, Part, Table, estimated
@@ -48,12 +48,17 @@ def played(case: Case) -> Adversarial | None:
 
 
 def fresh_critic(space: Space, modes: Modes | None = None) -> nn.Module:
-    """An untrained critic of single examples; if modes are known, its input is on their scale."""
+    """An untrained critic of single examples; its input is on the scale of the modes or columns."""
     if space.pictures:
         return PictureCritic(space.shape)
-    seen = None if modes is None else ModeFeatures(modes.centres, modes.std)
-    network = mlp(space.dims if seen is None else seen.outputs, 128, 128, 1, activation=nn.ReLU)
-    return network if seen is None else nn.Sequential(seen, network)
+    layers: list[nn.Module] = []
+    width = space.dims
+    if modes is not None:
+        layers = [seen := ModeFeatures(modes.centres, modes.std)]
+        width = seen.outputs
+    elif space.by_column:
+        layers = [Standardized(*space.moments())]
+    return nn.Sequential(*layers, mlp(width, 128, 128, 1, activation=nn.ReLU))
 
 
 @judge
@@ -109,9 +114,10 @@ def transport(case: Case) -> Part | None:
     test, made, train = case.test["x"], case.samples, case.train["x"]
     n = min(len(made), len(test), len(train), ROWS, max(2, int((COST / case.data.space.dims) ** 0.5)))
     seen = train[torch.randperm(len(train), generator=generator(derived(case.seed, "floor")))[:n]]
-    pairs = (made[:n], test[:n]), (made[:n], seen), (seen, test[:n])
+    made, test, seen = (case.data.space.comparable(v) for v in (made[:n], test[:n], seen))
+    pairs = (made, test), (made, seen), (seen, test)
     held_out, training, floor = (float(wasserstein1(*pair)) for pair in pairs)
-    note = f"{n:,} rows of each"
+    note = f"{n:,} rows of each{case.data.space.unit}"
     findings = [
         Finding("transport", "Wasserstein-1 distance to held-out data", held_out, floor=floor, note=note),
         Finding("transport_train", "Wasserstein-1 distance to training data", training, floor=floor),

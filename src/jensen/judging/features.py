@@ -57,7 +57,7 @@ def features_of(choice: str | Callable[[Tensor], Tensor], data: Data) -> Feature
     if choice == "auto":
         choice = ("classifier" if isinstance(classes, Classes) else "convolutional") if space.pictures else "raw"
     if choice == "raw":
-        return Features("the numbers themselves", lambda x: x.flatten(1))
+        return Features(f"the numbers themselves{space.unit}", lambda x: space.comparable(x).flatten(1))
     if choice == "convolutional":
         network = random_convolutions(space.shape)
         name = f"64 features of a convolutional network with fixed random weights ({_hash(network)})"
@@ -67,14 +67,14 @@ def features_of(choice: str | Callable[[Tensor], Tensor], data: Data) -> Feature
     if not isinstance(classes, Classes):
         raise ValueError(f"classifier features need classes, and {data.name} have none: use convolutional or raw")
     train, test = some(data.train, 50_000), some(data.test, 10_000)
-    network = class_network(train["x"], train["cond"][:, 0], classes.size)
+    network = class_network(space.comparable(train["x"]), train["cond"][:, 0], classes.size)
     with torch.no_grad():
-        right = float((network(test["x"]).argmax(1) == test["cond"][:, 0]).double().mean())
+        right = float((network(space.comparable(test["x"])).argmax(1) == test["cond"][:, 0]).double().mean())
     name = (
         f"the 32 last features of a classifier of the data's classes "
         f"({_hash(network)}, accuracy {100 * right:.1f}% on held-out data)"
     )
-    return Features(name, network[0], network[1])
+    return Features(name, lambda x: network[0](space.comparable(x)), network[1])
 
 
 def _hash(network: nn.Module) -> str:

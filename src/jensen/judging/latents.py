@@ -38,7 +38,7 @@ class Interpolating(Coding, Protocol):
 def sheet(case: Case, x: Tensor, columns: int, captions: Sequence[str] | None = None) -> Image.Image:
     """Pictures as a grid, or points drawn over held-out points."""
     if not case.data.space.pictures:
-        return gallery(x.cpu(), behind=case.test["x"][:2000])
+        return gallery(x.cpu(), behind=case.test["x"][:2000], names=case.data.space.columns)
     return gallery(x, columns=columns, scale=fitting_scale(case.data.space), captions=captions)
 
 
@@ -46,13 +46,15 @@ def sheet(case: Case, x: Tensor, columns: int, captions: Sequence[str] | None = 
 @torch.no_grad()
 def reconstructions(case: Case) -> Part | None:
     """Held-out examples and their reconstructions."""
-    model, x = case.model, case.test["x"]
+    model, x, comparable = case.model, case.test["x"], case.data.space.comparable
     if not isinstance(model, Coding):
         return None
     with drawing(case.rng("reconstructions")):
         rebuilt = torch.cat([model.reconstruct(part).cpu() for part, _ in case.chunks("reconstructions", x, CHUNK)])
-    errors, name = mean_per_example((x - rebuilt).square()), "mean squared error of reconstructions, per dimension"
-    finding = mean("reconstruction", name, errors, note=f"held-out, n = {len(x):,}")
+    errors = mean_per_example((comparable(x) - comparable(rebuilt)).square())
+    name = "mean squared error of reconstructions"
+    note = f"per dimension{case.data.space.unit}; held-out, n = {len(x):,}"
+    finding = mean("reconstruction", name, errors, note=note)
     columns = min(PAIRS, len(x))
     shown = min(2, len(x) // columns) * columns
     pairs = zip(x[:shown].split(columns), rebuilt[:shown].split(columns), strict=True)

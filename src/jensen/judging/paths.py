@@ -41,13 +41,14 @@ def by_steps(case: Case) -> Part | None:
     model = case.model
     if not isinstance(model, Diffusion | ScoreModel) or not case.settings.steps:
         return None
-    x, train, log_p = case.test["x"], case.train["x"][: case.settings.samples], case.data.truths.log_p
+    comparable, log_p = case.data.space.comparable, case.data.truths.log_p
+    x, train = comparable(case.test["x"]), comparable(case.train["x"][: case.settings.samples])
     sampling = model.sampling
     unit = "moves a level" if sampling.sampler == LANGEVIN else "steps"
     floor = energy_distance(train, x)
     findings, rows = [], []
     for steps, made in case.by_steps.items():
-        distance, read, notes = energy_distance(made, x), read_as_asked(case, made, case.asked), []
+        distance, read, notes = energy_distance(comparable(made), x), read_as_asked(case, made, case.asked), []
         row: dict[str, Any] = {"steps": steps, "energy": distance.value, "stderr": distance.stderr}
         if read is not None:
             row["read"] = vars(read)
@@ -65,7 +66,8 @@ def by_steps(case: Case) -> Part | None:
     drawn += _read_plot(counts, rows, unit)
     text = (
         f"{len(case.samples):,} samples by {sampling.sampler}, drawn from the same noise with each number of {unit}, "
-        f"are compared with held-out data; floor: {len(train):,} training examples in place of the samples."
+        f"are compared with held-out data{case.data.space.unit}; floor: {len(train):,} training examples in place of "
+        "the samples."
     )
     details = {"by_steps": {"floor": vars(floor), "own": sampling.steps, "rows": rows}}
     return Part("Samples against sampling steps", text, findings, plots=drawn, details=details)
@@ -88,17 +90,21 @@ def sampling_path(case: Case) -> Part | None:
     rng = case.rng("path")
     cond = case.data.asked(n) if case.conditional else None
     model.sample(n, cond=cond, generator=rng, on_step=lambda _, z: states.append(z.cpu()), chunk=n)
-    shown = spread(states, STRIP)
+    shown, behind = spread(states, STRIP), None
 
     if space.pictures:
         rows = torch.stack([state[:10] for state in shown], 1).flatten(0, 1)
         strip = gallery(rows, columns=len(shown), scale=fitting_scale(space))
     else:
-        strip = side_by_side([gallery(state, behind=case.test["x"], scale=2) for state in shown])
+        states, behind = [state[:, :2] for state in states], case.test["x"][:, :2]
+        strip = side_by_side([gallery(state, behind=behind, scale=2) for state in spread(states, STRIP)])
     scale = min(3, fitting_scale(space))
-    film = [gallery(state, columns=10, scale=scale, behind=case.test["x"]) for state in spread(states, FILM)]
+    film = [gallery(state, columns=10, scale=scale, behind=behind) for state in spread(states, FILM)]
+    words = f"{len(shown)} of {len(states)} states, from noise to data"
+    if not space.pictures and space.dims > 2:
+        words += f"; columns {' and '.join(space.columns[:2] or ('1', '2'))}"
     pictures = [
-        Picture("strip", strip, "states of the sampler", f"{len(shown)} of {len(states)} states, from noise to data."),
+        Picture("strip", strip, "states of the sampler", f"{words}."),
         Picture("film", film, "the same, animated"),
     ]
     return Part("From noise to data", pictures=pictures)
@@ -114,18 +120,20 @@ def round_trip_error(case: Case) -> Part | None:
     cond = case.test["cond"][: len(x)].to(case.device) if case.conditional else None
     end = 0.0 if model.denoiser.defined(torch.zeros(())) else case.settings.first
     plain = {"guidance": 1.0, "clip": False, "shift": 1.0, "denoise": False, "precision": "float32", "end": end}
+    scale = space.moments()[1].to(x) if space.by_column else 1.0
     advance, errors = case.track("round trip", sum(TRIPS)), []
     for steps in TRIPS:
-        found = round_trip(model, x, [steps], cond=cond, sampler="ddim", eta=0.0, chunk=len(x), **plain)
+        found = round_trip(model, x, [steps], cond=cond, sampler="ddim", eta=0.0, chunk=len(x), scale=scale, **plain)
         errors.append(found[0])
         advance(steps)
     means = [float(error.mean()) for error in errors]
     own = errors[TRIPS.index(TRIP)]
-    note = f"root mean square error per dimension; n = {len(x)}"
+    note = f"root mean square error per dimension{space.unit}; n = {len(x)}"
     finding = mean("round_trip", f"round-trip error, {TRIP} steps each way", own, note=note)
     text = (
         f"{len(x)} held-out examples{' with their conditions' if case.conditional else ''} are mapped to noise by "
-        f"DDIM and back to data{f', from t = {end:g}' if end else ''}: root mean square error per dimension."
+        f"DDIM and back to data{f', from t = {end:g}' if end else ''}: root mean square error per dimension"
+        f"{space.unit}."
     )
     curve = plots.curves(list(TRIPS), {"error": means}, title="round-trip error", xlabel="steps each way", log=True)
     details = {"round_trip": {"steps": list(TRIPS), "error": means, "end": end}}
@@ -168,7 +176,7 @@ def guidance(case: Case) -> Part | None:
     for scale in scales:
         made = case.draw(len(asked), cond=asked, seed=derived(case.seed, "guidance"), guidance=scale, advance=advance)
         own, read = scale == model.sampling.guidance, read_as_asked(case, case.data.space.settled(made), asked)
-        row: dict[str, Any] = {"scale": scale, "variety": variety(made, asked) / real}
+        row: dict[str, Any] = {"scale": scale, "variety": _variety(case, made, asked) / real}
         if read is not None:
             row["read"] = vars(read)
         rows.append(row)
@@ -182,13 +190,21 @@ def guidance(case: Case) -> Part | None:
         drawn += _read_plot(scales, rows, "guidance")
     text = (
         f"{len(asked)} samples of {len(distinct)} conditions. Variety is the root mean square distance between two "
-        "samples of the same condition, divided by that between two held-out examples of the same condition. Each "
-        "picture is first standardised to mean 0 and variance 1, so that contrast does not count."
+        f"samples of the same condition{case.data.space.unit}, divided by that between two held-out examples of the "
+        "same condition."
     )
+    if case.data.space.pictures:
+        text += " Each picture is first standardised to mean 0 and variance 1, so that contrast does not count."
     return Part("Guidance", text, findings, plots=drawn, details={"guidance": rows})
+
+
+def _variety(case: Case, x: Tensor, cond: Tensor | None) -> float:
+    """Variety within a condition; contrast does not count for pictures, and scales of columns do not count."""
+    space = case.data.space
+    return variety(space.comparable(x), cond, standardize=space.pictures)
 
 
 def _real_variety(case: Case) -> float:
     """Variety of held-out data within a condition, or over all data if too few share a condition."""
     x, cond = case.test["x"], case.test["cond"]
-    return variety(x, cond if len(cond) - len(cond.unique(dim=0)) >= LEAST else None)
+    return _variety(case, x, cond if len(cond) - len(cond.unique(dim=0)) >= LEAST else None)

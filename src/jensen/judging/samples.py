@@ -10,7 +10,7 @@ from torch import Tensor
 
 from jensen.core.protocols import Sampleable
 from jensen.core.seeding import derived, generator
-from jensen.data.space import Classes
+from jensen.data.space import Classes, Space
 from jensen.judging.case import Case, judge
 from jensen.judging.features import Features
 from jensen.metrics import (
@@ -30,6 +30,7 @@ from jensen.models import Autoencoder, LatentChain
 from jensen.report import plots
 from jensen.report.findings import Finding, Part, Picture, estimated, proportion, sentence
 from jensen.report.gallery import fitting_scale, gallery
+from jensen.report.scatter import COLUMNS as COLUMNS_SHOWN
 
 LEAST = 20  # fewest rows of each for which metrics are computed
 NEAREST = 1000  # largest number of samples, and of held-out examples, whose nearest training examples are searched
@@ -58,13 +59,16 @@ NOTES = {
 }
 
 
-def measured(test: Tensor, samples: Tensor, features: Features, seed: int, shares: Tensor | None) -> list[Finding]:
+def measured(
+    test: Tensor, samples: Tensor, features: Features, space: Space, seed: int, shares: Tensor | None
+) -> list[Finding]:
     """All metrics of samples against held-out data that apply, with their errors.
 
     Args:
         test: held-out examples, at least 20 of them.
         samples: samples, at least 20 of them.
         features: the features by which they are compared.
+        space: of the data.
         seed: random seed.
         shares: shares of the data's classes, for features of a classifier.
     """
@@ -76,7 +80,7 @@ def measured(test: Tensor, samples: Tensor, features: Features, seed: int, share
         estimated("frechet", "Frechet distance", frechet_distance(x, y), card=True),
         estimated("frechet_extrapolated", "Frechet distance, extrapolated", whole),
         estimated("kernel", "kernel distance", kernel_distance(x, y)),
-        estimated("energy", "energy distance", energy_distance(test[:few], samples[:few])),
+        estimated("energy", "energy distance", energy_distance(*(space.comparable(v[:few]) for v in (test, samples)))),
         proportion("precision", "precision", near.precision_interval),
         proportion("recall", "recall", near.recall_interval),
         Finding("density", "density", near.density, near.density_stderr, best=1.0),
@@ -124,7 +128,7 @@ def samples(case: Case) -> Part | None:
     order = torch.randperm(len(real), generator=generator(derived(case.seed, "floor")))[:n]
     advance, both = case.track("comparing samples and data", 2), []
     for x in (made[:n], real[order]):
-        both.append({f.key: f for f in measured(test, x, features, case.seed, shares)})
+        both.append({f.key: f for f in measured(test, x, features, space, case.seed, shares)})
         advance(1)
     found, floor = both
     names = ("precision", "recall", "coverage")
@@ -143,8 +147,10 @@ def _sheets(case: Case) -> list[Picture]:
     """The first samples, not selected, beside held-out data."""
     space, test = case.data.space, case.test["x"]
     if not space.pictures:
-        sheet = gallery(case.samples, behind=test)
-        return [Picture("samples", sheet, "samples over held-out data", "Samples, over held-out data in grey.")]
+        sheet = gallery(case.samples, behind=test, names=space.columns)
+        left = f"; the first {COLUMNS_SHOWN} of {space.dims} columns" * (space.dims > COLUMNS_SHOWN)
+        words = f"Samples in blue over held-out data in grey{left}."
+        return [Picture("samples", sheet, "samples over held-out data", words)]
     shown, scale = 64 if space.dims <= 1024 else 32, fitting_scale(space)
     sets = [("samples", case.samples, "the first samples")]
     if isinstance(case.model, Autoencoder | LatentChain) and space.levels is not None:
@@ -165,12 +171,13 @@ def nearest(case: Case) -> Part | None:
     if min(len(made), len(test)) < LEAST:
         return None
     advance = case.track("nearest training examples", len(made) + len(test))
-    drawn, index = nearest_distance(made, train)
+    space = case.data.space
+    drawn, index = nearest_distance(space.comparable(made), space.comparable(train))
     advance(len(made))
-    fresh, _ = nearest_distance(test, train)
+    fresh, _ = nearest_distance(space.comparable(test), space.comparable(train))
     advance(len(test))
     middle = [float(distances.quantile(0.5)) for distances in (drawn, fresh)]
-    what = "image" if case.data.space.pictures else "point"
+    what = "image" if space.pictures else "point"
     copied = wilson(int((drawn.double() < fresh.double().quantile(0.05)).sum()), len(drawn))
     name, note = f"median distance to the nearest training {what}", f"floor: of held-out {what}s"
     findings = [
@@ -179,17 +186,17 @@ def nearest(case: Case) -> Part | None:
         Finding("nearest", name, middle[0], floor=middle[1], best=None, note=note),
     ]
     text = (
-        f"Each sample's distance to its nearest training {what} (root mean square difference) is compared with those "
-        f"of held-out {what}s, which the model never saw. A model that memorised its training set has samples that are "
+        f"Each sample's distance to its nearest training {what} (root mean square difference{space.unit}) is compared "
+        f"with those of held-out {what}s, which the model never saw. A model that memorised its training set has samples that are "
         "nearer to it than held-out data are. The probability that a sample is nearer is 100% for copies and 50% for a "
         f"perfect model. It also exceeds 50% if samples concentrate where {what}s are dense, and is below 50% if "
         "samples lie away from the data."
     )
     pictures = []
-    if case.data.space.pictures:
+    if space.pictures:
         order = drawn.argsort()[:COLUMNS]
         pair = torch.cat([made[order], train[index[order]]])
-        sheet = gallery(pair, columns=COLUMNS, scale=fitting_scale(case.data.space))
+        sheet = gallery(pair, columns=COLUMNS, scale=fitting_scale(space))
         words = "the samples nearest to a training image, each above that image"
         pictures.append(Picture("nearest", sheet, words, sentence(words)))
     distances = {"samples": drawn.tolist(), f"held-out {what}s": fresh.tolist()}

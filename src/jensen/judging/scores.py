@@ -80,6 +80,7 @@ def annealing(case: Case) -> Part | None:
     if not isinstance(model, ScoreModel) or model.sampling.sampler != LANGEVIN:
         return None
     train, x, sampling, levels = case.train["x"], case.test["x"], model.sampling, len(model.sigmas)
+    comparable = case.data.space.comparable
     covariance = model.standardize(train.to(model.centre)).double().flatten(1).T.cov()
     spread = torch.linalg.eigvalsh(torch.atleast_2d(covariance)).cpu()  # of one dimension it is a number
     spread = spread[spread > 1e-9 * spread[-1]]  # a pixel that never changes has no variance
@@ -87,13 +88,13 @@ def annealing(case: Case) -> Part | None:
     equilibrium = float((spread**2 / (spread + sigmas[-1] ** 2)).sum() / spread.sum())
     rows = []
     for steps, made in case.by_steps.items():
-        share = variance_ratio(made, train)
+        share = variance_ratio(comparable(made), comparable(train))
         exact = annealed_variance(spread, sigmas, sampling.step_size, steps, denoise=sampling.denoise)
         rows.append((steps, share.value, share.stderr, float(exact.sum() / spread.sum())))
     own = next(row for row in rows if row[0] == sampling.steps)
     n = min(case.settings.samples, EXACT)
     rng = generators(derived(case.seed, "exact score"), range(n))
-    distance = energy_distance(exact_model(case, n).sample(n, generator=rng).cpu(), x)
+    distance = energy_distance(comparable(exact_model(case, n).sample(n, generator=rng).cpu()), comparable(x))
     law = "data" if case.data.truths.log_p is not None else "training data"
     name = "total variance of samples, relative to that of the data"
     note = "floor: a Gaussian with the data's covariance, annealed in the same way with its exact score, in closed form"

@@ -74,16 +74,17 @@ def mean_pairwise_distance(groups: Num[Tensor, "g m ..."]) -> Float[Tensor, " g"
     return (2 * variance.mean(dim=1)).sqrt().to(torch.promote_types(groups.dtype, torch.float32))
 
 
-def variety(x: Num[Tensor, "n ..."], groups: Num[Tensor, "n ..."] | None = None) -> float:
-    r"""Root mean square distance per dimension between two examples of the same group, each standardised.
+def variety(x: Num[Tensor, "n ..."], groups: Num[Tensor, "n ..."] | None = None, *, standardize: bool = True) -> float:
+    r"""Root mean square distance per dimension between two examples of the same group.
 
-    Each example is first shifted and scaled to mean 0 and variance 1, so that brightness and contrast do not count. The
-    distance is then $(2 s^2)^{1/2}$, where $s^2$ is the pooled variance within groups: the sum of squared distances to
-    the mean of each group, divided by the number of examples minus the number of groups.
+    By default each example is first shifted and scaled to mean 0 and variance 1, so that brightness and contrast of
+    pictures do not count. The distance is then $(2 s^2)^{1/2}$, where $s^2$ is the pooled variance within groups: the
+    sum of squared distances to the mean of each group, divided by the number of examples minus the number of groups.
 
     Args:
         x: (N, ...), N greater than the number of groups.
         groups: (N, ...), equal for examples of the same group; None: all in one.
+        standardize: whether each example is standardised first.
 
     Raises:
         ValueError: if no group has two examples.
@@ -91,7 +92,8 @@ def variety(x: Num[Tensor, "n ..."], groups: Num[Tensor, "n ..."] | None = None)
     >>> round(variety(torch.tensor([[1.0, -1.0], [-1.0, 1.0]])), 4)
     2.0
     """
-    rows = torch.nn.functional.layer_norm(x.double().flatten(1), (x[0].numel(),))
+    rows = x.double().flatten(1)
+    rows = torch.nn.functional.layer_norm(rows, rows.shape[1:]) if standardize else rows
     groups = torch.zeros(len(rows), 1) if groups is None else groups
     _, group, sizes = groups.unique(dim=0, return_inverse=True, return_counts=True)
     if len(sizes) == len(rows):

@@ -459,19 +459,26 @@ class Diffusion(nn.Module):
 
 
 def round_trip(
-    model: Diffusion, x: Float[Tensor, "b ..."], steps: Sequence[int], *, cond: Tensor | None = None, **changes: Any
+    model: Diffusion,
+    x: Float[Tensor, "b ..."],
+    steps: Sequence[int],
+    *,
+    cond: Tensor | None = None,
+    scale: float | Tensor = 1.0,
+    **changes: Any,
 ) -> Float[Tensor, "k b"]:
-    """Round-trip error: the root mean square error per pixel of x after encoding and decoding.
+    """Round-trip error: the root mean square error per dimension of x after encoding and decoding.
 
     Args:
         model: model with a deterministic sampler, by default or in the changes.
         x: (B, *shape), on the scale of the data.
         steps: K numbers of steps in each direction.
         cond: (B, ...) or None.
+        scale: unit of the error: a number, or one for each dimension.
         changes: changes to the model's `Sampling`.
 
     Returns:
-        (K, B), in the units of x.
+        (K, B), in units of `scale`.
 
     Source: Song et al., DDIM (2021), table 2.
     """
@@ -479,5 +486,5 @@ def round_trip(
     for count in steps:
         z = model.encode(x, cond=cond, steps=count, **changes)
         back = model.decode(z, cond=cond, steps=count, **changes)
-        errors.append(mean_per_example((back - x.to(back)) ** 2).sqrt())
+        errors.append(mean_per_example(((back - x.to(back)) / scale) ** 2).sqrt())
     return torch.stack(errors)

@@ -1,4 +1,4 @@
-"""Samples as images: grids of pictures, plots of points in the plane."""
+"""Samples as images: grids of pictures, plots of points."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from jensen.data.pictures import sheet, to_image
 from jensen.data.pool import to_bytes
 from jensen.data.space import Space
-from jensen.report import plots
+from jensen.report.scatter import scatter
 from jensen.training.checkpoint import replacing
 
 MILLISECONDS = 80  # duration of a frame of an animation
@@ -29,8 +29,9 @@ def gallery(
     behind: Tensor | None = None,
     captions: Sequence[str] | None = None,
     wrong: Sequence[bool] | None = None,
+    names: Sequence[str] = (),
 ) -> Image.Image:
-    """A grid of pictures (N, C, H, W), in [-1, 1] or uint8, or a plot of the first two dimensions of points (N, D).
+    """A grid of pictures (N, C, H, W), in [-1, 1] or uint8, or a plot of points (N, D), see `scatter`.
 
     Args:
         x: samples.
@@ -38,9 +39,10 @@ def gallery(
         scale: factor by which pictures are enlarged.
         behind: data points to draw in grey below the points.
         captions, wrong: texts below the pictures, and whether each is set in red.
+        names: of the columns of points.
     """
     if x.ndim == 2:
-        return plots.points(_plane(x), behind=None if behind is None else _plane(behind), scale=scale)
+        return scatter(x, behind=behind, scale=scale, names=names)
     return sheet(as_bytes(x), columns or _columns(len(x)), scale=scale, captions=captions, wrong=wrong)
 
 
@@ -75,10 +77,6 @@ def spread(states: Sequence[Any], most: int) -> list[Any]:
     if len(states) <= most:
         return list(states)
     return [states[round(k * (len(states) - 1) / (most - 1))] for k in range(most)]
-
-
-def _plane(x: Tensor) -> Tensor:
-    return torch.cat([x, torch.zeros_like(x)], 1) if x.shape[1] == 1 else x[:, :2]
 
 
 def _columns(count: int) -> int:

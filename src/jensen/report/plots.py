@@ -1,4 +1,4 @@
-"""Small plots as inline SVG for light and dark pages, legible on a phone; and points in the plane as an image."""
+"""Small plots as inline SVG for light and dark pages, legible on a phone."""
 
 from __future__ import annotations
 
@@ -15,9 +15,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 from PIL import Image
-from torch import Tensor
-
-from jensen.data.pool import refuse_nonfinite
 
 BLUE, ORANGE, GREY, GREEN, PURPLE = "#3b82f6", "#f08c2e", "#8a94a3", "#2f9e68", "#9b6ad8"
 COLOURS = (BLUE, ORANGE, GREY, GREEN, PURPLE)
@@ -138,26 +135,6 @@ def complex_plane(
     colours = [ORANGE if b > tolerance else BLUE for b in beyond]
     axes.scatter([v[0] for v in values], [v[1] for v in values], s=22, c=colours, linewidths=0)
     return _svg(figure)
-
-
-def points(samples: Tensor, *, behind: Tensor | None = None, scale: int = 4) -> Image.Image:
-    """Points (N, 2) as an image, 120 `scale` pixels wide; `behind` (M, 2) is drawn below in grey and sets the limits.
-
-    Raises:
-        ValueError: for a point that is not finite, since it would not be drawn.
-    """
-    refuse_nonfinite(samples)
-    figure = blank(4, 3, 30 * scale)
-    axes = figure.subplots()
-    if behind is not None:
-        axes.scatter(behind[:, 0].cpu(), behind[:, 1].cpu(), s=3, color="#c4cad2", linewidths=0)
-        low, high = behind.min(0).values.tolist(), behind.max(0).values.tolist()
-        axes.set_xlim(low[0] - 0.25, high[0] + 0.25)
-        axes.set_ylim(low[1] - 0.25, high[1] + 0.25)
-    axes.scatter(samples[:, 0].cpu(), samples[:, 1].cpu(), s=3.5, color=BLUE, alpha=0.65, linewidths=0)
-    axes.set_aspect("equal")
-    framed(axes)
-    return png(figure)
 
 
 def blank(width: float, height: float, dpi: int) -> Figure:

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -179,31 +178,37 @@ def compare(
     seen = min((len(train["x"]) - kept) // 2, n - kept)
     order = torch.randperm(len(train["x"]), generator=generator(derived(seed, "order of training data")))
     x = train["x"][order]
-    fresh = partial(discriminate, (x[:seen], test[:kept]), steps=judge_steps, seed=derived(seed, "judge"))
+    space = data.space
+
+    def fresh(made: Tensor, others: Tensor) -> Discrimination:
+        """A discriminator trained on data and `made`, tested on held-out data and `others`."""
+        real, fake = (tuple(map(space.comparable, pair)) for pair in ((x[:seen], test[:kept]), (made, others)))
+        return discriminate(real, fake, steps=judge_steps, seed=derived(seed, "judge"))  # type: ignore[arg-type]
+
     shares = class_shares(train["cond"], data.space.cond.size) if isinstance(data.space.cond, Classes) else None
 
     def metrics(made: Tensor, copies: Finding) -> dict[str, Finding]:
-        return {f.key: f for f in (*measured(test, made, found, seed, shares), copies)}
+        return {f.key: f for f in (*measured(test, made, found, space, seed, shares), copies)}
 
     advance = track("judging", len(runs) + 1)
     floor = metrics(x[:n], Finding("copies", "", 0.5, 0.0, best=0.5))
-    judged_floor = fresh((x[seen : 2 * seen], x[2 * seen : 2 * seen + kept]))
+    judged_floor = fresh(x[seen : 2 * seen], x[2 * seen : 2 * seen + kept])
     advance(1)
     contestants = []
     for name, run in runs.items():
         made, cost = drawn[name]
         theirs = some(own[name].train, TRAINING)["x"]  # a run of another seed may have other training data
-        copies = nearness(*(nearest_distance(v[:MOST], theirs)[0] for v in (made, test)))
+        near = (nearest_distance(space.comparable(v[:MOST]), space.comparable(theirs))[0] for v in (made, test))
         contestants.append(
             Contestant(
                 name=name,
                 recipe=run.recipe.name,
                 samples=made[:SHOWN],
                 between=_between(run, seed),
-                metrics=metrics(made, copies),
+                metrics=metrics(made, nearness(*near)),
                 likelihoods=likelihoods[name],
                 cost=cost,
-                judgement=fresh((made[:seen], made[seen : seen + kept])),
+                judgement=fresh(made[:seen], made[seen : seen + kept]),
                 critics={owner: auc(critic(made), critic(test)) for owner, critic in critics.items()},
             )
         )

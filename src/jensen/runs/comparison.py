@@ -48,7 +48,12 @@ def _samples(found: Comparison) -> list[Part]:
     rows = [("held-out data", test[:shown]), *((c.name, c.samples) for c in found.contestants)]
     behind = None if space.pictures else test
     sheets = [
-        Picture(f"samples-{k}", gallery(x, columns=COLUMNS, scale=scale, behind=behind), f"samples of {name}", name)
+        Picture(
+            f"samples-{k}",
+            gallery(x, columns=COLUMNS, scale=scale, behind=behind, names=space.columns),
+            f"samples of {name}",
+            name,
+        )
         for k, (name, x) in enumerate(rows)
     ]
     ways = [

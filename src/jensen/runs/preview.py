@@ -37,5 +37,5 @@ def preview(recipe: Recipe, model: nn.Module, data: Data, path: Path) -> dict[st
     if space.pictures:
         save_image(gallery(draw(PICTURES), columns=16, scale=fitting_scale(space)), path)
     else:
-        save_image(gallery(draw(POINTS), behind=some(data.test, 2000)["x"]), path)
+        save_image(gallery(draw(POINTS), behind=some(data.test, 2000)["x"], names=space.columns), path)
     return {}

@@ -1,0 +1,138 @@
+"""Columns of different scales: no finding depends on the unit of a column, but a log density by its exact change."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from jensen.core.seeding import generator
+from jensen.data.dataset import Data, spaced
+from jensen.data.pool import Tensors
+from jensen.data.space import Classes, Space
+from jensen.judging import JUDGES, Case
+from jensen.judging.case import Played, drawer
+from jensen.judging.critics import fresh_critic
+from jensen.judging.features import features_of
+from jensen.judging.samples import measured
+from jensen.judging.settings import Judging
+from jensen.metrics import variety
+from jensen.recipes.recipe import Family
+from jensen.recipes.settings import Training
+from jensen.report.scatter import scatter
+
+FACTOR = 1024.0  # a power of two: products are exact
+CHANGED = 1  # the column that is measured in another unit
+SETTINGS = Judging(samples=60, rows=40, steps=(3,), bound_steps=5, ode_rows=4, critic_steps=5, scales=(2.0,))
+SMALL = {"kind": "mlp", "width": 16, "blocks": 1}
+FAMILIES = {
+    "diffusion": {"network": SMALL, "sampling": {"steps": 4}},
+    "score": {"network": SMALL | {"levels": 3}, "sampling": {"steps": 2}},
+}
+
+
+def data(factor=1.0, columns=3, classes=2):
+    """Points with columns of scales 1, 50, 2500, ..., the second column multiplied by `factor`."""
+    rng = generator(0)
+    labels = torch.arange(160) % classes
+    x = torch.randn(160, columns, generator=rng) + labels[:, None]
+    x = x * 50.0 ** torch.arange(columns) + 3
+    cond = Classes(tuple("abcdef"[:classes])) if classes > 1 else None
+    rows = {"x": x, "cond": labels[:, None]} if cond else {"x": x}
+    train, test = (Tensors(**{name: v[part] for name, v in rows.items()}) for part in (slice(0, 120), slice(120, None)))
+    space = spaced(Space((columns,), cond=cond, columns=tuple("uvwxyzst"[:columns])), train, by_column=True)
+    if columns > CHANGED:
+        unit = torch.ones(columns)
+        unit[CHANGED] = factor
+        train, test = (Tensors(**{**part.tensors, "x": part.tensors["x"] * unit}) for part in (train, test))
+        mean, std = (tuple((v * unit).tolist()) for v in space.moments())
+        space = replace(space, mean=mean, std=std)
+    return Data("points", "0", space, train, test)
+
+
+def case(kind, found, settings=SETTINGS):
+    """An untrained model of a family, judged on the data."""
+    family = Family.parse({"kind": kind} | FAMILIES[kind])
+    torch.manual_seed(0)
+    model = family.model(found.space)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    objective = family.objective(model, found.space)
+    training = Training(steps=1, batch_size=8)
+    players = family.players(objective, training, training.budget())
+    played = Played(objective, family.update(), players, 1, found.stream(8, 0))
+    draw = drawer(model.eval(), found.space, 0)
+    return Case(model, found, draw, family.conditional(found.space), settings, played=lambda: played)
+
+
+@pytest.fixture(autouse=True)
+def _short_films(monkeypatch):
+    monkeypatch.setattr("jensen.judging.paths.FILM", 2)
+    monkeypatch.setattr("jensen.judging.paths.STRIP", 2)
+
+
+def findings(kind, found, settings=SETTINGS):
+    case_ = case(kind, found, settings)
+    parts = [part for judge in JUDGES.values() if (part := judge(case_)) is not None]
+    return {f.key: f for part in parts for f in part.findings}
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_the_unit_of_a_column_changes_log_densities_alone(kind):
+    one, other = (findings(kind, data(factor)) for factor in (1.0, FACTOR))
+    assert one.keys() == other.keys()
+    assert len(one) > 10
+    for key, f in one.items():
+        if f.facts.get("measure") == "density":
+            assert other[key].value - f.value == pytest.approx(-math.log(FACTOR), abs=2e-4), key
+        else:
+            assert other[key].value == pytest.approx(f.value, rel=1e-6, nan_ok=True), key
+
+
+def test_features_of_a_classifier_and_a_fresh_critic_do_not_depend_on_units():
+    one, other = data(), data(FACTOR)
+    for choice in ("raw", "classifier"):
+        a, b = (features_of(choice, d)(d.test.tensors["x"]) for d in (one, other))
+        assert torch.equal(a, b)
+    made = []
+    for d in (one, other):
+        torch.manual_seed(0)
+        made.append(fresh_critic(d.space)(d.test.tensors["x"]))
+    assert torch.equal(*made)
+
+
+def test_variety_of_points_is_their_distance():
+    """Two points 3 standard deviations apart in a column, and equal in the other: 3 / sqrt(2) per dimension."""
+    x = torch.tensor([[0.0, 1.0], [3.0, 1.0]])
+    assert variety(x, standardize=False) == pytest.approx(3 / math.sqrt(2))
+
+
+def test_distances_of_samples_are_in_standard_deviations():
+    """A column that varies by 2500 does not hide another: samples off by 3 in the first column are found."""
+    d = data(classes=1)
+    x = d.test.tensors["x"]
+    off = x + torch.tensor([3.0, 0.0, 0.0])
+    found = {f.key: f.value for f in measured(x, off, features_of("raw", d), d.space, 0, None)}
+    std = d.space.std[0]
+    assert found["frechet"] == pytest.approx((3 / std) ** 2, rel=1e-4)
+
+
+@pytest.mark.parametrize(("columns", "classes"), [(1, 1), (1, 2), (2, 2), (8, 1)])
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_every_judge_takes_points_of_any_number_of_columns(kind, columns, classes):
+    few = SETTINGS.model_copy(update={"samples": 24, "rows": 24, "ode_rows": 2, "steps": ()})
+    found = findings(kind, data(columns=columns, classes=classes), few)
+    assert {"frechet", "copies", "transport"} <= found.keys()
+    assert all(math.isfinite(f.value) for f in found.values())
+
+
+@pytest.mark.parametrize(("columns", "size"), [(1, (480, 288)), (2, (480, 360)), (4, (533, 533)), (9, (800, 800))])
+def test_points_are_drawn_by_pairs_of_columns(columns, size):
+    x = torch.randn(50, columns, generator=generator(0))
+    image = scatter(x, behind=x + 1, names=tuple("abcdefghi"[:columns]))
+    assert image.size == size
+    with pytest.raises(ValueError, match="finite"):
+        scatter(x.log())
