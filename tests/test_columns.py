@@ -129,7 +129,7 @@ def test_every_judge_takes_points_of_any_number_of_columns(kind, columns, classe
     assert all(math.isfinite(f.value) for f in found.values())
 
 
-@pytest.mark.parametrize(("columns", "size"), [(1, (480, 288)), (2, (480, 360)), (4, (533, 533)), (9, (800, 800))])
+@pytest.mark.parametrize(("columns", "size"), [(1, (480, 288)), (2, (480, 360)), (4, (533, 533)), (9, (667, 667))])
 def test_points_are_drawn_by_pairs_of_columns(columns, size):
     x = torch.randn(50, columns, generator=generator(0))
     image = scatter(x, behind=x + 1, names=tuple("abcdefghi"[:columns]))

@@ -12,7 +12,7 @@ from torch import Tensor
 from jensen.data.pool import refuse_nonfinite
 from jensen.report.plots import BLUE, GREY, blank, framed, png
 
-COLUMNS = 6  # of pairwise plots, at most
+COLUMNS = 5  # of pairwise plots, at most
 SHOWN = 1000  # points of a pairwise plot, at most
 BEHIND = "#c4cad2"
 MARGIN = 0.08  # around the data, relative to their range
@@ -21,12 +21,12 @@ BINS = 36
 
 
 def scatter(samples: Tensor, *, behind: Tensor | None = None, scale: int = 4, names: Sequence[str] = ()) -> Image.Image:
-    """Points (N, D) as an image; of more than two columns, each pair of the first six, and histograms of each.
+    """Points (N, D) as an image; of more than two columns, each pair of the first five, and histograms of each.
 
     Args:
         samples: the points.
         behind: (M, D), drawn below them in grey; they set the limits.
-        scale: the image is 120 `scale` pixels wide for one or two columns, up to 200 `scale` for more.
+        scale: the image is 120 `scale` pixels wide for one or two columns, up to 167 `scale` for more.
         names: of the columns.
 
     Raises:
@@ -87,28 +87,25 @@ def _pairs(
     """Histograms on the diagonal, pairs below it, row against column."""
     n = len(names)
     figure = blank(1.15 * n, 1.15 * n, 29 * scale)
-    grid = figure.subplots(n, n, squeeze=False)
-    for row in range(n):
-        for column in range(n):
-            axes = grid[row, column]
-            if column > row:
-                axes.set_axis_off()
-                continue
-            if column == row:
-                _histogram(axes, x[:, row], None if y is None else y[:, row], limits[row])
-            else:
-                pair = [column, row]
-                behind = None if y is None else y[:SHOWN][:, pair]
-                _dots(axes, x[:SHOWN][:, pair], behind, [limits[k] for k in pair], 1.5)
-            framed(axes)
-            axes.locator_params(nbins=3)
-            axes.tick_params(labelsize=6, labelbottom=row == n - 1, labelleft=column == 0 < row)
-            if column == row:
-                axes.set_yticks([])
-            if row == n - 1:
-                axes.set_xlabel(names[column], fontsize=8, color=GREY)
-            if column == 0 and row:
-                axes.set_ylabel(names[row], fontsize=8, color=GREY)
+    figure.set_layout_engine("none")  # one constrained layout of many axes takes seconds
+    grid = figure.add_gridspec(n, n, left=0.42 / n, bottom=0.36 / n, right=0.99, top=0.99, wspace=0.08, hspace=0.08)
+    for row, column in ((row, column) for row in range(n) for column in range(row + 1)):
+        axes = figure.add_subplot(grid[row, column])
+        if column == row:
+            _histogram(axes, x[:, row], None if y is None else y[:, row], limits[row])
+            axes.set_yticks([])
+        else:
+            pair = [column, row]
+            behind = None if y is None else y[:SHOWN, pair]
+            _dots(axes, x[:SHOWN, pair], behind, [limits[k] for k in pair], 1.5)
+            axes.locator_params(axis="y", nbins=3)
+        axes.locator_params(axis="x", nbins=3)
+        framed(axes)
+        axes.tick_params(labelsize=6, labelbottom=row == n - 1, labelleft=column == 0 < row)
+        if row == n - 1:
+            axes.set_xlabel(names[column], fontsize=8, color=GREY)
+        if column == 0 < row:
+            axes.set_ylabel(names[row], fontsize=8, color=GREY)
     return png(figure)
 
 
