@@ -188,9 +188,9 @@ def nearest(case: Case) -> Part | None:
     text = (
         f"Each sample's distance to its nearest training {what} (root mean square difference{space.unit}) is compared "
         f"with those of held-out {what}s, which the model never saw. A model that memorised its training set has "
-        "samples that are nearer to it than held-out data are. The probability that a sample is nearer is 100% for copies and 50% for a "
-        f"perfect model. It also exceeds 50% if samples concentrate where {what}s are dense, and is below 50% if "
-        "samples lie away from the data."
+        "samples that are nearer to it than held-out data are. The probability that a sample is nearer is 100% for "
+        f"copies and 50% for a perfect model. It also exceeds 50% if samples concentrate where {what}s are dense, and "
+        "is below 50% if samples lie away from the data."
     )
     pictures = []
     if space.pictures:

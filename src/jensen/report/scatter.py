@@ -88,8 +88,8 @@ def _pairs(
     n = len(names)
     figure = blank(1.15 * n, 1.15 * n, 29 * scale)
     figure.set_layout_engine("none")  # one constrained layout of many axes takes seconds
-    grid = figure.add_gridspec(n, n, left=0.42 / n, bottom=0.36 / n, right=0.99, top=0.99, wspace=0.08, hspace=0.08)
-    for row, column in ((row, column) for row in range(n) for column in range(row + 1)):
+    grid = figure.add_gridspec(n, n, left=0.62 / n, bottom=0.4 / n, right=0.99, top=0.99, wspace=0.08, hspace=0.08)
+    for row, column in zip(*np.tril_indices(n), strict=True):
         axes = figure.add_subplot(grid[row, column])
         if column == row:
             _histogram(axes, x[:, row], None if y is None else y[:, row], limits[row])
@@ -99,13 +99,15 @@ def _pairs(
             behind = None if y is None else y[:SHOWN, pair]
             _dots(axes, x[:SHOWN, pair], behind, [limits[k] for k in pair], 1.5)
             axes.locator_params(axis="y", nbins=3)
-        axes.locator_params(axis="x", nbins=3)
+        axes.locator_params(axis="x", nbins=2)
         framed(axes)
-        axes.tick_params(labelsize=6, labelbottom=row == n - 1, labelleft=column == 0 < row)
-        if row == n - 1:
+        below, beside = row == n - 1, column == 0 < row
+        axes.tick_params(labelsize=6, length=2, labelbottom=below, bottom=below, labelleft=beside, left=beside)
+        if below:
             axes.set_xlabel(names[column], fontsize=8, color=GREY)
-        if column == 0 < row:
+        if beside:
             axes.set_ylabel(names[row], fontsize=8, color=GREY)
+            axes.yaxis.set_label_coords(-0.4, 0.5)
     return png(figure)
 
 
