@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations_with_replacement
 from typing import Any
 
 import numpy as np
@@ -89,7 +90,7 @@ def _pairs(
     figure = blank(1.15 * n, 1.15 * n, 29 * scale)
     figure.set_layout_engine("none")  # one constrained layout of many axes takes seconds
     grid = figure.add_gridspec(n, n, left=0.62 / n, bottom=0.4 / n, right=0.99, top=0.99, wspace=0.08, hspace=0.08)
-    for row, column in zip(*np.tril_indices(n), strict=True):
+    for column, row in combinations_with_replacement(range(n), 2):
         axes = figure.add_subplot(grid[row, column])
         if column == row:
             _histogram(axes, x[:, row], None if y is None else y[:, row], limits[row])
