@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
-from jensen.core.seeding import drawing, generator
+from jensen.core.seeding import drawing, generator, generators
+from jensen.data.dataset import Data
+from jensen.data.pool import Tensors
 from jensen.data.space import Space
 from jensen.models import Autoencoder as AutoencoderModel
+from jensen.models import KernelDensityModel, KernelSampling
 from jensen.nn import PictureDecoder, PictureEncoder, operations, sized
+from jensen.objectives import LeaveOneOut
 from jensen.recipes.decoders import Decoder
 from jensen.recipes.families.autoencoder import Autoencoder, Narrow
+from jensen.recipes.families.kernel import Kernel
+from jensen.recipes.families.mixture import Mixture
 from jensen.recipes.families.vae import VAE, Bound, Network
 from jensen.recipes.settings import Training
+from jensen.score import silverman
 from jensen.variational import elbo
 
 TRAINING = Training(steps=4, warmup=1)
@@ -141,3 +149,55 @@ def test_multiplying_columns_changes_the_bound_by_the_log_scales(kind, noise):
     torch.testing.assert_close(value, exact - SCALES.log().sum(), rtol=1e-4, atol=1e-3)
     torch.testing.assert_close(codes, exact_codes, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(rebuilt, exact_rebuilt, rtol=1e-3, atol=1e-2)
+
+
+def test_a_kernel_density_of_columns_is_torchs_mixture():
+    """Kernels of standard deviation h s_d in column d, with h from the points x / s; its score is the gradient of that
+    log density; and the same density of x / s shifts by the sum of log s.
+    """
+    x = torch.randn(40, 3, generator=generator(0), dtype=torch.float64) * SCALES + SCALES
+    y = (torch.randn(9, 3, generator=generator(1), dtype=torch.float64) * SCALES).requires_grad_()
+    model = KernelDensityModel(x, "silverman", scale=SCALES.double())
+    kernels = Independent(Normal(x, silverman(x / SCALES) * SCALES.double()), 1)
+    log_p = MixtureSameFamily(Categorical(torch.ones(40, dtype=torch.float64)), kernels).log_prob(y)
+    torch.testing.assert_close(model.log_prob(y.detach()), log_p.detach())
+    torch.testing.assert_close(model.score(y.detach()), torch.autograd.grad(log_p.sum(), y)[0])
+    others = [torch.arange(40) != k for k in range(40)]
+    exact = torch.stack([KernelDensityModel(x[o], 0.4, scale=SCALES.double()).log_prob(x[~o])[0] for o in others])
+    one = KernelDensityModel(x, 0.4, scale=SCALES.double())
+    torch.manual_seed(0)
+    rows = torch.randint(40, (7,))
+    torch.manual_seed(0)
+    found = LeaveOneOut(one)(("model",), {"x": y[:7]}, 0)["model"].total
+    torch.testing.assert_close(found.detach(), -exact[rows].mean())
+
+
+@pytest.mark.parametrize("sampler", ["exact", "langevin", "mala", "ascent"])
+def test_samples_of_a_kernel_density_of_columns_are_those_of_standard_ones_times_their_scales(sampler):
+    u = torch.randn(30, 3, generator=generator(0), dtype=torch.float64)
+    settings = KernelSampling(sampler, steps=5, chunk=8)
+    scale = SCALES.double()
+    made = KernelDensityModel(u * scale, 0.4, settings, scale).sample(6, generator=generators(0, range(6)))
+    plain = KernelDensityModel(u, 0.4, settings).sample(6, generator=generators(0, range(6)))
+    torch.testing.assert_close(made, plain * scale)
+
+
+def test_the_family_gives_the_kernel_density_the_scales_of_the_columns():
+    for space, scale in ((COLUMNS, SCALES), (Space((3,), std=7.0, rows=30), torch.ones(3))):
+        torch.testing.assert_close(Kernel().model(space).scale, scale)
+    with pytest.raises(ValueError, match=r"scale must be positive and finite, got 0\.0"):
+        KernelDensityModel(torch.randn(5, 2), 1.0, scale=0.0)
+
+
+def test_a_mixture_of_rescaled_columns_has_the_log_density_shifted_by_the_log_scales():
+    """Fits of x and of s x from the same seed, by the family, with priors around the data."""
+    u, found = torch.randn(200, 3, generator=generator(0), dtype=torch.float64), []
+    u[:80] += 4
+    for scale in (SCALES.double(), torch.ones(3, dtype=torch.float64)):
+        x = u * scale
+        space = Space((3,), std=tuple(scale.tolist()), rows=200)
+        family = Mixture(components=4, sweeps=50)
+        model = family.model(space)
+        family.begin(model, Data("x", "0", space, Tensors(x=x), Tensors(x=x)), 0)
+        found.append(model.log_likelihood(x[:20]).value)
+    torch.testing.assert_close(found[0], found[1] - SCALES.double().log().sum(), rtol=1e-6, atol=1e-5)

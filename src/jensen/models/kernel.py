@@ -28,7 +28,7 @@ KERNEL_SAMPLERS = ("exact", "langevin", "mala", "ascent")
 class KernelSampling:
     """How a kernel density is sampled.
 
-    The chains of the last three samplers start from N(m, s^2 I) with the mean m and the spread s of the points.
+    The chains of the last three samplers start from N(m, v I) with the mean m and the mean variance v of the points.
 
     Attributes:
         sampler: "exact", a point at random plus noise; "langevin", unadjusted; "mala", Metropolis-adjusted; or
@@ -59,15 +59,19 @@ class KernelSampling:
 
 
 class KernelDensityModel(nn.Module):
-    r"""$p(x) = \frac1M \sum_i N(x; x_i, h^2 I)$ with the points $x_i$ as a buffer and $\log h$ as a parameter.
+    r"""$p(x) = \frac1M \sum_i N(x; x_i, h^2 \mathrm{diag}(s^2))$ with points $x_i$ and $\log h$ as a parameter.
+
+    In u = x / s all kernels have the covariance $h^2 I$; the density of x is that of u divided by $\prod_d s_d$.
 
     Args:
         points: (M, ...).
-        bandwidth: h, or a rule of `BANDWIDTHS`: "silverman", "scott" or "leave-one-out".
+        bandwidth: h, or a rule of `BANDWIDTHS` for the points u: "silverman", "scott" or "leave-one-out".
         sampling: how to sample by default.
+        scale: s, positive: a number, or one for each column of points (M, D) whose columns have different scales.
 
     Raises:
-        ValueError: for an unknown rule, and as `jensen.score.KernelDensity` and the rules.
+        ValueError: for an unknown rule, a scale that is not positive and finite, and as
+            `jensen.score.KernelDensity` and the rules.
 
     Source: Parzen (1962).
 
@@ -81,16 +85,21 @@ class KernelDensityModel(nn.Module):
     """
 
     points: Tensor
+    scale: Tensor
 
     def __init__(
         self,
         points: Float[Tensor, "m ..."],
         bandwidth: float | str = "silverman",
         sampling: KernelSampling | None = None,
+        scale: float | Tensor = 1.0,
     ):
         super().__init__()
         self.sampling = sampling or KernelSampling()
         self.register_buffer("points", points.clone())
+        self.register_buffer("scale", torch.as_tensor(scale).to(points).expand(points.shape[1:]).clone())
+        if not bool(((self.scale > 0) & self.scale.isfinite()).all()):
+            raise ValueError(f"scale must be positive and finite, got {scale}")
         self.log_bandwidth = nn.Parameter(torch.zeros((), dtype=torch.float64))
         self.fit(points, bandwidth)
 
@@ -105,23 +114,35 @@ class KernelDensityModel(nn.Module):
             raise ValueError(f"points must have the shape {tuple(self.points.shape)}, got {tuple(points.shape)}")
         if isinstance(bandwidth, str) and bandwidth not in BANDWIDTHS:
             raise ValueError(f"bandwidth must be a number or one of {', '.join(BANDWIDTHS)}, got {bandwidth!r}")
-        h = BANDWIDTHS[bandwidth](points) if isinstance(bandwidth, str) else bandwidth
-        KernelDensity(points, h)  # raises for invalid points or bandwidth
+        u = points / self.scale
+        h = BANDWIDTHS[bandwidth](u) if isinstance(bandwidth, str) else bandwidth
+        KernelDensity(u, h)  # raises for invalid points or bandwidth
         self.points.copy_(points)
         self.log_bandwidth.fill_(math.log(h))
 
     @property
+    def units(self) -> Float[Tensor, "m ..."]:
+        """The points u = x / s."""
+        return self.points / self.scale
+
+    @property
+    def log_volume(self) -> Float[Tensor, ""]:
+        r"""$\sum_d \log s_d$, the log density of u less that of x."""
+        return self.scale.double().log().sum()
+
+    @property
     def density(self) -> KernelDensity:
-        """The current density, with `log_prob` and `score`."""
-        return KernelDensity(self.points, math.exp(self.log_bandwidth.item()))
+        """The current density of u = x / s, with `log_prob` and `score`."""
+        return KernelDensity(self.units, math.exp(self.log_bandwidth.item()))
 
     def score(self, x: Num[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         """The gradient of log p(x), (B, ...)."""
-        return self.density.score(x)
+        return self.density.score(x / self.scale) / self.scale
 
     def log_prob(self, x: Num[Tensor, "b ..."]) -> Float[Tensor, " b"]:
         """Log p(x) in nats, (B,)."""
-        return self.density.log_prob(x)
+        log_u = self.density.log_prob(x / self.scale)
+        return log_u - self.log_volume.to(log_u)
 
     def log_likelihood(
         self, x: Num[Tensor, "b ..."], *, cond: Tensor | None = None, generator: Rng = None
@@ -169,16 +190,17 @@ class KernelDensityModel(nn.Module):
     def _chunk(self, chunk: Chunk, settings: KernelSampling, on_step: Callable[[int, Tensor], None] | None) -> Tensor:
         density, steps, rng = self.density, settings.steps, chunk.generator
         if settings.sampler == "exact":
-            return density.sample(chunk.size, generator=rng)
+            return density.sample(chunk.size, generator=rng) * self.scale
 
         def report(step: int, x: Tensor) -> None:
             if on_step is not None:
-                on_step(step, x[: chunk.n])
+                on_step(step, x[: chunk.n] * self.scale)
 
-        spread = self.points.var(0, correction=0).mean().sqrt()
-        x = self.points.mean(0) + spread * chunk.normal(self.points.shape[1:], like=self.points)
+        spread = density.data.var(0, correction=0).mean().sqrt()
+        u = density.data.mean(0) + spread * chunk.normal(self.points.shape[1:], like=self.points)
         delta = settings.step_size * density.bandwidth**2
         if settings.sampler == "mala":
-            return mala(density.log_prob, x, delta, steps, warmup=steps, generator=rng, on_step=report).x
+            chain = mala(density.log_prob, u, delta, steps, warmup=steps, generator=rng, on_step=report)
+            return chain.x * self.scale
         noise = settings.sampler == "langevin"
-        return langevin(density.score, x, delta, steps, noise=noise, generator=rng, on_step=report)
+        return langevin(density.score, u, delta, steps, noise=noise, generator=rng, on_step=report) * self.scale

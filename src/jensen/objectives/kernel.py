@@ -13,10 +13,10 @@ from jensen.score import leave_one_out_log_prob
 
 
 class LeaveOneOut(Objective):
-    r"""$-E_i \log \frac1{M-1} \sum_{j \ne i} N(x_i; x_j, h^2 I)$ in nats, minimised over log h; i is random.
+    r"""$-E_i \log \frac1{M-1} \sum_{j \ne i} N(x_i; x_j, h^2 \mathrm{diag}(s^2))$, nats, minimised over log h.
 
-    The model's own points are its training set: a batch only determines how many of them are drawn. The density of
-    each is computed from all the other points.
+    The model's own points are its training set: a batch only determines how many of them, i, are drawn at random. The
+    density of each is computed from all the other points.
 
     Args:
         model: kernel density of at least 2 points.
@@ -35,7 +35,7 @@ class LeaveOneOut(Objective):
         self.model = model
 
     def forward(self, players: tuple[str, ...], batch: Batch, step: int) -> Mapping[str, Loss]:
-        points = self.model.points
+        points = self.model.units
         rows = torch.randint(len(points), (len(entry(batch, "x")),), device=points.device)
         log_p = leave_one_out_log_prob(points, self.model.log_bandwidth.exp(), rows)
-        return {"model": Loss.of(-log_p.mean())}
+        return {"model": Loss.of(self.model.log_volume.to(log_p) - log_p.mean())}

@@ -23,7 +23,8 @@ class KernelSettings(Settings):
     """The density."""
 
     bandwidth: Rate | Literal["silverman", "scott", "leave-one-out"] = "silverman"
-    """standard deviation of each Gaussian kernel, or the rule that sets it before training"""
+    """standard deviation of each Gaussian kernel, relative to that of the column for points from a table; or the rule
+    that sets it before training"""
     learned: bool = False
     """whether training then maximises the leave-one-out likelihood over the bandwidth"""
     points: Positive = 50_000
@@ -68,7 +69,9 @@ class Kernel(Family):
 
     def model(self, space: Space) -> KernelDensityModel:
         count = min(space.rows, self.density.points)
-        model = KernelDensityModel(torch.zeros(count, *space.shape), 1.0, KernelSampling(**self.sampling.model_dump()))
+        sampling = KernelSampling(**self.sampling.model_dump())
+        scale = space.moments()[1] if space.by_column else 1.0
+        model = KernelDensityModel(torch.zeros(count, *space.shape), 1.0, sampling, scale)
         return model.requires_grad_(self.density.learned)
 
     def begin(self, model: KernelDensityModel, data: Data, seed: int, track: Track = silent) -> None:

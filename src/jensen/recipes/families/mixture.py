@@ -46,14 +46,16 @@ class Mixture(Family):
 
     def begin(self, model: GaussianMixtureVI, data: Data, seed: int, track: Track = silent) -> None:
         x = some(data.train)["x"].double()
-        prior = MixturePrior.around(x, self.components)
+        scale = data.space.moments()[1].double() if data.space.by_column else x.new_ones(x.shape[1])
+        u = x / scale
+        prior = MixturePrior.around(u, self.components)
         fitted = GaussianMixtureVI(
             self.components, replace(prior, concentration=self.concentration or prior.concentration)
         )
         advance = track("coordinate ascent", self.sweeps)
         rng = generator(derived(seed, "mixture"))
-        fitted.fit(x, sweeps=self.sweeps, tolerance=self.tolerance, generator=rng, on_sweep=lambda *_: advance(1))
-        model.load_state_dict(fitted.state_dict())
+        fitted.fit(u, sweeps=self.sweeps, tolerance=self.tolerance, generator=rng, on_sweep=lambda *_: advance(1))
+        model.load_state_dict(fitted.rescaled(scale).state_dict())
 
     def objective(self, model: GaussianMixtureVI, space: Space) -> Objective:
         return Fitted(model)

@@ -290,6 +290,31 @@ class GaussianMixtureVI(nn.Module):
         """`log_prob`, exact for the predictive density."""
         return Likelihood(self.log_prob(x), "exact", "density")
 
+    def rescaled(self, scale: Float[Tensor, " d"]) -> GaussianMixtureVI:
+        r"""The posterior of x = scale u, given this one of u: $\log p(x) = \log p(u) - \sum_d \log \mathrm{scale}_d$.
+
+        k-means, which initialises a fit, compares columns in their units: fit data whose columns have different scales
+        in standard units, then rescale.
+
+        Raises:
+            ValueError: unless scale is (D,) and positive.
+
+        >>> u = torch.randn(50, 2)
+        >>> mixture = GaussianMixtureVI(1, MixturePrior.around(u, 1))
+        >>> _ = mixture.fit(u)
+        >>> x = u * torch.tensor([10.0, 1.0])
+        >>> gap = mixture.log_prob(u) - mixture.rescaled(torch.tensor([10.0, 1.0])).log_prob(x)
+        >>> torch.allclose(gap, torch.tensor(10.0).log(), atol=1e-4)
+        True
+        """
+        if scale.shape != self.mean.shape or not bool((scale > 0).all()):
+            raise ValueError(f"scale must be {len(self.mean)} positive numbers, got {scale.tolist()}")
+        scale = scale.to(self.mean)
+        prior = replace(self.prior, component=self.prior.component.moved(torch.zeros_like(scale), scale.diag()))
+        made = GaussianMixtureVI(len(self.sums), prior)
+        made.shift, made.matrix, made.sums = self.shift * scale, self.matrix / scale[:, None], self.sums.clone()
+        return made
+
     def sample(self, n: int, *, cond: Tensor | None = None, generator: Rng = None) -> Float[Tensor, "n d"]:
         """Draw n samples from the predictive density, float64, with one generator or one per row.
 
