@@ -1,17 +1,20 @@
-"""Two processes compute the gradient of one process and remain equal; resuming is exact."""
+"""Several processes share the rows of one: they draw the same ids, compute the same gradient, and resume exactly."""
 
 from __future__ import annotations
 
 import atexit
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import traceback
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
@@ -19,8 +22,16 @@ import jensen.recipes.settings
 from games import ring
 from jensen.cli.main import main
 from jensen.core.objective import Objective
-from jensen.core.types import Loss, Phase
-from jensen.data.pool import pool_stream
+from jensen.core.seeding import numbered
+from jensen.core.types import Loss, Phase, mapped
+from jensen.data.decode import Form
+from jensen.data.listing import list_pictures
+from jensen.data.pack import write_pack
+from jensen.data.pool import Tensors, drawn_rows, pool_stream
+from jensen.data.unpaired import transformed, unpaired_stream
+from jensen.recipes.sources.arrays import Arrays
+from jensen.recipes.sources.pair import Pair, Pairs
+from jensen.recipes.sources.pictures import Pictures
 from jensen.recipes.words import configure
 from jensen.runs import train as running
 from jensen.runs.opening import open_data, read_config
@@ -28,6 +39,7 @@ from jensen.training import Budget, fit
 from jensen.training.distributed import collect, rank, shard, start, stop
 from jensen.training.journal import read_journal
 from test_cli import train_words
+from test_sources import SOURCES
 from test_training import new_state
 
 
@@ -70,16 +82,16 @@ def trained(mine, world):
     return torch.cat([p.detach().flatten() for state in states for p in state.objective.parameters()])
 
 
-def together(work):
-    """Run `work` in two forked processes, with torchrun's environment variables and all modules imported.
+def together(work, ends=(0, 0)):
+    """Run `work` in forked processes, with torchrun's environment variables and all modules imported.
 
-    `work` returns None or an exit code.
+    `work` returns None or an exit code; `ends` are the expected codes of all processes, or minus their signal.
     """
     with socket.create_server(("localhost", 0)) as free:
         port = free.getsockname()[1]
-    said = {"WORLD_SIZE": 2, "MASTER_ADDR": "localhost", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "here"}
+    said = {"WORLD_SIZE": len(ends), "MASTER_ADDR": "localhost", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "here"}
     pids = []
-    for mine in range(2):
+    for mine in range(len(ends)):
         pids.append(os.fork())
         if pids[-1] == 0:
             code = 1
@@ -94,7 +106,7 @@ def together(work):
             finally:
                 os._exit(code)
     codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
-    assert codes == [0, 0]
+    assert tuple(codes) == ends
 
 
 def test_two_processes_give_the_one_process_training_and_leave_their_group_at_the_end(tmp_path):
@@ -109,18 +121,133 @@ def test_two_processes_give_the_one_process_training_and_leave_their_group_at_th
             assert len(found) == world == 2
             torch.save(flat, tmp_path / "two.pt")
 
+    one = trained(0, 1)
     together(work)
     two = torch.load(tmp_path / "two.pt", weights_only=True)
-    torch.testing.assert_close(trained(0, 1), two, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(one, two, rtol=1e-6, atol=1e-7)
 
 
-def test_shards_partition_a_batch():
-    stream = pool_stream(8, seed=0, x=torch.arange(100))
-    whole = next(stream(3))["x"]
-    parts = [next(shard(stream, r, 2)(3))["x"] for r in (0, 1)]
-    assert torch.equal(torch.stack(parts, 1).flatten(), whole)
-    with pytest.raises(ValueError, match="does not divide by 3 processes"):
-        next(shard(stream, 0, 3)(0))
+# -- rows -------------------------------------------------------------------------------------------------------------
+
+
+def pictures_in(folder, n=40):
+    """A folder of n random grey pictures of 4 x 4 pixels."""
+    folder.mkdir(parents=True)
+    for k, x in enumerate(np.random.default_rng(n).integers(0, 256, (n, 4, 4), np.uint8)):
+        Image.fromarray(x).save(folder / f"{k:02d}.png")
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def every(tmp_path_factory):
+    """A source of every kind, by name."""
+    place = tmp_path_factory.mktemp("data")
+    a, b = (Pictures(path=pictures_in(place / side, n)) for side, n in (("a", 40), ("b", 50)))
+    np.save(place / "x.npy", np.random.default_rng(0).integers(0, 256, (40, 4, 4), np.uint8))
+    mine = {
+        "folder, flipped": a.model_copy(update={"flip": True}),
+        "file, dynamic": Arrays(path=str(place / "x.npy"), levels=2, binarize="dynamic"),
+        "pair": Pair(a=a, b=b),
+        "pair by name": Pair(a=a, b=b, pairing="by-name"),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JENSEN_CACHE", str(place / "cache"))
+        yield SOURCES | mine
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_the_parts_of_a_batch_are_the_whole_bit_for_bit(every, world):
+    for name, source in every.items():
+        stream = source.open(3).stream(8, 5)
+        for given in (stream, lambda start, stream=stream: stream(start)):
+            batches = [whole for whole, _ in zip(given(2), range(3), strict=False)]
+            parts = [[next(shard(given, r, world)(2 + n)) for r in range(world)] for n in range(3)]
+            assert all(same(whole, interleaved(part)) for whole, part in zip(batches, parts, strict=True)), name
+            goes_on = [part for part, _ in zip(shard(given, world - 1, world)(2), range(3), strict=False)]
+            assert all(same(part[-1], last) for part, last in zip(parts, goes_on, strict=True)), name
+
+
+def interleaved(parts):
+    return {name: torch.stack([part[name] for part in parts], 1).flatten(0, 1) for name in parts[0]}
+
+
+class Counted(Tensors):
+    """Rows that note which of them are read."""
+
+    def __init__(self, **tensors):
+        super().__init__(**tensors)
+        self.read = []
+
+    def __getitem__(self, index):
+        self.read += index.tolist()
+        return super().__getitem__(index)
+
+
+def test_each_process_reads_its_own_rows_alone():
+    a, b = Counted(x=torch.arange(100.0)), Counted(x=torch.arange(70.0))
+    pairs = Pairs(a, b, torch.stack([torch.arange(70), torch.arange(70)], 1))
+    noisy = transformed(drawn_rows(a, 8, 0), torch.add, torch.rand, 1)
+    sides = unpaired_stream(8, 0, a=a, b=b)
+    without = mapped(noisy, lambda batch: {"x": batch["x"]})
+    for stream, used in ((noisy, [a]), (without, [a]), (sides, [a, b]), (drawn_rows(pairs, 8, 0), [a, b])):
+        read = []
+        for r, world in ((0, 1), *((r, 4) for r in range(4))):
+            for rows in used:
+                rows.read = []
+            next(shard(stream, r, world)(3))
+            read.append([rows.read for rows in used])
+        whole, *parts = read
+        assert [[rows[r::4] for rows in whole] for r in range(4)] == parts
+        assert [len(rows) for rows in whole] == [8] * len(used)
+    for stream, name in ((noisy, "batch_size"), (lambda start: noisy(start), "'index'")):
+        with pytest.raises(ValueError, match=f"{name} must be a multiple of 3, the number of processes, got 8"):
+            next(shard(stream, 0, 3)(0))
+
+
+def test_a_killed_run_on_a_pack_goes_on_with_one_or_four_processes_and_the_same_ids(tmp_path, monkeypatch):
+    """The second of two processes is killed in its seventh step, after a checkpoint at the fourth. Ids are those that
+    the seed gives.
+    """
+    words = ["training.steps=12", "training.batch_size=8", "training.save_every=4", "training.previews=0"]
+
+    def train(name, dies=None):
+        """Train or go on, and write the ids of all draws of this process to a file."""
+        (mine, world), folder = start(), tmp_path / name
+        ids = []
+
+        def note(batch):
+            ids.append(batch["index"].tolist())
+            torch.save(ids, tmp_path / f"{name}-{world}-{mine}.pt")
+            if (mine, len(ids)) == dies:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return batch
+
+        monkeypatch.setattr(running, "fit", lambda state, stream, *a, **k: fit(state, mapped(stream, note), *a, **k))
+        resume = folder.exists()
+        recipe = read_config(folder) if resume else configure("score", words, data=str(tmp_path / "pack"))
+        running.train(recipe, folder, resume=resume)
+
+    def found(name, world):
+        """The ids of whole draws, from those of every process."""
+        parts = [torch.tensor(torch.load(tmp_path / f"{name}-{world}-{r}.pt")) for r in range(world)]
+        return torch.stack([part[: min(map(len, parts))] for part in parts], 2).flatten(1)
+
+    listing = list_pictures(pictures_in(tmp_path / "in"))
+    write_pack(listing, Form(1, 4, 4), tmp_path / "pack")
+    rows = len(Pictures(path=str(tmp_path / "pack")).open(0).train)
+    ids = torch.stack([torch.randint(rows, (8,), generator=numbered(0, n)) for n in range(12)])
+    together(lambda: train("run", dies=(1, 7)), ends=(1, -signal.SIGKILL))
+    assert torch.equal(found("run", 2), ids[:7])
+    assert [path.name for path in (tmp_path / "run" / "state").iterdir()] == ["000000004.pt"]
+    shutil.copytree(tmp_path / "run", tmp_path / "other")
+    train("run")
+    together(lambda: train("other"), ends=(0,) * 4)
+    for name, world in (("run", 1), ("other", 4)):
+        assert torch.equal(found(name, world), ids[4:])
+        assert torch.load(tmp_path / name / "state" / "000000012.pt")["draws"] == 12
+
+
+# -- runs -------------------------------------------------------------------------------------------------------------
 
 
 def torchrun(*words):

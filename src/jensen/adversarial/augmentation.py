@@ -237,8 +237,11 @@ class Jitter:
         _check_finite("fill", self.fill)
 
     def __call__(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        straight = torch.eye(2, 3, device=x.device, dtype=x.dtype)
-        seen = straight + self.amount * torch.randn(len(x), 2, 3, device=x.device, dtype=x.dtype)
+        return self.by(x, torch.randn(len(x), 2, 3, device=x.device, dtype=x.dtype))
+
+    def by(self, x: Float[Tensor, "b c h w"], eps: Float[Tensor, "b 2 3"]) -> Float[Tensor, "b c h w"]:
+        """The pictures at the given [E, e]."""
+        seen = torch.eye(2, 3, device=x.device, dtype=x.dtype) + self.amount * eps
         return _seen(x - self.fill, seen, padding="zeros") + self.fill
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Literal
 
 from jaxtyping import Float
@@ -18,6 +19,31 @@ Measure = Literal["mass", "density"]
 
 Stream = Callable[[int], Iterator[Batch]]
 """Opened at batch number n; each batch is a function of (seed, n) alone, so that a resumed run continues exactly."""
+
+
+@dataclass(frozen=True)
+class Draws:
+    """A `Stream` of which some rows can be drawn without the others: row k of batch n is a function of (seed, n, k).
+
+    So the rows of a batch are the same, however many processes share them; see `jensen.training.distributed.shard`.
+
+    Attributes:
+        draw: called with (n, rows), returns these rows of batch n, each in the place it has among them.
+        batch_size: number of rows of a whole batch.
+        rows: the rows that the stream draws.
+
+    >>> import torch
+    >>> squares = Draws(lambda n, rows: {"x": (10 * n + torch.arange(4))[rows]}, 4)
+    >>> next(squares(1))["x"].tolist(), next(Draws(squares.draw, 4, slice(1, None, 2))(1))["x"].tolist()
+    ([10, 11, 12, 13], [11, 13])
+    """
+
+    draw: Callable[[int, slice], Batch]
+    batch_size: int
+    rows: slice = field(default_factory=lambda: slice(None))
+
+    def __call__(self, start: int) -> Iterator[Batch]:
+        return (self.draw(n, self.rows) for n in count(start))
 
 
 @dataclass(frozen=True)
@@ -107,7 +133,9 @@ def entry(batch: Batch, name: str) -> Tensor:
 
 
 def mapped(stream: Stream, change: Callable[[Batch], Batch]) -> Stream:
-    """The same batches, each changed by a function."""
+    """The same batches, each changed by a function of each row alone."""
+    if isinstance(stream, Draws):
+        return replace(stream, draw=lambda n, rows: change(stream.draw(n, rows)))
     return lambda start: map(change, stream(start))
 
 

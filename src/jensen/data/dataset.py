@@ -117,7 +117,10 @@ class Data:
     notes: tuple[str, ...] = ()
 
     def stream(self, batch_size: int, seed: int) -> Stream:
-        """Training batches {"x", "cond", "index"}; draw n depends only on (seed, n)."""
+        """Training batches {"x", "cond", "index"}; draw n depends only on (seed, n).
+
+        Of `Draws`, which is what jensen's own sources give, each process of several reads only its own rows.
+        """
         if self.streams is not None:
             return self.streams(batch_size, seed)
         return drawn_rows(self.train, batch_size, seed)

@@ -1,15 +1,14 @@
-"""Rows of data, and streams of batches drawn from them: draw n depends only on (seed, n)."""
+"""Rows of data, and streams of batches drawn from them: row k of draw n depends only on (seed, n, k)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from jensen.core.seeding import checked_seed, numbered
-from jensen.core.types import Batch, Stream
+from jensen.core.types import Batch, Draws
 
 
 class Rows(Protocol):
@@ -50,8 +49,8 @@ class Tensors:
         return {name: from_bytes(v[index]) for name, v in self.tensors.items()}
 
 
-def drawn_rows(rows: Rows, batch_size: int, seed: int) -> Stream:
-    """Batches of `batch_size` rows, drawn with replacement, with their indices as "index".
+def drawn_rows(rows: Rows, batch_size: int, seed: int) -> Draws:
+    """Batches of `batch_size` rows, drawn with replacement, with their indices as "index"; only drawn rows are read.
 
     Raises:
         ValueError: if batch_size < 1, or the seed is beyond 64 bits.
@@ -65,17 +64,14 @@ def drawn_rows(rows: Rows, batch_size: int, seed: int) -> Stream:
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
 
-    def opened(start: int) -> Iterator[Batch]:
-        draw = start
-        while True:
-            index = torch.randint(len(rows), (batch_size,), generator=numbered(seed, draw))
-            yield {"index": index, **rows[index]}
-            draw += 1
+    def draw(n: int, part: slice) -> Batch:
+        index = torch.randint(len(rows), (batch_size,), generator=numbered(seed, n))[part]
+        return {"index": index, **rows[index]}
 
-    return opened
+    return Draws(draw, batch_size)
 
 
-def pool_stream(batch_size: int, seed: int, **tensors: Tensor) -> Stream:
+def pool_stream(batch_size: int, seed: int, **tensors: Tensor) -> Draws:
     """`drawn_rows` of tensors (N, ...) by name.
 
     Raises:

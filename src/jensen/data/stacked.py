@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
 from jensen.core.seeding import checked_seed, numbered
-from jensen.core.types import Batch, Stream
+from jensen.core.types import Batch, Draws
 from jensen.data.mixtures import geometric_weights
 
 DIGITS, CHANNELS = 10, 3
@@ -82,10 +80,11 @@ def stacked(
     """
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
-    return _draw(pictures, _Pool(pictures, labels), digit_shares(balance), n, generator)
+    rows, modes = _Pool(pictures, labels).rows(digit_shares(balance), n, generator)
+    return pictures[rows, 0], modes
 
 
-def stacked_stream(pictures: Tensor, labels: Tensor, batch_size: int, seed: int, *, balance: float = 1.0) -> Stream:
+def stacked_stream(pictures: Tensor, labels: Tensor, batch_size: int, seed: int, *, balance: float = 1.0) -> Draws:
     """Batches {"x": (B, 3, H, W)} of new draws; draw n depends on (seed, n) alone.
 
     Raises:
@@ -96,18 +95,15 @@ def stacked_stream(pictures: Tensor, labels: Tensor, batch_size: int, seed: int,
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     pool, shares = _Pool(pictures, labels), digit_shares(balance)
 
-    def opened(start: int) -> Iterator[Batch]:
-        draw = start
-        while True:
-            rng = numbered(seed, draw)
-            yield {"x": _draw(pictures, pool, shares, batch_size, rng)[0]}
-            draw += 1
+    def draw(n: int, part: slice) -> Batch:
+        rows, _ = pool.rows(shares, batch_size, numbered(seed, n))
+        return {"x": pictures[rows[part], 0]}
 
-    return opened
+    return Draws(draw, batch_size)
 
 
 class _Pool:
-    """Pictures by digit: rows in the order of their labels, the first row and the number of rows of each digit."""
+    """Rows of pictures in the order of their digits, the first place and the number of rows of each digit."""
 
     def __init__(self, pictures: Tensor, labels: Tensor):
         if pictures.ndim != 4 or pictures.shape[1] != 1 or labels.shape != pictures.shape[:1]:
@@ -120,19 +116,13 @@ class _Pool:
         self.counts = labels.bincount(minlength=DIGITS)
         if not bool((self.counts > 0).all()):
             raise ValueError(f"pictures must show every digit, got none of {int(self.counts.argmin())}")
-        self.rows = labels.argsort(stable=True)
+        self.order = labels.argsort(stable=True)
         self.starts = self.counts.cumsum(0) - self.counts
 
-    def row(self, digits: Tensor, u: Tensor) -> Tensor:
-        """A picture of each digit, selected by u, which is uniform on [0, 1)."""
+    def rows(self, shares: Tensor, n: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        """Rows of a random picture for each channel, (n, 3), of digits drawn by their shares; and the modes, (n,)."""
+        digits = torch.multinomial(shares, n * CHANNELS, replacement=True, generator=generator).reshape(n, CHANNELS)
+        u = torch.rand(n, CHANNELS, generator=generator, dtype=torch.float64)
         counts = self.counts[digits]
-        return self.rows[self.starts[digits] + (u * counts).long().clamp(max=counts - 1)]
-
-
-def _draw(
-    pictures: Tensor, pool: _Pool, shares: Tensor, n: int, generator: torch.Generator | None
-) -> tuple[Tensor, Tensor]:
-    digits = torch.multinomial(shares, n * CHANNELS, replacement=True, generator=generator).reshape(n, CHANNELS)
-    u = torch.rand(n, CHANNELS, generator=generator, dtype=torch.float64)
-    modes = digits @ torch.tensor([100, 10, 1])
-    return pictures[pool.row(digits, u), 0], modes
+        places = self.starts[digits] + (u * counts).long().clamp(max=counts - 1)
+        return self.order[places], digits @ torch.tensor([100, 10, 1])

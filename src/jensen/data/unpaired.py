@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import replace
 
 from torch import Tensor
 
 from jensen.core.seeding import checked_seed, derived, drawing, numbered
-from jensen.core.types import Batch, Stream
+from jensen.core.types import Batch, Draws
 from jensen.data.pool import Rows, drawn_rows
 
 
-def unpaired_stream(batch_size: int, seed: int, **sides: Rows) -> Stream:
+def unpaired_stream(batch_size: int, seed: int, **sides: Rows) -> Draws:
     """Batches of `batch_size` values of "x" from each side, drawn independently; the keys are the names of the sides.
 
     The order of each side depends only on (seed, its name): see `drawn_rows`.
@@ -25,24 +26,28 @@ def unpaired_stream(batch_size: int, seed: int, **sides: Rows) -> Stream:
     >>> batch["a"].shape, batch["b"].shape
     (torch.Size([4]), torch.Size([4]))
     """
-    streams = [drawn_rows(rows, batch_size, derived(checked_seed(seed), name)) for name, rows in sides.items()]
+    streams = {name: drawn_rows(rows, batch_size, derived(checked_seed(seed), name)) for name, rows in sides.items()}
 
-    def opened(start: int) -> Iterator[Batch]:
-        for parts in zip(*(stream(start) for stream in streams), strict=True):
-            yield {name: part["x"] for name, part in zip(sides, parts, strict=True)}
+    def draw(n: int, rows: slice) -> Batch:
+        return {name: stream.draw(n, rows)["x"] for name, stream in streams.items()}
 
-    return opened
+    return Draws(draw, batch_size)
 
 
-def transformed(stream: Stream, transform: Callable[[Tensor], Tensor], seed: int) -> Stream:
-    """A stream with each of its floating-point tensors transformed, (B, ...) -> (B, ...).
+def transformed(
+    stream: Draws, transform: Callable[[Tensor, Tensor], Tensor], noise: Callable[[int], Tensor], seed: int
+) -> Draws:
+    """A stream with each of its floating-point tensors x (B, ...) replaced by transform(x, noise(B)).
 
-    The random numbers of the transform in draw n depend only on (seed, n).
+    The noise in draw n depends only on (seed, n). It is drawn for whole batches, however few of their rows are read.
     """
 
-    def opened(start: int) -> Iterator[Batch]:
-        for draw, batch in enumerate(stream(start), start):
-            with drawing(numbered(seed, draw)):
-                yield {name: transform(x) if x.is_floating_point() else x for name, x in batch.items()}
+    def draw(n: int, rows: slice) -> Batch:
+        batch = stream.draw(n, rows)
+        with drawing(numbered(seed, n)):
+            return {
+                name: transform(x, noise(stream.batch_size)[rows]) if x.is_floating_point() else x
+                for name, x in batch.items()
+            }
 
-    return opened
+    return replace(stream, draw=draw)

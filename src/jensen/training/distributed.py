@@ -5,13 +5,14 @@ from __future__ import annotations
 import atexit
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from jensen.core.types import Batch, Stream, mapped
+from jensen.core.types import Batch, Draws, Stream, mapped
 
 
 def start() -> tuple[int, int]:
@@ -65,21 +66,29 @@ def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
 
 
 def shard(stream: Stream, rank: int, world: int) -> Stream:
-    """The rows rank, rank + world, ... of every batch.
+    """The rows rank, rank + world, ... of every batch; `Draws` draw no others.
 
     Raises:
         ValueError: if a batch does not divide by the number of processes.
     """
-    if world == 1:
-        return stream
+    rows = slice(rank, None, world)
 
     def own(batch: Batch) -> Batch:
         for name, value in batch.items():
-            if len(value) % world:
-                raise ValueError(f"batch {name!r} of {len(value)} rows does not divide by {world} processes")
-        return {name: value[rank::world] for name, value in batch.items()}
+            _refuse_undivided(repr(name), len(value), world)
+        return {name: value[rows] for name, value in batch.items()}
 
+    if world == 1:
+        return stream
+    if isinstance(stream, Draws):
+        _refuse_undivided("batch_size", stream.batch_size, world)
+        return replace(stream, rows=rows)
     return mapped(stream, own)
+
+
+def _refuse_undivided(what: str, rows: int, world: int) -> None:
+    if rows % world:
+        raise ValueError(f"{what} must be a multiple of {world}, the number of processes, got {rows}")
 
 
 def rank() -> int:

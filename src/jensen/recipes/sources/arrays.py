@@ -62,7 +62,8 @@ class Arrays(Source):
             train, test = (self._black_and_white(rows, part) for rows, part in ((train, "train"), (test, "test")))
 
         def dynamic(batch_size: int, seed: int) -> Stream:
-            return transformed(drawn_rows(grey, batch_size, seed), ink, derived(seed, "ink"))
+            stream = drawn_rows(grey, batch_size, seed)
+            return transformed(stream, ink, lambda n: torch.rand(n, *space.shape), derived(seed, "ink"))
 
         where = "" if labels is None else f" and {cond.size if cond else 0} classes"
         return Data(
@@ -80,7 +81,7 @@ class Arrays(Source):
         if self.binarize == "threshold":
             white = x >= 128
         else:
-            white = ink(from_bytes(x), generator(derived(0, "ink", part))) > 0
+            white = ink(from_bytes(x), torch.rand(x.shape, generator=generator(derived(0, "ink", part)))) > 0
         return Tensors(**{**rows.tensors, "x": white * torch.tensor(255, dtype=torch.uint8)})
 
     def _pictures(self) -> tuple[Tensor, Tensor | None]:
@@ -105,9 +106,9 @@ class Arrays(Source):
         return channels_first(path, x), labels
 
 
-def ink(x: Tensor, rng: torch.Generator | None = None) -> Tensor:
-    """-1 or 1 at random with mean x, for x in [-1, 1]."""
-    return 2 * torch.bernoulli((x + 1) / 2, generator=rng) - 1
+def ink(x: Tensor, u: Tensor) -> Tensor:
+    """-1 or 1, with mean x in [-1, 1] for u uniform in [0, 1)."""
+    return 2 * (u < (x + 1) / 2).float() - 1
 
 
 def channels_first(path: Path, x: np.ndarray) -> Tensor:

@@ -104,7 +104,7 @@ class Pictures(Source):
         settings = ("path", "held_out", "size", "channels", "fit", "alpha", "flip", "strict")  # the content has them
 
         def flipped(batch_size: int, seed: int) -> Stream:
-            return transformed(drawn_rows(train, batch_size, seed), mirror, derived(seed, "flip"))
+            return transformed(drawn_rows(train, batch_size, seed), mirror, torch.rand, derived(seed, "flip"))
 
         return Data(
             f"{self._place.name}, pictures of {form.height} x {form.width}",
@@ -190,6 +190,6 @@ def captions(pack: Pack) -> list[str]:
     return [str(v)[:LONGEST].strip() for v in pack.texts]
 
 
-def mirror(x: Tensor) -> Tensor:
-    """Each picture of a batch mirrored with probability 1/2."""
-    return torch.where(torch.rand(len(x), 1, 1, 1) < 0.5, x, x.flip(3))
+def mirror(x: Tensor, u: Tensor) -> Tensor:
+    """Each picture x (B, C, H, W) whose u (B,) is at least 1/2 is mirrored."""
+    return torch.where(u[:, None, None, None] < 0.5, x, x.flip(3))

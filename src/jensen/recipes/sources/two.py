@@ -85,7 +85,9 @@ class HandwrittenPrinted(Source):
 
         def streams(batch_size: int, seed: int) -> Stream:
             stream = pool_stream(batch_size, seed, **pairs) if by_class else unpaired_stream(batch_size, seed, **heaps)
-            return transformed(stream, Jitter(self.jitter), derived(seed, "jitter")) if self.jitter else stream
+            if not self.jitter:
+                return stream
+            return transformed(stream, Jitter(self.jitter).by, lambda n: torch.randn(n, 2, 3), derived(seed, "jitter"))
 
         return replace(a, space=replace(a.space, b=b.space, paired=by_class), b=b, streams=streams)
 
