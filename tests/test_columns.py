@@ -30,6 +30,7 @@ SMALL = {"kind": "mlp", "width": 16, "blocks": 1}
 FAMILIES = {
     "diffusion": {"network": SMALL, "sampling": {"steps": 4}},
     "score": {"network": SMALL | {"levels": 3}, "sampling": {"steps": 2}},
+    "gan": {"network": {"width": 16, "critic_width": 16}, "game": {"loss": "wasserstein", "penalty": "wgan-gp"}},
 }
 
 

@@ -18,7 +18,6 @@ from jensen.adversarial import (
     critic_logits,
     gradient_penalty,
     logistic,
-    pack,
     train_critic,
     wasserstein1,
 )
@@ -75,12 +74,12 @@ def critics(case: Case) -> Part | None:
         at = train_critic(fresh, loss, x, model.sample, steps=steps, advance=advance)
     packs = f", packs of {game.packing}" if game.packing > 1 else ""
     findings, charts = [], []
-    for key, name, stream, critic, packing in (
-        ("fresh", "fresh critic", "evaluating a fresh critic", fresh, 1),
-        ("trained", f"training's critic{packs}", "evaluating the critic of training", game.critic, game.packing),
+    for key, name, stream, critic, seen in (
+        ("fresh", "fresh critic", "evaluating a fresh critic", fresh, nn.Identity()),
+        ("trained", f"training's critic{packs}", "evaluating the critic of training", game.critic, game.packs),
     ):
         made = case.draw(len(case.test["x"]), seed=derived(case.seed, stream))
-        real, fake = (critic_logits(critic, v.to(case.device), packing).cpu() for v in (case.test["x"], made))
+        real, fake = (critic_logits(critic, seen(v.to(case.device))).cpu() for v in (case.test["x"], made))
         if len(real) < 2:
             continue
         if key == "fresh" or isinstance(game.loss, MarginGame):
@@ -141,13 +140,13 @@ def transport(case: Case) -> Part | None:
 def _critic_estimates(case: Case, game: Adversarial) -> list[Finding]:
     """The distances that a Wasserstein critic estimates, and how far its slope between data and samples is from 1."""
     found, sets = [], (case.samples, case.train["x"], case.test["x"])
-    fake, *data = (critic_logits(game.critic, x.to(case.device), game.packing).double() for x in sets)
+    fake, *data = (critic_logits(game.critic, game.packs(x.to(case.device))).double() for x in sets)
     for key, name, real in zip(("critic_train", "critic_test"), ("training", "held-out"), data, strict=True):
         error = float((real.var() / len(real) + fake.var() / len(fake)).sqrt())
         name = f"the critic's estimate, to {name} data"
         found.append(Finding(key, name, float(real.mean() - fake.mean()), error, best=None))
-    n = min(map(len, sets)) // game.packing * game.packing
-    made, train = (pack(x[:n].to(case.device), game.packing) for x in sets[:2])
+    n = min(map(len, sets))
+    made, train = (game.packs(x[:n].to(case.device)) for x in sets[:2])
     off = gradient_penalty(game.critic, train, made, 1.0, generator=case.rng("slope")).detach().mean().sqrt()
     return [*found, Finding("critic_slope", "root mean square deviation of the critic's slope from 1", float(off))]
 
@@ -163,7 +162,7 @@ def units(case: Case) -> Part | None:
     if not len(x):
         return None
     z = model.latent(len(x), case.rng("hidden units"))
-    both = pack(torch.cat([x, model.decode(z)]), game.packing)
+    both = game.packs(torch.cat([x, model.decode(z)]))
     findings, rows = [], []
     for player, network, inputs in (("generator", model, z), ("critic", game.critic, both)):
         with evaluating(network):

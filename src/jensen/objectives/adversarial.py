@@ -71,8 +71,9 @@ def paid(penalty: Penalty, critic: Critic, real: Tensor, fake: Tensor) -> Tensor
 class Adversarial(Objective):
     r"""The game of a generator and a critic: each minimises its part of `loss`, the critic plus its penalty.
 
-    The critic's input, for both real and generated examples, is $\mathrm{pack}_m(T(x) + \sigma_k\epsilon)$: with an
-    augmentation T, instance noise of $\sigma_k$ at step k, and packs of m; each part is off by default.
+    The critic's input, for both real and generated examples, is $\mathrm{pack}_m(T(s(x)) + \sigma_k\epsilon)$:
+    standardised by s, with an augmentation T, instance noise of $\sigma_k$ at step k, and packs of m; each part is off
+    by default. Noise and penalties are therefore on the scale of standardised data.
 
     Players are "critic" and "generator". A phase of one player computes only what its loss needs.
 
@@ -87,6 +88,7 @@ class Adversarial(Objective):
         noise: sigma of the instance noise: a number, or a function of the step, see `annealed`.
         augmentation: augmentation of pictures; an `AdaptiveAugment` is adjusted after the critic's updates.
         clip: bound to which the critic's weights are clipped after each of its updates.
+        standardize: s, for data whose columns have different scales.
 
     Raises:
         ValueError: for an unknown loss, or a clip that is not positive; when called, for a batch without "x", a batch
@@ -117,6 +119,7 @@ class Adversarial(Objective):
         noise: Callable[[int], float] | float | None = None,
         augmentation: Callable[[Tensor], Tensor] | None = None,
         clip: float | None = None,
+        standardize: nn.Module | None = None,
     ):
         super().__init__()
         if clip is not None and not clip > 0:
@@ -127,6 +130,7 @@ class Adversarial(Objective):
         self.phases = alternating() if phases is None else phases
         self.penalty, self.packing, self.noise, self.clip = penalty, packing, noise, clip
         self.augmentation = augmentation
+        self.standardize = nn.Identity() if standardize is None else standardize
 
     def players(self) -> Mapping[str, Iterable[nn.Parameter]]:
         return {
@@ -136,11 +140,16 @@ class Adversarial(Objective):
 
     def seen(self, x: Tensor, step: int) -> Tensor:
         """The critic's input for x."""
+        x = self.standardize(x)
         if self.augmentation is not None:
             x = self.augmentation(x)
         if self.noise is not None:
             x = instance_noise(x, self.noise(step) if callable(self.noise) else self.noise)
         return pack(x, self.packing)
+
+    def packs(self, x: Tensor) -> Tensor:
+        """The critic's input for x without augmentation and noise; rows that do not fill a pack are left out."""
+        return pack(self.standardize(x[: len(x) // self.packing * self.packing]), self.packing)
 
     def forward(self, players: tuple[str, ...], batch: Batch, step: int) -> Mapping[str, Loss]:
         x = entry(batch, "x")

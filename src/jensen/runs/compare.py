@@ -44,10 +44,11 @@ SUMMED_UP = ("frechet", "precision", "coverage", "copies", "sharpness")
 
 @runtime_checkable
 class Critical(Protocol):
-    """A game with one critic whose inputs are packs of examples."""
+    """A game with one critic, whose inputs `packs` makes of examples."""
 
     critic: nn.Module
-    packing: int
+
+    def packs(self, x: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -259,8 +260,8 @@ def _critic(run: Run, data: Data) -> Callable[[Tensor], Tensor] | None:
     game = case_of(run, data).game
     if game is None or not isinstance(game.objective, Critical):
         return None
-    critic, packing = game.objective.critic.requires_grad_(False).cpu(), game.objective.packing
-    return lambda x: critic_logits(critic, x, packing)
+    objective = game.objective.requires_grad_(False).cpu()
+    return lambda x: critic_logits(objective.critic, objective.packs(x))
 
 
 def _drawn(name: str, run: Run, data: Data, n: int, seed: int, track: Track) -> tuple[Tensor, Cost]:

@@ -132,7 +132,7 @@ class Network(Settings):
         return nn.Sequential(*stack, nn.Unflatten(1, space.shape), nn.Tanh()) if space.pictures else stack
 
     def critic(self, space: Space, packing: int) -> nn.Module:
-        """An untrained critic, from packs of examples to logits; columns with scales of their own are standardised."""
+        """An untrained critic, from packs of examples to logits."""
         kind, shape = self.kind_for(space), (space.shape[0] * packing, *space.shape[1:])
         critic: nn.Module
         if kind == "residual":
@@ -145,8 +145,6 @@ class Network(Settings):
             n = self.fourier_features
             seen = RandomFourierFeatures(space.dims, n, self.frequency, packing) if n else nn.Flatten()
             critic = nn.Sequential(seen, *self._stack(packing * (space.dims + 2 * n), width, layers, 1))
-        if space.by_column:
-            critic = nn.Sequential(Standardized(*(v.repeat(packing) for v in space.moments())), critic)
         return spectral_norm(critic) if self.spectral else critic
 
     def _residual(self, role: Role, width: int | None, space: Space) -> dict[str, Any]:
@@ -282,6 +280,7 @@ class GAN(Family):
             noise=annealed(game.noise, game.noise_steps) if game.noise else None,
             augmentation=game.augmented(),
             clip=game.clip,
+            standardize=Standardized(*space.moments()) if space.by_column else None,
         )
 
     def begin(self, model: models.GAN, data: Data, seed: int, track: Track = silent) -> None:
