@@ -90,6 +90,10 @@ def test_recipes_are_listed(capsys):
     for key in ("training.rate", "game.penalty", "data.modes", "judging.critic_steps"):
         assert re.search(rf"^{re.escape(key)} +\S+ +[a-z]", out, flags=re.MULTILINE)
     assert "judging.importance" not in out  # a setting of another family
+    assert main(["recipes", "vae"]) == 0
+    out = capsys.readouterr().out
+    assert "network.latents" in out
+    assert "jensen train vae --data PATH --set KEY=VALUE" in out
     refused(capsys, ["recipes", "ring-gam"], "did you mean 'ring-gan'")
 
 

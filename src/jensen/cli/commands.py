@@ -11,7 +11,10 @@ from typer import Abort
 from jensen.cli import show
 from jensen.cli.files import writable
 from jensen.data.dataset import Data
-from jensen.recipes.words import preset
+from jensen.recipes.families.base import Family
+from jensen.recipes.presets import PRESETS
+from jensen.recipes.sources.pictures import Pictures
+from jensen.recipes.words import on_data
 from jensen.report.findings import rows
 from jensen.runs.draw import MOST_ON_A_SHEET, drawing
 from jensen.runs.evaluate import evaluate as judged
@@ -27,13 +30,15 @@ MOST = 100_000  # largest number of samples of one `jensen sample`
 SCALE = 4  # default factor by which pictures are enlarged
 
 
-def recipes(name: str | None, files: list[Path]) -> None:
-    """`jensen recipes`."""
+def recipes(name: str | None, data: str | None, files: list[Path]) -> None:
+    """`jensen recipes`; the settings of a family are those for the data, or for a folder of pictures."""
     use(files)
     if name is None:
         show.presets()
+    elif name in Family.kinds and name not in PRESETS:
+        show.settings(on_data(name, Pictures() if data is None else data), f"--data {data or 'PATH'} ")
     else:
-        show.settings(preset(name))
+        show.settings(on_data(name, data))
 
 
 def train(

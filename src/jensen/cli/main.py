@@ -49,13 +49,18 @@ def jensen(
 
 @app.command()
 def recipes(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="show the settings of this recipe")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="show the settings of this recipe or family")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(metavar="PATH", help="your data, for which the settings are shown")
+    ] = None,
     use: Use = None,
 ) -> None:
-    """List the recipes, or show the settings of one."""
+    """List the recipes and families, or show the settings of one."""
     from jensen.cli import commands
 
-    commands.recipes(name, use or [])
+    commands.recipes(name, data, use or [])
 
 
 TRAIN_EXAMPLES = """Examples:

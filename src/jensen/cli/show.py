@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jensen.core.progress import Advance, Track, Watch, silent
+from jensen.recipes.families.base import Family
 from jensen.recipes.presets import PRESETS
 from jensen.recipes.recipe import Recipe
 from jensen.recipes.words import settings as described
@@ -137,13 +139,23 @@ def presets() -> None:
         table.add_column(name, no_wrap=name != "what it is")
     for name, recipe in PRESETS.items():
         table.add_row(Text(name, "bold"), recipe.family.kind, recipe.data.kind, recipe.about)
-    (console if console.is_terminal else plain_console(width=160)).print(table)
+    wide = console if console.is_terminal else plain_console(width=160)
+    wide.print(table)
     line()
-    line("jensen recipes NAME shows the settings of one; jensen train NAME trains it")
+    families = Table(box=None, pad_edge=False, header_style="dim")
+    families.add_column("family, for your own data", no_wrap=True)
+    families.add_column("what it is")
+    for name, family in Family.kinds.items():
+        families.add_row(Text(name, "bold"), (inspect.getdoc(family) or "").split("\n\n")[0].replace("\n", " "))
+    wide.print(families)
+    line()
+    line(
+        "jensen recipes NAME shows the settings of one; jensen train RECIPE trains it; jensen train FAMILY --data PATH"
+    )
 
 
-def settings(recipe: Recipe) -> None:
-    """Print all settings of a recipe: key, value, description."""
+def settings(recipe: Recipe, data: str = "") -> None:
+    """Print all settings of a recipe: key, value, description; `data` are the words that give its data."""
     line(f"{recipe.name}: {recipe.about}")
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("setting", "value", "meaning"):
@@ -153,4 +165,4 @@ def settings(recipe: Recipe) -> None:
         table.add_row(Text(key, "bold"), as_word, " ".join(meaning.split()))
     (console if console.is_terminal else plain_console(width=160)).print(table)
     line()
-    line(f"jensen train {recipe.name} --set KEY=VALUE")
+    line(f"jensen train {recipe.name} {data}--set KEY=VALUE")

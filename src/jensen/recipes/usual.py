@@ -34,7 +34,7 @@ def usual(kind: str, source: Source) -> Recipe:
     pictures = not source.tabular if (space := source.known()) is None else space.pictures
     family, training, judging = _USUAL.get(kind, _any(Family.kinds[kind]))(pictures)
     return Recipe(
-        name=kind, about=f"{kind} on data of one's own", data=source, family=family, training=training, judging=judging
+        name=kind, about=f"{kind} on your own data", data=source, family=family, training=training, judging=judging
     )
 
 
