@@ -116,7 +116,7 @@ for run in (vae, gan, diffusion):
 
 # %%
 for run in (vae, gan):
-    show(run.sample(4, seed=7, interpolate=16).x, f"between-{run.folder.name}")
+    show(run.interpolate(4, 16, seed=7).x, f"between-{run.folder.name}")
 
 # %% [markdown]
 # ## Reconstruction, which only the VAE can do

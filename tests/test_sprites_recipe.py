@@ -106,6 +106,6 @@ def test_a_run_on_sprites_is_judged_by_its_factors(tmp_path):
     page = (tmp_path / "run" / "report.html").read_text()
     assert "Disentanglement" in page
     assert "FactorVAE score" in page
-    made = jensen.open(tmp_path / "run").sample(2, interpolate=5).x
+    made = jensen.open(tmp_path / "run").interpolate(2, 5).x
     assert made.shape == (10, 1, 20, 20)
     assert bool((made.abs() <= 1).all())

@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jensen.recipes.words import configure
-    from jensen.runs.api import open, train  # noqa: A004
+    from jensen.runs.api import compare, load_data, open, train  # noqa: A004
 
 __version__ = "0.1.0"
-__all__ = ["configure", "open", "train"]
+__all__ = ["compare", "configure", "load_data", "open", "train"]
 
-_HOMES = {"configure": "jensen.recipes.words", "open": "jensen.runs.api", "train": "jensen.runs.api"}
+_HOMES = dict.fromkeys(__all__, "jensen.runs.api") | {"configure": "jensen.recipes.words"}
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
 
 
 def __getattr__(name: str) -> Any:

@@ -32,11 +32,20 @@ def preset(name: str) -> Recipe:
     return PRESETS[name]
 
 
-def on_data(name: str, data: Source | Path | str | None, data_b: Source | Path | str | None = None) -> Recipe:
-    """The preset or the family with this name, on data of one's own if they are given.
+Start = str | Recipe | Family
+"""What a recipe is made from: the name of a preset or a family, a recipe, or a family with settings."""
+
+
+def name_of(start: Start) -> str:
+    """The name of a recipe that is made from it."""
+    return start if isinstance(start, str) else start.name if isinstance(start, Recipe) else start.kind
+
+
+def on_data(start: Start, data: Source | Path | str | None, data_b: Source | Path | str | None = None) -> Recipe:
+    """A preset, a family or a recipe on data of one's own, if they are given.
 
     Args:
-        name: of a preset or a family.
+        start: name of a preset or a family, or a recipe or a family.
         data: a source, a path that a source can read, or the kind of a built-in source; None: the preset's data.
         data_b: side b of a translation, whose side a is `data`.
 
@@ -45,21 +54,24 @@ def on_data(name: str, data: Source | Path | str | None, data_b: Source | Path |
     """
     if data is None and data_b is not None:
         raise ValueError("--data-b needs --data, the pictures of side a")
+    kind = name_of(start)
+    family = isinstance(start, Family) or (isinstance(start, str) and kind in Family.kinds and kind not in PRESETS)
+    recipe = start if isinstance(start, Recipe) else None if family else preset(kind)
     if data is None:
-        if name in Family.kinds and name not in PRESETS:
+        if recipe is None:
             raise ValueError(
-                f"family {name} needs data: give --data PATH, a folder of pictures or a file of pictures or points"
+                f"family {kind} needs data: give --data PATH, a folder of pictures or a file of pictures or points"
             )
-        return preset(name)
-    recipe = None if name in Family.kinds and name not in PRESETS else preset(name)
+        return recipe
     found = data if isinstance(data, Source) else source(data)
     if data_b is not None:
         found = Pair(a=found, b=data_b if isinstance(data_b, Source) else source(data_b))
     if recipe is None:
         try:
-            return usual(name, found)
+            made = usual(kind, found)
         except ValidationError as error:
             raise ValueError(explain(error)) from error
+        return made.model_copy(update={"family": start}) if isinstance(start, Family) else made
     if type(found) is type(recipe.data):
         found = recipe.data.model_copy(update={key: getattr(found, key) for key in found.model_fields_set})
     return recipe.model_copy(update={"data": found})
@@ -84,17 +96,17 @@ def parse(tree: Any) -> Recipe:
 
 
 def configure(
-    name: str,
+    start: Start,
     words: Sequence[str] = (),
     *,
     data: Source | Path | str | None = None,
     data_b: Source | Path | str | None = None,
     seed: int | None = None,
 ) -> Recipe:
-    """The preset or family with this name, on data of one's own if given, changed by KEY=VALUE words.
+    """A preset, a family or a recipe, on data of one's own if given, changed by KEY=VALUE words.
 
     Args:
-        name: name of a preset, or of a family, which needs data.
+        start: name of a preset, or of a family, which needs data; or a recipe or a family.
         words: see `changed`.
         data, data_b: see `on_data`.
         seed: the recipe's random seed, or None for its default.
@@ -107,7 +119,7 @@ def configure(
     >>> configure("vae", data="digits").data.kind
     'digits'
     """
-    return changed(on_data(name, data, data_b), words, seed=seed)
+    return changed(on_data(start, data, data_b), words, seed=seed)
 
 
 def changed(recipe: Recipe, words: Sequence[str], *, seed: int | None = None) -> Recipe:

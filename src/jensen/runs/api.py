@@ -1,23 +1,40 @@
-"""jensen from Python: `jensen.train`, `jensen.open`."""
+"""jensen from Python: `jensen.train`, `jensen.open`, `jensen.compare`, `jensen.load_data`."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from torch import Tensor, nn
+
+from jensen.core.objective import Objective, copied
 from jensen.core.progress import Track, Watch, silent
+from jensen.core.types import Batch, Likelihood
+from jensen.data.dataset import Data
+from jensen.recipes.families.base import Family
 from jensen.recipes.recipe import Recipe
-from jensen.recipes.sources.base import Source
+from jensen.recipes.sources.base import Source, source
+from jensen.recipes.sources.memory import Memory, memory
+from jensen.recipes.words import Start, on_data
 from jensen.report.findings import Evaluation
 from jensen.report.samples import Samples
-from jensen.runs import opening
+from jensen.runs import compare as comparing
+from jensen.runs import measure, opening
 from jensen.runs import train as training
 from jensen.runs import use as using
+from jensen.runs.compare import Comparison
+from jensen.runs.curves import curves, write_curves
 from jensen.runs.draw import drawing
 from jensen.runs.evaluate import evaluate
+from jensen.runs.folder import export
+from jensen.runs.own import objective_of, own_recipe
 from jensen.runs.use import Own
+
+Loss = Callable[[Batch], Tensor]
 
 
 class Run(opening.Run):
@@ -29,9 +46,12 @@ class Run(opening.Run):
         *,
         cond: str | Sequence[str] = (),
         seed: int = 0,
-        interpolate: int | None = None,
+        sampler: str | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+        eta: float | None = None,
+        mean: bool | None = None,
         track: Track = silent,
-        **changes: Any,
     ) -> Samples:
         """Draw samples.
 
@@ -39,10 +59,9 @@ class Run(opening.Run):
             n: number of samples; with a single `cond`, all have that condition.
             cond: names of classes, or texts, one per sample.
             seed: random seed; samples depend only on the model and the seed.
-            interpolate: length of each interpolation between two draws of noise; n is then the number of
-            interpolations.
+            sampler, steps, guidance, eta: changed sampling settings, if the family has them.
+            mean: whether to draw means of p(x | z) instead of x, for models with latents.
             track: shows progress.
-            changes: changed sampling settings, if the family has them: sampler=, steps=, guidance=, eta=, mean=.
 
         Raises:
             ValueError: for a request that the run cannot carry out.
@@ -50,24 +69,135 @@ class Run(opening.Run):
         texts = (cond,) * (1 if n is None else n) if isinstance(cond, str) else tuple(cond)
         if n is not None and texts and n != len(texts):
             raise ValueError(f"n must be the number of conditions, {len(texts)}, or left out, got {n}")
-        return drawing(self, n, texts, seed=seed, interpolate=interpolate, **changes).samples(track)
+        changes = _given(sampler=sampler, steps=steps, guidance=guidance, eta=eta, mean=mean)
+        return drawing(self, n, texts, seed=seed, **changes).samples(track)
 
-    def evaluate(self, *, track: Track = silent, **options: Any) -> Evaluation:
+    def interpolate(
+        self,
+        n: int = 8,
+        k: int = 11,
+        *,
+        cond: str | Sequence[str] = (),
+        seed: int = 0,
+        sampler: str | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+        eta: float | None = None,
+        track: Track = silent,
+    ) -> Samples:
+        """Draw n interpolations, each of k samples along the great circle between two draws of noise.
+
+        Args:
+            n: number of interpolations.
+            k: samples of each, at least 2.
+            cond: name of the class, or text, of all interpolations, or one for each.
+            seed, sampler, steps, guidance, eta, track: as for `sample`.
+
+        Raises:
+            ValueError: for a request that the run cannot carry out.
+        """
+        texts = (cond,) * n if isinstance(cond, str) else tuple(cond)
+        if texts and n != len(texts):
+            raise ValueError(f"cond must be one name, or one for each of {n} interpolations, got {len(texts)}")
+        changes = _given(sampler=sampler, steps=steps, guidance=guidance, eta=eta)
+        return drawing(self, n, texts, seed=seed, interpolate=k, **changes).samples(track)
+
+    def encode(self, x: Tensor | np.ndarray, *, cond: str | Sequence[str] = ()) -> Tensor:
+        """Codes of x, (N, ...): the means of q(z | x), or the noise to which a diffusion model's ODE maps x.
+
+        Args:
+            x: (N, *shape): numbers on the scale of the data, pictures as bytes or in [-1, 1].
+            cond: name of the class, or text, of all rows, or one for each.
+
+        Raises:
+            ValueError: for a model without an encoder, or data of another shape or scale.
+        """
+        return measure.encode(self, x, cond)
+
+    def reconstruct(self, x: Tensor | np.ndarray, *, cond: str | Sequence[str] = ()) -> Tensor:
+        """Rows after encoding and decoding, (N, *shape); arguments and errors as for `encode`."""
+        return measure.reconstruct(self, x, cond)
+
+    def log_likelihood(
+        self,
+        x: Tensor | np.ndarray,
+        *,
+        cond: str | Sequence[str] = (),
+        draws: int | None = None,
+        seed: int = 0,
+    ) -> Likelihood:
+        """Log p(x) of each row in nats, and whether it is exact, an estimate or a lower bound.
+
+        Args:
+            x, cond: as for `encode`.
+            draws: importance samples for each row, of a model with latents; None: judging.importance.
+            seed: random seed of the draws.
+
+        Returns: `value` (N,) and, where it is estimated, `stderr` (N,); `kind`; and `measure`, mass or density.
+
+        Raises:
+            ValueError: for a model without a likelihood, or data of another shape or scale.
+        """
+        return measure.log_likelihood(self, x, cond, draws=draws, seed=seed)
+
+    def evaluate(
+        self,
+        *,
+        data: object = None,
+        stability: bool = False,
+        features: Callable[[Tensor], Tensor] | None = None,
+        track: Track = silent,
+    ) -> Evaluation:
         """Judge the run and return its findings by key; writes evaluation.json, samples/ and report.html in its folder.
 
-        `options` are passed to `jensen.runs.evaluate.evaluate`.
+        Args:
+            data: the data of training, needed if they were given from Python and the run was opened again, or if their
+                files have moved.
+            stability: whether to compute eigenvalues of the game at the end of training.
+            features: a callable (N, ...) -> (N, d) to compare samples and data by, instead of the run's setting.
+            track: shows progress.
+
+        Raises:
+            ValueError: for other data than those of training.
         """
-        return evaluate(self, track=track, **options)
+        opened = None if data is None else self._opened(data, track)
+        return evaluate(self, data=opened, track=track, stability=stability, features=features)
+
+    def curves(self, path: Path | str | None = None) -> dict[str, list[float]]:
+        """Training curves by name, with a row for each step in the journal; with a path, also written there as CSV."""
+        found = curves(self.folder)
+        if path is not None:
+            write_curves(found, Path(path))
+        return found
+
+    def export(self, path: Path | str) -> None:
+        """Write the averaged weights and the settings, without the state of training, to a folder that `open` opens.
+
+        Raises:
+            RunError: if the folder is not empty, or cannot be written.
+        """
+        export(self.folder, Path(path))
+
+    def _opened(self, data: object, track: Track) -> Data:
+        """Data that are given again, checked to be those of training."""
+        kept = self.recipe.data
+        found = source_of(data, as_given=isinstance(kept, Memory) and kept.as_given)
+        if type(found) is not type(kept) or getattr(found, "content", "") != getattr(kept, "content", ""):
+            raise ValueError("data must be those that the run was trained on, got others")
+        return opening.open_data(on_data(self.recipe, found), track)
 
 
 def train(
-    recipe: str | Recipe,
+    start: str | Recipe | Family | Objective | Loss,
     out: Path | str | None = None,
     *,
-    data: Source | Path | str | None = None,
-    data_b: Source | Path | str | None = None,
+    data: object = None,
+    data_b: object = None,
+    model: nn.Module | None = None,
     steps: int | None = None,
     minutes: float | None = None,
+    rate: float | Mapping[str, float] | None = None,
+    batch_size: int | None = None,
     seed: int | None = None,
     settings: Mapping[str, Any] | None = None,
     resume: bool = False,
@@ -75,16 +205,21 @@ def train(
     watch: Watch | None = None,
     use: Iterable[Own] = (),
 ) -> Run:
-    """Train a recipe, or a family on data of one's own, in a run's folder and open the run.
+    """Train a recipe, a family on data of one's own, or an objective of one's own, in a run's folder; open the run.
 
     Args:
-        recipe: name of a recipe or of a family, or your own recipe.
+        start: name of a recipe or of a family; your own recipe; a family with settings; your own objective; or a loss,
+            a function of a batch, of `model`.
         out: the run's folder; by default runs/NAME, or runs/NAME-DATA for data of one's own.
-        data: a folder of pictures, a file of pictures or points, or a source; any recipe takes it.
+        data: a folder of pictures, a file of pictures or points, a source, or data in memory, see
+            `jensen.recipes.sources.memory.memory`; any recipe takes them.
         data_b: pictures of side b, for family translation.
+        model: the model that a loss of one's own trains.
         steps, minutes: length of training, at most one of the two; by default the recipe's.
+        rate: learning rate, or learning rates by player.
+        batch_size: examples per step.
         seed: random seed.
-        settings: settings by dotted key, as in {"training.rate": 1e-3}; only if the recipe is given by name.
+        settings: other settings by dotted key, as in {"training.warmup": 10}.
         resume: continue the run in `out`.
         track, watch: show progress.
         use: your own sources, families, judges or recipes, or files that define them.
@@ -94,35 +229,96 @@ def train(
         be written.
     """
     using.use(use)
-    if isinstance(recipe, str):
-        length = {"training.minutes": minutes, "training.steps": steps}
-        given = {**(settings or {}), **{key: value for key, value in length.items() if value is not None}}
-        words = [f"{key}={v if isinstance(v, str) else json.dumps(v)}" for key, v in given.items()]
-        place = None if out is None else Path(out)
-        found, folder = opening.asked(recipe, place, words, data=data, data_b=data_b, seed=seed, resume=resume)
-    elif steps is not None or minutes is not None or seed is not None or settings or data is not None:
-        raise ValueError(
-            "data, steps, minutes, seed and settings can only be given for a recipe by name: set them in the recipe "
-            "itself"
-        )
+    changes = {f"training.{k}": v for k, v in _given(minutes=minutes, steps=steps, batch_size=batch_size).items()}
+    if isinstance(rate, Mapping):
+        changes |= {f"training.rates.{player}": v for player, v in rate.items()}
+    elif rate is not None:
+        changes["training.rate"] = rate
+    words = [f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in {**(settings or {}), **changes}.items()]
+    objective = None if isinstance(start, str | Recipe | Family) else objective_of(start, model)
+    as_given = objective is not None
+    a, b = (None if side is None else source_of(side, as_given=as_given) for side in (data, data_b))
+    if isinstance(start, str | Recipe | Family):
+        begun: Start = start
+        if model is not None:
+            raise ValueError("model must be left out, except with a loss of one's own: the family makes it")
     else:
-        found, folder = recipe, Path(out) if out is not None else Path("runs") / recipe.name
-    training.train(found, folder, resume=resume, track=track, watch=watch)
-    return open(folder)
+        if objective is None or a is None:
+            raise ValueError("an objective of one's own needs data, as in jensen.train(objective, data=x)")
+        begun = own_recipe(objective, a)
+    place = None if out is None else Path(out)
+    recipe, folder = opening.asked(begun, place, words, data=a, data_b=b, seed=seed, resume=resume)
+    opened = training.train(recipe, folder, resume=resume, track=track, watch=watch, objective=objective)
+    found = open(folder, model=None if objective is None else copied(objective.model))
+    return replace(found, data=opened)
 
 
-def open(path: Path | str, *, use: Iterable[Own] = (), device: str | None = None) -> Run:  # noqa: A001
+def open(  # noqa: A001
+    path: Path | str, *, model: nn.Module | None = None, use: Iterable[Own] = (), device: str | None = None
+) -> Run:
     """Open a trained run.
 
     Args:
-        path: the run's folder.
+        path: the run's folder, or one that `Run.export` wrote.
+        model: the model of a run with an objective of one's own; the averaged weights are loaded into it.
         use: your own sources, families or judges that it needs, or files that define them; opening a run never imports
         code named in its configuration.
         device: device of the model; by default the device of training, or the CPU.
 
     Raises:
-        RunError: if the folder is no run, has no weights yet, or needs a class that is not given.
+        RunError: if the folder is no run, has no weights yet, or needs a class or a model that is not given.
     """
     using.use(use)
-    found = opening.open_run(path, device)
+    found = opening.open_run(path, device, model)
     return Run(found.folder, found.recipe, found.model)
+
+
+def compare(
+    *contestants: Run | Path | str | Mapping[str, Tensor | np.ndarray],
+    data: object = None,
+    features: str | Callable[[Tensor], Tensor] = "auto",
+    n: int | None = None,
+    seed: int = 0,
+    judge_steps: int = 500,
+    track: Track = silent,
+) -> Comparison:
+    """Compare runs on the same data, and samples of any other model, with data that none of them was trained on.
+
+    Args:
+        contestants: runs, their folders, and samples by name, as in {"mine": x}; at least two in all.
+        data: the data, if no run has them; anything that `train` takes.
+        features: "auto", "classifier", "convolutional", "raw", or a callable from data to (N, d).
+        n: samples of each, at least 40; None: as many as there are, at most 1,000.
+        seed: random seed of the samples.
+        judge_steps: training steps of each discriminator.
+        track: shows progress.
+
+    Raises:
+        ValueError: if they cannot be compared.
+    """
+    found = None if data is None else source_of(data)  # in memory, it is also the source of the runs on the same data
+    opened = None if found is None else load_data(found)
+    return comparing.compare(
+        contestants, data=opened, features=features, n=n, seed=seed, judge_steps=judge_steps, track=track
+    )
+
+
+def load_data(data: object, *, seed: int = 0) -> Data:
+    """Open data: a path, a source, or data in memory; `data.train` and `data.test` are rows, `data.space` is theirs.
+
+    Raises:
+        ValueError: for data that cannot be read or learnt.
+    """
+    found = source_of(data)
+    return found.open(seed, runs=opening.open_other)
+
+
+def source_of(data: object, *, as_given: bool = False) -> Source:
+    """The source of data: at a path, or in memory."""
+    if isinstance(data, Source):
+        return data
+    return source(data) if isinstance(data, str | Path) else memory(data, as_given=as_given)
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -33,6 +34,7 @@ from jensen.metrics import (
 from jensen.report.findings import Finding, proportion
 from jensen.runs.draw import drawing
 from jensen.runs.evaluate import case_of, read_evaluation
+from jensen.runs.measure import rows
 from jensen.runs.opening import Run, open_run
 from jensen.training.journal import read_journal
 
@@ -72,7 +74,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Contestant:
-    """A run and all its results."""
+    """A run, or samples of another model, with all results; `cost` is None for samples."""
 
     name: str
     recipe: str
@@ -80,7 +82,7 @@ class Contestant:
     between: Tensor | None
     metrics: Mapping[str, Finding]
     likelihoods: Sequence[Finding]
-    cost: Cost
+    cost: Cost | None
     judgement: Discrimination
     critics: Mapping[str, AUC]
 
@@ -96,7 +98,7 @@ class Comparison:
         seed: random seed of the samples.
         floor: the same metrics for training data in place of the samples.
         judged_floor: the discriminator trained on training data in place of samples.
-        contestants: the runs in the order given.
+        contestants: the runs, then the samples, in the order given.
     """
 
     data: Data
@@ -130,7 +132,7 @@ class Comparison:
                         {"name": f.name, "mean": f.value, "stderr": f.stderr, **f.facts, "bits_per_dim": bits(f)}
                         for f in c.likelihoods
                     ],
-                    "cost": asdict(c.cost),
+                    "cost": None if c.cost is None else asdict(c.cost),
                     "judge": asdict(c.judgement),
                     "critics": {name: asdict(v) for name, v in c.critics.items()},
                     "line": line(self, c),
@@ -141,8 +143,9 @@ class Comparison:
 
 
 def compare(
-    folders: Sequence[Path],
+    contestants: Sequence[Run | Path | str | Mapping[str, Tensor | np.ndarray]],
     *,
+    data: Data | None = None,
     features: str | Callable[[Tensor], Tensor] = "auto",
     n: int | None = None,
     seed: int = 0,
@@ -152,7 +155,8 @@ def compare(
     """Compare runs on the same data, by samples, and by likelihood if their evaluations have one.
 
     Args:
-        folders: folders of two runs or more.
+        contestants: runs, their folders, and samples by name; at least two in all.
+        data: the data, if no run has them.
         features: "auto", "classifier", "convolutional", "raw", or a callable from data to (N, d).
         n: number of samples of each run, at least 40; None: as many as there are training data, at most 1,000.
         seed: random seed of the samples.
@@ -160,21 +164,26 @@ def compare(
         track: shows progress.
 
     Raises:
-        ValueError: for fewer than two runs, a run given twice, runs on different data, runs that cannot be sampled, or
-        n or a seed out of range.
+        ValueError: for fewer than two, a run given twice, runs on different data, runs that cannot be sampled, samples
+        of another shape, or n or a seed out of range.
     """
     checked_seed(seed)
-    runs = _opened(folders)
+    runs, given = _opened(contestants)
     likelihoods = {name: _likelihoods(run.folder) for name, run in runs.items()}
-    own = _shared(runs, track)
-    data = next(iter(own.values()))
+    own = _shared(runs, data, track)
+    data = next(iter(own.values())) if data is None else data
     train, test = some(data.train, TRAINING), some(data.test, HELD_OUT)["x"]
-    n = min(MOST, len(train["x"])) if n is None else n
-    if not LEAST <= n <= len(train["x"]):
-        raise ValueError(f"n must be from {LEAST} to {len(train['x'])}, the number of training examples, got {n}")
+    own = {**own, **dict.fromkeys(given, data)}
+    samples = {name: data.space.settled(rows(data.space, x)) for name, x in given.items()}
+    most = min(len(train["x"]), *map(len, samples.values())) if samples else len(train["x"])
+    n = min(MOST, most) if n is None else n
+    if not LEAST <= n <= most:
+        of = "samples or of training examples" if samples else "training examples"
+        raise ValueError(f"n must be from {LEAST} to {most}, the number of {of}, got {n}")
     found = features_of(features, data)
     critics = {name: critic for name, run in runs.items() if (critic := _critic(run, data)) is not None}
-    drawn = {name: _drawn(name, run, data, n, seed, track) for name, run in runs.items()}
+    drawn: dict[str, tuple[Tensor, Cost | None]] = {name: (x[:n], None) for name, x in samples.items()}
+    drawn |= {name: _drawn(name, run, data, n, seed, track) for name, run in runs.items()}
     kept = min(len(test), len(train["x"]) // 5, n // 3)
     seen = min((len(train["x"]) - kept) // 2, n - kept)
     order = torch.randperm(len(train["x"]), generator=generator(derived(seed, "order of training data")))
@@ -191,45 +200,52 @@ def compare(
     def metrics(made: Tensor, copies: Finding) -> dict[str, Finding]:
         return {f.key: f for f in (*measured(test, made, found, space, seed, shares), copies)}
 
-    advance = track("judging", len(runs) + 1)
+    advance = track("judging", len(drawn) + 1)
     floor = metrics(x[:n], Finding("copies", "", 0.5, 0.0, best=0.5))
     judged_floor = fresh(x[seen : 2 * seen], x[2 * seen : 2 * seen + kept])
     advance(1)
-    contestants = []
-    for name, run in runs.items():
-        made, cost = drawn[name]
+    found_of = []
+    for name in own:
+        (made, cost), run = drawn[name], runs.get(name)
         theirs = some(own[name].train, TRAINING)["x"]  # a run of another seed may have other training data
         near = (nearest_distance(space.comparable(v[:MOST]), space.comparable(theirs))[0] for v in (made, test))
-        contestants.append(
+        found_of.append(
             Contestant(
                 name=name,
-                recipe=run.recipe.name,
+                recipe="samples" if run is None else run.recipe.name,
                 samples=made[:SHOWN],
-                between=_between(run, seed),
+                between=None if run is None else _between(run, seed),
                 metrics=metrics(made, nearness(*near)),
-                likelihoods=likelihoods[name],
+                likelihoods=likelihoods.get(name, []),
                 cost=cost,
                 judgement=fresh(made[:seen], made[seen : seen + kept]),
                 critics={owner: auc(critic(made), critic(test)) for owner, critic in critics.items()},
             )
         )
         advance(1)
-    return Comparison(data, found.name, n, seed, floor, judged_floor, contestants)
+    return Comparison(data, found.name, n, seed, floor, judged_floor, found_of)
 
 
-def _opened(folders: Sequence[Path]) -> dict[str, Run]:
-    """Runs by name: the name of the folder, or its whole path if two folders have the same name."""
-    if len(folders) < 2:
-        raise ValueError(f"folders must be at least two runs, got {len(folders)}")
+def _opened(
+    contestants: Sequence[Run | Path | str | Mapping[str, Tensor | np.ndarray]],
+) -> tuple[dict[str, Run], dict[str, Tensor | np.ndarray]]:
+    """Runs by name, which is that of the folder, or its whole path if two folders have the same name; and samples."""
+    given = [c if isinstance(c, Run) else Path(c) for c in contestants if not isinstance(c, Mapping)]
+    samples = {name: x for c in contestants if isinstance(c, Mapping) for name, x in c.items()}
+    if len(given) + len(samples) < 2:
+        raise ValueError(f"a comparison must be of at least two runs, got {len(given) + len(samples)}")
+    folders = [c.folder if isinstance(c, Run) else c for c in given]
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise ValueError("a run cannot be compared with itself: each must be given once")
     names = [folder.resolve().name for folder in folders]
     names = names if len(set(names)) == len(names) else [str(folder) for folder in folders]
-    runs = {name: open_run(folder) for name, folder in zip(names, folders, strict=True)}
+    if twice := sorted(set(names) & set(samples)):
+        raise ValueError(f"samples must have another name than the runs, got {twice[0]!r}")
+    runs = {name: c if isinstance(c, Run) else open_run(c) for name, c in zip(names, given, strict=True)}
     for name, run in runs.items():
         if not isinstance(run.model, Sampleable) or run.space.b is not None:
             raise ValueError(f"{name} cannot be compared: a run of {run.recipe.name} cannot draw samples of its data")
-    return runs
+    return runs, samples
 
 
 def _likelihoods(folder: Path) -> list[Finding]:
@@ -238,10 +254,16 @@ def _likelihoods(folder: Path) -> list[Finding]:
     return [] if found is None else [f for f in found.values() if "measure" in f.facts]
 
 
-def _shared(runs: Mapping[str, Run], track: Track) -> dict[str, Data]:
+def _shared(runs: Mapping[str, Run], given: Data | None, track: Track) -> dict[str, Data]:
     """The data of each run, if all runs have the same data; opened once if settings and seeds are equal."""
+    if not runs:
+        if given is None:
+            raise ValueError("samples must be compared with data, as in compare({...}, data=x)")
+        return {}
     (first, run), *others = runs.items()
     found = {first: run.open_data(track)}
+    if given is not None and given.fingerprint != found[first].fingerprint:
+        raise ValueError(f"data must be those of {first}, got others: leave data out")
     for name, other in others:
         if (other.recipe.data, other.recipe.seed) == (run.recipe.data, run.recipe.seed):
             found[name] = found[first]
@@ -324,5 +346,6 @@ def _axes(comparison: Comparison) -> Iterator[tuple[str, dict[str, tuple[float, 
         yield name, {run: (f.loss(), f.spread, f.said(f.value)) for run, f in found.items()}
     aucs = {c.name: judged(c.judgement.auc) for c in runs}
     yield "fooling the discriminator", {run: (f.value, f.spread, f"AUC {f.value:.2f}") for run, f in aucs.items()}
-    speeds = {c.name: c.cost.milliseconds for c in runs}  # only a factor of 4 counts
-    yield "sampling time", {r: (2 * math.log(v), math.log(2), f"{v:.2g} ms per sample") for r, v in speeds.items()}
+    speeds = {c.name: c.cost.milliseconds for c in runs if c.cost is not None}  # only a factor of 4 counts
+    if len(speeds) == len(runs):
+        yield "sampling time", {r: (2 * math.log(v), math.log(2), f"{v:.2g} ms per sample") for r, v in speeds.items()}

@@ -38,7 +38,7 @@ def parts(found: Comparison) -> list[Part]:
     runs = found.contestants
     lines = Table(("run", "in a line"), [(c.name, line(found, c)) for c in runs])
     summary = Part("Summary", tables=[lines])
-    return [*_samples(found), summary, _metrics(found), *_likelihoods(runs), _judged(found), _costs(runs)]
+    return [*_samples(found), summary, _metrics(found), *_likelihoods(runs), _judged(found), *_costs(runs)]
 
 
 def _samples(found: Comparison) -> list[Part]:
@@ -134,16 +134,18 @@ def _judged(found: Comparison) -> Part:
     return Part("Discriminators", text, plots=[chart], tables=[table])
 
 
-def _costs(runs: Sequence[Contestant]) -> Part:
+def _costs(runs: Sequence[Contestant]) -> list[Part]:
     rows = []
     for c in runs:
+        if c.cost is None:
+            continue
         seconds = "" if c.cost.seconds is None else f"{c.cost.seconds:.0f} s"
         steps = "" if c.cost.steps is None else f"{c.cost.steps:,}"
         drawing = (f"{c.cost.milliseconds:.3g} ms", f"{c.cost.evaluations}")
         rows.append((c.name, c.recipe, seconds, steps, f"{c.cost.parameters:,}", *drawing))
     text = "Training time is that of the machine of training; sampling time is measured here, in batches, run by run."
     head = ("run", "recipe", "training", "steps", "parameters", "a sample", "network calls")
-    return Part("Costs", text, tables=[Table(head, rows)])
+    return [Part("Costs", text, tables=[Table(head, rows)])] if rows else []
 
 
 def _best(found: Finding) -> str:

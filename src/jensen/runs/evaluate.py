@@ -14,6 +14,7 @@ from jensen.core.progress import Track, silent
 from jensen.data.dataset import Data
 from jensen.judging import JUDGES
 from jensen.judging.case import Case, Played
+from jensen.recipes.families.own import Own
 from jensen.report.findings import Evaluation, Part, sentence
 from jensen.report.gallery import save_image
 from jensen.report.page import previews, training_curves, write_page
@@ -37,7 +38,7 @@ def case_of(
     recipe = run.recipe
 
     def played() -> Played | None:
-        if not (run.folder / "state").is_dir():
+        if not (run.folder / "state").is_dir() or isinstance(recipe.family, Own):  # whose objective is not kept
             return None
         objective = new_objective(recipe, data, track).to(case.device)
         step = load_game(objective, run.folder)

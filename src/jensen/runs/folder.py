@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,19 @@ def refuse_misfit(module: nn.Module, weights: Mapping[str, Any], path: Path) -> 
 
 def _shape(value: Any) -> str:
     return str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__
+
+
+def export(folder: Path, path: Path) -> None:
+    """Copy a run's settings and averaged weights to a new folder.
+
+    Raises:
+        RunError: if it is not empty, or cannot be written.
+    """
+    refuse_taken(path)
+    path.mkdir(parents=True, exist_ok=True)
+    for name in (WEIGHTS, CONFIG):  # last what makes it a run
+        with checkpoints.replacing(path / name) as temporary:
+            shutil.copyfile(folder / name, temporary)
 
 
 def load_game(objective: nn.Module, folder: Path) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -14,9 +14,10 @@ from jensen.core.progress import Track, silent
 from jensen.data.dataset import Data
 from jensen.data.space import Space
 from jensen.judging.case import Draw, drawer
+from jensen.recipes.families.own import Own
 from jensen.recipes.recipe import Recipe
 from jensen.recipes.sources.base import OpenedRun, Source
-from jensen.recipes.words import changed, configure, on_data, parse
+from jensen.recipes.words import Start, changed, configure, name_of, on_data, parse
 from jensen.runs.folder import CONFIG, RunError, load_weights
 from jensen.training import begin_average
 
@@ -39,7 +40,7 @@ def read_config(folder: Path) -> Recipe:
 
 
 def asked(
-    name: str,
+    start: Start,
     folder: Path | None,
     words: Sequence[str] = (),
     *,
@@ -51,7 +52,7 @@ def asked(
     """The recipe to train, and its folder: of a new run, or of the run in this folder with changed settings.
 
     Args:
-        name: name of a preset or a family.
+        start: name of a preset or a family, or a recipe or a family.
         folder: the run's folder; None: runs/NAME, or runs/NAME-DATA for data of one's own.
         words: settings, KEY=VALUE.
         data, data_b: data of one's own; to resume a run, they need not be given again.
@@ -61,21 +62,24 @@ def asked(
     Raises:
         RunError: if the run to resume has another recipe or other data. ValueError: for a wrong setting.
     """
+    name = name_of(start)
     if folder is None:
         own = "" if data is None else f"-{data.kind if isinstance(data, Source) else Path(data).absolute().stem}"
         folder = Path("runs") / f"{name}{own}"
     if not resume:
-        return configure(name, words, data=data, data_b=data_b, seed=seed), folder
+        return configure(start, words, data=data, data_b=data_b, seed=seed), folder
     kept = read_config(folder)
     if kept.name != name:
         raise RunError(f"{folder} must be a run of {name}, got a run of {kept.name}")
     if data is not None:
-        given = on_data(name, data, data_b).data
+        given = on_data(start, data, data_b).data
         if given.kind != kept.data.kind or any(
             getattr(given, key) != getattr(kept.data, key, None) for key in given.model_fields_set
         ):
             raise RunError(f"--resume uses the data of {folder / CONFIG}: leave --data out, or give another --out")
-    return changed(kept, words, seed=seed), folder
+    if isinstance(start, str) or kept.space is None:
+        return changed(kept, words, seed=seed), folder
+    return configure(start, words, data=kept.data, seed=seed).on(kept.space), folder
 
 
 @dataclass(frozen=True)
@@ -86,11 +90,13 @@ class Run:
         folder: the run's folder.
         recipe: its recipe.
         model: its model with averaged weights, in evaluation mode.
+        data: its data, if they have been opened.
     """
 
     folder: Path
     recipe: Recipe
     model: nn.Module
+    data: Data | None = field(default=None, repr=False, compare=False)
 
     @property
     def space(self) -> Space:
@@ -105,15 +111,16 @@ class Run:
 
     def open_data(self, track: Track = silent) -> Data:
         """The run's data; see `open_data`."""
-        return open_data(self.recipe, track)
+        return open_data(self.recipe, track) if self.data is None else self.data
 
 
-def open_run(folder: Path | str, device: str | None = None) -> Run:
+def open_run(folder: Path | str, device: str | None = None, model: nn.Module | None = None) -> Run:
     """A run with its averaged model, in evaluation mode, in the precision of the average: float32 or above.
 
     Args:
         folder: of the run.
         device: device of the model; by default the device of training, or the CPU if that does not exist here.
+        model: the model of a run with an objective of one's own, which gets the averaged weights.
 
     Raises:
         RunError: if the folder is not a run, has no weights yet, or they do not fit the model.
@@ -122,7 +129,14 @@ def open_run(folder: Path | str, device: str | None = None) -> Run:
     recipe = read_config(folder)
     if recipe.space is None:
         raise RunError(f"{folder / CONFIG} does not contain the space of its data: train again")
-    model = begin_average(recipe.family.model(recipe.space))
+    own = isinstance(recipe.family, Own)
+    if model is not None and not own:
+        raise RunError(f"{folder} is a run of family {recipe.family.kind}, which makes its model: leave model out")
+    try:
+        built = recipe.family.model(recipe.space) if model is None else model
+    except ValueError as error:
+        raise RunError(f"{folder} cannot be opened: {error}") from error
+    model = built if own else begin_average(built)
     load_weights(model, folder)
     where = torch.device(device) if device is not None else recipe.training.device_or_cpu()
     return Run(folder, recipe, model.to(where).eval().requires_grad_(False))

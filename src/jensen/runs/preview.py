@@ -21,9 +21,9 @@ def preview(recipe: Recipe, model: nn.Module, data: Data, path: Path) -> dict[st
     if data.b is not None:
         save_image(strip(model, data), path)
         return {}
-    if not isinstance(model, Sampleable):
-        return {}
     reader, space = data.truths.reader, data.space
+    if not isinstance(model, Sampleable) or len(space.shape) not in (1, 3):
+        return {}
     draw = drawer(model, space, recipe.seed)
     if reader is not None and space.cond is not None and recipe.family.conditional(space):
         asked = data.asked(READ)

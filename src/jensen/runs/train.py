@@ -45,6 +45,7 @@ def train(
     track: Track = silent,
     watch: Watch | None = None,
     say: Callable[[str], None] = lambda _: None,
+    objective: Objective | None = None,
 ) -> Data:
     """Train `recipe` in `folder`; with `resume`, continue a run that was stopped, with bitwise equal results.
 
@@ -58,7 +59,8 @@ def train(
 
     A run that fails before its first step leaves no folder.
 
-    `say` is called with notes before training: what the source and the family chose, and warnings.
+    `say` is called with notes before training: what the source and the family chose, and warnings. `objective` is one
+    of one's own, in place of the family's.
 
     Returns: the data, so that judging need not read or draw them again.
 
@@ -79,7 +81,7 @@ def train(
         for note in (*data.notes, *recipe.family.summary(data.space), *recipe.family.notes(data.space)):
             say(note)
     begin_globally(recipe.seed)
-    objective = new_objective(recipe, data, track).to(device)
+    objective = (new_objective(recipe, data, track) if objective is None else objective).to(device)
     budget = training.budget()
     state = new_state(recipe, objective, budget)
     if training.compile:

@@ -103,6 +103,7 @@ class Arrays(Source):
                 f"{self.labels or path} must hold a whole number for each of {len(x)} pictures, got "
                 f"{str(labels.dtype).removeprefix('torch.')} {tuple(labels.shape)}"
             )
+        refuse_numbers(path, x)
         return channels_first(path, x), labels
 
 
@@ -111,15 +112,19 @@ def ink(x: Tensor, u: Tensor) -> Tensor:
     return 2 * (u < (x + 1) / 2).float() - 1
 
 
-def channels_first(path: Path, x: np.ndarray) -> Tensor:
-    """Pictures (N, C, H, W) from bytes (N, H, W), (N, H, W, C) or (N, C, H, W); C is 1, 3 or 4."""
+def refuse_numbers(path: Path, x: np.ndarray) -> None:
+    """Raise a ValueError for pictures that are not bytes."""
     if x.dtype != np.uint8:
         scaled = " (numbers in [0, 1] are converted by (x * 255).round().astype('uint8'))" * (x.dtype.kind == "f")
         raise ValueError(f"{path} must hold pictures as bytes, uint8, got {x.dtype}{scaled}")
+
+
+def channels_first(place: Path | str, x: np.ndarray) -> Tensor:
+    """Pictures (N, C, H, W) from (N, H, W), (N, H, W, C) or (N, C, H, W); C is 1, 3 or 4."""
     if x.ndim == 3:
         x = x[:, None]
     channels = [axis for axis in (1, 3) if x.ndim == 4 and x.shape[axis] in (1, 3, 4)]
     if not channels or min(x.shape) < 1:
-        raise ValueError(f"{path} must hold pictures (N, H, W), (N, H, W, C) or (N, C, H, W), got {x.shape}")
+        raise ValueError(f"{place} must hold pictures (N, H, W), (N, H, W, C) or (N, C, H, W), got {x.shape}")
     axis = min(channels, key=lambda axis: x.shape[axis])  # of pictures with few rows or columns both would do
     return torch.from_numpy(np.ascontiguousarray(np.moveaxis(x, axis, 1)))

@@ -80,11 +80,7 @@ class Table(Source):
             values = table.columns[name]
             if name not in table.numeric:
                 raise ValueError(f"data.columns must be columns of numbers, got {name!r}, a column of words")
-            if abs(values.mean()) > PRECISE * values.std() > 0:
-                raise ValueError(
-                    f"column {name} must vary by more than 1 / {PRECISE:,.0f} of its mean, which single precision "
-                    f"resolves, got mean {values.mean():g} and standard deviation {values.std():g}: subtract its mean"
-                )
+            refuse_imprecise(f"column {name}", values)
 
     @staticmethod
     def _cautions(names: tuple[str, ...], x: torch.Tensor) -> list[str]:
@@ -95,3 +91,13 @@ class Table(Source):
             for name, n in counts.items()
             if n < FEW
         ]
+
+
+def refuse_imprecise(what: str, values: np.ndarray) -> None:
+    """Raise a ValueError for numbers that differ by too small a part of their mean for single precision."""
+    mean, std = values.mean(), values.std()
+    if abs(mean) > PRECISE * std > 0:
+        raise ValueError(
+            f"{what} must vary by more than 1 / {PRECISE:,.0f} of its mean, which single precision resolves, got mean "
+            f"{mean:g} and standard deviation {std:g}: subtract its mean"
+        )

@@ -1,0 +1,327 @@
+"""Data given from Python: arrays, tensors, datasets and streams of batches."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+from weakref import WeakValueDictionary
+
+import numpy as np
+import torch
+from pydantic import PrivateAttr
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from jensen.core.progress import Track, silent
+from jensen.core.types import Batch, Stream, mapped
+from jensen.data.dataset import Data, spaced
+from jensen.data.pool import Tensors
+from jensen.data.space import Classes, Space
+from jensen.data.split import held_out
+from jensen.recipes.sources.arrays import channels_first
+from jensen.recipes.sources.base import HeldOut, Opener, Source, fingerprint, no_runs, parted
+from jensen.recipes.sources.table import refuse_imprecise
+
+LEVELS = 255  # of bytes, less one
+CLOSE = 0.01  # of a level: floats this near to levels are bytes that were divided by 255
+KEPT_ASIDE = 2000  # rows at the start of a stream, at least, from which it is judged
+KEYS = ("x", "cond")
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """Data in memory.
+
+    Attributes:
+        rows: all rows; of a stream, those of its first batches, which are not trained on.
+        stream: training batches after these, or None: rows are drawn with replacement.
+        notes: what was chosen or left out.
+    """
+
+    rows: Tensors
+    stream: Stream | None = None
+    notes: tuple[str, ...] = ()
+
+
+HELD: WeakValueDictionary[str, Held] = WeakValueDictionary()
+"""Data of this process by the hash of their content, while a `Memory` made from them exists."""
+
+
+class Memory(Source):
+    """Data given from Python, as in `jensen.train("vae", data=x)`; the settings keep their shape and a hash of them."""
+
+    shape: tuple[int, ...] = ()
+    """shape of an example, (C, H, W) of pictures or (D,) of points"""
+    levels: int | None = None
+    """levels of a pixel, 256 for bytes; null: numbers with a density"""
+    classes: tuple[str, ...] = ()
+    """names of the classes; empty: no condition"""
+    content: str = ""
+    """hash of the data"""
+    as_given: bool = False
+    """whether an own objective gets the tensors as they were given"""
+    test: HeldOut = 0.1
+    """share of the rows that is held out"""
+    _held: Held | None = PrivateAttr(None)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Memory) and self.model_dump() == other.model_dump()
+
+    def known(self) -> Space | None:
+        return Space(self.shape, self.levels, cond=self._cond) if self.content else None
+
+    @property
+    def _cond(self) -> Classes | None:
+        return Classes(self.classes) if self.classes else None
+
+    def open(self, seed: int, track: Track = silent, runs: Opener = no_runs) -> Data:
+        held = HELD.get(self.content)
+        if held is None:
+            raise ValueError(
+                "data given from Python are not kept with the run: give them again, as in run.evaluate(data=x), or in "
+                "jensen.train(..., data=x, resume=True)"
+            )
+        n = len(held.rows)
+        test = held_out([str(k) for k in range(n)], self.test)
+        train, rest = parted(held.rows.tensors, test, self.test)
+        space, points = Space(self.shape, self.levels, cond=self._cond, rows=len(train)), len(self.shape) == 1
+        if points and not self.as_given:
+            for k, column in enumerate(train.tensors["x"].double().T.numpy(), 1):
+                refuse_imprecise(f"column {k} of the data", column)
+        what = f"{n:,} " + ("examples" if self.as_given else "points" if points else "pictures")
+        stream = held.stream
+        return Data(
+            f"{what} given from Python",
+            fingerprint(self),
+            space if self.as_given else spaced(space, train, by_column=points),
+            train,
+            rest,
+            streams=None if stream is None else lambda _batch_size, _seed: stream,
+            notes=(f"{what} of shape {self.shape}; {len(rest):,} are held out", *held.notes),
+        )
+
+
+def memory(data: Any, *, as_given: bool = False) -> Memory:
+    """The source of data in memory, which holds them; copies that are made from its settings do not.
+
+    Args:
+        data: an array or tensor of points (N, D) or of pictures (N, H, W), (N, H, W, C) or (N, C, H, W); a mapping
+            {"x": ..., "cond": classes (N,)}; a torch Dataset of such examples or of pairs (x, class); a DataLoader,
+            whose dataset is taken; a sequence of batches; or a stream: an endless iterator of batches, or a function
+            that opens one at batch n.
+        as_given: for an own objective: any names of tensors, any shapes, and no change of scale, except that bytes
+            become numbers in [-1, 1].
+
+    Raises:
+        ValueError: for data that are not numbers, not finite, or off the scale; labels out of range; unknown names.
+
+    >>> source = memory({"x": np.full((20, 8, 8), 7, np.uint8), "cond": np.arange(20) % 2})
+    >>> source.shape, source.levels, source.classes, len(source.open(0).train)
+    ((1, 8, 8), 256, ('0', '1'), 18)
+    """
+    notes: tuple[str, ...] = ()
+    names: Sequence[str] = ()
+    stream: Stream | None = None
+    if isinstance(data, DataLoader) and not isinstance(data.dataset, IterableDataset):
+        notes = ("of the DataLoader its dataset is taken: order and batch size are those of the recipe",)
+        data = data.dataset
+    if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
+        names = tuple(map(str, getattr(data, "classes", ())))
+        tensors = _joined([_named(data[k]) for k in range(len(data))], torch.stack)  # type: ignore[arg-type]
+    elif isinstance(data, Tensor | np.ndarray | Mapping):
+        tensors = {name: v if name == "cond" else numbers(name, v) for name, v in _named(data).items()}
+    elif isinstance(data, list | tuple):
+        tensors = _joined([_named(batch) for batch in data], torch.cat)
+    elif callable(data) or isinstance(data, Iterable):
+        first, stream = _begun(data)
+        tensors = _joined(first, torch.cat)
+        notes = (f"the first {len(first)} batches of the stream are kept to judge, and each batch is as it gives it",)
+    else:
+        raise ValueError(
+            "data must be a path, an array, a tensor, a mapping of them, a Dataset, a DataLoader or a stream of "
+            f"batches, got {type(data).__name__}"
+        )
+    source, tensors = _raw(tensors) if as_given else _made(tensors, names, whole=stream is None)
+    if stream is not None:
+        stream = mapped(stream, lambda batch: _like(source, batch, set(tensors)))
+    source._held = HELD[source.content] = Held(Tensors(**tensors), stream, notes)
+    return source
+
+
+def numbers(name: str, value: Any) -> Tensor:
+    """A tensor on the CPU of finite numbers.
+
+    Raises:
+        ValueError: for other values.
+    """
+    if not isinstance(value, Tensor):
+        array = np.asarray(value)
+        if array.dtype.kind not in "iuf":
+            raise ValueError(f"{name} must hold numbers, got {array.dtype}")
+        value = torch.from_numpy(np.ascontiguousarray(array))
+    x: Tensor = value.detach().cpu()
+    if x.dtype == torch.bool or x.is_complex():
+        raise ValueError(f"{name} must hold numbers, got {str(x.dtype).removeprefix('torch.')}")
+    if not x.ndim or not len(x):
+        raise ValueError(f"{name} must have at least one row, got shape {tuple(x.shape)}")
+    if wrong := (~x.flatten(1).isfinite()).any(1).nonzero().flatten().tolist() if x.ndim > 1 else []:
+        raise ValueError(f"{name} must be finite, got a number that is not in row {wrong[0]}")
+    return x
+
+
+def _made(tensors: dict[str, Any], names: Sequence[str], *, whole: bool) -> tuple[Memory, dict[str, Tensor]]:
+    """Data for a family: pictures as bytes or in [-1, 1], points as floats, classes by number."""
+    if wrong := [name for name in tensors if name not in KEYS]:
+        raise ValueError(f"data must be named x and cond, got {wrong[0]!r}")
+    if "x" not in tensors:
+        raise ValueError(f"data must hold 'x', got {sorted(tensors)}")
+    x, levels = tensors["x"], None
+    if x.ndim in (3, 4):
+        x, levels = _pictures(x, whole=whole)
+    elif x.ndim != 2 or x.dtype == torch.uint8:
+        raise ValueError(
+            "data must be points (N, D), or pictures (N, H, W), (N, H, W, C) or (N, C, H, W), "
+            f"got {str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}"
+        )
+    else:
+        x = numbers("x, in 32 bits,", x.float())
+    made, classes = {"x": x}, tuple(names)
+    if "cond" in tensors:
+        made["cond"], classes = _classes(tensors["cond"], len(x), classes)
+    return Memory(shape=tuple(x.shape[1:]), levels=levels, classes=classes, content=_hash(made)), made
+
+
+def _raw(tensors: dict[str, Any]) -> tuple[Memory, dict[str, Tensor]]:
+    """Data for an own objective."""
+    made = {name: numbers(name, value) for name, value in tensors.items()}
+    shape = made.get("x", next(iter(made.values()))).shape[1:]
+    return Memory(shape=tuple(shape), content=_hash(made), as_given=True), made
+
+
+def _pictures(x: Tensor, *, whole: bool) -> tuple[Tensor, int | None]:
+    """Pictures (N, C, H, W), and their levels: bytes, or floats in [-1, 1] that are not levels of bytes."""
+    low, high = float(x.min()), float(x.max())
+    scale = "pictures must be bytes (uint8) from 0 to 255, or floats in [0, 1] or [-1, 1], got"
+    if x.dtype == torch.uint8:
+        if high == 1:
+            raise ValueError(f"{scale} bytes of at most 1: multiply them by 255")
+        return _channels(x), LEVELS + 1
+    if not x.is_floating_point() or low < -1 or high > 1:
+        raise ValueError(f"{scale} {str(x.dtype).removeprefix('torch.')} from {low:g} to {high:g}")
+    if low >= 0 and not whole:
+        raise ValueError(f"pictures of a stream must be bytes (uint8) or floats in [-1, 1], got {low:g} to {high:g}")
+    x = 2 * x.float() - 1 if low >= 0 else x.float()
+    steps = (x + 1) * (LEVELS / 2)
+    if whole and bool(((steps - steps.round()).abs() < CLOSE).all()):
+        return _channels(steps.round().to(torch.uint8)), LEVELS + 1
+    return _channels(x), None
+
+
+def _channels(x: Tensor) -> Tensor:
+    """(N, C, H, W) from (N, H, W), (N, H, W, C) or (N, C, H, W)."""
+    return channels_first("data", x.numpy())
+
+
+def _classes(value: Any, rows: int, names: tuple[str, ...]) -> tuple[Tensor, tuple[str, ...]]:
+    """Classes by number, (N, 1), and their names: those given, or the labels themselves."""
+    array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+    array = array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
+    if array.shape != (rows,) or array.dtype.kind not in "iuU":
+        raise ValueError(
+            f"cond must be a class for each of {rows} examples, as a whole number or a word, got {array.dtype} "
+            f"{array.shape}"
+        )
+    if array.dtype.kind != "U" and (array.min() < 0 or (names and array.max() >= len(names))):
+        limit = f"0 to {len(names) - 1}" if names else "0"
+        raise ValueError(f"labels must be from {limit}{' upwards' * (not names)}, got {array.min()} to {array.max()}")
+    if names and array.dtype.kind != "U":
+        return torch.from_numpy(array.astype(np.int64))[:, None], names
+    found, index = np.unique(array, return_inverse=True)
+    return torch.from_numpy(index.astype(np.int64))[:, None], tuple(map(str, found.tolist()))
+
+
+def _named(example: Any) -> dict[str, Any]:
+    """An example or a batch by name: a mapping, x alone, or (x,) or (x, cond)."""
+    if isinstance(example, Mapping):
+        return dict(example)
+    if isinstance(example, tuple | list) and 1 <= len(example) <= len(KEYS):
+        return dict(zip(KEYS, example, strict=False))
+    return {"x": example}
+
+
+def _joined(parts: Sequence[dict[str, Any]], join: Callable[[list[Tensor]], Tensor]) -> dict[str, Any]:
+    """Examples or batches as one."""
+    if not parts:
+        raise ValueError("data must have at least one example, got none")
+    for part in parts:
+        if part.keys() != parts[0].keys():
+            raise ValueError(f"every example must hold {sorted(parts[0])}, got {sorted(part)}")
+    found: dict[str, Any] = {}
+    for name in parts[0]:
+        values = [part[name] for part in parts]
+        if isinstance(values[0], str):
+            found[name] = values
+            continue
+        tensors = [v if isinstance(v, Tensor) else torch.as_tensor(np.asarray(v)) for v in values]
+        if len({t.shape[join is torch.cat :] for t in tensors}) > 1:
+            raise ValueError(f"{name} must have the same shape in every example")
+        found[name] = join(tensors) if name == "cond" else numbers(name, join(tensors))
+    return found
+
+
+def _begun(data: Any) -> tuple[list[dict[str, Any]], Stream]:
+    """The first batches of a stream, and the stream of those after them."""
+    batches: Iterator[Any] = iter(data(0) if callable(data) else data)
+    first, rows = [], 0
+    for batch in batches:
+        first.append(_named(batch))
+        rows += len(next(iter(first[-1].values())))
+        if rows >= KEPT_ASIDE:
+            break
+    else:
+        raise ValueError(
+            f"a stream must be endless, got {len(first)} batches with {rows} examples: give them as a list of batches"
+        )
+    skipped = len(first)
+    once = not callable(data) and iter(data) is data
+
+    def passes() -> Iterator[Any]:
+        """Of a stream that can be read from its start: it is read again where it ends."""
+        while (batch := next(rest := islice(iter(data), skipped, None), None)) is not None:
+            yield batch
+            yield from rest
+
+    def opened(start: int) -> Iterator[Batch]:
+        if callable(data):
+            return map(_named, data(skipped + start))
+        return map(_named, islice(batches if once else passes(), start, None))
+
+    return first, opened
+
+
+def _like(source: Memory, batch: Mapping[str, Any], names: set[str]) -> Batch:
+    """A batch of a stream like its first ones."""
+    if set(batch) != names:
+        raise ValueError(f"every batch must hold {sorted(names)}, got {sorted(batch)}")
+    made = {name: numbers(name, value) for name, value in batch.items()}
+    if source.as_given:
+        return Tensors(**made)[torch.arange(len(next(iter(made.values()))))]
+    if len(source.shape) == 3:
+        made["x"], _ = _pictures(made["x"], whole=False)
+    if made["x"].shape[1:] != source.shape:
+        raise ValueError(f"every batch must hold x of shape {source.shape}, got {tuple(made['x'].shape[1:])}")
+    if "cond" in made:
+        made["cond"], _ = _classes(made["cond"], len(made["x"]), source.classes)
+    return Tensors(**made)[torch.arange(len(made["x"]))]
+
+
+def _hash(tensors: Mapping[str, Tensor]) -> str:
+    """Of names, types, shapes and content."""
+    found = hashlib.sha256()
+    for name, v in sorted(tensors.items()):
+        found.update(f"{name} {v.dtype} {tuple(v.shape)}".encode())
+        found.update(v.contiguous().numpy().view(np.uint8).data if v.numel() else b"")
+    return found.hexdigest()[:16]
