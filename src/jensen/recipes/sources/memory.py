@@ -118,9 +118,9 @@ def memory(data: Any, *, as_given: bool = False) -> Memory:
     Raises:
         ValueError: for data that are not numbers, not finite, or off the scale; labels out of range; unknown names.
 
-    >>> source = memory({"x": np.full((20, 8, 8), 7, np.uint8), "cond": np.arange(20) % 2})
-    >>> source.shape, source.levels, source.classes, len(source.open(0).train)
-    ((1, 8, 8), 256, ('0', '1'), 18)
+    >>> source = memory({"x": np.full((50, 8, 8), 7, np.uint8), "cond": np.arange(50) % 2})
+    >>> source.shape, source.levels, source.classes
+    ((1, 8, 8), 256, ('0', '1'))
     """
     notes: tuple[str, ...] = ()
     names: Sequence[str] = ()
