@@ -231,7 +231,7 @@ class Game(Settings):
 
         def of_standardized(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor) -> Tensor:
             assert isinstance(critic, nn.Sequential)
-            return rule(critic[1], critic[0](real), critic[0](fake))
+            return rule(critic[1:], critic[0](real), critic[0](fake))
 
         return of_standardized
 
