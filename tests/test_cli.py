@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 import jensen
 from jensen.cli.main import main
 from jensen.diffusion import SAMPLERS
+from jensen.recipes.families.base import Family
 from jensen.recipes.presets import PRESETS
 from jensen.recipes.words import settings
 from tiny import tiny
@@ -83,7 +84,9 @@ def test_recipes_are_listed(capsys):
     """One line per recipe, and the settings of one recipe with a line of description each."""
     assert main(["recipes"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(PRESETS) + 3  # heading, an empty line, the next command
+    families = [name for name in Family.kinds if name not in PRESETS]
+    assert len(lines) == len(PRESETS) + len(families) + 5  # two headings, two empty lines, the next commands
+    assert [line.split()[0] for line in lines[len(PRESETS) + 3 : -2]] == families
     assert [line.split()[0] for line in lines[1 : len(PRESETS) + 1]] == list(PRESETS)
     assert main(["recipes", "ring-gan"]) == 0
     out = capsys.readouterr().out
