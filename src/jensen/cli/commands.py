@@ -82,6 +82,7 @@ def evaluate(
     *,
     data: Data | None = None,
     stability: bool = False,
+    features: str | None = None,
     files: list[Path] | None = None,
 ) -> None:
     """`jensen evaluate`."""
@@ -92,7 +93,7 @@ def evaluate(
     for note in (*behind(folder), *run.recipe.family.notes(run.space)):
         show.note(note)
     with show.tracking() as track:
-        found = judged(run, data=data, track=track, stability=stability)
+        found = judged(run, data=data, track=track, stability=stability, features=features)
     show.line()
     show.rows(rows(found))
     if json_file is not None:

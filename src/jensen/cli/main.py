@@ -159,12 +159,19 @@ def evaluate(
     stability: Annotated[
         bool, typer.Option("--stability", help="also compute eigenvalues of the game at the end of training")
     ] = False,
+    features: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="compare samples by auto, classifier, convolutional, raw, or the folder of a reader run",
+        ),
+    ] = None,
     use: Use = None,
 ) -> None:
     """Judge a run; writes evaluation.json, samples and report.html in its folder."""
     from jensen.cli import commands
 
-    commands.evaluate(run, json_, stability=stability, files=use)
+    commands.evaluate(run, json_, stability=stability, features=features, files=use)
 
 
 @app.command()
@@ -177,7 +184,11 @@ def compare(
     ] = None,
     json_: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="write the numbers to this file")] = None,
     features: Annotated[
-        str, typer.Option(metavar="NAME", help="features to compare samples by: auto, classifier, convolutional or raw")
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="compare samples by auto, classifier, convolutional, raw, or the folder of a reader run",
+        ),
     ] = "auto",
     n: Annotated[
         int | None,

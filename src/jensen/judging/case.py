@@ -15,9 +15,9 @@ from jensen.core.progress import Advance, Track, silent
 from jensen.core.protocols import Sampleable
 from jensen.core.seeding import derived, generator, generators
 from jensen.core.types import Stream
-from jensen.data.dataset import Data, some
-from jensen.data.space import Space
-from jensen.judging.features import Features, features_of
+from jensen.data.dataset import Data, Reader, some
+from jensen.data.space import Classes, Space
+from jensen.judging.features import FeatureReader, Features, features_of
 from jensen.judging.settings import Judging
 from jensen.models import Diffusion, ScoreModel
 from jensen.report.findings import Part
@@ -101,7 +101,7 @@ class Case:
         track: shows progress.
         stability: whether eigenvalues are computed.
         beside: name and model of another run to compare with.
-        own_features: the user's features, a callable (N, ...) -> (N, d).
+        own_features: features in place of those of the settings: a callable (N, ...) -> (N, d).
     """
 
     model: nn.Module
@@ -114,7 +114,7 @@ class Case:
     track: Track = silent
     stability: bool = False
     beside: tuple[str, nn.Module] | None = None
-    own_features: Callable[[Tensor], Tensor] | None = None
+    own_features: Features | Callable[[Tensor], Tensor] | None = None
 
     @cached_property
     def device(self) -> torch.device:
@@ -177,6 +177,14 @@ class Case:
     def features(self) -> Features:
         """The features by which samples and data are compared."""
         return features_of(self.own_features or self.settings.features, self.data)
+
+    @cached_property
+    def reader(self) -> Reader | None:
+        """Reads samples: the data's own reader, or a classifier of their classes that was trained on real data only."""
+        if self.data.truths.reader is not None or not isinstance(self.data.space.cond, Classes):
+            return self.data.truths.reader
+        known = self.features.classify is not None
+        return FeatureReader.of(self.features if known else features_of("classifier", self.data), self.test["x"])
 
 
 Judge = Callable[[Case], Part | None]

@@ -11,8 +11,10 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from jensen.data.dataset import Data, some
-from jensen.data.space import Classes
+from jensen.data.space import Classes, Space
+from jensen.judging.settings import FEATURES
 from jensen.metrics import class_network, random_convolutions
+from jensen.nn import Classifier
 
 CHUNK = 1024  # number of rows whose features are computed together
 
@@ -40,17 +42,77 @@ class Features:
         return None if self.classify is None else self.classify(self(x)).argmax(1)
 
 
-def features_of(choice: str | Callable[[Tensor], Tensor], data: Data) -> Features:
+@dataclass(frozen=True)
+class FeatureReader:
+    """The classifier of features, as a reader of samples.
+
+    Attributes:
+        features: with a classifier.
+        least: probability of the class read, from which a sample is clear.
+    """
+
+    features: Features
+    least: float = 0.0
+
+    clear_means = "as clear as 95% of the held-out data"
+
+    def probability(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The class of each example and its probability, (N, 1) each."""
+        assert self.features.classify is not None
+        best = self.features.classify(self.features(x)).detach().softmax(1).max(1, keepdim=True)
+        return best.indices, best.values
+
+    def read(self, x: Tensor) -> Tensor:
+        return self.probability(x)[0]
+
+    def clear(self, x: Tensor) -> Tensor:
+        return self.probability(x)[1] >= self.least
+
+    @classmethod
+    def of(cls, features: Features, held_out: Tensor) -> FeatureReader:
+        """With the criterion of clearness from held-out data."""
+        return cls(features, float(cls(features).probability(held_out)[1].double().quantile(0.05)))
+
+
+def reader_features(model: nn.Module, space: Space, data: Data, folder: str) -> Features:
+    """The last hidden layer of a reader of the data's classes, and its classifier.
+
+    Args:
+        model: of a run of family reader.
+        space: of its data.
+        data: whose samples are compared.
+        folder: of the run.
+
+    Raises:
+        ValueError: if it reads no classes, or others.
+    """
+    if not isinstance(model, Classifier):
+        raise ValueError(f"features must be those of a reader run on data with classes, got {folder}")
+    if (space.shape, space.cond) != (data.space.shape, data.space.cond):
+        raise ValueError(
+            f"features must be those of a reader of data of shape {data.space.shape} with the same classes, got "
+            f"{folder}, for shape {space.shape}" + " and other classes" * (space.cond != data.space.cond)
+        )
+    test = some(data.test, 10_000)
+    right = float((model.read(test["x"])[0] == test["cond"]).double().mean())
+    width = model.head.in_features
+    name = f"the {width} last features of the reader {folder} (accuracy {100 * right:.1f}% on held-out data)"
+    return Features(name, model.features, model.head)
+
+
+def features_of(choice: str | Features | Callable[[Tensor], Tensor], data: Data) -> Features:
     """Features by name, or from a user's callable.
 
     Args:
         choice: "raw", "convolutional", "classifier", or "auto": the classifier for pictures that have classes, the
-            convolutional network for other pictures, raw points; or a callable (N, ...) -> (N, d).
+            convolutional network for other pictures, raw points; or a callable (N, ...) -> (N, d), or `Features`.
         data: training data of the classifier.
 
     Raises:
         ValueError: for an unknown name, a classifier of data without classes, or convolutions of points.
     """
+    if isinstance(choice, Features):
+        return choice
     if callable(choice):
         return Features(f"your own features, {getattr(choice, '__name__', type(choice).__name__)}", choice)
     space, classes = data.space, data.space.cond
@@ -63,7 +125,9 @@ def features_of(choice: str | Callable[[Tensor], Tensor], data: Data) -> Feature
         name = f"64 features of a convolutional network with fixed random weights ({_hash(network)})"
         return Features(name, network)
     if choice != "classifier":
-        raise ValueError(f"features must be one of auto, classifier, convolutional, raw, got {choice!r}")
+        raise ValueError(
+            f"features must be one of {', '.join(FEATURES)}, or the folder of a reader run, got {choice!r}"
+        )
     if not isinstance(classes, Classes):
         raise ValueError(f"classifier features need classes, and {data.name} have none: use convolutional or raw")
     train, test = some(data.train, 50_000), some(data.test, 10_000)

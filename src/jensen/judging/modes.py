@@ -106,11 +106,11 @@ def _noise(case: Case, law: Modes) -> list[Picture]:
 @judge
 def classes(case: Case) -> Part | None:
     """The classes that a reader finds in samples, their shares, and how clear they are."""
-    reader, shares, data = case.data.truths.reader, reader_shares(case), case.test
-    if reader is None or shares is None or not isinstance(case.model, Sampleable):
+    shares, data = reader_shares(case), case.test
+    if shares is None or not isinstance(case.model, Sampleable) or (reader := case.reader) is None:
         return None
     made, n = case.samples, case.settings.mode_samples * len(shares)
-    if n > len(made):
+    if n > len(made) and case.data.truths.reader is not None:
         made = case.drawn("drawing for the reader", n, cond=case.data.asked(n) if case.conditional else None)
     read, real = (reader.read(x) for x in (made, data["x"]))
     found, floor = (joint_coverage(v, shares, reader.clear(x)) for v, x in ((read, made), (real, data["x"])))

@@ -31,7 +31,7 @@ LEAST = 8  # fewest pairs of held-out rows of one condition from which variety i
 
 def read_as_asked(case: Case, made: Tensor, asked: Tensor | None) -> Proportion | None:
     """The share of samples that are read as their condition, or None without a reader."""
-    reader = case.data.truths.reader
+    reader = None if asked is None else case.reader
     return None if reader is None or asked is None else legibility(reader.read(made), asked).exact
 
 

@@ -2,47 +2,87 @@
 
 from __future__ import annotations
 
-from jensen.core.seeding import derived
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from jensen.core.seeding import derived, generator
 from jensen.data.space import Classes, Text
 from jensen.judging.case import Case, judge
-from jensen.metrics import legibility, variety, wilson
+from jensen.metrics import Proportion, calibration, confusion, legibility, variety, wilson
 from jensen.report import plots
-from jensen.report.findings import Finding, Part, Picture, proportion
+from jensen.report.findings import Finding, Part, Picture, Table, proportion
 from jensen.report.gallery import fitting_scale, gallery
 
 SHOWN, COLUMNS = 48, 8  # samples on a sheet
 CAPTION = 72  # pixels below a picture, into which the caption of one class fits
 FREE = 400  # samples without a condition, at most
+BARS, LOWEST = 40, 12  # largest number of classes that are shown as bars; rows of a table for more
+CELLS = 20  # largest number of classes of a confusion matrix on the page
+
+Pair = tuple[Tensor, Tensor]
 
 
 @judge
 def read_as_asked(case: Case) -> Part | None:
     """Samples of given conditions, read by a reader that was not trained on samples."""
-    reader, cond = case.data.truths.reader, case.data.space.cond
-    if reader is None or cond is None or case.asked is None:
+    cond = case.data.space.cond
+    if cond is None or case.asked is None or (reader := case.reader) is None:
         return None
     asked, made, test = case.asked, case.samples, case.test
-    read, ceiling = reader.read(made), legibility(reader.read(test["x"]), test["cond"])
-    found, shuffled = legibility(read, asked), legibility(read, asked.roll(1, 0))
-    wrong, names = (read != asked).any(1).tolist(), (cond.decode(asked), cond.decode(read))
-    captions = [a if a == b else f"{a} read {b}" for a, b in zip(*names, strict=True)]
-    scale = max(fitting_scale(case.data.space), -(-CAPTION // made.shape[-1]))
-    page = gallery(made[:SHOWN], columns=COLUMNS, scale=scale, captions=captions[:SHOWN], wrong=wrong[:SHOWN])
+    read, real = reader.read(made), reader.read(test["x"])
+    found, shuffled, ceiling = (legibility(*v) for v in ((read, asked), (read, asked.roll(1, 0)), (real, test["cond"])))
+    names = cond.decode(asked), cond.decode(read)
     n = f"n = {len(made):,}"
     note, floor = f"{n}; floor: conditions shuffled", shuffled.exact.value
     findings = [proportion("legibility", "read as asked", found.exact, floor=floor, note=note, card=True)]
     if cond.width > 1:
         findings.append(proportion("characters", "single characters read as asked", found.character, note=n, card=True))
-    real = f"n = {len(test['x']):,}"
-    findings.append(proportion("ceiling", "real held-out pictures read correctly", ceiling.exact, note=real, card=True))
+    what, held = "pictures" if case.data.space.pictures else "points", f"n = {len(test['x']):,}"
+    findings.append(proportion("ceiling", f"real held-out {what} read correctly", ceiling.exact, note=held, card=True))
     text = (
-        "Samples of held-out conditions, read by a reader that was trained only on real pictures. Misread samples "
-        "are marked in red. The reader always gives an answer, so a picture with an extra stroke can still count as "
-        "read correctly: look at the pictures."
+        f"Samples of held-out conditions, read by a reader that was trained only on real {what}. A perfect model "
+        f"reaches the share of real held-out {what} that are read correctly. The reader always gives an answer"
     )
+    if case.data.space.pictures:
+        text += (
+            ", so a picture with an extra stroke can still count as read correctly: look at the pictures. Misread "
+            "samples are marked in red"
+        )
+    more = _by_class(cond, (asked, read), (test["cond"], real)) if isinstance(cond, Classes) else {}
     details = {"reading": {"asked": names[0][:200], "read": names[1][:200]}}
-    picture = Picture("asked", page, "samples, with the condition asked for and the condition read")
-    return Part("Samples read as asked", text, findings, [picture], details=details)
+    return Part("Samples read as asked", f"{text}.", findings, _asked(case, *names), details=details, **more)
+
+
+def _asked(case: Case, asked: Sequence[str], read: Sequence[str]) -> list[Picture]:
+    """The first samples of pictures, with their conditions and what was read."""
+    space, made = case.data.space, case.samples[:SHOWN]
+    if not space.pictures:
+        return []
+    captions = [a if a == b else f"{a} read {b}" for a, b in zip(asked, read, strict=True)][:SHOWN]
+    wrong = [a != b for a, b in zip(asked, read, strict=True)][:SHOWN]
+    scale = max(fitting_scale(space), -(-CAPTION // made.shape[-1]))
+    page = gallery(made, columns=COLUMNS, scale=scale, captions=captions, wrong=wrong)
+    return [Picture("asked", page, "samples, with the condition asked for and the condition read")]
+
+
+def _by_class(cond: Classes, samples: Pair, held_out: Pair) -> dict[str, Any]:
+    """The shares of each class that are read correctly: as bars, or for many classes the lowest in a table."""
+    made, real = _shares(cond, *samples), _shares(cond, *held_out)
+    if len(made) == len(real) == cond.size <= BARS:
+        bars = ([found[k].value for k in range(cond.size)] for found in (made, real))
+        labels, title = ("samples", "held-out data"), "read correctly, by class"
+        return {"plots": [plots.shares(*bars, names=cond.names, title=title, labels=labels)]}
+    order = sorted(made, key=lambda k: made[k].value)[:LOWEST]
+    rows = [(cond.names[k], str(made[k]), str(real.get(k, ""))) for k in order]
+    return {"tables": [Table(("class", "samples", "held-out data"), rows, f"The {len(rows)} lowest shares")]}
+
+
+def _shares(cond: Classes, labels: Tensor, read: Tensor) -> dict[int, Proportion]:
+    """The share of each class that occurs in labels (N, 1) that is read correctly."""
+    right = {k: (read == labels)[labels == k] for k in range(cond.size)}
+    return {k: wilson(int(found.sum()), len(found)) for k, found in right.items() if len(found)}
 
 
 @judge
@@ -80,18 +120,46 @@ def unconditional(case: Case) -> Part | None:
 
 @judge
 def reading(case: Case) -> Part | None:
-    """The accuracy of a reader on held-out pictures."""
+    """The accuracy of a reader on held-out data; for classes also its calibration and confusions."""
     read, cond = getattr(case.model, "read", None), case.data.space.cond
     if read is None or cond is None:
         return None
     x, asked = case.test["x"].to(case.device), case.test["cond"]
     answers, sureness = (v.cpu() for v in read(x))
     found = legibility(answers, asked)
-    n = f"held-out pictures, n = {len(x):,}"
+    kind = "pictures" if case.data.space.pictures else "points"
+    n = f"held-out {kind}, n = {len(x):,}"
     what = "whole texts read correctly" if isinstance(cond, Text) else "classes read correctly"
     findings = [proportion("exact", what, found.exact, note=n, card=True)]
     if not isinstance(cond, Classes):
         findings.append(proportion("characters", "characters read correctly", found.character, note=n, card=True))
     name = f"mean probability of the {'characters' if isinstance(cond, Text) else 'classes'} that it read"
     findings.append(Finding("sureness", name, float(sureness.mean()), best=None))
-    return Part("Reading held-out pictures", "", findings)
+    if isinstance(cond, Text):
+        return Part(f"Reading held-out {kind}", "", findings)
+    answers, labels = answers[:, 0], asked[:, 0]
+    sure = calibration(sureness[:, 0], answers == labels, generator=generator(derived(case.seed, "calibration")))
+    note = "floor: of a calibrated classifier with these probabilities"
+    findings.append(Finding("calibration", "expected calibration error", sure.error, floor=sure.floor, note=note))
+    counts = confusion(labels, answers, cond.size)
+    text = (
+        "The expected calibration error is the mean difference between the probability of the class that was read "
+        "and the share that is right, over 15 bins of this probability."
+    )
+    points = {"this reader": sure.accuracy.tolist(), "calibrated": sure.confidence.tolist()}
+    chart = plots.curves(sure.confidence.tolist(), points, title="share read correctly", xlabel="probability")
+    details = {"confusion": counts.tolist()} if cond.size <= BARS else {}
+    tables = [confusion_table(counts, cond.names)]
+    return Part(f"Reading held-out {kind}", text, findings, plots=[chart], tables=tables, details=details)
+
+
+def confusion_table(counts: Tensor, names: Sequence[str]) -> Table:
+    """The confusion matrix, or of many classes the most frequent confusions."""
+    if len(names) <= CELLS:
+        rows = [[name, *(str(n) if n else "" for n in row)] for name, row in zip(names, counts.tolist(), strict=True)]
+        return Table(("", *names), rows, "Confusion matrix: rows by class, columns by the class read")
+    wrong = counts - counts.diag().diag()
+    order = wrong.flatten().argsort(descending=True, stable=True)[:LOWEST].tolist()
+    pairs = [divmod(k, len(names)) for k in order]
+    cells = [(names[a], names[b], str(int(wrong[a, b]))) for a, b in pairs if wrong[a, b]]
+    return Table(("class", "read as", "number"), cells, "The most frequent confusions")

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from jensen.core.settings import Settings
 
 Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
+
+
+FEATURES = ("auto", "classifier", "convolutional", "raw")
+
+
+def _features(value: str) -> str:
+    """A name of features, or the absolute path of a run."""
+    if value in FEATURES or os.path.isabs(value):
+        return value
+    if not Path(value).is_dir():
+        known = ", ".join(FEATURES)
+        raise ValueError(f"judging.features must be one of {known}, or the folder of a reader run, got {value!r}")
+    return str(Path(value).absolute())
 
 
 class Judging(Settings):
@@ -19,8 +34,9 @@ class Judging(Settings):
     """number of samples drawn"""
     rows: Annotated[int, Field(ge=16)] = 2000
     """largest number of held-out examples used"""
-    features: Literal["auto", "classifier", "convolutional", "raw"] = "auto"
-    """features by which samples and data are compared; auto: classifier if the data have classes"""
+    features: Annotated[str, AfterValidator(_features)] = "auto"
+    """features by which samples and data are compared: auto, classifier, convolutional, raw, or the folder of a reader
+    run on the same classes; auto: classifier for pictures with classes, convolutional for others, raw for points"""
     mode_samples: Positive = 26
     """samples drawn per class or mode that a reader of pictures knows, if this is more than judging.samples"""
     importance: Positive = 5000

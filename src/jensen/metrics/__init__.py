@@ -1,5 +1,6 @@
 """Metrics of samples, each with a standard error or an interval."""
 
+from jensen.metrics.calibration import Calibration, calibration
 from jensen.metrics.confusion import best_renaming, confusion
 from jensen.metrics.discrepancy import Distance
 from jensen.metrics.discriminator import Discrimination, discriminate
@@ -47,6 +48,7 @@ __all__ = [
     "MIG",
     "PRDC",
     "BoostedTrees",
+    "Calibration",
     "ClassCoverage",
     "Discrimination",
     "Distance",
@@ -65,6 +67,7 @@ __all__ = [
     "best_renaming",
     "bits_per_dim",
     "c2st",
+    "calibration",
     "class_coverage",
     "class_network",
     "completeness",

@@ -1,10 +1,11 @@
-"""A network that reads a picture of text."""
+"""Networks that read the text of a picture, or the class of a picture or point."""
 
 from __future__ import annotations
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from jensen.core.modes import evaluating
 
@@ -17,7 +18,47 @@ def _block(channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:
     )
 
 
-class Reader(nn.Module):
+class Recogniser(nn.Module):
+    """A network from x (B, ...) to logits (B, length, alphabet)."""
+
+    @torch.no_grad()
+    def read(
+        self, x: Float[Tensor, "b ..."], chunk: int = 500
+    ) -> tuple[Int[Tensor, "b length"], Float[Tensor, "b length"]]:
+        """The most likely character or class at each position and its probability, in evaluation mode."""
+        with evaluating(self):
+            logits = torch.cat([self(part) for part in x.split(chunk)])
+        best = logits.softmax(-1).max(-1)
+        return best.indices, best.values
+
+
+class Classifier(Recogniser):
+    """The class of an example: an encoder, whose last hidden layer serves as features, and a linear layer.
+
+    Args:
+        encoder: (B, ...) -> (B, features).
+        features: units of the last hidden layer.
+        classes: number of classes.
+
+    >>> network = Classifier(nn.Linear(2, 8), 8, classes=3)
+    >>> network(torch.zeros(5, 2)).shape, network.features(torch.zeros(5, 2)).shape
+    (torch.Size([5, 1, 3]), torch.Size([5, 8]))
+    """
+
+    def __init__(self, encoder: nn.Module, features: int, *, classes: int):
+        super().__init__()
+        self.encoder, self.head = encoder, nn.Linear(features, classes)
+
+    def features(self, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b features"]:
+        """The last hidden layer."""
+        return F.silu(self.encoder(x))
+
+    def forward(self, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b 1 classes"]:
+        logits: Tensor = self.head(self.features(x))
+        return logits[:, None]
+
+
+class Reader(Recogniser):
     """Convolutions, a bidirectional GRU over columns, and one softmax per character.
 
     Args:
@@ -51,13 +92,3 @@ class Reader(nn.Module):
         h, _ = self.columns(h)
         logits: Tensor = self.head(h.flatten(1))
         return logits.view(len(x), self.length, -1)
-
-    @torch.no_grad()
-    def read(
-        self, x: Float[Tensor, "b c h w"], chunk: int = 500
-    ) -> tuple[Int[Tensor, "b length"], Float[Tensor, "b length"]]:
-        """The most likely character at each position and its probability, in evaluation mode."""
-        with evaluating(self):
-            logits = torch.cat([self(part) for part in x.split(chunk)])
-        best = logits.softmax(-1).max(-1)
-        return best.indices, best.values

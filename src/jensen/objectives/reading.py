@@ -1,4 +1,4 @@
-"""Train a reader, a network that recognises the characters of a picture."""
+"""Train a reader, a network that recognises the characters of a picture, or the class of an example."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from jensen.core.types import Batch, Loss, entry
 
 
 class Reading(Objective):
-    """Cross-entropy per character, in nats, on pictures with random shifts and noise.
+    """Cross-entropy per character or class, in nats, on examples with noise and, if they are pictures, random shifts.
 
     Args:
-        model: (B, C, H, W) -> (B, length, alphabet) logits.
+        model: (B, ...) -> (B, length, alphabet) logits.
         noise: largest standard deviation of the noise, uniform over rows.
         shift: largest shift in pixels, drawn once per batch.
     """
@@ -27,9 +27,12 @@ class Reading(Objective):
 
     def forward(self, players: tuple[str, ...], batch: Batch, step: int) -> Mapping[str, Loss]:
         x, text = entry(batch, "x"), entry(batch, "cond")
-        x = x + torch.randn_like(x) * self.noise * torch.rand(len(x), 1, 1, 1, device=x.device)
-        down, right = torch.randint(-self.shift, self.shift + 1, (2,)).tolist()
-        logits = self.model(torch.roll(x, (down, right), (2, 3))).float()
+        if self.noise:
+            x = x + torch.randn_like(x) * self.noise * torch.rand(len(x), *[1] * (x.ndim - 1), device=x.device)
+        if self.shift:
+            down, right = torch.randint(-self.shift, self.shift + 1, (2,)).tolist()
+            x = torch.roll(x, (down, right), (2, 3))
+        logits = self.model(x).float()
         loss = F.cross_entropy(logits.flatten(0, 1), text.flatten())
         right_share = (logits.argmax(-1) == text).all(1).float()
         return {"model": Loss.of(loss, exact=right_share)}

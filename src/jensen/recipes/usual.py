@@ -10,6 +10,7 @@ from jensen.recipes.families.diffusion import Diffusion, DiffusionSampling
 from jensen.recipes.families.gan import GAN, Game
 from jensen.recipes.families.kernel import Kernel
 from jensen.recipes.families.mixture import Mixture
+from jensen.recipes.families.reader import Reader
 from jensen.recipes.families.score import Score, ScoreNetwork, ScoreSampling
 from jensen.recipes.families.vae import VAE, Bound, Network
 from jensen.recipes.recipe import Recipe
@@ -78,6 +79,10 @@ def _vae(pictures: bool) -> Usual:
     return VAE(network=Network(latents=(32,)), bound=bound), _training(pictures), judging
 
 
+def _reader(pictures: bool) -> Usual:
+    return Reader(), _training(pictures, minutes=3.0, previews=0, weight_decay=0.05), _judged(Reader)
+
+
 def _fitted(kind: type) -> Callable[[bool], Usual]:
     """A family that is fitted before its only step."""
     return lambda _: (kind(), Training(steps=1, previews=1), _judged(kind))
@@ -87,6 +92,7 @@ _USUAL: dict[str, Callable[[bool], Usual]] = {
     "diffusion": _diffusion,
     "score": _score,
     "gan": _gan,
+    "reader": _reader,
     "kernel": _fitted(Kernel),
     "mixture": _fitted(Mixture),
     "vae": _vae,

@@ -19,7 +19,6 @@ from jensen.core.protocols import Sampleable
 from jensen.core.seeding import checked_seed, derived, generator
 from jensen.data.dataset import Data, some
 from jensen.data.space import Classes
-from jensen.judging.features import features_of
 from jensen.judging.samples import class_shares, measured, nearness
 from jensen.metrics import (
     AUC,
@@ -35,7 +34,7 @@ from jensen.report.findings import Finding, proportion
 from jensen.runs.draw import drawing
 from jensen.runs.evaluate import case_of, read_evaluation
 from jensen.runs.measure import rows
-from jensen.runs.opening import Run, open_run
+from jensen.runs.opening import Run, features_by, open_run
 from jensen.training.journal import read_journal
 
 MOST, LEAST = 1000, 40  # samples of each run: default, and smallest number
@@ -157,7 +156,8 @@ def compare(
     Args:
         contestants: runs, their folders, and samples by name; at least two in all.
         data: the data, if no run has them.
-        features: "auto", "classifier", "convolutional", "raw", or a callable from data to (N, d).
+        features: "auto", "classifier", "convolutional", "raw", the folder of a reader run, or a callable from data to
+            (N, d).
         n: number of samples of each run, at least 40; None: as many as there are training data, at most 1,000.
         seed: random seed of the samples.
         judge_steps: training steps of each discriminator.
@@ -180,7 +180,7 @@ def compare(
     if not LEAST <= n <= most:
         of = "samples or of training examples" if samples else "training examples"
         raise ValueError(f"n must be from {LEAST} to {most}, the number of {of}, got {n}")
-    found = features_of(features, data)
+    found = features_by(features, data)
     critics = {name: critic for name, run in runs.items() if (critic := _critic(run, data)) is not None}
     drawn: dict[str, tuple[Tensor, Cost | None]] = {name: (x[:n], None) for name, x in samples.items()}
     drawn |= {name: _drawn(name, run, data, n, seed, track) for name, run in runs.items()}

@@ -14,13 +14,14 @@ from jensen.core.progress import Track, silent
 from jensen.data.dataset import Data
 from jensen.judging import JUDGES
 from jensen.judging.case import Case, Played
+from jensen.judging.settings import FEATURES
 from jensen.recipes.families.own import Own
 from jensen.report.findings import Evaluation, Part, sentence
 from jensen.report.gallery import save_image
 from jensen.report.page import previews, training_curves, write_page
 from jensen.runs.draw import drawing
 from jensen.runs.folder import EVALUATION, REPORT, WEIGHTS, RunError, command, load_game, refuse_unwritable
-from jensen.runs.opening import Run, open_run
+from jensen.runs.opening import Run, features_by, open_run
 from jensen.runs.train import new_objective
 from jensen.training.checkpoint import weights_step, write_text
 from jensen.training.strict_json import dumps, loads
@@ -32,7 +33,7 @@ def case_of(
     *,
     track: Track = silent,
     stability: bool = False,
-    features: Callable[[Tensor], Tensor] | None = None,
+    features: str | Callable[[Tensor], Tensor] | None = None,
 ) -> Case:
     """The case of a run, for judges."""
     recipe = run.recipe
@@ -46,6 +47,7 @@ def case_of(
         stream = recipe.family.stream(data, recipe.training.batch_size, recipe.seed)
         return Played(objective, recipe.family.update(), players, step, stream)
 
+    chosen = recipe.judging.features if features is None else features
     case = Case(
         model=run.model,
         data=data,
@@ -57,7 +59,7 @@ def case_of(
         track=track,
         stability=stability,
         beside=_beside(recipe.judging.beside, run),
-        own_features=features,
+        own_features=None if features is None and chosen in FEATURES else features_by(chosen, data),
     )
     return case
 
@@ -68,7 +70,7 @@ def evaluate(
     data: Data | None = None,
     track: Track = silent,
     stability: bool = False,
-    features: Callable[[Tensor], Tensor] | None = None,
+    features: str | Callable[[Tensor], Tensor] | None = None,
 ) -> Evaluation:
     """Judge a run; writes evaluation.json, samples/ and report.html in its folder.
 
@@ -77,7 +79,8 @@ def evaluate(
         data: the run's data, if they have been opened already.
         track: shows progress.
         stability: whether to compute eigenvalues of the game at the end of training.
-        features: a callable (N, ...) -> (N, d) to compare samples and data by, instead of the run's setting.
+        features: what samples and data are compared by, instead of the run's setting: a name, the folder of a reader
+            run, or a callable (N, ...) -> (N, d).
 
     Raises:
         RunError: if the folder cannot be written, or as in `open_run`.

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from jensen.core.progress import Track, silent
 from jensen.data.dataset import Data
 from jensen.data.space import Space
 from jensen.judging.case import Draw, drawer
+from jensen.judging.features import Features, features_of, reader_features
+from jensen.judging.settings import FEATURES
 from jensen.recipes.families.own import Own
 from jensen.recipes.recipe import Recipe
 from jensen.recipes.sources.base import OpenedRun, Source
@@ -146,6 +148,18 @@ def open_other(folder: str) -> OpenedRun:
     """A run in the form that sources and judges get."""
     run = open_run(folder, "cpu")
     return OpenedRun(run.folder, run.recipe.name, run.recipe.family.kind, run.model, run.space, run.open_data)
+
+
+def features_by(choice: str | Callable[[Tensor], Tensor], data: Data) -> Features:
+    """Features by name, by the folder of a reader run on the same classes, or from a user's callable.
+
+    Raises:
+        ValueError: as in `features_of` and `reader_features`.
+    """
+    if isinstance(choice, str) and choice not in FEATURES and Path(choice).is_dir():
+        run = open_run(Path(choice), "cpu")
+        return reader_features(run.model, run.space, data, choice)
+    return features_of(choice, data)
 
 
 def open_data(recipe: Recipe, track: Track = silent) -> Data:

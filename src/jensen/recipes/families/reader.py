@@ -1,33 +1,76 @@
-"""Readers: networks that recognise the text or class of a picture."""
+"""Readers: networks that recognise the text of a picture, or the class of a picture or point."""
 
 from __future__ import annotations
 
 from torch import nn
 
 from jensen.core.objective import Objective
-from jensen.data.space import Space
+from jensen.core.settings import Settings
+from jensen.data.space import Space, Text
+from jensen.nn import Classifier, PictureEncoder, Size, Standardized, mlp, sized
 from jensen.nn import Reader as Network
 from jensen.objectives import Reading
 from jensen.recipes.families.base import Family
-from jensen.recipes.settings import NonNegative, Training
+from jensen.recipes.networks import cost
+from jensen.recipes.settings import NonNegative, Positive, Training
+
+
+class ClassNetwork(Settings):
+    """The network of a reader of classes: convolutions for pictures, fully connected layers for points."""
+
+    size: Size = "tiny"
+    """tiny: for two CPU cores; small, base, large: about 4, 16 and 64 times its operations, for GPUs"""
+    width: Positive | None = None
+    """channels of the finest grid, or units of the hidden layers; null: by the size"""
+    features: Positive = 64
+    """units of the last hidden layer, which serves as features in judging"""
+
+    def network(self, space: Space) -> nn.Module:
+        """The untrained network, on standardised data."""
+        assert space.cond is not None
+        encoder: nn.Module
+        own = {} if self.width is None else {"width": self.width}
+        if space.pictures:
+            encoder = PictureEncoder(space.shape, self.features, **sized("encoder", self.size, space.shape) | own)
+        else:
+            width, layers = (sized("points", self.size, space.shape) | own).values()
+            encoder = mlp(space.dims, *[width] * layers, self.features, activation=nn.SiLU)
+        scaled = nn.Sequential(Standardized(*space.moments()), encoder)
+        return Classifier(scaled, self.features, classes=space.cond.size)
 
 
 class Reader(Family):
-    """Convolutions, a recurrent network over columns and a softmax per character, trained by cross-entropy."""
+    """A network that reads the class of an example, or each character of the text in a picture, by cross-entropy.
+
+    Texts: convolutions, a recurrent network over columns and a softmax per character.
+    """
 
     noise: NonNegative = 0.15
     """largest standard deviation of the noise added to training pictures"""
     shift: int = 2
-    """largest shift of training pictures, in pixels"""
+    """largest shift of training pictures, in pixels; at most an eighth of a side"""
+    network: ClassNetwork = ClassNetwork()
 
     def refuse(self, space: Space, training: Training) -> None:
         super().refuse(space, training)
-        if not space.pictures or space.cond is None:
-            raise ValueError("family reader needs pictures that each have a text or a class")
+        if space.cond is None or not (space.pictures or not isinstance(space.cond, Text)):
+            raise ValueError("family reader needs data that each have a class, or pictures that each have a text")
+        if not space.pictures:
+            self.refuse_idle("for points", "noise", "shift")
+        if isinstance(space.cond, Text):
+            self.network.refuse_idle("for texts", "size", "width", "features", prefix="network.")
 
     def model(self, space: Space) -> nn.Module:
-        assert space.cond is not None
-        return Network(space.shape[0], alphabet=space.cond.size, length=space.cond.width)
+        if isinstance(space.cond, Text):
+            return Network(space.shape[0], alphabet=space.cond.size, length=space.cond.length)
+        return self.network.network(space)
 
     def objective(self, model: nn.Module, space: Space) -> Objective:
-        return Reading(model, noise=self.noise, shift=self.shift)
+        if not space.pictures:
+            return Reading(model, noise=0.0, shift=0)
+        return Reading(model, noise=self.noise, shift=min(self.shift, min(space.shape[1:]) // 8))
+
+    def summary(self, space: Space) -> list[str]:
+        if isinstance(space.cond, Text):
+            return []
+        return [cost(f"classifier of size {self.network.size}", lambda: self.network.network(space), space.shape)]
