@@ -145,7 +145,7 @@ class Run(opening.Run):
         *,
         data: object = None,
         stability: bool = False,
-        features: Callable[[Tensor], Tensor] | None = None,
+        features: str | Callable[[Tensor], Tensor] | None = None,
         track: Track = silent,
     ) -> Evaluation:
         """Judge the run and return its findings by key; writes evaluation.json, samples/ and report.html in its folder.
@@ -154,7 +154,8 @@ class Run(opening.Run):
             data: the data of training, needed if they were given from Python and the run was opened again, or if their
                 files have moved.
             stability: whether to compute eigenvalues of the game at the end of training.
-            features: a callable (N, ...) -> (N, d) to compare samples and data by, instead of the run's setting.
+            features: what samples and data are compared by, instead of the run's setting: a name, the folder of a
+                reader run, or a callable (N, ...) -> (N, d).
             track: shows progress.
 
         Raises:
@@ -287,7 +288,7 @@ def compare(
     Args:
         contestants: runs, their folders, and samples by name, as in {"mine": x}; at least two in all.
         data: the data, if no run has them; anything that `train` takes.
-        features: "auto", "classifier", "convolutional", "raw", or a callable from data to (N, d).
+        features: "auto", "classifier", "convolutional", "raw", the folder of a reader run, or a callable to (N, d).
         n: samples of each, at least 40; None: as many as there are, at most 1,000.
         seed: random seed of the samples.
         judge_steps: training steps of each discriminator.
