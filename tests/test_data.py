@@ -12,6 +12,7 @@ from scipy import integrate
 from sklearn.datasets import load_digits, make_moons
 from torch import tensor
 
+from jensen.data import dataset
 from jensen.data.dataset import Data, some, spaced
 from jensen.data.digits import LEVELS, binarize, digits, to_unit
 from jensen.data.idx import read_idx
@@ -193,3 +194,12 @@ def test_rows_are_drawn_evenly_and_with_replacement():
     )
     counts = x.long().bincount(minlength=50).double()
     assert abs(float(((counts - 400) ** 2 / 400).sum()) - 49) < 4 * math.sqrt(2 * 49)
+
+
+def test_the_scale_of_large_pictures_is_that_of_a_part_that_fits_into_memory(monkeypatch):
+    rows = Tensors(x=torch.randn(100, 3, 4, 4, dtype=torch.float64))
+    for numbers, n in ((48 * 30 + 47, 30), (1, 2), (2**26, 50)):
+        monkeypatch.setattr(dataset, "MOST_NUMBERS", numbers)
+        x = some(rows, n)["x"]
+        space = spaced(Space((3, 4, 4)), rows, 50)
+        assert (space.rows, space.mean, space.std) == (100, round(float(x.mean()), 6), round(float(x.std()), 6))

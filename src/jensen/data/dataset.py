@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -134,11 +135,14 @@ class Data:
         return self.test[torch.arange(n) % len(self.test)]["cond"]
 
 
+MOST_NUMBERS = 2**26  # in memory at once, half a gigabyte in double precision
+
+
 def spaced(space: Space, train: Rows, most: int = 5000, *, by_column: bool = False) -> Space:
     """`space` with the number of training rows, and their mean and standard deviation.
 
-    Mean and standard deviation are those of at most `most` rows, over all dimensions or by column, rounded to six
-    significant digits, since the order of summation differs between machines.
+    Mean and standard deviation are those of at most `most` rows and `MOST_NUMBERS` numbers, over all dimensions or by
+    column, rounded to six significant digits, since the order of summation differs between machines.
 
     Raises:
         ValueError: for a column whose values are all equal.
@@ -147,7 +151,7 @@ def spaced(space: Space, train: Rows, most: int = 5000, *, by_column: bool = Fal
     >>> spaced(Space((2,)), Tensors(x=torch.tensor([[1.0, 10.0], [3.0, 50.0]])), by_column=True).mean
     (2.0, 30.0)
     """
-    x = some(train, most)["x"].double()
+    x = some(train, min(most, max(2, MOST_NUMBERS // math.prod(space.shape))))["x"].double()
     if not by_column:
         return replace(space, rows=len(train), mean=round(float(x.mean()), 6), std=round(float(x.std()), 6))
     mean, std = x.mean(0), x.std(0)
