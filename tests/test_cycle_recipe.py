@@ -86,7 +86,10 @@ def test_players_fit_colour_pictures_of_any_size(pairing):
         ({"shown": {"augmentation": ["rotate"]}}, "Input should be 'crop', 'mosaic'"),
         ({"shown": {"augmentation_share": 0.1}}, "shown.augmentation_share is not used without augmentation"),
         ({"shown": QUIET | {"noise_steps": 3}}, "shown.noise_steps is not used without noise"),
-        ({"weights": {"distance": 3}}, "weights.distance is not used with pairing unpaired, got 3.0: leave it at 10.0"),
+        (
+            {"pairing": "unpaired", "weights": {"distance": 3}},
+            "weights.distance is not used with pairing unpaired, got 3.0: leave it at 10.0",
+        ),
         ({"pairing": "paired", "weights": {"pool": 3}}, "weights.pool is not used with pairing paired"),
     ],
 )
@@ -106,13 +109,26 @@ def test_settings_that_are_refused(settings, message):
             r"the same shape on both sides, got \(1, 16, 16\) and \(1, 8, 8\)",
         ),
         (Space((2,), b=Space((2,))), {}, "needs the same shape"),
-        (Space((1, 18, 16), b=Space((1, 18, 16))), {}, r"network\.patch must divide the sides \(18, 16\) .* got 4"),
-        (BOTH, {"critic": [8] * 5}, r"network\.critic has too many layers for pictures with sides \(16, 16\)"),
     ],
 )
 def test_data_that_do_not_suit_are_refused(space, network, message):
     with pytest.raises(ValueError, match=message):
         family(network=network).refuse(space, Training(steps=1))
+
+
+def test_the_pairing_follows_from_the_data():
+    """On pairs of pictures of any size; settings of the other pairing are refused."""
+    space = Space((3, 18, 13), b=Space((3, 18, 13)))
+    for paired, kind, other in ((False, CycleConsistent, {"distance": 3}), (True, Paired, {"cycle": 3})):
+        found = replace(space, paired=paired)
+        made = family(shown=QUIET, network={"width": 8, "critic": [8, 8]})
+        made.refuse(found, Training(steps=1))
+        game = made.objective(made.model(found), found)
+        assert isinstance(game, kind)
+        x = torch.rand(2, 3, 18, 13)
+        assert all(bool(loss.total.isfinite()) for loss in game(("translators",), {"a": x, "b": x}, 0).values())
+        with pytest.raises(ValueError, match=f"is not used with pairing {'paired' if paired else 'unpaired'}"):
+            family(weights=other).refuse(found, Training(steps=1))
 
 
 # judging -------------------------------------------------------------------------------------------------------------
@@ -223,12 +239,35 @@ def test_what_is_said_of_a_translation():
     assert translation(case_of(data_of(flat(LABELS, 0)), flat(LABELS, 0), model)) is None
 
 
+class Shift(nn.Module):
+    def __init__(self, by):
+        super().__init__()
+        self.by = by
+
+    def forward(self, x):
+        return x + self.by
+
+
 def test_without_labels_only_what_comes_back_is_measured():
     a, b = data_of(flat(LABELS, 0)), data_of(flat(LABELS, 1))
     data = replace(a, b=b, space=replace(a.space, b=b.space))
     part = translation(case_of(data, flat(LABELS, 0), CycleGAN(Levels([0, 1, 2], 0, 1), Levels([0, 1, 2], 1, -1))))
     keys = [finding.key for finding in part.findings]
     assert keys == ["a_to_b_cycle", "a_to_b_moved", "b_to_a_cycle", "b_to_a_moved"]
+
+
+def test_translations_are_compared_with_the_target_side():
+    """Translations that are the target's own pictures are as near as training pictures; untranslated ones are not."""
+    x = torch.rand(60, 1, 8, 8, generator=generator(0))
+    a, b = data_of(x), data_of(x - 1)
+    data = replace(a, b=b, space=replace(a.space, b=b.space))
+    part = translation(case_of(data, x, CycleGAN(Shift(-1.0), Shift(1.0))))
+    found = {f.key: f for f in part.findings}
+    for key in ("a_to_b_kernel", "b_to_a_kernel"):
+        assert found[key].value == pytest.approx(found[key].floor, abs=1e-4)
+        assert float(found[key].note.removeprefix("untranslated ")) > 100 * abs(found[key].value)
+    assert part.tables[0].head == ("", "round-trip error", "constant picture", "change")
+    assert found["a_to_b_moved"].value == pytest.approx(1, abs=1e-6)
 
 
 def test_pictures_of_each_class_are_shown():

@@ -295,6 +295,22 @@ def test_a_folder_of_two_sides(tmp_path):
     assert given.data.open(0).space == data.space
 
 
+@pytest.mark.parametrize("grey", ["trainA", "trainB"])
+def test_sides_of_a_pair_are_both_in_colour_and_of_one_size(tmp_path, grey):
+    for name in ("trainA", "trainB"):
+        folder(tmp_path / "two" / name, sizes=((8, 6),) if name == "trainA" else ((30, 20),), classes=("",))
+    for path in (tmp_path / "two" / grey).glob("*.png"):
+        Image.open(path).convert("L").save(path)
+    recipe = configure("translation", data=tmp_path / "two")
+    data = recipe.data.open(0)
+    assert data.space.shape == data.space.b.shape == (3, 8, 6)
+    settled = recipe.on(data.space).data
+    assert (settled.a.size, settled.b.size, settled.a.channels, settled.b.channels) == ((8, 6), (8, 6), "rgb", "rgb")
+    assert settled.open(0).space == data.space
+    asked = configure("translation", ["data.a.channels=grey"], data=tmp_path / "two").data.open(0)
+    assert asked.space.shape == asked.space.b.shape == (1, 8, 6)
+
+
 def test_pairs_that_do_not_match_are_refused(tmp_path):
     folder(tmp_path / "two" / "trainA", classes=("x",), each=40)
     folder(tmp_path / "two" / "trainB", classes=("y",), each=40)

@@ -15,12 +15,14 @@ from jensen.data.dataset import Data, some
 from jensen.data.pool import Tensors
 from jensen.data.space import Classes
 from jensen.judging.case import Case, judge
-from jensen.metrics import Proportion, best_renaming, confusion, wilson
-from jensen.report.findings import Finding, Part, Picture, Table, proportion, sentence
+from jensen.judging.features import features_of
+from jensen.metrics import Distance, Proportion, best_renaming, confusion, kernel_distance, wilson
+from jensen.report.findings import Finding, Part, Picture, Table, estimated, proportion, sentence
 from jensen.report.gallery import fitting_scale, gallery
 
 OTHER = {"a": "b", "b": "a"}
 CLASSES = 10  # columns of a sheet, at most
+LEAST = 20  # pictures from which a kernel distance is computed
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,9 @@ class Way:
         shares: shares of pictures read as labelled; empty without labels and readers. By the target side's reader:
             "untranslated", "translated", "renamed" (after the best renaming of classes), and of unseen kinds
             "unseen untranslated" and "unseen"; by the side's own reader: "own", and "kept" after the round trip.
+        kernel: kernel distances to held-out pictures of the target side, in features of a convolutional network with
+            random weights: of the "translated" pictures, the "untranslated" ones, and "training" pictures of the
+            target side; empty for too few pictures.
         confusion: (K, K) counts, rows by label, columns by what was read.
         renaming: the permutation of classes under which most readings agree with the labels.
     """
@@ -85,6 +90,7 @@ class Way:
     constant: float
     moved: float
     shares: Mapping[str, Proportion]
+    kernel: Mapping[str, Distance]
     confusion: Tensor | None = None
     renaming: tuple[int, ...] = ()
 
@@ -103,10 +109,11 @@ def way(model: Translating, known: Mapping[str, Side], side: str) -> Way:
     here, target = known[side], known[OTHER[side]]
     x, there, back = round_trip(model, here.x, side)
     cycle, constant, moved = (float((x - y).abs().mean()) for y in (back, here.middle, there))
+    kernel = nearness(target, x, there)
     before, after = target.read(x), target.read(there)
     own, returned, labels = here.read(x), here.read(back), here.labels
     if labels is None or before is None or after is None:
-        return Way(len(x), cycle, constant, moved, {})
+        return Way(len(x), cycle, constant, moved, {}, kernel)
     table = confusion(labels, after, len(here.names))
     renaming, right = best_renaming(table)
     shares = {"untranslated": share(before, labels), "translated": share(after, labels)}
@@ -115,7 +122,16 @@ def way(model: Translating, known: Mapping[str, Side], side: str) -> Way:
         shares |= {"own": share(own, labels), "kept": share(returned, labels)}
     if (new := here.unseen) is not None and bool(new.any()):
         shares |= {"unseen untranslated": share(before[new], labels[new]), "unseen": share(after[new], labels[new])}
-    return Way(len(x), cycle, constant, moved, shares, table, tuple(renaming))
+    return Way(len(x), cycle, constant, moved, shares, kernel, table, tuple(renaming))
+
+
+def nearness(target: Side, x: Tensor, there: Tensor) -> dict[str, Distance]:
+    """Kernel distances of pictures, of their translations and of training pictures to a target side's held-out ones."""
+    sets = {"translated": there, "untranslated": x, "training": some(target.data.train, len(target.x))["x"]}
+    if min(len(target.x), *map(len, sets.values())) < LEAST:
+        return {}
+    features = features_of("convolutional", target.data)
+    return {name: kernel_distance(features(target.x), features(v)) for name, v in sets.items()}
 
 
 def share(read: Tensor, labels: Tensor) -> Proportion:
@@ -144,14 +160,19 @@ def translation(case: Case) -> Part | None:
             advance(1)
     ways = every[0][1]
     text = (
-        f"Side a: {data.name}; side b: {data.b.name}. A reader that was trained only on labelled pictures of the "
-        "target side reads the translations, and the untranslated pictures for comparison. Training without pairs "
-        "can permute the classes: the best renaming is the permutation under which most readings agree with the "
-        "labels. The round-trip error is the mean absolute error per pixel after both translations. A translator "
-        "that changed nothing would have no round-trip error, so the change by each translation is also given. For "
-        "reference, the error of the best constant picture, the median of the training pictures, is given too. The "
-        "sheets show held-out pictures, their translations, and the translations back."
+        f"Side a: {data.name}; side b: {data.b.name}. The round-trip error is the mean absolute error per pixel after "
+        "both translations. A translator that changed nothing would have no round-trip error, so the change by each "
+        "translation is also given. For reference, the error of the best constant picture, the median of the training "
+        "pictures, is given too. The kernel distance compares translations with held-out pictures of the target side, "
+        "by features of a convolutional network with random weights; its floor is that of training pictures of the "
+        "target side. The sheets show held-out pictures, their translations, and the translations back."
     )
+    if any(w.shares for w in ways.values()):
+        text += (
+            " A reader that was trained only on labelled pictures of the target side reads the translations, and the "
+            "untranslated pictures for comparison. Training without pairs can permute the classes: the best renaming "
+            "is the permutation under which most readings agree with the labels."
+        )
     tables = ((side, w.confusion) for side, w in ways.items())
     confusions = [_confusions(side, table, known[side].names) for side, table in tables if table is not None]
     details: dict[str, Any] = {}
@@ -188,6 +209,10 @@ def _findings(side: str, w: Way) -> list[Finding]:
     if "kept" in shares:
         words, floor = f"{side} after the round trip, read as labelled", shares["own"].value
         found.append(proportion(f"{key}_kept", words, shares["kept"], floor=floor, note="floor: before it"))
+    if w.kernel:
+        near, far, real = (w.kernel[name] for name in ("translated", "untranslated", "training"))
+        words, note = f"{name}, kernel distance to side {OTHER[side]}", f"untranslated {far.value:.3g}"
+        found.append(estimated(f"{key}_kernel", words, near, floor=real.value, note=note, card=not shares))
     return [
         *found,
         Finding(f"{key}_cycle", f"round-trip error of {side}", w.cycle, note=f"constant picture: {w.constant:.4f}"),
@@ -197,19 +222,19 @@ def _findings(side: str, w: Way) -> list[Finding]:
 
 def _table(every: list[tuple[str, dict[str, Way]]]) -> Table:
     """All directions of this run and of the run it is compared with, and the readers' accuracy on real pictures."""
-    rows = []
+    rows, read = [], any(w.shares for _, ways in every for w in ways.values())
     for prefix, ways in every:
         for side, w in ways.items():
-            shares = (str(w.shares.get(key, "")) for key in ("untranslated", "translated", "renamed", "kept"))
+            shares = [str(w.shares.get(key, "")) for key in ("untranslated", "translated", "renamed", "kept")]
             errors = (f"{v:.4f}" for v in (w.cycle, w.constant, w.moved))
-            rows.append((f"{prefix}{_arrow(side)}", *shares, *errors))
+            rows.append((f"{prefix}{_arrow(side)}", *shares * read, *errors))
             if "unseen" in w.shares:
                 unseen = (str(w.shares[key]) for key in ("unseen untranslated", "unseen"))
                 rows.append((f"{prefix}{_arrow(side)}, unseen", *unseen, *[""] * 5))
     own = ((side, w.shares["own"]) for side, w in every[0][1].items() if "own" in w.shares)
     rows += [(f"real {side}, their own reader", str(v), *[""] * 6) for side, v in own]
-    head = ("untranslated", "translated", "best renaming", "round trip", "round-trip error", "one picture", "change")
-    return Table(("", *head), rows)
+    head = ["untranslated", "translated", "best renaming", "round trip"] * read
+    return Table(("", *head, "round-trip error", "constant picture", "change"), rows)
 
 
 def _confusions(side: str, table: Tensor, names: Sequence[str]) -> Table:

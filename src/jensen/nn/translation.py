@@ -61,7 +61,7 @@ class PatchCritic(nn.Module):
 
     Each width is a 4 x 4 convolution with stride 2, followed by a final 3 x 3 convolution. The receptive field has
     $r = 1 + \sum_l (k_l - 1) \prod_{m < l} s_m$ pixels per side: 8, 18, 38 for one, two, three widths. There is no
-    normalisation, which would let a logit depend on the whole picture.
+    normalisation, which would let a logit depend on the whole picture. Smaller pictures are padded to one patch.
 
     Args:
         channels: of a picture; of source and target together for a conditional critic.
@@ -82,6 +82,7 @@ class PatchCritic(nn.Module):
         super().__init__()
         if not widths:
             raise ValueError("widths must be at least one")
+        self.least = 2 ** len(widths)
         layers: list[nn.Module] = []
         for a, b in pairwise((channels, *widths)):
             layers += [nn.Conv2d(a, b, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
@@ -98,5 +99,6 @@ class PatchCritic(nn.Module):
         return seen
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 1 i j"]:
-        logits: Tensor = self.net(x)
+        height, width = x.shape[2:]
+        logits: Tensor = self.net(F.pad(x, (0, max(0, self.least - width), 0, max(0, self.least - height))))
         return logits

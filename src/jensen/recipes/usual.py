@@ -12,6 +12,7 @@ from jensen.recipes.families.kernel import Kernel
 from jensen.recipes.families.mixture import Mixture
 from jensen.recipes.families.reader import Reader
 from jensen.recipes.families.score import Score, ScoreNetwork, ScoreSampling
+from jensen.recipes.families.translation import Shown, Translation
 from jensen.recipes.families.vae import VAE, Bound, Network
 from jensen.recipes.recipe import Recipe
 from jensen.recipes.settings import Training
@@ -83,6 +84,13 @@ def _reader(pictures: bool) -> Usual:
     return Reader(), _training(pictures, minutes=3.0, previews=0, weight_decay=0.05), _judged(Reader)
 
 
+def _translation(_: bool) -> Usual:
+    """Little noise: own pictures differ more than digits do."""
+    shown = Shown(noise=0.5, noise_end=0.05, noise_steps=1000)
+    playing = {"batch_size": 16, "rate": 4e-4, "betas": (0.5, 0.999), "weight_decay": 0.0, "clip": None}
+    return Translation(shown=shown), _training(True, **playing), _judged(Translation)
+
+
 def _fitted(kind: type) -> Callable[[bool], Usual]:
     """A family that is fitted before its only step."""
     return lambda _: (kind(), Training(steps=1, previews=1), _judged(kind))
@@ -93,6 +101,7 @@ _USUAL: dict[str, Callable[[bool], Usual]] = {
     "score": _score,
     "gan": _gan,
     "reader": _reader,
+    "translation": _translation,
     "kernel": _fitted(Kernel),
     "mixture": _fitted(Mixture),
     "vae": _vae,

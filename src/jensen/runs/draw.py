@@ -17,6 +17,7 @@ from jensen.report.samples import Samples
 from jensen.runs.opening import Run, open_other
 
 MOST_ON_A_SHEET = 512
+HELD_OUT = 2000  # pictures of a side that can be drawn
 SIDES = ("a", "a-as-b", "b", "b-as-a")
 
 
@@ -82,7 +83,7 @@ def drawing(
         if refused:
             raise ValueError(f"{option} cannot be used with a run of {name}")
     if space.b is not None:
-        return _translations(run, n or 16, seed)
+        return _translations(run, n, seed)
     if not isinstance(model, Sampleable):
         raise ValueError(f"samples cannot be drawn from a run of {name}")
     cond = known.encode(texts) if known is not None and texts else None
@@ -132,13 +133,14 @@ def _interpolations(
     return draw
 
 
-def _translations(run: Run, n: int, seed: int) -> Drawing:
+def _translations(run: Run, n: int | None, seed: int) -> Drawing:
     """Held-out pictures of both sides, in groups of four: a, its translation, b, its translation."""
     data = run.open_data()
     model: Any = run.model
     assert data.b is not None
-    sides = {"a": some(data.test)["x"], "b": some(data.b.test)["x"]}
+    sides = {"a": some(data.test, HELD_OUT)["x"], "b": some(data.b.test, HELD_OUT)["x"]}
     most = min(len(x) for x in sides.values())
+    n = min(16, most) if n is None else n
     if n > most:
         raise ValueError(f"-n must be at most {most}, the held-out pictures of a side, got {n}")
 

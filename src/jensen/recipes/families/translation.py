@@ -18,6 +18,7 @@ from jensen.nn import PatchCritic, Translator
 from jensen.objectives import CycleConsistent, Paired
 from jensen.recipes.families.base import Family
 from jensen.recipes.families.gan import LossName
+from jensen.recipes.networks import cost
 from jensen.recipes.settings import NonNegative, Positive, Share, Training
 
 Transforms = Literal["crop", "mosaic", "flip", "colour", "translation", "cutout"]
@@ -112,17 +113,26 @@ class Translation(Family):
 
     kind = "translation"
     judged = frozenset({"beside"})
-    pairing: Literal["unpaired", "paired"] = "unpaired"
-    """unpaired: trained by cycle consistency (CycleGAN); paired: each picture has a known target (pix2pix)"""
+    pairing: Literal["auto", "unpaired", "paired"] = "auto"
+    """unpaired: trained by cycle consistency (CycleGAN); paired: each picture has a known target (pix2pix); auto:
+    paired if the data are"""
     network: Network = Network()
     shown: Shown = Shown()
     weights: Weights = Weights()
 
     @model_validator(mode="after")
     def _used(self) -> Translation:
-        idle = ("distance",) if self.pairing == "unpaired" else ("cycle", "identity", "pool")
-        self.weights.refuse_idle(f"with pairing {self.pairing}", *idle, prefix="weights.")
+        if self.pairing != "auto":
+            self._refuse_idle(self.pairing == "paired")
         return self
+
+    def _refuse_idle(self, paired: bool) -> None:
+        idle = ("cycle", "identity", "pool") if paired else ("distance",)
+        self.weights.refuse_idle(f"with pairing {'paired' if paired else 'unpaired'}", *idle, prefix="weights.")
+
+    def paired(self, space: Space) -> bool:
+        """Whether the translators are trained on pairs."""
+        return space.paired if self.pairing == "auto" else self.pairing == "paired"
 
     def refuse(self, space: Space, training: Training) -> None:
         if space.b is None:
@@ -133,11 +143,7 @@ class Translation(Family):
             )
         if self.pairing == "paired" and not space.paired:
             raise ValueError("pairing must be unpaired for data without pairs, got paired")
-        sides, least = space.shape[1:], 2 ** len(self.network.critic)
-        if any(side % self.network.patch for side in sides):
-            raise ValueError(f"network.patch must divide the sides {sides} of pictures, got {self.network.patch}")
-        if min(sides) < least:
-            raise ValueError(f"network.critic has too many layers for pictures with sides {sides}: give fewer")
+        self._refuse_idle(self.paired(space))
 
     def model(self, space: Space) -> CycleGAN:
         n = self.network
@@ -145,7 +151,7 @@ class Translation(Family):
         return CycleGAN(a_to_b, b_to_a)
 
     def objective(self, model: CycleGAN, space: Space) -> Objective:
-        w, shown, paired = self.weights, self.shown.settings(), self.pairing == "paired"
+        w, shown, paired = self.weights, self.shown.settings(), self.paired(space)
         a, b = (PatchCritic((1 + paired) * space.shape[0], widths=self.network.critic) for _ in "ab")
         if self.network.spectral:
             for critic in (a, b):
@@ -154,6 +160,9 @@ class Translation(Family):
             return Paired(model, a, b, distance=w.distance, **shown)
         pools = (ImagePool(w.pool, space.shape), ImagePool(w.pool, space.shape)) if w.pool else None
         return CycleConsistent(model, a, b, cycle=w.cycle, identity=w.identity, pools=pools, **shown)
+
+    def summary(self, space: Space) -> list[str]:
+        return [cost("each translator", lambda: self.model(space).a_to_b, space.shape)]
 
     def curves(self) -> Mapping[str, str]:
         return {

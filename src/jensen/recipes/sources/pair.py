@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal, Self
@@ -15,16 +15,17 @@ from jensen.core.progress import Track, silent
 from jensen.core.types import Batch, Stream
 from jensen.data.dataset import Data
 from jensen.data.pool import Rows, drawn_rows
+from jensen.data.space import Space
 from jensen.data.unpaired import unpaired_stream
 from jensen.recipes.sources.base import Opener, Source, fingerprint, no_runs
-from jensen.recipes.sources.pictures import Pictures
+from jensen.recipes.sources.pictures import CHANNELS, Pictures
 
 ASide = Annotated[SerializeAsAny[Source], BeforeValidator(Source.parse)]
 FOLDERS = ("trainA", "trainB")
 
 
 class Pair(Source):
-    """Side a and side b: two sources of pictures; b has the size and the channels of a."""
+    """Side a and side b: two sources of pictures; b has the size of a, and both are in colour if one is."""
 
     a: ASide = Pictures()
     """pictures of side a"""
@@ -44,8 +45,7 @@ class Pair(Source):
         return cls(a=Pictures(path=str(a), held_out=held[0]), b=Pictures(path=str(b), held_out=held[1]))
 
     def open(self, seed: int, track: Track = silent, runs: Opener = no_runs) -> Data:
-        a = self.a.open(seed, track, runs)
-        b = self._like(a).open(seed, track, runs)
+        a, b = self._opened(lambda side: side.open(seed, track, runs))
         if a.space.shape != b.space.shape or not a.space.pictures:
             raise ValueError(f"data.a and data.b must be pictures of one size, got {a.space.shape} and {b.space.shape}")
         own = fingerprint(self, a.fingerprint, b.fingerprint, without=("a", "b", "pairing"))
@@ -67,14 +67,33 @@ class Pair(Source):
             notes=notes,
         )
 
-    def _like(self, a: Data) -> Source:
-        """Side b, with the size and channels of side a where it leaves them open."""
-        b, (channels, height, width) = self.b, a.space.shape
-        if not isinstance(b, Pictures):
-            return b
-        named = {1: "grey", 3: "rgb", 4: "rgba"}[channels]
-        size = b.size or (height, width)
-        return b.model_copy(update={"size": size, "channels": named if b.channels == "auto" else b.channels})
+    def settled(self, space: Space) -> Pair:
+        assert space.b is not None
+        return self.model_copy(update={"a": self.a.settled(space), "b": self.b.settled(space.b)})
+
+    def _opened(self, opened: Callable[[Source], Data]) -> tuple[Data, Data]:
+        """Both sides, in the size of side a, and in the channels of the side that sets them, or of the one in colour.
+
+        They apply where a side leaves its own open.
+        """
+        a = opened(self.a)
+        size = a.space.shape[1:]
+        sides = self.a, self.b.model_copy(update={"size": size}) if _open(self.b, "size", None) else self.b
+        b = opened(sides[1])
+        found = a.space.shape[0], b.space.shape[0]
+        given = [n for n, side in zip(found, sides, strict=True) if not _open(side, "channels", "auto")]
+        named = {count: name for name, count in CHANNELS.items()}[max(given or found)]
+        other = {"channels": named}
+        first, second = (
+            opened(side.model_copy(update=other)) if _open(side, "channels", "auto") and CHANNELS[named] != n else data
+            for side, data, n in zip(sides, (a, b), found, strict=True)
+        )
+        return first, second
+
+
+def _open(side: Source, key: str, value: object) -> bool:
+    """Whether a side leaves a setting open."""
+    return isinstance(side, Pictures) and getattr(side, key) == value
 
 
 class Pairs:
