@@ -736,7 +736,10 @@ def test_robbins_monro():
         (lambda: table_mean_field(torch.tensor([0.0, -math.inf])), "finite table"),
         (lambda: table_mean_field(torch.zeros(2, 2), [torch.ones(2)]), "start must be positive factors"),
         (lambda: MixturePrior(0.0, law()), "must be positive, got 0"),
-        (lambda: MixturePrior(1.0, NormalWishart(*(torch.ones(s) for s in ((2, 1), 2, 2, (2, 1, 1))))), "one law"),
+        (
+            lambda: MixturePrior(1.0, NormalWishart(*(torch.ones(s) for s in ((2, 1), 2, 2, (2, 1, 1))))),
+            "must be a single NormalWishart",
+        ),
         (
             lambda: MixturePrior(1.0, NormalWishart(*(torch.ones(s) for s in ((2,), (), ())), torch.eye(2))),
             "above D - 1",

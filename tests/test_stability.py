@@ -501,7 +501,10 @@ def test_what_is_refused():
         (lambda: eigenvalues(game, step_size=0.1), "the flow, update=None, has none"),
         (lambda: eigenvalues(game, "sideways", step_size=0.1), "update must be one of simultaneous, .*got 'sideways'"),
         (lambda: eigenvalues(game, "simultaneous", step_size=0.0), "step_size must be positive, got 0"),
-        (lambda: eigenvalues(game, "simultaneous", step_size={"critic": 1.0}), "one for player 'generator'"),
+        (
+            lambda: eigenvalues(game, "simultaneous", step_size={"critic": 1.0}),
+            "step_size must include player 'generator'",
+        ),
         (lambda: eigenvalues(game, (Phase(("x",)),), step_size=1.0), "a phase names player 'x'"),
         (
             lambda: eigenvalues(game, (), step_size=0.1),

@@ -145,7 +145,7 @@ def spaced(space: Space, train: Rows, most: int = 5000, *, by_column: bool = Fal
     column, rounded to six significant digits, since the order of summation differs between machines.
 
     Raises:
-        ValueError: for a column whose values are all equal.
+        ValueError: for data, or a column, whose values are all equal.
 
     >>> from jensen.data.pool import Tensors
     >>> spaced(Space((2,)), Tensors(x=torch.tensor([[1.0, 10.0], [3.0, 50.0]])), by_column=True).mean
@@ -153,6 +153,8 @@ def spaced(space: Space, train: Rows, most: int = 5000, *, by_column: bool = Fal
     """
     x = some(train, min(most, max(2, MOST_NUMBERS // math.prod(space.shape))))["x"].double()
     if not by_column:
+        if not float(x.std()) > 0:
+            raise ValueError(f"data must have at least two different values, got {float(x.flatten()[0]):g} everywhere")
         return replace(space, rows=len(train), mean=round(float(x.mean()), 6), std=round(float(x.std()), 6))
     mean, std = x.mean(0), x.std(0)
     if constant := [k for k, v in enumerate(std.tolist()) if not v > 0]:

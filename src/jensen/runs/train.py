@@ -77,13 +77,13 @@ def train(
         refuse_taken(folder)
     data = open_data(read_config(folder) if resume else recipe, track)
     recipe = recipe.on(data.space)
-    if mine == 0:
-        for note in (*data.notes, *recipe.family.summary(data.space), *recipe.family.notes(data.space)):
-            say(note)
     begin_globally(recipe.seed)
     objective = (new_objective(recipe, data, track) if objective is None else objective).to(device)
     budget = training.budget()
     state = new_state(recipe, objective, budget)
+    if mine == 0:
+        for note in (*data.notes, *recipe.family.summary(data.space), *recipe.family.notes(data.space)):
+            say(note)
     if training.compile:
         objective.compile()
     begin_globally(derived(recipe.seed, "process", mine) if mine else recipe.seed)  # the same weights, other noise
@@ -126,7 +126,7 @@ def _write_config(recipe: Recipe, folder: Path) -> None:
 def _saved(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
     """The checkpoint to resume from, or None if the run was stopped before the first."""
     kept = read_config(folder)
-    if kept.lasting(recipe.training) != recipe.model_copy(update={"space": kept.space}):
+    if kept.lasting(recipe.training) != (recipe if kept.space is None else recipe.on(kept.space)):
         raise RunError(f"--resume uses the settings of {folder / CONFIG}: only steps or minutes can be changed")
     refuse_unwritable(folder)
     saved = checkpoints.load(folder / "state")
