@@ -16,11 +16,13 @@ from jensen.recipes.presets import PRESETS
 from jensen.recipes.sources.pictures import Pictures
 from jensen.recipes.words import on_data
 from jensen.report.findings import rows
+from jensen.runs.curves import curves as journal_curves
+from jensen.runs.curves import write_curves
 from jensen.runs.draw import MOST_ON_A_SHEET, drawing
 from jensen.runs.evaluate import evaluate as judged
 from jensen.runs.evaluate import examples
 from jensen.runs.folder import CONFIG, EVALUATION, REPORT, WEIGHTS, behind, command
-from jensen.runs.opening import asked, open_run
+from jensen.runs.opening import asked, open_run, read_config
 from jensen.runs.train import train as trained
 from jensen.runs.use import use
 from jensen.training import distributed
@@ -102,6 +104,15 @@ def evaluate(
     made = {"report": folder / REPORT, "numbers": folder / EVALUATION}
     hints = [(name, shlex.quote(str(path))) for name, path in made.items()]
     show.rows([*hints, *(("samples", line) for line in examples(run)[:-1][:1])])
+
+
+def curves(folder: Path, out: Path | None) -> None:
+    """`jensen curves`."""
+    read_config(folder)
+    out = folder / "curves.csv" if out is None else out
+    writable(out, ".csv")
+    write_curves(journal_curves(folder), out)
+    show.line(f"wrote {out}")
 
 
 def sample(

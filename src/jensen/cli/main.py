@@ -1,4 +1,4 @@
-"""`jensen`: train, sample, evaluate, compare, check, recipes, data."""
+"""`jensen`: train, sample, evaluate, curves, compare, check, recipes, data."""
 
 from __future__ import annotations
 
@@ -172,6 +172,17 @@ def evaluate(
     from jensen.cli import commands
 
     commands.evaluate(run, json_, stability=stability, features=features, files=use)
+
+
+@app.command()
+def curves(
+    run: Run,
+    out: Annotated[Path | None, typer.Option(metavar="FILE.csv", help="the file [RUN/curves.csv]")] = None,
+) -> None:
+    """Write the training curves of a run as CSV, a row for each step in its journal."""
+    from jensen.cli import commands
+
+    commands.curves(run, out)
 
 
 @app.command()

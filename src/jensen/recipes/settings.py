@@ -53,7 +53,9 @@ class Training(Settings):
     log_every: Positive = 25
     """steps between lines of the training journal"""
     previews: Annotated[int, Field(ge=0)] = 10
-    """number of previews of samples during training"""
+    """number of previews of samples, and of losses of held-out data, during training"""
+    tensorboard: bool = False
+    """whether to write training curves for TensorBoard too, to RUN/tensorboard; needs jensen[tensorboard]"""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     """device to train on; auto: CUDA if available"""
 

@@ -62,7 +62,8 @@ def training_curves(folder: Path, extra: Mapping[str, str]) -> list[str]:
     """
     journal = read_journal(folder / "journal.jsonl")
     drawn = []
-    for keys, title in {"loss": "loss", **extra, "examples_per_second": "examples per second"}.items():
+    usual = {"loss": "loss", "held_out/loss": "loss of held-out data"}
+    for keys, title in {**usual, **extra, "examples_per_second": "examples per second"}.items():
         rows = {key: lines for key in keys.split() if (lines := [line for line in journal if key in line])}
         if not rows:
             continue

@@ -15,6 +15,7 @@ from jensen.core.progress import Track, Watch, silent
 from jensen.core.seeding import begin_globally, derived
 from jensen.data.dataset import Data
 from jensen.recipes.recipe import Recipe
+from jensen.runs.board import Board, summary_writer
 from jensen.runs.folder import (
     CONFIG,
     EVALUATION,
@@ -25,6 +26,7 @@ from jensen.runs.folder import (
     refuse_taken,
     refuse_unwritable,
 )
+from jensen.runs.held_out import held_out_loss
 from jensen.runs.opening import open_data, read_config
 from jensen.runs.preview import preview
 from jensen.training import Budget, TrainState, fit, interrupts, on_device, warm_decay
@@ -71,6 +73,8 @@ def train(
     """
     mine, world = start()
     device, training = recipe.training.torch_device(), recipe.training
+    if training.tensorboard:
+        summary_writer()
     training.rows()
     saved = _saved(recipe, folder) if resume else None
     if mine == 0 and not resume:
@@ -204,6 +208,8 @@ class _Keeper:
         self.previews_done = int(self.budget.progress(self.state.step) * self.recipe.training.previews)
         if self.main:
             self.journal = Journal(self.folder / "journal.jsonl", after=self.state.step)
+            tensorboard = self.recipe.training.tensorboard
+            self.board = Board(self.folder / "tensorboard", self.state.step) if tensorboard else None
             for path in (self.folder / "samples").glob("step-*.png"):
                 if int(path.stem.removeprefix("step-")) > self.state.step:  # from steps that are repeated
                     path.unlink()
@@ -229,7 +235,7 @@ class _Keeper:
         self.since = seconds
         if not self.main:
             return
-        self.journal.write(step=self.state.step, seconds=round(seconds, 3), progress=round(progress, 6), **line)
+        self.write(seconds=round(seconds, 3), progress=round(progress, 6), **line)
         self.shown.update(line)
         if self.watch is not None:
             self.watch(self.state.step, progress, self.budget.remaining(self.state.step), self.shown)
@@ -239,16 +245,23 @@ class _Keeper:
         if self.main:
             for words in notes:
                 seconds = round(self.budget.elapsed, 3)
-                self.journal.write(step=self.state.step, seconds=seconds, note=words)
+                self.write(seconds=seconds, note=words)
+
+    def write(self, **line: Any) -> None:
+        """Write a line of the journal."""
+        self.journal.write(step=self.state.step, **line)
+        if self.board is not None:
+            self.board.write(self.state.step, line)
 
     def preview(self) -> None:
-        """Write a preview of the averaged model."""
+        """Write a preview of the averaged model, and its loss on held-out data."""
         samples = self.folder / "samples"
         samples.mkdir(exist_ok=True)
         found = preview(self.recipe, self.state.average, self.data, samples / f"step-{self.state.step:06d}.png")
+        found |= held_out_loss(self.state, self.recipe, self.data)
         if found:
             self.shown.update(found)
-            self.journal.write(step=self.state.step, seconds=round(self.budget.seconds(), 3), **found)
+            self.write(seconds=round(self.budget.seconds(), 3), **found)
 
     def save(self) -> None:
         """Write a checkpoint: state, elapsed time, current means, and random state and buffers of every process."""

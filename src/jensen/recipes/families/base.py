@@ -70,6 +70,11 @@ class Family(Kind, ABC):
         """The networks for this data and their cost, a line each."""
         return []
 
+    @property
+    def held_out_loss(self) -> bool:
+        """Whether the training loss can be computed on held-out data."""
+        return True
+
     def curves(self) -> Mapping[str, str]:
         """Journal entries to plot in the report, with their titles."""
         return {}

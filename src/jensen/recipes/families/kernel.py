@@ -77,5 +77,9 @@ class Kernel(Family):
     def begin(self, model: KernelDensityModel, data: Data, seed: int, track: Track = silent) -> None:
         model.fit(some(data.train, self.density.points)["x"], self.density.bandwidth)
 
+    @property
+    def held_out_loss(self) -> bool:
+        return False  # the loss is of the training points
+
     def objective(self, model: KernelDensityModel, space: Space) -> Objective:
         return LeaveOneOut(model) if self.density.learned else Fitted(model)

@@ -267,6 +267,10 @@ class VAE(Family):
     def notes(self, space: Space) -> list[str]:
         return [*self.network.notes(space, self.model), *self.bound.notes()]
 
+    @property
+    def held_out_loss(self) -> bool:
+        return self.inference == "amortized"
+
     def curves(self) -> Mapping[str, str]:
         layers = len(self.network.latents)
         kl = {f"kl_{k}": f"term of layer {k}" for k in range(1, layers + 1)} if layers > 1 else {"kl": "KL"}

@@ -1,0 +1,141 @@
+"""Training curves: the held-out loss, which leaves training as it is; CSV; TensorBoard."""
+
+from __future__ import annotations
+
+import csv
+import math
+import sys
+from types import ModuleType
+
+import pytest
+import torch
+from torch import nn
+
+import jensen
+from jensen.cli.main import main
+from jensen.core.seeding import begin_globally, derived
+from jensen.data.dataset import some
+from jensen.recipes.families.autoencoder import Autoencoder
+from jensen.recipes.families.gan import GAN
+from jensen.recipes.families.score import Score
+from jensen.recipes.families.vae import VAE
+from jensen.training.journal import read_journal
+from test_cli import refused
+
+X = torch.randn(400, 2, generator=torch.Generator().manual_seed(1)) * torch.tensor([1.0, 5.0]) + 3
+SHORT = {"training.log_every": 2, "training.save_every": 2, "training.previews": 2, "training.average": 0.9}
+SMALL = {"data": X, "steps": 4, "batch_size": 16, "rate": 1e-2}
+SCORE = Score.model_validate({"network": {"width": 16, "blocks": 1, "levels": 3}, "sampling": {"steps": 2}})
+LATENT = VAE.model_validate({"network": {"hidden": 16, "latents": [2]}})
+GAME = GAN.model_validate({"network": {"critic_width": 16, "width": 16, "spectral": True}})
+
+
+def held_out(run):
+    """Held-out losses of the journal: by step, by name."""
+    lines = read_journal(run.folder / "journal.jsonl")
+    return {line["step"]: kept for line in lines if (kept := {k: v for k, v in line.items() if "held_out" in k})}
+
+
+@pytest.mark.parametrize("family", [SCORE, LATENT, GAME], ids=["score", "vae", "gan"])
+def test_a_look_at_held_out_data_leaves_training_as_it_is(tmp_path, family):
+    """With and without previews: bitwise equal weights, buffers, optimizers and random state."""
+    states = []
+    for previews in (0, 4):
+        settings = SHORT | {"training.previews": previews}
+        run = jensen.train(family, tmp_path / str(previews), settings=settings, **SMALL)
+        assert len(held_out(run)) == previews
+        states.append(torch.load(run.folder / "state" / "000000004.pt", weights_only=True))
+    for part in ("objective", "average", "memory"):
+        assert states[0][part].keys() == states[1][part].keys()
+        assert all(torch.equal(v, states[1][part][k]) for k, v in states[0][part].items())
+    assert torch.equal(states[0]["rng"], states[1]["rng"])
+    assert str(states[0]["optimizers"]) == str(states[1]["optimizers"])
+
+
+def test_the_held_out_loss_is_the_objectives_with_averaged_weights(tmp_path):
+    run = jensen.train(SCORE, tmp_path / "run", settings=SHORT, **SMALL)
+    assert list(held_out(run)) == [2, 4]
+    objective = SCORE.objective(run.model, run.space)
+    begin_globally(derived(0, "held-out loss"))
+    x = some(run.open_data().test)["x"]
+    parts = torch.cat([x, x])[:64].split(16)
+    losses = [float(objective(("model",), {"x": part}, 4)["model"].total) for part in parts]
+    assert held_out(run)[4] == {"held_out/loss": pytest.approx(sum(losses) / 4, rel=1e-6)}
+
+
+def test_a_loss_that_refers_to_its_model_is_of_averaged_weights_too(tmp_path):
+    """Batch norm in evaluation mode, and dropout that is off: the loss of the averaged model, to the last bit."""
+    net = nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 2))
+
+    def loss(batch):
+        return (net(batch["x"]) - batch["x"]).square().mean()
+
+    run = jensen.train(loss, tmp_path / "run", model=net, settings=SHORT, **SMALL)
+    x = some(run.open_data().test)["x"]
+    parts = torch.cat([x, x])[:64].split(16)
+    expected = sum(float((run.model(part) - part).square().mean()) for part in parts) / 4
+    assert held_out(run)[4] == {"held_out/loss": pytest.approx(expected, rel=1e-6)}
+    assert net.training
+
+
+def test_each_player_has_its_own(tmp_path):
+    run = jensen.train(GAME, tmp_path / "run", settings=SHORT, **SMALL)
+    assert set(held_out(run)[4]) == {"held_out/generator/loss", "held_out/critic/loss"}
+    free = Autoencoder.model_validate({"network": {"hidden": 16, "latents": 2}})
+    assert set(held_out(jensen.train(free, tmp_path / "free", settings=SHORT, **SMALL))[4]) == {"held_out/loss"}
+    own = VAE.model_validate({"network": {"hidden": 16, "latents": [2]}, "inference": "per-datum"})
+    assert held_out(jensen.train(own, tmp_path / "own", settings=SHORT, **SMALL)) == {}  # q of training rows alone
+
+
+def test_curves_are_a_table(tmp_path, capsys):
+    run = jensen.train(LATENT, tmp_path / "run", settings=SHORT | {"training.log_every": 3}, **SMALL)
+    found = run.curves()
+    assert found["step"] == [2, 3, 4]
+    assert math.isnan(found["loss"][0])
+    assert math.isnan(found["held_out/loss"][1])
+    lines = read_journal(run.folder / "journal.jsonl")
+    assert found["kl"][1:] == [line["kl"] for line in lines if "kl" in line]
+    assert main(["curves", str(run.folder)]) == 0
+    assert main(["curves", str(run.folder), "--out", str(tmp_path / "c.csv")]) == 0
+    assert (tmp_path / "c.csv").read_text() == (run.folder / "curves.csv").read_text()
+    head, *rows = csv.reader((tmp_path / "c.csv").read_text().splitlines())
+    assert head == list(found)
+    assert rows[0][head.index("loss")] == ""
+    for name, column in zip(head, zip(*rows, strict=True), strict=True):
+        assert [float(v or "nan") for v in column] == pytest.approx(found[name], nan_ok=True, rel=1e-9)
+    refused(capsys, ["curves", str(run.folder), "--out", str(tmp_path / "c.txt")], "must end in .csv")
+    refused(capsys, ["curves", str(tmp_path / "nowhere")], "there is no run folder")
+
+
+def test_tensorboard_is_refused_where_it_is_not_installed(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(
+        ValueError, match=r"training.tensorboard needs tensorboard: pip install 'jensen\[tensorboard\]'"
+    ):
+        jensen.train(LATENT, tmp_path / "run", settings=SHORT | {"training.tensorboard": True}, **SMALL)
+    assert not (tmp_path / "run").exists()
+
+
+def test_tensorboard_gets_every_number_of_the_journal(tmp_path, monkeypatch):
+    """A writer in its place, since it is an extra."""
+    written, opened = [], []
+
+    class SummaryWriter:
+        def __init__(self, folder, purge_step):
+            opened.append((folder, purge_step))
+
+        def add_scalar(self, name, value, step):
+            written.append((step, name, value))
+
+        def flush(self):
+            pass
+
+    module = ModuleType("torch.utils.tensorboard")
+    module.SummaryWriter = SummaryWriter
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    settings = SHORT | {"training.tensorboard": True}
+    run = jensen.train(LATENT, tmp_path / "run", settings=settings, **SMALL)
+    lines = read_journal(run.folder / "journal.jsonl")
+    assert written == [(line["step"], k, v) for line in lines for k, v in line.items() if k != "step"]
+    jensen.train(LATENT, tmp_path / "run", settings=settings, resume=True, **{**SMALL, "steps": 6})
+    assert opened == [(str(tmp_path / "run" / "tensorboard"), 1), (str(tmp_path / "run" / "tensorboard"), 5)]
