@@ -18,6 +18,7 @@ from rich.text import Text
 
 from jensen.core.progress import Advance, Track, Watch, silent
 from jensen.recipes.families.base import Family
+from jensen.recipes.families.own import Own
 from jensen.recipes.presets import PRESETS
 from jensen.recipes.recipe import Recipe
 from jensen.recipes.words import settings as described
@@ -146,6 +147,8 @@ def presets() -> None:
     families.add_column("family, for your own data", no_wrap=True)
     families.add_column("what it is")
     for name, family in Family.kinds.items():
+        if family is Own:  # given from Python alone
+            continue
         families.add_row(Text(name, "bold"), (inspect.getdoc(family) or "").split("\n\n")[0].replace("\n", " "))
     wide.print(families)
     line()
