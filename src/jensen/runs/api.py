@@ -15,6 +15,7 @@ from jensen.core.objective import Objective, copied
 from jensen.core.progress import Track, Watch, silent
 from jensen.core.types import Batch, Likelihood
 from jensen.data.dataset import Data
+from jensen.diffusion import Sampler
 from jensen.recipes.families.base import Family
 from jensen.recipes.recipe import Recipe
 from jensen.recipes.sources.base import Source, source
@@ -46,7 +47,7 @@ class Run(opening.Run):
         *,
         cond: str | Sequence[str] = (),
         seed: int = 0,
-        sampler: str | None = None,
+        sampler: str | Sampler | None = None,
         steps: int | None = None,
         guidance: float | None = None,
         eta: float | None = None,
@@ -59,7 +60,8 @@ class Run(opening.Run):
             n: number of samples; with a single `cond`, all have that condition.
             cond: names of classes, or texts, one per sample.
             seed: random seed; samples depend only on the model and the seed.
-            sampler, steps, guidance, eta: changed sampling settings, if the family has them.
+            sampler, steps, guidance, eta: changed sampling settings, if the family has them; a sampler is a name, or
+            your own.
             mean: whether to draw means of p(x | z) instead of x, for models with latents.
             track: shows progress.
 
@@ -79,7 +81,7 @@ class Run(opening.Run):
         *,
         cond: str | Sequence[str] = (),
         seed: int = 0,
-        sampler: str | None = None,
+        sampler: str | Sampler | None = None,
         steps: int | None = None,
         guidance: float | None = None,
         eta: float | None = None,
