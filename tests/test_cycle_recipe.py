@@ -266,7 +266,7 @@ def test_translations_are_compared_with_the_target_side():
     for key in ("a_to_b_kernel", "b_to_a_kernel"):
         assert found[key].value == pytest.approx(found[key].floor, abs=1e-4)
         assert float(found[key].note.removeprefix("untranslated ")) > 100 * abs(found[key].value)
-    assert part.tables[0].head == ("", "round-trip error", "constant picture", "change")
+    assert not part.tables  # which would repeat the findings
     assert found["a_to_b_moved"].value == pytest.approx(1, abs=1e-6)
 
 

@@ -15,6 +15,7 @@ from jensen.adversarial import (
     gradient_penalty,
     r1,
     r2,
+    spectral_norm,
 )
 from jensen.core.objective import partition
 from jensen.models import GAN
@@ -187,3 +188,10 @@ def test_adaptive_augmentation_counts_pictures_not_packs():
         critic[1].bias.fill_(5.0)
     objective.after("critic", objective(("critic",), {"x": torch.zeros(8, 1, 2, 2)}, 0)["critic"], 0)
     assert augmentation.probability == 0.08  # eight of a hundred pictures, in two packs
+
+
+def test_a_weight_of_zeros_is_drawn_before_it_is_normalised():
+    layer = nn.Linear(3, 2)
+    nn.init.zeros_(layer.weight)
+    found = torch.linalg.matrix_norm(spectral_norm(layer).weight.detach(), 2)
+    assert 0.5 < float(found) < 1.5

@@ -142,7 +142,8 @@ def spectral_norm(critic: nn.Module, iterations: int = 1) -> nn.Module:
 
     A layer's weight is reshaped to the matrix (out, everything else). For a convolution the norm of this matrix is not
     that of the layer as a linear map, which can be larger by up to the root of the number of taps (3 for 3 x 3). Other
-    weights, such as the in-projection of an attention, are not normalised.
+    weights, such as the in-projection of an attention, are not normalised. A weight of zeros has no direction and is
+    drawn from torch's initial distribution.
 
     Args:
         critic: changed in place.
@@ -167,6 +168,8 @@ def spectral_norm(critic: nn.Module, iterations: int = 1) -> nn.Module:
         raise ValueError("a critic to normalise must have linear or convolutional layers, none of them normalised yet")
     for layer in layers:
         dim = int(isinstance(layer, nn.modules.conv._ConvTransposeNd))  # the output axis
+        if not layer.weight.is_meta and not bool(layer.weight.any()):
+            layer.reset_parameters()
         register_parametrization(layer, "weight", SpectralNorm(layer.weight, iterations, dim))
     return critic
 

@@ -185,7 +185,7 @@ def translation(case: Case) -> Part | None:
         text,
         [finding for side, w in ways.items() for finding in _findings(side, w)],
         [_rows(model, known, side) for side in "ab"],
-        tables=[_table(every), *confusions],
+        tables=[*[_table(every)] * (len(every) > 1 or bool(confusions)), *confusions],
         details={"translation": details},
     )
 

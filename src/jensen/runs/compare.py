@@ -19,6 +19,7 @@ from jensen.core.protocols import Sampleable
 from jensen.core.seeding import checked_seed, derived, generator
 from jensen.data.dataset import Data, some
 from jensen.data.space import Classes
+from jensen.judging.samples import LEAST as MEASURED
 from jensen.judging.samples import class_shares, measured, nearness
 from jensen.metrics import (
     AUC,
@@ -181,6 +182,8 @@ def compare(
         of = "samples or of training examples" if samples else "training examples"
         raise ValueError(f"n must be from {LEAST} to {most}, the number of {of}, got {n}")
     found = features_by(features, data)
+    if len(test) < MEASURED:
+        raise ValueError(f"runs must have at least {MEASURED} held-out examples, got {len(test)}: set data.test higher")
     critics = {name: critic for name, run in runs.items() if (critic := _critic(run, data)) is not None}
     drawn: dict[str, tuple[Tensor, Cost | None]] = {name: (x[:n], None) for name, x in samples.items()}
     drawn |= {name: _drawn(name, run, data, n, seed, track) for name, run in runs.items()}

@@ -75,13 +75,21 @@ def asked(
         raise RunError(f"{folder} must be a run of {name}, got a run of {kept.name}")
     if data is not None:
         given = on_data(start, data, data_b).data
-        if given.kind != kept.data.kind or any(
-            getattr(given, key) != getattr(kept.data, key, None) for key in given.model_fields_set
-        ):
+        if not _within(given, kept.data):
             raise RunError(f"--resume uses the data of {folder / CONFIG}: leave --data out, or give another --out")
     if isinstance(start, str) or kept.space is None:
         return changed(kept, words, seed=seed), folder
     return configure(start, words, data=kept.data, seed=seed).on(kept.space), folder
+
+
+def _within(given: Source, kept: Source) -> bool:
+    """Whether a source has all settings that are given; the sides of a pair are sources too."""
+
+    def same(key: str) -> bool:
+        mine, its = getattr(given, key), getattr(kept, key)
+        return _within(mine, its) if isinstance(mine, Source) and isinstance(its, Source) else bool(mine == its)
+
+    return given.kind == kept.kind and all(map(same, given.model_fields_set))
 
 
 @dataclass(frozen=True)
