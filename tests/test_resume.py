@@ -342,7 +342,8 @@ def test_a_run_that_fails_before_its_first_step_leaves_no_folder(capsys, tmp_pat
     out = tmp_path / "runs" / "ring"
     if there:
         out.mkdir(parents=True)
-    refused(capsys, words(out), "not what was promised")
+    assert main(words(out)) == 2
+    assert capsys.readouterr().err.endswith("jensen: the data are not what was promised\n")
     assert list(tmp_path.iterdir()) == [tmp_path / "runs"] * there
     monkeypatch.undo()
     assert main(words(out, "--no-evaluate")) == 0

@@ -61,8 +61,8 @@ def train(
 
     A run that fails before its first step leaves no folder.
 
-    `say` is called with notes before training: what the source and the family chose, and warnings. `objective` is one
-    of one's own, in place of the family's.
+    `say` is called with notes before the first step: warnings, and for a new run what the source and the family chose.
+    `objective` replaces the family's.
 
     Returns: the data, so that judging need not read or draw them again.
 
@@ -85,9 +85,6 @@ def train(
     objective = (new_objective(recipe, data, track) if objective is None else objective).to(device)
     budget = training.budget()
     state = new_state(recipe, objective, budget)
-    if mine == 0:
-        for note in (*data.notes, *recipe.family.summary(data.space), *recipe.family.notes(data.space)):
-            say(note)
     if training.compile:
         objective.compile()
     begin_globally(derived(recipe.seed, "process", mine) if mine else recipe.seed)  # the same weights, other noise
@@ -106,7 +103,13 @@ def train(
         with interrupts() as interrupted:
             keeper = _Keeper(recipe, folder, state, budget, data, watch, interrupted, saved)
             keeper.note(notes)
-            fit(state, stream, budget, update=recipe.family.update(), on_step=keeper)
+            update = recipe.family.update()
+            if mine == 0:
+                for note in () if resume else (*data.notes, *recipe.family.summary(data.space)):
+                    say(note)
+                for note in recipe.family.notes(data.space):
+                    say(note)
+            fit(state, stream, budget, update=update, on_step=keeper)
     except Exception:
         if state.step == 0 and mine == 0 and not resume:
             for path in folder.iterdir():
