@@ -26,6 +26,14 @@ _hook = install_import_hook(
 )
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory):
+    """Decoded pictures are cached in a folder of this test session."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JENSEN_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)

@@ -28,8 +28,7 @@ BYTES = RNG.integers(0, 256, (N, 4, 6), dtype=np.uint8)
 
 
 @pytest.fixture(autouse=True)
-def _cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("JENSEN_CACHE", str(tmp_path / "cache"))
+def _folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
