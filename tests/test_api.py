@@ -15,9 +15,11 @@ import jensen
 from jensen.core.objective import Objective
 from jensen.core.seeding import begin_globally, drawing, generator
 from jensen.core.types import Loss, Phase
+from jensen.data.space import Space
 from jensen.recipes.families.gan import GAN
 from jensen.recipes.families.score import Score
 from jensen.recipes.families.vae import VAE
+from jensen.runs import measure
 
 ROOT = Path(__file__).parent.parent
 SHORT = {
@@ -336,3 +338,10 @@ def test_samples_of_any_model_are_compared_with_runs_and_alone(vae, tmp_path):
     ):
         with pytest.raises(ValueError, match=said):
             jensen.compare(*what, **more)
+
+
+def test_pictures_of_whole_numbers_are_not_taken_for_the_scale_of_the_model():
+    space, x = Space((1, 2, 2), 256), torch.tensor([[[[0, 64], [128, 255]]]])
+    with pytest.raises(ValueError, match=r"x must be bytes or in \[-1, 1\], got numbers from 0 to 255"):
+        measure.rows(space, x)
+    assert torch.equal(measure.rows(space, x.byte()), x / 127.5 - 1)

@@ -93,6 +93,72 @@ def test_the_unit_of_a_column_changes_log_densities_alone(kind):
             assert other[key].value == pytest.approx(f.value, rel=1e-6, nan_ok=True), key
 
 
+# by family: changes to its settings; 1 per log(FACTOR) if the loss of the first player has the unit of log p
+LOSSES = {
+    "autoencoder": [({}, 1), ({"corruption": "noise"}, 1), ({"corruption": "mask"}, 1)],
+    "vae": [({"bound": {"name": "iwae", "samples": 2}}, 1), ({"network": {"latents": (3, 2), "noise": "learned"}}, 1)],
+    "kernel": [({"density": {"learned": True}, "sampling": {"sampler": "mala", "steps": 3}}, 1)],
+    "mixture": [({"components": 2, "sweeps": 3}, None)],
+    "score": [({"network": SMALL | {"levels": 3, "loss": "sliced-vr"}, "sampling": {"steps": 2}}, 0)],
+    "diffusion": [({"network": SMALL, "loss": {"name": "bound"}, "sampling": {"steps": 2}}, 1)],
+    "gan": [
+        ({"network": {"fourier_features": 2, "width": 8, "critic_width": 8}, "game": game}, 0)
+        for game in ({"penalty": "r1+r2"}, {"penalty": "dragan", "noise": 0.3})
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "share"), [(kind, *case) for kind, cases in LOSSES.items() for case in cases]
+)
+def test_losses_likelihoods_and_samples_change_by_exactly_the_unit(kind, settings, share):
+    """log p falls by log(FACTOR) and its negative rises by it; the scale of samples changes by FACTOR, exactly."""
+    losses, log_p, made = [], [], []
+    for factor in (1.0, FACTOR):
+        d, family = data(factor, classes=1), Family.parse({"kind": kind} | settings)
+        torch.manual_seed(0)
+        model = family.model(d.space)
+        family.begin(model, d, 0)
+        if share is not None:
+            objective, batch = family.objective(model, d.space), next(family.stream(d, 8, 0)(0))
+            (found, *_) = objective.forward(objective.phases[0].players, batch, 1).values()
+            losses.append(float(found.total.detach()))
+        model.eval()
+        if hasattr(model, "log_likelihood"):
+            rows = d.test.tensors["x"][:4]
+            log_p.append(model.log_likelihood(rows, generator=generator(1)).value.detach().double())
+        unit = torch.ones(3)
+        unit[CHANGED] = factor
+        made.append(model.sample(3, generator=generator(2)) / unit)
+    if share is not None:
+        assert losses[1] - losses[0] == pytest.approx(share * math.log(FACTOR), rel=1e-5, abs=1e-5)
+    if log_p:
+        assert (log_p[0] - log_p[1]).tolist() == pytest.approx([math.log(FACTOR)] * 4, rel=1e-5)
+    assert torch.allclose(*made, rtol=1e-6)
+
+
+def test_noise_added_to_columns_is_relative_to_their_scales():
+    d = data(classes=1)
+    family = Family.parse({"kind": "autoencoder", "corruption": "noise", "amount": 0.5})
+    corruption = family.objective(family.model(d.space), d.space).corruption
+    torch.manual_seed(0)
+    noise = (corruption(torch.zeros(4000, 3)) / torch.tensor(d.space.std)).std(0)
+    assert noise.tolist() == pytest.approx([0.5] * 3, rel=5 / math.sqrt(2 * 4000))
+
+
+def test_penalties_are_on_the_gradient_with_respect_to_standardised_columns():
+    """R1 of weight 3: 3/2 times the mean squared gradient of the logits, through the Fourier features."""
+    d = data(classes=1)
+    settings = {"network": {"fourier_features": 3}, "game": {"penalty": "r1", "penalty_weight": 3}}
+    family = Family.parse({"kind": "gan"} | settings)
+    game = family.objective(family.model(d.space), d.space)
+    x = d.test.tensors["x"][:8]
+    u = d.space.comparable(x).requires_grad_()
+    (gradient,) = torch.autograd.grad(game.critic(u).sum(), u)
+    found = game.forward(("critic",), {"x": x}, 1)["critic"].terms["penalty"]
+    assert float(found.mean()) == pytest.approx(1.5 * float((gradient**2).sum(1).mean()), rel=1e-5)
+
+
 def test_features_of_a_classifier_and_a_fresh_critic_do_not_depend_on_units():
     one, other = data(), data(FACTOR)
     for choice in ("raw", "classifier"):

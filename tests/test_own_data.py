@@ -131,6 +131,16 @@ def test_tables_that_cannot_be_learnt_are_refused(tmp_path, text, settings, said
         Table(path="x.csv", **settings).open(0)
 
 
+def test_a_column_of_whole_numbers_or_words_is_the_label_and_no_other(tmp_path):
+    """Classes keep all their digits, in the order of numbers; a column y of real numbers is a column of points."""
+    rows = [(k / 7, 1_234_567 + k % 11 if k % 2 else k % 11) for k in range(44)]
+    (tmp_path / "POINTS.CSV").write_text("x,y\n" + "".join(f"{x},{y}\n" for x, y in rows))
+    (tmp_path / "plane.csv").write_text("x,y\n" + "".join(f"{x},{y + 0.5}\n" for x, y in rows))
+    named, plane = (source(tmp_path / name).open(0).space for name in ("POINTS.CSV", "plane.csv"))
+    assert named.cond.names == tuple(map(str, sorted({y for _, y in rows})))
+    assert (plane.columns, plane.cond) == (("x", "y"), None)
+
+
 # -- pictures in one file ---------------------------------------------------------------------------------------------
 
 
@@ -231,6 +241,28 @@ def test_a_folder_with_training_and_test_folders(tmp_path):
     data = source(tmp_path / "all").open(0)
     assert (len(data.train), len(data.test)) == (24, 6)
     assert float(some(data.test)["x"][0, 0, 0, 0]) == pytest.approx(5 / 127.5 - 1)
+
+
+def test_pictures_held_out_in_a_folder_have_their_say_in_conditions_and_comparisons(tmp_path):
+    folder(tmp_path / "all" / "train")
+    folder(tmp_path / "all" / "test", each=3)
+    one = source(tmp_path / "all").open(0)
+    folder(tmp_path / "all" / "test", classes=("owl",), each=3)
+    other = source(tmp_path / "all").open(0)
+    assert (
+        len({one.fingerprint, other.fingerprint, Pictures(path=str(tmp_path / "all" / "train")).open(0).fingerprint})
+        == 3
+    )
+    assert other.space.cond.names == ("cat", "dog", "owl")
+    assert sorted(some(other.test)["cond"][:, 0].tolist()) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert [note for note in other.notes if "no training example has the class owl" in note]
+    assert not [note for note in one.notes if "no training example" in note]
+    for part, said in (("train", "red"), ("test", "dark blue")):
+        for path in (tmp_path / "all" / part).rglob("*.png"):
+            path.with_suffix(".txt").write_text(said)
+    told = Pictures(path=str(tmp_path / "all" / "train"), held_out=str(tmp_path / "all" / "test"), cond="text").open(0)
+    assert (told.space.cond.alphabet, told.space.cond.length) == (" abdeklru", 9)
+    assert set(told.space.cond.decode(some(told.test)["cond"])) == {"dark blue"}
 
 
 def test_captions_condition_and_shorter_ones_end_in_spaces(tmp_path):

@@ -55,12 +55,12 @@ def read_table(path: Path | str) -> Table:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"there is no file {path}")
-    if path.suffix not in SUFFIXES:
+    if (suffix := path.suffix.lower()) not in SUFFIXES:
         raise ValueError(f"a table must be a file {', '.join(SUFFIXES)}, got {path}")
     try:
-        named, found = READERS[path.suffix](path)
+        named, found = READERS[suffix](path)
     except (OSError, UnicodeDecodeError, csv.Error, EOFError) as error:
-        raise ValueError(f"{path} cannot be read as {path.suffix}: {error}") from error
+        raise ValueError(f"{path} cannot be read as {suffix}: {error}") from error
     if not found or not len(next(iter(found.values()))):
         raise ValueError(f"{path} must have at least one row and one column of numbers, got none")
     columns = {name: _numbers(values) for name, values in found.items()}
@@ -73,9 +73,11 @@ def read_table(path: Path | str) -> Table:
 
 
 def _label(columns: dict[str, np.ndarray]) -> str | None:
-    """The only column of words, or the only one whose name is one of `LABELS`."""
+    """The only column of words, or the only one of words or whole numbers whose name is one of `LABELS`."""
     words = [name for name, v in columns.items() if v.dtype != np.float64]
-    found = words if len(words) == 1 else [name for name in columns if name.lower() in LABELS]
+    whole = [name for name, v in columns.items() if name not in words and (v == np.floor(v)).all()]
+    named = [name for name in (*words, *whole) if name.lower() in LABELS]
+    found = words if len(words) == 1 else named
     return found[0] if len(found) == 1 else None
 
 

@@ -91,7 +91,7 @@ def rows(space: Space, x: Tensor | np.ndarray) -> Tensor:
     given, shape = numbers("x", x), space.shape
     if given.dtype == torch.uint8 and space.pictures:
         given = channels_first("x", given.numpy())
-    elif space.pictures and given.is_floating_point() and float(given.abs().max()) > 1:
+    elif space.pictures and float(given.abs().max()) > 1:
         raise ValueError(f"x must be bytes or in [-1, 1], got numbers from {given.min():g} to {given.max():g}")
     if given.shape[1:] != shape:
         raise ValueError(f"x must be of shape (N, {', '.join(map(str, shape))}), got {tuple(given.shape)}")

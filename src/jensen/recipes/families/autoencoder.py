@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
-from torch import nn
+from torch import Tensor, nn
 
 from jensen import models
 from jensen.core.objective import Objective
@@ -32,9 +32,11 @@ class Autoencoder(Family):
 
     network: Narrow = Narrow()
     corruption: Literal["none", "noise", "mask"] = "none"
-    """corruption of the encoder's input in training; noise: add Gaussian noise; mask: set random dimensions to 0"""
+    """corruption of the encoder's input in training; noise: add Gaussian noise; mask: set random dimensions to 0, or
+    columns of points from a table to their mean"""
     amount: Annotated[float, Field(gt=0, lt=1)] = 0.3
-    """standard deviation of the noise, or share of masked dimensions"""
+    """standard deviation of the noise, relative to that of the column for points from a table; or share of masked
+    dimensions"""
 
     @model_validator(mode="after")
     def _used(self) -> Autoencoder:
@@ -54,7 +56,15 @@ class Autoencoder(Family):
 
     def objective(self, model: nn.Module, space: Space) -> Objective:
         corrupt = {"none": None, "noise": AddedNoise(self.amount), "mask": Masked(self.amount)}
-        return Reconstruction(model, corrupt[self.corruption])
+        changed = corrupt[self.corruption]
+        if changed is None or not space.by_column:
+            return Reconstruction(model, changed)
+
+        def of_columns(x: Tensor) -> Tensor:
+            u = space.comparable(x)
+            return x + (changed(u) - u) * space.moments()[1].to(x)
+
+        return Reconstruction(model, of_columns)
 
     def notes(self, space: Space) -> list[str]:
         return self.network.notes(space, self.model)

@@ -189,7 +189,7 @@ class Game(Settings):
     penalty_weight: NonNegative = 1.0
     """weight of the penalty"""
     noise: NonNegative = 0.0
-    """standard deviation of instance noise at the first step"""
+    """standard deviation of instance noise at the first step, relative to that of the column for points from a table"""
     noise_steps: Positive = 2000
     """steps after which instance noise is 0"""
     augmentation: Literal["none", "fixed", "adaptive"] = "none"
@@ -215,8 +215,8 @@ class Game(Settings):
                 self.refuse_idle("by this game", names, prefix="game.")
         return self
 
-    def penalised(self, space: Space) -> Penalty | None:
-        """The penalty, as a function of the critic, real and generated examples; of standardised columns."""
+    def penalised(self) -> Penalty | None:
+        """The penalty, as a function of the critic and of its inputs, real and generated."""
         weight = self.penalty_weight
         rules: dict[str, Penalty] = {
             "r1": lambda critic, real, _: r1(critic, real, weight),
@@ -225,15 +225,7 @@ class Game(Settings):
             "wgan-gp": lambda critic, real, fake: gradient_penalty(critic, real, fake, weight),
             "dragan": lambda critic, real, _: dragan(critic, real, 0.5 * float(real.std()), weight),
         }
-        rule = rules.get(self.penalty)
-        if rule is None or not space.by_column:
-            return rule
-
-        def of_standardized(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor) -> Tensor:
-            assert isinstance(critic, nn.Sequential)
-            return rule(critic[1:], critic[0](real), critic[0](fake))
-
-        return of_standardized
+        return rules.get(self.penalty)
 
     def augmented(self) -> Callable[[Tensor], Tensor] | None:
         fixed = partial(augment, transforms=TRANSFORMS, probability=self.augmentation_share)
@@ -255,8 +247,6 @@ class GAN(Family):
             raise ValueError(f"game.packing must divide the {rows} examples of a batch, got {self.game.packing}")
         if self.game.augmentation != "none" and not space.pictures:
             raise ValueError("game.augmentation must be none for points")
-        if self.game.noise and space.by_column:
-            raise ValueError("game.noise must be 0 for columns with scales of their own")
         self.network.refuse(space)
 
     def summary(self, space: Space) -> list[str]:
@@ -275,7 +265,7 @@ class GAN(Family):
             self.network.critic(space, game.packing),
             loss=game.loss,
             phases=SIMULTANEOUS if game.order == "simultaneous" else alternating(game.critic_steps),
-            penalty=game.penalised(space),
+            penalty=game.penalised(),
             packing=game.packing,
             noise=annealed(game.noise, game.noise_steps) if game.noise else None,
             augmentation=game.augmented(),

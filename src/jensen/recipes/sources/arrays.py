@@ -20,7 +20,17 @@ from jensen.data.space import Classes, Space
 from jensen.data.split import held_out
 from jensen.data.tables import LABELS, read_arrays
 from jensen.data.unpaired import transformed
-from jensen.recipes.sources.base import HeldOut, Opener, Place, Source, fingerprint, hashed, no_runs, parted
+from jensen.recipes.sources.base import (
+    HeldOut,
+    Opener,
+    Place,
+    Source,
+    fingerprint,
+    hashed,
+    no_runs,
+    parted,
+    untrained,
+)
 
 
 class Arrays(Source):
@@ -73,7 +83,10 @@ class Arrays(Source):
             train,
             test,
             streams=dynamic if self.binarize == "dynamic" else None,
-            notes=(f"{len(x):,} pictures of {' x '.join(map(str, x.shape[1:]))}{where}; {len(test):,} are held out",),
+            notes=(
+                f"{len(x):,} pictures of {' x '.join(map(str, x.shape[1:]))}{where}; {len(test):,} are held out",
+                *untrained(cond, train.tensors.get("cond")),
+            ),
         )
 
     def _black_and_white(self, rows: Tensors, part: str) -> Tensors:

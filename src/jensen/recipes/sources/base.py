@@ -18,7 +18,7 @@ from jensen.core.progress import Track, silent
 from jensen.core.settings import Kind
 from jensen.data.dataset import Data, Reader
 from jensen.data.pool import Tensors
-from jensen.data.space import Space
+from jensen.data.space import Classes, Space, Text
 
 
 def absolute(place: str) -> str:
@@ -149,6 +149,20 @@ def parted(tensors: dict[str, Tensor], test: Tensor, share: float) -> tuple[Tens
     """
     refuse_few(test, share)
     return tuple(Tensors(**{name: v[which] for name, v in tensors.items()}) for which in (~test, test))  # type: ignore[return-value]
+
+
+def untrained(cond: Classes | Text | None, rows: Tensor | None) -> tuple[str, ...]:
+    """A note that names the classes that no training row has; () if there are none.
+
+    >>> import torch
+    >>> untrained(Classes(("cat", "dog", "owl")), torch.tensor([[1], [1]]))
+    ('no training example has the class cat, owl: samples of these classes are not learnt',)
+    """
+    if not isinstance(cond, Classes) or rows is None:
+        return ()
+    missing = sorted(set(range(cond.size)) - set(rows[:, 0].tolist()))
+    named = ", ".join(cond.names[k] for k in missing[:12]) + ", ..." * (len(missing) > 12)
+    return (f"no training example has the class {named}: samples of these classes are not learnt",) * bool(missing)
 
 
 def refuse_few(test: Tensor, share: float) -> None:

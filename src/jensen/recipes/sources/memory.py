@@ -22,7 +22,7 @@ from jensen.data.pool import Tensors
 from jensen.data.space import Classes, Space
 from jensen.data.split import held_out
 from jensen.recipes.sources.arrays import channels_first
-from jensen.recipes.sources.base import HeldOut, Opener, Source, fingerprint, no_runs, parted
+from jensen.recipes.sources.base import HeldOut, Opener, Source, fingerprint, no_runs, parted, untrained
 from jensen.recipes.sources.table import refuse_imprecise
 
 LEVELS = 255  # of bytes, less one
@@ -100,7 +100,11 @@ class Memory(Source):
             train,
             rest,
             streams=None if stream is None else lambda _batch_size, _seed: stream,
-            notes=(f"{what} of shape {self.shape}; {len(rest):,} are held out", *held.notes),
+            notes=(
+                f"{what} of shape {self.shape}; {len(rest):,} are held out",
+                *held.notes,
+                *untrained(self._cond, train.tensors.get("cond")),
+            ),
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -16,13 +17,13 @@ from jensen.core.types import Stream
 from jensen.data.dataset import Data, spaced
 from jensen.data.decode import Form
 from jensen.data.listing import Listing, list_pictures
-from jensen.data.pack import Pack, cached_pack, is_pack, open_pack
-from jensen.data.pool import Rows, drawn_rows
+from jensen.data.pack import Pack, PackRows, cached_pack, is_pack, open_pack
+from jensen.data.pool import drawn_rows
 from jensen.data.space import Classes, Space, Text
 from jensen.data.split import held_out
 from jensen.data.survey import natural, survey
 from jensen.data.unpaired import transformed
-from jensen.recipes.sources.base import HeldOut, Opener, Place, Source, fingerprint, no_runs, refuse_few
+from jensen.recipes.sources.base import HeldOut, Opener, Place, Source, fingerprint, no_runs, refuse_few, untrained
 
 LARGEST = 32  # pixels along the shorter side, where no size is given: what two cores can train on
 LONGEST = 64  # characters of a caption
@@ -90,16 +91,16 @@ class Pictures(Source):
         return self.model_copy(update={"size": (height, width), "channels": named})
 
     def open(self, seed: int, track: Track = silent, runs: Opener = no_runs) -> Data:
-        pack = self._pack(self._place, track)
-        cond = self._condition(pack)
+        packs = [pack := self._pack(self._place, track)]
         if self.held_out is None:
             held = held_out(pack.names, self.test)
             refuse_few(held, self.test)
-            train, test = (_rows(pack, cond, which) for which in (~held, held))
         else:
             held = torch.zeros(len(pack.names), dtype=torch.bool)
-            train = _rows(pack, cond)
-            test = _rows(self._pack(Path(self.held_out), track, pack.form), cond)
+            packs.append(self._pack(Path(self.held_out), track, pack.form))
+        cond = self._condition(packs)
+        train = _rows(pack, cond, ~held)
+        test = _rows(pack, cond, held) if self.held_out is None else _rows(packs[1], cond)
         form = pack.form
         settings = ("path", "held_out", "size", "channels", "fit", "alpha", "flip", "strict")  # the content has them
 
@@ -108,13 +109,13 @@ class Pictures(Source):
 
         return Data(
             f"{self._place.name}, pictures of {form.height} x {form.width}",
-            fingerprint(self, pack.fingerprint, without=settings),
+            fingerprint(self, *(p.fingerprint for p in packs), without=settings),
             spaced(Space(form.shape, 256, cond=cond), train),
             train,
             test,
             streams=flipped if self.flip else None,
             names=tuple(name for name, out in zip(pack.names, held.tolist(), strict=True) if not out),
-            notes=tuple(self._said(pack, cond, len(test))),
+            notes=(*self._said(pack, cond, len(test)), *untrained(cond, train.tensors.get("cond"))),
         )
 
     @property
@@ -140,23 +141,25 @@ class Pictures(Source):
         channels = CHANNELS.get(self.channels, found.channels)
         return replace(found, channels=channels, fit=self.fit, alpha="keep" if channels == 4 else self.alpha)
 
-    def _condition(self, pack: Pack) -> Classes | Text | None:
-        """What pictures are conditioned on."""
-        have = {"classes": all(v is not None for v in pack.labels), "text": all(v is not None for v in pack.texts)}
+    def _condition(self, packs: Sequence[Pack]) -> Classes | Text | None:
+        """What pictures are conditioned on; those for training and those held out have the same classes or letters."""
+        names = [name for pack in packs for name in pack.names]
+        given = {
+            "classes": [v for pack in packs for v in pack.labels],
+            "text": [v for pack in packs for v in pack.texts],
+        }
         choice = self.cond
         if choice == "auto":
-            classes = len(set(pack.labels)) if have["classes"] else 0
-            choice = "classes" if 1 < classes <= MOST_CLASSES else "text" if have["text"] else "none"
+            classes = 0 if None in given["classes"] else len(set(given["classes"]))
+            choice = "classes" if 1 < classes <= MOST_CLASSES else "none" if None in given["text"] else "text"
         if choice == "none":
             return None
-        if not have[choice]:
-            values = pack.labels if choice == "classes" else pack.texts
-            lacking = next(name for name, v in zip(pack.names, values, strict=True) if v is None)
-            what = "a class" if choice == "classes" else "a caption"
+        if None in given[choice]:
+            lacking, what = names[given[choice].index(None)], "a class" if choice == "classes" else "a caption"
             raise ValueError(f"data.cond {choice} needs {what} for every picture, and {lacking} has none")
         if choice == "classes":
-            return Classes(tuple(sorted({str(v) for v in pack.labels}, key=natural)))
-        texts = captions(pack)
+            return Classes(tuple(sorted({str(v) for v in given[choice]}, key=natural)))
+        texts = captions(given[choice])
         return Text("".join(sorted({*"".join(texts), " "})), max(map(len, texts)) or 1)
 
     def _said(self, pack: Pack, cond: Classes | Text | None, held: int) -> list[str]:
@@ -177,17 +180,17 @@ class Pictures(Source):
         return said
 
 
-def _rows(pack: Pack, cond: Classes | Text | None, which: Tensor | None = None) -> Rows:
+def _rows(pack: Pack, cond: Classes | Text | None, which: Tensor | None = None) -> PackRows:
     """Some or all rows of a pack, with their conditions."""
     if cond is None:
         return pack.rows(which)
-    values = [str(v) for v in pack.labels] if isinstance(cond, Classes) else captions(pack)
+    values = [str(v) for v in pack.labels] if isinstance(cond, Classes) else captions(pack.texts)
     return pack.rows(which, cond=cond.encode(values))
 
 
-def captions(pack: Pack) -> list[str]:
+def captions(texts: Sequence[str | None]) -> list[str]:
     """At most `LONGEST` characters of each caption."""
-    return [str(v)[:LONGEST].strip() for v in pack.texts]
+    return [str(v)[:LONGEST].strip() for v in texts]
 
 
 def mirror(x: Tensor, u: Tensor) -> Tensor:

@@ -13,7 +13,18 @@ from jensen.data import tables
 from jensen.data.dataset import Data, spaced
 from jensen.data.space import Classes, Space
 from jensen.data.split import held_out
-from jensen.recipes.sources.base import HeldOut, Opener, Place, Source, fingerprint, hashed, no_runs, parted
+from jensen.data.survey import natural
+from jensen.recipes.sources.base import (
+    HeldOut,
+    Opener,
+    Place,
+    Source,
+    fingerprint,
+    hashed,
+    no_runs,
+    parted,
+    untrained,
+)
 
 PRECISE = 1e5  # largest ratio of a column's mean to its standard deviation: float32 has 7 digits
 FEW = 20  # distinct values of a column, below which it is called discrete
@@ -49,8 +60,8 @@ class Table(Source):
         tensors, cond = {"x": x.float()}, None
         if self.label is not None:
             values = table.columns[self.label]
-            words = [f"{v:g}" for v in values] if values.dtype == np.float64 else values.tolist()
-            cond = Classes(tuple(sorted(set(words))))
+            words = [f"{v:.15g}" for v in values] if values.dtype == np.float64 else values.tolist()
+            cond = Classes(tuple(sorted(set(words), key=natural)))
             tensors["cond"] = cond.encode(words)
         train, test = parted(tensors, held_out([str(k) for k in range(len(x))], self.test), self.test)
         space = Space((len(names),), cond=cond, columns=names if table.named else ())
@@ -65,6 +76,7 @@ class Table(Source):
                 + ("" if cond is None else f" and {cond.size} classes from column {self.label}")
                 + f"; {len(test):,} are held out",
                 *self._cautions(names, x),
+                *untrained(cond, train.tensors.get("cond")),
             ),
         )
 
