@@ -1,4 +1,4 @@
-"""jensen from Python: data in memory, objectives of one's own, what a run can do, and what an editor sees."""
+"""jensen from Python: data in memory, the user's objectives, the methods of a run, and types that an editor infers."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ def test_an_exported_run_opens_without_its_state(vae, tmp_path):
         vae.export(tmp_path / "small")
 
 
-# -- objectives of one's own ------------------------------------------------------------------------------------------
+# -- the user's objectives ---------------------------------------------------------------------------------------------
 
 
 SCORE = Score.model_validate({"network": {"width": 16, "blocks": 1, "levels": 3}, "sampling": {"steps": 2}})
@@ -270,7 +270,7 @@ def test_a_game_of_ones_own_is_stopped_and_continued_bit_for_bit(tmp_path):
     parts = jensen.train(Duel(), tmp_path / "parts", resume=True, **given)
     assert same(parts.model, whole.model)
     assert whole.recipe.family.by == "Duel"
-    with pytest.raises(ValueError, match=r"of one.s own, Duel: give the model, a Linear, as in"):
+    with pytest.raises(ValueError, match=r"by a user's objective, Duel: give the model, a Linear, as in"):
         jensen.open(tmp_path / "whole")
     with pytest.raises(ValueError, match=r"weight must be \(1, 2\), got \(1, 1\)"):
         jensen.open(tmp_path / "whole", model=nn.Linear(2, 1, bias=False))
@@ -296,7 +296,7 @@ def test_a_loss_of_ones_own_finds_the_least_squares(tmp_path):
 def test_what_is_no_objective_is_refused(tmp_path):
     net = nn.Linear(2, 1)
     for start, more, said in (
-        (lambda b: net(b["x"]).mean(), {}, "a loss of one's own needs model=module, .*, got none"),
+        (lambda b: net(b["x"]).mean(), {}, "your loss needs model=module, .*, got none"),
         (lambda b: net(b["x"]), {"model": net}, r"the loss must be a tensor of shape \(\), .*, got shape \(64, 1\)"),
         (lambda b: 3.0, {"model": net}, r"the loss must be a tensor of shape \(\), .*, got float"),
         (lambda b: b["x"].mean(), {"model": net}, "weight of player 'model' gets no gradient|does not require grad"),

@@ -88,7 +88,7 @@ def test_whole_numbers_among_the_parameters_are_copied():
 @pytest.mark.parametrize("begin", [begin_average, copy.deepcopy])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_an_average_of_low_precision_moves(begin, dtype):
-    """From 1 towards 2: a_n = 2 - beta^n."""
+    """An average that starts at 1, of weights that are 2, is 2 - beta^n after n updates."""
     model = nn.Linear(1, 1).to(dtype)
     model.weight.data.fill_(1.0)
     average = begin(model)

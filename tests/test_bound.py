@@ -174,9 +174,8 @@ def test_strata_add_up_and_each_is_its_own_integral(name):
 
 def test_the_error_of_the_bound_is_small_and_honest():
     """2,000 rows, 64 strata with two draws, in two dimensions. On all schedules the standard deviation of a row is
-    close to that of 128 chi-squares over the whole range of y (uniform draws of t have 7.8 on the cosine), the
-    stated error is its root mean square within 5 percent, and intervals of 2 stated errors contain the closed form
-    in 92 to 96 percent.
+    close to the closed form for 128 strata of equal width in log(1 + SNR), the stated error is its root mean square
+    within 5 percent, and intervals of 2 stated errors contain the closed form in 92 to 96 percent.
     """
     n, x = 2000, torch.tensor([[0.7, -1.1]], dtype=F64)
     for schedule in SCHEDULES.values():

@@ -210,7 +210,8 @@ def test_row_by_row_it_would_be_biased(rows, samples):
 
 
 def test_where_the_floor_is_out_of_reach_it_is_the_bounds_own_estimate():
-    """For each draw, with leave-one-out or another baseline."""
+    """If no draw reaches the free bits, the gradient of each draw is that of the bound without them, for any
+    baseline."""
     bits = Bits(2, 2)
     for _, trace in bits.outcomes[::37]:
         for baseline in (None, torch.tensor([0.3, -1.0], dtype=F64)):

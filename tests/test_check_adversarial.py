@@ -154,7 +154,7 @@ def test_a_norm_over_channels_alone_is_caught():
 def test_a_gradient_without_a_graph_is_caught():
     claims = failed(check.penalty(by_hand(graph=False), wgan_gp))
     assert claims == [
-        f"derivative of the penalty in a: h'(|a|) a/|a|, |a| = {norm}, examples of shape {event}"
+        f"derivative of the penalty with respect to a: h'(|a|) a/|a|, |a| = {norm}, examples of shape {event}"
         for event in ((3,), (2, 3, 2))
         for norm in ("0.5", "2")  # 0 at norm 1
     ]
@@ -200,5 +200,5 @@ def test_a_critic_with_batch_statistics_couples_examples():
 def test_what_is_no_penalty_is_refused():
     with pytest.raises(ValueError, match="at must be one of real, fake, between, anywhere, got 'both'"):
         check.penalty(gradient_penalty, wgan_gp, at="both")
-    with pytest.raises(ValueError, match=r"one number an example, \(1,\), or their mean, got \(1, 3\)"):
+    with pytest.raises(ValueError, match=r"one number per example, \(1,\), or their mean, got \(1, 3\)"):
         check.penalty(lambda c, x, y: x, wgan_gp)

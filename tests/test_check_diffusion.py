@@ -101,9 +101,9 @@ def test_wrong_levels_are_caught():
 
 
 def test_refusals_of_the_schedule_check():
-    with pytest.raises(ValueError, match="times must be one row of at least eight, increasing"):
+    with pytest.raises(ValueError, match=r"times must be \(N,\) with at least eight increasing times"):
         check.schedule(levels, times=torch.linspace(1, 0, 20))
-    with pytest.raises(ValueError, match="levels must be one a time"):
+    with pytest.raises(ValueError, match="levels must be one per time"):
         check.schedule(lambda t: (t[:2], t[:2]))
 
 
@@ -274,7 +274,7 @@ def test_a_wrong_weight_is_caught(wrong):
 
 
 def test_refusals_of_the_loss_check():
-    with pytest.raises(ValueError, match=r"one number a row, \(\d+,\), got \(\)"):
+    with pytest.raises(ValueError, match=r"one number per row, \(\d+,\), got \(\)"):
         check.denoising_loss(lambda denoiser, x, t, eps: (denoiser(x, t).eps - eps).square().mean())
     with pytest.raises(ValueError, match="inside"):
         check.denoising_loss(check.of_prediction(simple), times=(0.0,))

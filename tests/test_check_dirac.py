@@ -170,5 +170,5 @@ class OfThree(DiracGAN):
 def test_what_a_portrait_refuses():
     with pytest.raises(ValueError, match="at least one panel"):
         phase_portrait([])
-    with pytest.raises(ValueError, match="of two weights, got 3"):
+    with pytest.raises(ValueError, match="a game with two weights, got 3"):
         phase_portrait([Panel("three", OfThree())])

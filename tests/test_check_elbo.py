@@ -14,8 +14,8 @@ from jensen import check
 from jensen.cli.main import main
 
 VALUE = "minus the loss is the ELBO"
-OF_ENCODE = "the gradient in the parameters of encode is that of the ELBO"
-OF_DECODE = "the gradient in the parameters of decode is that of the ELBO"
+OF_ENCODE = "the gradient with respect to the parameters of encode is that of the ELBO"
+OF_DECODE = "the gradient with respect to the parameters of decode is that of the ELBO"
 STANDARD = Normal(0.0, 1.0)
 X = torch.rand(5, 6, generator=torch.Generator().manual_seed(3)).round()
 
@@ -242,7 +242,7 @@ def changed(**methods):
         (changed(decode=lambda self, z: Normal(z, 1.0)), r"decode\(z\) must be a distribution over x, \(4, 6\), got"),
         (changed(loss=lambda self, x: x), r"loss\(x\) must be one number or one for each of 4 examples, got \(4, 6\)"),
         (changed(prior=3.0), "prior must be a distribution of torch.distributions, got float"),
-        (changed(encode=lambda self, x: Normal(0.0, 1.0)), "encode must return one distribution a row"),
+        (changed(encode=lambda self, x: Normal(0.0, 1.0)), "encode must return one distribution per row"),
     ],
 )
 def test_what_does_not_fit_is_refused(model, said):

@@ -82,7 +82,7 @@ def test_wrong_denoising_is_caught(loss):
 def test_refusals_of_the_score_check():
     with pytest.raises(ValueError, match="sigma must be positive, got 0"):
         check.score(implicit, NORMAL, sigma=0.0)
-    with pytest.raises(ValueError, match=r"one number a row, \(801,\), got \(\)"):
+    with pytest.raises(ValueError, match=r"one number per row, \(801,\), got \(\)"):
         check.score(lambda s, x: implicit(s, x).mean(), NORMAL)
     with pytest.raises(ValueError, match="widen it"):
         check.score(implicit, NORMAL, span=(-1.0, 1.0))

@@ -68,7 +68,7 @@ def cosine(t):
 FALLS, JUMPS, BETWEEN = (
     "log-SNR decreases from each of 1001 times to the next",
     "no jump",
-    "inner times with alpha > 0 and sigma > 0",
+    "number of inner times with alpha > 0 and sigma > 0",
 )
 WRONG = {
     "plateau": (lambda t: t.clamp(max=0.4) + (t - 0.405).clamp(min=0) / 0.595 * 0.6, {FALLS}),

@@ -50,7 +50,7 @@ def test_eigenvalues_of_the_dirac_gan():
     assert failed(wrong) == [
         "the eigenvalues of the flow are those of the field's numerical Jacobian: largest distance"
     ]
-    with pytest.raises(ValueError, match="eigenvalues must be 2, one a weight, got 1"):
+    with pytest.raises(ValueError, match="eigenvalues must be 2, one per weight, got 1"):
         check.game(game, eigenvalues=[0j])
 
 

@@ -190,14 +190,14 @@ def relaxed_pair(f):
     [
         (lambda: check.gradient(pathwise, normal(), torch.square, repeats=1), "repeats must be at least 2, got 1"),
         (lambda: check.gradient(pathwise, D.Normal(0.0, 1.0), torch.square), "must be made from parameters"),
-        (lambda: check.gradient(pathwise, normal(), torch.square, [T(1.0), T(1.0)]), "say in which order"),
+        (lambda: check.gradient(pathwise, normal(), torch.square, [T(1.0), T(1.0)]), "must state the order in which"),
         (
             lambda: check.gradient(pathwise, D.Normal(T(0.0), 1.0), torch.square, T([1.0])),
             r"must have the parameters' shapes, \[\(\)\], got \[\(1,\)\]",
         ),
         (lambda: check.bound(elbo, oracle(), claims=("tihgt",)), "there is no 'tihgt'"),
         (lambda: check.bound(elbo, vae(), claims=("tight",)), "only an oracle shows 'tight'"),
-        (lambda: check.bound(elbo, oracle(), samples=(4, 1)), r"samples must rise from at least 1, got \[4, 1\]"),
+        (lambda: check.bound(elbo, oracle(), samples=(4, 1)), r"samples must be at least 1 and increase, got \[4, 1\]"),
         (lambda: check.bound(elbo, oracle(), repeats=1), "repeats must be at least 2, got 1"),
     ],
 )

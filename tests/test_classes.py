@@ -58,7 +58,7 @@ def test_classes_given_as_floats_are_those_given_as_integers():
 
 
 CLASSES = "classes must be integers from 0 to 3, got "
-VECTORS = "one-hot vectors must be a 1 among zeros, got "
+VECTORS = "one-hot vectors must have one 1 and zeros otherwise, got "
 ONE_HOT = [OneHot(logits=torch.zeros(4)), StraightThroughOneHot(0.5, torch.zeros(4))]
 ONE_HOT += [OneHotLogits(2, 4)(torch.zeros(8)), OneHotLogits(2, 4, 0.5)(torch.zeros(8)), CategoricalPrior(2, 4)()]
 

@@ -208,7 +208,7 @@ def start(words, log):
 
 
 def wait_for(condition, exit_code, log, seconds=120):
-    """Wait until the condition holds, as long as the process, whose exit code is None until it ends, runs."""
+    """Wait until the condition holds; fail if the process ends before (its exit code is None while it runs)."""
     end = time.monotonic() + seconds
     while not condition():
         assert exit_code() is None, log.read_text()

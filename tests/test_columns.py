@@ -1,4 +1,5 @@
-"""Columns of different scales: no finding depends on the unit of a column, but a log density by its exact change."""
+"""Columns of different scales: findings do not depend on the unit of a column, except log densities, whose change is
+exact."""
 
 from __future__ import annotations
 

@@ -157,9 +157,9 @@ def test_a_line_says_what_is_beyond_the_errors(found):
     def said(first):
         return line(replace(found, contestants=[first, *even[1:]]), first)
 
-    assert said(even[0]) == "No difference from the others beyond the errors."
+    assert said(even[0]) == "No significant difference from the other runs."
     close = values(frechet=(0.75, 0.1))
-    assert said(replace(even[0], metrics=close)) == "No difference from the others beyond the errors."
+    assert said(replace(even[0], metrics=close)) == "No significant difference from the other runs."
     changed = values(frechet=(0.5, 0.1), sharpness=(0.1, 0.1), precision=(0.5, 0.1), copies=(0.9, 0.001))
     assert said(replace(even[0], metrics=changed, cost=replace(even[0].cost, milliseconds=50.0))) == (
         "Best at: Frechet distance (0.5), nearness to training data (0.9). "
@@ -210,7 +210,7 @@ def test_points_of_two_families(runs, tmp_path, monkeypatch):
     words = ["compare", str(runs / "moons"), str(runs / "moons-2"), "-n", "60"]
     assert main([*words, "--html", str(tmp_path / "p.html"), "--json", str(tmp_path / "n.json")]) == 0
     told = json.loads((tmp_path / "n.json").read_text())
-    assert told["features"] == "the numbers themselves"
+    assert told["features"] == "the raw numbers"
     assert {run["recipe"] for run in told["runs"]} == {"moons-score", "moons-diffusion"}
     assert "sharpness" not in told["floor"]
     assert (tmp_path / "p.html").read_text().count("data:image/png") == 3

@@ -231,8 +231,8 @@ def test_what_is_said_of_a_translation():
         "b to a",
         "other: a to b",
         "other: b to a",
-        "real a, their own reader",
-        "real b, their own reader",
+        "real a, read by the reader of this side",
+        "real b, read by the reader of this side",
     ]
     assert part.tables[0].rows[2][2].startswith("100.0%")
     assert [len(table.rows) for table in part.tables[1:]] == [3, 3]

@@ -1,4 +1,5 @@
-"""`jensen data` as its user meets it: a folder with everything in it, checked and packed; what is refused."""
+"""`jensen data` on the command line: a folder with all kinds of files is checked and packed; invalid input is
+refused."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def refused(capsys, words, *parts):
-    """Exit code 2 and one line on standard error that says these things."""
+    """Exit code 2 and one line on standard error that contains these parts."""
     capsys.readouterr()
     assert main(words) == 2
     err = capsys.readouterr().err
@@ -45,7 +46,7 @@ def test_check_says_what_is_there(folder, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "jensen train diffusion --data 'my pictures'" in out
     assert "dogs/bad.png: " in out
-    assert "12 x 16 pixels, colour, cropped to this aspect, transparent pixels on white." in out
+    assert "12 x 16 pixels, colour, cropped to this aspect ratio, transparent pixels on white." in out
     tree = json.loads((tmp_path / "numbers.json").read_text())
     values = {key: finding["value"] for key, finding in tree["findings"].items()}
     expected = {"pictures": 41, "broken": 1, "skipped": 1, "classes": 2, "captions": 40, "copies": 1}
@@ -106,9 +107,11 @@ def test_pack_takes_every_option(folder, capsys):
 
 
 def test_strict_refuses_broken_files_and_leaves_nothing(folder, tmp_path, capsys):
-    refused(capsys, ["data", "check", folder, "--strict"], "must not be broken, got 1 that are: dogs/bad.png: ")
+    refused(capsys, ["data", "check", folder, "--strict"], "must not be broken, got 1 broken ones: dogs/bad.png: ")
     refused(
-        capsys, ["data", "pack", folder, "--strict", "--out", "p"], "must not be broken, got 1 that are: dogs/bad.png"
+        capsys,
+        ["data", "pack", folder, "--strict", "--out", "p"],
+        "must not be broken, got 1 broken ones: dogs/bad.png",
     )
     assert not (tmp_path / "p").exists()
     (tmp_path / folder / "dogs" / "bad.png").unlink()

@@ -92,7 +92,8 @@ def test_every_view_schedule_and_loss(output):
 
 @pytest.mark.parametrize("output", OUTPUTS)
 def test_every_sampler(output):
-    """From t = 1, except for eps where alpha is 0: this is refused, and samples start at t = 0.999."""
+    """Samples start at t = 1. Networks that predict eps refuse this where alpha is 0 at t = 1, and start at t =
+    0.999."""
     for schedule in SCHEDULES:
         settings = {"network.output": output, "network.schedule": schedule, "sampling.start": 1.0}
         settings |= {"loss.name": "bound"} if schedule == "learned" else {}

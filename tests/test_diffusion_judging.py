@@ -331,7 +331,7 @@ class Sign:
 
 def test_guidance_is_compared():
     """At scale 1 samples follow the data's distribution, with its variety; all scales of the settings and the
-    model's own are listed, with the share that is read as asked.
+    model's own are listed, with the share of samples that are read as their class.
     """
     cond = torch.arange(200)[:, None] % 2
     x = (2.0 * cond - 1)[..., None, None] + 0.1**0.5 * torch.randn(200, 1, 8, 8, generator=generator(0))

@@ -224,7 +224,7 @@ def test_rare_levels_are_learned_and_scored():
             assert found.informativeness == 1
             assert found.disentanglement == pytest.approx(1, abs=1e-9)
     rows = torch.arange(10)[:, None].expand(10, 2)
-    with pytest.raises(ValueError, match=r"rows on either side, got 0\.25 of 10 rows, 10 levels"):
+    with pytest.raises(ValueError, match=r"must leave training and held-out rows, got 0\.25 of 10 rows, 10 levels"):
         dci(rows.double(), rows)
 
 
@@ -263,7 +263,7 @@ def test_sprites_are_a_grid_of_different_pictures():
 
 
 def moments(images):
-    """Covered area in pixels, centre and covariance of the covered points, from pixel centres; x right, y down."""
+    """Covered area in pixels, centre and covariance of the covered pixels; x points right, y points down."""
     mass = images.flatten(1).double()
     side = images.shape[-1]
     y, x = (v.flatten().double() + 0.5 for v in torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij"))
@@ -340,8 +340,8 @@ CODES, LEVELS = randn(20, 3), torch.arange(40).view(20, 2) % 4
         (lambda: entropy(LEVELS[:, 0]), "factors must be integers"),
         (lambda: mig(CODES, torch.zeros_like(LEVELS)), "factor 0 must take at least two values, got one: leave it out"),
         (lambda: mig(CODES, LEVELS, bins=1), "bins must be at least 2, got 1"),
-        (lambda: dci(CODES[:, :1], LEVELS), "must have 2 columns or more, got 1 and 2"),
-        (lambda: dci(CODES, LEVELS[:, :1]), "must have 2 columns or more, got 3 and 1"),
+        (lambda: dci(CODES[:, :1], LEVELS), "must have at least 2 columns, got 1 and 2"),
+        (lambda: dci(CODES, LEVELS[:, :1]), "must have at least 2 columns, got 3 and 1"),
         (lambda: dci(CODES, LEVELS, kept=0.0), "kept must be between 0 and 1, got 0"),
         (lambda: dci(CODES, LEVELS, kept=1.0), "kept must be between 0 and 1, got 1"),
         (lambda: disentanglement(-torch.eye(2)), "not negative"),

@@ -309,8 +309,8 @@ def _resumes(out):
 
 
 def test_pools_and_adaptive_augmentation_of_two_processes_resume_bit_for_bit(tmp_path, monkeypatch):
-    """The buffers of both processes are saved. One process continues with those of the first; two continue with
-    copies of those of one.
+    """The buffers of both processes are saved. A run resumed by one process instead of two uses those of the first
+    process; a run resumed by two processes instead of one copies them to both.
     """
     running.train(configure("ring-gan", ALONE), tmp_path / "alone")
     together(lambda: _resumes(tmp_path))
@@ -342,7 +342,7 @@ def same(a, b):
 
 
 def _takes_over(folder, takes, said):
-    """Resumed with another number of processes, a process uses the pools of the former process `takes`."""
+    """A run that is resumed with another number of processes uses the pools of process `takes` of the earlier run."""
     saved = torch.load(folder / "state" / "000000008.pt", weights_only=True)
     kept = saved["objective"] | saved["processes"][takes]["buffers"]
     recipe = read_config(folder)

@@ -289,7 +289,7 @@ def test_a_density_that_does_not_belong_to_its_draws_is_refused():
 
 @pytest.mark.parametrize("name", ["total-variation", "le-cam", "jensen-shannon", "hellinger"])
 def test_a_critic_that_is_0_guesses(name):
-    """It gains nothing; by its signs, each tie is half an error."""
+    """It measures a divergence of 0; if only signs count, an output of 0 is half an error."""
     assert critic_divergence(name, torch.zeros(7), torch.zeros(5)) == Estimate(0.0, 0.0)
     half = critic_divergence("total-variation", torch.tensor([0.0, 1.0]), torch.tensor([0.0, -1.0]))
     assert half.value == 0.5

@@ -49,7 +49,8 @@ def test_the_list_has_every_distribution_of_torch():
 @pytest.mark.filterwarnings("ignore:Singular sample")  # torch's Wishart warns about its own draws
 @pytest.mark.parametrize("q", everything(), ids=lambda q: type(q).__name__)
 def test_one_generator_makes_every_draw(q):
-    """Equal generators give equal draws, an advanced one others, and torch's global generator does not advance."""
+    """Equal generators give equal draws, a generator that has advanced gives others, and torch's global generator does
+    not advance."""
     before, g = torch.get_rng_state(), generator(3)
     draws = []
     for rng in (g, generator(3), g):

@@ -106,7 +106,7 @@ def test_table_reads():
     assert lines[0].split("  ")[0] == "estimator"
     assert [row.estimator for row in table.rows] == [
         "score function",
-        "score function, constant",
+        "score function, constant baseline",
         "score function, leave-one-out",
         "relaxed, tau = 0.5",
         "straight-through, tau = 0.5",
@@ -151,7 +151,7 @@ def test_a_straight_through_draw_is_no_reference():
     torch.testing.assert_close(table.exact, p * (W**3 - p @ W**3))
     assert table.reference == "the exact gradient, by enumeration"
     names = [row.estimator for row in table.rows]
-    assert names[0] == "straight-through, its own"
+    assert names[0] == "straight-through, by q itself"
     for name in names[1:4]:
         assert table[name].bias.abs().max() < 4
     assert table[names[0]].bias.abs().max() > 50

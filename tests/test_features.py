@@ -65,7 +65,7 @@ def test_large_pictures_of_classes_have_a_convolutional_classifier(monkeypatch):
 
 def test_the_numbers_themselves_and_the_users_own():
     assert torch.equal(features_of("raw", DIGITS)(X["x"]), X["x"].flatten(1))
-    assert features_of("auto", POINTS).name == "the numbers themselves"
+    assert features_of("auto", POINTS).name == "the raw numbers"
 
     def corner(x):
         return x.flatten(1)[:, :3]
@@ -86,5 +86,8 @@ def test_refusals():
         features_of("classifier", POINTS)
     with pytest.raises(ValueError, match="convolutional features need pictures"):
         features_of("convolutional", POINTS)
-    with pytest.raises(ValueError, match="features must be one of auto, classifier, convolutional, raw, got 'fid'"):
+    with pytest.raises(
+        ValueError,
+        match="features must be one of auto, classifier, convolutional, raw, or the folder of a reader run, got 'fid'",
+    ):
         features_of("fid", DIGITS)

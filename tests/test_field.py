@@ -67,7 +67,7 @@ def test_rounding_beside_a_kink_proves_nothing(a, near):
 
 
 def test_differences_are_as_wide_as_kinks_allow():
-    """No column may cross a kink that the probe did not cross, in 40 dimensions."""
+    """The step size of finite differences is the largest with which no coordinate crosses a kink, in 40 dimensions."""
     w = torch.linspace(-1, 1, 40, dtype=F64)
     for kink, expected in ((1e-2, CLOSE), (1.9e-3, 1e-4), (1.1e-3, 1e-4), (1.9e-5, 1e-6), (5e-8, NEAR)):
 

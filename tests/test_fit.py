@@ -79,7 +79,7 @@ def test_what_is_left_is_the_natural_step_of_the_slope():
 def test_a_fit_that_did_not_arrive_says_so():
     model = LinearGaussian(torch.ones(2, 2, dtype=F64) + torch.eye(2), torch.zeros(2), 0.01)
     x = 10 * draws(5, 2)
-    with pytest.warns(UserWarning, match=r"not reached for \d of 5 data: a step would still gain up to .* nats"):
+    with pytest.warns(UserWarning, match=r"not reached for \d of 5 data: one more step would gain up to .* nats"):
         fitted = fit_posterior(model, x, steps=1, generator=generator(0))
     assert float(fitted.left.max()) > 1
     with pytest.warns(UserWarning, match="was not reached"):
@@ -104,7 +104,7 @@ def test_a_fit_where_there_is_no_bound_says_so():
             return (z[0][..., 0] + 0.5).log()
 
     model = Logarithm(torch.ones(1, 1, dtype=F64), [0.0], 1.0)
-    with pytest.warns(UserWarning, match="not reached for 2 of 2 data: a step would still gain up to inf nats"):
+    with pytest.warns(UserWarning, match="not reached for 2 of 2 data: one more step would gain up to inf nats"):
         fitted = fit_posterior(model, torch.zeros(2, 1, dtype=F64), generator=generator(0))
     assert fitted.left.tolist() == [math.inf] * 2
 

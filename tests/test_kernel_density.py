@@ -175,9 +175,9 @@ def test_the_limit_of_that_failure_is_one_half():
 def test_refusals_of_kernel_densities():
     data = points(4)
     for bandwidth in (0.0, -1.0, 1e-200, 1e200, math.nan, math.inf):
-        with pytest.raises(ValueError, match="bandwidth must be positive"):
+        with pytest.raises(ValueError, match="bandwidth and its square must be positive"):
             KernelDensity(data, bandwidth)
-        with pytest.raises(ValueError, match="bandwidth must be positive"):
+        with pytest.raises(ValueError, match="bandwidth and its square must be positive"):
             leave_one_out_log_prob(data, bandwidth)
     for bad in (data[:0], data[0], torch.zeros(3, 0)):
         with pytest.raises(ValueError, match="data must be"):

@@ -125,7 +125,7 @@ def test_what_a_kernel_density_refuses():
         ValueError, match="bandwidth must be a number or one of silverman, scott, leave-one-out, got 'x'"
     ):
         KernelDensityModel(points(), "x")
-    with pytest.raises(ValueError, match="bandwidth must be positive"):
+    with pytest.raises(ValueError, match="bandwidth and its square must be positive"):
         KernelDensityModel(points(), 0.0)
     model = KernelDensityModel(points())
     with pytest.raises(ValueError, match=r"points must have the shape \(50, 2\), got \(49, 2\)"):

@@ -107,8 +107,8 @@ def test_a_wrong_encoder_loses_what_its_divergence_says():
 
 
 def test_a_mixture_is_judged_by_its_exact_density_and_the_components_it_uses():
-    """Three clusters and five components: three are used, each with a third of the data, up to the 1/5 due to the
-    prior.
+    """Three clusters and five components: three are used, each with a third of the data; the prior adds 1/5 of an
+    observation to each component.
     """
     centres = 6 * torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]], dtype=F64)
     x = (centres[:, None] + 0.3 * draws(3, 100, 2)).flatten(0, 1)
@@ -271,7 +271,7 @@ def test_an_interpolation_on_a_line_is_straight_and_of_classes_there_is_none():
     model = linear_vae()
     made = model.interpolate(generator(0), generator(1), 6)
     torch.testing.assert_close(made.diff(dim=0), made.diff(dim=0)[:1].expand(5, 3))
-    with pytest.raises(ValueError, match="nothing lies between two classes"):
+    with pytest.raises(ValueError, match="no points between two classes"):
         one_hot().interpolate(generator(0), generator(1), 3)
     with pytest.raises(ValueError, match="n must be at least 2, got 1"):
         model.interpolate(generator(0), generator(1), 1)

@@ -52,8 +52,8 @@ PICTURES = {
 @pytest.mark.parametrize("space", PICTURES.values(), ids=PICTURES)
 @pytest.mark.parametrize("name", HIERARCHIES)
 def test_every_hierarchy_has_convolutional_networks(name, space):
-    """A step changes encoder and decoder; samples have shape and levels of the data; the means of p(x | z) are those of
-    the z of these samples.
+    """A step changes encoder and decoder; samples have shape and levels of the data; the means of p(x | z) belong to
+    the same z as the samples.
     """
     family = HIERARCHIES[name]
     torch.manual_seed(0)

@@ -552,8 +552,8 @@ def test_a_saved_mixture_comes_back():
 
 
 def test_seeds_find_clusters_far_apart():
-    """Twelve clusters with widths 1/50 of their distances: one seed in each, for all generators; and so the fit
-    finds all.
+    """Twelve clusters with widths 1/50 of their distances: one seed in each, for all generators, so the fit finds all
+    of them.
     """
     corners = torch.tensor(list(itertools.product(range(4), range(3))), dtype=F64) * 50
     x = (corners[:, None] + randn(12, 20, 2)).flatten(0, 1)
@@ -796,7 +796,8 @@ def test_data_in_a_plane_are_refused(name, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 def test_thin_data_are_not_in_a_plane(dtype):
-    """A change of units adds its logarithm per row; a thin direction and a distant origin are fitted."""
+    """A change of the unit of a column adds the logarithm of its factor per row to the bound; thin data are fitted
+    too."""
     x = randn(500, 2).to(dtype)
 
     def bound(x):
@@ -859,7 +860,7 @@ def test_chunks_by_themselves_stay_small():
 
 
 def test_the_nearest_centre_is_found_far_from_0():
-    """Centres at distance 1 near 1e4, in single precision: each row is assigned to its own, as near 0."""
+    """Centres at distance 1 near 1e4, in single precision: each row is assigned to its own centre, as it is near 0."""
     centres = torch.tensor([[0.0, 0.0], [1.0, 0.0]])
     labels = torch.arange(200) % 2
     x = centres[labels] + 0.1 * torch.randn(200, 2, generator=torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""Data given from Python: every form of the same data gives the same rows, and what is wrong is refused at once."""
+"""Data passed from Python: every form of the same data gives the same rows, and invalid data are refused at once."""
 
 from __future__ import annotations
 

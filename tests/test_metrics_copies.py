@@ -95,8 +95,9 @@ def test_concentrated_samples_are_nearer_without_a_copy():
 
 
 def test_an_overfitted_model_is_found_and_a_good_one_is_not():
-    """A kernel density estimate 100 times too narrow is detected; new data of the same distribution have 1/2 within
-    4 standard errors; a distribution twice as wide is farther away than fresh data.
+    """A kernel density estimate 100 times too narrow is detected; for new data of the same distribution the share of
+    samples that are nearer to the training data than fresh data is 1/2 within 4 standard errors; a distribution twice
+    as wide is farther away than fresh data.
     """
     rng = generator(0)
     training, fresh, good = torch.randn(3, 400, 4, generator=rng)

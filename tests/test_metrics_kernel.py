@@ -54,8 +54,8 @@ def test_two_errors_cover_at_equality_far_from_it_and_between(dims, shift, most)
 
 def test_its_error_is_the_jackknifes_and_the_longer_arm_of_the_root():
     """n = 150 and 120, far from equality: the jackknife's variance J differs from that of the value by terms of
-    order 1/n. The error is sqrt(J) + J / 2W: two arms of the interval of W's root, over 4, where W includes the
-    pairs of a row with itself.
+    order 1/n. The error is sqrt(J) + J / 2W, where W is the distance with the pairs of a row with itself: half the
+    distance to the upper end of the interval sqrt(W) plus or minus two standard errors, squared.
     """
     rng = torch.Generator().manual_seed(0)
     x, y = 2 * torch.rand(150, 2, generator=rng).double(), 1 + torch.rand(120, 2, generator=rng).double()

@@ -1,4 +1,4 @@
-"""Data of one's own: tables, arrays, folders and pairs of folders are read exactly, and what is wrong is refused."""
+"""A user's data: tables, arrays, folders and pairs of folders are read exactly, and invalid input is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Packs: the pixels of a folder, bit for bit, whatever stopped in between; and which pictures are held out."""
+"""Packs: the pixels of a folder, bit for bit, also after interruptions; and which pictures are held out."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def test_several_processes_write_the_same_bytes(tmp_path):
 
 def test_broken_files_are_refused_if_strict_or_if_there_is_nothing_else(tmp_path):
     folder_of(tmp_path / "in", 4, broken=(1,))
-    with pytest.raises(ValueError, match=r"pictures must not be broken, got 1 that are: odd/0001.png: .*truncated"):
+    with pytest.raises(ValueError, match=r"pictures must not be broken, got 1 broken ones: odd/0001.png: .*truncated"):
         write_pack(list_pictures(tmp_path / "in"), FORM, tmp_path / "pack", strict=True)
     folder_of(tmp_path / "all", 5, broken=range(5))
     with pytest.raises(ValueError, match=r"got 5 that are: .*; \.\.\.$"):

@@ -1,4 +1,4 @@
-"""Pictures as people have them: what is in a folder, and every kind of file as the same kind of array."""
+"""Pictures in users' folders: which files are found, and arrays of the same kind from all file formats."""
 
 from __future__ import annotations
 
@@ -295,7 +295,7 @@ def test_links_are_followed_once(tmp_path):
     assert listing.skipped["again.png"] == "the same as a.png"
     assert listing.skipped["gone.png"] == "cannot be read: No such file or directory"
     assert listing.skipped["loop"] == "the same as this folder"
-    assert listing.skipped["sub/up"] == "the same as a folder that holds this one"
+    assert listing.skipped["sub/up"] == "the same as a folder that contains this one"
     assert listing.skipped["two"] == "the same as sub"
     assert {"elsewhere", "z-elsewhere"} & set(listing.skipped)
     assert "itself" in listing.skipped
@@ -311,7 +311,7 @@ def test_metadata_give_labels_and_texts(tmp_path):
     listing = list_pictures(fill(tmp_path / "csv", {"top.png": 1, "sub/b.png": 2, "sub/metadata.csv": table}))
     assert labels(listing) == {"sub/b.png": "dog", "top.png": None}
     assert texts(listing)["sub/b.png"] == "two\nlines, one comma"
-    assert listing.skipped == {"sub/missing.png": "named in sub/metadata.csv, but not a picture that is there"}
+    assert listing.skipped == {"sub/missing.png": "named in sub/metadata.csv, but there is no such picture"}
 
 
 def test_stylegan_labels_and_files_beside_the_pictures(tmp_path):

@@ -52,7 +52,7 @@ def test_levels_count_the_inked_dots_of_blocks(monkeypatch):
 
 @pytest.mark.parametrize("font", [*FONTS, *UNSEEN_FONTS])
 def test_a_digit_fills_its_height_is_whole_and_near_the_middle(font):
-    """In a bitmap of 64 dots: the height is 7/8 to all of it, the centre is off by at most 1/16; rounding is a dot
+    """In a bitmap of 64 dots: the height is 7/8 to all of it, the centre is off by at most 1/16; rounding can add a dot
     or two.
     """
     for height, width, place in ((56, 0.75, (-1.0, 1.0)), (64, 1.0, (1.0, -1.0))):

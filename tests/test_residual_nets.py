@@ -57,7 +57,8 @@ def test_rows_do_not_meet_and_everything_counts(shape, which):
 
 @pytest.mark.parametrize(("size", "patch", "padded"), [((33, 17), 2, (36, 20)), ((13, 18), 1, (14, 18))])
 def test_an_odd_picture_is_its_border_repeated(size, patch, padded):
-    """The same weights on the padded size give the same, the padding by numpy; what is added is cropped."""
+    """A network gives the same result as with the same weights on a picture that NumPy pads; generated padding is
+    cropped."""
     assert Pyramid(size, patch).coarsest == Pyramid(padded, patch).coarsest
     margins = [((b - a) // 2, b - a - (b - a) // 2) for a, b in zip(size, padded, strict=True)]
     x = torch.randn(2, 2, *size, dtype=F64)
@@ -124,7 +125,7 @@ def test_a_fresh_decoder_is_zero_and_its_two_parameters_are_halves_of_the_channe
 
 
 def test_a_fresh_game_is_one_without_blocks():
-    """At first a generator is conv(upsampled(noise times grid)) and a critic linear, for the blocks add zero."""
+    """Initially the blocks add zero, so a generator is conv(upsampled(noise times grid)), and a critic is linear."""
     generator = ResidualGenerator(5, (2, 16, 16), width=8, blocks=3).double()
     z = torch.randn(4, 5, dtype=F64)
     h = torch.einsum("bc,chw->bchw", z @ generator.enter.weight.T, generator.basis)

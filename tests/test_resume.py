@@ -139,7 +139,7 @@ def test_a_longer_run_that_is_stopped_keeps_the_weights_and_what_was_judged(caps
     monkeypatch.undo()
     assert [(copy_of / name).read_bytes() for name in kept] == before
     assert main(["sample", str(copy_of), "-n", "1"]) == 0
-    said = f"is of step 4, but training was stopped at step {reached}: finish it with --resume"
+    said = f"is from step 4, but training was stopped at step {reached}: finish it with --resume"
     assert said in capsys.readouterr().err
     assert main(going_on(copy_of)) == 0
     assert not (copy_of / "evaluation.json").exists()
@@ -169,8 +169,8 @@ def test_minutes_and_steps_change_places(copy_of):
 def test_a_run_goes_on_with_nothing_but_its_length_changed(capsys, copy_of):
     before = files(copy_of)
     for more, parts in (
-        (["--steps", "3"], ["must be trained for more than 4 steps", "got 3 steps"]),
-        (["--minutes", "1e-9"], ["must be trained for more than 4 steps", "got 1e-09 minutes"]),
+        (["--steps", "3"], ["must be trained for more than the 4 steps", "got 3 steps"]),
+        (["--minutes", "1e-9"], ["must be trained for more than the 4 steps", "got 1e-09 minutes"]),
         (["--steps", "8", "--seed", "1"], ["only steps or minutes can be changed"]),
         (["--steps", "8", "--set", "training.rates.critic=1"], ["only steps or minutes can be changed"]),
     ):

@@ -156,7 +156,7 @@ def test_extragradient_is_every_optimizers_own():
 
 
 def test_extragradient_converges_with_adam_where_descent_does_not():
-    """L = c x y: Adam is invariant to c, and so must the extrapolation be."""
+    """L = c x y: Adam is invariant to c, so the extrapolation must be too."""
 
     def last(rule, c):
         objective = Bilinear(c)

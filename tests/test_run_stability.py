@@ -78,7 +78,7 @@ def test_the_page_shows_both_where_they_were_asked_for(run, found):
         "Stability",
         ": not an equilibrium; linearised: ",
         "eigenvalues of the flow",
-        "of a step of training",
+        "of a training step",
     ):
         assert words in page
     assert "flow_leading" not in evaluate(run)
@@ -107,7 +107,7 @@ def test_in_words():
     said = part({"flow": settled, "training": way}, 64, 5)
     for words in ("one batch of 64", "1,234 weights: undecided", "largest real part -1, of all", "0.25 would converge"):
         assert words in said.text
-    assert "largest modulus -1, the decisive ones not found, of 2 found in 77 products" in said.text
+    assert "largest modulus -1, the decisive ones were not found, of 2 found in 77 products" in said.text
     assert "The flow, with 1,234 weights: not an equilibrium; linearised: converges linearly" in said.text
     assert len(said.plots) == 2
     by_key = {finding.key: finding for finding in said.findings}

@@ -87,8 +87,8 @@ def test_blur_and_collapse_are_seen(features):
 
 
 def test_copies_are_seen_and_so_is_what_is_concentrated():
-    """Data N(0, I) in the plane, n = 400: copies have 1; draws of N(0, I / 9), none of them a copy, have more than
-    1/2, as the page warns; fresh draws have 1/2.
+    """Data N(0, I) in the plane, n = 400. The share of samples nearer to the training data than test data are is 1 for
+    copies, 1/2 for fresh draws, and more than 1/2 for draws of N(0, I / 9), none of them a copy, as the page warns.
     """
     train, test, fresh = (points(400, seed) for seed in range(3))
     baseline = nearest_distance(test, train)[0]

@@ -81,7 +81,7 @@ EVERY_SLICE = {
 
 @pytest.mark.parametrize("loss", EVERY_SLICE.values(), ids=EVERY_SLICE)
 def test_implicit_and_sliced_are_explicit_less_a_constant(loss):
-    """On a mixture in the plane, with expectations by quadrature (over slices by all four): value and gradient to
+    """On a mixture in the plane, with expectations by quadrature (the mean over all four slices): value and gradient to
     1e-10.
     """
     p, (x, volume), net = plane(), nodes(2), small_net(2)

@@ -151,7 +151,7 @@ def test_a_density_integrates_to_one_and_is_that_of_the_points(source, sigma):
 
 @pytest.mark.parametrize("source", LAWS, ids=lambda source: source.kind)
 def test_the_density_with_noise_is_the_convolution(source):
-    """Of the density with a Gaussian, by Gauss-Hermite quadrature with 100 nodes per axis."""
+    """The convolution of the density with a Gaussian, by Gauss-Hermite quadrature with 100 nodes per axis."""
     log_p, sigma = source.open(0).truths.log_p, 0.2
     nodes, weights = np.polynomial.hermite_e.hermegauss(100)
     nodes, weights = torch.from_numpy(nodes), torch.from_numpy(weights / math.sqrt(2 * math.pi))

@@ -289,8 +289,8 @@ def damped_and_stiff():
 
 @pytest.mark.parametrize("top", [1, 6])
 def test_the_step_limit_of_a_large_game_is_set_by_eigenvalues_that_do_not_lead(top):
-    """2 |Re| / |lambda|^2 of -0.0015 +- 0.4i: Arnoldi finds this pair only with step sizes at which it grows. With
-    one eigenvalue at a time this takes two rounds: -0.01 +- 0.9i grows faster and hides it in the first.
+    """2 |Re| / |lambda|^2 of -0.0015 +- 0.4i: Arnoldi finds this pair only with step sizes at which it grows. If one
+    eigenvalue is added per round this takes two rounds, because -0.01 +- 0.9i grows faster and is found first.
     """
     limit = 2 * 0.0015 / (0.0015**2 + 0.4**2)
     some = stability(damped_and_stiff(), dense=0, top=top, products=600)

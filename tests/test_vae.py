@@ -336,9 +336,9 @@ def test_a_learned_prior_matches_the_moments_of_the_aggregate_posterior(layers):
 
 
 def test_beta_as_a_constraint_reaches_the_rate_distortion_function():
-    """Variances 4 and 1/4, unit noise, 1 nat: reverse water-filling spends all of it on the first, which is left
-    with 4 e^-2. Then the KL is the rate, the reconstruction is -(4 e^-2 + 1/4)/2 - log 2 pi, and the multiplier 4
-    e^-2; within 2%.
+    """Variances 4 and 1/4, unit noise, 1 nat: reverse water-filling spends the whole nat on the first coordinate, whose
+    error is then 4 e^-2. Then the KL is the rate, the reconstruction is -(4 e^-2 + 1/4)/2 - log 2 pi, and the
+    multiplier 4 e^-2; within 2%.
     """
     torch.manual_seed(0)
     x = torch.randn(64, 2, dtype=F64)

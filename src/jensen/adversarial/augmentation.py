@@ -1,11 +1,11 @@
 r"""Differentiable augmentation of the critic's input, with the same distribution for real and generated pictures.
 
-A transform takes pictures (B, C, H, W), changes each by its own random draw, and is differentiable, so that the
-generator learns through it. Applied to real pictures only, it would make the generator produce augmented pictures.
-Applied to both, the generator still has to match the data, as long as the distribution of T(x) determines that of x. A
-probability below 1 for each transform ensures this, as some pictures stay unchanged: Karras et al. find it safe up to
-0.8. At 1, the default of `augment` as in Zhao et al., it depends on the transform: after a flip with probability 1/2,
-for example, left and right can no longer be distinguished.
+A transform takes pictures (B, C, H, W), changes each by its own random draw, and is differentiable, so gradients reach
+the generator. Applied to real pictures only, it would make the generator produce augmented pictures. Applied to both,
+the generator still has to match the data, as long as the distribution of T(x) determines that of x. A probability below
+1 for each transform ensures this, as some pictures stay unchanged: Karras et al. find it safe up to 0.8. At 1, the
+default of `augment` as in Zhao et al., it depends on the transform: after a flip with probability 1/2, for example,
+left and right can no longer be distinguished.
 
 Draws come from torch's global generator, or from that of an enclosing `drawing`.
 """
@@ -292,9 +292,9 @@ def augment(
 
     Args:
         x: (B, C, H, W).
-        transforms: each from (B, C, H, W) to the same.
+        transforms: each maps (B, C, H, W) to (B, C, H, W).
         probability: probability of each transform for each picture.
-        generator: for all draws.
+        generator: random generator for all draws.
 
     Raises:
         ValueError: for x that is not (B, C, H, W), or a probability outside [0, 1].
@@ -324,7 +324,7 @@ class AdaptiveAugment(nn.Module):
     critic, changes it. All state is in integer buffers, so a resumed run continues exactly, in any precision.
 
     Args:
-        transforms: each from (B, C, H, W) to the same.
+        transforms: each maps (B, C, H, W) to (B, C, H, W).
         target: target value of r_t, in (-1, 1).
         ramp: number of pictures over which the probability can go from 0 to 1.
         interval: number of pictures between two adjustments.

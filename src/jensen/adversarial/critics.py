@@ -21,10 +21,10 @@ CHUNK = 512  # packs that go through a critic together
 
 
 class ModeFeatures(nn.Module):
-    r"""A point x, the one-hot index of its nearest mode, and its offset from it: (N, D) -> (N, K + 2 D + 1).
+    r"""A point x, the one-hot index of its nearest mode, and the offset from that mode: (N, D) -> (N, K + 2 D + 1).
 
     With $u = (x - c_k) / \sigma$, the offset is given as $u\,\mathrm{asinh}|u| / |u|$ and $\mathrm{asinh}|u|$, which
-    resolve the inside of a mode and stay small between modes. A critic with these inputs sees errors on the scale of
+    resolve the inside of a mode and are small between modes. A critic with these inputs sees errors on the scale of
     $\sigma$, which one with x as its input misses.
 
     Args:

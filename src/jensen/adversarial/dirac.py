@@ -37,7 +37,7 @@ class Atom(nn.Module):
         self.theta = nn.Parameter(torch.zeros((), dtype=torch.float64))
 
     def forward(self) -> Tensor:
-        """Theta itself, ()."""
+        """The parameter theta, ()."""
         return self.theta
 
 
@@ -64,8 +64,8 @@ class DiracGAN(Objective):
         f: a margin loss l, for $f(t) = -l(-t)$; "wasserstein", for f(t) = -t, which is l(m) = -m; or f itself,
             elementwise.
         instance_noise: standard deviation sigma, at least 0.
-        r1, r2: gamma of each penalty, at least 0; 0 is off.
-        gradient_penalty: lambda of WGAN-GP, at least 0; 0 is off.
+        r1, r2: gamma of each penalty, at least 0; 0: no penalty.
+        gradient_penalty: lambda of WGAN-GP, at least 0; 0: no penalty.
         clip: bound to which |psi| is clipped after each of the critic's updates.
         phases: order of the updates; by default both players simultaneously.
 

@@ -72,7 +72,7 @@ def bayes_risk(
         loss: one of the five, its name, or the result of `margin_loss`.
         p, q: distributions of real and generated data, without batch axes, over the same events.
         samples: number of Monte Carlo samples, half from each; not used if there is an exact method.
-        generator: for the Monte Carlo draws.
+        generator: random generator for the Monte Carlo draws.
 
     Raises:
         ValueError: for an unknown loss; for p or q that is not a distribution (for samples, see `critic_divergence`);
@@ -137,7 +137,7 @@ def risk(
 
     Args:
         loss: as in `bayes_risk`.
-        critic: from events (N, *event) to (N,). Events have the distributions' own dtype.
+        critic: maps events (N, *event) to (N,). Events have the dtype of the distributions.
         p, q, samples, generator: as in `bayes_risk`.
 
     Raises:
@@ -304,7 +304,9 @@ def _parts(d: Distribution) -> Tensor:
 
 
 def _joint(under_p: Value, under_q: Value, x: Tensor, y: Tensor, log_p: Tensor, log_q: Tensor) -> Tensor:
-    """The integrand at x, (N,), y being x in the dtype of q; 0 where a density is 0, even if the factor is infinite."""
+    """The integrand at x, (N,), where y is x in the dtype of q; 0 where a density is 0, even if the factor is
+    infinite.
+    """
     possible = (log_p > -math.inf) | (log_q > -math.inf)
     ratio = torch.where(possible, log_p - log_q, 0.0)
     a = under_p(x, ratio)

@@ -115,10 +115,10 @@ def trajectory(
 ) -> Tensor:
     r"""The path of the weights: by `train_step` with plain gradient descent, or along the flow $w' = -v(w)$.
 
-    Random draws inside the losses and the batch are the same at every step: the path of the sample-average game.
+    Random draws inside the losses and the batch are the same at every step, as in the sample-average game.
 
     Args:
-        game: not changed.
+        game: the game, which is not changed.
         update: None for the flow (Dormand-Prince, relative error 1e-10), or how players are updated.
         step_size: step size of all players, or a mapping from player to step size; for the flow, the time between
             points.
@@ -169,8 +169,8 @@ def change_along_flow(
     r"""$\frac{d}{dt} Q(w) = -\nabla Q(w) \cdot v(w)$: zero wherever Q is conserved.
 
     Args:
-        game: not changed.
-        quantity: Q, from (n,) to ().
+        game: the game, which is not changed.
+        quantity: Q, which maps (n,) to a scalar.
         at: (n,); the game's own weights by default.
         batch: batch on which the losses are evaluated.
         seed: random seed of the draws.

@@ -34,7 +34,7 @@ class Frozen(Objective):
 
     Raises:
         ValueError: if the game is not an objective, `at` is not one vector of all weights, or a phase names an unknown
-            player; later, if a loss reads an entry that the batch does not have.
+            player; in evaluation, if a loss reads an entry that the batch does not have.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Frozen(Objective):
             self.game.after(player, loss, self.when)
 
     def gradients(self, create_graph: bool = False) -> list[Tensor]:
-        """The gradient of each player's loss in its own parameters, all from one forward pass."""
+        """The gradient of each player's loss with respect to its own parameters, all from one forward pass."""
         with torch.enable_grad():
             losses = self(tuple(self.owned), self.batch, self.when)
             return [
@@ -174,7 +174,7 @@ def vector_field(
 
 
 def derivative(function: Callable[[Tensor], Tensor], at: Tensor, size: float) -> Product:
-    """Directional derivatives of a function from (n,) to (m,), by four differences: an error of size^4."""
+    """Directional derivatives of a function from (n,) to (m,), by four differences with an error of order size^4."""
 
     def product(direction: Tensor) -> Tensor:
         length = direction.norm()
@@ -190,7 +190,7 @@ def derivative(function: Callable[[Tensor], Tensor], at: Tensor, size: float) ->
 
 
 def exact_product(game: Frozen) -> Product:
-    """Directional derivatives of v at the current weights: $u \\mapsto J^T u$ is linear, and differentiated.
+    """Directional derivatives of v at the current weights: $u \\mapsto J^T u$ is differentiated; it is linear.
 
     The graph is built once; each product is one backward pass. The game's weights must not change meanwhile. Detached
     parts of a loss count as constant, as in autograd.
@@ -232,7 +232,8 @@ SIZES = (CLOSE, 1e-4, 1e-5, 1e-6, 1e-7, NEAR)
 def difference_step(function: Callable[[Tensor], Tensor], at: Tensor, seed: int) -> float:
     """The step size for differences: the largest, and most precise, of `SIZES` that agrees with all smaller ones.
 
-    A larger step fails if it crosses a kink; the probe moves as far along every axis as the columns of the matrix will.
+    A larger step fails if it crosses a kink; the probe moves as far along every axis as the differences for the matrix
+    will.
 
     Raises:
         ValueError: if the function is discontinuous here (differences grow as the step shrinks) or has a kink here.

@@ -10,8 +10,8 @@ risk of `margin`. The generator's loss of $t = D(G(z))$ is always chosen by name
 | linear         | -t                 | -1              | the same everywhere                                         |
 
 The squared loss increases beyond its target: in the saturating form it drives generated examples with t < -1 away from
-the real ones. There may be one logit per example, (B,), or many, (B, ...), as from a patch critic: losses are then
-means over the logits of an example.
+real ones. There may be one logit per example, (B,), or many, (B, ...), as from a patch critic: losses are then means
+over the logits of an example.
 """
 
 from __future__ import annotations

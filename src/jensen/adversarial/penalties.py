@@ -5,8 +5,8 @@ logit per example, from a critic that processes examples independently (no batch
 `lambda x: critic(x).flatten(1).mean(1)`. Under autocast they are computed in float32, and all their derivatives are
 finite where the gradient is 0. They need a second derivative.
 
-They are differentiable in the examples too. In a game this has no effect, since each player descends its own loss in
-its own parameters; a loop that calls `backward` on the critic's loss must detach the generated examples.
+They are differentiable in the examples too. In a game this has no effect, since each player descends its own loss with
+respect to its own parameters; a loop that calls `backward` on the critic's loss must detach the generated examples.
 """
 
 from __future__ import annotations
@@ -82,12 +82,12 @@ def gradient_penalty(
         critic: D, from (B, ...) to one logit per example.
         real, fake: real and generated examples, (B, ...), of the same shape.
         weight: lambda, at least 0.
-        sides: 2 penalises norms below and above 1, 1 only norms above 1.
-        generator: for epsilon.
+        sides: 2 penalises norms below and above 1; 1 penalises only norms above 1.
+        generator: random generator for epsilon.
 
     Raises:
         ValueError: for a negative weight, sides other than 1 and 2, examples of different shapes, or more than one
-            logit each.
+            logit per example.
 
     Source: Gulrajani et al. (2017), equation 3 and section 4; Petzka et al. (2018), equation 8 for one side.
 
@@ -118,11 +118,11 @@ def dragan(
         real: real examples, (B, ...).
         std: standard deviation of the noise, in the unit of x, at least 0.
         weight: lambda, at least 0.
-        sides: 2 penalises norms below and above 1, 1 only norms above 1.
-        generator: for the noise.
+        sides: 2 penalises norms below and above 1; 1 penalises only norms above 1.
+        generator: random generator for the noise.
 
     Raises:
-        ValueError: for a negative weight or std, sides other than 1 and 2, or more than one logit each.
+        ValueError: for a negative weight or std, sides other than 1 and 2, or more than one logit per example.
 
     Source: Kodali et al. (2017), equation 1, with k = 1 and c = std^2.
 
@@ -146,7 +146,7 @@ def spectral_norm(critic: nn.Module, iterations: int = 1) -> nn.Module:
     drawn from torch's initial distribution.
 
     Args:
-        critic: changed in place.
+        critic: the critic, changed in place.
         iterations: power iterations in each call of `power_iteration`, at least 1.
 
     Raises:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class ImagePool(nn.Module):
-    """About the last `size` generated pictures, some of which replace fresh ones in the critic's input.
+    """A buffer of `size` earlier generated pictures, some of which replace new ones in the critic's input.
 
     `forward` only draws; `push`, called in `Objective.after` of the generator, stores: an objective's forward changes
     no state. The pictures and their number are buffers, and draws come from torch's global generator, so a resumed run
@@ -43,7 +43,7 @@ class ImagePool(nn.Module):
         self.register_buffer("count", torch.zeros((), dtype=torch.long))
 
     def forward(self, fresh: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """Each picture is replaced with probability 1/2 by a random one of the pool; none while the pool is empty."""
+        """Replace each picture with probability 1/2 by a random picture of the pool; none while the pool is empty."""
         self._check(fresh)
         held = int(self.count)
         if not held:

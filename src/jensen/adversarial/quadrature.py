@@ -48,21 +48,22 @@ def breaks(f: Callable[[Tensor], Tensor]) -> Float[Tensor, " k"]:
 
 
 def _apart(places: Tensor, others: Tensor) -> Tensor:
-    """The places that coincide with none of the others, so that no edge occurs twice."""
+    """The places that do not coincide with any of `others`, so that no edge occurs twice."""
     return places[((places[:, None] - others).abs() > 1e-9).all(1)]
 
 
 def normal_mean(
     f: Callable[[Tensor], Tensor], mean: Float[Tensor, ""], deviation: Float[Tensor, ""], kinks: Float[Tensor, " k"]
 ) -> Float[Tensor, ""]:
-    r"""$E f(m + s n)$ for $n \sim N(0, 1)$, with its derivatives in m and s, those of second order too.
+    r"""$E f(m + s n)$ for $n \sim N(0, 1)$, with its first and second derivatives with respect to m and s.
 
-    Sixteen-point Gauss-Legendre on panels of n: of unit length, cut at the kinks, which move with m and s, so that
-    autograd includes the contribution of a kink to a second derivative, the jump of $f'$ times a density; around 0 and
-    every kink there are progressively wider panels in the argument of f, so that a large s misses nothing.
+    Sixteen-point Gauss-Legendre on panels of n of unit length, cut at the kinks. The cuts move with m and s, so that
+    autograd includes the contribution of a kink to a second derivative, the jump of $f'$ times a density. Around 0 and
+    every kink the panels are graded in the argument of f, so that nothing is missed for large s.
 
     Args:
-        f: elementwise, smooth except at its kinks, and beyond 64 about as smooth as a polynomial or an exponential.
+        f: elementwise function, smooth except at its kinks, and beyond 64 about as smooth as a polynomial or an
+            exponential.
         mean, deviation: m and s, (), float64; s of either sign.
         kinks: see `breaks`.
 

@@ -52,10 +52,11 @@ class Stability:
         weights: the number of weights of the game plus the size of the update's memory.
         complete: whether these are all eigenvalues; if not, the leading ones that Arnoldi found.
         converged: whether Arnoldi found the requested number of decisive eigenvalues.
-        confirmed: whether `step_size_below` also holds for the eigenvalues that it did not find.
-        speed: |v| here, 0 at an equilibrium. Elsewhere the eigenvalues tell whether neighbouring paths converge to each
-            other.
-        equilibrium: whether |v| is numerically 0: at most 1e-5 of the image of a unit vector under the matrix.
+        confirmed: whether `step_size_below` also holds for the eigenvalues that Arnoldi did not find.
+        speed: |v| here, 0 at an equilibrium. Away from one, the eigenvalues show whether neighbouring paths converge to
+            each other.
+        equilibrium: whether |v| is numerically 0: at most 1e-5 times the norm of the matrix applied to a random unit
+            vector.
         tolerance: distance to the imaginary axis, or to the unit circle, within which the verdict is "undecided";
             larger if differences are less precise, and if rounding splits multiple eigenvalues.
         products: number of matrix-vector products.
@@ -300,7 +301,7 @@ class _Matrix:
         return torch.stack([self(e) for e in eye], 1)
 
     def largest(self, kind: str, top: int, products: int, seed: int, step: float | None = None) -> tuple[Tensor, bool]:
-        """Eigenvalues of one kind by Arnoldi, and whether all requested were found; of I + step A with a step."""
+        """Eigenvalues of one kind by Arnoldi, of A or of I + step A; and whether all requested were found."""
         n = len(self.like)
         top = min(top, n - 2)
         basis = min(max(6 * top, 40), n)
@@ -331,7 +332,7 @@ class _Matrix:
 
 
 def _all(matrix: _Matrix, flow: bool, error: float) -> tuple[Tensor, bool, float]:
-    """All eigenvalues, whether they are decisive (always), and a tolerance.
+    """All eigenvalues, True (they include the decisive ones), and a tolerance.
 
     Rounding of size e moves an eigenvalue of multiplicity k by the k-th root of e: so the matrix is perturbed by its
     error, and the tolerance is how far this moves the decisive eigenvalue.
@@ -358,7 +359,9 @@ def _some(matrix: _Matrix, flow: bool, error: float, top: int, products: int, se
 
 
 def _confirmed(seen: Stability, matrix: _Matrix, error: float, top: int, products: int, seed: int) -> Stability:
-    """Add the eigenvalues that limit the step size, if products suffice: at that h all of I + hA are in the disc."""
+    """Add the eigenvalues that limit the step size h, if enough products are left: at that h all eigenvalues of I + hA
+    must lie in the unit disc.
+    """
     found, confirmed = seen.eigenvalues, False
     while len(found) and not confirmed and matrix.taken < products:
         h = _step_limit(found)
@@ -373,7 +376,7 @@ def _confirmed(seen: Stability, matrix: _Matrix, error: float, top: int, product
 
 
 def _joined(found: Tensor, others: Tensor) -> Tensor:
-    """The eigenvalues found, and those of `others` that are not among them."""
+    """The union of two sets of eigenvalues, without duplicates."""
     for value in others:
         if not any(_same(complex(value), complex(other)) for other in found):
             found = torch.cat([found, value[None]])

@@ -13,13 +13,13 @@ from torch import Tensor
 def wasserstein1(x: Shaped[Tensor, "..."], y: Shaped[Tensor, "..."]) -> Float[Tensor, ""]:
     r"""$\min_\pi \sum_{ij} \pi_{ij} |x_i - y_j|$ over transport plans with equal mass for every point of a sample.
 
-    Computed by sorting in one dimension; otherwise by assignment (equal sizes, up to some thousands of points) or a
-    linear programme (any sizes, up to some hundreds). Differentiable: the gradient is that of the cost for the optimal
+    Computed by sorting in one dimension; otherwise by assignment (equal sizes, up to a few thousand points) or a linear
+    programme (any sizes, up to a few hundred points). Differentiable: the gradient is that of the cost for the optimal
     plan. As an estimate of the distance between distributions it is too large by about $n^{-1/d}$ in d > 2 dimensions.
 
     Args:
         x: (N, ...), events flattened to vectors; |.| is Euclidean. Integers are converted to floats.
-        y: (M, ...) of the same event.
+        y: (M, ...), events of the same size.
 
     Returns:
         (), in the units of x.
@@ -62,7 +62,7 @@ Plan = tuple[Tensor, Tensor, Tensor]
 
 
 def _sorted_plan(x: Tensor, y: Tensor) -> Plan:
-    """Match quantiles; levels are counted in units of 1 / (N M), so that rounding cannot misplace one."""
+    """The plan that matches quantiles; masses are integers in units of 1 / (N M), so that rounding causes no errors."""
     n, m = len(x), len(y)
     levels = torch.cat([torch.arange(n, device=x.device) * m, torch.arange(m, device=x.device) * n]).unique()
     share = torch.cat([levels, levels.new_tensor([n * m])]).diff().double() / (n * m)

@@ -57,24 +57,24 @@ def bound(
     Args:
         bound: a function of a `Trace` of K draws, with tensors (K, B), to (B,) nats.
         model: an oracle, such as `LinearGaussian`; or any latent-variable model, whose log p(x) is then estimated by
-            50,000 importance samples of its q, or of its prior if their weights' tail is too heavy, and which shows
-            all but "tight".
+            50,000 importance samples of its q, or of its prior if the tail of their weights is too heavy; such a model
+            can show all but "tight".
         x: data, (B, ...); by default 3 draws of the model.
         claims: some of the four; by default all that the model can show.
         samples: increasing numbers of draws K.
         repeats: number of independent values of each bound for each datum, at least 2.
-        reparameterized: whether draws carry a gradient; False for a bound with the score function's.
+        reparameterized: whether draws carry a gradient; False for a bound that uses the score-function gradient.
         generator: used for every draw; None for torch's global one.
 
     Raises:
-        ValueError: for claims that are unknown or that the model cannot show, numbers of draws that do not rise from
-            at least 1, fewer than 2 repeats, no x from a model that does not sample, or an x whose log p importance
+        ValueError: for claims that are unknown or that the model cannot show, numbers of draws that are below 1 or do
+            not increase, fewer than 2 repeats, no x from a model that does not sample, or an x whose log p importance
             sampling cannot estimate.
 
     Source: Burda et al. (2016), theorem 1; Kingma & Welling (2014), equation 2.
 
-    A right bound passes; one that forgets to divide by K exceeds log p(x); one whose encoder has the pathwise gradient
-    alone is biased for K > 1 (Tucker et al. 2019).
+    A correct bound passes; one that forgets to divide by K exceeds log p(x); one whose encoder has the pathwise
+    gradient alone is biased for K > 1 (Tucker et al. 2019).
 
     >>> import math
     >>> from jensen.variational import LinearGaussian, iwae, sticking_the_landing
@@ -98,7 +98,7 @@ def bound(
             why = "only an oracle shows" if claim in CLAIMS else "there is no"
             raise ValueError(f"claims must be some of {', '.join(shown)}: {why} {claim!r}")
     if not samples or samples[0] < 1 or list(samples) != sorted(set(samples)):
-        raise ValueError(f"samples must rise from at least 1, got {list(samples)}")
+        raise ValueError(f"samples must be at least 1 and increase, got {list(samples)}")
     if repeats < 2:
         raise ValueError(f"repeats must be at least 2, got {repeats}")
     if x is None:
@@ -148,7 +148,7 @@ class _Trial:
         )
 
     def _off(self) -> list[Tensor]:
-        """Means and log standard deviations of a q that is not the posterior, one a row."""
+        """Means and log standard deviations of a q that is not the posterior, one row per datum."""
         if isinstance(self.model, Oracle):
             posterior = self.model.posterior(self.x)
             std = posterior.stddev
@@ -204,7 +204,9 @@ class _Trial:
         return 1e3 * torch.finfo(self.x.dtype).eps * (1 + float(log_p.abs().max()))
 
     def _gradient(self, k: int) -> Evidence:
-        """Directional derivatives in the means and in the log standard deviations; the datum with the largest error."""
+        """Evidence on the directional derivatives with respect to means and log standard deviations, for the datum with
+        the largest error.
+        """
         at = [v.requires_grad_() for v in self._off()]
         found = []
         for moving in at:
@@ -241,7 +243,7 @@ def _moments(values: Tensor) -> tuple[Tensor, Tensor]:
 def _worst(
     claim: str, limit: Tensor, mean: Tensor, stderr: Tensor, rounding: Tensor | float, relation: Relation
 ) -> Evidence:
-    """The datum with the largest error, in standard errors."""
+    """Evidence on the datum with the largest error, in standard errors."""
     allowed = ERRORS * stderr + rounding
     off = {"equal": (mean - limit).abs(), "at most": mean - limit, "at least": limit - mean}[relation]
     worst = int(torch.nan_to_num(off / allowed, nan=torch.inf).argmax())

@@ -11,7 +11,7 @@ from jensen.check.evidence import Report, bounded, close, mean_is
 from jensen.check.line import F64, Density, Line, rows_alone, uniform_evidence
 
 Kernel = Callable[[Tensor, torch.Generator], Tensor]
-"""One move of every chain: x (B, 1) and a generator to (B, 1)."""
+"""Moves every chain once: maps x (B, 1) and a generator to new x (B, 1)."""
 
 PAIRS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
     "u - 1/2, (u - 1/2)^2 of the quantile u": (lambda u: u - 0.5, lambda u: (u - 0.5) ** 2),
@@ -43,7 +43,8 @@ def mcmc(
         moves: number of moves over which errors add up, at least 1.
         chains: number of independent chains, at least 1,000; the five standard errors allowed for a quantile's mean are
             $1.5 / \sqrt{n}$.
-        bias: of a quantile's mean, allowed in addition, for moves that keep p only up to the order of their step.
+        bias: added to the tolerance on a quantile's mean, for moves that keep p only up to the order of their step
+            size.
         span: an interval that contains the mass of p.
 
     Raises:

@@ -15,7 +15,7 @@ from jensen.core.shapes import right_pad
 from jensen.diffusion import Denoiser, MixtureOracle, Prediction
 
 Loss = Callable[[Denoiser, Tensor, Tensor, Tensor], Tensor]
-"""(denoiser, x, t, eps) to one number a row, (B,)."""
+"""Maps (denoiser, x, t, eps) to one number per row, (B,)."""
 
 SMALL = 1e-6
 VIEWS: dict[str, Callable[..., Prediction]] = {
@@ -80,7 +80,8 @@ def denoising_loss(
         times: the times of the test, inside (0, 1).
 
     Raises:
-        ValueError: for an oracle of more than one dimension, a time at an end, or a loss that is not one a row.
+        ValueError: for an oracle of more than one dimension, a time of 0 or 1, or a loss that is not one number per
+            row.
 
     Source: Ho et al. (2020), equation 14; Kingma et al., VDM (2021), equation 13; Salimans & Ho (2022), section 4.
 
@@ -102,7 +103,7 @@ def denoising_loss(
     """
     oracle = oracle or two_modes()
     if oracle.means.shape[1] != 1:
-        raise ValueError(f"the oracle must be of one dimension, got {oracle.means.shape[1]}")
+        raise ValueError(f"the oracle must have one dimension, got {oracle.means.shape[1]}")
     if not all(0 < t < 1 for t in times) or not times:
         raise ValueError(f"times must lie inside (0, 1), got {times}")
     reach = 12 * float(oracle.variances.max().sqrt())
@@ -136,7 +137,7 @@ def _evidence(
         values: Any = loss(denoiser, x, t, eps)
         if not isinstance(values, Tensor) or values.shape != (len(x),):
             shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-            raise ValueError(f"a loss must be one number a row, ({len(x)},), got {shape}")
+            raise ValueError(f"a loss must be one number per row, ({len(x)},), got {shape}")
         return values
 
     least = rows(Moved(oracle, torch.ones_like, 0.0)).detach()

@@ -1,4 +1,4 @@
-"""Your ELBO, given as a loss with an encoder and a decoder, compared with the bound that these define."""
+"""Your ELBO, given as a loss with an encoder and a decoder, compared with the bound that encoder and decoder define."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from jensen.estimators.exact import leaves_of
 from jensen.variational.importance import LogMean
 
 ROUNDING = 1e-4
-"""Relative error allowed in addition, for single precision."""
+"""Relative tolerance for rounding in single precision, added to the statistical one."""
 ROWS = 4
 CHUNKS, COPIES = 20, 100
 """The number of importance samples of each example is CHUNKS times COPIES."""
@@ -40,25 +40,27 @@ def elbo(model: ELBO, x: Tensor, *, repeats: int = 400) -> Report:
 
     $$E[-\mathrm{loss}(x)] = E_{q(z|x)}[\log p(x|z) + \log p(z) - \log q(z|x)] \le \log p(x)$$
 
-    - The value of each example, against `encode`, `decode` and `prior`. If it differs, the claim names the common
-      mistake that gives the value found: a term averaged instead of summed, a sign, a missing term, a weight of the KL.
-    - It is at most log p(x), by 2,000 importance samples of q.
-    - A batch's loss is the mean, or the sum, of its examples'.
-    - The gradient in all parameters of q, of p(x|z) and of the prior: along a direction found on half of the calls, so
-      that a term that was detached shows.
+    - The value for each example is that computed from `encode`, `decode` and `prior`. If it differs, the claim names
+      the common mistake that gives the value found: a term averaged instead of summed, a sign, a missing term, a weight
+      of the KL.
+    - It is at most log p(x), which is estimated by 2,000 importance samples of q.
+    - The loss of a batch is the mean or the sum of the losses of its examples.
+    - The gradient with respect to all parameters of q, of p(x|z) and of the prior is right. It is compared along a
+      direction found on half of the calls, which detects a detached term.
 
-    All within five standard errors of the differences. Both sides draw from the same seeds: a loss that draws z once,
-    as the check does, is compared draw by draw, to rounding. Modules are in evaluation mode.
+    Each comparison allows five standard errors of the difference. Both sides draw from the same seeds: a loss that
+    draws z once, as the check does, is compared draw by draw, to rounding. Modules are in evaluation mode.
 
     Args:
-        model: with `loss(x)`, one value an example (B,) or one number for the batch, its mean or its sum, in nats;
-            `encode(x)` and `decode(z)`, distributions over z and over x, (B, ...), factorised or not; and, if p(z) is
-            not standard normal, `prior`, a distribution of one z or of (B, ...), or a function that returns it.
+        model: has three methods. `loss(x)` returns nats: one value per example (B,), or their mean or sum; `encode(x)`
+            and `decode(z)` return distributions over z and over x, (B, ...), factorised or not. If p(z) is not standard
+            normal, it also has `prior`: a distribution of one z or of (B, ...), or a function that returns it.
         x: examples, (B, ...); the first 4 are used.
-        repeats: calls of the loss for each claim, at least 10.
+        repeats: number of calls of the loss for each claim, at least 10.
 
     Raises:
-        ValueError: for what is no distribution, shapes that do not fit, or fewer repeats.
+        ValueError: for a `prior` or a return value that is not a distribution, shapes that do not match, or fewer than
+            10 repeats.
 
     Source: Kingma & Welling (2014), equations 2 and 3; Burda et al. (2016), equation 8.
 
@@ -97,7 +99,7 @@ def elbo(model: ELBO, x: Tensor, *, repeats: int = 400) -> Report:
 
 @dataclass(frozen=True)
 class Terms:
-    """The terms of the ELBO for one draw of z for each example, (B,); the KL in closed form and by the draw."""
+    """The terms of the ELBO for one draw of z per example, (B,); the KL in closed form and from the draw."""
 
     log_px: Tensor
     log_pz: Tensor
@@ -157,7 +159,7 @@ class _Case:
         if not isinstance(found, Distribution):
             raise ValueError(f"{name} must return a distribution of torch.distributions, got {type(found).__name__}")
         if not found.batch_shape or found.batch_shape[0] != len(of):
-            raise ValueError(f"{name} must return one distribution a row, ({len(of)}, ...), got {found.batch_shape}")
+            raise ValueError(f"{name} must return one distribution per row, ({len(of)}, ...), got {found.batch_shape}")
         return Independent(found, len(found.batch_shape) - 1)
 
     def prior(self, q: Distribution) -> Distribution:
@@ -182,7 +184,7 @@ class _Case:
     def drawn(self, repeats: int) -> tuple[Tensor, list[Tensor]]:
         """Losses (R, B), and from the same seeds log p(x|z), log p(z), log q(z|x) and both KLs, (R, B) each.
 
-        Where the loss is one number for a batch, each example is a batch of its own.
+        If the loss is one number for a batch, each example is passed as a separate batch.
         """
         losses, ours = [], []
         with torch.no_grad():
@@ -199,7 +201,7 @@ class _Case:
     # -- the claims ----------------------------------------------------------------------------------------------------
 
     def value(self, losses: Tensor, terms: Sequence[Tensor]) -> Evidence:
-        """The example with the largest error, in standard errors of the paired difference."""
+        """Evidence on the example with the largest error, in standard errors of the paired difference."""
         log_px, _, _, closed, drawn = terms
         kl = min((closed, drawn), key=lambda kl: float((losses + log_px - kl).std(0).sum()))
         found = _furthest("minus the loss is the ELBO", log_px - kl, -losses)
@@ -276,7 +278,7 @@ class _Case:
         return count if (whole.mean() - count * mean).abs() < (whole.mean() - mean).abs() else 1
 
     def gradients(self) -> Iterator[Evidence]:
-        """Compare along the direction of the largest difference in half of the calls, by the other half."""
+        """Compare gradients on half of the calls, along the direction in which they differ most on the other half."""
         torch.manual_seed(0)
         q = self.distribution("encode", self.x)
         z = (q.rsample() if q.has_rsample else q.sample()).detach()
@@ -316,7 +318,7 @@ class _Case:
         for k, name in enumerate(along):
             theirs = rest[:, 0, k]
             ours = min((rest[:, 1, k], rest[:, 2, k]), key=lambda ours: float((theirs - ours).std()))
-            claim = f"the gradient in the parameters of {name} is that of the ELBO"
+            claim = f"the gradient with respect to the parameters of {name} is that of the ELBO"
             error = (theirs - ours).std() / half**0.5
             yield estimate_is(claim, float(ours.mean()), theirs.mean(), error, bias=bias[name])
 
@@ -332,7 +334,7 @@ def _furthest(claim: str, expected: Tensor, measured: Tensor) -> Evidence:
 
 
 def _slope(value: Tensor, leaves: Sequence[Tensor]) -> Tensor:
-    """The gradient in all leaves as one vector; 0 where the value does not depend on a leaf."""
+    """The gradient with respect to all leaves, as one vector; 0 where the value does not depend on a leaf."""
     if not value.requires_grad:
         return torch.cat([torch.zeros(v.numel(), dtype=torch.float64) for v in leaves])
     found = torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True, retain_graph=True)

@@ -143,11 +143,11 @@ def estimate_is(
     """An estimate with a given standard error against its exact value: five standard errors are allowed.
 
     Args:
-        claim: a sentence.
+        claim: a sentence about what is measured.
         expected: the exact value.
         measured: the estimate, one number.
         stderr: its standard error.
-        bias: allowed in addition.
+        bias: added to the tolerance.
 
     >>> estimate_is("a mean of 100 draws", 0.0, 0.3, 0.1).holds
     True
@@ -168,12 +168,12 @@ def mean_is(
     """The mean of independent draws against its exact value, within a number of standard errors.
 
     Args:
-        claim: a sentence.
+        claim: a sentence about what is measured.
         expected: the exact value.
         draws: (N,), independent, N at least 2.
         relation: "equal", "at most" or "at least".
         errors: standard errors allowed.
-        bias: allowed in addition.
+        bias: added to the tolerance.
 
     >>> rng = torch.Generator().manual_seed(0)
     >>> mean_is("a standard normal has mean 0", 0.0, torch.randn(1000, generator=rng)).holds
@@ -189,7 +189,7 @@ def mean_is(
 
 
 def means_are(claim: str, expected: Tensor, draws: Tensor, *, errors: float = ERRORS) -> Evidence:
-    """The mean of independent rows (N, ...) against its exact value (...): reports the one with most standard errors.
+    """The mean of independent rows (N, ...) against its exact value (...), at the entry with the largest error.
 
     >>> rng = torch.Generator().manual_seed(0)
     >>> means_are("two means are 0", torch.zeros(2), torch.randn(1000, 2, generator=rng)).holds

@@ -1,4 +1,4 @@
-"""Whether a game is trained by its losses: its vector field, which loss moves which player, its eigenvalues."""
+"""Whether a game is trained by its losses: its vector field, the loss that moves each player, its eigenvalues."""
 
 from __future__ import annotations
 
@@ -51,19 +51,20 @@ def game(
 
     Args:
         game: a `jensen.core.Objective`, copied in double precision and trained by `jensen.training`; or a function that
-            returns each player's loss () at the current weights.
+            returns each player's loss, a scalar, at the current weights.
         batch: the data of an objective's losses.
         players: for a function: the weights of each player, in double precision.
-        step: for a function: one step of gradient descent in place, with the rate below; the weights are restored.
-            Random numbers in the losses of such a game must be the same at every call.
+        step: for a function: one step of gradient descent in place, with learning rate `rate`; the weights are restored
+            afterwards. Random numbers in the losses of such a game must be the same at every call.
         phases: which players move when; by default an objective's own phases, or all players at once.
         update: the update rule: "descend"; or, for all players at once, "extragradient", $w - h v(w - h v(w))$;
-            "optimistic", whose second step is $-h(2 v(w_1) - v(w_0))$, so that two are made; "consensus",
+            "optimistic", whose second step is $-h(2 v(w_1) - v(w_0))$, so two steps are made; "consensus",
             $w - h (v + \gamma v'^T v)$.
         gamma: the weight of consensus.
         rate: h, the learning rate.
-        eigenvalues: claimed eigenvalues of $-v'(w)$ at these weights, in any order; for games of some hundred weights.
-        seed: seeds the draws inside the losses.
+        eigenvalues: claimed eigenvalues of $-v'(w)$ at these weights, in any order; for games of up to a few hundred
+            weights.
+        seed: random seed of the draws inside the losses.
         tolerance: relative to the size of the compared values.
 
     Raises:
@@ -72,12 +73,8 @@ def game(
     Source: Mescheder et al. (2017), equation 2.
 
     >>> x, y = (nn.Parameter(torch.tensor(v, dtype=torch.float64)) for v in (1.0, 2.0))
-    >>> def step():  # forgets that y's loss has a gradient in x too
-    ...     for p in (x, y):
-    ...         p.grad = None
-    ...     (x * y).backward(); (-x * y).backward()
-    ...     with torch.no_grad():
-    ...         x.sub_(0.1 * x.grad); y.sub_(0.1 * y.grad)
+    >>> def step(): # forgets that y's loss also depends on x ... for p in (x, y): ... p.grad = None ... (x *
+    y).backward(); (-x * y).backward() ... with torch.no_grad(): ... x.sub_(0.1 * x.grad); y.sub_(0.1 * y.grad)
     >>> report = game(lambda: {"x": x * y, "y": -x * y}, players={"x": [x], "y": [y]}, step=step, eigenvalues=(1j, -1j))
     >>> [e.claim for e in report.failed]
     ['a step moves x by the gradient of its loss alone', 'a step moves y by the gradient of its loss alone']
@@ -239,7 +236,7 @@ def _jacobian(game: Objective, owned: Mapping[str, list[nn.Parameter]]) -> Tenso
 def _matched(claimed: Tensor, found: Tensor, tolerance: float) -> Evidence:
     claim = "the eigenvalues of the flow are those of the field's numerical Jacobian: largest distance"
     if len(claimed) != len(found):
-        raise ValueError(f"eigenvalues must be {len(found)}, one a weight, got {len(claimed)}")
+        raise ValueError(f"eigenvalues must be {len(found)}, one per weight, got {len(claimed)}")
     apart = (claimed.cpu()[:, None] - found.cpu()).abs()
     rows, columns = linear_sum_assignment(apart.numpy())
     return close(claim, 0.0, apart[rows, columns].max(), tolerance * (1 + float(found.abs().max())))

@@ -31,15 +31,16 @@ def gradient(
     $E[\hat g] = \nabla_\lambda \int q_\lambda(z) f(z)\, dz$: the estimator is called `repeats` times, its value is
     differentiated each time, and the mean of these gradients must lie within 5 standard errors of the exact one. By
     default the exact gradient is found by summing over q's support, by quadrature of one real variable, or else by
-    $50 \times 10^4$ draws of $\nabla f + (f - b) \nabla\log q$ of this function's own.
+    a mean of $\nabla f + (f - b) \nabla\log q$ over $50 \times 10^4$ draws.
 
     Args:
-        estimator: (q, f) to one value for each distribution of q's batch, whose gradient in q's parameters is the
-            estimate. Its value does not matter, nor how many draws it takes.
+        estimator: maps (q, f) to one value for each distribution of q's batch, whose gradient with respect to q's
+            parameters is the estimate. The value itself and the number of draws do not matter.
         q: made from parameters that require a gradient.
-        f: draws (K, *batch, *event) to values (K, *batch), of each draw alone.
+        f: maps draws (K, *batch, *event) to values (K, *batch), one draw at a time.
         exact: the gradient of E_q[f], summed over the batch: one tensor for each parameter.
-        parameters: leaves to differentiate in, in the order of `exact`; by default all that log q depends on.
+        parameters: leaf tensors whose gradient is tested, in the order of `exact`; by default all that log q depends
+            on.
         repeats: number of gradients, at least 2; each is a call and a backward pass.
         generator: used for every draw of torch and `torch.distributions`; None for torch's global one.
 
@@ -90,7 +91,7 @@ def _leaves(q: Distribution) -> list[Tensor]:
 
 
 def _unbiased(claim: str, truth: Tensor, doubt: Tensor, draws: Tensor, eps: float) -> Evidence:
-    """The entry with the largest error, in standard errors of the difference."""
+    """Evidence on the entry with the largest error, in standard errors of the difference."""
     mean, stderr = draws.mean(0), draws.std(0) / len(draws) ** 0.5
     spread = torch.sqrt(stderr**2 + doubt**2)
     allowed = ERRORS * spread + 64 * eps * (truth.abs() + draws.abs().amax(0)) + torch.finfo(torch.float64).tiny
@@ -104,7 +105,9 @@ def _given(
 ) -> tuple[list[Tensor], list[Tensor]]:
     given = [exact] if isinstance(exact, Tensor) else list(exact)
     if parameters is None and len(leaves) > 1:
-        raise ValueError(f"q has {len(leaves)} parameters: say in which order exact counts them, by parameters=[...]")
+        raise ValueError(
+            f"q has {len(leaves)} parameters: parameters=[...] must state the order in which exact lists them"
+        )
     if [g.shape for g in given] != [leaf.shape for leaf in leaves]:
         wanted, got = ([tuple(v.shape) for v in values] for values in (leaves, given))
         raise ValueError(f"the exact gradient must have the parameters' shapes, {wanted}, got {got}")

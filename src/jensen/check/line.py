@@ -129,7 +129,7 @@ def rows_alone(claim: str, run: Callable[[Tensor], Tensor], rows: int = 8, toler
 
     Args:
         claim: a sentence.
-        run: takes the indices of the rows of a batch, (4,), and returns one result a row; its random numbers must be
+        run: takes the indices of the rows of a batch, (4,), and returns one result per row; its random numbers must be
             the same each time.
         rows: number of rows, at least 7.
         tolerance: relative to the row, or to 1 if that is larger.
@@ -139,12 +139,12 @@ def rows_alone(claim: str, run: Callable[[Tensor], Tensor], rows: int = 8, toler
 
 
 def uniform_evidence(what: str, u: Tensor, bias: float = 0.0, errors: float = 5.0) -> list[Evidence]:
-    r"""Draws u (N,) are uniform on [0, 1]: their mean, their spread, the largest gap of distribution functions.
+    r"""Draws u (N,) are uniform on [0, 1]: their mean, their variance, the largest gap between distribution functions.
 
     Args:
         what: a prefix of the claims.
         u: independent draws, mapped by the distribution function that they should have.
-        bias: allowed in addition.
+        bias: added to the tolerance.
         errors: standard errors allowed; the gap is allowed half of this over $\sqrt N$, which with five standard errors
             is exceeded with probability $2 e^{-2 \cdot 2.5^2}$.
     """
@@ -164,12 +164,12 @@ def uniform_evidence(what: str, u: Tensor, bias: float = 0.0, errors: float = 5.
 
 
 def normal_nodes(count: int = 40) -> tuple[Tensor, Tensor]:
-    """Places (N,) and masses (N,) whose sums are means over N(0, 1), exact for polynomials of degree 2 N - 1."""
+    """Nodes (N,) and weights (N,) of quadrature over N(0, 1), exact for polynomials of degree up to 2 N - 1."""
     places, weights = (torch.from_numpy(v) for v in np.polynomial.hermite_e.hermegauss(count))
     return places, weights / weights.sum()
 
 
 def normal_grid(dims: int, count: int) -> tuple[Tensor, Tensor]:
-    """Places (dims, N) and masses (N,) of independent standard normal variables: the products of `normal_nodes`."""
+    """Nodes (dims, N) and weights (N,) of quadrature over N(0, I) in several dimensions: products of `normal_nodes`."""
     places, masses = (torch.cartesian_prod(*[v] * dims).view(-1, dims) for v in normal_nodes(count))
     return places.T.contiguous(), masses.prod(1)

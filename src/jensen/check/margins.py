@@ -38,17 +38,17 @@ def margin_loss(
 ) -> Report:
     r"""Whether a margin loss, and what is claimed about it, agree with the definition.
 
-    For the loss alone: $l \ge 0$; the best critic says real where real is more likely; $-\inf_d$ is convex and never
-    increases in u. For the claims: $f(u) = -\inf_d [u\,l(d) + l(-d)]$, convex and never increasing; the critic
+    For the loss alone: $l \ge 0$; the best critic is positive where real data are more likely; $-\inf_d$ is convex and
+    never increases in u. For the claims: $f(u) = -\inf_d [u\,l(d) + l(-d)]$, convex and never increasing; the critic
     attains the infimum; the least risk of masses p, q is
     $\frac12 \sum_x \inf_d [p\,l(d) + q\,l(-d)] = -\frac12 \sum_x f(p/q)\, q$, for p and q that overlap, that have
     holes, that are equal and that are disjoint.
 
     Args:
         loss: l, elementwise on float64 tensors.
-        f: claimed, elementwise on u > 0.
-        critic: $D^*$, claimed, elementwise on u > 0.
-        risk: claimed; from two rows of masses (K,) that sum to 1, some of them 0.
+        f: claimed f, elementwise on u > 0.
+        critic: claimed best critic $D^*$, elementwise on u > 0.
+        risk: claimed least risk, a function of two vectors of masses (K,) that sum to 1, some of them 0.
         tolerance: relative to $1 + |f|$.
 
     Source: Nguyen, Wainwright & Jordan (2009), sections 2 and 3.
@@ -104,7 +104,7 @@ def _shape(name: str, u: Tensor, values: Tensor, tolerance: float) -> Iterator[E
 
 
 def infimum(loss: Elementwise, u: Tensor) -> tuple[Tensor, Tensor]:
-    """The d that minimises u l(d) + l(-d), (N,), and the minimum, by a grid over all d and finer ones around its best.
+    """The d that minimises u l(d) + l(-d), (N,), and the minimum: by a grid, and finer grids around its best point.
 
     >>> d, least = infimum(lambda m: torch.exp(-m), torch.tensor([4.0], dtype=torch.float64))
     >>> round(float(d), 4), round(float(least), 9)  # log(4) / 2, 2 sqrt(4)

@@ -58,7 +58,7 @@ def laws_of_file(path: Path) -> list[Law]:
 
 
 def _defined(value: Any, module: str) -> bool:
-    """Whether a class or a function is the file's own, not one that it imports."""
+    """Whether a class or a function is defined in the file and not imported."""
     return not (inspect.isclass(value) or inspect.isfunction(value)) or value.__module__ == module
 
 

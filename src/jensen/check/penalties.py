@@ -24,21 +24,22 @@ def penalty(
     r"""Whether a penalty is $h(|\nabla D|)$, on critics whose gradient is known, in double precision.
 
     On $D(x) = a \cdot x$ the norm, over all axes of an event, is |a| at every point: the penalty is h(|a|) for every
-    example, in batches of 1 and of 5, for vectors and for pictures, and its derivative in a is $h'(|a|)\, a/|a|$; at
-    a = 0 value and derivative are finite. On $D(x) = |x - c|^2/2$ the norm is |x - c|, which shows where the gradient
-    is taken; for points between real and generated ones, with c at either end and aside, it shows that they are between
-    and uniformly distributed. The penalty of an example does not depend on the others of its batch.
+    example, in batches of 1 and of 5, for vectors and for pictures, and its derivative with respect to a is $h'(|a|)\,
+    a/|a|$; at a = 0 value and derivative are finite. On $D(x) = |x - c|^2/2$ the norm is |x - c|, which shows where the
+    gradient is taken; for a penalty between real and generated points, c at either end and off the line shows that its
+    points are uniformly distributed between them. The penalty of an example does not depend on the other examples of
+    its batch.
 
     Args:
-        penalty: from (critic, real, fake) to one number an example (B,), or to the batch's mean (). It may draw from
-            torch's global generator. The critic gives one logit an example, (B,).
+        penalty: maps (critic, real, fake) to one number per example (B,), or to the mean of the batch, a scalar. It may
+            draw from torch's global generator. The critic returns one logit per example, (B,).
         of_norm: h, elementwise; `lambda g: 10 * (g - 1) ** 2` for WGAN-GP.
-        at: where the gradient is taken: "real", "fake", "between" (at $\epsilon x + (1 - \epsilon) G$, one uniform
-            epsilon an example), or "anywhere" if this is not tested.
+        at: where the gradient is taken: "real", "fake", "between" (at $\epsilon x + (1 - \epsilon) G$, with one uniform
+            epsilon per example), or "anywhere" if this is not tested.
         tolerance: absolute; "between" is tested within 5 standard errors of 20,000 draws, or of 200 for a batch's mean.
 
     Raises:
-        ValueError: for another place, or a penalty of another shape.
+        ValueError: for an unknown `at`, or a penalty of another shape.
 
     Source: Gulrajani et al. (2017), section 4; Mescheder et al. (2018), equation 9.
 
@@ -83,7 +84,7 @@ def _on_a_line(
 def _derivative(
     penalty: Penalty, of_norm: Callable[[Tensor], Tensor], event: tuple[int, ...], tolerance: float
 ) -> Iterator[Evidence]:
-    """The derivative of the penalty in the critic's weights a."""
+    """The derivative of the penalty with respect to the critic's weights a."""
     for norm in (*NORMS, 0.0):
         a = (_direction(event) * norm).requires_grad_()
         value = _paid(penalty, _linear(a), *_examples(4, event)).mean()
@@ -98,7 +99,7 @@ def _derivative(
             continue
         size = torch.tensor(norm, dtype=a.dtype).requires_grad_()
         (slope,) = torch.autograd.grad(of_norm(size), size)
-        claim = f"derivative of the penalty in a: h'(|a|) a/|a|, |a| = {norm:g}, examples of shape {event}"
+        claim = f"derivative of the penalty with respect to a: h'(|a|) a/|a|, |a| = {norm:g}, examples of shape {event}"
         yield close(claim, slope * _direction(event), found, tolerance)
 
 
@@ -114,7 +115,9 @@ def _finite(*values: Tensor) -> Tensor:
 
 
 def _apart(penalty: Penalty, tolerance: float) -> Evidence:
-    """The mixed difference of the mean penalty in two examples is 0 if each penalty depends on its example alone."""
+    """The mixed second difference of the mean penalty with respect to two examples is 0 if each penalty depends on its
+    own example only.
+    """
 
     def paid(one: Tensor, others: Tensor) -> Tensor:
         x = torch.cat([one, others])
@@ -190,6 +193,6 @@ def _paid(penalty: Penalty, critic: Critic, real: Tensor, fake: Tensor, seed: in
         torch.manual_seed(seed)
         value = penalty(critic, real, fake)
     if value.shape not in ((), (len(real),)):
-        wanted = f"one number an example, ({len(real)},), or their mean"
+        wanted = f"one number per example, ({len(real)},), or their mean"
         raise ValueError(f"a penalty must be {wanted}, got {tuple(value.shape)}")
     return value

@@ -35,14 +35,14 @@ class Panel:
     """A phase portrait of one game.
 
     Attributes:
-        title: of the panel.
+        title: title of the panel.
         game: a game with two weights.
         update: None for the flow, or how players move; see `jensen.adversarial.trajectory`.
-        step_size: of the players, or the time between points of the flow.
+        step_size: step size of the players, or the time between points of the flow.
         steps: number of steps of each orbit.
         starts: initial weights of the orbits.
         at: the equilibrium, at which the game is linearised; it is marked.
-        labels: of the axes; by default the names of the players.
+        labels: labels of the axes; by default the names of the players.
     """
 
     title: str
@@ -96,7 +96,7 @@ def phase_portrait(panels: Sequence[Panel], *, columns: int = 4, extent: float =
 
     Args:
         panels: at least one.
-        columns: panels in a row.
+        columns: number of panels in a row.
         extent: both axes go from -extent to extent.
         scale: multiplies the resolution.
 
@@ -111,7 +111,7 @@ def phase_portrait(panels: Sequence[Panel], *, columns: int = 4, extent: float =
 
 
 def phase_portrait_svg(panels: Sequence[Panel], *, columns: int = 4, extent: float = 2.2) -> str:
-    """The same as inline SVG, for a page."""
+    """The same portraits as inline SVG, for a page."""
     return _svg(_drawn(panels, columns, extent))
 
 
@@ -157,7 +157,7 @@ def _arrows(axes: Any, game: Objective, extent: float) -> None:
     """The direction of the flow, with arrows of equal length."""
     frozen = Frozen(game)
     if len(frozen.weights) != 2:
-        raise ValueError(f"a phase portrait is of two weights, got {len(frozen.weights)}")
+        raise ValueError(f"a phase portrait needs a game with two weights, got {len(frozen.weights)}")
     line = torch.linspace(-extent, extent, ARROWS + 2, dtype=torch.float64)[1:-1]
     points = torch.cartesian_prod(line, line)
     v = -torch.stack([frozen.field(w) for w in points])

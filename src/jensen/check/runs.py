@@ -36,7 +36,7 @@ PATIENCE = 120  # seconds for all processes together
 
 @runtime_checkable
 class Run(Protocol):
-    """A training run: makes one step at a time, and saves all that a resume needs as tensors and plain values."""
+    """A training run: makes one step at a time, and saves all that is needed to resume, as tensors and plain values."""
 
     def step(self) -> object: ...
 
@@ -57,22 +57,22 @@ def resume(
     """Whether a run that is interrupted and resumed is bitwise equal to the uninterrupted one.
 
     The state is written by `torch.save` after some steps and loaded into a new run, with torch's global generator in
-    another state. Two uninterrupted runs from one seed agree; steps change the state; the loaded state is as saved;
-    at the end no entry of the state differs, and no tensor or random generator that the run holds, in the state or not:
-    in its attributes and theirs, modules, optimizers, containers, and in what its functions close over. So averaged
-    weights that were not saved are found, although nothing in the state depends on them.
+    another state. Two uninterrupted runs from one seed agree; steps change the state; the loaded state is the saved
+    one. At the end the two runs agree in every entry of the state, and in every tensor and random generator that they
+    hold outside it: in nested attributes, modules, optimizers, containers and closures of functions. So averaged
+    weights that were not saved are detected, although nothing in the state depends on them.
 
     Args:
         make: returns a new run (`step`, `state_dict`, `load_state_dict`), or an objective, which `jensen.training` then
             trains by AdamW with averaged weights.
         stream: the batches of an objective; empty ones by default.
         update: the update rule of an objective's players.
-        before: steps before the interruption, at least 1.
-        after: steps after it, at least 1.
-        seed: for torch's global generator, whose state is restored.
+        before: number of steps before the interruption, at least 1.
+        after: number of steps after the interruption, at least 1.
+        seed: random seed for torch's global generator, whose state is restored afterwards.
 
     Raises:
-        ValueError: for fewer steps.
+        ValueError: for `before` or `after` below 1.
 
     >>> class Noisy:  # its momentum is not in its state
     ...     def __init__(self):
@@ -219,7 +219,7 @@ def _parts(value: Any) -> Iterable[tuple[object, Any]]:
 
 
 def _slots(cls: type) -> tuple[str, ...]:
-    """Attributes that are in no `__dict__`, as of `dataclass(slots=True)`."""
+    """Attributes that are not in `__dict__`, such as those of `dataclass(slots=True)`."""
     names = vars(cls).get("__slots__", ())
     return tuple(n for n in ((names,) if isinstance(names, str) else names) if n not in ("__dict__", "__weakref__"))
 
@@ -249,22 +249,24 @@ def data_parallel(
     processes: int = 2,
     tolerance: float | None = None,
 ) -> Report:
-    r"""Whether n processes, each on a share of the rows, compute the gradient of one process on all of them.
+    r"""Whether n processes, each with a share of the rows, compute the gradient of one process with all rows.
 
     $\frac1n \sum_r g(\text{rows } r, r + n, ...) = g(\text{all rows})$, which requires a loss that is a mean over
-    independent rows; and in a group of n gloo processes each of them ends with this gradient.
+    independent rows; and in a gloo group of n processes, each process ends with this gradient.
 
     Args:
-        gradient: from rows to a vector (N,): of this process alone where there is no group, of the group where one is
-            initialised (as `DistributedDataParallel`, or an explicit mean, leaves it in `.grad`); or an objective,
-            whose gradients `jensen.training` takes. Without draws.
-        batch: rows; their number divides by that of the processes, which are forked from this one, on the CPU.
+        gradient: maps rows to a gradient (N,): that of this process, or, if a process group is initialised, that of the
+            group (which `DistributedDataParallel`, or an explicit mean, leaves in `.grad`); or an objective, whose
+            gradients `jensen.training` takes. Without draws.
+        batch: rows, whose number is a multiple of the number of processes; these are forked from this process and run
+            on the CPU.
         processes: n, at least 2.
-        tolerance: relative to the largest entry; 1e-12 for an objective, which is looked at in double precision, and
-            1e-5 otherwise.
+        tolerance: relative to the largest entry; 1e-12 for an objective, which is tested in double precision, and 1e-5
+            otherwise.
 
     Raises:
-        ValueError: for fewer than 2 processes, rows that do not divide, or a process group that is already initialised.
+        ValueError: for fewer than 2 processes, a number of rows that is not a multiple of it, or a process group that
+            is already initialised.
         RuntimeError: if a process fails.
 
     >>> w = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
@@ -291,7 +293,7 @@ def data_parallel(
 
 
 def _gradient_of(objective: Objective) -> Callable[[Batch], Tensor]:
-    """All players' gradients of one forward pass, as a step of training takes them."""
+    """All players' gradients from one forward pass, computed as in a training step."""
 
     def gradient(batch: Batch) -> Tensor:
         game = Frozen(objective, batch)

@@ -15,7 +15,7 @@ from jensen.check.line import F64, rows_alone, uniform_evidence
 from jensen.diffusion import CosineSchedule, Denoiser, MixtureOracle, Sampler, integrate, time_grid
 
 Path = Callable[[Denoiser, Tensor, Tensor, torch.Generator], Tensor]
-"""(denoiser, z at times[0], times, generator) to z at times[-1]."""
+"""Maps (denoiser, z at times[0], times, generator) to z at times[-1]."""
 
 EXACT = 1e-9  # below it errors are rounding and have no order
 
@@ -53,7 +53,9 @@ def _law(oracle: MixtureOracle, t: float) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _spread(what: str, oracle: MixtureOracle, z: Tensor, t: float, bias: float) -> Evidence:
-    """Mean squared distance from a mode over its variance, modes weighted by their posterior; 1 if z_t is exact."""
+    """Mean squared distance from a mode divided by its variance, with modes weighted by their posterior; 1 if z_t is
+    exact.
+    """
     mean, deviation, weight = _law(oracle, t)
     place = (z.double() - mean) / deviation
     square = (torch.softmax(weight.log() - deviation.log() - place**2 / 2, 1) * place**2).sum(1)
@@ -62,7 +64,7 @@ def _spread(what: str, oracle: MixtureOracle, z: Tensor, t: float, bias: float) 
 
 
 def order_of(errors: Sequence[float], counts: Sequence[int]) -> float:
-    """The least-squares slope of log error against log step; not a number where an error is not finite."""
+    """The least-squares slope of log error against log step; nan if an error is not finite."""
     x, y = (torch.tensor(v, dtype=F64).log() for v in (counts, errors))
     x, y = x - x.mean(), y - y.mean()
     return -float((x * y).sum() / (x * x).sum())
@@ -89,23 +91,23 @@ def sampler(
     distribution functions, so that every path is known without solving the ODE. A deterministic sampler must converge
     to this path with its order, and decode what it encodes; a stochastic one must map the marginal $F_t$ to $F_s$, with
     the right spread in each mode. By default the numbers of draws and steps detect 5% more noise than an ancestral step
-    has. For both: a path of one step makes that step, and a path of several makes the last one; the same generator
+    has. For both: a path of one step moves z, and a path of several steps includes the last one; the same generator
     gives the same draws; and no row depends on another.
 
     Args:
         sampler: one of jensen's (its `step`), or a function (denoiser, z, times, generator) -> z, which gets a
             denoiser `denoiser(z, t)` of z (B, 1) and t (B,) that returns `.x`, `.eps`, `.v` and `.score`, and
             decreasing times (increasing ones to encode).
-        oracle: exact denoiser of one dimension; by default two unequal modes under the cosine schedule.
+        oracle: exact denoiser in one dimension; by default two unequal modes under the cosine schedule.
         order: the claimed order of convergence; a sampler of higher order passes too.
-        deterministic: whether the sampler claims to use no random numbers; None to find out.
+        deterministic: whether the sampler claims to use no random numbers; None: tested.
         encodes: whether a deterministic sampler also claims to run backwards, from data to noise.
         start, end: times of the path, 0 <= end < start <= 1.
-        counts: increasing numbers of steps by which the order is measured.
+        counts: increasing numbers of steps with which the order is measured.
         steps: number of steps of the path whose marginal is tested.
         draws: number of draws on that path, at least 1,000; by default 40,000, or 10,000 for a deterministic sampler.
-        bias: the bias of a quantile allowed for this number of steps, and five times that for the spread in a mode,
-            which moves a quantile's spread by about a fifth; 1 / (2 steps) by default.
+        bias: allowed bias of a quantile for this number of steps, 1 / (2 steps) by default; for the variance in a mode
+            five times this is allowed, because it changes the variance of a quantile by about a fifth.
         grid: name of a `jensen.diffusion.time_grid`.
 
     Raises:
@@ -128,8 +130,8 @@ def sampler(
     >>> sampler(mine).failed[0].claim
     'order of convergence to the exact path'
 
-    A diffusers scheduler, with the same number of its own times (start = 1, end = 1/1000, encodes = False, an oracle
-    with its betas, `BetaSchedule`):
+    A diffusers scheduler, which uses its own times, the same number of them (start = 1, end = 1/1000, encodes = False;
+    the oracle has its betas, `BetaSchedule`):
 
     >>> def scheduled(denoiser, z, times, generator, scheduler):
     ...     scheduler.set_timesteps(len(times))  # the last of these steps goes below the first beta, and is not made
@@ -139,7 +141,8 @@ def sampler(
     ...     return z
 
     An azula sampler, given one of its denoisers whose `schedule` is `denoiser.schedule.alpha_sigma` and whose posterior
-    has the mean `denoiser(z, t).x`; it draws from torch's global generator, to which `drawing` hands the check's:
+    has the mean `denoiser(z, t).x`; it draws from torch's global generator, for which `drawing` substitutes the
+    generator of the check:
 
     >>> def sampled(kind, denoiser, z, times, generator):
     ...     from jensen.core.seeding import drawing

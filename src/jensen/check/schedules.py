@@ -12,7 +12,7 @@ from jensen.check.evidence import Evidence, Report, bounded, close
 from jensen.check.line import F64
 
 Levels = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""Times (B,) to alpha and sigma, (B,) each."""
+"""Maps times (B,) to alpha and sigma, (B,) each."""
 
 
 FALL = 1e-9  # least decrease of the log-SNR from one time to the next: less is rounding
@@ -50,25 +50,26 @@ def schedule(
     - `log_snr` is $\log(\alpha^2/\sigma^2)$, and `time` its inverse;
     - `transition` gives $(a_{t|s}, \sigma_{t|s})$ with $a_{t|s}\alpha_s = \alpha_t$ and
       $a_{t|s}^2\sigma_s^2 + \sigma_{t|s}^2 = \sigma_t^2$, and two of them compose to one (Chapman-Kolmogorov);
-    - `posterior` is $q(z_s|z_t,x)$ by Bayes' rule: of precision $\sigma_s^{-2} + a^2\sigma_{t|s}^{-2}$, and
-      its mean weighs x and $z_t$ by their precisions.
+    - `posterior` is $q(z_s|z_t,x)$ by Bayes' rule: its precision is $\sigma_s^{-2} + a^2\sigma_{t|s}^{-2}$, and its
+      mean weights x and $z_t$ by their precisions.
 
     Args:
-        schedule: times (B,) to (alpha, sigma), or an object with `alpha_sigma`; its `log_snr` and `time` are checked
-            too, unless they are given here.
+        schedule: maps times (B,) to (alpha, sigma), or is an object with `alpha_sigma`; its `log_snr` and `time` are
+            checked too, unless they are given here.
         variance_preserving: whether $\alpha^2 + \sigma^2 = 1$ is claimed.
-        log_snr: (B,) times to (B,).
-        time: (B,) log-SNRs to (B,) times.
-        transition: (s, t), each (B,) and s < t, to (a, deviation) of q(z_t | z_s).
-        posterior: (z_t, x, s, t), all (B, 1) and (B,), to (mean, deviation), or to an object with `mean` and `stddev`.
+        log_snr: maps times (B,) to log-SNRs (B,).
+        time: maps log-SNRs (B,) to times (B,).
+        transition: maps (s, t), each (B,) and s < t, to (a, standard deviation) of q(z_t | z_s).
+        posterior: maps (z_t, x, s, t), of shapes (B, 1) and (B,), to (mean, standard deviation), or to an object with
+            `mean` and `stddev`.
         times: (N,), increasing: the schedule is evaluated only there, and jumps between them are not tested; by default
-            1,001 equally spaced times of [0, 1]: a plateau shorter than two of them may be missed.
+            1,001 equally spaced times in [0, 1], where a plateau shorter than two intervals may be missed.
         clean: the largest $\sigma/\alpha$ at the first time.
         noise: the largest $\alpha/\sqrt{\alpha^2+\sigma^2}$ at the last time.
-        tolerance: relative, for all equalities.
+        tolerance: relative tolerance of all equalities.
 
     Raises:
-        ValueError: for times that do not increase, or fewer than 8; for levels that are not one a time.
+        ValueError: for times that do not increase, fewer than 8 times, or levels that are not one per time.
 
     Source: Kingma et al., VDM (2021), section 3.1 and appendix A; Ho et al. (2020), equation 7.
 
@@ -81,7 +82,7 @@ def schedule(
     >>> [e.claim.partition(":")[0] for e in schedule(lambda t: cosine((10 * t).ceil() / 10)).failed]
     ['log-SNR decreases from each of 1001 times to the next', 'no jump']
 
-    A log_snr that takes alpha / sigma^2 for the SNR:
+    A log_snr that uses alpha / sigma^2 as the SNR:
 
     >>> wrong = lambda t: torch.log(cosine(t)[0] / cosine(t)[1] ** 2)
     >>> [e.claim for e in schedule(cosine, log_snr=wrong).failed]
@@ -102,11 +103,11 @@ def schedule(
     time = time or getattr(schedule, "time", None)
     t = torch.linspace(0, 1, 1001, dtype=F64) if times is None else torch.as_tensor(times, dtype=F64)
     if t.ndim != 1 or len(t) < 8 or not bool((t.diff() > 0).all()):
-        raise ValueError("times must be one row of at least eight, increasing")
+        raise ValueError("times must be (N,) with at least eight increasing times")
     alpha, sigma = (v.detach().double() for v in levels(t))
     if alpha.shape != t.shape or sigma.shape != t.shape:
         raise ValueError(
-            f"levels must be one a time, {tuple(t.shape)}, got {tuple(alpha.shape)} and {tuple(sigma.shape)}"
+            f"levels must be one per time, {tuple(t.shape)}, got {tuple(alpha.shape)} and {tuple(sigma.shape)}"
         )
     out = list(_level_evidence(alpha, sigma, variance_preserving, clean, noise, tolerance))
     if times is None:
@@ -114,7 +115,15 @@ def schedule(
     inside = (alpha > 0) & (sigma > 0)
     inside[[0, -1]] = False
     inner = len(t) - 2
-    out.append(Evidence("inner times with alpha > 0 and sigma > 0", float(inner), float(inside.sum()), 0.0, "at least"))
+    out.append(
+        Evidence(
+            "number of inner times with alpha > 0 and sigma > 0",
+            float(inner),
+            float(inside.sum()),
+            0.0,
+            "at least",
+        )
+    )
     if int(inside.sum()) < FEWEST:
         return Report.of(out)
     t, alpha, sigma = t[inside], alpha[inside], sigma[inside]

@@ -53,12 +53,12 @@ def score(
         loss: (score, x) -> (B,), with score a function (B, 1) -> (B, 1), differentiable, and x (B, 1) draws of p. With
             sigma it is (score, x, eps) -> (B,), eps standard normal noise.
         density: log p up to a constant: a function, or a distribution of `torch.distributions`.
-        sigma: of the noise that the loss adds, positive; None if it adds none.
+        sigma: standard deviation of the noise that the loss adds, positive; None if it adds none.
         scale: c, 1 for losses with the usual factor 1/2.
         span: an interval that contains the mass of p.
 
     Returns:
-        evidence by claim.
+        one piece of evidence for each claim.
 
     Raises:
         ValueError: for a sigma that is not positive, a span without the mass, or a loss that is not (B,).
@@ -70,7 +70,7 @@ def score(
     >>> score(implicit, normal).holds
     True
 
-    With the whole square instead of its half it fits half the score:
+    A loss with the whole square instead of half of it fits half the score:
 
     >>> score(lambda s, x: implicit(s, x) + s(x)[:, 0] ** 2 / 2, normal).failed[0].claim
     'the mean loss is minimal at the score of the density'
@@ -190,5 +190,5 @@ def score_function(
 def _per_row(values: Any, rows: int) -> Tensor:
     if not isinstance(values, Tensor) or values.shape != (rows,):
         shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-        raise ValueError(f"a loss must be one number a row, ({rows},), got {shape}")
+        raise ValueError(f"a loss must be one number per row, ({rows},), got {shape}")
     return values

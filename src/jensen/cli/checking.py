@@ -110,7 +110,7 @@ def _by_family(families: dict[str, list[Law]], found: dict[str, Outcome]) -> Tab
 
 
 def _claims(law: Law, outcome: Outcome) -> None:
-    """A law and each of its claims."""
+    """Print a law and each of its claims."""
     show.console.print(Text.assemble((law.name, "bold"), f"  {law.claim}"))
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for name in ("  claim", "theory", "measured", "within", "sees from", ""):

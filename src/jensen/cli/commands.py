@@ -54,7 +54,7 @@ def train(
     judge: bool,
     files: list[Path],
 ) -> None:
-    """`jensen train`; `data` are those of the two sides, `options` are settings by key, None if not given."""
+    """`jensen train`; `data` are the paths of the two sides, `options` are settings by key, None if not given."""
     use(files)
     given = {key: value for key, value in options.items() if value is not None}
     if {"training.minutes", "training.steps"} <= set(given):

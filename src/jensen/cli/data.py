@@ -1,4 +1,4 @@
-"""`jensen data`: what a folder of pictures holds, and packing it."""
+"""`jensen data`: inspecting and packing a folder of pictures."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def check(path: Path, size: str | None, html: Path | None, json_file: Path | Non
         write_text(json_file, dumps(made.as_dict(), indent=2) + "\n")
         show.line(f"numbers: {json_file}")
     if html is not None:
-        lead = "What is there, what was left out and why, and the settings that suit these pictures."
+        lead = "The contents, what was left out and why, and suggested settings for these pictures."
         write_page(html, path.absolute().name, lead, made.parts, {"path": str(path), **made.details["form"]})
         show.line(f"page: {html}")
 
@@ -68,7 +68,7 @@ def pack(
     processes: int | None,
     strict: bool,
 ) -> None:
-    """`jensen data pack`; what is not given is as suggested.
+    """`jensen data pack`; options that are not given take the suggested values.
 
     Raises:
         ValueError: if there are no pictures, an option is malformed, `out` exists, or, if strict, a file is broken.

@@ -103,7 +103,7 @@ def train(
     evaluate: Annotated[bool, typer.Option(help="judge the run and write report.html at the end")] = True,
     use: Use = None,
 ) -> None:
-    """Train a recipe, or a family on data of your own, then judge the run."""
+    """Train a recipe, or a family on your data, then judge the run."""
     from jensen.cli import commands
 
     options = {
@@ -132,7 +132,7 @@ def sample(
     ] = None,
     steps: Annotated[int | None, typer.Option(metavar="K", help="sampling steps")] = None,
     guidance: Annotated[float | None, typer.Option(metavar="W", help="guidance scale; 1: none")] = None,
-    mean: Annotated[bool, typer.Option("--mean", help="means of p(x | z) in place of draws, for autoencoders")] = False,
+    mean: Annotated[bool, typer.Option("--mean", help="means of p(x | z) instead of draws, for autoencoders")] = False,
     eta: Annotated[
         float | None, typer.Option(metavar="E", help="noise of DDIM; 0: none, 1: as much as ancestral")
     ] = None,
@@ -157,7 +157,7 @@ def evaluate(
         Path | None, typer.Option("--json", metavar="FILE", help="also write the numbers to this file")
     ] = None,
     stability: Annotated[
-        bool, typer.Option("--stability", help="also compute eigenvalues of the game at the end of training")
+        bool, typer.Option("--stability", help="also compute eigenvalues of a GAN's game at the end of training")
     ] = False,
     features: Annotated[
         str | None,
@@ -188,7 +188,7 @@ def curves(
 @app.command()
 def compare(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN RUN ...", help="folders of two runs or more on the same data")
+        list[Path], typer.Argument(metavar="RUN RUN ...", help="folders of two or more runs on the same data")
     ],
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", help="write a page with samples, numbers and plots to this file")
@@ -218,9 +218,7 @@ def compare(
 def check(
     names: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[NAME | FILE.py ...]", help="families, topics or laws, or a file of your own [all laws]"
-        ),
+        typer.Argument(metavar="[NAME | FILE.py ...]", help="families, topics or laws, or your own file [all laws]"),
     ] = None,
     json_: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="write the evidence to this file")
@@ -239,9 +237,9 @@ def check(
 ) -> None:
     """Test the theory behind jensen, or your own code in FILE.py; exit code 1 if a law fails.
 
-    FILE.py is run. FILE.py may define: an ELBO, as an object or functions with loss(x), encode(x) and
-    decode(z), and a batch of examples x; every function check_...(), which may call any function of jensen.check on
-    your code and returns its report; every law. For example
+    FILE.py is run. FILE.py may define: an ELBO, as functions or an object with loss(x), encode(x) and decode(z), and a
+    batch of examples x; every function check_...(), which may call any function of jensen.check on your code and
+    returns its report; every law. For example
 
       jensen check my.py
     """
@@ -250,7 +248,7 @@ def check(
     checking.check(names or [], json_, html, precision, processes, list_, portrait)
 
 
-data = typer.Typer(help="Look at a folder of pictures, or pack it.", no_args_is_help=True)
+data = typer.Typer(help="Inspect a folder of pictures, or pack it.", no_args_is_help=True)
 app.add_typer(data, name="data")
 Pictures = Annotated[Path, typer.Argument(metavar="PATH", help="a folder of pictures, or a .tar file")]
 Size = Annotated[str | None, typer.Option(metavar="H[xW]", help="height and width in pixels, 64 or 48x64 [suggested]")]
@@ -265,7 +263,7 @@ def check_data(
     json_: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="write the numbers to this file")] = None,
     strict: Strict = False,
 ) -> None:
-    """Show what is there: sizes, classes, captions, broken files, duplicates, and settings that suit the pictures."""
+    """Show sizes, classes, captions, broken files and duplicates, and suggest settings for the pictures."""
     from jensen.cli import data as pictures
 
     pictures.check(path, size, html, json_, strict)
@@ -278,19 +276,19 @@ def pack_data(
     size: Size = None,
     fit: Annotated[
         Literal["crop", "pad", "stretch"] | None,
-        typer.Option(metavar="NAME", help="to the aspect of --size: crop, pad or stretch [suggested]"),
+        typer.Option(metavar="NAME", help="how to get the aspect ratio of --size: crop, pad or stretch [suggested]"),
     ] = None,
     channels: Annotated[
         int | None, typer.Option(metavar="C", help="1: grey, 3: colour, 4: colour and alpha [suggested]")
     ] = None,
     alpha: Annotated[
         Literal["white", "black", "keep"] | None,
-        typer.Option(metavar="NAME", help="lay transparent pixels on white or black, or keep alpha [white]"),
+        typer.Option(metavar="NAME", help="background of transparent pixels: white or black; or keep alpha [white]"),
     ] = None,
     processes: Annotated[int | None, typer.Option(metavar="N", help="number of processes [one per core]")] = None,
     strict: Strict = False,
 ) -> None:
-    """Decode pictures once, into a file that is mapped into memory; goes on where it was stopped."""
+    """Decode pictures once, into a file that is mapped into memory; continues if it was interrupted."""
     from jensen.cli import data as pictures
 
     pictures.pack(path, size, out, fit, channels, alpha, processes, strict)

@@ -28,7 +28,7 @@ PLAIN_EVERY = 15.0  # seconds between lines without a terminal
 
 
 def plain_console(**settings: Any) -> Console:
-    """A console without markup, so that brackets and colons in names of runs are shown as they are."""
+    """A console without markup, so that brackets and colons in names of runs are shown literally."""
     return Console(markup=False, emoji=False, highlight=False, **settings)
 
 
@@ -102,7 +102,7 @@ def _plain_watch(folder: Path) -> Watch:
 
 
 FIRST = ("loss", "generator/loss", "critic/loss", "translators/game", "critics/loss", "legibility")
-"""Numbers of the journal to show, if they are there."""
+"""Names of the journal's numbers that are shown, if present."""
 
 
 def _numbers(step: int, left: float | None, numbers: Mapping[str, float], folder: Path) -> str:

@@ -59,7 +59,9 @@ def squared_distances(x: Num[Tensor, "n d"], y: Num[Tensor, "m d"], chunk: int) 
 
 
 def _direct(x: Tensor, y: Tensor) -> Tensor:
-    """Computed from differences; `torch.cdist` stores none of them, but can be differentiated only once."""
+    """Squared distances computed from differences; `torch.cdist` stores none of them, but can be differentiated only
+    once.
+    """
     if torch.is_grad_enabled() and (x.requires_grad or y.requires_grad):
         return (x[:, None] - y).square().sum(-1)
     return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()

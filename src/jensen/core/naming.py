@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The nearest known name as the end of a sentence, or "" where none is near.
+    """The nearest known name as the end of a sentence, or "" if none is similar.
 
     >>> nearest("digit-vae", ["digits-vae", "captcha"])
     "; did you mean 'digits-vae'?"

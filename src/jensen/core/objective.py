@@ -15,12 +15,12 @@ from jensen.core.types import Batch, Loss, Phase
 class Objective(nn.Module, ABC):
     """A way to train a model, as a game.
 
-    The model is the product: it is averaged, sampled and exported. Everything else with parameters (a critic, a
-    baseline, a multiplier) belongs to the objective. A subclass implements `forward`, and with more than one player
-    also `players` and `phases`.
+    The model is the result of training: it is averaged, sampled and exported. Everything else with parameters (a
+    critic, a baseline, a multiplier) belongs to the objective. A subclass implements `forward`, and with more than one
+    player also `players` and `phases`.
 
     Attributes:
-        model: the product.
+        model: the trained model.
         phases: the order in which players are updated within one step.
     """
 

@@ -25,7 +25,7 @@ def integrate_line(
     Args:
         f: maps points (N,) in float64 to values (N, k).
         marks: at least two different points.
-        tolerance: absolute, per panel; halving stops after 60 levels or at 20,000 open panels in any case.
+        tolerance: absolute tolerance per panel; halving stops after 60 levels or at 20,000 open panels in any case.
 
     Returns:
         Integrals and their error estimates (the sums of the last differences), (k,) each; nan where f is not finite.

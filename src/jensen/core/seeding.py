@@ -173,11 +173,11 @@ def drawing(rng: torch.Generator | None) -> contextlib.AbstractContextManager[ob
 
     It does not reach what torch hides from function modes:
 
-    - dropout of every kind, `F.rrelu`, `F.fractional_max_pool2d` and its like, `F.gumbel_softmax`, and modules with
-      one inside (attention, recurrent networks);
+    - dropout of every kind, `F.rrelu`, `F.fractional_max_pool2d` and similar functions, `F.gumbel_softmax`, and modules
+      with one inside (attention, recurrent networks);
     - code under `torch.jit.script`, and calls of `torch.ops`;
     - code that names torch's global generator, such as `torch.utils.data.random_split`;
-    - the backward pass: activation checkpointing draws again there, so its gradient belongs to other draws;
+    - the backward pass: activation checkpointing repeats the draws there, so its gradient belongs to different draws;
     - draws not made by torch (`random`, NumPy).
 
     Args:

@@ -13,7 +13,7 @@ from jensen.core.naming import nearest
 
 
 class IdleSetting(ValueError):
-    """A setting that nothing uses is not at its default.
+    """Raised for a setting that has no effect but is not at its default.
 
     Attributes:
         key: key of the setting, relative to its node.
@@ -29,7 +29,7 @@ class IdleSetting(ValueError):
 class Settings(BaseModel):
     """A node of a configuration tree: frozen, and unknown keys are errors.
 
-    The string below an attribute is what `jensen recipes NAME` shows of it.
+    The docstring below an attribute is its description in `jensen recipes NAME`.
     """
 
     model_config = ConfigDict(
@@ -37,7 +37,7 @@ class Settings(BaseModel):
     )
 
     def refuse_idle(self, because: str, *names: str, prefix: str = "") -> None:
-        """Raise an IdleSetting for the first of these settings that is not at its default, since nothing uses it here.
+        """Raise an IdleSetting for the first of these settings that is not at its default.
 
         Args:
             because: the end of the message "... is not used", for example "without a penalty".
@@ -53,7 +53,7 @@ class Settings(BaseModel):
 class Kind(Settings):
     """A node whose class is chosen by the name of its kind, such as a data source or a model family.
 
-    A direct subclass is a family of kinds with its own registry; each concrete class below it is one kind,
+    A direct subclass is a group of kinds with a separate registry; each concrete class below it is one kind,
     named by its class attribute `kind`, or after its class: `class TwoMoons` is "two-moons". A class that a user
     defines is therefore registered when its module is imported, and configurations can name it like jensen's own.
 
@@ -68,7 +68,7 @@ class Kind(Settings):
 
     kind: ClassVar[str] = ""
     what: ClassVar[str] = ""
-    """What such a node is called in a sentence: "data source", "family"."""
+    """The name of such a node in a sentence: "data source", "family"."""
     kinds: ClassVar[dict[str, type[Kind]]] = {}
 
     @classmethod
@@ -86,7 +86,7 @@ class Kind(Settings):
         """A node from a mapping that names its kind; nodes are returned as they are.
 
         Raises:
-            ValueError: for a mapping without a kind, or with an unknown one: the nearest known one is named.
+            ValueError: for a mapping without a kind, or with an unknown kind; the message names the nearest known one.
         """
         if isinstance(value, cls):
             return value

@@ -15,7 +15,8 @@ Batch = Mapping[str, Tensor]
 """One batch of data, as named tensors: "x", "cond", "index"; or "a" and "b" for unpaired data."""
 
 Measure = Literal["mass", "density"]
-"""What a log-likelihood is the logarithm of; a mass (a Bernoulli's) is never compared with a density (a Gaussian's)."""
+"""Whether a log-likelihood is that of a probability mass (Bernoulli) or a density (Gaussian); the two are never
+compared."""
 
 Stream = Callable[[int], Iterator[Batch]]
 """Opened at batch number n; each batch is a function of (seed, n) alone, so that a resumed run continues exactly."""

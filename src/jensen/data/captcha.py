@@ -1,8 +1,8 @@
 """Classical CAPTCHA pictures, drawn by the `captcha` package, each a pure function of (seed, index).
 
 The package draws from `secrets`, so it cannot be seeded. `Painter` runs a *private copy* of its module
-whose `secrets` is a seeded generator: nothing global is patched and other users of the package keep
-their entropy. Many pictures at once are drawn by worker processes (`python -m jensen.data.captcha`).
+whose `secrets` is a seeded generator: nothing global is patched, and other code that uses the package stays random.
+Many pictures at once are drawn by worker processes (`python -m jensen.data.captcha`).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _SALT = "jensen/captcha/32"  # with this salt exactly 2,000 of the 10,000 four-d
 
 @dataclass(frozen=True)
 class Style:
-    """What a CAPTCHA looks like: alphabet, length, size, and the luminance of its ink.
+    """The style of CAPTCHA pictures: alphabet, length, size, and the luminance of the ink.
 
     Args:
         alphabet: the characters that texts are made of, without repeats.
@@ -131,7 +131,7 @@ def _private_copy(name: str) -> ModuleType:
 
 
 class Painter:
-    """Draws classical CAPTCHAs: the package's picture at its own size, then reduced to the style's.
+    """Draws classical CAPTCHAs: a picture of the package at its original size, reduced to the size of the style.
 
     >>> painter = Painter(Style())
     >>> text, picture = painter.paint(seed=0, index=7)
@@ -163,7 +163,7 @@ class Painter:
 
 
 def _ink(rng: random.Random, style: Style) -> tuple[int, int, int]:
-    """An ink of a luminance drawn from the style's range; grey, or with a random hue."""
+    """An ink colour with a luminance drawn from the range of the style; grey, or with a random hue."""
     luminance = rng.randint(*style.ink)
     if not style.colour:
         return (luminance,) * 3
@@ -267,7 +267,7 @@ def _draw_in_workers(
 
 
 def _start(job: bytes) -> subprocess.Popen[bytes]:
-    """Start a drawing process; -P keeps files in the current folder from being imported."""
+    """Start a drawing process; the option -P prevents imports from the current folder."""
     command = [sys.executable, "-P", "-m", "jensen.data.captcha"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdin is not None

@@ -50,7 +50,7 @@ class Factors:
     Attributes:
         x: (N, C, H, W).
         values: (N, F) levels.
-        names: of the factors.
+        names: names of the factors.
     """
 
     x: Tensor
@@ -100,8 +100,8 @@ class Data:
         streams: called with (batch size, seed), returns training batches; None: rows drawn with replacement.
         b: side b of data for translation, whose side a is this object.
         unseen: which held-out rows are of a kind that does not occur in training, (len(test),) bool.
-        names: of the training rows, if they have names.
-        notes: what the source chose by itself or left out, a sentence each.
+        names: names of the training rows, if they have names.
+        notes: what the source chose by itself or left out, one sentence each.
     """
 
     name: str

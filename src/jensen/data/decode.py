@@ -33,16 +33,17 @@ Alpha = Literal["white", "black", "keep"]
 
 @dataclass(frozen=True)
 class Form:
-    """What pictures are made into.
+    """The form to which pictures are converted.
 
     Attributes:
-        channels: 1 (grey), 3 (colour) or 4 (colour and alpha).
-        height, width: in pixels.
-        fit: crop the middle of the right aspect, pad to it (with what `alpha` says), or stretch.
-        alpha: what transparent pixels are laid on; "keep" with four channels, and only then.
+        channels: number of channels, 1 (grey), 3 (colour) or 4 (colour and alpha).
+        height, width: size in pixels.
+        fit: how a picture gets the right aspect ratio: "crop" to the middle, "pad" with the colour of `alpha`, or
+            "stretch".
+        alpha: background of transparent pixels, "white" or "black"; "keep" for four channels, and only then.
 
     Raises:
-        ValueError: for other channels, sizes, fits or alpha.
+        ValueError: for a value outside these.
     """
 
     channels: int = 3
@@ -71,11 +72,11 @@ class Form:
 def decode(data: bytes, form: Form) -> np.ndarray:
     """The picture in a file's bytes, the first frame if it has several: uint8 (C, H, W).
 
-    It is turned as its EXIF data say; grey of 16 bits is scaled to 8; colours are resampled weighted by their alpha
-    (Lanczos), and those of fully transparent pixels are black if alpha is kept.
+    It is rotated as its EXIF data say, and 16-bit grey is scaled to 8 bits. Resampling (Lanczos) weights colours by
+    alpha; fully transparent pixels are black if alpha is kept.
 
     Raises:
-        ValueError: if the bytes are no picture, or a broken or too large one.
+        ValueError: if the bytes are not a picture, or the picture is broken or too large.
 
     >>> file = io.BytesIO()
     >>> Image.new("RGBA", (8, 4), (255, 0, 0, 0)).save(file, "PNG")
@@ -95,7 +96,7 @@ def decode(data: bytes, form: Form) -> np.ndarray:
 
 @contextmanager
 def opened(data: bytes) -> Iterator[Image.Image]:
-    """A picture with its header read; whatever is wrong with it inside becomes a ValueError of one sentence."""
+    """Context manager: a picture whose header is read; errors of its data inside become one-sentence ValueErrors."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # each is of something odd that is read all the same
         try:
@@ -118,7 +119,7 @@ def _formats() -> list[str]:
 
 
 def _in_bytes(image: Image.Image) -> Image.Image:
-    """The picture with 8 bits a channel: grey of 16 bits divided by 257, grey in [0, 1] times 255."""
+    """The picture with 8 bits per channel: 16-bit grey is divided by 257, grey in [0, 1] is multiplied by 255."""
     if not image.mode.startswith(("I", "F")):
         return image
     levels, top = np.asarray(image, np.float64), 1.0 if image.mode == "F" else 65535.0
@@ -150,7 +151,7 @@ def _resampled(image: Image.Image, size: tuple[int, int], box: tuple[int, int, i
 
 
 def _flat(image: Image.Image, form: Form) -> np.ndarray:
-    """(C, H, W), from a picture with colours multiplied by alpha, if it has alpha."""
+    """The array (C, H, W) of a picture whose colours are multiplied by alpha, if it has alpha."""
     if form.alpha == "keep":
         x = np.array(image.convert("RGBA"))
         x[..., :3] *= x[..., 3:] > 0

@@ -32,7 +32,7 @@ class Digits:
 
 
 def digits() -> Digits:
-    """Read and split them.
+    """Read scikit-learn's digits and split them.
 
     >>> d = digits()
     >>> len(d.train), len(d.test), int(d.train.max())

@@ -19,12 +19,12 @@ TEST = 0.1  # share that is held out
 
 @dataclass(frozen=True)
 class Inventory:
-    """Decoded pictures, and what was found out about them.
+    """Decoded pictures, and what is known about them.
 
     Attributes:
         path: the folder, the tar file or the pack.
         pack: the decoded pictures.
-        survey: of the files; None for a pack.
+        survey: survey of the files; None for a pack.
         copies: names of pictures whose files have the same bytes, in groups.
         test: which pictures are held out, (N,) bool.
         near: near duplicates: pairs of a training row and a held-out row.
@@ -51,12 +51,12 @@ def inventory(
     strict: bool = False,
     track: Track = silent,
 ) -> Inventory:
-    """Take an inventory of a folder, a tar file or a pack. All pictures are decoded, into the cache.
+    """Make the inventory of a folder, a tar file or a pack. All pictures are decoded, into the cache.
 
     Args:
-        path: of the pictures.
-        size: height and width to decode them at; None: as suggested.
-        share: of pictures that are held out.
+        path: path of the pictures.
+        size: height and width of the decoded pictures; None: the suggested ones.
+        share: share of pictures that are held out.
         strict: refuse broken files.
         track: shows progress.
 

@@ -1,4 +1,4 @@
-"""What a folder or a tar file holds: pictures by name, with their labels and texts.
+"""The contents of a folder or a tar file: pictures by name, with their labels and texts.
 
 This file and `decode` do not import torch, so that the processes that decode pictures start quickly.
 """
@@ -32,7 +32,7 @@ class Place:
     """A file, or a part of one.
 
     Attributes:
-        path: of the file.
+        path: path of the file.
         start: first byte.
         length: number of bytes.
         changed: time of the file's last change, in nanoseconds.
@@ -54,8 +54,8 @@ class Entry:
     """A picture.
 
     Attributes:
-        name: its path below the folder, with forward slashes: the same on every machine.
-        source: where its bytes are.
+        name: path relative to the folder, with forward slashes on every machine.
+        source: the location of its bytes.
         label: its class.
         text: its caption.
     """
@@ -87,7 +87,7 @@ def list_pictures(path: Path | str) -> Listing:
     Labels come from `metadata.jsonl` or `metadata.csv` (columns `file_name` and `label`, `text` or both), StyleGAN's
     `dataset.json`, or `.cls` files beside the pictures. Without any of these they are the names of the folders below
     the one that all pictures share, if each picture is in such a folder; folders named train, test or validation are
-    no classes. Texts come from the metadata or from `.txt` files beside the pictures. Hidden files and `__MACOSX` are
+    not classes. Texts come from the metadata or from `.txt` files beside the pictures. Hidden files and `__MACOSX` are
     ignored. A symbolic link is followed unless what it points to is listed already.
 
     Raises:
@@ -125,7 +125,7 @@ def _entries(files: Mapping[str, Place], prefix: str, skipped: dict[str, str]) -
 
     def give(kind: str, name: str, value: str, where: str) -> None:
         if name not in pictures:
-            skipped.setdefault(prefix + name, f"named in {where}, but not a picture that is there")
+            skipped.setdefault(prefix + name, f"named in {where}, but there is no such picture")
         elif given[kind].setdefault(name, value) != value:
             raise ValueError(f"{where} must give one {kind} for each picture, got two for {name}")
 
@@ -179,7 +179,7 @@ def _rows(name: str, place: Place) -> Iterator[dict[str, Any]]:
 
 
 def _pairs(name: str, place: Place) -> list[tuple[str, str]] | None:
-    """Names and labels of StyleGAN's dataset.json; None if the file is of another kind."""
+    """Names and labels of StyleGAN's dataset.json; None if the file is of a different kind."""
     try:
         tree = json.loads(place.read())
     except ValueError as error:
@@ -194,7 +194,7 @@ def _pairs(name: str, place: Place) -> list[tuple[str, str]] | None:
 
 
 def _within(folder: str, name: str, where: str) -> str:
-    """The name of a file that metadata in `folder` name."""
+    """The name of a file, from its name in the metadata of `folder`."""
     path = posixpath.normpath(_text(name).replace("\\", "/"))
     if posixpath.isabs(path) or path.split("/")[0] == "..":
         raise ValueError(f"{where} must name files in its own folder, got {name!r}")
@@ -202,9 +202,10 @@ def _within(folder: str, name: str, where: str) -> str:
 
 
 def _folders(names: list[str]) -> dict[str, str]:
-    """Labels of pictures from the folders below the one that all share, or below train, test and the like.
+    """Labels of pictures: the names of the folders below the folder that all share, or below train, test and similar
+    ones.
 
-    {} if not every picture is in one.
+    {} unless every picture is in such a folder.
     """
     shared = posixpath.commonpath([posixpath.dirname(name) for name in names])
     below = {name: posixpath.relpath(name, shared or ".").split("/") for name in names}
@@ -216,12 +217,14 @@ def _folders(names: list[str]) -> dict[str, str]:
 def _files(root: Path, skipped: dict[str, str]) -> dict[str, Place]:
     """All files below a folder by name; each is read once, however many links point to it."""
     files: dict[str, Place] = {}
-    names = {_identity(folder.stat()): "a folder that holds this one" for folder in root.absolute().resolve().parents}
+    names = {
+        _identity(folder.stat()): "a folder that contains this one" for folder in root.absolute().resolve().parents
+    }
     names[_identity(root.stat())] = "this folder"
     links: list[tuple[str, str]] = []
 
     def visit(path: str, name: str) -> None:
-        """List a file or a folder that is no link; links are kept for later, so that they come second."""
+        """List a file or a folder that is not a link; links are collected and followed at the end."""
         todo = [(path, name)]
         while todo:
             path, name = todo.pop()
@@ -260,7 +263,7 @@ def _place(path: Path) -> Place:
 
 
 def _shard(name: str, place: Place, skipped: dict[str, str]) -> dict[str, Place]:
-    """The files of one of several tar files, which is skipped if it is broken."""
+    """The files of one of several tar files; a broken tar file is skipped."""
     found: dict[str, str] = {}
     try:
         members = _members(place, found)
@@ -272,7 +275,7 @@ def _shard(name: str, place: Place, skipped: dict[str, str]) -> dict[str, Place]
 
 
 def _members(place: Place, skipped: dict[str, str]) -> dict[str, Place]:
-    """The files of a tar file by name; they are read where they are, and never extracted."""
+    """The files of a tar file by name; they are read inside the tar file and never extracted."""
     files: dict[str, Place] = {}
     try:
         with tarfile.open(place.path, "r:") as archive:
@@ -297,5 +300,5 @@ def _ending(name: str) -> str:
 
 
 def _text(name: str) -> str:
-    """A file's name in composed Unicode, since systems differ; bytes that are no UTF-8 are escaped."""
+    """A file's name in composed Unicode, since systems differ; bytes that are not UTF-8 are escaped."""
     return unicodedata.normalize("NFC", os.fsencode(name).decode("utf-8", "backslashreplace"))

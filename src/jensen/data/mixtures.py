@@ -19,7 +19,7 @@ class Modes:
     Attributes:
         centres: (K, D).
         std: sigma.
-        weights: (K,), of sum 1.
+        weights: (K,), with sum 1.
     """
 
     centres: Tensor
@@ -41,9 +41,10 @@ class Modes:
         return Modes(self.centres.double(), math.hypot(self.std, sigma), self.weights.double())
 
     def rings(self, edges: Tensor) -> Tensor:
-        r"""Probability of each mode's rings between radii of `edges` standard deviations, the last without end, (K, R).
+        r"""Probabilities (K, R) of rings around each mode, with radii `edges` in standard deviations, the last
+        unbounded.
 
-        $w_k (e^{-a^2/2} - e^{-b^2/2})$ in the plane, where modes are so far apart that none reaches into another.
+        $w_k (e^{-a^2/2} - e^{-b^2/2})$ in the plane, for modes so far apart that they do not overlap.
         """
         beyond = torch.cat([(-edges.double().square() / 2).exp(), torch.zeros(1, dtype=torch.float64)])
         return self.weights.double()[:, None] * -beyond.diff()

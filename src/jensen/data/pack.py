@@ -39,15 +39,15 @@ COMMIT = 256  # pictures between two lines of the journal
 
 @dataclass(frozen=True)
 class Pack:
-    """The pictures of a pack; rows are read from the file when they are asked for.
+    """The pictures of a pack; rows are read from the file on access.
 
     Attributes:
         path: its folder.
-        x: (N, C, H, W) uint8, mapped.
-        form: of the pictures.
-        names, labels, texts: of the pictures; None where there is no label or text.
+        x: (N, C, H, W) uint8, mapped into memory.
+        form: form of the pictures.
+        names, labels, texts: names, labels and texts of the pictures; None where there is no label or text.
         broken: files that could not be decoded by name, and why.
-        skipped: these, and the files that are no pictures.
+        skipped: the broken files, and the files that are not pictures.
         fingerprint: a hash of pixels, form, names, labels and texts.
     """
 
@@ -112,7 +112,7 @@ def open_pack(path: Path | str) -> Pack:
     """Open a pack without reading its pictures.
 
     Raises:
-        ValueError: if it is no pack, of another version, or its files do not fit one another.
+        ValueError: if it is not a pack, has a different version, or its files do not match.
     """
     path = Path(path)
     if not is_pack(path):
@@ -154,19 +154,20 @@ def write_pack(
 ) -> Pack:
     """Decode the pictures of a listing into a pack.
 
-    It is written beside `out` and renamed when it is complete. After a kill the next call goes on where it stopped, and
-    the pack has the same bytes. Files that cannot be decoded are left out and named in the pack.
+    It is written beside `out` and renamed when it is complete. If it is interrupted, the next call continues, and the
+    pack has the same bytes. Files that cannot be decoded are left out and named in the pack.
 
     Args:
         listing: the pictures.
-        form: what they are made into.
+        form: the form to which they are converted.
         out: the pack's folder. If it is a pack of the same listing and form already, it is opened.
-        processes: number of processes that decode; None: one per core, or this one alone for a few pictures.
+        processes: number of processes that decode; None: one per core, or only this process for a few pictures.
         strict: refuse broken files.
         track: shows progress.
 
     Raises:
-        ValueError: if `out` exists and is something else, no picture can be decoded, or, if strict, one cannot.
+        ValueError: if `out` exists and is something else, if no picture can be decoded, or, if strict, if any picture
+    is broken.
     """
     out, key = Path(out), listing_key(listing, form)
     with _alone(out):
@@ -188,8 +189,8 @@ def cached_pack(
 ) -> Pack:
     """The pack of a listing in the cache, written there if it is missing.
 
-    The cache is `$JENSEN_CACHE`, else `$XDG_CACHE_HOME/jensen`, else `~/.cache/jensen`. A pack is found by the names,
-    sizes, times of change, labels and texts of its files, and by its form.
+    The cache is `$JENSEN_CACHE`, else `$XDG_CACHE_HOME/jensen`, else `~/.cache/jensen`. A pack is identified by the
+    names, sizes, modification times, labels and texts of its files, and by its form.
 
     Raises:
         ValueError: see `write_pack`.
@@ -206,7 +207,7 @@ def cache() -> Path:
 
 
 def listing_key(listing: Listing, form: Form) -> str:
-    """A hash of all that a pack depends on; it reads no file."""
+    """A hash of all that a pack depends on, without reading the files."""
     entries = [(e.name, e.source.length, e.source.changed, e.label, e.text) for e in listing.entries]
     return hashlib.sha256(json.dumps([VERSION, asdict(form), entries]).encode()).hexdigest()
 
@@ -216,12 +217,12 @@ def refuse_broken(broken: Mapping[str, str]) -> None:
     if broken:
         named = "; ".join(f"{name}: {why}" for name, why in list(broken.items())[:3])
         more = "; ..." * (len(broken) > 3)
-        raise ValueError(f"pictures must not be broken, got {len(broken)} that are: {named}{more}")
+        raise ValueError(f"pictures must not be broken, got {len(broken)} broken ones: {named}{more}")
 
 
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
-    """Keep other processes from writing to the same place; its parent folder is made."""
+    """Lock a place against other processes that write there; make its parent folder."""
     out.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(out.parent, os.O_RDONLY)
     try:
@@ -234,7 +235,7 @@ def _alone(out: Path) -> Iterator[None]:
 def _complete(
     listing: Listing, form: Form, part: Path, key: str, processes: int | None, strict: bool, track: Track
 ) -> None:
-    """Write all files of a pack to the folder `part`, which may hold what an earlier call has decoded."""
+    """Write all files of a pack to the folder `part`, which may contain pictures that an earlier call has decoded."""
     broken = _pixels(listing.entries, form, part, key, processes, track)
     if len(broken) == len(listing.entries) or (strict and broken):
         shutil.rmtree(part)
@@ -288,7 +289,9 @@ def _pixels(
 
 
 def _resumed(part: Path, key: str, size: int) -> tuple[int, dict[str, str]]:
-    """How many pictures an earlier call has decoded, and which were broken; the files are cut or begun accordingly."""
+    """How many pictures an earlier call has decoded, and which were broken; the files are truncated or created
+    accordingly.
+    """
     done, broken, kept = 0, dict[str, str](), list[str]()
     try:
         lines = (part / JOURNAL).read_text(encoding="utf-8").splitlines(keepends=True)

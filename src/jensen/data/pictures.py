@@ -26,14 +26,14 @@ def sheet(
     captions: Sequence[str] | None = None,
     wrong: Sequence[bool] | None = None,
 ) -> Image.Image:
-    """A grid of pictures, enlarged by a whole factor, each with a caption below if there are captions.
+    """A grid of pictures, enlarged by an integer factor, with optional captions below.
 
     Args:
         pictures: uint8.
         columns: pictures per row.
         scale: factor by which pictures are enlarged.
         captions: one per picture.
-        wrong: which captions are set in red.
+        wrong: which captions are red.
     """
     n, _, height, width = pictures.shape
     columns = min(columns, n)

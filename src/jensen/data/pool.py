@@ -19,7 +19,8 @@ class Rows(Protocol):
     def __getitem__(self, index: Tensor) -> Batch:
         """The rows with these indices: "x" (B, ...) float, pictures in [-1, 1]; "cond" (B, width) where there are any.
 
-        And "read" (B, width), the classes that the data's reader should read, if they are not the condition.
+        "read" (B, width), if it is there, holds the classes that the data's reader should read, if they are not the
+        condition.
         """
         ...
 
@@ -53,7 +54,7 @@ def drawn_rows(rows: Rows, batch_size: int, seed: int) -> Draws:
     """Batches of `batch_size` rows, drawn with replacement, with their indices as "index"; only drawn rows are read.
 
     Raises:
-        ValueError: if batch_size < 1, or the seed is beyond 64 bits.
+        ValueError: if batch_size < 1, or a seed of more than 64 bits.
 
     >>> stream = drawn_rows(Tensors(x=torch.arange(100)), 4, seed=0)
     >>> first = [b["x"].tolist() for b, _ in zip(stream(0), range(3))]
@@ -81,12 +82,12 @@ def pool_stream(batch_size: int, seed: int, **tensors: Tensor) -> Draws:
 
 
 def from_bytes(x: Tensor) -> Tensor:
-    """uint8 in [0, 255] to float32 in [-1, 1]; other types are left as they are."""
+    """Maps uint8 in [0, 255] to float32 in [-1, 1]; other types are unchanged."""
     return x.float() / 127.5 - 1 if x.dtype == torch.uint8 else x
 
 
 def to_bytes(x: Tensor) -> Tensor:
-    """Floats in [-1, 1] to uint8, clipped and rounded: the inverse of `from_bytes`.
+    """Maps floats in [-1, 1] to uint8, clipped and rounded: the inverse of `from_bytes`.
 
     Raises:
         ValueError: if a number is not finite, since it would become black or white.

@@ -36,7 +36,7 @@ class Printed:
     Attributes:
         levels: (N, 1, side, side) int64 in 0 .. 16.
         labels: (N,) int64, all digits equally often up to one.
-        fonts: (N,) int64, places in the list of fonts that was asked for.
+        fonts: (N,) int64, indices into the given list of fonts.
     """
 
     levels: Tensor
@@ -54,15 +54,15 @@ def printed(
     """Draw n digits of random size, width, weight and position; all fonts and digits are equally frequent.
 
     A digit is drawn as a bitmap of (4 side) x (4 side) dots; a pixel's level is the number of inked dots in its 4 x 4
-    block, as scikit-learn's 8 x 8 digits were made from 32 x 32 bitmaps. These are uniformly random: its height (from
-    7/8 to all of the picture), its width (from 3/4 to 1 times that of the font), the thickening of its strokes (up to
-    half a pixel), and its offset from the middle (up to 1/16 of the side, if it stays inside).
+    block, as scikit-learn's 8 x 8 digits were made from 32 x 32 bitmaps. Its parameters are uniformly random: its
+    height (from 7/8 to all of the picture), its width (from 3/4 to 1 times that of the font), the thickening of its
+    strokes (up to half a pixel), and its offset from the middle (up to 1/16 of the side, if it stays inside).
 
     Args:
         n: at least 1.
-        side: of a picture in pixels, at least 8.
+        side: side of a picture in pixels, at least 8.
         fonts: names among `FONTS` and `UNSEEN_FONTS`.
-        generator: of all draws; None is torch's global one.
+        generator: random generator of all draws; None is torch's global one.
 
     Raises:
         ValueError: for n < 1, a side below 8, no font, or an unknown one.
@@ -94,7 +94,7 @@ def printed(
 def _bitmap(
     text: str, name: str, height: int, width: float, stroke: int, place: Sequence[float], dots: int
 ) -> np.ndarray:
-    """A digit as (dots, dots) of 0 and 1."""
+    """A digit as an array (dots, dots) of zeros and ones."""
     font = _fitting(name, height - 2 * stroke)
     glyph = Image.new("L", (2 * dots, 2 * dots))
     ImageDraw.Draw(glyph).text((dots // 2, dots // 4), text, font=font, fill=255, stroke_width=stroke)
@@ -107,7 +107,7 @@ def _bitmap(
 
 
 def _place(room: int, share: float, most: float) -> int:
-    """Offset from the edge: centred in the free space, and moved by a share in [-1, 1] of the allowed offset."""
+    """Position in the free space: centred, then shifted by a share in [-1, 1] of the largest offset."""
     return round(room / 2 + share * min(room / 2, most))
 
 

@@ -97,7 +97,7 @@ class Space:
         mean, std: over all dimensions of the training data, or one of each per column of points whose columns have
             different scales.
         columns: names of the columns of points, if they have names.
-        cond: what an example may be conditioned on.
+        cond: kind of condition of an example; None if there is none.
         rows: number of training examples.
         b: space of side b, for translation between two kinds of pictures; this space is then that of side a.
         paired: whether training batches contain pairs of the two sides.
@@ -135,7 +135,7 @@ class Space:
         return torch.tensor(self.mean), torch.tensor(self.std)
 
     def comparable(self, x: Tensor) -> Tensor:
-        """Data whose distances mean something: columns of different scales are standardised, other data unchanged.
+        """Data with comparable distances: columns of different scales are standardised, other data unchanged.
 
         >>> Space((2,), mean=(0.0, 5.0), std=(1.0, 10.0)).comparable(torch.tensor([[3.0, 25.0]]))
         tensor([[3., 2.]])
@@ -147,7 +147,7 @@ class Space:
 
     @property
     def unit(self) -> str:
-        """The unit of distances between `comparable` data, as the end of a sentence, or "" for that of the data."""
+        """The unit of distances between `comparable` data, to end a sentence; "" if it is the unit of the data."""
         return ", in standard deviations of each column" * self.by_column
 
     def settled(self, x: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ MOST_TRAIN, MOST_TEST = 50_000, 2_000  # rows that are compared
 def held_out(names: Sequence[str], share: float) -> Tensor:
     """Which names are held out, (N,) bool: those whose SHA-256, as a fraction of 1, is below `share`.
 
-    Each name is decided alone, so that names that are added change nothing for the others.
+    The choice for a name does not depend on the other names.
 
     Raises:
         ValueError: for a share outside [0, 1].
@@ -34,8 +34,8 @@ def held_out(names: Sequence[str], share: float) -> Tensor:
 
 
 def near_duplicates(x: np.ndarray, test: Tensor, *, tolerance: float = TOLERANCE) -> list[tuple[int, int]]:
-    r"""Pairs of a training row and a held-out row that show nearly the same picture: copies, also resized, recompressed
-    or slightly brightened ones; at most one pair for each held-out row, with its nearest training row.
+    r"""Pairs of a training row and a held-out row that show nearly the same picture. They may be resized, recompressed
+    or slightly brightened copies; each held-out row is paired at most once, with its nearest training row.
 
     Pictures are averaged to thumbnails $t$ of 16 x 16 pixels. A pair is near if
     $\lVert t - t' \rVert \le \max(\epsilon \lVert t' - \bar t' \rVert, \sqrt{D})$, for a tolerance $\epsilon$: a tenth
@@ -54,7 +54,7 @@ def near_duplicates(x: np.ndarray, test: Tensor, *, tolerance: float = TOLERANCE
     [(1, 3)]
     """
     if test.shape != (len(x),):
-        raise ValueError(f"test must say of each of {len(x)} pictures whether it is held out, got {tuple(test.shape)}")
+        raise ValueError(f"test must have one value for each of {len(x)} pictures, got {tuple(test.shape)}")
     train, held = _spaced((~test).nonzero()[:, 0], MOST_TRAIN), _spaced(test.nonzero()[:, 0], MOST_TEST)
     if not len(train) or not len(held):
         return []

@@ -39,11 +39,11 @@ def sprites(
 
     Factors are independent and uniform over these pictures. An orientation is a part of a quarter turn, counter-
     clockwise, so that a square, too, looks different at each. Positions are whole pixels apart, so a picture at the
-    next position is the same picture shifted. The largest extent of a sprite is from half to all of what fits.
+    next position is the same picture shifted. The extent of a sprite is from half to all of the largest that fits.
 
     Args:
-        size: of a picture's side in pixels.
-        scales, orientations, positions: levels of the factors, at least 1; positions are those of x and of y.
+        size: side of a picture in pixels.
+        scales, orientations, positions: levels of the factors, at least 1; `positions` is the number for x and for y.
 
     Returns:
         Images (N, 1, size, size), float32, the share of each pixel that is covered, in [0, 1]; and factors (N, 5),

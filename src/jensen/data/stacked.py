@@ -44,7 +44,7 @@ def expected_modes(n: int, shares: Tensor) -> float:
 
     Args:
         n: at least 1.
-        shares: w, of each mode, (K,), summing to 1.
+        shares: share w of each mode, (K,), with sum 1.
 
     Raises:
         ValueError: for n below 1.
@@ -66,15 +66,15 @@ def stacked(
         pictures: (N, 1, H, W), of all ten digits.
         labels: (N,), 0 to 9.
         n: at least 1.
-        balance: share of the rarest digit over that of the most frequent one; 1 if all are equal.
-        generator: of all draws.
+        balance: share of the rarest digit divided by that of the most frequent one; 1 if all are equal.
+        generator: random generator of all draws.
 
     Returns:
         pictures (n, 3, H, W) and their modes (n,), 100 a + 10 b + c for digits a, b, c in the channels.
 
     Raises:
-        ValueError: for n below 1, a balance outside (0, 1], pictures of more channels than one, or without one of the
-            digits.
+        ValueError: for n below 1, a balance outside (0, 1], pictures with more than one channel, or a digit without
+            pictures.
 
     Source: Metz et al. (2017), section 3.3.1, and Srivastava et al. (2017), section 4.1, of MNIST's digits.
     """
@@ -108,7 +108,7 @@ class _Pool:
     def __init__(self, pictures: Tensor, labels: Tensor):
         if pictures.ndim != 4 or pictures.shape[1] != 1 or labels.shape != pictures.shape[:1]:
             raise ValueError(
-                f"pictures must be (N, 1, H, W) with a label each, got {tuple(pictures.shape)} and "
+                f"pictures must be (N, 1, H, W) with one label each, got {tuple(pictures.shape)} and "
                 f"{tuple(labels.shape)}"
             )
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < DIGITS:

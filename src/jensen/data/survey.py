@@ -27,16 +27,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Survey:
-    """What is there.
+    """The contents of a folder of pictures.
 
     Attributes:
         pictures: number of pictures.
-        seen: number of those whose headers were read, and could be; the next six are of these.
+        seen: number of pictures whose headers were read without error; the next six fields count these.
         formats, modes: numbers of pictures by file format, and by Pillow's mode.
         sizes: numbers of pictures by (height, width), the most frequent first.
         alpha: number of pictures that may be transparent.
         animated: number of animations.
-        turned: number of pictures that their EXIF data turn or flip.
+        turned: number of pictures that are rotated or flipped by their EXIF data.
         classes: numbers of pictures by label, sorted by label.
         captions: number of pictures with a text.
         longest: number of characters of the longest text.
@@ -95,7 +95,7 @@ class Header:
 
 
 def survey(listing: Listing, most: int | None = MOST) -> Survey:
-    """Survey a listing; headers are read of at most `most` pictures, evenly spaced, or of all.
+    """Survey a listing; the headers of at most `most` pictures, evenly spaced, are read, or of all if it is None.
 
     Raises:
         ValueError: if none of these can be read.
@@ -157,7 +157,7 @@ def duplicates(listing: Listing) -> list[tuple[str, ...]]:
 
 
 def natural(label: str) -> tuple[int, float, str]:
-    """A key that sorts whole numbers by value, and before words.
+    """A sort key: whole numbers by value, before words.
 
     >>> sorted(["10", "9", "cat"], key=natural)
     ['9', '10', 'cat']
@@ -177,7 +177,7 @@ def _counted(values: Iterable[T]) -> dict[T, int]:
 
 
 def _coloured(entries: Sequence[Entry]) -> bool:
-    """Whether a pixel of some pictures has a colour."""
+    """Whether any pixel of some pictures is coloured."""
     for entry in _spaced(entries, GREY):
         try:
             x = decode(entry.source.read(), Form(3, SIDE, SIDE, "stretch")).astype(np.int16)

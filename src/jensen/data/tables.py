@@ -18,8 +18,8 @@ class Table:
     """Columns of a table, all of the same length.
 
     Attributes:
-        path: of its file.
-        columns: by name: numbers (N,) float64, or words (N,).
+        path: path of its file.
+        columns: columns by name: numbers (N,) float64, or words (N,).
         named: whether the file names its columns; otherwise they are "1", "2", ...
         label: the column of classes, if there is one.
     """
@@ -56,7 +56,7 @@ def read_table(path: Path | str) -> Table:
     if not path.is_file():
         raise ValueError(f"there is no file {path}")
     if (suffix := path.suffix.lower()) not in SUFFIXES:
-        raise ValueError(f"a table must be a file {', '.join(SUFFIXES)}, got {path}")
+        raise ValueError(f"a table must be a file with ending {', '.join(SUFFIXES)}, got {path}")
     try:
         named, found = READERS[suffix](path)
     except (OSError, UnicodeDecodeError, csv.Error, EOFError) as error:

@@ -13,7 +13,7 @@ from jensen.data.pool import Rows, drawn_rows
 
 
 def unpaired_stream(batch_size: int, seed: int, **sides: Rows) -> Draws:
-    """Batches of `batch_size` values of "x" from each side, drawn independently; the keys are the names of the sides.
+    """Batches of `batch_size` rows of "x" from each side, drawn independently; the keys are the names of the sides.
 
     The order of each side depends only on (seed, its name): see `drawn_rows`.
 

@@ -24,15 +24,15 @@ LITTLE, EACH = 30_000_000, 10_000  # bytes that one process decodes in about the
 def decoded(
     places: Sequence[Place], form: Form, processes: int | None = None
 ) -> Generator[np.ndarray | str, None, None]:
-    """The pictures in order, or why they are broken.
+    """Yield the decoded pictures in order; for a broken picture, the reason.
 
     Args:
-        places: where their bytes are.
-        form: what they are made into.
-        processes: None: one per core, or this one alone for little data.
+        places: locations of their bytes.
+        form: the form to which they are converted.
+        processes: None: one per core, or only this process for little data.
 
     Raises:
-        ValueError: for fewer processes than 1.
+        ValueError: for fewer than 1 process.
     """
     if processes is None:
         processes = 1 if sum(place.length + EACH for place in places) < LITTLE else cores()
@@ -60,7 +60,7 @@ def cores() -> int:
 
 
 def _depend() -> None:
-    """Leave interrupts to the parent, and end if the parent is killed, rather than wait for work."""
+    """Ignore interrupts, which the parent handles, and end if the parent is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def wait() -> None:
@@ -87,7 +87,7 @@ def _one(place: Place, form: Form) -> np.ndarray | str:
 
 @contextmanager
 def _no_main() -> Iterator[None]:
-    """Processes started inside do not run the main program again, which need not be written with that in mind."""
+    """Context manager: processes started inside do not import the main program, which may lack a `__main__` guard."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
     try:

@@ -13,10 +13,10 @@ from jensen.diffusion.denoiser import Denoiser, Prediction
 
 
 class Guided(Denoiser):
-    r"""Classifier-free guidance: $\epsilon_\emptyset + w (\epsilon_c - \epsilon_\emptyset)$; x likewise.
+    r"""Classifier-free guidance: $\epsilon_\emptyset + w (\epsilon_c - \epsilon_\emptyset)$, also for x.
 
     w = 1 is the conditional model, w = 0 the unconditional one. At times outside `interval` the conditional model is
-    used unchanged, which also saves half of the evaluation.
+    used unchanged, which also halves the cost.
 
     Args:
         denoiser: conditional, with a null condition.
@@ -63,7 +63,7 @@ class Guided(Denoiser):
 
 
 class ClassifierGuided(Denoiser):
-    r"""Guidance by a classifier's gradient: $\hat\epsilon - w\, \sigma_t \nabla_{z_t} \log p(c | z_t)$; x likewise.
+    r"""Guidance by a classifier's gradient: $\hat\epsilon - w\, \sigma_t \nabla_{z_t} \log p(c | z_t)$, also for x.
 
     It is the denoiser of $p(z_t)\, p(c | z_t)^w$: for w = 1 and the true classifier, exactly that of x given c. The
     denoiser is called without a condition; without a condition there is no guidance.

@@ -162,8 +162,8 @@ def level_times(schedule: Schedule, span: Span | None, steps: int) -> Tensor:
     """The times of steps + 1 levels, increasing, float64; checks the arguments.
 
     Raises:
-        ValueError: for steps < 1, a span that is not two times in order, an infinite SNR at its first, or an SNR
-            that rises.
+        ValueError: for steps < 1, a span that is not two increasing times, an infinite SNR at the first, or an SNR that
+            increases with t.
     """
     first, last = span or default_span(schedule)
     if steps < 1:
@@ -226,7 +226,7 @@ def snr_times(
     Args:
         schedule: noise schedule.
         ends: times, of which only the first and the last are used; the SNR must be finite at the first.
-        place: in [0, 1]; 0 is the last level.
+        place: fraction in [0, 1]; 0 is the last level.
 
     Returns:
         the times, and the length of the whole range of y. They carry no gradient to the schedule.
@@ -263,7 +263,7 @@ def bound(
     levels, and the KL of every step is estimated; the variance is the posterior's or, if the denoiser learns variances,
     the learned one. With None, T is infinite: the diffusion term is
     $-\frac12 E \int \mathrm{SNR}'(t)\, |\hat x - x|^2 dt$, which depends on the schedule only through the SNR at both
-    ends. So does the error of its estimate: times are drawn in equal strata of log(1 + SNR) (`snr_times`), over which
+    ends. The error of its estimate also does: times are drawn in equal strata of log(1 + SNR) (`snr_times`), over which
     the integrand is nearly constant for data of unit variance. DDPM with N betas is `BetaSchedule`, steps = N - 1, span
     = (1 / N, 1).
 

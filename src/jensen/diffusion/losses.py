@@ -81,8 +81,8 @@ def sigmoid(
 ) -> Float[Tensor, " b"]:
     r"""$S(b - \lambda)\, |\hat\epsilon - \epsilon|^2 = e^b S(\lambda - b)\, |\hat x - x|^2$, S the logistic function.
 
-    The weight of the bound for log-SNRs below b, and decreasing above. The paper's loss has times uniform in log-SNR,
-    as uniform times on `VariancePreserving` are.
+    The weight is that of the bound for log-SNRs below b, and decreases above. The paper's loss has times uniform in
+    log-SNR, as uniform times on `VariancePreserving` are.
 
     Args:
         prediction, x, eps: as for every loss.
@@ -102,7 +102,7 @@ def vlb(
 ) -> Float[Tensor, " b"]:
     r"""$-\frac12 \mathrm{SNR}'(t)\, |\hat x - x|^2 = -\frac12 \lambda'(t)\, |\hat\epsilon - \epsilon|^2$.
 
-    In nats per unit of time: its integral over t is the diffusion term of the bound in continuous time.
+    The unit is nats per unit of time: its integral over t is the diffusion term of the bound in continuous time.
 
     Args:
         prediction, x, eps: as for every loss.

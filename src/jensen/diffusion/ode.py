@@ -83,7 +83,7 @@ def ode_log_likelihood(
         span: times of the ends of the path; by default 0 (or 0.001, where SNR is infinite at 0) and 1.
         rtol, atol: tolerances of the Dormand-Prince solver, met by every row; all rows of the batch share the steps.
         cond: (B, ...) or None.
-        generator: for Hutchinson's signs: None, one, or B, one per row.
+        generator: random generator for Hutchinson's signs: None, one, or B, one per row.
 
     Raises:
         ValueError: for an unknown trace, fewer than 2 probes, tolerances that are not positive, an invalid span, a

@@ -16,7 +16,7 @@ class AutoregressiveBits(nn.Module):
 
     $\mathrm{logit}_d = b_d + V_d \cdot \tanh(a + \sum_{j=d-w}^{d-1} W_j x_j)$ with $a$ and $b$ the network's output.
     The window sets the flexibility: with 0 the bits are independent given the latents, which must carry all the
-    information; with all previous bits the likelihood can model the data alone, and the latents may stay unused.
+    information; with all previous bits the likelihood can model the data without the latents, which may stay unused.
 
     Args:
         dims: number of bits, at least 2.
@@ -59,7 +59,7 @@ class AutoregressiveBernoulli(Distribution):
         a: hidden biases, (..., H).
         b: output biases, (..., D).
         read, write: W and V, (D, H).
-        window: number of previous bits each bit depends on.
+        window: number of previous bits that each bit depends on.
     """
 
     arg_constraints = {}  # noqa: RUF012 (torch declares it on the instance)

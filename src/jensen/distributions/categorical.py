@@ -58,7 +58,7 @@ class OneHot(distributions.OneHotCategorical):
 
     >>> OneHot(logits=torch.zeros(2)).log_prob(torch.tensor([0.4, 0.6]))
     Traceback (most recent call last):
-    ValueError: one-hot vectors must be a 1 among zeros, got [0.4, 0.6]
+    ValueError: one-hot vectors must have one 1 and zeros otherwise, got [0.4, 0.6]
     """
 
     def log_prob(self, value: Num[Tensor, "..."]) -> Float[Tensor, "..."]:
@@ -67,7 +67,7 @@ class OneHot(distributions.OneHotCategorical):
         if not bool(right.all()):
             wrong = ", ".join(f"{v:.4g}" for v in value[~right][0][:4].tolist())
             more = ", ..." if value.shape[-1] > 4 else ""
-            raise ValueError(f"one-hot vectors must be a 1 among zeros, got [{wrong}{more}]")
+            raise ValueError(f"one-hot vectors must have one 1 and zeros otherwise, got [{wrong}{more}]")
         log_prob: Tensor = super().log_prob(value)
         return log_prob
 

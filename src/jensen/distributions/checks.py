@@ -26,7 +26,7 @@ def check_positive(name: str, value: Tensor) -> None:
     """Raise unless all values are positive and finite.
 
     Raises:
-        ValueError: with the first value that is not.
+        ValueError: the message contains the first invalid value.
     """
     check(name, "positive and finite", value, (value > 0) & torch.isfinite(value))
 
@@ -40,7 +40,7 @@ def check(name: str, wanted: str, value: Tensor, right: Tensor) -> None:
     """Raise unless `right` holds for all values.
 
     Raises:
-        ValueError: with the first value that is not.
+        ValueError: the message contains the first invalid value.
     """
     if not bool(right.all()):
         raise ValueError(f"{name} must be {wanted}, got {value[~right][0].item():.4g}")

@@ -114,7 +114,7 @@ class Discretized(Distribution, ABC):
         return ((2 * index + 2 - self.levels) / (self.levels - 1) - self.loc) / self.scale
 
     def log_prob(self, value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """Log-probability in nats, elementwise; finite in the far tails, until it overflows."""
+        """Log-probability in nats, elementwise; finite even in the far tails, unless it overflows."""
         i = self._index(value)
         low, high = self._edge(i - 1), self._edge(i)
         inner = self._log_cell(low, high, 2 / (self.levels - 1) / self.scale)

@@ -105,7 +105,7 @@ class Gompertz(Distribution):
 
 @register_kl(Gompertz, Gompertz)
 def _kl_gompertz(p: Gompertz, q: Gompertz) -> Tensor:
-    r"""KL as a sum of two non-negative terms; differences of terms as large as the shapes would lose all digits.
+    r"""KL as a sum of two non-negative terms; differences of terms of the size of the shapes would lose all digits.
 
     With $r = b_q / b_p$ and $L = \log(1 + E / \eta_p)$, $E_p[e^{b_q x} - 1] = r\, E e^{(r - 1) L} / \eta_p$ by parts,
     and KL = $\rho - 1 - \log\rho + \log E e^{(r - 1)(L - E L)}$ with $\rho = r\,(\eta_q / \eta_p)\, E e^{(r - 1) L}$.

@@ -98,13 +98,13 @@ def compare_estimators(
 
     Args:
         q: maps the parameters, with any leading axes, to a distribution.
-        f: maps draws to one value each.
+        f: maps draws to values, one per draw.
         parameters: one tensor or several.
         estimators: estimators by name; by default all that apply: the score function also with the mean of pilot draws
             as constant baseline and with leave-one-out, discrete variables also relaxed at temperature 0.5.
         exact: the exact gradient, with the shape of the parameters. By default it is computed by enumeration of up to
             16,384 outcomes, or by quadrature in one dimension; otherwise the reference is the estimator of smallest
-            variance among those that are unbiased for this q, score functions first, as they assume nothing of f.
+            variance among those that are unbiased for this q, score functions first, since they assume nothing about f.
         samples: K, draws per gradient, at least 1 (2 for the default estimators).
         repeats: number of independent gradients per estimator, at least 2.
         chunk: repeats computed at a time, at least 1, which bounds the memory.
@@ -238,10 +238,10 @@ def _applicable(q: Distribution, f: Function, generator: torch.Generator | None)
     """The estimators that apply to q; the constant baseline is the mean of 1,000 draws."""
     with drawing(generator), torch.no_grad():
         pilot = float(f(q.sample(torch.Size((1000,)))).mean())
-    path = "straight-through, its own" if is_discrete(q) else "pathwise"
+    path = "straight-through, by q itself" if is_discrete(q) else "pathwise"
     found: dict[str, Estimator] = {path: Pathwise()} if q.has_rsample else {}
     found["score function"] = ScoreFunction()
-    found["score function, constant"] = ScoreFunction(pilot)
+    found["score function, constant baseline"] = ScoreFunction(pilot)
     found["score function, leave-one-out"] = ScoreFunction(leave_one_out)
     base: Distribution = q
     while isinstance(base, Independent):

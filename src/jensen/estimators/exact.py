@@ -15,7 +15,7 @@ Function = Callable[[Tensor], Tensor]
 
 NODES = 2**14
 MOST = 2**14
-"""Largest number of outcomes that are enumerated."""
+"""Maximum number of outcomes that are enumerated."""
 
 
 def is_discrete(q: Distribution) -> bool:
@@ -105,7 +105,7 @@ def slopes(value: Tensor, leaves: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _is_image(q: Distribution) -> TypeGuard[TransformedDistribution]:
-    """Whether q's support is the image of the base's; torch reports the codomain, which may be larger."""
+    """Whether q's support is the image of the base's support; torch reports the codomain, which may be larger."""
     return isinstance(q, TransformedDistribution) and type(q).support is TransformedDistribution.support
 
 

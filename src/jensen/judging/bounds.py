@@ -1,4 +1,4 @@
-"""Likelihoods of diffusion and score models: variational bounds, term by term, and the likelihood of the
+"""Likelihoods of diffusion and score models: the terms of variational bounds, and the likelihood of the
 probability-flow ODE.
 """
 
@@ -79,7 +79,7 @@ def bounds(case: Case) -> Part | None:
     drawn = []
     if terms is not None:
         steps = terms.steps.mean(0).tolist()
-        times, title = [(k + 1) / len(steps) for k in range(len(steps))], "nats of each step, L_(t-1)"
+        times, title = [(k + 1) / len(steps) for k in range(len(steps))], "L_(t-1) of each step, nats"
         drawn.append(plots.curves(times, {"": steps}, title=title, xlabel="step / T", markers=False))
     return Part("Likelihood", _text(case, terms), findings, plots=drawn, details={"likelihood": details})
 
@@ -112,7 +112,7 @@ def _bound(case: Case, model: Diffusion, name: str, **settings: Any) -> Bound:
 
 
 def _ode(case: Case, model: Diffusion, span: Span, bins: Bins | None) -> tuple[Likelihood, int]:
-    """Log p under the ODE (of discrete data a lower bound, by dequantization), and its number of evaluations."""
+    """Log p under the ODE (for discrete data a lower bound, by dequantization), and the number of evaluations."""
     dims, rng = case.data.space.dims, case.rng("ode")
     trace = "exact" if dims <= EXACT else "hutchinson"
     parts, evaluations = [], 0

@@ -1,4 +1,4 @@
-"""A case: everything that judges need of the run that is evaluated."""
+"""A case: everything that judges need to know about the run that is evaluated."""
 
 from __future__ import annotations
 
@@ -69,12 +69,12 @@ def drawer(model: nn.Module, space: Space, own_seed: int) -> Draw:
 
 @dataclass(frozen=True)
 class Played:
-    """The game at the end of training, from a checkpoint: with critics, and with the weights that are not averaged.
+    """The game at the end of training, from a checkpoint: it has the critics, and weights without averaging.
 
     Attributes:
         objective: the game's objective, on its device.
         update: the rule that updates its players.
-        players: with their optimizers and learning rates.
+        players: players with their optimizers and learning rates.
         step: number of the training step.
         stream: training batches.
     """
@@ -91,16 +91,16 @@ class Case:
     """A run that is evaluated.
 
     Attributes:
-        model: averaged, in evaluation mode.
+        model: model with averaged weights, in evaluation mode.
         data: its training and held-out data.
-        draw: draws samples of it.
-        conditional: whether it takes the conditions of the data.
+        draw: draws samples of the model.
+        conditional: whether the model takes the conditions of the data.
         settings: settings of judging.
         played: a function that returns the game at the end of training, or None without a checkpoint.
         seed: random seed of judging.
         track: shows progress.
         stability: whether eigenvalues are computed.
-        beside: name and model of another run to compare with.
+        beside: name and model of another run for comparison.
         own_features: features in place of those of the settings: a callable (N, ...) -> (N, d).
     """
 
@@ -122,7 +122,7 @@ class Case:
         return tensors[0].device if tensors else torch.device("cpu")
 
     def rng(self, *names: str | int) -> torch.Generator:
-        """A random generator on the device, for each purpose its own."""
+        """A random generator on the device, a different one for each purpose."""
         return generator(derived(self.seed, *names), self.device)
 
     @cached_property

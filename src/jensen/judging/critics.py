@@ -1,4 +1,4 @@
-"""Critics: a fresh one and that of training on new data, exact transport, and hidden units that are never active."""
+"""A fresh critic and the critic of training on new data; exact transport distances; units that are never active."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def fresh_critic(space: Space, modes: Modes | None = None) -> nn.Module:
 
 @judge
 def critics(case: Case) -> Part | None:
-    """What a fresh critic and the critic of training gain over guessing, on new data and samples."""
+    """The gain over guessing of a fresh critic and of the critic of training, on new data and samples."""
     game, model, steps = played(case), case.model, case.settings.critic_steps
     if game is None or not isinstance(model, GAN):
         return None
@@ -89,7 +89,7 @@ def critics(case: Case) -> Part | None:
         logits = {"real": real.tolist(), "generated": fake.tolist()}
         charts.append(plots.histograms(logits, title=f"logits, {name}", xlabel="logit (above 0: real)"))
     text = (
-        "Both critics are evaluated on held-out data and on new samples. What they gain over guessing is, on average, "
+        "Both critics are evaluated on held-out data and on new samples. Their gain over guessing is, on average, "
         "a lower bound on the divergence between data and samples. The fresh critic was trained against the finished "
         f"generator ({steps} steps, best at step {at} on a tenth of the training data that was held out from its "
         f"training). The critic of training was trained together with its generator{packs and ' on' + packs[1:]}."
@@ -138,7 +138,9 @@ def transport(case: Case) -> Part | None:
 
 
 def _critic_estimates(case: Case, game: Adversarial) -> list[Finding]:
-    """The distances that a Wasserstein critic estimates, and how far its slope between data and samples is from 1."""
+    """The distances that a Wasserstein critic estimates, and the deviation of its slope from 1 between data and
+    samples.
+    """
     found, sets = [], (case.samples, case.train["x"], case.test["x"])
     fake, *data = (critic_logits(game.critic, game.packs(x.to(case.device))).double() for x in sets)
     for key, name, real in zip(("critic_train", "critic_test"), ("training", "held-out"), data, strict=True):
@@ -170,7 +172,7 @@ def units(case: Case) -> Part | None:
         rows += [(player, layer.layer, str(layer.never), str(layer.of)) for layer in layers]
         k, n = sum(layer.never for layer in layers), sum(layer.of for layer in layers)
         if n:
-            name, note = f"the {player}'s units never positive", f"{k} of {n}"
+            name, note = f"{player}: units that are never positive", f"{k} of {n}"
             findings.append(Finding(f"units_{player}", name, k / n, form="share", note=note))
     text = "Units that are not positive for any input: dead before a ReLU, linear before a LeakyReLU."
     tables = [Table(("", "layer", "never positive", "of"), rows)] if rows else []

@@ -17,7 +17,7 @@ CHUNK = 512
 
 @judge
 def disentanglement(case: Case) -> Part | None:
-    """MIG, DCI and the FactorVAE score of the codes of every combination of the factors."""
+    """MIG, DCI and the FactorVAE score of the codes of all combinations of the factors."""
     model, known = case.model, case.data.truths.factors
     if known is None or not isinstance(model, Coding):
         return None
@@ -49,17 +49,22 @@ def disentanglement(case: Case) -> Part | None:
         best = max(range(len(share)), key=share.__getitem__)
         cells.append((name, f"{gap:.3f}", str(best + 1), f"{share[best]:.2f}", f"{told:.2f}", f"{1 / count:.2f}"))
         details.append({"name": name, "levels": count, "gap": gap, "predicted": told, "shares": share})
-    head = ("factor", "gap", "best coordinate", "share of entropy", "predicted right", "by chance")
+    head = ("factor", "gap", "best coordinate", "share of the factor's entropy", "predicted right", "by chance")
     names = [str(d + 1) for d in range(codes.shape[1])]
     drawn = [
-        plots.bars(names, share, title=f"mutual information of each coordinate with {name}", xlabel="share of entropy")
+        plots.bars(
+            names,
+            share,
+            title=f"mutual information of each coordinate with {name}",
+            xlabel="share of the factor's entropy",
+        )
         for name, share in zip(known.names, shares, strict=True)
     ]
     text = (
         "Posterior means of the top layer against the factors that generate the data, over every combination of "
         "the factors. Each score is 1 where every factor has one coordinate and every coordinate one factor. The plots "
         "show each coordinate's mutual information with a factor as a share of the factor's entropy; a factor's gap is "
-        "the largest share less the second."
+        "the difference between the largest and the second largest share."
     )
     table = Table(head, cells)
     return Part("Disentanglement", text, findings, plots=drawn, tables=[table], details={"factors": details})

@@ -1,4 +1,4 @@
-"""Features by which samples are compared: raw data, a classifier of the data's classes, or a random network."""
+"""Features for comparing samples: raw data, features of a classifier of the data's classes, or of a random network."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ CHUNK = 1024  # number of rows whose features are computed together
 
 @dataclass(frozen=True)
 class Features:
-    """A callable from data (N, ...) to (N, d).
+    """A callable that maps data (N, ...) to features (N, d).
 
     Attributes:
-        name: as it appears in a sentence.
+        name: name of the features in a sentence.
         of: the callable that computes the features.
-        classify: for features of a classifier, the logits of the classes from its features.
+        classify: for features of a classifier, maps them to the logits of the classes.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Features:
         return torch.cat([self.of(rows) for rows in x.split(CHUNK)])
 
     def read(self, x: Tensor) -> Tensor | None:
-        """The classes (N,) that the classifier reads, or None without one."""
+        """The classes (N,) that the classifier reads, or None without a classifier."""
         return None if self.classify is None else self.classify(self(x)).argmax(1)
 
 
@@ -119,7 +119,7 @@ def features_of(choice: str | Features | Callable[[Tensor], Tensor], data: Data)
     if choice == "auto":
         choice = ("classifier" if isinstance(classes, Classes) else "convolutional") if space.pictures else "raw"
     if choice == "raw":
-        return Features(f"the numbers themselves{space.unit}", lambda x: space.comparable(x).flatten(1))
+        return Features(f"the raw numbers{space.unit}", lambda x: space.comparable(x).flatten(1))
     if choice == "convolutional":
         network = random_convolutions(space.shape)
         name = f"64 features of a convolutional network with fixed random weights ({_hash(network)})"
@@ -135,7 +135,7 @@ def features_of(choice: str | Features | Callable[[Tensor], Tensor], data: Data)
     with torch.no_grad():
         right = float((network(space.comparable(test["x"])).argmax(1) == test["cond"][:, 0]).double().mean())
     name = (
-        f"the 32 last features of a classifier of the data's classes "
+        f"the 32 features of the last hidden layer of a classifier of the data's classes "
         f"({_hash(network)}, accuracy {100 * right:.1f}% on held-out data)"
     )
     return Features(name, lambda x: network[0](space.comparable(x)), network[1])

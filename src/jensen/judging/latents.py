@@ -1,4 +1,4 @@
-"""What latents are used for: reconstructions, traversals, interpolations, posterior collapse."""
+"""The use of latents: reconstructions, traversals, interpolations, posterior collapse."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def collapse(case: Case) -> Part | None:
 
 
 def _layer(report: CollapseReport, number: int) -> list[Finding]:
-    """Findings of one layer, counted from 0 next to the data; keys contain its number if there are several layers."""
+    """Findings on one layer, numbered from 0 next to the data; keys contain the number if there are several layers."""
     layer, several = report.layers[number], len(report.layers) > 1
     end, where = (f"_{number + 1}", f", layer {number + 1}") if several else ("", "")
 
@@ -149,5 +149,5 @@ def _layer(report: CollapseReport, number: int) -> list[Finding]:
         found.append(of("aggregate_kl", "KL between aggregate posterior and prior", layer.divergence, best="low"))
     found.append(of("log_px_lost", "loss of log p(x | z) without the layer", layer.log_px_lost))
     if (lost := layer.accuracy_lost) is not None:
-        found.append(of("accuracy_lost", "loss of reading accuracy without the layer", lost, form="share"))
+        found.append(of("accuracy_lost", "loss of the reader's accuracy without the layer", lost, form="share"))
     return found

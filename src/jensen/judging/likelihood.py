@@ -1,4 +1,4 @@
-"""Likelihoods of latent variable models, by importance sampling, and of exact densities; the posterior gap."""
+"""Likelihoods: by importance sampling for latent variable models, exact for known densities; the posterior gap."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def _log_p(case: Case, x: Tensor, name: str) -> Likelihood:
 
 
 def joined(parts: Sequence[Likelihood]) -> Likelihood:
-    """Likelihoods of parts of the data, as one."""
+    """Joins the likelihoods of parts of the data."""
     noise = [part.stderr for part in parts if part.stderr is not None]
     value = torch.cat([part.value for part in parts])
     return Likelihood(value, parts[0].kind, parts[0].measure, torch.cat(noise) if noise else None)
@@ -116,7 +116,7 @@ def tails(found: Estimate, samples: int) -> dict[str, Any]:
 
 
 def weights_found(log_p: Estimate, samples: int) -> list[Finding]:
-    """Whether the importance weights can be relied on."""
+    """Findings on the reliability of the importance weights."""
     k, ess = tails(log_p, samples), log_p.ess
     least = f"of {samples:,} weights of the median example; least {float(ess.min()):.0f}"
     found = [Finding("effective_samples", "effective samples", float(ess.median()), best="high", note=least)]
@@ -143,7 +143,7 @@ def posterior_gap(case: Case) -> Part | None:
         split = gap_split(model, x, steps=settings.refine_steps, generator=rng)
     advance(len(x))
     left, most = float(split.left.mean()), float(split.left.abs().max())
-    who, worst = "the search for q" if isinstance(model, Unamortized) else "the encoder", f"{most:.4f} nats at worst"
+    who, worst = "the search for q" if isinstance(model, Unamortized) else "the encoder", f"at most {most:.4f} nats"
     note = worst + "; set judging.refine_steps higher" * (most > NEAR)
     findings = [
         measured("gap", "log p(x) - ELBO", split.total),
@@ -171,7 +171,7 @@ def components(case: Case) -> Part | None:
     x, factors = case.train["x"], model.factors
     weights = factors.concentration / factors.concentration.sum()
     used = float(torch.special.entr(weights).sum().exp())
-    of = f"of {len(weights)}; exponential of the entropy of the mean weights"
+    of = f"out of {len(weights)}; exponential of the entropy of the mean weights"
     bound = float(model.elbo(x.double().to(case.device))) / len(x)
     name, note = "lower bound on log p(all training data), per example", f"parameters integrated out, n = {len(x):,}"
     findings = [

@@ -65,7 +65,7 @@ def modes(case: Case) -> Part | None:
 
 
 def reached(key: str, name: str, count: int, **more: Any) -> Finding:
-    """How many modes or classes samples reach."""
+    """The number of modes or classes that samples reach."""
     return Finding(key, name, count, best="high", form="count", **more)
 
 
@@ -73,7 +73,7 @@ def ring_divergences(x: Tensor, law: Modes) -> tuple[float, float]:
     """Jensen-Shannon divergence (nats) and total variation between the shares of points (N, 2) in rings around the
     modes and the exact probabilities of these rings.
 
-    Binning lowers the divergence and a finite number of points raises it: compare with as many draws of the
+    Binning lowers the divergence and a finite number of points raises it: compare with the same number of draws of the
     distribution.
     """
     exact = law.rings(EDGES).flatten()
@@ -133,8 +133,8 @@ def classes(case: Case) -> Part | None:
         f"A reader that was trained independently of the generator reads {len(made):,} samples. KL(q || w) compares q, "
         f"the shares of samples read as each of {len(shares):,} {what}, with w, the shares of the data. Floors: for "
         f"{what} reached and KL, the mean for as many draws of the data (a finite sample never reaches 0); for "
-        f"clearness, held-out data. Every sample is read as something, so {what} are also counted for clear samples "
-        f"alone: {reader.clear_means}."
+        f"clearness, held-out data. Every sample is read as one of them, so {what} are also counted for clear samples "
+        f"only: {reader.clear_means}."
     )
     kind, (width, size) = case.data.space.cond, found.places.shape
     names = list(kind.names) if isinstance(kind, Classes) else [str(k) for k in range(size)]
@@ -168,12 +168,14 @@ def reader_shares(case: Case) -> Tensor | None:
 
 
 def _sheet(case: Case, made: Tensor, read: Tensor, names: list[str]) -> Picture:
-    """Samples sorted by the class that they are read as; each channel beside what is read in it."""
+    """Samples sorted by the class that the reader reads; channels side by side, with the classes that are read."""
     scale = fitting_scale(case.data.space)
     if read.shape[1] > 1:
         captions = [" ".join(map(str, row)) for row in read[:48].tolist()]
         sheet = gallery(side_by_side(made[:48]), columns=6, scale=scale, captions=captions)
-        return Picture("read", sheet, "samples, channel beside channel", "Channels side by side, with what was read.")
+        return Picture(
+            "read", sheet, "samples, channels side by side", "Channels side by side, with the classes that were read."
+        )
     rows = [made[read[:, 0] == k][:COLUMNS] for k in range(len(names[:ROWS]))]
     full = [torch.cat([row, row.new_ones(COLUMNS - len(row), *row.shape[1:])]) for row in rows]
     sheet = gallery(torch.cat(full), columns=COLUMNS, scale=scale)
@@ -182,5 +184,5 @@ def _sheet(case: Case, made: Tensor, read: Tensor, names: list[str]) -> Picture:
 
 
 def side_by_side(x: Tensor) -> Tensor:
-    """Channels of pictures (N, C, H, W) beside one another, a grey line between two: (N, 1, H, C W + C - 1)."""
+    """The channels of pictures (N, C, H, W) side by side, with grey lines between them: (N, 1, H, C W + C - 1)."""
     return F.pad(x, (0, 1), value=LINE).movedim(1, 2).flatten(2)[:, None, :, :-1]

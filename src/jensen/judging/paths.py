@@ -37,14 +37,14 @@ def read_as_asked(case: Case, made: Tensor, asked: Tensor | None) -> Proportion 
 
 @judge
 def by_steps(case: Case) -> Part | None:
-    """Energy distance of samples for each number of steps, and the share of them that are read as asked."""
+    """Energy distance of samples for each number of steps, and the share that is read as the requested condition."""
     model = case.model
     if not isinstance(model, Diffusion | ScoreModel) or not case.settings.steps:
         return None
     comparable, log_p = case.data.space.comparable, case.data.truths.log_p
     x, train = comparable(case.test["x"]), comparable(case.train["x"][: case.settings.samples])
     sampling = model.sampling
-    unit = "moves a level" if sampling.sampler == LANGEVIN else "steps"
+    unit = "moves per level" if sampling.sampler == LANGEVIN else "steps"
     floor = energy_distance(train, x)
     findings, rows = [], []
     for steps, made in case.by_steps.items():
@@ -55,7 +55,7 @@ def by_steps(case: Case) -> Part | None:
             notes.append(f"{read} read as asked")
         if log_p is not None:
             row["log_p"] = float(log_p(made.double(), 0.0).mean())
-            notes.append(f"their mean log p under the data's own density {row['log_p']:.3f}")
+            notes.append(f"mean log p under the density of the data {row['log_p']:.3f}")
         name = f"energy distance, {steps} {unit}{OWN * (steps == sampling.steps)}"
         findings.append(estimated(f"energy_{steps}", name, distance, floor=floor.value, note="; ".join(notes)))
         rows.append(row)
@@ -74,7 +74,7 @@ def by_steps(case: Case) -> Part | None:
 
 
 def _read_plot(x: Sequence[float], rows: Sequence[dict[str, Any]], xlabel: str) -> list[str]:
-    """The shares that are read as asked, if samples were read."""
+    """A plot of the shares that are read as the requested condition, if samples were read."""
     shares = [row["read"] for row in rows if "read" in row]
     return [plots.intervals(x, shares, title="read as asked", xlabel=xlabel)] if shares else []
 
@@ -105,7 +105,7 @@ def sampling_path(case: Case) -> Part | None:
         words += f"; columns {' and '.join(space.columns[:2] or ('1', '2'))}"
     pictures = [
         Picture("strip", strip, "states of the sampler", f"{words}."),
-        Picture("film", film, "the same, animated"),
+        Picture("film", film, "states of the sampler, animated"),
     ]
     return Part("From noise to data", pictures=pictures)
 
@@ -161,7 +161,7 @@ def noise_interpolations(case: Case) -> Part | None:
 
 @judge
 def guidance(case: Case) -> Part | None:
-    """The effect of guidance on the share read as asked and on variety."""
+    """The effect of guidance on the share that is read as the requested condition, and on variety."""
     model = case.model
     if not isinstance(model, Diffusion) or not case.conditional or model.denoiser.null is None:
         return None

@@ -1,4 +1,4 @@
-"""Samples read by a reader: whether they show the condition asked for, and what unconditional samples show."""
+"""Samples read by a reader: whether they show the requested condition, and what unconditional samples show."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def read_as_asked(case: Case) -> Part | None:
     found, shuffled, ceiling = (legibility(*v) for v in ((read, asked), (read, asked.roll(1, 0)), (real, test["cond"])))
     names = cond.decode(asked), cond.decode(read)
     n = f"n = {len(made):,}"
-    note, floor = f"{n}; floor: conditions shuffled", shuffled.exact.value
+    note, floor = f"{n}; floor: shuffled conditions", shuffled.exact.value
     findings = [proportion("legibility", "read as asked", found.exact, floor=floor, note=note, card=True)]
     if cond.width > 1:
         findings.append(proportion("characters", "single characters read as asked", found.character, note=n, card=True))
@@ -64,7 +64,7 @@ def _asked(case: Case, asked: Sequence[str], read: Sequence[str]) -> list[Pictur
     wrong = [a != b for a, b in zip(asked, read, strict=True)][:SHOWN]
     scale = max(fitting_scale(space), -(-CAPTION // made.shape[-1]))
     page = gallery(made, columns=COLUMNS, scale=scale, captions=captions, wrong=wrong)
-    return [Picture("asked", page, "samples, with the condition asked for and the condition read")]
+    return [Picture("asked", page, "samples, with the requested condition and the condition that was read")]
 
 
 def _by_class(cond: Classes, samples: Pair, held_out: Pair) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def _shares(cond: Classes, labels: Tensor, read: Tensor) -> dict[int, Proportion
 
 @judge
 def unconditional(case: Case) -> Part | None:
-    """Unconditional samples of a model of texts: how many are read with confidence, and their variety."""
+    """Unconditional samples of a model of texts: the share that is read with confidence, and their variety."""
     cond, reader = case.data.space.cond, case.data.truths.reader
     if not isinstance(cond, Text) or case.asked is None:
         return None
@@ -101,7 +101,7 @@ def unconditional(case: Case) -> Part | None:
         distinct = len(texts.unique(dim=0)) / max(len(texts), 1)
         findings = [
             proportion("free_clear", "read with confidence", sure, floor=floor, note=note),
-            Finding("free_distinct", "distinct texts among these", distinct, best="high", form="share"),
+            Finding("free_distinct", "share of distinct texts among these", distinct, best="high", form="share"),
         ]
         found = (texts.flatten().bincount(minlength=cond.size) / max(texts.numel(), 1)).tolist()
         title, equal = "share of each character, read with confidence", [1 / cond.size] * cond.size

@@ -1,4 +1,4 @@
-"""Samples compared with held-out data: by features, in raw data space, and by their nearest training examples."""
+"""Samples compared with held-out data: by features, as raw data, and by their nearest training examples."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ BARS = 40  # largest number of classes that are shown as bars
 
 TEXT = (
     "{n:,} samples are compared with {held:,} held-out examples by {features}. Energy distance and sharpness use the "
-    "data themselves. The floor is the same quantity for as many training examples in place of the samples: a "
-    "perfect model reaches it."
+    "data themselves. The floor is the same quantity for the same number of training examples instead of the samples: "
+    "a perfect model reaches it."
 )
 NOTES = {
-    "frechet": "biased upwards, and so is its floor",
+    "frechet": "biased upwards, as its floor is",
     "frechet_extrapolated": "without the bias",
     "kernel": "can be below 0",
     "energy": "can be below 0",
@@ -54,7 +54,7 @@ NOTES = {
     "coverage": "share of data with a sample nearby",
     "c2st": "50%: samples cannot be distinguished from data",
     "c2st_auc": "0.5: samples cannot be distinguished from data",
-    "classes": "as the classifier reads them",
+    "classes": "as read by the classifier",
     "sharpness": "below 1: blurred; above 1: noisy",
 }
 
@@ -67,8 +67,8 @@ def measured(
     Args:
         test: held-out examples, at least 20 of them.
         samples: samples, at least 20 of them.
-        features: the features by which they are compared.
-        space: of the data.
+        features: the features with which they are compared.
+        space: space of the data.
         seed: random seed.
         shares: shares of the data's classes, for features of a classifier.
     """
@@ -137,7 +137,7 @@ def samples(case: Case) -> Part | None:
     read = features.read(made)
     if classes is not None and shares is not None and read is not None and classes.size <= BARS:
         share = class_coverage(read, classes.size).shares.tolist()
-        title = "classes, as the classifier reads"
+        title = "classes, as read by the classifier"
         bars.append(plots.shares(share, shares.tolist(), names=classes.names, title=title))
     findings = [replace(f, floor=floor[key].value) if key in floor else f for key, f in found.items()]
     return Part("Samples", TEXT.format(n=n, held=len(test), features=features.name), findings, pictures, bars)
@@ -179,7 +179,7 @@ def nearest(case: Case) -> Part | None:
     middle = [float(distances.quantile(0.5)) for distances in (drawn, fresh)]
     what = "image" if space.pictures else "point"
     copied = wilson(int((drawn.double() < fresh.double().quantile(0.05)).sum()), len(drawn))
-    name, note = f"median distance to the nearest training {what}", f"floor: of held-out {what}s"
+    name, note = f"median distance to the nearest training {what}", f"floor: the median for held-out {what}s"
     findings = [
         replace(nearness(drawn, fresh), card=True),
         proportion("copied", f"nearer than 95% of held-out {what}s", copied, best=0.05, floor=0.05),

@@ -56,7 +56,7 @@ def noised_scores(case: Case) -> list[tuple[float, Score]]:
     """The model's score of noised data, with the standard deviation sigma of the noise, for several sigma.
 
     For a score model, the noise levels are those of its ladder; for a diffusion model, those of evenly spaced times
-    without the end time; for a kernel density, only no noise; [] for other models.
+    without the end time; for a kernel density, only sigma = 0; [] for other models.
     """
     if isinstance(case.model, KernelDensityModel):
         return [(0.0, case.model.score)]
@@ -98,7 +98,7 @@ def annealing(case: Case) -> Part | None:
     law = "data" if case.data.truths.log_p is not None else "training data"
     name = "total variance of samples, relative to that of the data"
     note = "floor: a Gaussian with the data's covariance, annealed in the same way with its exact score, in closed form"
-    moves = f"{sampling.steps} moves a level, {n} samples"
+    moves = f"{sampling.steps} moves per level, {n} samples"
     findings = [
         Finding("variance", name, own[1], own[2], floor=own[3], best=own[3], note=note),
         estimated("energy_exact", f"energy distance with the exact score of the {law}", distance, note=moves),
@@ -126,7 +126,7 @@ class _Function(nn.Module):
 
 
 def exact_model(case: Case, chunk: int) -> ScoreModel:
-    """Samples by the same ladder and annealing with the exact score of the data, or of the training data."""
+    """A score model with the same ladder and annealing and the exact score of the data, or of the training data."""
     ours = case.model
     assert isinstance(ours, ScoreModel)
 
@@ -142,5 +142,5 @@ def exact_model(case: Case, chunk: int) -> ScoreModel:
 
 
 def exact_score(log_p: LogDensity, sigma: float) -> Score:
-    """The exact score of the data with noise sigma added."""
+    """The exact score of the data with added noise of standard deviation sigma."""
     return score_of(lambda x: log_p(x, sigma))

@@ -33,20 +33,21 @@ class Judging(Settings):
     samples: Annotated[int, Field(ge=16)] = 2000
     """number of samples drawn"""
     rows: Annotated[int, Field(ge=16)] = 2000
-    """largest number of held-out examples used"""
+    """maximum number of held-out examples used"""
     features: Annotated[str, AfterValidator(_features)] = "auto"
     """features by which samples and data are compared: auto, classifier, convolutional, raw, or the folder of a reader
     run on the same classes; auto: classifier for pictures with classes, convolutional for others, raw for points"""
     mode_samples: Positive = 26
-    """samples drawn per class or mode that a reader of pictures knows, if this is more than judging.samples"""
+    """samples drawn per class or mode that a reader of pictures knows, if the total exceeds judging.samples"""
     importance: Positive = 5000
-    """number of draws K of the importance-sampled log p(x)"""
+    """number K of draws for log p(x) by importance sampling"""
     importance_rows: Annotated[int, Field(ge=2)] = 2000
-    """largest number of held-out, and of training examples whose log p(x) is estimated by importance sampling"""
+    """maximum number of held-out examples, and of training examples, whose log p(x) is estimated by importance
+    sampling"""
     refine_rows: Literal[0] | Annotated[int, Field(ge=2)] = 100
     """held-out examples for which the gap between log p(x) and the ELBO is decomposed; 0: none"""
     refine_steps: Positive = 300
-    """steps that optimize q for each of these examples"""
+    """number of steps that optimize q for each of these examples"""
     steps: tuple[Positive, ...] = (4, 8, 16, 32, 64)
     """numbers of sampling steps that are compared; []: no comparison"""
     scales: tuple[Annotated[float, Field(ge=0)], ...] = ()

@@ -17,7 +17,7 @@ from jensen.training import descend
 
 PRODUCTS, DENSE, SECONDS = 400, 400, 120.0  # limits of each of the two linearisations
 LARGE, FEW = 100_000, 16  # number of weights above which only a few rows are used
-WAYS = {"flow": "the flow", "training": "a step of training"}
+WAYS = {"flow": "the flow", "training": "a training step"}
 LEADING = {"flow": "largest real part", "training": "largest modulus"}
 
 
@@ -58,7 +58,7 @@ def part(ways: Mapping[str, Mapping[str, Any]], rows: int, step: int) -> Part:
     words = [
         f"The game at the end of training, linearised on one batch of {rows}, with plain gradients. For the flow, "
         "eigenvalues left of the imaginary axis make neighbouring paths converge, and an eigenvalue right of it "
-        "makes them diverge. For a step of training the same holds inside and outside the unit circle. Eigenvalues "
+        "makes them diverge. For a training step the same holds inside and outside the unit circle. Eigenvalues "
         "on the axis or circle decide nothing.",
         *(_sentence(key, way) for key, way in ways.items()),
     ]
@@ -89,7 +89,7 @@ def _sentence(key: str, way: Mapping[str, Any]) -> str:
     if "refused" in way:
         return sentence(f"{WAYS[key]}: {way['refused']}")
     leading = "none found" if way["leading"] is None else f"{LEADING[key]} {way['leading']:.6g}"
-    leading += "" if way["converged"] else ", the decisive ones not found"
+    leading += "" if way["converged"] else ", the decisive ones were not found"
     below = way["step_size_below"]
     steps = "" if below is None else f". Simultaneous gradient steps with step sizes below {below:.3g} would converge"
     return sentence(

@@ -1,4 +1,4 @@
-"""Translations: how readers of the target side classify them, and round-trip errors."""
+"""Translations: their classes as read by readers of the target side, and round-trip errors."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Side:
 
 
 def sides(data: Data, rows: int) -> dict[str, Side]:
-    """At most this many held-out pictures of each side."""
+    """The two sides, with at most `rows` held-out pictures each."""
     assert data.b is not None
     found = {}
     for name, side in (("a", data), ("b", data.b)):
@@ -68,7 +68,7 @@ def sides(data: Data, rows: int) -> dict[str, Side]:
 
 @dataclass(frozen=True)
 class Way:
-    """Measurements of one direction, from a side to the other and back.
+    """Measurements of one direction, from one side to the other and back.
 
     Attributes:
         n: number of pictures.
@@ -76,8 +76,8 @@ class Way:
         constant: the same error for a constant picture: the median of the training pictures.
         moved: mean absolute change per pixel by the translation.
         shares: shares of pictures read as labelled; empty without labels and readers. By the target side's reader:
-            "untranslated", "translated", "renamed" (after the best renaming of classes), and of unseen kinds
-            "unseen untranslated" and "unseen"; by the side's own reader: "own", and "kept" after the round trip.
+            "untranslated", "translated", "renamed" (after the best renaming of classes), and for unseen kinds "unseen
+            untranslated" and "unseen". By the reader of the source side: "own", and "kept" after the round trip.
         kernel: kernel distances to held-out pictures of the target side, in features of a convolutional network with
             random weights: of the "translated" pictures, the "untranslated" ones, and "training" pictures of the
             target side; empty for too few pictures.
@@ -97,7 +97,7 @@ class Way:
 
 @torch.no_grad()
 def round_trip(model: Translating, x: Tensor, side: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Pictures of a side, their translations, and these translated back; on the CPU."""
+    """Pictures of a side, their translations, and the translations back, on the CPU."""
     tensors = (*model.parameters(), *model.buffers()) if isinstance(model, torch.nn.Module) else ()
     made = x.to(tensors[0].device) if tensors else x
     there = model.translate(made, OTHER[side])
@@ -135,7 +135,7 @@ def nearness(target: Side, x: Tensor, there: Tensor) -> dict[str, Distance]:
 
 
 def share(read: Tensor, labels: Tensor) -> Proportion:
-    """The share that agree, with an interval."""
+    """The share of pictures that are read as their label, with an interval."""
     return wilson(int((read == labels).sum()), len(read))
 
 
@@ -208,7 +208,7 @@ def _findings(side: str, w: Way) -> list[Finding]:
         found.append(proportion(f"{key}_unseen", kinds, shares["unseen"], note=note))
     if "kept" in shares:
         words, floor = f"{side} after the round trip, read as labelled", shares["own"].value
-        found.append(proportion(f"{key}_kept", words, shares["kept"], floor=floor, note="floor: before it"))
+        found.append(proportion(f"{key}_kept", words, shares["kept"], floor=floor, note="floor: before the round trip"))
     if w.kernel:
         near, far, real = (w.kernel[name] for name in ("translated", "untranslated", "training"))
         words, note = f"{name}, kernel distance to side {OTHER[side]}", f"untranslated {far.value:.3g}"
@@ -221,7 +221,9 @@ def _findings(side: str, w: Way) -> list[Finding]:
 
 
 def _table(every: list[tuple[str, dict[str, Way]]]) -> Table:
-    """All directions of this run and of the run it is compared with, and the readers' accuracy on real pictures."""
+    """All directions of this run and of the run that it is compared with, and the readers' accuracy on real
+    pictures.
+    """
     rows, read = [], any(w.shares for _, ways in every for w in ways.values())
     for prefix, ways in every:
         for side, w in ways.items():
@@ -232,7 +234,7 @@ def _table(every: list[tuple[str, dict[str, Way]]]) -> Table:
                 unseen = (str(w.shares[key]) for key in ("unseen untranslated", "unseen"))
                 rows.append((f"{prefix}{_arrow(side)}, unseen", *unseen, *[""] * 5))
     own = ((side, w.shares["own"]) for side, w in every[0][1].items() if "own" in w.shares)
-    rows += [(f"real {side}, their own reader", str(v), *[""] * 6) for side, v in own]
+    rows += [(f"real {side}, read by the reader of this side", str(v), *[""] * 6) for side, v in own]
     head = ["untranslated", "translated", "best renaming", "round trip"] * read
     return Table(("", *head, "round-trip error", "constant picture", "change"), rows)
 
@@ -243,7 +245,7 @@ def _confusions(side: str, table: Tensor, names: Sequence[str]) -> Table:
 
 
 def chosen(side: Side, each: int) -> Tensor:
-    """Indices of this many pictures of each class, including the first and last; without classes, of all pictures."""
+    """Indices of `each` pictures of every class, including the first and the last; without classes, of all pictures."""
     if side.labels is None:
         return torch.linspace(0, len(side.x) - 1, min(CLASSES * each, len(side.x))).round().long()
     places = []
@@ -261,8 +263,8 @@ def _rows(model: Translating, known: Mapping[str, Side], side: str) -> Picture:
 
 
 def strip(model: torch.nn.Module, data: Data) -> Image.Image:
-    """A held-out picture of each class of both sides, above its translation, above the translation back; a is on the
-    left.
+    """A held-out picture of each class of both sides, its translation below it, and the translation back at the bottom;
+    side a is on the left.
     """
     assert isinstance(model, Translating)
     known = sides(data, 2000)

@@ -34,16 +34,16 @@ def discrepancy(
     square of a Gaussian, and where it is small, so is F: intervals of two standard errors cover as little as 83
     percent. W, the value that includes the pairs of a row with itself, is never negative, and the error tau of its root
     does not depend on its size, $\tau^2 = F / 4W$, or $V / 2b$ at equality, where $b = E W$. The longer arm of $(\sqrt
-    W \pm 2\tau)^2$ is longer than two errors by $4\tau^2$; so $2\tau^2$, with the larger tau, is added to the standard
-    error. Two standard errors then cover 92 to 100 percent. Far from equality the addition vanishes; at equality the
-    standard error is about the standard deviation in many dimensions, and up to 2.5 times as much in one.
+    W \pm 2\tau)^2$ exceeds two errors by $4\tau^2$, so $2\tau^2$, with the larger tau, is added to the standard error.
+    Intervals of two standard errors then cover 92 to 100 percent. Far from equality the addition vanishes; at equality
+    the standard error is about the standard deviation in many dimensions, and up to 2.5 times as much in one.
 
     Args:
-        kernel: conditionally positive definite.
-        x: N at least 2.
-        y: M at least 2.
-        own: k of each row of x with itself, (N,), and of y, (M,).
-        chunk: rows whose kernel is held in memory.
+        kernel: a conditionally positive definite kernel.
+        x: (N, d), N at least 2.
+        y: (M, d), M at least 2.
+        own: k(x, x) of each row of x, (N,), or of y, (M,).
+        chunk: number of rows whose kernel values are held in memory at a time.
 
     Source: Gretton et al. (2012), lemma 6; Serfling (1980), section 5.2, lemma A.
     """

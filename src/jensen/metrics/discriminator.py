@@ -20,13 +20,13 @@ Pair = tuple[Float[Tensor, "..."], Float[Tensor, "..."]]
 
 @dataclass(frozen=True)
 class Discrimination:
-    """Results of a discriminator on test rows, equally many real and fake.
+    """Results of a discriminator on equal numbers of real and fake test rows.
 
     Attributes:
         accuracy: share of correct answers; 1/2 if it cannot distinguish them.
         auc: probability that it ranks a real row above a fake one; also 1/2 if it cannot distinguish them, and
             independent of a threshold.
-        steps, curve: numbers of training steps, and its accuracy after each.
+        steps, curve: numbers of training steps, and the test accuracy after each.
         seen: number of training rows of each kind.
     """
 

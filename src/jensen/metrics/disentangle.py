@@ -97,7 +97,7 @@ class MIG:
 
 
 def mig(codes: Tensor, factors: Tensor, bins: int = 20) -> MIG:
-    r"""How much more informative about a factor the best code is than the second: 1 if one code has all.
+    r"""The gap in information about a factor between the best code and the second best; 1 if one code has all of it.
 
     $\frac1F \sum_j \frac{1}{H(v_j)} (I(z_{i_1}; v_j) - I(z_{i_2}; v_j))$, with $i_1, i_2$ the two codes most
     informative about $v_j$. It does not penalise a code that captures several factors. The biases of the two mostly
@@ -216,7 +216,7 @@ def disentanglement(importance: Float[Tensor, "..."]) -> float:
 def completeness(importance: Float[Tensor, "..."]) -> float:
     r"""$\frac1F \sum_j (1 - H_D(\tilde P_j))$: one minus the entropy, to the base D, of a factor's importances.
 
-    $\tilde P_{ij} = R_{ij} / \sum_k R_{kj}$; a factor that no code predicts counts 0.
+    $\tilde P_{ij} = R_{ij} / \sum_k R_{kj}$; a factor that no code predicts counts as 0.
 
     Args:
         importance: R, (D, F), at least 0, D at least 2.
@@ -233,7 +233,9 @@ def completeness(importance: Float[Tensor, "..."]) -> float:
 
 
 def _certainty(importance: Tensor) -> tuple[Tensor, Tensor]:
-    """One minus the entropy of each row, to the base of its length (0 for zeros), and rows' shares of the total."""
+    """One minus the entropy of each row, to the base of its length (0 for a row of zeros), and each row's share of the
+    total.
+    """
     importance = importance.double()
     if (
         importance.ndim != 2
@@ -260,17 +262,17 @@ def dci(
     """Train a probe for each factor; evaluate which codes it uses and how well it predicts held-out rows.
 
     The rows are split in a stratified way for each factor, so that its probe is trained on every level, however rare,
-    and tested on levels in about their frequencies; a level with a single row is used for training only.
+    and tested on levels with about their frequencies; a level with a single row is used for training only.
 
     Args:
         codes: (N, D), D at least 2.
         factors: (N, F), integers, F at least 2.
         probe: `BoostedTrees()` if None; or `Lasso()`.
         kept: fraction of held-out rows, in (0, 1).
-        generator: for the splits and the probes' seeds.
+        generator: random generator for the splits and the probes' seeds.
 
     Raises:
-        ValueError: if shapes or types do not fit, codes are not finite, a factor has one value, or either part of the
+        ValueError: if shapes or types do not match, codes are not finite, a factor has one value, or either part of the
             split is empty, for example if every row has a different level.
 
     Source: Eastwood & Williams (2018), section 2; trees for their lasso are Locatello et al. (2019)'s.
@@ -282,7 +284,7 @@ def dci(
     """
     codes, factors = _checked(codes, factors)
     if codes.shape[1] < 2 or factors.shape[1] < 2:
-        raise ValueError(f"codes and factors must have 2 columns or more, got {codes.shape[1]} and {factors.shape[1]}")
+        raise ValueError(f"codes and factors must have at least 2 columns, got {codes.shape[1]} and {factors.shape[1]}")
     if not 0 < kept < 1:
         raise ValueError(f"kept must be between 0 and 1, got {kept}")
     device = "cpu" if generator is None else generator.device
@@ -299,7 +301,7 @@ def dci(
 
 
 def _divided(factor: Tensor, order: Tensor, kept: float) -> tuple[Tensor, Tensor]:
-    """Training rows and held-out rows: every (1 / kept)-th in the order of levels; each level has training rows."""
+    """Training rows and held-out rows, every (1 / kept)-th in the order of levels; each level has training rows."""
     rows = order[factor[order].argsort(stable=True)]
     place = torch.arange(1, len(rows) + 1, dtype=torch.float64, device=rows.device) * kept
     back = place.floor() > (place - kept + 1e-9).floor()
@@ -307,7 +309,9 @@ def _divided(factor: Tensor, order: Tensor, kept: float) -> tuple[Tensor, Tensor
     some = torch.bincount(levels[~back], minlength=int(levels.max()) + 1) > 0
     back &= some[levels]
     if not bool(back.any()):
-        raise ValueError(f"kept must leave rows on either side, got {kept} of {len(rows)} rows, {len(some)} levels")
+        raise ValueError(
+            f"kept must leave training and held-out rows, got {kept} of {len(rows)} rows, {len(some)} levels"
+        )
     return rows[~back], rows[back]
 
 
@@ -334,13 +338,13 @@ def factor_vae_score(
         factors: (N, F), integers. While one factor is fixed the others should vary: use a full grid, or many rows.
         votes: number of votes for the assignment, and of new votes for the score.
         batch: rows per vote, at least 2.
-        generator: for the votes.
+        generator: random generator for the votes.
 
     Returns:
         the score with its interval over new votes.
 
     Raises:
-        ValueError: if shapes or types do not fit, codes are not finite or all constant, a factor has one value, or
+        ValueError: if shapes or types do not match, codes are not finite or all constant, a factor has one value, or
             votes or batch are too few.
 
     Source: Kim & Mnih (2018), section 4 and appendix B; they compute the score from the votes of the assignment.

@@ -20,8 +20,8 @@ def energy_distance(x: Num[Tensor, "..."], y: Num[Tensor, "..."], *, chunk: int 
 
     Args:
         x: (N, ...), N at least 2, flattened to vectors; (N,) are N numbers. Integers are allowed.
-        y: (M, ...) of the same event, M at least 2.
-        chunk: rows whose distances are held in memory.
+        y: (M, ...), events of the same size, M at least 2.
+        chunk: number of rows whose distances are held in memory at a time.
 
     Raises:
         ValueError: for fewer than two rows, events of different sizes, or numbers that are not finite.

@@ -1,4 +1,4 @@
-"""Features by which samples are compared: checks, gathering over processes, and floors."""
+"""Features of samples: checks, gathering over processes, and floors of metrics."""
 
 from __future__ import annotations
 
@@ -81,13 +81,13 @@ def gathered(features: Float[Tensor, "n d"]) -> Float[Tensor, "all d"]:
 
 
 def floor(metric: Callable[[Tensor, Tensor], T], real: Tensor, n: int, generator: torch.Generator | None = None) -> T:
-    """The floor, a perfect model's value: `metric` of real against n other real rows, drawn without replacement.
+    """The floor, a perfect model's value: `metric` of real rows against n other real rows, without replacement.
 
     Args:
         metric: function of (real, fake).
         real: (N, ...), more than n.
         n: the number of generated samples; the other N - n are the reference.
-        generator: for the choice of the n rows.
+        generator: random generator for the choice of the n rows.
 
     Raises:
         ValueError: if n is not from 1 to N - 1.

@@ -53,7 +53,7 @@ class FeatureStatistics:
         return FeatureStatistics(count, mean, self.scatter + other.scatter + between)
 
     def reduced(self) -> FeatureStatistics:
-        """The statistics of the rows of all processes; each process calls it on its own."""
+        """The statistics of the rows of all processes; every process must call it."""
         if not (dist.is_available() and dist.is_initialized()):
             return self
         total = torch.cat([self.mean.new_tensor([self.count]), self.count * self.mean])
@@ -77,7 +77,7 @@ Side = tuple[Source, FeatureStatistics]
 
 @dataclass(frozen=True)
 class FrechetDistance:
-    """A distance and its standard error, which is computed on demand, since it costs at least as much again.
+    """A distance and its standard error, which is computed on demand because it at least doubles the cost.
 
     Attributes:
         value: the distance, at least 0.
@@ -96,8 +96,8 @@ class FrechetDistance:
         r"""The standard error to first order, from the spread of the two Kantorovich potentials.
 
         $\varphi(x) = |x - \mu|^2 - (x - \mu)^T A (x - \mu) + 2 (\mu - \mu')^T (x - \mu)$, with A the linear map from
-        one Gaussian to the other. It vanishes for equal distributions: compare with the floor then. From statistics
-        alone, features are assumed to be Gaussian.
+        one Gaussian to the other. It vanishes for equal distributions: use the floor there. If only statistics are
+        given, features are assumed to be Gaussian.
         """
         (x, p), (y, q) = _sides(self.real, self.fake)
         root, back = _root(p.covariance)
@@ -120,7 +120,7 @@ def frechet_distance(real: Source, fake: Source) -> FrechetDistance:
 
     Args:
         real: (N, d), or statistics of at least two rows.
-        fake: (M, d), or the same. N and M may be below d.
+        fake: (M, d), or statistics of at least two rows. N and M may be below d.
 
     Raises:
         ValueError: for features that are not (N, d) floating-point and finite, fewer than two rows, or different
@@ -183,14 +183,14 @@ def extrapolated_frechet_distance(
     r"""The Frechet distance extrapolated to infinite samples: at k = 0, the line $a + b k$ fitted to k equal shares.
 
     Both samples are split into k shares and the distance is the mean over their pairs, for k = 1 to `shares`: its bias
-    is k times that of the whole. May come out below zero. The standard error is that of `frechet_distance`, to which
-    the extrapolation adds nothing of first order. With fewer rows than features in a share the bias is not linear.
+    is k times that of the whole. May come out below zero. The standard error is that of `frechet_distance`, which the
+    extrapolation does not change to first order. With fewer rows than features in a share the bias is not linear.
 
     Args:
         real: (N, d).
         fake: (M, d).
         shares: the largest k, at least 2; both samples need 2 rows per share.
-        generator: shuffles both.
+        generator: random generator for shuffling both samples.
 
     Raises:
         ValueError: as in `frechet_distance`, or for shares below 2 or too many for the rows.

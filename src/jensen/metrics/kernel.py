@@ -19,7 +19,8 @@ def kernel_distance(real: Tensor, fake: Tensor, *, chunk: int = 1024) -> Distanc
     Args:
         real: (N, d), N at least 3.
         fake: (M, d), M at least 3.
-        chunk: rows whose kernel is held in memory; memory is about 16 chunk max(N, M) bytes.
+        chunk: number of rows whose kernel values are held in memory at a time; memory is about 16 chunk max(N, M)
+            bytes.
 
     Raises:
         ValueError: for features that are not (N, d) floating-point and finite, too few rows, or different widths.

@@ -86,7 +86,7 @@ def mode_coverage(
     Args:
         samples: (N, D).
         modes: (K, D), their centres.
-        std: standard deviation of a mode, in each direction, positive: one for all, or one per mode, (K,).
+        std: standard deviation of the modes in each direction, positive: one number, or one per mode, (K,).
         weights: (K,), positive, the probability of each mode; normalised here. None: all equal.
 
     Raises:
@@ -171,8 +171,8 @@ def joint_coverage(
 ) -> JointCoverage:
     """The distribution of examples that have a class at each of several places, such as the channels of a picture.
 
-    A classifier gives every picture a class, even one that shows nothing: so the combinations are also counted for
-    examples alone whose classes are all clear.
+    A classifier gives every picture a class, even a meaningless one, so the combinations are also counted for only
+    those examples whose classes are all clear.
 
     Args:
         classes: (N, width), from 0 to size - 1.
@@ -180,7 +180,7 @@ def joint_coverage(
         clear: (N, width) bool, which classes are clear.
 
     Raises:
-        ValueError: as `class_coverage`.
+        ValueError: as in `class_coverage`.
 
     >>> classes, clear = torch.tensor([[0, 1], [1, 1]]), torch.tensor([[True, False], [True, True]])
     >>> found = joint_coverage(classes, torch.ones(4), clear)

@@ -25,7 +25,7 @@ def nearest_distance(
     Args:
         queries: (N, ...); (N,) are N numbers.
         references: (M, ...) of the same event shape.
-        chunk: rows of each that are compared at once; memory is about 8 chunk (chunk + 4 D) bytes.
+        chunk: number of rows of each that are compared at once; memory is about 8 chunk (chunk + 4 D) bytes.
 
     Returns:
         (N,) distances, float64 if the queries are, otherwise float32; and (N,) indices.
@@ -136,12 +136,12 @@ def memorisation(
 
     $P(d(x, T) < d(x', T)) + \frac12 P(=)$: `auc`, the statistic of Mann and Whitney, with DeLong's error. Small
     distances mean nothing by themselves: held-out data are the baseline. It detects copies, but also samples that are
-    merely concentrated: for N(0, I), samples with half the standard deviation have more than 1/2 too.
+    merely concentrated: for N(0, I), the value also exceeds 1/2 for samples with half the standard deviation.
 
     Args:
         samples: (N, ...), N at least 2, of any real dtype.
         training: (T, ...).
-        fresh: (M, ...), M at least 20, of the same event.
+        fresh: (M, ...), M at least 20, events of the same shape.
 
     Raises:
         ValueError: for too few rows, events of different shapes, or numbers that are not finite.

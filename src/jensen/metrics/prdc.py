@@ -72,7 +72,7 @@ def prdc(real: Tensor, fake: Tensor, k: int = 5, *, chunk: int = 256) -> PRDC:
     """Precision, recall, density and coverage by the k nearest neighbours, Euclidean, in float64.
 
     A row is in a ball if its distance is below the radius: <, as in the package of Naeem et al.; Kynkaanniemi et al.
-    write <=. The two differ only for ties: a row that occurs k + 1 times or more has an empty ball (radius 0), and for
+    write <=. They differ only for ties: a row that occurs k + 1 times or more has an empty ball (radius 0), and for
     features with few values, neighbours at exactly the radius do not count. Distances come from a matrix product; where
     rounding could matter (duplicates, copies, integers) they are computed directly.
 
@@ -80,12 +80,12 @@ def prdc(real: Tensor, fake: Tensor, k: int = 5, *, chunk: int = 256) -> PRDC:
         real: (N, d), N above k.
         fake: (M, d), M above k.
         k: number of neighbours, at least 1.
-        chunk: rows whose distances are held in memory; memory is about 20 chunk max(N, M) bytes and a few copies of the
-            features.
+        chunk: number of rows whose distances are held in memory at a time; memory is about 20 chunk max(N, M) bytes and
+            a few copies of the features.
 
     Raises:
-        ValueError: for features that are not (N, d) floating-point and finite, different widths, or k that does not
-            fit.
+        ValueError: for features that are not (N, d) floating-point and finite, different widths, or k that is out of
+            range.
 
     Source: Kynkaanniemi et al. (2019), section 2; Naeem et al. (2020), section 3.
 
@@ -140,7 +140,7 @@ def _memberships(x: Tensor, y: Tensor, ours: Tensor, theirs: Tensor, chunk: int)
 
 
 def _radii(x: Tensor, k: int, chunk: int) -> Float[Tensor, " n"]:
-    """Distance of each row to the k-th nearest other row."""
+    """Distance from each row to the k-th nearest other row."""
     left, right = _expanded(x, x)
     found, room = [], x.new_empty(min(chunk, len(x)), len(x))
     for start in range(0, len(x), chunk):
@@ -152,7 +152,7 @@ def _radii(x: Tensor, k: int, chunk: int) -> Float[Tensor, " n"]:
 
 
 def _expanded(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows whose inner product is the squared distance."""
+    """Extended rows whose inner product is the squared distance."""
     ones = x.new_ones
     left = torch.cat([-2 * x, x.square().sum(1, keepdim=True), ones(len(x), 1)], 1)
     right = torch.cat([y, ones(len(y), 1), y.square().sum(1, keepdim=True)], 1)

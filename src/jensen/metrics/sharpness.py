@@ -56,7 +56,8 @@ def sharpness(real: Tensor, fake: Tensor, cutoff: float = 0.25) -> Sharpness:
         cutoff: as in `high_frequency_power`.
 
     Raises:
-        ValueError: as there, for fewer than two pictures, pictures of different sizes, or real ones without such power.
+        ValueError: as in `high_frequency_power`; for fewer than two pictures, pictures of different sizes, or real
+            pictures without such power.
 
     >>> x = torch.randn(50, 1, 8, 8)
     >>> round(sharpness(x, x / 2).value, 9)

@@ -28,13 +28,13 @@ class Learner(Protocol):
 
 @dataclass(frozen=True)
 class C2ST:
-    """How well a classifier separates real from fake on held-out rows, half of each.
+    """Results of a classifier of real and fake on held-out rows, half of each kind.
 
     Attributes:
         accuracy: 1/2 if the two cannot be distinguished, 1 if they always can.
         p_value: probability of at least this accuracy for equal distributions.
         low, high: 95 percent interval of the accuracy of this classifier.
-        n: number of test rows, n / 2 of each.
+        n: number of test rows, n / 2 of each kind.
         auc: probability that it scores a fake row as more fake than a real one, ties counting half, with its standard
             error, test and interval: it needs no threshold and is more sensitive than the accuracy. For a learner that
             gives only labels it equals the accuracy.

@@ -34,7 +34,7 @@ def never_positive(network: nn.Module, run: Callable[[], Any]) -> list[Units]:
 
     Args:
         network: the network to inspect.
-        run: calls it, in evaluation mode, on (N, ...).
+        run: calls the network, in evaluation mode, on (N, ...).
 
     Source: Lu et al. (2020), section 1, for units that are dead for all inputs.
 

@@ -23,7 +23,7 @@ class AutoDecoder(LatentChain):
     Args:
         decoders: L modules that return distributions: $p(x | z_1)$, then $p(z_l | z_{l+1})$ from the data up.
         prior: module whose `forward()` returns $p(z_L)$.
-        steps: the largest number of steps of `fit_posterior`.
+        steps: maximum number of steps of `fit_posterior`.
         samples: draws of q in each of its steps.
 
     Raises:
@@ -50,7 +50,7 @@ class AutoDecoder(LatentChain):
         self._try()
 
     def fitted(self, x: Tensor) -> Fitted:
-        """The best q of each datum, one Gaussian per layer, batch (B,), and the estimated nats from the optimum."""
+        """The best q of each datum, one Gaussian per layer, batch (B,), and its estimated nats below the optimum."""
         self._check(x)
         return fit_posterior(self, x, steps=self.steps, samples=self.samples)
 
@@ -59,7 +59,7 @@ class AutoDecoder(LatentChain):
         return self.layers(self.fitted(x), len(x), samples, reparameterized)
 
     def encoding(self) -> list[nn.Parameter]:
-        """None: q has no parameters of its own."""
+        """None: q has no parameters."""
         return []
 
     def _try_q(self, x: Tensor) -> None:

@@ -37,7 +37,7 @@ class Autoencoder(nn.Module):
         self.encoder, self.decoder, self.prior = encoder, decoder, prior
 
     def trace(self, x: Tensor, *, samples: int = 1, analytic: bool = False, reparameterized: bool = True) -> Trace:
-        r"""K equal rows of $\log p(x | e(x))$, since z is deterministic.
+        r"""A trace with K equal rows of $\log p(x | e(x))$, since z is deterministic.
 
         Raises:
             ValueError: for samples < 1, or an x whose shape is not the decoder's.
@@ -92,7 +92,7 @@ class Autoencoder(nn.Module):
         return draw_rows(self, lambda rows: self.decoder(self.prior().sample((rows,))), n, cond, generator, mean)
 
     def noisy(self, std: float) -> VAE:
-        """The VAE whose limit for `std` to 0 this is; it shares encoder and decoder."""
+        """The VAE whose limit for `std` to 0 is this model; it shares encoder and decoder."""
         event = tuple(self.prior().event_shape)
         family = IsotropicGaussian(std, event_dims=len(event))
         return VAE(Conditional(self.encoder, family), self.decoder, FlatPrior(event))

@@ -46,7 +46,7 @@ def _padded(rows: Tensor, size: int) -> Tensor:
 
 
 def chunks(n: int, size: int, *, cond: Tensor | None = None, generator: Rng = None) -> Iterator[Chunk]:
-    """N rows, `size` at a time.
+    """Split n rows into chunks of `size` rows.
 
     Args:
         n: number of rows, at least 1.

@@ -40,14 +40,14 @@ OWN = ("eta", "variance")  # settings that only some samplers have
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a diffusion model is sampled.
+    """Sampling settings of a diffusion model.
 
     Attributes:
         sampler: a step, or its name in `jensen.diffusion.SAMPLERS`: "ancestral", "ddim", "dpm++", ...
         steps: number of sampling steps, each one evaluation of the denoiser (two for heun and predictor-corrector);
             guidance doubles the batch of each evaluation.
-        guidance: w of classifier-free guidance; 1 is off.
-        clip: keep the predicted x in [-1, 1].
+        guidance: scale w of classifier-free guidance; 1: no guidance.
+        clip: clip the predicted x to [-1, 1].
         shift: maps the times t of a uniform grid to shift t / (1 + (shift - 1) t); above 1, more steps are at high
             noise, where the layout of a picture is decided.
         start: the first time; below 1 for a network that predicts eps on a schedule with alpha = 0 at t = 1.
@@ -55,7 +55,7 @@ class Sampling:
         denoise: remove the noise that is left at `end`: z is replaced by its denoised mean, for one more evaluation; no
             effect if sigma is 0 there.
         precision: "bfloat16" for autocast, or "float32".
-        chunk: rows that go through the network together; fixed, so that the last bits of a row never depend on the
+        chunk: number of rows that are evaluated together; fixed, so that the last bits of a row never depend on the
             number of samples.
         eta: for "ddim": 0 is deterministic, 1 is ancestral sampling with the posterior's variance. None: the sampler's
             default.
@@ -135,7 +135,7 @@ class Diffusion(nn.Module):
     Args:
         denoiser: denoiser of standardised data.
         shape: shape of one x.
-        sampling: how to sample by default.
+        sampling: default sampling settings.
     """
 
     centre: Tensor
@@ -158,7 +158,7 @@ class Diffusion(nn.Module):
     def score(
         self, x: Float[Tensor, "b ..."], t: Float[Tensor, ""], *, cond: Tensor | None = None
     ) -> Float[Tensor, "b ..."]:
-        r"""The gradient in x of the log density of noised data, $-\hat\epsilon / \sigma_x$.
+        r"""The gradient with respect to x of the log density of noised data, $-\hat\epsilon / \sigma_x$.
 
         Args:
             x: (B, *shape), on the scale of the data, with noise of standard deviation $\sigma_x = \mathrm{scale}\,
@@ -211,7 +211,7 @@ class Diffusion(nn.Module):
 
         Args:
             n: number of samples, at least 1.
-            cond: (n, ...) conditions, or None to sample without.
+            cond: (n, ...) conditions, or None to sample without conditions.
             generator: None, one, or n of them, one per row: then a row is a function of its generator alone.
             on_step: called with (steps done, x so far (n or fewer, ...)) in each chunk.
             on_chunk: called with the number of rows just finished.
@@ -426,7 +426,7 @@ class Diffusion(nn.Module):
         on_step: Callable[[int, Tensor], None] | None = None,
         on_chunk: Callable[[int], None] | None = None,
     ) -> Tensor:
-        """Integrate n rows along `times`, chunk by chunk; `latents` gives z of a chunk at the first time."""
+        """Integrate n rows along `times`, chunk by chunk; `latents` returns z of a chunk at the first time."""
         with evaluating(self):
             made = []
             for chunk in chunks(n, settings.chunk, cond=cond, generator=generator):
@@ -474,7 +474,7 @@ def round_trip(
         x: (B, *shape), on the scale of the data.
         steps: K numbers of steps in each direction.
         cond: (B, ...) or None.
-        scale: unit of the error: a number, or one for each dimension.
+        scale: unit of the error: one number, or one for each dimension.
         changes: changes to the model's `Sampling`.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The generator of an adversarial game: noise to data, in one pass."""
+"""The generator of an adversarial game, which maps noise to data in one pass."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class GAN(nn.Module):
 
         Args:
             n: number of samples, at least 1.
-            cond: None: there are no conditions.
+            cond: must be None, since there are no conditions.
             generator: None, one, or n of them, one per row: then a row is a function of its generator alone.
 
         Raises:

@@ -71,7 +71,8 @@ class LatentChain(nn.Module, ABC):
             x: (B, *event).
             samples: number of draws K, at least 1.
             analytic: compute a layer's KL in closed form where it is a KL divergence and torch implements it.
-            reparameterized: let draws carry a gradient where the family can; False leaves them to the score function.
+            reparameterized: let draws carry a gradient if the family permits it; False: draws have no gradient, for the
+                score function.
             q: one distribution per layer, batch (B,), independent of each other, in place of the model's own q(z | x).
 
         Raises:
@@ -109,7 +110,7 @@ class LatentChain(nn.Module, ABC):
         """Draws from p(z), one tensor per layer, the layer next to x first.
 
         Args:
-            shape: shape of the draws, placed before each layer's event.
+            shape: shape of the draws, which precedes each layer's event shape.
             given: draws of the top layers, which are kept.
         """
         z = list(given)
@@ -140,14 +141,14 @@ class LatentChain(nn.Module, ABC):
     def codes(self, x: Tensor) -> Tensor:
         """Means of q(z_L | x), the top layer, (B, *event of it), in evaluation mode.
 
-        If q depends on other layers, given one draw of these.
+        If q depends on other layers, it is given one draw of these.
         """
         with evaluating(self):
             top = self.infer(x)[-1]
         return top.q.mean.expand(top.z.shape)[0]
 
     def from_codes(self, z: Tensor) -> Tensor:
-        """The mean of p(x | z_1) given z_L, (B, *event), every layer between at its mean; in evaluation mode."""
+        """The mean of p(x | z_1) given z_L, (B, *event), with the layers between at their means; in evaluation mode."""
         with evaluating(self):
             for layer in range(len(self.decoders) - 1, 0, -1):
                 z = self.law(layer, z).mean
@@ -174,7 +175,7 @@ class LatentChain(nn.Module, ABC):
             n: number of samples, at least 1.
             cond: must be None.
             generator: None, one, or n of them, one per row.
-            mean: return the means of p(x | z) for the same z, in place of draws from it.
+            mean: return the means of p(x | z) for the same z, instead of draws from it.
 
         Raises:
             ValueError: for n < 1, a condition, an improper prior, or a number of generators other than n.
@@ -400,7 +401,9 @@ def between(prior: Distribution, first: torch.Generator, second: torch.Generator
     if n < 2:
         raise ValueError(f"n must be at least 2, got {n}")
     if not prior.has_rsample:
-        raise ValueError("interpolation needs continuous latents with a proper prior: nothing lies between two classes")
+        raise ValueError(
+            "interpolation needs continuous latents with a proper prior: there are no points between two classes"
+        )
     with drawing(first):
         a = prior.sample() - prior.mean
     with drawing(second):

@@ -26,17 +26,18 @@ KERNEL_SAMPLERS = ("exact", "langevin", "mala", "ascent")
 
 @dataclass(frozen=True)
 class KernelSampling:
-    """How a kernel density is sampled.
+    """Sampling settings of a kernel density.
 
     The chains of the last three samplers start from N(m, v I) with the mean m and the mean variance v of the points.
 
     Attributes:
         sampler: "exact", a point at random plus noise; "langevin", unadjusted; "mala", Metropolis-adjusted; or
             "ascent", gradient ascent on log p without noise, which ends in modes.
-        steps: number of steps of a chain; "mala" first makes as many warm-up steps, in which each chain adapts its step
-            size.
+        steps: number of steps of a chain; "mala" first makes the same number of warm-up steps, in which each chain
+            adapts its step size.
         step_size: step size in units of h^2, below 2; for "mala" the initial one.
-        chunk: rows computed together; fixed, so that the number of samples never changes the last bits of one.
+        chunk: number of rows computed together; fixed, so that the last bits of a row never depend on the number of
+    samples.
     """
 
     sampler: str = "exact"
@@ -66,12 +67,12 @@ class KernelDensityModel(nn.Module):
     Args:
         points: (M, ...).
         bandwidth: h, or a rule of `BANDWIDTHS` for the points u: "silverman", "scott" or "leave-one-out".
-        sampling: how to sample by default.
+        sampling: default sampling settings.
         scale: s, positive: a number, or one for each column of points (M, D) whose columns have different scales.
 
     Raises:
-        ValueError: for an unknown rule, a scale that is not positive and finite, and as
-            `jensen.score.KernelDensity` and the rules.
+        ValueError: for an unknown rule, a scale that is not positive and finite, and as in `jensen.score.KernelDensity`
+            and the rules.
 
     Source: Parzen (1962).
 
@@ -108,7 +109,7 @@ class KernelDensityModel(nn.Module):
         """Replace the points by others, of the same number and shape, and set the bandwidth.
 
         Raises:
-            ValueError: for points of another shape, and as the constructor.
+            ValueError: for points of another shape, and as in the constructor.
         """
         if points.shape != self.points.shape:
             raise ValueError(f"points must have the shape {tuple(self.points.shape)}, got {tuple(points.shape)}")
@@ -127,7 +128,7 @@ class KernelDensityModel(nn.Module):
 
     @property
     def log_volume(self) -> Float[Tensor, ""]:
-        r"""$\sum_d \log s_d$, the log density of u less that of x."""
+        r"""$\sum_d \log s_d$, the log density of u minus that of x."""
         return self.scale.double().log().sum()
 
     @property
@@ -150,7 +151,7 @@ class KernelDensityModel(nn.Module):
         """Log p(x) in nats, exactly.
 
         Raises:
-            ValueError: for a condition: there are none.
+            ValueError: for a condition, since the model has none.
         """
         refuse_condition(cond)
         return Likelihood(self.log_prob(x), "exact", "density")

@@ -59,19 +59,19 @@ class NoiseConditional(nn.Module):
 
 @dataclass(frozen=True)
 class Annealing:
-    """How a score model is sampled.
+    """Sampling settings of a score model.
 
     The defaults come within 5 percent of equilibrium on ladders such as 12 levels from 8 to 0.05 or 16 from 20 to 0.1
     (360 and 480 evaluations): with the exact score of Gaussian data, the variance along every direction wider than the
-    last level is that of equilibrium to 5 percent. `jensen.score.annealed_variance` computes this for others.
+    last level is that of equilibrium to 5 percent. `jensen.score.annealed_variance` computes this for other settings.
 
     With any sampler other than Langevin the network is the denoiser of the variance-exploding process (`as_diffusion`)
     whose noise levels at t = 1 and t = 0 are the ends of the ladder.
 
     Attributes:
-        step_size: step size of a Langevin move, in units of its level's sigma^2, below 2. Directions that are narrow
-            compared with a level get too wide by 1 / (1 - step_size / 2), and wide ones converge in proportion to
-            step_size times steps.
+        step_size: step size of a Langevin move, in units of its level's sigma^2, below 2. The variance along directions
+            that are narrow compared with a level is too large by 1 / (1 - step_size / 2), and wide ones converge in
+            proportion to step_size times steps.
         steps: Langevin moves at each level; for other samplers, the total number of steps, see `Sampling`.
         denoise: end with the mean of the clean data point given the noised one.
         chunk: rows that go through the network together; fixed, so that the last bits of a row never depend on the
@@ -118,11 +118,11 @@ class ScoreModel(nn.Module):
     are on that scale; `sample` and `score` are for x.
 
     Args:
-        network: (z, sigma) or (z, sigma, cond) to the score of standardised data noised by sigma; see
+        network: maps (z, sigma) or (z, sigma, cond) to the score of standardised data noised by sigma; see
             `NoiseConditional`.
         shape: shape of one x.
         sigmas: noise levels, positive and decreasing, at least one; see `jensen.score.geometric`.
-        sampling: how to sample by default.
+        sampling: default sampling settings.
 
     Raises:
         ValueError: for levels that are not positive and decreasing.
@@ -144,7 +144,7 @@ class ScoreModel(nn.Module):
         super().__init__()
         levels = torch.as_tensor(sigmas, dtype=torch.get_default_dtype())
         if levels.ndim != 1 or not len(levels) or not bool((levels > 0).all() & (levels.diff() < 0).all()):
-            raise ValueError("sigmas must be one row of positive, decreasing numbers, at least one")
+            raise ValueError("sigmas must be (L,) positive, decreasing numbers, at least one")
         self.network, self.shape, self.sampling = network, tuple(shape), sampling or Annealing()
         self.register_buffer("sigmas", levels)
         self.register_buffer("centre", torch.zeros(()))
@@ -161,7 +161,7 @@ class ScoreModel(nn.Module):
     def score(
         self, x: Float[Tensor, "b ..."], level: int = -1, *, cond: Tensor | None = None
     ) -> Float[Tensor, "b ..."]:
-        """The gradient in x of the log density of data noised by `scale` times the level's sigma, in evaluation mode.
+        """The score, grad log p(x), of data noised by `scale` times the sigma of a level, in evaluation mode.
 
         Args:
             x: (B, *shape), on the scale of the data.
@@ -238,7 +238,7 @@ class ScoreDenoiser(Denoiser):
     r"""$\hat\epsilon = -\sigma\, s(z, \sigma)$ on the variance-exploding schedule: Tweedie's formula.
 
     Args:
-        network: (z, sigma (B,)) or (z, sigma, cond) to the score of data noised by sigma.
+        network: maps (z, sigma (B,)) or (z, sigma, cond) to the score of data noised by sigma.
         schedule: schedule with the sigmas of the network.
     """
 
@@ -257,7 +257,7 @@ def as_diffusion(model: ScoreModel, sampling: Sampling | None = None) -> Diffusi
 
     Args:
         model: model with a ladder of levels; the largest becomes t = 1, the smallest t = 0.
-        sampling: how to sample by default.
+        sampling: default sampling settings.
 
     Raises:
         ValueError: for a model with one level.

@@ -23,7 +23,7 @@ def traversal(
     Args:
         model: model that encodes and decodes.
         x: (B, ...), from which the range of the coordinates is taken.
-        rows: largest number of coordinates.
+        rows: maximum number of coordinates.
         steps: number of values of each coordinate.
 
     Returns:

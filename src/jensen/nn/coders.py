@@ -23,9 +23,9 @@ class PictureEncoder(nn.Module):
 
     Args:
         shape: (C, H, W), any sides.
-        outputs: numbers per picture, at least 1.
-        width: channels of the finest grid, a multiple of 8; twice as many after a halving, up to four times.
-        blocks: residual blocks a grid, of two 3 x 3 convolutions each, at least 1.
+        outputs: number of outputs per picture, at least 1.
+        width: channels of the finest grid, a multiple of 8; doubled at each halving, up to four times.
+        blocks: number of residual blocks per grid, of two 3 x 3 convolutions each, at least 1.
         patch: side of a patch.
 
     Raises:
@@ -60,12 +60,12 @@ class PictureDecoder(nn.Module):
     The mirror image of `PictureEncoder`. It starts at zero, so that p(x | z) is at first the same for every z.
 
     Args:
-        latents: numbers per vector, at least 1.
+        latents: dimension of the vectors, at least 1.
         shape: (C, H, W), any sides.
-        channels_out: of the output, C by default; 2 C for two parameters per number, in the order in which
-            `chunk(2, dim=1)` separates them.
-        width: channels of the finest grid, a multiple of 8; twice as many on the next coarser, up to four times.
-        blocks: residual blocks a grid, at least 1.
+        channels_out: number of channels of the output, C by default; 2 C for two parameters per number, which `chunk(2,
+            dim=1)` separates.
+        width: channels of the finest grid, a multiple of 8; doubled on each coarser grid, up to four times.
+        blocks: number of residual blocks per grid, at least 1.
         patch: side of a patch.
 
     Raises:

@@ -15,7 +15,7 @@ def check_labels(labels: Tensor, highest: int, *shapes: tuple[int, ...]) -> None
     """Raise unless `labels` are integers in [0, highest] with one of the shapes.
 
     Raises:
-        ValueError: for a dtype that is not an integer's, another shape, or a number outside [0, highest].
+        ValueError: for a dtype that is not an integer type, another shape, or a number outside [0, highest].
     """
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise ValueError(f"conditions must be integers, got {str(labels.dtype).removeprefix('torch.')}")
@@ -97,15 +97,16 @@ class TextContext(nn.Module):
 
 
 class RandomFourierFeatures(nn.Module):
-    r"""Points of a pack, each with $\sin(w_k \cdot x), \cos(w_k \cdot x)$, $w_k \sim N(0, s^2 I)$ fixed.
+    r"""Appends to each point x of a pack $\sin(w_k \cdot x), \cos(w_k \cdot x)$, $w_k \sim N(0, s^2 I)$ fixed.
 
-    Layers on raw coordinates learn slow variation first, and modes far narrower than the gaps between them late.
+    Layers on raw coordinates learn slow variation first; they learn late about modes much narrower than the gaps
+    between them.
 
     Args:
         dims: coordinates of a point.
         features: number of frequencies w_k.
         frequency: s, in radians per unit of length.
-        packing: points of a pack: (B, packing dims) -> (B, packing (dims + 2 features)).
+        packing: number of points in a pack: (B, packing dims) -> (B, packing (dims + 2 features)).
 
     Source: Tancik et al. (2020), section 4.
 

@@ -14,7 +14,7 @@ COARSEST = 4  # a grid is halved as long as its smaller side stays at least this
 
 @dataclass(frozen=True)
 class Pyramid:
-    """Grids over the patches of a picture, each with half the rows and columns of the one above.
+    """Grids over the patches of a picture, each with half the rows and columns of the previous one.
 
     Args:
         size: (H, W) of the picture.

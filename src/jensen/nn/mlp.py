@@ -36,13 +36,13 @@ class TimeMLP(nn.Module):
     $h \leftarrow h + W_2\,\mathrm{silu}(W_1(\mathrm{norm}(h)(1 + a(c)) + b(c)))$ where c embeds t and the class.
 
     Args:
-        shape: of one event, which is flattened.
-        width: of the hidden layers, at least 1.
+        shape: shape of one event, which is flattened.
+        width: width of the hidden layers, at least 1.
         blocks: number of residual blocks of two layers each, at least 1.
         classes: number of classes; index `classes` means "no class". None for an unconditional network.
         highest: highest frequency of the time embedding.
         dropout: dropout probability in each block, in [0, 1).
-        outputs: outputs per input number, along axis 1; 2 for a `NetworkDenoiser` that learns variances.
+        outputs: number of outputs per input number, along axis 1; 2 for a `NetworkDenoiser` that learns variances.
 
     Raises:
         ValueError: for a setting out of range; when called, for conditions that are not one class per row, or for any

@@ -17,7 +17,7 @@ COARSE = 4  # smallest side of the grid that a generator of pictures starts from
 
 
 def doublings(height: int, width: int) -> int:
-    """The number of times that both sides can be halved without remainder, down to a grid of at least 4 x 4.
+    """The number of times that both sides can be halved evenly, down to a grid of at least 4 x 4.
 
     >>> doublings(24, 64), doublings(8, 9)
     (2, 0)
@@ -86,7 +86,7 @@ class PictureCritic(nn.Module):
 
     Args:
         shape: (C, H, W) of its input; a pack of m pictures has m C channels.
-        width: of the hidden layers.
+        width: width of the hidden layers.
         layers: number of hidden layers.
 
     >>> PictureCritic((1, 8, 8), width=16)(torch.zeros(2, 1, 8, 8)).shape

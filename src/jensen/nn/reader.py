@@ -62,7 +62,7 @@ class Reader(Recogniser):
     """Convolutions, a bidirectional GRU over columns, and one softmax per character.
 
     Args:
-        channels: of the picture, whose values lie in [-1, 1].
+        channels: number of channels of the picture, whose values lie in [-1, 1].
         alphabet: number of different characters.
         length: number of characters in a text.
         width: channels of the first convolutions.

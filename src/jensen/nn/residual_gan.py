@@ -1,4 +1,4 @@
-r"""A generator and a critic of residual blocks without normalisation, as the strongest plain GANs have them.
+r"""A generator and a critic of residual blocks without normalisation, as in R3GAN.
 
 Blocks are $x + W_3\,\phi(W_2\,\phi(W_1 x))$ with 1 x 1, 3 x 3 and 1 x 1 convolutions and a leaky ReLU $\phi$. At
 initialisation $W_3$ is zero, and $W_1$ and $W_2$ are scaled by $L^{-1/4}$ for L blocks (Fixup), so that the size of the
@@ -28,7 +28,7 @@ Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 
 
 class ResidualGenerator(nn.Module):
-    """Maps noise to pictures, (B, latents) -> (B, C, H, W), unbounded: clamp what is shown.
+    """Maps noise to pictures, (B, latents) -> (B, C, H, W), unbounded: clamp pictures before showing them.
 
     A learned coarse grid, each channel multiplied by a linear function of the noise, is refined by residual blocks and
     bilinear upsampling. There is no tanh at the end: on pictures with large areas at an end of the scale it saturates
@@ -39,7 +39,7 @@ class ResidualGenerator(nn.Module):
         shape: (C, H, W) of a picture, any sides.
         width: channels of the finest grid, a multiple of 8; twice as many on the next coarser, up to four times.
         blocks: residual blocks a grid, at least 1.
-        patch: side of the patches that the finest grid is unfolded into.
+        patch: side of the patches into which the finest grid is unfolded.
 
     Raises:
         ValueError: for a setting out of range.
@@ -132,7 +132,7 @@ def _blocks(width: int, blocks: int, number: int) -> list[nn.Module]:
 
 
 def _mixed(before: int, after: int) -> list[nn.Module]:
-    """A change of the number of channels, where there is one."""
+    """A convolution that changes the number of channels; the identity if they are equal."""
     return [] if before == after else [_scaled(nn.Conv2d(before, after, 1, bias=False))]
 
 

@@ -1,4 +1,4 @@
-"""Sizes of networks by name, and what a network costs."""
+"""Named sizes of networks, and the cost of a network."""
 
 from __future__ import annotations
 
@@ -36,12 +36,13 @@ def sized(role: Role, size: Size, shape: Sequence[int]) -> dict[str, Any]:
     gives the width and the number of hidden layers of a fully connected network, in any role.
 
     "tiny" trains on two CPU cores; "small", "base" and "large" take about 4, 16 and 64 times its operations. The width
-    doubles from one to the next, and the patch is the smallest power of two whose grid has at most 20 positions a side:
-    1 up to 20 x 20 pixels, 2 up to 40 x 40, 4 above. "base" and "large" halve the patch, where it can be halved,
-    in place of one doubling of the width; with the grid that this adds they take up to 1.75 times as much.
+    doubles from one to the next, and the patch is the smallest power of two for which the sides of the grid have at
+    most 20 positions: 1 up to 20 x 20 pixels, 2 up to 40 x 40, 4 above. "base" and "large" halve the patch, where it
+    can be halved, instead of doubling the width once; with the added grid they take up to 1.75 times as many
+    operations.
 
     Args:
-        role: of the network.
+        role: role of the network.
         size: "tiny", "small", "base" or "large".
         shape: (C, H, W) of a picture; not used for points.
 

@@ -13,7 +13,7 @@ class Standardized(nn.Module):
     """(x - mean) / std.
 
     Args:
-        mean, std: of the original data: numbers, or tensors that broadcast with x, such as (D,) for columns.
+        mean, std: moments of the original data: numbers, or tensors that broadcast with x, such as (D,) for columns.
 
     >>> Standardized(1.0, 2.0)(torch.tensor([5.0]))
     tensor([2.])

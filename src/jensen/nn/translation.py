@@ -1,4 +1,4 @@
-"""Networks that translate pictures into pictures, and a critic that judges patches.
+"""Networks that translate pictures into pictures, and a critic of patches.
 
 Neither couples the pictures of a batch: normalisation is within one picture, so that a gradient penalty per picture is
 well defined.
@@ -23,7 +23,7 @@ class Translator(nn.Module):
     f is zero at initialisation, so that a translator starts as the identity.
 
     Args:
-        channels: of a picture.
+        channels: number of channels of a picture.
         width: hidden channels, a multiple of 8.
         blocks: number of residual blocks of two 3 x 3 convolutions on the grid of patches.
         patch: side of a patch, folded into channels; sides are padded to multiples of it.
@@ -64,7 +64,7 @@ class PatchCritic(nn.Module):
     normalisation, which would let a logit depend on the whole picture. Smaller pictures are padded to one patch.
 
     Args:
-        channels: of a picture; of source and target together for a conditional critic.
+        channels: number of channels of a picture; of source and target together for a conditional critic.
         widths: channels of the layers.
 
     Raises:

@@ -16,7 +16,7 @@ from jensen.nn.residual import GROUPS, zero
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(silu(film(norm(conv(silu(norm(x)))))), the film from an embedding; zero at initialisation."""
+    """x + conv(silu(film(norm(conv(silu(norm(x)))))), with film an embedding's modulation; zero at first."""
 
     def __init__(self, channels: int, out_channels: int, embedding: int):
         super().__init__()
@@ -60,8 +60,9 @@ class SelfAttention(nn.Module):
 class TextAttention(nn.Module):
     """Cross-attention from picture positions to characters, for written text with a learned prior of columns.
 
-    With a prior, character l of L starts out attended to from the columns around (l + 1/2) W / L; it is a free
-    parameter, one number per head, character and column. Without one (`columns` None) all positions are equal.
+    With a prior, character l of L is initially attended to from the columns around (l + 1/2) W / L; it is a free
+    parameter, one number per head, character and column. Without a prior (`columns` None) all positions are treated
+    equally.
     """
 
     def __init__(self, channels: int, text_channels: int, length: int, columns: int | None, heads: int = 4):
@@ -86,14 +87,16 @@ class TextAttention(nn.Module):
 
 
 def _prior(length: int, columns: int) -> Float[Tensor, "columns length"]:
-    """Log weights of a Gaussian around the place of each character, with a deviation of half a character."""
+    """Log weights of a Gaussian around the position of each character, with a standard deviation of half a
+    character.
+    """
     centres = (torch.arange(length) + 0.5) / length
     places = (torch.arange(columns) + 0.5) / columns
     return -((places[:, None] - centres[None, :]) ** 2) * (2 * length**2)
 
 
 class Level(nn.Module):
-    """Residual blocks at one resolution; after the first, attention to the picture and the text, if there is any."""
+    """Residual blocks at one resolution; after the first, self-attention, and attention to the text if there is one."""
 
     def __init__(
         self,
@@ -125,27 +128,27 @@ class Level(nn.Module):
 
 
 class UNet(nn.Module):
-    """A U-Net on patches, given a noise level and, if wanted, a class or a text: (B, C, H, W) -> (B, outputs C, H, W).
+    """A U-Net on patches, given a noise level and, optionally, a class or a text: (B, C, H, W) -> (B, outputs C, H, W).
 
     The stem folds `patch` x `patch` pixels into channels, so the finest feature map has H W / patch^2
     positions. Sides are padded to multiples of patch 2^(levels - 1) by repeating the border, and the output is cropped.
     Level i has `widths[i]` channels and half the rows and columns of the level above. The noise level and
-    the condition modulate every block; a text of more than one character is attended to as well. A bigger picture or
-    device takes more `widths` and `blocks`.
+    the condition modulate every block; a text of more than one character is attended to as well. For larger pictures or
+    devices use more `widths` and `blocks`.
 
     Args:
-        channels: of the picture.
+        channels: number of channels of the picture.
         size: (H, W) of the picture.
-        alphabet, length: of the text, (B, length); index `alphabet` is "no character". A class is a text of length 1.
-            With alphabet None there is no condition.
+        alphabet, length: size of the alphabet and length of the text, (B, length); index `alphabet` is "no character".
+            A class is a text of length 1. With alphabet None there is no condition.
         aligned: whether the text is written in the picture from left to right, which is where attention looks first.
             False for captions, whose words are read by convolutions over characters.
         widths: channels of each level, at least one, multiples of 8.
-        blocks: residual blocks a level, down and up alike, at least 1.
+        blocks: number of residual blocks per level, both on the way down and on the way up, at least 1.
         patch: side of a patch.
         text_channels: size of a character's embedding.
         attention: levels of at most this many rows and columns have self-attention; 0 for none.
-        outputs: outputs per input number; 2 for a `NetworkDenoiser` that learns variances.
+        outputs: number of outputs per input number; 2 for a `NetworkDenoiser` that learns variances.
 
     Raises:
         ValueError: for a setting out of range; when called, unless there is one text per row, of this length, with

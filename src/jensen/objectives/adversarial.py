@@ -1,4 +1,4 @@
-"""Train a generator against a critic."""
+"""Trains a generator against a critic."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Adversarial(Objective):
             updated after each of its updates (likewise for the generator).
         loss: a name of `GAME_LOSSES`, or a `GameLoss`.
         phases: order of the updates: `alternating(5)`, `SIMULTANEOUS`, ...
-        penalty: added to the critic's loss; (critic, real, fake) -> (B / m,).
+        penalty: penalty that is added to the critic's loss; (critic, real, fake) -> (B / m,).
         packing: number m of examples per pack, which must divide the batch size.
         noise: sigma of the instance noise: a number, or a function of the step, see `annealed`.
         augmentation: augmentation of pictures; an `AdaptiveAugment` is adjusted after the critic's updates.

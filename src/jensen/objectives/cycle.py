@@ -132,7 +132,8 @@ class CycleConsistent(_Translation):
         pools: pools of earlier translations to a and to b, for the critics only; None: no pools.
         augmentation: augmentation of the critics' inputs, real and translated; an `AdaptiveAugment` is adjusted.
         noise: step -> sigma of the noise on the critics' inputs, see `annealed`.
-        penalty: added to a critic's loss, computed from its mean logit per input; (critic, real, fake) -> (B,).
+        penalty: penalty that is added to a critic's loss, computed from its mean logit per input; (critic, real, fake)
+            -> (B,).
         phases: order of the updates.
 
     Raises:
@@ -168,7 +169,7 @@ class CycleConsistent(_Translation):
         if self.identity and a.shape[1:] != b.shape[1:]:
             raise ValueError(
                 "the identity loss needs pictures of the same shape on both sides, "
-                f"got {tuple(a.shape[1:])} and {tuple(b.shape[1:])}: set identity=0 to do without it"
+                f"got {tuple(a.shape[1:])} and {tuple(b.shape[1:])}: set identity=0 to omit it"
             )
 
     def made(self, a: Tensor, b: Tensor) -> dict[str, Tensor]:
@@ -217,13 +218,14 @@ class Paired(_Translation):
         augmentation: augmentation of the critics' inputs, with the same draws for both pictures of a pair; an
             `AdaptiveAugment` is adjusted.
         noise: step -> sigma of the noise on the critics' inputs, see `annealed`.
-        penalty: added to a critic's loss, computed from its mean logit per input; (critic, real, fake) -> (B,).
+        penalty: penalty that is added to a critic's loss, computed from its mean logit per input; (critic, real, fake)
+            -> (B,).
         phases: order of the updates.
 
     Raises:
-        ValueError: for a negative weight or an unknown loss; when called, for a batch without "a" or "b", for sides of
-            different numbers of pictures or different heights and widths, or for a translation that is not of its
-            side's shape.
+        ValueError: for a negative weight or an unknown loss; when called, for a batch without "a" or "b", for sides
+            with different numbers of pictures or different heights and widths, or for a translation whose shape is not
+            that of its side.
 
     Source: Isola et al. (2017), equations 1, 3 and 4, with the weight 100; there is no noise z here.
     """
@@ -278,7 +280,7 @@ def distance(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _alike(augmentation: Callable[[Tensor], Tensor], pictures: Seen) -> Seen:
-    """The pictures augmented one after another, with the same random draws, so that none is mixed with another."""
+    """The pictures, augmented one after another with the same random draws, so that they are not mixed."""
     if len(pictures) == 1:
         return (augmentation(pictures[0]),)
     seed = int(torch.randint(2**62, ())) % 2**32

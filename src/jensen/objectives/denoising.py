@@ -27,15 +27,15 @@ class Denoising(Objective):
     Args:
         model: the model to train.
         loss: (prediction, x, eps) -> (B,); the mean squared error of eps by default.
-        times: n -> (n,) training times. `uniform_times` and `logit_normal_times` never draw 0 or 1, where some
+        times: maps n to (n,) training times. `uniform_times` and `logit_normal_times` never draw 0 or 1, where some
             parametrisations are singular; `discrete_times` draws 1.
         drop: probability with which a row's condition is replaced by the null condition; 1 trains without conditions.
 
     Raises:
-        ValueError: if `drop` is outside [0, 1], or inside it for a denoiser without a null condition; if the schedule
-            has parameters to train, since a weighted loss is minimised by favouring some noise level, not by the best
-            schedule; if the network's output is singular at one of the times, as eps is at alpha = 0 and x at sigma =
-            0.
+        ValueError: if `drop` is outside [0, 1], or neither 0 nor 1 for a denoiser without a null condition; if the
+            schedule has parameters to train, since a weighted loss is minimised by favouring some noise level, not by
+            the best schedule; if the network's output is singular at one of the times, as eps is at alpha = 0 and x at
+            sigma = 0.
 
     Source: Ho et al. (2020), algorithm 1; Ho & Salimans (2022), algorithm 1 for `drop`.
     """
@@ -74,7 +74,7 @@ class Denoising(Objective):
 
 
 class Hybrid(Denoising):
-    r"""$L_{simple} + w L_{vlb}$: the variances learn from the bound, the mean from the simple loss alone.
+    r"""$L_{simple} + w L_{vlb}$: the variances learn from the bound, the mean only from the simple loss.
 
     $L_{vlb} = T\, E_i\, KL(q(z_{i-1} | z_i, x) \| p(z_{i-1} | z_i))$ over the T levels i / T, in nats per dimension,
     with no gradient through the mean. The term of the first level has no learned variance and is left out.
@@ -87,7 +87,7 @@ class Hybrid(Denoising):
         drop: as in `Denoising`.
 
     Raises:
-        ValueError: for steps < 2, a weight that is not positive, and as `Denoising`; when called, if the denoiser
+        ValueError: for steps < 2, a weight that is not positive, and as in `Denoising`; when called, if the denoiser
             learns no variances.
 
     Source: Nichol & Dhariwal (2021), equation 16 and section 3.1.
@@ -121,7 +121,7 @@ class Hybrid(Denoising):
 
 
 def check_drop(model: Diffusion, drop: float) -> None:
-    """Raise for a probability outside [0, 1], or one inside it without a null condition."""
+    """Raise for a probability outside [0, 1], or between 0 and 1 without a null condition."""
     if not 0 <= drop <= 1:
         raise ValueError(f"drop must be in [0, 1], got {drop}")
     if 0 < drop < 1 and model.denoiser.null is None:

@@ -1,4 +1,4 @@
-"""Models that are fitted in another way than by gradient steps."""
+"""Models that are not fitted by gradient steps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jensen.core.types import Batch, Loss, Phase
 
 
 class Fitted(Objective):
-    """An objective without players: training leaves the model as it is.
+    """An objective without players: training does not change the model.
 
     >>> Fitted(nn.Linear(2, 1)).players()
     {}

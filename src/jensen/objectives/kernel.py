@@ -15,8 +15,8 @@ from jensen.score import leave_one_out_log_prob
 class LeaveOneOut(Objective):
     r"""$-E_i \log \frac1{M-1} \sum_{j \ne i} N(x_i; x_j, h^2 \mathrm{diag}(s^2))$, nats, minimised over log h.
 
-    The model's own points are its training set: a batch only determines how many of them, i, are drawn at random. The
-    density of each is computed from all the other points.
+    The model's own points are its training set: a batch only determines how many points i are drawn at random. The
+    density of each point i is computed from all other points.
 
     Args:
         model: kernel density of at least 2 points.

@@ -31,7 +31,7 @@ RELAXED = {"concrete": "relaxed_elbo", "gumbel-softmax": "no_bound", "straight-t
 
 
 class Traced(Protocol):
-    """What this objective requires of a model, besides being a module."""
+    """The requirements of this objective on a model, besides being a module."""
 
     def trace(self, x: Tensor, *, samples: int = 1, analytic: bool = False, reparameterized: bool = True) -> Trace: ...
 

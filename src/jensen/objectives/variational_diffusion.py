@@ -34,13 +34,13 @@ class VariationalDiffusion(Objective):
         steps: T, or None for continuous time.
         span: times of the first level and the last; by default 0 (or 0.001, where SNR is infinite at 0) and 1.
         reconstruction: p(x | z) at the first level, with bins of the data's own values, if any; "observed" costs
-            nothing, "denoised" a second evaluation.
+            nothing, "denoised" costs a second evaluation.
         interior: what the interior of a learned schedule descends: "variance" or "bound".
         drop: probability with which a row's condition is replaced by the null condition; 1 trains without conditions.
 
     Raises:
         ValueError: for an unknown `interior`, an invalid `drop`, a network that predicts eps where alpha = 0 at the
-            last level (an infinite bound), and as `jensen.diffusion.bound`.
+            last level (an infinite bound), and as in `jensen.diffusion.bound`.
 
     Source: Kingma et al., VDM (2021), equations 11, 13 and 17; appendix I for the square and the times.
     """

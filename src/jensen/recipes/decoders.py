@@ -36,7 +36,7 @@ class Rescaled(nn.Module):
 
     Args:
         law: maps the network's output to independent Gaussians.
-        mean, std: of the data: numbers, or one for each column of points.
+        mean, std: mean and standard deviation of the data: numbers, or one for each column of points.
     """
 
     mean: Tensor
@@ -90,7 +90,9 @@ class Decoder(Settings):
         return self
 
     def refuse(self, space: Space) -> None:
-        """Raise a ValueError for a network or a noise that does not suit such data, or a setting of another network."""
+        """Raise a ValueError for a network or noise unsuitable for the data, or a setting that the network does not
+        use.
+        """
         if self.convolutional(space):
             if not space.pictures:
                 raise ValueError("network.kind must be mlp for points, got conv")
@@ -110,7 +112,7 @@ class Decoder(Settings):
             )
 
     def between(self) -> tuple[str, ...]:
-        """Names of the settings of fully connected layers that convolutional networks do not have."""
+        """Names of the settings of fully connected layers, which convolutional networks do not have."""
         return ("hidden", "depth")
 
     def convolutional(self, space: Space) -> bool:
@@ -125,7 +127,7 @@ class Decoder(Settings):
         return [self.hidden or usual["width"]] * (self.depth or usual["layers"])
 
     def _sizes(self, role: Literal["encoder", "decoder"], space: Space) -> dict[str, Any]:
-        """Keyword arguments of a convolutional network."""
+        """Size settings of a convolutional network, as keyword arguments."""
         given = {"width": self.width, "blocks": self.blocks, "patch": self.patch}
         return sized(role, self.size, space.shape) | {key: v for key, v in given.items() if v is not None}
 
@@ -147,7 +149,7 @@ class Decoder(Settings):
         return 1, Rescaled(IsotropicGaussian(self.std / float(space.moments()[1]), event_dims=axes), *space.moments())
 
     def notes(self, space: Space, model: Callable[[Space], nn.Module]) -> list[str]:
-        """The networks that `auto` chose, in a sentence, with the size of the model that is built with them."""
+        """A sentence on the networks that `auto` chose, with the number of parameters of the model."""
         if self.kind != "auto":
             return []
         with torch.random.fork_rng(), torch.device("cpu"):
@@ -184,11 +186,11 @@ class Decoder(Settings):
 
 
 def channels_last(net: nn.Module) -> nn.Module:
-    """The same network, with weights in the order of memory in which convolutions on a CPU are fastest."""
+    """The same network in the memory format with which convolutions on a CPU are fastest."""
     return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def refuse_means(changes: Mapping[str, Any], interpolating: bool) -> None:
-    """Raise a ValueError if means of p(x | z) are requested for interpolations, which always are means."""
+    """Raise a ValueError if means of p(x | z) are requested for interpolations, which are always means."""
     if interpolating and "mean" in changes:
         raise ValueError("--mean has no effect with --interpolate, whose samples are means of p(x | z): leave it out")

@@ -1,4 +1,4 @@
-"""Networks of families: which kind suits the data, and the network of a diffusion or score model."""
+"""Networks of families: the kind of network for some data, and the network of a diffusion or score model."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def cost(name: str, build: Callable[[], nn.Module], *shapes: Sequence[int]) -> s
     """A network's parameters and multiply-adds for one example, in a sentence; nothing is computed.
 
     Args:
-        name: of the network.
-        build: makes it.
-        shapes: of its inputs, for one example.
+        name: name of the network.
+        build: returns the network.
+        shapes: shapes of its inputs, for one example.
 
     >>> cost("critic", lambda: nn.Linear(1000, 2000), (1000,))
     'critic: 2.0 million parameters, 2.0 million multiply-adds per example'
@@ -58,8 +58,8 @@ class DenoiserNetwork(Settings):
     """
 
     kind: Literal["auto", "mlp", "unet"] = "auto"
-    """mlp: fully connected residual network; unet: U-Net; auto: unet for pictures of more than 12 pixels a
-    side or with texts"""
+    """mlp: fully connected residual network; unet: U-Net; auto: unet for pictures with sides above 12 pixels or with
+    texts"""
     size: Size = "tiny"
     """tiny: for two CPU cores; small, base, large: about 4, 16 and 64 times its operations, for GPUs"""
     blocks: Positive | None = None
@@ -73,7 +73,7 @@ class DenoiserNetwork(Settings):
     patch: Literal[1, 2, 4] | None = None
     """side of the patches that the first layer folds into channels (unet)"""
     attention: Annotated[int, Field(ge=0)] | None = None
-    """self-attention at levels of at most this many pixels a side; 0: none (unet)"""
+    """self-attention at levels with sides of at most this many pixels; 0: none (unet)"""
 
     def kind_for(self, space: Space) -> str:
         if self.kind != "auto":
@@ -124,11 +124,11 @@ class DenoiserNetwork(Settings):
         return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def _sizes(self, space: Space) -> dict[str, Any]:
-        """Of a U-Net."""
+        """Sizes of a U-Net's layers."""
         named = sized("denoiser", self.size, space.shape)
         return {key: value if (own := getattr(self, key)) is None else own for key, value in named.items()}
 
     def summary(self, space: Space) -> list[str]:
-        """What the network costs, without a condition."""
+        """The cost of the network without a condition."""
         what = {"mlp": "fully connected network", "unet": "U-Net"}[self.kind_for(space)]
         return [cost(f"{what} of size {self.size}", lambda: self.network(space, None), space.shape, ())]

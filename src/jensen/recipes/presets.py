@@ -64,7 +64,7 @@ ABOUT = {
     "digits-cyclegan": "translation between handwritten and printed digits, trained on unpaired pictures (CycleGAN)",
     "digits-pix2pix": "translation between handwritten and printed digits, trained on pairs of one class (pix2pix)",
 }
-"""What each recipe is, in a line."""
+"""One line about each recipe."""
 
 
 def preset(name: str, data: Source, family: Family, training: Training, judging: Judging | None = None) -> Recipe:

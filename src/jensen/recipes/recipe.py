@@ -1,4 +1,4 @@
-"""A recipe: data, family, training and judging as one value. Only this file imports every kind of them."""
+"""A recipe: data, family, training and judging as one value. Only this file imports all kinds of them."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Recipe(Settings):
         return self.model_copy(update={"training": self.training.lasting(training)})
 
     def on(self, space: Space) -> Self:
-        """The same recipe with the space of the opened data, and what the source chose from the data.
+        """The same recipe, with the space of the opened data and the settings that the source chose from the data.
 
         Raises:
             ValueError: if the family cannot be used with the data.
@@ -87,5 +87,5 @@ class Recipe(Settings):
         return self.model_copy(update={"space": space, "data": self.data.settled(space)})
 
     def tree(self) -> dict[str, Any]:
-        """As JSON values."""
+        """The recipe as JSON values."""
         return self.model_dump(mode="json")

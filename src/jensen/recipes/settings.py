@@ -89,7 +89,7 @@ class Training(Settings):
         return self.batch_size // processes()
 
     def torch_device(self) -> torch.device:
-        """Where to train.
+        """The device to train on.
 
         Raises:
             ValueError: for a CUDA device that does not exist.

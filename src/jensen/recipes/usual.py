@@ -1,4 +1,4 @@
-"""The usual settings of each family for data of one's own, points or pictures."""
+"""The default settings of each family for a user's data, points or pictures."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ CONVOLUTIONAL = {"importance": 500, "importance_rows": 100, "refine_rows": 0}  #
 
 
 def _training(pictures: bool, **changes: object) -> Training:
-    """Of a network by AdamW; averages are longer for pictures."""
+    """Training of a network by AdamW; weights are averaged over more steps for pictures."""
     usual = {"minutes": MINUTES, "batch_size": 64 if pictures else 256, "average": 0.999, "rate": 1e-3}
     return Training.model_validate(usual | {"save_every": 500, "log_every": 25, "previews": 8} | changes)
 
 
 def usual(kind: str, source: Source) -> Recipe:
-    """The recipe of a family by its kind on this source."""
+    """The default recipe of the family `kind` on this source."""
     pictures = not source.tabular if (space := source.known()) is None else space.pictures
     family, training, judging = _USUAL.get(kind, _any(Family.kinds[kind]))(pictures)
     return Recipe(
@@ -49,7 +49,7 @@ def _any(kind: type) -> Callable[[bool], Usual]:
 
 
 def _judged(kind: type) -> Judging:
-    """`FEW`, without the settings that no judge of the family uses."""
+    """The settings `FEW`, without those that no judge of the family uses."""
     assert issubclass(kind, Family)
     used = COMMON | kind.judged
     return Judging(**{key: value for key, value in FEW.model_dump(exclude_unset=True).items() if key in used})
@@ -94,7 +94,7 @@ def _translation(_: bool) -> Usual:
 
 
 def _fitted(kind: type) -> Callable[[bool], Usual]:
-    """A family that is fitted before its only step."""
+    """The recipe of a family that is fitted before its only training step."""
     return lambda _: (kind(), Training(steps=1, previews=1), _judged(kind))
 
 

@@ -1,4 +1,4 @@
-"""Recipes from names, from KEY=VALUE words and from files, with error messages of one sentence."""
+"""Recipes from names, KEY=VALUE words and files, with error messages of one sentence."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def preset(name: str) -> Recipe:
     """The preset with this name.
 
     Raises:
-        ValueError: for an unknown name; the message has the most similar known one.
+        ValueError: for an unknown name; the message contains the most similar known name.
     """
     if name not in PRESETS:
         known = [*PRESETS, *Family.kinds]
@@ -42,7 +42,7 @@ def name_of(start: Start) -> str:
 
 
 def on_data(start: Start, data: Source | Path | str | None, data_b: Source | Path | str | None = None) -> Recipe:
-    """A preset, a family or a recipe on data of one's own, if they are given.
+    """A preset, a family or a recipe, on the given data, if any.
 
     Args:
         start: name of a preset or a family, or a recipe or a family.
@@ -103,7 +103,7 @@ def configure(
     data_b: Source | Path | str | None = None,
     seed: int | None = None,
 ) -> Recipe:
-    """A preset, a family or a recipe, on data of one's own if given, changed by KEY=VALUE words.
+    """A preset, a family or a recipe, on the given data, if any, changed by KEY=VALUE words.
 
     Args:
         start: name of a preset, or of a family, which needs data; or a recipe or a family.
@@ -186,7 +186,7 @@ def settings(recipe: Recipe) -> dict[str, tuple[Any, str]]:
 
 
 def _assign(recipe: Recipe, tree: dict[str, Any], key: str, text: str) -> Any:
-    """Set a dotted key, which must exist in the tree and not be a group; returns the value."""
+    """Set a dotted key, which must be in the tree and not be a group; returns the value."""
     node, last = _place(tree, key)
     if node is not None and key.startswith("training.rates."):
         node.setdefault(last, 0.0)  # by the name of a player
@@ -241,7 +241,7 @@ MUST_BE = {
     "too_long": "a list with at most {max_length} values",
     "missing": "given",
 }
-"""What a setting must be, by the type of pydantic's error or the first word of it."""
+"""What a setting must be, by the type of pydantic's error or the first word of that type."""
 
 
 def explain(error: ValidationError) -> str:
@@ -258,7 +258,7 @@ def explain(error: ValidationError) -> str:
 
 
 def _key(error: ErrorDetails) -> str:
-    """The dotted key of a setting; pydantic's labels of a union's members are no names, and left out."""
+    """The dotted key of a setting; pydantic's labels of the members of a union are omitted."""
     return ".".join(str(k) for k in error["loc"] if k != "family" and (isinstance(k, int) or k.isidentifier()))
 
 

@@ -1,4 +1,4 @@
-"""Findings: the results of judging, from which terminal output, page and evaluation.json are made."""
+"""Findings: the results of judging, from which the terminal output, the page and evaluation.json are made."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ class Finding:
     """One number.
 
     Attributes:
-        key: unique in an evaluation; its name in evaluation.json.
-        name: as shown to people.
-        value: the number.
+        key: name in evaluation.json, unique in an evaluation.
+        name: displayed name.
+        value: the measured number.
         stderr: its standard error.
-        floor: the same quantity for real data in place of the samples, or another reference for what is attainable.
+        floor: the same quantity for real data instead of the samples, or another reference value.
         best: "low", "high", the best value, or None if no value is best.
         form: how the number is formatted.
         interval: 95 percent confidence interval.
-        note: what it was measured on and what it is compared with.
+        note: the data it was measured on, and the reference.
         card: whether it is shown first, as a card on the page.
         facts: JSON values that a comparison needs, such as "kind", "measure" and "dims" of a likelihood.
 
@@ -134,7 +134,7 @@ class Part:
 
     Attributes:
         title: title of the section.
-        text: what is shown and how to read it.
+        text: explanation of the contents.
         findings: the numbers that were measured.
         pictures: shown one below the other.
         plots: SVG from `report.plots`, shown side by side if there is room.
@@ -170,7 +170,7 @@ def mean(key: str, name: str, values: Any, **more: Any) -> Finding:
 
 
 def sentence(words: str) -> str:
-    """The same words with a capital and a full stop."""
+    """The same words, with a capital letter and a full stop."""
     return f"{words[0].upper()}{words[1:]}."
 
 
@@ -201,7 +201,7 @@ class Evaluation(Mapping[str, Finding]):
         return len(self.findings)
 
     def as_dict(self) -> dict[str, Any]:
-        """What evaluation.json holds."""
+        """The contents of evaluation.json."""
         return {
             **self.facts,
             "findings": {key: f.as_dict() for key, f in self.findings.items()},

@@ -1,4 +1,4 @@
-"""Samples as images: grids of pictures, plots of points."""
+"""Samples as images: grids of pictures or plots of points."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def gallery(
 
     Args:
         x: samples.
-        columns: pictures per row; by default about half as many as there are rows, at most 8.
+        columns: number of pictures per row; by default chosen from the number of pictures, at most 8.
         scale: factor by which pictures are enlarged.
         behind: data points to draw in grey below the points.
-        captions, wrong: texts below the pictures, and whether each is set in red.
-        names: of the columns of points.
+        captions, wrong: texts below the pictures, and whether each is red.
+        names: names of the columns of points.
     """
     if x.ndim == 2:
         return scatter(x, behind=behind, scale=scale, names=names)
@@ -52,7 +52,7 @@ def as_bytes(x: Tensor) -> Tensor:
 
 
 def single(x: Tensor, *, scale: int = 4) -> Image.Image:
-    """One picture (C, H, W), enlarged by a whole factor."""
+    """One picture (C, H, W), enlarged by an integer factor."""
     image = to_image(as_bytes(x))
     return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
 
@@ -73,7 +73,7 @@ def side_by_side(images: Sequence[Image.Image]) -> Image.Image:
 
 
 def spread(states: Sequence[Any], most: int) -> list[Any]:
-    """At most `most` of a sequence, evenly spaced, the first and the last among them."""
+    """At most `most` elements of a sequence, evenly spaced, including the first and the last."""
     if len(states) <= most:
         return list(states)
     return [states[round(k * (len(states) - 1) / (most - 1))] for k in range(most)]
@@ -96,7 +96,7 @@ def encoded(image: Image.Image | Sequence[Image.Image]) -> tuple[str, bytes]:
 
 
 def save_image(image: Image.Image | Sequence[Image.Image], path: Path) -> None:
-    """Write a picture as a PNG, or frames as a GIF, atomically; the path has this suffix or none."""
+    """Write a picture as a PNG, or frames as a GIF, atomically; the path has the matching suffix or none."""
     suffix, data = encoded(image)
     with replacing(path.with_suffix(suffix)) as temporary:
         temporary.write_bytes(data)

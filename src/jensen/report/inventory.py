@@ -23,7 +23,7 @@ LINE = 80  # characters of a caption in a table
 
 
 def parts(found: Inventory, code: str) -> list[Part]:
-    """A sample, counts, classes, captions, copies, files left out, and the settings.
+    """The parts: sample pictures, counts, classes, captions, copies, files left out, and the settings.
 
     Args:
         found: the inventory.
@@ -43,7 +43,7 @@ def _counts(found: Inventory) -> Part:
     ]
     tables = []
     if seen is not None:
-        features = {"with alpha": seen.alpha, "animated": seen.animated, "turned by EXIF": seen.turned}
+        features = {"with alpha": seen.alpha, "animated": seen.animated, "rotated or flipped by EXIF data": seen.turned}
         tables = [
             Table(("height x width", "pictures"), _shares(_sizes(seen.sizes), seen.seen), "Sizes"),
             Table(("format and mode", "pictures"), _shares({**seen.formats, **seen.modes}, seen.seen), "Files"),
@@ -91,7 +91,7 @@ def _captions(found: Inventory) -> Part | None:
     longest = max(texts.values(), key=len)
     findings = [
         _count("captions", "captions", len(texts), note=f"{len(set(texts.values()))} different ones", card=True),
-        _count("longest", "characters of the longest", len(longest), note=_cut(longest)),
+        _count("longest", "characters in the longest caption", len(longest), note=_cut(longest)),
         _count("alphabet", "different characters", len(alphabet), note=alphabet),
     ]
     rows = [(name, _cut(text)) for name, text in list(texts.items())[:: -(-len(texts) // COLUMNS)]]
@@ -146,7 +146,11 @@ def _left_out(found: Inventory) -> Part | None:
 
 def _settings(found: Inventory, code: str) -> Part:
     form = found.pack.form
-    words = {"crop": "cropped to this aspect", "pad": "padded to this aspect", "stretch": "stretched to this size"}
+    words = {
+        "crop": "cropped to this aspect ratio",
+        "pad": "padded to this aspect ratio",
+        "stretch": "stretched to this size",
+    }
     laid = "alpha kept" if form.alpha == "keep" else f"transparent pixels on {form.alpha}"
     text = f"{form.height} x {form.width} pixels, {_colours(form.channels)}, {words[form.fit]}, {laid}."
     return Part("Settings", text, code=code, details={"form": asdict(form)})
@@ -157,7 +161,7 @@ def _count(key: str, name: str, value: int, note: str = "", card: bool = False) 
 
 
 def _sizes(sizes: Mapping[tuple[int, int], int], most: int | None = MOST_SIZES) -> dict[str, int]:
-    """Counts by size as text; those of the less frequent sizes are added up."""
+    """Counts by size as text; the less frequent sizes are added up."""
     counts = {f"{height} x {width}": n for (height, width), n in list(sizes.items())[:most]}
     rest = sum(sizes.values()) - sum(counts.values())
     return {**counts, **({f"{len(sizes) - len(counts)} other sizes": rest} if rest else {})}
@@ -168,7 +172,7 @@ def _shares(counts: Mapping[str, int], total: int) -> list[tuple[str, str]]:
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], title: str) -> Table:
-    """A table of the first rows, whose title says how many there are."""
+    """A table of the first rows; the title states the total number."""
     shown = f"the first {MOST_ROWS} of {len(rows)}" if len(rows) > MOST_ROWS else str(len(rows))
     return Table(head, list(rows[:MOST_ROWS]), f"{title}: {shown}")
 
@@ -178,7 +182,7 @@ def _colours(channels: int) -> str:
 
 
 def _shown(found: Inventory, rows: Tensor) -> Image.Image:
-    """A sheet of pictures; those with alpha are laid on white."""
+    """A sheet of pictures, on white where they are transparent."""
     x = torch.from_numpy(found.pack.x[rows.numpy()])
     if x.shape[1] == 4:
         colours, alpha = x[:, :3].float(), x[:, 3:].float() / 255

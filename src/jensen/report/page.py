@@ -31,7 +31,7 @@ def write_page(
     Args:
         path: path of the .html file.
         name: the page's title.
-        lead: a sentence that says what is judged.
+        lead: a sentence on the model and the data.
         parts: sections of the page, in order.
         config: settings, collapsed at the end of the page.
         shown: findings that are shown first as cards; None: those that `cards` returns.

@@ -33,7 +33,7 @@ def curves(
     markers: bool = True,
     limits: tuple[float, float] | None = None,
 ) -> str:
-    """Lines by name over one axis; `log` makes both axes logarithmic, `limits` are those of the vertical axis."""
+    """Named lines over a common axis x; `log` makes both axes logarithmic, `limits` are those of the vertical axis."""
     figure, axes = _axes(title, xlabel)
     marker = "o" if markers else None
     drawn = {}
@@ -55,7 +55,7 @@ def curves(
 
 
 def intervals(x: Sequence[float], rows: Sequence[Mapping[str, float]], *, title: str, xlabel: str) -> str:
-    """Points with error bars: each row has a value and the ends of its interval."""
+    """Points with error bars; each series has values and the ends of their intervals."""
     figure, axes = _axes(title, xlabel)
     values = [row["value"] for row in rows]
     reach = [[row["value"] - row["low"] for row in rows], [row["high"] - row["value"] for row in rows]]
@@ -111,7 +111,7 @@ def bars(names: Sequence[str], values: Sequence[float], *, title: str, xlabel: s
 def rivals(
     names: Sequence[str], values: Sequence[tuple[float, float]], *, title: str, floor: tuple[float, float] | None = None
 ) -> str:
-    """Numbers with two standard errors on either side, the first on top; `floor` is drawn as a band behind them."""
+    """Named numbers with bars of two standard errors on either side, from top to bottom; `floor` is a band."""
     figure, axes = _rows(names, title, "")
     if floor is not None:
         axes.axvspan(floor[0] - 2 * floor[1], floor[0] + 2 * floor[1], color=GREEN, alpha=0.18, linewidth=0)
@@ -138,7 +138,7 @@ def complex_plane(
 
 
 def blank(width: float, height: float, dpi: int) -> Figure:
-    """A figure of so many inches, to be drawn as pixels."""
+    """A figure with this width and height in inches, for pixel output."""
     figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure
@@ -203,7 +203,7 @@ def _named(figure: Figure, drawn: Mapping[str, Any]) -> Figure:
 
 
 def _as_it_is(name: str) -> str:
-    """A name that a user gave, escaped so that it is not read as mathematics."""
+    """A user's name, escaped so that it is not rendered as mathematics."""
     return name.replace("$", r"\$")
 
 

@@ -22,13 +22,13 @@ BINS = 36
 
 
 def scatter(samples: Tensor, *, behind: Tensor | None = None, scale: int = 4, names: Sequence[str] = ()) -> Image.Image:
-    """Points (N, D) as an image; of more than two columns, each pair of the first five, and histograms of each.
+    """Points (N, D) as an image; for more than two columns, all pairs of the first five, and a histogram of each.
 
     Args:
         samples: the points.
         behind: (M, D), drawn below them in grey; they set the limits.
         scale: the image is 120 `scale` pixels wide for one or two columns, up to 167 `scale` for more.
-        names: of the columns.
+        names: names of the columns.
 
     Raises:
         ValueError: for a point that is not finite, since it would not be drawn.
@@ -121,7 +121,7 @@ def _dots(axes: Any, x: np.ndarray, y: np.ndarray | None, limits: Sequence[tuple
 
 
 def _histogram(axes: Any, x: np.ndarray, y: np.ndarray | None, limits: tuple[float, float]) -> None:
-    """Densities: of the data as a grey area, of the samples as a line; what is outside the limits is not drawn."""
+    """Histograms: of the data as a grey area, of the samples as a line; values outside the limits are not drawn."""
     edges = np.linspace(*limits, BINS + 1)
     for values, style in ((y, {"histtype": "stepfilled", "color": BEHIND}), (x, {"histtype": "step", "color": BLUE})):
         if values is not None:

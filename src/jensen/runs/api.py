@@ -208,16 +208,16 @@ def train(
     watch: Watch | None = None,
     use: Iterable[Own] = (),
 ) -> Run:
-    """Train a recipe, a family on data of one's own, or an objective of one's own, in a run's folder; open the run.
+    """Train a recipe, a family on your data, or your objective, in a run's folder; open the run.
 
     Args:
         start: name of a recipe or of a family; your own recipe; a family with settings; your own objective; or a loss,
             a function of a batch, of `model`.
-        out: the run's folder; by default runs/NAME, or runs/NAME-DATA for data of one's own.
+        out: the run's folder; by default runs/NAME, or runs/NAME-DATA if data are given.
         data: a folder of pictures, a file of pictures or points, a source, or data in memory, see
             `jensen.recipes.sources.memory.memory`; any recipe takes them.
         data_b: pictures of side b, for family translation.
-        model: the model that a loss of one's own trains.
+        model: the model that is trained by your loss.
         steps, minutes: length of training, at most one of the two; by default the recipe's.
         rate: learning rate, or learning rates by player.
         batch_size: examples per step.
@@ -244,10 +244,10 @@ def train(
     if isinstance(start, str | Recipe | Family):
         begun: Start = start
         if model is not None:
-            raise ValueError("model must be left out, except with a loss of one's own: the family makes it")
+            raise ValueError("model must be left out, except with your own loss: the family builds it")
     else:
         if objective is None or a is None:
-            raise ValueError("an objective of one's own needs data, as in jensen.train(objective, data=x)")
+            raise ValueError("your objective needs data, as in jensen.train(objective, data=x)")
         begun = own_recipe(objective, a)
     place = None if out is None else Path(out)
     recipe, folder = opening.asked(begun, place, words, data=a, data_b=b, seed=seed, resume=resume)
@@ -263,10 +263,10 @@ def open(  # noqa: A001
 
     Args:
         path: the run's folder, or one that `Run.export` wrote.
-        model: the model of a run with an objective of one's own; the averaged weights are loaded into it.
+        model: the model of a run with your own objective; the averaged weights are loaded into it.
         use: your own sources, families or judges that it needs, or files that define them; opening a run never imports
         code named in its configuration.
-        device: device of the model; by default the device of training, or the CPU.
+        device: device of the model; by default the device of training if it exists here, otherwise the CPU.
 
     Raises:
         RunError: if the folder is no run, has no weights yet, or needs a class or a model that is not given.

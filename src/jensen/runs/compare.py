@@ -60,8 +60,8 @@ class Cost:
     Attributes:
         seconds, steps: length of training, None without a journal.
         parameters: number of parameters of the model that is sampled.
-        milliseconds: time per sample when `drawn` are drawn together.
-        evaluations: network evaluations per sample.
+        milliseconds: time per sample if `drawn` samples are drawn together.
+        evaluations: number of network evaluations per sample.
     """
 
     seconds: float | None
@@ -93,11 +93,11 @@ class Comparison:
 
     Attributes:
         data: the data that all of them were trained on.
-        features: features by which samples and data are compared.
+        features: features for comparing samples with data.
         n: number of samples of each run.
         seed: random seed of the samples.
-        floor: the same metrics for training data in place of the samples.
-        judged_floor: the discriminator trained on training data in place of samples.
+        floor: the same metrics for training data instead of the samples.
+        judged_floor: the discriminator with training data instead of samples.
         contestants: the runs, then the samples, in the order given.
     """
 
@@ -159,7 +159,7 @@ def compare(
         data: the data, if no run has them.
         features: "auto", "classifier", "convolutional", "raw", the folder of a reader run, or a callable from data to
             (N, d).
-        n: number of samples of each run, at least 40; None: as many as there are training data, at most 1,000.
+        n: number of samples of each run, at least 40; None: the number of training data, at most 1,000.
         seed: random seed of the samples.
         judge_steps: training steps of each discriminator.
         track: shows progress.
@@ -307,7 +307,7 @@ def _drawn(name: str, run: Run, data: Data, n: int, seed: int, track: Track) -> 
 
 
 def _between(run: Run, seed: int) -> Tensor | None:
-    """Interpolations between two draws of noise, if a model of pictures has them."""
+    """Interpolations between two draws of noise, if the run is a model of pictures that can interpolate."""
     if not run.space.pictures:
         return None
     try:
@@ -322,12 +322,14 @@ def bits(found: Finding) -> float:
 
 
 def judged(found: AUC | Proportion) -> Finding:
-    """The result of a discriminator as a finding: 1/2 if it cannot tell samples from data."""
+    """The result of a discriminator as a finding: 1/2 if it cannot distinguish samples from data."""
     return proportion("judged", "AUC", found, best=0.5, form="number")
 
 
 def line(comparison: Comparison, contestant: Contestant) -> str:
-    """The measures in which a run is best and worst, by more than two standard errors of the difference."""
+    """A sentence on the measures in which a run is best and worst, by more than two standard errors of the
+    difference.
+    """
     best, worst = [], []
     for name, runs in _axes(comparison):
         mine, error, said = runs[contestant.name]
@@ -337,7 +339,7 @@ def line(comparison: Comparison, contestant: Contestant) -> str:
         if all(-gap > reach for gap, reach in others):
             worst.append(f"{name} ({said})")
     parts = [f"{word}: {', '.join(names)}" for word, names in (("Best at", best), ("Worst at", worst)) if names]
-    return ". ".join(parts) + "." if parts else "No difference from the others beyond the errors."
+    return ". ".join(parts) + "." if parts else "No significant difference from the other runs."
 
 
 def _axes(comparison: Comparison) -> Iterator[tuple[str, dict[str, tuple[float, float, str]]]]:

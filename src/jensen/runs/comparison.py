@@ -112,7 +112,7 @@ def likelihood_table(runs: Sequence[Contestant], measure: str) -> Table:
 
 
 def _judged(found: Comparison) -> Part:
-    """How well a discriminator trained from scratch, and the critics from training, tell the samples from data."""
+    """How well a discriminator trained from scratch, and the critics from training, distinguish samples from data."""
     runs, floor = found.contestants, found.judged_floor
     curves = {c.name: c.judgement.curve for c in runs} | {"floor": floor.curve}
     title, xlabel = "accuracy of the discriminator", "training steps of the discriminator"
@@ -143,7 +143,7 @@ def _costs(runs: Sequence[Contestant]) -> list[Part]:
         steps = "" if c.cost.steps is None else f"{c.cost.steps:,}"
         drawing = (f"{c.cost.milliseconds:.3g} ms", f"{c.cost.evaluations}")
         rows.append((c.name, c.recipe, seconds, steps, f"{c.cost.parameters:,}", *drawing))
-    text = "Training time is that of the machine of training; sampling time is measured here, in batches, run by run."
+    text = "Training time was measured during training; sampling time on this machine, in batches, run by run."
     head = ("run", "recipe", "training", "steps", "parameters", "a sample", "network calls")
     return [Part("Costs", text, tables=[Table(head, rows)])] if rows else []
 

@@ -1,4 +1,4 @@
-"""Drawing samples from a run: what is asked for is checked before anything is drawn."""
+"""Drawing samples from a run: requests are checked before anything is drawn."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SIDES = ("a", "a-as-b", "b", "b-as-a")
 
 @dataclass(frozen=True)
 class Drawing:
-    """A valid request for samples, ready to be carried out.
+    """A checked request for samples.
 
     Attributes:
         count: number of samples.
@@ -134,7 +134,9 @@ def _interpolations(
 
 
 def _translations(run: Run, n: int | None, seed: int) -> Drawing:
-    """Held-out pictures of both sides, in groups of four: a, its translation, b, its translation."""
+    """Held-out pictures of both sides, in groups of four: a picture of a, its translation, a picture of b, its
+    translation.
+    """
     data = run.open_data()
     model: Any = run.model
     assert data.b is not None

@@ -116,7 +116,7 @@ def read_evaluation(folder: Path) -> Evaluation | None:
     """The evaluation of a run, or None if it has not been judged.
 
     Raises:
-        RunError: if evaluation.json is broken or of another version.
+        RunError: if evaluation.json is broken or from another version.
     """
     path = folder / EVALUATION
     if not path.is_file():
@@ -130,7 +130,7 @@ def read_evaluation(folder: Path) -> Evaluation | None:
 
 
 def _about(run: Run) -> list[Part]:
-    """Parts of the report on training, previews, and commands to type next."""
+    """Parts of the report: training, previews, and useful commands."""
     notes = " ".join(sentence(note) for note in run.recipe.family.notes(run.space))
     curves = training_curves(run.folder, run.recipe.family.curves())
     same = "Samples from the same noise, drawn with the averaged weights."
@@ -157,7 +157,7 @@ def examples(run: Run) -> list[str]:
 
 
 def _beside(folder: str | None, run: Run) -> tuple[str, nn.Module] | None:
-    """The run to compare with, from judging.beside: of the same family, with data of the same shape."""
+    """The run for comparison, from judging.beside; it has the same family and data of the same shape."""
     if folder is None:
         return None
     other = open_run(Path(folder), "cpu")

@@ -1,4 +1,4 @@
-"""The files in a run's folder, and what can be wrong with them."""
+"""The files in a run's folder, and errors in them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class RunError(ValueError):
 
 
 def command(*words: object) -> str:
-    """A `jensen` command line, with words quoted for the shell where necessary.
+    """A `jensen` command line, with words quoted for the shell if necessary.
 
     >>> command("sample", Path("runs/two moons"), "-n", 16)
     "jensen sample 'runs/two moons' -n 16"
@@ -58,7 +58,7 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     """Load a run's averaged weights into `model`.
 
     Raises:
-        RunError: if there are none yet, they do not fit, or one is not finite.
+        RunError: if there are none yet, they do not match the model, or one is not finite.
     """
     path = folder / WEIGHTS
     if not path.is_file():
@@ -105,7 +105,7 @@ def load_game(objective: nn.Module, folder: Path) -> int:
     """Load a run's newest checkpoint into `objective`, with the critics and all other state; returns its step.
 
     Raises:
-        RunError: if there is none, or it does not fit.
+        RunError: if there is no checkpoint, or it does not match.
     """
     saved = checkpoints.load(folder / "state")
     if saved is None:
@@ -122,4 +122,4 @@ def behind(folder: Path) -> tuple[str, ...]:
     written, until = weights_step(path), max((int(p.stem) for p in newest), default=0)
     if written is None or until <= written:
         return ()
-    return (f"{path} is of step {written}, but training was stopped at step {until}: finish it with --resume",)
+    return (f"{path} is from step {written}, but training was stopped at step {until}: finish it with --resume",)

@@ -51,13 +51,13 @@ def asked(
     seed: int | None = None,
     resume: bool = False,
 ) -> tuple[Recipe, Path]:
-    """The recipe to train, and its folder: of a new run, or of the run in this folder with changed settings.
+    """The recipe to train, and its folder: for a new run, or for the run in this folder with changed settings.
 
     Args:
         start: name of a preset or a family, or a recipe or a family.
-        folder: the run's folder; None: runs/NAME, or runs/NAME-DATA for data of one's own.
-        words: settings, KEY=VALUE.
-        data, data_b: data of one's own; to resume a run, they need not be given again.
+        folder: the run's folder; None: runs/NAME, or runs/NAME-DATA if data are given.
+        words: settings as KEY=VALUE.
+        data, data_b: the user's data; they need not be given again to resume a run.
         seed: random seed.
         resume: whether the run in the folder is continued.
 
@@ -128,12 +128,12 @@ def open_run(folder: Path | str, device: str | None = None, model: nn.Module | N
     """A run with its averaged model, in evaluation mode, in the precision of the average: float32 or above.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
         device: device of the model; by default the device of training, or the CPU if that does not exist here.
-        model: the model of a run with an objective of one's own, which gets the averaged weights.
+        model: the model of a run with a user's objective; the averaged weights are loaded into it.
 
     Raises:
-        RunError: if the folder is not a run, has no weights yet, or they do not fit the model.
+        RunError: if the folder is not a run, has no weights yet, or they do not match the model.
     """
     folder = Path(folder)
     recipe = read_config(folder)
@@ -153,7 +153,7 @@ def open_run(folder: Path | str, device: str | None = None, model: nn.Module | N
 
 
 def open_other(folder: str) -> OpenedRun:
-    """A run in the form that sources and judges get."""
+    """An opened run, in the form that sources and judges use."""
     run = open_run(folder, "cpu")
     return OpenedRun(run.folder, run.recipe.name, run.recipe.family.kind, run.model, run.space, run.open_data)
 
@@ -174,7 +174,7 @@ def open_data(recipe: Recipe, track: Track = silent) -> Data:
     """The data of a recipe, read or drawn again.
 
     Raises:
-        RunError: if they are no longer the data of training.
+        RunError: if they differ from the data of training.
     """
     data = recipe.data.open(recipe.seed, track, open_other)
     if recipe.space is not None and data.space != recipe.space:

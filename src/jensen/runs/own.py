@@ -1,4 +1,4 @@
-"""Objectives and losses of one's own, trained as recipes are."""
+"""A user's objectives and losses, trained like recipes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class OwnLoss(Objective):
 
 
 def objective_of(start: Objective | Callable[[Batch], Tensor], model: nn.Module | None) -> Objective:
-    """An objective of one's own, or a loss of this model.
+    """The user's objective, or an objective made from a loss of this model.
 
     Raises:
         ValueError: for a loss without a model, an objective with a second one, or something else.
@@ -56,14 +56,14 @@ def objective_of(start: Objective | Callable[[Batch], Tensor], model: nn.Module 
         )
     if not isinstance(model, nn.Module):
         raise ValueError(
-            "a loss of one's own needs model=module, the nn.Module that it trains, got "
+            "your loss needs model=module, the nn.Module that it trains, got "
             + ("none" if model is None else type(model).__name__)
         )
     return OwnLoss(model, start)
 
 
 def own_recipe(objective: Objective, source: Source) -> Recipe:
-    """The recipe of an objective of one's own, before settings are changed."""
+    """The recipe of a user's objective, before settings are changed."""
     by = objective.loss if isinstance(objective, OwnLoss) else objective
     name = getattr(by, "__name__", type(by).__name__)
     previews = {} if _draws(objective.model) else {"previews": 0}

@@ -17,7 +17,9 @@ READ, PICTURES, POINTS = 64, 32, 500  # samples of a preview: that are read, tha
 
 
 def preview(recipe: Recipe, model: nn.Module, data: Data, path: Path) -> dict[str, float]:
-    """Write a picture of samples to `path`; returns numbers for the journal: the share read as asked."""
+    """Write a picture of samples to `path`; returns numbers for the journal: the share that is read as the requested
+    condition.
+    """
     if data.b is not None:
         save_image(strip(model, data), path)
         return {}

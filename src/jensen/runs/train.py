@@ -52,12 +52,13 @@ def train(
     """Train `recipe` in `folder`; with `resume`, continue a run that was stopped, with bitwise equal results.
 
     A finished run can be continued with more steps or minutes: from there on, learning rates are those of the longer
-    run. The journal notes this, and the run's settings are rewritten. Its weights and their evaluation are kept until
+    run. The journal records this, and the run's settings are rewritten. Its weights and their evaluation are kept until
     the longer run ends.
 
-    Every process of a `torchrun` calls this; the first one writes. If their number is the same as before, each gets its
-    own buffers and random state back. Otherwise each takes the buffers of one of the former processes, in turn, and a
-    new random state, which depends on the seed, the step and the number of processes. The journal notes this as well.
+    Under `torchrun`, every process calls this; the first one writes. If the number of processes is the same as before,
+    each gets its former buffers and random state. Otherwise each takes the buffers of one of the former processes, in
+    turn, and a new random state, which depends on the seed, the step and the number of processes. The journal records
+    this as well.
 
     A run that fails before its first step leaves no folder.
 
@@ -122,7 +123,7 @@ def train(
 
 
 def _write_config(recipe: Recipe, folder: Path) -> None:
-    """Write a run's settings, in a folder that is made if it does not exist."""
+    """Write a run's settings; its folder is created if it does not exist."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         checkpoints.write_text(folder / CONFIG, dumps(recipe.tree(), indent=2) + "\n")
@@ -148,7 +149,7 @@ def _saved(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
     if recipe.training != kept.training and budget.done(saved["step"]):
         had = f"{saved['step']} steps and {saved['elapsed'] / 60:.3g} minutes"
         raise RunError(
-            f"{folder} must be trained for more than {had}, which it has already, got {recipe.training.length()}"
+            f"{folder} must be trained for more than the {had} that it already has, got {recipe.training.length()}"
         )
     return saved
 
@@ -161,7 +162,7 @@ def new_objective(recipe: Recipe, data: Data, track: Track = silent) -> Objectiv
 
 
 def new_state(recipe: Recipe, objective: Objective, budget: Budget) -> TrainState:
-    """The initial state of training: players, weight average and precision of the recipe, on its objective."""
+    """The initial state of training: the objective with its players, weight average and precision."""
     return TrainState(
         objective,
         recipe.family.players(objective, recipe.training, budget),

@@ -15,11 +15,11 @@ from jensen.recipes.recipe import Recipe
 from jensen.recipes.sources.base import Source
 
 Own = type[Kind] | Judge | Recipe | Path | str
-"""A source or family class (registered when it was defined), a judge, a recipe, or a file that defines some."""
+"""A source or family class (registered when it was defined), a judge, a recipe, or a file that defines any of these."""
 
 
 def use(things: Iterable[Own]) -> None:
-    """Register what a user defined: every run is judged by the judges, and recipes can be used by name.
+    """Register what a user defined: judges are applied to every run, and recipes can be used by name.
 
     Raises:
         ValueError: for a file that does not exist, raises an exception, or defines none of these.

@@ -16,8 +16,8 @@ def r_hat(draws: Draws) -> Float[Tensor, "..."]:
     r"""Rank-normalised split R-hat: the larger of R-hat of the draws and R-hat of their distances to the median.
 
     Every chain is split into halves, and draws are replaced by the normal quantiles of their ranks; then $\hat R^2 =
-    \frac{n-1}{n} + \frac{B}{nW}$ with B/n the variance of the chains' means and W the mean of their variances. 1 if the
-    chains agree in location (the first) and in spread (the second); above 1.01 they have not mixed.
+    \frac{n-1}{n} + \frac{B}{nW}$ with B/n the variance of the chains' means and W the mean of their variances. R-hat is
+    1 if the chains agree in location (the first) and in spread (the second); above 1.01 they have not mixed.
 
     Args:
         draws: (steps, chains, ...), at least 4 steps.
@@ -42,10 +42,11 @@ def r_hat(draws: Draws) -> Float[Tensor, "..."]:
 
 
 def effective_sample_size(draws: Draws, kind: str = "bulk") -> Float[Tensor, "..."]:
-    r"""The number of independent draws whose mean is as precise: $SC / (1 + 2 \sum_t \hat\rho_t)$, S steps, C chains.
+    r"""The number of independent draws whose mean would be equally precise: $SC / (1 + 2 \sum_t \hat\rho_t)$, S steps,
+    C chains.
 
     Autocorrelations are pooled over half-chains and include the variance between them; the sum runs over neighbouring
-    pairs as long as these are positive, made monotone (Geyer's initial monotone sequence). For an AR(1) chain of
+    pairs as long as these are positive, made monotone (Geyer's initial monotone sequence). For an AR(1) chain with
     coefficient rho it is $N (1 - \rho) / (1 + \rho)$, above N for negative rho; at most $N \log_{10} N$.
 
     Args:
@@ -167,7 +168,7 @@ def _plain_size(x: Tensor) -> Tensor:
 
 
 def _autocovariance(x: Tensor) -> Tensor:
-    """Autocovariances along the first axis, about each chain's own mean, divided by its length."""
+    """Autocovariances along the first axis, about the mean of each chain, divided by its length."""
     n = len(x)
     spectrum = torch.fft.rfft(x - x.mean(0), n=2 * n, dim=0)
     covariance: Tensor = torch.fft.irfft(spectrum.abs().square(), n=2 * n, dim=0)[:n] / n

@@ -23,7 +23,7 @@ def score_of(log_prob: LogProb) -> Score:
     """The gradient of `log_prob` with respect to its argument, by autograd; the result carries no gradient.
 
     The argument need not be data: for a log-likelihood as a function of parameters (one set per row) it is the gradient
-    in the parameters, and `langevin` then samples or optimises parameters.
+    with respect to the parameters, and `langevin` then samples or optimises parameters.
 
     >>> score_of(lambda x: -x.square().sum(1) / 2)(torch.tensor([[3.0, 1.0]]))
     tensor([[-3., -1.]])
@@ -66,7 +66,7 @@ def langevin(
 
     Source: Roberts & Tweedie (1996), equation 2 (ULA); Welling & Teh (2011) for parameters.
 
-    The same log N(x; m, 1), maximised over x from two starts, and over m for the data 1, 2 and 6:
+    An example with log N(x; m, 1), maximised over x from two starts, and over m for the data 1, 2 and 6:
 
     >>> in_x = score_of(lambda x: -(x[:, 0] - 5.0) ** 2 / 2)
     >>> langevin(in_x, torch.tensor([[0.0], [9.0]]), 0.5, 60, noise=False).tolist()
@@ -97,7 +97,8 @@ def annealed_langevin(
     generator: Rng = None,
     on_step: OnStep | None = None,
 ) -> Float[Tensor, "b ..."]:
-    r"""Langevin at one noise level after another, with steps $\delta_i = \mathrm{step\_size} \cdot \sigma_i^2$.
+    r"""Langevin dynamics at one noise level after another, with step sizes $\delta_i = \mathrm{step\_size} \cdot
+    \sigma_i^2$.
 
     `annealed_variance` gives in closed form how far from equilibrium it ends for Gaussian data with the exact score.
 
@@ -105,7 +106,8 @@ def annealed_langevin(
         score: s(x, sigma) of noise levels (B,).
         x: (B, ...), drawn at about the first noise level.
         sigmas: (levels,), positive and decreasing; see `geometric`.
-        step_size: in units of sigma^2, positive. (In terms of Song & Ermon's epsilon, $\epsilon / 2\sigma_L^2$.)
+        step_size: step size in units of sigma^2, positive. (In terms of Song & Ermon's epsilon, $\epsilon /
+            2\sigma_L^2$.)
         steps: number of steps at each level, at least 1.
         generator: None, one, or one per row.
         on_step: called with (steps done in all, x) after each.
@@ -160,12 +162,12 @@ def annealed_variance(
     \sigma_L^2)^2$. The equilibrium is $v^2 / (v + \sigma_L^2)$, or $v + \sigma_L^2$ without `tweedie`. Directions that
     are wide compared with the level converge slowly: the remainder of earlier levels makes V too large by a fraction of
     about $\log(\sigma_1 / \sigma_L) / (a L T)$ of v, for every v, so what matters is the product of step size and
-    evaluations. A larger a makes directions narrower than the level too wide.
+    evaluations. A larger a makes the variance of directions narrower than the level too large.
 
     Args:
         variance: v, the variance of the data in each direction, positive.
         sigmas: (levels,), positive and decreasing.
-        step_size: a, in units of sigma^2, below 2: above it the chain diverges.
+        step_size: step size a in units of sigma^2, below 2, where chains begin to diverge.
         steps: number T of steps at each level, at least 1.
         start: variance at the start; None: $1 + \sigma_1^2$.
         denoise: whether sampling ends with `tweedie`.
@@ -259,11 +261,12 @@ def mala(
     generator: Rng = None,
     on_step: OnStep | None = None,
 ) -> Chains:
-    r"""Metropolis-adjusted Langevin: a step of `langevin` is a proposal, accepted such that p stays invariant.
+    r"""Metropolis-adjusted Langevin: a step of `langevin` is a proposal, accepted with a probability that keeps p
+    invariant.
 
     $\log a = \log p(y) - \log p(x) + \log q(x|y) - \log q(y|x)$, $q(y|x) = N(x + \delta \nabla\log p(x), 2\delta I)$.
-    Only during the warm-up does each chain adapt its own step size, by stochastic approximation, towards the acceptance
-    rate `target`; the draws of the warm-up are discarded.
+    During the warm-up each chain adapts its step size, by stochastic approximation, towards the acceptance rate
+    `target`; the draws of the warm-up are discarded.
 
     Args:
         log_prob: log p up to a constant, differentiable in x; proposals where it is not finite are rejected.

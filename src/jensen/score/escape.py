@@ -1,4 +1,4 @@
-"""Modes: how long chains stay in each, how long they take to leave, and where gradient ascent ends."""
+"""Modes: how long chains stay in each mode, how long they take to leave it, and where gradient ascent ends."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Occupancy:
 def occupancy(modes: Int[Tensor, "steps chains"], count: int) -> Occupancy:
     r"""The fraction of draws in each of `count` modes, $\pm\, \mathrm{sd}_c / \sqrt{C}$ over C independent chains.
 
-    The errors are valid for any autocorrelation within a chain; a chain that never changes its mode counts once.
+    The errors are valid for any autocorrelation within a chain; a chain that never changes its mode counts as one draw.
 
     Args:
         modes: (steps, chains), the mode that each draw is in, 0 to count - 1; see `basin`.
@@ -85,17 +85,18 @@ def exit_times(
     *,
     generator: Rng = None,
 ) -> Float[Tensor, " b"]:
-    r"""The diffusion's time $k \delta$ at which each chain of `langevin` is first seen outside a region, (B,), or inf.
+    r"""The diffusion's time $k \delta$ at which each chain of `langevin` is first observed outside a region, (B,), or
+    inf.
 
-    Positions are checked only every delta, so exits are seen later than those of the continuous diffusion: as if the
-    boundary were $0.5826 \sqrt{2\delta}$ further away.
+    Positions are checked only every delta, so exits are observed later than those of the continuous diffusion: as if
+    the boundary were $0.5826 \sqrt{2\delta}$ further away.
 
     Args:
         score: the gradient of log p.
         x: (B, ...), the starting points, inside the region.
         left: whether each row is outside the region, (B, ...) -> (B,) bool.
         step_size: step size delta, positive.
-        steps: largest number of steps, at least 1.
+        steps: maximum number of steps, at least 1.
         generator: None, one, or one per row.
 
     Raises:
@@ -164,16 +165,16 @@ def first_passage_time(log_prob: LogProb, start: float, target: float, *, edge: 
 
     by the trapezoidal rule, written here for start < target; the opposite case is its mirror image. The transition
     times in both directions add up to $\int dy/p(y)$ (p normalised): for two modes of equal mass each is about half of
-    it, however sharp either mode is.
+    it, regardless of how sharp the modes are.
 
     Args:
-        log_prob: (B, 1) to (B,), up to a constant.
+        log_prob: maps (B, 1) to log p up to a constant, (B,).
         start, target: two different positions.
         edge: a reflecting boundary behind the start, as seen from the target, beyond which there is almost no mass.
         points: nodes of the rule, at least 3.
 
     Raises:
-        ValueError: for positions that are not in order, or points < 3.
+        ValueError: for positions that are not increasing, or points < 3.
 
     Source: Gardiner (2009), equation 5.5.23.
 
@@ -199,15 +200,15 @@ def _grid(a: float, b: float, points: int) -> Tensor:
 
 
 def kramers_time(log_prob: LogProb, mode: float, saddle: float) -> float:
-    r"""The asymptotic mean time to cross a high barrier on the line, from a mode to the one beyond the saddle.
+    r"""The asymptotic mean time to cross a high barrier on the line, from one mode to the mode beyond the saddle.
 
     $$\tau \approx \frac{2\pi}{\sqrt{|U''(mode)\, U''(saddle)|}}\; e^{U(saddle) - U(mode)}, \qquad U = -\log p$$
 
     It tends to `first_passage_time` as the barrier grows; $\sqrt{2\pi/U''(mode)}\,p(mode)$ is the mass of the mode, so
-    again the mass counts, not the sharpness.
+    the time depends on the mass of the mode, not on its sharpness.
 
     Args:
-        log_prob: (B, 1) to (B,), up to a constant, twice differentiable.
+        log_prob: maps (B, 1) to log p up to a constant, (B,), twice differentiable.
         mode, saddle: the positions of the density's maximum and minimum.
 
     Raises:
@@ -235,7 +236,7 @@ def _curvature(log_prob: LogProb, place: float) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class ModeReport:
-    """One of two modes on the line, under Langevin dynamics.
+    """Measurements of one of two modes on the line under Langevin dynamics.
 
     Attributes:
         place: position of the mode.
@@ -261,7 +262,7 @@ class ModeReport:
 
 @dataclass(frozen=True)
 class TwoModes:
-    """Both modes, and whether the chains that gave the occupancy have mixed between them.
+    """Measurements of both modes, and whether the chains have mixed between them.
 
     Attributes:
         left, right: the modes.
@@ -292,16 +293,16 @@ def two_modes(
     occupied in proportion to its mass, and the time to leave it is set by its mass, not by its height or sharpness.
 
     Args:
-        log_prob: (B, 1) to (B,), up to a constant, twice differentiable.
+        log_prob: maps (B, 1) to log p up to a constant, (B,), twice differentiable.
         left, right: positions near the modes, left < right.
-        span: an interval that holds nearly all of the mass; chains start at equal distances in it.
+        span: an interval that contains nearly all of the mass; chains start at equally spaced points in it.
         step_size: step size of the chains, well below the smallest variance of a mode.
         steps: number of steps of each chain, at least 8; the occupancy discards the first half.
         chains: number of chains, at least 2.
-        generator: for the noise.
+        generator: random generator for the noise.
 
     Raises:
-        ValueError: for positions that are not in order, or a number out of its range.
+        ValueError: for positions that are not increasing, or a number out of its range.
 
     >>> pair = torch.distributions.Normal(torch.tensor([-1.5, 1.5]), torch.tensor([0.5, 0.8]))
     >>> log_prob = lambda x: pair.log_prob(x).logsumexp(1)

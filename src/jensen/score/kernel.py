@@ -29,7 +29,7 @@ class KernelDensity:
         bandwidth: bandwidth h, positive; see `silverman`, `scott` and `leave_one_out`.
 
     Raises:
-        ValueError: for no data, some that are not finite, or a bandwidth that is not positive.
+        ValueError: for no data, data that are not finite, or a bandwidth that is not positive.
 
     Source: Parzen (1962); Vincent (2011), equation 1.
 
@@ -71,7 +71,7 @@ class KernelDensity:
         return _as(x, torch.cat(values).view(x.shape))
 
     def sample(self, n: int, *, cond: None = None, generator: Rng = None) -> Float[Tensor, "n ..."]:
-        """Draw n, each a random data point plus noise of standard deviation h.
+        """Draw n samples, each a random data point plus noise of standard deviation h.
 
         Args:
             n: number of samples, at least 1.
@@ -109,7 +109,7 @@ def scott(data: Num[Tensor, "..."]) -> float:
         data: (M, ...), M at least 2, not all equal.
 
     Raises:
-        ValueError: for fewer than two data, some that are not finite, or data that are all equal.
+        ValueError: for fewer than two data, data that are not finite, or data that are all equal.
 
     Source: Scott (1992), equation 6.42.
     """
@@ -126,7 +126,7 @@ def silverman(data: Num[Tensor, "..."]) -> float:
         data: (M, ...), M at least 2, not all equal.
 
     Raises:
-        ValueError: for fewer than two data, some that are not finite, or data that are all equal.
+        ValueError: for fewer than two data, data that are not finite, or data that are all equal.
 
     Source: Silverman (1986), equation 4.14.
 
@@ -140,15 +140,16 @@ def silverman(data: Num[Tensor, "..."]) -> float:
 def leave_one_out_log_prob(
     data: Num[Tensor, "m ..."], bandwidth: float | Tensor, rows: Tensor | None = None
 ) -> Float[Tensor, " b"]:
-    r"""Log density in nats of each data point under the others, $\log \frac1{M-1} \sum_{j \ne i} N(x_i; x_j, h^2 I)$.
+    r"""Log density in nats of each data point under the kernel density of the others, $\log \frac1{M-1} \sum_{j \ne i}
+    N(x_i; x_j, h^2 I)$.
 
     Args:
         data: (M, ...), M at least 2.
-        bandwidth: bandwidth h, positive; a tensor () to differentiate in it.
+        bandwidth: bandwidth h, positive; a scalar tensor if its gradient is needed.
         rows: (B,), indices of the data points to evaluate; None for all.
 
     Raises:
-        ValueError: for fewer than two data, some that are not finite, or a bandwidth that is not positive.
+        ValueError: for fewer than two data, data that are not finite, or a bandwidth that is not positive.
 
     Source: Duin (1976), equation 5.
     """
@@ -178,7 +179,7 @@ def leave_one_out(data: Num[Tensor, "..."], *, tolerance: float = 1e-5) -> float
         tolerance: relative tolerance of h, positive.
 
     Raises:
-        ValueError: for fewer than two data, some that are not finite, or data in which every point occurs twice (the
+        ValueError: for fewer than two data, data that are not finite, or data in which every point occurs twice (the
             likelihood is then largest at h = 0).
 
     Source: Duin (1976), equation 6.
@@ -255,7 +256,7 @@ class ScoreError:
 
     Attributes:
         dimension: D.
-        bandwidth: the one with the smallest error, found with the true score.
+        bandwidth: bandwidth with the smallest error, found with the true score.
         error: `relative_score_error` with this bandwidth.
         likely: `relative_score_error` with the bandwidth that maximises the leave-one-out likelihood.
         shortfall: mean nats by which the log density with that bandwidth is below the true one.
@@ -280,13 +281,12 @@ def dimension_curse(
     is small.
 
     Args:
-        dimensions: each at least 1.
+        dimensions: numbers of dimensions, each at least 1.
         data: number of data points, at least 2.
         queries: number of points at which the score is evaluated, at least 1.
-        generator: for the draws.
+        generator: random generator for the draws.
 
-    Returns:
-        one per dimension.
+    Returns: one `ScoreError` per dimension.
 
     Raises:
         ValueError: for a number out of its range.
@@ -322,7 +322,7 @@ def _spread(data: Tensor) -> tuple[int, float]:
     flat = data.double().flatten(1)
     spread = float(flat.var(0).mean().sqrt())
     if not spread > 0:
-        raise ValueError("data must not be all equal: they determine no bandwidth")
+        raise ValueError("data must not be all equal, since they determine no bandwidth")
     return flat.shape[1], spread
 
 
@@ -338,9 +338,9 @@ def _check_data(data: Tensor, least: int = 1) -> None:
     if data.ndim < 2 or len(data) < least or not data.numel():
         raise ValueError(f"data must be (M, ...) with M at least {least}, got {tuple(data.shape)}")
     if not bool(data.isfinite().all()):
-        raise ValueError("data must be finite, got some that are not")
+        raise ValueError("data must be finite, got values that are not")
 
 
 def _check_bandwidth(bandwidth: float | Tensor) -> None:
     if not (bandwidth > 0 and 0 < bandwidth * bandwidth < math.inf):
-        raise ValueError(f"bandwidth must be positive and finite, and its square too, got {bandwidth}")
+        raise ValueError(f"bandwidth and its square must be positive and finite, got {bandwidth}")

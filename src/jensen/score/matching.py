@@ -1,4 +1,6 @@
-"""Score matching: losses whose minimiser is the gradient of log p in x. One value per example, without reduction."""
+"""Score matching: losses whose minimiser is the gradient of log p with respect to x. One value per example, without
+reduction.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ NoisyScore = Callable[[Tensor, Tensor], Tensor]
 
 
 def score_at(score: Score, x: Tensor) -> Tensor:
-    """score(x). Raises ValueError if it does not have the shape of x."""
+    """score(x). The score at x; raises ValueError if it does not have the shape of x."""
     s = score(x)
     if s.shape != x.shape:
         raise ValueError(f"a score must have the shape of x, {tuple(x.shape)}, got {tuple(s.shape)}")
@@ -32,7 +34,7 @@ def explicit(score: Score, x: Float[Tensor, "b ..."], target_score: Score) -> Fl
     Its mean over x ~ p is the Fisher divergence; it is 0 for the exact score.
 
     Args:
-        score: s, the fitted one.
+        score: the fitted score s.
         x: (B, ...), draws of p.
         target_score: the gradient of log p, as a function of x.
 
@@ -58,9 +60,10 @@ def implicit(score: Score, x: Float[Tensor, "b ..."], *, chunk: int = 64) -> Flo
     them vectorised together.
 
     Args:
-        score: s; each output row must depend on that row of x alone, since all rows are differentiated together.
+        score: the score s; each output row must depend on that row of x alone, since all rows are differentiated
+            together.
         x: (B, ...), draws of p.
-        chunk: dimensions per backward pass, at least 1; memory is `chunk` times that of x.
+        chunk: number of dimensions per backward pass, at least 1; memory is `chunk` times that of x.
 
     Returns:
         (B,), of either sign.
@@ -88,7 +91,7 @@ def sliced(score: Score, x: Float[Tensor, "b ..."], v: Float[Tensor, "..."]) -> 
     $\frac12 E|\nabla \log p|^2$. It costs one backward pass per slice, in any dimension.
 
     Args:
-        score: s, as for `implicit`.
+        score: the score s, as for `implicit`.
         x: (B, ...), draws of p.
         v: (B, ...) or (M, B, ...): one slice per row, or M slices to average over; see `slices`.
 
@@ -115,7 +118,7 @@ def sliced_vr(score: Score, x: Float[Tensor, "b ..."], v: Float[Tensor, "..."]) 
     diagonal Jacobian it has no variance.
 
     Args:
-        score: s, as for `implicit`.
+        score: the score s, as for `implicit`.
         x: (B, ...), draws of p.
         v: (B, ...) or (M, B, ...), as for `sliced`.
 
@@ -199,7 +202,7 @@ def noise_conditional(
     `denoising` weighted by sigma^2, which gives all levels the same scale: a score of 0 costs D/2 on average.
 
     Args:
-        score: s(x, sigma).
+        score: the score s(x, sigma).
         x: (B, ...), draws of p.
         eps: (B, ...), standard normal noise.
         sigma: (B,), positive.
@@ -252,7 +255,7 @@ def _slices_of(v: Tensor, x: Tensor) -> Tensor:
 
 
 def _noise(x: Tensor, eps: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor]:
-    """The noise, and sigma shaped to broadcast against x."""
+    """The noise, and sigma reshaped to broadcast against x."""
     if eps.shape != x.shape:
         raise ValueError(f"noise must have the shape of x, {tuple(x.shape)}, got {tuple(eps.shape)}")
     level = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)

@@ -1,4 +1,4 @@
-"""How long to train, and learning rates as functions of how far along the run is."""
+"""The length of training, and learning rates as functions of the fraction that is done."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Budget:
     """The length of a run, in steps or in minutes of training.
 
     A run given in minutes depends on the clock, and the journal records its steps; a run given in steps does not. The
-    clock counts training alone: `pause` it while pictures and checkpoints are written, and restore `elapsed` on resume.
+    clock counts only training: `pause` it while pictures and checkpoints are written, and restore `elapsed` on resume.
 
     Attributes:
         steps, minutes: exactly one is given.

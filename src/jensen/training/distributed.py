@@ -18,8 +18,8 @@ from jensen.core.types import Batch, Draws, Stream, mapped
 def start() -> tuple[int, int]:
     """Join the group that `torchrun` set up, if it did; returns (rank, number of processes).
 
-    The group is left when the interpreter exits, for whatever reason: in a group that outlives it, gloo's threads
-    release their last tensors without an interpreter, which occasionally aborts the process.
+    The group is always left when the interpreter exits: otherwise gloo's threads release their last tensors without an
+    interpreter, which occasionally aborts the process.
     """
     if not dist.is_available() or not dist.is_torchelastic_launched():
         return 0, 1
@@ -69,7 +69,7 @@ def shard(stream: Stream, rank: int, world: int) -> Stream:
     """The rows rank, rank + world, ... of every batch; `Draws` draw no others.
 
     Raises:
-        ValueError: if a batch does not divide by the number of processes.
+        ValueError: if the number of rows of a batch is not a multiple of the number of processes.
     """
     rows = slice(rank, None, world)
 

@@ -1,4 +1,4 @@
-"""Averaged weights: what is sampled and exported."""
+"""Averaged weights, which are used for sampling and export."""
 
 from __future__ import annotations
 
@@ -38,21 +38,22 @@ def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
 
     Both modules have the same structure. Averaged weights below float32 are converted to it, see `begin_average`.
 
-    A buffer is state, not a weight: the mean of two counts, masks or unit vectors is not a valid value of it. Batch
-    norm's running statistics are copied too. They belong to the live weights, so they are only approximate for the
-    averaged network; exact ones need a pass over the data, as `torch.optim.swa_utils.update_bn(batches, average)` does.
+    A buffer is state, not a weight: the mean of two counts, masks or unit vectors is not a valid value of the buffer.
+    Batch norm's running statistics are copied too. They belong to the live weights, so they are only approximate for
+    the averaged network; exact ones need a pass over the data, as `torch.optim.swa_utils.update_bn(batches, average)`
+    does.
 
     Weights that torch computes from others, by parametrisations or older hooks, keep their constraint:
 
     - spectral norm: singular vectors are those of the averaged weight, not of the live one, so that its largest
       singular value is 1. They are computed for up to 64 rows or columns; for larger weights they are tracked by power
-      iterations, more of them per step than in the live model;
+      iterations, with more iterations per step than in the live model;
     - weight norm: direction and norm g are averaged, and the norm is the averaged g;
     - orthogonal: coordinates are averaged about one base. If the live model has a new base, its coordinates are copied;
       the signs of Householder's parametrisation are copied.
 
     Args:
-        average: changed in place.
+        average: the average, changed in place.
         model: the live model.
         decay: beta, from 0 (a copy) to 1.
 
@@ -148,7 +149,7 @@ def _turn(norm: nn.Module, weight: tuple[Tensor]) -> None:
 
 
 def _point(matrix: Tensor, u: Tensor, v: Tensor) -> None:
-    """Leading singular vectors, in place; nan if the matrix is not finite."""
+    """Set u and v to the leading singular vectors, in place; nan if the matrix is not finite."""
     if min(matrix.shape) <= SMALL and bool(matrix.isfinite().all()):
         left, _, right = torch.linalg.svd(matrix, full_matrices=False)
         u.copy_(left[:, 0])
@@ -160,7 +161,7 @@ def _point(matrix: Tensor, u: Tensor, v: Tensor) -> None:
 
 
 def warm_decay(decay: float) -> Callable[[int], float]:
-    """min(decay, (1 + step) / (10 + step)): early steps are forgotten quickly.
+    """min(decay, (1 + step) / (10 + step)): early weights are forgotten quickly.
 
     >>> warm_decay(0.998)(0), warm_decay(0.998)(10**6)
     (0.1, 0.998)

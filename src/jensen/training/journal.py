@@ -12,7 +12,8 @@ from jensen.training.strict_json import dumps, loads
 
 
 class Journal:
-    """Appends lines; opened at a step, it first drops the lines after that step, which a resumed run writes again.
+    """Appends lines to a file. If it is opened at a step, it first removes the lines after that step, which a resumed
+    run writes again.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -48,7 +49,7 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
 
 
 class Means:
-    """Means of numbers by name, since they were last taken.
+    """Running means of numbers by name, since the last `take`.
 
     >>> means = Means()
     >>> means.add({"loss": 1.0}); means.add({"loss": 2.0})
@@ -65,7 +66,7 @@ class Means:
         self.count += 1
 
     def take(self) -> dict[str, float]:
-        """The means; the next ones start from nothing."""
+        """Return the means and reset them."""
         found = {name: total / self.count for name, total in self.sums.items()}
         self.sums, self.count = {}, 0
         return found

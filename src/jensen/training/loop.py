@@ -25,12 +25,12 @@ def fit(
     update: Update = descend,
     on_step: Callable[[TrainState, dict[str, Tensor]], None] | None = None,
 ) -> None:
-    """Step until the budget is used up. The clock is paused while `on_step` runs.
+    """Make training steps until the budget is used up. The clock is paused while `on_step` runs.
 
     Args:
-        state: changed in place; a loaded state continues where it stopped.
-        stream: opened at `state.draws`.
-        budget: steps or minutes of training.
+        state: the training state, changed in place; training continues from a loaded state.
+        stream: training batches; opened at batch number `state.draws`.
+        budget: length of training.
         update: update rule of the players.
         on_step: called after each step with the state and the step's terms.
 
@@ -70,7 +70,7 @@ def on_device(stream: Stream, device: torch.device) -> Stream:
 def interrupts() -> Iterator[Callable[[], bool]]:
     """Yield a function that says whether SIGINT or SIGTERM has arrived; a second one raises KeyboardInterrupt at once.
 
-    Signals keep their effect in other threads than the main one, and if several processes train together.
+    Outside the main thread, and if several processes train together, signals keep their usual effect.
     """
     arrived = False
 

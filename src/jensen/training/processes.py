@@ -22,7 +22,7 @@ def process_states(module: nn.Module) -> list[dict[str, Any]]:
 
 
 def buffers(module: nn.Module) -> dict[str, Any]:
-    """The state on the CPU without the parameters, which are equal in all processes."""
+    """The module's state on the CPU, without the parameters, which are equal in all processes."""
     weights = {name for name, _ in module.named_parameters(remove_duplicate=False)}
     kept = {name: value for name, value in module.state_dict().items() if name not in weights}
     return {name: value.cpu() if isinstance(value, Tensor) else value for name, value in kept.items()}

@@ -24,9 +24,9 @@ class Player:
 
     Attributes:
         parameters: its parameters.
-        optimizer: an optimizer of exactly these.
+        optimizer: an optimizer of exactly these parameters.
         rate: learning rate as a function of the step.
-        clip: largest norm of its gradient, or None.
+        clip: norm to which its gradient is clipped, or None.
 
     >>> net = nn.Linear(2, 1)
     >>> parameters = list(net.parameters())
@@ -52,13 +52,13 @@ class TrainState:
     """Everything that a step changes, which is everything that a bit-exact resume needs.
 
     Attributes:
-        objective: the game.
+        objective: the objective.
         players: one `Player` per player of the objective.
         average: the averaged copy of `objective.model`, in float32 or above, see `update_average`.
         decay: decay of the average, as a function of the step.
         precision: torch.bfloat16 for autocast, or None for the precision of the parameters.
         memory: tensors that an update rule keeps between steps, by name.
-        step, draws: the number of steps done and of batches drawn.
+        step, draws: number of steps done, and number of batches drawn.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class TrainState:
 
 
 def random_state() -> Tensor:
-    """The states of this process's global generators, for the CPU and its CUDA device, as one row of bytes."""
+    """The states of this process's global generators, for the CPU and its CUDA device, as one vector of bytes."""
     states = [torch.get_rng_state()]
     if torch.cuda.is_available():
         states.append(torch.cuda.get_rng_state())
@@ -132,13 +132,13 @@ Evaluate = Callable[[], Mapping[str, Loss]]
 
 
 class Update(Protocol):
-    """Updates `players` once; `evaluate` gives their losses at the current parameters, on one batch."""
+    """Updates `players` once; `evaluate` returns their losses at the current parameters, on one batch."""
 
     def __call__(self, state: TrainState, players: tuple[str, ...], evaluate: Evaluate) -> Mapping[str, Loss]: ...
 
 
 def gradients(state: TrainState, players: tuple[str, ...], losses: Mapping[str, Loss]) -> None:
-    """Set each player's gradients to those of its own loss alone, averaged over the processes.
+    """Set each player's gradients to those of its own loss only, averaged over the processes.
 
     Raises:
         ValueError: if a parameter gets no gradient: its player's loss does not depend on it.
@@ -192,10 +192,10 @@ def descend(state: TrainState, players: tuple[str, ...], evaluate: Evaluate) -> 
 
 
 def train_step(state: TrainState, batches: Iterator[Batch], *, update: Update = descend) -> dict[str, Tensor]:
-    """Play every phase of the objective once, update the averaged weights, count the step.
+    """Carry out every phase of the objective once, update the averaged weights, and increase the step count.
 
     Args:
-        state: changed in place.
+        state: the training state, changed in place.
         batches: iterator over the batches.
         update: update rule of the players.
 
@@ -203,7 +203,7 @@ def train_step(state: TrainState, batches: Iterator[Batch], *, update: Update = 
         the terms of each player's last loss, named "name" if there is one player and "player/name" otherwise.
 
     Raises:
-        NonFiniteLoss: if a loss or gradient is not finite, before that player moves.
+        NonFiniteLoss: if a loss or gradient is not finite, before that player is updated.
         ValueError: if the stream of batches ends.
 
     >>> from jensen.models import GAN

@@ -18,7 +18,8 @@ def _require_all(rule: str, state: TrainState, players: tuple[str, ...]) -> None
 
 
 def extragradient(state: TrainState, players: tuple[str, ...], evaluate: Evaluate) -> Mapping[str, Loss]:
-    """Take a look-ahead step of each player, then step from the original weights with the gradients found there.
+    """Take a look-ahead step of each player, then step from the original weights with the gradients at the look-ahead
+    point.
 
     Plain gradient descent looks ahead to w - h v(w). An optimizer with momentum or moments updates them with both
     gradients, one after the other: with Adam this is ExtraAdam, on one batch.

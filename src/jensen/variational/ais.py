@@ -32,7 +32,7 @@ def ais_log_likelihood(
     generator: torch.Generator | None = None,
     memory: float = MEMORY,
 ) -> Estimate:
-    r"""Log p(x) per datum by annealed importance sampling, in nats, for when no good proposal is available.
+    r"""Log p(x) per datum by annealed importance sampling, in nats, for models without a good proposal.
 
     Chains start at draws from the prior and pass through $\pi_t(z) \propto p(z)\, p(x|z)^{\beta_t}$,
     $0 = \beta_0 < \dots < \beta_T = 1$, with one Hamiltonian move that leaves $\pi_t$ invariant at each. The weight of
@@ -43,10 +43,11 @@ def ais_log_likelihood(
     Args:
         model: model with reparameterized latents on all of $R^d$.
         x: data, (B, ...); all data of a chunk and all chains are processed at once.
-        steps: T, number of temperatures after the prior, at least 1 (importance sampling from the prior).
+        steps: number T of temperatures after the prior, at least 1 (which is importance sampling from the prior).
         chains: number of weights per datum, at least 1; at least 2 for a standard error.
-        leapfrog: steps per move, at least 1; a run costs about (chains + 8) T leapfrog gradients per datum.
-        generator: for all draws; None takes torch's global one.
+        leapfrog: number of leapfrog steps per move, at least 1; a run costs about (chains + 8) T leapfrog gradients per
+            datum.
+        generator: random generator of all draws; None for torch's global one.
         memory: MiB for the tensors of one move of a chunk, counted as if none were freed; a chunk has at least one
             datum.
 
@@ -115,7 +116,7 @@ class _State:
         return self.slope_prior + beta * self.slope_px
 
     def where(self, accepted: Tensor, other: _State) -> _State:
-        """The chains that accepted this state have it, the rest have the other state."""
+        """Per chain, this state if it was accepted, otherwise the other state."""
         flat = accepted[..., None]
         return _State(
             torch.where(flat, self.z, other.z),

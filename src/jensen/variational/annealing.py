@@ -19,7 +19,7 @@ class Scheduled:
     """A bound for every step.
 
     Attributes:
-        at: step -> bound: `Scheduled(lambda step: free_bits(8 * (1 - linear(1000)(step))))`.
+        at: maps the step to a bound: `Scheduled(lambda step: free_bits(8 * (1 - linear(1000)(step))))`.
     """
 
     at: Callable[[int], Bound]
@@ -36,7 +36,7 @@ def annealed(weight: Callable[[int], float], bound: Bound | Scheduled = elbo) ->
         bound: `elbo`, `beta`, `free_bits` or a composition of them; or a schedule of these.
 
     Raises:
-        ValueError: for another bound, such as `iwae`, which has no cost to weigh; at a step, if the weight is negative
+        ValueError: for another bound, such as `iwae`, which has no cost to weight; at a step, if the weight is negative
             or not finite.
 
     >>> one = torch.ones(2, 1)
@@ -58,10 +58,10 @@ def linear(steps: int, *, start: float = 0.0) -> Callable[[int], float]:
 
     Args:
         steps: number of steps, at least 1.
-        start: in [0, 1].
+        start: initial weight, in [0, 1].
 
     Raises:
-        ValueError: if either is out of its range.
+        ValueError: if an argument is out of its range.
 
     Source: Bowman et al. (2016), section 3.1; Sonderby et al. (2016), section 2.3.
 
@@ -84,7 +84,7 @@ def cyclical(period: int, *, rise: float = 0.5) -> Callable[[int], float]:
         rise: fraction of the period, in (0, 1].
 
     Raises:
-        ValueError: if either is out of its range.
+        ValueError: if an argument is out of its range.
 
     Source: Fu et al. (2019), equation 6.
 
@@ -105,12 +105,12 @@ def cooling(start: float, end: float, steps: int) -> Callable[[int], float]:
     $\tau_t = \max(\tau_0 e^{-rt}, \tau_1)$ with $r = \log(\tau_0 / \tau_1) / T$.
 
     Args:
-        start: positive and finite.
-        end: positive, at most `start`.
+        start: initial value, positive and finite.
+        end: final value, positive, at most `start`.
         steps: number of steps, at least 1.
 
     Raises:
-        ValueError: if one is out of its range.
+        ValueError: if an argument is out of its range.
 
     Source: Jang et al. (2017), section 4.1.
 

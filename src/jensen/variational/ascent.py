@@ -27,7 +27,7 @@ def noise(samples: int, dims: int, like: Tensor) -> Float[Tensor, "s m"]:
     r"""Standard normal draws with exact first two moments, so that the mean of a quadratic function is exact.
 
     Pairs $\pm r \sqrt{M / E r^2}\, u$ with directions u of random orthogonal bases and radii r from equal strata of the
-    radius of a normal draw. The number of draws is rounded up to whole bases, a multiple of 2 M.
+    distribution of the radius of a normal draw. The number of draws is rounded up to whole bases, a multiple of 2 M.
 
     >>> e = noise(8, 3, torch.zeros(()))
     >>> len(e), bool(e.mean(0).abs().max() < 1e-6), bool((e.T @ e / len(e) - torch.eye(3)).abs().max() < 1e-6)
@@ -108,7 +108,7 @@ def ascend(
         log_joint: log p(x, z) of latents (S, B, M).
         start: initial rows.
         eps: noise of the draws.
-        steps: largest number of steps.
+        steps: maximum number of steps.
         rate: size of the first step that is tried, relative to a full step.
     """
     at, (value, slope) = start, climb(log_joint, start, eps)
@@ -136,7 +136,9 @@ def _search(
     moving: Tensor,
     eps: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Takes for each moving datum the longest halved step with a sufficient increase; returns which data moved."""
+    """Take, for each datum that has not converged, the longest halved step with a sufficient increase; returns which
+    data moved.
+    """
     found, found_value, found_slope = at, value, slope
     searching, share = moving, 1.0
     for _ in range(HALVINGS):
@@ -154,7 +156,7 @@ def _search(
 
 
 def left_to_win(slopes: tuple[Tensor, Tensor], at: Float[Tensor, "b p"]) -> Float[Tensor, " b"]:
-    r"""Nats that a natural-gradient step would still gain: $\frac12 g^\top F^{-1} g$, F the Fisher information of q.
+    r"""Nats that one more natural-gradient step would gain, $\frac12 g^\top F^{-1} g$ for Fisher information F of q.
 
     $\frac12 \sum (s^2 g_m^2 + g_\rho^2 / 2)$, to second order the distance from the optimum if p's coordinates are
     independent given x. Two independent estimates of the gradient make it unbiased; noise may make it negative.

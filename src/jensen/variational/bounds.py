@@ -2,7 +2,7 @@ r"""Bounds on log p(x), one number per example in nats, and estimators of their 
 
 A bound is a function of a trace. A gradient estimator wraps it and keeps its value, so that the reported number is
 always the bound. Bounds $E_q \log p(x | z) - C$ compose: `free_bits` defines a cost C, `beta` multiplies it by a
-number, `annealed` by a function of the step: `annealed(linear(1000), beta(4.0, free_bits(0.5)))`.
+number, `annealed` by a function of the step, as in `annealed(linear(1000), beta(4.0, free_bits(0.5)))`.
 """
 
 from __future__ import annotations
@@ -116,7 +116,8 @@ class Penalized:
 
     @torch.no_grad()
     def worth(self, trace: Trace, *, of_rows: bool) -> Float[Tensor, "_ b"]:
-        """How much the sum over a batch of at least two rows falls without each row (1, B), or each draw (K, B).
+        """The decrease of the sum over a batch of at least two rows if each row (1, B), or each draw (K, B), is
+        removed.
 
         A removed draw is replaced by the other draws of its row. Through the floor the values of other rows change too.
         """
@@ -131,7 +132,7 @@ class Penalized:
 
 
 def beta(weight: float, bound: Bound = elbo) -> Bound:
-    r"""$E_q \log p(x | z) - \beta\, C$ of a bound $E_q \log p(x | z) - C$; a bound too for $\beta \ge 1$.
+    r"""$E_q \log p(x | z) - \beta\, C$ of a bound $E_q \log p(x | z) - C$; also a bound for $\beta \ge 1$.
 
     Args:
         weight: beta, at least 0.
@@ -159,7 +160,7 @@ def beta(weight: float, bound: Bound = elbo) -> Bound:
         )
     if not isinstance(bound, Penalized):
         got = getattr(bound, "__name__", type(bound).__name__)
-        raise ValueError(f"beta must weigh elbo, free_bits or beta, got {got}")
+        raise ValueError(f"beta must weight elbo, free_bits or beta, got {got}")
     return replace(bound, weight=weight * bound.weight)
 
 
@@ -204,8 +205,8 @@ def scored(bound: Bound, baseline: Float[Tensor, " b"] | None = None) -> Bound:
     batch's sum, not of each row.
 
     Args:
-        bound: the bound; in a custom one each row must depend on its own draws alone.
-        baseline: (B,), independent of the draws, in place of the other draws.
+        bound: the bound; in a custom one each row must depend only on its own draws.
+        baseline: (B,), independent of the draws, instead of the other draws.
 
     Source: Mnih & Rezende (2016), equations 5 to 7, holding a draw out rather than replacing it; Kool et al. (2019).
 
@@ -257,7 +258,7 @@ def _draws(trace: Trace, rows: list[int]) -> Trace:
 
 
 def _with_gradient(value: Tensor, surrogate: Tensor) -> Tensor:
-    """The value, with the gradient of the surrogate added to its own."""
+    """The value, to whose gradient that of the surrogate is added."""
     return value + (surrogate - surrogate.detach())
 
 

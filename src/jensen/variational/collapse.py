@@ -56,7 +56,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class LayerUse:
-    """How one layer of latents is used, in nats per datum.
+    """The use of one layer of latents, in nats per datum.
 
     Attributes:
         kl: the layer's term of the bound.
@@ -67,7 +67,7 @@ class LayerUse:
         divergence: KL of its aggregated posterior from its prior.
         log_px_lost: decrease of log p(x | z) when its draws are replaced by draws from its prior.
         accuracy_lost: decrease of a classifier's accuracy on decoded data; None without a classifier.
-        least: largest log_px_lost that is considered negligible.
+        least: maximum log_px_lost that is considered negligible.
     """
 
     kl: Measured
@@ -149,7 +149,7 @@ class CollapseReport:
 
     @property
     def sentence(self) -> str:
-        """Which layers are ignored and which undecided, in words."""
+        """A sentence on which layers are ignored and which are undecided."""
         if len(self.ignored) == len(self.layers):
             return "The decoder ignores every latent." if len(self.layers) > 1 else "The decoder ignores its latents."
         told = [_named(n, which) for n, which in ((self.ignored, "ignored"), (self.undecided, "undecided")) if n]
@@ -179,7 +179,7 @@ def collapse_report(
     chunk: int = 256,
     generator: torch.Generator | None = None,
 ) -> CollapseReport:
-    r"""How the model uses every layer of latents, in evaluation mode.
+    r"""The use of every layer of latents by the model, in evaluation mode.
 
     - KL: the layer's term of the bound, in closed form where available.
     - Active units: $\mathrm{Var}_x(E_{q(z|x)} z) > 0.01$. The mean given the layer below is exact; over draws of the
@@ -188,9 +188,9 @@ def collapse_report(
     - Information and aggregated posterior $q(z) = \frac1N \sum_n q(z | x_n)$ of the given data, with one draw of each
       $q(z | x_n)$: $I(x; z) = E \log q(z | x) / q(z)$ and $\mathrm{KL}(q(z) \| p(z)) = \mathrm{KL} - I(x; z)$, unbiased
       for the layer next to x and a closed-form prior. $I \le \log N$; near this limit the N posteriors do not overlap,
-      and the second is the KL minus log N, which more data would change. A higher layer is conditioned on one draw of
-      the layer below per datum, and the prior of a layer below the top is a mixture over N draws of the layer above:
-      both bias the estimates upwards, less with more data.
+      and the second term is the KL minus log N, which would change with more data. A higher layer is conditioned on one
+      draw of the layer below per datum, and the prior of a layer below the top is a mixture over N draws of the layer
+      above: both bias the estimates upwards, by less with more data.
     - Loss of $\log p(x | z)$ (and accuracy): in both cases the layers above l keep their draws and those below are
       drawn from the model; layer l is drawn from q, or from its prior given the layers above. The sum over l is the
       loss if all latents come from the prior.
@@ -201,13 +201,13 @@ def collapse_report(
     Args:
         model: a VAE or a hierarchy.
         data: (N, *event), N at least 2. The aggregated posterior takes time N^2.
-        samples: draws per datum, even and at least 2.
+        samples: number of draws per datum, even and at least 2.
         classifier: maps x to class scores, for the accuracy on data decoded from one draw each; requires `labels`.
         labels: (N,) classes.
         threshold: variance above which a unit is active.
         least: loss of log p(x | z) in nats that is considered negligible.
         chunk: number of data processed at a time.
-        generator: for all draws; None takes torch's global one.
+        generator: random generator of all draws; None for torch's global one.
 
     Raises:
         ValueError: for a setting out of range, labels that do not fit, or a prior that cannot be sampled.

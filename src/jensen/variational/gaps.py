@@ -92,7 +92,7 @@ def lower_bound(
         x: data, (B, ...).
         samples: number of draws K, at least 2.
         q: "encoder", or one mean-field Gaussian per layer, as returned by `fit_posterior`.
-        generator: for all draws; None takes torch's global one.
+        generator: random generator of all draws; None for torch's global one.
         memory: MiB for the tensors of one chunk, as in `log_likelihood`.
 
     Raises:
@@ -169,14 +169,14 @@ def amortization_gap(
     Args:
         model: model with latents that carry a gradient.
         x: data, (B, ...).
-        samples: draws to estimate each bound, at least 2.
-        steps: steps of `fit_posterior`, which warns if it did not converge.
+        samples: number of draws to estimate each bound, at least 2.
+        steps: maximum number of steps of `fit_posterior`, which warns if it does not converge.
         start: start of `fit_posterior`; "prior" for a model without `infer`.
-        generator: for all draws; None takes torch's global one.
+        generator: random generator of all draws; None for torch's global one.
         memory: MiB for the tensors of one chunk.
 
     Raises:
-        ValueError: as `fit_posterior` and `lower_bound` do.
+        ValueError: as in `fit_posterior` and `lower_bound`.
 
     Source: Cremer et al. (2018), section 3.2.
 
@@ -211,7 +211,7 @@ def gap_split(
         samples, steps, start, generator, memory: as for `amortization_gap`.
 
     Raises:
-        ValueError: as `amortization_gap` does.
+        ValueError: as in `amortization_gap`.
 
     Source: Cremer et al. (2018), equation 2.
     """
@@ -243,10 +243,10 @@ def ascend_theta(
     r"""Gradient ascent of the ELBO over the weight W with fixed q: the bound increases, but log p(x) may decrease.
 
     $\mathrm{ELBO} = \log p_\theta(x) - \mathrm{KL}(q \| p_\theta(z|x))$: the ascent may pull the posterior towards q
-    instead of p towards the data. With $z \sim N(0, 1)$, $x|z \sim N(wz, 1)$, the datum x = 2 and q = N(0, 1),
-    the bound is $-\tfrac12\log 2\pi - \tfrac12(x^2 + w^2)$: it falls from w = 0, where it is tight, while
-    $\log p = \log N(2; 0, 1 + w^2)$ is greatest at $w = \sqrt 3$. An ascent from there loses
-    $\tfrac32 - \log 2 = 0.807$ nats of likelihood, and gains 1.5 of bound.
+    instead of pulling p towards the data. With $z \sim N(0, 1)$, $x|z \sim N(wz, 1)$, the datum x = 2 and q = N(0, 1),
+    the bound is $-\tfrac12\log 2\pi - \tfrac12(x^2 + w^2)$: it falls from w = 0, where it is tight, while $\log p =
+    \log N(2; 0, 1 + w^2)$ is greatest at $w = \sqrt 3$. An ascent from there loses $\tfrac32 - \log 2 = 0.807$ nats of
+    log-likelihood, and gains 1.5 nats of the bound.
 
     Args:
         model: its weight is the initial value; bias, noise and prior are fixed.
@@ -256,7 +256,7 @@ def ascend_theta(
         rate: step size, positive.
 
     Raises:
-        ValueError: for steps below 1 or a rate not positive.
+        ValueError: for steps below 1 or a rate that is not positive.
 
     Source: Turner & Sahani (2011), section 3: the compactness of variational expectation maximisation.
 

@@ -110,7 +110,7 @@ def _largest(log_w: Tensor, keep: int | None) -> Tensor:
 
 
 def precision(x: Tensor) -> torch.dtype:
-    """The dtype of likelihoods of x: its own float dtype, at least single precision.
+    """The dtype of likelihoods of x: the float dtype of x, at least single precision.
 
     >>> precision(torch.ones(1, dtype=torch.bfloat16)), precision(torch.ones(1, dtype=torch.long))
     (torch.float32, torch.float32)
@@ -135,16 +135,16 @@ def log_likelihood(
     proposal that misses the posterior gives weights with a heavy tail, and an infinite standard error. The model is in
     evaluation mode.
 
-    Draws are made chunk by chunk with one generator: the same generator and memory give the same numbers, another
-    memory other draws from the same distribution. Chunks are combined exactly, to float64 rounding.
+    Draws are made chunk by chunk with one generator: the same generator and memory give the same numbers, a different
+    memory gives different draws from the same distribution. Chunks are combined exactly, to float64 rounding.
 
     Args:
         model: any latent variable model.
         x: data, (B, ...).
         samples: number of draws K, at least 1.
-        proposal: "encoder", "prior", or a function from x to one distribution per layer, called once for two data, to
+        proposal: "encoder", "prior", or a function from x to one distribution per layer, called once with two data, to
             measure their memory, then once per chunk of data. For a model without an encoder, "encoder" means `fitted`.
-        generator: for all draws; None takes torch's global one.
+        generator: random generator of all draws; None for torch's global one.
         memory: MiB for the tensors of one chunk, counted as if none were freed: an upper bound on their peak, unless
             one sample of one datum takes more.
 
@@ -152,7 +152,8 @@ def log_likelihood(
         value, standard error, effective sample size and the Pareto k of the weights, per datum.
 
     Raises:
-        ValueError: for fewer than 1 sample, no data, an unknown proposal, or one whose batch or event does not fit.
+        ValueError: for fewer than 1 sample, no data, an unknown proposal, or a proposal whose batch or event shape does
+            not match.
 
     Source: Burda et al. (2016), equation 8 at large K; Rezende et al. (2014), appendix E; Vehtari et al. (2024) for k.
 
@@ -189,7 +190,7 @@ def fold_weights(
 
     Args:
         of: maps log weights to the statistic that is summed.
-        weighing: maps rows of the data to the function that draws and weighs for them.
+        weighing: maps rows of the data to a function that draws for them and returns log weights.
         x: the data.
         samples, generator, memory: as in `log_likelihood`.
     """
@@ -218,7 +219,7 @@ def _cost(weighing: Callable[[slice], Weigh], x: Tensor) -> tuple[int | float, i
 def _shape(memory: float, datum: int | float, sample: int | float, data: int, samples: int) -> tuple[int, int]:
     """The number of data b and of samples k in a chunk, which takes at most b (datum + k sample) bytes.
 
-    At least one of each, even if that takes more than the memory.
+    Both are at least 1, even if that exceeds the memory.
     """
     together = min(samples, ENCODED, max(int((memory - datum) // sample), 1))
     data = min(data, fits(memory, datum + together * sample))
@@ -250,12 +251,12 @@ def parts(total: int, size: int) -> Iterator[int]:
 
 
 def fits(memory: float, size: int | float) -> int:
-    """How often `size` fits into the memory, but at least once."""
+    """The number of times that `size` fits into the memory, at least 1."""
     return max(int(memory // size), 1)
 
 
 class _Counting(TorchDispatchMode):
-    """Sums the bytes of all tensors created inside; views and in-place results count nothing."""
+    """Context manager that sums the bytes of all tensors created inside; views and in-place results are not counted."""
 
     def __init__(self) -> None:
         super().__init__()

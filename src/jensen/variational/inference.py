@@ -38,7 +38,9 @@ class Inferring(LatentModel, Protocol):
 
 
 def gaussians(tensors: Sequence[Tensor]) -> Posterior:
-    """Independent Gaussians: from the means of every layer, then their log standard deviations."""
+    """Independent Gaussians, one per layer, from the means of all layers followed by the log standard deviations of all
+    layers.
+    """
     layers = len(tensors) // 2
     return tuple(
         Independent(Normal(mean, log_std.exp(), validate_args=False), mean.ndim - 1, validate_args=False)
@@ -47,13 +49,13 @@ def gaussians(tensors: Sequence[Tensor]) -> Posterior:
 
 
 def moments(q: Posterior) -> list[Tensor]:
-    """The means of every layer, then the log standard deviations of its coordinates."""
+    """The means of all layers, then the log standard deviations of all layers."""
     return [layer.mean for layer in q] + [layer.stddev.log() for layer in q]
 
 
 @dataclass(frozen=True)
 class Fitted(Sequence[Distribution]):
-    """One mean-field Gaussian per layer, as a sequence, and how far they are from optimal.
+    """One mean-field Gaussian per layer, as a sequence, and their estimated distance from the optimum.
 
     Attributes:
         layers: one distribution per layer, batch (B,).
@@ -103,16 +105,17 @@ def fit_posterior(
     Args:
         model: model with reparameterized latents; it is not changed.
         x: data, (B, ...); processed in chunks.
-        steps: largest number of steps, at least 0; a datum stops earlier when it has converged.
+        steps: maximum number of steps, at least 0; a datum stops earlier when it has converged.
         rate: size of the first step that a line search tries, relative to a full step, positive.
-        samples: draws of each q, at least 1; rounded up to a multiple of twice the number of latents.
+        samples: number of draws of each q, at least 1; rounded up to a multiple of twice the number of latents.
         start: "prior", "encoder" (semi-amortized inference), or a q of any family, whose moments are used.
-        generator: for all draws; None takes torch's global one.
+        generator: random generator of all draws; None for torch's global one.
         memory: MiB for the tensors of one step of a chunk, counted as if none were freed; a chunk has at least one
             datum.
 
     Returns:
-        one Gaussian per layer, batch (B,), and the nats still to gain. Warns if they are more than 0.05 for some data.
+        one Gaussian per layer, batch (B,), and the nats that could still be gained. Warns if they exceed 0.05 for some
+        data.
 
     Raises:
         ValueError: for steps or samples that are too small, a rate that is not positive, an unknown start, or latents
@@ -200,7 +203,7 @@ def _warn(fitted: Fitted) -> None:
     off = ~fitted.stationary
     if bool(off.any()):
         warnings.warn(
-            f"the best q was not reached for {int(off.sum())} of {len(off)} data: a step would still gain up to "
+            f"the best q was not reached for {int(off.sum())} of {len(off)} data: one more step would gain up to "
             f"{float(fitted.left[off].abs().max()):.3g} nats; allow more steps or draws, or another start",
             stacklevel=3,
         )
@@ -221,7 +224,7 @@ def refine(
 
     $\lambda \leftarrow \lambda + \eta \nabla_\lambda \mathrm{ELBO}(\lambda)$ on means and log standard deviations; the
     result is a mean-field Gaussian for every q. `fit_posterior` continues to the optimum, and with 0 steps it
-    measures the distance from it. Unless `differentiable`, the model is in evaluation mode.
+    measures the distance from it. The model is in evaluation mode unless `differentiable`.
 
     Args:
         model: model with latents that carry a gradient; it is not changed.
@@ -229,12 +232,13 @@ def refine(
         q: one distribution per layer, for instance `(model.encoder(x),)`.
         steps: number of steps, at least 0.
         rate: $\eta$, positive; diverges above 2 divided by the posterior's largest precision.
-        samples: draws per step, at least 1.
+        samples: number of draws per step, at least 1.
         differentiable: keep the graph of all steps, so that the refined bound trains encoder and decoder.
-        generator: for all draws; None takes torch's global one.
+        generator: random generator of all draws; None for torch's global one.
 
     Raises:
-        ValueError: for steps or samples below their minimum, a rate not positive, a q whose shapes do not fit.
+        ValueError: for steps or samples below their minimum, a rate that is not positive, or a q whose shapes do not
+            match.
 
     Source: Kim et al. (2018), algorithm 1.
 
@@ -301,20 +305,21 @@ def stochastic_vi(
 
     Each step's $\frac NB \sum_{b} \mathrm{ELBO}_b$ is an unbiased estimate of the sum. The table rows of the batch are
     updated by sparse Adam, the model parameters in `learn` by Adam; both learning rates decay to 0. Batches run through
-    the data in random order, epoch after epoch. The nats still to gain at the end are
+    the data in random order, epoch after epoch. The nats that could still be gained at the end are
     `fit_posterior(model, x, steps=0, start=q).left` for the tables' q. To train a model within the usual trainer, see
     `jensen.objectives.Variational(tables=...)`.
 
     Args:
         model: model with latents that carry a gradient.
         x: the whole data set, (N, ...).
-        tables: one per layer, from index (B,) to a distribution, as made by `posterior_table`; updated in place.
+        tables: one table per layer, which maps an index (B,) to a distribution, as returned by `posterior_table`;
+            updated in place.
         steps: number of steps, at least 1.
         batch: batch size B, between 1 and N.
         rate: initial learning rate, positive.
-        samples: draws of each q per step, at least 1.
-        learn: model parameters to train too; if none, the model is unchanged and in evaluation mode.
-        generator: for all draws; None takes torch's global one.
+        samples: number of draws of each q per step, at least 1.
+        learn: model parameters that are also trained; if none, the model is unchanged and in evaluation mode.
+        generator: random generator of all draws; None for torch's global one.
 
     Returns:
         each step's estimate of the mean bound per datum, nats.
@@ -360,14 +365,16 @@ def stochastic_vi(
 
 
 def first_rows(tables: Iterable[nn.Module]) -> Posterior:
-    """Q of datum 0, batch (1,)."""
+    """The q of datum 0, batch (1,)."""
     return [table(next(table.parameters()).new_zeros(1, dtype=torch.long)) for table in tables]
 
 
 def _check_table(table: nn.Module, data: int) -> None:
     owners = [m for m in table.modules() if next(m.parameters(recurse=False), None) is not None]
     if not owners or not all(isinstance(m, nn.Embedding) and m.sparse for m in owners):
-        raise ValueError("a table must be an embedding with sparse gradients: dense ones move rows outside the batch")
+        raise ValueError(
+            "a table must be an embedding with sparse gradients: dense gradients move rows outside the batch"
+        )
     if any(m.num_embeddings != data for m in owners):
         raise ValueError(f"a table must have a row for each datum, {data}, got {[m.num_embeddings for m in owners]}")
 

@@ -31,10 +31,10 @@ class LinearGaussian(nn.Module):
         bias: b, (D,).
         noise: the variance s^2, () or (D,), positive.
         prior: a Gaussian over (L,), or `Flat`; N(0, I) if None.
-        encoder: x -> q(z|x), a Gaussian over (L,) with batch (B,); the exact posterior if None.
+        encoder: maps x to q(z|x), a Gaussian over (L,) with batch (B,); the exact posterior if None.
 
     Raises:
-        ValueError: for shapes that do not fit, a noise that is not positive, or a prior that is neither Gaussian nor
+        ValueError: for shapes that do not match, a noise that is not positive, or a prior that is neither Gaussian nor
             flat; for a flat prior if W does not have full column rank: the integral of the likelihood over z diverges.
 
     Source: Bishop (2006), equations 2.113 to 2.117; the flat case is their limit $S_0^{-1} \to 0$.
@@ -175,7 +175,7 @@ class LinearGaussian(nn.Module):
         return divergence
 
     def elbo(self, q: Distribution, x: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
-        r"""The bound of any Gaussian q = N(m, S) in nats, (B,), expectations taken in closed form.
+        r"""The bound of any Gaussian q = N(m, S) in nats, (B,), with expectations in closed form.
 
         $\log p(x|m) + \log p(m) - \tfrac12 \mathrm{tr}[(W^\top\Sigma^{-1}W + S_0^{-1})S] + H(q)$.
         """
@@ -186,7 +186,7 @@ class LinearGaussian(nn.Module):
         return elbo
 
     def encode(self, x: Float[Tensor, "b d"]) -> Distribution:
-        """q(z|x): the encoder's, or the exact posterior."""
+        """q(z|x) of the encoder, or the exact posterior."""
         q = self.posterior(x) if self.encoder is None else self.encoder(self._checked(x))
         if q.batch_shape != (len(x),) or q.event_shape != self.weight.shape[1:]:
             raise ValueError(

@@ -1,4 +1,4 @@
-r"""The tail of importance weights: how heavy it is, and whether their mean can be trusted."""
+r"""The tail of importance weights: its heaviness, and whether the mean of the weights can be trusted."""
 
 from __future__ import annotations
 

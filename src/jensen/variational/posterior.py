@@ -1,4 +1,4 @@
-"""Traces of any q(z | x) in place of a model's own encoder."""
+"""Traces of any q(z | x) instead of a model's encoder."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def posterior_trace(
     Its only term is $\sum_l \log q_l(z_l) - \log p(z)$ over all layers.
 
     Args:
-        model: provides log p(z) and log p(x | z).
+        model: a model that provides log p(z) and log p(x | z).
         x: data, (B, ...).
         q: one distribution per layer.
         samples: number of draws K, at least 1.
         reparameterized: let the draws carry a gradient.
 
     Raises:
-        ValueError: for fewer than 1 sample, or if q's layers, batch or events do not fit.
+        ValueError: for fewer than 1 sample, or if the layers, batch or events of q do not match the model.
 
     >>> from jensen.variational import LinearGaussian
     >>> from jensen.variational.bounds import elbo
@@ -79,7 +79,7 @@ def latent_events(model: LatentModel) -> list[tuple[int, ...]]:
 
 
 def as_vector(z: Sequence[Tensor]) -> Tensor:
-    """Layers (K, B, *event) as one (K, B, M)."""
+    """Concatenate the layers (K, B, *event) to vectors (K, B, M)."""
     return torch.cat([layer.reshape(*layer.shape[:2], -1) for layer in z], dim=2)
 
 

@@ -21,7 +21,7 @@ KINDS = {
     "gumbel-softmax": "no bound on log p(x): relaxed draws with the KL of the categorical laws",
     "straight-through": "the ELBO of the discrete model, by a biased gradient",
 }
-"""What each kind of relaxation maximises."""
+"""The quantity that each kind of relaxation maximises."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,14 @@ class Relaxation:
 
     With $y_\tau = \mathrm{softmax}((\log\pi + G) / \tau)$ for standard Gumbel G (`gumbel_softmax`):
 
-    - "concrete": z = y, and the term $\log q_\tau(z) / p_{\tau'}(z)$ of the relaxed laws' densities. A bound, with an
-      unbiased gradient, on log p(x) of the relaxed model, whose prior is $p_{\tau'}$; no bound for the discrete model.
-    - "gumbel-softmax": z = y, and the KL of the categorical laws. No bound on log p(x) of either model: since
-      rounding maps the relaxed distributions to the categorical ones, for $\tau' = \tau$ the relaxed KL is at least
-      the categorical one, and this value at least that of "concrete".
-    - "straight-through": z the one-hot vector of y's largest entry, with the gradient of y, and the KL of the
-      categorical laws. The ELBO of the discrete model, exactly, with a biased gradient.
+    - "concrete": z = y, and the term $\log q_\tau(z) / p_{\tau'}(z)$ of the densities of the relaxed distributions. It
+      is a bound, with an unbiased gradient, on log p(x) of the relaxed model, whose prior is $p_{\tau'}$; no bound for
+      the discrete model.
+    - "gumbel-softmax": z = y, and the KL of the categorical distributions. It is not a bound on log p(x) of either
+      model: since rounding maps the relaxed distributions to the categorical ones, for $\tau' = \tau$ the relaxed KL is
+      at least the categorical one, and this value is at least that of "concrete".
+    - "straight-through": z is the one-hot vector of y's largest entry, with the gradient of y, and the KL of the
+      categorical distributions. It is exactly the ELBO of the discrete model, with a biased gradient.
 
     The model itself remains discrete: its own traces, which are used for evaluation, draw one-hot vectors.
 
@@ -46,7 +47,7 @@ class Relaxation:
         prior_temperature: $\tau'$ of "concrete"; None for $\tau$.
 
     Raises:
-        ValueError: for an unknown kind, a temperature that is not positive, or a prior temperature for another kind
+        ValueError: for an unknown kind, a temperature that is not positive, or a prior temperature for a kind other
             than "concrete"; from `trace`, unless the model has one layer of one-hot latents.
 
     Source: Maddison et al. (2017), section 3 and the appendix on using Concrete relaxations, which takes densities of
@@ -97,7 +98,9 @@ class Relaxation:
 
 
 class _Drawn(NamedTuple):
-    """Latents (K, B, groups, classes); their term and the log q whose gradient is the score, (K, B, groups)."""
+    """Latents (K, B, groups, classes), the term log q / p, and the log q whose gradient is the score, (K, B,
+    groups).
+    """
 
     z: Tensor
     ratio: Tensor

@@ -29,7 +29,7 @@ class Trace:
         analytic: one bool per term of `kl`. A term whose prior depends on a latent drawn later is not a KL divergence,
             and never analytic (the lower layers of a bottom-up hierarchy).
         pathwise: one bool per layer: whether its draws are reparameterized, or trained by the score function, which
-            keeps the gradient through the latents that the layer was drawn from.
+            keeps the gradient through the latents on which the layer depends.
         coordinates: each entry of `kl` before the sum over the layer's independent coordinates (K, B, D), see
             `Layer.coordinates`; empty if the model does not provide them.
     """
@@ -60,8 +60,8 @@ class Layer:
         z: (K, B, *event).
         q: the distribution z was drawn from, given the layers it depends on; batch (K, B) or (B,).
         p: the prior given the draws of the layer above; batch (K, B) or ().
-        held: q again, given the same draws without a gradient through them.
-        divergence: whether p depends on nothing drawn after z, so that the layer's term is a KL divergence.
+        held: the same q, without a gradient through the draws it depends on.
+        divergence: whether p does not depend on latents drawn after z, so that the layer's term is a KL divergence.
     """
 
     z: Tensor
@@ -129,7 +129,7 @@ class LatentModel(Protocol):
             x: data.
             samples: number of draws K, at least 1.
             analytic: use closed-form KL divergences where available.
-            reparameterized: let the draws carry a gradient where the family can.
+            reparameterized: let the draws carry a gradient if the family permits it.
         """
         ...
 

@@ -152,11 +152,11 @@ def claims(precision: float) -> Claims:
 
 @law("elbo/gradient-theta")
 def gradient_theta(precision: float) -> Claims:
-    r"""The ELBO's gradient in the parameters theta of p is the mean over q of the gradient of log p(x, z).
+    r"""The ELBO's gradient with respect to the parameters theta of p is the mean over q of the gradient of log p(x, z).
 
     $$\nabla_\theta E_q\log p_\theta(x,z) = E_q\,\nabla_\theta\log p_\theta(x,z)$$
     q does not depend on theta, so the derivative moves inside the expectation. For x|z ~ N(w z + b, v), v = e^(2l),
-    q = N(m, s^2) and r = x - w m - b, it is (r m - w s^2) / v in w, r / v in b, and (r^2 + w^2 s^2) / v - 1 in l.
+    q = N(m, s^2) and r = x - w m - b, it is (r m - w s^2) / v for w, r / v for b, and (r^2 + w^2 s^2) / v - 1 for l.
     Source: Kingma & Welling (2014), section 2.3.
     """
     rows, r = draws(40_000, precision), X - W * M - B
@@ -165,11 +165,11 @@ def gradient_theta(precision: float) -> Claims:
     with drawing(generator(0)):
         elbo(vae.trace(data(rows))).sum().backward()
     exact = f64([(r * M - W * S**2) / S2, r / S2, (r**2 + W**2 * S**2) / S2 - 1])
-    yield means_are("mean gradient in w, b and l", exact, torch.as_tensor(decoder.theta.grad))
+    yield means_are("mean gradient with respect to w, b and l", exact, torch.as_tensor(decoder.theta.grad))
 
 
 def slopes(bound: Bound, rows: int, *, path: bool, samples: int = 1) -> Tensor:
-    """Each row's gradient of a bound in the mean m and the log standard deviation log s of q, (rows, 2)."""
+    """Each row's gradient of a bound with respect to the mean m and log standard deviation log s of q, (rows, 2)."""
     leaves = [torch.full((rows, 1), v, dtype=F64, requires_grad=True) for v in (M, math.log(S))]
     q = Independent(Normal(leaves[0], leaves[1].exp()), 1)
     with drawing(generator(0)):
@@ -187,8 +187,8 @@ def gradient_lambda(precision: float) -> Claims:
     """
     rows, exact = draws(40_000, precision), f64([W * (X - W * M - B) / S2 - M, 1 - S**2 * PRECISION])
     path, score = slopes(elbo, rows, path=True), slopes(scored(elbo), rows, path=False)
-    yield means_are("mean pathwise gradient in m and log s", exact, path)
-    yield means_are("mean score-function gradient in m and log s", exact, score)
+    yield means_are("mean pathwise gradient with respect to m and log s", exact, path)
+    yield means_are("mean score-function gradient with respect to m and log s", exact, score)
     ratio = score.var(0) / path.var(0)
     yield bounded("score-function variance over pathwise variance", ratio, 2.0, relation="at least")
     others = slopes(scored(elbo), rows, path=False, samples=4)
@@ -264,7 +264,7 @@ def two_layer_terms(precision: float) -> Claims:
     yield mean_is("E log q(z2|z1) / p(z2)", top, trace.kl[1][0])
     yield mean_is("E KL(q(z2|z1) || p(z2)) in closed form", top, closed.kl[1][0])
     yield mean_is("ELBO", rebuilt - between - top, elbo(trace))
-    yield mean_is("z1 term if closed forms are requested", between, closed.kl[0][0])
+    yield mean_is("z1 term with `analytic=True`", between, closed.kl[0][0])
     which = 1.0 + closed.analytic.index(True)
     yield Evidence("layer whose term is a KL divergence in closed form", 2.0, which, 0.0)
 

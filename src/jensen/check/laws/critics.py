@@ -158,7 +158,7 @@ def cycle_consistency(_: float) -> Claims:
         total = adversarial + 10 * cycle + 5 * identity
         yield close(f"{name}: adversarial + 10 cycle + 5 identity", total, loss.total, 1e-9)
     lost = a[:, 1].abs().mean() / 2 + b[:, 1].abs().mean() / 2
-    yield bounded("projection: cycle loss, of the coordinate that it loses", cycle, lost, 1e-12, relation="at least")
+    yield bounded("projection: cycle loss from the coordinate that it loses", cycle, lost, 1e-12, relation="at least")
 
 
 class _Fit(Objective):

@@ -29,7 +29,7 @@ Make = Callable[..., Objective]
 
 @dataclass(frozen=True)
 class Payoff:
-    """F as `make` takes it, |f'(0)| = -f'(0), f''(0), and f' as a function."""
+    """The argument of `make` for f; |f'(0)| = -f'(0); f''(0); and f' as a function."""
 
     name: str
     f: Any
@@ -135,7 +135,7 @@ def alternating(_: float, make: Make = dirac.DiracGAN) -> Claims:
     $$\lambda = 1 - \tfrac{\alpha^2}{2} \pm \sqrt{(1 - \tfrac{\alpha^2}{2})^2 - 1},
     \quad \alpha^2 = n_g n_d h^2 f'(0)^2$$
     n_g generator steps and n_d critic steps alternate. Each is a shear of the plane, and the product of two shears has
-    determinant 1 and trace 2 - alpha^2. With the Wasserstein f the steps keep theta^2 + psi^2 + h theta psi.
+    determinant 1 and trace 2 - alpha^2. With the Wasserstein f the steps conserve theta^2 + psi^2 + h theta psi.
     Source: Mescheder, Geiger & Nowozin (2018), lemma 2.4.
     """
     five = (Phase(("critic",), repeats=5), Phase(("generator",)))
@@ -197,7 +197,7 @@ def noise(_: float, make: Make = dirac.DiracGAN) -> Claims:
         claim, path = f"{payoff.name}, sigma = 1.2", trajectory(game, None, 0.5, 10, start=(1e-3, 1e-3))
         matrix = f64([[0, payoff.speed], [-payoff.speed, 2 * payoff.curvature * sigma**2]])
         linear = torch.stack([torch.linalg.matrix_exp(0.5 * k * matrix) @ path[0] for k in range(11)])
-        yield close(f"{claim}: w from (0.001, 0.001), as a linear system", linear, path, 1e-8)
+        yield close(f"{claim}: w from (0.001, 0.001), against the linear system", linear, path, 1e-8)
         norms = trajectory(game, None, 2.5, 6 if payoff.curvature else 2, start=START).norm(dim=1)
         if payoff.curvature:
             yield bounded(f"{claim}: |w| at t = 15", norms[-1], 0.02, relation="at most")

@@ -23,7 +23,7 @@ from jensen.variational import Layer
 
 
 def moves(name: str, q: Callable, at: tuple[float, ...], f: Callable, exact: tuple[float, ...], n: int) -> Evidence:
-    """The mean of n pathwise gradients of E f in each parameter, against the closed form."""
+    """The mean of n pathwise gradients of E f with respect to each parameter, against the closed form."""
     rows = [torch.full((n,), v, dtype=F64, requires_grad=True) for v in at]
     value = pathwise(q(*rows), f, generator=generator(0))
     slopes = torch.stack(torch.autograd.grad(value.sum(), rows), 1)
@@ -63,8 +63,8 @@ def uniform(precision: float) -> Claims:
     r"""A uniform variable is reparameterized by the ends of its support; its score-function gradient is biased.
 
     $$z = a + (b - a)u,\quad \nabla_{a,b} E z^2 = \tfrac13(2a + b,\ a + 2b)$$
-    E z^2 = (a^2 + a b + b^2) / 3. The score in a, the derivative of -log(b - a), is 1 / (b - a) everywhere; its mean
-    is not 0, because the support depends on a.
+    E z^2 = (a^2 + a b + b^2) / 3. The score with respect to a, the derivative of -log(b - a), is 1 / (b - a)
+    everywhere; its mean is not 0, because the support depends on a.
     Source: Devroye (1986), section II.2.
     """
     a, b = 0.5, 2.0
@@ -73,7 +73,7 @@ def uniform(precision: float) -> Claims:
     low = f64(a).requires_grad_()
     q = D.Uniform(low, f64(b))
     (score,) = torch.autograd.grad(q.log_prob(drawn(q, 100).detach()).mean(), low)
-    yield close("mean score in a", 1 / (b - a), score, 1e-12)
+    yield close("mean score with respect to a", 1 / (b - a), score, 1e-12)
 
 
 @law("reparameterization/log-normal")
@@ -94,8 +94,8 @@ def gompertz(precision: float) -> Claims:
     r"""A Gompertz variable is reparameterized by its inverse distribution function.
 
     $$z = \tfrac1b\log\big(1 - \tfrac1\eta\log(1-u)\big),\quad F(z) = 1 - e^{-\eta(e^{bz} - 1)}$$
-    u = F(z) is uniform. E z = e^eta E_1(eta) / b, with the exponential integral E_1; its derivative is -E z / b in b
-    and (e^eta E_1(eta) - 1 / eta) / b in eta.
+    u = F(z) is uniform. E z = e^eta E_1(eta) / b, with the exponential integral E_1; its derivative is -E z / b with
+    respect to b and (e^eta E_1(eta) - 1 / eta) / b with respect to eta.
     Source: Gompertz (1825); Kingma & Welling (2014), section 2.4, case 1.
     """
     n, eta, b = draws(40_000, precision), 0.7, 2.0
@@ -112,7 +112,7 @@ def gompertz(precision: float) -> Claims:
         integral = torch.trapezoid(q.log_prob(x).exp() * (q.log_prob(x) - p.log_prob(x)), x)
         yield close(f"KL divergence from {name}, against the integral", integral, D.kl_divergence(q, p), 1e-6)
     large = (Gompertz(torch.tensor(v), torch.tensor(b)) for v in (1e6, 1.1e6))
-    yield close("KL divergence, shapes of a million", 0.1 - math.log(1.1), D.kl_divergence(*large), 1e-7)
+    yield close("KL divergence for shapes of a million", 0.1 - math.log(1.1), D.kl_divergence(*large), 1e-7)
 
 
 @law("reparameterization/erlang")
@@ -136,7 +136,7 @@ def erlang(precision: float) -> Claims:
     yield close("KL divergence, against the integral", integral, D.kl_divergence(q, Erlang(5, f64(1.2))), 1e-6)
     large = (Erlang(10**6, torch.tensor(v)) for v in (1.0, 1.1))
     kl = D.kl_divergence(*large) / 10**6
-    yield close("KL divergence over the shape, shapes of a million", 0.1 - math.log(1.1), kl, 1e-7)
+    yield close("KL divergence divided by the shape, for shapes of a million", 0.1 - math.log(1.1), kl, 1e-7)
 
 
 @law("errata/gamma-of-n")
@@ -194,7 +194,7 @@ def unequal_rates(precision: float) -> Claims:
 
 @law("decoder/bernoulli")
 def bernoulli_decoder(_: float) -> Claims:
-    r"""A Bernoulli decoder's negative log-likelihood is the binary cross-entropy; its gradient in the logits is p - x.
+    r"""A Bernoulli decoder's negative log-likelihood is the binary cross-entropy, with the gradient p - x for logits.
 
     $$-\log p(x|z) = -\sum_i x_i\log p_i + (1 - x_i)\log(1 - p_i)$$
     p = sigmoid(l) for a logit l, and dp/dl = p (1 - p).
@@ -216,7 +216,7 @@ def gaussian_decoder(_: float) -> Claims:
     r"""A Gaussian decoder's negative log-likelihood is the squared error over 2 sigma^2 plus a constant.
 
     $$-\log p(x|z) = \frac{|x - \mu(z)|^2}{2\sigma^2} + \frac D2\log(2\pi\sigma^2)$$
-    D is the dimension of x. The gradient in mu is (mu - x) / sigma^2.
+    D is the dimension of x. The gradient with respect to mu is (mu - x) / sigma^2.
     Source: Kingma & Welling (2014), appendix C.2.
     Assumes: a fixed sigma, the same for all coordinates.
     """
@@ -228,7 +228,7 @@ def gaussian_decoder(_: float) -> Claims:
         exact = 4 / 2 * math.log(2 * math.pi * std**2)
         yield close(f"-log p(x|z) less |x - mu|^2 / (2 sigma^2), sigma = {std}", exact, constant, 1e-6)
         (slope,) = torch.autograd.grad(-log_px.sum(), mean)
-        yield close(f"gradient in mu, sigma = {std}", (mean - x) / std**2, slope, 1e-6)
+        yield close(f"gradient with respect to mu, sigma = {std}", (mean - x) / std**2, slope, 1e-6)
 
 
 @law("gaussian-kl/closed-form")

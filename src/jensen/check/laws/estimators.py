@@ -58,7 +58,7 @@ class At:
 
 
 def moments(estimator: Estimator, samples: int) -> tuple[Tensor, Tensor]:
-    """Exact mean and variance of the gradient of E z^2 in the mean and the standard deviation, (2,) each."""
+    """Exact mean and variance of the gradient of E z^2 with respect to mean and standard deviation, (2,) each."""
     noise, weights = normal_grid(samples, 9)
     m, s = (torch.full_like(weights, v).requires_grad_() for v in (MU, SIGMA))
     value = expectation(D.Normal(m, s), torch.square, At(estimator, noise), samples)
@@ -75,7 +75,7 @@ def scored_variance(baseline: float) -> float:
 
 @law("gradient/pathwise")
 def pathwise_gradient(_: float) -> Claims:
-    r"""The pathwise gradient is unbiased; for f(z) = z^2 its variance in mu is 4 sigma^2 / K.
+    r"""The pathwise gradient is unbiased; for f(z) = z^2 its variance with respect to mu is 4 sigma^2 / K.
 
     $$\nabla_\lambda E_q f(z) = E_\epsilon\,\nabla_\lambda f(z_\lambda(\epsilon))$$
     The noise eps of z = mu + sigma eps does not depend on lambda = (mu, sigma), so the derivative moves inside the
@@ -95,17 +95,22 @@ def score_gradient(_: float) -> Claims:
     r"""The score-function gradient is unbiased, with many times the variance of the pathwise gradient.
 
     $$\nabla_\lambda E_q f = E_q\big[f\,\nabla_\lambda \log q\big]$$
-    The gradient of q is q times that of log q. For f(z) = z^2 and q = N(mu, sigma^2) the variance in mu is
-    a^2 / sigma^2 + 6 a + 8 mu^2 + 15 sigma^2 with a = mu^2, against 4 sigma^2 of the pathwise gradient.
+    The gradient of q is q times that of log q. For f(z) = z^2 and q = N(mu, sigma^2) the variance of the gradient with
+    respect to mu is a^2 / sigma^2 + 6 a + 8 mu^2 + 15 sigma^2 with a = mu^2, against 4 sigma^2 of the pathwise
+    gradient.
     Source: Williams (1992); Paisley et al. (2012).
     Assumes: the support of q does not depend on lambda.
     """
     for k in (1, 3):
         mean, variance = moments(ScoreFunction(), k)
         yield close(f"mean, K = {k}", SLOPES, mean, 1e-10)
-        yield close(f"variance in mu, K = {k}", scored_variance(0.0) / k, variance[0], 1e-9)
+        yield close(
+            f"variance of the gradient with respect to mu, K = {k}", scored_variance(0.0) / k, variance[0], 1e-9
+        )
     ratio = moments(ScoreFunction(), 1)[1] / moments(Pathwise(), 1)[1]
-    yield bounded("variance over the pathwise variance, in mu and in sigma", ratio, 4.0, relation="at least")
+    yield bounded(
+        "variance divided by that of the pathwise gradient, for mu and for sigma", ratio, 4.0, relation="at least"
+    )
 
 
 @law("gradient/claims")
@@ -135,9 +140,9 @@ def baselines(_: float) -> Claims:
     r"""A baseline b leaves the mean of the score-function gradient unchanged; the best constant is E[f s^2] / E[s^2].
 
     $$\mathrm{Var}\big[(f - b)\,s\big] = \mathrm{Var}[f s] - 2 b\,\mathrm{Cov}(f s, s) + b^2\,\mathrm{Var}[s]$$
-    s is the score in mu, and E[b s] = 0 if b is independent of the sample. The leave-one-out baseline is the mean of f
-    over the other K - 1 samples; its variance is that of b = E f plus (Var f Var s + Cov(f, s)^2) / (K (K - 1)). Here
-    the variance decreases in the order none, leave-one-out, E f, best constant, pathwise.
+    s is the score with respect to mu, and E[b s] = 0 if b is independent of the sample. The leave-one-out baseline is
+    the mean of f over the other K - 1 samples; its variance is that of b = E f plus (Var f Var s + Cov(f, s)^2) / (K (K
+    - 1)). Here the variance decreases in the order none, leave-one-out, E f, best constant, pathwise.
     Source: Greensmith et al. (2004); Kool et al. (2019) for leave-one-out.
     Assumes: f(z) = z^2, q = N(mu, sigma^2), K = 3.
     """
@@ -151,10 +156,17 @@ def baselines(_: float) -> Claims:
     ):
         mean, variance = moments(ScoreFunction(b), k)
         yield close(f"{name}: mean", SLOPES, mean, 1e-10)
-        yield close(f"{name}: variance in mu", exact, variance[0], 1e-6)
-        yield bounded(f"{name}: variance in mu, above the variance before it", variance[0], last, relation="at least")
+        yield close(f"{name}: variance of the gradient in mu", exact, variance[0], 1e-6)
+        yield bounded(
+            f"{name}: variance of the gradient in mu, above that of the estimator before it",
+            variance[0],
+            last,
+            relation="at least",
+        )
         last = variance[0]
-    yield bounded("leave-one-out: variance in mu, below that of no baseline", last, alone, relation="at most")
+    yield bounded(
+        "leave-one-out: variance of the gradient in mu, below that without a baseline", last, alone, relation="at most"
+    )
 
 
 @baselines.drawn
@@ -196,21 +208,21 @@ def biased_baseline(_: float) -> Claims:
     """
     for k in (2, 3):
         mean = moments(ScoreFunction(lambda v: v.mean(0)), k)[0]
-        yield close(f"mean in mu, K = {k}", (1 - 1 / k) * 2 * MU, mean[0], 1e-10)
+        yield close(f"mean gradient with respect to mu, K = {k}", (1 - 1 / k) * 2 * MU, mean[0], 1e-10)
 
 
 THETA = {"a": 0.4, "b": -0.3, "w": 1.2, "c": 0.9, "d": -0.8}
 
 
 def costs(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> dict[tuple[str, ...], Tensor]:
-    """Each cost of a stochastic graph, by the nodes that it is a function of."""
+    """The costs of a stochastic graph, each keyed by the nodes that it depends on."""
     return {("a",): 2 * a + 1, ("a", "b"): (a - 2 * b) ** 2, ("c",): (c - 1) ** 2, ("d",): 5 * d}
 
 
 def graph_moments(named: bool, baseline: float = 0.0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Mean and variance of the graph's gradient, the exact gradient, (5,) each; surrogate values less total costs.
+    """Mean and variance of the graph's gradient, the exact gradient, (5,) each; values of the surrogate minus costs.
 
-    Exact: over all outcomes of the bits a, b and d, and all nodes of a quadrature of c's noise.
+    They are exact sums over all outcomes of the bits a, b and d, and over the quadrature nodes of the noise of c.
     """
     bit, (nodes, masses) = f64([0.0, 1.0]), normal_nodes(5)
     a, b, d, noise = torch.cartesian_prod(bit, bit, bit, nodes).T
@@ -248,13 +260,13 @@ def stochastic_graph(_: float) -> Claims:
     yield close("mean, parents given", named[2], named[0], 1e-10)
     yield close("mean, no parents given", unnamed[2], unnamed[0], 1e-10)
     yield close("mean, with a baseline", named[2], graph_moments(True, baseline=3.0)[0], 1e-10)
-    yield close("value of the surrogate less the costs", 0.0, named[3], 1e-12)
+    yield close("value of the surrogate minus the costs", 0.0, named[3], 1e-12)
     scored = [list(THETA).index(name) for name in ("b", "w", "d")]
     ratio = named[1][scored] / unnamed[1][scored]
     yield bounded("variance with parents given over variance without", ratio, 0.8, relation="at most")
     s = 1 / (1 + math.exp(-THETA["d"]))
     own = 25 * s * (1 - s) ** 2 - (5 * s * (1 - s)) ** 2  # of 5 d (d - s)
-    yield close("variance in d, from the cost of d alone", own, named[1][4], 1e-9)
+    yield close("variance of the gradient in d, from the cost of d alone", own, named[1][4], 1e-9)
 
 
 @law("doubly-stochastic/unbiased")

@@ -84,7 +84,7 @@ def deterministic(_: float) -> Claims:
     yield close("samples from two generators and one start", one, two, 0.0)
     for n in (2, 7, 40):
         z = integrate(DDIM(), UNIT, f64([[1.0]]), time_grid("uniform", n, UNIT.schedule))
-        yield close(f"N(0, 1) data: factor of z in {n} steps", math.cos(math.pi / 2 / n) ** n, z, TIGHT)
+        yield close(f"N(0, 1) data: factor by which {n} steps multiply z", math.cos(math.pi / 2 / n) ** n, z, TIGHT)
 
 
 @law("ddim/step")

@@ -43,7 +43,7 @@ def model(encoder: Any = None) -> LinearGaussian:
 
 
 def best(x: Tensor, shift: float = 0.0, widen: float = 1.0) -> Distribution:
-    """The best q of independent Gaussians for each x; or shifted by standard deviations, and wider by a factor."""
+    """The best factorised Gaussian q for each x, shifted by `shift` standard deviations, `widen` times as wide."""
     std = PRECISION.diagonal().rsqrt().expand(len(x), 2)
     mean = x @ WEIGHT @ torch.linalg.inv(PRECISION) / NOISE  # the posterior's
     return Independent(Normal(mean + shift * std, widen * std), 1)
@@ -69,7 +69,9 @@ def amortization(precision: float) -> Claims:
     gap = amortization_gap(at, x, samples=draws(3000, precision), generator=generator(0))
     stderr = gap.stderr.square().sum().sqrt() / len(x)
     yield estimate_is("amortization gap", exact, gap.value.mean(), stderr, bias=3e-3)
-    yield bounded("amortization gap of each x plus 5 std. errors", gap.value + 5 * gap.stderr, 0.0, relation="at least")
+    yield bounded(
+        "amortization gap of each x plus 5 standard errors", gap.value + 5 * gap.stderr, 0.0, relation="at least"
+    )
 
 
 @law("errata/one-encoder")
@@ -153,7 +155,7 @@ VARIANCE = 0.25
 
 
 def autoencoder() -> tuple[Autoencoder, Tensor, float, float]:
-    """A linear autoencoder with encoder e; x; log p(x|e(x)); and |W|^2 / (2 v)."""
+    """A linear autoencoder with encoder e, x, log p(x|e(x)), and |W|^2 / (2 v)."""
     weight = torch.tensor([[0.5, -0.3], [0.8, 0.2], [-0.1, 0.9]])
     encoder, decoder = nn.Linear(3, 2, bias=False), nn.Linear(2, 3, bias=False)
     encoder.weight.data, decoder.weight.data = weight.T.clone(), weight.clone()
@@ -187,9 +189,11 @@ def autoencoder_limit(precision: float) -> Claims:
     yield close("ELBO of the autoencoder, log p(x|e(x))", limit, elbo(whole.trace(x)), 1e-6)
     for std in (0.3, 1e-1, 1e-2, 1e-4):
         trace = noisy_trace(whole, x, std, draws(20_000, precision))
-        yield close(f"KL to the flat prior, std {std}", -entropy(std), trace.kl[0][0, 0], 1e-5)
+        yield close(f"KL to the flat prior, standard deviation {std}", -entropy(std), trace.kl[0][0, 0], 1e-5)
         value = elbo(trace) - entropy(std)
-        yield mean_is(f"ELBO less the entropy of q, std {std}", limit - std**2 * excess, value, bias=1e-5)
+        yield mean_is(
+            f"ELBO minus the entropy of q, standard deviation {std}", limit - std**2 * excess, value, bias=1e-5
+        )
 
 
 @autoencoder_limit.drawn

@@ -23,7 +23,7 @@ from jensen.variational import Bound, Constraint, Trace, beta, collapse_report, 
 
 
 def price(weight: float) -> tuple[float, float, float]:
-    """Mean, standard deviation and KL of the q that maximises E log p(x|z) - weight KL, for one datum X."""
+    """Mean, standard deviation and KL of the q that maximises E log p(x|z) - weight * KL, for the datum X."""
     p = 1 + W**2 / (weight * S2)
     mean, variance = W * (X - B) / (weight * S2) / p, 1 / p
     return mean, math.sqrt(variance), (variance + mean**2 - 1 - math.log(variance)) / 2
@@ -77,7 +77,7 @@ def beta_constraint(_: float) -> Claims:
     yield close("gradient of the beta-VAE bound at the solution", 0.0, torch.cat(found), 1e-6)
     yield close("value of the beta-VAE bound", rebuilt(mean, std) - weight * nats, beta(weight)(trace()), 1e-6)
     better, worse = (rebuilt(*price(price_of(nats + step))[:2]) for step in (h, -h))
-    yield close("derivative of R, beta", weight, (better - worse) / (2 * h), 1e-3)
+    yield close("beta, the derivative of R", weight, (better - worse) / (2 * h), 1e-3)
     constraint = Constraint(nats, start=1.0).double()
     ascent: dict[str, Any] = {"params": leaves, "lr": 0.1, "maximize": True}
     optimizer = torch.optim.SGD([ascent, {"params": [constraint.log_multiplier]}], lr=0.5)

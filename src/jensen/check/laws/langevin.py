@@ -49,7 +49,10 @@ def _plot_stationary() -> str:
     steps = [0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.2, 1.6]
     starts = (randn(1, 4000, 1) / math.sqrt(1 - delta / 2) for delta in steps)
     ends = (langevin(torch.neg, x, d, 40, generator=generator(2)) for x, d in zip(starts, steps, strict=True))
-    rows = {"measured": [float(x.var()) for x in ends], "1 / (1 - step/2)": [1 / (1 - d / 2) for d in steps]}
+    rows = {
+        "measured": [float(x.var()) for x in ends],
+        "exact: 1 / (1 - step/2)": [1 / (1 - d / 2) for d in steps],
+    }
     title = "Stationary variance of Langevin on N(0, 1)"
     return plots.curves(steps, rows | {"the density's": [1.0] * len(steps)}, title=title, xlabel="step")
 
@@ -98,11 +101,11 @@ SHARP_AND_FLAT = mixture(EVEN, (-2.0, 2.0), (0.3, 1.2))
 
 @law("langevin/sharp-and-flat")
 def sharp_and_flat(precision: float) -> Claims:
-    r"""Ascent without noise reaches modes by the width of their basins; with noise, by their probability mass.
+    r"""Chains without noise end in modes by the width of their basins; chains with noise, by probability mass.
 
     $$\text{basin} \propto \text{width}, \quad \text{occupancy} = \text{mass}$$
     A narrow and a wide mode of equal mass. Uniform starts climb to the mode in whose basin they lie: the basins meet
-    where log p is minimal. Chains with noise, started from exact samples of p, stay at one half each.
+    where log p is minimal. Of chains with noise, started from exact samples of p, one half remains near each mode.
     Source: Kramers (1940); Gardiner (2009), section 5.5.3.
     """
     inside = torch.linspace(-4, 4, 80_001, dtype=F64)[20_001:60_000, None]  # between the modes
@@ -184,5 +187,9 @@ def annealed(precision: float) -> Claims:
     ours = score.annealed_langevin(noised_score, start, levels, 0.1, 40, generator=generator(3))
     claim = "share of chains in the mode of weight 0.8, annealed (0.01 allowed for 16 noise levels)"
     yield estimate_is(claim, 0.8, (ours > 0).double().mean(), math.sqrt(0.8 * 0.2 / n), bias=0.01)
-    yield mean_is("mean within that mode, annealed", 5.0, ours[ours[:, 0] > 0, 0])
-    yield mean_is("share of chains in that mode, not annealed: half of the starts", 0.5, (plain[:, 0] > 0).double())
+    yield mean_is("mean within the mode of weight 0.8, annealed", 5.0, ours[ours[:, 0] > 0, 0])
+    yield mean_is(
+        "share of chains in the mode of weight 0.8 without annealing: half, as at the start",
+        0.5,
+        (plain[:, 0] > 0).double(),
+    )

@@ -64,7 +64,7 @@ def square_ratio(dims: int) -> float:
 
 
 def draws_per_effective_draw(dims: int, rows: int) -> Tensor:
-    """K over the effective sample size of plain Monte Carlo, for each row; K = 10,000."""
+    """The number of samples K = 10,000 of plain Monte Carlo divided by the effective sample size, for each row."""
     flat = LinearGaussian(torch.eye(dims, dtype=F64), torch.zeros(dims, dtype=F64), 1.0)
     zeros = torch.zeros(rows, dims, dtype=F64)
     return 10_000 / log_likelihood(flat, zeros, 10_000, "prior", generator(dims)).ess
@@ -92,7 +92,7 @@ def _variance_plot() -> str:
     dims = [1, 2, 4, 8, 16]
     measured = [float(draws_per_effective_draw(d, 10).mean()) for d in dims]
     rows = {"exact": [square_ratio(d) for d in dims], "measured": measured}
-    return plots.curves(dims, rows, title="draws of the prior per effective draw", xlabel="latents", log=True)
+    return plots.curves(dims, rows, title="number of draws / effective sample size", xlabel="latents", log=True)
 
 
 @law("importance-sampling/unbiased")
@@ -140,8 +140,8 @@ def optimal_proposal(precision: float) -> Claims:
     """
     exact = log_likelihood(model(), data(5), 100, "encoder", generator(0))
     yield close("each estimate with q = p(z|x) is log p(x)", LOG_P, exact.value, 1e-10)
-    yield close("its standard error is 0", 0.0, torch.as_tensor(exact.stderr), 1e-7)
-    yield close("its effective sample size is the number of samples", 100.0, exact.ess, 1e-6)
+    yield close("standard error of these estimates is 0", 0.0, torch.as_tensor(exact.stderr), 1e-7)
+    yield close("effective sample size of these estimates is the number of samples", 100.0, exact.ess, 1e-6)
     samples = 10_000
     for name, (mean, std) in PROPOSALS.items():
         estimate, c = estimated(draws(40, precision), samples, mean, std, seed=1), 2 * PRECISION - 1 / std**2
@@ -170,7 +170,7 @@ def tail(precision: float) -> Claims:
     wide = estimated(rows, 10_000, MEAN, 2 * sigma, 2)
     yield bounded("estimated k for q with 4 times its variance", wide.pareto_k, 0.0, relation="at most")
     far = estimated(rows, 10_000, MEAN + 40 * sigma, sigma / 10, 3)
-    claim = "log p(x) less its estimate for q 40 standard deviations from the posterior, nats"
+    claim = "log p(x) minus its estimate, for q 40 standard deviations from the posterior, nats"
     yield bounded(claim, LOG_P - far.value, 100.0, relation="at least")
     finite = torch.as_tensor(far.stderr).isfinite().double().mean()
     yield Evidence("share of those estimates that report a finite standard error", 0.0, float(finite), 0.0)

@@ -50,7 +50,7 @@ def frechet(_: float) -> Claims:
 
 
 def _unbiased(name: str, estimate: Callable, gram: Callable[[Tensor], Tensor], text: str) -> Law:
-    """The law that the mean of an estimate over all samples of sizes 3 and 4, weighted by probability, is exact."""
+    """The law that the probability-weighted mean of an estimate, over all samples of sizes 3 and 4, is exact."""
 
     def trial(_: float) -> Claims:
         x, p, q = f64([[0.0, 1.0], [1.0, -0.5], [2.0, 2.0]]), f64([0.5, 0.5, 0.0]), f64([0.2, 0.3, 0.5])

@@ -138,8 +138,8 @@ def posterior_mean(_: float) -> Claims:
     (a, forward), (_factor, before) = chain(10, 40), chain(0, 10)
     process, x, times = Process(BetaSchedule(BETAS)), f64([[0.0]]), at_steps(10, 40)
     found = process.posterior(x + 1, x, *times).mean - process.posterior(x, x, *times).mean
-    yield close("slope of the mean in z_t", a * before / (a**2 * before + forward), found, TIGHT)
-    yield differs("with a squared, the slope relative to the exact one", 1.0, a, 0.5)
+    yield close("weight of z_t in the mean", a * before / (a**2 * before + forward), found, TIGHT)
+    yield differs("this weight with a_{t|s}^2 instead of a_{t|s}, over the exact one", 1.0, a, 0.5)
 
 
 @law("process/variance-preservation")
@@ -175,7 +175,8 @@ def markov(_: float) -> Claims:
     $$q(z_1, \ldots, z_T \mid x) = q(z_1 \mid x) \prod_t q(z_t \mid z_{t-1}) =
     q(z_T \mid x) \prod_t q(z_{t-1} \mid z_t, x)$$
     Given x the z_t are jointly Gaussian with means alpha_t x and, because q(z_t | z_s) does not depend on x,
-    Cov(z_s, z_t) = a_{t|s} sigma_s^2. The expected density at random points is computed from that covariance alone.
+    Cov(z_s, z_t) = a_{t|s} sigma_s^2. The expected density at random points is computed from this covariance Cov(z_s,
+    z_t).
     Source: Ho et al. (2020), equations 2 and 5; Kingma et al., VDM (2021), section 3.2.
     """
     times, x = f64([0.1, 0.25, 0.4, 0.7, 0.9]), f64(0.6)

@@ -65,7 +65,7 @@ def _plot() -> str:
 
 
 def _kept(name: str, sampler: Sampler, order: float, text: str) -> Law:
-    """The law that a sampler passes `jensen.check.sampler`; of an order if it is deterministic."""
+    """The law that a sampler passes `jensen.check.sampler`, with its order of convergence if it is deterministic."""
 
     def trial(precision: float) -> Report:
         n = draws(3000, precision, least=1000)
@@ -147,7 +147,7 @@ def exact_steps(_: float) -> Claims:
         yield close(f"{name}: step from t = 0.8 to 0.3 for data at one point", mean + tilde * noise, found, 1e-9)
     found, _memory = Ancestral("forward").step(UNIT, z, t, s, None, generator=generator(3))
     ahead = (a * sigma_s**2 + alpha_s * forward * alpha_t) / sigma_t**2  # with x_hat = alpha_t z
-    yield close("factor of z in the mean for N(0, 1) data", a, ahead, 1e-9)
+    yield close("factor of z in the mean of z_s, for N(0, 1) data", a, ahead, 1e-9)
     claim = "ancestral with the forward variance: step for N(0, 1) data"
     yield close(claim, a * z + torch.sqrt(1 - a**2) * noise, found, 1e-9)
 

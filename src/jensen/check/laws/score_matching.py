@@ -39,12 +39,12 @@ def true_score(x: Tensor, sigma: float = 0.0) -> Tensor:
 
 
 def times(a: float | Tensor) -> Score:
-    """S(x) = a x."""
+    """The score function s(x) = a x."""
     return lambda x: a * x
 
 
 def noised() -> tuple[Tensor, Tensor, Tensor]:
-    """Data x (N, 1), noise eps (N, 1) and their mass (N,)."""
+    """Quadrature nodes of data x (N, 1) and noise eps (N, 1), and their weights (N,)."""
     line, (eps, mass) = Line.of(log_prob, SPAN, 241), normal_nodes(60)
     weight = (line.mass[:, None] * mass).reshape(-1)
     live = weight > 1e-17
@@ -245,8 +245,8 @@ def mean_of_kernels(_: float) -> Claims:
     exact = (above - below) / 2e-5
     yield close("score of the kernel density", exact, KernelDensity(DATA, H).score(x)[:, 0], 1e-7)
     wrong = (kernels(x) * (DATA.T - x)).sum(1) / H**2 / kernels(x).mean(1)
-    yield close("score without 1/M, over the exact one", 5.0, wrong / exact, 1e-6)
-    yield differs("without 1/M the score", exact, wrong, 1.0)
+    yield close("score without 1/M, divided by the exact one", 5.0, wrong / exact, 1e-6)
+    yield differs("score without 1/M", exact, wrong, 1.0)
 
 
 @kernel_score.drawn

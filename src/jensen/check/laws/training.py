@@ -72,7 +72,7 @@ def own_players(_: float) -> Claims:
     for name, objective in (
         ("simultaneous", _gan(phases=SIMULTANEOUS)),
         ("alternating with R1", _gan(loss="least-squares", penalty=lambda c, x, _: r1(c, x, 2.0))),
-        ("3 critic updates a step with clipping", _gan(loss="wasserstein", phases=alternating(3), clip=0.05)),
+        ("3 critic updates per step with clipping", _gan(loss="wasserstein", phases=alternating(3), clip=0.05)),
         ("relativistic with gradient penalty", _gan(loss="relativistic", penalty=gradient_penalty)),
     ):
         yield from game(objective, x).named(f"{name} GAN")
@@ -90,7 +90,7 @@ def phases(_: float) -> Claims:
     Source: Goodfellow et al. (2014), algorithm 1; Arjovsky et al. (2017), algorithm 1.
     """
     for steps in (1, 5):
-        objective, claim = _gan(phases=alternating(steps)), f"{steps} critic updates a step"
+        objective, claim = _gan(phases=alternating(steps)), f"{steps} critic updates per step"
         state = started(objective, 0.1, clip={"critic": 1e-3, "generator": None})
         before = nn.utils.parameters_to_vector(objective.critic.parameters()).detach().clone()
         train_step(state, itertools.repeat({"x": _batch(8, 2)}))
@@ -132,7 +132,7 @@ def resumes(_: float) -> Claims:
 
     points, pictures = (pool_stream(8, seed=0, x=_batch(64, *shape)) for shape in ((2,), (1, 2, 2)))
     sides = pool_stream(3, seed=0, a=_batch(32, 1, 4, 4, seed=1), b=_batch(32, 1, 4, 4, seed=2))
-    yield from resume(lambda: _gan(phases=alternating(5)), points).named("5 critic updates a step")
+    yield from resume(lambda: _gan(phases=alternating(5)), points).named("5 critic updates per step")
     yield from resume(augmented, pictures).named("adaptive augmentation, noise")
     yield from resume(pooled, sides).named("image pools")
     yield from resume(lambda: _gan(phases=SIMULTANEOUS), points, update=optimistic).named("optimistic updates")

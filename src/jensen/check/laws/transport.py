@@ -39,7 +39,12 @@ def distance(_: float) -> Claims:
     for a, b in ((x, y), (x, z)):
         sizes, line = f"{len(a)} and {len(b)} points", wasserstein_distance(a[:, 0].numpy(), b[:, 0].numpy())
         yield close(f"W1 of {sizes} in one dimension", line, wasserstein1(a[:, 0], b[:, 0]), 1e-9)
-        yield close(f"W1 of {sizes} in two", wasserstein_distance_nd(a.numpy(), b.numpy()), wasserstein1(a, b), 1e-9)
+        yield close(
+            f"W1 of {sizes} in two dimensions",
+            wasserstein_distance_nd(a.numpy(), b.numpy()),
+            wasserstein1(a, b),
+            1e-9,
+        )
     yield close("W1 of a sample and itself shifted by (3, 4)", 5.0, wasserstein1(x, x + f64([3.0, 4.0])), 1e-9)
 
 
@@ -105,7 +110,7 @@ def lipschitz_critic(_: float) -> Claims:
     yield close("loss of the optimal critic", -exact, game.critic(best_x, best_y).mean(), 1e-9)
     yield close("loss of twice that critic", -2 * exact, game.critic(2 * best_x, 2 * best_y).mean(), 1e-9)
     slope = game.generator(None, y.clone()).sum() / y.sum()
-    yield close("derivative of the generator's loss in the critic's output", -1.0, slope, 1e-9)
+    yield close("derivative of the generator's loss with respect to the critic's output", -1.0, slope, 1e-9)
     critics: dict[str, Callable[[Tensor], Tensor]] = {"x": torch.clone, "sin x": torch.sin, "|x|": torch.abs}
     for name, critic in (critics | {"-x": torch.neg, "softplus x": nn.functional.softplus}).items():
         gain = -game.critic(critic(x), critic(y)).mean()
@@ -164,12 +169,12 @@ def lost_mode(_: float) -> Claims:
 
 @lost_mode.drawn
 def _packs() -> str:
-    sizes, modes = [1, 2, 3, 4, 5], {"one of four modes lost": LOST, "none lost, as far from uniform": TILTED}
+    sizes, modes = [1, 2, 3, 4, 5], {"one of four modes lost": LOST, "none lost, equally far from uniform": TILTED}
     rows = {
         name: [float(divergence("total-variation", packed(UNIFORM, m), packed(q, m))) for m in sizes]
         for name, q in modes.items()
     }
-    return plots.curves(sizes, rows, title="Total variation seen by a critic of packs", xlabel="examples a pack")
+    return plots.curves(sizes, rows, title="Total variation seen by a critic of packs", xlabel="examples per pack")
 
 
 class Modes(Objective):
@@ -219,11 +224,11 @@ def mode_collapse(_: float) -> Claims:
     Source: Goodfellow (2016), section 5.1.1; Metz et al. (2017), section 2.2.
     """
     fast = play(EVEN, *FAST, 60)[-1]
-    yield bounded("fast generator, balanced data: its largest mode probability", fast.max(), 0.99, relation="at least")
+    yield bounded("fast generator, balanced data: largest mode probability", fast.max(), 0.99, relation="at least")
     reached = divergence("total-variation", Categorical(EVEN), Categorical(fast))
     yield close("fast generator, balanced data: total variation to the data", 7 / 8, float(reached), 0.01)
     for name, data in (("balanced", EVEN), ("imbalanced", UNEVEN)):
-        yield close(f"slow generator, {name} data: its mode probabilities", data, play(data, *SLOW, 60)[-1], 1e-3)
+        yield close(f"slow generator, {name} data: mode probabilities", data, play(data, *SLOW, 60)[-1], 1e-3)
 
 
 @mode_collapse.drawn

@@ -34,7 +34,7 @@ def gaussian(schedule: Schedule) -> diffusion.GaussianOracle:
 
 
 def five_steps(precision: float) -> diffusion.Bound:
-    """The bound with T = 5 steps at X, with one draw of each z_t a row."""
+    """The bound with T = 5 steps at X, with one draw of each z_t per row."""
     x = f64([[X]]).expand(draws(4000, precision), 1)
     oracle = gaussian(VariancePreserving(HIGH, LOW))
     return diffusion.bound(oracle, x, steps=5, samples=1, generator=generator(1))
@@ -153,8 +153,8 @@ def interval(precision: float) -> Claims:
     for name, begin, exact_kl in (("s = (i-1)/T", s, fall / 2), ("s = i/T", t, 0.0)):
         kl = step_kl(Prediction.of_x(zero + 1, z, alpha, sigma), zero, z / sigma, schedule, begin, t)
         yield close(f"KL of a step with |x - x_hat| = 1, {name}", exact_kl, kl, TIGHT)
-    yield differs("with s = i/T the sum of all terms", exact.sum(), 0.0, 2.0)
-    yield differs("with the error at (i-1)/T the sum", exact.sum(), discrete(5, later=False).sum(), 1.0)
+    yield differs("sum of all terms with s = i/T", exact.sum(), 0.0, 2.0)
+    yield differs("sum of all terms with the error at (i-1)/T", exact.sum(), discrete(5, later=False).sum(), 1.0)
 
 
 @law("vdm/continuous-limit")
@@ -232,11 +232,11 @@ def tight(_: float) -> Claims:
     In continuous time, with the exact denoiser, the reverse process is the true one. All of the loss is at the ends:
     the KL divergence of q(z_1) from the prior, and of the decoder p(x | z_0) from q(x | z_0).
     Source: Kingma et al., VDM (2021), equation 11; Sohl-Dickstein et al. (2015), section 2.4.
-    Assumes: on average over data, and the exact denoiser.
+    Assumes: the exact denoiser, and means over data.
     """
     ends = ((2.0, -2.0), (5.0, -5.0), (8.0, -8.0), (14.0, -14.0))
     values = [gaussian(VariancePreserving(*pair)).bound(BOTH).likelihood.value.mean() for pair in ends]
     gaps = -(math.log(2 * math.pi * V) + 1) / 2 - torch.stack(values)  # log p less the bound
     yield bounded("mean of log p(x) less the bound", gaps, 0.0, relation="at least")
-    yield bounded("its change from each range of SNR to a wider one", gaps.diff(), 0.0, relation="at most")
-    yield Evidence("its value for SNR from e^14 to e^-14, nats", 0.0, float(gaps[-1]), 1e-5)
+    yield bounded("change of this mean from each range of SNR to a wider one", gaps.diff(), 0.0, relation="at most")
+    yield Evidence("this mean for SNR from e^14 to e^-14, nats", 0.0, float(gaps[-1]), 1e-5)

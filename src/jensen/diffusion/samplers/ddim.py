@@ -18,7 +18,7 @@ class DDIM:
     r"""$z_s = \alpha_s \hat x + \sqrt{\sigma_s^2 - \eta^2 \tilde\sigma^2}\, \hat\epsilon + \eta \tilde\sigma\, n$.
 
     $\tilde\sigma$ is the standard deviation of $q(z_s | z_t, x)$, so that eta = 1 is ancestral sampling with
-    beta-tilde; eta = 0 draws no noise. First order in the step.
+    beta-tilde; eta = 0 draws no noise. It is of first order in the step size.
 
     Args:
         eta: amount of noise, in [0, 1].

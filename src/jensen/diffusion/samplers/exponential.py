@@ -1,4 +1,4 @@
-"""Exponential integration: exact for the linear part of the ODE, with x as a polynomial in lambda."""
+"""Exponential integration: exact for the linear part of the ODE; x is interpolated by a polynomial in lambda."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Langevin moves at a fixed time: on their own (annealed Langevin) or as correctors after another sampler's step."""
+"""Langevin moves at a fixed time: a sampler (annealed Langevin), or correctors after another sampler's steps."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class PredictorCorrector:
     r"""A step of any sampler, then Langevin moves at the new time.
 
     The moves leave the path that a multistep predictor remembers, so each of its steps starts without history and has
-    order 1; Heun's keeps order 2.
+    order 1; Heun's method keeps order 2.
 
     Args:
         predictor: any sampler; its memory is kept only at sigma_s = 0, where there are no moves.
@@ -84,7 +84,7 @@ class PredictorCorrector:
 class AnnealedLangevin:
     r"""Rescale z to $z_t \alpha_s/\alpha_t$, then make Langevin moves at the noise level of time s.
 
-    Meant for variance-exploding schedules with many levels: the sampler of noise-conditional score networks.
+    The sampler of noise-conditional score networks, for variance-exploding schedules with many levels.
 
     Args:
         moves: number of moves at each level, at least 1.

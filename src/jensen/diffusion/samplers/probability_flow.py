@@ -29,7 +29,7 @@ def velocity(denoiser: Denoiser, z: Tensor, t: Tensor, cond: Tensor | None = Non
     p: Prediction = denoiser(z, rows_at(t, z), cond)
     alpha_slope, sigma_slope = denoiser.schedule.slopes(t.to(z.device, torch.float64))
     if not bool(torch.isfinite(alpha_slope) & torch.isfinite(sigma_slope)):
-        raise ValueError(f"the velocity must be finite, and this schedule's slope is not at t = {float(t):g}")
+        raise ValueError(f"the velocity must be finite, and this schedule's slope is infinite at t = {float(t):g}")
     return alpha_slope * p.x + sigma_slope * p.eps
 
 

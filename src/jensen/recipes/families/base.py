@@ -22,8 +22,8 @@ class Family(Kind, ABC):
     """The settings of a kind of model and of its training. A concrete subclass is registered under its `kind`.
 
     Samples of the model are drawn by `model.sample(n, cond=, generator=, **changes)`. A model that can interpolate
-    between two noise vectors has `model.interpolate(first, second, n, ...)`. Methods that take the model get what
-    `model` built: a family declares its class there.
+    between two noise vectors has `model.interpolate(first, second, n, ...)`. Methods that take a model are called with
+    one that `model` returned.
     """
 
     what = "family"
@@ -67,7 +67,7 @@ class Family(Kind, ABC):
         return []
 
     def summary(self, space: Space) -> list[str]:
-        """The networks for this data and their cost, a line each."""
+        """The networks for this data and their cost, one line each."""
         return []
 
     @property
@@ -96,8 +96,8 @@ class Family(Kind, ABC):
 
         Args:
             model: the model that is sampled.
-            space: of the model's data.
-            changes: changed sampling settings, all of them in `self.changes`.
+            space: space of the model's data.
+            changes: changed sampling settings, whose names are in `self.changes`.
             conditions: whether the request gives conditions.
             interpolating: whether interpolations are requested.
         """

@@ -51,8 +51,8 @@ class Network(Settings):
 
     kind: Literal["auto", "mlp", "conv", "residual"] = "auto"
     """mlp: fully connected layers; conv: a small convolutional generator and a fully connected critic; residual:
-    residual convolutional networks; auto: residual for pictures of more than 12 pixels a side, conv for smaller ones
-    of even sides, mlp for points"""
+    residual convolutional networks; auto: residual for pictures with sides above 12 pixels, conv for smaller ones with
+    even sides, mlp for points"""
     size: Size = "tiny"
     """size of mlp and residual; tiny: for two CPU cores; small, base, large: about 4, 16 and 64 times its operations"""
     latents: Positive | None = None
@@ -101,7 +101,7 @@ class Network(Settings):
             if kind == "conv" and not doublings(*space.shape[1:]):
                 raise ValueError(
                     f"network.kind conv needs even sides of at least {2 * COARSE} pixels, got {space.shape[1]} x "
-                    f"{space.shape[2]}: set it to residual or mlp, or data.size to such a number"
+                    f"{space.shape[2]}: set it to residual or mlp, or set data.size to an even number"
                 )
             idle("by convolutions", "layers", "activation", "slope")
         if kind == "residual":
@@ -152,7 +152,7 @@ class Network(Settings):
         return named if width is None else named | {"width": width}
 
     def summary(self, space: Space, packing: int) -> list[str]:
-        """What the networks cost."""
+        """The cost of the networks: parameters and operations."""
         shape = (space.shape[0] * packing, *space.shape[1:])
         return [
             cost("generator", lambda: self.generator(space), (self.chosen("latents", space),)),
@@ -165,7 +165,7 @@ class Network(Settings):
 
 
 def _fast(network: nn.Module) -> nn.Module:
-    """With the memory format in which convolutions are fastest."""
+    """The network in the memory format with which convolutions are fastest."""
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 

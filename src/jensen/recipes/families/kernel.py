@@ -23,12 +23,12 @@ class KernelSettings(Settings):
     """The density."""
 
     bandwidth: Rate | Literal["silverman", "scott", "leave-one-out"] = "silverman"
-    """standard deviation of each Gaussian kernel, relative to that of the column for points from a table; or the rule
-    that sets it before training"""
+    """standard deviation of each Gaussian kernel (for tables, in units of that of each column), or the rule that sets
+    it before training"""
     learned: bool = False
     """whether training then maximises the leave-one-out likelihood over the bandwidth"""
     points: Positive = 50_000
-    """largest number of training examples that the density uses"""
+    """maximum number of training examples that the density uses"""
 
 
 class KernelDraws(Settings):

@@ -24,11 +24,11 @@ class Mixture(Family):
     """A Bayesian mixture of Gaussians for points, fitted to all training data before the first training step."""
 
     components: Positive = 20
-    """largest number of Gaussians; the weight of those that the data do not need goes to 0"""
+    """maximum number of Gaussians; the weights of those that are not needed go to 0"""
     concentration: Rate | None = None
     """concentration of the weights' Dirichlet prior; below 1, it favours few components; null: 1 / components"""
     sweeps: Positive = 500
-    """largest number of sweeps of coordinate ascent"""
+    """maximum number of sweeps of coordinate ascent"""
     tolerance: Annotated[float, Field(gt=0)] = 1e-6
     """stop after a sweep that raises the bound by less than this many nats per training example"""
 

@@ -1,4 +1,4 @@
-"""An objective of one's own, given from Python together with its model."""
+"""A user's objective, which is passed from Python together with its model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jensen.recipes.families.base import Family
 
 
 class Own(Family):
-    """An objective given from Python; the settings name it, but the run opens only with its model."""
+    """An objective passed from Python; the settings contain its name, but opening the run requires its model."""
 
     trained: str = ""
     """class of the model"""
@@ -19,9 +19,9 @@ class Own(Family):
 
     def model(self, space: Space) -> nn.Module:
         raise ValueError(
-            f"it was trained by an objective of one's own{f', {self.by}' * bool(self.by)}: give the model"
+            f"it was trained by a user's objective{f', {self.by}' * bool(self.by)}: give the model"
             f"{f', a {self.trained},' * bool(self.trained)} as in jensen.open(path, model=module)"
         )
 
     def objective(self, model: nn.Module, space: Space) -> Objective:
-        raise ValueError("an objective of one's own is given from Python, as in jensen.train(objective, data=x)")
+        raise ValueError("a user's objective must be passed from Python, as in jensen.train(objective, data=x)")

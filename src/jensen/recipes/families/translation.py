@@ -48,12 +48,13 @@ class Network(Settings):
 
 
 class Shown(Settings):
-    """The adversarial loss, and what is done to the pictures that the critics see."""
+    """The adversarial loss, and augmentation and noise for the pictures that the critics see."""
 
     loss: LossName = "least-squares"
     """loss of both players"""
     augmentation: tuple[Transforms, ...] = ()
-    """augmentation of all pictures that the critics see, as in ["crop", "mosaic"]; flips and crops can change digits"""
+    """augmentation of all pictures that the critics see, such as ["crop", "mosaic"]; flips and crops can change
+    digits"""
     augmentation_share: Share = 0.5
     """share of pictures to which each transform is applied"""
     noise: NonNegative = 2.0
@@ -98,7 +99,7 @@ class Weights(Settings):
     cycle: NonNegative = 2.0
     """weight of the cycle-consistency loss (unpaired)"""
     identity: NonNegative = 0.5
-    """weight of the identity loss: the change to pictures that are already of the target side (unpaired)"""
+    """weight of the identity loss, the change of pictures that are already of the target side (unpaired)"""
     pool: Annotated[int, Field(ge=0)] = 500
     """number of earlier translations that are kept and shown to the critics again (unpaired)"""
     distance: NonNegative = 10.0

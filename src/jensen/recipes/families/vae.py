@@ -70,7 +70,7 @@ class Network(Decoder):
         return [self.of_x(space, self.first, self.one_hot), *above]
 
     def model(self, space: Space, prior: nn.Module) -> models.LatentChain:
-        """With an encoder."""
+        """The model, with an encoder."""
         decoders, inside = self.decoders(space), self.inside
         if self.one_hot:
             law = OneHotLogits(self.latents[0], self.classes)
@@ -108,7 +108,7 @@ class Bound(Settings):
     free_bits: NonNegative = 0.0
     """free bits: nats of KL without cost, for the mean over the batch"""
     free_bits_per: Literal["layer", "dimension"] = "layer"
-    """whether bound.free_bits applies to each layer or to each dimension"""
+    """whether bound.free_bits applies per layer or per dimension"""
     kl_limit: Rate | None = None
     """upper limit of the KL in nats, kept by a Lagrange multiplier instead of beta; null: no limit"""
     warm: Literal["none", "linear", "cyclical"] = "none"
@@ -252,7 +252,7 @@ class VAE(Family):
         return self.bound.objective(model, tables)
 
     def players(self, objective: Objective, training: Training, budget: Budget) -> dict[str, Player]:
-        """AdamW, except for a multiplier (Adam at a constant rate) and tables (an optimizer of sparse gradients)."""
+        """AdamW, except for a multiplier (Adam, constant learning rate) and tables (optimizer for sparse gradients)."""
         players, owned = training.players(objective, budget), partition(objective)
         if weights := owned.get("multiplier"):
             rate = training.rates.get("multiplier", MULTIPLIER_RATE)
@@ -277,7 +277,7 @@ class VAE(Family):
         terms = {
             "elbo": "evidence lower bound, nats",
             "relaxed_elbo": "evidence lower bound of the relaxed model, nats",
-            "no_bound": "log p(x | z) less the categorical KL at relaxed draws, nats",
+            "no_bound": "log p(x | z) minus the categorical KL, at relaxed draws, nats",
             **{name: f"{words}, nats" for name, words in kl.items()},
             "temperature": "temperature",
         }

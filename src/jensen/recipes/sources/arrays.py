@@ -1,4 +1,4 @@
-"""Pictures of one's own in one file: IDX, .npy or .npz."""
+"""A user's pictures in one file: IDX, .npy or .npz."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class Arrays(Source):
     """Pictures in one file of bytes: IDX (MNIST's format, gzipped or not), .npy or .npz."""
 
     path: Place = ""
-    """the file of the pictures, (N, H, W), (N, H, W, C) or (N, C, H, W); in a .npz the classes are under "labels" """
+    """file of pictures (N, H, W), (N, H, W, C) or (N, C, H, W); a .npz may contain their classes as "labels" """
     labels: Place | None = None
-    """file of their classes, .idx or .npy, or null"""
+    """file of the classes, .idx or .npy; null: none"""
     test: HeldOut = 0.1
     """share of the pictures that is held out"""
     levels: Literal[2, 256] = 256

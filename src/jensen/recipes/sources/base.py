@@ -22,14 +22,15 @@ from jensen.data.space import Classes, Space, Text
 
 
 def absolute(place: str) -> str:
-    """An absolute path, so that a run can be opened from any working directory; "" is returned as it is."""
+    """The absolute path, so that a run can be opened from any working directory; "" is returned unchanged."""
     return str(Path(place).absolute()) if place else place
 
 
 Place = Annotated[str, AfterValidator(absolute)]
 """A setting that is the path of a file or folder."""
 HeldOut = Annotated[float, Field(gt=0, lt=1)]
-"""A share of the data that is held out: a choice by the hash of each example's name, stable if examples are added."""
+"""The share of the data that is held out; an example is held out by the hash of its name, so adding examples changes
+nothing."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,11 @@ class OpenedRun:
     """A run that a source or judge uses.
 
     Attributes:
-        folder: of the run.
-        name: of its recipe.
+        folder: folder of the run.
+        name: name of its recipe.
         family: kind of its family.
         model: averaged, on the CPU.
-        space: of its data.
+        space: space of its data.
         open_data: opens its data.
     """
 
@@ -65,7 +66,7 @@ def no_runs(folder: str) -> OpenedRun:
 class Source(Kind, ABC):
     """The settings of a data set. A concrete subclass is registered under its `kind`.
 
-    `open` reads or draws the data; `known` says what is known without opening them.
+    `open` reads or draws the data; `known` returns the space without opening them.
     """
 
     what = "data source"
@@ -74,7 +75,7 @@ class Source(Kind, ABC):
 
     @classmethod
     def of(cls, path: Path) -> Self | None:  # noqa: ARG003
-        """The source of the data at this path, with settings chosen from what is there; None if it cannot read them."""
+        """The source of the data at this path, with settings chosen from the data; None if it cannot read them."""
         return None
 
     @abstractmethod
@@ -132,7 +133,7 @@ def source(path: Path | str) -> Source:
 
 
 def hashed(*paths: str | None) -> list[str]:
-    """Hashes of the contents of files; None is left out."""
+    """Hashes of the contents of files; None is skipped."""
     return [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths if path is not None]
 
 
@@ -142,10 +143,10 @@ def parted(tensors: dict[str, Tensor], test: Tensor, share: float) -> tuple[Tens
     Args:
         tensors: all rows by name.
         test: which rows are held out, (N,) bool.
-        share: setting of the share.
+        share: the share of held-out rows, for the error message.
 
     Raises:
-        ValueError: if one of the two has fewer than 2 rows.
+        ValueError: if there are fewer than 2 training or held-out rows.
     """
     refuse_few(test, share)
     return tuple(Tensors(**{name: v[which] for name, v in tensors.items()}) for which in (~test, test))  # type: ignore[return-value]

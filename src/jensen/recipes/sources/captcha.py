@@ -163,14 +163,14 @@ def read_by(run: OpenedRun, space: Space) -> TextReader:
     """The reader of a captcha-reader run.
 
     Raises:
-        ValueError: if the run is no captcha-reader run, or its pictures differ from those of `space`.
+        ValueError: if the run is not a captcha-reader run, or its pictures differ from those of `space`.
     """
     if not isinstance(run.model, Reader):
         raise ValueError(f"data.reader must be a captcha-reader run, got {run.folder}, a run of {run.name}")
     if (run.space.shape, run.space.cond) != (space.shape, space.cond):
         raise ValueError(
             f"data.reader must read pictures of shape {space.shape} with {space.cond}, "
-            f"got {run.folder} for {run.space.shape} of {run.space.cond}"
+            f"got {run.folder} for {run.space.shape} with {run.space.cond}"
         )
     return TextReader(run.model)
 
@@ -179,7 +179,7 @@ def ship(run: OpenedRun) -> Path:
     """Write a run's reader in half precision to the file that `shipped_reader` loads; returns the file.
 
     Raises:
-        ValueError: if the run is no reader of default pictures.
+        ValueError: if the run is not a reader of default pictures.
     """
     network = read_by(run, Captcha().known()).network
     path = Path(__file__).with_name(WEIGHTS)

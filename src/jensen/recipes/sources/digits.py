@@ -39,8 +39,7 @@ def pictures(
     """Digits of one style, (n, 1, side, side) in [-1, 1], and their labels (n,): the same on each call.
 
     The second half of the printed test digits is in fonts that are not in the training set. The first n handwritten
-    digits take the classes
-    in turn: the first of every class, the second of every class, ...
+    digits cycle through the classes: the first of every class, then the second of every class, ...
 
     Args:
         style: handwritten ones are 8 x 8, enlarged to `side`; printed ones are drawn at `side`.
@@ -88,7 +87,7 @@ class DigitReader:
     It is trained on the whole training set, even if a generator is trained on fewer digits.
 
     Attributes:
-        style, side, scale: of the digits.
+        style, side, scale: style, side and scale of the digits.
         known: number of printed digits in its training set.
     """
 
@@ -141,7 +140,7 @@ def _least(reader: DigitReader) -> float:
 
 
 class Digits(Source):
-    """One digit a picture: scikit-learn's handwritten digits, or digits printed in several fonts."""
+    """One digit per picture: scikit-learn's handwritten digits, or digits printed in several fonts."""
 
     style: Style = "handwritten"
     """handwritten: scikit-learn's; printed: in several fonts"""
@@ -164,7 +163,7 @@ class Digits(Source):
 
     @property
     def pixels(self) -> int:
-        """Along a side."""
+        """Number of pixels along a side."""
         return self.side or (SIDE if self.style == "handwritten" else PRINTED_SIDE)
 
     def known(self) -> Space:

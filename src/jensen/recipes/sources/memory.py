@@ -230,7 +230,7 @@ def _channels(x: Tensor) -> Tensor:
 
 
 def _classes(value: Any, rows: int, names: tuple[str, ...]) -> tuple[Tensor, tuple[str, ...]]:
-    """Classes by number, (N, 1), and their names: those given, or the labels themselves."""
+    """Numbers of the classes, (N, 1), and names of the classes: the given ones, or the labels as text."""
     array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
     array = array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
     if array.shape != (rows,) or array.dtype.kind not in "iuU":

@@ -1,4 +1,4 @@
-"""Two folders of pictures of one's own, for translation between them."""
+"""A user's two folders of pictures, for translation between them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ class Pair(Source):
     b: ASide = Pictures()
     """pictures of side b"""
     pairing: Literal["unpaired", "by-name"] = "unpaired"
-    """unpaired: batches of the two sides are independent; by-name: pairs are files with the same name but its suffix"""
+    """unpaired: batches of the two sides are independent; by-name: files with the same name, apart from the suffix, are
+    pairs"""
 
     @classmethod
     def of(cls, path: Path) -> Self | None:
@@ -47,7 +48,9 @@ class Pair(Source):
     def open(self, seed: int, track: Track = silent, runs: Opener = no_runs) -> Data:
         a, b = self._opened(lambda side: side.open(seed, track, runs))
         if a.space.shape != b.space.shape or not a.space.pictures:
-            raise ValueError(f"data.a and data.b must be pictures of one size, got {a.space.shape} and {b.space.shape}")
+            raise ValueError(
+                f"data.a and data.b must be pictures of the same size, got {a.space.shape} and {b.space.shape}"
+            )
         own = fingerprint(self, a.fingerprint, b.fingerprint, without=("a", "b", "pairing"))
         by_name = self.pairing == "by-name"
         pairs = matched(a, b) if by_name else None
@@ -97,7 +100,7 @@ def _open(side: Source, key: str, value: object) -> bool:
 
 
 class Pairs:
-    """Rows of pairs {"a", "b"}, from two rows of each pair's indices."""
+    """Rows of pairs {"a", "b"}, given the index of each picture of a pair."""
 
     def __init__(self, a: Rows, b: Rows, index: Tensor):
         self.a, self.b, self.index = a, b, index
@@ -111,7 +114,7 @@ class Pairs:
 
 
 def matched(a: Data, b: Data) -> Pairs:
-    """Pairs of training pictures with the same name but its suffix.
+    """Pairs of training pictures with the same name, apart from the suffix.
 
     Raises:
         ValueError: if there is no such pair.

@@ -1,4 +1,4 @@
-"""Pictures of one's own: a folder, .tar files, or a pack."""
+"""A user's pictures: a folder, .tar files, or a pack."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CHANNELS = {"grey": 1, "rgb": 3, "rgba": 4}
 
 
 def _sides(value: Any) -> Any:
-    """A height and a width from 64, "64", "48x64" or [48, 64]."""
+    """Parses 64, "64", "48x64" or [48, 64] as height and width."""
     if isinstance(value, str) and all(part.isdecimal() for part in value.split("x")):
         value = tuple(int(part) for part in value.split("x"))
         value = value * 2 if len(value) == 1 else value
@@ -52,11 +52,12 @@ class Pictures(Source):
     channels: Literal["auto", "grey", "rgb", "rgba"] = "auto"
     """auto: grey if all pictures are, otherwise rgb"""
     fit: Literal["crop", "pad", "stretch"] = "crop"
-    """how pictures of another aspect are fitted to the size"""
+    """how pictures with a different aspect ratio are fitted to the size"""
     alpha: Literal["white", "black"] = "white"
     """background of transparent pictures, for channels other than rgba"""
     cond: Literal["auto", "none", "classes", "text"] = "auto"
-    """condition of a picture: its class (of metadata or subfolders), its caption, or none; auto: the first there is"""
+    """condition of a picture: its class (from metadata or subfolders), its caption, or none; auto: the first of these
+    that the data have"""
     flip: bool = False
     """mirror each picture of a batch with probability 1/2"""
     test: HeldOut = 0.1
@@ -64,7 +65,7 @@ class Pictures(Source):
     held_out: Place | None = None
     """folder of the held-out pictures, instead of a share"""
     strict: bool = False
-    """refuse a folder with a broken picture instead of leaving it out"""
+    """refuse a folder with broken pictures instead of leaving them out"""
 
     @model_validator(mode="after")
     def _used(self) -> Pictures:
@@ -85,7 +86,7 @@ class Pictures(Source):
         return cls(path=str(path))
 
     def settled(self, space: Space) -> Pictures:
-        """With the size and channels of the space."""
+        """The same source, with the size and channels of the space."""
         channels, height, width = space.shape
         named = next(name for name, count in CHANNELS.items() if count == channels)
         return self.model_copy(update={"size": (height, width), "channels": named})
@@ -123,20 +124,22 @@ class Pictures(Source):
         return Path(self._file("a folder of pictures, a .tar file or a pack"))
 
     def _pack(self, path: Path, track: Track, like: Form | None = None) -> Pack:
-        """The pictures at a path, in the form of the settings or of other pictures."""
+        """The pictures at a path, decoded to the form that the settings or other pictures have."""
         if is_pack(path):
             pack = open_pack(path)
             asked = (*(self.size or (None, None)), CHANNELS.get(self.channels))
             had = (pack.form.height, pack.form.width, pack.form.channels)
             for name, mine, its in zip(("size", "size", "channels"), asked, had, strict=True):
                 if mine not in (None, its):
-                    raise ValueError(f"data.{name} must be that of the pack {path}, {its}, got {mine}: pack it again")
+                    raise ValueError(
+                        f"data.{name} must be that of the pack {path}, {its}, got {mine}: pack the pictures again"
+                    )
             return pack
         listing = list_pictures(path)
         return cached_pack(listing, like or self._form(listing), strict=self.strict, track=track)
 
     def _form(self, listing: Listing) -> Form:
-        """The form of the settings, and of most pictures where the settings leave it open."""
+        """The form that the settings specify; what they leave open is that of most pictures."""
         found = survey(listing).form(self.size, side=LARGEST)
         channels = CHANNELS.get(self.channels, found.channels)
         return replace(found, channels=channels, fit=self.fit, alpha="keep" if channels == 4 else self.alpha)
@@ -170,7 +173,7 @@ class Pictures(Source):
         given = what[type(cond)].format(number) if cond is not None else "without a condition"
         said = [f"{n:,} {colours} pictures at {form.height} x {form.width}, {given}; {held:,} are held out"]
         if self.size is None and not is_pack(self._place):
-            said.append(f"the size was chosen; another is given by --set data.size={form.height}x{form.width}")
+            said.append(f"the size was chosen automatically; set it by --set data.size={form.height}x{form.width}")
         if pack.broken:
             name, why = next(iter(pack.broken.items()))
             said.append(

@@ -35,7 +35,7 @@ class Points(Source):
     @property
     @abstractmethod
     def name(self) -> str:
-        """In a sentence."""
+        """The name of the distribution in a sentence."""
 
     @abstractmethod
     def draw(self, n: int, rng: torch.Generator) -> Tensor:

@@ -1,4 +1,4 @@
-"""Points of one's own: rows of numbers in a file."""
+"""A user's points: rows of numbers in a file."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Table(Source):
         )
 
     def _refuse(self, table: tables.Table, names: tuple[str, ...]) -> None:
-        """Raise a ValueError for columns that do not exist, or that cannot be learnt in single precision."""
+        """Raise a ValueError for columns that do not exist, or that vary too little for single precision."""
         if not names:
             raise ValueError(f"{self.path} must have a column of numbers, got only words")
         for key, name in [*(("columns", name) for name in names), *[("label", self.label)] * (self.label is not None)]:
@@ -98,7 +98,7 @@ class Table(Source):
     def _cautions(names: tuple[str, ...], x: torch.Tensor) -> list[str]:
         counts = {name: len(v.unique()) for name, v in zip(names, x.T, strict=True)}
         return [
-            f"column {name} has only {n} distinct values, on which a density can grow without bound: do not rely on "
+            f"column {name} has only {n} distinct values, at which a density can be arbitrarily large: do not rely on "
             "likelihoods"
             for name, n in counts.items()
             if n < FEW

@@ -29,7 +29,7 @@ class HandwrittenPrinted(Source):
 
     At 8 x 8 pixels printed digits look like handwritten ones; hence the default of 16. Samples of a generator can be
     added to a side with few training pictures, if it was trained on only these: `jensen train digits-gan --set
-    data.pictures=N` for handwritten=N, and with `data.style=printed` for printed=N.
+    data.pictures=N` for handwritten=N; add `--set data.style=printed` for printed=N.
     """
 
     pairing: Literal["unpaired", "by-class"] = "unpaired"
@@ -122,7 +122,7 @@ def _samples(key: str, folder: str, n: int, real: Data, strict: bool, runs: Open
 
     Args:
         key: the setting that names the run.
-        folder: of the run.
+        folder: folder of the run.
         n: number of samples.
         real: a side's own data.
         strict: whether the run must have been trained on only these data.
@@ -143,7 +143,7 @@ def _samples(key: str, folder: str, n: int, real: Data, strict: bool, runs: Open
         )
     if strict and not _rows(run.open_data()) <= _rows(real):
         raise ValueError(
-            f"{key} must be a run trained on the {len(real.train)} pictures of this side alone, got {folder}: "
+            f"{key} must be a run trained on the {len(real.train)} pictures of this side only, got {folder}: "
             f"train it with data.pictures={len(real.train)}"
         )
     return run.space.settled(run.model.sample(n, generator=generator(derived(0, key))))

@@ -47,9 +47,9 @@ def coordinate_ascent(
     Args:
         state: initial factors, in any form that the updates accept.
         updates: one per factor; each maps a state to the state with that factor replaced by the optimal one.
-        elbo: the bound at a state, () nats; constants in log p(x, z) may be omitted.
-        sweeps: largest number of passes through all updates, at least 0.
-        tolerance: nats; a sweep that gains less is the last one.
+        elbo: maps a state to the bound, a scalar in nats; constants in log p(x, z) may be omitted.
+        sweeps: maximum number of passes through all updates, at least 0.
+        tolerance: in nats; a sweep that gains less is the last one.
         slack: relative decrease of the bound that is attributed to rounding.
         on_sweep: called after each sweep with its number, from 1, and the bound.
 

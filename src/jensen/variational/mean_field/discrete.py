@@ -36,7 +36,7 @@ def table_mean_field(
         The factors, (n_j,) each, and the bounds.
 
     Raises:
-        ValueError: if the table has no axis or is not finite, or if the start does not fit.
+        ValueError: if the table has no axis or is not finite, or if the start does not match it.
 
     Source: Bishop (2006), equation 10.9.
 

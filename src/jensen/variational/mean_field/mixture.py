@@ -276,7 +276,7 @@ class GaussianMixtureVI(nn.Module):
 
         Args:
             x: (B, D); differentiable.
-            chunk: rows processed at a time; by default the number that is fastest on the device.
+            chunk: number of rows processed at a time; by default the number that is fastest on the device.
 
         Raises:
             ValueError: if x is not (B, D), or chunk is below 1.
@@ -291,7 +291,8 @@ class GaussianMixtureVI(nn.Module):
         return Likelihood(self.log_prob(x), "exact", "density")
 
     def rescaled(self, scale: Float[Tensor, " d"]) -> GaussianMixtureVI:
-        r"""The posterior of x = scale u, given this one of u: $\log p(x) = \log p(u) - \sum_d \log \mathrm{scale}_d$.
+        r"""The posterior of x = scale u, given this posterior of u: $\log p(x) = \log p(u) - \sum_d \log
+        \mathrm{scale}_d$.
 
         k-means, which initialises a fit, compares columns in their units: fit data whose columns have different scales
         in standard units, then rescale.
@@ -373,11 +374,11 @@ class GaussianMixtureVI(nn.Module):
                 centre after k-means++ and ten rounds of k-means on a random subset, in the units of the data.
             rows: size of the subset.
             tries: number of runs of k-means, of which the best is kept.
-            generator: for the random draws.
+            generator: random generator for the random draws.
             chunk: as in `log_prob`.
 
         Raises:
-            ValueError: if x or responsibilities do not fit.
+            ValueError: if the shapes of x or responsibilities do not match, or responsibilities are not probabilities.
         """
         x, size = self._checked(x, chunk), len(x)
         _at_least_one("rows", rows)
@@ -418,14 +419,14 @@ class GaussianMixtureVI(nn.Module):
 
         Args:
             x: (N, D).
-            sweeps: largest number of sweeps; one more pass gives the bound at the start.
-            tolerance: nats per datum; a sweep that gains less is the last one.
-            generator: for `start`.
+            sweeps: maximum number of sweeps; one more pass computes the bound at the start.
+            tolerance: in nats per datum; a sweep that gains less is the last one.
+            generator: random generator for `start`.
             on_sweep: called after each sweep with its number and the bound.
             chunk: as in `log_prob`.
 
         Returns:
-            The factors in the mixture's own coordinates, and the bound after every update.
+            The factors in the coordinates of the mixture, and the bound after every update.
 
         Raises:
             ValueError: if x is not (N, D) or not finite, or a number is out of range.
@@ -474,7 +475,7 @@ class GaussianMixtureVI(nn.Module):
         """
         batch = self._checked(batch, chunk)
         if not bool(self.sums.any()):
-            raise ValueError("the mixture must be initialised by start first: equal components would stay equal")
+            raise ValueError("the mixture must be initialised by start first: otherwise equal components stay equal")
         if size < len(batch) or not 0 < rate <= 1:
             raise ValueError(f"size must be at least {len(batch)} and rate in (0, 1], got {size} and {rate}")
         scale, factors = size / len(batch), self._factors
@@ -499,9 +500,9 @@ class GaussianMixtureVI(nn.Module):
         Args:
             x: (N, D).
             steps: number of steps, at least 1.
-            batch: rows per step, at most N.
+            batch: number of rows per step, at most N.
             rate: maps the number of a step, from 1, to its step size; `RobbinsMonro()` if None.
-            generator: for the initialisation and the order of rows.
+            generator: random generator for the initialisation and the order of rows.
             on_step: called after each step with its number and its estimate of the bound.
             chunk: as in `log_prob`.
 

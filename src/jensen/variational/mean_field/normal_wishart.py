@@ -21,7 +21,7 @@ class NormalWishart:
 
     Attributes:
         mean: m, (..., D).
-        strength: kappa, (...), the number of data that the prior mean is worth.
+        strength: kappa, (...), the weight of the prior mean, as a number of data.
         degrees: nu, (...), above D - 1.
         scatter: S, (..., D, D), symmetric and positive definite.
 
@@ -115,7 +115,7 @@ class NormalWishart:
         return self.log_normaliser - 0.5 * self.dims * (LOG_2PI - self.strength.log())
 
     def moved(self, shift: Float[Tensor, " d"], matrix: Float[Tensor, "d d"]) -> NormalWishart:
-        """The distribution for x A + b, given this one for x, with A the matrix and b the shift."""
+        """The distribution for x A + b if this is that for x, with A the matrix and b the shift."""
         return NormalWishart(self.mean @ matrix + shift, self.strength, self.degrees, matrix.mT @ self.scatter @ matrix)
 
 
@@ -124,7 +124,8 @@ def _outer(v: Tensor) -> Tensor:
 
 
 def _at_least(floor: Tensor, scatter: Tensor) -> Tensor:
-    """The scatter matrix, a floor plus a positive semidefinite sum, corrected to be at least the floor.
+    """A scatter matrix that is the sum of a floor and a positive semidefinite matrix, corrected to be at least the
+    floor.
 
     Rounding may make it indefinite; then its eigenvalues in the metric of the floor are raised to 1.
     """

@@ -1,10 +1,10 @@
-r"""Sums and quadratic forms of x, packed: both are inner products with $\phi(y) = (1, y_i, y_i y_j)_{i \le j}$.
+r"""Packed sums and quadratic forms of x: both are inner products with $\phi(y) = (1, y_i, y_i y_j)_{i \le j}$.
 
 A Gaussian mixture needs a quadratic form of the data for every row and component, and for every component sums of 1,
 y and y y' weighted by responsibilities. With phi of shape (F, B), F = (D + 1)(D + 2) / 2, each is one matrix product,
-with half the operations of using a Cholesky factor per component, and no (B, K, D) tensor is needed. The price is
-cancellation: far from the origin, compared with the width of a component, digits are lost. So y is x in coordinates in
-which the data have mean 0 and covariance I.
+with half the operations of using a Cholesky factor per component, and no (B, K, D) tensor is needed. The disadvantage
+is cancellation: far from the origin, compared with the width of a component, digits are lost. Therefore y is x in
+coordinates in which the data have mean 0 and covariance I.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ class Frame:
 
     @classmethod
     def whitening(cls, mean: Float[Tensor, " d"], covariance: Float[Tensor, "d d"]) -> Frame:
-        """Coordinates in which this mean and covariance become 0 and I; degenerate directions stay thin."""
+        """Coordinates in which this mean and covariance become 0 and I; degenerate directions keep a variance below
+        1.
+        """
         values, vectors = torch.linalg.eigh(covariance)
         floor = torch.where(values[-1] > 0, 1e-12 * values[-1], 1.0)
         return cls(mean, vectors / values.clamp_min(floor).sqrt())
