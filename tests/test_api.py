@@ -190,7 +190,7 @@ def test_what_a_run_cannot_do_is_refused_in_a_sentence(tmp_path, vae):
         (lambda: run.sample(4, guidance=2.0), "--guidance cannot be used with a run of gan"),
         (lambda: vae.encode(X[:, :1]), r"x must be of shape \(N, 2\), got \(400, 1\)"),
         (lambda: vae.encode(X * torch.nan), "x must be finite"),
-        (lambda: vae.encode(X, cond="a"), "cannot take conditions: it has none"),
+        (lambda: vae.encode(X, cond="a"), "cannot take conditions: the model has no conditions"),
         (lambda: jensen.train("gan", tmp_path / "b", data=X, model=nn.Linear(2, 2)), "model must be left out"),
     ):
         with pytest.raises(ValueError, match=said):
@@ -333,7 +333,7 @@ def test_samples_of_any_model_are_compared_with_runs_and_alone(vae, tmp_path):
         ([{"a": x}], {"data": X}, "a comparison must be of at least two runs, got 1"),
         ([{"a": x, "b": x[:, :1]}], {"data": X}, r"x must be of shape \(N, 2\), got \(60, 1\)"),
         ([given], {"data": X, "n": 80}, "n must be from 40 to 60"),
-        ([vae, {"vae": x}], {}, "samples must have another name than the runs, got 'vae'"),
+        ([vae, {"vae": x}], {}, "samples must not have the name of a run, got 'vae'"),
         ([vae, given], {"data": X + 1}, "data must be those of vae"),
     ):
         with pytest.raises(ValueError, match=said):

@@ -1,4 +1,4 @@
-"""Training curves: the held-out loss, which leaves training as it is; CSV; TensorBoard."""
+"""Training curves: the held-out loss, which does not change training; CSV; TensorBoard."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_tensorboard_is_refused_where_it_is_not_installed(tmp_path, monkeypatch)
 
 
 def test_tensorboard_gets_every_number_of_the_journal(tmp_path, monkeypatch):
-    """A writer in its place, since it is an extra."""
+    """With a writer that replaces TensorBoard's, which is an optional dependency."""
     written, opened = [], []
 
     class SummaryWriter:

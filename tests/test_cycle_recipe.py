@@ -257,7 +257,8 @@ def test_without_labels_only_what_comes_back_is_measured():
 
 
 def test_translations_are_compared_with_the_target_side():
-    """Translations that are the target's own pictures are as near as training pictures; untranslated ones are not."""
+    """Translations that are pictures of the target side are as near as training pictures; untranslated pictures are
+    not."""
     x = torch.rand(60, 1, 8, 8, generator=generator(0))
     a, b = data_of(x), data_of(x - 1)
     data = replace(a, b=b, space=replace(a.space, b=b.space))

@@ -211,7 +211,7 @@ def test_a_killed_run_on_a_pack_goes_on_with_one_or_four_processes_and_the_same_
     words = ["training.steps=12", "training.batch_size=8", "training.save_every=4", "training.previews=0"]
 
     def train(name, dies=None):
-        """Train or go on, and write the ids of all draws of this process to a file."""
+        """Train or resume, and write the ids of all draws of this process to a file."""
         (mine, world), folder = start(), tmp_path / name
         ids = []
 

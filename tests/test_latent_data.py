@@ -1,4 +1,4 @@
-"""Autoencoders, kernel densities and mixtures on data of one's own: from training to a comparison of runs."""
+"""Autoencoders, kernel densities and mixtures on a user's data: from training to a comparison of runs."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def whole(data, name="x"):
 
 
 class Pictures(Dataset):
-    """As torchvision's: floats in [0, 1], a label, and names of the classes."""
+    """A data set like torchvision's: floats in [0, 1], a label, and names of the classes."""
 
     classes = ("cat", "dog", "eel")
 
@@ -144,7 +144,7 @@ class Endless(IterableDataset):
 
 
 class Passes:
-    """Read from its start as often as one likes, 45 batches each time."""
+    """A stream that can be read repeatedly from its start, 45 batches each time."""
 
     def __iter__(self):
         return itertools.islice(numbered(0), 45)

@@ -1,4 +1,4 @@
-"""Families on data of one's own: each trains, resumes, draws, interpolates, is judged and compared."""
+"""Families on a user's data: each trains, resumes, draws, interpolates, is judged and compared."""
 
 from __future__ import annotations
 

@@ -120,8 +120,8 @@ def test_a_reader_fits_any_shape(shape):
 @pytest.mark.parametrize(
     ("space", "settings", "said"),
     [
-        (Space((2,)), {}, "needs data that each have a class"),
-        (Space((2,), cond=Text("ab", 3)), {}, "needs data that each have a class"),
+        (Space((2,)), {}, "needs data with a class for each example"),
+        (Space((2,), cond=Text("ab", 3)), {}, "needs data with a class for each example"),
         (Space((2,), cond=AB), {"shift": 3}, "shift is not used for points, got 3"),
         (Space((1, 8, 8), cond=Text("ab", 3)), {"network": {"width": 8}}, "network.width is not used for texts, got 8"),
     ],

@@ -240,7 +240,7 @@ class Jitter:
         return self.by(x, torch.randn(len(x), 2, 3, device=x.device, dtype=x.dtype))
 
     def by(self, x: Float[Tensor, "b c h w"], eps: Float[Tensor, "b 2 3"]) -> Float[Tensor, "b c h w"]:
-        """The pictures at the given [E, e]."""
+        """The pictures, transformed with the given E and e."""
         seen = torch.eye(2, 3, device=x.device, dtype=x.dtype) + self.amount * eps
         return _seen(x - self.fill, seen, padding="zeros") + self.fill
 

@@ -52,9 +52,7 @@ def recipes(
     name: Annotated[
         str | None, typer.Argument(metavar="[NAME]", help="show the settings of this recipe or family")
     ] = None,
-    data: Annotated[
-        str | None, typer.Option(metavar="PATH", help="your data, for which the settings are shown")
-    ] = None,
+    data: Annotated[str | None, typer.Option(metavar="PATH", help="data for which the settings are shown")] = None,
     use: Use = None,
 ) -> None:
     """List the recipes and families, or show the settings of one."""
@@ -163,7 +161,7 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="compare samples by auto, classifier, convolutional, raw, or the folder of a reader run",
+            help="features for comparing samples: auto, classifier, convolutional, raw, or the folder of a reader run",
         ),
     ] = None,
     use: Use = None,
@@ -179,7 +177,7 @@ def curves(
     run: Run,
     out: Annotated[Path | None, typer.Option(metavar="FILE.csv", help="the file [RUN/curves.csv]")] = None,
 ) -> None:
-    """Write the training curves of a run as CSV, a row for each step in its journal."""
+    """Write the training curves of a run as CSV, with one row for each step in its journal."""
     from jensen.cli import commands
 
     commands.curves(run, out)
@@ -198,7 +196,7 @@ def compare(
         str,
         typer.Option(
             metavar="NAME",
-            help="compare samples by auto, classifier, convolutional, raw, or the folder of a reader run",
+            help="features for comparing samples: auto, classifier, convolutional, raw, or the folder of a reader run",
         ),
     ] = "auto",
     n: Annotated[

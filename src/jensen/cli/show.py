@@ -158,7 +158,7 @@ def presets() -> None:
 
 
 def settings(recipe: Recipe, data: str = "") -> None:
-    """Print all settings of a recipe: key, value, description; `data` are the words that give its data."""
+    """Print all settings of a recipe: key, value, description; `data` are the command-line words for its data."""
     line(f"{recipe.name}: {recipe.about}")
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("setting", "value", "meaning"):

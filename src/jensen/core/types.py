@@ -24,12 +24,13 @@ Stream = Callable[[int], Iterator[Batch]]
 
 @dataclass(frozen=True)
 class Draws:
-    """A `Stream` of which some rows can be drawn without the others: row k of batch n is a function of (seed, n, k).
+    """A `Stream` whose rows can be drawn separately: row k of batch n is a function of (seed, n, k).
 
-    So the rows of a batch are the same, however many processes share them; see `jensen.training.distributed.shard`.
+    So the rows of a batch do not depend on the number of processes that share them; see
+    `jensen.training.distributed.shard`.
 
     Attributes:
-        draw: called with (n, rows), returns these rows of batch n, each in the place it has among them.
+        draw: called with (n, rows), returns these rows of batch n, in the order of `rows`.
         batch_size: number of rows of a whole batch.
         rows: the rows that the stream draws.
 
@@ -134,7 +135,7 @@ def entry(batch: Batch, name: str) -> Tensor:
 
 
 def mapped(stream: Stream, change: Callable[[Batch], Batch]) -> Stream:
-    """The same batches, each changed by a function of each row alone."""
+    """The same batches, changed by a function that is applied to each row separately."""
     if isinstance(stream, Draws):
         return replace(stream, draw=lambda n, rows: change(stream.draw(n, rows)))
     return lambda start: map(change, stream(start))

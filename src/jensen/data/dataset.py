@@ -120,7 +120,7 @@ class Data:
     def stream(self, batch_size: int, seed: int) -> Stream:
         """Training batches {"x", "cond", "index"}; draw n depends only on (seed, n).
 
-        Of `Draws`, which is what jensen's own sources give, each process of several reads only its own rows.
+        If it is a `Draws`, as for jensen's own sources, each of several processes reads only its own rows.
         """
         if self.streams is not None:
             return self.streams(batch_size, seed)

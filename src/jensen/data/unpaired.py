@@ -39,7 +39,8 @@ def transformed(
 ) -> Draws:
     """A stream with each of its floating-point tensors x (B, ...) replaced by transform(x, noise(B)).
 
-    The noise in draw n depends only on (seed, n). It is drawn for whole batches, however few of their rows are read.
+    The noise in draw n depends only on (seed, n). It is drawn for whole batches, even if only some of their rows are
+    read.
     """
 
     def draw(n: int, rows: slice) -> Batch:

@@ -47,8 +47,8 @@ class FeatureReader:
     """The classifier of features, as a reader of samples.
 
     Attributes:
-        features: with a classifier.
-        least: probability of the class read, from which a sample is clear.
+        features: features with a classifier.
+        least: probability of the predicted class from which on a sample is clear.
     """
 
     features: Features
@@ -70,7 +70,7 @@ class FeatureReader:
 
     @classmethod
     def of(cls, features: Features, held_out: Tensor) -> FeatureReader:
-        """With the criterion of clearness from held-out data."""
+        """The reader of these features, with the criterion of clearness from held-out data."""
         return cls(features, float(cls(features).probability(held_out)[1].double().quantile(0.05)))
 
 
@@ -78,13 +78,13 @@ def reader_features(model: nn.Module, space: Space, data: Data, folder: str) -> 
     """The last hidden layer of a reader of the data's classes, and its classifier.
 
     Args:
-        model: of a run of family reader.
+        model: model of a run of family reader.
         space: of its data.
-        data: whose samples are compared.
+        data: the data with which samples are compared.
         folder: of the run.
 
     Raises:
-        ValueError: if it reads no classes, or others.
+        ValueError: if the model does not read the classes of the data.
     """
     if not isinstance(model, Classifier):
         raise ValueError(f"features must be those of a reader run on data with classes, got {folder}")

@@ -68,7 +68,7 @@ def _asked(case: Case, asked: Sequence[str], read: Sequence[str]) -> list[Pictur
 
 
 def _by_class(cond: Classes, samples: Pair, held_out: Pair) -> dict[str, Any]:
-    """The shares of each class that are read correctly: as bars, or for many classes the lowest in a table."""
+    """The share of each class that is read correctly: as bars, or, for many classes, a table of the lowest shares."""
     made, real = _shares(cond, *samples), _shares(cond, *held_out)
     if len(made) == len(real) == cond.size <= BARS:
         bars = ([found[k].value for k in range(cond.size)] for found in (made, real))
@@ -139,7 +139,7 @@ def reading(case: Case) -> Part | None:
         return Part(f"Reading held-out {kind}", "", findings)
     answers, labels = answers[:, 0], asked[:, 0]
     sure = calibration(sureness[:, 0], answers == labels, generator=generator(derived(case.seed, "calibration")))
-    note = "floor: of a calibrated classifier with these probabilities"
+    note = "floor: mean error of a calibrated classifier with these probabilities"
     findings.append(Finding("calibration", "expected calibration error", sure.error, floor=sure.floor, note=note))
     counts = confusion(labels, answers, cond.size)
     text = (
@@ -154,7 +154,7 @@ def reading(case: Case) -> Part | None:
 
 
 def confusion_table(counts: Tensor, names: Sequence[str]) -> Table:
-    """The confusion matrix, or of many classes the most frequent confusions."""
+    """The confusion matrix, or, for many classes, the most frequent confusions."""
     if len(names) <= CELLS:
         rows = [[name, *(str(n) if n else "" for n in row)] for name, row in zip(names, counts.tolist(), strict=True)]
         return Table(("", *names), rows, "Confusion matrix: rows by class, columns by the class read")

@@ -1,4 +1,4 @@
-"""Calibration: whether a classifier that is sure to p is right with probability p."""
+"""Calibration: whether a classifier with confidence p is right with probability p."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Calibration:
         error: expected calibration error.
         floor: its mean for a calibrated classifier with the same confidences and number of examples.
         confidence, accuracy: means of each bin that is not empty.
-        counts: examples of each of these bins.
+        counts: number of examples in each of these bins.
     """
 
     error: float
@@ -45,7 +45,7 @@ def calibration(
         confidence: (N,) probability of the predicted class, in [0, 1].
         right: (N,) whether the prediction is right.
         bins: number of bins.
-        generator: draws the calibrated classifier's successes.
+        generator: random generator for the successes of the calibrated classifier.
 
     Raises:
         ValueError: for no examples, or confidences outside [0, 1].
@@ -62,7 +62,7 @@ def calibration(
     place = (p * bins).long().clamp_max(bins - 1)
 
     def gaps(hits: Tensor) -> Tensor:
-        """Sums of hits less confidence in each bin, (draws, bins)."""
+        """Sums of (right - confidence) over each bin, (draws, bins)."""
         return (hits - p).new_zeros(len(hits), bins).index_add(1, place, hits - p)
 
     drawn = torch.rand(DRAWS, len(p), generator=generator, dtype=p.dtype) < p

@@ -37,7 +37,7 @@ class Classifier(Recogniser):
 
     Args:
         encoder: (B, ...) -> (B, features).
-        features: units of the last hidden layer.
+        features: number of units of the last hidden layer.
         classes: number of classes.
 
     >>> network = Classifier(nn.Linear(2, 8), 8, classes=3)

@@ -87,7 +87,7 @@ def _reader(pictures: bool) -> Usual:
 
 
 def _translation(_: bool) -> Usual:
-    """Little noise: own pictures differ more than digits do."""
+    """With little noise, since a user's pictures differ more than digits do."""
     shown = Shown(noise=0.5, noise_end=0.05, noise_steps=1000)
     playing = {"batch_size": 16, "rate": 4e-4, "betas": (0.5, 0.999), "weight_decay": 0.0, "clip": None}
     return Translation(shown=shown), _training(True, **playing), _judged(Translation)

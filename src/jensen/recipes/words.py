@@ -33,11 +33,11 @@ def preset(name: str) -> Recipe:
 
 
 Start = str | Recipe | Family
-"""What a recipe is made from: the name of a preset or a family, a recipe, or a family with settings."""
+"""The starting point of a recipe: the name of a preset or a family, a recipe, or a family with settings."""
 
 
 def name_of(start: Start) -> str:
-    """The name of a recipe that is made from it."""
+    """The name of the recipe that is made from a starting point."""
     return start if isinstance(start, str) else start.name if isinstance(start, Recipe) else start.kind
 
 

@@ -91,7 +91,7 @@ class Run(opening.Run):
 
         Args:
             n: number of interpolations.
-            k: samples of each, at least 2.
+            k: number of samples of each interpolation, at least 2.
             cond: name of the class, or text, of all interpolations, or one for each.
             seed, sampler, steps, guidance, eta, track: as for `sample`.
 
@@ -161,7 +161,7 @@ class Run(opening.Run):
             track: shows progress.
 
         Raises:
-            ValueError: for other data than those of training.
+            ValueError: for data other than those of training.
         """
         opened = None if data is None else self._opened(data, track)
         return evaluate(self, data=opened, track=track, stability=stability, features=features)
@@ -182,7 +182,7 @@ class Run(opening.Run):
         export(self.folder, Path(path))
 
     def _opened(self, data: object, track: Track) -> Data:
-        """Data that are given again, checked to be those of training."""
+        """Data that are passed again, checked to be those of training."""
         kept = self.recipe.data
         found = source_of(data, as_given=isinstance(kept, Memory) and kept.as_given)
         if type(found) is not type(kept) or getattr(found, "content", "") != getattr(kept, "content", ""):
@@ -289,15 +289,15 @@ def compare(
 
     Args:
         contestants: runs, their folders, and samples by name, as in {"mine": x}; at least two in all.
-        data: the data, if no run has them; anything that `train` takes.
+        data: the data, if there is no run among the contestants; anything that `train` takes.
         features: "auto", "classifier", "convolutional", "raw", the folder of a reader run, or a callable to (N, d).
-        n: samples of each, at least 40; None: as many as there are, at most 1,000.
+        n: number of samples of each contestant, at least 40; None: all, at most 1,000.
         seed: random seed of the samples.
         judge_steps: training steps of each discriminator.
         track: shows progress.
 
     Raises:
-        ValueError: if they cannot be compared.
+        ValueError: if the contestants cannot be compared.
     """
     found = None if data is None else source_of(data)  # in memory, it is also the source of the runs on the same data
     opened = None if found is None else load_data(found)
@@ -307,7 +307,8 @@ def compare(
 
 
 def load_data(data: object, *, seed: int = 0) -> Data:
-    """Open data: a path, a source, or data in memory; `data.train` and `data.test` are rows, `data.space` is theirs.
+    """Open data: a path, a source, or data in memory; `data.train` and `data.test` are rows, `data.space` is their
+    space.
 
     Raises:
         ValueError: for data that cannot be read or learnt.

@@ -1,4 +1,4 @@
-"""Training curves for TensorBoard, an extra."""
+"""Training curves for TensorBoard, which is an optional dependency."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ SUMMED_UP = ("frechet", "precision", "coverage", "copies", "sharpness")
 
 @runtime_checkable
 class Critical(Protocol):
-    """A game with one critic, whose inputs `packs` makes of examples."""
+    """A game with one critic, whose inputs are made from examples by `packs`."""
 
     critic: nn.Module
 
@@ -156,7 +156,7 @@ def compare(
 
     Args:
         contestants: runs, their folders, and samples by name; at least two in all.
-        data: the data, if no run has them.
+        data: the data, if there is no run among the contestants.
         features: "auto", "classifier", "convolutional", "raw", the folder of a reader run, or a callable from data to
             (N, d).
         n: number of samples of each run, at least 40; None: the number of training data, at most 1,000.
@@ -165,8 +165,8 @@ def compare(
         track: shows progress.
 
     Raises:
-        ValueError: for fewer than two, a run given twice, runs on different data, runs that cannot be sampled, samples
-        of another shape, or n or a seed out of range.
+        ValueError: for fewer than two contestants, a run given twice, runs on different data, runs that cannot be
+        sampled, samples of another shape, or n or a seed out of range.
     """
     checked_seed(seed)
     runs, given = _opened(contestants)
@@ -243,7 +243,7 @@ def _opened(
     names = [folder.resolve().name for folder in folders]
     names = names if len(set(names)) == len(names) else [str(folder) for folder in folders]
     if twice := sorted(set(names) & set(samples)):
-        raise ValueError(f"samples must have another name than the runs, got {twice[0]!r}")
+        raise ValueError(f"samples must not have the name of a run, got {twice[0]!r}")
     runs = {name: c if isinstance(c, Run) else open_run(c) for name, c in zip(names, given, strict=True)}
     for name, run in runs.items():
         if not isinstance(run.model, Sampleable) or run.space.b is not None:

@@ -13,10 +13,10 @@ from jensen.training.journal import read_journal
 
 
 def curves(folder: Path) -> dict[str, list[float]]:
-    """The numbers in the journal of a run by name, a row for each step at which some were written; NaN: not written.
+    """The numbers in the journal of a run by name, one row for each step with an entry; NaN: not written.
 
     Raises:
-        RunError: if there are none.
+        RunError: if there are no curves.
     """
     by_step: dict[int, dict[str, float]] = {}
     for line in read_journal(folder / "journal.jsonl"):

@@ -92,7 +92,7 @@ def export(folder: Path, path: Path) -> None:
     """Copy a run's settings and averaged weights to a new folder.
 
     Raises:
-        RunError: if it is not empty, or cannot be written.
+        RunError: if the new folder is not empty, or cannot be written.
     """
     refuse_taken(path)
     path.mkdir(parents=True, exist_ok=True)

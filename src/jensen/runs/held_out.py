@@ -44,10 +44,10 @@ def held_out_loss(state: TrainState, recipe: Recipe, data: Data) -> dict[str, fl
 
 @contextmanager
 def averaged(state: TrainState) -> Iterator[Objective]:
-    """The objective with averaged weights, in evaluation mode; afterwards it is as it was, and so is torch's generator.
+    """Context manager: the objective with averaged weights, in evaluation mode; it and torch's generator are restored.
 
-    The weights are written into the objective itself, not into a copy: a loss of one's own may refer to the model
-    without holding it.
+    The weights are written into the objective itself, not into a copy: a user's loss may refer to the model without
+    holding it.
     """
     objective, rng = state.objective, random_state()
     modes = [(module, module.training) for module in objective.modules()]
@@ -83,7 +83,9 @@ def _tensors(module: torch.nn.Module) -> list[tuple[str, torch.Tensor]]:
 
 
 def _batches(recipe: Recipe, data: Data) -> Iterator[Batch]:
-    """Held-out rows in turn, again from the first where there are too few for a batch, as the family trains on them."""
+    """Batches of held-out rows in order, repeated if there are too few for a batch, in the form that the family trains
+    on.
+    """
     size, sides = recipe.training.batch_size, {"a": data, "b": data.b}
 
     def draw(n: int, rows: slice) -> Batch:

@@ -1,4 +1,4 @@
-"""What a run's model makes of given data: codes, reconstructions and likelihoods."""
+"""Codes, reconstructions and likelihoods of given data under a run's model."""
 
 from __future__ import annotations
 
@@ -99,17 +99,17 @@ def rows(space: Space, x: Tensor | np.ndarray) -> Tensor:
 
 
 def conditions(run: Run, cond: Names, n: int) -> Tensor | None:
-    """Conditions of n rows by name: one for all of them, or one for each; None if none is given.
+    """Conditions of n rows by name: one for all of them, or one for each; None if no names are given.
 
     Raises:
-        ValueError: for an unknown name, another number of them, or a model without conditions.
+        ValueError: for an unknown name, another number of names, or a model without conditions.
     """
     known = run.space.cond if run.recipe.family.conditional(run.space) else None
     texts = (cond,) * n if isinstance(cond, str) else tuple(cond)
     if not texts:
         return None
     if known is None:
-        raise refusal(run, "take conditions", "it has none")
+        raise refusal(run, "take conditions", "the model has no conditions")
     if len(texts) != n:
         raise ValueError(f"cond must be one name, or one for each of {n} rows, got {len(texts)}")
     return known.encode(texts)

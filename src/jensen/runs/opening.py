@@ -141,7 +141,7 @@ def open_run(folder: Path | str, device: str | None = None, model: nn.Module | N
         raise RunError(f"{folder / CONFIG} does not contain the space of its data: train again")
     own = isinstance(recipe.family, Own)
     if model is not None and not own:
-        raise RunError(f"{folder} is a run of family {recipe.family.kind}, which makes its model: leave model out")
+        raise RunError(f"{folder} is a run of family {recipe.family.kind}, which builds its model: leave model out")
     try:
         built = recipe.family.model(recipe.space) if model is None else model
     except ValueError as error:

@@ -41,7 +41,7 @@ def objective_of(start: Objective | Callable[[Batch], Tensor], model: nn.Module 
     """The user's objective, or an objective made from a loss of this model.
 
     Raises:
-        ValueError: for a loss without a model, an objective with a second one, or something else.
+        ValueError: for a loss without a model, an objective with an additional model, or any other object.
     """
     if isinstance(start, Objective):
         if model is not None:
@@ -77,7 +77,7 @@ def own_recipe(objective: Objective, source: Source) -> Recipe:
 
 
 def _draws(model: nn.Module) -> bool:
-    """Whether previews of its samples can be drawn, or it has none to draw."""
+    """Whether previews of the model's samples can be drawn."""
     sample = getattr(model, "sample", None)
     try:
         return sample is None or bool(inspect.signature(sample).bind(1, cond=None, generator=None))

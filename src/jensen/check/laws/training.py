@@ -144,15 +144,15 @@ def processes(_: float) -> Claims:
 
     $$\frac1n \sum_{r=1}^n g(x_r, x_{r+n}, \ldots) = g(x_1, x_2, \ldots)$$
     g is the gradient of a mean over rows, and n the number of processes: here two gloo processes on the CPU, each with
-    every second row, and the CycleGAN objective. `shard` assigns each row of a data stream to one process, also of a
-    stream that is any function.
+    every second row, and the CycleGAN objective. `shard` assigns each row of a data stream to one process, also if the
+    stream is a user's function.
     Source: linearity of a mean over rows.
     Assumes: the loss is a mean over independent rows, and all processes have the same number of rows.
     """
     sides = {"a": _batch(6, 1, 4, 4, seed=1), "b": _batch(6, 1, 4, 4, seed=2)}
     yield from data_parallel(_translation(), sides).evidence
     stream = pool_stream(6, seed=0, x=torch.arange(60.0))
-    for name, given in (("a batch", stream), ("a batch of any function", lambda start: stream(start))):
+    for name, given in (("a batch", stream), ("a batch of a user's stream", lambda start: stream(start))):
         parts = torch.stack([next(shard(given, rank, 3)(2))["x"] for rank in range(3)], 1)
         yield close(f"three interleaved shards are {name}", next(stream(2))["x"], parts.reshape(-1), 0.0)
 

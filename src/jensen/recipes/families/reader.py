@@ -54,7 +54,7 @@ class Reader(Family):
     def refuse(self, space: Space, training: Training) -> None:
         super().refuse(space, training)
         if space.cond is None or not (space.pictures or not isinstance(space.cond, Text)):
-            raise ValueError("family reader needs data that each have a class, or pictures that each have a text")
+            raise ValueError("family reader needs data with a class for each example, or pictures with a text each")
         if not space.pictures:
             self.refuse_idle("for points", "noise", "shift")
         if isinstance(space.cond, Text):

@@ -116,7 +116,7 @@ class Translation(Family):
     judged = frozenset({"beside"})
     pairing: Literal["auto", "unpaired", "paired"] = "auto"
     """unpaired: trained by cycle consistency (CycleGAN); paired: each picture has a known target (pix2pix); auto:
-    paired if the data are"""
+    paired if the data are paired"""
     network: Network = Network()
     shown: Shown = Shown()
     weights: Weights = Weights()

@@ -36,8 +36,8 @@ class Held:
     """Data in memory.
 
     Attributes:
-        rows: all rows; of a stream, those of its first batches, which are not trained on.
-        stream: training batches after these, or None: rows are drawn with replacement.
+        rows: all rows; for a stream, those of its first batches, which are not used for training.
+        stream: the following batches, for training; None: rows are drawn with replacement.
         notes: what was chosen or left out.
     """
 
@@ -62,7 +62,7 @@ class Memory(Source):
     content: str = ""
     """hash of the data"""
     as_given: bool = False
-    """whether an own objective gets the tensors as they were given"""
+    """whether a user's objective gets the tensors as they were given"""
     test: HeldOut = 0.1
     """share of the rows that is held out"""
     _held: Held | None = PrivateAttr(None)
@@ -116,7 +116,7 @@ def memory(data: Any, *, as_given: bool = False) -> Memory:
             {"x": ..., "cond": classes (N,)}; a torch Dataset of such examples or of pairs (x, class); a DataLoader,
             whose dataset is taken; a sequence of batches; or a stream: an endless iterator of batches, or a function
             that opens one at batch n.
-        as_given: for an own objective: any names of tensors, any shapes, and no change of scale, except that bytes
+        as_given: for a user's objective: any names of tensors, any shapes, and no change of scale, except that bytes
             become numbers in [-1, 1].
 
     Raises:
@@ -130,7 +130,7 @@ def memory(data: Any, *, as_given: bool = False) -> Memory:
     names: Sequence[str] = ()
     stream: Stream | None = None
     if isinstance(data, DataLoader) and not isinstance(data.dataset, IterableDataset):
-        notes = ("of the DataLoader its dataset is taken: order and batch size are those of the recipe",)
+        notes = ("only the dataset of the DataLoader is used: order and batch size are those of the recipe",)
         data = data.dataset
     if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
         names = tuple(map(str, getattr(data, "classes", ())))
@@ -142,7 +142,9 @@ def memory(data: Any, *, as_given: bool = False) -> Memory:
     elif callable(data) or isinstance(data, Iterable):
         first, stream = _begun(data)
         tensors = _joined(first, torch.cat)
-        notes = (f"the first {len(first)} batches of the stream are kept to judge, and each batch is as it gives it",)
+        notes = (
+            f"the first {len(first)} batches of the stream are kept for judging; the batch size is that of the stream",
+        )
     else:
         raise ValueError(
             "data must be a path, an array, a tensor, a mapping of them, a Dataset, a DataLoader or a stream of "
@@ -199,7 +201,7 @@ def _made(tensors: dict[str, Any], names: Sequence[str], *, whole: bool) -> tupl
 
 
 def _raw(tensors: dict[str, Any]) -> tuple[Memory, dict[str, Tensor]]:
-    """Data for an own objective."""
+    """Data for a user's objective."""
     made = {name: numbers(name, value) for name, value in tensors.items()}
     shape = made.get("x", next(iter(made.values()))).shape[1:]
     return Memory(shape=tuple(shape), content=_hash(made), as_given=True), made
@@ -257,7 +259,7 @@ def _named(example: Any) -> dict[str, Any]:
 
 
 def _joined(parts: Sequence[dict[str, Any]], join: Callable[[list[Tensor]], Tensor]) -> dict[str, Any]:
-    """Examples or batches as one."""
+    """Joins examples or batches."""
     if not parts:
         raise ValueError("data must have at least one example, got none")
     for part in parts:
@@ -293,7 +295,7 @@ def _begun(data: Any) -> tuple[list[dict[str, Any]], Stream]:
     once = not callable(data) and iter(data) is data
 
     def passes() -> Iterator[Any]:
-        """Of a stream that can be read from its start: it is read again where it ends."""
+        """The batches of a stream that can be read again from its start, repeated without end."""
         while (batch := next(rest := islice(iter(data), skipped, None), None)) is not None:
             yield batch
             yield from rest
@@ -307,7 +309,7 @@ def _begun(data: Any) -> tuple[list[dict[str, Any]], Stream]:
 
 
 def _like(source: Memory, batch: Mapping[str, Any], names: set[str]) -> Batch:
-    """A batch of a stream like its first ones."""
+    """A batch of a stream, checked to have the form of the first batches."""
     if set(batch) != names:
         raise ValueError(f"every batch must hold {sorted(names)}, got {sorted(batch)}")
     made = {name: numbers(name, value) for name, value in batch.items()}
@@ -323,7 +325,7 @@ def _like(source: Memory, batch: Mapping[str, Any], names: set[str]) -> Batch:
 
 
 def _hash(tensors: Mapping[str, Tensor]) -> str:
-    """Of names, types, shapes and content."""
+    """A hash of names, types, shapes and content."""
     found = hashlib.sha256()
     for name, v in sorted(tensors.items()):
         found.update(f"{name} {v.dtype} {tuple(v.shape)}".encode())

@@ -25,7 +25,7 @@ FOLDERS = ("trainA", "trainB")
 
 
 class Pair(Source):
-    """Side a and side b: two sources of pictures; b has the size of a, and both are in colour if one is."""
+    """Side a and side b: two sources of pictures; b has the size of a, and both are in colour if one of them is."""
 
     a: ASide = Pictures()
     """pictures of side a"""
@@ -75,9 +75,10 @@ class Pair(Source):
         return self.model_copy(update={"a": self.a.settled(space), "b": self.b.settled(space.b)})
 
     def _opened(self, opened: Callable[[Source], Data]) -> tuple[Data, Data]:
-        """Both sides, in the size of side a, and in the channels of the side that sets them, or of the one in colour.
+        """Both sides, with the size of side a, and with the channels of the side that sets them, or of the side in
+        colour.
 
-        They apply where a side leaves its own open.
+        They apply if a side does not specify its own.
         """
         a = opened(self.a)
         size = a.space.shape[1:]

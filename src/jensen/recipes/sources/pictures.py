@@ -145,7 +145,7 @@ class Pictures(Source):
         return replace(found, channels=channels, fit=self.fit, alpha="keep" if channels == 4 else self.alpha)
 
     def _condition(self, packs: Sequence[Pack]) -> Classes | Text | None:
-        """What pictures are conditioned on; those for training and those held out have the same classes or letters."""
+        """The condition of pictures; training and held-out pictures have the same classes or letters."""
         names = [name for pack in packs for name in pack.names]
         given = {
             "classes": [v for pack in packs for v in pack.labels],
