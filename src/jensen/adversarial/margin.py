@@ -235,7 +235,7 @@ def check_f(f: Elementwise, tolerance: float = 1e-9) -> None:
         tolerance: tolerance of the comparison, relative to 1 + |f|.
 
     Raises:
-        ValueError: if it increases or is not convex; the message says where.
+        ValueError: if f increases or is not convex; the message says where.
 
     >>> check_f(lambda u: (u - 1) ** 2)
     Traceback (most recent call last):

@@ -241,7 +241,7 @@ class _Case:
             yield f"E log p(x|z) - {weight:.3g} KL", log_px - weight * kl
         if len(self.x) > 1:
             constant = float((log_px - kl + losses).mean())
-            yield f"the ELBO less {constant:.3g} nats for every example", log_px - kl - constant
+            yield f"the ELBO minus {constant:.3g} nats for every example", log_px - kl - constant
 
     def below(self, losses: Tensor) -> Evidence:
         """Each example's bound against log p(x) by importance sampling from q."""

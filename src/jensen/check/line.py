@@ -74,7 +74,7 @@ class Line:
         """The density on the part of the span in which it has mass.
 
         Raises:
-            ValueError: if it does not.
+            ValueError: if the span does not contain almost all of the mass.
         """
         low, high = span
         if not low < high:

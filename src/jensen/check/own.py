@@ -99,7 +99,7 @@ def _elbo(name: str, model: Any, file: Mapping[str, Any], path: Path) -> Law:
         source="Kingma & Welling (2014), equations 2 and 3",
         assumptions="",
         claim="The loss is minus the ELBO of its encoder, decoder and prior, in value and in gradient.",
-        derivation="log p(x) less the mean of log p(x, z) / q(z|x) is the KL divergence of q from the posterior.",
+        derivation="log p(x) minus the mean of log p(x, z) / q(z|x) is the KL divergence of q from the posterior.",
         trial=lambda precision: elbo(model, x, repeats=draws(400, precision, least=10)),
     )
 

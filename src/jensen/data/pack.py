@@ -112,7 +112,7 @@ def open_pack(path: Path | str) -> Pack:
     """Open a pack without reading its pictures.
 
     Raises:
-        ValueError: if it is not a pack, has a different version, or its files do not match.
+        ValueError: if the folder is not a pack, has a different version, or its files do not match.
     """
     path = Path(path)
     if not is_pack(path):

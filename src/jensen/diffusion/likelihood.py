@@ -367,7 +367,7 @@ def as_mass(density: Likelihood, log_volume: float | Tensor) -> Likelihood:
         log_volume: $D \log w$ for bins of width w in D dimensions, or (B,).
 
     Raises:
-        ValueError: if it is already a mass.
+        ValueError: if density is already a mass.
     """
     if density.measure != "density":
         raise ValueError("density must be a likelihood of dequantized data, got a mass")

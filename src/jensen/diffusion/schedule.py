@@ -275,7 +275,7 @@ class FunctionSchedule(Schedule):
         log_snr: a strictly decreasing function of t in [0, 1].
 
     Raises:
-        ValueError: if it does not decrease on a grid of 1,001 times.
+        ValueError: if log_snr does not decrease on a grid of 1,001 times.
 
     >>> schedule = FunctionSchedule(lambda t: 10 - 16 * t**2)
     >>> round(float(schedule.time(schedule.log_snr(torch.tensor(0.3)))), 4)

@@ -25,7 +25,7 @@ class Gompertz(Distribution):
         validate_args: False skips the check of both.
 
     Raises:
-        ValueError: if either is not positive and finite; from `icdf`, for values outside [0, 1].
+        ValueError: if shape or rate is not positive and finite; from `icdf`, for values outside [0, 1].
 
     Source: Gompertz (1825); Lenart (2014), "The moments of the Gompertz distribution", for the mean.
 

@@ -20,7 +20,7 @@ def evaluate(baseline: Baseline, values: Tensor) -> Tensor:
     """The baseline of each value, detached.
 
     Raises:
-        ValueError: if it does not broadcast to the values.
+        ValueError: if the baseline does not broadcast to the values.
     """
     b = baseline(values.detach()) if callable(baseline) else torch.as_tensor(baseline)
     b = b.detach().to(values)

@@ -17,7 +17,7 @@ def checked(features: Tensor, least: int = 2, name: str = "features") -> Tensor:
     """Features as float64, (N, d), without gradient.
 
     Raises:
-        ValueError: if they are not (N, d) floating-point and finite, or fewer than `least` rows.
+        ValueError: for features that are not (N, d) floating-point and finite, or fewer than `least` rows.
 
     >>> checked(torch.zeros(3, 2)).dtype
     torch.float64

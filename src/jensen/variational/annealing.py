@@ -137,7 +137,7 @@ class Constraint(nn.Module):
         start: initial multiplier, positive.
 
     Raises:
-        ValueError: if either is not positive and finite.
+        ValueError: if nats or start is not positive and finite.
 
     Source: Higgins et al. (2017), equations 1 to 3, with the multiplier learned as in Rezende & Viola (2018).
 

@@ -226,7 +226,7 @@ def gaussian_decoder(_: float) -> Claims:
         log_px = IsotropicGaussian(std).double()(mean).log_prob(x)
         constant = -log_px - (x - mean).square().sum(-1) / (2 * std**2)
         exact = 4 / 2 * math.log(2 * math.pi * std**2)
-        yield close(f"-log p(x|z) less |x - mu|^2 / (2 sigma^2), sigma = {std}", exact, constant, 1e-6)
+        yield close(f"-log p(x|z) minus |x - mu|^2 / (2 sigma^2), sigma = {std}", exact, constant, 1e-6)
         (slope,) = torch.autograd.grad(-log_px.sum(), mean)
         yield close(f"gradient with respect to mu, sigma = {std}", (mean - x) / std**2, slope, 1e-6)
 

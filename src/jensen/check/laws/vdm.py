@@ -237,6 +237,6 @@ def tight(_: float) -> Claims:
     ends = ((2.0, -2.0), (5.0, -5.0), (8.0, -8.0), (14.0, -14.0))
     values = [gaussian(VariancePreserving(*pair)).bound(BOTH).likelihood.value.mean() for pair in ends]
     gaps = -(math.log(2 * math.pi * V) + 1) / 2 - torch.stack(values)  # log p less the bound
-    yield bounded("mean of log p(x) less the bound", gaps, 0.0, relation="at least")
+    yield bounded("mean of log p(x) minus the bound", gaps, 0.0, relation="at least")
     yield bounded("change of this mean from each range of SNR to a wider one", gaps.diff(), 0.0, relation="at most")
     yield Evidence("this mean for SNR from e^14 to e^-14, nats", 0.0, float(gaps[-1]), 1e-5)

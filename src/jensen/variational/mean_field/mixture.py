@@ -170,7 +170,7 @@ class RobbinsMonro:
         forgetting: kappa, in (0.5, 1], where the sum of the steps is infinite and that of their squares finite.
 
     Raises:
-        ValueError: if they are out of range.
+        ValueError: if delay or forgetting is out of range.
 
     Source: Hoffman, Blei, Wang & Paisley (2013), equation 26; Robbins & Monro (1951).
 

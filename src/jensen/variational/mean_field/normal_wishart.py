@@ -127,7 +127,7 @@ def _at_least(floor: Tensor, scatter: Tensor) -> Tensor:
     """A scatter matrix that is the sum of a floor and a positive semidefinite matrix, corrected to be at least the
     floor.
 
-    Rounding may make it indefinite; then its eigenvalues in the metric of the floor are raised to 1.
+    Rounding may make the matrix indefinite; then its eigenvalues in the metric of the floor are raised to 1.
     """
     scatter = (scatter + scatter.mT) / 2
     if not bool(torch.linalg.cholesky_ex(scatter - (1 - 1e-6) * floor).info.any()):
