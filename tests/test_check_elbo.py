@@ -176,7 +176,7 @@ class Shifted(Right):
         (NoEntropy, "E log p(x|z) + E log p(z): log q(z|x) is missing"),
         (NotNegated, "minus the ELBO: the sign is missing"),
         (Weighed, "E log p(x|z) - 0.7 KL"),
-        (Shifted, "the ELBO less 0.9 nats for every example"),
+        (Shifted, "the ELBO minus 0.9 nats for every example"),
     ],
 )
 def test_a_wrong_value_is_found_and_named(wrong, named):

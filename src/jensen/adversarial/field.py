@@ -26,10 +26,10 @@ class Frozen(Objective):
 
     Args:
         game: an objective.
-        batch: used by every phase; empty by default.
+        batch: the batch for all phases; empty by default.
         at: the weights; by default those of the game.
         seed: random seed of the draws.
-        step: passed to the losses, which may be annealed.
+        step: training step passed to the losses, which may be annealed.
         phases: order of the updates; by default that of the game.
 
     Raises:

@@ -64,7 +64,7 @@ def bound(
         samples: increasing numbers of draws K.
         repeats: number of independent values of each bound for each datum, at least 2.
         reparameterized: whether draws carry a gradient; False for a bound that uses the score-function gradient.
-        generator: used for every draw; None for torch's global one.
+        generator: random generator of all draws; None for torch's global one.
 
     Raises:
         ValueError: for claims that are unknown or that the model cannot show, numbers of draws that are below 1 or do

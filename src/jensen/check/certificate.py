@@ -92,7 +92,7 @@ def run_all(
 
     Args:
         laws: for several processes, laws of `jensen.check.laws`, which are found there by name.
-        precision: multiplies the number of draws, positive.
+        precision: positive factor for the number of draws.
         processes: number of processes, at least 1.
         on_outcome: called with each outcome.
 

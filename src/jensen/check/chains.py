@@ -43,8 +43,8 @@ def mcmc(
         moves: number of moves over which errors add up, at least 1.
         chains: number of independent chains, at least 1,000; the five standard errors allowed for a quantile's mean are
             $1.5 / \sqrt{n}$.
-        bias: added to the tolerance on a quantile's mean, for moves that keep p only up to the order of their step
-            size.
+        bias: allowed bias of a quantile's mean, added to the tolerance, for moves that keep p only up to the order of
+            their step size.
         span: an interval that contains the mass of p.
 
     Raises:

@@ -147,7 +147,7 @@ def estimate_is(
         expected: the exact value.
         measured: the estimate, one number.
         stderr: its standard error.
-        bias: added to the tolerance.
+        bias: allowed bias, added to the tolerance.
 
     >>> estimate_is("a mean of 100 draws", 0.0, 0.3, 0.1).holds
     True
@@ -173,7 +173,7 @@ def mean_is(
         draws: (N,), independent, N at least 2.
         relation: "equal", "at most" or "at least".
         errors: standard errors allowed.
-        bias: added to the tolerance.
+        bias: allowed bias, added to the tolerance.
 
     >>> rng = torch.Generator().manual_seed(0)
     >>> mean_is("a standard normal has mean 0", 0.0, torch.randn(1000, generator=rng)).holds

@@ -36,13 +36,13 @@ def gradient(
     Args:
         estimator: maps (q, f) to one value for each distribution of q's batch, whose gradient with respect to q's
             parameters is the estimate. The value itself and the number of draws do not matter.
-        q: made from parameters that require a gradient.
+        q: a distribution that is made from parameters that require a gradient.
         f: maps draws (K, *batch, *event) to values (K, *batch), one draw at a time.
         exact: the gradient of E_q[f], summed over the batch: one tensor for each parameter.
         parameters: leaf tensors whose gradient is tested, in the order of `exact`; by default all that log q depends
             on.
         repeats: number of gradients, at least 2; each is a call and a backward pass.
-        generator: used for every draw of torch and `torch.distributions`; None for torch's global one.
+        generator: random generator of all draws of torch and `torch.distributions`; None for torch's global one.
 
     Returns:
         For each parameter its mean gradient against the exact one; and the variance of one gradient, which is finite.

@@ -144,7 +144,7 @@ def uniform_evidence(what: str, u: Tensor, bias: float = 0.0, errors: float = 5.
     Args:
         what: a prefix of the claims.
         u: independent draws, mapped by the distribution function that they should have.
-        bias: added to the tolerance.
+        bias: allowed bias, added to the tolerance.
         errors: standard errors allowed; the gap is allowed half of this over $\sqrt N$, which with five standard errors
             is exceeded with probability $2 e^{-2 \cdot 2.5^2}$.
     """

@@ -98,7 +98,7 @@ def phase_portrait(panels: Sequence[Panel], *, columns: int = 4, extent: float =
         panels: at least one.
         columns: number of panels in a row.
         extent: both axes go from -extent to extent.
-        scale: multiplies the resolution.
+        scale: factor for the resolution.
 
     Raises:
         ValueError: for no panel, or a game that does not have two weights.

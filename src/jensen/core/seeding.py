@@ -24,7 +24,7 @@ def normal(shape: Sequence[int], rng: Rng = None, *, like: Tensor) -> Tensor:
     Args:
         shape: (B, ...).
         rng: None (torch's global generator), one generator, or B generators, one per row.
-        like: determines device and dtype.
+        like: a tensor that determines device and dtype.
 
     Raises:
         ValueError: if the number of generators is not the number of rows.

@@ -30,7 +30,7 @@ def exponential_rule(like: Tensor) -> tuple[Float[Tensor, " n"], Float[Tensor, "
     $f = \log(1 + t/x)^k$ and $(1 + t/x)^s$ with x from 1e-12 to infinity and s up to 1,000.
 
     Args:
-        like: determines the device.
+        like: a tensor that determines the device.
 
     Source: Takahasi & Mori (1974), section 4.
 

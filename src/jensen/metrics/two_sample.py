@@ -62,7 +62,7 @@ def c2st(real: Tensor, fake: Tensor, generator: torch.Generator | None = None, l
     Args:
         real: (N, d), N at least 20.
         fake: (M, d), M at least 20.
-        generator: splits, and seeds the default learner.
+        generator: random generator for the split and for the seed of the default learner.
         learner: classifier; by default scikit-learn's network with one hidden layer of 64, on standardised features,
             stopped when its error on a tenth of the training rows no longer decreases.
 

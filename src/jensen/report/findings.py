@@ -136,7 +136,7 @@ class Part:
         title: title of the section.
         text: explanation of the contents.
         findings: the numbers that were measured.
-        pictures: shown one below the other.
+        pictures: pictures, shown one below the other.
         plots: SVG from `report.plots`, shown side by side if there is room.
         tables: numbers that are not findings.
         details: further JSON values for evaluation.json, by name.

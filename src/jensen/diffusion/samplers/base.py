@@ -60,7 +60,7 @@ def integrate(
 
     Args:
         sampler: makes one step.
-        denoiser: possibly guided.
+        denoiser: the denoiser, possibly with guidance.
         z: (B, ...), at times[0].
         times: (N + 1,), in [0, 1], strictly monotone in the precision of the computation.
         cond: (B, ...) or None.
@@ -139,7 +139,7 @@ def time_grid(
             finite; "karras": uniform in (sigma / alpha)^(1/7), with the same condition;
             "quadratic": uniform in sqrt(t), denser towards the data.
         steps: number of steps, at least 1.
-        schedule: gives the log-SNR.
+        schedule: the noise schedule, for its log-SNR.
         start, end: 0 <= end < start <= 1.
 
     Raises:

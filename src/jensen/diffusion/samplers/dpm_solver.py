@@ -19,9 +19,9 @@ class DPMSolver:
 
     $z_s = \frac{\sigma_s}{\sigma_t} z_t + \alpha_s (1 - e^{-h}) D$ with $h = \lambda_s - \lambda_t$ and $D = \hat x_t$
     at order 1, $D = \hat x_t + \frac{h}{2 h_{prev}} (\hat x_t - \hat x_{prev})$ at order 2. Order 3 is the exact
-    integral of the parabola through the last three predictions. Published pseudo-code of (3M) uses the second divided
-    difference in place of the second derivative, which is twice as large, and has therefore order 2 only. The first
-    step of any multistep method has order 1, so a whole path shows order 3 only if it starts smoothly.
+    integral of the parabola through the last three predictions. Published pseudo-code of (3M) has only order 2, since
+    it uses the second divided difference, which is half of the second derivative. The first step of any multistep
+    method has order 1, so a whole path shows order 3 only if it starts smoothly.
 
     With `noise`,
     $z_s = \frac{\sigma_s}{\sigma_t} e^{-h} z_t + \alpha_s (1 - e^{-2h}) D + \sigma_s \sqrt{1 - e^{-2h}}\, n$.

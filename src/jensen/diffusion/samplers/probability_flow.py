@@ -16,7 +16,7 @@ def velocity(denoiser: Denoiser, z: Tensor, t: Tensor, cond: Tensor | None = Non
     r"""$dz/dt = \dot\alpha_t \hat x + \dot\sigma_t \hat\epsilon$, whose flow has the marginals of the process.
 
     Args:
-        denoiser: gives x and eps.
+        denoiser: the denoiser that predicts x and eps.
         z: (B, ...) at time t.
         t: (), at which the schedule's slope is finite: not 0 if sigma starts like the square root of t.
         cond: (B, ...) or None.
