@@ -23,9 +23,9 @@ from jensen.distributions import (
     Levels,
 )
 from jensen.nn import PictureDecoder, PictureEncoder, Size, Standardized, mlp, parameters, sized
+from jensen.recipes.networks import TINY, channels_last, large
 from jensen.recipes.settings import Positive, Rate
 
-SMALL = 12  # largest shorter side of a picture, in pixels, for which fully connected networks are the default
 FINEST = 0.16  # smallest scale of a pixel's noise, in steps between levels
 
 Law = Callable[[Tensor], Distribution]
@@ -117,7 +117,7 @@ class Decoder(Settings):
 
     def convolutional(self, space: Space) -> bool:
         if self.kind == "auto":
-            return space.pictures and min(space.shape[1:]) > SMALL
+            return large(space)
         return self.kind == "conv"
 
     @property
@@ -156,7 +156,7 @@ class Decoder(Settings):
             count = parameters(model(space))
         which, why = "fully connected", "tiny pictures" if space.pictures else "points"
         if self.convolutional(space):
-            which, why = "convolutional", f"pictures of more than {SMALL} x {SMALL} pixels"
+            which, why = "convolutional", f"pictures of more than {TINY} x {TINY} pixels"
         return [f"networks are {which} and {self.size}, for {why}: {count:,} parameters"]
 
     def encoder(self, space: Space, *widths: int) -> nn.Sequential:
@@ -183,11 +183,6 @@ class Decoder(Settings):
         if one_hot:
             return Conditional(nn.Sequential(nn.Flatten(), net), law, input_dims=2)
         return Conditional(net, law, input_dims=1 if conv else None)
-
-
-def channels_last(net: nn.Module) -> nn.Module:
-    """The same network in the memory format with which convolutions on a CPU are fastest."""
-    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def refuse_means(changes: Mapping[str, Any], interpolating: bool) -> None:

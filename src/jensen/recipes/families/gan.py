@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Annotated, Any, Literal
 
-import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -32,7 +31,7 @@ from jensen.nn import (
 from jensen.nn.pictures import COARSE, doublings
 from jensen.objectives.adversarial import SIMULTANEOUS, Adversarial, Penalty, alternating
 from jensen.recipes.families.base import Family
-from jensen.recipes.networks import cost, large
+from jensen.recipes.networks import channels_last, cost, large
 from jensen.recipes.settings import NonNegative, Positive, Share, Training
 from jensen.training import Update, consensus, descend, extragradient, optimistic
 
@@ -121,7 +120,8 @@ class Network(Settings):
     def generator(self, space: Space) -> nn.Module:
         latents, kind = self.chosen("latents", space), self.kind_for(space)
         if kind == "residual":
-            return _fast(ResidualGenerator(latents, space.shape, **self._residual("generator", self.width, space)))
+            named = self._residual("generator", self.width, space)
+            return channels_last(ResidualGenerator(latents, space.shape, **named))
         width = self.chosen("width", space)
         if kind == "conv":
             return PictureGenerator(latents, space.shape, width=width, doublings=doublings(*space.shape[1:]))
@@ -136,7 +136,7 @@ class Network(Settings):
         kind, shape = self.kind_for(space), (space.shape[0] * packing, *space.shape[1:])
         critic: nn.Module
         if kind == "residual":
-            critic = _fast(ResidualCritic(shape, **self._residual("critic", self.critic_width, space)))
+            critic = channels_last(ResidualCritic(shape, **self._residual("critic", self.critic_width, space)))
             return spectral_norm(critic) if self.spectral else critic
         width, layers = self.chosen("critic_width", space), self.chosen("critic_layers", space)
         if kind == "conv":
@@ -162,11 +162,6 @@ class Network(Settings):
     def _stack(self, inputs: int, width: int, layers: int, outputs: int) -> nn.Sequential:
         relu: Callable[[], nn.Module] = nn.ReLU if self.activation == "relu" else partial(nn.LeakyReLU, self.slope)
         return mlp(inputs, *[width] * layers, outputs, activation=relu)
-
-
-def _fast(network: nn.Module) -> nn.Module:
-    """The network in the memory format with which convolutions are fastest."""
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 class Game(Settings):
