@@ -153,8 +153,8 @@ def test_the_spectral_norm_of_an_averaged_rotation_is_one(kind):
 @spectral
 @pytest.mark.parametrize(("shape", "speed", "error"), [((5, 3), 1, 1e-6), ((48, 40), 1, 1e-6), ((96, 80), 0.1, 1e-4)])
 def test_the_spectral_norm_of_averaged_weights_is_one_wherever_they_go(kind, shape, speed, error):
-    """Also if the largest singular values cross or the weights jump; the norm of a trained layer itself lags by up
-    to a tenth.
+    """This holds even if the largest singular values cross or the weights jump; the norm of a trained layer itself lags
+    by up to a tenth.
     """
     torch.manual_seed(0)
     layer, raw = SPECTRAL[kind]

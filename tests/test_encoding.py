@@ -110,7 +110,8 @@ def test_a_gaussians_latent_is_the_picture_whitened():
 
 
 def test_decoding_is_sampling_from_given_noise():
-    """Bit for bit a sample whose initial noise is this latent, with conditions and guidance."""
+    """Decoding a latent equals, bit for bit, sampling with this latent as the initial noise, also with conditions and
+    guidance."""
     made, cond = conditional(guidance=2.0, steps=5), torch.arange(6, dtype=F64) / 6
     x = made.sample(6, cond=cond, generator=generator(3))
     rng = generator(3)

@@ -139,7 +139,8 @@ def test_learned_baseline():
 
 
 def test_the_value_is_the_monte_carlo_mean():
-    """Bit for bit, for all estimators; the gradient with respect to parameters of f is kept."""
+    """The value equals the mean bit for bit, for all estimators; the gradient with respect to parameters of f is
+    kept."""
     q, w = D.Normal(T([0.3, 1.0], grad=True), T(1.0)), T(1.7, grad=True)
     seen = []
 
@@ -532,7 +533,8 @@ def test_a_baseline_that_reads_no_values_serves_a_shared_draw(baseline):
     "baseline", [leave_one_out, lambda v: v.detach().mean(), torch.median, lambda v: float(v.max())]
 )
 def test_a_baseline_of_the_values_does_not_serve_a_shared_draw(baseline):
-    """Also if autograd does not see it: a detached mean, or a number, still depends on the values."""
+    """Such a baseline is refused even if autograd does not see the dependence: a detached mean, or a number, still
+    depends on the values."""
     logit = T(0.3, grad=True)
     z = D.Bernoulli(logits=logit).sample()
     with pytest.raises(ValueError, match="axis 0 of the values"):

@@ -64,7 +64,8 @@ class Plateau(Schedule):
 
 @named
 def test_a_step_between_equal_levels_is_the_identity(name):
-    """Alone and within a path, with noise and memory: the path equals the one without this step."""
+    """The step changes nothing, alone or within a path, with noise and memory: the path equals the one without this
+    step."""
     oracle = GaussianOracle(torch.tensor([1.0, -2.0]), torch.tensor([0.25, 4.0]), Plateau())
     z = torch.randn(4, 2, dtype=F64)
     for dtype in (F64, torch.float32, torch.bfloat16):

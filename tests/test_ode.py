@@ -114,7 +114,8 @@ def test_hutchinsons_estimate_is_unbiased_with_the_error_it_states():
 
 
 def test_a_rows_value_and_its_probes_are_its_own():
-    """Alone or with other rows: the solver meets its tolerance for each row, so values agree to this tolerance."""
+    """A row has the same value alone and with other rows: the solver meets its tolerance for each row, so values agree
+    to this tolerance."""
     oracle = turned(SCHEDULES["rectified"])
     x = oracle.sample(5, generator(3))
     for trace in ("exact", "hutchinson"):

@@ -50,8 +50,8 @@ def test_one_level_is_no_diffusion():
 
 
 def test_a_diffusions_samplers_draw_from_a_score_model():
-    """Bit for bit as its diffusion model; each row depends on its own generator only, and conditions reach the
-    network.
+    """A score model draws bit for bit as its diffusion model does; each row depends on its own generator only, and
+    conditions reach the network.
     """
     ours, settings = model(), {"sampler": "ddim", "steps": 8, "denoise": True}
     ours.sampling, seen = Annealing(chunk=4), []

@@ -55,7 +55,7 @@ def bound(
     example, claims `("under", "gradient")` alone: it is not tight.
 
     Args:
-        bound: a function of a `Trace` of K draws, with tensors (K, B), to (B,) nats.
+        bound: maps a `Trace` of K draws, with tensors (K, B), to nats (B,).
         model: an oracle, such as `LinearGaussian`; or any latent-variable model, whose log p(x) is then estimated by
             50,000 importance samples of its q, or of its prior if the tail of their weights is too heavy; such a model
             can show all but "tight".

@@ -52,8 +52,9 @@ def elbo(model: ELBO, x: Tensor, *, repeats: int = 400) -> Report:
     draws z once, as the check does, is compared draw by draw, to rounding. Modules are in evaluation mode.
 
     Args:
-        model: has three methods. `loss(x)` returns nats: one value per example (B,), or their mean or sum; `encode(x)`
-            and `decode(z)` return distributions over z and over x, (B, ...), factorised or not. If p(z) is not standard
+        model: object with three methods. `loss(x)` returns nats: one value per example (B,), or their mean or sum;
+            `encode(x)` and `decode(z)` return distributions over z and over x, (B, ...), factorised or not. If p(z) is
+            not standard
             normal, it also has `prior`: a distribution of one z or of (B, ...), or a function that returns it.
         x: examples, (B, ...); the first 4 are used.
         repeats: number of calls of the loss for each claim, at least 10.

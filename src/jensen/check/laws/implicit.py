@@ -165,7 +165,7 @@ def implicit_variance(steps: int) -> float:
 
 
 def ancestral_variance(steps: int) -> float:
-    """The same for eta = 1, where each step multiplies z by a factor and adds noise of variance d^2."""
+    """The variance of samples after this number of steps with eta = 1, each of which adds noise of variance d^2."""
     variance = f64(1.0)
     for t, s in pairwise(torch.linspace(1, 0, steps + 1, dtype=F64)):
         (alpha_s, sigma_s), (alpha_t, sigma_t), d = cos_sin(s), cos_sin(t), posterior_deviation(s, t)
