@@ -27,7 +27,8 @@ def unet(size, channels=1, **settings):
 )
 @pytest.mark.parametrize(("size", "padded"), [((13, 30), (16, 32)), ((1, 2), (4, 4))])
 def test_an_odd_picture_is_its_border_repeated(size, padded, condition):
-    """The same weights on the padded size give the same, the padding by numpy; what is added is cropped."""
+    """A network gives the same result as with the same weights on a picture that NumPy pads; the added border is
+    cropped."""
     odd, even = unet(size, attention=8, **condition), unet(padded, attention=8, **condition)
     even.load_state_dict(odd.state_dict())
     margins = [((b - a) // 2, b - a - (b - a) // 2) for a, b in zip(size, padded, strict=True)]

@@ -23,8 +23,8 @@ class Autoencoder(nn.Module):
     Args:
         encoder: module from x (B, *event) to z (B, *event of z).
         decoder: module that returns p(x | z).
-        prior: module whose `forward()` returns the p(z) used for sampling; `FlatPrior` if there is none. A learned one
-            is fitted to the codes by `objectives.Reconstruction`.
+        prior: module whose `forward()` returns the p(z) used for sampling; `FlatPrior` if there is none. A learned
+            prior is fitted to the codes by `objectives.Reconstruction`.
 
     >>> model = Autoencoder(nn.Linear(5, 2), Conditional(nn.Linear(2, 5), IsotropicGaussian(1.0)), FlatPrior(2))
     >>> x = torch.ones(3, 5)
