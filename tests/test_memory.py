@@ -123,6 +123,11 @@ def test_data_that_cannot_be_learnt_are_refused(given, said):
     assert "\n" not in str(refused.value)
 
 
+def test_numbers_for_an_objective_of_ones_own_are_finite_in_any_shape():
+    with pytest.raises(ValueError, match="y must be finite, got a number that is not in row 3"):
+        memory({"x": POINTS, "y": np.where(np.arange(N) == 3, np.inf, 0.0)}, as_given=True)
+
+
 def test_labels_beyond_the_names_of_a_dataset_are_refused():
     class Two(Pictures):
         classes = ("cat", "dog")

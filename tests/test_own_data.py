@@ -139,6 +139,8 @@ def test_a_column_of_whole_numbers_or_words_is_the_label_and_no_other(tmp_path):
     named, plane = (source(tmp_path / name).open(0).space for name in ("POINTS.CSV", "plane.csv"))
     assert named.cond.names == tuple(map(str, sorted({y for _, y in rows})))
     assert (plane.columns, plane.cond) == (("x", "y"), None)
+    (tmp_path / "quoted.csv").write_text("x,kind\n" + '1.5,"big\ncat"\n2.5,dog\u2028s\n' * 22)
+    assert source(tmp_path / "quoted.csv").open(0).space.cond.names == ("big\ncat", "dog\u2028s")
 
 
 # -- pictures in one file ---------------------------------------------------------------------------------------------

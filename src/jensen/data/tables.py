@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,7 @@ def _separated(path: Path) -> tuple[bool, dict[str, Any]]:
         dialect: Any = csv.Sniffer().sniff(text[:10_000], delimiters=",;\t|")
     except csv.Error:  # a single column
         dialect = csv.excel
-    rows = [row for row in csv.reader(text.splitlines(), dialect) if row and not row[0].startswith("#")]
+    rows = [row for row in csv.reader(io.StringIO(text, newline=""), dialect) if row and not row[0].startswith("#")]
     for number, row in enumerate(rows, 1):
         if len(row) != len(rows[0]):
             raise ValueError(f"every row of {path} must have {len(rows[0])} columns, got {len(row)} in row {number}")

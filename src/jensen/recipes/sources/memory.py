@@ -173,7 +173,7 @@ def numbers(name: str, value: Any) -> Tensor:
         raise ValueError(f"{name} must hold numbers, got {str(x.dtype).removeprefix('torch.')}")
     if not x.ndim or not len(x):
         raise ValueError(f"{name} must have at least one row, got shape {tuple(x.shape)}")
-    if wrong := (~x.flatten(1).isfinite()).any(1).nonzero().flatten().tolist() if x.ndim > 1 else []:
+    if wrong := (~x.isfinite()).nonzero()[:1, 0].tolist():
         raise ValueError(f"{name} must be finite, got a number that is not in row {wrong[0]}")
     return x
 
