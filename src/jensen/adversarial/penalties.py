@@ -5,8 +5,9 @@ logit per example, from a critic that processes examples independently (no batch
 `lambda x: critic(x).flatten(1).mean(1)`. Under autocast they are computed in float32, and all their derivatives are
 finite where the gradient is 0. They need a second derivative.
 
-They are differentiable in the examples too. In a game this has no effect, since each player descends its own loss with
-respect to its own parameters; a loop that calls `backward` on the critic's loss must detach the generated examples.
+Penalties are also differentiable with respect to the examples. In a game this has no effect, since each player descends
+its own loss with respect to its own parameters; a loop that calls `backward` on the critic's loss must detach the
+generated examples.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def _points(name: str, sample: Tensor) -> Tensor:
 
 
 Plan = tuple[Tensor, Tensor, Tensor]
-"""The plan: which i goes to which j, and with what mass."""
+"""A transport plan: indices of points of x, indices of points of y, and the masses that move between them."""
 
 
 def _sorted_plan(x: Tensor, y: Tensor) -> Plan:

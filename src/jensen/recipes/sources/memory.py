@@ -227,7 +227,7 @@ def _pictures(x: Tensor, *, whole: bool) -> tuple[Tensor, int | None]:
 
 
 def _channels(x: Tensor) -> Tensor:
-    """(N, C, H, W) from (N, H, W), (N, H, W, C) or (N, C, H, W)."""
+    """Pictures (N, C, H, W) from (N, H, W), (N, H, W, C) or (N, C, H, W)."""
     return channels_first("data", x.numpy())
 
 
