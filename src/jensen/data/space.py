@@ -94,8 +94,8 @@ class Space:
     Attributes:
         shape: (C, H, W) of pictures in [-1, 1], or (D,) of points.
         levels: number of values of each dimension, evenly spaced on [-1, 1]; None: continuous data with a density.
-        mean, std: over all dimensions of the training data, or one of each per column of points whose columns have
-            different scales.
+        mean, std: mean and standard deviation over all dimensions of the training data, or one of each per column of
+            points whose columns have different scales.
         columns: names of the columns of points, if they have names.
         cond: kind of condition of an example; None if there is none.
         rows: number of training examples.

@@ -13,8 +13,8 @@ def kernel_distance(real: Tensor, fake: Tensor, *, chunk: int = 1024) -> Distanc
 
     Unbiased, so it may be negative. The standard error is of first and second order (Hoeffding's decomposition of a
     U-statistic), extended to the longer arm of the interval of the distance's root: value +- 2 stderr covers the true
-    distance in at least about 95 percent of cases. Near equality it is conservative, by up to a factor of 2.5 in one
-    dimension, and almost not in many dimensions.
+    distance in at least about 95 percent of cases. Near equality the error is conservative, by up to a factor of 2.5 in
+    one dimension, and hardly in many dimensions.
 
     Args:
         real: (N, d), N at least 3.
