@@ -170,6 +170,9 @@ def test_a_diffusion_model_encodes_and_bounds(tmp_path):
     assert torch.equal(
         run.reconstruct(X[:9], cond=["low"] * 9), run.model.decode(z, cond=torch.ones(9, 1).long(), sampler="ddim")
     )
+    names = ["low"] * 70 + ["high"] * 10  # beyond the rows that are taken at a time
+    low, high = run.encode(X[:70], cond="low"), run.encode(X[70:80], cond="high")
+    torch.testing.assert_close(run.encode(X[:80], cond=names), torch.cat([low, high]))
     assert run.log_likelihood(X[:9], cond="low").kind == "lower bound"
     assert run.sample(3, cond="low", guidance=2.0, sampler="ddim", steps=3, eta=0.5).x.shape == (3, 2)
     for request, said in (

@@ -109,13 +109,15 @@ TURNED = {
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
 @pytest.mark.parametrize("orientation", TURNED)
-def test_pictures_are_turned_as_their_exif_data_say(kind, orientation):
+def test_pictures_are_turned_as_their_exif_data_say(tmp_path, kind, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     lossless = {"lossless": True} if kind == "WEBP" else {}
     file = as_file(grey(TURNED[1]), kind, exif=exif, **lossless)
     expected = TURNED[orientation]
     assert decode(file, Form(1, len(expected), len(expected[0]))).tolist() == [expected]
+    found = survey(list_pictures(fill(tmp_path, {f"x.{kind.lower()}": file})))
+    assert (found.sizes, found.turned) == ({(len(expected), len(expected[0])): 1}, orientation > 1)
 
 
 def test_the_first_frame_of_an_animation():
