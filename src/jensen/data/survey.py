@@ -11,7 +11,7 @@ from statistics import median_low
 from typing import TypeVar
 
 import numpy as np
-from PIL import ExifTags
+from PIL import ExifTags, Image
 
 from jensen.data.decode import Fit, Form, decode, opened
 from jensen.data.listing import Entry, Listing
@@ -128,8 +128,12 @@ def header(entry: Entry) -> Header | None:
     try:
         with opened(entry.source.read()) as image:
             tagged = image.format != "PNG" or "exif" in image.info  # other PNG files would be decoded for their tags
-            turn = image.getexif().get(ExifTags.Base.Orientation, 1) if tagged else 1
-            height, width = image.size if turn in (5, 6, 7, 8) else image.size[::-1]
+            exif = image.getexif() if tagged else Image.Exif()
+            turn = exif.get(ExifTags.Base.Orientation, 1)
+            stored = image.size
+            if image.format == "TIFF":  # whose size is that of the upright picture in newer versions of Pillow
+                stored = exif[ExifTags.Base.ImageWidth], exif[ExifTags.Base.ImageLength]
+            height, width = stored if turn in (5, 6, 7, 8) else stored[::-1]
             return Header(
                 image.format or "",
                 image.mode,
