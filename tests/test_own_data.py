@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from jensen.cli.main import main
+from jensen.core.seeding import derived
 from jensen.data.dataset import some
 from jensen.data.split import held_out
 from jensen.recipes.sources.arrays import Arrays
@@ -350,6 +351,28 @@ def test_pairs_that_do_not_match_are_refused(tmp_path):
     folder(tmp_path / "two" / "trainB", classes=("y",), each=40)
     with pytest.raises(ValueError, match=r"data\.pairing by-name needs pictures of the same name on both sides"):
         source(tmp_path / "two").model_copy(update={"pairing": "by-name"}).open(0)
+
+
+def test_the_sides_of_a_pair_are_drawn_as_each_of_them_is(tmp_path):
+    """With flips, and bit for bit what each source gives alone."""
+    for name in ("trainA", "trainB"):
+        for k in range(40):
+            (tmp_path / "two" / name).mkdir(parents=True, exist_ok=True)
+            pixels = RNG.integers(0, 256, (6, 6, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "two" / name / f"{k}.png")
+    pair = configure("translation", ["data.a.flip=true"], data=tmp_path / "two").data
+    stream = pair.open(0).stream(64, 3)
+    batch, later = (next(stream(n)) for n in (0, 5))
+    for n, found in ((0, batch), (5, later)):
+        for name, side in (("a", pair.a), ("b", pair.b)):
+            assert torch.equal(found[name], next(side.open(0).stream(64, derived(3, name))(n))["x"])
+    still = configure("translation", data=tmp_path / "two").data.open(0)
+    unflipped = next(still.stream(64, 3)(0))
+    assert torch.equal(unflipped["b"], batch["b"])
+    turned = (unflipped["a"] != batch["a"]).flatten(1).any(1)
+    assert 0 < turned.sum() < 64
+    with pytest.raises(ValueError, match=r"data\.pairing must be unpaired for a side .*, got by-name"):
+        pair.model_copy(update={"pairing": "by-name"}).open(0)
 
 
 # -- words ------------------------------------------------------------------------------------------------------------

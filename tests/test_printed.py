@@ -145,10 +145,9 @@ def test_a_transform_of_unpaired_draws_is_a_function_of_the_draw():
     """Adds 5,000 normal numbers, four standard errors: the draws remain the same, and the two sides get different
     noise.
     """
-    noisy = lambda x: x + torch.randn(x.shape)  # noqa: E731
     sides = {"a": torch.arange(50.0), "b": torch.arange(7.0)}
     plain = unpaired(4, 3, **sides)
-    moved = transformed(plain, noisy, 5)
+    moved = transformed(plain, torch.add, torch.randn, 5)
     first = list(islice(moved(0), 1250))
     torch.manual_seed(1)
     assert all(torch.equal(next(moved(7))[name], first[7][name]) for name in "ab")

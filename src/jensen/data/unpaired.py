@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from torch import Tensor
 
 from jensen.core.seeding import checked_seed, derived, drawing, numbered
-from jensen.core.types import Batch, Draws
+from jensen.core.types import Batch, Draws, Stream
 from jensen.data.pool import Rows, drawn_rows
 
 
@@ -26,12 +26,27 @@ def unpaired_stream(batch_size: int, seed: int, **sides: Rows) -> Draws:
     >>> batch["a"].shape, batch["b"].shape
     (torch.Size([4]), torch.Size([4]))
     """
-    streams = {name: drawn_rows(rows, batch_size, derived(checked_seed(seed), name)) for name, rows in sides.items()}
+    seed = checked_seed(seed)
+    found = side_by_side(**{name: drawn_rows(rows, batch_size, derived(seed, name)) for name, rows in sides.items()})
+    assert isinstance(found, Draws)
+    return found
 
-    def draw(n: int, rows: slice) -> Batch:
-        return {name: stream.draw(n, rows)["x"] for name, stream in streams.items()}
 
-    return Draws(draw, batch_size)
+def side_by_side(**streams: Stream) -> Stream:
+    """Batches with the "x" of each stream, under its name: `Draws` if all of them are."""
+    draws = [stream for stream in streams.values() if isinstance(stream, Draws)]
+    if len(draws) == len(streams):
+
+        def draw(n: int, rows: slice) -> Batch:
+            return {name: stream.draw(n, rows)["x"] for name, stream in zip(streams, draws, strict=True)}
+
+        return Draws(draw, draws[0].batch_size)
+
+    def opened(start: int) -> Iterator[Batch]:
+        for batches in zip(*(stream(start) for stream in streams.values()), strict=False):
+            yield {name: batch["x"] for name, batch in zip(streams, batches, strict=True)}
+
+    return opened
 
 
 def transformed(

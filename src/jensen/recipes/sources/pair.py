@@ -12,11 +12,12 @@ from pydantic import BeforeValidator, SerializeAsAny
 from torch import Tensor
 
 from jensen.core.progress import Track, silent
+from jensen.core.seeding import derived
 from jensen.core.types import Batch, Stream
 from jensen.data.dataset import Data
 from jensen.data.pool import Rows, drawn_rows
 from jensen.data.space import Space
-from jensen.data.unpaired import unpaired_stream
+from jensen.data.unpaired import side_by_side
 from jensen.recipes.sources.base import Opener, Source, fingerprint, no_runs
 from jensen.recipes.sources.pictures import CHANNELS, Pictures
 
@@ -52,13 +53,18 @@ class Pair(Source):
                 f"data.a and data.b must be pictures of the same size, got {a.space.shape} and {b.space.shape}"
             )
         own = fingerprint(self, a.fingerprint, b.fingerprint, without=("a", "b", "pairing"))
-        by_name = self.pairing == "by-name"
+        sides, by_name = {"a": a, "b": b}, self.pairing == "by-name"
+        if by_name and not (a.streams is None and b.streams is None):
+            raise ValueError(
+                "data.pairing must be unpaired for a side whose pictures change from batch to batch, as by "
+                "data.a.flip, got by-name"
+            )
         pairs = matched(a, b) if by_name else None
 
         def streams(batch_size: int, seed: int) -> Stream:
             if pairs is not None:
                 return drawn_rows(pairs, batch_size, seed)
-            return unpaired_stream(batch_size, seed, a=a.train, b=b.train)
+            return side_by_side(**{name: side.stream(batch_size, derived(seed, name)) for name, side in sides.items()})
 
         notes = (*(f"side a: {note}" for note in a.notes), *(f"side b: {note}" for note in b.notes))
         return replace(
