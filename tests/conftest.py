@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from jaxtyping import install_import_hook
+from PIL import Image
 
 torch.set_num_threads(1)
 _hook = install_import_hook(
@@ -41,10 +42,40 @@ def _seeded():
 
 @pytest.fixture(scope="module")
 def short_judging():
-    """Diffusion models are judged by round trips of 2 and 4 steps, and guidance by 64 samples."""
-    from jensen.judging import paths
+    """Diffusion models are judged by round trips of 2 and 4 steps, bounds of 4 strata, guidance by 64 samples and films
+    of two frames.
+    """
+    from jensen.judging import bounds, paths
 
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in (("TRIPS", (2, 4)), ("TRIP", 4), ("COMPARED", 64)):
+        for name, value in (("TRIPS", (2, 4)), ("TRIP", 4), ("COMPARED", 64), ("FILM", 2), ("STRIP", 2)):
             patch.setattr(paths, name, value)
+        patch.setattr(bounds, "STRATA", 4)
         yield
+
+
+@pytest.fixture(scope="module")
+def short_classifier():
+    """The classifier whose features judges use is trained for 5 passes over the data, but not for 400 steps."""
+    from jensen.metrics import embeddings
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embeddings, "LEAST", 10)
+        yield
+
+
+@pytest.fixture
+def blank_plots(monkeypatch):
+    """Plots are made, but empty pictures are written in their place; previews are of 20 points."""
+    from matplotlib.figure import Figure
+
+    from jensen.runs import preview
+
+    def blank(figure, file, **settings):
+        if settings["format"] == "svg":
+            file.write("<svg></svg>")
+        else:
+            Image.new("RGB", (8, 8)).save(file, settings["format"])
+
+    monkeypatch.setattr(Figure, "savefig", blank)
+    monkeypatch.setattr(preview, "POINTS", 20)

@@ -24,9 +24,10 @@ from jensen.recipes.recipe import Family
 from jensen.recipes.settings import Training
 from jensen.report.scatter import scatter
 
+pytestmark = pytest.mark.usefixtures("short_judging", "short_classifier")
 FACTOR = 1024.0  # a power of two: products are exact
 CHANGED = 1  # the column that is measured in another unit
-SETTINGS = Judging(samples=60, rows=40, steps=(3,), bound_steps=5, ode_rows=4, critic_steps=5, scales=(2.0,))
+SETTINGS = Judging(samples=60, rows=40, steps=(3,), bound_steps=2, ode_rows=4, critic_steps=5, scales=(2.0,))
 SMALL = {"kind": "mlp", "width": 16, "blocks": 1}
 FAMILIES = {
     "diffusion": {"network": SMALL, "sampling": {"steps": 4}},
@@ -70,12 +71,6 @@ def case(kind, found, settings=SETTINGS):
     return Case(model, found, draw, family.conditional(found.space), settings, played=lambda: played)
 
 
-@pytest.fixture(autouse=True)
-def _short_films(monkeypatch):
-    monkeypatch.setattr("jensen.judging.paths.FILM", 2)
-    monkeypatch.setattr("jensen.judging.paths.STRIP", 2)
-
-
 def findings(kind, found, settings=SETTINGS):
     case_ = case(kind, found, settings)
     parts = [part for judge in JUDGES.values() if (part := judge(case_)) is not None]
@@ -83,6 +78,7 @@ def findings(kind, found, settings=SETTINGS):
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.usefixtures("blank_plots")
 def test_the_unit_of_a_column_changes_log_densities_alone(kind):
     one, other = (findings(kind, data(factor)) for factor in (1.0, FACTOR))
     assert one.keys() == other.keys()
@@ -188,10 +184,11 @@ def test_distances_of_samples_are_in_standard_deviations():
     assert found["frechet"] == pytest.approx((3 / std) ** 2, rel=1e-4)
 
 
-@pytest.mark.parametrize(("columns", "classes"), [(1, 1), (1, 2), (2, 2), (8, 1)])
+@pytest.mark.parametrize(("columns", "classes"), [(1, 2), (8, 1)])
 @pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.usefixtures("blank_plots")
 def test_every_judge_takes_points_of_any_number_of_columns(kind, columns, classes):
-    few = SETTINGS.model_copy(update={"samples": 24, "rows": 24, "ode_rows": 2, "steps": ()})
+    few = SETTINGS.model_copy(update={"samples": 24, "rows": 24, "ode_rows": 2, "bound_steps": 1, "steps": ()})
     found = findings(kind, data(columns=columns, classes=classes), few)
     assert {"frechet", "copies", "transport"} <= found.keys()
     assert all(math.isfinite(f.value) for f in found.values())

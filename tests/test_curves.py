@@ -22,6 +22,7 @@ from jensen.recipes.families.vae import VAE
 from jensen.training.journal import read_journal
 from test_cli import refused
 
+pytestmark = pytest.mark.usefixtures("blank_plots")
 X = torch.randn(400, 2, generator=torch.Generator().manual_seed(1)) * torch.tensor([1.0, 5.0]) + 3
 SHORT = {"training.log_every": 2, "training.save_every": 2, "training.previews": 2, "training.average": 0.9}
 SMALL = {"data": X, "steps": 4, "batch_size": 16, "rate": 1e-2}

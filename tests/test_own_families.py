@@ -12,6 +12,7 @@ from PIL import Image
 from jensen.cli.main import main
 from jensen.runs.evaluate import read_evaluation
 
+pytestmark = pytest.mark.usefixtures("short_judging", "short_classifier", "blank_plots")
 RNG = np.random.default_rng(0)
 N = 80
 QUICK = {
@@ -20,8 +21,10 @@ QUICK = {
     "training.save_every": 2,
     "judging.samples": 20,
     "judging.rows": 24,
+    "judging.mode_samples": 1,
 }
-DENOISED = {"judging.steps": [], "judging.ode_rows": 2, "judging.bound_steps": 3, "sampling.steps": 3}
+DENOISED = {"judging.steps": [], "judging.ode_rows": 0, "judging.bound_steps": 0, "sampling.steps": 3}
+BOUNDED = DENOISED | {"judging.bound_steps": 2}
 MLP = {"network.kind": "mlp", "network.width": 16, "network.blocks": 1}
 UNET = {"network.widths": [8, 8], "network.blocks": 1, "network.patch": 4, "network.attention": 0}
 CRITIC = {"judging.critic_steps": 2}
@@ -69,8 +72,8 @@ def data(tmp_path_factory):
 
 
 CELLS = [
-    ("diffusion", "8.csv", MLP | DENOISED | BOUND, ["a"]),
-    ("diffusion", "digits", MLP | DENOISED | {"network.output": "edm", "loss.name": "edm"}, ["3"]),
+    ("diffusion", "8.csv", MLP | BOUNDED | BOUND, ["a"]),
+    ("diffusion", "digits", MLP | BOUNDED | {"network.output": "edm", "loss.name": "edm"}, ["3"]),
     ("diffusion", "wide", UNET | DENOISED | {"data.cond": "text"}, ["a cat 1"]),
     ("score", "square", UNET | DENOISED | {"network.levels": 3}, []),
     ("gan", "2.csv", CONV | CRITIC | {"game.packing": 2}, []),
@@ -91,10 +94,6 @@ def words(settings):
 def test_a_family_on_own_data(data, tmp_path, monkeypatch, capsys, family, name, settings, texts):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("JENSEN_CACHE", str(data / "cache"))
-    monkeypatch.setattr("jensen.judging.paths.FILM", 2)
-    monkeypatch.setattr("jensen.judging.paths.STRIP", 2)
-    monkeypatch.setattr("jensen.judging.paths.TRIPS", (2,))
-    monkeypatch.setattr("jensen.judging.paths.TRIP", 2)
     path = name if name == "digits" else str(data / name)
     start = ["train", family, "--data", path, "--out", "run"]
     held = {} if name in ("digits", "two") else {"data.test": 0.5}

@@ -23,6 +23,7 @@ from jensen.report.findings import Part
 CHUNK = 200  # rows between two updates of the progress bar
 TOLERANCE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-4}  # of the ODE's solver
 CARDS = ("bound", "ode")
+STRATA = 64  # strata of the bounds in continuous time
 EXACT = 16  # dimensions up to which the ODE's divergence is computed exactly
 
 
@@ -108,7 +109,9 @@ def _rows(case: Case, name: str, most: int | None = None) -> Iterator[tuple[Tens
 
 def _bound(case: Case, model: Diffusion, name: str, **settings: Any) -> Bound:
     rng = case.rng(name)
-    return Bound.joined([model.bound(x, cond=cond, generator=rng, **settings) for x, cond in _rows(case, name)])
+    return Bound.joined(
+        [model.bound(x, cond=cond, strata=STRATA, generator=rng, **settings) for x, cond in _rows(case, name)]
+    )
 
 
 def _ode(case: Case, model: Diffusion, span: Span, bins: Bins | None) -> tuple[Likelihood, int]:

@@ -15,6 +15,7 @@ CHANNELS, LEARNED, WIDTH = 16, 32, 32  # channels of the random convolutions and
 SMALL = 1024  # largest number of dimensions for which the classifier is fully connected
 SEED = 20_260  # seed of the random weights
 BATCH = 64  # batch size of the classifier's training
+LEAST, MOST = 400, 1000  # steps of the classifier's training
 
 
 def random_convolutions(shape: Sequence[int]) -> nn.Sequential:
@@ -64,7 +65,7 @@ def class_network(x: Float[Tensor, "n ..."], labels: Int[Tensor, " n"], classes:
             inner = nn.Sequential(nn.Flatten(), layers)
         network = nn.Sequential(nn.Sequential(inner, nn.SiLU()), nn.Linear(WIDTH, classes))
         adam = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.1)
-        for _ in range(max(400, min(1000, 5 * len(x) // BATCH))):
+        for _ in range(max(LEAST, min(MOST, 5 * len(x) // BATCH))):
             rows = torch.randint(len(x), (BATCH,))
             loss = nn.functional.cross_entropy(network(x[rows]), labels[rows], label_smoothing=0.05)
             adam.zero_grad()
