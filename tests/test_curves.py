@@ -19,6 +19,7 @@ from jensen.recipes.families.autoencoder import Autoencoder
 from jensen.recipes.families.gan import GAN
 from jensen.recipes.families.score import Score
 from jensen.recipes.families.vae import VAE
+from jensen.runs.curves import curves
 from jensen.training.journal import read_journal
 from test_cli import refused
 
@@ -106,6 +107,12 @@ def test_curves_are_a_table(tmp_path, capsys):
         assert [float(v or "nan") for v in column] == pytest.approx(found[name], nan_ok=True, rel=1e-9)
     refused(capsys, ["curves", str(run.folder), "--out", str(tmp_path / "c.txt")], "must end in .csv")
     refused(capsys, ["curves", str(tmp_path / "nowhere")], "there is no run folder")
+
+
+def test_a_note_is_no_row_of_the_curves(tmp_path):
+    lines = ['{"step": 1, "seconds": 1.0, "note": "one"}', '{"step": 2, "seconds": 3.0, "loss": 5.0}']
+    (tmp_path / "journal.jsonl").write_text("\n".join(lines) + "\n")
+    assert curves(tmp_path) == {"step": [2.0], "seconds": [3.0], "loss": [5.0]}
 
 
 def test_tensorboard_is_refused_where_it_is_not_installed(tmp_path, monkeypatch):
