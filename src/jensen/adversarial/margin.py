@@ -31,6 +31,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Num
 from torch import Tensor
 
+from jensen.core.types import takes
+
 Elementwise = Callable[[Tensor], Tensor]
 
 
@@ -210,6 +212,8 @@ def _alike(loss: Elementwise) -> Elementwise:
     """The loss with values converted to the dtype of its margins; raises ValueError."""
     if not callable(loss):
         raise ValueError(f"a margin loss must be a function from margins to a tensor of their shape, got {loss!r}")
+    if not takes(loss):
+        raise ValueError("a margin loss must be a function of one argument, the margins")
 
     def alike(margin: Tensor) -> Tensor:
         margin = _floating(margin)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from inspect import signature
 from itertools import count
 from typing import Literal
 
@@ -132,6 +133,20 @@ def entry(batch: Batch, name: str) -> Tensor:
         return batch[name]
     except KeyError:
         raise ValueError(f"the batch must hold {name!r}, got {sorted(batch)}") from None
+
+
+def takes(function: Callable[..., object]) -> bool:
+    """Whether a function can be called with one argument, as far as its signature tells.
+
+    >>> takes(len), takes(lambda: 0), takes(lambda a, b: 0)
+    (True, False, False)
+    """
+    try:
+        return bool(signature(function).bind(None))
+    except TypeError:
+        return False
+    except ValueError:  # no signature
+        return True
 
 
 def mapped(stream: Stream, change: Callable[[Batch], Batch]) -> Stream:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -144,6 +144,9 @@ class NetworkDenoiser(Denoiser):
         learned_variance: the network's output has twice as many channels (axis 1), and the second half, u, gives the
             prediction's `fraction` as (1 + u) / 2.
 
+    Raises:
+        ValueError: for an unknown output, something that is no schedule, or a standard deviation that is not positive.
+
     Source: Karras et al. (2022), table 1, written for any alpha; Nichol & Dhariwal (2021), section 3.1.
     """
 
@@ -160,6 +163,10 @@ class NetworkDenoiser(Denoiser):
         learned_variance: bool = False,
     ):
         super().__init__()
+        if output not in get_args(Output):
+            raise ValueError(f"output must be one of {', '.join(get_args(Output))}, got {output!r}")
+        if not isinstance(schedule, Schedule):
+            raise ValueError(f"schedule must be a Schedule, such as CosineSchedule(), got {schedule!r}")
         if data_std <= 0:
             raise ValueError(f"data_std must be positive, got {data_std}")
         self.net, self.schedule, self.output, self.data_std = net, schedule, output, data_std

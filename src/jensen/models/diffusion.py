@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
+from numbers import Integral
 from typing import Any, cast
 
 import torch
@@ -79,10 +80,13 @@ class Sampling:
     def __post_init__(self) -> None:
         if isinstance(self.sampler, str) and self.sampler not in SAMPLERS:
             raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {self.sampler!r}")
-        _ = self.step  # raises for a setting of the sampler that is out of range
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}")
-        if not 0 <= self.guidance < math.inf:
+        found = self.step  # raises for a setting of the sampler that is out of range
+        if isinstance(found, type) or not hasattr(found, "step"):
+            raise ValueError(f"sampler must be a name, or have a method step, as DDIM() has, got {found!r}")
+        whole = " and whole" * (not isinstance(self.steps, Integral))
+        if whole or self.steps < 1:
+            raise ValueError(f"steps must be at least 1{whole}, got {self.steps}")
+        if isinstance(self.guidance, str) or not 0 <= self.guidance < math.inf:
             raise ValueError(f"guidance must be at least 0 and finite, got {self.guidance}")
         if not 0 < self.shift < math.inf:
             raise ValueError(f"shift must be positive, got {self.shift}")
@@ -143,6 +147,10 @@ class Diffusion(nn.Module):
 
     def __init__(self, denoiser: Denoiser, shape: Sequence[int], sampling: Sampling | None = None):
         super().__init__()
+        if not isinstance(denoiser, Denoiser):
+            raise ValueError(
+                f"denoiser must be a Denoiser, such as NetworkDenoiser(net, ...), got {type(denoiser).__name__}"
+            )
         self.denoiser, self.shape, self.sampling = denoiser, tuple(shape), sampling or Sampling()
         self.register_buffer("centre", torch.zeros(()))
         self.register_buffer("scale", torch.ones(()))

@@ -52,6 +52,8 @@ class Denoising(Objective):
     ):
         super().__init__()
         check_drop(model, drop)
+        if not callable(loss):
+            raise ValueError(f"loss must be a function of (prediction, x, eps), got {loss!r}")
         if any(p.requires_grad for p in model.denoiser.schedule.parameters()):
             raise ValueError("a weighted loss cannot train the schedule: freeze it, or use VariationalDiffusion")
         with torch.random.fork_rng(devices=[]):
@@ -60,7 +62,7 @@ class Denoising(Objective):
 
     def forward(self, players: tuple[str, ...], batch: Batch, step: int) -> Mapping[str, Loss]:
         denoiser = self.model.denoiser
-        x = self.model.standardize(entry(batch, "x"))
+        x = self.model.standardize(training_rows(self.model, batch))
         t = self.times(len(x)).to(single(x))
         eps = torch.randn_like(x)
         alpha, sigma = denoiser.levels(t, x)
@@ -120,8 +122,22 @@ class Hybrid(Denoising):
         return Loss.of((error + self.weight * bound).mean(), error=error, bound=bound)
 
 
+def training_rows(model: Diffusion, batch: Batch) -> Tensor:
+    """The batch's x.
+
+    Raises:
+        ValueError: if its rows do not have the model's shape.
+    """
+    x = entry(batch, "x")
+    if tuple(x.shape[1:]) != model.shape:
+        raise ValueError(f"x must be rows of the model's shape, {model.shape}, got {tuple(x.shape[1:])}")
+    return x
+
+
 def check_drop(model: Diffusion, drop: float) -> None:
-    """Raise for a probability outside [0, 1], or between 0 and 1 without a null condition."""
+    """Raise without a denoiser, for a probability outside [0, 1], or one between 0 and 1 without a null condition."""
+    if not isinstance(getattr(model, "denoiser", None), Denoiser):
+        raise ValueError(f"model must be a Diffusion, got {type(model).__name__}")
     if not 0 <= drop <= 1:
         raise ValueError(f"drop must be in [0, 1], got {drop}")
     if 0 < drop < 1 and model.denoiser.null is None:

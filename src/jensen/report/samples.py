@@ -41,12 +41,15 @@ class Samples:
         """Write one image to a .png, numbers to a .csv, or single pictures to a folder.
 
         Raises:
-            ValueError: for samples that are not finite, or for pictures as a .csv.
+            ValueError: for samples that are not finite, for pictures as a .csv, or for points as anything else.
         """
         path = Path(path)
         refuse_nonfinite(self.x)
         if path.suffix == ".csv" and self.x.ndim > 2:
             raise ValueError(f"pictures must be saved as a .png or in a folder, got {path}")
+        if path.suffix not in (".csv", ".png") and self.x.ndim < 3:
+            raise ValueError(f"points must be saved as a .csv or a .png, got {path}")
+        path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".png":
             save_image(self.sheet(scale=scale), path)
         elif path.suffix == ".csv":

@@ -68,7 +68,7 @@ class Run(opening.Run):
         Raises:
             ValueError: for a request that the run cannot carry out.
         """
-        texts = (cond,) * (1 if n is None else n) if isinstance(cond, str) else tuple(cond)
+        texts = (str(cond),) * (n if isinstance(n, int) else 1) if isinstance(cond, str | int) else tuple(cond)
         if n is not None and texts and n != len(texts):
             raise ValueError(f"n must be the number of conditions, {len(texts)}, or left out, got {n}")
         changes = _given(sampler=sampler, steps=steps, guidance=guidance, eta=eta, mean=mean)
@@ -232,12 +232,19 @@ def train(
         be written.
     """
     using.use(use)
+    if steps is not None and minutes is not None:
+        raise ValueError(f"at most one of steps and minutes can be given, got {steps} and {minutes}")
+    if settings is not None and not isinstance(settings, Mapping):
+        raise ValueError(f"settings must be a mapping of keys to values, got {type(settings).__name__}")
     changes = {f"training.{k}": v for k, v in _given(minutes=minutes, steps=steps, batch_size=batch_size).items()}
     if isinstance(rate, Mapping):
         changes |= {f"training.rates.{player}": v for player, v in rate.items()}
     elif rate is not None:
         changes["training.rate"] = rate
-    words = [f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in {**(settings or {}), **changes}.items()]
+    words = [
+        f"{k}={v if isinstance(v, str) else json.dumps(v, default=_plain)}"
+        for k, v in {**(settings or {}), **changes}.items()
+    ]
     objective = None if isinstance(start, str | Recipe | Family) else objective_of(start, model)
     as_given = objective is not None
     a, b = (None if side is None else source_of(side, as_given=as_given) for side in (data, data_b))
@@ -322,6 +329,11 @@ def source_of(data: object, *, as_given: bool = False) -> Source:
     if isinstance(data, Source):
         return data
     return source(data) if isinstance(data, str | Path) else memory(data, as_given=as_given)
+
+
+def _plain(value: Any) -> Any:
+    """A path as text; numbers and arrays of numpy and torch as Python's."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 def _given(**values: Any) -> dict[str, Any]:

@@ -169,6 +169,8 @@ def compare(
         sampled, samples of another shape, or n or a seed out of range.
     """
     checked_seed(seed)
+    if judge_steps < 1:
+        raise ValueError(f"judge_steps must be at least 1, got {judge_steps}")
     runs, given = _opened(contestants)
     likelihoods = {name: _likelihoods(run.folder) for name, run in runs.items()}
     own = _shared(runs, data, track)
@@ -233,6 +235,11 @@ def _opened(
     contestants: Sequence[Run | Path | str | Mapping[str, Tensor | np.ndarray]],
 ) -> tuple[dict[str, Run], dict[str, Tensor | np.ndarray]]:
     """Runs by name, which is that of the folder, or its whole path if two folders have the same name; and samples."""
+    for c in contestants:
+        if not isinstance(c, Run | Path | str | Mapping):
+            raise ValueError(
+                f'contestants must be runs, folders, or samples by name, as in {{"mine": x}}, got {type(c).__name__}'
+            )
     given = [c if isinstance(c, Run) else Path(c) for c in contestants if not isinstance(c, Mapping)]
     samples = {name: x for c in contestants if isinstance(c, Mapping) for name, x in c.items()}
     if len(given) + len(samples) < 2:

@@ -37,4 +37,5 @@ def write_curves(found: dict[str, list[float]], path: Path) -> None:
     writer.writerow(found)
     for row in zip(*found.values(), strict=True):
         writer.writerow(["" if math.isnan(v) else f"{v:.10g}" for v in row])
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, text.getvalue())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -69,8 +70,8 @@ def drawing(
         ValueError: for a request that the model cannot carry out.
     """
     checked_seed(seed)
-    if n is not None and n < 1:
-        raise ValueError(f"n must be at least 1, got {n}")
+    if n is not None and (not isinstance(n, Integral) or n < 1):
+        raise ValueError(f"n must be at least 1{' and whole' * (not isinstance(n, Integral))}, got {n!r}")
     if interpolate is not None and not 2 <= interpolate <= MOST_ON_A_SHEET:
         raise ValueError(f"--interpolate must be from 2 to {MOST_ON_A_SHEET}, got {interpolate}")
     space, family, model, name = run.space, run.recipe.family, run.model, run.recipe.name

@@ -93,6 +93,8 @@ def rows(space: Space, x: Tensor | np.ndarray) -> Tensor:
         given = channels_first("x", given.numpy())
     elif space.pictures and float(given.abs().max()) > 1:
         raise ValueError(f"x must be bytes or in [-1, 1], got numbers from {given.min():g} to {given.max():g}")
+    elif space.pictures and given.is_floating_point() and float(given.min()) >= 0:
+        raise ValueError("x must be bytes or in [-1, 1], got numbers in [0, 1]: give 2 * x - 1")
     if given.shape[1:] != shape:
         raise ValueError(f"x must be of shape (N, {', '.join(map(str, shape))}), got {tuple(given.shape)}")
     return from_bytes(given).float()

@@ -148,8 +148,15 @@ def open_run(folder: Path | str, device: str | None = None, model: nn.Module | N
         raise RunError(f"{folder} cannot be opened: {error}") from error
     model = built if own else begin_average(built)
     load_weights(model, folder)
-    where = torch.device(device) if device is not None else recipe.training.device_or_cpu()
+    where = recipe.training.device_or_cpu() if device is None else _present(device)
     return Run(folder, recipe, model.to(where).eval().requires_grad_(False))
+
+
+def _present(name: str) -> torch.device:
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise RunError(f"device must be a device of this machine, got {name!r}") from error
 
 
 def open_other(folder: str) -> OpenedRun:

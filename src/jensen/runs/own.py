@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping
 from torch import Tensor, nn
 
 from jensen.core.objective import Objective
-from jensen.core.types import Batch, Loss
+from jensen.core.types import Batch, Loss, takes
 from jensen.recipes.families.own import Own
 from jensen.recipes.recipe import Recipe
 from jensen.recipes.settings import Training
 from jensen.recipes.sources.base import Source
+from jensen.recipes.sources.memory import KEYS, Memory
 
 STEPS = 1000  # of training, unless a length is given
 
@@ -49,11 +50,13 @@ def objective_of(start: Objective | Callable[[Batch], Tensor], model: nn.Module 
         if not isinstance(getattr(start, "model", None), nn.Module):
             raise ValueError("an Objective must have its model, an nn.Module, as self.model")
         return start
-    if not callable(start):
+    if not callable(start) or isinstance(start, type | nn.Module):
         raise ValueError(
             "the first argument must be the name of a recipe or a family, a Recipe, a Family, an Objective or a loss, "
-            f"got {type(start).__name__}"
+            f"got {f'the class {start.__name__}' if isinstance(start, type) else type(start).__name__}"
         )
+    if not takes(start):
+        raise ValueError("your loss must be a function of one argument, the batch")
     if not isinstance(model, nn.Module):
         raise ValueError(
             "your loss needs model=module, the nn.Module that it trains, got "
@@ -62,8 +65,22 @@ def objective_of(start: Objective | Callable[[Batch], Tensor], model: nn.Module 
     return OwnLoss(model, start)
 
 
+def unused(objective: Objective, source: Source) -> str | None:
+    """The name of data in memory that an objective of jensen's would ignore; one's own may use any."""
+    own = isinstance(objective, OwnLoss) or not type(objective).__module__.startswith("jensen.")
+    if own or not isinstance(source, Memory) or source.held is None:
+        return None
+    return next((name for name in source.held.rows.tensors if name not in (*KEYS, "a", "b")), None)
+
+
 def own_recipe(objective: Objective, source: Source) -> Recipe:
-    """The recipe of a user's objective, before settings are changed."""
+    """The recipe of a user's objective, before settings are changed.
+
+    Raises:
+        ValueError: for data that an objective of jensen's does not use.
+    """
+    if name := unused(objective, source):
+        raise ValueError(f"{type(objective).__name__} takes data named {' and '.join(KEYS)}, got {name!r}")
     by = objective.loss if isinstance(objective, OwnLoss) else objective
     name = getattr(by, "__name__", type(by).__name__)
     previews = {} if _draws(objective.model) else {"previews": 0}

@@ -24,7 +24,7 @@ def use(things: Iterable[Own]) -> None:
     Raises:
         ValueError: for a file that does not exist, raises an exception, or defines none of these.
     """
-    for thing in things:
+    for thing in [things] if isinstance(things, str) else things:
         if isinstance(thing, Path | str):
             run_file(Path(thing))
         elif isinstance(thing, Recipe):

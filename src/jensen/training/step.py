@@ -249,6 +249,9 @@ def _evaluation(state: TrainState, players: tuple[str, ...], batch: Batch) -> Ev
         with state.autocast():
             losses: Mapping[str, Loss] = state.objective(players, batch, state.step)
         for name in players:
+            total = losses[name].total
+            if not total.requires_grad or not total.is_floating_point():
+                raise ValueError(f"the loss of player {name!r} must be a differentiable real number, and is not")
             term = first_non_finite(losses[name])
             if term is not None:
                 raise NonFiniteLoss(state.step, name, term)

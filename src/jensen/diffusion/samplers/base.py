@@ -88,7 +88,11 @@ def integrate(
     memory: Memory = None
     for k, (t, s) in enumerate(pairwise(times)):
         if not _equal(levels(denoiser, t, z), levels(denoiser, s, z)):
-            z, memory = sampler.step(denoiser, z, t, s, memory, cond=cond, generator=generator)
+            made = sampler.step(denoiser, z, t, s, memory, cond=cond, generator=generator)
+            if not isinstance(made, tuple) or getattr(made[0], "shape", None) != z.shape:
+                name, shape = type(sampler).__name__, tuple(z.shape)
+                raise ValueError(f"{name}.step must return (z, memory), and z must keep its shape, {shape}")
+            z, memory = made
         if on_step is not None:
             on_step(k + 1, z.to(given))
     return z.to(given)

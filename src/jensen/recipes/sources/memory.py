@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from io import IOBase
 from itertools import islice
 from typing import Any
 from weakref import WeakValueDictionary
@@ -12,11 +13,11 @@ from weakref import WeakValueDictionary
 import numpy as np
 import torch
 from pydantic import PrivateAttr
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from jensen.core.progress import Track, silent
-from jensen.core.types import Batch, Stream, mapped
+from jensen.core.types import Batch, Stream, mapped, takes
 from jensen.data.dataset import Data, spaced
 from jensen.data.pool import Tensors
 from jensen.data.space import Classes, Space
@@ -70,6 +71,11 @@ class Memory(Source):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Memory) and self.model_dump() == other.model_dump()
 
+    @property
+    def held(self) -> Held | None:
+        """The data, or None in a copy that was made from the settings."""
+        return HELD.get(self.content)
+
     def known(self) -> Space | None:
         return Space(self.shape, self.levels, cond=self._cond) if self.content else None
 
@@ -78,7 +84,7 @@ class Memory(Source):
         return Classes(self.classes) if self.classes else None
 
     def open(self, seed: int, track: Track = silent, runs: Opener = no_runs) -> Data:
-        held = HELD.get(self.content)
+        held = self.held
         if held is None:
             raise ValueError(
                 "data given from Python are not kept with the run: give them again, as in run.evaluate(data=x), or in "
@@ -113,7 +119,8 @@ def memory(data: Any, *, as_given: bool = False) -> Memory:
 
     Args:
         data: an array or tensor of points (N, D) or of pictures (N, H, W), (N, H, W, C) or (N, C, H, W); a mapping
-            {"x": ..., "cond": classes (N,)}; a torch Dataset of such examples or of pairs (x, class); a DataLoader,
+            {"x": ..., "cond": classes (N,)} or a pair (x, classes);
+            a torch Dataset of such examples or of pairs (x, class); a DataLoader,
             whose dataset is taken; a sequence of batches; or a stream: an endless iterator of batches, or a function
             that opens one at batch n.
         as_given: for a user's objective: any names of tensors, any shapes, and no change of scale, except that bytes
@@ -132,14 +139,20 @@ def memory(data: Any, *, as_given: bool = False) -> Memory:
     if isinstance(data, DataLoader) and not isinstance(data.dataset, IterableDataset):
         notes = ("only the dataset of the DataLoader is used: order and batch size are those of the recipe",)
         data = data.dataset
-    if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
+    if isinstance(data, tuple | list) and len(data) == 2 and np.ndim(data[0]) > np.ndim(data[1]) == 1:
+        data = dict(zip(KEYS, data, strict=True))  # batches would have equally many axes
+    if isinstance(data, Dataset) and not isinstance(data, IterableDataset) and hasattr(data, "__len__"):
         names = tuple(map(str, getattr(data, "classes", ())))
-        tensors = _joined([_named(data[k]) for k in range(len(data))], torch.stack)  # type: ignore[arg-type]
+        tensors = _joined([_named(data[k]) for k in range(len(data))], torch.stack)
     elif isinstance(data, Tensor | np.ndarray | Mapping):
         tensors = {name: v if name == "cond" else numbers(name, v) for name, v in _named(data).items()}
     elif isinstance(data, list | tuple):
         tensors = _joined([_named(batch) for batch in data], torch.cat)
-    elif callable(data) or isinstance(data, Iterable):
+    elif callable(data) and not isinstance(data, type | nn.Module) and not takes(data):
+        raise ValueError("a stream that is a function must take one argument, the number of its first batch")
+    elif (callable(data) or isinstance(data, Iterable)) and not isinstance(
+        data, type | nn.Module | str | bytes | IOBase
+    ):
         first, stream = _begun(data)
         tensors = _joined(first, torch.cat)
         notes = (
@@ -167,12 +180,13 @@ def numbers(name: str, value: Any) -> Tensor:
         array = np.asarray(value)
         if array.dtype.kind not in "iuf":
             raise ValueError(f"{name} must hold numbers, got {array.dtype}")
-        value = torch.from_numpy(np.ascontiguousarray(array))
+        wide = array.dtype.kind == "u" and array.dtype.itemsize > 1  # torch has few functions of these
+        value = torch.from_numpy(np.ascontiguousarray(array.astype(np.int64) if wide else array))
     x: Tensor = value.detach().cpu()
     if x.dtype == torch.bool or x.is_complex():
         raise ValueError(f"{name} must hold numbers, got {str(x.dtype).removeprefix('torch.')}")
-    if not x.ndim or not len(x):
-        raise ValueError(f"{name} must have at least one row, got shape {tuple(x.shape)}")
+    if not x.ndim or not x.numel():
+        raise ValueError(f"{name} must have at least one row and no empty axis, got shape {tuple(x.shape)}")
     if wrong := (~x.isfinite()).nonzero()[:1, 0].tolist():
         raise ValueError(f"{name} must be finite, got a number that is not in row {wrong[0]}")
     return x
@@ -235,7 +249,7 @@ def _classes(value: Any, rows: int, names: tuple[str, ...]) -> tuple[Tensor, tup
     """Numbers of the classes, (N, 1), and names of the classes: the given ones, or the labels as text."""
     array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
     array = array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
-    if array.shape != (rows,) or array.dtype.kind not in "iuU":
+    if array.shape != (rows,) or array.dtype.kind not in "biuU":
         raise ValueError(
             f"cond must be a class for each of {rows} examples, as a whole number or a word, got {array.dtype} "
             f"{array.shape}"
@@ -255,6 +269,8 @@ def _named(example: Any) -> dict[str, Any]:
         return dict(example)
     if isinstance(example, tuple | list) and 1 <= len(example) <= len(KEYS):
         return dict(zip(KEYS, example, strict=False))
+    if isinstance(example, tuple | list) and any(isinstance(part, Tensor) for part in example):
+        raise ValueError(f"an example must be x, (x, class) or a mapping, got {len(example)} parts")
     return {"x": example}
 
 
@@ -271,7 +287,9 @@ def _joined(parts: Sequence[dict[str, Any]], join: Callable[[list[Tensor]], Tens
         if isinstance(values[0], str):
             found[name] = values
             continue
-        tensors = [v if isinstance(v, Tensor) else torch.as_tensor(np.asarray(v)) for v in values]
+        tensors = [v if isinstance(v, Tensor) else torch.as_tensor(np.array(v)) for v in values]
+        if join is torch.cat and not all(t.ndim for t in tensors):
+            raise ValueError(f"a batch must have rows, got a single number as {name}")
         if len({t.shape[join is torch.cat :] for t in tensors}) > 1:
             raise ValueError(f"{name} must have the same shape in every example")
         found[name] = join(tensors) if name == "cond" else numbers(name, join(tensors))
@@ -284,6 +302,8 @@ def _begun(data: Any) -> tuple[list[dict[str, Any]], Stream]:
     first, rows = [], 0
     for batch in batches:
         first.append(_named(batch))
+        if not all(np.ndim(value) for value in first[-1].values()):
+            raise ValueError(f"a stream must give batches of rows, got {type(batch).__name__}")
         rows += len(next(iter(first[-1].values())))
         if rows >= KEPT_ASIDE:
             break

@@ -90,6 +90,8 @@ class Pair(Source):
         size = a.space.shape[1:]
         sides = self.a, self.b.model_copy(update={"size": size}) if _open(self.b, "size", None) else self.b
         b = opened(sides[1])
+        if not (a.space.pictures and b.space.pictures):
+            raise ValueError(f"data.a and data.b must be pictures, got {a.space.shape} and {b.space.shape}")
         found = a.space.shape[0], b.space.shape[0]
         given = [n for n, side in zip(found, sides, strict=True) if not _open(side, "channels", "auto")]
         named = {count: name for name, count in CHANNELS.items()}[max(given or found)]
