@@ -73,6 +73,16 @@ def test_a_copy_across_the_split_is_reported(tmp_path, folder, capsys):
     assert all("again" in held or held == "cats/0.png" for _, held in near if held != "dogs/copy.png")
 
 
+def test_check_names_the_family_of_two_sides_and_pictures_too_few_to_train_on(tmp_path, folder, capsys):
+    for k, side in enumerate(("trainA", "trainB")):
+        (tmp_path / "two" / side).mkdir(parents=True)
+        (tmp_path / folder / "cats" / f"{k}.png").rename(tmp_path / "two" / side / "0.png")
+    assert main(["data", "check", "two"]) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines()[-1] == "jensen train translation --data two"
+    assert err.splitlines()[-1] == "jensen: training needs 2 pictures, and 2 that are held out, got 2 and 0"
+
+
 def test_check_at_a_size_says_how_to_pack_it(folder, capsys):
     assert main(["data", "check", folder, "--size", "8x10"]) == 0
     out = capsys.readouterr().out
@@ -121,7 +131,7 @@ def test_strict_refuses_broken_files_and_leaves_nothing(folder, tmp_path, capsys
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["check", "nothing"], "data must be a folder of pictures or a .tar file, got nothing"),
+        (["check", "nothing"], "there is no file or folder nothing"),
         (["check", "my pictures", "--size", "big"], "--size must be a number of pixels or HEIGHTxWIDTH"),
         (["check", "my pictures", "--size", "0"], "height and width must be from 1 to 4096, got 0 x 0"),
         (["check", "my pictures", "--html", "page.txt"], "page.txt must end in .html"),

@@ -396,13 +396,24 @@ def test_a_built_in_source_by_its_kind_and_a_preset_on_other_data(tmp_path):
         (["difusion", "--data", "x.txt"], "there is no recipe 'difusion'; did you mean 'diffusion'?"),
         (["vae", "--data-b", "x.txt"], "--data-b needs --data"),
         (["translation", "--data", "pets"], "needs data with two sides"),
-        (["gan", "--data", "empty"], "must hold pictures, got 0 other files"),
+        (
+            ["gan", "--data", "pets", "--set", "data.size=16x"],
+            "data.size must be a number of pixels or HEIGHTxWIDTH, such as 64 or 48x64, got '16x'",
+        ),
+        (
+            ["gan", "--data", "dots"],
+            "dots must have sides of 4 to 1024 pixels, got 1 x 3: give a larger --set data.size",
+        ),
+        (["gan", "--data", "word.csv"], "must have a column of numbers, got only words, such as '0,5' in column '1'"),
+        (["gan", "--data", "empty"], "must hold pictures, got none"),
     ],
 )
 def test_wrong_data_are_refused_and_leave_nothing(tmp_path, capsys, words, said):
     (tmp_path / "x.txt").write_text("hello")
     (tmp_path / "empty").mkdir()
     folder(tmp_path / "pets")
+    folder(tmp_path / "dots", sizes=((1, 3),))
+    (tmp_path / "word.csv").write_text("a;b\n0,5;1,5\n")
     assert main(["train", *words]) == 2
     err = capsys.readouterr().err
     assert said in err

@@ -14,6 +14,7 @@ from jensen.data.inventory import inventory
 from jensen.data.listing import list_pictures
 from jensen.data.pack import write_pack
 from jensen.data.survey import survey
+from jensen.recipes.sources.pair import FOLDERS
 from jensen.report.findings import Evaluation, rows
 from jensen.report.inventory import parts
 from jensen.report.page import write_page
@@ -36,7 +37,8 @@ def check(path: Path, size: str | None, html: Path | None, json_file: Path | Non
     with show.tracking() as track:
         found = inventory(path, None if size is None else parsed(size), strict=strict, track=track)
     form = found.pack.form
-    code = command("train", "diffusion", "--data", path)
+    family = "translation" if set(found.pack.labels) >= set(FOLDERS) else "diffusion"
+    code = command("train", family, "--data", path)
     if size is not None:
         pack = Path(f"{path.absolute().name}-{form.height}x{form.width}")
         packing = command("data", "pack", path, "--size", f"{form.height}x{form.width}", "--out", pack)
@@ -48,6 +50,8 @@ def check(path: Path, size: str | None, html: Path | None, json_file: Path | Non
         show.console.print(Text.assemble(("broken", "red"), f"  {name}: {why}"))
     show.line()
     show.line(made.parts[-1].text)
+    if (held := int(found.test.sum())) < 2 or len(found.test) - held < 2:
+        show.note(f"training needs 2 pictures, and 2 that are held out, got {len(found.test) - held} and {held}")
     show.line(code)
     if json_file is not None:
         write_text(json_file, dumps(made.as_dict(), indent=2) + "\n")

@@ -102,14 +102,16 @@ def list_pictures(path: Path | str) -> Listing:
         containers = [("", files), *((f"{n}/", _shard(n, place, skipped)) for n, place in shards.items())]
     elif path.is_file() and path.suffix.lower() == ".tar":
         containers = [("", _members(_place(path), skipped))]
+    elif not path.exists():
+        raise ValueError(f"there is no file or folder {path}")
     else:
-        raise ValueError(f"data must be a folder of pictures or a .tar file, got {path}")
+        raise ValueError(f"data must be a folder of pictures or a .tar file, got the file {path}")
     found: list[tuple[str, Entry]] = []
     for prefix, inside in containers:
         found += [(prefix, entry) for entry in _entries(inside, prefix, skipped)]
     if not found:
-        first = next((f", such as {name} ({why})" for name, why in skipped.items()), "")
-        raise ValueError(f"{path} must hold pictures, got {len(skipped)} other files{first}")
+        first = next((f"{len(skipped)} other files, such as {k} ({why})" for k, why in skipped.items()), "none")
+        raise ValueError(f"{path} must hold pictures, got {first}")
     if all(entry.label is None for _, entry in found):
         classes = _folders([entry.name for _, entry in found])
         found = [(p, Entry(e.name, e.source, classes.get(e.name), e.text)) for p, e in found]

@@ -252,7 +252,8 @@ def explain(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         return f"there is no setting {key!r}"
     if first["type"] == "value_error":
-        return f"{key}: {message}" if key and not message.startswith(key) else message
+        joint = " " if message.startswith("must be ") else ": "
+        return f"{key}{joint}{message}" if key and not message.startswith(key) else message
     choices = [_must_be(first), *(_must_be(other) for other in others if _key(other) == key)]  # of a union
     return f"{key} must be {', or '.join(choices)}, got {first['input']!r}"
 

@@ -36,10 +36,13 @@ def _sides(value: Any) -> Any:
     if isinstance(value, str) and all(part.isdecimal() for part in value.split("x")):
         value = tuple(int(part) for part in value.split("x"))
         value = value * 2 if len(value) == 1 else value
+    elif isinstance(value, str):
+        raise ValueError(f"must be a number of pixels or HEIGHTxWIDTH, such as 64 or 48x64, got {value!r}")
     return (value, value) if isinstance(value, int) else value
 
 
-Side = Annotated[int, Field(ge=4, le=1024)]
+FEWEST, MOST = 4, 1024  # pixels along a side
+Side = Annotated[int, Field(ge=FEWEST, le=MOST)]
 
 
 class Pictures(Source):
@@ -124,7 +127,21 @@ class Pictures(Source):
         return Path(self._file("a folder of pictures, a .tar file or a pack"))
 
     def _pack(self, path: Path, track: Track, like: Form | None = None) -> Pack:
-        """The pictures at a path, decoded to the form that the settings or other pictures have."""
+        """The pictures at a path, decoded to the form that the settings or other pictures have.
+
+        Raises:
+            ValueError: if their form is not that of the settings, or has sides that `size` refuses.
+        """
+        pack = self._found(path, track, like)
+        sides = pack.form.height, pack.form.width
+        if min(sides) < FEWEST or max(sides) > MOST:
+            again = "pack it again" if is_pack(path) else "give a larger --set data.size"
+            raise ValueError(
+                f"pictures of {path} must have sides of {FEWEST} to {MOST} pixels, got {sides[0]} x {sides[1]}: {again}"
+            )
+        return pack
+
+    def _found(self, path: Path, track: Track, like: Form | None) -> Pack:
         if is_pack(path):
             pack = open_pack(path)
             asked = (*(self.size or (None, None)), CHANNELS.get(self.channels))

@@ -83,7 +83,9 @@ class Table(Source):
     def _refuse(self, table: tables.Table, names: tuple[str, ...]) -> None:
         """Raise a ValueError for columns that do not exist, or that vary too little for single precision."""
         if not names:
-            raise ValueError(f"{self.path} must have a column of numbers, got only words")
+            column, values = next(iter(table.columns.items()))
+            found = f"{str(values[-1])!r} in column {column!r}"
+            raise ValueError(f"{self.path} must have a column of numbers, got only words, such as {found}")
         for key, name in [*(("columns", name) for name in names), *[("label", self.label)] * (self.label is not None)]:
             if name not in table.columns:
                 known = ", ".join(table.columns)
