@@ -140,7 +140,7 @@ def pictures_in(folder, n=40):
 
 @pytest.fixture(scope="module")
 def every(tmp_path_factory):
-    """A source of every kind, by name."""
+    """Data of every kind of source, by name."""
     place = tmp_path_factory.mktemp("data")
     a, b = (Pictures(path=pictures_in(place / side, n)) for side, n in (("a", 40), ("b", 50)))
     np.save(place / "x.npy", np.random.default_rng(0).integers(0, 256, (40, 4, 4), np.uint8))
@@ -152,13 +152,13 @@ def every(tmp_path_factory):
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JENSEN_CACHE", str(place / "cache"))
-        yield SOURCES | mine
+        yield {name: source.open(3) for name, source in (SOURCES | mine).items()}
 
 
 @pytest.mark.parametrize("world", [1, 2, 4])
 def test_the_parts_of_a_batch_are_the_whole_bit_for_bit(every, world):
-    for name, source in every.items():
-        stream = source.open(3).stream(8, 5)
+    for name, data in every.items():
+        stream = data.stream(8, 5)
         for given in (stream, lambda start, stream=stream: stream(start)):
             batches = [whole for whole, _ in zip(given(2), range(3), strict=False)]
             parts = [[next(shard(given, r, world)(2 + n)) for r in range(world)] for n in range(3)]

@@ -17,6 +17,7 @@ from jensen.recipes.presets import PRESETS
 from jensen.recipes.sources.base import Source
 
 TEXT = (Path(__file__).parent.parent / "docs" / "own.md").read_text(encoding="utf-8")
+pytestmark = pytest.mark.usefixtures("blank_plots", "short_classifier")
 SHORT = ["--steps", "2", "--no-evaluate", "--batch-size", "4", "--set", "training.previews=0"]
 
 

@@ -15,7 +15,7 @@ from jensen.runs.opening import open_run
 from jensen.training.strict_json import loads
 from tiny import words_of
 
-pytestmark = pytest.mark.usefixtures("short_judging")
+pytestmark = pytest.mark.usefixtures("short_judging", "short_classifier", "blank_plots")
 RNG = np.random.default_rng(0)
 ROWS = 240  # of which about 24 are held out
 DATA = {
