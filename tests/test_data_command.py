@@ -83,6 +83,14 @@ def test_check_names_the_family_of_two_sides_and_pictures_too_few_to_train_on(tm
     assert err.splitlines()[-1] == "jensen: training needs 2 pictures, and 2 that are held out, got 2 and 0"
 
 
+def test_a_cache_that_cannot_be_written_is_named(folder, capsys, monkeypatch):
+    monkeypatch.setenv("JENSEN_CACHE", f"{folder}/notes.md")
+    said = (
+        "the cache must be a folder that can be written, got my pictures/notes.md (Not a directory): set JENSEN_CACHE"
+    )
+    refused(capsys, ["data", "check", folder], said)
+
+
 def test_check_at_a_size_says_how_to_pack_it(folder, capsys):
     assert main(["data", "check", folder, "--size", "8x10"]) == 0
     out = capsys.readouterr().out

@@ -193,9 +193,14 @@ def cached_pack(
     names, sizes, modification times, labels and texts of its files, and by its form.
 
     Raises:
-        ValueError: see `write_pack`.
+        ValueError: if the cache cannot be written; see `write_pack`.
     """
     out = cache() / "packs" / listing_key(listing, form)[:32] / "pack"
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        what = f"the cache must be a folder that can be written, got {cache()} ({error.strerror})"
+        raise ValueError(f"{what}: set JENSEN_CACHE to another folder") from error
     return write_pack(listing, form, out, processes=processes, strict=strict, track=track)
 
 
