@@ -20,6 +20,7 @@ from jensen.recipes.settings import Training
 from jensen.recipes.words import configure
 from jensen.runs.evaluate import read_evaluation
 
+pytestmark = pytest.mark.usefixtures("blank_plots")
 AB = Classes(("a", "b"))
 
 
