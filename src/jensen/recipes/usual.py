@@ -22,6 +22,7 @@ MINUTES = 10.0
 FEW = Judging(
     samples=1000, rows=1000, steps=(8, 16, 32), bound_steps=100, ode_rows=100, importance=1000, refine_rows=40
 )
+UNET = {"samples": 500, "rows": 500, "steps": (8,), "bound_steps": 0, "ode_rows": 32}  # each evaluation is dear
 CONVOLUTIONAL = {"importance": 500, "importance_rows": 100, "refine_rows": 0}  # each draw of z is decoded
 
 
@@ -48,22 +49,31 @@ def _any(kind: type) -> Callable[[bool], Usual]:
     return lambda pictures: (kind(), _training(pictures), _judged(kind))
 
 
-def _judged(kind: type) -> Judging:
-    """The settings `FEW`, without those that no judge of the family uses."""
+def _judged(kind: type, **changes: object) -> Judging:
+    """The settings `FEW` with changes, without those that no judge of the family uses."""
     assert issubclass(kind, Family)
     used = COMMON | kind.judged
-    return Judging(**{key: value for key, value in FEW.model_dump(exclude_unset=True).items() if key in used})
+    settings = FEW.model_dump(exclude_unset=True) | changes
+    return Judging.model_validate({key: value for key, value in settings.items() if key in used})
 
 
 def _diffusion(pictures: bool) -> Usual:
     sampling = DiffusionSampling(sampler="dpm++", steps=20, clip=pictures, start=1.0)
-    return Diffusion(sampling=sampling), _training(pictures, rate=2e-3), _judged(Diffusion)
+    return (
+        Diffusion(sampling=sampling),
+        _training(pictures, rate=2e-3),
+        _judged(Diffusion, **(UNET if pictures else {})),
+    )
 
 
 def _score(pictures: bool) -> Usual:
     network = ScoreNetwork(largest=20.0, smallest=0.05, levels=16) if pictures else ScoreNetwork()
     sampling = ScoreSampling(sampler="dpm++", steps=20)
-    return Score(network=network, sampling=sampling), _training(pictures, rate=2e-3), _judged(Score)
+    return (
+        Score(network=network, sampling=sampling),
+        _training(pictures, rate=2e-3),
+        _judged(Score, **(UNET if pictures else {})),
+    )
 
 
 def _gan(pictures: bool) -> Usual:
@@ -78,7 +88,7 @@ def _vae(pictures: bool) -> Usual:
         vae = VAE(network=Network(latents=(8,)), prior="learned", bound=bound)
         return vae, _training(pictures, rate=2e-3), _judged(VAE)
     bound = Bound(warm="linear", warm_steps=300)
-    judging = _judged(VAE).model_copy(update=CONVOLUTIONAL)
+    judging = _judged(VAE, **CONVOLUTIONAL)
     return VAE(network=Network(latents=(32,)), bound=bound), _training(pictures), judging
 
 
