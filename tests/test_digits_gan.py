@@ -84,7 +84,8 @@ def test_classes_are_judged_where_a_reader_knows_them():
     data = case.data
     assert classes(case) is not None
     assert classes(replace(case, model=torch.nn.Linear(1, 1))) is None
-    assert classes(replace(case, data=replace(data, truths=Truths()))) is None
+    unlabelled = replace(data, truths=Truths(), space=replace(data.space, cond=None))
+    assert classes(replace(case, data=unlabelled)) is None
     assert reader_shares(replace(case, data=replace(data, space=replace(data.space, cond=Text("abc", 1))))) is None
     assert classes(grey_case([0.0] * 16, [0, 1, 1])) is None  # c is a class of no training picture
 

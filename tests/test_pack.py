@@ -170,7 +170,7 @@ def test_broken_files_are_refused_if_strict_or_if_there_is_nothing_else(tmp_path
     with pytest.raises(ValueError, match=r"pictures must not be broken, got 1 broken ones: odd/0001.png: .*truncated"):
         write_pack(list_pictures(tmp_path / "in"), FORM, tmp_path / "pack", strict=True)
     folder_of(tmp_path / "all", 5, broken=range(5))
-    with pytest.raises(ValueError, match=r"got 5 that are: .*; \.\.\.$"):
+    with pytest.raises(ValueError, match=r"got 5 broken ones: .*; \.\.\.$"):
         write_pack(list_pictures(tmp_path / "all"), FORM, tmp_path / "pack")
     assert sorted(os.listdir(tmp_path)) == ["all", "in"]
 

@@ -95,7 +95,7 @@ def test_a_run_on_sprites_is_judged_by_its_factors(tmp_path):
     recipe = Recipe(
         name="sprites",
         data=SOURCE,
-        family=vae.VAE(network=vae.Network(latents=(10,), hidden=32, depth=1)),
+        family=vae.VAE(network=vae.Network(kind="mlp", latents=(10,), hidden=32, depth=1)),
         training=Training(steps=30, batch_size=16, log_every=10, previews=1),
         judging=Judging(samples=40, importance=20, rows=30, refine_rows=4, refine_steps=3),
     )

@@ -73,8 +73,12 @@ def game(
     Source: Mescheder et al. (2017), equation 2.
 
     >>> x, y = (nn.Parameter(torch.tensor(v, dtype=torch.float64)) for v in (1.0, 2.0))
-    >>> def step(): # forgets that y's loss also depends on x ... for p in (x, y): ... p.grad = None ... (x *
-    y).backward(); (-x * y).backward() ... with torch.no_grad(): ... x.sub_(0.1 * x.grad); y.sub_(0.1 * y.grad)
+    >>> def step():  # forgets that y's loss also depends on x
+    ...     for p in (x, y):
+    ...         p.grad = None
+    ...     (x * y).backward(); (-x * y).backward()
+    ...     with torch.no_grad():
+    ...         x.sub_(0.1 * x.grad); y.sub_(0.1 * y.grad)
     >>> report = game(lambda: {"x": x * y, "y": -x * y}, players={"x": [x], "y": [y]}, step=step, eigenvalues=(1j, -1j))
     >>> [e.claim for e in report.failed]
     ['a step moves x by the gradient of its loss alone', 'a step moves y by the gradient of its loss alone']
