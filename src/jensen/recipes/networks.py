@@ -136,4 +136,6 @@ class DenoiserNetwork(Settings):
     def summary(self, space: Space) -> list[str]:
         """The cost of the network without a condition."""
         what = {"mlp": "fully connected network", "unet": "U-Net"}[self.kind_for(space)]
-        return [cost(f"{what} of size {self.size}", lambda: self.network(space, None), space.shape, ())]
+        named = all(getattr(self, key) is None for key in ("blocks", "width", "widths", "patch", "attention"))
+        size = f" of size {self.size}" if named else ""
+        return [cost(what + size, lambda: self.network(space, None), space.shape, ())]
