@@ -1,15 +1,26 @@
-"""Cases for tests of judges, with a model that returns given samples."""
+"""Cases for tests of judges, with a model that returns given samples; and all rows of opened data."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
-from jensen.data.dataset import Data, Truths
+from jensen.data.dataset import Data, Truths, some
 from jensen.data.pool import Tensors
 from jensen.data.space import Space
+from jensen.data.split import held_out
 from jensen.judging.case import Case
 from jensen.judging.settings import Judging
+
+
+def whole(data, name="x"):
+    """All rows in the order in which they were given, of a source that is split by row number."""
+    n = len(data.train) + len(data.test)
+    test = held_out([str(k) for k in range(n)], 0.1)
+    parts = some(data.train)[name], some(data.test)[name]
+    out = torch.empty(n, *parts[0].shape[1:], dtype=parts[0].dtype)
+    out[~test], out[test] = parts
+    return out
 
 
 class Fixed(nn.Module):

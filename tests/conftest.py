@@ -40,6 +40,15 @@ def _seeded():
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def double_precision():
+    """Tests in double precision, from the same seed."""
+    torch.set_default_dtype(torch.float64)
+    torch.manual_seed(0)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
 @pytest.fixture(scope="module")
 def short_judging():
     """Diffusion models are judged by round trips of 2 and 4 steps, bounds of 4 strata, guidance by 64 samples and films

@@ -30,15 +30,7 @@ from jensen.training import Player, TrainState, train_step
 
 F64 = torch.float64
 RATE = 0.1
-
-
-@pytest.fixture(autouse=True)
-def _double():
-    """All tests of this file use double precision and the same seed."""
-    torch.set_default_dtype(F64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def game(loss="non-saturating", packing=1, **settings):

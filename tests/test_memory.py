@@ -11,8 +11,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import jensen
+from cases import whole
 from jensen.data.dataset import some
-from jensen.data.split import held_out
 from jensen.recipes.sources.memory import HELD, KEPT_ASIDE, Memory, memory
 
 RNG = np.random.default_rng(0)
@@ -20,15 +20,6 @@ N = 60
 POINTS = (RNG.normal(size=(N, 2)) * [0.5, 20] + [0, 100]).astype(np.float32)
 BYTES = RNG.integers(0, 256, (N, 3, 4, 6), dtype=np.uint8)
 KINDS = RNG.integers(0, 3, N)
-
-
-def whole(data, name="x"):
-    """All rows in the order in which they were given."""
-    test = held_out([str(k) for k in range(N)], 0.1)
-    parts = some(data.train)[name], some(data.test)[name]
-    out = torch.empty(N, *parts[0].shape[1:], dtype=parts[0].dtype)
-    out[~test], out[test] = parts
-    return out
 
 
 class Pictures(Dataset):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cases import whole
 from jensen.cli.main import main
 from jensen.core.seeding import derived
 from jensen.data.dataset import some
@@ -54,15 +55,6 @@ def folder(path, sizes=((8, 6),), classes=("cat", "dog"), each=12, start=0):
             colour = (start + 20 * k, 100 * c, 7)
             Image.new("RGB", sizes[k % len(sizes)][::-1], colour).save(path / name / f"{k}.png")
     return str(path)
-
-
-def whole(data, value="x"):
-    """All rows, in the order of the file, from training and held-out rows of a source that is split by row number."""
-    test = held_out([str(k) for k in range(N)], 0.1)
-    parts = some(data.train)[value], some(data.test)[value]
-    out = torch.empty(N, *parts[0].shape[1:], dtype=parts[0].dtype)
-    out[~test], out[test] = parts
-    return out
 
 
 # -- tables -----------------------------------------------------------------------------------------------------------

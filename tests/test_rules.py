@@ -14,16 +14,7 @@ from jensen.objectives.adversarial import SIMULTANEOUS, alternating
 from jensen.training import Player, TrainState, consensus, descend, extragradient, optimistic, train_step
 from test_adversarial_objective import RATE, batches, game, state_of
 
-F64 = torch.float64
-
-
-@pytest.fixture(autouse=True)
-def _double():
-    """All tests of this file use double precision and the same seed."""
-    torch.set_default_dtype(F64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 class Quiet(nn.Module):

@@ -22,16 +22,7 @@ from jensen.models import GAN
 from jensen.objectives.adversarial import Adversarial
 from test_adversarial_objective import X, game, noise, played
 
-F64 = torch.float64
-
-
-@pytest.fixture(autouse=True)
-def _double():
-    """All tests of this file use double precision and the same seed."""
-    torch.set_default_dtype(F64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def test_noise_falls_on_both_sides_and_is_annealed():
