@@ -6,7 +6,7 @@ RESUME := $(if $(wildcard $(RUN)/config.json),--resume,)
 
 .PHONY: demo test lint format bench reader clean
 
-demo: .venv/ready  ## train the CAPTCHA model, draw, read back, report: about eight minutes on two cores
+demo: .venv/ready  ## train the CAPTCHA model, draw, read back, report: eight to nine minutes on two cores
 	$(BIN)/jensen train captcha --out $(RUN) $(RESUME)
 
 test: .venv/dev lint  ## everything that must hold
