@@ -17,6 +17,7 @@ from jensen.check.page import write_certificate
 from jensen.check.portrait import dirac_panels, phase_portrait
 from jensen.cli import show
 from jensen.cli.files import writable
+from jensen.core.failure import Failure
 from jensen.report.gallery import save_image
 from jensen.training.checkpoint import write_text
 from jensen.training.strict_json import dumps
@@ -36,7 +37,7 @@ def check(
     Raises:
         ValueError: for an unknown name, a Python file that is missing, raises or defines nothing to check, a precision
             or number of processes out of range, or a file that cannot be written.
-        RuntimeError: if a law fails.
+        Failure: if a law fails.
     """
     files = [name for name in names if name.endswith(".py")]
     families: dict[str, list[Law]] = {name: laws_of_file(Path(name)) for name in files}
@@ -76,7 +77,7 @@ def check(
         show.line(f"portraits: {portrait}")
     claims, failed = sum(len(o.report.evidence) for o in outcomes), [o.law for o in outcomes if not o.holds]
     if failed:
-        raise RuntimeError(f"{len(failed)} of {len(outcomes)} laws fail: {', '.join(failed)}")
+        raise Failure(f"{len(failed)} of {len(outcomes)} laws fail: {', '.join(failed)}")
     seconds = sum(outcome.seconds for outcome in outcomes)
     show.line(f"all {len(outcomes)} laws hold: {claims} claims, {seconds:.0f} s of work")
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import sys
+import tempfile
+import traceback
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from jensen import __version__
+from jensen.core.failure import Failure
 
 app = typer.Typer(
     name="jensen",
@@ -309,8 +312,10 @@ def main(words: list[str] | None = None) -> int:
         return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 1 if failed else 2)
     except ValueError as error:
         return _fail(str(error), 2)
-    except RuntimeError as error:
-        return _fail((str(error) or type(error).__name__).splitlines()[0], 1)
+    except Failure as error:
+        return _fail(str(error), 1)
+    except Exception as error:  # noqa: BLE001 (nothing is to reach the user as a page of traceback)
+        return _unforeseen(error)
 
 
 def _gather_texts(words: list[str]) -> list[str]:
@@ -326,6 +331,18 @@ def _gather_texts(words: list[str]) -> list[str]:
         if not (collecting and followed):
             out.append(word)
     return out
+
+
+def _unforeseen(error: Exception) -> int:
+    """One sentence, with the name of the file that holds the traceback."""
+    said = " ".join([f"{type(error).__name__}:", *str(error).split("\n")[:1]])
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="jensen-", suffix=".txt", delete=False, encoding="utf-8") as file:
+            traceback.print_exception(error, file=file)
+        said += f"; the traceback is in {file.name}"
+    except OSError:
+        said += "; its traceback could not be written"
+    return _fail(said, 1)
 
 
 def _fail(message: str, code: int) -> int:

@@ -5,11 +5,18 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from jensen.core.naming import nearest
+
+MOST_ROWS = 10_000_000  # rows, samples and draws that are held in memory
+Width = Annotated[int, Field(ge=1, le=65_536)]
+"""Number of units, channels or latents of a layer."""
+Depth = Annotated[int, Field(ge=1, le=1_000)]
+"""Number of layers or blocks."""
+WHOLE, REAL = 2**31 - 1, 1e38  # largest numbers of a configuration; torch counts in 64 bits and computes in float32
 
 
 class IdleSetting(ValueError):
@@ -35,6 +42,16 @@ class Settings(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True, use_attribute_docstrings=True
     )
+
+    @field_validator("*")
+    @classmethod
+    def _representable(cls, value: Any) -> Any:
+        """Refuse numbers that torch cannot hold; a setting's own limits are narrower."""
+        for number in value if isinstance(value, tuple) else value.values() if isinstance(value, dict) else (value,):
+            most = WHOLE if isinstance(number, int) else REAL
+            if isinstance(number, int | float) and not -most <= number <= most:
+                raise ValueError(f"must be from {-most} to {most}, got {number}")
+        return value
 
     def refuse_idle(self, because: str, *names: str, prefix: str = "") -> None:
         """Raise an IdleSetting for the first of these settings that is not at its default.

@@ -12,6 +12,8 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
+from jensen.core.failure import Failure
+
 Batch = Mapping[str, Tensor]
 """One batch of data, as named tensors: "x", "cond", "index"; or "a" and "b" for unpaired data."""
 
@@ -156,7 +158,7 @@ def mapped(stream: Stream, change: Callable[[Batch], Batch]) -> Stream:
     return lambda start: map(change, stream(start))
 
 
-class NonFiniteLoss(RuntimeError):
+class NonFiniteLoss(Failure):
     """A loss became infinite or nan: training stops, and the last checkpoint stays valid."""
 
     def __init__(self, step: int, player: str, term: str):

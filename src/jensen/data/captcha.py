@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from jensen.core.failure import Failure
 from jensen.data.workers import cores
 
 Split = Literal["train", "test"]
@@ -251,7 +252,7 @@ def _draw_in_workers(
                 assert process.stdout is not None
                 data = process.stdout.read(size * len(indices))
                 if len(data) != size * len(indices):
-                    raise RuntimeError(f"a drawing process stopped early, with exit code {process.wait()}")
+                    raise Failure(f"a drawing process stopped early, with exit code {process.wait()}")
                 for k, i in enumerate(indices):
                     row = data[k * size : (k + 1) * size]
                     names[i] = row[: style.length].decode("ascii")

@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from jensen.core.settings import Settings
+from jensen.core.settings import MOST_ROWS, Settings
 
-Positive = Annotated[int, Field(ge=1)]
-NonNegative = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1, le=MOST_ROWS)]
+NonNegative = Annotated[int, Field(ge=0, le=MOST_ROWS)]
 
 
 FEATURES = ("auto", "classifier", "convolutional", "raw")
@@ -30,9 +30,9 @@ def _features(value: str) -> str:
 class Judging(Settings):
     """How a run is evaluated."""
 
-    samples: Annotated[int, Field(ge=16)] = 2000
+    samples: Annotated[int, Field(ge=16, le=MOST_ROWS)] = 2000
     """number of samples drawn"""
-    rows: Annotated[int, Field(ge=16)] = 2000
+    rows: Annotated[int, Field(ge=16, le=MOST_ROWS)] = 2000
     """maximum number of held-out examples used"""
     features: Annotated[str, AfterValidator(_features)] = "auto"
     """features by which samples and data are compared: auto, classifier, convolutional, raw, or the folder of a reader
@@ -41,10 +41,10 @@ class Judging(Settings):
     """samples drawn per class or mode that a reader of pictures knows, if the total exceeds judging.samples"""
     importance: Positive = 5000
     """number K of draws for log p(x) by importance sampling"""
-    importance_rows: Annotated[int, Field(ge=2)] = 2000
+    importance_rows: Annotated[int, Field(ge=2, le=MOST_ROWS)] = 2000
     """maximum number of held-out examples, and of training examples, whose log p(x) is estimated by importance
     sampling"""
-    refine_rows: Literal[0] | Annotated[int, Field(ge=2)] = 100
+    refine_rows: Literal[0] | Annotated[int, Field(ge=2, le=MOST_ROWS)] = 100
     """held-out examples for which the gap between log p(x) and the ELBO is decomposed; 0: none"""
     refine_steps: Positive = 300
     """number of steps that optimize q for each of these examples"""

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
-from jensen.core.settings import Settings
+from jensen.core.settings import Depth, Settings, Width
 from jensen.data.space import Space
 from jensen.distributions import (
     BinaryLogits,
@@ -24,7 +24,7 @@ from jensen.distributions import (
 )
 from jensen.nn import PictureDecoder, PictureEncoder, Size, Standardized, mlp, parameters, sized
 from jensen.recipes.networks import TINY, channels_last, large
-from jensen.recipes.settings import Positive, Rate
+from jensen.recipes.settings import Rate
 
 FINEST = 0.16  # smallest scale of a pixel's noise, in steps between levels
 
@@ -66,17 +66,17 @@ class Decoder(Settings):
     """mlp: fully connected; conv: residual convolutions; auto: conv for pictures of more than 12 x 12 pixels"""
     size: Size = "tiny"
     """size of the networks; each takes about 4 times the operations of the one before"""
-    hidden: Positive | None = None
+    hidden: Width | None = None
     """units of each hidden layer (mlp, and between layers of latents)"""
-    depth: Positive | None = None
+    depth: Depth | None = None
     """hidden layers of each network (mlp, and between layers of latents)"""
-    width: Annotated[int, Field(ge=8, multiple_of=8)] | None = None
+    width: Annotated[int, Field(ge=8, le=65_536, multiple_of=8)] | None = None
     """channels of the finest grid (conv)"""
-    blocks: Positive | None = None
+    blocks: Depth | None = None
     """residual blocks of each grid (conv)"""
     patch: Literal[1, 2, 4] | None = None
     """side of the patches that are folded into channels (conv)"""
-    decoder_hidden: Positive | None = None
+    decoder_hidden: Width | None = None
     """units of each hidden layer of p(x | z), if it should be weaker than the encoder; null: same as network.hidden"""
     noise: Literal["predicted", "learned", "fixed"] = "predicted"
     """scale of p(x | z) in each dimension of x; predicted: from z; learned: the same for all z; fixed: network.std"""

@@ -9,10 +9,10 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from jensen.core.settings import Settings
+from jensen.core.settings import Depth, Settings, Width
 from jensen.data.space import Classes, Space, Text
 from jensen.nn import Size, TimeMLP, UNet, operations, parameters, sized
-from jensen.recipes.settings import Momentum, Positive
+from jensen.recipes.settings import Momentum
 
 TINY = 12  # pixels along the shorter side, up to which a picture is learnt by fully connected layers
 OF_KIND = {"mlp": ("width", "dropout"), "unet": ("widths", "patch", "attention")}
@@ -67,17 +67,17 @@ class DenoiserNetwork(Settings):
     texts"""
     size: Size = "tiny"
     """tiny: for two CPU cores; small, base, large: about 4, 16 and 64 times its operations, for GPUs"""
-    blocks: Positive | None = None
+    blocks: Depth | None = None
     """residual blocks; unet: at each level, on the way down and on the way up"""
-    width: Positive | None = None
+    width: Width | None = None
     """units of the hidden layers (mlp)"""
     dropout: Momentum = 0.0
     """dropout probability of hidden units (mlp)"""
-    widths: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=6)] | None = None
+    widths: Annotated[tuple[Width, ...], Field(min_length=1, max_length=6)] | None = None
     """channels of each level, multiples of 8 (unet)"""
     patch: Literal[1, 2, 4] | None = None
     """side of the patches that the first layer folds into channels (unet)"""
-    attention: Annotated[int, Field(ge=0)] | None = None
+    attention: Annotated[int, Field(ge=0, le=4096)] | None = None
     """self-attention at levels with sides of at most this many pixels; 0: none (unet)"""
 
     def kind_for(self, space: Space) -> str:

@@ -13,6 +13,7 @@ from jensen.training import Budget, Player, warm_then_decay
 from jensen.training.distributed import processes
 
 Positive = Annotated[int, Field(ge=1)]
+UpToMillion = Annotated[int, Field(ge=1, le=1_000_000)]
 Rate = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -26,7 +27,7 @@ class Training(Settings):
     """minutes of training, if not given in steps"""
     steps: Positive | None = None
     """steps of training, if not given in minutes"""
-    batch_size: Positive = 64
+    batch_size: UpToMillion = 64
     """batch size per step, over all processes together"""
     rate: Rate = 2e-3
     """learning rate"""

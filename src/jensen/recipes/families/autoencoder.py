@@ -10,18 +10,19 @@ from torch import Tensor, nn
 
 from jensen import models
 from jensen.core.objective import Objective
+from jensen.core.settings import Width
 from jensen.data.space import Space
 from jensen.distributions import GaussianPrior
 from jensen.objectives import AddedNoise, Masked, Reconstruction
 from jensen.recipes.decoders import Decoder, refuse_means
 from jensen.recipes.families.base import Family
-from jensen.recipes.settings import Positive, Training
+from jensen.recipes.settings import Training
 
 
 class Narrow(Decoder):
     """The code and the networks of encoder and decoder."""
 
-    latents: Positive = 16
+    latents: Width = 16
     """dimensions of the code"""
 
 

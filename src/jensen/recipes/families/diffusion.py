@@ -22,7 +22,7 @@ from jensen.objectives import Denoising, Hybrid, VariationalDiffusion
 from jensen.objectives.denoising import DenoisingLoss
 from jensen.recipes.families.base import Family
 from jensen.recipes.networks import DenoiserNetwork
-from jensen.recipes.settings import NonNegative, Positive, Rate, Share, Training
+from jensen.recipes.settings import NonNegative, Rate, Share, Training, UpToMillion
 
 LOSSES: dict[str, DenoisingLoss] = {
     **{view: partial(simple, view=view) for view in ("eps", "v", "x", "flow")},
@@ -75,7 +75,7 @@ class DiffusionLoss(Settings):
     """share of examples trained without their condition, for classifier-free guidance; 1: an unconditional model"""
     variance: Literal["fixed", "learned"] = "fixed"
     """variance of the reverse steps; learned: by the terms of the variational bound, added to the weighted loss"""
-    levels: Annotated[int, Field(ge=2)] = 200
+    levels: Annotated[int, Field(ge=2, le=1_000_000)] = 200
     """number of noise levels T at which learned variances are trained"""
     variance_weight: Rate = 1e-3
     """weight of the terms of the bound that train the variances"""
@@ -100,7 +100,7 @@ class DiffusionSampling(Settings):
 
     sampler: str = "dpm++"
     """name of the sampler, such as ancestral, ddim, dpm++, unipc, heun"""
-    steps: Positive = 32
+    steps: UpToMillion = 32
     """sampling steps; each evaluates the denoiser once, or twice for heun"""
     guidance: NonNegative = 1.0
     """scale of classifier-free guidance; 1: none"""

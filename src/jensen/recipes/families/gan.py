@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from jensen.adversarial import annealed, dragan, gradient_penalty, r1, r2, spectral_norm
 from jensen.adversarial.augmentation import TRANSFORMS, AdaptiveAugment, augment
 from jensen.core.progress import Track, silent
-from jensen.core.settings import Settings
+from jensen.core.settings import Depth, Settings, Width
 from jensen.data.dataset import Data
 from jensen.data.space import Space
 from jensen.models import gan as models
@@ -54,21 +54,21 @@ class Network(Settings):
     even sides, mlp for points"""
     size: Size = "tiny"
     """size of mlp and residual; tiny: for two CPU cores; small, base, large: about 4, 16 and 64 times its operations"""
-    latents: Positive | None = None
+    latents: Width | None = None
     """dimensions of the noise z; null: 2 (mlp), 32 (conv) or 64 (residual)"""
-    width: Positive | None = None
+    width: Width | None = None
     """width of the generator: units of its hidden layers (mlp), or channels at full size (conv, null: 32; residual)"""
-    layers: Positive | None = None
+    layers: Depth | None = None
     """hidden layers of a fully connected generator (mlp)"""
-    critic_width: Positive | None = None
+    critic_width: Width | None = None
     """width of the critic: units of its hidden layers (mlp; conv, null: 256) or channels at full size (residual)"""
-    critic_layers: Positive | None = None
+    critic_layers: Depth | None = None
     """hidden layers of the critic (mlp; conv, null: 2)"""
     activation: Literal["relu", "leaky-relu"] = "relu"
     """activation of fully connected networks (mlp)"""
     slope: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """slope of leaky-relu below 0"""
-    fourier_features: Annotated[int, Field(ge=0)] = 0
+    fourier_features: Annotated[int, Field(ge=0, le=65_536)] = 0
     """number of random frequencies w whose sin(w x) and cos(w x) are added to the critic's input; 0: none"""
     frequency: Annotated[float, Field(gt=0)] = 2.0
     """standard deviation of the frequencies of the Fourier features, in radians per unit of length"""
@@ -171,13 +171,13 @@ class Game(Settings):
     """loss of both players"""
     order: Literal["alternating", "simultaneous"] = "alternating"
     """whether the players are updated in turn or at the same time"""
-    critic_steps: Positive = 1
+    critic_steps: Depth = 1
     """steps of the critic for each step of the generator"""
     update: Literal["descend", "extragradient", "optimistic", "consensus"] = "descend"
     """rule that updates the players"""
     consensus: NonNegative = 0.1
     """gamma of consensus optimization"""
-    packing: Positive = 1
+    packing: Depth = 1
     """number of examples that the critic sees together (PacGAN)"""
     penalty: Literal["none", "r1", "r2", "r1+r2", "wgan-gp", "dragan"] = "none"
     """penalty on the critic's gradient"""

@@ -16,7 +16,7 @@ from jensen.data.space import Space
 from jensen.models import KernelDensityModel, KernelSampling
 from jensen.objectives import Fitted, LeaveOneOut
 from jensen.recipes.families.base import Family
-from jensen.recipes.settings import Positive, Rate, Training
+from jensen.recipes.settings import Positive, Rate, Training, UpToMillion
 
 
 class KernelSettings(Settings):
@@ -36,7 +36,7 @@ class KernelDraws(Settings):
 
     sampler: Literal["exact", "langevin", "mala", "ascent"] = "exact"
     """exact; langevin: unadjusted; mala: Metropolis-adjusted; ascent: noise-free, which ends in modes of the density"""
-    steps: Positive = 1000
+    steps: UpToMillion = 1000
     """steps of a chain"""
     step_size: Annotated[float, Field(gt=0, lt=2)] = 0.2
     """step size of a chain, in units of the squared bandwidth"""

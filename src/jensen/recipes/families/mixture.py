@@ -15,7 +15,7 @@ from jensen.data.dataset import Data, some
 from jensen.data.space import Space
 from jensen.objectives import Fitted
 from jensen.recipes.families.base import Family
-from jensen.recipes.settings import Positive, Rate, Training
+from jensen.recipes.settings import Rate, Training, UpToMillion
 from jensen.variational import GaussianMixtureVI, MixturePrior
 from jensen.variational.mean_field import NormalWishart
 
@@ -23,11 +23,11 @@ from jensen.variational.mean_field import NormalWishart
 class Mixture(Family):
     """A Bayesian mixture of Gaussians for points, fitted to all training data before the first training step."""
 
-    components: Positive = 20
+    components: UpToMillion = 20
     """maximum number of Gaussians; the weights of those that are not needed go to 0"""
     concentration: Rate | None = None
     """concentration of the weights' Dirichlet prior; below 1, it favours few components; null: 1 / components"""
-    sweeps: Positive = 500
+    sweeps: UpToMillion = 500
     """maximum number of sweeps of coordinate ascent"""
     tolerance: Annotated[float, Field(gt=0)] = 1e-6
     """stop after a sweep that raises the bound by less than this many nats per training example"""

@@ -5,14 +5,14 @@ from __future__ import annotations
 from torch import nn
 
 from jensen.core.objective import Objective
-from jensen.core.settings import Settings
+from jensen.core.settings import Settings, Width
 from jensen.data.space import Space, Text
 from jensen.nn import Classifier, PictureEncoder, Size, Standardized, mlp, sized
 from jensen.nn import Reader as Network
 from jensen.objectives import Reading
 from jensen.recipes.families.base import Family
 from jensen.recipes.networks import cost
-from jensen.recipes.settings import NonNegative, Positive, Training
+from jensen.recipes.settings import NonNegative, Training
 
 
 class ClassNetwork(Settings):
@@ -20,9 +20,9 @@ class ClassNetwork(Settings):
 
     size: Size = "tiny"
     """tiny: for two CPU cores; small, base, large: about 4, 16 and 64 times its operations, for GPUs"""
-    width: Positive | None = None
+    width: Width | None = None
     """channels of the finest grid, or units of the hidden layers; null: by the size"""
-    features: Positive = 64
+    features: Width = 64
     """units of the last hidden layer, which serves as features in judging"""
 
     def network(self, space: Space) -> nn.Module:

@@ -17,7 +17,7 @@ from jensen.models.score import LANGEVIN
 from jensen.objectives import ScoreMatching
 from jensen.recipes.families.base import Family
 from jensen.recipes.networks import DenoiserNetwork
-from jensen.recipes.settings import Positive, Rate, Share, Training
+from jensen.recipes.settings import Rate, Share, Training, UpToMillion
 from jensen.score import geometric
 
 
@@ -28,7 +28,7 @@ class ScoreNetwork(DenoiserNetwork):
     """largest noise level"""
     smallest: Rate = 0.05
     """smallest noise level"""
-    levels: Annotated[int, Field(ge=2)] = 12
+    levels: Annotated[int, Field(ge=2, le=10_000)] = 12
     """number of noise levels, evenly spaced in their logarithm"""
     loss: Literal["denoising", "implicit", "sliced", "sliced-vr"] = "denoising"
     """score matching: denoising; implicit: exact trace; sliced: random projections; sliced-vr: lower variance"""
@@ -47,7 +47,7 @@ class ScoreSampling(Settings):
 
     sampler: str = LANGEVIN
     """langevin, or a sampler of diffusion models, such as ancestral, ddim, dpm++, unipc, heun"""
-    steps: Positive = 30
+    steps: UpToMillion = 30
     """Langevin steps at each noise level; for other samplers, the number of evaluations"""
     step_size: Annotated[float, Field(gt=0, lt=2)] = 0.5
     """step size of a Langevin step, in units of the squared noise level"""

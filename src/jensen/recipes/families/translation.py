@@ -11,7 +11,7 @@ from torch import Tensor
 
 from jensen.adversarial import ImagePool, annealed, augmentation, r1, spectral_norm
 from jensen.core.objective import Objective
-from jensen.core.settings import Settings
+from jensen.core.settings import Depth, Settings, Width
 from jensen.data.space import Space
 from jensen.models import CycleGAN
 from jensen.nn import PatchCritic, Translator
@@ -35,13 +35,13 @@ TRANSFORMS: dict[str, tuple[Callable[[Tensor], Tensor], ...]] = {
 class Network(Settings):
     """Two translators with the same architecture, and two patch critics."""
 
-    width: Annotated[int, Field(ge=8, multiple_of=8)] = 48
+    width: Annotated[int, Field(ge=8, le=65_536, multiple_of=8)] = 48
     """channels of a translator"""
-    blocks: Positive = 3
+    blocks: Depth = 3
     """residual blocks of a translator"""
-    patch: Positive = 4
+    patch: Width = 4
     """side of the patches that a translator folds into channels"""
-    critic: Annotated[tuple[Positive, ...], Field(min_length=1)] = (32, 64, 128)
+    critic: Annotated[tuple[Width, ...], Field(min_length=1)] = (32, 64, 128)
     """channels of the critics' layers, each of half the resolution; three have a receptive field of 38 pixels"""
     spectral: bool = False
     """divide each of the critics' weights by its largest singular value"""
@@ -100,7 +100,7 @@ class Weights(Settings):
     """weight of the cycle-consistency loss (unpaired)"""
     identity: NonNegative = 0.5
     """weight of the identity loss, the change of pictures that are already of the target side (unpaired)"""
-    pool: Annotated[int, Field(ge=0)] = 500
+    pool: Annotated[int, Field(ge=0, le=1_000_000)] = 500
     """number of earlier translations that are kept and shown to the critics again (unpaired)"""
     distance: NonNegative = 10.0
     """weight of the distance between a translation and the picture it is paired with (paired)"""

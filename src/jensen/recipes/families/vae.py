@@ -12,7 +12,7 @@ from torch import nn
 
 from jensen import models
 from jensen.core.objective import Objective, partition
-from jensen.core.settings import Settings
+from jensen.core.settings import Settings, Width
 from jensen.data.space import Space
 from jensen.distributions import CategoricalPrior, Conditional, DiagonalGaussian, GaussianPrior, OneHotLogits
 from jensen.nn import mlp
@@ -20,7 +20,7 @@ from jensen.objectives import Variational
 from jensen.objectives.variational import cautions
 from jensen.recipes.decoders import Decoder, refuse_means
 from jensen.recipes.families.base import Family
-from jensen.recipes.settings import NonNegative, Positive, Rate, Training
+from jensen.recipes.settings import NonNegative, Positive, Rate, Training, UpToMillion
 from jensen.training import Budget, Player, warm_then_decay
 from jensen.variational import Constraint, Relaxation, annealed, cooling, cyclical, linear, posterior_table
 from jensen.variational.bounds import beta, elbo, free_bits, iwae
@@ -33,11 +33,11 @@ FIT_STEPS, FIT_DRAWS = 300, 128  # of the optimization of q for held-out data, w
 class Network(Decoder):
     """The latents of each layer and the networks between the layers."""
 
-    latents: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=4)] = (16,)
+    latents: Annotated[tuple[Width, ...], Field(min_length=1, max_length=4)] = (16,)
     """number of latents of each layer, from the layer next to the data upwards"""
     latent: Literal["gaussian", "categorical"] = "gaussian"
     """distribution of the latents"""
-    classes: Annotated[int, Field(ge=2)] = 10
+    classes: Annotated[int, Field(ge=2, le=65_536)] = 10
     """number of classes of each categorical latent"""
     direction: Literal["bottom-up", "ladder"] = "bottom-up"
     """direction of inference when there are several layers"""
@@ -98,7 +98,7 @@ class Bound(Settings):
 
     name: Literal["elbo", "iwae"] = "elbo"
     """elbo: evidence lower bound; iwae: importance-weighted bound"""
-    samples: Positive = 1
+    samples: UpToMillion = 1
     """number of draws of z for each x"""
     gradient: Literal["standard", "score", "stl", "dreg"] = "standard"
     """standard: reparameterized if possible; score: score function; stl: sticking the landing; dreg: doubly

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from jensen.core.progress import Track, silent
 from jensen.core.seeding import derived
+from jensen.core.settings import MOST_ROWS
 from jensen.core.types import Batch
 from jensen.data.captcha import Split, Style, draw, random_text
 from jensen.data.dataset import Data, Truths, spaced
@@ -43,9 +44,9 @@ class Captcha(Source):
     """lowest and highest luminance of the ink, from 60 to 200"""
     colour: bool = False
     """coloured pictures: three channels with random hues"""
-    pictures: Annotated[int, Field(ge=1)] = 40_000
+    pictures: Annotated[int, Field(ge=1, le=MOST_ROWS)] = 40_000
     """number of training pictures"""
-    test: Annotated[int, Field(ge=2)] = 2_000
+    test: Annotated[int, Field(ge=2, le=MOST_ROWS)] = 2_000
     """number of held-out pictures, the same for every seed"""
     reader: Annotated[str, AfterValidator(lambda value: value if value == SHIPPED else absolute(value))] = SHIPPED
     """reader of samples in judging: shipped (for pictures of default style) or the folder of a captcha-reader run"""

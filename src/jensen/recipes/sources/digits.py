@@ -12,6 +12,7 @@ from torch import Tensor
 
 from jensen.core.progress import Track, silent
 from jensen.core.seeding import derived, generator
+from jensen.core.settings import MOST_ROWS
 from jensen.data.dataset import Data, Truths, spaced
 from jensen.data.digits import LEVELS, SIDE, binarize, digits, to_unit
 from jensen.data.digits import Digits as Handwritten
@@ -148,9 +149,9 @@ class Digits(Source):
     """grey: 17 levels, interpolated where handwritten digits are enlarged; ink: two levels"""
     side: Annotated[int, Field(ge=SIDE, le=256)] | None = None
     """width and height of a picture in pixels; null: 8 for handwritten, 16 for printed digits"""
-    pictures: Annotated[int, Field(ge=10)] | None = None
+    pictures: Annotated[int, Field(ge=10, le=MOST_ROWS)] | None = None
     """number of training digits; null: 1437 handwritten or 2000 printed ones"""
-    test: Annotated[int, Field(ge=20)] | None = None
+    test: Annotated[int, Field(ge=20, le=MOST_ROWS)] | None = None
     """number of printed held-out digits, half of them in fonts that are not in the training set; null: 600"""
 
     @model_validator(mode="after")

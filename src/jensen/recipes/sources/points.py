@@ -12,6 +12,7 @@ from torch import Tensor
 
 from jensen.core.progress import Track, silent
 from jensen.core.seeding import derived, generator
+from jensen.core.settings import MOST_ROWS
 from jensen.data.dataset import Data, Truths, spaced
 from jensen.data.mixtures import Modes, grid, ring
 from jensen.data.moons import NOISE, moons, moons_log_prob
@@ -19,7 +20,7 @@ from jensen.data.pool import Tensors
 from jensen.data.space import Space
 from jensen.recipes.sources.base import Opener, Source, fingerprint, no_runs
 
-Count = Annotated[int, Field(ge=16)]
+Count = Annotated[int, Field(ge=16, le=MOST_ROWS)]
 Length = Annotated[float, Field(gt=0)]
 Balance = Annotated[float, Field(gt=0, le=1)]
 
@@ -100,7 +101,7 @@ class Mixture(Points):
 class Ring(Mixture):
     """Points around modes on a circle."""
 
-    modes: Annotated[int, Field(ge=1)] = 8
+    modes: Annotated[int, Field(ge=1, le=10_000)] = 8
     """number of modes"""
     radius: Length = 1.0
     """radius of the circle"""
@@ -118,7 +119,7 @@ class Ring(Mixture):
 class Grid(Mixture):
     """Points around modes on a square grid."""
 
-    side: Annotated[int, Field(ge=1)] = 5
+    side: Annotated[int, Field(ge=1, le=100)] = 5
     """modes along a side of the grid"""
     spacing: Length = 2.0
     """distance between neighbouring modes"""

@@ -25,7 +25,7 @@ class Sprites(Source):
     of it.
     """
 
-    size: Annotated[int, Field(ge=1)] = 20
+    size: Annotated[int, Field(ge=1, le=1_024)] = 20
     """width and height of a picture in pixels"""
     scales: Levels = 3
     """number of scales"""

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from jensen.core.progress import Track, silent
 from jensen.core.seeding import derived, generator
+from jensen.core.settings import MOST_ROWS
 from jensen.data.dataset import Data, Truths, spaced
 from jensen.data.digits import LEVELS, SIDE
 from jensen.data.pool import Tensors
@@ -23,9 +24,9 @@ class StackedDigits(Source):
 
     balance: Annotated[float, Field(gt=0, le=1)] = 1.0
     """probability of the rarest digit divided by that of the most frequent one"""
-    points: Annotated[int, Field(ge=16)] = 20_000
+    points: Annotated[int, Field(ge=16, le=MOST_ROWS)] = 20_000
     """number of training pictures that samples are compared with"""
-    test: Annotated[int, Field(ge=16)] = 2_500
+    test: Annotated[int, Field(ge=16, le=MOST_ROWS)] = 2_500
     """number of held-out pictures, made of held-out digits; the same for every seed"""
 
     def known(self) -> Space:

@@ -13,6 +13,7 @@ from jensen.adversarial import Jitter
 from jensen.core.progress import Track, silent
 from jensen.core.protocols import Sampleable
 from jensen.core.seeding import derived, generator
+from jensen.core.settings import MOST_ROWS
 from jensen.core.types import Stream
 from jensen.data.dataset import Data, some
 from jensen.data.digits import SIDE
@@ -38,13 +39,13 @@ class HandwrittenPrinted(Source):
     """width and height of a picture in pixels"""
     handwritten: Annotated[int, Field(ge=10, le=HANDWRITTEN)] | None = None
     """number of handwritten training digits; null: all 1437"""
-    printed: Annotated[int, Field(ge=10)] = PRINTED
+    printed: Annotated[int, Field(ge=10, le=MOST_ROWS)] = PRINTED
     """number of printed training digits"""
-    test: Annotated[int, Field(ge=20)] = 600
+    test: Annotated[int, Field(ge=20, le=MOST_ROWS)] = 600
     """number of printed held-out digits, half of them in fonts that are not in the training set"""
     jitter: Annotated[float, Field(ge=0)] = 0.07
     """standard deviation of the random affine map applied to each picture of a batch, in units of half its side"""
-    partners: Annotated[int, Field(ge=1)] = 4
+    partners: Annotated[int, Field(ge=1, le=1_000)] = 4
     """printed digits paired with each handwritten digit, for pairing by-class"""
     enlarge_a: Place | None = None
     """folder of a run whose samples, 8 x 8 handwritten digits, are added to side a"""

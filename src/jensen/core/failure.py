@@ -1,0 +1,5 @@
+"""What stops a run, a check or a process without being a mistake in its arguments."""
+
+
+class Failure(RuntimeError):
+    """A run, a check or a process failed, for the reason that the message gives in one sentence: exit code 1."""
