@@ -4,11 +4,13 @@ refused."""
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from jensen import load_data
 from jensen.cli.main import main
 from jensen.data.pack import open_pack
 
@@ -89,6 +91,78 @@ def test_a_cache_that_cannot_be_written_is_named(folder, capsys, monkeypatch):
         "the cache must be a folder that can be written, got my pictures/notes.md (Not a directory): set JENSEN_CACHE"
     )
     refused(capsys, ["data", "check", folder], said)
+
+
+TABLE = "length,mass,kind\n" + "".join(f"{k},{k * k},{'ab'[k % 2]}\n" for k in range(40))
+
+
+def numbers(words):
+    """The findings' values and the details that `data check` writes."""
+    assert main(["data", "check", *words, "--json", "numbers.json", "--html", "page.html"]) == 0
+    tree = json.loads(Path("numbers.json").read_text())
+    return {key: finding["value"] for key, finding in tree["findings"].items()}, tree["details"]
+
+
+def test_check_of_a_table_has_its_columns_and_what_a_run_would_use(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("t.csv").write_text(TABLE + "3,9,b\n")
+    values, details = numbers(["t.csv"])
+    data = load_data("t.csv")
+    sizes = {"rows": 41, "train": len(data.train), "test": len(data.test)}
+    assert values == {**sizes, "columns": 2, "wrong": 0, "classes": 2, "copies": 1, "across": values["across"]}
+    assert details["classes"] == {"a": 20, "b": 21}
+    assert details["copied"] == [[4, 41]]
+    length = np.append(np.arange(40.0), 3)
+    expected = {"mean": length.mean(), "std": length.std(), "min": 0, "max": 39, "missing": 0}
+    assert details["columns"]["length"] == pytest.approx(expected)
+    out = capsys.readouterr().out
+    assert "a: 20; b: 21" in out
+    assert out.splitlines()[-3] == "jensen train diffusion --data t.csv"
+    assert Path("page.html").read_text().count("<svg") == 3  # two columns and the classes
+
+
+def test_check_names_every_cell_that_is_not_a_number(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("t.csv").write_text(TABLE.replace("\n3,9,b", "\n,9,b").replace("\n5,25,", "\n5,inf,"))
+    values, details = numbers(["t.csv"])
+    assert values["wrong"] == 2
+    assert "train" not in values
+    assert details["wrong"] == [[4, "length", "missing"], [6, "mass", "inf"]]
+    assert details["columns"]["mass"]["max"] == 39**2
+    out = capsys.readouterr().out
+    assert "row 4, column length: missing" in out
+    assert "Training refuses these data: column length of" in out
+    refused(capsys, ["data", "check", "t.csv", "--strict"], "must have finite numbers, got none in row 4")
+    refused(capsys, ["train", "vae", "--data", "t.csv"], "must have finite numbers, got none in row 4")
+    Path("t.csv").write_text(TABLE.replace("\n3,9,b", "\n3,n/a,b"))
+    assert numbers(["t.csv"])[1]["wrong"] == [[4, "mass", "n/a"]]
+
+
+def test_check_takes_pictures_in_a_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    x = np.random.default_rng(0).integers(0, 256, (60, 6, 5, 3), np.uint8)
+    x[7] = x[9]
+    np.savez("p.npz", x=x, labels=np.arange(60) % 3)
+    Path("p.idx").write_bytes(bytes([0, 0, 8, 3]) + np.array([60, 6, 5], ">u4").tobytes() + x[..., 0].tobytes())
+    values, details = numbers(["p.npz"])
+    data = load_data("p.npz")
+    sizes = {"rows": 60, "train": len(data.train), "test": len(data.test), "copies": 1}
+    assert values == {**sizes, "levels": 256, "classes": 3, "near": values["near"]}
+    assert details["shape"] == [3, 6, 5]
+    assert details["classes"] == {"0": 20, "1": 20, "2": 20}
+    assert "data:image/png;base64" in Path("page.html").read_text()
+    assert numbers(["p.idx"])[1]["shape"] == [1, 6, 5]
+    refused(capsys, ["data", "check", "p.idx", "--size", "8"], "--size must be given for a folder of pictures")
+
+
+def test_check_counts_the_held_out_folder_that_a_run_would_use(tmp_path, folder, capsys):
+    (tmp_path / "split" / "test").mkdir(parents=True)
+    (tmp_path / folder / "cats").rename(tmp_path / "split" / "train")
+    for k in range(5):
+        (tmp_path / "split" / "train" / f"{k}.png").rename(tmp_path / "split" / "test" / f"{k}.png")
+    assert main(["data", "check", "split", "--json", "numbers.json"]) == 0
+    tree = json.loads((tmp_path / "numbers.json").read_text())
+    assert tree["findings"]["pictures"]["note"].startswith("5 of them held out")
 
 
 def test_check_at_a_size_says_how_to_pack_it(folder, capsys):

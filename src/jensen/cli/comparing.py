@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.table import Table as Grid
-
 from jensen.cli import show
 from jensen.cli.files import writable
-from jensen.report.findings import Table
 from jensen.runs.compare import compare as compared
 from jensen.runs.comparison import parts, write_comparison
 from jensen.runs.folder import behind
@@ -45,20 +42,10 @@ def compare(
         for table in part.tables:
             show.line()
             show.line(part.title)
-            console.print(_grid(table))
+            console.print(show.grid(table))
     if json_file is not None:
         write_text(json_file, dumps(found.as_dict(), indent=2) + "\n")
         show.line(f"numbers: {json_file}")
     if html is not None:
         write_comparison(found, html)
         show.line(f"page: {html}")
-
-
-def _grid(table: Table) -> Grid:
-    """Show a comparison in the terminal."""
-    grid = Grid(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for name in table.head:
-        grid.add_column(name, overflow="fold")
-    for row in table.rows:
-        grid.add_row(*row)
-    return grid

@@ -249,25 +249,29 @@ def check(
     checking.check(names or [], json_, html, precision, processes, list_, portrait)
 
 
-data = typer.Typer(help="Inspect a folder of pictures, or pack it.", no_args_is_help=True)
+data = typer.Typer(help="Inspect data, or pack a folder of pictures.", no_args_is_help=True)
 app.add_typer(data, name="data")
 Pictures = Annotated[Path, typer.Argument(metavar="PATH", help="a folder of pictures, or a .tar file")]
+Anything = Annotated[Path, typer.Argument(metavar="PATH", help="what `jensen train FAMILY --data PATH` takes")]
 Size = Annotated[str | None, typer.Option(metavar="H[xW]", help="height and width in pixels, 64 or 48x64 [suggested]")]
-Strict = Annotated[bool, typer.Option("--strict", help="refuse broken files, exit code 2")]
+Strict = Annotated[bool, typer.Option("--strict", help="refuse broken files and missing numbers, exit code 2")]
 
 
 @data.command("check")
 def check_data(
-    path: Pictures,
+    path: Anything,
     size: Size = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="write a page to this file")] = None,
     json_: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="write the numbers to this file")] = None,
     strict: Strict = False,
+    use: Use = None,
 ) -> None:
-    """Show sizes, classes, captions, broken files and duplicates, and suggest settings for the pictures."""
-    from jensen.cli import data as pictures
+    """Show what is there (columns or pictures, classes, captions, missing numbers, broken files, duplicates) and what a
+    run would use.
+    """
+    from jensen.cli import data as commands
 
-    pictures.check(path, size, html, json_, strict)
+    commands.check(path, size, html, json_, strict, use or [])
 
 
 @data.command("pack")

@@ -22,6 +22,7 @@ from jensen.recipes.families.own import Own
 from jensen.recipes.presets import PRESETS
 from jensen.recipes.recipe import Recipe
 from jensen.recipes.words import settings as described
+from jensen.report.findings import Table as Numbers
 from jensen.training.distributed import rank
 
 PLAIN_EVERY = 15.0  # seconds between lines without a terminal
@@ -131,6 +132,16 @@ def rows(pairs: Sequence[tuple[str, str]]) -> None:
     width = max((len(name) for name, _ in pairs), default=0)
     for name, value in pairs:
         console.print(Text.assemble((f"{name:<{width}}", "dim"), "  ", (value, "bold")))
+
+
+def grid(table: Numbers) -> Table:
+    """A table of a report, for the terminal."""
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for name in table.head:
+        made.add_column(name, overflow="fold")
+    for row in table.rows:
+        made.add_row(*map(Text, row))
+    return made
 
 
 def presets() -> None:

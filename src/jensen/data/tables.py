@@ -30,13 +30,16 @@ class Table:
     named: bool
     label: str | None
 
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
     @property
     def numeric(self) -> tuple[str, ...]:
         return tuple(name for name, v in self.columns.items() if v.dtype == np.float64)
 
 
 def read_table(path: Path | str) -> Table:
-    """The table in a file.
+    """The table in a file, whose columns of numbers must be complete.
 
     Args:
         path: a .csv or .tsv, with or without a line of column names; a .npy with an array (N, D); a .npz with one such
@@ -53,6 +56,20 @@ def read_table(path: Path | str) -> Table:
     >>> table.numeric, table.label, table.columns["length"].tolist()
     (('length',), 'kind', [1.5, 2.5])
     """
+    table = read_cells(path)
+    for name in table.numeric:
+        if wrong := np.flatnonzero(~np.isfinite(table.columns[name])).tolist():
+            more = f" and in {len(wrong) - 1} other rows" * (len(wrong) > 1)
+            raise ValueError(f"column {name} of {path} must have finite numbers, got none in row {wrong[0] + 1}{more}")
+    return table
+
+
+def read_cells(path: Path | str) -> Table:
+    """The table in a file; a missing number is NaN.
+
+    Raises:
+        ValueError: if the file does not exist, is broken, or is of another kind.
+    """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"there is no file {path}")
@@ -65,18 +82,35 @@ def read_table(path: Path | str) -> Table:
     if not found or not len(next(iter(found.values()))):
         raise ValueError(f"{path} must have at least one row and one column of numbers, got none")
     columns = {name: _numbers(values) for name, values in found.items()}
-    table = Table(path, columns, named, _label(columns))
-    for name in table.numeric:
-        if wrong := np.flatnonzero(~np.isfinite(columns[name])).tolist():
-            more = f" and in {len(wrong) - 1} other rows" * (len(wrong) > 1)
-            raise ValueError(f"column {name} of {path} must have finite numbers, got none in row {wrong[0] + 1}{more}")
-    return table
+    return Table(path, columns, named, _label(columns))
+
+
+def wrong_cells(table: Table) -> list[tuple[int, str, str]]:
+    """Row (from 1), column and content of the cells that are not finite numbers, in columns of mostly numbers.
+
+    >>> wrong_cells(Table(Path("t.csv"), {"a": np.array([1.0, np.nan]), "b": np.array(["1", "?"])}, True, None))
+    [(2, 'a', 'missing'), (2, 'b', '?')]
+    """
+    found = []
+    for name, values in table.columns.items():
+        parsed = values if values.dtype == np.float64 else np.array([_number(word) for word in values.tolist()])
+        rows = np.flatnonzero(~np.isfinite(parsed)).tolist()
+        if values.dtype == np.float64 or 2 * len(rows) <= len(values):
+            found += [(k + 1, name, "missing" if str(values[k]) in ("nan", "") else str(values[k])) for k in rows]
+    return sorted(found)
+
+
+def _number(word: str) -> float:
+    try:
+        return float(word)
+    except ValueError:
+        return np.nan
 
 
 def _label(columns: dict[str, np.ndarray]) -> str | None:
     """The only column of words, or the only one of words or whole numbers whose name is one of `LABELS`."""
     words = [name for name, v in columns.items() if v.dtype != np.float64]
-    whole = [name for name, v in columns.items() if name not in words and (v == np.floor(v)).all()]
+    whole = [name for name, v in columns.items() if name not in words and (v == np.floor(v))[~np.isnan(v)].all()]
     named = [name for name in (*words, *whole) if name.lower() in LABELS]
     found = words if len(words) == 1 else named
     return found[0] if len(found) == 1 else None

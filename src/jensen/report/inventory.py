@@ -29,17 +29,18 @@ def parts(found: Inventory, code: str) -> list[Part]:
         found: the inventory.
         code: commands that train on the pictures.
     """
-    made = [_sheet(found), _counts(found), _classes(found), _captions(found), _copies(found), _left_out(found)]
-    return [*(part for part in made if part is not None), _settings(found, code)]
+    counted = [_sheet(found), _counts(found), classes(found.pack.labels), _captions(found)]
+    made = [*counted, _copies(found), _left_out(found), _settings(found, code)]
+    return [part for part in made if part is not None]
 
 
 def _counts(found: Inventory) -> Part:
     pack, seen = found.pack, found.survey
     held = int(found.test.sum())
     findings = [
-        _count("pictures", "pictures", len(pack), note=f"{held} of them held out, by a hash of their names", card=True),
-        _count("broken", "broken files", len(pack.broken), note="left out" * bool(pack.broken), card=True),
-        _count("skipped", "other files, skipped", len(pack.skipped) - len(pack.broken)),
+        count("pictures", "pictures", len(pack), note=f"{held} of them held out", card=True),
+        count("broken", "broken files", len(pack.broken), note="left out" * bool(pack.broken), card=True),
+        count("skipped", "other files, skipped", len(pack.skipped) - len(pack.broken)),
     ]
     tables = []
     if seen is not None:
@@ -66,20 +67,21 @@ def _sheet(found: Inventory) -> Part:
     return Part("A sample", text, pictures=[Picture("pictures", _shown(found, rows), "pictures of the data")])
 
 
-def _classes(found: Inventory) -> Part | None:
-    labels = [label for label in found.pack.labels if label is not None]
+def classes(given: Sequence[str | None]) -> Part | None:
+    """The numbers of rows of each class, given the classes of all rows, or None without any."""
+    labels = [label for label in given if label is not None]
     if not labels:
         return None
     counts = dict(sorted(Counter(labels).items(), key=lambda pair: natural(pair[0])))
     few = min(counts, key=lambda label: counts[label])
-    without = len(found.pack) - len(labels)
+    without = len(given) - len(labels)
     findings = [
-        _count("classes", "classes", len(counts), note=f"the smallest is {few}, {counts[few]} pictures", card=True),
-        *([_count("unlabelled", "pictures without a class", without)] if without else []),
+        count("classes", "classes", len(counts), note=f"the smallest is {few}, {counts[few]} rows", card=True),
+        *([count("unlabelled", "rows without a class", without)] if without else []),
     ]
     drawn = 1 < len(counts) <= MOST_BARS
-    bars = [plots.bars(list(counts), list(counts.values()), title="pictures of each class", xlabel="")] if drawn else []
-    table = Table(("class", "pictures"), _shares(dict(Counter(counts).most_common()), len(labels)))
+    bars = [plots.bars(list(counts), list(counts.values()), title="rows of each class", xlabel="")] if drawn else []
+    table = Table(("class", "rows"), _shares(dict(Counter(counts).most_common()), len(labels)))
     return Part("Classes", findings=findings, plots=bars, tables=[] if drawn else [table], details={"classes": counts})
 
 
@@ -90,9 +92,9 @@ def _captions(found: Inventory) -> Part | None:
     alphabet = "".join(sorted(set().union(*texts.values())))
     longest = max(texts.values(), key=len)
     findings = [
-        _count("captions", "captions", len(texts), note=f"{len(set(texts.values()))} different ones", card=True),
-        _count("longest", "characters in the longest caption", len(longest), note=_cut(longest)),
-        _count("alphabet", "different characters", len(alphabet), note=alphabet),
+        count("captions", "captions", len(texts), note=f"{len(set(texts.values()))} different ones", card=True),
+        count("longest", "characters in the longest caption", len(longest), note=_cut(longest)),
+        count("alphabet", "different characters", len(alphabet), note=alphabet),
     ]
     rows = [(name, _cut(text)) for name, text in list(texts.items())[:: -(-len(texts) // COLUMNS)]]
     return Part("Captions", findings=findings, tables=[Table(("picture", "caption"), rows)])
@@ -102,8 +104,8 @@ def _copies(found: Inventory) -> Part:
     copies, near = sum(len(group) - 1 for group in found.copies), found.near_names
     compared = min(int(found.test.sum()), MOST_TEST)
     findings = [
-        _count("copies", "copies", copies, note="files with the same bytes as another file"),
-        _count(
+        count("copies", "copies", copies, note="files with the same bytes as another file"),
+        count(
             "near",
             "near duplicates",
             len(near),
@@ -112,8 +114,8 @@ def _copies(found: Inventory) -> Part:
         ),
     ]
     tables = [
-        _table(("copies",), [(", ".join(group),) for group in found.copies], "Groups of files with the same bytes"),
-        _table(("training picture", "held-out picture"), near, "Pairs of near duplicates"),
+        limited(("copies",), [(", ".join(group),) for group in found.copies], "Groups of files with the same bytes"),
+        limited(("training picture", "held-out picture"), near, "Pairs of near duplicates"),
     ]
     sheets = []
     if near:
@@ -137,8 +139,8 @@ def _left_out(found: Inventory) -> Part | None:
     pack = found.pack
     others = {name: why for name, why in pack.skipped.items() if name not in pack.broken}
     tables = [
-        _table(("broken file", "why"), list(pack.broken.items()), "Broken"),
-        _table(("skipped file", "why"), list(others.items()), "Skipped"),
+        limited(("broken file", "why"), list(pack.broken.items()), "Broken"),
+        limited(("skipped file", "why"), list(others.items()), "Skipped"),
     ]
     details = {"broken": dict(pack.broken), "skipped": others}
     return Part("Files left out", tables=[table for table in tables if table.rows], details=details)
@@ -156,7 +158,8 @@ def _settings(found: Inventory, code: str) -> Part:
     return Part("Settings", text, code=code, details={"form": asdict(form)})
 
 
-def _count(key: str, name: str, value: int, note: str = "", card: bool = False) -> Finding:
+def count(key: str, name: str, value: int, note: str = "", card: bool = False) -> Finding:
+    """A finding that is a number of things."""
     return Finding(key, name, value, best=None, form="count", note=note, card=card)
 
 
@@ -171,7 +174,7 @@ def _shares(counts: Mapping[str, int], total: int) -> list[tuple[str, str]]:
     return [(name, f"{n:,} ({100 * n / total:.3g}%)") for name, n in list(counts.items())[:MOST_ROWS]]
 
 
-def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], title: str) -> Table:
+def limited(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], title: str) -> Table:
     """A table of the first rows; the title states the total number."""
     shown = f"the first {MOST_ROWS} of {len(rows)}" if len(rows) > MOST_ROWS else str(len(rows))
     return Table(head, list(rows[:MOST_ROWS]), f"{title}: {shown}")

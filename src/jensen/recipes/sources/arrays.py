@@ -17,7 +17,7 @@ from jensen.data.dataset import Data, spaced
 from jensen.data.idx import is_idx, read_idx
 from jensen.data.pool import Tensors, drawn_rows, from_bytes
 from jensen.data.space import Classes, Space
-from jensen.data.split import held_out
+from jensen.data.split import held_out_rows
 from jensen.data.tables import LABELS, read_arrays
 from jensen.data.unpaired import transformed
 from jensen.recipes.sources.base import (
@@ -66,7 +66,7 @@ class Arrays(Source):
         if labels is not None:
             names, index = labels.unique(return_inverse=True)
             tensors["cond"], cond = index[:, None], Classes(tuple(map(str, names.tolist())))
-        train, test = parted(tensors, held_out([str(k) for k in range(len(x))], self.test), self.test)
+        train, test = parted(tensors, held_out_rows(len(x), self.test), self.test)
         space, grey = Space(tuple(x.shape[1:]), self.levels, cond=cond), train
         if self.levels == 2:
             train, test = (self._black_and_white(rows, part) for rows, part in ((train, "train"), (test, "test")))

@@ -21,7 +21,7 @@ from jensen.core.types import Batch, Stream, mapped, takes
 from jensen.data.dataset import Data, spaced
 from jensen.data.pool import Tensors
 from jensen.data.space import Classes, Space
-from jensen.data.split import held_out
+from jensen.data.split import held_out_rows
 from jensen.recipes.sources.arrays import channels_first
 from jensen.recipes.sources.base import HeldOut, Opener, Source, fingerprint, no_runs, parted, untrained
 from jensen.recipes.sources.table import refuse_imprecise
@@ -91,7 +91,7 @@ class Memory(Source):
                 "jensen.train(..., data=x, resume=True)"
             )
         n = len(held.rows)
-        test = held_out([str(k) for k in range(n)], self.test)
+        test = held_out_rows(n, self.test)
         train, rest = parted(held.rows.tensors, test, self.test)
         space, points = Space(self.shape, self.levels, cond=self._cond, rows=len(train)), len(self.shape) == 1
         if points and not self.as_given:

@@ -12,7 +12,7 @@ from jensen.core.progress import Track, silent
 from jensen.data import tables
 from jensen.data.dataset import Data, spaced
 from jensen.data.space import Classes, Space
-from jensen.data.split import held_out
+from jensen.data.split import held_out_rows
 from jensen.data.survey import natural
 from jensen.recipes.sources.base import (
     HeldOut,
@@ -50,7 +50,7 @@ class Table(Source):
             return None
         if path.suffix.lower() in (".npy", ".npz") and any(v.ndim > 2 for v in tables.read_arrays(path).values()):
             return None  # pictures
-        return cls(path=str(path), label=tables.read_table(path).label)
+        return cls(path=str(path), label=tables.read_cells(path).label)
 
     def open(self, seed: int, track: Track = silent, runs: Opener = no_runs) -> Data:
         table = tables.read_table(self._file("a table"))
@@ -63,7 +63,7 @@ class Table(Source):
             words = [f"{v:.15g}" for v in values] if values.dtype == np.float64 else values.tolist()
             cond = Classes(tuple(sorted(set(words), key=natural)))
             tensors["cond"] = cond.encode(words)
-        train, test = parted(tensors, held_out([str(k) for k in range(len(x))], self.test), self.test)
+        train, test = parted(tensors, held_out_rows(len(x), self.test), self.test)
         space = Space((len(names),), cond=cond, columns=names if table.named else ())
         return Data(
             f"{Path(self.path).name}, {len(names)} columns",

@@ -1,0 +1,88 @@
+"""The contents of points or pictures that are not a folder: what a user should know before training on them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from jensen.data.dataset import Data, some
+from jensen.data.pool import Rows, to_bytes
+from jensen.data.space import Classes, Space
+from jensen.data.tables import Table, wrong_cells
+
+ROWS = 1024  # pictures that are read at a time
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Rows of data, and what is known about them.
+
+    Attributes:
+        x: points (N, D) float64, NaN where a number is missing; or pictures (N, C, H, W) uint8.
+        columns: names of the columns of points.
+        labels: classes of the rows, None where one is missing; empty: none.
+        levels: number of levels of a pixel, or None.
+        wrong: row (from 1), column and content of the cells of a table that are not finite numbers.
+        words: columns of a table that are neither numbers nor the classes.
+        test: which rows a run holds out, (N,) bool, or None if training refuses the data.
+    """
+
+    x: np.ndarray
+    columns: tuple[str, ...] = ()
+    labels: Sequence[str | None] = ()
+    levels: int | None = None
+    wrong: Sequence[tuple[int, str, str]] = ()
+    words: tuple[str, ...] = ()
+    test: Tensor | None = None
+
+    @property
+    def copies(self) -> list[tuple[int, ...]]:
+        """Row numbers (from 1) of rows that are exactly equal, in groups."""
+        groups: dict[bytes, list[int]] = {}
+        for k, row in enumerate(self.x, 1):
+            groups.setdefault(hashlib.sha256(row.tobytes()).digest(), []).append(k)
+        return [tuple(group) for group in groups.values() if len(group) > 1]
+
+
+def of_table(table: Table, test: Tensor | None) -> Contents:
+    """The contents of a table; `test` says which rows a run holds out."""
+    names = tuple(name for name in table.numeric if name != table.label)
+    labels: Sequence[str | None] = ()
+    if table.label is not None:
+        values = table.columns[table.label].tolist()
+        labels = [(None if v != v else f"{v:.15g}") if isinstance(v, float) else v or None for v in values]
+    x = np.stack([table.columns[name] for name in names], 1) if names else np.zeros((len(labels), 0))
+    words = tuple(name for name in table.columns if name not in (*names, table.label))
+    return Contents(x, names, labels, None, wrong_cells(table), words, test)
+
+
+def of_data(data: Data) -> Contents:
+    """The contents of opened data: their training rows, then their held-out rows; the sides of a translation are
+    classes.
+    """
+    space, sides = data.space, [("side a", data), *([("side b", data.b)] if data.b is not None else [])]
+    parts = [(name, rows, held) for name, side in sides for rows, held in ((side.train, False), (side.test, True))]
+    x = np.concatenate([_read(rows, space) for _, rows, _ in parts])
+    test = torch.cat([torch.full((len(rows),), held) for _, rows, held in parts])
+    labels: list[str | None] = []
+    if data.b is not None:
+        labels = [name for name, rows, _ in parts for _ in range(len(rows))]
+    elif isinstance(space.cond, Classes):
+        labels = [label for _, rows, _ in parts for label in space.cond.decode(_all(rows, "cond"))]
+    columns = () if space.pictures else space.columns or tuple(str(k + 1) for k in range(space.dims))
+    return Contents(x, columns, labels, space.levels, test=test)
+
+
+def _read(rows: Rows, space: Space) -> np.ndarray:
+    return _all(rows, "x").numpy() if space.pictures else some(rows)["x"].double().numpy()
+
+
+def _all(rows: Rows, name: str) -> Tensor:
+    """All rows of one tensor, pictures as bytes."""
+    parts = (rows[index][name] for index in torch.arange(len(rows)).split(ROWS))
+    return torch.cat([to_bytes(part) if part.ndim == 4 else part for part in parts])
