@@ -22,7 +22,7 @@ from jensen.runs.draw import MOST_ON_A_SHEET, drawing
 from jensen.runs.evaluate import evaluate as judged
 from jensen.runs.evaluate import examples
 from jensen.runs.folder import CONFIG, EVALUATION, REPORT, WEIGHTS, behind, command
-from jensen.runs.opening import asked, open_run, read_config
+from jensen.runs.opening import Run, asked, open_run, read_config
 from jensen.runs.train import train as trained
 from jensen.runs.use import use
 from jensen.training import distributed
@@ -122,6 +122,7 @@ def sample(
     between: int | None,
     changes: dict[str, Any],
     seed: int,
+    width: float | None,
     out: Path | None,
     scale: int | None,
     files: list[Path],
@@ -134,7 +135,7 @@ def sample(
         raise ValueError(f"-n must be from 1 to {MOST}, got {n}")
     if scale is not None and not 1 <= scale <= 16:
         raise ValueError(f"--scale must be from 1 to 16, got {scale}")
-    run = open_run(folder)
+    run = open_run(folder, width=width)
     given = {name: value for name, value in changes.items() if value is not None}
     found = drawing(run, n, texts, seed=seed, interpolate=between, **given)
     out = out if out is not None else folder / "samples" / f"sample-{seed}.png"
@@ -143,10 +144,17 @@ def sample(
         raise ValueError(f"a .png must hold at most {MOST_ON_A_SHEET} pictures, got {found.count}: give --out a folder")
     writable(out, *((".png", "") if pictures else (".png", ".csv")))
     idle = ("--scale has no effect on a .csv",) if scale is not None and out.suffix == ".csv" else ()
-    for note in (*behind(folder), *found.notes, *idle):
+    for note in (*behind(folder), *_reconstructed(run), *found.notes, *idle):
         show.note(note)
     with show.tracking() as track:
         made = found.samples(track)
     made.save(out, scale=SCALE if scale is None else scale)
     show.line(f"wrote {out}")
     show.rows(found.comment(made.x))
+
+
+def _reconstructed(run: Run) -> tuple[str, ...]:
+    """A note on the accuracy of an average that was reconstructed from snapshots."""
+    if run.width is None:
+        return ()
+    return (f"average of width {run.width:g}, reconstructed: its profile is exact within {run.error:.1%}",)

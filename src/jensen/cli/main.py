@@ -138,6 +138,10 @@ def sample(
         float | None, typer.Option(metavar="E", help="noise of DDIM; 0: none, 1: as much as ancestral")
     ] = None,
     seed: Annotated[int, typer.Option(metavar="S", help="random seed")] = 0,
+    width: Annotated[
+        float | None,
+        typer.Option(metavar="W", help="width of the average of the weights, of runs with training.average=[0.05,0.1]"),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="a .png, a folder for single pictures, or a .csv of points")
     ] = None,
@@ -148,7 +152,7 @@ def sample(
     from jensen.cli import commands
 
     changes = {"sampler": sampler, "steps": steps, "guidance": guidance, "eta": eta, "mean": mean or None}
-    commands.sample(run, text or [], n, interpolate, changes, seed, out, scale, use or [])
+    commands.sample(run, text or [], n, interpolate, changes, seed, width, out, scale, use or [])
 
 
 @app.command()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from jensen.core.objective import Objective, partition
 from jensen.core.settings import Settings
-from jensen.training import Budget, Player, warm_then_decay
+from jensen.training import WIDEST, Budget, Player, power_decay, warm_decay, warm_then_decay
 from jensen.training.distributed import processes
 
 Positive = Annotated[int, Field(ge=1)]
@@ -18,6 +19,13 @@ Rate = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
+Width = Annotated[float, Field(gt=0, le=WIDEST)]
+Average = Annotated[
+    Annotated[Momentum, Tag("a decay")] | Annotated[tuple[Width, Width], Tag("two widths")],
+    Discriminator(lambda value: "two widths" if isinstance(value, list | tuple) else "a decay"),
+]
+
+SNAPSHOTS = 32
 
 
 class Training(Settings):
@@ -43,8 +51,12 @@ class Training(Settings):
     """decay: last share of the budget, over which the learning rate falls to zero"""
     clip: Rate | None = 1.0
     """norm to which each player's gradient is clipped; null: no clipping"""
-    average: Momentum = 0.998
-    """decay of the exponential moving average of the weights, from which samples are drawn"""
+    average: Average = 0.998
+    """average of the weights, from which samples are drawn: decay of an exponential one, or the relative widths of two
+    power-function ones, as in [0.05, 0.1]; samples are then drawn from the first, or from any width
+    (`jensen sample --width`)"""
+    snapshots: Positive = SNAPSHOTS
+    """snapshots of power-function averages, evenly spread over training, from which other widths are reconstructed"""
     precision: Literal["float32", "bfloat16"] = "float32"
     """precision of the forward pass; bfloat16: mixed precision"""
     compile: bool = False
@@ -65,6 +77,25 @@ class Training(Settings):
         if (self.minutes is None) == (self.steps is None):
             raise ValueError("training must have exactly one of minutes and steps")
         return self
+
+    @model_validator(mode="after")
+    def _two_widths(self) -> Training:
+        if not self.widths:
+            self.refuse_idle("with an exponential average", "snapshots", prefix="training.")
+        elif self.widths[0] == self.widths[1]:
+            raise ValueError(f"training.average must be two different widths, got {list(self.widths)}")
+        return self
+
+    @property
+    def widths(self) -> tuple[float, ...]:
+        """Relative widths of the power-function averages; none for an exponential average."""
+        return self.average if isinstance(self.average, tuple) else ()
+
+    def average_decays(self) -> list[Callable[[int], float]]:
+        """Decays of the averages of the weights, as functions of the step."""
+        if isinstance(self.average, tuple):
+            return [power_decay(width) for width in self.average]
+        return [warm_decay(self.average)]
 
     def budget(self) -> Budget:
         return Budget(steps=self.steps, minutes=self.minutes)

@@ -161,8 +161,10 @@ class Run(opening.Run):
             track: shows progress.
 
         Raises:
-            ValueError: for data other than those of training.
+            ValueError: for data other than those of training, or a run that was opened at another width.
         """
+        if self.width is not None:
+            raise ValueError(f"width must be the run's own to evaluate it, got {self.width:g}: export the run first")
         opened = None if data is None else self._opened(data, track)
         return evaluate(self, data=opened, track=track, stability=stability, features=features)
 
@@ -179,7 +181,7 @@ class Run(opening.Run):
         Raises:
             RunError: if the folder is not empty, or cannot be written.
         """
-        export(self.folder, Path(path))
+        export(self.folder, Path(path), None if self.width is None else self.model)
 
     def _opened(self, data: object, track: Track) -> Data:
         """Data that are passed again, checked to be those of training."""
@@ -264,7 +266,12 @@ def train(
 
 
 def open(  # noqa: A001
-    path: Path | str, *, model: nn.Module | None = None, use: Iterable[Own] = (), device: str | None = None
+    path: Path | str,
+    *,
+    model: nn.Module | None = None,
+    use: Iterable[Own] = (),
+    device: str | None = None,
+    width: float | None = None,
 ) -> Run:
     """Open a trained run.
 
@@ -274,13 +281,16 @@ def open(  # noqa: A001
         use: your own sources, families or judges that it needs, or files that define them; opening a run never imports
         code named in its configuration.
         device: device of the model; by default the device of training if it exists here, otherwise the CPU.
+        width: relative width of the average of the weights, for runs trained with training.average=[0.05,0.1]; by
+        default the first of the two.
 
     Raises:
-        RunError: if the folder is no run, has no weights yet, or needs a class or a model that is not given.
+        RunError: if the folder is no run, has no weights yet, or needs a class or a model that is not given; if its
+        snapshots do not give this width.
     """
     using.use(use)
-    found = opening.open_run(path, device, model)
-    return Run(found.folder, found.recipe, found.model)
+    found = opening.open_run(path, device, model, width)
+    return Run(found.folder, found.recipe, found.model, width=found.width, error=found.error)
 
 
 def compare(

@@ -63,6 +63,15 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     path = folder / WEIGHTS
     if not path.is_file():
         raise RunError(f"{folder} has no {WEIGHTS} yet: finish training with --resume")
+    model.load_state_dict(read_weights(model, path))
+
+
+def read_weights(model: nn.Module, path: Path) -> dict[str, Tensor]:
+    """Weights from a file.
+
+    Raises:
+        RunError: if the file cannot be read, its weights do not match the model, or one is not finite.
+    """
     try:
         weights = load_file(path)
     except (SafetensorError, OSError) as error:
@@ -70,7 +79,7 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     refuse_misfit(model, weights, path)
     if wrong := [name for name, value in weights.items() if not bool(value.isfinite().all())]:
         raise RunError(f"{path} has weights that are not finite: {wrong[0]}")
-    model.load_state_dict(weights)
+    return weights
 
 
 def refuse_misfit(module: nn.Module, weights: Mapping[str, Any], path: Path) -> None:
@@ -88,15 +97,17 @@ def _shape(value: Any) -> str:
     return str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__
 
 
-def export(folder: Path, path: Path) -> None:
-    """Copy a run's settings and averaged weights to a new folder.
+def export(folder: Path, path: Path, model: nn.Module | None = None) -> None:
+    """Copy a run's settings and averaged weights, or those of a model, to a new folder.
 
     Raises:
         RunError: if the new folder is not empty, or cannot be written.
     """
     refuse_taken(path)
     path.mkdir(parents=True, exist_ok=True)
-    for name in (WEIGHTS, CONFIG):  # last what makes it a run
+    if model is not None:
+        checkpoints.save_weights(model.state_dict(), path / WEIGHTS, weights_step(folder / WEIGHTS))
+    for name in (WEIGHTS, CONFIG)[model is not None :]:  # last what makes it a run
         with checkpoints.replacing(path / name) as temporary:
             shutil.copyfile(folder / name, temporary)
 

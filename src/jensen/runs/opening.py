@@ -20,6 +20,7 @@ from jensen.recipes.families.own import Own
 from jensen.recipes.recipe import Recipe
 from jensen.recipes.sources.base import OpenedRun, Source
 from jensen.recipes.words import Start, changed, configure, name_of, on_data, parse
+from jensen.runs.averages import load_width
 from jensen.runs.folder import CONFIG, RunError, load_weights
 from jensen.training import begin_average
 
@@ -101,12 +102,16 @@ class Run:
         recipe: its recipe.
         model: its model with averaged weights, in evaluation mode.
         data: its data, if they have been opened.
+        width: the relative width of the average, if it was reconstructed.
+        error: relative error of the reconstructed profile, see `jensen.training.reconstruction`.
     """
 
     folder: Path
     recipe: Recipe
     model: nn.Module
     data: Data | None = field(default=None, repr=False, compare=False)
+    width: float | None = None
+    error: float = 0.0
 
     @property
     def space(self) -> Space:
@@ -124,16 +129,19 @@ class Run:
         return open_data(self.recipe, track) if self.data is None else self.data
 
 
-def open_run(folder: Path | str, device: str | None = None, model: nn.Module | None = None) -> Run:
+def open_run(
+    folder: Path | str, device: str | None = None, model: nn.Module | None = None, width: float | None = None
+) -> Run:
     """A run with its averaged model, in evaluation mode, in the precision of the average: float32 or above.
 
     Args:
         folder: folder of the run.
         device: device of the model; by default the device of training, or the CPU if that does not exist here.
         model: the model of a run with a user's objective; the averaged weights are loaded into it.
+        width: relative width of the average, for runs with power-function averages; None: the run's own average.
 
     Raises:
-        RunError: if the folder is not a run, has no weights yet, or they do not match the model.
+        RunError: if the folder is not a run, has no weights yet, or they do not match the model; or as in `load_width`.
     """
     folder = Path(folder)
     recipe = read_config(folder)
@@ -148,8 +156,9 @@ def open_run(folder: Path | str, device: str | None = None, model: nn.Module | N
         raise RunError(f"{folder} cannot be opened: {error}") from error
     model = built if own else begin_average(built)
     load_weights(model, folder)
+    off = 0.0 if width is None else load_width(model, folder, recipe, width)
     where = recipe.training.device_or_cpu() if device is None else _present(device)
-    return Run(folder, recipe, model.to(where).eval().requires_grad_(False))
+    return Run(folder, recipe, model.to(where).eval().requires_grad_(False), width=width, error=off)
 
 
 def _present(name: str) -> torch.device:

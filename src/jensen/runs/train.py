@@ -15,6 +15,7 @@ from jensen.core.progress import Track, Watch, silent
 from jensen.core.seeding import begin_globally, derived
 from jensen.data.dataset import Data
 from jensen.recipes.recipe import Recipe
+from jensen.runs.averages import remove_snapshots, write_snapshot
 from jensen.runs.board import Board, summary_writer
 from jensen.runs.folder import (
     CONFIG,
@@ -29,7 +30,7 @@ from jensen.runs.folder import (
 from jensen.runs.held_out import held_out_loss
 from jensen.runs.opening import open_data, read_config
 from jensen.runs.preview import preview
-from jensen.training import Budget, TrainState, fit, interrupts, on_device, warm_decay
+from jensen.training import Budget, TrainState, fit, interrupts, on_device
 from jensen.training import checkpoint as checkpoints
 from jensen.training.checkpoint import save_weights, weights_step
 from jensen.training.distributed import processes, rank, shard, start
@@ -166,7 +167,7 @@ def new_state(recipe: Recipe, objective: Objective, budget: Budget) -> TrainStat
     return TrainState(
         objective,
         recipe.family.players(objective, recipe.training, budget),
-        decay=warm_decay(recipe.training.average),
+        decay=recipe.training.average_decays(),
         precision=recipe.training.autocast,
     )
 
@@ -209,8 +210,10 @@ class _Keeper:
         self.means = Means(saved["sums"], saved["count"]) if saved else Means()
         self.since, self.main = saved["since"] if saved else self.budget.elapsed, rank() == 0
         self.shown: dict[str, float] = {}
-        self.previews_done = int(self.budget.progress(self.state.step) * self.recipe.training.previews)
+        progress, training = self.budget.progress(self.state.step), self.recipe.training
+        self.previews_done, self.snapshots_done = int(progress * training.previews), int(progress * training.snapshots)
         if self.main:
+            remove_snapshots(self.folder, after=self.state.step)
             self.journal = Journal(self.folder / "journal.jsonl", after=self.state.step)
             tensorboard = self.recipe.training.tensorboard
             self.board = Board(self.folder / "tensorboard", self.state.step) if tensorboard else None
@@ -224,6 +227,9 @@ class _Keeper:
         if self.main and int(progress * training.previews) > self.previews_done:
             self.previews_done = int(progress * training.previews)
             self.preview()
+        if self.main and int(progress * training.snapshots) > self.snapshots_done:
+            self.snapshots_done = int(progress * training.snapshots)
+            write_snapshot(self.folder, state, training.widths)
         if state.step % training.log_every == 0:
             self.log(progress)
         stopped = self.interrupted()
@@ -287,4 +293,5 @@ class _Keeper:
             if weights_step(self.folder / WEIGHTS) != self.state.step:  # the evaluation is of other weights
                 for name in (EVALUATION, REPORT):
                     (self.folder / name).unlink(missing_ok=True)
+            write_snapshot(self.folder, self.state, self.recipe.training.widths)
             save_weights(self.state.average.state_dict(), self.folder / WEIGHTS, self.state.step)

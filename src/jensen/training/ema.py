@@ -90,7 +90,7 @@ def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
             if state is not None and name not in _vectors(one):
                 state.copy_(getattr(other, name))
     for one, _ in modules:
-        _recompute(one)
+        recompute(one)
 
 
 def _raised(module: nn.Module) -> nn.Module:
@@ -127,7 +127,7 @@ def _vectors(module: nn.Module) -> set[str]:
     return {hook.name + end for hook in hooks if isinstance(hook, SpectralNorm) for end in ("_u", "_v")}
 
 
-def _recompute(module: nn.Module) -> None:
+def recompute(module: nn.Module) -> None:
     """Update singular vectors to the averaged weight, and the weights that older hooks compute."""
     if isinstance(module, ParametrizationList):
         handles = [p.register_forward_pre_hook(_turn) for p in module if _vectors(p)]

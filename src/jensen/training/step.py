@@ -54,8 +54,9 @@ class TrainState:
     Attributes:
         objective: the objective.
         players: one `Player` per player of the objective.
-        average: the averaged copy of `objective.model`, in float32 or above, see `update_average`.
-        decay: decay of the average, as a function of the step.
+        averages: averaged copies of `objective.model`, in float32 or above, see `update_average`; one for each decay.
+        average: the first of them, which is sampled and exported.
+        decays: their decays, as functions of the step.
         precision: torch.bfloat16 for autocast, or None for the precision of the parameters.
         memory: tensors that an update rule keeps between steps, by name.
         step, draws: number of steps done, and number of batches drawn.
@@ -66,7 +67,7 @@ class TrainState:
         objective: Objective,
         players: Mapping[str, Player],
         *,
-        decay: Callable[[int], float] = lambda _: 0.0,
+        decay: Callable[[int], float] | Sequence[Callable[[int], float]] = lambda _: 0.0,
         precision: torch.dtype | None = None,
     ):
         owned = partition(objective)
@@ -78,11 +79,16 @@ class TrainState:
                 raise ValueError(f"player {name!r} and its optimizer must hold the parameters the objective gives it")
         self.objective = objective
         self.players = dict(players)
-        self.average = begin_average(objective.model)
-        self.decay, self.precision = decay, precision
+        self.decays = (decay,) if callable(decay) else tuple(decay)
+        self.averages = [begin_average(objective.model) for _ in self.decays]
+        self.precision = precision
         self.memory: dict[str, Tensor] = {}
         self.step = 0
         self.draws = 0
+
+    @property
+    def average(self) -> nn.Module:
+        return self.averages[0]
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.precision is None:
@@ -95,7 +101,7 @@ class TrainState:
         return {
             "objective": self.objective.state_dict(),
             "optimizers": {name: p.optimizer.state_dict() for name, p in self.players.items()},
-            "average": self.average.state_dict(),
+            "averages": [average.state_dict() for average in self.averages],
             "memory": dict(self.memory),
             "step": self.step,
             "draws": self.draws,
@@ -106,7 +112,8 @@ class TrainState:
         self.objective.load_state_dict(state["objective"])
         for name, player in self.players.items():
             player.optimizer.load_state_dict(state["optimizers"][name])
-        self.average.load_state_dict(state["average"])
+        for average, saved in zip(self.averages, state["averages"], strict=True):
+            average.load_state_dict(saved)
         self.memory = dict(state["memory"])
         self.step, self.draws = state["step"], state["draws"]
         set_random_state(state["rng"])
@@ -232,7 +239,8 @@ def train_step(state: TrainState, batches: Iterator[Batch], *, update: Update = 
                 objective.after(name, losses[name], state.step)
                 prefix = f"{name}/" if len(state.players) > 1 else ""
                 terms.update({prefix + k: v for k, v in losses[name].terms.items()})
-    update_average(state.average, objective.model, state.decay(state.step))
+    for average, decay in zip(state.averages, state.decays, strict=True):
+        update_average(average, objective.model, decay(state.step))
     state.step += 1
     return terms
 
