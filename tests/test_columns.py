@@ -201,3 +201,16 @@ def test_points_are_drawn_by_pairs_of_columns(columns, size):
     assert image.size == size
     with pytest.raises(ValueError, match="finite"):
         scatter(x.log())
+
+
+@pytest.mark.parametrize(
+    ("classes", "captions"),
+    [
+        (1, ["Samples in blue, and held-out data in grey."]),
+        (2, ["Samples by class, and held-out data in grey.", "Held-out data by class."]),
+    ],
+)
+@pytest.mark.usefixtures("blank_plots")
+def test_a_model_of_classes_shows_them_and_those_of_the_data(classes, captions):
+    part = JUDGES["samples"](case("diffusion", data(classes=classes)))
+    assert [picture.caption for picture in part.pictures] == captions

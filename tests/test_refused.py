@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import jaxtyping
 import numpy as np
@@ -16,7 +17,14 @@ from jensen.data.space import Space
 from jensen.diffusion import DDIM, CosineSchedule, GaussianOracle, NetworkDenoiser, integrate
 from jensen.models import Diffusion
 from jensen.objectives import Denoising
+from jensen.recipes.families.base import Family
+from jensen.recipes.families.vae import VAE
+from jensen.recipes.sources.base import source
 from jensen.recipes.sources.memory import memory
+from jensen.recipes.sources.pair import Pair
+from jensen.recipes.sources.pictures import Pictures
+from jensen.recipes.usual import usual
+from jensen.recipes.words import changed, settings
 from jensen.runs import measure
 from jensen.runs.own import objective_of
 
@@ -140,3 +148,57 @@ def test_comparisons_and_samplers_are_refused():
     ):
         with pytest.raises(ValueError, match=said):
             request()
+
+
+class Broad(Family):
+    """A family of the user's own."""
+
+    width: int = 4
+
+    def model(self, space):
+        return nn.Linear(self.width, 1)
+
+    def objective(self, model, space):
+        raise NotImplementedError
+
+
+Family.kinds.pop("broad")
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (lambda: Broad(width="wide"), "width must be a whole number, got 'wide'"),
+        (lambda: Broad(widht=4), "there is no setting 'widht'"),
+        (lambda: VAE(network={"latents": [4, "x"]}), "network.latents must be a whole number, got 'x'"),
+        (lambda: Pictures(size=0), "size must be at least 4, got 0"),
+        (lambda: Pictures(size=(8, 2000)), "size must be at most 1024, got 2000"),
+        (lambda: Pictures(size=(0, 2000)), "size must be at least 4, got 0"),
+        (lambda: Pictures(size="big"), "size must be a number of pixels or HEIGHTxWIDTH, such as 64 or 48x64, got 'b"),
+        (lambda: Pair(a={"kind": "pictures", "size": 0}), "a.size must be at least 4, got 0"),
+    ],
+)
+def test_settings_made_by_hand_are_refused_in_one_sentence(made, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}.*$"):  # a dot is no new line
+        made()
+
+
+@pytest.mark.parametrize("word", ["-1", "[-1]", "[1,2,3,4]"])
+def test_no_setting_is_named_by_a_place_in_its_list_or_a_member_of_its_union(word):
+    refused = []
+    for kind, data in (("diffusion", "digits"), ("vae", "moons"), ("gan", "sprites")):
+        start = usual(kind, source(data)).model_copy(update={"data": source(data)})
+        for key in settings(start):
+            if key == "training.rates":
+                continue
+            try:
+                changed(start, [f"{key}={word}"])
+            except ValueError as error:
+                refused.append((key, str(error)))
+    assert len(refused) > 100
+    for key, message in refused:
+        assert f"{key}." not in message
+        assert "\n" not in message
+    pictures = usual("diffusion", Pictures())
+    with pytest.raises(ValueError, match=r"^data\.size must be "):
+        changed(pictures, [f"data.size={word}"])

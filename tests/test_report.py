@@ -6,6 +6,7 @@ import math
 import re
 from html import unescape
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -14,7 +15,7 @@ from jensen.metrics import wilson
 from jensen.report import plots
 from jensen.report.findings import Evaluation, Finding, Part, Picture, Table, proportion, rows
 from jensen.report.page import cards, training_curves, write_page
-from jensen.report.scatter import scatter
+from jensen.report.scatter import Classes, scatter
 from jensen.training.journal import Journal
 from jensen.training.strict_json import dumps, loads
 
@@ -199,6 +200,30 @@ def test_the_journal_as_plots(tmp_path):
     assert training_curves(tmp_path / "elsewhere", {}) == []
 
 
-def test_points_are_drawn_over_the_data():
-    image = scatter(torch.zeros(3, 2), behind=torch.randn(50, 2), scale=2)
+def centre(image):
+    """Red, green and blue of the pixels in the middle of an image, (N, 3)."""
+    width, height = image.size
+    x = np.asarray(image, dtype=float)[height // 3 : height // 2, 2 * width // 5 : 3 * width // 5]
+    return x.reshape(-1, 3)
+
+
+def test_neither_samples_nor_data_hide_the_other():
+    """Of dense points of one distribution, both colours fill a good part of the middle."""
+    rng = torch.Generator().manual_seed(0)
+    x, y = torch.randn(2, 20_000, 2, generator=rng)
+    image = scatter(x, behind=y, scale=2)
     assert image.size == (240, 180)
+    seen = centre(image)
+    blue = seen[:, 2] - seen[:, 0]  # 187 for a sample, 23 for data
+    assert (blue > 120).mean() > 0.2
+    assert (blue < 90).mean() > 0.2
+
+
+@pytest.mark.parametrize("columns", [1, 2, 3])
+def test_points_are_coloured_by_class(columns):
+    x = torch.randn(5000, columns, generator=torch.Generator().manual_seed(0))
+    for names, orange in ((("all",), 0), (("cat", "dog"), 0.02)):
+        index = torch.arange(5000) % len(names)
+        seen = np.asarray(scatter(x, scale=2, classes=Classes(index, names)), dtype=float)
+        share = (seen[..., 0] - seen[..., 2] > 100).mean()  # only the second colour is warm
+        assert (share > 0) == (orange > 0)

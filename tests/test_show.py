@@ -16,7 +16,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from jensen.cli import comparing, show
-from jensen.cli.comparing import _grid
 from jensen.cli.main import main
 from jensen.data.pool import from_bytes, to_bytes
 from jensen.judging import JUDGES
@@ -64,7 +63,7 @@ def test_a_name_is_shown_as_it_is(monkeypatch, tmp_path, terminal):
     monkeypatch.setattr(show, "console", show.plain_console(**settings))
     show.line(ODD)
     show.rows([(ODD, ODD)])
-    show.console.print(_grid(Table((ODD,), [(ODD,)])))
+    show.console.print(show.grid(Table((ODD,), [(ODD,)])))
     with show.tracking() as track:
         track(ODD, 1)(1)
     (tmp_path / ODD.replace("/", "|") / "samples").mkdir(parents=True)

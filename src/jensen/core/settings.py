@@ -7,7 +7,16 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, field_validator, model_serializer
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+)
+from pydantic_core import ErrorDetails
 
 from jensen.core.naming import nearest
 
@@ -52,6 +61,15 @@ class Settings(BaseModel):
             if isinstance(number, int | float) and not -most <= number <= most:
                 raise ValueError(f"must be from {-most} to {most}, got {number}")
         return value
+
+    def __init__(self, /, **values: Any):
+        """Raises a ValueError of one sentence for settings that cannot be used."""
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ValueError(explain(error)) from None
+
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]  # a node of a tree keeps its errors
 
     def refuse_idle(self, because: str, *names: str, prefix: str = "") -> None:
         """Raise an IdleSetting for the first of these settings that is not at its default.
@@ -122,3 +140,54 @@ class Kind(Settings):
     @model_serializer(mode="wrap")
     def _with_kind(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         return {"kind": self.kind, **handler(self)}
+
+
+MUST_BE = {
+    "int": "a whole number",
+    "float": "a number",
+    "finite": "a finite number",
+    "bool": "true or false",
+    "string": "text",
+    "string_pattern_mismatch": "of the form {pattern}",
+    "literal": "{expected}",
+    "greater_than": "above {gt:.10g}",
+    "greater_than_equal": "at least {ge:.10g}",
+    "less_than": "below {lt:.10g}",
+    "less_than_equal": "at most {le:.10g}",
+    "multiple_of": "a multiple of {multiple_of}",
+    "tuple": "a list, as in [1, 2]",
+    "dict": "a mapping",
+    "too_short": "a list with at least {min_length} values",
+    "too_long": "a list with at most {max_length} values",
+    "missing": "given",
+}
+"""What a setting must be, by the type of pydantic's error or the first word of that type."""
+
+
+MEMBERS = ("int", "float", "bool", "str")  # what pydantic adds to the place of an error in a union
+
+
+def explain(error: ValidationError) -> str:
+    """The first error in a configuration, in one sentence: X must be Y, got Z."""
+    first, *others = error.errors(include_url=False)
+    key = _key(first)
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        return f"there is no setting {key!r}"
+    if first["type"] == "value_error":
+        joint = " " if message.startswith("must be ") else ": "
+        return f"{key}{joint}{message}" if key and not message.startswith(key) else message
+    union = [other for other in others if _key(other) == key and other["input"] is first["input"]]
+    choices = dict.fromkeys(map(_must_be, (first, *union)))
+    return f"{key} must be {', or '.join(choices)}, got {first['input']!r}"
+
+
+def _key(error: ErrorDetails) -> str:
+    """The dotted key of a setting, without places in a list and pydantic's labels of the members of a union."""
+    named = [k for k in error["loc"] if isinstance(k, str) and k.isidentifier() and k not in ("family", *MEMBERS)]
+    return ".".join(named)
+
+
+def _must_be(error: ErrorDetails) -> str:
+    template = MUST_BE.get(error["type"]) or MUST_BE.get(error["type"].partition("_")[0], f"valid ({error['msg']})")
+    return template.format(**error.get("ctx", {}))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from jensen.core.protocols import Sampleable
 from jensen.core.seeding import derived, generator
-from jensen.data.space import Classes, Space
+from jensen.data.space import Classes, Space, Text
 from jensen.judging.case import Case, judge
 from jensen.judging.features import Features
 from jensen.metrics import (
@@ -31,6 +31,7 @@ from jensen.report import plots
 from jensen.report.findings import Finding, Part, Picture, estimated, proportion, sentence
 from jensen.report.gallery import fitting_scale, gallery
 from jensen.report.scatter import COLUMNS as COLUMNS_SHOWN
+from jensen.report.scatter import Classes as Coloured
 
 LEAST = 20  # fewest rows of each for which metrics are computed
 NEAREST = 1000  # largest number of samples, and of held-out examples, whose nearest training examples are searched
@@ -147,10 +148,15 @@ def _sheets(case: Case) -> list[Picture]:
     """The first samples, not selected, beside held-out data."""
     space, test = case.data.space, case.test["x"]
     if not space.pictures:
-        sheet = gallery(case.samples, behind=test, names=space.columns)
         left = f"; the first {COLUMNS_SHOWN} of {space.dims} columns" * (space.dims > COLUMNS_SHOWN)
-        words = f"Samples in blue over held-out data in grey{left}."
-        return [Picture("samples", sheet, "samples over held-out data", words)]
+        drawn, known = coloured(space.cond, case.asked), coloured(space.cond, case.test.get("cond"))
+        sheet = gallery(case.samples, behind=test, names=space.columns, classes=drawn)
+        words = f"Samples {'by class' if drawn else 'in blue'}, and held-out data in grey{left}."
+        sheets = [Picture("samples", sheet, "samples and held-out data", words)]
+        if known is not None:
+            sheet = gallery(test, names=space.columns, classes=known)
+            sheets.append(Picture("held-out", sheet, "held-out data", f"Held-out data by class{left}."))
+        return sheets
     shown, scale = 64 if space.dims <= 1024 else 32, fitting_scale(space)
     sets = [("samples", case.samples, "the first samples")]
     if isinstance(case.model, Autoencoder | LatentChain) and space.levels is not None:
@@ -160,6 +166,11 @@ def _sheets(case: Case) -> list[Picture]:
         Picture(name, gallery(x[:shown], columns=COLUMNS, scale=scale), words, sentence(words))
         for name, x, words in sets
     ]
+
+
+def coloured(known: Classes | Text | None, cond: Tensor | None) -> Coloured | None:
+    """The classes of points for a plot, given their conditions (N, 1), or None without classes."""
+    return Coloured(cond[:, 0], known.names) if isinstance(known, Classes) and cond is not None else None
 
 
 @judge

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
 
 from jensen.core.naming import nearest
-from jensen.core.settings import IdleSetting
+from jensen.core.settings import IdleSetting, explain
 from jensen.recipes.families.base import Family
 from jensen.recipes.presets import PRESETS
 from jensen.recipes.recipe import Recipe
@@ -67,10 +66,7 @@ def on_data(start: Start, data: Source | Path | str | None, data_b: Source | Pat
     if data_b is not None:
         found = Pair(a=found, b=data_b if isinstance(data_b, Source) else source(data_b))
     if recipe is None:
-        try:
-            made = usual(kind, found)
-        except ValidationError as error:
-            raise ValueError(explain(error)) from error
+        made = usual(kind, found)
         return made.model_copy(update={"family": start}) if isinstance(start, Family) else made
     if type(found) is type(recipe.data):
         found = recipe.data.model_copy(update={key: getattr(found, key) for key in found.model_fields_set})
@@ -220,49 +216,3 @@ def _value(text: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError:
         return text
-
-
-MUST_BE = {
-    "int": "a whole number",
-    "float": "a number",
-    "finite": "a finite number",
-    "bool": "true or false",
-    "string": "text",
-    "string_pattern_mismatch": "of the form {pattern}",
-    "literal": "{expected}",
-    "greater_than": "above {gt:.10g}",
-    "greater_than_equal": "at least {ge:.10g}",
-    "less_than": "below {lt:.10g}",
-    "less_than_equal": "at most {le:.10g}",
-    "multiple_of": "a multiple of {multiple_of}",
-    "tuple": "a list, as in [1, 2]",
-    "dict": "a mapping",
-    "too_short": "a list with at least {min_length} values",
-    "too_long": "a list with at most {max_length} values",
-    "missing": "given",
-}
-"""What a setting must be, by the type of pydantic's error or the first word of that type."""
-
-
-def explain(error: ValidationError) -> str:
-    """The first error in a configuration, in one sentence: X must be Y, got Z."""
-    first, *others = error.errors(include_url=False)
-    key = _key(first)
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
-        return f"there is no setting {key!r}"
-    if first["type"] == "value_error":
-        joint = " " if message.startswith("must be ") else ": "
-        return f"{key}{joint}{message}" if key and not message.startswith(key) else message
-    choices = [_must_be(first), *(_must_be(other) for other in others if _key(other) == key)]  # of a union
-    return f"{key} must be {', or '.join(choices)}, got {first['input']!r}"
-
-
-def _key(error: ErrorDetails) -> str:
-    """The dotted key of a setting; pydantic's labels of the members of a union are omitted."""
-    return ".".join(str(k) for k in error["loc"] if k != "family" and (isinstance(k, int) or k.isidentifier()))
-
-
-def _must_be(error: ErrorDetails) -> str:
-    template = MUST_BE.get(error["type"]) or MUST_BE.get(error["type"].partition("_")[0], f"valid ({error['msg']})")
-    return template.format(**error.get("ctx", {}))

@@ -15,7 +15,7 @@ from torch import Tensor
 from jensen.data.pictures import sheet, to_image
 from jensen.data.pool import to_bytes
 from jensen.data.space import Space
-from jensen.report.scatter import scatter
+from jensen.report.scatter import Classes, scatter
 from jensen.training.checkpoint import replacing
 
 MILLISECONDS = 80  # duration of a frame of an animation
@@ -30,6 +30,7 @@ def gallery(
     captions: Sequence[str] | None = None,
     wrong: Sequence[bool] | None = None,
     names: Sequence[str] = (),
+    classes: Classes | None = None,
 ) -> Image.Image:
     """A grid of pictures (N, C, H, W), in [-1, 1] or uint8, or a plot of points (N, D), see `scatter`.
 
@@ -37,12 +38,13 @@ def gallery(
         x: samples.
         columns: number of pictures per row; by default chosen from the number of pictures, at most 8.
         scale: factor by which pictures are enlarged.
-        behind: data points to draw in grey below the points.
+        behind: data points to draw in grey among the points.
         captions, wrong: texts below the pictures, and whether each is red.
         names: names of the columns of points.
+        classes: classes of the points, each in a colour.
     """
     if x.ndim == 2:
-        return scatter(x, behind=behind, scale=scale, names=names)
+        return scatter(x, behind=behind, scale=scale, names=names, classes=classes)
     return sheet(as_bytes(x), columns or _columns(len(x)), scale=scale, captions=captions, wrong=wrong)
 
 

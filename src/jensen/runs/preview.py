@@ -9,6 +9,7 @@ from torch import nn
 from jensen.core.protocols import Sampleable
 from jensen.data.dataset import Data, some
 from jensen.judging.case import drawer
+from jensen.judging.samples import coloured
 from jensen.judging.translation import strip
 from jensen.recipes.recipe import Recipe
 from jensen.report.gallery import fitting_scale, gallery, save_image
@@ -39,5 +40,7 @@ def preview(recipe: Recipe, model: nn.Module, data: Data, path: Path) -> dict[st
     if space.pictures:
         save_image(gallery(draw(PICTURES), columns=16, scale=fitting_scale(space)), path)
     else:
-        save_image(gallery(draw(POINTS), behind=some(data.test, 2000)["x"], names=space.columns), path)
+        asked = data.asked(POINTS) if recipe.family.conditional(space) else None
+        behind, classes = some(data.test, 2000)["x"], coloured(space.cond, asked)
+        save_image(gallery(draw(POINTS, cond=asked), behind=behind, names=space.columns, classes=classes), path)
     return {}
