@@ -159,11 +159,11 @@ def mapped(stream: Stream, change: Callable[[Batch], Batch]) -> Stream:
 
 
 class NonFiniteLoss(Failure):
-    """A loss became infinite or nan: training stops, and the last checkpoint stays valid."""
+    """A loss or the state of a player became infinite or nan: training stops, and the last checkpoint stays valid."""
 
-    def __init__(self, step: int, player: str, term: str):
+    def __init__(self, step: int, player: str, term: str, what: str = "the loss"):
         super().__init__(
-            f"the loss of player {player!r} is not finite at step {step} (term {term!r}): "
+            f"{what} of player {player!r} is not finite at step {step} (term {term!r}): "
             "train again with a lower learning rate"
         )
         self.step, self.player, self.term = step, player, term

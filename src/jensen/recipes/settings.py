@@ -59,6 +59,8 @@ class Training(Settings):
     """snapshots of power-function averages, evenly spread over training, from which other widths are reconstructed"""
     precision: Literal["float32", "bfloat16"] = "float32"
     """precision of the forward pass; bfloat16: mixed precision"""
+    skip_nonfinite: Annotated[int, Field(ge=0, le=1000)] = 0
+    """steps in a row that may be skipped because a loss, a gradient or a weight is not finite"""
     compile: bool = False
     """compile the objective with torch.compile"""
     save_every: Positive = 500

@@ -13,6 +13,7 @@ from torch import Tensor
 from jensen.core.objective import Objective
 from jensen.core.progress import Track, Watch, silent
 from jensen.core.seeding import begin_globally, derived
+from jensen.core.types import NonFiniteLoss
 from jensen.data.dataset import Data
 from jensen.recipes.recipe import Recipe
 from jensen.runs.averages import remove_snapshots, write_snapshot
@@ -30,10 +31,11 @@ from jensen.runs.folder import (
 from jensen.runs.held_out import held_out_loss
 from jensen.runs.opening import open_data, read_config
 from jensen.runs.preview import preview
-from jensen.training import Budget, TrainState, fit, interrupts, on_device
+from jensen.training import Budget, Tolerance, TrainState, fit, interrupts, on_device
 from jensen.training import checkpoint as checkpoints
 from jensen.training.checkpoint import save_weights, weights_step
 from jensen.training.distributed import processes, rank, shard, start
+from jensen.training.finite import non_finite, refuse_non_finite
 from jensen.training.journal import Journal, Means
 from jensen.training.processes import process_states
 from jensen.training.step import set_random_state
@@ -78,6 +80,8 @@ def train(
     if training.tensorboard:
         summary_writer()
     training.rows()
+    if world > 1 and training.skip_nonfinite:
+        raise ValueError(f"training.skip_nonfinite must be 0 with several processes, got {training.skip_nonfinite}")
     saved = _saved(recipe, folder) if resume else None
     if mine == 0 and not resume:
         refuse_taken(folder)
@@ -87,6 +91,8 @@ def train(
     objective = (new_objective(recipe, data, track) if objective is None else objective).to(device)
     budget = training.budget()
     state = new_state(recipe, objective, budget)
+    if place := non_finite(state.state_dict()):
+        raise ValueError(f"{place} must be finite before the first step (a buffer of a model: or not persistent)")
     if training.compile:
         objective.compile()
     begin_globally(derived(recipe.seed, "process", mine) if mine else recipe.seed)  # the same weights, other noise
@@ -111,7 +117,8 @@ def train(
                     say(note)
                 for note in recipe.family.notes(data.space):
                     say(note)
-            fit(state, stream, budget, update=update, on_step=keeper)
+            tolerance = Tolerance(training.skip_nonfinite, keeper.skipped)
+            fit(state, stream, budget, update=update, on_step=keeper, tolerance=tolerance)
     except Exception:
         if state.step == 0 and mine == 0 and not resume:
             for path in folder.iterdir():
@@ -263,8 +270,15 @@ class _Keeper:
         if self.board is not None:
             self.board.write(self.state.step, line)
 
+    def skipped(self, error: NonFiniteLoss) -> None:
+        """Write to the journal that a step was skipped."""
+        self.budget.pause()
+        self.note([f"skipped a step: {error}"])
+        self.budget.start()
+
     def preview(self) -> None:
         """Write a preview of the averaged model, and its loss on held-out data."""
+        refuse_non_finite(self.state)
         samples = self.folder / "samples"
         samples.mkdir(exist_ok=True)
         found = preview(self.recipe, self.state.average, self.data, samples / f"step-{self.state.step:06d}.png")
@@ -275,6 +289,7 @@ class _Keeper:
 
     def save(self) -> None:
         """Write a checkpoint: state, elapsed time, current means, and random state and buffers of every process."""
+        refuse_non_finite(self.state)
         states = process_states(self.state.objective)
         if self.main:
             means = {"sums": self.means.sums, "count": self.means.count, "since": self.since}

@@ -14,6 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as as_safetensors
 from torch import Tensor
 
+from jensen.training.finite import non_finite
+
 KEPT = 2
 
 
@@ -78,7 +80,7 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
 
 
 def load(folder: Path) -> dict[str, Any] | None:
-    """The newest checkpoint that can be read, or None if there is none.
+    """The newest checkpoint that can be read and is finite, or None if there is none.
 
     Raises:
         ValueError: if there are checkpoints but none can be read.
@@ -89,7 +91,8 @@ def load(folder: Path) -> dict[str, Any] | None:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except Exception:  # noqa: BLE001, S112 (torch raises many kinds on a damaged file: try the older)
             continue
-        return state
+        if not non_finite(state):
+            return state
     if paths:
         raise ValueError(f"no checkpoint in {folder} can be read: train again, with another --out")
     return None

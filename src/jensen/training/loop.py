@@ -14,6 +14,7 @@ from torch import Tensor
 from jensen.core.types import Stream, mapped
 from jensen.training.budget import Budget
 from jensen.training.distributed import processes
+from jensen.training.finite import Tolerance
 from jensen.training.step import TrainState, Update, descend, train_step
 
 
@@ -24,6 +25,7 @@ def fit(
     *,
     update: Update = descend,
     on_step: Callable[[TrainState, dict[str, Tensor]], None] | None = None,
+    tolerance: Tolerance | None = None,
 ) -> None:
     """Make training steps until the budget is used up. The clock is paused while `on_step` runs.
 
@@ -33,6 +35,7 @@ def fit(
         budget: length of training.
         update: update rule of the players.
         on_step: called after each step with the state and the step's terms.
+        tolerance: which steps that are not finite are skipped; None: none.
 
     >>> import torch
     >>> from jensen.adversarial import DiracGAN
@@ -48,13 +51,13 @@ def fit(
     >>> state.step, all(bool(p.abs() < 1e-6) for p in game.parameters())
     (100, True)
     """
-    batches = stream(state.draws)
+    batches, tolerance = stream(state.draws), tolerance or Tolerance()
     while True:
         budget.start()
         budget.look()
         if budget.done(state.step):
             break
-        terms = train_step(state, batches, update=update)
+        terms = tolerance(state, lambda: train_step(state, batches, update=update))
         if on_step is not None:
             budget.pause()
             on_step(state, terms)

@@ -16,6 +16,7 @@ from jensen.core.objective import Objective, partition
 from jensen.core.types import Batch, Loss, NonFiniteLoss, first_non_finite
 from jensen.training.distributed import average_gradients
 from jensen.training.ema import begin_average, update_average
+from jensen.training.finite import overflow
 
 
 @dataclass
@@ -252,10 +253,22 @@ def _next(batches: Iterator[Batch], draws: int) -> Batch:
         raise ValueError(f"the stream ended after {draws} draws: a stream must be endless") from None
 
 
+def _losses(state: TrainState, players: tuple[str, ...], batch: Batch) -> Mapping[str, Loss]:
+    """The objective's losses; an error that comes from numbers that are not finite is a NonFiniteLoss."""
+    with state.autocast():
+        try:
+            losses: Mapping[str, Loss] = state.objective(players, batch, state.step)
+        except (ValueError, RuntimeError) as error:
+            term = overflow(lambda: state.objective.forward(players, batch, state.step)) if state.draws > 1 else ""
+            if term:
+                raise NonFiniteLoss(state.step, players[0], term) from error
+            raise
+        return losses
+
+
 def _evaluation(state: TrainState, players: tuple[str, ...], batch: Batch) -> Evaluate:
     def evaluate() -> Mapping[str, Loss]:
-        with state.autocast():
-            losses: Mapping[str, Loss] = state.objective(players, batch, state.step)
+        losses = _losses(state, players, batch)
         for name in players:
             total = losses[name].total
             if not total.requires_grad or not total.is_floating_point():
