@@ -20,7 +20,7 @@ from jensen.objectives import Adversarial
 from jensen.recipes.families import gan
 from jensen.training import Budget, Tolerance, consensus, extragradient, fit, optimistic, train_step
 from jensen.training import checkpoint as checkpoints
-from jensen.training.finite import refuse_non_finite
+from jensen.training.tolerance import refuse_non_finite
 from test_cli import journal_of, refused
 from test_resume import going_on, same, words
 from test_training import new_state, nothing

@@ -35,11 +35,12 @@ from jensen.training import Budget, Tolerance, TrainState, fit, interrupts, on_d
 from jensen.training import checkpoint as checkpoints
 from jensen.training.checkpoint import save_weights, weights_step
 from jensen.training.distributed import processes, rank, shard, start
-from jensen.training.finite import non_finite, refuse_non_finite
+from jensen.training.finite import non_finite
 from jensen.training.journal import Journal, Means
 from jensen.training.processes import process_states
 from jensen.training.step import set_random_state
 from jensen.training.strict_json import dumps
+from jensen.training.tolerance import refuse_non_finite
 
 
 def train(

@@ -2,10 +2,10 @@
 
 from jensen.training.budget import Budget, warm_then_decay
 from jensen.training.ema import begin_average, update_average, warm_decay
-from jensen.training.finite import Tolerance
 from jensen.training.loop import fit, interrupts, on_device
 from jensen.training.power import WIDEST, Profile, exponent, power_decay, reconstruct, reconstruction, relative_width
 from jensen.training.step import Player, TrainState, Update, descend, train_step
+from jensen.training.tolerance import Tolerance
 from jensen.training.updates import consensus, extragradient, optimistic
 
 __all__ = [

@@ -1,21 +1,14 @@
-"""Numbers that are not finite: where they arise, and steps that are skipped because of them."""
+"""Numbers that are not finite: in a tree of tensors, and in a computation."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-
-from jensen.core.types import NonFiniteLoss
-
-if TYPE_CHECKING:
-    from jensen.training.step import TrainState
 
 
 def non_finite(tree: Any, name: str = "") -> str:
@@ -33,16 +26,6 @@ def non_finite(tree: Any, name: str = "") -> str:
         if found := non_finite(value, f"{name}.{key}" if name else str(key)):
             return found
     return ""
-
-
-def refuse_non_finite(state: TrainState) -> None:
-    """Raise a NonFiniteLoss that names a player and a tensor unless everything that a checkpoint holds is finite."""
-    if place := non_finite(state.state_dict()):
-        names = {p: name for name, p in state.objective.named_parameters()}
-        owners = {f"objective.{names[p]}": player for player, own in state.players.items() for p in own.parameters}
-        optimized = (player for player in state.players if place.startswith(f"optimizers.{player}."))
-        player = owners.get(place) or next(optimized, next(iter(state.players)))
-        raise NonFiniteLoss(state.step, player, place, "the state")
 
 
 class _Overflow(TorchDispatchMode):
@@ -72,40 +55,3 @@ def overflow(function: Callable[[], object]) -> str:
     with suppress(Exception), mode:
         function()
     return mode.found
-
-
-@dataclass
-class Tolerance:
-    """Undoes steps whose numbers are not finite, up to `most` in a row; the batch is dropped, and the step made again.
-
-    Everything that a checkpoint holds is copied before each step and restored: weights, averages, optimizers, buffers,
-    random state. The weights after a step are checked too.
-
-    Attributes:
-        most: number of skipped steps in a row, at least 0; 0 copies nothing.
-        on_skip: called with the error of each skipped step.
-    """
-
-    most: int = 0
-    on_skip: Callable[[NonFiniteLoss], None] = lambda _: None
-
-    def __call__(self, state: TrainState, step: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """The terms of the first good step.
-
-        Raises:
-            NonFiniteLoss: if more than `most` steps in a row are not finite.
-        """
-        if not self.most:
-            return step()
-        kept = copy.deepcopy(state.state_dict())
-        for left in range(self.most, -1, -1):
-            try:
-                terms = step()
-                refuse_non_finite(state)
-                break
-            except NonFiniteLoss as error:
-                state.load_state_dict(copy.deepcopy(kept) | {"draws": state.draws})
-                if not left:
-                    raise
-                self.on_skip(error)
-        return terms

@@ -14,8 +14,8 @@ from torch import Tensor
 from jensen.core.types import Stream, mapped
 from jensen.training.budget import Budget
 from jensen.training.distributed import processes
-from jensen.training.finite import Tolerance
 from jensen.training.step import TrainState, Update, descend, train_step
+from jensen.training.tolerance import Tolerance
 
 
 def fit(

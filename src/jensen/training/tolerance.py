@@ -1,0 +1,60 @@
+"""Training steps whose numbers are not finite: refused, or skipped."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from jensen.core.types import NonFiniteLoss
+from jensen.training.finite import non_finite
+from jensen.training.step import TrainState
+
+
+def refuse_non_finite(state: TrainState) -> None:
+    """Raise a NonFiniteLoss that names a player and a tensor unless everything that a checkpoint holds is finite."""
+    if place := non_finite(state.state_dict()):
+        names = {p: name for name, p in state.objective.named_parameters()}
+        owners = {f"objective.{names[p]}": player for player, own in state.players.items() for p in own.parameters}
+        optimized = (player for player in state.players if place.startswith(f"optimizers.{player}."))
+        player = owners.get(place) or next(optimized, next(iter(state.players)))
+        raise NonFiniteLoss(state.step, player, place, "the state")
+
+
+@dataclass
+class Tolerance:
+    """Undoes steps whose numbers are not finite, up to `most` in a row; the batch is dropped, and the step made again.
+
+    Everything that a checkpoint holds is copied before each step and restored: weights, averages, optimizers, buffers,
+    random state. The weights after a step are checked too.
+
+    Attributes:
+        most: number of skipped steps in a row, at least 0; 0 copies nothing.
+        on_skip: called with the error of each skipped step.
+    """
+
+    most: int = 0
+    on_skip: Callable[[NonFiniteLoss], None] = lambda _: None
+
+    def __call__(self, state: TrainState, step: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The terms of the first good step.
+
+        Raises:
+            NonFiniteLoss: if more than `most` steps in a row are not finite.
+        """
+        if not self.most:
+            return step()
+        kept = copy.deepcopy(state.state_dict())
+        for left in range(self.most, -1, -1):
+            try:
+                terms = step()
+                refuse_non_finite(state)
+                break
+            except NonFiniteLoss as error:
+                state.load_state_dict(copy.deepcopy(kept) | {"draws": state.draws})
+                if not left:
+                    raise
+                self.on_skip(error)
+        return terms
