@@ -257,6 +257,24 @@ def test_settings_that_do_not_go_together(settings, message):
 
 
 @pytest.mark.parametrize(
+    ("settings", "space", "scale"),
+    [
+        ({"sampling.guidance": None}, PICTURES, 1.25),
+        ({"sampling.guidance": None, "loss.drop": 0.0}, PICTURES, 1.0),
+        ({"sampling.guidance": None, "loss.drop": 1.0}, PICTURES, 1.0),
+        ({"sampling.guidance": None}, POINTS, 1.0),
+        ({"sampling.guidance": 3}, PICTURES, 3.0),
+        ({}, PICTURES, 1.0),
+    ],
+)
+def test_guidance_left_to_the_data(settings, space, scale):
+    """null: 1.25 for pictures whose model can be guided, otherwise none."""
+    diffusion = family(settings)
+    diffusion.refuse(space, TRAINING)
+    assert diffusion.model(space).sampling.guidance == scale
+
+
+@pytest.mark.parametrize(
     ("settings", "space", "message"),
     [
         ({"loss.drop": 0.3}, POINTS, "loss.drop is not used for data without conditions"),

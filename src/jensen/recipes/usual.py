@@ -19,6 +19,7 @@ from jensen.recipes.settings import Training
 from jensen.recipes.sources.base import Source
 
 MINUTES = 10.0
+NAMES = {"vae": "VAE", "gan": "GAN"}
 FEW = Judging(
     samples=1000, rows=1000, steps=(8, 16, 32), bound_steps=100, ode_rows=100, importance=1000, refine_rows=40
 )
@@ -37,7 +38,12 @@ def usual(kind: str, source: Source) -> Recipe:
     pictures = not source.tabular if (space := source.known()) is None else space.pictures
     family, training, judging = _USUAL.get(kind, _any(Family.kinds[kind]))(pictures)
     return Recipe(
-        name=kind, about=f"{kind} on your own data", data=source, family=family, training=training, judging=judging
+        name=kind,
+        about=f"{NAMES.get(kind, kind)} on your own data",
+        data=source,
+        family=family,
+        training=training,
+        judging=judging,
     )
 
 
@@ -58,7 +64,7 @@ def _judged(kind: type, **changes: object) -> Judging:
 
 
 def _diffusion(pictures: bool) -> Usual:
-    sampling = DiffusionSampling(sampler="dpm++", steps=20, clip=pictures, start=1.0)
+    sampling = DiffusionSampling(sampler="dpm++", steps=20, clip=pictures, start=1.0, guidance=None)
     return (
         Diffusion(sampling=sampling),
         _training(pictures, rate=2e-3),

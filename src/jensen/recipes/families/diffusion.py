@@ -24,6 +24,7 @@ from jensen.recipes.families.base import Family
 from jensen.recipes.networks import DenoiserNetwork
 from jensen.recipes.settings import NonNegative, Rate, Share, Training, UpToMillion
 
+GUIDANCE = 1.25  # of pictures with conditions; benchmarks/own_digits.py shows its effect
 LOSSES: dict[str, DenoisingLoss] = {
     **{view: partial(simple, view=view) for view in ("eps", "v", "x", "flow")},
     "min-snr": min_snr,
@@ -102,8 +103,8 @@ class DiffusionSampling(Settings):
     """name of the sampler, such as ancestral, ddim, dpm++, unipc, heun"""
     steps: UpToMillion = 32
     """sampling steps; each evaluates the denoiser once, or twice for heun"""
-    guidance: NonNegative = 1.0
-    """scale of classifier-free guidance; 1: none"""
+    guidance: NonNegative | None = 1.0
+    """scale of classifier-free guidance; 1: none; null: 1.25 for pictures with conditions, otherwise 1"""
     shift: Rate = 1.0
     """time shift; above 1, more of the steps are taken at high noise"""
     start: Annotated[float, Field(gt=0, le=1)] = 0.999
@@ -119,8 +120,13 @@ class DiffusionSampling(Settings):
 
     @model_validator(mode="after")
     def _in_range(self) -> DiffusionSampling:
-        Sampling(**self.model_dump())
+        self.drawn(1.0)
         return self
+
+    def drawn(self, guidance: float, chunk: int = 1) -> Sampling:
+        """The settings of a model; `guidance` is the scale that null stands for."""
+        own = self.model_dump(exclude={"guidance"})
+        return Sampling(**own, guidance=guidance if self.guidance is None else self.guidance, chunk=chunk)
 
 
 class Diffusion(Family):
@@ -150,7 +156,7 @@ class Diffusion(Family):
             self.loss.refuse_idle("for data without conditions", "drop", prefix="loss.")
         if self.sampling.clip and not space.pictures:
             raise ValueError("sampling.clip needs pictures, got points")
-        if self.sampling.guidance != 1 and (why := self._unguided(space)):
+        if self.sampling.guidance not in (None, 1) and (why := self._unguided(space)):
             raise ValueError(f"sampling.guidance must be 1, got {self.sampling.guidance:g}: {why}")
         denoiser, start = self._denoiser(nn.Identity()), self.sampling.start
         wanted = {start: "set sampling.start lower, to 0.999 for example"}
@@ -211,7 +217,8 @@ class Diffusion(Family):
     def model(self, space: Space) -> DiffusionModel:
         cond, outputs = self.condition(space), 2 if self.loss.variance == "learned" else 1
         denoiser = self._denoiser(self.network.network(space, cond, outputs=outputs), cond)
-        sampling = Sampling(**self.sampling.model_dump(), chunk=self.network.chunk(space))
+        guided = space.pictures and not self._unguided(space)
+        sampling = self.sampling.drawn(GUIDANCE if guided else 1.0, self.network.chunk(space))
         model = DiffusionModel(denoiser, space.shape, sampling)
         model.centre, model.scale = space.moments()
         return model
