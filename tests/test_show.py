@@ -133,8 +133,8 @@ def test_what_is_written_as_json_is_json_and_comes_back():
 
 def test_a_journal_is_json_and_comes_back(tmp_path):
     journal = Journal(tmp_path / "journal.jsonl")
-    journal.write(step=1, loss=math.inf)
-    Journal(tmp_path / "journal.jsonl", after=1).write(step=2, loss=-math.inf)
+    journal.write(step=1, seconds=0, loss=math.inf)
+    Journal(tmp_path / "journal.jsonl", after=1).write(step=2, seconds=0, loss=-math.inf)
     for text in (tmp_path / "journal.jsonl").read_text().splitlines():
         strict(text)
     assert [line["loss"] for line in read_journal(tmp_path / "journal.jsonl")] == [math.inf, -math.inf]

@@ -9,7 +9,9 @@ from typing import Any
 from typer import Abort
 
 from jensen.cli import show
+from jensen.cli.faults import full, sentence
 from jensen.cli.files import writable
+from jensen.core.failure import Failure
 from jensen.data.dataset import Data
 from jensen.recipes.families.base import Family
 from jensen.recipes.presets import PRESETS
@@ -21,12 +23,12 @@ from jensen.runs.curves import write_curves
 from jensen.runs.draw import MOST_ON_A_SHEET, drawing
 from jensen.runs.evaluate import evaluate as judged
 from jensen.runs.evaluate import examples
-from jensen.runs.folder import CONFIG, EVALUATION, REPORT, WEIGHTS, behind, command
+from jensen.runs.folder import CONFIG, EVALUATION, REPORT, STATE, WEIGHTS, behind, command
 from jensen.runs.opening import Run, asked, open_run, read_config
 from jensen.runs.train import train as trained
 from jensen.runs.use import use
 from jensen.training import distributed
-from jensen.training.checkpoint import write_text
+from jensen.training.checkpoint import checkpoints, write_text
 
 MOST = 100_000  # largest number of samples of one `jensen sample`
 SCALE = 4  # default factor by which pictures are enlarged
@@ -63,12 +65,18 @@ def train(
     first, second = data
     recipe, folder = asked(name, out, words, data=first, data_b=second, seed=seed, resume=resume)
     distributed.start()
+    on = f"{command('train', name, '--out', folder, '--resume')} continues it"
     try:
         with show.tracking() as track, show.watching(folder) as watch:
             opened = trained(recipe, folder, resume=resume, track=track, watch=watch, say=show.note)
-    except KeyboardInterrupt:
-        on = f"{command('train', name, '--out', folder, '--resume')} continues it"
-        raise Abort(on if (folder / CONFIG).exists() else "nothing was trained; the run was removed") from None
+    except (KeyboardInterrupt, BrokenPipeError) as stopped:
+        why = ("standard output was closed",) if isinstance(stopped, BrokenPipeError) else stopped.args
+        left = on if (folder / CONFIG).exists() else "nothing was trained; the run was removed"
+        raise Abort("; ".join(["stopped", *why, left])) from None
+    except OSError as error:
+        if not (full(error) and checkpoints(folder / STATE)):
+            raise
+        raise Failure(f"{sentence(error)}; {on}") from error
     writes = distributed.rank() == 0
     distributed.stop()
     if not writes:
@@ -94,8 +102,11 @@ def evaluate(
         writable(json_file, ".json")
     for note in (*behind(folder), *run.recipe.family.notes(run.space)):
         show.note(note)
-    with show.tracking() as track:
-        found = judged(run, data=data, track=track, stability=stability, features=features)
+    try:
+        with show.tracking() as track:
+            found = judged(run, data=data, track=track, stability=stability, features=features, say=show.note)
+    except (KeyboardInterrupt, BrokenPipeError):
+        raise Abort(f"stopped while evaluating; {command('evaluate', folder)} evaluates the run") from None
     show.line()
     show.rows(rows(found))
     if json_file is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jensen.training.checkpoint import unwritable
+from jensen.training.checkpoint import sweep, unwritable
 
 
 def writable(path: Path, *endings: str) -> None:
@@ -23,3 +23,4 @@ def writable(path: Path, *endings: str) -> None:
     if why := unwritable(folder):
         raise ValueError(f"cannot write {path}: {why}")
     folder.mkdir(parents=True, exist_ok=True)
+    sweep(folder)

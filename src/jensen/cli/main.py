@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import errno
+import io
+import os
+import signal
 import sys
 import tempfile
+import threading
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from jensen import __version__
+from jensen.cli.faults import full, sentence
 from jensen.core.failure import Failure
 
 app = typer.Typer(
@@ -306,24 +312,46 @@ def pack_data(
 def main(words: list[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0, 1 (a run failed) or 2 (wrong arguments)."""
     words = _gather_texts(sys.argv[1:] if words is None else words)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names that the terminal's encoding lacks
     try:
-        code = app(args=words or ["--help"], standalone_mode=False)
+        with _ended_by_signals():
+            code = app(args=words or ["--help"], standalone_mode=False)
         if code == INTERRUPTED:
             raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except (typer.Abort, KeyboardInterrupt) as stopped:
-        return _fail("; ".join(["stopped", *stopped.args]), INTERRUPTED)
+        return _fail(str(stopped) or "stopped", INTERRUPTED)
     except typer.TyperException as error:
         return _fail(error.format_message().rstrip("."), 2)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
-        failed = error.errno in (errno.ENOSPC, errno.EIO, errno.EDQUOT)  # a fault of the machine, not of the arguments
-        return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 1 if failed else 2)
+        return _fail(sentence(error), 1 if full(error) else 2)
     except ValueError as error:
         return _fail(str(error), 2)
     except Failure as error:
         return _fail(str(error), 1)
     except Exception as error:  # noqa: BLE001 (nothing is to reach the user as a page of traceback)
         return _unforeseen(error)
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end a command as SIGINT does, so that it cleans up and says so. SIGHUP stays ignored under
+    `nohup`; processes that `torchrun` started end at once.
+    """
+    main = threading.current_thread() is threading.main_thread() and "TORCHELASTIC_RUN_ID" not in os.environ
+    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if main and signal.getsignal(n) == signal.SIG_DFL]
+    for number in numbers:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _gather_texts(words: list[str]) -> list[str]:

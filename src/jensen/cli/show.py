@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,9 +29,16 @@ from jensen.training.distributed import rank
 PLAIN_EVERY = 15.0  # seconds between lines without a terminal
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Standard output was closed: what is printed from here on is dropped."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+        raise BrokenPipeError
+
+
 def plain_console(**settings: Any) -> Console:
     """A console without markup, so that brackets and colons in names of runs are shown literally."""
-    return Console(markup=False, emoji=False, highlight=False, **settings)
+    return _Console(markup=False, emoji=False, highlight=False, **settings)
 
 
 console = plain_console(soft_wrap=True)

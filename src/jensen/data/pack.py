@@ -13,8 +13,9 @@ import json
 import math
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,13 @@ from jensen.data.decode import Form
 from jensen.data.listing import Entry, Listing
 from jensen.data.pool import from_bytes
 from jensen.data.workers import decoded
-from jensen.training.checkpoint import write_text
+from jensen.training.checkpoint import sweep, write_text
 
 VERSION = 1
 PIXELS, FACTS, JOURNAL = "x.npy", "pack.json", "journal.jsonl"
 HEADER = 128  # bytes of the header of an .npy file with four axes
 COMMIT = 256  # pictures between two lines of the journal
+STALE = 24 * 3600.0  # seconds after which an incomplete pack in the cache is removed
 
 
 @dataclass(frozen=True)
@@ -198,10 +200,21 @@ def cached_pack(
     out = cache() / "packs" / listing_key(listing, form)[:32] / "pack"
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(cache() / "packs", out.parent)
     except OSError as error:
         what = f"the cache must be a folder that can be written, got {cache()} ({error.strerror})"
         raise ValueError(f"{what}: set JENSEN_CACHE to another folder") from error
     return write_pack(listing, form, out, processes=processes, strict=strict, track=track)
+
+
+def _remove_stale(packs: Path, but: Path) -> None:
+    """Remove the incomplete packs of other pictures to which nothing has been written for a day."""
+    for part in packs.glob("*/.pack.part"):
+        with suppress(OSError):
+            newest = max(path.stat().st_mtime for path in (part, *part.iterdir()))
+            if part.parent != but and time.time() - newest > STALE:
+                with _alone(part):
+                    shutil.rmtree(part)
 
 
 def cache() -> Path:
@@ -267,7 +280,7 @@ def _pixels(
     entries: Sequence[Entry], form: Form, part: Path, key: str, processes: int | None, track: Track
 ) -> dict[str, str]:
     """Decode the pictures that an earlier call has not decoded, and append them; returns which are broken, and why."""
-    part.mkdir(exist_ok=True)
+    _clean(part)
     done, broken = _resumed(part, key, math.prod(form.shape))
     advance = track("packing pictures", len(entries))
     advance(done)
@@ -293,6 +306,15 @@ def _pixels(
     return broken
 
 
+def _clean(part: Path) -> None:
+    """Make the folder of an incomplete pack; links are not followed but removed, and files partly written too."""
+    for path in (part, *(part / name for name in (PIXELS, FACTS, JOURNAL))):
+        if path.is_symlink():
+            path.unlink()
+    part.mkdir(exist_ok=True)
+    sweep(part)
+
+
 def _resumed(part: Path, key: str, size: int) -> tuple[int, dict[str, str]]:
     """How many pictures an earlier call has decoded, and which were broken; the files are truncated or created
     accordingly.
@@ -310,7 +332,7 @@ def _resumed(part: Path, key: str, size: int) -> tuple[int, dict[str, str]]:
                 break
             done, broken = tree["done"], broken | tree["broken"]
             kept.append(line)
-    (part / JOURNAL).write_text("".join([json.dumps({"key": key}) + "\n", *kept]), encoding="utf-8")
+    write_text(part / JOURNAL, "".join([json.dumps({"key": key}) + "\n", *kept]))
     with open(part / PIXELS, "ab") as pixels:
         pixels.truncate(HEADER + size * (done - len(broken)))
     return done, broken

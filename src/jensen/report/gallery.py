@@ -100,8 +100,8 @@ def encoded(image: Image.Image | Sequence[Image.Image]) -> tuple[str, bytes]:
 def save_image(image: Image.Image | Sequence[Image.Image], path: Path) -> None:
     """Write a picture as a PNG, or frames as a GIF, atomically; the path has the matching suffix or none."""
     suffix, data = encoded(image)
-    with replacing(path.with_suffix(suffix)) as temporary:
-        temporary.write_bytes(data)
+    with replacing(path.with_suffix(suffix)) as file:
+        file.write(data)
 
 
 def data_uri(image: Image.Image | Sequence[Image.Image]) -> str:

@@ -64,7 +64,8 @@ def training_curves(folder: Path, extra: Mapping[str, str]) -> list[str]:
     drawn = []
     usual = {"loss": "loss", "held_out/loss": "loss of held-out data"}
     for keys, title in {**usual, **extra, "examples_per_second": "examples per second"}.items():
-        rows = {key: lines for key in keys.split() if (lines := [line for line in journal if key in line])}
+        having = {key: [line for line in journal if isinstance(line.get(key), int | float)] for key in keys.split()}
+        rows = {key: lines for key, lines in having.items() if lines}
         if not rows:
             continue
         seconds = [line["seconds"] for line in next(iter(rows.values()))]

@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from jensen.recipes.recipe import Recipe
-from jensen.runs.folder import WEIGHTS, RunError, read_weights
+from jensen.runs.folder import AVERAGES, WEIGHTS, RunError, read_weights
 from jensen.training import Profile, TrainState, reconstruct, reconstruction
 from jensen.training.checkpoint import save_weights, weights_step
 
@@ -24,7 +24,7 @@ def write_snapshot(folder: Path, state: TrainState, widths: tuple[float, ...]) -
 
 def remove_snapshots(folder: Path, after: int) -> None:
     """Remove the snapshots after a step, which a resumed run makes again."""
-    for path in (folder / "averages").glob("*.safetensors"):
+    for path in (folder / AVERAGES).glob("*.safetensors"):
         if _step(path) > after:
             path.unlink()
 
@@ -41,7 +41,7 @@ def load_width(model: nn.Module, folder: Path, recipe: Recipe, width: float) -> 
     until = weights_step(folder / WEIGHTS)
     if until is None:
         raise RunError(f"{folder} has no {WEIGHTS} yet: finish training with --resume")
-    steps = sorted({_step(path) for path in (folder / "averages").glob("*.safetensors")})
+    steps = sorted({_step(path) for path in (folder / AVERAGES).glob("*.safetensors")})
     stored = [(step, stored) for step in steps if step <= until for stored in widths]
     if not stored:
         raise RunError(f"{folder} has no averages/: only the run's own weights are left")
@@ -55,7 +55,7 @@ def load_width(model: nn.Module, folder: Path, recipe: Recipe, width: float) -> 
 
 
 def _path(folder: Path, step: int, width: float) -> Path:
-    return folder / "averages" / f"{step:09d}-{width:g}.safetensors"
+    return folder / AVERAGES / f"{step:09d}-{width:g}.safetensors"
 
 
 def _step(path: Path) -> int:

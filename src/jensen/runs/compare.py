@@ -306,7 +306,7 @@ def _drawn(name: str, run: Run, data: Data, n: int, seed: int, track: Track) -> 
     seconds = time.perf_counter() - start
     if not bool(made.isfinite().all()):
         raise ValueError(f"{name} cannot be compared: its samples are not finite")
-    lines = [line for line in read_journal(run.folder / "journal.jsonl") if "seconds" in line and "step" in line]
+    lines = read_journal(run.folder / "journal.jsonl")
     last = lines[-1] if lines else {"seconds": None, "step": None}
     parameters = sum(p.numel() for p in run.model.parameters())
     cost = Cost(last["seconds"], last["step"], parameters, 1000 * seconds / n, calls, drawn=n)

@@ -20,10 +20,20 @@ from jensen.report.findings import Evaluation, Part, sentence
 from jensen.report.gallery import save_image
 from jensen.report.page import previews, training_curves, write_page
 from jensen.runs.draw import drawing
-from jensen.runs.folder import EVALUATION, REPORT, WEIGHTS, RunError, command, load_game, refuse_unwritable
+from jensen.runs.folder import (
+    EVALUATION,
+    REPORT,
+    SAMPLES,
+    STATE,
+    WEIGHTS,
+    RunError,
+    command,
+    load_game,
+    refuse_unwritable,
+)
 from jensen.runs.opening import Run, features_by, open_run
 from jensen.runs.train import new_objective
-from jensen.training.checkpoint import weights_step, write_text
+from jensen.training.checkpoint import sweep, weights_step, write_text
 from jensen.training.strict_json import dumps, loads
 
 
@@ -34,15 +44,16 @@ def case_of(
     track: Track = silent,
     stability: bool = False,
     features: str | Callable[[Tensor], Tensor] | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Case:
     """The case of a run, for judges."""
     recipe = run.recipe
 
     def played() -> Played | None:
-        if not (run.folder / "state").is_dir() or isinstance(recipe.family, Own):  # whose objective is not kept
+        if not (run.folder / STATE).is_dir() or isinstance(recipe.family, Own):  # whose objective is not kept
             return None
         objective = new_objective(recipe, data, track).to(case.device)
-        step = load_game(objective, run.folder)
+        step = load_game(objective, run.folder, say)
         players = recipe.family.players(objective, recipe.training, recipe.training.budget())
         stream = recipe.family.stream(data, recipe.training.batch_size, recipe.seed)
         return Played(objective, recipe.family.update(), players, step, stream)
@@ -71,6 +82,7 @@ def evaluate(
     track: Track = silent,
     stability: bool = False,
     features: str | Callable[[Tensor], Tensor] | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Evaluation:
     """Judge a run; writes evaluation.json, samples/ and report.html in its folder.
 
@@ -81,14 +93,17 @@ def evaluate(
         stability: whether to compute eigenvalues of the game at the end of training.
         features: what samples and data are compared by, instead of the run's setting: a name, the folder of a reader
             run, or a callable (N, ...) -> (N, d).
+        say: called with a note if the newest checkpoint is damaged.
 
     Raises:
         RunError: if the folder cannot be written, or as in `open_run`.
     """
     run = open_run(run) if isinstance(run, Path) else run
     refuse_unwritable(run.folder)
+    for place in (run.folder, run.folder / SAMPLES):
+        sweep(place)
     data = run.open_data(track) if data is None else data
-    case = case_of(run, data, track=track, stability=stability, features=features)
+    case = case_of(run, data, track=track, stability=stability, features=features, say=say)
     _ = case.game  # a checkpoint that does not fit is refused before any work
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "the best q of")  # for models without an encoder: a finding says it
@@ -100,7 +115,7 @@ def evaluate(
         "step": weights_step(run.folder / WEIGHTS),
     }
     found = Evaluation(parts, facts)
-    samples = run.folder / "samples"
+    samples = run.folder / SAMPLES
     samples.mkdir(exist_ok=True)
     for picture in (p for part in parts for p in part.pictures):
         save_image(picture.image, samples / picture.name)

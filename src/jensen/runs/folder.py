@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shlex
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from jensen.training import checkpoint as checkpoints
-from jensen.training.checkpoint import unwritable, weights_step
+from jensen.training.checkpoint import PART, DamagedFile, replacing, sweep, unwritable, weights_step
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 EVALUATION, REPORT = "evaluation.json", "report.html"
+STATE, SAMPLES, AVERAGES, JOURNAL = "state", "samples", "averages", "journal.jsonl"
+BOARD, LOCK = "tensorboard", ".lock"
+UNTRAINED = {CONFIG, STATE, SAMPLES, AVERAGES, JOURNAL, BOARD}  # what a run may hold before its first checkpoint
 
 
 class RunError(ValueError):
@@ -34,7 +38,7 @@ def command(*words: object) -> str:
 
 def refuse_unwritable(folder: Path) -> None:
     """Raise a RunError if a run cannot be written to a folder, which need not exist; the check leaves no files."""
-    for place in (folder, folder / "state", folder / "samples"):
+    for place in (folder, folder / STATE, folder / SAMPLES):
         if why := unwritable(place):
             raise RunError(f"cannot write to {place}: {why}")
 
@@ -42,23 +46,76 @@ def refuse_unwritable(folder: Path) -> None:
 def refuse_taken(folder: Path) -> None:
     """Check whether a new run can be made in this folder; the check leaves no files.
 
+    A run that ended before its first checkpoint is replaced.
+
     Raises:
-        RunError: if the folder contains a run or other files, or cannot be written.
+        RunError: if the folder contains a trained run or other files, or cannot be written.
     """
-    if (folder / CONFIG).exists():
-        raise RunError(f"{folder} already contains a run: give --resume to continue it, or another --out")
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder} is not a folder: give another --out")
-    if folder.exists() and any(p.suffix != ".part" for p in folder.iterdir()):
+    names = {p.name for p in folder.iterdir() if not _passing(p)} if folder.exists() else set()
+    if CONFIG in names and (names - UNTRAINED or checkpoints.checkpoints(folder / STATE)):
+        raise RunError(f"{folder} already contains a run: give --resume to continue it, or another --out")
+    if CONFIG not in names and names:
         raise RunError(f"{folder} is not empty: give another --out")
     refuse_unwritable(folder)
+
+
+def clear(folder: Path) -> None:
+    """Remove all files of a run but the lock; config.json goes last, because it makes the folder a run."""
+    for path in sorted(folder.iterdir(), key=lambda p: p.name == CONFIG):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != LOCK:
+            path.unlink()
+
+
+def _passing(path: Path) -> bool:
+    """Whether a file is there only while a process writes, or was left by one that was killed."""
+    return path.name == LOCK or PART.fullmatch(path.name) is not None
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold a folder against other processes that train in it, and remove what killed ones left partly written.
+
+    The lock is released when the process ends, however it ends.
+
+    Raises:
+        RunError: if another process holds it.
+    """
+    path = folder / LOCK
+    handle = _locked(path)
+    try:
+        os.ftruncate(handle, 0)
+        os.write(handle, str(os.getpid()).encode())
+        for place in (folder, folder / STATE, folder / SAMPLES, folder / AVERAGES):
+            sweep(place)
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _locked(path: Path) -> int:
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            by = os.read(handle, 20).decode(errors="replace")
+            os.close(handle)
+            raise RunError(f"{path.parent} is in use by process {by}: wait for it, or give another --out") from None
+        if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
+            return handle
+        os.close(handle)  # the process that held it has removed it
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:
     """Load a run's averaged weights into `model`.
 
     Raises:
-        RunError: if there are none yet, they do not match the model, or one is not finite.
+        RunError: if there are none yet, they are damaged, they do not match the model, or one is not finite.
     """
     path = folder / WEIGHTS
     if not path.is_file():
@@ -73,13 +130,22 @@ def read_weights(model: nn.Module, path: Path) -> dict[str, Tensor]:
         RunError: if the file cannot be read, its weights do not match the model, or one is not finite.
     """
     try:
-        weights = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise RunError(f"{path} is broken: {' '.join(str(error).split())}") from error
+        weights = checkpoints.load_weights(path)
+    except (DamagedFile, OSError) as error:
+        raise RunError(f"{error}{_remedy(path)}") from error
     refuse_misfit(model, weights, path)
     if wrong := [name for name, value in weights.items() if not bool(value.isfinite().all())]:
         raise RunError(f"{path} has weights that are not finite: {wrong[0]}")
     return weights
+
+
+def _remedy(path: Path) -> str:
+    """How a run's damaged weights can be had again, if there is a checkpoint."""
+    try:
+        again = path.name == WEIGHTS and checkpoints.load(path.parent / STATE)
+    except DamagedFile:
+        return ""
+    return "; --resume writes it again" if again else ""
 
 
 def refuse_misfit(module: nn.Module, weights: Mapping[str, Any], path: Path) -> None:
@@ -94,7 +160,10 @@ def refuse_misfit(module: nn.Module, weights: Mapping[str, Any], path: Path) -> 
 
 
 def _shape(value: Any) -> str:
-    return str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    kind = "" if value.is_floating_point() else str(value.dtype).removeprefix("torch.") + " "
+    return f"{kind}{tuple(value.shape)}"
 
 
 def export(folder: Path, path: Path, model: nn.Module | None = None) -> None:
@@ -108,20 +177,23 @@ def export(folder: Path, path: Path, model: nn.Module | None = None) -> None:
     if model is not None:
         checkpoints.save_weights(model.state_dict(), path / WEIGHTS, weights_step(folder / WEIGHTS))
     for name in (WEIGHTS, CONFIG)[model is not None :]:  # last what makes it a run
-        with checkpoints.replacing(path / name) as temporary:
-            shutil.copyfile(folder / name, temporary)
+        data = (folder / name).read_bytes()
+        with replacing(path / name) as file:
+            file.write(data)
 
 
-def load_game(objective: nn.Module, folder: Path) -> int:
+def load_game(objective: nn.Module, folder: Path, say: Callable[[str], None]) -> int:
     """Load a run's newest checkpoint into `objective`, with the critics and all other state; returns its step.
+
+    `say` is called with a note if the newest checkpoint is damaged and an older one is used.
 
     Raises:
         RunError: if there is no checkpoint, or it does not match.
     """
-    saved = checkpoints.load(folder / "state")
+    saved = checkpoints.load(folder / STATE, say)
     if saved is None:
         raise RunError(f"{folder} has no checkpoint in state/, which is needed for the critic")
-    refuse_misfit(objective, saved["objective"], folder / "state")
+    refuse_misfit(objective, saved["objective"], folder / STATE)
     objective.load_state_dict(saved["objective"])
     step: int = saved["step"]
     return step
@@ -129,7 +201,7 @@ def load_game(objective: nn.Module, folder: Path) -> int:
 
 def behind(folder: Path) -> tuple[str, ...]:
     """A note if training continued after a run's weights were written and was interrupted."""
-    path, newest = folder / WEIGHTS, checkpoints.checkpoints(folder / "state")[-1:]
+    path, newest = folder / WEIGHTS, checkpoints.checkpoints(folder / STATE)[-1:]
     written, until = weights_step(path), max((int(p.stem) for p in newest), default=0)
     if written is None or until <= written:
         return ()

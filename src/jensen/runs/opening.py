@@ -38,6 +38,8 @@ def read_config(folder: Path) -> Recipe:
         raise RunError(f"{folder} is not a run: it has no {CONFIG}")
     try:
         return parse(json.loads(path.read_text(encoding="utf-8")))
+    except RecursionError:
+        raise RunError(f"{path} is broken: it is nested too deeply") from None
     except (ValueError, OSError) as error:
         raise RunError(f"{path} is broken: {error}") from error
 

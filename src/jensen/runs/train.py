@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import InitVar, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,17 @@ from jensen.recipes.recipe import Recipe
 from jensen.runs.averages import remove_snapshots, write_snapshot
 from jensen.runs.board import Board, summary_writer
 from jensen.runs.folder import (
+    BOARD,
     CONFIG,
     EVALUATION,
+    JOURNAL,
     REPORT,
+    SAMPLES,
+    STATE,
     WEIGHTS,
     RunError,
+    alone,
+    clear,
     refuse_misfit,
     refuse_taken,
     refuse_unwritable,
@@ -64,16 +70,18 @@ def train(
     turn, and a new random state, which depends on the seed, the step and the number of processes. The journal records
     this as well.
 
-    A run that fails before its first step leaves no folder.
+    A run that fails before its first step leaves no folder, and one that ends before its first checkpoint can be
+    replaced. The folder is locked against other processes that train in it.
 
-    `say` is called with notes before the first step: warnings, and for a new run what the source and the family chose.
+    `say` is called with notes before the first step: warnings, damaged checkpoints, and for a new run what the source
+    and the family chose.
     `objective` replaces the family's.
 
     Returns: the data, so that judging need not read or draw them again.
 
     Raises:
-        RunError: as in `refuse_taken` and `read_config`; with `resume`, if settings other than the length of training
-        differ, if the run has already been trained for that long, or if there are weights but no checkpoint.
+        RunError: as in `refuse_taken`, `read_config` and `alone`; with `resume`, if settings other than the length of
+        training differ, if the run has already been trained for that long, or if there are weights but no checkpoint.
         ValueError: if the family cannot be used with the data, or a batch cannot be divided among the processes.
     """
     mine, world = start()
@@ -83,76 +91,93 @@ def train(
     training.rows()
     if world > 1 and training.skip_nonfinite:
         raise ValueError(f"training.skip_nonfinite must be 0 with several processes, got {training.skip_nonfinite}")
-    saved = _saved(recipe, folder) if resume else None
-    if mine == 0 and not resume:
-        refuse_taken(folder)
-    data = open_data(read_config(folder) if resume else recipe, track)
-    recipe = recipe.on(data.space)
-    begin_globally(recipe.seed)
-    objective = (new_objective(recipe, data, track) if objective is None else objective).to(device)
-    budget = training.budget()
-    state = new_state(recipe, objective, budget)
-    if place := non_finite(state.state_dict()):
-        raise ValueError(f"{place} must be finite before the first step (a buffer of a model: or not persistent)")
-    if training.compile:
-        objective.compile()
-    begin_globally(derived(recipe.seed, "process", mine) if mine else recipe.seed)  # the same weights, other noise
-    notes = [] if saved is None else _restore(recipe, state, budget, saved, folder)
-    made: list[Path] = []
-    if mine == 0 and not resume:
-        refuse_taken(folder)
-        made = [path for path in (folder, *folder.parents) if not path.exists()]
-        _write_config(recipe, folder)
-    elif mine == 0 and (kept := read_config(folder)) != recipe:
-        notes.append(f"continued to {training.length()} from {kept.training.length()}")
-        _write_config(recipe, folder)
-    batches = recipe.family.stream(data, training.batch_size, recipe.seed)
-    stream = on_device(shard(batches, mine, world), device)
-    try:
-        with interrupts() as interrupted:
-            keeper = _Keeper(recipe, folder, state, budget, data, watch, interrupted, saved)
-            keeper.note(notes)
-            update = recipe.family.update()
+    with ExitStack() as held:
+        saved, damage = None, list[str]()
+        if resume:
+            _refuse_changed(recipe, folder)
             if mine == 0:
-                for note in () if resume else (*data.notes, *recipe.family.summary(data.space)):
-                    say(note)
-                for note in recipe.family.notes(data.space):
-                    say(note)
-            tolerance = Tolerance(training.skip_nonfinite, keeper.skipped)
-            fit(state, stream, budget, update=update, on_step=keeper, tolerance=tolerance)
-    except Exception:
-        if state.step == 0 and mine == 0 and not resume:
-            for path in folder.iterdir():
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-            for path in made:
-                path.rmdir()
-        raise
-    keeper.finish()
+                held.enter_context(alone(folder))
+            saved = _saved(recipe, folder, damage.append)
+        elif mine == 0:
+            refuse_taken(folder)
+        data = open_data(read_config(folder) if resume else recipe, track)
+        recipe = recipe.on(data.space)
+        begin_globally(recipe.seed)
+        objective = (new_objective(recipe, data, track) if objective is None else objective).to(device)
+        budget = training.budget()
+        state = new_state(recipe, objective, budget)
+        if place := non_finite(state.state_dict()):
+            raise ValueError(f"{place} must be finite before the first step (a buffer of a model: or not persistent)")
+        if training.compile:
+            objective.compile()
+        begin_globally(derived(recipe.seed, "process", mine) if mine else recipe.seed)  # the same weights, other noise
+        batches = recipe.family.stream(data, training.batch_size, recipe.seed)
+        stream = on_device(shard(batches, mine, world), device)
+        notes = [] if saved is None else _restore(recipe, state, budget, saved, folder)
+        if mine == 0 and not resume:
+            _take(folder, held)
+            _write_config(recipe, folder)
+        elif mine == 0 and (kept := read_config(folder)) != recipe:
+            notes.append(f"continued to {training.length()} from {kept.training.length()}")
+            _write_config(recipe, folder)
+        try:
+            with interrupts() as interrupted:
+                keeper = _Keeper(recipe, folder, state, budget, data, watch, interrupted, saved)
+                keeper.note([*damage, *notes])
+                update = recipe.family.update()
+                if mine == 0:
+                    chosen = () if resume else (*data.notes, *recipe.family.summary(data.space))
+                    for note in (*damage, *chosen, *recipe.family.notes(data.space)):
+                        say(note)
+                tolerance = Tolerance(training.skip_nonfinite, keeper.skipped)
+                fit(state, stream, budget, update=update, on_step=keeper, tolerance=tolerance)
+                keeper.finish()
+                keeper.stop()
+        except BaseException:
+            if state.step == 0 and mine == 0 and not resume:
+                clear(folder)
+            raise
     return data
 
 
+def _take(folder: Path, held: ExitStack) -> None:
+    """Make the folder of a new run, lock it, and remove what a run without a checkpoint left there; folders that are
+    empty at the end are removed.
+    """
+    refuse_taken(folder)
+    held.callback(_remove_empty, [path for path in (folder, *folder.parents) if not path.exists()])
+    folder.mkdir(parents=True, exist_ok=True)
+    held.enter_context(alone(folder))
+    refuse_taken(folder)
+    clear(folder)
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    with suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
+
+
 def _write_config(recipe: Recipe, folder: Path) -> None:
-    """Write a run's settings; its folder is created if it does not exist."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        checkpoints.write_text(folder / CONFIG, dumps(recipe.tree(), indent=2) + "\n")
-    except OSError as error:
-        raise RunError(f"cannot write to {folder}: {error.strerror}") from error
+    checkpoints.write_text(folder / CONFIG, dumps(recipe.tree(), indent=2) + "\n")
 
 
-def _saved(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
-    """The checkpoint to resume from, or None if the run was stopped before the first."""
+def _refuse_changed(recipe: Recipe, folder: Path) -> None:
+    """Raise a RunError if a run has other settings than the length of training, or cannot be written."""
     kept = read_config(folder)
     if kept.lasting(recipe.training) != (recipe if kept.space is None else recipe.on(kept.space)):
         raise RunError(f"--resume uses the settings of {folder / CONFIG}: only steps or minutes can be changed")
     refuse_unwritable(folder)
-    saved = checkpoints.load(folder / "state")
+
+
+def _saved(recipe: Recipe, folder: Path, say: Callable[[str], None]) -> dict[str, Any] | None:
+    """The checkpoint to resume from, or None if the run was stopped before the first."""
+    kept = read_config(folder)
+    saved = checkpoints.load(folder / STATE, say)
     if saved is None:
         if (folder / WEIGHTS).exists():
             raise RunError(f"{folder} has {WEIGHTS} but no checkpoint in state/ to resume from: give another --out")
         return None
-    if "processes" not in saved:
-        raise RunError(f"{folder / 'state'} is from another version of jensen: train again with another --out")
     budget = Budget(recipe.training.steps, recipe.training.minutes, saved["elapsed"])
     budget.look()
     if recipe.training != kept.training and budget.done(saved["step"]):
@@ -184,7 +209,7 @@ def _restore(recipe: Recipe, state: TrainState, budget: Budget, saved: dict[str,
     """Resume from a checkpoint; returns a note for the journal."""
     own = saved["processes"][rank() % len(saved["processes"])]
     saved["objective"].update(own["buffers"])
-    refuse_misfit(state.objective, saved["objective"], folder / "state")
+    refuse_misfit(state.objective, saved["objective"], folder / STATE)
     state.load_state_dict(saved)
     budget.elapsed = saved["elapsed"]
     budget.look()
@@ -218,14 +243,15 @@ class _Keeper:
         self.means = Means(saved["sums"], saved["count"]) if saved else Means()
         self.since, self.main = saved["since"] if saved else self.budget.elapsed, rank() == 0
         self.shown: dict[str, float] = {}
+        self.closed = False
         progress, training = self.budget.progress(self.state.step), self.recipe.training
         self.previews_done, self.snapshots_done = int(progress * training.previews), int(progress * training.snapshots)
         if self.main:
             remove_snapshots(self.folder, after=self.state.step)
-            self.journal = Journal(self.folder / "journal.jsonl", after=self.state.step)
+            self.journal = Journal(self.folder / JOURNAL, after=self.state.step)
             tensorboard = self.recipe.training.tensorboard
-            self.board = Board(self.folder / "tensorboard", self.state.step) if tensorboard else None
-            for path in (self.folder / "samples").glob("step-*.png"):
+            self.board = Board(self.folder / BOARD, self.state.step) if tensorboard else None
+            for path in (self.folder / SAMPLES).glob("step-*.png"):
                 if int(path.stem.removeprefix("step-")) > self.state.step:  # from steps that are repeated
                     path.unlink()
 
@@ -240,10 +266,15 @@ class _Keeper:
             write_snapshot(self.folder, state, training.widths)
         if state.step % training.log_every == 0:
             self.log(progress)
-        stopped = self.interrupted()
-        if state.step % training.save_every == 0 or stopped:
+        if state.step % training.save_every == 0 or self.closed or self.interrupted():
             self.save()  # last, so that everything the checkpoint refers to has been written
-        if stopped:
+        self.stop()
+
+    def stop(self) -> None:
+        """Raise a KeyboardInterrupt if a signal has arrived or standard output was closed."""
+        if self.closed:
+            raise KeyboardInterrupt("standard output was closed")
+        if self.interrupted():
             raise KeyboardInterrupt
 
     def log(self, progress: float) -> None:
@@ -256,7 +287,10 @@ class _Keeper:
         self.write(seconds=round(seconds, 3), progress=round(progress, 6), **line)
         self.shown.update(line)
         if self.watch is not None:
-            self.watch(self.state.step, progress, self.budget.remaining(self.state.step), self.shown)
+            try:
+                self.watch(self.state.step, progress, self.budget.remaining(self.state.step), self.shown)
+            except BrokenPipeError:
+                self.closed = True
 
     def note(self, notes: list[str]) -> None:
         """Write a note to the journal at this step."""
@@ -280,7 +314,7 @@ class _Keeper:
     def preview(self) -> None:
         """Write a preview of the averaged model, and its loss on held-out data."""
         refuse_non_finite(self.state)
-        samples = self.folder / "samples"
+        samples = self.folder / SAMPLES
         samples.mkdir(exist_ok=True)
         found = preview(self.recipe, self.state.average, self.data, samples / f"step-{self.state.step:06d}.png")
         found |= held_out_loss(self.state, self.recipe, self.data)
@@ -295,7 +329,7 @@ class _Keeper:
         if self.main:
             means = {"sums": self.means.sums, "count": self.means.count, "since": self.since}
             extra = {"elapsed": self.budget.seconds(), "processes": states, **means}
-            checkpoints.save(self.folder / "state", self.state.step, self.state.state_dict() | extra)
+            checkpoints.save(self.folder / STATE, self.state.step, self.state.state_dict() | extra)
 
     def finish(self) -> None:
         """Write the last preview, journal line and checkpoint, and the averaged weights."""

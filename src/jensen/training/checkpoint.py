@@ -1,46 +1,100 @@
-"""Checkpoints and other files, written atomically."""
+"""Checkpoints and other files, written atomically, with checksums."""
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
+import io
 import os
+import re
+import secrets
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load as from_safetensors
 from safetensors.torch import save as as_safetensors
 from torch import Tensor
 
 from jensen.training.finite import non_finite
 
 KEPT = 2
+DIGEST = hashlib.sha256().digest_size
+PART = re.compile(r"\.[0-9a-f]{16}\.part")
+SEAL = re.compile(r"(?:step ([0-9]+), )?sha256 ([0-9a-f]{64})")
+CONTENT: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("objective", "optimizers", "memory", "sums"), dict),
+    **dict.fromkeys(("step", "draws", "count"), int),
+    **dict.fromkeys(("elapsed", "since"), (int, float)),
+    "rng": Tensor,
+    "averages": list,
+    "processes": list,
+}
+"""What a checkpoint holds."""
+
+
+class DamagedFile(ValueError):
+    """A file does not have the content that was written to it."""
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path to write to; when the block succeeds, it replaces `path` atomically.
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Yield a new file to write to; when the block succeeds, it replaces `path` atomically.
 
-    The data is on disk before the file is renamed, so a killed process or a power failure leaves either the old file or
-    the new one.
+    The data are on disk before the file is renamed: a killed process, a full disk or a power failure leaves either the
+    old file or the new one. The new file is created exclusively with an unpredictable name, so that no link is
+    followed, and is locked while it is written, so that `sweep` can tell it from those that killed processes left.
+
+    Raises:
+        OSError: if the file cannot be written; it names `path`.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+        file = _created(path.parent)
+        try:
+            with file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+                os.replace(file.name, path)
+                _sync_folder(path.parent)
+        finally:
+            Path(file.name).unlink(missing_ok=True)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _created(folder: Path) -> BinaryIO:
+    """A new file in a folder, locked."""
+    while True:
+        path = folder / f".{secrets.token_hex(8)}.part"
+        file = open(path, "xb")  # noqa: SIM115 (closed by `replacing`)
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if path.exists():
+            return file
+        file.close()  # swept before it was locked
+
+
+def sweep(folder: Path) -> None:
+    """Remove the partly written files that killed processes left in a folder; those being written are kept."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if PART.fullmatch(path.name):
+            with suppress(OSError):  # it is locked, or a link
+                handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    path.unlink()
+                finally:
+                    os.close(handle)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    with replacing(path) as file:
+        file.write(text.encode())
 
 
 def unwritable(folder: Path) -> str:
@@ -69,52 +123,124 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
-    """Write `folder`/STEP.pt atomically and keep the last two."""
+    """Write `folder`/STEP.pt atomically and keep the last two.
+
+    The file ends with the sha256 of all bytes before, as the comment of a zip archive, so `torch.load` reads it too.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{step:09d}.pt"
-    with replacing(path) as temporary:
-        torch.save(state, temporary)
-    for old in [*checkpoints(folder)[:-KEPT], *folder.glob(".*.part")]:  # .part files: left by killed processes
+    buffer = io.BytesIO()  # torch reports a full disk in words of its own
+    torch.save(state, buffer)
+    buffer.seek(-2, io.SEEK_END)  # the length of the comment
+    buffer.write(DIGEST.to_bytes(2, "little"))
+    with replacing(path) as file:
+        file.write(buffer.getbuffer())
+        file.write(hashlib.sha256(buffer.getbuffer()).digest())
+    later = [old for old in checkpoints(folder) if old.name > path.name]  # damaged: training went back behind them
+    for old in [*checkpoints(folder)[: -KEPT - len(later)], *later]:
         old.unlink(missing_ok=True)
     return path
 
 
-def load(folder: Path) -> dict[str, Any] | None:
-    """The newest checkpoint that can be read and is finite, or None if there is none.
+def load(folder: Path, say: Callable[[str], None] = lambda _: None) -> dict[str, Any] | None:
+    """The newest checkpoint with the right checksum and content, or None if there is none; `say` is called with a note
+    if an older one is used because the newer is damaged.
 
     Raises:
-        ValueError: if there are checkpoints but none can be read.
+        DamagedFile: if there are checkpoints but none can be read.
     """
-    paths = checkpoints(folder)
+    paths, damage = checkpoints(folder), ""
     for path in reversed(paths):
         try:
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception:  # noqa: BLE001, S112 (torch raises many kinds on a damaged file: try the older)
+            state = _read(path)
+        except (DamagedFile, OSError) as error:
+            damage = damage or str(error)
             continue
-        if not non_finite(state):
-            return state
+        if damage:
+            say(f"{damage}: training goes back to step {state['step']}")
+        return state
     if paths:
-        raise ValueError(f"no checkpoint in {folder} can be read: train again, with another --out")
+        raise DamagedFile(f"no checkpoint in {folder} can be read: train again, with another --out ({damage})")
     return None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A checkpoint.
+
+    Raises:
+        DamagedFile: if its checksum or its content is wrong, or a number is not finite.
+    """
+    data = path.read_bytes()
+    if hashlib.sha256(memoryview(data)[:-DIGEST]).digest() != data[-DIGEST:]:
+        raise DamagedFile(f"{path} is damaged: its checksum is wrong")
+    try:
+        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds
+        raise DamagedFile(f"{path} is not a checkpoint") from error
+    if not isinstance(state, dict):
+        raise DamagedFile(f"{path} is not a checkpoint: it must hold a mapping, got {type(state).__name__}")
+    if wrong := [name for name, kind in CONTENT.items() if not isinstance(state.get(name), kind)]:
+        raise DamagedFile(f"{path} is not a checkpoint of this version: {wrong[0]} is missing or of another type")
+    if place := non_finite(state):
+        raise DamagedFile(f"{path} is not finite: {place}")
+    return state
 
 
 def save_weights(weights: Mapping[str, Tensor], path: Path, step: int | None = None) -> None:
     """Write weights and their training step atomically, as safetensors.
 
-    Tied weights are stored under each of their names, as `load_state_dict` needs.
+    The metadata hold the sha256 of the file with zeros in its place. Tied weights are stored under each of their names,
+    as `load_state_dict` needs.
     """
     whole = {
         name: v.detach().cpu().contiguous().clone() for name, v in weights.items()
     }  # safetensors rejects shared memory
-    with replacing(path) as temporary:
-        temporary.write_bytes(as_safetensors(whole, None if step is None else {"step": str(step)}))
+    after = "" if step is None else f"step {step}, "
+    data = bytearray(as_safetensors(whole, {"jensen": f"{after}sha256 {'0' * 2 * DIGEST}"}))  # keys: in no fixed order
+    start, end = _seal(data)
+    data[start:end] = hashlib.sha256(data).hexdigest().encode()
+    with replacing(path) as file:
+        file.write(data)
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """The weights in a file; the checksum of one without metadata, which another program wrote, is not known.
+
+    Raises:
+        DamagedFile: if it cannot be read, or its checksum is wrong.
+    """
+    data = path.read_bytes()
+    start, end = _seal(data)
+    if end:
+        digest = hashlib.sha256(memoryview(data)[:start])
+        digest.update(b"0" * (end - start))
+        digest.update(memoryview(data)[end:])
+        if digest.hexdigest().encode() != data[start:end]:
+            raise DamagedFile(f"{path} is damaged: its checksum is wrong")
+    elif b'"__metadata__"' in _header(data):
+        raise DamagedFile(f"{path} is damaged, or from another version of jensen: it has no checksum")
+    try:
+        return from_safetensors(data)
+    except SafetensorError as error:
+        raise DamagedFile(f"{path} is damaged: {' '.join(str(error).split())}") from error
 
 
 def weights_step(path: Path) -> int | None:
     """The training step of the weights in a file, or None if the file does not contain it."""
     try:
         with safe_open(path, "pt") as file:
-            step: str | None = (file.metadata() or {}).get("step")
+            found = SEAL.fullmatch((file.metadata() or {}).get("jensen", ""))
     except (SafetensorError, OSError):
         return None
-    return None if step is None else int(step)
+    return None if found is None or found[1] is None else int(found[1])
+
+
+def _header(data: bytes | bytearray) -> bytes | bytearray:
+    """The header of a file of weights, in JSON."""
+    return data[8 : 8 + int.from_bytes(data[:8], "little")]
+
+
+def _seal(data: bytes | bytearray) -> tuple[int, int]:
+    """Where the checksum of a file of weights starts and ends; (0, 0): it has none."""
+    found = re.search(rb'"jensen":"' + SEAL.pattern.encode() + rb'"', _header(data))
+    return (8 + found.start(2), 8 + found.end(2)) if found else (0, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, SupportsFloat
 
@@ -18,14 +19,14 @@ class Journal:
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
     >>> journal = Journal(folder / "journal.jsonl")
-    >>> journal.write(step=1, loss=0.5); journal.write(step=2, loss=0.25)
+    >>> journal.write(step=1, seconds=0.1, loss=0.5); journal.write(step=2, seconds=0.2, loss=0.25)
     >>> [line["loss"] for line in Journal(folder / "journal.jsonl", after=1).lines()]
     [0.5]
     """
 
     def __init__(self, path: Path, after: int = 0):
         self.path = path
-        kept = [line for line in self.lines() if line.get("step", 0) <= after]
+        kept = [line for line in self.lines() if line["step"] <= after]
         write_text(path, "".join(dumps(line) + "\n" for line in kept))
 
     def write(self, **line: Any) -> None:
@@ -37,15 +38,20 @@ class Journal:
 
 
 def read_journal(path: Path) -> list[dict[str, Any]]:
-    """The lines of a journal; an incomplete last line, left by a killed process, is skipped."""
+    """The lines of a journal. What is no line of a journal is skipped, such as the incomplete last line that a killed
+    process leaves: a line is a mapping with a whole number `step` and a number `seconds`.
+    """
     lines = []
     if path.exists():
-        for text in path.read_text(encoding="utf-8").splitlines():
-            try:
-                lines.append(loads(text))
-            except json.JSONDecodeError:
-                continue
+        for text in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+            with suppress(json.JSONDecodeError):
+                if _is_line(line := loads(text)):
+                    lines.append(line)
     return lines
+
+
+def _is_line(line: Any) -> bool:
+    return isinstance(line, dict) and type(line.get("step")) is int and type(line.get("seconds")) in (int, float)
 
 
 class Means:

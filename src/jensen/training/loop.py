@@ -71,20 +71,25 @@ def on_device(stream: Stream, device: torch.device) -> Stream:
 
 @contextmanager
 def interrupts() -> Iterator[Callable[[], bool]]:
-    """Yield a function that says whether SIGINT or SIGTERM has arrived; a second one raises KeyboardInterrupt at once.
+    """Yield a function that says whether SIGINT, SIGTERM or SIGHUP has arrived; SIGINT after one raises
+    KeyboardInterrupt at once.
 
-    Outside the main thread, and if several processes train together, signals keep their usual effect.
+    SIGHUP stays ignored under `nohup`. Outside the main thread, and if several processes train together, signals keep
+    their usual effect.
     """
     arrived = False
 
-    def stop(_number: int, _frame: FrameType | None) -> None:
+    def stop(number: int, _frame: FrameType | None) -> None:
         nonlocal arrived
-        if arrived:
+        if arrived and number == signal.SIGINT:
             raise KeyboardInterrupt
         arrived = True
 
     handled = threading.current_thread() is threading.main_thread() and processes() == 1
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM) if handled}
+    numbers = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP} if handled else set()
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        numbers.discard(signal.SIGHUP)
+    before = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield lambda: arrived
     finally:

@@ -28,12 +28,15 @@ def loads(text: str) -> Any:
     """The tree that `dumps` wrote, with those three words as numbers again.
 
     Raises:
-        json.JSONDecodeError: if the text is not JSON.
+        json.JSONDecodeError: if the text is not JSON, or is nested more deeply than Python's stack.
 
     >>> loads('{"mean": "-Infinity", "n": 3}')
     {'mean': -inf, 'n': 3}
     """
-    return _meant(json.loads(text))
+    try:
+        return _meant(json.loads(text))
+    except RecursionError:
+        raise json.JSONDecodeError("nested too deeply", text[:100], 0) from None
 
 
 def _said(value: Any) -> Any:
