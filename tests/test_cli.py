@@ -434,7 +434,7 @@ def test_broken_runs_are_named(capsys, run, tmp_path):
     (folder / "config.json").write_text(config)
     refused(capsys, ["sample", str(folder), "-n", "1"], "no model.safetensors yet", "--resume")
     (folder / "model.safetensors").write_bytes(weights[: len(weights) // 2])
-    refused(capsys, ["sample", str(folder), "-n", "1"], "model.safetensors is broken")
+    refused(capsys, ["sample", str(folder), "-n", "1"], "model.safetensors is damaged")
     (folder / "model.safetensors").write_bytes(weights)
     edited = json.loads(config)
     edited["family"]["network"]["widths"] = [8, 24]
