@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from jensen.data import cache
 from jensen.data import pack as packs
 from jensen.data.decode import Form, decode
 from jensen.data.listing import list_pictures
@@ -207,6 +208,29 @@ def test_the_cache_decodes_once(tmp_path, monkeypatch):
     others.append(cached_pack(list_pictures(tmp_path / "moved"), FORM))
     assert len({first.path, *(other.path for other in others)}) == 4
     assert others[-1].texts.count("a caption") == 1
+
+
+def test_the_cache_deletes_the_least_recently_used_packs_but_none_in_use(tmp_path, monkeypatch):
+    monkeypatch.setenv("JENSEN_CACHE", str(tmp_path / "cache"))
+    folder_of(tmp_path / "in", 12)
+    listing = list_pictures(tmp_path / "in")
+    made = [cached_pack(listing, Form(1, side, side)) for side in (8, 9, 10, 11)]
+    for k, pack in enumerate(made):
+        os.utime(pack.path.parent, (k, k))
+    size = sum(file.stat().st_size for pack in made for file in pack.path.iterdir())
+    places = tmp_path / "cache" / "packs"
+    assert cache.trim(places) == []
+    assert cache.trim(places, 0) == []  # this process uses all of them
+    for pack in made:
+        os.close(cache.USED.pop(pack.path / "x.npy"))
+    cached_pack(listing, Form(1, 8, 8))  # the oldest is used again
+    assert cache.trim(places, size) == []
+    assert cache.trim(places, size - 1) == [made[1].path.parent]
+    assert [is_pack(pack.path) for pack in made] == [True, False, True, True]
+    monkeypatch.setattr(cache, "MOST", 1)
+    written = cached_pack(listing, Form(1, 9, 9))  # deletes those that are not in use
+    assert [is_pack(pack.path) for pack in made] == [True, True, False, False]
+    assert written.x.shape == (12, 1, 9, 9)
 
 
 @pytest.mark.parametrize(

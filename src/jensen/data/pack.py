@@ -26,6 +26,7 @@ from torch import Tensor
 
 from jensen.core.progress import Track, silent
 from jensen.core.types import Batch
+from jensen.data.cache import cache, keep, trim
 from jensen.data.decode import Form
 from jensen.data.listing import Entry, Listing
 from jensen.data.pool import from_bytes
@@ -191,8 +192,8 @@ def cached_pack(
 ) -> Pack:
     """The pack of a listing in the cache, written there if it is missing.
 
-    The cache is `$JENSEN_CACHE`, else `$XDG_CACHE_HOME/jensen`, else `~/.cache/jensen`. A pack is identified by the
-    names, sizes, modification times, labels and texts of its files, and by its form.
+    A pack is identified by the names, sizes, modification times, labels and texts of its files, and by its form. Where
+    the cache is and how large it may grow: see `jensen.data.cache`.
 
     Raises:
         ValueError: if the cache cannot be written; see `write_pack`.
@@ -204,7 +205,11 @@ def cached_pack(
     except OSError as error:
         what = f"the cache must be a folder that can be written, got {cache()} ({error.strerror})"
         raise ValueError(f"{what}: set JENSEN_CACHE to another folder") from error
-    return write_pack(listing, form, out, processes=processes, strict=strict, track=track)
+    while True:
+        pack = write_pack(listing, form, out, processes=processes, strict=strict, track=track)
+        if keep(out / PIXELS):
+            trim(cache() / "packs")
+            return pack
 
 
 def _remove_stale(packs: Path, but: Path) -> None:
@@ -215,13 +220,6 @@ def _remove_stale(packs: Path, but: Path) -> None:
             if part.parent != but and time.time() - newest > STALE:
                 with _alone(part):
                     shutil.rmtree(part)
-
-
-def cache() -> Path:
-    """The folder of the cache."""
-    if own := os.environ.get("JENSEN_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jensen"
 
 
 def listing_key(listing: Listing, form: Form) -> str:

@@ -42,13 +42,14 @@ from jensen.diffusion.schedule import (
     CosineSchedule,
     FunctionSchedule,
     ImprovedCosineSchedule,
+    KarrasSchedule,
     LinearSchedule,
     RectifiedSchedule,
     Schedule,
     VarianceExploding,
     VariancePreserving,
 )
-from jensen.diffusion.times import discrete_times, logit_normal_times, uniform_times
+from jensen.diffusion.times import discrete_times, log_normal_times, logit_normal_times, uniform_times
 
 __all__ = [
     "DDIM",
@@ -74,6 +75,7 @@ __all__ = [
     "Heun",
     "ImplicitProcess",
     "ImprovedCosineSchedule",
+    "KarrasSchedule",
     "LearnedSchedule",
     "LinearSchedule",
     "MixtureOracle",
@@ -97,6 +99,7 @@ __all__ = [
     "edm",
     "integrate",
     "level_times",
+    "log_normal_times",
     "logit_normal_times",
     "min_snr",
     "ode_log_likelihood",

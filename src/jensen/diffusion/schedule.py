@@ -40,7 +40,7 @@ class Schedule(nn.Module, ABC):
         return slope
 
     def clock(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        """The network's time input at time t: t itself, unless the schedule is learned."""
+        """The network's time input at time t: t itself, unless the schedule is learned or time is the noise level."""
         return t
 
     def time(self, log_snr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
@@ -192,6 +192,44 @@ class VarianceExploding(Schedule):
         return ((-log_snr / 2 - low) / (high - low)).clamp(0, 1)
 
 
+class KarrasSchedule(Schedule):
+    r"""$\alpha_t = 1$, $\sigma_t = \sigma_{min} + t (\sigma_{max} - \sigma_{min})$: time is the noise level, as in EDM.
+
+    The network's time input is $\log \sigma_t$, mapped to [0, 1]. The defaults are EDM's range for data of standard
+    deviation 1: 0.002 and 80 for data of standard deviation 1/2.
+
+    Args:
+        smallest, largest: sigma at t = 0 and at t = 1.
+
+    Raises:
+        ValueError: unless 0 < smallest < largest.
+
+    Source: Karras et al. (2022), table 1.
+
+    >>> [round(float(v), 6) for v in KarrasSchedule().alpha_sigma(torch.tensor([0.0, 1.0]))[1]]
+    [0.004, 160.0]
+    """
+
+    def __init__(self, smallest: float = 0.004, largest: float = 160.0):
+        super().__init__()
+        if not 0 < smallest < largest:
+            raise ValueError(f"sigmas must satisfy 0 < smallest < largest, got {smallest} and {largest}")
+        self.smallest, self.largest = smallest, largest
+
+    def log_snr(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        return -2 * torch.log(self.alpha_sigma(t)[1])
+
+    def alpha_sigma(self, t: Float[Tensor, "*b"]) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b"]]:
+        return torch.ones_like(t), self.smallest + t * (self.largest - self.smallest)
+
+    def time(self, log_snr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        return ((torch.exp(-log_snr / 2) - self.smallest) / (self.largest - self.smallest)).clamp(0, 1)
+
+    def clock(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        low, high = math.log(self.smallest), math.log(self.largest)
+        return (self.log_snr(t) / -2 - low) / (high - low)
+
+
 class BetaSchedule(Schedule):
     r"""Any array of betas: $\alpha_{i/T}^2 = \prod_{j \le i} (1 - \beta_j)$, $\log \alpha^2$ linear in between.
 
@@ -300,4 +338,5 @@ SCHEDULES: dict[str, type[Schedule]] = {
     "rectified": RectifiedSchedule,
     "variance-preserving": VariancePreserving,
     "variance-exploding": VarianceExploding,
+    "edm": KarrasSchedule,
 }

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from jensen.diffusion.schedule import Schedule
 
 Times = Callable[[int], Float[Tensor, " b"]]
 
@@ -83,5 +86,28 @@ def logit_normal_times(mean: float = 0.0, std: float = 1.0, edge: float = 1e-4) 
     def times(n: int) -> Tensor:
         quantile = uniform_times(n).clamp(edge, 1 - edge)
         return torch.sigmoid(mean + std * torch.special.ndtri(quantile)).clamp(edge, 1 - edge)
+
+    return times
+
+
+def log_normal_times(schedule: Schedule, mean: float = -1.2, std: float = 1.2, data_std: float = 0.5) -> Times:
+    r"""Times whose noise level is log-normal, $\log(s\, \sigma_t / \alpha_t) \sim N(\mu, \tau^2)$, stratified.
+
+    Args:
+        schedule: noise schedule of standardised data; levels beyond its ends are moved to them.
+        mean, std: mean and standard deviation of the logarithm, on the scale of the data.
+        data_std: s, the standard deviation of the data.
+
+    Raises:
+        ValueError: for a standard deviation that is not positive.
+
+    Source: Karras et al. (2022), table 1.
+    """
+    if not (std > 0 and data_std > 0):
+        raise ValueError(f"std and data_std must be positive, got {std} and {data_std}")
+
+    def times(n: int) -> Tensor:
+        level = mean - math.log(data_std) + std * torch.special.ndtri(_stratified(n))
+        return rounded_down(schedule.time(-2 * level), _dtype())
 
     return times

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from numbers import Integral
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float, Shaped
@@ -49,6 +49,7 @@ class Sampling:
             guidance doubles the batch of each evaluation.
         guidance: scale w of classifier-free guidance; 1: no guidance.
         clip: clip the predicted x to [-1, 1].
+        grid: "uniform" times, or those of EDM, "karras": uniform in (sigma / alpha)^(1/7), for finite log-SNRs.
         shift: maps the times t of a uniform grid to shift t / (1 + (shift - 1) t); above 1, more steps are at high
             noise, where the layout of a picture is decided.
         start: the first time; below 1 for a network that predicts eps on a schedule with alpha = 0 at t = 1.
@@ -69,6 +70,7 @@ class Sampling:
     guidance: float = 1.0
     clip: bool = False
     shift: float = 1.0
+    grid: Literal["uniform", "karras"] = "uniform"
     start: float = 1.0
     end: float = 0.0
     denoise: bool = False
@@ -90,6 +92,8 @@ class Sampling:
             raise ValueError(f"guidance must be at least 0 and finite, got {self.guidance}")
         if not 0 < self.shift < math.inf:
             raise ValueError(f"shift must be positive, got {self.shift}")
+        if self.grid not in ("uniform", "karras") or (self.grid != "uniform" and self.shift != 1):
+            raise ValueError(f"grid must be uniform, or karras with shift 1, got {self.grid!r} and shift {self.shift}")
         if not 0 < self.start <= 1:
             raise ValueError(f"start must be in (0, 1], got {self.start}")
         if not 0 <= self.end < self.start:
@@ -180,7 +184,10 @@ class Diffusion(nn.Module):
         return -eps * alpha / (sigma * self.scale)
 
     def times(self, settings: Sampling) -> Float[Tensor, " steps_and_one"]:
-        """Decreasing times from `start` to `end`, uniform except for the shift."""
+        """Decreasing times from `start` to `end`, uniform except for the shift, or EDM's."""
+        if settings.grid != "uniform":
+            schedule = self.denoiser.schedule
+            return time_grid(settings.grid, settings.steps, schedule, start=settings.start, end=settings.end)
         uniform = time_grid("uniform", settings.steps, self.denoiser.schedule)
         shifted = settings.shift * uniform / (1 + (settings.shift - 1) * uniform)
         return settings.end + (settings.start - settings.end) * shifted

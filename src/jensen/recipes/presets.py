@@ -48,6 +48,7 @@ ABOUT = {
     "moons-diffusion": "diffusion model of two moons, with known density",
     "digits-ddpm": "class-conditional diffusion model of digits",
     "digits-vdm": "variational diffusion model of digits: trained by its bound, with a learned schedule",
+    "digits-edm": "class-conditional diffusion model of digits with the settings of EDM (Karras et al., 2022)",
     "digits-unconditional": "unconditional diffusion model of digits",
     "digits-learned-variance": "diffusion model of digits that learns the variances of its reverse steps",
     "moons-score": "score model of two moons, with known score",
@@ -175,6 +176,17 @@ RECIPES = (
             sampling=drawn(start=1.0),
         ),
         denoising(steps=1500),
+        LIKELY,
+    ),
+    preset(
+        "digits-edm",
+        GREY,
+        Diffusion(
+            network=DiffusionNetwork(width=256, dropout=0.2, schedule="edm", output="edm"),
+            loss=DiffusionLoss(name="edm", times="log-normal", time_mean=-1.2, time_std=1.2),
+            sampling=DiffusionSampling(sampler="heun", steps=17, grid="karras", start=1.0, denoise=True),
+        ),
+        denoising(),
         LIKELY,
     ),
     preset(

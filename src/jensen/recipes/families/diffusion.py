@@ -13,9 +13,18 @@ from torch import nn
 from jensen.core.objective import Objective
 from jensen.core.settings import Settings
 from jensen.data.space import Classes, Space, Text
-from jensen.diffusion import SCHEDULES, LearnedSchedule, NetworkDenoiser, Schedule, logit_normal_times, uniform_times
+from jensen.diffusion import (
+    SCHEDULES,
+    LearnedSchedule,
+    NetworkDenoiser,
+    Schedule,
+    log_normal_times,
+    logit_normal_times,
+    uniform_times,
+)
 from jensen.diffusion.likelihood import Bins, Reconstruction, level_times, whole_span
 from jensen.diffusion.losses import edm, min_snr, sigmoid, simple
+from jensen.diffusion.times import Times
 from jensen.models import Diffusion as DiffusionModel
 from jensen.models import Sampling
 from jensen.objectives import Denoising, Hybrid, VariationalDiffusion
@@ -36,7 +45,9 @@ LOSSES: dict[str, DenoisingLoss] = {
 class DiffusionNetwork(DenoiserNetwork):
     """A denoiser: its network, its noise schedule, and its parameterization (what the network predicts)."""
 
-    schedule: Literal["rectified", "cosine", "improved-cosine", "linear", "variance-preserving", "learned"] = "cosine"
+    schedule: Literal["rectified", "cosine", "improved-cosine", "linear", "variance-preserving", "edm", "learned"] = (
+        "cosine"
+    )
     """noise schedule; learned needs loss.name bound"""
     highest: float = 9.0
     """log-SNR at t = 0 of a learned schedule"""
@@ -66,12 +77,13 @@ class DiffusionLoss(Settings):
 
     name: Literal["eps", "v", "x", "flow", "min-snr", "sigmoid", "edm", "bound"] = "v"
     """squared error of eps, v, x or flow; a weighted one (min-snr, sigmoid, edm); or the variational bound"""
-    times: Literal["uniform", "logit-normal"] = "uniform"
-    """distribution of the training times"""
+    times: Literal["uniform", "logit-normal", "log-normal"] = "uniform"
+    """distribution of the training times; log-normal: of the standard deviation of the noise"""
     time_mean: float = 0.0
-    """mean of the logit of logit-normal times; above 0, more training times are noisy"""
+    """mean of the logit of logit-normal times; above 0, more training times are noisy; of log-normal times, the mean of
+    the logarithm of the noise's standard deviation, for data of standard deviation 1/2"""
     time_std: Rate = 1.0
-    """standard deviation of the logit of logit-normal times"""
+    """standard deviation of that logit or logarithm"""
     drop: Share = 0.1
     """share of examples trained without their condition, for classifier-free guidance; 1: an unconditional model"""
     variance: Literal["fixed", "learned"] = "fixed"
@@ -95,6 +107,14 @@ class DiffusionLoss(Settings):
             self.refuse_idle("with fixed variances", "levels", "variance_weight", prefix="loss.")
         return self
 
+    def drawn(self, schedule: Schedule) -> Times:
+        """The distribution of the training times."""
+        if self.times == "logit-normal":
+            return logit_normal_times(self.time_mean, self.time_std)
+        return (
+            log_normal_times(schedule, self.time_mean, self.time_std) if self.times == "log-normal" else uniform_times
+        )
+
 
 class DiffusionSampling(Settings):
     """How samples are drawn; `jensen sample` can change sampler, steps, guidance and eta."""
@@ -107,10 +127,14 @@ class DiffusionSampling(Settings):
     """scale of classifier-free guidance; 1: none; null: 1.25 for pictures with conditions, otherwise 1"""
     shift: Rate = 1.0
     """time shift; above 1, more of the steps are taken at high noise"""
+    grid: Literal["uniform", "karras"] = "uniform"
+    """times of the steps; karras: those of EDM, for a schedule that starts and ends at finite noise"""
     start: Annotated[float, Field(gt=0, le=1)] = 0.999
     """time at which sampling starts"""
     clip: bool = False
     """clip predicted pictures to [-1, 1]"""
+    denoise: bool = False
+    """replace a sample by its denoised mean after the last step, for a schedule that ends above zero noise"""
     precision: Literal["float32", "bfloat16"] = "float32"
     """precision of the network; bfloat16: mixed precision"""
     eta: Share | None = None
@@ -231,8 +255,7 @@ class Diffusion(Family):
         weighted = LOSSES[loss.name]
         if loss.variance == "learned":
             return Hybrid(model, steps=loss.levels, weight=loss.variance_weight, loss=weighted, drop=drop)
-        times = uniform_times if loss.times == "uniform" else logit_normal_times(loss.time_mean, loss.time_std)
-        return Denoising(model, loss=weighted, times=times, drop=drop)
+        return Denoising(model, loss=weighted, times=loss.drawn(model.denoiser.schedule), drop=drop)
 
     def curves(self) -> Mapping[str, str]:
         return {"model/diffusion": "diffusion term, nats"} if self.network.schedule == "learned" else {}
