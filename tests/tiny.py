@@ -58,6 +58,7 @@ TINY = {
     "moons-diffusion": DIFFUSION | POINTS,
     "digits-ddpm": DIFFUSION,
     "digits-vdm": DIFFUSION,
+    "digits-edm": DIFFUSION,
     "digits-unconditional": DIFFUSION,
     "digits-learned-variance": DIFFUSION,
     "moons-score": SCORE | POINTS,
