@@ -241,7 +241,7 @@ def test_a_law_that_fails_ends_with_one(monkeypatch, capsys):
     ("words", "said"),
     [
         (["dirc-gan"], "there is no law or family of laws 'dirc-gan'; did you mean 'dirac-gan'?"),
-        (["dirac-gan", "--precision", "0"], "precision must be positive, got 0.0"),
+        (["dirac-gan", "--precision", "0"], "precision must be positive and at most 1000, got 0.0"),
         (["dirac-gan", "--processes", "0"], "processes must be at least 1, got 0"),
         (["dirac-gan", "--json", "x.txt"], "x.txt must end in .json"),
         (["dirac-gan", "--portrait", "x.svg"], "x.svg must end in .png"),

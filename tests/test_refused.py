@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import tempfile
 
 import jaxtyping
 import numpy as np
@@ -13,6 +14,8 @@ from torch import nn
 
 import jensen
 from jensen.adversarial import margin_loss
+from jensen.cli import commands
+from jensen.cli.main import main
 from jensen.data.space import Space
 from jensen.diffusion import DDIM, CosineSchedule, GaussianOracle, NetworkDenoiser, integrate
 from jensen.models import Diffusion
@@ -27,6 +30,7 @@ from jensen.recipes.usual import usual
 from jensen.recipes.words import changed, settings
 from jensen.runs import measure
 from jensen.runs.own import objective_of
+from refusals import PAGE, page, workplace
 
 X = torch.randn(60, 2, generator=torch.Generator().manual_seed(0)) + 3
 PICTURES = (X[:, :1, None] > 3).expand(60, 4, 4)
@@ -40,6 +44,32 @@ def _untyped(monkeypatch):
 class Net(nn.Linear):
     def forward(self, z, t):
         return super().forward(z)
+
+
+def test_the_page_of_what_is_refused():
+    """Every row is run: one sentence and its exit code, and nothing is made, changed or unpickled."""
+    with workplace() as place:
+        before = contents(place)
+        made = page(place)
+        assert contents(place) == before
+    assert made == PAGE.read_text(encoding="utf-8"), "to write docs/refused.md again: python tests/refusals.py"
+    assert made.count("\n| `` jensen") >= 100
+
+
+def contents(place):
+    return {path: path.is_dir() or path.read_bytes() for path in place.rglob("*")}
+
+
+def test_an_unforeseen_exception_is_a_sentence_that_names_the_file_of_its_traceback(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(commands, "curves", lambda *_: {}["nothing\nof the kind"])
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert main(["curves", "run"]) == 1
+    (file,) = tmp_path.iterdir()
+    assert capsys.readouterr().err == f"jensen: KeyError: 'nothing\\nof the kind'; the traceback is in {file}\n"
+    assert "Traceback" in file.read_text()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    assert main(["curves", "run"]) == 1
+    assert "its traceback could not be written" in capsys.readouterr().err
 
 
 def denoiser(**changes):

@@ -16,6 +16,7 @@ from jensen.check.evidence import Report
 from jensen.check.law import Law
 
 SEED = 0
+MOST_PRECISE = 1000  # a law takes a second at precision 1
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def run_all(
 
     Args:
         laws: for several processes, laws of `jensen.check.laws`, which are found there by name.
-        precision: positive factor for the number of draws.
+        precision: factor, at most 1,000, for the number of draws.
         processes: number of processes, at least 1.
         on_outcome: called with each outcome.
 
@@ -100,10 +101,10 @@ def run_all(
         outcomes in the order of the laws.
 
     Raises:
-        ValueError: for a precision that is not positive, or processes below 1.
+        ValueError: for a precision out of range, or processes below 1.
     """
-    if not precision > 0:
-        raise ValueError(f"precision must be positive, got {precision}")
+    if not 0 < precision <= MOST_PRECISE:
+        raise ValueError(f"precision must be positive and at most {MOST_PRECISE}, got {precision}")
     if processes < 1:
         raise ValueError(f"processes must be at least 1, got {processes}")
     laws = list(laws)

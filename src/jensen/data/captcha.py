@@ -72,9 +72,9 @@ class Style:
             raise ValueError(
                 f"alphabet and length must give at least 100 texts, got {len(self.alphabet) ** self.length}"
             )
-        if min(self.height, self.width) < 16 or self.height % 8 or self.width % 8:
+        if any(side not in range(16, 1025, 8) for side in (self.height, self.width)):
             raise ValueError(
-                f"height and width must be multiples of 8, at least 16, got {self.height} and {self.width}"
+                f"height and width must be multiples of 8 from 16 to 1024, got {self.height} and {self.width}"
             )
         if not 60 <= self.ink[0] <= self.ink[1] <= 200:
             raise ValueError(f"ink must be two luminances, 60 <= low <= high <= 200, got {self.ink}")

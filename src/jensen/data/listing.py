@@ -166,7 +166,7 @@ def _rows(name: str, place: Place) -> Iterator[dict[str, Any]]:
             rows: list[Any] = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
         else:
             rows = [json.loads(line) for line in text.split("\n") if line.strip()]
-    except (ValueError, csv.Error) as error:
+    except (ValueError, csv.Error, RecursionError) as error:
         raise ValueError(f"{name} is broken: {error}") from error
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
@@ -184,7 +184,7 @@ def _pairs(name: str, place: Place) -> list[tuple[str, str]] | None:
     """Names and labels of StyleGAN's dataset.json; None if the file is of a different kind."""
     try:
         tree = json.loads(place.read())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{name} is broken: {error}") from error
     if not isinstance(tree, dict) or "labels" not in tree:
         return None

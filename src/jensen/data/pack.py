@@ -32,6 +32,7 @@ from jensen.data.listing import Entry, Listing
 from jensen.data.pool import from_bytes
 from jensen.data.workers import decoded
 from jensen.training.checkpoint import sweep, write_text
+from jensen.training.strict_json import parsed
 
 VERSION = 1
 PIXELS, FACTS, JOURNAL = "x.npy", "pack.json", "journal.jsonl"
@@ -121,7 +122,7 @@ def open_pack(path: Path | str) -> Pack:
     if not is_pack(path):
         raise ValueError(f"{path} is not a pack: it must hold {PIXELS} and {FACTS}")
     try:
-        facts = json.loads((path / FACTS).read_text(encoding="utf-8"))
+        facts = parsed((path / FACTS).read_text(encoding="utf-8"))
         if facts["version"] != VERSION:
             raise ValueError(f"{path} must be a pack of version {VERSION}, got {facts['version']}: pack it again")
         form = Form(**facts["form"])
@@ -172,10 +173,12 @@ def write_pack(
         ValueError: if `out` exists and is something else, if no picture can be decoded, or, if strict, if any picture
     is broken.
     """
+    if processes is not None and processes < 1:
+        raise ValueError(f"processes must be at least 1, got {processes}")
     out, key = Path(out), listing_key(listing, form)
     with _alone(out):
         if out.exists():
-            if not (is_pack(out) and json.loads((out / FACTS).read_text(encoding="utf-8")).get("key") == key):
+            if not (is_pack(out) and parsed((out / FACTS).read_text(encoding="utf-8")).get("key") == key):
                 raise ValueError(f"a pack must be written to a new folder, got {out}, which already exists")
         else:
             part = out.with_name(f".{out.name}.part")
@@ -325,7 +328,7 @@ def _resumed(part: Path, key: str, size: int) -> tuple[int, dict[str, str]]:
         lines, held = [], 0
     if lines and lines[0] == json.dumps({"key": key}) + "\n":
         for line in lines[1:]:
-            tree = json.loads(line) if line.endswith("\n") else None
+            tree = parsed(line) if line.endswith("\n") else None
             if tree is None or HEADER + size * (tree["done"] - len(broken | tree["broken"])) > held:
                 break
             done, broken = tree["done"], broken | tree["broken"]

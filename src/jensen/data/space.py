@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+MOST_DIMS = 2**26  # numbers of one example
+
 
 @dataclass(frozen=True)
 class Classes:
@@ -112,6 +114,20 @@ class Space:
     b: Space | None = None
     paired: bool = False
     columns: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.shape or min(self.shape) < 1 or self.dims > MOST_DIMS:
+            raise ValueError(
+                f"shape must be of numbers from 1, with a product of at most {MOST_DIMS}, got {self.shape}"
+            )
+        if self.levels is not None and not 2 <= self.levels <= 2**16:
+            raise ValueError(f"levels must be from 2 to {2**16}, got {self.levels}")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            numbers = values if isinstance(values, tuple) else (values,)
+            if len(numbers) not in (1, self.shape[0]) or not all(map(math.isfinite, numbers)):
+                raise ValueError(f"{name} must be a finite number, or one for each column, got {values}")
+            if name == "std" and min(numbers) <= 0:
+                raise ValueError(f"std must be positive, got {values}")
 
     @property
     def pictures(self) -> bool:

@@ -21,7 +21,7 @@ def _features(value: str) -> str:
     """A name of features, or the absolute path of a run."""
     if value in FEATURES or os.path.isabs(value):
         return value
-    if not Path(value).is_dir():
+    if not Path(value, "config.json").is_file():
         known = ", ".join(FEATURES)
         raise ValueError(f"judging.features must be one of {known}, or the folder of a reader run, got {value!r}")
     return str(Path(value).absolute())

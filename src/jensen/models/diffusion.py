@@ -36,6 +36,7 @@ from jensen.diffusion.likelihood import check_rows
 from jensen.diffusion.samplers.base import levels, rows_at
 from jensen.models.chunks import Chunk, chunks
 
+MOST_STEPS, MOST_GUIDANCE = 1_000_000, 1_000_000
 OWN = ("eta", "variance")  # settings that only some samplers have
 
 
@@ -90,6 +91,9 @@ class Sampling:
             raise ValueError(f"steps must be at least 1{whole}, got {self.steps}")
         if isinstance(self.guidance, str) or not 0 <= self.guidance < math.inf:
             raise ValueError(f"guidance must be at least 0 and finite, got {self.guidance}")
+        for name, number, most in (("steps", self.steps, MOST_STEPS), ("guidance", self.guidance, MOST_GUIDANCE)):
+            if number > most:
+                raise ValueError(f"{name} must be at most {most}, got {number}")
         if not 0 < self.shift < math.inf:
             raise ValueError(f"shift must be positive, got {self.shift}")
         if self.grid not in ("uniform", "karras") or (self.grid != "uniform" and self.shift != 1):

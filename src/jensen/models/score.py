@@ -16,7 +16,7 @@ from jensen.core.seeding import Rng
 from jensen.core.shapes import right_pad
 from jensen.diffusion import SAMPLERS, Denoiser, Prediction, VarianceExploding
 from jensen.models.chunks import Chunk, chunks
-from jensen.models.diffusion import Diffusion, Sampling
+from jensen.models.diffusion import MOST_STEPS, Diffusion, Sampling
 from jensen.score import annealed_langevin, tweedie
 
 LANGEVIN = "langevin"
@@ -93,8 +93,8 @@ class Annealing:
         if not 0 < self.step_size < math.inf:
             raise ValueError(f"step_size must be positive, got {self.step_size}")
         for name, number in (("steps", self.steps), ("chunk", self.chunk)):
-            if number < 1:
-                raise ValueError(f"{name} must be at least 1, got {number}")
+            if not 1 <= number <= MOST_STEPS:
+                raise ValueError(f"{name} must be from 1 to {MOST_STEPS}, got {number}")
         if self.sampler != LANGEVIN:
             self.as_sampling()
         elif self.eta is not None:

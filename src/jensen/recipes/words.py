@@ -17,6 +17,7 @@ from jensen.recipes.recipe import Recipe
 from jensen.recipes.sources.base import Source, source
 from jensen.recipes.sources.pair import Pair
 from jensen.recipes.usual import usual
+from jensen.training.strict_json import parsed
 
 
 def preset(name: str) -> Recipe:
@@ -81,7 +82,7 @@ def parse(tree: Any) -> Recipe:
     """
     if not isinstance(tree, dict):
         raise ValueError("a configuration must be a mapping of keys to values")
-    if "recipe" in tree and "family" not in tree:
+    if isinstance(tree.get("recipe"), str) and "family" not in tree:
         raise ValueError(
             f"it was written by an older version of jensen: train it again with jensen train {tree['recipe']}"
         )
@@ -213,6 +214,6 @@ def _place(tree: dict[str, Any], key: str) -> tuple[Any, str]:
 
 def _value(text: str) -> Any:
     try:
-        return json.loads(text)
+        return parsed(text)
     except json.JSONDecodeError:
         return text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,7 @@ from jensen.recipes.words import Start, changed, configure, name_of, on_data, pa
 from jensen.runs.averages import load_width
 from jensen.runs.folder import CONFIG, RunError, load_weights
 from jensen.training import begin_average
+from jensen.training.strict_json import parsed
 
 
 def read_config(folder: Path) -> Recipe:
@@ -37,9 +37,7 @@ def read_config(folder: Path) -> Recipe:
     if not path.is_file():
         raise RunError(f"{folder} is not a run: it has no {CONFIG}")
     try:
-        return parse(json.loads(path.read_text(encoding="utf-8")))
-    except RecursionError:
-        raise RunError(f"{path} is broken: it is nested too deeply") from None
+        return parse(parsed(path.read_text(encoding="utf-8")))
     except (ValueError, OSError) as error:
         raise RunError(f"{path} is broken: {error}") from error
 

@@ -33,8 +33,17 @@ def loads(text: str) -> Any:
     >>> loads('{"mean": "-Infinity", "n": 3}')
     {'mean': -inf, 'n': 3}
     """
+    return _meant(parsed(text))
+
+
+def parsed(text: str) -> Any:
+    """The tree of a JSON text.
+
+    Raises:
+        json.JSONDecodeError: if the text is not JSON, or nested too deeply.
+    """
     try:
-        return _meant(json.loads(text))
+        return json.loads(text)
     except RecursionError:
         raise json.JSONDecodeError("nested too deeply", text[:100], 0) from None
 

@@ -27,6 +27,7 @@ from jensen.recipes.sources.base import (
 )
 
 PRECISE = 1e5  # largest ratio of a column's mean to its standard deviation: float32 has 7 digits
+LARGEST = 1e18  # its square is a number of single precision
 FEW = 20  # distinct values of a column, below which it is called discrete
 
 
@@ -109,6 +110,8 @@ class Table(Source):
 
 def refuse_imprecise(what: str, values: np.ndarray) -> None:
     """Raise a ValueError for numbers that differ by too small a part of their mean for single precision."""
+    if (largest := np.abs(values).max()) > LARGEST:
+        raise ValueError(f"{what} must have numbers from {-LARGEST:g} to {LARGEST:g}, got {largest:g}: rescale it")
     mean, std = values.mean(), values.std()
     if abs(mean) > PRECISE * std > 0:
         raise ValueError(
