@@ -64,6 +64,8 @@ def test_the_python_runs(capsys):
     assert "centre" in JUDGES
     assert names["same"].recipe.family == names["Denoiser"](width=16)
     assert names["made"].shape == (100, 2)
+    gap = names["gap"]
+    assert -0.1 < gap.mean() < 3 * gap.std() / len(gap) ** 0.5  # of held-out points, in 8 dimensions
     said = capsys.readouterr().out
     assert "holds: the best critic is positive where u = p/q > 1" in said
     assert "FAILS" in said  # the ELBO is wrong

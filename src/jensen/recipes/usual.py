@@ -21,7 +21,7 @@ from jensen.recipes.sources.base import Source
 MINUTES = 10.0
 NAMES = {"vae": "VAE", "gan": "GAN"}
 FEW = Judging(
-    samples=1000, rows=1000, steps=(8, 16, 32), bound_steps=100, ode_rows=100, importance=1000, refine_rows=40
+    samples=1000, rows=1000, steps=(8, 16, 32), bound_steps=100, ode_rows=1000, importance=1000, refine_rows=40
 )
 UNET = {"samples": 500, "rows": 500, "steps": (8,), "bound_steps": 0, "ode_rows": 32}  # each evaluation is dear
 CONVOLUTIONAL = {"importance": 500, "importance_rows": 100, "refine_rows": 0}  # each draw of z is decoded
@@ -63,11 +63,17 @@ def _judged(kind: type, **changes: object) -> Judging:
     return Judging.model_validate({key: value for key, value in settings.items() if key in used})
 
 
+def _denoising(pictures: bool) -> Training:
+    """Points are given few steps: after 8,000 the density overfits 10,000 rows of 8 columns by 0.15 nats."""
+    length = {} if pictures else {"minutes": None, "steps": 8000}
+    return _training(pictures, rate=2e-3, **length)
+
+
 def _diffusion(pictures: bool) -> Usual:
     sampling = DiffusionSampling(sampler="dpm++", steps=20, clip=pictures, start=1.0, guidance=None)
     return (
         Diffusion(sampling=sampling),
-        _training(pictures, rate=2e-3),
+        _denoising(pictures),
         _judged(Diffusion, **(UNET if pictures else {})),
     )
 
@@ -77,7 +83,7 @@ def _score(pictures: bool) -> Usual:
     sampling = ScoreSampling(sampler="dpm++", steps=20)
     return (
         Score(network=network, sampling=sampling),
-        _training(pictures, rate=2e-3),
+        _denoising(pictures),
         _judged(Score, **(UNET if pictures else {})),
     )
 
