@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from torch.distributions import Categorical, kl_divergence
 
@@ -24,11 +25,14 @@ from jensen.distributions import (
     OneHotLogits,
 )
 from jensen.judging import likelihood as likelihoods
-from jensen.judging.case import Case
+from jensen.judging.case import Case, drawer
 from jensen.judging.latents import collapse, interpolations, reconstructions, traversals
 from jensen.judging.settings import Judging
 from jensen.models import HVAE, VAE, Autoencoder, traversal
+from jensen.recipes.words import changed, preset
 from jensen.report.findings import Evaluation
+from jensen.report.gallery import gallery
+from jensen.runs.preview import preview as save_preview
 from jensen.variational import Estimate, GaussianMixtureVI, LinearGaussian, MixturePrior
 
 F64 = torch.float64
@@ -284,3 +288,17 @@ def test_pictures_of_points_are_drawn(name):
     for judge in (reconstructions, traversals):
         assert [picture.image.size for picture in judge(case).pictures] == [(667, 667)]  # pairs of columns
     assert (interpolations(case) is None) == (name == "one-hot")
+
+
+def test_previews_of_a_decoder_of_levels_show_means_below_draws(tmp_path):
+    recipe = changed(preset("digits-vae"), ["network.hidden=8", "network.latents=[2]"])
+    space = Space((1, 4, 4), 2)
+    data = data_of(torch.ones(4, 1, 4, 4), space)
+    torch.manual_seed(0)
+    model = recipe.family.model(space).eval()
+    save_preview(recipe, model, data, tmp_path / "p.png")
+    draw = drawer(model, space, recipe.seed)
+    shown = torch.cat([draw(32), draw(32, mean=True)])
+    assert 0 < shown[32:].abs().max() < 1  # means of black and white are grey
+    assert shown[:32].abs().min() == 1
+    assert Image.open(tmp_path / "p.png").tobytes() == gallery(shown, columns=16, scale=4).tobytes()

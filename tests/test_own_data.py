@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+import jensen
 from cases import whole
 from jensen.cli.main import main
 from jensen.core.seeding import derived
@@ -365,6 +366,33 @@ def test_the_sides_of_a_pair_are_drawn_as_each_of_them_is(tmp_path):
     assert 0 < turned.sum() < 64
     with pytest.raises(ValueError, match=r"data\.pairing must be unpaired for a side .*, got by-name"):
         pair.model_copy(update={"pairing": "by-name"}).open(0)
+
+
+def test_pairs_by_name_are_mirrored_together_and_trained_from_the_command_line(tmp_path, monkeypatch):
+    """Side b is side a in negative: every pair of a batch is still one, whether it was mirrored or not."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("trainA", "trainB"):
+        (tmp_path / "two" / name).mkdir(parents=True)
+    for k in range(40):
+        pixels = RNG.integers(0, 256, (8, 8), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "two" / "trainA" / f"{k}.png")
+        Image.fromarray(255 - pixels).save(tmp_path / "two" / "trainB" / f"{k}.bmp")
+    still, flipped = (
+        configure("translation", ["data.pairing=by-name", f"data.flip={flip}"], data="two").data.open(0)
+        for flip in ("false", "true")
+    )
+    before, after = (next(data.stream(64, 3)(2)) for data in (still, flipped))
+    assert torch.allclose(after["a"], -after["b"], atol=1e-6)
+    turned = (before["a"] != after["a"]).flatten(1).any(1)
+    assert 16 < turned.sum() < 48  # of 64, four standard errors
+    assert torch.equal(after["a"][turned], before["a"][turned].flip(3))
+    with pytest.raises(ValueError, match=r"flip is not used with pairing unpaired"):
+        Pair(flip=True)
+    words = ["--set", "data.pairing=by-name", "--set", "data.flip=true"]
+    small = [w for word in ("network.width=8", "network.critic=[8]") for w in ("--set", word)]
+    run = ["--steps", "2", "--batch-size", "4", "--out", "run", "--no-evaluate"]
+    assert main(["train", "translation", "--data", "two", *words, *small, *run]) == 0
+    assert jensen.open("run").recipe.family.paired(jensen.open("run").space)
 
 
 # -- words ------------------------------------------------------------------------------------------------------------

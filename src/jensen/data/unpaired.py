@@ -50,19 +50,25 @@ def side_by_side(**streams: Stream) -> Stream:
 
 
 def transformed(
-    stream: Draws, transform: Callable[[Tensor, Tensor], Tensor], noise: Callable[[int], Tensor], seed: int
+    stream: Draws,
+    transform: Callable[[Tensor, Tensor], Tensor],
+    noise: Callable[[int], Tensor],
+    seed: int,
+    *,
+    jointly: bool = False,
 ) -> Draws:
     """A stream with each of its floating-point tensors x (B, ...) replaced by transform(x, noise(B)).
 
-    The noise in draw n depends only on (seed, n). It is drawn for whole batches, even if only some of their rows are
-    read.
+    With `jointly`, all tensors of a batch have the same noise, otherwise each has its own. The noise in draw n depends
+    only on (seed, n). It is drawn for whole batches, even if only some of their rows are read.
     """
 
     def draw(n: int, rows: slice) -> Batch:
         batch = stream.draw(n, rows)
         with drawing(numbered(seed, n)):
+            u = noise(stream.batch_size)[rows] if jointly else None
             return {
-                name: transform(x, noise(stream.batch_size)[rows]) if x.is_floating_point() else x
+                name: transform(x, noise(stream.batch_size)[rows] if u is None else u) if x.is_floating_point() else x
                 for name, x in batch.items()
             }
 

@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from jensen.core.protocols import Sampleable
 from jensen.core.seeding import derived, generator
@@ -159,7 +159,7 @@ def _sheets(case: Case) -> list[Picture]:
         return sheets
     shown, scale = 64 if space.dims <= 1024 else 32, fitting_scale(space)
     sets = [("samples", case.samples, "the first samples")]
-    if isinstance(case.model, Autoencoder | LatentChain) and space.levels is not None:
+    if has_means(case.model, space):
         sets.append(("means", case.draw(shown, mean=True), "means of p(x | z) for the z of these samples"))
     sets.append(("held-out", test, "held-out data"))
     return [
@@ -171,6 +171,11 @@ def _sheets(case: Case) -> list[Picture]:
 def coloured(known: Classes | Text | None, cond: Tensor | None) -> Coloured | None:
     """The classes of points for a plot, given their conditions (N, 1), or None without classes."""
     return Coloured(cond[:, 0], known.names) if isinstance(known, Classes) and cond is not None else None
+
+
+def has_means(model: nn.Module, space: Space) -> bool:
+    """Whether draws of x are noisier than the means of p(x | z), which are shown beside them."""
+    return isinstance(model, Autoencoder | LatentChain) and space.levels is not None
 
 
 @judge

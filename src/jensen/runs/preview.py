@@ -1,15 +1,16 @@
-"""Previews: samples of the averaged model during training."""
+"""Previews: samples of the averaged model during training; for decoders of levels, above their means."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from jensen.core.protocols import Sampleable
 from jensen.data.dataset import Data, some
 from jensen.judging.case import drawer
-from jensen.judging.samples import coloured
+from jensen.judging.samples import coloured, has_means
 from jensen.judging.translation import strip
 from jensen.recipes.recipe import Recipe
 from jensen.report.gallery import fitting_scale, gallery, save_image
@@ -38,7 +39,10 @@ def preview(recipe: Recipe, model: nn.Module, data: Data, path: Path) -> dict[st
         save_image(page, path)
         return {"legibility": float((~wrong).double().mean())}
     if space.pictures:
-        save_image(gallery(draw(PICTURES), columns=16, scale=fitting_scale(space)), path)
+        made = draw(PICTURES)
+        if has_means(model, space):
+            made = torch.cat([made, draw(PICTURES, mean=True)])
+        save_image(gallery(made, columns=16, scale=fitting_scale(space)), path)
     else:
         asked = data.asked(POINTS) if recipe.family.conditional(space) else None
         behind, classes = some(data.test, 2000)["x"], coloured(space.cond, asked)

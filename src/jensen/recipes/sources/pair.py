@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal, Self
 
 import torch
-from pydantic import BeforeValidator, SerializeAsAny
+from pydantic import BeforeValidator, SerializeAsAny, model_validator
 from torch import Tensor
 
 from jensen.core.progress import Track, silent
@@ -17,9 +17,9 @@ from jensen.core.types import Batch, Stream
 from jensen.data.dataset import Data
 from jensen.data.pool import Rows, drawn_rows
 from jensen.data.space import Space
-from jensen.data.unpaired import side_by_side
+from jensen.data.unpaired import side_by_side, transformed
 from jensen.recipes.sources.base import Opener, Source, fingerprint, no_runs
-from jensen.recipes.sources.pictures import CHANNELS, Pictures
+from jensen.recipes.sources.pictures import CHANNELS, Pictures, mirror
 
 ASide = Annotated[SerializeAsAny[Source], BeforeValidator(Source.parse)]
 FOLDERS = ("trainA", "trainB")
@@ -35,6 +35,14 @@ class Pair(Source):
     pairing: Literal["unpaired", "by-name"] = "unpaired"
     """unpaired: batches of the two sides are independent; by-name: files with the same name, apart from the suffix, are
     pairs"""
+    flip: bool = False
+    """mirror both pictures of a pair together with probability 1/2; for pairing by-name"""
+
+    @model_validator(mode="after")
+    def _used(self) -> Pair:
+        if self.pairing == "unpaired":
+            self.refuse_idle("with pairing unpaired, which has data.a.flip and data.b.flip", "flip")
+        return self
 
     @classmethod
     def of(cls, path: Path) -> Self | None:
@@ -52,18 +60,21 @@ class Pair(Source):
             raise ValueError(
                 f"data.a and data.b must be pictures of the same size, got {a.space.shape} and {b.space.shape}"
             )
-        own = fingerprint(self, a.fingerprint, b.fingerprint, without=("a", "b", "pairing"))
+        own = fingerprint(self, a.fingerprint, b.fingerprint, without=("a", "b", "pairing", "flip"))
         sides, by_name = {"a": a, "b": b}, self.pairing == "by-name"
         if by_name and not (a.streams is None and b.streams is None):
             raise ValueError(
                 "data.pairing must be unpaired for a side whose pictures change from batch to batch, as by "
-                "data.a.flip, got by-name"
+                "data.a.flip, got by-name: data.flip mirrors both pictures of a pair"
             )
         pairs = matched(a, b) if by_name else None
 
         def streams(batch_size: int, seed: int) -> Stream:
             if pairs is not None:
-                return drawn_rows(pairs, batch_size, seed)
+                drawn = drawn_rows(pairs, batch_size, seed)
+                return (
+                    transformed(drawn, mirror, torch.rand, derived(seed, "flip"), jointly=True) if self.flip else drawn
+                )
             return side_by_side(**{name: side.stream(batch_size, derived(seed, name)) for name, side in sides.items()})
 
         notes = (*(f"side a: {note}" for note in a.notes), *(f"side b: {note}" for note in b.notes))
