@@ -299,7 +299,7 @@ def _gradient_of(objective: Objective) -> Callable[[Batch], Tensor]:
         game = Frozen(objective, batch)
         players = {name: Player(p, torch.optim.SGD(p, lr=1.0), lambda _: 1.0) for name, p in game.owned.items()}
         names = tuple(players)
-        gradients(TrainState(game, players), names, game(names, game.batch, 0))
+        gradients(TrainState(game, players), names, lambda: iter([game(names, game.batch, 0)]))
         return torch.cat([p.grad.reshape(-1) for p in game.flat if p.grad is not None])
 
     return gradient

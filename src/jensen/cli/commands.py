@@ -6,9 +6,9 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from typer import Abort
+from typer import Abort, Exit
 
-from jensen.cli import show
+from jensen.cli import launching, show
 from jensen.cli.faults import full, sentence
 from jensen.cli.files import writable
 from jensen.core.failure import Failure
@@ -23,7 +23,7 @@ from jensen.runs.curves import write_curves
 from jensen.runs.draw import MOST_ON_A_SHEET, drawing
 from jensen.runs.evaluate import evaluate as judged
 from jensen.runs.evaluate import examples
-from jensen.runs.folder import CONFIG, EVALUATION, REPORT, STATE, WEIGHTS, behind, command
+from jensen.runs.folder import CONFIG, EVALUATION, REPORT, STATE, WEIGHTS, behind, command, refuse_taken
 from jensen.runs.opening import Run, asked, open_run, read_config
 from jensen.runs.train import train as trained
 from jensen.runs.use import use
@@ -55,8 +55,12 @@ def train(
     resume: bool,
     judge: bool,
     files: list[Path],
+    apart: tuple[int, list[str]] | None = None,
 ) -> None:
-    """`jensen train`; `data` are the paths of the two sides, `options` are settings by key, None if not given."""
+    """`jensen train`; `data` are the paths of the two sides, `options` are settings by key, None if not given.
+
+    `apart` is a number of processes, and the arguments with which each is started.
+    """
     use(files)
     given = {key: value for key, value in options.items() if value is not None}
     if {"training.minutes", "training.steps"} <= set(given):
@@ -64,6 +68,10 @@ def train(
     words = [*words, *(f"{key}={value}" for key, value in given.items())]
     first, second = data
     recipe, folder = asked(name, out, words, data=first, data_b=second, seed=seed, resume=resume)
+    if apart is not None and launching.needed(apart[0]):
+        if not resume:
+            refuse_taken(folder)
+        raise Exit(launching.launch(*apart))
     distributed.start()
     on = f"{command('train', name, '--out', folder, '--resume')} continues it"
     try:

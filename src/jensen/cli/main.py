@@ -87,6 +87,7 @@ jensen train captcha --minutes 30 --batch-size 128 --device cuda"""
 
 @app.command(epilog=TRAIN_EXAMPLES)
 def train(
+    ctx: typer.Context,
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="a recipe or a family, see `jensen recipes`")],
     data: Annotated[
         str | None,
@@ -108,6 +109,9 @@ def train(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="continue the run in --out")] = False,
     evaluate: Annotated[bool, typer.Option(help="judge the run and write report.html at the end")] = True,
+    processes: Annotated[
+        int | None, typer.Option(metavar="N", help="train with N processes on this machine, as torchrun does")
+    ] = None,
     use: Use = None,
 ) -> None:
     """Train a recipe, or a family on your data, then judge the run."""
@@ -120,7 +124,8 @@ def train(
         "training.batch_size": batch_size,
         "training.device": device,
     }
-    commands.train(recipe, (data, data_b), out, options, set_ or [], seed, resume, evaluate, use or [])
+    apart = None if processes is None else (processes, ctx.obj)
+    commands.train(recipe, (data, data_b), out, options, set_ or [], seed, resume, evaluate, use or [], apart)
 
 
 @app.command()
@@ -317,11 +322,13 @@ def main(words: list[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")  # names that the terminal's encoding lacks
     try:
         with _ended_by_signals():
-            code = app(args=words or ["--help"], standalone_mode=False)
+            code = app(args=words or ["--help"], standalone_mode=False, obj=words)
         if code == INTERRUPTED:
             raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except (typer.Abort, KeyboardInterrupt) as stopped:
+        if os.environ.get("RANK", "0") != "0":  # the first process says it
+            return INTERRUPTED
         return _fail(str(stopped) or "stopped", INTERRUPTED)
     except typer.TyperException as error:
         return _fail(error.format_message().rstrip("."), 2)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from inspect import signature
 from itertools import count
 from typing import Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -74,6 +75,21 @@ class Loss:
         """A loss whose terms are the detached means of the given tensors, and the total as "loss"."""
         means = {name: value.detach().mean() for name, value in terms.items()}
         return cls(total, {"loss": total.detach(), **means})
+
+    @classmethod
+    def mean(cls, parts: Sequence[Loss]) -> Loss:
+        """The loss of a batch from those of its equal parts: means of numbers, and all rows of the other tensors.
+
+        >>> import torch
+        >>> Loss.mean([Loss.of(torch.tensor(1.0)), Loss.of(torch.tensor(3.0))]).terms
+        {'loss': tensor(2.)}
+        """
+        if len(parts) == 1:
+            return parts[0]
+        terms = {name: torch.stack([part.terms[name] for part in parts]).mean(0) for name in parts[0].terms}
+        rows = {name: [part.aux[name] for part in parts] for name in parts[0].aux}
+        aux = {name: torch.cat(v) if v[0].ndim else torch.stack(v).mean(0) for name, v in rows.items()}
+        return cls(torch.stack([part.total for part in parts]).mean(), terms, aux)
 
 
 @dataclass(frozen=True)

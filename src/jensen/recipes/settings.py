@@ -37,6 +37,10 @@ class Training(Settings):
     """steps of training, if not given in minutes"""
     batch_size: UpToMillion = 64
     """batch size per step, over all processes together"""
+    accumulate: Positive = 1
+    """number of parts of a process's batch whose gradients are computed one after the other, to save memory"""
+    sharding: Literal["replicated", "fully"] = "replicated"
+    """fully: weights, optimizer states and averages are divided among the processes"""
     rate: Rate = 2e-3
     """learning rate"""
     rates: dict[str, Rate] = Field(default_factory=dict)
@@ -111,16 +115,16 @@ class Training(Settings):
         return self.model_copy(update={"steps": other.steps, "minutes": other.minutes})
 
     def rows(self) -> int:
-        """Batch size of each process.
+        """Number of rows of one forward pass: those of a part of a process's batch.
 
         Raises:
             ValueError: if the batch cannot be divided equally.
         """
-        if self.batch_size % processes():
-            raise ValueError(
-                f"training.batch_size must be a multiple of {processes()} (processes), got {self.batch_size}"
-            )
-        return self.batch_size // processes()
+        parts = processes() * self.accumulate
+        if self.batch_size % parts:
+            of = f"{processes()} (processes)" + f" x {self.accumulate} (training.accumulate)" * (self.accumulate > 1)
+            raise ValueError(f"training.batch_size must be a multiple of {of}, got {self.batch_size}")
+        return self.batch_size // parts
 
     def torch_device(self) -> torch.device:
         """The device to train on.
@@ -161,5 +165,9 @@ class Training(Settings):
 
     def player(self, parameters: list[torch.nn.Parameter], rate: float, budget: Budget) -> Player:
         """AdamW of one player."""
-        adam = torch.optim.AdamW(parameters, lr=rate, betas=self.betas, weight_decay=self.weight_decay, fused=True)
+        groups = [parameters]
+        if self.sharding == "fully":  # numbers are not divided
+            groups = [[p for p in parameters if p.ndim], [p for p in parameters if not p.ndim]]
+        parts = [{"params": group} for group in groups if group]
+        adam = torch.optim.AdamW(parts, lr=rate, betas=self.betas, weight_decay=self.weight_decay, fused=True)
         return Player(parameters, adam, warm_then_decay(rate, budget, warmup=self.warmup, decay=self.decay), self.clip)

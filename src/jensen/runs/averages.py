@@ -10,16 +10,19 @@ from jensen.recipes.recipe import Recipe
 from jensen.runs.folder import AVERAGES, WEIGHTS, RunError, read_weights
 from jensen.training import Profile, TrainState, reconstruct, reconstruction
 from jensen.training.checkpoint import save_weights, weights_step
+from jensen.training.distributed import rank
+from jensen.training.sharding import whole
 
 MOST = 0.1  # largest relative error of a reconstructed profile
 
 
 def write_snapshot(folder: Path, state: TrainState, widths: tuple[float, ...]) -> None:
-    """Write the power-function averages of this step; without widths there are none."""
+    """Write the power-function averages of this step; without widths there are none. All processes call it."""
     for width, average in zip(widths, state.averages, strict=False):
-        path = _path(folder, state.step, width)
-        path.parent.mkdir(exist_ok=True)
-        save_weights(average.state_dict(), path, state.step)
+        path, weights = _path(folder, state.step, width), whole(average.state_dict())
+        if rank() == 0:
+            path.parent.mkdir(exist_ok=True)
+            save_weights(weights, path, state.step)
 
 
 def remove_snapshots(folder: Path, after: int) -> None:

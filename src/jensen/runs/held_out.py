@@ -15,9 +15,10 @@ from jensen.core.types import Batch, Draws
 from jensen.data.dataset import Data
 from jensen.recipes.recipe import Recipe
 from jensen.training import TrainState
+from jensen.training.sharding import is_divided, put_back
 from jensen.training.step import random_state, set_random_state
 
-BATCHES = 4  # of the training's batch size
+BATCHES = 4  # of the training's batch size, each in the parts of `training.accumulate`
 
 
 def held_out_loss(state: TrainState, recipe: Recipe, data: Data) -> dict[str, float]:
@@ -35,7 +36,8 @@ def held_out_loss(state: TrainState, recipe: Recipe, data: Data) -> dict[str, fl
             there = {name: v.to(device) for name, v in batch.items()}
             for phase in objective.phases:
                 with state.autocast():
-                    found = objective.forward(phase.players, there, state.step)
+                    evaluate = objective if is_divided(objective) else objective.forward
+                    found = evaluate(phase.players, there, state.step)
                 for player in phase.players:
                     losses.setdefault(player, []).append(float(found[player].total.detach()))
     names = {player: f"{player}/" * (len(losses) > 1) for player in losses}
@@ -62,6 +64,7 @@ def averaged(state: TrainState) -> Iterator[Objective]:
         _copy(state.average, objective.model)
         yield objective.eval()
     finally:
+        put_back(objective)
         with torch.no_grad():
             for p, value in weights:
                 p.copy_(value)
@@ -86,7 +89,8 @@ def _batches(recipe: Recipe, data: Data) -> Iterator[Batch]:
     """Batches of held-out rows in order, repeated if there are too few for a batch, in the form that the family trains
     on.
     """
-    size, sides = recipe.training.batch_size, {"a": data, "b": data.b}
+    parts = recipe.training.accumulate
+    size, sides = recipe.training.batch_size // parts, {"a": data, "b": data.b}
 
     def draw(n: int, rows: slice) -> Batch:
         index = torch.arange(n * size, (n + 1) * size)[rows]
@@ -96,4 +100,4 @@ def _batches(recipe: Recipe, data: Data) -> Iterator[Batch]:
 
     stream = recipe.family.stream(replace(data, streams=lambda size, _seed: Draws(draw, size)), size, recipe.seed)
     most = max(len(side.test) for side in sides.values() if side is not None)
-    return islice(stream(0), min(BATCHES, -(-most // size)))
+    return islice(stream(0), min(BATCHES * parts, -(-most // size)))

@@ -40,13 +40,16 @@ from jensen.runs.preview import preview
 from jensen.training import Budget, Tolerance, TrainState, fit, interrupts, on_device
 from jensen.training import checkpoint as checkpoints
 from jensen.training.checkpoint import save_weights, weights_step
-from jensen.training.distributed import processes, rank, shard, start
+from jensen.training.distributed import launch, launched, mean, processes, rank, restarted, shard, start
 from jensen.training.finite import non_finite
 from jensen.training.journal import Journal, Means
 from jensen.training.processes import process_states
+from jensen.training.sharding import divide, gathered, is_divided, whole
 from jensen.training.step import set_random_state
 from jensen.training.strict_json import dumps
 from jensen.training.tolerance import refuse_non_finite
+
+LAUNCH = ".launch"  # the file with the name of torchrun's launch that began the run
 
 
 def train(
@@ -70,8 +73,15 @@ def train(
     turn, and a new random state, which depends on the seed, the step and the number of processes. The journal records
     this as well.
 
+<<<<<<< HEAD
     A run that fails before its first step leaves no folder, and one that ends before its first checkpoint can be
     replaced. The folder is locked against other processes that train in it.
+=======
+    If `torchrun --max-restarts` starts the processes again after one was killed, the run goes on from its last
+    checkpoint.
+
+    A run that fails before its first step leaves no folder.
+>>>>>>> 0a2c0d9 (A step's gradient is the same however its rows are divided: parts of a batch, processes, divided weights; journals have the losses of all processes, and restarted processes go on)
 
     `say` is called with notes before the first step: warnings, damaged checkpoints, and for a new run what the source
     and the family chose.
@@ -85,16 +95,52 @@ def train(
         ValueError: if the family cannot be used with the data, or a batch cannot be divided among the processes.
     """
     mine, world = start()
+    resume = resume or _restarted(folder)
     device, training = recipe.training.torch_device(), recipe.training
     if training.tensorboard:
         summary_writer()
     training.rows()
     if world > 1 and training.skip_nonfinite:
         raise ValueError(f"training.skip_nonfinite must be 0 with several processes, got {training.skip_nonfinite}")
+<<<<<<< HEAD
     with ExitStack() as held:
         saved, damage = None, list[str]()
         if resume:
             _refuse_changed(recipe, folder)
+=======
+    saved = _saved(recipe, folder) if resume else None
+    if mine == 0 and not resume:
+        refuse_taken(folder)
+    data = open_data(read_config(folder) if resume else recipe, track)
+    recipe = recipe.on(data.space)
+    begin_globally(recipe.seed)
+    objective = (new_objective(recipe, data, track) if objective is None else objective).to(device)
+    budget = training.budget()
+    state = new_state(recipe, objective, budget)
+    if place := non_finite(state.state_dict()):
+        raise ValueError(f"{place} must be finite before the first step (a buffer of a model: or not persistent)")
+    if training.compile:
+        objective.compile()
+    begin_globally(derived(recipe.seed, "process", mine) if mine else recipe.seed)  # the same weights, other noise
+    notes = [] if saved is None else _restore(recipe, state, budget, saved, folder)
+    made: list[Path] = []
+    if mine == 0 and not resume:
+        refuse_taken(folder)
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
+        _write_config(recipe, folder)
+        if launched():
+            checkpoints.write_text(folder / LAUNCH, launch())
+    elif mine == 0 and (kept := read_config(folder)) != recipe:
+        notes.append(f"continued to {training.length()} from {kept.training.length()}")
+        _write_config(recipe, folder)
+    batches = recipe.family.stream(data, training.batch_size, recipe.seed)
+    stream = on_device(shard(batches, mine, world), device)
+    try:
+        with interrupts() as interrupted:
+            keeper = _Keeper(recipe, folder, state, budget, data, watch, interrupted, saved)
+            keeper.note(notes)
+            update = recipe.family.update()
+>>>>>>> 0a2c0d9 (A step's gradient is the same however its rows are divided: parts of a batch, processes, divided weights; journals have the losses of all processes, and restarted processes go on)
             if mine == 0:
                 held.enter_context(alone(folder))
             saved = _saved(recipe, folder, damage.append)
@@ -162,8 +208,19 @@ def _write_config(recipe: Recipe, folder: Path) -> None:
     checkpoints.write_text(folder / CONFIG, dumps(recipe.tree(), indent=2) + "\n")
 
 
+<<<<<<< HEAD
 def _refuse_changed(recipe: Recipe, folder: Path) -> None:
     """Raise a RunError if a run has other settings than the length of training, or cannot be written."""
+=======
+def _restarted(folder: Path) -> bool:
+    """Whether `torchrun` has restarted the run that it began in this folder."""
+    note = folder / LAUNCH
+    return restarted() and note.exists() and note.read_text(encoding="utf-8") == launch()
+
+
+def _saved(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
+    """The checkpoint to resume from, or None if the run was stopped before the first."""
+>>>>>>> 0a2c0d9 (A step's gradient is the same however its rows are divided: parts of a batch, processes, divided weights; journals have the losses of all processes, and restarted processes go on)
     kept = read_config(folder)
     if kept.lasting(recipe.training) != (recipe if kept.space is None else recipe.on(kept.space)):
         raise RunError(f"--resume uses the settings of {folder / CONFIG}: only steps or minutes can be changed")
@@ -197,11 +254,14 @@ def new_objective(recipe: Recipe, data: Data, track: Track = silent) -> Objectiv
 
 def new_state(recipe: Recipe, objective: Objective, budget: Budget) -> TrainState:
     """The initial state of training: the objective with its players, weight average and precision."""
+    if recipe.training.sharding == "fully" and processes() > 1:
+        divide(objective)
     return TrainState(
         objective,
         recipe.family.players(objective, recipe.training, budget),
         decay=recipe.training.average_decays(),
         precision=recipe.training.autocast,
+        accumulate=recipe.training.accumulate,
     )
 
 
@@ -226,6 +286,13 @@ def _restore(recipe: Recipe, state: TrainState, budget: Budget, saved: dict[str,
     return [note]
 
 
+def _sums(saved: list[dict[str, Any]]) -> dict[str, float]:
+    """The sums of losses of this process; their mean over the saved ones if the number of processes has changed."""
+    if len(saved) == processes():
+        return dict(saved[rank()]["sums"])
+    return {name: sum(own["sums"][name] for own in saved) / len(saved) for name in saved[0]["sums"]}
+
+
 @dataclass
 class _Keeper:
     """Called after every step: writes journal, checkpoints and previews, and calls `watch`."""
@@ -240,7 +307,7 @@ class _Keeper:
     saved: InitVar[dict[str, Any] | None]
 
     def __post_init__(self, saved: dict[str, Any] | None) -> None:
-        self.means = Means(saved["sums"], saved["count"]) if saved else Means()
+        self.means = Means(_sums(saved["processes"]), saved["count"]) if saved else Means()
         self.since, self.main = saved["since"] if saved else self.budget.elapsed, rank() == 0
         self.shown: dict[str, float] = {}
         self.closed = False
@@ -258,10 +325,10 @@ class _Keeper:
     def __call__(self, state: TrainState, terms: dict[str, Tensor]) -> None:
         self.means.add(terms)
         training, progress = self.recipe.training, self.budget.progress(state.step)
-        if self.main and int(progress * training.previews) > self.previews_done:
+        if int(progress * training.previews) > self.previews_done:
             self.previews_done = int(progress * training.previews)
             self.preview()
-        if self.main and int(progress * training.snapshots) > self.snapshots_done:
+        if int(progress * training.snapshots) > self.snapshots_done:
             self.snapshots_done = int(progress * training.snapshots)
             write_snapshot(self.folder, state, training.widths)
         if state.step % training.log_every == 0:
@@ -278,9 +345,9 @@ class _Keeper:
             raise KeyboardInterrupt
 
     def log(self, progress: float) -> None:
-        """Write and show the means since the last line of the journal."""
+        """Write and show the means over all processes since the last line of the journal."""
         seconds, examples = self.budget.seconds(), self.means.count * self.recipe.training.batch_size
-        line = self.means.take() | {"examples_per_second": examples / max(seconds - self.since, 1e-9)}
+        line = mean(self.means.take()) | {"examples_per_second": examples / max(seconds - self.since, 1e-9)}
         self.since = seconds
         if not self.main:
             return
@@ -314,34 +381,51 @@ class _Keeper:
     def preview(self) -> None:
         """Write a preview of the averaged model, and its loss on held-out data."""
         refuse_non_finite(self.state)
+<<<<<<< HEAD
         samples = self.folder / SAMPLES
         samples.mkdir(exist_ok=True)
         found = preview(self.recipe, self.state.average, self.data, samples / f"step-{self.state.step:06d}.png")
         found |= held_out_loss(self.state, self.recipe, self.data)
         if found:
+=======
+        average, found = gathered(self.state.average), {}
+        if self.main:
+            samples = self.folder / "samples"
+            samples.mkdir(exist_ok=True)
+            found = preview(self.recipe, average, self.data, samples / f"step-{self.state.step:06d}.png")
+        if self.main or is_divided(self.state.objective):
+            found |= held_out_loss(self.state, self.recipe, self.data)
+        if found and self.main:
+>>>>>>> 0a2c0d9 (A step's gradient is the same however its rows are divided: parts of a batch, processes, divided weights; journals have the losses of all processes, and restarted processes go on)
             self.shown.update(found)
             self.write(seconds=round(self.budget.seconds(), 3), **found)
 
     def save(self) -> None:
-        """Write a checkpoint: state, elapsed time, current means, and random state and buffers of every process."""
+        """Write a checkpoint: state, elapsed time, and random state, buffers and current means of every process."""
         refuse_non_finite(self.state)
-        states = process_states(self.state.objective)
+        states = process_states(self.state.objective, sums=self.means.sums)
+        state = self.state.state_dict()
         if self.main:
-            means = {"sums": self.means.sums, "count": self.means.count, "since": self.since}
+            means = {"count": self.means.count, "since": self.since}
             extra = {"elapsed": self.budget.seconds(), "processes": states, **means}
+<<<<<<< HEAD
             checkpoints.save(self.folder / STATE, self.state.step, self.state.state_dict() | extra)
+=======
+            checkpoints.save(self.folder / "state", self.state.step, state | extra)
+>>>>>>> 0a2c0d9 (A step's gradient is the same however its rows are divided: parts of a batch, processes, divided weights; journals have the losses of all processes, and restarted processes go on)
 
     def finish(self) -> None:
         """Write the last preview, journal line and checkpoint, and the averaged weights."""
-        if self.main and self.previews_done < self.recipe.training.previews:
+        if self.previews_done < self.recipe.training.previews:
             self.previews_done = self.recipe.training.previews
             self.preview()
         if self.means.count:
             self.log(1.0)
         self.save()
+        write_snapshot(self.folder, self.state, self.recipe.training.widths)
+        weights = whole(self.state.average.state_dict())
         if self.main:
             if weights_step(self.folder / WEIGHTS) != self.state.step:  # the evaluation is of other weights
                 for name in (EVALUATION, REPORT):
                     (self.folder / name).unlink(missing_ok=True)
-            write_snapshot(self.folder, self.state, self.recipe.training.widths)
-            save_weights(self.state.average.state_dict(), self.folder / WEIGHTS, self.state.step)
+            save_weights(weights, self.folder / WEIGHTS, self.state.step)

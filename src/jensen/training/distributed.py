@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from jensen.core.types import Batch, Draws, Stream, mapped
 
@@ -21,7 +21,7 @@ def start() -> tuple[int, int]:
     The group is always left when the interpreter exits: otherwise gloo's threads release their last tensors without an
     interpreter, which occasionally aborts the process.
     """
-    if not dist.is_available() or not dist.is_torchelastic_launched():
+    if not dist.is_available() or not launched():
         return 0, 1
     if not dist.is_initialized():
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
@@ -29,6 +29,21 @@ def start() -> tuple[int, int]:
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
         atexit.register(leave)
     return dist.get_rank(), dist.get_world_size()
+
+
+def launched() -> bool:
+    """Whether `torchrun` started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def launch() -> str:
+    """The name of the launch by `torchrun`, which stays the same when it restarts its processes; "" without one."""
+    return os.environ.get("TORCHELASTIC_RUN_ID", "")
+
+
+def restarted() -> bool:
+    """Whether `torchrun` has restarted its processes after one of them failed."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
 
 
 def stop() -> None:
@@ -55,14 +70,19 @@ def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
     DistributedDataParallel expects gradients of every parameter in every backward pass, but alternating phases compute
     only some; an explicit mean works for both.
     """
-    if processes() == 1:
+    average_over_processes([p.grad for p in parameters if p.grad is not None])
+
+
+@torch.no_grad()
+def average_over_processes(tensors: Sequence[Tensor]) -> None:
+    """Replace each tensor by its mean over the processes, in one message."""
+    if processes() == 1 or not tensors:
         return
-    grads = [p.grad for p in parameters if p.grad is not None]
-    flat = torch.cat([g.to_dense().reshape(-1) for g in grads])
+    flat = torch.cat([v.to_dense().reshape(-1) for v in tensors])
     dist.all_reduce(flat)
     flat /= processes()
-    for grad, mean in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
-        grad.copy_(mean.view(grad.shape).to_sparse(1) if grad.is_sparse else mean.view(grad.shape))
+    for own, mean in zip(tensors, flat.split([v.numel() for v in tensors]), strict=True):
+        own.copy_(mean.view(own.shape).to_sparse(1) if own.is_sparse else mean.view(own.shape))
 
 
 def shard(stream: Stream, rank: int, world: int) -> Stream:
@@ -112,3 +132,17 @@ def agree(value: float) -> float:
     message = torch.tensor([value], dtype=torch.float64)
     dist.broadcast(message, 0)
     return message.item()
+
+
+def mean(values: Mapping[str, float]) -> dict[str, float]:
+    """The mean of each number over the processes, which must all hold the same names in the same order."""
+    if processes() == 1 or not values:
+        return dict(values)
+    message = torch.tensor([*values.values()], dtype=torch.float64)
+    dist.all_reduce(message)
+    return dict(zip(values, (message / processes()).tolist(), strict=True))
+
+
+def anyone(happened: bool) -> bool:
+    """Whether it happened in any process."""
+    return mean({"happened": float(happened)})["happened"] > 0

@@ -15,6 +15,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from jensen.core.objective import copied
+from jensen.training.sharding import share
 
 SMALL = 64  # rows or columns up to which singular vectors are computed; for larger weights they are tracked
 TURNS = 16  # power iterations per step when tracking
@@ -79,7 +80,8 @@ def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
     }
     moved = [mine for mine in weights if mine.is_floating_point() or mine.is_complex()]
     if moved:
-        torch._foreach_lerp_(moved, [weights[mine].to(mine.dtype) for mine in moved], 1 - decay)
+        live = [share(weights[mine]).to(mine.dtype) for mine in moved]
+        torch._foreach_lerp_([share(mine) for mine in moved], live, 1 - decay)
     for mine in weights.keys() - moved:  # integers
         mine.copy_(weights[mine])
     for one, other in modules:

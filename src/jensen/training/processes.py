@@ -10,12 +10,12 @@ from jensen.training.distributed import collect
 from jensen.training.step import random_state
 
 
-def process_states(module: nn.Module) -> list[dict[str, Any]]:
-    """Random state and buffers of every process, in order of rank, for the first process; nothing for the others.
+def process_states(module: nn.Module, **more: Any) -> list[dict[str, Any]]:
+    """Random state, buffers and `more` of every process, in order of rank, for the first process; nothing for others.
 
     The buffers are those that differ from the first process's, which are in the module's own state.
     """
-    every = collect({"rng": random_state(), "buffers": buffers(module)})
+    every = collect({"rng": random_state(), "buffers": buffers(module), **more})
     return [
         own | {"buffers": _differing(own["buffers"], every[0]["buffers"]) if k else {}} for k, own in enumerate(every)
     ]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, Protocol
 
 import torch
@@ -14,9 +15,10 @@ from torch.optim import Optimizer
 
 from jensen.core.objective import Objective, partition
 from jensen.core.types import Batch, Loss, NonFiniteLoss, first_non_finite
-from jensen.training.distributed import average_gradients
+from jensen.training.distributed import anyone, average_gradients
 from jensen.training.ema import begin_average, update_average
 from jensen.training.finite import overflow
+from jensen.training.sharding import is_divided, is_share, loaded, loaded_moments, put_back, share, total_norm, whole
 
 
 @dataclass
@@ -42,8 +44,10 @@ class Player:
     def move(self, step: int) -> None:
         """One optimizer step with the current gradients, clipped."""
         if self.clip is not None:
-            norm = nn.utils.get_total_norm(numbers(self.parameters))
-            nn.utils.clip_grads_with_norm_(self.parameters, self.clip, norm)
+            norm = total_norm(numbers(self.parameters))
+            for divided in (True, False):
+                part = [p for p in self.parameters if is_share(p) == divided]
+                nn.utils.clip_grads_with_norm_(part, self.clip, norm)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(step)
         self.optimizer.step()
@@ -59,6 +63,7 @@ class TrainState:
         average: the first of them, which is sampled and exported.
         decays: their decays, as functions of the step.
         precision: torch.bfloat16 for autocast, or None for the precision of the parameters.
+        accumulate: number of equal parts of a batch, whose gradients are computed one after the other and averaged.
         memory: tensors that an update rule keeps between steps, by name.
         step, draws: number of steps done, and number of batches drawn.
     """
@@ -70,7 +75,10 @@ class TrainState:
         *,
         decay: Callable[[int], float] | Sequence[Callable[[int], float]] = lambda _: 0.0,
         precision: torch.dtype | None = None,
+        accumulate: int = 1,
     ):
+        if accumulate < 1:
+            raise ValueError(f"accumulate must be at least 1, got {accumulate}")
         owned = partition(objective)
         if set(owned) != set(players):
             raise ValueError(f"players must be {sorted(owned)}, got {sorted(players)}")
@@ -82,7 +90,7 @@ class TrainState:
         self.players = dict(players)
         self.decays = (decay,) if callable(decay) else tuple(decay)
         self.averages = [begin_average(objective.model) for _ in self.decays]
-        self.precision = precision
+        self.precision, self.accumulate = precision, accumulate
         self.memory: dict[str, Tensor] = {}
         self.step = 0
         self.draws = 0
@@ -98,23 +106,26 @@ class TrainState:
         return torch.autocast(device, self.precision)
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain values only, so that `torch.load(weights_only=True)` can read it."""
-        return {
-            "objective": self.objective.state_dict(),
-            "optimizers": {name: p.optimizer.state_dict() for name, p in self.players.items()},
-            "averages": [average.state_dict() for average in self.averages],
-            "memory": dict(self.memory),
-            "step": self.step,
-            "draws": self.draws,
-            "rng": random_state(),
-        }
+        """Whole tensors and plain values only, so that `torch.load(weights_only=True)` can read it.
+
+        If the weights are divided among processes, every process must call it.
+        """
+        tensors: dict[str, Any] = whole(
+            {
+                "objective": self.objective.state_dict(),
+                "optimizers": {name: p.optimizer.state_dict() for name, p in self.players.items()},
+                "averages": [average.state_dict() for average in self.averages],
+                "memory": dict(self.memory),
+            }
+        )
+        return tensors | {"step": self.step, "draws": self.draws, "rng": random_state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.objective.load_state_dict(state["objective"])
+        self.objective.load_state_dict(loaded(self.objective, state["objective"]))
         for name, player in self.players.items():
-            player.optimizer.load_state_dict(state["optimizers"][name])
+            player.optimizer.load_state_dict(loaded_moments(player.optimizer, state["optimizers"][name]))
         for average, saved in zip(self.averages, state["averages"], strict=True):
-            average.load_state_dict(saved)
+            average.load_state_dict(loaded(average, saved))
         self.memory = dict(state["memory"])
         self.step, self.draws = state["step"], state["draws"]
         set_random_state(state["rng"])
@@ -136,31 +147,51 @@ def set_random_state(state: Tensor) -> None:
         torch.cuda.set_rng_state(state[size:])
 
 
-Evaluate = Callable[[], Mapping[str, Loss]]
+Evaluate = Callable[[], Iterator[Mapping[str, Loss]]]
+"""Yields the losses of a phase's players on each part of the batch, at the current parameters."""
 
 
 class Update(Protocol):
-    """Updates `players` once; `evaluate` returns their losses at the current parameters, on one batch."""
+    """Updates `players` once; `evaluate` yields their losses on the parts of one batch; returns those of the batch."""
 
     def __call__(self, state: TrainState, players: tuple[str, ...], evaluate: Evaluate) -> Mapping[str, Loss]: ...
 
 
-def gradients(state: TrainState, players: tuple[str, ...], losses: Mapping[str, Loss]) -> None:
-    """Set each player's gradients to those of its own loss only, averaged over the processes.
+def gradients(state: TrainState, players: tuple[str, ...], evaluate: Evaluate) -> dict[str, Loss]:
+    r"""Set each player's gradients to those of its own loss only, averaged over parts of the batch and processes.
+
+    $\frac1{MN} \sum_{r=1}^{N} \sum_{m=1}^{M} g(x_{rm})$ with N processes and M parts: the gradient of the whole batch
+    if the loss is a mean over rows and each row has the same draws.
+
+    Returns: the losses of this process's rows, detached.
 
     Raises:
         ValueError: if a parameter gets no gradient: its player's loss does not depend on it.
         NonFiniteLoss: if a gradient is not finite although the loss is; no parameter has changed.
     """
-    for k, name in enumerate(players):
-        parameters = state.players[name].parameters
-        for p in parameters:
-            p.grad = None
-        keep = k < len(players) - 1  # the graph is shared; the last backward pass frees it
-        torch.autograd.backward(losses[name].total, inputs=parameters, retain_graph=keep)
+    owned = {name: state.players[name].parameters for name in players}
+    for p in chain(*owned.values()):
+        p.grad = None
+    found: dict[str, list[Loss]] = {name: [] for name in players}
+    for losses in evaluate():
+        used = leaves(state)
+        for name in players:
+            keep = name != players[-1]  # the graph is shared; the last backward pass frees it
+            torch.autograd.backward(losses[name].total / state.accumulate, inputs=used[name], retain_graph=keep)
+            found[name].append(replace(losses[name], total=losses[name].total.detach()))
+    put_back(state.objective)
+    for name, parameters in owned.items():
         refuse_unused(state, name, [p.grad for p in parameters])
-        average_gradients(parameters)
+        average_gradients([p for p in parameters if not is_share(p)])
         refuse_infinite(state, name)
+    return {name: Loss.mean(parts) for name, parts in found.items()}
+
+
+def leaves(state: TrainState) -> Mapping[str, list[nn.Parameter]]:
+    """Each player's parameters in the graph of a forward pass: whole ones, if they are divided among processes."""
+    if is_divided(state.objective):
+        return partition(state.objective)
+    return {name: player.parameters for name, player in state.players.items()}
 
 
 def refuse_unused(state: TrainState, name: str, found: Sequence[Tensor | None]) -> None:
@@ -174,8 +205,9 @@ def refuse_unused(state: TrainState, name: str, found: Sequence[Tensor | None]) 
 
 def refuse_infinite(state: TrainState, name: str) -> None:
     """Raise a NonFiniteLoss unless the player's gradient is finite, with one synchronisation with the device."""
-    norms = torch._foreach_norm(numbers(state.players[name].parameters))
-    if not math.isfinite(torch.stack([norm.to(norms[0].device) for norm in norms]).sum()):
+    norms = torch._foreach_norm([share(grad) for grad in numbers(state.players[name].parameters)])
+    finite = math.isfinite(torch.stack([norm.to(norms[0].device) for norm in norms]).sum())
+    if anyone(not finite) if is_divided(state.objective) else not finite:
         raise NonFiniteLoss(state.step, name, "gradient")
 
 
@@ -192,8 +224,7 @@ def descend(state: TrainState, players: tuple[str, ...], evaluate: Evaluate) -> 
     >>> stability(DiracGAN(), update=descend, step_size=0.5).verdict
     'diverges'
     """
-    losses = evaluate()
-    gradients(state, players, losses)
+    losses = gradients(state, players, evaluate)
     for name in players:
         state.players[name].move(state.step)
     return losses
@@ -267,15 +298,31 @@ def _losses(state: TrainState, players: tuple[str, ...], batch: Batch) -> Mappin
 
 
 def _evaluation(state: TrainState, players: tuple[str, ...], batch: Batch) -> Evaluate:
-    def evaluate() -> Mapping[str, Loss]:
-        losses = _losses(state, players, batch)
-        for name in players:
-            total = losses[name].total
-            if not total.requires_grad or not total.is_floating_point():
-                raise ValueError(f"the loss of player {name!r} must be a differentiable real number, and is not")
-            term = first_non_finite(losses[name])
-            if term is not None:
-                raise NonFiniteLoss(state.step, name, term)
-        return losses
+    def evaluate() -> Iterator[Mapping[str, Loss]]:
+        for rows in parts(batch, state.accumulate):
+            losses = _losses(state, players, rows)
+            for name in players:
+                total = losses[name].total
+                if not total.requires_grad or not total.is_floating_point():
+                    raise ValueError(f"the loss of player {name!r} must be a differentiable real number, and is not")
+                term = first_non_finite(losses[name])
+                if term is not None:
+                    raise NonFiniteLoss(state.step, name, term)
+            yield losses
 
     return evaluate
+
+
+def parts(batch: Batch, number: int) -> Iterator[Batch]:
+    """The batch in equal parts, each with every `number`-th row, as `shard` divides it among processes.
+
+    Raises:
+        ValueError: if the number of rows is not a multiple of the number of parts.
+
+    >>> [part["x"].tolist() for part in parts({"x": torch.arange(6)}, 2)]
+    [[0, 2, 4], [1, 3, 5]]
+    """
+    for name, value in batch.items():
+        if len(value) % number:
+            raise ValueError(f"rows of {name!r} must be a multiple of {number}, the parts of a batch, got {len(value)}")
+    return ({name: value[k::number] for name, value in batch.items()} for k in range(number))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from jensen.core.types import Loss
-from jensen.training.distributed import processes
-from jensen.training.step import Evaluate, TrainState, gradients, refuse_infinite, refuse_unused
+from jensen.training.distributed import average_over_processes
+from jensen.training.sharding import like, put_back
+from jensen.training.step import Evaluate, TrainState, gradients, leaves, refuse_infinite, refuse_unused
 
 
 def _require_all(rule: str, state: TrainState, players: tuple[str, ...]) -> None:
@@ -34,13 +35,12 @@ def extragradient(state: TrainState, players: tuple[str, ...], evaluate: Evaluat
     'converges linearly'
     """
     _require_all("extragradient", state, players)
-    gradients(state, players, evaluate())
+    gradients(state, players, evaluate)
     before = [(p, p.detach().clone()) for name in players for p in state.players[name].parameters]
     for name in players:
         state.players[name].move(state.step)
     try:
-        losses = evaluate()
-        gradients(state, players, losses)
+        losses = gradients(state, players, evaluate)
     finally:
         with torch.no_grad():
             for moved, start in before:
@@ -66,8 +66,7 @@ def optimistic(state: TrainState, players: tuple[str, ...], evaluate: Evaluate) 
     0.9659
     """
     _require_all("optimistic", state, players)
-    losses = evaluate()
-    gradients(state, players, losses)
+    losses = gradients(state, players, evaluate)
     for name in players:
         for k, p in enumerate(state.players[name].parameters):
             assert p.grad is not None
@@ -82,7 +81,9 @@ def optimistic(state: TrainState, players: tuple[str, ...], evaluate: Evaluate) 
 def consensus(gamma: float) -> Callable[..., Mapping[str, Loss]]:
     r"""Descend $v + \gamma \nabla \tfrac12 |v|^2$, where v stacks the gradients of all players.
 
-    This needs the second derivative of every loss.
+    This needs the second derivative of every loss. The gradient of the regulariser is $J^T v$ with the Jacobian J of v:
+    $\frac1n \sum_i J_i^T v$ if v is the mean of the $v_i$ of n parts of a batch, in all processes. The graphs of a
+    process's parts are kept until v is known.
 
     Args:
         gamma: weight of the regulariser, at least 0.
@@ -103,25 +104,41 @@ def consensus(gamma: float) -> Callable[..., Mapping[str, Loss]]:
 
     def update(state: TrainState, players: tuple[str, ...], evaluate: Evaluate) -> Mapping[str, Loss]:
         _require_all("consensus", state, players)
-        if processes() > 1:  # v is the mean over processes, for which no process has a graph
-            raise ValueError("consensus must train on one process")
-        losses = evaluate()
-        field: list[tuple[torch.nn.Parameter, Tensor]] = []
-        for name in players:
-            parameters = state.players[name].parameters
-            found = torch.autograd.grad(losses[name].total, parameters, create_graph=True, allow_unused=True)
-            refuse_unused(state, name, found)
-            field += zip(parameters, found, strict=True)
-        energy = sum((0.5 * v.square().sum() for _, v in field), start=torch.zeros(()))
-        owned = [p for p, _ in field]
-        constant = not energy.requires_grad  # a linear game: nothing to regularise
-        extra = [None] * len(owned) if constant else torch.autograd.grad(energy, owned, allow_unused=True)
-        for (p, v), e in zip(field, extra, strict=True):
-            p.grad = v.detach() if e is None else v.detach() + gamma * e
+        every = list(evaluate())
+        owned = [p for name in players for p in state.players[name].parameters]
+        used = leaves(state)
+        whole = [p for name in players for p in used[name]]
+        fields = [_field(state, {name: used[name] for name in players}, losses) for losses in every]
+        v = [torch.stack([part.detach() for part in parts]).mean(0) for parts in zip(*fields, strict=True)]
+        average_over_processes(v)
+        slopes = [_transposed(field, v, whole) for field in fields]
+        slope = [torch.stack(parts).mean(0) for parts in zip(*slopes, strict=True)]
+        average_over_processes(slope)
+        put_back(state.objective)
+        for p, along, down in zip(owned, v, slope, strict=True):
+            p.grad = like(along + gamma * down, p)
         for name in players:
             refuse_infinite(state, name)
         for name in players:
             state.players[name].move(state.step)
-        return losses
+        return {name: Loss.mean([losses[name] for losses in every]) for name in players}
 
     return update
+
+
+def _field(state: TrainState, owned: Mapping[str, Sequence[Tensor]], losses: Mapping[str, Loss]) -> list[Tensor]:
+    """The gradient of each player's loss, player after player, with its graph."""
+    field: list[Tensor] = []
+    for name, parameters in owned.items():
+        found = torch.autograd.grad(losses[name].total, parameters, create_graph=True, allow_unused=True)
+        refuse_unused(state, name, found)
+        field += found
+    return field
+
+
+def _transposed(field: Sequence[Tensor], v: Sequence[Tensor], owned: Sequence[Tensor]) -> Sequence[Tensor]:
+    """J^T v with J the Jacobian of the field; zeros for a linear game, whose field is constant."""
+    energy = sum(((own * along).sum() for own, along in zip(field, v, strict=True)), start=torch.zeros(()))
+    if not energy.requires_grad:
+        return [torch.zeros_like(p) for p in owned]
+    return torch.autograd.grad(energy, owned, allow_unused=True, materialize_grads=True)

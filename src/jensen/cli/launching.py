@@ -1,0 +1,60 @@
+"""`jensen train --processes N`: torchrun's engine on this machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from uuid import uuid4
+
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from jensen.training.distributed import launched
+
+
+def needed(processes: int) -> bool:
+    """Whether so many processes must be started: this process is not one of them.
+
+    Raises:
+        ValueError: for fewer than 1 process, or if another number was started.
+    """
+    if processes < 1:
+        raise ValueError(f"--processes must be at least 1, got {processes}")
+    if launched() and int(os.environ["WORLD_SIZE"]) != processes:
+        raise ValueError(f"--processes must be left out under torchrun, got {processes}")
+    return processes > 1 and not launched()
+
+
+def launch(processes: int, words: Sequence[str]) -> int:
+    """Run `jensen` with these arguments in several processes on this machine; returns the largest exit code.
+
+    As `torchrun --standalone --nproc-per-node=N -m jensen ...`, and with this machine's cores divided among them.
+
+    Raises:
+        RuntimeError: if a process was killed; the others are stopped.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    config = LaunchConfig(
+        *(1, 1, processes),
+        run_id=uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        start_method="spawn",
+        monitor_interval=0.1,
+    )
+    try:
+        return max(elastic_launch(config, work)(list(words)).values())
+    except SignalException:
+        return 130
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        raise RuntimeError(f"process {rank} of {processes} was ended by {failure.signal_name()}") from None
+
+
+def work(words: list[str]) -> int:
+    """`jensen` in one of the processes."""
+    from jensen.cli.main import main
+
+    return main(words)

@@ -1,0 +1,129 @@
+"""Runs of several processes: their journal, interruptions, divided weights, the command, restarts."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from jensen.cli.main import main
+from jensen.recipes.words import configure
+from jensen.runs import train as running
+from jensen.training.distributed import rank, start
+from jensen.training.journal import read_journal
+from test_cli import train_words
+from test_distributed import ALONE, same, together, torchrun
+
+
+def stopped(step, *given, mine=0, **how):
+    """Train, and send one process a SIGTERM after this step: all save and stop."""
+    once = running._Keeper.__call__
+
+    def call(keeper, state, terms):
+        if state.step == step and rank() == mine:
+            os.kill(os.getpid(), signal.SIGTERM)
+        once(keeper, state, terms)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(running._Keeper, "__call__", call)
+        with pytest.raises(KeyboardInterrupt):
+            running.train(*given, **how)
+
+
+BLIND = ["training.steps=8", "training.batch_size=8", "training.log_every=4", "training.previews=1"]
+BLIND += ["network.hidden=16", "training.warmup=0"]
+
+
+def test_the_journal_has_the_losses_of_all_processes_and_a_stopped_run_goes_on_with_them(tmp_path):
+    """An autoencoder draws no noise: two processes have the losses of one. The second is stopped in its fifth step; the
+    lines of the journal are of steps 4 and 8, so that the checkpoint holds sums of each process.
+    """
+    recipe = configure("digits-autoencoder", BLIND)
+
+    def stopped_then_resumed():
+        mine, _ = start()
+        stopped(5, recipe, tmp_path / "two", mine=1)
+        torch.distributed.barrier()
+        if mine == 0:
+            assert [path.name for path in (tmp_path / "two" / "state").iterdir()] == ["000000005.pt"]
+        running.train(recipe, tmp_path / "two", resume=True)
+
+    running.train(recipe, tmp_path / "one")
+    together(stopped_then_resumed)
+    one, two = (read_journal(tmp_path / name / "journal.jsonl") for name in ("one", "two"))
+    assert [line["step"] for line in two if "loss" in line] == [4, 8]
+    assert [line.get("loss") for line in two] == pytest.approx([line.get("loss") for line in one], rel=1e-6)
+
+
+def test_divided_weights_train_as_whole_ones_and_resume_with_any_number_of_processes(tmp_path):
+    """Two processes stop at the second step, one at the fifth, four go on: as one process, to rounding. Resumed by the
+    same number of processes: bit for bit.
+    """
+    recipe = configure("digits-autoencoder", [*BLIND, "training.sharding=fully"])
+
+    def whole_then_parts():
+        start()
+        running.train(recipe, tmp_path / "whole")
+        stopped(4, recipe, tmp_path / "part")
+        torch.distributed.barrier()
+        running.train(recipe, tmp_path / "part", resume=True)
+
+    running.train(recipe, tmp_path / "one")
+    together(whole_then_parts)
+    together(lambda: start() and stopped(2, recipe, tmp_path / "changing"))
+    stopped(5, recipe, tmp_path / "changing", resume=True)
+    together(lambda: start() and running.train(recipe, tmp_path / "changing", resume=True) and None, ends=(0,) * 4)
+    names = ("one", "whole", "part", "changing")
+    one, whole, part, changing = (load_file(tmp_path / name / "model.safetensors") for name in names)
+    assert same(whole, part)
+    torch.testing.assert_close(whole, one, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(changing, one, rtol=1e-4, atol=1e-6)
+    one, whole = (read_journal(tmp_path / name / "journal.jsonl") for name in ("one", "whole"))
+    for key in ("loss", "held_out/loss"):
+        assert [line.get(key) for line in whole] == pytest.approx([line.get(key) for line in one], rel=1e-5)
+
+
+def test_processes_of_the_command_are_those_of_torchrun_and_share_its_exit_code(tmp_path, capfd):
+    words = ["--no-evaluate", "--set", "training.previews=0"]
+    assert main([*train_words(tmp_path / "apart", *words), "--processes", "2"]) == 0
+    saved = torch.load(tmp_path / "apart" / "state" / "000000012.pt", weights_only=True)
+    assert len(saved["processes"]) == 2
+    assert capfd.readouterr().out.count("trained:") == 1
+    assert main([*train_words(tmp_path / "apart", *words), "--processes", "2"]) == 2
+    assert capfd.readouterr().err.count("already contains a run") == 1
+    assert main(["train", "ring-gan", "--processes", "0"]) == 2
+
+
+def test_torchrun_restarts_a_run_whose_worker_was_killed(tmp_path):
+    """The second process kills itself in its seventh step, once; the run goes on from the fourth, bit for bit."""
+    script = tmp_path / "work.py"
+    script.write_text(f"""
+import os, signal, sys
+from pathlib import Path
+from jensen.recipes.words import configure
+from jensen.runs import train as running
+
+out, killed = Path({str(tmp_path / "run")!r}), Path({str(tmp_path / "killed")!r})
+once = running._Keeper.__call__
+
+def die(keeper, state, terms):
+    if state.step == 7 and os.environ["RANK"] == "1" and not killed.exists():
+        killed.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    once(keeper, state, terms)
+
+running._Keeper.__call__ = die
+recipe = configure("ring-gan", {[*ALONE, "training.log_every=1"]!r})
+running.train(recipe, out)
+""")
+    torchrun("--max-restarts=1", "--monitor-interval=0.1", str(script))
+    assert (tmp_path / "killed").exists()
+    recipe = configure("ring-gan", [*ALONE, "training.log_every=1"])
+    together(lambda: start() and running.train(recipe, tmp_path / "whole") and None)
+    whole, again = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "run"))
+    assert same(whole, again)
+    steps = [line["step"] for line in read_journal(tmp_path / "run" / "journal.jsonl")]
+    assert steps == list(range(1, 9))
