@@ -19,9 +19,10 @@ from jensen.distributions import Conditional, DiagonalGaussian, GaussianPrior
 from jensen.models import GAN, VAE, CycleGAN, Diffusion, NoiseConditional, ScoreModel
 from jensen.objectives import Adversarial, CycleConsistent, Denoising, ScoreMatching, Variational, VariationalDiffusion
 from jensen.objectives.adversarial import SIMULTANEOUS, alternating
-from jensen.training import Player, TrainState, consensus, descend, train_step
+from jensen.recipes.settings import Training
+from jensen.training import Budget, Player, TrainState, consensus, descend, train_step
 from jensen.training.distributed import collect, shard, start
-from jensen.training.sharding import divide, whole
+from jensen.training.sharding import divide, share, whole
 from jensen.variational import elbo, iwae
 from test_distributed import together
 
@@ -61,6 +62,7 @@ GAMES = {
     "IWAE": lambda: vae(iwae, 5),
     "GAN with R1": lambda: gan(penalty=lambda critic, real, fake: r1(critic, real), phases=alternating(2)),
     "WGAN-GP": lambda: gan(loss="wasserstein", penalty=gradient_penalty),
+    "WGAN with clipping": lambda: gan(loss="wasserstein", clip=0.2, phases=alternating(2)),
     "consensus": lambda: gan(phases=SIMULTANEOUS),
     "CycleGAN": cyclegan,
     "DDPM": lambda: Denoising(diffusion(CosineSchedule()), times=torch.rand),
@@ -192,3 +194,40 @@ def test_a_divided_critic_is_differentiated_twice(keep):
         torch.testing.assert_close(found, expected)
 
     together(work)
+
+
+def test_each_process_holds_its_rows_of_weights_moments_and_averages():
+    """Four numbers a parameter: weight, two moments, average. Rows are divided as `torch.chunk` does it."""
+
+    def work():
+        mine, _ = start()
+        objective = gan()
+        shapes = [p.shape for p in objective.parameters()]
+        divide(objective)
+        players = Training(steps=1, sharding="fully").players(objective, Budget(steps=1))
+        state = TrainState(objective, players)
+        train_step(state, iter([{"x": torch.randn(4, 2)}]))
+        moments = [players[name].optimizer.state[p] for name in players for p in players[name].parameters]
+        for kept, sizes in (
+            (objective.parameters(), shapes),
+            (state.average.parameters(), [p.shape for p in objective.model.parameters()]),
+            *(([m[key] for m in moments], shapes) for key in ("exp_avg", "exp_avg_sq")),
+        ):
+            numbers = sum(share(x).numel() for x in kept)
+            assert numbers == sum(own(shape, mine).numel() for shape in sizes)
+
+    together(work)
+
+
+def own(shape, mine):
+    """The shape of the rows of one of two processes."""
+    first = -(-shape[0] // 2)
+    return torch.Size([first if mine == 0 else shape[0] - first, *shape[1:]])
+
+
+@pytest.mark.parametrize(
+    "module", [nn.utils.parametrizations.spectral_norm(nn.Linear(2, 2)), nn.Embedding(4, 2, sparse=True)]
+)
+def test_weights_that_cannot_be_divided_are_refused(module):
+    with pytest.raises(ValueError, match=r"training\.sharding must be replicated"):
+        divide(nn.Sequential(module))

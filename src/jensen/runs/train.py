@@ -71,7 +71,8 @@ def train(
     Under `torchrun`, every process calls this; the first one writes. If the number of processes is the same as before,
     each gets its former buffers and random state. Otherwise each takes the buffers of one of the former processes, in
     turn, and a new random state, which depends on the seed, the step and the number of processes. The journal records
-    this as well.
+    this as well. Each process computes its part of a batch alone: batch norm in a user's network has the statistics of
+    these rows, and draws for a whole batch (stratified times) are made for these rows.
 
 <<<<<<< HEAD
     A run that fails before its first step leaves no folder, and one that ends before its first checkpoint can be

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
 import torch
 import torch.distributed as dist
@@ -27,11 +27,13 @@ def divide(objective: nn.Module) -> None:
     gradients are averaged over the processes by the backward pass. Numbers (parameters of shape ()) stay whole.
 
     Raises:
-        ValueError: if weights are computed from others, as in spectral norm.
+        ValueError: if weights are computed from others, as in spectral norm, or have sparse gradients.
     """
     for module in objective.modules():
         if isinstance(module, ParametrizationList):
             raise ValueError("training.sharding must be replicated for parametrized weights, such as spectral norm")
+        if isinstance(module, nn.Embedding) and module.sparse:
+            raise ValueError("training.sharding must be replicated for tables with sparse gradients")
     from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh(next(objective.parameters()).device.type, (processes(),))
@@ -44,10 +46,10 @@ def divide(objective: nn.Module) -> None:
 def put_back(objective: nn.Module) -> None:
     """Keep only this process's share of the weights again, after a forward pass."""
     if is_divided(objective):
-        objective.reshard()
+        cast("FSDPModule", objective).reshard()
 
 
-def is_divided(objective: nn.Module) -> TypeGuard[FSDPModule]:
+def is_divided(objective: nn.Module) -> bool:
     """Whether `divide` was called with it."""
     return hasattr(objective, "reshard")
 
