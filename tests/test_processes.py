@@ -14,7 +14,6 @@ from jensen.recipes.words import configure
 from jensen.runs import train as running
 from jensen.training.distributed import rank, start
 from jensen.training.journal import read_journal
-from test_cli import train_words
 from test_distributed import ALONE, same, together, torchrun
 
 
@@ -91,12 +90,13 @@ def test_divided_weights_train_as_whole_ones_and_resume_with_any_number_of_proce
 
 
 def test_processes_of_the_command_are_those_of_torchrun_and_share_its_exit_code(tmp_path, capfd):
-    words = ["--no-evaluate", "--set", "training.previews=0"]
-    assert main([*train_words(tmp_path / "apart", *words), "--processes", "2"]) == 0
-    saved = torch.load(tmp_path / "apart" / "state" / "000000012.pt", weights_only=True)
+    words = ["train", "ring-gan", "--out", str(tmp_path / "apart"), "--no-evaluate", "--processes", "2"]
+    words += [word for setting in ALONE for word in ("--set", setting)]
+    assert main(words) == 0
+    saved = torch.load(tmp_path / "apart" / "state" / "000000008.pt", weights_only=True)
     assert len(saved["processes"]) == 2
     assert capfd.readouterr().out.count("trained:") == 1
-    assert main([*train_words(tmp_path / "apart", *words), "--processes", "2"]) == 2
+    assert main(words) == 2
     assert capfd.readouterr().err.count("already contains a run") == 1
     assert main(["train", "ring-gan", "--processes", "0"]) == 2
 
