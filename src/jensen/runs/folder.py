@@ -20,7 +20,16 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 EVALUATION, REPORT = "evaluation.json", "report.html"
 STATE, SAMPLES, AVERAGES, JOURNAL = "state", "samples", "averages", "journal.jsonl"
 BOARD, LOCK = "tensorboard", ".lock"
-UNTRAINED = {CONFIG, STATE, SAMPLES, AVERAGES, JOURNAL, BOARD}  # what a run may hold before its first checkpoint
+LAUNCH = ".launch"  # the name of the launch by torchrun that began the run
+UNTRAINED = {
+    CONFIG,
+    STATE,
+    SAMPLES,
+    AVERAGES,
+    JOURNAL,
+    BOARD,
+    LAUNCH,
+}  # what a run may hold before its first checkpoint
 
 
 class RunError(ValueError):

@@ -23,6 +23,7 @@ from jensen.runs.folder import (
     CONFIG,
     EVALUATION,
     JOURNAL,
+    LAUNCH,
     REPORT,
     SAMPLES,
     STATE,
@@ -49,8 +50,6 @@ from jensen.training.step import set_random_state
 from jensen.training.strict_json import dumps
 from jensen.training.tolerance import refuse_non_finite
 
-LAUNCH = ".launch"  # the file with the name of torchrun's launch that began the run
-
 
 def train(
     recipe: Recipe,
@@ -74,15 +73,9 @@ def train(
     this as well. Each process computes its part of a batch alone: batch norm in a user's network has the statistics of
     these rows, and draws for a whole batch (stratified times) are made for these rows.
 
-<<<<<<< HEAD
     A run that fails before its first step leaves no folder, and one that ends before its first checkpoint can be
-    replaced. The folder is locked against other processes that train in it.
-=======
-    If `torchrun --max-restarts` starts the processes again after one was killed, the run goes on from its last
-    checkpoint.
-
-    A run that fails before its first step leaves no folder.
->>>>>>> 0a2c0d9 (A step's gradient is the same however its rows are divided: parts of a batch, processes, divided weights; journals have the losses of all processes, and restarted processes go on)
+    replaced. The folder is locked against other processes that train in it. If `torchrun --max-restarts` starts the
+    processes again after one was killed, the run goes on from its last checkpoint.
 
     `say` is called with notes before the first step: warnings, damaged checkpoints, and for a new run what the source
     and the family chose.
@@ -103,45 +96,10 @@ def train(
     training.rows()
     if world > 1 and training.skip_nonfinite:
         raise ValueError(f"training.skip_nonfinite must be 0 with several processes, got {training.skip_nonfinite}")
-<<<<<<< HEAD
     with ExitStack() as held:
         saved, damage = None, list[str]()
         if resume:
             _refuse_changed(recipe, folder)
-=======
-    saved = _saved(recipe, folder) if resume else None
-    if mine == 0 and not resume:
-        refuse_taken(folder)
-    data = open_data(read_config(folder) if resume else recipe, track)
-    recipe = recipe.on(data.space)
-    begin_globally(recipe.seed)
-    objective = (new_objective(recipe, data, track) if objective is None else objective).to(device)
-    budget = training.budget()
-    state = new_state(recipe, objective, budget)
-    if place := non_finite(state.state_dict()):
-        raise ValueError(f"{place} must be finite before the first step (a buffer of a model: or not persistent)")
-    if training.compile:
-        objective.compile()
-    begin_globally(derived(recipe.seed, "process", mine) if mine else recipe.seed)  # the same weights, other noise
-    notes = [] if saved is None else _restore(recipe, state, budget, saved, folder)
-    made: list[Path] = []
-    if mine == 0 and not resume:
-        refuse_taken(folder)
-        made = [path for path in (folder, *folder.parents) if not path.exists()]
-        _write_config(recipe, folder)
-        if launched():
-            checkpoints.write_text(folder / LAUNCH, launch())
-    elif mine == 0 and (kept := read_config(folder)) != recipe:
-        notes.append(f"continued to {training.length()} from {kept.training.length()}")
-        _write_config(recipe, folder)
-    batches = recipe.family.stream(data, training.batch_size, recipe.seed)
-    stream = on_device(shard(batches, mine, world), device)
-    try:
-        with interrupts() as interrupted:
-            keeper = _Keeper(recipe, folder, state, budget, data, watch, interrupted, saved)
-            keeper.note(notes)
-            update = recipe.family.update()
->>>>>>> 0a2c0d9 (A step's gradient is the same however its rows are divided: parts of a batch, processes, divided weights; journals have the losses of all processes, and restarted processes go on)
             if mine == 0:
                 held.enter_context(alone(folder))
             saved = _saved(recipe, folder, damage.append)
@@ -164,6 +122,8 @@ def train(
         if mine == 0 and not resume:
             _take(folder, held)
             _write_config(recipe, folder)
+            if launched():
+                checkpoints.write_text(folder / LAUNCH, launch())
         elif mine == 0 and (kept := read_config(folder)) != recipe:
             notes.append(f"continued to {training.length()} from {kept.training.length()}")
             _write_config(recipe, folder)
@@ -209,19 +169,14 @@ def _write_config(recipe: Recipe, folder: Path) -> None:
     checkpoints.write_text(folder / CONFIG, dumps(recipe.tree(), indent=2) + "\n")
 
 
-<<<<<<< HEAD
-def _refuse_changed(recipe: Recipe, folder: Path) -> None:
-    """Raise a RunError if a run has other settings than the length of training, or cannot be written."""
-=======
 def _restarted(folder: Path) -> bool:
     """Whether `torchrun` has restarted the run that it began in this folder."""
     note = folder / LAUNCH
     return restarted() and note.exists() and note.read_text(encoding="utf-8") == launch()
 
 
-def _saved(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
-    """The checkpoint to resume from, or None if the run was stopped before the first."""
->>>>>>> 0a2c0d9 (A step's gradient is the same however its rows are divided: parts of a batch, processes, divided weights; journals have the losses of all processes, and restarted processes go on)
+def _refuse_changed(recipe: Recipe, folder: Path) -> None:
+    """Raise a RunError if a run has other settings than the length of training, or cannot be written."""
     kept = read_config(folder)
     if kept.lasting(recipe.training) != (recipe if kept.space is None else recipe.on(kept.space)):
         raise RunError(f"--resume uses the settings of {folder / CONFIG}: only steps or minutes can be changed")
@@ -304,7 +259,7 @@ class _Keeper:
     budget: Budget
     data: Data
     watch: Watch | None
-    interrupted: Callable[[], bool]
+    interrupted: Callable[[bool], bool]
     saved: InitVar[dict[str, Any] | None]
 
     def __post_init__(self, saved: dict[str, Any] | None) -> None:
@@ -334,16 +289,16 @@ class _Keeper:
             write_snapshot(self.folder, state, training.widths)
         if state.step % training.log_every == 0:
             self.log(progress)
-        if state.step % training.save_every == 0 or self.closed or self.interrupted():
+        stopping = self.interrupted(self.closed)
+        if state.step % training.save_every == 0 or stopping:
             self.save()  # last, so that everything the checkpoint refers to has been written
-        self.stop()
+        if stopping:
+            self.stop()
 
     def stop(self) -> None:
         """Raise a KeyboardInterrupt if a signal has arrived or standard output was closed."""
-        if self.closed:
-            raise KeyboardInterrupt("standard output was closed")
-        if self.interrupted():
-            raise KeyboardInterrupt
+        if self.interrupted(self.closed):
+            raise KeyboardInterrupt(*["standard output was closed"] * self.closed)
 
     def log(self, progress: float) -> None:
         """Write and show the means over all processes since the last line of the journal."""
@@ -382,22 +337,14 @@ class _Keeper:
     def preview(self) -> None:
         """Write a preview of the averaged model, and its loss on held-out data."""
         refuse_non_finite(self.state)
-<<<<<<< HEAD
-        samples = self.folder / SAMPLES
-        samples.mkdir(exist_ok=True)
-        found = preview(self.recipe, self.state.average, self.data, samples / f"step-{self.state.step:06d}.png")
-        found |= held_out_loss(self.state, self.recipe, self.data)
-        if found:
-=======
         average, found = gathered(self.state.average), {}
         if self.main:
-            samples = self.folder / "samples"
+            samples = self.folder / SAMPLES
             samples.mkdir(exist_ok=True)
             found = preview(self.recipe, average, self.data, samples / f"step-{self.state.step:06d}.png")
         if self.main or is_divided(self.state.objective):
             found |= held_out_loss(self.state, self.recipe, self.data)
         if found and self.main:
->>>>>>> 0a2c0d9 (A step's gradient is the same however its rows are divided: parts of a batch, processes, divided weights; journals have the losses of all processes, and restarted processes go on)
             self.shown.update(found)
             self.write(seconds=round(self.budget.seconds(), 3), **found)
 
@@ -409,11 +356,7 @@ class _Keeper:
         if self.main:
             means = {"count": self.means.count, "since": self.since}
             extra = {"elapsed": self.budget.seconds(), "processes": states, **means}
-<<<<<<< HEAD
-            checkpoints.save(self.folder / STATE, self.state.step, self.state.state_dict() | extra)
-=======
-            checkpoints.save(self.folder / "state", self.state.step, state | extra)
->>>>>>> 0a2c0d9 (A step's gradient is the same however its rows are divided: parts of a batch, processes, divided weights; journals have the losses of all processes, and restarted processes go on)
+            checkpoints.save(self.folder / STATE, self.state.step, state | extra)
 
     def finish(self) -> None:
         """Write the last preview, journal line and checkpoint, and the averaged weights."""

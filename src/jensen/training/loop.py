@@ -70,45 +70,31 @@ def on_device(stream: Stream, device: torch.device) -> Stream:
 
 
 @contextmanager
-def interrupts() -> Iterator[Callable[[], bool]]:
-    """Yield a function that says whether SIGINT, SIGTERM or SIGHUP has arrived; SIGINT after one raises
-    KeyboardInterrupt at once.
+def interrupts() -> Iterator[Callable[[bool], bool]]:
+    """Yield a function that says whether SIGINT, SIGTERM or SIGHUP has arrived, or its argument is true; SIGINT after
+    one raises KeyboardInterrupt at once.
 
-<<<<<<< HEAD
-    SIGHUP stays ignored under `nohup`. Outside the main thread, and if several processes train together, signals keep
-    their usual effect.
-=======
-    If several processes train together, every process calls the function after every step: it says whether a signal
-    has arrived in any of them. A second signal then changes nothing, because `torchrun` passes on those of the
+    If several processes train together, every process calls the function after every step: it says whether this
+    is so in any of them. A second SIGINT then changes nothing, because `torchrun` passes on those of the
     terminal, which the processes have already received; it kills processes that have not ended after 30 seconds.
 
-    Outside the main thread, signals keep their usual effect.
->>>>>>> 0a2c0d9 (A step's gradient is the same however its rows are divided: parts of a batch, processes, divided weights; journals have the losses of all processes, and restarted processes go on)
+    SIGHUP stays ignored under `nohup`. Outside the main thread, signals keep their usual effect.
     """
     arrived = False
 
     def stop(number: int, _frame: FrameType | None) -> None:
         nonlocal arrived
-<<<<<<< HEAD
-        if arrived and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        arrived = True
-
-    handled = threading.current_thread() is threading.main_thread() and processes() == 1
-    numbers = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP} if handled else set()
-    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
-        numbers.discard(signal.SIGHUP)
-    before = {number: signal.signal(number, stop) for number in numbers}
-=======
-        if arrived and processes() == 1:
+        if arrived and number == signal.SIGINT and processes() == 1:
             raise KeyboardInterrupt
         arrived = True
 
     handled = threading.current_thread() is threading.main_thread()
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM) if handled}
->>>>>>> 0a2c0d9 (A step's gradient is the same however its rows are divided: parts of a batch, processes, divided weights; journals have the losses of all processes, and restarted processes go on)
+    numbers = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP} if handled else set()
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        numbers.discard(signal.SIGHUP)
+    before = {number: signal.signal(number, stop) for number in numbers}
     try:
-        yield lambda: anyone(arrived)
+        yield lambda also: anyone(arrived or also)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
