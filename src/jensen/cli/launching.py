@@ -10,6 +10,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from jensen.core.failure import Failure
 from jensen.training.distributed import launched
 
 
@@ -32,7 +33,7 @@ def launch(processes: int, words: Sequence[str]) -> int:
     As `torchrun --standalone --nproc-per-node=N -m jensen ...`, and with this machine's cores divided among them.
 
     Raises:
-        RuntimeError: if a process was killed; the others are stopped.
+        Failure: if a process was killed; the others are stopped.
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     config = LaunchConfig(
@@ -50,7 +51,7 @@ def launch(processes: int, words: Sequence[str]) -> int:
         return 130
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        raise RuntimeError(f"process {rank} of {processes} was ended by {failure.signal_name()}") from None
+        raise Failure(f"process {rank} of {processes} was ended by {failure.signal_name()}") from None
 
 
 def work(words: list[str]) -> int:

@@ -21,15 +21,8 @@ EVALUATION, REPORT = "evaluation.json", "report.html"
 STATE, SAMPLES, AVERAGES, JOURNAL = "state", "samples", "averages", "journal.jsonl"
 BOARD, LOCK = "tensorboard", ".lock"
 LAUNCH = ".launch"  # the name of the launch by torchrun that began the run
-UNTRAINED = {
-    CONFIG,
-    STATE,
-    SAMPLES,
-    AVERAGES,
-    JOURNAL,
-    BOARD,
-    LAUNCH,
-}  # what a run may hold before its first checkpoint
+# what a run may hold before its first checkpoint
+UNTRAINED = {CONFIG, STATE, SAMPLES, AVERAGES, JOURNAL, BOARD, LAUNCH}
 
 
 class RunError(ValueError):
