@@ -29,7 +29,7 @@ from test_cli import refused
 from test_resume import files, going_on, same, weights, words
 
 STATE = {
-    **{key: {} for key in ("optimizers", "memory", "sums")},
+    **{key: {} for key in ("optimizers", "memory")},
     **dict.fromkeys(("step", "draws", "count", "elapsed", "since"), 2),
     "objective": {"weight": torch.arange(6.0)},
     "rng": torch.zeros(4, dtype=torch.uint8),

@@ -27,7 +27,7 @@ DIGEST = hashlib.sha256().digest_size
 PART = re.compile(r"\.[0-9a-f]{16}\.part")
 SEAL = re.compile(r"(?:step ([0-9]+), )?sha256 ([0-9a-f]{64})")
 CONTENT: dict[str, type | tuple[type, ...]] = {
-    **dict.fromkeys(("objective", "optimizers", "memory", "sums"), dict),
+    **dict.fromkeys(("objective", "optimizers", "memory"), dict),
     **dict.fromkeys(("step", "draws", "count"), int),
     **dict.fromkeys(("elapsed", "since"), (int, float)),
     "rng": Tensor,
