@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +56,11 @@ def train(
     resume: bool,
     judge: bool,
     files: list[Path],
-    apart: tuple[int, list[str]] | None = None,
+    apart: tuple[int, Callable[[list[str]], int], list[str]] | None = None,
 ) -> None:
     """`jensen train`; `data` are the paths of the two sides, `options` are settings by key, None if not given.
 
-    `apart` is a number of processes, and the arguments with which each is started.
+    `apart` is a number of processes, and the function that each calls, with its words.
     """
     use(files)
     given = {key: value for key, value in options.items() if value is not None}

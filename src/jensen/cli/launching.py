@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable
 from uuid import uuid4
 
 from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -27,10 +27,10 @@ def needed(processes: int) -> bool:
     return processes > 1 and not launched()
 
 
-def launch(processes: int, words: Sequence[str]) -> int:
-    """Run `jensen` with these arguments in several processes on this machine; returns the largest exit code.
+def launch(processes: int, work: Callable[[list[str]], int], words: list[str]) -> int:
+    """Call `work` with these words in several processes on this machine; returns the largest exit code.
 
-    As `torchrun --standalone --nproc-per-node=N -m jensen ...`, and with this machine's cores divided among them.
+    As `torchrun --standalone --nproc-per-node=N` does, and with this machine's cores divided among them.
 
     Raises:
         Failure: if a process was killed; the others are stopped.
@@ -46,16 +46,9 @@ def launch(processes: int, words: Sequence[str]) -> int:
         monitor_interval=0.1,
     )
     try:
-        return max(elastic_launch(config, work)(list(words)).values())
+        return max(elastic_launch(config, work)(words).values())
     except SignalException:
         return 130
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         raise Failure(f"process {rank} of {processes} was ended by {failure.signal_name()}") from None
-
-
-def work(words: list[str]) -> int:
-    """`jensen` in one of the processes."""
-    from jensen.cli.main import main
-
-    return main(words)

@@ -124,7 +124,7 @@ def train(
         "training.batch_size": batch_size,
         "training.device": device,
     }
-    apart = None if processes is None else (processes, ctx.obj)
+    apart = None if processes is None else (processes, main, ctx.obj)
     commands.train(recipe, (data, data_b), out, options, set_ or [], seed, resume, evaluate, use or [], apart)
 
 
