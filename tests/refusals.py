@@ -15,10 +15,11 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 import jensen
 from jensen.cli.main import main
+from jensen.training.checkpoint import save_weights
 from tiny import tiny
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "refused.md"
@@ -391,7 +392,7 @@ def text(content: bytes, name="config.json"):
 def weights(change):
     def made(folder: Path) -> None:
         tensors = load_file(folder / "model.safetensors")
-        save_file(change(tensors), folder / "model.safetensors", {"step": "2"})
+        save_weights(change(tensors), folder / "model.safetensors", 2)
 
     return made
 
@@ -465,7 +466,10 @@ HOSTILE = {
         text((8).to_bytes(8, "little") + b"[[[[[[[[", "model.safetensors"),
     ),
     "other": ("weights of another shape", weights(lambda t: {k: v.reshape(-1)[:1].clone() for k, v in t.items()})),
-    "nanweights": ("weights that are NaN", weights(lambda t: {k: v * torch.nan for k, v in t.items()})),
+    "nanweights": (
+        "a weight is NaN",
+        weights(lambda t: {k: v * torch.nan if k == "decoders.0.net.0.0.bias" else v for k, v in t.items()}),
+    ),
     "renamed": ("weights with other names", weights(lambda t: {f"x.{k}": v for k, v in t.items()})),
     "traversal": (
         'the name is "../../outside", the seed text',
