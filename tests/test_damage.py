@@ -19,6 +19,9 @@ from torch import nn
 
 from jensen.cli.main import main
 from jensen.core.failure import Failure
+from jensen.data.decode import Form
+from jensen.data.listing import list_pictures
+from jensen.data.pack import cached_pack, write_pack
 from jensen.recipes.families import gan
 from jensen.recipes.sources.points import Ring
 from jensen.runs.curves import curves
@@ -26,6 +29,7 @@ from jensen.runs.folder import RunError, alone, load_weights
 from jensen.training.checkpoint import DamagedFile, load, replacing, save, save_weights, sweep, write_text
 from jensen.training.journal import read_journal
 from test_cli import refused
+from test_distributed import pictures_in
 from test_resume import files, going_on, same, weights, words
 
 STATE = {
@@ -331,6 +335,35 @@ def test_resuming_and_evaluating_sweep_the_whole_run(copy_of):
     (copy_of / "state" / f".{'a' * 16}.part").unlink()
     assert main(["evaluate", str(copy_of)]) == 0
     assert not list(copy_of.rglob("*.part"))
+
+
+def test_a_link_planted_where_a_pack_is_written_is_not_followed(tmp_path):
+    listing, mine = list_pictures(pictures_in(tmp_path / "in")), tmp_path / "mine"
+    mine.mkdir()
+    (tmp_path / ".pack.part").symlink_to(mine)
+    expected = write_pack(listing, Form(1, 4, 4), tmp_path / "other").fingerprint
+    assert write_pack(listing, Form(1, 4, 4), tmp_path / "pack").fingerprint == expected
+    (tmp_path / ".again.part").mkdir()
+    (mine / "x.npy").write_text("mine")
+    for name in ("x.npy", "journal.jsonl", "pack.json"):
+        (tmp_path / ".again.part" / name).symlink_to(mine / "x.npy")
+    (tmp_path / ".again.part" / f".{'a' * 16}.part").write_text("half")
+    assert write_pack(listing, Form(1, 4, 4), tmp_path / "again").fingerprint == expected
+    assert {path.name: path.read_text() for path in mine.iterdir()} == {"x.npy": "mine"}
+    assert {path.name for path in (tmp_path / "again").iterdir()} == {"x.npy", "pack.json"}
+
+
+def test_incomplete_packs_are_removed_from_the_cache_after_a_day(tmp_path, monkeypatch):
+    monkeypatch.setenv("JENSEN_CACHE", str(tmp_path / "cache"))
+    now = time.time()
+    for name, age in (("old", 2 * 86_400), ("new", 3_600)):
+        part = tmp_path / "cache" / "packs" / name / ".pack.part"
+        part.mkdir(parents=True)
+        (part / "x.npy").write_bytes(bytes(10))
+        for path in (part / "x.npy", part):
+            os.utime(path, (now - age, now - age))
+    cached_pack(list_pictures(pictures_in(tmp_path / "in")), Form(1, 4, 4))
+    assert [path.parent.name for path in (tmp_path / "cache" / "packs").glob("*/.pack.part")] == ["new"]
 
 
 # -- half a run -------------------------------------------------------------------------------------------------------

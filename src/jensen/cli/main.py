@@ -317,6 +317,7 @@ def pack_data(
 def main(words: list[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0, 1 (a run failed) or 2 (wrong arguments)."""
     words = _gather_texts(sys.argv[1:] if words is None else words)
+    os.environ["MPLBACKEND"] = "agg"  # a notebook's may not exist here, and nothing is shown in a window
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names that the terminal's encoding lacks

@@ -38,7 +38,8 @@ class _Console(Console):
 
 def plain_console(**settings: Any) -> Console:
     """A console without markup, so that brackets and colons in names of runs are shown literally."""
-    return _Console(markup=False, emoji=False, highlight=False, **settings)
+    environment = {key: value for key, value in os.environ.items() if key != "COLUMNS" or value.strip("0")}
+    return _Console(markup=False, emoji=False, highlight=False, _environ=environment, **settings)
 
 
 console = plain_console(soft_wrap=True)

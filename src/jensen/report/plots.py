@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import cycle
 from typing import Any
 
@@ -97,7 +100,7 @@ def shares(
     axes.grid(visible=False, axis="x")
     if names is not None:
         long = sum(map(len, names)) > LINE
-        axes.set_xticks(places, labels=[_as_it_is(name) for name in names], rotation=90 if long else 0)
+        axes.set_xticks(places, labels=[literal(name) for name in names], rotation=90 if long else 0)
     return _svg(_named(figure, dict(zip(labels, (bars, lines), strict=True))))
 
 
@@ -155,7 +158,8 @@ def framed(axes: Any, title: str = "") -> None:
 def png(figure: Figure) -> Image.Image:
     """A figure as a picture."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    with quiet():
+        figure.savefig(buffer, format="png")
     return Image.open(buffer).convert("RGB")
 
 
@@ -176,7 +180,7 @@ def _axes(title: str, xlabel: str, ylabel: str = "", height: float = HEIGHT) -> 
 def _rows(names: Sequence[str], title: str, xlabel: str) -> tuple[Figure, Any]:
     """Axes with a row for each name, the first on top."""
     figure, axes = _axes(title, xlabel, height=0.9 + 0.34 * len(names) + 0.2 * bool(xlabel))
-    axes.set_yticks(range(len(names)), labels=[_as_it_is(name) for name in names])
+    axes.set_yticks(range(len(names)), labels=[literal(name) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(visible=False, axis="y")
     return figure, axes
@@ -189,7 +193,7 @@ def _named(figure: Figure, drawn: Mapping[str, Any]) -> Figure:
         figure.set_figheight(HEIGHT + 0.21 * -(-len(drawn) // columns))
         figure.legend(
             list(drawn.values()),
-            [_as_it_is(name) for name in drawn],
+            [literal(name) for name in drawn],
             loc="outside lower left",
             ncols=columns,
             fontsize=TYPE,
@@ -202,15 +206,23 @@ def _named(figure: Figure, drawn: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _as_it_is(name: str) -> str:
-    """A user's name, escaped so that it is not rendered as mathematics."""
-    return name.replace("$", r"\$")
+def literal(name: str) -> str:
+    """A user's name, drawn as it is: dollar signs are no mathematics, and control characters are replaced."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", "\ufffd", name).replace("$", r"\$")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without warnings of characters that matplotlib's font lacks."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        yield
 
 
 def _svg(figure: Figure) -> str:
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    with matplotlib.rc_context({"svg.fonttype": "none"}):
+    with quiet(), matplotlib.rc_context({"svg.fonttype": "none"}):
         figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
     text = buffer.getvalue()
     return text[text.index("<svg") :]

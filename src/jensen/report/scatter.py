@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from jensen.data.pool import refuse_nonfinite
-from jensen.report.plots import BLUE, GREY, blank, framed, png
+from jensen.report.plots import BLUE, GREY, blank, framed, literal, png
 
 COLUMNS = 5  # of pairwise plots, at most
 SHOWN = 1000  # points of a pairwise plot, at most
@@ -103,17 +103,13 @@ def scatter(
     x, y = (None if v is None else v.detach().cpu().double().numpy()[:, :width] for v in (samples, behind))
     assert x is not None
     points = _Points(x, y, classes)
-    named = [_plain(name) for name in names[:width]] or [f"column {k + 1}" for k in range(width)]
+    named = [literal(name) for name in names[:width]] or [f"column {k + 1}" for k in range(width)]
     limits = [_limits(column) for column in (x if y is None else y).T]
     if width == 1:
         return _single(points, limits[0], named[0] * bool(names), scale)
     if width == 2:
         return _plane(points, limits, named if names else ["", ""], scale)
     return _pairs(points, limits, named, scale)
-
-
-def _plain(name: str) -> str:
-    return name.replace("$", r"\$")
 
 
 def _limits(column: np.ndarray) -> tuple[float, float]:
@@ -192,5 +188,5 @@ def _histogram(axes: Any, drawn: Sequence[Histogram], limits: tuple[float, float
 def _legend(place: Any, classes: Classes | None, **where: Any) -> None:
     if classes is not None and len(classes.names) <= FEW:
         marks = [Line2D([], [], marker="o", linestyle="", markersize=3, color=c) for c in classes.colours]
-        named = [_plain(name) for name in classes.names]
+        named = [literal(name) for name in classes.names]
         place.legend(marks, named, fontsize=6, framealpha=0.7, handletextpad=0.1, **where)

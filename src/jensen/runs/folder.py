@@ -176,12 +176,14 @@ def export(folder: Path, path: Path, model: nn.Module | None = None) -> None:
     """
     refuse_taken(path)
     path.mkdir(parents=True, exist_ok=True)
-    if model is not None:
-        checkpoints.save_weights(model.state_dict(), path / WEIGHTS, weights_step(folder / WEIGHTS))
-    for name in (WEIGHTS, CONFIG)[model is not None :]:  # last what makes it a run
-        data = (folder / name).read_bytes()
-        with replacing(path / name) as file:
-            file.write(data)
+    with alone(path):
+        clear(path)
+        if model is not None:
+            checkpoints.save_weights(model.state_dict(), path / WEIGHTS, weights_step(folder / WEIGHTS))
+        for name in (WEIGHTS, CONFIG)[model is not None :]:  # last what makes it a run
+            data = (folder / name).read_bytes()
+            with replacing(path / name) as file:
+                file.write(data)
 
 
 def load_game(objective: nn.Module, folder: Path, say: Callable[[str], None]) -> int:
