@@ -5,10 +5,12 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import time
 from contextlib import suppress
 from pathlib import Path
 
 MOST = 20 * 10**9  # bytes
+STALE = 24 * 3600.0  # seconds after which an incomplete pack is deleted
 USED: dict[Path, int] = {}
 """Locks of the packs that this process uses, until it ends."""
 
@@ -49,6 +51,15 @@ def trim(packs: Path, most: int | None = None) -> list[Path]:
             total -= size
             deleted.append(folder)
     return deleted
+
+
+def remove_stale(packs: Path, but: Path) -> None:
+    """Delete the incomplete packs to which nothing has been written for a day, except in the folder `but`."""
+    for part in packs.glob("*/.pack.part"):
+        with suppress(FileNotFoundError):  # another process finished it
+            newest = max(path.stat().st_mtime for path in (part, *part.iterdir()))
+            if part.parent != but and time.time() - newest > STALE:
+                _deleted(part.parent)
 
 
 def _size(folder: Path) -> int:

@@ -13,9 +13,8 @@ import json
 import math
 import os
 import shutil
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from torch import Tensor
 
 from jensen.core.progress import Track, silent
 from jensen.core.types import Batch
-from jensen.data.cache import cache, keep, trim
+from jensen.data.cache import cache, keep, remove_stale, trim
 from jensen.data.decode import Form
 from jensen.data.listing import Entry, Listing
 from jensen.data.pool import from_bytes
@@ -38,7 +37,6 @@ VERSION = 1
 PIXELS, FACTS, JOURNAL = "x.npy", "pack.json", "journal.jsonl"
 HEADER = 128  # bytes of the header of an .npy file with four axes
 COMMIT = 256  # pictures between two lines of the journal
-STALE = 24 * 3600.0  # seconds after which an incomplete pack in the cache is removed
 
 
 @dataclass(frozen=True)
@@ -204,7 +202,7 @@ def cached_pack(
     out = cache() / "packs" / listing_key(listing, form)[:32] / "pack"
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        _remove_stale(cache() / "packs", out.parent)
+        remove_stale(cache() / "packs", out.parent)
     except OSError as error:
         what = f"the cache must be a folder that can be written, got {cache()} ({error.strerror})"
         raise ValueError(f"{what}: set JENSEN_CACHE to another folder") from error
@@ -213,16 +211,6 @@ def cached_pack(
         if keep(out / PIXELS):
             trim(cache() / "packs")
             return pack
-
-
-def _remove_stale(packs: Path, but: Path) -> None:
-    """Remove the incomplete packs of other pictures to which nothing has been written for a day."""
-    for part in packs.glob("*/.pack.part"):
-        with suppress(OSError):
-            newest = max(path.stat().st_mtime for path in (part, *part.iterdir()))
-            if part.parent != but and time.time() - newest > STALE:
-                with _alone(part):
-                    shutil.rmtree(part)
 
 
 def listing_key(listing: Listing, form: Form) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 WORDS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -33,17 +33,17 @@ def loads(text: str) -> Any:
     >>> loads('{"mean": "-Infinity", "n": 3}')
     {'mean': -inf, 'n': 3}
     """
-    return _meant(parsed(text))
+    return parsed(text, _meant)
 
 
-def parsed(text: str) -> Any:
-    """The tree of a JSON text.
+def parsed(text: str, read: Callable[[Any], Any] = lambda tree: tree) -> Any:
+    """The tree of a JSON text, as `read` reads it.
 
     Raises:
         json.JSONDecodeError: if the text is not JSON, or nested too deeply.
     """
     try:
-        return json.loads(text)
+        return read(json.loads(text))
     except RecursionError:
         raise json.JSONDecodeError("nested too deeply", text[:100], 0) from None
 
