@@ -145,16 +145,29 @@ def processes(_: float) -> Claims:
     $$\frac1n \sum_{r=1}^n g(x_r, x_{r+n}, \ldots) = g(x_1, x_2, \ldots)$$
     g is the gradient of a mean over rows, and n the number of processes: here two gloo processes on the CPU, each with
     every second row, and the CycleGAN objective. `shard` assigns each row of a data stream to one process, also if the
-    stream is a user's function.
+    stream is a user's function. A process that computes its gradient in parts, one after the other, obtains the same.
     Source: linearity of a mean over rows.
     Assumes: the loss is a mean over independent rows, and all processes have the same number of rows.
     """
     sides = {"a": _batch(6, 1, 4, 4, seed=1), "b": _batch(6, 1, 4, 4, seed=2)}
     yield from data_parallel(_translation(), sides).evidence
+    whole, *apart = (_change(sides, parts) for parts in (1, 2, 3))
+    for parts, found in zip((2, 3), apart, strict=True):
+        yield close(f"the gradient of a batch in {parts} parts", whole, found, 1e-12)
     stream = pool_stream(6, seed=0, x=torch.arange(60.0))
     for name, given in (("a batch", stream), ("a batch of a user's stream", lambda start: stream(start))):
         parts = torch.stack([next(shard(given, rank, 3)(2))["x"] for rank in range(3)], 1)
         yield close(f"three interleaved shards are {name}", next(stream(2))["x"], parts.reshape(-1), 0.0)
+
+
+def _change(sides: Batch, parts: int) -> Tensor:
+    """The change of all weights by one step of gradient descent with learning rate 1."""
+    state = started(_translation().double(), 1.0)
+    state.accumulate = parts
+    before = [p.detach().clone() for p in state.objective.parameters()]
+    train_step(state, itertools.repeat({name: x.double() for name, x in sides.items()}))
+    after = state.objective.parameters()
+    return torch.cat([(old - new.detach()).reshape(-1) for old, new in zip(before, after, strict=True)])
 
 
 class SumOfWeights(Objective):
