@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from importlib import import_module
 
 import pytest
 import torch
@@ -74,6 +75,7 @@ def test_divided_weights_train_as_whole_ones_and_resume_with_any_number_of_proce
         torch.distributed.barrier()
         running.train(recipe, tmp_path / "part", resume=True)
 
+    import_module("torch.distributed.fsdp")  # once, and not in every process
     running.train(recipe, tmp_path / "one")
     together(whole_then_parts)
     together(lambda: start() and stopped(2, recipe, tmp_path / "changing"))
