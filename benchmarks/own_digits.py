@@ -28,7 +28,7 @@ JUDGED = {"judging.samples": 2000, "judging.rows": 2000}
 SETTINGS = {
     "reader": {**JUDGED, "training.rate": 0.002},
     "diffusion": {**JUDGED, "judging.steps": [], "judging.ode_rows": 0},
-    "vae": {"data.levels": 2, "data.binarize": "dynamic", "judging.importance": 5000, "judging.importance_rows": 500},
+    "vae": {"data.levels": 2, "data.binarize": "dynamic", "judging.importance": 5000, "judging.importance_rows": 100},
     "gan": JUDGED,
 }
 ASKED = {  # finding, what is wanted of it
