@@ -15,7 +15,7 @@ from scipy import stats
 from scipy.spatial.distance import cdist, pdist
 
 from jensen.data.captcha import Painter, Style, _ink, draw, held_out, random_text
-from jensen.data.pictures import GAP, sheet
+from jensen.data.pictures import GAP, LINE, sheet
 from jensen.data.pool import from_bytes, pool_stream, to_bytes
 from jensen.metrics import legibility, mean_pairwise_distance, nearest_distance, wilson
 
@@ -175,3 +175,16 @@ def test_a_sheet_keeps_every_pixel():
     left, top = GAP, GAP + 48 + GAP
     cell = page[top : top + 48, left : left + 128, 0]
     assert np.array_equal(cell[::2, ::2], pictures[2, 0].numpy())
+
+
+def test_captions_wrap_and_are_shortened_within_their_pictures():
+    """A caption of two lines makes the row higher by one; no ink leaves the columns of its picture."""
+    white = torch.full((2, 1, 32, 32), 255, dtype=torch.uint8)
+    short, long = (
+        np.asarray(sheet(white, 2, captions=["7", text])) for text in ("8", "Travel & Places read Objects and more")
+    )
+    assert len(long) - len(short) == LINE
+    ink = (long < 128).any((0, 2))
+    assert ink[2 * GAP + 128 :].any()
+    assert not ink[GAP + 128 : 2 * GAP + 128].any()
+    assert not ink[-GAP:].any()

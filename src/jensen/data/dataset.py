@@ -18,10 +18,14 @@ from jensen.data.space import Space
 
 
 def some(rows: Rows, most: int | None = None) -> dict[str, Tensor]:
-    """At most `most` rows in memory, in order: a random choice that depends only on the number of rows."""
-    if most is None or len(rows) <= most:
+    """All rows in memory, in order, or at most `most` of them in a random order, which depends only on their number.
+
+    The first of the latter are a random choice too: files are often sorted by class.
+    """
+    if most is None:
         return dict(rows[torch.arange(len(rows))])
-    return dict(rows[torch.randperm(len(rows), generator=generator(0))[:most].sort().values])
+    chosen, place = torch.randperm(len(rows), generator=generator(0))[:most].sort()
+    return {name: value[place.argsort()] for name, value in rows[chosen].items()}
 
 
 class Reader(Protocol):
@@ -127,12 +131,15 @@ class Data:
         return drawn_rows(self.train, batch_size, seed)
 
     def asked(self, n: int) -> Tensor | None:
-        """Conditions of n samples in judging, (n, width), or None if the data have none."""
+        """Conditions of n samples in judging, (n, width), or None if the data have none: those of held-out rows in a
+        random order, as often as needed.
+        """
         if self.asks is not None:
             return self.asks(n)
         if self.space.cond is None:
             return None
-        return self.test[torch.arange(n) % len(self.test)]["cond"]
+        order = torch.randperm(len(self.test), generator=generator(0))
+        return self.test[order[torch.arange(n) % len(order)]]["cond"]
 
 
 MOST_NUMBERS = 2**26  # in memory at once, half a gigabyte in double precision
