@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from jensen.core.seeding import drawing
+from jensen.core.shapes import check_rows
 
 Transform = Callable[[Tensor], Tensor]
 
@@ -308,6 +309,7 @@ def augment(
     """
     if x.ndim != 4:
         raise ValueError(f"pictures to augment must be (B, C, H, W), got {tuple(x.shape)}")
+    check_rows(x=x)
     _check_share("probability", probability)
     with drawing(generator):
         for transform in transforms:

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jensen.core.seeding import Rng, normal
+from jensen.core.shapes import check_rows
 
 
 def instance_noise(x: Float[Tensor, "b ..."], sigma: float, generator: Rng = None) -> Float[Tensor, "b ..."]:
@@ -31,6 +32,7 @@ def instance_noise(x: Float[Tensor, "b ..."], sigma: float, generator: Rng = Non
     """
     if not sigma >= 0:
         raise ValueError(f"sigma must be at least 0, got {sigma}")
+    check_rows(x=x)
     return x + sigma * normal(x.shape, generator, like=x) if sigma else x
 
 

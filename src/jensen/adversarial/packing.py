@@ -5,6 +5,8 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
+from jensen.core.shapes import check_count
+
 
 def pack(x: Float[Tensor, "..."], m: int) -> Float[Tensor, "..."]:
     r"""Concatenate every m neighbours of a batch along the first event axis: (B, C, ...) -> (B / m, m C, ...).
@@ -26,8 +28,7 @@ def pack(x: Float[Tensor, "..."], m: int) -> Float[Tensor, "..."]:
     tensor([[0., 1., 2., 3.],
             [4., 5., 6., 7.]])
     """
-    if m < 1:
-        raise ValueError(f"m must be at least 1, got {m}")
+    check_count(m=m)
     if x.ndim < 2 or len(x) % m:
         raise ValueError(f"a batch to pack by {m} must be (B, C, ...) with B a multiple of {m}, got {tuple(x.shape)}")
     return x.reshape(len(x) // m, m * x.shape[1], *x.shape[2:])

@@ -21,7 +21,7 @@ from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.parametrize import ParametrizationList, register_parametrization
 
 from jensen.core.seeding import drawing, normal
-from jensen.core.shapes import right_pad, single
+from jensen.core.shapes import check_rows, right_pad, single
 
 Critic = Callable[[Tensor], Tensor]
 GAME = "as the penalty of a game, pass lambda critic, real, fake: r1(critic, real, gamma)"
@@ -97,6 +97,7 @@ def gradient_penalty(
     """
     if real.shape != fake.shape:
         raise ValueError(f"real and fake must have the same shape, got {tuple(real.shape)} and {tuple(fake.shape)}")
+    check_rows(real=real, fake=fake)
     real = single(real)
     with drawing(generator):
         share = right_pad(torch.rand(len(real), device=real.device, dtype=real.dtype), real)
@@ -130,6 +131,7 @@ def dragan(
     >>> dragan(lambda x: x @ torch.tensor([3.0, 4.0]), torch.zeros(1, 2), std=0.5)
     tensor([160.])
     """
+    check_rows(real=real)
     real = single(real)
     x = real + _weight("std", std) * normal(real.shape, generator, like=real)
     return _towards_one(critic, x, weight, sides)
@@ -245,6 +247,7 @@ def _weight(name: str, value: float) -> float:
 
 def _squared_norm(critic: Critic, x: Tensor) -> Tensor:
     """Squared norm of the critic's gradient per example, (B,), differentiable in its parameters, and in x if x is."""
+    check_rows(x=x)
     training = torch.is_grad_enabled()
     x = single(x)
     x = x if training and x.requires_grad else x.detach().requires_grad_()

@@ -2,8 +2,50 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 from jaxtyping import Float
 from torch import Tensor
+
+
+def check_rows(**tensors: Tensor) -> None:
+    """Raise unless each tensor has rows of floating-point numbers, (B, ...); only shapes and dtypes are read.
+
+    >>> import torch
+    >>> check_rows(x=torch.ones(2, dtype=torch.long))
+    Traceback (most recent call last):
+    ValueError: x must be rows of floating-point numbers, (B, ...), got int64 (2,)
+    """
+    for name, x in tensors.items():
+        if not x.ndim or not x.is_floating_point():
+            kind = str(x.dtype).removeprefix("torch.")
+            raise ValueError(f"{name} must be rows of floating-point numbers, (B, ...), got {kind} {tuple(x.shape)}")
+
+
+def check_alike(**tensors: Tensor) -> None:
+    """Raise unless all tensors have one shape.
+
+    >>> import torch
+    >>> check_alike(x=torch.ones(2, 3), eps=torch.ones(2, 1))
+    Traceback (most recent call last):
+    ValueError: x and eps must have one shape, got (2, 3) and (2, 1)
+    """
+    shapes = [tuple(x.shape) for x in tensors.values()]
+    if len(set(shapes)) > 1:
+        raise ValueError(f"{' and '.join(tensors)} must have one shape, got {' and '.join(map(str, shapes))}")
+
+
+def check_count(**numbers: int) -> None:
+    """Raise unless each number is whole and at least 1.
+
+    >>> check_count(chunk=0)
+    Traceback (most recent call last):
+    ValueError: chunk must be at least 1, got 0
+    """
+    for name, number in numbers.items():
+        whole = " and whole" * (not isinstance(number, Integral))
+        if whole or number < 1:
+            raise ValueError(f"{name} must be at least 1{whole}, got {number}")
 
 
 def right_pad(values: Float[Tensor, "*b"], like: Float[Tensor, "..."]) -> Tensor:

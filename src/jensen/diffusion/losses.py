@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from jensen.core.shapes import mean_per_example, right_pad, single, sum_per_example
+from jensen.core.shapes import check_alike, mean_per_example, right_pad, single, sum_per_example
 from jensen.diffusion.denoiser import Prediction
 from jensen.diffusion.schedule import Schedule
 
@@ -33,6 +33,7 @@ def simple(
     >>> simple(Prediction.of_flow(z, z, half, half), x=z, eps=torch.ones(2, 3), view="flow")
     tensor([1., 1.])
     """
+    check_alike(prediction=prediction.x, x=x, eps=eps)
     truth = Prediction(x, eps, prediction.alpha, prediction.sigma)
     return mean_per_example((prediction.view(view) - truth.view(view)) ** 2)
 
@@ -40,13 +41,14 @@ def simple(
 def min_snr(
     prediction: Prediction,
     x: Float[Tensor, "b ..."],
-    eps: Float[Tensor, "b ..."],  # noqa: ARG001 (every denoising loss is called with both)
+    eps: Float[Tensor, "b ..."],
     gamma: float = 5.0,
 ) -> Float[Tensor, " b"]:
     r"""$\min(\mathrm{SNR}, \gamma)\, |\hat x - x|^2$, finite at both ends.
 
     Source: Hang et al. (2023), section 3.4.
     """
+    check_alike(prediction=prediction.x, x=x, eps=eps)
     if not gamma > 0:
         raise ValueError(f"gamma must be positive, got {gamma}")
     snr = prediction.alpha**2 / prediction.sigma**2
@@ -68,6 +70,7 @@ def edm(
 
     Source: Karras et al. (2022), table 1: $(\sigma^2 + s^2) / (\sigma s)^2$ there, with $\sigma^2 = 1/\mathrm{SNR}$.
     """
+    check_alike(prediction=prediction.x, x=x, eps=eps)
     if not data_std > 0:
         raise ValueError(f"data_std must be positive, got {data_std}")
     return mean_per_example((prediction.eps - eps) ** 2 + (prediction.x - x) ** 2 / data_std**2)
@@ -75,7 +78,7 @@ def edm(
 
 def sigmoid(
     prediction: Prediction,
-    x: Float[Tensor, "b ..."],  # noqa: ARG001 (every denoising loss is called with both)
+    x: Float[Tensor, "b ..."],
     eps: Float[Tensor, "b ..."],
     bias: float = 0.0,
 ) -> Float[Tensor, " b"]:
@@ -90,6 +93,7 @@ def sigmoid(
 
     Source: Kingma & Gao (2023), section 4.3 and appendix D; Hoogeboom et al. (2024), section 3.1.
     """
+    check_alike(prediction=prediction.x, x=x, eps=eps)
     a, s = prediction.alpha**2, prediction.sigma**2 * math.exp(bias)
     return mean_per_example(s / (a + s) * (prediction.eps - eps) ** 2)
 
@@ -114,6 +118,7 @@ def vlb(
     >>> vlb(Prediction(z, z, one, one), x=z + 1, eps=z - 1, slope=torch.tensor([-3.0]))  # SNR = 1, its slope -3
     tensor([3.])
     """
+    check_alike(prediction=prediction.x, x=x, eps=eps)
     return sum_per_example((prediction.eps - eps) ** 2) * (-slope / 2).to(single(x))
 
 
@@ -138,6 +143,7 @@ def step_kl(
 
     Source: Kingma et al., VDM (2021), equation 13; Nichol & Dhariwal (2021), equation 4 with learned variance.
     """
+    check_alike(prediction=prediction.x, x=x, eps=eps)
     before, after = schedule.log_snr(s.double()).exp(), schedule.log_snr(t.double()).exp()
     # for errors, (1 + SNR) |x|^2 is |x|^2 + |eps|^2: finite at SNR = 0, and accurate where SNR is high
     gain = right_pad(((before - after) / (1 + after)).to(x), x)

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from jensen.core.shapes import check_count
 from jensen.diffusion.schedule import Schedule
 
 Times = Callable[[int], Float[Tensor, " b"]]
@@ -38,6 +39,7 @@ def uniform_times(n: int) -> Float[Tensor, " n"]:
     >>> sorted((8 * t).int().tolist()), bool(((t > 0) & (t < 1)).all())
     ([0, 1, 2, 3, 4, 5, 6, 7], True)
     """
+    check_count(n=n)
     return rounded_down(_stratified(n), _dtype())
 
 

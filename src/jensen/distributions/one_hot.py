@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.types import _size
 
-from jensen.core.shapes import single
+from jensen.core.shapes import check_rows, single
 from jensen.distributions.categorical import OneHot
 from jensen.distributions.checks import check_temperature
 
@@ -33,6 +33,7 @@ def gumbel_softmax(logits: Float[Tensor, "*b c"], temperature: float, *, hard: b
     tensor([0., 1.])
     """
     check_temperature(temperature)
+    check_rows(logits=logits)
     exact = single(logits)
     perturbed = exact - torch.empty_like(exact, memory_format=torch.contiguous_format).exponential_().log()
     soft = torch.softmax(perturbed / temperature, dim=-1).to(logits)

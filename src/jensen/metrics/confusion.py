@@ -7,6 +7,8 @@ from jaxtyping import Int
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from jensen.core.shapes import check_alike
+
 
 def confusion(labels: Int[Tensor, " n"], predicted: Int[Tensor, " n"], classes: int) -> Int[Tensor, "k k"]:
     """The confusion matrix: counts by label (row) and by predicted class (column).
@@ -19,6 +21,9 @@ def confusion(labels: Int[Tensor, " n"], predicted: Int[Tensor, " n"], classes: 
     tensor([[1, 1],
             [0, 1]])
     """
+    check_alike(labels=labels, predicted=predicted)
+    if labels.is_floating_point() or predicted.is_floating_point():
+        raise ValueError(f"labels must be whole numbers, got {labels.dtype} and {predicted.dtype}")
     return torch.bincount(labels * classes + predicted, minlength=classes**2).view(classes, classes)
 
 

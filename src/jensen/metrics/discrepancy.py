@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from jensen.core.shapes import check_count
+
 Kernel = Callable[[Tensor, Tensor], Tensor]
 """Maps rows (n, d) and (m, d) to the kernel of every pair, (n, m)."""
 
@@ -47,6 +49,7 @@ def discrepancy(
 
     Source: Gretton et al. (2012), lemma 6; Serfling (1980), section 5.2, lemma A.
     """
+    check_count(chunk=chunk)
     n, m = len(x), len(y)
     (xx, x_all), (yy, y_all) = _within(kernel, x, own[0], chunk), _within(kernel, y, own[1], chunk)
     xy = _moments(kernel, x, y, chunk)

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int, Num
 from torch import Tensor
 
 from jensen.core.distances import squared_distances
+from jensen.core.shapes import check_count
 from jensen.metrics.proportion import Proportion, wilson
 from jensen.metrics.ranks import auc
 
@@ -36,6 +37,7 @@ def nearest_distance(
     >>> nearest_distance(torch.tensor([[0.0, 2.0]]), torch.tensor([[0.0, 0.0], [0.0, 1.0]]))
     (tensor([0.7071]), tensor([1]))
     """
+    check_count(chunk=chunk)
     if references.ndim < 1 or not references.numel() or queries.shape[1:] != references.shape[1:]:
         raise ValueError(
             f"references must be at least one of shape {tuple(queries.shape[1:])}, not empty, "

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from jensen.core.shapes import check_count
 from jensen.metrics.features import pair
 from jensen.metrics.proportion import Proportion, wilson
 
@@ -94,8 +96,9 @@ def prdc(real: Tensor, fake: Tensor, k: int = 5, *, chunk: int = 256) -> PRDC:
     >>> found.precision, found.recall, found.density, found.coverage
     (1.0, 0.75, 1.125, 0.625)
     """
-    _fits(len(real), len(fake), k)
+    check_count(chunk=chunk)
     x, y = pair(real, fake)
+    _fits(len(x), len(y), k)
     centre = x.mean(0)
     x, y = x - centre, y - centre  # shorter vectors lose less to cancellation in the expanded square
     ours, theirs = _radii(x, k, chunk), _radii(y, k, chunk)
@@ -118,7 +121,7 @@ def prdc(real: Tensor, fake: Tensor, k: int = 5, *, chunk: int = 256) -> PRDC:
 
 
 def _fits(real: int, fake: int, k: int) -> None:
-    if k < 1 or min(real, fake) <= k:
+    if not isinstance(k, Integral) or k < 1 or min(real, fake) <= k:
         raise ValueError(f"k must be at least 1 and below the numbers of rows, got k = {k} of {real} and {fake}")
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jensen.core.seeding import Rng, normal
-from jensen.core.shapes import right_pad
+from jensen.core.shapes import check_count, right_pad
 from jensen.score.matching import NoisyScore, Score, score_at
 
 OnStep = Callable[[int, Tensor], None]
@@ -370,5 +370,4 @@ def _check_sigmas(sigmas: Tensor) -> None:
 def _check(step_size: float, steps: int) -> None:
     if not 0 < step_size < math.inf:
         raise ValueError(f"step_size must be positive, got {step_size}")
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
+    check_count(steps=steps)

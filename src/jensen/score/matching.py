@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jensen.core.seeding import Rng, normal
-from jensen.core.shapes import right_pad
+from jensen.core.shapes import check_count, check_rows, right_pad
 
 Score = Callable[[Tensor], Tensor]
 """Maps x (B, ...) to its score (B, ...); each output row depends on that row of x alone."""
@@ -22,6 +22,7 @@ NoisyScore = Callable[[Tensor, Tensor], Tensor]
 
 def score_at(score: Score, x: Tensor) -> Tensor:
     """score(x). The score at x; raises ValueError if it does not have the shape of x."""
+    check_rows(x=x)
     s = score(x)
     if s.shape != x.shape:
         raise ValueError(f"a score must have the shape of x, {tuple(x.shape)}, got {tuple(s.shape)}")
@@ -76,9 +77,9 @@ def implicit(score: Score, x: Float[Tensor, "b ..."], *, chunk: int = 64) -> Flo
     >>> implicit(lambda x: -x, torch.tensor([[3.0, 4.0]])).tolist()  # -2 + 25/2
     [10.5]
     """
-    if chunk < 1:
-        raise ValueError(f"chunk must be at least 1, got {chunk}")
-    size = x[:1].numel()
+    check_rows(x=x)
+    check_count(chunk=chunk)
+    size = x.shape[1:].numel()
     basis = torch.eye(size, dtype=x.dtype, device=x.device).view(size, 1, *x.shape[1:])
     s, curvature = _curvature(score, x, basis.expand(size, *x.shape), chunk)
     return curvature.sum(0) + s.square().flatten(1).sum(1) / 2
@@ -155,8 +156,8 @@ def slices(
     >>> slices(torch.zeros(2, 3), 5).abs().unique()
     tensor([1.])
     """
-    if count < 1:
-        raise ValueError(f"count must be at least 1, got {count}")
+    check_rows(x=x)
+    check_count(count=count)
     if law not in ("rademacher", "gaussian"):
         raise ValueError(f"slices must be rademacher or gaussian, got {law!r}")
     noise = normal((len(x), count, *x.shape[1:]), generator, like=x).transpose(0, 1)
@@ -225,6 +226,7 @@ def noise_conditional(
 
 def _curvature(score: Score, x: Tensor, v: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
     """s(x), and v^T grad s(x) v, (M, B), for each of the directions v, (M, B, ...)."""
+    check_rows(x=x)
     training = torch.is_grad_enabled()
     with torch.enable_grad():
         x = x if x.requires_grad else x.detach().requires_grad_()
