@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import math
 import sys
-from types import ModuleType
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 import jensen
@@ -19,6 +19,7 @@ from jensen.recipes.families.autoencoder import Autoencoder
 from jensen.recipes.families.gan import GAN
 from jensen.recipes.families.score import Score
 from jensen.recipes.families.vae import VAE
+from jensen.runs.board import Board
 from jensen.runs.curves import curves
 from jensen.training.journal import read_journal
 from test_cli import refused
@@ -124,26 +125,18 @@ def test_tensorboard_is_refused_where_it_is_not_installed(tmp_path, monkeypatch)
     assert not (tmp_path / "run").exists()
 
 
-def test_tensorboard_gets_every_number_of_the_journal(tmp_path, monkeypatch):
-    """With a writer that replaces TensorBoard's, which is an optional dependency."""
-    written, opened = [], []
-
-    class SummaryWriter:
-        def __init__(self, folder, purge_step):
-            opened.append((folder, purge_step))
-
-        def add_scalar(self, name, value, step):
-            written.append((step, name, value))
-
-        def flush(self):
-            pass
-
-    module = ModuleType("torch.utils.tensorboard")
-    module.SummaryWriter = SummaryWriter
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+def test_tensorboard_reads_back_every_number_of_the_journal(tmp_path):
+    """After resuming too, when it no longer shows numbers that had been written after the checkpoint."""
     settings = SHORT | {"training.tensorboard": True}
     run = jensen.train(LATENT, tmp_path / "run", settings=settings, **SMALL)
-    lines = read_journal(run.folder / "journal.jsonl")
-    assert written == [(line["step"], k, v) for line in lines for k, v in line.items() if k != "step"]
+    Board(run.folder / "tensorboard", 4).write(5, {"loss": 99.0})
     jensen.train(LATENT, tmp_path / "run", settings=settings, resume=True, **{**SMALL, "steps": 6})
-    assert opened == [(str(tmp_path / "run" / "tensorboard"), 1), (str(tmp_path / "run" / "tensorboard"), 5)]
+    events = EventAccumulator(str(run.folder / "tensorboard"), size_guidance={"scalars": 0}).Reload()
+    shown = {name: {event.step: event.value for event in events.Scalars(name)} for name in events.Tags()["scalars"]}
+    found = curves(run.folder)
+    steps = found.pop("step")
+    assert steps == [2, 4, 6]
+    assert set(shown) == set(found)
+    for name, values in found.items():
+        kept = {k: v for k, v in zip(steps, values, strict=True) if not math.isnan(v)}
+        assert shown[name] == pytest.approx(kept, rel=1e-6)  # float32

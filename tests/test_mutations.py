@@ -46,6 +46,7 @@ FAMILY_FOLDERS = {
     "adversarial",
     "training",
     "metrics",
+    "data",
 }
 PATIENCE = 60  # seconds
 IMPORTS = grimp.build_graph("jensen", cache_dir=None)

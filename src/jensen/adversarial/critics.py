@@ -15,6 +15,7 @@ from jensen.adversarial.margin import MarginLoss
 from jensen.adversarial.packing import pack
 from jensen.core.modes import evaluating
 from jensen.core.progress import Advance
+from jensen.core.protocols import Indexed
 
 LOOKS = 30  # evaluations of a critic during its training
 CHUNK = 512  # packs that go through a critic together
@@ -54,7 +55,7 @@ class ModeFeatures(nn.Module):
 def train_critic(
     critic: nn.Module,
     loss: MarginLoss,
-    data: Float[Tensor, "..."],
+    data: Indexed,
     sample: Callable[[int], Tensor],
     *,
     steps: int,
@@ -70,7 +71,7 @@ def train_critic(
     Args:
         critic: (B, ...) -> (B, ...), changed in place; a patch critic's values are averaged.
         loss: the margin loss l.
-        data: (N, ...), N at least 3.
+        data: (N, ...), N at least 3, of which one batch is read at a time.
         sample: called with n, returns n samples.
         steps, batch, rate: number of steps, batch size, and learning rate, which decreases to 0 as a cosine.
         advance: called with 1 after each step.
@@ -87,14 +88,14 @@ def train_critic(
     >>> bool((critic_logits(critic, torch.ones(4, 1)) > 0).all())
     True
     """
-    data = data[torch.randperm(len(data))]
+    order = torch.randperm(len(data))
     kept = max(len(data) // 10, 2)
-    kept_samples = sample(kept)
+    held_out, samples = data[order[:kept]], sample(kept)
     adam = torch.optim.Adam(critic.parameters(), lr=rate)
     slower = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
     best, state, at = -math.inf, copy.deepcopy(critic.state_dict()), 0
     for step in range(1, steps + 1):
-        real = data[kept:][torch.randint(len(data) - kept, (batch,))]
+        real = data[order[kept:][torch.randint(len(data) - kept, (batch,))]]
         total = loss(_flat(critic(real))).mean() + loss(-_flat(critic(sample(batch)))).mean()
         adam.zero_grad()
         total.backward()
@@ -102,7 +103,7 @@ def train_critic(
         slower.step()
         advance(1)
         if step % max(steps // LOOKS, 1) == 0 or step == steps:
-            gain = critic_divergence(loss, critic_logits(critic, data[:kept]), critic_logits(critic, kept_samples))
+            gain = critic_divergence(loss, critic_logits(critic, held_out), critic_logits(critic, samples))
             if gain.value > best:
                 best, state, at = gain.value, copy.deepcopy(critic.state_dict()), step
     critic.load_state_dict(state)

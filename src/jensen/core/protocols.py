@@ -1,4 +1,4 @@
-"""Protocols for models that can be sampled and models with a likelihood."""
+"""Protocols: examples by index; models that can be sampled, that have a likelihood, that encode."""
 
 from __future__ import annotations
 
@@ -8,6 +8,15 @@ from torch import Tensor
 
 from jensen.core.seeding import Rng
 from jensen.core.types import Likelihood
+
+
+@runtime_checkable
+class Indexed(Protocol):
+    """Examples (N, ...) by index: a tensor, or an object that reads only the rows that are asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Tensor | slice, /) -> Tensor: ...
 
 
 @runtime_checkable

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -46,8 +48,26 @@ class Tensors:
     def __len__(self) -> int:
         return self.rows
 
-    def __getitem__(self, index: Tensor) -> Batch:
+    def __getitem__(self, index: Tensor | slice) -> Batch:
         return {name: from_bytes(v[index]) for name, v in self.tensors.items()}
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The "x" of rows as `jensen.core.protocols.Indexed`: `of` the rows that are asked for.
+
+    >>> Examples(Tensors(x=torch.tensor([0, 255], dtype=torch.uint8)), torch.abs)[:1]
+    tensor([1.])
+    """
+
+    rows: Tensors
+    of: Callable[[Tensor], Tensor]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Tensor | slice, /) -> Tensor:
+        return self.of(self.rows[index]["x"])
 
 
 def drawn_rows(rows: Rows, batch_size: int, seed: int) -> Draws:
@@ -84,6 +104,18 @@ def pool_stream(batch_size: int, seed: int, **tensors: Tensor) -> Draws:
 def from_bytes(x: Tensor) -> Tensor:
     """Maps uint8 in [0, 255] to float32 in [-1, 1]; other types are unchanged."""
     return x.float() / 127.5 - 1 if x.dtype == torch.uint8 else x
+
+
+def exact_bytes(x: Tensor) -> Tensor:
+    """Floats x as uint8 if `from_bytes` restores them bit for bit, otherwise unchanged.
+
+    >>> [exact_bytes(torch.tensor([v, 1.0])).dtype for v in (-1.0, 0.0)]
+    [torch.uint8, torch.float32]
+    """
+    if x.dtype != torch.float32 or not bool(x.isfinite().all()):
+        return x
+    found = to_bytes(x)
+    return found if torch.equal(from_bytes(found), x) else x
 
 
 def to_bytes(x: Tensor) -> Tensor:

@@ -15,7 +15,8 @@ from jensen.core.progress import Advance, Track, silent
 from jensen.core.protocols import Sampleable
 from jensen.core.seeding import derived, generator, generators
 from jensen.core.types import Stream
-from jensen.data.dataset import Data, Reader, some
+from jensen.data.dataset import Data, Reader, in_memory, some
+from jensen.data.pool import Tensors
 from jensen.data.space import Classes, Space
 from jensen.judging.features import FeatureReader, Features, features_of
 from jensen.judging.settings import Judging
@@ -169,9 +170,9 @@ class Case:
         return some(self.data.test, self.settings.rows)
 
     @cached_property
-    def train(self) -> dict[str, Tensor]:
-        """Training rows in memory, at most 50,000, on the CPU."""
-        return some(self.data.train, 50_000)
+    def train(self) -> Tensors:
+        """Training rows in memory, at most 50,000, on the CPU; pictures of 256 levels as bytes, read as floats."""
+        return in_memory(self.data.train, 50_000)
 
     @cached_property
     def features(self) -> Features:

@@ -22,9 +22,10 @@ from jensen.adversarial import (
     wasserstein1,
 )
 from jensen.core.modes import evaluating
-from jensen.core.protocols import Sampleable
+from jensen.core.protocols import Indexed, Sampleable
 from jensen.core.seeding import begin_globally, derived, generator
 from jensen.data.mixtures import Modes
+from jensen.data.pool import Examples
 from jensen.data.space import Space
 from jensen.judging.case import Case, judge
 from jensen.metrics.units import never_positive
@@ -37,6 +38,7 @@ from jensen.report.findings import Finding, Part, Table, estimated
 APART = DIVERGENCES["total-variation"]
 NAMES = {"jensen-shannon": "Jensen-Shannon divergence", "total-variation": "total variation"}
 NAMES |= {"hellinger": "squared Hellinger distance", "le-cam": "Le Cam divergence"}
+PART = 4096  # packs that are read together
 ROWS, COST = 1000, 1e9  # largest numbers of examples, and of differences of numbers, in a transport problem
 
 
@@ -70,7 +72,7 @@ def critics(case: Case) -> Part | None:
     with torch.random.fork_rng(devices=[case.device] if case.device.type == "cuda" else []):
         begin_globally(derived(case.seed, "fresh critic"))
         fresh = fresh_critic(case.data.space, case.data.truths.modes).to(case.device)
-        x, advance = case.train["x"].to(case.device), case.track("fresh critic", steps)
+        x, advance = Examples(case.train, lambda x: x.to(case.device)), case.track("fresh critic", steps)
         at = train_critic(fresh, loss, x, model.sample, steps=steps, advance=advance)
     packs = f", packs of {game.packing}" if game.packing > 1 else ""
     findings, charts = [], []
@@ -110,9 +112,9 @@ def transport(case: Case) -> Part | None:
     """The exact Wasserstein-1 distance between samples and held-out data, and a Wasserstein critic's estimate of it."""
     if not isinstance(case.model, Sampleable) or case.data.b is not None:
         return None
-    test, made, train = case.test["x"], case.samples, case.train["x"]
+    test, made, train = case.test["x"], case.samples, case.train
     n = min(len(made), len(test), len(train), ROWS, max(2, int((COST / case.data.space.dims) ** 0.5)))
-    seen = train[torch.randperm(len(train), generator=generator(derived(case.seed, "floor")))[:n]]
+    seen = train[torch.randperm(len(train), generator=generator(derived(case.seed, "floor")))[:n]]["x"]
     made, test, seen = (case.data.space.comparable(v) for v in (made[:n], test[:n], seen))
     pairs = (made, test), (made, seen), (seen, test)
     held_out, training, floor = (float(wasserstein1(*pair)) for pair in pairs)
@@ -141,8 +143,14 @@ def _critic_estimates(case: Case, game: Adversarial) -> list[Finding]:
     """The distances that a Wasserstein critic estimates, and the deviation of its slope from 1 between data and
     samples.
     """
-    found, sets = [], (case.samples, case.train["x"], case.test["x"])
-    fake, *data = (critic_logits(game.critic, game.packs(x.to(case.device))).double() for x in sets)
+    found: list[Finding] = []
+    sets: tuple[Indexed, ...] = (case.samples, Examples(case.train, nn.Identity()), case.test["x"])
+
+    def values(x: Indexed) -> Tensor:
+        parts = (x[k : k + PART * game.packing] for k in range(0, len(x), PART * game.packing))
+        return torch.cat([critic_logits(game.critic, game.packs(part.to(case.device))) for part in parts]).double()
+
+    fake, *data = map(values, sets)
     for key, name, real in zip(("critic_train", "critic_test"), ("training", "held-out"), data, strict=True):
         error = float((real.var() / len(real) + fake.var() / len(fake)).sqrt())
         name = f"the critic's estimate, to {name} data"

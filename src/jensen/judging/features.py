@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from jensen.data.dataset import Data, some
+from jensen.data.dataset import Data, in_memory, some
+from jensen.data.pool import Examples
 from jensen.data.space import Classes, Space
 from jensen.judging.settings import FEATURES
 from jensen.metrics import class_network, random_convolutions
@@ -130,8 +131,8 @@ def features_of(choice: str | Features | Callable[[Tensor], Tensor], data: Data)
         )
     if not isinstance(classes, Classes):
         raise ValueError(f"classifier features need classes, and {data.name} have none: use convolutional or raw")
-    train, test = some(data.train, 50_000), some(data.test, 10_000)
-    network = class_network(space.comparable(train["x"]), train["cond"][:, 0], classes.size)
+    train, test = in_memory(data.train, 50_000), some(data.test, 10_000)
+    network = class_network(Examples(train, space.comparable), train.tensors["cond"][:, 0], classes.size)
     with torch.no_grad():
         right = float((network(space.comparable(test["x"])).argmax(1) == test["cond"][:, 0]).double().mean())
     name = (

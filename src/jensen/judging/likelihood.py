@@ -168,7 +168,7 @@ def components(case: Case) -> Part | None:
     model = case.model
     if not isinstance(model, GaussianMixtureVI):
         return None
-    x, factors = case.train["x"], model.factors
+    x, factors = case.train[:]["x"], model.factors
     weights = factors.concentration / factors.concentration.sum()
     used = float(torch.special.entr(weights).sum().exp())
     of = f"out of {len(weights)}; exponential of the entropy of the mean weights"

@@ -163,7 +163,7 @@ def reader_shares(case: Case) -> Tensor | None:
     exact, cond = case.data.truths.shares, case.data.space.cond
     if exact is not None or not isinstance(cond, Classes):
         return exact
-    found = class_coverage(case.train["cond"][:, 0], cond.size)
+    found = class_coverage(case.train.tensors["cond"][:, 0], cond.size)
     return found.shares if found.recovered == cond.size else None
 
 

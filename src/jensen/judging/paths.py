@@ -42,7 +42,7 @@ def by_steps(case: Case) -> Part | None:
     if not isinstance(model, Diffusion | ScoreModel) or not case.settings.steps:
         return None
     comparable, log_p = case.data.space.comparable, case.data.truths.log_p
-    x, train = comparable(case.test["x"]), comparable(case.train["x"][: case.settings.samples])
+    x, train = comparable(case.test["x"]), comparable(case.train[: case.settings.samples]["x"])
     sampling = model.sampling
     unit = "moves per level" if sampling.sampler == LANGEVIN else "steps"
     floor = energy_distance(train, x)

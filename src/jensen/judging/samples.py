@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from jensen.core.protocols import Sampleable
 from jensen.core.seeding import derived, generator
+from jensen.data.pool import Examples
 from jensen.data.space import Classes, Space, Text
 from jensen.judging.case import Case, judge
 from jensen.judging.features import Features
@@ -120,15 +121,15 @@ def samples(case: Case) -> Part | None:
         return None
     space, test, made = case.data.space, case.test["x"], case.samples
     pictures = _sheets(case)
-    n = min(len(made), len(case.train["x"]))
+    n = min(len(made), len(case.train))
     if min(n, len(test)) < LEAST:
         return Part("Samples", pictures=pictures)
     classes = space.cond if isinstance(space.cond, Classes) else None
-    shares = None if classes is None else class_shares(case.train["cond"], classes.size)
-    features, real = case.features, case.train["x"]
+    shares = None if classes is None else class_shares(case.train.tensors["cond"], classes.size)
+    features, real = case.features, case.train
     order = torch.randperm(len(real), generator=generator(derived(case.seed, "floor")))[:n]
     advance, both = case.track("comparing samples and data", 2), []
-    for x in (made[:n], real[order]):
+    for x in (made[:n], real[order]["x"]):
         both.append({f.key: f for f in measured(test, x, features, space, case.seed, shares)})
         advance(1)
     found, floor = both
@@ -183,14 +184,15 @@ def nearest(case: Case) -> Part | None:
     """Samples beside their nearest training examples, and their distances compared with those of held-out data."""
     if not isinstance(case.model, Sampleable) or case.data.b is not None:
         return None
-    train, made, test = case.train["x"], case.samples[:NEAREST], case.test["x"][:NEAREST]
+    train, made, test = case.train, case.samples[:NEAREST], case.test["x"][:NEAREST]
     if min(len(made), len(test)) < LEAST:
         return None
     advance = case.track("nearest training examples", len(made) + len(test))
     space = case.data.space
-    drawn, index = nearest_distance(space.comparable(made), space.comparable(train))
+    known = Examples(train, space.comparable)
+    drawn, index = nearest_distance(space.comparable(made), known)
     advance(len(made))
-    fresh, _ = nearest_distance(space.comparable(test), space.comparable(train))
+    fresh, _ = nearest_distance(space.comparable(test), known)
     advance(len(test))
     middle = [float(distances.quantile(0.5)) for distances in (drawn, fresh)]
     what = "image" if space.pictures else "point"
@@ -211,7 +213,7 @@ def nearest(case: Case) -> Part | None:
     pictures = []
     if space.pictures:
         order = drawn.argsort()[:COLUMNS]
-        pair = torch.cat([made[order], train[index[order]]])
+        pair = torch.cat([made[order], train[index[order]]["x"]])
         sheet = gallery(pair, columns=COLUMNS, scale=fitting_scale(space))
         words = "the samples nearest to a training image, each above that image"
         pictures.append(Picture("nearest", sheet, words, sentence(words)))

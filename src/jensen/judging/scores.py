@@ -79,7 +79,7 @@ def annealing(case: Case) -> Part | None:
     model = case.model
     if not isinstance(model, ScoreModel) or model.sampling.sampler != LANGEVIN:
         return None
-    train, x, sampling, levels = case.train["x"], case.test["x"], model.sampling, len(model.sigmas)
+    train, x, sampling, levels = case.train[:]["x"], case.test["x"], model.sampling, len(model.sigmas)
     comparable = case.data.space.comparable
     covariance = model.standardize(train.to(model.centre)).double().flatten(1).T.cov()
     spread = torch.linalg.eigvalsh(torch.atleast_2d(covariance)).cpu()  # of one dimension it is a number
@@ -133,7 +133,7 @@ def exact_model(case: Case, chunk: int) -> ScoreModel:
     def score(z: Tensor, sigma: Tensor) -> Tensor:
         level, log_p = float(sigma[0]), case.data.truths.log_p
         if log_p is None:  # that of the training data
-            return KernelDensity(ours.standardize(case.train["x"].to(z.device)), level).score(z)
+            return KernelDensity(ours.standardize(case.train[:]["x"].to(z.device)), level).score(z)
         return ours.scale * exact_score(log_p, level * float(ours.scale))(ours.restore(z))
 
     model = ScoreModel(_Function(score), ours.shape, ours.sigmas, replace(ours.sampling, chunk=chunk)).to(ours.centre)

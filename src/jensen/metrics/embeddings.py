@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 
+from jensen.core.protocols import Indexed
 from jensen.core.seeding import begin_globally, generator
 
 COARSE = 4  # grid size at which the convolutions end, in pixels
@@ -41,13 +42,13 @@ def random_convolutions(shape: Sequence[int]) -> nn.Sequential:
     return network.eval().requires_grad_(False)
 
 
-def class_network(x: Float[Tensor, "n ..."], labels: Int[Tensor, " n"], classes: int) -> nn.Sequential:
+def class_network(x: Indexed, labels: Int[Tensor, " n"], classes: int) -> nn.Sequential:
     """A small trained classifier, `Sequential(features, logits)`: (N, ...) -> (N, 32) -> (N, classes).
 
     It depends only on the data: initial weights and batches come from a fixed seed. AdamW, label smoothing 0.05.
 
     Args:
-        x: (N, ...) training data.
+        x: (N, ...) training data, of which one batch is read at a time.
         labels: (N,), from 0 to classes - 1.
         classes: number of classes.
 
@@ -55,7 +56,7 @@ def class_network(x: Float[Tensor, "n ..."], labels: Int[Tensor, " n"], classes:
     >>> class_network(x, (x[:, 0] > 0).long(), 2)(x[:2]).argmax(1)
     tensor([0, 1])
     """
-    shape = x.shape[1:]
+    shape = x[:1].shape[1:]
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         begin_globally(0)
         if len(shape) == 3 and shape.numel() > SMALL:

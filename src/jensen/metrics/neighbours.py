@@ -10,13 +10,14 @@ from jaxtyping import Float, Int, Num
 from torch import Tensor
 
 from jensen.core.distances import squared_distances
+from jensen.core.protocols import Indexed
 from jensen.core.shapes import check_count
 from jensen.metrics.proportion import Proportion, wilson
 from jensen.metrics.ranks import auc
 
 
 def nearest_distance(
-    queries: Num[Tensor, "n ..."], references: Num[Tensor, "m ..."], chunk: int = 1024
+    queries: Num[Tensor, "n ..."], references: Indexed, chunk: int = 1024
 ) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"]]:
     """Root mean square distance of each query to its nearest reference, and that reference's index.
 
@@ -25,7 +26,7 @@ def nearest_distance(
 
     Args:
         queries: (N, ...); (N,) are N numbers.
-        references: (M, ...) of the same event shape.
+        references: (M, ...) of the same event shape, of which `chunk` rows are read at a time.
         chunk: number of rows of each that are compared at once; memory is about 8 chunk (chunk + 4 D) bytes.
 
     Returns:
@@ -38,23 +39,28 @@ def nearest_distance(
     (tensor([0.7071]), tensor([1]))
     """
     check_count(chunk=chunk)
-    if references.ndim < 1 or not references.numel() or queries.shape[1:] != references.shape[1:]:
+    event, dims = references[:1].shape[1:], queries.shape[1:].numel()
+    if not len(references) or not dims or queries.shape[1:] != event:
         raise ValueError(
             f"references must be at least one of shape {tuple(queries.shape[1:])}, not empty, "
-            f"got shape {tuple(references.shape)}"
+            f"got shape {(len(references), *event)}"
         )
-    for name, rows in (("queries", queries), ("references", references)):
+
+    def flat(rows: Tensor, name: str) -> Tensor:
         if not bool(rows.isfinite().all()):
             raise ValueError(f"{name} must be finite, and some are not")
-    x, y = (rows.detach().reshape(len(rows), math.prod(rows.shape[1:])) for rows in (queries, references))
+        return rows.detach().reshape(len(rows), dims)
+
+    x = flat(queries, "queries")
     least = torch.full((len(x),), math.inf, dtype=torch.float64, device=x.device)
     index = torch.zeros(len(x), dtype=torch.long, device=x.device)
-    for first in range(0, len(y), chunk):
-        found = [d.min(1) for d in squared_distances(x, y[first : first + chunk], chunk)]
+    for first in range(0, len(references), chunk):
+        y = flat(references[first : first + chunk], "references")
+        found = [d.min(1) for d in squared_distances(x, y, chunk)]
         values, places = (torch.cat([f[k] for f in found]) for k in (0, 1))
         nearer = values < least
         least, index = torch.where(nearer, values, least), torch.where(nearer, places + first, index)
-    return (least / x.shape[1]).sqrt().to(torch.promote_types(queries.dtype, torch.float32)), index
+    return (least / dims).sqrt().to(torch.promote_types(queries.dtype, torch.float32)), index
 
 
 def mean_pairwise_distance(groups: Num[Tensor, "g m ..."]) -> Float[Tensor, " g"]:

@@ -17,7 +17,8 @@ from jensen.adversarial import critic_logits
 from jensen.core.progress import Track, silent
 from jensen.core.protocols import Sampleable
 from jensen.core.seeding import checked_seed, derived, generator
-from jensen.data.dataset import Data, some
+from jensen.data.dataset import Data, in_memory, some
+from jensen.data.pool import Examples
 from jensen.data.space import Classes
 from jensen.judging.samples import LEAST as MEASURED
 from jensen.judging.samples import class_shares, measured, nearness
@@ -175,10 +176,10 @@ def compare(
     likelihoods = {name: _likelihoods(run.folder) for name, run in runs.items()}
     own = _shared(runs, data, track)
     data = next(iter(own.values())) if data is None else data
-    train, test = some(data.train, TRAINING), some(data.test, HELD_OUT)["x"]
+    train, test = in_memory(data.train, TRAINING), some(data.test, HELD_OUT)["x"]
     own = {**own, **dict.fromkeys(given, data)}
     samples = {name: data.space.settled(rows(data.space, x)) for name, x in given.items()}
-    most = min(len(train["x"]), *map(len, samples.values())) if samples else len(train["x"])
+    most = min([len(train), *map(len, samples.values())])
     n = min(MOST, most) if n is None else n
     if not LEAST <= n <= most:
         of = "samples or of training examples" if samples else "training examples"
@@ -189,10 +190,10 @@ def compare(
     critics = {name: critic for name, run in runs.items() if (critic := _critic(run, data)) is not None}
     drawn: dict[str, tuple[Tensor, Cost | None]] = {name: (x[:n], None) for name, x in samples.items()}
     drawn |= {name: _drawn(name, run, data, n, seed, track) for name, run in runs.items()}
-    kept = min(len(test), len(train["x"]) // 5, n // 3)
-    seen = min((len(train["x"]) - kept) // 2, n - kept)
-    order = torch.randperm(len(train["x"]), generator=generator(derived(seed, "order of training data")))
-    x = train["x"][order]
+    kept = min(len(test), len(train) // 5, n // 3)
+    seen = min((len(train) - kept) // 2, n - kept)
+    order = torch.randperm(len(train), generator=generator(derived(seed, "order of training data")))
+    x = train[order[: 2 * n]]["x"]
     space = data.space
 
     def fresh(made: Tensor, others: Tensor) -> Discrimination:
@@ -200,7 +201,7 @@ def compare(
         real, fake = (tuple(map(space.comparable, pair)) for pair in ((x[:seen], test[:kept]), (made, others)))
         return discriminate(real, fake, steps=judge_steps, seed=derived(seed, "judge"))  # type: ignore[arg-type]
 
-    shares = class_shares(train["cond"], data.space.cond.size) if isinstance(data.space.cond, Classes) else None
+    shares = class_shares(train.tensors["cond"], data.space.cond.size) if isinstance(data.space.cond, Classes) else None
 
     def metrics(made: Tensor, copies: Finding) -> dict[str, Finding]:
         return {f.key: f for f in (*measured(test, made, found, space, seed, shares), copies)}
@@ -212,8 +213,9 @@ def compare(
     found_of = []
     for name in own:
         (made, cost), run = drawn[name], runs.get(name)
-        theirs = some(own[name].train, TRAINING)["x"]  # a run of another seed may have other training data
-        near = (nearest_distance(space.comparable(v[:MOST]), space.comparable(theirs))[0] for v in (made, test))
+        theirs = in_memory(own[name].train, TRAINING)  # a run of another seed may have other training data
+        known = Examples(theirs, space.comparable)
+        near = (nearest_distance(space.comparable(v[:MOST]), known)[0] for v in (made, test))
         found_of.append(
             Contestant(
                 name=name,

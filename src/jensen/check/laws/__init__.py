@@ -9,6 +9,7 @@ from jensen.check.laws import (
     bilinear,
     bounds,
     critics,
+    data,
     dirac_gan,
     distributions,
     divergences,
@@ -37,6 +38,7 @@ TOPICS = {
     "variational": (likelihood, bounds, kl_price, inference),
     "estimators": (estimators,),
     "distributions": (distributions, gumbel),
+    "data": (data,),
     "training": (training, bilinear),
     "metrics": (metrics,),
 }
