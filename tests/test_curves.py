@@ -48,9 +48,10 @@ def test_a_look_at_held_out_data_leaves_training_as_it_is(tmp_path, family):
         run = jensen.train(family, tmp_path / str(previews), settings=settings, **SMALL)
         assert len(held_out(run)) == previews
         states.append(torch.load(run.folder / "state" / "000000004.pt", weights_only=True))
-    for part in ("objective", "average", "memory"):
-        assert states[0][part].keys() == states[1][part].keys()
-        assert all(torch.equal(v, states[1][part][k]) for k, v in states[0][part].items())
+    pairs = [[state["objective"], state["memory"], *state["averages"]] for state in states]
+    for ours, theirs in zip(*pairs, strict=True):
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(v, theirs[k]) for k, v in ours.items())
     assert torch.equal(states[0]["rng"], states[1]["rng"])
     assert str(states[0]["optimizers"]) == str(states[1]["optimizers"])
 

@@ -39,6 +39,8 @@ def nearest_distance(
     (tensor([0.7071]), tensor([1]))
     """
     check_count(chunk=chunk)
+    if 0 in (queries.ndim, getattr(references, "ndim", 1)):
+        raise ValueError(f"queries and references must be rows, (n, ...), got queries of shape {tuple(queries.shape)}")
     event, dims = references[:1].shape[1:], queries.shape[1:].numel()
     if not len(references) or not dims or queries.shape[1:] != event:
         raise ValueError(
