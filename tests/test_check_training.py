@@ -319,9 +319,9 @@ def test_a_generator_that_a_state_forgets_is_caught(make):
 def test_an_objective_whose_average_is_lost_is_caught(monkeypatch):
     """The trainer's own state without its average, which a resumed run then starts again."""
     load, save = TrainState.load_state_dict, TrainState.state_dict
-    monkeypatch.setattr(TrainState, "state_dict", lambda s: {k: v for k, v in save(s).items() if k != "average"})
+    monkeypatch.setattr(TrainState, "state_dict", lambda s: {k: v for k, v in save(s).items() if k != "averages"})
     monkeypatch.setattr(
-        TrainState, "load_state_dict", lambda s, saved: load(s, {**saved, "average": s.average.state_dict()})
+        TrainState, "load_state_dict", lambda s, saved: load(s, {**saved, "averages": [average.state_dict() for average in s.averages]})
     )
     assert failed(check.resume(GAMES["vae"], ring_stream())) == RESUMED[1:]
 
@@ -329,7 +329,7 @@ def test_an_objective_whose_average_is_lost_is_caught(monkeypatch):
 def test_what_is_saved_and_not_loaded_is_caught():
     class Half(Loop):
         def load_state_dict(self, state):
-            super().load_state_dict({k: v for k, v in state.items() if k != "average"})
+            super().load_state_dict({k: v for k, v in state.items() if k != "averages"})
 
     assert "state entries that differ: saved and loaded" in failed(check.resume(Half))
 

@@ -259,7 +259,7 @@ def test_what_a_run_cannot_give_is_refused(capsys, run, tmp_path):
     refused(capsys, ["sample", str(plain), "--width", "0.1"], "has an exponential average, of one width")
     for word, part in (
         ("training.average=[0.1,0.1]", "must be two different widths, got [0.1, 0.1]"),
-        ("training.average=[0.1,0.4]", "training.average.1 must be at most 0.2886751346, got 0.4"),
+        ("training.average=[0.1,0.4]", "training.average must be at most 0.2886751346, got 0.4"),
         ("training.average=1.5", "training.average must be below 1, got 1.5"),
         ("training.snapshots=5", "training.snapshots is not used with an exponential average, got 5"),
     ):

@@ -252,7 +252,7 @@ def test_wrong_settings(capsys, tmp_path, monkeypatch, name, settings, parts):
         ("moons-diffusion", ["--text", "3"], "--text cannot be used with a run of moons-diffusion"),
         ("moons-diffusion", ["--out", "folder"], "must end in .png or .csv"),
         ("moons-score", ["--sampler", "euclid"], "sampler must be one of langevin, dpm++,"),
-        ("moons-score", ["--steps", "0"], "steps must be at least 1, got 0"),
+        ("moons-score", ["--steps", "0"], "steps must be from 1 to 1000000, got 0"),
         ("ring-gan", ["--steps", "3"], "--steps cannot be used with a run of ring-gan"),
         ("grid-pacgan", ["--interpolate", "1"], "--interpolate must be from 2"),
         ("captcha-reader", ["-n", "1"], "samples cannot be drawn from a run of captcha-reader"),

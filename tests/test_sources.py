@@ -232,8 +232,8 @@ def test_ink_is_where_grey_is_dark_enough():
         (HandwrittenPrinted, {"partners": 3}, "partners is not used for pairing unpaired, got 3: leave it at 4"),
         (HandwrittenPrinted, {"share": 0.3}, "share is not used where no side is enlarged, got 0.3"),
         (HandwrittenPrinted, {"pairing": "by-class", "enlarge_b": "x"}, "enlarge_b is not used for pairing by-class"),
-        (HandwrittenPrinted, {"handwritten": 1438}, "less than or equal to 1437"),
-        (Moons, {"noise": 0}, "greater than 0"),
+        (HandwrittenPrinted, {"handwritten": 1438}, "handwritten must be at most 1437, got 1438"),
+        (Moons, {"noise": 0}, "noise must be above 0, got 0"),
     ],
 )
 def test_settings_that_do_not_suit_are_refused(kind, settings, said):

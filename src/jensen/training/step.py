@@ -322,6 +322,8 @@ def parts(batch: Batch, number: int) -> Iterator[Batch]:
     >>> [part["x"].tolist() for part in parts({"x": torch.arange(6)}, 2)]
     [[0, 2, 4], [1, 3, 5]]
     """
+    if number == 1:
+        return iter([batch])
     for name, value in batch.items():
         if len(value) % number:
             raise ValueError(f"rows of {name!r} must be a multiple of {number}, the parts of a batch, got {len(value)}")
