@@ -83,6 +83,10 @@ def test_check_names_the_family_of_two_sides_and_pictures_too_few_to_train_on(tm
     out, err = capsys.readouterr()
     assert out.splitlines()[-1] == "jensen train translation --data two"
     assert err.splitlines()[-1] == "jensen: training needs 2 pictures, and 2 that are held out, got 2 and 0"
+    assert main(["data", "check", "two", "--size", "8x16"]) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines()[-1] == "jensen train translation --data two --set data.a.size=8x16"
+    assert err.splitlines()[-1] == "jensen: training needs 2 pictures, and 2 that are held out, got 2 and 0"
 
 
 def test_a_cache_that_cannot_be_written_is_named(folder, capsys, monkeypatch):
@@ -134,8 +138,12 @@ def test_check_names_every_cell_that_is_not_a_number(tmp_path, monkeypatch, caps
     assert "Training refuses these data: column length of" in out
     refused(capsys, ["data", "check", "t.csv", "--strict"], "must have finite numbers, got none in row 4")
     refused(capsys, ["train", "vae", "--data", "t.csv"], "must have finite numbers, got none in row 4")
-    Path("t.csv").write_text(TABLE.replace("\n3,9,b", "\n3,n/a,b"))
-    assert numbers(["t.csv"])[1]["wrong"] == [[4, "mass", "n/a"]]
+    Path("t.csv").write_text("x,z\n" + "".join(f"{k},inf\n" for k in range(40)))
+    assert numbers(["t.csv"])[1]["columns"]["z"] == {"missing": 40}
+    for word, said in (("n/a", "missing"), ("?", "?")):
+        Path("t.csv").write_text(TABLE.replace("\n3,9,b", f"\n3,{word},b"))
+        details = numbers(["t.csv"])[1]
+        assert (details["wrong"], details["classes"]) == ([[4, "mass", said]], {"a": 20, "b": 20})
 
 
 def test_check_takes_pictures_in_a_file(tmp_path, monkeypatch, capsys):
@@ -150,6 +158,7 @@ def test_check_takes_pictures_in_a_file(tmp_path, monkeypatch, capsys):
     assert values == {**sizes, "levels": 256, "classes": 3, "near": values["near"]}
     assert details["shape"] == [3, 6, 5]
     assert details["classes"] == {"0": 20, "1": 20, "2": 20}
+    assert details["copied"] == [[8, 10]]  # numbered as in the file, whichever rows are held out
     assert "data:image/png;base64" in Path("page.html").read_text()
     assert numbers(["p.idx"])[1]["shape"] == [1, 6, 5]
     refused(capsys, ["data", "check", "p.idx", "--size", "8"], "--size must be given for a folder of pictures")

@@ -107,6 +107,10 @@ def test_held_out_rows_are_spread_and_stay_when_rows_are_added(tmp_path):
     [
         ("a,b\n1,2\n3,\n5,6\n", {}, "column b of .* must have finite numbers, got none in row 2"),
         ("a,b\n1,2\n3,inf\nnan,nan\n", {}, "column a of .* must have finite numbers, got none in row 3"),
+        ("a,b\n1,2\n3,NA\n4,5\n", {}, "column b of .* must have finite numbers, got none in row 2"),
+        ("a,b\n1,2\n3,?\n4,5\n", {}, "finite numbers, got '\\?' in row 2; classes need data.label=b"),
+        ("a,b\n1,\n3,\n4,NA\n", {"columns": ["b"]}, "data.columns must be columns of numbers, got 'b'"),
+        ("a,b\n1,x\n3,\n4,y\n", {"label": "b"}, "column b of .* must have a class in every row, got none in row 2"),
         ("a,b\n1,2\n3\n", {}, "every row of .* must have 2 columns, got 1 in row 3"),
         ("a,a\n1,2\n3,4\n", {}, "must have different names, got 'a' twice"),
         ("a\nx\ny\n", {}, "must have a column of numbers"),
@@ -123,6 +127,20 @@ def test_tables_that_cannot_be_learnt_are_refused(tmp_path, text, settings, said
     (tmp_path / "x.csv").write_text(text)
     with pytest.raises(ValueError, match=said):
         Table(path="x.csv", **settings).open(0)
+
+
+def test_words_that_are_mostly_numbers_are_classes_only_where_they_are_named(tmp_path):
+    rows = "".join(f"{k / 7},{'3b' if k == 5 else k % 2}\n" for k in range(44))
+    for name in ("class", "code"):
+        (tmp_path / f"{name}.csv").write_text(f"x,{name}\n{rows}")
+    named, code = (source(tmp_path / f"{name}.csv") for name in ("class", "code"))
+    assert (named.label, code.label) == ("class", None)
+    (tmp_path / "empty.csv").write_text("x,note\n" + "".join(f"{k / 7},\n" for k in range(44)))
+    empty = source(tmp_path / "empty.csv")
+    said = "columns of words are not used: note; data.label chooses the one with the classes"
+    assert (empty.label, empty.open(0).notes[1]) == (None, said)
+    for table in (named, code.model_copy(update={"label": "code"})):
+        assert table.open(0).space.cond.names == ("0", "1", "3b")
 
 
 def test_a_column_of_whole_numbers_or_words_is_the_label_and_no_other(tmp_path):
@@ -146,13 +164,17 @@ def test_every_file_of_the_same_pictures_gives_the_same_pictures(tmp_path):
     idx(tmp_path / "t-labels-idx1-ubyte.gz", labels, packed=True)
     np.save(tmp_path / "x.npy", BYTES[..., None])
     np.savez(tmp_path / "x.npz", pictures=BYTES[:, None], labels=labels)
-    for name in ("t-images-idx3-ubyte.gz", "x.npy", "x.npz"):
+    np.savez(tmp_path / "y.npz", x=BYTES, cond=labels)
+    for name in ("t-images-idx3-ubyte.gz", "x.npy", "x.npz", "y.npz"):
         data = source(tmp_path / name).open(0)
         assert torch.equal(whole(data), torch.from_numpy(BYTES[:, None]).float() / 127.5 - 1), name
         assert data.space.shape == (1, 4, 6)
         assert data.space.levels == 256
         if name != "x.npy":
             assert [int(v) for v in data.space.cond.decode(whole(data, "cond"))] == labels.tolist()
+    np.savez(tmp_path / "z.npz", x=BYTES, kinds=labels)
+    with pytest.raises(ValueError, match=r"must have classes under label, .*, cond, got kinds"):
+        source(tmp_path / "z.npz").open(0)
     colour = RNG.integers(0, 256, (N, 5, 4, 3), dtype=np.uint8)
     np.save(tmp_path / "c.npy", colour)
     assert torch.equal(whole(source(tmp_path / "c.npy").open(0)), torch.from_numpy(colour).movedim(3, 1) / 127.5 - 1)

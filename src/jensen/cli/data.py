@@ -19,6 +19,7 @@ from jensen.data.pack import write_pack
 from jensen.data.split import held_out_rows
 from jensen.data.survey import survey
 from jensen.data.tables import read_cells
+from jensen.recipes.sources.arrays import Arrays
 from jensen.recipes.sources.base import Source, source
 from jensen.recipes.sources.pair import Pair
 from jensen.recipes.sources.pictures import Pictures
@@ -76,7 +77,9 @@ def _pictures(
     form = seen.pack.form
     family = "diffusion" if isinstance(found, Pictures) else "translation"
     code = command("train", family, "--data", path)
-    if size is not None:
+    if size is not None and isinstance(found, Pair):
+        code = command("train", family, "--data", path, "--set", f"data.a.size={form.height}x{form.width}")
+    elif size is not None:
         pack = Path(f"{path.absolute().name}-{form.height}x{form.width}")
         packing = command("data", "pack", path, "--size", f"{form.height}x{form.width}", "--out", pack)
         code = f"{packing}\n{command('train', 'diffusion', '--data', pack)}"
@@ -106,10 +109,9 @@ def _rows(
         contents, said = of_table(table, None), f"Training refuses these data: {refused}."
     else:
         said = " ".join(map(sentence, data.notes or [data.name]))
-        if isinstance(found, Table) and table is not None:
-            contents = of_table(table, held_out_rows(len(table), found.test))
-        else:
-            contents = of_data(data)
+        n = len(data.train) + len(data.test)
+        file = held_out_rows(n, found.test) if isinstance(found, Table | Arrays) else None
+        contents = of_data(data, file) if table is None else of_table(table, file)
     made = Evaluation(described(contents, code, said))
     show.line()
     show.rows(rows(made))

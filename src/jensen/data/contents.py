@@ -61,9 +61,13 @@ def of_table(table: Table, test: Tensor | None) -> Contents:
     return Contents(x, names, labels, None, wrong_cells(table), words, test)
 
 
-def of_data(data: Data) -> Contents:
-    """The contents of opened data: their training rows, then their held-out rows; the sides of a translation are
-    classes.
+def of_data(data: Data, file: Tensor | None = None) -> Contents:
+    """The contents of opened data, whose classes are the sides if they are for translation.
+
+    Args:
+        data: the data.
+        file: which rows of the data's only file are held out, (N,) bool: rows are numbered as in the file. None:
+            training rows come before held-out rows.
     """
     space, sides = data.space, [("side a", data), *([("side b", data.b)] if data.b is not None else [])]
     parts = [(name, rows, held) for name, side in sides for rows, held in ((side.train, False), (side.test, True))]
@@ -75,6 +79,9 @@ def of_data(data: Data) -> Contents:
     elif isinstance(space.cond, Classes):
         labels = [label for _, rows, _ in parts for label in space.cond.decode(_all(rows, "cond"))]
     columns = () if space.pictures else space.columns or tuple(str(k + 1) for k in range(space.dims))
+    if file is not None:
+        order = torch.cat([(~file).nonzero()[:, 0], file.nonzero()[:, 0]]).argsort()
+        x, test, labels = x[order.numpy()], file, [labels[k] for k in order.tolist()] if labels else labels
     return Contents(x, columns, labels, space.levels, test=test)
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 SUFFIXES = (".csv", ".tsv", ".npy", ".npz", ".parquet")
-LABELS = ("label", "labels", "class", "target", "y")  # names of a column of classes
+LABELS = ("label", "labels", "class", "target", "y", "cond")  # names of a column of classes
+MISSING = ("", "na", "n/a", "nan", "null", "none")  # words for a missing number, in any case
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,13 @@ class Table:
         return tuple(name for name, v in self.columns.items() if v.dtype == np.float64)
 
 
-def read_table(path: Path | str) -> Table:
+def read_table(path: Path | str, label: str | None = None) -> Table:
     """The table in a file, whose columns of numbers must be complete.
 
     Args:
         path: a .csv or .tsv, with or without a line of column names; a .npy with an array (N, D); a .npz with one such
             array, and optionally classes (N,) under one of `LABELS`; or a .parquet, which needs pyarrow.
+        label: the column of classes, whose words may be mostly numbers.
 
     Raises:
         ValueError: if the file does not exist, is broken, is of another kind, or a cell of a column of numbers is
@@ -58,10 +60,13 @@ def read_table(path: Path | str) -> Table:
     (('length',), 'kind', [1.5, 2.5])
     """
     table = read_cells(path)
-    for name in table.numeric:
-        if wrong := np.flatnonzero(~np.isfinite(table.columns[name])).tolist():
-            more = f" and in {len(wrong) - 1} other rows" * (len(wrong) > 1)
-            raise ValueError(f"column {name} of {path} must have finite numbers, got none in row {wrong[0] + 1}{more}")
+    cells = wrong_cells(table)
+    for name in table.columns:
+        wrong = [(row, word) for row, column, word in cells if column == name]
+        if wrong and (name != label or name in table.numeric):
+            (row, word), more = wrong[0], f" and in {len(wrong) - 1} other rows" * (len(wrong) > 1)
+            got, hint = ("none", "") if name in table.numeric else (repr(word), f"; classes need data.label={name}")
+            raise ValueError(f"column {name} of {path} must have finite numbers, got {got} in row {row}{more}{hint}")
     return table
 
 
@@ -94,11 +99,22 @@ def wrong_cells(table: Table) -> list[tuple[int, str, str]]:
     """
     found = []
     for name, values in table.columns.items():
-        parsed = values if values.dtype == np.float64 else np.array([_number(word) for word in values.tolist()])
-        rows = np.flatnonzero(~np.isfinite(parsed)).tolist()
-        if values.dtype == np.float64 or 2 * len(rows) <= len(values):
+        if values.dtype == np.float64 or _mostly_numbers(values):
+            rows = np.flatnonzero(~np.isfinite(_parsed(values))).tolist()
             found += [(k + 1, name, "missing" if str(values[k]) in ("nan", "") else str(values[k])) for k in rows]
     return sorted(found)
+
+
+def _parsed(values: np.ndarray) -> np.ndarray:
+    return values if values.dtype == np.float64 else np.array([_number(word) for word in values.tolist()])
+
+
+def _missing(words: np.ndarray) -> np.ndarray:
+    return np.isin(np.char.lower(words), MISSING)
+
+
+def _mostly_numbers(values: np.ndarray) -> bool:
+    return bool(2 * np.isfinite(_parsed(values)).sum() >= len(values))
 
 
 def _number(word: str) -> float:
@@ -109,10 +125,15 @@ def _number(word: str) -> float:
 
 
 def _label(columns: dict[str, np.ndarray]) -> str | None:
-    """The only column of words, or the only one of words or whole numbers whose name is one of `LABELS`."""
+    """The only column of words, or the only one of words or whole numbers whose name is one of `LABELS`.
+
+    Words that are mostly numbers are numbers with wrong cells, unless the column has such a name.
+    """
     words = [name for name, v in columns.items() if v.dtype != np.float64]
     whole = [name for name, v in columns.items() if name not in words and (v == np.floor(v))[~np.isnan(v)].all()]
+    words = [name for name in words if not _missing(columns[name]).all()]
     named = [name for name in (*words, *whole) if name.lower() in LABELS]
+    words = [name for name in words if name in named or not _mostly_numbers(columns[name])]
     found = words if len(words) == 1 else named
     return found[0] if len(found) == 1 else None
 
@@ -123,7 +144,7 @@ def _numbers(values: Any) -> np.ndarray:
     if array.dtype.kind in "biuf":
         return array.astype(np.float64)
     words = np.array(["" if value is None else str(value).strip() for value in array.tolist()])
-    present = np.char.lower(words) != ""
+    present = ~_missing(words)
     try:
         return np.where(present, words, "nan").astype(np.float64) if present.any() else words
     except ValueError:

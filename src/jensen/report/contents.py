@@ -54,11 +54,15 @@ def _rows(found: Contents) -> Part:
 def _columns(found: Contents) -> Part | None:
     if not found.columns:
         return None
-    facts, drawn, rows = {}, list[str](), []
+    facts, drawn, rows = dict[str, dict[str, float]](), list[str](), []
     for name, column in zip(found.columns, found.x.T, strict=True):
-        values = column[np.isfinite(column)]
+        values, missing = column[np.isfinite(column)], {"missing": len(column) - int(np.isfinite(column).sum())}
+        if not len(values):
+            facts[name] = missing
+            rows.append((name, *["-"] * 4, str(len(column))))
+            continue
         numbers = {"mean": values.mean(), "std": values.std(), "min": values.min(), "max": values.max()}
-        facts[name] = {key: float(value) for key, value in numbers.items()} | {"missing": len(column) - len(values)}
+        facts[name] = {key: float(value) for key, value in numbers.items()} | missing
         rows.append((name, *(f"{value:.6g}" for value in facts[name].values())))
         if len(drawn) < MOST_PLOTS:
             drawn.append(plots.histograms({name: values}, title=name, xlabel=""))

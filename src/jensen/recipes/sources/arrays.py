@@ -37,7 +37,8 @@ class Arrays(Source):
     """Pictures in one file of bytes: IDX (MNIST's format, gzipped or not), .npy or .npz."""
 
     path: Place = ""
-    """file of pictures (N, H, W), (N, H, W, C) or (N, C, H, W); a .npz may contain their classes as "labels" """
+    """file of pictures (N, H, W), (N, H, W, C) or (N, C, H, W); a .npz may contain their classes, as "labels" or
+    "cond" """
     labels: Place | None = None
     """file of the classes, .idx or .npy; null: none"""
     test: HeldOut = 0.1
@@ -106,6 +107,8 @@ class Arrays(Source):
         found = [v for v in arrays.values() if v.ndim > 2] if arrays else [read_idx(path).numpy()]
         if len(found) != 1:
             raise ValueError(f"{path} must have one array of pictures, got {len(found)}")
+        if unknown := [name for name, v in arrays.items() if v.ndim <= 2 and name not in (*LABELS, "")]:
+            raise ValueError(f"{path} must have classes under {', '.join(LABELS)}, got {', '.join(unknown)}")
         labels = next((torch.from_numpy(v) for name, v in arrays.items() if name in LABELS), None)
         if self.labels is not None:
             suffix = Path(self.labels).suffix.lower()

@@ -54,7 +54,7 @@ class Table(Source):
         return cls(path=str(path), label=tables.read_cells(path).label)
 
     def open(self, seed: int, track: Track = silent, runs: Opener = no_runs) -> Data:
-        table = tables.read_table(self._file("a table"))
+        table = tables.read_table(self._file("a table"), self.label)
         names = self.columns or tuple(name for name in table.numeric if name != self.label)
         self._refuse(table, names)
         x = torch.from_numpy(np.stack([table.columns[name] for name in names], 1))
@@ -62,6 +62,9 @@ class Table(Source):
         if self.label is not None:
             values = table.columns[self.label]
             words = [f"{v:.15g}" for v in values] if values.dtype == np.float64 else values.tolist()
+            if "" in words:
+                got = f"none in row {words.index('') + 1}"
+                raise ValueError(f"column {self.label} of {self.path} must have a class in every row, got {got}")
             cond = Classes(tuple(sorted(set(words), key=natural)))
             tensors["cond"] = cond.encode(words)
         train, test = parted(tensors, held_out_rows(len(x), self.test), self.test)
@@ -76,6 +79,7 @@ class Table(Source):
                 f"{len(x):,} points with {len(names)} columns"
                 + ("" if cond is None else f" and {cond.size} classes from column {self.label}")
                 + f"; {len(test):,} are held out",
+                *self._unused(table),
                 *self._cautions(names, x),
                 *untrained(cond, train.tensors.get("cond")),
             ),
@@ -96,6 +100,12 @@ class Table(Source):
             if name not in table.numeric:
                 raise ValueError(f"data.columns must be columns of numbers, got {name!r}, a column of words")
             refuse_imprecise(f"column {name}", values)
+
+    def _unused(self, table: tables.Table) -> list[str]:
+        words = [name for name in table.columns if name not in (*table.numeric, self.label)]
+        if self.columns or not words:
+            return []
+        return [f"columns of words are not used: {', '.join(words)}; data.label chooses the one with the classes"]
 
     @staticmethod
     def _cautions(names: tuple[str, ...], x: torch.Tensor) -> list[str]:
