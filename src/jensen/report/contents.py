@@ -56,7 +56,8 @@ def _columns(found: Contents) -> Part | None:
         return None
     facts, drawn, rows = dict[str, dict[str, float]](), list[str](), []
     for name, column in zip(found.columns, found.x.T, strict=True):
-        values, missing = column[np.isfinite(column)], {"missing": len(column) - int(np.isfinite(column).sum())}
+        values = column[np.isfinite(column)]
+        missing = {"missing": float(len(column) - len(values))}
         if not len(values):
             facts[name] = missing
             rows.append((name, *["-"] * 4, str(len(column))))
