@@ -321,7 +321,9 @@ def test_an_objective_whose_average_is_lost_is_caught(monkeypatch):
     load, save = TrainState.load_state_dict, TrainState.state_dict
     monkeypatch.setattr(TrainState, "state_dict", lambda s: {k: v for k, v in save(s).items() if k != "averages"})
     monkeypatch.setattr(
-        TrainState, "load_state_dict", lambda s, saved: load(s, {**saved, "averages": [average.state_dict() for average in s.averages]})
+        TrainState,
+        "load_state_dict",
+        lambda s, saved: load(s, {**saved, "averages": [average.state_dict() for average in s.averages]}),
     )
     assert failed(check.resume(GAMES["vae"], ring_stream())) == RESUMED[1:]
 
