@@ -131,7 +131,9 @@ def train(
 @app.command()
 def sample(
     run: Run,
-    text: Annotated[list[str] | None, typer.Option(metavar="STRING ...", help="texts or classes to draw")] = None,
+    text: Annotated[
+        list[str] | None, typer.Option("--text", "--label", metavar="STRING ...", help="texts or classes to draw")
+    ] = None,
     n: Annotated[
         int | None, typer.Option("-n", metavar="N", help="number of samples [16 pictures or 1000 points]")
     ] = None,
@@ -363,14 +365,14 @@ def _ended_by_signals() -> Iterator[None]:
 
 
 def _gather_texts(words: list[str]) -> list[str]:
-    """Expand `--text A B C`, up to the next option, to `--text A --text B --text C`."""
+    """Expand `--text A B C` (or `--label`), up to the next option, to `--text A --text B --text C`."""
     out: list[str] = []
     collecting = False
     for k, word in enumerate(words):
         if collecting and not word.startswith("-"):
             out += ["--text", word]
             continue
-        collecting = word == "--text"
+        collecting = word in ("--text", "--label")
         followed = k + 1 < len(words) and not words[k + 1].startswith("-")
         if not (collecting and followed):
             out.append(word)
