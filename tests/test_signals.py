@@ -16,6 +16,16 @@ from test_damage import forked
 from test_resume import going_on, same, weights, words
 
 
+@pytest.fixture(autouse=True)
+def _usual_signals():
+    """A shell that starts the tests in the background or under nohup makes Python ignore SIGINT or SIGHUP."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """An uninterrupted run of 6 steps."""
