@@ -66,7 +66,9 @@ class Training(Settings):
     skip_nonfinite: Annotated[int, Field(ge=0, le=1000)] = 0
     """steps in a row that may be skipped because a loss, a gradient or a weight is not finite"""
     compile: bool = False
-    """compile the objective with torch.compile"""
+    """compile the objective with torch.compile, unless its loss contains a gradient"""
+    recompute: bool = False
+    """activation checkpointing: compute activations within blocks again in the backward pass, to save memory"""
     save_every: Positive = 500
     """steps between checkpoints"""
     log_every: Positive = 25

@@ -38,7 +38,7 @@ from jensen.runs.folder import (
 from jensen.runs.held_out import held_out_loss
 from jensen.runs.opening import open_data, read_config
 from jensen.runs.preview import preview
-from jensen.training import Budget, Tolerance, TrainState, fit, interrupts, on_device
+from jensen.training import Budget, Tolerance, TrainState, fit, interrupts, on_device, recompute
 from jensen.training import checkpoint as checkpoints
 from jensen.training.checkpoint import save_weights, weights_step
 from jensen.training.distributed import launch, launched, mean, processes, rank, restarted, shard, start
@@ -113,6 +113,8 @@ def train(
         state = new_state(recipe, objective, budget)
         if place := non_finite(state.state_dict()):
             raise ValueError(f"{place} must be finite before the first step (a buffer of a model: or not persistent)")
+        if training.recompute and not recompute(objective):
+            raise ValueError("training.recompute must be false for networks without blocks of layers, got true")
         if training.compile:
             objective.compile()
         begin_globally(derived(recipe.seed, "process", mine) if mine else recipe.seed)  # the same weights, other noise

@@ -38,6 +38,14 @@ class Family(Kind, ABC):
         """Raise a ValueError of one sentence if the family cannot be used with this data or training."""
         if space.b is not None:
             raise ValueError(f"family {self.kind} needs data with one side, got two sides: use family translation")
+        self.refuse_twice(training)
+
+    def refuse_twice(self, training: Training) -> None:
+        """Raise a ValueError if training takes second derivatives, but is compiled or recomputes activations."""
+        if (why := self.second_derivatives) and training.compile:
+            raise ValueError(f"training.compile must be false with {why}, whose second derivatives torch.compile lacks")
+        if why and training.recompute:
+            raise ValueError(f"training.recompute must be false with {why}, which takes second derivatives")
 
     @abstractmethod
     def model(self, space: Space) -> nn.Module:
@@ -69,6 +77,11 @@ class Family(Kind, ABC):
     def summary(self, space: Space) -> list[str]:
         """The networks for this data and their cost, one line each."""
         return []
+
+    @property
+    def second_derivatives(self) -> str:
+        """What differentiates a gradient in training, or ""."""
+        return ""
 
     @property
     def held_out_loss(self) -> bool:

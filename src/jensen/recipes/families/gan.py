@@ -277,6 +277,11 @@ class GAN(Family):
         rules: dict[str, Update] = {"descend": descend, "extragradient": extragradient, "optimistic": optimistic}
         return rules.get(self.game.update) or consensus(self.game.consensus)
 
+    @property
+    def second_derivatives(self) -> str:
+        penalty = f"game.penalty {self.game.penalty}" if self.game.penalty != "none" else ""
+        return "game.update consensus" if self.game.update == "consensus" else penalty
+
     def curves(self) -> Mapping[str, str]:
         return {
             "critic/loss generator/loss": "losses",

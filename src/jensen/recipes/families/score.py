@@ -95,6 +95,10 @@ class Score(Family):
         model.centre, model.scale = space.moments()
         return model
 
+    @property
+    def second_derivatives(self) -> str:
+        return "" if self.network.loss == "denoising" else f"network.loss {self.network.loss}"
+
     def objective(self, model: ScoreModel, space: Space) -> Objective:
         return ScoreMatching(model, loss=self.network.loss)
 

@@ -131,6 +131,10 @@ class Translation(Family):
         idle = ("cycle", "identity", "pool") if paired else ("distance",)
         self.weights.refuse_idle(f"with pairing {'paired' if paired else 'unpaired'}", *idle, prefix="weights.")
 
+    @property
+    def second_derivatives(self) -> str:
+        return f"shown.penalty {self.shown.penalty:g}" if self.shown.penalty else ""
+
     def paired(self, space: Space) -> bool:
         """Whether the translators are trained on pairs."""
         return space.paired if self.pairing == "auto" else self.pairing == "paired"
@@ -145,6 +149,7 @@ class Translation(Family):
         if self.pairing == "paired" and not space.paired:
             raise ValueError("pairing must be unpaired for data without pairs, got paired")
         self._refuse_idle(self.paired(space))
+        self.refuse_twice(training)
 
     def model(self, space: Space) -> CycleGAN:
         n = self.network
