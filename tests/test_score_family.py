@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from jensen.core.seeding import generator
-from jensen.data.dataset import Data
+from jensen.data.dataset import Data, some
 from jensen.data.pool import Tensors
 from jensen.data.space import Classes, Space
 from jensen.diffusion import SAMPLERS
@@ -120,7 +120,7 @@ def kernel(density=None, **sampling):
 )
 def test_a_kernel_density_is_that_of_the_training_points(bandwidth, wanted):
     """Without players, training does not change it. Its log p is the log mean of Gaussians, by hand."""
-    model, x = trained(kernel({"bandwidth": bandwidth})), rows().train[torch.arange(60)]["x"]
+    model, x = trained(kernel({"bandwidth": bandwidth})), some(rows().train, 60)["x"]
     assert torch.equal(model.points, x)
     h = wanted(x)
     assert float(model.log_bandwidth.exp()) == pytest.approx(h, rel=1e-6)

@@ -245,12 +245,15 @@ def _confusions(side: str, table: Tensor, names: Sequence[str]) -> Table:
 
 
 def chosen(side: Side, each: int) -> Tensor:
-    """Indices of `each` pictures of every class, including the first and the last; without classes, of all pictures."""
+    """Indices of `each` pictures of every class, from those of kinds seen in training to those unseen; without classes,
+    of all pictures."""
     if side.labels is None:
         return torch.linspace(0, len(side.x) - 1, min(CLASSES * each, len(side.x))).round().long()
     places = []
     for label in side.labels.unique()[:CLASSES]:
         of_class = (side.labels == label).nonzero()[:, 0]
+        if side.unseen is not None:
+            of_class = of_class[side.unseen[of_class].long().argsort(stable=True)]
         places.append(of_class[torch.linspace(0, len(of_class) - 1, each).round().long()])
     return torch.cat(places)
 
