@@ -246,7 +246,8 @@ def _confusions(side: str, table: Tensor, names: Sequence[str]) -> Table:
 
 def chosen(side: Side, each: int) -> Tensor:
     """Indices of `each` pictures of every class, from those of kinds seen in training to those unseen; without classes,
-    of all pictures."""
+    of all pictures.
+    """
     if side.labels is None:
         return torch.linspace(0, len(side.x) - 1, min(CLASSES * each, len(side.x))).round().long()
     places = []
