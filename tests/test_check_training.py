@@ -331,7 +331,7 @@ def test_an_objective_whose_average_is_lost_is_caught(monkeypatch):
 def test_what_is_saved_and_not_loaded_is_caught():
     class Half(Loop):
         def load_state_dict(self, state):
-            super().load_state_dict({k: v for k, v in state.items() if k != "averages"})
+            super().load_state_dict({k: v for k, v in state.items() if k != "average"})
 
     assert "state entries that differ: saved and loaded" in failed(check.resume(Half))
 

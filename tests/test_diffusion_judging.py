@@ -93,7 +93,7 @@ def test_the_odes_likelihood_of_a_mixture_is_that_of_its_first_level():
     _, x, case = mixture()
     found = found_in(bounds.bounds(case))
     alpha, sigma = (float(v) for v in SCHEDULE.alpha_sigma(torch.tensor(0.03, dtype=F64)))
-    exact = mixture_log_p(x[:50], sigma / alpha)
+    exact = mixture_log_p(case.test["x"][:50], sigma / alpha)
     assert found["ode"].value == pytest.approx(float(exact.mean()), abs=2e-3)
     assert found["ode"].stderr == pytest.approx(float(exact.std()) / 50**0.5, rel=1e-2)
     known = mixture_log_p(x, 0.0)

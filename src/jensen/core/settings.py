@@ -130,7 +130,7 @@ class Kind(Settings):
         name = value["kind"]
         if name not in cls.kinds:
             raise ValueError(
-                f"{cls.what} must be one of {', '.join(cls.kinds)}, got {name!r}{nearest(str(name), cls.kinds)}; "
+                f"{cls.what} must be one of {', '.join(sorted(cls.kinds))}, got {name!r}{nearest(str(name), cls.kinds)}; "
                 "load your own with --use FILE.py, or jensen.open(path, use=[...])"
             )
         found = cls.kinds[name].model_validate({key: v for key, v in value.items() if key != "kind"})
