@@ -129,8 +129,9 @@ class Kind(Settings):
             raise ValueError(f"a {cls.what} must be a mapping with a kind, got {value!r}")
         name = value["kind"]
         if name not in cls.kinds:
+            known = ", ".join(sorted(cls.kinds))
             raise ValueError(
-                f"{cls.what} must be one of {', '.join(sorted(cls.kinds))}, got {name!r}{nearest(str(name), cls.kinds)}; "
+                f"{cls.what} must be one of {known}, got {name!r}{nearest(str(name), cls.kinds)}; "
                 "load your own with --use FILE.py, or jensen.open(path, use=[...])"
             )
         found = cls.kinds[name].model_validate({key: v for key, v in value.items() if key != "kind"})
