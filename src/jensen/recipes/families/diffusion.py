@@ -33,7 +33,7 @@ from jensen.recipes.families.base import Family
 from jensen.recipes.networks import DenoiserNetwork
 from jensen.recipes.settings import NonNegative, Rate, Share, Training, UpToMillion
 
-GUIDANCE = 1.25  # of pictures with conditions; benchmarks/own_digits.py shows its effect
+GUIDANCE = 1.25  # of pictures with conditions, see benchmarks/README.md, own_digits.py
 LOSSES: dict[str, DenoisingLoss] = {
     **{view: partial(simple, view=view) for view in ("eps", "v", "x", "flow")},
     "min-snr": min_snr,
