@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 
 from jensen.core.types import Batch, Draws, Stream, mapped
 
@@ -19,12 +20,16 @@ def start() -> tuple[int, int]:
     """Join the group that `torchrun` set up, if it did; returns (rank, number of processes).
 
     The group is always left when the interpreter exits: otherwise gloo's threads release their last tensors without an
-    interpreter, which occasionally aborts the process.
+    interpreter, which occasionally aborts the process. After a restart by `torchrun` the addresses of the former
+    processes are still in its store, under the same names: each restart has a prefix for its own.
     """
     if not dist.is_available() or not launched():
         return 0, 1
     if not dist.is_initialized():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        store, mine, world = next(rendezvous("env://"))
+        fresh = dist.PrefixStore(f"restart {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, store=fresh, rank=mine, world_size=world)
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
         atexit.register(leave)
