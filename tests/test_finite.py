@@ -36,7 +36,7 @@ class Fit(Objective):
 
     def forward(self, players, batch, step):
         scale = (self.model(torch.ones(1, 1)) + 100 * (step >= 2)).exp()
-        return {"model": Loss.of(-Normal(torch.zeros(1), 1 / scale).log_prob(torch.ones(1)).mean())}
+        return {"model": Loss.of(-Normal(torch.zeros(1), 1 / scale, validate_args=True).log_prob(torch.ones(1)).mean())}
 
 
 def test_an_error_from_numbers_that_are_not_finite_names_step_player_and_operation():

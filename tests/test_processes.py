@@ -111,6 +111,7 @@ import os, signal, sys
 from pathlib import Path
 from jensen.recipes.words import configure
 from jensen.runs import train as running
+from jensen.training import distributed
 
 out, killed = Path({str(tmp_path / "run")!r}), Path({str(tmp_path / "killed")!r})
 once = running._Keeper.__call__
@@ -124,6 +125,7 @@ def die(keeper, state, terms):
 running._Keeper.__call__ = die
 recipe = configure("ring-gan", {[*ALONE, "training.log_every=1"]!r})
 running.train(recipe, out)
+distributed.stop()
 """)
     torchrun("--max-restarts=1", "--monitor-interval=0.1", str(script))
     assert (tmp_path / "killed").exists()
