@@ -136,6 +136,11 @@ def test_check_names_every_cell_that_is_not_a_number(tmp_path, monkeypatch, caps
     out = capsys.readouterr().out
     assert "row 4, column length: missing" in out
     assert "Training refuses these data: column length of" in out
+    assert "jensen train diffusion --data t.csv" in out.splitlines()  # infinite numbers are not left out
+    Path("some.csv").write_text("x,y\n,1\n" + "".join(f"{k},{k * k}\n" for k in range(99)))
+    numbers(["some.csv"])
+    command = "jensen train diffusion --data some.csv --set data.missing=drop"
+    assert command in capsys.readouterr().out.splitlines()
     refused(capsys, ["data", "check", "t.csv", "--strict"], "must have finite numbers, got none in row 4")
     refused(capsys, ["train", "vae", "--data", "t.csv"], "must have finite numbers, got none in row 4")
     Path("t.csv").write_text("x,z\n" + "".join(f"{k},inf\n" for k in range(40)))

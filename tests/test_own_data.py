@@ -106,6 +106,9 @@ def test_held_out_rows_are_spread_and_stay_when_rows_are_added(tmp_path):
     ("text", "settings", "said"),
     [
         ("a,b\n1,2\n3,\n5,6\n", {}, "column b of .* must have finite numbers, got none in row 2"),
+        ("a,b\n1,2\n3,\n", {}, "none in row 2; data.missing=drop leaves them out"),
+        ("a,b\n1,2\n3,inf\n4,5\n", {"missing": "drop"}, "column b of .* must have finite numbers, got none in row 2$"),
+        ("a,b\n,2\n3,\n", {"missing": "drop"}, "must have a row without missing numbers, got none"),
         ("a,b\n1,2\n3,inf\nnan,nan\n", {}, "column a of .* must have finite numbers, got none in row 3"),
         ("a,b\n1,2\n3,NA\n4,5\n", {}, "column b of .* must have finite numbers, got none in row 2"),
         ("a,b\n1,2\n3,?\n4,5\n", {}, "finite numbers, got '\\?' in row 2; classes need data.label=b"),
@@ -127,6 +130,20 @@ def test_tables_that_cannot_be_learnt_are_refused(tmp_path, text, settings, said
     (tmp_path / "x.csv").write_text(text)
     with pytest.raises(ValueError, match=said):
         Table(path="x.csv", **settings).open(0)
+
+
+def test_rows_with_something_missing_are_left_out_if_asked(tmp_path):
+    """Only of the columns that are used: the rest of the table may be incomplete."""
+    numbers = [["" if k % 7 == 3 else k, k**2, "NA" if k % 2 else k] for k in range(60)]
+    rows = "".join(f"{a},{b},{c},{'' if k % 10 == 9 else 'uv'[k % 2]}\n" for k, (a, b, c) in enumerate(numbers))
+    (tmp_path / "x.csv").write_text(f"a,b,c,kind\n{rows}")
+    table = source(tmp_path / "x.csv").model_copy(update={"columns": ("a", "b"), "missing": "drop"})
+    data = table.open(0)
+    kept = [k for k in range(60) if k % 7 != 3 and k % 10 != 9]
+    assert torch.equal(whole(data).sort(0).values, torch.tensor([[k, k**2] for k in kept]).float())
+    assert f"{60 - len(kept)} rows with something missing are left out" in data.notes
+    complete = Table(path=str(tmp_path / "x.csv"), columns=("b",))
+    assert len(whole(complete.open(0))) == 60
 
 
 def test_words_that_are_mostly_numbers_are_classes_only_where_they_are_named(tmp_path):

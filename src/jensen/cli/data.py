@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,9 @@ def _rows(
         if strict or table is None:
             raise
         contents, said = of_table(table, None), f"Training refuses these data: {refused}."
+        with suppress(ValueError):
+            found.model_copy(update={"missing": "drop"}).open(0)
+            code += " --set data.missing=drop"
     else:
         said = " ".join(map(sentence, data.notes or [data.name]))
         n = len(data.train) + len(data.test)

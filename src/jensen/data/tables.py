@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import zipfile
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,14 @@ class Table:
         columns: columns by name: numbers (N,) float64, or words (N,).
         named: whether the file names its columns; otherwise they are "1", "2", ...
         label: the column of classes, if there is one.
+        dropped: number of rows that were left out because something was missing.
     """
 
     path: Path
     columns: dict[str, np.ndarray]
     named: bool
     label: str | None
+    dropped: int = 0
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
@@ -40,17 +43,21 @@ class Table:
         return tuple(name for name, v in self.columns.items() if v.dtype == np.float64)
 
 
-def read_table(path: Path | str, label: str | None = None) -> Table:
+def read_table(
+    path: Path | str, label: str | None = None, *, columns: Collection[str] = (), drop: bool = False
+) -> Table:
     """The table in a file, whose columns of numbers must be complete.
 
     Args:
         path: a .csv or .tsv, with or without a line of column names; a .npy with an array (N, D); a .npz with one such
             array, and optionally classes (N,) under one of `LABELS`; or a .parquet, which needs pyarrow.
         label: the column of classes, whose words may be mostly numbers.
+        columns: the columns that must be complete; empty: all columns of numbers.
+        drop: leave out the rows in which a number or the class is missing.
 
     Raises:
         ValueError: if the file does not exist, is broken, is of another kind, or a cell of a column of numbers is
-            missing or not finite.
+            missing or not finite; with drop, if no row is complete.
 
     >>> import tempfile
     >>> name = Path(tempfile.mkdtemp()) / "two.csv"
@@ -60,12 +67,18 @@ def read_table(path: Path | str, label: str | None = None) -> Table:
     (('length',), 'kind', [1.5, 2.5])
     """
     table = read_cells(path)
+    if drop:
+        table = _complete(table, [label, *(columns or table.numeric)])
     cells = wrong_cells(table)
-    for name in table.columns:
+    for name in columns or table.columns:
         wrong = [(row, word) for row, column, word in cells if column == name]
         if wrong and (name != label or name in table.numeric):
             (row, word), more = wrong[0], f" and in {len(wrong) - 1} other rows" * (len(wrong) > 1)
-            got, hint = ("none", "") if name in table.numeric else (repr(word), f"; classes need data.label={name}")
+            none, hint = (
+                "; data.missing=drop leaves them out" * (word == "missing"),
+                f"; classes need data.label={name}",
+            )
+            got, hint = ("none", none) if name in table.numeric else (repr(word), hint)
             raise ValueError(f"column {name} of {path} must have finite numbers, got {got} in row {row}{more}{hint}")
     return table
 
@@ -103,6 +116,18 @@ def wrong_cells(table: Table) -> list[tuple[int, str, str]]:
             rows = np.flatnonzero(~np.isfinite(_parsed(values))).tolist()
             found += [(k + 1, name, "missing" if str(values[k]) in ("nan", "") else str(values[k])) for k in rows]
     return sorted(found)
+
+
+def _complete(table: Table, names: Collection[str | None]) -> Table:
+    """The rows in which no number and no word of these columns is missing."""
+    keep = np.ones(len(table), bool)
+    for name in table.columns.keys() & names:
+        values = table.columns[name]
+        keep &= ~(np.isnan(values) if values.dtype == np.float64 else _missing(values))
+    if not keep.any():
+        raise ValueError(f"{table.path} must have a row without missing numbers, got none")
+    columns = {name: values[keep] for name, values in table.columns.items()}
+    return replace(table, columns=columns, dropped=int((~keep).sum()))
 
 
 def _parsed(values: np.ndarray) -> np.ndarray:

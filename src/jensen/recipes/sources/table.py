@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -40,6 +40,8 @@ class Table(Source):
     """columns to learn; empty: all columns of numbers except the label"""
     label: str | None = None
     """column with the class of each row; null: none"""
+    missing: Literal["refuse", "drop"] = "refuse"
+    """what is done about rows in which a number or the class is missing"""
     test: HeldOut = 0.1
     """share of the rows that is held out"""
 
@@ -54,7 +56,7 @@ class Table(Source):
         return cls(path=str(path), label=tables.read_cells(path).label)
 
     def open(self, seed: int, track: Track = silent, runs: Opener = no_runs) -> Data:
-        table = tables.read_table(self._file("a table"), self.label)
+        table = tables.read_table(self._file("a table"), self.label, columns=self.columns, drop=self.missing == "drop")
         names = self.columns or tuple(name for name in table.numeric if name != self.label)
         self._refuse(table, names)
         x = torch.from_numpy(np.stack([table.columns[name] for name in names], 1))
@@ -79,6 +81,7 @@ class Table(Source):
                 f"{len(x):,} points with {len(names)} columns"
                 + ("" if cond is None else f" and {cond.size} classes from column {self.label}")
                 + f"; {len(test):,} are held out",
+                *[f"{table.dropped:,} rows with something missing are left out"] * (table.dropped > 0),
                 *self._unused(table),
                 *self._cautions(names, x),
                 *untrained(cond, train.tensors.get("cond")),
