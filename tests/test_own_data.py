@@ -16,6 +16,7 @@ from jensen.cli.main import main
 from jensen.core.seeding import derived
 from jensen.data.dataset import some
 from jensen.data.split import held_out
+from jensen.data.tables import read_table
 from jensen.recipes.sources.arrays import Arrays
 from jensen.recipes.sources.base import source
 from jensen.recipes.sources.pair import Pair
@@ -73,6 +74,20 @@ def test_a_csv_is_read_as_it_is_and_each_column_has_its_own_scale(tmp_path, sepa
     mean, std = data.space.moments()
     assert torch.allclose(mean.double(), train.mean(0), rtol=1e-5)
     assert torch.allclose(std.double(), train.std(0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_decimal_commas_are_points_unless_a_number_has_one(tmp_path, separator):
+    rows = [["länge", "breite", "sorte"], ["1,5", "2", "a"], ["2,25", "-3,75", "b"], [",5", "1,0e3", "a"]]
+    text = "\n".join(map(separator.join, rows))
+    (tmp_path / "x.csv").write_text(text, encoding="utf-8")
+    table = read_table(tmp_path / "x.csv")
+    assert {name: table.columns[name].tolist() for name in table.numeric} == {
+        "länge": [1.5, 2.25, 0.5], "breite": [2, -3.75, 1000]}  # fmt: skip
+    assert table.label == "sorte"
+    (tmp_path / "x.csv").write_text(text.replace("2,25", "2.25"), encoding="utf-8")  # is 1,5 fifteen or one and a half?
+    with pytest.raises(ValueError, match=r"column länge .* must have finite numbers|must have a column of numbers"):
+        source(tmp_path / "x.csv").open(0)
 
 
 def test_every_file_of_one_table_gives_the_same_points(tmp_path):
@@ -463,7 +478,7 @@ def test_a_built_in_source_by_its_kind_and_a_preset_on_other_data(tmp_path):
             ["gan", "--data", "dots"],
             "dots must have sides of 4 to 1024 pixels, got 1 x 3: give a larger --set data.size",
         ),
-        (["gan", "--data", "word.csv"], "must have a column of numbers, got only words, such as '0,5' in column '1'"),
+        (["gan", "--data", "word.csv"], "must have a column of numbers, got only words, such as 'yes' in column '1'"),
         (["gan", "--data", "empty"], "must hold pictures, got none"),
     ],
 )
@@ -472,7 +487,7 @@ def test_wrong_data_are_refused_and_leave_nothing(tmp_path, capsys, words, said)
     (tmp_path / "empty").mkdir()
     folder(tmp_path / "pets")
     folder(tmp_path / "dots", sizes=((1, 3),))
-    (tmp_path / "word.csv").write_text("a;b\n0,5;1,5\n")
+    (tmp_path / "word.csv").write_text("a;b\nyes;no\n")
     assert main(["train", *words]) == 2
     err = capsys.readouterr().err
     assert said in err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import zipfile
 from collections.abc import Collection
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ import numpy as np
 
 SUFFIXES = (".csv", ".tsv", ".npy", ".npz", ".parquet")
 LABELS = ("label", "labels", "class", "target", "y", "cond")  # names of a column of classes
+COMMA = re.compile(r"[+-]?\d*,\d+(e[+-]?\d+)?", re.IGNORECASE)  # a number with a decimal comma
 MISSING = ("", "na", "n/a", "nan", "null", "none")  # words for a missing number, in any case
 
 
@@ -49,7 +51,8 @@ def read_table(
     """The table in a file, whose columns of numbers must be complete.
 
     Args:
-        path: a .csv or .tsv, with or without a line of column names; a .npy with an array (N, D); a .npz with one such
+        path: a .csv or .tsv, with or without a line of column names, with decimal commas if no comma separates columns
+            and no number has a point; a .npy with an array (N, D); a .npz with one such
             array, and optionally classes (N,) under one of `LABELS`; or a .parquet, which needs pyarrow.
         label: the column of classes, whose words may be mostly numbers.
         columns: the columns that must be complete; empty: all columns of numbers.
@@ -183,6 +186,8 @@ def _separated(path: Path) -> tuple[bool, dict[str, Any]]:
     except csv.Error:  # a single column
         dialect = csv.excel
     rows = [row for row in csv.reader(io.StringIO(text, newline=""), dialect) if row and not row[0].startswith("#")]
+    if dialect.delimiter != ",":
+        rows = _pointed(rows)
     for number, row in enumerate(rows, 1):
         if len(row) != len(rows[0]):
             raise ValueError(f"every row of {path} must have {len(rows[0])} columns, got {len(row)} in row {number}")
@@ -196,6 +201,13 @@ def _separated(path: Path) -> tuple[bool, dict[str, Any]]:
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"columns of {path} must have different names, got {twice!r} twice")
     return named, dict(zip(names, zip(*rows, strict=True), strict=True)) if rows else {}
+
+
+def _pointed(rows: list[list[str]]) -> list[list[str]]:
+    """Cells with decimal points for decimal commas, unless a number has a point: commas then group thousands."""
+    if any("." in cell and np.isfinite(_number(cell)) for row in rows for cell in row):
+        return rows
+    return [[cell.replace(",", ".") if COMMA.fullmatch(cell.strip()) else cell for cell in row] for row in rows]
 
 
 def _npy(path: Path) -> tuple[bool, dict[str, Any]]:
