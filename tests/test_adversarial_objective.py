@@ -241,6 +241,25 @@ def test_forward_changes_no_state():
     assert all(torch.equal(losses[k].total, again[k].total) for k in losses)
 
 
+def test_a_lazy_penalty_has_the_same_mean():
+    """Computed in every third step, three times as large: the losses of three steps have the same sum."""
+    calls = []
+
+    def penalty(critic, real, fake):
+        calls.append(len(real))
+        return r1(critic, real, 0.7)
+
+    lazy, eager = game(penalty=penalty, every=3), game(penalty=penalty)
+    eager.load_state_dict(lazy.state_dict())
+    one, other = ([played(x, ("critic",), X, step)["critic"] for step in range(6)] for x in (lazy, eager))
+    assert len(calls) == 2 + 6
+    assert ["penalty" in loss.terms for loss in one] == [True, False, False] * 2
+    torch.testing.assert_close(sum(x.total for x in one), sum(x.total for x in other), rtol=1e-6, atol=0)
+    torch.testing.assert_close(one[0].terms["penalty"], 3 * other[0].terms["penalty"])
+    with pytest.raises(ValueError, match="every must be at least 1, got 0"):
+        game(every=0)
+
+
 def test_a_spectral_norm_follows_its_players_move_alone():
     objective = game(penalty=lambda c, real, fake: r1(c, real))
     for net in (objective.critic, objective.model):

@@ -84,6 +84,7 @@ class Adversarial(Objective):
         loss: a name of `GAME_LOSSES`, or a `GameLoss`.
         phases: order of the updates: `alternating(5)`, `SIMULTANEOUS`, ...
         penalty: penalty that is added to the critic's loss; (critic, real, fake) -> (B / m,).
+        every: k, "lazy" penalty: only in steps 0, k, 2k, ..., and k times as large, so that its mean is the same.
         packing: number m of examples per pack, which must divide the batch size.
         noise: sigma of the instance noise: a number, or a function of the step, see `annealed`.
         augmentation: augmentation of pictures; an `AdaptiveAugment` is adjusted after the critic's updates.
@@ -91,11 +92,12 @@ class Adversarial(Objective):
         standardize: s, for data whose columns have different scales.
 
     Raises:
-        ValueError: for an unknown loss, or a clip that is not positive; when called, for a batch without "x", a batch
+        ValueError: for an unknown loss, a clip that is not positive, or k below 1; when called, for a batch without "x", a batch
             size that m does not divide, generated examples whose shape is not that of real ones, a critic that does not
             give logits for each example, or a penalty that does not return a tensor.
 
-    Source: Goodfellow et al. (2014), algorithm 1; Arjovsky et al. (2017), algorithm 1, with clip and alternating(5).
+    Source: Goodfellow et al. (2014), algorithm 1; Arjovsky et al. (2017), algorithm 1, with clip and alternating(5);
+    Karras et al. (2020), section 3.1 (lazy penalties).
 
     >>> from jensen.adversarial import r1
     >>> penalty = lambda critic, real, fake: r1(critic, real, gamma=1.0)
@@ -115,6 +117,7 @@ class Adversarial(Objective):
         loss: str | GameLoss = "non-saturating",
         phases: tuple[Phase, ...] | None = None,
         penalty: Penalty | None = None,
+        every: int = 1,
         packing: int = 1,
         noise: Callable[[int], float] | float | None = None,
         augmentation: Callable[[Tensor], Tensor] | None = None,
@@ -124,11 +127,13 @@ class Adversarial(Objective):
         super().__init__()
         if clip is not None and not clip > 0:
             raise ValueError(f"clip must be positive, got {clip}")
+        if every < 1:
+            raise ValueError(f"every must be at least 1, got {every}")
         self.model = model
         self.critic = critic
         self.loss = game_loss(loss)
         self.phases = alternating() if phases is None else phases
-        self.penalty, self.packing, self.noise, self.clip = penalty, packing, noise, clip
+        self.penalty, self.every, self.packing, self.noise, self.clip = penalty, every, packing, noise, clip
         self.augmentation = augmentation
         self.standardize = nn.Identity() if standardize is None else standardize
 
@@ -169,16 +174,16 @@ class Adversarial(Objective):
         for player in players:
             if player == "critic":
                 assert real is not None
-                losses[player] = self._critic(real, fake, data, made)
+                losses[player] = self._critic(real, fake, data, made, step)
             else:
                 losses[player] = Loss.of(self.loss.generator(real, fake).mean())
         return losses
 
-    def _critic(self, real: Tensor, fake: Tensor, data: Tensor, made: Tensor) -> Loss:
+    def _critic(self, real: Tensor, fake: Tensor, data: Tensor, made: Tensor, step: int) -> Loss:
         total = self.loss.critic(real, fake).mean()
         terms = {"real": real, "fake": fake}
-        if self.penalty is not None:
-            terms["penalty"] = paid(self.penalty, self.critic, data, made)
+        if self.penalty is not None and step % self.every == 0:
+            terms["penalty"] = self.every * paid(self.penalty, self.critic, data, made)
             total = total + terms["penalty"].mean()
         loss = Loss.of(total, **terms)
         return Loss(loss.total, loss.terms, {"real": real.detach()})

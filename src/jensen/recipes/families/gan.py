@@ -183,6 +183,8 @@ class Game(Settings):
     """penalty on the critic's gradient"""
     penalty_weight: NonNegative = 1.0
     """weight of the penalty"""
+    penalty_every: Depth = 1
+    """lazy penalty: computed only in every k-th step, with k times its weight"""
     noise: NonNegative = 0.0
     """standard deviation of instance noise at the first step, relative to that of the column for points from a table"""
     noise_steps: Positive = 2000
@@ -203,6 +205,7 @@ class Game(Settings):
         for used, names in (
             (self.update == "consensus", "consensus"),
             (self.penalty != "none", "penalty_weight"),
+            (self.penalty != "none", "penalty_every"),
             (self.noise, "noise_steps"),
             (self.augmentation == "fixed", "augmentation_share"),
         ):
@@ -261,6 +264,7 @@ class GAN(Family):
             loss=game.loss,
             phases=SIMULTANEOUS if game.order == "simultaneous" else alternating(game.critic_steps),
             penalty=game.penalised(),
+            every=game.penalty_every,
             packing=game.packing,
             noise=annealed(game.noise, game.noise_steps) if game.noise else None,
             augmentation=game.augmented(),
