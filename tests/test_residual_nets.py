@@ -139,6 +139,14 @@ def test_a_fresh_game_is_one_without_blocks():
     torch.testing.assert_close(critic(2 * x - 3 * y), 2 * critic(x) - 3 * critic(y))
 
 
+def test_a_fresh_generator_draws_no_checkerboard():
+    """Patches of 4 x 4 equal pixels that differ from one another, so that no pixel of a patch is brighter in all."""
+    x = ResidualGenerator(5, (3, 32, 32), width=8, patch=4)(torch.randn(6, 5)).detach()
+    patches = F.pixel_unshuffle(x, 4).unflatten(1, (3, 16))
+    torch.testing.assert_close(patches, patches.mean(2, keepdim=True).expand_as(patches))
+    assert float(patches.std((3, 4)).min()) > 0.01
+
+
 def test_weights_have_fixups_scale():
     """L = 3 blocks, gain sqrt(2 / 1.04) L^(-1/4) over sqrt(fan-in): within 4 standard errors of the deviation."""
     critic = ResidualCritic((1, 16, 16), width=32)

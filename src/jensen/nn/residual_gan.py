@@ -2,9 +2,11 @@ r"""A generator and a critic of residual blocks without normalisation, as in R3G
 
 Blocks are $x + W_3\,\phi(W_2\,\phi(W_1 x))$ with 1 x 1, 3 x 3 and 1 x 1 convolutions and a leaky ReLU $\phi$. At
 initialisation $W_3$ is zero, and $W_1$ and $W_2$ are scaled by $L^{-1/4}$ for L blocks (Fixup), so that the size of the
-first updates does not grow with depth. The generator upsamples bilinearly, the critic downsamples by averages.
+first updates does not grow with depth. The generator upsamples bilinearly, the critic downsamples by averages. The
+pixels of a patch are equal at initialisation, otherwise they would start as a checkerboard.
 
-Source: Huang et al. (2024), section 3 (R3GAN); Zhang et al. (2019), section 3 (Fixup, with m = 3 layers a block).
+Source: Huang et al. (2024), section 3 (R3GAN); Zhang et al. (2019), section 3 (Fixup, with m = 3 layers a block);
+Aitken et al. (2017), section 3 (equal pixels).
 """
 
 from __future__ import annotations
@@ -63,7 +65,7 @@ class ResidualGenerator(nn.Module):
             layers += [*_blocks(coarse, blocks, number), *_mixed(coarse, fine)]
             layers += [nn.Upsample(scale_factor=2, mode="bilinear")]
         layers += _blocks(width, blocks, number)
-        leave = _scaled(nn.Conv2d(width, channels * patch**2, 3, padding=1))
+        leave = _even(_scaled(nn.Conv2d(width, channels * patch**2, 3, padding=1)), patch**2)
         self.body = nn.Sequential(*layers, leave, nn.PixelShuffle(patch))
 
     def forward(self, z: Float[Tensor, "b latents"]) -> Float[Tensor, "b c h w"]:
@@ -134,6 +136,13 @@ def _blocks(width: int, blocks: int, number: int) -> list[nn.Module]:
 def _mixed(before: int, after: int) -> list[nn.Module]:
     """A convolution that changes the number of channels; the identity if they are equal."""
     return [] if before == after else [_scaled(nn.Conv2d(before, after, 1, bias=False))]
+
+
+def _even(layer: nn.Conv2d, pixels: int) -> nn.Conv2d:
+    """The layer with the same weights for every pixel of a patch."""
+    with torch.no_grad():
+        layer.weight.copy_(layer.weight[::pixels].repeat_interleave(pixels, 0))
+    return layer
 
 
 def _scaled(layer: Layer, gain: float = 1.0) -> Layer:
