@@ -92,9 +92,9 @@ class Adversarial(Objective):
         standardize: s, for data whose columns have different scales.
 
     Raises:
-        ValueError: for an unknown loss, a clip that is not positive, or k below 1; when called, for a batch without "x", a batch
-            size that m does not divide, generated examples whose shape is not that of real ones, a critic that does not
-            give logits for each example, or a penalty that does not return a tensor.
+        ValueError: for an unknown loss, a clip that is not positive, or k below 1; when called, for a batch without
+            "x", a batch size that m does not divide, generated examples whose shape is not that of real ones, a critic
+            that does not give logits for each example, or a penalty that does not return a tensor.
 
     Source: Goodfellow et al. (2014), algorithm 1; Arjovsky et al. (2017), algorithm 1, with clip and alternating(5);
     Karras et al. (2020), section 3.1 (lazy penalties).
