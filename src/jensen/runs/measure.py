@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -65,7 +66,7 @@ def log_likelihood(
     if isinstance(model, LatentChain):
         n = judging.importance if draws is None else draws
         parts = [model.log_likelihood(part, samples=n, generator=rng) for part, _ in _parts(run, given, texts)]
-        return Estimate.joined(parts, like=given)
+        return _on_cpu(Estimate.joined(parts, like=given))
     if (diffusion := diffusion_of(model)) is not None:
         first, last = whole_span(diffusion.denoiser)
         span = (first if isinstance(model, ScoreModel) else judging.first), last
@@ -140,5 +141,6 @@ def _each(run: Run, f: Callable[[Tensor, Tensor | None], Tensor], x: Tensor, con
 
 
 def _on_cpu(found: Likelihood) -> Likelihood:
-    stderr = None if found.stderr is None else found.stderr.cpu()
-    return Likelihood(found.value.cpu(), found.kind, found.measure, stderr)
+    values = {field.name: getattr(found, field.name) for field in fields(found)}
+    moved: Any = {name: value.cpu() for name, value in values.items() if isinstance(value, Tensor)}
+    return replace(found, **moved)
