@@ -188,6 +188,7 @@ def test_there_are_forty_over_all_families_and_each_is_one_place():
     assert len(MUTATIONS) >= 40
     assert {mutation.file.split("/")[0] for mutation in MUTATIONS} >= FAMILY_FOLDERS
     assert len(set(MUTATIONS)) == len(MUTATIONS)
+    assert f"We broke {len(MUTATIONS)} places" in (SOURCE.parents[1] / "README.md").read_text(encoding="utf-8")
     for mutation in MUTATIONS:
         text = (SOURCE / mutation.file).read_text(encoding="utf-8")
         assert text.count(mutation.old) == 1, f"{mutation}: {text.count(mutation.old)} places"
