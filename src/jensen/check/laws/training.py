@@ -246,7 +246,7 @@ def _averaged(path: Tensor, width: float) -> Tensor:
     for step, weights in enumerate(path):
         model.weight.data.copy_(weights)
         update_average(average, model, power_decay(width)(step))
-        found.append(average.weight.detach()[0].clone())
+        found.append(next(average.parameters())[0].clone())
     return torch.stack(found)
 
 
