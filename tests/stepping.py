@@ -13,6 +13,7 @@ from jensen.recipes.words import configure
 from jensen.runs.opening import open_other
 from jensen.runs.train import new_objective, new_state
 from jensen.training import on_device, train_step
+from jensen.training.step import _evaluation, gradients
 from tiny import TINY, tiny
 
 FITTED = {"moons-mixture": {"training__steps": 1, "sweeps": 5}}  # fitted before its first step
@@ -83,6 +84,18 @@ def begun(recipe, device="cpu"):
     objective = new_objective(recipe, data).to(device)
     state = new_state(recipe, objective, recipe.training.budget())
     return state, on_device(recipe.family.stream(data, recipe.training.batch_size, recipe.seed), device)(0)
+
+
+def gradients_of(state, batch):
+    """For each player the gradient of its loss on a batch, one vector in double precision, and the loss."""
+    found, state.draws = {}, 1
+    for phase in state.objective.phases:
+        torch.manual_seed(1)
+        losses = gradients(state, phase.players, _evaluation(state, phase.players, batch))
+        for name in phase.players:
+            grads = [p.grad.to_dense() for p in state.players[name].parameters]
+            found[name] = torch.cat([grad.reshape(-1).double() for grad in grads]), losses[name]
+    return found
 
 
 def stepped(recipe, device="cpu", steps=2):

@@ -1,22 +1,28 @@
-"""Activation checkpointing and compilation change no gradient; what cannot be compiled is refused."""
+"""Activation checkpointing and compilation change no gradient, bfloat16 little; what cannot be compiled is refused."""
 
 from __future__ import annotations
 
 import copy
+import json
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
+import jensen
 from jensen.cli.main import main
 from jensen.nn import UNet
 from jensen.recipes.words import configure
 from jensen.training import recompute
+from stepping import begun, gradients_of, options, small, stepped
 from test_cli import refused
 from test_resume import same, words
-from tiny import tiny
+from tiny import COMMON, TINY, tiny
 
 
 def unet():
@@ -99,3 +105,87 @@ def test_what_differentiates_a_gradient_is_neither_compiled_nor_recomputed(recip
         with pytest.raises(ValueError, match=re.escape(f"training.{setting} must be false with {why}, wh")):
             configure(recipe, [f"training.{setting}=true", *more])
     assert configure(recipe, more)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_family_says_what_differentiates_a_gradient(monkeypatch, name):
+    """A step that builds the graph of a gradient is one that the family says takes second derivatives."""
+    plain = torch.autograd.grad
+
+    for more in options()[name]:
+        twice = []
+
+        def grad(*args, twice=twice, create_graph=False, **settings):
+            twice.append(create_graph)
+            return plain(*args, create_graph=create_graph, **settings)
+
+        monkeypatch.setattr(torch.autograd, "grad", grad)
+        recipe = small(name, *more)
+        stepped(recipe, steps=1)
+        assert any(twice) == bool(recipe.family.second_derivatives), more
+
+
+COMPILED = ("moons-vae", "digits-autoencoder", "moons-diffusion", "moons-score", "ring-gan", "digits-pix2pix")
+
+
+def compiled(backend, *names):
+    """The errors that `compiled.py` finds."""
+    script = Path(__file__).parent / "compiled.py"
+    made = subprocess.run([sys.executable, script, backend, *names], capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr
+    return json.loads(made.stdout).values()
+
+
+def test_what_is_traced_for_compilation_has_the_same_bits():
+    """torch.compile's trace of a step, carried out operation by operation; the first is a reader's step."""
+    for found in compiled("eager", "captcha-reader", *COMPILED):
+        assert found["traced"] > 0
+        assert all(off == 0 for pair in found["players"].values() for off in pair)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", COMPILED)
+def test_a_compiled_step_has_the_gradients_of_the_plain_one(name):
+    """To 1e-5, a hundred roundings: compiled sums are in another order."""
+    [found] = compiled("inductor", name)
+    assert found["traced"] > 0
+    assert all(off <= 1e-5 for pair in found["players"].values() for off in pair)
+
+
+ROUGH = ("gan", "translation", "reader")
+TRAINED = [name for name in TINY if name not in ("moons-kernel", "moons-mixture")]  # those have no network
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_gradients_in_bfloat16_are_those_of_float32_up_to_rounding(name):
+    """Relative to its norm a gradient is off by some roundings of 2^-9 = 0.2%: 1% is allowed. Where ReLUs change sign,
+    and in games, whose gradients are differences of means that nearly cancel at the start, 16% are.
+    Losses and their terms are in float32, as weights and gradients are.
+    """
+    for more in options()[name]:
+        full, half = (small(name, *more, training__precision=kind) for kind in ("float32", "bfloat16"))
+        (state, batches), (rounded, _) = begun(full), begun(half)
+        batch = next(batches)
+        exact, found = gradients_of(state, batch), gradients_of(rounded, batch)
+        assert any(not torch.equal(exact[player][0], found[player][0]) for player in exact), more
+        for player, (gradient, loss) in exact.items():
+            off = (found[player][0] - gradient).norm() / gradient.norm()
+            assert off < (0.16 if full.family.kind in ROUGH else 0.01), (more, player)
+            terms = (found[player][1].total, *found[player][1].terms.values())
+            assert {v.dtype for v in terms if v.is_floating_point()} <= {torch.float32, torch.float64}, more
+            torch.testing.assert_close(found[player][1].total, loss.total, rtol=0.02, atol=0.01)
+
+
+@pytest.mark.parametrize("name", ["moons-vae", "digits-ddpm"])
+def test_a_run_in_bfloat16_is_judged_in_float32(tmp_path, name):
+    """What trains in mixed precision has weights and log-likelihoods in float32."""
+    settings = COMMON | TINY[name] | {"training.previews": 0, "training.precision": "bfloat16"}
+    run = jensen.train(name, tmp_path / "run", steps=2, settings=settings)
+    seen = set()
+    for layer in run.model.modules():
+        if isinstance(layer, nn.Linear):
+            layer.register_forward_hook(lambda _layer, _given, made: seen.add(made.dtype))
+    rows = run.open_data().test[torch.arange(2)]
+    cond = {"cond": [run.space.cond.names[k] for k in rows["cond"][:, 0].tolist()]} if name == "digits-ddpm" else {}
+    assert run.log_likelihood(rows["x"], **cond).value.isfinite().all()
+    assert seen == {torch.float32} == {p.dtype for p in run.model.parameters()}
