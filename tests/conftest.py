@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import settings
 from jaxtyping import install_import_hook
 from PIL import Image
 
 torch.set_num_threads(1)
+settings.register_profile("always", derandomize=True, database=None, deadline=None)
+settings.register_profile("long", max_examples=10_000, database=None, deadline=None)
+settings.load_profile("always")
 _hook = install_import_hook(
     [
         "jensen.core.shapes",

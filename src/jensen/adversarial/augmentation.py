@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from jensen.core.seeding import drawing
-from jensen.core.shapes import check_rows
+from jensen.core.shapes import check_rows, checked
 
 Transform = Callable[[Tensor], Tensor]
 
@@ -58,6 +58,7 @@ class Brightness:
     def __post_init__(self) -> None:
         _check_finite("amount", self.amount, least=0.0)
 
+    @checked
     def __call__(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         return x + self.amount * (2 * _uniform(x) - 1)
 
@@ -74,6 +75,7 @@ class Saturation:
     True
     """
 
+    @checked
     def __call__(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         return _about(x.mean(1, keepdim=True), x, 2 * _uniform(x))
 
@@ -90,6 +92,7 @@ class Contrast:
     True
     """
 
+    @checked
     def __call__(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         return _about(x.mean((1, 2, 3), keepdim=True), x, 0.5 + _uniform(x))
 
@@ -118,6 +121,7 @@ class Translation:
     def __post_init__(self) -> None:
         _check_share("ratio", self.ratio)
 
+    @checked
     def __call__(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         rows, seen_rows = self._sources(len(x), x.shape[2], x)
         columns, seen_columns = self._sources(len(x), x.shape[3], x)
@@ -154,6 +158,7 @@ class Cutout:
     def __post_init__(self) -> None:
         _check_share("ratio", self.ratio)
 
+    @checked
     def __call__(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         rows, columns = self._hidden(len(x), x.shape[2], x), self._hidden(len(x), x.shape[3], x)
         return x * ~(rows[:, None, :, None] & columns[:, None, None, :])
@@ -183,6 +188,7 @@ class Flip:
     def __post_init__(self) -> None:
         _check_share("share", self.share)
 
+    @checked
     def __call__(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         return torch.where(_uniform(x) < self.share, x.flip(3), x)
 
@@ -207,6 +213,7 @@ class Crop:
     def __post_init__(self) -> None:
         _check_share("least", self.least)
 
+    @checked
     def __call__(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         share = self.least + (1 - self.least) * _uniform(x)[:, 0]
         place = (1 - share) * (2 * torch.rand(len(x), 2, 1, device=x.device, dtype=x.dtype) - 1)
@@ -237,6 +244,7 @@ class Jitter:
         _check_finite("amount", self.amount, least=0.0)
         _check_finite("fill", self.fill)
 
+    @checked
     def __call__(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         return self.by(x, torch.randn(len(x), 2, 3, device=x.device, dtype=x.dtype))
 
@@ -262,6 +270,7 @@ class Mosaic:
     True
     """
 
+    @checked
     def __call__(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         batch, _, height, width = x.shape
         lower, right = self._beyond(batch, height, x)[:, None, :, None], self._beyond(batch, width, x)[:, None, None]
@@ -373,6 +382,7 @@ class AdaptiveAugment(nn.Module):
         return augment(x, self.transforms, self.probability, generator=generator)
 
     @torch.no_grad()
+    @checked
     def update(self, real: Float[Tensor, "b ..."]) -> None:
         """Count the signs of the critic's logits on real pictures (of their mean, for a patch critic), and adjust."""
         logit = real[:, None].flatten(1).mean(1)

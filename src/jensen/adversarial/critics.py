@@ -16,6 +16,7 @@ from jensen.adversarial.packing import pack
 from jensen.core.modes import evaluating
 from jensen.core.progress import Advance
 from jensen.core.protocols import Indexed
+from jensen.core.shapes import check_count, checked
 
 LOOKS = 30  # evaluations of a critic during its training
 CHUNK = 512  # packs that go through a critic together
@@ -38,11 +39,16 @@ class ModeFeatures(nn.Module):
 
     centres: Tensor
 
+    @checked
     def __init__(self, centres: Float[Tensor, "k d"], std: float):
         super().__init__()
+        check_count(centres=len(centres))
+        if not std > 0:
+            raise ValueError(f"std must be positive, got {std}")
         self.std, self.outputs = std, len(centres) + 2 * centres.shape[1] + 1
         self.register_buffer("centres", centres)
 
+    @checked
     def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n out"]:
         mode = (x[:, None] - self.centres).square().sum(2).argmin(1)
         u = (x - self.centres[mode]) / self.std
@@ -88,6 +94,7 @@ def train_critic(
     >>> bool((critic_logits(critic, torch.ones(4, 1)) > 0).all())
     True
     """
+    check_count(steps=steps, batch=batch)
     order = torch.randperm(len(data))
     kept = max(len(data) // 10, 2)
     held_out, samples = data[order[:kept]], sample(kept)
@@ -111,7 +118,8 @@ def train_critic(
 
 
 @torch.no_grad()
-def critic_logits(critic: nn.Module, x: Float[Tensor, "..."], packing: int = 1) -> Float[Tensor, " packs"]:
+@checked
+def critic_logits(critic: nn.Module, x: Float[Tensor, "n ..."], packing: int = 1) -> Float[Tensor, " packs"]:
     """Logits of whole packs of x in evaluation mode, (N // packing,); for a patch critic, the mean over its patches.
 
     Args:
@@ -122,10 +130,11 @@ def critic_logits(critic: nn.Module, x: Float[Tensor, "..."], packing: int = 1) 
     >>> critic_logits(nn.Flatten(), torch.tensor([[1.0], [3.0], [5.0]]), 2)
     tensor([2.])
     """
+    check_count(packing=packing)
     packs = pack(x[: len(x) // packing * packing], packing)
     with evaluating(critic):
         return torch.cat([_flat(critic(part)) for part in packs.split(CHUNK)])
 
 
 def _flat(values: Tensor) -> Tensor:
-    return values.reshape(len(values), -1).mean(1)
+    return values.reshape(len(values), math.prod(values.shape[1:])).mean(1)

@@ -12,6 +12,7 @@ from torchdiffeq import odeint
 
 from jensen.adversarial.field import Frozen, Point, split
 from jensen.core.objective import Objective
+from jensen.core.shapes import check_count
 from jensen.core.types import Batch, Loss, Phase
 from jensen.training import Player, TrainState, descend, extragradient, optimistic, train_step
 
@@ -140,8 +141,7 @@ def trajectory(
             [ 1.0000, -0.5000],
             [ 0.7500, -1.0000]], dtype=torch.float64)
     """
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
+    check_count(steps=steps)
     if update is None:
         if isinstance(step_size, Mapping) or not step_size > 0:
             raise ValueError(f"step_size must be one positive time between points of the flow, got {step_size}")

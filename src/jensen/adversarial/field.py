@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from jensen.core.objective import Objective, copied, partition
 from jensen.core.seeding import begin, generator
+from jensen.core.shapes import check_finite
 from jensen.core.types import Batch, Loss, Phase
 
 Product = Callable[[Tensor], Tensor]
@@ -54,6 +55,8 @@ class Frozen(Objective):
         self.model = self.game.model
         self.phases = game.phases if phases is None else phases
         self.owned = partition(self)
+        for name, x in (batch or {}).items():
+            check_finite(**{f"the batch's {name}": x})
         self.batch = _Given({k: x.double() if x.is_floating_point() else x for k, x in (batch or {}).items()})
         self.seed, self.when = seed, step
         self.at_start = {name: b.clone() for name, b in self.game.named_buffers()}

@@ -21,7 +21,7 @@ from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.parametrize import ParametrizationList, register_parametrization
 
 from jensen.core.seeding import drawing, normal
-from jensen.core.shapes import check_rows, right_pad, single
+from jensen.core.shapes import check_count, check_rows, right_pad, single
 
 Critic = Callable[[Tensor], Tensor]
 GAME = "as the penalty of a game, pass lambda critic, real, fake: r1(critic, real, gamma)"
@@ -164,8 +164,7 @@ def spectral_norm(critic: nn.Module, iterations: int = 1) -> nn.Module:
       )
     )
     """
-    if iterations < 1:
-        raise ValueError(f"iterations must be at least 1, got {iterations}")
+    check_count(iterations=iterations)
     layers = [m for m in critic.modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)]
     if not layers or any(_normalised(m) for m in layers):
         raise ValueError("a critic to normalise must have linear or convolutional layers, none of them normalised yet")
@@ -270,6 +269,6 @@ def _towards_one(critic: Critic, x: Tensor, weight: float, sides: int) -> Tensor
     _weight("weight", weight)
     square = _squared_norm(critic, x)
     # the slope of the square root is infinite at 0: there the norm is a constant 0
-    norm = torch.where(square > 0, square, 1.0).sqrt() * (square > 0)
+    norm = torch.where(square == 0, 0.0, torch.where(square == 0, 1.0, square).sqrt())
     excess = norm - 1
     return weight * (excess if sides == 2 else excess.relu()).square()

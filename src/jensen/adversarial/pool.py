@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from jensen.core.shapes import check_count
+
 
 class ImagePool(nn.Module):
     """A buffer of `size` earlier generated pictures, some of which replace new ones in the critic's input.
@@ -36,8 +38,8 @@ class ImagePool(nn.Module):
 
     def __init__(self, size: int, event_shape: Sequence[int]):
         super().__init__()
-        if size < 0:
-            raise ValueError(f"size must be at least 0, got {size}")
+        if size != 0:
+            check_count(size=size)
         self.size = size
         self.register_buffer("images", torch.zeros(size, *event_shape))
         self.register_buffer("count", torch.zeros((), dtype=torch.long))

@@ -14,6 +14,7 @@ import torch
 
 from jensen.check.evidence import Report
 from jensen.check.law import Law
+from jensen.core.shapes import check_count
 
 SEED = 0
 MOST_PRECISE = 1000  # a law takes a second at precision 1
@@ -105,8 +106,7 @@ def run_all(
     """
     if not 0 < precision <= MOST_PRECISE:
         raise ValueError(f"precision must be positive and at most {MOST_PRECISE}, got {precision}")
-    if processes < 1:
-        raise ValueError(f"processes must be at least 1, got {processes}")
+    check_count(processes=processes)
     laws = list(laws)
     found: dict[str, Outcome] = {}
     if processes == 1 or len(laws) < 2:

@@ -10,6 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from jensen.core.shapes import check_broadcast
+
 ERRORS = 5.0
 """Standard errors allowed for a statistical claim: one of 1.7 million true claims would fail."""
 
@@ -195,7 +197,10 @@ def means_are(claim: str, expected: Tensor, draws: Tensor, *, errors: float = ER
     >>> means_are("two means are 0", torch.zeros(2), torch.randn(1000, 2, generator=rng)).holds
     True
     """
-    x = draws.detach().double().reshape(len(draws), -1)
+    if draws.ndim < 1 or len(draws) < 2 or (draws[0].shape != expected.shape and expected.ndim):
+        shapes = f"{tuple(draws.shape)} and {tuple(expected.shape)}"
+        raise ValueError(f"draws must be (N, ...), N at least 2, and expected (...) or (), got {shapes}")
+    x = draws.detach().double().flatten(1) if draws.ndim > 1 else draws.detach().double()[:, None]
     e = expected.detach().double().expand(draws.shape[1:]).reshape(-1)
     stderr = x.std(0) / len(x) ** 0.5
     off = (x.mean(0) - e).abs()
@@ -256,7 +261,9 @@ class Report:
 
 def _broadcast(expected: Tensor | float, measured: Tensor | float) -> tuple[Tensor, Tensor]:
     values = (torch.as_tensor(v, dtype=torch.float64).detach().cpu() for v in (expected, measured))
-    a, b = torch.broadcast_tensors(*values)
+    wanted, found = values
+    check_broadcast(expected=wanted, measured=found)
+    a, b = torch.broadcast_tensors(wanted, found)
     if not a.numel():
         raise ValueError("there must be at least one number to compare, got none")
     return a.reshape(-1), b.reshape(-1)

@@ -128,7 +128,7 @@ class Kind(Settings):
         if not isinstance(value, Mapping) or "kind" not in value:
             raise ValueError(f"a {cls.what} must be a mapping with a kind, got {value!r}")
         name = value["kind"]
-        if name not in cls.kinds:
+        if not isinstance(name, str) or name not in cls.kinds:
             known = ", ".join(sorted(cls.kinds))
             raise ValueError(
                 f"{cls.what} must be one of {known}, got {name!r}{nearest(str(name), cls.kinds)}; "

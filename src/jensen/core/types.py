@@ -134,10 +134,10 @@ class Likelihood:
 
 
 def entry(batch: Batch, name: str) -> Tensor:
-    """The batch's entry of this name.
+    """The batch's entry of this name: rows, of floating-point numbers if they are data.
 
     Raises:
-        ValueError: if there is no such entry, or the batch is not a mapping.
+        ValueError: if there is no such entry, it has no rows or data are whole numbers, or the batch is not a mapping.
 
     >>> import torch
     >>> entry({"x": torch.ones(2)}, "y")
@@ -148,9 +148,15 @@ def entry(batch: Batch, name: str) -> Tensor:
     if not isinstance(batch, Mapping):
         raise ValueError(f"a batch must map names to tensors, got {type(batch).__name__}")
     try:
-        return batch[name]
+        rows = batch[name]
     except KeyError:
         raise ValueError(f"the batch must hold {name!r}, got {sorted(batch)}") from None
+    if not rows.ndim or not len(rows):
+        raise ValueError(f"the batch's {name} must have at least one row, got shape {tuple(rows.shape)}")
+    if rows.is_floating_point() != (name not in ("cond", "index")):
+        kind = "whole" if name in ("cond", "index") else "floating-point"
+        raise ValueError(f"the batch's {name} must be {kind} numbers, got {str(rows.dtype).removeprefix('torch.')}")
+    return rows
 
 
 def takes(function: Callable[..., object]) -> bool:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 MOST_DIMS = 2**26  # numbers of one example
+MOST_CHARACTERS = 2**16  # of a text
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,10 @@ class Classes:
     names: tuple[str, ...]
 
     width = 1
+
+    def __post_init__(self) -> None:
+        if not self.names or len(set(self.names)) < len(self.names):
+            raise ValueError(f"names of classes must be at least one, and different, got {list(self.names[:12])}")
 
     @property
     def size(self) -> int:
@@ -56,6 +61,12 @@ class Text:
 
     alphabet: str
     length: int
+
+    def __post_init__(self) -> None:
+        if not self.alphabet or len(set(self.alphabet)) < len(self.alphabet):
+            raise ValueError(f"alphabet must be at least one character, and different ones, got {self.alphabet!r}")
+        if not 1 <= self.length <= MOST_CHARACTERS:
+            raise ValueError(f"length must be from 1 to {MOST_CHARACTERS}, got {self.length}")
 
     @property
     def width(self) -> int:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from jensen.core.shapes import right_pad, single
+from jensen.core.shapes import check_broadcast, checked, right_pad, single
 from jensen.diffusion.schedule import Schedule
 
 Output = Literal["x", "eps", "v", "flow", "edm"]
@@ -39,6 +39,7 @@ class Prediction:
     @classmethod
     def of_x(cls, x: Tensor, z_t: Tensor, alpha: Tensor, sigma: Tensor) -> Prediction:
         """The prediction from the mean of x. Raises ValueError at sigma = 0, where eps is not finite."""
+        check_broadcast(x=x, z_t=z_t, alpha=alpha, sigma=sigma)
         if bool((sigma == 0).any()):
             raise ValueError("a prediction of x has no finite eps at sigma = 0: choose times above 0")
         return cls(x, (z_t - alpha * x) / sigma, alpha, sigma)
@@ -46,6 +47,7 @@ class Prediction:
     @classmethod
     def of_eps(cls, eps: Tensor, z_t: Tensor, alpha: Tensor, sigma: Tensor) -> Prediction:
         """The prediction from the mean of eps. Raises ValueError at alpha = 0, where x is not finite."""
+        check_broadcast(eps=eps, z_t=z_t, alpha=alpha, sigma=sigma)
         if bool((alpha == 0).any()):
             raise ValueError("a prediction of eps has no finite x at alpha = 0: choose times below 1")
         return cls((z_t - sigma * eps) / alpha, eps, alpha, sigma)
@@ -53,12 +55,14 @@ class Prediction:
     @classmethod
     def of_v(cls, v: Tensor, z_t: Tensor, alpha: Tensor, sigma: Tensor) -> Prediction:
         """The prediction from v = alpha eps - sigma x, finite at every time of every schedule."""
+        check_broadcast(v=v, z_t=z_t, alpha=alpha, sigma=sigma)
         square = alpha**2 + sigma**2
         return cls((alpha * z_t - sigma * v) / square, (sigma * z_t + alpha * v) / square, alpha, sigma)
 
     @classmethod
     def of_flow(cls, flow: Tensor, z_t: Tensor, alpha: Tensor, sigma: Tensor) -> Prediction:
         """The prediction from eps - x, the velocity dz/dt of the rectified schedule, finite at every time."""
+        check_broadcast(flow=flow, z_t=z_t, alpha=alpha, sigma=sigma)
         total = alpha + sigma
         return cls((z_t - sigma * flow) / total, (z_t + alpha * flow) / total, alpha, sigma)
 
@@ -187,6 +191,7 @@ class NetworkDenoiser(Denoiser):
         where = {"x": sigma, "eps": alpha}.get(self.output)
         return where is None or bool((where != 0).all())
 
+    @checked
     def forward(self, z_t: Float[Tensor, "b ..."], t: Float[Tensor, " b"], cond: Tensor | None = None) -> Prediction:
         alpha, sigma = (v.to(single(z_t)) for v in self.levels(t, z_t))
         scaled = (z_t / torch.sqrt((alpha * self.data_std) ** 2 + sigma**2)).to(z_t)

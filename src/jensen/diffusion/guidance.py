@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from jensen.core.shapes import checked
 from jensen.diffusion.denoiser import Denoiser, Prediction
 
 
@@ -45,6 +46,7 @@ class Guided(Denoiser):
     def defined(self, t: Float[Tensor, "*b"]) -> bool:
         return self.denoiser.defined(t)
 
+    @checked
     def forward(self, z_t: Float[Tensor, "b ..."], t: Float[Tensor, " b"], cond: Tensor | None = None) -> Prediction:
         inside = (t >= self.interval[0]) & (t <= self.interval[1])
         if cond is None or self.scale == 1 or not bool(inside.any()):
@@ -97,6 +99,7 @@ class ClassifierGuided(Denoiser):
     def defined(self, t: Float[Tensor, "*b"]) -> bool:
         return self.denoiser.defined(t) and bool((self.schedule.alpha_sigma(t)[0] != 0).all())
 
+    @checked
     def forward(self, z_t: Float[Tensor, "b ..."], t: Float[Tensor, " b"], cond: Tensor | None = None) -> Prediction:
         p: Prediction = self.denoiser(z_t, t)
         if cond is None or self.scale == 0:
@@ -133,6 +136,7 @@ class Clipped(Denoiser):
     def defined(self, t: Float[Tensor, "*b"]) -> bool:
         return self.denoiser.defined(t)
 
+    @checked
     def forward(self, z_t: Float[Tensor, "b ..."], t: Float[Tensor, " b"], cond: Tensor | None = None) -> Prediction:
         p = self.denoiser(z_t, t, cond)
         x = p.x.clamp(self.low, self.high)

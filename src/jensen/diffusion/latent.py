@@ -6,9 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from jensen.core.shapes import right_pad
+from jensen.core.shapes import checked, right_pad
 
 
+@checked
 def slerp(
     first: Float[Tensor, "..."], second: Float[Tensor, "..."], share: Float[Tensor, " n"]
 ) -> Float[Tensor, "n ..."]:

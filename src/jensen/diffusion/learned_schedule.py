@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from jensen.core.shapes import check_count
 from jensen.diffusion.schedule import Schedule
 
 
@@ -44,8 +45,7 @@ class LearnedSchedule(Schedule):
         super().__init__()
         if not lowest < highest:
             raise ValueError(f"log-SNR must fall with t: lowest must be below highest, got {lowest} and {highest}")
-        if hidden < 1:
-            raise ValueError(f"hidden must be at least 1, got {hidden}")
+        check_count(hidden=hidden)
         self.weight = nn.Parameter(torch.full((hidden,), -math.log(20.0 * hidden)))
         self.steepness = nn.Parameter(torch.full((hidden,), math.log(4.0 + hidden)))
         self.centre = nn.Parameter((torch.arange(hidden) + 0.5) / hidden)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from jensen.core.modes import evaluating
 from jensen.core.seeding import Rng, normal
-from jensen.core.shapes import sum_per_example
+from jensen.core.shapes import check_broadcast, check_count, checked, sum_per_example
 from jensen.core.types import Likelihood, Measure
 from jensen.diffusion.denoiser import Denoiser, Prediction
 from jensen.diffusion.losses import edm, step_kl
@@ -56,6 +56,7 @@ class Bins:
         Raises:
             ValueError: if x is not one of the values.
         """
+        check_broadcast(x=x, mean=mean, deviation=deviation)
         index = (x - self.low) / self.width
         near = index.round()
         index = torch.where((index - near).abs() < 1e-2, near, index)  # undo rounding by standardisation
@@ -166,8 +167,7 @@ def level_times(schedule: Schedule, span: Span | None, steps: int) -> Tensor:
             increases with t.
     """
     first, last = span or default_span(schedule)
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
+    check_count(steps=steps)
     if not 0 <= first < last <= 1:
         raise ValueError(f"span must be two times, 0 <= first < last <= 1, got {first} and {last}")
     times = torch.linspace(first, last, steps + 1, dtype=torch.float64)
@@ -179,6 +179,7 @@ def level_times(schedule: Schedule, span: Span | None, steps: int) -> Tensor:
     return times
 
 
+@checked
 def prior_kl(schedule: Schedule, x: Float[Tensor, "b ..."], t: Tensor) -> Float[Tensor, " b"]:
     r"""$KL(q(z_t | x) \,\|\, N(0, \alpha_t^2 + \sigma_t^2))$ in nats, which is L_T at the last level.
 
@@ -297,10 +298,8 @@ def bound(
     >>> found.kind, bool(found.value < -0.9189)  # log N(0; 0, 1)
     ('lower bound', True)
     """
-    if samples < 1:
-        raise ValueError(f"samples must be at least 1, got {samples}")
-    if strata < 1:
-        raise ValueError(f"strata must be at least 1, got {strata}")
+    check_count(samples=samples)
+    check_count(strata=strata)
     check_rows(x, cond)
     schedule = denoiser.schedule
     times = level_times(schedule, span, strata if steps is None else steps).to(x.device)
@@ -340,6 +339,7 @@ def bound(
     return Bound(prior_kl(schedule, x, times[-1]), means[:, 1:], means[:, 0], reconstruction.measure, error)
 
 
+@checked
 def dequantize(x: Float[Tensor, "b ..."], width: float | Tensor, generator: Rng = None) -> Float[Tensor, "b ..."]:
     r"""Discrete data spread uniformly over their bins: $x + w (u - \frac12)$, u uniform on [0, 1].
 

@@ -13,11 +13,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from jensen.core.shapes import check_alike, mean_per_example, right_pad, single, sum_per_example
+from jensen.core.shapes import check_alike, checked, mean_per_example, right_pad, single, sum_per_example
 from jensen.diffusion.denoiser import Prediction
 from jensen.diffusion.schedule import Schedule
 
 
+@checked
 def simple(
     prediction: Prediction,
     x: Float[Tensor, "b ..."],
@@ -38,6 +39,7 @@ def simple(
     return mean_per_example((prediction.view(view) - truth.view(view)) ** 2)
 
 
+@checked
 def min_snr(
     prediction: Prediction,
     x: Float[Tensor, "b ..."],
@@ -56,6 +58,7 @@ def min_snr(
     return mean_per_example(weight * (prediction.x - x) ** 2)
 
 
+@checked
 def edm(
     prediction: Prediction,
     x: Float[Tensor, "b ..."],
@@ -76,6 +79,7 @@ def edm(
     return mean_per_example((prediction.eps - eps) ** 2 + (prediction.x - x) ** 2 / data_std**2)
 
 
+@checked
 def sigmoid(
     prediction: Prediction,
     x: Float[Tensor, "b ..."],
@@ -98,6 +102,7 @@ def sigmoid(
     return mean_per_example(s / (a + s) * (prediction.eps - eps) ** 2)
 
 
+@checked
 def vlb(
     prediction: Prediction,
     x: Float[Tensor, "b ..."],
@@ -122,6 +127,7 @@ def vlb(
     return sum_per_example((prediction.eps - eps) ** 2) * (-slope / 2).to(single(x))
 
 
+@checked
 def step_kl(
     prediction: Prediction,
     x: Float[Tensor, "b ..."],

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jensen.core.quadrature import integrate_line
-from jensen.core.shapes import right_pad
+from jensen.core.shapes import check_count, checked, right_pad
 from jensen.diffusion.denoiser import Denoiser, Prediction
 from jensen.diffusion.likelihood import Bound, Span, level_times, prior_kl
 from jensen.diffusion.schedule import Schedule
@@ -86,6 +86,7 @@ class MixtureOracle(Denoiser):
         log_joint: Tensor = log_density + torch.log(self.weights / self.weights.sum())
         return log_joint
 
+    @checked
     def log_prob(self, z_t: Float[Tensor, "b d"], t: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         """Log p(z_t) in nats, (B,)."""
         alpha, sigma = self.schedule.alpha_sigma(t.double())
@@ -112,8 +113,7 @@ class MixtureOracle(Denoiser):
             ValueError: for nodes < 1, or more than three dimensions.
         """
         dims = self.means.shape[1]
-        if nodes < 1:
-            raise ValueError(f"nodes must be at least 1, got {nodes}")
+        check_count(nodes=nodes)
         if dims > 3:
             raise ValueError(f"entropy by quadrature takes at most 3 dimensions, got {dims}")
         if dims == 1:
@@ -134,6 +134,7 @@ class MixtureOracle(Denoiser):
         )
         return found[0]
 
+    @checked
     def forward(self, z_t: Float[Tensor, "b d"], t: Float[Tensor, " b"], cond: Tensor | None = None) -> Prediction:
         z, (alpha, sigma) = z_t.double(), self.schedule.alpha_sigma(t.double())
         mean, variance = self._components(alpha, sigma)
@@ -237,6 +238,7 @@ class EmpiricalOracle(Denoiser):
 
     data: Tensor
 
+    @checked
     def __init__(self, data: Float[Tensor, "n ..."], schedule: Schedule):
         super().__init__()
         if data.ndim < 2 or len(data) < 1:
@@ -251,6 +253,7 @@ class EmpiricalOracle(Denoiser):
             raise ValueError("a finite data set has no density and no finite eps at sigma = 0: choose times above 0")
         return alpha, sigma
 
+    @checked
     def log_prob(self, z_t: Float[Tensor, "b ..."], t: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         r"""Log p(z_t) in nats, (B,): a Gaussian kernel density of the data times alpha, with bandwidth sigma.
 
@@ -263,6 +266,7 @@ class EmpiricalOracle(Denoiser):
         log_kernel: Tensor = kernel.log_prob(z[:, None]).sum(-1)
         return log_kernel.logsumexp(1) - math.log(len(flat))
 
+    @checked
     def forward(self, z_t: Float[Tensor, "b ..."], t: Float[Tensor, " b"], cond: Tensor | None = None) -> Prediction:
         z, flat = z_t.double().flatten(1), self.data.flatten(1)
         alpha, sigma = self._levels(t)

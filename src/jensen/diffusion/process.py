@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Normal
 
-from jensen.core.shapes import right_pad
+from jensen.core.shapes import check_broadcast, checked, right_pad
 from jensen.diffusion.schedule import Schedule
 
 
@@ -27,6 +27,7 @@ class Process:
 
     schedule: Schedule
 
+    @checked
     def marginal(self, x: Float[Tensor, "b ..."], t: Float[Tensor, " b"]) -> Normal:
         """q(z_t | x) = N(alpha_t x, sigma_t^2), elementwise, of the shape of x."""
         alpha, sigma = self.schedule.alpha_sigma(t)
@@ -51,10 +52,12 @@ class Process:
             raise ValueError("SNR must fall from s to t, and this schedule's rises")
         return a, torch.sqrt(square.clamp_min(0))
 
+    @checked
     def posterior(self, z_t: Float[Tensor, "b ..."], x: Float[Tensor, "b ..."], s: Tensor, t: Tensor) -> Normal:
         r"""$q(z_s | z_t, x)$: mean $\frac{a\sigma_s^2}{\sigma_t^2} z_t + \frac{\alpha_s\sigma_{t|s}^2}{\sigma_t^2} x$,
         standard deviation $\sigma_{t|s}\sigma_s/\sigma_t$; s and t are (B,) or ().
         """
+        check_broadcast(s=s, t=t, rows=z_t.flatten(1)[:, 0])
         a, spread = self.transition(s, t)
         (alpha_s, sigma_s), (_, sigma_t) = self.schedule.alpha_sigma(s), self.schedule.alpha_sigma(t)
         of_z, of_x, deviation = (
@@ -116,6 +119,7 @@ class ImplicitProcess:
             )
 
     @classmethod
+    @checked
     def of_eta(cls, schedule: Schedule, times: Float[Tensor, " t"], eta: float) -> ImplicitProcess:
         """The members between deterministic (eta = 0) and Markov (eta = 1); the last step, to the data, adds no noise.
 
@@ -138,16 +142,19 @@ class ImplicitProcess:
         )
         return alpha_s, sigma_s, alpha_t, sigma_t, deviation, kept
 
+    @checked
     def marginal(self, x: Float[Tensor, "b ..."], level: int) -> Normal:
         """q(z_t | x) at t = times[level], the same for the whole family."""
         return Process(self.schedule).marginal(x, self.times[level].to(x).expand(len(x)))
 
+    @checked
     def backward(self, z_t: Float[Tensor, "b ..."], x: Float[Tensor, "b ..."], level: int) -> Normal:
         """q(z_s | z_t, x) from t = times[level], level at least 1, to the level below."""
         alpha_s, _, alpha_t, sigma_t, deviation, kept = self._levels(level, x)
         mean = alpha_s * x + kept / sigma_t * (z_t - alpha_t * x)
         return Normal(mean, deviation.expand_as(x), validate_args=False)
 
+    @checked
     def forward(self, z_s: Float[Tensor, "b ..."], x: Float[Tensor, "b ..."], level: int) -> Normal:
         r"""q(z_t | z_s, x) up to t = times[level] from the level below, by Bayes' rule.
 
@@ -161,6 +168,7 @@ class ImplicitProcess:
         mean = alpha_t * x + sigma_t * kept / sigma_s**2 * (z_s - alpha_s * x)
         return Normal(mean, (sigma_t * deviation / sigma_s).expand_as(x), validate_args=False)
 
+    @checked
     def last(self, x: Float[Tensor, "b ..."]) -> Normal:
         """The model's step from the first level to data, N(f(z), d_1^2), for its prediction x = f(z) there."""
         return Normal(x, self.deviations[0].to(x).expand_as(x), validate_args=False)

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from jensen.core.shapes import checked
+
 
 class Schedule(nn.Module, ABC):
     r"""A decreasing log-SNR $\lambda(t) = \log(\alpha_t^2 / \sigma_t^2)$ on t in [0, 1].
@@ -261,9 +263,10 @@ class BetaSchedule(Schedule):
     def _log_alpha_square(self, t: Tensor) -> Tensor:
         steps, known = len(self.log_alpha_square) - 1, self.log_alpha_square.to(t.device, torch.float64)
         place = t.double() * steps
-        below = place.detach().floor().clamp(0, steps - 1).long()
+        below = place.detach().nan_to_num().floor().clamp(0, steps - 1).long()
         return torch.lerp(known[below], known[below + 1], place - below)
 
+    @checked
     def log_snr(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         log_alpha_square = self._log_alpha_square(t)
         return (log_alpha_square - torch.log(-torch.expm1(log_alpha_square))).to(t.dtype)

@@ -59,8 +59,7 @@ def discrete_times(steps: int) -> Times:
     Args:
         steps: number of steps T, at least 1.
     """
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
+    check_count(steps=steps)
 
     def times(n: int) -> Tensor:
         return ((1 + (_stratified(n) * steps).floor()) / steps).to(_dtype())

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 from torch.types import _size
 
+from jensen.core.shapes import check_broadcast
 from jensen.distributions.bernoulli import Bernoulli
 
 
@@ -46,7 +47,7 @@ class AutoregressiveBits(nn.Module):
         self.write = nn.Parameter(torch.randn(dims, hidden) / hidden**0.5)
 
     def forward(self, out: Float[Tensor, "..."]) -> AutoregressiveBernoulli:
-        if out.shape[-1] != self.hidden + self.dims:
+        if out.shape[-1:] != (self.hidden + self.dims,):
             raise ValueError(f"the last axis must be {self.hidden} + {self.dims} long, got shape {tuple(out.shape)}")
         a, b = out.split([self.hidden, self.dims], dim=-1)
         return AutoregressiveBernoulli(a, b, self.read, self.write, self.window)
@@ -75,6 +76,7 @@ class AutoregressiveBernoulli(Distribution):
 
     def logits(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*c d"]:
         """The logit of every bit given the previous bits of x."""
+        check_broadcast(x=x, logits=self.b)
         seen = torch.cumsum(x[..., None] * self.read, -2)  # (..., D, H), summed over bits up to d
         before = nn.functional.pad(seen, (0, 0, self.window + 1, 0))
         now, gone = before[..., self.window : -1, :], before[..., : -self.window - 1, :]

@@ -8,6 +8,8 @@ from jaxtyping import Bool, Num
 from torch import Tensor, distributions
 from torch.distributions.kl import register_kl
 
+from jensen.core.shapes import check_broadcast, check_floating
+
 
 class Bernoulli(distributions.Bernoulli):
     """`torch.distributions.Bernoulli` whose `log_prob` raises for values other than 0 and 1.
@@ -27,6 +29,8 @@ class Bernoulli(distributions.Bernoulli):
         if not bool(((value == 0) | (value == 1)).all()):
             low, high = float(value.min()), float(value.max())
             raise ValueError(f"a Bernoulli's data must be 0 or 1, got values in [{low:.4g}, {high:.4g}]: binarize them")
+        check_floating(logits=self.logits)
+        check_broadcast(value=value, logits=self.logits)
         return F.logsigmoid(torch.where(value == 1, self.logits, -self.logits))
 
     def entropy(self) -> Tensor:

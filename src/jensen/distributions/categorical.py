@@ -7,6 +7,7 @@ from jaxtyping import Float, Num
 from torch import Tensor, distributions
 from torch.distributions.kl import register_kl
 
+from jensen.core.shapes import check_broadcast
 from jensen.distributions.checks import check
 
 
@@ -28,6 +29,7 @@ class Categorical(distributions.Categorical):
 
     def log_prob(self, value: Num[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Log-probability in nats, elementwise."""
+        check_broadcast(value=value, **{"the logits of a class": self.logits[..., 0]})
         last = self._num_events - 1
         check("classes", f"integers from 0 to {last}", value, (value >= 0) & (value <= last) & (value == value.round()))
         log_prob: Tensor = super().log_prob(value)
@@ -63,6 +65,9 @@ class OneHot(distributions.OneHotCategorical):
 
     def log_prob(self, value: Num[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Log-probability in nats of each vector."""
+        check_broadcast(value=value, logits=self.logits)
+        if value.shape[-1:] != self.event_shape:
+            raise ValueError(f"one-hot vectors must end in an axis of {self.event_shape[0]}, got {tuple(value.shape)}")
         right = ((value == 0) | (value == 1)).all(-1) & (value.sum(-1) == 1)
         if not bool(right.all()):
             wrong = ", ".join(f"{v:.4g}" for v in value[~right][0][:4].tolist())

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
-from jensen.core.shapes import single
+from jensen.core.shapes import check_count, checked, single
 from jensen.distributions.bernoulli import Bernoulli
 from jensen.distributions.categorical import Categorical, OneHot
-from jensen.distributions.checks import check_temperature
+from jensen.distributions.checks import check_temperature, classes
 from jensen.distributions.discretized import Binary, Discretized, DiscretizedLogistic, check_levels
 from jensen.distributions.one_hot import StraightThroughOneHot
 
@@ -48,7 +48,8 @@ class Conditional(nn.Module):
         super().__init__()
         self.net, self.family, self.input_dims = net, family, input_dims
 
-    def forward(self, c: Tensor) -> Distribution:
+    @checked
+    def forward(self, c: Shaped[Tensor, "_ ..."]) -> Distribution:
         return self.family(single(self._out(_taken(self.net, c))))
 
     def _out(self, c: Tensor) -> Tensor:
@@ -84,13 +85,24 @@ def soft_clamp(x: Float[Tensor, "..."], low: float, high: float) -> Float[Tensor
     $\mathrm{sigmoid}(x - \mathrm{low}) - \mathrm{sigmoid}(x - \mathrm{high})$. Inputs are clamped to
     [low - 30, high + 30], outside which the derivative is below 1e-13.
 
+    Raises:
+        ValueError: unless low < high.
+
     Source: the two one-sided bounds of Chua et al. (2018), appendix A.1, combined.
 
     >>> soft_clamp(torch.tensor([-1e9, 0.0, 1e9]), -8.0, 8.0).round(decimals=5)
     tensor([-8., 0., 8.])
     """
+    if not low < high:
+        raise ValueError(f"low must be below high, got {low} and {high}")
     x = x.clamp(low - 30, high + 30)
     return low + F.softplus(x - low) - F.softplus(x - high)
+
+
+def _check_events(out: Tensor, dims: int) -> None:
+    if out.ndim < dims or not out.is_floating_point():
+        got = f"{str(out.dtype).removeprefix('torch.')} {tuple(out.shape)}"
+        raise ValueError(f"the output must be floating-point numbers with {dims} event axes, got {got}")
 
 
 def _split(out: Tensor, event_dims: int) -> tuple[Tensor, Tensor]:
@@ -104,8 +116,7 @@ def _split(out: Tensor, event_dims: int) -> tuple[Tensor, Tensor]:
 
 
 def _check_event_dims(event_dims: int) -> None:
-    if event_dims < 1:
-        raise ValueError(f"event_dims must be at least 1, got {event_dims}")
+    check_count(event_dims=event_dims)
 
 
 def _check_bounds(low: float, high: float, name: str) -> None:
@@ -174,6 +185,7 @@ class IsotropicGaussian(nn.Module):
             self.register_buffer("log_std", log_std)
 
     def forward(self, mean: Float[Tensor, "..."]) -> Distribution:
+        _check_events(mean, self.event_dims)
         std = single(self.log_std).exp().to(mean.dtype).expand(mean.shape)
         return Independent(Normal(mean, std, validate_args=False), self.event_dims, validate_args=False)
 
@@ -192,6 +204,7 @@ class BernoulliLogits:
         _check_event_dims(self.event_dims)
 
     def __call__(self, logits: Float[Tensor, "..."]) -> Distribution:
+        _check_events(logits, self.event_dims)
         return Independent(Bernoulli(logits=logits, validate_args=False), self.event_dims, validate_args=False)
 
 
@@ -209,6 +222,7 @@ class BinaryLogits:
         _check_event_dims(self.event_dims)
 
     def __call__(self, logits: Float[Tensor, "..."]) -> Distribution:
+        _check_events(logits, self.event_dims)
         return Independent(Binary(logits), self.event_dims, validate_args=False)
 
 
@@ -241,13 +255,14 @@ class OneHotLogits:
             raise ValueError(f"groups must be at least 1 and classes at least 2, got {self.groups} and {self.classes}")
 
     def __call__(self, logits: Float[Tensor, "..."]) -> Distribution:
-        if logits.shape[-1] != self.groups * self.classes:
+        if logits.shape[-1:] != (self.groups * self.classes,):
             raise ValueError(
                 f"the last axis must hold {self.groups} x {self.classes} logits, got shape {tuple(logits.shape)}"
             )
         logits = logits.unflatten(-1, (self.groups, self.classes))
         if self.temperature is None:
-            return Independent(OneHot(logits=logits, validate_args=False), 1, validate_args=False)
+            law = classes(lambda: OneHot(logits=logits, validate_args=False), logits)
+            return Independent(law, 1, validate_args=False)
         return Independent(StraightThroughOneHot(self.temperature, logits), 1, validate_args=False)
 
 
@@ -267,6 +282,7 @@ class CategoricalLogits:
         _check_event_dims(self.event_dims)
 
     def __call__(self, logits: Float[Tensor, "..."]) -> Distribution:
+        _check_events(logits, self.event_dims + 1)
         return Independent(Categorical(logits=logits, validate_args=False), self.event_dims, validate_args=False)
 
 

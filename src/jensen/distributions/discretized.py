@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 from torch.types import _size
 
+from jensen.core.shapes import check_broadcast, checked
 from jensen.distributions.checks import check_finite, check_positive, parameters
 from jensen.distributions.special import log_ndtr
 
@@ -107,6 +108,7 @@ class Discretized(Distribution, ABC):
 
     def _index(self, value: Tensor) -> Tensor:
         self._check(value)
+        check_broadcast(value=value, loc=self.loc)
         return ((value + 1) * ((self.levels - 1) / 2)).round().to(self.loc)
 
     def _edge(self, index: Tensor) -> Tensor:
@@ -252,7 +254,8 @@ class Binary(Distribution):
     support = _OnLevels(2)
     has_enumerate_support = True
 
-    def __init__(self, logits: Tensor):
+    @checked
+    def __init__(self, logits: Float[Tensor, "..."]):
         self.logits = logits
         super().__init__(logits.shape, validate_args=False)
 
@@ -264,6 +267,7 @@ class Binary(Distribution):
         if not bool((value.abs() == 1).all()):
             low, high = float(value.min()), float(value.max())
             raise ValueError(f"data must be -1 or 1, got values in [{low:.4g}, {high:.4g}]: binarize them")
+        check_broadcast(value=value, logits=self.logits)
         return F.logsigmoid(value * self.logits)
 
     @property

@@ -11,6 +11,7 @@ from torch.distributions import Distribution, Gamma, constraints
 from torch.distributions.kl import register_kl
 from torch.types import _size
 
+from jensen.core.shapes import check_broadcast
 from jensen.distributions.checks import check, check_positive, parameters
 from jensen.distributions.special import excess, log_less_digamma, log_ratio, stirling
 
@@ -68,6 +69,7 @@ class Erlang(Gamma):
         Source: Loader (2000), "Fast and accurate computation of binomial probabilities".
         """
         value = torch.as_tensor(value, device=self.rate.device)
+        check_broadcast(value=value, rate=self.rate)
         inside = (value >= 0) & (value < torch.inf)
         events, n = self.rate * torch.where(inside, value, 0.0), self.concentration - 1
         first, zero = n == 0, inside & (value == 0)

@@ -9,6 +9,7 @@ from torch.distributions import Distribution, constraints
 from torch.distributions.kl import register_kl
 from torch.types import _size
 
+from jensen.core.shapes import check_broadcast
 from jensen.distributions.checks import check, check_positive, parameters
 from jensen.distributions.special import excess, exponential_rule, log_ratio
 
@@ -63,6 +64,7 @@ class Gompertz(Distribution):
 
     def log_prob(self, value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         r"""$\log(\eta b) + b x - \eta (e^{b x} - 1)$ in nats; $-\infty$ below 0 and at infinity."""
+        check_broadcast(value=value, rate=self.rate)
         inside = (value >= 0) & (value < torch.inf)
         x = self.rate * torch.where(inside, value, 0.0)
         log_p = self.shape.log() + self.rate.log() + x - self._hazard(x)

@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.types import _size
 
-from jensen.core.shapes import check_rows, single
+from jensen.core.shapes import check_rows, checked, single
 from jensen.distributions.categorical import OneHot
-from jensen.distributions.checks import check_temperature
+from jensen.distributions.checks import check_temperature, classes
 
 
 def gumbel_softmax(logits: Float[Tensor, "*b c"], temperature: float, *, hard: bool = False) -> Float[Tensor, "*b c"]:
@@ -66,10 +66,11 @@ class StraightThroughOneHot(OneHot):
 
     has_rsample = True
 
-    def __init__(self, temperature: float, logits: Float[Tensor, "..."]):
+    @checked
+    def __init__(self, temperature: float, logits: Float[Tensor, "*b c"]):
         check_temperature(temperature)
         self.temperature = temperature
-        super().__init__(logits=logits, validate_args=False)
+        classes(lambda: OneHot.__init__(self, logits=logits, validate_args=False), logits)
 
     def expand(self, batch_shape: _size, _instance: Distribution | None = None) -> StraightThroughOneHot:
         return StraightThroughOneHot(self.temperature, self.logits.expand(*batch_shape, -1))

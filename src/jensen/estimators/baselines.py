@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from jensen.core.shapes import checked
+
 Baseline = int | float | Tensor | Callable[[Tensor], Tensor]
 
 
@@ -37,6 +39,7 @@ def fits(shape: torch.Size, into: torch.Size) -> bool:
         return False
 
 
+@checked
 def leave_one_out(values: Float[Tensor, "k ..."]) -> Float[Tensor, "k ..."]:
     r"""The mean of the other draws' values, $b_k = \frac{1}{K - 1} \sum_{j \ne k} f_j$, without parameters or state.
 
@@ -94,7 +97,8 @@ class MovingAverage(nn.Module):
         return torch.where(self.weight > 0, self.total / self.weight.clamp(min=1e-30), 0.0)
 
     @torch.no_grad()
-    def update(self, values: Tensor) -> None:
+    @checked
+    def update(self, values: Float[Tensor, "..."]) -> None:
         """Update with the mean of a batch of values."""
         self.total.mul_(self.decay).add_((1 - self.decay) * values.detach().mean().to(self.total))
         self.weight.mul_(self.decay).add_(1 - self.decay)

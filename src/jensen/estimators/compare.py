@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, Independent, OneHotCategorical
 
 from jensen.core.seeding import drawing
+from jensen.core.shapes import check_count
 from jensen.estimators.baselines import leave_one_out
 from jensen.estimators.exact import Function, exact_gradient, is_discrete, slopes
 from jensen.estimators.expectation import Estimator, Pathwise, Relaxed, ScoreFunction, expectation
@@ -124,8 +125,7 @@ def compare_estimators(
     >>> table["pathwise"].variance < table["score function, leave-one-out"].variance < table["score function"].variance
     True
     """
-    if samples < 1:
-        raise ValueError(f"samples must be at least 1, got {samples}")
+    check_count(samples=samples)
     if repeats < 2 or chunk < 1:
         raise ValueError(f"repeats must be at least 2 and chunk at least 1, got {repeats} and {chunk}")
     parameters = [p.detach() for p in ([parameters] if isinstance(parameters, Tensor) else parameters)]

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, Independent, OneHotCategorical
 
 from jensen.core.seeding import drawing
+from jensen.core.shapes import check_count
 from jensen.distributions import gumbel_softmax
 from jensen.distributions.checks import check_temperature
 from jensen.estimators.baselines import Baseline, evaluate, fits
@@ -185,8 +186,7 @@ def expectation(
     Raises:
         ValueError: if samples is below 1, or f returns another shape.
     """
-    if samples < 1:
-        raise ValueError(f"samples must be at least 1, got {samples}")
+    check_count(samples=samples)
     with drawing(generator):
         z = estimator.draw(q, torch.Size((samples,)))
     value = f(z)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
+from jensen.core.shapes import checked
 
+
+@checked
 def subsampled_sum(values: Float[Tensor, "*k b"], population: int) -> Float[Tensor, "*k"]:
     r"""$\frac{N}{B} \sum_{i \in \mathrm{batch}} v_i$: unbiased for the sum over all N under uniform sampling.
 

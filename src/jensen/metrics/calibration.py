@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from jensen.core.shapes import check_count, checked
+
 BINS = 15
 DRAWS = 200  # of a calibrated classifier
 
@@ -30,6 +32,7 @@ class Calibration:
     counts: Int[Tensor, " bins"]
 
 
+@checked
 def calibration(
     confidence: Float[Tensor, " n"],
     right: Bool[Tensor, " n"],
@@ -55,6 +58,7 @@ def calibration(
     >>> round(calibration(torch.tensor([0.9, 0.9, 0.6, 0.6]), torch.tensor([True, True, True, False])).error, 4)
     0.1
     """
+    check_count(bins=bins)
     p = confidence.double()
     if p.ndim != 1 or not len(p) or right.shape != p.shape or not bool(((p >= 0) & (p <= 1)).all()):
         shapes = f"{tuple(p.shape)} and {tuple(right.shape)}"

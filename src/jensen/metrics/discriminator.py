@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from jensen.core.seeding import begin_globally
+from jensen.core.shapes import check_count, check_rows
 from jensen.metrics.proportion import Proportion, wilson
 from jensen.metrics.ranks import AUC, auc
 
@@ -55,6 +56,9 @@ def discriminate(real: Pair, fake: Pair, *, steps: int = 500, seed: int = 0) -> 
     >>> discriminate((x, x), (x + 1, x + 1), steps=50).auc.value
     1.0
     """
+    check_rows(real=real[0], fake=fake[0])
+    check_rows(real=real[1], fake=fake[1])
+    check_count(steps=steps)
     if [len(v) for v in real] != [len(v) for v in fake]:
         raise ValueError(
             f"real and fake must have equal numbers of rows, got {[len(v) for v in real]} and {[len(v) for v in fake]}"

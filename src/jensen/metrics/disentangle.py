@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from jensen.core.shapes import check_count
 from jensen.metrics.proportion import Proportion, wilson
 
 TIE = 1e-6  # relative difference of variances that float32 rounding explains: such ties are broken at random
@@ -144,6 +145,9 @@ class BoostedTrees:
     rounds: int = 10
     depth: int = 3
 
+    def __post_init__(self) -> None:
+        check_count(rounds=self.rounds, depth=self.depth)
+
     def __call__(self, seen: Rows, kept: Rows, seed: int) -> tuple[np.ndarray, float]:
         from sklearn.ensemble import GradientBoostingClassifier  # slow to import
 
@@ -163,6 +167,10 @@ class Lasso:
     """
 
     folds: int = 5
+
+    def __post_init__(self) -> None:
+        if self.folds < 2:
+            raise ValueError(f"folds must be at least 2, got {self.folds}")
 
     def __call__(self, seen: Rows, kept: Rows, seed: int) -> tuple[np.ndarray, float]:
         from sklearn.linear_model import LassoCV  # slow to import
@@ -239,6 +247,7 @@ def _certainty(importance: Tensor) -> tuple[Tensor, Tensor]:
     importance = importance.double()
     if (
         importance.ndim != 2
+        or not len(importance)
         or importance.shape[1] < 2
         or not bool((importance >= 0).all() & importance.isfinite().all())
     ):

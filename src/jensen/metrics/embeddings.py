@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from jensen.core.protocols import Indexed
 from jensen.core.seeding import begin_globally, generator
+from jensen.core.shapes import check_count
+from jensen.metrics.confusion import check_classes
 
 COARSE = 4  # grid size at which the convolutions end, in pixels
 CHANNELS, LEARNED, WIDTH = 16, 32, 32  # channels of the random convolutions and of the classifier, its last width
@@ -33,7 +35,7 @@ def random_convolutions(shape: Sequence[int]) -> nn.Sequential:
     >>> random_convolutions((3, 24, 64))(torch.zeros(2, 3, 24, 64)).shape
     torch.Size([2, 64])
     """
-    if len(shape) != 3:
+    if len(shape) != 3 or min(shape) < 1:
         raise ValueError(f"convolutional features need pictures (C, H, W), got data of shape {tuple(shape)}")
     network, rng = _convolutions(shape, CHANNELS), generator(SEED)
     for weight in network.parameters():
@@ -56,6 +58,8 @@ def class_network(x: Indexed, labels: Int[Tensor, " n"], classes: int) -> nn.Seq
     >>> class_network(x, (x[:, 0] > 0).long(), 2)(x[:2]).argmax(1)
     tensor([0, 1])
     """
+    check_count(rows=len(x))
+    check_classes(classes, labels=labels)
     shape = x[:1].shape[1:]
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         begin_globally(0)

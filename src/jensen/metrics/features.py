@@ -68,6 +68,8 @@ def gathered(features: Float[Tensor, "n d"]) -> Float[Tensor, "all d"]:
     The processes may hold different numbers of rows. Metrics that compare pairs (kernel distance, PRDC, two-sample
     tests) need all rows in one place; those that need only moments use `FeatureStatistics.reduced` instead.
     """
+    if features.ndim != 2:
+        raise ValueError(f"features must be (N, d), one row per sample, got shape {tuple(features.shape)}")
     if not (dist.is_available() and dist.is_initialized()):
         return features
     rows = torch.zeros(dist.get_world_size(), dtype=torch.long, device=features.device)
@@ -95,7 +97,7 @@ def floor(metric: Callable[[Tensor, Tensor], T], real: Tensor, n: int, generator
     >>> floor(lambda a, b: (len(a), len(b)), torch.zeros(10, 2), 4)
     (6, 4)
     """
-    if not 1 <= n < len(real):
-        raise ValueError(f"n must be from 1 to {len(real) - 1}, fewer than the real samples, got {n}")
+    if not real.ndim or not 1 <= n < len(real):
+        raise ValueError(f"n must be at least 1 and below the number of real samples, got {n} of {tuple(real.shape)}")
     order = torch.randperm(len(real), generator=generator).to(real.device)
     return metric(real[order[n:]], real[order[:n]])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from jaxtyping import Int
 from torch import Tensor
 
+from jensen.core.shapes import checked
 from jensen.metrics.proportion import Proportion, wilson
 
 
@@ -18,6 +19,7 @@ class Legibility:
     character: Proportion
 
 
+@checked
 def legibility(read: Int[Tensor, "..."], asked: Int[Tensor, "..."]) -> Legibility:
     """Compare the texts that a reader read with the requested ones.
 

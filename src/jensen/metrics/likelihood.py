@@ -7,7 +7,7 @@ import math
 from jaxtyping import Float
 from torch import Tensor
 
-from jensen.core.shapes import single
+from jensen.core.shapes import check_count, single
 
 
 def bits_per_dim(nats: Float[Tensor, "*b"], dims: int, bin_width: float = 1.0) -> Float[Tensor, "*b"]:
@@ -27,8 +27,7 @@ def bits_per_dim(nats: Float[Tensor, "*b"], dims: int, bin_width: float = 1.0) -
     >>> bits_per_dim(torch.tensor([-3072 * math.log(256)]), dims=3072)  # bytes, evenly likely
     tensor([8.])
     """
-    if dims < 1:
-        raise ValueError(f"dims must be at least 1, got {dims}")
+    check_count(dims=dims)
     if not bin_width > 0:
         raise ValueError(f"bin_width must be positive, got {bin_width}")
     return -single(nats) / (dims * math.log(2)) - math.log2(bin_width)

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Num
 from torch import Tensor
 
 from jensen.core.distances import squared_distances
+from jensen.core.shapes import checked
 from jensen.metrics.proportion import Proportion, wilson
 
 STANDARD_DEVIATIONS = 3.0
@@ -166,6 +167,7 @@ def class_coverage(
     )
 
 
+@checked
 def joint_coverage(
     classes: Num[Tensor, "n width"], weights: Num[Tensor, "..."], clear: Bool[Tensor, "n width"]
 ) -> JointCoverage:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from jensen.core.distances import squared_distances
 from jensen.core.protocols import Indexed
-from jensen.core.shapes import check_count
+from jensen.core.shapes import check_count, checked
 from jensen.metrics.proportion import Proportion, wilson
 from jensen.metrics.ranks import auc
 
@@ -84,6 +84,7 @@ def mean_pairwise_distance(groups: Num[Tensor, "g m ..."]) -> Float[Tensor, " g"
     return (2 * variance.mean(dim=1)).sqrt().to(torch.promote_types(groups.dtype, torch.float32))
 
 
+@checked
 def variety(x: Num[Tensor, "n ..."], groups: Num[Tensor, "n ..."] | None = None, *, standardize: bool = True) -> float:
     r"""Root mean square distance per dimension between two examples of the same group.
 

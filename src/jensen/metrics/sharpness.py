@@ -63,7 +63,7 @@ def sharpness(real: Tensor, fake: Tensor, cutoff: float = 0.25) -> Sharpness:
     >>> round(sharpness(x, x / 2).value, 9)
     0.25
     """
-    if min(len(real), len(fake)) < 2 or real.shape[1:] != fake.shape[1:]:
+    if min(real.ndim, fake.ndim) < 4 or min(len(real), len(fake)) < 2 or real.shape[1:] != fake.shape[1:]:
         raise ValueError(
             f"real and fake must be at least two pictures each, of the same size, got shapes {tuple(real.shape)} "
             f"and {tuple(fake.shape)}"

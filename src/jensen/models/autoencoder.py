@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from jensen.core.modes import evaluating
 from jensen.core.seeding import Rng
+from jensen.core.shapes import checked
 from jensen.distributions import Conditional, FlatPrior, IsotropicGaussian
 from jensen.models.hvae import between, draw_rows, expect_rows, expect_samples
 from jensen.models.vae import VAE
@@ -61,7 +63,8 @@ class Autoencoder(nn.Module):
             mean: Tensor = self.decoder(z).mean
         return mean
 
-    def codes(self, x: Tensor) -> Tensor:
+    @checked
+    def codes(self, x: Float[Tensor, "b ..."]) -> Tensor:
         """The code e(x), in evaluation mode."""
         with evaluating(self):
             z: Tensor = self.encoder(x)

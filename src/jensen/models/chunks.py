@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jensen.core.seeding import Rng, normal
+from jensen.core.shapes import check_count
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,7 @@ def chunks(n: int, size: int, *, cond: Tensor | None = None, generator: Rng = No
     >>> [(chunk.n, chunk.take(torch.arange(5)).tolist()) for chunk in chunks(5, 3)]
     [(3, [0, 1, 2]), (2, [3, 4, 3])]
     """
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}")
+    check_count(n=n)
     if cond is not None and (cond.ndim == 0 or len(cond) != n):
         raise ValueError(f"conditions must be {n}, one per row, got shape {tuple(cond.shape)}")
     if isinstance(generator, Sequence) and len(generator) != n:

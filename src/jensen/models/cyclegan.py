@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from jensen.core.modes import evaluating
+from jensen.core.shapes import checked
 
 SIDES = ("a", "b")
 
@@ -28,7 +30,8 @@ class CycleGAN(nn.Module):
         super().__init__()
         self.a_to_b, self.b_to_a = a_to_b, b_to_a
 
-    def translate(self, x: Tensor, to: str = "b") -> Tensor:
+    @checked
+    def translate(self, x: Float[Tensor, "b ..."], to: str = "b") -> Tensor:
         """Translate pictures of the other side to the side `to`, in evaluation mode.
 
         Args:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from jensen.core.modes import evaluating
 from jensen.core.seeding import Rng, normal
-from jensen.core.shapes import mean_per_example
+from jensen.core.shapes import check_count, checked, mean_per_example
 from jensen.core.types import Likelihood
 from jensen.diffusion import (
     SAMPLERS,
@@ -155,6 +155,7 @@ class Diffusion(nn.Module):
 
     def __init__(self, denoiser: Denoiser, shape: Sequence[int], sampling: Sampling | None = None):
         super().__init__()
+        check_count(**{f"axis {k} of shape": n for k, n in enumerate(shape)})
         if not isinstance(denoiser, Denoiser):
             raise ValueError(
                 f"denoiser must be a Denoiser, such as NetworkDenoiser(net, ...), got {type(denoiser).__name__}"
@@ -163,10 +164,12 @@ class Diffusion(nn.Module):
         self.register_buffer("centre", torch.zeros(()))
         self.register_buffer("scale", torch.ones(()))
 
+    @checked
     def standardize(self, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         """Data on the scale of the denoiser."""
         return (x - self.centre) / self.scale
 
+    @checked
     def restore(self, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         """The inverse of `standardize`."""
         return x * self.scale + self.centre

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from jensen.core.modes import evaluating
 from jensen.core.seeding import Rng, normal
+from jensen.core.shapes import check_count, checked
 from jensen.diffusion import slerp
 from jensen.models.chunks import refuse_condition
 
@@ -55,7 +56,8 @@ class GAN(nn.Module):
         self.network = network
         self.shape = tuple(int(k) for k in axes)
 
-    def forward(self, z: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    @checked
+    def forward(self, z: Float[Tensor, "b ..."]) -> Float[Tensor, "..."]:
         """G(z), with gradients, for objectives."""
         x: Tensor = self.network(z)
         return x
@@ -70,8 +72,7 @@ class GAN(nn.Module):
         Raises:
             ValueError: for n < 1, or a number of generators other than n.
         """
-        if n < 1:
-            raise ValueError(f"n must be at least 1, got {n}")
+        check_count(n=n)
         if isinstance(generator, Sequence) and len(generator) != n:
             raise ValueError(f"generators must be {n}, one per row, got {len(generator)}")
         like = next(self.network.parameters(), torch.empty(()))  # without parameters: torch's default

@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 from itertools import chain
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
 from jensen.core.modes import evaluating
 from jensen.core.seeding import Rng, drawing
+from jensen.core.shapes import check_count, checked
 from jensen.core.types import Measure
 from jensen.diffusion import slerp
 from jensen.distributions.measure import measure
@@ -138,7 +140,8 @@ class LatentChain(nn.Module, ABC):
             mean: Tensor = self.decoders[0](z).mean
         return mean
 
-    def codes(self, x: Tensor) -> Tensor:
+    @checked
+    def codes(self, x: Float[Tensor, "b ..."]) -> Tensor:
         """Means of q(z_L | x), the top layer, (B, *event of it), in evaluation mode.
 
         If q depends on other layers, it is given one draw of these.
@@ -382,8 +385,7 @@ def draw_rows(
     model: nn.Module, law: Callable[[int], Distribution], n: int, cond: Tensor | None, generator: Rng, mean: bool
 ) -> Tensor:
     """Draw n samples in evaluation mode, or their means; `law` maps n to the distribution p(x | z) of n draws z."""
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}")
+    check_count(n=n)
     refuse_condition(cond)
     if isinstance(generator, Sequence):
         if len(generator) != n:
@@ -421,8 +423,7 @@ def expect_rows(x: Tensor, event: tuple[int, ...]) -> None:
 
 
 def expect_samples(samples: int) -> None:
-    if samples < 1:
-        raise ValueError(f"samples must be at least 1, got {samples}")
+    check_count(samples=samples)
 
 
 def _draw(law: Distribution, shape: tuple[int, ...], reparameterized: bool) -> Tensor:

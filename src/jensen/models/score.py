@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from jensen.core.modes import evaluating
 from jensen.core.seeding import Rng
-from jensen.core.shapes import right_pad
+from jensen.core.shapes import checked, right_pad
 from jensen.diffusion import SAMPLERS, Denoiser, Prediction, VarianceExploding
 from jensen.models.chunks import Chunk, chunks
 from jensen.models.diffusion import MOST_STEPS, Diffusion, Sampling
@@ -48,6 +48,7 @@ class NoiseConditional(nn.Module):
             raise ValueError(f"sigmas must satisfy 0 < smallest <= largest, got {smallest} and {largest}")
         self.net, self.largest, self.smallest = net, largest, smallest
 
+    @checked
     def forward(
         self, x: Float[Tensor, "b ..."], sigma: Float[Tensor, " b"], cond: Tensor | None = None
     ) -> Float[Tensor, "b ..."]:
@@ -150,10 +151,12 @@ class ScoreModel(nn.Module):
         self.register_buffer("centre", torch.zeros(()))
         self.register_buffer("scale", torch.ones(()))
 
+    @checked
     def standardize(self, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         """Data on the scale of the network."""
         return (x - self.centre) / self.scale
 
+    @checked
     def restore(self, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         """The inverse of `standardize`."""
         return x * self.scale + self.centre

@@ -8,10 +8,12 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from jensen.core.protocols import Coding
+from jensen.core.shapes import check_count, checked
 
 SPAN = 2.5  # standard deviations in both directions
 
 
+@checked
 def traversal(
     model: Coding, x: Float[Tensor, "b ..."], *, rows: int = 8, steps: int = 11
 ) -> tuple[Float[Tensor, "rows steps ..."], list[str]]:
@@ -35,6 +37,7 @@ def traversal(
     >>> made.shape, names
     (torch.Size([1, 5, 2]), ['coordinate 2'])
     """
+    check_count(examples=len(x), rows=rows, steps=steps)
     codes = model.codes(x)
     start = codes[0]
     if start.ndim == 2:

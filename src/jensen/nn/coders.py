@@ -10,6 +10,7 @@ from typing import cast
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from jensen.core.shapes import checked
 from jensen.nn.grids import Pyramid, crop, pad
 from jensen.nn.residual import GROUPS, Residual, check_sizes, zero
 
@@ -50,6 +51,7 @@ class PictureEncoder(nn.Module):
         layers += [*_residuals(last, blocks), nn.GroupNorm(GROUPS, last), nn.SiLU()]
         self.body = nn.Sequential(*layers, nn.Flatten(), nn.Linear(last * math.prod(pyramid.coarsest), outputs))
 
+    @checked
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b outputs"]:
         return cast(Tensor, self.body(pad(x, self.factor)))
 
@@ -102,6 +104,7 @@ class PictureDecoder(nn.Module):
         zero(head)
         self.body = nn.Sequential(*layers, head, nn.PixelShuffle(patch))
 
+    @checked
     def forward(self, z: Float[Tensor, "b latents"]) -> Float[Tensor, "b c h w"]:
         return crop(self.body(z), self.size)
 

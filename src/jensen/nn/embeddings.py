@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from jensen.core.shapes import check_count, checked
 from jensen.nn.residual import zero
 
 
@@ -118,10 +119,12 @@ class RandomFourierFeatures(nn.Module):
 
     def __init__(self, dims: int, features: int, frequency: float, packing: int = 1):
         super().__init__()
+        check_count(dims=dims, features=features, packing=packing)
         self.packing = packing
         self.register_buffer("frequencies", frequency * torch.randn(dims, features))
 
+    @checked
     def forward(self, x: Float[Tensor, "b d"]) -> Float[Tensor, "b e"]:
-        points = x.reshape(len(x), self.packing, -1)
+        points = x.unflatten(1, (self.packing, -1))
         phase = points @ self.frequencies
         return torch.cat([points, phase.sin(), phase.cos()], 2).flatten(1)

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from jensen.core.shapes import checked
 from jensen.nn.embeddings import Fourier, check_labels
 
 
@@ -83,6 +84,7 @@ class TimeMLP(nn.Module):
         nn.init.zeros_(self.exit.weight)
         nn.init.zeros_(self.exit.bias)
 
+    @checked
     def forward(
         self, z: Float[Tensor, "b ..."], t: Float[Tensor, " b"], cond: Shaped[Tensor, "..."] | None = None
     ) -> Float[Tensor, "b ..."]:

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from jensen.core.shapes import check_count, checked
 from jensen.nn.mlp import mlp
 
 SLOPE = 0.2  # of LeakyReLU below 0
@@ -37,6 +38,7 @@ class ChannelNorm(nn.Module):
     True
     """
 
+    @checked
     def forward(self, h: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         return h * torch.rsqrt(h.square().mean(1, keepdim=True) + 1e-6)
 
@@ -59,6 +61,7 @@ class PictureGenerator(nn.Module):
 
     def __init__(self, latents: int, shape: Sequence[int], *, width: int = 32, doublings: int = 1):
         super().__init__()
+        check_count(latents=latents, width=width)
         channels, height, wide = shape
         factor = 2**doublings
         if doublings < 1 or height % factor or wide % factor:
@@ -77,6 +80,7 @@ class PictureGenerator(nn.Module):
             c //= 2
         self.body = nn.Sequential(*layers, nn.Conv2d(c, channels, 3, padding=1), nn.Tanh())
 
+    @checked
     def forward(self, z: Float[Tensor, "b latents"]) -> Float[Tensor, "b c h w"]:
         return cast(Tensor, self.body(z))
 
@@ -98,5 +102,6 @@ class PictureCritic(nn.Module):
         widths = [math.prod(shape), *[width] * layers, 1]
         self.body = mlp(*widths, activation=lambda: nn.LeakyReLU(SLOPE))
 
+    @checked
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
         return cast(Tensor, self.body(x.flatten(1))[:, 0])

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from jensen.core.modes import evaluating
+from jensen.core.shapes import check_count, checked
 
 
 def _block(channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:
@@ -47,12 +48,15 @@ class Classifier(Recogniser):
 
     def __init__(self, encoder: nn.Module, features: int, *, classes: int):
         super().__init__()
+        check_count(features=features, classes=classes)
         self.encoder, self.head = encoder, nn.Linear(features, classes)
 
+    @checked
     def features(self, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b features"]:
         """The last hidden layer."""
         return F.silu(self.encoder(x))
 
+    @checked
     def forward(self, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b 1 classes"]:
         logits: Tensor = self.head(self.features(x))
         return logits[:, None]
@@ -73,6 +77,7 @@ class Reader(Recogniser):
 
     def __init__(self, channels: int, *, alphabet: int, length: int, width: int = 32):
         super().__init__()
+        check_count(channels=channels, alphabet=alphabet, length=length, width=width)
         self.length, columns, rows = length, 4 * length, 3
         self.features = nn.Sequential(
             _block(channels, width),
@@ -87,8 +92,9 @@ class Reader(Recogniser):
         self.columns = nn.GRU(128, 96, batch_first=True, bidirectional=True)
         self.head = nn.Linear(columns * 192, length * alphabet)
 
+    @checked
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b length alphabet"]:
         h = self.mix(self.features(x).flatten(1, 2)).transpose(1, 2)
         h, _ = self.columns(h)
         logits: Tensor = self.head(h.flatten(1))
-        return logits.view(len(x), self.length, -1)
+        return logits.unflatten(1, (self.length, -1))

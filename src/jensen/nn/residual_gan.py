@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from jensen.core.shapes import checked
 from jensen.nn.grids import Pyramid, crop, pad
 from jensen.nn.residual import check_sizes, zero
 
@@ -68,6 +69,7 @@ class ResidualGenerator(nn.Module):
         leave = _even(_scaled(nn.Conv2d(width, channels * patch**2, 3, padding=1)), patch**2)
         self.body = nn.Sequential(*layers, leave, nn.PixelShuffle(patch))
 
+    @checked
     def forward(self, z: Float[Tensor, "b latents"]) -> Float[Tensor, "b c h w"]:
         return crop(self.body(self.enter(z)[:, :, None, None] * self.basis), self.size)
 
@@ -107,6 +109,7 @@ class ResidualCritic(nn.Module):
         self.basis = nn.Parameter(torch.randn(widths[-1], *pyramid.coarsest) / math.sqrt(cells))
         self.leave = _scaled(nn.Linear(widths[-1], 1, bias=False))
 
+    @checked
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
         h = (self.body(pad(x, self.factor)) * self.basis).sum((2, 3))
         return cast(Tensor, self.leave(h)[:, 0])

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from jensen.core.shapes import check_broadcast
+
 Number = float | Tensor
 
 
@@ -28,4 +30,5 @@ class Standardized(nn.Module):
             self.register_buffer(name, torch.as_tensor(value), persistent=False)
 
     def forward(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        check_broadcast(x=x, mean=self.mean, std=self.std)
         return (x - self.mean) / self.std

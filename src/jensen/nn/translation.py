@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from jensen.core.shapes import check_count, checked
 from jensen.nn.grids import crop, pad
 from jensen.nn.residual import GROUPS, Residual, check_sizes, zero
 
@@ -41,6 +42,7 @@ class Translator(nn.Module):
 
     def __init__(self, channels: int, *, width: int = 48, blocks: int = 4, patch: int = 2):
         super().__init__()
+        check_count(channels=channels, width=width, blocks=blocks, patch=patch)
         check_sizes(width)
         self.patch = patch
         self.enter = nn.Conv2d(channels * patch**2, width, 3, padding=1)
@@ -49,7 +51,9 @@ class Translator(nn.Module):
         self.leave = nn.Conv2d(width, channels * patch**2, 3, padding=1)
         zero(self.leave)
 
+    @checked
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        check_count(rows=len(x))  # torch folds no rows wrongly
         h = self.enter(F.pixel_unshuffle(pad(x, self.patch), self.patch))
         for block in self.blocks:
             h = block(h)
@@ -80,6 +84,7 @@ class PatchCritic(nn.Module):
 
     def __init__(self, channels: int, *, widths: Sequence[int] = (32, 64)):
         super().__init__()
+        check_count(channels=channels)
         if not widths:
             raise ValueError("widths must be at least one")
         self.least = 2 ** len(widths)
@@ -98,6 +103,7 @@ class PatchCritic(nn.Module):
                 jump *= layer.stride[0]
         return seen
 
+    @checked
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 1 i j"]:
         height, width = x.shape[2:]
         logits: Tensor = self.net(F.pad(x, (0, max(0, self.least - width), 0, max(0, self.least - height))))

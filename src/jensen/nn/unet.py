@@ -10,6 +10,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from jensen.core.shapes import checked
 from jensen.nn.embeddings import Fourier, TextContext, TextEmbedding
 from jensen.nn.grids import crop, pad
 from jensen.nn.residual import GROUPS, zero
@@ -217,6 +218,7 @@ class UNet(nn.Module):
         self.head = nn.Conv2d(widths[0], outputs * channels * patch**2, 3, padding=1)
         zero(self.head)
 
+    @checked
     def forward(
         self, x: Float[Tensor, "b c h w"], noise: Float[Tensor, " b"], cond: Shaped[Tensor, "..."] | None = None
     ) -> Float[Tensor, "b c_out h w"]:

@@ -17,7 +17,7 @@ from jensen.adversarial import (
     power_iteration,
 )
 from jensen.core.objective import Objective
-from jensen.core.shapes import single
+from jensen.core.shapes import check_count, single
 from jensen.core.types import Batch, Loss, Phase, entry
 from jensen.models.gan import GAN
 
@@ -133,6 +133,7 @@ class Adversarial(Objective):
         self.critic = critic
         self.loss = game_loss(loss)
         self.phases = alternating() if phases is None else phases
+        check_count(packing=packing)
         self.penalty, self.every, self.packing, self.noise, self.clip = penalty, every, packing, noise, clip
         self.augmentation = augmentation
         self.standardize = nn.Identity() if standardize is None else standardize

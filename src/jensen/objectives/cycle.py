@@ -13,7 +13,7 @@ from jensen.adversarial import AdaptiveAugment, GameLoss, ImagePool, game_loss, 
 from jensen.core.objective import Objective
 from jensen.core.seeding import drawing, generator
 from jensen.core.shapes import mean_per_example
-from jensen.core.types import Batch, Loss, Phase
+from jensen.core.types import Batch, Loss, Phase, entry
 from jensen.models.cyclegan import CycleGAN
 from jensen.objectives.adversarial import Penalty, logits, paid
 
@@ -55,7 +55,7 @@ class _Translation(Objective):
     def forward(self, players: tuple[str, ...], batch: Batch, step: int) -> Mapping[str, Loss]:
         if not {"a", "b"} <= set(batch):
             raise ValueError(f"the batch must hold 'a' and 'b', the pictures of the two sides, got {sorted(batch)}")
-        a, b = batch["a"], batch["b"]
+        a, b = entry(batch, "a"), entry(batch, "b")
         if len(a) != len(b):
             raise ValueError(f"a and b must have the same number of pictures, got {len(a)} and {len(b)}")
         self.refuse(a, b)

@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from jensen.core.objective import Objective
+from jensen.core.shapes import checked
 from jensen.core.types import Batch, Loss, entry
 from jensen.models.autoencoder import Autoencoder
 from jensen.variational.trace import log_prob
@@ -33,7 +35,8 @@ class AddedNoise:
         if not self.std > 0:
             raise ValueError(f"std must be positive, got {self.std}")
 
-    def __call__(self, x: Tensor) -> Tensor:
+    @checked
+    def __call__(self, x: Float[Tensor, "..."]) -> Tensor:
         return x + self.std * torch.randn_like(x)
 
 
@@ -60,7 +63,8 @@ class Masked:
         if not 0 < self.share < 1:
             raise ValueError(f"share must be in (0, 1), got {self.share}")
 
-    def __call__(self, x: Tensor) -> Tensor:
+    @checked
+    def __call__(self, x: Float[Tensor, "..."]) -> Tensor:
         return x * (torch.rand_like(x) >= self.share)
 
 

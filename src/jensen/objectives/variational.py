@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from jensen.core.objective import Objective
+from jensen.core.shapes import check_count
 from jensen.core.types import Batch, Loss, Phase, entry
 from jensen.models.autodecoder import AutoDecoder
 from jensen.models.hvae import LatentChain
@@ -99,8 +100,7 @@ class Variational(Objective):
         tables: Sequence[nn.Module] = (),
     ):
         super().__init__()
-        if samples < 1:
-            raise ValueError(f"samples must be at least 1, got {samples}")
+        check_count(samples=samples)
         if gradient not in GRADIENTS:
             raise ValueError(f"gradient must be one of {', '.join(GRADIENTS)}, got {gradient!r}")
         if gradient == "dreg" and bound is not iwae:

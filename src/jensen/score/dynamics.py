@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jensen.core.seeding import Rng, normal
-from jensen.core.shapes import check_count, right_pad
+from jensen.core.shapes import check_count, checked, right_pad
 from jensen.score.matching import NoisyScore, Score, score_at
 
 OnStep = Callable[[int, Tensor], None]
@@ -28,10 +28,16 @@ def score_of(log_prob: LogProb) -> Score:
     >>> score_of(lambda x: -x.square().sum(1) / 2)(torch.tensor([[3.0, 1.0]]))
     tensor([[-3., -1.]])
     """
-    return lambda x: _value_and_score(log_prob, x)[1]
+
+    @checked
+    def score(x: Float[Tensor, "b ..."]) -> Tensor:
+        return _value_and_score(log_prob, x)[1]
+
+    return score
 
 
 @torch.no_grad()
+@checked
 def langevin(
     score: Score,
     x: Float[Tensor, "b ..."],
@@ -87,6 +93,7 @@ def langevin(
 
 
 @torch.no_grad()
+@checked
 def annealed_langevin(
     score: NoisyScore,
     x: Float[Tensor, "b ..."],
@@ -146,6 +153,7 @@ def annealed_langevin(
     return x
 
 
+@checked
 def annealed_variance(
     variance: Float[Tensor, "*s"],
     sigmas: Float[Tensor, " levels"],
@@ -215,14 +223,14 @@ def geometric(largest: float, smallest: float, levels: int) -> Float[Tensor, " l
     >>> geometric(4.0, 1.0, 3).tolist()
     [4.0, 2.0, 1.0]
     """
-    if levels < 1:
-        raise ValueError(f"levels must be at least 1, got {levels}")
+    check_count(levels=levels)
     if not 0 < smallest < largest and not (levels == 1 and 0 < smallest == largest):
         raise ValueError(f"sigmas must satisfy 0 < smallest < largest, got {smallest} and {largest}")
     share = torch.linspace(0, 1, levels, dtype=torch.float64) if levels > 1 else torch.ones(1, dtype=torch.float64)
     return largest * (smallest / largest) ** share
 
 
+@checked
 def tweedie(score: Score, x: Float[Tensor, "b ..."], sigma: float) -> Float[Tensor, "b ..."]:
     r"""The mean of the clean data point given the noised one, $x + \sigma^2 \nabla \log q_\sigma(x)$.
 
@@ -231,6 +239,8 @@ def tweedie(score: Score, x: Float[Tensor, "b ..."], sigma: float) -> Float[Tens
     >>> tweedie(lambda x: -x / 2, torch.tensor([[3.0]]), 1.0)  # N(0, 1) noised by 1
     tensor([[1.5000]])
     """
+    if not sigma >= 0:
+        raise ValueError(f"sigma must be at least 0, got {sigma}")
     return x + sigma**2 * score_at(score, x)
 
 
@@ -250,6 +260,7 @@ class Chains:
 
 
 @torch.no_grad()
+@checked
 def mala(
     log_prob: LogProb,
     x: Float[Tensor, "b ..."],

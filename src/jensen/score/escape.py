@@ -12,6 +12,7 @@ from torch import Tensor
 
 from jensen.core.distances import squared_distances
 from jensen.core.seeding import Rng
+from jensen.core.shapes import check_finite, checked
 from jensen.score.diagnostics import r_hat
 from jensen.score.dynamics import LogProb, langevin, score_of
 from jensen.score.matching import Score
@@ -30,6 +31,7 @@ class Occupancy:
     stderr: Float[Tensor, " k"]
 
 
+@checked
 def occupancy(modes: Int[Tensor, "steps chains"], count: int) -> Occupancy:
     r"""The fraction of draws in each of `count` modes, $\pm\, \mathrm{sd}_c / \sqrt{C}$ over C independent chains.
 
@@ -53,6 +55,7 @@ def occupancy(modes: Int[Tensor, "steps chains"], count: int) -> Occupancy:
     return Occupancy(shares.mean(1), shares.std(1) / math.sqrt(modes.shape[1]))
 
 
+@checked
 def basin(
     score: Score, x: Float[Tensor, "b ..."], modes: Float[Tensor, "k ..."], *, step_size: float, steps: int
 ) -> Int[Tensor, " b"]:
@@ -71,11 +74,15 @@ def basin(
     >>> basin(score_of(log_prob), torch.tensor([[-0.1], [0.1]]), places, step_size=0.05, steps=200)
     tensor([0, 1])
     """
+    if not len(modes):
+        raise ValueError(f"modes must be at least one, got shape {tuple(modes.shape)}")
     ends = langevin(score, x, step_size, steps, noise=False)
+    check_finite(modes=modes, **{"the end of the ascent": ends})
     return next(squared_distances(ends.flatten(1), modes.to(ends).flatten(1), len(x))).argmin(1)
 
 
 @torch.no_grad()
+@checked
 def exit_times(
     score: Score,
     x: Float[Tensor, "b ..."],
@@ -131,6 +138,7 @@ class Escape:
     share: float
 
 
+@checked
 def mean_exit_time(times: Float[Tensor, " b"], horizon: float) -> Escape:
     r"""The mean of exit times, some of which were not observed: $\sum_i \min(\tau_i, T) / \#\{\tau_i \le T\}$.
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from jensen.core.distances import squared_distances
 from jensen.core.seeding import Rng, normal
+from jensen.core.shapes import check_count, checked
 from jensen.score.matching import Score, explicit
 
 PAIRS = 2**18  # (query, data point) pairs held at a time: their squared distances fit a processor's cache
@@ -81,8 +82,7 @@ class KernelDensity:
         Raises:
             ValueError: for n < 1.
         """
-        if n < 1:
-            raise ValueError(f"n must be at least 1, got {n}")
+        check_count(n=n)
         place = torch.special.ndtr(normal((n,), generator, like=torch.zeros((), dtype=torch.float64)))  # uniform
         index = (place * len(self.data)).long().clamp(max=len(self.data) - 1)
         chosen = _as(self.data, self.data[index.to(self.data.device)].double())
@@ -236,6 +236,7 @@ def _golden(value: Callable[[float], float], low: float, high: float, tolerance:
     return (low + high) / 2
 
 
+@checked
 def relative_score_error(score: Score, x: Float[Tensor, "b ..."], target_score: Score) -> float:
     r"""$E|s - \nabla\log p|^2 / E|\nabla\log p|^2$ over the given x: 0 is exact, 1 is the error of a score of 0.
 

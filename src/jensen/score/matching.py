@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jensen.core.seeding import Rng, normal
-from jensen.core.shapes import check_count, check_rows, right_pad
+from jensen.core.shapes import check_count, check_rows, checked, right_pad
 
 Score = Callable[[Tensor], Tensor]
 """Maps x (B, ...) to its score (B, ...); each output row depends on that row of x alone."""
@@ -195,8 +195,9 @@ def denoising(
     return (score_at(score, x + level * eps) + eps / level).square().flatten(1).sum(1) / 2
 
 
+@checked
 def noise_conditional(
-    score: NoisyScore, x: Float[Tensor, "b ..."], eps: Float[Tensor, "..."], sigma: Float[Tensor, "..."]
+    score: NoisyScore, x: Float[Tensor, "b ..."], eps: Float[Tensor, "..."], sigma: Float[Tensor, " b"]
 ) -> Float[Tensor, " b"]:
     r"""Denoising score matching at every noise level, $\frac12 |\sigma\, s(x + \sigma\epsilon, \sigma) + \epsilon|^2$.
 

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from jensen.core.shapes import check_count, checked
 from jensen.training.ema import recompute
 
 WIDEST = 12**-0.5  # the relative width of the plain mean, gamma = 0
@@ -65,6 +67,8 @@ def relative_width(gamma: float) -> float:
     >>> round(relative_width(6.94), 4), round(relative_width(16.97), 4)
     (0.1, 0.05)
     """
+    if not gamma > -1:
+        raise ValueError(f"gamma must be above -1, got {gamma}")
     return float((gamma + 1) ** 0.5 / ((gamma + 2) * (gamma + 3) ** 0.5))
 
 
@@ -139,7 +143,8 @@ def reconstruction(stored: Sequence[Profile], wanted: Profile) -> tuple[Tensor, 
 
 
 @torch.no_grad()
-def reconstruct(average: nn.Module, states: Iterable[dict[str, Tensor]], coefficients: Tensor) -> None:
+@checked
+def reconstruct(average: nn.Module, states: Iterable[dict[str, Tensor]], coefficients: Float[Tensor, " n"]) -> None:
     """Set a module to a linear combination of stored averages, read one at a time; buffers are those of the last.
 
     Args:
@@ -152,6 +157,7 @@ def reconstruct(average: nn.Module, states: Iterable[dict[str, Tensor]], coeffic
     >>> model.weight.item(), model.bias.item()
     (2.5, 1.0)
     """
+    check_count(coefficients=len(coefficients))
     names = [name for name, p in average.named_parameters() if p.is_floating_point() or p.is_complex()]
     sums: dict[str, Tensor] = {}
     state: dict[str, Tensor] = {}

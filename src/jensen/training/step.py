@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from jensen.core.objective import Objective, partition
+from jensen.core.shapes import check_count
 from jensen.core.types import Batch, Loss, NonFiniteLoss, first_non_finite
 from jensen.training.distributed import anyone, average_gradients
 from jensen.training.ema import begin_average, update_average
@@ -77,8 +78,7 @@ class TrainState:
         precision: torch.dtype | None = None,
         accumulate: int = 1,
     ):
-        if accumulate < 1:
-            raise ValueError(f"accumulate must be at least 1, got {accumulate}")
+        check_count(accumulate=accumulate)
         owned = partition(objective)
         if set(owned) != set(players):
             raise ValueError(f"players must be {sorted(owned)}, got {sorted(players)}")

@@ -38,6 +38,10 @@ class Tolerance:
     most: int = 0
     on_skip: Callable[[NonFiniteLoss], None] = lambda _: None
 
+    def __post_init__(self) -> None:
+        if self.most < 0:
+            raise ValueError(f"most must be at least 0, got {self.most}")
+
     def __call__(self, state: TrainState, step: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         """The terms of the first good step.
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from jensen.core.modes import evaluating
 from jensen.core.seeding import drawing
-from jensen.variational.importance import MEMORY, Estimate, LogMean, bytes_made, fits
+from jensen.core.shapes import check_count, checked
+from jensen.variational.importance import MEMORY, Estimate, LogMean, bytes_made, check_data, fits
 from jensen.variational.posterior import as_layers, as_vector, latent_events, need_paths
 from jensen.variational.trace import LatentModel
 
@@ -23,6 +24,7 @@ GAIN = 0.2  # gain of the adaptation of log step sizes
 JITTER = 0.2  # relative variation of the step size, so that no trajectory is periodic
 
 
+@checked
 def ais_log_likelihood(
     model: LatentModel,
     x: Float[Tensor, "b ..."],
@@ -69,9 +71,8 @@ def ais_log_likelihood(
     >>> bool(((estimate.value - model.log_prob(x)).abs() < 3 * estimate.stderr).all())
     True
     """
-    for name, value in (("steps", steps), ("chains", chains), ("leapfrog", leapfrog), ("data", len(x))):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+    check_count(steps=steps, chains=chains, leapfrog=leapfrog)
+    check_data(x)
     need_paths("annealed importance sampling", model, x[:1])
     betas = temperatures(steps).tolist()
     most = max(chains, PILOTS)

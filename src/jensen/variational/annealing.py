@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from jensen.core.shapes import check_count
 from jensen.variational.bounds import Bound, beta, elbo
 from jensen.variational.trace import Trace
 
@@ -69,8 +70,7 @@ def linear(steps: int, *, start: float = 0.0) -> Callable[[int], float]:
     >>> [weight(step) for step in (0, 1, 4, 9)]
     [0.0, 0.25, 1.0, 1.0]
     """
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
+    check_count(steps=steps)
     if not 0 <= start <= 1:
         raise ValueError(f"start must be in [0, 1], got {start}")
     return lambda step: start + (1 - start) * min(step / steps, 1.0)
@@ -92,8 +92,7 @@ def cyclical(period: int, *, rise: float = 0.5) -> Callable[[int], float]:
     >>> [weight(step) for step in (0, 1, 4, 7, 8, 9)]
     [0.0, 0.25, 1.0, 1.0, 0.0, 0.25]
     """
-    if period < 1:
-        raise ValueError(f"period must be at least 1, got {period}")
+    check_count(period=period)
     if not 0 < rise <= 1:
         raise ValueError(f"rise must be in (0, 1], got {rise}")
     return lambda step: min((step % period) / (rise * period), 1.0)
@@ -120,8 +119,7 @@ def cooling(start: float, end: float, steps: int) -> Callable[[int], float]:
     """
     if not 0 < end <= start < math.inf:
         raise ValueError(f"start and end must be 0 < end <= start < inf, got {start} and {end}")
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
+    check_count(steps=steps)
     return lambda step: start * (end / start) ** min(step / steps, 1.0)
 
 
@@ -159,5 +157,6 @@ class Constraint(nn.Module):
         return self.log_multiplier.exp()
 
     def forward(self, trace: Trace) -> Float[Tensor, " b"]:
+        check_count(samples=trace.samples)
         excess = sum(trace.kl) - self.nats
         return (trace.log_px - self.multiplier * excess).mean(0)

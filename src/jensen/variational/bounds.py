@@ -95,6 +95,10 @@ class Penalized:
     floor: float = -math.inf
     per: str = "layer"
 
+    def __post_init__(self) -> None:
+        if not self.weight >= 0:
+            raise ValueError(f"weight must be at least 0, got {self.weight}")
+
     def __call__(self, trace: Trace) -> Float[Tensor, " b"]:
         if self.floor == -math.inf:
             return elbo(replace(trace, kl=tuple(self.weight * kl for kl in trace.kl)))

@@ -14,6 +14,7 @@ from torch.distributions import Distribution
 
 from jensen.core.modes import evaluating
 from jensen.core.seeding import drawing
+from jensen.core.shapes import check_count, checked
 from jensen.variational.trace import Layer, log_prob
 
 Classifier = Callable[[Tensor], Tensor]
@@ -47,7 +48,9 @@ class Measured:
     stderr: float
 
     @classmethod
+    @checked
     def of(cls, draws: Float[Tensor, " n"]) -> Measured:
+        check_count(draws=len(draws))
         return cls(float(draws.mean()), float(draws.std()) / math.sqrt(len(draws)))
 
     def __str__(self) -> str:
@@ -167,6 +170,7 @@ def _row(number: int, layer: LayerUse, judged: bool) -> list[str]:
 
 
 @torch.no_grad()
+@checked
 def collapse_report(
     model: Hierarchy,
     data: Float[Tensor, "n ..."],
@@ -220,8 +224,7 @@ def collapse_report(
         raise ValueError(f"samples must be even and at least 2, got {samples}")
     if not (threshold >= 0 and least >= 0):
         raise ValueError(f"threshold and least must be at least 0, got {threshold} and {least}")
-    if chunk < 1:
-        raise ValueError(f"chunk must be at least 1, got {chunk}")
+    check_count(chunk=chunk)
     if (classifier is None) != (labels is None):
         raise ValueError("accuracy needs both a classifier and labels")
     if labels is not None and len(labels) != len(data):

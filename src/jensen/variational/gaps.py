@@ -11,9 +11,18 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
 from jensen.core.modes import evaluating
+from jensen.core.shapes import check_count, checked
 from jensen.core.types import Likelihood
 from jensen.variational.bounds import log_weights
-from jensen.variational.importance import MEMORY, Weigh, fold_weights, log_likelihood, precision, weighing
+from jensen.variational.importance import (
+    MEMORY,
+    Weigh,
+    check_data,
+    fold_weights,
+    log_likelihood,
+    precision,
+    weighing,
+)
 from jensen.variational.inference import fit_posterior, gaussians, moments
 from jensen.variational.oracle import LinearGaussian
 from jensen.variational.posterior import Posterior, check_posterior, draw, latent_events
@@ -77,6 +86,7 @@ class GapSplit:
         return Gap.between(self.log_p, self.encoder)
 
 
+@checked
 def lower_bound(
     model: LatentModel,
     x: Float[Tensor, "b ..."],
@@ -152,6 +162,7 @@ class _Mean:
         return _Mean(count, self.mean + apart * other.count / count, squares)
 
 
+@checked
 def amortization_gap(
     model: LatentModel,
     x: Float[Tensor, "b ..."],
@@ -191,6 +202,7 @@ def amortization_gap(
     return Gap.between(of_best, of_encoder, best.left)
 
 
+@checked
 def gap_split(
     model: LatentModel,
     x: Float[Tensor, "b ..."],
@@ -237,6 +249,7 @@ class ThetaPath:
     log_p: Float[Tensor, " t"]
 
 
+@checked
 def ascend_theta(
     model: LinearGaussian, x: Float[Tensor, "b d"], q: Distribution, *, steps: int = 100, rate: float = 0.1
 ) -> ThetaPath:
@@ -265,10 +278,10 @@ def ascend_theta(
     >>> path.elbo[[0, -1]], path.log_p[[0, -1]]
     (tensor([-4.4189, -2.9189]), tensor([-2.1121, -2.9189]))
     """
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
+    check_count(steps=steps)
     if not rate > 0:
         raise ValueError(f"rate must be positive, got {rate}")
+    check_data(x)
     weights, bounds, log_p = [model.weight.detach()], [], []
     with torch.enable_grad():
         for _ in range(steps + 1):

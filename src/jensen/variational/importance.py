@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from jensen.core.modes import evaluating
 from jensen.core.seeding import drawing
-from jensen.core.shapes import single
+from jensen.core.shapes import check_count, check_finite, checked, single
 from jensen.core.types import Likelihood, Measure
 from jensen.variational.bounds import log_weights
 from jensen.variational.pareto import pareto_k, pareto_limit, tail_length
@@ -119,6 +119,7 @@ def precision(x: Tensor) -> torch.dtype:
 
 
 @torch.no_grad()
+@checked
 def log_likelihood(
     model: LatentModel,
     x: Float[Tensor, "b ..."],
@@ -194,10 +195,8 @@ def fold_weights(
         x: the data.
         samples, generator, memory: as in `log_likelihood`.
     """
-    if samples < 1:
-        raise ValueError(f"samples must be at least 1, got {samples}")
-    if len(x) < 1:
-        raise ValueError(f"x must have at least 1 row, got shape {tuple(x.shape)}")
+    check_count(samples=samples)
+    check_data(x)
     datum, sample = _cost(weighing, x)
     data, together = _shape(memory * 2**20, datum, sample, len(x), samples)
     totals = []
@@ -206,6 +205,13 @@ def fold_weights(
             weigh = weighing(slice(start, start + data))
             totals.append(reduce(add, (of(weigh(k)) for k in parts(samples, together))))
     return totals
+
+
+def check_data(x: Tensor) -> None:
+    """Raise unless x has a row, and all its numbers are finite."""
+    if len(x) < 1:
+        raise ValueError(f"x must have at least 1 row, got shape {tuple(x.shape)}")
+    check_finite(x=x)
 
 
 def _cost(weighing: Callable[[slice], Weigh], x: Tensor) -> tuple[int | float, int | float]:

@@ -16,10 +16,11 @@ from torch.distributions import Distribution, Independent, Normal
 
 from jensen.core.modes import evaluating
 from jensen.core.seeding import drawing
+from jensen.core.shapes import check_count, checked
 from jensen.distributions.conditional import Conditional, DiagonalGaussian
 from jensen.variational.ascent import Objective, ascend, climb, left_to_win, noise
 from jensen.variational.bounds import elbo, sticking_the_landing
-from jensen.variational.importance import MEMORY, bytes_made, fits
+from jensen.variational.importance import MEMORY, bytes_made, check_data, fits
 from jensen.variational.posterior import Posterior, as_layers, check_posterior, draw, latent_events, need_paths
 from jensen.variational.trace import LatentModel, Layer
 
@@ -85,6 +86,7 @@ class Fitted(Sequence[Distribution]):
         return self.left.abs() <= NEAR
 
 
+@checked
 def fit_posterior(
     model: LatentModel,
     x: Float[Tensor, "b ..."],
@@ -133,10 +135,10 @@ def fit_posterior(
     """
     if steps < 0:
         raise ValueError(f"steps must be at least 0, got {steps}")
-    if samples < 1:
-        raise ValueError(f"samples must be at least 1, got {samples}")
+    check_count(samples=samples)
     if not rate > 0:
         raise ValueError(f"rate must be positive, got {rate}")
+    check_data(x)
     need_paths("fitting a posterior", model, x[:1])
     events = latent_events(model)
     if not isinstance(start, str):
@@ -209,6 +211,7 @@ def _warn(fitted: Fitted) -> None:
         )
 
 
+@checked
 def refine(
     model: LatentModel,
     x: Float[Tensor, "b ..."],
@@ -254,8 +257,7 @@ def refine(
         raise ValueError(f"steps must be at least 0, got {steps}")
     if not rate > 0:
         raise ValueError(f"rate must be positive, got {rate}")
-    if samples < 1:
-        raise ValueError(f"samples must be at least 1, got {samples}")
+    check_count(samples=samples)
     check_posterior(q, latent_events(model), len(x))
     need_paths("refining a posterior", model, x[:1])
     tensors = moments(q)
@@ -289,6 +291,7 @@ def posterior_table(data: int, latents: int) -> Conditional:
     return Conditional(net, DiagonalGaussian())
 
 
+@checked
 def stochastic_vi(
     model: LatentModel,
     x: Float[Tensor, "n ..."],
@@ -329,14 +332,13 @@ def stochastic_vi(
 
     Source: Hoffman et al. (2013), section 2.3; Ranganath et al. (2014), section 5 for the doubly stochastic sum.
     """
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
+    check_count(steps=steps)
     if not 1 <= batch <= len(x):
         raise ValueError(f"batch must be between 1 and {len(x)}, the number of data, got {batch}")
     if not rate > 0:
         raise ValueError(f"rate must be positive, got {rate}")
-    if samples < 1:
-        raise ValueError(f"samples must be at least 1, got {samples}")
+    check_count(samples=samples)
+    check_data(x)
     need_paths("stochastic inference", model, x[:1])
     for table in tables:
         _check_table(table, len(x))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal, kl_divergence
 
 from jensen.core.seeding import drawing
+from jensen.core.shapes import check_count, check_finite, checked
 from jensen.core.types import Likelihood
 from jensen.distributions.priors import Flat
 from jensen.variational.trace import Layer, Trace
@@ -70,6 +71,7 @@ class LinearGaussian(nn.Module):
                 f"weight must be (D, L), bias (D,) and noise () or (D,), got {tuple(weight.shape)}, "
                 f"{tuple(bias.shape)} and {tuple(noise.shape)}"
             )
+        check_finite(weight=weight, bias=bias)
         if not bool((noise > 0).all()):
             raise ValueError(f"noise, a variance, must be positive, got {float(noise.min()):.4g}")
         self.register_buffer("weight", weight)
@@ -98,6 +100,7 @@ class LinearGaussian(nn.Module):
         self.register_buffer("prior_precision", precision)
 
     @classmethod
+    @checked
     def fit(cls, x: Float[Tensor, "n d"], latent: int) -> LinearGaussian:
         r"""Maximum likelihood of probabilistic principal components, in closed form.
 
@@ -145,6 +148,7 @@ class LinearGaussian(nn.Module):
         """W' Sigma^-1 W, (L, L): the precision that an observation adds."""
         return self.weight.T @ (self.weight / self.noise[:, None])
 
+    @checked
     def posterior(self, x: Float[Tensor, "b d"]) -> MultivariateNormal:
         """p(z|x), batch (B,), event (L,)."""
         x = self._checked(x)
@@ -153,6 +157,7 @@ class LinearGaussian(nn.Module):
         mean = torch.cholesky_solve(shift.T, torch.linalg.cholesky(precision)).T
         return MultivariateNormal(mean, precision_matrix=precision)
 
+    @checked
     def log_prob(self, x: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
         r"""Log p(x) in nats, (B,); with a flat prior the log of the likelihood's integral over z.
 
@@ -185,6 +190,7 @@ class LinearGaussian(nn.Module):
         elbo: Tensor = (self.log_px(x, z) + self.log_prior(z))[0] - spread / 2 + q.entropy()
         return elbo
 
+    @checked
     def encode(self, x: Float[Tensor, "b d"]) -> Distribution:
         """q(z|x) of the encoder, or the exact posterior."""
         q = self.posterior(x) if self.encoder is None else self.encoder(self._checked(x))
@@ -197,8 +203,7 @@ class LinearGaussian(nn.Module):
 
     def infer(self, x: Float[Tensor, "b d"], *, samples: int = 1, reparameterized: bool = True) -> tuple[Layer, ...]:
         """Draw z ~ q(z|x) K times, with its distributions under q and p."""
-        if samples < 1:
-            raise ValueError(f"samples must be at least 1, got {samples}")
+        check_count(samples=samples)
         q, shape = self.encode(x), torch.Size((samples,))
         z = q.rsample(shape) if reparameterized else q.sample(shape)
         return (Layer(z, q, self.prior, held=q, divergence=True),)
@@ -225,6 +230,7 @@ class LinearGaussian(nn.Module):
         log_prior: Tensor = self.prior.log_prob(z1)
         return log_prior
 
+    @checked
     def log_px(self, x: Float[Tensor, "b d"], z: tuple[Tensor, ...]) -> Tensor:
         """Log p(x|z) in nats, (K, B)."""
         (z1,) = z
@@ -243,6 +249,8 @@ class LinearGaussian(nn.Module):
     def _checked(self, x: Tensor) -> Tensor:
         if x.ndim != 2 or x.shape[1] != len(self.bias):
             raise ValueError(f"x must be (B, {len(self.bias)}), got {tuple(x.shape)}")
+        check_count(rows=len(x))
+        check_finite(x=x)
         return x
 
     def _gaussian(self, q: Distribution) -> MultivariateNormal:

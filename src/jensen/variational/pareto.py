@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from jensen.core.shapes import check_count, checked
+
 TOLD = 100  # fewest weights, with a tail of 20, for which its shape can be estimated
 FLAT = 1e-3  # weights within this relative distance are considered equal
 
@@ -20,6 +22,7 @@ def tail_length(count: int) -> int:
     >>> tail_length(5000)
     213
     """
+    check_count(count=count)
     return math.ceil(min(0.2 * count, 3 * math.sqrt(count)))
 
 
@@ -31,9 +34,11 @@ def pareto_limit(count: int) -> float:
     >>> pareto_limit(100), pareto_limit(5000)
     (0.5, 0.7)
     """
+    check_count(count=count)
     return min(1 - 1 / math.log10(count), 0.7) if count > 1 else -math.inf
 
 
+@checked
 def pareto_k(largest: Float[Tensor, "m b"], count: int) -> Float[Tensor, " b"]:
     r"""The shape k of the weights' tail: the variance is finite for k < 1/2, the mean for k < 1.
 
@@ -56,6 +61,8 @@ def pareto_k(largest: Float[Tensor, "m b"], count: int) -> Float[Tensor, " b"]:
     tensor([0.8400], dtype=torch.float64)
     """
     n = tail_length(count)
+    if not len(largest):
+        raise ValueError(f"largest must have at least one row, got shape {tuple(largest.shape)}")
     log_w = (largest[: n + 1] - largest[:1]).double()  # relative to the largest weight
     if len(log_w) <= n:
         return torch.full_like(log_w[0], math.nan)
@@ -66,7 +73,7 @@ def pareto_k(largest: Float[Tensor, "m b"], count: int) -> Float[Tensor, " b"]:
     told, tied = excess[_quartile(n)] > 0, log_w.flip(0)[_quartile(n) + 1] == log_w[-1]
     k = generalized_pareto(torch.where(told & ~flat, excess, 1.0))
     k = torch.where(told, (n * k + 5) / (n + 10), torch.where(tied, math.nan, math.inf))
-    return torch.where(flat, -math.inf, k)
+    return torch.where(flat, -math.inf, k).masked_fill(log_w.isnan().any(0), math.nan)
 
 
 def generalized_pareto(x: Float[Tensor, "n b"]) -> Float[Tensor, " b"]:

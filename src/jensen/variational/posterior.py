@@ -6,19 +6,22 @@ import math
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Distribution
 
 from jensen.core.modes import evaluating
 from jensen.core.seeding import drawing
+from jensen.core.shapes import check_count, checked
 from jensen.variational.trace import LatentModel, Trace, Unamortized, log_prob
 
 Posterior = Sequence[Distribution]
 """One distribution per layer, independent of each other given x: batch (B,), the event of the layer's latents."""
 
 
+@checked
 def posterior_trace(
-    model: LatentModel, x: Tensor, q: Posterior, *, samples: int = 1, reparameterized: bool = True
+    model: LatentModel, x: Float[Tensor, "b ..."], q: Posterior, *, samples: int = 1, reparameterized: bool = True
 ) -> Trace:
     r"""The trace of K draws from any q; all bounds and gradients accept it.
 
@@ -41,8 +44,7 @@ def posterior_trace(
     >>> bool(torch.isclose(elbo(exact), model.log_prob(x)))
     True
     """
-    if samples < 1:
-        raise ValueError(f"samples must be at least 1, got {samples}")
+    check_count(samples=samples)
     check_posterior(q, latent_events(model), len(x))
     return draw(model, x, q, samples, reparameterized)
 

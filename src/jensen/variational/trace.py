@@ -10,10 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Distribution, Independent, kl_divergence
 
-from jensen.core.shapes import single
+from jensen.core.shapes import checked, single
 from jensen.core.types import Measure
 
 
+@checked
 @dataclass(frozen=True)
 class Trace:
     r"""Log-probabilities of K draws $z_k \sim q(z | x_b)$ of the latents of L layers; every entry is (K, B), in nats.

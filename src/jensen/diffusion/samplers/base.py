@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jensen.core.seeding import Rng
-from jensen.core.shapes import single
+from jensen.core.shapes import check_count, check_rows, single
 from jensen.diffusion.denoiser import Denoiser, Prediction
 from jensen.diffusion.schedule import Schedule
 
@@ -77,8 +77,7 @@ def integrate(
     >>> abs(float(z) - math.cos(math.pi / 16) ** 8) < 1e-12  # exactly cos^N(pi / 2N)
     True
     """
-    if not z.is_floating_point():
-        raise ValueError(f"z must be of a floating dtype, got {z.dtype}")
+    check_rows(z=z)
     given, z = z.dtype, single(z)
     if z.dtype != given:
         denoiser = _Rounded(denoiser, given)
@@ -156,8 +155,7 @@ def time_grid(
     >>> time_grid("uniform", 4, RectifiedSchedule()).tolist()
     [1.0, 0.75, 0.5, 0.25, 0.0]
     """
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
+    check_count(steps=steps)
     if not 0 <= end < start <= 1:
         raise ValueError(f"times must satisfy 0 <= end < start <= 1, got start {start} and end {end}")
     ramp = torch.linspace(0, 1, steps + 1, dtype=torch.float64)

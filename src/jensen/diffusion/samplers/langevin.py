@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from jensen.core.seeding import Rng, normal
+from jensen.core.shapes import check_count
 from jensen.diffusion.denoiser import Denoiser, Prediction
 from jensen.diffusion.samplers.base import Memory, Sampler, levels, rows_at
 
@@ -30,8 +31,7 @@ def langevin_move(
 
 
 def _check(moves: int, step_size: float) -> None:
-    if moves < 1:
-        raise ValueError(f"moves must be at least 1, got {moves}")
+    check_count(moves=moves)
     if not step_size > 0:
         raise ValueError(f"step_size must be positive, got {step_size}")
 

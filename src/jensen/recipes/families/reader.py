@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field
 from torch import nn
 
 from jensen.core.objective import Objective
@@ -47,7 +50,7 @@ class Reader(Family):
 
     noise: NonNegative = 0.15
     """largest standard deviation of the noise added to training pictures"""
-    shift: int = 2
+    shift: Annotated[int, Field(ge=0)] = 2
     """largest shift of training pictures, in pixels; at most an eighth of a side"""
     network: ClassNetwork = ClassNetwork()
 

@@ -45,7 +45,7 @@ def table_mean_field(
     >>> found.state
     (tensor([0.2000, 0.8000]), tensor([0.5000, 0.2500, 0.2500]))
     """
-    if log_p.ndim < 1 or not bool(torch.isfinite(log_p).all()):
+    if log_p.ndim < 1 or not log_p.numel() or not bool(torch.isfinite(log_p).all()):
         raise ValueError(f"log_p must be a finite table with one axis per variable, got shape {tuple(log_p.shape)}")
     if start is None:
         start = [log_p.new_full((n,), 1 / n) for n in log_p.shape]

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from jensen.core.shapes import check_finite
 from jensen.variational.mean_field.mixture import MixturePrior
 from jensen.variational.mean_field.normal_wishart import LOG_2PI
 
@@ -35,6 +36,7 @@ def mixture_log_evidence(x: Float[Tensor, "..."], components: int, prior: Mixtur
     """
     if x.ndim != 2 or x.shape[1] != prior.component.dims or len(x) < 1:
         raise ValueError(f"x must be (N, {prior.component.dims}), N at least 1, got {tuple(x.shape)}")
+    check_finite(x=x)
     n, d = x.shape
     if components < 1 or components**n > LIMIT:
         raise ValueError(f"components must be at least 1 and K^N at most {LIMIT:,}, got K = {components}, N = {n}")

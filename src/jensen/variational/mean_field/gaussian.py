@@ -9,10 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from jensen.core.shapes import checked
 from jensen.variational.mean_field.cavi import Ascent, coordinate_ascent, rounding
 from jensen.variational.mean_field.quadratic import is_definite
 
 
+@checked
 @dataclass(frozen=True)
 class FactorisedGaussian:
     """q(z) = N(z; mean, diag(variance)).
@@ -25,6 +27,7 @@ class FactorisedGaussian:
     mean: Float[Tensor, " d"]
     variance: Float[Tensor, " d"]
 
+    @checked
     def kl(self, mean: Float[Tensor, " d"], precision: Float[Tensor, "d d"]) -> Float[Tensor, ""]:
         """KL(q || N(mean, precision^-1)) in nats."""
         shift = self.mean - mean
@@ -41,6 +44,7 @@ class FactorisedGaussian:
         return FactorisedGaussian(m, v)
 
 
+@checked
 def gaussian_mean_field(
     mean: Float[Tensor, " d"],
     precision: Float[Tensor, "_ _"],

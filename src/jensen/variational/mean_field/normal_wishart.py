@@ -10,9 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from jensen.core.shapes import checked
+
 LOG_2PI = math.log(2 * math.pi)
 
 
+@checked
 @dataclass(frozen=True)
 class NormalWishart:
     r"""A batch of $\Lambda \sim W(\nu, S^{-1})$ and $\mu \mid \Lambda \sim N(m, (\kappa\Lambda)^{-1})$.
@@ -46,7 +49,9 @@ class NormalWishart:
     @cached_property
     def tril(self) -> Tensor:
         """L with L L' = S, (..., D, D)."""
-        tril: Tensor = torch.linalg.cholesky(self.scatter)
+        tril, wrong = torch.linalg.cholesky_ex(self.scatter)
+        if bool(wrong.any()):
+            raise ValueError("scatter must be positive definite and finite, and is not")
         return tril
 
     @cached_property
