@@ -667,7 +667,8 @@ WITHOUT = {
         GameLoss Denoiser Sampler Schedule Span Memory Discretized Baseline Estimator Draw Judge Learner LatentChain
         Recogniser Role Size NoisyScore Score Update Bound Inferring LatentModel Posterior""",
     "what functions return": """
-        AutoregressiveBernoulli Estimate Stability Evidence Outcome Report FlowLikelihood Comparison Row AUC C2ST DCI MIG PRDC Calibration
+        AutoregressiveBernoulli
+        Estimate Stability Evidence Outcome Report FlowLikelihood Comparison Row AUC C2ST DCI MIG PRDC Calibration
         ClassCoverage Discrimination Distance FrechetDistance JointCoverage Legibility Memorisation ModeCoverage
         Proportion Sharpness VarianceRatio Chains Escape ModeReport Occupancy ScoreError TwoModes CollapseReport Fitted
         Gap GapSplit Layer LayerUse ThetaPath Ascent MixtureFactors MixtureState Case Played""",
@@ -825,8 +826,8 @@ CALLS = RIGHT.strip().splitlines()
 
 
 def public():
-    """Every name in an `__all__`."""
-    packages = [m.name for m in pkgutil.walk_packages(jensen.__path__, "jensen.") if not m.name.endswith("__main__")]
+    """Every name in the `__all__` of a package."""
+    packages = [m.name for m in pkgutil.walk_packages(jensen.__path__, "jensen.") if m.ispkg]
     modules = map(importlib.import_module, ["jensen", *packages])
     return {name for module in modules for name in getattr(module, "__all__", ())}
 

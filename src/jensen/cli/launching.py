@@ -13,15 +13,17 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from jensen.core.failure import Failure
 from jensen.training.distributed import launched
 
+MOST = 256  # processes on one machine
+
 
 def needed(processes: int) -> bool:
     """Whether so many processes must be started: this process is not one of them.
 
     Raises:
-        ValueError: for fewer than 1 process, or if another number was started.
+        ValueError: for fewer than 1 process or more than `MOST`, or if another number was started.
     """
-    if processes < 1:
-        raise ValueError(f"--processes must be at least 1, got {processes}")
+    if not 1 <= processes <= MOST:
+        raise ValueError(f"--processes must be from 1 to {MOST}, got {processes}")
     if launched() and int(os.environ["WORLD_SIZE"]) != processes:
         raise ValueError(f"--processes must be left out under torchrun, got {processes}")
     return processes > 1 and not launched()

@@ -225,10 +225,20 @@ def new_state(recipe: Recipe, objective: Objective, budget: Budget) -> TrainStat
 
 def _restore(recipe: Recipe, state: TrainState, budget: Budget, saved: dict[str, Any], folder: Path) -> list[str]:
     """Resume from a checkpoint; returns a note for the journal."""
-    own = saved["processes"][rank() % len(saved["processes"])]
-    saved["objective"].update(own["buffers"])
-    refuse_misfit(state.objective, saved["objective"], folder / STATE)
-    state.load_state_dict(saved)
+    try:
+        own = saved["processes"][rank() % len(saved["processes"])]
+        saved["objective"].update(own["buffers"])
+        for module, kept in zip(
+            (state.objective, *state.averages), (saved["objective"], *saved["averages"]), strict=True
+        ):
+            refuse_misfit(module, kept, folder / STATE)
+        state.load_state_dict(saved)
+    except RunError:
+        raise
+    except (RuntimeError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError) as error:
+        raise RunError(
+            f"{folder / STATE} has a checkpoint of another run than that of {CONFIG}: train again"
+        ) from error
     budget.elapsed = saved["elapsed"]
     budget.look()
     before, now = len(saved["processes"]), processes()

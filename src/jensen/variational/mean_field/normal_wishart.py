@@ -49,6 +49,7 @@ class NormalWishart:
     @cached_property
     def tril(self) -> Tensor:
         """L with L L' = S, (..., D, D)."""
+        tril: Tensor
         tril, wrong = torch.linalg.cholesky_ex(self.scatter)
         if bool(wrong.any()):
             raise ValueError("scatter must be positive definite and finite, and is not")
