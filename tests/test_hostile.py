@@ -39,7 +39,8 @@ def test_a_run_on_data_of_hostile_names(table, tmp_path, capsys):
     """Inspected, trained, judged, drawn by class and compared: terminal, pages and plots have the names literally."""
     page = tmp_path / "page.html"
     assert main(["data", "check", str(table), "--html", str(page)]) == 0
-    assert all(name in capsys.readouterr().out for name in (NAMES[0], NAMES[2]))
+    said = capsys.readouterr().out
+    assert all(name in said for name in (NAMES[0], NAMES[2]))
     assert literal(page.read_text())
     run = tmp_path / "[b] <i> {{ 1 }} $z$"
     tiny = DIFFUSION | {"data.label": "class", "training.batch_size": 8, "training.previews": 1}

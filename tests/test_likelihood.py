@@ -436,7 +436,7 @@ def test_likelihoods_refuse(options, message):
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"chains": 0}, "chains must be at least 1, got 0"),
         ({"leapfrog": 0}, "leapfrog must be at least 1, got 0"),
-        ({"x": torch.zeros(0, 4, dtype=F64)}, "data must be at least 1, got 0"),
+        ({"x": torch.zeros(0, 4, dtype=F64)}, "x must have at least 1 row"),
         ({"model": oracle(prior=Flat(2))}, "flat prior is improper and cannot be sampled"),
     ],
 )

@@ -181,7 +181,7 @@ def test_refusals_of_the_losses():
     for sigma in (0.0, -1.0, math.nan, torch.tensor([1.0, 1.0, 0.0, 1.0, 1.0])):
         with pytest.raises(ValueError, match="sigma must be positive"):
             denoising(torch.neg, x, x, sigma)
-    with pytest.raises(ValueError, match="one per row, 5, got"):
+    with pytest.raises(ValueError, match="with B = 5, got"):
         noise_conditional(lambda z, sigma: z, x, x, torch.ones(3))
     with pytest.raises(ValueError, match="count must be at least 1"):
         slices(x, 0)

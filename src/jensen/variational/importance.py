@@ -165,6 +165,7 @@ def log_likelihood(
     >>> bool(((estimate.value - model.log_prob(x)).abs() < 3 * estimate.stderr).all())
     True
     """
+    check_count(samples=samples)
     of = partial(LogMean.of, keep=tail_length(samples) + 1)
     with evaluating(model, proposal):
         means = fold_weights(of, lambda rows: weighing(model, x[rows], proposal), x, samples, generator, memory)
