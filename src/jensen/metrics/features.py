@@ -97,7 +97,8 @@ def floor(metric: Callable[[Tensor, Tensor], T], real: Tensor, n: int, generator
     >>> floor(lambda a, b: (len(a), len(b)), torch.zeros(10, 2), 4)
     (6, 4)
     """
-    if not real.ndim or not 1 <= n < len(real):
-        raise ValueError(f"n must be at least 1 and below the number of real samples, got {n} of {tuple(real.shape)}")
+    most = len(real) - 1 if real.ndim else 0
+    if not 1 <= n <= most:
+        raise ValueError(f"n must be from 1 to {most}, fewer than the real samples, got {n}")
     order = torch.randperm(len(real), generator=generator).to(real.device)
     return metric(real[order[n:]], real[order[:n]])
