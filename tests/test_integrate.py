@@ -144,7 +144,7 @@ def test_times_that_collapse_are_refused():
         assert bool(integrate(sampler, oracle, z.double(), times).isfinite())
     with pytest.raises(ValueError, match=r"strictly decreasing .* in float32"):
         integrate(Euler(), oracle, z.bfloat16(), time_grid("uniform", 1000, CosineSchedule()).bfloat16())
-    with pytest.raises(ValueError, match="z must be rows of floating-point numbers, .* got int64"):
+    with pytest.raises(ValueError, match=r"z must be rows of floating-point numbers, .* got int64"):
         integrate(Euler(), oracle, torch.ones(1, 1, dtype=torch.long), times)
 
 
