@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from typer import Abort, Exit
+from typer import Abort
 
-from jensen.cli import launching, show
+from jensen.cli import show
 from jensen.cli.faults import full, sentence
 from jensen.cli.files import writable
 from jensen.core.failure import Failure
@@ -56,12 +56,13 @@ def train(
     resume: bool,
     judge: bool,
     files: list[Path],
-    apart: tuple[int, Callable[[list[str]], int], list[str]] | None = None,
+    apart: Callable[[Callable[[], None]], None],
 ) -> None:
     """`jensen train`; `data` are the paths of the two sides, `options` are settings by key, None if not given.
 
-    `apart` is a number of processes, and the function that each calls, with its words.
+    `apart` is called with a check of the folder; if there are to be several processes, it does not return.
     """
+    distributed.start()
     use(files)
     given = {key: value for key, value in options.items() if value is not None}
     if {"training.minutes", "training.steps"} <= set(given):
@@ -69,11 +70,7 @@ def train(
     words = [*words, *(f"{key}={value}" for key, value in given.items())]
     first, second = data
     recipe, folder = asked(name, out, words, data=first, data_b=second, seed=seed, resume=resume)
-    if apart is not None and launching.needed(apart[0]):
-        if not resume:
-            refuse_taken(folder)
-        raise Exit(launching.launch(*apart))
-    distributed.start()
+    apart(lambda: None if resume else refuse_taken(folder))
     on = f"{command('train', name, '--out', folder, '--resume')} continues it"
     try:
         with show.tracking() as track, show.watching(folder) as watch:
@@ -86,11 +83,8 @@ def train(
         if not (full(error) and checkpoints(folder / STATE)):
             raise
         raise Failure(f"{sentence(error)}; {on}") from error
-    writes = distributed.rank() == 0
-    distributed.stop()
-    if not writes:
-        return
     show.line(f"trained: {folder / WEIGHTS}")
+    distributed.together()  # the weights have been written
     if judge:
         evaluate(folder, None, data=opened)
 
@@ -105,6 +99,7 @@ def evaluate(
     files: list[Path] | None = None,
 ) -> None:
     """`jensen evaluate`."""
+    distributed.start()
     use(files or [])
     run = open_run(folder)
     if json_file is not None:
@@ -112,18 +107,19 @@ def evaluate(
     for note in (*behind(folder), *run.recipe.family.notes(run.space)):
         show.note(note)
     try:
-        with show.tracking() as track:
+        with show.tracking() as track, distributed.sharing():
             found = judged(run, data=data, track=track, stability=stability, features=features, say=show.note)
     except (KeyboardInterrupt, BrokenPipeError):
         raise Abort(f"stopped while evaluating; {command('evaluate', folder)} evaluates the run") from None
     show.line()
     show.rows(rows(found))
-    if json_file is not None:
+    if json_file is not None and distributed.rank() == 0:
         write_text(json_file, (folder / EVALUATION).read_text(encoding="utf-8"))
     show.line()
     made = {"report": folder / REPORT, "numbers": folder / EVALUATION}
     hints = [(name, shlex.quote(str(path))) for name, path in made.items()]
     show.rows([*hints, *(("samples", line) for line in examples(run)[:-1][:1])])
+    distributed.together()
 
 
 def curves(folder: Path, out: Path | None) -> None:
@@ -148,6 +144,7 @@ def sample(
     files: list[Path],
 ) -> None:
     """`jensen sample`; `changes` are None if not given."""
+    distributed.start()
     use(files)
     if texts and n is not None:
         raise ValueError("give --text or -n, not both")
@@ -166,11 +163,13 @@ def sample(
     idle = ("--scale has no effect on a .csv",) if scale is not None and out.suffix == ".csv" else ()
     for note in (*behind(folder), *_reconstructed(run), *found.notes, *idle):
         show.note(note)
-    with show.tracking() as track:
+    with show.tracking() as track, distributed.sharing():
         made = found.samples(track)
-    made.save(out, scale=SCALE if scale is None else scale)
+    if distributed.rank() == 0:
+        made.save(out, scale=SCALE if scale is None else scale)
     show.line(f"wrote {out}")
     show.rows(found.comment(made.x))
+    distributed.together()
 
 
 def _reconstructed(run: Run) -> tuple[str, ...]:

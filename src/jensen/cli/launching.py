@@ -1,4 +1,4 @@
-"""`jensen train --processes N`: torchrun's engine on this machine."""
+"""`--processes N`: torchrun's engine on this machine."""
 
 from __future__ import annotations
 

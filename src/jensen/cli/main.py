@@ -8,9 +8,11 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,7 +20,7 @@ import typer
 
 from jensen import __version__
 from jensen.cli.faults import full, sentence
-from jensen.core.failure import Failure
+from jensen.core.failure import Failure, Left
 
 app = typer.Typer(
     name="jensen",
@@ -31,6 +33,7 @@ app = typer.Typer(
 )
 
 INTERRUPTED = 130
+GRACE = 1.0  # seconds in which what started the processes ends this one and says that another was killed
 # each command imports what it needs when it is run: torch takes seconds, and help must not
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="a run's folder")]
 
@@ -110,7 +113,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="continue the run in --out")] = False,
     evaluate: Annotated[bool, typer.Option(help="judge the run and write report.html at the end")] = True,
     processes: Annotated[
-        int | None, typer.Option(metavar="N", help="train with N processes on this machine, as torchrun does")
+        int | None, typer.Option(metavar="N", help="train and judge with N processes on this machine, as torchrun does")
     ] = None,
     use: Use = None,
 ) -> None:
@@ -124,12 +127,13 @@ def train(
         "training.batch_size": batch_size,
         "training.device": device,
     }
-    apart = None if processes is None else (processes, main, ctx.obj)
-    commands.train(recipe, (data, data_b), out, options, set_ or [], seed, resume, evaluate, use or [], apart)
+    start = partial(_apart, processes, ctx)
+    commands.train(recipe, (data, data_b), out, options, set_ or [], seed, resume, evaluate, use or [], start)
 
 
 @app.command()
 def sample(
+    ctx: typer.Context,
     run: Run,
     text: Annotated[
         list[str] | None, typer.Option("--text", "--label", metavar="STRING ...", help="texts or classes to draw")
@@ -159,17 +163,22 @@ def sample(
         Path | None, typer.Option(metavar="FILE", help="a .png, a folder for single pictures, or a .csv of points")
     ] = None,
     scale: Annotated[int | None, typer.Option(metavar="K", help="enlargement in whole pixels [4]")] = None,
+    processes: Annotated[
+        int | None, typer.Option(metavar="N", help="N processes on this machine, each of which draws a share")
+    ] = None,
     use: Use = None,
 ) -> None:
     """Draw samples from a run: pictures, optionally of given texts or classes, or points."""
     from jensen.cli import commands
 
     changes = {"sampler": sampler, "steps": steps, "guidance": guidance, "eta": eta, "mean": mean or None}
+    _apart(processes, ctx)
     commands.sample(run, text or [], n, interpolate, changes, seed, width, out, scale, use or [])
 
 
 @app.command()
 def evaluate(
+    ctx: typer.Context,
     run: Run,
     json_: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="also write the numbers to this file")
@@ -184,11 +193,19 @@ def evaluate(
             help="features for comparing samples: auto, classifier, convolutional, raw, or the folder of a reader run",
         ),
     ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="N processes on this machine, which share the rows of samples, features and likelihoods",
+        ),
+    ] = None,
     use: Use = None,
 ) -> None:
     """Judge a run; writes evaluation.json, samples and report.html in its folder."""
     from jensen.cli import commands
 
+    _apart(processes, ctx)
     commands.evaluate(run, json_, stability=stability, features=features, files=use)
 
 
@@ -316,6 +333,15 @@ def pack_data(
     pictures.pack(path, size, out, fit, channels, alpha, processes, strict)
 
 
+def _apart(processes: int | None, ctx: typer.Context, check: Callable[[], None] = lambda: None) -> None:
+    """Leave the command to so many processes after a check, unless this is one of them."""
+    from jensen.cli import launching
+
+    if processes is not None and launching.needed(processes):
+        check()
+        raise typer.Exit(launching.launch(processes, main, ctx.obj))
+
+
 def main(words: list[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0, 1 (a run failed) or 2 (wrong arguments)."""
     words = _gather_texts(sys.argv[1:] if words is None else words)
@@ -330,8 +356,6 @@ def main(words: list[str] | None = None) -> int:
             raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except (typer.Abort, KeyboardInterrupt) as stopped:
-        if os.environ.get("RANK", "0") != "0":  # the first process says it
-            return INTERRUPTED
         return _fail(str(stopped) or "stopped", INTERRUPTED)
     except typer.TyperException as error:
         return _fail(error.format_message().rstrip("."), 2)
@@ -342,6 +366,9 @@ def main(words: list[str] | None = None) -> int:
         return _fail(sentence(error), 1 if full(error) else 2)
     except ValueError as error:
         return _fail(str(error), 2)
+    except Left as error:
+        time.sleep(GRACE)
+        return _fail(str(error), 1)
     except Failure as error:
         return _fail(str(error), 1)
     except Exception as error:  # noqa: BLE001 (nothing is to reach the user as a page of traceback)
@@ -381,6 +408,8 @@ def _gather_texts(words: list[str]) -> list[str]:
 
 def _unforeseen(error: Exception) -> int:
     """One sentence, with the name of the file that holds the traceback."""
+    if not _speaks():
+        return 1
     said = " ".join([f"{type(error).__name__}:", *str(error).split("\n")[:1]])
     try:
         with tempfile.NamedTemporaryFile("w", prefix="jensen-", suffix=".txt", delete=False, encoding="utf-8") as file:
@@ -388,13 +417,25 @@ def _unforeseen(error: Exception) -> int:
         said += f"; the traceback is in {file.name}"
     except OSError:
         said += "; its traceback could not be written"
-    return _fail(said, 1)
+    return _say(said, 1)
 
 
 def _fail(message: str, code: int) -> int:
-    message = " ".join(message.split())
-    typer.echo(f"jensen: {message}", err=True)
+    return _say(message, code) if _speaks() else code
+
+
+def _say(message: str, code: int) -> int:
+    typer.echo(f"jensen: {' '.join(message.split())}", err=True)
     return code
+
+
+def _speaks() -> bool:
+    """Whether this process is to say why it ends; of several processes one is."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return True
+    from jensen.training.distributed import speaks
+
+    return speaks()
 
 
 def entry() -> None:

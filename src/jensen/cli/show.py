@@ -127,17 +127,21 @@ def _numbers(step: int, left: float | None, numbers: Mapping[str, float], folder
 
 
 def line(text: str = "") -> None:
-    """Print a line without markup."""
-    console.print(text)
+    """Print a line without markup; of several processes the first does."""
+    if rank() == 0:
+        console.print(text)
 
 
 def note(text: str) -> None:
-    """Print a line to standard error."""
-    typer.echo(f"jensen: {text}", err=True)
+    """Print a line to standard error; of several processes the first does."""
+    if rank() == 0:
+        typer.echo(f"jensen: {text}", err=True)
 
 
 def rows(pairs: Sequence[tuple[str, str]]) -> None:
-    """Print names and values in two columns without truncation."""
+    """Print names and values in two columns without truncation; of several processes the first does."""
+    if rank() != 0:
+        return
     width = max((len(name) for name, _ in pairs), default=0)
     for name, value in pairs:
         console.print(Text.assemble((f"{name:<{width}}", "dim"), "  ", (value, "bold")))

@@ -3,3 +3,7 @@
 
 class Failure(RuntimeError):
     """A run, a check or a process failed, for the reason that the message gives in one sentence: exit code 1."""
+
+
+class Left(Failure):
+    """Another process ended while this one waited for it."""

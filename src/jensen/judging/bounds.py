@@ -4,8 +4,8 @@ probability-flow ODE.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from jensen.objectives import VariationalDiffusion
 from jensen.report import plots
 from jensen.report.findings import Part
 
+T = TypeVar("T")
 CHUNK = 200  # rows between two updates of the progress bar
 TOLERANCE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-4}  # of the ODE's solver
 CARDS = ("bound", "ode")
@@ -102,27 +103,31 @@ def _text(case: Case, terms: Bound | None) -> str:
     )
 
 
-def _rows(case: Case, name: str, most: int | None = None) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Chunks of held-out rows and their conditions."""
-    return case.chunks(name, case.test["x"][:most], CHUNK, case.test["cond"][:most] if case.conditional else None)
+def _each(
+    case: Case, name: str, f: Callable[[Tensor, Tensor | None, torch.Generator], T], most: int | None = None
+) -> list[T]:
+    """The values of f(rows, conditions, generator) for chunks of held-out rows."""
+    return case.each(name, f, case.test["x"][:most], CHUNK, case.test["cond"][:most] if case.conditional else None)
 
 
 def _bound(case: Case, model: Diffusion, name: str, **settings: Any) -> Bound:
-    rng = case.rng(name)
-    return Bound.joined(
-        [model.bound(x, cond=cond, strata=STRATA, generator=rng, **settings) for x, cond in _rows(case, name)]
-    )
+    def of(x: Tensor, cond: Tensor | None, rng: torch.Generator) -> Bound:
+        return model.bound(x, cond=cond, strata=STRATA, generator=rng, **settings)
+
+    return Bound.joined(_each(case, name, of))
 
 
 def _ode(case: Case, model: Diffusion, span: Span, bins: Bins | None) -> tuple[Likelihood, int]:
     """Log p under the ODE (for discrete data a lower bound, by dequantization), and the number of evaluations."""
-    dims, rng = case.data.space.dims, case.rng("ode")
+    dims = case.data.space.dims
     trace = "exact" if dims <= EXACT else "hutchinson"
-    parts, evaluations = [], 0
-    for x, cond in _rows(case, "likelihood of the probability-flow ODE", case.settings.ode_rows):
+    log_width = 0.0 if bins is None else dims * float(torch.as_tensor(bins.width).log())
+
+    def of(x: Tensor, cond: Tensor | None, rng: torch.Generator) -> tuple[Likelihood, int]:
         spread = x if bins is None else dequantize(x, bins.width, rng)
         flow = model.ode_log_likelihood(spread, trace=trace, span=span, **TOLERANCE, cond=cond, generator=rng)
-        log_width = 0.0 if bins is None else dims * float(torch.as_tensor(bins.width).log())
-        parts.append(flow.likelihood if bins is None else as_mass(flow.likelihood, log_width))
-        evaluations = max(evaluations, flow.evaluations)
-    return joined(parts), evaluations
+        return flow.likelihood if bins is None else as_mass(flow.likelihood, log_width), flow.evaluations
+
+    name = "likelihood of the probability-flow ODE"
+    parts, evaluations = zip(*_each(case, name, of, case.settings.ode_rows), strict=True)
+    return joined(parts), max(evaluations)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,9 @@ from jensen.judging.settings import Judging
 from jensen.models import Diffusion, ScoreModel
 from jensen.report.findings import Part
 from jensen.training import Player, Update
+from jensen.training.distributed import divided
 
+T = TypeVar("T")
 CHUNK = 256  # number of samples that are drawn together, if the model does not set it
 
 
@@ -57,13 +59,12 @@ def drawer(model: nn.Module, space: Space, own_seed: int) -> Draw:
             raise ValueError(f"{type(model).__name__} draws nothing")
         keys = range(n) if cond is None or space.cond is None else space.cond.decode(cond)
         rng = generators(own_seed if seed is None else seed, keys)
-        made = []
-        for start in range(0, n, chunk):
-            rows = rng[start : start + chunk]
-            given = None if cond is None else cond[start : start + chunk]
-            made.append(model.sample(len(rows), cond=given, generator=rows, **changes).float().cpu())
-            advance(len(rows))
-        return torch.cat(made)
+
+        def drawn(rows: slice) -> Tensor:
+            given = None if cond is None else cond[rows]
+            return model.sample(len(rng[rows]), cond=given, generator=rng[rows], **changes).float().cpu()
+
+        return torch.cat(divided(drawn, n, chunk, advance))
 
     return draw
 
@@ -155,14 +156,24 @@ class Case:
             for k in sorted({*self.settings.steps, own})
         }
 
-    def chunks(
-        self, name: str, x: Tensor, size: int, cond: Tensor | None = None
-    ) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Chunks of rows and of their conditions on the device, with a progress bar of this name."""
-        advance = self.track(name, len(x))
-        for k in range(0, len(x), size):
-            yield x[k : k + size].to(self.device), None if cond is None else cond[k : k + size].to(self.device)
-            advance(len(x[k : k + size]))
+    def each(
+        self,
+        name: str,
+        f: Callable[[Tensor, Tensor | None, torch.Generator], T],
+        x: Tensor,
+        size: int,
+        cond: Tensor | None = None,
+    ) -> list[T]:
+        """f(rows, conditions, generator) of each chunk of rows, on the device, with a progress bar of this name.
+
+        The generator is a function of the seed, the name and the chunk: processes may share the chunks out.
+        """
+
+        def of(rows: slice) -> T:
+            given = None if cond is None else cond[rows].to(self.device)
+            return f(x[rows].to(self.device), given, self.rng(name, rows.start))
+
+        return divided(of, len(x), size, self.track(name, len(x)))
 
     @cached_property
     def test(self) -> dict[str, Tensor]:

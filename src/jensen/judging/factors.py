@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from jensen.core.protocols import Coding
 from jensen.core.seeding import derived, drawing, generator
@@ -21,9 +22,13 @@ def disentanglement(case: Case) -> Part | None:
     model, known = case.model, case.data.truths.factors
     if known is None or not isinstance(model, Coding):
         return None
-    rows = case.chunks("codes of all factors", known.x, CHUNK)
-    with torch.no_grad(), drawing(case.rng("codes")):
-        codes = torch.cat([model.codes(part).flatten(1).cpu() for part, _ in rows])
+
+    @torch.no_grad()
+    def code(part: Tensor, _: Tensor | None, rng: torch.Generator) -> Tensor:
+        with drawing(rng):
+            return model.codes(part).flatten(1).cpu()
+
+    codes = torch.cat(case.each("codes of all factors", code, known.x, CHUNK))
     if codes.shape[1] < 2:
         return None
     advance = case.track("disentanglement", 2)

@@ -16,6 +16,7 @@ from jensen.data.space import Classes, Space
 from jensen.judging.settings import FEATURES
 from jensen.metrics import class_network, random_convolutions
 from jensen.nn import Classifier
+from jensen.training.distributed import divided
 
 CHUNK = 1024  # number of rows whose features are computed together
 
@@ -36,7 +37,7 @@ class Features:
 
     @torch.no_grad()
     def __call__(self, x: Tensor) -> Tensor:
-        return torch.cat([self.of(rows) for rows in x.split(CHUNK)])
+        return torch.cat(divided(lambda rows: self.of(x[rows]), len(x), CHUNK))
 
     def read(self, x: Tensor) -> Tensor | None:
         """The classes (N,) that the classifier reads, or None without a classifier."""

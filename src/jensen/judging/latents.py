@@ -49,8 +49,12 @@ def reconstructions(case: Case) -> Part | None:
     model, x, comparable = case.model, case.test["x"], case.data.space.comparable
     if not isinstance(model, Coding):
         return None
-    with drawing(case.rng("reconstructions")):
-        rebuilt = torch.cat([model.reconstruct(part).cpu() for part, _ in case.chunks("reconstructions", x, CHUNK)])
+
+    def rebuild(part: Tensor, _: Tensor | None, rng: torch.Generator) -> Tensor:
+        with drawing(rng):
+            return model.reconstruct(part).cpu()
+
+    rebuilt = torch.cat(case.each("reconstructions", rebuild, x, CHUNK))
     errors = mean_per_example((comparable(x) - comparable(rebuilt)).square())
     name = "mean squared error of reconstructions"
     note = f"per dimension{case.data.space.unit}; held-out, n = {len(x):,}"

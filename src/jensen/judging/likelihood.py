@@ -60,8 +60,11 @@ def likelihood(case: Case) -> Part | None:
         findings.append(truth)
     text, details = "Errors are standard errors over the choice of examples.", {}
     if isinstance(model, LatentChain) and isinstance(log_p, Estimate):
-        rows, rng = case.chunks("lower bound", x, 10 * CHUNK), case.rng("lower bound")
-        bound = joined([lower_bound(model, part, BOUND_DRAWS, generator=rng) for part, _ in rows])
+
+        def below(part: Tensor, _: Tensor | None, rng: torch.Generator) -> Likelihood:
+            return lower_bound(model, part, BOUND_DRAWS, generator=rng)
+
+        bound = joined(case.each("lower bound", below, x, 10 * CHUNK))
         findings.append(measured("elbo", "evidence lower bound", bound, facts=facts | {"kind": bound.kind}, **more))
         findings += weights_found(log_p, draws)
         details = {"pareto_k": tails(log_p, draws)}
@@ -86,11 +89,14 @@ def known_density(case: Case, x: Tensor) -> Finding | None:
 
 def _log_p(case: Case, x: Tensor, name: str) -> Likelihood:
     model = case.model
-    more: dict[str, Any] = {}
-    if isinstance(model, LatentChain):
-        more = {"samples": case.settings.importance, "generator": case.rng(name)}
-    assert isinstance(model, Bounded)
-    parts = [model.log_likelihood(part, **more) for part, _ in case.chunks(name, x, CHUNK)]
+
+    def of(part: Tensor, _: Tensor | None, rng: torch.Generator) -> Likelihood:
+        if isinstance(model, LatentChain):
+            return model.log_likelihood(part, samples=case.settings.importance, generator=rng)
+        assert isinstance(model, Bounded)
+        return model.log_likelihood(part)
+
+    parts = case.each(name, of, x, CHUNK)
     estimates = [part for part in parts if isinstance(part, Estimate)]
     return Estimate.joined(estimates, like=x) if estimates else joined(parts)
 

@@ -16,6 +16,7 @@ from jensen.core.seeding import checked_seed, generator, generators
 from jensen.data.dataset import some
 from jensen.report.samples import Samples
 from jensen.runs.opening import Run, open_other
+from jensen.training.distributed import divided
 
 MOST_ON_A_SHEET = 512
 HELD_OUT = 2000  # pictures of a side that can be drawn
@@ -121,17 +122,14 @@ def _interpolations(
 ) -> Callable[[Advance], Tensor]:
     """Rows of samples, each along the great circle between two draws of noise."""
 
-    def draw(advance: Advance) -> Tensor:
-        made = []
-        for row in range(rows):
-            text = texts[row] if texts else None
-            first, second = generators(seed, [(row, text, "from"), (row, text, "to")])
-            given = {} if cond is None else {"cond": cond[row : row + 1]}
-            made.append(model.interpolate(first, second, length, **given, **changes).cpu())
-            advance(length)
-        return torch.cat(made)
+    def along(row: slice) -> Tensor:
+        text = texts[row.start] if texts else None
+        first, second = generators(seed, [(row.start, text, "from"), (row.start, text, "to")])
+        given = {} if cond is None else {"cond": cond[row]}
+        made: Tensor = model.interpolate(first, second, length, **given, **changes)
+        return made.cpu()
 
-    return draw
+    return lambda advance: torch.cat(divided(along, rows, 1, lambda done: advance(length * done)))
 
 
 def _translations(run: Run, n: int | None, seed: int) -> Drawing:

@@ -34,6 +34,7 @@ from jensen.runs.folder import (
 from jensen.runs.opening import Run, features_by, open_run
 from jensen.runs.train import new_objective
 from jensen.training.checkpoint import sweep, weights_step, write_text
+from jensen.training.distributed import first
 from jensen.training.strict_json import dumps, loads
 
 
@@ -86,6 +87,9 @@ def evaluate(
 ) -> Evaluation:
     """Judge a run; writes evaluation.json, samples/ and report.html in its folder.
 
+    Inside `jensen.training.distributed.sharing` every process calls it, and the first one writes: each draws its share
+    of the samples, and computes its share of the features, likelihoods, reconstructions and codes.
+
     Args:
         run: an opened run, or its folder.
         data: the run's data, if they have been opened already.
@@ -115,16 +119,22 @@ def evaluate(
         "step": weights_step(run.folder / WEIGHTS),
     }
     found = Evaluation(parts, facts)
+    if first():
+        _write(run, data, found)
+    return found
+
+
+def _write(run: Run, data: Data, found: Evaluation) -> None:
+    """Write evaluation.json, samples/ and report.html in the run's folder."""
     samples = run.folder / SAMPLES
     samples.mkdir(exist_ok=True)
-    for picture in (p for part in parts for p in part.pictures):
+    for picture in (p for part in found.parts for p in part.pictures):
         save_image(picture.image, samples / picture.name)
     write_text(run.folder / EVALUATION, dumps(found.as_dict(), indent=2) + "\n")
     about = run.recipe.about or f"{run.recipe.family.kind} of {data.name}"
     judged = min(len(data.test), run.recipe.judging.rows)
     lead = sentence(f"{about}, judged on {judged:,} held-out examples of {data.name}")
-    write_page(run.folder / REPORT, run.folder.resolve().name, lead, [*parts, *_about(run)], run.recipe.tree())
-    return found
+    write_page(run.folder / REPORT, run.folder.resolve().name, lead, [*found.parts, *_about(run)], run.recipe.tree())
 
 
 def read_evaluation(folder: Path) -> Evaluation | None:

@@ -1,19 +1,25 @@
-"""Data-parallel training: each process draws its own rows, and gradients are averaged."""
+"""Several processes: in training each draws its own rows, and gradients are averaged; rows to judge are shared out."""
 
 from __future__ import annotations
 
 import atexit
+import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 
+from jensen.core.failure import Left
 from jensen.core.types import Batch, Draws, Stream, mapped
+
+T = TypeVar("T")
 
 
 def start() -> tuple[int, int]:
@@ -21,19 +27,44 @@ def start() -> tuple[int, int]:
 
     The group is always left when the interpreter exits: otherwise gloo's threads release their last tensors without an
     interpreter, which occasionally aborts the process. After a restart by `torchrun` the addresses of the former
-    processes are still in its store, under the same names: each restart has a prefix for its own.
+    processes are still in its store, under the same names, and so are those of a group that was left: each restart and
+    each group has a prefix for its own.
     """
     if not dist.is_available() or not launched():
         return 0, 1
     if not dist.is_initialized():
         store, mine, world = next(rendezvous("env://"))
-        fresh = dist.PrefixStore(f"restart {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)
+        fresh = dist.PrefixStore(f"restart {restart}, group {len(_stores)}", store)
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, store=fresh, rank=mine, world_size=world)
+        _stores.append(fresh)
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
         atexit.register(leave)
     return dist.get_rank(), dist.get_world_size()
+
+
+_stores: list[dist.Store] = []  # of the group that this process has joined
+
+
+def speaks() -> bool:
+    """Whether this process is to say why it ends: the first of its group to ask, so that one sentence is said."""
+    if not launched():
+        return True
+    try:
+        return bool(_stores[-1].add("said", 1) == 1) if _stores else os.environ["RANK"] == "0"
+    except RuntimeError:  # the process that held the store has ended before
+        return False
+
+
+@contextmanager
+def _waiting() -> Iterator[None]:
+    """Around every message: a process that the others have left ends, too."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise Left(f"another process has ended: {error}") from error
 
 
 def launched() -> bool:
@@ -53,9 +84,15 @@ def restarted() -> bool:
 
 def stop() -> None:
     """Leave the group once every process has reached this point."""
-    if processes() > 1:
-        dist.barrier()
+    together()
     leave()
+
+
+def together() -> None:
+    """Wait until every process has reached this point."""
+    if processes() > 1:
+        with _waiting():
+            dist.barrier()
 
 
 def leave() -> None:
@@ -84,7 +121,8 @@ def average_over_processes(tensors: Sequence[Tensor]) -> None:
     if processes() == 1 or not tensors:
         return
     flat = torch.cat([v.to_dense().reshape(-1) for v in tensors])
-    dist.all_reduce(flat)
+    with _waiting():
+        dist.all_reduce(flat)
     flat /= processes()
     for own, mean in zip(tensors, flat.split([v.numel() for v in tensors]), strict=True):
         own.copy_(mean.view(own.shape).to_sparse(1) if own.is_sparse else mean.view(own.shape))
@@ -126,7 +164,8 @@ def collect(value: object) -> list[Any]:
     if processes() == 1:
         return [value]
     found: list[Any] = [None] * processes() if rank() == 0 else []
-    dist.gather_object(value, found or None)
+    with _waiting():
+        dist.gather_object(value, found or None)
     return found
 
 
@@ -135,7 +174,8 @@ def agree(value: float) -> float:
     if processes() == 1:
         return value
     message = torch.tensor([value], dtype=torch.float64)
-    dist.broadcast(message, 0)
+    with _waiting():
+        dist.broadcast(message, 0)
     return message.item()
 
 
@@ -144,10 +184,69 @@ def mean(values: Mapping[str, float]) -> dict[str, float]:
     if processes() == 1 or not values:
         return dict(values)
     message = torch.tensor([*values.values()], dtype=torch.float64)
-    dist.all_reduce(message)
+    with _waiting():
+        dist.all_reduce(message)
     return dict(zip(values, (message / processes()).tolist(), strict=True))
 
 
 def anyone(happened: bool) -> bool:
     """Whether it happened in any process."""
     return mean({"happened": float(happened)})["happened"] > 0
+
+
+def first() -> bool:
+    """Whether this process prints and writes what all of them have made: outside `sharing` every process does."""
+    return not _shared.get() or rank() == 0
+
+
+_shared = ContextVar("_shared", default=False)
+
+
+@contextmanager
+def sharing(on: bool = True) -> Iterator[None]:
+    """Context manager: every process of the group makes the same calls, and `divided` shares their rows out."""
+    token = _shared.set(on)
+    try:
+        yield
+    finally:
+        _shared.reset(token)
+
+
+def divided(f: Callable[[slice], T], n: int, size: int, advance: Callable[[int], None] = lambda _: None) -> list[T]:
+    """The values of f for n rows in chunks of `size`, in the order of the rows.
+
+    Inside `sharing` the processes take the chunks in turn and each gets all values: those of one process, if f(rows)
+    depends on the rows alone, for example by a generator for each row or chunk.
+
+    Args:
+        f: called with the slice of a chunk; its tensors are moved to the device of the process that receives them.
+        n: number of rows.
+        size: rows of a chunk, at least 1.
+        advance: called with the number of rows that all processes have just done.
+
+    Raises:
+        Left: if another process has ended.
+
+    >>> divided(lambda rows: list(range(10))[rows], 10, 4)
+    [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    """
+    mine, world = (rank(), processes()) if _shared.get() else (0, 1)
+    chunks = [slice(k, min(k + size, n)) for k in range(0, max(n, 1), size)]
+    found = []
+    with sharing(False):  # f may be divided elsewhere
+        for k in range(0, len(chunks), world):
+            turn = chunks[k : k + world]
+            found += [f(rows) for rows in turn[mine : mine + 1]]
+            advance(turn[-1].stop - turn[0].start)
+    every = _exchanged(found) if world > 1 else [found]
+    return [every[k % world][k // world] for k in range(len(chunks))]
+
+
+def _exchanged(value: T) -> list[T]:
+    """The values of all processes, in order of rank, for every process, with tensors on its own device."""
+    message, every = io.BytesIO(), [b""] * processes()
+    torch.save(value, message)
+    with _waiting():
+        dist.all_gather_object(every, message.getvalue())
+    here = {f"cuda:{k}": f"cuda:{torch.cuda.current_device()}" for k in range(torch.cuda.device_count())}
+    return [torch.load(io.BytesIO(sent), map_location=here, weights_only=False) for sent in every]
