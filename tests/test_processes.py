@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from importlib import import_module
 
 import pytest
@@ -101,6 +104,24 @@ def test_processes_of_the_command_are_those_of_torchrun_and_share_its_exit_code(
     assert main(words) == 2
     assert capfd.readouterr().err.count("already contains a run") == 1
     assert main(["train", "ring-gan", "--processes", "0"]) == 2
+
+
+def test_an_interrupt_of_the_command_reaches_its_processes_which_save_and_say_so_once(tmp_path):
+    """Ctrl-C sends SIGINT to all processes of the terminal, and the command passes on its own."""
+    out = tmp_path / "run"
+    words = ["train", "ring-gan", "--out", str(out), "--steps", "1000000", "--processes", "2"]
+    settings = [*ALONE[1:], "training.log_every=1", "training.save_every=1000000"]
+    command = [sys.executable, "-m", "jensen", *words, *[word for s in settings for word in ("--set", s)]]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while not (out / "journal.jsonl").exists() and process.poll() is None:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    said = process.communicate(timeout=60)[1].splitlines()
+    assert process.returncode == 130
+    assert said[-1] == f"jensen: stopped; jensen train ring-gan --out {out} --resume continues it"
+    assert [line for line in said if "generator:" not in line and "critic:" not in line] == said[-1:]
+    (saved,) = (out / "state").iterdir()
+    assert len(torch.load(saved, weights_only=True)["processes"]) == 2
 
 
 def test_torchrun_restarts_a_run_whose_worker_was_killed(tmp_path):

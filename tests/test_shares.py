@@ -112,11 +112,15 @@ def test_the_noise_of_each_chunk_is_its_own(runs):
     )
 
 
-def test_a_run_of_two_processes_is_judged_by_both_as_by_one(tmp_path, capfd):
+def test_a_run_of_two_processes_is_judged_by_both_as_by_one(tmp_path, capfd, blank_plots):
     out = str(tmp_path / "run")
     together(lambda: main(["train", "ring-gan", "--out", out, "--steps", "2", *tiny("ring-gan")]))
     said = capfd.readouterr().out
-    assert [said.count(word) for word in ("trained:", "report  ", "Wasserstein-1 distance to held-out data")] == [1, 1, 1]
+    assert [said.count(word) for word in ("trained:", "report  ", "Wasserstein-1 distance to held-out data")] == [
+        1,
+        1,
+        1,
+    ]
     two = made(tmp_path / "run")
     assert main(["evaluate", out]) == 0
     assert made(tmp_path / "run") == two
@@ -144,12 +148,14 @@ def test_a_failure_of_one_process_ends_all_with_one_sentence(runs, capfd, monkey
     assert line.startswith(f"jensen: {said}")
 
 
-def test_processes_of_the_command_draw_shares(runs, tmp_path, capfd):
+def test_processes_of_the_command_draw_shares_and_fail_with_one_sentence(runs, tmp_path, capfd):
     words = ["sample", str(runs / "ring-gan"), "-n", "600", "--out"]
     assert main([*words, str(tmp_path / "two.csv"), "--processes", "2"]) == 0
     assert capfd.readouterr().out.endswith(f"s\nwrote {tmp_path / 'two.csv'}\n")
     assert main([*words, str(tmp_path / "one.csv")]) == 0
     assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "two.csv").read_bytes()
+    assert main([*words[:2], "--text", "a", "--processes", "2"]) == 2
+    assert capfd.readouterr().err == "jensen: --text cannot be used with a run of ring-gan\n"
     for command in (words[:2], ["evaluate", words[1]]):
         assert main([*command, "--processes", "0"]) == 2
         assert "--processes must be at least 1, got 0" in capfd.readouterr().err

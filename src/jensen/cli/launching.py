@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 from collections.abc import Callable
+from multiprocessing import get_context
+from multiprocessing.synchronize import Event
 from uuid import uuid4
 
 from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -30,14 +34,18 @@ def needed(processes: int) -> bool:
 
 
 def launch(processes: int, work: Callable[[list[str]], int], words: list[str]) -> int:
-    """Call `work` with these words in several processes on this machine; returns the largest exit code.
+    """Call `work` with these words in several processes on this machine; returns 0, or the first other exit code.
 
-    As `torchrun --standalone --nproc-per-node=N` does, and with this machine's cores divided among them.
+    As `torchrun --standalone --nproc-per-node=N` does, and with this machine's cores divided among them. If one ends
+    with another code, the others are stopped; so they are by a signal, which is passed on to them.
 
     Raises:
-        Failure: if a process was killed; the others are stopped.
+        Failure: if a process was killed.
+        KeyboardInterrupt: if a signal ended them before one of them could say so.
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    for name in ("agent.server", "multiprocessing"):  # they report every signal and every failure
+        logging.getLogger(f"torch.distributed.elastic.{name}.api").setLevel(logging.CRITICAL)
     config = LaunchConfig(
         *(1, 1, processes),
         run_id=uuid4().hex,
@@ -47,10 +55,23 @@ def launch(processes: int, work: Callable[[list[str]], int], words: list[str]) -
         start_method="spawn",
         monitor_interval=0.1,
     )
+    said = get_context("spawn").Event()
     try:
-        return max(elastic_launch(config, work)(words).values())
+        elastic_launch(config, _worker)(work, words, said)
     except SignalException:
+        if not said.is_set():
+            raise KeyboardInterrupt from None
         return 130
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
+        if failure.exitcode > 0:
+            return failure.exitcode
         raise Failure(f"process {rank} of {processes} was ended by {failure.signal_name()}") from None
+    return 0
+
+
+def _worker(work: Callable[[list[str]], int], words: list[str], said: Event) -> None:
+    """Call `work` and exit with its code: a process that returned would wait for the others."""
+    if code := work(words):
+        said.set()
+        sys.exit(code)

@@ -20,7 +20,7 @@ import typer
 
 from jensen import __version__
 from jensen.cli.faults import full, sentence
-from jensen.core.failure import Failure, Left
+from jensen.core.failure import Failure, Left, Told
 
 app = typer.Typer(
     name="jensen",
@@ -339,7 +339,7 @@ def _apart(processes: int | None, ctx: typer.Context, check: Callable[[], None] 
 
     if processes is not None and launching.needed(processes):
         check()
-        raise typer.Exit(launching.launch(processes, main, ctx.obj))
+        raise Told(launching.launch(processes, main, ctx.obj))
 
 
 def main(words: list[str] | None = None) -> int:
@@ -357,6 +357,8 @@ def main(words: list[str] | None = None) -> int:
         return code if isinstance(code, int) else 0
     except (typer.Abort, KeyboardInterrupt) as stopped:
         return _fail(str(stopped) or "stopped", INTERRUPTED)
+    except Told as ended:
+        return ended.code
     except typer.TyperException as error:
         return _fail(error.format_message().rstrip("."), 2)
     except BrokenPipeError:
