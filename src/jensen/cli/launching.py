@@ -44,8 +44,12 @@ def launch(processes: int, work: Callable[[list[str]], int], words: list[str]) -
         KeyboardInterrupt: if a signal ended them before one of them could say so.
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-    for name in ("agent.server", "multiprocessing"):  # they report every signal and every failure
-        logging.getLogger(f"torch.distributed.elastic.{name}.api").setLevel(logging.CRITICAL)
+    for name in (
+        "distributed.elastic.agent.server.api",
+        "distributed.elastic.multiprocessing.api",
+        "multiprocessing.spawn",
+    ):
+        logging.getLogger(f"torch.{name}").setLevel(logging.CRITICAL)  # of every signal and every failure
     config = LaunchConfig(
         *(1, 1, processes),
         run_id=uuid4().hex,

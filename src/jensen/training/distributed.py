@@ -42,6 +42,7 @@ def start() -> tuple[int, int]:
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
         atexit.register(leave)
+        together()  # nobody leaves while another is still connecting
     return dist.get_rank(), dist.get_world_size()
 
 
