@@ -60,6 +60,10 @@ def found_in(part):
 # likelihoods ----------------------------------------------------------------------------------------------------------
 
 
+def monte_carlo_error(finding):
+    return float(finding.note.split("Monte Carlo error ")[1].split(";")[0])
+
+
 def test_bounds_of_a_gaussian_are_its_closed_form():
     """On the original scale, which is half the standardised one: within 4 Monte Carlo errors, in 10 steps and in
     continuous time; the terms add up to the bound, and both name their first noise level.
@@ -75,7 +79,7 @@ def test_bounds_of_a_gaussian_are_its_closed_form():
     found, details = found_in(part), part.details["likelihood"]
     for key, steps in (("bound_discrete", 10), ("bound", None)):
         exact = oracle.bound(z, steps=steps, span=(0.03, 1.0)).likelihood.value - 2 * math.log(2)
-        noise = float(found[key].note.split("Monte Carlo error ")[1].split(";")[0])
+        noise = monte_carlo_error(found[key])
         assert found[key].value == pytest.approx(float(exact.mean()), abs=4 * noise)
         assert noise < 0.05 * abs(found[key].value)
         terms = details[key]
@@ -88,7 +92,7 @@ def test_bounds_of_a_gaussian_are_its_closed_form():
 
 def test_the_odes_likelihood_of_a_mixture_is_that_of_its_first_level():
     """The distribution of z / alpha at t = 0.03 is the mixture with the noise of that level: equal to the solver's
-    tolerance.
+    tolerance. The bound is below the truth, within 4 Monte Carlo errors.
     """
     _, x, case = mixture()
     found = found_in(bounds.bounds(case))
@@ -100,7 +104,7 @@ def test_the_odes_likelihood_of_a_mixture_is_that_of_its_first_level():
     assert found["log_p_data"].value == pytest.approx(float(known.mean()), abs=1e-6)
     assert found["bound"].floor == found["log_p_data"].value
     assert not found["log_p_data"].facts  # not a likelihood of this model, so it is not ranked
-    assert found["bound"].value < found["bound"].floor
+    assert found["bound"].value < found["bound"].floor + 4 * monte_carlo_error(found["bound"])
 
 
 def test_of_discrete_data_a_mass_is_bounded():
