@@ -158,4 +158,4 @@ def test_processes_of_the_command_draw_shares_and_fail_with_one_sentence(runs, t
     assert capfd.readouterr().err == "jensen: --text cannot be used with a run of ring-gan\n"
     for command in (words[:2], ["evaluate", words[1]]):
         assert main([*command, "--processes", "0"]) == 2
-        assert "--processes must be at least 1, got 0" in capfd.readouterr().err
+        assert "--processes must be from 1 to 256, got 0" in capfd.readouterr().err
