@@ -219,6 +219,17 @@ def test_each_process_holds_its_rows_of_weights_moments_and_averages():
     together(work)
 
 
+def test_weights_whose_channels_come_last_in_memory_are_divided():
+    def work():
+        start()
+        net = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+        before = net.weight.detach().clone()
+        divide(net)
+        assert torch.equal(whole(net.weight.detach()), before)
+
+    together(work)
+
+
 def own(shape, mine):
     """The shape of the rows of one of two processes."""
     first = -(-shape[0] // 2)

@@ -38,6 +38,8 @@ def divide(objective: nn.Module) -> None:
 
     mesh = init_device_mesh(next(objective.parameters()).device.type, (processes(),))
     numbers = {p for p in objective.parameters() if not p.ndim}
+    for p in objective.parameters():
+        p.data = p.data.contiguous()  # of a U-Net, channels come last in memory, and FSDP2 divides no such rows
     root = fully_shard(objective, mesh=mesh, reshard_after_forward=False, ignored_params=numbers)
     root.set_reshard_after_backward(False)
     root.set_force_sum_reduction_for_comms(True)  # gloo has no mean
