@@ -26,8 +26,9 @@ from jensen.recipes.families import gan
 from jensen.recipes.sources.points import Ring
 from jensen.runs.curves import curves
 from jensen.runs.folder import RunError, alone, load_weights
-from jensen.training.checkpoint import DamagedFile, load, replacing, save, save_weights, sweep, write_text
+from jensen.training.checkpoint import DamagedFile, replacing, save, save_weights, sweep, write_text
 from jensen.training.journal import read_journal
+from jensen.training.saved import load
 from test_cli import refused
 from test_distributed import pictures_in
 from test_resume import files, going_on, same, weights, words

@@ -38,6 +38,7 @@ from jensen.runs.opening import open_data, read_config
 from jensen.training import Budget, fit
 from jensen.training.distributed import collect, rank, shard, start, stop
 from jensen.training.journal import read_journal
+from jensen.training.saved import load
 from test_cli import train_words
 from test_sources import SOURCES
 from test_training import new_state
@@ -343,7 +344,7 @@ def same(a, b):
 
 def _takes_over(folder, takes, said):
     """A run that is resumed with another number of processes uses the pools of process `takes` of the earlier run."""
-    saved = torch.load(folder / "state" / "000000008.pt", weights_only=True)
+    saved = load(folder / "state")
     kept = saved["objective"] | saved["processes"][takes]["buffers"]
     recipe = read_config(folder)
     objective, budget = running.new_objective(recipe, open_data(recipe)), recipe.training.budget()

@@ -20,6 +20,7 @@ from jensen.objectives import Adversarial
 from jensen.recipes.families import gan
 from jensen.training import Budget, Tolerance, consensus, extragradient, fit, optimistic, train_step
 from jensen.training import checkpoint as checkpoints
+from jensen.training.saved import load
 from jensen.training.tolerance import refuse_non_finite
 from test_cli import journal_of, refused
 from test_resume import going_on, same, words
@@ -233,11 +234,11 @@ def test_an_old_checkpoint_that_is_not_finite_is_passed_over(tmp_path, monkeypat
     out = tmp_path / "run"
     assert main(words(out, "--no-evaluate", steps=6)) == 0
     exact = load_file(out / "model.safetensors")
-    saved = checkpoints.load(out / "state")
+    saved = dict(load(out / "state"))
     saved["optimizers"]["critic"]["state"][0]["exp_avg"][0] = math.nan
     checkpoints.save(out / "state", 6, saved)
     (out / "model.safetensors").unlink()
-    assert checkpoints.load(out / "state")["step"] == 4
+    assert load(out / "state")["step"] == 4
     assert main(going_on(out)) == 0
     assert same(load_file(out / "model.safetensors"), exact)
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from jensen.cli.main import main
-from jensen.training.checkpoint import load, save
+from jensen.training.checkpoint import save
+from jensen.training.saved import load
 from test_resume import going_on, words
 from tiny import DIFFUSION, words_of
 
@@ -84,7 +85,7 @@ def wider(tensors):
 def test_a_checkpoint_of_another_model_is_one_sentence(run, tmp_path, capsys, change):
     """Torch's "Error(s) in loading state_dict for X:" reaches no one, and the run is as it was."""
     copy = shutil.copytree(run, tmp_path / "copy")
-    state = load(copy / "state")
+    state = dict(load(copy / "state"))
     change(state)
     save(copy / "state", state["step"], state)
     before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}

@@ -87,8 +87,8 @@ def test_divided_weights_train_as_whole_ones_and_resume_with_any_number_of_proce
     names = ("one", "whole", "part", "changing")
     one, whole, part, changing = (load_file(tmp_path / name / "model.safetensors") for name in names)
     assert same(whole, part)
-    torch.testing.assert_close(whole, one, rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(changing, one, rtol=1e-4, atol=1e-6)
+    for other in (whole, changing):
+        torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-6)
     one, whole = (read_journal(tmp_path / name / "journal.jsonl") for name in ("one", "whole"))
     for key in ("loss", "held_out/loss"):
         assert losses(whole, key) == pytest.approx(losses(one, key), rel=1e-5)
@@ -124,8 +124,10 @@ def test_an_interrupt_of_the_command_reaches_its_processes_which_save_and_say_so
     assert len(torch.load(saved, weights_only=True)["processes"]) == 2
 
 
-def test_torchrun_restarts_a_run_whose_worker_was_killed(tmp_path):
+@pytest.mark.parametrize("sharding", ["replicated", "fully"])
+def test_torchrun_restarts_a_run_whose_worker_was_killed(tmp_path, sharding):
     """The second process kills itself in its seventh step, once; the run goes on from the fourth, bit for bit."""
+    settings = [*ALONE, "training.log_every=1", f"training.sharding={sharding}"]
     script = tmp_path / "work.py"
     script.write_text(f"""
 import os, signal, sys
@@ -144,13 +146,13 @@ def die(keeper, state, terms):
     once(keeper, state, terms)
 
 running._Keeper.__call__ = die
-recipe = configure("ring-gan", {[*ALONE, "training.log_every=1"]!r})
+recipe = configure("ring-gan", {settings!r})
 running.train(recipe, out)
 distributed.stop()
 """)
     torchrun("--max-restarts=1", "--monitor-interval=0.1", str(script))
     assert (tmp_path / "killed").exists()
-    recipe = configure("ring-gan", [*ALONE, "training.log_every=1"])
+    recipe = configure("ring-gan", settings)
     together(lambda: start() and running.train(recipe, tmp_path / "whole") and None)
     whole, again = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "run"))
     assert same(whole, again)

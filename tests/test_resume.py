@@ -23,6 +23,7 @@ from jensen.runs.folder import RunError, load_weights
 from jensen.runs.opening import open_data, open_run, read_config
 from jensen.training import Budget, descend, warm_then_decay
 from jensen.training.checkpoint import save_weights
+from jensen.training.saved import load
 from test_cli import journal_of, refused
 from tiny import POINTS_GAN, words_of
 
@@ -375,8 +376,7 @@ def test_new_noise_after_a_change_of_processes_depends_on_the_seed(tmp_path, see
     number of processes).
     """
     assert main(words(tmp_path / "run", "--no-evaluate", "--seed", str(seed))) == 0
-    path = tmp_path / "run" / "state" / "000000004.pt"
-    saved = torch.load(path, weights_only=True)
+    saved = load(tmp_path / "run" / "state")
     saved["processes"].append({"rng": saved["rng"], "buffers": {"elsewhere": torch.ones(1)}})
     recipe = read_config(tmp_path / "run")
     budget = recipe.training.budget()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from jensen.training import checkpoint as checkpoints
 from jensen.training.checkpoint import PART, DamagedFile, replacing, sweep, unwritable, weights_step
+from jensen.training.saved import load
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 EVALUATION, REPORT = "evaluation.json", "report.html"
@@ -144,7 +145,7 @@ def read_weights(model: nn.Module, path: Path) -> dict[str, Tensor]:
 def _remedy(path: Path) -> str:
     """How a run's damaged weights can be had again, if there is a checkpoint."""
     try:
-        again = path.name == WEIGHTS and checkpoints.load(path.parent / STATE)
+        again = path.name == WEIGHTS and load(path.parent / STATE) is not None
     except DamagedFile:
         return ""
     return "; --resume writes it again" if again else ""
@@ -194,11 +195,11 @@ def load_game(objective: nn.Module, folder: Path, say: Callable[[str], None]) ->
     Raises:
         RunError: if there is no checkpoint, or it does not match.
     """
-    saved = checkpoints.load(folder / STATE, say)
+    saved = load(folder / STATE, say)
     if saved is None:
         raise RunError(f"{folder} has no checkpoint in state/, which is needed for the critic")
     refuse_misfit(objective, saved["objective"], folder / STATE)
-    objective.load_state_dict(saved["objective"])
+    objective.load_state_dict(saved.read(saved["objective"]))
     step: int = saved["step"]
     return step
 
@@ -206,7 +207,7 @@ def load_game(objective: nn.Module, folder: Path, say: Callable[[str], None]) ->
 def behind(folder: Path) -> tuple[str, ...]:
     """A note if training continued after a run's weights were written and was interrupted."""
     path, newest = folder / WEIGHTS, checkpoints.checkpoints(folder / STATE)[-1:]
-    written, until = weights_step(path), max((int(p.stem) for p in newest), default=0)
+    written, until = weights_step(path), max(map(checkpoints.step_of, newest), default=0)
     if written is None or until <= written:
         return ()
     return (f"{path} is from step {written}, but training was stopped at step {until}: finish it with --resume",)

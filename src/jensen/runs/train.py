@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import InitVar, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -41,14 +41,17 @@ from jensen.runs.preview import preview
 from jensen.training import Budget, Tolerance, TrainState, fit, interrupts, on_device, recompute
 from jensen.training import checkpoint as checkpoints
 from jensen.training.checkpoint import save_weights, weights_step
-from jensen.training.distributed import launch, launched, mean, processes, rank, restarted, shard, start
-from jensen.training.finite import non_finite
+from jensen.training.distributed import collect, launch, launched, mean, processes, rank, restarted, shard, start
 from jensen.training.journal import Journal, Means
-from jensen.training.processes import process_states
+from jensen.training.processes import process_state
+from jensen.training.saved import Saved, load
 from jensen.training.sharding import divide, gathered, is_divided, whole
 from jensen.training.step import set_random_state
 from jensen.training.strict_json import dumps
-from jensen.training.tolerance import refuse_non_finite
+from jensen.training.tolerance import infinite, refuse_non_finite
+
+if TYPE_CHECKING:  # it takes a second to import
+    from jensen.training.shards import Shards
 
 
 def train(
@@ -111,7 +114,7 @@ def train(
         objective = (new_objective(recipe, data, track) if objective is None else objective).to(device)
         budget = training.budget()
         state = new_state(recipe, objective, budget)
-        if place := non_finite(state.state_dict()):
+        if place := infinite(state):
             raise ValueError(f"{place} must be finite before the first step (a buffer of a model: or not persistent)")
         if training.recompute and not recompute(objective):
             raise ValueError("training.recompute must be false for networks without blocks of layers, got true")
@@ -132,6 +135,7 @@ def train(
         try:
             with interrupts() as interrupted:
                 keeper = _Keeper(recipe, folder, state, budget, data, watch, interrupted, saved)
+                held.callback(keeper.close)
                 keeper.note([*damage, *notes])
                 update = recipe.family.update()
                 if mine == 0:
@@ -185,10 +189,10 @@ def _refuse_changed(recipe: Recipe, folder: Path) -> None:
     refuse_unwritable(folder)
 
 
-def _saved(recipe: Recipe, folder: Path, say: Callable[[str], None]) -> dict[str, Any] | None:
+def _saved(recipe: Recipe, folder: Path, say: Callable[[str], None]) -> Saved | None:
     """The checkpoint to resume from, or None if the run was stopped before the first."""
     kept = read_config(folder)
-    saved = checkpoints.load(folder / STATE, say)
+    saved = load(folder / STATE, say, together=True)
     if saved is None:
         if (folder / WEIGHTS).exists():
             raise RunError(f"{folder} has {WEIGHTS} but no checkpoint in state/ to resume from: give another --out")
@@ -223,16 +227,16 @@ def new_state(recipe: Recipe, objective: Objective, budget: Budget) -> TrainStat
     )
 
 
-def _restore(recipe: Recipe, state: TrainState, budget: Budget, saved: dict[str, Any], folder: Path) -> list[str]:
+def _restore(recipe: Recipe, state: TrainState, budget: Budget, saved: Saved, folder: Path) -> list[str]:
     """Resume from a checkpoint; returns a note for the journal."""
     try:
         own = saved["processes"][rank() % len(saved["processes"])]
-        saved["objective"].update(own["buffers"])
-        for module, kept in zip(
-            (state.objective, *state.averages), (saved["objective"], *saved["averages"]), strict=True
-        ):
-            refuse_misfit(module, kept, folder / STATE)
-        state.load_state_dict(saved)
+        kept = {**saved, "objective": {**saved["objective"], **own["buffers"]}, "processes": [{"rng": own["rng"]}]}
+        modules = (state.objective, *state.averages)
+        for module, weights in zip(modules, (kept["objective"], *kept["averages"]), strict=True):
+            refuse_misfit(module, weights, folder / STATE)
+        kept = saved.read(kept, state.divided)
+        state.load_state_dict(kept)
     except RunError:
         raise
     except (RuntimeError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError) as error:
@@ -243,7 +247,7 @@ def _restore(recipe: Recipe, state: TrainState, budget: Budget, saved: dict[str,
     budget.look()
     before, now = len(saved["processes"]), processes()
     if before == now:
-        set_random_state(own["rng"])
+        set_random_state(kept["processes"][0]["rng"])
         return []
     begin_globally(derived(recipe.seed, "resumed", state.step, now, rank()))
     note = f"{now} process{'es' * (now > 1)} instead of {before}: new random state"
@@ -261,6 +265,15 @@ def _sums(saved: list[dict[str, Any]]) -> dict[str, float]:
     return {name: sum(own["sums"][name] for own in saved) / len(saved) for name in saved[0]["sums"]}
 
 
+def _shards(folder: Path, state: TrainState) -> Shards | None:
+    """What writes checkpoints, if the weights are divided among processes."""
+    if not is_divided(state.objective):
+        return None
+    from jensen.training.shards import Shards
+
+    return Shards(folder / STATE)
+
+
 @dataclass
 class _Keeper:
     """Called after every step: writes journal, checkpoints and previews, and calls `watch`."""
@@ -272,13 +285,14 @@ class _Keeper:
     data: Data
     watch: Watch | None
     interrupted: Callable[[bool], bool]
-    saved: InitVar[dict[str, Any] | None]
+    saved: InitVar[Saved | None]
 
-    def __post_init__(self, saved: dict[str, Any] | None) -> None:
+    def __post_init__(self, saved: Saved | None) -> None:
         self.means = Means(_sums(saved["processes"]), saved["count"]) if saved else Means()
         self.since, self.main = saved["since"] if saved else self.budget.elapsed, rank() == 0
         self.shown: dict[str, float] = {}
         self.closed = False
+        self.shards = _shards(self.folder, self.state)
         progress, training = self.budget.progress(self.state.step), self.recipe.training
         self.previews_done, self.snapshots_done = int(progress * training.previews), int(progress * training.snapshots)
         if self.main:
@@ -308,8 +322,9 @@ class _Keeper:
             self.stop()
 
     def stop(self) -> None:
-        """Raise a KeyboardInterrupt if a signal has arrived or standard output was closed."""
+        """Raise a KeyboardInterrupt if a signal has arrived or standard output was closed; the state is on disk."""
         if self.interrupted(self.closed):
+            self.wait()
             raise KeyboardInterrupt(*["standard output was closed"] * self.closed)
 
     def log(self, progress: float) -> None:
@@ -361,14 +376,30 @@ class _Keeper:
             self.write(seconds=round(self.budget.seconds(), 3), **found)
 
     def save(self) -> None:
-        """Write a checkpoint: state, elapsed time, and random state, buffers and current means of every process."""
+        """Write a checkpoint: state, elapsed time, and random state, buffers and current means of every process.
+
+        If weights are divided, it is written while training goes on; see `wait`.
+        """
         refuse_non_finite(self.state)
-        states = process_states(self.state.objective, sums=self.means.sums)
-        state = self.state.state_dict()
+        seconds = {"elapsed": self.budget.seconds(), "since": self.since}
+        state = {**self.state.state_dict(), **seconds, "count": self.means.count}
+        own = process_state(self.state.objective, sums=self.means.sums)
+        if self.shards is not None:
+            self.shards.save(self.state.step, state, own)
+            return
+        every = collect(own)
         if self.main:
-            means = {"count": self.means.count, "since": self.since}
-            extra = {"elapsed": self.budget.seconds(), "processes": states, **means}
-            checkpoints.save(self.folder / STATE, self.state.step, state | extra)
+            checkpoints.save(self.folder / STATE, self.state.step, {**state, "processes": every})
+
+    def wait(self) -> None:
+        """Wait until the last checkpoint is on disk."""
+        if self.shards is not None:
+            self.shards.wait()
+
+    def close(self) -> None:
+        """End what goes on in the background."""
+        if self.shards is not None:
+            self.shards.close()
 
     def finish(self) -> None:
         """Write the last preview, journal line and checkpoint, and the averaged weights."""
@@ -378,6 +409,7 @@ class _Keeper:
         if self.means.count:
             self.log(1.0)
         self.save()
+        self.wait()
         write_snapshot(self.folder, self.state, self.recipe.training.widths)
         weights = whole(self.state.average.state_dict())
         if self.main:

@@ -8,8 +8,9 @@ import io
 import os
 import re
 import secrets
+import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,21 +21,11 @@ from safetensors.torch import load as from_safetensors
 from safetensors.torch import save as as_safetensors
 from torch import Tensor
 
-from jensen.training.finite import non_finite
-
 KEPT = 2
 DIGEST = hashlib.sha256().digest_size
 PART = re.compile(r"\.[0-9a-f]{16}\.part")
+NAME = re.compile(r"([0-9]+)(?:\.pt|-([0-9]+))?")
 SEAL = re.compile(r"(?:step ([0-9]+), )?sha256 ([0-9a-f]{64})")
-CONTENT: dict[str, type | tuple[type, ...]] = {
-    **dict.fromkeys(("objective", "optimizers", "memory"), dict),
-    **dict.fromkeys(("step", "draws", "count"), int),
-    **dict.fromkeys(("elapsed", "since"), (int, float)),
-    "rng": Tensor,
-    "averages": list,
-    "processes": list,
-}
-"""What a checkpoint holds."""
 
 
 class DamagedFile(ValueError):
@@ -60,7 +51,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
                 file.flush()
                 os.fsync(file.fileno())
                 os.replace(file.name, path)
-                _sync_folder(path.parent)
+                sync_folder(path.parent)
         finally:
             Path(file.name).unlink(missing_ok=True)
     except OSError as error:
@@ -70,7 +61,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 def _created(folder: Path) -> BinaryIO:
     """A new file in a folder, locked."""
     while True:
-        path = folder / f".{secrets.token_hex(8)}.part"
+        path = part(folder)
         file = open(path, "xb")  # noqa: SIM115 (closed by `replacing`)
         fcntl.flock(file, fcntl.LOCK_EX)
         if path.exists():
@@ -78,15 +69,32 @@ def _created(folder: Path) -> BinaryIO:
         file.close()  # swept before it was locked
 
 
+def part(folder: Path) -> Path:
+    """An unpredictable name for what is being written in a folder."""
+    return folder / f".{secrets.token_hex(8)}.part"
+
+
+def discard(path: Path) -> None:
+    """Remove a file, or a folder at once: it is never seen half empty."""
+    if path.is_dir() and not path.is_symlink():
+        gone = part(path.parent)
+        path.rename(gone)
+        shutil.rmtree(gone)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def sweep(folder: Path) -> None:
-    """Remove the partly written files that killed processes left in a folder; those being written are kept."""
+    """Remove the partly written files and folders that killed processes left in a folder; those being written, which
+    are locked, are kept.
+    """
     for path in folder.iterdir() if folder.is_dir() else ():
         if PART.fullmatch(path.name):
             with suppress(OSError):  # it is locked, or a link
                 handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
                 try:
                     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    path.unlink()
+                    discard(path)
                 finally:
                     os.close(handle)
 
@@ -109,7 +117,7 @@ def unwritable(folder: Path) -> str:
         return error.strerror or str(error)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -118,8 +126,34 @@ def _sync_folder(folder: Path) -> None:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Complete checkpoints in `folder`, oldest first."""
-    return sorted(folder.glob("[0-9]*.pt")) if folder.is_dir() else []
+    """Complete checkpoints in `folder`, oldest first: files STEP.pt, and folders STEP or STEP-REVISION of shards."""
+    found = [path for path in folder.iterdir() if NAME.fullmatch(path.name)] if folder.is_dir() else []
+    return sorted(found, key=lambda path: (step_of(path), revision(path), path.name))
+
+
+def step_of(path: Path) -> int:
+    """The step of a checkpoint."""
+    return int(_name(path)[1])
+
+
+def revision(path: Path) -> int:
+    """How many checkpoints of the same step it replaced."""
+    return int(_name(path)[2] or 0)
+
+
+def _name(path: Path) -> re.Match[str]:
+    found = NAME.fullmatch(path.name)
+    assert found is not None
+    return found
+
+
+def tidy(folder: Path, newest: Path) -> None:
+    """Keep the newest checkpoint and the last one of an earlier step: training went back behind later ones."""
+    others = [path for path in checkpoints(folder) if path != newest]
+    kept = [path for path in others if step_of(path) < step_of(newest)][1 - KEPT :]
+    for path in others:
+        if path not in kept:
+            discard(path)
 
 
 def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
@@ -136,54 +170,23 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
     with replacing(path) as file:
         file.write(buffer.getbuffer())
         file.write(hashlib.sha256(buffer.getbuffer()).digest())
-    later = [old for old in checkpoints(folder) if old.name > path.name]  # damaged: training went back behind them
-    for old in [*checkpoints(folder)[: -KEPT - len(later)], *later]:
-        old.unlink(missing_ok=True)
+    tidy(folder, path)
     return path
 
 
-def load(folder: Path, say: Callable[[str], None] = lambda _: None) -> dict[str, Any] | None:
-    """The newest checkpoint with the right checksum and content, or None if there is none; `say` is called with a note
-    if an older one is used because the newer is damaged.
+def unsealed(path: Path) -> Any:
+    """The content of a checkpoint in one file.
 
     Raises:
-        DamagedFile: if there are checkpoints but none can be read.
-    """
-    paths, damage = checkpoints(folder), ""
-    for path in reversed(paths):
-        try:
-            state = _read(path)
-        except (DamagedFile, OSError) as error:
-            damage = damage or str(error)
-            continue
-        if damage:
-            say(f"{damage}: training goes back to step {state['step']}")
-        return state
-    if paths:
-        raise DamagedFile(f"no checkpoint in {folder} can be read: train again, with another --out ({damage})")
-    return None
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """A checkpoint.
-
-    Raises:
-        DamagedFile: if its checksum or its content is wrong, or a number is not finite.
+        DamagedFile: if its checksum is wrong, or it is no checkpoint.
     """
     data = path.read_bytes()
     if hashlib.sha256(memoryview(data)[:-DIGEST]).digest() != data[-DIGEST:]:
         raise DamagedFile(f"{path} is damaged: its checksum is wrong")
     try:
-        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds
         raise DamagedFile(f"{path} is not a checkpoint") from error
-    if not isinstance(state, dict):
-        raise DamagedFile(f"{path} is not a checkpoint: it must hold a mapping, got {type(state).__name__}")
-    if wrong := [name for name, kind in CONTENT.items() if not isinstance(state.get(name), kind)]:
-        raise DamagedFile(f"{path} is not a checkpoint of this version: {wrong[0]} is missing or of another type")
-    if place := non_finite(state):
-        raise DamagedFile(f"{path} is not finite: {place}")
-    return state
 
 
 def save_weights(weights: Mapping[str, Tensor], path: Path, step: int | None = None) -> None:

@@ -180,6 +180,24 @@ def agree(value: float) -> float:
     return message.item()
 
 
+def told(value: Any) -> Any:
+    """The first process's value, in every process."""
+    if processes() > 1:
+        message = [value]
+        dist.broadcast_object_list(message)
+        value = message[0]
+    return value
+
+
+def anywhere(words: str) -> str:
+    """The words of the first process that has any, in every process; "" if none has."""
+    if processes() == 1:
+        return words
+    found: list[str] = [""] * processes()
+    dist.all_gather_object(found, words)
+    return next(filter(None, found), "")
+
+
 def mean(values: Mapping[str, float]) -> dict[str, float]:
     """The mean of each number over the processes, which must all hold the same names in the same order."""
     if processes() == 1 or not values:

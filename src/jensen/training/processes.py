@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from jensen.training.distributed import collect
+from jensen.training.distributed import rank, told
 from jensen.training.step import random_state
 
 
-def process_states(module: nn.Module, **more: Any) -> list[dict[str, Any]]:
-    """Random state, buffers and `more` of every process, in order of rank, for the first process; nothing for others.
+def process_state(module: nn.Module, **more: Any) -> dict[str, Any]:
+    """Random state, buffers and `more` of this process; every process must call it.
 
     The buffers are those that differ from the first process's, which are in the module's own state.
     """
-    every = collect({"rng": random_state(), "buffers": buffers(module), **more})
-    return [
-        own | {"buffers": _differing(own["buffers"], every[0]["buffers"]) if k else {}} for k, own in enumerate(every)
-    ]
+    own = buffers(module)
+    digests = {name: _digest(value) for name, value in own.items() if isinstance(value, Tensor)}
+    first = told(digests)
+    kept = {name: value for name, value in own.items() if name not in digests or digests[name] != first.get(name)}
+    return {"rng": random_state(), "buffers": kept if rank() else {}, **more}
 
 
 def buffers(module: nn.Module) -> dict[str, Any]:
@@ -28,5 +31,6 @@ def buffers(module: nn.Module) -> dict[str, Any]:
     return {name: value.cpu() if isinstance(value, Tensor) else value for name, value in kept.items()}
 
 
-def _differing(own: dict[str, Any], first: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in own.items() if not (isinstance(v, Tensor) and v.equal(first[k]))}
+def _digest(x: Tensor) -> str:
+    bits = x.to_dense().contiguous().reshape(-1).view(torch.uint8)
+    return f"{x.dtype} {tuple(x.shape)} {hashlib.sha256(bits.numpy().data).hexdigest()}"

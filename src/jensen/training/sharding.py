@@ -68,24 +68,32 @@ def share(x: Tensor) -> Tensor:
 
 def whole(tree: Any) -> Any:
     """The same nested containers with whole tensors; every process must call it."""
-    return _changed(tree, lambda x: x.full_tensor() if is_share(x) else x)
+    return changed(tree, lambda x: x.full_tensor() if is_share(x) else x)
+
+
+def shares(tree: Any) -> Any:
+    """The same nested containers with this process's share of each tensor, in the same memory."""
+    return changed(tree, share)
 
 
 def like(x: Tensor, other: Any) -> Tensor:
-    """A whole tensor, equal in every process, divided as `other` is."""
+    """A whole tensor, equal in every process, divided as `other` is; without values if it has none (meta)."""
     if not is_share(other) or is_share(x) or x.shape != other.shape:
         return x
+    if x.is_meta:
+        return torch.empty_like(other, dtype=x.dtype, requires_grad=False)
     from torch.distributed.tensor import distribute_tensor
 
     return distribute_tensor(x.to(other.device), other.device_mesh, other.placements, src_data_rank=None)
 
 
-def _changed(tree: Any, change: Callable[[Tensor], Tensor]) -> Any:
+def changed(tree: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The same nested containers with each tensor changed."""
     if isinstance(tree, Tensor):
         return change(tree)
     if isinstance(tree, dict):
-        return type(tree)((key, _changed(value, change)) for key, value in tree.items())
-    return [_changed(value, change) for value in tree] if isinstance(tree, list) else tree
+        return type(tree)((key, changed(value, change)) for key, value in tree.items())
+    return [changed(value, change) for value in tree] if isinstance(tree, list) else tree
 
 
 def gathered(module: nn.Module) -> nn.Module:

@@ -19,7 +19,7 @@ from jensen.core.types import Batch, Loss, NonFiniteLoss, first_non_finite
 from jensen.training.distributed import anyone, average_gradients
 from jensen.training.ema import begin_average, update_average
 from jensen.training.finite import overflow
-from jensen.training.sharding import is_divided, is_share, loaded, loaded_moments, put_back, share, total_norm, whole
+from jensen.training.sharding import is_divided, is_share, like, loaded, loaded_moments, put_back, share, total_norm
 
 
 @dataclass
@@ -106,26 +106,43 @@ class TrainState:
         return torch.autocast(device, self.precision)
 
     def state_dict(self) -> dict[str, Any]:
-        """Whole tensors and plain values only, so that `torch.load(weights_only=True)` can read it.
-
-        If the weights are divided among processes, every process must call it.
+        """Tensors and plain values only, so that `torch.load(weights_only=True)` can read it; tensors that are divided
+        among the processes stay so.
         """
-        tensors: dict[str, Any] = whole(
-            {
-                "objective": self.objective.state_dict(),
-                "optimizers": {name: p.optimizer.state_dict() for name, p in self.players.items()},
-                "averages": [average.state_dict() for average in self.averages],
-                "memory": dict(self.memory),
-            }
-        )
-        return tensors | {"step": self.step, "draws": self.draws, "rng": random_state()}
+        return {
+            "objective": self.objective.state_dict(),
+            "optimizers": {name: player.optimizer.state_dict() for name, player in self.players.items()},
+            "averages": [average.state_dict() for average in self.averages],
+            "memory": dict(self.memory),
+            "step": self.step,
+            "draws": self.draws,
+            "rng": random_state(),
+        }
+
+    def divided(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """A state dict's whole tensors, divided among the processes as this state's are."""
+        moved = {name: player.optimizer for name, player in self.players.items()}
+        saved = zip(self.averages, state["averages"], strict=True)
+        return {
+            **state,
+            "objective": loaded(self.objective, state["objective"]),
+            "optimizers": {name: loaded_moments(own, state["optimizers"][name]) for name, own in moved.items()},
+            "averages": [loaded(average, kept) for average, kept in saved],
+            "memory": {key: like(value, self._remembered(key)) for key, value in state["memory"].items()},
+        }
+
+    def _remembered(self, key: str) -> Tensor | None:
+        """The parameter that a tensor of the memory belongs to: its key is RULE/PLAYER/NUMBER."""
+        player, _, number = key.partition("/")[2].rpartition("/")
+        return self.players[player].parameters[int(number)] if player in self.players else None
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.objective.load_state_dict(loaded(self.objective, state["objective"]))
+        state = self.divided(state)
+        self.objective.load_state_dict(state["objective"])
         for name, player in self.players.items():
-            player.optimizer.load_state_dict(loaded_moments(player.optimizer, state["optimizers"][name]))
+            player.optimizer.load_state_dict(state["optimizers"][name])
         for average, saved in zip(self.averages, state["averages"], strict=True):
-            average.load_state_dict(loaded(average, saved))
+            average.load_state_dict(saved)
         self.memory = dict(state["memory"])
         self.step, self.draws = state["step"], state["draws"]
         set_random_state(state["rng"])

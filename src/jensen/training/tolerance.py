@@ -9,13 +9,22 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from jensen.core.types import NonFiniteLoss
+from jensen.training.distributed import anywhere
 from jensen.training.finite import non_finite
+from jensen.training.sharding import shares
 from jensen.training.step import TrainState
 
 
+def infinite(state: TrainState) -> str:
+    """The dotted name of a tensor of the state that is not finite in some process, or ""; all processes call it."""
+    return anywhere(non_finite(shares(state.state_dict())))
+
+
 def refuse_non_finite(state: TrainState) -> None:
-    """Raise a NonFiniteLoss that names a player and a tensor unless everything that a checkpoint holds is finite."""
-    if place := non_finite(state.state_dict()):
+    """Raise a NonFiniteLoss that names a player and a tensor unless everything that a checkpoint holds is finite; all
+    processes call it.
+    """
+    if place := infinite(state):
         names = {p: name for name, p in state.objective.named_parameters()}
         owners = {f"objective.{names[p]}": player for player, own in state.players.items() for p in own.parameters}
         optimized = (player for player in state.players if place.startswith(f"optimizers.{player}."))
