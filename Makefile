@@ -4,7 +4,10 @@ RUN ?= runs/demo
 BIN := .venv/bin
 RESUME := $(if $(wildcard $(RUN)/config.json),--resume,)
 
-.PHONY: demo test lint format bench reader clean
+PIP := $(BIN)/pip install --disable-pip-version-check -q
+BY_HASH := $(PIP) --no-deps --require-hashes -r
+
+.PHONY: demo test lint format locked lock audit dist smoke bench reader clean
 
 demo: .venv/ready  ## train the CAPTCHA model, draw, read back, report: eight to nine minutes on two cores
 	$(BIN)/jensen train captcha --out $(RUN) $(RESUME)
@@ -22,6 +25,30 @@ format: .venv/dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+locked:  ## fill .venv with the files of lock/, each checked by its hash
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BY_HASH) lock/base.txt
+	if $(PIP) --dry-run --no-deps "$$(grep -o '^torch==[^ ]*' lock/torch-cpu.txt)"; \
+	then $(BY_HASH) lock/torch-cpu.txt; \
+	else echo "the CPU build of torch is not found: installing the build of PyPI"; $(BY_HASH) lock/torch.txt; fi
+	$(BIN)/pip check
+
+lock: .venv/dev  ## rewrite constraints.txt and lock/ from pyproject.toml and the versions in constraints.txt
+	$(BIN)/python tests/supply.py lock
+
+audit: .venv/dev  ## licences, whether the lock is whole (needs no network), and known vulnerabilities (needs PyPI)
+	$(BIN)/python tests/supply.py audit
+
+dist: .venv/dev  ## the source archive, and the wheel that is built from it
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist .
+
+smoke: dist  ## install the wheel into an empty environment and use it there
+	rm -rf build/smoke
+	$(PYTHON) -m venv build/smoke
+	build/smoke/bin/pip install --disable-pip-version-check -q -c constraints.txt dist/*.whl
+	tests/smoke.sh build/smoke/bin
+
 bench: benchmarks/.venv/ready  ## side by side with a peer; let nothing else run
 	for name in captcha_step unet_step sampler_error vae_step iwae_evaluation gan_step prdc frechet; do benchmarks/.venv/bin/python benchmarks/$$name.py || exit; done
 
@@ -37,11 +64,12 @@ benchmarks/.venv/ready: pyproject.toml constraints.txt benchmarks/requirements.t
 
 .venv/ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e .
+	$(PIP) -c constraints.txt hatchling editables
+	$(PIP) -c constraints.txt --no-build-isolation -e .
 	touch $@
 
 .venv/dev: .venv/ready
-	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
+	$(PIP) -c constraints.txt --no-build-isolation -e '.[dev]'
 	touch $@
 
 clean:
