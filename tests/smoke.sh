@@ -13,7 +13,7 @@ export JENSEN_CACHE=$place/cache
 "$bin/jensen" --version
 "$bin/jensen" recipes >recipes.txt
 grep -q '^captcha ' recipes.txt
-"$bin/jensen" check adversarial/dirac >laws.txt
+"$bin/jensen" check dirac-gan/equilibrium >laws.txt
 "$bin/jensen" train captcha --out run --steps 2 --batch-size 8 --set data.pictures=64 --set data.test=20 \
   --set network.widths=[8,16] --set network.blocks=1 --set sampling.steps=2 --set judging.samples=20 \
   --set judging.rows=16 --set judging.scales=[1.0] >train.txt
