@@ -38,7 +38,9 @@ class ImagePool(nn.Module):
 
     def __init__(self, size: int, event_shape: Sequence[int]):
         super().__init__()
-        if size != 0:
+        if size < 0:
+            raise ValueError(f"size must be at least 0, got {size}")
+        if size:
             check_count(size=size)
         self.size = size
         self.register_buffer("images", torch.zeros(size, *event_shape))
