@@ -122,7 +122,7 @@ def test_held_out_rows_are_spread_and_stay_when_rows_are_added(tmp_path):
     [
         ("a,b\n1,2\n3,\n5,6\n", {}, "column b of .* must have finite numbers, got none in row 2"),
         ("a,b\n1,2\n3,\n", {}, "none in row 2; data.missing=drop leaves them out"),
-        ("a,b\n1,2\n3,inf\n4,5\n", {"missing": "drop"}, "column b of .* must have finite numbers, got none in row 2$"),
+        ("a,b\n1,2\n3,inf\n4,5\n", {"missing": "drop"}, "column b of .* must have finite numbers, got 'inf' in row 2$"),
         ("a,b\n,2\n3,\n", {"missing": "drop"}, "must have a row without missing numbers, got none"),
         ("a,b\n1,2\n3,inf\nnan,nan\n", {}, "column a of .* must have finite numbers, got none in row 3"),
         ("a,b\n1,2\n3,NA\n4,5\n", {}, "column b of .* must have finite numbers, got none in row 2"),

@@ -77,11 +77,10 @@ def read_table(
         wrong = [(row, word) for row, column, word in cells if column == name]
         if wrong and (name != label or name in table.numeric):
             (row, word), more = wrong[0], f" and in {len(wrong) - 1} other rows" * (len(wrong) > 1)
-            none, hint = (
-                "; data.missing=drop leaves them out" * (word == "missing"),
-                f"; classes need data.label={name}",
-            )
-            got, hint = ("none", none) if name in table.numeric else (repr(word), hint)
+            if word == "missing":
+                got, hint = "none", "; data.missing=drop leaves them out" * (name in table.numeric)
+            else:
+                got, hint = repr(word), f"; classes need data.label={name}" * (name not in table.numeric)
             raise ValueError(f"column {name} of {path} must have finite numbers, got {got} in row {row}{more}{hint}")
     return table
 

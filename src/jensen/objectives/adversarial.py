@@ -127,13 +127,11 @@ class Adversarial(Objective):
         super().__init__()
         if clip is not None and not clip > 0:
             raise ValueError(f"clip must be positive, got {clip}")
-        if every < 1:
-            raise ValueError(f"every must be at least 1, got {every}")
         self.model = model
         self.critic = critic
         self.loss = game_loss(loss)
         self.phases = alternating() if phases is None else phases
-        check_count(packing=packing)
+        check_count(packing=packing, every=every)
         self.penalty, self.every, self.packing, self.noise, self.clip = penalty, every, packing, noise, clip
         self.augmentation = augmentation
         self.standardize = nn.Identity() if standardize is None else standardize

@@ -8,8 +8,9 @@ from dataclasses import InitVar, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from torch import OutOfMemoryError, Tensor
 
+from jensen.core.failure import Failure
 from jensen.core.objective import Objective
 from jensen.core.progress import Track, Watch, silent
 from jensen.core.seeding import begin_globally, derived
@@ -237,7 +238,7 @@ def _restore(recipe: Recipe, state: TrainState, budget: Budget, saved: Saved, fo
             refuse_misfit(module, weights, folder / STATE)
         kept = saved.read(kept, state.divided)
         state.load_state_dict(kept)
-    except RunError:
+    except (RunError, Failure, OutOfMemoryError):  # of other causes than the checkpoint's content
         raise
     except (RuntimeError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError) as error:
         raise RunError(

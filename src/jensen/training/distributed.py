@@ -184,7 +184,8 @@ def told(value: Any) -> Any:
     """The first process's value, in every process."""
     if processes() > 1:
         message = [value]
-        dist.broadcast_object_list(message)
+        with _waiting():
+            dist.broadcast_object_list(message)
         value = message[0]
     return value
 
@@ -194,7 +195,8 @@ def anywhere(words: str) -> str:
     if processes() == 1:
         return words
     found: list[str] = [""] * processes()
-    dist.all_gather_object(found, words)
+    with _waiting():
+        dist.all_gather_object(found, words)
     return next(filter(None, found), "")
 
 
