@@ -1,0 +1,1 @@
+"""Applications on top of jensen; the library imports none of them."""
