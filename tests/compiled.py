@@ -15,7 +15,7 @@ from stepping import begun, gradients_of, small
 
 
 def errors(name, backend):
-    """For each player the relative errors of gradient and loss; and the number of traced functions."""
+    """For each player the relative errors of gradient and loss; and the numbers of traced functions and graph breaks."""
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     recipe = small(name, "training.compile=true")
@@ -27,7 +27,8 @@ def errors(name, backend):
         made, other = ours[player]
         off = abs(float(other.total - loss.total)) / abs(float(loss.total))
         found[player] = [float((made - gradient).norm() / gradient.norm()), off]
-    return {"players": found, "traced": torch._dynamo.utils.counters["frames"]["ok"]}
+    counted = torch._dynamo.utils.counters
+    return {"players": found, "traced": counted["frames"]["ok"], "breaks": counted["graph_break"].total()}
 
 
 if __name__ == "__main__":

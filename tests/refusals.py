@@ -175,6 +175,7 @@ digits-vae training.decay=0
 digits-vae training.clip=0
 digits-vae training.average=1
 digits-vae training.precision=float8
+moons-kernel training.precision=bfloat16
 digits-vae training.compile=maybe
 digits-vae training.save_every=0
 digits-vae training.device=tpu

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from jensen.core.objective import Objective
 from jensen.core.seeding import begin_globally, drawing, generator
 from jensen.core.types import Loss, Phase
 from jensen.data.space import Space
+from jensen.judging.case import Case
 from jensen.recipes.families.gan import GAN
 from jensen.recipes.families.score import Score
 from jensen.recipes.families.vae import VAE
@@ -95,6 +97,18 @@ def vae(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "vae"
     family = VAE.model_validate({"network": {"hidden": 16, "latents": [2]}})
     return jensen.train(family, folder, data=X, steps=4, batch_size=8, rate=1e-3, settings=LATENT)
+
+
+def test_an_evaluation_releases_what_it_held_without_a_garbage_collection(vae):
+    """A judge's case keeps up to 50,000 training rows: a cycle of references would keep them until one runs."""
+    vae.evaluate()
+    gc.collect()
+    gc.disable()
+    try:
+        vae.evaluate()
+        assert not [found for found in gc.get_objects() if type(found) is Case]
+    finally:
+        gc.enable()
 
 
 def test_a_run_on_data_in_memory_opens_and_samples_without_them(vae):

@@ -184,6 +184,7 @@ def test_every_sampler(away):
     for name, rows in [(name, rows) for name in SAMPLERS for rows in (generator(0, away), generators(0, range(4)))]:
         made = model.sample(4, cond=cond, generator=rows, sampler=name, steps=3, guidance=2.0)
         assert (made.device, bool(made.isfinite().all())) == (away, True)
+    assert model.sample(4, generator=generator(0, away), steps=3).device == away  # of no class
     z, times = torch.randn(4, 1, 8, 8, device=away), time_grid("uniform", 3, model.denoiser.schedule)[1:]
     for sampler in (Ancestral("posterior"), AnnealedLangevin(moves=2)):
         assert integrate(sampler, model.denoiser, z, times, cond=cond).device == away

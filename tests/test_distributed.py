@@ -84,15 +84,22 @@ def trained(mine, world):
 
 
 def together(work, ends=(0, 0)):
+    """Run `work` in forked processes that are expected to end with these codes."""
+    assert codes_of(work, len(ends)) == ends
+
+
+def codes_of(work, processes):
     """Run `work` in forked processes, with torchrun's environment variables and all modules imported.
 
-    `work` returns None or an exit code; `ends` are the expected codes of all processes, or minus their signal.
+    `work` returns None or an exit code.
+
+    Returns: the codes of all processes, or minus their signal.
     """
     with socket.create_server(("localhost", 0)) as free:
         port = free.getsockname()[1]
-    said = {"WORLD_SIZE": len(ends), "MASTER_ADDR": "localhost", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "here"}
+    said = {"WORLD_SIZE": processes, "MASTER_ADDR": "localhost", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "here"}
     pids = []
-    for mine in range(len(ends)):
+    for mine in range(processes):
         pids.append(os.fork())
         if pids[-1] == 0:
             code = 1
@@ -106,8 +113,7 @@ def together(work, ends=(0, 0)):
                 traceback.print_exc()
             finally:
                 os._exit(code)
-    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
-    assert tuple(codes) == ends
+    return tuple(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids)
 
 
 def test_two_processes_give_the_one_process_training_and_leave_their_group_at_the_end(tmp_path):

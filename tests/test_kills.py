@@ -14,6 +14,7 @@ import torch
 from jensen.cli.main import main
 from test_cli import journal_of
 from test_damage import forked
+from test_distributed import codes_of
 from test_own_families import BOUND, BOUNDED, CONV, CRITIC, MLP, QUICK, data, words
 from test_resume import TINY as RING
 from tiny import DIGITS_GAN, LATENT
@@ -23,6 +24,7 @@ OFTEN = {"training.previews": 2, "training.log_every": 3, "training.save_every":
 DENOISED = MLP | BOUNDED
 CASES = {
     "vae": ("vae", "8.csv", {"network.hidden": 16}),
+    "vae of a pack, accumulated": ("vae", "square.pack", {"network.widths": [8, 8], "training.accumulate": 2}),
     "GAN of packs": ("gan", "2.csv", CONV | CRITIC | {"game.packing": 2}),
     "GAN with adaptive augmentation": ("digits-gan", None, DIGITS_GAN | {"game.augmentation": "adaptive"}),
     "diffusion with a learned schedule": ("diffusion", "8.csv", DENOISED | BOUND),
@@ -40,7 +42,7 @@ CASES = {
 def profiled(command, at):
     """Run a command that is killed at its event number `at`: every call and return, of Python or C, is an event.
 
-    Returns: the number of events, if it is not killed.
+    Returns: the command's exit code and the number of events, if it is not killed.
     """
     seen = 0
 
@@ -52,32 +54,52 @@ def profiled(command, at):
 
     sys.setprofile(event)
     try:
-        assert main(command) == 0
+        code = main(command)
     finally:
         sys.setprofile(None)
-    return seen
+    return code, seen
 
 
-def killed_again_and_again(whole, out, kills, seed):
+def killed_again_and_again(whole, out, kills, seed, processes=1):
     """Kill a run and go on with it, as often as `kills` says, at moments that are uniform over the whole run's events;
-    whenever it ends, it is the whole run, and begins again.
+    whenever it ends, it is the whole run, and begins again. Of several processes one is killed, and the others end.
     """
-    begin = [*whole, "--out", str(out / "whole"), "--no-evaluate"]
-    events, rng, done, runs = profiled(begin, 0), random.Random(seed), 0, 0
-    expected = content(out / "whole")
+
+    def run(out, begun, moment=0, killed=0):
+        command = [*whole[:2], "--resume"] if begun else whole
+
+        def work():
+            at = moment if os.environ.get("RANK", "0") == str(killed) else 0
+            code, events = profiled([*command, "--out", str(out), "--no-evaluate"], at)
+            counted.write_text(str(events))
+            return code
+
+        return ends(work, processes)
+
+    counted, rng, done, runs = out / "events", random.Random(seed), 0, 0
+    assert run(out / "whole", False) == (0,) * processes
+    events, expected = int(counted.read_text()), content(out / "whole")
     while done < kills or (out / str(runs)).exists():
-        run = out / str(runs)
-        begun = any((run / "state").glob("*.pt"))
-        command = [*whole[:2], "--out", str(run), "--resume"] if begun else [*whole, "--out", str(run)]
+        begun = (out / str(runs) / "state").exists() and any((out / str(runs) / "state").glob("*.pt"))
         moment = rng.randrange(1, events) if done < kills else 0
-        process = forked(lambda command=command, moment=moment: profiled([*command, "--no-evaluate"], moment) and 0)
-        process.join()
-        assert process.exitcode in (0, -signal.SIGKILL)
-        done += process.exitcode != 0
-        if process.exitcode == 0:
-            assert content(run) == expected
+        codes = run(out / str(runs), begun, moment, rng.randrange(processes))
+        done += -signal.SIGKILL in codes
+        if -signal.SIGKILL in codes:
+            assert set(codes) <= {-signal.SIGKILL, 1, 0}
+        else:
+            assert codes == (0,) * processes
+            assert content(out / str(runs)) == expected
             runs += 1
     return done
+
+
+def ends(work, processes):
+    """The exit codes of `work` in one forked process, or in several that are a group of torchrun."""
+    if processes > 1:
+        return codes_of(work, processes)
+    process = forked(work)
+    process.join()
+    return (process.exitcode,)
 
 
 def content(run):
@@ -117,6 +139,15 @@ def test_twenty_kills(data, tmp_path, monkeypatch, case):
     monkeypatch.setenv("JENSEN_CACHE", str(data / "cache"))
     family, name, settings = CASES[case]
     own = [] if name is None else ["--data", str(data / name)]
+    if name == "square.pack":
+        assert main(["data", "pack", str(data / "square"), "--size", "16", "--out", str(data / name)]) == 0
     held = {"data.test": 0.5} if name == "8.csv" or name == "2.csv" else {}
     whole = ["train", family, *own, "--steps", "7", *words(QUICK | OFTEN | held | settings)]
     assert killed_again_and_again(whole, tmp_path, kills=20, seed=1) == 20
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("how", ["training.accumulate=1", "training.accumulate=2", "training.sharding=fully"])
+def test_twenty_kills_of_two_processes(tmp_path, how):
+    whole = ["train", "ring-gan", "--steps", "6", *RING, "--set", how]
+    assert killed_again_and_again(whole, tmp_path, kills=20, seed=2, processes=2) == 20

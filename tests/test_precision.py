@@ -129,17 +129,21 @@ COMPILED = ("moons-vae", "digits-autoencoder", "moons-diffusion", "moons-score",
 
 
 def compiled(backend, *names):
-    """The errors that `compiled.py` finds."""
+    """The findings of `compiled.py`, by name."""
     script = Path(__file__).parent / "compiled.py"
     made = subprocess.run([sys.executable, script, backend, *names], capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stderr
-    return json.loads(made.stdout).values()
+    return json.loads(made.stdout)
 
 
 def test_what_is_traced_for_compilation_has_the_same_bits():
-    """torch.compile's trace of a step, carried out operation by operation; the first is a reader's step."""
-    for found in compiled("eager", "captcha-reader", *COMPILED):
-        assert found["traced"] > 0
+    """torch.compile's trace of a step, carried out operation by operation; the first is a reader's step.
+
+    The trace is interrupted by LSTMs, by torch's `kl_divergence`, by a drawn shift, and where a class is `checked`.
+    """
+    breaks = {"captcha-reader": 3, "moons-vae": 2, "digits-autoencoder": 5}
+    for name, found in compiled("eager", "captcha-reader", *COMPILED).items():
+        assert (found["traced"] > 0, found["breaks"]) == (True, breaks.get(name, 0))
         assert all(off == 0 for pair in found["players"].values() for off in pair)
 
 
@@ -147,7 +151,7 @@ def test_what_is_traced_for_compilation_has_the_same_bits():
 @pytest.mark.parametrize("name", COMPILED)
 def test_a_compiled_step_has_the_gradients_of_the_plain_one(name):
     """To 1e-5, a hundred roundings: compiled sums are in another order."""
-    [found] = compiled("inductor", name)
+    [found] = compiled("inductor", name).values()
     assert found["traced"] > 0
     assert all(off <= 1e-5 for pair in found["players"].values() for off in pair)
 

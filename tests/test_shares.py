@@ -143,7 +143,7 @@ def test_a_failure_of_one_process_ends_all_with_one_sentence(runs, capfd, monkey
     monkeypatch.setattr(GAN, "sample", failing)
     monkeypatch.setattr("jensen.cli.main.GRACE", 0.0)
     together(lambda: main(["sample", str(runs / "ring-gan"), "-n", "20"]), ends)
-    said = {2: "wrong", 130: "stopped", -signal.SIGKILL: "another process has ended: "}[max(ends, key=abs)]
+    said = {2: "wrong", 130: "stopped", -signal.SIGKILL: "another process of this run has ended"}[max(ends, key=abs)]
     (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("jensen:")]
     assert line.startswith(f"jensen: {said}")
 

@@ -69,6 +69,12 @@ def drawer(model: nn.Module, space: Space, own_seed: int) -> Draw:
     return draw
 
 
+def device_of(model: object) -> torch.device:
+    """The device of a model's tensors; the CPU if it has none."""
+    tensors = (*model.parameters(), *model.buffers()) if isinstance(model, nn.Module) else ()
+    return tensors[0].device if tensors else torch.device("cpu")
+
+
 @dataclass(frozen=True)
 class Played:
     """The game at the end of training, from a checkpoint: it has the critics, and weights without averaging.
@@ -120,8 +126,7 @@ class Case:
 
     @cached_property
     def device(self) -> torch.device:
-        tensors = (*self.model.parameters(), *self.model.buffers())
-        return tensors[0].device if tensors else torch.device("cpu")
+        return device_of(self.model)
 
     def rng(self, *names: str | int) -> torch.Generator:
         """A random generator on the device, a different one for each purpose."""

@@ -14,7 +14,7 @@ from jensen.core.protocols import Translating
 from jensen.data.dataset import Data, some
 from jensen.data.pool import Tensors
 from jensen.data.space import Classes
-from jensen.judging.case import Case, judge
+from jensen.judging.case import Case, device_of, judge
 from jensen.judging.features import features_of
 from jensen.metrics import Distance, Proportion, best_renaming, confusion, kernel_distance, wilson
 from jensen.report.findings import Finding, Part, Picture, Table, estimated, proportion, sentence
@@ -98,9 +98,7 @@ class Way:
 @torch.no_grad()
 def round_trip(model: Translating, x: Tensor, side: str) -> tuple[Tensor, Tensor, Tensor]:
     """Pictures of a side, their translations, and the translations back, on the CPU."""
-    tensors = (*model.parameters(), *model.buffers()) if isinstance(model, torch.nn.Module) else ()
-    made = x.to(tensors[0].device) if tensors else x
-    there = model.translate(made, OTHER[side])
+    there = model.translate(x.to(device_of(model)), OTHER[side])
     return x, there.cpu(), model.translate(there, side).cpu()
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from jensen.core.progress import Track, silent
 from jensen.data.dataset import Data
 from jensen.judging import JUDGES
-from jensen.judging.case import Case, Played
+from jensen.judging.case import Case, Played, device_of
 from jensen.judging.settings import FEATURES
 from jensen.recipes.families.own import Own
 from jensen.report.findings import Evaluation, Part, sentence
@@ -53,14 +53,14 @@ def case_of(
     def played() -> Played | None:
         if not (run.folder / STATE).is_dir() or isinstance(recipe.family, Own):  # whose objective is not kept
             return None
-        objective = new_objective(recipe, data, track).to(case.device)
+        objective = new_objective(recipe, data, track).to(device_of(run.model))
         step = load_game(objective, run.folder, say)
         players = recipe.family.players(objective, recipe.training, recipe.training.budget())
         stream = recipe.family.stream(data, recipe.training.batch_size, recipe.seed)
         return Played(objective, recipe.family.update(), players, step, stream)
 
     chosen = recipe.judging.features if features is None else features
-    case = Case(
+    return Case(
         model=run.model,
         data=data,
         draw=run.draw,
@@ -73,7 +73,6 @@ def case_of(
         beside=_beside(recipe.judging.beside, run),
         own_features=None if features is None and chosen in FEATURES else features_by(chosen, data),
     )
-    return case
 
 
 def evaluate(

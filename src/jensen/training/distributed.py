@@ -65,7 +65,8 @@ def _waiting() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise Left(f"another process has ended: {error}") from error
+        what = "another process of this run has ended or no longer answers"
+        raise Left(f"{what}: its own message, if there is one, says why") from error
 
 
 def launched() -> bool:

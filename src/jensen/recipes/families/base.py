@@ -34,8 +34,13 @@ class Family(Kind, ABC):
     interpolation: ClassVar[Mapping[str, Any]] = {}
     """Default changes to the sampling settings for `model.interpolate`."""
 
+    neural: ClassVar[bool] = True
+    """Whether training evaluates a network, which may do so in bfloat16."""
+
     def refuse(self, space: Space, training: Training) -> None:
         """Raise a ValueError of one sentence if the family cannot be used with this data or training."""
+        if not self.neural and training.precision != "float32":
+            raise ValueError(f"training.precision must be float32 with family {self.kind}, which has no network")
         if space.b is not None:
             raise ValueError(f"family {self.kind} needs data with one side, got two sides: use family translation")
         self.refuse_twice(training)

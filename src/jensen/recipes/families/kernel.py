@@ -52,6 +52,7 @@ class Kernel(Family):
     """A kernel density estimate from the training examples."""
 
     kind = "kernel"
+    neural = False
     changes = ("sampler", "steps")
 
     density: KernelSettings = KernelSettings()
