@@ -15,7 +15,7 @@ from stepping import begun, gradients_of, small
 
 
 def errors(name, backend):
-    """For each player the relative errors of gradient and loss; and the numbers of traced functions and graph breaks."""
+    """For each player the relative errors of gradient and loss; the numbers of traced functions and graph breaks."""
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     recipe = small(name, "training.compile=true")
