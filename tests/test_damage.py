@@ -26,7 +26,7 @@ from jensen.recipes.families import gan
 from jensen.recipes.sources.points import Ring
 from jensen.runs.curves import curves
 from jensen.runs.folder import RunError, alone, load_weights
-from jensen.training.checkpoint import DamagedFile, replacing, save, save_weights, sweep, write_text
+from jensen.training.checkpoint import DamagedFile, replacing, save, save_weights, sweep, weights_step, write_text
 from jensen.training.journal import read_journal
 from jensen.training.saved import load
 from test_cli import refused
@@ -121,6 +121,49 @@ def test_training_that_went_back_behind_a_damaged_checkpoint_keeps_two_good_ones
     (tmp_path / "000000006.pt").write_bytes(b"damaged")
     save(tmp_path, 5, STATE | {"step": 5})
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["000000004.pt", "000000005.pt"]
+
+
+def test_a_damaged_checkpoint_is_not_kept_in_place_of_the_good_one_before_it(tmp_path):
+    """A signal leaves step 29, which is damaged; training goes back to 28, and saves next at 31."""
+    for step in (28, 29):
+        save(tmp_path, step, STATE | {"step": step})
+    (tmp_path / "000000029.pt").write_bytes(b"damaged")
+    state = load(tmp_path)
+    save(tmp_path, 31, STATE | {"step": 31}, state.rejected)
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["000000028.pt", "000000031.pt"]
+
+
+def test_a_run_that_went_back_removes_what_it_rejected(copy_of):
+    newest = copy_of / "state" / "000000003.pt"
+    (copy_of / "state" / "000000004.pt").unlink()
+    newest.write_bytes(b"damaged")
+    assert main(going_on(copy_of)) == 0
+    assert [path.name for path in sorted((copy_of / "state").iterdir())] == ["000000002.pt", "000000004.pt"]
+
+
+def test_pipes_in_a_run_are_not_waited_for(capsys, copy_of):
+    pipe = copy_of / "state" / "000000040.pt"
+    os.mkfifo(pipe)
+    capsys.readouterr()
+    assert main([*going_on(copy_of), "--steps", "6"]) == 0
+    assert f"jensen: {pipe} is not a file: training goes back to step 4\n" in capsys.readouterr().err
+    assert not pipe.exists()
+    for name in ("journal.jsonl", "model.safetensors"):
+        (copy_of / name).unlink()
+        os.mkfifo(copy_of / name)
+    refused(capsys, [*going_on(copy_of), "--steps", "8"], f"{copy_of / 'journal.jsonl'} is not a file")
+    refused(capsys, ["curves", str(copy_of), "--out", str(copy_of / "curves.csv")], "journal.jsonl is not a file")
+    assert weights_step(copy_of / "model.safetensors") is None
+
+
+def test_files_of_other_names_are_left_alone(copy_of):
+    strange = [copy_of / "samples" / name for name in ("step-x.png", "step-9.png", "step-000009.png.png")]
+    strange += [copy_of / "averages" / name for name in ("foo.safetensors", "000000009-x.safetensors")]
+    for path in strange:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    assert main([*going_on(copy_of), "--steps", "6"]) == 0
+    assert all(path.exists() for path in strange)
 
 
 @pytest.mark.parametrize(

@@ -416,6 +416,20 @@ def test_a_state_that_is_saved_again_replaces_the_one_of_its_step(copy_of):
     assert load(copy_of)["step"] == 2
 
 
+def test_rejected_shards_are_not_kept(copy_of):
+    def work():
+        start()
+        state, keeper = resumed(copy_of), shards.Shards(copy_of)
+        keeper.save(6, state.state_dict(), process_state(state.objective), [damaged])
+        keeper.wait()
+        keeper.close()
+
+    damaged = copy_of / "000000004"
+    (damaged / "state.json").write_text("")
+    together(work)
+    assert [path.name for path in checkpoints(copy_of)] == ["000000002", "000000006"]
+
+
 def test_both_forms_are_in_one_order_and_the_two_newest_are_kept(copy_of):
     save(copy_of, 3, STATE | {"step": 3})
     assert [path.name for path in checkpoints(copy_of)] == ["000000002", "000000003.pt"]

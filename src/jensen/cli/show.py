@@ -24,6 +24,7 @@ from jensen.recipes.presets import PRESETS
 from jensen.recipes.recipe import Recipe
 from jensen.recipes.words import settings as described
 from jensen.report.findings import Table as Numbers
+from jensen.report.gallery import made_previews
 from jensen.training.distributed import rank
 
 PLAIN_EVERY = 15.0  # seconds between lines without a terminal
@@ -121,8 +122,8 @@ def _numbers(step: int, left: float | None, numbers: Mapping[str, float], folder
         words.append(f"{numbers['examples_per_second']:.0f} examples/s")
     if left is not None:
         words.append(f"{int(left) // 60}:{int(left) % 60:02d} left")
-    if made := sorted((folder / "samples").glob("step-*.png"))[-1:]:
-        words.append(str(made[0]))
+    if made := made_previews(folder)[-1:]:
+        words.append(str(made[0][1]))
     return "  ".join(words)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from jensen.data.pictures import sheet, to_image
 from jensen.data.pool import to_bytes
 from jensen.data.space import Space
 from jensen.report.scatter import Classes, scatter
-from jensen.training.checkpoint import replacing
+from jensen.training.checkpoint import numbered, replacing
 
 MILLISECONDS = 80  # duration of a frame of an animation
+PREVIEW = re.compile(r"step-([0-9]{6,})\.png")
 
 
 def gallery(
@@ -72,6 +74,11 @@ def side_by_side(images: Sequence[Image.Image]) -> Image.Image:
         page.paste(image, (left, 0))
         left += image.width
     return page
+
+
+def made_previews(folder: Path) -> list[tuple[int, Path]]:
+    """The previews in a run's folder, and their steps, in their order."""
+    return numbered(folder / "samples", PREVIEW)
 
 
 def spread(states: Sequence[Any], most: int) -> list[Any]:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from jensen.report import plots
 from jensen.report.findings import Finding, Part, Picture
-from jensen.report.gallery import data_uri, spread
+from jensen.report.gallery import data_uri, made_previews, spread
 from jensen.training.checkpoint import write_text
 from jensen.training.journal import read_journal
 
@@ -81,7 +81,6 @@ def training_curves(folder: Path, extra: Mapping[str, str]) -> list[str]:
 def previews(folder: Path) -> list[Picture]:
     """At most six previews from training, including the first and the last."""
     found = []
-    for path in spread(sorted((folder / "samples").glob("step-*.png")), 6):
-        step = f"step {int(path.stem.removeprefix('step-'))}"
-        found.append(Picture(path.stem, Image.open(path), f"samples at {step}", step))
+    for step, path in spread(made_previews(folder), 6):
+        found.append(Picture(path.stem, Image.open(path), f"samples at step {step}", f"step {step}"))
     return found

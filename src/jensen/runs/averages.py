@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from torch import nn
@@ -9,10 +10,11 @@ from torch import nn
 from jensen.recipes.recipe import Recipe
 from jensen.runs.folder import AVERAGES, WEIGHTS, RunError, read_weights
 from jensen.training import Profile, TrainState, reconstruct, reconstruction
-from jensen.training.checkpoint import save_weights, weights_step
+from jensen.training.checkpoint import numbered, save_weights, weights_step
 from jensen.training.distributed import rank
 from jensen.training.sharding import whole
 
+SNAPSHOT = re.compile(r"([0-9]{9,})-[0-9.e-]+\.safetensors")
 MOST = 0.1  # largest relative error of a reconstructed profile
 
 
@@ -27,8 +29,8 @@ def write_snapshot(folder: Path, state: TrainState, widths: tuple[float, ...]) -
 
 def remove_snapshots(folder: Path, after: int) -> None:
     """Remove the snapshots after a step, which a resumed run makes again."""
-    for path in (folder / AVERAGES).glob("*.safetensors"):
-        if _step(path) > after:
+    for step, path in numbered(folder / AVERAGES, SNAPSHOT):
+        if step > after:
             path.unlink()
 
 
@@ -44,7 +46,7 @@ def load_width(model: nn.Module, folder: Path, recipe: Recipe, width: float) -> 
     until = weights_step(folder / WEIGHTS)
     if until is None:
         raise RunError(f"{folder} has no {WEIGHTS} yet: finish training with --resume")
-    steps = sorted({_step(path) for path in (folder / AVERAGES).glob("*.safetensors")})
+    steps = sorted({step for step, _ in numbered(folder / AVERAGES, SNAPSHOT)})
     stored = [(step, stored) for step in steps if step <= until for stored in widths]
     if not stored:
         raise RunError(f"{folder} has no averages/: only the run's own weights are left")
@@ -59,7 +61,3 @@ def load_width(model: nn.Module, folder: Path, recipe: Recipe, width: float) -> 
 
 def _path(folder: Path, step: int, width: float) -> Path:
     return folder / AVERAGES / f"{step:09d}-{width:g}.safetensors"
-
-
-def _step(path: Path) -> int:
-    return int(path.name.partition("-")[0])

@@ -17,6 +17,7 @@ from jensen.core.seeding import begin_globally, derived
 from jensen.core.types import NonFiniteLoss
 from jensen.data.dataset import Data
 from jensen.recipes.recipe import Recipe
+from jensen.report.gallery import made_previews
 from jensen.runs.averages import remove_snapshots, write_snapshot
 from jensen.runs.board import Board, summary_writer
 from jensen.runs.folder import (
@@ -179,7 +180,7 @@ def _write_config(recipe: Recipe, folder: Path) -> None:
 def _restarted(folder: Path) -> bool:
     """Whether `torchrun` has restarted the run that it began in this folder."""
     note = folder / LAUNCH
-    return restarted() and note.exists() and note.read_text(encoding="utf-8") == launch()
+    return restarted() and note.is_file() and note.read_text(encoding="utf-8") == launch()
 
 
 def _refuse_changed(recipe: Recipe, folder: Path) -> None:
@@ -291,6 +292,7 @@ class _Keeper:
     def __post_init__(self, saved: Saved | None) -> None:
         self.means = Means(_sums(saved["processes"]), saved["count"]) if saved else Means()
         self.since, self.main = saved["since"] if saved else self.budget.elapsed, rank() == 0
+        self.rejected = saved.rejected if saved else []
         self.shown: dict[str, float] = {}
         self.closed = False
         self.shards = _shards(self.folder, self.state)
@@ -301,8 +303,8 @@ class _Keeper:
             self.journal = Journal(self.folder / JOURNAL, after=self.state.step)
             tensorboard = self.recipe.training.tensorboard
             self.board = Board(self.folder / BOARD, self.state.step) if tensorboard else None
-            for path in (self.folder / SAMPLES).glob("step-*.png"):
-                if int(path.stem.removeprefix("step-")) > self.state.step:  # from steps that are repeated
+            for step, path in made_previews(self.folder):
+                if step > self.state.step:  # from steps that are repeated
                     path.unlink()
 
     def __call__(self, state: TrainState, terms: dict[str, Tensor]) -> None:
@@ -385,12 +387,13 @@ class _Keeper:
         seconds = {"elapsed": self.budget.seconds(), "since": self.since}
         state = {**self.state.state_dict(), **seconds, "count": self.means.count}
         own = process_state(self.state.objective, sums=self.means.sums)
+        rejected, self.rejected = self.rejected, []
         if self.shards is not None:
-            self.shards.save(self.state.step, state, own)
+            self.shards.save(self.state.step, state, own, rejected)
             return
         every = collect(own)
         if self.main:
-            checkpoints.save(self.folder / STATE, self.state.step, {**state, "processes": every})
+            checkpoints.save(self.folder / STATE, self.state.step, {**state, "processes": every}, rejected)
 
     def wait(self) -> None:
         """Wait until the last checkpoint is on disk."""

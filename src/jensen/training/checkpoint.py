@@ -10,7 +10,7 @@ import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -147,17 +147,19 @@ def _name(path: Path) -> re.Match[str]:
     return found
 
 
-def tidy(folder: Path, newest: Path) -> None:
-    """Keep the newest checkpoint and the last one of an earlier step: training went back behind later ones."""
+def tidy(folder: Path, newest: Path, rejected: Sequence[Path] = ()) -> None:
+    """Keep the newest checkpoint and the last one of an earlier step that was not rejected as damaged: training went
+    back behind later ones.
+    """
     others = [path for path in checkpoints(folder) if path != newest]
-    kept = [path for path in others if step_of(path) < step_of(newest)][1 - KEPT :]
+    kept = [path for path in others if step_of(path) < step_of(newest) and path not in rejected][1 - KEPT :]
     for path in others:
         if path not in kept:
             discard(path)
 
 
-def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
-    """Write `folder`/STEP.pt atomically and keep the last two.
+def save(folder: Path, step: int, state: dict[str, Any], rejected: Sequence[Path] = ()) -> Path:
+    """Write `folder`/STEP.pt atomically and keep the last two, see `tidy`.
 
     The file ends with the sha256 of all bytes before, as the comment of a zip archive, so `torch.load` reads it too.
     """
@@ -170,8 +172,26 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
     with replacing(path) as file:
         file.write(buffer.getbuffer())
         file.write(hashlib.sha256(buffer.getbuffer()).digest())
-    tidy(folder, path)
+    tidy(folder, path, rejected)
     return path
+
+
+def numbered(folder: Path, name: re.Pattern[str]) -> list[tuple[int, Path]]:
+    """The files of a folder with such a name, whose first group is a step, and these steps, in their order."""
+    found = ((name.fullmatch(path.name), path) for path in (folder.iterdir() if folder.is_dir() else ()))
+    return sorted((int(match[1]), path) for match, path in found if match and path.is_file())
+
+
+def read(path: Path) -> bytes:
+    """The content of a file.
+
+    Raises:
+        DamagedFile: if it is something else, such as a pipe, whose end would be waited for.
+        OSError: if it cannot be read.
+    """
+    if path.exists() and not path.is_file():
+        raise DamagedFile(f"{path} is not a file")
+    return path.read_bytes()
 
 
 def unsealed(path: Path) -> Any:
@@ -180,7 +200,7 @@ def unsealed(path: Path) -> Any:
     Raises:
         DamagedFile: if its checksum is wrong, or it is no checkpoint.
     """
-    data = path.read_bytes()
+    data = read(path)
     if hashlib.sha256(memoryview(data)[:-DIGEST]).digest() != data[-DIGEST:]:
         raise DamagedFile(f"{path} is damaged: its checksum is wrong")
     try:
@@ -212,7 +232,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         DamagedFile: if it cannot be read, or its checksum is wrong.
     """
-    data = path.read_bytes()
+    data = read(path)
     start, end = _seal(data)
     if end:
         digest = hashlib.sha256(memoryview(data)[:start])
@@ -230,6 +250,8 @@ def load_weights(path: Path) -> dict[str, Tensor]:
 
 def weights_step(path: Path) -> int | None:
     """The training step of the weights in a file, or None if the file does not contain it."""
+    if not path.is_file():
+        return None
     try:
         with safe_open(path, "pt") as file:
             found = SEAL.fullmatch((file.metadata() or {}).get("jensen", ""))

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, SupportsFloat
 
-from jensen.training.checkpoint import write_text
+from jensen.training.checkpoint import read, write_text
 from jensen.training.strict_json import dumps, loads
 
 
@@ -40,10 +40,13 @@ class Journal:
 def read_journal(path: Path) -> list[dict[str, Any]]:
     """The lines of a journal. What is no line of a journal is skipped, such as the incomplete last line that a killed
     process leaves: a line is a mapping with a whole number `step` and a number `seconds`.
+
+    Raises:
+        DamagedFile: as `read`.
     """
     lines = []
     if path.exists():
-        for text in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        for text in read(path).decode(errors="replace").split("\n"):
             with suppress(json.JSONDecodeError):
                 if _is_line(line := loads(text)):
                     lines.append(line)

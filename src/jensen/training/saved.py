@@ -25,11 +25,17 @@ CONTENT: dict[str, type | tuple[type, ...]] = {
 
 
 class Saved(dict[str, Any]):
-    """The content of a checkpoint, which has been checked. Tensors in shards are on the meta device until `read`."""
+    """The content of a checkpoint, which has been checked. Tensors in shards are on the meta device until `read`.
+
+    Attributes:
+        path: the checkpoint.
+        rejected: the newer ones, which are damaged.
+    """
 
     def __init__(self, path: Path, content: Mapping[str, Any]):
         super().__init__(content)
         self.path = path
+        self.rejected: list[Path] = []
 
     def read(self, tree: Any, divide: Callable[[Any], Any] = lambda tree: tree) -> Any:
         """A part of the content with the values of its tensors, divided by `divide` among the processes, each of which
@@ -61,6 +67,7 @@ def load(folder: Path, say: Callable[[str], None] = lambda _: None, *, together:
         except DamagedFile as error:
             damage = damage or str(error)
             continue
+        state.rejected = paths[paths.index(path) + 1 :]
         if damage:
             say(f"{damage}: training goes back to step {state['step']}")
         return state

@@ -12,7 +12,7 @@ import hashlib
 import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -56,13 +56,16 @@ class Shards:
         self.group = dist.new_group(backend="gloo")
         self.pending: tuple[_Writer, Result] | None = None
 
-    def save(self, step: int, state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    def save(
+        self, step: int, state: Mapping[str, Any], own: Mapping[str, Any], rejected: Sequence[Path] = ()
+    ) -> None:
         """Copy the state to the memory of the CPU, and begin to write it; the copy before must be on disk first.
 
         Args:
             step: the training step.
             state: what all processes share, some of it divided among them; of the rest the first process's is kept.
             own: what only this process has.
+            rejected: damaged checkpoints, see `tidy`.
 
         Raises:
             OSError: as `wait`, for the last checkpoint.
@@ -72,7 +75,7 @@ class Shards:
         tensors: dict[str, Tensor] = {}
         tree = _parted(state, "state", tensors)
         every = collect(_parted(own, f"processes/{rank()}", tensors))
-        writer = _Writer(self.folder, step, dumps({"state": tree, "processes": every}))
+        writer = _Writer(self.folder, step, dumps({"state": tree, "processes": every}), rejected)
         future = dcp.async_save(
             dict(_apart(tensors)),
             storage_writer=writer,
@@ -110,9 +113,9 @@ class Shards:
 class _Writer(HuggingFaceStorageWriter):
     """Writes a new folder under a temporary name; the first process renames it once all shards are on disk."""
 
-    def __init__(self, folder: Path, step: int, tree: str):
+    def __init__(self, folder: Path, step: int, tree: str, rejected: Sequence[Path]):
         super().__init__(str(folder), save_distributed=True)
-        self.folder, self.step, self.tree = folder, step, tree
+        self.folder, self.step, self.tree, self.rejected = folder, step, tree, rejected
         self.made: Path | None = None
         self.lock = -1
 
@@ -145,7 +148,7 @@ class _Writer(HuggingFaceStorageWriter):
         path = self.folder / (f"{self.step:09d}" + f"-{max(before, default=0) + 1}" * bool(before))
         self.made.rename(path)
         sync_folder(self.folder)
-        tidy(self.folder, path)
+        tidy(self.folder, path, self.rejected)
 
     def clean(self) -> None:
         """Remove what a failure left."""
