@@ -56,9 +56,7 @@ class Shards:
         self.group = dist.new_group(backend="gloo")
         self.pending: tuple[_Writer, Result] | None = None
 
-    def save(
-        self, step: int, state: Mapping[str, Any], own: Mapping[str, Any], rejected: Sequence[Path] = ()
-    ) -> None:
+    def save(self, step: int, state: Mapping[str, Any], own: Mapping[str, Any], rejected: Sequence[Path] = ()) -> None:
         """Copy the state to the memory of the CPU, and begin to write it; the copy before must be on disk first.
 
         Args:
