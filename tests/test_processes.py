@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from importlib import import_module
+from pkgutil import resolve_name
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from safetensors.torch import load_file
 from jensen.cli.main import main
 from jensen.recipes.words import configure
 from jensen.runs import train as running
-from jensen.training.distributed import rank, start
+from jensen.training.distributed import ENDED, rank, start
 from jensen.training.journal import read_journal
 from test_distributed import ALONE, same, together, torchrun
 
@@ -122,6 +123,30 @@ def test_an_interrupt_of_the_command_reaches_its_processes_which_save_and_say_so
     assert [line for line in said if "generator:" not in line and "critic:" not in line] == said[-1:]
     (saved,) = (out / "state").iterdir()
     assert len(torch.load(saved, weights_only=True)["processes"]) == 2
+
+
+@pytest.mark.parametrize("place", ["training.step.Player.move", "runs.train.whole", "training.saved.Saved.read"])
+def test_a_process_killed_while_weights_are_divided_ends_the_other_in_one_sentence(tmp_path, capfd, monkeypatch, place):
+    """In a step, when the weights are gathered at the end, and while a checkpoint is read."""
+    work, words = resolve_name(f"jensen.{place}"), ["train", "ring-gan", "--out", str(tmp_path / "run")]
+    words += [
+        word for setting in [*ALONE, "training.steps=3", "training.sharding=fully"] for word in ("--set", setting)
+    ]
+
+    def dying(*given):
+        if rank() == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return work(*given)
+
+    import_module("torch.distributed.fsdp")  # once, and not in every process
+    if place.endswith("read"):
+        together(lambda: main([*words, "--no-evaluate", "--steps", "2"]))
+        words += ["--resume"]
+    monkeypatch.setattr("jensen.cli.main.GRACE", 0.0)
+    monkeypatch.setattr(f"jensen.{place}", dying)
+    together(lambda: main(words), ends=(1, -signal.SIGKILL))
+    said = [line for line in capfd.readouterr().err.splitlines() if "jensen:" in line]
+    assert [line for line in said if "parameters" not in line] == [f"jensen: {ENDED}"]
 
 
 @pytest.mark.parametrize("sharding", ["replicated", "fully"])

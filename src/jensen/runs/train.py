@@ -43,7 +43,19 @@ from jensen.runs.preview import preview
 from jensen.training import Budget, Tolerance, TrainState, fit, interrupts, on_device, recompute
 from jensen.training import checkpoint as checkpoints
 from jensen.training.checkpoint import save_weights, weights_step
-from jensen.training.distributed import collect, launch, launched, mean, processes, rank, restarted, shard, start
+from jensen.training.distributed import (
+    calling,
+    collect,
+    launch,
+    launched,
+    lost,
+    mean,
+    processes,
+    rank,
+    restarted,
+    shard,
+    start,
+)
 from jensen.training.journal import Journal, Means
 from jensen.training.processes import process_state
 from jensen.training.saved import Saved, load
@@ -101,7 +113,7 @@ def train(
     training.rows()
     if world > 1 and training.skip_nonfinite:
         raise ValueError(f"training.skip_nonfinite must be 0 with several processes, got {training.skip_nonfinite}")
-    with ExitStack() as held:
+    with calling(), ExitStack() as held:
         saved, damage = None, list[str]()
         if resume:
             _refuse_changed(recipe, folder)
@@ -242,6 +254,8 @@ def _restore(recipe: Recipe, state: TrainState, budget: Budget, saved: Saved, fo
     except (RunError, Failure, OutOfMemoryError):  # of other causes than the checkpoint's content
         raise
     except (RuntimeError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError) as error:
+        if lost(error):
+            raise
         raise RunError(
             f"{folder / STATE} has a checkpoint of another run than that of {CONFIG}: train again"
         ) from error

@@ -20,6 +20,7 @@ from jensen.core.failure import Left
 from jensen.core.types import Batch, Draws, Stream, mapped
 
 T = TypeVar("T")
+ENDED = "another process of this run has ended or no longer answers: its own message, if there is one, says why"
 
 
 def start() -> tuple[int, int]:
@@ -65,8 +66,24 @@ def _waiting() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        what = "another process of this run has ended or no longer answers"
-        raise Left(f"{what}: its own message, if there is one, says why") from error
+        raise Left(ENDED) from error
+
+
+@contextmanager
+def calling() -> Iterator[None]:
+    """Around work that sends messages inside torch (FSDP2, checkpoints of shards): the same for `lost` errors."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not lost(error):
+            raise
+        raise Left(ENDED) from error
+
+
+def lost(error: Exception) -> bool:
+    """Whether an error says that another process has ended; gloo's have no class, but begin with a place in it."""
+    known = (Left, dist.DistError) if dist.is_available() else Left
+    return isinstance(error, known) or "gloo/" in str(error)
 
 
 def launched() -> bool:

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from jensen.core.objective import Objective, partition
 from jensen.core.shapes import check_count
 from jensen.core.types import Batch, Loss, NonFiniteLoss, first_non_finite
-from jensen.training.distributed import anyone, average_gradients
+from jensen.training.distributed import anyone, average_gradients, lost
 from jensen.training.ema import begin_average, update_average
 from jensen.training.finite import overflow
 from jensen.training.sharding import is_divided, is_share, like, loaded, loaded_moments, put_back, share, total_norm
@@ -307,6 +307,8 @@ def _losses(state: TrainState, players: tuple[str, ...], batch: Batch) -> Mappin
         try:
             losses: Mapping[str, Loss] = state.objective(players, batch, state.step)
         except (ValueError, RuntimeError) as error:
+            if lost(error):
+                raise
             term = overflow(lambda: state.objective.forward(players, batch, state.step)) if state.draws > 1 else ""
             if term:
                 raise NonFiniteLoss(state.step, players[0], term) from error
