@@ -21,6 +21,8 @@ from jensen.judging.case import Case
 from jensen.recipes.families.gan import GAN
 from jensen.recipes.families.score import Score
 from jensen.recipes.families.vae import VAE
+from jensen.recipes.sources.pictures import Pictures
+from jensen.report.samples import Samples
 from jensen.runs import measure
 
 ROOT = Path(__file__).parent.parent
@@ -41,6 +43,26 @@ def weights(model):
 
 def same(a, b):
     return all(torch.equal(v, w) for v, w in zip(weights(a), weights(b), strict=True))
+
+
+# -- paths ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda: jensen.train("vae", data=""),
+        lambda: jensen.train("vae", "", data=X),
+        lambda: jensen.load_data(""),
+        lambda: jensen.open(""),
+        lambda: jensen.compare("", ""),
+        lambda: Pictures(path="x", held_out=""),
+        lambda: Samples(X).save(""),
+    ],
+)
+def test_an_empty_path_is_not_the_current_folder(use):
+    with pytest.raises(ValueError, match="must be a path, got an empty one"):
+        use()
 
 
 # -- the package ------------------------------------------------------------------------------------------------------

@@ -14,11 +14,12 @@ from itertools import pairwise
 
 import pytest
 import torch
+import typer
 from PIL import Image
 from safetensors.torch import load_file
 
 import jensen
-from jensen.cli.main import main
+from jensen.cli.main import app, main
 from jensen.diffusion import SAMPLERS
 from jensen.recipes.families.base import Family
 from jensen.recipes.presets import PRESETS
@@ -357,7 +358,7 @@ WRONG_TRAIN = [
     (["captcha", "--set", "training.batch_size"], ["--set takes KEY=VALUE"]),
     (["captcha", "--set", "name=captcha-reader"], ["no setting 'name'"]),
     (["captcha", "--minutes", "3", "--steps", "4"], ["--minutes or --steps, not both"]),
-    (["captcha", "--minutes", "soon"], ["--minutes", "valid number"]),
+    (["captcha", "--minutes", "soon"], ["--minutes", "must be a number, got 'soon'"]),
     (["captcha", "--steps", "-3"], ["training.steps must be at least 1, got -3"]),
     (["captcha", "--set", "family.kind=vae"], ["choose another recipe"]),
     (["captcha", "--set", "judging.critic_steps=3"], ["judging.critic_steps is not used by family diffusion"]),
@@ -382,6 +383,9 @@ WRONG_TRAIN = [
     (["captcha", "--resume", "--out", "nowhere"], ["no run folder nowhere"]),
     (["captcha", "--bogus"], ["No such option", "--bogus"]),
     ([], ["Missing argument 'RECIPE'"]),
+    (["vae", "--data", ""], ["--data must be a path, got an empty one"]),
+    (["digits-vae", "--set", "data.pictures=", "--out="], ["--out must be a path, got an empty one"]),
+    (["digits-vae", "--steps", "1.5"], ["--steps must be a whole number, got '1.5'"]),
 ]
 
 
@@ -402,7 +406,7 @@ def test_wrong_words_to_sample_and_evaluate(capsys, run, tmp_path):
         (["sample", here, "--text", "70a8", *out], ["texts must be 4 characters of '0123456789', got '70a8'"]),
         (["sample", here, "--text", "7038", "-n", "2"], ["--text or -n, not both"]),
         (["sample", here, "-n", "0"], ["-n must be from 1"]),
-        (["sample", here, "-n", "x"], ["Invalid value for '-n'"]),
+        (["sample", here, "-n", "x"], ["-n must be a whole number, got 'x'"]),
         (["sample", here, "-n", "1", "--steps", "0", *out], ["steps must be at least 1, got 0"]),
         (["sample", here, "-n", "1", "--sampler", "magic", *out], ["sampler must be one of", "'magic'"]),
         (
@@ -427,6 +431,25 @@ def test_wrong_words_to_sample_and_evaluate(capsys, run, tmp_path):
     ):
         refused(capsys, words, *parts)
     assert list(tmp_path.iterdir()) == []
+
+
+def paths(command):
+    """Each option and argument of the commands that is a path, as the words that leave it empty."""
+    for name, inside in getattr(command, "commands", {}).items():
+        yield from ([name, *words] for words in paths(inside))
+    for param in command.params:
+        if "Path" in str(param.type_descriptor.annotation):
+            yield [f"{param.opts[0]}="] if param.opts[0].startswith("-") else [""]
+
+
+def test_no_command_takes_an_empty_path_for_the_current_folder(capsys):
+    """`Path("")` is ".": an unset variable of a shell would pack or fill the current folder."""
+    found = list(paths(typer.main.get_command(app)))
+    assert ["train", "--data="] in found
+    assert ["data", "check", ""] in found
+    assert len(found) == 27
+    for words in found:
+        refused(capsys, words, "must be a path, got an empty one")
 
 
 def test_broken_runs_are_named(capsys, run, tmp_path):

@@ -35,7 +35,7 @@ MOST = 100_000  # largest number of samples of one `jensen sample`
 SCALE = 4  # default factor by which pictures are enlarged
 
 
-def recipes(name: str | None, data: str | None, files: list[Path]) -> None:
+def recipes(name: str | None, data: Path | None, files: list[Path]) -> None:
     """`jensen recipes`; the settings of a family are those for the data, or for a folder of pictures."""
     use(files)
     if name is None:
@@ -48,7 +48,7 @@ def recipes(name: str | None, data: str | None, files: list[Path]) -> None:
 
 def train(
     name: str,
-    data: tuple[str | None, str | None],
+    data: tuple[Path | None, Path | None],
     out: Path | None,
     options: dict[str, Any],
     words: list[str],

@@ -19,8 +19,9 @@ from typing import Annotated, Literal
 import typer
 
 from jensen import __version__
-from jensen.cli.faults import full, sentence
+from jensen.cli.faults import full, option, sentence
 from jensen.core.failure import Failure, Left, Told
+from jensen.core.naming import path_of
 
 app = typer.Typer(
     name="jensen",
@@ -35,12 +36,13 @@ app = typer.Typer(
 INTERRUPTED = 130
 GRACE = 1.0  # seconds in which what started the processes ends this one and says that another was killed
 # each command imports what it needs when it is run: torch takes seconds, and help must not
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="a run's folder")]
+path_argument, path_option = (partial(made, parser=path_of) for made in (typer.Argument, typer.Option))
+Run = Annotated[Path, path_argument(metavar="RUN", help="a run's folder")]
 
 
 Use = Annotated[
     list[Path] | None,
-    typer.Option("--use", metavar="FILE.py", help="a file with your own sources, families, judges or recipes"),
+    path_option("--use", metavar="FILE.py", help="a file with your own sources, families, judges or recipes"),
 ]
 
 
@@ -64,7 +66,7 @@ def recipes(
     name: Annotated[
         str | None, typer.Argument(metavar="[NAME]", help="show the settings of this recipe or family")
     ] = None,
-    data: Annotated[str | None, typer.Option(metavar="PATH", help="data for which the settings are shown")] = None,
+    data: Annotated[Path | None, path_option(metavar="PATH", help="data for which the settings are shown")] = None,
     use: Use = None,
 ) -> None:
     """List the recipes and families, or show the settings of one."""
@@ -93,13 +95,17 @@ def train(
     ctx: typer.Context,
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="a recipe or a family, see `jensen recipes`")],
     data: Annotated[
-        str | None,
-        typer.Option(metavar="PATH", help="a folder of pictures, or a file of pictures or points; any recipe takes it"),
+        Path | None,
+        path_option(
+            metavar="PATH",
+            help="a folder of pictures, or a file of pictures or points; any recipe takes it",
+        ),
     ] = None,
     data_b: Annotated[
-        str | None, typer.Option("--data-b", metavar="PATH", help="pictures of side b, for family translation")
+        Path | None,
+        path_option("--data-b", metavar="PATH", help="pictures of side b, for family translation"),
     ] = None,
-    out: Annotated[Path | None, typer.Option(metavar="RUN", help="the run's folder [runs/RECIPE]")] = None,
+    out: Annotated[Path | None, path_option(metavar="RUN", help="the run's folder [runs/RECIPE]")] = None,
     minutes: Annotated[float | None, typer.Option(metavar="M", help="minutes of training")] = None,
     steps: Annotated[int | None, typer.Option(metavar="N", help="training steps, instead of minutes")] = None,
     lr: Annotated[float | None, typer.Option(metavar="R", help="learning rate (training.rate)")] = None,
@@ -160,7 +166,7 @@ def sample(
         typer.Option(metavar="W", help="width of the average of the weights, of runs with training.average=[0.05,0.1]"),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="a .png, a folder for single pictures, or a .csv of points")
+        Path | None, path_option(metavar="FILE", help="a .png, a folder for single pictures, or a .csv of points")
     ] = None,
     scale: Annotated[int | None, typer.Option(metavar="K", help="enlargement in whole pixels [4]")] = None,
     processes: Annotated[
@@ -181,7 +187,7 @@ def evaluate(
     ctx: typer.Context,
     run: Run,
     json_: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="also write the numbers to this file")
+        Path | None, path_option("--json", metavar="FILE", help="also write the numbers to this file")
     ] = None,
     stability: Annotated[
         bool, typer.Option("--stability", help="also compute eigenvalues of a GAN's game at the end of training")
@@ -212,7 +218,7 @@ def evaluate(
 @app.command()
 def curves(
     run: Run,
-    out: Annotated[Path | None, typer.Option(metavar="FILE.csv", help="the file [RUN/curves.csv]")] = None,
+    out: Annotated[Path | None, path_option(metavar="FILE.csv", help="the file [RUN/curves.csv]")] = None,
 ) -> None:
     """Write the training curves of a run as CSV, with one row for each step in its journal."""
     from jensen.cli import commands
@@ -223,12 +229,12 @@ def curves(
 @app.command()
 def compare(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN RUN ...", help="folders of two or more runs on the same data")
+        list[Path], path_argument(metavar="RUN RUN ...", help="folders of two or more runs on the same data")
     ],
     html: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="write a page with samples, numbers and plots to this file")
+        Path | None, path_option(metavar="FILE", help="write a page with samples, numbers and plots to this file")
     ] = None,
-    json_: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="write the numbers to this file")] = None,
+    json_: Annotated[Path | None, path_option("--json", metavar="FILE", help="write the numbers to this file")] = None,
     features: Annotated[
         str,
         typer.Option(
@@ -255,11 +261,9 @@ def check(
         list[str] | None,
         typer.Argument(metavar="[NAME | FILE.py ...]", help="families, topics or laws, or your own file [all laws]"),
     ] = None,
-    json_: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="write the evidence to this file")
-    ] = None,
+    json_: Annotated[Path | None, path_option("--json", metavar="FILE", help="write the evidence to this file")] = None,
     html: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="write a page of formulas, plots and evidence to this file")
+        Path | None, path_option(metavar="FILE", help="write a page of formulas, plots and evidence to this file")
     ] = None,
     precision: Annotated[
         float, typer.Option(metavar="P", help="factor for the number of draws of statistical claims")
@@ -267,7 +271,7 @@ def check(
     processes: Annotated[int | None, typer.Option(metavar="N", help="number of processes [one per core]")] = None,
     list_: Annotated[bool, typer.Option("--list", help="list the laws without running them")] = False,
     portrait: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="draw the Dirac-GAN's phase portraits to this .png")
+        Path | None, path_option(metavar="FILE", help="draw the Dirac-GAN's phase portraits to this .png")
     ] = None,
 ) -> None:
     """Test the theory behind jensen, or your own code in FILE.py; exit code 1 if a law fails.
@@ -285,8 +289,8 @@ def check(
 
 data = typer.Typer(help="Inspect data, or pack a folder of pictures.", no_args_is_help=True)
 app.add_typer(data, name="data")
-Pictures = Annotated[Path, typer.Argument(metavar="PATH", help="a folder of pictures, or a .tar file")]
-Anything = Annotated[Path, typer.Argument(metavar="PATH", help="what `jensen train FAMILY --data PATH` takes")]
+Pictures = Annotated[Path, path_argument(metavar="PATH", help="a folder of pictures, or a .tar file")]
+Anything = Annotated[Path, path_argument(metavar="PATH", help="what `jensen train FAMILY --data PATH` takes")]
 Size = Annotated[str | None, typer.Option(metavar="H[xW]", help="height and width in pixels, 64 or 48x64 [suggested]")]
 Strict = Annotated[bool, typer.Option("--strict", help="refuse broken files and missing numbers, exit code 2")]
 
@@ -295,8 +299,8 @@ Strict = Annotated[bool, typer.Option("--strict", help="refuse broken files and 
 def check_data(
     path: Anything,
     size: Size = None,
-    html: Annotated[Path | None, typer.Option(metavar="FILE", help="write a page to this file")] = None,
-    json_: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="write the numbers to this file")] = None,
+    html: Annotated[Path | None, path_option(metavar="FILE", help="write a page to this file")] = None,
+    json_: Annotated[Path | None, path_option("--json", metavar="FILE", help="write the numbers to this file")] = None,
     strict: Strict = False,
     use: Use = None,
 ) -> None:
@@ -311,7 +315,7 @@ def check_data(
 @data.command("pack")
 def pack_data(
     path: Pictures,
-    out: Annotated[Path, typer.Option(metavar="PACK", help="the new folder, which can be given in place of PATH")],
+    out: Annotated[Path, path_option(metavar="PACK", help="the new folder, which can be given in place of PATH")],
     size: Size = None,
     fit: Annotated[
         Literal["crop", "pad", "stretch"] | None,
@@ -360,7 +364,7 @@ def main(words: list[str] | None = None) -> int:
     except Told as ended:
         return ended.code
     except typer.TyperException as error:
-        return _fail(error.format_message().rstrip("."), 2)
+        return _fail(option(error), 2)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

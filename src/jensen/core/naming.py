@@ -1,9 +1,10 @@
-"""Names that a user mistyped."""
+"""Names and paths that a user gives."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -17,3 +18,22 @@ def nearest(name: str, known: Iterable[str]) -> str:
     if not close:  # perhaps only the last part of a dotted key is right
         close = [k for k in names if k.split(".")[-1] == name.split(".")[-1]][:1]
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def path_of(word: Path | str, name: str = "") -> Path:
+    """The path that a user gives; `Path` alone takes an empty word for the current folder.
+
+    Args:
+        word: the path.
+        name: name of the option or argument, for the message.
+
+    Raises:
+        ValueError: for an empty word.
+
+    >>> path_of("", "--out")
+    Traceback (most recent call last):
+    ValueError: --out must be a path, got an empty one
+    """
+    if word == "":
+        raise ValueError(f"{name} must be a path, got an empty one".strip())
+    return Path(word)

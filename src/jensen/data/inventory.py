@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from jensen.core.naming import path_of
 from jensen.core.progress import Track, silent
 from jensen.data.listing import list_pictures
 from jensen.data.pack import Pack, cached_pack, is_pack, open_pack
@@ -64,7 +65,7 @@ def inventory(
     Raises:
         ValueError: if there are no pictures, a size is given for a pack, or, if strict, a file is broken.
     """
-    path = Path(path)
+    path = path_of(path, "path")
     if is_pack(path):
         if size is not None:
             raise ValueError(f"size must not be given for a pack, got {size[0]} x {size[1]} for {path}")

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from jensen.core.naming import path_of
+
 PICTURES = (
     *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".gif", ".bmp", ".dib", ".tif", ".tiff"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".ico", ".jp2"),
@@ -94,7 +96,7 @@ def list_pictures(path: Path | str) -> Listing:
         ValueError: if there is no such folder or tar file, it has no pictures, or its metadata are malformed or name a
             file outside of their folder.
     """
-    path = Path(path)
+    path = path_of(path, "path")
     skipped: dict[str, str] = {}
     if path.is_dir():
         files = _files(path, skipped)

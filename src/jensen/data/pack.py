@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from jensen.core.naming import path_of
 from jensen.core.progress import Track, silent
 from jensen.core.types import Batch
 from jensen.data.cache import cache, keep, remove_stale, trim
@@ -116,7 +117,7 @@ def open_pack(path: Path | str) -> Pack:
     Raises:
         ValueError: if the folder is not a pack, has a different version, or its files do not match.
     """
-    path = Path(path)
+    path = path_of(path, "path")
     if not is_pack(path):
         raise ValueError(f"{path} is not a pack: it must hold {PIXELS} and {FACTS}")
     try:
@@ -173,7 +174,7 @@ def write_pack(
     """
     if processes is not None and processes < 1:
         raise ValueError(f"processes must be at least 1, got {processes}")
-    out, key = Path(out), listing_key(listing, form)
+    out, key = path_of(out, "out"), listing_key(listing, form)
     with _alone(out):
         if out.exists():
             if not (is_pack(out) and parsed((out / FACTS).read_text(encoding="utf-8")).get("key") == key):

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from jensen.core.naming import path_of
+
 SUFFIXES = (".csv", ".tsv", ".npy", ".npz", ".parquet")
 LABELS = ("label", "labels", "class", "target", "y", "cond")  # names of a column of classes
 COMMA = re.compile(r"[+-]?\d*,\d+(e[+-]?\d+)?", re.IGNORECASE)  # a number with a decimal comma
@@ -91,7 +93,7 @@ def read_cells(path: Path | str) -> Table:
     Raises:
         ValueError: if the file does not exist, is broken, or is of another kind.
     """
-    path = Path(path)
+    path = path_of(path, "path")
     if not path.is_file():
         raise ValueError(f"there is no file {path}")
     if (suffix := path.suffix.lower()) not in SUFFIXES:

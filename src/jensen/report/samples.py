@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
+from jensen.core.naming import path_of
 from jensen.data.pool import refuse_nonfinite
 from jensen.report.gallery import as_bytes, gallery, save_image, single
 from jensen.training.checkpoint import write_text
@@ -43,7 +44,7 @@ class Samples:
         Raises:
             ValueError: for samples that are not finite, for pictures as a .csv, or for points as anything else.
         """
-        path = Path(path)
+        path = path_of(path, "path")
         refuse_nonfinite(self.x)
         if path.suffix == ".csv" and self.x.ndim > 2:
             raise ValueError(f"pictures must be saved as a .png or in a folder, got {path}")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from jensen.core.naming import path_of
 from jensen.core.objective import Objective, copied
 from jensen.core.progress import Track, Watch, silent
 from jensen.core.types import Batch, Likelihood
@@ -172,7 +173,7 @@ class Run(opening.Run):
         """Training curves by name, with a row for each step in the journal; with a path, also written there as CSV."""
         found = curves(self.folder)
         if path is not None:
-            write_curves(found, Path(path))
+            write_curves(found, path_of(path, "path"))
         return found
 
     def export(self, path: Path | str) -> None:
@@ -181,7 +182,7 @@ class Run(opening.Run):
         Raises:
             RunError: if the folder is not empty, or cannot be written.
         """
-        export(self.folder, Path(path), None if self.width is None else self.model)
+        export(self.folder, path_of(path, "path"), None if self.width is None else self.model)
 
     def _opened(self, data: object, track: Track) -> Data:
         """Data that are passed again, checked to be those of training."""
@@ -258,7 +259,7 @@ def train(
         if objective is None or a is None:
             raise ValueError("your objective needs data, as in jensen.train(objective, data=x)")
         begun = own_recipe(objective, a)
-    place = None if out is None else Path(out)
+    place = None if out is None else path_of(out, "out")
     recipe, folder = opening.asked(begun, place, words, data=a, data_b=b, seed=seed, resume=resume)
     opened = training.train(recipe, folder, resume=resume, track=track, watch=watch, objective=objective)
     found = open(folder, model=None if objective is None else copied(objective.model))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from jensen.adversarial import critic_logits
+from jensen.core.naming import path_of
 from jensen.core.progress import Track, silent
 from jensen.core.protocols import Sampleable
 from jensen.core.seeding import checked_seed, derived, generator
@@ -242,7 +243,9 @@ def _opened(
             raise ValueError(
                 f'contestants must be runs, folders, or samples by name, as in {{"mine": x}}, got {type(c).__name__}'
             )
-    given = [c if isinstance(c, Run) else Path(c) for c in contestants if not isinstance(c, Mapping)]
+    given = [
+        c if isinstance(c, Run) else path_of(c, "a run's folder") for c in contestants if not isinstance(c, Mapping)
+    ]
     samples = {name: x for c in contestants if isinstance(c, Mapping) for name, x in c.items()}
     if len(given) + len(samples) < 2:
         raise ValueError(f"a comparison must be of at least two runs, got {len(given) + len(samples)}")

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from jensen.core.naming import path_of
 from jensen.core.progress import Track, silent
 from jensen.data.dataset import Data
 from jensen.data.space import Space
@@ -67,7 +68,8 @@ def asked(
     """
     name = name_of(start)
     if folder is None:
-        own = "" if data is None else f"-{data.kind if isinstance(data, Source) else Path(data).absolute().stem}"
+        place = data if data is None or isinstance(data, Source) else path_of(data, "data")
+        own = "" if place is None else f"-{place.kind if isinstance(place, Source) else place.absolute().stem}"
         folder = Path("runs") / f"{name}{own}"
     if not resume:
         return configure(start, words, data=data, data_b=data_b, seed=seed), folder
@@ -143,7 +145,7 @@ def open_run(
     Raises:
         RunError: if the folder is not a run, has no weights yet, or they do not match the model; or as in `load_width`.
     """
-    folder = Path(folder)
+    folder = path_of(folder, "the run's folder")
     recipe = read_config(folder)
     if recipe.space is None:
         raise RunError(f"{folder / CONFIG} does not contain the space of its data: train again")

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
+from jensen.core.naming import path_of
 from jensen.core.settings import Kind
 from jensen.judging.case import JUDGES, Judge, judge
 from jensen.recipes.families.base import Family
@@ -26,7 +27,7 @@ def use(things: Iterable[Own]) -> None:
     """
     for thing in [things] if isinstance(things, str) else things:
         if isinstance(thing, Path | str):
-            run_file(Path(thing))
+            run_file(path_of(thing, "use"))
         elif isinstance(thing, Recipe):
             PRESETS[thing.name] = thing
         elif not isinstance(thing, type):

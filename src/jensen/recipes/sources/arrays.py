@@ -24,6 +24,7 @@ from jensen.recipes.sources.base import (
     HeldOut,
     Opener,
     Place,
+    PlaceOrNone,
     Source,
     fingerprint,
     hashed,
@@ -36,7 +37,7 @@ from jensen.recipes.sources.base import (
 class Arrays(Source):
     """Pictures in one file of bytes: IDX (MNIST's format, gzipped or not), .npy or .npz."""
 
-    path: Place = ""
+    path: PlaceOrNone = ""
     """file of pictures (N, H, W), (N, H, W, C) or (N, C, H, W); a .npz may contain their classes, as "labels" or
     "cond" """
     labels: Place | None = None

@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
-from jensen.core.naming import nearest
+from jensen.core.naming import nearest, path_of
 from jensen.core.progress import Track, silent
 from jensen.core.settings import Kind
 from jensen.data.dataset import Data, Reader
@@ -22,12 +22,14 @@ from jensen.data.space import Classes, Space, Text
 
 
 def absolute(place: str) -> str:
-    """The absolute path, so that a run can be opened from any working directory; "" is returned unchanged."""
-    return str(Path(place).absolute()) if place else place
+    """The absolute path, so that a run can be opened from any working directory."""
+    return str(path_of(place).absolute())
 
 
 Place = Annotated[str, AfterValidator(absolute)]
 """A setting that is the path of a file or folder."""
+PlaceOrNone = Annotated[str, AfterValidator(lambda place: absolute(place) if place else place)]
+"""A `Place`, or "" as long as none is given."""
 HeldOut = Annotated[float, Field(gt=0, lt=1)]
 """The share of the data that is held out; an example is held out by the hash of its name, so adding examples changes
 nothing."""
@@ -117,7 +119,7 @@ def source(path: Path | str) -> Source:
     Raises:
         ValueError: if nothing is there, or no source reads it.
     """
-    path = Path(path)
+    path = path_of(path, "data")
     for kind in reversed(Source.kinds.values()):  # one's own first
         assert issubclass(kind, Source)
         if path.exists() and (found := kind.of(path)) is not None:

@@ -23,7 +23,17 @@ from jensen.data.space import Classes, Space, Text
 from jensen.data.split import held_out
 from jensen.data.survey import natural, survey
 from jensen.data.unpaired import transformed
-from jensen.recipes.sources.base import HeldOut, Opener, Place, Source, fingerprint, no_runs, refuse_few, untrained
+from jensen.recipes.sources.base import (
+    HeldOut,
+    Opener,
+    Place,
+    PlaceOrNone,
+    Source,
+    fingerprint,
+    no_runs,
+    refuse_few,
+    untrained,
+)
 
 LARGEST = 32  # pixels along the shorter side, where no size is given: what two cores can train on
 LONGEST = 64  # characters of a caption
@@ -48,7 +58,7 @@ Side = Annotated[int, Field(ge=FEWEST, le=MOST)]
 class Pictures(Source):
     """Pictures in a folder, in .tar files, or in a pack made by `jensen data pack`."""
 
-    path: Place = ""
+    path: PlaceOrNone = ""
     """the folder, .tar file or pack"""
     size: Annotated[tuple[Side, Side] | None, BeforeValidator(_sides)] = None
     """height and width, as 64 or 48x64; null: those of most pictures, reduced to 32 along the shorter side"""

@@ -17,7 +17,7 @@ from jensen.data.survey import natural
 from jensen.recipes.sources.base import (
     HeldOut,
     Opener,
-    Place,
+    PlaceOrNone,
     Source,
     fingerprint,
     hashed,
@@ -34,7 +34,7 @@ FEW = 20  # distinct values of a column, below which it is called discrete
 class Table(Source):
     """Points: rows of numbers in a .csv, .tsv, .npy, .npz or .parquet file; every column is standardised."""
 
-    path: Place = ""
+    path: PlaceOrNone = ""
     """the file"""
     columns: tuple[str, ...] = ()
     """columns to learn; empty: all columns of numbers except the label"""

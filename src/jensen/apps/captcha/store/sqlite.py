@@ -13,6 +13,7 @@ from typing import Any
 
 from jensen.apps.captcha.store.base import Unavailable
 from jensen.apps.captcha.store.sql import RATES, TABLES, Row, SQLStore
+from jensen.core.naming import path_of
 
 WAIT = 5.0  # seconds that a writer waits for another process
 BATCH = 256  # statements that are committed together
@@ -97,7 +98,7 @@ class SQLite(SQLStore):
     def __init__(self, path: Path | str):
         if sqlite3.sqlite_version_info < OLDEST:
             raise ValueError(f"sqlite must be at least 3.35, got {sqlite3.sqlite_version}")
-        path = Path(path)
+        path = path_of(path, "path")
         if not path.absolute().parent.is_dir():
             raise ValueError(f"the folder of the store must exist, got {path}")
         try:
