@@ -179,7 +179,7 @@ def explain(error: ValidationError) -> str:
         joint = " " if message.startswith("must be ") else ": "
         return f"{key}{joint}{message}" if key and not message.startswith(key) else message
     union = [other for other in others if _key(other) == key and other["input"] is first["input"]]
-    choices = dict.fromkeys(map(_must_be, (first, *union)))
+    choices = dict.fromkeys(map(must_be, (first, *union)))
     return f"{key} must be {', or '.join(choices)}, got {first['input']!r}"
 
 
@@ -189,6 +189,7 @@ def _key(error: ErrorDetails) -> str:
     return ".".join(named)
 
 
-def _must_be(error: ErrorDetails) -> str:
+def must_be(error: ErrorDetails) -> str:
+    """What a value must be, to follow "must be"."""
     template = MUST_BE.get(error["type"]) or MUST_BE.get(error["type"].partition("_")[0], f"valid ({error['msg']})")
     return template.format(**error.get("ctx", {}))

@@ -39,9 +39,10 @@ local found = redis.call('HMGET', KEYS[1], 'state', 'tries', 'expires')
 local id, now, right, most, valid, forget = unpack(ARGV)
 if found[1] ~= 'open' or tonumber(found[2]) >= tonumber(most) or tonumber(found[3]) <= tonumber(now) then return {} end
 local tries = redis.call('HINCRBY', KEYS[1], 'tries', 1)
+redis.call('HSET', KEYS[1], 'forget', forget)
+redis.call('PEXPIREAT', KEYS[1], forget)
 if right == '1' then
-  redis.call('HSET', KEYS[1], 'state', 'solved', 'solved', now, 'valid', valid, 'forget', forget)
-  redis.call('PEXPIREAT', KEYS[1], forget)
+  redis.call('HSET', KEYS[1], 'state', 'solved', 'solved', now, 'valid', valid)
   redis.call('ZREM', KEYS[2], id)
 elseif tries >= tonumber(most) then
   redis.call('HSET', KEYS[1], 'state', 'spent')

@@ -21,7 +21,8 @@ TABLES = (
     "action TEXT NOT NULL, cdata TEXT NOT NULL, key TEXT NOT NULL, digest {bytes} NOT NULL, issued BIGINT NOT NULL, "
     "expires BIGINT NOT NULL, state TEXT NOT NULL, tries BIGINT NOT NULL, solved BIGINT NOT NULL, "
     "valid BIGINT NOT NULL, again TEXT NOT NULL, forget BIGINT NOT NULL)",
-    "CREATE INDEX IF NOT EXISTS challenge_open ON challenge (expires) WHERE state = 'open'",
+    # every answer, right or wrong, moves its entry: neither is faster
+    "CREATE INDEX IF NOT EXISTS challenge_open ON challenge (expires, state, tries)",
     "CREATE INDEX IF NOT EXISTS challenge_forget ON challenge (forget)",
     "CREATE TABLE IF NOT EXISTS status (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
 )
@@ -42,7 +43,7 @@ ANSWER = (
     "UPDATE challenge SET tries = tries + 1, "  # noqa: S608
     "state = CASE WHEN :right THEN 'solved' WHEN tries + 1 >= :tries THEN 'spent' ELSE 'open' END, "
     "solved = CASE WHEN :right THEN :now ELSE 0 END, valid = CASE WHEN :right THEN :valid ELSE 0 END, "
-    "forget = CASE WHEN :right THEN :forget ELSE forget END "
+    "forget = :forget "
     "WHERE id = :id AND state = 'open' AND expires > :now AND tries < :tries "
     f"RETURNING {COLUMNS[Challenge]}"
 )

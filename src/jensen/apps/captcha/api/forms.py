@@ -1,0 +1,74 @@
+"""What requests and answers hold; OpenAPI is made from these."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from jensen.apps.captcha.service import LONGEST
+
+Key = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$", description="public key of the site")]
+Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{24}$", description="id of the challenge")]
+Label = r"^[A-Za-z0-9_-]*$"
+Milliseconds = Annotated[int, Field(description="milliseconds since 1970")]
+
+
+class Form(BaseModel):
+    """A request: no other fields, no conversions."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
+
+
+class ChallengeRequest(Form):
+    site_key: Key
+    action: Annotated[str, Field(max_length=32, pattern=Label, description="what the visitor is about to do")] = ""
+    cdata: Annotated[str, Field(max_length=255, pattern=Label, description="returned by siteverify")] = ""
+
+
+class AnswerRequest(Form):
+    site_key: Key
+    id: Id
+    answer: Annotated[str, Field(max_length=LONGEST, description="what the visitor typed")]
+
+
+class Picture(BaseModel):
+    media_type: Literal["image/png", "image/webp"]
+    data: Annotated[str, Field(description="the picture in base64")]
+
+
+class ChallengeResponse(BaseModel):
+    id: Id
+    picture: Picture
+    expires: Milliseconds
+
+
+class AnswerResponse(BaseModel):
+    solved: bool
+    token: Annotated[str | None, Field(description="to be sent to the site, if solved")]
+    expires: Annotated[int | None, Field(description="until when it may be verified, milliseconds since 1970")]
+    tries_left: Annotated[int, Field(description="0: ask for another challenge")]
+
+
+class Error(BaseModel):
+    error: Annotated[str, Field(description="one sentence")]
+    code: str
+
+
+class Verification(BaseModel):
+    """A request of a site's server, as a form or as JSON."""
+
+    secret: Annotated[str, Field(description="secret of the site")]
+    response: Annotated[str, Field(description="the token")]
+    remoteip: Annotated[str, Field(description="accepted and not used")] = ""
+    sitekey: Annotated[str, Field(description="compared with the site's key, if given")] = ""
+    idempotency_key: Annotated[str, Field(description="with the same one a request may be repeated")] = ""
+
+
+class Verified(BaseModel):
+    success: bool
+    challenge_ts: Annotated[str, Field(description="when the challenge was solved (ISO 8601)")] = ""
+    hostname: str = ""
+    error_codes: Annotated[list[str], Field(alias="error-codes")]
+    action: str = ""
+    cdata: str = ""

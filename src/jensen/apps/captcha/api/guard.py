@@ -1,0 +1,136 @@
+"""What stands before every request: limits of its body, headers of its answer, a line in the log."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import time
+from collections.abc import MutableMapping
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from jensen.apps.captcha.limits import client_address
+from jensen.apps.captcha.logs import log, say
+from jensen.apps.captcha.metrics import Metrics
+from jensen.apps.captcha.service import Refused
+from jensen.apps.captcha.settings import Settings
+
+FAILED = Refused(500, "internal-error", "The service failed.")
+PATIENCE = 10.0  # seconds in which a body must arrive
+HEADERS = {
+    "cache-control": "no-store",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "cross-origin-opener-policy": "same-origin",
+    "permissions-policy": "camera=(), geolocation=(), microphone=()",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+}
+NAMES = {"/challenge": "issue", "/answer": "answer", "/health": "health", "/ready": "ready", "/metrics": "metrics"}
+
+
+def name_of(path: str) -> str:
+    """The name of a request in metrics and logs, where no path that a visitor made up is written."""
+    return "verify" if path.endswith("/siteverify") else NAMES.get(path, "other")
+
+
+def body_of(refused: Refused) -> dict[str, str]:
+    """What is said of a refusal."""
+    return {"error": refused.sentence, "code": refused.code}
+
+
+def headers_of(refused: Refused) -> dict[str, str]:
+    """Its headers."""
+    return {} if refused.wait is None else {"retry-after": str(max(1, math.ceil(refused.wait)))}
+
+
+class Guard:
+    """Reads a request's whole body, which is small, before the application sees it; then adds headers to the answer."""
+
+    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics):
+        self._app, self._settings, self._metrics = app, settings, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began, status, begun = time.perf_counter(), 500, False
+
+        async def answer(message: Message) -> None:
+            nonlocal status, begun
+            if message["type"] == "http.response.start":
+                status, begun = message["status"], True
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        try:
+            await self._guarded(scope, receive, answer)
+        except Exception as error:  # noqa: BLE001 (its message may quote the request: only its place is logged)
+            log.error("failed", exc_info=error)
+            if not begun:
+                await _send(FAILED, answer)
+        finally:
+            took, name = time.perf_counter() - began, name_of(scope["path"])
+            self._metrics.time(name, took)
+            say("request", request=name, method=scope["method"], status=status, ms=round(1000 * took, 1))
+
+    async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            self._refuse_strangers(scope)
+            body = await self._body(scope, receive)
+        except Refused as refused:
+            await _send(refused, send)
+            return
+        sent = False
+
+        async def replay() -> Message:
+            nonlocal sent
+            if sent:
+                return await receive()
+            sent = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        await self._app(scope, replay, send)
+
+    def _refuse_strangers(self, scope: Scope) -> None:
+        """A demonstration answers this machine only, however it was started."""
+        if self._settings.demo and not address_of(scope, self._settings).is_loopback:
+            raise Refused(403, "demonstration", "A demonstration serves the machine that it runs on.")
+
+    async def _body(self, scope: Scope, receive: Receive) -> bytes:
+        most = self._settings.body_bytes
+        too_large = Refused(413, "too-large", f"A request must have at most {most} bytes.")
+        length = Headers(scope=scope).get("content-length", "0")
+        if length.isdecimal() and int(length) > most:
+            raise too_large
+        body, more = b"", True
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while more:
+                    message: MutableMapping[str, Any] = await receive()
+                    body += message.get("body", b"")
+                    more = message.get("more_body", False)
+                    if len(body) > most:
+                        raise too_large
+        except TimeoutError:
+            raise Refused(408, "too-slow", f"A request must arrive within {PATIENCE:g} seconds.") from None
+        return body
+
+
+def address_of(scope: Scope, settings: Settings) -> Any:
+    """The visitor's address."""
+    peer = scope["client"][0] if scope.get("client") else ""
+    return client_address(peer, Headers(scope=scope).getlist("x-forwarded-for"), settings.trusted_proxies)
+
+
+async def _send(refused: Refused, send: Send) -> None:
+    body = json.dumps(body_of(refused)).encode()
+    given = headers_of(refused) | {"content-type": "application/json", "content-length": str(len(body))}
+    headers = [(name.encode(), value.encode()) for name, value in given.items()]
+    await send({"type": "http.response.start", "status": refused.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,189 @@
+"""The settings of the service, from environment variables: JENSEN_CAPTCHA_SECRET and so on."""
+
+from __future__ import annotations
+
+import re
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import Annotated, Any, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from jensen.apps.captcha.store import Rate
+from jensen.core.settings import must_be
+
+PREFIX = "JENSEN_CAPTCHA_"
+SHORTEST, VARIED = 32, 10  # characters of a secret, and different ones among them
+HOSTNAME = re.compile(
+    r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*|[0-9a-f:]{2,39}"
+)
+TEST_KEY = re.compile(r"[123]x0+(AA|AB|BB|FF)")
+HIDDEN = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, use_attribute_docstrings=True)
+
+
+def _strong(secret: SecretStr | None) -> SecretStr | None:
+    """Refuse secrets that can be guessed; tests and demonstrations have generated ones."""
+    text = "" if secret is None else secret.get_secret_value()
+    if secret is not None and (len(text) < SHORTEST or len(set(text)) < VARIED or TEST_KEY.fullmatch(text)):
+        raise ValueError(f"must be {SHORTEST} or more random characters, for example of `openssl rand -hex 32`")
+    return secret
+
+
+def _network(value: Any) -> IPv4Network | IPv6Network:
+    try:
+        return ip_network(value)
+    except ValueError:
+        raise ValueError(f"must be a network such as 10.0.0.0/8, got {value!r}") from None
+
+
+Network = Annotated[IPv4Network | IPv6Network, PlainValidator(_network)]
+
+
+class Site(BaseModel):
+    """A site that uses the service."""
+
+    model_config = HIDDEN
+
+    secret: SecretStr
+    """secret with which the site's server verifies tokens"""
+    previous_secret: SecretStr | None = None
+    """secret that is still accepted while it is being replaced"""
+    hostnames: Annotated[tuple[str, ...], Field(min_length=1)]
+    """hostnames of the site's pages"""
+
+    _secrets = field_validator("secret", "previous_secret")(_strong)
+
+    @field_validator("hostnames")
+    @classmethod
+    def _hostnames(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if not HOSTNAME.fullmatch(name):
+                raise ValueError(f"must be hostnames in small letters, such as example.org, got {name!r}")
+        return names
+
+
+class Settings(BaseSettings):
+    """All settings; sites and lists are JSON, as in JENSEN_CAPTCHA_TRUSTED_PROXIES='["10.0.0.0/8"]'."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+        use_attribute_docstrings=True,
+        validate_default=False,
+    )
+
+    secret: SecretStr
+    """secret of the service: 32 or more random characters"""
+    previous_secret: SecretStr | None = None
+    """secret that was replaced: what was signed with it is still recognised"""
+    sites: Annotated[dict[str, Site], Field(min_length=1)]
+    """sites by their public key: {"KEY": {"secret": "...", "hostnames": ["example.org"]}}"""
+    store: str = "sqlite:///captcha.sqlite"
+    """where challenges are kept: sqlite:///FILE, redis://HOST:PORT/NUMBER or postgresql://USER@HOST/DATABASE"""
+    demo: bool = False
+    """test keys and generated secrets; only this machine is served"""
+    challenge_seconds: Annotated[int, Field(ge=10, le=3600)] = 300
+    """time in which a challenge may be answered"""
+    token_seconds: Annotated[int, Field(ge=10, le=3600)] = 300
+    """time in which a token may be redeemed"""
+    tries: Annotated[int, Field(ge=1, le=3)] = 3
+    """answers to a challenge"""
+    issue_rate: str = "30/minute"
+    """challenges for an address (IPv6: a /64 network)"""
+    answer_rate: str = "60/minute"
+    """answers from an address"""
+    all_issue_rate: str = "6000/minute"
+    """challenges for all addresses"""
+    all_answer_rate: str = "12000/minute"
+    """answers from all addresses"""
+    trusted_proxies: tuple[Network, ...] = ()
+    """networks of proxies whose X-Forwarded-For is believed"""
+    outstanding: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
+    """challenges that may be open at a time"""
+    body_bytes: Annotated[int, Field(ge=1024, le=1_048_576)] = 16_384
+    """largest request"""
+    pool_low: Annotated[int, Field(ge=1, le=1_000_000)] = 200
+    """pictures in the pool below which new ones are drawn"""
+    pool_high: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
+    """pictures in the pool at which drawing stops"""
+    pool_bytes: Annotated[int, Field(ge=1, le=2**40)] = 64 * 2**20
+    """bytes of the pool at which drawing stops"""
+    metrics_token: SecretStr | None = None
+    """token that /metrics asks for; without one it answers to this machine only"""
+
+    _secrets = field_validator("secret", "previous_secret", "metrics_token")(_strong)
+
+    @field_validator("issue_rate", "answer_rate", "all_issue_rate", "all_answer_rate")
+    @classmethod
+    def _rate(cls, text: str) -> str:
+        Rate.of(text)
+        return text
+
+    @field_validator("sites")
+    @classmethod
+    def _site_keys(cls, sites: dict[str, Site]) -> dict[str, Site]:
+        for key in sites:
+            if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", key) or TEST_KEY.fullmatch(key):
+                raise ValueError(
+                    f"a site's key must be of 1 to 64 letters, digits, _ and -, and no test key, got {key!r}"
+                )
+        given = [s.get_secret_value() for site in sites.values() for s in (site.secret, site.previous_secret) if s]
+        if len(set(given)) < len(given):
+            raise ValueError("every site must have secrets of its own")
+        return sites
+
+    @model_validator(mode="after")
+    def _marks(self) -> Self:
+        if self.pool_low > self.pool_high:
+            raise ValueError(f"pool_low must be at most pool_high, {self.pool_high}, got {self.pool_low}")
+        return self
+
+    def rate(self, name: str) -> Rate:
+        """A rate by the name of its setting."""
+        return Rate.of(getattr(self, name))
+
+    def secrets(self) -> list[str]:
+        """The secret, and the previous one if there is one."""
+        return [s.get_secret_value() for s in (self.secret, self.previous_secret) if s is not None]
+
+
+def read_settings(**given: Any) -> Settings:
+    """The settings of the environment, with those that are given.
+
+    Raises:
+        ValueError: for the first that is missing or wrong, in one sentence that never holds a secret.
+    """
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        raise ValueError(_explained(error.errors(include_url=False, include_input=False)[0])) from None
+    except ValueError as error:  # a setting that is no JSON
+        raise ValueError(_unread(str(error))) from None
+
+
+def _explained(error: ErrorDetails) -> str:
+    first, *rest = [str(place) for place in error["loc"]] or [""]
+    key = ".".join([PREFIX + first.upper() if first else PREFIX + "...", *rest])
+    if error["type"] == "missing":
+        return f"{key} must be set"
+    if error["type"] != "value_error":
+        return f"{key} must be {must_be(error)}"
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{key} {message}" if message.startswith("must be") else f"{key}: {message}"
+
+
+def _unread(message: str) -> str:
+    found = re.search(r'field "(\w+)"', message)
+    return f"{PREFIX}{found[1].upper() if found else '...'} must be JSON"

@@ -1,0 +1,517 @@
+"""The CAPTCHA service over HTTP: every way through it, and every way that is refused, with its status and sentence."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import logging
+import sqlite3
+import statistics
+import subprocess
+import sys
+import time
+import uuid
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
+from io import StringIO
+
+import httpx
+import pytest
+import redis
+from scipy.stats import mannwhitneyu
+
+from captcha_service import (
+    ANSWER,
+    HOST,
+    ORIGIN,
+    OTHER,
+    PICTURE,
+    SECRETS,
+    SITE,
+    Visitor,
+    fill,
+    listening,
+    settings,
+    visiting,
+)
+from jensen.apps.captcha import demo, service
+from jensen.apps.captcha.api import guard
+from jensen.apps.captcha.api.app import application
+from jensen.apps.captcha.limits import UNKNOWN
+from jensen.apps.captcha.logs import Lines
+from jensen.apps.captcha.service import Service
+from jensen.apps.captcha.store import open_store
+from servers import redis_server
+
+LIMITS = httpx.Limits(max_connections=100)
+
+
+@pytest.fixture(scope="module")
+def visitor(tmp_path_factory):
+    """A visitor of a service that tests share."""
+    with visiting(tmp_path_factory.mktemp("service"), pictures=200) as found:
+        yield found
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A visitor of a service of one test."""
+    with visiting(tmp_path) as found:
+        yield found
+
+
+def refused(response, status, code):
+    """Whether it is refused with one sentence, in the one form."""
+    assert response.status_code == status, response.text
+    assert response.json()["code"] == code
+    sentence = response.json()["error"]
+    assert set(response.json()) == {"error", "code"}
+    assert sentence.endswith(".")
+    assert sentence[0].isupper()
+    assert "\n" not in sentence
+    return response
+
+
+def test_a_picture_is_read_and_its_token_is_verified_once(visitor):
+    asked = visitor.ask(action="login", cdata="cart-7")
+    assert asked.status_code == 201
+    assert set(asked.json()) == {"id", "picture", "expires"}
+    assert base64.b64decode(asked.json()["picture"]["data"]) == PICTURE
+    before = datetime.now().astimezone()
+    answered = visitor.type(asked.json()["id"], " k7m pxq")
+    assert answered.status_code == 200
+    assert set(answered.json()) == {"solved", "token", "expires", "tries_left"}
+    assert answered.json()["solved"]
+    token = answered.json()["token"]
+    found = visitor.verify(token, remoteip="192.0.2.1")
+    solved = datetime.fromisoformat(found.pop("challenge_ts"))
+    assert before - timedelta(seconds=1) < solved < before + timedelta(seconds=5)
+    assert found == {"success": True, "hostname": HOST, "error-codes": [], "action": "login", "cdata": "cart-7"}
+    assert visitor.verify(token) == {"success": False, "error-codes": ["timeout-or-duplicate"]}
+
+
+def test_three_wrong_answers_are_final(visitor):
+    name = visitor.ask().json()["id"]
+    for left in (2, 1, 0):
+        assert visitor.type(name, "WRONG").json() == {
+            "solved": False,
+            "token": None,
+            "expires": None,
+            "tries_left": left,
+        }
+    refused(visitor.type(name), 410, "closed")
+
+
+def test_a_solved_challenge_is_not_solved_again(visitor):
+    name = visitor.ask().json()["id"]
+    assert visitor.type(name).json()["solved"]
+    refused(visitor.type(name), 410, "closed")
+
+
+def later(monkeypatch, seconds):
+    now = service.current
+    monkeypatch.setattr(service, "current", lambda: now() + 1000 * seconds)
+
+
+def test_challenges_and_tokens_expire(own, monkeypatch):
+    visitor = own
+    name, token = visitor.ask().json()["id"], visitor.token()
+    later(monkeypatch, 301)
+    refused(visitor.type(name), 410, "expired")
+    assert visitor.verify(token)["error-codes"] == ["timeout-or-duplicate"]
+
+
+def test_an_idempotency_key_repeats_its_response(visitor):
+    token, key = visitor.token(action="pay"), str(uuid.uuid4())
+    first = visitor.verify(token, idempotency_key=key)
+    assert first["success"]
+    assert visitor.verify(token, idempotency_key=key) == first
+    assert visitor.verify(token, idempotency_key=str(uuid.uuid4()))["error-codes"] == ["timeout-or-duplicate"]
+    assert visitor.verify(token)["error-codes"] == ["timeout-or-duplicate"]
+
+
+def test_every_changed_byte_of_a_token_is_refused(visitor):
+    token = visitor.token()
+    for place in range(len(token)):
+        changed = token[:place] + chr(ord(token[place]) ^ 1) + token[place + 1 :]
+        assert visitor.verify(changed)["error-codes"] == ["invalid-input-response"]
+    for changed in (token + "A", token[:-1], token + "\0", token + " ", "\u0661" + token[1:], "A" * 3000):
+        assert visitor.verify(changed)["error-codes"] == ["invalid-input-response"]
+    assert visitor.verify(token)["success"]
+
+
+def test_nothing_crosses_from_a_site_to_another(visitor):
+    other = Visitor(visitor.client, {"origin": "https://blog.example"}, OTHER)
+    name = visitor.ask().json()["id"]
+    refused(other.type(name), 404, "unknown-challenge")
+    refused(
+        Visitor(visitor.client, {"origin": "https://shop.example"}, SITE).type(name, site_key=OTHER),
+        404,
+        "unknown-challenge",
+    )
+    token = visitor.type(name).json()["token"]
+    assert other.verify(token)["error-codes"] == ["invalid-input-response"]
+    assert visitor.verify(token, sitekey=OTHER)["error-codes"] == ["sitekey-secret-mismatch"]
+    assert visitor.verify(token, sitekey=SITE)["success"]
+
+
+@pytest.mark.parametrize(
+    "origin", [None, "null", "https://evil.example", f"https://{HOST}.evil.example", "http://[", HOST]
+)
+def test_pages_of_other_hostnames_are_refused(visitor, origin):
+    elsewhere = Visitor(visitor.client, {} if origin is None else {"origin": origin})
+    refused(elsewhere.ask(), 403, "wrong-hostname")
+    refused(elsewhere.type(visitor.ask().json()["id"]), 403, "wrong-hostname")
+
+
+def test_a_challenge_is_bound_to_its_hostname(visitor):
+    name = visitor.ask().json()["id"]
+    beside = Visitor(visitor.client, {"origin": "https://shop.example:8443"})
+    assert beside.type(name, "WRONG").status_code == 200  # another port is the same hostname
+    with_other_hostname = Visitor(visitor.client, {"origin": "https://blog.example"}, OTHER)
+    own = with_other_hostname.ask().json()["id"]
+    refused(Visitor(visitor.client, ORIGIN, OTHER).type(own), 403, "wrong-hostname")
+
+
+def test_what_is_not_there_is_said(visitor):
+    refused(visitor.ask(site_key="nobody"), 404, "unknown-site")
+    refused(visitor.type("A" * 24), 404, "unknown-challenge")
+    refused(visitor.client.get("/nowhere"), 404, "http-404")
+    refused(visitor.client.get("/challenge"), 405, "http-405")
+    refused(visitor.type(visitor.ask().json()["id"], " \t"), 422, "empty-answer")
+
+
+BODIES = [
+    (b"", 422, "invalid-field"),
+    (b"{", 400, "bad-json"),
+    (b"\xff\xfe", 400, None),
+    (b"null", 422, "invalid-field"),
+    (b"[]", 422, "invalid-field"),
+    (b"[" * 10_000, 400, None),
+    (b'{"site_key": "shop", "more": 1}', 422, "invalid-field"),
+    (b'{"site_key": 1}', 422, "invalid-field"),
+    (b'{"site_key": "shop\\n"}', 422, "invalid-field"),
+    (b'{"site_key": "\\ud800"}', 422, "invalid-field"),
+    (b'{"site_key": "shop", "action": "\\u0000"}', 422, "invalid-field"),
+    (b'{"site_key": "shop", "action": "' + b"a" * 33 + b'"}', 422, "invalid-field"),
+    (b'{"site_key": "shop", "cdata": "' + b"a" * 256 + b'"}', 422, "invalid-field"),
+]
+
+
+@pytest.mark.parametrize(("body", "status", "code"), BODIES)
+def test_bodies_that_are_no_requests(visitor, body, status, code):
+    response = visitor.client.post("/challenge", content=body, headers={"content-type": "application/json", **ORIGIN})
+    refused(response, status, code or response.json()["code"])
+
+
+def test_what_was_typed_is_never_repeated(visitor):
+    name = visitor.ask().json()["id"]
+    for form in ({"answer": ["MARKED"]}, {"answer": "MARKED" * 20}, {"MARKED": 1}, {"id": "MARKED"}):
+        response = refused(visitor.type(name, **{"answer": "x", **form}), 422, "invalid-field")
+        assert "MARKED" not in response.text
+
+
+def test_other_media_and_sizes_are_refused(visitor):
+    for media in ("text/plain", "application/x-www-form-urlencoded", "application/jsonp", ""):
+        response = visitor.client.post("/challenge", content=b"{}", headers={"content-type": media, **ORIGIN})
+        refused(response, 415, "not-json")
+    for path in ("/challenge", "/answer", "/siteverify", "/nowhere"):
+        for content in (b"x" * 16_385, iter([b"x" * 9000, b"x" * 9000])):  # with and without a stated length
+            refused(visitor.client.post(path, content=content), 413, "too-large")
+    assert visitor.client.post("/siteverify", content=b"x" * 16_384).status_code == 200
+
+
+def test_siteverify_says_what_is_wrong_by_its_published_code(visitor):
+    def said(**more):
+        return visitor.client.post("/siteverify", **more).json()["error-codes"]
+
+    secret = SECRETS[SITE]
+    assert said(data={}) == ["bad-request"]
+    assert said(data={"response": "x"}) == ["missing-input-secret"]
+    assert said(data={"secret": secret}) == ["missing-input-response"]
+    assert said(data={"x": "y"}) == ["missing-input-secret", "missing-input-response"]
+    assert said(data={"secret": "nobody", "response": "x"}) == ["invalid-input-secret"]
+    assert said(data={"secret": secret[:-1], "response": "x"}) == ["invalid-input-secret"]
+    lone = b'{"secret": "\\ud800", "response": "x"}'
+    assert said(content=lone, headers={"content-type": "application/json"}) == ["invalid-input-secret"]
+    assert said(data={"secret": secret, "response": "x"}) == ["invalid-input-response"]
+    assert said(json={"secret": secret, "response": "x"}) == ["invalid-input-response"]
+    assert said(json={"secret": secret, "response": None}) == ["missing-input-response"]
+    assert said(json={"secret": secret, "response": 1}) == ["bad-request"]
+    assert said(json=["secret"]) == ["bad-request"]
+    assert said(json={"secret": secret, "response": "x" * 5000}) == ["bad-request"]
+    assert said(content=b"{", headers={"content-type": "application/json"}) == ["bad-request"]
+    assert said(content=b"[" * 10_000, headers={"content-type": "application/json"}) == ["bad-request"]
+    assert said(content=b"\xff", headers={"content-type": "application/json"}) == ["bad-request"]
+    assert said(content=b"secret=a&secret=b", headers={"content-type": "application/x-www-form-urlencoded"}) == [
+        "bad-request"
+    ]
+    assert said(content=b"x", headers={"content-type": "text/plain"}) == ["bad-request"]
+    assert said(content=b"x", headers={"content-type": "multipart/form-data"}) == ["bad-request"]
+    assert said(files={"secret": b"file"}) == ["bad-request"]
+    assert said(files={"secret": (None, secret), "response": (None, "x")}) == ["invalid-input-response"]
+
+
+@pytest.mark.parametrize("path", ["/siteverify", "/turnstile/v0/siteverify", "/recaptcha/api/siteverify"])
+def test_siteverify_is_at_the_paths_of_the_published_services(visitor, path):
+    form = {"secret": SECRETS[SITE], "response": visitor.token(), "sitekey": SITE, "remoteip": "2001:db8::1"}
+    assert visitor.client.post(path, json=form).json()["success"]
+    refused(visitor.client.get(path, params=form), 405, "http-405")  # a secret has no place in an address
+
+
+def test_an_empty_pool_is_refused_and_no_picture_is_given_twice(tmp_path):
+    with visiting(tmp_path, pictures=3) as visitor:
+        ids = {visitor.ask().json()["id"] for _ in range(3)}
+        assert len(ids) == 3
+        response = refused(visitor.ask(), 503, "empty-pool")
+        assert response.headers["retry-after"] == "5"
+        refused(visitor.client.get("/ready"), 503, "empty-pool")
+
+
+def test_as_many_challenges_are_open_as_may_be(tmp_path):
+    with visiting(tmp_path, outstanding=2) as visitor:
+        first = visitor.ask().json()["id"]
+        visitor.ask()
+        response = refused(visitor.ask(), 503, "too-many-challenges")
+        assert int(response.headers["retry-after"]) >= 1
+        visitor.type(first)
+        assert visitor.ask().status_code == 201
+
+
+def test_an_address_may_ask_so_often(tmp_path):
+    with visiting(tmp_path, issue_rate="2/minute", answer_rate="1/hour", trusted_proxies=["127.0.0.0/8"]) as visitor:
+
+        def by(address):
+            return Visitor(visitor.client, {**ORIGIN, "x-forwarded-for": address})
+
+        ids = [by("2001:db8::1").ask().json()["id"], by("2001:db8::2").ask().json()["id"]]
+        response = refused(by("2001:db8::3").ask(), 429, "too-many-requests")
+        assert 28 <= int(response.headers["retry-after"]) <= 30
+        assert by("2001:db8:0:1::1").ask().status_code == 201  # another /64
+        assert by("192.0.2.1").type(ids[0], "WRONG").status_code == 200
+        refused(by("192.0.2.1").type(ids[0]), 429, "too-many-requests")
+        assert by("192.0.2.2").type(ids[0]).json()["solved"]
+
+
+def test_everyone_together_may_ask_so_often(tmp_path):
+    with visiting(tmp_path, all_issue_rate="3/hour", trusted_proxies=["127.0.0.0/8"]) as visitor:
+        found = [
+            Visitor(visitor.client, {**ORIGIN, "x-forwarded-for": f"192.0.2.{k}"}).ask().status_code for k in range(4)
+        ]
+        assert found == [201, 201, 201, 429]
+
+
+def test_a_secret_is_replaced_while_challenges_are_open(tmp_path):
+    old, new, newer = ("0123456789abcdef" + c * 16 for c in "xyz")
+    with visiting(tmp_path, secret=old) as visitor:
+        name, token = visitor.ask().json()["id"], visitor.token()
+    with visiting(tmp_path, secret=new, previous_secret=old, pictures=0) as visitor:
+        assert visitor.type(name).json()["solved"]
+        assert visitor.verify(token)["success"]
+        assert visitor.ask().status_code == 201  # a picture of the old secret
+        late, token = visitor.ask().json()["id"], visitor.token()
+    with visiting(tmp_path, secret=newer, previous_secret=None, pictures=0) as visitor:
+        refused(visitor.type(late), 410, "expired")
+        assert visitor.verify(token)["error-codes"] == ["invalid-input-response"]
+        refused(visitor.ask(), 503, "empty-pool")  # pictures of forgotten secrets are dropped
+
+
+def test_a_site_replaces_its_secret(tmp_path):
+    new = "fedcba9876543210" * 2
+    sites = {SITE: {"secret": new, "previous_secret": SECRETS[SITE], "hostnames": [HOST]}}
+    with visiting(tmp_path, sites=sites) as visitor:
+        assert visitor.verify(visitor.token())["success"]
+        assert visitor.verify(visitor.token(), secret=new)["success"]
+
+
+def test_headers_of_every_answer(visitor):
+    name = visitor.ask().json()["id"]
+    responses = [
+        visitor.ask(),
+        visitor.type(name, ""),
+        visitor.client.get("/nowhere"),
+        visitor.client.post("/siteverify"),
+    ]
+    for response in (*responses, visitor.client.post("/answer", content=b"x" * 20_000)):
+        assert guard.HEADERS.items() <= dict(response.headers).items()
+        assert "set-cookie" not in response.headers
+        assert "server" not in response.headers
+
+
+def test_pages_of_the_sites_alone_may_read_answers(visitor):
+    asked = {"access-control-request-method": "POST", "access-control-request-headers": "content-type"}
+    preflight = visitor.client.options("/challenge", headers=ORIGIN | asked)
+    assert preflight.headers["access-control-allow-origin"] == ORIGIN["origin"]
+    assert visitor.ask().headers["access-control-allow-origin"] == ORIGIN["origin"]
+    for origin in ("https://evil.example", f"https://{HOST}.evil.example", "https://shopxexample", "null"):
+        found = visitor.client.options("/challenge", headers={"origin": origin} | asked)
+        assert found.status_code == 400
+        assert "access-control-allow-origin" not in found.headers
+
+
+def test_a_store_that_is_lost_is_a_503(tmp_path):
+    with redis_server() as address, visiting(tmp_path, store=address) as visitor:
+        name, token = visitor.ask().json()["id"], visitor.token()
+        redis.Redis.from_url(address).shutdown(nosave=True)
+        assert refused(visitor.ask(), 503, "store-unavailable").headers["retry-after"] == "5"
+        refused(visitor.type(name), 503, "store-unavailable")
+        refused(visitor.client.get("/ready"), 503, "store-unavailable")
+        response = visitor.client.post("/siteverify", data={"secret": SECRETS[SITE], "response": token})
+        assert (response.status_code, response.json()) == (503, {"success": False, "error-codes": ["internal-error"]})
+        assert visitor.client.get("/health").json()["drawer"] is None  # the process answers
+        assert "captcha_store_up 0.0" in visitor.client.get("/metrics").text
+
+
+def test_a_store_that_is_locked_is_a_503_and_nothing_is_lost(own, tmp_path, monkeypatch):
+    name = own.ask().json()["id"]
+    own.store._main._connection.execute("PRAGMA busy_timeout = 50")
+    with contextlib.closing(sqlite3.connect(tmp_path / "captcha.sqlite", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        refused(own.type(name), 503, "store-unavailable")
+        other.execute("ROLLBACK")
+    assert own.type(name).json()["tries_left"] == 0
+    assert own.store.find(name).tries == 1
+
+
+def test_an_error_that_nobody_foresaw_repeats_nothing(visitor, monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError(f"the answer was {ANSWER}")
+
+    name = visitor.ask().json()["id"]
+    lines = StringIO()
+    handler = logging.StreamHandler(lines)
+    handler.setFormatter(Lines())
+    monkeypatch.setattr(logging.getLogger("jensen.captcha"), "handlers", [handler])
+    monkeypatch.setattr(visitor.store, "answer", broken)
+    response = refused(visitor.type(name), 500, "internal-error")
+    assert guard.HEADERS.items() <= dict(response.headers).items()
+    assert ANSWER not in lines.getvalue()
+    (line,) = [found for found in map(json.loads, lines.getvalue().splitlines()) if "error" in found]
+    assert line["error"] == "RuntimeError"
+    assert "test_service_api.py" in line["at"][-1]
+
+
+def test_metrics_count_and_are_for_this_machine_or_a_token(tmp_path):
+    with visiting(tmp_path, pictures=4, trusted_proxies=["127.0.0.0/8"]) as visitor:
+        visitor.verify(visitor.token())
+        visitor.store.write_status({"source": "x", "drawn": 9, "accepted": 7, "legibility": 0.95})
+        page = visitor.client.get("/metrics").text
+        for line in (
+            'captcha_outcomes_total{outcome="issued",request="issue"} 1.0',
+            'captcha_outcomes_total{outcome="accepted",request="verify"} 1.0',
+            'captcha_request_seconds_count{request="answer"} 1.0',
+            "captcha_pool_pictures 3.0",
+            "captcha_pool_accepted 7.0",
+            "captcha_pool_legibility 0.95",
+            "captcha_store_up 1.0",
+            "captcha_outstanding 0.0",
+        ):
+            assert line in page.splitlines()
+        refused(visitor.client.get("/metrics", headers={"x-forwarded-for": "192.0.2.1"}), 404, "http-404")
+    token = "abcdefghijklmnop" * 2
+    with visiting(tmp_path, metrics_token=token) as visitor:
+        refused(visitor.client.get("/metrics"), 404, "http-404")
+        refused(visitor.client.get("/metrics", headers={"authorization": f"Bearer {token}x"}), 404, "http-404")
+        assert visitor.client.get("/metrics", headers={"authorization": f"Bearer {token}"}).status_code == 200
+
+
+def test_health_and_readiness(visitor):
+    assert visitor.client.get("/ready").json() == {"status": "ready"}
+    visitor.store.write_status({"source": "the classical drawer"})
+    found = visitor.client.get("/health").json()
+    assert (found["status"], found["demo"], found["drawer"]) == ("ok", False, "the classical drawer")
+
+
+def test_test_keys_are_for_a_demonstration_on_this_machine(tmp_path):
+    host = {"origin": "http://localhost:8000"}
+    with visiting(tmp_path, demo=True, trusted_proxies=["127.0.0.0/8"]) as visitor:
+        passes, fails = (Visitor(visitor.client, host, key) for key in (demo.PASSES, demo.FAILS))
+        assert passes.type(passes.ask().json()["id"], "anything").json()["solved"]
+        assert not fails.type(fails.ask().json()["id"]).json()["solved"]
+        said = [
+            visitor.client.post("/siteverify", data={"secret": secret, "response": "x"}).json()
+            for secret in demo.VERIFICATIONS
+        ]
+        assert [found["error-codes"] for found in said] == [[], ["invalid-input-response"], ["timeout-or-duplicate"]]
+        assert [found["success"] for found in said] == [True, False, False]
+        refused(visitor.client.get("/health", headers={"x-forwarded-for": "192.0.2.1"}), 403, "demonstration")
+    with visiting(tmp_path) as visitor:
+        refused(Visitor(visitor.client, host, demo.PASSES).ask(), 404, "unknown-site")
+        for secret in demo.VERIFICATIONS:
+            found = visitor.client.post("/siteverify", data={"secret": secret, "response": "x"}).json()
+            assert found["error-codes"] == ["invalid-input-secret"]
+
+
+def test_a_slow_body_is_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(guard, "PATIENCE", 0.1)
+    with listening(tmp_path) as (address, _):
+
+        def slowly():
+            yield b"{"
+            time.sleep(0.5)
+            yield b"}"
+
+        refused(httpx.post(f"{address}/challenge", content=slowly()), 408, "too-slow")
+
+
+def test_of_many_requests_to_verify_one_token_one_succeeds(tmp_path):
+    with (
+        listening(tmp_path) as (address, _),
+        httpx.Client(base_url=address, timeout=60, limits=LIMITS) as client,
+    ):
+        visitor = Visitor(client)
+        token = visitor.token()
+        with ThreadPoolExecutor(100) as threads:
+            found = list(threads.map(lambda _: visitor.verify(token), range(300)))
+    codes = Counter(tuple(each["error-codes"]) for each in found)
+    assert codes == {(): 1, ("timeout-or-duplicate",): 299}
+
+
+def answer_times(place, slower=0.0, count=200):
+    """Seconds that right and wrong answers take, in turn."""
+    chosen = settings(place)
+    store = open_store(chosen.store)
+    fill(store, 2 * count)
+    served, found = Service(chosen, store), ([], [])
+    for k in range(2 * count):
+        name = served.issue(SITE, HOST, "", "", UNKNOWN).challenge.id
+        begun = time.perf_counter()
+        answered = served.answer(SITE, HOST, name, ANSWER if k % 2 else "K7MPXA", UNKNOWN)
+        if slower and answered.token:
+            time.sleep(slower)
+        found[k % 2].append(time.perf_counter() - begun)
+    store.close()
+    return found
+
+
+def test_right_and_wrong_answers_take_times_that_cannot_be_told_apart(tmp_path):
+    """Mann and Whitney's test of 200 answers of each kind at the level 1e-4; it sees half of them delayed by their
+    interquartile range.
+    """
+    for name in ("equal", "slower"):
+        (tmp_path / name).mkdir()
+    wrong, right = answer_times(tmp_path / "equal")
+    low, _, high = statistics.quantiles(wrong, n=4)
+    assert mannwhitneyu(wrong, right).pvalue > 1e-4
+    assert mannwhitneyu(*answer_times(tmp_path / "slower", high - low)).pvalue < 1e-4
+
+
+def test_requests_import_neither_torch_nor_a_model():
+    code = """
+import sys
+import jensen.apps.captcha.api.app
+print([name for name in sys.modules if name.split(".")[0] in ("torch", "numpy")
+       or name.startswith("jensen.") and not name.startswith(("jensen.apps", "jensen.core"))])
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "[]\n"
+
+
+def test_the_application_is_described(tmp_path):
+    chosen = settings(tmp_path)
+    store = open_store(chosen.store)
+    paths = application(chosen, store).openapi()["paths"]
+    store.close()
+    assert set(paths) == {"/challenge", "/answer", "/siteverify", "/health", "/ready"}
