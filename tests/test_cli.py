@@ -373,6 +373,8 @@ WRONG_TRAIN = [
     (["captcha", "--set", "training.compile=maybe"], ["training.compile must be true or false, got 'maybe'"]),
     (["captcha", "--set", "network.widths=8"], ["network.widths must be a list, as in [1, 2], got 8"]),
     (["captcha", "--set", "network.widths=[]"], ["network.widths must be a list with at least 1 values, got []"]),
+    (["ring-gan", "--set", "training.average=[0.05]"], ["training.average must be a list of 2 values, got [0.05]"]),
+    (["ring-gan", "--set", "training.betas=[]"], ["training.betas must be a list of 2 values, got []"]),
     (["digits-cyclegan", "--set", "network.width=9"], ["network.width must be a multiple of 8, got 9"]),
     (["moons-kernel", "--set", "density.bandwidth=-1"], ["bandwidth must be above 0, or 'silverman', 'scott' or"]),
     (["captcha", "--set", "training.batch_size=true"], ["must not be true or false"]),
@@ -467,6 +469,8 @@ def test_broken_runs_are_named(capsys, run, tmp_path):
     refused(capsys, ["sample", str(folder), "-n", "1"], "of another model")
     (folder / "config.json").write_text(config[:-20])
     refused(capsys, ["evaluate", str(folder)], "config.json is broken")
+    (folder / "config.json").write_text(config.replace('"seed": 0', f'"seed": {"1" * 5000}'))
+    refused(capsys, ["evaluate", str(folder)], "config.json is broken: a number has thousands of digits: line 1")
     (folder / "config.json").write_text(config.replace('"seed"', '"sead"'))
     refused(capsys, ["evaluate", str(folder)], "config.json is broken", "'sead'")
     old = {"recipe": "captcha", "seed": 0, "training": {"steps": 6}}

@@ -19,8 +19,11 @@ from jensen.recipes.families.autoencoder import Autoencoder
 from jensen.recipes.families.gan import GAN
 from jensen.recipes.families.score import Score
 from jensen.recipes.families.vae import VAE
+from jensen.recipes.words import configure
 from jensen.runs.board import Board
 from jensen.runs.curves import curves
+from jensen.runs.held_out import _batches
+from jensen.runs.opening import open_data
 from jensen.training.journal import read_journal
 from test_cli import refused
 
@@ -54,6 +57,13 @@ def test_a_look_at_held_out_data_leaves_training_as_it_is(tmp_path, family):
         assert all(torch.equal(v, theirs[k]) for k, v in ours.items())
     assert torch.equal(states[0]["rng"], states[1]["rng"])
     assert str(states[0]["optimizers"]) == str(states[1]["optimizers"])
+
+
+def test_held_out_rows_are_judged_in_the_parts_that_a_process_trains_on(monkeypatch):
+    monkeypatch.setattr("jensen.recipes.settings.processes", lambda: 4)
+    recipe = configure("moons-vae", ["training.batch_size=64", "training.accumulate=2"])
+    data = open_data(recipe)
+    assert [len(batch["x"]) for batch in _batches(recipe.on(data.space), data)] == [8] * 32
 
 
 def test_the_held_out_loss_is_the_objectives_with_averaged_weights(tmp_path):

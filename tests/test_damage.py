@@ -214,7 +214,7 @@ def test_weights_that_are_no_finite_numbers_are_refused(capsys, copy_of):
 # -- the journal ------------------------------------------------------------------------------------------------------
 
 WRONG = ["5", "[1]", "null", '"step"', "{", '{"step": 3}', '{"step": "3", "seconds": 1}', '{"seconds": 1}', "[" * 10**5]
-WRONG += ["[" * 500 + "]" * 500]
+WRONG += ["[" * 500 + "]" * 500, '{"step": 4, "seconds": ' + "1" * 5000 + "}"]
 
 
 def test_lines_that_are_not_of_a_journal_are_skipped(copy_of):

@@ -350,6 +350,7 @@ def row(**values):
         ("dataset.json", '{"labels": [["/a.png", 1]]}', "must name files in its own folder"),
         ("dataset.json", '{"labels": [["a.png", [0, 1]]]}', "pairs of a name and a whole number"),
         ("dataset.json", '{"labels": ', "dataset.json is broken"),
+        ("dataset.json", '{"labels": [["a.png", ' + "1" * 5000 + "]]}", "broken: a number has thousands of digits"),
         ("metadata.jsonl", "{", "metadata.jsonl is broken"),
         ("metadata.jsonl", row(label="x"), "must have a file_name, got none in row 1"),
         ("metadata.jsonl", row(file_name="a.png", caption="x"), r"a label or a text, got \['caption', 'file_name'\]"),

@@ -178,6 +178,9 @@ def explain(error: ValidationError) -> str:
     if first["type"] == "value_error":
         joint = " " if message.startswith("must be ") else ": "
         return f"{key}{joint}{message}" if key and not message.startswith(key) else message
+    if first["type"] == "missing" and isinstance(first["loc"][-1], int):  # in a list, whose last value is missing too
+        length = 1 + max(k for e in (first, *others) if e["type"] == "missing" and isinstance(k := e["loc"][-1], int))
+        return f"{key} must be a list of {length} values, got {first['input']!r}"
     union = [other for other in others if _key(other) == key and other["input"] is first["input"]]
     choices = dict.fromkeys(map(must_be, (first, *union)))
     return f"{key} must be {', or '.join(choices)}, got {first['input']!r}"

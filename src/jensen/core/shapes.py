@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -183,6 +184,18 @@ def check_count(**numbers: int) -> None:
         whole = " and whole" * (not isinstance(number, Integral))
         if whole or number < 1:
             raise ValueError(f"{name} must be at least 1{whole}, got {number}")
+
+
+def check_at_least_zero(**numbers: float | int) -> None:
+    """Raise unless each number is at least 0 and finite.
+
+    >>> check_at_least_zero(elapsed=-1.0)
+    Traceback (most recent call last):
+    ValueError: elapsed must be at least 0 and finite, got -1.0
+    """
+    for name, number in numbers.items():
+        if not 0 <= number < math.inf:
+            raise ValueError(f"{name} must be at least 0 and finite, got {number}")
 
 
 def right_pad(values: Float[Tensor, "*b"], like: Float[Tensor, "..."]) -> Tensor:

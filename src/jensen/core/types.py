@@ -183,12 +183,13 @@ def mapped(stream: Stream, change: Callable[[Batch], Batch]) -> Stream:
 class NonFiniteLoss(Failure):
     """A loss or the state of a player became infinite or nan: training stops, and the last checkpoint stays valid."""
 
-    def __init__(self, step: int, player: str, term: str, what: str = "the loss"):
+    def __init__(self, step: int, player: str, term: str, what: str = "the loss", skipped: int = 0):
+        after = f", after {skipped} skipped in a row" * (skipped > 0)
         super().__init__(
-            f"{what} of player {player!r} is not finite at step {step} (term {term!r}): "
+            f"{what} of player {player!r} is not finite at step {step} (term {term!r}){after}: "
             "train again with a lower learning rate"
         )
-        self.step, self.player, self.term = step, player, term
+        self.step, self.player, self.term, self.what = step, player, term, what
 
 
 def first_non_finite(loss: Loss) -> str | None:

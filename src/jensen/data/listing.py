@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from jensen.core.naming import path_of
+from jensen.training.strict_json import parsed
 
 PICTURES = (
     *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".gif", ".bmp", ".dib", ".tif", ".tiff"),
@@ -167,8 +168,8 @@ def _rows(name: str, place: Place) -> Iterator[dict[str, Any]]:
         if _ending(name) == ".csv":
             rows: list[Any] = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
         else:
-            rows = [json.loads(line) for line in text.split("\n") if line.strip()]
-    except (ValueError, csv.Error, RecursionError) as error:
+            rows = [parsed(line) for line in text.split("\n") if line.strip()]
+    except (ValueError, csv.Error) as error:
         raise ValueError(f"{name} is broken: {error}") from error
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
@@ -185,8 +186,9 @@ def _rows(name: str, place: Place) -> Iterator[dict[str, Any]]:
 def _pairs(name: str, place: Place) -> list[tuple[str, str]] | None:
     """Names and labels of StyleGAN's dataset.json; None if the file is of a different kind."""
     try:
-        tree = json.loads(place.read())
-    except (ValueError, RecursionError) as error:
+        data = place.read()
+        tree = parsed(data.decode(json.detect_encoding(data)))
+    except ValueError as error:
         raise ValueError(f"{name} is broken: {error}") from error
     if not isinstance(tree, dict) or "labels" not in tree:
         return None

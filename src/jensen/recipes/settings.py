@@ -12,6 +12,7 @@ from jensen.core.objective import Objective, partition
 from jensen.core.settings import Settings
 from jensen.training import WIDEST, Budget, Player, power_decay, warm_decay, warm_then_decay
 from jensen.training.distributed import processes
+from jensen.training.power import NARROWEST
 
 Positive = Annotated[int, Field(ge=1)]
 UpToMillion = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -19,7 +20,7 @@ Rate = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
-Width = Annotated[float, Field(gt=0, le=WIDEST)]
+Width = Annotated[float, Field(ge=NARROWEST, le=WIDEST)]
 Average = Annotated[
     Annotated[Momentum, Tag("a decay")] | Annotated[tuple[Width, Width], Tag("two widths")],
     Discriminator(lambda value: "two widths" if isinstance(value, list | tuple) else "a decay"),
@@ -64,7 +65,8 @@ class Training(Settings):
     precision: Literal["float32", "bfloat16"] = "float32"
     """precision of the forward pass; bfloat16: mixed precision"""
     skip_nonfinite: Annotated[int, Field(ge=0, le=1000)] = 0
-    """steps in a row that may be skipped because a loss, a gradient or a weight is not finite"""
+    """steps in a row that may be skipped because a loss, a gradient or a weight is not finite; 0 with several
+    processes"""
     compile: bool = False
     """compile the objective with torch.compile, unless its loss contains a gradient"""
     recompute: bool = False

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from jensen.training import checkpoint as checkpoints
 from jensen.training.checkpoint import PART, DamagedFile, replacing, sweep, unwritable, weights_step
+from jensen.training.ema import misfit
 from jensen.training.saved import load
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -153,20 +154,8 @@ def _remedy(path: Path) -> str:
 
 def refuse_misfit(module: nn.Module, weights: Mapping[str, Any], path: Path) -> None:
     """Raise a RunError that names the first entry in which weights and module differ, with both shapes."""
-    own = module.state_dict()
-    for name in dict.fromkeys([*own, *weights]):
-        there, here = (_shape(state[name]) if name in state else "missing" for state in (weights, own))
-        if there != here:
-            raise RunError(
-                f"{path} has weights of another model than that of {CONFIG}: {name} must be {here}, got {there}"
-            )
-
-
-def _shape(value: Any) -> str:
-    if not isinstance(value, Tensor):
-        return type(value).__name__
-    kind = "" if value.is_floating_point() else str(value.dtype).removeprefix("torch.") + " "
-    return f"{kind}{tuple(value.shape)}"
+    if place := misfit(module.state_dict(), weights):
+        raise RunError(f"{path} has weights of another model than that of {CONFIG}: {place}")
 
 
 def export(folder: Path, path: Path, model: nn.Module | None = None) -> None:

@@ -18,7 +18,7 @@ from jensen.training import TrainState
 from jensen.training.sharding import is_divided, put_back
 from jensen.training.step import random_state, set_random_state
 
-BATCHES = 4  # of the training's batch size, each in the parts of `training.accumulate`
+BATCHES = 4  # of the training's batch size, each in as many parts as in training
 
 
 def held_out_loss(state: TrainState, recipe: Recipe, data: Data) -> dict[str, float]:
@@ -89,8 +89,8 @@ def _batches(recipe: Recipe, data: Data) -> Iterator[Batch]:
     """Batches of held-out rows in order, repeated if there are too few for a batch, in the form that the family trains
     on.
     """
-    parts = recipe.training.accumulate
-    size, sides = recipe.training.batch_size // parts, {"a": data, "b": data.b}
+    size, sides = recipe.training.rows(), {"a": data, "b": data.b}
+    parts = recipe.training.batch_size // size
 
     def draw(n: int, rows: slice) -> Batch:
         index = torch.arange(n * size, (n + 1) * size)[rows]

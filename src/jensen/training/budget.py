@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from jensen.core.shapes import check_at_least_zero, check_count
 from jensen.training.distributed import agree
 
 
@@ -33,10 +35,11 @@ class Budget:
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.minutes is None):
             raise ValueError("a budget must be either steps or minutes, got both or neither")
-        if self.steps is not None and self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}")
-        if self.minutes is not None and not self.minutes > 0:
-            raise ValueError(f"minutes must be positive, got {self.minutes}")
+        if self.steps is not None:
+            check_count(steps=self.steps)
+        if self.minutes is not None and not 0 < self.minutes < math.inf:
+            raise ValueError(f"minutes must be positive and finite, got {self.minutes}")
+        check_at_least_zero(elapsed=self.elapsed)
 
     def start(self) -> None:
         if self._since is None:
@@ -75,14 +78,16 @@ class Budget:
 def warm_then_decay(peak: float, budget: Budget, *, warmup: int = 100, decay: float = 0.4) -> Callable[[int], float]:
     """Rise linearly over `warmup` steps, stay at `peak`, fall linearly to zero over the last fraction `decay`.
 
+    Raises:
+        ValueError: unless peak and warmup are at least 0 and finite, and 0 < decay <= 1.
+
     >>> rate = warm_then_decay(1.0, Budget(steps=1000), warmup=10, decay=0.5)
     >>> rate(0), rate(300), rate(750)
     (0.1, 1.0, 0.5)
     """
     if not 0 < decay <= 1:
         raise ValueError(f"decay must be in (0, 1], got {decay}")
-    if warmup < 0:
-        raise ValueError(f"warmup must be at least 0, got {warmup}")
+    check_at_least_zero(peak=peak, warmup=warmup)
 
     def rate(step: int) -> float:
         rising = min(1.0, (step + 1) / warmup) if warmup else 1.0

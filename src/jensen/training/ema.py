@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -59,7 +59,7 @@ def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
         decay: beta, from 0 (a copy) to 1.
 
     Raises:
-        ValueError: unless 0 <= decay <= 1.
+        ValueError: unless 0 <= decay <= 1, or if the modules have other parameters.
 
     Source: Polyak & Juditsky (1992); Miyato et al. (2018), algorithm 1.
 
@@ -71,6 +71,9 @@ def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
     """
     if not 0 <= decay <= 1:
         raise ValueError(f"decay must be in [0, 1], got {decay}")
+    if [p.shape for p in average.parameters()] != [p.shape for p in model.parameters()]:
+        place = misfit(dict(average.named_parameters()), dict(model.named_parameters()))
+        raise ValueError(f"model must have the structure of the average: {place}")
     modules = list(zip(_raised(average).modules(), model.modules(), strict=True))
     weights: dict[Tensor, Tensor] = {  # each once, even if tied
         mine: getattr(other, name)
@@ -93,6 +96,22 @@ def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
                 state.copy_(getattr(other, name))
     for one, _ in modules:
         recompute(one)
+
+
+def misfit(own: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """The first entry in which two states of modules differ, with both shapes, or ""."""
+    for name in dict.fromkeys([*own, *other]):
+        here, there = (_shape(state[name]) if name in state else "missing" for state in (own, other))
+        if here != there:
+            return f"{name} must be {here}, got {there}"
+    return ""
+
+
+def _shape(value: Any) -> str:
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    kind = "" if value.is_floating_point() else str(value.dtype).removeprefix("torch.") + " "
+    return f"{kind}{tuple(value.shape)}"
 
 
 def _raised(module: nn.Module) -> nn.Module:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 import torch
@@ -11,8 +13,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from jensen.core.shapes import check_count, checked
-from jensen.training.ema import recompute
+from jensen.training.ema import misfit, recompute
 
+NARROWEST = 1e-6
 WIDEST = 12**-0.5  # the relative width of the plain mean, gamma = 0
 
 
@@ -34,8 +37,8 @@ class Profile:
     t: float
 
     def __post_init__(self) -> None:
-        if not (self.gamma >= 0 and self.t > 0):
-            raise ValueError(f"gamma must be at least 0 and t positive, got {self.gamma} and {self.t}")
+        if not (0 <= self.gamma < math.inf and 0 < self.t < math.inf):
+            raise ValueError(f"gamma must be at least 0, t positive, and both finite, got {self.gamma} and {self.t}")
 
     @classmethod
     def of(cls, width: float, t: float) -> Profile:
@@ -67,8 +70,8 @@ def relative_width(gamma: float) -> float:
     >>> round(relative_width(6.94), 4), round(relative_width(16.97), 4)
     (0.1, 0.05)
     """
-    if not gamma > -1:
-        raise ValueError(f"gamma must be above -1, got {gamma}")
+    if not -1 < gamma < math.inf:
+        raise ValueError(f"gamma must be above -1 and finite, got {gamma}")
     return float((gamma + 1) ** 0.5 / ((gamma + 2) * (gamma + 3) ** 0.5))
 
 
@@ -77,15 +80,15 @@ def exponent(width: float) -> float:
     $\gamma^3 + 7 \gamma^2 + (16 - \sigma^{-2}) \gamma + 12 - \sigma^{-2}$.
 
     Raises:
-        ValueError: unless 0 < width <= 1 / sqrt(12), the width of the plain mean.
+        ValueError: unless 1e-6 <= width <= 1 / sqrt(12): from averages of a millionth of training to the plain mean.
 
     Source: Karras et al. (2024), appendix C.1.
 
     >>> round(exponent(0.1), 2), round(exponent(0.05), 2)
     (6.94, 16.97)
     """
-    if not 0 < width <= WIDEST:
-        raise ValueError(f"width must be above 0 and at most {WIDEST:.4f}, got {width}")
+    if not NARROWEST <= width <= WIDEST:
+        raise ValueError(f"width must be from {NARROWEST:g} to {WIDEST:.4f}, got {width}")
     roots = np.roots([1.0, 7.0, 16.0 - width**-2, 12.0 - width**-2])
     return max(0.0, float(roots.real[np.abs(roots.imag) < 1e-6 * np.abs(roots)].max()))
 
@@ -152,16 +155,28 @@ def reconstruct(average: nn.Module, states: Iterable[dict[str, Tensor]], coeffic
         states: the `state_dict` of each stored average, in order of time.
         coefficients: (n,), as `reconstruction` returns them.
 
+    Raises:
+        TypeError: for coefficients that are no tensor.
+        ValueError: unless there is a coefficient for each state, and the states have the module's structure.
+
     >>> model, states = nn.Linear(1, 1), [{"weight": torch.ones(1, 1) * k, "bias": torch.ones(1)} for k in (1, 3)]
     >>> reconstruct(model, states, torch.tensor([0.25, 0.75]))
     >>> model.weight.item(), model.bias.item()
     (2.5, 1.0)
     """
+    if not isinstance(coefficients, Tensor):
+        raise TypeError(f"coefficients must be a tensor (n,), got a {type(coefficients).__name__}")
     check_count(coefficients=len(coefficients))
+    own = average.state_dict()
     names = [name for name, p in average.named_parameters() if p.is_floating_point() or p.is_complex()]
     sums: dict[str, Tensor] = {}
     state: dict[str, Tensor] = {}
-    for coefficient, state in zip(coefficients.tolist(), states, strict=True):
+    for coefficient, following in zip_longest(coefficients.tolist(), states):
+        if coefficient is None or following is None:
+            raise ValueError(f"coefficients must be as many as states, got {len(coefficients)}")
+        state = following
+        if place := misfit(own, state):
+            raise ValueError(f"states must have the structure of the module: {place}")
         for name in names:
             wide = state[name].to(torch.promote_types(state[name].dtype, torch.float64))
             sums[name] = coefficient * wide + sums.get(name, 0.0)

@@ -30,7 +30,10 @@ class Player:
         parameters: its parameters.
         optimizer: an optimizer of exactly these parameters.
         rate: learning rate as a function of the step.
-        clip: norm to which its gradient is clipped, or None.
+        clip: norm to which its gradient is clipped, above 0, or None.
+
+    Raises:
+        TypeError: for a rate that is no function. ValueError: for a clip that is not positive.
 
     >>> net = nn.Linear(2, 1)
     >>> parameters = list(net.parameters())
@@ -41,6 +44,12 @@ class Player:
     optimizer: Optimizer
     rate: Callable[[int], float]
     clip: float | None = None
+
+    def __post_init__(self) -> None:
+        if not callable(self.rate):
+            raise TypeError(f"rate must be a function of the step, got {self.rate!r}")
+        if self.clip is not None and not self.clip > 0:
+            raise ValueError(f"clip must be positive, or None, got {self.clip}")
 
     def move(self, step: int) -> None:
         """One optimizer step with the current gradients, clipped."""
@@ -79,6 +88,9 @@ class TrainState:
         accumulate: int = 1,
     ):
         check_count(accumulate=accumulate)
+        decays = (decay,) if callable(decay) else tuple(decay) if isinstance(decay, Sequence) else ()
+        if not (decays and all(map(callable, decays))):
+            raise TypeError(f"decay must be a function of the step, or a list of at least one, got {decay!r}")
         owned = partition(objective)
         if set(owned) != set(players):
             raise ValueError(f"players must be {sorted(owned)}, got {sorted(players)}")
@@ -88,7 +100,7 @@ class TrainState:
                 raise ValueError(f"player {name!r} and its optimizer must hold the parameters the objective gives it")
         self.objective = objective
         self.players = dict(players)
-        self.decays = (decay,) if callable(decay) else tuple(decay)
+        self.decays = decays
         self.averages = [begin_average(objective.model) for _ in self.decays]
         self.precision, self.accumulate = precision, accumulate
         self.memory: dict[str, Tensor] = {}

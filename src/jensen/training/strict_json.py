@@ -40,12 +40,16 @@ def parsed(text: str, read: Callable[[Any], Any] = lambda tree: tree) -> Any:
     """The tree of a JSON text, as `read` reads it.
 
     Raises:
-        json.JSONDecodeError: if the text is not JSON, or nested too deeply.
+        json.JSONDecodeError: if the text is not JSON, nested too deeply, or has a number that Python does not read.
     """
     try:
         return read(json.loads(text))
     except RecursionError:
         raise json.JSONDecodeError("nested too deeply", text[:100], 0) from None
+    except json.JSONDecodeError:
+        raise
+    except ValueError:  # advice to programmers
+        raise json.JSONDecodeError("a number has thousands of digits", text[:100], 0) from None
 
 
 def _said(value: Any) -> Any:

@@ -48,8 +48,8 @@ class Tolerance:
     on_skip: Callable[[NonFiniteLoss], None] = lambda _: None
 
     def __post_init__(self) -> None:
-        if self.most < 0:
-            raise ValueError(f"most must be at least 0, got {self.most}")
+        if not (isinstance(self.most, int) and self.most >= 0):
+            raise ValueError(f"most must be a whole number of at least 0, got {self.most}")
 
     def __call__(self, state: TrainState, step: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         """The terms of the first good step.
@@ -68,6 +68,6 @@ class Tolerance:
             except NonFiniteLoss as error:
                 state.load_state_dict(copy.deepcopy(kept) | {"draws": state.draws})
                 if not left:
-                    raise
+                    raise NonFiniteLoss(error.step, error.player, error.term, error.what, self.most) from error
                 self.on_skip(error)
         return terms

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from jensen.core.shapes import check_at_least_zero
 from jensen.core.types import Loss
 from jensen.training.distributed import average_over_processes
 from jensen.training.sharding import like, put_back
@@ -89,8 +90,8 @@ def consensus(gamma: float) -> Callable[..., Mapping[str, Loss]]:
         gamma: weight of the regulariser, at least 0.
 
     Raises:
-        ValueError: for a negative gamma, a phase that does not hold every player, or a parameter that its player's loss
-            does not use.
+        ValueError: for a gamma that is negative or not finite, a phase that does not hold every player, or a parameter
+            that its player's loss does not use.
         NonFiniteLoss: for a gradient that is not finite, before any weight changes.
 
     Source: Mescheder et al. (2017), equation 6.
@@ -99,8 +100,7 @@ def consensus(gamma: float) -> Callable[..., Mapping[str, Loss]]:
     >>> round(stability(DiracGAN(), update=consensus(0.5), step_size=0.5).leading, 4)
     0.9703
     """
-    if not gamma >= 0:
-        raise ValueError(f"gamma must be at least 0, got {gamma}")
+    check_at_least_zero(gamma=gamma)
 
     def update(state: TrainState, players: tuple[str, ...], evaluate: Evaluate) -> Mapping[str, Loss]:
         _require_all("consensus", state, players)
