@@ -231,6 +231,24 @@ def test_lines_that_are_not_of_a_journal_are_skipped(copy_of):
     assert len(journal.read_text().splitlines()) == 2
 
 
+def test_the_journal_is_on_disk_before_each_checkpoint_and_the_last_is_written_once(tmp_path, monkeypatch):
+    events, sync = [], os.fsync
+
+    def synced(handle):
+        name = os.path.basename(os.readlink(f"/proc/self/fd/{handle}"))
+        events.extend(["journal"] if name == "journal.jsonl" else [])
+        sync(handle)
+
+    def saved(folder, step, *given):
+        events.append(step)
+        return save(folder, step, *given)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr("jensen.training.checkpoint.save", saved)
+    assert main(words(tmp_path / "run", "--no-evaluate")) == 0
+    assert events == ["journal", 2, "journal", 4]
+
+
 # -- two at once ------------------------------------------------------------------------------------------------------
 
 

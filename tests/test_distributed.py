@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import traceback
+from datetime import timedelta
 
 import numpy as np
 import pytest
@@ -121,6 +122,8 @@ def test_two_processes_give_the_one_process_training_and_leave_their_group_at_th
         # registered before the process group is joined, so it runs last, after the group is destroyed
         atexit.register(lambda: os._exit(3) if torch.distributed.is_initialized() else None)
         mine, world = start()
+        group = torch.distributed.distributed_c10d._get_default_group()
+        assert group._get_backend(torch.device("cpu")).options._timeout == timedelta(days=1)
         flat = trained(mine, world)
         found = collect(flat)
         assert all(torch.equal(v, flat) for v in found)

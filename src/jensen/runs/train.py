@@ -256,8 +256,9 @@ def _restore(recipe: Recipe, state: TrainState, budget: Budget, saved: Saved, fo
     except (RuntimeError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError) as error:
         if lost(error):
             raise
+        why = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise RunError(
-            f"{folder / STATE} has a checkpoint of another run than that of {CONFIG}: train again"
+            f"the checkpoint in {folder / STATE} cannot be used with {CONFIG} ({why}): train again"
         ) from error
     budget.elapsed = saved["elapsed"]
     budget.look()
@@ -333,7 +334,8 @@ class _Keeper:
         if state.step % training.log_every == 0:
             self.log(progress)
         stopping = self.interrupted(self.closed)
-        if state.step % training.save_every == 0 or stopping:
+        last = self.budget.done(state.step)  # `finish` saves
+        if (state.step % training.save_every == 0 and not last) or stopping:
             self.save()  # last, so that everything the checkpoint refers to has been written
         if stopping:
             self.stop()
@@ -402,6 +404,8 @@ class _Keeper:
         state = {**self.state.state_dict(), **seconds, "count": self.means.count}
         own = process_state(self.state.objective, sums=self.means.sums)
         rejected, self.rejected = self.rejected, []
+        if self.main:
+            self.journal.sync()
         if self.shards is not None:
             self.shards.save(self.state.step, state, own, rejected)
             return

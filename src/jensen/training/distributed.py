@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -20,6 +21,7 @@ from jensen.core.failure import Left
 from jensen.core.types import Batch, Draws, Stream, mapped
 
 T = TypeVar("T")
+PATIENCE = timedelta(days=1)  # the first process draws previews while the others wait; one that ends is noticed at once
 ENDED = "another process of this run has ended or no longer answers: its own message, if there is one, says why"
 
 
@@ -38,7 +40,7 @@ def start() -> tuple[int, int]:
         restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)
         fresh = dist.PrefixStore(f"restart {restart}, group {len(_stores)}", store)
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        dist.init_process_group(backend, store=fresh, rank=mine, world_size=world)
+        dist.init_process_group(backend, store=fresh, rank=mine, world_size=world, timeout=PATIENCE)
         _stores.append(fresh)
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))

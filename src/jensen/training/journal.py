@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -32,6 +33,11 @@ class Journal:
     def write(self, **line: Any) -> None:
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(dumps(line) + "\n")
+
+    def sync(self) -> None:
+        """Wait until the lines are on disk."""
+        with open(self.path, "rb") as file:
+            os.fsync(file.fileno())
 
     def lines(self) -> list[dict[str, Any]]:
         return read_journal(self.path)

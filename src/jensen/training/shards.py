@@ -31,7 +31,7 @@ from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
 from torch.futures import Future
 
 from jensen.training.checkpoint import DamagedFile, checkpoints, discard, part, revision, step_of, sync_folder, tidy
-from jensen.training.distributed import collect, rank
+from jensen.training.distributed import PATIENCE, collect, rank
 from jensen.training.sharding import changed, is_share, share
 from jensen.training.strict_json import dumps, loads
 
@@ -53,7 +53,7 @@ class Shards:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.group = dist.new_group(backend="gloo")
+        self.group = dist.new_group(backend="gloo", timeout=PATIENCE)
         self.pending: tuple[_Writer, Result] | None = None
 
     def save(self, step: int, state: Mapping[str, Any], own: Mapping[str, Any], rejected: Sequence[Path] = ()) -> None:
