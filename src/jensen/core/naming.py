@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from os import PathLike
 from pathlib import Path
 
 
@@ -28,12 +29,14 @@ def path_of(word: Path | str, name: str = "") -> Path:
         name: name of the option or argument, for the message.
 
     Raises:
-        ValueError: for an empty word.
+        ValueError: for an empty word, or what is no path.
 
     >>> path_of("", "--out")
     Traceback (most recent call last):
     ValueError: --out must be a path, got an empty one
     """
+    if not isinstance(word, str | PathLike):
+        raise ValueError(f"{name} must be a path, got {word!r}".strip())
     if word == "":
         raise ValueError(f"{name} must be a path, got an empty one".strip())
     return Path(word)

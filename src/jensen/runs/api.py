@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from jensen.core.naming import path_of
 from jensen.core.objective import Objective, copied
-from jensen.core.progress import Track, Watch, silent
+from jensen.core.progress import Track, Watch, check_functions, silent
 from jensen.core.types import Batch, Likelihood
 from jensen.data.dataset import Data
 from jensen.diffusion import Sampler
@@ -69,6 +69,7 @@ class Run(opening.Run):
         Raises:
             ValueError: for a request that the run cannot carry out.
         """
+        check_functions(track=track)
         texts = (str(cond),) * (n if isinstance(n, int) else 1) if isinstance(cond, str | int) else tuple(cond)
         if n is not None and texts and n != len(texts):
             raise ValueError(f"n must be the number of conditions, {len(texts)}, or left out, got {n}")
@@ -99,7 +100,8 @@ class Run(opening.Run):
         Raises:
             ValueError: for a request that the run cannot carry out.
         """
-        texts = (cond,) * n if isinstance(cond, str) else tuple(cond)
+        check_functions(track=track)
+        texts = (cond,) * (n if isinstance(n, int) else 1) if isinstance(cond, str) else tuple(cond)
         if texts and n != len(texts):
             raise ValueError(f"cond must be one name, or one for each of {n} interpolations, got {len(texts)}")
         changes = _given(sampler=sampler, steps=steps, guidance=guidance, eta=eta)
@@ -164,6 +166,7 @@ class Run(opening.Run):
         Raises:
             ValueError: for data other than those of training, or a run that was opened at another width.
         """
+        check_functions(track=track)
         if self.width is not None:
             raise ValueError(f"width must be the run's own to evaluate it, got {self.width:g}: export the run first")
         opened = None if data is None else self._opened(data, track)
@@ -234,6 +237,7 @@ def train(
         ValueError: one sentence, if settings or data cannot be used. RunError: if the folder exists already or cannot
         be written.
     """
+    check_functions(track=track, watch=watch)
     using.use(use)
     if steps is not None and minutes is not None:
         raise ValueError(f"at most one of steps and minutes can be given, got {steps} and {minutes}")
@@ -317,6 +321,7 @@ def compare(
     Raises:
         ValueError: if the contestants cannot be compared.
     """
+    check_functions(track=track)
     found = None if data is None else source_of(data)  # in memory, it is also the source of the runs on the same data
     opened = None if found is None else load_data(found)
     return comparing.compare(

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,6 +19,7 @@ from jensen.core.naming import path_of
 from jensen.core.progress import Track, silent
 from jensen.core.protocols import Sampleable
 from jensen.core.seeding import checked_seed, derived, generator
+from jensen.core.shapes import check_count
 from jensen.data.dataset import Data, in_memory, some
 from jensen.data.pool import Examples
 from jensen.data.space import Classes
@@ -171,8 +173,9 @@ def compare(
         sampled, samples of another shape, or n or a seed out of range.
     """
     checked_seed(seed)
-    if judge_steps < 1:
-        raise ValueError(f"judge_steps must be at least 1, got {judge_steps}")
+    check_count(judge_steps=judge_steps)
+    if not (n is None or isinstance(n, Integral)):
+        raise ValueError(f"n must be a whole number, got {n!r}")
     runs, given = _opened(contestants)
     likelihoods = {name: _likelihoods(run.folder) for name, run in runs.items()}
     own = _shared(runs, data, track)

@@ -71,10 +71,10 @@ def drawing(
         ValueError: for a request that the model cannot carry out.
     """
     checked_seed(seed)
-    if n is not None and (not isinstance(n, Integral) or n < 1):
-        raise ValueError(f"n must be at least 1{' and whole' * (not isinstance(n, Integral))}, got {n!r}")
-    if interpolate is not None and not 2 <= interpolate <= MOST_ON_A_SHEET:
-        raise ValueError(f"--interpolate must be from 2 to {MOST_ON_A_SHEET}, got {interpolate}")
+    if n is not None and (not _whole(n) or n < 1):
+        raise ValueError(f"n must be at least 1{' and whole' * (not _whole(n))}, got {n!r}")
+    if interpolate is not None and not (_whole(interpolate) and 2 <= interpolate <= MOST_ON_A_SHEET):
+        raise ValueError(f"--interpolate must be from 2 to {MOST_ON_A_SHEET}, got {interpolate!r}")
     space, family, model, name = run.space, run.recipe.family, run.model, run.recipe.name
     known = space.cond if family.conditional(space) else None
     for option, refused in (
@@ -115,6 +115,10 @@ def drawing(
         return run.draw(n, cond=cond, seed=seed, advance=advance, **changes)
 
     return Drawing(n, draw_all, names=named, comment=comment, notes=notes)
+
+
+def _whole(n: object) -> bool:
+    return isinstance(n, Integral) and not isinstance(n, bool)
 
 
 def _interpolations(

@@ -25,6 +25,8 @@ def use(things: Iterable[Own]) -> None:
     Raises:
         ValueError: for a file that does not exist, raises an exception, or defines none of these.
     """
+    if not isinstance(things, Iterable):
+        raise ValueError(f"use must list sources, families, judges, recipes or files, got {things!r}")
     for thing in [things] if isinstance(things, str) else things:
         if isinstance(thing, Path | str):
             run_file(path_of(thing, "use"))
