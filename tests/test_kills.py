@@ -24,7 +24,7 @@ OFTEN = {"training.previews": 2, "training.log_every": 3, "training.save_every":
 DENOISED = MLP | BOUNDED
 CASES = {
     "vae": ("vae", "8.csv", {"network.hidden": 16}),
-    "vae of a pack, accumulated": ("vae", "square.pack", {"network.widths": [8, 8], "training.accumulate": 2}),
+    "vae of a pack, accumulated": ("vae", "square.pack", {"network.width": 8, "training.accumulate": 2}),
     "GAN of packs": ("gan", "2.csv", CONV | CRITIC | {"game.packing": 2}),
     "GAN with adaptive augmentation": ("digits-gan", None, DIGITS_GAN | {"game.augmentation": "adaptive"}),
     "diffusion with a learned schedule": ("diffusion", "8.csv", DENOISED | BOUND),
