@@ -2,7 +2,7 @@
 
     python benchmarks/memory.py --gigabytes 4 --steps 2000 --plot memory.png --json memory.json
 
-A pack of random 64 x 64 RGB pictures is written, then a VAE is trained on it, then the run is evaluated several times,
+A pack of random square RGB pictures is written, then a VAE is trained on it, then the run is evaluated several times,
 all in one process. The anonymous memory of the process (RssAnon of /proc/self/status, Linux only) is read after every
 20 steps and after every evaluation. Pages of the pack that are mapped into memory are not counted: the system takes
 them back when it needs them. Growth is the least-squares slope over the second half of the readings.
@@ -28,7 +28,7 @@ from jensen.data.pack import FACTS, PIXELS, VERSION
 from jensen.training.strict_json import dumps
 from machine import facts, table, write_json
 
-FORM, BLOCK = Form(3, 64, 64), 4096
+BLOCK = 4096
 SMALL = {"training.previews": 0, "judging.samples": 64, "judging.rows": 64, "judging.importance_rows": 4}
 
 
@@ -37,19 +37,19 @@ def anonymous() -> float:
     return int(re.search(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
 
 
-def write_random_pack(out: Path, gigabytes: float) -> int:
+def write_random_pack(out: Path, gigabytes: float, form: Form) -> int:
     """Write a pack of random pictures; returns their number."""
-    n = round(gigabytes * 2**30 / np.prod(FORM.shape))
+    n = round(gigabytes * 2**30 / np.prod(form.shape))
     out.mkdir(parents=True)
-    pixels = np.lib.format.open_memmap(out / PIXELS, mode="w+", dtype=np.uint8, shape=(n, *FORM.shape))
+    pixels = np.lib.format.open_memmap(out / PIXELS, mode="w+", dtype=np.uint8, shape=(n, *form.shape))
     rng, digest = np.random.default_rng(0), hashlib.sha256()
     for first in range(0, n, BLOCK):
-        rows = rng.integers(0, 256, (min(BLOCK, n - first), *FORM.shape), np.uint8)
+        rows = rng.integers(0, 256, (min(BLOCK, n - first), *form.shape), np.uint8)
         pixels[first : first + BLOCK] = rows
         digest.update(rows.tobytes())
     pixels.flush()
     names = [f"{k:07d}.png" for k in range(n)]
-    kept = {"version": VERSION, "key": "random", "sha256": digest.hexdigest(), "form": asdict(FORM), "names": names}
+    kept = {"version": VERSION, "key": "random", "sha256": digest.hexdigest(), "form": asdict(form), "names": names}
     empty = {"labels": [None] * n, "texts": [None] * n, "broken": {}, "skipped": {}}
     (out / FACTS).write_text(dumps(kept | empty), encoding="utf-8")
     return n
@@ -77,6 +77,7 @@ def draw(path: Path, training: list[float], evaluations: list[float], every: int
 
 def main(
     gigabytes: Annotated[float, Option(help="size of the pack")] = 4.0,
+    size: Annotated[int, Option(help="height and width of the pictures")] = 64,
     steps: Annotated[int, Option(help="training steps")] = 2000,
     evaluations: Annotated[int, Option(help="evaluations of the run")] = 10,
     json: Annotated[Path | None, Option(help="file for the numbers")] = None,
@@ -86,7 +87,7 @@ def main(
     every, own = 20, anonymous()
     training: list[float] = []
     with TemporaryDirectory() as folder:
-        n = write_random_pack(Path(folder) / "random.pack", gigabytes)
+        n = write_random_pack(Path(folder) / "random.pack", gigabytes, Form(3, size, size))
         run = jensen.train(
             "vae",
             Path(folder) / "run",
