@@ -12,6 +12,8 @@ import pytest
 import torch
 
 from jensen.cli.main import main
+from jensen.training.checkpoint import checkpoints
+from jensen.training.saved import load
 from test_cli import journal_of
 from test_damage import forked
 from test_distributed import codes_of
@@ -80,7 +82,7 @@ def killed_again_and_again(whole, out, kills, seed, processes=1):
     assert run(out / "whole", False) == (0,) * processes
     events, expected = int(counted.read_text()), content(out / "whole")
     while done < kills or (out / str(runs)).exists():
-        begun = (out / str(runs) / "state").exists() and any((out / str(runs) / "state").glob("*.pt"))
+        begun = bool(checkpoints(out / str(runs) / "state"))
         moment = rng.randrange(1, events) if done < kills else 0
         codes = run(out / str(runs), begun, moment, rng.randrange(processes))
         done += -signal.SIGKILL in codes
@@ -103,14 +105,16 @@ def ends(work, processes):
 
 
 def content(run):
-    """Everything in a run's folder, without times; files that hold no numbers of time as their bytes."""
-    found = {}
+    """The newest checkpoint and everything else in a run's folder, without times; files that hold no numbers of time as
+    their bytes.
+    """
+    saved = load(run / "state")
+    found = {"state": plain({key: saved.read(v) for key, v in saved.items() if key not in ("elapsed", "since")})}
     for path in sorted(run.rglob("*")):
         name = str(path.relative_to(run))
-        if path.suffix == ".pt":
-            state = torch.load(path, weights_only=True)
-            found[name] = plain({key: v for key, v in state.items() if key not in ("elapsed", "since")})
-        elif name == "journal.jsonl":
+        if name.startswith("state/"):
+            continue
+        if name == "journal.jsonl":
             found[name] = journal_of(run)
         elif name == "config.json":
             found[name] = json.loads(path.read_text())
