@@ -154,6 +154,8 @@ def test_pipes_in_a_run_are_not_waited_for(capsys, copy_of):
     refused(capsys, [*going_on(copy_of), "--steps", "8"], f"{copy_of / 'journal.jsonl'} is not a file")
     refused(capsys, ["curves", str(copy_of), "--out", str(copy_of / "curves.csv")], "journal.jsonl is not a file")
     assert weights_step(copy_of / "model.safetensors") is None
+    os.mkfifo(copy_of / ".lock")
+    refused(capsys, [*going_on(copy_of), "--steps", "8"], f"{copy_of / '.lock'} is not a file")
 
 
 def test_files_of_other_names_are_left_alone(copy_of):
