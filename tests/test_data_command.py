@@ -212,6 +212,17 @@ def test_pack_takes_every_option(folder, capsys):
     assert open_pack("grey").x.shape == (41, 1, 6, 6)
 
 
+def test_a_pack_has_the_copies_of_its_folder(folder, capsys):
+    """A pack holds no files to compare: its pictures are compared."""
+    assert main(["data", "pack", folder, "--out", "pack"]) == 0
+    for path, what in ((folder, "files with the same bytes as another file"), ("pack", "pictures equal to another")):
+        assert main(["data", "check", path, "--json", f"{path}.json"]) == 0
+        tree = json.loads(Path(f"{path}.json").read_text())
+        assert tree["findings"]["copies"]["value"] == 1
+        assert tree["findings"]["copies"]["note"].startswith(what)
+        assert tree["details"]["copies"] == [["dogs/39.png", "dogs/copy.png"]]
+
+
 def test_strict_refuses_broken_files_and_leaves_nothing(folder, tmp_path, capsys):
     refused(capsys, ["data", "check", folder, "--strict"], "must not be broken, got 1 broken ones: dogs/bad.png: ")
     refused(
@@ -240,7 +251,10 @@ def test_strict_refuses_broken_files_and_leaves_nothing(folder, tmp_path, capsys
             "alpha must be keep for 4 channels",
         ),
         (["pack", "my pictures", "--out", "p", "--channels", "2"], "channels must be 1, 3 or 4, got 2"),
-        (["pack", "my pictures", "--out", "p", "--fit", "squeeze"], "'squeeze' is not one of 'crop', 'pad', 'stretch'"),
+        (
+            ["pack", "my pictures", "--out", "p", "--fit", "squeeze"],
+            "--fit must be one of 'crop', 'pad', 'stretch', got 'squeeze'",
+        ),
         (["pack", "my pictures", "--out", "p", "--processes", "0"], "processes must be at least 1, got 0"),
     ],
 )

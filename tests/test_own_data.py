@@ -12,6 +12,7 @@ from PIL import Image
 
 import jensen
 from cases import whole
+from jensen.cli.files import writable
 from jensen.cli.main import main
 from jensen.core.seeding import derived
 from jensen.data.dataset import some
@@ -23,6 +24,8 @@ from jensen.recipes.sources.pair import Pair
 from jensen.recipes.sources.pictures import Pictures
 from jensen.recipes.sources.table import Table
 from jensen.recipes.words import configure
+from jensen.report.samples import Samples
+from jensen.report.scatter import Classes as Coloured
 
 RNG = np.random.default_rng(0)
 N = 80
@@ -185,6 +188,28 @@ def test_a_column_of_whole_numbers_or_words_is_the_label_and_no_other(tmp_path):
     assert (plane.columns, plane.cond) == (("x", "y"), None)
     (tmp_path / "quoted.csv").write_text("x,kind\n" + '1.5,"big\ncat"\n2.5,dog\u2028s\n' * 22)
     assert source(tmp_path / "quoted.csv").open(0).space.cond.names == ("big\ncat", "dog\u2028s")
+
+
+def test_a_column_that_names_its_rows_is_no_class(tmp_path):
+    """Most of its words occur once. Given explicitly, words and whole numbers are classes; real numbers are not."""
+    rows = "".join(f"{k / 7},{k * k},n{k},{'ab'[k % 2]}\n" for k in range(44))
+    (tmp_path / "x.csv").write_text(f"x,label,name,kind\n{rows}")
+    (tmp_path / "y.csv").write_text("x,id\n" + "".join(f"{k / 7},n{k}\n" for k in range(44)))
+    assert (source("x.csv").label, source("y.csv").label) == ("kind", None)
+    for column in ("label", "name"):
+        assert Table(path="x.csv", label=column).open(0).space.cond.size == 44
+    said = "data.label must be a column of classes, got 'x', a column of real numbers that are nearly all different"
+    with pytest.raises(ValueError, match=said):
+        Table(path="x.csv", label="x").open(0)
+    few = Table(path="x.csv", columns=("label",), label="half")
+    (tmp_path / "x.csv").write_text("label,half\n" + "".join(f"{k * k},{k % 3 / 2}\n" for k in range(44)))
+    assert few.open(0).space.cond.names == ("0", "1", "0.5")
+
+
+def test_a_folder_for_each_picture_is_no_class(tmp_path):
+    folder(tmp_path / "pictures", classes=[f"n{k}" for k in range(30)], each=1)
+    assert source("pictures").open(0).space.cond is None
+    assert source("pictures").model_copy(update={"cond": "classes"}).open(0).space.cond.size == 30
 
 
 # -- pictures in one file ---------------------------------------------------------------------------------------------
@@ -500,9 +525,43 @@ def test_a_run_goes_on_without_its_data_given_again(tmp_path, capsys):
     start = ["train", "diffusion", "--data", csv(tmp_path / "x.csv"), *small]
     assert main([*start, "--steps", "2"]) == 0
     assert "80 points with 2 columns and 3 classes from column kind" in capsys.readouterr().err
-    again = ["train", "diffusion", "--out", "runs/diffusion-x", "--resume", "--steps"]
+    again = ["train", "diffusion", "--out", "runs/diffusion-x", "--resume", "--no-evaluate", "--steps"]
     assert main([*again, "3"]) == 0
     assert main([*again, "4", "--data", "x.csv"]) == 0
     assert main([*again, "5", "--data", "moons"]) == 2
     assert "--resume uses the data of" in capsys.readouterr().err
     assert main(["sample", "runs/diffusion-x", "-n", "5", "--out", "y.csv"]) == 0
+    lines = (tmp_path / "y.csv").read_text().splitlines()
+    assert lines[0] == "length,mass,class"
+    assert [line.rpartition(",")[2] for line in lines[1:]] == ["a", "b", "c", "a", "b"]  # in turn
+    made = jensen.open("runs/diffusion-x").sample(cond=["c", "a"])
+    assert made.columns == ("length", "mass")
+    assert [made.classes.names[k] for k in made.classes.index] == ["c", "a"]
+    assert "function" not in repr(made)
+
+
+def test_samples_of_points_are_a_table_that_can_be_trained_on(tmp_path):
+    x, classes = torch.arange(8.0).view(4, 2), Coloured(torch.tensor([1, 0, 1, 0]), ("a, b", "c"))
+    for columns, named, read in (
+        (("mass", "class"), True, ("mass", "class", "label")),
+        ((), True, ("column 1", "column 2", "class")),
+        (("mass", "size"), False, ("mass", "size")),
+        ((), False, ("1", "2")),
+    ):
+        Samples(x, columns, classes if named else None).save(tmp_path / "s.csv")
+        table = read_table(tmp_path / "s.csv")
+        assert (tuple(table.columns), len(table)) == (read, 4)
+        assert table.label == (read[-1] if named else None)
+        if named:
+            assert table.columns[read[-1]].tolist() == ["c", "a, b", "c", "a, b"]
+
+
+def test_a_folder_with_files_gets_no_samples(tmp_path):
+    """Those of an earlier call could not be told from the new ones."""
+    made = Samples(torch.zeros(2, 1, 4, 4))
+    made.save(tmp_path / "new")
+    assert len(list((tmp_path / "new").iterdir())) == 2
+    with pytest.raises(ValueError, match="new is not empty: give another --out"):
+        made.save(tmp_path / "new")
+    with pytest.raises(ValueError, match="new is not empty: give another --out"):
+        writable(tmp_path / "new", ".png", "")

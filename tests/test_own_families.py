@@ -117,7 +117,7 @@ def test_a_family_on_own_data(data, tmp_path, monkeypatch, capsys, family, name,
     asked = [w for text in texts for w in ("--text", text)] or ["-n", "3"]
     assert main(["sample", "run", *asked, "--out", "made.csv" if points else "made"]) == 0, capsys.readouterr().err
     lines = (tmp_path / "made.csv").read_text().split() if points else list((tmp_path / "made").iterdir())
-    assert len(lines) == (len(texts) or 3)
+    assert len(lines) == points + (len(texts) or 3)  # a line of names
     assert {"frechet", "copies", "transport"} <= found.keys()
     if family != "score":
         assert main(["sample", "run", "-n", "2", "--interpolate", "3", "--out", "between.png"]) == 0

@@ -316,6 +316,13 @@ def test_metadata_give_labels_and_texts(tmp_path):
     assert listing.skipped == {"sub/missing.png": "named in sub/metadata.csv, but there is no such picture"}
 
 
+def test_an_empty_caption_is_none(tmp_path):
+    rows = [{"file_name": "c.png", "label": " ", "text": "\t"}]
+    files = {"a.png": 1, "a.txt": "", "b.png": 2, "b.txt": " \n", "b.cls": "", "c.png": 3}
+    listing = list_pictures(fill(tmp_path / "x", {**files, "metadata.jsonl": json.dumps(rows[0])}))
+    assert texts(listing) == labels(listing) == dict.fromkeys(("a.png", "b.png", "c.png"))
+
+
 def test_stylegan_labels_and_files_beside_the_pictures(tmp_path):
     pairs = json.dumps({"labels": [["00/a.png", 7], ["00/b.png", 0]]})
     listing = list_pictures(fill(tmp_path / "gan", {"00/a.png": 1, "00/b.png": 2, "dataset.json": pairs}))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jensen.training.checkpoint import sweep, unwritable
+from jensen.training.checkpoint import refuse_filled, sweep, unwritable
 
 
 def writable(path: Path, *endings: str) -> None:
@@ -12,7 +12,7 @@ def writable(path: Path, *endings: str) -> None:
 
     Args:
         path: path of the file or folder.
-        endings: allowed endings; "" for a folder of single pictures.
+        endings: allowed endings; "" for a folder of single pictures, which must be new or empty.
     """
     if path.suffix not in endings:
         files = " or ".join(ending for ending in endings if ending)
@@ -24,3 +24,5 @@ def writable(path: Path, *endings: str) -> None:
         raise ValueError(f"cannot write {path}: {why}")
     folder.mkdir(parents=True, exist_ok=True)
     sweep(folder)
+    if not path.suffix:
+        refuse_filled(folder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ from torch import Tensor
 from jensen.data.dataset import Data, some
 from jensen.data.pool import Rows, to_bytes
 from jensen.data.space import Classes, Space
+from jensen.data.split import equal_rows
 from jensen.data.tables import Table, wrong_cells
 
 ROWS = 1024  # pictures that are read at a time
@@ -43,10 +43,7 @@ class Contents:
     @property
     def copies(self) -> list[tuple[int, ...]]:
         """Row numbers (from 1) of rows that are exactly equal, in groups."""
-        groups: dict[bytes, list[int]] = {}
-        for k, row in enumerate(self.x, 1):
-            groups.setdefault(hashlib.sha256(row.tobytes()).digest(), []).append(k)
-        return [tuple(group) for group in groups.values() if len(group) > 1]
+        return [tuple(k + 1 for k in group) for group in equal_rows(self.x)]
 
 
 def of_table(table: Table, test: Tensor | None) -> Contents:

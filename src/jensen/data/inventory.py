@@ -13,7 +13,7 @@ from jensen.core.naming import path_of
 from jensen.core.progress import Track, silent
 from jensen.data.listing import list_pictures
 from jensen.data.pack import Pack, cached_pack, is_pack, open_pack
-from jensen.data.split import held_out, near_duplicates
+from jensen.data.split import equal_rows, held_out, near_duplicates
 from jensen.data.survey import Survey, duplicates, survey
 
 TEST = 0.1  # share that is held out
@@ -27,7 +27,7 @@ class Inventory:
         path: the folder, the tar file or the pack.
         pack: the decoded pictures.
         survey: survey of the files; None for a pack.
-        copies: names of pictures whose files have the same bytes, in groups.
+        copies: names of pictures whose files have the same bytes, in groups; of a pack, those with the same pixels.
         test: which pictures are held out, (N,) bool.
         near: near duplicates: pairs of a training row and a held-out row.
     """
@@ -69,7 +69,8 @@ def inventory(
     if is_pack(path):
         if size is not None:
             raise ValueError(f"size must not be given for a pack, got {size[0]} x {size[1]} for {path}")
-        pack, seen, copies = open_pack(path), None, list[tuple[str, ...]]()
+        pack, seen = open_pack(path), None
+        copies = [tuple(pack.names[k] for k in group) for group in equal_rows(pack.x)]
     else:
         listing = list_pictures(path)
         seen = survey(listing, most=None)

@@ -152,7 +152,8 @@ def _entries(files: Mapping[str, Place], prefix: str, skipped: dict[str, str]) -
                 value = place.read().decode("utf-8-sig").strip()
             except UnicodeDecodeError:
                 skipped[prefix + name] = "not text in UTF-8"
-            else:
+                continue
+            if value:  # an empty file says nothing about its picture
                 give("text" if ending == TEXT else "label", stems[stem], value, prefix + name)
         else:
             archive = _ending(name) in ARCHIVES
@@ -180,7 +181,8 @@ def _rows(name: str, place: Place) -> Iterator[dict[str, Any]]:
         for kind, value in values.items():
             if not isinstance(value, str | int | float | None):
                 raise ValueError(f"{kind} must be a word or a number in {name}, got {value!r} in row {number}")
-        yield {"file_name": row["file_name"], **{k: None if v in (None, "") else str(v) for k, v in values.items()}}
+        words = {kind: None if value is None else str(value).strip() or None for kind, value in values.items()}
+        yield {"file_name": row["file_name"], **words}
 
 
 def _pairs(name: str, place: Place) -> list[tuple[str, str]] | None:

@@ -125,7 +125,8 @@ def open_pack(path: Path | str) -> Pack:
         if facts["version"] != VERSION:
             raise ValueError(f"{path} must be a pack of version {VERSION}, got {facts['version']}: pack it again")
         form = Form(**facts["form"])
-        names, labels, texts = (tuple(facts[key]) for key in ("names", "labels", "texts"))
+        names = tuple(facts["names"])
+        labels, texts = (tuple(value or None for value in facts[key]) for key in ("labels", "texts"))
         broken, skipped, fingerprint = facts["broken"], facts["skipped"], facts["sha256"]
         length = (path / PIXELS).stat().st_size
         x = np.lib.format.open_memmap(path / PIXELS, mode="r")

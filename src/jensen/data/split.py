@@ -44,6 +44,18 @@ def held_out_rows(n: int, share: float) -> Tensor:
     return held_out([str(k) for k in range(n)], share)
 
 
+def equal_rows(x: np.ndarray) -> list[tuple[int, ...]]:
+    """Numbers of the rows (N, ...) that are exactly equal, in groups.
+
+    >>> equal_rows(np.array([[1, 2], [3, 4], [1, 2]]))
+    [(0, 2)]
+    """
+    groups: dict[bytes, list[int]] = {}
+    for k, row in enumerate(x):
+        groups.setdefault(hashlib.sha256(row.tobytes()).digest(), []).append(k)
+    return [tuple(group) for group in groups.values() if len(group) > 1]
+
+
 def near_duplicates(x: np.ndarray, test: Tensor, *, tolerance: float = TOLERANCE) -> list[tuple[int, int]]:
     r"""Pairs of a training row and a held-out row that show nearly the same picture. They may be resized, recompressed
     or slightly brightened copies; each held-out row is paired at most once, with its nearest training row.

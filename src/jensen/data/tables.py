@@ -6,7 +6,8 @@ import csv
 import io
 import re
 import zipfile
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ def read_table(
 
     >>> import tempfile
     >>> name = Path(tempfile.mkdtemp()) / "two.csv"
-    >>> _ = name.write_text("length,kind\\n1.5,a\\n2.5,b\\n")
+    >>> _ = name.write_text("length,kind\\n1.5,a\\n2.5,a\\n")
     >>> table = read_table(name)
     >>> table.numeric, table.label, table.columns["length"].tolist()
     (('length',), 'kind', [1.5, 2.5])
@@ -156,15 +157,27 @@ def _number(word: str) -> float:
 def _label(columns: dict[str, np.ndarray]) -> str | None:
     """The only column of words, or the only one of words or whole numbers whose name is one of `LABELS`.
 
-    Words that are mostly numbers are numbers with wrong cells, unless the column has such a name.
+    Words that are mostly numbers are numbers with wrong cells, unless the column has such a name. A column that names
+    its rows has no classes.
     """
     words = [name for name, v in columns.items() if v.dtype != np.float64]
     whole = [name for name, v in columns.items() if name not in words and (v == np.floor(v))[~np.isnan(v)].all()]
     words = [name for name in words if not _missing(columns[name]).all()]
+    words, whole = ([n for n in names if not names_rows(columns[n].tolist())] for names in (words, whole))
     named = [name for name in (*words, *whole) if name.lower() in LABELS]
     words = [name for name in words if name in named or not _mostly_numbers(columns[name])]
     found = words if len(words) == 1 else named
     return found[0] if len(found) == 1 else None
+
+
+def names_rows(labels: Sequence[object]) -> bool:
+    """Whether most of the different labels occur once, as the numbers or names of rows do.
+
+    >>> names_rows(["a", "b", "c"]), names_rows(["a", "b", "a", "c", "c"])
+    (True, False)
+    """
+    counts = Counter(label for label in labels if label == label and label != "").values()  # not those that are missing
+    return 2 * sum(n == 1 for n in counts) > len(counts)
 
 
 def _numbers(values: Any) -> np.ndarray:

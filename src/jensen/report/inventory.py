@@ -103,8 +103,9 @@ def _captions(found: Inventory) -> Part | None:
 def _copies(found: Inventory) -> Part:
     copies, near = sum(len(group) - 1 for group in found.copies), found.near_names
     compared = min(int(found.test.sum()), MOST_TEST)
+    same = "files with the same bytes as another file" if found.survey else "pictures equal to another picture"
     findings = [
-        count("copies", "copies", copies, note="files with the same bytes as another file"),
+        count("copies", "copies", copies, note=same),
         count(
             "near",
             "near duplicates",
@@ -114,7 +115,7 @@ def _copies(found: Inventory) -> Part:
         ),
     ]
     tables = [
-        limited(("copies",), [(", ".join(group),) for group in found.copies], "Groups of files with the same bytes"),
+        limited(("copies",), [(", ".join(group),) for group in found.copies], "Groups of copies"),
         limited(("training picture", "held-out picture"), near, "Pairs of near duplicates"),
     ]
     sheets = []

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image
@@ -11,8 +13,12 @@ from torch import Tensor
 
 from jensen.core.naming import path_of
 from jensen.data.pool import refuse_nonfinite
+from jensen.data.tables import LABELS
 from jensen.report.gallery import as_bytes, gallery, save_image, single
-from jensen.training.checkpoint import write_text
+from jensen.report.scatter import Classes
+from jensen.training.checkpoint import refuse_filled, write_text
+
+CLASS = "class"  # name of the column of classes
 
 
 @dataclass(frozen=True)
@@ -21,13 +27,17 @@ class Samples:
 
     Attributes:
         x: (N, *shape), pictures in [-1, 1].
-        columns: number of columns of a sheet, or None.
-        names: names of single files, by number.
+        columns: names of the columns of points; empty: they have none.
+        classes: classes of the samples, and their names; None: they have none.
+        across: number of pictures in a row of a sheet; None: chosen from their number.
+        file_names: names of single files, by number.
     """
 
     x: Tensor
-    columns: int | None = None
-    names: Callable[[int], str] = "{:05d}".format
+    columns: tuple[str, ...] = ()
+    classes: Classes | None = None
+    across: int | None = None
+    file_names: Callable[[int], str] = field(default="{:05d}".format, repr=False)
 
     @property
     def pixels(self) -> Tensor:
@@ -36,13 +46,16 @@ class Samples:
 
     def sheet(self, *, scale: int = 4) -> Image.Image:
         """All samples in one image; points as a plot in the plane."""
-        return gallery(self.x, columns=self.columns, scale=scale)
+        return gallery(self.x, columns=self.across, scale=scale, names=self.columns, classes=self.classes)
 
     def save(self, path: Path | str, *, scale: int = 1) -> None:
-        """Write one image to a .png, numbers to a .csv, or single pictures to a folder.
+        """Write one image to a .png, numbers to a .csv, or single pictures to a new or empty folder.
+
+        The first line of a .csv has the names of the columns, if they have any; the last column has the classes.
 
         Raises:
-            ValueError: for samples that are not finite, for pictures as a .csv, or for points as anything else.
+            ValueError: for samples that are not finite, for pictures as a .csv, for points as anything else, or for a
+            folder that is not empty.
         """
         path = path_of(path, "path")
         refuse_nonfinite(self.x)
@@ -54,9 +67,22 @@ class Samples:
         if path.suffix == ".png":
             save_image(self.sheet(scale=scale), path)
         elif path.suffix == ".csv":
-            lines = [",".join(f"{value:.6g}" for value in row) for row in self.x.flatten(1).tolist()]
-            write_text(path, "\n".join(lines) + "\n")
+            write_text(path, self._table())
         else:
+            refuse_filled(path)
             path.mkdir(parents=True, exist_ok=True)
             for k, picture in enumerate(self.x):
-                save_image(single(picture, scale=scale), path / f"{self.names(k)}.png")
+                save_image(single(picture, scale=scale), path / f"{self.file_names(k)}.png")
+
+    def _table(self) -> str:
+        """The text of a .csv."""
+        rows = [[f"{value:.6g}" for value in row] for row in self.x.flatten(1).tolist()]
+        names = list(self.columns)
+        if self.classes is not None:
+            names = names or [f"column {k + 1}" for k in range(self.x[0].numel())]
+            names.append(next(label for label in (CLASS, *LABELS) if label not in names))
+            for row, k in zip(rows, self.classes.index.tolist(), strict=True):
+                row.append(self.classes.names[k])
+        text = io.StringIO(newline="")
+        csv.writer(text, lineterminator="\n").writerows([*[names] * bool(names), *rows])
+        return text.getvalue()

@@ -14,7 +14,9 @@ from jensen.core.progress import Advance, Track, silent
 from jensen.core.protocols import Sampleable
 from jensen.core.seeding import checked_seed, generator, generators
 from jensen.data.dataset import some
+from jensen.judging.samples import coloured
 from jensen.report.samples import Samples
+from jensen.report.scatter import Classes as Coloured
 from jensen.runs.opening import Run, open_other
 from jensen.training.distributed import divided
 
@@ -30,22 +32,26 @@ class Drawing:
     Attributes:
         count: number of samples.
         draw: draws them, (N, *shape) on the CPU, and reports progress.
-        columns: number of columns of a sheet, or None.
+        across: number of pictures in a row of a sheet, or None.
         names: names of single files, by number.
+        columns: names of the columns of points.
+        classes: classes of the samples, or None.
         comment: rows to print about the samples.
         notes: sentences about requested options that have no effect.
     """
 
     count: int
     draw: Callable[[Advance], Tensor]
-    columns: int | None = None
+    across: int | None = None
     names: Callable[[int], str] = "{:05d}".format
     comment: Callable[[Tensor], list[tuple[str, str]]] = lambda _: []
     notes: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    classes: Coloured | None = None
 
     def samples(self, track: Track = silent) -> Samples:
         """Draw them."""
-        return Samples(self.draw(track("drawing", self.count)), self.columns, self.names)
+        return Samples(self.draw(track("drawing", self.count)), self.columns, self.classes, self.across, self.names)
 
 
 def drawing(
@@ -95,7 +101,9 @@ def drawing(
     if interpolate is not None:
         rows = len(texts) or n or 8
         draw = _interpolations(model, rows, interpolate, texts, cond, seed, {**family.interpolation, **changes})
-        return Drawing(rows * interpolate, draw, columns=interpolate, notes=notes)
+        each = None if cond is None else cond.repeat_interleave(interpolate, 0)
+        classes = coloured(space.cond, each)
+        return Drawing(rows * interpolate, draw, interpolate, notes=notes, columns=space.columns, classes=classes)
     n = len(texts) or n or (16 if space.pictures else 1000)
     if cond is None and known is not None and known.width == 1:
         cond = (torch.arange(n) % known.size)[:, None]  # classes in turn
@@ -114,7 +122,8 @@ def drawing(
     def draw_all(advance: Advance) -> Tensor:
         return run.draw(n, cond=cond, seed=seed, advance=advance, **changes)
 
-    return Drawing(n, draw_all, names=named, comment=comment, notes=notes)
+    classes = coloured(space.cond, cond)
+    return Drawing(n, draw_all, None, named, comment, notes, columns=space.columns, classes=classes)
 
 
 def _whole(n: object) -> bool:

@@ -117,6 +117,12 @@ def unwritable(folder: Path) -> str:
         return error.strerror or str(error)
 
 
+def refuse_filled(folder: Path) -> None:
+    """Raise a ValueError for a folder that has files, beside which those to come could not be told apart."""
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(f"{folder} is not empty: give another --out")
+
+
 def sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:

@@ -22,6 +22,7 @@ from jensen.data.pool import drawn_rows
 from jensen.data.space import Classes, Space, Text
 from jensen.data.split import held_out
 from jensen.data.survey import natural, survey
+from jensen.data.tables import names_rows
 from jensen.data.unpaired import transformed
 from jensen.recipes.sources.base import (
     HeldOut,
@@ -181,7 +182,8 @@ class Pictures(Source):
         choice = self.cond
         if choice == "auto":
             classes = 0 if None in given["classes"] else len(set(given["classes"]))
-            choice = "classes" if 1 < classes <= MOST_CLASSES else "none" if None in given["text"] else "text"
+            several = 1 < classes <= MOST_CLASSES and not names_rows(given["classes"])
+            choice = "classes" if several else "none" if None in given["text"] else "text"
         if choice == "none":
             return None
         if None in given[choice]:

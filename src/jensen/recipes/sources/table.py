@@ -98,6 +98,12 @@ class Table(Source):
             if name not in table.columns:
                 known = ", ".join(table.columns)
                 raise ValueError(f"data.{key} must name columns of {self.path}, which are {known}, got {name!r}")
+        label = np.array([]) if self.label is None else table.columns[self.label]
+        if label.dtype == np.float64 and (label != np.floor(label)).any() and tables.names_rows(label.tolist()):
+            raise ValueError(
+                f"data.label must be a column of classes, got {self.label!r}, a column of real numbers that are nearly "
+                "all different"
+            )
         for name in names:
             values = table.columns[name]
             if name not in table.numeric:
