@@ -257,7 +257,7 @@ def _restore(recipe: Recipe, state: TrainState, budget: Budget, saved: Saved, fo
         if lost(error):
             raise
         why = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise RunError(f"{saved.path} cannot be used with {CONFIG} ({why}): train again") from error
+        raise RunError(f"{folder / STATE} has a checkpoint that does not fit {CONFIG} ({why}): train again") from error
     budget.elapsed = saved["elapsed"]
     budget.look()
     before, now = len(saved["processes"]), processes()
