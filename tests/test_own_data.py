@@ -20,6 +20,7 @@ from jensen.data.split import held_out
 from jensen.data.tables import read_table
 from jensen.recipes.sources.arrays import Arrays
 from jensen.recipes.sources.base import source
+from jensen.recipes.sources.memory import memory
 from jensen.recipes.sources.pair import Pair
 from jensen.recipes.sources.pictures import Pictures
 from jensen.recipes.sources.table import Table
@@ -237,6 +238,63 @@ def test_every_file_of_the_same_pictures_gives_the_same_pictures(tmp_path):
     assert torch.equal(whole(source(tmp_path / "c.npy").open(0)), torch.from_numpy(colour).movedim(3, 1) / 127.5 - 1)
 
 
+@pytest.mark.parametrize(("divisor", "levels"), [(255, 256), (251, None)])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_pictures_of_floats_are_the_same_from_a_file_and_from_memory(tmp_path, divisor, levels, dtype):
+    x = (BYTES // 2 / divisor).astype(dtype)
+    x[0, 0, 0] = 1
+    np.savez(tmp_path / "x.npz", images=x, labels=KINDS)
+    levels = None if dtype == np.float16 else levels  # a rounding of more than a hundredth of a level
+    file, held = source("x.npz").open(0), memory((x, KINDS)).open(0)
+    assert (file.space, file.space.levels) == (held.space, levels)
+    for name in ("x", "cond"):
+        assert torch.equal(whole(file, name), whole(held, name))
+    black = Arrays(path="x.npz", levels=2).open(0)
+    assert black.space.levels == 2
+    assert torch.equal(whole(black)[:, 0] == 1, torch.from_numpy((x * 255.0).round() >= 128))
+
+
+def test_a_family_that_is_not_conditioned_says_so(tmp_path, capsys):
+    """Captions of half of the pictures are not used, and the first that has none is named."""
+    place = folder(tmp_path / "pictures", classes=("all",))
+    small = ["--data", place, "--set", "data.test=0.3", "--steps", "1", "--no-evaluate", "--set", "training.previews=0"]
+    for k in range(6):
+        (tmp_path / "pictures" / "all" / f"{k}.txt").write_text("a cat")
+    assert main(["train", "vae", *small, "--out", "some"]) == 0
+    said = capsys.readouterr().err
+    assert "12 RGB pictures at 8 x 6, without a condition; " in said
+    assert "captions are not used: 6 pictures have none, the first is all/10.png\n" in said
+    for k in range(6, 12):
+        (tmp_path / "pictures" / "all" / f"{k}.txt").write_text("a cat")
+    assert main(["train", "vae", *small, "--out", "every"]) == 0
+    said = capsys.readouterr().err
+    assert "12 RGB pictures at 8 x 6, with captions of up to 5 characters; " in said
+    assert "family vae does not use the captions: samples cannot be asked for by them\n" in said
+    assert main(["train", "reader", *small, "--out", "read"]) == 0
+    assert "does not use" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["digits-ddpm"], "recipe digits-ddpm has settings for digits: train diffusion, which has some for your data"),
+        (
+            ["captcha"],
+            "network.kind must be mlp for points, got unet; recipe captcha has settings for captcha: train d",
+        ),
+        (["kernel", "--steps", "2"], "family kernel is fitted before its first step: set training.steps to 1"),
+        (["mixture", "--steps", "2"], "family mixture is fitted before its first step: set training.steps to 1"),
+    ],
+)
+def test_a_recipe_of_other_data_names_the_family_for_these(tmp_path, capsys, words, said):
+    large = folder(tmp_path / "pictures", sizes=((32, 32),))
+    path = large if words == ["digits-ddpm"] else csv(tmp_path / "x.csv")
+    assert main(["train", *words, "--data", path, "--out", "run"]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    assert configure("kernel", ["density.learned=true", "training.steps=2"], data="moons").training.steps == 2
+
+
 def test_black_and_white_by_threshold_and_drawn_for_each_batch(tmp_path):
     """The mean of 4,000 draws of each of 24 pixels is within 5 standard errors of its brightness."""
     np.save(tmp_path / "x.npy", np.repeat(BYTES[:1], N, 0))
@@ -257,7 +315,11 @@ def test_black_and_white_by_threshold_and_drawn_for_each_batch(tmp_path):
 @pytest.mark.parametrize(
     ("array", "labels", "said"),
     [
-        (np.zeros((9, 4, 6)), None, r"must hold pictures as bytes, uint8, got float64 \(numbers in \[0, 1\]"),
+        (255.0 * BYTES, None, r"must hold pictures as bytes .* got float32 from 0 to 65025: divide them by 65025"),
+        (1.0 * BYTES, None, r"or floats in \[0, 1\] or \[-1, 1\], got float32 from 0 to 255: divide them by 255"),
+        (BYTES.astype(int) % 17, None, r"got int64 from 0 to 16: divide them by 16"),
+        (np.full((9, 4, 6), np.nan), None, r"got float32 from nan to nan$"),
+        (np.zeros((9, 4, 6), bool), None, r"must hold pictures as numbers, got bool"),
         (np.zeros((80, 5, 6, 2), np.uint8), None, r"must hold pictures .*, got \(80, 5, 6, 2\)"),
         (BYTES, np.zeros(3, int), r"must hold a whole number for each of 80 pictures, got int64 \(3,\)"),
         (BYTES, np.zeros(N), r"must hold a whole number for each of 80 pictures, got float64 \(80,\)"),

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("short_judging")
 TRANSLATE = ("digits-cyclegan", "digits-pix2pix")
 POINTS = tuple(name for name in TINY if PRESETS[name].data.kind in ("moons", "ring", "grid"))
 FILES = {"config.json", "evaluation.json", "journal.jsonl", "model.safetensors", "report.html", "samples", "state"}
-FITTED = ("moons-mixture",)  # fitted without training steps
+FITTED = ("moons-mixture", "moons-kernel")  # fitted without training steps
 
 
 @pytest.fixture(scope="module")

@@ -32,6 +32,7 @@ def rows(space=POINTS, n=60):
 
 
 def trained(recipe, space=POINTS, training=TRAINING):
+    training = training.model_copy(update={"steps": 1}) if recipe.fitted else training
     recipe.refuse(space, training)
     torch.manual_seed(0)
     model = recipe.model(space)
@@ -150,7 +151,7 @@ def test_what_a_kernel_density_refuses():
     with pytest.raises(ValueError, match=r"sampling\.steps is not used by sampler exact"):
         kernel(steps=5)
     with pytest.raises(ValueError, match="at least two training examples, got 1"):
-        kernel().refuse(Space((2,), rows=1), TRAINING)
+        kernel().refuse(Space((2,), rows=1), Training(steps=1))
     recipe = kernel()
     with pytest.raises(ValueError, match="--steps cannot be used with sampler exact"):
         recipe.refuse_request(recipe.model(POINTS), POINTS, {"steps": 5})

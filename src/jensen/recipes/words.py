@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from jensen.core.naming import nearest
 from jensen.core.settings import IdleSetting, explain
+from jensen.data.space import Space
 from jensen.recipes.families.base import Family
 from jensen.recipes.presets import PRESETS
 from jensen.recipes.recipe import Recipe
@@ -151,12 +152,37 @@ def changed(recipe: Recipe, words: Sequence[str], *, seed: int | None = None) ->
             first = error.errors()[0]
             idle = first.get("ctx", {}).get("error")
             if not isinstance(idle, IdleSetting):
-                raise ValueError(explain(error)) from error
+                raise ValueError(explain(error) + made_for(recipe) * (not first["loc"])) from error
             key = f"data.{idle.key}" if first["loc"][:1] == ("data",) else idle.key
             if key in asked:
                 raise ValueError(explain(error)) from error
             node, last = _place(tree, key)
             node[last] = idle.default
+
+
+def suited(recipe: Recipe, space: Space) -> Recipe:
+    """`Recipe.on`, where a preset that does not suit other data than its own names the family that does.
+
+    Raises:
+        ValueError: if the family or its settings cannot be used with the data.
+    """
+    try:
+        return recipe.on(space)
+    except ValueError as error:
+        raise ValueError(f"{error}{made_for(recipe)}") from error
+
+
+def made_for(recipe: Recipe) -> str:
+    """The end of a sentence about a preset on other data than its own, or ""."""
+    if recipe.name not in PRESETS or at_home(recipe):
+        return ""
+    kind, family = PRESETS[recipe.name].data.kind, recipe.family.kind
+    return f"; recipe {recipe.name} has settings for {kind}: train {family}, which has some for your data"
+
+
+def at_home(recipe: Recipe) -> bool:
+    """Whether it is a preset on data of its own kind."""
+    return recipe.name in PRESETS and PRESETS[recipe.name].data.kind == recipe.data.kind
 
 
 FIXED = ("name", "about", "space")

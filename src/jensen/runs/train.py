@@ -13,10 +13,14 @@ from torch import OutOfMemoryError, Tensor
 from jensen.core.failure import Failure
 from jensen.core.objective import Objective
 from jensen.core.progress import Track, Watch, silent
+from jensen.core.protocols import Sampleable
 from jensen.core.seeding import begin_globally, derived
 from jensen.core.types import NonFiniteLoss
 from jensen.data.dataset import Data
+from jensen.data.space import Classes, Space
+from jensen.recipes.families.own import Own
 from jensen.recipes.recipe import Recipe
+from jensen.recipes.words import at_home, suited
 from jensen.report.gallery import made_previews
 from jensen.runs.averages import remove_snapshots, write_snapshot
 from jensen.runs.board import Board, summary_writer
@@ -123,7 +127,7 @@ def train(
         elif mine == 0:
             refuse_taken(folder)
         data = open_data(read_config(folder) if resume else recipe, track)
-        recipe = recipe.on(data.space)
+        recipe = suited(recipe, data.space)
         begin_globally(recipe.seed)
         objective = (new_objective(recipe, data, track) if objective is None else objective).to(device)
         budget = training.budget()
@@ -153,7 +157,8 @@ def train(
                 keeper.note([*damage, *notes])
                 update = recipe.family.update()
                 if mine == 0:
-                    chosen = () if resume else (*data.notes, *recipe.family.summary(data.space))
+                    unused = unconditioned(recipe, objective, data.space)
+                    chosen = () if resume else (*data.notes, *unused, *recipe.family.summary(data.space))
                     for note in (*damage, *chosen, *recipe.family.notes(data.space)):
                         say(note)
                 tolerance = Tolerance(training.skip_nonfinite, keeper.skipped)
@@ -219,6 +224,16 @@ def _saved(recipe: Recipe, folder: Path, say: Callable[[str], None]) -> Saved | 
             f"{folder} must be trained for more than the {had} that it already has, got {recipe.training.length()}"
         )
     return saved
+
+
+def unconditioned(recipe: Recipe, objective: Objective, space: Space) -> tuple[str, ...]:
+    """A note if samples will not be of the classes or captions of a user's data."""
+    family = recipe.family
+    if space.cond is None or family.conditional(space) or isinstance(family, Own) or at_home(recipe):
+        return ()
+    what = "classes" if isinstance(space.cond, Classes) else "captions"
+    said = f"family {family.kind} does not use the {what}: samples cannot be asked for by them"
+    return (said,) * isinstance(objective.model, Sampleable)
 
 
 def new_objective(recipe: Recipe, data: Data, track: Track = silent) -> Objective:

@@ -43,6 +43,8 @@ class Family(Kind, ABC):
             raise ValueError(f"training.precision must be float32 with family {self.kind}, which has no network")
         if space.b is not None:
             raise ValueError(f"family {self.kind} needs data with one side, got two sides: use family translation")
+        if self.fitted and training.steps != 1:
+            raise ValueError(f"family {self.kind} is fitted before its first step: set training.steps to 1")
         self.refuse_twice(training)
 
     def refuse_twice(self, training: Training) -> None:
@@ -82,6 +84,11 @@ class Family(Kind, ABC):
     def summary(self, space: Space) -> list[str]:
         """The networks for this data and their cost, one line each."""
         return []
+
+    @property
+    def fitted(self) -> bool:
+        """Whether `begin` fits the model, so that training steps change nothing."""
+        return False
 
     @property
     def second_derivatives(self) -> str:

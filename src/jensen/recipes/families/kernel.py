@@ -79,6 +79,10 @@ class Kernel(Family):
         model.fit(some(data.train, self.density.points)["x"], self.density.bandwidth)
 
     @property
+    def fitted(self) -> bool:
+        return not self.density.learned
+
+    @property
     def held_out_loss(self) -> bool:
         return False  # the loss is of the training points
 

@@ -35,9 +35,12 @@ class Mixture(Family):
     def refuse(self, space: Space, training: Training) -> None:
         super().refuse(space, training)
         if len(space.shape) != 1 or space.levels is not None:
-            raise ValueError(f"family mixture needs points without levels, got data of shape {space.shape}")
-        if training.steps != 1:
-            raise ValueError("family mixture is fitted before its first step: set training.steps to 1")
+            what = "pictures" if space.pictures else "whole numbers"
+            raise ValueError(f"family mixture needs points, real numbers in columns, got {what}: use another family")
+
+    @property
+    def fitted(self) -> bool:
+        return True
 
     def model(self, space: Space) -> GaussianMixtureVI:
         dims = space.dims

@@ -15,7 +15,7 @@ from jensen.core.seeding import derived, generator
 from jensen.core.types import Stream
 from jensen.data.dataset import Data, spaced
 from jensen.data.idx import is_idx, read_idx
-from jensen.data.pool import Tensors, drawn_rows, from_bytes
+from jensen.data.pool import Tensors, drawn_rows, from_bytes, to_bytes
 from jensen.data.space import Classes, Space
 from jensen.data.split import held_out_rows
 from jensen.data.tables import LABELS, read_arrays
@@ -33,9 +33,14 @@ from jensen.recipes.sources.base import (
     untrained,
 )
 
+LEVELS = 255  # of bytes, less one
+CLOSE = 0.01  # of a level: floats this near to levels are bytes that were divided by 255
+
 
 class Arrays(Source):
-    """Pictures in one file of bytes: IDX (MNIST's format, gzipped or not), .npy or .npz."""
+    """Pictures in one file of bytes, or of floats in [0, 1] or [-1, 1]: IDX (MNIST's format, gzipped or not), .npy or
+    .npz.
+    """
 
     path: PlaceOrNone = ""
     """file of pictures (N, H, W), (N, H, W, C) or (N, C, H, W); a .npz may contain their classes, as "labels" or
@@ -45,7 +50,8 @@ class Arrays(Source):
     test: HeldOut = 0.1
     """share of the pictures that is held out"""
     levels: Literal[2, 256] = 256
-    """levels of a pixel; 256: as in the file; 2: black or white"""
+    """levels of a pixel; 256: as in the file, where floats that are not levels of bytes have a density; 2: black or
+    white"""
     binarize: Literal["threshold", "dynamic"] = "threshold"
     """threshold: white if a pixel is at least 128; dynamic: white with probability pixel / 255, drawn for each batch"""
 
@@ -63,13 +69,15 @@ class Arrays(Source):
         return cls(path=str(path), labels=str(beside) if beside != path and beside.is_file() else None)
 
     def open(self, seed: int, track: Track = silent, runs: Opener = no_runs) -> Data:
-        x, labels = self._pictures()
+        x, levels, labels = self._pictures()
+        if self.levels == 2:
+            x, levels = to_bytes(x) if levels is None else x, 2
         tensors, cond = {"x": x}, None
         if labels is not None:
             names, index = labels.unique(return_inverse=True)
             tensors["cond"], cond = index[:, None], Classes(tuple(map(str, names.tolist())))
         train, test = parted(tensors, held_out_rows(len(x), self.test), self.test)
-        space, grey = Space(tuple(x.shape[1:]), self.levels, cond=cond), train
+        space, grey = Space(tuple(x.shape[1:]), levels, cond=cond), train
         if self.levels == 2:
             train, test = (self._black_and_white(rows, part) for rows, part in ((train, "train"), (test, "test")))
 
@@ -79,7 +87,7 @@ class Arrays(Source):
 
         where = "" if labels is None else f" and {cond.size if cond else 0} classes"
         return Data(
-            f"{Path(self.path).name}, {self.levels} levels",
+            f"{Path(self.path).name}, {levels or 'real'} levels",
             fingerprint(self, hashed(self.path, self.labels), without=("path", "labels")),
             spaced(space, train),
             train,
@@ -99,8 +107,8 @@ class Arrays(Source):
             white = ink(from_bytes(x), torch.rand(x.shape, generator=generator(derived(0, "ink", part)))) > 0
         return Tensors(**{**rows.tensors, "x": white * torch.tensor(255, dtype=torch.uint8)})
 
-    def _pictures(self) -> tuple[Tensor, Tensor | None]:
-        """Pictures (N, C, H, W) uint8, and classes (N,)."""
+    def _pictures(self) -> tuple[Tensor, int | None, Tensor | None]:
+        """Pictures (N, C, H, W), their levels, and classes (N,)."""
         path = Path(self._file("an IDX, .npy or .npz file of pictures"))
         if not path.is_file():
             raise ValueError(f"there is no file {path}")
@@ -120,8 +128,10 @@ class Arrays(Source):
                 f"{self.labels or path} must hold a whole number for each of {len(x)} pictures, got "
                 f"{str(labels.dtype).removeprefix('torch.')} {tuple(labels.shape)}"
             )
-        refuse_numbers(path, x)
-        return channels_first(path, x), labels
+        if x.dtype.kind not in "iuf":
+            raise ValueError(f"{path} must hold pictures as numbers, got {x.dtype}")
+        known = x if x.dtype == np.uint8 else x.astype(np.float32 if x.dtype.kind == "f" else np.int64)
+        return *pixels(path, torch.from_numpy(known)), labels
 
 
 def ink(x: Tensor, u: Tensor) -> Tensor:
@@ -129,11 +139,36 @@ def ink(x: Tensor, u: Tensor) -> Tensor:
     return 2 * (u < (x + 1) / 2).float() - 1
 
 
-def refuse_numbers(path: Path, x: np.ndarray) -> None:
-    """Raise a ValueError for pictures that are not bytes."""
-    if x.dtype != np.uint8:
-        scaled = " (numbers in [0, 1] are converted by (x * 255).round().astype('uint8'))" * (x.dtype.kind == "f")
-        raise ValueError(f"{path} must hold pictures as bytes, uint8, got {x.dtype}{scaled}")
+def pixels(place: Path | str, x: Tensor, *, whole: bool = True) -> tuple[Tensor, int | None]:
+    """Pictures (N, C, H, W), and their levels: bytes, or floats in [-1, 1] that are not levels of bytes.
+
+    Args:
+        place: where the pictures are, for the message.
+        x: pictures (N, H, W), (N, H, W, C) or (N, C, H, W): bytes, or floats in [0, 1] or [-1, 1].
+        whole: whether these are all pictures, and not the batches of a stream.
+
+    Raises:
+        ValueError: for another scale or shape.
+    """
+    low, high = (float(v) for v in (x.min(), x.max())) if x.numel() else (0.0, 0.0)
+    scale = f"{place} must hold pictures as bytes (uint8) from 0 to 255, or floats in [0, 1] or [-1, 1], got"
+    if x.dtype == torch.uint8:
+        if high == 1:
+            raise ValueError(f"{scale} bytes of at most 1: multiply them by 255")
+        return channels_first(place, x.numpy()), LEVELS + 1
+    if not x.is_floating_point() or not (low >= -1 and high <= 1):
+        top = LEVELS if LEVELS / 2 < high <= LEVELS else high
+        hint = f": divide them by {top:g}" if low >= 0 and high > 1 else ""
+        raise ValueError(f"{scale} {str(x.dtype).removeprefix('torch.')} from {low:g} to {high:g}{hint}")
+    if low >= 0 and not whole:
+        raise ValueError(f"pictures of a stream must be bytes (uint8) or floats in [-1, 1], got {low:g} to {high:g}")
+    x = 2 * x.float() - 1 if low >= 0 else x.float()
+    steps = (x + 1) * (LEVELS / 2)
+    if whole and bool(((steps - steps.round()).abs() < CLOSE).all()):
+        x, levels = steps.round().to(torch.uint8), LEVELS + 1
+    else:
+        levels = None
+    return channels_first(place, x.numpy()), levels
 
 
 def channels_first(place: Path | str, x: np.ndarray) -> Tensor:

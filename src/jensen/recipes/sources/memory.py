@@ -22,12 +22,10 @@ from jensen.data.dataset import Data, spaced
 from jensen.data.pool import Tensors
 from jensen.data.space import Classes, Space
 from jensen.data.split import held_out_rows
-from jensen.recipes.sources.arrays import channels_first
+from jensen.recipes.sources.arrays import pixels
 from jensen.recipes.sources.base import HeldOut, Opener, Source, fingerprint, no_runs, parted, untrained
 from jensen.recipes.sources.table import refuse_imprecise
 
-LEVELS = 255  # of bytes, less one
-CLOSE = 0.01  # of a level: floats this near to levels are bytes that were divided by 255
 KEPT_ASIDE = 2000  # rows at the start of a stream, at least, from which it is judged
 KEYS = ("x", "cond")
 
@@ -200,7 +198,7 @@ def _made(tensors: dict[str, Any], names: Sequence[str], *, whole: bool) -> tupl
         raise ValueError(f"data must hold 'x', got {sorted(tensors)}")
     x, levels = tensors["x"], None
     if x.ndim in (3, 4):
-        x, levels = _pictures(x, whole=whole)
+        x, levels = pixels("data", x, whole=whole)
     elif x.ndim != 2 or x.dtype == torch.uint8:
         raise ValueError(
             "data must be points (N, D), or pictures (N, H, W), (N, H, W, C) or (N, C, H, W), "
@@ -219,30 +217,6 @@ def _raw(tensors: dict[str, Any]) -> tuple[Memory, dict[str, Tensor]]:
     made = {name: numbers(name, value) for name, value in tensors.items()}
     shape = made.get("x", next(iter(made.values()))).shape[1:]
     return Memory(shape=tuple(shape), content=_hash(made), as_given=True), made
-
-
-def _pictures(x: Tensor, *, whole: bool) -> tuple[Tensor, int | None]:
-    """Pictures (N, C, H, W), and their levels: bytes, or floats in [-1, 1] that are not levels of bytes."""
-    low, high = float(x.min()), float(x.max())
-    scale = "pictures must be bytes (uint8) from 0 to 255, or floats in [0, 1] or [-1, 1], got"
-    if x.dtype == torch.uint8:
-        if high == 1:
-            raise ValueError(f"{scale} bytes of at most 1: multiply them by 255")
-        return _channels(x), LEVELS + 1
-    if not x.is_floating_point() or low < -1 or high > 1:
-        raise ValueError(f"{scale} {str(x.dtype).removeprefix('torch.')} from {low:g} to {high:g}")
-    if low >= 0 and not whole:
-        raise ValueError(f"pictures of a stream must be bytes (uint8) or floats in [-1, 1], got {low:g} to {high:g}")
-    x = 2 * x.float() - 1 if low >= 0 else x.float()
-    steps = (x + 1) * (LEVELS / 2)
-    if whole and bool(((steps - steps.round()).abs() < CLOSE).all()):
-        return _channels(steps.round().to(torch.uint8)), LEVELS + 1
-    return _channels(x), None
-
-
-def _channels(x: Tensor) -> Tensor:
-    """Pictures (N, C, H, W) from (N, H, W), (N, H, W, C) or (N, C, H, W)."""
-    return channels_first("data", x.numpy())
 
 
 def _classes(value: Any, rows: int, names: tuple[str, ...]) -> tuple[Tensor, tuple[str, ...]]:
@@ -336,7 +310,7 @@ def _like(source: Memory, batch: Mapping[str, Any], names: set[str]) -> Batch:
     if source.as_given:
         return Tensors(**made)[torch.arange(len(next(iter(made.values()))))]
     if len(source.shape) == 3:
-        made["x"], _ = _pictures(made["x"], whole=False)
+        made["x"], _ = pixels("data", made["x"], whole=False)
     if made["x"].shape[1:] != source.shape:
         raise ValueError(f"every batch must hold x of shape {source.shape}, got {tuple(made['x'].shape[1:])}")
     if "cond" in made:

@@ -197,10 +197,14 @@ class Pictures(Source):
     def _said(self, pack: Pack, cond: Classes | Text | None, held: int) -> list[str]:
         form, n = pack.form, len(pack.names) + held * (self.held_out is not None)
         colours = {1: "grey", 3: "RGB", 4: "RGBA"}[form.channels]
-        what = {Classes: "conditioned on {} classes", Text: "conditioned on captions of up to {} characters"}
+        what = {Classes: "with {} classes", Text: "with captions of up to {} characters"}
         number = cond.size if isinstance(cond, Classes) else 0 if cond is None else cond.length
         given = what[type(cond)].format(number) if cond is not None else "without a condition"
         said = [f"{n:,} {colours} pictures at {form.height} x {form.width}, {given}; {held:,} are held out"]
+        lacking = [name for name, text in zip(pack.names, pack.texts, strict=True) if text is None]
+        if 0 < len(lacking) < len(pack.names) and cond is None and self.cond == "auto":
+            first = f"{len(lacking):,} pictures have none, the first is {lacking[0]}"
+            said.append(f"captions are not used: {first}")
         if self.size is None and not is_pack(self._place):
             said.append(f"the size was chosen automatically; set it by --set data.size={form.height}x{form.width}")
         if pack.broken:
