@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import atexit
+import math
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import time
 import traceback
 from datetime import timedelta
 
@@ -43,6 +45,8 @@ from jensen.training.saved import load
 from test_cli import train_words
 from test_sources import SOURCES
 from test_training import new_state
+
+GRACE = 10.0  # seconds for which a process may outlive one that was killed
 
 
 class Square(Objective):
@@ -114,7 +118,22 @@ def codes_of(work, processes):
                 traceback.print_exc()
             finally:
                 os._exit(code)
-    return tuple(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids)
+    return _ended(pids)
+
+
+def _ended(pids):
+    """The exit codes of processes; as torchrun does, those that outlive a killed one for long are killed."""
+    codes, late = {}, math.inf
+    while len(codes) < len(pids):
+        for pid in set(pids) - set(codes):
+            gone, status = os.waitpid(pid, os.WNOHANG)
+            if gone:
+                codes[pid] = os.waitstatus_to_exitcode(status)
+                late = min(late, time.monotonic() + GRACE) if codes[pid] == -signal.SIGKILL else late
+            elif time.monotonic() > late:
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
+    return tuple(codes[pid] for pid in pids)
 
 
 def test_two_processes_give_the_one_process_training_and_leave_their_group_at_the_end(tmp_path):
