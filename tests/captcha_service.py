@@ -81,7 +81,8 @@ def listening(place: Path, pictures: int = 20, **more) -> Iterator[tuple[str, St
     chosen = settings(place, **more)
     store = open_store(chosen.store)
     fill(store, pictures, chosen.secret.get_secret_value())
-    config = uvicorn.Config(application(chosen, store), log_config=None, proxy_headers=False, server_header=False)
+    options = dict.fromkeys(("access_log", "proxy_headers", "server_header"), False)  # as `jensen serve` has them
+    config = uvicorn.Config(application(chosen, store), log_config=None, **options)
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -847,8 +847,9 @@ CALLS = RIGHT.strip().splitlines()
 
 
 def public():
-    """Every name in the `__all__` of a package."""
+    """Every name in the `__all__` of a package of the library; applications have no public names."""
     packages = [m.name for m in pkgutil.walk_packages(jensen.__path__, "jensen.") if m.ispkg]
+    packages = [name for name in packages if not name.startswith("jensen.apps.")]
     modules = map(importlib.import_module, ["jensen", *packages])
     return {name for module in modules for name in getattr(module, "__all__", ())}
 

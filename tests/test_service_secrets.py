@@ -7,6 +7,7 @@ import hmac
 import json
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from jensen.apps.captcha import answers, demo, tokens
 from jensen.apps.captcha.keys import Keys
 from jensen.apps.captcha.limits import UNKNOWN, client_address, network
-from jensen.apps.captcha.settings import read_settings
+from jensen.apps.captcha.settings import Settings, read_settings
 from jensen.apps.captcha.store import Challenge
 
 KEYS = Keys(["a" * 32])
@@ -222,3 +223,10 @@ def test_a_demonstration_has_secrets_of_its_own_and_test_keys(monkeypatch):
     assert chosen.demo
     assert set(demo.verdict_sites(chosen)) == {demo.PASSES, demo.FAILS}
     assert demo.verdict_sites(read_settings(demo=False)) == {}
+
+
+def test_every_setting_is_documented_with_its_default():
+    page = (Path(__file__).parent.parent / "docs" / "serve.md").read_text(encoding="utf-8")
+    for name, setting in Settings.model_fields.items():
+        default = "must be set" if setting.is_required() else f"`{setting.default}`" if setting.default else "none"
+        assert (f"| `{name.upper()}` | {default} | {setting.description} |" in page) == (name != "demo")

@@ -1,4 +1,4 @@
-"""`jensen`: train, sample, evaluate, curves, compare, check, recipes, data."""
+"""`jensen`: train, sample, evaluate, curves, compare, check, recipes, serve, data."""
 
 from __future__ import annotations
 
@@ -285,6 +285,30 @@ def check(
     from jensen.cli import checking
 
     checking.check(names or [], json_, html, precision, processes, list_, portrait)
+
+
+@app.command()
+def serve(
+    run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="folder of the run whose model draws")] = None,
+    demo: Annotated[
+        bool, typer.Option("--demo", help="generated secrets, test keys, this machine only; RUN may be left out")
+    ] = False,
+    host: Annotated[str, typer.Option(metavar="H", help="address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(metavar="P", min=0, max=65535, help="port to listen on; 0: any")] = 8000,
+    workers: Annotated[int, typer.Option(metavar="N", min=1, max=64, help="processes that answer requests")] = 1,
+    store: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="sqlite:///FILE, redis://..., postgresql://... [JENSEN_CAPTCHA_STORE]"),
+    ] = None,
+    part: Annotated[
+        Literal["all", "api", "pool"],
+        typer.Option(metavar="NAME", help="all, or on a machine of its own: api (answers requests) or pool (draws)"),
+    ] = "all",
+) -> None:
+    """Serve CAPTCHAs that a run draws; settings are environment variables JENSEN_CAPTCHA_..., see docs/serve.md."""
+    from jensen.cli import serving
+
+    serving.serve(run, demo, host, port, workers, store, part)
 
 
 data = typer.Typer(help="Inspect data, or pack a folder of pictures.", no_args_is_help=True)

@@ -27,6 +27,7 @@ from jensen.apps.captcha.clock import now
 from jensen.apps.captcha.limits import Address
 from jensen.apps.captcha.logs import say, start_logs
 from jensen.apps.captcha.metrics import Metrics
+from jensen.apps.captcha.parent import end_with_parent
 from jensen.apps.captcha.service import RETRY, Refused, Service, failed
 from jensen.apps.captcha.settings import Settings, read_settings
 from jensen.apps.captcha.store import Store, Unavailable, open_store
@@ -42,8 +43,9 @@ JSON = re.compile(r"application/json\s*(;.*)?", re.IGNORECASE)
 
 
 def make() -> FastAPI:
-    """The application of the environment's settings, with logs; a worker process calls it."""
+    """The application of the environment's settings, with logs; a worker process calls it, and ends with its parent."""
     start_logs()
+    end_with_parent()
     settings = read_settings()
     return application(settings, open_store(settings.store))
 

@@ -1,0 +1,200 @@
+"""`jensen serve`: worker processes that answer requests, and the process that draws."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import logging
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
+
+import uvicorn
+from uvicorn.supervisors import Multiprocess
+
+from jensen.apps.captcha import demo
+from jensen.apps.captcha.logs import say, start_logs
+from jensen.apps.captcha.settings import PREFIX, read_settings
+from jensen.apps.captcha.store import Unavailable, open_store
+from jensen.core.failure import Failure, Told
+
+Part = Literal["all", "api", "pool"]
+APPLICATION = "jensen.apps.captcha.api.app:make"
+CONNECTIONS, PATIENCE = 1000, 10  # connections of a worker; seconds in which requests end when it stops
+SLOWEST = 30.0  # seconds between two starts of a process that fails
+
+
+def serve(
+    run: Path | None, *, demonstrate: bool, host: str, port: int, workers: int, store: str | None, part: Part
+) -> None:
+    """Serve until a signal ends it.
+
+    Args:
+        run: the run whose model draws; None: the classical drawer, in a demonstration.
+        demonstrate: generated secrets, test keys, this machine only.
+        host, port: where to listen; port 0 is any that is free.
+        workers: processes that answer requests.
+        store: address of the store, instead of JENSEN_CAPTCHA_STORE.
+        part: all, or only the processes that answer, or only the one that draws.
+
+    Raises:
+        ValueError: for settings that cannot be used. Failure: if the store cannot be reached. Told: if drawing cannot
+            begin, and has said why.
+    """
+    if run is None and not demonstrate and part != "api":
+        raise ValueError("serve needs RUN, the folder of a run that draws CAPTCHAs, or --demo")
+    if demonstrate and not _loopback(host):
+        raise ValueError(f"--demo serves this machine only: --host must be 127.0.0.1, ::1 or localhost, got {host}")
+    with contextlib.ExitStack() as stack:
+        _prepare(stack, demonstrate, store, workers)
+        _check_store()
+        listener = None if part == "pool" else stack.enter_context(_listener(host, port))
+        start_logs()
+        if listener:
+            _tell(listener, demonstrate)
+        drawing = None if part == "api" else stack.enter_context(_drawing(run))
+        try:
+            _answer(listener, workers) if listener else _wait(drawing)
+        except KeyboardInterrupt:
+            say("stopped")
+        if drawing is not None and drawing.code is not None:
+            raise Told(drawing.code)
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _prepare(stack: contextlib.ExitStack, demonstrate: bool, store: str | None, workers: int) -> None:
+    """Put settings in the environment, from which the other processes read them; it is as before afterwards."""
+    given = {}
+    if demonstrate:
+        folder = stack.enter_context(TemporaryDirectory(prefix="jensen-captcha-"))
+        given = demo.demo_environment() | {"STORE": f"sqlite:///{folder}/captcha.sqlite"}
+    if store is not None:
+        given["STORE"] = store
+    changes = {PREFIX + name: value for name, value in given.items()}
+    if workers > 1:
+        changes["PROMETHEUS_MULTIPROC_DIR"] = stack.enter_context(TemporaryDirectory(prefix="jensen-metrics-"))
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    stack.callback(_restore, before)
+
+
+def _restore(before: dict[str, str | None]) -> None:
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+def _tell(listener: socket.socket, demonstrate: bool) -> None:
+    """Log the address, and print the keys of the demonstration's site, which were made for it."""
+    name, port = listener.getsockname()[:2]
+    say("listening", address=f"http://{f'[{name}]' if ':' in name else name}:{port}")
+    if not demonstrate:
+        return
+    site = read_settings().sites[demo.SITE]
+    sys.stdout.write(f"site key {demo.SITE}, secret {site.secret.get_secret_value()}, until the service ends\n")
+    sys.stdout.flush()
+
+
+def _check_store() -> None:
+    try:
+        open_store(read_settings().store).close()
+    except Unavailable as error:
+        raise Failure(f"the store cannot be reached ({error})") from error
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise ValueError(f"--host and --port must be free to listen on, got {host} {port}: {error.strerror}") from error
+
+
+def _answer(listener: socket.socket, workers: int) -> None:
+    """Answer requests until a signal comes; those that have begun are ended first."""
+    config = uvicorn.Config(
+        APPLICATION,
+        factory=True,
+        workers=workers,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # whose headers are believed is a setting of ours
+        limit_concurrency=CONNECTIONS,
+        timeout_graceful_shutdown=PATIENCE,
+    )
+    if workers > 1:
+        Multiprocess(config, sockets=[listener]).run()
+    else:
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+@dataclass
+class Drawing:
+    """The process that draws, started again if it fails.
+
+    Attributes:
+        code: the exit code with which it refused to begin, or None.
+    """
+
+    command: list[str]
+    code: int | None = None
+    ended: threading.Event = field(default_factory=threading.Event)
+    process: subprocess.Popen[bytes] | None = None
+
+    def run(self) -> None:
+        """Start it until it is to end; one that refuses its settings (exit code 2) ends the service."""
+        wait = 1.0
+        while not self.ended.is_set():
+            self.process = subprocess.Popen(self.command)
+            code = self.process.wait()
+            if self.ended.is_set():
+                return
+            if code == 2:
+                self.code = code
+                self.ended.set()
+                os.kill(os.getpid(), 15)
+                return
+            say("the process that draws has failed and is started again", logging.ERROR, code=code)
+            self.ended.wait(wait)
+            wait = min(2 * wait, SLOWEST)
+
+    def stop(self) -> None:
+        """End it."""
+        self.ended.set()
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait()
+
+
+@contextlib.contextmanager
+def _drawing(run: Path | None) -> Iterator[Drawing]:
+    words = [] if run is None else [str(run)]
+    drawing = Drawing([sys.executable, "-m", "jensen.apps.captcha.pool", *words])
+    thread = threading.Thread(target=drawing.run, name="drawing")
+    thread.start()
+    try:
+        yield drawing
+    finally:
+        drawing.stop()
+        thread.join()
+
+
+def _wait(drawing: Drawing | None) -> None:
+    while drawing is not None and not drawing.ended.wait(1.0):
+        continue

@@ -1,0 +1,185 @@
+"""`jensen serve` as it is typed: its processes, their end, and what it refuses."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+from PIL import Image
+
+from captcha_service import ANSWER, SECRET, SECRETS, SITE, Visitor, fill
+from jensen.apps.captcha.demo import SITE as DEMO
+from jensen.apps.captcha.store import open_store
+from jensen.cli import serving
+from jensen.cli.main import main
+from jensen.recipes.sources.captcha import Captcha, shipped_reader
+
+START = 300.0  # seconds
+
+
+@contextmanager
+def started(*words, environment=None):
+    """The process of `jensen serve`, and the address on which it listens."""
+    command = [sys.executable, "-c", "from jensen.cli.main import entry; entry()", "serve", "--port", "0", *words]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=os.environ | (environment or {}), **pipes) as process:
+        try:
+            lines = iter(process.stderr.readline, "")
+            said = next(line for line in map(json.loads, lines) if line["event"] == "listening")
+            yield process, said["address"]
+        finally:
+            process.kill()
+
+
+def within(seconds, happens):
+    end = time.monotonic() + seconds
+    while not happens():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def answers(address, path):
+    try:
+        return httpx.get(address + path, timeout=60).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def children(pid):
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split() + [
+        child for thread in Path(f"/proc/{pid}/task").iterdir() for child in (thread / "children").read_text().split()
+    ]
+
+
+def running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def environment(store):
+    sites = {SITE: {"secret": SECRETS[SITE], "hostnames": ["shop.example"]}}
+    given = {"SECRET": SECRET, "SITES": json.dumps(sites), "STORE": store}
+    return {f"JENSEN_CAPTCHA_{name}": value for name, value in given.items()}
+
+
+def read(picture):
+    """What the shipped reader reads."""
+    image = Image.open(io.BytesIO(base64.b64decode(picture["data"])))
+    x = torch.tensor(list(image.tobytes())).view(1, 1, image.height, image.width) / 127.5 - 1
+    return Captcha().texts().decode(shipped_reader().read(x))[0]
+
+
+def test_a_demonstration_draws_asks_and_verifies_and_ends_whole():
+    with started("--demo") as (process, address):
+        within(START, lambda: answers(address, "/ready"))
+        assert "not a model" in httpx.get(f"{address}/health").json()["drawer"]
+        with httpx.Client(base_url=address, timeout=60) as client:
+            visitor = Visitor(client, {"origin": address}, DEMO)
+            asked = visitor.ask().json()
+            token = visitor.type(asked["id"], read(asked["picture"])).json()["token"]
+            site, secret = re.fullmatch(
+                r"site key (\w+), secret (\w+), until the service ends\n", process.stdout.readline()
+            ).groups()
+            assert site == DEMO
+            assert client.post("/siteverify", json={"secret": secret, "response": token}).json()["success"]
+        drawing = children(process.pid)
+        assert drawing
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(START) == 0
+        within(START, lambda: not any(map(running, drawing)))
+
+
+def test_a_kill_loses_nothing_and_leaves_no_process(tmp_path):
+    """Two workers; a challenge, and a token, that were given before the kill are good after it, once."""
+    address = f"sqlite:///{tmp_path}/captcha.sqlite"
+    store = open_store(address)
+    fill(store, 8)
+    words = ("--part", "api", "--workers", "2")
+    with started(*words, environment=environment(address)) as (process, at):
+        within(START, lambda: answers(at, "/ready"))
+        with httpx.Client(base_url=at, timeout=60) as client:
+            visitor = Visitor(client)
+            name, token, used = visitor.ask().json()["id"], visitor.token(), visitor.token()
+            assert visitor.verify(used)["success"]
+        counted = sum(
+            float(line.split()[-1])
+            for line in httpx.get(f"{at}/metrics", timeout=60).text.splitlines()
+            if line.startswith('captcha_outcomes_total{outcome="issued"')
+        )
+        assert counted == 3  # of both workers together
+        workers = children(process.pid)
+        process.kill()
+        process.wait()
+        within(START, lambda: not any(map(running, workers)))
+    with started("--part", "api", environment=environment(address)) as (process, at):
+        within(START, lambda: answers(at, "/ready"))
+        with httpx.Client(base_url=at, timeout=60) as client:
+            visitor = Visitor(client)
+            assert visitor.verify(token)["success"]
+            assert visitor.verify(used)["error-codes"] == ["timeout-or-duplicate"]
+            assert visitor.type(name, ANSWER).json()["solved"]
+    store.close()
+
+
+def test_a_run_that_is_not_there_ends_the_service():
+    command = [sys.executable, "-c", "from jensen.cli.main import entry; entry()", "serve", "nowhere", "--demo"]
+    ran = subprocess.run([*command, "--port", "0"], capture_output=True, text=True, timeout=START)
+    assert ran.returncode == 2
+    assert "jensen: there is no run folder nowhere\n" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "serve needs RUN, the folder of a run that draws CAPTCHAs, or --demo"),
+        (["--demo", "--host", "0.0.0.0"], "--demo serves this machine only: --host must be 127.0.0.1"),
+        (["--part", "api"], "JENSEN_CAPTCHA_SECRET must be set"),
+        (["run"], "JENSEN_CAPTCHA_SECRET must be set"),
+        (["--demo", "--store", "mysql://x"], "the store must be sqlite:///FILE"),
+        (["--demo", "--store", "redis://127.0.0.1:1/0"], "the store cannot be reached (Redis: ConnectionError)"),
+        (["--port", "70000"], "--port must be at most 65535, got '70000'"),
+        (["--workers", "0"], "--workers must be at least 1, got '0'"),
+        (["--part", "all of it"], "--part must be"),
+    ],
+)
+def test_what_cannot_be_served_is_refused_in_a_sentence(words, said, capsys, monkeypatch):
+    monkeypatch.delenv("JENSEN_CAPTCHA_SECRET", raising=False)
+    before = dict(os.environ)
+    assert main(["serve", *words]) == (1 if "reached" in said else 2)
+    assert said in capsys.readouterr().err
+    assert dict(os.environ) | {"MPLBACKEND": ""} == before | {"MPLBACKEND": ""}
+
+
+def test_a_port_in_use_is_refused(capsys, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        assert main(["serve", "--demo", "--port", port]) == 2
+    assert f"--host and --port must be free to listen on, got 127.0.0.1 {port}" in capsys.readouterr().err
+
+
+def test_the_extra_that_is_missing_is_named(capsys, monkeypatch):
+    monkeypatch.setattr(serving, "NEEDED", ("fastapi", "no_such_package"))
+    assert main(["serve", "--demo"]) == 2
+    assert capsys.readouterr().err == "jensen: jensen serve needs no_such_package: pip install 'jensen[serve]'\n"
+
+
+def test_help_and_other_commands_do_not_need_the_extra():
+    code = "import sys, jensen.cli.main, jensen.cli.serving as _; print({'fastapi', 'torch'} & sys.modules.keys())"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "set()\n"
