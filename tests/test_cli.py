@@ -353,7 +353,7 @@ WRONG_TRAIN = [
         ["captcha", "--set", "training.precision=float8"],
         ["training.precision must be 'float32' or 'bfloat16', got 'float8'"],
     ),
-    (["captcha", "--set", "training.device=tpu"], ["training.device must be of the form ^(auto|cpu|cuda", "got 'tpu'"]),
+    (["captcha", "--set", "training.device=tpu"], ["training.device must be auto, cpu, cuda or cuda:N, got"]),
     (["captcha", "--set", "training=3"], ["'training' is a group"]),
     (["captcha", "--set", "training.batch_size"], ["--set takes KEY=VALUE"]),
     (["captcha", "--set", "name=captcha-reader"], ["no setting 'name'"]),
@@ -387,6 +387,9 @@ WRONG_TRAIN = [
     ([], ["Missing argument 'RECIPE'"]),
     (["vae", "--data", ""], ["--data must be a path, got an empty one"]),
     (["digits-vae", "--set", "data.pictures=", "--out="], ["--out must be a path, got an empty one"]),
+    (["nonsense"], ["there is no recipe 'nonsense': `jensen recipes` lists all"]),
+    (["VAE"], ["there is no recipe 'VAE'; did you mean 'vae'?"]),
+    (["digits-vae", "--device", "tpu"], ["training.device must be auto, cpu, cuda or cuda:N, got 'tpu'"]),
     (["digits-vae", "--steps", "1.5"], ["--steps must be a whole number, got '1.5'"]),
 ]
 

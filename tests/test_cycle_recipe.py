@@ -102,7 +102,7 @@ def test_settings_that_are_refused(settings, message):
 @pytest.mark.parametrize(
     ("space", "network", "message"),
     [
-        (SIDE, {}, "needs data with two sides, a and b, got one side"),
+        (SIDE, {}, "needs data with two sides, a and b, got one side: give --data-b PATH"),
         (
             Space((1, 16, 16), b=Space((1, 8, 8))),
             {},

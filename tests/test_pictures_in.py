@@ -316,6 +316,15 @@ def test_metadata_give_labels_and_texts(tmp_path):
     assert listing.skipped == {"sub/missing.png": "named in sub/metadata.csv, but there is no such picture"}
 
 
+def test_a_broken_line_of_metadata_is_named_by_its_number(tmp_path):
+    text = json.dumps({"file_name": "a.png", "text": "x"}) + "\n\n{broken\n"
+    with pytest.raises(ValueError, match=r"metadata\.jsonl is broken: .* in line 3, column 2$"):
+        list_pictures(fill(tmp_path / "x", {"a.png": 1, "metadata.jsonl": text}))
+    said = "must have a file_name, and a label or a text, got none in row 1, which has file, caption"
+    with pytest.raises(ValueError, match=said):
+        list_pictures(fill(tmp_path / "y", {"a.png": 1, "metadata.csv": "file,caption\na.png,x\n"}))
+
+
 def test_an_empty_caption_is_none(tmp_path):
     rows = [{"file_name": "c.png", "label": " ", "text": "\t"}]
     files = {"a.png": 1, "a.txt": "", "b.png": 2, "b.txt": " \n", "b.cls": "", "c.png": 3}
@@ -359,7 +368,7 @@ def row(**values):
         ("dataset.json", '{"labels": ', "dataset.json is broken"),
         ("dataset.json", '{"labels": [["a.png", ' + "1" * 5000 + "]]}", "broken: a number has thousands of digits"),
         ("metadata.jsonl", "{", "metadata.jsonl is broken"),
-        ("metadata.jsonl", row(label="x"), "must have a file_name, got none in row 1"),
+        ("metadata.jsonl", row(label="x"), "must have a file_name, and a label or a text, got none in row 1"),
         ("metadata.jsonl", row(file_name="a.png", caption="x"), r"a label or a text, got \['caption', 'file_name'\]"),
         ("metadata.jsonl", row(file_name="a.png", label=[1]), r"a word or a number in metadata.jsonl, got \[1\]"),
         ("metadata.csv", "file_name,label\na.png,x\na.png,y\n", "one label for each picture, got two for a.png"),

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from jensen.cli import show
 from jensen.cli.files import writable
+from jensen.core.failure import Told
 from jensen.data.contents import of_data, of_table
 from jensen.data.decode import Alpha, Fit, Form
 from jensen.data.inventory import inventory
@@ -43,6 +44,7 @@ def check(
     """`jensen data check`.
 
     Raises:
+        Told: with exit code 2, after the report, if training refuses the data and no setting that is named helps.
         ValueError: if nothing can be read, an option is malformed, or, if strict, a file is broken or a number missing.
     """
     use(files)
@@ -57,7 +59,8 @@ def check(
     )
     show.line()
     show.line(made.parts[-1].text)
-    show.line(code)
+    if code:
+        show.line(code)
     if json_file is not None:
         write_text(json_file, dumps(made.as_dict(), indent=2) + "\n")
         show.line(f"numbers: {json_file}")
@@ -65,6 +68,8 @@ def check(
         lead = "The contents, what was left out and why, and what a run would use."
         write_page(html, path.absolute().name, lead, made.parts, {"path": str(path), **config})
         show.line(f"page: {html}")
+    if not code:
+        raise Told(2)
 
 
 def _pictures(
@@ -107,10 +112,10 @@ def _rows(
     except ValueError as refused:
         if strict or table is None:
             raise
-        contents, said = of_table(table, None), f"Training refuses these data: {refused}."
+        contents, said, repaired, code = of_table(table, None), f"Training refuses these data: {refused}.", code, ""
         with suppress(ValueError):
             found.model_copy(update={"missing": "drop"}).open(0)
-            code += " --set data.missing=drop"
+            code = f"{repaired} --set data.missing=drop"
     else:
         said = " ".join(map(sentence, data.notes or [data.name]))
         n = len(data.train) + len(data.test)

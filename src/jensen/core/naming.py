@@ -15,7 +15,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     "; did you mean 'digits-vae'?"
     """
     names = list(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    lower = {k.lower(): k for k in reversed(names)}
+    close = [lower[k] for k in difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.62)]
     if not close:  # perhaps only the last part of a dotted key is right
         close = [k for k in names if k.split(".")[-1] == name.split(".")[-1]][:1]
     return f"; did you mean {close[0]!r}?" if close else ""

@@ -169,12 +169,13 @@ def _rows(name: str, place: Place) -> Iterator[dict[str, Any]]:
         if _ending(name) == ".csv":
             rows: list[Any] = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
         else:
-            rows = [parsed(line) for line in text.split("\n") if line.strip()]
+            rows = [_json(line, k) for k, line in enumerate(text.split("\n"), 1) if line.strip()]
     except (ValueError, csv.Error) as error:
         raise ValueError(f"{name} is broken: {error}") from error
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
-            raise ValueError(f"each row of {name} must have a file_name, got none in row {number}")
+            has = f"none in row {number}" + f", which has {', '.join(map(str, row))}" * isinstance(row, dict)
+            raise ValueError(f"each row of {name} must have a file_name, and a label or a text, got {has}")
         if not {"label", "text"} & set(row):
             raise ValueError(f"each row of {name} must have a label or a text, got {sorted(map(str, row))}")
         values = {kind: row.get(kind) for kind in ("label", "text")}
@@ -183,6 +184,13 @@ def _rows(name: str, place: Place) -> Iterator[dict[str, Any]]:
                 raise ValueError(f"{kind} must be a word or a number in {name}, got {value!r} in row {number}")
         words = {kind: None if value is None else str(value).strip() or None for kind, value in values.items()}
         yield {"file_name": row["file_name"], **words}
+
+
+def _json(line: str, number: int) -> Any:
+    try:
+        return parsed(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{error.msg} in line {number}, column {error.colno}") from error
 
 
 def _pairs(name: str, place: Place) -> list[tuple[str, str]] | None:

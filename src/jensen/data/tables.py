@@ -101,7 +101,9 @@ def read_cells(path: Path | str) -> Table:
         raise ValueError(f"a table must be a file with ending {', '.join(SUFFIXES)}, got {path}")
     try:
         named, found = READERS[suffix](path)
-    except (OSError, UnicodeDecodeError, csv.Error, EOFError) as error:
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8: save it as UTF-8") from error
+    except (OSError, csv.Error, EOFError) as error:
         raise ValueError(f"{path} cannot be read as {suffix}: {error}") from error
     if not found or not len(next(iter(found.values()))):
         raise ValueError(f"{path} must have at least one row and one column of numbers, got none")
@@ -207,6 +209,8 @@ def _separated(path: Path) -> tuple[bool, dict[str, Any]]:
             raise ValueError(f"every row of {path} must have {len(rows[0])} columns, got {len(row)} in row {number}")
     if not rows:
         return False, {}
+    if len(rows) == 1 and all(_numbers([cell]).dtype != np.float64 for cell in rows[0]):
+        raise ValueError(f"{path} must have rows below its header, got none")
     first = [_numbers([cell]).dtype != np.float64 for cell in rows[0]]
     later = [_numbers([cell]).dtype != np.float64 for cell in rows[1]] if len(rows) > 1 else first
     named = all(first) and (first != later or len(set(map(str.lower, rows[0])) & set(LABELS)) > 0)
@@ -259,7 +263,9 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
             found = np.load(file, allow_pickle=False)
             return {"": found} if isinstance(found, np.ndarray) else {name: found[name] for name in found.files}
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} must be a .npy or .npz file of numbers: {error}") from error
+        why = "it is empty" if isinstance(error, EOFError) else str(error)
+        why = "it has Python objects, or is of another format" if "pickle" in why else why
+        raise ValueError(f"{path} must be a .npy or .npz file of numbers: {why}") from error
 
 
 def _parquet(path: Path) -> tuple[bool, dict[str, Any]]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from jensen.core.objective import Objective, partition
 from jensen.core.settings import Settings
@@ -27,6 +28,12 @@ Average = Annotated[
 ]
 
 SNAPSHOTS = 32
+
+
+def _device(name: str) -> str:
+    if re.fullmatch(r"auto|cpu|cuda(:\d+)?", name) is None:
+        raise ValueError(f"must be auto, cpu, cuda or cuda:N, got {name!r}")
+    return name
 
 
 class Training(Settings):
@@ -79,7 +86,7 @@ class Training(Settings):
     """number of previews of samples, and of losses of held-out data, during training"""
     tensorboard: bool = False
     """whether to write training curves for TensorBoard too, to RUN/tensorboard; needs jensen[tensorboard]"""
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    device: Annotated[str, AfterValidator(_device)] = "auto"
     """device to train on; auto: CUDA if available"""
 
     @model_validator(mode="after")

@@ -13,6 +13,7 @@ from jensen.report.gallery import gallery
 from jensen.report.inventory import COLUMNS, SHEET, classes, count, limited
 
 MOST_PLOTS = 64  # histograms of columns
+RESOLVED = 1e-12  # range of a column, relative to its largest number, of which there is no histogram
 
 
 def parts(found: Contents, code: str, said: str) -> list[Part]:
@@ -38,16 +39,18 @@ def _rows(found: Contents) -> Part:
     if found.x.ndim == 4:
         shape = " x ".join(map(str, found.x.shape[1:]))
         seen = len(np.unique(found.x))
-        of = "" if found.levels is None else f" of {found.levels}"
+        of = "" if found.levels is None else f"of the {found.levels} of a pixel"
         text = f"Pictures of shape {shape}."
-        findings.append(count("levels", "levels that occur", seen, note=f"levels of a pixel{of}"))
+        findings.append(count("levels", "levels that occur", seen, note=of))
         return Part("Rows", text, findings, details={"shape": list(found.x.shape[1:]), "levels": found.levels})
     findings += [
         count("columns", "columns of numbers", found.x.shape[1]),
         count("wrong", "cells that are not finite numbers", len(found.wrong), card=bool(found.wrong)),
     ]
     if found.words:
-        findings.append(count("words", "columns of words, not used", len(found.words), note=", ".join(found.words)))
+        findings.append(
+            count("words", "columns of words, not used", len(found.words), note="named " + ", ".join(found.words))
+        )
     return Part("Rows", findings=findings, details={"shape": [found.x.shape[1]]})
 
 
@@ -65,7 +68,7 @@ def _columns(found: Contents) -> Part | None:
         numbers = {"mean": values.mean(), "std": values.std(), "min": values.min(), "max": values.max()}
         facts[name] = {key: float(value) for key, value in numbers.items()} | missing
         rows.append((name, *(f"{value:.6g}" for value in facts[name].values())))
-        if len(drawn) < MOST_PLOTS:
+        if len(drawn) < MOST_PLOTS and np.ptp(values) > RESOLVED * np.abs(values).max():
             drawn.append(plots.histograms({name: values}, title=name, xlabel=""))
     head = ("column", "mean", "standard deviation", "min", "max", "missing or not finite")
     return Part("Columns", tables=[Table(head, rows)], plots=drawn, details={"columns": facts})

@@ -74,9 +74,15 @@ def classes(given: Sequence[str | None]) -> Part | None:
         return None
     counts = dict(sorted(Counter(labels).items(), key=lambda pair: natural(pair[0])))
     few = min(counts, key=lambda label: counts[label])
-    without = len(given) - len(labels)
+    without, smallest = len(given) - len(labels), f"the smallest is {few}, {counts[few]} row{'s' * (counts[few] > 1)}"
     findings = [
-        count("classes", "classes", len(counts), note=f"the smallest is {few}, {counts[few]} rows", card=True),
+        count(
+            "classes",
+            "classes",
+            len(counts),
+            note=smallest,
+            card=True,
+        ),
         *([count("unlabelled", "rows without a class", without)] if without else []),
     ]
     drawn = 1 < len(counts) <= MOST_BARS
@@ -92,7 +98,7 @@ def _captions(found: Inventory) -> Part | None:
     alphabet = "".join(sorted(set().union(*texts.values())))
     longest = max(texts.values(), key=len)
     findings = [
-        count("captions", "captions", len(texts), note=f"{len(set(texts.values()))} different ones", card=True),
+        count("captions", "captions", len(texts), note=f"{len(set(texts.values()))} different", card=True),
         count("longest", "characters in the longest caption", len(longest), note=_cut(longest)),
         count("alphabet", "different characters", len(alphabet), note=alphabet),
     ]
@@ -110,7 +116,7 @@ def _copies(found: Inventory) -> Part:
             "near",
             "near duplicates",
             len(near),
-            note=f"of {compared} held-out pictures nearly equal a training picture",
+            note=f"held-out pictures, of {compared}, that nearly equal a training picture",
             card=True,
         ),
     ]

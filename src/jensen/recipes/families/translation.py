@@ -141,7 +141,10 @@ class Translation(Family):
 
     def refuse(self, space: Space, training: Training) -> None:
         if space.b is None:
-            raise ValueError("family translation needs data with two sides, a and b, got one side")
+            raise ValueError(
+                "family translation needs data with two sides, a and b, got one side: give --data-b PATH, or a folder "
+                "with folders trainA and trainB"
+            )
         if not space.pictures or space.b.shape != space.shape:
             raise ValueError(
                 f"family translation needs the same shape on both sides, got {space.shape} and {space.b.shape}"
