@@ -16,7 +16,8 @@ from jensen.training import on_device, train_step
 from jensen.training.step import _evaluation, gradients
 from tiny import TINY, tiny
 
-FITTED = {"moons-mixture": {"training__steps": 1, "sweeps": 5}}  # fitted before its first step
+FITTED = {"moons-kernel": {"training__steps": 1}, "moons-mixture": {"training__steps": 1, "sweeps": 5}}
+"""Settings of the presets that are fitted before their first step."""
 
 COMBINED = {
     "ring-gan": [

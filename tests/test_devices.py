@@ -15,7 +15,7 @@ from jensen.diffusion import SAMPLERS, Ancestral, AnnealedLangevin, CosineSchedu
 from jensen.judging import JUDGES
 from jensen.recipes.settings import Training
 from pretended import pretended
-from stepping import options, small, stepped
+from stepping import FITTED, options, small, stepped
 from tiny import COMMON, TINY
 
 
@@ -174,7 +174,7 @@ def test_every_option_of_every_family_trains(away, name):
 def trained(name, folder, resume=False, **changes):
     """A run of a small version of a preset, trained for a step or two and opened."""
     settings = COMMON | TINY[name] | {"training.previews": 0, "training.save_every": 1, **changes}
-    return jensen.train(name, folder, steps=1 if name == "moons-mixture" else 2, settings=settings, resume=resume)
+    return jensen.train(name, folder, steps=1 if name in FITTED else 2, settings=settings, resume=resume)
 
 
 def test_every_sampler(away):
