@@ -4,6 +4,7 @@ refused."""
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -75,18 +76,20 @@ def test_a_copy_across_the_split_is_reported(tmp_path, folder, capsys):
     assert all("again" in held or held == "cats/0.png" for _, held in near if held != "dogs/copy.png")
 
 
-def test_check_names_the_family_of_two_sides_and_pictures_too_few_to_train_on(tmp_path, folder, capsys):
+def test_check_names_the_family_of_two_sides_and_refuses_pictures_too_few_to_train_on(tmp_path, folder, capsys):
     for k, side in enumerate(("trainA", "trainB")):
         (tmp_path / "two" / side).mkdir(parents=True)
         (tmp_path / folder / "cats" / f"{k}.png").rename(tmp_path / "two" / side / "0.png")
-    assert main(["data", "check", "two"]) == 0
+    assert main(["data", "check", "two"]) == 2
     out, err = capsys.readouterr()
-    assert out.splitlines()[-1] == "jensen train translation --data two"
+    assert "jensen train" not in out
     assert err.splitlines()[-1] == "jensen: training needs 2 pictures, and 2 that are held out, got 2 and 0"
-    assert main(["data", "check", "two", "--size", "8x16"]) == 0
-    out, err = capsys.readouterr()
-    assert out.splitlines()[-1] == "jensen train translation --data two --set data.a.size=8x16"
-    assert err.splitlines()[-1] == "jensen: training needs 2 pictures, and 2 that are held out, got 2 and 0"
+    for side in ("trainA", "trainB"):
+        for k in range(1, 40):
+            shutil.copy(tmp_path / "two" / side / "0.png", tmp_path / "two" / side / f"{k}.png")
+    for words, more in (([], ""), (["--size", "8x16"], " --set data.a.size=8x16")):
+        assert main(["data", "check", "two", *words]) == 0
+        assert capsys.readouterr().out.splitlines()[-1] == f"jensen train translation --data two{more}"
 
 
 def test_a_cache_that_cannot_be_written_is_named(folder, capsys, monkeypatch):

@@ -185,7 +185,7 @@ def test_secrets_that_can_be_guessed_are_refused_and_not_repeated(secret):
         ({"sites": SITES | {"blog": SITES["shop"]}}, "every site must have secrets of its own"),
         (
             {"sites": {"shop": SITES["shop"] | {"hostnames": []}}},
-            "JENSEN_CAPTCHA_SITES.shop.hostnames must be a list with at least 1",
+            "JENSEN_CAPTCHA_SITES.shop.hostnames must be a list of 1 or more",
         ),
         ({"sites": {"shop": SITES["shop"] | {"hostnames": ["https://x"]}}}, "must be hostnames in small letters"),
         ({"issue_rate": "30/day"}, "JENSEN_CAPTCHA_ISSUE_RATE: a rate must be of the form"),

@@ -89,12 +89,14 @@ def _pictures(
         pack = Path(f"{path.absolute().name}-{form.height}x{form.width}")
         packing = command("data", "pack", path, "--size", f"{form.height}x{form.width}", "--out", pack)
         code = f"{packing}\n{command('train', 'diffusion', '--data', pack)}"
+    few = (test := int(seen.test.sum())) < 2 or len(seen.test) - test < 2
+    code = "" if few else code
     made = Evaluation(parts(seen, code))
     show.line()
     show.rows(rows(made))
     for name, why in list(seen.pack.broken.items())[:NAMED]:
         show.console.print(Text.assemble(("broken", "red"), f"  {name}: {why}"))
-    if (test := int(seen.test.sum())) < 2 or len(seen.test) - test < 2:
+    if few:
         show.note(f"training needs 2 pictures, and 2 that are held out, got {len(seen.test) - test} and {test}")
     return made, made.details["form"], code
 

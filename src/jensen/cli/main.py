@@ -174,7 +174,7 @@ def sample(
     ] = None,
     use: Use = None,
 ) -> None:
-    """Draw samples from a run: pictures, optionally of given texts or classes, or points."""
+    """Draw pictures or points from a run, of any texts or classes."""
     from jensen.cli import commands
 
     changes = {"sampler": sampler, "steps": steps, "guidance": guidance, "eta": eta, "mean": mean or None}
@@ -208,7 +208,7 @@ def evaluate(
     ] = None,
     use: Use = None,
 ) -> None:
-    """Judge a run; writes evaluation.json, samples and report.html in its folder."""
+    """Judge a run: writes numbers, samples and a report to its folder."""
     from jensen.cli import commands
 
     _apart(processes, ctx)
@@ -220,7 +220,7 @@ def curves(
     run: Run,
     out: Annotated[Path | None, path_option(metavar="FILE.csv", help="the file [RUN/curves.csv]")] = None,
 ) -> None:
-    """Write the training curves of a run as CSV, with one row for each step in its journal."""
+    """Write the training curves of a run as CSV, a row for each step."""
     from jensen.cli import commands
 
     commands.curves(run, out)
@@ -249,7 +249,7 @@ def compare(
     seed: Annotated[int, typer.Option(metavar="S", help="random seed of samples, splits and discriminators")] = 0,
     use: Use = None,
 ) -> None:
-    """Compare runs of any family: metrics with errors and floors, likelihoods, costs, discriminators."""
+    """Compare runs of any family: metrics, likelihoods, costs."""
     from jensen.cli import comparing
 
     comparing.compare(runs, features, n, seed, html, json_, use or [])
@@ -274,11 +274,11 @@ def check(
         Path | None, path_option(metavar="FILE", help="draw the Dirac-GAN's phase portraits to this .png")
     ] = None,
 ) -> None:
-    """Test the theory behind jensen, or your own code in FILE.py; exit code 1 if a law fails.
+    """Test the theory behind jensen, or your own code in FILE.py.
 
-    FILE.py is run. FILE.py may define: an ELBO, as functions or an object with loss(x), encode(x) and decode(z), and a
-    batch of examples x; every function check_...(), which may call any function of jensen.check on your code and
-    returns its report; every law. For example
+    The exit code is 1 if a law fails. FILE.py is run. It may define: an ELBO, as functions or an object with loss(x),
+    encode(x) and decode(z), and a batch of examples x; every function check_...(), which may call any function of
+    jensen.check on your code and returns its report; every law. For example
 
       jensen check my.py
     """
@@ -305,7 +305,7 @@ def serve(
         typer.Option(metavar="NAME", help="all, or on a machine of its own: api (answers requests) or pool (draws)"),
     ] = "all",
 ) -> None:
-    """Serve CAPTCHAs that a run draws; settings are environment variables JENSEN_CAPTCHA_..., see docs/serve.md."""
+    """Serve CAPTCHAs that a run draws, see docs/serve.md."""
     from jensen.cli import serving
 
     serving.serve(run, demo, host, port, workers, store, part)

@@ -158,7 +158,7 @@ MUST_BE = {
     "multiple_of": "a multiple of {multiple_of}",
     "tuple": "a list, as in [1, 2]",
     "dict": "a mapping",
-    "too_short": "a list with at least {min_length} values",
+    "too_short": "a list of {min_length} or more values",
     "too_long": "a list with at most {max_length} values",
     "missing": "given",
 }

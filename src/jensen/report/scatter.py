@@ -109,7 +109,7 @@ def scatter(
         return _single(points, limits[0], named[0] * bool(names), scale)
     if width == 2:
         return _plane(points, limits, named if names else ["", ""], scale)
-    return _pairs(points, limits, named, scale)
+    return _pairs(points, limits, named, scale, of=samples.shape[1])
 
 
 def _limits(column: np.ndarray) -> tuple[float, float]:
@@ -143,8 +143,10 @@ def _plane(points: _Points, limits: Sequence[tuple[float, float]], names: Sequen
     return png(figure)
 
 
-def _pairs(points: _Points, limits: Sequence[tuple[float, float]], names: Sequence[str], scale: int) -> Image.Image:
-    """Histograms on the diagonal, pairs below it, row against column."""
+def _pairs(
+    points: _Points, limits: Sequence[tuple[float, float]], names: Sequence[str], scale: int, of: int
+) -> Image.Image:
+    """Histograms on the diagonal, pairs below it, row against column; of so many columns in total."""
     n = len(names)
     figure = blank(1.15 * n, 1.15 * n, 29 * scale)
     figure.set_layout_engine("none")  # one constrained layout of many axes takes seconds
@@ -167,6 +169,8 @@ def _pairs(points: _Points, limits: Sequence[tuple[float, float]], names: Sequen
         if beside:
             axes.set_ylabel(names[row], fontsize=8, color=GREY)
             axes.yaxis.set_label_coords(-0.4, 0.5)
+    if of > n:
+        figure.text(0.42, 0.98, f"the first {n} of {of} columns", fontsize=8, color=GREY, va="top")
     _legend(figure, points.classes, loc="upper right")
     return png(figure)
 
