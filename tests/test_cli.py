@@ -452,7 +452,7 @@ def test_no_command_takes_an_empty_path_for_the_current_folder(capsys):
     found = list(paths(typer.main.get_command(app)))
     assert ["train", "--data="] in found
     assert ["data", "check", ""] in found
-    assert len(found) == 27
+    assert len(found) == 28
     for words in found:
         refused(capsys, words, "must be a path, got an empty one")
 

@@ -93,7 +93,7 @@ def test_parts_of_a_diffusion_model_are_refused_when_they_are_made():
 def test_data_in_memory_are_refused():
     for data, said in (
         (X[:, :0], r"no empty axis, got shape \(60, 0\)"),
-        (np.ones((9, 4, 4), np.uint16), "pictures must be bytes .*, got int64 from 1 to 1"),
+        (np.ones((9, 4, 4), np.uint16), "data must hold pictures as bytes .*, got int64 from 1 to 1"),
         ({1, 2}, "a stream must give batches of rows, got int"),
         (X.tolist(), "a batch must have rows, got a single number as x"),
         (io.StringIO("1,2"), "data must be a path, .*, got StringIO"),

@@ -289,7 +289,7 @@ def check(
 
 @app.command()
 def serve(
-    run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="folder of the run whose model draws")] = None,
+    run: Annotated[Path | None, path_argument(metavar="[RUN]", help="folder of the run whose model draws")] = None,
     demo: Annotated[
         bool, typer.Option("--demo", help="generated secrets, test keys, this machine only; RUN may be left out")
     ] = False,
