@@ -64,7 +64,7 @@ def jensen(
 @app.command()
 def recipes(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="show the settings of this recipe or family")
+        str | None, typer.Argument(metavar="NAME", help="show the settings of this recipe or family")
     ] = None,
     data: Annotated[Path | None, path_option(metavar="PATH", help="data for which the settings are shown")] = None,
     use: Use = None,
@@ -259,7 +259,7 @@ def compare(
 def check(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME | FILE.py ...]", help="families, topics or laws, or your own file [all laws]"),
+        typer.Argument(metavar="NAME | FILE.py ...", help="families, topics or laws, or your own file [all laws]"),
     ] = None,
     json_: Annotated[Path | None, path_option("--json", metavar="FILE", help="write the evidence to this file")] = None,
     html: Annotated[
@@ -289,7 +289,7 @@ def check(
 
 @app.command()
 def serve(
-    run: Annotated[Path | None, path_argument(metavar="[RUN]", help="folder of the run whose model draws")] = None,
+    run: Annotated[Path | None, path_argument(metavar="RUN", help="folder of the run whose model draws")] = None,
     demo: Annotated[
         bool, typer.Option("--demo", help="generated secrets, test keys, this machine only; RUN may be left out")
     ] = False,
