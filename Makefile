@@ -9,7 +9,7 @@ BY_HASH := $(PIP) --no-deps --require-hashes -r
 
 .PHONY: demo test lint format locked lock audit dist smoke bench reader clean
 
-demo: .venv/ready  ## train the CAPTCHA model, draw, read back, report: eight to nine minutes on two cores
+demo: .venv/ready  ## train the CAPTCHA model, draw, read back, report: eight to ten minutes on two cores
 	$(BIN)/jensen train captcha --out $(RUN) $(RESUME)
 
 test: .venv/dev lint  ## everything that must hold
