@@ -285,6 +285,17 @@ def test_a_file_that_is_no_database_is_refused(tmp_path):
         open_store(f"sqlite:///{tmp_path}/x")
 
 
+@pytest.mark.parametrize("wrong", [{"made": 2**70}, {"key": "\ud800"}])
+def test_values_that_sqlite_cannot_hold_fail_alone(tmp_path, wrong):
+    """The thread that writes goes on: otherwise every later request would wait for ever."""
+    store = open_store(f"sqlite:///{tmp_path}/x")
+    with pytest.raises((OverflowError, UnicodeEncodeError)):
+        store.add(replace(picture(), **wrong))
+    store.add(kept := picture())
+    assert store.take(NOW, 1) == kept
+    store.close()
+
+
 def test_sqlite_that_is_locked_or_full_acknowledges_nothing(tmp_path, monkeypatch):
     import sqlite3
 

@@ -76,13 +76,7 @@ def classes(given: Sequence[str | None]) -> Part | None:
     few = min(counts, key=lambda label: counts[label])
     without, smallest = len(given) - len(labels), f"the smallest is {few}, {counts[few]} row{'s' * (counts[few] > 1)}"
     findings = [
-        count(
-            "classes",
-            "classes",
-            len(counts),
-            note=smallest,
-            card=True,
-        ),
+        count("classes", "classes", len(counts), note=smallest, card=True),
         *([count("unlabelled", "rows without a class", without)] if without else []),
     ]
     drawn = 1 < len(counts) <= MOST_BARS

@@ -83,11 +83,14 @@ class Writer:
         for job, result in zip(jobs, results, strict=True):
             job.done.set_exception(result) if isinstance(result, Exception) else job.done.set_result(result)
 
-    def _result(self, job: Job) -> list[Row] | sqlite3.Error:
-        """The rows, or the error of this statement alone; an error that ended the transaction is raised."""
+    def _result(self, job: Job) -> list[Row] | Exception:
+        """The rows, or the error of this statement alone; an error that ended the transaction is raised.
+
+        Values that sqlite cannot hold raise a ValueError or an OverflowError, which must not end the thread.
+        """
         try:
             return self._connection.execute(job.statement, job.values).fetchall()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, ValueError, OverflowError) as error:
             if not self._connection.in_transaction:
                 raise
             return error
