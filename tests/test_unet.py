@@ -23,7 +23,7 @@ def unet(size, channels=1, **settings):
 
 
 @pytest.mark.parametrize(
-    "condition", [{}, {"alphabet": 5, "length": 3}, {"alphabet": 5, "length": 3, "aligned": False}]
+    "condition", [{}, {"alphabet": 5, "length": 3}, {"alphabet": 5, "length": 3, "written": 0}]
 )
 @pytest.mark.parametrize(("size", "padded"), [((13, 30), (16, 32)), ((1, 2), (4, 4))])
 def test_an_odd_picture_is_its_border_repeated(size, padded, condition):
@@ -40,7 +40,7 @@ def test_an_odd_picture_is_its_border_repeated(size, padded, condition):
     assert torch.equal(odd(x, t, cond), whole)
 
 
-@pytest.mark.parametrize("condition", [{}, {"alphabet": 5}, {"alphabet": 5, "length": 9, "aligned": False}])
+@pytest.mark.parametrize("condition", [{}, {"alphabet": 5}, {"alphabet": 5, "length": 9, "written": 0}])
 def test_gradients_reach_everything_and_rows_do_not_meet(condition):
     net = unet((9, 12), channels=2, attention=6, outputs=2, blocks=2, **condition)
     x, t = torch.randn(3, 2, 9, 12, dtype=F64), torch.rand(3, dtype=F64)
@@ -94,13 +94,13 @@ def test_captions_have_no_place_in_the_picture():
     assert not torch.allclose(written(x, text), out)
     nn.init.zeros_(written.prior)
     torch.testing.assert_close(written(x, text), out)  # no prior is one that is zero
-    names = unet((8, 8), alphabet=5, length=3, aligned=False).state_dict()
+    names = unet((8, 8), alphabet=5, length=3, written=0).state_dict()
     assert not any("prior" in name for name in names)
 
 
 def test_a_caption_modulates_by_the_mean_of_its_characters():
     """Without attention, context and places, a caption is a set, and each of its characters counts the same."""
-    net = unet((8, 8), alphabet=5, length=12, aligned=False)
+    net = unet((8, 8), alphabet=5, length=12, written=0)
     for m in net.modules():
         if isinstance(m, TextAttention):
             nn.init.zeros_(m.out.weight)
@@ -139,5 +139,5 @@ def test_a_class_acts_through_its_vector_alone():
 
 
 def test_a_fresh_network_predicts_nothing():
-    net = UNet(1, (9, 12), alphabet=5, length=3, widths=(8, 16), patch=2, attention=8, aligned=False)
+    net = UNet(1, (9, 12), alphabet=5, length=3, widths=(8, 16), patch=2, attention=8, written=0)
     assert not net(torch.randn(2, 1, 9, 12), torch.rand(2), torch.zeros(2, 3, dtype=torch.long)).any()

@@ -21,31 +21,44 @@ from types import ModuleType
 from typing import Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from jensen.core.failure import Failure
+from jensen.data.fonts import font_path
+from jensen.data.looks import HUES, PAPERS, hue, inked, paper
+from jensen.data.space import Text
 from jensen.data.workers import cores
 
 Split = Literal["train", "test"]
 Pictures = NDArray[np.uint8]
 
 NATIVE_HEIGHT = 60  # the package's own picture height; its fonts, dots and curve are made for it
+UNNAMED = 0.15  # share of labels without the name of the font; of the paper; of the ink
+FULL = 129  # luminance at which the package's mask is opaque
 _SALT = "jensen/captcha/32"  # with this salt exactly 2,000 of the 10,000 four-digit strings are held out
 
 
 @dataclass(frozen=True)
 class Style:
-    """The style of CAPTCHA pictures: alphabet, length, size, and the luminance of the ink.
+    """The style of CAPTCHA pictures: alphabet, length, size, and how they look.
+
+    With named fonts, papers and inks, each picture has one of each, and they are part of its label. Half of the pairs
+    of a font and a paper, and half of those of a font and an ink, never occur in data; see `together`.
 
     Args:
         alphabet: the characters that texts are made of, without repeats.
-        length: number of characters in a text.
-        height, width: size of a picture in pixels; multiples of 8.
+        length: number of characters in a text, or the most.
+        height, width: size of a picture in pixels, from 16 to 1024.
         ink: lowest and highest luminance of the ink, from 60 to 200, on paper of 238 to 255. The package pastes
             a glyph with its own luminance as the mask, so that darker ink would print fainter: 70 and 140 both
-            print at about 136, and 10 at 225.
+            print at about 136, and 10 at 225. Named inks print as dark as they are.
         colour: three channels with a random hue, or one channel.
+        shortest: fewest characters in a text; None: `length`.
+        fonts: names of font files of captcha and matplotlib; none: the package's font, without a name.
+        papers: names among `PAPERS`; none with unnamed fonts.
+        inks: names among `HUES`; none with unnamed fonts.
 
     Raises:
         ValueError: if a value is outside its range.
@@ -60,6 +73,10 @@ class Style:
     width: int = 64
     ink: tuple[int, int] = (70, 140)
     colour: bool = False
+    shortest: int | None = None
+    fonts: tuple[str, ...] = ()
+    papers: tuple[str, ...] = ()
+    inks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(set(self.alphabet)) != len(self.alphabet) or len(self.alphabet) < 2:
@@ -68,29 +85,60 @@ class Style:
             raise ValueError(f"alphabet must be of printable ASCII characters, got {self.alphabet!r}")
         if not 1 <= self.length <= 16:
             raise ValueError(f"length must be from 1 to 16, got {self.length}")
-        if len(self.alphabet) ** self.length < 100:
+        if not 1 <= self.least <= self.length:
+            raise ValueError(f"shortest must be from 1 to {self.length}, the length, got {self.shortest}")
+        if len(self.alphabet) ** self.least < 100:
             raise ValueError(
-                f"alphabet and length must give at least 100 texts, got {len(self.alphabet) ** self.length}"
+                f"alphabet and length must give at least 100 texts, got {len(self.alphabet) ** self.least}"
             )
-        if any(side not in range(16, 1025, 8) for side in (self.height, self.width)):
-            raise ValueError(
-                f"height and width must be multiples of 8 from 16 to 1024, got {self.height} and {self.width}"
-            )
+        if any(not 16 <= side <= 1024 for side in (self.height, self.width)):
+            raise ValueError(f"height and width must be from 16 to 1024, got {self.height} and {self.width}")
         if not 60 <= self.ink[0] <= self.ink[1] <= 200:
             raise ValueError(f"ink must be two luminances, 60 <= low <= high <= 200, got {self.ink}")
+        self._check_looks()
+
+    def _check_looks(self) -> None:
+        looks = (self.fonts, self.papers, self.inks)
+        if any(looks) and not (all(looks) and self.colour):
+            raise ValueError("fonts, papers and inks must all be named, with colour, or none of them")
+        for name in self.fonts:
+            font_path(name)
+        for what, names, known in (("papers", self.papers, PAPERS), ("inks", self.inks, HUES)):
+            for name in names:
+                if name not in known:
+                    raise ValueError(f"{what} must be among {', '.join(known)}, got {name!r}")
 
     @property
     def channels(self) -> int:
         return 3 if self.colour else 1
 
+    @property
+    def least(self) -> int:
+        """Fewest characters in a text."""
+        return self.length if self.shortest is None else self.shortest
+
+    @property
+    def texts(self) -> Text:
+        """The texts, with the names of fonts, papers and inks, if they have names."""
+        pad, styles = " " * (self.least < self.length), (self.fonts, self.papers, self.inks) if self.fonts else ()
+        return Text(self.alphabet + pad, self.length, self.least if pad else 0, styles=styles)
+
     def check(self, text: str) -> str:
-        """Return `text` if it can be drawn in this style, else raise a `ValueError` that says why not."""
-        if len(text) != self.length:
-            raise ValueError(f"text {text!r} must have {self.length} characters in this style, got {len(text)}")
-        for c in text:
-            if c not in self.alphabet:
-                raise ValueError(f"text {text!r} has {c!r}, which is not in the alphabet {self.alphabet!r}")
+        """Return `text`, which may name styles, if it can be drawn in this style, else raise a `ValueError`."""
+        self.texts.encode([text])
         return text
+
+    def together(self, font: int, paper: int, ink: int) -> bool:
+        """Whether a font, a paper and an ink, by number, occur together in data: each font with half of the papers and
+        half of the inks.
+
+        >>> names = ("plain", "stripes", "dots", "grid")
+        >>> style = Style(colour=True, fonts=("cmr10", "cmtt10"), papers=names, inks=("red", "blue"))
+        >>> [[p for p in range(4) if style.together(f, p, f)] for f in range(2)]
+        [[0, 1], [1, 2]]
+        """
+        papers, inks = len(self.papers), len(self.inks)
+        return 2 * ((paper - font) % papers) < papers and 2 * ((ink - font) % inks) < inks
 
 
 def held_out(text: str) -> bool:
@@ -105,9 +153,10 @@ def held_out(text: str) -> bool:
 
 
 def random_text(rng: random.Random, style: Style, split: Split) -> str:
-    """A uniformly random text of one split."""
+    """A uniformly random text of one split; all lengths are equally frequent."""
     while True:
-        text = "".join(rng.choices(style.alphabet, k=style.length))
+        length = style.length if style.least == style.length else rng.randint(style.least, style.length)
+        text = "".join(rng.choices(style.alphabet, k=length))
         if held_out(text) == (split == "test"):
             return text
 
@@ -134,6 +183,9 @@ def _private_copy(name: str) -> ModuleType:
 class Painter:
     """Draws classical CAPTCHAs: a picture of the package at its original size, reduced to the size of the style.
 
+    With named styles, the package draws only the text, with dots and a curve, and its darkness is the share of ink
+    over paper.
+
     >>> painter = Painter(Style())
     >>> text, picture = painter.paint(seed=0, index=7)
     >>> picture.shape, painter.paint(seed=0, index=7)[0] == text
@@ -143,24 +195,57 @@ class Painter:
     def __init__(self, style: Style):
         self.style = style
         self._module = _private_copy("captcha.image")
-        self._image = self._module.ImageCaptcha(
-            width=round(style.width * NATIVE_HEIGHT / style.height), height=NATIVE_HEIGHT
-        )
+        size = round(style.width * NATIVE_HEIGHT / style.height), NATIVE_HEIGHT
+        fonts = [[str(font_path(name))] for name in style.fonts] or [None]
+        self._images = [self._module.ImageCaptcha(*size, fonts=font) for font in fonts]
 
     def paint(self, seed: int, index: int, *, split: Split = "train", text: str | None = None) -> tuple[str, Pictures]:
-        """Text and picture (height, width, channels) number `index` of stream `seed`."""
+        """Label and picture (height, width, channels) number `index` of stream `seed`.
+
+        A label is a text and, of named styles, most of the names; those that a given text lacks are drawn at random.
+        """
         rng = _Seeded(f"{seed}/{index}")
         chosen = random_text(rng, self.style, split)
         text = chosen if text is None else self.style.check(text)
         self._module.secrets = rng  # type: ignore[attr-defined]
+        if self.style.fonts:
+            return self._styled(rng, text)
         ink = (*_ink(rng, self.style), 255)
         paper = (rng.randint(238, 255),) * 3
-        image = self._image.create_captcha_image(text, ink, paper)
-        self._image.create_noise_dots(image, ink)
-        self._image.create_noise_curve(image, ink)
-        image = image.filter(self._module.SMOOTH).convert("RGB" if self.style.colour else "L")
-        image = image.resize((self.style.width, self.style.height), Image.Resampling.BOX)
+        image = self._written(0, text, ink, paper)
         return text, np.asarray(image, dtype=np.uint8).reshape(self.style.height, self.style.width, -1)
+
+    def _written(
+        self, font: int, text: str, ink: tuple[int, int, int, int], paper: tuple[int, int, int]
+    ) -> Image.Image:
+        captcha = self._images[font]
+        image = captcha.create_captcha_image(text, ink, paper)
+        captcha.create_noise_dots(image, ink)
+        captcha.create_noise_curve(image, ink)
+        image = image.filter(self._module.SMOOTH).convert("RGB" if self.style.colour else "L")
+        return image.resize((self.style.width, self.style.height), Image.Resampling.BOX)
+
+    def _styled(self, rng: _Seeded, text: str) -> tuple[str, Pictures]:
+        style = self.style
+        row = style.texts.encode([text])
+        named = row[0, style.length :].tolist()
+        look = [number - 1 if number else drawn for number, drawn in zip(named, _look(rng, style, named), strict=True)]
+        label = [0 if rng.random() < UNNAMED else 1 + number for number in look]
+        row[0, style.length :] = torch.tensor([kept or new for kept, new in zip(named, label, strict=True)])
+        ink = inked(rng.randint(*style.ink), hue(style.inks[look[2]], rng))
+        sheet = paper(style.papers[look[1]], rng, style.height, style.width)[:, :, None]
+        image = self._written(look[0], text.split()[0], (FULL, FULL, FULL, 255), (0, 0, 0))
+        share = np.minimum(np.asarray(image, dtype=np.float64)[:, :, :1] / FULL, 1)
+        picture = (1 - share) * sheet + share * np.array(ink)
+        return style.texts.decode(row)[0], picture.round().astype(np.uint8)
+
+
+def _look(rng: random.Random, style: Style, named: Sequence[int]) -> tuple[int, int, int]:
+    """Numbers of a font, a paper and an ink that occur together in data; if any is named, of any of them."""
+    while True:
+        font, paper, ink = (rng.randrange(len(names)) for names in (style.fonts, style.papers, style.inks))
+        if any(named) or style.together(font, paper, ink):
+            return font, paper, ink
 
 
 def _ink(rng: random.Random, style: Style) -> tuple[int, int, int]:
@@ -168,12 +253,7 @@ def _ink(rng: random.Random, style: Style) -> tuple[int, int, int]:
     luminance = rng.randint(*style.ink)
     if not style.colour:
         return (luminance,) * 3
-    hue = [rng.random() for _ in range(3)]
-    scale = luminance / max(0.299 * hue[0] + 0.587 * hue[1] + 0.114 * hue[2], 1e-3)
-    away = [h * scale - luminance for h in hue]  # from grey; a blend towards it keeps the luminance
-    share = min(1.0, (220 - luminance) / max(*away, 1e-3))
-    red, green, blue = (round(luminance + share * a) for a in away)
-    return red, green, blue
+    return inked(luminance, (rng.random(), rng.random(), rng.random()))
 
 
 def draw(
@@ -193,12 +273,12 @@ def draw(
         count: number of pictures.
         seed: the stream; picture i is a pure function of (style, seed, i, its text).
         split: split of the random texts.
-        texts: `count` texts to draw instead of random ones.
+        texts: `count` texts to draw instead of random ones; they may name styles.
         workers: number of processes, by default one per core; 0 draws in this process.
         on_progress: called with the number of new pictures.
 
     Returns:
-        the texts, and the pictures (count, height, width, channels), uint8.
+        the labels, and the pictures (count, height, width, channels), uint8.
 
     Raises:
         ValueError: if a text cannot be drawn in the style, or the number of texts is not `count`.
@@ -207,8 +287,7 @@ def draw(
         raise ValueError(f"count must be at least 1, got {count}")
     if texts is not None and len(texts) != count:
         raise ValueError(f"texts must be {count}, one per picture, got {len(texts)}")
-    for text in texts or ():
-        style.check(text)
+    style.texts.encode(texts or ())
     workers = min(cores(), -(-count // 256)) if workers is None else workers
     report = on_progress or (lambda _: None)
     if workers < 2:
@@ -232,7 +311,8 @@ def _draw_in_workers(
     report: Callable[[int], None],
 ) -> tuple[list[str], Pictures]:
     shape = (style.height, style.width, style.channels)
-    size = style.length + int(np.prod(shape))
+    letters = _letters(style)
+    size = letters + int(np.prod(shape))
     chunk = 64
     jobs = []
     for w in range(workers):
@@ -255,8 +335,8 @@ def _draw_in_workers(
                     raise Failure(f"a drawing process stopped early, with exit code {process.wait()}")
                 for k, i in enumerate(indices):
                     row = data[k * size : (k + 1) * size]
-                    names[i] = row[: style.length].decode("ascii")
-                    pictures[i] = np.frombuffer(row[style.length :], np.uint8).reshape(shape)
+                    names[i] = row[:letters].decode("ascii").rstrip()
+                    pictures[i] = np.frombuffer(row[letters:], np.uint8).reshape(shape)
                 report(len(indices))
     finally:
         for process in processes:
@@ -265,6 +345,11 @@ def _draw_in_workers(
             if process.stdout is not None:
                 process.stdout.close()
     return names, pictures
+
+
+def _letters(style: Style) -> int:
+    """Length of the longest label."""
+    return style.length + sum(1 + max(map(len, kind)) for kind in style.texts.styles)
 
 
 def _start(job: bytes) -> subprocess.Popen[bytes]:
@@ -280,13 +365,13 @@ def _start(job: bytes) -> subprocess.Popen[bytes]:
 def _worker() -> None:
     """Read one job from standard input, write text and picture of each of its indices."""
     job = json.load(sys.stdin)
-    job["style"]["ink"] = tuple(job["style"]["ink"])
-    painter = Painter(Style(**job["style"]))
+    painter = Painter(Style(**{k: tuple(v) if isinstance(v, list) else v for k, v in job["style"].items()}))
+    letters = _letters(painter.style)
     out = sys.stdout.buffer
     for k, i in enumerate(range(job["start"], job["count"], job["step"])):
         text = job["texts"][k] if job["texts"] else None
         text, picture = painter.paint(job["seed"], i, split=job["split"], text=text)
-        out.write(text.encode("ascii") + picture.tobytes())
+        out.write(text.ljust(letters).encode("ascii") + picture.tobytes())
 
 
 if __name__ == "__main__":

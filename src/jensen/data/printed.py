@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional as F
+
+from jensen.data.fonts import font_path
 
 BLOCK = 4  # dots of the bitmap along a pixel's side: 0 .. 16 of them inked
 BUILT_IN = "pillow"
@@ -124,19 +124,7 @@ def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
         font = ImageFont.load_default(size)
         assert isinstance(font, ImageFont.FreeTypeFont)  # since a size is asked for
         return font
-    return ImageFont.truetype(_path(name), size)
-
-
-@cache
-def _path(name: str) -> Path:
-    """The path of a font's file in the packages that contain fonts; these are not imported."""
-    for package, folder in (("matplotlib", "mpl-data/fonts/ttf"), ("captcha", "data")):
-        spec = find_spec(package)
-        if spec is not None and spec.origin is not None:
-            path = Path(spec.origin).parent / folder / f"{name}.ttf"
-            if path.is_file():
-                return path
-    raise ValueError(f"fonts must be among {', '.join((*FONTS, *UNSEEN_FONTS))}, got {name!r}")
+    return ImageFont.truetype(font_path(name), size)
 
 
 def enlarge(pictures: Tensor, side: int) -> Tensor:

@@ -51,53 +51,103 @@ class Classes:
 
 @dataclass(frozen=True)
 class Text:
-    """A text per example, conditions (N, length); shorter texts end in spaces, if a space is in the alphabet.
+    """A text per example, conditions (N, width): its characters, then one number for each kind of style.
+
+    Shorter texts end in spaces, if a space is in the alphabet. Styles are named after the text, in any order; a kind
+    without a name has the number 0.
+
+    Attributes:
+        alphabet: the characters, without repeats.
+        length: most characters of a text; without a space in the alphabet, the number of characters.
+        shortest: fewest characters of a text, if a space is in the alphabet.
+        written: whether the text is written in the picture, from left to right; captions are not.
+        styles: names of the styles of each kind, all different.
 
     >>> Text("abc", 2).encode(["ca"]).tolist()
     [[2, 0]]
     >>> Text("abc ", 3).encode(["ca"]).tolist()
     [[2, 0, 3]]
+    >>> texts = Text("abc", 2, styles=(("serif", "sans"), ("red", "blue")))
+    >>> texts.encode(["ca blue serif", "ca sans"]).tolist()
+    [[2, 0, 1, 2], [2, 0, 2, 0]]
+    >>> texts.decode(texts.encode(["ca blue serif", "ca sans"]))
+    ['ca serif blue', 'ca sans']
     """
 
     alphabet: str
     length: int
+    shortest: int = 0
+    written: bool = True
+    styles: tuple[tuple[str, ...], ...] = ()
 
     def __post_init__(self) -> None:
         if not self.alphabet or len(set(self.alphabet)) < len(self.alphabet):
             raise ValueError(f"alphabet must be at least one character, and different ones, got {self.alphabet!r}")
         if not 1 <= self.length <= MOST_CHARACTERS:
             raise ValueError(f"length must be from 1 to {MOST_CHARACTERS}, got {self.length}")
+        if not 0 <= self.shortest <= self.length:
+            raise ValueError(f"shortest must be from 0 to {self.length}, the length, got {self.shortest}")
+        names = [name for kind in self.styles for name in kind]
+        if len(set(names)) < len(names) or not all(self.styles) or any(name.split() != [name] for name in names):
+            raise ValueError(f"names of styles must be different words, at least one of each kind, got {self.styles}")
 
     @property
     def width(self) -> int:
-        return self.length
+        return self.length + len(self.styles)
 
     @property
     def size(self) -> int:
-        return len(self.alphabet)
+        return max(len(self.alphabet), *(1 + len(kind) for kind in self.styles), 0)
 
     def encode(self, texts: Sequence[str]) -> Tensor:
-        """Conditions (N, length) from texts.
+        """Conditions (N, width) from texts, each followed by the names of its styles, if there are any.
 
         Raises:
-            ValueError: for a text of another length, or with a character that is not in the alphabet.
+            ValueError: for a text of another length, or with a character that is not in the alphabet; for an unknown
+                style, or two of one kind.
         """
-        most = "at most " * self.padded
-        for text in texts:
-            fits = len(text) <= self.length if self.padded else len(text) == self.length
-            if not fits or not set(text) <= set(self.alphabet):
-                raise ValueError(f"texts must be {most}{self.length} characters of {self.alphabet!r}, got {text!r}")
-        index = {c: k for k, c in enumerate(self.alphabet)}
-        rows = [[index[c] for c in text.ljust(self.length)] for text in texts]
-        return torch.tensor(rows).view(len(texts), self.length)
+        return torch.tensor([self._row(text) for text in texts], dtype=torch.long).view(len(texts), self.width)
+
+    def _row(self, text: str) -> list[int]:
+        characters, *named = (text.split() or [""]) if self.styles else [text]
+        shortest = self.shortest if self.padded else self.length
+        if not shortest <= len(characters) <= self.length or not set(characters) <= set(self.alphabet):
+            most = f"{shortest} to " * (0 < shortest < self.length) or "at most " * (shortest < self.length)
+            alphabet = self.alphabet if self.shortest == 0 else self.alphabet.replace(" ", "")
+            raise ValueError(f"texts must be {most}{self.length} characters of {alphabet!r}, got {characters!r}")
+        return [self.alphabet.index(c) for c in characters.ljust(self.length)] + self._numbers(named)
+
+    def _numbers(self, named: Sequence[str]) -> list[int]:
+        numbers = [0] * len(self.styles)
+        for name in named:
+            kind = next((k for k, names in enumerate(self.styles) if name in names), None)
+            if kind is None:
+                known = "; ".join(", ".join(names) for names in self.styles)
+                raise ValueError(f"styles must be among {known}, got {name!r}")
+            if numbers[kind]:
+                raise ValueError(
+                    f"a text must have one style of a kind, got {self.styles[kind][numbers[kind] - 1]} and {name}"
+                )
+            numbers[kind] = 1 + self.styles[kind].index(name)
+        return numbers
 
     @property
     def padded(self) -> bool:
         """Whether texts can be shorter than `length`."""
         return " " in self.alphabet
 
+    def characters(self, cond: Tensor) -> Tensor:
+        """The characters (N, length) of conditions (N, width)."""
+        return cond[:, : self.length]
+
     def decode(self, cond: Tensor) -> list[str]:
-        return ["".join(self.alphabet[k] for k in row).rstrip() for row in cond.tolist()]
+        """Texts and the names of their styles, from conditions (N, width), or texts from characters (N, length)."""
+        return [self._text(row) for row in cond.tolist()]
+
+    def _text(self, row: Sequence[int]) -> str:
+        characters = "".join(self.alphabet[k] for k in row[: self.length]).rstrip()
+        named = [kind[k - 1] for kind, k in zip(self.styles, row[self.length :], strict=False) if k]
+        return " ".join([characters, *named])
 
 
 @dataclass(frozen=True)

@@ -61,12 +61,13 @@ class SelfAttention(nn.Module):
 class TextAttention(nn.Module):
     """Cross-attention from picture positions to characters, for written text with a learned prior of columns.
 
-    With a prior, character l of L is initially attended to from the columns around (l + 1/2) W / L; it is a free
-    parameter, one number per head, character and column. Without a prior (`columns` None) all positions are treated
-    equally.
+    The first `written` of the characters are written in the picture from left to right. With W columns, character l of
+    these L is initially attended to from the columns around (l + 1/2) W / L, and the other characters from all alike;
+    the prior is a free parameter, one number per head, character and column. Without written characters there is no
+    prior.
     """
 
-    def __init__(self, channels: int, text_channels: int, length: int, columns: int | None, heads: int = 4):
+    def __init__(self, channels: int, text_channels: int, length: int, written: int, columns: int, heads: int = 4):
         super().__init__()
         self.heads = heads
         self.norm = nn.GroupNorm(GROUPS, channels)
@@ -74,7 +75,8 @@ class TextAttention(nn.Module):
         self.key_value = nn.Linear(text_channels, 2 * channels)
         self.out = nn.Conv2d(channels, channels, 1)
         zero(self.out)
-        self.prior = None if columns is None else nn.Parameter(_prior(length, columns).repeat(heads, 1, 1))
+        prior = F.pad(_prior(written, columns), (0, length - written)) if written else None
+        self.prior = None if prior is None else nn.Parameter(prior.repeat(heads, 1, 1))
 
     def forward(self, x: Tensor, text: Float[Tensor, "b l c"]) -> Tensor:
         b, c, h, w = x.shape
@@ -108,13 +110,14 @@ class Level(nn.Module):
         embedding: int,
         text_channels: int,
         length: int,
-        columns: int | None,
+        written: int,
+        columns: int,
         attend: bool,
     ):
         super().__init__()
         self.first = ResidualBlock(channels, width, embedding)
         self.own = SelfAttention(width) if attend else None
-        self.text = TextAttention(width, text_channels, length, columns) if length > 1 else None
+        self.text = TextAttention(width, text_channels, length, written, columns) if length > 1 else None
         self.rest = nn.ModuleList(ResidualBlock(width, width, embedding) for _ in range(blocks - 1))
 
     def forward(self, x: Tensor, embedding: Tensor, text: Tensor | None) -> Tensor:
@@ -142,8 +145,8 @@ class UNet(nn.Module):
         size: (H, W) of the picture.
         alphabet, length: size of the alphabet and length of the text, (B, length); index `alphabet` is "no character".
             A class is a text of length 1. With alphabet None there is no condition.
-        aligned: whether the text is written in the picture from left to right, which is where attention looks first.
-            False for captions, whose words are read by convolutions over characters.
+        written: number of characters, from the first, that are written in the picture from left to right, which is
+            where attention looks first; None: all. 0 for captions, whose words are read by convolutions over characters.
         widths: channels of each level, at least one, multiples of 8.
         blocks: number of residual blocks per level, both on the way down and on the way up, at least 1.
         patch: side of a patch.
@@ -173,7 +176,7 @@ class UNet(nn.Module):
         text_channels: int = 96,
         outputs: int = 1,
         attention: int = 0,
-        aligned: bool = True,
+        written: int | None = None,
     ):
         super().__init__()
         if not widths or any(width < 1 or width % 8 for width in widths):
@@ -188,12 +191,15 @@ class UNet(nn.Module):
                 f"size must be a height and a width, each at least 1, and attention at least 0, got {tuple(size)} "
                 f"and {attention}"
             )
+        written = length if written is None else written
+        if not 0 <= written <= length:
+            raise ValueError(f"written must be from 0 to {length}, the length of the text, got {written}")
         embedding = 2 * widths[0]
         self.patch, self.factor = patch, patch * 2 ** (len(widths) - 1)
         self.time = nn.Sequential(Fourier(64), nn.Linear(64, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
         self.text = None if alphabet is None else TextEmbedding(alphabet, length, text_channels)
-        self.context = None if alphabet is None or aligned else TextContext(text_channels)
-        characters = length if aligned else 1
+        self.context = None if alphabet is None or written else TextContext(text_channels)
+        characters = length if written else 1
         self.pooled = None if alphabet is None else nn.Linear(characters * text_channels, embedding)
         attended = 0 if alphabet is None else length
         self.stem = nn.Conv2d(channels * patch**2, widths[0], 3, padding=1)
@@ -206,7 +212,8 @@ class UNet(nn.Module):
                 embedding=embedding,
                 text_channels=text_channels,
                 length=attended,
-                columns=columns if aligned else None,
+                written=written,
+                columns=columns,
                 attend=max(rows, columns) <= attention,
             )
             self.down.append(level(width, width, blocks))

@@ -122,7 +122,7 @@ class DenoiserNetwork(Settings):
             (height, width),
             alphabet=size,
             length=1 if cond is None else cond.width,
-            aligned=not (isinstance(cond, Text) and cond.padded),  # a caption is not written in the picture
+            written=cond.length * cond.written if isinstance(cond, Text) else None,
             outputs=outputs,
             **self._sizes(space),
         )

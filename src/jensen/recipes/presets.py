@@ -32,6 +32,7 @@ from jensen.recipes.sources.two import HandwrittenPrinted
 ABOUT = {
     "captcha": "text-conditional diffusion that draws CAPTCHA pictures",
     "captcha-reader": "reader of CAPTCHA pictures, trained only on pictures drawn by the captcha package",
+    "captcha-release": "text-conditional diffusion that draws large CAPTCHA pictures in named fonts, papers and inks",
     "digits-vae": "variational autoencoder of black-and-white digits",
     "digits-iwae": "variational autoencoder of digits, trained by the importance-weighted bound",
     "digits-hvae": "hierarchical variational autoencoder of digits, two layers of latents",
@@ -99,6 +100,23 @@ CRITIC = Judging(critic_steps=500)
 r1 = partial(Game, penalty="r1")
 
 translating = partial(playing, batch_size=32, warmup=50, decay=0.5, save_every=500, log_every=25, betas=(0.5, 0.99))
+RELEASE = Captcha(
+    alphabet="ACDEFHJKLMNPRTVWXY234679",
+    length=6,
+    shortest=5,
+    height=48,
+    width=144,
+    ink=(60, 110),
+    colour=True,
+    fonts=(
+        *("DroidSansMono", "DejaVuSans-Bold", "DejaVuSerif-Bold", "STIXGeneralBolIta", "cmtt10"),
+        "DejaVuSansMono-BoldOblique",
+    ),
+    papers=("plain", "stripes", "dots", "grid", "rings", "clouds"),
+    inks=("red", "orange", "green", "teal", "blue", "violet"),
+    pictures=60_000,
+)
+
 TRANSLATORS = {"rate": 2e-3, "rates": {"critics": 1e-3}}
 
 RECIPES = (
@@ -121,6 +139,19 @@ RECIPES = (
         Reader(),
         latent(steps=2400, rate=3e-3, warmup=240, decay=0.9, precision="bfloat16"),
         Judging(rows=4000),
+    ),
+    preset(
+        "captcha-release",
+        RELEASE,
+        Diffusion(
+            network=DiffusionNetwork(
+                kind="unet", widths=(96, 192), blocks=2, patch=4, attention=0, schedule="rectified", output="flow"
+            ),
+            loss=DiffusionLoss(name="flow", times="logit-normal", time_mean=1.0),
+            sampling=drawn(steps=16, guidance=4.0, shift=4.0, start=1.0, precision="bfloat16"),
+        ),
+        Training(minutes=120, average=0.999, precision="bfloat16", save_every=1000),
+        Judging(samples=1000, rows=1000, scales=(1.0, 2.0, 6.0), steps=(), bound_steps=0, ode_rows=0),
     ),
     # variational -----------------------------------------------------------------------
     preset("digits-vae", INK, plain(), latent()),

@@ -65,7 +65,7 @@ class Reader(Family):
 
     def model(self, space: Space) -> nn.Module:
         if isinstance(space.cond, Text):
-            return Network(space.shape[0], alphabet=space.cond.size, length=space.cond.length)
+            return Network(space.shape[0], alphabet=len(space.cond.alphabet), length=space.cond.length)
         return self.network.network(space)
 
     def objective(self, model: nn.Module, space: Space) -> Objective:

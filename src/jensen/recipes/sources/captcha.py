@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -35,15 +35,23 @@ class Captcha(Source):
     alphabet: str = "0123456789"
     """characters that texts are made of, without repeats"""
     length: int = 4
-    """number of characters in a text"""
+    """number of characters in a text, or the most"""
+    shortest: int | None = None
+    """fewest characters in a text; null: data.length"""
     height: int = 24
-    """height of a picture in pixels, a multiple of 8"""
+    """height of a picture in pixels"""
     width: int = 64
-    """width of a picture in pixels, a multiple of 8"""
+    """width of a picture in pixels"""
     ink: tuple[int, int] = (70, 140)
     """lowest and highest luminance of the ink, from 60 to 200"""
     colour: bool = False
     """coloured pictures: three channels with random hues"""
+    fonts: tuple[str, ...] = ()
+    """names of fonts of captcha and matplotlib; with data.papers and data.inks they are part of the condition"""
+    papers: tuple[str, ...] = ()
+    """names of patterns of the paper: plain, stripes, dots, grid, rings, clouds"""
+    inks: tuple[str, ...] = ()
+    """names of hues of the ink: red, orange, green, teal, blue, violet"""
     pictures: Annotated[int, Field(ge=1, le=MOST_ROWS)] = 40_000
     """number of training pictures"""
     test: Annotated[int, Field(ge=2, le=MOST_ROWS)] = 2_000
@@ -57,14 +65,11 @@ class Captcha(Source):
         return self
 
     def style(self) -> Style:
-        return Style(self.alphabet, self.length, self.height, self.width, self.ink, self.colour)
-
-    def texts(self) -> Text:
-        return Text(self.alphabet, self.length)
+        return Style(**{field.name: getattr(self, field.name) for field in fields(Style)})
 
     def known(self) -> Space:
         shape = (self.style().channels, self.height, self.width)
-        return Space(shape, 256, cond=self.texts())
+        return Space(shape, 256, cond=self.style().texts)
 
     def open_reader(self, runs: Opener = no_runs) -> TextReader | None:
         if self.reader == SHIPPED:
@@ -92,7 +97,7 @@ class Captcha(Source):
         """Random held-out texts (n, length), without repeats if there are enough; the same for every seed."""
         rng = random.Random("asked")
         distinct = list(dict.fromkeys(random_text(rng, self.style(), "test") for _ in range(20 * n)))
-        return self.texts().encode([distinct[k % len(distinct)] for k in range(n)])
+        return self.style().texts.encode([distinct[k % len(distinct)] for k in range(n)])
 
 
 _DRAWN: dict[tuple[Style, int, int, Split], Tensors] = {}
@@ -110,7 +115,7 @@ def drawn(style: Style, count: int, seed: int, split: Split, track: Track) -> Te
         if len(_DRAWN) >= 4:
             del _DRAWN[next(iter(_DRAWN))]
         x = torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous()
-        _DRAWN[key] = Tensors(x=x, cond=Text(style.alphabet, style.length).encode(texts))
+        _DRAWN[key] = Tensors(x=x, cond=style.texts.encode(texts))
     return _DRAWN[key]
 
 
@@ -148,7 +153,7 @@ class TextReader:
 
 def _new(space: Space) -> Reader:
     assert isinstance(space.cond, Text)
-    return Reader(space.shape[0], alphabet=space.cond.size, length=space.cond.length)
+    return Reader(space.shape[0], alphabet=len(space.cond.alphabet), length=space.cond.length)
 
 
 @cache

@@ -192,7 +192,7 @@ class Pictures(Source):
         if choice == "classes":
             return Classes(tuple(sorted({str(v) for v in given[choice]}, key=natural)))
         texts = captions(given[choice])
-        return Text("".join(sorted({*"".join(texts), " "})), max(map(len, texts)) or 1)
+        return Text("".join(sorted({*"".join(texts), " "})), max(map(len, texts)) or 1, written=False)
 
     def _said(self, pack: Pack, cond: Classes | Text | None, held: int) -> list[str]:
         form, n = pack.form, len(pack.names) + held * (self.held_out is not None)
