@@ -7,14 +7,17 @@ from __future__ import annotations
 import random
 import secrets
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy import stats
 from scipy.spatial.distance import cdist, pdist
 
 from jensen.data.captcha import Painter, Style, _ink, draw, held_out, random_text
+from jensen.data.looks import HUES, PAPERS, paper
 from jensen.data.pictures import GAP, LINE, sheet
 from jensen.data.pool import from_bytes, pool_stream, to_bytes
 from jensen.metrics import legibility, mean_pairwise_distance, nearest_distance, wilson
@@ -41,7 +44,7 @@ def test_the_package_keeps_its_own_entropy():
 def test_given_texts_are_drawn_in_order():
     texts = ["0123", "4567", "8901"]
     assert draw(Style(), 3, seed=0, texts=texts, workers=2)[0] == texts
-    with pytest.raises(ValueError, match="'12' must have 4 characters in this style, got 2"):
+    with pytest.raises(ValueError, match="texts must be 4 characters of '0123456789', got '12'"):
         draw(Style(), 1, seed=0, texts=["12"])
     with pytest.raises(ValueError, match="texts must be 2"):
         draw(Style(), 2, seed=0, texts=["1234"])
@@ -71,7 +74,7 @@ def test_glyphs_print_dark_enough_and_paper_is_light(ink, colour, monkeypatch):
     """
     painter = Painter(Style(ink=ink, colour=colour))
     for name in ("create_noise_dots", "create_noise_curve"):
-        monkeypatch.setattr(painter._image, name, lambda *a: None)
+        monkeypatch.setattr(painter._images[0], name, lambda *a: None)
     for index in range(25):
         picture = painter.paint(0, index)[1].astype(float)
         grey = picture @ np.array([0.299, 0.587, 0.114]) if colour else picture[..., 0]
@@ -88,6 +91,91 @@ def test_coloured_inks_have_the_luminance_drawn_for_them():
         assert 0 <= min(red, green, blue) <= max(red, green, blue) <= 220
 
 
+LOOKS = Style(
+    alphabet="ACDEFHJKLMNPRTVWXY234679",
+    length=6,
+    shortest=5,
+    height=48,
+    width=144,
+    colour=True,
+    fonts=("DroidSansMono", "cmtt10", "DejaVuSerif-Bold", "DejaVuSans-Bold"),
+    papers=tuple(PAPERS),
+    inks=tuple(HUES),
+)
+
+
+def test_named_styles_do_not_depend_on_the_number_of_workers():
+    names, pictures = draw(LOOKS, 9, seed=3, workers=0)
+    again, same = draw(LOOKS, 9, seed=3, workers=2)
+    assert names == again
+    assert np.array_equal(pictures, same)
+    assert pictures.shape == (9, 48, 144, 3)
+
+
+def test_labels_name_most_styles_and_only_those_that_occur_together():
+    """4,000 labels: lengths, names of each kind, and fonts within 4 standard errors of their shares; of the pairs of a
+    font and a paper, or a font and an ink, half occur.
+    """
+    painter, n = Painter(LOOKS), 4000
+    painter._written = lambda font, text, ink, paper: Image.new("RGB", (144, 48))
+    rows = LOOKS.texts.encode([painter.paint(0, k)[0] for k in range(n)])
+    looks = rows[:, 6:]
+
+    def near(found, share):
+        assert abs(found.double().mean() - share) < 4 * (share * (1 - share) / n) ** 0.5
+
+    near(rows[:, 5] == LOOKS.texts.alphabet.index(" "), 0.5)
+    near(looks[:, 0] == 0, 0.15)
+    near(looks[:, 1] == 0, 0.15)
+    for font in range(4):
+        near(looks[:, 0] == 1 + font, 0.85 / 4)
+    named = [row for row in looks.tolist() if all(row)]
+    assert len({(f, p) for f, p, _ in named}) == 4 * 3
+    assert len({(f, i) for f, _, i in named}) == 4 * 3
+    assert all(LOOKS.together(f - 1, p - 1, i - 1) for f, p, i in named)
+
+
+def test_asked_styles_are_drawn_even_if_they_never_occur_together(monkeypatch):
+    """On plain paper the darkest pixels have the ink's colour, and its luminance, and the median is the paper."""
+    style = replace(LOOKS, ink=(80, 80))
+    assert not style.together(3, 0, 0)
+    painter = Painter(style)
+    for image in painter._images:
+        monkeypatch.setattr(image, "create_noise_dots", lambda *a: None)
+        monkeypatch.setattr(image, "create_noise_curve", lambda *a: None)
+    for k in range(20):
+        label, picture = painter.paint(0, k, text="ACDEF DejaVuSans-Bold plain red")
+        assert label == "ACDEF DejaVuSans-Bold plain red"
+        grey = picture @ np.array([0.299, 0.587, 0.114])
+        ink = picture[np.unravel_index(grey.argmin(), grey.shape)]
+        assert abs(grey.min() - 80) <= 1
+        assert ink[0] == 220 > 2 * max(ink[1:])
+        assert 225 <= np.median(grey) <= 250
+
+
+def test_each_font_draws_its_own_glyphs():
+    """The same text, paper and ink from the same stream: the mean share of ink differs between fonts."""
+    shares = [
+        np.mean([255 - Painter(LOOKS).paint(0, k, text=f"ACDEFH {font} plain red")[1].mean() for k in range(10)])
+        for font in LOOKS.fonts
+    ]
+    assert shares[1] < shares[0] < min(shares[2:])  # thin, regular, bold
+
+
+def test_papers_are_light_and_as_their_names_say():
+    for name in PAPERS:
+        sheets = [paper(name, random.Random(k), 48, 144) for k in range(20)]
+        assert all(170 <= sheet.min() <= sheet.max() <= 250 for sheet in sheets)
+        assert not np.array_equal(*sheets[:2])
+        flat = [np.ptp(sheet) < 1e-9 for sheet in sheets]
+        assert all(flat) if name == "plain" else not any(flat)
+
+
+def test_every_size_is_drawn():
+    for height, width in ((60, 160), (17, 53)):
+        assert Painter(Style(height=height, width=width)).paint(0, 0)[1].shape == (height, width, 1)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -95,10 +183,17 @@ def test_coloured_inks_have_the_luminance_drawn_for_them():
         ({"alphabet": "a b"}, "printable"),
         ({"alphabet": "äö"}, "printable"),
         ({"length": 0}, "1 to 16"),
-        ({"height": 25}, "multiples of 8"),
+        ({"height": 12}, "from 16 to 1024"),
         ({"ink": (10, 100)}, "60 <= low"),
         ({"ink": (100, 250)}, "high <= 200"),
         ({"alphabet": "ab", "length": 3}, "at least 100"),
+        ({"shortest": 5}, "shortest must be from 1 to 4"),
+        ({"shortest": 1}, "at least 100 texts, got 10"),
+        ({"fonts": ("cmr10",)}, "must all be named, with colour"),
+        ({"fonts": ("cmr10",), "papers": ("plain",), "inks": ("red",)}, "must all be named, with colour"),
+        ({"fonts": ("x",), "papers": ("plain",), "inks": ("red",), "colour": True}, "fonts must be among DejaVuSans"),
+        ({"fonts": ("cmr10",), "papers": ("x",), "inks": ("red",), "colour": True}, "papers must be among plain"),
+        ({"fonts": ("cmr10",), "papers": ("plain",), "inks": ("x",), "colour": True}, "inks must be among red"),
     ],
 )
 def test_styles_out_of_range(settings, message):

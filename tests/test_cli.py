@@ -364,7 +364,7 @@ WRONG_TRAIN = [
     (["captcha", "--set", "judging.critic_steps=3"], ["judging.critic_steps is not used by family diffusion"]),
     (["captcha", "--lr", "0"], ["training.rate must be above 0, got 0"]),
     (["captcha", "--seed", "-1"], ["seed must be at least 0, got -1"]),
-    (["captcha", "--set", "data.height=20"], ["multiples of 8", "20"]),
+    (["captcha", "--set", "data.height=12"], ["from 16 to 1024", "12"]),
     (["captcha", "--set", "data.alphabet=AAB"], ["without repeats", "'AAB'"]),
     (["captcha", "--set", "data.ink=[140,70]"], ["low <= high"]),
     (["captcha", "--set", "data.ink=[0,30]"], ["60 <= low"]),

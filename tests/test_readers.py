@@ -170,7 +170,7 @@ def test_a_reader_is_shipped_or_that_of_a_run(tmp_path, monkeypatch):
     for wrong, said in (
         (
             run_of(Captcha()),
-            r"data.reader must read pictures of shape \(1, 24, 64\) with Text\(alphabet='ABCDE', length=3\), got r",
+            r"data.reader must read pictures of shape \(1, 24, 64\) with 3 characters of 'ABCDE', got r for",
         ),
         (run_of(source, model=torch.nn.Linear(1, 1), name="moons-score"), "captcha-reader run, got r, a run of moons-"),
     ):

@@ -47,3 +47,38 @@ def test_settled_samples_are_on_the_nearest_level(levels):
     assert float(away.max()) < 1e-12 or levels == 2  # where two levels are equally near either will do
     assert float((away > 1e-12).double().mean()) < 0.01
     assert torch.equal(Space((1,)).settled(x), x)
+
+
+STYLED = Text("abc ", 3, 2, styles=(("serif", "sans"), ("red", "blue", "green", "teal")))
+
+
+def test_styles_are_named_after_the_text():
+    """Each kind of style has a number: 0 without a name."""
+    texts = ["ab", "abc blue", "cab green serif", "ba teal sans"]
+    rows = STYLED.encode(texts)
+    assert rows.tolist() == [[0, 1, 3, 0, 0], [0, 1, 2, 0, 2], [2, 0, 1, 1, 3], [1, 0, 3, 2, 4]]
+    assert STYLED.decode(rows) == ["ab", "abc blue", "cab serif green", "ba sans teal"]
+    assert STYLED.decode(STYLED.legible(rows)) == ["ab", "abc", "cab", "ba"]
+    assert (STYLED.width, STYLED.size) == (5, 5)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a", "texts must be 2 to 3 characters of 'abc', got 'a'"),
+        ("", "texts must be 2 to 3 characters of 'abc', got ''"),
+        ("abca red", "texts must be 2 to 3 characters of 'abc', got 'abca'"),
+        ("ab bold", "styles must be among serif, sans; red, blue, green, teal, got 'bold'"),
+        ("ab red blue", "a text must have one style of a kind, got red and blue"),
+    ],
+)
+def test_texts_and_styles_that_are_not_known(text, message):
+    with pytest.raises(ValueError) as caught:
+        STYLED.encode([text])
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("styles", [((),), (("a", "a"),), (("a",), ("a",)), (("a b",),), (("",),)])
+def test_styles_need_names_that_differ(styles):
+    with pytest.raises(ValueError, match="names of styles must be different words"):
+        Text("ab", 2, styles=styles)

@@ -22,9 +22,7 @@ def unet(size, channels=1, **settings):
     return net.double()
 
 
-@pytest.mark.parametrize(
-    "condition", [{}, {"alphabet": 5, "length": 3}, {"alphabet": 5, "length": 3, "written": 0}]
-)
+@pytest.mark.parametrize("condition", [{}, {"alphabet": 5, "length": 3}, {"alphabet": 5, "length": 3, "written": 0}])
 @pytest.mark.parametrize(("size", "padded"), [((13, 30), (16, 32)), ((1, 2), (4, 4))])
 def test_an_odd_picture_is_its_border_repeated(size, padded, condition):
     """A network gives the same result as with the same weights on a picture that NumPy pads; the added border is
@@ -82,14 +80,14 @@ def test_self_attention_is_the_formula():
 
 
 def test_captions_have_no_place_in_the_picture():
-    layer = TextAttention(8, 6, length=4, columns=None).double()
+    layer = TextAttention(8, 6, length=4, written=0, columns=5).double()
     for p in layer.parameters():
         nn.init.normal_(p)
     x, text = torch.randn(2, 8, 3, 5, dtype=F64), torch.randn(2, 4, 6, dtype=F64)
     out = layer(x, text)
     torch.testing.assert_close(layer(x, text.flip(1)), out)  # a set of vectors
     torch.testing.assert_close(layer(x.flip(3), text), out.flip(3))
-    written = TextAttention(8, 6, length=4, columns=5).double()
+    written = TextAttention(8, 6, length=4, written=4, columns=5).double()
     written.load_state_dict(layer.state_dict(), strict=False)
     assert not torch.allclose(written(x, text), out)
     nn.init.zeros_(written.prior)

@@ -44,6 +44,7 @@ SPRITES = LATENT | {
 }
 TINY = {
     "captcha": CAPTCHA,
+    "captcha-release": CAPTCHA,
     "captcha-reader": {"data.pictures": 64, "data.test": 20, "judging.rows": 16},
     "digits-vae": LATENT,
     "digits-iwae": LATENT,

@@ -21,13 +21,13 @@ from types import ModuleType
 from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import TypeAdapter
 
 from jensen.core.failure import Failure
 from jensen.data.fonts import font_path
-from jensen.data.looks import HUES, PAPERS, hue, inked, paper
+from jensen.data.looks import HUES, PAPERS, inked, paper, towards
 from jensen.data.space import Text
 from jensen.data.workers import cores
 
@@ -98,8 +98,7 @@ class Style:
         self._check_looks()
 
     def _check_looks(self) -> None:
-        looks = (self.fonts, self.papers, self.inks)
-        if any(looks) and not (all(looks) and self.colour):
+        if any(self.looks) and not (all(self.looks) and self.colour):
             raise ValueError("fonts, papers and inks must all be named, with colour, or none of them")
         for name in self.fonts:
             font_path(name)
@@ -118,9 +117,14 @@ class Style:
         return self.length if self.shortest is None else self.shortest
 
     @property
+    def looks(self) -> tuple[tuple[str, ...], ...]:
+        """Names of the fonts, the papers and the inks."""
+        return self.fonts, self.papers, self.inks
+
+    @property
     def texts(self) -> Text:
         """The texts, with the names of fonts, papers and inks, if they have names."""
-        pad, styles = " " * (self.least < self.length), (self.fonts, self.papers, self.inks) if self.fonts else ()
+        pad, styles = " " * (self.least < self.length), self.looks if self.fonts else ()
         return Text(self.alphabet + pad, self.length, self.least if pad else 0, styles=styles)
 
     def check(self, text: str) -> str:
@@ -196,8 +200,8 @@ class Painter:
         self.style = style
         self._module = _private_copy("captcha.image")
         size = round(style.width * NATIVE_HEIGHT / style.height), NATIVE_HEIGHT
-        fonts = [[str(font_path(name))] for name in style.fonts] or [None]
-        self._images = [self._module.ImageCaptcha(*size, fonts=font) for font in fonts]
+        fonts: list[list[str] | None] = [[str(font_path(name))] for name in style.fonts]
+        self._images = [self._module.ImageCaptcha(*size, fonts=font) for font in fonts or [None]]
 
     def paint(self, seed: int, index: int, *, split: Split = "train", text: str | None = None) -> tuple[str, Pictures]:
         """Label and picture (height, width, channels) number `index` of stream `seed`.
@@ -226,25 +230,25 @@ class Painter:
         return image.resize((self.style.width, self.style.height), Image.Resampling.BOX)
 
     def _styled(self, rng: _Seeded, text: str) -> tuple[str, Pictures]:
-        style = self.style
-        row = style.texts.encode([text])
-        named = row[0, style.length :].tolist()
-        look = [number - 1 if number else drawn for number, drawn in zip(named, _look(rng, style, named), strict=True)]
-        label = [0 if rng.random() < UNNAMED else 1 + number for number in look]
-        row[0, style.length :] = torch.tensor([kept or new for kept, new in zip(named, label, strict=True)])
-        ink = inked(rng.randint(*style.ink), hue(style.inks[look[2]], rng))
-        sheet = paper(style.papers[look[1]], rng, style.height, style.width)[:, :, None]
-        image = self._written(look[0], text.split()[0], (FULL, FULL, FULL, 255), (0, 0, 0))
+        style, looks = self.style, self.style.looks
+        text, *given = text.split()
+        named = [next((name for name in given if name in names), "") for names in looks]
+        drawn = _look(rng, style, anything=any(named))
+        font, sheet, hue = (name or names[k] for name, names, k in zip(named, looks, drawn, strict=True))
+        label = [name for name in (font, sheet, hue) if rng.random() >= UNNAMED or name in named]
+        ink = inked(rng.randint(*style.ink), towards(hue, rng))
+        back = paper(sheet, rng, style.height, style.width)[:, :, None]
+        image = self._written(style.fonts.index(font), text, (FULL, FULL, FULL, 255), (0, 0, 0))
         share = np.minimum(np.asarray(image, dtype=np.float64)[:, :, :1] / FULL, 1)
-        picture = (1 - share) * sheet + share * np.array(ink)
-        return style.texts.decode(row)[0], picture.round().astype(np.uint8)
+        picture = (1 - share) * back + share * np.array(ink)
+        return " ".join([text, *label]), picture.round().astype(np.uint8)
 
 
-def _look(rng: random.Random, style: Style, named: Sequence[int]) -> tuple[int, int, int]:
-    """Numbers of a font, a paper and an ink that occur together in data; if any is named, of any of them."""
+def _look(rng: random.Random, style: Style, *, anything: bool) -> tuple[int, int, int]:
+    """Numbers of a font, a paper and an ink that occur together in data, or of any."""
     while True:
-        font, paper, ink = (rng.randrange(len(names)) for names in (style.fonts, style.papers, style.inks))
-        if any(named) or style.together(font, paper, ink):
+        font, paper, ink = (rng.randrange(len(names)) for names in style.looks)
+        if anything or style.together(font, paper, ink):
             return font, paper, ink
 
 
@@ -287,7 +291,8 @@ def draw(
         raise ValueError(f"count must be at least 1, got {count}")
     if texts is not None and len(texts) != count:
         raise ValueError(f"texts must be {count}, one per picture, got {len(texts)}")
-    style.texts.encode(texts or ())
+    if texts is not None:
+        style.texts.encode(texts)
     workers = min(cores(), -(-count // 256)) if workers is None else workers
     report = on_progress or (lambda _: None)
     if workers < 2:
@@ -349,7 +354,7 @@ def _draw_in_workers(
 
 def _letters(style: Style) -> int:
     """Length of the longest label."""
-    return style.length + sum(1 + max(map(len, kind)) for kind in style.texts.styles)
+    return style.length + sum(1 + max(map(len, names)) for names in style.looks if names)
 
 
 def _start(job: bytes) -> subprocess.Popen[bytes]:
@@ -365,7 +370,7 @@ def _start(job: bytes) -> subprocess.Popen[bytes]:
 def _worker() -> None:
     """Read one job from standard input, write text and picture of each of its indices."""
     job = json.load(sys.stdin)
-    painter = Painter(Style(**{k: tuple(v) if isinstance(v, list) else v for k, v in job["style"].items()}))
+    painter = Painter(TypeAdapter(Style).validate_python(job["style"]))
     letters = _letters(painter.style)
     out = sys.stdout.buffer
     for k, i in enumerate(range(job["start"], job["count"], job["step"])):

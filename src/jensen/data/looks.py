@@ -29,7 +29,7 @@ def _turned(rng: Rng, height: int, width: int) -> tuple[Grey, Grey]:
     return along + rng.random(), across + rng.random()
 
 
-def _plain(rng: Rng, height: int, width: int) -> Grey:
+def _plain(_: Rng, height: int, width: int) -> Grey:
     return np.zeros((height, width))
 
 
@@ -88,21 +88,21 @@ def paper(name: str, rng: Rng, height: int, width: int) -> Grey:
     return light - dark * PAPERS[name](rng, height, width)
 
 
-def hue(name: str, rng: Rng) -> tuple[float, float, float]:
+def towards(name: str, rng: Rng) -> tuple[float, float, float]:
     """Red, green and blue from 0 to 1 of a hue close to the named one."""
     h = 6 * ((HUES[name] + rng.uniform(-NEAR, NEAR)) % 1)
     red, green, blue = (min(max(v, 0.0), 1.0) for v in (abs(h - 3) - 1, 2 - abs(h - 2), 2 - abs(h - 4)))
     return red, green, blue
 
 
-def inked(luminance: int, towards: tuple[float, float, float]) -> Colour:
+def inked(luminance: int, hue: tuple[float, float, float]) -> Colour:
     """The most saturated colour of a luminance and a hue whose channels are at most 220.
 
     >>> inked(100, (1.0, 0.0, 0.0))
     (220, 49, 49)
     """
-    scale = luminance / max(0.299 * towards[0] + 0.587 * towards[1] + 0.114 * towards[2], 1e-3)
-    away = [v * scale - luminance for v in towards]  # from grey; a blend towards it keeps the luminance
+    scale = luminance / max(0.299 * hue[0] + 0.587 * hue[1] + 0.114 * hue[2], 1e-3)
+    away = [v * scale - luminance for v in hue]  # from grey; a blend towards it keeps the luminance
     share = min(1.0, (220 - luminance) / max(*away, 1e-3))
     red, green, blue = (round(luminance + share * a) for a in away)
     return red, green, blue

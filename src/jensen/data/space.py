@@ -48,6 +48,14 @@ class Classes:
     def decode(self, cond: Tensor) -> list[str]:
         return [self.names[k] for k in cond[:, 0].tolist()]
 
+    def legible(self, cond: Tensor) -> Tensor:
+        """What a reader reads of conditions: all of them."""
+        return cond
+
+    def example(self, k: int) -> str:
+        """Name number k, for examples of commands."""
+        return self.names[k % self.size]
+
 
 @dataclass(frozen=True)
 class Text:
@@ -110,11 +118,8 @@ class Text:
 
     def _row(self, text: str) -> list[int]:
         characters, *named = (text.split() or [""]) if self.styles else [text]
-        shortest = self.shortest if self.padded else self.length
-        if not shortest <= len(characters) <= self.length or not set(characters) <= set(self.alphabet):
-            most = f"{shortest} to " * (0 < shortest < self.length) or "at most " * (shortest < self.length)
-            alphabet = self.alphabet if self.shortest == 0 else self.alphabet.replace(" ", "")
-            raise ValueError(f"texts must be {most}{self.length} characters of {alphabet!r}, got {characters!r}")
+        if not self.least <= len(characters) <= self.length or not set(characters) <= set(self.alphabet):
+            raise ValueError(f"texts must be {self.what}, got {characters!r}")
         return [self.alphabet.index(c) for c in characters.ljust(self.length)] + self._numbers(named)
 
     def _numbers(self, named: Sequence[str]) -> list[int]:
@@ -132,13 +137,40 @@ class Text:
         return numbers
 
     @property
+    def what(self) -> str:
+        """In words.
+
+        >>> Text("abc", 3).what, Text("abc ", 3, 2).what, Text("abc ", 3).what
+        ("3 characters of 'abc'", "2 to 3 characters of 'abc'", "at most 3 characters of 'abc '")
+        """
+        fewer = f"{self.least} to " if self.least else "at most "
+        alphabet = self.alphabet.replace(" ", "") if self.least else self.alphabet
+        return f"{fewer * (self.least < self.length)}{self.length} characters of {alphabet!r}"
+
+    @property
+    def least(self) -> int:
+        """Fewest characters of a text."""
+        return self.shortest if self.padded else self.length
+
+    @property
     def padded(self) -> bool:
         """Whether texts can be shorter than `length`."""
         return " " in self.alphabet
 
-    def characters(self, cond: Tensor) -> Tensor:
-        """The characters (N, length) of conditions (N, width)."""
+    def legible(self, cond: Tensor) -> Tensor:
+        """What a reader reads of conditions (N, width): the characters, (N, length)."""
         return cond[:, : self.length]
+
+    def example(self, k: int) -> str:
+        """Text number k of a list of different texts, for examples of commands.
+
+        >>> texts = Text("abc", 2, styles=(("serif", "sans"),))
+        >>> texts.example(0), texts.example(1)
+        ('ab serif', 'ca sans')
+        """
+        letters = self.alphabet.strip() or self.alphabet
+        characters = "".join(letters[i % len(letters)] for i in range(k * self.length, (k + 1) * self.length))
+        return " ".join([characters, *(names[k % len(names)] for names in self.styles)])
 
     def decode(self, cond: Tensor) -> list[str]:
         """Texts and the names of their styles, from conditions (N, width), or texts from characters (N, length)."""

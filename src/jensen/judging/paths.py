@@ -31,8 +31,10 @@ LEAST = 8  # fewest pairs of held-out rows of one condition from which variety i
 
 def read_as_asked(case: Case, made: Tensor, asked: Tensor | None) -> Proportion | None:
     """The share of samples that are read as their condition, or None without a reader."""
-    reader = None if asked is None else case.reader
-    return None if reader is None or asked is None else legibility(reader.read(made), asked).exact
+    reader, cond = case.reader, case.data.space.cond
+    if reader is None or cond is None or asked is None:
+        return None
+    return legibility(reader.read(made), cond.legible(asked)).exact
 
 
 @judge

@@ -30,17 +30,18 @@ def read_as_asked(case: Case) -> Part | None:
     cond = case.data.space.cond
     if cond is None or case.asked is None or (reader := case.reader) is None:
         return None
-    asked, made, test = case.asked, case.samples, case.test
-    read, real = reader.read(made), reader.read(test["x"])
-    found, shuffled, ceiling = (legibility(*v) for v in ((read, asked), (read, asked.roll(1, 0)), (real, test["cond"])))
+    made, x = case.samples, case.test["x"]
+    asked, held = (cond.legible(v) for v in (case.asked, case.test["cond"]))
+    read, real = reader.read(made), reader.read(x)
+    found, shuffled, ceiling = (legibility(*v) for v in ((read, asked), (read, asked.roll(1, 0)), (real, held)))
     names = cond.decode(asked), cond.decode(read)
     n = f"n = {len(made):,}"
     note, floor = f"{n}; floor: shuffled conditions", shuffled.exact.value
     findings = [proportion("legibility", "read as asked", found.exact, floor=floor, note=note, card=True)]
-    if cond.width > 1:
+    if isinstance(cond, Text):
         findings.append(proportion("characters", "single characters read as asked", found.character, note=n, card=True))
-    what, held = "pictures" if case.data.space.pictures else "points", f"n = {len(test['x']):,}"
-    findings.append(proportion("ceiling", f"real held-out {what} read correctly", ceiling.exact, note=held, card=True))
+    what, note = "pictures" if case.data.space.pictures else "points", f"n = {len(x):,}"
+    findings.append(proportion("ceiling", f"real held-out {what} read correctly", ceiling.exact, note=note, card=True))
     text = (
         f"Samples of held-out conditions, read by a reader that was trained only on real {what}. A perfect model "
         f"reaches the share of real held-out {what} that are read correctly. The reader always gives an answer"
@@ -50,7 +51,7 @@ def read_as_asked(case: Case) -> Part | None:
             ", so a picture with an extra stroke can still count as read correctly: look at the pictures. Misread "
             "samples are marked in red"
         )
-    more = _by_class(cond, (asked, read), (test["cond"], real)) if isinstance(cond, Classes) else {}
+    more = _by_class(cond, (asked, read), (held, real)) if isinstance(cond, Classes) else {}
     details = {"reading": {"asked": names[0][:200], "read": names[1][:200]}}
     return Part("Samples read as asked", f"{text}.", findings, _asked(case, *names), details=details, **more)
 
@@ -103,8 +104,8 @@ def unconditional(case: Case) -> Part | None:
             proportion("free_clear", "read with confidence", sure, floor=floor, note=note),
             Finding("free_distinct", "share of distinct texts among these", distinct, best="high", form="share"),
         ]
-        found = (texts.flatten().bincount(minlength=cond.size) / max(texts.numel(), 1)).tolist()
-        title, equal = "share of each character, read with confidence", [1 / cond.size] * cond.size
+        found = (texts.flatten().bincount(minlength=len(cond.alphabet)) / max(texts.numel(), 1)).tolist()
+        title, equal = "share of each character, read with confidence", [1 / len(found)] * len(found)
         charts = [plots.shares(found, equal, title=title, names=list(cond.alphabet))]
     name, note = "variety of all pictures", "relative to real pictures"
     findings.append(Finding("free_variety", name, variety(made) / variety(real), best=1.0, note=note))
@@ -124,7 +125,7 @@ def reading(case: Case) -> Part | None:
     read, cond = getattr(case.model, "read", None), case.data.space.cond
     if read is None or cond is None:
         return None
-    x, asked = case.test["x"].to(case.device), case.test["cond"]
+    x, asked = case.test["x"].to(case.device), cond.legible(case.test["cond"])
     answers, sureness = (v.cpu() for v in read(x))
     found = legibility(answers, asked)
     kind = "pictures" if case.data.space.pictures else "points"

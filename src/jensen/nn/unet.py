@@ -146,7 +146,8 @@ class UNet(nn.Module):
         alphabet, length: size of the alphabet and length of the text, (B, length); index `alphabet` is "no character".
             A class is a text of length 1. With alphabet None there is no condition.
         written: number of characters, from the first, that are written in the picture from left to right, which is
-            where attention looks first; None: all. 0 for captions, whose words are read by convolutions over characters.
+            where attention looks first; None: all; 0 for captions, whose words are read by convolutions over
+            characters.
         widths: channels of each level, at least one, multiples of 8.
         blocks: number of residual blocks per level, both on the way down and on the way up, at least 1.
         patch: side of a patch.

@@ -109,7 +109,8 @@ def drawing(
         cond = (torch.arange(n) % known.size)[:, None]  # classes in turn
 
     def named(k: int) -> str:
-        return f"{k:05d}-{texts[k]}" if texts and texts[k].isalnum() else f"{k:05d}"
+        name = "-".join(texts[k].split()) if texts else ""
+        return f"{k:05d}-{name}" if name.replace("-", "").isalnum() else f"{k:05d}"
 
     def comment(made: Tensor) -> list[tuple[str, str]]:
         reader = run.recipe.data.open_reader(open_other) if space.cond is not None and space.cond.width > 1 else None

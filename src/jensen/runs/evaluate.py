@@ -7,7 +7,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from jensen.core.progress import Track, silent
@@ -171,8 +170,7 @@ def examples(run: Run) -> list[str]:
     if hasattr(run.model, "sample") or space.b is not None:
         asked: tuple[object, ...] = ("-n", 16)
         if space.cond is not None and run.recipe.family.conditional(space):
-            first = torch.arange(2 * space.cond.width).view(2, -1) % space.cond.size
-            asked = ("--text", *space.cond.decode(first))
+            asked = ("--text", space.cond.example(0), space.cond.example(1))
         lines.append(command("sample", folder, *asked, "--seed", 5, "--out", "x.png"))
     with suppress(ValueError):  # for a model that does not interpolate
         drawing(run, interpolate=11)

@@ -33,7 +33,7 @@ def preview(recipe: Recipe, model: nn.Module, data: Data, path: Path) -> dict[st
         asked = data.asked(READ)
         assert asked is not None
         made = draw(READ, cond=asked)
-        wrong = (reader.read(made) != asked).any(1)
+        wrong = (reader.read(made) != space.cond.legible(asked)).any(1)
         captions = space.cond.decode(asked[:12])
         page = gallery(made[:12], columns=6, scale=fitting_scale(space), captions=captions, wrong=wrong.tolist())
         save_image(page, path)

@@ -155,7 +155,7 @@ class Pool:
         """Draw pictures, keep those that are read; returns their number."""
         began = time.perf_counter()
         texts = [_random_text(self.drawer.texts) for _ in range(count)]
-        pictures = self.drawer.draw(texts)
+        pictures = self.drawer.draw([_styled(text, self.drawer.texts) for text in texts])
         read = self.drawer.texts.decode(self.drawer.reader.read(pictures.float() / 127.5 - 1))
         kept = [k for k in range(count) if read[k] == texts[k]]
         for k in kept:
@@ -200,7 +200,13 @@ class Pool:
 
 def _random_text(texts: Text) -> str:
     characters = texts.alphabet.replace(" ", "")
-    return "".join(secrets.choice(characters) for _ in range(texts.length))
+    length = secrets.choice(range(max(1, texts.least), texts.length + 1))
+    return "".join(secrets.choice(characters) for _ in range(length))
+
+
+def _styled(text: str, texts: Text) -> str:
+    """The text with a random style of each kind; most of their combinations never occur in data."""
+    return " ".join([text, *(secrets.choice(names) for names in texts.styles)])
 
 
 def encoded(pixels: Tensor) -> bytes:

@@ -173,12 +173,15 @@ def read_by(run: OpenedRun, space: Space) -> TextReader:
     """
     if not isinstance(run.model, Reader):
         raise ValueError(f"data.reader must be a captcha-reader run, got {run.folder}, a run of {run.name}")
-    if (run.space.shape, run.space.cond) != (space.shape, space.cond):
-        raise ValueError(
-            f"data.reader must read pictures of shape {space.shape} with {space.cond}, "
-            f"got {run.folder} for {run.space.shape} with {run.space.cond}"
-        )
+    if _read(run.space) != _read(space):
+        raise ValueError(f"data.reader must read {_read(space)}, got {run.folder} for {_read(run.space)}")
     return TextReader(run.model)
+
+
+def _read(space: Space) -> str:
+    """What a reader of these pictures reads, in words."""
+    texts = space.cond.what if isinstance(space.cond, Text) else "classes"
+    return f"pictures of shape {space.shape} with {texts}"
 
 
 def ship(run: OpenedRun) -> Path:
