@@ -7,7 +7,7 @@ RESUME := $(if $(wildcard $(RUN)/config.json),--resume,)
 PIP := $(BIN)/pip install --disable-pip-version-check -q
 BY_HASH := $(PIP) --no-deps --require-hashes -r
 
-.PHONY: demo test lint format locked lock audit dist smoke bench reader clean
+.PHONY: demo test lint format locked lock audit dist smoke bench clean
 
 demo: .venv/ready  ## train the CAPTCHA model, draw, read back, report: eight to ten minutes on two cores
 	$(BIN)/jensen train captcha --out $(RUN) $(RESUME)
@@ -52,9 +52,11 @@ smoke: dist  ## install the wheel into an empty environment and use it there
 bench: benchmarks/.venv/ready  ## side by side with a peer; let nothing else run
 	for name in captcha_step unet_step sampler_error vae_step iwae_evaluation gan_step prdc frechet; do benchmarks/.venv/bin/python benchmarks/$$name.py || exit; done
 
-reader: .venv/ready  ## train the shipped reader anew: about seven minutes
-	$(BIN)/jensen train captcha-reader --out runs/reader
-	$(BIN)/python -c "from jensen.recipes.sources.captcha import ship; from jensen.runs.opening import open_other; ship(open_other('runs/reader'))"
+runs/%/report.html: .venv/ready
+	$(BIN)/jensen train $* --out runs/$* $(if $(wildcard runs/$*/config.json),--resume,)
+
+ship-%: runs/%/report.html  ## train a run that is part of jensen anew (captcha-reader: about seven minutes)
+	$(BIN)/python -m jensen.runs.ship runs/$*
 
 benchmarks/.venv/ready: pyproject.toml constraints.txt benchmarks/requirements.txt benchmarks/requirements-alone.txt
 	test -x benchmarks/.venv/bin/python || $(PYTHON) -m venv benchmarks/.venv

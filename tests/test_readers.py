@@ -14,12 +14,20 @@ from jensen.core.seeding import generator
 from jensen.data.captcha import Style, held_out
 from jensen.data.dataset import some
 from jensen.data.stacked import digit_shares, stacked
+from jensen.recipes.families.reader import Reader
 from jensen.recipes.sources import captcha
 from jensen.recipes.sources.base import OpenedRun
-from jensen.recipes.sources.captcha import Captcha, shipped_reader
+from jensen.recipes.sources.captcha import Captcha
 from jensen.recipes.sources.digits import DigitReader, Digits, _machine, pictures
 from jensen.recipes.sources.stacked import StackedDigits
 from jensen.recipes.sources.two import HandwrittenPrinted
+from jensen.recipes.words import configure
+from jensen.runs.evaluate import evaluate
+from jensen.runs.opening import open_other, open_run
+from jensen.runs.ship import ship
+from jensen.shipped import names, shipped
+from jensen.training.checkpoint import save_weights
+from jensen.training.strict_json import dumps
 
 # -- digits -----------------------------------------------------------------------------------------------------------
 
@@ -132,7 +140,7 @@ def test_held_out_pictures_are_drawn_when_they_are_asked_for(monkeypatch):
 
 def test_the_shipped_reader_reads_pictures_it_never_saw():
     """n = 150 pictures of held-out texts: an accuracy of at least 97 percent; on 4,000 it was 99.75."""
-    data = SMALL.open(0)
+    data = SMALL.open(0, runs=open_other)
     test, reader = some(data.test), data.truths.reader
     read = reader.read(test["x"])
     assert float((read == test["cond"]).all(1).double().mean()) >= 0.97
@@ -147,16 +155,20 @@ def test_the_shipped_reader_reads_pictures_it_never_saw():
 def run_of(source, **changes):
     """An opened run with an untrained reader for a source's pictures."""
     space = source.known()
-    run = OpenedRun(Path("r"), "captcha-reader", "reader", captcha._new(space).eval(), space, lambda: source.open(0))
+    model = Reader().model(space).eval()
+    run = OpenedRun(Path("r"), "captcha-reader", "reader", model, space, source, lambda: source.open(0))
     return replace(run, **changes)
 
 
 def test_a_reader_is_shipped_or_that_of_a_run(tmp_path, monkeypatch):
     letters = {"alphabet": "ABCDE", "length": 3}
-    assert Captcha().open_reader() is shipped_reader()
-    assert Captcha(**letters).open_reader() is None
-    assert Captcha(ink=(60, 60)).open_reader() is None
-    assert Captcha(pictures=24, **letters).open(0).truths.reader is None
+    x = some(SMALL.open(0).test)["x"]
+    ours = open_run("captcha-reader").model
+    assert torch.equal(Captcha().open_reader(open_other).read(x), ours.read(x)[0])
+    assert Captcha().open_reader() is None
+    assert Captcha(**letters).open_reader(open_other) is None
+    assert Captcha(ink=(60, 60)).open_reader(open_other) is None
+    assert Captcha(reader="captcha-reader").reader == "captcha-reader"
     monkeypatch.chdir(tmp_path)
     source = Captcha(pictures=24, reader="run", **letters)
     assert source.reader == str(tmp_path / "run")
@@ -172,7 +184,10 @@ def test_a_reader_is_shipped_or_that_of_a_run(tmp_path, monkeypatch):
             run_of(Captcha()),
             r"data.reader must read pictures of shape \(1, 24, 64\) with 3 characters of 'ABCDE', got r for",
         ),
-        (run_of(source, model=torch.nn.Linear(1, 1), name="moons-score"), "captcha-reader run, got r, a run of moons-"),
+        (
+            run_of(source, model=torch.nn.Linear(1, 1), name="moons-score"),
+            "that reads texts, got r, a run of moons-score",
+        ),
     ):
         with pytest.raises(ValueError, match=said):
             source.open(0, runs=lambda _, wrong=wrong: wrong)
@@ -180,17 +195,43 @@ def test_a_reader_is_shipped_or_that_of_a_run(tmp_path, monkeypatch):
         source.open(0)
 
 
-def test_a_reader_is_shipped_in_half_precision(tmp_path, monkeypatch):
-    monkeypatch.setattr(captcha, "__file__", str(tmp_path / "captcha.py"))
-    run = run_of(Captcha())
-    path = captcha.ship(run)
-    assert path == tmp_path / "captcha_reader.safetensors"
-    weights = load_file(path)
-    assert set(weights) == set(run.model.state_dict())
-    for name, value in run.model.state_dict().items():
+def test_a_run_is_shipped_in_half_precision(tmp_path):
+    """Its weights are those of the run, rounded; their file is refused after any change of one byte."""
+    recipe = configure("captcha-reader", ["data.pictures=8"])
+    data = recipe.data.open(0)
+    recipe, run = recipe.on(data.space), tmp_path / "run"
+    run.mkdir()
+    model = recipe.family.model(data.space)
+    save_weights(model.state_dict(), run / "model.safetensors", 7)
+    (run / "config.json").write_text(dumps(recipe.tree()))
+    (run / "journal.jsonl").write_text("{}\n")
+    folder = ship(run, tmp_path / "shipped")
+    assert folder == tmp_path / "shipped" / "captcha-reader"
+    assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors", "journal.jsonl"}
+    assert open_run(folder).recipe == recipe
+    weights = load_file(folder / "model.safetensors")
+    for name, value in model.state_dict().items():
         assert torch.equal(weights[name], value.half() if value.is_floating_point() else value)
-    with pytest.raises(ValueError, match="must read pictures"):
-        captcha.ship(run_of(Captcha(length=5)))
+    damaged = bytearray((folder / "model.safetensors").read_bytes())
+    damaged[-100] ^= 1
+    (folder / "model.safetensors").write_bytes(damaged)
+    with pytest.raises(ValueError, match="its checksum is wrong"):
+        open_run(folder)
+    next(iter(model.parameters())).data.fill_(1e5)
+    save_weights(model.state_dict(), run / "model.safetensors", 7)
+    with pytest.raises(ValueError, match="at most 65,504"):
+        ship(run, tmp_path / "shipped")
+    assert folder.is_dir()
+
+
+def test_runs_that_are_part_of_jensen_are_small_and_opened_by_name():
+    for name in names():
+        assert sum(path.stat().st_size for path in shipped(name).iterdir()) <= 8 * 2**20
+        assert open_run(name).recipe.name == name
+        with pytest.raises(ValueError, match=f"{name} is part of jensen and stays as it is"):
+            evaluate(Path(name))
+    with pytest.raises(ValueError, match="no run folder captcha-reder; did you mean 'captcha-reader'"):
+        open_run("captcha-reder")
 
 
 def test_styles_of_captchas_are_settings():

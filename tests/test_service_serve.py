@@ -25,7 +25,8 @@ from jensen.apps.captcha.demo import SITE as DEMO
 from jensen.apps.captcha.store import open_store
 from jensen.cli import serving
 from jensen.cli.main import main
-from jensen.recipes.sources.captcha import Captcha, shipped_reader
+from jensen.data.captcha import Style
+from jensen.runs.opening import open_run
 
 START = 300.0  # seconds
 
@@ -81,7 +82,7 @@ def read(picture):
     """What the shipped reader reads."""
     image = Image.open(io.BytesIO(base64.b64decode(picture["data"])))
     x = torch.tensor(list(image.tobytes())).view(1, 1, image.height, image.width) / 127.5 - 1
-    return Captcha().texts().decode(shipped_reader().read(x))[0]
+    return Style().texts.decode(open_run("captcha-reader").model.read(x)[0])[0]
 
 
 def test_a_demonstration_draws_asks_and_verifies_and_ends_whole():

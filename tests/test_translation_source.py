@@ -99,7 +99,7 @@ class Noise(nn.Module):
 
 def run_on(source, **changes):
     data = source.open(0)
-    run = OpenedRun(Path("r"), "digits-gan", "gan", Noise(data.space.shape), data.space, lambda: data)
+    run = OpenedRun(Path("r"), "digits-gan", "gan", Noise(data.space.shape), data.space, source, lambda: data)
     return replace(run, **changes)
 
 

@@ -42,10 +42,13 @@ SPRITES = LATENT | {
     "data.test": 30,
     "network.latents": [3],
 }
+READING = {"data.pictures": 64, "data.test": 20, "judging.rows": 16}
 TINY = {
     "captcha": CAPTCHA,
     "captcha-release": CAPTCHA,
-    "captcha-reader": {"data.pictures": 64, "data.test": 20, "judging.rows": 16},
+    "captcha-reader": READING,
+    "captcha-release-reader": READING,
+    "captcha-release-second-reader": READING,
     "digits-vae": LATENT,
     "digits-iwae": LATENT,
     "digits-hvae": LATENT,

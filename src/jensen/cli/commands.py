@@ -155,13 +155,15 @@ def sample(
     run = open_run(folder, width=width)
     given = {name: value for name, value in changes.items() if value is not None}
     found = drawing(run, n, texts, seed=seed, interpolate=between, **given)
-    out = out if out is not None else folder / "samples" / f"sample-{seed}.png"
+    if out is None:
+        own = run.folder == folder  # otherwise it is part of jensen
+        out = folder / "samples" / f"sample-{seed}.png" if own else Path(f"{run.recipe.name}-{seed}.png")
     pictures = run.space.pictures
     if out.suffix == ".png" and found.count > MOST_ON_A_SHEET and pictures:
         raise ValueError(f"a .png must hold at most {MOST_ON_A_SHEET} pictures, got {found.count}: give --out a folder")
     writable(out, *((".png", "") if pictures else (".png", ".csv")))
     idle = ("--scale has no effect on a .csv",) if scale is not None and out.suffix == ".csv" else ()
-    for note in (*behind(folder), *_reconstructed(run), *found.notes, *idle):
+    for note in (*behind(run.folder), *_reconstructed(run), *found.notes, *idle):
         show.note(note)
     with show.tracking() as track, distributed.sharing():
         made = found.samples(track)

@@ -37,7 +37,7 @@ INTERRUPTED = 130
 GRACE = 1.0  # seconds in which what started the processes ends this one and says that another was killed
 # each command imports what it needs when it is run: torch takes seconds, and help must not
 path_argument, path_option = (partial(made, parser=path_of) for made in (typer.Argument, typer.Option))
-Run = Annotated[Path, path_argument(metavar="RUN", help="a run's folder")]
+Run = Annotated[Path, path_argument(metavar="RUN", help="a run's folder, or the name of a run that is part of jensen")]
 
 
 Use = Annotated[

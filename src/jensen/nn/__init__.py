@@ -4,7 +4,7 @@ from jensen.nn.coders import PictureDecoder, PictureEncoder
 from jensen.nn.embeddings import RandomFourierFeatures
 from jensen.nn.mlp import TimeMLP, mlp
 from jensen.nn.pictures import ChannelNorm, PictureCritic, PictureGenerator
-from jensen.nn.reader import Classifier, Reader, Recogniser
+from jensen.nn.reader import AttentiveReader, Classifier, Reader, Recogniser
 from jensen.nn.residual_gan import ResidualCritic, ResidualGenerator
 from jensen.nn.sizes import Role, Size, operations, parameters, sized
 from jensen.nn.standard import Standardized
@@ -12,6 +12,7 @@ from jensen.nn.translation import PatchCritic, Translator
 from jensen.nn.unet import UNet
 
 __all__ = [
+    "AttentiveReader",
     "ChannelNorm",
     "Classifier",
     "PatchCritic",

@@ -9,6 +9,9 @@ from torch.nn import functional as F
 
 from jensen.core.modes import evaluating
 from jensen.core.shapes import check_count, checked
+from jensen.nn.embeddings import Fourier
+
+FREQUENCIES = 32  # numbers that stand for a row or a column of the grid
 
 
 def _block(channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:
@@ -98,3 +101,61 @@ class Reader(Recogniser):
         h, _ = self.columns(h)
         logits: Tensor = self.head(h.flatten(1))
         return logits.unflatten(1, (self.length, -1))
+
+
+class AttentiveReader(Recogniser):
+    """Residual convolutions, and one query per character, which attends to the grid and to the other queries.
+
+    Args:
+        channels: number of channels of the picture, whose values lie in [-1, 1].
+        alphabet: number of different characters.
+        length: number of characters in a text.
+        width: channels of the first convolution; a multiple of 8.
+
+    >>> AttentiveReader(3, alphabet=10, length=4)(torch.zeros(2, 3, 24, 64)).shape
+    torch.Size([2, 4, 10])
+    """
+
+    def __init__(self, channels: int, *, alphabet: int, length: int, width: int = 32):
+        super().__init__()
+        check_count(channels=channels, alphabet=alphabet, length=length, width=width)
+        size = 4 * width
+        self.features = nn.Sequential(
+            nn.Conv2d(channels, width, 5, stride=2, padding=2),
+            _Residual(width),
+            nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
+            _Residual(2 * width),
+            nn.Conv2d(2 * width, size, 3, stride=2, padding=1),
+            _Residual(size),
+        )
+        self.place = nn.Linear(2 * FREQUENCIES, size)
+        self.queries = nn.Parameter(torch.randn(length, size))
+        layer = nn.TransformerDecoderLayer(size, 4, 2 * size, activation="gelu", batch_first=True, norm_first=True)
+        self.decoder = nn.TransformerDecoder(layer, 2)
+        self.head = nn.Sequential(nn.LayerNorm(size), nn.Linear(size, alphabet))
+        self.waves = Fourier(FREQUENCIES, highest=32.0)
+
+    @checked
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b length alphabet"]:
+        h = self.features(x)
+        down, along = (self.waves((torch.arange(n, device=x.device) + 0.5) / n * 2 - 1) for n in h.shape[2:])
+        places = torch.cat([down[:, None].expand(-1, len(along), -1), along.expand(len(down), -1, -1)], 2)
+        grid = h.flatten(2).transpose(1, 2) + self.place(places.flatten(0, 1))
+        logits: Tensor = self.head(self.decoder(self.queries.expand(len(x), -1, -1), grid))
+        return logits
+
+
+class _Residual(nn.Module):
+    """x + conv(gelu(norm(conv(gelu(norm(x)))))."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.layers = nn.Sequential(*(layer for _ in range(2) for layer in self._layers(channels)))
+
+    @staticmethod
+    def _layers(channels: int) -> tuple[nn.Module, ...]:
+        return nn.GroupNorm(8, channels), nn.GELU(), nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x + self.layers(x)
+        return out

@@ -32,6 +32,8 @@ from jensen.recipes.sources.two import HandwrittenPrinted
 ABOUT = {
     "captcha": "text-conditional diffusion that draws CAPTCHA pictures",
     "captcha-reader": "reader of CAPTCHA pictures, trained only on pictures drawn by the captcha package",
+    "captcha-release-reader": "reader of the pictures of captcha-release, which its pool of pictures is filtered by",
+    "captcha-release-second-reader": "another reader of captcha-release, of other fonts, seed and network, for judging",
     "captcha-release": "text-conditional diffusion that draws large CAPTCHA pictures in named fonts, papers and inks",
     "digits-vae": "variational autoencoder of black-and-white digits",
     "digits-iwae": "variational autoencoder of digits, trained by the importance-weighted bound",
@@ -69,10 +71,13 @@ ABOUT = {
 """One line about each recipe."""
 
 
-def preset(name: str, data: Source, family: Family, training: Training, judging: Judging | None = None) -> Recipe:
+def preset(
+    name: str, data: Source, family: Family, training: Training, judging: Judging | None = None, seed: int = 0
+) -> Recipe:
     """One row of the table below."""
     judging = judging or Judging()
-    return Recipe(name=name, about=ABOUT[name], data=data, family=family, training=training, judging=judging)
+    about = ABOUT[name]
+    return Recipe(name=name, about=about, seed=seed, data=data, family=family, training=training, judging=judging)
 
 
 INK, GREY, MOONS, SPRITES, GRID = Digits(scale="ink"), Digits(), Moons(), Sprites(), Grid()
@@ -100,6 +105,10 @@ CRITIC = Judging(critic_steps=500)
 r1 = partial(Game, penalty="r1")
 
 translating = partial(playing, batch_size=32, warmup=50, decay=0.5, save_every=500, log_every=25, betas=(0.5, 0.99))
+OTHER_FONTS = (
+    *("DejaVuSans", "DejaVuSans-BoldOblique", "DejaVuSansMono", "DejaVuSansMono-Bold", "DejaVuSerif", "cmss10"),
+    *("DejaVuSerif-BoldItalic", "STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic", "cmb10", "cmr10"),
+)
 RELEASE = Captcha(
     alphabet="ACDEFHJKLMNPRTVWXY234679",
     length=6,
@@ -152,6 +161,21 @@ RECIPES = (
         ),
         Training(minutes=120, average=0.999, precision="bfloat16", save_every=1000),
         Judging(samples=1000, rows=1000, scales=(1.0, 2.0, 6.0), steps=(), bound_steps=0, ode_rows=0),
+    ),
+    preset(
+        "captcha-release-reader",
+        RELEASE.model_copy(update={"pictures": 50_000}),
+        Reader(shift=4),
+        latent(steps=2000, rate=3e-3, warmup=200, decay=0.9, precision="bfloat16"),
+        Judging(rows=2000),
+    ),
+    preset(
+        "captcha-release-second-reader",
+        RELEASE.model_copy(update={"pictures": 50_000, "fonts": OTHER_FONTS}),
+        Reader(shift=4, texts="attention"),
+        latent(steps=2500, rate=1e-3, warmup=250, decay=0.7, precision="bfloat16"),
+        Judging(rows=2000),
+        seed=1,
     ),
     # variational -----------------------------------------------------------------------
     preset("digits-vae", INK, plain(), latent()),

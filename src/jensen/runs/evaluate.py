@@ -32,6 +32,7 @@ from jensen.runs.folder import (
 )
 from jensen.runs.opening import Run, features_by, open_run
 from jensen.runs.train import new_objective
+from jensen.shipped import FOLDER
 from jensen.training.checkpoint import sweep, weights_step, write_text
 from jensen.training.distributed import first
 from jensen.training.strict_json import dumps, loads
@@ -101,6 +102,8 @@ def evaluate(
         RunError: if the folder cannot be written, or as in `open_run`.
     """
     run = open_run(run) if isinstance(run, Path) else run
+    if run.folder.parent == FOLDER:
+        raise RunError(f"{run.recipe.name} is part of jensen and stays as it is: train the recipe to judge a run of it")
     refuse_unwritable(run.folder)
     for place in (run.folder, run.folder / SAMPLES):
         sweep(place)

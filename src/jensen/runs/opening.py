@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from jensen.core.naming import path_of
+from jensen.core.naming import nearest, path_of
 from jensen.core.progress import Track, silent
 from jensen.data.dataset import Data
 from jensen.data.space import Space
@@ -22,8 +22,14 @@ from jensen.recipes.sources.base import OpenedRun, Source
 from jensen.recipes.words import Start, changed, configure, name_of, on_data, parse
 from jensen.runs.averages import load_width
 from jensen.runs.folder import CONFIG, RunError, load_weights
+from jensen.shipped import names, shipped
 from jensen.training import begin_average
 from jensen.training.strict_json import parsed
+
+
+def located(folder: Path) -> Path:
+    """A folder, or, if there is none, that of the run with this name that is part of jensen."""
+    return folder if folder.exists() else shipped(str(folder)) or folder
 
 
 def read_config(folder: Path) -> Recipe:
@@ -34,7 +40,7 @@ def read_config(folder: Path) -> Recipe:
     """
     path = folder / CONFIG
     if not folder.is_dir():
-        raise RunError(f"there is no run folder {folder}")
+        raise RunError(f"there is no run folder {folder}{nearest(str(folder), names())}")
     if not path.is_file():
         raise RunError(f"{folder} is not a run: it has no {CONFIG}")
     try:
@@ -145,7 +151,7 @@ def open_run(
     Raises:
         RunError: if the folder is not a run, has no weights yet, or they do not match the model; or as in `load_width`.
     """
-    folder = path_of(folder, "the run's folder")
+    folder = located(path_of(folder, "the run's folder"))
     recipe = read_config(folder)
     if recipe.space is None:
         raise RunError(f"{folder / CONFIG} does not contain the space of its data: train again")
@@ -173,7 +179,8 @@ def _present(name: str) -> torch.device:
 def open_other(folder: str) -> OpenedRun:
     """An opened run, in the form that sources and judges use."""
     run = open_run(folder, "cpu")
-    return OpenedRun(run.folder, run.recipe.name, run.recipe.family.kind, run.model, run.space, run.open_data)
+    recipe = run.recipe
+    return OpenedRun(run.folder, recipe.name, recipe.family.kind, run.model, run.space, recipe.data, run.open_data)
 
 
 def features_by(choice: str | Callable[[Tensor], Tensor], data: Data) -> Features:

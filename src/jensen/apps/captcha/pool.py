@@ -35,7 +35,7 @@ from jensen.core.protocols import Sampleable
 from jensen.data.captcha import Painter, Style
 from jensen.data.pictures import to_image
 from jensen.data.space import Text
-from jensen.recipes.sources.captcha import Captcha, TextReader, shipped_reader
+from jensen.recipes.sources.captcha import Captcha, TextReader
 from jensen.report.gallery import as_bytes
 from jensen.runs.opening import Run, open_other, open_run
 
@@ -67,9 +67,10 @@ class Classical:
     source = "the classical drawer of the captcha package, not a model"
 
     def __init__(self) -> None:
-        style = Style()
-        self.texts, self.reader = Text(style.alphabet, style.length), shipped_reader()
-        self._painter = Painter(style)
+        source, style = Captcha(), Style()
+        reader = source.open_reader(open_other)
+        assert reader is not None
+        self.texts, self.reader, self._painter = style.texts, reader, Painter(style)
 
     def draw(self, texts: Sequence[str]) -> Tensor:
         pictures = [self._painter.paint(secrets.randbits(128), 0, text=text)[1] for text in texts]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 from torch import nn
@@ -10,7 +10,7 @@ from torch import nn
 from jensen.core.objective import Objective
 from jensen.core.settings import Settings, Width
 from jensen.data.space import Space, Text
-from jensen.nn import Classifier, PictureEncoder, Size, Standardized, mlp, sized
+from jensen.nn import AttentiveReader, Classifier, PictureEncoder, Size, Standardized, mlp, sized
 from jensen.nn import Reader as Network
 from jensen.objectives import Reading
 from jensen.recipes.families.base import Family
@@ -45,13 +45,15 @@ class ClassNetwork(Settings):
 class Reader(Family):
     """A network that reads the class of an example, or each character of the text in a picture, by cross-entropy.
 
-    Texts: convolutions, a recurrent network over columns and a softmax per character.
+    Texts: convolutions, then a recurrent network over columns or attention, and a softmax per character.
     """
 
     noise: NonNegative = 0.15
     """largest standard deviation of the noise added to training pictures"""
     shift: Annotated[int, Field(ge=0)] = 2
     """largest shift of training pictures, in pixels; at most an eighth of a side"""
+    texts: Literal["recurrent", "attention"] = "recurrent"
+    """how texts are read: by a recurrent network over columns, or by attention with one query per character"""
     network: ClassNetwork = ClassNetwork()
 
     def refuse(self, space: Space, training: Training) -> None:
@@ -62,10 +64,13 @@ class Reader(Family):
             self.refuse_idle("for points", "noise", "shift")
         if isinstance(space.cond, Text):
             self.network.refuse_idle("for texts", "size", "width", "features", prefix="network.")
+        else:
+            self.refuse_idle("for classes", "texts")
 
     def model(self, space: Space) -> nn.Module:
         if isinstance(space.cond, Text):
-            return Network(space.shape[0], alphabet=len(space.cond.alphabet), length=space.cond.length)
+            made = Network if self.texts == "recurrent" else AttentiveReader
+            return made(space.shape[0], alphabet=len(space.cond.alphabet), length=space.cond.length)
         return self.network.network(space)
 
     def objective(self, model: nn.Module, space: Space) -> Objective:

@@ -45,6 +45,7 @@ class OpenedRun:
         family: kind of its family.
         model: averaged, on the CPU.
         space: space of its data.
+        source: their source.
         open_data: opens its data.
     """
 
@@ -53,6 +54,7 @@ class OpenedRun:
     family: str
     model: nn.Module
     space: Space
+    source: Source
     open_data: Callable[[], Data]
 
 

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, fields
-from functools import cache
-from importlib import resources
-from pathlib import Path
 from typing import Annotated
 
 import torch
 from pydantic import AfterValidator, Field, model_validator
-from safetensors.torch import load, save
 from torch import Tensor
 
 from jensen.core.progress import Track, silent
@@ -22,11 +18,16 @@ from jensen.data.captcha import Split, Style, draw, random_text
 from jensen.data.dataset import Data, Truths, spaced
 from jensen.data.pool import Tensors
 from jensen.data.space import Space, Text
-from jensen.nn import Reader
+from jensen.nn import Recogniser
 from jensen.recipes.sources.base import OpenedRun, Opener, Source, absolute, fingerprint, no_runs
+from jensen.shipped import shipped
 
-SHIPPED, WEIGHTS = "shipped", "captcha_reader.safetensors"
+AUTO, READERS = "auto", ("captcha-reader", "captcha-release-reader")
 CLEAR = 0.9  # probability of a character
+
+
+def _known(reader: str) -> str:
+    return reader if reader == AUTO or shipped(reader) else absolute(reader)
 
 
 class Captcha(Source):
@@ -56,8 +57,9 @@ class Captcha(Source):
     """number of training pictures"""
     test: Annotated[int, Field(ge=2, le=MOST_ROWS)] = 2_000
     """number of held-out pictures, the same for every seed"""
-    reader: Annotated[str, AfterValidator(lambda value: value if value == SHIPPED else absolute(value))] = SHIPPED
-    """reader of samples in judging: shipped (for pictures of default style) or the folder of a captcha-reader run"""
+    reader: Annotated[str, AfterValidator(_known)] = AUTO
+    """reader of samples: the folder of a run that reads such pictures, or the name of one that is part of jensen; auto:
+    one that is part of jensen and was trained on pictures of this style, if there is one"""
 
     @model_validator(mode="after")
     def _drawable(self) -> Captcha:
@@ -72,8 +74,10 @@ class Captcha(Source):
         return Space(shape, 256, cond=self.style().texts)
 
     def open_reader(self, runs: Opener = no_runs) -> TextReader | None:
-        if self.reader == SHIPPED:
-            return shipped_reader() if self.style() == Style() else None
+        if self.reader == AUTO:
+            found = [] if runs is no_runs else [runs(name) for name in READERS if shipped(name)]
+            fitting = (run for run in found if isinstance(run.source, Captcha) and run.source.style() == self.style())
+            return next((read_by(run, self.known()) for run in fitting), None)
         try:
             run = runs(self.reader)
         except ValueError as error:
@@ -138,7 +142,7 @@ class HeldOut:
 class TextReader:
     """A network that reads pictures of text, on the CPU."""
 
-    network: Reader
+    network: Recogniser
 
     clear_means = f"every character read with a probability of at least {CLEAR}"
 
@@ -151,28 +155,14 @@ class TextReader:
         return self.network.read(x.cpu())[1] >= CLEAR
 
 
-def _new(space: Space) -> Reader:
-    assert isinstance(space.cond, Text)
-    return Reader(space.shape[0], alphabet=len(space.cond.alphabet), length=space.cond.length)
-
-
-@cache
-def shipped_reader() -> TextReader:
-    """The reader of default pictures that is part of jensen, trained by the recipe captcha-reader."""
-    network = _new(Captcha().known())
-    weights = load(resources.files("jensen.recipes.sources").joinpath(WEIGHTS).read_bytes())
-    network.load_state_dict({name: v.float() if v.is_floating_point() else v for name, v in weights.items()})
-    return TextReader(network.eval().requires_grad_(False))
-
-
 def read_by(run: OpenedRun, space: Space) -> TextReader:
-    """The reader of a captcha-reader run.
+    """The reader of a run.
 
     Raises:
-        ValueError: if the run is not a captcha-reader run, or its pictures differ from those of `space`.
+        ValueError: if the run is not a reader, or its pictures differ from those of `space`.
     """
-    if not isinstance(run.model, Reader):
-        raise ValueError(f"data.reader must be a captcha-reader run, got {run.folder}, a run of {run.name}")
+    if not isinstance(run.model, Recogniser):
+        raise ValueError(f"data.reader must be a run that reads texts, got {run.folder}, a run of {run.name}")
     if _read(run.space) != _read(space):
         raise ValueError(f"data.reader must read {_read(space)}, got {run.folder} for {_read(run.space)}")
     return TextReader(run.model)
@@ -182,16 +172,3 @@ def _read(space: Space) -> str:
     """What a reader of these pictures reads, in words."""
     texts = space.cond.what if isinstance(space.cond, Text) else "classes"
     return f"pictures of shape {space.shape} with {texts}"
-
-
-def ship(run: OpenedRun) -> Path:
-    """Write a run's reader in half precision to the file that `shipped_reader` loads; returns the file.
-
-    Raises:
-        ValueError: if the run is not a reader of default pictures.
-    """
-    network = read_by(run, Captcha().known()).network
-    path = Path(__file__).with_name(WEIGHTS)
-    weights = {name: v.half() if v.is_floating_point() else v for name, v in network.state_dict().items()}
-    path.write_bytes(save({name: v.contiguous() for name, v in weights.items()}))
-    return path
