@@ -7,10 +7,14 @@ RESUME := $(if $(wildcard $(RUN)/config.json),--resume,)
 PIP := $(BIN)/pip install --disable-pip-version-check -q
 BY_HASH := $(PIP) --no-deps --require-hashes -r
 
-.PHONY: demo test lint format locked lock audit dist smoke bench clean
+.PHONY: demo serve test lint format locked lock audit dist smoke bench clean
 
 demo: .venv/ready  ## train the CAPTCHA model, draw, read back, report: eight to ten minutes on two cores
 	$(BIN)/jensen train captcha --out $(RUN) $(RESUME)
+	@echo "make serve    # serves CAPTCHAs of this model on this machine"
+
+serve: .venv/serve  ## serve CAPTCHAs on this machine: of the model of `make demo`, or of the classical drawer without one
+	$(BIN)/jensen serve $(if $(wildcard $(RUN)/model.safetensors),$(RUN)) --demo
 
 test: .venv/dev lint  ## everything that must hold
 	$(BIN)/pytest -n 2 --dist loadfile
@@ -68,6 +72,10 @@ benchmarks/.venv/ready: pyproject.toml constraints.txt benchmarks/requirements.t
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(PIP) -c constraints.txt hatchling editables
 	$(PIP) -c constraints.txt --no-build-isolation -e .
+	touch $@
+
+.venv/serve: .venv/ready
+	$(PIP) -c constraints.txt --no-build-isolation -e '.[serve]'
 	touch $@
 
 .venv/dev: .venv/ready

@@ -9,9 +9,14 @@ import os
 import pickle
 import shlex
 import shutil
+import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from secrets import token_hex
 from tempfile import TemporaryDirectory
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -145,6 +150,36 @@ data pack pictures --out pack --size 16 --channels 2
 data pack pictures --out pack --size 16 --alpha red
 data pack nowhere --out packed
 data pack pictures --out packed --size 16 --processes 0
+"""
+
+SERVICE = """
+jensen serve
+jensen serve run
+jensen serve --part pool
+jensen serve --demo --host 0.0.0.0
+jensen serve --demo --host nowhere.example
+jensen serve --demo --port 70000
+jensen serve --demo --port 8000
+jensen serve --demo --workers 0
+jensen serve --demo --part both
+jensen serve --demo --store mysql://db/captcha
+jensen serve --demo --store sqlite:captcha.sqlite
+jensen serve --demo --store sqlite:///nowhere/captcha.sqlite
+jensen serve --demo --store redis://127.0.0.1:1/0
+jensen serve nowhere --demo --part pool
+jensen serve run --demo --part pool
+JENSEN_CAPTCHA_SECRET=change-me jensen serve --part api
+JENSEN_CAPTCHA_SECRET=change-me jensen serve --demo
+CREDENTIALS_DIRECTORY=nowhere jensen serve --part api
+CREDENTIALS_DIRECTORY=secrets JENSEN_CAPTCHA_SITES={ jensen serve --part api
+CREDENTIALS_DIRECTORY=secrets JENSEN_CAPTCHA_SITES={} jensen serve --part api
+CREDENTIALS_DIRECTORY=secrets JENSEN_CAPTCHA_SITES='{"a": {"secret": "x", "hostnames": ["x"]}}' jensen serve --part api
+CREDENTIALS_DIRECTORY=secrets JENSEN_CAPTCHA_TRIES=9 jensen serve --part api
+CREDENTIALS_DIRECTORY=secrets JENSEN_CAPTCHA_POOL_LOW=2000 jensen serve --part api
+CREDENTIALS_DIRECTORY=secrets JENSEN_CAPTCHA_ISSUE_RATE=30/day jensen serve --part api
+CREDENTIALS_DIRECTORY=secrets JENSEN_CAPTCHA_TRUSTED_PROXIES=10.0.0.0/8 jensen serve --part api
+CREDENTIALS_DIRECTORY=secrets JENSEN_CAPTCHA_TRUSTED_PROXIES='["10.0.0.1/8"]' jensen serve --part api
+CREDENTIALS_DIRECTORY=secrets JENSEN_CAPTCHA_STORE=sqlite:captcha.sqlite jensen serve --part api
 """
 
 CONFIGURATION = """
@@ -505,6 +540,7 @@ def picture(side: int) -> bytes:
     return file.getvalue()
 
 
+SECRET = token_hex(32)
 POINTS = "".join(f"{k % 7},{k * k % 11}\n" for k in range(60))
 FILES = {
     "file.txt": b"words",
@@ -543,6 +579,8 @@ FILES = {
     **{f"pictures/{k}.png": picture(16 + k % 2) for k in range(30)},
     **{f"captions/{k}.png": picture(16) for k in range(30)},
     "captions/0.txt": b"caf\xe9",
+    "secrets/JENSEN_CAPTCHA_SECRET": SECRET.encode(),
+    "secrets/JENSEN_CAPTCHA_SITES": json.dumps({"shop": {"secret": SECRET[::-1], "hostnames": ["x"]}}).encode(),
     "pack/facts.json": DEEP,
     "pack/pack.json": DEEP,
 }
@@ -641,11 +679,20 @@ jensen.load_data(X[:1])
 """
 
 
+SETTINGS = ("JENSEN_CAPTCHA_", "CREDENTIALS_DIRECTORY")
+
+
 @contextlib.contextmanager
 def workplace() -> Iterator[Path]:
-    """A folder with all files and runs of the table, which is the current one inside."""
+    """A folder with all files and runs of the table, which is the current one inside; port 8000 is in use."""
     before = Path.cwd()
-    with TemporaryDirectory() as name:
+    with TemporaryDirectory() as name, socket.socket() as listener, patch.dict(os.environ):
+        for setting in [key for key in os.environ if key.startswith(SETTINGS)]:
+            del os.environ[setting]
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # by tests in other processes too
+        with contextlib.suppress(OSError):  # or another program uses it
+            listener.bind(("127.0.0.1", 8000))
+            listener.listen()
         os.chdir(name)
         try:
             prepare()
@@ -677,12 +724,23 @@ def said(words: list[str], place: Path) -> tuple[int, str]:
     return code, err.getvalue().replace(f"{place}/", "")
 
 
-def refused(words: list[str], place: Path) -> tuple[int, str]:
-    """Exit code and the one line on standard error."""
-    code, err = said(words, place)
-    assert code in (1, 2), words
-    assert err.startswith("jensen: "), words
-    assert err.count("\n") == 1, (words, err)
+def said_apart(words: list[str]) -> tuple[int, str]:
+    """The same of a process of its own, for commands that start others; without the lines of its log."""
+    command = [sys.executable, "-c", "from jensen.cli.main import entry; entry()", *words]
+    ran = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    return ran.returncode, "".join(line for line in ran.stderr.splitlines(True) if not line.startswith("{"))
+
+
+def refused(line: str, place: Path) -> tuple[int, str]:
+    """Exit code of a command and the one line on standard error."""
+    words = shlex.split(line)
+    name = words.index("jensen")
+    with patch.dict(os.environ, dict(word.split("=", 1) for word in words[:name])):
+        given = words[name + 1 :]
+        code, err = said_apart(given) if "pool" in given else said(given, place)
+    assert code in (1, 2), line
+    assert err.startswith("jensen: "), line
+    assert err.count("\n") == 1, (line, err)
     return code, err
 
 
@@ -701,6 +759,7 @@ SHELL = {
     "Configuration": ("jensen train ", CONFIGURATION.replace(" ", " --set ")),
     "Data": ("jensen ", DATA),
     "Run folders": ("jensen ", FOLDERS),
+    "Service": ("", SERVICE),
 }
 HEAD = """# What is refused, and how
 
@@ -718,7 +777,7 @@ def page(place: Path) -> str:
     parts = [HEAD]
     for name, (prefix, rows) in SHELL.items():
         lines = [prefix + row for row in rows.strip().splitlines()]
-        made = [(line, *refused(shlex.split(line)[1:], place)) for line in lines]
+        made = [(line, *refused(line, place)) for line in lines]
         parts.append(f"## {name}\n\n" + table(("command", "exit", "sentence"), made))
     made = [(line, *called(line, place)) for line in PYTHON.strip().splitlines()]
     parts.append("## Python\n\n`X` is a tensor of 60 points.\n\n" + table(("call", "raises", "sentence"), made))

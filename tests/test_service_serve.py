@@ -11,8 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -23,40 +21,11 @@ from PIL import Image
 from captcha_service import ANSWER, SECRET, SECRETS, SITE, Visitor, fill
 from jensen.apps.captcha.demo import SITE as DEMO
 from jensen.apps.captcha.store import open_store
-from jensen.cli import serving
+from jensen.cli import serving as extra
 from jensen.cli.main import main
 from jensen.data.captcha import Style
 from jensen.runs.opening import open_run
-
-START = 300.0  # seconds
-
-
-@contextmanager
-def started(*words, environment=None):
-    """The process of `jensen serve`, and the address on which it listens."""
-    command = [sys.executable, "-c", "from jensen.cli.main import entry; entry()", "serve", "--port", "0", *words]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, env=os.environ | (environment or {}), **pipes) as process:
-        try:
-            lines = iter(process.stderr.readline, "")
-            said = next(line for line in map(json.loads, lines) if line["event"] == "listening")
-            yield process, said["address"]
-        finally:
-            process.kill()
-
-
-def within(seconds, happens):
-    end = time.monotonic() + seconds
-    while not happens():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
-def answers(address, path):
-    try:
-        return httpx.get(address + path, timeout=60).status_code == 200
-    except httpx.TransportError:
-        return False
+from servers import SLOW, answers, serving, within
 
 
 def children(pid):
@@ -86,8 +55,9 @@ def read(picture):
 
 
 def test_a_demonstration_draws_asks_and_verifies_and_ends_whole():
-    with started("--demo") as (process, address):
-        within(START, lambda: answers(address, "/ready"))
+    with serving("--port", "0", "--demo") as (process, said):
+        address = said["address"]
+        within(SLOW, lambda: answers(address, "/ready"))
         assert "not a model" in httpx.get(f"{address}/health").json()["drawer"]
         with httpx.Client(base_url=address, timeout=60) as client:
             visitor = Visitor(client, {"origin": address}, DEMO)
@@ -101,8 +71,8 @@ def test_a_demonstration_draws_asks_and_verifies_and_ends_whole():
         drawing = children(process.pid)
         assert drawing
         process.send_signal(signal.SIGTERM)
-        assert process.wait(START) == 0
-        within(START, lambda: not any(map(running, drawing)))
+        assert process.wait(SLOW) == 0
+        within(SLOW, lambda: not any(map(running, drawing)))
 
 
 def test_a_kill_loses_nothing_and_leaves_no_process(tmp_path):
@@ -111,8 +81,9 @@ def test_a_kill_loses_nothing_and_leaves_no_process(tmp_path):
     store = open_store(address)
     fill(store, 8)
     words = ("--part", "api", "--workers", "2")
-    with started(*words, environment=environment(address)) as (process, at):
-        within(START, lambda: answers(at, "/ready"))
+    with serving("--port", "0", *words, environment=environment(address)) as (process, said):
+        at = said["address"]
+        within(SLOW, lambda: answers(at, "/ready"))
         with httpx.Client(base_url=at, timeout=60) as client:
             visitor = Visitor(client)
             name, token, used = visitor.ask().json()["id"], visitor.token(), visitor.token()
@@ -126,9 +97,10 @@ def test_a_kill_loses_nothing_and_leaves_no_process(tmp_path):
         workers = children(process.pid)
         process.kill()
         process.wait()
-        within(START, lambda: not any(map(running, workers)))
-    with started("--part", "api", environment=environment(address)) as (process, at):
-        within(START, lambda: answers(at, "/ready"))
+        within(SLOW, lambda: not any(map(running, workers)))
+    with serving("--port", "0", "--part", "api", environment=environment(address)) as (process, said):
+        at = said["address"]
+        within(SLOW, lambda: answers(at, "/ready"))
         with httpx.Client(base_url=at, timeout=60) as client:
             visitor = Visitor(client)
             assert visitor.verify(token)["success"]
@@ -139,7 +111,7 @@ def test_a_kill_loses_nothing_and_leaves_no_process(tmp_path):
 
 def test_a_run_that_is_not_there_ends_the_service():
     command = [sys.executable, "-c", "from jensen.cli.main import entry; entry()", "serve", "nowhere", "--demo"]
-    ran = subprocess.run([*command, "--port", "0"], capture_output=True, text=True, timeout=START)
+    ran = subprocess.run([*command, "--port", "0"], capture_output=True, text=True, timeout=SLOW)
     assert ran.returncode == 2
     assert "jensen: there is no run folder nowhere\n" in ran.stderr
     assert "Traceback" not in ran.stderr
@@ -175,7 +147,7 @@ def test_a_port_in_use_is_refused(capsys, tmp_path):
 
 
 def test_the_extra_that_is_missing_is_named(capsys, monkeypatch):
-    monkeypatch.setattr(serving, "NEEDED", ("fastapi", "no_such_package"))
+    monkeypatch.setattr(extra, "NEEDED", ("fastapi", "no_such_package"))
     assert main(["serve", "--demo"]) == 2
     assert capsys.readouterr().err == "jensen: jensen serve needs no_such_package: pip install 'jensen[serve]'\n"
 

@@ -50,6 +50,8 @@ def serve(
     """
     if run is None and not demonstrate and part != "api":
         raise ValueError("serve needs RUN, the folder of a run that draws CAPTCHAs, or --demo")
+    if demonstrate and (given := [name for name in demo.GENERATED if PREFIX + name in os.environ]):
+        raise ValueError(f"--demo generates its secrets: leave it out, or unset {PREFIX}{given[0]}")
     if demonstrate and not _loopback(host):
         raise ValueError(f"--demo serves this machine only: --host must be 127.0.0.1, ::1 or localhost, got {host}")
     with contextlib.ExitStack() as stack:

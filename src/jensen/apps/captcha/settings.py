@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import (
@@ -23,6 +25,7 @@ from jensen.apps.captcha.store import Rate
 from jensen.core.settings import must_be
 
 PREFIX = "JENSEN_CAPTCHA_"
+FOLDER = "CREDENTIALS_DIRECTORY"  # names a folder with a file for each secret, as systemd sets it
 SHORTEST, VARIED = 32, 10  # characters of a secret, and different ones among them
 HOSTNAME = re.compile(
     r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*|[0-9a-f:]{2,39}"
@@ -162,15 +165,20 @@ class Settings(BaseSettings):
 def read_settings(**given: Any) -> Settings:
     """The settings of the environment, with those that are given.
 
+    A setting whose variable is not set is read from the file of that name in the folder of secrets, if there is one.
+
     Raises:
         ValueError: for the first that is missing or wrong, in one sentence that never holds a secret.
     """
+    folder = os.environ.get(FOLDER)
+    if folder and not Path(folder).is_dir():
+        raise ValueError(f"{FOLDER} must be a folder, got {folder}")
     try:
-        return Settings(**given)
+        return Settings(**given, _secrets_dir=folder)
     except ValidationError as error:
         raise ValueError(_explained(error.errors(include_url=False, include_input=False)[0])) from None
-    except ValueError as error:  # a setting that is no JSON
-        raise ValueError(_unread(str(error))) from None
+    except ValueError as error:  # a setting that is no JSON, or whose file cannot be read
+        raise ValueError(_unread(error)) from None
 
 
 def _explained(error: ErrorDetails) -> str:
@@ -184,6 +192,9 @@ def _explained(error: ErrorDetails) -> str:
     return f"{key} {message}" if message.startswith("must be") else f"{key}: {message}"
 
 
-def _unread(message: str) -> str:
-    found = re.search(r'field "(\w+)"', message)
-    return f"{PREFIX}{found[1].upper() if found else '...'} must be JSON"
+def _unread(error: ValueError) -> str:
+    found, cause = re.search(r'field "(\w+)"', str(error)), error.__cause__
+    name = f"{PREFIX}{found[1].upper() if found else '...'}"
+    if isinstance(cause, OSError):
+        return f"{name} cannot be read: {cause.filename}: {cause.strerror}"
+    return f"{name} must be {'text in UTF-8' if isinstance(cause, UnicodeDecodeError) else 'JSON'}"
