@@ -761,6 +761,7 @@ SHELL = {
     "Run folders": ("jensen ", FOLDERS),
     "Service": ("", SERVICE),
 }
+NOTES = {"Service": "The files of `secrets/` are good, and port 8000 is in use.\n\n"}
 HEAD = """# What is refused, and how
 
 Every row is run by a test, which compares exit code and sentence with this page. To write the page again after a
@@ -778,7 +779,7 @@ def page(place: Path) -> str:
     for name, (prefix, rows) in SHELL.items():
         lines = [prefix + row for row in rows.strip().splitlines()]
         made = [(line, *refused(line, place)) for line in lines]
-        parts.append(f"## {name}\n\n" + table(("command", "exit", "sentence"), made))
+        parts.append(f"## {name}\n\n{NOTES.get(name, '')}" + table(("command", "exit", "sentence"), made))
     made = [(line, *called(line, place)) for line in PYTHON.strip().splitlines()]
     parts.append("## Python\n\n`X` is a tensor of 60 points.\n\n" + table(("call", "raises", "sentence"), made))
     folders = [(f"hostile/{name}", what) for name, (what, _) in HOSTILE.items()]
