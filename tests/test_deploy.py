@@ -151,7 +151,9 @@ def test_what_is_copied_makes_the_whole_package(tmp_path):
     subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel"], cwd=tmp_path, check=True)
     (wheel,) = (tmp_path / "dist").iterdir()
     made = set(ZipFile(wheel).namelist())
-    files = [path for path in (ROOT / "src" / "jensen").rglob("*") if path.is_file() and path.parent.name != "__pycache__"]
+    files = [
+        path for path in (ROOT / "src" / "jensen").rglob("*") if path.is_file() and path.parent.name != "__pycache__"
+    ]
     assert {str(path.relative_to(ROOT / "src")) for path in files} <= made
 
 
