@@ -761,7 +761,7 @@ SHELL = {
     "Run folders": ("jensen ", FOLDERS),
     "Service": ("", SERVICE),
 }
-NOTES = {"Service": "The files of `secrets/` are good, and port 8000 is in use.\n\n"}
+NOTES = {"Service": "`secrets/` holds a good secret and a good site. Port 8000 is in use.\n\n"}
 HEAD = """# What is refused, and how
 
 Every row is run by a test, which compares exit code and sentence with this page. To write the page again after a

@@ -124,7 +124,8 @@ def _listener(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        raise ValueError(f"--host and --port must be free to listen on, got {host} {port}: {error.strerror}") from error
+        reason = str(error.strerror).partition(" (")[0]
+        raise ValueError(f"--host and --port must be free to listen on, got {host} {port}: {reason}") from error
 
 
 def _answer(listener: socket.socket, workers: int) -> None:

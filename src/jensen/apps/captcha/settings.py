@@ -19,7 +19,13 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from jensen.apps.captcha.store import Rate
 from jensen.core.settings import must_be
@@ -91,7 +97,7 @@ class Settings(BaseSettings):
     """secret of the service: 32 or more random characters"""
     previous_secret: SecretStr | None = None
     """secret that was replaced: what was signed with it is still recognised"""
-    sites: Annotated[dict[str, Site], Field(min_length=1)]
+    sites: dict[str, Site]
     """sites by their public key: {"KEY": {"secret": "...", "hostnames": ["example.org"]}}"""
     store: str = "sqlite:///captcha.sqlite"
     """where challenges are kept: sqlite:///FILE, redis://HOST:PORT/NUMBER or postgresql://USER@HOST/DATABASE"""
@@ -137,6 +143,8 @@ class Settings(BaseSettings):
     @field_validator("sites")
     @classmethod
     def _site_keys(cls, sites: dict[str, Site]) -> dict[str, Site]:
+        if not sites:
+            raise ValueError("must have a site or more")
         for key in sites:
             if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", key) or TEST_KEY.fullmatch(key):
                 raise ValueError(
@@ -150,8 +158,19 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _marks(self) -> Self:
         if self.pool_low > self.pool_high:
-            raise ValueError(f"pool_low must be at most pool_high, {self.pool_high}, got {self.pool_low}")
+            raise ValueError(
+                f"{PREFIX}POOL_LOW must be at most {PREFIX}POOL_HIGH, {self.pool_high}, got {self.pool_low}"
+            )
         return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: Any, **__: Any
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What is given, the environment, and files in place of variables that are not set."""
+        environment = EnvSettingsSource(settings_cls)
+        environment.env_vars = _files() | dict(environment.env_vars)
+        return init_settings, environment
 
     def rate(self, name: str) -> Rate:
         """A rate by the name of its setting."""
@@ -168,33 +187,48 @@ def read_settings(**given: Any) -> Settings:
     A setting whose variable is not set is read from the file of that name in the folder of secrets, if there is one.
 
     Raises:
-        ValueError: for the first that is missing or wrong, in one sentence that never holds a secret.
+        ValueError: for the first that is missing or wrong, in one sentence that never holds a secret. OSError: for a
+            file that cannot be read.
     """
-    folder = os.environ.get(FOLDER)
-    if folder and not Path(folder).is_dir():
-        raise ValueError(f"{FOLDER} must be a folder, got {folder}")
     try:
-        return Settings(**given, _secrets_dir=folder)
+        return Settings(**given)
     except ValidationError as error:
         raise ValueError(_explained(error.errors(include_url=False, include_input=False)[0])) from None
-    except ValueError as error:  # a setting that is no JSON, or whose file cannot be read
-        raise ValueError(_unread(error)) from None
+    except SettingsError as error:  # a setting that is no JSON
+        raise ValueError(_unread(str(error))) from None
+
+
+def _files() -> dict[str, str]:
+    """Settings that are files, by the names of their variables in small letters."""
+    folder = os.environ.get(FOLDER)
+    if not folder:
+        return {}
+    if not Path(folder).is_dir():
+        raise ValueError(f"{FOLDER} must be a folder, got {folder}")
+    names = {(PREFIX + name).lower() for name in Settings.model_fields}
+    return {path.name.lower(): _read(path) for path in Path(folder).iterdir() if path.name.lower() in names}
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} must be text in UTF-8") from None
 
 
 def _explained(error: ErrorDetails) -> str:
-    first, *rest = [str(place) for place in error["loc"]] or [""]
-    key = ".".join([PREFIX + first.upper() if first else PREFIX + "...", *rest])
+    message = error["msg"].removeprefix("Value error, ")
+    if not error["loc"]:
+        return message
+    first, *rest = map(str, error["loc"])
+    key = ".".join([PREFIX + first.upper(), *rest])
     if error["type"] == "missing":
         return f"{key} must be set"
     if error["type"] != "value_error":
         return f"{key} must be {must_be(error)}"
-    message = error["msg"].removeprefix("Value error, ")
-    return f"{key} {message}" if message.startswith("must be") else f"{key}: {message}"
+    return f"{key} {message}" if message.startswith("must ") else f"{key}: {message}"
 
 
-def _unread(error: ValueError) -> str:
-    found, cause = re.search(r'field "(\w+)"', str(error)), error.__cause__
-    name = f"{PREFIX}{found[1].upper() if found else '...'}"
-    if isinstance(cause, OSError):
-        return f"{name} cannot be read: {cause.filename}: {cause.strerror}"
-    return f"{name} must be {'text in UTF-8' if isinstance(cause, UnicodeDecodeError) else 'JSON'}"
+def _unread(message: str) -> str:
+    found = re.search(r'field "(\w+)"', message)
+    return f"{PREFIX}{found[1].upper() if found else '...'} must be JSON"
