@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -13,7 +15,7 @@ from jensen.data.space import Classes, Space, Text
 from jensen.judging.features import FeatureReader, Features, features_of, reader_features
 from jensen.judging.reading import confusion_table, read_as_asked, reading
 from jensen.metrics import calibration
-from jensen.nn import Classifier
+from jensen.nn import AttentiveReader, Classifier, Reader
 from jensen.objectives import Reading
 from jensen.recipes.recipe import Family
 from jensen.recipes.settings import Training
@@ -170,3 +172,34 @@ def test_a_reader_run_gives_features_to_evaluate_and_compare(tmp_path, monkeypat
     assert "the 64 last features of the reader r (accuracy" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"judging\.features must be one of auto, .*, or the folder of a reader run"):
         configure("gan", ["judging.features=nowhere"], data="digits")
+
+
+@pytest.mark.parametrize("size", [(24, 64), (17, 53)])
+def test_each_query_of_an_attentive_reader_reads_one_character(size):
+    """Exchanged queries exchange the characters, since queries differ in nothing else."""
+    reader = AttentiveReader(3, alphabet=5, length=4).eval()
+    x, order = torch.rand(2, 3, *size) * 2 - 1, torch.tensor([2, 0, 3, 1])
+    logits = reader(x)
+    assert logits.shape == (2, 4, 5)
+    assert not torch.allclose(logits[:, 0], logits[:, 1], atol=1e-3)
+    with torch.no_grad():
+        reader.queries.copy_(reader.queries[order])
+    torch.testing.assert_close(reader(x), logits[:, order])
+
+
+def test_where_a_pattern_is_matters_to_an_attentive_reader():
+    reader = AttentiveReader(1, alphabet=5, length=4).eval()
+    x = torch.zeros(1, 1, 24, 64)
+    x[..., 8:16, 8:16] = 1
+    assert not torch.allclose(reader(x), reader(x.roll(32, 3)), atol=1e-3)
+
+
+def test_styles_are_not_read():
+    """The loss is the cross-entropy of the characters: with constant logits, log(alphabet) whatever the styles are."""
+    network = Reader(1, alphabet=7, length=2)
+    nn.init.zeros_(network.head.weight)
+    nn.init.zeros_(network.head.bias)
+    for styles in ([[0, 0]], [[9, 4]]):
+        batch = {"x": torch.zeros(1, 1, 16, 24), "cond": torch.cat([torch.tensor([[3, 6]]), torch.tensor(styles)], 1)}
+        loss = Reading(network, noise=0.0, shift=0)(("model",), batch, 0)["model"]
+        assert float(loss.terms["loss"]) == pytest.approx(math.log(7), rel=1e-6)

@@ -96,6 +96,15 @@ def test_captions_have_no_place_in_the_picture():
     assert not any("prior" in name for name in names)
 
 
+def test_styles_have_no_place_in_the_picture():
+    """The prior of columns is that of the written characters alone; nothing is preferred among what follows them."""
+    alone, styled = (TextAttention(8, 6, length=length, written=4, columns=5) for length in (4, 6))
+    torch.testing.assert_close(styled.prior[..., :4], alone.prior)
+    assert not styled.prior[..., 4:].any()
+    with pytest.raises(ValueError, match="written must be from 0 to 3, the length of the text, got 4"):
+        UNet(1, (8, 8), alphabet=5, length=3, written=4)
+
+
 def test_a_caption_modulates_by_the_mean_of_its_characters():
     """Without attention, context and places, a caption is a set, and each of its characters counts the same."""
     net = unet((8, 8), alphabet=5, length=12, written=0)
