@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import numpy as np
+import torch
 import uvicorn
 
 from jensen.apps.captcha.answers import new_id, text_digest
@@ -20,6 +22,9 @@ from jensen.apps.captcha.api.app import application
 from jensen.apps.captcha.keys import Keys
 from jensen.apps.captcha.settings import Settings, read_settings
 from jensen.apps.captcha.store import Picture, Store, open_store
+from jensen.data.captcha import Painter, Style
+from jensen.recipes.sources.captcha import Captcha
+from jensen.runs.opening import open_other
 
 SITE, OTHER, HOST = "shop", "blog", "shop.example"
 ORIGIN = {"origin": f"https://{HOST}"}
@@ -49,6 +54,20 @@ def fill(store: Store, count: int, secret: str = SECRET, text: str = ANSWER) -> 
 
     with ThreadPoolExecutor(16) as threads:
         list(threads.map(add, range(count)))
+
+
+class Classical:
+    """Draws by the captcha package, not a model, which is fast."""
+
+    source = "the classical drawer of the captcha package"
+
+    def __init__(self):
+        self.texts, self.reader = Style().texts, Captcha().open_reader(open_other)
+        self._painter = Painter(Style())
+
+    def draw(self, texts):
+        pictures = [self._painter.paint(secrets.randbits(128), 0, text=text)[1] for text in texts]
+        return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
 
 
 class Visitor:

@@ -23,7 +23,6 @@ from jensen.apps.captcha.demo import SITE as DEMO
 from jensen.apps.captcha.store import open_store
 from jensen.cli import serving as extra
 from jensen.cli.main import main
-from jensen.data.captcha import Style
 from jensen.runs.opening import open_run
 from servers import SLOW, answers, serving, within
 
@@ -50,15 +49,16 @@ def environment(store):
 def read(picture):
     """What the shipped reader reads."""
     image = Image.open(io.BytesIO(base64.b64decode(picture["data"])))
-    x = torch.tensor(list(image.tobytes())).view(1, 1, image.height, image.width) / 127.5 - 1
-    return Style().texts.decode(open_run("captcha-reader").model.read(x)[0])[0]
+    x = torch.tensor(list(image.convert("RGB").tobytes())).view(1, image.height, image.width, 3) / 127.5 - 1
+    run = open_run("captcha-release-reader")
+    return run.space.cond.decode(run.model.read(x.permute(0, 3, 1, 2))[0])[0]
 
 
 def test_a_demonstration_draws_asks_and_verifies_and_ends_whole():
     with serving("--port", "0", "--demo") as (process, said):
         address = said["address"]
         within(SLOW, lambda: answers(address, "/ready"))
-        assert "not a model" in httpx.get(f"{address}/health").json()["drawer"]
+        assert httpx.get(f"{address}/health").json()["drawer"] == "the run captcha-release"
         with httpx.Client(base_url=address, timeout=60) as client:
             visitor = Visitor(client, {"origin": address}, DEMO)
             asked = visitor.ask().json()

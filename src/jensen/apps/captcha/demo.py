@@ -9,7 +9,7 @@ from pydantic import SecretStr
 
 from jensen.apps.captcha.settings import Settings, Site
 
-SITE = "demo"
+SITE, RUN = "demo", "captcha-release"
 GENERATED = ("SECRET", "SITES")
 HOSTNAMES = ("localhost", "127.0.0.1", "::1")
 PASSES, FAILS = "1x00000000000000000000AA", "2x00000000000000000000AB"

@@ -1,4 +1,4 @@
-"""The process that draws: `python -m jensen.apps.captcha.pool [RUN]`. The only file here that knows torch.
+"""The process that draws: `python -m jensen.apps.captcha.pool RUN`. The only file here that knows torch.
 
 It keeps pictures between two marks. Each is drawn for a random text, turned into bytes, read from these by a reader
 that the model was not trained with, and kept if the reader reads the text.
@@ -20,8 +20,6 @@ from operator import eq
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from jensen.apps.captcha.answers import new_id, text_digest
@@ -32,14 +30,13 @@ from jensen.apps.captcha.parent import end_with_parent
 from jensen.apps.captcha.settings import Settings, read_settings
 from jensen.apps.captcha.store import Picture, Store, Unavailable, open_store
 from jensen.core.protocols import Sampleable
-from jensen.data.captcha import Painter, Style
 from jensen.data.pictures import to_image
 from jensen.data.space import Text
 from jensen.recipes.sources.captcha import Captcha, TextReader
 from jensen.report.gallery import as_bytes
 from jensen.runs.opening import Run, open_other, open_run
 
-BATCH = 32  # pictures that are drawn together
+FIRST, BATCH = 2, 32  # pictures that are drawn together, at first and then
 PAUSE = 1.0  # seconds between two looks at a pool that is full, or a store that is not reached
 NICE = 10  # requests come first
 
@@ -61,22 +58,6 @@ class Drawer(Protocol):
         """Pictures of the texts, uint8 (N, C, H, W); others each time."""
 
 
-class Classical:
-    """The classical drawer of jensen.data.captcha, for a demonstration without a model."""
-
-    source = "the classical drawer of the captcha package, not a model"
-
-    def __init__(self) -> None:
-        source, style = Captcha(), Style()
-        reader = source.open_reader(open_other)
-        assert reader is not None
-        self.texts, self.reader, self._painter = style.texts, reader, Painter(style)
-
-    def draw(self, texts: Sequence[str]) -> Tensor:
-        pictures = [self._painter.paint(secrets.randbits(128), 0, text=text)[1] for text in texts]
-        return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
-
-
 class Trained:
     """A run's model.
 
@@ -96,11 +77,6 @@ class Trained:
 
     def draw(self, texts: Sequence[str]) -> Tensor:
         return as_bytes(self._run.draw(len(texts), cond=self.texts.encode(texts), seed=secrets.randbits(64)))
-
-
-def drawer(run: Path | None) -> Drawer:
-    """The drawer of a run, or the classical one."""
-    return Classical() if run is None else Trained(open_run(run))
 
 
 @dataclass
@@ -150,7 +126,8 @@ class Pool:
             self.filling = False
         elif count < self.settings.pool_low:
             self.filling = True
-        return min(BATCH, self.settings.pool_high - count) if self.filling else 0
+        together = min(BATCH, max(FIRST, self.tally.drawn))  # the first picture soon
+        return min(together, self.settings.pool_high - count) if self.filling else 0
 
     def add(self, count: int) -> int:
         """Draw pictures, keep those that are read; returns their number."""
@@ -226,7 +203,7 @@ def main(words: Sequence[str]) -> int:
     end_with_parent()
     try:
         settings = read_settings()
-        chosen = drawer(Path(words[0]) if words else None)
+        chosen = Trained(open_run(Path(*words)))
         store = open_store(settings.store)
     except (ValueError, OSError, Unavailable) as error:
         sys.stderr.write(f"jensen: {' '.join(str(error).split())}\n")

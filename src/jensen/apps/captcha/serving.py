@@ -37,7 +37,7 @@ def serve(
     """Serve until a signal ends it.
 
     Args:
-        run: the run whose model draws; None: the classical drawer, in a demonstration.
+        run: the run whose model draws; None: in a demonstration, one that is part of jensen.
         demonstrate: generated secrets, test keys, this machine only.
         host, port: where to listen; port 0 is any that is free.
         workers: processes that answer requests.
@@ -61,7 +61,7 @@ def serve(
         start_logs()
         if listener:
             _tell(listener, demonstrate)
-        drawing = None if part == "api" else stack.enter_context(_drawing(run))
+        drawing = None if part == "api" else stack.enter_context(_drawing(run or Path(demo.RUN)))
         try:
             _answer(listener, workers) if listener else _wait(drawing)
         except KeyboardInterrupt:
@@ -186,9 +186,8 @@ class Drawing:
 
 
 @contextlib.contextmanager
-def _drawing(run: Path | None) -> Iterator[Drawing]:
-    words = [] if run is None else [str(run)]
-    drawing = Drawing([sys.executable, "-m", "jensen.apps.captcha.pool", *words])
+def _drawing(run: Path) -> Iterator[Drawing]:
+    drawing = Drawing([sys.executable, "-m", "jensen.apps.captcha.pool", str(run)])
     thread = threading.Thread(target=drawing.run, name="drawing")
     thread.start()
     try:
