@@ -19,6 +19,7 @@ import uvicorn
 
 from jensen.apps.captcha.answers import new_id, text_digest
 from jensen.apps.captcha.api.app import application
+from jensen.apps.captcha.clips import packed
 from jensen.apps.captcha.keys import Keys
 from jensen.apps.captcha.settings import Settings, read_settings
 from jensen.apps.captcha.store import Picture, Store, open_store
@@ -31,7 +32,8 @@ ORIGIN = {"origin": f"https://{HOST}"}
 SECRET = secrets.token_hex(32)
 SECRETS = {SITE: secrets.token_hex(32), OTHER: secrets.token_hex(32)}
 ANSWER = "K7MPXQ"
-PICTURE = b"\x89PNG picture"
+PICTURE = b"RIFF picture"
+CLIPS = {"en": b"\xff\xf3 recording", "de": b"\xff\xf3 Aufnahme"}
 numbers = itertools.count()
 
 
@@ -43,14 +45,16 @@ def settings(place: Path, **more) -> Settings:
     return read_settings(**given)
 
 
-def fill(store: Store, count: int, secret: str = SECRET, text: str = ANSWER) -> None:
-    """Put pictures of a text in the pool."""
+def fill(
+    store: Store, count: int, secret: str = SECRET, text: str = ANSWER, data: bytes = PICTURE, clips=CLIPS
+) -> None:
+    """Put pictures of a text in the pool, with its recordings."""
     keys = Keys([secret])
 
     def add(_) -> None:
         name = new_id()
         digest = text_digest(keys, keys.current, name, text)
-        store.add(Picture(name, next(numbers), keys.current, digest, "image/png", PICTURE))
+        store.add(Picture(name, next(numbers), keys.current, digest, "image/webp", data, packed(clips)))
 
     with ThreadPoolExecutor(16) as threads:
         list(threads.map(add, range(count)))

@@ -36,6 +36,7 @@ HEADS = {
 # files that PyPI has of each version. `make locked` installs it where the build of torch-cpu.txt is not found.
 """,
 }
+UNSTATED = {"axe-playwright-python": "MIT, and MPL-2.0 for axe-core", "espeakng-loader": "GPL-3.0-or-later (espeak-ng)"}
 WITH_TORCH = re.compile(r"(torch|triton|cuda-.*|nvidia-.*)")  # torch and what only its CUDA build needs
 
 
@@ -132,10 +133,14 @@ def unpinned(found: dict[str, Distribution]) -> Iterator[str]:
 
 
 def license_of(distribution: Distribution) -> str:
-    """The licence that a distribution states: an SPDX expression, else its classifiers, else its words; or none."""
+    """The licence that a distribution states: an SPDX expression, else its classifiers, else its words; or none.
+
+    The metadata of some state none, but what they hold does: UNSTATED has its licence.
+    """
     stated = distribution.metadata
     classifiers = [c.split(" :: ")[-1] for c in stated.get_all("Classifier", []) if c.startswith("License")]
-    return stated.get("License-Expression") or ", ".join(classifiers) or (stated.get("License") or "").split("\n")[0]
+    words = (stated.get("License") or "").split("\n")[0]
+    return stated.get("License-Expression") or ", ".join(classifiers) or words or UNSTATED.get(stated["Name"], "")
 
 
 def advisories() -> tuple[str, bool]:

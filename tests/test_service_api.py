@@ -77,7 +77,7 @@ def refused(response, status, code):
 def test_a_picture_is_read_and_its_token_is_verified_once(visitor):
     asked = visitor.ask(action="login", cdata="cart-7")
     assert asked.status_code == 201
-    assert set(asked.json()) == {"id", "picture", "expires"}
+    assert set(asked.json()) == {"id", "picture", "audio", "expires"}
     assert base64.b64decode(asked.json()["picture"]["data"]) == PICTURE
     before = datetime.now().astimezone()
     answered = visitor.type(asked.json()["id"], " k7m pxq")

@@ -253,5 +253,6 @@ def test_a_demonstration_has_secrets_of_its_own_and_test_keys(monkeypatch):
 def test_every_setting_is_documented_with_its_default():
     page = (Path(__file__).parent.parent / "docs" / "serve.md").read_text(encoding="utf-8")
     for name, setting in Settings.model_fields.items():
-        default = "must be set" if setting.is_required() else f"`{setting.default}`" if setting.default else "none"
+        given = setting.default if isinstance(setting.default, str) else json.dumps(setting.default, default=str)
+        default = "must be set" if setting.is_required() else f"`{given}`" if setting.default else "none"
         assert (f"| `{name.upper()}` | {default} | {setting.description} |" in page) == (name != "demo")

@@ -51,8 +51,8 @@ def store(address):
     opened.close()
 
 
-def picture(size=3, made=NOW):
-    return Picture(next(names), made, "k1", b"\x00\xff\n", "image/png", b"\n\x00\xff"[:size])
+def picture(size=3, made=NOW, audio=b""):
+    return Picture(next(names), made, "k1", b"\x00\xff\n", "image/webp", b"\n\x00\xff"[:size], audio)
 
 
 def challenge(**more):
@@ -79,11 +79,11 @@ def together(count, call):
 
 
 def test_a_picture_is_taken_once_and_the_oldest_first(store):
-    new, old = picture(2, made=NOW + 1), picture(3)
+    new, old = picture(2, made=NOW + 1), picture(3, audio=b"\x00\n\xff\xfe")
     first, second = (old, new)
     for each in (first, second):
         store.add(each)
-    assert store.waiting() == (2, 5)
+    assert store.waiting() == (2, 9)
     assert store.take(NOW, 9) == first
     assert store.waiting() == (1, 2)
     assert store.take(NOW, 9) == second

@@ -38,7 +38,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(built):
     with zipfile.ZipFile(built[0]) as wheel:
         names = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert names == package()
-    assert {Path(name).suffix for name in names} <= {".py", ".typed", ".html", ".safetensors", ".json", ".jsonl"}
+    kinds = {".py", ".typed", ".html", ".css", ".js", ".json", ".jsonl", ".safetensors"}
+    assert {Path(name).suffix for name in names} <= kinds
     for needed in ("jensen/py.typed", "jensen/shipped/captcha-reader/model.safetensors"):
         assert needed in names
     assert any(name.startswith("jensen/report/") and name.endswith(".html") for name in names)

@@ -23,11 +23,13 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from jensen.apps.captcha.answers import new_id, text_digest
+from jensen.apps.captcha.clips import packed
 from jensen.apps.captcha.clock import now
 from jensen.apps.captcha.keys import Keys
 from jensen.apps.captcha.logs import say, start_logs
 from jensen.apps.captcha.parent import end_with_parent
 from jensen.apps.captcha.settings import Settings, read_settings
+from jensen.apps.captcha.speech import Speaker, Speechless
 from jensen.apps.captcha.store import Picture, Store, Unavailable, open_store
 from jensen.core.protocols import Sampleable
 from jensen.data.pictures import to_image
@@ -36,6 +38,7 @@ from jensen.recipes.sources.captcha import Captcha, TextReader
 from jensen.report.gallery import as_bytes
 from jensen.runs.opening import Run, open_other, open_run
 
+MEDIA = "image/webp"
 FIRST, BATCH = 2, 32  # pictures that are drawn together, at first and then
 PAUSE = 1.0  # seconds between two looks at a pool that is full, or a store that is not reached
 NICE = 10  # requests come first
@@ -113,6 +116,7 @@ class Pool:
     drawer: Drawer
     store: Store
     settings: Settings
+    speaker: Speaker | None = None
     tally: Tally = field(default_factory=Tally)
     filling: bool = True
 
@@ -143,7 +147,8 @@ class Pool:
 
     def _picture(self, text: str, pixels: Tensor) -> Picture:
         name, key = new_id(), self._keys.current
-        return Picture(name, now(), key, text_digest(self._keys, key, name, text), "image/png", encoded(pixels))
+        audio = packed(self.speaker.clips(text)) if self.speaker else b""
+        return Picture(name, now(), key, text_digest(self._keys, key, name, text), MEDIA, encoded(pixels), audio)
 
     def _count(self, texts: Sequence[str], read: Sequence[str], kept: int, seconds: float) -> None:
         tally = self.tally
@@ -188,10 +193,21 @@ def _styled(text: str, texts: Text) -> str:
 
 
 def encoded(pixels: Tensor) -> bytes:
-    """A picture (C, H, W) as PNG, which holds pixels and nothing else."""
+    """A picture (C, H, W) as lossless WebP, which holds pixels and nothing else, in fewer bytes than PNG."""
     file = io.BytesIO()
-    to_image(pixels).save(file, "PNG", optimize=True)
+    to_image(pixels).save(file, "WEBP", lossless=True, quality=100, method=6)
     return file.getvalue()
+
+
+def speaker(settings: Settings, alphabet: str) -> Speaker | None:
+    """What speaks the texts; None, and a line in the log, if they cannot be spoken."""
+    if not settings.speech:
+        return None
+    try:
+        return Speaker(settings.speech, alphabet.replace(" ", ""))
+    except Speechless as error:
+        say("challenges have no audio", logging.WARNING, because=str(error))
+        return None
 
 
 def main(words: Sequence[str]) -> int:
@@ -210,7 +226,7 @@ def main(words: Sequence[str]) -> int:
         return 2
     say("the pool is filled", drawer=chosen.source, texts=f"{chosen.texts.length} of {len(chosen.texts.alphabet)}")
     os.nice(NICE)
-    Pool(chosen, store, settings).keep(stop)
+    Pool(chosen, store, settings, speaker(settings, chosen.texts.alphabet)).keep(stop)
     store.close()
     return 0
 

@@ -6,7 +6,7 @@ import os
 import re
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -127,8 +127,10 @@ class Settings(BaseSettings):
     """pictures in the pool below which new ones are drawn"""
     pool_high: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
     """pictures in the pool at which drawing stops"""
-    pool_bytes: Annotated[int, Field(ge=1, le=2**40)] = 64 * 2**20
-    """bytes of the pool at which drawing stops"""
+    pool_bytes: Annotated[int, Field(ge=1, le=2**40)] = 128 * 2**20
+    """bytes of the pool, recordings among them, at which drawing stops"""
+    speech: tuple[Literal["en", "de", "fa"], ...] = ("en", "de", "fa")
+    """languages of the recordings, the first for pages in any other; [] for none"""
     metrics_token: SecretStr | None = None
     """token that /metrics asks for; without one it answers to this machine only"""
 

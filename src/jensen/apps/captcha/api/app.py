@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import hmac
 import logging
@@ -21,7 +20,8 @@ from starlette.middleware.cors import CORSMiddleware
 
 from jensen import __version__
 from jensen.apps.captcha.api import forms
-from jensen.apps.captcha.api.guard import Guard, address_of, body_of, headers_of, name_of
+from jensen.apps.captcha.api.guard import UNAVAILABLE, Guard, Intake, address_of, body_of, headers_of, name_of
+from jensen.apps.captcha.api.page import add_pages
 from jensen.apps.captcha.api.verification import fields
 from jensen.apps.captcha.clock import now
 from jensen.apps.captcha.limits import Address
@@ -34,7 +34,6 @@ from jensen.apps.captcha.store import Store, Unavailable, open_store
 
 SWEEP = 10.0  # seconds between two sweeps
 THREADS = 64  # requests that wait for the store at a time
-UNAVAILABLE = Refused(503, "store-unavailable", "The store cannot be reached: try again soon.", RETRY)
 Responses = dict[int | str, dict[str, Any]]
 REFUSALS: Responses = {
     status: {"model": forms.Error} for status in (400, 403, 404, 405, 408, 410, 413, 415, 422, 429, 503)
@@ -56,18 +55,21 @@ def application(settings: Settings, store: Store) -> FastAPI:
     app = FastAPI(title="jensen CAPTCHA", version=__version__, docs_url=None, redoc_url=None, lifespan=_lifespan)
     app.state.service, app.state.metrics = service, metrics
     hostnames = sorted({re.escape(name) for site in service.sites.values() for name in site.hostnames})
+    app.add_middleware(Intake, settings=settings)
     app.add_middleware(
         CORSMiddleware,
         allow_origin_regex=rf"https?://\[?({'|'.join(hostnames)})\]?(:\d+)?",
         allow_methods=["POST"],
         allow_headers=["Content-Type"],
+        expose_headers=["Date", "Retry-After"],
         max_age=600,
     )
-    app.add_middleware(Guard, settings=settings, metrics=metrics)
+    app.add_middleware(Guard, metrics=metrics)
     _errors(app)
     _visitors(app)
     _sites(app)
     _operation(app)
+    add_pages(app)
     return app
 
 
@@ -164,13 +166,10 @@ def _visitors(app: FastAPI) -> None:
 
     @app.post("/challenge", responses=REFUSALS, dependencies=[Depends(_json)], status_code=201)
     def challenge(form: forms.ChallengeRequest, hostname: Hostname, address: By) -> forms.ChallengeResponse:
-        """A picture to be read; every picture is given once."""
+        """A picture to be read, and its text as it is spoken; each is given once."""
         issued = service.issue(form.site_key, hostname, form.action, form.cdata, address)
         count("issue", "issued")
-        picture = {"media_type": issued.picture.media, "data": base64.b64encode(issued.picture.data).decode()}
-        return forms.ChallengeResponse.model_validate(
-            {"id": issued.challenge.id, "picture": picture, "expires": issued.challenge.expires}
-        )
+        return forms.ChallengeResponse.of(issued, form.lang)
 
     @app.post("/answer", responses=REFUSALS, dependencies=[Depends(_json)])
     def answer(form: forms.AnswerRequest, hostname: Hostname, address: By) -> forms.AnswerResponse:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import base64
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from jensen.apps.captcha.service import LONGEST
+from jensen.apps.captcha.clips import MEDIA, chosen
+from jensen.apps.captcha.service import LONGEST, Issued
 
 Key = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$", description="public key of the site")]
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{24}$", description="id of the challenge")]
@@ -24,6 +26,7 @@ class ChallengeRequest(Form):
     site_key: Key
     action: Annotated[str, Field(max_length=32, pattern=Label, description="what the visitor is about to do")] = ""
     cdata: Annotated[str, Field(max_length=255, pattern=Label, description="returned by siteverify")] = ""
+    lang: Annotated[str, Field(max_length=35, pattern=r"^[A-Za-z0-9-]*$", description="of the page")] = ""
 
 
 class AnswerRequest(Form):
@@ -37,10 +40,31 @@ class Picture(BaseModel):
     data: Annotated[str, Field(description="the picture in base64")]
 
 
+class Audio(BaseModel):
+    media_type: Literal["audio/mpeg"]
+    data: Annotated[str, Field(description="the recording in base64")]
+    lang: Annotated[str, Field(description="in which it is spoken: en, de or fa")]
+
+
 class ChallengeResponse(BaseModel):
     id: Id
     picture: Picture
+    audio: Annotated[Audio | None, Field(description="the same characters, spoken; null if there is no recording")]
     expires: Milliseconds
+
+    @classmethod
+    def of(cls, issued: Issued, lang: str) -> Self:
+        """What is shown of a challenge on a page in a language."""
+        picture, clip = issued.picture, chosen(issued.picture.audio, lang)
+        audio = clip and {"media_type": MEDIA, "data": _text(clip[1]), "lang": clip[0]}
+        shown = {"media_type": picture.media, "data": _text(picture.data)}
+        return cls.model_validate(
+            {"id": picture.id, "picture": shown, "audio": audio, "expires": issued.challenge.expires}
+        )
+
+
+def _text(data: bytes) -> str:
+    return base64.b64encode(data).decode()
 
 
 class AnswerResponse(BaseModel):

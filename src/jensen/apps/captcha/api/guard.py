@@ -1,4 +1,4 @@
-"""What stands before every request: limits of its body, headers of its answer, a line in the log."""
+"""What stands before every request: headers of its answer, a line in the log, limits of its body."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from jensen.apps.captcha.limits import client_address
 from jensen.apps.captcha.logs import log, say
 from jensen.apps.captcha.metrics import Metrics
-from jensen.apps.captcha.service import Refused
+from jensen.apps.captcha.service import RETRY, Refused
 from jensen.apps.captcha.settings import Settings
 
 FAILED = Refused(500, "internal-error", "The service failed.")
+UNAVAILABLE = Refused(503, "store-unavailable", "The store cannot be reached: try again soon.", RETRY)
 PATIENCE = 10.0  # seconds in which a body must arrive
 HEADERS = {
     "cache-control": "no-store",
@@ -29,7 +30,15 @@ HEADERS = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
 }
-NAMES = {"/challenge": "issue", "/answer": "answer", "/health": "health", "/ready": "ready", "/metrics": "metrics"}
+NAMES = {
+    "/challenge": "issue",
+    "/answer": "answer",
+    "/page": "page",
+    "/widget.js": "widget",
+    "/health": "health",
+    "/ready": "ready",
+    "/metrics": "metrics",
+}
 
 
 def name_of(path: str) -> str:
@@ -48,10 +57,10 @@ def headers_of(refused: Refused) -> dict[str, str]:
 
 
 class Guard:
-    """Reads a request's whole body, which is small, before the application sees it; then adds headers to the answer."""
+    """Adds headers to the answer, logs the request, and answers if the application fails."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics):
-        self._app, self._settings, self._metrics = app, settings, metrics
+    def __init__(self, app: ASGIApp, metrics: Metrics):
+        self._app, self._metrics = app, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -69,7 +78,7 @@ class Guard:
             await send(message)
 
         try:
-            await self._guarded(scope, receive, answer)
+            await self._app(scope, receive, answer)
         except Exception as error:  # noqa: BLE001 (its message may quote the request: only its place is logged)
             log.error("failed", exc_info=error)
             if not begun:
@@ -79,7 +88,17 @@ class Guard:
             self._metrics.time(name, took)
             say("request", request=name, method=scope["method"], status=status, ms=round(1000 * took, 1))
 
-    async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
+
+class Intake:
+    """Reads a request's whole body, which is small, before the application sees it."""
+
+    def __init__(self, app: ASGIApp, settings: Settings):
+        self._app, self._settings = app, settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
         try:
             self._refuse_strangers(scope)
             body = await self._body(scope, receive)

@@ -21,7 +21,7 @@ async def fields(request: Request) -> dict[str, str] | None:
     if media == "application/json":
         given = await _object(request)
     elif media in ("application/x-www-form-urlencoded", "multipart/form-data"):
-        given = await _form(request)
+        given = await read_form(request)
     else:
         return None
     known = {NAMES[key]: value for key, value in (given or {}).items() if key in NAMES and value is not None}
@@ -37,7 +37,7 @@ async def _object(request: Request) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-async def _form(request: Request) -> dict[str, Any] | None:
+async def read_form(request: Request) -> dict[str, Any] | None:
     """A form in which no field is given twice."""
     try:
         async with request.form(max_files=0, max_fields=16) as form:

@@ -26,6 +26,7 @@ class Picture:
         digest: keyed digest of the id and the text.
         media: media type of the data.
         data: the encoded picture.
+        audio: the recordings of the text, packed; empty without any.
     """
 
     id: str
@@ -34,6 +35,7 @@ class Picture:
     digest: bytes
     media: str
     data: bytes
+    audio: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ class Store(Protocol):
         """Put a picture in the pool."""
 
     def waiting(self) -> tuple[int, int]:
-        """Pictures in the pool, and their bytes."""
+        """Pictures in the pool, and their bytes, those of the recordings among them."""
 
     def take(self, now: int, most: int) -> Picture | None:
         """Remove the oldest picture from the pool; None if there is none, or if `most` challenges are open."""

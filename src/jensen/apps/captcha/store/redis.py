@@ -91,7 +91,7 @@ class Redis:
 
     def add(self, picture: Picture) -> None:
         with _reached():
-            self._add([POOL, SIZE], [_packed(picture), len(picture.data)])
+            self._add([POOL, SIZE], [_packed(picture), len(picture.data) + len(picture.audio)])
 
     def waiting(self) -> tuple[int, int]:
         with _reached():
@@ -162,16 +162,17 @@ def _reached() -> Iterator[None]:
 
 
 def _packed(picture: Picture) -> bytes:
-    """A line of JSON, then the bytes of the picture."""
-    head = asdict(picture) | {"digest": picture.digest.hex()}
-    del head["data"]
-    return json.dumps(head).encode() + b"\n" + picture.data
+    """A line of JSON, then the bytes of the picture and of its recordings."""
+    head = asdict(picture) | {"digest": picture.digest.hex(), "data": len(picture.data)}
+    del head["audio"]
+    return json.dumps(head).encode() + b"\n" + picture.data + picture.audio
 
 
 def _unpacked(packed: bytes) -> Picture:
-    line, _, data = packed.partition(b"\n")
+    line, _, rest = packed.partition(b"\n")
     head = json.loads(line)
-    return Picture(**head | {"digest": bytes.fromhex(head["digest"])}, data=data)
+    size = head["data"]
+    return Picture(**head | {"digest": bytes.fromhex(head["digest"]), "data": rest[:size]}, audio=rest[size:])
 
 
 def _challenge(items: list[bytes]) -> Challenge | None:

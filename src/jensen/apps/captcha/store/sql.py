@@ -15,7 +15,7 @@ COLUMNS = {kind: ", ".join(f.name for f in fields(kind)) for kind in (Picture, C
 VALUES = {kind: ", ".join(f":{f.name}" for f in fields(kind)) for kind in (Picture, Challenge)}
 TABLES = (
     "CREATE TABLE IF NOT EXISTS picture (id TEXT PRIMARY KEY, made BIGINT NOT NULL, key TEXT NOT NULL, "
-    "digest {bytes} NOT NULL, media TEXT NOT NULL, data {bytes} NOT NULL)",
+    "digest {bytes} NOT NULL, media TEXT NOT NULL, data {bytes} NOT NULL, audio {bytes} NOT NULL)",
     "CREATE INDEX IF NOT EXISTS picture_made ON picture (made)",
     "CREATE TABLE IF NOT EXISTS challenge (id TEXT PRIMARY KEY, site TEXT NOT NULL, hostname TEXT NOT NULL, "
     "action TEXT NOT NULL, cdata TEXT NOT NULL, key TEXT NOT NULL, digest {bytes} NOT NULL, issued BIGINT NOT NULL, "
@@ -31,7 +31,7 @@ RATES = (
     "CREATE INDEX IF NOT EXISTS rate_due ON rate (due)",
 )
 ADD = f"INSERT INTO picture ({COLUMNS[Picture]}) VALUES ({VALUES[Picture]})"  # noqa: S608 (names of our own fields)
-WAITING = "SELECT count(*), coalesce(sum(length(data)), 0) FROM picture"
+WAITING = "SELECT count(*), coalesce(sum(length(data) + length(audio)), 0) FROM picture"
 OUTSTANDING = "SELECT count(*) FROM challenge WHERE state = 'open' AND expires > :now"
 TAKE = (
     "DELETE FROM picture WHERE id = (SELECT id FROM picture ORDER BY made LIMIT 1 {lock}) "  # noqa: S608

@@ -1,0 +1,396 @@
+"""The pages and the widget in Chromium: a person's ways through them, accessibility, and what they may load."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from pathlib import Path
+from urllib.parse import urlencode
+
+import httpx
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+
+import browser as browsers
+from browser import POLICY, TEXT, chromium, shop, supply, visit
+from captcha_service import HOST, SECRETS, SITE, listening
+from captcha_service import Visitor as Client
+from jensen.apps.captcha import demo, service
+from jensen.apps.captcha.api.words import MESSAGES
+
+pytestmark = pytest.mark.skipif(
+    browsers.PROGRAM is None and not browsers.REQUIRED, reason="Chromium is not installed on this machine"
+)
+SITES = {SITE: {"secret": SECRETS[SITE], "hostnames": [HOST, "localhost"]}}
+DEMO = {demo.SITE: {"secret": "0123456789abcdef" * 2, "hostnames": ["127.0.0.1"]}}
+EN = MESSAGES["en"]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """The address of a service, and its store."""
+    with listening(tmp_path_factory.mktemp("service"), pictures=0, sites=SITES) as (address, store):
+        supply(store, 60)
+        yield address, store
+
+
+@pytest.fixture(scope="module")
+def shopped(served):
+    """The address of a shop on another origin, and its orders."""
+    with shop(served[0]) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def demonstration(tmp_path_factory):
+    with listening(tmp_path_factory.mktemp("demo"), pictures=0, sites=DEMO, demo=True) as (address, store):
+        supply(store, 30)
+        yield address
+
+
+@pytest.fixture
+def visitor(browser):
+    with visit(browser) as found:
+        yield found
+        assert found.errors == []
+
+
+def at(shopped, **query):
+    return f"{shopped[0]}/?{urlencode(query)}"
+
+
+def widget(page, lang="en"):
+    return page.get_by_role("group", name=MESSAGES[lang]["title"])
+
+
+def opened(visitor, address, lang="en"):
+    """The widget of a page, with its picture."""
+    visitor.page.goto(address)
+    found = widget(visitor.page, lang)
+    found.get_by_role("img").wait_for()
+    return found
+
+
+def picture(found):
+    return found.get_by_role("img").get_attribute("src")
+
+
+def button(found, name, lang="en"):
+    return found.get_by_role("button", name=MESSAGES[lang][name])
+
+
+def says(found, sentence, lang="en", **values):
+    found.get_by_role("status").get_by_text(MESSAGES[lang][sentence].format(**values)).wait_for()
+
+
+def test_a_person_looks_asks_for_another_picture_listens_types_and_passes(visitor, shopped):
+    found = opened(visitor, at(shopped, more='data-response-field-name="cf-turnstile-response other"'))
+    image = found.get_by_role("img")
+    assert image.get_attribute("alt") == EN["alt"]
+    assert image.evaluate("(image) => [image.naturalWidth, image.naturalHeight]") == [64, 24]
+    first = picture(found)
+    button(found, "fresh").click()
+    says(found, "renewed")
+    assert picture(found) != first
+    listen = button(found, "listen")
+    listen.click()
+    visitor.page.wait_for_function(
+        "() => document.querySelector('.jensen-captcha').shadowRoot.querySelector('[aria-pressed=true]')"
+    )
+    listen.click()
+    assert listen.get_attribute("aria-pressed") == "false"
+    found.get_by_label(EN["label"]).fill(f" {TEXT[:2]} {TEXT[2:]} ")
+    button(found, "check").click()
+    found.get_by_text(EN["passed"]).wait_for()
+    ((name, token),) = visitor.calls()
+    assert name == "solved"
+    assert visitor.page.evaluate("jensenCaptcha.getResponse()") == token
+    visitor.page.get_by_role("button", name="Buy").click()
+    visitor.page.get_by_text("Thank you").wait_for()
+    assert shopped[1][-1] == {
+        "item": "tea",
+        "jensen-captcha-response": token,
+        "cf-turnstile-response": token,
+        "other": token,
+    }
+    assert visitor.page.evaluate("[document.cookie, localStorage.length, sessionStorage.length]") == ["", 0, 0]
+    assert visitor.page.context.cookies() == []
+
+
+def test_the_recording_is_played_to_its_end(visitor, shopped):
+    """The clip is decoded: its length is that of the recording."""
+    visitor.page.add_init_script(
+        "const made = Audio; window.Audio = function () { return (window.heard = new made()); };"
+    )
+    found = opened(visitor, at(shopped))
+    button(found, "listen").click()
+    visitor.page.wait_for_function("heard.currentTime > 0.5")
+    assert 3 < visitor.page.evaluate("heard.duration") < 15
+    visitor.page.evaluate("heard.currentTime = heard.duration - 0.2")
+    visitor.page.wait_for_function("heard.ended")
+    assert button(found, "listen").get_attribute("aria-pressed") == "false"
+
+
+def test_a_wrong_answer_is_said_and_the_right_one_passes_after_it(visitor, shopped):
+    found = opened(visitor, at(shopped))
+    field, first = found.get_by_label(EN["label"]), picture(found)
+    button(found, "check").click()
+    says(found, "missing")
+    field.fill("1111")
+    field.press("Enter")
+    says(found, "wrong", left="2")
+    assert field.get_attribute("aria-invalid") == "true"
+    assert field.evaluate("(field) => field.matches(':focus') && field.selectionEnd - field.selectionStart") == 4
+    assert picture(found) == first
+    field.fill(TEXT)
+    field.press("Enter")
+    found.get_by_text(EN["passed"]).wait_for()
+
+
+def test_three_wrong_answers_and_a_late_one_get_another_picture(visitor, shopped, monkeypatch):
+    found = opened(visitor, at(shopped))
+    field, first = found.get_by_label(EN["label"]), picture(found)
+    for sentence, left in (("wrong", "2"), ("wrong", "1"), ("spent", "")):
+        field.fill("1111")
+        field.press("Enter")
+        says(found, sentence, left=left)
+    second = picture(found)
+    assert second != first
+    assert field.input_value() == ""
+    now = service.current
+    monkeypatch.setattr(service, "current", lambda: now() + 301_000)
+    field.fill(TEXT)
+    field.press("Enter")
+    says(found, "expired")
+    assert picture(found) != second
+    assert [text for text in visitor.errors if "410 (Gone)" not in text] == []
+    visitor.errors.clear()
+
+
+def test_a_form_that_is_sent_first_is_checked_first(visitor, shopped):
+    found = opened(visitor, at(shopped))
+    buy = visitor.page.get_by_role("button", name="Buy")
+    count = len(shopped[1])
+    buy.click()
+    says(found, "missing")
+    assert len(shopped[1]) == count
+    found.get_by_label(EN["label"]).fill(TEXT)
+    buy.click()
+    visitor.page.get_by_text("Thank you").wait_for()
+
+
+def test_a_token_that_was_not_used_in_time_is_taken_back(visitor, shopped):
+    visitor.page.clock.install()
+    found = opened(visitor, at(shopped))
+    found.get_by_label(EN["label"]).fill(TEXT)
+    button(found, "check").click()
+    found.get_by_text(EN["passed"]).wait_for()
+    visitor.page.clock.fast_forward(301_000)
+    says(found, "lapsed")
+    assert [name for name, *_ in visitor.calls()] == ["solved", "lapsed"]
+    assert visitor.page.locator("input[name=jensen-captcha-response]").input_value() == ""
+
+
+def test_an_empty_pool_is_asked_again_by_itself(browser, tmp_path):
+    with (
+        listening(tmp_path, pictures=0, sites=SITES) as (address, store),
+        shop(address) as shopped,
+        visit(browser) as visitor,
+    ):
+        visitor.page.clock.install()
+        visitor.page.goto(at(shopped))
+        found = widget(visitor.page)
+        says(found, "busy")
+        assert visitor.calls() == [["failed", "empty-pool"]]
+        supply(store, 1)
+        visitor.page.clock.fast_forward(5000)
+        found.get_by_role("img").wait_for()
+        assert found.get_by_role("status").inner_text() == ""
+        assert [text for text in visitor.errors if "503 (Service Unavailable)" not in text] == []
+
+
+def test_a_network_that_is_down_is_said_and_the_answer_is_kept(visitor, shopped):
+    found = opened(visitor, at(shopped))
+    field = found.get_by_label(EN["label"])
+    visitor.page.route("**/answer", lambda route: route.abort())
+    field.fill(TEXT)
+    field.press("Enter")
+    says(found, "offline")
+    assert field.input_value() == TEXT
+    visitor.page.unroute("**/answer")
+    field.press("Enter")
+    found.get_by_text(EN["passed"]).wait_for()
+    assert visitor.calls()[0] == ["failed", "network"]
+    assert [text for text in visitor.errors if "ERR_FAILED" not in text] == []
+    visitor.errors.clear()
+
+
+def test_a_page_of_another_site_is_told_so(visitor, shopped):
+    visitor.page.goto(at(shopped, site="nobody"))
+    says(widget(visitor.page), "refused")
+    assert visitor.calls() == [["failed", "unknown-site"]]
+    visitor.page.get_by_role("button", name="Buy").click()  # the shop's server decides
+    visitor.page.get_by_text("Refused").wait_for()
+    assert [text for text in visitor.errors if "404 (Not Found)" not in text] == []
+    visitor.errors.clear()
+
+
+FOCUSED = """() => {
+  let found = document.activeElement;
+  while (found.shadowRoot?.activeElement) found = found.shadowRoot.activeElement;
+  const style = getComputedStyle(found);
+  return [found.textContent.trim() || found.id || found.name, style.outlineStyle, parseFloat(style.outlineWidth)];
+}"""
+
+
+def test_the_keyboard_is_enough_and_its_focus_is_seen(visitor, shopped):
+    opened(visitor, at(shopped))
+    page, seen = visitor.page, []
+    for _ in range(6):
+        page.keyboard.press("Tab")
+        name, style, width = page.evaluate(FOCUSED)
+        seen.append(name)
+        assert style != "none"
+        assert width >= (1 if name in ("item", "Buy") else 3)  # the shop's own have those of the browser
+    assert seen == ["item", "answer", EN["check"], EN["fresh"], EN["listen"], "Buy"]
+    for _ in range(2):
+        page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Enter")
+    says(widget(page), "renewed")
+    for _ in range(2):
+        page.keyboard.press("Shift+Tab")
+    page.keyboard.type(TEXT)
+    page.keyboard.press("Enter")
+    widget(page).get_by_text(EN["passed"]).wait_for()
+    assert page.evaluate(FOCUSED)[0] == EN["passed"]
+    page.keyboard.press("Tab")
+    assert page.evaluate(FOCUSED)[0] == "Buy"
+    page.keyboard.press("Enter")
+    page.get_by_text("Thank you").wait_for()
+
+
+def test_without_javascript_the_check_is_a_form(browser, served, shopped):
+    with visit(browser, java_script_enabled=False) as visitor:
+        page = visitor.page
+        page.goto(f"{served[0]}/page?site_key={SITE}")
+        first = page.get_by_role("img").get_attribute("src")
+        assert page.locator("audio").get_attribute("aria-label") == EN["recording"]
+        page.get_by_role("link", name=EN["fresh"]).click()
+        assert page.get_by_role("img").get_attribute("src") != first
+        page.get_by_label(EN["label"]).fill("1111")
+        page.get_by_role("button", name=EN["check"]).click()
+        page.get_by_text(EN["spent"]).wait_for()
+        page.get_by_label(EN["label"]).fill(TEXT)
+        page.get_by_role("button", name=EN["check"]).click()
+        token = page.get_by_label(EN["token"]).input_value()
+        page.goto(f"{served[0]}/page?site_key={SITE}&return_to={shopped[0]}/buy")
+        page.get_by_label(EN["label"]).fill(TEXT)
+        page.keyboard.press("Enter")
+        page.get_by_role("button", name=EN["continue"].format(hostname="localhost")).click()
+        page.get_by_text("Thank you").wait_for()
+        assert visitor.errors == []
+    with httpx.Client(base_url=served[0], timeout=60) as client:
+        assert Client(client).verify(token)["success"]
+
+
+def test_without_javascript_the_demonstration_takes_a_code(browser, demonstration):
+    with visit(browser, java_script_enabled=False) as visitor:
+        page = visitor.page
+        page.goto(demonstration)
+        page.get_by_label(EN["demo_comment"]).fill("Hello")
+        with page.context.expect_page() as other:
+            page.get_by_role("link", name=EN["demo_open"]).click()
+        other.value.get_by_label(EN["label"]).fill(TEXT)
+        other.value.keyboard.press("Enter")
+        page.get_by_label(EN["token"]).fill(other.value.get_by_label(EN["token"]).input_value())
+        page.get_by_role("button", name=EN["demo_send"]).click()
+        page.get_by_text(EN["demo_accepted"]).wait_for()
+        assert page.get_by_text("Hello").is_visible()
+
+
+def test_the_demonstration_posts_a_comment(visitor, demonstration):
+    found = opened(visitor, f"{demonstration}/?lang=fa", "fa")
+    visitor.page.get_by_label(MESSAGES["fa"]["demo_comment"]).fill("\u0633\u0644\u0627\u0645")
+    found.get_by_label(MESSAGES["fa"]["label"]).fill("\u06f7\u06f0\u06f3\u06f8")  # in Persian digits
+    visitor.page.get_by_role("button", name=MESSAGES["fa"]["demo_send"]).click()
+    visitor.page.get_by_text(MESSAGES["fa"]["demo_accepted"]).wait_for()
+
+
+def addresses(kind, lang, served, shopped, demonstration):
+    return {
+        "widget": at(shopped, lang=lang),
+        "demo": f"{demonstration}/?lang={lang}",
+        "check": f"{served[0]}/page?site_key={SITE}&lang={lang}",
+    }[kind]
+
+
+@pytest.mark.parametrize(("kind", "scheme"), itertools.product(("widget", "demo", "check"), ("light", "dark")))
+def test_pages_are_accessible_and_fit_the_smallest_screen(browser, served, shopped, demonstration, kind, scheme):
+    """axe-core finds nothing; nothing is wider than the screen; what is pressed has 44 pixels; right-to-left holds."""
+    for lang in MESSAGES:
+        with visit(browser, color_scheme=scheme) as visitor:
+            page = visitor.page
+            page.goto(addresses(kind, lang, served, shopped, demonstration))
+            page.get_by_role("img").wait_for()
+            found = Axe().run(page)
+            assert found.violations_count == 0, found.generate_report()
+            assert page.evaluate("document.documentElement.scrollWidth") <= 320
+            scope = widget(page, lang) if kind == "widget" else page
+            for pressed in (*scope.get_by_role("button").all(), *scope.get_by_role("link").all()):
+                assert pressed.bounding_box()["height"] >= 44
+                assert pressed.bounding_box()["width"] >= 44
+            field = page.get_by_label(MESSAGES[lang]["label"])
+            direction = "(element) => getComputedStyle(element).direction"
+            assert field.evaluate(direction) == "ltr"
+            above = "(element) => getComputedStyle(element.closest('form, [role=group]')).direction"
+            assert field.evaluate(above) == ("rtl" if lang == "fa" else "ltr")
+            assert visitor.errors == []
+            assert page.evaluate("violations") == []
+            field.fill("1111")
+            field.press("Enter")
+            page.get_by_text(
+                re.compile(f"^{re.escape(MESSAGES[lang]['wrong'].split('{')[0])}|{re.escape(MESSAGES[lang]['spent'])}")
+            ).wait_for()
+            found = Axe().run(page)
+            assert found.violations_count == 0, found.generate_report()
+
+
+def test_the_checks_of_accessibility_and_policy_see_what_is_wrong(browser, shopped):
+    with visit(browser) as visitor:
+        found = opened(visitor, at(shopped))
+        found.get_by_role("img").evaluate("(image) => image.removeAttribute('alt')")
+        found.get_by_role("status").evaluate("(status) => { status.textContent = 'x'; status.style.color = '#ddd'; }")
+        rules = {violation["id"] for violation in Axe().run(visitor.page).response["violations"]}
+        assert {"image-alt", "color-contrast"} <= rules
+        visitor.page.evaluate("document.body.append(Object.assign(new Image(), { src: 'https://evil.example/x.png' }))")
+        visitor.page.wait_for_function("violations.includes('img-src')")
+        assert visitor.errors
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_a_theme_can_be_chosen(browser, shopped, theme):
+    other = {"light": "dark", "dark": "light"}[theme]
+    with visit(browser, color_scheme=other) as visitor:
+        colours = "(group) => getComputedStyle(group).backgroundColor"
+        chosen = opened(visitor, at(shopped, more=f'data-theme="{theme}"')).evaluate(colours)
+        assert chosen == {"light": "rgb(255, 255, 255)", "dark": "rgb(27, 33, 41)"}[theme]
+        assert opened(visitor, at(shopped)).evaluate(colours) != chosen
+
+
+@pytest.mark.parametrize(("motion", "duration"), [("reduce", "0s"), ("no-preference", "0.15s")])
+def test_nothing_moves_for_those_who_want_no_motion(browser, shopped, motion, duration):
+    with visit(browser, reduced_motion=motion) as visitor:
+        image = opened(visitor, at(shopped)).get_by_role("img")
+        assert image.evaluate("(image) => getComputedStyle(image).transitionDuration") == duration
+
+
+def test_the_policy_that_is_documented_for_sites_is_that_of_the_shop():
+    page = (Path(__file__).parent.parent / "docs" / "serve.md").read_text(encoding="utf-8")
+    for directive in POLICY.format(service="https://captcha.shop.example").split("; ")[1:-1]:
+        assert directive in page
