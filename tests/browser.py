@@ -50,12 +50,12 @@ def chromium() -> Iterator[Browser]:
             browser.close()
 
 
-def supply(store: Store, count: int, text: str = TEXT) -> None:
+def supply(store: Store, count: int, text: str = TEXT, style: Style = Style()) -> None:  # noqa: B008
     """Put pictures of a text in the pool that people could read and hear, each another one."""
-    painter, clips = Painter(Style()), Speaker(["en", "de", "fa"], text).clips(text)
+    painter, clips = Painter(style), Speaker(["en", "de", "fa"], text).clips(text)
     for k in range(count):
         file = BytesIO()
-        Image.fromarray(painter.paint(k, 0, text=text)[1][..., 0]).save(file, "WEBP", lossless=True)
+        Image.fromarray(painter.paint(k, 0, text=text)[1].squeeze()).save(file, "WEBP", lossless=True)
         fill(store, 1, text=text, data=file.getvalue(), clips=clips)
 
 

@@ -1,0 +1,49 @@
+"""Pictures of the pages for docs/serve.md: `python tests/screenshots.py`, from the root of the repository."""
+
+from __future__ import annotations
+
+import sys
+from io import BytesIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from PIL import Image
+
+from browser import chromium, supply, visit
+from captcha_service import listening
+from jensen.apps.captcha import demo
+from jensen.data.captcha import Style
+
+OUT = Path(__file__).resolve().parents[1] / "docs" / "serve"
+PHONE, DESK = {"width": 360, "height": 700}, {"width": 760, "height": 640}
+LETTERS = Style(alphabet="ABCDEFGHKLMNPRSTUVWXYZ23456789", length=6, height=48, width=144, colour=True)
+SITES = {demo.SITE: {"secret": "0123456789abcdef" * 2, "hostnames": ["127.0.0.1"]}}
+PICTURES = {  # what it is called: the address, the screen, the colours
+    "phone-light": ("/?lang=en", PHONE, "light"),
+    "phone-dark": ("/?lang=de", PHONE, "dark"),
+    "phone-persian": ("/?lang=fa", PHONE, "light"),
+    "desk-light": ("/?lang=en", DESK, "light"),
+    "desk-dark": (f"/page?site_key={demo.SITE}&lang=en", DESK, "dark"),
+}
+
+
+def main() -> int:
+    """Write every picture in few colours."""
+    OUT.mkdir(exist_ok=True)
+    with (
+        TemporaryDirectory() as place,
+        listening(Path(place), pictures=0, sites=SITES, demo=True) as (address, store),
+        chromium() as browser,
+    ):
+        supply(store, 8, "M7KX4R", LETTERS)
+        for name, (path, screen, colours) in PICTURES.items():
+            with visit(browser, viewport=screen, color_scheme=colours, device_scale_factor=2) as visitor:
+                visitor.page.goto(address + path)
+                visitor.page.get_by_role("img").wait_for()
+                taken = Image.open(BytesIO(visitor.page.screenshot(full_page=True))).convert("RGB")
+            taken.quantize(128).save(OUT / f"{name}.png", optimize=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
