@@ -71,7 +71,7 @@ class Asked:
 
     def page(
         self, template: str, status: int = 200, *, scripts: str = "'none'", target: str = "", **values: Any
-    ) -> Any:
+    ) -> HTMLResponse:
         """A page in the visitor's language, which may send forms here and to the origin `target`."""
         common = {"language": self.language, "words": MESSAGES[self.language], "response": RESPONSE}
         headers = {
