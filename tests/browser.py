@@ -50,7 +50,7 @@ def chromium() -> Iterator[Browser]:
             browser.close()
 
 
-def supply(store: Store, count: int, text: str = TEXT, style: Style = Style()) -> None:  # noqa: B008
+def supply(store: Store, count: int, text: str = TEXT, style: Style = Style()) -> None:
     """Put pictures of a text in the pool that people could read and hear, each another one."""
     painter, clips = Painter(style), Speaker(["en", "de", "fa"], text).clips(text)
     for k in range(count):

@@ -45,6 +45,10 @@ def typed(visitor, page, answer=ANSWER, **more):
     return visitor.client.post("/page", data={**given, "answer": answer, **more})
 
 
+def name_of(page):
+    return re.search(r'name="id" value="([^"]*)"', page.text)[1]
+
+
 def token_of(page):
     return re.search(r"<textarea [^>]*>([^<]*)</textarea>|response\" value=\"([^\"]*)\"", page.text).group(1, 2)
 
@@ -175,19 +179,25 @@ def test_nothing_is_sent_to_other_addresses(visitor, back, status):
         assert "-response" not in page.text
 
 
-def test_an_answer_that_is_not_right_is_followed_by_another_picture(visitor, monkeypatch):
-    english = words.MESSAGES["en"]
-    page = shown(visitor)
-    (first,) = re.findall(r'name="id" value="([^"]*)"', page.text)
-    for answer, sentence in (("WRONG", "spent"), ("  ", "missing"), (ANSWER, None)):
+def test_an_answer_that_is_not_right_is_followed_by_another_picture(visitor):
+    page, names = shown(visitor), set()
+    for answer, sentence in (("WRONG", "spent"), ("  ", "missing"), (ANSWER, "token")):
+        names.add(name_of(page))
         page = typed(visitor, page, answer)
         assert page.status_code == 200
-        assert (english[sentence] if sentence else english["token"]) in page.text
-    page, now = shown(visitor), service.current
-    monkeypatch.setattr(service, "current", lambda: now() + 301_000)
-    page = typed(visitor, page)
-    assert english["expired"] in page.text
-    assert first not in page.text
+        assert words.MESSAGES["en"][sentence] in page.text
+    assert len(names) == 3
+
+
+def test_an_answer_that_is_late_or_repeated_is_followed_by_another_picture(tmp_path, monkeypatch):
+    with visiting(tmp_path) as visitor:
+        page, other, now = shown(visitor), shown(visitor), service.current
+        typed(visitor, page)
+        again = typed(visitor, page)
+        monkeypatch.setattr(service, "current", lambda: now() + 301_000)
+        for found in (again, typed(visitor, other), typed(visitor, shown(visitor), id="A" * 24)):
+            assert words.MESSAGES["en"]["expired"] in found.text
+            assert name_of(found) not in (name_of(page), name_of(other))
 
 
 def test_why_there_is_no_picture_is_one_sentence(tmp_path, monkeypatch):

@@ -40,11 +40,11 @@ TEMPLATES = Environment(loader=PackageLoader("jensen.apps.captcha", "page"), aut
 
 
 def add_pages(app: FastAPI) -> None:
-    """Add the pages; the demonstration if the service is one."""
+    """Add the pages; the demonstration if the service is one, with its site."""
     for name, media in FILES.items():
         _add_file(app, name, media)
     _add_check(app)
-    if app.state.service.settings.demo:
+    if app.state.service.settings.demo and demo.SITE in app.state.service.sites:
         _add_demo(app)
 
 
@@ -162,8 +162,9 @@ class Check:
     def _page(self, sentence: str, **values: Any) -> HTMLResponse:
         kept = ("site_key", "lang", "action", "cdata", "return_to")
         fields = {name: self._asked.given[name] for name in kept if self._asked.given.get(name)}
-        minutes = number(self._service.settings.token_seconds // 60, self._asked.language)
-        common = {"hostname": self._hostname, "sentence": sentence, "fields": fields, "minutes": minutes}
+        language, words = self._asked.language, MESSAGES[self._asked.language]
+        minutes = number(self._service.settings.token_seconds // 60, language)
+        common = {"hostname": self._hostname, "sentence": words.get(sentence), "fields": fields, "minutes": minutes}
         nothing = {"wrong": False, "again": False, "shown": None, "token": None, "back": ""}
         return self._asked.page("check.html", **nothing | common | values)
 
@@ -186,7 +187,8 @@ def _add_demo(app: FastAPI) -> None:
     secret = service.sites[demo.SITE].secret.get_secret_value()
 
     def page(asked: Asked, found: Mapping[str, Any] | None) -> HTMLResponse:
-        values = {"languages": MESSAGES, "site": demo.SITE, "found": found, "comment": asked.given.get("comment", "")}
+        comment = asked.given.get("comment", "")
+        values: dict[str, Any] = {"languages": MESSAGES, "site": demo.SITE, "found": found, "comment": comment}
         return asked.page("demo.html", scripts="'self'", **values)
 
     @app.get("/", include_in_schema=False)
