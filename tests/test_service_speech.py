@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from captcha_service import settings
+from captcha_service import Classical, settings
 from jensen.apps.captcha import speech
 from jensen.apps.captcha.clips import unpacked
-from jensen.apps.captcha.pool import Classical, Pool, speaker
+from jensen.apps.captcha.pool import Pool, speaker
 from jensen.apps.captcha.speech import Speaker, Speechless
 from jensen.apps.captcha.store import open_store
 
