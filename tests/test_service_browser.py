@@ -130,7 +130,7 @@ def test_a_person_looks_asks_for_another_picture_listens_types_and_passes(visito
     listen.click()
     until(lambda: listen.get_attribute("aria-pressed") == "true")
     listen.click()
-    assert listen.get_attribute("aria-pressed") == "false"
+    until(lambda: listen.get_attribute("aria-pressed") == "false")
     found.get_by_label(EN["label"]).fill(f" {TEXT[:2]} {TEXT[2:]} ")
     button(found, "check").click()
     found.get_by_text(EN["passed"]).wait_for()
@@ -160,7 +160,7 @@ def test_the_recording_is_played_to_its_end(visitor, shopped):
     assert 3 < visitor.page.evaluate("heard.duration") < 15
     visitor.page.evaluate("heard.currentTime = heard.duration - 0.2")
     until(lambda: visitor.page.evaluate("heard.ended"))
-    assert button(found, "listen").get_attribute("aria-pressed") == "false"
+    until(lambda: button(found, "listen").get_attribute("aria-pressed") == "false")
 
 
 def test_a_wrong_answer_is_said_and_the_right_one_passes_after_it(visitor, shopped):
@@ -361,6 +361,8 @@ def test_pages_are_accessible_and_fit_the_smallest_screen(browser, served, shopp
             page = visitor.page
             page.goto(addresses(kind, lang, served, shopped, demonstration))
             page.get_by_role("img").wait_for()
+            assert visitor.errors == []
+            assert page.evaluate("violations") == []  # axe-core has styles of its own, which the policy forbids
             found = Axe().run(page)
             assert found.violations_count == 0, found.generate_report()
             assert page.evaluate("document.documentElement.scrollWidth") <= 320
@@ -373,8 +375,6 @@ def test_pages_are_accessible_and_fit_the_smallest_screen(browser, served, shopp
             assert field.evaluate(direction) == "ltr"
             above = "(element) => getComputedStyle(element.closest('form, [role=group]')).direction"
             assert field.evaluate(above) == ("rtl" if lang == "fa" else "ltr")
-            assert visitor.errors == []
-            assert page.evaluate("violations") == []
             field.fill("1111")
             field.press("Enter")
             page.get_by_text(
@@ -388,7 +388,9 @@ def test_the_checks_of_accessibility_and_policy_see_what_is_wrong(browser, shopp
     with visit(browser) as visitor:
         found = opened(visitor, at(shopped))
         found.get_by_role("img").evaluate("(image) => image.removeAttribute('alt')")
-        found.get_by_role("status").evaluate("(status) => { status.textContent = 'x'; status.style.color = '#ddd'; }")
+        found.get_by_role("status").evaluate(
+            "(status) => { status.textContent = 'hardly seen'; status.style.color = '#ddd'; }"
+        )
         rules = {violation["id"] for violation in Axe().run(visitor.page).response["violations"]}
         assert {"image-alt", "color-contrast"} <= rules
         visitor.page.evaluate("document.body.append(Object.assign(new Image(), { src: 'https://evil.example/x.png' }))")
