@@ -11,9 +11,9 @@ BY_HASH := $(PIP) --no-deps --require-hashes -r
 
 demo: .venv/ready  ## train the CAPTCHA model, draw, read back, report: eight to ten minutes on two cores
 	$(BIN)/jensen train captcha --out $(RUN) $(RESUME)
-	@echo "make serve    # serves CAPTCHAs of this model on this machine"
+	@echo "make serve    # serves CAPTCHAs that this model draws, on this machine"
 
-serve: .venv/serve  ## serve CAPTCHAs on this machine: of the model of `make demo`, or of the classical drawer without one
+serve: .venv/serve  ## serve CAPTCHAs on this machine: of the model of `make demo`, or of one that is part of jensen
 	$(BIN)/jensen serve $(if $(wildcard $(RUN)/model.safetensors),$(RUN)) --demo
 
 test: .venv/dev lint  ## everything that must hold
