@@ -394,7 +394,7 @@ def test_the_checks_of_accessibility_and_policy_see_what_is_wrong(browser, shopp
         rules = {violation["id"] for violation in Axe().run(visitor.page).response["violations"]}
         assert {"image-alt", "color-contrast"} <= rules
         visitor.page.evaluate("document.body.append(Object.assign(new Image(), { src: 'https://evil.example/x.png' }))")
-        until(lambda: visitor.page.evaluate("violations") == ["img-src"])
+        until(lambda: "img-src" in visitor.page.evaluate("violations"))
         assert visitor.errors
 
 
