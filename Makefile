@@ -75,7 +75,7 @@ benchmarks/.venv/ready: pyproject.toml constraints.txt benchmarks/requirements.t
 	touch $@
 
 .venv/serve: .venv/ready
-	$(PIP) -c constraints.txt --no-build-isolation -e '.[serve]'
+	$(PIP) -c constraints.txt --no-build-isolation -e '.[serve,audio]'
 	touch $@
 
 .venv/dev: .venv/ready

@@ -28,7 +28,7 @@ FORM = """<!doctype html>
   <div class="jensen-captcha" data-site-key="{{ site_key }}"></div>
   <button>Sign up</button>
 </form>
-<script src="{{ captcha }}/widget.js" async></script>
+<script src="{{ captcha }}/widget.js" defer></script>
 """
 settings.configure(
     SECRET_KEY=secrets.token_hex(32),

@@ -21,7 +21,7 @@ FORM = f"""<!doctype html>
   <div class="jensen-captcha" data-site-key="{SITE_KEY}"></div>
   <button>Sign up</button>
 </form>
-<script src="{CAPTCHA}/widget.js" async></script>
+<script src="{CAPTCHA}/widget.js" defer></script>
 """
 app = Flask(__name__)
 

@@ -51,7 +51,8 @@ def test_a_form_accepts_a_solved_captcha_once_and_nothing_else(example, tmp_path
         environment = {"CAPTCHA": service, "CAPTCHA_SITE_KEY": SITE, "CAPTCHA_SECRET": SECRETS[SITE]}
         with running(example, environment) as browser:
             page = browser.get("/").text
-            assert f'<script src="{service}/widget.js" async></script>' in page
+            assert f'<script src="{service}/widget.js" defer></script>' in page
+            assert answers(service, "/widget.js")
             assert f'<div class="jensen-captcha" data-site-key="{SITE}"></div>' in page
 
             def send(**more):
