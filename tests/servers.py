@@ -134,13 +134,21 @@ def serving(
 ) -> Iterator[tuple[subprocess.Popen, dict[str, Any]]]:
     """The process of `jensen serve`, and the first event that it logs."""
     command = [sys.executable, "-c", "from jensen.cli.main import entry; entry()", "serve", *words]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, env=os.environ | (environment or {}), **pipes) as process:
-        try:
-            lines = iter(process.stderr.readline, "")
-            yield process, next(json.loads(line) for line in lines if line.startswith("{"))
-        finally:
-            process.kill()
+    with TemporaryDirectory(prefix="serving") as place, Path(place, "log").open("w+") as log:
+        pipes = {"stdout": subprocess.PIPE, "stderr": log, "text": True}
+        with subprocess.Popen(command, env=os.environ | (environment or {}), **pipes) as process:
+            try:
+                within(SLOW, lambda: events(log.name) or process.poll() is not None)
+                assert events(log.name), Path(log.name).read_text()
+                yield process, events(log.name)[0]
+            finally:
+                process.kill()
+
+
+def events(log: str) -> list[dict[str, Any]]:
+    """The lines of a log that are events, and whole."""
+    lines = Path(log).read_text().splitlines(True)
+    return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("\n")]
 
 
 @contextmanager
