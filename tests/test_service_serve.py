@@ -20,6 +20,7 @@ from PIL import Image
 
 from captcha_service import ANSWER, SECRET, SECRETS, SITE, Visitor, fill
 from jensen.apps.captcha.demo import SITE as DEMO
+from jensen.apps.captcha.parent import STARTER
 from jensen.apps.captcha.store import open_store
 from jensen.cli import serving as extra
 from jensen.cli.main import main
@@ -107,6 +108,14 @@ def test_a_kill_loses_nothing_and_leaves_no_process(tmp_path):
             assert visitor.verify(used)["error-codes"] == ["timeout-or-duplicate"]
             assert visitor.type(name, ANSWER).json()["solved"]
     store.close()
+
+
+def test_a_process_ends_if_its_parent_ended_before_it_could_look():
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    code = "import time; from jensen.apps.captcha.parent import end_with_parent; end_with_parent(); time.sleep(300)"
+    ran = subprocess.run([sys.executable, "-c", code], env=os.environ | {STARTER: str(gone.pid)})
+    assert ran.returncode == -signal.SIGTERM
 
 
 def test_a_run_that_is_not_there_ends_the_service():

@@ -21,6 +21,7 @@ from uvicorn.supervisors import Multiprocess
 
 from jensen.apps.captcha import demo
 from jensen.apps.captcha.logs import say, start_logs
+from jensen.apps.captcha.parent import STARTER
 from jensen.apps.captcha.settings import PREFIX, read_settings
 from jensen.apps.captcha.store import Unavailable, open_store
 from jensen.core.failure import Failure, Told
@@ -164,7 +165,7 @@ class Drawing:
         """Start it until it is to end; one that refuses its settings (exit code 2) ends the service."""
         wait = 1.0
         while not self.ended.is_set():
-            self.process = subprocess.Popen(self.command)
+            self.process = subprocess.Popen(self.command, env=os.environ | {STARTER: str(os.getpid())})
             code = self.process.wait()
             if self.ended.is_set():
                 return
