@@ -487,7 +487,7 @@ def answer_times(place, slower=0.0, count=200):
 
 
 def test_right_and_wrong_answers_take_times_that_cannot_be_told_apart(tmp_path):
-    """Mann and Whitney's test of 200 answers of each kind at the level 1e-4; it sees half of them delayed by twice their
+    """Mann and Whitney's test of 200 answers of each kind at the level 1e-4; it sees one kind delayed by twice its
     interquartile range.
     """
     for name in ("equal", "slower"):
