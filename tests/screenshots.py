@@ -9,14 +9,14 @@ from tempfile import TemporaryDirectory
 
 from PIL import Image
 
-from browser import chromium, supply, visit
-from captcha_service import listening
+from browser import chromium, visit
+from captcha_service import listening, settings
 from jensen.apps.captcha import demo
-from jensen.data.captcha import Style
+from jensen.apps.captcha.pool import Pool, Trained, speaker
+from jensen.runs.opening import open_run
 
 OUT = Path(__file__).resolve().parents[1] / "docs" / "serve"
 PHONE, DESK = {"width": 360, "height": 700}, {"width": 760, "height": 640}
-LETTERS = Style(alphabet="ABCDEFGHKLMNPRSTUVWXYZ23456789", length=6, height=48, width=144, colour=True)
 SITES = {demo.SITE: {"secret": "0123456789abcdef" * 2, "hostnames": ["127.0.0.1"]}}
 PICTURES = {  # what it is called: the address, the screen, the colours
     "phone-light": ("/?lang=en", PHONE, "light"),
@@ -28,14 +28,17 @@ PICTURES = {  # what it is called: the address, the screen, the colours
 
 
 def main() -> int:
-    """Write every picture in few colours."""
+    """Write every picture in few colours, with CAPTCHAs of the model that is part of jensen."""
     OUT.mkdir(exist_ok=True)
+    drawer = Trained(open_run(Path(demo.RUN)))
     with (
         TemporaryDirectory() as place,
         listening(Path(place), pictures=0, sites=SITES, demo=True) as (address, store),
         chromium() as browser,
     ):
-        supply(store, 8, "M7KX4R", LETTERS)
+        pool = Pool(drawer, store, chosen := settings(Path(place)), speaker(chosen, drawer.texts.alphabet))
+        while store.waiting()[0] < len(PICTURES):
+            pool.add(8)
         for name, (path, screen, colours) in PICTURES.items():
             with visit(browser, viewport=screen, color_scheme=colours, device_scale_factor=2) as visitor:
                 visitor.page.goto(address + path)

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import logging
+import re
 import os
 import shutil
 import subprocess
@@ -179,6 +180,10 @@ def test_no_answer_leaves_the_service_or_is_kept(tmp_path, monkeypatch, caplog):
                 visitor.type(name, typed)
             assert visitor.verify(token)["success"]
             visitor.verify(token)
+            for typed in (WRONG, ANSWER):
+                page = client.get("/page", params={"site_key": SITE}).text
+                form = {"site_key": SITE, "id": re.search(r'name="id" value="([^"]*)"', page)[1], "answer": typed}
+                assert client.post("/page", data=form).status_code == 200
             monkeypatch.setattr(store, "answer", lambda *_, **__: {}[ANSWER])
             assert visitor.type(visitor.ask().json()["id"], ANSWER).status_code == 500
             for path in ("/health", "/ready", "/metrics", "/openapi.json", f"/{ANSWER.lower()}"):
