@@ -44,7 +44,7 @@ def main() -> int:
                 visitor.page.goto(address + path)
                 visitor.page.get_by_role("img").wait_for()
                 taken = Image.open(BytesIO(visitor.page.screenshot(full_page=True))).convert("RGB")
-            taken.quantize(128).save(OUT / f"{name}.png", optimize=True)
+            taken.quantize(64).save(OUT / f"{name}.png", optimize=True)
     return 0
 
 
