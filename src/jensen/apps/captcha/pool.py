@@ -195,7 +195,7 @@ def _styled(text: str, texts: Text) -> str:
 def encoded(pixels: Tensor) -> bytes:
     """A picture (C, H, W) as lossless WebP, which holds pixels and nothing else, in fewer bytes than PNG."""
     file = io.BytesIO()
-    to_image(pixels).save(file, "WEBP", lossless=True, quality=100, method=6)
+    to_image(pixels).save(file, "WEBP", lossless=True)
     return file.getvalue()
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.fft import next_fast_len
 
 VOICES = {"en": ("en", "en-us", "en-gb-x-rp"), "de": ("de",), "fa": ("fa",)}
 VARIANTS = ("m1", "m2", "m3", "m4", "m7", "f1", "f2", "f3", "f4")
@@ -175,5 +176,6 @@ def _stretched(sound: Sound, factor: float) -> Sound:
 
 def _noise(count: int, rng: np.random.Generator) -> Sound:
     """Noise whose power falls with a random power of the frequency."""
-    spectrum = np.fft.rfft(rng.normal(size=count))
-    return np.fft.irfft(spectrum * np.arange(1, len(spectrum) + 1) ** -rng.uniform(0, 0.6), count)
+    size = next_fast_len(count, real=True)
+    spectrum = np.fft.rfft(rng.normal(size=size))
+    return np.fft.irfft(spectrum * np.arange(1, len(spectrum) + 1) ** -rng.uniform(0, 0.6), size)
