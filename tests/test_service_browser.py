@@ -225,6 +225,39 @@ def test_a_token_that_was_not_used_in_time_is_taken_back(visitor, shopped):
     assert visitor.page.locator("input[name=jensen-captcha-response]").input_value() == ""
 
 
+LATE = """
+const host = document.createElement("div");
+Object.assign(host.dataset, { siteKey: "shop", lang: "de-AT" });
+host.id = "late";
+document.querySelector("form").append(host);
+jensenCaptcha.render("#late");
+jensenCaptcha.render(host); // it is there already
+"""
+
+
+def test_a_widget_can_be_added_and_asked_for_another_picture(visitor, shopped):
+    opened(visitor, at(shopped))
+    visitor.page.evaluate(f"() => {{ {LATE} }}")
+    found = widget(visitor.page, "de")
+    found.get_by_role("img").wait_for()
+    first = picture(found)
+    visitor.page.evaluate("jensenCaptcha.reset('#late')")
+    until(lambda: picture(found) != first)
+    assert found.count() == 1
+    assert visitor.page.evaluate("jensenCaptcha.getResponse('#late')") == ""
+
+
+def test_a_page_that_is_gone_back_to_is_checked_again(visitor, shopped):
+    """The browser shows it from its memory, with a token that was used."""
+    found = opened(visitor, at(shopped))
+    found.get_by_label(EN["label"]).fill(TEXT)
+    button(found, "check").click()
+    found.get_by_text(EN["passed"]).wait_for()
+    visitor.page.evaluate("dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))")
+    found.get_by_role("img").wait_for()
+    assert visitor.page.evaluate("jensenCaptcha.getResponse()") == ""
+
+
 def test_an_empty_pool_is_asked_again_by_itself(visitor, own):
     while own[2].take(0, 9):
         pass

@@ -6,8 +6,8 @@ import base64
 import io
 import json
 import logging
-import re
 import os
+import re
 import shutil
 import subprocess
 import sys
