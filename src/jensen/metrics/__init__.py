@@ -33,9 +33,17 @@ from jensen.metrics.modes import (
     joint_coverage,
     mode_coverage,
 )
-from jensen.metrics.neighbours import Memorisation, mean_pairwise_distance, memorisation, nearest_distance, variety
+from jensen.metrics.neighbours import (
+    Memorisation,
+    mean_over_pairs,
+    mean_pairwise_distance,
+    memorisation,
+    nearest_distance,
+    nearness,
+    variety,
+)
 from jensen.metrics.prdc import PRDC, expected_coverage, prdc
-from jensen.metrics.proportion import Proportion, wilson
+from jensen.metrics.proportion import Proportion, relative, wilson
 from jensen.metrics.ranks import AUC, auc
 from jensen.metrics.sharpness import Sharpness, high_frequency_power, sharpness
 from jensen.metrics.two_sample import C2ST, Learner, c2st
@@ -88,14 +96,17 @@ __all__ = [
     "joint_coverage",
     "kernel_distance",
     "legibility",
+    "mean_over_pairs",
     "mean_pairwise_distance",
     "memorisation",
     "mig",
     "mode_coverage",
     "mutual_information",
     "nearest_distance",
+    "nearness",
     "prdc",
     "random_convolutions",
+    "relative",
     "sharpness",
     "variance_ratio",
     "variety",

@@ -12,6 +12,7 @@ from torch import Tensor
 from jensen.core.distances import squared_distances
 from jensen.core.protocols import Indexed
 from jensen.core.shapes import check_count, checked
+from jensen.metrics.discrepancy import Distance
 from jensen.metrics.proportion import Proportion, wilson
 from jensen.metrics.ranks import auc
 
@@ -82,6 +83,32 @@ def mean_pairwise_distance(groups: Num[Tensor, "g m ..."]) -> Float[Tensor, " g"
         raise ValueError("groups must be finite, and some are not")
     variance = groups.double().reshape(*groups.shape[:2], math.prod(groups.shape[2:])).var(dim=1)
     return (2 * variance.mean(dim=1)).sqrt().to(torch.promote_types(groups.dtype, torch.float32))
+
+
+@checked
+def mean_over_pairs(values: Num[Tensor, "n n"]) -> Distance:
+    r"""The mean of $k(x_i, x_j)$ over all pairs $i \ne j$ of N independent draws, with the jackknife's standard error.
+
+    If k is a distance, this is how far two draws are apart; if k is 1 for equal classes, how often two draws are of the
+    same class.
+
+    Args:
+        values: (N, N), symmetric, N at least 3; the diagonal is not used.
+
+    Raises:
+        ValueError: for fewer than three draws.
+
+    Source: Efron & Stein (1981), the jackknife's variance.
+
+    >>> mean_over_pairs(torch.tensor([[0.0, 3.0, 1.0], [3.0, 0.0, 2.0], [1.0, 2.0, 0.0]])).value
+    2.0
+    """
+    n = len(values)
+    if n < 3:
+        raise ValueError(f"values must be of at least 3 draws, got {n}")
+    rows = values.double().sum(1) - values.double().diagonal()
+    without = (rows.sum() - 2 * rows) / ((n - 1) * (n - 2))
+    return Distance(float(rows.sum() / (n * (n - 1))), float(((n - 1) * without.var(correction=0)).sqrt()))
 
 
 @checked
@@ -169,14 +196,29 @@ def memorisation(
     for name, rows in (("samples", samples), ("training data", training), ("fresh data", fresh)):
         if not bool(rows.isfinite().all()):
             raise ValueError(f"{name} must be finite, and some are not")
-    drawn, baseline = (nearest_distance(rows.double(), training)[0] for rows in (samples, fresh))
-    found = auc(drawn, baseline)
+    return nearness(*(nearest_distance(rows.double(), training)[0] for rows in (samples, fresh)))
+
+
+def nearness(drawn: Num[Tensor, " n"], fresh: Num[Tensor, " m"]) -> Memorisation:
+    """Compare distances to the nearest training example that are known already, as `memorisation` does.
+
+    Args:
+        drawn, fresh: distances of samples, (N,), and of held-out data, (M,).
+
+    Raises:
+        ValueError: as in `auc`.
+
+    >>> nearness(torch.tensor([1.0, 3.0]), torch.tensor([2.0, 4.0])).nearer
+    0.75
+    """
+    drawn, fresh = drawn.double(), fresh.double()
+    found = auc(drawn, fresh)
     return Memorisation(
         nearer=found.value,
         stderr=found.stderr,
         interval=found.interval,
         p_value=found.p_value,
-        copied=wilson(int((drawn < baseline.quantile(0.05)).sum()), len(drawn)),
+        copied=wilson(int((drawn < fresh.quantile(0.05)).sum()), len(drawn)),
         drawn=float(drawn.quantile(0.5)),
-        fresh=float(baseline.quantile(0.5)),
+        fresh=float(fresh.quantile(0.5)),
     )

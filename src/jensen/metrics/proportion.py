@@ -45,3 +45,28 @@ def wilson(successes: int, n: int, z: float = 1.959963984540054) -> Proportion:
     low = 0.0 if successes == 0 else centre - half
     high = 1.0 if successes == n else centre + half
     return Proportion(p, low, high, n)
+
+
+def relative(found: Proportion, ceiling: Proportion) -> Proportion:
+    r"""The ratio of two independent proportions, which may exceed 1, with a 95 percent interval; its n is `found`'s.
+
+    With intervals $[l, u]$ of $p$ and $[l', u']$ of $p'$, and $a = pp'$, it is from
+    $\frac{l(2p - l)}{a + \sqrt{a^2 - l(2p - l) u'(2p' - u')}}$ to
+    $\frac{a + \sqrt{a^2 - u(2p - u) l'(2p' - l')}}{l'(2p' - l')}$.
+
+    Raises:
+        ValueError: if the ceiling, or the low end of its interval, is 0.
+
+    Source: Newcombe (2016), MOVER-R confidence intervals for ratios and products.
+
+    >>> print(relative(wilson(900, 1000), wilson(950, 1000)))
+    94.7% [92.3, 97.1]
+    """
+    p, q = found.value, ceiling.value
+    if not ceiling.low > 0:
+        raise ValueError(f"ceiling must be above 0, got {ceiling}")
+    a, lowest = p * q, found.low * (2 * p - found.low)
+    least, most = ceiling.low * (2 * q - ceiling.low), ceiling.high * (2 * q - ceiling.high)
+    low = lowest / (a + math.sqrt(a * a - lowest * most)) if lowest > 0 else 0.0
+    high = (a + math.sqrt(a * a - found.high * (2 * p - found.high) * least)) / least
+    return Proportion(p / q, low, high, found.n)

@@ -1,0 +1,173 @@
+"""The CAPTCHA pictures of a run under test: legibility, diversity, memorisation and resistance, as docs/captcha.md.
+
+    .venv/bin/python benchmarks/captcha_study.py captcha-release
+    .venv/bin/python benchmarks/captcha_study.py runs/demo --small --out /tmp/docs   # a minute, to try it
+
+RUN is the folder of a run that draws CAPTCHAs from their texts, or the name of one that is part of jensen. What is
+drawn and trained is kept in `--kept`: after an interruption the same command goes on. `study/page.md` is the page's
+text; every number in it, and every table and picture, comes from the same command. Pictures are also read by tesseract
+if it is installed (Debian: tesseract-ocr).
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from typer import Option
+
+from jensen.cli.faults import sentence
+from jensen.cli.show import console, tracking
+from jensen.core.failure import Failure
+from jensen.core.naming import path_of
+from jensen.core.protocols import Sampleable
+from jensen.data.captcha import Painter
+from jensen.data.space import Space, Text
+from jensen.data.workers import cores
+from jensen.recipes.sources.captcha import Captcha, TextReader, read_by
+from jensen.runs.opening import Run, open_other, open_run
+from jensen.shipped import shipped
+from machine import facts
+from study import copies, diversity, legibility, resistance
+from study.page import Found, write
+from study.pictures import SMALL, Sizes, Store, Study, digest, prepared, weights_of
+
+SECOND = "captcha-release-second-reader"
+TRIAL, BATCH = 8, 128  # pictures that are drawn, and read, to learn the pace
+
+
+def opened(folder: Path) -> Run:
+    """The run.
+
+    Raises:
+        ValueError: if it does not draw CAPTCHAs from their texts.
+    """
+    run = open_run(folder, "cpu")
+    drawn = isinstance(run.model, Sampleable) and run.recipe.family.conditional(run.space)
+    if not isinstance(run.recipe.data, Captcha) or not drawn:
+        raise ValueError(f"RUN must draw CAPTCHAs from their texts, got {folder}, a run of {run.recipe.name}")
+    return run
+
+
+def readers(run: Run, reader: str | None, second: str | None) -> tuple[TextReader, TextReader | None]:
+    """The filter's reader and the second one.
+
+    Raises:
+        ValueError: if there is no first one, or a given one does not read the run's pictures.
+    """
+    assert isinstance(run.recipe.data, Captcha)
+    data, space = run.recipe.data, run.space
+    first = data.open_reader(open_other) if reader is None else reader_of("--reader", reader, space)
+    if first is None:
+        raise ValueError(f"there is no reader of the pictures of {run.folder}: give --reader, the folder of a run")
+    if second is not None:
+        return first, reader_of("--second", second, space)
+    known = open_other(SECOND).space if shipped(SECOND) else None
+    fits = known is not None and (known.shape, what(known)) == (space.shape, what(space))
+    return first, reader_of("--second", SECOND, space) if fits else None
+
+
+def reader_of(option: str, folder: str, space: Space) -> TextReader:
+    """The reader of a run that an option names."""
+    try:
+        return read_by(open_other(folder), space)
+    except ValueError as error:
+        raise ValueError(str(error).replace("data.reader", option)) from error
+
+
+def what(space: Space) -> str:
+    """What is written in pictures."""
+    return space.cond.what if isinstance(space.cond, Text) else ""
+
+
+def say_expected(study: Study) -> None:
+    """Print how long the study should take from here, from the pace of a few pictures and steps."""
+    sizes, style = study.sizes, study.style
+    cond = study.texts.encode(study.asked[:TRIAL])
+    sampling = _seconds(lambda: study.run.draw(TRIAL, cond=cond)) / TRIAL
+    painter = Painter(style)
+    painting = _seconds(lambda: [painter.paint(0, k) for k in range(TRIAL)]) / TRIAL / cores()
+    small, texts = resistance.classical(style), resistance.unstyled(study.texts)
+    x = torch.zeros(BATCH, small.channels, small.height, small.width, dtype=torch.uint8)
+    characters = torch.zeros(BATCH, texts.length, dtype=torch.long)
+    step = _seconds(prepared(x, characters, texts, steps=2, batch=BATCH, rate=1e-3).step)
+    made = sizes.asked + sizes.known + 2 * sizes.same + sizes.shown**2 + sizes.attack[-1]
+    real = sizes.asked + copies.searched(study) + sizes.styles + sizes.classical + 3 * sizes.same + 2 * sizes.known
+    tuned = sum((n / sizes.attack[0]) ** resistance.EXPONENT for n in sizes.attack) * sizes.tune_steps / 2
+    steps = sizes.style_steps + sizes.classical_steps + tuned
+    left = max(0, made - study.store.drawn)
+    said = (
+        f"{left:,} pictures of the model at {1 / sampling:.1f} a second, {real:,} of the drawer at {1 / painting:.0f}"
+    )
+    total = (left * sampling + real * painting + steps * step) / 60
+    console.print(f"{said}, {steps:,.0f} training steps at {1 / step:.1f}: about {total:.0f} minutes")
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def studied(study: Study, command: str, *, trial: bool, out: Path) -> Path:
+    """Measure everything and write the page."""
+    found = Found(legibility.measure(study), diversity.measure(study), copies.measure(study), resistance.measure(study))
+    recipe = study.run.recipe
+    about = {
+        "command": command,
+        "trial": trial,
+        "machine": facts(),
+        "run": {"recipe": recipe.name, "length": recipe.training.length(), "weights": weights_of(study.run.model)},
+    }
+    return write(out, study, found, about)
+
+
+def main(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="folder or name of a run that draws CAPTCHAs")],
+    out: Annotated[Path, Option(help="folder for captcha.md and the folder captcha/")] = Path("docs"),
+    reader: Annotated[str | None, Option(help="run of the filter's reader; by default the run's own")] = None,
+    second: Annotated[str | None, Option(help=f"run of the second reader; by default {SECOND}, if it fits")] = None,
+    small: Annotated[bool, Option("--small", help="tiny sizes, to try the command")] = False,
+    kept: Annotated[Path, Option(help="folder for what is drawn and trained")] = Path("runs/captcha-study"),
+) -> None:
+    """Study the CAPTCHA pictures of a run, and write docs/captcha.md."""
+    command = shlex.join(["benchmarks/captcha_study.py", *sys.argv[1:]])
+    try:
+        with tracking() as track:
+            made = opened(path_of(run))
+            first, other = readers(made, reader, second)
+            key = digest(weights_of(made.model), made.recipe.family, weights_of(first.network))
+            study = Study(made, first, other, SMALL if small else Sizes(), Store(kept / key), track)
+            out.mkdir(parents=True, exist_ok=True)
+            kept.mkdir(parents=True, exist_ok=True)
+            if other is None:
+                console.print("no second reader: it is not measured (--second)")
+            if legibility.scanner() is None:
+                console.print(f"{legibility.PROGRAM} is not installed: it is not measured")
+            say_expected(study)
+            began = time.perf_counter()
+            page = studied(study, command, trial=small, out=out)
+            console.print(f"wrote {page} in {(time.perf_counter() - began) / 60:.0f} minutes")
+    except KeyboardInterrupt:
+        _end("interrupted: the same command goes on", 130)
+    except OSError as error:
+        _end(sentence(error), 2)
+    except ValueError as error:
+        _end(str(error), 2)
+    except Failure as error:
+        _end(str(error), 1)
+
+
+def _end(message: str, code: int) -> None:
+    typer.echo(f"captcha_study: {' '.join(message.split())}", err=True)
+    raise typer.Exit(code)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,1 @@
+"""Parts of captcha_study.py: what is drawn and kept, the four measurements, and the page."""

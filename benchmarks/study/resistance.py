@@ -1,0 +1,117 @@
+"""How many labelled pictures an attacker's reader needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from jensen.core.seeding import derived
+from jensen.data.captcha import HUES, Split, Style
+from jensen.data.space import Text
+from jensen.metrics import Proportion
+from jensen.recipes.presets import OTHER_FONTS
+from study.pictures import HEIGHT, Study, fitted, labels, reduced, right, share
+
+INK = (60, 140)  # luminances of the attacker's inks
+GREY = (0.299, 0.587, 0.114)
+RATE, BATCH = 1e-3, 64  # of training on labelled pictures
+EXPONENT = 0.35  # steps rise with this power of the number of labelled pictures
+
+
+@dataclass(frozen=True)
+class Attack:
+    """An attacker's reader after training on labelled pictures of the service.
+
+    Attributes:
+        labelled: number of these pictures.
+        minutes: training on them.
+        read: served pictures of held-out texts whose whole text is read.
+        real: the classical drawer's pictures of the same labels.
+    """
+
+    labelled: int
+    minutes: float
+    read: Proportion
+    real: Proportion
+
+
+@dataclass(frozen=True)
+class Resistance:
+    """What was found.
+
+    Attributes:
+        fonts: of the attacker's own classical pictures; none: the font of the captcha package.
+        pictures, minutes: their number, and the minutes of training on them.
+        own: held-out pictures of this kind that the reader reads after it.
+        filtered: whether only pictures that the service's filter keeps are used; it is false if it keeps none.
+        attacks: by the number of labelled pictures.
+        insider: served pictures that the second reader reads, which was trained on the drawer itself; None without one.
+    """
+
+    fonts: tuple[str, ...]
+    pictures: int
+    minutes: float
+    own: Proportion
+    filtered: bool
+    attacks: list[Attack]
+    insider: Proportion | None
+
+
+def measure(study: Study) -> Resistance:
+    """Train the attacker's reader on classical pictures, then on more and more of the service's."""
+    style, sizes = classical(study.style), study.sizes
+    texts = unstyled(study.texts)
+    names, x = own_pictures(study, style, sizes.classical, "train")
+    start, minutes = fitted(study, "attacker", x, names, texts, steps=sizes.classical_steps)
+    held_names, held = own_pictures(study, style, sizes.asked, "test")
+    own = share(right(start, held, held_names))
+
+    asked = study.characters(study.asked)
+    made, real = study.asked_pictures
+    rows = anything(study.accepted)
+    insider = None if study.second is None else share(right(study.second, made[rows], asked[rows]))
+    shown = [reduced(x[rows]) for x in (made, real)]
+
+    many = labels(study.style, sizes.attack[-1], "train", "attack")
+    served, given = study.drawn("pictures that the attacker labels", many), study.characters(many)
+    kept = anything(right(study.reader, served, given))
+    served, given = reduced(served[kept]), given[kept]
+    attacks = []
+    for n in sorted({0, *(min(n, len(served)) for n in sizes.attack)}):
+        reader, spent = start, 0.0
+        if n:
+            steps = max(1, round(sizes.tune_steps * (n / sizes.attack[0]) ** EXPONENT))
+            more = {"steps": steps, "rate": RATE, "batch": BATCH, "start": start.network}
+            reader, spent = fitted(study, f"attacker with {n:,} pictures", served[:n], given[:n], texts, **more)
+        attacks.append(Attack(n, spent, *(share(right(reader, x, asked[rows])) for x in shown)))
+    return Resistance(style.fonts, sizes.classical, minutes, own, bool(study.accepted.any()), attacks, insider)
+
+
+def anything(kept: Tensor) -> Tensor:
+    """What is kept, or everything if nothing is, (N,) bool."""
+    return kept if bool(kept.any()) else ~kept
+
+
+def unstyled(texts: Text) -> Text:
+    """The same texts without styles, which the attacker does not read."""
+    return Text(texts.alphabet, texts.length, texts.shortest)
+
+
+def classical(style: Style) -> Style:
+    """What an attacker can draw without having seen the service: other fonts on plain paper, in any ink, small.
+
+    For a run without named fonts, it is the captcha package as it is.
+    """
+    factor = max(1, style.height // HEIGHT)
+    small = replace(style, height=style.height // factor, width=style.width // factor)
+    if not style.fonts:
+        return small
+    fonts = tuple(name for name in OTHER_FONTS if name not in style.fonts)
+    return replace(small, fonts=fonts, papers=("plain",), inks=tuple(HUES), ink=INK)
+
+
+def own_pictures(study: Study, style: Style, n: int, split: Split) -> tuple[Tensor, Tensor]:
+    """Characters and pictures of the attacker's own."""
+    found, x = study.random(f"the attacker's own, {split}", style, n, split, derived(0, "attacker", split))
+    return style.texts.characters(style.texts.encode(found)), x.contiguous()
