@@ -106,7 +106,7 @@ def say_expected(study: Study) -> None:
         f"{left:,} pictures of the model at {1 / sampling:.1f} a second, {real:,} of the drawer at {1 / painting:.0f}"
     )
     total = (left * sampling + real * painting + steps * step) / 60
-    console.print(f"{said}, {steps:,.0f} training steps at {1 / step:.1f}: about {total:.0f} minutes")
+    console.print(f"{said}, {steps:,.0f} training steps at {1 / step:.1f}: at least {total:.0f} minutes")
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -94,7 +94,7 @@ def test_labels_are_held_out_texts_in_all_styles():
 
 
 def test_legibility_by_hand():
-    """Asked ab, ba, b, aa, read ab, ab, b, ab: 2 of 4 texts and 5 of 8 characters; 1 of 4 texts if they are shuffled."""
+    """Asked ab, ba, b, aa, read ab, ab, b, ab: 2 of 4 texts and 5 of 8 characters; shuffled, 1 of 4 texts."""
     texts = Text("ab ", 2, 1)
     asked, made = (texts.encode(rows) for rows in (["ab", "ba", "b", "aa"], ["ab", "ab", "b", "ab"]))
     groups = {"short": torch.tensor([False, False, True, False]), "none": torch.zeros(4, dtype=torch.bool)}

@@ -20,7 +20,7 @@ from machine import table
 from study.copies import Copies
 from study.diversity import Diversity, one
 from study.legibility import Legibility, Legible
-from study.pictures import Study, in_data, right
+from study.pictures import Study, in_data, reduced, right
 from study.resistance import Resistance
 
 SHOWN, COLUMNS = 12, 4  # pictures of a sheet
@@ -56,7 +56,15 @@ def write(out: Path, study: Study, found: Found, facts: dict[str, Any]) -> Path:
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"share": words, "ratio": ratio}
-    known = {**facts, **vars(found), "tables": tables(found), "pictures": pictures, "than": than, "study": study}
+    known = {
+        **facts,
+        **vars(found),
+        "tables": tables(found),
+        "pictures": pictures,
+        "than": than,
+        "study": study,
+        "height": reduced(study.asked_pictures[0][:1]).shape[2],
+    }
     path = out / "captcha.md"
     write_text(path, environment.get_template("page.md").render(known).rstrip() + "\n")
     return path

@@ -147,7 +147,9 @@ class Study:
     @property
     def readers(self) -> dict[str, TextReader]:
         """Readers by name."""
-        return {"the filter's reader": self.reader} | ({} if self.second is None else {"second reader": self.second})
+        return {"the filter's reader": self.reader} | (
+            {} if self.second is None else {"the second reader": self.second}
+        )
 
     def characters(self, labels: Sequence[str]) -> Tensor:
         """The characters of labels, (N, length)."""
