@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import torch
 import typer
@@ -27,7 +27,7 @@ from jensen.cli.show import console, tracking
 from jensen.core.failure import Failure
 from jensen.core.naming import path_of
 from jensen.core.protocols import Sampleable
-from jensen.data.captcha import Painter
+from jensen.data.pool import to_bytes
 from jensen.data.space import Space, Text
 from jensen.data.workers import cores
 from jensen.recipes.sources.captcha import Captcha, TextReader, read_by
@@ -36,10 +36,11 @@ from jensen.shipped import shipped
 from machine import facts
 from study import copies, diversity, legibility, resistance
 from study.page import Found, write
-from study.pictures import SMALL, Sizes, Store, Study, digest, prepared, weights_of
+from study.pictures import SMALL, Sizes, Store, Study, digest, labels, prepared, right, weights_of
 
+T = TypeVar("T")
 SECOND = "captcha-release-second-reader"
-TRIAL, BATCH = 8, 128  # pictures that are drawn, and read, to learn the pace
+TRIAL = 32  # pictures that are drawn to learn the pace
 
 
 def opened(folder: Path) -> Run:
@@ -87,32 +88,29 @@ def what(space: Space) -> str:
 
 
 def say_expected(study: Study) -> None:
-    """Print how long the study should take from here, from the pace of a few pictures and steps."""
-    sizes, style = study.sizes, study.style
-    cond = study.texts.encode(study.asked[:TRIAL])
-    sampling = _seconds(lambda: study.run.draw(TRIAL, cond=cond)) / TRIAL
-    painter = Painter(style)
-    painting = _seconds(lambda: [painter.paint(0, k) for k in range(TRIAL)]) / TRIAL / cores()
-    small, texts = resistance.classical(style), resistance.unstyled(study.texts)
-    x = torch.zeros(BATCH, small.channels, small.height, small.width, dtype=torch.uint8)
-    characters = torch.zeros(BATCH, texts.length, dtype=torch.long)
-    step = _seconds(prepared(x, characters, texts, steps=2, batch=BATCH, rate=1e-3).step)
-    made = sizes.asked + sizes.known + 2 * sizes.same + sizes.shown**2 + sizes.attack[-1]
+    """Print how long the study should take from here, from the pace of a few pictures and of a step."""
+    sizes, style, texts = study.sizes, study.style, resistance.unstyled(study.texts)
+    trial = labels(style, TRIAL, "test", "trial")
+    x, drawing = timed(lambda: study.run.draw(TRIAL, cond=study.texts.encode(trial)))
+    kept = right(study.reader, to_bytes(x), study.characters(trial)).double().mean()
+    _, painting = timed(lambda: study.painted(range(TRIAL)))
+    small = resistance.classical(style)
+    x = torch.zeros(sizes.batch, small.channels, small.height, small.width, dtype=torch.uint8)
+    characters = torch.zeros(sizes.batch, texts.length, dtype=torch.long)
+    _, step = timed(prepared(x, characters, texts, steps=2, batch=sizes.batch, rate=1e-3).step)
+    made = sizes.asked + sizes.known + 2 * sizes.same + sizes.shown**2 + resistance.requests(study, float(kept))
     real = sizes.asked + copies.searched(study) + sizes.styles + sizes.classical + 3 * sizes.same + 2 * sizes.known
-    tuned = sum((n / sizes.attack[0]) ** resistance.EXPONENT for n in sizes.attack) * sizes.tune_steps / 2
-    steps = sizes.style_steps + sizes.classical_steps + tuned
+    steps = sizes.style_steps + sizes.classical_steps + sum(resistance.steps(sizes, n) for n in sizes.attack)
     left = max(0, made - study.store.drawn)
-    said = (
-        f"{left:,} pictures of the model at {1 / sampling:.1f} a second, {real:,} of the drawer at {1 / painting:.0f}"
-    )
-    total = (left * sampling + real * painting + steps * step) / 60
-    console.print(f"{said}, {steps:,.0f} training steps at {1 / step:.1f}: at least {total:.0f} minutes")
+    minutes = (left * drawing / TRIAL + real * painting / TRIAL / cores() + steps * step) / 60
+    what = f"{left:,} pictures of the model, {real:,} of the classical drawer, {steps:,} training steps"
+    console.print(f"{what}: about {minutes:.0f} minutes, and a few for what is read")
 
 
-def _seconds(work: Callable[[], object]) -> float:
+def timed(work: Callable[[], T]) -> tuple[T, float]:
+    """What `work` returns, and the seconds that it takes."""
     start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+    return work(), time.perf_counter() - start
 
 
 def studied(study: Study, command: str, *, trial: bool, out: Path) -> Path:

@@ -144,7 +144,7 @@ def test_pictures_that_are_apart():
     network.features = nn.Flatten()
     apart, same = diversity.spread([("x", x), ("same", x[:1].expand(4, 1, 8, 8))], network, x)
     assert (apart.pixels.value, apart.features.value) == pytest.approx((20, 1))
-    assert (same.pixels, same.features) == (Proportion(0, 0, 0, 4),) * 2
+    assert (same.pixels, same.features) == (Proportion(0.0, 0.0, 0.0, 4),) * 2
 
 
 class Drawn:
@@ -203,7 +203,8 @@ def test_copies_are_found_and_fresh_pictures_are_not(study):
         assert row.test.nearer > 0.95
         assert row.test.p_value < 1e-6
     fresh = study.random("fresh", study.style, n, "test", 5)[1]
-    row = copies.measure(replace(study, run=Drawn(study.run, from_bytes(fresh)))).rows[1]
+    other = Store(study.store.folder / "other")
+    row = copies.measure(replace(study, run=Drawn(study.run, from_bytes(fresh)), store=other)).rows[1]
     assert row.test.interval.low < 0.5 < row.test.interval.high
     assert row.ratio.low < 1 < row.ratio.high
 
@@ -214,11 +215,11 @@ def test_an_attacker_learns_what_is_labelled(study):
     kinds = torch.arange(64) % 2
     x[kinds == 0, :, :, :16], x[kinds == 1, :, :, 16:] = 0, 0
     texts = Text("ab", 1)
-    start, minutes = fitted(study, "x", x, kinds[:, None], texts, steps=1, batch=8)
-    reader, _ = fitted(study, "x", x, kinds[:, None], texts, steps=40, batch=16, rate=2e-3, start=start.network)
+    start, minutes = fitted(study, "x", x, kinds[:, None], texts, steps=1)
+    reader, _ = fitted(study, "x", x, kinds[:, None], texts, steps=60, rate=2e-3, start=start.network)
     assert float((reader.read(x / 127.5 - 1)[:, 0] == kinds).double().mean()) > 0.9
     assert minutes > 0
-    again, same = fitted(study, "x", x, kinds[:, None], texts, steps=1, batch=8)
+    again, same = fitted(study, "x", x, kinds[:, None], texts, steps=1)
     assert same == minutes
     assert all(torch.equal(a, b) for a, b in zip(start.network.parameters(), again.network.parameters(), strict=True))
 

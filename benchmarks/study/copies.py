@@ -44,7 +44,7 @@ class Copies:
         training: number of training pictures that were searched.
         rows: pictures of held-out texts, pictures of labels of training pictures, and the positive controls.
         closest: the pictures of the model that are closest to a training picture, and these, each (n, C, H, W).
-        captions: labels of both, in turn.
+        captions: texts of the first and of the second.
         distances: of these, in levels of 255.
     """
 
@@ -82,7 +82,7 @@ def measure(study: Study) -> Copies:
     near = own.argsort()[:PAIRS]
     names, theirs = study.painted(places[near].tolist())
     asked = [*study.asked, *known]
-    captions = [text.split()[0] for k, name in zip(near.tolist(), names, strict=True) for text in (asked[k], name)]
+    captions = [label.split()[0] for label in (*(asked[k] for k in near.tolist()), *names)]
     return Copies(searched(study), rows, (both[near], theirs), captions, own[near].tolist())
 
 

@@ -176,7 +176,7 @@ def as_characters(said: Sequence[str], texts: Text) -> Tensor:
     rows = []
     for text in said:
         try:
-            rows.append(texts.characters(texts.encode([text]))[0])
+            rows.append(texts.legible(texts.encode([text]))[0])
         except ValueError:
             rows.append(torch.full((texts.length,), -1))
     return torch.stack(rows)

@@ -149,17 +149,12 @@ def _legibility(found: Legibility) -> str:
 
 
 def _parts(found: Legibility) -> str:
-    """Whole texts by length and by style: samples, and the classical drawer's pictures."""
-    first = found.readers[0]
-    head = ["", "n", *(f"{reader.name}: {what}" for reader in found.readers for what in ("samples", "ceiling"))]
-    rows = [
-        (
-            key,
-            share.n if (share := first.parts[key][0]) else 0,
-            *(words(p) for r in found.readers for p in r.parts[key]),
-        )
-        for key in first.parts
-    ]
+    """Whole texts by length and by style, by the networks: samples, and the classical drawer's pictures."""
+    readers = [reader for reader in found.readers if reader.characters is not None]
+    head = ["whole texts", "n", *(f"{reader.name}: {what}" for reader in readers for what in ("samples", "ceiling"))]
+    rows = []
+    for key, (shown, _) in readers[0].parts.items():
+        rows.append((key, shown.n if shown else 0, *(words(p) for reader in readers for p in reader.parts[key])))
     return table(head, rows)
 
 
@@ -229,16 +224,17 @@ def heat_map(found: Legibility) -> Image.Image:
     counts = torch.tensor(found.table, dtype=torch.float64)
     shares = counts / counts.sum(1, keepdim=True).clamp_min(1)
     shares.fill_diagonal_(0)
-    size = 1.6 + 0.2 * len(shares)
-    figure = blank(size + 0.9, size, 100)
+    size = 0.8 + 0.16 * len(shares)
+    figure = blank(size + 0.8, size, 110)
     axes = figure.subplots()
-    names = ["none" if c == " " else c for c in found.alphabet]
+    names = ["-" if c == " " else c for c in found.alphabet]
     image = axes.imshow(shares, cmap="Oranges", vmin=0, vmax=max(0.01, float(shares.max())))
     for set_ticks in (axes.set_xticks, axes.set_yticks):
         set_ticks(range(len(names)), labels=names)
     axes.set_xlabel("read", fontsize=9, color=GREY)
     axes.set_ylabel("asked", fontsize=9, color=GREY)
     framed(axes)
+    axes.tick_params(labelsize=7, length=0)
     bar = figure.colorbar(image, ax=axes, shrink=0.8, format=lambda v, _: f"{100 * v:.1f}%")
     bar.ax.tick_params(labelsize=8, colors=GREY)
     bar.outline.set_visible(False)

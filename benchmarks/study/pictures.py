@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -47,6 +48,7 @@ class Sizes:
         classical, classical_steps: pictures and steps of the attacker's own training.
         attack: pictures that the attacker labels, in rising order.
         tune_steps: steps of the attacker on the fewest of them.
+        batch: pictures of a step.
     """
 
     asked: int = 1000
@@ -60,7 +62,8 @@ class Sizes:
     classical: int = 30_000
     classical_steps: int = 2000
     attack: tuple[int, ...] = (100, 1000, 10_000)
-    tune_steps: int = 300
+    tune_steps: int = 150
+    batch: int = 128
 
 
 SMALL = Sizes(
@@ -76,6 +79,7 @@ SMALL = Sizes(
     classical_steps=4,
     attack=(4, 16),
     tune_steps=2,
+    batch=8,
 )
 
 
@@ -153,7 +157,7 @@ class Study:
 
     def characters(self, labels: Sequence[str]) -> Tensor:
         """The characters of labels, (N, length)."""
-        return self.texts.characters(self.texts.encode(labels))
+        return self.texts.legible(self.texts.encode(labels))
 
     def drawn(self, name: str, labels: Sequence[str]) -> Tensor:
         """The model's pictures of labels, uint8 (N, C, H, W); equal labels get different pictures."""
@@ -205,8 +209,8 @@ class Study:
     def painted(self, index: Sequence[int]) -> tuple[list[str], Tensor]:
         """Labels and pictures of the run's training pictures with these numbers."""
         painter = Painter(self.style)
-        found = [painter.paint(self.training_seed, k, split="train") for k in index]
-        return [label for label, _ in found], torch.stack([torch.from_numpy(x).permute(2, 0, 1) for _, x in found])
+        names, x = zip(*(painter.paint(self.training_seed, k, split="train") for k in index), strict=True)
+        return list(names), torch.from_numpy(np.stack(x)).permute(0, 3, 1, 2)
 
 
 def labels(style: Style, n: int, split: Split, salt: str) -> list[str]:
@@ -251,7 +255,6 @@ def fitted(
     texts: Text,
     *,
     steps: int,
-    batch: int = 128,
     rate: float = 3e-3,
     start: nn.Module | None = None,
 ) -> tuple[TextReader, float]:
@@ -263,9 +266,10 @@ def fitted(
         x: (N, C, H, W), uint8.
         characters: (N, length), what is to be read.
         texts: alphabet and length.
-        steps, batch, rate: length of training, batch size and learning rate.
+        steps, rate: length of training and learning rate.
         start: a network of the same form.
     """
+    batch = study.sizes.batch
     training = prepared(x, characters, texts, steps=steps, batch=batch, rate=rate)
     advance = study.track(f"training: {name}", steps)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -11,11 +12,11 @@ from jensen.data.captcha import HUES, Split, Style
 from jensen.data.space import Text
 from jensen.metrics import Proportion
 from jensen.recipes.presets import OTHER_FONTS
-from study.pictures import HEIGHT, Study, fitted, labels, reduced, right, share
+from study.pictures import HEIGHT, Sizes, Study, fitted, labels, reduced, right, share
 
 INK = (60, 140)  # luminances of the attacker's inks
 GREY = (0.299, 0.587, 0.114)
-RATE, BATCH = 1e-3, 64  # of training on labelled pictures
+RATE = 1e-3  # of training on labelled pictures
 EXPONENT = 0.35  # steps rise with this power of the number of labelled pictures
 
 
@@ -73,7 +74,7 @@ def measure(study: Study) -> Resistance:
     insider = None if study.second is None else share(right(study.second, made[rows], asked[rows]))
     shown = [reduced(x[rows]) for x in (made, real)]
 
-    many = labels(study.style, sizes.attack[-1], "train", "attack")
+    many = labels(study.style, requests(study, share(study.accepted).low), "train", "attack")
     served, given = study.drawn("pictures that the attacker labels", many), study.characters(many)
     kept = anything(right(study.reader, served, given))
     served, given = reduced(served[kept]), given[kept]
@@ -81,11 +82,21 @@ def measure(study: Study) -> Resistance:
     for n in sorted({0, *(min(n, len(served)) for n in sizes.attack)}):
         reader, spent = start, 0.0
         if n:
-            steps = max(1, round(sizes.tune_steps * (n / sizes.attack[0]) ** EXPONENT))
-            more = {"steps": steps, "rate": RATE, "batch": BATCH, "start": start.network}
-            reader, spent = fitted(study, f"attacker with {n:,} pictures", served[:n], given[:n], texts, **more)
+            name, more = f"attacker with {n:,} pictures", {"rate": RATE, "start": start.network}
+            reader, spent = fitted(study, name, served[:n], given[:n], texts, steps=steps(sizes, n), **more)
         attacks.append(Attack(n, spent, *(share(right(reader, x, asked[rows])) for x in shown)))
     return Resistance(style.fonts, sizes.classical, minutes, own, bool(study.accepted.any()), attacks, insider)
+
+
+def steps(sizes: Sizes, n: int) -> int:
+    """Steps of training on n labelled pictures."""
+    return max(1, round(sizes.tune_steps * (n / sizes.attack[0]) ** EXPONENT))
+
+
+def requests(study: Study, kept: float) -> int:
+    """How many pictures to draw so that as many as the attacker labels are kept; at most twice as many."""
+    most = study.sizes.attack[-1]
+    return min(2 * most, math.ceil(most / max(kept, 0.1)))
 
 
 def anything(kept: Tensor) -> Tensor:
@@ -114,4 +125,4 @@ def classical(style: Style) -> Style:
 def own_pictures(study: Study, style: Style, n: int, split: Split) -> tuple[Tensor, Tensor]:
     """Characters and pictures of the attacker's own."""
     found, x = study.random(f"the attacker's own, {split}", style, n, split, derived(0, "attacker", split))
-    return style.texts.characters(style.texts.encode(found)), x.contiguous()
+    return style.texts.legible(style.texts.encode(found)), x.contiguous()
