@@ -57,8 +57,8 @@ class Sizes:
     known: int = 500
     shown: int = 6
     training: int | None = None
-    styles: int = 10_000
-    style_steps: int = 800
+    styles: int = 16_000
+    style_steps: int = 1500
     classical: int = 30_000
     classical_steps: int = 2000
     attack: tuple[int, ...] = (100, 1000, 10_000)
@@ -274,8 +274,8 @@ def fitted(
     advance = study.track(f"training: {name}", steps)
 
     def make() -> dict[str, Tensor]:
-        if start is not None:
-            training.state.objective.model.load_state_dict(start.state_dict())
+        for network in (training.state.objective.model, training.state.average) if start is not None else ():
+            network.load_state_dict(start.state_dict())
         seconds = training.run(on_step=lambda *_: advance(1))
         return {**training.state.average.state_dict(), "seconds": torch.tensor(seconds)}
 

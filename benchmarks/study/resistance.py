@@ -12,10 +12,10 @@ from jensen.data.captcha import HUES, Split, Style
 from jensen.data.space import Text
 from jensen.metrics import Proportion
 from jensen.recipes.presets import OTHER_FONTS
+from jensen.recipes.sources.captcha import TextReader
 from study.pictures import HEIGHT, Sizes, Study, fitted, labels, reduced, right, share
 
 INK = (60, 140)  # luminances of the attacker's inks
-GREY = (0.299, 0.587, 0.114)
 RATE = 1e-3  # of training on labelled pictures
 EXPONENT = 0.35  # steps rise with this power of the number of labelled pictures
 
@@ -62,30 +62,33 @@ class Resistance:
 def measure(study: Study) -> Resistance:
     """Train the attacker's reader on classical pictures, then on more and more of the service's."""
     style, sizes = classical(study.style), study.sizes
-    texts = unstyled(study.texts)
-    names, x = own_pictures(study, style, sizes.classical, "train")
-    start, minutes = fitted(study, "attacker", x, names, texts, steps=sizes.classical_steps)
-    held_names, held = own_pictures(study, style, sizes.asked, "test")
-    own = share(right(start, held, held_names))
+    characters, x = own_pictures(study, style, sizes.classical, "train")
+    start, minutes = fitted(study, "attacker", x, characters, unstyled(study.texts), steps=sizes.classical_steps)
+    characters, x = own_pictures(study, style, sizes.asked, "test")
+    own, rows = share(right(start, x, characters)), anything(study.accepted)
+    insider = None
+    if study.second is not None:
+        insider = share(right(study.second, study.asked_pictures[0][rows], study.characters(study.asked)[rows]))
+    filtered = bool(study.accepted.any())
+    return Resistance(style.fonts, sizes.classical, minutes, own, filtered, attacks(study, start, rows), insider)
 
-    asked = study.characters(study.asked)
-    made, real = study.asked_pictures
-    rows = anything(study.accepted)
-    insider = None if study.second is None else share(right(study.second, made[rows], asked[rows]))
-    shown = [reduced(x[rows]) for x in (made, real)]
 
+def attacks(study: Study, start: TextReader, rows: Tensor) -> list[Attack]:
+    """What the attacker's reader reads of these rows of the held-out texts, after more and more labelled pictures."""
+    asked, shown = study.characters(study.asked)[rows], [reduced(x[rows]) for x in study.asked_pictures]
     many = labels(study.style, requests(study, share(study.accepted).low), "train", "attack")
-    served, given = study.drawn("pictures that the attacker labels", many), study.characters(many)
-    kept = anything(right(study.reader, served, given))
-    served, given = reduced(served[kept]), given[kept]
-    attacks = []
-    for n in sorted({0, *(min(n, len(served)) for n in sizes.attack)}):
-        reader, spent = start, 0.0
+    x, characters = study.drawn("pictures that the attacker labels", many), study.characters(many)
+    kept = anything(right(study.reader, x, characters))
+    x, characters = reduced(x[kept]), characters[kept]
+    found = []
+    for n in sorted({0, *(min(n, len(x)) for n in study.sizes.attack)}):
+        reader, minutes = start, 0.0
         if n:
-            name, more = f"attacker with {n:,} pictures", {"rate": RATE, "start": start.network}
-            reader, spent = fitted(study, name, served[:n], given[:n], texts, steps=steps(sizes, n), **more)
-        attacks.append(Attack(n, spent, *(share(right(reader, x, asked[rows])) for x in shown)))
-    return Resistance(style.fonts, sizes.classical, minutes, own, bool(study.accepted.any()), attacks, insider)
+            own = {"rate": RATE, "start": start.network, "steps": steps(study.sizes, n)}
+            name = f"attacker with {n:,} pictures"
+            reader, minutes = fitted(study, name, x[:n], characters[:n], unstyled(study.texts), **own)
+        found.append(Attack(n, minutes, *(share(right(reader, pictures, asked)) for pictures in shown)))
+    return found
 
 
 def steps(sizes: Sizes, n: int) -> int:
