@@ -39,12 +39,14 @@ LOOKS = Style(
 )
 
 
-def test_a_ratio_of_proportions_for_a_known_ceiling():
-    """With a ceiling that has no error, the interval is that of the proportion, divided by it."""
+def test_a_ratio_of_which_one_proportion_is_known():
+    """If one has no error, the interval is that of the other, divided by it or dividing it."""
     found, ceiling = wilson(30, 40), Proportion(0.5, 0.5, 0.5, 10**9)
     ratio = relative(found, ceiling)
     assert ratio.value == 1.5
     assert (ratio.low, ratio.high) == pytest.approx((found.low / 0.5, found.high / 0.5))
+    exact = relative(Proportion(0.3, 0.3, 0.3, 10**9), found)
+    assert (exact.value, exact.low, exact.high) == pytest.approx((0.4, 0.3 / found.high, 0.3 / found.low))
     with pytest.raises(ValueError, match=r"ceiling must be above 0, got 0.0%"):
         relative(found, wilson(0, 40))
 
@@ -75,6 +77,9 @@ def test_memorisation_from_known_distances():
     train, x, fresh = (torch.randn(n, 3, generator=generator(n)) for n in (50, 30, 40))
     distances = (nearest_distance(rows.double(), train)[0] for rows in (x, fresh))
     assert nearness(*distances) == memorisation(x, train, fresh)
+    found = nearness(torch.tensor([1.0, 4.0, 49.0, 60.0]), torch.arange(101.0))  # of which 5% are below 5
+    assert (found.copied, found.drawn, found.fresh) == (wilson(2, 4), 26.5, 50)
+    assert found.nearer == pytest.approx((99.5 + 96.5 + 51.5 + 40.5) / 404)
 
 
 def test_a_ratio_of_means():
@@ -239,7 +244,7 @@ def test_reduced_pictures_are_means():
 
 
 def test_shares_are_compared_by_their_intervals():
-    assert [than(wilson(k, 100), wilson(50, 100)) for k in (10, 55, 90)] == [
+    assert [than(wilson(k, 100), wilson(50, 100)) for k in (10, 40, 90)] == [
         "less than",
         "not distinguishable from",
         "more than",
