@@ -154,7 +154,7 @@ RECIPES = (
         RELEASE,
         Diffusion(
             network=DiffusionNetwork(
-                kind="unet", widths=(96, 192), blocks=2, patch=4, attention=0, schedule="rectified", output="flow"
+                kind="unet", widths=(96, 192), blocks=2, patch=4, attention=18, schedule="rectified", output="flow"
             ),
             loss=DiffusionLoss(name="flow", times="logit-normal", time_mean=1.0),
             sampling=drawn(steps=16, guidance=4.0, shift=4.0, start=1.0, precision="bfloat16"),
