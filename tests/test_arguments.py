@@ -94,6 +94,7 @@ GIVEN = {
     "centre": torch.zeros(2),
     "late": torch.tensor(0.9),
     "alone": torch.tensor(1.0),
+    "apart": (normal(4, 1) - normal(4, 1).T).abs(),
     "precision": torch.eye(2),
     "logits": normal(4, 3),
     "log_p": normal(3, 2),
@@ -254,12 +255,14 @@ metrics.high_frequency_power(pictures)
 metrics.joint_coverage(words, chances[:, 0], sure)
 metrics.kernel_distance(x, y)
 metrics.legibility(words, read_words)
+metrics.mean_over_pairs(apart)
 metrics.mean_pairwise_distance(groups)
 metrics.memorisation(x, y, fresh)
 metrics.mig(x, factors)
 metrics.mode_coverage(x, modes, 0.5)
 metrics.mutual_information(x, factors)
 metrics.nearest_distance(x, y)
+metrics.nearness(v, w)
 metrics.prdc(x, y)
 metrics.sharpness(pictures, others)
 metrics.variance_ratio(x, y)
@@ -547,6 +550,7 @@ metrics.prdc(x, y, k=0)
 metrics.prdc(x, y, k=2.5)
 metrics.prdc(x, y, k=20)
 metrics.random_convolutions((0, 8, 8))
+metrics.relative(metrics.wilson(5, 9), metrics.wilson(0, 9))
 metrics.sharpness(pictures, others, 0.9)
 metrics.wilson(5, 3)
 models.Annealing(steps=0)

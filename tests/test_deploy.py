@@ -190,6 +190,8 @@ def test_the_command_of_the_unit_answers_and_draws(tmp_path):
     assert found["LoadCredential"] == [f"{PREFIX.removesuffix('_')}:/etc/jensen-captcha"]
     assert found["StateDirectory"] == ["jensen-captcha"]
     environment = variables(map(unquoted, found["Environment"]))
+    assert environment["MPLCONFIGDIR"] == "%T"  # systemd's name of the folder for temporary files
+    environment["MPLCONFIGDIR"] = str(tmp_path)
     state = f"/var/lib/{found['StateDirectory'][0]}/"
     assert state in environment[f"{PREFIX}STORE"]
     environment[f"{PREFIX}STORE"] = environment[f"{PREFIX}STORE"].replace(state, f"{tmp_path}/")
