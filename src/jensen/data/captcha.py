@@ -318,7 +318,6 @@ def _draw_in_workers(
     shape = (style.height, style.width, style.channels)
     letters = _letters(style)
     size = letters + int(np.prod(shape))
-    chunk = 64
     jobs = []
     for w in range(workers):
         job: dict[str, object] = {"style": asdict(style), "seed": seed, "split": split}
@@ -329,20 +328,15 @@ def _draw_in_workers(
     processes: list[subprocess.Popen[bytes]] = []
     try:
         processes.extend(_start(job) for job in jobs)
-        for first in range(0, count, chunk * workers):
-            for w, process in enumerate(processes):
-                indices = range(first + w, min(first + chunk * workers, count), workers)
-                if not indices:
-                    continue
-                assert process.stdout is not None
-                data = process.stdout.read(size * len(indices))
-                if len(data) != size * len(indices):
-                    raise Failure(f"a drawing process stopped early, with exit code {process.wait()}")
-                for k, i in enumerate(indices):
-                    row = data[k * size : (k + 1) * size]
-                    names[i] = row[:letters].decode("ascii").rstrip()
-                    pictures[i] = np.frombuffer(row[letters:], np.uint8).reshape(shape)
-                report(len(indices))
+        for i in range(count):  # in turns: a process that is not read from fills its pipe and waits
+            process = processes[i % workers]
+            assert process.stdout is not None
+            row = process.stdout.read(size)
+            if len(row) != size:
+                raise Failure(f"a drawing process stopped early, with exit code {process.wait()}")
+            names[i] = row[:letters].decode("ascii").rstrip()
+            pictures[i] = np.frombuffer(row[letters:], np.uint8).reshape(shape)
+            report(1)
     finally:
         for process in processes:
             process.kill()

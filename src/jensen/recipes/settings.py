@@ -43,6 +43,8 @@ class Training(Settings):
     """minutes of training, if not given in steps"""
     steps: Positive | None = None
     """steps of training, if not given in minutes"""
+    start: str | None = None
+    """run, by folder or name, whose averaged weights the model starts from; layers that it lacks start as usual"""
     batch_size: UpToMillion = 64
     """batch size per step, over all processes together"""
     accumulate: Positive = 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import shlex
 import shutil
@@ -131,17 +132,40 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     model.load_state_dict(read_weights(model, path))
 
 
+def start_from(model: nn.Module, folder: Path) -> str:
+    """Load the averaged weights of another run into `model`, whose other entries stay as they are, and say so.
+
+    Raises:
+        RunError: if there are none yet, they are damaged, one is not finite, or does not match an entry of the model.
+    """
+    path, state = folder / WEIGHTS, model.state_dict()
+    if not path.is_file():
+        raise RunError(f"training.start must be a trained run, and {folder} has no {WEIGHTS}")
+    weights = _read_finite(path)
+    if place := misfit({name: value for name, value in state.items() if name in weights}, weights):
+        raise RunError(f"training.start must be a run of a model with the same layers, and in {path} {place}")
+    model.load_state_dict(weights, strict=False)
+    digest, new = hashlib.sha256(path.read_bytes()).hexdigest(), [name for name in state if name not in weights]
+    more = f"; new: {', '.join(new)}" if new else ""
+    return f"starts from {folder.name}, weights with sha256 {digest}{more}"
+
+
 def read_weights(model: nn.Module, path: Path) -> dict[str, Tensor]:
     """Weights from a file.
 
     Raises:
         RunError: if the file cannot be read, its weights do not match the model, or one is not finite.
     """
+    weights = _read_finite(path)
+    refuse_misfit(model, weights, path)
+    return weights
+
+
+def _read_finite(path: Path) -> dict[str, Tensor]:
     try:
         weights = checkpoints.load_weights(path)
     except (DamagedFile, OSError) as error:
         raise RunError(f"{error}{_remedy(path)}") from error
-    refuse_misfit(model, weights, path)
     if wrong := [name for name, value in weights.items() if not bool(value.isfinite().all())]:
         raise RunError(f"{path} has weights that are not finite: {wrong[0]}")
     return weights

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import OutOfMemoryError, Tensor
 
 from jensen.core.failure import Failure
+from jensen.core.naming import path_of
 from jensen.core.objective import Objective
 from jensen.core.progress import Track, Watch, silent
 from jensen.core.protocols import Sampleable
@@ -40,9 +41,10 @@ from jensen.runs.folder import (
     refuse_misfit,
     refuse_taken,
     refuse_unwritable,
+    start_from,
 )
 from jensen.runs.held_out import held_out_loss
-from jensen.runs.opening import open_data, read_config
+from jensen.runs.opening import located, open_data, read_config
 from jensen.runs.preview import preview
 from jensen.training import Budget, Tolerance, TrainState, fit, interrupts, on_device, recompute
 from jensen.training import checkpoint as checkpoints
@@ -126,10 +128,15 @@ def train(
             saved = _saved(recipe, folder, damage.append)
         elif mine == 0:
             refuse_taken(folder)
+        origin = None if resume or training.start is None else located(path_of(training.start, "training.start"))
+        if origin is not None:
+            read_config(origin)
         data = open_data(read_config(folder) if resume else recipe, track)
         recipe = suited(recipe, data.space)
         begin_globally(recipe.seed)
-        objective = (new_objective(recipe, data, track) if objective is None else objective).to(device)
+        objective = new_objective(recipe, data, track) if objective is None else objective
+        started = [] if origin is None else [start_from(objective.model, origin)]
+        objective = objective.to(device)
         budget = training.budget()
         state = new_state(recipe, objective, budget)
         if place := infinite(state):
@@ -141,7 +148,7 @@ def train(
         begin_globally(derived(recipe.seed, "process", mine) if mine else recipe.seed)  # the same weights, other noise
         batches = recipe.family.stream(data, training.batch_size, recipe.seed)
         stream = on_device(shard(batches, mine, world), device)
-        notes = [] if saved is None else _restore(recipe, state, budget, saved, folder)
+        notes = started if saved is None else _restore(recipe, state, budget, saved, folder)
         if mine == 0 and not resume:
             _take(folder, held)
             _write_config(recipe, folder)
@@ -159,7 +166,7 @@ def train(
                 if mine == 0:
                     unused = unconditioned(recipe, objective, data.space)
                     chosen = () if resume else (*data.notes, *unused, *recipe.family.summary(data.space))
-                    for note in (*damage, *chosen, *recipe.family.notes(data.space)):
+                    for note in (*damage, *started, *chosen, *recipe.family.notes(data.space)):
                         say(note)
                 tolerance = Tolerance(training.skip_nonfinite, keeper.skipped)
                 fit(state, stream, budget, update=update, on_step=keeper, tolerance=tolerance)
