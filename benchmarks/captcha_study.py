@@ -28,18 +28,15 @@ from jensen.core.failure import Failure
 from jensen.core.naming import path_of
 from jensen.core.protocols import Sampleable
 from jensen.data.pool import to_bytes
-from jensen.data.space import Space, Text
 from jensen.data.workers import cores
 from jensen.recipes.sources.captcha import Captcha, TextReader, read_by
 from jensen.runs.opening import Run, open_other, open_run
-from jensen.shipped import shipped
 from machine import facts
 from study import copies, diversity, legibility, resistance
 from study.page import Found, write
 from study.pictures import SMALL, Sizes, Store, Study, digest, labels, prepared, right, weights_of
 
 T = TypeVar("T")
-SECOND = "captcha-release-second-reader"
 TRIAL = 32  # pictures that are drawn to learn the pace
 
 
@@ -64,27 +61,11 @@ def readers(run: Run, reader: str | None, second: str | None) -> tuple[TextReade
     """
     assert isinstance(run.recipe.data, Captcha)
     data, space = run.recipe.data, run.space
-    first = data.open_reader(open_other) if reader is None else reader_of("--reader", reader, space)
+    first = data.open_reader(open_other) if reader is None else read_by(open_other(reader), space, "--reader")
     if first is None:
         raise ValueError(f"there is no reader of the pictures of {run.folder}: give --reader, the folder of a run")
-    if second is not None:
-        return first, reader_of("--second", second, space)
-    known = open_other(SECOND).space if shipped(SECOND) else None
-    fits = known is not None and (known.shape, what(known)) == (space.shape, what(space))
-    return first, reader_of("--second", SECOND, space) if fits else None
-
-
-def reader_of(option: str, folder: str, space: Space) -> TextReader:
-    """The reader of a run that an option names."""
-    try:
-        return read_by(open_other(folder), space)
-    except ValueError as error:
-        raise ValueError(str(error).replace("data.reader", option)) from error
-
-
-def what(space: Space) -> str:
-    """What is written in pictures."""
-    return space.cond.what if isinstance(space.cond, Text) else ""
+    other = data.open_second(open_other) if second is None else read_by(open_other(second), space, "--second")
+    return first, other
 
 
 def say_expected(study: Study) -> None:
@@ -130,7 +111,7 @@ def main(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="folder or name of a run that draws CAPTCHAs")],
     out: Annotated[Path, Option(help="folder for captcha.md and the folder captcha/")] = Path("docs"),
     reader: Annotated[str | None, Option(help="run of the filter's reader; by default the run's own")] = None,
-    second: Annotated[str | None, Option(help=f"run of the second reader; by default {SECOND}, if it fits")] = None,
+    second: Annotated[str | None, Option(help="run of the second reader; by default the one of the run's data")] = None,
     small: Annotated[bool, Option("--small", help="tiny sizes, to try the command")] = False,
     kept: Annotated[Path, Option(help="folder for what is drawn and trained")] = Path("runs/captcha-study"),
 ) -> None:

@@ -11,6 +11,7 @@ from torch import nn
 from cases import Fixed, case_of, data_of
 from jensen.cli.main import main
 from jensen.core.seeding import generator
+from jensen.data.dataset import Truths
 from jensen.data.space import Classes, Space, Text
 from jensen.judging.features import FeatureReader, Features, features_of, reader_features
 from jensen.judging.reading import confusion_table, read_as_asked, reading
@@ -88,6 +89,24 @@ def test_samples_of_own_classes_are_read_as_asked_by_class():
     assert found["ceiling"] > 0.95
     assert abs(found["legibility"] - float((labels[:60] == 0).double().mean())) < 0.08
     assert len(part.plots) == 1
+
+
+def test_a_second_reader_reads_the_same_samples_and_pictures():
+    """The second reader calls everything b: it reads samples of a wrongly, and the data's share of b rightly."""
+
+    class Always:
+        def read(self, x):
+            return torch.ones(len(x), 1, dtype=torch.long)
+
+    x = torch.randn(200, 2, generator=generator(0))
+    labels = (x[:, 0] > 0).long()
+    data = data_of(x, names=AB, labels=(labels, labels), truths=Truths(second=Always()))
+    case = case_of(data, x[labels == 1][:60], Fixed(x[labels == 1]), conditional=True)
+    part = read_as_asked(case)
+    found = {f.key: f.value for f in part.findings}
+    assert found["second"] == pytest.approx(float(case.asked.double().mean()))
+    assert found["second_ceiling"] == pytest.approx(float(labels.double().mean()))
+    assert "second" not in {f.key for f in read_as_asked(case_of(signs(), x, Fixed(x), conditional=True)).findings}
 
 
 def test_clear_is_as_likely_as_most_held_out_data():

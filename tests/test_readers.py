@@ -175,7 +175,8 @@ def test_a_reader_is_shipped_or_that_of_a_run(tmp_path, monkeypatch):
     opened = []
     run = run_of(source)
     data = source.open(0, runs=lambda folder: opened.append(folder) or run)
-    assert opened == [source.reader]
+    assert opened == [source.reader, "captcha-release-second-reader"]
+    assert data.truths.second is None
     x = some(data.train)["x"]
     assert torch.equal(data.truths.reader.read(x), run.model.read(x)[0])
     assert data.fingerprint == Captcha(pictures=24, **letters).open(0).fingerprint
@@ -193,6 +194,21 @@ def test_a_reader_is_shipped_or_that_of_a_run(tmp_path, monkeypatch):
             source.open(0, runs=lambda _, wrong=wrong: wrong)
     with pytest.raises(ValueError, match=r"data.reader: the run .*run cannot be opened here"):
         source.open(0)
+
+
+def test_the_second_reader_is_of_the_same_texts_in_other_fonts():
+    release = configure("captcha-release").data
+    x = torch.rand(4, *release.known().shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    second = open_run("captcha-release-second-reader")
+    assert torch.equal(release.open_second(open_other).read(x), second.model.read(x)[0])
+    assert not set(second.recipe.data.fonts) & set(release.fonts)
+    assert type(second.model) is not type(open_run("captcha-release-reader").model)
+    assert release.open_second() is None
+    assert second.recipe.data.open_second(open_other) is None
+    for other in ({"length": 7}, {"height": 60}, {"alphabet": "ACDEFHJKLMNPRTVWXY23467"}):
+        assert release.model_copy(update=other).open_second(open_other) is None
+    with pytest.raises(ValueError, match=r"data.second must read pictures of shape \(3, 48, 144\)"):
+        release.model_copy(update={"second": "captcha-reader"}).open_second(open_other)
 
 
 def test_a_run_is_shipped_in_half_precision(tmp_path):

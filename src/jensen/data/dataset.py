@@ -101,6 +101,7 @@ class Truths:
         modes: the modes of points in the plane.
         factors: the factors that generate the pictures.
         reader: a reader of the pictures.
+        second: another reader of them, which is only used for judging.
         shares: exact shares of the reader's classes, (size ** width,), in the order of their digits.
     """
 
@@ -108,6 +109,7 @@ class Truths:
     modes: Modes | None = None
     factors: Factors | None = None
     reader: Reader | None = None
+    second: Reader | None = None
     shares: Tensor | None = None
 
 

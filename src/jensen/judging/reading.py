@@ -42,6 +42,13 @@ def read_as_asked(case: Case) -> Part | None:
         findings.append(proportion("characters", "single characters read as asked", found.character, note=n, card=True))
     what, note = "pictures" if case.data.space.pictures else "points", f"n = {len(x):,}"
     findings.append(proportion("ceiling", f"real held-out {what} read correctly", ceiling.exact, note=note, card=True))
+    if (second := case.data.truths.second) is not None:
+        for key, name, pictures, labels in (
+            ("second", "read as asked by a second reader", made, asked),
+            ("second_ceiling", f"real held-out {what} read correctly by it", x, held),
+        ):
+            right = legibility(second.read(pictures), labels)
+            findings.append(proportion(key, name, right.exact, note=f"n = {len(pictures):,}", card=True))
     text = (
         f"Samples of held-out conditions, read by a reader that was trained only on real {what}. A perfect model "
         f"reaches the share of real held-out {what} that are read correctly. The reader always gives an answer"

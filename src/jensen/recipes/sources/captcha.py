@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Annotated
 
@@ -22,7 +23,7 @@ from jensen.nn import Recogniser
 from jensen.recipes.sources.base import OpenedRun, Opener, Source, absolute, fingerprint, no_runs
 from jensen.shipped import shipped
 
-AUTO, READERS = "auto", ("captcha-reader", "captcha-release-reader")
+AUTO, READERS, SECOND = "auto", ("captcha-reader", "captcha-release-reader"), ("captcha-release-second-reader",)
 CLEAR = 0.9  # probability of a character
 
 
@@ -60,6 +61,9 @@ class Captcha(Source):
     reader: Annotated[str, AfterValidator(_known)] = AUTO
     """reader of samples: the folder of a run that reads such pictures, or the name of one that is part of jensen; auto:
     one that is part of jensen and was trained on pictures of this style, if there is one"""
+    second: Annotated[str, AfterValidator(_known)] = AUTO
+    """another reader, only for judging: a run as for data.reader; auto: one that is part of jensen and was trained on
+    pictures of this size and these texts in other fonts, if there is one"""
 
     @model_validator(mode="after")
     def _drawable(self) -> Captcha:
@@ -74,26 +78,43 @@ class Captcha(Source):
         return Space(shape, 256, cond=self.style().texts)
 
     def open_reader(self, runs: Opener = no_runs) -> TextReader | None:
-        if self.reader == AUTO:
-            found = [] if runs is no_runs else [runs(name) for name in READERS if shipped(name)]
-            fitting = (run for run in found if isinstance(run.source, Captcha) and run.source.style() == self.style())
-            return next((read_by(run, self.known()) for run in fitting), None)
+        """The reader of samples, by which a service filters them too."""
+        return self._open("reader", runs, READERS, lambda source: source.style() == self.style())
+
+    def open_second(self, runs: Opener = no_runs) -> TextReader | None:
+        """The second reader, which nothing but judging uses."""
+        size, texts = (self.height, self.width, self.colour), self.style().texts
+
+        def fits(source: Captcha) -> bool:
+            its = (source.height, source.width, source.colour)
+            return its == size and source.style().texts.what == texts.what and source.fonts != self.fonts
+
+        return self._open("second", runs, SECOND, fits)
+
+    def _open(
+        self, key: str, runs: Opener, names: tuple[str, ...], fits: Callable[[Captcha], bool]
+    ) -> TextReader | None:
+        chosen, space = getattr(self, key), self.known()
+        if chosen == AUTO:
+            found = [] if runs is no_runs else [runs(name) for name in names if shipped(name)]
+            fitting = (run for run in found if isinstance(run.source, Captcha) and fits(run.source))
+            return next((read_by(run, space) for run in fitting), None)
         try:
-            run = runs(self.reader)
+            run = runs(chosen)
         except ValueError as error:
-            raise ValueError(f"data.reader: {error}") from error
-        return read_by(run, self.known())
+            raise ValueError(f"data.{key}: {error}") from error
+        return read_by(run, space, f"data.{key}")
 
     def open(self, seed: int, track: Track = silent, runs: Opener = no_runs) -> Data:
-        reader = self.open_reader(runs)
+        reader, second = self.open_reader(runs), self.open_second(runs)
         train = drawn(self.style(), self.pictures, seed, "train", track)
         return Data(
             f"CAPTCHA pictures, {self.length} characters of {self.alphabet}",
-            fingerprint(self, without=("reader",)),
+            fingerprint(self, without=("reader", "second")),
             spaced(self.known(), train),
             train,
             HeldOut(self.style(), self.test, track),
-            Truths(reader=reader),
+            Truths(reader=reader, second=second),
             asks=self.asks,
         )
 
@@ -155,16 +176,16 @@ class TextReader:
         return self.network.read(x.cpu())[1] >= CLEAR
 
 
-def read_by(run: OpenedRun, space: Space) -> TextReader:
-    """The reader of a run.
+def read_by(run: OpenedRun, space: Space, key: str = "data.reader") -> TextReader:
+    """The reader of a run that the setting `key` names.
 
     Raises:
         ValueError: if the run is not a reader, or its pictures differ from those of `space`.
     """
     if not isinstance(run.model, Recogniser):
-        raise ValueError(f"data.reader must be a run that reads texts, got {run.folder}, a run of {run.name}")
+        raise ValueError(f"{key} must be a run that reads texts, got {run.folder}, a run of {run.name}")
     if _read(run.space) != _read(space):
-        raise ValueError(f"data.reader must read {_read(space)}, got {run.folder} for {_read(run.space)}")
+        raise ValueError(f"{key} must read {_read(space)}, got {run.folder} for {_read(run.space)}")
     return TextReader(run.model)
 
 
