@@ -85,8 +85,8 @@ def test_what_does_not_fit_is_refused_and_leaves_nothing(run, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("start", "why"),
     [
-        ("nowhere", "there is no run folder nowhere"),
-        ("captcha-releas", "there is no run folder captcha-releas; did you mean 'captcha-release'?"),
+        ("nowhere", "training.start: there is no run folder nowhere"),
+        ("captcha-releas", "training.start: there is no run folder captcha-releas; did you mean 'captcha-release'?"),
         ("", "training.start must be"),
     ],
 )

@@ -128,9 +128,7 @@ def train(
             saved = _saved(recipe, folder, damage.append)
         elif mine == 0:
             refuse_taken(folder)
-        origin = None if resume or training.start is None else located(path_of(training.start, "training.start"))
-        if origin is not None:
-            read_config(origin)
+        origin = None if resume else _origin(training.start)
         data = open_data(read_config(folder) if resume else recipe, track)
         recipe = suited(recipe, data.space)
         begin_globally(recipe.seed)
@@ -177,6 +175,18 @@ def train(
                 clear(folder)
             raise
     return data
+
+
+def _origin(run: str | None) -> Path | None:
+    """The folder of the run whose weights training starts from."""
+    if run is None:
+        return None
+    folder = located(path_of(run, "training.start"))
+    try:
+        read_config(folder)
+    except RunError as error:
+        raise RunError(f"training.start: {error}") from error
+    return folder
 
 
 def _take(folder: Path, held: ExitStack) -> None:
