@@ -306,6 +306,7 @@ captcha training.start=run
 captcha network.widths=[96,100]
 captcha network.widths=8
 captcha network.output=eps
+captcha-release data.papers=["grid","grid"]
 sprites-vae data.size=4
 sprites-vae data.size=100000
 sprites-vae data.test=99999

@@ -193,6 +193,10 @@ def test_every_size_is_drawn():
         ({"fonts": ("cmr10",), "papers": ("plain",), "inks": ("red",)}, "must all be named, with colour"),
         ({"fonts": ("x",), "papers": ("plain",), "inks": ("red",), "colour": True}, "fonts must be among DejaVuSans"),
         ({"fonts": ("cmr10",), "papers": ("x",), "inks": ("red",), "colour": True}, "papers must be among plain"),
+        (
+            {"fonts": ("cmr10",), "papers": ("grid", "dots", "grid"), "inks": ("red",), "colour": True},
+            "papers must be different, got 'grid' twice",
+        ),
         ({"fonts": ("cmr10",), "papers": ("plain",), "inks": ("x",), "colour": True}, "inks must be among red"),
     ],
 )

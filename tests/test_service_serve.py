@@ -158,7 +158,9 @@ def test_a_port_in_use_is_refused(capsys, tmp_path):
 def test_the_extra_that_is_missing_is_named(capsys, monkeypatch):
     monkeypatch.setattr(extra, "NEEDED", ("fastapi", "no_such_package"))
     assert main(["serve", "--demo"]) == 2
-    assert capsys.readouterr().err == "jensen: jensen serve needs no_such_package: pip install 'jensen[serve]'\n"
+    assert (
+        capsys.readouterr().err == "jensen: jensen serve needs no_such_package: install jensen with the extra serve\n"
+    )
 
 
 def test_help_and_other_commands_do_not_need_the_extra():

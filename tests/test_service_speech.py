@@ -149,8 +149,8 @@ def missing(monkeypatch, *names):
 @pytest.mark.parametrize(
     ("absent", "alphabet", "reason"),
     [
-        (["espeakng_loader"], "01", "espeak-ng is not installed: pip install 'jensen[audio]'"),
-        (["soundfile"], "01", "soundfile is not installed: pip install 'jensen[audio]'"),
+        (["espeakng_loader"], "01", "espeak-ng is not installed: install jensen with the extra audio"),
+        (["soundfile"], "01", "soundfile is not installed: install jensen with the extra audio"),
         ([], "01!", "there are no words for '!'"),
     ],
 )

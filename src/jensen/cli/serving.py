@@ -24,7 +24,7 @@ def serve(
         ValueError: if what the service needs is not installed.
     """
     if missing := [name for name in NEEDED if find_spec(name) is None]:
-        raise ValueError(f"jensen serve needs {', '.join(missing)}: pip install 'jensen[serve]'")
+        raise ValueError(f"jensen serve needs {', '.join(missing)}: install jensen with the extra serve")
     from jensen.apps.captcha import serving
 
     serving.serve(run, demonstrate=demonstrate, host=host, port=port, workers=workers, store=store, part=part)

@@ -100,6 +100,9 @@ class Style:
     def _check_looks(self) -> None:
         if any(self.looks) and not (all(self.looks) and self.colour):
             raise ValueError("fonts, papers and inks must all be named, with colour, or none of them")
+        for what, names in (("fonts", self.fonts), ("papers", self.papers), ("inks", self.inks)):
+            if twice := [name for k, name in enumerate(names) if name in names[:k]]:
+                raise ValueError(f"{what} must be different, got {twice[0]!r} twice")
         for name in self.fonts:
             font_path(name)
         for what, names, known in (("papers", self.papers, PAPERS), ("inks", self.inks, HUES)):

@@ -272,7 +272,7 @@ def _parquet(path: Path) -> tuple[bool, dict[str, Any]]:
     try:
         from pyarrow import ArrowInvalid, parquet
     except ImportError as error:
-        raise ValueError(f"reading {path} needs pyarrow: pip install 'jensen[parquet]'") from error
+        raise ValueError(f"reading {path} needs pyarrow: install jensen with the extra parquet") from error
     try:
         read = parquet.read_table(path)
     except ArrowInvalid as error:

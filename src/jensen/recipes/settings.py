@@ -87,7 +87,7 @@ class Training(Settings):
     previews: Annotated[int, Field(ge=0)] = 10
     """number of previews of samples, and of losses of held-out data, during training"""
     tensorboard: bool = False
-    """whether to write training curves for TensorBoard too, to RUN/tensorboard; needs jensen[tensorboard]"""
+    """whether to write training curves for TensorBoard too, to RUN/tensorboard; needs the extra tensorboard"""
     device: Annotated[str, AfterValidator(_device)] = "auto"
     """device to train on; auto: CUDA if available"""
 

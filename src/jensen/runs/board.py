@@ -16,7 +16,7 @@ def summary_writer() -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise ValueError("training.tensorboard needs tensorboard: pip install 'jensen[tensorboard]'") from error
+        raise ValueError("training.tensorboard needs tensorboard: install jensen with the extra tensorboard") from error
     return SummaryWriter
 
 

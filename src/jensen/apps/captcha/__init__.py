@@ -1,4 +1,4 @@
 """A CAPTCHA service that a site can run: pictures from a pool, answers checked once, tokens redeemed once.
 
-Install it with `pip install jensen[serve]` and start it with `jensen serve`.
+It needs the extra `serve`; `jensen serve` starts it.
 """

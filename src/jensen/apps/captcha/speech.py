@@ -93,7 +93,7 @@ def _library() -> tuple[str, bytes | None]:
     except ImportError:
         path = ctypes.util.find_library("espeak-ng")
         if path is None:
-            raise Speechless("espeak-ng is not installed: pip install 'jensen[audio]'") from None
+            raise Speechless("espeak-ng is not installed: install jensen with the extra audio") from None
         return path, None
     return espeakng_loader.get_library_path(), espeakng_loader.get_data_path().encode()
 
@@ -163,7 +163,7 @@ def _soundfile() -> ModuleType:
     try:
         import soundfile
     except (ImportError, OSError) as error:
-        raise Speechless("soundfile is not installed: pip install 'jensen[audio]'") from error
+        raise Speechless("soundfile is not installed: install jensen with the extra audio") from error
     if "MP3" not in soundfile.available_formats():
         raise Speechless("the library libsndfile cannot write MP3: it must be at least 1.1")
     return soundfile

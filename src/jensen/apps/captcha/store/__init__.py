@@ -42,7 +42,7 @@ def _redis(url: str) -> Store:
     try:
         from jensen.apps.captcha.store.redis import Redis
     except ModuleNotFoundError as error:
-        raise ValueError("to keep challenges in Redis, pip install jensen[redis]") from error
+        raise ValueError("to keep challenges in Redis, install jensen with the extra redis") from error
     return Redis(url)
 
 
@@ -50,5 +50,5 @@ def _postgres(url: str) -> Store:
     try:
         from jensen.apps.captcha.store.postgres import Postgres
     except ModuleNotFoundError as error:
-        raise ValueError("to keep challenges in PostgreSQL, pip install jensen[postgres]") from error
+        raise ValueError("to keep challenges in PostgreSQL, install jensen with the extra postgres") from error
     return Postgres(url)
