@@ -164,7 +164,8 @@ def train(
                 if mine == 0:
                     unused = unconditioned(recipe, objective, data.space)
                     chosen = () if resume else (*data.notes, *unused, *recipe.family.summary(data.space))
-                    say(f"training takes {training.length()}; --resume continues it after an interruption")
+                    if not resume:
+                        say(f"training takes {training.length()}; --resume continues it after an interruption")
                     for note in (*damage, *started, *chosen, *recipe.family.notes(data.space)):
                         say(note)
                 tolerance = Tolerance(training.skip_nonfinite, keeper.skipped)
