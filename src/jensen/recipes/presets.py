@@ -160,7 +160,7 @@ RECIPES = (
             sampling=drawn(steps=16, guidance=4.0, shift=4.0, start=1.0, precision="bfloat16"),
         ),
         Training(minutes=120, average=0.999, precision="bfloat16", save_every=1000),
-        Judging(samples=1000, rows=1000, scales=(1.0, 2.0, 6.0), steps=(), bound_steps=0, ode_rows=0),
+        Judging(samples=1000, rows=1000, scales=(2.0,), steps=(), bound_steps=0, ode_rows=0),
     ),
     preset(
         "captcha-release-reader",
