@@ -231,6 +231,33 @@ def test_settings_without_a_variable_are_read_from_files(monkeypatch, tmp_path):
         read_settings()
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("ISUE_RATE", "; did you mean 'JENSEN_CAPTCHA_ISSUE_RATE'?"),
+        ("SITES__SHOP", "; did you mean 'JENSEN_CAPTCHA_SITES'?"),
+        ("DEMO", ": a demonstration is started by jensen serve --demo"),
+    ],
+)
+def test_what_is_no_setting_is_refused_as_a_variable_and_as_a_file(name, said, monkeypatch, tmp_path):
+    name, given = f"JENSEN_CAPTCHA_{name}", {"secret": SECRET, "sites": SITES}
+    for spelled in (name, name.lower()):
+        with monkeypatch.context() as variables, pytest.raises(ValueError) as refused:
+            variables.setenv(spelled, "1")
+            read_settings(**given)
+        assert str(refused.value) == f"{name} is no setting{said}"
+    (tmp_path / name).write_text("1")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    with pytest.raises(ValueError, match=f"^{name} is no setting"):
+        read_settings(**given)
+
+
+def test_what_kubernetes_sets_for_a_service_is_no_mistake(monkeypatch):
+    for name in ("SERVICE_HOST", "SERVICE_PORT_HTTP", "PORT", "PORT_8000_TCP_ADDR"):
+        monkeypatch.setenv(f"JENSEN_CAPTCHA_{name}", "1")
+    assert read_settings(secret=SECRET, sites=SITES) == read_settings(secret=SECRET, sites=SITES, demo=False)
+
+
 def test_what_is_missing_or_no_json_is_named(monkeypatch):
     with pytest.raises(ValueError, match=r"^JENSEN_CAPTCHA_SECRET must be set$"):
         read_settings(sites=SITES)
@@ -244,8 +271,7 @@ def test_a_demonstration_has_secrets_of_its_own_and_test_keys(monkeypatch):
     assert first["SECRET"] != second["SECRET"]
     for name, value in first.items():
         monkeypatch.setenv(f"JENSEN_CAPTCHA_{name}", value)
-    chosen = read_settings()
-    assert chosen.demo
+    chosen = read_settings(demo=True)
     assert set(demo.verdict_sites(chosen)) == {demo.PASSES, demo.FAILS}
     assert demo.verdict_sites(read_settings(demo=False)) == {}
 

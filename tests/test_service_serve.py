@@ -135,6 +135,9 @@ def test_a_run_that_is_not_there_ends_the_service():
         (["run"], "JENSEN_CAPTCHA_SECRET must be set"),
         (["--demo", "--store", "mysql://x"], "the store must be sqlite:///FILE"),
         (["--demo", "--store", "redis://127.0.0.1:1/0"], "the store cannot be reached (Redis: ConnectionError)"),
+        (["--demo", "DEMO"], "JENSEN_CAPTCHA_DEMO is no setting: a demonstration is started by jensen serve --demo"),
+        (["--part", "api", "DEMO"], "JENSEN_CAPTCHA_DEMO is no setting"),
+        (["--demo", "secret"], "--demo generates its secrets: leave it out, or unset jensen_captcha_secret"),
         (["--port", "70000"], "--port must be at most 65535, got '70000'"),
         (["--workers", "0"], "--workers must be at least 1, got '0'"),
         (["--part", "all of it"], "--part must be"),
@@ -142,6 +145,10 @@ def test_a_run_that_is_not_there_ends_the_service():
 )
 def test_what_cannot_be_served_is_refused_in_a_sentence(words, said, capsys, monkeypatch):
     monkeypatch.delenv("JENSEN_CAPTCHA_SECRET", raising=False)
+    variables = {"DEMO": "JENSEN_CAPTCHA_DEMO", "secret": "jensen_captcha_secret"}  # set, if its name is a word
+    for name in variables.keys() & set(words):
+        monkeypatch.setenv(variables[name], "1")
+    words = [word for word in words if word not in variables]
     before = dict(os.environ)
     assert main(["serve", *words]) == (1 if "reached" in said else 2)
     assert said in capsys.readouterr().err

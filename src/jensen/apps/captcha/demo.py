@@ -7,10 +7,10 @@ import secrets
 
 from pydantic import SecretStr
 
-from jensen.apps.captcha.settings import Settings, Site
+from jensen.apps.captcha.settings import PREFIX, Settings, Site
 
 SITE, RUN = "demo", "captcha-release"
-GENERATED = ("SECRET", "SITES")
+GENERATED = (f"{PREFIX}SECRET", f"{PREFIX}SITES")
 HOSTNAMES = ("localhost", "127.0.0.1", "::1")
 PASSES, FAILS = "1x00000000000000000000AA", "2x00000000000000000000AB"
 VERDICTS = {PASSES: True, FAILS: False}
@@ -26,7 +26,7 @@ VERIFICATIONS: dict[str, tuple[str, ...]] = {
 def demo_environment() -> dict[str, str]:
     """Settings of a demonstration: generated secrets, and one site on this machine."""
     site = {"secret": secrets.token_hex(32), "hostnames": list(HOSTNAMES)}
-    return {"SECRET": secrets.token_hex(32), "SITES": json.dumps({SITE: site}), "DEMO": "1"}
+    return {"SECRET": secrets.token_hex(32), "SITES": json.dumps({SITE: site})}
 
 
 def verdict_sites(settings: Settings) -> dict[str, Site]:

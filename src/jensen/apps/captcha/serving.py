@@ -27,7 +27,7 @@ from jensen.apps.captcha.store import Unavailable, open_store
 from jensen.core.failure import Failure, Told
 
 Part = Literal["all", "api", "pool"]
-APPLICATION = "jensen.apps.captcha.api.app:make"
+FACTORY = {False: "jensen.apps.captcha.api.app:make", True: "jensen.apps.captcha.api.app:make_demo"}  # a demonstration?
 CONNECTIONS, PATIENCE = 1000, 10  # connections of a worker; seconds in which requests end when it stops
 SLOWEST = 30.0  # seconds between two starts of a process that fails
 
@@ -51,8 +51,8 @@ def serve(
     """
     if run is None and not demonstrate and part != "api":
         raise ValueError("serve needs RUN, the folder of a run that draws CAPTCHAs, or --demo")
-    if demonstrate and (given := [name for name in demo.GENERATED if PREFIX + name in os.environ]):
-        raise ValueError(f"--demo generates its secrets: leave it out, or unset {PREFIX}{given[0]}")
+    if demonstrate and (given := [name for name in os.environ if name.upper() in demo.GENERATED]):
+        raise ValueError(f"--demo generates its secrets: leave it out, or unset {given[0]}")
     if demonstrate and not _loopback(host):
         raise ValueError(f"--demo serves this machine only: --host must be 127.0.0.1, ::1 or localhost, got {host}")
     with contextlib.ExitStack() as stack:
@@ -64,7 +64,7 @@ def serve(
             _tell(listener, demonstrate)
         drawing = None if part == "api" else stack.enter_context(_drawing(run or Path(demo.RUN)))
         try:
-            _answer(listener, workers) if listener else _wait(drawing)
+            _answer(listener, workers, FACTORY[demonstrate]) if listener else _wait(drawing)
         except KeyboardInterrupt:
             say("stopped")
         if drawing is not None and drawing.code is not None:
@@ -129,10 +129,10 @@ def _listener(host: str, port: int) -> socket.socket:
         raise ValueError(f"--host and --port must be free to listen on, got {host} {port}: {reason}") from error
 
 
-def _answer(listener: socket.socket, workers: int) -> None:
+def _answer(listener: socket.socket, workers: int, factory: str) -> None:
     """Answer requests until a signal comes; those that have begun are ended first."""
     config = uvicorn.Config(
-        APPLICATION,
+        factory,
         factory=True,
         workers=workers,
         log_config=None,

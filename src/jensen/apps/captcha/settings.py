@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -28,6 +29,7 @@ from pydantic_settings import (
 )
 
 from jensen.apps.captcha.store import Rate
+from jensen.core.naming import nearest
 from jensen.core.settings import must_be
 
 PREFIX = "JENSEN_CAPTCHA_"
@@ -36,6 +38,7 @@ SHORTEST, VARIED = 32, 10  # characters of a secret, and different ones among th
 HOSTNAME = re.compile(
     r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*|[0-9a-f:]{2,39}"
 )
+KUBERNETES = re.compile(r"SERVICE_(HOST|PORT)\w*|PORT(_\d+_\w+)?")  # it sets these for a Service named jensen-captcha
 TEST_KEY = re.compile(r"[123]x0+(AA|AB|BB|FF)")
 HIDDEN = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, use_attribute_docstrings=True)
 
@@ -171,6 +174,7 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """What is given, the environment, and files in place of variables that are not set."""
         environment = EnvSettingsSource(settings_cls)
+        _refuse_unknown(environment.env_vars)
         environment.env_vars = _files() | dict(environment.env_vars)
         return init_settings, environment
 
@@ -207,8 +211,19 @@ def _files() -> dict[str, str]:
         return {}
     if not Path(folder).is_dir():
         raise ValueError(f"{FOLDER} must be a folder, got {folder}")
-    names = {(PREFIX + name).lower() for name in Settings.model_fields}
-    return {path.name.lower(): _read(path) for path in Path(folder).iterdir() if path.name.lower() in names}
+    found = {path.name.lower(): path for path in Path(folder).iterdir()}
+    _refuse_unknown(found)
+    return {name: _read(path) for name, path in found.items() if name.startswith(PREFIX.lower())}
+
+
+def _refuse_unknown(names: Iterable[str]) -> None:
+    """Refuse variables and files that have our prefix and are no setting; `demo` is an option, and cannot be set."""
+    known = [PREFIX + field.upper() for field in Settings.model_fields if field != "demo"]
+    for name in map(str.upper, names):
+        if name == f"{PREFIX}DEMO":
+            raise ValueError(f"{name} is no setting: a demonstration is started by jensen serve --demo")
+        if name.startswith(PREFIX) and name not in known and not KUBERNETES.fullmatch(name.removeprefix(PREFIX)):
+            raise ValueError(f"{name} is no setting{nearest(name, known)}")
 
 
 def _read(path: Path) -> str:

@@ -41,12 +41,17 @@ REFUSALS: Responses = {
 JSON = re.compile(r"application/json\s*(;.*)?", re.IGNORECASE)
 
 
-def make() -> FastAPI:
+def make(*, demo: bool = False) -> FastAPI:
     """The application of the environment's settings, with logs; a worker process calls it, and ends with its parent."""
     start_logs()
     end_with_parent()
-    settings = read_settings()
+    settings = read_settings(demo=demo)
     return application(settings, open_store(settings.store))
+
+
+def make_demo() -> FastAPI:
+    """The application of a demonstration, with test keys; `jensen serve --demo` alone names it."""
+    return make(demo=True)
 
 
 def application(settings: Settings, store: Store) -> FastAPI:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import re
 import time
 from collections.abc import MutableMapping
 from typing import Any
@@ -20,6 +21,8 @@ from jensen.apps.captcha.settings import Settings
 
 FAILED = Refused(500, "internal-error", "The service failed.")
 UNAVAILABLE = Refused(503, "store-unavailable", "The store cannot be reached: try again soon.", RETRY)
+PROXIED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")  # headers that proxies add
+LOCAL = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?")  # this machine's names, in the header Host
 PATIENCE = 10.0  # seconds in which a body must arrive
 HEADERS = {
     "cache-control": "no-store",
@@ -117,8 +120,8 @@ class Intake:
         await self._app(scope, replay, send)
 
     def _refuse_strangers(self, scope: Scope) -> None:
-        """A demonstration answers this machine only, however it was started."""
-        if self._settings.demo and not address_of(scope, self._settings).is_loopback:
+        """A demonstration answers this machine only, and no proxy."""
+        if self._settings.demo and not local(scope):
             raise Refused(403, "demonstration", "A demonstration serves the machine that it runs on.")
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
@@ -143,8 +146,18 @@ class Intake:
 
 def address_of(scope: Scope, settings: Settings) -> Any:
     """The visitor's address."""
-    peer = scope["client"][0] if scope.get("client") else ""
-    return client_address(peer, Headers(scope=scope).getlist("x-forwarded-for"), settings.trusted_proxies)
+    return client_address(_peer(scope), Headers(scope=scope).getlist("x-forwarded-for"), settings.trusted_proxies)
+
+
+def local(scope: Scope) -> bool:
+    """Whether this machine asks itself, under its own name and not through a proxy."""
+    headers = Headers(scope=scope)
+    named = LOCAL.fullmatch(headers.get("host", "")) is not None
+    return named and client_address(_peer(scope), [], []).is_loopback and not any(name in headers for name in PROXIED)
+
+
+def _peer(scope: Scope) -> str:
+    return scope["client"][0] if scope.get("client") else ""
 
 
 async def _send(refused: Refused, send: Send) -> None:
