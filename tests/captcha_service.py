@@ -40,7 +40,8 @@ numbers = itertools.count()
 def settings(place: Path, **more) -> Settings:
     """Settings with two sites, a store in a folder, and rates that are not met unless they are given."""
     sites = {key: {"secret": secret, "hostnames": [HOST, f"{key}.example"]} for key, secret in SECRETS.items()}
-    rates = dict.fromkeys(("issue_rate", "answer_rate", "all_issue_rate", "all_answer_rate"), "1000000/second")
+    names = ("issue_rate", "answer_rate", "all_issue_rate", "all_answer_rate", "failed_rate", "request_rate")
+    rates = dict.fromkeys(names, "1000000/second")
     given = {"secret": SECRET, "sites": sites, "store": f"sqlite:///{place}/captcha.sqlite", **rates, **more}
     return read_settings(**given)
 

@@ -170,6 +170,11 @@ jensen serve nowhere --demo --part pool
 jensen serve run --demo --part pool
 JENSEN_CAPTCHA_SECRET=change-me jensen serve --part api
 JENSEN_CAPTCHA_SECRET=change-me jensen serve --demo
+JENSEN_CAPTCHA_SECRET=0123456789abcdef0123456789abcdef jensen serve --part api
+JENSEN_CAPTCHA_DEMO=1 jensen serve --demo
+CREDENTIALS_DIRECTORY=secrets JENSEN_CAPTCHA_DEMO=1 jensen serve --part api
+CREDENTIALS_DIRECTORY=secrets JENSEN_CAPTCHA_ISUE_RATE=9/hour jensen serve --part api
+CREDENTIALS_DIRECTORY=shared jensen serve --part api
 CREDENTIALS_DIRECTORY=nowhere jensen serve --part api
 CREDENTIALS_DIRECTORY=secrets JENSEN_CAPTCHA_SITES={ jensen serve --part api
 CREDENTIALS_DIRECTORY=secrets JENSEN_CAPTCHA_SITES={} jensen serve --part api
@@ -585,6 +590,8 @@ FILES = {
     "captions/0.txt": b"caf\xe9",
     "secrets/JENSEN_CAPTCHA_SECRET": SECRET.encode(),
     "secrets/JENSEN_CAPTCHA_SITES": json.dumps({"shop": {"secret": SECRET[::-1], "hostnames": ["x"]}}).encode(),
+    "shared/JENSEN_CAPTCHA_SECRET": SECRET.encode(),
+    "shared/JENSEN_CAPTCHA_SITES": json.dumps({"shop": {"secret": SECRET, "hostnames": ["x"]}}).encode(),
     "pack/facts.json": DEEP,
     "pack/pack.json": DEEP,
 }

@@ -17,7 +17,7 @@ from jensen.runs.opening import open_run
 
 OUT = Path(__file__).resolve().parents[1] / "docs" / "serve"
 PHONE, DESK = {"width": 360, "height": 700}, {"width": 760, "height": 640}
-SITES = {demo.SITE: {"secret": "0123456789abcdef" * 2, "hostnames": ["127.0.0.1"]}}
+SITES = {demo.SITE: {"secret": "ac66114bd5a08c8db42e2d7c1ba59a88", "hostnames": ["127.0.0.1"]}}
 PICTURES = {  # what it is called: the address, the screen, the colours
     "phone-light": ("/?lang=en", PHONE, "light"),
     "phone-dark": ("/?lang=de", PHONE, "dark"),

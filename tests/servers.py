@@ -132,11 +132,12 @@ def free_port() -> int:
 def serving(
     *words: str, environment: dict[str, str] | None = None
 ) -> Iterator[tuple[subprocess.Popen, dict[str, Any]]]:
-    """The process of `jensen serve`, and the first event that it logs."""
+    """The process of `jensen serve`, whose log is the file `process.log`, and the first event that it logs."""
     command = [sys.executable, "-c", "from jensen.cli.main import entry; entry()", "serve", *words]
     with TemporaryDirectory(prefix="serving") as place, Path(place, "log").open("w+") as log:
         pipes = {"stdout": subprocess.PIPE, "stderr": log, "text": True}
         with subprocess.Popen(command, env=os.environ | (environment or {}), **pipes) as process:
+            process.log = log.name
             try:
                 within(SLOW, lambda: events(log.name) or process.poll() is not None)
                 assert events(log.name), Path(log.name).read_text()

@@ -134,6 +134,18 @@ def test_the_proxy_that_is_trusted_is_the_gateway_of_its_network():
     assert set(COMPOSE["secrets"]) == {f"{PREFIX}SECRET", f"{PREFIX}SITES"}
 
 
+def test_the_token_of_metrics_is_there_when_the_comment_signs_are_removed():
+    found = yaml.safe_load(re.sub("# (?=- JENSEN|JENSEN|  file)", "", text("compose.yaml")))
+    secrets = {f"{PREFIX}{name}" for name in ("SECRET", "SITES", "METRICS_TOKEN")}
+    assert secrets == found["secrets"].keys() == set(found["services"]["api"]["secrets"])
+    assert found["secrets"][f"{PREFIX}METRICS_TOKEN"] == {"file": "./secrets/METRICS_TOKEN"}
+
+
+def test_the_proxy_of_the_docs_is_that_of_the_file():
+    _, _, block = text("Caddyfile").partition("\n")
+    assert f"```\n{block}```\n" in (ROOT / "docs" / "serve.md").read_text(encoding="utf-8")
+
+
 def test_what_is_copied_makes_the_whole_package(tmp_path):
     """The COPY instructions, of files that the ignore file leaves, then the same back end that pip calls."""
     kept = [line[1:] for line in text("Dockerfile.dockerignore").splitlines() if line.startswith("!")]
@@ -248,3 +260,8 @@ def test_a_visitor_is_known_through_the_proxy_and_cannot_be_another(tmp_path):
         assert asked("127.0.0.2", 3) == [201, 201, 429]
         assert asked("127.0.0.3", 3) == [201, 201, 429]
         assert asked("127.0.0.3", 1, **{"x-forwarded-for": "127.0.0.4"}) == [429]
+        with httpx.Client(base_url=f"https://localhost:{port}", verify=context, timeout=60) as client:
+            for path in ("/health", "/ready", "/metrics", "/%6Detrics", "/HEALTH"):
+                found = client.get(path)
+                assert (found.status_code, found.content) == (404, b"")
+            assert client.get("/widget.js").status_code == 200

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import gzip
 import json
 import logging
+import random
+import re
+import secrets
 import sqlite3
 import statistics
 import subprocess
@@ -16,10 +20,12 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from io import StringIO
+from ipaddress import ip_address
 
 import httpx
 import pytest
 import redis
+from pydantic import ValidationError
 from scipy.stats import mannwhitneyu
 
 from captcha_service import (
@@ -37,9 +43,11 @@ from captcha_service import (
     visiting,
 )
 from jensen.apps.captcha import demo, service
-from jensen.apps.captcha.api import guard
+from jensen.apps.captcha import limits as limiting
+from jensen.apps.captcha.api import forms, guard
 from jensen.apps.captcha.api.app import application
-from jensen.apps.captcha.limits import UNKNOWN
+from jensen.apps.captcha.keys import Keys
+from jensen.apps.captcha.limits import UNKNOWN, Limits
 from jensen.apps.captcha.logs import Lines
 from jensen.apps.captcha.service import Service
 from jensen.apps.captcha.store import open_store
@@ -69,7 +77,7 @@ def refused(response, status, code):
     sentence = response.json()["error"]
     assert set(response.json()) == {"error", "code"}
     assert sentence.endswith(".")
-    assert sentence[0].isupper()
+    assert sentence[0].isupper() or sentence[0] == "/" or sentence.split()[0] in forms.RULES
     assert "\n" not in sentence
     return response
 
@@ -157,8 +165,18 @@ def test_nothing_crosses_from_a_site_to_another(visitor):
     assert visitor.verify(token, sitekey=SITE)["success"]
 
 
+ODD = [
+    f"https://evil@{HOST}",
+    f"https://{HOST}/",
+    f"https://{HOST}?x",
+    f"ftp://{HOST}",
+    f"//{HOST}",
+    f"https://{HOST}:x",
+]
+
+
 @pytest.mark.parametrize(
-    "origin", [None, "null", "https://evil.example", f"https://{HOST}.evil.example", "http://[", HOST]
+    "origin", [None, "null", "https://evil.example", f"https://{HOST}.evil.example", "http://[", HOST, *ODD]
 )
 def test_pages_of_other_hostnames_are_refused(visitor, origin):
     elsewhere = Visitor(visitor.client, {} if origin is None else {"origin": origin})
@@ -179,7 +197,15 @@ def test_what_is_not_there_is_said(visitor):
     refused(visitor.ask(site_key="nobody"), 404, "unknown-site")
     refused(visitor.type("A" * 24), 404, "unknown-challenge")
     refused(visitor.client.get("/nowhere"), 404, "http-404")
-    refused(visitor.client.get("/challenge"), 405, "http-405")
+    for path, asked, taken in (
+        ("/challenge", "GET", "POST"),
+        ("/turnstile/v0/siteverify", "GET", "POST"),
+        ("/health", "POST", "GET and HEAD"),
+        ("/page", "DELETE", "GET and POST"),
+    ):
+        response = refused(visitor.client.request(asked, path), 405, "http-405")
+        assert response.json()["error"] == f"{path} takes {taken}."
+        assert response.headers["allow"] == taken.replace(" and ", ", ")
     refused(visitor.type(visitor.ask().json()["id"], " \t"), 422, "empty-answer")
 
 
@@ -204,6 +230,58 @@ BODIES = [
 def test_bodies_that_are_no_requests(visitor, body, status, code):
     response = visitor.client.post("/challenge", content=body, headers={"content-type": "application/json", **ORIGIN})
     refused(response, status, code or response.json()["code"])
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "said"),
+    [
+        ("/challenge", {"cdata": "hello world"}, "cdata must be text of at most 255 letters, digits, _ and -."),
+        ("/challenge", {"action": 5}, "action must be text of at most 32 letters, digits, _ and -."),
+        ("/challenge", {"lang": "de_AT"}, "lang must be text of at most 35 letters, digits and -."),
+        ("/challenge", {"site_key": ""}, "site_key must be text of 1 to 64 letters, digits, _ and -."),
+        ("/challenge", {"more": 1}, "/challenge takes site_key, action, cdata and lang only."),
+        ("/challenge", [], "The body must be a JSON object."),
+        ("/challenge", None, "The body must be a JSON object."),
+        ("/answer", {"id": "x", "answer": "x"}, "id must be text of 24 letters, digits, _ and -."),
+        ("/answer", {"id": "A" * 24, "answer": "x" * 65}, "answer must be text of at most 64 characters."),
+        ("/answer", {"id": "A" * 24}, "answer must be given."),
+        ("/answer", {"id": "A" * 24, "answer": "x", "lang": ""}, "/answer takes site_key, id and answer only."),
+    ],
+)
+def test_what_a_request_must_be_is_said(visitor, path, body, said):
+    given = {"site_key": SITE} | body if isinstance(body, dict) else body
+    headers = {"content-type": "application/json", **ORIGIN}
+    response = refused(visitor.client.post(path, content=json.dumps(given), headers=headers), 422, "invalid-field")
+    assert response.json()["error"] == said
+
+
+def test_the_lengths_that_are_said_are_those_that_are_taken():
+    right = {"site_key": SITE, "id": "A" * 24, "answer": "x"}
+    for form in forms.FORMS.values():
+        for name in form.model_fields:
+            most = int(re.findall("[0-9]+", forms.RULES[name])[-1])
+            given = {key: value for key, value in right.items() if key in form.model_fields}
+            assert getattr(form.model_validate(given | {name: "a" * most}), name) == "a" * most
+            with pytest.raises(ValidationError):
+                form.model_validate(given | {name: "a" * (most + 1)})
+
+
+def test_bodies_are_plain_utf_8(visitor):
+    headers = {"content-type": "application/json", **ORIGIN}
+    for encoding in ("utf-16", "utf-16-le", "utf-32"):
+        content = json.dumps({"site_key": SITE}).encode(encoding)
+        response = refused(visitor.client.post("/challenge", content=content, headers=headers), 400, "bad-json")
+        assert response.json()["error"] == "The body must be JSON in UTF-8."
+        content = json.dumps({"secret": SECRETS[SITE], "response": "x"}).encode(encoding)
+        response = visitor.client.post("/siteverify", content=content, headers=headers)
+        assert response.json()["error-codes"] == ["bad-request"]
+    for path in ("/challenge", "/answer", "/siteverify", "/page"):
+        content = gzip.compress(json.dumps({"site_key": SITE}).encode())
+        response = visitor.client.post(path, content=content, headers=headers | {"content-encoding": "gzip"})
+        assert refused(response, 415, "encoded").json()["error"].startswith("A body must not be compressed")
+    assert visitor.client.post(
+        "/challenge", json={"site_key": SITE}, headers=ORIGIN | {"content-encoding": "identity"}
+    ).is_success
 
 
 def test_what_was_typed_is_never_repeated(visitor):
@@ -303,8 +381,57 @@ def test_everyone_together_may_ask_so_often(tmp_path):
         assert found == [201, 201, 201, 429]
 
 
+def test_secrets_may_be_wrong_so_often_and_the_right_one_always_counts(tmp_path):
+    with visiting(tmp_path, failed_rate="2/minute", trusted_proxies=["127.0.0.0/8"]) as visitor:
+
+        def by(address, secret, token="x"):
+            form, headers = {"secret": secret, "response": token}, {"x-forwarded-for": address}
+            return visitor.client.post("/siteverify", data=form, headers=headers)
+
+        found = [by("192.0.2.1", secret) for secret in ("wrong", "", "wrong", "wrong")]
+        assert [each.status_code for each in found] == [200, 200, 429, 429]
+        assert found[2].json() == {"success": False, "error-codes": ["too-many-requests"]}
+        assert 28 <= int(found[2].headers["retry-after"]) <= 30
+        assert by("192.0.2.2", "wrong").status_code == 200
+        for _ in range(5):
+            assert by("192.0.2.1", SECRETS[SITE]).json()["error-codes"] == ["invalid-input-response"]
+        assert by("192.0.2.1", SECRETS[SITE], visitor.token()).json()["success"]
+
+
+def test_an_address_may_request_anything_so_often(tmp_path):
+    with visiting(tmp_path, request_rate="4/minute", trusted_proxies=["127.0.0.0/8"]) as visitor:
+
+        def by(address, path, method="GET"):
+            return visitor.client.request(method, path, headers={"x-forwarded-for": address})
+
+        paths = ("/nowhere", "/page", "/health", "/challenge")
+        assert [by("192.0.2.1", path).status_code for path in paths] == [404, 422, 200, 405]
+        for path in (*paths, "/ready", "/widget.js", "/x/siteverify", "/siteverify"):
+            response = refused(by("192.0.2.1", path), 429, "too-many-requests")
+            assert 13 <= int(response.headers["retry-after"]) <= 15
+        assert by("192.0.2.1", "/siteverify", "POST").status_code == 200
+        assert by("192.0.2.2", "/health").status_code == 200
+        assert {visitor.client.get("/health").status_code for _ in range(9)} == {200}  # this machine is not counted
+
+
+def test_rates_in_memory_are_those_of_a_store_and_take_little_of_it(tmp_path, monkeypatch):
+    chosen = settings(tmp_path, failed_rate="3/minute")
+    store = open_store(chosen.store)
+    limits, address, now, draws = Limits(chosen, store, Keys(chosen.secrets())), ip_address("192.0.2.1"), 0, []
+    for _ in range(200):
+        now += random.Random(now).randrange(30_000)
+        draws.append(limits.wait_here("failed", address, now))
+        assert draws[-1] == pytest.approx(store.admit("failed", now, chosen.rate("failed_rate")), abs=1e-3)
+    assert 0 < draws.count(0.0) < 200
+    store.close()
+    monkeypatch.setattr(limiting, "MOST", 5)
+    for k in range(9):
+        assert limits.wait_here("failed", ip_address(f"198.51.100.{k}"), now) == 0
+    assert len(limits._due) == 5
+
+
 def test_a_secret_is_replaced_while_challenges_are_open(tmp_path):
-    old, new, newer = ("0123456789abcdef" + c * 16 for c in "xyz")
+    old, new, newer = (secrets.token_hex(32) for _ in range(3))
     with visiting(tmp_path, secret=old) as visitor:
         name, token = visitor.ask().json()["id"], visitor.token()
     with visiting(tmp_path, secret=new, previous_secret=old, pictures=0) as visitor:
@@ -319,7 +446,7 @@ def test_a_secret_is_replaced_while_challenges_are_open(tmp_path):
 
 
 def test_a_site_replaces_its_secret(tmp_path):
-    new = "fedcba9876543210" * 2
+    new = secrets.token_hex(32)
     sites = {SITE: {"secret": new, "previous_secret": SECRETS[SITE], "hostnames": [HOST]}}
     with visiting(tmp_path, sites=sites) as visitor:
         assert visitor.verify(visitor.token())["success"]
@@ -340,6 +467,9 @@ def test_headers_of_every_answer(visitor):
         assert "server" not in response.headers
 
 
+NAMED = "The Origin header must name a hostname of a site."
+
+
 def test_pages_of_the_sites_alone_may_read_answers(visitor):
     asked = {"access-control-request-method": "POST", "access-control-request-headers": "content-type"}
     preflight = visitor.client.options("/challenge", headers=ORIGIN | asked)
@@ -347,8 +477,10 @@ def test_pages_of_the_sites_alone_may_read_answers(visitor):
     assert visitor.ask().headers["access-control-allow-origin"] == ORIGIN["origin"]
     for origin in ("https://evil.example", f"https://{HOST}.evil.example", "https://shopxexample", "null"):
         found = visitor.client.options("/challenge", headers={"origin": origin} | asked)
-        assert found.status_code == 400
+        assert refused(found, 403, "wrong-hostname").json()["error"] == NAMED
         assert "access-control-allow-origin" not in found.headers
+    for more in ({"access-control-request-method": "PUT"}, {"access-control-request-headers": "x-other"}):
+        refused(visitor.client.options("/challenge", headers=ORIGIN | asked | more), 403, "wrong-preflight")
 
 
 def test_a_store_that_is_lost_is_a_503(tmp_path):
@@ -410,8 +542,11 @@ def test_metrics_count_and_are_for_this_machine_or_a_token(tmp_path):
         ):
             assert line in page.splitlines()
         refused(visitor.client.get("/metrics", headers={"x-forwarded-for": "192.0.2.1"}), 404, "http-404")
-    token = "abcdefghijklmnop" * 2
+    token = secrets.token_hex(32)
     with visiting(tmp_path, metrics_token=token) as visitor:
+        assert visitor.client.get("/health").json() == {"status": "ok"}
+        found = visitor.client.get("/health", headers={"authorization": f"Bearer {token}"}).json()
+        assert set(found) == {"status", "version", "demo", "drawer"}
         refused(visitor.client.get("/metrics"), 404, "http-404")
         refused(visitor.client.get("/metrics", headers={"authorization": f"Bearer {token}x"}), 404, "http-404")
         assert visitor.client.get("/metrics", headers={"authorization": f"Bearer {token}"}).status_code == 200
@@ -422,6 +557,73 @@ def test_health_and_readiness(visitor):
     visitor.store.write_status({"source": "the classical drawer"})
     found = visitor.client.get("/health").json()
     assert (found["status"], found["demo"], found["drawer"]) == ("ok", False, "the classical drawer")
+    for headers in ({"x-forwarded-for": "127.0.0.1"}, {"host": HOST}):  # through a proxy: a stranger
+        assert visitor.client.get("/health", headers=headers).json() == {"status": "ok"}
+        refused(visitor.client.get("/metrics", headers=headers), 404, "http-404")
+
+
+def test_health_and_readiness_answer_head(tmp_path):
+    with visiting(tmp_path, pictures=1) as visitor:
+        for path in ("/health", "/ready"):
+            found = visitor.client.head(path)
+            assert (found.status_code, found.content) == (200, b"")
+        visitor.ask()
+        assert visitor.client.head("/ready").status_code == 503
+
+
+def test_what_is_refused_is_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(guard, "PATIENCE", 0.1)
+    with visiting(tmp_path, trusted_proxies=["127.0.0.0/8"], request_rate="1/hour") as visitor:
+        client, preflight = visitor.client, {"origin": "https://evil.example", "access-control-request-method": "POST"}
+
+        def slowly():
+            yield b"{"
+            time.sleep(0.5)
+            yield b"}"
+
+        monkeypatch.setattr(visitor.store, "answer", lambda *_, **__: {}["no such key"])
+        for _ in range(2):
+            client.get("/nowhere", headers={"x-forwarded-for": "192.0.2.1"})
+        client.post("/challenge", content=b"x" * 20_000)
+        client.post("/answer", content=slowly())
+        client.post("/challenge", content=b"{", headers={"content-type": "application/json"})
+        visitor.ask(more=1)
+        client.get("/answer")
+        client.post("/page", headers={"content-encoding": "br"})
+        client.options("/challenge", headers=preflight)
+        visitor.type(visitor.ask().json()["id"])
+        page = client.get("/metrics").text
+    found = re.findall(r'captcha_outcomes_total\{outcome="([^"]+)",request="([^"]+)"\} 1\.0', page)
+    assert sorted(found) == sorted(
+        [
+            ("http-404", "other"),
+            ("too-many-requests", "other"),
+            ("too-large", "issue"),
+            ("too-slow", "answer"),
+            ("bad-json", "issue"),
+            ("invalid-field", "issue"),
+            ("http-405", "answer"),
+            ("encoded", "page"),
+            ("wrong-hostname", "preflight"),
+            ("issued", "issue"),
+            ("internal-error", "answer"),
+        ]
+    )
+    with visiting(tmp_path, demo=True) as visitor:
+        refused(visitor.client.get("/health", headers={"via": "x"}), 403, "demonstration")
+        assert (
+            'captcha_outcomes_total{outcome="demonstration",request="health"} 1.0'
+            in visitor.client.get("/metrics").text
+        )
+
+
+@pytest.mark.parametrize(("trusted", "warnings"), [([], 1), (["10.0.0.0/8"], 1), (["127.0.0.0/8"], 0)])
+def test_a_proxy_that_is_not_believed_is_a_warning_once(tmp_path, caplog, trusted, warnings):
+    with visiting(tmp_path, trusted_proxies=trusted) as visitor:
+        for _ in range(3):
+            visitor.client.get("/health", headers={"x-forwarded-for": "192.0.2.1"})
+    said = [record for record in caplog.records if "JENSEN_CAPTCHA_TRUSTED_PROXIES" in record.getMessage()]
+    assert [record.levelname for record in said] == ["WARNING"] * warnings
 
 
 def test_test_keys_are_for_a_demonstration_on_this_machine(tmp_path):

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(
     browsers.PROGRAM is None and not browsers.REQUIRED, reason="Chromium is not installed on this machine"
 )
 SITES = {SITE: {"secret": SECRETS[SITE], "hostnames": [HOST, "localhost"]}}
-DEMO = {demo.SITE: {"secret": "0123456789abcdef" * 2, "hostnames": ["127.0.0.1"]}}
+DEMO = {demo.SITE: {"secret": "ac66114bd5a08c8db42e2d7c1ba59a88", "hostnames": ["127.0.0.1"]}}
 EN = MESSAGES["en"]
 
 

@@ -15,7 +15,7 @@ from jensen.apps.captcha import demo, service
 from jensen.apps.captcha.api import words
 from jensen.apps.captcha.store import Unavailable
 
-SITES = {demo.SITE: {"secret": "0123456789abcdef" * 2, "hostnames": ["127.0.0.1"]}}
+SITES = {demo.SITE: {"secret": "ac66114bd5a08c8db42e2d7c1ba59a88", "hostnames": ["127.0.0.1"]}}
 
 
 @pytest.fixture(scope="module")

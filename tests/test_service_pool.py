@@ -14,10 +14,11 @@ from PIL import Image
 from captcha_service import Classical, settings
 from jensen.apps.captcha.answers import text_digest
 from jensen.apps.captcha.keys import Keys
-from jensen.apps.captcha.pool import FIRST, Pool, Tally, Trained, encoded
+from jensen.apps.captcha.pool import FIRST, Pool, Tally, Trained, described, encoded
 from jensen.apps.captcha.store import open_store
 from jensen.cli.main import main
 from jensen.data.captcha import Painter, Style
+from jensen.data.space import Text
 from jensen.runs.opening import open_run
 from servers import redis_server
 from tiny import tiny
@@ -82,6 +83,11 @@ def test_the_pool_is_filled_from_below_the_low_mark_up_to_the_high_one(pool):
     while pool.store.take(0, 9):
         wanted.append(pool.wanted())
     assert wanted == [0, 0, 0, 0, 5, 6, 7, 8]
+
+
+def test_the_log_says_what_is_drawn():
+    assert described(Text("ABC ", 6, shortest=5)) == {"length": "5 to 6", "alphabet": 3}
+    assert described(Text("0123456789", 4)) == {"length": 4, "alphabet": 10}
 
 
 def test_the_pool_stops_at_its_bytes(tmp_path):

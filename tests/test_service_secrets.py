@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import random
+import string
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -16,14 +18,14 @@ from hypothesis import strategies as st
 from jensen.apps.captcha import answers, demo, tokens
 from jensen.apps.captcha.keys import Keys
 from jensen.apps.captcha.limits import UNKNOWN, client_address, network
-from jensen.apps.captcha.settings import Settings, read_settings
+from jensen.apps.captcha.settings import VARIED, Settings, Site, read_settings
 from jensen.apps.captcha.store import Challenge
 
 KEYS = Keys(["a" * 32])
 KEY = KEYS.current
 ID = "abcdefghijklmnopqrstuvwx"
-SECRET = "0123456789abcdef0123456789abcdef"
-SITES = {"shop": {"secret": SECRET[::-1], "hostnames": ["shop.example"]}}
+SECRET, OTHER = "ac66114bd5a08c8db42e2d7c1ba59a88", "c6d04a7adfd667e4c4f3df1b7af8bdbf"
+SITES = {"shop": {"secret": OTHER, "hostnames": ["shop.example"]}}
 
 
 def challenge(text="K7MPX", **more):
@@ -161,7 +163,21 @@ def test_settings_are_read_from_the_environment(monkeypatch):
     assert SECRET not in str(found.model_dump())
 
 
-WEAK = ("", "secret", "change-me", "a" * 64, "0123456789" * 3, *demo.VERIFICATIONS)
+WEAK = (
+    "",
+    "secret",
+    "change-me",
+    "a" * 64,
+    "0123456789" * 3,
+    "0123456789abcdef" * 2,
+    "c6d04a7adfd667e" * 3,
+    "c6d04a7adfd667e4-" * 2 + "c6d04",
+    "abcdefghijklmnopqrstuvwxyz0123456789",
+    "ZYXWVUTSRQPONMLKJIHGFEDCBA9876543210",
+    "qwertyuiopasdfghjklzxcvbnm1234567890",
+    "aabbccddeeffgghhiijjkkllmmnnooppqq",
+    *demo.VERIFICATIONS,
+)
 
 
 @pytest.mark.parametrize("secret", WEAK)
@@ -175,6 +191,15 @@ def test_secrets_that_can_be_guessed_are_refused_and_not_repeated(secret):
             read_settings(secret=SECRET, sites=sites)
 
 
+def test_random_secrets_are_accepted():
+    rng = random.Random(0)
+    for characters, length in (("0123456789abcdef", 32), ("0123456789", 40), (string.ascii_letters, 32)):
+        for _ in range(1000):
+            site = SITES["shop"] | {"secret": "".join(rng.choices(characters, k=length))}
+            if len(set(site["secret"])) >= VARIED:
+                Site(**site)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -182,7 +207,24 @@ def test_secrets_that_can_be_guessed_are_refused_and_not_repeated(secret):
         ({"sites": {"a b": SITES["shop"]}}, "JENSEN_CAPTCHA_SITES: a site's key must be of 1 to 64"),
         ({"sites": {demo.PASSES: SITES["shop"]}}, "and no test key"),
         ({"sites": {demo.FAILS: SITES["shop"]}}, "and no test key"),
-        ({"sites": SITES | {"blog": SITES["shop"]}}, "every site must have secrets of its own"),
+        (
+            {"sites": SITES | {"blog": SITES["shop"]}},
+            "JENSEN_CAPTCHA_SITES.blog.secret must be another secret than JENSEN_CAPTCHA_SITES.shop.secret",
+        ),
+        (
+            {"sites": {"shop": SITES["shop"] | {"previous_secret": OTHER}}},
+            "JENSEN_CAPTCHA_SITES.shop.previous_secret must be another secret than JENSEN_CAPTCHA_SITES.shop.secret",
+        ),
+        ({"secret": OTHER}, "JENSEN_CAPTCHA_SITES.shop.secret must be another secret than JENSEN_CAPTCHA_SECRET"),
+        (
+            {"previous_secret": OTHER},
+            "JENSEN_CAPTCHA_SITES.shop.secret must be another secret than JENSEN_CAPTCHA_PREVIOUS_SECRET",
+        ),
+        (
+            {"previous_secret": SECRET},
+            "JENSEN_CAPTCHA_PREVIOUS_SECRET must be another secret than JENSEN_CAPTCHA_SECRET",
+        ),
+        ({"metrics_token": SECRET}, "JENSEN_CAPTCHA_METRICS_TOKEN must be another secret than JENSEN_CAPTCHA_SECRET"),
         (
             {"sites": {"shop": SITES["shop"] | {"hostnames": []}}},
             "JENSEN_CAPTCHA_SITES.shop.hostnames must be a list of 1 or more",
@@ -204,13 +246,15 @@ def test_settings_are_refused_in_a_sentence(change, said):
     assert said in str(refused.value)
     assert "\n" not in str(refused.value)
     assert SECRET not in str(refused.value)
+    assert OTHER not in str(refused.value)
 
 
 def test_settings_without_a_variable_are_read_from_files(monkeypatch, tmp_path):
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     monkeypatch.setenv("JENSEN_CAPTCHA_TRIES", "2")
-    for name, text in (("SECRET", f"{SECRET}\n"), ("SITES", json.dumps(SITES)), ("TRIES", "1"), ("other", "x")):
+    for name, text in (("SECRET", f"{SECRET}\n"), ("SITES", json.dumps(SITES)), ("TRIES", "1")):
         (tmp_path / f"JENSEN_CAPTCHA_{name}").write_text(text)
+    (tmp_path / "other").write_text("x")
     found = read_settings()
     assert found == read_settings(secret=SECRET, sites=SITES, tries=2)
     (tmp_path / "JENSEN_CAPTCHA_SITES").write_text("{")
@@ -242,9 +286,10 @@ def test_settings_without_a_variable_are_read_from_files(monkeypatch, tmp_path):
 def test_what_is_no_setting_is_refused_as_a_variable_and_as_a_file(name, said, monkeypatch, tmp_path):
     name, given = f"JENSEN_CAPTCHA_{name}", {"secret": SECRET, "sites": SITES}
     for spelled in (name, name.lower()):
-        with monkeypatch.context() as variables, pytest.raises(ValueError) as refused:
-            variables.setenv(spelled, "1")
+        monkeypatch.setenv(spelled, "1")
+        with pytest.raises(ValueError) as refused:
             read_settings(**given)
+        monkeypatch.delenv(spelled)
         assert str(refused.value) == f"{name} is no setting{said}"
     (tmp_path / name).write_text("1")
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))

@@ -11,7 +11,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import httpx
 import pytest
@@ -19,13 +22,14 @@ import torch
 from PIL import Image
 
 from captcha_service import ANSWER, SECRET, SECRETS, SITE, Visitor, fill
+from jensen.apps.captcha import serving as starting
 from jensen.apps.captcha.demo import SITE as DEMO
 from jensen.apps.captcha.parent import STARTER
 from jensen.apps.captcha.store import open_store
 from jensen.cli import serving as extra
 from jensen.cli.main import main
 from jensen.runs.opening import open_run
-from servers import SLOW, answers, serving, within
+from servers import SLOW, answers, events, serving, within
 
 
 def children(pid):
@@ -39,6 +43,15 @@ def running(pid):
         return Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0] != "Z"
     except OSError:
         return False
+
+
+def workers(pid):
+    """The processes that answer requests."""
+    return {int(child) for child in children(pid) if running(child) and "spawn_main" in command(child)}
+
+
+def command(pid):
+    return Path(f"/proc/{pid}/cmdline").read_text()
 
 
 def environment(store):
@@ -74,6 +87,10 @@ def test_a_demonstration_draws_asks_and_verifies_and_ends_whole():
         process.send_signal(signal.SIGTERM)
         assert process.wait(SLOW) == 0
         within(SLOW, lambda: not any(map(running, drawing)))
+        said = events(process.log)
+        (begun,) = [event for event in said if event["event"] == "drawing begins"]
+        assert (begun["drawer"], begun["length"], begun["alphabet"]) == ("the run captcha-release", "5 to 6", 24)
+        assert [event["event"] for event in said].index("stopped") == len(said) - 1
 
 
 def test_a_kill_loses_nothing_and_leaves_no_process(tmp_path):
@@ -95,10 +112,10 @@ def test_a_kill_loses_nothing_and_leaves_no_process(tmp_path):
             if line.startswith('captcha_outcomes_total{outcome="issued"')
         )
         assert counted == 3  # of both workers together
-        workers = children(process.pid)
+        left = children(process.pid)
         process.kill()
         process.wait()
-        within(SLOW, lambda: not any(map(running, workers)))
+        within(SLOW, lambda: not any(map(running, left)))
     with serving("--port", "0", "--part", "api", environment=environment(address)) as (process, said):
         at = said["address"]
         within(SLOW, lambda: answers(at, "/ready"))
@@ -108,6 +125,65 @@ def test_a_kill_loses_nothing_and_leaves_no_process(tmp_path):
             assert visitor.verify(used)["error-codes"] == ["timeout-or-duplicate"]
             assert visitor.type(name, ANSWER).json()["solved"]
     store.close()
+
+
+def test_a_worker_that_is_lost_is_an_error_in_the_log_and_started_again(tmp_path):
+    words, given = (
+        ("--part", "api", "--workers", "2", "--port", "0"),
+        environment(f"sqlite:///{tmp_path}/captcha.sqlite"),
+    )
+    with serving(*words, environment=given) as (process, said):
+        within(SLOW, lambda: answers(said["address"], "/health"))
+        within(SLOW, lambda: len(workers(process.pid)) == 2)
+        os.kill(workers(process.pid).pop(), signal.SIGKILL)
+
+        def lost():
+            return [event for event in events(process.log) if "worker was lost" in event["event"]]
+
+        within(SLOW, lost)
+        assert [(event["level"], event["code"]) for event in lost()] == [("error", -signal.SIGKILL)]
+        within(SLOW, lambda: len(workers(process.pid)) == 2)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(SLOW) == 0
+        assert events(process.log)[-1]["event"] == "stopped"
+
+
+def test_a_worker_of_a_starved_machine_is_waited_for(monkeypatch):
+    made = []
+    monkeypatch.setattr(starting, "Workers", lambda config, sockets: made.append(config) or Mock())
+    starting._answer(None, 2, starting.FACTORY[False])
+    assert made[0].timeout_worker_healthcheck == 60
+
+
+def test_drawing_is_not_waited_for_without_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(starting, "PATIENCE", 0.5)
+    deaf = tmp_path / "deaf"
+    code = f"import signal, time; signal.signal(15, signal.SIG_IGN); open({str(deaf)!r}, 'w'); time.sleep(300)"
+    drawing = starting.Drawing([sys.executable, "-c", code])
+    thread = threading.Thread(target=drawing.run)
+    thread.start()
+    within(SLOW, deaf.exists)
+    began = time.monotonic()
+    drawing.stop()
+    thread.join(SLOW)
+    assert not thread.is_alive()
+    assert 0.5 <= time.monotonic() - began < SLOW
+    assert drawing.process.returncode == -signal.SIGKILL
+
+
+def test_drawing_that_starts_while_the_service_ends_is_ended(monkeypatch):
+    drawing, start = starting.Drawing(["sleep", "300"]), subprocess.Popen
+
+    def late(*words, **more):
+        drawing.stop()
+        return start(*words, **more)
+
+    monkeypatch.setattr(subprocess, "Popen", late)
+    thread = threading.Thread(target=drawing.run, daemon=True)
+    thread.start()
+    thread.join(SLOW / 2)
+    assert not thread.is_alive()
+    assert drawing.process.returncode == -signal.SIGKILL
 
 
 def test_a_process_ends_if_its_parent_ended_before_it_could_look():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
@@ -12,6 +13,7 @@ from jensen.apps.captcha.store import Store
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 UNKNOWN = IPv6Address("::")
+MOST = 100_000  # addresses whose requests are counted in memory
 
 
 def client_address(peer: str, forwarded: Sequence[str], trusted: Sequence[Network]) -> Address:
@@ -56,13 +58,16 @@ def network(address: Address) -> Network:
 
 
 class Limits:
-    """Rates of requests, for each network and for all of them together."""
+    """Rates of requests: in the store, for each network and for all of them together; or in this process's memory."""
 
     def __init__(self, settings: Settings, store: Store, keys: Keys):
         self._store, self._keys = store, keys
         self._rates = {
             what: (settings.rate(f"{what}_rate"), settings.rate(f"all_{what}_rate")) for what in ("issue", "answer")
         }
+        self._cheap = {what: settings.rate(f"{what}_rate") for what in ("failed", "request")}
+        self._due: dict[str, float] = {}  # when the requests so far are paid for, the latest last
+        self._lock = threading.Lock()
 
     def wait(self, what: str, address: Address, now: int) -> float:
         """Count a request ("issue" or "answer"); 0, or the seconds after which it may be repeated.
@@ -70,6 +75,20 @@ class Limits:
         A request that its own network's rate refuses takes nothing from the rate of all.
         """
         own, everyone = self._rates[what]
-        name = self._keys.digest(self._keys.current, "address", str(network(address))).hex()[:32]
-        waiting = self._store.admit(f"{what}:{name}", now, own)
+        waiting = self._store.admit(self._name(what, address), now, own)
         return waiting or self._store.admit(f"{what}:all", now, everyone)
+
+    def wait_here(self, what: str, address: Address, now: int) -> float:
+        """The same for "failed" and "request", in the memory of this process, so that no flood reaches the store."""
+        rate, name = self._cheap[what], self._name(what, address)
+        with self._lock:
+            due = max(self._due.pop(name, 0.0), now)
+            wait = rate.wait(due, now) if due + rate.step > now + rate.span else 0.0
+            self._due[name] = due if wait else due + rate.step
+            if len(self._due) > MOST:
+                del self._due[next(iter(self._due))]
+        return wait
+
+    def _name(self, what: str, address: Address) -> str:
+        digest = self._keys.digest(self._keys.current, "address", str(network(address)))
+        return f"{what}:{digest.hex()[:32]}"

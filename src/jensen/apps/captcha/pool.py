@@ -187,6 +187,13 @@ def _random_text(texts: Text) -> str:
     return "".join(secrets.choice(characters) for _ in range(length))
 
 
+def described(texts: Text) -> dict[str, Any]:
+    """Length of the texts, and number of different characters, for the log."""
+    least = max(1, texts.least)
+    length = f"{least} to {texts.length}" if least < texts.length else texts.length
+    return {"length": length, "alphabet": len(texts.alphabet.replace(" ", ""))}
+
+
 def _styled(text: str, texts: Text) -> str:
     """The text with a random style of each kind; most of their combinations never occur in data."""
     return " ".join([text, *(secrets.choice(names) for names in texts.styles)])
@@ -224,7 +231,7 @@ def main(words: Sequence[str]) -> int:
     except (ValueError, OSError, Unavailable) as error:
         sys.stderr.write(f"jensen: {' '.join(str(error).split())}\n")
         return 2
-    say("the pool is filled", drawer=chosen.source, texts=f"{chosen.texts.length} of {len(chosen.texts.alphabet)}")
+    say("drawing begins", drawer=chosen.source, **described(chosen.texts))
     os.nice(NICE)
     Pool(chosen, store, settings, speaker(settings, chosen.texts.alphabet)).keep(stop)
     store.close()

@@ -33,6 +33,11 @@ class Refused(Exception):
         self.status, self.code, self.sentence, self.wait = status, code, sentence, wait
 
 
+def too_many(wait: float) -> Refused:
+    """What is said to an address that asks too often."""
+    return Refused(429, "too-many-requests", "Too many requests: try again later.", wait)
+
+
 @dataclass(frozen=True)
 class Issued:
     """A challenge, and the picture to be read; it is shown once."""
@@ -133,7 +138,7 @@ class Service:
 
     def _limited(self, what: str, address: Address, now: int) -> None:
         if wait := self.limits.wait(what, address, now):
-            raise Refused(429, "too-many-requests", "Too many requests: try again later.", wait)
+            raise too_many(wait)
 
     def _secret_digest(self, secret: str) -> bytes:
         return self.keys.digest(self.keys.current, "site secret", secret)

@@ -28,7 +28,11 @@ from jensen.core.failure import Failure, Told
 
 Part = Literal["all", "api", "pool"]
 FACTORY = {False: "jensen.apps.captcha.api.app:make", True: "jensen.apps.captcha.api.app:make_demo"}  # a demonstration?
-CONNECTIONS, PATIENCE = 1000, 10  # connections of a worker; seconds in which requests end when it stops
+CONNECTIONS, PATIENCE = (
+    1000,
+    10,
+)  # connections of a worker; seconds in which requests, and the drawing, end when it stops
+HUNG = 60  # seconds after which a worker that does not answer is killed; a starved machine is slow, not hung
 SLOWEST = 30.0  # seconds between two starts of a process that fails
 
 
@@ -60,13 +64,12 @@ def serve(
         _check_store()
         listener = None if part == "pool" else stack.enter_context(_listener(host, port))
         start_logs()
+        stack.callback(say, "stopped")
         if listener:
             _tell(listener, demonstrate)
         drawing = None if part == "api" else stack.enter_context(_drawing(run or Path(demo.RUN)))
-        try:
+        with contextlib.suppress(KeyboardInterrupt):
             _answer(listener, workers, FACTORY[demonstrate]) if listener else _wait(drawing)
-        except KeyboardInterrupt:
-            say("stopped")
         if drawing is not None and drawing.code is not None:
             raise Told(drawing.code)
 
@@ -141,11 +144,23 @@ def _answer(listener: socket.socket, workers: int, factory: str) -> None:
         proxy_headers=False,  # whose headers are believed is a setting of ours
         limit_concurrency=CONNECTIONS,
         timeout_graceful_shutdown=PATIENCE,
+        timeout_worker_healthcheck=HUNG,
     )
     if workers > 1:
-        Multiprocess(config, sockets=[listener]).run()
+        Workers(config, sockets=[listener]).run()
     else:
         uvicorn.Server(config).run(sockets=[listener])
+
+
+class Workers(Multiprocess):
+    """Worker processes; one that is lost is an error in the log."""
+
+    def keep_subprocess_alive(self) -> None:
+        before = list(self.processes)
+        super().keep_subprocess_alive()
+        for lost in before:
+            if lost not in self.processes:
+                say("a worker was lost and is started again", logging.ERROR, code=lost.exitcode)
 
 
 @dataclass
@@ -166,6 +181,8 @@ class Drawing:
         wait = 1.0
         while not self.ended.is_set():
             self.process = subprocess.Popen(self.command, env=os.environ | {STARTER: str(os.getpid())})
+            if self.ended.is_set():  # `stop` may have looked for it before it was there
+                self.process.kill()
             code = self.process.wait()
             if self.ended.is_set():
                 return
@@ -179,11 +196,15 @@ class Drawing:
             wait = min(2 * wait, SLOWEST)
 
     def stop(self) -> None:
-        """End it."""
+        """End it; what it draws at that time is lost if it takes too long."""
         self.ended.set()
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
-            self.process.wait()
+            try:
+                self.process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
 
 
 @contextlib.contextmanager

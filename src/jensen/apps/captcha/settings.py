@@ -6,7 +6,9 @@ import os
 import re
 from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network, ip_network
+from itertools import pairwise
 from pathlib import Path
+from string import ascii_lowercase, digits
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -35,6 +37,8 @@ from jensen.core.settings import must_be
 PREFIX = "JENSEN_CAPTCHA_"
 FOLDER = "CREDENTIALS_DIRECTORY"  # names a folder with a file for each secret, as systemd sets it
 SHORTEST, VARIED = 32, 10  # characters of a secret, and different ones among them
+ROWS = (digits + "0", ascii_lowercase, "qwertyuiop", "asdfghjkl", "zxcvbnm")
+STEPS = {pair for row in ROWS for way in (row, row[::-1]) for pair in pairwise(way)}
 HOSTNAME = re.compile(
     r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*|[0-9a-f:]{2,39}"
 )
@@ -45,10 +49,17 @@ HIDDEN = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, use_
 
 def _strong(secret: SecretStr | None) -> SecretStr | None:
     """Refuse secrets that can be guessed; tests and demonstrations have generated ones."""
-    text = "" if secret is None else secret.get_secret_value()
-    if secret is not None and (len(text) < SHORTEST or len(set(text)) < VARIED or TEST_KEY.fullmatch(text)):
+    if secret is not None and _guessed(secret.get_secret_value()):
         raise ValueError(f"must be {SHORTEST} or more random characters, for example of `openssl rand -hex 32`")
     return secret
+
+
+def _guessed(text: str) -> bool:
+    """Whether a text is short or plain, repeats a block of few characters, or runs along the alphabet or a keyboard."""
+    repeats = any(text[size:] == text[:-size] for size in range(1, min(SHORTEST, len(text) // 2 + 1)))
+    pairs = list(pairwise(text.lower()))
+    runs = sum(pair in STEPS or pair[0] == pair[1] for pair in pairs) > len(pairs) * 2 / 3
+    return len(text) < SHORTEST or len(set(text)) < VARIED or repeats or runs or bool(TEST_KEY.fullmatch(text))
 
 
 def _network(value: Any) -> IPv4Network | IPv6Network:
@@ -120,6 +131,10 @@ class Settings(BaseSettings):
     """challenges for all addresses"""
     all_answer_rate: str = "12000/minute"
     """answers from all addresses"""
+    failed_rate: str = "30/minute"
+    """requests to siteverify without a site's secret, from an address, in each worker process"""
+    request_rate: str = "600/minute"
+    """all other requests from an address, in each worker process"""
     trusted_proxies: tuple[Network, ...] = ()
     """networks of proxies whose X-Forwarded-For is believed"""
     outstanding: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
@@ -135,11 +150,11 @@ class Settings(BaseSettings):
     speech: tuple[Literal["en", "de", "fa"], ...] = ("en", "de", "fa")
     """languages of the recordings, the first for pages in any other; [] for none"""
     metrics_token: SecretStr | None = None
-    """token that /metrics asks for; without one it answers to this machine only"""
+    """token that /metrics and the details of /health ask for; without one this machine gets them"""
 
     _secrets = field_validator("secret", "previous_secret", "metrics_token")(_strong)
 
-    @field_validator("issue_rate", "answer_rate", "all_issue_rate", "all_answer_rate")
+    @field_validator("issue_rate", "answer_rate", "all_issue_rate", "all_answer_rate", "failed_rate", "request_rate")
     @classmethod
     def _rate(cls, text: str) -> str:
         Rate.of(text)
@@ -155,10 +170,18 @@ class Settings(BaseSettings):
                 raise ValueError(
                     f"a site's key must be of 1 to 64 letters, digits, _ and -, and no test key, got {key!r}"
                 )
-        given = [s.get_secret_value() for site in sites.values() for s in (site.secret, site.previous_secret) if s]
-        if len(set(given)) < len(given):
-            raise ValueError("every site must have secrets of its own")
         return sites
+
+    @model_validator(mode="after")
+    def _different(self) -> Self:
+        own = {name: getattr(self, name.lower()) for name in ("SECRET", "PREVIOUS_SECRET", "METRICS_TOKEN")}
+        for key, site in self.sites.items():
+            own |= {f"SITES.{key}.secret": site.secret, f"SITES.{key}.previous_secret": site.previous_secret}
+        seen: dict[str, str] = {}
+        for name, secret in own.items():
+            if secret and (other := seen.setdefault(secret.get_secret_value(), name)) != name:
+                raise ValueError(f"{PREFIX}{name} must be another secret than {PREFIX}{other}")
+        return self
 
     @model_validator(mode="after")
     def _marks(self) -> Self:

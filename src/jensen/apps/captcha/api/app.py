@@ -9,18 +9,28 @@ import logging
 import re
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 from anyio import to_thread
 from fastapi import Depends, FastAPI, Header, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
-from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Route
 
 from jensen import __version__
 from jensen.apps.captcha.api import forms
-from jensen.apps.captcha.api.guard import UNAVAILABLE, Guard, Intake, address_of, body_of, headers_of, name_of
+from jensen.apps.captcha.api.guard import (
+    UNAVAILABLE,
+    VERIFY,
+    Guard,
+    Intake,
+    Preflight,
+    address_of,
+    headers_of,
+    local,
+    name_of,
+    refusal,
+)
 from jensen.apps.captcha.api.page import add_pages
 from jensen.apps.captcha.api.verification import fields
 from jensen.apps.captcha.clock import now
@@ -28,7 +38,7 @@ from jensen.apps.captcha.limits import Address
 from jensen.apps.captcha.logs import say, start_logs
 from jensen.apps.captcha.metrics import Metrics
 from jensen.apps.captcha.parent import end_with_parent
-from jensen.apps.captcha.service import RETRY, Refused, Service, failed
+from jensen.apps.captcha.service import RETRY, Refused, Service, failed, too_many
 from jensen.apps.captcha.settings import Settings, read_settings
 from jensen.apps.captcha.store import Store, Unavailable, open_store
 
@@ -39,6 +49,13 @@ REFUSALS: Responses = {
     status: {"model": forms.Error} for status in (400, 403, 404, 405, 408, 410, 413, 415, 422, 429, 503)
 }
 JSON = re.compile(r"application/json\s*(;.*)?", re.IGNORECASE)
+ORIGIN = re.compile(r"https?://(\[[0-9a-f:]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?", re.IGNORECASE | re.ASCII)
+BAD_JSON = Refused(400, "bad-json", "The body must be JSON in UTF-8.")
+STRANGERS = (
+    "bad-request",
+    "missing-input-secret",
+    "invalid-input-secret",
+)  # what siteverify says without a site's secret
 
 
 def make(*, demo: bool = False) -> FastAPI:
@@ -60,9 +77,10 @@ def application(settings: Settings, store: Store) -> FastAPI:
     app = FastAPI(title="jensen CAPTCHA", version=__version__, docs_url=None, redoc_url=None, lifespan=_lifespan)
     app.state.service, app.state.metrics = service, metrics
     hostnames = sorted({re.escape(name) for site in service.sites.values() for name in site.hostnames})
-    app.add_middleware(Intake, settings=settings)
+    app.add_middleware(Intake, settings=settings, limits=service.limits, metrics=metrics)
     app.add_middleware(
-        CORSMiddleware,
+        Preflight,
+        metrics=metrics,
         allow_origin_regex=rf"https?://\[?({'|'.join(hostnames)})\]?(:\d+)?",
         allow_methods=["POST"],
         allow_headers=["Content-Type"],
@@ -101,48 +119,52 @@ async def _sweep(store: Store) -> None:
         await asyncio.sleep(SWEEP)
 
 
-def _refusal(refused: Refused) -> JSONResponse:
-    return JSONResponse(body_of(refused), refused.status, headers_of(refused))
-
-
 def _errors(app: FastAPI) -> None:
     """Every error is a status and one sentence, which repeats nothing of the request."""
 
-    @app.exception_handler(Refused)
-    def refused(request: Request, error: Refused) -> JSONResponse:
-        app.state.metrics.count(name_of(request.url.path), error.code)
-        return _refusal(error)
+    def counted(request: Request, refused: Refused) -> JSONResponse:
+        app.state.metrics.count(name_of(request.scope["path"]), refused.code)
+        return refusal(refused)
+
+    app.exception_handler(Refused)(counted)
 
     @app.exception_handler(Unavailable)
     def unavailable(request: Request, error: Unavailable) -> JSONResponse:
         say("the store cannot be reached", logging.ERROR, because=str(error))
-        app.state.metrics.count(name_of(request.url.path), UNAVAILABLE.code)
-        if name_of(request.url.path) == "verify":
+        found = counted(request, UNAVAILABLE)
+        if name_of(request.scope["path"]) == "verify":
             return JSONResponse(failed("internal-error"), 503, headers_of(UNAVAILABLE))
-        return _refusal(UNAVAILABLE)
+        return found
 
     @app.exception_handler(RequestValidationError)
-    def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+    def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         if first["type"] == "json_invalid":
-            return _refusal(Refused(400, "bad-json", "The body must be JSON."))
-        names = [str(place) for place in first["loc"][1:] if str(place) in KNOWN]
-        what = f"The field {'.'.join(names)}" if names else "The body"
-        return _refusal(Refused(422, "invalid-field", f"{what} is not as /openapi.json says: {first['type']}."))
+            return counted(request, BAD_JSON)
+        return counted(request, Refused(422, "invalid-field", forms.explained(request.scope["path"], first)))
 
     @app.exception_handler(StarletteHTTPException)
-    def http(_: Request, error: HTTPException) -> JSONResponse:
-        sentence = STATUSES.get(error.status_code, "The request cannot be answered.")
-        return JSONResponse({"error": sentence, "code": f"http-{error.status_code}"}, error.status_code, error.headers)
+    def http(request: Request, error: HTTPException) -> JSONResponse:
+        path, sentence = request.scope["path"], STATUSES.get(error.status_code, "The request cannot be answered.")
+        taken = [
+            m for route in app.routes if isinstance(route, Route) and route.path == path for m in route.methods or ()
+        ]
+        if error.status_code == 405:
+            sentence = f"{path} takes {' and '.join(sorted(taken))}."
+        found = counted(request, Refused(error.status_code, f"http-{error.status_code}", sentence))
+        if error.status_code == 405:
+            found.headers["allow"] = ", ".join(sorted(taken))
+        return found
 
 
-STATUSES = {400: "The body cannot be read.", 404: "There is nothing here.", 405: "This address has another method."}
-KNOWN = {name for form in (forms.ChallengeRequest, forms.AnswerRequest) for name in form.model_fields} | {"origin"}
+STATUSES = {400: "The body cannot be read.", 404: "There is nothing here."}
 
 
 async def _json(request: Request) -> None:
     if not JSON.fullmatch(request.headers.get("content-type", "")):
         raise Refused(415, "not-json", "The Content-Type must be application/json.")
+    if b"\0" in await request.body():  # UTF-16 and UTF-32, which json reads too; no JSON in UTF-8 has this byte
+        raise BAD_JSON
 
 
 async def _address(request: Request) -> Address:
@@ -154,10 +176,8 @@ async def _hostname(
     origin: Annotated[str | None, Header(description="the page's origin, sent by browsers")] = None,
 ) -> str | None:
     """The hostname of the page that asks."""
-    try:
-        return urlsplit(origin or "").hostname
-    except ValueError:
-        return None
+    found = ORIGIN.fullmatch(origin or "")
+    return found[1].strip("[]").lower() if found else None
 
 
 By = Annotated[Address, Depends(_address)]
@@ -198,40 +218,52 @@ CONTENT = {
 def _sites(app: FastAPI) -> None:
     """What a site's server asks, at the paths of the published services."""
     service: Service = app.state.service
-    responses: Responses = {408: REFUSALS[408], 413: REFUSALS[413], 503: {"model": forms.Verified}}
+    refusals = {status: REFUSALS[status] for status in (408, 413, 415)}
+    responses: Responses = refusals | {status: {"model": forms.Verified} for status in (429, 503)}
 
     async def siteverify(request: Request) -> JSONResponse:
         """Redeem a token: it is accepted once, or again with the same idempotency_key."""
         given = await fields(request)
         found = failed("bad-request") if given is None else await to_thread.run_sync(lambda: service.verify(**given))
-        app.state.metrics.count("verify", "accepted" if found["success"] else found["error-codes"][0])
+        code = "accepted" if found["success"] else found["error-codes"][0]
+        if code in STRANGERS:  # the secret of a site is never limited
+            address = address_of(request.scope, service.settings)
+            if wait := service.limits.wait_here("failed", address, now()):
+                refused = too_many(wait)
+                app.state.metrics.count("verify", refused.code)
+                return JSONResponse(failed(refused.code), refused.status, headers_of(refused))
+        app.state.metrics.count("verify", code)
         return JSONResponse(found)
 
-    for path in ("/siteverify", "/turnstile/v0/siteverify", "/recaptcha/api/siteverify"):
+    for path in VERIFY:
         app.post(
             path,
             response_model=forms.Verified,
             responses=responses,
             openapi_extra={"requestBody": {"required": True, "content": CONTENT}},
-            include_in_schema=path == "/siteverify",
+            include_in_schema=path == VERIFY[0],
         )(siteverify)
 
 
 def _operation(app: FastAPI) -> None:
     """What the operator asks."""
     service: Service = app.state.service
-    settings = service.settings
+    refusals: Responses = {status: REFUSALS[status] for status in (403, 413, 415, 429)}
 
-    @app.get("/health")
-    def health() -> dict[str, Any]:
-        """Whether this process answers, and what draws the pictures."""
+    @app.head("/health", include_in_schema=False)
+    @app.get("/health", responses=refusals)
+    def health(request: Request) -> dict[str, Any]:
+        """Whether this process answers; to the operator, what draws the pictures too."""
+        if not _by_operator(request):
+            return {"status": "ok"}
         try:
             drawer = service.store.read_status().get("source")
         except Unavailable:
             drawer = None
-        return {"status": "ok", "version": __version__, "demo": settings.demo, "drawer": drawer}
+        return {"status": "ok", "version": __version__, "demo": service.settings.demo, "drawer": drawer}
 
-    @app.get("/ready", responses={503: {"model": forms.Error}})
+    @app.head("/ready", include_in_schema=False)
+    @app.get("/ready", responses=refusals | {503: REFUSALS[503]})
     def ready() -> dict[str, str]:
         """Whether challenges can be issued: the store is reached, and the pool is not empty."""
         if not service.store.waiting()[0]:
@@ -239,13 +271,16 @@ def _operation(app: FastAPI) -> None:
         return {"status": "ready"}
 
     @app.get("/metrics", response_class=Response, include_in_schema=False)
-    def metrics(request: Request, authorization: Annotated[str, Header()] = "") -> Response:
-        token = settings.metrics_token
-        allowed = (
-            hmac.compare_digest(authorization.encode(), f"Bearer {token.get_secret_value()}".encode())
-            if token
-            else address_of(request.scope, settings).is_loopback
-        )
-        if not allowed:
+    def metrics(request: Request) -> Response:
+        if not _by_operator(request):
             raise HTTPException(404)
         return Response(app.state.metrics.page(service.store), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _by_operator(request: Request) -> bool:
+    """Whether a request has the token, or comes from this machine if there is no token."""
+    token = request.app.state.service.settings.metrics_token
+    if token is None:
+        return local(request.scope)
+    given = request.headers.get("authorization", "")
+    return hmac.compare_digest(given.encode(), f"Bearer {token.get_secret_value()}".encode())

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -33,6 +34,31 @@ class AnswerRequest(Form):
     site_key: Key
     id: Id
     answer: Annotated[str, Field(max_length=LONGEST, description="what the visitor typed")]
+
+
+FORMS: dict[str, type[Form]] = {"/challenge": ChallengeRequest, "/answer": AnswerRequest}
+RULES = {
+    "site_key": "1 to 64 letters, digits, _ and -",
+    "id": "24 letters, digits, _ and -",
+    "action": "at most 32 letters, digits, _ and -",
+    "cdata": "at most 255 letters, digits, _ and -",
+    "lang": "at most 35 letters, digits and -",
+    "answer": f"at most {LONGEST} characters",
+}
+
+
+def explained(path: str, error: Mapping[str, Any]) -> str:
+    """What is wrong with a request, by the first error of its form, without anything that was given."""
+    *_, name = error["loc"]
+    if len(error["loc"]) == 1:
+        return "The body must be a JSON object."
+    if name not in FORMS[path].model_fields:
+        return f"{path} takes {_listed([*FORMS[path].model_fields])} only."
+    return f"{name} must be {'given' if error['type'] == 'missing' else f'text of {RULES[name]}'}."
+
+
+def _listed(names: list[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]])
 
 
 class Picture(BaseModel):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import logging
 import math
 import re
 import time
@@ -11,18 +11,23 @@ from collections.abc import MutableMapping
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from jensen.apps.captcha.limits import client_address
+from jensen.apps.captcha.clock import now
+from jensen.apps.captcha.limits import Limits, client_address
 from jensen.apps.captcha.logs import log, say
 from jensen.apps.captcha.metrics import Metrics
-from jensen.apps.captcha.service import RETRY, Refused
-from jensen.apps.captcha.settings import Settings
+from jensen.apps.captcha.service import RETRY, Refused, too_many
+from jensen.apps.captcha.settings import PREFIX, Settings
 
 FAILED = Refused(500, "internal-error", "The service failed.")
 UNAVAILABLE = Refused(503, "store-unavailable", "The store cannot be reached: try again soon.", RETRY)
 PROXIED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")  # headers that proxies add
 LOCAL = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?")  # this machine's names, in the header Host
+STRANGE = Refused(403, "wrong-hostname", "The Origin header must name a hostname of a site.")
+NO_POST = Refused(403, "wrong-preflight", "Pages of a site may POST, with the header Content-Type.")
 PATIENCE = 10.0  # seconds in which a body must arrive
 HEADERS = {
     "cache-control": "no-store",
@@ -33,7 +38,9 @@ HEADERS = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
 }
+VERIFY = ("/siteverify", "/turnstile/v0/siteverify", "/recaptcha/api/siteverify")
 NAMES = {
+    **dict.fromkeys(VERIFY, "verify"),
     "/challenge": "issue",
     "/answer": "answer",
     "/page": "page",
@@ -46,7 +53,7 @@ NAMES = {
 
 def name_of(path: str) -> str:
     """The name of a request in metrics and logs, where no path that a visitor made up is written."""
-    return "verify" if path.endswith("/siteverify") else NAMES.get(path, "other")
+    return NAMES.get(path, "other")
 
 
 def body_of(refused: Refused) -> dict[str, str]:
@@ -57,6 +64,11 @@ def body_of(refused: Refused) -> dict[str, str]:
 def headers_of(refused: Refused) -> dict[str, str]:
     """Its headers."""
     return {} if refused.wait is None else {"retry-after": str(max(1, math.ceil(refused.wait)))}
+
+
+def refusal(refused: Refused) -> JSONResponse:
+    """The answer to what is refused."""
+    return JSONResponse(body_of(refused), refused.status, headers_of(refused))
 
 
 class Guard:
@@ -85,28 +97,49 @@ class Guard:
         except Exception as error:  # noqa: BLE001 (its message may quote the request: only its place is logged)
             log.error("failed", exc_info=error)
             if not begun:
-                await _send(FAILED, answer)
+                self._metrics.count(name_of(scope["path"]), FAILED.code)
+                await refusal(FAILED)(scope, receive, answer)
         finally:
             took, name = time.perf_counter() - began, name_of(scope["path"])
             self._metrics.time(name, took)
             say("request", request=name, method=scope["method"], status=status, ms=round(1000 * took, 1))
 
 
+class Preflight(CORSMiddleware):
+    """Answers a browser that asks which pages may read answers; what is refused is said as everywhere else."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, **options: Any):
+        super().__init__(app, **options)
+        self._metrics = metrics
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        found = super().preflight_response(request_headers)
+        if found.status_code == 200:
+            return found
+        refused = NO_POST if self.is_allowed_origin(request_headers["origin"]) else STRANGE
+        self._metrics.count("preflight", refused.code)
+        response = refusal(refused)
+        response.headers["vary"] = found.headers["vary"]
+        return response
+
+
 class Intake:
     """Reads a request's whole body, which is small, before the application sees it."""
 
-    def __init__(self, app: ASGIApp, settings: Settings):
-        self._app, self._settings = app, settings
+    def __init__(self, app: ASGIApp, settings: Settings, limits: Limits, metrics: Metrics):
+        self._app, self._settings, self._limits, self._metrics = app, settings, limits, metrics
+        self._warned = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         try:
-            self._refuse_strangers(scope)
+            self._refuse(scope)
             body = await self._body(scope, receive)
         except Refused as refused:
-            await _send(refused, send)
+            self._metrics.count(name_of(scope["path"]), refused.code)
+            await refusal(refused)(scope, receive, send)
             return
         sent = False
 
@@ -119,10 +152,27 @@ class Intake:
 
         await self._app(scope, replay, send)
 
-    def _refuse_strangers(self, scope: Scope) -> None:
-        """A demonstration answers this machine only, and no proxy."""
-        if self._settings.demo and not local(scope):
+    def _refuse(self, scope: Scope) -> None:
+        """Refuse what its headers decide; a demonstration answers this machine only, and no proxy."""
+        headers, here = Headers(scope=scope), local(scope)
+        if self._settings.demo and not here:
             raise Refused(403, "demonstration", "A demonstration serves the machine that it runs on.")
+        if "x-forwarded-for" in headers:
+            self._warn(scope)
+        verifies = scope["method"] == "POST" and name_of(scope["path"]) == "verify"  # limited if its secret is wrong
+        limited = not here and not verifies
+        if limited and (wait := self._limits.wait_here("request", address_of(scope, self._settings), now())):
+            raise too_many(wait)
+        if headers.get("content-encoding", "identity").lower() != "identity":
+            raise Refused(415, "encoded", "A body must not be compressed (Content-Encoding).")
+
+    def _warn(self, scope: Scope) -> None:
+        """Say once that a header is not believed."""
+        peer = client_address(_peer(scope), [], [])
+        if not self._warned and not any(peer in network for network in self._settings.trusted_proxies):
+            self._warned = True
+            setting, shared = f"{PREFIX}TRUSTED_PROXIES", "visitors of this proxy have the limits of one address"
+            say(f"X-Forwarded-For is not believed: {setting} does not name who sends it", logging.WARNING, so=shared)
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
         most = self._settings.body_bytes
@@ -158,11 +208,3 @@ def local(scope: Scope) -> bool:
 
 def _peer(scope: Scope) -> str:
     return scope["client"][0] if scope.get("client") else ""
-
-
-async def _send(refused: Refused, send: Send) -> None:
-    body = json.dumps(body_of(refused)).encode()
-    given = headers_of(refused) | {"content-type": "application/json", "content-length": str(len(body))}
-    headers = [(name.encode(), value.encode()) for name, value in given.items()]
-    await send({"type": "http.response.start", "status": refused.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

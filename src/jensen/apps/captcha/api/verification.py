@@ -31,7 +31,7 @@ async def fields(request: Request) -> dict[str, str] | None:
 
 async def _object(request: Request) -> dict[str, Any] | None:
     try:
-        found = json.loads(await request.body())
+        found = json.loads((await request.body()).decode("utf-8-sig"))  # from bytes it would read UTF-16 too
     except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
