@@ -640,10 +640,10 @@ def test_test_keys_are_for_a_demonstration_on_this_machine(tmp_path):
         assert [found["success"] for found in said] == [True, False, False]
         for proxied in ("x-forwarded-for", "forwarded", "x-real-ip", "via", "x-forwarded-host"):
             refused(visitor.client.get("/health", headers={proxied: "127.0.0.1"}), 403, "demonstration")
-        for host in ("captcha.shop.example", "127.0.0.1.example", "localhost.example:80", "evil@localhost", ""):
-            refused(visitor.client.get("/health", headers={"host": host}), 403, "demonstration")
-        for host in ("localhost", "127.0.0.1:80", "[::1]:8000"):
-            assert visitor.client.get("/health", headers={"host": host}).status_code == 200
+        for name in ("captcha.shop.example", "127.0.0.1.example", "localhost.example:80", "evil@localhost", ""):
+            refused(visitor.client.get("/health", headers={"host": name}), 403, "demonstration")
+        for name in ("localhost", "127.0.0.1:80", "[::1]:8000"):
+            assert visitor.client.get("/health", headers={"host": name}).status_code == 200
     with visiting(tmp_path) as visitor:
         refused(Visitor(visitor.client, host, demo.PASSES).ask(), 404, "unknown-site")
         for secret in demo.VERIFICATIONS:
