@@ -76,17 +76,9 @@ def application(settings: Settings, store: Store) -> FastAPI:
     metrics, service = Metrics(), Service(settings, store)
     app = FastAPI(title="jensen CAPTCHA", version=__version__, docs_url=None, redoc_url=None, lifespan=_lifespan)
     app.state.service, app.state.metrics = service, metrics
-    hostnames = sorted({re.escape(name) for site in service.sites.values() for name in site.hostnames})
+    hostnames = sorted({name for site in service.sites.values() for name in site.hostnames})
     app.add_middleware(Intake, settings=settings, limits=service.limits, metrics=metrics)
-    app.add_middleware(
-        Preflight,
-        metrics=metrics,
-        allow_origin_regex=rf"https?://\[?({'|'.join(hostnames)})\]?(:\d+)?",
-        allow_methods=["POST"],
-        allow_headers=["Content-Type"],
-        expose_headers=["Date", "Retry-After"],
-        max_age=600,
-    )
+    app.add_middleware(Preflight, hostnames=hostnames, metrics=metrics)
     app.add_middleware(Guard, metrics=metrics)
     _errors(app)
     _visitors(app)
@@ -218,7 +210,7 @@ CONTENT = {
 def _sites(app: FastAPI) -> None:
     """What a site's server asks, at the paths of the published services."""
     service: Service = app.state.service
-    refusals = {status: REFUSALS[status] for status in (408, 413, 415)}
+    refusals: Responses = {status: REFUSALS[status] for status in (408, 413, 415)}
     responses: Responses = refusals | {status: {"model": forms.Verified} for status in (429, 503)}
 
     async def siteverify(request: Request) -> JSONResponse:

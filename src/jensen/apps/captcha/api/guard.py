@@ -7,7 +7,7 @@ import logging
 import math
 import re
 import time
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -108,8 +108,15 @@ class Guard:
 class Preflight(CORSMiddleware):
     """Answers a browser that asks which pages may read answers; what is refused is said as everywhere else."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, **options: Any):
-        super().__init__(app, **options)
+    def __init__(self, app: ASGIApp, hostnames: Sequence[str], metrics: Metrics):
+        super().__init__(
+            app,
+            allow_origin_regex=rf"https?://\[?({'|'.join(map(re.escape, hostnames))})\]?(:\d+)?",
+            allow_methods=["POST"],
+            allow_headers=["Content-Type"],
+            expose_headers=["Date", "Retry-After"],
+            max_age=600,
+        )
         self._metrics = metrics
 
     def preflight_response(self, request_headers: Headers) -> Response:
