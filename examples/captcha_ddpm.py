@@ -44,7 +44,7 @@ SCALE = 1.0  # factor of the numbers of training steps, pictures and sampling st
 SEED = 0
 RUNS = Path("runs/captcha_ddpm")
 STUDY = Path("docs/captcha/numbers.json")  # what benchmarks/captcha_study.py wrote
-STEPS = {"any": 350, "asked": 700}
+STEPS = {"any": 300, "asked": 600}
 STYLE = jensen.configure("captcha").data.style()  # four digits, 24 x 64 pixels, grey
 RELEASE, READER, SECOND = "captcha-release", "captcha-release-reader", "captcha-release-second-reader"
 SERVED = RELEASE  # the run that the service draws by
@@ -145,25 +145,29 @@ show(classical([TEXT] * 24), "one-text")
 # Everything that can differ is a number that the package draws at random:
 
 # %%
-degrees, (dx, dy) = ImageCaptcha.character_rotate, (ImageCaptcha.character_offset_dx, ImageCaptcha.character_offset_dy)
+drawer = ImageCaptcha()
+low, high = drawer.character_rotate
+across, down = (high - low for low, high in (drawer.character_warp_dx, drawer.character_warp_dy))
 tabulate(
     ("what", "drawn from"),
     [
-        ("font", f"{len(DEFAULT_FONTS)}"),
-        ("angle of a character", f"{degrees[0]} to {degrees[1]} degrees"),
-        ("place of a character", f"{dx[0]} to {dx[1]} pixels to the right, {dy[0]} to {dy[1]} down"),
-        ("warp of a character", f"up to {ImageCaptcha.character_warp_dx[1]:.0%} of its width"),
-        ("ink", f"grey of luminance {STYLE.ink[0]} to {STYLE.ink[1]}"),
-        ("paper", "white, almost"),
-        ("disturbance", "30 dots and a line"),
+        ("font", len(DEFAULT_FONTS)),
+        ("size of a character", len(drawer.truefonts)),
+        ("angle of a character", f"{low} to {high} degrees"),
+        ("corners of a character", f"moved by up to {across:.0%} of its width and {down:.0%} of its height"),
+        ("distance of two characters", f"up to {drawer.word_offset_dx:.0%} of one closer, or a space apart"),
+        ("ink", f"grey, luminance {STYLE.ink[0]} to {STYLE.ink[1]}"),
+        ("paper", "plain, nearly white"),
+        ("disturbance", f"{drawer.create_noise_dots.__defaults__[-1]} dots and a line"),
     ],
 )
 
 # %% [markdown]
 # How different are the pictures? In pixels, two pictures of one text are about as far apart as pictures of two texts,
-# since every character moves and turns. That is nearly all that happens. There is one font, one kind of paper and one
-# kind of noise, so that a network needs to learn only these, once. The reader that is part of jensen has learned from
-# 120,000 such pictures. It has never seen these texts:
+# since every character moves and turns. That is nearly all that happens: there is one font, one kind of paper and one
+# kind of noise, and a network needs to learn each only once. The reader that is part of jensen has learned from 120,000
+# such pictures; it has never seen these texts. The last distance is between the features of its convolutions, and
+# [further below](#styles) the program is compared with a model by such features.
 
 # %%
 n = scaled(200, 24)
@@ -199,8 +203,9 @@ print(f"which have {len(seen)} different texts; of the program's pictures it is 
 print(wilson(int(real.sum()), len(real)))
 
 # %% [markdown]
-# Nothing was asked for, so any text is right. Without a text the model must also decide which characters there are, and
-# at high noise, where that is decided, it averages over all of them.
+# Nothing was asked for, so any text is right. But the model must also decide which characters there are. It does so at
+# high noise, where every $z_t$ could be of many texts and $f$ is the mean over all of them, and what comes of it need
+# not be characters.
 #
 # ## A given text
 #
@@ -273,7 +278,7 @@ def labels(known, n):
 @cache
 def styled(known):
     """What was asked for, and the pictures."""
-    wanted = labels(known, scaled(32, 8))
+    wanted = labels(known, scaled(64, 8))
     return wanted, sampled(opened(RELEASE), texts=wanted)
 
 
@@ -296,8 +301,8 @@ for known, name in ((True, "combinations of the data"), (False, "combinations th
 tabulate(("asked for", "n", "read by the first reader", "by the second"), rows)
 
 # %% [markdown]
-# Again one text many times. Without the name of a style the model chooses: it has learned the distribution of styles
-# too. The drawing program is once as it is, in colour and at this size, and once with all styles of the data.
+# Again one text many times: by the program as it is, in colour and at this size; by the program with all styles of the
+# data; and by the model, which chooses a style if none is named.
 
 # %%
 style, n = opened(RELEASE).recipe.data.style(), scaled(32, 8)
@@ -318,8 +323,8 @@ tabulate((f"{n} pictures of {word}", "distance, levels of 255", "distance for th
 # $$\hat f = (1 - s)\, f_a + s\, f_b$$
 #
 # is the direction for $p(x \mid a)^{1 - s}\, p(x \mid b)^s$ at each noise level: half-way, pictures that are likely in
-# both styles. Only a denoiser has to be written for it; sampler and guidance stay as they are. In each row the noise is
-# the same, from one style on the left to the other on the right.
+# both styles. Only a denoiser has to be written for it; sampler and guidance stay as they are. From left to right $s$
+# rises from 0 to 1, and the noise is the same: from one paper to another, one ink to another, one font to another.
 
 
 # %%
