@@ -380,8 +380,8 @@ else:
 
 # %% [markdown]
 # The service, `jensen serve`, draws by the same model, keeps the pictures that the first reader reads, and gives each
-# to one visitor. Here it runs on this machine. A program visits it. It asks for a picture, reads it by the reader that
-# everybody has who has jensen, and types what it read. Then the site's server redeems the token, once.
+# to one visitor. Here it runs on this machine, and a bot visits it: it asks for a picture, reads it by the same reader,
+# which everybody has who has jensen, and types what it read. Then the site's server redeems the token, once.
 
 
 # %%
@@ -431,7 +431,7 @@ with service() as (address, secret):
     image = Image.open(io.BytesIO(base64.b64decode(challenge["picture"]["data"]))).convert("RGB")
     picture = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
     text = read(picture, READER)[0][0]
-    show(picture, "served", captions=[f"the program types {text}"])
+    show(picture, "served", captions=[f"the bot types {text}"])
     answer = post(f"{address}/answer", address, site_key="demo", id=challenge["id"], answer=text)
     say("/answer", answer, "solved")
     for _ in range(2):
@@ -439,8 +439,8 @@ with service() as (address, secret):
         say("/siteverify", verified, "success", "error-codes")
 
 # %% [markdown]
-# The program got in. That is no fault of these pictures: machines read distorted text better than people do (Searles
-# and others, 2023), and a network reads its like. So such a picture is friction: it stops programs that were not
-# written for it, and costs the others a little. It does not prove that somebody is human. [The study](captcha.md) says
-# where this is enough, and [serve.md](serve.md) how to run the service with a model of your own, rates for each
-# address, and recordings for those who cannot see the pictures.
+# The bot got in. That is no fault of these pictures: machines read distorted text better than people do (Searles and
+# others, 2023). Such a picture is friction: it stops bots that were not written for it, and costs the others a little.
+# It does not prove that somebody is human. [The study](captcha.md) says where this is enough, and [serve.md](serve.md)
+# how to run the service with a model of your own, rates for each address, and recordings for those who cannot see the
+# pictures.
