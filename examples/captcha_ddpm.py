@@ -227,11 +227,11 @@ def drawn(guidance):
     return sampled(trained("asked"), texts=asked(scaled(256, 16)), guidance=guidance)
 
 
-for w in (1, 4):
+for w in (1.0, 4.0):
     made, texts = drawn(w)[:16], asked(len(drawn(w)))[:16]
     seen = read(made)[0]
     captions = [a if a == b else f"{a} read {b}" for a, b in zip(texts, seen, strict=True)]
-    show(made, f"guidance-{w}", captions=captions, wrong=[a != b for a, b in zip(texts, seen, strict=True)])
+    show(made, f"guidance-{w:g}", captions=captions, wrong=[a != b for a, b in zip(texts, seen, strict=True)])
 
 # %% [markdown]
 # ## Reading back
@@ -241,13 +241,17 @@ for w in (1, 4):
 # Brackets are Wilson's 95 percent intervals.
 
 # %%
-texts = asked(len(drawn(4)))
+texts = asked(len(drawn(4.0)))
 rows = []
-for name, pictures in (("guidance 1", drawn(1)), ("guidance 4", drawn(4)), ("ceiling: the program", classical(texts))):
+for name, pictures in (
+    ("guidance 1", drawn(1.0)),
+    ("guidance 4", drawn(4.0)),
+    ("ceiling: the program", classical(texts)),
+):
     seen = read(pictures)[0]
     single = wilson(sum(a == b for p in zip(seen, texts, strict=True) for a, b in zip(*p, strict=True)), 4 * len(texts))
     rows.append((name, share(seen, texts), single, apart(features(pictures))))
-rows.append(("floor: shuffled texts", share(read(drawn(4))[0], texts[1:] + texts[:1]), "", ""))
+rows.append(("floor: shuffled texts", share(read(drawn(4.0))[0], texts[1:] + texts[:1]), "", ""))
 print(f"{len(texts)} texts that neither model nor reader was trained on\n")
 tabulate(("pictures", "whole texts read as asked", "single characters", "distance for the reader"), rows)
 
