@@ -87,6 +87,30 @@ def classical(texts, style=STYLE):
     return torch.from_numpy(draw(style, len(texts), SEED, texts=texts)[1]).permute(0, 3, 1, 2)
 
 
+@cache
+def drawn(guidance):
+    """Pictures of held-out texts."""
+    return sampled(trained("asked"), texts=asked(scaled(256, 16)), guidance=guidance)
+
+
+def labels(known, n):
+    """Texts with a font, a paper and an ink that occur together in the data, or that never do."""
+    style, rng, found = opened(RELEASE).recipe.data.style(), random.Random(f"{SEED} {known}"), []
+    while len(found) < n:
+        look = [rng.randrange(len(names)) for names in style.looks]
+        if style.together(*look) == known:
+            named = [names[k] for names, k in zip(style.looks, look, strict=True)]
+            found.append(" ".join([random_text(rng, style, "test"), *named]))
+    return found
+
+
+@cache
+def styled(known):
+    """What was asked for, and the pictures."""
+    wanted = labels(known, scaled(64, 8))
+    return wanted, sampled(opened(RELEASE), texts=wanted)
+
+
 def read(pictures, reader="captcha-reader"):
     """The texts that a reader reads in pictures, and whether it is sure of all characters (0.9 or more)."""
     run = opened(reader)
@@ -131,6 +155,7 @@ def tabulate(head, rows):
 
 
 RUNS.mkdir(parents=True, exist_ok=True)
+TEXT = asked(1)[0]
 
 # %% [markdown]
 # ## The data
@@ -138,7 +163,6 @@ RUNS.mkdir(parents=True, exist_ok=True)
 # The program is the Python package `captcha`. This is one text, drawn again and again:
 
 # %%
-TEXT = asked(1)[0]
 show(classical([TEXT] * 24), "one-text")
 
 # %% [markdown]
@@ -221,12 +245,6 @@ print(wilson(int(real.sum()), len(real)))
 
 
 # %%
-@cache
-def drawn(guidance):
-    """Pictures of held-out texts."""
-    return sampled(trained("asked"), texts=asked(scaled(256, 16)), guidance=guidance)
-
-
 for w in (1.0, 4.0):
     made, texts = drawn(w)[:16], asked(len(drawn(w)))[:16]
     seen = read(made)[0]
@@ -268,24 +286,6 @@ tabulate(("pictures", "whole texts read as asked", "single characters", "distanc
 
 
 # %%
-def labels(known, n):
-    """Texts with a font, a paper and an ink that occur together in the data, or that never do."""
-    style, rng, found = opened(RELEASE).recipe.data.style(), random.Random(f"{SEED} {known}"), []
-    while len(found) < n:
-        look = [rng.randrange(len(names)) for names in style.looks]
-        if style.together(*look) == known:
-            named = [names[k] for names, k in zip(style.looks, look, strict=True)]
-            found.append(" ".join([random_text(rng, style, "test"), *named]))
-    return found
-
-
-@cache
-def styled(known):
-    """What was asked for, and the pictures."""
-    wanted = labels(known, scaled(64, 8))
-    return wanted, sampled(opened(RELEASE), texts=wanted)
-
-
 wanted, made = styled(known=False)
 seen = [a == b.split()[0] for a, b in zip(read(made, READER)[0], wanted, strict=True)]
 show(made[:12], "new", captions=wanted[:12], wrong=[not right for right in seen[:12]], columns=4)
