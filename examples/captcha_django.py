@@ -17,15 +17,21 @@ from django.core.management import execute_from_command_line
 from django.http import HttpResponse
 from django.template import engines
 from django.urls import path
+from django.views.decorators.csrf import csrf_exempt
 
 CAPTCHA = os.environ.get("CAPTCHA", "http://127.0.0.1:8000")
 SITE_KEY = os.environ.get("CAPTCHA_SITE_KEY", "demo")
 SECRET = os.environ["CAPTCHA_SECRET"]
 FORM = """<!doctype html>
 <title>Sign up</title>
-<form method="post">
+<form method="post" action="/">
+  {% if token %}
+  <input type="hidden" name="jensen-captcha-response" value="{{ token }}">
+  {% else %}
+  <noscript><p><a href="{{ captcha }}/page?{{ check }}">First do the security check</a></p></noscript>
+  {% endif %}
   {% csrf_token %}{{ form }}
-  <div class="jensen-captcha" data-site-key="{{ site_key }}"></div>
+  {% if not token %}<div class="jensen-captcha" data-site-key="{{ site_key }}"></div>{% endif %}
   <button>Sign up</button>
 </form>
 <script src="{{ captcha }}/widget.js" defer></script>
@@ -57,16 +63,25 @@ class SignUp(forms.Form):
             raise forms.ValidationError("Read the picture again, please.")
 
 
+def page(request, form, token=""):
+    check = urlencode({"site_key": SITE_KEY, "return_to": request.build_absolute_uri("/checked")})
+    shown = {"form": form, "captcha": CAPTCHA, "site_key": SITE_KEY, "check": check, "token": token}
+    text = engines["django"].from_string(FORM).render(shown, request)
+    return HttpResponse(text, status=400 if form.is_bound else 200)
+
+
 def sign_up(request):
     form = SignUp(request.POST or None)
-    if form.is_valid():
-        return HttpResponse("Welcome.")
-    shown = {"form": form, "captcha": CAPTCHA, "site_key": SITE_KEY}
-    page = engines["django"].from_string(FORM).render(shown, request)
-    return HttpResponse(page, status=400 if form.is_bound else 200)
+    return HttpResponse("Welcome.") if form.is_valid() else page(request, form)
 
 
-urlpatterns = [path("", sign_up)]
+@csrf_exempt
+def checked(request):
+    """The form after the check without JavaScript, which sends its token here."""
+    return page(request, SignUp(), request.POST.get("jensen-captcha-response", ""))
+
+
+urlpatterns = [path("", sign_up), path("checked", checked)]
 
 if __name__ == "__main__":
     execute_from_command_line(sys.argv)

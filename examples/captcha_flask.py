@@ -9,19 +9,24 @@ import os
 from urllib.parse import urlencode
 from urllib.request import urlopen
 
-from flask import Flask, request
+from flask import Flask, render_template_string, request, url_for
 
 CAPTCHA = os.environ.get("CAPTCHA", "http://127.0.0.1:8000")
 SITE_KEY = os.environ.get("CAPTCHA_SITE_KEY", "demo")
 SECRET = os.environ["CAPTCHA_SECRET"]
-FORM = f"""<!doctype html>
+FORM = """<!doctype html>
 <title>Sign up</title>
-<form method="post">
+<form method="post" action="/">
+  {% if token %}
+  <input type="hidden" name="jensen-captcha-response" value="{{ token }}">
+  {% else %}
+  <noscript><p><a href="{{ captcha }}/page?{{ check|urlencode }}">First do the security check</a></p></noscript>
+  {% endif %}
   <label>Name <input name="name" required></label>
-  <div class="jensen-captcha" data-site-key="{SITE_KEY}"></div>
+  {% if not token %}<div class="jensen-captcha" data-site-key="{{ check.site_key }}"></div>{% endif %}
   <button>Sign up</button>
 </form>
-<script src="{CAPTCHA}/widget.js" defer></script>
+<script src="{{ captcha }}/widget.js" defer></script>
 """
 app = Flask(__name__)
 
@@ -37,8 +42,15 @@ def solved(token):
 
 
 @app.get("/")
-def form():
-    return FORM
+def form(token=""):
+    check = {"site_key": SITE_KEY, "return_to": url_for("checked", _external=True)}
+    return render_template_string(FORM, captcha=CAPTCHA, check=check, token=token)
+
+
+@app.post("/checked")  # with Flask-WTF: @csrf.exempt
+def checked():
+    """The form after the check without JavaScript, which sends its token here."""
+    return form(request.form.get("jensen-captcha-response", ""))
 
 
 @app.post("/")

@@ -18,6 +18,7 @@ from captcha_service import HOST, SECRETS, SITE, listening
 from captcha_service import Visitor as Client
 from jensen.apps.captcha import demo, service
 from jensen.apps.captcha.api.words import MESSAGES
+from jensen.apps.captcha.store import Unavailable
 
 pytestmark = pytest.mark.skipif(
     browsers.PROGRAM is None and not browsers.REQUIRED, reason="Chromium is not installed on this machine"
@@ -201,6 +202,133 @@ def test_a_late_answer_is_followed_by_another_picture(visitor, own, monkeypatch)
     assert said(visitor) == {"410 (Gone)"}
 
 
+class Held:
+    """Requests of a page for a path, which are let go when the test says so."""
+
+    def __init__(self, page, path):
+        self.routes = []
+        page.route(f"**/{path}", self.routes.append)
+
+    def let_go(self):
+        for route in self.routes:
+            route.continue_()
+
+
+IMPATIENT = {
+    "a double click": lambda found: button(found, "check").dblclick(),
+    "enter, then the button": lambda found: (
+        found.get_by_label(EN["label"]).press("Enter"),
+        button(found, "check").click(),
+    ),
+    "enter, then the form": lambda found: (
+        found.get_by_label(EN["label"]).press("Enter"),
+        found.page.get_by_role("button", name="Buy").click(),
+    ),
+    "the form, twice": lambda found: found.page.get_by_role("button", name="Buy").dblclick(),
+}
+
+
+@pytest.mark.parametrize("way", IMPATIENT)
+def test_one_answer_is_sent_at_a_time(visitor, shopped, way):
+    found, count = opened(visitor, at(shopped)), len(shopped[1])
+    held = Held(visitor.page, "answer")
+    found.get_by_label(EN["label"]).fill(TEXT)
+    IMPATIENT[way](found)
+    until(lambda: visitor.page.evaluate("true") and held.routes)
+    assert len(held.routes) == 1
+    assert len(shopped[1]) == count
+    held.let_go()
+    if "form" in way:
+        visitor.page.get_by_text("Thank you").wait_for()
+        assert len(shopped[1]) == count + 1
+    else:
+        found.get_by_text(EN["passed"]).wait_for()
+        assert [name for name, *_ in visitor.calls()] == ["solved"]
+    assert len(held.routes) == 1
+
+
+def test_a_form_that_is_sent_twice_while_it_is_checked_is_sent_once(visitor, shopped):
+    """The page sends it itself, and stays."""
+    found = opened(visitor, at(shopped))
+    visitor.page.evaluate(
+        """() => {
+          window.sent = 0;
+          document.querySelector("form").addEventListener("submit", (event) => (event.preventDefault(), sent++));
+        }"""
+    )
+    held = Held(visitor.page, "answer")
+    found.get_by_label(EN["label"]).fill(TEXT)
+    visitor.page.get_by_role("button", name="Buy").dblclick()
+    until(lambda: visitor.page.evaluate("true") and held.routes)
+    held.let_go()
+    found.get_by_text(EN["passed"]).wait_for()
+    until(lambda: visitor.page.evaluate("sent"))
+    assert visitor.page.evaluate("sent") == 1
+
+
+def test_a_key_that_is_held_is_pressed_once(visitor, shopped):
+    found, sent = opened(visitor, at(shopped)), []
+    field = found.get_by_label(EN["label"])
+    visitor.page.on("request", lambda request: sent.append(request.url.rpartition("/")[2]))
+
+    def hold(sentence, **values):
+        for _ in range(4):  # without a release, all but the first are repetitions
+            visitor.page.keyboard.down("Enter")
+            says(found, sentence, **values)
+        visitor.page.keyboard.up("Enter")
+
+    button(found, "fresh").focus()
+    hold("renewed")
+    field.fill("1111")
+    hold("wrong", left="2")
+    field.fill(TEXT)
+    field.press("Enter")
+    found.get_by_text(EN["passed"]).wait_for()
+    assert [name for name in sent if name in ("challenge", "answer")] == ["challenge", "answer", "answer"]
+
+
+def test_another_picture_is_asked_for_once_and_ends_the_wait_for_an_answer(visitor, shopped):
+    found = opened(visitor, at(shopped))
+    answers, first = Held(visitor.page, "answer"), picture(found)
+    field = found.get_by_label(EN["label"])
+    field.fill(TEXT)
+    field.press("Enter")
+    until(lambda: visitor.page.evaluate("true") and answers.routes)
+    challenges = Held(visitor.page, "challenge")
+    button(found, "fresh").dblclick()
+    until(lambda: visitor.page.evaluate("true") and challenges.routes)
+    assert len(challenges.routes) == 1
+    challenges.let_go()
+    says(found, "renewed")
+    assert picture(found) != first
+    field.fill(TEXT)
+    field.press("Enter")
+    until(lambda: visitor.page.evaluate("true") and len(answers.routes) == 2)
+    answers.let_go()
+    found.get_by_text(EN["passed"]).wait_for()
+    assert [name for name, *_ in visitor.calls()] == ["solved"]
+
+
+@pytest.mark.parametrize("lang", MESSAGES)
+def test_an_answered_picture_is_said_to_be_answered(visitor, served, shopped, lang):
+    found = opened(visitor, at(shopped, lang=lang), lang)
+    first = picture(found)
+
+    def lose(route):
+        route.fetch()  # the service has counted it, and its answer is lost
+        route.abort()
+
+    visitor.page.route("**/answer", lose, times=1)
+    field = found.get_by_label(MESSAGES[lang]["label"])
+    field.fill(TEXT)
+    field.press("Enter")
+    says(found, "offline", lang)
+    field.press("Enter")
+    says(found, "closed", lang)
+    assert picture(found) != first
+    assert said(visitor) == {"net::ERR_FAILED", "410 (Gone)"}
+
+
 def test_a_form_that_is_sent_first_is_checked_first(visitor, shopped):
     found = opened(visitor, at(shopped))
     buy = visitor.page.get_by_role("button", name="Buy")
@@ -273,6 +401,58 @@ def test_an_empty_pool_is_asked_again_by_itself(visitor, own):
     assert said(visitor) == {"503 (Service Unavailable)"}
 
 
+@pytest.mark.parametrize("lang", MESSAGES)
+def test_a_pool_that_stays_empty_is_asked_no_more_and_the_visitor_is_told(visitor, own, lang):
+    found = opened(visitor, at(own, lang=lang), lang)
+    first = picture(found)
+    while own[2].take(0, 9):
+        pass
+    asked = []
+    visitor.page.on("response", lambda response: asked.append(response.status))
+    visitor.page.clock.install()
+    button(found, "fresh", lang).click()
+    until(lambda: visitor.page.clock.fast_forward(5000) or asked.count(503) == 11)
+    sentence = MESSAGES[lang]["stopped"].format(fresh=MESSAGES[lang]["fresh"])
+    found.get_by_role("status").get_by_text(sentence, exact=True).wait_for()
+    visitor.page.clock.fast_forward(600_000)
+    assert found.get_by_role("img").count() == 0  # the earlier picture cannot be answered any more
+    assert found.get_by_label(MESSAGES[lang]["label"]).get_attribute("aria-invalid") is None
+    supply(own[2], 1)
+    button(found, "fresh", lang).click()
+    says(found, "renewed", lang)
+    assert picture(found) != first
+    assert asked.count(503) == 11
+    assert said(visitor) == {"503 (Service Unavailable)"}
+
+
+def test_an_answer_that_could_not_be_checked_is_kept_and_not_called_wrong(visitor, own, monkeypatch):
+    found = opened(visitor, at(own))
+    field = found.get_by_label(EN["label"])
+
+    def lost(*_, **__):
+        raise Unavailable
+
+    with monkeypatch.context() as patch:
+        patch.setattr(own[2], "find", lost)
+        field.fill(TEXT)
+        field.press("Enter")
+        found.get_by_role("status").get_by_text(EN["unchecked"].format(check=EN["check"]), exact=True).wait_for()
+    assert field.get_attribute("aria-invalid") is None
+    field.press("Enter")
+    found.get_by_text(EN["passed"]).wait_for()
+    assert said(visitor) == {"503 (Service Unavailable)"}
+
+
+def test_an_answer_that_is_cut_off_is_not_called_wrong(visitor, shopped):
+    found = opened(visitor, at(shopped))
+    field, first = found.get_by_label(EN["label"]), picture(found)
+    visitor.page.route("**/answer", lambda route: route.fulfill(response=route.fetch(), body='{"solved": t'), times=1)
+    field.fill("1111")
+    field.press("Enter")
+    says(found, "offline")
+    assert picture(found) == first
+
+
 def test_a_network_that_is_down_is_said_and_the_answer_is_kept(visitor, shopped):
     found = opened(visitor, at(shopped))
     field = found.get_by_label(EN["label"])
@@ -281,6 +461,7 @@ def test_a_network_that_is_down_is_said_and_the_answer_is_kept(visitor, shopped)
     field.press("Enter")
     says(found, "offline")
     assert field.input_value() == TEXT
+    assert field.get_attribute("aria-invalid") is None
     visitor.page.unroute("**/answer")
     field.press("Enter")
     found.get_by_text(EN["passed"]).wait_for()
@@ -342,9 +523,11 @@ def test_without_javascript_the_check_is_a_form(browser, served, shopped):
         page.get_by_label(EN["label"]).fill("1111")
         page.get_by_role("button", name=EN["check"]).click()
         page.get_by_text(EN["spent"]).wait_for()
+        assert page.evaluate("document.activeElement.id") == "answer"
         page.get_by_label(EN["label"]).fill(TEXT)
         page.get_by_role("button", name=EN["check"]).click()
         token = page.get_by_label(EN["token"]).input_value()
+        assert page.evaluate("document.activeElement.textContent") == EN["passed"]
         page.goto(f"{served[0]}/page?site_key={SITE}&return_to={shopped[0]}/buy")
         page.get_by_label(EN["label"]).fill(TEXT)
         page.keyboard.press("Enter")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 import re
 import shlex
@@ -12,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 import httpx
 import pytest
 
-from captcha_service import OTHER, SECRETS, SITE, Visitor, listening
+from captcha_service import ANSWER, HOST, OTHER, SECRETS, SITE, Visitor, listening
 from servers import ROOT, SLOW, answers, free_port, within
 
 
@@ -26,7 +27,8 @@ def command(example, port):
 
 def fields(page):
     """The hidden fields of a form, which a browser sends with it."""
-    return dict(re.findall(r'<input type="hidden" name="(\w+)" value="(\w+)">', page))
+    found = re.findall(r'<input type="hidden" name="([\w-]+)" value="([^"]*)">', page)
+    return {name: html.unescape(value) for name, value in found}
 
 
 @contextmanager
@@ -42,7 +44,11 @@ def running(example, environment):
             process.terminate()
 
 
-@pytest.mark.parametrize("example", ["captcha_flask", "captcha_fastapi", "captcha_django"])
+EXAMPLES = pytest.mark.parametrize("example", ["captcha_flask", "captcha_fastapi", "captcha_django"])
+SITES = {SITE: {"secret": SECRETS[SITE], "hostnames": [HOST, "127.0.0.1"]}}
+
+
+@EXAMPLES
 def test_a_form_accepts_a_solved_captcha_once_and_nothing_else(example, tmp_path):
     with ExitStack() as stack:
         service, _ = stack.enter_context(listening(tmp_path))
@@ -68,3 +74,43 @@ def test_a_form_accepts_a_solved_captcha_once_and_nothing_else(example, tmp_path
             assert sent(second) == [200]
             stack.close()  # the service ends
             assert sent(third) == [400]
+
+
+def solved(page):
+    """What the button of the check sends, and where to, for a browser that follows a link to `page`."""
+    with httpx.Client(timeout=60) as browser:
+        shown = browser.get(page)
+        assert shown.status_code == 200, shown.text
+        passed = browser.post(page.partition("?")[0], data=fields(shown.text) | {"answer": ANSWER}).text
+    return html.unescape(re.search(r'<form method="post" action="(http[^"]*)">', passed)[1]), fields(passed)
+
+
+@EXAMPLES
+def test_without_javascript_the_check_comes_first_and_the_form_after_it(example, tmp_path):
+    with listening(tmp_path, sites=SITES) as (service, _):
+        environment = {"CAPTCHA": service, "CAPTCHA_SITE_KEY": SITE, "CAPTCHA_SECRET": SECRETS[SITE]}
+        with running(example, environment) as browser:
+            page = browser.get("/").text
+            link = html.unescape(re.search(r'<noscript>.*?<a href="([^"]*)">.*?</noscript>', page)[1])
+            assert page.index(link.partition("?")[0]) < page.index('name="name"')  # before anything is typed
+            address, sent = solved(link)
+            assert address == str(browser.base_url.join("/checked"))
+            browser.cookies.clear()  # those of SameSite=Lax are not sent from another site
+            form = browser.post(address, data=sent, headers={"origin": service})
+            assert form.status_code == 200, form.text
+            assert fields(form.text).items() >= sent.items()
+            assert 'jensen-captcha"' not in form.text  # no widget, which would have a token of its own
+            answers = [browser.post("/", data=fields(form.text) | {"name": "x"}) for _ in range(2)]
+            assert [(answer.status_code, "Welcome" in answer.text) for answer in answers] == [(200, True), (400, False)]
+
+
+@EXAMPLES
+def test_a_token_that_another_site_sends_is_text(example, tmp_path):
+    hostile = "\"'><script>alert(1)</script>&{}{{7*7}}{%x%}"
+    with running(example, {"CAPTCHA_SECRET": "x"}) as browser:
+        form = browser.post(
+            "/checked", data={"jensen-captcha-response": hostile}, headers={"origin": "https://a.example"}
+        )
+        assert form.status_code == 200
+        assert fields(form.text)["jensen-captcha-response"] == hostile
+        assert "<script>alert" not in form.text

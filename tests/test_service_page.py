@@ -139,11 +139,11 @@ def test_a_right_answer_is_sent_on_to_an_address_of_the_site(visitor):
 
 STRANGERS = [
     "https://evil.example/",
-    "http://evil.example",
     "https://shop.example.evil.example/",
     "https://evilshop.example/",
 ]
 MALFORMED = [
+    "http://evil.example",
     "//evil.example/",
     "/comment",
     "javascript:alert(1)",
@@ -195,8 +195,10 @@ def test_an_answer_that_is_late_or_repeated_is_followed_by_another_picture(tmp_p
         typed(visitor, page)
         again = typed(visitor, page)
         monkeypatch.setattr(service, "current", lambda: now() + 301_000)
-        for found in (again, typed(visitor, other), typed(visitor, shown(visitor), id="A" * 24)):
-            assert words.MESSAGES["en"]["expired"] in found.text
+        pages = {"expired": typed(visitor, other), "closed": again}
+        unknown = typed(visitor, shown(visitor), id="A" * 24)
+        for sentence, found in (*pages.items(), ("expired", unknown)):
+            assert words.MESSAGES["en"][sentence] in found.text
             assert name_of(found) not in (name_of(page), name_of(other))
 
 
@@ -220,6 +222,99 @@ def test_why_there_is_no_picture_is_one_sentence(tmp_path, monkeypatch):
         assert int(page.headers["retry-after"]) > 60
         assert english["refused"] in visitor.client.get("/page", params={"site_key": "nobody"}).text
         assert visitor.client.get("/page").status_code == 422
+
+
+@pytest.mark.parametrize("lang", words.LANGUAGES)
+@pytest.mark.parametrize(
+    ("given", "parameter", "why", "status"),
+    [
+        ({"site_key": ""}, "site_key", "owner_invalid", 422),
+        ({"site_key": "a b"}, "site_key", "owner_invalid", 422),
+        ({"site_key": "nobody"}, "site_key", "owner_site", 404),
+        ({"action": "a b"}, "action", "owner_invalid", 422),
+        ({"cdata": "x" * 256}, "cdata", "owner_invalid", 422),
+        ({"return_to": "/comment"}, "return_to", "owner_invalid", 422),
+        ({"return_to": "https://evil.example/"}, "return_to", "owner_hostname", 403),
+        ({"return_to": "http://shop.example/"}, "return_to", "owner_secure", 422),
+    ],
+)
+def test_the_owner_of_the_site_is_told_which_parameter_is_wrong(visitor, lang, given, parameter, why, status):
+    messages = words.MESSAGES[lang]
+    text = html.unescape(shown(visitor, status, **{"lang": lang, **given}).text)
+    assert f">{messages['refused']}<" in text
+    assert f"<title>{messages['refused']} \u2013 {messages['title']}</title>" in text
+    assert f"<p>{messages[why].format(parameter=parameter)}</p>" in text
+    assert text.count(messages["owner_invalid"].split(":")[0]) == 1
+    assert SECRETS[SITE] not in text
+
+
+def test_a_language_that_is_not_right_is_named(visitor):
+    assert words.MESSAGES["en"]["owner_invalid"].format(parameter="lang") in shown(visitor, 422, lang="e n").text
+
+
+def test_the_owner_is_told_nothing_when_the_address_is_right(tmp_path):
+    with visiting(tmp_path, pictures=1) as visitor:
+        start = words.MESSAGES["en"]["owner_invalid"].split(":")[0]
+        page = shown(visitor)
+        unread = visitor.client.post("/page", files={"answer": b"file"})
+        for found in (page, typed(visitor, page), shown(visitor, 503), unread):
+            assert start not in found.text
+
+
+@pytest.mark.parametrize(
+    ("back", "secure"),
+    [
+        ("http://localhost:5000/x", True),
+        ("http://127.0.0.1/x", True),
+        ("http://127.9.9.9/x", True),
+        ("http://[::1]:5000/", True),
+        ("http://10.0.0.1/x", False),
+        ("http://localhost.example/x", False),
+        ("https://10.0.0.1/x", True),
+    ],
+)
+def test_a_token_is_sent_without_tls_to_this_machine_alone(tmp_path, back, secure):
+    names = ["localhost", "127.0.0.1", "127.9.9.9", "::1", "10.0.0.1", "localhost.example"]
+    with visiting(tmp_path, pictures=1, sites={SITE: {"secret": SECRETS[SITE], "hostnames": names}}) as visitor:
+        page = shown(visitor, 200 if secure else 422, return_to=back)
+        assert (words.MESSAGES["en"]["owner_secure"].format(parameter="return_to") in page.text) is not secure
+
+
+@pytest.mark.parametrize("lang", words.LANGUAGES)
+def test_what_is_wrong_comes_first_in_the_title_and_belongs_to_the_field(visitor, lang):
+    messages, page = words.MESSAGES[lang], shown(visitor, lang=lang)
+    assert f"<title>{messages['title']}</title>" in page.text
+    assert not re.search("role=|autofocus|aria-invalid|aria-describedby", page.text)
+    for given, sentence, invalid in (
+        ({"answer": "WRONG"}, "spent", True),
+        ({"answer": " "}, "missing", True),
+        ({"id": "A" * 24}, "expired", False),
+    ):
+        page = typed(visitor, page, **given)
+        assert f"<title>{messages[sentence]} \u2013 {messages['title']}</title>" in page.text
+        assert f'<p id="said" role="alert">{messages[sentence]}</p>' in page.text
+        field = re.search('<input id="answer"[^>]*>', page.text)[0]
+        assert 'aria-describedby="said" autofocus' in field
+        assert ('aria-invalid="true"' in field) is invalid
+    page = typed(visitor, page)
+    assert f"<title>{messages['passed']} \u2013 {messages['title']}</title>" in page.text
+    assert f'<p id="said" role="status" tabindex="-1" autofocus>{messages["passed"]}</p>' in page.text
+
+
+def test_a_head_request_has_the_headers_of_the_page_and_takes_no_picture(demonstration):
+    client = demonstration.client
+    for path in ("/", "/widget.js", "/widget.css", "/page.css", f"/page?site_key={demo.SITE}", "/page"):
+        waiting = demonstration.store.waiting()
+        head = client.head(path)
+        assert head.content == b""
+        assert demonstration.store.waiting() == waiting
+        found = client.get(path)
+        assert head.status_code == found.status_code == (422 if path == "/page" else 200)
+        lengths = {"date", "content-length", "transfer-encoding"}
+        assert {k: v for k, v in head.headers.items() if k not in lengths} == {
+            k: v for k, v in found.headers.items() if k not in lengths
+        }
+        assert head.headers.get("content-length", found.headers["content-length"]) == found.headers["content-length"]
 
 
 HOSTILE = "\"'><script>alert(1)</script>&{{7*7}}{}"
@@ -314,6 +409,35 @@ def test_the_demonstration_redeems_its_token_itself(demonstration):
 def test_the_demonstration_is_in_a_demonstration_alone(visitor):
     assert visitor.client.get("/").status_code == 404
     assert visitor.client.post("/").status_code == 404
+
+
+@pytest.mark.parametrize("lang", words.LANGUAGES)
+def test_the_demonstration_says_what_became_of_the_comment_in_its_title(demonstration, lang):
+    messages = words.MESSAGES[lang]
+    page = demonstration.client.post("/", data={"lang": lang})
+    assert f"<title>{messages['demo_refused']} \u2013 {messages['demo_title']}</title>" in page.text
+    assert f'<p role="alert" tabindex="-1" autofocus>{messages["demo_refused"]}</p>' in page.text
+    assert f"<title>{messages['demo_title']}</title>" in demonstration.client.get("/", params={"lang": lang}).text
+
+
+NEW_TAB = {
+    "en": "(in a new tab)",
+    "de": "(in neuem Tab)",
+    "fa": "(\u062f\u0631 \u0632\u0628\u0627\u0646\u0647\u0654 \u062a\u0627\u0632\u0647)",
+}
+
+
+@pytest.mark.parametrize("lang", words.LANGUAGES)
+def test_a_link_that_opens_a_new_tab_says_so(demonstration, lang):
+    links = re.findall('target="_blank">([^<]*)</a>', demonstration.client.get("/", params={"lang": lang}).text)
+    assert [link.endswith(NEW_TAB[lang]) for link in links] == [True]
+
+
+def test_no_rule_of_a_style_sheet_is_given_twice(visitor):
+    for name in ("widget.css", "page.css"):
+        selectors = re.findall(r"^\s*([^{}@;/]+) \{$", visitor.client.get(f"/{name}").text, re.MULTILINE)
+        plain = [s for s in selectors if s not in (":host,\n:root", ":host,\n  :root", ".captcha img")]
+        assert len(plain) == len(set(plain)), name
 
 
 def test_a_secret_of_the_site_is_not_on_a_page(visitor, demonstration):

@@ -7,6 +7,7 @@ import logging
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Annotated, Any
 
 from anyio import to_thread
@@ -26,6 +27,7 @@ from jensen.apps.captcha.store import Unavailable
 
 RESPONSE = "jensen-captcha-response"
 FILES = {"widget.js": "text/javascript", "widget.css": "text/css", "page.css": "text/css"}
+READ = ["GET", "HEAD"]
 SHARED = {"cache-control": "public, max-age=600", "cross-origin-resource-policy": "cross-origin"}
 POLICY = (
     "default-src 'none'; script-src {scripts}; style-src 'self'; img-src data:; media-src data:; connect-src 'self'; "
@@ -35,7 +37,8 @@ RETURN = re.compile(  # stricter than browsers, so that both find the same hostn
     r"(?P<origin>https?://(?P<host>\[[0-9a-f:]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?)(/[\w.~:/?#\[\]@!$&'()*+,;=%-]*)?",
     re.ASCII,
 )
-RENEWED = {"expired": "expired", "closed": "expired", "unknown-challenge": "expired", "empty-answer": "missing"}
+RENEWED = {"expired": "expired", "closed": "closed", "unknown-challenge": "expired", "empty-answer": "missing"}
+INVALID = ("spent", "missing")  # sentences that say what is wrong with what was typed
 TEMPLATES = Environment(loader=PackageLoader("jensen.apps.captcha", "page"), autoescape=True, undefined=StrictUndefined)
 
 
@@ -53,7 +56,7 @@ def _add_file(app: FastAPI, name: str, media: str) -> None:
     if name == "widget.js":
         text = f"({text.rstrip()})({json.dumps(MESSAGES, ensure_ascii=False)});\n"
 
-    @app.get(f"/{name}", include_in_schema=False)
+    @app.api_route(f"/{name}", methods=READ, include_in_schema=False)
     async def file() -> Response:
         return Response(text, media_type=media, headers=SHARED)
 
@@ -97,6 +100,14 @@ class Attempt(Visit):
     answer: Annotated[str, Field(max_length=LONGEST)]
 
 
+class Unfit(Refused):
+    """A request whose parameter is not right; `why` is the name of the sentence for the owner of the site."""
+
+    def __init__(self, parameter: str, why: str = "owner_invalid", status: int = 422, code: str = "invalid-field"):
+        super().__init__(status, code, f"The parameter {parameter} is not right.")
+        self.parameter, self.why = parameter, why
+
+
 class Check:
     """The check as a form. A picture is shown once, so that an answer that is not right is followed by another."""
 
@@ -116,14 +127,22 @@ class Check:
             say("the store cannot be reached", logging.ERROR, because=str(error))
             refused = UNAVAILABLE
         self._count("page", refused.code)
+        again, owner = refused.wait is not None, ""
+        if isinstance(refused, Unfit):
+            owner = MESSAGES[self._asked.language][refused.why].format(parameter=refused.parameter)
         sentence = SENTENCES.get(refused.status, "refused")
-        found = self._page(sentence, status=refused.status, wrong=True, again=refused.wait is not None, hostname="")
+        found = self._page(sentence, status=refused.status, wrong=True, again=again, owner=owner, hostname="")
         found.headers.update(headers_of(refused))
         return found
 
     def show(self) -> HTMLResponse:
-        """The page with a picture."""
-        return self._challenge(self._read(Visit), "")
+        """The page with a picture; for a HEAD request its headers, which cost none."""
+        visit = self._read(Visit)
+        if self._asked.request.method == "HEAD":
+            headers = self._page("")
+            del headers.headers["content-length"]  # that of the page with a picture is not known
+            return headers
+        return self._challenge(visit, "")
 
     def answer(self) -> HTMLResponse:
         """The page after an answer: with a token, or another picture."""
@@ -140,17 +159,27 @@ class Check:
         back = RETURN.fullmatch(attempt.return_to)
         return self._page("passed", token=found.token, back=attempt.return_to, target=back["origin"] if back else "")
 
+    def unreadable(self) -> HTMLResponse:
+        """The page for a form that cannot be read."""
+        raise Refused(422, "invalid-form", "The form cannot be read.")
+
     def _read(self, kind: type[Any]) -> Any:
         """The fields; the check is for the hostname of `return_to`, or else for the first of the site."""
         given = self._asked.given
         try:
             visit = kind.model_validate({name: given[name] for name in kind.model_fields if name in given})
-        except ValidationError:
-            raise Refused(422, "invalid-field", "The address of the page is not right.") from None
+        except ValidationError as error:
+            raise Unfit(str(error.errors()[0]["loc"][0])) from None
         site, back = self._service.sites.get(visit.site_key), RETURN.fullmatch(visit.return_to)
+        if site is None:
+            raise Unfit("site_key", "owner_site", 404, "unknown-site")
         if visit.return_to and back is None:
-            raise Refused(422, "invalid-field", "The address to return to is not right.")
-        self._hostname = back["host"].strip("[]") if back else site.hostnames[0] if site else ""
+            raise Unfit("return_to")
+        self._hostname = back["host"].strip("[]") if back else site.hostnames[0]
+        if visit.return_to.startswith("http:") and not _loopback(self._hostname):
+            raise Unfit("return_to", "owner_secure")
+        if self._hostname not in site.hostnames:
+            raise Unfit("return_to", "owner_hostname", 403, "wrong-hostname")
         return visit
 
     def _challenge(self, visit: Visit, sentence: str) -> HTMLResponse:
@@ -164,21 +193,31 @@ class Check:
         fields = {name: self._asked.given[name] for name in kept if self._asked.given.get(name)}
         language, words = self._asked.language, MESSAGES[self._asked.language]
         minutes = number(self._service.settings.token_seconds // 60, language)
-        common = {"hostname": self._hostname, "sentence": words.get(sentence), "fields": fields, "minutes": minutes}
-        nothing = {"wrong": False, "again": False, "shown": None, "token": None, "back": ""}
+        common = {"hostname": self._hostname, "said": words.get(sentence, ""), "fields": fields, "minutes": minutes}
+        common |= {"invalid": sentence in INVALID}
+        nothing = {"wrong": False, "again": False, "shown": None, "token": None, "back": "", "owner": ""}
         return self._asked.page("check.html", **nothing | common | values)
 
 
+def _loopback(hostname: str) -> bool:
+    """Whether a hostname is this machine's, which a browser reaches without a network."""
+    try:
+        return hostname == "localhost" or ip_address(hostname).is_loopback
+    except ValueError:
+        return False
+
+
 def _add_check(app: FastAPI) -> None:
-    @app.get("/page", include_in_schema=False)
+    @app.api_route("/page", methods=READ, include_in_schema=False)
     def show(request: Request) -> HTMLResponse:
         check = Check(app, Asked(request, request.query_params))
         return check.respond(check.show)
 
     @app.post("/page", include_in_schema=False)
     async def answer(request: Request) -> HTMLResponse:
-        check = Check(app, Asked(request, await read_form(request) or {}))
-        return await to_thread.run_sync(check.respond, check.answer)
+        given = await read_form(request)
+        check = Check(app, Asked(request, given or {}))
+        return await to_thread.run_sync(check.respond, check.unreadable if given is None else check.answer)
 
 
 def _add_demo(app: FastAPI) -> None:
@@ -187,11 +226,13 @@ def _add_demo(app: FastAPI) -> None:
     secret = service.sites[demo.SITE].secret.get_secret_value()
 
     def page(asked: Asked, found: Mapping[str, Any] | None) -> HTMLResponse:
-        comment = asked.given.get("comment", "")
-        values: dict[str, Any] = {"languages": MESSAGES, "site": demo.SITE, "found": found, "comment": comment}
+        comment, said = asked.given.get("comment", ""), ""
+        if found:
+            said = MESSAGES[asked.language]["demo_accepted" if found["success"] else "demo_refused"]
+        values = {"languages": MESSAGES, "site": demo.SITE, "found": found, "comment": comment, "said": said}
         return asked.page("demo.html", scripts="'self'", **values)
 
-    @app.get("/", include_in_schema=False)
+    @app.api_route("/", methods=READ, include_in_schema=False)
     async def empty(request: Request) -> HTMLResponse:
         return page(Asked(request, request.query_params), None)
 

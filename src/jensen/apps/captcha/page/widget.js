@@ -9,8 +9,10 @@
     passed: "M5 12.5l4.5 4.5L19 7.5",
   };
   const SENTENCES = { 0: "offline", 408: "offline", 429: "limited", 500: "busy", 502: "busy", 503: "busy", 504: "busy" };
+  const PASSING = ["busy", "limited"];
   const MOST_RETRIES = 10;
   const LONGEST_WAIT = 60; // seconds
+  const PATIENCE = 30; // seconds in which a request is answered
   const widgets = new Map();
 
   class Refused extends Error {
@@ -24,8 +26,10 @@
     const options = { method: "POST", credentials: "omit", cache: "no-store" };
     options.headers = { "Content-Type": "application/json" };
     options.body = JSON.stringify(form);
-    const response = await fetch(new URL(path, base), options).catch(() => Promise.reject(new Refused(0)));
-    const found = await response.json().catch(() => ({}));
+    options.signal = AbortSignal.timeout?.(1000 * PATIENCE);
+    const lost = () => Promise.reject(new Refused(0));
+    const response = await fetch(new URL(path, base), options).catch(lost);
+    const found = await response.json().catch(response.ok ? lost : () => ({}));
     if (!response.ok) throw new Refused(response.status, found.code, Number(response.headers.get("Retry-After")));
     const sent = Date.parse(response.headers.get("Date")) || Date.now(); // this machine's clock may be wrong
     return { ...found, seconds: (found.expires - sent) / 1000 };
@@ -59,7 +63,9 @@
       this.language = languageOf(host);
       this.words = messages[this.language];
       this.turn = 0; // of the newest request: answers to earlier ones are dropped
-      this.retries = 0;
+      this.checking = null; // the promise of the answer that is on its way
+      this.loading = false;
+      this.submits = 0;
       this.token = "";
       this.inputs = [RESPONSE, ...(host.dataset.responseFieldName ?? "").split(/\s+/).filter(Boolean)].map((name) =>
         make("input", { type: "hidden", name }),
@@ -95,12 +101,12 @@
         this.audio.addEventListener(event, () => this.listening.setAttribute("aria-pressed", String(!this.audio.paused)));
       }
       check.addEventListener("click", () => this.check());
-      fresh.addEventListener("click", () => this.load("renewed"));
+      fresh.addEventListener("click", () => this.loading || this.load("renewed"));
       this.listening.addEventListener("click", () => this.listen());
-      this.input.addEventListener("keydown", (event) => {
+      this.group.addEventListener("keydown", (event) => {
         if (event.key !== "Enter" || event.isComposing) return;
-        event.preventDefault();
-        this.check();
+        if (event.repeat || event.target === this.input) event.preventDefault();
+        if (!event.repeat && event.target === this.input) this.check(); // a key that is held is pressed once
       });
     }
 
@@ -110,15 +116,18 @@
         if (this.token || !this.id) return;
         event.preventDefault();
         event.stopImmediatePropagation();
-        if (await this.check()) form.requestSubmit(event.submitter);
+        const submit = ++this.submits; // a form that is sent twice while it is checked is sent once
+        if ((await this.check()) && submit === this.submits) form.requestSubmit(event.submitter);
       }, { capture: true });
     }
 
-    async load(sentence = "") {
+    async load(sentence = "", retries = 0) {
       const turn = ++this.turn;
       clearTimeout(this.timer);
       this.audio.pause();
       this.id = "";
+      this.checking = null;
+      this.loading = true;
       this.group.setAttribute("aria-busy", "true");
       const { siteKey, sitekey, action = "", cdata = "" } = this.host.dataset;
       try {
@@ -128,18 +137,22 @@
         this.say(sentence);
       } catch (error) {
         if (turn !== this.turn) return;
-        this.fail(error);
-        if (error.wait && this.retries++ < MOST_RETRIES) {
-          this.timer = setTimeout(() => this.load(sentence), 1000 * Math.min(error.wait, LONGEST_WAIT));
-        }
+        this.picture.hidden = this.listening.hidden = true; // the earlier picture cannot be answered any more
+        const again = error.wait > 0 && retries < MOST_RETRIES;
+        this.fail(error, !again && PASSING.includes(error.sentence) ? "stopped" : error.sentence);
+        if (!again) return;
+        const wait = 1000 * Math.min(error.wait, LONGEST_WAIT);
+        this.timer = setTimeout(() => this.load(sentence, retries + 1), wait);
       } finally {
-        if (turn === this.turn) this.group.setAttribute("aria-busy", "false");
+        if (turn === this.turn) {
+          this.loading = false;
+          this.group.setAttribute("aria-busy", "false");
+        }
       }
     }
 
     show({ id, picture, audio }) {
       this.id = id;
-      this.retries = 0;
       this.picture.src = `data:${picture.media_type};base64,${picture.data}`;
       this.picture.hidden = false;
       this.input.value = "";
@@ -156,8 +169,18 @@
       this.audio.play().catch(() => this.say("silent"));
     }
 
-    // Whether the answer is right.
-    async check() {
+    // Whether the answer is right; while an answer is on its way, no other is sent.
+    check() {
+      if (!this.checking) {
+        const checking = this.answer().finally(() => {
+          if (this.checking === checking) this.checking = null;
+        });
+        this.checking = checking;
+      }
+      return this.checking;
+    }
+
+    async answer() {
       const answer = this.input.value.trim();
       if (!answer || !this.id) {
         if (!answer) this.say("missing", true);
@@ -203,15 +226,15 @@
 
     async unanswered(error) {
       if (error.status !== 404 && error.status !== 410) {
-        this.fail(error);
+        this.fail(error, error.sentence === "busy" ? "unchecked" : error.sentence);
         return;
       }
-      await this.load("expired");
+      await this.load(error.code === "closed" ? "closed" : "expired");
       this.input.focus();
     }
 
-    fail(error) {
-      this.say(error.sentence ?? "offline", true);
+    fail(error, sentence = "offline") {
+      this.say(sentence, true);
       this.call("errorCallback", error.code ?? "network");
     }
 
@@ -231,9 +254,9 @@
 
     say(sentence, wrong = false, values = {}) {
       const text = this.words[sentence] ?? "";
-      this.status.textContent = text.replace(/\{(\w+)\}/g, (_, name) => values[name]);
+      this.status.textContent = text.replace(/\{(\w+)\}/g, (_, name) => values[name] ?? this.words[name]);
       this.status.classList.toggle("wrong", wrong);
-      if (wrong) this.input.setAttribute("aria-invalid", "true");
+      if (sentence === "wrong" || sentence === "missing") this.input.setAttribute("aria-invalid", "true");
       else this.input.removeAttribute("aria-invalid");
     }
 
