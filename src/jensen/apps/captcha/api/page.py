@@ -193,10 +193,10 @@ class Check:
         fields = {name: self._asked.given[name] for name in kept if self._asked.given.get(name)}
         language, words = self._asked.language, MESSAGES[self._asked.language]
         minutes = number(self._service.settings.token_seconds // 60, language)
-        common = {"hostname": self._hostname, "said": words.get(sentence, ""), "fields": fields, "minutes": minutes}
-        common |= {"invalid": sentence in INVALID}
+        said, invalid = words.get(sentence, ""), sentence in INVALID
+        common: dict[str, Any] = {"hostname": self._hostname, "said": said, "invalid": invalid, "fields": fields}
         nothing = {"wrong": False, "again": False, "shown": None, "token": None, "back": "", "owner": ""}
-        return self._asked.page("check.html", **nothing | common | values)
+        return self._asked.page("check.html", minutes=minutes, **nothing | common | values)
 
 
 def _loopback(hostname: str) -> bool:
@@ -229,8 +229,8 @@ def _add_demo(app: FastAPI) -> None:
         comment, said = asked.given.get("comment", ""), ""
         if found:
             said = MESSAGES[asked.language]["demo_accepted" if found["success"] else "demo_refused"]
-        values = {"languages": MESSAGES, "site": demo.SITE, "found": found, "comment": comment, "said": said}
-        return asked.page("demo.html", scripts="'self'", **values)
+        values: dict[str, Any] = {"languages": MESSAGES, "site": demo.SITE, "found": found, "comment": comment}
+        return asked.page("demo.html", scripts="'self'", said=said, **values)
 
     @app.api_route("/", methods=READ, include_in_schema=False)
     async def empty(request: Request) -> HTMLResponse:
