@@ -28,10 +28,8 @@ from jensen.core.failure import Failure, Told
 
 Part = Literal["all", "api", "pool"]
 FACTORY = {False: "jensen.apps.captcha.api.app:make", True: "jensen.apps.captcha.api.app:make_demo"}  # a demonstration?
-CONNECTIONS, PATIENCE = (
-    1000,
-    10,
-)  # connections of a worker; seconds in which requests, and the drawing, end when it stops
+CONNECTIONS = 1000  # of a worker
+PATIENCE = 10  # seconds in which requests, and the drawing, end when the service stops
 HUNG = 60  # seconds after which a worker that does not answer is killed; a starved machine is slow, not hung
 SLOWEST = 30.0  # seconds between two starts of a process that fails
 
