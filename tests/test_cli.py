@@ -311,9 +311,7 @@ def test_an_interrupt_ends_the_step_and_keeps_it(tmp_path):
     assert process.wait(60) == 130
     said = log.read_text().splitlines()
     assert said[-1] == f"jensen: stopped; jensen train captcha --out {out} --resume continues it"
-    length, cost = said[:-1]
-    assert length == "jensen: training takes 100000 steps; --resume continues it after an interruption"
-    assert cost.startswith("jensen: U-Net: ")
+    assert [line.split(": ")[1] for line in said[:-1]] == ["U-Net"]  # what the network costs
     assert len(list((out / "state").glob("[0-9]*.pt"))) == 1
 
 

@@ -74,7 +74,9 @@ def train(
     on = f"{command('train', name, '--out', folder, '--resume')} continues it"
     try:
         with show.tracking() as track, show.watching(folder) as watch:
-            opened = trained(recipe, folder, resume=resume, track=track, watch=watch, say=show.note)
+            opened = trained(
+                recipe, folder, resume=resume, track=track, watch=watch, say=show.note, begin=show.expected
+            )
     except (KeyboardInterrupt, BrokenPipeError) as stopped:
         why = ("standard output was closed",) if isinstance(stopped, BrokenPipeError) else stopped.args
         left = on if (folder / CONFIG).exists() else "nothing was trained; the run was removed"

@@ -133,6 +133,11 @@ def line(text: str = "") -> None:
         console.print(text)
 
 
+def expected(length: str) -> None:
+    """Print how long training takes."""
+    line(f"training takes {length}")
+
+
 def note(text: str) -> None:
     """Print a line to standard error; of several processes the first does."""
     if rank() == 0:

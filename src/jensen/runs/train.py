@@ -82,6 +82,7 @@ def train(
     track: Track = silent,
     watch: Watch | None = None,
     say: Callable[[str], None] = lambda _: None,
+    begin: Callable[[str], None] = lambda _: None,
     objective: Objective | None = None,
 ) -> Data:
     """Train `recipe` in `folder`; with `resume`, continue a run that was stopped, with bitwise equal results.
@@ -101,7 +102,7 @@ def train(
     processes again after one was killed, the run goes on from its last checkpoint.
 
     `say` is called with notes before the first step: warnings, damaged checkpoints, and for a new run what the source
-    and the family chose.
+    and the family chose. `begin` is called with the length of training before its first step.
     `objective` replaces the family's.
 
     Returns: the data, so that judging need not read or draw them again.
@@ -164,10 +165,9 @@ def train(
                 if mine == 0:
                     unused = unconditioned(recipe, objective, data.space)
                     chosen = () if resume else (*data.notes, *unused, *recipe.family.summary(data.space))
-                    if not resume:
-                        say(f"training takes {training.length()}; --resume continues it after an interruption")
                     for note in (*damage, *started, *chosen, *recipe.family.notes(data.space)):
                         say(note)
+                    begin(training.length())
                 tolerance = Tolerance(training.skip_nonfinite, keeper.skipped)
                 fit(state, stream, budget, update=update, on_step=keeper, tolerance=tolerance)
                 keeper.finish()
