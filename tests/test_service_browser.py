@@ -38,7 +38,7 @@ def browser():
 def served(tmp_path_factory):
     """The address of a service, and its store."""
     with listening(tmp_path_factory.mktemp("service"), pictures=0, sites=SITES) as (address, store):
-        supply(store, 60)
+        supply(store, 120)
         yield address, store
 
 
