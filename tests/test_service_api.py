@@ -201,7 +201,7 @@ def test_what_is_not_there_is_said(visitor):
         ("/challenge", "GET", "POST"),
         ("/turnstile/v0/siteverify", "GET", "POST"),
         ("/health", "POST", "GET and HEAD"),
-        ("/page", "DELETE", "GET and POST"),
+        ("/page", "DELETE", "GET, HEAD and POST"),
     ):
         response = refused(visitor.client.request(asked, path), 405, "http-405")
         assert response.json()["error"] == f"{path} takes {taken}."

@@ -142,7 +142,7 @@ def _errors(app: FastAPI) -> None:
             m for route in app.routes if isinstance(route, Route) and route.path == path for m in route.methods or ()
         ]
         if error.status_code == 405:
-            sentence = f"{path} takes {' and '.join(sorted(taken))}."
+            sentence = f"{path} takes {forms.listed(sorted(taken))}."
         found = counted(request, Refused(error.status_code, f"http-{error.status_code}", sentence))
         if error.status_code == 405:
             found.headers["allow"] = ", ".join(sorted(taken))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -53,12 +53,18 @@ def explained(path: str, error: Mapping[str, Any]) -> str:
     if len(error["loc"]) == 1:
         return "The body must be a JSON object."
     if name not in FORMS[path].model_fields:
-        return f"{path} takes {_listed([*FORMS[path].model_fields])} only."
+        return f"{path} takes {listed([*FORMS[path].model_fields])} only."
     return f"{name} must be {'given' if error['type'] == 'missing' else f'text of {RULES[name]}'}."
 
 
-def _listed(names: list[str]) -> str:
-    return " and ".join([", ".join(names[:-1]), names[-1]])
+def listed(names: Sequence[str]) -> str:
+    """Names in a sentence.
+
+    >>> listed(["a", "b", "c"]), listed(["a"])
+    ('a, b and c', 'a')
+    """
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 class Picture(BaseModel):
