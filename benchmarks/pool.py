@@ -8,7 +8,6 @@ process that fills the pool does. A challenge costs one picture that is kept.
 
 from __future__ import annotations
 
-import json
 import secrets
 import sys
 import time
@@ -33,7 +32,7 @@ def measure(drawer: Trained, seconds: float, threads: int) -> str:
     with TemporaryDirectory() as place:
         sites = {"bench": {"secret": secrets.token_hex(32), "hostnames": ["bench.example"]}}
         path = f"sqlite:///{place}/captcha.sqlite"
-        settings = Settings(secret=secrets.token_hex(32), sites=json.dumps(sites), store=path)
+        settings = Settings(secret=secrets.token_hex(32), sites=sites, store=path)
         store = open_store(settings.store)
         pool = Pool(drawer, store, settings, speaker(settings, drawer.texts.alphabet))
         pool.add(BATCH)  # the first batch is slower
