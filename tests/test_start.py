@@ -75,6 +75,16 @@ def test_a_resumed_run_does_not_need_the_other(run, tmp_path):
     assert read_config(out).training.start == str(other)
 
 
+def test_a_run_that_is_resumed_before_its_first_checkpoint_starts_from_the_other_too(run, tmp_path):
+    out = tmp_path / "next"
+    assert main(words(out, f"training.start={run}", NOTHING)) == 0
+    shutil.rmtree(out / "state")
+    (out / "model.safetensors").unlink()
+    assert main(["train", "captcha", "--out", str(out), "--resume", "--no-evaluate"]) == 0
+    first, second = (load_file(folder / "model.safetensors") for folder in (run, out))
+    assert all(torch.allclose(value, second[name], rtol=1e-6, atol=0) for name, value in first.items())
+
+
 def test_what_does_not_fit_is_refused_and_leaves_nothing(run, tmp_path, capsys):
     out = tmp_path / "next"
     why = "training.start must be a run of a model with the same layers, and in "

@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from jensen.shipped import said
 from jensen.training import checkpoint as checkpoints
 from jensen.training.checkpoint import PART, DamagedFile, replacing, sweep, unwritable, weights_step
 from jensen.training.ema import misfit
@@ -140,10 +141,10 @@ def start_from(model: nn.Module, folder: Path) -> str:
     """
     path, state = folder / WEIGHTS, model.state_dict()
     if not path.is_file():
-        raise RunError(f"training.start must be a trained run, and {folder} has no {WEIGHTS}")
+        raise RunError(f"training.start must be a trained run, and {said(folder)} has no {WEIGHTS}")
     weights = _read_finite(path)
     if place := misfit({name: value for name, value in state.items() if name in weights}, weights):
-        raise RunError(f"training.start must be a run of a model with the same layers, and in {path} {place}")
+        raise RunError(f"training.start must be a run of a model with the same layers, and in {said(folder)} {place}")
     model.load_state_dict(weights, strict=False)
     digest, new = hashlib.sha256(path.read_bytes()).hexdigest(), [name for name in state if name not in weights]
     more = f"; new: {', '.join(new)}" if new else ""

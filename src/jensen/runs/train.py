@@ -129,7 +129,7 @@ def train(
             saved = _saved(recipe, folder, damage.append)
         elif mine == 0:
             refuse_taken(folder)
-        origin = None if resume else _origin(training.start)
+        origin = _origin(training.start) if saved is None else None
         data = open_data(read_config(folder) if resume else recipe, track)
         recipe = suited(recipe, data.space)
         begin_globally(recipe.seed)

@@ -16,6 +16,15 @@ def shipped(name: str) -> Path | None:
     return FOLDER / name if name in names() else None
 
 
+def said(folder: Path) -> str:
+    """A run in a message: the name of one that is part of jensen, or the folder.
+
+    >>> said(FOLDER / "captcha-reader"), said(Path("runs/mine"))
+    ('captcha-reader', 'runs/mine')
+    """
+    return folder.name if folder.parent == FOLDER else str(folder)
+
+
 def names() -> list[str]:
     """Names of all runs that are part of jensen."""
     return sorted(path.parent.name for path in FOLDER.glob("*/config.json"))

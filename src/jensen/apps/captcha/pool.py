@@ -37,6 +37,7 @@ from jensen.data.space import Text
 from jensen.recipes.sources.captcha import Captcha, TextReader
 from jensen.report.gallery import as_bytes
 from jensen.runs.opening import Run, open_other, open_run
+from jensen.shipped import said
 
 MEDIA = "image/webp"
 FIRST, BATCH = 2, 32  # pictures that are drawn together, at first and then
@@ -72,10 +73,12 @@ class Trained:
         recipe, texts = run.recipe, run.space.cond
         drawn = isinstance(run.model, Sampleable) and recipe.family.conditional(run.space)
         if not isinstance(recipe.data, Captcha) or not isinstance(texts, Text) or not drawn:
-            raise ValueError(f"RUN must draw CAPTCHAs from their texts, got {run.folder}, a run of {recipe.name}")
+            raise ValueError(f"RUN must draw CAPTCHAs from their texts, got {said(run.folder)}, a run of {recipe.name}")
         reader = recipe.data.open_reader(open_other)
         if reader is None:
-            raise ValueError(f"RUN must have a reader of its pictures (data.reader), got {run.folder} without one")
+            raise ValueError(
+                f"RUN must have a reader of its pictures (data.reader), got {said(run.folder)} without one"
+            )
         self.source, self.texts, self.reader, self._run = f"the run {recipe.name}", texts, reader, run
 
     def draw(self, texts: Sequence[str]) -> Tensor:

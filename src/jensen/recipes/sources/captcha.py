@@ -21,7 +21,7 @@ from jensen.data.pool import Tensors
 from jensen.data.space import Space, Text
 from jensen.nn import Recogniser
 from jensen.recipes.sources.base import OpenedRun, Opener, Source, absolute, fingerprint, no_runs
-from jensen.shipped import shipped
+from jensen.shipped import said, shipped
 
 AUTO, READERS, SECOND = "auto", ("captcha-reader", "captcha-release-reader"), ("captcha-release-second-reader",)
 CLEAR = 0.9  # probability of a character
@@ -183,9 +183,9 @@ def read_by(run: OpenedRun, space: Space, key: str = "data.reader") -> TextReade
         ValueError: if the run is not a reader, or its pictures differ from those of `space`.
     """
     if not isinstance(run.model, Recogniser):
-        raise ValueError(f"{key} must be a run that reads texts, got {run.folder}, a run of {run.name}")
+        raise ValueError(f"{key} must be a run that reads texts, got {said(run.folder)}, a run of {run.name}")
     if _read(run.space) != _read(space):
-        raise ValueError(f"{key} must read {_read(space)}, got {run.folder} for {_read(run.space)}")
+        raise ValueError(f"{key} must read {_read(space)}, got {said(run.folder)} for {_read(run.space)}")
     return TextReader(run.model)
 
 
