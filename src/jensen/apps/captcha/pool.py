@@ -71,14 +71,12 @@ class Trained:
 
     def __init__(self, run: Run):
         recipe, texts = run.recipe, run.space.cond
-        drawn = isinstance(run.model, Sampleable) and recipe.family.conditional(run.space)
+        place, drawn = said(run.folder), isinstance(run.model, Sampleable) and recipe.family.conditional(run.space)
         if not isinstance(recipe.data, Captcha) or not isinstance(texts, Text) or not drawn:
-            raise ValueError(f"RUN must draw CAPTCHAs from their texts, got {said(run.folder)}, a run of {recipe.name}")
+            raise ValueError(f"RUN must draw CAPTCHAs from their texts, got {place}, a run of {recipe.name}")
         reader = recipe.data.open_reader(open_other)
         if reader is None:
-            raise ValueError(
-                f"RUN must have a reader of its pictures (data.reader), got {said(run.folder)} without one"
-            )
+            raise ValueError(f"RUN must have a reader of its pictures (data.reader), got {place} without one")
         self.source, self.texts, self.reader, self._run = f"the run {recipe.name}", texts, reader, run
 
     def draw(self, texts: Sequence[str]) -> Tensor:

@@ -51,11 +51,8 @@ REFUSALS: Responses = {
 JSON = re.compile(r"application/json\s*(;.*)?", re.IGNORECASE)
 ORIGIN = re.compile(r"https?://(\[[0-9a-f:]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?", re.IGNORECASE | re.ASCII)
 BAD_JSON = Refused(400, "bad-json", "The body must be JSON in UTF-8.")
-STRANGERS = (
-    "bad-request",
-    "missing-input-secret",
-    "invalid-input-secret",
-)  # what siteverify says without a site's secret
+# what siteverify says without a site's secret
+STRANGERS = ("bad-request", "missing-input-secret", "invalid-input-secret")
 
 
 def make(*, demo: bool = False) -> FastAPI:
