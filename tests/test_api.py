@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +64,29 @@ def same(a, b):
 def test_an_empty_path_is_not_the_current_folder(use):
     with pytest.raises(ValueError, match="must be a path, got an empty one"):
         use()
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("a" * 300, f"got one that is too long: {'a' * 40}..."),
+        ("a/" * 3000, f"got one that is too long: {'a/' * 20}..."),
+        ("a\0b", r"got 'a\x00b'"),
+        ("\ud800", r"got '\ud800'"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("name", "use"),
+    [
+        ("the run's folder", jensen.open),
+        ("training.start", lambda word: jensen.train("vae", data=X, settings={"training.start": word})),
+        ("judging.features", lambda word: jensen.configure("gan", [f"judging.features={word}"], data="digits")),
+        ("", lambda word: jensen.configure("captcha", [f"data.reader={word}"])),
+    ],
+)
+def test_a_word_that_no_file_system_can_hold_is_no_path(name, use, word, said):
+    with pytest.raises(ValueError, match=re.escape(f"{name} must be a path, {said}".strip())):
+        use(word)
 
 
 # -- the package ------------------------------------------------------------------------------------------------------

@@ -132,10 +132,8 @@ def test_a_signal_while_evaluating_speaks_of_evaluating(capsys, run, monkeypatch
     assert not (run / "evaluation.json").exists()
 
 
-def test_closed_standard_output_saves_and_says_so(run, tmp_path, monkeypatch):
-    """`jensen train ... | true`: a line of output is due after each line of the journal."""
-    out, log = tmp_path / "run", tmp_path / "log"
-    monkeypatch.setattr(show, "PLAIN_EVERY", 0.0)
+def unread(out, log):
+    """The last line on standard error of training whose standard output nobody reads."""
 
     def command():
         here, there = os.pipe()
@@ -147,8 +145,22 @@ def test_closed_standard_output_saves_and_says_so(run, tmp_path, monkeypatch):
     process = forked(command)
     process.join()
     assert process.exitcode == 130
-    said = f"jensen: stopped; standard output was closed; {continues(out)}"
-    assert log.read_text().splitlines()[-1] == said
+    return log.read_text().splitlines()[-1]
+
+
+def test_standard_output_closed_before_training_leaves_nothing(tmp_path):
+    """`jensen train ... | true`: the first line of output says how long training takes."""
+    said = "jensen: stopped; standard output was closed; nothing was trained; the run was removed"
+    assert unread(tmp_path / "run", tmp_path / "log") == said
+    assert not (tmp_path / "run").exists()
+
+
+def test_standard_output_closed_while_training_saves_and_says_so(run, tmp_path, monkeypatch):
+    """`jensen train ... | head -1`: a line of output is due after each line of the journal."""
+    out = tmp_path / "run"
+    monkeypatch.setattr(show, "PLAIN_EVERY", 0.0)
+    monkeypatch.setattr(show, "expected", lambda _: None)  # that line was read
+    assert unread(out, tmp_path / "log") == f"jensen: stopped; standard output was closed; {continues(out)}"
     assert [path.name for path in (out / "state").iterdir()] == ["000000002.pt"]
     assert main(going_on(out)) == 0
     assert same(weights(out), weights(run))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
@@ -30,7 +31,8 @@ def path_of(word: Path | str, name: str = "") -> Path:
         name: name of the option or argument, for the message.
 
     Raises:
-        ValueError: for an empty word, or what is no path.
+        ValueError: for an empty word, or what is no path: that has a name too long for the file system, a zero byte or
+            a character without a code.
 
     >>> path_of("", "--out")
     Traceback (most recent call last):
@@ -40,4 +42,11 @@ def path_of(word: Path | str, name: str = "") -> Path:
         raise ValueError(f"{name} must be a path, got {word!r}".strip())
     if word == "":
         raise ValueError(f"{name} must be a path, got an empty one".strip())
+    try:
+        Path(word).lstat()
+    except ValueError as error:
+        raise ValueError(f"{name} must be a path, got {word!r}".strip()) from error
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise ValueError(f"{name} must be a path, got one that is too long: {str(word)[:40]}...".strip()) from error
     return Path(word)

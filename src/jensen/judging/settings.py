@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
+from jensen.core.naming import path_of
 from jensen.core.settings import MOST_ROWS, Settings
 
 Positive = Annotated[int, Field(ge=1, le=MOST_ROWS)]
@@ -19,12 +18,13 @@ FEATURES = ("auto", "classifier", "convolutional", "raw")
 
 def _features(value: str) -> str:
     """A name of features, or the absolute path of a run."""
-    if value in FEATURES or os.path.isabs(value):
+    if value in FEATURES:
         return value
-    if not Path(value, "config.json").is_file():
+    folder = path_of(value, "judging.features")
+    if not folder.is_absolute() and not (folder / "config.json").is_file():
         known = ", ".join(FEATURES)
         raise ValueError(f"judging.features must be one of {known}, or the folder of a reader run, got {value!r}")
-    return str(Path(value).absolute())
+    return str(folder.absolute())
 
 
 class Judging(Settings):

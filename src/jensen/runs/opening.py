@@ -189,8 +189,8 @@ def features_by(choice: str | Callable[[Tensor], Tensor], data: Data) -> Feature
     Raises:
         ValueError: as in `features_of` and `reader_features`.
     """
-    if isinstance(choice, str) and choice not in FEATURES and Path(choice).is_dir():
-        run = open_run(Path(choice), "cpu")
+    if isinstance(choice, str) and choice not in FEATURES and path_of(choice, "features").is_dir():
+        run = open_run(choice, "cpu")
         return reader_features(run.model, run.space, data, choice)
     return features_of(choice, data)
 
