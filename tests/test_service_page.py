@@ -387,6 +387,23 @@ def test_a_browser_may_read_why_a_request_was_refused_early(visitor):
     assert "access-control-allow-origin" not in elsewhere.headers
 
 
+def test_the_check_that_is_refused_before_its_form_is_read_is_a_page_too(tmp_path):
+    """Without JavaScript the browser shows the answer itself."""
+    german, english = words.MESSAGES["de"], words.MESSAGES["en"]
+    with visiting(tmp_path, trusted_proxies=["127.0.0.0/8"], request_rate="2/hour") as visitor:
+        asked = {"params": {"site_key": SITE, "lang": "de"}, "headers": {"x-forwarded-for": "192.0.2.1"}}
+        large = visitor.client.post("/page", content=b"x" * 20_000, **asked)
+        packed = visitor.client.post("/page", content=b"x", params={}, headers={"content-encoding": "gzip"})
+        visitor.client.get("/page", **asked)
+        limited = visitor.client.get("/page", **asked)
+    for found, status, said in ((large, 413, german["refused"]), (packed, 415, english["refused"])):
+        assert (found.status_code, "<a " in found.text) == (status, False)
+        assert f'role="alert" tabindex="-1" autofocus>{said}<' in found.text
+    assert (limited.status_code, int(limited.headers["retry-after"]) > 1000) == (429, True)
+    assert german["limited"] in limited.text
+    assert f'href="page?site_key={SITE}&amp;lang=de">{german["again"]}</a>' in limited.text
+
+
 def test_the_demonstration_redeems_its_token_itself(demonstration):
     visitor, english = demonstration, words.MESSAGES["en"]
     assert f'data-site-key="{demo.SITE}"' in visitor.client.get("/").text

@@ -40,7 +40,7 @@ from jensen.runs.opening import Run, open_other, open_run
 from jensen.shipped import said
 
 MEDIA = "image/webp"
-FIRST, BATCH = 2, 32  # pictures that are drawn together, at first and then
+BATCH = 32  # pictures that are drawn together; a model takes as long for fewer
 PAUSE = 1.0  # seconds between two looks at a pool that is full, or a store that is not reached
 NICE = 10  # requests come first
 
@@ -131,8 +131,7 @@ class Pool:
             self.filling = False
         elif count < self.settings.pool_low:
             self.filling = True
-        together = min(BATCH, max(FIRST, self.tally.drawn))  # the first picture soon
-        return min(together, self.settings.pool_high - count) if self.filling else 0
+        return min(BATCH, self.settings.pool_high - count) if self.filling else 0
 
     def add(self, count: int) -> int:
         """Draw pictures, keep those that are read; returns their number."""

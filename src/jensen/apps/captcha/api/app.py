@@ -31,7 +31,7 @@ from jensen.apps.captcha.api.guard import (
     name_of,
     refusal,
 )
-from jensen.apps.captcha.api.page import add_pages
+from jensen.apps.captcha.api.page import add_pages, refused_page
 from jensen.apps.captcha.api.verification import fields
 from jensen.apps.captcha.clock import now
 from jensen.apps.captcha.limits import Address
@@ -74,7 +74,7 @@ def application(settings: Settings, store: Store) -> FastAPI:
     app = FastAPI(title="jensen CAPTCHA", version=__version__, docs_url=None, redoc_url=None, lifespan=_lifespan)
     app.state.service, app.state.metrics = service, metrics
     hostnames = sorted({name for site in service.sites.values() for name in site.hostnames})
-    app.add_middleware(Intake, settings=settings, limits=service.limits, metrics=metrics)
+    app.add_middleware(Intake, settings=settings, limits=service.limits, refuse=_unread)
     app.add_middleware(Preflight, hostnames=hostnames, metrics=metrics)
     app.add_middleware(Guard, metrics=metrics)
     _errors(app)
@@ -108,19 +108,25 @@ async def _sweep(store: Store) -> None:
         await asyncio.sleep(SWEEP)
 
 
+def _counted(request: Request, refused: Refused) -> JSONResponse:
+    request.app.state.metrics.count(name_of(request.scope["path"]), refused.code)
+    return refusal(refused)
+
+
+def _unread(request: Request, refused: Refused) -> Response:
+    """The answer to a request whose body is not read: a page for a person without JavaScript."""
+    page = name_of(request.scope["path"]) == "page"
+    return refused_page(request, refused) if page else _counted(request, refused)
+
+
 def _errors(app: FastAPI) -> None:
     """Every error is a status and one sentence, which repeats nothing of the request."""
-
-    def counted(request: Request, refused: Refused) -> JSONResponse:
-        app.state.metrics.count(name_of(request.scope["path"]), refused.code)
-        return refusal(refused)
-
-    app.exception_handler(Refused)(counted)
+    app.exception_handler(Refused)(_counted)
 
     @app.exception_handler(Unavailable)
     def unavailable(request: Request, error: Unavailable) -> JSONResponse:
         say("the store cannot be reached", logging.ERROR, because=str(error))
-        found = counted(request, UNAVAILABLE)
+        found = _counted(request, UNAVAILABLE)
         if name_of(request.scope["path"]) == "verify":
             return JSONResponse(failed("internal-error"), 503, headers_of(UNAVAILABLE))
         return found
@@ -129,8 +135,8 @@ def _errors(app: FastAPI) -> None:
     def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         if first["type"] == "json_invalid":
-            return counted(request, BAD_JSON)
-        return counted(request, Refused(422, "invalid-field", forms.explained(request.scope["path"], first)))
+            return _counted(request, BAD_JSON)
+        return _counted(request, Refused(422, "invalid-field", forms.explained(request.scope["path"], first)))
 
     @app.exception_handler(StarletteHTTPException)
     def http(request: Request, error: HTTPException) -> JSONResponse:
@@ -140,7 +146,7 @@ def _errors(app: FastAPI) -> None:
         ]
         if error.status_code == 405:
             sentence = f"{path} takes {forms.listed(sorted(taken))}."
-        found = counted(request, Refused(error.status_code, f"http-{error.status_code}", sentence))
+        found = _counted(request, Refused(error.status_code, f"http-{error.status_code}", sentence))
         if error.status_code == 405:
             found.headers["allow"] = ", ".join(sorted(taken))
         return found

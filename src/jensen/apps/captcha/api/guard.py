@@ -7,11 +7,12 @@ import logging
 import math
 import re
 import time
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -133,8 +134,10 @@ class Preflight(CORSMiddleware):
 class Intake:
     """Reads a request's whole body, which is small, before the application sees it."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, limits: Limits, metrics: Metrics):
-        self._app, self._settings, self._limits, self._metrics = app, settings, limits, metrics
+    def __init__(
+        self, app: ASGIApp, settings: Settings, limits: Limits, refuse: Callable[[Request, Refused], Response]
+    ):
+        self._app, self._settings, self._limits, self._refused = app, settings, limits, refuse
         self._warned = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -145,8 +148,7 @@ class Intake:
             self._refuse(scope)
             body = await self._body(scope, receive)
         except Refused as refused:
-            self._metrics.count(name_of(scope["path"]), refused.code)
-            await refusal(refused)(scope, receive, send)
+            await self._refused(Request(scope), refused)(scope, receive, send)
             return
         sent = False
 

@@ -38,6 +38,7 @@ RETURN = re.compile(  # stricter than browsers, so that both find the same hostn
     re.ASCII,
 )
 RENEWED = {"expired": "expired", "closed": "closed", "unknown-challenge": "expired", "empty-answer": "missing"}
+UNREADABLE = Refused(422, "invalid-form", "The form cannot be read.")
 INVALID = ("spent", "missing")  # sentences that say what is wrong with what was typed
 TEMPLATES = Environment(loader=PackageLoader("jensen.apps.captcha", "page"), autoescape=True, undefined=StrictUndefined)
 
@@ -121,11 +122,14 @@ class Check:
         """The page that `show` or `answer` makes, or one that says why there is none."""
         try:
             return work()
-        except Refused as error:
-            refused = error
+        except Refused as refused:
+            return self.refused(refused)
         except Unavailable as error:
             say("the store cannot be reached", logging.ERROR, because=str(error))
-            refused = UNAVAILABLE
+            return self.refused(UNAVAILABLE)
+
+    def refused(self, refused: Refused) -> HTMLResponse:
+        """The page that says why there is no check."""
         self._count("page", refused.code)
         again, owner = refused.wait is not None, ""
         if isinstance(refused, Unfit):
@@ -158,10 +162,6 @@ class Check:
             return self._challenge(attempt, "spent")
         back = RETURN.fullmatch(attempt.return_to)
         return self._page("passed", token=found.token, back=attempt.return_to, target=back["origin"] if back else "")
-
-    def unreadable(self) -> HTMLResponse:
-        """The page for a form that cannot be read."""
-        raise Refused(422, "invalid-form", "The form cannot be read.")
 
     def _read(self, kind: type[Any]) -> Any:
         """The fields; the check is for the hostname of `return_to`, or else for the first of the site."""
@@ -199,6 +199,11 @@ class Check:
         return self._asked.page("check.html", minutes=minutes, **nothing | common | values)
 
 
+def refused_page(request: Request, refused: Refused) -> HTMLResponse:
+    """The page of the check for a request whose body is not read."""
+    return Check(request.app, Asked(request, request.query_params)).refused(refused)
+
+
 def _loopback(hostname: str) -> bool:
     """Whether a hostname is this machine's, which a browser reaches without a network."""
     try:
@@ -217,7 +222,7 @@ def _add_check(app: FastAPI) -> None:
     async def answer(request: Request) -> HTMLResponse:
         given = await read_form(request)
         check = Check(app, Asked(request, given or {}))
-        return await to_thread.run_sync(check.respond, check.unreadable if given is None else check.answer)
+        return check.refused(UNREADABLE) if given is None else await to_thread.run_sync(check.respond, check.answer)
 
 
 def _add_demo(app: FastAPI) -> None:
