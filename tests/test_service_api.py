@@ -197,6 +197,7 @@ def test_what_is_not_there_is_said(visitor):
     refused(visitor.ask(site_key="nobody"), 404, "unknown-site")
     refused(visitor.type("A" * 24), 404, "unknown-challenge")
     refused(visitor.client.get("/nowhere"), 404, "http-404")
+    refused(visitor.client.post("/siteverify/", data={"secret": "x"}), 404, "http-404")  # and is not sent on by HTTP
     for path, asked, taken in (
         ("/challenge", "GET", "POST"),
         ("/turnstile/v0/siteverify", "GET", "POST"),
@@ -443,6 +444,18 @@ def test_a_secret_is_replaced_while_challenges_are_open(tmp_path):
         refused(visitor.type(late), 410, "expired")
         assert visitor.verify(token)["error-codes"] == ["invalid-input-response"]
         refused(visitor.ask(), 503, "empty-pool")  # pictures of forgotten secrets are dropped
+
+
+def test_machines_with_one_store_are_given_a_new_secret_in_two_rounds(tmp_path):
+    """Between them some sign with the new secret, which all know already."""
+    old, new = (secrets.token_hex(32) for _ in range(2))
+    with (
+        visiting(tmp_path, secret=old, previous_secret=new) as first,
+        visiting(tmp_path, secret=new, previous_secret=old) as second,
+    ):
+        for one, other in ((first, second), (second, first)):
+            assert other.type(one.ask().json()["id"]).json()["solved"]
+            assert other.verify(one.token())["success"]
 
 
 def test_a_site_replaces_its_secret(tmp_path):

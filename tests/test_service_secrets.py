@@ -298,9 +298,15 @@ def test_what_is_no_setting_is_refused_as_a_variable_and_as_a_file(name, said, m
 
 
 def test_what_kubernetes_sets_for_a_service_is_no_mistake(monkeypatch):
-    for name in ("SERVICE_HOST", "SERVICE_PORT_HTTP", "PORT", "PORT_8000_TCP_ADDR"):
-        monkeypatch.setenv(f"JENSEN_CAPTCHA_{name}", "1")
-    assert read_settings(secret=SECRET, sites=SITES) == read_settings(secret=SECRET, sites=SITES, demo=False)
+    settings = read_settings(secret=SECRET, sites=SITES)
+    for service in ("", "REDIS_"):  # services jensen-captcha and jensen-captcha-redis
+        monkeypatch.setenv(f"JENSEN_CAPTCHA_{service}PORT", "9000")  # by a person: --port was meant
+        with pytest.raises(ValueError, match=f"^JENSEN_CAPTCHA_{service}PORT is no setting"):
+            read_settings(secret=SECRET, sites=SITES)
+        names = ("SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP", "PORT_80_TCP", "PORT_80_TCP_PORT")
+        for name in names:
+            monkeypatch.setenv(f"JENSEN_CAPTCHA_{service}{name}", "1")
+        assert read_settings(secret=SECRET, sites=SITES) == settings
 
 
 def test_what_is_missing_or_no_json_is_named(monkeypatch):

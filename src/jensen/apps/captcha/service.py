@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NoReturn
@@ -11,6 +12,7 @@ from jensen.apps.captcha.clock import SECOND
 from jensen.apps.captcha.clock import now as current
 from jensen.apps.captcha.keys import Keys
 from jensen.apps.captcha.limits import Address, Limits
+from jensen.apps.captcha.logs import say
 from jensen.apps.captcha.settings import Settings, Site
 from jensen.apps.captcha.store import OPEN, SOLVED, Challenge, Picture, Store
 
@@ -124,6 +126,7 @@ class Service:
         while picture := self.store.take(now, self.settings.outstanding):
             if self.keys.knows(picture.key):
                 return picture
+            say("a picture of an unknown secret is dropped", logging.WARNING)
         if self.store.outstanding(now) >= self.settings.outstanding:
             raise Refused(503, "too-many-challenges", "Too many challenges are open: try again soon.", RETRY)
         raise Refused(503, "empty-pool", "No picture is ready: try again soon.", RETRY)

@@ -42,7 +42,7 @@ STEPS = {pair for row in ROWS for way in (row, row[::-1]) for pair in pairwise(w
 HOSTNAME = re.compile(
     r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*|[0-9a-f:]{2,39}"
 )
-KUBERNETES = re.compile(r"SERVICE_(HOST|PORT)\w*|PORT(_\d+_\w+)?")  # it sets these for a Service named jensen-captcha
+KUBERNETES = re.compile(r"(\w*?)(SERVICE_(HOST|PORT)\w*|PORT(_\d+_\w+)?)")  # what it sets for each Service by name
 TEST_KEY = re.compile(r"[123]x0+(AA|AB|BB|FF)")
 HIDDEN = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, use_attribute_docstrings=True)
 
@@ -242,10 +242,12 @@ def _files() -> dict[str, str]:
 def _refuse_unknown(names: Iterable[str]) -> None:
     """Refuse variables and files that have our prefix and are no setting; `demo` is an option, and cannot be set."""
     known = [PREFIX + field.upper() for field in Settings.model_fields if field != "demo"]
-    for name in map(str.upper, names):
+    ours = {name for name in map(str.upper, names) if name.startswith(PREFIX)}
+    for name in sorted(ours.difference(known)):
         if name == f"{PREFIX}DEMO":
             raise ValueError(f"{name} is no setting: a demonstration is started by jensen serve --demo")
-        if name.startswith(PREFIX) and name not in known and not KUBERNETES.fullmatch(name.removeprefix(PREFIX)):
+        service = KUBERNETES.fullmatch(name)
+        if not service or f"{service[1]}SERVICE_HOST" not in ours:
             raise ValueError(f"{name} is no setting{nearest(name, known)}")
 
 

@@ -71,7 +71,14 @@ def make_demo() -> FastAPI:
 def application(settings: Settings, store: Store) -> FastAPI:
     """The application over a store, which it closes when it ends."""
     metrics, service = Metrics(), Service(settings, store)
-    app = FastAPI(title="jensen CAPTCHA", version=__version__, docs_url=None, redoc_url=None, lifespan=_lifespan)
+    app = FastAPI(
+        title="jensen CAPTCHA",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,  # a redirect names the scheme of the proxy's request, which is http
+        lifespan=_lifespan,
+    )
     app.state.service, app.state.metrics = service, metrics
     hostnames = sorted({name for site in service.sites.values() for name in site.hostnames})
     app.add_middleware(Intake, settings=settings, limits=service.limits, refuse=_unread)
