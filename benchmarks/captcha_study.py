@@ -31,6 +31,7 @@ from jensen.data.pool import to_bytes
 from jensen.data.workers import cores
 from jensen.recipes.sources.captcha import Captcha, TextReader, read_by
 from jensen.runs.opening import Run, open_other, open_run
+from jensen.shipped import names
 from machine import facts
 from study import copies, diversity, legibility, resistance
 from study.page import Found, write
@@ -68,6 +69,12 @@ def readers(run: Run, reader: str | None, second: str | None) -> tuple[TextReade
     return first, other
 
 
+def public(study: Study) -> bool:
+    """Whether the filter's reader is part of jensen."""
+    known = (open_run(name).model for name in names() if name.endswith("reader"))
+    return weights_of(study.reader.network) in map(weights_of, known)
+
+
 def say_expected(study: Study) -> None:
     """Print how long the study should take from here, from the pace of a few pictures and of a step."""
     sizes, style, texts = study.sizes, study.style, resistance.unstyled(study.texts)
@@ -102,7 +109,13 @@ def studied(study: Study, command: str, *, trial: bool, out: Path) -> Path:
         "command": command,
         "trial": trial,
         "machine": facts(),
-        "run": {"recipe": recipe.name, "length": recipe.training.length(), "weights": weights_of(study.run.model)},
+        "run": {
+            "recipe": recipe.name,
+            "length": recipe.training.length(),
+            "started": recipe.training.start is not None,
+            "weights": weights_of(study.run.model),
+        },
+        "public": public(study),
     }
     return write(out, study, found, about)
 

@@ -209,9 +209,9 @@ tabulate(("pictures of", "n", "distance, levels of 255", "distance for the reade
 # $$z_t = (1 - t)\, x + t\, \epsilon, \qquad \epsilon \sim N(0, 1), \qquad 0 \le t \le 1,$$
 #
 # and a U-Net $f$ learns the direction from the picture to the noise, by $\min E\, \| f(z_t, t) - (\epsilon - x) \|^2$.
-# From it follows the mean of all pictures that $z_t$ can come from, $\hat x = z_t - t f$. Drawing starts from noise at
-# $t = 1$ and goes back to $t = 0$ in 16 steps. Each step removes noise and puts a little new noise back, as DDPM does
-# (Ho, Jain and Abbeel, 2020).
+# The times $t$ are random, and most are above one half. From $f$ follows the mean of all pictures that $z_t$ can come
+# from, $\hat x = z_t - t f$. Drawing starts from noise at $t = 1$ and goes back to $t = 0$ in 16 steps. Each step
+# removes noise and puts a little new noise back, as DDPM does (Ho, Jain and Abbeel, 2020).
 #
 # The recipe is `captcha`; `loss.drop = 1` takes the text away from every example. Below each picture is what the reader
 # reads, black if it is sure.
@@ -239,9 +239,9 @@ print(wilson(int(real.sum()), len(real)))
 #
 # $$\hat f = f(z_t, t) + w\, \bigl( f(z_t, t, c) - f(z_t, t) \bigr),$$
 #
-# which is the direction for $p(x)\, p(c \mid x)^w$: with $w = 1$ the model as it was trained, with $w > 1$ pictures in
-# which the text is clearer, and more alike. The same texts and the same noise with $w = 1$ and $w = 4$, the recipe's
-# own scale; red is what the reader reads otherwise:
+# which at each noise level is the direction for $p(z_t)\, p(c \mid z_t)^w$: with $w = 1$ the model as it was trained,
+# with $w > 1$ pictures in which the text is clearer, and more alike. The same texts and the same noise with $w = 1$ and
+# $w = 4$, the recipe's own scale; red is what the reader reads otherwise:
 
 
 # %%

@@ -194,16 +194,19 @@ def test_an_interrupted_study_goes_on(study, monkeypatch):
     assert again.drawn("x", names).unique(dim=0).shape == whole.shape
 
 
-def test_copies_are_found_and_fresh_pictures_are_not(study):
+def test_copies_are_found_and_fresh_pictures_are_not(study, monkeypatch):
     """Copies are at distance 0, controls are nearer than fresh pictures, and other pictures of the drawer are not."""
     n, origin = study.sizes.known, copies.first_named(study)[1]
     assert torch.equal(study.painted(range(20))[1], study.run.open_data().train.tensors["x"][:20])
-    held, known, noise, moved = copies.measure(replace(study, run=Drawn(study.run, from_bytes(origin)))).rows
+    monkeypatch.setattr(copies, "FEW", 0.25)
+    held, known, noise, moved, few = copies.measure(replace(study, run=Drawn(study.run, from_bytes(origin)))).rows
     for row in (held, known):
         assert (row.ratio.value, row.ratio.high, row.test.nearer) == (0, 0, 1)
     for row in (noise, moved):
         assert row.test.nearer > 0.95
         assert row.test.p_value < 1e-6
+    assert few.n == study.sizes.asked == 20
+    assert few.test.copied.value >= 0.25  # 5 of 20
     fresh = study.random("fresh", study.style, n, "test", 5)[1]
     other = Store(study.store.folder / "other")
     row = copies.measure(replace(study, run=Drawn(study.run, from_bytes(fresh)), store=other)).rows[1]
@@ -243,8 +246,11 @@ def test_reduced_pictures_are_means():
     assert torch.equal(reduced(x[:, :, :24]), x[:, :, :24])
 
 
-def test_shares_are_compared_by_their_intervals():
-    assert [than(wilson(k, 100), wilson(50, 100)) for k in (10, 40, 90)] == [
+def test_shares_are_compared_by_the_interval_of_their_difference():
+    """The intervals of 36% and 50% overlap; that of their difference, by hand -0.270 to -0.003, does not hold 0."""
+    assert wilson(36, 100).high > wilson(50, 100).low
+    assert [than(wilson(k, 100), wilson(50, 100)) for k in (10, 36, 40, 90)] == [
+        "less than",
         "less than",
         "not distinguishable from",
         "more than",

@@ -12,6 +12,7 @@ from jensen.core.seeding import generator
 from jensen.metrics import Memorisation, Proportion, nearest_distance, nearness
 from study.pictures import PART, Study, digest_of, reduced
 
+FEW = 0.02  # copies in the last control
 NOISE = 8.0  # levels of 255, of the noise of a positive control
 PAIRS = 6  # that are shown
 CHUNK = 1024  # pictures that are compared at once
@@ -70,11 +71,13 @@ def measure(study: Study) -> Copies:
     }
     distance, place = nearest(study, reduced(torch.cat(list(queries.values()))))
     found = dict(zip(queries, distance.split([len(x) for x in queries.values()]), strict=True))
+    few = torch.cat([found["noise"][: round(FEW * len(real))], found["held-out, real"]])[: len(real)]
     rows = [
         compared("model, held-out texts", found["held-out"], found["held-out, real"]),
         compared("model, labels of training pictures", found["known"], found["known, real"]),
         compared(f"control: training pictures with noise of {NOISE:.0f} levels", found["noise"], found["known, real"]),
         compared("control: training pictures moved by a pixel", found["shift"], found["known, real"]),
+        compared(f"control: fresh pictures, {FEW:.0%} of them copies with this noise", few, found["known, real"]),
     ]
     both = torch.cat([made, again])
     own = torch.cat([found["held-out"], found["known"]])

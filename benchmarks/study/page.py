@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -88,12 +89,14 @@ def ratio(found: Proportion, digits: int = 2) -> str:
 
 
 def than(a: Proportion, b: Proportion) -> str:
-    """How a compares with b, by their intervals.
+    """How a compares with b, by the 95 percent interval of their difference (Newcombe, 1998, method 10).
 
-    >>> than(Proportion(0.5, 0.4, 0.6, 9), Proportion(0.8, 0.7, 0.9, 9))
+    >>> than(Proportion(0.5, 0.4, 0.6, 9), Proportion(0.65, 0.55, 0.75, 9))
     'less than'
     """
-    return "less than" if a.high < b.low else "more than" if a.low > b.high else "not distinguishable from"
+    low = a.value - b.value - math.hypot(a.value - a.low, b.high - b.value)
+    high = a.value - b.value + math.hypot(a.high - a.value, b.value - b.low)
+    return "less than" if high < 0 else "more than" if low > 0 else "not distinguishable from"
 
 
 def tables(found: Found) -> dict[str, str]:
@@ -112,12 +115,13 @@ def tables(found: Found) -> dict[str, str]:
         ("style", "model", "classical drawer", "model, new combinations", "classical drawer, new combinations"),
         [(f.kind, *map(words, (f.samples, f.real, f.new_samples, f.new_real))) for f in found.diversity.found],
     )
-    head = ("pictures", "n", "mean distance, as a share of fresh pictures'", "nearer than fresh pictures", "p")
+    head = ("pictures", "n", "mean distance, as a share of fresh pictures'", "nearer", "p", "very near")
     made["copies"] = table(
         head,
         [
-            (row.name, row.n, ratio(row.ratio), words(row.test.interval), f"{row.test.p_value:.2g}")
+            (row.name, row.n, ratio(row.ratio), words(t.interval), f"{t.p_value:.2g}", words(t.copied))
             for row in found.copies.rows
+            for t in (row.test,)
         ],
     )
     made["attacks"] = table(
