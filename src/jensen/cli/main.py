@@ -38,6 +38,7 @@ GRACE = 1.0  # seconds in which what started the processes ends this one and say
 # each command imports what it needs when it is run: torch takes seconds, and help must not
 path_argument, path_option = (partial(made, parser=path_of) for made in (typer.Argument, typer.Option))
 Run = Annotated[Path, path_argument(metavar="RUN", help="a run's folder, or the name of a run that is part of jensen")]
+Judged = Annotated[Path, path_argument(metavar="RUN", help="a run's folder")]
 
 
 Use = Annotated[
@@ -185,7 +186,7 @@ def sample(
 @app.command()
 def evaluate(
     ctx: typer.Context,
-    run: Run,
+    run: Judged,
     json_: Annotated[
         Path | None, path_option("--json", metavar="FILE", help="also write the numbers to this file")
     ] = None,
