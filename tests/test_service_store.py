@@ -186,6 +186,11 @@ def test_a_rate_admits_its_count_at_once_and_then_evenly(store, count):
     assert store.admit(name, NOW + 100_000, rate) > 0
 
 
+def test_the_greatest_rate_is_admitted(store):
+    name = next(names)
+    assert [store.admit(name, NOW, Rate.of("999999999/second")) for _ in range(3)] == [0.0] * 3
+
+
 def test_a_status_is_replaced(store):
     store.write_status({"drawn": 1})
     store.write_status({"drawn": 2, "source": "\u0635"})

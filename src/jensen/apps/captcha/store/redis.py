@@ -63,7 +63,7 @@ local now, step, span = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local due = tonumber(redis.call('GET', KEYS[1]) or '0')
 local paid = math.max(due, now) + step
 if paid > now + span then return string.format('%.3f', due) end
-redis.call('SET', KEYS[1], string.format('%.3f', paid), 'PX', math.ceil(paid - now))
+redis.call('SET', KEYS[1], string.format('%.3f', paid), 'PX', math.max(1, math.ceil(paid - now)))
 return false
 """
 
