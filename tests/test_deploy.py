@@ -20,6 +20,7 @@ from zipfile import ZipFile
 import httpx
 import pytest
 import yaml
+from redis import Redis
 
 from captcha_service import HOST, SECRET, SECRETS, SITE, Visitor, listening
 from jensen.apps.captcha.settings import PREFIX, Settings
@@ -132,6 +133,14 @@ def test_the_proxy_that_is_trusted_is_the_gateway_of_its_network():
         assert json.loads(trusted) == [f"{network['gateway']}/32"]
     assert COMPOSE["services"]["api"]["ports"][0].startswith("127.0.0.1:")
     assert set(COMPOSE["secrets"]) == {f"{PREFIX}SECRET", f"{PREFIX}SITES"}
+
+
+def test_redis_refuses_to_write_before_it_is_killed():
+    service = COMPOSE["services"]["redis"]
+    with redis_server(*service["command"][1:]) as address, Redis.from_url(address) as client:
+        memory = client.info("memory")
+    assert (memory["maxmemory"], memory["maxmemory_policy"]) == (384 * 2**20, "noeviction")
+    assert service["mem_limit"] == "512m"
 
 
 def test_the_token_of_metrics_is_there_when_the_comment_signs_are_removed():
