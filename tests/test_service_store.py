@@ -275,13 +275,17 @@ def test_a_store_that_cannot_be_reached_says_so(tmp_path):
         ("mysql://here", "the store must be sqlite:///FILE"),
         ("sqlite:///", "the store must be sqlite:///FILE"),
         ("captcha.sqlite", "the store must be sqlite:///FILE"),
+        ("sqlite:///:memory:", "the store must be a file, got :memory:, which each connection has for itself"),
+        ("sqlite:///./:memory:", "the store must be a file, got :memory:"),
         ("sqlite:////nowhere/captcha.sqlite", "the folder of the store must exist"),
         ("redis://127.0.0.1:port/0", "the address of Redis must be"),
     ],
 )
-def test_addresses_of_stores_are_refused(url, said):
+def test_addresses_of_stores_are_refused(url, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=said):
         open_store(url)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_that_is_no_database_is_refused(tmp_path):

@@ -103,6 +103,8 @@ class SQLite(SQLStore):
         if sqlite3.sqlite_version_info < OLDEST:
             raise ValueError(f"sqlite must be at least 3.35, got {sqlite3.sqlite_version}")
         path = path_of(path, "path")
+        if str(path) == ":memory:":
+            raise ValueError("the store must be a file, got :memory:, which each connection has for itself")
         if not path.absolute().parent.is_dir():
             raise ValueError(f"the folder of the store must exist, got {path}")
         try:
