@@ -288,6 +288,20 @@ def test_addresses_of_stores_are_refused(url, said, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_the_files_of_sqlite_are_those_of_their_user_alone(tmp_path):
+    before = os.umask(0o022)
+    try:
+        store = open_store(f"sqlite:///{tmp_path}/x")
+        store.add(picture())
+        store.admit("name", NOW, Rate(1, 1))
+        found = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+        store.close()
+    finally:
+        os.umask(before)
+    names = [f"x{part}{end}" for part in ("", "-rates") for end in ("", "-wal", "-shm")]
+    assert found == dict.fromkeys(names, 0o600)
+
+
 def test_a_file_that_is_no_database_is_refused(tmp_path):
     (tmp_path / "x").write_bytes(b"words" * 1000)
     with pytest.raises(ValueError, match="cannot be opened"):

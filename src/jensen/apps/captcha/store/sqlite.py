@@ -22,7 +22,9 @@ OLDEST = (3, 35, 0)  # the first that returns rows from DELETE and UPDATE
 
 
 def connect(path: Path, synchronous: str) -> sqlite3.Connection:
-    """A connection in WAL mode."""
+    """A connection in WAL mode. A new file is its user's alone, and so are those that sqlite puts beside it."""
+    with contextlib.suppress(OSError):  # sqlite says why it cannot be opened
+        path.touch(0o600)
     made = sqlite3.connect(path, timeout=WAIT, isolation_level=None, check_same_thread=False)
     made.execute("PRAGMA journal_mode = WAL")
     made.execute(f"PRAGMA synchronous = {synchronous}")
