@@ -263,10 +263,11 @@ def test_what_was_acknowledged_before_a_kill_is_kept_and_done_once(store, addres
         assert [found is None for found in again] == [state == REDEEMED for state in states]
 
 
-def test_a_store_that_cannot_be_reached_says_so(tmp_path):
-    for url in ("redis://127.0.0.1:1/0", "postgresql://nobody@127.0.0.1:1/none"):
-        with pytest.raises(Unavailable):
-            open_store(url)
+@pytest.mark.parametrize("url", ["redis://127.0.0.1:1/0", "postgresql://nobody@127.0.0.1:1/none"])
+def test_a_store_that_cannot_be_reached_says_so_and_logs_nothing(url, caplog):
+    with pytest.raises(Unavailable):
+        open_store(url)
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(
@@ -279,6 +280,11 @@ def test_a_store_that_cannot_be_reached_says_so(tmp_path):
         ("sqlite:///./:memory:", "the store must be a file, got :memory:"),
         ("sqlite:////nowhere/captcha.sqlite", "the folder of the store must exist"),
         ("redis://127.0.0.1:port/0", "the address of Redis must be"),
+        ("postgresql://[::1/captcha", "the address of PostgreSQL must be postgresql://USER:PASSWORD@HOST/DATABASE"),
+        ("postgresql://user@127.0.0.1:port/captcha", "the address of PostgreSQL must be"),
+        ("postgresql://user@127.0.0.1:0/captcha", "the address of PostgreSQL must be"),
+        ("postgresql://user@127.0.0.1:65536/captcha", "the address of PostgreSQL must be"),
+        ("postgresql://user@127.0.0.1,127.0.0.2:65536/captcha", "the address of PostgreSQL must be"),
     ],
 )
 def test_addresses_of_stores_are_refused(url, said, tmp_path, monkeypatch):

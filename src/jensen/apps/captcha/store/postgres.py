@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from typing import Any
 
@@ -15,6 +16,9 @@ WAIT = 3  # seconds
 CONNECTIONS = 20
 MAKING = 0x6A656E73656E  # the lock under which one process makes the tables
 
+# callers get an `Unavailable`; the pool's own lines quote the address
+logging.getLogger("psycopg.pool").disabled = True
+
 
 class Postgres(SQLStore):
     """Tables in the first schema of the connection's search path."""
@@ -24,9 +28,11 @@ class Postgres(SQLStore):
     def __init__(self, url: str):
         options = {"autocommit": True, "connect_timeout": WAIT, "options": f"-c statement_timeout={1000 * WAIT}"}
         try:
-            psycopg.conninfo.conninfo_to_dict(url)
+            ports = str(psycopg.conninfo.conninfo_to_dict(url).get("port", "")).split(",")  # one for each host
+            if not all(0 < int(port or 5432) < 2**16 for port in ports):
+                raise ValueError("no port")
             self._pool = ConnectionPool(url, min_size=1, max_size=CONNECTIONS, timeout=WAIT, kwargs=options, open=True)
-        except psycopg.Error as error:
+        except (psycopg.Error, ValueError) as error:
             raise ValueError("the address of PostgreSQL must be postgresql://USER:PASSWORD@HOST/DATABASE") from error
         try:
             self._make()
