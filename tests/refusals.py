@@ -162,12 +162,10 @@ jensen serve --demo --port 70000
 jensen serve --demo --port 8000
 jensen serve --demo --workers 0
 jensen serve --demo --part both
-jensen serve --demo --store mysql://db/captcha
-jensen serve --demo --store sqlite:captcha.sqlite
-jensen serve --demo --store sqlite:///nowhere/captcha.sqlite
-jensen serve --demo --store redis://127.0.0.1:1/0
-jensen serve nowhere --demo --part pool
-jensen serve run --demo --part pool
+jensen serve --demo --part api
+jensen serve --demo --store sqlite:///captcha.sqlite
+jensen serve nowhere --demo
+jensen serve captcha-release --part api
 JENSEN_CAPTCHA_SECRET=change-me jensen serve --part api
 JENSEN_CAPTCHA_SECRET=change-me jensen serve --demo
 JENSEN_CAPTCHA_SECRET=0123456789abcdef0123456789abcdef jensen serve --part api
@@ -185,6 +183,11 @@ CREDENTIALS_DIRECTORY=secrets JENSEN_CAPTCHA_ISSUE_RATE=30/day jensen serve --pa
 CREDENTIALS_DIRECTORY=secrets JENSEN_CAPTCHA_TRUSTED_PROXIES=10.0.0.0/8 jensen serve --part api
 CREDENTIALS_DIRECTORY=secrets JENSEN_CAPTCHA_TRUSTED_PROXIES='["10.0.0.1/8"]' jensen serve --part api
 CREDENTIALS_DIRECTORY=secrets JENSEN_CAPTCHA_STORE=sqlite:captcha.sqlite jensen serve --part api
+CREDENTIALS_DIRECTORY=secrets jensen serve --part api --store mysql://db/captcha
+CREDENTIALS_DIRECTORY=secrets jensen serve --part api --store sqlite:///nowhere/captcha.sqlite
+CREDENTIALS_DIRECTORY=secrets jensen serve --part api --store sqlite:///:memory:
+CREDENTIALS_DIRECTORY=secrets jensen serve --part api --store redis://127.0.0.1:1/0
+CREDENTIALS_DIRECTORY=secrets jensen serve --part api --store postgresql://127.0.0.1:port/captcha
 """
 
 CONFIGURATION = """

@@ -208,9 +208,11 @@ def test_a_run_that_is_not_there_ends_the_service():
         ([], "serve needs RUN, the folder of a run that draws CAPTCHAs, or --demo"),
         (["--demo", "--host", "0.0.0.0"], "--demo serves this machine only: --host must be 127.0.0.1"),
         (["--part", "api"], "JENSEN_CAPTCHA_SECRET must be set"),
-        (["run"], "JENSEN_CAPTCHA_SECRET must be set"),
-        (["--demo", "--store", "mysql://x"], "the store must be sqlite:///FILE"),
-        (["--demo", "--store", "redis://127.0.0.1:1/0"], "the store cannot be reached (Redis: ConnectionError)"),
+        (["captcha-release"], "JENSEN_CAPTCHA_SECRET must be set"),
+        (["--part", "api", "captcha-release"], "--part api draws nothing: leave RUN out"),
+        (["--demo", "--part", "api"], "--demo answers and draws: leave --part out"),
+        (["--demo", "--part", "pool"], "--demo answers and draws: leave --part out"),
+        (["--demo", "--store", "sqlite:///x"], "--demo has a store of its own: leave --store out"),
         (["--demo", "DEMO"], "JENSEN_CAPTCHA_DEMO is no setting: a demonstration is started by jensen serve --demo"),
         (["--part", "api", "DEMO"], "JENSEN_CAPTCHA_DEMO is no setting"),
         (["--demo", "secret"], "--demo generates its secrets: leave it out, or unset jensen_captcha_secret"),
@@ -226,9 +228,28 @@ def test_what_cannot_be_served_is_refused_in_a_sentence(words, said, capsys, mon
         monkeypatch.setenv(variables[name], "1")
     words = [word for word in words if word not in variables]
     before = dict(os.environ)
-    assert main(["serve", *words]) == (1 if "reached" in said else 2)
+    assert main(["serve", *words]) == 2
     assert said in capsys.readouterr().err
     assert dict(os.environ) | {"MPLBACKEND": ""} == before | {"MPLBACKEND": ""}
+
+
+@pytest.mark.parametrize(
+    ("store", "code", "said"),
+    [
+        (
+            "mysql://x",
+            2,
+            "the store must be sqlite:///FILE, redis://HOST:PORT/NUMBER or postgresql://USER@HOST/DATABASE",
+        ),
+        ("redis://127.0.0.1:1/0", 1, "the store cannot be reached (Redis: ConnectionError)"),
+        ("postgresql://u@127.0.0.1:1/x", 1, "the store cannot be reached (PostgreSQL: PoolTimeout)"),
+    ],
+)
+def test_a_store_that_cannot_be_opened_is_one_sentence(store, code, said, capsys, monkeypatch):
+    for name, value in environment("sqlite:///x").items():
+        monkeypatch.setenv(name, value)
+    assert main(["serve", "--part", "api", "--store", store]) == code
+    assert capsys.readouterr().err == f"jensen: {said}\n"
 
 
 def test_a_port_in_use_is_refused(capsys, tmp_path):

@@ -51,8 +51,14 @@ def serve(
         ValueError: for settings that cannot be used. Failure: if the store cannot be reached. Told: if drawing cannot
             begin, and has said why.
     """
+    if demonstrate and part != "all":
+        raise ValueError("--demo answers and draws: leave --part out")
+    if demonstrate and store is not None:
+        raise ValueError("--demo has a store of its own: leave --store out")
     if run is None and not demonstrate and part != "api":
         raise ValueError("serve needs RUN, the folder of a run that draws CAPTCHAs, or --demo")
+    if run is not None and part == "api":
+        raise ValueError("--part api draws nothing: leave RUN out")
     if demonstrate and (given := [name for name in os.environ if name.upper() in demo.GENERATED]):
         raise ValueError(f"--demo generates its secrets: leave it out, or unset {given[0]}")
     if demonstrate and not _loopback(host):
