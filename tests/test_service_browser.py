@@ -341,6 +341,44 @@ def test_a_form_that_is_sent_first_is_checked_first(visitor, shopped):
     visitor.page.get_by_text("Thank you").wait_for()
 
 
+@pytest.mark.parametrize("late", [("challenge",), ("challenge", "widget.css")], ids=["picture", "picture and styles"])
+@pytest.mark.parametrize("lang", MESSAGES)
+def test_a_form_that_is_sent_before_there_is_a_picture_is_held_and_the_visitor_is_told(visitor, shopped, lang, late):
+    held, count = [Held(visitor.page, path) for path in late], len(shopped[1])
+    visitor.page.goto(at(shopped, lang=lang), wait_until="commit")
+    buy, found = visitor.page.get_by_role("button", name="Buy"), widget(visitor.page, lang)
+    until(lambda: visitor.page.evaluate("true") and all(each.routes for each in held))
+    buy.click()
+    says(found, "busy", lang)
+    assert len(shopped[1]) == count
+    for each in held:
+        each.let_go()
+    found.get_by_role("img").wait_for()
+    assert found.get_by_role("status").inner_text() == ""
+    field = found.get_by_label(MESSAGES[lang]["label"])
+    assert field.evaluate("(field) => field.matches(':focus')")
+    field.fill(TEXT)
+    buy.click()
+    visitor.page.get_by_text("Thank you").wait_for()
+    assert len(shopped[1]) == count + 1
+
+
+def test_a_form_that_is_sent_while_another_picture_loads_is_held(visitor, shopped):
+    found, count = opened(visitor, at(shopped)), len(shopped[1])
+    held, buy = Held(visitor.page, "challenge"), visitor.page.get_by_role("button", name="Buy")
+    button(found, "fresh").click()
+    until(lambda: visitor.page.evaluate("true") and held.routes)
+    buy.click()
+    says(found, "busy")
+    assert len(shopped[1]) == count
+    held.routes.pop().abort()
+    says(found, "offline")
+    buy.click()  # there will be no picture: the shop's server decides
+    visitor.page.get_by_text("Refused").wait_for()
+    assert len(shopped[1]) == count + 1
+    assert said(visitor) == {"net::ERR_FAILED"}
+
+
 def test_a_token_that_was_not_used_in_time_is_taken_back(visitor, shopped):
     visitor.page.clock.install()
     found = opened(visitor, at(shopped))
@@ -375,6 +413,69 @@ def test_a_widget_can_be_added_and_asked_for_another_picture(visitor, shopped):
     assert visitor.page.evaluate("jensenCaptcha.getResponse('#late')") == ""
 
 
+REPLACE = """
+const [gone] = document.getElementsByClassName("jensen-captcha");
+const next = gone.cloneNode();
+gone.replaceWith(next);
+jensenCaptcha.render(next);
+window.gone = new WeakRef(gone);
+"""
+
+
+def test_a_widget_that_was_taken_out_of_the_page_does_not_hold_its_form_and_is_forgotten(visitor, shopped):
+    opened(visitor, at(shopped))
+    page = visitor.page
+    page.evaluate(f"() => {{ {REPLACE} }}")
+    found = widget(page)
+    found.get_by_role("img").wait_for()
+    first = picture(found)
+    page.evaluate("jensenCaptcha.reset()")
+    until(lambda: found.get_by_role("img").count() and picture(found) != first)
+    found.get_by_label(EN["label"]).fill(TEXT)
+    button(found, "check").click()
+    found.get_by_text(EN["passed"]).wait_for()
+    ((_, token),) = visitor.calls()
+    assert page.evaluate("jensenCaptcha.getResponse()") == token
+    devtools = page.context.new_cdp_session(page)
+    until(lambda: devtools.send("HeapProfiler.collectGarbage") == {} and page.evaluate("gone.deref() === undefined"))
+    page.get_by_role("button", name="Buy").click()
+    page.get_by_text("Thank you").wait_for()
+
+
+def test_a_widget_that_is_put_back_into_the_page_works_on(visitor, shopped):
+    found, page = opened(visitor, at(shopped)), visitor.page
+    first = picture(found)
+    page.evaluate("() => (window.kept = document.querySelector('.jensen-captcha')).remove()")
+    assert page.evaluate("jensenCaptcha.getResponse()") == ""
+    page.evaluate("() => { document.querySelector('form').prepend(kept); jensenCaptcha.render(kept); }")
+    assert picture(found) == first
+    found.get_by_label(EN["label"]).fill(TEXT)
+    page.get_by_role("button", name="Buy").click()
+    page.get_by_text("Thank you").wait_for()
+
+
+def test_a_widget_that_was_taken_out_of_the_page_asks_for_no_picture(visitor, own):
+    """Neither when its token lapses, nor when the pool is empty."""
+    visitor.page.clock.install()
+    found, asked = opened(visitor, at(own)), []
+    visitor.page.on("response", lambda response: asked.append(response.status))
+    found.get_by_label(EN["label"]).fill(TEXT)
+    button(found, "check").click()
+    found.get_by_text(EN["passed"]).wait_for()
+    visitor.page.evaluate("() => (window.kept = document.querySelector('.jensen-captcha')).remove()")
+    visitor.page.clock.fast_forward(400_000)
+    assert [name for name, *_ in visitor.calls()] == ["solved"]
+    assert visitor.page.evaluate("jensenCaptcha.getResponse(kept)") == ""
+    while own[2].take(0, 9):
+        pass
+    for count in (1, 2):
+        visitor.page.evaluate("jensenCaptcha.reset(kept)")
+        until(lambda count=count: visitor.calls()[1:] == [["failed", "empty-pool"]] * count)
+        visitor.page.clock.fast_forward(60_000)
+    assert asked == [200, 503, 503]
+    assert said(visitor) == {"503 (Service Unavailable)"}
+
+
 def test_a_page_that_is_gone_back_to_is_checked_again(visitor, shopped):
     """The browser shows it from its memory, with a token that was used."""
     found = opened(visitor, at(shopped))
@@ -394,6 +495,9 @@ def test_an_empty_pool_is_asked_again_by_itself(visitor, own):
     found = widget(visitor.page)
     says(found, "busy")
     assert visitor.calls() == [["failed", "empty-pool"]]
+    visitor.page.get_by_role("button", name="Buy").click()
+    says(found, "busy")
+    assert own[1] == []
     supply(own[2], 1)
     visitor.page.clock.fast_forward(5000)
     found.get_by_role("img").wait_for()

@@ -13,7 +13,8 @@
   const MOST_RETRIES = 10;
   const LONGEST_WAIT = 60; // seconds
   const PATIENCE = 30; // seconds in which a request is answered
-  const widgets = new Map();
+  const widgets = new WeakMap(); // by element
+  let hosts = []; // weak references to their elements, which may leave the page, for a while or for ever
 
   class Refused extends Error {
     constructor(status, code = "network", wait = 0) {
@@ -65,6 +66,7 @@
       this.turn = 0; // of the newest request: answers to earlier ones are dropped
       this.checking = null; // the promise of the answer that is on its way
       this.loading = false;
+      this.failed = false; // there is no picture, and none is asked for
       this.submits = 0;
       this.token = "";
       this.inputs = [RESPONSE, ...(host.dataset.responseFieldName ?? "").split(/\s+/).filter(Boolean)].map((name) =>
@@ -110,15 +112,20 @@
       });
     }
 
-    // A form that is sent before the check is checked first; without a picture, its server decides.
     guard(form) {
-      form?.addEventListener("submit", async (event) => {
-        if (this.token || !this.id) return;
-        event.preventDefault();
-        event.stopImmediatePropagation();
-        const submit = ++this.submits; // a form that is sent twice while it is checked is sent once
-        if ((await this.check()) && submit === this.submits) form.requestSubmit(event.submitter);
-      }, { capture: true });
+      const widget = new WeakRef(this); // the form may outlive it
+      form?.addEventListener("submit", (event) => widget.deref()?.hold(event), { capture: true });
+    }
+
+    // A form that is sent before the check is checked first; if loading failed, its server decides.
+    async hold(event) {
+      const form = event.currentTarget;
+      if (this.token || this.failed || !form.contains(this.host)) return;
+      event.preventDefault();
+      event.stopImmediatePropagation();
+      this.group.hidden = false; // what is said must be seen, even before the styles are there
+      const submit = ++this.submits; // a form that is sent twice while it is checked is sent once
+      if ((await this.check()) && submit === this.submits) form.requestSubmit(event.submitter);
     }
 
     async load(sentence = "", retries = 0) {
@@ -128,6 +135,7 @@
       this.id = "";
       this.checking = null;
       this.loading = true;
+      this.failed = false;
       this.group.setAttribute("aria-busy", "true");
       const { siteKey, sitekey, action = "", cdata = "" } = this.host.dataset;
       try {
@@ -138,7 +146,8 @@
       } catch (error) {
         if (turn !== this.turn) return;
         this.picture.hidden = this.listening.hidden = true; // the earlier picture cannot be answered any more
-        const again = error.wait > 0 && retries < MOST_RETRIES;
+        const again = error.wait > 0 && retries < MOST_RETRIES && this.host.isConnected;
+        this.failed = !again;
         this.fail(error, !again && PASSING.includes(error.sentence) ? "stopped" : error.sentence);
         if (!again) return;
         const wait = 1000 * Math.min(error.wait, LONGEST_WAIT);
@@ -183,7 +192,7 @@
     async answer() {
       const answer = this.input.value.trim();
       if (!answer || !this.id) {
-        if (!answer) this.say("missing", true);
+        if (!this.failed) this.say(this.id ? "missing" : "busy", true);
         this.input.focus();
         return false;
       }
@@ -211,6 +220,7 @@
       this.say("");
       if (within) this.done.focus();
       this.timer = setTimeout(() => {
+        if (!this.host.isConnected) return this.settle("");
         this.reset("lapsed");
         this.call("expiredCallback");
       }, 1000 * seconds);
@@ -266,14 +276,18 @@
     }
   }
 
+  const present = () => hosts.map((host) => host.deref()).filter((host) => host?.isConnected);
+
   function hostOf(target) {
-    return typeof target === "string" ? document.querySelector(target) : (target ?? widgets.keys().next().value);
+    return typeof target === "string" ? document.querySelector(target) : (target ?? present()[0]);
   }
 
   window.jensenCaptcha = {
     render(target) {
       const host = hostOf(target);
-      if (host && !widgets.has(host)) widgets.set(host, new Widget(host));
+      if (!host || widgets.has(host)) return;
+      widgets.set(host, new Widget(host));
+      hosts = [...hosts.filter((known) => known.deref()), new WeakRef(host)];
     },
     reset: (target) => widgets.get(hostOf(target))?.reset(),
     getResponse: (target) => widgets.get(hostOf(target))?.token ?? "",
@@ -281,6 +295,6 @@
   document.querySelectorAll(".jensen-captcha").forEach(window.jensenCaptcha.render);
   // a page that is shown again from the browser's memory has a token that was used
   window.addEventListener("pageshow", (event) => {
-    if (event.persisted) widgets.forEach((widget) => widget.reset());
+    if (event.persisted) present().forEach(window.jensenCaptcha.reset);
   });
 }
