@@ -28,6 +28,8 @@ from jensen.apps.captcha.parent import STARTER
 from jensen.apps.captcha.store import open_store
 from jensen.cli import serving as extra
 from jensen.cli.main import main
+from jensen.recipes.families.base import Family
+from jensen.recipes.sources.captcha import Captcha
 from jensen.runs.opening import open_run
 from servers import SLOW, answers, events, serving, within
 
@@ -194,12 +196,41 @@ def test_a_process_ends_if_its_parent_ended_before_it_could_look():
     assert ran.returncode == -signal.SIGTERM
 
 
-def test_a_run_that_is_not_there_ends_the_service():
-    command = [sys.executable, "-c", "from jensen.cli.main import entry; entry()", "serve", "nowhere", "--demo"]
+def test_a_run_whose_settings_are_broken_ends_the_service(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    command = [sys.executable, "-c", "from jensen.cli.main import entry; entry()", "serve", tmp_path, "--demo"]
     ran = subprocess.run([*command, "--port", "0"], capture_output=True, text=True, timeout=SLOW)
     assert ran.returncode == 2
-    assert "jensen: there is no run folder nowhere\n" in ran.stderr
+    assert f"jensen: {tmp_path}/config.json is broken: " in ran.stderr
     assert "Traceback" not in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("run", "said"),
+    [
+        ("captcha-relaese", "there is no run folder captcha-relaese; did you mean 'captcha-release'?"),
+        ("empty", "empty is not a run: it has no config.json"),
+        (
+            "captcha-release-reader",
+            "RUN must draw CAPTCHAs from their texts, got captcha-release-reader, a run of captcha-release-reader",
+        ),
+    ],
+)
+@pytest.mark.parametrize("options", [("--demo",), ("--part", "pool"), ()])
+def test_what_is_not_a_run_that_draws_is_refused_before_anything_starts(run, said, options, tmp_path):
+    (tmp_path / "empty").mkdir()
+    code = (
+        "import sys; from jensen.cli.main import main; code = main(); assert 'torch' not in sys.modules; sys.exit(code)"
+    )
+    command = [sys.executable, "-c", code, "serve", run, *options, "--port", "0"]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=SLOW)
+    assert (ran.returncode, ran.stderr) == (2, f"jensen: {said}\n")
+
+
+def test_the_families_that_draw_from_texts_are_those_that_are_served():
+    ours = {kind: family for kind, family in Family.kinds.items() if family.__module__.startswith("jensen.")}
+    conditional = [kind for kind, family in ours.items() if family.conditional is not Family.conditional]
+    assert [(Captcha.kind, kind) for kind in conditional] == [starting.DRAWS]
 
 
 @pytest.mark.parametrize(

@@ -15,13 +15,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from jensen.shipped import said
+from jensen.shipped import CONFIG, said
 from jensen.training import checkpoint as checkpoints
 from jensen.training.checkpoint import PART, DamagedFile, replacing, sweep, unwritable, weights_step
 from jensen.training.ema import misfit
 from jensen.training.saved import load
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+WEIGHTS = "model.safetensors"
 EVALUATION, REPORT = "evaluation.json", "report.html"
 STATE, SAMPLES, AVERAGES, JOURNAL = "state", "samples", "averages", "journal.jsonl"
 BOARD, LOCK = "tensorboard", ".lock"

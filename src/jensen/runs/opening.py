@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from jensen.core.naming import nearest, path_of
+from jensen.core.naming import path_of
 from jensen.core.progress import Track, silent
 from jensen.data.dataset import Data
 from jensen.data.space import Space
@@ -22,14 +22,9 @@ from jensen.recipes.sources.base import OpenedRun, Source
 from jensen.recipes.words import Start, changed, configure, name_of, on_data, parse
 from jensen.runs.averages import load_width
 from jensen.runs.folder import CONFIG, RunError, load_weights
-from jensen.shipped import names, shipped
+from jensen.shipped import located, no_run
 from jensen.training import begin_average
 from jensen.training.strict_json import parsed
-
-
-def located(folder: Path) -> Path:
-    """A folder, or, if there is none, that of the run with this name that is part of jensen."""
-    return folder if folder.exists() else shipped(str(folder)) or folder
 
 
 def read_config(folder: Path) -> Recipe:
@@ -38,11 +33,9 @@ def read_config(folder: Path) -> Recipe:
     Raises:
         RunError: if the folder is not a run, or its configuration cannot be read.
     """
+    if why := no_run(folder):
+        raise RunError(why)
     path = folder / CONFIG
-    if not folder.is_dir():
-        raise RunError(f"there is no run folder {folder}{nearest(str(folder), names())}")
-    if not path.is_file():
-        raise RunError(f"{folder} is not a run: it has no {CONFIG}")
     try:
         return parse(parsed(path.read_text(encoding="utf-8")))
     except (ValueError, OSError) as error:

@@ -44,8 +44,9 @@ from jensen.runs.folder import (
     start_from,
 )
 from jensen.runs.held_out import held_out_loss
-from jensen.runs.opening import located, open_data, read_config
+from jensen.runs.opening import open_data, read_config
 from jensen.runs.preview import preview
+from jensen.shipped import located
 from jensen.training import Budget, Tolerance, TrainState, fit, interrupts, on_device, recompute
 from jensen.training import checkpoint as checkpoints
 from jensen.training.checkpoint import save_weights, weights_step

@@ -1,10 +1,13 @@
-"""Trained runs that are part of jensen, opened by the names of their recipes."""
+"""Trained runs that are part of jensen, opened by the names of their recipes; where a run is, without torch."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from jensen.core.naming import nearest
+
 FOLDER = Path(__file__).parent
+CONFIG = "config.json"
 
 
 def shipped(name: str) -> Path | None:
@@ -14,6 +17,22 @@ def shipped(name: str) -> Path | None:
     ('captcha-reader', None)
     """
     return FOLDER / name if name in names() else None
+
+
+def located(folder: Path) -> Path:
+    """A folder, or, if there is none, that of the run with this name that is part of jensen."""
+    return folder if folder.exists() else shipped(str(folder)) or folder
+
+
+def no_run(folder: Path) -> str:
+    """Why a folder is no run, as a sentence, or "".
+
+    >>> no_run(Path("captcha-raeder"))
+    "there is no run folder captcha-raeder; did you mean 'captcha-reader'?"
+    """
+    if not folder.is_dir():
+        return f"there is no run folder {folder}{nearest(str(folder), names())}"
+    return "" if (folder / CONFIG).is_file() else f"{folder} is not a run: it has no {CONFIG}"
 
 
 def said(folder: Path) -> str:
@@ -27,4 +46,4 @@ def said(folder: Path) -> str:
 
 def names() -> list[str]:
     """Names of all runs that are part of jensen."""
-    return sorted(path.parent.name for path in FOLDER.glob("*/config.json"))
+    return sorted(path.parent.name for path in FOLDER.glob(f"*/{CONFIG}"))

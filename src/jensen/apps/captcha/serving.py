@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import json
 import logging
 import os
 import socket
@@ -25,9 +26,11 @@ from jensen.apps.captcha.parent import STARTER
 from jensen.apps.captcha.settings import PREFIX, read_settings
 from jensen.apps.captcha.store import Unavailable, open_store
 from jensen.core.failure import Failure, Told
+from jensen.shipped import CONFIG, located, no_run, said
 
 Part = Literal["all", "api", "pool"]
 FACTORY = {False: "jensen.apps.captcha.api.app:make", True: "jensen.apps.captcha.api.app:make_demo"}  # a demonstration?
+DRAWS = ("captcha", "diffusion")  # data and family of a run that draws CAPTCHAs from their texts
 CONNECTIONS = 1000  # of a worker
 PATIENCE = 10  # seconds in which requests, and the drawing, end when the service stops
 HUNG = 60  # seconds after which a worker that does not answer is killed; a starved machine is slow, not hung
@@ -63,6 +66,8 @@ def serve(
         raise ValueError(f"--demo generates its secrets: leave it out, or unset {given[0]}")
     if demonstrate and not _loopback(host):
         raise ValueError(f"--demo serves this machine only: --host must be 127.0.0.1, ::1 or localhost, got {host}")
+    if run is not None:
+        _refuse_other(run)
     with contextlib.ExitStack() as stack:
         _prepare(stack, demonstrate, store, workers)
         _check_store()
@@ -83,6 +88,20 @@ def _loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _refuse_other(run: Path) -> None:
+    """Refuse what is not a run that draws CAPTCHAs, as far as this is known without torch."""
+    folder = located(run)
+    if why := no_run(folder):
+        raise ValueError(why)
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        name, kinds = config["name"], (config["data"]["kind"], config["family"]["kind"])
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return  # it is broken: the process that draws reads all of it, and says where
+    if kinds != DRAWS:
+        raise ValueError(f"RUN must draw CAPTCHAs from their texts, got {said(folder)}, a run of {name}")
 
 
 def _prepare(stack: contextlib.ExitStack, demonstrate: bool, store: str | None, workers: int) -> None:
