@@ -15,6 +15,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -101,6 +102,15 @@ def timed(work: Callable[[], T]) -> tuple[T, float]:
     return work(), time.perf_counter() - start
 
 
+def attacked(most: int) -> tuple[int, ...]:
+    """Numbers of pictures that the attacker labels, up to the most.
+
+    >>> attacked(4000), attacked(1000)
+    ((100, 1000, 4000), (100, 1000))
+    """
+    return (*(n for n in Sizes.attack if n < most), most)
+
+
 def studied(study: Study, command: str, *, trial: bool, out: Path) -> Path:
     """Measure everything and write the page."""
     found = Found(legibility.measure(study), diversity.measure(study), copies.measure(study), resistance.measure(study))
@@ -126,6 +136,7 @@ def main(
     reader: Annotated[str | None, Option(help="run of the filter's reader; by default the run's own")] = None,
     second: Annotated[str | None, Option(help="run of the second reader; by default the one of the run's data")] = None,
     small: Annotated[bool, Option("--small", help="tiny sizes, to try the command")] = False,
+    labelled: Annotated[int, Option(min=1, help="most pictures that the attacker labels")] = Sizes.attack[-1],
     kept: Annotated[Path, Option(help="folder for what is drawn and trained")] = Path("runs/captcha-study"),
 ) -> None:
     """Study the CAPTCHA pictures of a run, and write docs/captcha.md."""
@@ -135,7 +146,8 @@ def main(
             made = opened(path_of(run))
             first, other = readers(made, reader, second)
             key = digest(weights_of(made.model), made.recipe.family, weights_of(first.network))
-            study = Study(made, first, other, SMALL if small else Sizes(), Store(kept / key), track)
+            sizes = SMALL if small else replace(Sizes(), attack=attacked(labelled))
+            study = Study(made, first, other, sizes, Store(kept / key), track)
             out.mkdir(parents=True, exist_ok=True)
             kept.mkdir(parents=True, exist_ok=True)
             if other is None:
