@@ -274,8 +274,10 @@ print(f"{len(texts)} texts that neither model nor reader was trained on\n")
 tabulate(("pictures", "whole texts read as asked", "single characters", "distance for the reader"), rows)
 
 # %% [markdown]
-# The recipe trains for five minutes on two cores, longer than here: README has its numbers. A reader always answers, so
-# a picture with a stroke too many can count as read. Look at the sheets too.
+# With guidance pictures of different texts differ more for the reader; pictures of one text differ less, which the
+# report of a run measures (variety within a condition). The recipe trains for five minutes on two cores, longer than
+# here: README has its numbers. A reader always answers, so a picture with a stroke too many can count as read. Look at
+# the sheets too.
 #
 # ## Styles
 #
