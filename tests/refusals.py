@@ -99,6 +99,9 @@ sample digits --guidance inf
 sample digits --guidance nan
 sample digits --guidance -1
 sample digits --guidance 1e300
+sample digits --guidance-interval 0.5 1
+sample digits --guidance 2 --guidance-interval 1 0.5
+sample run --guidance-interval 0.5 1
 sample digits --eta 2
 sample digits --eta nan
 sample digits --mean
@@ -269,6 +272,8 @@ digits-ddpm network.output=magic
 digits-ddpm loss.drop=2
 digits-unconditional sampling.guidance=2
 moons-diffusion sampling.guidance=2
+digits-ddpm sampling.guidance_interval=[0.5,1]
+digits-ddpm sampling.guidance=2 sampling.guidance_interval=[1,0.5]
 moons-diffusion sampling.clip=true
 moons-diffusion network.kind=unet
 moons-score network.levels=1

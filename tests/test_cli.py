@@ -181,6 +181,15 @@ def test_guidance_without_a_text_is_said_to_do_nothing(run, tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_the_interval_of_guidance_can_be_chosen(run, tmp_path):
+    """Guidance between t = 0 and 1 is guidance at all times, and guidance at one time that no step has is none."""
+    words = ["--text", "1234", "--steps", "3", "--guidance"]
+    plain, strong = (cell(sampled(run, tmp_path, *words, w), 0) for w in "19")
+    for interval, same in (("0 1", strong), ("0.001 0.001", plain)):
+        assert cell(sampled(run, tmp_path, *words, "9", "--guidance-interval", *interval.split()), 0) == same
+    assert plain != strong
+
+
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_samplers_steps_and_guidance_can_be_chosen(run, tmp_path, sampler):
     words = ["--text", "1234", "--sampler", sampler, "--steps", "3"]

@@ -16,6 +16,7 @@ from jensen.diffusion import (
     ClassifierGuided,
     Clipped,
     CosineSchedule,
+    Denoiser,
     EmpiricalOracle,
     GaussianOracle,
     Guided,
@@ -284,6 +285,46 @@ def test_the_exact_classifiers_gradient_makes_the_exact_conditional_denoiser(sch
             torch.testing.assert_close(getattr(p, name), value + w * (exact[name] - value), rtol=1e-8, atol=1e-8)
     free = ClassifierGuided(oracle, classifier, 3.0)(z, t)  # without a condition
     torch.testing.assert_close(free.x, plain.x)
+
+
+class Parts(Denoiser):
+    """Exact for p(x | a, b) = N(a + b, 1), p(x | a) = N(a, 2) and p(x) = N(0, 4); a, b = +-1, and 0 is "not given"."""
+
+    def __init__(self, schedule):
+        super().__init__()
+        self.schedule, self.null = schedule, torch.tensor([0, 0])
+
+    def forward(self, z_t, t, cond=None):
+        a, b = self.condition(cond, len(z_t)).to(z_t).T[..., None]
+        variance = 1 + (b == 0) + 2.0 * ((a == 0) & (b == 0))
+        parts = [GaussianOracle(m.flatten(), v.flatten(), self.schedule) for m, v in zip(a + b, variance, strict=True)]
+        found = [oracle(z[None], s[None]) for oracle, z, s in zip(parts, z_t, t, strict=True)]
+        return Prediction(*(torch.cat([getattr(p, n) for p in found]) for n in ("x", "eps", "alpha", "sigma")))
+
+
+def test_two_parts_of_a_condition_have_scales_of_their_own():
+    """The score is that of p(x) (p(x | a) / p(x))^w (p(x | a, b) / p(x | a))^v at the noise level; w = v is guidance
+    by the whole condition; w = 1, v = 0 the model of the first part.
+    """
+    parts, t, cond = Parts(CosineSchedule()), torch.linspace(0.1, 0.9, 4, dtype=F64), torch.tensor([[1, -1]] * 4)
+    z = torch.randn(4, 1, dtype=F64)
+
+    def first(c):
+        return c * torch.tensor([1, 0])
+
+    alpha, sigma = (level[:, None] for level in parts.schedule.alpha_sigma(t))
+    x, a, free = (-(z - alpha * m) / (alpha**2 * s + sigma**2) for m, s in ((0.0, 1.0), (1.0, 2.0), (0.0, 4.0)))
+    for w, v in ((3.0, 2.0), (0.5, 0.0), (1.0, 4.0)):
+        score = Guided(parts, w, rest=(v, first))(z, t, cond).score
+        torch.testing.assert_close(score, free + w * (a - free) + v * (x - a), rtol=1e-9, atol=1e-9)
+    limited = Guided(parts, 3.0, (0.5, 1.0), (2.0, first))(z, t, cond).score
+    inside = (t >= 0.5)[:, None]
+    torch.testing.assert_close(limited, torch.where(inside, free + 3 * (a - free) + 2 * (x - a), x))
+    whole = Guided(parts, 2.5)(z, t, cond)
+    torch.testing.assert_close(Guided(parts, 2.5, rest=(2.5, first))(z, t, cond).eps, whole.eps)
+    torch.testing.assert_close(Guided(parts, 1.0, rest=(0.0, first))(z, t, cond).x, parts(z, t, first(cond)).x)
+    with pytest.raises(ValueError, match="scale of the second part must be at least 0, got -1"):
+        Guided(parts, 2.0, rest=(-1.0, first))
 
 
 def test_guidance_refusals():

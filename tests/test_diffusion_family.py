@@ -249,6 +249,11 @@ def test_the_bound_trained_on_is_the_objectives():
         ({"sampling.sampler": "ancestral", "sampling.variance": "learned"}, "needs loss.variance=learned"),
         ({"sampling.eta": 0.5}, "eta is a setting of sampler 'ddim', got sampler 'dpm\\+\\+'"),
         ({"sampling.sampler": "dpm"}, "sampler must be one of"),
+        ({"sampling.guidance_interval": (0.5, 1.0)}, "sampling.guidance_interval is not used by guidance 1"),
+        ({"sampling.style_guidance": 2.0}, "sampling.style_guidance is not used by guidance 1"),
+        ({"sampling.guidance": 2, "sampling.style_guidance": 1e7}, "style_guidance must be at most 1000000"),
+        ({"sampling.guidance": 2, "sampling.guidance_interval": (0.6, 0.2)}, "guidance_interval must be two times"),
+        ({"sampling.guidance": 2, "sampling.guidance_interval": (0.6, 1.2)}, "sampling.guidance_interval"),
     ],
 )
 def test_settings_that_do_not_go_together(settings, message):
@@ -274,6 +279,24 @@ def test_guidance_left_to_the_data(settings, space, scale):
     assert diffusion.model(space).sampling.guidance == scale
 
 
+def test_styles_of_a_text_are_guided_by_a_scale_of_their_own():
+    """Scale 0 of the styles draws what guidance by the text alone draws; the text's scale draws as without it."""
+    styled = Space((3, 8, 16), levels=256, cond=Text("xyz", 4, styles=(("thin", "bold"), ("red",))), rows=60)
+    diffusion = family(UNET | {"sampling.guidance": 3.0, "sampling.style_guidance": 0.0, "sampling.steps": 2})
+    diffusion.refuse(styled, TRAINING)
+    model, texts = diffusion.model(styled), styled.cond
+    for p in model.parameters():
+        nn.init.normal_(p, std=0.1)
+
+    def drawn(text, **changes):
+        return model.sample(1, cond=texts.encode([text]), generator=torch.Generator().manual_seed(0), **changes)
+
+    torch.testing.assert_close(drawn("zyxz bold red"), drawn("zyxz", style_guidance=None))
+    same = drawn("zyxz bold red", style_guidance=None)
+    torch.testing.assert_close(drawn("zyxz bold red", style_guidance=3.0), same)
+    assert (drawn("zyxz bold red") - same).abs().max() > 1e-3
+
+
 @pytest.mark.parametrize(
     ("settings", "space", "message"),
     [
@@ -288,6 +311,11 @@ def test_guidance_left_to_the_data(settings, space, scale):
             {"network.output": "x", "network.highest": 300, "network.schedule": "learned", "loss.name": "bound"},
             POINTS,
             "finite x and eps, got t = 0, .* sigma = 0",
+        ),
+        (
+            {"sampling.guidance": 2, "sampling.style_guidance": 2},
+            PICTURES,
+            "sampling.style_guidance needs texts with named styles",
         ),
         ({"network.kind": "mlp"}, TEXTS, "network.kind must be unet for data with texts, got mlp"),
         (UNET, POINTS, "network.kind must be mlp for points, got unet"),
@@ -310,6 +338,11 @@ def test_data_that_do_not_suit(settings, space, message):
         ({}, PICTURES, {"eta": 0.5}, {"interpolating": True}, "draws noise"),
         ({"loss.drop": 0.0}, PICTURES, {}, {"interpolating": True}, "--text is required for this run"),
         (UNET | {"loss.drop": 0.0}, TEXTS, {}, {}, "--text is required for this run"),
+        ({}, PICTURES, {"guidance_interval": (0.5, 1.0)}, {}, "--guidance-interval has no effect with guidance 1"),
+        ({}, PICTURES, {"guidance": 2.0, "guidance_interval": (0.5, 2.0)}, {}, "guidance_interval must be two times"),
+        ({}, PICTURES, {"guidance": 2.0, "guidance_interval": (0.5, 1.0)}, {}, None),
+        ({}, PICTURES, {"style_guidance": 2.0}, {}, "--style-guidance has no effect with guidance 1"),
+        ({}, PICTURES, {"guidance": 2.0, "style_guidance": 2.0}, {}, "--style-guidance cannot be used with this run"),
         ({}, POINTS, {"steps": 0}, {}, "steps must be at least 1, got 0"),
         ({}, POINTS, {"eta": 0.5}, {}, "eta is a setting of sampler 'ddim'"),
         ({}, PICTURES, {"guidance": 2.0, "eta": 0.0}, {"interpolating": True, "conditions": True}, None),

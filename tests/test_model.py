@@ -85,6 +85,17 @@ def test_steps_are_reported_and_count_evaluations():
     assert calls == [4, 4, 4]  # one call per step, on a doubled batch
 
 
+def test_guidance_is_active_in_its_interval():
+    """Guided from t = 1 to 1/2 and unguided from there: equal to the two halves drawn one after the other."""
+    model, calls = unet_model(sampler="ddim", start=1.0), []
+    model.denoiser.net.register_forward_hook(lambda *a: calls.append(len(a[1][0])))
+    z, cond = torch.randn(2, *model.shape), torch.zeros(2, 3, dtype=torch.long)
+    limited = model.decode(z, cond=cond, steps=4, guidance=3.0, guidance_interval=(0.6, 1.0), chunk=2)
+    assert calls == [4, 4, 2, 2]  # batches are doubled at t = 1 and 3/4, not at 1/2 and 1/4
+    half = 0.5 * model.decode(z, cond=cond, steps=2, end=0.5, guidance=3.0)  # z at t = 1/2, where alpha is 1/2
+    torch.testing.assert_close(limited, model.decode(half, cond=cond, steps=2, start=0.5, guidance=1.0))
+
+
 def test_times_are_shifted_towards_noise():
     model = unet_model()
     uniform, shifted = model.times(Sampling(steps=4)), model.times(Sampling(steps=4, shift=3.0))
@@ -99,6 +110,8 @@ def test_times_are_shifted_towards_noise():
         ({"steps": 0}, "steps"),
         ({"guidance": -1.0}, "guidance"),
         ({"guidance": math.inf}, "guidance"),
+        ({"guidance_interval": (0.6, 0.2)}, "guidance_interval must be two times, 0 <= low <= high <= 1"),
+        ({"guidance_interval": (0.5, math.nan)}, "guidance_interval must be two times"),
         ({"start": 0.0}, "start"),
         ({"shift": 0.0}, "shift"),
         ({"precision": "half"}, "precision"),

@@ -157,6 +157,13 @@ def sample(
     ] = None,
     steps: Annotated[int | None, typer.Option(metavar="K", help="sampling steps")] = None,
     guidance: Annotated[float | None, typer.Option(metavar="W", help="guidance scale; 1: none")] = None,
+    guidance_interval: Annotated[
+        tuple[float, float] | None,
+        typer.Option(metavar="LOW HIGH", help="times between which guidance is active, from 0 (data) to 1 (noise)"),
+    ] = None,
+    style_guidance: Annotated[
+        float | None, typer.Option(metavar="V", help="guidance scale of named styles, apart from that of the text")
+    ] = None,
     mean: Annotated[bool, typer.Option("--mean", help="means of p(x | z) instead of draws, for autoencoders")] = False,
     eta: Annotated[
         float | None, typer.Option(metavar="E", help="noise of DDIM; 0: none, 1: as much as ancestral")
@@ -178,7 +185,8 @@ def sample(
     """Draw pictures or points from a run, of any texts or classes."""
     from jensen.cli import commands
 
-    changes = {"sampler": sampler, "steps": steps, "guidance": guidance, "eta": eta, "mean": mean or None}
+    changes = {"sampler": sampler, "steps": steps, "guidance": guidance, "guidance_interval": guidance_interval}
+    changes |= {"style_guidance": style_guidance, "eta": eta, "mean": mean or None}
     _apart(processes, ctx)
     commands.sample(run, text or [], n, interpolate, changes, seed, width, out, scale, use or [])
 

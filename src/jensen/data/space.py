@@ -176,6 +176,16 @@ class Text:
         """Texts and the names of their styles, from conditions (N, width), or texts from characters (N, length)."""
         return [self._text(row) for row in cond.tolist()]
 
+    def unstyled(self, cond: Tensor) -> Tensor:
+        """Conditions (N, width) whose styles are not named; the null condition stays as it is.
+
+        >>> texts = Text("abc", 2, styles=(("serif", "sans"),))
+        >>> texts.decode(texts.unstyled(texts.encode(["ab sans", "ca"])))
+        ['ab', 'ca']
+        """
+        style = torch.arange(self.width, device=cond.device) >= self.length
+        return cond.masked_fill(style & (cond != self.size), 0)
+
     def _text(self, row: Sequence[int]) -> str:
         characters = "".join(self.alphabet[k] for k in row[: self.length]).rstrip()
         named = [kind[k - 1] for kind, k in zip(self.styles, row[self.length :], strict=False) if k]

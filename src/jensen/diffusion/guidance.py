@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -13,33 +14,52 @@ from jensen.core.shapes import checked
 from jensen.diffusion.denoiser import Denoiser, Prediction
 
 
+def check_interval(interval: Any, name: str = "interval") -> None:
+    """Raise ValueError unless this is a pair of times, 0 <= low <= high <= 1."""
+    pair = isinstance(interval, tuple | list) and len(interval) == 2
+    if not pair or not all(isinstance(t, int | float) for t in interval) or not 0 <= interval[0] <= interval[1] <= 1:
+        raise ValueError(f"{name} must be two times, 0 <= low <= high <= 1, got {interval}")
+
+
 class Guided(Denoiser):
     r"""Classifier-free guidance: $\epsilon_\emptyset + w (\epsilon_c - \epsilon_\emptyset)$, also for x.
 
     w = 1 is the conditional model, w = 0 the unconditional one. At times outside `interval` the conditional model is
-    used unchanged, which also halves the cost.
+    used unchanged, which also costs less. If c has two parts a and b, they can have different scales:
+
+    $$\epsilon_\emptyset + w (\epsilon_a - \epsilon_\emptyset) + v (\epsilon_{a,b} - \epsilon_a)$$
 
     Args:
         denoiser: conditional, with a null condition.
         scale: guidance scale w, at least 0.
         interval: (low, high), the times between which guidance is active.
+        rest: (v, function), the scale of the second part, at least 0, and a function from conditions (a, b), (B, ...),
+            to conditions of the first part alone; the denoiser is then evaluated three times. None: c is one part.
 
     Raises:
-        ValueError: if the denoiser has no null condition, the scale is negative, or the interval is invalid; when
+        ValueError: if the denoiser has no null condition, a scale is negative, or the interval is invalid; when
             called, for conditions whose rows do not have the shape of the null condition.
 
-    Source: Ho & Salimans (2022), equation 6, with w = 1 + their weight; Kynkaanniemi et al. (2024).
+    Source: Ho & Salimans (2022), equation 6, with w = 1 + their weight; Kynkaanniemi et al. (2024) for the interval;
+    Brooks et al., InstructPix2Pix (2023), equation 3, for two parts.
     """
 
-    def __init__(self, denoiser: Denoiser, scale: float, interval: tuple[float, float] = (0.0, 1.0)):
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        scale: float,
+        interval: tuple[float, float] = (0.0, 1.0),
+        rest: tuple[float, Callable[[Tensor], Tensor]] | None = None,
+    ):
         super().__init__()
         if denoiser.null is None:
             raise ValueError("guidance needs a denoiser with a null condition, got one whose null is None")
         if not scale >= 0:
             raise ValueError(f"guidance scale must be at least 0, got {scale}")
-        if not 0 <= interval[0] <= interval[1] <= 1:
-            raise ValueError(f"interval must be two times, 0 <= low <= high <= 1, got {interval}")
-        self.denoiser, self.scale, self.interval = denoiser, scale, interval
+        if rest is not None and not rest[0] >= 0:
+            raise ValueError(f"guidance scale of the second part must be at least 0, got {rest[0]}")
+        check_interval(interval)
+        self.denoiser, self.scale, self.interval, self.rest = denoiser, scale, interval, rest
         self.schedule = denoiser.schedule
         self.null = denoiser.null
 
@@ -49,19 +69,25 @@ class Guided(Denoiser):
     @checked
     def forward(self, z_t: Float[Tensor, "b ..."], t: Float[Tensor, " b"], cond: Tensor | None = None) -> Prediction:
         inside = (t >= self.interval[0]) & (t <= self.interval[1])
-        if cond is None or self.scale == 1 or not bool(inside.any()):
+        second, first_part = self.rest or (self.scale, None)
+        if cond is None or (self.scale == second == 1) or not bool(inside.any()):
             plain: Prediction = self.denoiser(z_t, t, cond)
             return plain
         null = self.condition(None, len(z_t))
         assert null is not None
         if cond.numel() != null.numel():
             raise ValueError(f"conditions must have the shape {tuple(null.shape)}, got {tuple(cond.shape)}")
-        both = self.denoiser(torch.cat([z_t, z_t]), torch.cat([t, t]), torch.cat([cond, null.to(cond).view_as(cond)]))
-        (x, x_0), (eps, eps_0) = both.x.chunk(2), both.eps.chunk(2)
-        fraction = None if both.fraction is None else both.fraction.chunk(2)[0]  # variances are not guided
-        alpha, sigma = self.levels(t, z_t)
-        w = torch.where(inside, self.scale, 1.0).to(z_t).reshape(-1, *(1,) * (z_t.ndim - 1))
-        return Prediction(x_0 + w * (x - x_0), eps_0 + w * (eps - eps_0), alpha, sigma, fraction)
+        given = [cond, null.to(cond).view_as(cond), *([] if first_part is None else [first_part(cond)])]
+        n = len(given)
+        p = self.denoiser(torch.cat([z_t] * n), torch.cat([t] * n), torch.cat(given))
+        fraction = None if p.fraction is None else p.fraction.chunk(n)[0]  # variances are not guided
+        w, v = (torch.where(inside, k, 1.0).to(z_t).reshape(-1, *(1,) * (z_t.ndim - 1)) for k in (self.scale, second))
+
+        def guided(both: Tensor) -> Tensor:
+            whole, free, *part = both.chunk(n)
+            return free + w * (part[0] - free) + v * (whole - part[0]) if part else free + w * (whole - free)
+
+        return Prediction(guided(p.x), guided(p.eps), *self.levels(t, z_t), fraction)
 
 
 class ClassifierGuided(Denoiser):

@@ -195,6 +195,10 @@ def guidance(case: Case) -> Part | None:
         f"samples of the same condition{case.data.space.unit}, divided by that between two held-out examples of the "
         "same condition."
     )
+    if (interval := model.sampling.guidance_interval) != (0, 1):
+        text += " Guidance is active at times from {:g} to {:g}.".format(*interval)
+    if model.sampling.style_guidance is not None:
+        text += f" These are scales of the text; that of its styles is {model.sampling.style_guidance:g}."
     if case.data.space.pictures:
         text += " Each picture is first standardised to mean 0 and variance 1, so that contrast does not count."
     return Part("Guidance", text, findings, plots=drawn, details={"guidance": rows})

@@ -32,6 +32,7 @@ from jensen.diffusion import (
     slerp,
     time_grid,
 )
+from jensen.diffusion.guidance import check_interval
 from jensen.diffusion.likelihood import check_rows
 from jensen.diffusion.samplers.base import levels, rows_at
 from jensen.models.chunks import Chunk, chunks
@@ -47,8 +48,12 @@ class Sampling:
     Attributes:
         sampler: a step, or its name in `jensen.diffusion.SAMPLERS`: "ancestral", "ddim", "dpm++", ...
         steps: number of sampling steps, each one evaluation of the denoiser (two for heun and predictor-corrector);
-            guidance doubles the batch of each evaluation.
+            guidance doubles the batch of an evaluation.
         guidance: scale w of classifier-free guidance; 1: no guidance.
+        guidance_interval: (low, high), the times between which guidance is active; elsewhere the conditional model is
+            used, which costs less.
+        style_guidance: scale of the named styles of a text, while `guidance` is that of the text itself; None: the same
+            scale for both. A third evaluation of the denoiser.
         clip: clip the predicted x to [-1, 1].
         grid: "uniform" times, or those of EDM, "karras": uniform in (sigma / alpha)^(1/7), for finite log-SNRs.
         shift: maps the times t of a uniform grid to shift t / (1 + (shift - 1) t); above 1, more steps are at high
@@ -69,6 +74,8 @@ class Sampling:
     sampler: str | Sampler = "dpm++"
     steps: int = 16
     guidance: float = 1.0
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    style_guidance: float | None = None
     clip: bool = False
     shift: float = 1.0
     grid: Literal["uniform", "karras"] = "uniform"
@@ -89,11 +96,15 @@ class Sampling:
         whole = " and whole" * (not isinstance(self.steps, Integral))
         if whole or self.steps < 1:
             raise ValueError(f"steps must be at least 1{whole}, got {self.steps}")
-        if isinstance(self.guidance, str) or not 0 <= self.guidance < math.inf:
-            raise ValueError(f"guidance must be at least 0 and finite, got {self.guidance}")
-        for name, number, most in (("steps", self.steps, MOST_STEPS), ("guidance", self.guidance, MOST_GUIDANCE)):
-            if number > most:
-                raise ValueError(f"{name} must be at most {most}, got {number}")
+        if self.steps > MOST_STEPS:
+            raise ValueError(f"steps must be at most {MOST_STEPS}, got {self.steps}")
+        style = self.guidance if self.style_guidance is None else self.style_guidance
+        for name, scale in (("guidance", self.guidance), ("style_guidance", style)):
+            if isinstance(scale, str) or not 0 <= scale < math.inf:
+                raise ValueError(f"{name} must be at least 0 and finite, got {scale}")
+            if scale > MOST_GUIDANCE:
+                raise ValueError(f"{name} must be at most {MOST_GUIDANCE}, got {scale}")
+        check_interval(self.guidance_interval, "guidance_interval")
         if not 0 < self.shift < math.inf:
             raise ValueError(f"shift must be positive, got {self.shift}")
         if self.grid not in ("uniform", "karras") or (self.grid != "uniform" and self.shift != 1):
@@ -148,12 +159,19 @@ class Diffusion(nn.Module):
         denoiser: denoiser of standardised data.
         shape: shape of one x.
         sampling: default sampling settings.
+        unstyled: for texts with named styles, a function from conditions to conditions without the styles.
     """
 
     centre: Tensor
     scale: Tensor
 
-    def __init__(self, denoiser: Denoiser, shape: Sequence[int], sampling: Sampling | None = None):
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        shape: Sequence[int],
+        sampling: Sampling | None = None,
+        unstyled: Callable[[Tensor], Tensor] | None = None,
+    ):
         super().__init__()
         check_count(**{f"axis {k} of shape": n for k, n in enumerate(shape)})
         if not isinstance(denoiser, Denoiser):
@@ -161,6 +179,7 @@ class Diffusion(nn.Module):
                 f"denoiser must be a Denoiser, such as NetworkDenoiser(net, ...), got {type(denoiser).__name__}"
             )
         self.denoiser, self.shape, self.sampling = denoiser, tuple(shape), sampling or Sampling()
+        self.unstyled = unstyled
         self.register_buffer("centre", torch.zeros(()))
         self.register_buffer("scale", torch.ones(()))
 
@@ -209,10 +228,19 @@ class Diffusion(nn.Module):
         return x
 
     def guided(self, settings: Sampling) -> Denoiser:
-        """The denoiser that the sampler calls: guided, then clipped."""
+        """The denoiser that the sampler calls: guided, then clipped.
+
+        Raises:
+            ValueError: for a guidance of styles if there are none.
+        """
         denoiser = self.denoiser
         if settings.guidance != 1:
-            denoiser = Guided(denoiser, settings.guidance)
+            rest = None
+            if settings.style_guidance is not None:
+                if self.unstyled is None:
+                    raise ValueError("style_guidance needs a model of texts with named styles")
+                rest = settings.style_guidance, self.unstyled
+            denoiser = Guided(denoiser, settings.guidance, settings.guidance_interval, rest)
         if settings.clip:
             low, high = self.standardize(torch.tensor([-1.0, 1.0], device=self.centre.device)).tolist()
             denoiser = Clipped(denoiser, low, high)

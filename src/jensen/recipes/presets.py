@@ -157,7 +157,15 @@ RECIPES = (
                 kind="unet", widths=(96, 192), blocks=2, patch=4, attention=18, schedule="rectified", output="flow"
             ),
             loss=DiffusionLoss(name="flow", times="logit-normal", time_mean=1.0),
-            sampling=drawn(steps=16, guidance=4.0, shift=4.0, start=1.0, precision="bfloat16"),
+            sampling=drawn(
+                steps=16,
+                guidance=7.0,
+                style_guidance=4.0,
+                guidance_interval=(0.5, 1.0),
+                shift=4.0,
+                start=1.0,
+                precision="bfloat16",
+            ),
         ),
         Training(minutes=120, average=0.999, precision="bfloat16", save_every=1000),
         Judging(samples=1000, rows=1000, scales=(2.0,), steps=(), bound_steps=0, ode_rows=0),

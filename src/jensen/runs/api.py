@@ -51,6 +51,8 @@ class Run(opening.Run):
         sampler: str | Sampler | None = None,
         steps: int | None = None,
         guidance: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
+        style_guidance: float | None = None,
         eta: float | None = None,
         mean: bool | None = None,
         track: Track = silent,
@@ -61,8 +63,8 @@ class Run(opening.Run):
             n: number of samples; with a single `cond`, all have that condition.
             cond: names of classes, or texts, one per sample.
             seed: random seed; samples depend only on the model and the seed.
-            sampler, steps, guidance, eta: changed sampling settings, if the family has them; a sampler is a name, or
-            your own.
+            sampler, steps, guidance, guidance_interval, style_guidance, eta: changed sampling settings, if the family
+                has them; a sampler is a name, or your own.
             mean: whether to draw means of p(x | z) instead of x, for models with latents.
             track: shows progress.
 
@@ -73,7 +75,15 @@ class Run(opening.Run):
         texts = (str(cond),) * (n if isinstance(n, int) else 1) if isinstance(cond, str | int) else tuple(cond)
         if n is not None and texts and n != len(texts):
             raise ValueError(f"n must be the number of conditions, {len(texts)}, or left out, got {n}")
-        changes = _given(sampler=sampler, steps=steps, guidance=guidance, eta=eta, mean=mean)
+        changes = _given(
+            sampler=sampler,
+            steps=steps,
+            guidance=guidance,
+            guidance_interval=guidance_interval,
+            style_guidance=style_guidance,
+            eta=eta,
+            mean=mean,
+        )
         return drawing(self, n, texts, seed=seed, **changes).samples(track)
 
     def interpolate(
@@ -86,6 +96,8 @@ class Run(opening.Run):
         sampler: str | Sampler | None = None,
         steps: int | None = None,
         guidance: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
+        style_guidance: float | None = None,
         eta: float | None = None,
         track: Track = silent,
     ) -> Samples:
@@ -95,7 +107,7 @@ class Run(opening.Run):
             n: number of interpolations.
             k: number of samples of each interpolation, at least 2.
             cond: name of the class, or text, of all interpolations, or one for each.
-            seed, sampler, steps, guidance, eta, track: as for `sample`.
+            seed, sampler, steps, guidance, guidance_interval, style_guidance, eta, track: as for `sample`.
 
         Raises:
             ValueError: for a request that the run cannot carry out.
@@ -104,7 +116,14 @@ class Run(opening.Run):
         texts = (cond,) * (n if isinstance(n, int) else 1) if isinstance(cond, str) else tuple(cond)
         if texts and n != len(texts):
             raise ValueError(f"cond must be one name, or one for each of {n} interpolations, got {len(texts)}")
-        changes = _given(sampler=sampler, steps=steps, guidance=guidance, eta=eta)
+        changes = _given(
+            sampler=sampler,
+            steps=steps,
+            guidance=guidance,
+            guidance_interval=guidance_interval,
+            style_guidance=style_guidance,
+            eta=eta,
+        )
         return drawing(self, n, texts, seed=seed, interpolate=k, **changes).samples(track)
 
     def encode(self, x: Tensor | np.ndarray, *, cond: str | Sequence[str] = ()) -> Tensor:

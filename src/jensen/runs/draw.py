@@ -71,7 +71,7 @@ def drawing(
         texts: conditions by name, one per sample.
         seed: random seed of the samples, from 0 to 2^64 - 1.
         interpolate: number of samples per interpolation, or None.
-        changes: changed sampling settings: "sampler", "steps", "guidance", "eta".
+        changes: changed sampling settings: those in `family.changes`, such as "steps".
 
     Raises:
         ValueError: for a request that the model cannot carry out.
@@ -86,7 +86,7 @@ def drawing(
     for option, refused in (
         ("--text", bool(texts) and known is None),
         ("--interpolate", interpolate is not None and not hasattr(model, "interpolate")),
-        *((f"--{key}", key not in family.changes) for key in changes),
+        *((f"--{key.replace('_', '-')}", key not in family.changes) for key in changes),
     ):
         if refused:
             raise ValueError(f"{option} cannot be used with a run of {name}")

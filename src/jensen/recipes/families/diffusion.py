@@ -117,7 +117,7 @@ class DiffusionLoss(Settings):
 
 
 class DiffusionSampling(Settings):
-    """How samples are drawn; `jensen sample` can change sampler, steps, guidance and eta."""
+    """How samples are drawn; `jensen sample` can change most of it."""
 
     sampler: str = "dpm++"
     """name of the sampler, such as ancestral, ddim, dpm++, unipc, heun"""
@@ -125,6 +125,11 @@ class DiffusionSampling(Settings):
     """sampling steps; each evaluates the denoiser once, or twice for heun"""
     guidance: NonNegative | None = 1.0
     """scale of classifier-free guidance; 1: none; null: 1.25 for pictures with conditions, otherwise 1"""
+    guidance_interval: tuple[Share, Share] = (0.0, 1.0)
+    """times between which guidance is active, [low, high]; t = 1 is noise, t = 0 data"""
+    style_guidance: NonNegative | None = None
+    """scale of guidance of the named styles of a text, while sampling.guidance is that of its characters; null: the
+    same for both"""
     shift: Rate = 1.0
     """time shift; above 1, more of the steps are taken at high noise"""
     grid: Literal["uniform", "karras"] = "uniform"
@@ -144,6 +149,8 @@ class DiffusionSampling(Settings):
 
     @model_validator(mode="after")
     def _in_range(self) -> DiffusionSampling:
+        if self.guidance == 1:
+            self.refuse_idle("by guidance 1", "guidance_interval", "style_guidance", prefix="sampling.")
         self.drawn(1.0)
         return self
 
@@ -153,12 +160,16 @@ class DiffusionSampling(Settings):
         return Sampling(**own, guidance=guidance if self.guidance is None else self.guidance, chunk=chunk)
 
 
+def _styled(space: Space) -> bool:
+    return isinstance(space.cond, Text) and bool(space.cond.styles)
+
+
 class Diffusion(Family):
     """A diffusion model: samples are denoised from noise step by step."""
 
     kind = "diffusion"
     judged = frozenset({"steps", "scales", "bound_steps", "ode_rows", "first"})
-    changes = ("sampler", "steps", "guidance", "eta")
+    changes = ("sampler", "steps", "guidance", "guidance_interval", "style_guidance", "eta")
     interpolation: ClassVar[Mapping[str, Any]] = {"sampler": "ddim"}
 
     network: DiffusionNetwork = DiffusionNetwork()
@@ -182,6 +193,8 @@ class Diffusion(Family):
             raise ValueError("sampling.clip needs pictures, got points")
         if self.sampling.guidance not in (None, 1) and (why := self._unguided(space)):
             raise ValueError(f"sampling.guidance must be 1, got {self.sampling.guidance:g}: {why}")
+        if self.sampling.style_guidance is not None and not _styled(space):
+            raise ValueError("sampling.style_guidance needs texts with named styles")
         denoiser, start = self._denoiser(nn.Identity()), self.sampling.start
         wanted = {start: "set sampling.start lower, to 0.999 for example"}
         if self.loss.variance == "learned":
@@ -213,9 +226,14 @@ class Diffusion(Family):
         interpolating: bool = False,
     ) -> None:
         changes = {**(self.interpolation if interpolating else {}), **changes}
-        model.sampling.changed(**changes)  # refuses what is out of range
+        changed = model.sampling.changed(**changes)  # refuses what is out of range
         if changes.get("guidance", 1) != 1 and (why := self._unguided(space)):
             raise ValueError(f"--guidance cannot be used with this run: {why}")
+        for key in ("guidance_interval", "style_guidance"):
+            if key in changes and changed.guidance == 1:
+                raise ValueError(f"--{key.replace('_', '-')} has no effect with guidance 1")
+        if "style_guidance" in changes and not _styled(space):
+            raise ValueError("--style-guidance cannot be used with this run: it has no texts with named styles")
         cond = self.condition(space)
         in_turn = isinstance(cond, Classes) and not interpolating  # classes are drawn in turn where none is given
         if cond is not None and self.loss.drop == 0 and not conditions and not in_turn:
@@ -243,7 +261,8 @@ class Diffusion(Family):
         denoiser = self._denoiser(self.network.network(space, cond, outputs=outputs), cond)
         guided = space.pictures and not self._unguided(space)
         sampling = self.sampling.drawn(GUIDANCE if guided else 1.0, self.network.chunk(space))
-        model = DiffusionModel(denoiser, space.shape, sampling)
+        unstyled = cond.unstyled if isinstance(cond, Text) and cond.styles else None
+        model = DiffusionModel(denoiser, space.shape, sampling, unstyled)
         model.centre, model.scale = space.moments()
         return model
 
