@@ -102,13 +102,13 @@ def timed(work: Callable[[], T]) -> tuple[T, float]:
     return work(), time.perf_counter() - start
 
 
-def attacked(most: int) -> tuple[int, ...]:
+def attacked(most: int, usual: tuple[int, ...] = Sizes.attack) -> tuple[int, ...]:
     """Numbers of pictures that the attacker labels, up to the most.
 
     >>> attacked(4000), attacked(1000)
     ((100, 1000, 4000), (100, 1000))
     """
-    return (*(n for n in Sizes.attack if n < most), most)
+    return (*(n for n in usual if n < most), most)
 
 
 def studied(study: Study, command: str, *, trial: bool, out: Path) -> Path:
@@ -136,7 +136,7 @@ def main(
     reader: Annotated[str | None, Option(help="run of the filter's reader; by default the run's own")] = None,
     second: Annotated[str | None, Option(help="run of the second reader; by default the one of the run's data")] = None,
     small: Annotated[bool, Option("--small", help="tiny sizes, to try the command")] = False,
-    labelled: Annotated[int, Option(min=1, help="most pictures that the attacker labels")] = Sizes.attack[-1],
+    labelled: Annotated[int | None, Option(min=1, help="most pictures that the attacker labels [10,000]")] = None,
     kept: Annotated[Path, Option(help="folder for what is drawn and trained")] = Path("runs/captcha-study"),
 ) -> None:
     """Study the CAPTCHA pictures of a run, and write docs/captcha.md."""
@@ -146,7 +146,8 @@ def main(
             made = opened(path_of(run))
             first, other = readers(made, reader, second)
             key = digest(weights_of(made.model), made.recipe.family, weights_of(first.network))
-            sizes = SMALL if small else replace(Sizes(), attack=attacked(labelled))
+            sizes = SMALL if small else Sizes()
+            sizes = replace(sizes, attack=attacked(labelled or sizes.attack[-1], sizes.attack))
             study = Study(made, first, other, sizes, Store(kept / key), track)
             out.mkdir(parents=True, exist_ok=True)
             kept.mkdir(parents=True, exist_ok=True)

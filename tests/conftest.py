@@ -1,6 +1,8 @@
-"""Shapes in signatures are checked while tests run; torch uses one thread in each worker."""
+"""Shapes in signatures are checked while tests run; torch uses one thread in each worker and what it starts."""
 
 from __future__ import annotations
+
+import os
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from jaxtyping import install_import_hook
 from PIL import Image
 
 torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start: threads of two would wait in turn
 settings.register_profile("always", derandomize=True, database=None, deadline=None)
 settings.register_profile("long", max_examples=10_000, database=None, deadline=None)
 settings.load_profile("always")

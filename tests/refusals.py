@@ -185,6 +185,7 @@ CREDENTIALS_DIRECTORY=secrets JENSEN_CAPTCHA_POOL_LOW=2000 jensen serve --part a
 CREDENTIALS_DIRECTORY=secrets JENSEN_CAPTCHA_ISSUE_RATE=30/day jensen serve --part api
 CREDENTIALS_DIRECTORY=secrets JENSEN_CAPTCHA_TRUSTED_PROXIES=10.0.0.0/8 jensen serve --part api
 CREDENTIALS_DIRECTORY=secrets JENSEN_CAPTCHA_TRUSTED_PROXIES='["10.0.0.1/8"]' jensen serve --part api
+CREDENTIALS_DIRECTORY=secrets JENSEN_CAPTCHA_TRUSTED_PROXIES='["0.0.0.0/0"]' jensen serve --part api
 CREDENTIALS_DIRECTORY=secrets JENSEN_CAPTCHA_STORE=sqlite:captcha.sqlite jensen serve --part api
 CREDENTIALS_DIRECTORY=secrets jensen serve --part api --store mysql://db/captcha
 CREDENTIALS_DIRECTORY=secrets jensen serve --part api --store sqlite:///nowhere/captcha.sqlite

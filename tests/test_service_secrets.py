@@ -237,6 +237,11 @@ def test_random_secrets_are_accepted():
             {"trusted_proxies": ["10.0.0.1/8"]},
             "JENSEN_CAPTCHA_TRUSTED_PROXIES.0 must be a network such as 10.0.0.0/8, got",
         ),
+        (
+            {"trusted_proxies": ["0.0.0.0/0"]},
+            "TRUSTED_PROXIES.0 must be a network of proxies, not of all addresses, got",
+        ),
+        ({"trusted_proxies": ["::/0"]}, "TRUSTED_PROXIES.0 must be a network of proxies, not of all addresses, got"),
         ({"metrics_token": "short"}, "JENSEN_CAPTCHA_METRICS_TOKEN must be 32 or more"),
     ],
 )
@@ -315,6 +320,14 @@ def test_what_is_missing_or_no_json_is_named(monkeypatch):
     monkeypatch.setenv("JENSEN_CAPTCHA_SITES", "{")
     with pytest.raises(ValueError, match=r"^JENSEN_CAPTCHA_SITES must be JSON$"):
         read_settings(secret=SECRET)
+    site = json.dumps(SITES["shop"])
+    for twice, text in (
+        ("shop", f'{{"shop": {site}, "shop": {site}}}'),
+        ("secret", f'{{"shop": {{"secret": 1, {site[1:]}}}'),
+    ):
+        monkeypatch.setenv("JENSEN_CAPTCHA_SITES", text)
+        with pytest.raises(ValueError, match=rf"^JENSEN_CAPTCHA_SITES must have each key once, got '{twice}' twice$"):
+            read_settings(secret=SECRET)
 
 
 def test_a_demonstration_has_secrets_of_its_own_and_test_keys(monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterable
@@ -21,6 +22,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -64,9 +66,12 @@ def _guessed(text: str) -> bool:
 
 def _network(value: Any) -> IPv4Network | IPv6Network:
     try:
-        return ip_network(value)
+        found = ip_network(value)
     except ValueError:
         raise ValueError(f"must be a network such as 10.0.0.0/8, got {value!r}") from None
+    if found.prefixlen == 0:  # visitors could then say any address of themselves
+        raise ValueError(f"must be a network of proxies, not of all addresses, got {value!r}")
+    return found
 
 
 Network = Annotated[IPv4Network | IPv6Network, PlainValidator(_network)]
@@ -93,6 +98,21 @@ class Site(BaseModel):
             if not HOSTNAME.fullmatch(name):
                 raise ValueError(f"must be hostnames in small letters, such as example.org, got {name!r}")
         return names
+
+
+class Environment(EnvSettingsSource):
+    """The environment, whose JSON has each key once."""
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        return json.loads(value, object_pairs_hook=_once)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for k, (key, _) in enumerate(pairs) if key in dict(pairs[:k]))
+        raise ValueError(f"must have each key once, got {twice!r} twice")
+    return found
 
 
 class Settings(BaseSettings):
@@ -196,7 +216,7 @@ class Settings(BaseSettings):
         cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: Any, **__: Any
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """What is given, the environment, and files in place of variables that are not set."""
-        environment = EnvSettingsSource(settings_cls)
+        environment = Environment(settings_cls)
         _refuse_unknown(environment.env_vars)
         environment.env_vars = _files() | dict(environment.env_vars)
         return init_settings, environment
@@ -223,8 +243,8 @@ def read_settings(**given: Any) -> Settings:
         return Settings(**given)
     except ValidationError as error:
         raise ValueError(_explained(error.errors(include_url=False, include_input=False)[0])) from None
-    except SettingsError as error:  # a setting that is no JSON
-        raise ValueError(_unread(str(error))) from None
+    except SettingsError as error:  # a setting that is no JSON, or has a key twice
+        raise ValueError(_unread(error)) from None
 
 
 def _files() -> dict[str, str]:
@@ -271,6 +291,7 @@ def _explained(error: ErrorDetails) -> str:
     return f"{key} {message}" if message.startswith("must ") else f"{key}: {message}"
 
 
-def _unread(message: str) -> str:
-    found = re.search(r'field "(\w+)"', message)
-    return f"{PREFIX}{found[1].upper() if found else '...'} must be JSON"
+def _unread(error: SettingsError) -> str:
+    found, why = re.search(r'field "(\w+)"', str(error)), error.__cause__
+    said = "must be JSON" if why is None or isinstance(why, json.JSONDecodeError) else str(why)
+    return f"{PREFIX}{found[1].upper() if found else '...'} {said}"
