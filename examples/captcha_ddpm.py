@@ -283,8 +283,14 @@ tabulate(("pictures", "whole texts read as asked", "single characters", "distanc
 #
 # `captcha-release` is a larger model, which is part of jensen: 5 or 6 letters and digits in 48 x 144 pixels, in colour.
 # Its data come from a drawing program with six fonts, six patterns of paper and six inks, whose names follow the text.
-# Half of all pairs of a font and a paper, and half of those of a font and an ink, never occur in the data. The model is
-# asked for combinations of both kinds, of texts that it was not trained on:
+# Half of all pairs of a font and a paper, and half of those of a font and an ink, never occur in the data. Some of its
+# examples lack the names of styles, so the network also has $f(z_t, t, a)$, of the text $a$ without its styles $b$, and
+# both can be guided by scales of their own (Brooks et al., 2023):
+#
+# $$\hat f = f(z_t, t) + w\, \bigl( f(z_t, t, a) - f(z_t, t) \bigr) + v\, \bigl( f(z_t, t, a, b) - f(z_t, t, a) \bigr)$$
+#
+# The text needs more guidance than the styles: $w = 7$ and $v = 4$, at high noise only, $t \ge 1/2$, where it is decided
+# which characters there are. The model is asked for combinations of both kinds, of texts that it was not trained on:
 
 
 # %%
