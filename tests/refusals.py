@@ -99,7 +99,8 @@ sample digits --guidance inf
 sample digits --guidance nan
 sample digits --guidance -1
 sample digits --guidance 1e300
-sample digits --guidance-interval 0.5 1
+sample digits --guidance 1 --guidance-interval 0.5 1
+sample digits --style-guidance 2
 sample digits --guidance 2 --guidance-interval 1 0.5
 sample run --guidance-interval 0.5 1
 sample digits --eta 2
@@ -273,7 +274,8 @@ digits-ddpm network.output=magic
 digits-ddpm loss.drop=2
 digits-unconditional sampling.guidance=2
 moons-diffusion sampling.guidance=2
-digits-ddpm sampling.guidance_interval=[0.5,1]
+digits-ddpm sampling.guidance=1 sampling.guidance_interval=[0.5,1]
+digits-ddpm sampling.guidance=2 sampling.style_guidance=2
 digits-ddpm sampling.guidance=2 sampling.guidance_interval=[1,0.5]
 moons-diffusion sampling.clip=true
 moons-diffusion network.kind=unet
