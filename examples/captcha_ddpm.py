@@ -289,8 +289,9 @@ tabulate(("pictures", "whole texts read as asked", "single characters", "distanc
 #
 # $$\hat f = f(z_t, t) + w\, \bigl( f(z_t, t, a) - f(z_t, t) \bigr) + v\, \bigl( f(z_t, t, a, b) - f(z_t, t, a) \bigr)$$
 #
-# The text needs more guidance than the styles: $w = 7$ and $v = 4$, at high noise only, $t \ge 1/2$, where it is decided
-# which characters there are. The model is asked for combinations of both kinds, of texts that it was not trained on:
+# The text needs more guidance than the styles: $w = 7$ and $v = 4$, at high noise only, $t \ge 1/2$, where it is
+# decided which characters there are. The model is asked for combinations of both kinds, of texts that it was not
+# trained on:
 
 
 # %%
@@ -358,7 +359,11 @@ def mixed(pairs, share):
     """Pictures between the two labels of each pair."""
     model = opened(RELEASE).model
     settings = replace(model.sampling, chunk=len(pairs), steps=scaled(16, 2))
-    between = Diffusion(Between(model.denoiser, share), model.shape, settings)
+
+    def unstyled(cond):
+        return torch.cat([model.unstyled(half) for half in cond.chunk(2, 1)], 1)
+
+    between = Diffusion(Between(model.denoiser, share), model.shape, settings, unstyled)
     between.centre, between.scale = model.centre, model.scale
     cond = torch.cat([opened(RELEASE).space.cond.encode(side) for side in zip(*pairs, strict=True)], 1)
     return between.sample(len(pairs), cond=cond, generator=generators(7, pairs))

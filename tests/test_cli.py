@@ -177,6 +177,11 @@ def test_guidance_without_a_text_is_said_to_do_nothing(run, tmp_path, capsys):
         err = capsys.readouterr().err
         assert err == "jensen: --guidance has no effect without --text: there is no condition\n"
         assert words[2:] or cell(strong, 0) == cell(plain, 0)
+    sampled(run, tmp_path, "-n", "1", "--guidance", "9", "--guidance-interval", "0.5", "1")
+    assert [line.split(" has")[0] for line in capsys.readouterr().err.splitlines()] == [
+        "jensen: --guidance",
+        "jensen: --guidance-interval",
+    ]
     sampled(run, tmp_path, "--text", "1234", "--guidance", "9")
     assert capsys.readouterr().err == ""
 

@@ -112,6 +112,7 @@ def test_times_are_shifted_towards_noise():
         ({"guidance": math.inf}, "guidance"),
         ({"guidance_interval": (0.6, 0.2)}, "guidance_interval must be two times, 0 <= low <= high <= 1"),
         ({"guidance_interval": (0.5, math.nan)}, "guidance_interval must be two times"),
+        ({"style_guidance": -1.0}, "style_guidance must be at least 0 and finite, got -1"),
         ({"start": 0.0}, "start"),
         ({"shift": 0.0}, "shift"),
         ({"precision": "half"}, "precision"),

@@ -322,6 +322,8 @@ def test_siteverify_says_what_is_wrong_by_its_published_code(visitor):
     assert said(json=["secret"]) == ["bad-request"]
     assert said(json={"secret": secret, "response": "x" * 5000}) == ["bad-request"]
     assert said(content=b"{", headers={"content-type": "application/json"}) == ["bad-request"]
+    twice = json.dumps({"secret": secret, "response": "x"})[:-1] + ', "secret": "y"}'
+    assert said(content=twice, headers={"content-type": "application/json"}) == ["bad-request"]
     assert said(content=b"[" * 10_000, headers={"content-type": "application/json"}) == ["bad-request"]
     assert said(content=b"\xff", headers={"content-type": "application/json"}) == ["bad-request"]
     assert said(content=b"secret=a&secret=b", headers={"content-type": "application/x-www-form-urlencoded"}) == [

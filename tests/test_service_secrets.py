@@ -238,10 +238,24 @@ def test_random_secrets_are_accepted():
             "JENSEN_CAPTCHA_TRUSTED_PROXIES.0 must be a network such as 10.0.0.0/8, got",
         ),
         (
-            {"trusted_proxies": ["0.0.0.0/0"]},
-            "TRUSTED_PROXIES.0 must be a network of proxies, not of all addresses, got",
+            {"trusted_proxies": ["10.0.0.1/8"]},
+            "must be a network such as 10.0.0.0/8, got '10.0.0.1/8'; did you mean '10.0.0.0/8'?",
         ),
-        ({"trusted_proxies": ["::/0"]}, "TRUSTED_PROXIES.0 must be a network of proxies, not of all addresses, got"),
+        ({"trusted_proxies": [True]}, "TRUSTED_PROXIES.0 must be a network such as 10.0.0.0/8, got True"),
+        (
+            {"trusted_proxies": ["10.0.0.0/8", "0.0.0.0/1"]},
+            "TRUSTED_PROXIES.1 must be a network of your proxies, no larger",
+        ),
+        ({"trusted_proxies": ["::/0"]}, "TRUSTED_PROXIES.0 must be a network of your proxies, no larger"),
+        ({"trusted_proxies": ["::ffff:10.0.0.0/104"]}, "TRUSTED_PROXIES.0 must be written as IPv4, got"),
+        ({"sites": {OTHER: "shop"}}, 'SITES.... must be {"secret": "...", "hostnames": ["example.org"]}'),
+        ({"sites": {OTHER: {"hostnames": ["x"]}}}, "SITES.....secret must be set"),
+        ({"sites": {f"{OTHER}!": SITES["shop"]}}, f"and no test key, got a text of {len(OTHER) + 1} characters"),
+        ({"sites": {"shop": SITES["shop"] | {OTHER: 1}}}, "SITES.shop.... is no setting of a site"),
+        ({"sites": {"shop": SITES["shop"] | {"hostnames": [f"{OTHER}.X"]}}}, "such as example.org, got a text of"),
+        ({"metrics_token": "\udcff" + OTHER[::-1]}, "JENSEN_CAPTCHA_METRICS_TOKEN must be 32 or more"),
+        ({"secret": "ä" + OTHER[::-1]}, "JENSEN_CAPTCHA_SECRET must be 32 or more"),
+        ({"secret": OTHER[::-1] + "\n"}, "JENSEN_CAPTCHA_SECRET must be 32 or more"),
         ({"metrics_token": "short"}, "JENSEN_CAPTCHA_METRICS_TOKEN must be 32 or more"),
     ],
 )
@@ -328,6 +342,21 @@ def test_what_is_missing_or_no_json_is_named(monkeypatch):
         monkeypatch.setenv("JENSEN_CAPTCHA_SITES", text)
         with pytest.raises(ValueError, match=rf"^JENSEN_CAPTCHA_SITES must have each key once, got '{twice}' twice$"):
             read_settings(secret=SECRET)
+    monkeypatch.setenv("JENSEN_CAPTCHA_SITES", f'{{"{OTHER}": 1, "{OTHER}": 1}}')
+    with pytest.raises(ValueError, match=r"must have each key once, got a text of \d+ characters twice$"):
+        read_settings(secret=SECRET)
+    for text in ("[" * 20_000, f"[{'9' * 5000}]"):
+        monkeypatch.setenv("JENSEN_CAPTCHA_SITES", text)
+        with pytest.raises(ValueError, match=r"^JENSEN_CAPTCHA_SITES must be JSON$"):
+            read_settings(secret=SECRET)
+
+
+def test_an_empty_variable_is_not_set(monkeypatch):
+    monkeypatch.setenv("JENSEN_CAPTCHA_TRUSTED_PROXIES", "")
+    assert read_settings(secret=SECRET, sites=SITES).trusted_proxies == ()
+    monkeypatch.setenv("JENSEN_CAPTCHA_SECRET", "")
+    with pytest.raises(ValueError, match=r"^JENSEN_CAPTCHA_SECRET must be set$"):
+        read_settings(sites=SITES)
 
 
 def test_a_demonstration_has_secrets_of_its_own_and_test_keys(monkeypatch):

@@ -32,7 +32,7 @@ class Legible:
     Attributes:
         name: the reader.
         samples, real: the model's pictures, and the classical drawer's of the same labels, that are read as asked.
-        relative: the first as a share of the second; None if that is 0.
+        relative: the first as a share of the second; None if that is below a half.
         shuffled: samples that are read as another one's text.
         characters, real_characters: single characters; None for a program that may find more or fewer.
         parts: whole texts of samples, and of real pictures, by length and by whether the style occurs in data.
@@ -122,7 +122,7 @@ def judged(
         name,
         drawn.exact,
         ceiling.exact,
-        relative(drawn.exact, ceiling.exact) if ceiling.exact.low > 0 else None,
+        relative(drawn.exact, ceiling.exact) if ceiling.exact.low > 0.5 else None,
         legibility(made, asked.roll(1, 0)).exact,
         drawn.character if aligned else None,
         ceiling.character if aligned else None,

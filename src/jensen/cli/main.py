@@ -156,7 +156,10 @@ def sample(
         typer.Option(metavar="NAME", help="ancestral, ddim, dpm++, heun, ...; kernels: langevin, mala, ascent"),
     ] = None,
     steps: Annotated[int | None, typer.Option(metavar="K", help="sampling steps")] = None,
-    guidance: Annotated[float | None, typer.Option(metavar="W", help="guidance scale; 1: none")] = None,
+    guidance: Annotated[
+        float | None,
+        typer.Option(metavar="W", help="guidance scale, of the text if its styles have their own; 1: none"),
+    ] = None,
     guidance_interval: Annotated[
         tuple[float, float] | None,
         typer.Option(metavar="LOW HIGH", help="times between which guidance is active, from 0 (data) to 1 (noise)"),

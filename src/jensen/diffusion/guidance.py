@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from numbers import Real
 from typing import Any
 
 import torch
@@ -14,11 +15,12 @@ from jensen.core.shapes import checked
 from jensen.diffusion.denoiser import Denoiser, Prediction
 
 
-def check_interval(interval: Any, name: str = "interval") -> None:
-    """Raise ValueError unless this is a pair of times, 0 <= low <= high <= 1."""
+def interval_of(interval: Any, name: str = "interval") -> tuple[float, float]:
+    """Two times, as floats, or ValueError unless 0 <= low <= high <= 1."""
     pair = isinstance(interval, tuple | list) and len(interval) == 2
-    if not pair or not all(isinstance(t, int | float) for t in interval) or not 0 <= interval[0] <= interval[1] <= 1:
+    if not pair or not all(isinstance(t, Real) for t in interval) or not 0 <= interval[0] <= interval[1] <= 1:
         raise ValueError(f"{name} must be two times, 0 <= low <= high <= 1, got {interval}")
+    return float(interval[0]), float(interval[1])
 
 
 class Guided(Denoiser):
@@ -34,7 +36,8 @@ class Guided(Denoiser):
         scale: guidance scale w, at least 0.
         interval: (low, high), the times between which guidance is active.
         rest: (v, function), the scale of the second part, at least 0, and a function from conditions (a, b), (B, ...),
-            to conditions of the first part alone; the denoiser is then evaluated three times. None: c is one part.
+            to conditions of the first part alone; the denoiser is then evaluated three times, unless the second parts
+            are empty. None: c is one part.
 
     Raises:
         ValueError: if the denoiser has no null condition, a scale is negative, or the interval is invalid; when
@@ -58,8 +61,7 @@ class Guided(Denoiser):
             raise ValueError(f"guidance scale must be at least 0, got {scale}")
         if rest is not None and not rest[0] >= 0:
             raise ValueError(f"guidance scale of the second part must be at least 0, got {rest[0]}")
-        check_interval(interval)
-        self.denoiser, self.scale, self.interval, self.rest = denoiser, scale, interval, rest
+        self.denoiser, self.scale, self.interval, self.rest = denoiser, scale, interval_of(interval), rest
         self.schedule = denoiser.schedule
         self.null = denoiser.null
 
@@ -77,7 +79,9 @@ class Guided(Denoiser):
         assert null is not None
         if cond.numel() != null.numel():
             raise ValueError(f"conditions must have the shape {tuple(null.shape)}, got {tuple(cond.shape)}")
-        given = [cond, null.to(cond).view_as(cond), *([] if first_part is None else [first_part(cond)])]
+        given = [cond, null.to(cond).view_as(cond)]
+        if first_part is not None and not torch.equal(part := first_part(cond), cond):
+            given.append(part)
         n = len(given)
         p = self.denoiser(torch.cat([z_t] * n), torch.cat([t] * n), torch.cat(given))
         fraction = None if p.fraction is None else p.fraction.chunk(n)[0]  # variances are not guided

@@ -121,7 +121,15 @@ def round_trip_error(case: Case) -> Part | None:
     x = case.test["x"][: min(100, max(16, NUMBERS // space.dims))].to(case.device)
     cond = case.test["cond"][: len(x)].to(case.device) if case.conditional else None
     end = 0.0 if model.denoiser.defined(torch.zeros(())) else case.settings.first
-    plain = {"guidance": 1.0, "clip": False, "shift": 1.0, "denoise": False, "precision": "float32", "end": end}
+    plain = {
+        "guidance": 1.0,
+        "style_guidance": None,
+        "clip": False,
+        "shift": 1.0,
+        "denoise": False,
+        "precision": "float32",
+        "end": end,
+    }
     scale = space.moments()[1].to(x) if space.by_column else 1.0
     advance, errors = case.track("round trip", sum(TRIPS)), []
     for steps in TRIPS:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, Literal, cast
 
 import torch
@@ -32,7 +32,7 @@ from jensen.diffusion import (
     slerp,
     time_grid,
 )
-from jensen.diffusion.guidance import check_interval
+from jensen.diffusion.guidance import interval_of
 from jensen.diffusion.likelihood import check_rows
 from jensen.diffusion.samplers.base import levels, rows_at
 from jensen.models.chunks import Chunk, chunks
@@ -49,11 +49,11 @@ class Sampling:
         sampler: a step, or its name in `jensen.diffusion.SAMPLERS`: "ancestral", "ddim", "dpm++", ...
         steps: number of sampling steps, each one evaluation of the denoiser (two for heun and predictor-corrector);
             guidance doubles the batch of an evaluation.
-        guidance: scale w of classifier-free guidance; 1: no guidance.
+        guidance: scale w of classifier-free guidance; 1: none.
         guidance_interval: (low, high), the times between which guidance is active; elsewhere the conditional model is
             used, which costs less.
         style_guidance: scale of the named styles of a text, while `guidance` is that of the text itself; None: the same
-            scale for both. A third evaluation of the denoiser.
+            scale for both. The batch of an evaluation is then tripled.
         clip: clip the predicted x to [-1, 1].
         grid: "uniform" times, or those of EDM, "karras": uniform in (sigma / alpha)^(1/7), for finite log-SNRs.
         shift: maps the times t of a uniform grid to shift t / (1 + (shift - 1) t); above 1, more steps are at high
@@ -100,11 +100,11 @@ class Sampling:
             raise ValueError(f"steps must be at most {MOST_STEPS}, got {self.steps}")
         style = self.guidance if self.style_guidance is None else self.style_guidance
         for name, scale in (("guidance", self.guidance), ("style_guidance", style)):
-            if isinstance(scale, str) or not 0 <= scale < math.inf:
+            if not isinstance(scale, Real) or not 0 <= scale < math.inf:
                 raise ValueError(f"{name} must be at least 0 and finite, got {scale}")
             if scale > MOST_GUIDANCE:
                 raise ValueError(f"{name} must be at most {MOST_GUIDANCE}, got {scale}")
-        check_interval(self.guidance_interval, "guidance_interval")
+        object.__setattr__(self, "guidance_interval", interval_of(self.guidance_interval, "guidance_interval"))
         if not 0 < self.shift < math.inf:
             raise ValueError(f"shift must be positive, got {self.shift}")
         if self.grid not in ("uniform", "karras") or (self.grid != "uniform" and self.shift != 1):
@@ -117,6 +117,11 @@ class Sampling:
             raise ValueError(f"precision must be float32 or bfloat16, got {self.precision!r}")
         if self.chunk < 1:
             raise ValueError(f"chunk must be at least 1, got {self.chunk}")
+
+    @property
+    def guided(self) -> bool:
+        """Whether there is guidance, of the condition or of its styles."""
+        return self.guidance != 1 or self.style_guidance not in (None, 1)
 
     @property
     def step(self) -> Sampler:
@@ -234,7 +239,7 @@ class Diffusion(nn.Module):
             ValueError: for a guidance of styles if there are none.
         """
         denoiser = self.denoiser
-        if settings.guidance != 1:
+        if settings.guided:
             rest = None
             if settings.style_guidance is not None:
                 if self.unstyled is None:

@@ -14,6 +14,7 @@ from jensen.core.progress import Advance, Track, silent
 from jensen.core.protocols import Sampleable
 from jensen.core.seeding import checked_seed, generator, generators
 from jensen.data.dataset import some
+from jensen.data.space import Text
 from jensen.judging.samples import coloured
 from jensen.report.samples import Samples
 from jensen.report.scatter import Classes as Coloured
@@ -86,7 +87,7 @@ def drawing(
     for option, refused in (
         ("--text", bool(texts) and known is None),
         ("--interpolate", interpolate is not None and not hasattr(model, "interpolate")),
-        *((f"--{key.replace('_', '-')}", key not in family.changes) for key in changes),
+        *((f"--{_dashed(key)}", key not in family.changes) for key in changes),
     ):
         if refused:
             raise ValueError(f"{option} cannot be used with a run of {name}")
@@ -96,8 +97,12 @@ def drawing(
         raise ValueError(f"samples cannot be drawn from a run of {name}")
     cond = known.encode(texts) if known is not None and texts else None
     family.refuse_request(model, space, changes, conditions=cond is not None, interpolating=interpolate is not None)
-    unguided = known is not None and not texts and known.width > 1 and changes.get("guidance", 1) != 1
-    notes = ("--guidance has no effect without --text: there is no condition",) * unguided
+    notes: tuple[str, ...] = ()
+    if known is not None and not texts and known.width > 1:
+        given = {key: value for key, value in changes.items() if "guidance" in key and value != 1}
+        notes = tuple(f"--{_dashed(key)} has no effect without --text: there is no condition" for key in given)
+    elif isinstance(known, Text) and cond is not None and "style_guidance" in changes and _unnamed(known, cond):
+        notes = ("--style-guidance has no effect without the name of a style in --text",)
     if interpolate is not None:
         rows = len(texts) or n or 8
         draw = _interpolations(model, rows, interpolate, texts, cond, seed, {**family.interpolation, **changes})
@@ -125,6 +130,15 @@ def drawing(
 
     classes = coloured(space.cond, cond)
     return Drawing(n, draw_all, None, named, comment, notes, columns=space.columns, classes=classes)
+
+
+def _unnamed(texts: Text, cond: Tensor) -> bool:
+    """Whether no style is named."""
+    return torch.equal(texts.unstyled(cond), cond)
+
+
+def _dashed(key: str) -> str:
+    return key.replace("_", "-")
 
 
 def _whole(n: object) -> bool:

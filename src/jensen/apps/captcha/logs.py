@@ -37,6 +37,7 @@ def start_logs() -> None:
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [], True
     logging.getLogger("uvicorn.error").setLevel(logging.INFO)
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of every broken form
     logging.getLogger("uvicorn.access").disabled = True  # it quotes paths; requests have lines of their own
 
 

@@ -51,8 +51,10 @@ HIDDEN = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, use_
 
 def _strong(secret: SecretStr | None) -> SecretStr | None:
     """Refuse secrets that can be guessed; tests and demonstrations have generated ones."""
-    if secret is not None and _guessed(secret.get_secret_value()):
-        raise ValueError(f"must be {SHORTEST} or more random characters, for example of `openssl rand -hex 32`")
+    if secret is not None:
+        text = secret.get_secret_value()
+        if _guessed(text) or not re.fullmatch("[!-~]+", text):
+            raise ValueError(f"must be {SHORTEST} or more random characters, for example of `openssl rand -hex 32`")
     return secret
 
 
@@ -64,13 +66,31 @@ def _guessed(text: str) -> bool:
     return len(text) < SHORTEST or len(set(text)) < VARIED or repeats or runs or bool(TEST_KEY.fullmatch(text))
 
 
+def _shown(text: str) -> str:
+    """A text as messages show it: its length alone if it may be a secret in the wrong place."""
+    return repr(text) if _guessed(text) else f"a text of {len(text)} characters"
+
+
+def _meant(value: Any) -> str:
+    """The network of an address with a length, as the end of a message."""
+    try:
+        return f"; did you mean '{ip_network(value, strict=False)}'?"
+    except ValueError:
+        return ""
+
+
 def _network(value: Any) -> IPv4Network | IPv6Network:
+    wrong = f"must be a network such as 10.0.0.0/8, got {value!r}"
+    if not isinstance(value, str | IPv4Network | IPv6Network):  # a number is an address for Python
+        raise ValueError(wrong)
     try:
         found = ip_network(value)
     except ValueError:
-        raise ValueError(f"must be a network such as 10.0.0.0/8, got {value!r}") from None
-    if found.prefixlen == 0:  # visitors could then say any address of themselves
-        raise ValueError(f"must be a network of proxies, not of all addresses, got {value!r}")
+        raise ValueError(wrong + _meant(value)) from None
+    if found.prefixlen < (8 if found.version == 4 else 7):  # visitors could then say any address of themselves
+        raise ValueError(f"must be a network of your proxies, no larger than a /8 (IPv6: a /7), got {value!r}")
+    if isinstance(found, IPv6Network) and found.network_address.ipv4_mapped is not None:
+        raise ValueError(f"must be written as IPv4, got {value!r}")
     return found
 
 
@@ -96,7 +116,7 @@ class Site(BaseModel):
     def _hostnames(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         for name in names:
             if not HOSTNAME.fullmatch(name):
-                raise ValueError(f"must be hostnames in small letters, such as example.org, got {name!r}")
+                raise ValueError(f"must be hostnames in small letters, such as example.org, got {_shown(name)}")
         return names
 
 
@@ -104,14 +124,29 @@ class Environment(EnvSettingsSource):
     """The environment, whose JSON has each key once."""
 
     def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
-        return json.loads(value, object_pairs_hook=_once)
+        try:
+            return json.loads(value, object_pairs_hook=once)
+        except Twice:
+            raise
+        except (ValueError, RecursionError):
+            raise ValueError("must be JSON") from None
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = next(key for k, (key, _) in enumerate(pairs) if key in dict(pairs[:k]))
-        raise ValueError(f"must have each key once, got {twice!r} twice")
+class Twice(ValueError):
+    """A key of a JSON object is given twice."""
+
+
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these keys and values.
+
+    Raises:
+        Twice: for a key that is given twice.
+    """
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise Twice(f"must have each key once, got {_shown(key)} twice")
+        found[key] = value
     return found
 
 
@@ -188,7 +223,7 @@ class Settings(BaseSettings):
         for key in sites:
             if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", key) or TEST_KEY.fullmatch(key):
                 raise ValueError(
-                    f"a site's key must be of 1 to 64 letters, digits, _ and -, and no test key, got {key!r}"
+                    f"a site's key must be of 1 to 64 letters, digits, _ and -, and no test key, got {_shown(key)}"
                 )
         return sites
 
@@ -216,7 +251,7 @@ class Settings(BaseSettings):
         cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: Any, **__: Any
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """What is given, the environment, and files in place of variables that are not set."""
-        environment = Environment(settings_cls)
+        environment = Environment(settings_cls, env_ignore_empty=True)
         _refuse_unknown(environment.env_vars)
         environment.env_vars = _files() | dict(environment.env_vars)
         return init_settings, environment
@@ -283,15 +318,18 @@ def _explained(error: ErrorDetails) -> str:
     if not error["loc"]:
         return message
     first, *rest = map(str, error["loc"])
-    key = ".".join([PREFIX + first.upper(), *rest])
+    key = ".".join([PREFIX + first.upper(), *(part if _guessed(part) else "..." for part in rest)])
     if error["type"] == "missing":
         return f"{key} must be set"
+    if error["type"] == "extra_forbidden":
+        return f"{key} is no setting of a site"
+    if error["type"] == "model_type":
+        return f'{key} must be {{"secret": "...", "hostnames": ["example.org"]}}'
     if error["type"] != "value_error":
         return f"{key} must be {must_be(error)}"
     return f"{key} {message}" if message.startswith("must ") else f"{key}: {message}"
 
 
 def _unread(error: SettingsError) -> str:
-    found, why = re.search(r'field "(\w+)"', str(error)), error.__cause__
-    said = "must be JSON" if why is None or isinstance(why, json.JSONDecodeError) else str(why)
-    return f"{PREFIX}{found[1].upper() if found else '...'} {said}"
+    found = re.search(r'field "(\w+)"', str(error))
+    return f"{PREFIX}{found[1].upper() if found else '...'} {error.__cause__ or 'must be JSON'}"

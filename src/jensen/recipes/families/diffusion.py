@@ -149,8 +149,6 @@ class DiffusionSampling(Settings):
 
     @model_validator(mode="after")
     def _in_range(self) -> DiffusionSampling:
-        if self.guidance == 1:
-            self.refuse_idle("by guidance 1", "guidance_interval", "style_guidance", prefix="sampling.")
         self.drawn(1.0)
         return self
 
@@ -160,8 +158,9 @@ class DiffusionSampling(Settings):
         return Sampling(**own, guidance=guidance if self.guidance is None else self.guidance, chunk=chunk)
 
 
-def _styled(space: Space) -> bool:
-    return isinstance(space.cond, Text) and bool(space.cond.styles)
+def _unstyled(space: Space) -> str:
+    """The reason why styles cannot be guided apart, or "" if they can."""
+    return "" if isinstance(space.cond, Text) and space.cond.styles else "there are no texts with named styles"
 
 
 class Diffusion(Family):
@@ -193,8 +192,10 @@ class Diffusion(Family):
             raise ValueError("sampling.clip needs pictures, got points")
         if self.sampling.guidance not in (None, 1) and (why := self._unguided(space)):
             raise ValueError(f"sampling.guidance must be 1, got {self.sampling.guidance:g}: {why}")
-        if self.sampling.style_guidance is not None and not _styled(space):
-            raise ValueError("sampling.style_guidance needs texts with named styles")
+        if self.sampling.style_guidance is not None and (why := self._unguided(space) or _unstyled(space)):
+            raise ValueError(f"sampling.style_guidance cannot be used: {why}")
+        if not self._drawn(space).guided:
+            self.sampling.refuse_idle("without guidance", "guidance_interval", prefix="sampling.")
         denoiser, start = self._denoiser(nn.Identity()), self.sampling.start
         wanted = {start: "set sampling.start lower, to 0.999 for example"}
         if self.loss.variance == "learned":
@@ -229,11 +230,10 @@ class Diffusion(Family):
         changed = model.sampling.changed(**changes)  # refuses what is out of range
         if changes.get("guidance", 1) != 1 and (why := self._unguided(space)):
             raise ValueError(f"--guidance cannot be used with this run: {why}")
-        for key in ("guidance_interval", "style_guidance"):
-            if key in changes and changed.guidance == 1:
-                raise ValueError(f"--{key.replace('_', '-')} has no effect with guidance 1")
-        if "style_guidance" in changes and not _styled(space):
-            raise ValueError("--style-guidance cannot be used with this run: it has no texts with named styles")
+        if "style_guidance" in changes and (why := self._unguided(space) or _unstyled(space)):
+            raise ValueError(f"--style-guidance cannot be used with this run: {why}")
+        if "guidance_interval" in changes and not changed.guided:
+            raise ValueError("--guidance-interval has no effect without guidance: give --guidance too")
         cond = self.condition(space)
         in_turn = isinstance(cond, Classes) and not interpolating  # classes are drawn in turn where none is given
         if cond is not None and self.loss.drop == 0 and not conditions and not in_turn:
@@ -256,11 +256,14 @@ class Diffusion(Family):
         learned = self.loss.variance == "learned"
         return NetworkDenoiser(net, schedule, output=self.network.output, null=null, learned_variance=learned)
 
+    def _drawn(self, space: Space) -> Sampling:
+        guided = space.pictures and not self._unguided(space)
+        return self.sampling.drawn(GUIDANCE if guided else 1.0, self.network.chunk(space))
+
     def model(self, space: Space) -> DiffusionModel:
         cond, outputs = self.condition(space), 2 if self.loss.variance == "learned" else 1
         denoiser = self._denoiser(self.network.network(space, cond, outputs=outputs), cond)
-        guided = space.pictures and not self._unguided(space)
-        sampling = self.sampling.drawn(GUIDANCE if guided else 1.0, self.network.chunk(space))
+        sampling = self._drawn(space)
         unstyled = cond.unstyled if isinstance(cond, Text) and cond.styles else None
         model = DiffusionModel(denoiser, space.shape, sampling, unstyled)
         model.centre, model.scale = space.moments()

@@ -8,6 +8,8 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from jensen.apps.captcha.settings import once
+
 NAMES = {"secret": "secret", "response": "response", "sitekey": "sitekey", "idempotency_key": "again"}
 LONGEST = 4096  # characters of a field
 
@@ -31,7 +33,8 @@ async def fields(request: Request) -> dict[str, str] | None:
 
 async def _object(request: Request) -> dict[str, Any] | None:
     try:
-        found = json.loads((await request.body()).decode("utf-8-sig"))  # from bytes it would read UTF-16 too
+        text = (await request.body()).decode("utf-8-sig")  # from bytes json would read UTF-16 too
+        found = json.loads(text, object_pairs_hook=once)
     except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
