@@ -250,7 +250,10 @@ def test_the_bound_trained_on_is_the_objectives():
         ({"sampling.eta": 0.5}, "eta is a setting of sampler 'ddim', got sampler 'dpm\\+\\+'"),
         ({"sampling.sampler": "dpm"}, "sampler must be one of"),
         ({"sampling.guidance": 2, "sampling.style_guidance": 1e7}, "style_guidance must be at most 1000000"),
-        ({"sampling.guidance": 2, "sampling.guidance_interval": (0.6, 0.2)}, "guidance_interval must be two times"),
+        (
+            {"sampling.guidance": 2, "sampling.guidance_interval": (0.6, 0.2)},
+            r"must be \[low, high\] with low <= high, got \[0.6, 0.2\]",
+        ),
         ({"sampling.guidance": 2, "sampling.guidance_interval": (0.6, 1.2)}, "sampling.guidance_interval"),
     ],
 )

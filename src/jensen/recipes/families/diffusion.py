@@ -7,7 +7,7 @@ from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import nn
 
 from jensen.core.objective import Objective
@@ -146,6 +146,13 @@ class DiffusionSampling(Settings):
     """noise of sampler ddim; 0: deterministic, 1: as much noise as ancestral sampling"""
     variance: Literal["posterior", "forward", "learned"] | None = None
     """variance of the steps of sampler ancestral"""
+
+    @field_validator("guidance_interval")
+    @classmethod
+    def _in_order(cls, interval: tuple[float, float]) -> tuple[float, float]:
+        if interval[0] > interval[1]:
+            raise ValueError(f"must be [low, high] with low <= high, got {list(interval)}")
+        return interval
 
     @model_validator(mode="after")
     def _in_range(self) -> DiffusionSampling:
