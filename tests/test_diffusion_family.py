@@ -316,9 +316,13 @@ def test_styles_of_a_text_are_guided_by_a_scale_of_their_own():
         (
             {"sampling.guidance": 2, "sampling.style_guidance": 2},
             PICTURES,
-            "sampling.style_guidance cannot be used: there are no texts with named styles",
+            "sampling.style_guidance must be null, got 2: there are no texts with named styles",
         ),
-        ({"sampling.style_guidance": 2}, POINTS, "sampling.style_guidance cannot be used: the model has no conditions"),
+        (
+            {"sampling.style_guidance": 2},
+            POINTS,
+            "sampling.style_guidance must be null, got 2: the model has no conditions",
+        ),
         ({"sampling.guidance_interval": (0.5, 1.0)}, PICTURES, "guidance_interval is not used without guidance"),
         (
             {"sampling.guidance": None, "sampling.guidance_interval": (0.5, 1.0)},

@@ -200,7 +200,7 @@ class Diffusion(Family):
         if self.sampling.guidance not in (None, 1) and (why := self._unguided(space)):
             raise ValueError(f"sampling.guidance must be 1, got {self.sampling.guidance:g}: {why}")
         if self.sampling.style_guidance is not None and (why := self._unguided(space) or _unstyled(space)):
-            raise ValueError(f"sampling.style_guidance cannot be used: {why}")
+            raise ValueError(f"sampling.style_guidance must be null, got {self.sampling.style_guidance:g}: {why}")
         if not self._drawn(space).guided:
             self.sampling.refuse_idle("without guidance", "guidance_interval", prefix="sampling.")
         denoiser, start = self._denoiser(nn.Identity()), self.sampling.start
