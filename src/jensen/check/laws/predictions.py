@@ -149,7 +149,7 @@ def classifier_free(_: float) -> Claims:
     $$\nabla\log p(z) + w\,(\nabla\log p(z|c) - \nabla\log p(z))$$
     For p(z|c) = N(a, s) and p(z) = N(b, r) it is -(1 - w)(z - b)/r - w (z - a)/s: conditional at w = 1, unconditional
     at w = 0. The predictions of x and eps are combined with the same w, so that z = alpha x + sigma eps still holds.
-    Outside of a guidance interval the conditional model is used.
+    Outside of a guidance interval the conditional model is used. Two parts of a condition can have two weights.
     Source: Ho & Salimans (2022), equation 6.
     """
     cond = torch.tensor([0, 1] * 10)
@@ -161,6 +161,9 @@ def classifier_free(_: float) -> Claims:
     limited = diffusion.Guided(Conditional(), 2.5, interval=(0.3, 0.6))(Z, T, cond)
     expected = torch.where(((T >= 0.3) & (T <= 0.6))[:, None], free + 2.5 * (given - free), given)
     yield close("score at w = 2.5 with the interval 0.3 <= t <= 0.6", expected, limited.score, TIGHT)
+    split, part = diffusion.Guided(Conditional(), 2.5, rest=(1.5, lambda c: 1 - c)), -of_class(Z, T, 1 - cond)[2]
+    expected = free + 2.5 * (part - free) + 1.5 * (given - part)
+    yield close("score at w = 2.5 of a part and v = 1.5 of the rest", expected, split(Z, T, cond).score, TIGHT)
 
 
 @law("guidance/classifier")
