@@ -32,7 +32,7 @@ class Legible:
     Attributes:
         name: the reader.
         samples, real: the model's pictures, and the classical drawer's of the same labels, that are read as asked.
-        relative: the first as a share of the second; None if that is below a half.
+        relative: the first as a share of the second; None unless the second's interval is above a half.
         shuffled: samples that are read as another one's text.
         characters, real_characters: single characters; None for a program that may find more or fewer.
         parts: whole texts of samples, and of real pictures, by length and by whether the style occurs in data.
