@@ -149,8 +149,9 @@ def classifier_free(_: float) -> Claims:
     $$\nabla\log p(z) + w\,(\nabla\log p(z|c) - \nabla\log p(z))$$
     For p(z|c) = N(a, s) and p(z) = N(b, r) it is -(1 - w)(z - b)/r - w (z - a)/s: conditional at w = 1, unconditional
     at w = 0. The predictions of x and eps are combined with the same w, so that z = alpha x + sigma eps still holds.
-    Outside of a guidance interval the conditional model is used. Two parts of a condition can have two weights.
-    Source: Ho & Salimans (2022), equation 6.
+    Outside of a guidance interval the conditional model is used. Two parts of a condition, a and b, can have weights w
+    and v of their own: p(z) (p(z|a) / p(z))^w (p(z|a,b) / p(z|a))^v.
+    Source: Ho & Salimans (2022), equation 6; Brooks et al., InstructPix2Pix (2023), equation 3, for two parts.
     """
     cond = torch.tensor([0, 1] * 10)
     (alpha, sigma), given, free = columns(T), -of_class(Z, T, cond)[2], -of_class(Z, T, torch.full_like(cond, 2))[2]
