@@ -24,6 +24,7 @@ from jensen.data.captcha import Painter, Style
 PROGRAM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 REQUIRED = "CI" in os.environ  # continuous integration sets it
 TEXT = "7038"
+ORDERED, REFUSED = "The order was accepted", "The order was rejected"  # words that the widget does not say
 POLICY = (
     "default-src 'none'; script-src {service}; style-src {service}; connect-src {service}; img-src data:; "
     "media-src data:; form-action 'self'"
@@ -113,7 +114,7 @@ class Shop(BaseHTTPRequestHandler):
         self.server.orders.append(form)
         asked = {"secret": SECRETS[SITE], "response": form.get("jensen-captcha-response", "")}
         found = httpx.post(f"{self.server.service}/siteverify", data=asked, timeout=60).json()
-        self._send(f"<!doctype html><title>Order</title><p>{'Thank you' if found['success'] else 'Refused'}</p>")
+        self._send(f"<!doctype html><title>Order</title><p>{ORDERED if found['success'] else REFUSED}</p>")
 
     def _send(self, text: str) -> None:
         self.send_response(200)

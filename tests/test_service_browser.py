@@ -13,7 +13,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 
 import browser as browsers
-from browser import POLICY, TEXT, chromium, shop, supply, visit
+from browser import ORDERED, POLICY, REFUSED, TEXT, chromium, shop, supply, visit
 from captcha_service import HOST, SECRETS, SITE, listening
 from captcha_service import Visitor as Client
 from jensen.apps.captcha import demo, service
@@ -92,11 +92,21 @@ def picture(found):
 
 
 def button(found, name, lang="en"):
-    return found.get_by_role("button", name=MESSAGES[lang][name])
+    return found.get_by_role("button", name=MESSAGES[lang][name], exact=True)
 
 
 def says(found, sentence, lang="en", **values):
-    found.get_by_role("status").get_by_text(MESSAGES[lang][sentence].format(**values)).wait_for()
+    text = MESSAGES[lang][sentence].format_map(MESSAGES[lang] | values)
+    found.get_by_role("status").get_by_text(text, exact=True).wait_for()
+
+
+def passed(found):
+    found.get_by_text(EN["passed"], exact=True).wait_for()
+
+
+def ordered(page, answer=ORDERED):
+    """The shop has answered; every sentence is waited for exactly, since some of the widget's contain others."""
+    page.get_by_text(answer, exact=True).wait_for()
 
 
 def until(happens):
@@ -134,12 +144,12 @@ def test_a_person_looks_asks_for_another_picture_listens_types_and_passes(visito
     until(lambda: listen.get_attribute("aria-pressed") == "false")
     found.get_by_label(EN["label"]).fill(f" {TEXT[:2]} {TEXT[2:]} ")
     button(found, "check").click()
-    found.get_by_text(EN["passed"]).wait_for()
+    passed(found)
     ((name, token),) = visitor.calls()
     assert name == "solved"
     assert visitor.page.evaluate("jensenCaptcha.getResponse()") == token
     visitor.page.get_by_role("button", name="Buy").click()
-    visitor.page.get_by_text("Thank you").wait_for()
+    ordered(visitor.page)
     assert shopped[1][-1] == {
         "item": "tea",
         "jensen-captcha-response": token,
@@ -177,7 +187,7 @@ def test_a_wrong_answer_is_said_and_the_right_one_passes_after_it(visitor, shopp
     assert picture(found) == first
     field.fill(TEXT)
     field.press("Enter")
-    found.get_by_text(EN["passed"]).wait_for()
+    passed(found)
 
 
 def test_three_wrong_answers_are_followed_by_another_picture(visitor, shopped):
@@ -239,10 +249,10 @@ def test_one_answer_is_sent_at_a_time(visitor, shopped, way):
     assert len(shopped[1]) == count
     held.let_go()
     if "form" in way:
-        visitor.page.get_by_text("Thank you").wait_for()
+        ordered(visitor.page)
         assert len(shopped[1]) == count + 1
     else:
-        found.get_by_text(EN["passed"]).wait_for()
+        passed(found)
         assert [name for name, *_ in visitor.calls()] == ["solved"]
     assert len(held.routes) == 1
 
@@ -261,7 +271,7 @@ def test_a_form_that_is_sent_twice_while_it_is_checked_is_sent_once(visitor, sho
     visitor.page.get_by_role("button", name="Buy").dblclick()
     until(lambda: visitor.page.evaluate("true") and held.routes)
     held.let_go()
-    found.get_by_text(EN["passed"]).wait_for()
+    passed(found)
     until(lambda: visitor.page.evaluate("sent"))
     assert visitor.page.evaluate("sent") == 1
 
@@ -283,7 +293,7 @@ def test_a_key_that_is_held_is_pressed_once(visitor, shopped):
     hold("wrong", left="2")
     field.fill(TEXT)
     field.press("Enter")
-    found.get_by_text(EN["passed"]).wait_for()
+    passed(found)
     assert [name for name in sent if name in ("challenge", "answer")] == ["challenge", "answer", "answer"]
 
 
@@ -305,7 +315,7 @@ def test_another_picture_is_asked_for_once_and_ends_the_wait_for_an_answer(visit
     field.press("Enter")
     until(lambda: visitor.page.evaluate("true") and len(answers.routes) == 2)
     answers.let_go()
-    found.get_by_text(EN["passed"]).wait_for()
+    passed(found)
     assert [name for name, *_ in visitor.calls()] == ["solved"]
 
 
@@ -338,7 +348,7 @@ def test_a_form_that_is_sent_first_is_checked_first(visitor, shopped):
     assert len(shopped[1]) == count
     found.get_by_label(EN["label"]).fill(TEXT)
     buy.click()
-    visitor.page.get_by_text("Thank you").wait_for()
+    ordered(visitor.page)
 
 
 @pytest.mark.parametrize("late", [("challenge",), ("challenge", "widget.css")], ids=["picture", "picture and styles"])
@@ -359,7 +369,7 @@ def test_a_form_that_is_sent_before_there_is_a_picture_is_held_and_the_visitor_i
     assert field.evaluate("(field) => field.matches(':focus')")
     field.fill(TEXT)
     buy.click()
-    visitor.page.get_by_text("Thank you").wait_for()
+    ordered(visitor.page)
     assert len(shopped[1]) == count + 1
 
 
@@ -374,7 +384,7 @@ def test_a_form_that_is_sent_while_another_picture_loads_is_held(visitor, shoppe
     held.routes.pop().abort()
     says(found, "offline")
     buy.click()  # there will be no picture: the shop's server decides
-    visitor.page.get_by_text("Refused").wait_for()
+    ordered(visitor.page, REFUSED)
     assert len(shopped[1]) == count + 1
     assert said(visitor) == {"net::ERR_FAILED"}
 
@@ -384,7 +394,7 @@ def test_a_token_that_was_not_used_in_time_is_taken_back(visitor, shopped):
     found = opened(visitor, at(shopped))
     found.get_by_label(EN["label"]).fill(TEXT)
     button(found, "check").click()
-    found.get_by_text(EN["passed"]).wait_for()
+    passed(found)
     visitor.page.clock.fast_forward(301_000)
     says(found, "lapsed")
     assert [name for name, *_ in visitor.calls()] == ["solved", "lapsed"]
@@ -433,13 +443,13 @@ def test_a_widget_that_was_taken_out_of_the_page_does_not_hold_its_form_and_is_f
     until(lambda: found.get_by_role("img").count() and picture(found) != first)
     found.get_by_label(EN["label"]).fill(TEXT)
     button(found, "check").click()
-    found.get_by_text(EN["passed"]).wait_for()
+    passed(found)
     ((_, token),) = visitor.calls()
     assert page.evaluate("jensenCaptcha.getResponse()") == token
     devtools = page.context.new_cdp_session(page)
     until(lambda: devtools.send("HeapProfiler.collectGarbage") == {} and page.evaluate("gone.deref() === undefined"))
     page.get_by_role("button", name="Buy").click()
-    page.get_by_text("Thank you").wait_for()
+    ordered(page)
 
 
 def test_a_widget_that_is_put_back_into_the_page_works_on(visitor, shopped):
@@ -451,7 +461,7 @@ def test_a_widget_that_is_put_back_into_the_page_works_on(visitor, shopped):
     assert picture(found) == first
     found.get_by_label(EN["label"]).fill(TEXT)
     page.get_by_role("button", name="Buy").click()
-    page.get_by_text("Thank you").wait_for()
+    ordered(page)
 
 
 def test_a_widget_that_was_taken_out_of_the_page_asks_for_no_picture(visitor, own):
@@ -461,7 +471,7 @@ def test_a_widget_that_was_taken_out_of_the_page_asks_for_no_picture(visitor, ow
     visitor.page.on("response", lambda response: asked.append(response.status))
     found.get_by_label(EN["label"]).fill(TEXT)
     button(found, "check").click()
-    found.get_by_text(EN["passed"]).wait_for()
+    passed(found)
     visitor.page.evaluate("() => (window.kept = document.querySelector('.jensen-captcha')).remove()")
     visitor.page.clock.fast_forward(400_000)
     assert [name for name, *_ in visitor.calls()] == ["solved"]
@@ -481,7 +491,7 @@ def test_a_page_that_is_gone_back_to_is_checked_again(visitor, shopped):
     found = opened(visitor, at(shopped))
     found.get_by_label(EN["label"]).fill(TEXT)
     button(found, "check").click()
-    found.get_by_text(EN["passed"]).wait_for()
+    passed(found)
     visitor.page.evaluate("dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))")
     found.get_by_role("img").wait_for()
     assert visitor.page.evaluate("jensenCaptcha.getResponse()") == ""
@@ -515,8 +525,7 @@ def test_a_pool_that_stays_empty_is_asked_no_more_and_the_visitor_is_told(visito
     visitor.page.clock.install()
     button(found, "fresh", lang).click()
     until(lambda: visitor.page.clock.fast_forward(5000) or asked.count(503) == 11)
-    sentence = MESSAGES[lang]["stopped"].format(fresh=MESSAGES[lang]["fresh"])
-    found.get_by_role("status").get_by_text(sentence, exact=True).wait_for()
+    says(found, "stopped", lang)
     visitor.page.clock.fast_forward(600_000)
     assert found.get_by_role("img").count() == 0  # the earlier picture cannot be answered any more
     assert found.get_by_label(MESSAGES[lang]["label"]).get_attribute("aria-invalid") is None
@@ -539,10 +548,10 @@ def test_an_answer_that_could_not_be_checked_is_kept_and_not_called_wrong(visito
         patch.setattr(own[2], "find", lost)
         field.fill(TEXT)
         field.press("Enter")
-        found.get_by_role("status").get_by_text(EN["unchecked"].format(check=EN["check"]), exact=True).wait_for()
+        says(found, "unchecked")
     assert field.get_attribute("aria-invalid") is None
     field.press("Enter")
-    found.get_by_text(EN["passed"]).wait_for()
+    passed(found)
     assert said(visitor) == {"503 (Service Unavailable)"}
 
 
@@ -567,7 +576,7 @@ def test_a_network_that_is_down_is_said_and_the_answer_is_kept(visitor, shopped)
     assert field.get_attribute("aria-invalid") is None
     visitor.page.unroute("**/answer")
     field.press("Enter")
-    found.get_by_text(EN["passed"]).wait_for()
+    passed(found)
     assert visitor.calls()[0] == ["failed", "network"]
     assert said(visitor) == {"net::ERR_FAILED"}
 
@@ -577,7 +586,7 @@ def test_a_page_of_another_site_is_told_so(visitor, shopped):
     says(widget(visitor.page), "refused")
     assert visitor.calls() == [["failed", "unknown-site"]]
     visitor.page.get_by_role("button", name="Buy").click()  # the shop's server decides
-    visitor.page.get_by_text("Refused").wait_for()
+    ordered(visitor.page, REFUSED)
     assert said(visitor) == {"404 (Not Found)"}
 
 
@@ -607,12 +616,12 @@ def test_the_keyboard_is_enough_and_its_focus_is_seen(visitor, shopped):
         page.keyboard.press("Shift+Tab")
     page.keyboard.type(TEXT)
     page.keyboard.press("Enter")
-    widget(page).get_by_text(EN["passed"]).wait_for()
+    passed(widget(page))
     assert page.evaluate(FOCUSED)[0] == EN["passed"]
     page.keyboard.press("Tab")
     assert page.evaluate(FOCUSED)[0] == "Buy"
     page.keyboard.press("Enter")
-    page.get_by_text("Thank you").wait_for()
+    ordered(page)
 
 
 def test_without_javascript_the_check_is_a_form(browser, served, shopped):
@@ -625,7 +634,7 @@ def test_without_javascript_the_check_is_a_form(browser, served, shopped):
         assert page.get_by_role("img").get_attribute("src") != first
         page.get_by_label(EN["label"]).fill("1111")
         page.get_by_role("button", name=EN["check"]).click()
-        page.get_by_text(EN["spent"]).wait_for()
+        page.get_by_text(EN["spent"], exact=True).wait_for()
         assert page.evaluate("document.activeElement.id") == "answer"
         page.get_by_label(EN["label"]).fill(TEXT)
         page.get_by_role("button", name=EN["check"]).click()
@@ -635,7 +644,7 @@ def test_without_javascript_the_check_is_a_form(browser, served, shopped):
         page.get_by_label(EN["label"]).fill(TEXT)
         page.keyboard.press("Enter")
         page.get_by_role("button", name=EN["continue"].format(hostname="localhost")).click()
-        page.get_by_text("Thank you").wait_for()
+        ordered(page)
         assert visitor.errors == []
     with httpx.Client(base_url=served[0], timeout=60) as client:
         assert Client(client).verify(token)["success"]
@@ -652,7 +661,7 @@ def test_without_javascript_the_demonstration_takes_a_code(browser, demonstratio
         other.value.keyboard.press("Enter")
         page.get_by_label(EN["token"]).fill(other.value.get_by_label(EN["token"]).input_value())
         page.get_by_role("button", name=EN["demo_send"]).click()
-        page.get_by_text(EN["demo_accepted"]).wait_for()
+        page.get_by_text(EN["demo_accepted"], exact=True).wait_for()
         assert page.get_by_text("Hello").is_visible()
 
 
@@ -661,7 +670,7 @@ def test_the_demonstration_posts_a_comment(visitor, demonstration):
     visitor.page.get_by_label(MESSAGES["fa"]["demo_comment"]).fill("\u0633\u0644\u0627\u0645")
     found.get_by_label(MESSAGES["fa"]["label"]).fill("\u06f7\u06f0\u06f3\u06f8")  # in Persian digits
     visitor.page.get_by_role("button", name=MESSAGES["fa"]["demo_send"]).click()
-    visitor.page.get_by_text(MESSAGES["fa"]["demo_accepted"]).wait_for()
+    visitor.page.get_by_text(MESSAGES["fa"]["demo_accepted"], exact=True).wait_for()
 
 
 def addresses(kind, lang, served, shopped, demonstration):

@@ -6,13 +6,14 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from numbers import Integral, Real
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from jensen.core.modes import evaluating
+from jensen.core.precision import Precision, mixed
 from jensen.core.seeding import Rng, normal
 from jensen.core.shapes import check_count, checked, mean_per_example
 from jensen.core.types import Likelihood
@@ -62,7 +63,7 @@ class Sampling:
         end: the last time, below start; above 0 to encode with a network that predicts x, which has no eps at t = 0.
         denoise: remove the noise that is left at `end`: z is replaced by its denoised mean, for one more evaluation; no
             effect if sigma is 0 there.
-        precision: "bfloat16" for autocast, or "float32".
+        precision: "bfloat16" for autocast, "float32", or "auto": bfloat16 on a device that has arithmetic in it.
         chunk: number of rows that are evaluated together; fixed, so that the last bits of a row never depend on the
             number of samples.
         eta: for "ddim": 0 is deterministic, 1 is ancestral sampling with the posterior's variance. None: the sampler's
@@ -82,7 +83,7 @@ class Sampling:
     start: float = 1.0
     end: float = 0.0
     denoise: bool = False
-    precision: str = "float32"
+    precision: Precision = "float32"
     chunk: int = 32
     eta: float | None = None
     variance: str | None = None
@@ -113,8 +114,8 @@ class Sampling:
             raise ValueError(f"start must be in (0, 1], got {self.start}")
         if not 0 <= self.end < self.start:
             raise ValueError(f"end must be in [0, start), got {self.end} with start {self.start}")
-        if self.precision not in ("float32", "bfloat16"):
-            raise ValueError(f"precision must be float32 or bfloat16, got {self.precision!r}")
+        if self.precision not in get_args(Precision):
+            raise ValueError(f"precision must be auto, bfloat16 or float32, got {self.precision!r}")
         if self.chunk < 1:
             raise ValueError(f"chunk must be at least 1, got {self.chunk}")
 
@@ -506,7 +507,8 @@ class Diffusion(nn.Module):
             if on_step is not None:
                 on_step(step, self.restore(z[: chunk.n]))
 
-        with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+        half = mixed(settings.precision, device)
+        with torch.autocast(device.type, half, enabled=half is not None):
             z = integrate(settings.step, denoiser, z, times, cond=cond, generator=chunk.generator, on_step=report)
             if settings.denoise and bool(times[-1] < times[0]) and bool(levels(denoiser, times[-1], z)[1] > 0):
                 z = (self._alpha(times[-1]) * denoiser(z, rows_at(times[-1], z), cond).x).to(z)

@@ -10,6 +10,7 @@ import torch
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from jensen.core.objective import Objective, partition
+from jensen.core.precision import Precision, mixed
 from jensen.core.settings import Settings
 from jensen.training import WIDEST, Budget, Player, power_decay, warm_decay, warm_then_decay
 from jensen.training.distributed import processes
@@ -71,8 +72,8 @@ class Training(Settings):
     (`jensen sample --width`)"""
     snapshots: Positive = SNAPSHOTS
     """snapshots of power-function averages, evenly spread over training, from which other widths are reconstructed"""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """precision of the forward pass; bfloat16: mixed precision"""
+    precision: Precision = "float32"
+    """precision of the forward pass; bfloat16: mixed precision; auto: bfloat16 on a device that has arithmetic in it"""
     skip_nonfinite: Annotated[int, Field(ge=0, le=1000)] = 0
     """steps in a row that may be skipped because a loss, a gradient or a weight is not finite; 0 with several
     processes"""
@@ -161,7 +162,8 @@ class Training(Settings):
 
     @property
     def autocast(self) -> torch.dtype | None:
-        return torch.bfloat16 if self.precision == "bfloat16" else None
+        """The dtype of mixed precision on the device of training, or None for float32."""
+        return mixed(self.precision, self.torch_device())
 
     def players(self, objective: Objective, budget: Budget) -> dict[str, Player]:
         """AdamW for every player of the objective, at its own learning rate where `rates` has one.

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from torch import nn
 
 from jensen.core.objective import Objective
+from jensen.core.precision import Precision
 from jensen.core.settings import Settings
 from jensen.data.space import Classes, Space, Text
 from jensen.diffusion import (
@@ -140,8 +141,8 @@ class DiffusionSampling(Settings):
     """clip predicted pictures to [-1, 1]"""
     denoise: bool = False
     """replace a sample by its denoised mean after the last step, for a schedule that ends above zero noise"""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """precision of the network; bfloat16: mixed precision"""
+    precision: Precision = "float32"
+    """precision of the network; bfloat16: mixed precision; auto: bfloat16 on a device that has arithmetic in it"""
     eta: Share | None = None
     """noise of sampler ddim; 0: deterministic, 1: as much noise as ancestral sampling"""
     variance: Literal["posterior", "forward", "learned"] | None = None
