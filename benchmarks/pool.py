@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from jensen.apps.captcha.pool import BATCH, Pool, Trained, speaker
+from jensen.apps.captcha.pool import Pool, Trained, speaker
 from jensen.apps.captcha.settings import Settings
 from jensen.apps.captcha.store import open_store
 from jensen.metrics import wilson
@@ -35,11 +35,11 @@ def measure(drawer: Trained, seconds: float, threads: int) -> str:
         settings = Settings(secret=secrets.token_hex(32), sites=sites, store=path)
         store = open_store(settings.store)
         pool = Pool(drawer, store, settings, speaker(settings, drawer.texts.alphabet))
-        pool.add(BATCH)  # the first batch is slower
+        pool.add(drawer.batch)  # the first batch is slower
         pool.tally = type(pool.tally)()
         began = time.perf_counter()
         while time.perf_counter() - began < seconds:
-            pool.add(BATCH)
+            pool.add(drawer.batch)
         store.close()
     tally = pool.tally
     kept, characters = wilson(tally.accepted, tally.drawn), tally.read / tally.characters
@@ -52,7 +52,7 @@ def main(run: str = "captcha-release", seconds: str = "120") -> None:
     made = open_run(Path(run), "cpu")
     sampling = made.recipe.family.sampling
     drawer = Trained(made)
-    print(f"{run}: {sampling.steps} steps, guidance {sampling.guidance}, batches of {BATCH}; {facts()}\n")
+    print(f"{run}: {sampling.steps} steps, guidance {sampling.guidance}, batches of {drawer.batch}; {facts()}\n")
     print("| threads | drawn | a second | kept by the filter | characters read | kept a second | challenges a day |")
     print("|---|---|---|---|---|---|---|")
     for threads in sorted({torch.get_num_threads(), 1}, reverse=True):

@@ -64,7 +64,7 @@ def fill(
 class Classical:
     """Draws by the captcha package, not a model, which is fast."""
 
-    source = "the classical drawer of the captcha package"
+    source, batch = "the classical drawer of the captcha package", 32
 
     def __init__(self):
         self.texts, self.reader = Style().texts, Captcha().open_reader(open_other)

@@ -365,7 +365,7 @@ WRONG_TRAIN = [
     (["captcha", "--set", "training.rate=NaN"], ["training.rate must be a finite number, got nan"]),
     (
         ["captcha", "--set", "training.precision=float8"],
-        ["training.precision must be 'float32' or 'bfloat16', got 'float8'"],
+        ["training.precision must be 'auto', 'bfloat16' or 'float32', got 'float8'"],
     ),
     (["captcha", "--set", "training.device=tpu"], ["training.device must be auto, cpu, cuda or cuda:N, got"]),
     (["captcha", "--set", "training=3"], ["'training' is a group"]),

@@ -18,6 +18,7 @@ from jensen.judging import Case, Played, bounds
 from jensen.judging.case import drawer
 from jensen.judging.settings import Judging
 from jensen.models import Diffusion as Model
+from jensen.models import Sampling
 from jensen.objectives import Hybrid
 from jensen.recipes.families.diffusion import Diffusion
 from jensen.recipes.settings import Training
@@ -109,6 +110,41 @@ def test_every_sampler(output):
         for sampler in SAMPLERS:
             made = model.sample(2, sampler=sampler, steps=3, chunk=2)
             assert bool(made.isfinite().all()), (schedule, sampler)
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind", "rows"),
+    [
+        ((2,), "mlp", 256),
+        ((1, 8, 8), "mlp", 256),
+        ((1, 24, 64), "unet", 32),
+        ((3, 48, 48), "unet", 28),  # 65,536 / 2,304
+        ((3, 48, 144), "unet", 9),
+        ((3, 1024, 1024), "unet", 1),
+    ],
+)
+def test_samples_that_are_drawn_together_fit_into_a_cache(shape, kind, rows):
+    space = Space(shape, None if kind == "mlp" else 256)
+    assert family({"network.kind": kind}).network.chunk(space) == rows
+
+
+@pytest.mark.parametrize(("device", "rows"), [("cpu", [3, 3, 3, 1]), ("meta", [10])])
+def test_a_gpu_draws_more_samples_together_than_a_cpu(device, rows):
+    """3 in a chunk, and 16 times as many."""
+
+    asked = []
+
+    class Drawn(nn.Module):
+        sampling = Sampling(chunk=3)
+
+        def sample(self, n, *, cond=None, generator=None, chunk):
+            asked.append((n, chunk))
+            return torch.zeros(n, 2)
+
+    model = Drawn()
+    model.register_buffer("centre", torch.zeros(2, device=device))
+    drawer(model, POINTS, 0)(10)
+    assert asked == [(n, 3 if device == "cpu" else 48) for n in rows]
 
 
 @pytest.mark.parametrize("space", [PICTURES, TEXTS, Space((2, 8, 8))], ids=["classes", "texts", "none"])

@@ -47,7 +47,7 @@ def test_samples_of_the_gaussian_oracle_have_its_moments():
     assert x.std().item() == pytest.approx(deviation, abs=4 * deviation / (2 * n) ** 0.5)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "auto"])
 @pytest.mark.parametrize("sampler", ["ancestral", "dpm++"])
 def test_a_row_is_bit_for_bit_a_function_of_its_generator(precision, sampler):
     model = unet_model(precision=precision, sampler=sampler, guidance=3.0, clip=True, chunk=4)

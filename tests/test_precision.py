@@ -16,6 +16,7 @@ from torch import nn
 
 import jensen
 from jensen.cli.main import main
+from jensen.core.precision import mixed, native
 from jensen.nn import UNet
 from jensen.recipes.words import configure
 from jensen.training import recompute
@@ -178,6 +179,64 @@ def test_gradients_in_bfloat16_are_those_of_float32_up_to_rounding(name):
             terms = (found[player][1].total, *found[player][1].terms.values())
             assert {v.dtype for v in terms if v.is_floating_point()} <= {torch.float32, torch.float64}, more
             torch.testing.assert_close(found[player][1].total, loss.total, rtol=0.02, atol=0.01)
+
+
+ABLE = {
+    "Zen 3": ({"architecture": "x86_64", "avx2": True, "avx512_f": False, "avx512_bf16": False}, False),
+    "Skylake": ({"architecture": "x86_64", "avx2": True, "avx512_f": True, "amx_bf16": False}, False),
+    "Zen 4": ({"architecture": "x86_64", "avx512_f": True, "avx512_bf16": True, "amx_bf16": False}, True),
+    "Sapphire Rapids": ({"architecture": "x86_64", "avx512_bf16": True, "amx_bf16": True}, True),
+    "Neoverse N1": ({"architecture": "aarch64", "neon": True, "bf16": False}, False),
+    "Neoverse V1": ({"architecture": "aarch64", "neon": True, "bf16": True}, True),
+}
+
+
+def on(monkeypatch, processor):
+    able, half = ABLE[processor]
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    return half
+
+
+@pytest.mark.parametrize("processor", ABLE)
+def test_auto_is_bfloat16_where_the_processor_has_arithmetic_in_it(monkeypatch, processor):
+    half, here = on(monkeypatch, processor), torch.device("cpu")
+    assert native(here) == half
+    assert mixed("auto", here) == (torch.bfloat16 if half else None)
+    assert mixed("bfloat16", here) == torch.bfloat16
+    assert mixed("float32", here) is None
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_on_a_gpu_it_is_that_of_the_gpu_without_emulation(monkeypatch, half):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or half)
+    assert native(torch.device("cuda")) == half
+
+
+@pytest.mark.parametrize("processor", ["Zen 3", "Zen 4"])
+def test_a_run_that_chooses_its_precision_is_bit_for_bit_one_in_that_precision(tmp_path, monkeypatch, processor):
+    """It trains, is recorded, and draws like it."""
+    chosen = "bfloat16" if on(monkeypatch, processor) else "float32"
+    weights, drawn = [], []
+    for kind in ("auto", "float32", "bfloat16"):
+        out = tmp_path / kind
+        settings = COMMON | TINY["digits-ddpm"] | {"training.previews": 0, "training.precision": kind}
+        settings["sampling.precision"] = kind
+        run = jensen.train("digits-ddpm", out, steps=2, settings=settings)
+        weights.append(b"".join(p.numpy().tobytes() for p in run.model.parameters()))
+        drawn.append(run.sample(2, seed=0).x)
+        notes = [json.loads(line).get("note") for line in (out / "journal.jsonl").read_text().splitlines()]
+        assert (f"training.precision auto: {chosen}" in notes) == (kind == "auto")
+    same = [1 if k == chosen else 0 for k in ("float32", "bfloat16")]
+    assert [weights[0] == w for w in weights[1:]] == [torch.equal(drawn[0], x) for x in drawn[1:]] == same
+
+
+@pytest.mark.parametrize("processor", ["Zen 3", "Zen 4"])
+def test_who_asks_for_an_emulated_precision_is_told(tmp_path, monkeypatch, capsys, processor):
+    half = on(monkeypatch, processor)
+    given = tiny("digits-vae", training__precision="bfloat16", training__steps=2)
+    main(["train", "digits-vae", "--out", str(tmp_path / "run"), *given])
+    said = "jensen: training.precision=bfloat16 is emulated here, many times more slowly than float32: use auto\n"
+    assert (said in capsys.readouterr().err) != half
 
 
 @pytest.mark.parametrize("name", ["moons-vae", "digits-ddpm"])

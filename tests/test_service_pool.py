@@ -14,7 +14,7 @@ from PIL import Image
 from captcha_service import Classical, settings
 from jensen.apps.captcha.answers import text_digest
 from jensen.apps.captcha.keys import Keys
-from jensen.apps.captcha.pool import BATCH, Pool, Tally, Trained, described, encoded
+from jensen.apps.captcha.pool import Pool, Tally, Trained, described, encoded
 from jensen.apps.captcha.store import open_store
 from jensen.cli.main import main
 from jensen.data.captcha import Painter, Style
@@ -75,7 +75,7 @@ def test_a_picture_is_pixels_and_nothing_else():
 
 
 def test_the_pool_is_filled_from_below_the_low_mark_up_to_the_high_one(pool):
-    assert pool.wanted() == 8 < BATCH
+    assert pool.wanted() == 8 < pool.drawer.batch
     while count := pool.wanted():
         pool.add(count)
     assert pool.store.waiting()[0] == 8
@@ -93,7 +93,7 @@ def test_the_log_says_what_is_drawn():
 def test_the_pool_stops_at_its_bytes(tmp_path):
     chosen = settings(tmp_path, pool_low=4, pool_high=1000, pool_bytes=1)
     pool = Pool(Classical(), open_store(chosen.store), chosen)
-    assert pool.wanted() == BATCH
+    assert pool.wanted() == 32
     pool.add(1)
     assert pool.wanted() == 0
     pool.store.close()

@@ -27,6 +27,7 @@ from jensen.training.distributed import divided
 
 T = TypeVar("T")
 CHUNK = 256  # number of samples that are drawn together, if the model does not set it
+ON_A_GPU = 16  # times as many as a model sets, which suits a CPU
 
 
 class Draw(Protocol):
@@ -43,9 +44,16 @@ class Draw(Protocol):
     ) -> Tensor: ...
 
 
+def together(model: object) -> int:
+    """Number of samples that are drawn together on the device of a model."""
+    own = getattr(getattr(model, "sampling", None), "chunk", None)
+    if own is None:
+        return CHUNK
+    return int(own) if device_of(model).type == "cpu" else ON_A_GPU * own
+
+
 def drawer(model: nn.Module, space: Space, own_seed: int) -> Draw:
     """A function that draws samples; sample i depends on (model, seed, i) alone, or on its condition and repeats."""
-    chunk = getattr(getattr(model, "sampling", None), "chunk", CHUNK)
 
     def draw(
         n: int,
@@ -58,7 +66,9 @@ def drawer(model: nn.Module, space: Space, own_seed: int) -> Draw:
         if not isinstance(model, Sampleable):
             raise ValueError(f"{type(model).__name__} draws nothing")
         keys = range(n) if cond is None or space.cond is None else space.cond.decode(cond)
-        rng = generators(own_seed if seed is None else seed, keys)
+        rng, chunk = generators(own_seed if seed is None else seed, keys), together(model)
+        if hasattr(getattr(model, "sampling", None), "chunk"):
+            changes = {"chunk": chunk, **changes}
 
         def drawn(rows: slice) -> Tensor:
             given = None if cond is None else cond[rows]

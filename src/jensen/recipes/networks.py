@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
@@ -17,8 +18,10 @@ from jensen.recipes.settings import Momentum
 TINY = 12  # pixels along the shorter side, up to which a picture is learnt by fully connected layers
 OF_KIND = {"mlp": ("width", "dropout"), "unet": ("widths", "patch", "attention")}
 """Settings that only one kind of network has."""
-CHUNK = {"mlp": 256, "unet": 32}
-"""Number of samples that are evaluated together."""
+ROWS = {"mlp": 256, "unet": 32}
+"""Most samples that are evaluated together."""
+PIXELS = 2**16
+"""Most pixels that a U-Net evaluates together: more do not fit into a processor's cache, and are no faster."""
 
 
 def large(space: Space) -> bool:
@@ -86,7 +89,9 @@ class DenoiserNetwork(Settings):
         return "unet" if large(space) or (space.pictures and isinstance(space.cond, Text)) else "mlp"
 
     def chunk(self, space: Space) -> int:
-        return CHUNK[self.kind_for(space)]
+        """Number of samples that are evaluated together on a CPU."""
+        kind = self.kind_for(space)
+        return ROWS[kind] if kind == "mlp" else max(1, min(ROWS[kind], PIXELS // math.prod(space.shape[1:])))
 
     def refuse(self, space: Space, cond: Classes | Text | None) -> None:
         """Raise a ValueError for data or conditions that the network does not take, or settings of the other kind."""

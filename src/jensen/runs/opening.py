@@ -13,7 +13,7 @@ from jensen.core.naming import path_of
 from jensen.core.progress import Track, silent
 from jensen.data.dataset import Data
 from jensen.data.space import Space
-from jensen.judging.case import Draw, drawer
+from jensen.judging.case import Draw, drawer, together
 from jensen.judging.features import Features, features_of, reader_features
 from jensen.judging.settings import FEATURES
 from jensen.recipes.families.own import Own
@@ -124,6 +124,11 @@ class Run:
     def draw(self) -> Draw:
         """Draws samples; see `jensen.judging.case.Draw`."""
         return drawer(self.model, self.space, self.recipe.seed)
+
+    @property
+    def together(self) -> int:
+        """Number of samples that are drawn together; fewer take as long."""
+        return together(self.model)
 
     def open_data(self, track: Track = silent) -> Data:
         """The run's data; see `open_data`."""

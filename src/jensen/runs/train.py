@@ -149,6 +149,8 @@ def train(
         batches = recipe.family.stream(data, training.batch_size, recipe.seed)
         stream = on_device(shard(batches, mine, world), device)
         notes = started if saved is None else _restore(recipe, state, budget, saved, folder)
+        if training.precision == "auto":
+            notes.append(f"training.precision auto: {'float32' if state.precision is None else 'bfloat16'}")
         if mine == 0 and not resume:
             _take(folder, held)
             _write_config(recipe, folder)
@@ -166,7 +168,7 @@ def train(
                 if mine == 0:
                     unused = unconditioned(recipe, objective, data.space)
                     chosen = () if resume else (*data.notes, *unused, *recipe.family.summary(data.space))
-                    for note in (*damage, *started, *chosen, *recipe.family.notes(data.space)):
+                    for note in (*damage, *started, *chosen, *training.notes, *recipe.family.notes(data.space)):
                         say(note)
                     begin(training.length())
                 tolerance = Tolerance(training.skip_nonfinite, keeper.skipped)

@@ -40,7 +40,6 @@ from jensen.runs.opening import Run, open_other, open_run
 from jensen.shipped import said
 
 MEDIA = "image/webp"
-BATCH = 32  # pictures that are drawn together; a model takes as long for fewer
 PAUSE = 1.0  # seconds between two looks at a pool that is full, or a store that is not reached
 NICE = 10  # requests come first
 
@@ -52,11 +51,13 @@ class Drawer(Protocol):
         source: what it is, in words.
         texts: the texts that it draws.
         reader: reads pictures of them.
+        batch: number of pictures that it draws together; fewer take as long.
     """
 
     source: str
     texts: Text
     reader: TextReader
+    batch: int
 
     def draw(self, texts: Sequence[str]) -> Tensor:
         """Pictures of the texts, uint8 (N, C, H, W); others each time."""
@@ -77,7 +78,8 @@ class Trained:
         reader = recipe.data.open_reader(open_other)
         if reader is None:
             raise ValueError(f"RUN must have a reader of its pictures (data.reader), got {place} without one")
-        self.source, self.texts, self.reader, self._run = f"the run {recipe.name}", texts, reader, run
+        self.source, self.texts, self.reader = f"the run {recipe.name}", texts, reader
+        self.batch, self._run = run.together, run
 
     def draw(self, texts: Sequence[str]) -> Tensor:
         return as_bytes(self._run.draw(len(texts), cond=self.texts.encode(texts), seed=secrets.randbits(64)))
@@ -131,7 +133,7 @@ class Pool:
             self.filling = False
         elif count < self.settings.pool_low:
             self.filling = True
-        return min(BATCH, self.settings.pool_high - count) if self.filling else 0
+        return min(self.drawer.batch, self.settings.pool_high - count) if self.filling else 0
 
     def add(self, count: int) -> int:
         """Draw pictures, keep those that are read; returns their number."""
