@@ -97,7 +97,7 @@ def peer(recipe: Recipe, data: Data, settings: PeerSettings) -> Contender:
 
 
 def contenders(pictures: int, network: Network) -> list[Contender]:
-    """The peer in float32 as documented, jensen in bfloat16 as configured, then both in the other precision."""
+    """The peer in float32 as documented, jensen in bfloat16, then both in the other precision."""
     half, full = configured(pictures, "bfloat16"), configured(pictures, "float32")
     data, batch = open_data(half), half.training.batch_size
     return [

@@ -108,6 +108,9 @@ sample digits --eta nan
 sample digits --mean
 sample digits --interpolate 3 --sampler ancestral
 sample gan --mean
+sample gan --tries 2
+sample digits --tries 0
+sample digits --tries 2
 evaluate
 evaluate nowhere
 evaluate run --json numbers

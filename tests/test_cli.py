@@ -20,9 +20,11 @@ from safetensors.torch import load_file
 
 import jensen
 from jensen.cli.main import app, main
+from jensen.core.seeding import derived
 from jensen.diffusion import SAMPLERS
 from jensen.recipes.families.base import Family
 from jensen.recipes.presets import PRESETS
+from jensen.recipes.sources.captcha import Captcha
 from jensen.recipes.words import settings
 from tiny import tiny
 
@@ -201,6 +203,50 @@ def test_samplers_steps_and_guidance_can_be_chosen(run, tmp_path, sampler):
     plain = sampled(run, tmp_path, *words, "--guidance", "1")
     strong = sampled(run, tmp_path, *words, "--guidance", "9")
     assert cell(plain, 0) != cell(strong, 0)
+
+
+class Choosy:
+    """Reads 7038 in a picture whose first pixel is above a value, and 0000 in others."""
+
+    def __init__(self, least):
+        self.least, self.count = least, 0
+
+    def likes(self, x):
+        return x[:, 0, 0, 0] > self.least
+
+    def read(self, x):
+        self.count += len(x)
+        return torch.where(self.likes(x)[:, None], torch.tensor([7, 0, 3, 8]), torch.zeros(4, dtype=torch.long))
+
+
+def test_a_text_that_is_misread_is_drawn_again(run, monkeypatch):
+    """What was read as asked stays, the others are those of the next seed; no more than that is drawn and read."""
+    model = jensen.open(run)
+    asked = model.space.cond.encode(["7038"] * 12)
+    first = model.sample(12, cond="7038", seed=5).x
+    reader = Choosy(float(first[:, 0, 0, 0].median()))
+    monkeypatch.setattr(Captcha, "open_reader", lambda *_: reader)
+    assert torch.equal(model.sample(12, cond="7038", seed=5, tries=1).x, first)
+    wrong = (~reader.likes(first)).nonzero()[:, 0]
+    assert 0 < len(wrong) < 12
+    expected = first.clone()
+    expected[wrong] = model.draw(len(wrong), cond=asked[wrong], seed=derived(5, "again", 1))
+    assert torch.equal(model.sample(12, cond="7038", seed=5, tries=2).x, expected)
+    assert reader.count == 12
+    found = model.sample(12, cond="7038", seed=5, tries=100).x
+    assert bool(reader.likes(found).all())
+    assert torch.equal(found[reader.likes(expected)], expected[reader.likes(expected)])
+
+
+def test_how_many_are_misread_is_said(run, tmp_path, capsys, monkeypatch):
+    for least, words, last in (
+        (-9.0, ["--tries", "3"], "7038  reads 7038"),
+        (9.0, [], "2 of 2 misread  --tries 8 draws such texts again"),
+        (9.0, ["--tries", "3"], "2 of 2 misread  after 3 tries"),
+    ):
+        monkeypatch.setattr(Captcha, "open_reader", lambda *_, least=least: Choosy(least))
+        sampled(run, tmp_path, "--text", "7038", "7038", *words)
+        assert capsys.readouterr().out.splitlines()[-1].strip() == last
 
 
 def test_two_runs_of_one_seed_are_bit_identical_and_of_two_are_not(run, tmp_path):
@@ -425,6 +471,12 @@ def test_wrong_words_to_sample_and_evaluate(capsys, run, tmp_path):
         (["sample", here, "--text", "70a8", *out], ["texts must be 4 characters of '0123456789', got '70a8'"]),
         (["sample", here, "--text", "7038", "-n", "2"], ["--text or -n, not both"]),
         (["sample", here, "-n", "0"], ["-n must be from 1"]),
+        (["sample", here, "--text", "7038", "--tries", "0"], ["--tries must be from 1 to 100, got 0"]),
+        (["sample", here, "-n", "2", "--tries", "2"], ["--tries needs --text: without a condition there is nothing"]),
+        (
+            ["sample", here, "--text", "7038", "--tries", "2", "--interpolate", "3"],
+            ["--tries cannot be used with --interpolate"],
+        ),
         (["sample", here, "-n", "x"], ["-n must be a whole number, got 'x'"]),
         (["sample", here, "-n", "1", "--steps", "0", *out], ["steps must be at least 1, got 0"]),
         (["sample", here, "-n", "1", "--sampler", "magic", *out], ["sampler must be one of", "'magic'"]),

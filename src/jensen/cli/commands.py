@@ -140,6 +140,7 @@ def sample(
     between: int | None,
     changes: dict[str, Any],
     seed: int,
+    tries: int,
     width: float | None,
     out: Path | None,
     scale: int | None,
@@ -156,7 +157,7 @@ def sample(
         raise ValueError(f"--scale must be from 1 to 16, got {scale}")
     run = open_run(folder, width=width)
     given = {name: value for name, value in changes.items() if value is not None}
-    found = drawing(run, n, texts, seed=seed, interpolate=between, **given)
+    found = drawing(run, n, texts, seed=seed, interpolate=between, tries=tries, **given)
     if out is None:
         own = run.folder == folder  # otherwise it is part of jensen
         out = folder / "samples" / f"sample-{seed}.png" if own else Path(f"{run.recipe.name}-{seed}.png")

@@ -172,6 +172,9 @@ def sample(
         float | None, typer.Option(metavar="E", help="noise of DDIM; 0: none, 1: as much as ancestral")
     ] = None,
     seed: Annotated[int, typer.Option(metavar="S", help="random seed")] = 0,
+    tries: Annotated[
+        int, typer.Option(metavar="K", help="draw a text up to K times, until the reader of its data reads it")
+    ] = 1,
     width: Annotated[
         float | None,
         typer.Option(metavar="W", help="width of the average of the weights, of runs with training.average=[0.05,0.1]"),
@@ -191,7 +194,7 @@ def sample(
     changes = {"sampler": sampler, "steps": steps, "guidance": guidance, "guidance_interval": guidance_interval}
     changes |= {"style_guidance": style_guidance, "eta": eta, "mean": mean or None}
     _apart(processes, ctx)
-    commands.sample(run, text or [], n, interpolate, changes, seed, width, out, scale, use or [])
+    commands.sample(run, text or [], n, interpolate, changes, seed, tries, width, out, scale, use or [])
 
 
 @app.command()

@@ -55,6 +55,7 @@ class Run(opening.Run):
         style_guidance: float | None = None,
         eta: float | None = None,
         mean: bool | None = None,
+        tries: int = 1,
         track: Track = silent,
     ) -> Samples:
         """Draw samples.
@@ -66,6 +67,8 @@ class Run(opening.Run):
             sampler, steps, guidance, guidance_interval, style_guidance, eta: changed sampling settings, if the family
                 has them; a sampler is a name, or your own.
             mean: whether to draw means of p(x | z) instead of x, for models with latents.
+            tries: number of times that a sample of a condition is drawn at most, until the reader of the data reads
+                that condition.
             track: shows progress.
 
         Raises:
@@ -84,7 +87,7 @@ class Run(opening.Run):
             eta=eta,
             mean=mean,
         )
-        return drawing(self, n, texts, seed=seed, **changes).samples(track)
+        return drawing(self, n, texts, seed=seed, tries=tries, **changes).samples(track)
 
     def interpolate(
         self,

@@ -148,7 +148,7 @@ def train(
         begin_globally(derived(recipe.seed, "process", mine) if mine else recipe.seed)  # the same weights, other noise
         batches = recipe.family.stream(data, training.batch_size, recipe.seed)
         stream = on_device(shard(batches, mine, world), device)
-        notes = started if saved is None else _restore(recipe, state, budget, saved, folder)
+        notes = [*started] if saved is None else _restore(recipe, state, budget, saved, folder)
         if training.precision == "auto":
             notes.append(f"training.precision auto: {'float32' if state.precision is None else 'bfloat16'}")
         if mine == 0 and not resume:
