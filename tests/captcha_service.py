@@ -17,7 +17,9 @@ import numpy as np
 import torch
 import uvicorn
 
+from jensen.apps.captcha import service
 from jensen.apps.captcha.answers import new_id, text_digest
+from jensen.apps.captcha.api import forms
 from jensen.apps.captcha.api.app import application
 from jensen.apps.captcha.clips import packed
 from jensen.apps.captcha.keys import Keys
@@ -64,7 +66,7 @@ def fill(
 class Classical:
     """Draws by the captcha package, not a model, which is fast."""
 
-    source, batch = "the classical drawer of the captcha package", 32
+    source, batch = "the classical drawer of the captcha package", 10
 
     def __init__(self):
         self.texts, self.reader = Style().texts, Captcha().open_reader(open_other)
@@ -128,3 +130,20 @@ def visiting(place: Path, pictures: int = 20, **more) -> Iterator[Visitor]:
         visitor = Visitor(client)
         visitor.store = store
         yield visitor
+
+
+def refused(response, status, code):
+    """Whether it is refused with one sentence, in the one form."""
+    assert response.status_code == status, response.text
+    assert response.json()["code"] == code
+    sentence = response.json()["error"]
+    assert set(response.json()) == {"error", "code"}
+    assert sentence.endswith(".")
+    assert sentence[0].isupper() or sentence[0] == "/" or sentence.split()[0] in forms.RULES
+    assert "\n" not in sentence
+    return response
+
+
+def later(monkeypatch, seconds):
+    now = service.current
+    monkeypatch.setattr(service, "current", lambda: now() + 1000 * seconds)

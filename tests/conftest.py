@@ -12,6 +12,7 @@ from PIL import Image
 
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start: threads of two would wait in turn
+pytest.register_assert_rewrite("captcha_service")
 settings.register_profile("always", derandomize=True, database=None, deadline=None)
 settings.register_profile("long", max_examples=10_000, database=None, deadline=None)
 settings.load_profile("always")

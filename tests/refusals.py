@@ -110,7 +110,7 @@ sample digits --interpolate 3 --sampler ancestral
 sample gan --mean
 sample gan --tries 2
 sample digits --tries 0
-sample digits --tries 2
+sample digits --tries 2 --interpolate 3
 evaluate
 evaluate nowhere
 evaluate run --json numbers

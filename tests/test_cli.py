@@ -206,7 +206,7 @@ def test_samplers_steps_and_guidance_can_be_chosen(run, tmp_path, sampler):
 
 
 class Choosy:
-    """Reads 7038 in a picture whose first pixel is above a value, and 0000 in others."""
+    """A reader that reads 7038 in a picture whose first pixel is above a value, and 0000 in others."""
 
     def __init__(self, least):
         self.least, self.count = least, 0
@@ -247,6 +247,26 @@ def test_how_many_are_misread_is_said(run, tmp_path, capsys, monkeypatch):
         monkeypatch.setattr(Captcha, "open_reader", lambda *_, least=least: Choosy(least))
         sampled(run, tmp_path, "--text", "7038", "7038", *words)
         assert capsys.readouterr().out.splitlines()[-1].strip() == last
+
+
+def test_classes_are_drawn_again_too(tmp_path, capsys):
+    """An untrained model draws noise: of 10 samples, drawn twice, all read as asked would be a chance of 1e-7."""
+    out = tmp_path / "digits"
+    assert main(["train", "digits-ddpm", "--out", str(out), "--steps", "2", "--no-evaluate", *tiny("digits-ddpm")]) == 0
+    for words in (["--text", *"0123456789"], ["-n", "10"]):
+        capsys.readouterr()
+        assert main(["sample", str(out), *words, "--tries", "2", "--out", str(tmp_path / "x.png")]) == 0
+        assert re.search(r"^[1-9]\d? of 10 misread +after 2 tries$", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_where_there_is_no_reader_nothing_is_drawn_again(tmp_path, capsys):
+    table = tmp_path / "points.csv"
+    table.write_text("x,y,kind\n" + "".join(f"{k * k % 97},{k * 31 % 89},{'ab'[k % 2]}\n" for k in range(200)))
+    out = tmp_path / "points"
+    words = ["--data", str(table), "--out", str(out), "--steps", "2", "--no-evaluate", "--batch-size", "8"]
+    assert main(["train", "diffusion", *words, "--set", "training.previews=0"]) == 0
+    said = "--tries cannot be used with a run of diffusion: there is no reader of its data"
+    refused(capsys, ["sample", str(out), "--text", "a", "--tries", "2"], said)
 
 
 def test_two_runs_of_one_seed_are_bit_identical_and_of_two_are_not(run, tmp_path):
@@ -472,7 +492,7 @@ def test_wrong_words_to_sample_and_evaluate(capsys, run, tmp_path):
         (["sample", here, "--text", "7038", "-n", "2"], ["--text or -n, not both"]),
         (["sample", here, "-n", "0"], ["-n must be from 1"]),
         (["sample", here, "--text", "7038", "--tries", "0"], ["--tries must be from 1 to 100, got 0"]),
-        (["sample", here, "-n", "2", "--tries", "2"], ["--tries needs --text: without a condition there is nothing"]),
+        (["sample", here, "-n", "2", "--tries", "2"], ["--tries needs --text"]),
         (
             ["sample", here, "--text", "7038", "--tries", "2", "--interpolate", "3"],
             ["--tries cannot be used with --interpolate"],

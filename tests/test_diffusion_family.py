@@ -18,7 +18,6 @@ from jensen.judging import Case, Played, bounds
 from jensen.judging.case import drawer
 from jensen.judging.settings import Judging
 from jensen.models import Diffusion as Model
-from jensen.models import Sampling
 from jensen.objectives import Hybrid
 from jensen.recipes.families.diffusion import Diffusion
 from jensen.recipes.settings import Training
@@ -113,38 +112,21 @@ def test_every_sampler(output):
 
 
 @pytest.mark.parametrize(
-    ("shape", "kind", "rows"),
+    ("shape", "kind", "cpu", "gpu"),
     [
-        ((2,), "mlp", 256),
-        ((1, 8, 8), "mlp", 256),
-        ((1, 24, 64), "unet", 32),
-        ((3, 48, 48), "unet", 28),  # 65,536 / 2,304
-        ((3, 48, 144), "unet", 9),
-        ((3, 1024, 1024), "unet", 1),
+        ((2,), "mlp", 256, 256),
+        ((1, 8, 8), "mlp", 256, 256),
+        ((1, 24, 64), "unet", 32, 32),
+        ((3, 48, 48), "unet", 28, 32),  # 65,536 / 2,304
+        ((3, 48, 144), "unet", 9, 32),
+        ((3, 1024, 1024), "unet", 1, 32),
     ],
 )
-def test_samples_that_are_drawn_together_fit_into_a_cache(shape, kind, rows):
-    space = Space(shape, None if kind == "mlp" else 256)
-    assert family({"network.kind": kind}).network.chunk(space) == rows
-
-
-@pytest.mark.parametrize(("device", "rows"), [("cpu", [3, 3, 3, 1]), ("meta", [10])])
-def test_a_gpu_draws_more_samples_together_than_a_cpu(device, rows):
-    """3 in a chunk, and 16 times as many."""
-
-    asked = []
-
-    class Drawn(nn.Module):
-        sampling = Sampling(chunk=3)
-
-        def sample(self, n, *, cond=None, generator=None, chunk):
-            asked.append((n, chunk))
-            return torch.zeros(n, 2)
-
-    model = Drawn()
-    model.register_buffer("centre", torch.zeros(2, device=device))
-    drawer(model, POINTS, 0)(10)
-    assert asked == [(n, 3 if device == "cpu" else 48) for n in rows]
+def test_samples_that_are_drawn_together_fit_into_the_cache_of_a_cpu(monkeypatch, shape, kind, cpu, gpu):
+    space, network = Space(shape, None if kind == "mlp" else 256), family({"network.kind": kind}).network
+    for there, rows in ((False, cpu), (True, gpu)):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        assert network.chunk(space) == rows
 
 
 @pytest.mark.parametrize("space", [PICTURES, TEXTS, Space((2, 8, 8))], ids=["classes", "texts", "none"])

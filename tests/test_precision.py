@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import re
@@ -208,8 +209,18 @@ def test_auto_is_bfloat16_where_the_processor_has_arithmetic_in_it(monkeypatch, 
 
 @pytest.mark.parametrize("half", [False, True])
 def test_on_a_gpu_it_is_that_of_the_gpu_without_emulation(monkeypatch, half):
+    """Of the device that is asked for, not of the current one."""
+    asked = []
+
+    @contextlib.contextmanager
+    def device(index):
+        asked.append(index)
+        yield
+
+    monkeypatch.setattr(torch.cuda, "device", device)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or half)
-    assert native(torch.device("cuda")) == half
+    assert native(torch.device("cuda", 1)) == half
+    assert asked == [torch.device("cuda", 1)]
 
 
 @pytest.mark.parametrize("processor", ["Zen 3", "Zen 4"])
@@ -232,11 +243,21 @@ def test_a_run_that_chooses_its_precision_is_bit_for_bit_one_in_that_precision(t
 
 @pytest.mark.parametrize("processor", ["Zen 3", "Zen 4"])
 def test_who_asks_for_an_emulated_precision_is_told(tmp_path, monkeypatch, capsys, processor):
-    half = on(monkeypatch, processor)
-    given = tiny("digits-vae", training__precision="bfloat16", training__steps=2)
-    main(["train", "digits-vae", "--out", str(tmp_path / "run"), *given])
-    said = "jensen: training.precision=bfloat16 is emulated here, many times more slowly than float32: use auto\n"
-    assert (said in capsys.readouterr().err) != half
+    """When training, and whenever samples are drawn."""
+    half, run = on(monkeypatch, processor), tmp_path / "run"
+    given = tiny("moons-diffusion", training__precision="bfloat16", sampling__precision="bfloat16")
+    slow = "=bfloat16 is emulated on this device, which takes longer than float32: use auto"
+    for command, key in (
+        (
+            ["train", "moons-diffusion", "--out", str(run), "--steps", "2", "--no-evaluate", *given],
+            "training.precision",
+        ),
+        (["sample", str(run), "-n", "2"], f"{run / 'config.json'}: sampling.precision"),
+        (["evaluate", str(run)], f"{run / 'config.json'}: sampling.precision"),
+    ):
+        assert main(command) == 0
+        said = [line for line in capsys.readouterr().err.splitlines() if "emulated" in line]
+        assert said == ([] if half else [f"jensen: {key}{slow}"])
 
 
 @pytest.mark.parametrize("name", ["moons-vae", "digits-ddpm"])

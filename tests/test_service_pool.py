@@ -93,7 +93,7 @@ def test_the_log_says_what_is_drawn():
 def test_the_pool_stops_at_its_bytes(tmp_path):
     chosen = settings(tmp_path, pool_low=4, pool_high=1000, pool_bytes=1)
     pool = Pool(Classical(), open_store(chosen.store), chosen)
-    assert pool.wanted() == 32
+    assert pool.wanted() == 10
     pool.add(1)
     assert pool.wanted() == 0
     pool.store.close()
@@ -121,7 +121,8 @@ def runs(tmp_path_factory):
 
 def test_pictures_of_a_model_that_cannot_draw_are_not_kept(runs, pool):
     """Two steps of training: the reader reads a character in ten, so that no picture of four is expected in 32."""
-    pool.drawer = Trained(open_run(runs / "captcha"))
+    pool.drawer = Trained(run := open_run(runs / "captcha"))
+    assert pool.drawer.batch == run.model.sampling.chunk == 32
     assert pool.add(32) <= 1
     found = pool.store.read_status()
     assert found["drawn"] == 32

@@ -28,7 +28,7 @@ def _small_chunks(short_judging, short_classifier):
     with pytest.MonkeyPatch.context() as patch:
         for module, size in ((case, 6), (features, 7), (likelihood, 3), (bounds, 3), (latents, 6), (factors, 50)):
             patch.setattr(module, "CHUNK", size)
-        patch.setattr(networks, "CHUNK", dict.fromkeys(networks.CHUNK, 6))
+        patch.setattr(networks, "ROWS", dict.fromkeys(networks.ROWS, 6))
         yield
 
 
@@ -59,6 +59,7 @@ def test_findings_and_samples_of_an_evaluation_are_those_of_one_process_bit_for_
 
 REQUESTS = {
     "pictures": ["digits-ddpm", "-n", "20", "--sampler", "ancestral"],
+    "tries": ["digits-ddpm", "--text", *"0123456789012", "--tries", "3"],
     "interpolations": ["digits-ddpm", "--interpolate", "3", "-n", "5"],
     "means": ["sprites-vae", "-n", "13", "--mean"],
     "points.csv": ["ring-gan", "-n", "50"],
@@ -77,7 +78,7 @@ def test_samples_of_the_command_are_those_of_one_process_bit_for_bit(runs, tmp_p
     one, two = (
         {p.relative_to(tmp_path / n): p.read_bytes() for p in (tmp_path / n).rglob("*.*")} for n in ("one", "two")
     )
-    assert len(one) == 20 + 15 + 13 + 1
+    assert len(one) == 20 + 13 + 15 + 13 + 1
     assert one == two
 
 

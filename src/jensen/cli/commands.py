@@ -106,7 +106,7 @@ def evaluate(
     run = open_run(folder)
     if json_file is not None:
         writable(json_file, ".json")
-    for note in (*behind(folder), *run.recipe.family.notes(run.space)):
+    for note in (*behind(folder), *run.notes, *run.recipe.family.notes(run.space)):
         show.note(note)
     try:
         with show.tracking() as track, distributed.sharing():
@@ -166,7 +166,7 @@ def sample(
         raise ValueError(f"a .png must hold at most {MOST_ON_A_SHEET} pictures, got {found.count}: give --out a folder")
     writable(out, *((".png", "") if pictures else (".png", ".csv")))
     idle = ("--scale has no effect on a .csv",) if scale is not None and out.suffix == ".csv" else ()
-    for note in (*behind(run.folder), *_reconstructed(run), *found.notes, *idle):
+    for note in (*behind(run.folder), *run.notes, *_reconstructed(run), *found.notes, *idle):
         show.note(note)
     with show.tracking() as track, distributed.sharing():
         made = found.samples(track)

@@ -173,7 +173,10 @@ def sample(
     ] = None,
     seed: Annotated[int, typer.Option(metavar="S", help="random seed")] = 0,
     tries: Annotated[
-        int, typer.Option(metavar="K", help="draw a text up to K times, until the reader of its data reads it")
+        int,
+        typer.Option(
+            metavar="K", help="draw a text or class up to K times in all, until the data's reader reads it as asked"
+        ),
     ] = 1,
     width: Annotated[
         float | None,

@@ -27,7 +27,6 @@ from jensen.training.distributed import divided
 
 T = TypeVar("T")
 CHUNK = 256  # number of samples that are drawn together, if the model does not set it
-ON_A_GPU = 16  # times as many as a model sets, which suits a CPU
 
 
 class Draw(Protocol):
@@ -45,11 +44,8 @@ class Draw(Protocol):
 
 
 def together(model: object) -> int:
-    """Number of samples that are drawn together on the device of a model."""
-    own = getattr(getattr(model, "sampling", None), "chunk", None)
-    if own is None:
-        return CHUNK
-    return int(own) if device_of(model).type == "cpu" else ON_A_GPU * own
+    """Number of samples of a model that are drawn together."""
+    return getattr(getattr(model, "sampling", None), "chunk", None) or CHUNK
 
 
 def drawer(model: nn.Module, space: Space, own_seed: int) -> Draw:
@@ -66,15 +62,13 @@ def drawer(model: nn.Module, space: Space, own_seed: int) -> Draw:
         if not isinstance(model, Sampleable):
             raise ValueError(f"{type(model).__name__} draws nothing")
         keys = range(n) if cond is None or space.cond is None else space.cond.decode(cond)
-        rng, chunk = generators(own_seed if seed is None else seed, keys), together(model)
-        if hasattr(getattr(model, "sampling", None), "chunk"):
-            changes = {"chunk": chunk, **changes}
+        rng = generators(own_seed if seed is None else seed, keys)
 
         def drawn(rows: slice) -> Tensor:
             given = None if cond is None else cond[rows]
             return model.sample(len(rng[rows]), cond=given, generator=rng[rows], **changes).float().cpu()
 
-        return torch.cat(divided(drawn, n, chunk, advance))
+        return torch.cat(divided(drawn, n, together(model), advance))
 
     return draw
 

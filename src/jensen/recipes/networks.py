@@ -21,7 +21,7 @@ OF_KIND = {"mlp": ("width", "dropout"), "unet": ("widths", "patch", "attention")
 ROWS = {"mlp": 256, "unet": 32}
 """Most samples that are evaluated together."""
 PIXELS = 2**16
-"""Most pixels that a U-Net evaluates together: more do not fit into a processor's cache, and are no faster."""
+"""Pixels that a U-Net evaluates together on a CPU: with more they leave its cache, and are no faster."""
 
 
 def large(space: Space) -> bool:
@@ -89,9 +89,11 @@ class DenoiserNetwork(Settings):
         return "unet" if large(space) or (space.pictures and isinstance(space.cond, Text)) else "mlp"
 
     def chunk(self, space: Space) -> int:
-        """Number of samples that are evaluated together on a CPU."""
+        """Number of samples that are evaluated together."""
         kind = self.kind_for(space)
-        return ROWS[kind] if kind == "mlp" else max(1, min(ROWS[kind], PIXELS // math.prod(space.shape[1:])))
+        if kind == "mlp" or torch.cuda.is_available():
+            return ROWS[kind]
+        return max(1, min(ROWS[kind], PIXELS // math.prod(space.shape[1:])))
 
     def refuse(self, space: Space, cond: Classes | Text | None) -> None:
         """Raise a ValueError for data or conditions that the network does not take, or settings of the other kind."""

@@ -10,7 +10,7 @@ import torch
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from jensen.core.objective import Objective, partition
-from jensen.core.precision import Precision, mixed, native
+from jensen.core.precision import Precision, emulated, mixed
 from jensen.core.settings import Settings
 from jensen.training import WIDEST, Budget, Player, power_decay, warm_decay, warm_then_decay
 from jensen.training.distributed import processes
@@ -163,14 +163,12 @@ class Training(Settings):
     @property
     def autocast(self) -> torch.dtype | None:
         """The dtype of mixed precision on the device of training, or None for float32."""
-        return mixed(self.precision, self.torch_device())
+        return mixed(self.precision, self.device_or_cpu())
 
     @property
     def notes(self) -> tuple[str, ...]:
         """A note if the device of training emulates the precision."""
-        slow = self.precision == "bfloat16" and not native(self.torch_device())
-        said = "training.precision=bfloat16 is emulated here, many times more slowly than float32: use auto"
-        return (said,) * slow
+        return emulated("training.precision", self.precision, self.device_or_cpu())
 
     def players(self, objective: Objective, budget: Budget) -> dict[str, Player]:
         """AdamW for every player of the objective, at its own learning rate where `rates` has one.

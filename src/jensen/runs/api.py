@@ -67,8 +67,7 @@ class Run(opening.Run):
             sampler, steps, guidance, guidance_interval, style_guidance, eta: changed sampling settings, if the family
                 has them; a sampler is a name, or your own.
             mean: whether to draw means of p(x | z) instead of x, for models with latents.
-            tries: number of times that a sample of a condition is drawn at most, until the reader of the data reads
-                that condition.
+            tries: most draws of a sample; one whose condition the data's reader misreads is drawn again.
             track: shows progress.
 
         Raises:

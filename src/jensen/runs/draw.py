@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from numbers import Integral
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool
 from torch import Tensor
 
 from jensen.core.progress import Track, silent
@@ -25,7 +24,7 @@ from jensen.training.distributed import divided
 
 MOST_ON_A_SHEET = 512
 MOST_TRIES = 100
-FEW = 16  # samples of which it is said what is read
+FEW = 16  # samples of which is printed what is read
 HELD_OUT = 2000  # pictures of a side that can be drawn
 SIDES = ("a", "a-as-b", "b", "b-as-a")
 
@@ -77,7 +76,7 @@ def drawing(
         texts: conditions by name, one per sample.
         seed: random seed of the samples, from 0 to 2^64 - 1.
         interpolate: number of samples per interpolation, or None.
-        tries: number of times that a sample is drawn at most, until the data's reader reads its condition.
+        tries: most draws of a sample; one whose condition the data's reader misreads is drawn again.
         changes: changed sampling settings: those in `family.changes`, such as "steps".
 
     Raises:
@@ -89,7 +88,8 @@ def drawing(
     if interpolate is not None and not (_whole(interpolate) and 2 <= interpolate <= MOST_ON_A_SHEET):
         raise ValueError(f"--interpolate must be from 2 to {MOST_ON_A_SHEET}, got {interpolate!r}")
     if not _whole(tries) or not 1 <= tries <= MOST_TRIES:
-        raise ValueError(f"--tries must be from 1 to {MOST_TRIES}, got {tries!r}")
+        whole = " and whole" * (not _whole(tries))
+        raise ValueError(f"--tries must be from 1 to {MOST_TRIES}{whole}, got {tries!r}")
     space, family, model, name = run.space, run.recipe.family, run.model, run.recipe.name
     known = space.cond if family.conditional(space) else None
     for option, refused in (
@@ -106,14 +106,14 @@ def drawing(
         raise ValueError(f"samples cannot be drawn from a run of {name}")
     cond = known.encode(texts) if known is not None and texts else None
     family.refuse_request(model, space, changes, conditions=cond is not None, interpolating=interpolate is not None)
-    if tries > 1:
-        _refuse_tries(run, asked=cond is not None, interpolating=interpolate is not None)
     notes: tuple[str, ...] = ()
     if known is not None and not texts and known.width > 1:
         given = {key: value for key, value in changes.items() if "guidance" in key and value != 1}
         notes = tuple(f"--{_dashed(key)} has no effect without --text: there is no condition" for key in given)
     elif isinstance(known, Text) and cond is not None and "style_guidance" in changes and _unnamed(known, cond):
         notes = ("--style-guidance has no effect without the name of a style in --text",)
+    if tries > 1 and interpolate is not None:
+        raise ValueError("--tries cannot be used with --interpolate")
     if interpolate is not None:
         rows = len(texts) or n or 8
         draw = _interpolations(model, rows, interpolate, texts, cond, seed, {**family.interpolation, **changes})
@@ -123,61 +123,63 @@ def drawing(
     n = len(texts) or n or (16 if space.pictures else 1000)
     if cond is None and known is not None and known.width == 1:
         cond = (torch.arange(n) % known.size)[:, None]  # classes in turn
+    return _samples(run, n, texts, cond, seed, tries, notes, changes)
+
+
+def _samples(
+    run: Run,
+    n: int,
+    texts: Sequence[str],
+    cond: Tensor | None,
+    seed: int,
+    tries: int,
+    notes: tuple[str, ...],
+    changes: Mapping[str, Any],
+) -> Drawing:
+    """Samples of conditions (n, width), which a reader may read, or without."""
+    space, known = run.space, run.space.cond
+    written = known is not None and known.width > 1
+    reader = run.recipe.data.open_reader(open_other) if written or tries > 1 else None
+    if tries > 1 and reader is None:
+        raise ValueError(f"--tries cannot be used with a run of {run.recipe.name}: there is no reader of its data")
+    if tries > 1 and cond is None:
+        raise ValueError("--tries needs --text")
+
+    def misread(read: Tensor, rows: Tensor) -> Bool[Tensor, " n"]:
+        assert known is not None
+        assert cond is not None
+        return (read != known.legible(cond[rows])).any(1)
+
+    def draw(track: Track) -> Tensor:
+        made, rows = run.draw(n, cond=cond, seed=seed, advance=track("drawing", n), **changes), torch.arange(n)
+        for k in range(1, tries):
+            assert reader is not None
+            assert cond is not None
+            rows = rows[misread(reader.read(made[rows]), rows)]
+            if not len(rows):
+                break
+            advance = track("drawing misread samples again", len(rows))
+            again = derived(seed, "again", k)
+            made[rows] = run.draw(len(rows), cond=cond[rows], seed=again, advance=advance, **changes)
+        return made
 
     def named(k: int) -> str:
         name = "-".join(texts[k].split()) if texts else ""
         return f"{k:05d}-{name}" if name.replace("-", "").isalnum() else f"{k:05d}"
 
-    def draw_all(track: Track) -> Tensor:
-        if tries > 1 and cond is not None:
-            return _until_read(run, cond, tries, seed, track, changes)
-        return run.draw(n, cond=cond, seed=seed, advance=track("drawing", n), **changes)
+    def comment(made: Tensor) -> list[tuple[str, str]]:
+        if reader is None or known is None:
+            return []
+        read, found = reader.read(made), []
+        if written:
+            names = texts or [f"no text, {k}" for k in range(n)]
+            found = [(name, f"reads {text}") for name, text in zip(names, known.decode(read[:FEW]), strict=False)]
+        if cond is not None and (wrong := int(misread(read, torch.arange(n)).sum())):
+            more = f"after {tries} tries" if tries > 1 else "--tries 8 draws such texts again"
+            found.append((f"{wrong} of {n} misread", more))
+        return found
 
-    comment, classes = partial(_read, run, texts, tries), coloured(space.cond, cond)
-    return Drawing(n, draw_all, None, named, comment, notes, columns=space.columns, classes=classes)
-
-
-def _refuse_tries(run: Run, *, asked: bool, interpolating: bool) -> None:
-    """Raise a ValueError if samples cannot be drawn again until they are read."""
-    if run.recipe.data.open_reader(open_other) is None:
-        raise ValueError(f"--tries cannot be used with a run of {run.recipe.name}: nothing reads its samples")
-    if not asked:
-        raise ValueError("--tries needs --text: without a condition there is nothing to read")
-    if interpolating:
-        raise ValueError("--tries cannot be used with --interpolate")
-
-
-def _until_read(
-    run: Run, cond: Tensor, tries: int, seed: int, track: Track, changes: Mapping[str, Any]
-) -> Float[Tensor, "n ..."]:
-    """Samples of the conditions (n, width); those of which the reader reads another are drawn again."""
-    reader, known = run.recipe.data.open_reader(open_other), run.space.cond
-    assert reader is not None
-    assert known is not None
-    x = run.draw(len(cond), cond=cond, seed=seed, advance=track("drawing", len(cond)), **changes)
-    wrong = torch.arange(len(cond))
-    for k in range(1, tries):
-        wrong = wrong[(reader.read(x[wrong]) != known.legible(cond[wrong])).any(1)]
-        if not len(wrong):
-            break
-        advance = track("drawing those that were misread", len(wrong))
-        x[wrong] = run.draw(len(wrong), cond=cond[wrong], seed=derived(seed, "again", k), advance=advance, **changes)
-    return x
-
-
-def _read(run: Run, texts: Sequence[str], tries: int, made: Tensor) -> list[tuple[str, str]]:
-    """What is read in the first samples of texts, and how many are misread."""
-    known = run.space.cond
-    reader = run.recipe.data.open_reader(open_other) if known is not None and known.width > 1 else None
-    if reader is None or known is None:
-        return []
-    read = reader.read(made if texts else made[:FEW])
-    names = texts or [f"no text, {k}" for k in range(len(read))]
-    found = [(name, f"reads {text}") for name, text in zip(names, known.decode(read[:FEW]), strict=False)]
-    if texts and (wrong := int((read != known.legible(known.encode(texts))).any(1).sum())):
-        more = f"after {tries} tries" if tries > 1 else "--tries 8 draws such texts again"
-        found.append((f"{wrong} of {len(texts)} misread", more))
-    return found
+    return Drawing(n, draw, None, named, comment, notes, columns=space.columns, classes=coloured(known, cond))
 
 
 def _unnamed(texts: Text, cond: Tensor) -> bool:

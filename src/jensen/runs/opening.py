@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from jensen.core.naming import path_of
+from jensen.core.precision import Precision, emulated
 from jensen.core.progress import Track, silent
 from jensen.data.dataset import Data
 from jensen.data.space import Space
-from jensen.judging.case import Draw, drawer, together
+from jensen.judging.case import Draw, device_of, drawer, together
 from jensen.judging.features import Features, features_of, reader_features
 from jensen.judging.settings import FEATURES
 from jensen.recipes.families.own import Own
@@ -124,6 +125,12 @@ class Run:
     def draw(self) -> Draw:
         """Draws samples; see `jensen.judging.case.Draw`."""
         return drawer(self.model, self.space, self.recipe.seed)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A note if the device of the model emulates the precision in which it draws."""
+        precision: Precision = getattr(getattr(self.model, "sampling", None), "precision", "float32")
+        return emulated(f"{self.folder / CONFIG}: sampling.precision", precision, device_of(self.model))
 
     @property
     def together(self) -> int:

@@ -228,11 +228,14 @@ def main(words: Sequence[str]) -> int:
     end_with_parent()
     try:
         settings = read_settings()
-        chosen = Trained(open_run(Path(*words)))
+        run = open_run(Path(*words))
+        chosen = Trained(run)
         store = open_store(settings.store)
     except (ValueError, OSError, Unavailable) as error:
         sys.stderr.write(f"jensen: {' '.join(str(error).split())}\n")
         return 2
+    for note in run.notes:
+        say(note, logging.WARNING)
     say("drawing begins", drawer=chosen.source, **described(chosen.texts))
     os.nice(NICE)
     Pool(chosen, store, settings, speaker(settings, chosen.texts.alphabet)).keep(stop)
