@@ -191,9 +191,9 @@ def test_guidance_without_a_text_is_said_to_do_nothing(run, tmp_path, capsys):
 def test_the_interval_of_guidance_can_be_chosen(run, tmp_path):
     """Guidance between t = 0 and 1 is guidance at all times, and guidance at one time that no step has is none."""
     words = ["--text", "1234", "--steps", "3", "--guidance"]
-    plain, strong = (cell(sampled(run, tmp_path, *words, w), 0) for w in "19")
+    plain, strong = (cell(sampled(run, tmp_path, *words, w), 0) for w in ("1", "100000"))
     for interval, same in (("0 1", strong), ("0.001 0.001", plain)):
-        assert cell(sampled(run, tmp_path, *words, "9", "--guidance-interval", *interval.split()), 0) == same
+        assert cell(sampled(run, tmp_path, *words, "100000", "--guidance-interval", *interval.split()), 0) == same
     assert plain != strong
 
 
@@ -201,7 +201,7 @@ def test_the_interval_of_guidance_can_be_chosen(run, tmp_path):
 def test_samplers_steps_and_guidance_can_be_chosen(run, tmp_path, sampler):
     words = ["--text", "1234", "--sampler", sampler, "--steps", "3"]
     plain = sampled(run, tmp_path, *words, "--guidance", "1")
-    strong = sampled(run, tmp_path, *words, "--guidance", "9")
+    strong = sampled(run, tmp_path, *words, "--guidance", "100000")  # six steps have taught it little about texts
     assert cell(plain, 0) != cell(strong, 0)
 
 
@@ -374,7 +374,7 @@ def test_killed_at_a_random_moment_and_resumed_is_the_uninterrupted_run(tmp_path
     killed, uninterrupted = (load_file(p / "model.safetensors") for p in (out, tmp_path / "whole"))
     assert all(torch.equal(value, uninterrupted[name]) for name, value in killed.items())
     assert journal_of(out) == journal_of(tmp_path / "whole")
-    assert [line["step"] for line in journal_of(out)] == [*range(3, steps, 3), steps]
+    assert [line["step"] for line in journal_of(out) if "loss" in line] == [*range(3, steps, 3), steps]
     assert not list((out / "state").glob(".*"))  # no partly written file is left
 
 

@@ -26,7 +26,7 @@ def native(device: torch.device) -> bool:
     return any(able.get(name, False) for name in BFLOAT16)
 
 
-def mixed(precision: Precision, device: torch.device) -> torch.dtype | None:
+def mixed(precision: str, device: torch.device) -> torch.dtype | None:
     """The dtype of autocast: bfloat16, or None for float32; "auto" is bfloat16 on a device that has arithmetic in it.
 
     >>> mixed("bfloat16", torch.device("cpu")), mixed("float32", torch.device("cpu"))
@@ -36,7 +36,7 @@ def mixed(precision: Precision, device: torch.device) -> torch.dtype | None:
     return torch.bfloat16 if half else None
 
 
-def emulated(key: str, precision: Precision, device: torch.device) -> tuple[str, ...]:
+def emulated(key: str, precision: str, device: torch.device) -> tuple[str, ...]:
     """A note if a device emulates the precision that the setting `key` asks for."""
     slow = precision == "bfloat16" and not native(device)
     return (f"{key}=bfloat16 is emulated on this device, which takes longer than float32: use auto",) * slow

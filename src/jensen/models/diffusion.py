@@ -83,7 +83,7 @@ class Sampling:
     start: float = 1.0
     end: float = 0.0
     denoise: bool = False
-    precision: Precision = "float32"
+    precision: str = "float32"
     chunk: int = 32
     eta: float | None = None
     variance: str | None = None

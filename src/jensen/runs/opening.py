@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from jensen.core.naming import path_of
-from jensen.core.precision import Precision, emulated
+from jensen.core.precision import emulated
 from jensen.core.progress import Track, silent
 from jensen.data.dataset import Data
 from jensen.data.space import Space
@@ -129,7 +129,7 @@ class Run:
     @property
     def notes(self) -> tuple[str, ...]:
         """A note if the device of the model emulates the precision in which it draws."""
-        precision: Precision = getattr(getattr(self.model, "sampling", None), "precision", "float32")
+        precision = getattr(getattr(self.model, "sampling", None), "precision", "float32")
         return emulated(f"{self.folder / CONFIG}: sampling.precision", precision, device_of(self.model))
 
     @property

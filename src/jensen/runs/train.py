@@ -148,9 +148,8 @@ def train(
         begin_globally(derived(recipe.seed, "process", mine) if mine else recipe.seed)  # the same weights, other noise
         batches = recipe.family.stream(data, training.batch_size, recipe.seed)
         stream = on_device(shard(batches, mine, world), device)
-        notes = [*started] if saved is None else _restore(recipe, state, budget, saved, folder)
-        if training.precision == "auto":
-            notes.append(f"training.precision auto: {'float32' if state.precision is None else 'bfloat16'}")
+        new = [*started, *_precision(recipe, state)]
+        notes = new if saved is None else _restore(recipe, state, budget, saved, folder)
         if mine == 0 and not resume:
             _take(folder, held)
             _write_config(recipe, folder)
@@ -276,6 +275,12 @@ def new_state(recipe: Recipe, objective: Objective, budget: Budget) -> TrainStat
         precision=recipe.training.autocast,
         accumulate=recipe.training.accumulate,
     )
+
+
+def _precision(recipe: Recipe, state: TrainState) -> list[str]:
+    """A note for the journal on the precision that "auto" is on this device."""
+    found = "float32" if state.precision is None else "bfloat16"
+    return [f"training.precision auto: {found}"] if recipe.training.precision == "auto" else []
 
 
 def _restore(recipe: Recipe, state: TrainState, budget: Budget, saved: Saved, folder: Path) -> list[str]:
