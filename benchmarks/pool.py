@@ -8,6 +8,7 @@ process that fills the pool does. A challenge costs one picture that is kept.
 
 from __future__ import annotations
 
+import os
 import secrets
 import sys
 import time
@@ -24,11 +25,13 @@ from jensen.runs.opening import open_run
 from machine import facts
 
 DAY = 24 * 60 * 60
+CORES = sorted(os.sched_getaffinity(0))
 
 
 def measure(drawer: Trained, seconds: float, threads: int) -> str:
     """Fill a new pool for some time; returns a line of the table."""
     torch.set_num_threads(threads)
+    os.sched_setaffinity(0, CORES[:threads])  # recordings are encoded in threads of their own
     with TemporaryDirectory() as place:
         sites = {"bench": {"secret": secrets.token_hex(32), "hostnames": ["bench.example"]}}
         path = f"sqlite:///{place}/captcha.sqlite"

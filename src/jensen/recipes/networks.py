@@ -93,7 +93,8 @@ class DenoiserNetwork(Settings):
         kind = self.kind_for(space)
         if kind == "mlp" or torch.cuda.is_available():
             return ROWS[kind]
-        return max(1, min(ROWS[kind], PIXELS // math.prod(space.shape[1:])))
+        most = max(1, min(ROWS[kind], PIXELS // math.prod(space.shape[1:])))
+        return int(2 ** (most.bit_length() - 1))  # a power of two, which the threads of a CPU share evenly
 
     def refuse(self, space: Space, cond: Classes | Text | None) -> None:
         """Raise a ValueError for data or conditions that the network does not take, or settings of the other kind."""

@@ -13,6 +13,7 @@ import itertools
 import json
 import secrets
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from string import ascii_uppercase, digits
 from types import ModuleType
@@ -115,7 +116,9 @@ class Speaker:
 
     def clips(self, text: str) -> dict[str, bytes]:
         """Recordings of a text by language; others each time."""
-        return {language: self._encoded(self.spoken(text, language)) for language in self._languages}
+        sounds = [self.spoken(text, language) for language in self._languages]
+        with ThreadPoolExecutor(len(sounds)) as threads:  # the encoder holds no lock
+            return dict(zip(self._languages, threads.map(self._encoded, sounds), strict=True))
 
     def spoken(self, text: str, language: str) -> Sound:
         """The samples of a recording: the text amid noise and words that run backwards."""
