@@ -24,7 +24,7 @@ from jensen.training.distributed import divided
 
 MOST_ON_A_SHEET = 512
 MOST_TRIES = 100
-FEW = 16  # samples of which is printed what is read
+FEW = 16  # samples whose readings are printed
 HELD_OUT = 2000  # pictures of a side that can be drawn
 SIDES = ("a", "a-as-b", "b", "b-as-a")
 
@@ -170,7 +170,7 @@ def _samples(
     def comment(made: Tensor) -> list[tuple[str, str]]:
         if reader is None or known is None:
             return []
-        read, found = reader.read(made), []
+        read, found = reader.read(made[:FEW] if cond is None else made), []
         if written:
             names = texts or [f"no text, {k}" for k in range(n)]
             found = [(name, f"reads {text}") for name, text in zip(names, known.decode(read[:FEW]), strict=False)]
