@@ -96,3 +96,21 @@ def blank_plots(monkeypatch):
 
     monkeypatch.setattr(Figure, "savefig", blank)
     monkeypatch.setattr(preview, "POINTS", 20)
+
+
+@pytest.fixture(scope="module")
+def visitor(tmp_path_factory):
+    """A visitor of a CAPTCHA service that the tests of a file share."""
+    from captcha_service import visiting
+
+    with visiting(tmp_path_factory.mktemp("service"), pictures=200) as found:
+        yield found
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A visitor of a CAPTCHA service of one test."""
+    from captcha_service import visiting
+
+    with visiting(tmp_path) as found:
+        yield found

@@ -237,8 +237,8 @@ def test_a_run_that_chooses_its_precision_is_bit_for_bit_one_in_that_precision(t
         drawn.append(run.sample(2, seed=0).x)
         notes = [json.loads(line).get("note") for line in (out / "journal.jsonl").read_text().splitlines()]
         assert (f"training.precision auto: {chosen}" in notes) == (kind == "auto")
-    same = [1 if k == chosen else 0 for k in ("float32", "bfloat16")]
-    assert [weights[0] == w for w in weights[1:]] == [torch.equal(drawn[0], x) for x in drawn[1:]] == same
+    expected = [kind == chosen for kind in ("float32", "bfloat16")]
+    assert [weights[0] == w for w in weights[1:]] == [torch.equal(drawn[0], x) for x in drawn[1:]] == expected
 
 
 @pytest.mark.parametrize("processor", ["Zen 3", "Zen 4"])

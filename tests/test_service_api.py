@@ -39,21 +39,6 @@ from jensen.apps.captcha.limits import UNKNOWN
 from jensen.apps.captcha.service import Service
 from jensen.apps.captcha.store import open_store
 
-
-@pytest.fixture(scope="module")
-def visitor(tmp_path_factory):
-    """A visitor of a service that tests share."""
-    with visiting(tmp_path_factory.mktemp("service"), pictures=200) as found:
-        yield found
-
-
-@pytest.fixture
-def own(tmp_path):
-    """A visitor of a service of one test."""
-    with visiting(tmp_path) as found:
-        yield found
-
-
 LIMITS = httpx.Limits(max_connections=100)
 
 

@@ -33,20 +33,6 @@ from jensen.apps.captcha.store import open_store
 from servers import redis_server
 
 
-@pytest.fixture(scope="module")
-def visitor(tmp_path_factory):
-    """A visitor of a service that tests share."""
-    with visiting(tmp_path_factory.mktemp("service"), pictures=200) as found:
-        yield found
-
-
-@pytest.fixture
-def own(tmp_path):
-    """A visitor of a service of one test."""
-    with visiting(tmp_path) as found:
-        yield found
-
-
 def test_an_empty_pool_is_refused_and_no_picture_is_given_twice(tmp_path):
     with visiting(tmp_path, pictures=3) as visitor:
         ids = {visitor.ask().json()["id"] for _ in range(3)}

@@ -19,13 +19,6 @@ SITES = {demo.SITE: {"secret": "ac66114bd5a08c8db42e2d7c1ba59a88", "hostnames": 
 
 
 @pytest.fixture(scope="module")
-def visitor(tmp_path_factory):
-    """A visitor of a service that tests share."""
-    with visiting(tmp_path_factory.mktemp("service"), pictures=200) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
 def demonstration(tmp_path_factory):
     with visiting(tmp_path_factory.mktemp("demo"), pictures=40, demo=True, sites=SITES) as found:
         yield found

@@ -25,14 +25,6 @@ from jensen.apps.captcha import demo
 from jensen.apps.captcha.api import forms, guard
 from jensen.apps.captcha.logs import Lines
 
-
-@pytest.fixture(scope="module")
-def visitor(tmp_path_factory):
-    """A visitor of a service that tests share."""
-    with visiting(tmp_path_factory.mktemp("service"), pictures=200) as found:
-        yield found
-
-
 ODD = [
     f"https://evil@{HOST}",
     f"https://{HOST}/",

@@ -14,7 +14,7 @@ BFLOAT16 = ("amx_bf16", "avx512_bf16", "bf16")  # instructions of x86-64 process
 def native(device: torch.device) -> bool:
     """Whether a device has arithmetic in bfloat16.
 
-    A processor without it emulates it: with AVX2 alone a convolution takes 25 times as long as in float32.
+    A processor without it, such as one with AVX2 alone, emulates it, much more slowly than float32.
 
     >>> native(torch.device("meta"))
     False

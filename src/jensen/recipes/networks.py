@@ -21,7 +21,7 @@ OF_KIND = {"mlp": ("width", "dropout"), "unet": ("widths", "patch", "attention")
 ROWS = {"mlp": 256, "unet": 32}
 """Most samples that are evaluated together."""
 PIXELS = 2**16
-"""Pixels that a U-Net evaluates together on a CPU: with more they leave its cache, and are no faster."""
+"""Pixels that a U-Net evaluates together on a CPU: with more they leave its cache."""
 
 
 def large(space: Space) -> bool:
